@@ -1,0 +1,37 @@
+# Needs nothing but python3 (3.11 or newer) and a package index: every target makes .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lint bugs clean
+
+demo: .venv/installed        ## learn a real list, print new names
+	$(BIN)/kamon train names --num-steps 300 -o .demo --overwrite
+
+test: .venv/installed-dev lint        ## everything
+	$(BIN)/pytest -n auto
+
+check: .venv/installed-dev lint       ## the fast part, under a minute
+	$(BIN)/pytest -n auto -m "not slow"
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bugs: .venv/installed-dev    ## plant bugs and see each caught
+	$(BIN)/python dev/plant_bugs.py
+
+clean:
+	rm -rf .venv .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Kamon needs Python 3.11 or newer; set PYTHON=…")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@ .venv/installed

@@ -1,0 +1,49 @@
+"""Record what the original microGPT prints and computes, for tests/golden.json.
+
+    python dev/make_golden.py ../shared/seed.txt
+
+It runs on the first names of the built-in list, with the settings below. The recording lets the
+tests compare with the original where its text is not at hand.
+"""
+
+import json
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import original
+from kamon.builtin import names
+
+NUM_NAMES = 60
+SETTINGS: list[dict[str, float]] = [
+    {"num_steps": 12},
+    {"num_steps": 5, "n_layer": 2, "n_embd": 12, "n_head": 3, "seed": 7, "temperature": 1.0},
+    {"num_steps": 4, "n_layer": 3, "n_embd": 6, "n_head": 1, "block_size": 5, "seed": 0},
+    {"num_steps": 4, "n_embd": 10, "n_head": 10, "block_size": 3, "seed": -3, "temperature": 2.5},
+    {"num_steps": 70, "n_embd": 4, "n_head": 2, "block_size": 8, "learning_rate": 0.1},
+    {"num_steps": 8, "n_embd": 5, "n_head": 5, "beta1": 0.5, "beta2": 0.9, "eps_adam": 0.001},
+    {"num_steps": 3, "n_embd": 1, "n_head": 1, "block_size": 1, "std": 0.5, "seed": 123456789},
+]
+TARGET = Path(__file__).parent.parent / "tests" / "golden.json"
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    warnings.simplefilter("ignore", ResourceWarning)  # the program leaves its input open
+    code = original.program(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    runs = []
+    for settings in SETTINGS:
+        with tempfile.TemporaryDirectory() as folder:
+            printed, losses = original.run(code, settings, names()[:NUM_NAMES], Path(folder))
+        hexes = [loss.hex() for loss in losses]
+        runs.append({"settings": settings, "losses": hexes, "printed": printed})
+    TARGET.write_text(json.dumps({"num_names": NUM_NAMES, "runs": runs}, indent=1) + "\n")
+    print(f"{len(runs)} runs in {TARGET}")
+
+
+if __name__ == "__main__":
+    main()

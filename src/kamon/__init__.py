@@ -1,0 +1,51 @@
+"""Kamon: the whole GPT, small enough to read, fast enough to use.
+
+>>> import kamon
+>>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
+>>> names = model.sample(3, temperature=0.8, seed=7)
+>>> len(names)
+3
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kamon.api import Model, load, train
+    from kamon.config import Config
+    from kamon.errors import (
+        ConfigError,
+        CorpusError,
+        KamonError,
+        StoreError,
+        TokenizerError,
+        TrainingError,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "CorpusError",
+    "KamonError",
+    "Model",
+    "StoreError",
+    "TokenizerError",
+    "TrainingError",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `kamon --help` needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module 'kamon' has no attribute {name!r}")
+    import importlib
+
+    module = "errors" if name.endswith("Error") else "config" if name == "Config" else "api"
+    return getattr(importlib.import_module(f"kamon.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,180 @@
+"""What a program uses: train, load, and the Model that both return."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import kamon
+from kamon import corpus, store
+from kamon.batch import Batch, pack
+from kamon.config import Config, make_config
+from kamon.corpus import Corpus
+from kamon.engine import Engine, make_engine, untrained
+from kamon.errors import ConfigError, CorpusError
+from kamon.model import init, num_params
+from kamon.sampler import SampleRequest, sample
+from kamon.tokenizer import CharTokenizer
+from kamon.trainer import Progress, learning_rate, pretrain
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model: `sample` new documents, `save` it.
+
+    metrics: step, loss (nats per token) and learning_rate of each step; training: what it was
+    trained on, with which engine, and how far.
+    """
+
+    config: Config
+    tokenizer: CharTokenizer
+    engine: Engine
+    metrics: list[dict[str, float]]
+    training: dict[str, Any]
+
+    @property
+    def num_params(self) -> int:
+        return num_params(self.config)
+
+    def sample(
+        self, n: int = 1, *, temperature: float | None = None, seed: int | None = None
+    ) -> list[str]:
+        """n new documents. Sample i depends on (seed, i) and the model alone, not on n.
+
+        By default the temperature and seed of the Config; temperature 0 is the likeliest token each
+        time. A document as long as block_size is one that the model did not end.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ConfigError(f"the number of samples must be a whole number, 0 or more, not {n!r}")
+        given: dict[str, Any] = {"temperature": temperature, "seed": seed}
+        config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
+        request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
+        return [self.tokenizer.decode(tokens) for tokens in sample(self.engine, request)]
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model directory. StoreError where the path is taken or cannot be written."""
+        params = self.engine.state()["params"]
+        stored = store.Stored(self.config, self.tokenizer, params, self.metrics, self.training)
+        store.save(path, stored, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything decided before the first step; `rng` stands where initialising left it."""
+
+    config: Config
+    tokenizer: CharTokenizer
+    docs: Batch
+    engine: Engine
+    rng: random.Random
+    longest: str
+    num_cut: int
+
+
+def prepare(source: Corpus, config: Config, engine: str = "scalar") -> Run:
+    """Shuffle the documents, tokenize, cut the long ones, initialise: in this order.
+
+    A document fits if it has fewer characters than block_size; num_cut others lose their end.
+    """
+    rng = random.Random(config.seed)
+    docs = source.docs[:]
+    rng.shuffle(docs)
+    tokenizer = CharTokenizer.train(docs)
+    config = replace(config, vocab_size=tokenizer.vocab_size)
+    encoded = [tokenizer.encode_document(doc) for doc in docs]
+    limit = config.block_size + 1
+    params = init(config, rng)
+    made = make_engine(engine, config)
+    made.load(untrained(params))
+    return Run(
+        config=config,
+        tokenizer=tokenizer,
+        docs=pack(tokens[:limit] for tokens in encoded),
+        engine=made,
+        rng=rng,
+        longest=max(docs, key=len),
+        num_cut=sum(len(tokens) > limit for tokens in encoded),
+    )
+
+
+def train(
+    docs: Iterable[str] | str | Path | Corpus,
+    *,
+    engine: str = "scalar",
+    column: str | None = None,
+    on_start: Callable[[Run], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **settings: Any,
+) -> Model:
+    """Train a model on documents, or on a path, a built-in list or "-" as in `corpus.read`.
+
+    settings: the fields of Config. on_start is called once before the first step; for
+    on_progress and should_stop see `trainer.pretrain`. Raises ConfigError, CorpusError or
+    TrainingError.
+
+    >>> model = train(["anna", "hanna", "nora"], num_steps=3)
+    >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]
+    (5, 1)
+    """
+    config = make_config(settings)
+    if isinstance(docs, Corpus):
+        source = docs
+    elif isinstance(docs, str | Path):
+        source = corpus.read(docs, column=column)
+    else:
+        source = corpus.from_docs(docs)
+    check_learnable(source)
+    run = prepare(source, config, engine)
+    if on_start:
+        on_start(run)
+    start = time.perf_counter()
+    losses = pretrain(run.engine, run.docs, run.config, on_progress, should_stop)
+    return Model(
+        config=run.config,
+        tokenizer=run.tokenizer,
+        engine=run.engine,
+        metrics=[
+            {"step": step + 1, "loss": loss, "learning_rate": learning_rate(run.config, step)}
+            for step, loss in enumerate(losses)
+        ],
+        training={
+            "kamon": kamon.__version__,
+            "engine": engine,
+            "num_steps_done": len(losses),
+            "seconds": round(time.perf_counter() - start, 3),
+            "num_cut": run.num_cut,
+            "corpus": source.summary(),
+        },
+    )
+
+
+def check_learnable(source: Corpus) -> None:
+    """Refuse a list that has nothing to teach."""
+    different = source.different
+    if len(different) == 1:
+        what = "one document" if len(source.docs) == 1 else "one document again and again"
+        raise CorpusError(
+            f"{source.source} holds {what}: there is nothing to learn but to repeat it"
+        )
+    chars = set().union(*different)
+    if len(chars) == 1:
+        raise CorpusError(
+            f"the documents of {source.source} all consist of one character, {chars.pop()!r}: "
+            "there is nothing to learn but their length"
+        )
+
+
+def load(path: str | Path, *, engine: str = "scalar") -> Model:
+    """The model that `Model.save` or `kamon train -o` wrote.
+
+    StoreError if it is not there or damaged.
+    """
+    stored = store.load(path)
+    made = make_engine(engine, stored.config)
+    made.load(untrained(stored.params))
+    return Model(stored.config, stored.tokenizer, made, stored.metrics, stored.training)

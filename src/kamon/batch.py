@@ -1,0 +1,47 @@
+"""Documents of any length packed one behind the other: what every engine computes on."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Document d is `tokens[offsets[d]:offsets[d + 1]]`, a BOS at both ends included.
+
+    Its inputs are all but the last of them, its targets all but the first; nothing is padded.
+    tokens: array of 'i'; offsets: array of 'q', one more than there are documents.
+    """
+
+    tokens: array[int]
+    offsets: array[int]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_targets(self) -> int:
+        """Targets of all documents, each of which has one fewer than tokens."""
+        return len(self.tokens) - len(self)
+
+    def document(self, d: int) -> array[int]:
+        return self.tokens[self.offsets[d] : self.offsets[d + 1]]
+
+    def select(self, indices: Iterable[int]) -> Batch:
+        """The documents with these indices, in this order."""
+        return pack(self.document(d) for d in indices)
+
+
+def pack(documents: Iterable[Sequence[int]]) -> Batch:
+    """
+    >>> batch = pack([[2, 0, 1, 2], [2, 1, 2]])
+    >>> list(batch.offsets), batch.num_targets
+    ([0, 4, 7], 5)
+    """
+    tokens, offsets = array("i"), array("q", [0])
+    for document in documents:
+        tokens.extend(document)
+        offsets.append(len(tokens))
+    return Batch(tokens, offsets)

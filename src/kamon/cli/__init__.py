@@ -1,0 +1,105 @@
+"""The command line: finds the verb, calls it, and turns errors into sentences and exit codes.
+
+0    done
+1    it could not be done: a file, a list, the disk
+2    it was asked wrongly: a flag, a value, a setting
+130  stopped by Ctrl-C
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from kamon.cli.parser import Parser
+
+VERBS = {
+    "train": "learn a list, save the model, make new names",
+    "sample": "make new names with a saved model",
+    "inspect": "show what is in a saved model",
+    "reproduce": "run the original microGPT, number for number",
+}
+
+EXAMPLES = """\
+examples:
+  kamon train                            learn US first names; the model goes to ./model
+  kamon train brands.txt -o brands       learn your own list, one document a line
+  kamon train towns.csv --column name    … or a column of a table
+  kamon sample brands -n 50 --temperature 0.8
+  kamon reproduce --input names.txt      the original's losses and names
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal cannot show is escaped, not an error
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = run(argv)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("\nkamon: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        discard_stdout()
+        return 1
+    except OSError as error:
+        discard_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"kamon: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print(
+            "kamon: this needs more memory than there is; a smaller model may fit", file=sys.stderr
+        )
+        return 1
+
+
+def run(argv: list[str]) -> int:
+    if not argv or argv[0] not in VERBS:
+        return run_without_verb(argv)
+    verb = argv[0]
+    command = importlib.import_module(f"kamon.cli.{verb}")
+    parser = Parser(prog=f"kamon {verb}", description=command.__doc__)
+    command.add_arguments(parser)
+    args = parser.parse(argv[1:])
+    from kamon.errors import ConfigError, KamonError
+
+    try:
+        code: int | None = command.run(args)
+        return code or 0
+    except KamonError as error:
+        print(f"kamon {verb}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def run_without_verb(argv: list[str]) -> int:
+    verbs = "\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items())
+    parser = Parser(
+        prog="kamon",
+        usage="kamon VERB …",
+        description="The whole GPT, small enough to read, fast enough to use.",
+        epilog=f"verbs:\n{verbs}\n\n{EXAMPLES}\n`kamon VERB --help` tells the rest.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--json", action="store_true", help="print the version as JSON")
+    if argv and not argv[0].startswith("-"):
+        parser.error(f"there is no verb {argv[0]!r}{parser.nearest(argv[0], list(VERBS))}")
+    args = parser.parse(argv)
+    if args.version or args.json:
+        from kamon import __version__
+
+        print(f'{{"version": "{__version__}"}}' if args.json else f"kamon {__version__}")
+        return 0
+    parser.print_help()
+    return 0 if argv else 2
+
+
+def discard_stdout() -> None:
+    """Keep Python from complaining at exit that the rest cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,58 @@
+"""Show what is in a saved model, after verifying every file of it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from math import prod
+
+from kamon.cli.output import print_json
+from kamon.cli.parser import Parser
+from kamon.cli.settings import add_json
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from kamon.model import num_params, parameter_shapes
+    from kamon.store import load
+
+    stored = load(args.dir)
+    shapes = parameter_shapes(stored.config)
+    losses = [line["loss"] for line in stored.metrics]
+    if args.json:
+        print_json(
+            {
+                "directory": args.dir,
+                "config": asdict(stored.config),
+                "chars": stored.tokenizer.chars,
+                "num_params": num_params(stored.config),
+                "parameters": {name: list(shape) for name, shape in shapes.items()},
+                "losses": losses,
+                "training": stored.training,
+            }
+        )
+        return
+    print(f"{args.dir}: all files as they were written\n")
+    for name, value in asdict(stored.config).items():
+        print(f"{name:14} {value}")
+    print(f"\ncharacters     {''.join(stored.tokenizer.chars)!r} and BOS")
+    print(f"\n{'parameter':16} {'shape (out, in)':>16} {'numbers':>9} {'mean':>9} {'deviation':>9}")
+    start = 0
+    for name, shape in shapes.items():
+        numbers = stored.params[start : start + prod(shape)]
+        start += prod(shape)
+        mean = sum(numbers) / len(numbers)
+        deviation = (sum((x - mean) ** 2 for x in numbers) / len(numbers)) ** 0.5
+        print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.4f} {deviation:9.4f}")
+    print(f"{'in all':16} {'':16} {start:9,}")
+    corpus = stored.training["corpus"]
+    print(
+        f"\ntrained on {corpus['source']}: {corpus['num_docs']:,} documents, "
+        f"{stored.training['num_steps_done']:,} steps by the {stored.training['engine']} engine "
+        f"in {stored.training['seconds']:.1f} s"
+    )
+    print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")

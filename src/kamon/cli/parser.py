@@ -1,0 +1,52 @@
+"""argparse with our manners: an error is one sentence, and names the nearest flag."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    def __init__(self, **options: object) -> None:
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,  # type: ignore[arg-type]
+        )
+
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            if word.startswith("-"):
+                self.error(f"there is no flag {word}{self.nearest(word, known)}")
+            self.error(f"one argument too many: {word!r}")
+        return args
+
+    def nearest(self, word: str, known: list[str]) -> str:
+        import difflib
+
+        near = difflib.get_close_matches(word, known, n=1)
+        return (
+            f": did you mean {near[0]}?" if near else f"; `{self.prog} --help` lists what there is"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None

@@ -1,0 +1,82 @@
+"""Run the original microGPT with our engine and print what it prints, byte for byte.
+
+The default settings are the original's; with others, its random stream is followed all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from kamon.cli.output import print_json, say_cut
+from kamon.cli.parser import Parser
+from kamon.cli.settings import add_json, add_settings, settings
+
+NUM_SAMPLES = 20
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--input",
+        default="names-original",
+        metavar="FILE",
+        help="text with one document a line; by default the original's list, fetched once",
+    )
+    add_json(parser)
+    add_settings(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    chosen = settings(args)
+
+    from kamon import corpus
+    from kamon.api import prepare
+    from kamon.config import Config
+    from kamon.model import num_params
+    from kamon.sampler import sample_document
+    from kamon.trainer import Progress, pretrain
+
+    source = corpus.read(args.input)
+    run = prepare(source, Config(**chosen), args.engine)
+    say_cut(run)
+    show = not args.json
+    if show:
+        print(f"num docs: {len(run.docs)}")
+        print(f"vocab size: {run.config.vocab_size}")
+        print(f"num params: {num_params(run.config)}", flush=True)
+    shown = 0
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal shown
+        for step in range(shown, len(progress.losses)):
+            print(
+                f"step {step + 1:4d} / {progress.num_steps:4d} | loss {progress.losses[step]:.4f}",
+                end="\r",
+            )
+        shown = len(progress.losses)
+        sys.stdout.flush()
+
+    losses = pretrain(run.engine, run.docs, run.config, on_progress if show else None)
+    samples = []
+    if show:
+        print("\n--- inference (new, hallucinated names) ---")
+    for number in range(1, NUM_SAMPLES + 1):
+        tokens = sample_document(
+            run.engine,
+            run.tokenizer.bos,
+            run.config.temperature,
+            lambda _: run.rng.random(),
+        )
+        samples.append(run.tokenizer.decode(tokens))
+        if show:
+            print(f"sample {number:2d}: {samples[-1]}")
+    if args.json:
+        print_json(
+            {
+                "num_docs": len(run.docs),
+                "vocab_size": run.config.vocab_size,
+                "num_params": num_params(run.config),
+                "losses": list(losses),
+                "samples": samples,
+            }
+        )

@@ -1,0 +1,43 @@
+"""Make new names with a saved model, one a line. The same seed makes the same names."""
+
+from __future__ import annotations
+
+import argparse
+
+from kamon.cli.output import print_json, say
+from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.settings import add_json
+from kamon.engine import ENGINES
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
+    parser.add_argument("-n", type=whole_number, default=20, metavar="N", help="how many (20)")
+    parser.add_argument(
+        "--temperature",
+        type=number,
+        metavar="T",
+        help="0 takes the likeliest, 1 the model's odds; by default as in training",
+    )
+    parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what computes")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from kamon.api import load
+
+    model = load(args.dir, engine=args.engine)
+    samples = model.sample(args.n, temperature=args.temperature, seed=args.seed)
+    if args.json:
+        print_json({"directory": args.dir, "samples": [{"text": text} for text in samples]})
+    else:
+        for text in samples:
+            print(text)
+    size = model.config.block_size
+    unfinished = sum(len(text) == size for text in samples)
+    if unfinished:
+        say(
+            f"{unfinished} of {len(samples)} have no end: "
+            f"the model did not end them within {size} characters"
+        )

@@ -1,0 +1,51 @@
+"""The flags that several verbs share: one for every setting of Config, and those of the input."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from kamon.cli.parser import Parser, number, whole_number
+from kamon.config import SETTINGS, make_config, read_settings
+from kamon.corpus import FORMATS
+from kamon.engine import ENGINES
+
+
+def add_json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def add_settings(parser: Parser) -> None:
+    """--config, --engine and a flag for each setting, `--n-layer` for n_layer."""
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what computes")
+    group = parser.add_argument_group(
+        "settings", "a flag wins over the file, the file over the default"
+    )
+    group.add_argument(
+        "--config", metavar="FILE", help="TOML file of settings, such as n_layer = 2"
+    )
+    for field in SETTINGS:
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=whole_number if field.type is int else number,
+            default=argparse.SUPPRESS,
+            metavar="N" if field.type is int else "X",
+            help=f"{field.metadata['help']} ({field.default})",
+        )
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the file and the flags say, checked together."""
+    found = read_settings(args.config) if args.config else {}
+    found |= {f.name: getattr(args, f.name) for f in SETTINGS if hasattr(args, f.name)}
+    make_config(found)
+    return found
+
+
+def add_input_format(parser: Parser) -> None:
+    parser.add_argument(
+        "--column", metavar="NAME", help="column of a CSV or TSV file; key of JSONL (text)"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, help="of the input; by default its ending tells, - is text"
+    )

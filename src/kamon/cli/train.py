@@ -1,0 +1,127 @@
+"""Learn a list, save the model, and make 20 new names with it."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from kamon.cli.output import print_json, progress_bar, say, say_corpus, say_cut
+from kamon.cli.parser import Parser
+from kamon.cli.settings import add_input_format, add_json, add_settings, settings
+
+NUM_SAMPLES = 20
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "input",
+        nargs="?",
+        default="names",
+        metavar="INPUT",
+        help="a file with one document a line, .csv, .tsv or .jsonl; - for standard input; "
+        "or a built-in list: names (the default), names-original",
+    )
+    parser.add_argument(
+        "-o", "--output", default="model", metavar="DIR", help="where the model goes (model)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the model in DIR")
+    add_input_format(parser)
+    add_json(parser)
+    add_settings(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    chosen = settings(args)
+
+    from kamon import corpus, store
+    from kamon.api import Run, train
+    from kamon.model import num_params
+
+    store.check_target(args.output, overwrite=args.overwrite)
+    source = corpus.read(args.input, column=args.column, format=args.format)
+    say_corpus(source, args.input)
+
+    def on_start(run: Run) -> None:
+        say_cut(run)
+        c = run.config
+        say(
+            f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
+            f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
+            f"engine {args.engine}"
+        )
+
+    with stop_on_ctrl_c() as stop, progress_bar() as on_progress:
+        model = train(
+            source,
+            engine=args.engine,
+            on_start=on_start,
+            on_progress=on_progress,
+            should_stop=stop,
+            **chosen,
+        )
+    model.save(args.output, overwrite=args.overwrite)
+    done, wanted = len(model.metrics), model.config.num_steps
+    stopped = done < wanted
+    loss = final_loss(model.metrics)
+    say(
+        f"{'stopped after' if stopped else 'trained'} {done:,} "
+        f"{f'of {wanted:,} ' if stopped else ''}steps in {model.training['seconds']:.1f} s, "
+        f"loss {loss:.4f} (mean of the last {min(done, 100)} steps); saved to {args.output}"
+    )
+    samples = [] if stopped else model.sample(NUM_SAMPLES)
+    marked = [(text, text in source.different) for text in samples]
+    if args.json:
+        print_json(
+            {
+                "directory": args.output,
+                "config": asdict(model.config),
+                "num_params": model.num_params,
+                **model.training,
+                "loss": loss,
+                "samples": [{"text": text, "in_list": known} for text, known in marked],
+            }
+        )
+    else:
+        width = max((len(text) for text, known in marked if known), default=0)
+        for text, known in marked:
+            print(f"{text:{width}}  (in the list)" if known else text)
+    return 130 if stopped else 0
+
+
+def final_loss(metrics: list[dict[str, float]]) -> float:
+    """The mean over the last 100 steps: a single step's loss is that of a few documents."""
+    last = metrics[-100:]
+    return sum(line["loss"] for line in last) / len(last)
+
+
+class Stop:
+    """Called by training between steps: whether Ctrl-C was pressed."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+
+@contextmanager
+def stop_on_ctrl_c() -> Iterator[Stop]:
+    """The first Ctrl-C asks to stop behind the current step, the second one stops at once."""
+    stop = Stop()
+
+    def on_signal(_signum: int, _frame: types.FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        print("\nstopping behind this step; Ctrl-C again to quit without saving", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

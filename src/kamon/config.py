@@ -1,0 +1,125 @@
+"""Every setting of a model and its training, with the defaults of the original microGPT."""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kamon.errors import ConfigError
+
+
+def _setting(default: float, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one model. Raises ConfigError where one cannot be.
+
+    >>> Config(n_layer=2, learning_rate=0.02).head_dim
+    4
+    """
+
+    n_layer: int = _setting(1, "layers of attention and network, one behind the other")
+    n_embd: int = _setting(16, "numbers that describe a token: the width of the model")
+    n_head: int = _setting(4, "attention heads in a layer; divides n_embd")
+    block_size: int = _setting(16, "tokens that the model can look at, BOS included")
+    vocab_size: int = _setting(27, "different tokens, BOS included; the tokenizer decides it")
+    std: float = _setting(0.08, "standard deviation of the parameters at the start")
+    seed: int = _setting(42, "decides the order of documents, the first parameters, the samples")
+    num_steps: int = _setting(1000, "updates of the parameters")
+    batch_size: int = _setting(1, "documents in a step")
+    learning_rate: float = _setting(0.01, "size of an update at the start; falls linearly to 0")
+    beta1: float = _setting(0.85, "Adam: share of the gradient's mean kept from step to step")
+    beta2: float = _setting(0.99, "Adam: share of the squared gradient's mean kept")
+    eps_adam: float = _setting(1e-8, "Adam: keeps the quotient finite")
+    temperature: float = _setting(
+        0.5, "of samples: 0 takes the likeliest token, 1 the model's odds"
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            check_type(f.name, getattr(self, f.name), f.type)
+        for name in (
+            "n_layer",
+            "n_embd",
+            "n_head",
+            "block_size",
+            "vocab_size",
+            "num_steps",
+            "batch_size",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.n_embd % self.n_head:
+            divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - self.n_head))[:3])
+            raise ConfigError(
+                f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: "
+                f"n_head could be {' or '.join(map(str, near))}"
+            )
+        for name in ("learning_rate", "eps_adam"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be above 0 and finite, not {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+        for name in ("std", "temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be 0 or more and finite, not {getattr(self, name)}")
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers in one head: n_embd / n_head."""
+        return self.n_embd // self.n_head
+
+
+# vocab_size is no one's choice: the tokenizer has as many tokens as it has.
+SETTINGS = tuple(f for f in fields(Config) if f.name != "vocab_size")
+
+
+def check_type(name: str, value: object, type_: object) -> None:
+    """Refuse a value of another type; an int will do for a float, a bool for neither."""
+    wanted, text = (int, "a whole number") if type_ is int else ((int, float), "a number")
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise ConfigError(f"{name} must be {text}, not {value!r}")
+
+
+def make_config(settings: Mapping[str, Any], where: str = "") -> Config:
+    """A Config of `settings` over the defaults; an unknown name is a ConfigError with the nearest.
+
+    `where` says in that error where the settings stand, as in " in kamon.toml".
+    """
+    names = [f.name for f in SETTINGS]
+    for name in settings:
+        if name == "vocab_size":
+            raise ConfigError(
+                f"vocab_size{where} cannot be set: it is the tokenizer's number of tokens"
+            )
+        if name not in names:
+            raise ConfigError(f"unknown setting {name!r}{where}{suggestion(name, names)}")
+    return Config(**settings)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings in a TOML file, checked: names and values as in Config."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+        settings = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    make_config(settings, where=f" in {path}")
+    return settings
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """ ": did you mean …?" with the nearest known word, or the list of them all."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f": did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

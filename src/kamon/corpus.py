@@ -1,0 +1,237 @@
+"""A list as people have it (text, CSV, TSV, JSONL, standard input) to documents."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from kamon import builtin
+from kamon.config import suggestion
+from kamon.errors import ConfigError, CorpusError
+
+FORMATS = ("text", "csv", "tsv", "jsonl")
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents and where they came from. None is blank; none has white space at its ends.
+
+    num_entries counts what was read (lines, cells or records); the blank ones among them were
+    dropped, and white space was taken off the ends of num_stripped others.
+    """
+
+    source: str
+    docs: list[str]
+    num_entries: int
+    num_blank: int
+    num_stripped: int
+
+    @cached_property
+    def different(self) -> frozenset[str]:
+        """The documents without repetitions."""
+        return frozenset(self.docs)
+
+    def summary(self) -> dict[str, str | int]:
+        """The figures above, for programs."""
+        return {
+            "source": self.source,
+            "num_docs": len(self.docs),
+            "num_different": len(self.different),
+            "num_entries": self.num_entries,
+            "num_blank": self.num_blank,
+            "num_stripped": self.num_stripped,
+        }
+
+
+def read(source: str | Path, *, column: str | None = None, format: str | None = None) -> Corpus:
+    """Read a file, a built-in list ("names", "names-original") or standard input ("-").
+
+    format: one of FORMATS; by default the file's ending tells, and everything else is text, one
+    document a line. column: of a CSV or TSV file the column by its name in the first row; of JSONL
+    the key ("text" by default). CorpusError says what is wrong with the content and in which line.
+    """
+    if str(source) in builtin.BUILT_IN and not isinstance(source, Path):
+        if column or format:
+            raise ConfigError(
+                f"the built-in list {source} has no columns and formats to choose from"
+            )
+        if source == builtin.NAMES:
+            return from_entries(builtin.NAMES, builtin.names())
+        return from_entries(builtin.NAMES_ORIGINAL, text_lines(builtin.names_original().decode()))
+    if format is None:
+        format = SUFFIXES.get(Path(source).suffix.lower(), "text")
+    elif format not in FORMATS:
+        raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
+    if format == "text" and column is not None:
+        raise ConfigError(
+            f"{source} is read as text, which has no columns: name a --format with --column"
+        )
+    name = "standard input" if str(source) == "-" else str(source)
+    text = decode(name, read_bytes(source))
+    if format == "text":
+        return from_entries(name, text_lines(text))
+    if format == "jsonl":
+        return from_entries(name, json_texts(name, text, column or "text"))
+    return from_entries(name, cells(name, text, column, "\t" if format == "tsv" else ","))
+
+
+def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
+    """Documents that a program has at hand, cleaned as those of a file are."""
+
+    def checked() -> Iterator[str]:
+        for number, doc in enumerate(docs, 1):
+            if not isinstance(doc, str):
+                raise CorpusError(f"{source}, document {number} is not a string but {doc!r}")
+            yield checked_text(source, f"document {number}", doc)
+
+    return from_entries(source, checked())
+
+
+def from_entries(source: str, entries: Iterable[str]) -> Corpus:
+    docs = []
+    num_entries = num_blank = num_stripped = 0
+    for entry in entries:
+        num_entries += 1
+        doc = entry.strip()
+        if not doc:
+            num_blank += 1
+            continue
+        num_stripped += doc != entry
+        docs.append(doc)
+    if not docs:
+        raise CorpusError(
+            f"{source} is empty" if num_entries == 0 else f"{source} holds nothing but blank lines"
+        )
+    return Corpus(source, docs, num_entries, num_blank, num_stripped)
+
+
+def read_bytes(source: str | Path) -> bytes:
+    try:
+        if str(source) == "-":
+            return read_text_bytes("standard input", sys.stdin.buffer)
+        with open(source, "rb") as file:
+            return read_text_bytes(str(source), file)
+    except IsADirectoryError:
+        raise CorpusError(f"{source} is a directory: name a file in it") from None
+    except FileNotFoundError:
+        known = [*builtin.BUILT_IN, *neighbours(Path(source))]
+        raise CorpusError(f"there is no file {source}{near(str(source), known)}") from None
+    except OSError as error:
+        raise CorpusError(f"cannot read {source}: {error.strerror}") from None
+
+
+def read_text_bytes(name: str, file: BinaryIO) -> bytes:
+    """All bytes of a file, up to an error at its first NUL byte: an endless device has one soon."""
+    chunks = []
+    while chunk := file.read(CHUNK):
+        chunks.append(chunk)
+        if b"\0" in chunk:
+            read = b"".join(chunks)
+            line, byte = place(read, read.index(b"\0"))
+            hint = "UTF-16 text" if read[:2] in (b"\xff\xfe", b"\xfe\xff") else "no text"
+            raise CorpusError(
+                f"{name}, line {line} has a NUL byte at byte {byte}: this looks like {hint}; "
+                "Kamon reads UTF-8 text"
+            )
+    return b"".join(chunks)
+
+
+def decode(name: str, content: bytes) -> str:
+    """UTF-8 to text, without a byte order mark."""
+    try:
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line, byte = place(content, error.start)
+        raise CorpusError(
+            f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{content[error.start]:02x}; "
+            "convert the file, as in `iconv -f latin1 -t utf-8`"
+        ) from None
+
+
+def place(content: bytes, offset: int) -> tuple[int, int]:
+    """Line and byte in the line of an offset, both counted from 1."""
+    before = content[:offset].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
+
+
+def text_lines(text: str) -> list[str]:
+    r"""Lines that end in \n, \r\n or \r; the end of the last one begins no further line."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def json_texts(name: str, text: str, key: str) -> Iterator[str]:
+    for number, line in enumerate(text_lines(text), 1):
+        if not line.strip():
+            yield ""
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "nested too deeply")
+            raise CorpusError(f"{name}, line {number} is not valid JSON: {reason}") from None
+        if not isinstance(record, dict):
+            raise CorpusError(f'{name}, line {number} is no JSON object such as {{"{key}": "…"}}')
+        if not isinstance(record.get(key), str):
+            found = ", ".join(map(str, record)) or "none"
+            raise CorpusError(f"{name}, line {number} has no text under {key!r}; its keys: {found}")
+        yield checked_text(name, f"line {number}", record[key])
+
+
+def cells(name: str, text: str, column: str | None, delimiter: str) -> Iterator[str]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        if not header:
+            return
+        if column is None:
+            raise ConfigError(
+                f"{name} has the columns {', '.join(header)}: choose one with --column"
+            )
+        if column not in header:
+            raise ConfigError(f"{name} has no column {column!r}{suggestion(column, header)}")
+        index = header.index(column)
+        for row in reader:
+            if not row:
+                yield ""
+            elif len(row) <= index:
+                raise CorpusError(
+                    f"{name}, line {reader.line_num} has {len(row)} cells: "
+                    f"none for {column!r}, which is number {index + 1}"
+                )
+            else:
+                yield row[index]
+    except csv.Error as error:
+        raise CorpusError(f"{name}, line {reader.line_num} is not valid CSV: {error}") from None
+
+
+def checked_text(name: str, where: str, text: str) -> str:
+    """Refuse what no UTF-8 file could hold as text: lone surrogates and NUL."""
+    for number, char in enumerate(text, 1):
+        if char == "\0" or "\ud800" <= char <= "\udfff":
+            kind = "a NUL" if char == "\0" else f"a lone surrogate (U+{ord(char):04X})"
+            raise CorpusError(f"{name}, {where} has {kind} at character {number}: that is no text")
+    return text
+
+
+def neighbours(path: Path) -> list[str]:
+    """The files beside a path that is not there."""
+    try:
+        return [str(neighbour) for neighbour in islice(path.parent.iterdir(), 1000)]
+    except OSError:
+        return []
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    found = suggestion(word, list(known))
+    return found if found.startswith(":") else ""

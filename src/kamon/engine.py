@@ -1,0 +1,132 @@
+"""The contract between Kamon and the code that computes, and the plain loop over it.
+
+An engine needs a single gradient: that of a weighted negative log-likelihood,
+
+    loss = Σ_t  w_t · (−log p(target_t))
+
+Pretraining, fine-tuning, preferences and rewards are all weights w = −∂L/∂log p: an engine never
+learns which it serves. It owns its memory, holds no randomness and knows no tokenizer; only flat
+buffers of ints and floats cross this line.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+from kamon.batch import Batch
+from kamon.config import Config
+from kamon.errors import ConfigError
+from kamon.model import parameter_shapes
+
+
+class State(TypedDict):
+    """All that an engine knows: flat arrays of 'd' in the order of `parameter_shapes`."""
+
+    params: array[float]
+    m: array[float]  # Adam's mean of the gradient
+    v: array[float]  # and of its square
+    step: int  # updates made so far
+
+
+def untrained(params: array[float]) -> State:
+    """The state of parameters that no step has changed yet."""
+    zeros = array("d", bytes(8 * len(params)))
+    return {"params": params, "m": zeros, "v": zeros, "step": 0}
+
+
+class Decoder(Protocol):
+    """One document, read token by token; owns its KV cache."""
+
+    def push(self, token: int) -> Sequence[float]:
+        """The logits (V,) of the token after this one. ValueError behind block_size pushes."""
+
+
+class Engine(Protocol):
+    """What every engine can do.
+
+    ValueError for a token outside the vocabulary or a document of more than block_size + 1 tokens;
+    ArithmeticError where `backward` or `step` leaves the range of floats.
+    """
+
+    config: Config
+
+    def load(self, state: State) -> None:
+        """Take over a copy of `state`; clear the gradients."""
+
+    def state(self) -> State:
+        """A copy of all that `load` takes."""
+
+    def gradients(self) -> array[float]:
+        """A copy of what `backward` has accumulated since the last `step`."""
+
+    def logprobs(self, batch: Batch) -> array[float]:
+        """log p of every target in nats, document by document."""
+
+    def backward(self, batch: Batch, weights: Sequence[float]) -> array[float]:
+        """The same as `logprobs`; adds the gradient of Σ w_t · (−log p_t), one weight a target."""
+
+    def step(self, learning_rate: float) -> None:
+        """One update by Adam with the accumulated gradient, which is cleared."""
+
+    def decoder(self) -> Decoder:
+        """A reader at the start of a document, with the parameters of this moment."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Pretraining steps to do in one call: step i learns from the next `batch_size` of `indices`.
+
+    indices: array of 'q', batch_size of them a step; learning_rates: array of 'd', one a step.
+    """
+
+    docs: Batch
+    batch_size: int
+    indices: array[int]
+    learning_rates: array[float]
+
+
+def train(engine: Engine, plan: Plan) -> array[float]:
+    """Carry out `plan`; the loss of each step is the mean of −log p over its targets, in nats.
+
+    Stops at the first loss that is not finite, which is then the last one returned and was not
+    learned from. This loop is the specification of any faster one.
+    """
+    losses = array("d")
+    for i, learning_rate in enumerate(plan.learning_rates):
+        batch = plan.docs.select(plan.indices[i * plan.batch_size : (i + 1) * plan.batch_size])
+        share = 1 / batch.num_targets
+        try:
+            logprobs = engine.backward(batch, array("d", [share]) * batch.num_targets)
+            loss = share * left_sum([-logprob for logprob in logprobs])
+            if math.isfinite(loss):
+                engine.step(learning_rate)
+        except ArithmeticError:
+            loss = math.nan
+        losses.append(loss)
+        if not math.isfinite(loss):
+            break
+    return losses
+
+
+def left_sum(numbers: Sequence[float]) -> float:
+    """Added from left to right; `sum()` rounds differently since Python 3.12."""
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
+
+
+ENGINES = ("scalar",)
+
+
+def make_engine(name: str, config: Config) -> Engine:
+    """An engine with all parameters zero: `load` comes next."""
+    if name == "scalar":
+        from kamon.engines.scalar import ScalarEngine
+
+        return ScalarEngine(config, parameter_shapes(config))
+    raise ConfigError(f"unknown engine {name!r}: there is {', '.join(ENGINES)}")

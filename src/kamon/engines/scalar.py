@@ -1,0 +1,393 @@
+"""The whole algorithm of a GPT, one number at a time. Read it from top to bottom.
+
+    1. Value    a number that remembers how it was computed, so that a gradient can flow back
+    2. gpt      linear, softmax, rmsnorm, attention and a small neural network: tokens -> logits
+    3. adam     how a gradient becomes a better parameter
+    4. ScalarEngine   the three above behind the contract that every engine fulfils
+
+This engine is slow and exact. It is the specification: the faster engines are tested against it,
+tensor by tensor, and it is tested against the program it was born from, loss by loss, with ==.
+Therefore the order of operations matters here, and two habits follow from it:
+
+* sums run from left to right with `reduce(add, …)`; `sum()` rounds floats differently since
+  Python 3.12;
+* a quotient a / b is written a * b**-1, so that plain floats round exactly as Values do.
+
+The functions of part 2 take Values (to learn: every operation is remembered) or plain floats
+(to predict: nothing is remembered, and it costs a tenth). Nothing but the standard library is
+needed to run this file. Legend of shapes: T positions so far, C n_embd, D head_dim, V vocab_size.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import add, mul
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:  # types only: at run time this file stands alone
+    from kamon.batch import Batch
+    from kamon.config import Config
+    from kamon.engine import State
+
+
+# ---- 1. A number that remembers ---------------------------------------------------------------
+
+
+class Value:
+    """A float, the Values it was computed from, and its derivative with respect to each of them.
+
+    After `loss.backward()`, each Value that `loss` was computed from has d loss/d Value in `grad`.
+
+    >>> a, b = Value(2.0), Value(-3.0)
+    >>> loss = a * b + a**3
+    >>> loss.backward()
+    >>> loss.data, a.grad, b.grad  # 2·(−3) + 8,  b + 3a²,  a
+    (2.0, 9.0, 2.0)
+    """
+
+    __slots__ = ("data", "grad", "inputs", "local_grads")
+
+    def __init__(
+        self,
+        data: float,
+        inputs: tuple[Value, ...] = (),
+        local_grads: tuple[float, ...] = (),
+    ) -> None:
+        self.data = data
+        self.grad = 0.0
+        self.inputs = inputs
+        self.local_grads = local_grads  # d self / d input, one for each of `inputs`
+
+    def __add__(self, other: Value | float) -> Value:
+        if isinstance(other, Value):
+            return Value(self.data + other.data, (self, other), (1.0, 1.0))
+        return Value(self.data + other, (self,), (1.0,))
+
+    def __mul__(self, other: Value | float) -> Value:
+        if isinstance(other, Value):
+            return Value(self.data * other.data, (self, other), (other.data, self.data))
+        return Value(self.data * other, (self,), (other,))
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Value:
+        return self * -1.0
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self + -other
+
+    def __pow__(self, exponent: float) -> Value:
+        return Value(self.data**exponent, (self,), (exponent * self.data ** (exponent - 1),))
+
+    def exp(self) -> Value:
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self) -> Value:
+        return Value(log(self.data), (self,), (1 / self.data,))
+
+    def relu(self) -> Value:
+        return Value(relu(self.data), (self,), (1.0 if self.data > 0 else 0.0,))
+
+    def backward(self) -> None:
+        """Add d self / d v to the `grad` of every Value v that self was computed from.
+
+        The chain rule: what flows into v is, summed over everything that v went into, the gradient
+        there times the local derivative. Walking the graph from its end backwards, each Value is
+        complete before it hands its gradient on.
+        """
+        self.grad = 1.0
+        for value in reversed(topological_order(self)):
+            for source, local_grad in zip(value.inputs, value.local_grads, strict=True):
+                source.grad += local_grad * value.grad
+
+
+def topological_order(root: Value) -> list[Value]:
+    """All Values that `root` depends on and itself, each behind its inputs.
+
+    A depth-first walk with a stack of its own in place of recursion, so that no graph is too deep.
+    The order is the one that recursion would give: gradients are summed in it, so it decides their
+    last bits.
+    """
+    order: list[Value] = []
+    visited: set[Value] = set()
+    stack = [(root, False)]
+    while stack:
+        value, inputs_done = stack.pop()
+        if inputs_done:
+            order.append(value)
+        elif value not in visited:
+            visited.add(value)
+            stack.append((value, True))
+            stack.extend([(source, False) for source in reversed(value.inputs)])
+    return order
+
+
+# ---- 2. The model -----------------------------------------------------------------------------
+
+Number = TypeVar("Number", float, Value)
+
+
+def data(x: Value | float) -> float:
+    return x.data if isinstance(x, Value) else x
+
+
+def exp(x: Number) -> Number:
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def log(x: Number) -> Number:
+    if isinstance(x, Value):
+        return x.log()
+    return -math.inf if x == 0 else math.log(x)
+
+
+def relu(x: Number) -> Number:
+    if isinstance(x, Value):
+        return x.relu()
+    return x if x > 0 else 0.0
+
+
+def dot(a: Iterable[Number], b: Iterable[Number]) -> Number:
+    """a₀b₀ + a₁b₁ + …"""
+    total: Number = reduce(add, map(mul, a, b))
+    return total
+
+
+def linear(x: list[Number], w: list[list[Number]]) -> list[Number]:
+    """W x, for x (in,) and W (out, in): each output is one row of weights times x."""
+    return [dot(row, x) for row in w]
+
+
+def softmax(logits: Sequence[Number]) -> list[Number]:
+    """Any numbers to probabilities: exp(lᵢ) / Σ exp(lⱼ).
+
+    The largest is subtracted first. That changes no quotient and lets no exponential overflow.
+    """
+    largest = max(map(data, logits))
+    exps = [exp(logit - largest) for logit in logits]
+    total = reduce(add, exps)
+    return [e * total**-1 for e in exps]
+
+
+def rmsnorm(x: list[Number]) -> list[Number]:
+    """x / √(mean(x²) + 1e-5): the same direction at one length, whatever the layers before did.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467, without the gain.
+    """
+    mean_square = dot(x, x) * len(x) ** -1
+    scale = (mean_square + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def attention(
+    q: list[Number], keys: list[list[Number]], values: list[list[Number]], head_dim: int
+) -> list[Number]:
+    """Each head looks back: a mean of the values so far, weighted by how well q fits their keys.
+
+    softmax(q·k_t / √D) over t, times v_t. q (C,), keys and values (T, C); returns (C,). The heads
+    take D numbers of each vector in turn. No mask is needed: the future is not in `keys` yet.
+    Source: Vaswani et al. 2017, arXiv:1706.03762.
+    """
+    out: list[Number] = []
+    for start in range(0, len(q), head_dim):
+        head = slice(start, start + head_dim)
+        scores = [dot(q[head], k[head]) * (head_dim**0.5) ** -1 for k in keys]
+        weights = softmax(scores)
+        out += [dot(weights, column) for column in zip(*(v[head] for v in values), strict=True)]
+    return out
+
+
+def gpt(
+    params: dict[str, list[list[Number]]],
+    head_dim: int,
+    token: int,
+    position: int,
+    keys: list[list[list[Number]]],
+    values: list[list[list[Number]]],
+) -> list[Number]:
+    """The logits (V,) of the token after `token`, which stands at `position`.
+
+    `keys` and `values` are the KV cache, (n_layer, T, C): what the earlier positions left behind.
+    This call reads them and appends its own; a document starts with n_layer empty lists.
+    """
+    x = list(map(add, params["wte"][token], params["wpe"][position]))
+    x = rmsnorm(x)  # not idle although the first layer norms again: the residual stream is normed
+    for i in range(len(keys)):
+        residual = x
+        x = rmsnorm(x)
+        q = linear(x, params[f"layer{i}.attn_wq"])
+        keys[i].append(linear(x, params[f"layer{i}.attn_wk"]))
+        values[i].append(linear(x, params[f"layer{i}.attn_wv"]))
+        x = linear(attention(q, keys[i], values[i], head_dim), params[f"layer{i}.attn_wo"])
+        x = list(map(add, x, residual))
+
+        residual = x
+        x = rmsnorm(x)
+        x = linear(x, params[f"layer{i}.mlp_fc1"])
+        x = [relu(xi) for xi in x]
+        x = linear(x, params[f"layer{i}.mlp_fc2"])
+        x = list(map(add, x, residual))
+    return linear(x, params["lm_head"])
+
+
+def document_logprobs(
+    params: dict[str, list[list[Number]]], n_layer: int, head_dim: int, tokens: Sequence[int]
+) -> list[Number]:
+    """log p(tokens[t + 1] | tokens[0 … t]) for each t, in nats."""
+    keys: list[list[list[Number]]] = [[] for _ in range(n_layer)]
+    values: list[list[list[Number]]] = [[] for _ in range(n_layer)]
+    logprobs = []
+    for position in range(len(tokens) - 1):
+        logits = gpt(params, head_dim, tokens[position], position, keys, values)
+        logprobs.append(log(softmax(logits)[tokens[position + 1]]))
+    return logprobs
+
+
+# ---- 3. Learning ------------------------------------------------------------------------------
+
+
+def adam(
+    params: list[Value],
+    m: array[float],
+    v: array[float],
+    step: int,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps_adam: float,
+) -> None:
+    """Move each parameter against its gradient, by about `learning_rate`; clear the gradients.
+
+    m and v are running means of the gradient and of its square; dividing by 1 − betaᵗ⁺¹ makes up
+    for their start at zero. `step` counts from 0. Source: Kingma and Ba 2014, arXiv:1412.6980.
+    """
+    for i, p in enumerate(params):
+        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+        v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
+        m_hat = m[i] / (1 - beta1 ** (step + 1))
+        v_hat = v[i] / (1 - beta2 ** (step + 1))
+        p.data -= learning_rate * m_hat / (v_hat**0.5 + eps_adam)
+        p.grad = 0.0
+
+
+# ---- 4. The engine ----------------------------------------------------------------------------
+
+
+class ScalarEngine:
+    """The engine contract (kamon.engine) on the functions above.
+
+    `shapes` names every parameter matrix and its (out, in), in the order of the flat buffers.
+    """
+
+    def __init__(self, config: Config, shapes: dict[str, tuple[int, int]]) -> None:
+        self.config = config
+        self.params = {
+            name: [[Value(0.0) for _ in range(n_in)] for _ in range(n_out)]
+            for name, (n_out, n_in) in shapes.items()
+        }
+        self.flat = [p for matrix in self.params.values() for row in matrix for p in row]
+        self.m = array("d", bytes(8 * len(self.flat)))
+        self.v = array("d", bytes(8 * len(self.flat)))
+        self.num_updates = 0
+
+    def load(self, state: State) -> None:
+        if not len(state["params"]) == len(state["m"]) == len(state["v"]) == len(self.flat):
+            raise ValueError(f"the state does not have this model's {len(self.flat)} parameters")
+        for p, number in zip(self.flat, state["params"], strict=True):
+            p.data = number
+            p.grad = 0.0
+        self.m = state["m"][:]
+        self.v = state["v"][:]
+        self.num_updates = state["step"]
+
+    def state(self) -> State:
+        params = array("d", [p.data for p in self.flat])
+        return {"params": params, "m": self.m[:], "v": self.v[:], "step": self.num_updates}
+
+    def gradients(self) -> array[float]:
+        return array("d", [p.grad for p in self.flat])
+
+    def logprobs(self, batch: Batch) -> array[float]:
+        params = self._floats()
+        logprobs = array("d")
+        for tokens in self._documents(batch):
+            logprobs.extend(
+                document_logprobs(params, self.config.n_layer, self.config.head_dim, tokens)
+            )
+        return logprobs
+
+    def backward(self, batch: Batch, weights: Sequence[float]) -> array[float]:
+        documents = self._documents(batch)
+        if len(weights) != batch.num_targets:
+            raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
+        logprobs = array("d")
+        for tokens in documents:
+            found = document_logprobs(
+                self.params, self.config.n_layer, self.config.head_dim, tokens
+            )
+            if found:
+                doc_weights = weights[len(logprobs) : len(logprobs) + len(found)]
+                loss: Value = reduce(
+                    add, [-logp * w for logp, w in zip(found, doc_weights, strict=True)]
+                )
+                loss.backward()
+            logprobs.extend([logp.data for logp in found])
+        return logprobs
+
+    def step(self, learning_rate: float) -> None:
+        c = self.config
+        adam(
+            self.flat, self.m, self.v, self.num_updates, learning_rate, c.beta1, c.beta2, c.eps_adam
+        )
+        self.num_updates += 1
+
+    def decoder(self) -> ScalarDecoder:
+        return ScalarDecoder(self._floats(), self.config)
+
+    def _floats(self) -> dict[str, list[list[float]]]:
+        return {
+            name: [[p.data for p in row] for row in matrix] for name, matrix in self.params.items()
+        }
+
+    def _documents(self, batch: Batch) -> list[array[int]]:
+        documents = [batch.document(d) for d in range(len(batch))]
+        for tokens in documents:
+            if len(tokens) > self.config.block_size + 1:
+                raise ValueError(
+                    f"a document of {len(tokens)} tokens: block_size {self.config.block_size} "
+                    f"holds {self.config.block_size + 1}"
+                )
+            for token in tokens:
+                check_token(token, self.config.vocab_size)
+        return documents
+
+
+class ScalarDecoder:
+    """Reads one document token by token and keeps its keys and values."""
+
+    def __init__(self, params: dict[str, list[list[float]]], config: Config) -> None:
+        self.params = params
+        self.config = config
+        self.position = 0
+        self.keys: list[list[list[float]]] = [[] for _ in range(config.n_layer)]
+        self.values: list[list[list[float]]] = [[] for _ in range(config.n_layer)]
+
+    def push(self, token: int) -> list[float]:
+        check_token(token, self.config.vocab_size)
+        if self.position == self.config.block_size:
+            raise ValueError(f"block_size {self.config.block_size} tokens were pushed: it is full")
+        logits = gpt(
+            self.params, self.config.head_dim, token, self.position, self.keys, self.values
+        )
+        self.position += 1
+        return logits
+
+
+def check_token(token: int, vocab_size: int) -> None:
+    if not 0 <= token < vocab_size:
+        raise ValueError(f"token {token} is outside the vocabulary of {vocab_size}")

@@ -1,0 +1,42 @@
+"""The table of parameters: the name and shape of each, their order, and their first values."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from math import prod
+
+from kamon.config import Config
+
+
+def parameter_shapes(config: Config) -> dict[str, tuple[int, int]]:
+    """Every parameter matrix and its shape (out, in), in the order of all flat buffers.
+
+    >>> sum(n_out * n_in for n_out, n_in in parameter_shapes(Config()).values())
+    4192
+    """
+    n_embd = config.n_embd
+    shapes = {
+        "wte": (config.vocab_size, n_embd),
+        "wpe": (config.block_size, n_embd),
+        "lm_head": (config.vocab_size, n_embd),
+    }
+    for i in range(config.n_layer):
+        shapes |= {
+            f"layer{i}.attn_wq": (n_embd, n_embd),
+            f"layer{i}.attn_wk": (n_embd, n_embd),
+            f"layer{i}.attn_wv": (n_embd, n_embd),
+            f"layer{i}.attn_wo": (n_embd, n_embd),
+            f"layer{i}.mlp_fc1": (4 * n_embd, n_embd),
+            f"layer{i}.mlp_fc2": (n_embd, 4 * n_embd),
+        }
+    return shapes
+
+
+def num_params(config: Config) -> int:
+    return sum(map(prod, parameter_shapes(config).values()))
+
+
+def init(config: Config, rng: random.Random) -> array[float]:
+    """The first parameters: normal, mean 0, deviation config.std, row by row down the table."""
+    return array("d", [rng.gauss(0, config.std) for _ in range(num_params(config))])

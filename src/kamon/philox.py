@@ -1,0 +1,42 @@
+"""A random number as a pure function of where it is needed: batching and order cannot change it.
+
+Philox4x32-10, the counter-based generator of Salmon et al. 2011, "Parallel random numbers: as easy
+as 1, 2, 3" (doi:10.1145/2063384.2063405): ten rounds that scramble a 128-bit counter under a
+64-bit key.
+"""
+
+MASK32 = 0xFFFFFFFF
+MASK64 = 0xFFFFFFFFFFFFFFFF
+
+
+def philox4x32(
+    counter: tuple[int, int, int, int], key: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Four random 32-bit numbers for four of counter and two of key."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        product0 = 0xD2511F53 * c0
+        product1 = 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (
+            product1 >> 32 ^ c1 ^ k0,
+            product1 & MASK32,
+            product0 >> 32 ^ c3 ^ k1,
+            product0 & MASK32,
+        )
+        k0 = k0 + 0x9E3779B9 & MASK32
+        k1 = k1 + 0xBB67AE85 & MASK32
+    return c0, c1, c2, c3
+
+
+def uniform(seed: int, index: int, position: int) -> float:
+    """A float in [0, 1) of 53 random bits for the draw at `position` of sample `index`.
+
+    All three count modulo 2**64.
+    """
+    seed, index, position = seed & MASK64, index & MASK64, position & MASK64
+    high, low, _, _ = philox4x32(
+        (position & MASK32, position >> 32, index & MASK32, index >> 32),
+        (seed & MASK32, seed >> 32),
+    )
+    return ((high << 21) | (low >> 11)) * 2.0**-53

@@ -1,0 +1,68 @@
+"""From logits to text: how the next token is drawn, and documents token by token."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+
+from kamon.engine import Engine
+from kamon.engines.scalar import softmax
+from kamon.philox import uniform
+
+
+def choose(logits: Sequence[float], temperature: float, u: float) -> int:
+    """The token at which the running sum of softmax(logits / temperature) passes u, 0 ≤ u < 1.
+
+    Temperature 0 takes the largest logit, the first among equals.
+    """
+    largest = max(logits)
+    scale = temperature**-1 if temperature > 1e-300 else math.inf
+    if not math.isfinite(scale * max(abs(logit) for logit in logits)):
+        return logits.index(largest)  # 0, or so cold that only the largest is left
+    running = list(accumulate(softmax([logit * scale for logit in logits])))
+    return bisect(running, u * running[-1], 0, len(running) - 1)
+
+
+def sample_document(
+    engine: Engine,
+    bos: int,
+    temperature: float,
+    u: Callable[[int], float],
+) -> list[int]:
+    """Tokens of one new document, without BOS; `u(position)` is the draw for each.
+
+    It ends where the model says BOS, or unfinished at block_size tokens.
+    """
+    decoder = engine.decoder()
+    tokens: list[int] = []
+    token = bos
+    for position in range(engine.config.block_size):
+        token = choose(decoder.push(token), temperature, u(position))
+        if token == bos:
+            break
+        tokens.append(token)
+    return tokens
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """n new documents; the draws of number i are `philox.uniform(seed, i, position)`."""
+
+    n: int
+    temperature: float
+    seed: int
+    bos: int
+
+
+def sample(engine: Engine, request: SampleRequest) -> list[list[int]]:
+    """The tokens of each document, without BOS. The specification of any faster way."""
+    return [
+        sample_document(
+            engine, request.bos, request.temperature, partial(uniform, request.seed, index)
+        )
+        for index in range(request.n)
+    ]

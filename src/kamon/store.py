@@ -1,0 +1,245 @@
+"""The model directory: what a model is on disk.
+
+    config.json         the settings, vocab_size among them
+    tokenizer.json      the tokens
+    model.safetensors   the parameters, float64, under the names of `parameter_shapes`
+    metrics.jsonl       {"step": 1, "loss": …, "learning_rate": …}, a line for each step
+    training.json       what it was trained on, with which engine, how far
+    manifest.json       the version of this format and the SHA-256 of each file above
+
+The directory is written under another name, the manifest last, and then renamed: it is there
+whole or not at all. Reading compares every hash. Nothing in it is code, and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from kamon.config import Config
+from kamon.errors import KamonError, StoreError
+from kamon.files import sync_folder, write_synced
+from kamon.model import parameter_shapes
+from kamon.tokenizer import CharTokenizer
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json")
+MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a model directory holds.
+
+    params: flat array of 'd' in the order of `parameter_shapes`; metrics: lines of metrics.jsonl.
+    """
+
+    config: Config
+    tokenizer: CharTokenizer
+    params: array[float]
+    metrics: list[dict[str, float]]
+    training: dict[str, Any]
+
+
+def save(path: str | Path, stored: Stored, *, overwrite: bool = False) -> None:
+    """Write a model directory, wholly or not at all.
+
+    StoreError where `path` is taken (a model is replaced only with `overwrite`, all else never)
+    or cannot be written.
+    """
+    path = check_target(path, overwrite=overwrite)
+    contents = {
+        "config.json": to_json(asdict(stored.config)),
+        "tokenizer.json": stored.tokenizer.to_json().encode(),
+        "model.safetensors": to_safetensors(stored.config, stored.params),
+        "metrics.jsonl": b"".join(json.dumps(line).encode() + b"\n" for line in stored.metrics),
+        "training.json": to_json(stored.training),
+    }
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    contents[MANIFEST] = to_json({"format": FORMAT, "sha256": hashes})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staging_folder(path) as staging:
+            for name, content in contents.items():
+                write_synced(staging / name, content)
+            sync_folder(staging)
+            put_in_place(staging, path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+
+
+def check_target(path: str | Path, *, overwrite: bool) -> Path:
+    """The absolute path that `save` will write to, or a StoreError: to be asked before the work."""
+    given, path = path, Path(path).expanduser().absolute()
+    if path.resolve() == Path.cwd():
+        raise StoreError(f"{given} is the current directory: name a new one for the model")
+    if path.is_dir() and not path.is_symlink():
+        if is_model(path):
+            if not overwrite:
+                raise StoreError(
+                    f"{given} holds a model already: choose another name, or --overwrite it"
+                )
+        elif next(path.iterdir(), None) is not None:
+            raise StoreError(f"{given} holds something else than a model: choose another directory")
+    elif path.exists() or path.is_symlink():
+        raise StoreError(f"{given} is not a directory: choose another name for the model")
+    parent = next(folder for folder in path.parents if folder.exists())
+    if not parent.is_dir():
+        raise StoreError(f"cannot write {given}: {parent} is not a directory")
+    if not os.access(parent, os.W_OK):
+        raise StoreError(f"cannot write {given}: no permission to write in {parent}")
+    return path
+
+
+def is_model(path: Path) -> bool:
+    """Whether nothing but a model's files is in the folder: then it may be replaced."""
+    names = set(os.listdir(path))
+    return MANIFEST in names and names <= {MANIFEST, *FILES}
+
+
+@contextmanager
+def staging_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for what shall become it; gone afterwards, whatever happened."""
+    staging = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def put_in_place(staging: Path, path: Path) -> None:
+    """Rename `staging` to `path`; what was there is set aside, and comes back if that fails."""
+    aside = None
+    if path.exists() and any(path.iterdir()):
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.old")
+        os.rename(path, aside)
+    try:
+        if path.exists() and os.name != "posix":
+            path.rmdir()
+        os.rename(staging, path)
+    except OSError:
+        if aside:
+            os.rename(aside, path)
+        raise
+    sync_folder(path.parent)
+    if aside:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def load(path: str | Path) -> Stored:
+    """Read a model directory. StoreError names the file that is missing, damaged or foreign."""
+    path = Path(path)
+    contents = read_verified(path)
+    try:
+        settings = json.loads(contents["config.json"])
+        config = Config(**settings)
+        tokenizer = CharTokenizer.from_json(contents["tokenizer.json"].decode("utf-8"))
+        params = from_safetensors(config, contents["model.safetensors"])
+        metrics = [json.loads(line) for line in contents["metrics.jsonl"].splitlines()]
+        training = json.loads(contents["training.json"])
+    except (KamonError, ValueError, TypeError) as error:
+        raise StoreError(f"{path} cannot be used: {error}") from None
+    if tokenizer.vocab_size != config.vocab_size:
+        raise StoreError(
+            f"{path} cannot be used: tokenizer.json has {tokenizer.vocab_size} tokens, "
+            f"config.json says vocab_size {config.vocab_size}"
+        )
+    return Stored(config, tokenizer, params, metrics, training)
+
+
+def read_verified(path: Path) -> dict[str, bytes]:
+    """The bytes of each file, all of them as the manifest says."""
+    if not path.is_dir():
+        kind = "is not a model directory but a file" if path.exists() else "does not exist"
+        raise StoreError(f"{path} {kind}: give the directory that `kamon train -o` wrote")
+    try:
+        with open(path / MANIFEST, "rb") as file:
+            manifest = json.loads(file.read(MAX_MANIFEST_BYTES))
+        if manifest["format"] != FORMAT:
+            raise StoreError(
+                f"{path} has format {manifest['format']}, this version of Kamon reads {FORMAT}: "
+                "the versions of Kamon differ"
+            )
+        hashes = {name: manifest["sha256"][name] for name in FILES}
+    except FileNotFoundError:
+        raise StoreError(f"{path} is not a model directory: it has no {MANIFEST}") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {path / MANIFEST}: {error.strerror}") from None
+    except (ValueError, TypeError, LookupError):
+        raise StoreError(f"{path / MANIFEST} is damaged: it is not a manifest") from None
+    contents = {}
+    for name in FILES:
+        try:
+            contents[name] = (path / name).read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read {path / name}: {error.strerror}") from None
+        if hashlib.sha256(contents[name]).hexdigest() != hashes[name]:
+            raise StoreError(f"{path / name} is damaged: its SHA-256 is not the one in {MANIFEST}")
+    return contents
+
+
+def to_json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def to_safetensors(config: Config, params: array[float]) -> bytes:
+    from safetensors import TensorSpec, serialize
+
+    shapes = parameter_shapes(config)
+    params = little_endian(params)
+    address, _ = params.buffer_info()  # valid as long as `params` lives: to the end of this call
+    tensors = {}
+    for name, shape in shapes.items():
+        size = prod(shape) * params.itemsize
+        tensors[name] = TensorSpec(
+            dtype="float64", shape=list(shape), data_ptr=address, data_len=size
+        )
+        address += size
+    return bytes(serialize(tensors, {"format": "kamon"}))
+
+
+def from_safetensors(config: Config, content: bytes) -> array[float]:
+    from safetensors import SafetensorError, deserialize
+
+    read: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = deserialize
+    try:
+        found = dict(read(content))
+    except SafetensorError as error:
+        raise StoreError(f"model.safetensors is damaged: {error}") from None
+    shapes = parameter_shapes(config)
+    if found.keys() != shapes.keys():
+        odd = sorted(found.keys() ^ shapes.keys())[0]
+        raise StoreError(
+            f"model.safetensors and config.json differ: parameter {odd} is in one alone"
+        )
+    params = array("d")
+    for name, shape in shapes.items():
+        tensor = found[name]
+        if tuple(tensor["shape"]) != shape or tensor["dtype"] != "F64":
+            raise StoreError(
+                f"model.safetensors has {name} as {tensor['dtype']} {tensor['shape']}, "
+                f"config.json asks for F64 {list(shape)}"
+            )
+        params.frombytes(tensor["data"])
+    return little_endian(params)
+
+
+def little_endian(numbers: array[float]) -> array[float]:
+    """To and from the order of bytes in safetensors; nearly every machine has it already."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers

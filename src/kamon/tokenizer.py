@@ -1,0 +1,71 @@
+"""Text to tokens and back, one token a character, as plain JSON on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from kamon.errors import TokenizerError
+
+
+class CharTokenizer:
+    """Token i is the i-th of the sorted characters; the last is BOS, at both ends of a document.
+
+    >>> tokenizer = CharTokenizer.train(["anna", "bob"])
+    >>> tokenizer.encode("banana"), tokenizer.bos, tokenizer.vocab_size
+    ([1, 0, 2, 0, 2, 0], 4, 5)
+    >>> tokenizer.decode([1, 3, 1])
+    'bob'
+    """
+
+    def __init__(self, chars: Iterable[str]) -> None:
+        self.chars = list(chars)
+        self.bos = len(self.chars)
+        self.vocab_size = len(self.chars) + 1
+        self._tokens = {char: token for token, char in enumerate(self.chars)}
+        if any(len(char) != 1 for char in self.chars) or len(self._tokens) != len(self.chars):
+            raise TokenizerError("a character tokenizer needs characters, each of them once")
+
+    @classmethod
+    def train(cls, docs: Iterable[str]) -> CharTokenizer:
+        """The tokenizer of every character that occurs in `docs`."""
+        return cls(sorted(set().union(*docs)))
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of `text`, without BOS. TokenizerError names a character without a token."""
+        try:
+            return [self._tokens[char] for char in text]
+        except KeyError:
+            raise TokenizerError(self._explain_unknown(text)) from None
+
+    def encode_document(self, text: str) -> list[int]:
+        """The tokens of `text` between two BOS."""
+        return [self.bos, *self.encode(text), self.bos]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of `tokens`, none of which may be BOS."""
+        return "".join([self.chars[token] for token in tokens])
+
+    def to_json(self) -> str:
+        return json.dumps({"type": "char", "chars": self.chars}, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> CharTokenizer:
+        """TokenizerError where `text` is not what `to_json` writes."""
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise TokenizerError(f"not valid JSON: {error}") from None
+        if not isinstance(content, dict) or content.get("type") != "char":
+            raise TokenizerError('not a tokenizer of "type": "char"')
+        chars = content.get("chars")
+        if not isinstance(chars, list) or not all(isinstance(char, str) for char in chars):
+            raise TokenizerError('"chars" is not a list of characters')
+        return cls(chars)
+
+    def _explain_unknown(self, text: str) -> str:
+        place = next(i for i, char in enumerate(text) if char not in self._tokens)
+        return (
+            f"character {text[place]!r} (U+{ord(text[place]):04X}), number {place + 1} in {text!r},"
+            f" is none of the {len(self.chars)} characters that the model was trained on"
+        )

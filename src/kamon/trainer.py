@@ -1,0 +1,77 @@
+"""Pretraining: the order of documents and the schedule. No maths of its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kamon.batch import Batch
+from kamon.config import Config
+from kamon.engine import Engine, Plan, train
+from kamon.errors import TrainingError
+
+PROGRESS_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands. `losses` of all steps so far, in nats per token."""
+
+    num_steps: int
+    losses: array[float]
+    seconds: float
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Falls in a line from config.learning_rate at step 0 to zero behind the last."""
+    return config.learning_rate * (1 - step / config.num_steps)
+
+
+def make_plan(docs: Batch, config: Config, first: int, last: int) -> Plan:
+    """Steps first … last − 1: documents in their order, from the start again after the last one."""
+    size = config.batch_size
+    return Plan(
+        docs=docs,
+        batch_size=size,
+        indices=array("q", [i % len(docs) for i in range(first * size, last * size)]),
+        learning_rates=array("d", [learning_rate(config, step) for step in range(first, last)]),
+    )
+
+
+def pretrain(
+    engine: Engine,
+    docs: Batch,
+    config: Config,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> array[float]:
+    """Train for config.num_steps and return the loss of each step, in nats per token.
+
+    Between steps, about ten times a second, `on_progress` is called, and then `should_stop`: if
+    that says True, training ends there and the losses are fewer. TrainingError names the step
+    where the loss is not finite.
+    """
+    losses = array("d")
+    start = time.perf_counter()
+    steps = 1
+    while len(losses) < config.num_steps:
+        first = len(losses)
+        last = min(first + steps, config.num_steps)
+        before = time.perf_counter()
+        losses.extend(train(engine, make_plan(docs, config, first, last)))
+        if not math.isfinite(losses[-1]):
+            raise TrainingError(
+                f"the loss is no longer finite at step {len(losses)} of {config.num_steps}: "
+                f"a smaller learning_rate than {config.learning_rate:g} may help"
+            )
+        now = time.perf_counter()
+        # The results do not depend on how the steps are cut; only the waiting between reports does.
+        steps = max(1, min(2 * steps, int(steps * PROGRESS_SECONDS / max(now - before, 1e-9))))
+        if on_progress:
+            on_progress(Progress(config.num_steps, losses, now - start))
+        if should_stop and should_stop():
+            break
+    return losses

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kamon import cli
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def kamon(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """The command line, in this process: kamon("train", "names") -> Result."""
+
+    def run(*argv: object) -> Result:
+        try:
+            code = cli.main([str(arg) for arg in argv])
+        except SystemExit as error:
+            code = error.code  # type: ignore[assignment]
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return Result(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def process() -> Callable[..., subprocess.Popen[str]]:
+    """The command line as a process of its own."""
+
+    def start(*argv: object, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "kamon", *map(str, argv)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        return subprocess.Popen(command, text=True, **(pipes | options))
+
+    return start
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> Path:
+    """A file of fifteen names."""
+    path = tmp_path / "names.txt"
+    path.write_text(
+        "anna\nhanna\njohanna\nnora\neleonora\nlea\nleah\nmia\nmira\nmiriam\nida\nidan\nari\nmarie\nsara\n"
+    )
+    return path
+
+
+# Small enough that a step takes a millisecond or two.
+TINY = {"n_embd": 4, "n_head": 2, "block_size": 6, "num_steps": 3}
+TINY_FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]

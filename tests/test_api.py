@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kamon
+from conftest import TINY
+from kamon.api import prepare
+from kamon.config import Config
+from kamon.corpus import from_docs
+
+PUBLIC = [
+    "Config",
+    "ConfigError",
+    "CorpusError",
+    "KamonError",
+    "Model",
+    "StoreError",
+    "TokenizerError",
+    "TrainingError",
+    "load",
+    "train",
+]
+
+
+def test_public_names() -> None:
+    assert sorted(kamon.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(kamon, name).__name__ == name
+        assert name in dir(kamon)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        kamon.trian  # noqa: B018
+
+
+def test_importing_kamon_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, kamon;"
+        "heavy = {'dataclasses', 'argparse', 'json', 'safetensors', 'tqdm', 'random'};"
+        "print(heavy & set(sys.modules), [m for m in sys.modules if m.startswith('kamon')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set() ['kamon']\n"
+
+
+def test_train_sample_save_load(tmp_path: Path) -> None:
+    docs = ["anna", " hanna", "nora", "", "johanna", "annabella"]
+    model = kamon.train(docs, **TINY)
+    assert model.config == Config(vocab_size=len(set("".join(docs).replace(" ", ""))) + 1, **TINY)
+    assert [line["step"] for line in model.metrics] == [1, 2, 3]
+    assert model.training["corpus"]["num_docs"] == 5
+    assert model.training["num_cut"] == 2
+    samples = model.sample(5, temperature=1.5, seed=3)
+    model.save(tmp_path / "model")
+    loaded = kamon.load(tmp_path / "model")
+    assert loaded.sample(5, temperature=1.5, seed=3) == samples
+    assert loaded.sample(2, temperature=1.5, seed=3) == samples[:2]
+    assert loaded.sample(5, temperature=1.5, seed=4) != samples
+    assert loaded.sample(3) == model.sample(3, temperature=0.5, seed=42)
+    assert loaded.sample(0) == []
+    assert len(set(loaded.sample(4, temperature=0))) == 1
+    assert (loaded.config, loaded.metrics, loaded.training) == (
+        model.config,
+        model.metrics,
+        model.training,
+    )
+
+
+def test_the_same_training_gives_the_same_model(names: Path) -> None:
+    first, second = kamon.train(names, **TINY), kamon.train(str(names), **TINY)
+    assert first.engine.state() == second.engine.state()
+    other = kamon.train(names, seed=1, **TINY)
+    assert other.engine.state() != first.engine.state()
+
+
+def test_training_learns(names: Path) -> None:
+    model = kamon.train(names, n_embd=8, n_head=2, block_size=9, num_steps=60, batch_size=3)
+    losses = [line["loss"] for line in model.metrics]
+    assert sum(losses[:5]) / 5 > 2.4
+    assert sum(losses[-5:]) / 5 < 2.1
+
+
+def test_documents_are_cut_at_block_size() -> None:
+    run = prepare(from_docs(["abc", "abcd", "abcde"]), Config(**TINY | {"block_size": 4}))
+    documents = sorted(list(run.docs.document(d)) for d in range(3))
+    assert documents == [[5, 0, 1, 2, 3], [5, 0, 1, 2, 3], [5, 0, 1, 2, 5]]
+    assert (run.num_cut, run.longest) == (2, "abcde")
+
+
+@pytest.mark.parametrize(
+    ("docs", "message"),
+    [
+        (["anna"], "holds one document: there is nothing to learn"),
+        (["anna", "anna "], "holds one document again and again"),
+        (["a", "aa", "aaa"], "all consist of one character, 'a'"),
+        ([], "is empty"),
+        (["", " "], "holds nothing but blank lines"),
+    ],
+)
+def test_a_list_that_teaches_nothing(docs: list[str], message: str) -> None:
+    with pytest.raises(kamon.CorpusError, match=message):
+        kamon.train(docs, **TINY)
+
+
+def test_wrong_settings() -> None:
+    with pytest.raises(kamon.ConfigError, match="did you mean 'n_layer'"):
+        kamon.train(["a", "b"], n_layers=2)
+    with pytest.raises(kamon.ConfigError, match="unknown engine 'gpu': there is scalar"):
+        kamon.train(["a", "b"], engine="gpu")
+    model = kamon.train(["a", "b"], **TINY)
+    for arguments in ({"temperature": -1}, {"temperature": float("nan")}, {"seed": 1.5}, {"n": -1}):
+        with pytest.raises(kamon.ConfigError):
+            model.sample(**{"n": 1} | arguments)

@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from conftest import TINY_FLAGS, Result
+from kamon import __version__, builtin, cli, store
+from kamon.config import SETTINGS
+
+Kamon = Callable[..., Result]
+Process = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def model(names: Path, tmp_path: Path, kamon: Kamon) -> Path:
+    assert kamon("train", names, "-o", tmp_path / "model", *TINY_FLAGS).code == 0
+    return tmp_path / "model"
+
+
+# ---- what the verbs do
+
+
+def test_train_saves_and_shows_names(names: Path, tmp_path: Path, kamon: Kamon) -> None:
+    done = kamon("train", names, "-o", tmp_path / "model", *TINY_FLAGS, "--seed", 4)
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 20
+    assert f"{names}: 15 documents" in done.err
+    assert "3 documents are cut after 6 characters" in done.err
+    assert "the longest has 8 (--block-size 9 holds them all)" in done.err
+    assert f"saved to {tmp_path / 'model'}" in done.err
+    again = kamon("sample", tmp_path / "model")
+    assert again.out.split() == re.sub(r" +\(in the list\)", "", done.out).split()
+
+
+def test_train_marks_what_is_in_the_list(tmp_path: Path, kamon: Kamon) -> None:
+    """Of two letters and no other word, nearly all that a model says is in the list."""
+    path = tmp_path / "ab.txt"
+    path.write_text("a\nb\nab\nba\naa\nbb\n")
+    argv = ["train", path, *TINY_FLAGS, "--num-steps=80", "--learning-rate=0.05", "--overwrite"]
+    shown = kamon(*argv, "-o", tmp_path / "m").out.splitlines()
+    found = kamon(*argv, "-o", tmp_path / "m", "--json").json["samples"]
+    known = {"a", "b", "ab", "ba", "aa", "bb"}
+    assert [sample["in_list"] for sample in found] == [sample["text"] in known for sample in found]
+    assert any(sample["in_list"] for sample in found)
+    assert ["(in the list)" in line for line in shown] == [sample["in_list"] for sample in found]
+
+
+def test_json_of_train(names: Path, tmp_path: Path, kamon: Kamon) -> None:
+    found = kamon("train", names, "-o", tmp_path / "m", "--json", *TINY_FLAGS).json
+    assert found["directory"] == str(tmp_path / "m")
+    assert found["config"]["n_embd"] == 4
+    assert found["num_steps_done"] == 3
+    assert found["corpus"] == {
+        "source": str(names),
+        "num_docs": 15,
+        "num_different": 15,
+        "num_entries": 15,
+        "num_blank": 0,
+        "num_stripped": 0,
+    }
+    assert len(found["samples"]) == 20
+    assert 2 < found["loss"] < 4
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(
+    names: Path, tmp_path: Path, kamon: Kamon
+) -> None:
+    toml = tmp_path / "kamon.toml"
+    toml.write_text("n_embd = 6\nn_head = 3\nnum_steps = 2\nlearning_rate = 0.5\n")
+    argv = ["train", names, "-o", tmp_path / "m", "--config", toml, "--num-steps", 1, "--json"]
+    config = kamon(*argv).json["config"]
+    assert (config["n_embd"], config["n_head"], config["learning_rate"]) == (6, 3, 0.5)
+    assert (config["num_steps"], config["n_layer"]) == (1, 1)
+
+
+def test_every_setting_is_a_flag(names: Path, tmp_path: Path, kamon: Kamon) -> None:
+    values = {
+        "n_layer": 2, "n_embd": 6, "n_head": 3, "block_size": 4, "std": 0.5, "seed": 7,
+        "num_steps": 2, "batch_size": 3, "learning_rate": 0.25, "beta1": 0.5, "beta2": 0.75,
+        "eps_adam": 0.125, "temperature": 1.5,
+    }  # fmt: skip
+    assert set(values) == {field.name for field in SETTINGS}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    found = kamon("train", names, "-o", tmp_path / "m", "--json", *flags).json["config"]
+    assert found == {**values, "vocab_size": found["vocab_size"]}
+
+
+def test_train_reads_standard_input_and_columns(
+    tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = io.BytesIO(b"name,id\nanna,1\n nora,2\n\n")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=text))
+    argv = ["train", "-", "--format", "csv", "--column", "name", "-o", tmp_path / "m", *TINY_FLAGS]
+    done = kamon(*argv, "--json")
+    assert done.json["corpus"]["num_docs"] == 2
+    assert (
+        "standard input: 2 documents, 1 blank lines dropped, 1 lines rid of white space" in done.err
+    )
+
+
+def test_a_file_named_like_a_built_in_list(
+    tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtin, "names", lambda: ["emma", "olivia"])
+    Path("names").write_text("anna\nnora\n")
+    done = kamon("train", "names", "-o", "m", *TINY_FLAGS)
+    assert "names is the built-in list; your own file is ./names" in done.err
+    done = kamon("train", "./names", "-o", "m2", *TINY_FLAGS)
+    assert "./names: 2 documents" in done.err
+    assert "built-in" not in done.err
+
+
+def test_sample(model: Path, kamon: Kamon) -> None:
+    first = kamon("sample", model, "-n", 6, "--temperature", 1.5, "--seed", 3)
+    assert len(first.out.splitlines()) == 6
+    found = kamon("sample", model, "-n", 6, "--temperature", 1.5, "--seed", 3, "--json").json
+    assert [sample["text"] for sample in found["samples"]] == first.out.splitlines()
+    assert kamon("sample", model, "-n", 6, "--temperature", 1.5, "--seed", 4).out != first.out
+    cold = kamon("sample", model, "--temperature", 0)
+    assert len(set(cold.out.splitlines())) == 1
+    assert kamon("sample", model, "-n", 0).out == ""
+
+
+def test_samples_without_an_end_are_counted(model: Path, kamon: Kamon) -> None:
+    done = kamon("sample", model, "-n", 30, "--temperature", 1)
+    unfinished = sum(len(line) == 6 for line in done.out.splitlines())
+    assert unfinished
+    assert f"{unfinished} of 30 have no end" in done.err
+
+
+def test_inspect(model: Path, kamon: Kamon) -> None:
+    done = kamon("inspect", model)
+    for text in ("all files as they were written", "n_embd         4", "layer0.mlp_fc2", "(4, 16)"):
+        assert text in done.out
+    found = kamon("inspect", model, "--json").json
+    stored = store.load(model)
+    assert (
+        found["num_params"]
+        == len(stored.params)
+        == sum(a * b for a, b in found["parameters"].values())
+    )
+    assert found["losses"] == [line["loss"] for line in stored.metrics]
+    assert found["chars"] == stored.tokenizer.chars
+
+
+def test_help_and_version(kamon: Kamon) -> None:
+    done = kamon("--help")
+    assert done.code == 0
+    for verb in cli.VERBS:
+        assert f"\n  {verb}" in done.out
+        assert kamon(verb, "--help").code == 0
+    assert "examples:" in done.out
+    assert kamon("--version").out == f"kamon {__version__}\n"
+    assert kamon("--version", "--json").json == {"version": __version__}
+    assert kamon().code == 2
+
+
+@pytest.mark.slow
+def test_help_answers_in_100_ms(process: Process) -> None:
+    """The best of fifteen: a shared machine may be slow once, a slow program always is."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        process("--help").communicate()
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(15)) < 0.1
+
+
+# ---- bad input: one sentence, the right exit code, nothing left behind
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["train", "missing.txt"], 1, "there is no file missing.txt"),
+        (["train", "."], 1, ". is a directory: name a file in it"),
+        (["train", "empty.txt"], 1, "empty.txt is empty"),
+        (["train", "blank.txt"], 1, "blank.txt holds nothing but blank lines"),
+        (["train", "latin1.txt"], 1, "latin1.txt, line 2 is not UTF-8"),
+        (["train", "nul.txt"], 1, "nul.txt, line 1 has a NUL byte"),
+        (["train", sys.executable], 1, "this looks like no text"),
+        (["train", "one.txt"], 1, "one.txt holds one document"),
+        (["train", "a.txt"], 1, "all consist of one character, 'a'"),
+        (["train", "t.csv"], 2, "t.csv has the columns name, id: choose one with --column"),
+        (["train", "t.csv", "--column", "nmae"], 2, "no column 'nmae': did you mean 'name'?"),
+        (["train", "t.jsonl"], 1, "t.jsonl, line 2 is not valid JSON"),
+        (["train", "ok.txt", "-o", "taken"], 1, "taken holds something else than a model"),
+        (["train", "ok.txt", "-o", "taken", "--overwrite"], 1, "taken holds something else"),
+        (["train", "ok.txt", "-o", "ok.txt"], 1, "ok.txt is not a directory"),
+        (["train", "ok.txt", "-o", "."], 1, ". is the current directory"),
+        (["train", "ok.txt", "--n-head", "3"], 2, "n_embd 16 is not divisible by n_head 3"),
+        (["train", "ok.txt", "--n-layer", "0"], 2, "n_layer must be 1 or more, not 0"),
+        (["train", "ok.txt", "--n-embd=-4"], 2, "n_embd must be 1 or more, not -4"),
+        (["train", "ok.txt", "--block-size", "two"], 2, "must be a whole number, not 'two'"),
+        (["train", "ok.txt", "--std", "x"], 2, "argument --std: must be a number, not 'x'"),
+        (
+            ["train", "ok.txt", "--temperature", "nan"],
+            2,
+            "temperature must be 0 or more and finite",
+        ),
+        (["train", "ok.txt", "--n-layers", "2"], 2, "no flag --n-layers: did you mean --n-layer?"),
+        (["train", "ok.txt", "--n-lay", "2"], 2, "there is no flag --n-lay"),
+        (["train", "ok.txt", "more.txt"], 2, "one argument too many: 'more.txt'"),
+        (["train", "ok.txt", "--engine", "gpu"], 2, "--engine"),
+        (["train", "ok.txt", "--config", "bad.toml"], 2, "'n_layr' in bad.toml: did you mean"),
+        (["train", "ok.txt", "--config", "none.toml"], 2, "cannot read none.toml"),
+        (
+            ["train", "ok.txt", "--learning-rate", "1e300"],
+            1,
+            "the loss is no longer finite at step",
+        ),
+        (["trian"], 2, "there is no verb 'trian': did you mean train?"),
+        (["--verson"], 2, "there is no flag --verson: did you mean --version?"),
+        (["sample"], 2, "DIR"),
+        (["sample", "none"], 1, "none does not exist"),
+        (["sample", "ok.txt"], 1, "ok.txt is not a model directory but a file"),
+        (["sample", "taken"], 1, "taken is not a model directory: it has no manifest.json"),
+        (["inspect", "taken"], 1, "taken is not a model directory"),
+        (["reproduce", "--input", "empty.txt"], 1, "empty.txt is empty"),
+        (["reproduce", "--n-head", "5"], 2, "n_embd 16 is not divisible by n_head 5"),
+    ],
+)
+def test_bad_input(
+    argv: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    kamon: Kamon,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    contents = {
+        "empty.txt": b"",
+        "blank.txt": b"\n \n",
+        "latin1.txt": b"anna\njos\xe9\n",
+        "nul.txt": b"an\0na\n",
+        "one.txt": b"anna\n",
+        "a.txt": b"a\naa\n",
+        "ok.txt": b"anna\nnora\n",
+        "t.csv": b"name,id\nanna,1\n",
+        "t.jsonl": b'{"text": "a"}\nanna\n',
+        "bad.toml": b"n_layr = 2",
+        "taken/mine.txt": b"mine",
+    }
+    Path("taken").mkdir()
+    for name, content in contents.items():
+        Path(name).write_bytes(content)
+    done = kamon(*argv)
+    assert done.code == code
+    assert done.out == ""
+    assert message in done.err
+    assert done.err.splitlines()[-1].startswith("kamon")
+    left = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name: path.read_bytes() for name, path in left.items()} == contents
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf"])
+def test_a_temperature_that_cannot_be(value: str, model: Path, kamon: Kamon) -> None:
+    done = kamon("sample", model, f"--temperature={value}")
+    assert (done.code, done.out) == (2, "")
+    assert "temperature must be 0 or more and finite" in done.err
+
+
+def test_a_taken_directory_is_noticed_before_the_work(
+    names: Path, model: Path, kamon: Kamon
+) -> None:
+    before = (model / "manifest.json").read_bytes()
+    done = kamon("train", names, "-o", model, "--num-steps", 10**9)
+    assert done.code == 1
+    assert "holds a model already: choose another name, or --overwrite it" in done.err
+    assert (model / "manifest.json").read_bytes() == before
+    assert kamon("train", names, "-o", model, "--overwrite", "--seed=2", *TINY_FLAGS).code == 0
+    assert (model / "manifest.json").read_bytes() != before
+
+
+def test_a_damaged_model(model: Path, kamon: Kamon) -> None:
+    path = model / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    done = kamon("sample", model)
+    assert (done.code, done.out) == (1, "")
+    assert "model.safetensors is damaged" in done.err
+
+
+def test_a_full_disk(names: Path, tmp_path: Path, process: Process) -> None:
+    """The kernel itself refuses more than 1,000 bytes in a file."""
+    resource = pytest.importorskip("resource", reason="no resource limits on this system")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    running = process("train", names, "-o", tmp_path / "m", *TINY_FLAGS, preexec_fn=limit)
+    out, err = running.communicate()
+    assert running.returncode == 1
+    assert out == ""
+    assert err.splitlines()[-1] == f"kamon train: cannot write {tmp_path / 'm'}: File too large"
+    assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_standard_output_that_is_full(model: Path, process: Process) -> None:
+    with open("/dev/full", "w") as full:
+        running = process("sample", model, stdout=full)
+        _, err = running.communicate()
+    assert running.returncode == 1
+    assert err.splitlines() == ["kamon: No space left on device"]
+
+
+def test_a_reader_that_has_had_enough(model: Path, process: Process) -> None:
+    running = process("sample", model, "-n", 3000)
+    assert running.stdout is not None
+    running.stdout.readline()
+    running.stdout.close()
+    assert running.stderr is not None
+    with running.stderr:
+        assert "Traceback" not in running.stderr.read()
+    assert running.wait() == 1
+
+
+def test_a_terminal_that_knows_no_umlauts(tmp_path: Path, process: Process) -> None:
+    (tmp_path / "x.txt").write_text("äö\nöä\näää\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    argv = ["train", tmp_path / "x.txt", "-o", tmp_path / "m", *TINY_FLAGS, "--num-steps=30"]
+    running = process(*argv, env=environment)
+    out, err = running.communicate()
+    assert running.returncode == 0, err
+    assert "\\xe4" in out
+
+
+# ---- Ctrl-C
+
+
+def test_ctrl_c_saves_what_was_learned(names: Path, tmp_path: Path, process: Process) -> None:
+    argv = ["train", names, "-o", tmp_path / "m", *TINY_FLAGS, "--num-steps", 10**6]
+    running = process(*argv)
+    assert running.stderr is not None
+    while "model: " not in running.stderr.readline():
+        pass
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert out == ""
+    assert "stopping behind this step" in err
+    assert re.search(r"stopped after [\d,]+ of 1,000,000 steps", err)
+    stored = store.load(tmp_path / "m")
+    assert stored.training["num_steps_done"] == len(stored.metrics) > 0
+
+
+def test_a_second_ctrl_c_quits_at_once(names: Path, tmp_path: Path, process: Process) -> None:
+    """Steps of many seconds: the first Ctrl-C would have to wait for one to end."""
+    big = ["--n-layer=4", "--n-embd=64", "--batch-size=500"]
+    running = process("train", names, "-o", tmp_path / "m", *big)
+    assert running.stderr is not None
+    while "model: " not in running.stderr.readline():
+        pass
+    time.sleep(0.3)
+    running.send_signal(signal.SIGINT)
+    while "stopping behind" not in running.stderr.readline():
+        pass
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=5)
+    assert running.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "kamon: stopped"
+    assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
+
+
+def test_ctrl_c_elsewhere(process: Process) -> None:
+    running = process("train", "-", stdin=subprocess.PIPE)
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=5)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "kamon: stopped"
+
+
+# ---- a terminal
+
+
+def test_progress_on_a_terminal(names: Path, tmp_path: Path) -> None:
+    """stderr is a terminal: loss and time left are shown there, and nothing of it on stdout."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    argv = ["train", names, "-o", tmp_path / "m", "--num-steps=12"]
+    command = [sys.executable, "-m", "kamon", *map(str, argv)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, text=True)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(leader, 1 << 16)
+        except OSError:  # the other end was closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    out, _ = running.communicate()
+    assert running.returncode == 0
+    assert re.search(rb"\d+/12 \[.*<.*loss \d\.\d{4}\]", shown)
+    assert len(out.splitlines()) == 20
+    assert json.loads((tmp_path / "m" / "training.json").read_text())["num_steps_done"] == 12

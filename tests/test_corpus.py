@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kamon import builtin, corpus
+from kamon.errors import ConfigError, CorpusError, KamonError
+
+
+def write(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "docs"),
+    [
+        ("list.txt", b"anna\nbob\n", None, ["anna", "bob"]),
+        ("list.txt", b"anna\nbob", None, ["anna", "bob"]),
+        ("list.txt", b"\xef\xbb\xbfanna\r\nbob\r\n", None, ["anna", "bob"]),
+        ("list.txt", b"anna\rbob\r", None, ["anna", "bob"]),
+        ("list", " josé\t\n\n名前\u2028\n".encode(), None, ["josé", "名前"]),
+        ("list.txt", "a\u2028b\nc\x0bd".encode(), None, ["a\u2028b", "c\x0bd"]),
+        ("list.csv", b'id,name\n1,anna\n2,"bob, jr"\n', "name", ["anna", "bob, jr"]),
+        ("list.CSV", b"\xef\xbb\xbfname,id\r\nanna,1\r\n\r\nbob,2\r\n", "name", ["anna", "bob"]),
+        ("list.csv", b'name\n"two\nlines"\n', "name", ["two\nlines"]),
+        ("list.tsv", b"id\tfull name \n1\tanna,b\n", "full name", ["anna,b"]),
+        (
+            "list.jsonl",
+            b'{"text": "anna"}\n\n{"text": "b\\u00f6b", "n": 1}\n',
+            None,
+            ["anna", "böb"],
+        ),
+        ("list.ndjson", b'{"name": "anna"}', "name", ["anna"]),
+    ],
+)
+def test_formats(
+    name: str, content: bytes, column: str | None, docs: list[str], tmp_path: Path
+) -> None:
+    assert corpus.read(write(tmp_path, name, content), column=column).docs == docs
+
+
+def test_what_was_changed_is_counted(tmp_path: Path) -> None:
+    found = corpus.read(write(tmp_path, "x.txt", b" anna\n\nbob\n  \nanna \nanna\n\n"))
+    assert found.docs == ["anna", "bob", "anna", "anna"]
+    assert (found.num_entries, found.num_blank, found.num_stripped) == (7, 3, 2)
+    assert found.different == {"anna", "bob"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "message"),
+    [
+        ("x.txt", b"", None, "{path} is empty"),
+        ("x.txt", b"\xef\xbb\xbf", None, "{path} is empty"),
+        ("x.txt", b"\n \n\t\r\n", None, "{path} holds nothing but blank lines"),
+        ("x.txt", b"anna\nb\xffb\n", None, "{path}, line 2 is not UTF-8: byte 2 of it is 0xff"),
+        ("x.txt", b"anna\r\nb\r\xc3", None, "{path}, line 3 is not UTF-8: byte 1"),
+        ("x.txt", b"anna\nbo\0b\n", None, "{path}, line 2 has a NUL byte at byte 3"),
+        ("x.txt", "anna".encode("utf-16"), None, "this looks like UTF-16 text"),
+        ("x.txt", b"\x7fELF\x02\x01\x01\0\0", None, "this looks like no text"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": \n', None, "{path}, line 2 is not valid JSON"),
+        ("x.jsonl", b"[" * 100_000, None, "{path}, line 1 is not valid JSON"),
+        ("x.jsonl", b'\n"anna"', None, '{path}, line 2 is no JSON object such as {{"text": "…"}}'),
+        (
+            "x.jsonl",
+            b'{"name": "a"}',
+            None,
+            "{path}, line 1 has no text under 'text'; its keys: name",
+        ),
+        ("x.jsonl", b'{"text": 5}', None, "{path}, line 1 has no text under 'text'"),
+        ("x.jsonl", b'{"text": "ab\\ud800"}', None, "lone surrogate (U+D800) at character 3"),
+        ("x.jsonl", b'{"text": "a\\u0000"}', None, "{path}, line 1 has a NUL at character 2"),
+        ("x.csv", b"id,name\n1\n", "name", "{path}, line 2 has 1 cells: none for 'name'"),
+        ("x.csv", b'name\n"anna', "name", "{path}, line 2 is not valid CSV"),
+        ("x.csv", b"name\n" + b"a" * 200_000, "name", "{path}, line 2 is not valid CSV"),
+        ("x.csv", b"", "name", "{path} is empty"),
+    ],
+)
+def test_bad_content_is_named_with_its_line(
+    name: str, content: bytes, column: str | None, message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, name, content)
+    with pytest.raises(CorpusError) as caught:
+        corpus.read(path, column=column)
+    assert message.format(path=path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "format", "message"),
+    [
+        ("x.csv", None, None, "has the columns id, name: choose one with --column"),
+        ("x.csv", "nam", None, "has no column 'nam': did you mean 'name'?"),
+        ("x.csv", "town", None, "has no column 'town'; known are id, name"),
+        ("x.txt", "name", None, "is read as text, which has no columns"),
+        ("x.txt", None, "xml", "unknown format 'xml'"),
+    ],
+)
+def test_a_wrong_question_is_a_config_error(
+    name: str, column: str | None, format: str | None, message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, name, b"id,name\n1,anna\n")
+    with pytest.raises(ConfigError) as caught:
+        corpus.read(path, column=column, format=format)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "brands.txt", b"a\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CorpusError, match=r"no file brand\.txt: did you mean 'brands\.txt'\?"):
+        corpus.read("brand.txt")
+    with pytest.raises(CorpusError, match=r"no file nmaes: did you mean 'names'"):
+        corpus.read("nmaes")
+    with pytest.raises(CorpusError, match="is a directory"):
+        corpus.read(tmp_path)
+    with pytest.raises(CorpusError, match=r"cannot read brands\.txt/x: Not a directory"):
+        corpus.read("brands.txt/x")
+    with pytest.raises(CorpusError, match=r"no file $"):
+        corpus.read("")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero on this system")
+def test_an_endless_device_ends() -> None:
+    with pytest.raises(CorpusError, match="NUL byte"):
+        corpus.read("/dev/zero")
+
+
+@pytest.mark.parametrize("format", [None, "csv", "jsonl"])
+def test_standard_input(format: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {None: b"anna\nbob", "csv": b"n\nanna\nbob", "jsonl": b'{"n":"anna"}\n{"n":"bob"}'}[
+        format
+    ]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    found = corpus.read("-", format=format, column=None if format is None else "n")
+    assert (found.source, found.docs) == ("standard input", ["anna", "bob"])
+
+
+@given(st.binary(max_size=200), st.sampled_from(corpus.FORMATS))
+def test_any_bytes_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, format: str
+) -> None:
+    path = write(tmp_path_factory.getbasetemp(), "any", content)
+    try:
+        found = corpus.read(path, format=format, column=None if format == "text" else "text")
+    except KamonError:
+        return
+    assert found.docs
+    for doc in found.docs:
+        assert doc == doc.strip() != ""
+        doc.encode("utf-8")
+    assert len(found.docs) + found.num_blank == found.num_entries
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"]))))
+def test_lines_survive(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    content = "".join(f"{line}\n" for line in lines)
+    path = write(tmp_path_factory.getbasetemp(), "lines", content.encode())
+    docs = [line.strip() for line in lines]
+    if lines:
+        docs[0] = lines[0].removeprefix("\ufeff").strip()
+    docs = [doc for doc in docs if doc]
+    try:
+        found = corpus.read(path).docs
+    except CorpusError:
+        found = []
+    assert found == docs
+
+
+def test_documents_of_a_program() -> None:
+    assert corpus.from_docs(iter([" anna", "", "bob"])).docs == ["anna", "bob"]
+    with pytest.raises(CorpusError, match="document 2 is not a string but 5"):
+        corpus.from_docs(["anna", 5])  # type: ignore[list-item]
+    with pytest.raises(CorpusError, match="document 1 has a lone surrogate"):
+        corpus.from_docs(["\udfff"])
+    with pytest.raises(CorpusError, match="is empty"):
+        corpus.from_docs([])
+
+
+# ---- built-in lists
+
+
+def test_names() -> None:
+    packed = resources.files("kamon").joinpath("data/names.csv.xz").read_bytes()
+    assert hashlib.sha256(packed).hexdigest() == (
+        "ae0a8df552382593e518edc875ca001a588c4df8994cc084c9492ac5386d2415"
+    ), "the file differs from what dev/make_names.py wrote"
+    table = builtin.names_table()
+    assert len(table) == 32_257
+    assert table[0] == ("emma", "F", 18_818)
+    assert {sex for _, sex, _ in table} == {"F", "M"}
+    assert min(births for _, _, births in table) == 5
+    found = corpus.read("names")
+    assert len(found.docs) == len(found.different) == 29_693
+    assert set("".join(found.docs)) == set("abcdefghijklmnopqrstuvwxyz")
+    with pytest.raises(ConfigError, match="no columns"):
+        corpus.read("names", column="sex")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where names-original is cached, in a home of its own; its source is a file of two names."""
+    import platformdirs
+
+    source = write(tmp_path, "source.txt", b"emma\nolivia\n")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda app: tmp_path / "home" / app)
+    monkeypatch.setattr(builtin, "ORIGINAL_URL", source.as_uri())
+    monkeypatch.setattr(builtin, "ORIGINAL_SHA256", hashlib.sha256(b"emma\nolivia\n").hexdigest())
+    return tmp_path / "home" / "kamon" / "names-original.txt"
+
+
+def test_names_original_is_fetched_once(cache: Path, tmp_path: Path) -> None:
+    assert corpus.read("names-original").docs == ["emma", "olivia"]
+    assert cache.read_bytes() == b"emma\nolivia\n"
+    (tmp_path / "source.txt").unlink()
+    assert corpus.read("names-original").docs == ["emma", "olivia"]
+    assert [path.name for path in cache.parent.iterdir()] == ["names-original.txt"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"emma\n", b"<html>sign in</html>", b"emma\nolivia\n" * 99_999]
+)
+def test_another_file_is_never_kept(content: bytes, cache: Path, tmp_path: Path) -> None:
+    write(tmp_path, "source.txt", content)
+    with pytest.raises(CorpusError, match="SHA-256 differs"):
+        corpus.read("names-original")
+    assert not cache.exists()
+
+
+def test_a_damaged_cache_is_fetched_again(cache: Path) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(b"emma\noliv")
+    assert corpus.read("names-original").docs == ["emma", "olivia"]
+    assert cache.read_bytes() == b"emma\nolivia\n"
+
+
+def test_offline_says_where_to_put_the_file(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "source.txt").unlink()
+    with pytest.raises(CorpusError) as caught:
+        corpus.read("names-original")
+    assert f"save it as {cache}, or name your copy as the input" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    write(tmp_path, "home", b"a file where a folder should be")
+    with pytest.raises(CorpusError, match="cannot keep names-original"):
+        corpus.read("names-original")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kamon.errors import TokenizerError
+from kamon.tokenizer import CharTokenizer
+
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1)
+
+
+@given(TEXTS)
+def test_text_survives(docs: list[str]) -> None:
+    tokenizer = CharTokenizer.from_json(CharTokenizer.train(docs).to_json())
+    assert tokenizer.vocab_size == len(set("".join(docs))) + 1 == tokenizer.bos + 1
+    for doc in docs:
+        tokens = tokenizer.encode_document(doc)
+        assert tokens[0] == tokens[-1] == tokenizer.bos
+        assert tokenizer.bos not in tokens[1:-1]
+        assert tokenizer.decode(tokens[1:-1]) == doc
+
+
+def test_characters_are_sorted() -> None:
+    assert CharTokenizer.train(["zoë", "Abel"]).chars == ["A", "b", "e", "l", "o", "z", "ë"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("josé", "character 'é' (U+00E9), number 4 in 'josé', is none of the 3 characters"),
+        ("o\u200djs", "character '\\u200d' (U+200D), number 2 in 'o\\u200djs'"),
+        ("😀", "(U+1F600), number 1"),
+    ],
+)
+def test_an_unknown_character_names_itself(text: str, message: str) -> None:
+    with pytest.raises(TokenizerError) as caught:
+        CharTokenizer.train(["jos"]).encode(text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"type": "bpe"}', '{"type": "char"}', '{"type": "char", "chars": "ab"}']
+    + [
+        f'{{"type": "char", "chars": {chars}}}' for chars in ('["a", "a"]', '["ab"]', '[""]', "[1]")
+    ],
+)
+def test_what_is_no_tokenizer(text: str) -> None:
+    with pytest.raises(TokenizerError):
+        CharTokenizer.from_json(text)

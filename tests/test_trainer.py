@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import random
+from array import array
+
+import pytest
+
+from kamon.batch import pack
+from kamon.config import Config
+from kamon.engine import Engine, make_engine, untrained
+from kamon.errors import TrainingError
+from kamon.model import init
+from kamon.trainer import Progress, learning_rate, make_plan, pretrain
+
+CONFIG = Config(n_embd=2, n_head=1, block_size=3, vocab_size=3, num_steps=40)
+DOCS = pack([[2, 0, 2], [2, 1, 2], [2, 0, 1, 2]])
+
+
+def engine(config: Config = CONFIG) -> Engine:
+    made = make_engine("scalar", config)
+    made.load(untrained(init(config, random.Random(0))))
+    return made
+
+
+def test_learning_rate_falls_in_a_line() -> None:
+    config = Config(num_steps=4, learning_rate=0.8)
+    rates = [learning_rate(config, step) for step in range(5)]
+    assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0], abs=1e-15)
+
+
+def test_documents_come_in_order_and_again() -> None:
+    plan = make_plan(DOCS, Config(batch_size=2, num_steps=9), 1, 4)
+    assert plan.indices == array("q", [2, 0, 1, 2, 0, 1])
+    assert len(plan.learning_rates) == 3
+
+
+def test_progress_reports_do_not_change_the_result() -> None:
+    reports: list[Progress] = []
+    quiet, loud = engine(), engine()
+    losses = pretrain(quiet, DOCS, CONFIG)
+    assert pretrain(loud, DOCS, CONFIG, reports.append, lambda: False) == losses
+    assert loud.state() == quiet.state()
+    assert len(losses) == 40
+    assert reports[-1].losses == losses
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_stopping_keeps_what_was_learned() -> None:
+    calls = iter([False, False, True])
+    stopped = engine()
+    losses = pretrain(stopped, DOCS, CONFIG, should_stop=lambda: next(calls))
+    assert 3 <= len(losses) < 40
+    assert stopped.state()["step"] == len(losses)
+    whole = engine()
+    assert pretrain(whole, DOCS, CONFIG)[: len(losses)] == losses
+
+
+def test_a_loss_that_is_not_finite_names_its_step() -> None:
+    config = Config(n_embd=2, n_head=1, block_size=3, vocab_size=3, num_steps=40, learning_rate=1e9)
+    with pytest.raises(
+        TrainingError, match=r"at step [2-9] of 40: a smaller learning_rate than 1e\+09"
+    ):
+        pretrain(engine(config), DOCS, config)
