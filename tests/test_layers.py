@@ -13,14 +13,15 @@ ROOT = Path(kamon.__file__).parent
 
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
-    {"errors", "philox", "batch", "files", "engines.scalar"},
+    {"errors", "philox", "batch", "files", "engines.scalar", "engines.native"},
     {"config", "builtin"},
     {"model", "tokenizer", "corpus"},
     {"engine"},
     {"trainer", "store", "sampler"},
     {"api"},
     {"cli.parser"},
-    {"cli.output", "cli.settings"},
+    {"cli.output"},
+    {"cli.settings"},
     {"cli.train", "cli.sample", "cli.inspect", "cli.reproduce"},
     {"cli"},
     {"__main__"},

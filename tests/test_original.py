@@ -34,7 +34,7 @@ def flags(settings: dict[str, Any]) -> list[str]:
 def test_recorded_runs(run: dict[str, Any], tmp_path: Path, kamon: Callable[..., Result]) -> None:
     source = tmp_path / "names.txt"
     source.write_text("\n".join(builtin.names()[: GOLDEN["num_names"]]))
-    argv = ["reproduce", "--input", source, *flags(run["settings"])]
+    argv = ["reproduce", "--engine=scalar", "--input", source, *flags(run["settings"])]
     printed = kamon(*argv)
     assert printed.code == 0
     assert printed.out == run["printed"]
@@ -70,7 +70,7 @@ def test_live_runs(seed: int, tmp_path: Path, kamon: Callable[..., Result]) -> N
     warnings.simplefilter("ignore", ResourceWarning)  # the program leaves its input open
     code = original.program(original.TEXT.read_text(encoding="utf-8"))
     printed, losses = original.run(code, settings, names, tmp_path)
-    argv = ["reproduce", "--input", tmp_path / "input.txt", *flags(settings)]
+    argv = ["reproduce", "--engine=scalar", "--input", tmp_path / "input.txt", *flags(settings)]
     assert kamon(*argv).out == printed
     assert kamon(*argv, "--json").json["losses"] == losses
 
@@ -83,7 +83,7 @@ def test_live_runs(seed: int, tmp_path: Path, kamon: Callable[..., Result]) -> N
 def test_the_whole_trace() -> None:
     """1,000 steps on the original names with seed 42: losses, final parameters, the 20 names."""
     trace = json.loads(original.TRACE.read_text())
-    run = prepare(corpus.read(original.NAMES), Config())
+    run = prepare(corpus.read(original.NAMES), Config(), engine="scalar")
     assert run.engine.state()["params"] == floats(trace["initial"])
     losses = pretrain(run.engine, run.docs, run.config)
     assert list(losses) == trace["losses"]

@@ -14,7 +14,7 @@ from kamon import corpus, store
 from kamon.batch import Batch, pack
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
-from kamon.engine import Engine, make_engine, untrained
+from kamon.engine import Engine, best_engine, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
 from kamon.model import init, num_params
 from kamon.sampler import SampleRequest, sample
@@ -75,7 +75,14 @@ class Run:
     num_cut: int
 
 
-def prepare(source: Corpus, config: Config, engine: str = "scalar") -> Run:
+def prepare(
+    source: Corpus,
+    config: Config,
+    *,
+    engine: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+) -> Run:
     """Shuffle the documents, tokenize, cut the long ones, initialise: in this order.
 
     A document fits if it has fewer characters than block_size; num_cut others lose their end.
@@ -88,7 +95,7 @@ def prepare(source: Corpus, config: Config, engine: str = "scalar") -> Run:
     encoded = [tokenizer.encode_document(doc) for doc in docs]
     limit = config.block_size + 1
     params = init(config, rng)
-    made = make_engine(engine, config)
+    made = make_engine(engine, config, dtype=dtype, threads=threads)
     made.load(untrained(params))
     return Run(
         config=config,
@@ -104,7 +111,9 @@ def prepare(source: Corpus, config: Config, engine: str = "scalar") -> Run:
 def train(
     docs: Iterable[str] | str | Path | Corpus,
     *,
-    engine: str = "scalar",
+    engine: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
     column: str | None = None,
     on_start: Callable[[Run], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -113,9 +122,9 @@ def train(
 ) -> Model:
     """Train a model on documents, or on a path, a built-in list or "-" as in `corpus.read`.
 
-    settings: the fields of Config. on_start is called once before the first step; for
-    on_progress and should_stop see `trainer.pretrain`. Raises ConfigError, CorpusError or
-    TrainingError.
+    settings: the fields of Config. engine, dtype, threads: see `make_engine`. on_start is called
+    once before the first step; for on_progress and should_stop see `trainer.pretrain`. Raises
+    ConfigError, CorpusError or TrainingError.
 
     >>> model = train(["anna", "hanna", "nora"], num_steps=3)
     >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]
@@ -129,7 +138,8 @@ def train(
     else:
         source = corpus.from_docs(docs)
     check_learnable(source)
-    run = prepare(source, config, engine)
+    engine = engine or best_engine()
+    run = prepare(source, config, engine=engine, dtype=dtype, threads=threads)
     if on_start:
         on_start(run)
     start = time.perf_counter()
@@ -145,6 +155,7 @@ def train(
         training={
             "kamon": kamon.__version__,
             "engine": engine,
+            "dtype": run.engine.dtype,
             "num_steps_done": len(losses),
             "seconds": round(time.perf_counter() - start, 3),
             "num_cut": run.num_cut,
@@ -169,12 +180,18 @@ def check_learnable(source: Corpus) -> None:
         )
 
 
-def load(path: str | Path, *, engine: str = "scalar") -> Model:
+def load(
+    path: str | Path,
+    *,
+    engine: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+) -> Model:
     """The model that `Model.save` or `kamon train -o` wrote.
 
     StoreError if it is not there or damaged.
     """
     stored = store.load(path)
-    made = make_engine(engine, stored.config)
+    made = make_engine(engine, stored.config, dtype=dtype, threads=threads)
     made.load(untrained(stored.params))
     return Model(stored.config, stored.tokenizer, made, stored.metrics, stored.training)

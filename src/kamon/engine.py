@@ -20,7 +20,7 @@ from typing import Protocol, TypedDict
 from kamon.batch import Batch
 from kamon.config import Config
 from kamon.errors import ConfigError
-from kamon.model import parameter_shapes
+from kamon.model import num_params, parameter_shapes
 
 
 class State(TypedDict):
@@ -53,6 +53,7 @@ class Engine(Protocol):
     """
 
     config: Config
+    dtype: str  # of the numbers it computes with
 
     def load(self, state: State) -> None:
         """Take over a copy of `state`; clear the gradients."""
@@ -93,8 +94,15 @@ def train(engine: Engine, plan: Plan) -> array[float]:
     """Carry out `plan`; the loss of each step is the mean of −log p over its targets, in nats.
 
     Stops at the first loss that is not finite, which is then the last one returned and was not
-    learned from. This loop is the specification of any faster one.
+    learned from. An engine with a `train` of its own does the whole plan in one call.
     """
+    fused = getattr(engine, "train", None)
+    done: array[float] = fused(plan) if fused else train_step_by_step(engine, plan)
+    return done
+
+
+def train_step_by_step(engine: Engine, plan: Plan) -> array[float]:
+    """The loop over `backward` and `step` that every fused `train` must equal."""
     losses = array("d")
     for i, learning_rate in enumerate(plan.learning_rates):
         batch = plan.docs.select(plan.indices[i * plan.batch_size : (i + 1) * plan.batch_size])
@@ -120,13 +128,41 @@ def left_sum(numbers: Sequence[float]) -> float:
     return total
 
 
-ENGINES = ("scalar",)
+ENGINES = ("native", "scalar")
+DTYPES = ("float32", "float64")
 
 
-def make_engine(name: str, config: Config) -> Engine:
-    """An engine with all parameters zero: `load` comes next."""
+def best_engine() -> str:
+    """The engine that is used where none is named: the native one wherever it is built."""
+    from kamon.engines import native
+
+    return "scalar" if native.why_not() else "native"
+
+
+def make_engine(
+    name: str | None, config: Config, *, dtype: str | None = None, threads: int | None = None
+) -> Engine:
+    """An engine with all parameters zero: `load` comes next.
+
+    name: of ENGINES, or None for the best one. dtype: float32 or float64; None for the engine's
+    own. threads: at most so many cores compute; None for all that this process may use. The number
+    of threads changes no bit of any result.
+    """
+    name = name or best_engine()
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(f"unknown dtype {dtype!r}: there are {' and '.join(DTYPES)}")
+    if threads is not None and (isinstance(threads, bool) or threads < 1):
+        raise ConfigError(f"threads must be 1 or more, not {threads}")
+    if name == "native":
+        from kamon.engines import native
+
+        if why := native.why_not():
+            raise ConfigError(f"{why}; the engine that is there is scalar")
+        return native.NativeEngine(config, num_params(config), dtype or "float32", threads)
     if name == "scalar":
         from kamon.engines.scalar import ScalarEngine
 
+        if dtype == "float32":
+            raise ConfigError("the scalar engine computes in float64 alone")
         return ScalarEngine(config, parameter_shapes(config))
-    raise ConfigError(f"unknown engine {name!r}: there is {', '.join(ENGINES)}")
+    raise ConfigError(f"unknown engine {name!r}: there is {' and '.join(ENGINES)}")

@@ -10,7 +10,7 @@ import sys
 
 from kamon.cli.output import print_json, say_cut
 from kamon.cli.parser import Parser
-from kamon.cli.settings import add_json, add_settings, settings
+from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 
 NUM_SAMPLES = 20
 
@@ -23,11 +23,13 @@ def add_arguments(parser: Parser) -> None:
         help="text with one document a line; by default the original's list, fetched once",
     )
     add_json(parser)
+    add_engine(parser)
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     chosen = settings(args)
+    engine = chosen_engine(args)
 
     from kamon import corpus
     from kamon.api import prepare
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from kamon.trainer import Progress, pretrain
 
     source = corpus.read(args.input)
-    run = prepare(source, Config(**chosen), args.engine)
+    run = prepare(source, Config(**chosen), **engine)
     say_cut(run)
     show = not args.json
     if show:

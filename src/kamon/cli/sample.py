@@ -6,8 +6,7 @@ import argparse
 
 from kamon.cli.output import print_json, say
 from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_json
-from kamon.engine import ENGINES
+from kamon.cli.settings import add_engine, add_json, chosen_engine
 
 
 def add_arguments(parser: Parser) -> None:
@@ -20,14 +19,14 @@ def add_arguments(parser: Parser) -> None:
         help="0 takes the likeliest, 1 the model's odds; by default as in training",
     )
     parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what computes")
+    add_engine(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     from kamon.api import load
 
-    model = load(args.dir, engine=args.engine)
+    model = load(args.dir, **chosen_engine(args))
     samples = model.sample(args.n, temperature=args.temperature, seed=args.seed)
     if args.json:
         print_json({"directory": args.dir, "samples": [{"text": text} for text in samples]})

@@ -5,19 +5,44 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from kamon.cli.output import say
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.config import SETTINGS, make_config, read_settings
 from kamon.corpus import FORMATS
-from kamon.engine import ENGINES
+from kamon.engine import DTYPES, ENGINES, best_engine
 
 
 def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
+def add_engine(parser: Parser) -> None:
+    parser.add_argument(
+        "--engine", choices=ENGINES, help="what computes; by default native wherever it is built"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="float32 is fast, float64 exact; scalar has float64 alone"
+    )
+    parser.add_argument(
+        "--threads", type=whole_number, metavar="N", help="cores to use; by default all there are"
+    )
+
+
+def chosen_engine(args: argparse.Namespace) -> dict[str, Any]:
+    """What `make_engine` takes; says so where the native engine is missing and was not declined."""
+    if args.engine is None and best_engine() != "native":
+        from kamon.engines.native import why_not
+
+        say(f"{why_not()}; the scalar engine works instead, tens of thousands of times slower")
+    return {
+        "engine": args.engine or best_engine(),
+        "dtype": args.dtype,
+        "threads": args.threads,
+    }
+
+
 def add_settings(parser: Parser) -> None:
-    """--config, --engine and a flag for each setting, `--n-layer` for n_layer."""
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what computes")
+    """--config and a flag for each setting, `--n-layer` for n_layer."""
     group = parser.add_argument_group(
         "settings", "a flag wins over the file, the file over the default"
     )

@@ -12,7 +12,14 @@ from dataclasses import asdict
 
 from kamon.cli.output import print_json, progress_bar, say, say_corpus, say_cut
 from kamon.cli.parser import Parser
-from kamon.cli.settings import add_input_format, add_json, add_settings, settings
+from kamon.cli.settings import (
+    add_engine,
+    add_input_format,
+    add_json,
+    add_settings,
+    chosen_engine,
+    settings,
+)
 
 NUM_SAMPLES = 20
 
@@ -32,11 +39,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the model in DIR")
     add_input_format(parser)
     add_json(parser)
+    add_engine(parser)
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     chosen = settings(args)
+    engine = chosen_engine(args)
 
     from kamon import corpus, store
     from kamon.api import Run, train
@@ -52,16 +61,16 @@ def run(args: argparse.Namespace) -> int:
         say(
             f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
             f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
-            f"engine {args.engine}"
+            f"{engine['engine']} engine, {run.engine.dtype}"
         )
 
     with stop_on_ctrl_c() as stop, progress_bar() as on_progress:
         model = train(
             source,
-            engine=args.engine,
             on_start=on_start,
             on_progress=on_progress,
             should_stop=stop,
+            **engine,
             **chosen,
         )
     model.save(args.output, overwrite=args.overwrite)

@@ -286,6 +286,7 @@ class ScalarEngine:
 
     def __init__(self, config: Config, shapes: dict[str, tuple[int, int]]) -> None:
         self.config = config
+        self.dtype = "float64"
         self.params = {
             name: [[Value(0.0) for _ in range(n_in)] for _ in range(n_out)]
             for name, (n_out, n_in) in shapes.items()

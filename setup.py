@@ -1,0 +1,96 @@
+"""Builds the native engine: one library for each instruction set, chosen when Kamon is loaded.
+
+Where no C++ compiler is found, or KAMON_NATIVE=0 is set, the installation goes on without it.
+CXX names the compiler. Everything else about the package stands in pyproject.toml.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCE = Path("src", "kamon", "engines", "native", "engine.cpp")
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread"]
+# The exact build rounds after every operation, as Python does; the fast one fuses a·b + c.
+DTYPES = {
+    "f32": ["-DKAMON_REAL=float", "-ffp-contract=fast"],
+    "f64": ["-DKAMON_REAL=double", "-ffp-contract=off"],
+}
+X86 = {
+    "baseline": ["-DKAMON_BYTES=16"],
+    "avx2": ["-DKAMON_BYTES=32", "-mavx2", "-mfma", "-mbmi2"],
+    "avx512": [
+        "-DKAMON_BYTES=64",
+        *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mbmi2"),
+        "-mprefer-vector-width=512",
+    ],
+}
+LEVELS = X86 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": X86["baseline"]}
+
+
+def find_compiler() -> str:
+    if os.environ.get("KAMON_NATIVE") == "0":
+        raise RuntimeError("KAMON_NATIVE=0 is set")
+    for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++"):
+        if name and shutil.which(name.split()[0]):
+            return name
+    raise RuntimeError("no C++ compiler was found (g++ or clang++)")
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"`{' '.join(command)}` failed:\n{done.stderr}")
+
+
+class BuildNative(build_ext):
+    def build_extensions(self) -> None:
+        try:
+            self.build_native(find_compiler().split())
+        except (RuntimeError, OSError) as error:
+            print(f"Kamon: the native engine is not built: {error}", file=sys.stderr)
+            print("Kamon: the scalar engine will do the work, slowly", file=sys.stderr)
+
+    def build_native(self, compiler: list[str]) -> None:
+        temp = Path(self.build_temp)
+        temp.mkdir(parents=True, exist_ok=True)
+        jobs = {
+            temp / f"{level}_{dtype}.o": [
+                *FLAGS,
+                *LEVELS[level],
+                *DTYPES[dtype],
+                f"-DKAMON_SUFFIX=_{dtype}",
+            ]
+            for level in LEVELS
+            for dtype in DTYPES
+        }
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(
+                pool.map(
+                    lambda job: run([*compiler, *job[1], "-c", str(SOURCE), "-o", str(job[0])]),
+                    jobs.items(),
+                )
+            )
+        for extension in self.extensions:
+            target = Path(self.get_ext_fullpath(extension.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            level = extension.name.rsplit("_", 1)[1]
+            objects = [str(temp / f"{level}_{dtype}.o") for dtype in DTYPES]
+            run([*compiler, "-shared", "-pthread", *objects, "-o", str(target)])
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split("."))) + ".so"
+
+
+setup(
+    ext_modules=[
+        Extension(f"kamon.engines.kamon_{level}", [str(SOURCE)], optional=True) for level in LEVELS
+    ],
+    cmdclass={"build_ext": BuildNative},
+)

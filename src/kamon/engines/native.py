@@ -1,0 +1,227 @@
+"""The native engine: the maths of the scalar engine in C++, tens of thousands of times faster.
+
+native/*.hpp hold the kernels, native/engine.cpp the functions called here. setup.py makes a
+library for each instruction set; the best one that this processor runs is loaded. float64 is the
+exact build, which rounds as Python does; float32 the fast one. ctypes lets go of the GIL in a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from array import array
+from collections.abc import Callable, Sequence
+from ctypes import c_double, c_int, c_int64, c_uint64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kamon.batch import Batch
+    from kamon.config import Config
+    from kamon.engine import Plan, State
+
+LEVELS = ("baseline", "avx2", "avx512")  # of instruction sets; the best one last
+DTYPES = {"float32": "f32", "float64": "f64"}
+
+# Arrays are passed as the address of their buffer.
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "create": (c_void_p, [c_int] * 5 + [c_double] * 3 + [c_int]),
+    "destroy": (None, [c_void_p]),
+    "load": (None, [c_void_p] * 4 + [c_int64]),
+    "state": (c_int64, [c_void_p] * 4),
+    "gradients": (None, [c_void_p] * 2),
+    "batch": (c_int, [c_void_p] * 3 + [c_int64] + [c_void_p] * 2),
+    "step": (None, [c_void_p, c_double]),
+    "train": (c_int64, [c_void_p] * 3 + [c_int64, c_void_p, c_int64, c_int64] + [c_void_p] * 2),
+    "sample": (c_int, [c_void_p, c_int64, c_double, c_uint64, c_int] + [c_void_p] * 2),
+    "decoder_create": (c_void_p, [c_void_p]),
+    "decoder_destroy": (None, [c_void_p]),
+    "decoder_push": (None, [c_void_p, c_int, c_void_p]),
+}
+
+
+def library_path(level: str) -> Path:
+    return Path(__file__).with_name(f"kamon_{level}.so")
+
+
+def why_not() -> str:
+    """Why there is no native engine here, as a sentence; empty where there is one."""
+    if library_path("baseline").exists():
+        return ""
+    return (
+        "the native engine is not built: it needs a C++17 compiler (g++ or clang++) "
+        "at the time when Kamon is installed"
+    )
+
+
+@cache
+def best_level() -> str:
+    """The best instruction set of those built that this processor has."""
+    probe = ctypes.CDLL(str(library_path("baseline"))).kamon_level_f32
+    probe.restype = c_int
+    has = probe()
+    return next(
+        level
+        for rank, level in reversed(list(enumerate(LEVELS)))
+        if rank <= has and library_path(level).exists()
+    )
+
+
+@cache
+def functions(dtype: str, level: str) -> dict[str, Callable[..., Any]]:
+    library = ctypes.CDLL(str(library_path(level)))
+    found = {}
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(library, f"kamon_{name}_{DTYPES[dtype]}")
+        function.restype = result
+        function.argtypes = arguments
+        found[name] = function
+    return found
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def address(numbers: array[Any]) -> int:
+    return numbers.buffer_info()[0]
+
+
+def zeros(n: int) -> array[float]:
+    return array("d", bytes(8 * n))
+
+
+class NativeEngine:
+    """The engine contract (kamon.engine), with `train` and `sample` fused."""
+
+    def __init__(
+        self,
+        config: Config,
+        num_params: int,
+        dtype: str = "float32",
+        threads: int | None = None,
+        level: str | None = None,
+    ) -> None:
+        self.config = config
+        self.num_params = num_params
+        self.dtype = dtype
+        self.call = functions(dtype, level or best_level())
+        c = config
+        self.handle = self.call["create"](
+            *(c.n_layer, c.n_embd, c.n_head, c.block_size, c.vocab_size),
+            *(c.beta1, c.beta2, c.eps_adam, threads or usable_cores()),
+        )
+        if not self.handle:
+            raise MemoryError
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.call["destroy"](self.handle)
+
+    def load(self, state: State) -> None:
+        params, m, v = state["params"], state["m"], state["v"]
+        if not len(params) == len(m) == len(v) == self.num_params:
+            raise ValueError(f"the state does not have this model's {self.num_params} parameters")
+        self.call["load"](self.handle, address(params), address(m), address(v), state["step"])
+
+    def state(self) -> State:
+        params, m, v = (zeros(self.num_params) for _ in range(3))
+        step = self.call["state"](self.handle, address(params), address(m), address(v))
+        return {"params": params, "m": m, "v": v, "step": step}
+
+    def gradients(self) -> array[float]:
+        grads = zeros(self.num_params)
+        self.call["gradients"](self.handle, address(grads))
+        return grads
+
+    def logprobs(self, batch: Batch) -> array[float]:
+        return self._batch(batch, None)
+
+    def backward(self, batch: Batch, weights: Sequence[float]) -> array[float]:
+        if len(weights) != batch.num_targets:
+            raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
+        # One more than needed: an empty array may have no address, and none means no gradient.
+        return self._batch(batch, array("d", [*weights, 0.0]))
+
+    def _batch(self, batch: Batch, weights: array[float] | None) -> array[float]:
+        logprobs = zeros(batch.num_targets)
+        error = self.call["batch"](
+            *(self.handle, address(batch.tokens), address(batch.offsets), len(batch)),
+            *(None if weights is None else address(weights), address(logprobs)),
+        )
+        self._raise(error)
+        return logprobs
+
+    def step(self, learning_rate: float) -> None:
+        self.call["step"](self.handle, learning_rate)
+
+    def train(self, plan: Plan) -> array[float]:
+        num_steps = len(plan.learning_rates)
+        if len(plan.indices) != num_steps * plan.batch_size:
+            raise ValueError(f"{len(plan.indices)} indices for {num_steps} steps")
+        losses = zeros(num_steps)
+        done = self.call["train"](
+            *(self.handle, address(plan.docs.tokens), address(plan.docs.offsets), len(plan.docs)),
+            *(address(plan.indices), plan.batch_size, num_steps),
+            *(address(plan.learning_rates), address(losses)),
+        )
+        self._raise(-done)
+        return losses[:done]
+
+    def sample(self, n: int, temperature: float, seed: int, bos: int) -> list[list[int]]:
+        size = self.config.block_size
+        tokens, lengths = array("i", bytes(4 * n * size)), array("i", bytes(4 * n))
+        error = self.call["sample"](
+            *(self.handle, n, temperature, seed & 0xFFFFFFFFFFFFFFFF, bos),
+            *(address(tokens), address(lengths)),
+        )
+        self._raise(error)
+        return [list(tokens[i * size : i * size + lengths[i]]) for i in range(n)]
+
+    def decoder(self) -> NativeDecoder:
+        return NativeDecoder(self)
+
+    def _raise(self, error: int) -> None:
+        c = self.config
+        if error == 1:
+            raise MemoryError
+        if error == 2:
+            raise ValueError(f"a token is outside the vocabulary of {c.vocab_size}")
+        if error == 3:
+            raise ValueError(
+                f"a document has more tokens than the {c.block_size + 1} that "
+                f"block_size {c.block_size} holds"
+            )
+        if error == 4:
+            raise ValueError("an index is none of the documents'")
+
+
+class NativeDecoder:
+    """Reads one document token by token, with the parameters of the moment it was made."""
+
+    def __init__(self, engine: NativeEngine) -> None:
+        self.config = engine.config
+        self.call = engine.call
+        self.position = 0
+        self.handle = self.call["decoder_create"](engine.handle)
+        if not self.handle:
+            raise MemoryError
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.call["decoder_destroy"](self.handle)
+
+    def push(self, token: int) -> array[float]:
+        c = self.config
+        if not 0 <= token < c.vocab_size:
+            raise ValueError(f"token {token} is outside the vocabulary of {c.vocab_size}")
+        if self.position == c.block_size:
+            raise ValueError(f"block_size {c.block_size} tokens were pushed: it is full")
+        logits = zeros(c.vocab_size)
+        self.call["decoder_push"](self.handle, token, address(logits))
+        self.position += 1
+        return logits
