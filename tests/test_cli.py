@@ -400,7 +400,7 @@ def test_progress_on_a_terminal(names: Path, tmp_path: Path) -> None:
     """stderr is a terminal: loss and time left are shown there, and nothing of it on stdout."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    argv = ["train", names, "-o", tmp_path / "m", "--num-steps=12"]
+    argv = ["train", names, "-o", tmp_path / "m", "--num-steps=12", "--engine=scalar"]
     command = [sys.executable, "-m", "kamon", *map(str, argv)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, text=True)
     os.close(follower)

@@ -45,8 +45,8 @@ def imports(path: Path, *, with_types: bool) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("kamon.")}
-        elif isinstance(node, ast.ImportFrom) and node.module == "kamon":
-            found |= {f"kamon.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module in ("kamon", "kamon.engines"):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kamon."):
             found.add(node.module or "")
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"relative import in {path}"

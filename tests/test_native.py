@@ -1,0 +1,470 @@
+"""The native engine computes what the scalar engine computes: tensor by tensor, on any shape.
+
+Bounds: float64 within 1e-12 of a tensor's largest value, float32 within 1e-4.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import random
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import original
+from conftest import Result
+from kamon import corpus
+from kamon.api import prepare
+from kamon.batch import Batch, pack
+from kamon.config import Config
+from kamon.engine import (
+    Engine,
+    Plan,
+    State,
+    make_engine,
+    train,
+    train_step_by_step,
+    untrained,
+)
+from kamon.engines import native
+from kamon.engines.native import NativeEngine
+from kamon.errors import ConfigError
+from kamon.model import init, num_params, parameter_shapes
+from kamon.sampler import SampleRequest, sample, sample_document, sample_one_by_one
+from kamon.trainer import make_plan, pretrain
+
+pytestmark = pytest.mark.skipif(bool(native.why_not()), reason=native.why_not())
+
+BOUNDS = {"float64": 1e-12, "float32": 1e-4}
+RUNNABLE = [] if native.why_not() else native.LEVELS[: native.LEVELS.index(native.best_level()) + 1]
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    """Up to 4 layers and 8 heads, widths of all kinds, vocabularies from 2 to 300."""
+    n_head = draw(st.integers(1, 8))
+    n_embd = n_head * draw(st.integers(1, max(1, 24 // n_head)))
+    return Config(
+        n_layer=draw(st.integers(1, 4 if n_embd < 10 else 2)),
+        n_head=n_head,
+        n_embd=n_embd,
+        block_size=draw(st.integers(1, 20)),
+        vocab_size=draw(st.one_of(st.integers(2, 40), st.integers(41, 300))),
+        std=draw(st.sampled_from([0.08, 0.4])),
+        seed=draw(st.integers(0, 1000)),
+    )
+
+
+def random_state(config: Config, rng: random.Random) -> State:
+    params = init(config, rng)
+    m = array("d", [rng.gauss(0, 0.01) for _ in params])
+    v = array("d", [rng.random() * 0.01 for _ in params])
+    return {"params": params, "m": m, "v": v, "step": 3}
+
+
+def random_batch(config: Config, rng: random.Random, most_tokens: int = 60) -> Batch:
+    """Documents of one token (no target) up to as many as fit."""
+    docs: list[list[int]] = []
+    left = rng.randint(1, most_tokens)
+    while left > 0:
+        length = rng.choice([1, 2, config.block_size + 1, rng.randint(1, config.block_size + 1)])
+        docs.append([rng.randrange(config.vocab_size) for _ in range(length)])
+        left -= length
+    return pack(docs)
+
+
+def rounded(state: State) -> State:
+    """What a float32 engine keeps of a state."""
+    numbers = {name: array("d", array("f", state[name])) for name in ("params", "m", "v")}  # type: ignore[literal-required]
+    return {**numbers, "step": state["step"]}  # type: ignore[typeddict-item]
+
+
+def make_native(
+    config: Config, dtype: str, level: str | None = None, threads: int = 2
+) -> NativeEngine:
+    return NativeEngine(config, num_params(config), dtype, threads, level)
+
+
+def tensors(config: Config, flat: array[float]) -> Iterator[tuple[str, array[float]]]:
+    start = 0
+    for name, (n_out, n_in) in parameter_shapes(config).items():
+        yield name, flat[start : start + n_out * n_in]
+        start += n_out * n_in
+
+
+def assert_close(config: Config, found: array[float], expected: array[float], bound: float) -> None:
+    """Each tensor within `bound` of its largest value; a tiny one, of a share of all."""
+    overall = max(map(abs, expected))
+    for (name, a), (_, b) in zip(tensors(config, found), tensors(config, expected), strict=True):
+        largest = max(max(map(abs, b)), 1e-3 * overall)
+        worst = max(abs(x - y) for x, y in zip(a, b, strict=True))
+        assert worst <= bound * largest, f"{name}: {worst} of {largest}"
+
+
+@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("dtype", BOUNDS)
+@settings(max_examples=12, deadline=None)
+@given(config=configs())
+def test_logprobs_gradients_and_steps(dtype: str, level: str, config: Config) -> None:
+    rng = random.Random(config.seed)
+    batch, state = random_batch(config, rng), random_state(config, rng)
+    weights = [rng.uniform(-1, 1) for _ in range(batch.num_targets)]
+    if dtype == "float32":
+        state = rounded(state)
+    scalar, engine = make_engine("scalar", config), make_native(config, dtype, level)
+    for each in (scalar, engine):
+        each.load(state)
+    bound = BOUNDS[dtype]
+    expected = scalar.backward(batch, weights)
+    assert list(engine.logprobs(batch)) == pytest.approx(list(expected), abs=bound, rel=bound)
+    assert list(engine.backward(batch, weights)) == pytest.approx(
+        list(expected), abs=bound, rel=bound
+    )
+    assert_close(config, engine.gradients(), scalar.gradients(), bound)
+    for each in (scalar, engine):
+        each.step(0.01)
+    assert engine.state()["step"] == 4
+    for name in ("params", "m", "v"):
+        found, wanted = engine.state()[name], scalar.state()[name]  # type: ignore[literal-required]
+        assert_close(config, found, wanted, bound)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@settings(max_examples=15, deadline=None)
+@given(config=configs())
+def test_decoding_is_the_whole_pass(dtype: str, config: Config) -> None:
+    rng = random.Random(config.seed)
+    engine = make_native(config, dtype)
+    engine.load(random_state(config, rng))
+    tokens = [rng.randrange(config.vocab_size) for _ in range(config.block_size + 1)]
+    decoder = engine.decoder()
+    decoded = []
+    for position in range(config.block_size):
+        logits = decoder.push(tokens[position])
+        largest = max(logits)
+        total = math.log(sum(math.exp(logit - largest) for logit in logits))
+        decoded.append(logits[tokens[position + 1]] - largest - total)
+    found = list(engine.logprobs(pack([tokens])))
+    bound = {"float64": 1e-12, "float32": 1e-4}[dtype]
+    assert found == pytest.approx(decoded, abs=bound, rel=bound)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@settings(max_examples=15, deadline=None)
+@given(config=configs())
+def test_a_state_survives(dtype: str, config: Config) -> None:
+    state = random_state(config, random.Random(config.seed))
+    engine = make_native(config, dtype)
+    engine.load(state)
+    found = engine.state()
+    assert found == (state if dtype == "float64" else rounded(state))
+    engine.load(found)
+    assert engine.state() == found
+    assert set(engine.gradients()) == {0.0}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@settings(max_examples=15, deadline=None)
+@given(config=configs(), batch_size=st.integers(1, 5))
+def test_fused_training_is_the_plain_loop(dtype: str, config: Config, batch_size: int) -> None:
+    rng = random.Random(config.seed)
+    docs = pack(
+        [rng.randrange(config.vocab_size) for _ in range(rng.randint(2, config.block_size + 1))]
+        for _ in range(7)
+    )
+    indices = array("q", [rng.randrange(7) for _ in range(6 * batch_size)])
+    plan = Plan(docs, batch_size, indices, array("d", [0.01 / (i + 1) for i in range(6)]))
+    fused, plain = make_native(config, dtype), make_native(config, dtype)
+    for engine in (fused, plain):
+        engine.load(untrained(init(config, random.Random(1))))
+    assert train(fused, plan) == pytest.approx(train_step_by_step(plain, plan), rel=1e-15)
+    assert fused.state() == plain.state()
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_training_goes_on_where_it_stopped(dtype: str) -> None:
+    """train(20) = train(10), save, load into another engine, train(10): bit for bit."""
+    config = Config(n_embd=12, n_head=3, block_size=9, vocab_size=13, num_steps=20, batch_size=3)
+    docs = random_batch(config, random.Random(2), 200)
+    docs = docs.select(d for d in range(len(docs)) if len(docs.document(d)) > 1)
+    whole, first, second = (make_native(config, dtype) for _ in range(3))
+    start = untrained(init(config, random.Random(1)))
+    whole.load(start)
+    losses = train(whole, make_plan(docs, config, 0, 20))
+    first.load(start)
+    halves = train(first, make_plan(docs, config, 0, 10))
+    second.load(first.state())
+    halves += train(second, make_plan(docs, config, 10, 20))
+    assert halves == losses
+    assert second.state() == whole.state()
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_threads_change_no_bit(dtype: str) -> None:
+    config = Config(n_layer=2, n_embd=20, n_head=4, block_size=12, vocab_size=30, std=0.3)
+    rng = random.Random(5)
+    batch = random_batch(config, rng, 3000)
+    weights = [rng.uniform(-1, 1) for _ in range(batch.num_targets)]
+    start = random_state(config, rng)
+    plan = Plan(
+        batch, 120, array("q", [i % len(batch) for i in range(240)]), array("d", [0.01] * 2)
+    )
+
+    def everything(threads: int) -> tuple[Any, ...]:
+        engine = make_native(config, dtype, threads=threads)
+        engine.load(start)
+        logprobs = engine.backward(batch, weights)
+        grads = engine.gradients()
+        assert engine.logprobs(batch) == logprobs
+        engine.step(0.01)
+        losses = train(engine, plan)
+        samples = engine.sample(700, 1.0, 3, 29)
+        return logprobs, grads, losses, engine.state(), samples
+
+    one = everything(1)
+    for threads in (2, 3, 7):
+        assert everything(threads) == one
+    scalar = make_engine("scalar", config)
+    part = batch.select(range(30))
+    scalar.load(start)
+    assert list(one[0][: part.num_targets]) == pytest.approx(
+        list(scalar.logprobs(part)), abs=BOUNDS[dtype]
+    )
+
+
+def test_backward_adds_up_and_zero_weights_give_nothing() -> None:
+    config = Config(n_embd=6, n_head=2, block_size=5, vocab_size=9, std=0.4)
+    rng = random.Random(4)
+    engine = make_native(config, "float64")
+    engine.load(random_state(config, rng))
+    batch = random_batch(config, rng)
+    engine.backward(batch, [0.0] * batch.num_targets)
+    assert set(engine.gradients()) == {0.0}
+    weights = [rng.uniform(-1, 1) for _ in range(batch.num_targets)]
+    engine.backward(batch, weights)
+    once = engine.gradients()
+    engine.backward(batch, weights)
+    assert_close(config, engine.gradients(), array("d", [2 * g for g in once]), 1e-14)
+    assert max(map(abs, once)) > 0.01
+
+
+# ---- sampling
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])
+@settings(max_examples=8, deadline=None)
+@given(config=configs())
+def test_samples_are_those_of_the_plain_loop_and_of_the_scalar_engine(
+    temperature: float, config: Config
+) -> None:
+    """In bulk, one by one, and by the scalar engine: the same draws choose the same tokens."""
+    state = untrained(init(config, random.Random(config.seed)))
+    engine, scalar = make_native(config, "float64"), make_engine("scalar", config)
+    for each in (engine, scalar):
+        each.load(state)
+    request = SampleRequest(40, temperature, config.seed - 5, config.vocab_size - 1)
+    found = sample(engine, request)
+    assert found == sample_one_by_one(engine, request)
+    fewer = SampleRequest(4, temperature, request.seed, request.bos)
+    assert found[:4] == sample(engine, fewer) == sample(scalar, fewer)
+
+
+def test_samples_of_a_long_block_and_many_documents() -> None:
+    """More samples than lanes, of very different lengths: lanes are taken over in mid-air."""
+    config = Config(n_embd=8, n_head=2, block_size=50, vocab_size=12, std=0.5)
+    engine = make_native(config, "float64")
+    engine.load(untrained(init(config, random.Random(8))))
+    request = SampleRequest(300, 1.0, 1, 11)
+    found = sample(engine, request)
+    assert found == sample_one_by_one(engine, request)
+    assert len({len(tokens) for tokens in found}) > 10
+
+
+# ---- the original
+
+
+@pytest.mark.skipif(
+    bool(original.why_not(original.TRACE, original.NAMES)),
+    reason=original.why_not(original.TRACE, original.NAMES),
+)
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize("level", RUNNABLE)
+def test_the_original_trace(
+    dtype: str, bound: float, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 steps: each loss within the bound, and the same 20 names."""
+    monkeypatch.setattr(native, "best_level", lambda: level)
+    trace = json.loads(original.TRACE.read_text())
+    run = prepare(corpus.read(original.NAMES), Config(), engine="native", dtype=dtype)
+    losses = pretrain(run.engine, run.docs, run.config)
+    assert max(abs(a - b) for a, b in zip(losses, trace["losses"], strict=True)) <= bound
+    final = [float.fromhex(number) for number in trace["final"]]
+    assert list(run.engine.state()["params"]) == pytest.approx(final, abs=10 * bound)
+    bos, rng = run.tokenizer.bos, run.rng
+    samples = [sample_document(run.engine, bos, 0.5, lambda _: rng.random()) for _ in range(20)]
+    assert [run.tokenizer.decode(tokens) for tokens in samples] == trace["samples"]
+
+
+GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize("run", GOLDEN["runs"], ids=lambda run: str(run["settings"]))
+def test_recorded_runs(
+    run: dict[str, Any], dtype: str, bound: float, tmp_path: Path, kamon: Callable[..., Result]
+) -> None:
+    from kamon import builtin
+
+    source = tmp_path / "names.txt"
+    source.write_text("\n".join(builtin.names()[: GOLDEN["num_names"]]))
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in run["settings"].items()]
+    argv = ["reproduce", "--engine=native", "--dtype", dtype, "--input", source, *flags, "--json"]
+    found = kamon(*argv).json
+    losses = [float.fromhex(loss) for loss in run["losses"]]
+    assert found["losses"] == pytest.approx(losses, abs=bound)
+    assert found["samples"] == [
+        line.split(": ", 1)[1] for line in run["printed"].splitlines()[-20:]
+    ]
+
+
+# ---- manners
+
+
+def ready(dtype: str = "float64", config: Config | None = None) -> NativeEngine:
+    engine = make_native(config or Config(n_embd=4, n_head=2, block_size=4, vocab_size=5), dtype)
+    engine.load(untrained(init(engine.config, random.Random(1))))
+    return engine
+
+
+@pytest.mark.parametrize("tokens", [[0, 5], [-1, 2], [0, 1, 2, 3, 4, 0]])
+def test_what_does_not_fit_is_refused(tokens: list[int]) -> None:
+    engine = ready()
+    before = engine.state()
+    batch = pack([[0, 1], tokens])
+    with pytest.raises(ValueError, match=r"vocabulary|block_size"):
+        engine.logprobs(batch)
+    with pytest.raises(ValueError, match=r"vocabulary|block_size"):
+        engine.backward(batch, [1.0] * batch.num_targets)
+    with pytest.raises(ValueError, match=r"vocabulary|block_size"):
+        engine.train(Plan(batch, 2, array("q", [0, 1]), array("d", [0.1])))
+    assert set(engine.gradients()) == {0.0}
+    assert engine.state() == before
+
+
+def test_wrong_sizes_are_refused() -> None:
+    engine = ready()
+    with pytest.raises(ValueError, match="weights"):
+        engine.backward(pack([[0, 1]]), [])
+    with pytest.raises(ValueError, match="parameters"):
+        engine.load(untrained(array("d", [0.0])))
+    for indices in (array("q", [0]), array("q", [0, 2]), array("q", [0, -1])):
+        with pytest.raises(ValueError, match=r"ind(ices|ex)"):
+            engine.train(Plan(pack([[0, 1], [1, 2]]), 2, indices, array("d", [0.1])))
+    decoder = engine.decoder()
+    for _ in range(4):
+        decoder.push(0)
+    with pytest.raises(ValueError, match="full"):
+        decoder.push(0)
+    with pytest.raises(ValueError, match="vocabulary"):
+        engine.decoder().push(5)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_training_stops_at_a_loss_that_is_not_finite(dtype: str) -> None:
+    engine = ready(dtype)
+    state = engine.state()
+    state["params"][3] = math.nan
+    engine.load(state)
+    docs = pack([[0, 1, 2], [0, 0, 3]])
+    losses = train(engine, Plan(docs, 1, array("q", [1, 1, 1]), array("d", [0.01] * 3)))
+    assert len(losses) == 1
+    assert math.isnan(losses[0])
+    assert engine.state()["step"] == 0
+
+
+def test_empty_batches() -> None:
+    engine = ready()
+    assert list(engine.logprobs(pack([]))) == []
+    assert list(engine.logprobs(pack([[1], [2]]))) == []
+    assert list(engine.backward(pack([[1]]), [])) == []
+    assert engine.sample(0, 1.0, 1, 4) == []
+
+
+def test_the_callers_floating_point_environment_is_unchanged() -> None:
+    """Rounding direction and denormals, before and after each call, in this thread."""
+    libm = ctypes.CDLL(None)
+    upward = {"x86_64": 0x800, "AMD64": 0x800, "aarch64": 0x400000, "arm64": 0x400000}
+    import platform
+
+    direction = upward.get(platform.machine())
+    if direction is None or not hasattr(libm, "fesetround"):
+        pytest.skip("no fesetround, or its constants are unknown here")
+    engine = ready("float32")
+    batch = pack([[0, 1, 2]])
+    before = libm.fegetround()
+    try:
+        assert libm.fesetround(direction) == 0
+        engine.backward(batch, [1.0, 1.0])
+        engine.step(0.1)
+        engine.train(Plan(batch, 1, array("q", [0]), array("d", [0.1])))
+        engine.sample(3, 1.0, 1, 4)
+        engine.decoder().push(1)
+        after = libm.fegetround()
+    finally:
+        libm.fesetround(before)
+    assert after == direction
+    tiny = array("d", [5e-324])
+    assert tiny[0] * 3 == 1.5e-323
+
+
+def test_other_threads_run_meanwhile() -> None:
+    """The GIL is free during a call: this thread counts while another one trains."""
+    config = Config(n_embd=32, n_layer=2, num_steps=400)
+    engine = make_native(config, "float32", threads=1)
+    engine.load(untrained(init(config, random.Random(1))))
+    docs = pack([[0, *range(1, 15), 0]])
+    plan = make_plan(docs, config, 0, 400)
+    worker = threading.Thread(target=train, args=(engine, plan))
+    worker.start()
+    ticks = 0
+    while worker.is_alive():
+        time.sleep(0.0005)
+        ticks += 1
+    assert ticks > 5
+
+
+def test_without_a_build(
+    tmp_path: Path, names: Path, kamon: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "library_path", lambda level: tmp_path / level)
+    with pytest.raises(ConfigError, match=r"is not built: it needs a C\+\+17 compiler"):
+        make_engine("native", Config())
+    argv = ["train", names, "-o", tmp_path / "m", "--n-embd=4", "--num-steps=2"]
+    refused = kamon(*argv, "--engine=native")
+    assert refused.code == 2
+    assert "kamon train: the native engine is not built" in refused.err
+    done = kamon(*argv)
+    assert done.code == 0
+    assert "the scalar engine works instead, tens of thousands of times slower" in done.err
+    assert "scalar engine, float64" in done.err
+
+
+def test_engine_choices() -> None:
+    engine: Engine = make_engine(None, Config())
+    assert isinstance(engine, NativeEngine)
+    assert engine.dtype == "float32"
+    assert make_engine("native", Config(), dtype="float64", threads=1).dtype == "float64"
+    for options in ({"dtype": "float16"}, {"threads": 0}, {"threads": True}):
+        with pytest.raises(ConfigError):
+            make_engine("native", Config(), **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="float64 alone"):
+        make_engine("scalar", Config(), dtype="float32")
