@@ -20,6 +20,9 @@ SCALAR = "engines/scalar.py"
 GRADIENTS = ("tests/test_scalar.py",)
 # A change of the model itself has right gradients: only the original's numbers tell.
 NUMBERS = ("tests/test_original.py",)
+NATIVE = ("tests/test_native.py",)
+MODEL = "engines/native/model.hpp"
+ENGINE = "engines/native/engine.cpp"
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ BUGS = [
         ("tests/test_store.py",),
     ),
     Bug(
-        "store: manifest renamed before the disk has the files",
+        "store: files not synced",
         "files.py",
         "        os.fsync(file.fileno())\n",
         "",
@@ -210,7 +213,122 @@ BUGS = [
         "cls(dict.fromkeys(''.join(docs)))",
         ("tests/test_tokenizer.py",),
     ),
+    Bug(
+        "native: sign of the target's gradient",
+        ENGINE,
+        "* ldn + n] -= w.weights.data[n];",
+        "* ldn + n] += w.weights.data[n];",
+        NATIVE,
+    ),
+    Bug(
+        "native: no gradient to the keys",
+        MODEL,
+        "store(dk + head + i * ldn + key0, sum_k);",
+        "store(dk + head + i * ldn + key0, sum_k * Real(0));",
+        NATIVE,
+    ),
+    Bug(
+        "native: no gradient to the values",
+        MODEL,
+        "store(dv + head + i * ldn + key0, sum_v);",
+        "store(dv + head + i * ldn + key0, sum_v * Real(0));",
+        NATIVE,
+    ),
+    Bug(
+        "native: no gradient to keys and values from queries further on",
+        MODEL,
+        "for (int query = key0; query < T; query++)",
+        "for (int query = key0; query < std::min(T, key0 + L); query++)",
+        NATIVE,
+    ),
+    Bug(
+        "native: attention's softmax without the mean",
+        MODEL,
+        "(load(ds + key * L) - mean) * scale",
+        "load(ds + key * L) * scale",
+        NATIVE,
+    ),
+    Bug(
+        "native: relu passes the gradient at zero",
+        MODEL,
+        "load(b.hidden.data + at) > Real(0)",
+        "load(b.hidden.data + at) >= Real(0)",
+        NATIVE,
+    ),
+    Bug(
+        "native: the norm's scale taken as a constant",
+        MODEL,
+        "(load(dy + c * ldn + j) - load(y + c * ldn + j) * mean)",
+        "load(dy + c * ldn + j)",
+        NATIVE,
+    ),
+    Bug(
+        "native: gradient around the network forgotten",
+        MODEL,
+        "rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed2.data",
+        "rmsnorm_backward<false>(s.n_embd, w.dnormed.data, b.normed2.data",
+        NATIVE,
+    ),
+    Bug(
+        "native: no gradient to the positions",
+        MODEL,
+        "store(position, load(position) + rows[i]);",
+        "(void)position;",
+        NATIVE,
+    ),
+    Bug("native: the future is seen", MODEL, "if (key > from)", "if (key > from + L)", NATIVE),
+    Bug(
+        "native: weight gradient without the last token",
+        MODEL,
+        "gemm<Put::add>(n_out, num_tokens, m.ld",
+        "gemm<Put::add>(n_out, std::max(1, num_tokens - 1), m.ld",
+        NATIVE,
+    ),
+    Bug(
+        "native: adam corrects both moments by beta1",
+        ENGINE,
+        "Real(1 / (1 - std::pow(e.beta2, t)))",
+        "Real(1 / (1 - std::pow(e.beta1, t)))",
+        NATIVE,
+    ),
+    Bug(
+        "native: a group of documents left out of the sum",
+        ENGINE,
+        "for (int g = 1; g < found; g++) sum",
+        "for (int g = 2; g < found; g++) sum",
+        NATIVE,
+    ),
+    Bug(
+        "native: weights of the first group for all",
+        ENGINE,
+        "weights ? weights + before : nullptr",
+        "weights",
+        NATIVE,
+    ),
+    Bug(
+        "native: a sampler's lane sees what stood there before",
+        ENGINE,
+        "score = place >= Int(age) ?",
+        "score = place >= Int(age - 1) ?",
+        NATIVE,
+    ),
 ]
+
+
+def build_baseline(folder: Path) -> None:
+    """The plainest library alone, quickly: a bug is a bug on every instruction set."""
+    for library in folder.glob("*.so"):
+        library.unlink()
+    compiler = os.environ.get("CXX", "g++").split()
+    flags = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-fno-math-errno", "-DKAMON_BYTES=16"]
+    objects = []
+    for dtype, real, contract in (("f32", "float", "fast"), ("f64", "double", "off")):
+        chosen = [f"-DKAMON_REAL={real}", f"-DKAMON_SUFFIX=_{dtype}", f"-ffp-contract={contract}"]
+        objects.append(str(folder / f"{dtype}.o"))
+        source = str(folder / "native" / "engine.cpp")
+        subprocess.run([*compiler, *flags, *chosen, "-c", source, "-o", objects[-1]], check=True)
+    target = str(folder / "kamon_baseline.so")
+    subprocess.run([*compiler, "-shared", "-pthread", *objects, "-o", target], check=True)
 
 
 def caught(bug: Bug) -> bool:
@@ -222,6 +340,8 @@ def caught(bug: Bug) -> bool:
         code = path.read_text(encoding="utf-8")
         assert code.count(bug.old) == 1, f"{bug.name}: {bug.old!r} is not once in {bug.file}"
         path.write_text(code.replace(bug.old, bug.new), encoding="utf-8")
+        if bug.file.startswith("engines/native"):
+            build_baseline(copy / "engines")
         plugins = ["-p", "no:cacheprovider", "-p", "no:xdist"]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *plugins]
         environment = os.environ | {"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"}

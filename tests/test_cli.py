@@ -40,8 +40,8 @@ def test_train_saves_and_shows_names(names: Path, tmp_path: Path, kamon: Kamon) 
     assert done.code == 0
     assert len(done.out.splitlines()) == 20
     assert f"{names}: 15 documents" in done.err
-    assert "3 documents are cut after 6 characters" in done.err
-    assert "the longest has 8 (--block-size 9 holds them all)" in done.err
+    assert "3 documents too long for block_size 6, which holds 5 characters and the end" in done.err
+    assert "the longest has 8 (--block-size 9 holds all)" in done.err
     assert f"saved to {tmp_path / 'model'}" in done.err
     again = kamon("sample", tmp_path / "model")
     assert again.out.split() == re.sub(r" +\(in the list\)", "", done.out).split()
@@ -109,7 +109,7 @@ def test_train_reads_standard_input_and_columns(
     done = kamon(*argv, "--json")
     assert done.json["corpus"]["num_docs"] == 2
     assert (
-        "standard input: 2 documents, 1 blank lines dropped, 1 lines rid of white space" in done.err
+        "standard input: 2 documents, 1 blank line dropped, 1 line rid of white space" in done.err
     )
 
 
@@ -204,6 +204,13 @@ def test_help_answers_in_100_ms(process: Process) -> None:
         (["train", "ok.txt", "-o", "taken"], 1, "taken holds something else than a model"),
         (["train", "ok.txt", "-o", "taken", "--overwrite"], 1, "taken holds something else"),
         (["train", "ok.txt", "-o", "ok.txt"], 1, "ok.txt is not a directory"),
+        (["train", "ok.txt", "-o", ""], 1, "an empty name is the current directory"),
+        (["train", "ok.txt", "-o", "~nosuchuser/m", "--config", "deep.toml"], 2, "deep.toml"),
+        (["train", "ok.txt", "--config", "long.toml"], 2, "learning_rate must be a number that"),
+        (["train", "ok.txt", "--seed", "9" * 50], 2, "seed must be below 2**128"),
+        (["train", "ok.txt", "--n-embd", "100000000000000000000001"], 2, "must be below 2**31"),
+        (["train", "ok.txt", "--n-embd=1000000007", "--n-head=2"], 2, "n_head could be 1 or"),
+        (["reproduce", "--input", "t.csv", "--num-steps=1", "--n-head=3"], 2, "n_head 3"),
         (["train", "ok.txt", "-o", "."], 1, ". is the current directory"),
         (["train", "ok.txt", "--n-head", "3"], 2, "n_embd 16 is not divisible by n_head 3"),
         (["train", "ok.txt", "--n-layer", "0"], 2, "n_layer must be 1 or more, not 0"),
@@ -224,7 +231,7 @@ def test_help_answers_in_100_ms(process: Process) -> None:
         (
             ["train", "ok.txt", "--learning-rate", "1e300"],
             1,
-            "the loss is no longer finite at step",
+            "the model is no longer finite at step",
         ),
         (["trian"], 2, "there is no verb 'trian': did you mean train?"),
         (["--verson"], 2, "there is no flag --verson: did you mean --version?"),
@@ -257,6 +264,8 @@ def test_bad_input(
         "t.csv": b"name,id\nanna,1\n",
         "t.jsonl": b'{"text": "a"}\nanna\n',
         "bad.toml": b"n_layr = 2",
+        "deep.toml": b"n_layer = " + b"[" * 5000,
+        "long.toml": b"learning_rate = 1" + b"0" * 400,
         "taken/mine.txt": b"mine",
     }
     Path("taken").mkdir()
@@ -345,6 +354,52 @@ def test_a_terminal_that_knows_no_umlauts(tmp_path: Path, process: Process) -> N
     assert "\\xe4" in out
 
 
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/na\xffme.txt"
+    try:
+        Path(os.fsdecode(path)).write_text("anna\nnora\n")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    command = [sys.executable, "-m", "kamon", "train", path, "-o", str(tmp_path / "m"), *TINY_FLAGS]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert b"na\\xffme.txt: 2 documents" in done.stderr
+    assert store.load(tmp_path / "m").training["corpus"]["source"].endswith("na\\xffme.txt")
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_closed_standard_stream(closed: int, model: Path, process: Process) -> None:
+    verb = ["train", "-", "-o", model.with_name("m2")] if closed == 0 else ["sample", model]
+    running = process(*verb, preexec_fn=lambda: os.close(closed))
+    out, err = running.communicate()
+    expected = {
+        0: "kamon train: standard input is closed\n",
+        1: "kamon: standard output is closed\n",
+        2: "",
+    }
+    assert err == expected[closed]
+    assert running.returncode == (0 if closed == 2 else 1)
+    assert bool(out) is (closed == 2)
+
+
+def test_documents_with_line_ends_stay_on_one_line(tmp_path: Path, kamon: Kamon) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": "a\\nb"}\n{"text": "b\\u001ba"}\n{"text": "a\\nba"}\n')
+    argv = [*TINY_FLAGS, "--num-steps=60", "--learning-rate=0.05"]
+    assert len(kamon("train", path, "-o", tmp_path / "m", *argv).out.splitlines()) == 20
+    found = kamon("sample", tmp_path / "m", "-n", 50)
+    assert len(found.out.split("\n")) == 51
+    assert "\\n" in found.out
+    assert "\x1b" not in found.out
+
+
+def test_the_last_update_may_not_break_the_model(names: Path, tmp_path: Path, kamon: Kamon) -> None:
+    argv = ["train", names, "-o", tmp_path / "m", "--engine=scalar", *TINY_FLAGS]
+    done = kamon(*argv, "--num-steps=1", "--learning-rate=1e308", "--beta1=0", "--std=1")
+    assert done.code == 1
+    assert "no longer finite at step 1 of 1" in done.err
+    assert not (tmp_path / "m").exists()
+
+
 # ---- Ctrl-C
 
 
@@ -367,7 +422,7 @@ def test_ctrl_c_saves_what_was_learned(names: Path, tmp_path: Path, process: Pro
 
 def test_a_second_ctrl_c_quits_at_once(names: Path, tmp_path: Path, process: Process) -> None:
     """Steps of many seconds: the first Ctrl-C would have to wait for one to end."""
-    big = ["--n-layer=4", "--n-embd=64", "--batch-size=500"]
+    big = ["--engine=scalar", "--n-layer=4", "--n-embd=64", "--batch-size=500"]
     running = process("train", names, "-o", tmp_path / "m", *big)
     assert running.stderr is not None
     while "model: " not in running.stderr.readline():

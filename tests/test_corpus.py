@@ -33,6 +33,7 @@ def write(folder: Path, name: str, content: bytes) -> Path:
         ("list.csv", b'id,name\n1,anna\n2,"bob, jr"\n', "name", ["anna", "bob, jr"]),
         ("list.CSV", b"\xef\xbb\xbfname,id\r\nanna,1\r\n\r\nbob,2\r\n", "name", ["anna", "bob"]),
         ("list.csv", b'name\n"two\nlines"\n', "name", ["two\nlines"]),
+        ("list.csv", b"\n\nid,name\n1,anna\n", "name", ["anna"]),
         ("list.tsv", b"id\tfull name \n1\tanna,b\n", "full name", ["anna,b"]),
         (
             "list.jsonl",
@@ -76,7 +77,8 @@ def test_what_was_changed_is_counted(tmp_path: Path) -> None:
             None,
             "{path}, line 1 has no text under 'text'; its keys: name",
         ),
-        ("x.jsonl", b'{"text": 5}', None, "{path}, line 1 has no text under 'text'"),
+        ("x.jsonl", b'{"text": 5}', None, "{path}, line 1 has something else than text"),
+        ("x.jsonl", b'{"n": ' + b"1" * 5000 + b"}", None, "line 1 is not valid JSON: Exceeds the"),
         ("x.jsonl", b'{"text": "ab\\ud800"}', None, "lone surrogate (U+D800) at character 3"),
         ("x.jsonl", b'{"text": "a\\u0000"}', None, "{path}, line 1 has a NUL at character 2"),
         ("x.csv", b"id,name\n1\n", "name", "{path}, line 2 has 1 cells: none for 'name'"),
@@ -178,6 +180,7 @@ def test_lines_survive(tmp_path_factory: pytest.TempPathFactory, lines: list[str
 
 def test_documents_of_a_program() -> None:
     assert corpus.from_docs(iter([" anna", "", "bob"])).docs == ["anna", "bob"]
+    assert corpus.from_docs({"bob", "anna", "cid"}).docs == ["anna", "bob", "cid"]
     with pytest.raises(CorpusError, match="document 2 is not a string but 5"):
         corpus.from_docs(["anna", 5])  # type: ignore[list-item]
     with pytest.raises(CorpusError, match="document 1 has a lone surrogate"):

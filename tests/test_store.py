@@ -28,7 +28,14 @@ def stored(seed: int = 1) -> Stored:
         tokenizer=CharTokenizer("aé名"),
         params=init(CONFIG, random.Random(seed)),
         metrics=[{"step": 1, "loss": 1.25, "learning_rate": 0.1}],
-        training={"engine": "scalar", "seed": seed},
+        training={
+            "engine": "scalar",
+            "dtype": "float64",
+            "num_steps_done": 1,
+            "seconds": 0.5,
+            "corpus": {"source": "here", "num_docs": 3},
+            "seed": seed,
+        },
     )
 
 
@@ -94,11 +101,11 @@ def test_anything_else_is_never_replaced(model: Path) -> None:
     file.write_text("mine")
     with pytest.raises(StoreError, match="not a directory"):
         store.save(file, stored(2), overwrite=True)
-    with pytest.raises(StoreError, match="file is not a directory"):
+    with pytest.raises(StoreError, match="Not a directory"):
         store.save(file / "model", stored(2))
     link = model.parent / "link"
     link.symlink_to(model)
-    with pytest.raises(StoreError, match="not a directory"):
+    with pytest.raises(StoreError, match="is a symbolic link"):
         store.save(link, stored(2), overwrite=True)
     assert file.read_text() == (model / "notes.txt").read_text() == "mine"
     assert names(model.parent) == ["file", "link", "model"]
@@ -128,7 +135,7 @@ def test_an_empty_folder_and_new_parents_are_taken(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_what_was_there(
     existing: bool, place: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The write that fails is the place-th fsync or rename of a save; every one has its turn."""
+    """The write that fails is the place-th fsync or rename of a save; each has its turn."""
     target = tmp_path / "model"
     if existing:
         store.save(target, stored(1))
@@ -162,10 +169,53 @@ def test_a_full_disk_leaves_what_was_there(
     assert [name for name in names(tmp_path) if name.endswith(".new")] == []
 
 
-def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # noqa: ARG005 (root may write anywhere)
-    with pytest.raises(StoreError, match="no permission to write"):
-        store.check_target(tmp_path / "model", overwrite=False)
+def test_where_nothing_can_be_written() -> None:
+    for name, message in (
+        ("/proc/kamon-model", "cannot write /proc/kamon-model: "),
+        ("a\0b", "cannot write 'a\\x00b': embedded null byte"),
+        ("x" * 300, "File name too long"),
+    ):
+        with pytest.raises(StoreError) as caught:
+            store.check_target(name, overwrite=False)
+        assert message in str(caught.value)
+
+
+def test_folders_that_look_like_models_are_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "foreign"
+    target.mkdir()
+    for name in (store.MANIFEST, *store.FILES):
+        (target / name).write_text("{}")
+    with pytest.raises(StoreError, match="holds something else"):
+        store.save(target, stored(), overwrite=True)
+    assert {path.read_text() for path in target.iterdir()} == {"{}"}
+
+
+def test_an_interrupted_replacement_keeps_the_old_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    rename = os.rename
+
+    def interrupted(*names: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        rename(*names)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(model, stored(2), overwrite=True)
+    assert store.load(model).training["seed"] == 1
+    assert names(model.parent) == ["model"]
+
+
+def test_parameters_that_are_not_finite(model: Path) -> None:
+    broken = stored()
+    broken.params[3] = float("nan")
+    store.save(model, broken, overwrite=True)
+    with pytest.raises(StoreError, match="not finite"):
+        store.load(model)
 
 
 @pytest.mark.parametrize("name", [store.MANIFEST, *store.FILES])
@@ -235,6 +285,17 @@ def resign(model: Path) -> None:
         ("tokenizer.json", '{"type": "bpe"}', 'not a tokenizer of "type": "char"'),
         ("model.safetensors", "", "model.safetensors is damaged"),
         ("metrics.jsonl", "{\n", "cannot be used"),
+        ("metrics.jsonl", "", "metrics.jsonl has a line without the numbers"),
+        ("metrics.jsonl", "5\n", "metrics.jsonl has a line without"),
+        (
+            "metrics.jsonl",
+            '{"step": 1, "loss": NaN, "learning_rate": 1}',
+            "metrics.jsonl has a line",
+        ),
+        ("training.json", "[]", "training.json does not say"),
+        ("training.json", '{"engine": "scalar"}', "training.json does not say"),
+        ("training.json", "[" * 100_000, "cannot be used"),
+        ("config.json", '{"n_embd": 1000000007, "n_head": 2}', "not divisible by n_head 2"),
         ("training.json", "", "cannot be used"),
     ],
 )
@@ -253,6 +314,12 @@ def test_what_is_no_model(model: Path, tmp_path: Path) -> None:
         store.load(model / "config.json")
     with pytest.raises(StoreError, match=r"it has no manifest\.json"):
         store.load(tmp_path)
+    (model / store.MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(StoreError, match=r"manifest\.json is damaged"):
+        store.load(model)
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(StoreError, match=r"cannot read|does not exist"):
+            store.load(name)
     (model / store.MANIFEST).write_text('{"format": 99}')
     with pytest.raises(StoreError, match="has format 99, this version of Kamon reads 1"):
         store.load(model)

@@ -115,6 +115,7 @@ def train(
     dtype: str | None = None,
     threads: int | None = None,
     column: str | None = None,
+    format: str | None = None,
     on_start: Callable[[Run], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -131,10 +132,12 @@ def train(
     (5, 1)
     """
     config = make_config(settings)
-    if isinstance(docs, Corpus):
+    if isinstance(docs, str | Path):
+        source = corpus.read(docs, column=column, format=format)
+    elif column is not None or format is not None:
+        raise ConfigError("column and format say how to read a file, and there is none")
+    elif isinstance(docs, Corpus):
         source = docs
-    elif isinstance(docs, str | Path):
-        source = corpus.read(docs, column=column)
     else:
         source = corpus.from_docs(docs)
     check_learnable(source)

@@ -10,6 +10,9 @@ from typing import Any
 
 from kamon.errors import ConfigError
 
+MAX_SIZE = 2**31  # of anything that is counted
+MAX_INT = 2**128  # of a seed
+
 
 def _setting(default: float, help: str) -> Any:
     return field(default=default, metadata={"help": help})
@@ -42,7 +45,8 @@ class Config:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            check_type(f.name, getattr(self, f.name), f.type)
+            value = check_type(f.name, getattr(self, f.name), f.type)
+            object.__setattr__(self, f.name, value)
         for name in (
             "n_layer",
             "n_embd",
@@ -54,8 +58,11 @@ class Config:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, not {getattr(self, name)}")
+            if getattr(self, name) >= MAX_SIZE:
+                raise ConfigError(f"{name} must be below 2**31, not {getattr(self, name)}")
         if self.n_embd % self.n_head:
-            divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            around = range(max(1, self.n_head - 999), min(self.n_embd, self.n_head + 999) + 1)
+            divisors = {1, self.n_embd, *(n for n in around if self.n_embd % n == 0)}
             near = sorted(sorted(divisors, key=lambda n: abs(n - self.n_head))[:3])
             raise ConfigError(
                 f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: "
@@ -81,11 +88,19 @@ class Config:
 SETTINGS = tuple(f for f in fields(Config) if f.name != "vocab_size")
 
 
-def check_type(name: str, value: object, type_: object) -> None:
-    """Refuse a value of another type; an int will do for a float, a bool for neither."""
+def check_type(name: str, value: Any, type_: object) -> float:
+    """The value as the field's type; an int will do for a float, a bool for neither."""
     wanted, text = (int, "a whole number") if type_ is int else ((int, float), "a number")
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise ConfigError(f"{name} must be {text}, not {value!r}")
+    if type_ is int:
+        if abs(value) >= MAX_INT:
+            raise ConfigError(f"{name} must be below 2**128")
+        return int(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigError(f"{name} must be a number that a float can hold") from None
 
 
 def make_config(settings: Mapping[str, Any], where: str = "") -> Config:
@@ -107,13 +122,13 @@ def make_config(settings: Mapping[str, Any], where: str = "") -> Config:
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings in a TOML file, checked: names and values as in Config."""
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        text = Path(path).read_bytes().decode("utf-8").removeprefix("\ufeff")
         settings = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     make_config(settings, where=f" in {path}")
     return settings

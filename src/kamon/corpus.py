@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -76,17 +77,19 @@ def read(source: str | Path, *, column: str | None = None, format: str | None = 
         raise ConfigError(
             f"{source} is read as text, which has no columns: name a --format with --column"
         )
-    name = "standard input" if str(source) == "-" else str(source)
-    text = decode(name, read_bytes(source))
+    name = "standard input" if str(source) == "-" else printable(str(source))
+    text = decode(name, read_bytes(source, name))
     if format == "text":
         return from_entries(name, text_lines(text))
     if format == "jsonl":
-        return from_entries(name, json_texts(name, text, column or "text"))
+        return from_entries(name, json_texts(name, text, "text" if column is None else column))
     return from_entries(name, cells(name, text, column, "\t" if format == "tsv" else ","))
 
 
 def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
-    """Documents that a program has at hand, cleaned as those of a file are."""
+    """Documents that a program has at hand, cleaned as those of a file are; sets are sorted."""
+    if isinstance(docs, set | frozenset):
+        docs = sorted(docs)
 
     def checked() -> Iterator[str]:
         for number, doc in enumerate(docs, 1):
@@ -115,19 +118,29 @@ def from_entries(source: str, entries: Iterable[str]) -> Corpus:
     return Corpus(source, docs, num_entries, num_blank, num_stripped)
 
 
-def read_bytes(source: str | Path) -> bytes:
+def read_bytes(source: str | Path, name: str) -> bytes:
     try:
         if str(source) == "-":
-            return read_text_bytes("standard input", sys.stdin.buffer)
+            if sys.stdin is None:
+                raise CorpusError("standard input is closed")
+            return read_text_bytes(name, sys.stdin.buffer)
         with open(source, "rb") as file:
-            return read_text_bytes(str(source), file)
+            return read_text_bytes(name, file)
     except IsADirectoryError:
-        raise CorpusError(f"{source} is a directory: name a file in it") from None
+        raise CorpusError(f"{name} is a directory: name a file in it") from None
     except FileNotFoundError:
         known = [*builtin.BUILT_IN, *neighbours(Path(source))]
-        raise CorpusError(f"there is no file {source}{near(str(source), known)}") from None
+        known = [other for other in known if other != name]
+        raise CorpusError(f"there is no file {name}{near(name, known)}") from None
     except OSError as error:
-        raise CorpusError(f"cannot read {source}: {error.strerror}") from None
+        raise CorpusError(f"cannot read {name}: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise CorpusError(f"cannot read {name!r}: {error}") from None
+
+
+def printable(path: str) -> str:
+    """A file name that is not UTF-8, with its odd bytes escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_text_bytes(name: str, file: BinaryIO) -> bytes:
@@ -178,11 +191,14 @@ def json_texts(name: str, text: str, key: str) -> Iterator[str]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deeply")
+            deep = isinstance(error, RecursionError)
+            reason = "it is nested too deeply" if deep else getattr(error, "msg", str(error))
             raise CorpusError(f"{name}, line {number} is not valid JSON: {reason}") from None
         if not isinstance(record, dict):
             raise CorpusError(f'{name}, line {number} is no JSON object such as {{"{key}": "…"}}')
-        if not isinstance(record.get(key), str):
+        if key in record and not isinstance(record[key], str):
+            raise CorpusError(f"{name}, line {number} has something else than text under {key!r}")
+        if key not in record:
             found = ", ".join(map(str, record)) or "none"
             raise CorpusError(f"{name}, line {number} has no text under {key!r}; its keys: {found}")
         yield checked_text(name, f"line {number}", record[key])
@@ -191,7 +207,7 @@ def json_texts(name: str, text: str, key: str) -> Iterator[str]:
 def cells(name: str, text: str, column: str | None, delimiter: str) -> Iterator[str]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = [cell.strip() for cell in next(reader, [])]
+        header = [cell.strip() for cell in next(filter(None, reader), [])]
         if not header:
             return
         if column is None:
@@ -200,6 +216,8 @@ def cells(name: str, text: str, column: str | None, delimiter: str) -> Iterator[
             )
         if column not in header:
             raise ConfigError(f"{name} has no column {column!r}{suggestion(column, header)}")
+        if header.count(column) > 1:
+            raise ConfigError(f"{name} has more than one column {column!r}")
         index = header.index(column)
         for row in reader:
             if not row:

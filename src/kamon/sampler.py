@@ -20,9 +20,12 @@ def choose(logits: Sequence[float], temperature: float, u: float) -> int:
     Temperature 0 takes the largest logit, the first among equals.
     """
     largest = max(logits)
-    scale = temperature**-1 if temperature > 1e-300 else math.inf
+    try:
+        scale = temperature**-1
+    except ArithmeticError:  # 0, or too small to divide by
+        scale = math.inf
     if not math.isfinite(scale * max(abs(logit) for logit in logits)):
-        return logits.index(largest)  # 0, or so cold that only the largest is left
+        return logits.index(largest)  # so cold that only the largest is left
     running = list(accumulate(softmax([logit * scale for logit in logits])))
     return bisect(running, u * running[-1], 0, len(running) - 1)
 

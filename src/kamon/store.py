@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -64,14 +65,14 @@ def save(path: str | Path, stored: Stored, *, overwrite: bool = False) -> None:
         "config.json": to_json(asdict(stored.config)),
         "tokenizer.json": stored.tokenizer.to_json().encode(),
         "model.safetensors": to_safetensors(stored.config, stored.params),
-        "metrics.jsonl": b"".join(json.dumps(line).encode() + b"\n" for line in stored.metrics),
+        "metrics.jsonl": b"".join(to_json(line, indent=None) for line in stored.metrics),
         "training.json": to_json(stored.training),
     }
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     contents[MANIFEST] = to_json({"format": FORMAT, "sha256": hashes})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with staging_folder(path) as staging:
+        with staging_folder(path.parent) as staging:
             for name, content in contents.items():
                 write_synced(staging / name, content)
             sync_folder(staging)
@@ -82,37 +83,45 @@ def save(path: str | Path, stored: Stored, *, overwrite: bool = False) -> None:
 
 def check_target(path: str | Path, *, overwrite: bool) -> Path:
     """The absolute path that `save` will write to, or a StoreError: to be asked before the work."""
-    given, path = path, Path(path).expanduser().absolute()
-    if path.resolve() == Path.cwd():
-        raise StoreError(f"{given} is the current directory: name a new one for the model")
-    if path.is_dir() and not path.is_symlink():
-        if is_model(path):
-            if not overwrite:
-                raise StoreError(
-                    f"{given} holds a model already: choose another name, or --overwrite it"
-                )
-        elif next(path.iterdir(), None) is not None:
-            raise StoreError(f"{given} holds something else than a model: choose another directory")
-    elif path.exists() or path.is_symlink():
-        raise StoreError(f"{given} is not a directory: choose another name for the model")
-    parent = next(folder for folder in path.parents if folder.exists())
-    if not parent.is_dir():
-        raise StoreError(f"cannot write {given}: {parent} is not a directory")
-    if not os.access(parent, os.W_OK):
-        raise StoreError(f"cannot write {given}: no permission to write in {parent}")
+    given, path = str(path) or "an empty name", Path(path).absolute()
+    try:
+        if path.resolve() == Path.cwd():
+            raise StoreError(f"{given} is the current directory: name a new one for the model")
+        if path.is_symlink():
+            raise StoreError(f"{given} is a symbolic link: name the directory itself")
+        if path.is_dir():
+            if is_model(path):
+                if not overwrite:
+                    raise StoreError(
+                        f"{given} holds a model already: choose another name, or --overwrite it"
+                    )
+            elif next(path.iterdir(), None) is not None:
+                raise StoreError(f"{given} holds something else than a model: choose another name")
+        elif path.exists():
+            raise StoreError(f"{given} is not a directory: choose another name for the model")
+        with staging_folder(next(folder for folder in path.parents if folder.exists())):
+            pass  # it can be made: so can the model
+    except OSError as error:
+        raise StoreError(f"cannot write {given}: {error.strerror}") from None
+    except ValueError as error:
+        raise StoreError(f"cannot write {given!r}: {error}") from None
     return path
 
 
 def is_model(path: Path) -> bool:
-    """Whether nothing but a model's files is in the folder: then it may be replaced."""
-    names = set(os.listdir(path))
-    return MANIFEST in names and names <= {MANIFEST, *FILES}
+    """Whether a model's files are in the folder and nothing else: then it may be replaced."""
+    if set(os.listdir(path)) != {MANIFEST, *FILES}:
+        return False
+    try:
+        return read_manifest(path).keys() == set(FILES)
+    except StoreError:
+        return False
 
 
 @contextmanager
-def staging_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` for what shall become it; gone afterwards, whatever happened."""
-    staging = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """A folder for what shall take its place in `parent`; gone afterwards, whatever happened."""
+    staging = parent / f".kamon-{secrets.token_hex(6)}.new"
     staging.mkdir()
     try:
         yield staging
@@ -124,33 +133,38 @@ def put_in_place(staging: Path, path: Path) -> None:
     """Rename `staging` to `path`; what was there is set aside, and comes back if that fails."""
     aside = None
     if path.exists() and any(path.iterdir()):
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.old")
+        aside = path.with_name(f".kamon-{secrets.token_hex(6)}.old")
         os.rename(path, aside)
     try:
         if path.exists() and os.name != "posix":
             path.rmdir()
         os.rename(staging, path)
-    except OSError:
+    except BaseException:
         if aside:
             os.rename(aside, path)
         raise
-    sync_folder(path.parent)
-    if aside:
-        shutil.rmtree(aside, ignore_errors=True)
+    try:
+        sync_folder(path.parent)
+    finally:
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def load(path: str | Path) -> Stored:
     """Read a model directory. StoreError names the file that is missing, damaged or foreign."""
     path = Path(path)
-    contents = read_verified(path)
     try:
-        settings = json.loads(contents["config.json"])
-        config = Config(**settings)
+        contents = read_verified(path)
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise StoreError(f"cannot read {str(path)!r}: {error}") from None
+    try:
+        config = Config(**json.loads(contents["config.json"]))
         tokenizer = CharTokenizer.from_json(contents["tokenizer.json"].decode("utf-8"))
         params = from_safetensors(config, contents["model.safetensors"])
         metrics = [json.loads(line) for line in contents["metrics.jsonl"].splitlines()]
         training = json.loads(contents["training.json"])
-    except (KamonError, ValueError, TypeError) as error:
+        check_records(metrics, training)
+    except (KamonError, ValueError, TypeError, RecursionError) as error:
         raise StoreError(f"{path} cannot be used: {error}") from None
     if tokenizer.vocab_size != config.vocab_size:
         raise StoreError(
@@ -160,11 +174,33 @@ def load(path: str | Path) -> Stored:
     return Stored(config, tokenizer, params, metrics, training)
 
 
-def read_verified(path: Path) -> dict[str, bytes]:
-    """The bytes of each file, all of them as the manifest says."""
-    if not path.is_dir():
-        kind = "is not a model directory but a file" if path.exists() else "does not exist"
-        raise StoreError(f"{path} {kind}: give the directory that `kamon train -o` wrote")
+def check_records(metrics: list[Any], training: Any) -> None:
+    """Raise ValueError where what Kamon reports of a training is not what Kamon writes."""
+    names = ("step", "loss", "learning_rate")
+    if not metrics or not all(
+        isinstance(line, dict)
+        and all(isinstance(line.get(name), int | float) for name in names)
+        and math.isfinite(line["loss"])
+        for line in metrics
+    ):
+        raise ValueError(f"metrics.jsonl has a line without the numbers {', '.join(names)}")
+    corpus = training.get("corpus") if isinstance(training, dict) else None
+    if not (
+        isinstance(corpus, dict)
+        and isinstance(corpus.get("source"), str)
+        and isinstance(corpus.get("num_docs"), int)
+        and isinstance(training.get("engine"), str)
+        and isinstance(training.get("dtype"), str)
+        and isinstance(training.get("num_steps_done"), int)
+        and isinstance(training.get("seconds"), int | float)
+    ):
+        raise ValueError("training.json does not say what the model was trained on and with")
+
+
+def read_manifest(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file by its name, as the manifest in this folder has them."""
+    if not (path / MANIFEST).is_file():
+        raise StoreError(f"{path} is not a model directory: it has no {MANIFEST}")
     try:
         with open(path / MANIFEST, "rb") as file:
             manifest = json.loads(file.read(MAX_MANIFEST_BYTES))
@@ -173,13 +209,19 @@ def read_verified(path: Path) -> dict[str, bytes]:
                 f"{path} has format {manifest['format']}, this version of Kamon reads {FORMAT}: "
                 "the versions of Kamon differ"
             )
-        hashes = {name: manifest["sha256"][name] for name in FILES}
-    except FileNotFoundError:
-        raise StoreError(f"{path} is not a model directory: it has no {MANIFEST}") from None
+        return {name: manifest["sha256"][name] for name in FILES}
     except OSError as error:
         raise StoreError(f"cannot read {path / MANIFEST}: {error.strerror}") from None
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         raise StoreError(f"{path / MANIFEST} is damaged: it is not a manifest") from None
+
+
+def read_verified(path: Path) -> dict[str, bytes]:
+    """The bytes of each file, all of them as the manifest says."""
+    if not path.is_dir():
+        kind = "is not a model directory but a file" if path.exists() else "does not exist"
+        raise StoreError(f"{path} {kind}: give the directory that `kamon train -o` wrote")
+    hashes = read_manifest(path)
     contents = {}
     for name in FILES:
         try:
@@ -191,8 +233,8 @@ def read_verified(path: Path) -> dict[str, bytes]:
     return contents
 
 
-def to_json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
+def to_json(content: dict[str, Any], indent: int | None = 1) -> bytes:
+    return json.dumps(content, indent=indent, allow_nan=False).encode() + b"\n"
 
 
 def to_safetensors(config: Config, params: array[float]) -> bytes:
@@ -234,7 +276,10 @@ def from_safetensors(config: Config, content: bytes) -> array[float]:
                 f"config.json asks for F64 {list(shape)}"
             )
         params.frombytes(tensor["data"])
-    return little_endian(params)
+    params = little_endian(params)
+    if not all(map(math.isfinite, params)):
+        raise StoreError("model.safetensors has parameters that are not finite")
+    return params
 
 
 def little_endian(numbers: array[float]) -> array[float]:

@@ -52,7 +52,7 @@ def pretrain(
 
     Between steps, about ten times a second, `on_progress` is called, and then `should_stop`: if
     that says True, training ends there and the losses are fewer. TrainingError names the step
-    where the loss is not finite.
+    where the loss or a parameter stops being finite.
     """
     losses = array("d")
     start = time.perf_counter()
@@ -63,10 +63,7 @@ def pretrain(
         before = time.perf_counter()
         losses.extend(train(engine, make_plan(docs, config, first, last)))
         if not math.isfinite(losses[-1]):
-            raise TrainingError(
-                f"the loss is no longer finite at step {len(losses)} of {config.num_steps}: "
-                f"a smaller learning_rate than {config.learning_rate:g} may help"
-            )
+            raise not_finite(len(losses), config)
         now = time.perf_counter()
         # The results do not depend on how the steps are cut; only the waiting between reports does.
         steps = max(1, min(2 * steps, int(steps * PROGRESS_SECONDS / max(now - before, 1e-9))))
@@ -74,4 +71,13 @@ def pretrain(
             on_progress(Progress(config.num_steps, losses, now - start))
         if should_stop and should_stop():
             break
+    if not all(map(math.isfinite, engine.state()["params"])):  # the last update, or one before
+        raise not_finite(len(losses), config)
     return losses
+
+
+def not_finite(step: int, config: Config) -> TrainingError:
+    return TrainingError(
+        f"the model is no longer finite at step {step} of {config.num_steps}: "
+        f"a smaller learning_rate than {config.learning_rate:g} may help"
+    )

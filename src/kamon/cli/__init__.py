@@ -13,8 +13,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kamon.cli.parser import Parser
-
 VERBS = {
     "train": "learn a list, save the model, make new names",
     "sample": "make new names with a saved model",
@@ -35,11 +33,19 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a terminal cannot show is escaped, not an error
-            stream.reconfigure(errors="backslashreplace")
     try:
-        code = run(argv)
+        if sys.stderr is None:  # closed: what is said there must not land elsewhere
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        if sys.stdout is None:
+            print("kamon: standard output is closed", file=sys.stderr)
+            return 1
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # what it cannot show is escaped, not an error
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            code = run(argv)
+        except SystemExit as stop:  # how argparse ends
+            code = stop.code if isinstance(stop.code, int) else 1
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -65,20 +71,25 @@ def run(argv: list[str]) -> int:
         return run_without_verb(argv)
     verb = argv[0]
     command = importlib.import_module(f"kamon.cli.{verb}")
+    from kamon.cli.parser import Parser
+
     parser = Parser(prog=f"kamon {verb}", description=command.__doc__)
     command.add_arguments(parser)
     args = parser.parse(argv[1:])
+    from kamon.cli.output import one_line
     from kamon.errors import ConfigError, KamonError
 
     try:
         code: int | None = command.run(args)
         return code or 0
     except KamonError as error:
-        print(f"kamon {verb}: {error}", file=sys.stderr)
+        print(f"kamon {verb}: {one_line(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
 
 
 def run_without_verb(argv: list[str]) -> int:
+    from kamon.cli.parser import Parser
+
     verbs = "\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items())
     parser = Parser(
         prog="kamon",

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         numbers = stored.params[start : start + prod(shape)]
         start += prod(shape)
         mean = sum(numbers) / len(numbers)
-        deviation = (sum((x - mean) ** 2 for x in numbers) / len(numbers)) ** 0.5
+        deviation = (sum((x - mean) * (x - mean) for x in numbers) / len(numbers)) ** 0.5
         print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.4f} {deviation:9.4f}")
     print(f"{'in all':16} {'':16} {start:9,}")
     corpus = stored.training["corpus"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def count(n: int, thing: str) -> str:
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
+
+
+def one_line(text: str) -> str:
+    """With line ends and other control characters escaped: a list is one entry a line."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda c: repr(c[0])[1:-1], text)
+
+
 def print_json(content: dict[str, Any]) -> None:
     """One object on one line, in ASCII, so that no terminal or pipe can garble it."""
     print(json.dumps(content))
@@ -32,26 +42,24 @@ def say_corpus(source: Corpus, given: str) -> None:
         if given in BUILT_IN:
             say(f"{given} is the built-in list; your own file is ./{given}")
     repeated = len(source.docs) - len(source.different)
-    details = [
-        f"{count:,} {text}"
-        for count, text in (
-            (repeated, "of them repetitions"),
-            (source.num_blank, "blank lines dropped"),
-            (source.num_stripped, "lines rid of white space at their ends"),
-        )
-        if count
-    ]
-    say(f"{source.source}: {len(source.docs):,} documents" + "".join(f", {d}" for d in details))
+    details = [count(len(source.docs), "document")]
+    if repeated:
+        details.append(f"{repeated:,} of them repetitions")
+    if source.num_blank:
+        details.append(f"{count(source.num_blank, 'blank line')} dropped")
+    if source.num_stripped:
+        details.append(f"{count(source.num_stripped, 'line')} rid of white space at the ends")
+    say(f"{source.source}: {', '.join(details)}")
 
 
 def say_cut(run: Run) -> None:
     """That documents are longer than the model can hold, never silently."""
     if run.num_cut:
-        size = run.config.block_size
+        size, longest = run.config.block_size, len(run.longest)
         say(
-            f"{run.num_cut:,} documents are cut after {size} characters: block_size {size} holds "
-            f"{size - 1} and the end; the longest has {len(run.longest):,} (--block-size "
-            f"{len(run.longest) + 1} holds them all)"
+            f"{count(run.num_cut, 'document')} too long for block_size {size}, which holds "
+            f"{count(size - 1, 'character')} and the end: what is behind is left out; the longest "
+            f"has {longest:,} (--block-size {longest + 1} holds all)"
         )
 
 
@@ -76,7 +84,8 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
                 leave=False,
                 dynamic_ncols=True,
             )
-            bar.start_t = bar.last_print_t = bar.start_t - progress.seconds
+            if not bar.disable:
+                bar.start_t = bar.last_print_t = bar.start_t - progress.seconds
         recent = progress.losses[-100:]
         bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}", refresh=False)
         bar.update(len(progress.losses) - bar.n)

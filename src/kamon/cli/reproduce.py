@@ -33,12 +33,13 @@ def run(args: argparse.Namespace) -> None:
 
     from kamon import corpus
     from kamon.api import prepare
+    from kamon.builtin import BUILT_IN
     from kamon.config import Config
     from kamon.model import num_params
     from kamon.sampler import sample_document
     from kamon.trainer import Progress, pretrain
 
-    source = corpus.read(args.input)
+    source = corpus.read(args.input, format=None if args.input in BUILT_IN else "text")
     run = prepare(source, Config(**chosen), **engine)
     say_cut(run)
     show = not args.json

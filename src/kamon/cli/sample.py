@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kamon.cli.output import print_json, say
+from kamon.cli.output import one_line, print_json, say
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, chosen_engine
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
         print_json({"directory": args.dir, "samples": [{"text": text} for text in samples]})
     else:
         for text in samples:
-            print(text)
+            print(one_line(text))
     size = model.config.block_size
     unfinished = sum(len(text) == size for text in samples)
     if unfinished:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
-from kamon.cli.output import print_json, progress_bar, say, say_corpus, say_cut
+from kamon.cli.output import (
+    count,
+    one_line,
+    print_json,
+    progress_bar,
+    say,
+    say_corpus,
+    say_cut,
+)
 from kamon.cli.parser import Parser
 from kamon.cli.settings import (
     add_engine,
@@ -64,25 +71,26 @@ def run(args: argparse.Namespace) -> int:
             f"{engine['engine']} engine, {run.engine.dtype}"
         )
 
-    with stop_on_ctrl_c() as stop, progress_bar() as on_progress:
-        model = train(
-            source,
-            on_start=on_start,
-            on_progress=on_progress,
-            should_stop=stop,
-            **engine,
-            **chosen,
-        )
-    model.save(args.output, overwrite=args.overwrite)
+    with stop_on_ctrl_c() as stop:
+        with progress_bar() as on_progress:
+            model = train(
+                source,
+                on_start=on_start,
+                on_progress=on_progress,
+                should_stop=lambda: stop.asked,
+                **engine,
+                **chosen,
+            )
+        stop.saving = True
+        model.save(args.output, overwrite=args.overwrite)
     done, wanted = len(model.metrics), model.config.num_steps
-    stopped = done < wanted
     loss = final_loss(model.metrics)
     say(
-        f"{'stopped after' if stopped else 'trained'} {done:,} "
-        f"{f'of {wanted:,} ' if stopped else ''}steps in {model.training['seconds']:.1f} s, "
-        f"loss {loss:.4f} (mean of the last {min(done, 100)} steps); saved to {args.output}"
+        f"{f'stopped after {done:,} of' if done < wanted else 'trained'} {count(wanted, 'step')} "
+        f"in {model.training['seconds']:.1f} s, loss {loss:.4f} (mean of the last "
+        f"{min(done, 100)}); saved to {args.output}"
     )
-    samples = [] if stopped else model.sample(NUM_SAMPLES)
+    samples = [] if stop.asked else model.sample(NUM_SAMPLES)
     marked = [(text, text in source.different) for text in samples]
     if args.json:
         print_json(
@@ -96,10 +104,11 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        width = max((len(text) for text, known in marked if known), default=0)
+        width = max((len(one_line(text)) for text, known in marked if known), default=0)
         for text, known in marked:
-            print(f"{text:{width}}  (in the list)" if known else text)
-    return 130 if stopped else 0
+            shown = one_line(text)
+            print(f"{shown:{width}}  (in the list)" if known else shown)
+    return 130 if stop.asked else 0
 
 
 def final_loss(metrics: list[dict[str, float]]) -> float:
@@ -108,14 +117,12 @@ def final_loss(metrics: list[dict[str, float]]) -> float:
     return sum(line["loss"] for line in last) / len(last)
 
 
+@dataclass
 class Stop:
-    """Called by training between steps: whether Ctrl-C was pressed."""
+    """What Ctrl-C does: asks to stop between two steps, and nothing while the model is saved."""
 
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self) -> bool:
-        return self.asked
+    asked: bool = False
+    saving: bool = False
 
 
 @contextmanager
@@ -124,12 +131,18 @@ def stop_on_ctrl_c() -> Iterator[Stop]:
     stop = Stop()
 
     def on_signal(_signum: int, _frame: types.FrameType | None) -> None:
-        if stop.asked:
+        if stop.asked and not stop.saving:
             raise KeyboardInterrupt
+        first = not stop.asked
         stop.asked = True
-        print("\nstopping behind this step; Ctrl-C again to quit without saving", file=sys.stderr)
+        if first and not stop.saving:
+            say("\nstopping behind this step; Ctrl-C again to quit without saving")
 
-    before = signal.signal(signal.SIGINT, on_signal)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:  # started in the background: someone else's Ctrl-C
+        yield stop
+        return
+    signal.signal(signal.SIGINT, on_signal)
     try:
         yield stop
     finally:
