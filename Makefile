@@ -1,11 +1,13 @@
-# Needs nothing but python3 (3.11 or newer) and a package index: every target makes .venv by itself.
+# Needs nothing but python3 (3.11 or newer), a package index and a C++ compiler for the native engine:
+# every target makes .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
+NATIVE := $(wildcard src/kamon/engines/native/*)
 
 .PHONY: demo test check lint bugs clean
 
 demo: .venv/installed        ## learn a real list, print new names
-	$(BIN)/kamon train names --num-steps 300 -o .demo --overwrite
+	$(BIN)/kamon train names -o .demo --overwrite
 
 test: .venv/installed-dev lint        ## everything
 	$(BIN)/pytest -n auto
@@ -22,16 +24,16 @@ bugs: .venv/installed-dev    ## plant bugs and see each caught
 	$(BIN)/python dev/plant_bugs.py
 
 clean:
-	rm -rf .venv .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .demo src/kamon/engines/*.so build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Kamon needs Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv .venv
 
-.venv/installed: pyproject.toml | .venv/bin/python
+.venv/installed: pyproject.toml setup.py $(NATIVE) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
-.venv/installed-dev: pyproject.toml | .venv/bin/python
+.venv/installed-dev: pyproject.toml setup.py $(NATIVE) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@ .venv/installed

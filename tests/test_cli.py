@@ -159,6 +159,21 @@ def test_inspect(model: Path, kamon: Kamon) -> None:
     assert found["chars"] == stored.tokenizer.chars
 
 
+def test_inspect_engine(kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kamon.engines import native
+
+    found = kamon("inspect", "--engine", "--json").json
+    assert found["engine"] == ("scalar" if native.why_not() else "native")
+    assert found["threads"] >= 1
+    if not native.why_not():
+        assert found["instructions"] in found["built"]
+        assert f"native: {found['instructions']} instructions" in kamon("inspect", "--engine").out
+    monkeypatch.setattr(native, "library_path", lambda level: Path("/nowhere", level))
+    shown = kamon("inspect", "--engine").out
+    assert shown.startswith("scalar: the native engine is not built: it needs a C++17 compiler")
+    assert kamon("inspect").code == 2
+
+
 def test_help_and_version(kamon: Kamon) -> None:
     done = kamon("--help")
     assert done.code == 0

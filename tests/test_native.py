@@ -260,6 +260,20 @@ def test_threads_change_no_bit(dtype: str) -> None:
     )
 
 
+def test_float64_is_the_same_on_any_instruction_set() -> None:
+    config = Config(n_layer=2, n_embd=12, n_head=3, block_size=18, vocab_size=21, std=0.3)
+    rng = random.Random(6)
+    batch = random_batch(config, rng, 1000)
+    state = random_state(config, rng)
+    plan = Plan(batch, 70, array("q", [i % len(batch) for i in range(350)]), array("d", [0.01] * 5))
+    results = []
+    for level in RUNNABLE:
+        engine = make_native(config, "float64", level)
+        engine.load(state)
+        results.append((train(engine, plan), engine.state(), engine.logprobs(batch)))
+    assert all(result == results[0] for result in results)
+
+
 def test_backward_adds_up_and_zero_weights_give_nothing() -> None:
     config = Config(n_embd=6, n_head=2, block_size=5, vocab_size=9, std=0.4)
     rng = random.Random(4)

@@ -1,4 +1,4 @@
-"""Show what is in a saved model, after verifying every file of it."""
+"""Show what is in a saved model, after verifying every file of it; or which engine works here."""
 
 from __future__ import annotations
 
@@ -6,17 +6,53 @@ import argparse
 from dataclasses import asdict
 from math import prod
 
-from kamon.cli.output import print_json
+from kamon.cli.output import count, print_json
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_json
+from kamon.errors import ConfigError
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
+    parser.add_argument(
+        "dir", nargs="?", metavar="DIR", help="the directory that `kamon train -o` wrote"
+    )
+    parser.add_argument(
+        "--engine", action="store_true", help="show which engine works here, in place of a model"
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.engine:
+        show_engine(args)
+    elif args.dir is None:
+        raise ConfigError("name the DIR of a model, or --engine")
+    else:
+        show_model(args)
+
+
+def show_engine(args: argparse.Namespace) -> None:
+    from kamon.engines import native
+
+    why_not = native.why_not()
+    found = {
+        "engine": "scalar" if why_not else "native",
+        "instructions": None if why_not else native.best_level(),
+        "built": [level for level in native.LEVELS if native.library_path(level).exists()],
+        "threads": native.usable_cores(),
+    }
+    if args.json:
+        print_json(found)
+    elif why_not:
+        print(f"scalar: {why_not}")
+    else:
+        print(
+            f"native: {found['instructions']} instructions, chosen from "
+            f"{', '.join(native.LEVELS)}; {count(native.usable_cores(), 'thread')}"
+        )
+
+
+def show_model(args: argparse.Namespace) -> None:
     from kamon.model import num_params, parameter_shapes
     from kamon.store import load
 
