@@ -1,0 +1,67 @@
+// Every function of the native engine on random shapes, to be run under sanitizers: they find what
+// no comparison of results does (a read behind a buffer, an overflow, a leak, a race).
+
+#include "../src/kamon/engines/native/engine.cpp"
+
+#include <cstdio>
+#include <random>
+
+#define CALL(name) KAMON_JOIN(name, KAMON_SUFFIX)
+
+int main() {
+  std::mt19937 rng(1);
+  const auto draw = [&](int low, int high) {
+    return std::uniform_int_distribution<int>(low, high)(rng);
+  };
+  std::normal_distribution<double> normal(0, 0.2);
+  for (int round = 0; round < 60; round++) {
+    const int n_head = draw(1, 8), n_embd = n_head * draw(1, 5), n_layer = draw(1, 3);
+    const int block_size = draw(1, 24), vocab_size = draw(1, 70), threads = draw(1, 3);
+    void* engine = CALL(kamon_create)(n_layer, n_embd, n_head, block_size, vocab_size, 0.85, 0.99,
+                                      1e-8, threads);
+    const size_t num_params = size_t(2 * vocab_size + block_size) * n_embd +
+                              size_t(n_layer) * 12 * n_embd * n_embd;
+    std::vector<double> params(num_params), m(num_params), v(num_params);
+    for (double& p : params) p = normal(rng);
+    CALL(kamon_load)(engine, params.data(), m.data(), v.data(), 0);
+
+    std::vector<int32_t> tokens;
+    std::vector<int64_t> offsets{0};
+    const int num_docs = draw(1, round % 5 ? 6 : 150);
+    for (int d = 0; d < num_docs; d++) {
+      for (int n = draw(d ? 0 : 2, block_size + 1); n; n--) tokens.push_back(draw(0, vocab_size - 1));
+      offsets.push_back(int64_t(tokens.size()));
+    }
+    std::vector<double> weights(tokens.size() + 1, 0.5), logprobs(tokens.size() + 1);
+    const int error = CALL(kamon_batch)(engine, tokens.data(), offsets.data(), num_docs,
+                                        round % 3 ? weights.data() : nullptr, logprobs.data());
+    CALL(kamon_step)(engine, 0.01);
+    std::vector<int64_t> indices;
+    const int batch_size = draw(1, 4);
+    for (int i = 0; i < 3 * batch_size; i++) indices.push_back(i ? draw(0, num_docs - 1) : 0);
+    std::vector<double> rates(3, 0.01), losses(3);
+    CALL(kamon_train)(engine, tokens.data(), offsets.data(), num_docs, indices.data(), batch_size, 3,
+                      rates.data(), losses.data());
+    indices[0] = num_docs;  // an index too far is refused
+    const int64_t refused = CALL(kamon_train)(engine, tokens.data(), offsets.data(), num_docs,
+                                              indices.data(), batch_size, 3, rates.data(),
+                                              losses.data());
+    CALL(kamon_gradients)(engine, params.data());
+    CALL(kamon_state)(engine, params.data(), m.data(), v.data());
+    const int n = draw(0, 300);
+    std::vector<int32_t> sampled(size_t(n) * block_size), lengths(n);
+    CALL(kamon_sample)(engine, n, round % 4 ? 1.0 : 0.0, 7, vocab_size - 1, sampled.data(),
+                       lengths.data());
+    void* decoder = CALL(kamon_decoder_create)(engine);
+    std::vector<double> logits(vocab_size);
+    for (int i = 0; i < block_size; i++)
+      CALL(kamon_decoder_push)(decoder, draw(0, vocab_size - 1), logits.data());
+    CALL(kamon_decoder_destroy)(decoder);
+    CALL(kamon_destroy)(engine);
+    if (error || refused != -Error::index) return std::printf("round %d: an error\n", round), 1;
+    for (int i = 0; i < n; i++)
+      if (lengths[i] < 0 || lengths[i] > block_size) return std::printf("a length\n"), 1;
+  }
+  std::printf("passed\n");
+  return 0;
+}

@@ -1,0 +1,65 @@
+"""The C++ builds without warnings with every compiler here, and is clean under sanitizers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
+BUILDS = {"baseline": ["-DKAMON_BYTES=16"]} | (
+    {
+        "avx2": ["-DKAMON_BYTES=32", "-mavx2", "-mfma", "-mbmi2"],
+        "avx512": ["-DKAMON_BYTES=64", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"],
+    }
+    if X86
+    else {}
+)
+needs_compiler = pytest.mark.skipif(not COMPILERS, reason="no C++ compiler (g++ or clang++)")
+
+
+def test_ci_has_both_compilers() -> None:
+    if not os.environ.get("CI"):
+        pytest.skip("only where CI is set: elsewhere one compiler will do")
+    assert COMPILERS == ["g++", "clang++"]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("level", BUILDS)
+@pytest.mark.parametrize("real", ["float", "double"])
+def test_no_warnings(compiler: str, level: str, real: str, tmp_path: Path) -> None:
+    source = TESTS.parent / "src" / "kamon" / "engines" / "native" / "engine.cpp"
+    command = [compiler, "-std=c++17", "-O1", *WARNINGS, *BUILDS[level], "-DKAMON_SUFFIX=_x"]
+    command += [f"-DKAMON_REAL={real}", "-c", str(source), "-o", str(tmp_path / "engine.o")]
+    if (compiler, level) != ("g++", "avx2"):  # one whole compilation: some warnings need it
+        command.append("-fsyntax-only")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("real", "sanitizers"),
+    [("float", "address,undefined"), ("double", "address,undefined"), ("float", "thread")],
+)
+def test_sanitizers(real: str, sanitizers: str, tmp_path: Path) -> None:
+    program = tmp_path / "sanitize"
+    command = [COMPILERS[0], "-std=c++17", "-O1", "-g", "-pthread", *WARNINGS, *BUILDS["baseline"]]
+    command += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-DKAMON_SUFFIX=_x"]
+    command += [f"-DKAMON_REAL={real}", str(TESTS / "native_sanitize.cpp"), "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    # Some kernels lay out memory more randomly than the thread sanitizer can bear.
+    run = ["setarch", "-R", str(program)] if shutil.which("setarch") else [str(program)]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.stdout == "passed\n", done.stdout + done.stderr
