@@ -10,10 +10,10 @@ demo: .venv/installed        ## learn a real list, print new names
 	$(BIN)/kamon train names -o .demo --overwrite
 
 test: .venv/installed-dev lint        ## everything
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: .venv/installed-dev lint       ## the fast part, under a minute
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

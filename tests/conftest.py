@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ def pytest_configure() -> None:
         # A first failure is enough there: no search for the smallest one.
         settings.register_profile("planted", phases=[Phase.explicit, Phase.generate])
         settings.load_profile("planted")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first, so that the others run beside it."""
+    items.sort(key=lambda item: item.name != "test_the_whole_trace")
 
 
 @dataclass
@@ -53,15 +58,21 @@ def kamon(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def process() -> Callable[..., subprocess.Popen[str]]:
-    """The command line as a process of its own."""
+def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """The command line as a process of its own, which does not outlive the test."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(*argv: object, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "kamon", *map(str, argv)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        return subprocess.Popen(command, text=True, **(pipes | options))
+        started.append(subprocess.Popen(command, text=True, **(pipes | options)))
+        return started[-1]
 
-    return start
+    yield start
+    for running in started:
+        if running.poll() is None:
+            running.kill()
+            running.communicate()
 
 
 @pytest.fixture

@@ -174,6 +174,21 @@ def test_inspect_engine(kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kamon("inspect").code == 2
 
 
+@pytest.mark.slow
+def test_bench(kamon: Kamon) -> None:
+    found = kamon("bench", "--seconds", 0.01, "--json").json
+    assert found["machine"]["cores"] >= 1
+    figures = {figure["what"]: figure for figure in found["figures"]}
+    assert all(figure["value"] > 0 for figure in found["figures"])
+    assert figures["the original's job, scalar float64"]["unit"] == "µs a step"
+    if found["machine"]["instructions"]:
+        assert figures["the original's job, native float32"]["ratio"] > 1000
+        shares = [f["share_of_peak"] for f in found["figures"] if "share_of_peak" in f]
+        assert len(shares) == 10
+        assert all(0 < share < 10 for share in shares)  # on a busy machine nearly anything
+    assert kamon("bench", "--seconds=-1").code == 2
+
+
 def test_help_and_version(kamon: Kamon) -> None:
     done = kamon("--help")
     assert done.code == 0

@@ -18,11 +18,11 @@ LAYERS = [
     {"model", "tokenizer", "corpus"},
     {"engine"},
     {"trainer", "store", "sampler"},
-    {"api"},
+    {"api", "bench"},
     {"cli.parser"},
     {"cli.output"},
     {"cli.settings"},
-    {"cli.train", "cli.sample", "cli.inspect", "cli.reproduce"},
+    {"cli.train", "cli.sample", "cli.inspect", "cli.reproduce", "cli.bench"},
     {"cli"},
     {"__main__"},
 ]

@@ -143,7 +143,7 @@ def test_logprobs_gradients_and_steps(config: Config) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(config=configs())
 def test_logprobs_gradients_and_steps_on_more_shapes(config: Config) -> None:
     check_against_scalar(config)

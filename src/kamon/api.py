@@ -64,7 +64,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything decided before the first step; `rng` stands where initialising left it."""
+    """Everything decided before the first step; `rng` stands where initialising left it.
+
+    docs: as many of the shuffled documents as the steps will reach.
+    """
 
     config: Config
     tokenizer: CharTokenizer
@@ -92,19 +95,19 @@ def prepare(
     rng.shuffle(docs)
     tokenizer = CharTokenizer.train(docs)
     config = replace(config, vocab_size=tokenizer.vocab_size)
-    encoded = [tokenizer.encode_document(doc) for doc in docs]
     limit = config.block_size + 1
+    needed = docs[: config.num_steps * config.batch_size]  # the others are never looked at
     params = init(config, rng)
     made = make_engine(engine, config, dtype=dtype, threads=threads)
     made.load(untrained(params))
     return Run(
         config=config,
         tokenizer=tokenizer,
-        docs=pack(tokens[:limit] for tokens in encoded),
+        docs=pack(tokenizer.encode_document(doc)[:limit] for doc in needed),
         engine=made,
         rng=rng,
         longest=max(docs, key=len),
-        num_cut=sum(len(tokens) > limit for tokens in encoded),
+        num_cut=sum(len(doc) + 2 > limit for doc in docs),
     )
 
 

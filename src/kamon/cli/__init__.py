@@ -18,6 +18,7 @@ VERBS = {
     "sample": "make new names with a saved model",
     "inspect": "show what is in a saved model",
     "reproduce": "run the original microGPT, number for number",
+    "bench": "measure how fast Kamon works here",
 }
 
 EXAMPLES = """\

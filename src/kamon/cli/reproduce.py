@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     say_cut(run)
     show = not args.json
     if show:
-        print(f"num docs: {len(run.docs)}")
+        print(f"num docs: {len(source.docs)}")
         print(f"vocab size: {run.config.vocab_size}")
         print(f"num params: {num_params(run.config)}", flush=True)
     shown = 0
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(
             {
-                "num_docs": len(run.docs),
+                "num_docs": len(source.docs),
                 "vocab_size": run.config.vocab_size,
                 "num_params": num_params(run.config),
                 "losses": list(losses),

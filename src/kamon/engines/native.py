@@ -38,6 +38,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "decoder_create": (c_void_p, [c_void_p]),
     "decoder_destroy": (None, [c_void_p]),
     "decoder_push": (None, [c_void_p, c_int, c_void_p]),
+    "peak": (c_double, [c_double]),
 }
 
 

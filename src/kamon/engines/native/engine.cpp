@@ -2,6 +2,7 @@
 //
 // Compiled once for float and once for double, for each instruction set: see build_native.py.
 
+#include <chrono>
 #include <memory>
 #include <new>
 
@@ -99,14 +100,14 @@ struct Batch {
 
 void compute(const Engine& e, Workspace& w, bool want_gradient, Real* grads,
              double* logprobs) {
-  const int num_tokens = w.chunk.num_tokens(), ldn = w.ldn;
+  const int num_tokens = w.chunk.num_tokens(), ldn = w.columns.ldn;
   forward(e.shape, e.layout, e.params.data, w);
   Real* largest = w.lanes.data;
   Real* total = largest + ldn;
   Real* target_logit = total + ldn;
   for (int n = 0; n < num_tokens; n++)
     target_logit[n] = w.logits.data[ptrdiff_t(w.chunk.targets[n]) * ldn + n];
-  softmax(w.logits.data, e.shape.vocab_size, largest, total, ldn);
+  softmax(w.logits.data, e.shape.vocab_size, largest, total, w.columns);
   for (int n = 0; n < num_tokens; n++) {
     if constexpr (is_float)  // finite even where the probability is too small for a float
       logprobs[n] = double(target_logit[n] - largest[n]) - std::log(double(total[n]));
@@ -117,7 +118,7 @@ void compute(const Engine& e, Workspace& w, bool want_gradient, Real* grads,
   std::memset(w.weights.data, 0, sizeof(Real) * ldn);
   for (int n = 0; n < num_tokens; n++) w.weights.data[n] = Real(w.chunk.weights[n]);
   for (int o = 0; o < e.shape.vocab_size; o++)
-    for (int j = 0; j < ldn; j += L) {
+    for (int j = 0; j < w.columns.width; j += L) {
       Real* at = w.logits.data + ptrdiff_t(o) * ldn + j;
       store(at, load(at) * load(w.weights.data + j));
     }
@@ -270,23 +271,23 @@ struct Sampler {
     const Shape& s = e.shape;
     const Real* params = e.params.data;
     const int ldn = SIDE;
-    w.ldn = ldn;
+    w.columns = {SIDE, SIDE};
     const int slot = round++ % s.block_size;
     int depth = 1;
     for (int lane = 0; lane < SIDE; lane++) {
       w.chunk.positions[lane] = std::max(0, position[lane]);
       depth = std::max(depth, position[lane] + 1);
     }
-    embed(e.layout, params, w.chunk, w.rows.data, w.x.data, s.n_embd, ldn);
-    rmsnorm(s.n_embd, w.x.data, w.normed0.data, w.scale0.data, ldn);
+    embed(e.layout, params, w.chunk, w.rows.data, w.x.data, s.n_embd, w.columns);
+    rmsnorm(s.n_embd, w.x.data, w.normed0.data, w.scale0.data, w.columns);
     std::memcpy(w.x.data, w.normed0.data, sizeof(Real) * s.n_embd * ldn);
     for (int i = 0; i < s.n_layer; i++) {
       auto& b = w.layers[i];
       const size_t row = size_t(s.n_embd) * ldn;
       Real* layer_keys = keys.data + size_t(i) * s.block_size * row;
       Real* layer_values = values.data + size_t(i) * s.block_size * row;
-      rmsnorm(s.n_embd, w.x.data, b.normed1.data, b.scale1.data, ldn);
-      linear<Put::set>(3 * s.n_embd, e.layout.wqkv(i), params, b.normed1.data, b.qkv.data, ldn);
+      rmsnorm(s.n_embd, w.x.data, b.normed1.data, b.scale1.data, w.columns);
+      linear<Put::set>(3 * s.n_embd, e.layout.wqkv(i), params, b.normed1.data, b.qkv.data, w.columns);
       std::memcpy(layer_keys + slot * row, b.qkv.data + row, sizeof(Real) * row);
       std::memcpy(layer_values + slot * row, b.qkv.data + 2 * row, sizeof(Real) * row);
       const Real scale = Real(1) / std::sqrt(Real(s.head_dim));
@@ -326,12 +327,12 @@ struct Sampler {
             store(b.heads.data + head + c * ldn, sum);
           }
         }
-      linear<Put::add>(s.n_embd, e.layout.wo(i), params, b.heads.data, w.x.data, ldn);
-      rmsnorm(s.n_embd, w.x.data, b.normed2.data, b.scale2.data, ldn);
-      linear<Put::relu>(s.n_hidden, e.layout.fc1(i), params, b.normed2.data, b.hidden.data, ldn);
-      linear<Put::add>(s.n_embd, e.layout.fc2(i), params, b.hidden.data, w.x.data, ldn);
+      linear<Put::add>(s.n_embd, e.layout.wo(i), params, b.heads.data, w.x.data, w.columns);
+      rmsnorm(s.n_embd, w.x.data, b.normed2.data, b.scale2.data, w.columns);
+      linear<Put::relu>(s.n_hidden, e.layout.fc1(i), params, b.normed2.data, b.hidden.data, w.columns);
+      linear<Put::add>(s.n_embd, e.layout.fc2(i), params, b.hidden.data, w.x.data, w.columns);
     }
-    linear<Put::set>(s.vocab_size, e.layout.lm_head(), params, w.x.data, w.logits.data, ldn);
+    linear<Put::set>(s.vocab_size, e.layout.lm_head(), params, w.x.data, w.logits.data, w.columns);
   }
 
   // The next token of each lane, as `choose` in kamon/sampler.py: u is the draw of each lane.
@@ -424,6 +425,15 @@ struct Decoder {
     workspace.chunk.positions.assign(SIDE, 0);
   }
 };
+
+// Make the compiler believe that v may have changed.
+KAMON_INLINE void keep(Vec& v) {
+#if defined(__x86_64__)
+  asm volatile("" : "+x"(v));
+#else
+  asm volatile("" : "+m"(v));
+#endif
+}
 
 }  // namespace
 
@@ -547,6 +557,29 @@ API(kamon_decoder_push)(void* decoder, int token, double* logits)->void {
   d.sampler->push();
   for (int o = 0; o < d.engine.shape.vocab_size; o++)
     logits[o] = double(d.workspace.logits.data[ptrdiff_t(o) * SIDE]);
+}
+
+// Multiply-adds that one core does in vectors of this build, in GFLOP/s: nothing here can be faster.
+API(kamon_peak)(double seconds)->double {
+  using Clock = std::chrono::steady_clock;
+  constexpr int ROUNDS = 10000, SUMS = 12;
+  Vec sum[SUMS];
+  for (auto& s : sum) s = splat(Real(1));
+  Vec factor = splat(Real(0.999)), addend = splat(Real(0.001));
+  double best = 0;
+  const auto begin = Clock::now();
+  do {
+    const auto start = Clock::now();
+    for (int i = 0; i < ROUNDS; i++) {
+      for (auto& s : sum) s = s * factor + addend;
+      keep(factor);  // a round is not to be merged with the next
+    }
+    const double took = std::chrono::duration<double>(Clock::now() - start).count();
+    best = std::max(best, 2.0 * L * SUMS * ROUNDS / took / 1e9);
+  } while (std::chrono::duration<double>(Clock::now() - begin).count() < seconds);
+  Real used = 0;
+  for (auto& s : sum) used += s[0];
+  return used > 0 ? best : 0;
 }
 
 // The best instruction set of this processor, as a place in LEVELS of native.py.

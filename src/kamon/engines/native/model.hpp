@@ -92,6 +92,12 @@ struct Chunk {
   int num_tokens() const { return int(inputs.size()); }
 };
 
+// The columns of an activation: as many as there are tokens, rounded up to whole vectors; and from
+// one row to the next, where a last document's vectors may need some room behind.
+struct Columns {
+  int width, ldn;
+};
+
 // Memory for one chunk, kept from call to call.
 struct Workspace {
   struct LayerBuffers {
@@ -101,14 +107,14 @@ struct Workspace {
   Buffer x, scale0, normed0, logits, dx, dnormed, dqkv, dheads, dhidden, transposed, lanes, rows,
       scores, blocks, weights;
   Chunk chunk;
-  int ldn = 0;
+  Columns columns{0, 0};
 
   void fit(const Shape& s, int num_tokens, int num_docs, size_t probs_size) {
     const int c = round_up(s.n_embd, L), f = round_up(4 * s.n_embd, L);
     const int wanted = round_up(num_tokens + (num_docs > 1 ? L : 0), L);
     const bool grows = wanted > capacity;
     if (grows) capacity = wanted;
-    ldn = wanted;
+    columns = {round_up(num_tokens, L), wanted};
     if (layers.empty()) layers = std::vector<LayerBuffers>(s.n_layer);
     if (grows) {
       const size_t n = capacity;
@@ -138,8 +144,9 @@ struct Workspace {
 };
 
 // y = x · (mean(x²) + 1e-5)^−½ for each token; `scale` keeps the second factor.
-inline void rmsnorm(int n_embd, const Real* x, Real* y, Real* scale, int ldn) {
-  for (int j = 0; j < ldn; j += L) {
+inline void rmsnorm(int n_embd, const Real* x, Real* y, Real* scale, Columns columns) {
+  const int ldn = columns.ldn;
+  for (int j = 0; j < columns.width; j += L) {
     Vec sum = {};
     for (int c = 0; c < n_embd; c++) {
       const Vec v = load(x + c * ldn + j);
@@ -154,8 +161,9 @@ inline void rmsnorm(int n_embd, const Real* x, Real* y, Real* scale, int ldn) {
 // dx (+)= scale · (dy − y · mean(dy · y)): the derivative of the above.
 template <bool add>
 void rmsnorm_backward(int n_embd, const Real* dy, const Real* y, const Real* scale,
-                                   Real* dx, int ldn) {
-  for (int j = 0; j < ldn; j += L) {
+                                   Real* dx, Columns columns) {
+  const int ldn = columns.ldn;
+  for (int j = 0; j < columns.width; j += L) {
     Vec sum = {};
     for (int c = 0; c < n_embd; c++) sum += load(dy + c * ldn + j) * load(y + c * ldn + j);
     const Vec mean = sum * (Real(1) / Real(n_embd));
@@ -282,12 +290,13 @@ inline void attention_backward(const Shape& d, const Real* qkv, const Real* dhea
 
 // Token and position embeddings of a chunk, transposed into columns; columns without a token are 0.
 inline void embed(const Layout& layout, const Real* params, const Chunk& chunk, Real* zeros, Real* x,
-                  int n_embd, int ldn) {
+                  int n_embd, Columns columns) {
+  const int ldn = columns.ldn;
   const Real* wte = params + layout.wte().begin;
   const Real* wpe = params + layout.wpe().begin;
   const int ld = layout.wte().ld;
   const int num_tokens = chunk.num_tokens();
-  for (int n = 0; n < ldn; n += L)
+  for (int n = 0; n < columns.width; n += L)
     for (int c = 0; c < n_embd; c += L) {
       Vec rows[L];
       for (int i = 0; i < L; i++)
@@ -320,8 +329,9 @@ inline void embed_backward(const Layout& layout, Real* grads, const Chunk& chunk
 }
 
 // Logits to probabilities in place, column by column. lanes: the largest logit and the total of each.
-inline void softmax(Real* logits, int vocab_size, Real* largest, Real* total, int ldn) {
-  for (int j = 0; j < ldn; j += L) {
+inline void softmax(Real* logits, int vocab_size, Real* largest, Real* total, Columns columns) {
+  const int ldn = columns.ldn;
+  for (int j = 0; j < columns.width; j += L) {
     Vec top = load(logits + j);
     for (int o = 1; o < vocab_size; o++) top = vmax(load(logits + ptrdiff_t(o) * ldn + j), top);
     Vec sum = {};
@@ -344,41 +354,42 @@ inline void softmax(Real* logits, int vocab_size, Real* largest, Real* total, in
 // out = W in for each token; of n_out rows, which are those of several matrices in the case of wqkv.
 template <Put put>
 void linear(int n_out, const Layout::Matrix& m, const Real* params, const Real* in, Real* out,
-            int ldn) {
-  gemm<put>(n_out, m.n_in, ldn, params + m.begin, m.ld, 1, in, ldn, out, ldn);
+            Columns columns) {
+  const int ldn = columns.ldn;
+  gemm<put>(n_out, m.n_in, columns.width, params + m.begin, m.ld, 1, in, ldn, out, ldn);
 }
 
 // Forward through all layers; w.logits then holds the logits. Keeps what backward needs.
 inline void forward(const Shape& s, const Layout& layout, const Real* params, Workspace& w) {
-  const int ldn = w.ldn;
-  embed(layout, params, w.chunk, w.rows.data, w.x.data, s.n_embd, ldn);
-  rmsnorm(s.n_embd, w.x.data, w.normed0.data, w.scale0.data, ldn);
+  const int ldn = w.columns.ldn;
+  embed(layout, params, w.chunk, w.rows.data, w.x.data, s.n_embd, w.columns);
+  rmsnorm(s.n_embd, w.x.data, w.normed0.data, w.scale0.data, w.columns);
   std::memcpy(w.x.data, w.normed0.data, sizeof(Real) * s.n_embd * ldn);
   for (int i = 0; i < s.n_layer; i++) {
     auto& b = w.layers[i];
-    rmsnorm(s.n_embd, w.x.data, b.normed1.data, b.scale1.data, ldn);
-    linear<Put::set>(3 * s.n_embd, layout.wqkv(i), params, b.normed1.data, b.qkv.data, ldn);
+    rmsnorm(s.n_embd, w.x.data, b.normed1.data, b.scale1.data, w.columns);
+    linear<Put::set>(3 * s.n_embd, layout.wqkv(i), params, b.normed1.data, b.qkv.data, w.columns);
     Real* probs = b.probs.data;
     for (const auto& doc : w.chunk.documents) {
       attention(s, b.qkv.data, b.heads.data, probs, doc.begin, doc.length, ldn);
       probs += size_t(s.n_head) * doc.length * round_up(doc.length, L);
     }
-    linear<Put::add>(s.n_embd, layout.wo(i), params, b.heads.data, w.x.data, ldn);
-    rmsnorm(s.n_embd, w.x.data, b.normed2.data, b.scale2.data, ldn);
-    linear<Put::relu>(s.n_hidden, layout.fc1(i), params, b.normed2.data, b.hidden.data, ldn);
-    linear<Put::add>(s.n_embd, layout.fc2(i), params, b.hidden.data, w.x.data, ldn);
+    linear<Put::add>(s.n_embd, layout.wo(i), params, b.heads.data, w.x.data, w.columns);
+    rmsnorm(s.n_embd, w.x.data, b.normed2.data, b.scale2.data, w.columns);
+    linear<Put::relu>(s.n_hidden, layout.fc1(i), params, b.normed2.data, b.hidden.data, w.columns);
+    linear<Put::add>(s.n_embd, layout.fc2(i), params, b.hidden.data, w.x.data, w.columns);
   }
-  linear<Put::set>(s.vocab_size, layout.lm_head(), params, w.x.data, w.logits.data, ldn);
+  linear<Put::set>(s.vocab_size, layout.lm_head(), params, w.x.data, w.logits.data, w.columns);
 }
 
 // Backward from w.logits, which holds d loss / d logit. Adds to grads.
 inline void backward(const Shape& s, const Layout& layout, const Real* params, Real* grads,
               Workspace& w) {
-  const int ldn = w.ldn, num_tokens = w.chunk.num_tokens();
+  const int ldn = w.columns.ldn, num_tokens = w.chunk.num_tokens();
   // gradient of the input: columns of the weights against the gradient of the output
   const auto input_gradient = [&](int n_out, int n_in, const Layout::Matrix& m, const Real* dout,
                                   Real* din) {
-    gemm<Put::set>(n_in, n_out, ldn, params + m.begin, 1, m.ld, dout, ldn, din, ldn);
+    gemm<Put::set>(n_in, n_out, w.columns.width, params + m.begin, 1, m.ld, dout, ldn, din, ldn);
   };
   // gradient of the weights: over all tokens, with the input's features in the lanes
   const auto weight_gradient = [&](int n_out, int n_in, const Layout::Matrix& m, const Real* in,
@@ -398,7 +409,7 @@ inline void backward(const Shape& s, const Layout& layout, const Real* params, R
             load(b.hidden.data + at) > Real(0) ? load(w.dhidden.data + at) : Vec{});
     weight_gradient(s.n_hidden, s.n_embd, layout.fc1(i), b.normed2.data, w.dhidden.data);
     input_gradient(s.n_hidden, s.n_embd, layout.fc1(i), w.dhidden.data, w.dnormed.data);
-    rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed2.data, b.scale2.data, w.dx.data, ldn);
+    rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed2.data, b.scale2.data, w.dx.data, w.columns);
 
     weight_gradient(s.n_embd, s.n_embd, layout.wo(i), b.heads.data, w.dx.data);
     input_gradient(s.n_embd, s.n_embd, layout.wo(i), w.dx.data, w.dheads.data);
@@ -410,9 +421,9 @@ inline void backward(const Shape& s, const Layout& layout, const Real* params, R
     }
     weight_gradient(3 * s.n_embd, s.n_embd, layout.wqkv(i), b.normed1.data, w.dqkv.data);
     input_gradient(3 * s.n_embd, s.n_embd, layout.wqkv(i), w.dqkv.data, w.dnormed.data);
-    rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed1.data, b.scale1.data, w.dx.data, ldn);
+    rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed1.data, b.scale1.data, w.dx.data, w.columns);
   }
-  rmsnorm_backward<false>(s.n_embd, w.dx.data, w.normed0.data, w.scale0.data, w.dnormed.data, ldn);
+  rmsnorm_backward<false>(s.n_embd, w.dx.data, w.normed0.data, w.scale0.data, w.dnormed.data, w.columns);
   embed_backward(layout, grads, w.chunk, w.dnormed.data, s.n_embd, ldn);
 }
 
