@@ -491,6 +491,14 @@ def test_without_a_build(
     assert "scalar engine, float64" in done.err
 
 
+def test_reproduce_computes_in_float64(names: Path, kamon: Callable[..., Result]) -> None:
+    argv = ["reproduce", "--input", names, "--json", "--n-embd=4", "--num-steps=8"]
+    assert kamon(*argv).json == kamon(*argv, "--engine=native", "--dtype=float64").json
+    exact = kamon(*argv, "--engine=scalar").json
+    assert kamon(*argv).json["losses"] == pytest.approx(exact["losses"], abs=1e-12)
+    assert kamon(*argv, "--dtype=float32").json["losses"] != kamon(*argv).json["losses"]
+
+
 def test_engine_choices() -> None:
     engine: Engine = make_engine(None, Config())
     assert isinstance(engine, NativeEngine)

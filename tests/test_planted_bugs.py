@@ -1,4 +1,7 @@
-"""The tests are tested: each bug of dev/plant_bugs.py makes some of them fail."""
+"""The tests are tested: a bug of dev/plant_bugs.py makes some of them fail.
+
+Every fourth bug here; `make bugs` plants them all.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from plant_bugs import BUGS, Bug, caught
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", BUGS[::4], ids=lambda bug: bug.name)
 def test_planted_bug_is_caught(bug: Bug) -> None:
     if bug.file.startswith("engines/native") and native.why_not():
         pytest.skip(native.why_not())

@@ -1,6 +1,8 @@
 """Run the original microGPT with our engine and print what it prints, byte for byte.
 
 The default settings are the original's; with others, its random stream is followed all the same.
+Computes in float64, as the original does, unless --dtype says otherwise. `--engine scalar` equals
+the original to the last bit; the native engine differs by rounding, less than 1e-9 in a loss.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     chosen = settings(args)
     engine = chosen_engine(args)
+    engine["dtype"] = engine["dtype"] or "float64"  # as the original computes
 
     from kamon import corpus
     from kamon.api import prepare
