@@ -102,10 +102,14 @@ def tensors(config: Config, flat: array[float]) -> Iterator[tuple[str, array[flo
 
 
 def assert_close(config: Config, found: array[float], expected: array[float], bound: float) -> None:
-    """Each tensor within `bound` of its largest value; a tiny one, of a share of all."""
+    """Each tensor within `bound` of its largest value.
+
+    Where a whole tensor is below a hundredth of the largest gradient, that hundredth counts: such
+    small ones are what is left when numbers of the others' size cancel (a norm over one feature).
+    """
     overall = max(map(abs, expected))
     for (name, a), (_, b) in zip(tensors(config, found), tensors(config, expected), strict=True):
-        largest = max(max(map(abs, b)), 1e-3 * overall)
+        largest = max(max(map(abs, b)), 1e-2 * overall)
         worst = max(abs(x - y) for x, y in zip(a, b, strict=True))
         assert worst <= bound * largest, f"{name}: {worst} of {largest}"
 
