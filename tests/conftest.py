@@ -13,6 +13,7 @@ import pytest
 from hypothesis import Phase, settings
 
 from kamon import cli
+from kamon.engine import Engine
 
 
 def pytest_configure() -> None:
@@ -91,3 +92,14 @@ def names(tmp_path: Path) -> Path:
 # Small enough that a step takes a millisecond or two.
 TINY = {"n_embd": 4, "n_head": 2, "block_size": 6, "num_steps": 3}
 TINY_FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+
+
+def assert_decoder_refuses(engine: Engine) -> None:
+    """A push behind block_size 4, and a token outside a vocabulary of 5."""
+    decoder = engine.decoder()
+    for _ in range(4):
+        decoder.push(0)
+    with pytest.raises(ValueError, match="full"):
+        decoder.push(0)
+    with pytest.raises(ValueError, match="vocabulary"):
+        engine.decoder().push(5)

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import original
-from conftest import Result
+from conftest import Result, assert_decoder_refuses
 from kamon import corpus
 from kamon.api import prepare
 from kamon.batch import Batch, pack
@@ -406,13 +406,7 @@ def test_wrong_sizes_are_refused() -> None:
     for indices in (array("q", [0]), array("q", [0, 2]), array("q", [0, -1])):
         with pytest.raises(ValueError, match=r"ind(ices|ex)"):
             engine.train(Plan(pack([[0, 1], [1, 2]]), 2, indices, array("d", [0.1])))
-    decoder = engine.decoder()
-    for _ in range(4):
-        decoder.push(0)
-    with pytest.raises(ValueError, match="full"):
-        decoder.push(0)
-    with pytest.raises(ValueError, match="vocabulary"):
-        engine.decoder().push(5)
+    assert_decoder_refuses(engine)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

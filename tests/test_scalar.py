@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import assert_decoder_refuses
 from kamon.batch import Batch, pack
 from kamon.config import Config
 from kamon.engine import Engine, Plan, make_engine, train, untrained
@@ -286,13 +287,7 @@ def test_wrong_sizes_are_refused() -> None:
         engine.backward(batch, weights[:-1])
     with pytest.raises(ValueError, match="parameters"):
         engine.load(untrained(array("d", [0.0])))
-    decoder = engine.decoder()
-    for _ in range(4):
-        decoder.push(0)
-    with pytest.raises(ValueError, match="full"):
-        decoder.push(0)
-    with pytest.raises(ValueError, match="vocabulary"):
-        engine.decoder().push(5)
+    assert_decoder_refuses(engine)
 
 
 def test_the_file_stands_alone() -> None:

@@ -1,6 +1,6 @@
 // The engine behind the contract of kamon/engine.py, as functions that ctypes can call.
 //
-// Compiled once for float and once for double, for each instruction set: see build_native.py.
+// Compiled once for float and once for double, for each instruction set: see setup.py.
 
 #include <chrono>
 #include <memory>
@@ -253,8 +253,8 @@ constexpr int SIDE = 2 * L;
 struct Sampler {
   const Engine& e;
   Workspace& w;
-  Buffer keys, values, q, probs;  // keys and values: [layer][slot][feature][lane]
-  int round = 0, oldest = 0;      // rounds that the longest document of a lane goes back
+  Buffer keys, values, probs;  // keys and values: [layer][slot][feature][lane]
+  int round = 0;
   std::vector<int> position = std::vector<int>(SIDE, -1);
 
   Sampler(const Engine& engine, Workspace& workspace) : e(engine), w(workspace) {
