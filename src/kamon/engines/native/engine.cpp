@@ -38,7 +38,7 @@ class FlushToZero {
 };
 
 constexpr int CHUNK_TOKENS = 96;   // computed together: enough lanes, and small enough for the cache
-constexpr int GROUP_TOKENS = 256;  // the least that a thread is called for
+constexpr int GROUP_TOKENS = 128;  // the least that a thread is called for
 constexpr int MAX_GROUPS = 8;
 
 struct Engine {
@@ -48,6 +48,7 @@ struct Engine {
   int64_t step = 0;
   Buffer params, m, v;
   std::vector<std::unique_ptr<Buffer>> grads;  // of each group; the first one is the sum
+  bool fresh = true;  // the gradients are zero, whatever grads holds: this saves clearing them
   std::vector<std::unique_ptr<Workspace>> workspaces;
   int num_threads;
 
@@ -64,8 +65,6 @@ struct Engine {
     if (!pool) pool = std::make_unique<Threads>(num_threads);
     return *pool;
   }
-
-  void clear(Buffer& b) { std::memset(b.data, 0, sizeof(Real) * layout.size); }
 
   void from_flat(const double* flat, Real* padded) const {
     for (const auto& matrix : layout.matrices)
@@ -98,33 +97,40 @@ struct Batch {
   const int32_t* begin(int64_t i) const { return tokens + offsets[doc(i)]; }
 };
 
-void compute(const Engine& e, Workspace& w, bool want_gradient, Real* grads,
-             double* logprobs) {
-  const int num_tokens = w.chunk.num_tokens(), ldn = w.columns.ldn;
+// Forward, the logarithm of the probability of each target, and backward if there are weights.
+void compute(const Engine& e, Workspace& w, const double* weights, double share, bool want_gradient,
+             Real* grads, bool fresh, double* logprobs) {
+  const int num_tokens = w.chunk.num_tokens, ldn = w.columns.ldn;
+  const int* targets = w.chunk.targets.data();
   forward(e.shape, e.layout, e.params.data, w);
   Real* largest = w.lanes.data;
   Real* total = largest + ldn;
   Real* target_logit = total + ldn;
-  for (int n = 0; n < num_tokens; n++)
-    target_logit[n] = w.logits.data[ptrdiff_t(w.chunk.targets[n]) * ldn + n];
-  softmax(w.logits.data, e.shape.vocab_size, largest, total, w.columns);
-  for (int n = 0; n < num_tokens; n++) {
-    if constexpr (is_float)  // finite even where the probability is too small for a float
-      logprobs[n] = double(target_logit[n] - largest[n]) - std::log(double(total[n]));
-    else
-      logprobs[n] = std::log(w.logits.data[ptrdiff_t(w.chunk.targets[n]) * ldn + n]);
+  Real* logits = w.logits.data;
+  for (int n = 0; n < num_tokens; n++) target_logit[n] = logits[ptrdiff_t(targets[n]) * ldn + n];
+  softmax(logits, e.shape.vocab_size, largest, total, w.columns);
+  if constexpr (is_float) {  // finite even where the probability is too small for a float
+    for (int j = 0; j < w.columns.width; j += L) store(total + j, vlog(load(total + j)));
+    for (int n = 0; n < num_tokens; n++)
+      logprobs[n] = double(target_logit[n] - largest[n]) - double(total[n]);
+  } else {
+    for (int n = 0; n < num_tokens; n++)
+      logprobs[n] = std::log(logits[ptrdiff_t(targets[n]) * ldn + n]);
   }
   if (!want_gradient) return;
-  std::memset(w.weights.data, 0, sizeof(Real) * ldn);
-  for (int n = 0; n < num_tokens; n++) w.weights.data[n] = Real(w.chunk.weights[n]);
-  for (int o = 0; o < e.shape.vocab_size; o++)
-    for (int j = 0; j < w.columns.width; j += L) {
-      Real* at = w.logits.data + ptrdiff_t(o) * ldn + j;
-      store(at, load(at) * load(w.weights.data + j));
+  // d loss / d logit = weight · (probability − 1 if it is the target)
+  Real* weight = w.weights.data;
+  std::memset(weight, 0, sizeof(Real) * ldn);
+  for (int n = 0; n < num_tokens; n++) weight[n] = Real(weights ? weights[n] : share);
+  for (int j = 0; j < w.columns.width; j += L) {
+    const Vec by = load(weight + j);
+    for (int o = 0; o < e.shape.vocab_size; o++) {
+      Real* at = logits + ptrdiff_t(o) * ldn + j;
+      store(at, load(at) * by);
     }
-  for (int n = 0; n < num_tokens; n++)
-    w.logits.data[ptrdiff_t(w.chunk.targets[n]) * ldn + n] -= w.weights.data[n];
-  backward(e.shape, e.layout, e.params.data, grads, w);
+  }
+  for (int n = 0; n < num_tokens; n++) logits[ptrdiff_t(targets[n]) * ldn + n] -= weight[n];
+  backward(e.shape, e.layout, e.params.data, grads, fresh, w);
 }
 
 enum Error { none = 0, memory = 1, token = 2, length = 3, index = 4 };
@@ -142,50 +148,50 @@ Error check(const Engine& e, const Batch& batch, int64_t num_known) {
 
 // Documents first … last − 1 in chunks; logprobs and weights are those of the first one's first target.
 void run_documents(const Engine& e, Workspace& w, const Batch& batch, int64_t first, int64_t last,
-                   const double* weights, double share, bool want_gradient, Real* grads,
+                   const double* weights, double share, bool want_gradient, Real* grads, bool fresh,
                    double* logprobs) {
-  int64_t at = 0;
   for (int64_t i = first; i < last;) {
     Chunk& chunk = w.chunk;
     chunk.clear();
-    size_t probs_size = 0;
     do {
       const int length = batch.length(i);
-      const int32_t* tokens = batch.begin(i++);
-      if (length < 1) continue;
-      chunk.documents.push_back({chunk.num_tokens(), length});
-      for (int n = 0; n < length; n++) {
-        chunk.inputs.push_back(tokens[n]);
-        chunk.targets.push_back(tokens[n + 1]);
-        chunk.positions.push_back(n);
-        if (want_gradient) {
-          chunk.weights.push_back(weights ? weights[at] : share);
-          at++;
-        }
-      }
-      probs_size += size_t(e.shape.n_head) * length * round_up(length, L);
-    } while (i < last && chunk.num_tokens() + batch.length(i) <= CHUNK_TOKENS);
-    if (!chunk.num_tokens()) continue;
-    w.fit(e.shape, chunk.num_tokens(), int(chunk.documents.size()), probs_size);
-    compute(e, w, want_gradient, grads, logprobs);
-    logprobs += chunk.num_tokens();
+      if (length > 0) chunk.add(batch.begin(i), length);
+      i++;
+    } while (i < last && chunk.num_tokens + batch.length(i) <= CHUNK_TOKENS);
+    if (!chunk.num_tokens) continue;
+    w.fit(e.shape);
+    compute(e, w, weights, share, want_gradient, grads, fresh, logprobs);
+    fresh = false;
+    logprobs += chunk.num_tokens;
+    if (weights) weights += chunk.num_tokens;
   }
+  if (want_gradient && fresh) std::memset(grads, 0, sizeof(Real) * e.layout.size);
+}
+
+// As many groups as may be worth a thread each, and a power of two: two threads then share them evenly.
+int count_groups(int64_t num_targets, int64_t num_docs, bool want_gradient) {
+  const int64_t largest = std::min(num_docs, want_gradient ? int64_t(MAX_GROUPS) : int64_t(1) << 20);
+  int groups = 1;
+  while (2 * groups <= largest && num_targets >= 2 * groups * GROUP_TOKENS) groups *= 2;
+  return groups;
 }
 
 // The whole batch: cut into groups by its documents alone, so that any number of threads computes the
 // same sums in the same order.
-void run_batch(Engine& e, const Batch& batch, const double* weights, double share,
-               bool want_gradient, double* logprobs) {
+//
+// Returns the number of groups: the gradient is the sum of as many of e.grads.
+int run_batch(Engine& e, const Batch& batch, const double* weights, double share, bool want_gradient,
+              double* logprobs) {
   int64_t num_targets = 0;
   for (int64_t i = 0; i < batch.num_docs; i++) num_targets += batch.length(i);
-  const int64_t max_groups = want_gradient ? MAX_GROUPS : 1 << 20;
-  const int num_groups = int(std::min(
-      max_groups, std::max<int64_t>(1, std::min(num_targets / GROUP_TOKENS, batch.num_docs))));
+  const int num_groups = count_groups(num_targets, batch.num_docs, want_gradient);
+  const bool fresh = e.fresh;
+  if (want_gradient) e.fresh = false;
   if (num_groups == 1) {
     FlushToZero flush;
     run_documents(e, *e.workspaces[0], batch, 0, batch.num_docs, weights, share, want_gradient,
-                  e.grads[0]->data, logprobs);
-    return;
+                  e.grads[0]->data, fresh, logprobs);
+    return 1;
   }
   std::vector<int64_t> firsts{0}, targets_before{0};
   int64_t seen = 0;
@@ -206,43 +212,93 @@ void run_batch(Engine& e, const Batch& batch, const double* weights, double shar
     }
   e.threads().run(found, [&](int g, int thread) {
     FlushToZero flush;
-    if (want_gradient && g) e.clear(*e.grads[g]);
     const int64_t before = targets_before[g];
     run_documents(e, *e.workspaces[thread], batch, firsts[g], firsts[g + 1],
                   weights ? weights + before : nullptr, share, want_gradient,
-                  want_gradient ? e.grads[g]->data : nullptr, logprobs + before);
+                  want_gradient ? e.grads[g]->data : nullptr, g || fresh, logprobs + before);
   });
-  if (!want_gradient) return;
-  constexpr size_t PIECE = 8192;
-  e.threads().run(int((e.layout.size + PIECE - 1) / PIECE), [&](int piece, int) {
+  return found;
+}
+
+// task(first, last) for pieces of the parameters, on all threads if there are many.
+template <class Task>
+void for_pieces(Engine& e, const Task& task) {
+  constexpr size_t PIECE = 16384;
+  const int num_pieces = int((e.layout.size + PIECE - 1) / PIECE);
+  const auto piece = [&](int i, int) {
     FlushToZero flush;
-    const size_t end = std::min(e.layout.size, (piece + 1) * PIECE);
-    for (size_t i = piece * PIECE; i < end; i += L) {
-      Vec sum = load(e.grads[0]->data + i);
-      for (int g = 1; g < found; g++) sum += load(e.grads[g]->data + i);
-      store(e.grads[0]->data + i, sum);
-    }
+    task(i * PIECE, std::min(e.layout.size, (i + 1) * PIECE));
+  };
+  if (num_pieces <= 2)
+    for (int i = 0; i < num_pieces; i++) piece(i, 0);
+  else
+    e.threads().run(num_pieces, piece);
+}
+
+// The gradients of all groups, to be added up in their order.
+struct Groups {
+  int size;
+  const Real* grads[MAX_GROUPS];
+  Groups(const Engine& e, int num_groups) : size(num_groups) {
+    for (int g = 0; g < size; g++) grads[g] = e.grads[g]->data;
+  }
+  KAMON_INLINE Vec sum(size_t i) const {
+    Vec total = load(grads[0] + i);
+    for (int g = 1; g < size; g++) total += load(grads[g] + i);
+    return total;
+  }
+};
+
+void add_up(Engine& e, int num_groups) {
+  for_pieces(e, [&](size_t first, size_t last) {
+    const Groups groups(e, num_groups);
+    for (size_t i = first; i < last; i += L) store(e.grads[0]->data + i, groups.sum(i));
   });
 }
 
-void adam_step(Engine& e, double learning_rate) {
-  FlushToZero flush;
-  const double t = double(e.step + 1);
-  const Real b1 = Real(e.beta1), b2 = Real(e.beta2), eps = Real(e.eps_adam);
-  const Real rest1 = Real(1 - e.beta1), rest2 = Real(1 - e.beta2);
-  const Real m_scale = Real(learning_rate / (1 - std::pow(e.beta1, t)));
-  const Real v_scale = Real(1 / (1 - std::pow(e.beta2, t)));
-  Real *p = e.params.data, *m = e.m.data, *v = e.v.data, *g = e.grads[0]->data;
-  for (size_t i = 0; i < e.layout.size; i += L) {
-    const Vec grad = load(g + i);
-    const Vec mean = b1 * load(m + i) + rest1 * grad;
-    const Vec square = b2 * load(v + i) + rest2 * (grad * grad);
-    store(m + i, mean);
-    store(v + i, square);
-    store(p + i, load(p + i) - (m_scale * mean) / (vsqrt(square * v_scale) + eps));
-    store(g + i, Vec{});
+// One vector of parameters: m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p − η m̂ / (√v̂ + ε).
+struct Adam {
+  Real beta1, beta2, rest1, rest2, m_scale, v_scale, eps;
+
+  Adam(const Engine& e, double learning_rate) {
+    const double t = double(e.step + 1);
+    beta1 = Real(e.beta1), beta2 = Real(e.beta2);
+    rest1 = Real(1 - e.beta1), rest2 = Real(1 - e.beta2);
+    const double v_correction = 1 / (1 - std::pow(e.beta2, t));
+    const double root = is_float ? std::sqrt(v_correction) : 1;
+    m_scale = Real(learning_rate / (1 - std::pow(e.beta1, t)) / root);
+    v_scale = Real(v_correction);
+    eps = Real(e.eps_adam / root);
   }
+
+  KAMON_INLINE void update(Vec g, Real* p, Real* m, Real* v) const {
+    Vec mean = load(m), square = load(v), root;
+    if constexpr (is_float) {  // the same with fewer operations, and other roundings
+      mean += rest1 * (g - mean);
+      square += rest2 * (g * g - square);
+      root = vsqrt(square);
+    } else {
+      mean = beta1 * mean + rest1 * g;
+      square = beta2 * square + rest2 * (g * g);
+      root = vsqrt(square * v_scale);
+    }
+    store(m, mean);
+    store(v, square);
+    store(p, load(p) - quotient(m_scale * mean, root + eps));
+  }
+};
+
+void adam_step(Engine& e, double learning_rate, int num_groups) {
+  if (e.fresh) std::memset(e.grads[0]->data, 0, sizeof(Real) * e.layout.size);
+  const Adam adam(e, learning_rate);
+  for_pieces(e, [&e, &adam, num_groups](size_t first, size_t last) {
+    const Groups groups(e, num_groups);
+    const Adam local = adam;
+    Real *p = e.params.data, *m = e.m.data, *v = e.v.data;
+    for (size_t i = first; i < last; i += L) local.update(groups.sum(i), p + i, m + i, v + i);
+  });
   e.step++;
+  e.fresh = true;
 }
 
 // Samples side by side, one a lane: each keeps its own place in its document, and a lane whose
@@ -259,7 +315,7 @@ struct Sampler {
 
   Sampler(const Engine& engine, Workspace& workspace) : e(engine), w(workspace) {
     const Shape& s = e.shape;
-    w.fit(s, SIDE, 1, 0);
+    w.fit(s, SIDE, 1);
     const size_t cache = size_t(s.n_layer) * s.block_size * s.n_embd * SIDE;
     keys.resize(cache);
     values.resize(cache);
@@ -278,7 +334,7 @@ struct Sampler {
       w.chunk.positions[lane] = std::max(0, position[lane]);
       depth = std::max(depth, position[lane] + 1);
     }
-    embed(e.layout, params, w.chunk, w.rows.data, w.x.data, s.n_embd, w.columns);
+    embed(e.layout, params, w.chunk, w.x.data, s.n_embd, w.columns);
     rmsnorm(s.n_embd, w.x.data, w.normed0.data, w.scale0.data, w.columns);
     std::memcpy(w.x.data, w.normed0.data, sizeof(Real) * s.n_embd * ldn);
     for (int i = 0; i < s.n_layer; i++) {
@@ -381,6 +437,7 @@ void sample_range(const Engine& e, Workspace& w, int64_t first, int64_t last, do
   std::vector<Real> u(SIDE);
   w.chunk.inputs.assign(SIDE, 0);
   w.chunk.positions.assign(SIDE, 0);
+  w.chunk.num_tokens = SIDE;
   int64_t next = first, running = 0;
   const auto begin = [&](int lane) {
     index[lane] = next < last ? next++ : -1;
@@ -423,6 +480,7 @@ struct Decoder {
     sampler = std::make_unique<Sampler>(engine, workspace);
     workspace.chunk.inputs.assign(SIDE, 0);
     workspace.chunk.positions.assign(SIDE, 0);
+    workspace.chunk.num_tokens = SIDE;
   }
 };
 
@@ -460,7 +518,7 @@ API(kamon_load)(void* engine, const double* params, const double* m, const doubl
   e.from_flat(params, e.params.data);
   e.from_flat(m, e.m.data);
   e.from_flat(v, e.v.data);
-  e.clear(*e.grads[0]);
+  e.fresh = true;
   e.step = step;
 }
 
@@ -474,6 +532,7 @@ API(kamon_state)(void* engine, double* params, double* m, double* v)->int64_t {
 
 API(kamon_gradients)(void* engine, double* grads)->void {
   Engine& e = *static_cast<Engine*>(engine);
+  if (e.fresh) std::memset(e.grads[0]->data, 0, sizeof(Real) * e.layout.size);
   e.to_flat(e.grads[0]->data, grads);
 }
 
@@ -484,7 +543,8 @@ API(kamon_batch)(void* engine, const int32_t* tokens, const int64_t* offsets, in
     Engine& e = *static_cast<Engine*>(engine);
     const Batch batch{tokens, offsets, nullptr, num_docs};
     if (const Error error = check(e, batch, num_docs)) return error;
-    run_batch(e, batch, weights, 0, weights != nullptr, logprobs);
+    const int num_groups = run_batch(e, batch, weights, 0, weights != nullptr, logprobs);
+    if (weights && num_groups > 1) add_up(e, num_groups);
     return Error::none;
   } catch (const std::exception&) {
     return Error::memory;
@@ -492,7 +552,7 @@ API(kamon_batch)(void* engine, const int32_t* tokens, const int64_t* offsets, in
 }
 
 API(kamon_step)(void* engine, double learning_rate)->void {
-  adam_step(*static_cast<Engine*>(engine), learning_rate);
+  adam_step(*static_cast<Engine*>(engine), learning_rate, 1);
 }
 
 // num_steps steps of batch_size documents each, which `indices` names out of num_docs; stops behind
@@ -510,12 +570,12 @@ API(kamon_train)(void* engine, const int32_t* tokens, const int64_t* offsets, in
       for (int64_t d = 0; d < batch_size; d++) num_targets += batch.length(d);
       const double share = 1 / double(num_targets);
       logprobs.resize(size_t(num_targets));
-      run_batch(e, batch, nullptr, share, true, logprobs.data());
+      const int num_groups = run_batch(e, batch, nullptr, share, true, logprobs.data());
       double total = 0;
       for (const double logprob : logprobs) total -= logprob;
       losses[i] = share * total;
       if (!std::isfinite(losses[i])) return i + 1;
-      adam_step(e, learning_rates[i]);
+      adam_step(e, learning_rates[i], num_groups);
     }
     return num_steps;
   } catch (const std::exception&) {

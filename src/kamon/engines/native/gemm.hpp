@@ -1,9 +1,9 @@
 // The one product that everything is made of:  C[r][j] = Σ_k A(r, k) · B[k][j]
 //
 // j runs along the lanes, k in order (so every sum is added up as the scalar engine adds it), and
-// A(r, k) = a[r · a_r + k · a_k] is broadcast. With other strides the same kernel is the forward
-// pass (r output, k input, j token), the gradient of the input (r input, k output, j token) and the
-// gradient of the weights (r output, k token, j input).
+// A(r, k) is broadcast. With other operands the same kernel is the forward pass (r output, k input,
+// j token), the gradient of the input (r input, k output, j token) and the gradient of the weights
+// (r output, k token, j input).
 #pragma once
 
 #include "vec.hpp"
@@ -11,60 +11,81 @@
 namespace {
 
 enum class Put { set, add, relu };  // what happens to the sum: C = Σ, C += Σ, C = max(Σ, 0)
+enum class A { by_row, by_column };  // A(r, k) is a[r · lda + k], or a[k · lda + r]
 
-template <Put put, int RB, int JB>
-KAMON_INLINE void tile(int num_k, const Real* a, ptrdiff_t a_r, ptrdiff_t a_k, const Real* b,
-                       ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
-  Vec sum[RB][JB] = {};
+template <A order>
+constexpr ptrdiff_t at(ptrdiff_t r, ptrdiff_t k, ptrdiff_t lda) {
+  return order == A::by_row ? r * lda + k : k * lda + r;
+}
+
+// RB rows of JB vectors, each a V.
+template <class V, Put put, A order, int RB, int JB>
+KAMON_INLINE void tile(int num_k, const Real* a, ptrdiff_t lda, const Real* b, ptrdiff_t ldb,
+                       Real* c, ptrdiff_t ldc) {
+  constexpr int lanes = sizeof(V) / sizeof(Real);
+  V sum[RB][JB] = {};
   for (int k = 0; k < num_k; k++) {
-    Vec row[JB];
-    for (int j = 0; j < JB; j++) row[j] = load(b + k * ldb + j * L);
+    V row[JB];
+    for (int j = 0; j < JB; j++) row[j] = *reinterpret_cast<const V*>(b + k * ldb + j * lanes);
     for (int r = 0; r < RB; r++) {
-      const Real x = a[r * a_r + k * a_k];
+      const Real x = a[at<order>(r, k, lda)];
       for (int j = 0; j < JB; j++) sum[r][j] += x * row[j];
     }
   }
   for (int r = 0; r < RB; r++)
     for (int j = 0; j < JB; j++) {
-      Real* to = c + r * ldc + j * L;
-      if constexpr (put == Put::set) store(to, sum[r][j]);
-      if constexpr (put == Put::add) store(to, load(to) + sum[r][j]);
-      if constexpr (put == Put::relu) store(to, vmax(sum[r][j], Vec{}));
+      V& to = *reinterpret_cast<V*>(c + r * ldc + j * lanes);
+      if constexpr (put == Put::set) to = sum[r][j];
+      if constexpr (put == Put::add) to += sum[r][j];
+      if constexpr (put == Put::relu) to = sum[r][j] > 0 ? sum[r][j] : V{};
     }
 }
 
-// Rows in blocks of RB, what is left over one by one.
-template <Put put, int RB, int JB>
-void rows_of_tiles(int num_r, int num_k, const Real* a, ptrdiff_t a_r, ptrdiff_t a_k,
-                                const Real* b, ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
-  int r = 0;
-  for (; r + RB <= num_r; r += RB)
-    tile<put, RB, JB>(num_k, a + r * a_r, a_r, a_k, b, ldb, c + r * ldc, ldc);
-  if constexpr (RB > 2)
-    for (; r + 2 <= num_r; r += 2)
-      tile<put, 2, JB>(num_k, a + r * a_r, a_r, a_k, b, ldb, c + r * ldc, ldc);
-  for (; r < num_r; r++)
-    tile<put, 1, JB>(num_k, a + r * a_r, a_r, a_k, b, ldb, c + r * ldc, ldc);
+// The last rows, fewer than RB, in one tile.
+template <class V, Put put, A order, int RB, int JB>
+KAMON_INLINE void last_rows(int num_r, int num_k, const Real* a, ptrdiff_t lda, const Real* b,
+                            ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
+  if constexpr (RB > 1) {
+    if (num_r == RB - 1)
+      tile<V, put, order, RB - 1, JB>(num_k, a, lda, b, ldb, c, ldc);
+    else
+      last_rows<V, put, order, RB - 1, JB>(num_r, num_k, a, lda, b, ldb, c, ldc);
+  }
 }
 
-// num_j lanes, a multiple of L.
+template <class V, Put put, A order, int RB, int JB>
+void rows_of_tiles(int num_r, int num_k, const Real* a, ptrdiff_t lda, const Real* b, ptrdiff_t ldb,
+                   Real* c, ptrdiff_t ldc) {
+  int r = 0;
+  for (; r + RB <= num_r; r += RB)
+    tile<V, put, order, RB, JB>(num_k, a + at<order>(r, 0, lda), lda, b, ldb, c + r * ldc, ldc);
+  last_rows<V, put, order, RB, JB>(num_r - r, num_k, a + at<order>(r, 0, lda), lda, b, ldb,
+                                   c + r * ldc, ldc);
+}
+
+// num_j lanes, a multiple of HALF.
 // The blocks keep 8 to 12 sums in registers: enough to hide the latency of a multiply-add, and few
 // enough for 16 registers.
-template <Put put>
-void gemm(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t a_r, ptrdiff_t a_k,
-                 const Real* b, ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
+template <Put put, A order>
+void gemm(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t lda, const Real* b,
+          ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
   int j = 0;
   int left = num_j / L;
   while (left > 4 || left == 3) {
-    rows_of_tiles<put, 4, 3>(num_r, num_k, a, a_r, a_k, b + j, ldb, c + j, ldc);
+    rows_of_tiles<LooseVec, put, order, 4, 3>(num_r, num_k, a, lda, b + j, ldb, c + j, ldc);
     j += 3 * L;
     left -= 3;
   }
   for (; left >= 2; left -= 2) {
-    rows_of_tiles<put, 4, 2>(num_r, num_k, a, a_r, a_k, b + j, ldb, c + j, ldc);
+    rows_of_tiles<LooseVec, put, order, 4, 2>(num_r, num_k, a, lda, b + j, ldb, c + j, ldc);
     j += 2 * L;
   }
-  if (left) rows_of_tiles<put, 8, 1>(num_r, num_k, a, a_r, a_k, b + j, ldb, c + j, ldc);
+  if (left) {
+    rows_of_tiles<LooseVec, put, order, 8, 1>(num_r, num_k, a, lda, b + j, ldb, c + j, ldc);
+    j += L;
+  }
+  if (HALF < L && j < num_j)
+    rows_of_tiles<LooseHalf, put, order, 8, 1>(num_r, num_k, a, lda, b + j, ldb, c + j, ldc);
 }
 
 }  // namespace

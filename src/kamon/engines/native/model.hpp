@@ -80,23 +80,37 @@ struct Chunk {
     int begin, length;  // inputs: columns begin … begin + length − 1
   };
   std::vector<Document> documents;
-  std::vector<int> inputs, targets, positions;
-  std::vector<double> weights;  // of each target; empty where no gradient is wanted
+  std::vector<int> inputs, targets, positions;  // of each token; no shorter than num_tokens
+  int num_tokens = 0;
   void clear() {
     documents.clear();
-    inputs.clear();
-    targets.clear();
-    positions.clear();
-    weights.clear();
+    num_tokens = 0;
   }
-  int num_tokens() const { return int(inputs.size()); }
+  // The tokens of one more document, of which each but the last is an input.
+  void add(const std::int32_t* tokens, int length) {
+    documents.push_back({num_tokens, length});
+    const size_t needed = size_t(num_tokens + length);
+    for (auto* column : {&inputs, &targets, &positions})
+      if (needed > column->size()) column->resize(needed);
+    for (int n = 0; n < length; n++, num_tokens++) {
+      inputs[num_tokens] = tokens[n];
+      targets[num_tokens] = tokens[n + 1];
+      positions[num_tokens] = n;
+    }
+  }
 };
 
-// The columns of an activation: as many as there are tokens, rounded up to whole vectors; and from
-// one row to the next, where a last document's vectors may need some room behind.
+// The columns of an activation: as many as there are tokens, rounded up to half a vector; and from one
+// row to the next, where a last document's vectors may need some room behind.
 struct Columns {
   int width, ldn;
 };
+
+// How many numbers the weights of attention of a document of T tokens take: see `attention`.
+inline size_t probs_size(const Shape& s, int T) {
+  const size_t num_blocks = size_t((T + L - 1) / L);
+  return s.n_head * num_blocks * (num_blocks + 1) / 2 * L * L;
+}
 
 // Memory for one chunk, kept from call to call.
 struct Workspace {
@@ -104,17 +118,24 @@ struct Workspace {
     Buffer normed1, scale1, qkv, probs, heads, normed2, scale2, hidden;
   };
   std::vector<LayerBuffers> layers;
-  Buffer x, scale0, normed0, logits, dx, dnormed, dqkv, dheads, dhidden, transposed, lanes, rows,
+  Buffer x, scale0, normed0, logits, dx, dnormed, dqkv, dheads, dhidden, transposed, lanes,
       scores, blocks, weights;
   Chunk chunk;
   Columns columns{0, 0};
 
-  void fit(const Shape& s, int num_tokens, int num_docs, size_t probs_size) {
+  // Room for what `chunk` holds.
+  void fit(const Shape& s) {
+    fit(s, chunk.num_tokens, int(chunk.documents.size()));
+    size_t size = 0;
+    for (const auto& doc : chunk.documents) size += probs_size(s, doc.length);
+    for (auto& layer : layers) layer.probs.resize(size);
+  }
+  void fit(const Shape& s, int num_tokens, int num_docs) {
     const int c = round_up(s.n_embd, L), f = round_up(4 * s.n_embd, L);
     const int wanted = round_up(num_tokens + (num_docs > 1 ? L : 0), L);
     const bool grows = wanted > capacity;
     if (grows) capacity = wanted;
-    columns = {round_up(num_tokens, L), wanted};
+    columns = {round_up(num_tokens, HALF), wanted};
     if (layers.empty()) layers = std::vector<LayerBuffers>(s.n_layer);
     if (grows) {
       const size_t n = capacity;
@@ -134,9 +155,7 @@ struct Workspace {
       dqkv.resize((3 * s.n_embd + L) * n);
       dhidden.resize(f * n);
       transposed.resize(size_t(f) * (n + L));
-      rows.resize(c);
     }
-    for (auto& layer : layers) layer.probs.resize(probs_size);
   }
 
  private:
@@ -176,156 +195,172 @@ void rmsnorm_backward(int n_embd, const Real* dy, const Real* y, const Real* sca
   }
 }
 
-// Attention of one document of T tokens from column `begin` on. A document's last vector of lanes may
-// reach into the next document's columns, which are then written anew: documents go in order.
-// probs: for each head and each vector of queries the weights of keys 0 … T − 1, L queries each.
+// Keys are taken BLOCK at a time, queries L; the last block may reach behind the document. Loops over a
+// constant number of keys have no branch to mispredict, and their sums stay in registers.
+constexpr int BLOCK = L < 4 ? L : 4;
+
+// sum[n] += Σ_i a[i][lane] · b[i][n]: products of L queries in the lanes with BLOCK keys.
+KAMON_INLINE void products(int head_dim, const Real* a, const Real* b, int ldn, Vec (&sum)[BLOCK]) {
+  for (int i = 0; i < head_dim; i++) {
+    const Vec lanes = load(a + ptrdiff_t(i) * ldn);
+    for (int n = 0; n < BLOCK; n++) sum[n] += lanes * b[ptrdiff_t(i) * ldn + n];
+  }
+}
+
+// out[i][lane] = Σ_n weights[n][lane] · values[i][n] for each feature i; n in order, up to a whole BLOCK.
+inline void mix(int head_dim, int num_n, const Real* weights, const Real* values, Real* out, int ldn) {
+  constexpr int FEATURES = 4;
+  int i = 0;
+  for (; i + FEATURES <= head_dim; i += FEATURES) {
+    Vec sum[FEATURES] = {};
+    for (int n0 = 0; n0 < num_n; n0 += BLOCK)
+      for (int n = n0; n < n0 + BLOCK; n++) {
+        const Vec weight = load(weights + n * L);
+        for (int f = 0; f < FEATURES; f++) sum[f] += weight * values[ptrdiff_t(i + f) * ldn + n];
+      }
+    for (int f = 0; f < FEATURES; f++) store(out + ptrdiff_t(i + f) * ldn, sum[f]);
+  }
+  for (; i < head_dim; i++) {
+    Vec sum = {};
+    for (int n0 = 0; n0 < num_n; n0 += BLOCK)
+      for (int n = n0; n < n0 + BLOCK; n++)
+        sum += load(weights + n * L) * values[ptrdiff_t(i) * ldn + n];
+    store(out + ptrdiff_t(i) * ldn, sum);
+  }
+}
+
+// Attention of one document of T tokens from column `begin` on. What reaches behind the document: as
+// keys, it has weight 0; what is written for queries there belongs to the next document, which
+// writes it anew, for documents go in order.
+// probs: for each head, for each L queries, the weights of the keys 0 … from + L − 1, L queries each.
 inline void attention(const Shape& d, const Real* qkv, Real* heads, Real* probs, int begin, int T,
-                            int ldn) {
-  const Real* q = qkv + begin;
-  const Real* k = q + d.n_embd * ldn;
-  const Real* v = k + d.n_embd * ldn;
+                      int ldn) {
+  const ptrdiff_t matrix = ptrdiff_t(d.n_embd) * ldn;
   const Real scale = Real(1) / std::sqrt(Real(d.head_dim));
-  for (int h = 0; h < d.n_head; h++)
+  const Vec unseen = splat(-std::numeric_limits<Real>::infinity());
+  for (int h = 0; h < d.n_head; h++) {
+    const ptrdiff_t head = ptrdiff_t(h) * d.head_dim * ldn + begin;
+    const Real *q = qkv + head, *k = q + matrix, *v = k + matrix;
     for (int from = 0; from < T; from += L) {
-      const int num_keys = std::min(T, from + L);
-      const ptrdiff_t head = ptrdiff_t(h) * d.head_dim * ldn;
-      Vec largest = splat(-std::numeric_limits<Real>::infinity());
-      for (int key = 0; key < num_keys; key++) {
-        Vec score = {};
-        for (int i = 0; i < d.head_dim; i++)
-          score += load(q + head + i * ldn + from) * k[head + i * ldn + key];
-        score *= scale;
-        if (key > from)  // the lanes before the key do not see it
-          score = (iota() + Int(from) >= Int(key)) ? score
-                                                  : splat(-std::numeric_limits<Real>::infinity());
-        store(probs + key * L, score);
-        largest = vmax(score, largest);
+      const int num_keys = std::min(from + L, round_up(T, BLOCK));
+      Vec largest = unseen;
+      for (int key = 0; key < num_keys; key += BLOCK) {
+        Vec score[BLOCK] = {};
+        products(d.head_dim, q + from, k + key, ldn, score);
+        for (int n = 0; n < BLOCK; n++) {
+          score[n] *= scale;
+          if (key >= from) score[n] = iota() >= Int(key - from + n) ? score[n] : unseen;
+          store(probs + (key + n) * L, score[n]);
+          largest = vmax(score[n], largest);
+        }
       }
       Vec total = {};
-      for (int key = 0; key < num_keys; key++) {
-        const Vec e = vexp(load(probs + key * L) - largest);
-        store(probs + key * L, e);
-        total += e;
-      }
+      for (int key = 0; key < num_keys; key += BLOCK)
+        for (int n = key; n < key + BLOCK; n++) {
+          const Vec e = vexp(load(probs + n * L) - largest);
+          store(probs + n * L, e);
+          total += e;
+        }
       const Vec inverse = Real(1) / total;
-      for (int key = 0; key < num_keys; key++)
-        store(probs + key * L, load(probs + key * L) * inverse);
-      for (int i = 0; i < d.head_dim; i++) {
-        Vec sum = {};
-        for (int key = 0; key < num_keys; key++)
-          sum += load(probs + key * L) * v[head + i * ldn + key];
-        store(heads + head + i * ldn + begin + from, sum);
-      }
-      probs += ptrdiff_t(T) * L;
+      for (int key = 0; key < num_keys; key += BLOCK)
+        for (int n = key; n < key + BLOCK; n++) store(probs + n * L, load(probs + n * L) * inverse);
+      mix(d.head_dim, num_keys, probs, v, heads + head + from, ldn);
+      probs += ptrdiff_t(from + L) * L;
     }
+  }
 }
 
 inline void attention_backward(const Shape& d, const Real* qkv, const Real* dheads, Real* dqkv,
-                                     const Real* probs, int begin, int T, int ldn, Workspace& w) {
-  const int C = d.n_embd;
-  const Real* q = qkv + begin;
-  const Real* k = q + C * ldn;
-  const Real* v = k + C * ldn;
-  Real* dq = dqkv + begin;
-  Real* dk = dq + C * ldn;
-  Real* dv = dk + C * ldn;
-  const Real* dout = dheads + begin;
+                               const Real* probs, int begin, int T, int ldn, Workspace& w) {
+  const ptrdiff_t matrix = ptrdiff_t(d.n_embd) * ldn;
   const Real scale = Real(1) / std::sqrt(Real(d.head_dim));
-  const int padded = round_up(T, L);
-  w.scores.resize(size_t(padded) * padded);
-  w.blocks.resize(size_t(2) * padded * L);
+  const ptrdiff_t padded = round_up(T, L);
+  w.scores.resize(probs_size(d, T) / d.n_head);
+  w.blocks.resize(size_t(2 * padded * L));
   for (int h = 0; h < d.n_head; h++) {
-    const ptrdiff_t head = ptrdiff_t(h) * d.head_dim * ldn;
-    // d score, as `probs`: for each vector of queries all keys, L queries each
+    const ptrdiff_t head = ptrdiff_t(h) * d.head_dim * ldn + begin;
+    const Real *q = qkv + head, *k = q + matrix, *v = k + matrix, *dout = dheads + head;
+    Real *dq = dqkv + head, *dk = dq + matrix, *dv = dk + matrix;
+    // d score, laid out as `probs`
+    const Real* p = probs;
+    Real* ds = w.scores.data;
     for (int from = 0; from < T; from += L) {
-      const int num_keys = std::min(T, from + L);
-      const Real* p = probs + ptrdiff_t(from / L) * T * L;
-      Real* ds = w.scores.data + ptrdiff_t(from / L) * padded * L;
+      const int num_keys = std::min(from + L, round_up(T, BLOCK));
       Vec mean = {};
-      for (int key = 0; key < num_keys; key++) {
-        Vec dp = {};
-        for (int i = 0; i < d.head_dim; i++)
-          dp += load(dout + head + i * ldn + from) * v[head + i * ldn + key];
-        store(ds + key * L, dp);
-        mean += dp * load(p + key * L);
+      for (int key = 0; key < num_keys; key += BLOCK) {
+        Vec dp[BLOCK] = {};
+        products(d.head_dim, dout + from, v + key, ldn, dp);
+        for (int n = 0; n < BLOCK; n++) {
+          store(ds + (key + n) * L, dp[n]);
+          mean += dp[n] * load(p + (key + n) * L);
+        }
       }
-      for (int key = 0; key < num_keys; key++)
-        store(ds + key * L, load(p + key * L) * (load(ds + key * L) - mean) * scale);
-      for (int i = 0; i < d.head_dim; i++) {
-        Vec sum = {};
-        for (int key = 0; key < num_keys; key++)
-          sum += load(ds + key * L) * k[head + i * ldn + key];
-        store(dq + head + i * ldn + from, sum);
-      }
+      for (int key = 0; key < num_keys; key += BLOCK)
+        for (int n = key; n < key + BLOCK; n++)
+          store(ds + n * L, load(p + n * L) * (load(ds + n * L) - mean) * scale);
+      mix(d.head_dim, num_keys, ds, k, dq + from, ldn);
+      p += ptrdiff_t(from + L) * L;
+      ds += ptrdiff_t(from + L) * L;
     }
     // For the keys, queries and keys change places: L keys in the lanes, the queries in order.
-    for (int key0 = 0; key0 < T; key0 += L) {
-      const int num_keys = std::min(L, T - key0);
-      Real* ds_by_query = w.blocks.data;
-      Real* p_by_query = w.blocks.data + ptrdiff_t(padded) * L;
-      for (int from = key0; from < T; from += L) {
-        const Real* p = probs + (ptrdiff_t(from / L) * T + key0) * L;
-        const Real* ds = w.scores.data + (ptrdiff_t(from / L) * padded + key0) * L;
-        Vec rows[L];
-        for (int i = 0; i < L; i++) rows[i] = i < num_keys ? load(ds + i * L) : Vec{};
-        transpose(rows);
-        for (int i = 0; i < L; i++) store(ds_by_query + (from + i) * L, rows[i]);
-        for (int i = 0; i < L; i++) rows[i] = i < num_keys ? load(p + i * L) : Vec{};
-        transpose(rows);
-        for (int i = 0; i < L; i++) store(p_by_query + (from + i) * L, rows[i]);
+    Real* ds_by_query = w.blocks.data;
+    Real* p_by_query = ds_by_query + padded * L;
+    for (int key = 0; key < T; key += L) {
+      for (int from = key; from < T; from += L) {
+        const ptrdiff_t block = ptrdiff_t(from) * (from + L) / 2 + ptrdiff_t(key) * L;
+        const ptrdiff_t to = ptrdiff_t(from - key) * L;
+        const auto turn = [=](const Real* by_key, Real* by_query) {
+          transpose(T - key, T - from, [=](int n) { return by_key + n * L; }, by_query, L);
+        };
+        turn(w.scores.data + block, ds_by_query + to);
+        turn(probs + block, p_by_query + to);
       }
-      for (int i = 0; i < d.head_dim; i++) {
-        Vec sum_k = {}, sum_v = {};
-        for (int query = key0; query < T; query++) {
-          sum_k += load(ds_by_query + query * L) * q[head + i * ldn + query];
-          sum_v += load(p_by_query + query * L) * dout[head + i * ldn + query];
-        }
-        store(dk + head + i * ldn + key0, sum_k);
-        store(dv + head + i * ldn + key0, sum_v);
-      }
+      const int num_queries = round_up(T - key, BLOCK);
+      mix(d.head_dim, num_queries, ds_by_query, q + key, dk + key, ldn);
+      mix(d.head_dim, num_queries, p_by_query, dout + key, dv + key, ldn);
     }
-    probs += ptrdiff_t(padded / L) * T * L;
+    probs = p;
   }
 }
 
 // Token and position embeddings of a chunk, transposed into columns; columns without a token are 0.
-inline void embed(const Layout& layout, const Real* params, const Chunk& chunk, Real* zeros, Real* x,
-                  int n_embd, Columns columns) {
-  const int ldn = columns.ldn;
+inline void embed(const Layout& layout, const Real* params, const Chunk& chunk, Real* x, int n_embd,
+                  Columns columns) {
   const Real* wte = params + layout.wte().begin;
   const Real* wpe = params + layout.wpe().begin;
   const int ld = layout.wte().ld;
-  const int num_tokens = chunk.num_tokens();
-  for (int n = 0; n < columns.width; n += L)
+  for (int n = 0; n < columns.width; n += L) {
+    const int num_rows = std::min(L, chunk.num_tokens - n);
     for (int c = 0; c < n_embd; c += L) {
-      Vec rows[L];
-      for (int i = 0; i < L; i++)
-        rows[i] = n + i < num_tokens ? load(wte + ptrdiff_t(chunk.inputs[n + i]) * ld + c) +
-                                           load(wpe + ptrdiff_t(chunk.positions[n + i]) * ld + c)
-                                     : load(zeros + c);
-      transpose(rows);
-      for (int i = 0; i < L; i++) store(x + (c + i) * ldn + n, rows[i]);
+      alignas(64) Real sums[L * L];
+      for (int i = 0; i < num_rows; i++)
+        store(sums + i * L, load(wte + ptrdiff_t(chunk.inputs[n + i]) * ld + c) +
+                                load(wpe + ptrdiff_t(chunk.positions[n + i]) * ld + c));
+      transpose(num_rows, L, [&](int i) { return sums + i * L; }, x + c * columns.ldn + n, columns.ldn);
     }
+  }
 }
 
-inline void embed_backward(const Layout& layout, Real* grads, const Chunk& chunk, const Real* dx,
-                           int n_embd, int ldn) {
+inline void embed_backward(const Layout& layout, Real* grads, bool fresh, const Chunk& chunk,
+                           const Real* dx, int n_embd, int ldn) {
   Real* wte = grads + layout.wte().begin;
   Real* wpe = grads + layout.wpe().begin;
+  if (fresh) std::memset(wte, 0, sizeof(Real) * (layout.lm_head().begin - layout.wte().begin));
   const int ld = layout.wte().ld;
-  const int num_tokens = chunk.num_tokens();
-  for (int n = 0; n < num_tokens; n += L)
+  for (int n = 0; n < chunk.num_tokens; n += L) {
+    const int num_cols = std::min(L, chunk.num_tokens - n);
     for (int c = 0; c < n_embd; c += L) {
-      Vec rows[L];
-      for (int i = 0; i < L; i++) rows[i] = load(dx + (c + i) * ldn + n);
-      transpose(rows);
-      for (int i = 0; i < std::min(L, num_tokens - n); i++) {
+      alignas(64) Real rows[L * L];
+      const Real* from = dx + c * ldn + n;
+      transpose(L, num_cols, [=](int i) { return from + i * ldn; }, rows, L);
+      for (int i = 0; i < num_cols; i++) {
         Real* token = wte + ptrdiff_t(chunk.inputs[n + i]) * ld + c;
         Real* position = wpe + ptrdiff_t(chunk.positions[n + i]) * ld + c;
-        store(token, load(token) + rows[i]);
-        store(position, load(position) + rows[i]);
+        store(token, load(token) + load(rows + i * L));
+        store(position, load(position) + load(rows + i * L));
       }
     }
+  }
 }
 
 // Logits to probabilities in place, column by column. lanes: the largest logit and the total of each.
@@ -356,13 +391,13 @@ template <Put put>
 void linear(int n_out, const Layout::Matrix& m, const Real* params, const Real* in, Real* out,
             Columns columns) {
   const int ldn = columns.ldn;
-  gemm<put>(n_out, m.n_in, columns.width, params + m.begin, m.ld, 1, in, ldn, out, ldn);
+  gemm<put, A::by_row>(n_out, m.n_in, columns.width, params + m.begin, m.ld, in, ldn, out, ldn);
 }
 
 // Forward through all layers; w.logits then holds the logits. Keeps what backward needs.
 inline void forward(const Shape& s, const Layout& layout, const Real* params, Workspace& w) {
   const int ldn = w.columns.ldn;
-  embed(layout, params, w.chunk, w.rows.data, w.x.data, s.n_embd, w.columns);
+  embed(layout, params, w.chunk, w.x.data, s.n_embd, w.columns);
   rmsnorm(s.n_embd, w.x.data, w.normed0.data, w.scale0.data, w.columns);
   std::memcpy(w.x.data, w.normed0.data, sizeof(Real) * s.n_embd * ldn);
   for (int i = 0; i < s.n_layer; i++) {
@@ -372,7 +407,7 @@ inline void forward(const Shape& s, const Layout& layout, const Real* params, Wo
     Real* probs = b.probs.data;
     for (const auto& doc : w.chunk.documents) {
       attention(s, b.qkv.data, b.heads.data, probs, doc.begin, doc.length, ldn);
-      probs += size_t(s.n_head) * doc.length * round_up(doc.length, L);
+      probs += probs_size(s, doc.length);
     }
     linear<Put::add>(s.n_embd, layout.wo(i), params, b.heads.data, w.x.data, w.columns);
     rmsnorm(s.n_embd, w.x.data, b.normed2.data, b.scale2.data, w.columns);
@@ -382,21 +417,27 @@ inline void forward(const Shape& s, const Layout& layout, const Real* params, Wo
   linear<Put::set>(s.vocab_size, layout.lm_head(), params, w.x.data, w.logits.data, w.columns);
 }
 
-// Backward from w.logits, which holds d loss / d logit. Adds to grads.
-inline void backward(const Shape& s, const Layout& layout, const Real* params, Real* grads,
-              Workspace& w) {
-  const int ldn = w.columns.ldn, num_tokens = w.chunk.num_tokens();
+// Backward from w.logits, which holds d loss / d logit. Adds to grads, or where they are `fresh` sets
+// them, whatever they hold.
+inline void backward(const Shape& s, const Layout& layout, const Real* params, Real* grads, bool fresh,
+                     Workspace& w) {
+  const int ldn = w.columns.ldn, num_tokens = w.chunk.num_tokens;
   // gradient of the input: columns of the weights against the gradient of the output
   const auto input_gradient = [&](int n_out, int n_in, const Layout::Matrix& m, const Real* dout,
                                   Real* din) {
-    gemm<Put::set>(n_in, n_out, w.columns.width, params + m.begin, 1, m.ld, dout, ldn, din, ldn);
+    gemm<Put::set, A::by_column>(n_in, n_out, w.columns.width, params + m.begin, m.ld, dout, ldn,
+                                 din, ldn);
   };
   // gradient of the weights: over all tokens, with the input's features in the lanes
   const auto weight_gradient = [&](int n_out, int n_in, const Layout::Matrix& m, const Real* in,
                                    const Real* dout) {
-    transpose(in, ldn, w.transposed.data, m.ld, n_in, num_tokens);
-    gemm<Put::add>(n_out, num_tokens, m.ld, dout, ldn, 1, w.transposed.data, m.ld,
-                   grads + m.begin, m.ld);
+    for (int n = 0; n < num_tokens; n += L)
+      for (int i = 0; i < n_in; i += L)
+        transpose(n_in - i, num_tokens - n,
+                  [=](int r) { return in + ptrdiff_t(i + r) * ldn + n; },
+                  w.transposed.data + ptrdiff_t(n) * m.ld + i, m.ld);
+    const auto put = fresh ? gemm<Put::set, A::by_row> : gemm<Put::add, A::by_row>;
+    put(n_out, num_tokens, m.ld, dout, ldn, w.transposed.data, m.ld, grads + m.begin, m.ld);
   };
   weight_gradient(s.vocab_size, s.n_embd, layout.lm_head(), w.x.data, w.logits.data);
   input_gradient(s.vocab_size, s.n_embd, layout.lm_head(), w.logits.data, w.dx.data);
@@ -417,14 +458,14 @@ inline void backward(const Shape& s, const Layout& layout, const Real* params, R
     for (const auto& doc : w.chunk.documents) {
       attention_backward(s, b.qkv.data, w.dheads.data, w.dqkv.data, probs, doc.begin, doc.length,
                          ldn, w);
-      probs += size_t(s.n_head) * doc.length * round_up(doc.length, L);
+      probs += probs_size(s, doc.length);
     }
     weight_gradient(3 * s.n_embd, s.n_embd, layout.wqkv(i), b.normed1.data, w.dqkv.data);
     input_gradient(3 * s.n_embd, s.n_embd, layout.wqkv(i), w.dqkv.data, w.dnormed.data);
     rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed1.data, b.scale1.data, w.dx.data, w.columns);
   }
   rmsnorm_backward<false>(s.n_embd, w.dx.data, w.normed0.data, w.scale0.data, w.dnormed.data, w.columns);
-  embed_backward(layout, grads, w.chunk, w.dnormed.data, s.n_embd, ldn);
+  embed_backward(layout, grads, fresh, w.chunk, w.dnormed.data, s.n_embd, ldn);
 }
 
 }  // namespace

@@ -12,6 +12,10 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #ifndef KAMON_REAL
 #define KAMON_REAL float
 #endif
@@ -28,7 +32,11 @@ constexpr int L = KAMON_BYTES / sizeof(Real);  // lanes
 
 typedef Real Vec __attribute__((vector_size(KAMON_BYTES)));
 typedef Int IntVec __attribute__((vector_size(KAMON_BYTES)));
-typedef Real LooseVec __attribute__((vector_size(KAMON_BYTES), aligned(sizeof(Real)), may_alias));
+typedef Real LooseVec __attribute__((vector_size(KAMON_BYTES), aligned(sizeof(Real))));
+// Half as wide: where the processor takes twice the time for a whole vector, half of one is cheaper.
+constexpr int HALF = L > 2 ? L / 2 : L;
+typedef Real Half __attribute__((vector_size(HALF * sizeof(Real))));
+typedef Real LooseHalf __attribute__((vector_size(HALF * sizeof(Real)), aligned(sizeof(Real))));
 
 #define KAMON_INLINE inline __attribute__((always_inline))
 
@@ -44,6 +52,29 @@ KAMON_INLINE To bits(From from) {
   static_assert(sizeof to == sizeof from, "");
   std::memcpy(&to, &from, sizeof to);
   return to;
+}
+
+// a / b for b neither 0 nor denormal. Dividing is the slowest thing that processors do: where they
+// offer an estimate of 1/b, it is refined instead, and rounded in the end as the division is.
+KAMON_INLINE Vec quotient(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  if constexpr (is_float) {
+    const auto y = bits<__m512>(b);
+    __m512 r = _mm512_maskz_rcp14_ps(0xffff, y);  // to 14 bits
+    r = _mm512_fmadd_ps(_mm512_fnmadd_ps(y, r, _mm512_set1_ps(1)), r, r);
+    const __m512 q = _mm512_mul_ps(bits<__m512>(a), r);
+    return bits<Vec>(_mm512_fmadd_ps(_mm512_fnmadd_ps(q, y, bits<__m512>(a)), r, q));
+  } else {
+    const auto y = bits<__m512d>(b);
+    __m512d r = _mm512_maskz_rcp14_pd(0xff, y);
+    const __m512d error = _mm512_fnmadd_pd(y, r, _mm512_set1_pd(1));
+    r = _mm512_fmadd_pd(r, _mm512_fmadd_pd(error, error, error), r);  // r (1 + e + e²): to 42 bits
+    const __m512d q = _mm512_mul_pd(bits<__m512d>(a), r);
+    return bits<Vec>(_mm512_fmadd_pd(_mm512_fnmadd_pd(q, y, bits<__m512d>(a)), r, q));
+  }
+#else
+  return a / b;
+#endif
 }
 
 KAMON_INLINE Vec vsqrt(Vec v) {
@@ -86,43 +117,72 @@ KAMON_INLINE Vec vexp(Vec x) {
   return x < lowest ? Vec{} : (x == x ? result : x);
 }
 
-// One stage of a transposition: of two rows, exchange the blocks of S lanes off the diagonal.
-template <int S, bool Low, int... I>
-KAMON_INLINE Vec exchange(Vec a, Vec b, std::integer_sequence<int, I...>) {
-  if constexpr (Low)
-    return __builtin_shufflevector(a, b, ((I & S) ? L + I - S : I)...);
-  else
-    return __builtin_shufflevector(a, b, ((I & S) ? L + I : I + S)...);
+// ln x for positive, finite, normal x, in floats: x = 2ⁿ · f with ½√2 ≤ f < √2, and
+// ln f = 2 artanh((f − 1) / (f + 1)).
+KAMON_INLINE Vec vlog(Vec x) {
+  const IntVec root = bits<IntVec>(splat(Real(0.70710678)));
+  const IntVec shifted = bits<IntVec>(x) - root;
+  constexpr int mantissa = is_float ? 23 : 52;
+  const IntVec n = shifted >> mantissa;
+  const Vec f = bits<Vec>(bits<IntVec>(x) - (n << mantissa));
+  const Vec s = (f - Real(1)) / (f + Real(1));
+  const Vec s2 = s * s;
+  Vec p = splat(Real(2.0 / 11));
+  for (const Real factor : {Real(2.0 / 9), Real(2.0 / 7), Real(2.0 / 5), Real(2.0 / 3), Real(2)})
+    p = p * s2 + factor;
+  return __builtin_convertvector(n, Vec) * Real(0.69314718055994530942) + p * s;
 }
 
-template <int S>
-KAMON_INLINE void transpose_stage(Vec (&rows)[L]) {
-  if constexpr (S < L) {
-    for (int i = 0; i < L; i++)
+// One stage of a transposition: of two rows, exchange the blocks of S lanes off the diagonal.
+template <int S, bool Low, class V, int... I>
+KAMON_INLINE V exchange(V a, V b, std::integer_sequence<int, I...>) {
+  constexpr int N = sizeof...(I);
+  if constexpr (Low)
+    return __builtin_shufflevector(a, b, ((I & S) ? N + I - S : I)...);
+  else
+    return __builtin_shufflevector(a, b, ((I & S) ? N + I : I + S)...);
+}
+
+template <int S, class V, int N>
+KAMON_INLINE void transpose_stage(V (&rows)[N]) {
+  if constexpr (S < N) {
+    for (int i = 0; i < N; i++)
       if (!(i & S)) {
-        const Vec a = rows[i], b = rows[i + S];
-        rows[i] = exchange<S, true>(a, b, std::make_integer_sequence<int, L>());
-        rows[i + S] = exchange<S, false>(a, b, std::make_integer_sequence<int, L>());
+        const V a = rows[i], b = rows[i + S];
+        rows[i] = exchange<S, true>(a, b, std::make_integer_sequence<int, N>());
+        rows[i + S] = exchange<S, false>(a, b, std::make_integer_sequence<int, N>());
       }
     transpose_stage<S * 2>(rows);
   }
 }
 
-KAMON_INLINE void transpose(Vec (&rows)[L]) { transpose_stage<1>(rows); }
+template <class V, class Row>
+KAMON_INLINE void transpose_tile(int r, int c, int num_rows, int num_cols, const Row& row, Real* to,
+                                 ptrdiff_t ld_to) {
+  constexpr int N = sizeof(V) / sizeof(Real);
+  V rows[N];
+  for (int i = 0; i < N; i++) {
+    rows[i] = V{};
+    if (r + i < num_rows) std::memcpy(&rows[i], row(r + i) + c, sizeof(V));
+  }
+  transpose_stage<1>(rows);
+  for (int i = 0; i < N; i++) {
+    if (c + i >= num_cols) rows[i] = V{};
+    std::memcpy(to + (c + i) * ld_to + r, &rows[i], sizeof(V));
+  }
+}
 
-// to[c][r] = from[r][c] for r < num_rows and c < num_cols, and zeros in to[c] up to a whole vector.
-// Columns are rounded up to whole vectors: both matrices must have the room.
-template <class R>
-KAMON_INLINE void transpose(const Real* from, ptrdiff_t ld_from, Real* to, ptrdiff_t ld_to,
-                            R num_rows, int num_cols) {
-  for (int r = 0; r < num_rows; r += L)
-    for (int c = 0; c < num_cols; c += L) {
-      Vec rows[L];
-      for (int i = 0; i < L; i++)
-        rows[i] = r + i < num_rows ? load(from + (r + i) * ld_from + c) : Vec{};
-      transpose(rows);
-      for (int i = 0; i < L; i++) store(to + (c + i) * ld_to + r, rows[i]);
-    }
+// to[c][r] = row(r)[c] for r < num_rows and c < num_cols; 0 for all other r and c < L. Where
+// half a vector of columns is enough, the others are left alone.
+template <class Row>
+KAMON_INLINE void transpose(int num_rows, int num_cols, const Row& row, Real* to, ptrdiff_t ld_to) {
+  if (HALF >= 4 && (num_rows <= HALF || num_cols <= HALF)) {
+    for (int c = 0; c < (num_cols <= HALF ? HALF : L); c += HALF)
+      for (int r = 0; r < L; r += HALF)
+        transpose_tile<Half>(r, c, num_rows, num_cols, row, to, ld_to);
+  } else {
+    transpose_tile<Vec>(0, 0, num_rows, num_cols, row, to, ld_to);
+  }
 }
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
