@@ -53,7 +53,7 @@ class Model:
         given: dict[str, Any] = {"temperature": temperature, "seed": seed}
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
-        return [self.tokenizer.decode(tokens) for tokens in sample(self.engine, request)]
+        return self.tokenizer.decode_documents(sample(self.engine, request))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. StoreError where the path is taken or cannot be written."""

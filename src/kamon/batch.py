@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -25,6 +25,9 @@ class Batch:
     def num_targets(self) -> int:
         """Targets of all documents, each of which has one fewer than tokens."""
         return len(self.tokens) - len(self)
+
+    def __iter__(self) -> Iterator[array[int]]:
+        return map(self.document, range(len(self)))
 
     def document(self, d: int) -> array[int]:
         return self.tokens[self.offsets[d] : self.offsets[d + 1]]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
+from kamon.batch import Batch, pack
 from kamon.engine import Engine
 from kamon.engines.scalar import softmax
 from kamon.philox import uniform
@@ -61,20 +62,20 @@ class SampleRequest:
     bos: int
 
 
-def sample(engine: Engine, request: SampleRequest) -> list[list[int]]:
-    """The tokens of each document, without BOS; all at once where the engine can."""
+def sample(engine: Engine, request: SampleRequest) -> Batch:
+    """The documents, without BOS; all at once where the engine can."""
     fused = getattr(engine, "sample", None)
     if fused:
-        found: list[list[int]] = fused(request.n, request.temperature, request.seed, request.bos)
+        found: Batch = fused(request.n, request.temperature, request.seed, request.bos)
         return found
     return sample_one_by_one(engine, request)
 
 
-def sample_one_by_one(engine: Engine, request: SampleRequest) -> list[list[int]]:
+def sample_one_by_one(engine: Engine, request: SampleRequest) -> Batch:
     """The loop over `sample_document` that every fused `sample` must equal."""
-    return [
+    return pack(
         sample_document(
             engine, request.bos, request.temperature, partial(uniform, request.seed, index)
         )
         for index in range(request.n)
-    ]
+    )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
+from itertools import pairwise
 
+from kamon.batch import Batch
 from kamon.errors import TokenizerError
+
+UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # as arrays of 'i' lie in memory
 
 
 class CharTokenizer:
@@ -45,6 +50,13 @@ class CharTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`, none of which may be BOS."""
         return "".join([self.chars[token] for token in tokens])
+
+    def decode_documents(self, batch: Batch) -> list[str]:
+        """The text of each document of `batch`, none with a BOS; much faster than one by one."""
+        # Tokens are taken for code points, which `translate` exchanges for the characters.
+        codes = batch.tokens.tobytes().decode(UTF_32, "surrogatepass")
+        text = codes.translate(dict(enumerate(self.chars)))
+        return [text[begin:end] for begin, end in pairwise(batch.offsets)]
 
     def to_json(self) -> str:
         return json.dumps({"type": "char", "chars": self.chars}, ensure_ascii=False) + "\n"

@@ -16,8 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kamon.batch import Batch
+
 if TYPE_CHECKING:
-    from kamon.batch import Batch
     from kamon.config import Config
     from kamon.engine import Plan, State
 
@@ -173,15 +174,15 @@ class NativeEngine:
         self._raise(-done)
         return losses[:done]
 
-    def sample(self, n: int, temperature: float, seed: int, bos: int) -> list[list[int]]:
-        size = self.config.block_size
-        tokens, lengths = array("i", bytes(4 * n * size)), array("i", bytes(4 * n))
+    def sample(self, n: int, temperature: float, seed: int, bos: int) -> Batch:
+        tokens = array("i", bytes(4 * n * self.config.block_size))
+        offsets = array("q", bytes(8 * (n + 1)))
         error = self.call["sample"](
             *(self.handle, n, temperature, seed & 0xFFFFFFFFFFFFFFFF, bos),
-            *(address(tokens), address(lengths)),
+            *(address(tokens), address(offsets)),
         )
         self._raise(error)
-        return [list(tokens[i * size : i * size + lengths[i]]) for i in range(n)]
+        return Batch(tokens[: offsets[n]], offsets)
 
     def decoder(self) -> NativeDecoder:
         return NativeDecoder(self)

@@ -10,8 +10,7 @@
 #include <xmmintrin.h>
 #endif
 
-#include "model.hpp"
-#include "philox.hpp"
+#include "sampler.hpp"
 #include "threads.hpp"
 
 namespace {
@@ -38,7 +37,7 @@ class FlushToZero {
 };
 
 constexpr int CHUNK_TOKENS = 96;   // computed together: enough lanes, and small enough for the cache
-constexpr int GROUP_TOKENS = 128;  // the least that a thread is called for
+constexpr int GROUP_TOKENS = 96;   // the least that a thread is called for
 constexpr int MAX_GROUPS = 8;
 
 struct Engine {
@@ -150,15 +149,20 @@ Error check(const Engine& e, const Batch& batch, int64_t num_known) {
 void run_documents(const Engine& e, Workspace& w, const Batch& batch, int64_t first, int64_t last,
                    const double* weights, double share, bool want_gradient, Real* grads, bool fresh,
                    double* logprobs) {
+  int64_t left = 0;  // tokens, to be divided evenly
+  for (int64_t i = first; i < last; i++) left += batch.length(i);
   for (int64_t i = first; i < last;) {
     Chunk& chunk = w.chunk;
     chunk.clear();
+    const int64_t num_chunks = (left + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
+    const int64_t size = num_chunks ? (left + num_chunks - 1) / num_chunks : 0;
     do {
       const int length = batch.length(i);
       if (length > 0) chunk.add(batch.begin(i), length);
       i++;
-    } while (i < last && chunk.num_tokens + batch.length(i) <= CHUNK_TOKENS);
+    } while (i < last && chunk.num_tokens + batch.length(i) / 2 <= size);
     if (!chunk.num_tokens) continue;
+    left -= chunk.num_tokens;
     w.fit(e.shape);
     compute(e, w, weights, share, want_gradient, grads, fresh, logprobs);
     fresh = false;
@@ -301,187 +305,18 @@ void adam_step(Engine& e, double learning_rate, int num_groups) {
   e.fresh = true;
 }
 
-// Samples side by side, one a lane: each keeps its own place in its document, and a lane whose
-// document has ended takes the next sample. Keys and values go into a ring of the last block_size
-// rounds, of which a lane looks at those since its document began.
-constexpr int SIDE = 2 * L;
-
-struct Sampler {
-  const Engine& e;
-  Workspace& w;
-  Buffer keys, values, probs;  // keys and values: [layer][slot][feature][lane]
-  int round = 0;
-  std::vector<int> position = std::vector<int>(SIDE, -1);
-
-  Sampler(const Engine& engine, Workspace& workspace) : e(engine), w(workspace) {
-    const Shape& s = e.shape;
-    w.fit(s, SIDE, 1);
-    const size_t cache = size_t(s.n_layer) * s.block_size * s.n_embd * SIDE;
-    keys.resize(cache);
-    values.resize(cache);
-    probs.resize(size_t(s.block_size) * L);
-  }
-
-  // Every lane reads w.chunk.inputs[lane] at position[lane]; the logits are then in w.logits.
-  void push() {
-    const Shape& s = e.shape;
-    const Real* params = e.params.data;
-    const int ldn = SIDE;
-    w.columns = {SIDE, SIDE};
-    const int slot = round++ % s.block_size;
-    int depth = 1;
-    for (int lane = 0; lane < SIDE; lane++) {
-      w.chunk.positions[lane] = std::max(0, position[lane]);
-      depth = std::max(depth, position[lane] + 1);
-    }
-    embed(e.layout, params, w.chunk, w.x.data, s.n_embd, w.columns);
-    rmsnorm(s.n_embd, w.x.data, w.normed0.data, w.scale0.data, w.columns);
-    std::memcpy(w.x.data, w.normed0.data, sizeof(Real) * s.n_embd * ldn);
-    for (int i = 0; i < s.n_layer; i++) {
-      auto& b = w.layers[i];
-      const size_t row = size_t(s.n_embd) * ldn;
-      Real* layer_keys = keys.data + size_t(i) * s.block_size * row;
-      Real* layer_values = values.data + size_t(i) * s.block_size * row;
-      rmsnorm(s.n_embd, w.x.data, b.normed1.data, b.scale1.data, w.columns);
-      linear<Put::set>(3 * s.n_embd, e.layout.wqkv(i), params, b.normed1.data, b.qkv.data, w.columns);
-      std::memcpy(layer_keys + slot * row, b.qkv.data + row, sizeof(Real) * row);
-      std::memcpy(layer_values + slot * row, b.qkv.data + 2 * row, sizeof(Real) * row);
-      const Real scale = Real(1) / std::sqrt(Real(s.head_dim));
-      for (int h = 0; h < s.n_head; h++)
-        for (int j = 0; j < ldn; j += L) {
-          IntVec place;
-          for (int l = 0; l < L; l++) place[l] = Int(position[j + l]);
-          const size_t head = size_t(h) * s.head_dim * ldn + j;
-          Vec largest = splat(-std::numeric_limits<Real>::infinity());
-          for (int age = depth - 1; age >= 0; age--) {
-            const Real* k = layer_keys + ((slot - age + s.block_size) % s.block_size) * row + head;
-            Vec score = {};
-            for (int c = 0; c < s.head_dim; c++)
-              score += load(b.qkv.data + head + c * ldn) * load(k + c * ldn);
-            score *= scale;
-            score = place >= Int(age) ? score : splat(-std::numeric_limits<Real>::infinity());
-            if (age == 0) score = place >= Int(0) ? score : Vec{};  // an idle lane
-            store(probs.data + age * L, score);
-            largest = vmax(score, largest);
-          }
-          Vec total = {};
-          for (int age = depth - 1; age >= 0; age--) {
-            const Vec p = vexp(load(probs.data + age * L) - largest);
-            store(probs.data + age * L, p);
-            total += p;
-          }
-          const Vec inverse = Real(1) / total;
-          for (int age = depth - 1; age >= 0; age--)
-            store(probs.data + age * L, load(probs.data + age * L) * inverse);
-          for (int c = 0; c < s.head_dim; c++) {
-            Vec sum = {};
-            for (int age = depth - 1; age >= 0; age--) {
-              const Real* v =
-                  layer_values + ((slot - age + s.block_size) % s.block_size) * row + head;
-              sum += load(probs.data + age * L) * load(v + c * ldn);
-            }
-            store(b.heads.data + head + c * ldn, sum);
-          }
-        }
-      linear<Put::add>(s.n_embd, e.layout.wo(i), params, b.heads.data, w.x.data, w.columns);
-      rmsnorm(s.n_embd, w.x.data, b.normed2.data, b.scale2.data, w.columns);
-      linear<Put::relu>(s.n_hidden, e.layout.fc1(i), params, b.normed2.data, b.hidden.data, w.columns);
-      linear<Put::add>(s.n_embd, e.layout.fc2(i), params, b.hidden.data, w.x.data, w.columns);
-    }
-    linear<Put::set>(s.vocab_size, e.layout.lm_head(), params, w.x.data, w.logits.data, w.columns);
-  }
-
-  // The next token of each lane, as `choose` in kamon/sampler.py: u is the draw of each lane.
-  void choose(double temperature, const Real* u, int* tokens) {
-    const int vocab_size = e.shape.vocab_size;
-    const double scale = temperature > 1e-300 ? 1 / temperature : INFINITY;
-    for (int j = 0; j < SIDE; j += L) {
-      Vec top = load(w.logits.data + j);
-      IntVec top_token = {};
-      Vec size = {};
-      for (int o = 0; o < vocab_size; o++) {
-        const Vec logit = load(w.logits.data + ptrdiff_t(o) * SIDE + j);
-        const auto better = logit > top;
-        top_token = better ? IntVec{} + Int(o) : top_token;
-        top = better ? logit : top;
-        size = vmax(size, vmax(logit, -logit));
-      }
-      bool cold = false;
-      for (int l = 0; l < L; l++) cold |= !(double(size[l]) * scale < 1e30);
-      if (cold) {
-        for (int l = 0; l < L; l++) tokens[j + l] = int(top_token[l]);
-        continue;
-      }
-      Vec total = {};
-      for (int o = 0; o < vocab_size; o++) {
-        Real* at = w.logits.data + ptrdiff_t(o) * SIDE + j;
-        total += vexp((load(at) - top) * Real(scale));
-        store(at, total);
-      }
-      const Vec mark = load(u + j) * total;
-      IntVec token = {};
-      for (int o = 0; o < vocab_size - 1; o++)  // those whose running sum does not pass the mark
-        token += (load(w.logits.data + ptrdiff_t(o) * SIDE + j) <= mark) ? IntVec{} + 1 : IntVec{};
-      for (int l = 0; l < L; l++) tokens[j + l] = int(token[l]);
-    }
-  }
-};
-
-void sample_range(const Engine& e, Workspace& w, int64_t first, int64_t last, double temperature,
-                  uint64_t seed, int bos, int32_t* tokens, int32_t* lengths) {
-  FlushToZero flush;
-  Sampler sampler(e, w);
-  const int block_size = e.shape.block_size;
-  std::vector<int64_t> index(SIDE, -1);
-  std::vector<int> chosen(SIDE);
-  std::vector<Real> u(SIDE);
-  w.chunk.inputs.assign(SIDE, 0);
-  w.chunk.positions.assign(SIDE, 0);
-  w.chunk.num_tokens = SIDE;
-  int64_t next = first, running = 0;
-  const auto begin = [&](int lane) {
-    index[lane] = next < last ? next++ : -1;
-    sampler.position[lane] = index[lane] < 0 ? -1 : 0;
-    w.chunk.inputs[lane] = bos;
-    running += index[lane] >= 0;
-  };
-  for (int lane = 0; lane < SIDE; lane++) begin(lane);
-  while (running) {
-    sampler.push();
-    for (int lane = 0; lane < SIDE; lane++)
-      u[lane] = index[lane] < 0 ? Real(0)
-                                : Real(uniform(seed, uint64_t(index[lane]),
-                                               uint64_t(sampler.position[lane])));
-    sampler.choose(temperature, u.data(), chosen.data());
-    for (int lane = 0; lane < SIDE; lane++) {
-      if (index[lane] < 0) continue;
-      int& position = sampler.position[lane];
-      const bool ends = chosen[lane] == bos;
-      if (!ends) tokens[index[lane] * block_size + position++] = chosen[lane];
-      if (ends || position == block_size) {
-        lengths[index[lane]] = position;
-        running--;
-        begin(lane);
-      } else {
-        w.chunk.inputs[lane] = chosen[lane];
-      }
-    }
-  }
-}
-
-// One document, token by token, in the first lane.
+// One document, token by token, in the first lane, with the parameters of the moment.
 struct Decoder {
-  Engine engine;  // a copy of the parameters of its moment
+  const Shape shape;
+  const Layout layout;
+  const Buffer params;
   Workspace workspace;
-  std::unique_ptr<Sampler> sampler;
+  Sampler sampler;
   explicit Decoder(const Engine& e)
-      : engine(e.shape, e.beta1, e.beta2, e.eps_adam, 1) {
-    std::memcpy(engine.params.data, e.params.data, sizeof(Real) * e.layout.size);
-    sampler = std::make_unique<Sampler>(engine, workspace);
-    workspace.chunk.inputs.assign(SIDE, 0);
-    workspace.chunk.positions.assign(SIDE, 0);
-    workspace.chunk.num_tokens = SIDE;
-  }
+      : shape(e.shape),
+        layout(e.layout),
+        params(e.params.data, e.layout.size),
+        sampler(shape, layout, params.data, workspace) {}
 };
 
 // Make the compiler believe that v may have changed.
@@ -583,16 +418,25 @@ API(kamon_train)(void* engine, const int32_t* tokens, const int64_t* offsets, in
   }
 }
 
-// tokens: n rows of block_size; lengths: n.
+// tokens: room for n · block_size, of which offsets[n] are used; offsets: n + 1.
 API(kamon_sample)(void* engine, int64_t n, double temperature, uint64_t seed, int bos,
-                  int32_t* tokens, int32_t* lengths)->int {
+                  int32_t* tokens, int64_t* offsets)->int {
   try {
     Engine& e = *static_cast<Engine*>(engine);
-    constexpr int64_t PIECE = 16 * SIDE;
+    const int block_size = e.shape.block_size;
+    int64_t* lengths = offsets + 1;
+    constexpr int64_t PIECE = 64 * SIDE;
     e.threads().run(int((n + PIECE - 1) / PIECE), [&](int piece, int thread) {
-      sample_range(e, *e.workspaces[thread], piece * PIECE, std::min(n, (piece + 1) * PIECE),
-                   temperature, seed, bos, tokens, lengths);
+      FlushToZero flush;
+      Sampler sampler(e.shape, e.layout, e.params.data, *e.workspaces[thread]);
+      sample_documents(sampler, block_size, piece * PIECE, std::min(n, (piece + 1) * PIECE),
+                       temperature, seed, bos, tokens, lengths);
     });
+    offsets[0] = 0;
+    for (int64_t i = 0; i < n; i++) {  // close the gaps
+      std::memmove(tokens + offsets[i], tokens + i * block_size, sizeof(int32_t) * lengths[i]);
+      offsets[i + 1] += offsets[i];
+    }
     return Error::none;
   } catch (const std::exception&) {
     return Error::memory;
@@ -612,11 +456,10 @@ API(kamon_decoder_destroy)(void* decoder)->void { delete static_cast<Decoder*>(d
 API(kamon_decoder_push)(void* decoder, int token, double* logits)->void {
   FlushToZero flush;
   Decoder& d = *static_cast<Decoder*>(decoder);
-  d.workspace.chunk.inputs[0] = token;
-  d.sampler->position[0]++;
-  d.sampler->push();
-  for (int o = 0; o < d.engine.shape.vocab_size; o++)
-    logits[o] = double(d.workspace.logits.data[ptrdiff_t(o) * SIDE]);
+  d.sampler.input[0] = token;
+  d.sampler.position[0]++;
+  d.sampler.push();
+  for (int o = 0; o < d.shape.vocab_size; o++) logits[o] = double(d.sampler.logit(o, 0));
 }
 
 // Multiply-adds that one core does in vectors of this build, in GFLOP/s: nothing here can be faster.

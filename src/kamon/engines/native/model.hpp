@@ -21,6 +21,10 @@ struct Buffer {
   Real* data = nullptr;
   size_t size = 0;
   Buffer() = default;
+  Buffer(const Real* from, size_t n) {
+    resize(n);
+    std::memcpy(data, from, sizeof(Real) * n);
+  }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   void resize(size_t n) {  // never shrinks; what was there is kept only while it fits

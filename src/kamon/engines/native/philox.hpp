@@ -5,20 +5,29 @@
 
 namespace {
 
-inline double uniform(uint64_t seed, uint64_t index, uint64_t position) {
-  uint32_t c0 = uint32_t(position), c1 = uint32_t(position >> 32);
-  uint32_t c2 = uint32_t(index), c3 = uint32_t(index >> 32);
-  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-  for (int round = 0; round < 10; round++) {
-    const uint64_t p0 = uint64_t(0xD2511F53u) * c0, p1 = uint64_t(0xCD9E8D57u) * c2;
-    c0 = uint32_t(p1 >> 32) ^ c1 ^ k0;
-    c1 = uint32_t(p1);
-    c2 = uint32_t(p0 >> 32) ^ c3 ^ k1;
-    c3 = uint32_t(p0);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+// N draws at once: loops over a constant number of lanes become vector instructions.
+template <int N, class Float>
+void uniforms(uint64_t seed, const uint64_t* index, const uint64_t* position, Float* u) {
+  uint64_t c0[N], c1[N], c2[N], c3[N];  // 32 bits of each count
+  constexpr uint64_t low = 0xFFFFFFFF;
+  for (int l = 0; l < N; l++) {
+    c0[l] = position[l] & low, c1[l] = position[l] >> 32;
+    c2[l] = index[l] & low, c3[l] = index[l] >> 32;
   }
-  return double((uint64_t(c0) << 21) | (c1 >> 11)) * 0x1p-53;
+  uint64_t k0 = seed & low, k1 = seed >> 32;
+  for (int round = 0; round < 10; round++) {
+    for (int l = 0; l < N; l++) {
+      const uint64_t p0 = 0xD2511F53u * c0[l], p1 = 0xCD9E8D57u * c2[l];
+      c0[l] = (p1 >> 32) ^ c1[l] ^ k0;
+      c1[l] = p1 & low;
+      c2[l] = (p0 >> 32) ^ c3[l] ^ k1;
+      c3[l] = p0 & low;
+    }
+    k0 = (k0 + 0x9E3779B9u) & low;
+    k1 = (k1 + 0xBB67AE85u) & low;
+  }
+  for (int l = 0; l < N; l++)
+    u[l] = Float(double(int64_t((c0[l] << 21) | (c1[l] >> 11))) * 0x1p-53);
 }
 
 }  // namespace
