@@ -49,6 +49,14 @@ def run(command: list[str]) -> None:
         raise RuntimeError(f"`{' '.join(command)}` failed:\n{done.stderr}")
 
 
+def link(command: list[str]) -> None:
+    """With the compiler's own libraries inside where that works: they load in half the time."""
+    try:
+        run([*command, "-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"])
+    except RuntimeError:
+        run(command)
+
+
 class BuildNative(build_ext):
     def build_extensions(self) -> None:
         try:
@@ -82,7 +90,7 @@ class BuildNative(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             level = extension.name.rsplit("_", 1)[1]
             objects = [str(temp / f"{level}_{dtype}.o") for dtype in DTYPES]
-            run([*compiler, "-shared", "-pthread", *objects, "-o", str(target)])
+            link([*compiler, "-shared", "-pthread", *objects, "-o", str(target)])
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split("."))) + ".so"

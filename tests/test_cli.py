@@ -21,6 +21,7 @@ import pytest
 from conftest import TINY_FLAGS, Result
 from kamon import __version__, builtin, cli, store
 from kamon.config import SETTINGS
+from kamon.engines import native
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
@@ -168,7 +169,7 @@ def test_inspect_engine(kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
     if not native.why_not():
         assert found["instructions"] in found["built"]
         assert f"native: {found['instructions']} instructions" in kamon("inspect", "--engine").out
-    monkeypatch.setattr(native, "library_path", lambda level: Path("/nowhere", level))
+    monkeypatch.setattr(native, "library_path", lambda level: f"/nowhere/{level}")
     shown = kamon("inspect", "--engine").out
     assert shown.startswith("scalar: the native engine is not built: it needs a C++17 compiler")
     assert kamon("inspect").code == 2
@@ -444,7 +445,7 @@ def test_ctrl_c_saves_what_was_learned(names: Path, tmp_path: Path, process: Pro
     out, err = running.communicate(timeout=20)
     assert running.returncode == 130
     assert out == ""
-    assert "stopping behind this step" in err
+    assert "stopping; Ctrl-C again" in err
     assert re.search(r"stopped after [\d,]+ of 1,000,000 steps", err)
     stored = store.load(tmp_path / "m")
     assert stored.training["num_steps_done"] == len(stored.metrics) > 0
@@ -459,13 +460,37 @@ def test_a_second_ctrl_c_quits_at_once(names: Path, tmp_path: Path, process: Pro
         pass
     time.sleep(0.3)
     running.send_signal(signal.SIGINT)
-    while "stopping behind" not in running.stderr.readline():
+    while "stopping;" not in running.stderr.readline():
         pass
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=5)
     assert running.returncode == 130
     assert out == ""
     assert err.splitlines()[-1] == "kamon: stopped"
+    assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
+
+
+@pytest.mark.skipif(bool(native.why_not()), reason=native.why_not())
+@pytest.mark.parametrize("again", [False, True])
+def test_ctrl_c_in_the_middle_of_a_long_step(
+    again: bool, names: Path, tmp_path: Path, process: Process
+) -> None:
+    """One step of a minute: within it, the first Ctrl-C ends the training, with nothing to save."""
+    big = ["--engine=native", "--n-layer=4", "--n-embd=512", "--n-head=8", "--batch-size=20000"]
+    running = process("train", names, "-o", tmp_path / "m", *big)
+    assert running.stderr is not None
+    while "model: " not in running.stderr.readline():
+        pass
+    time.sleep(1)
+    begin = time.perf_counter()
+    running.send_signal(signal.SIGINT)
+    if again:
+        time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=20)
+    assert time.perf_counter() - begin < 3  # of which most is the end of the process
+    assert running.returncode == 130
+    assert "nothing to save" in err or err.splitlines()[-1] == "kamon: stopped"
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
 
 

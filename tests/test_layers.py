@@ -15,6 +15,7 @@ ROOT = Path(kamon.__file__).parent
 LAYERS = [
     {"errors", "philox", "batch", "files", "engines.scalar"},
     {"config", "builtin", "engines.native"},
+    {"mersenne"},
     {"model", "tokenizer", "corpus"},
     {"engine"},
     {"trainer", "store", "sampler"},

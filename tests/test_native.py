@@ -9,6 +9,7 @@ import ctypes
 import json
 import math
 import random
+import signal
 import threading
 import time
 from array import array
@@ -422,6 +423,76 @@ def test_training_stops_at_a_loss_that_is_not_finite(dtype: str) -> None:
     assert engine.state()["step"] == 0
 
 
+class StopError(Exception):
+    """What a signal's handler could raise."""
+
+
+@pytest.mark.parametrize("what", ["train", "backward", "logprobs", "sample"])
+def test_a_long_call_can_be_stopped(what: str) -> None:
+    """A handler that raises, as that of Ctrl-C does: within 100 ms, and the engine lives on."""
+    config = Config(n_layer=2, n_embd=64, block_size=64, vocab_size=27, num_steps=1)
+    engine, untouched = make_native(config, "float32"), make_native(config, "float32")
+    state = untrained(init(config, random.Random(1)))
+    engine.load(state)
+    untouched.load(state)
+    rng = random.Random(2)
+    few = pack([rng.randrange(27) for _ in range(30)] for _ in range(20))
+    many = pack(list(few) * 1000)  # more than a second of work
+    work = {
+        "train": lambda: engine.train(
+            Plan(many, len(many), array("q", range(len(many))), array("d", [0.1]))
+        ),
+        "backward": lambda: engine.backward(many, [1.0] * many.num_targets),
+        "logprobs": lambda: engine.logprobs(many),
+        "sample": lambda: engine.sample(200_000, 1.0, 1, 26),
+    }[what]
+    rung = 0.0
+
+    def ring(_signum: int, _frame: object) -> None:
+        nonlocal rung
+        rung = time.perf_counter()
+        raise StopError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    begin = time.perf_counter()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.4)
+        with pytest.raises(StopError):
+            work()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    stopped = time.perf_counter()
+    assert rung - begin < 0.6  # heard in time: the handler runs when the engine asks
+    assert stopped - rung < 0.1
+    assert engine.state() == untouched.state()
+    for each in (engine, untouched):
+        each.backward(few, [1.0] * few.num_targets)
+    assert engine.gradients() == untouched.gradients()
+
+
+def test_training_stops_between_and_within_steps_where_it_is_told() -> None:
+    config = Config(n_layer=2, n_embd=64, block_size=64, vocab_size=27)
+    rng = random.Random(2)
+    docs = pack([rng.randrange(27) for _ in range(60)] for _ in range(200))
+    plan = Plan(docs, 100, array("q", [i % 200 for i in range(10**5)]), array("d", [0.01] * 1000))
+    engine, whole = make_native(config, "float32"), make_native(config, "float32")
+    for each in (engine, whole):
+        each.load(untrained(init(config, random.Random(1))))
+    calls = 0
+
+    def should_stop() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls >= 5
+
+    losses = train(engine, plan, should_stop)
+    assert calls >= 5
+    assert 0 < len(losses) < 1000
+    part = Plan(docs, 100, plan.indices[: len(losses) * 100], plan.learning_rates[: len(losses)])
+    assert train(whole, part) == losses
+    assert whole.state() == engine.state()
+
+
 def test_empty_batches() -> None:
     engine = ready()
     assert list(engine.logprobs(pack([]))) == []
@@ -476,7 +547,7 @@ def test_other_threads_run_meanwhile() -> None:
 def test_without_a_build(
     tmp_path: Path, names: Path, kamon: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "library_path", lambda level: tmp_path / level)
+    monkeypatch.setattr(native, "library_path", lambda level: str(tmp_path / level))
     with pytest.raises(ConfigError, match=r"is not built: it needs a C\+\+17 compiler"):
         make_engine("native", Config())
     argv = ["train", names, "-o", tmp_path / "m", "--n-embd=4", "--num-steps=2"]

@@ -1,4 +1,4 @@
-from kamon.cli import main
+from kamon.cli import command
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command()

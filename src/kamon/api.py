@@ -6,11 +6,11 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import kamon
-from kamon import corpus, store
+from kamon import corpus, mersenne
 from kamon.batch import Batch, pack
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
@@ -20,6 +20,9 @@ from kamon.model import init, num_params
 from kamon.sampler import SampleRequest, sample
 from kamon.tokenizer import CharTokenizer
 from kamon.trainer import Progress, learning_rate, pretrain
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Model:
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. StoreError where the path is taken or cannot be written."""
+        from kamon import store
+
         params = self.engine.state()["params"]
         stored = store.Stored(self.config, self.tokenizer, params, self.metrics, self.training)
         store.save(path, stored, overwrite=overwrite)
@@ -92,10 +97,12 @@ def prepare(
     """
     rng = random.Random(config.seed)
     docs = source.docs[:]
-    rng.shuffle(docs)
+    mersenne.shuffle(rng, docs)
     tokenizer = CharTokenizer.train(docs)
     config = replace(config, vocab_size=tokenizer.vocab_size)
     limit = config.block_size + 1
+    lengths = list(map(len, docs))
+    longest = max(lengths)
     needed = docs[: config.num_steps * config.batch_size]  # the others are never looked at
     params = init(config, rng)
     made = make_engine(engine, config, dtype=dtype, threads=threads)
@@ -106,8 +113,8 @@ def prepare(
         docs=pack(tokenizer.encode_document(doc)[:limit] for doc in needed),
         engine=made,
         rng=rng,
-        longest=max(docs, key=len),
-        num_cut=sum(len(doc) + 2 > limit for doc in docs),
+        longest=docs[lengths.index(longest)],
+        num_cut=sum(length + 2 > limit for length in lengths) if longest + 2 > limit else 0,
     )
 
 
@@ -135,7 +142,7 @@ def train(
     (5, 1)
     """
     config = make_config(settings)
-    if isinstance(docs, str | Path):
+    if isinstance(docs, str | PathLike):
         source = corpus.read(docs, column=column, format=format)
     elif column is not None or format is not None:
         raise ConfigError("column and format say how to read a file, and there is none")
@@ -197,6 +204,8 @@ def load(
 
     StoreError if it is not there or damaged.
     """
+    from kamon import store
+
     stored = store.load(path)
     made = make_engine(engine, stored.config, dtype=dtype, threads=threads)
     made.load(untrained(stored.params))

@@ -1,12 +1,13 @@
 """The lists that a user need not bring: `names`, in the package; `names-original`, fetched once."""
 
-import hashlib
-import lzma
-from importlib import resources
-from pathlib import Path
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from kamon.errors import CorpusError
-from kamon.files import replace_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMES = "names"
 NAMES_ORIGINAL = "names-original"
@@ -24,6 +25,9 @@ def names_table() -> list[tuple[str, str, int]]:
     Social Security card applications, a public record; names of fewer than five births are left out
     there. A name that was given to both stands twice. dev/make_names.py derived the file.
     """
+    import lzma
+    from importlib import resources
+
     packed = resources.files("kamon").joinpath("data/names.csv.xz").read_bytes()
     lines = lzma.decompress(packed).decode("ascii").splitlines()[1:]
     rows = (line.split(",") for line in lines)
@@ -45,17 +49,25 @@ def names_original() -> bytes:
     cached = user_cache_path("kamon") / f"{NAMES_ORIGINAL}.txt"
     try:
         content = cached.read_bytes()
-        if hashlib.sha256(content).hexdigest() == ORIGINAL_SHA256:
+        if is_original(content):
             return content
     except OSError:
         pass  # not there yet
     content = fetch_original(cached)
+    from kamon.files import replace_file
+
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         replace_file(cached, content)
     except OSError as error:
         raise CorpusError(f"cannot keep {NAMES_ORIGINAL} in {cached}: {error.strerror}") from None
     return content
+
+
+def is_original(content: bytes) -> bool:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest() == ORIGINAL_SHA256
 
 
 def fetch_original(cached: Path) -> bytes:
@@ -66,11 +78,7 @@ def fetch_original(cached: Path) -> bytes:
     try:
         with urlopen(ORIGINAL_URL, timeout=FETCH_SECONDS) as response:
             content: bytes = response.read(ORIGINAL_SIZE + 1)
-        problem = (
-            ""
-            if hashlib.sha256(content).hexdigest() == ORIGINAL_SHA256
-            else "what came is another file: its SHA-256 differs"
-        )
+        problem = "" if is_original(content) else "what came is another file: its SHA-256 differs"
     except (OSError, HTTPException) as error:
         problem = str(getattr(error, "reason", "") or error)
     if problem:

@@ -1,14 +1,14 @@
 """Every setting of a model and its training, with the defaults of the original microGPT."""
 
-import difflib
 import math
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kamon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_SIZE = 2**31  # of anything that is counted
 MAX_INT = 2**128  # of a seed
@@ -119,10 +119,13 @@ def make_config(settings: Mapping[str, Any], where: str = "") -> Config:
     return Config(**settings)
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+def read_settings(path: "str | Path") -> dict[str, Any]:
     """The settings in a TOML file, checked: names and values as in Config."""
+    import tomllib
+
     try:
-        text = Path(path).read_bytes().decode("utf-8").removeprefix("\ufeff")
+        with open(path, "rb") as file:
+            text = file.read().decode("utf-8").removeprefix("\ufeff")
         settings = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
@@ -136,5 +139,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 def suggestion(word: str, known: Collection[str]) -> str:
     """ ": did you mean …?" with the nearest known word, or the list of them all."""
+    import difflib
+
     near = difflib.get_close_matches(word, known, n=1)
     return f": did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

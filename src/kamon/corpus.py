@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import BinaryIO
+from operator import ne
+from typing import TYPE_CHECKING, BinaryIO
 
 from kamon import builtin
 from kamon.config import suggestion
 from kamon.errors import ConfigError, CorpusError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMATS = ("text", "csv", "tsv", "jsonl")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -61,7 +61,7 @@ def read(source: str | Path, *, column: str | None = None, format: str | None = 
     document a line. column: of a CSV or TSV file the column by its name in the first row; of JSONL
     the key ("text" by default). CorpusError says what is wrong with the content and in which line.
     """
-    if str(source) in builtin.BUILT_IN and not isinstance(source, Path):
+    if str(source) in builtin.BUILT_IN and isinstance(source, str):
         if column or format:
             raise ConfigError(
                 f"the built-in list {source} has no columns and formats to choose from"
@@ -70,7 +70,7 @@ def read(source: str | Path, *, column: str | None = None, format: str | None = 
             return from_entries(builtin.NAMES, builtin.names())
         return from_entries(builtin.NAMES_ORIGINAL, text_lines(builtin.names_original().decode()))
     if format is None:
-        format = SUFFIXES.get(Path(source).suffix.lower(), "text")
+        format = SUFFIXES.get(os.path.splitext(source)[1].lower(), "text")
     elif format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
     if format == "text" and column is not None:
@@ -101,21 +101,16 @@ def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
 
 
 def from_entries(source: str, entries: Iterable[str]) -> Corpus:
-    docs = []
-    num_entries = num_blank = num_stripped = 0
-    for entry in entries:
-        num_entries += 1
-        doc = entry.strip()
-        if not doc:
-            num_blank += 1
-            continue
-        num_stripped += doc != entry
-        docs.append(doc)
+    entries = list(entries)
+    stripped = [entry.strip() for entry in entries]
+    docs = list(filter(None, stripped))
     if not docs:
         raise CorpusError(
-            f"{source} is empty" if num_entries == 0 else f"{source} holds nothing but blank lines"
+            f"{source} holds nothing but blank lines" if entries else f"{source} is empty"
         )
-    return Corpus(source, docs, num_entries, num_blank, num_stripped)
+    num_blank = len(entries) - len(docs)
+    num_stripped = sum(map(ne, entries, stripped)) - (num_blank - entries.count(""))
+    return Corpus(source, docs, len(entries), num_blank, num_stripped)
 
 
 def read_bytes(source: str | Path, name: str) -> bytes:
@@ -129,7 +124,7 @@ def read_bytes(source: str | Path, name: str) -> bytes:
     except IsADirectoryError:
         raise CorpusError(f"{name} is a directory: name a file in it") from None
     except FileNotFoundError:
-        known = [*builtin.BUILT_IN, *neighbours(Path(source))]
+        known = [*builtin.BUILT_IN, *neighbours(source)]
         known = [other for other in known if other != name]
         raise CorpusError(f"there is no file {name}{near(name, known)}") from None
     except OSError as error:
@@ -184,6 +179,8 @@ def text_lines(text: str) -> list[str]:
 
 
 def json_texts(name: str, text: str, key: str) -> Iterator[str]:
+    import json
+
     for number, line in enumerate(text_lines(text), 1):
         if not line.strip():
             yield ""
@@ -205,6 +202,9 @@ def json_texts(name: str, text: str, key: str) -> Iterator[str]:
 
 
 def cells(name: str, text: str, column: str | None, delimiter: str) -> Iterator[str]:
+    import csv
+    import io
+
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [cell.strip() for cell in next(filter(None, reader), [])]
@@ -242,10 +242,12 @@ def checked_text(name: str, where: str, text: str) -> str:
     return text
 
 
-def neighbours(path: Path) -> list[str]:
+def neighbours(path: str | Path) -> list[str]:
     """The files beside a path that is not there."""
+    folder = os.path.dirname(path)
     try:
-        return [str(neighbour) for neighbour in islice(path.parent.iterdir(), 1000)]
+        with os.scandir(folder or ".") as entries:
+            return [os.path.join(folder, entry.name) for entry in islice(entries, 1000)]
     except OSError:
         return []
 

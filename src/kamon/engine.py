@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypedDict
 
 from kamon.batch import Batch
@@ -90,18 +91,23 @@ class Plan:
     learning_rates: array[float]
 
 
-def train(engine: Engine, plan: Plan) -> array[float]:
+def train(
+    engine: Engine, plan: Plan, should_stop: Callable[[], bool] | None = None
+) -> array[float]:
     """Carry out `plan`; the loss of each step is the mean of −log p over its targets, in nats.
 
     Stops at the first loss that is not finite, which is then the last one returned and was not
-    learned from. An engine with a `train` of its own does the whole plan in one call.
+    learned from. Where `should_stop` says so it stops too, between two steps or in the middle of
+    one, which is then not made. An engine with a `train` of its own does it all in one call.
     """
-    fused = getattr(engine, "train", None)
-    done: array[float] = fused(plan) if fused else train_step_by_step(engine, plan)
+    how = getattr(engine, "train", None) or partial(train_step_by_step, engine)
+    done: array[float] = how(plan, should_stop)
     return done
 
 
-def train_step_by_step(engine: Engine, plan: Plan) -> array[float]:
+def train_step_by_step(
+    engine: Engine, plan: Plan, should_stop: Callable[[], bool] | None = None
+) -> array[float]:
     """The loop over `backward` and `step` that every fused `train` must equal."""
     losses = array("d")
     for i, learning_rate in enumerate(plan.learning_rates):
@@ -115,7 +121,7 @@ def train_step_by_step(engine: Engine, plan: Plan) -> array[float]:
         except ArithmeticError:
             loss = math.nan
         losses.append(loss)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or (should_stop and should_stop()):
             break
     return losses
 

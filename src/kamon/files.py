@@ -1,5 +1,7 @@
 """Writing that either happens wholly or not at all."""
 
+from __future__ import annotations
+
 import os
 import tempfile
 from pathlib import Path

@@ -6,6 +6,7 @@ import random
 from array import array
 from math import prod
 
+from kamon import mersenne
 from kamon.config import Config
 
 
@@ -39,4 +40,4 @@ def num_params(config: Config) -> int:
 
 def init(config: Config, rng: random.Random) -> array[float]:
     """The first parameters: normal, mean 0, deviation config.std, row by row down the table."""
-    return array("d", [rng.gauss(0, config.std) for _ in range(num_params(config))])
+    return mersenne.gauss(rng, config.std, num_params(config))

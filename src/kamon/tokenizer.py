@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from itertools import pairwise
@@ -34,7 +33,7 @@ class CharTokenizer:
     @classmethod
     def train(cls, docs: Iterable[str]) -> CharTokenizer:
         """The tokenizer of every character that occurs in `docs`."""
-        return cls(sorted(set().union(*docs)))
+        return cls(sorted(set("".join(docs))))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`, without BOS. TokenizerError names a character without a token."""
@@ -59,11 +58,15 @@ class CharTokenizer:
         return [text[begin:end] for begin, end in pairwise(batch.offsets)]
 
     def to_json(self) -> str:
+        import json
+
         return json.dumps({"type": "char", "chars": self.chars}, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> CharTokenizer:
         """TokenizerError where `text` is not what `to_json` writes."""
+        import json
+
         try:
             content = json.loads(text)
         except ValueError as error:

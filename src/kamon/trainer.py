@@ -50,9 +50,10 @@ def pretrain(
 ) -> array[float]:
     """Train for config.num_steps and return the loss of each step, in nats per token.
 
-    Between steps, about ten times a second, `on_progress` is called, and then `should_stop`: if
-    that says True, training ends there and the losses are fewer. TrainingError names the step
-    where the loss or a parameter stops being finite.
+    About ten times a second, between steps, `on_progress` is called. `should_stop` is asked more
+    often, by the native engine also within a long step: if it says True, training ends there and
+    the losses are fewer. TrainingError names the step where the loss or a parameter stops being
+    finite.
     """
     losses = array("d")
     start = time.perf_counter()
@@ -61,13 +62,13 @@ def pretrain(
         first = len(losses)
         last = min(first + steps, config.num_steps)
         before = time.perf_counter()
-        losses.extend(train(engine, make_plan(docs, config, first, last)))
-        if not math.isfinite(losses[-1]):
+        losses.extend(train(engine, make_plan(docs, config, first, last), should_stop))
+        if losses and not math.isfinite(losses[-1]):
             raise not_finite(len(losses), config)
         now = time.perf_counter()
         # The results do not depend on how the steps are cut; only the waiting between reports does.
         steps = max(1, min(2 * steps, int(steps * PROGRESS_SECONDS / max(now - before, 1e-9))))
-        if on_progress:
+        if on_progress and losses:
             on_progress(Progress(config.num_steps, losses, now - start))
         if should_stop and should_stop():
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
 from math import prod
 
@@ -38,7 +39,7 @@ def show_engine(args: argparse.Namespace) -> None:
     found = {
         "engine": "scalar" if why_not else "native",
         "instructions": None if why_not else native.best_level(),
-        "built": [level for level in native.LEVELS if native.library_path(level).exists()],
+        "built": [level for level in native.LEVELS if os.path.exists(native.library_path(level))],
         "threads": native.usable_cores(),
     }
     if args.json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -31,6 +30,8 @@ def one_line(text: str) -> str:
 
 def print_json(content: dict[str, Any]) -> None:
     """One object on one line, in ASCII, so that no terminal or pipe can garble it."""
+    import json
+
     print(json.dumps(content))
 
 

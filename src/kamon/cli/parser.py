@@ -11,9 +11,23 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: object) -> None:
         super().__init__(
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=self.formatter,
             **options,  # type: ignore[arg-type]
         )
+
+    def formatter(self, prog: str) -> argparse.HelpFormatter:
+        """As wide as the terminal, which is asked only when there is help to show.
+
+        argparse makes a formatter for every flag that it is told of, and the first look for the
+        terminal's width imports half of the standard library.
+        """
+        return argparse.RawDescriptionHelpFormatter(prog, width=self.width)
+
+    width: int | None = 80
+
+    def format_help(self) -> str:
+        self.width = None
+        return super().format_help()
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         args, unknown = self.parse_known_args(argv)

@@ -82,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
                 **chosen,
             )
         stop.saving = True
+        if not model.metrics:
+            say("stopped before the first step was done: there is nothing to save")
+            return 130
         model.save(args.output, overwrite=args.overwrite)
     done, wanted = len(model.metrics), model.config.num_steps
     loss = final_loss(model.metrics)
@@ -119,7 +122,7 @@ def final_loss(metrics: list[dict[str, float]]) -> float:
 
 @dataclass
 class Stop:
-    """What Ctrl-C does: asks to stop between two steps, and nothing while the model is saved."""
+    """What Ctrl-C does: asks training to stop, and nothing while the model is saved."""
 
     asked: bool = False
     saving: bool = False
@@ -127,7 +130,7 @@ class Stop:
 
 @contextmanager
 def stop_on_ctrl_c() -> Iterator[Stop]:
-    """The first Ctrl-C asks to stop behind the current step, the second one stops at once."""
+    """The first Ctrl-C keeps what was learned, the second one stops at once."""
     stop = Stop()
 
     def on_signal(_signum: int, _frame: types.FrameType | None) -> None:
@@ -136,7 +139,7 @@ def stop_on_ctrl_c() -> Iterator[Stop]:
         first = not stop.asked
         stop.asked = True
         if first and not stop.saving:
-            say("\nstopping behind this step; Ctrl-C again to quit without saving")
+            say("\nstopping; Ctrl-C again to quit without saving")
 
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:  # started in the background: someone else's Ctrl-C

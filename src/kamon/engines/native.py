@@ -11,9 +11,8 @@ import ctypes
 import os
 from array import array
 from collections.abc import Callable, Sequence
-from ctypes import c_double, c_int, c_int64, c_uint64, c_void_p
+from ctypes import c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kamon.batch import Batch
@@ -25,10 +24,14 @@ if TYPE_CHECKING:
 LEVELS = ("baseline", "avx2", "avx512")  # of instruction sets; the best one last
 DTYPES = {"float32": "f32", "float64": "f64"}
 
+LONG = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
+POLL_SECONDS = 0.02
+
 # Arrays are passed as the address of their buffer.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "create": (c_void_p, [c_int] * 5 + [c_double] * 3 + [c_int]),
     "destroy": (None, [c_void_p]),
+    "stop": (None, [c_void_p, c_int]),
     "load": (None, [c_void_p] * 4 + [c_int64]),
     "state": (c_int64, [c_void_p] * 4),
     "gradients": (None, [c_void_p] * 2),
@@ -39,17 +42,19 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "decoder_create": (c_void_p, [c_void_p]),
     "decoder_destroy": (None, [c_void_p]),
     "decoder_push": (None, [c_void_p, c_int, c_void_p]),
+    "shuffle": (None, [c_void_p, c_uint32, c_void_p]),
+    "gauss": (None, [c_void_p, c_double, c_int64, c_void_p, c_void_p]),
     "peak": (c_double, [c_double]),
 }
 
 
-def library_path(level: str) -> Path:
-    return Path(__file__).with_name(f"kamon_{level}.so")
+def library_path(level: str) -> str:
+    return os.path.join(os.path.dirname(__file__), f"kamon_{level}.so")
 
 
 def why_not() -> str:
     """Why there is no native engine here, as a sentence; empty where there is one."""
-    if library_path("baseline").exists():
+    if os.path.exists(library_path("baseline")):
         return ""
     return (
         "the native engine is not built: it needs a C++17 compiler (g++ or clang++) "
@@ -60,19 +65,19 @@ def why_not() -> str:
 @cache
 def best_level() -> str:
     """The best instruction set of those built that this processor has."""
-    probe = ctypes.CDLL(str(library_path("baseline"))).kamon_level_f32
+    probe = ctypes.CDLL(library_path("baseline")).kamon_level_f32
     probe.restype = c_int
     has = probe()
     return next(
         level
         for rank, level in reversed(list(enumerate(LEVELS)))
-        if rank <= has and library_path(level).exists()
+        if rank <= has and os.path.exists(library_path(level))
     )
 
 
 @cache
 def functions(dtype: str, level: str) -> dict[str, Callable[..., Any]]:
-    library = ctypes.CDLL(str(library_path(level)))
+    library = ctypes.CDLL(library_path(level))
     found = {}
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, f"kamon_{name}_{DTYPES[dtype]}")
@@ -80,6 +85,11 @@ def functions(dtype: str, level: str) -> dict[str, Callable[..., Any]]:
         function.argtypes = arguments
         found[name] = function
     return found
+
+
+def exact(name: str) -> Callable[..., Any]:
+    """A function of the exact build."""
+    return functions("float64", best_level())[name]
 
 
 def usable_cores() -> int:
@@ -151,9 +161,12 @@ class NativeEngine:
 
     def _batch(self, batch: Batch, weights: array[float] | None) -> array[float]:
         logprobs = zeros(batch.num_targets)
-        error = self.call["batch"](
-            *(self.handle, address(batch.tokens), address(batch.offsets), len(batch)),
-            *(None if weights is None else address(weights), address(logprobs)),
+        error = self._run(
+            lambda: self.call["batch"](
+                *(self.handle, address(batch.tokens), address(batch.offsets), len(batch)),
+                *(None if weights is None else address(weights), address(logprobs)),
+            ),
+            batch.num_targets * (1 if weights is None else 3),
         )
         self._raise(error)
         return logprobs
@@ -161,15 +174,20 @@ class NativeEngine:
     def step(self, learning_rate: float) -> None:
         self.call["step"](self.handle, learning_rate)
 
-    def train(self, plan: Plan) -> array[float]:
+    def train(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> array[float]:
         num_steps = len(plan.learning_rates)
         if len(plan.indices) != num_steps * plan.batch_size:
             raise ValueError(f"{len(plan.indices)} indices for {num_steps} steps")
         losses = zeros(num_steps)
-        done = self.call["train"](
-            *(self.handle, address(plan.docs.tokens), address(plan.docs.offsets), len(plan.docs)),
-            *(address(plan.indices), plan.batch_size, num_steps),
-            *(address(plan.learning_rates), address(losses)),
+        docs = plan.docs
+        done = self._run(
+            lambda: self.call["train"](
+                *(self.handle, address(docs.tokens), address(docs.offsets), len(docs)),
+                *(address(plan.indices), plan.batch_size, num_steps),
+                *(address(plan.learning_rates), address(losses)),
+            ),
+            3 * len(plan.indices) * len(docs.tokens) / max(1, len(docs)),
+            should_stop,
         )
         self._raise(-done)
         return losses[:done]
@@ -177,15 +195,54 @@ class NativeEngine:
     def sample(self, n: int, temperature: float, seed: int, bos: int) -> Batch:
         tokens = array("i", bytes(4 * n * self.config.block_size))
         offsets = array("q", bytes(8 * (n + 1)))
-        error = self.call["sample"](
-            *(self.handle, n, temperature, seed & 0xFFFFFFFFFFFFFFFF, bos),
-            *(address(tokens), address(offsets)),
+        error = self._run(
+            lambda: self.call["sample"](
+                *(self.handle, n, temperature, seed & 0xFFFFFFFFFFFFFFFF, bos),
+                *(address(tokens), address(offsets)),
+            ),
+            len(tokens),
         )
         self._raise(error)
         return Batch(tokens[: offsets[n]], offsets)
 
     def decoder(self) -> NativeDecoder:
         return NativeDecoder(self)
+
+    def _run(
+        self, call: Callable[[], int], tokens: float, should_stop: Callable[[], bool] | None = None
+    ) -> int:
+        """What `call` returns; it reads about so many tokens, and leaves off if `should_stop`.
+
+        A long one runs in a thread of its own, which keeps alive all that `call` refers to. This
+        one waits, in Python, where signals are heard: what their handlers raise ends the call.
+        """
+        if tokens * self.num_params < LONG:
+            return call()
+        from threading import Event, Thread
+
+        result: list[int] = []
+        raised: BaseException | None = None
+        finished = Event()
+
+        def work() -> None:
+            try:
+                result.append(call())
+            finally:
+                finished.set()
+
+        Thread(target=work, daemon=True).start()
+        while not finished.is_set():
+            try:
+                finished.wait(POLL_SECONDS)
+                if should_stop and should_stop():
+                    self.call["stop"](self.handle, 1)
+            except BaseException as error:
+                raised = error
+                self.call["stop"](self.handle, 1)
+        self.call["stop"](self.handle, 0)
+        if raised:
+            raise raised
+        return result[0]
 
     def _raise(self, error: int) -> None:
         c = self.config

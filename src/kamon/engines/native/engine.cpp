@@ -2,39 +2,16 @@
 //
 // Compiled once for float and once for double, for each instruction set: see setup.py.
 
-#include <chrono>
+#include <atomic>
 #include <memory>
 #include <new>
 
-#if defined(__x86_64__) || defined(__i386__)
-#include <xmmintrin.h>
-#endif
-
+#include "environment.hpp"
+#include "mersenne.hpp"
 #include "sampler.hpp"
 #include "threads.hpp"
 
 namespace {
-
-// Denormals cost ten times a normal number and mean nothing here. The caller's setting comes back.
-class FlushToZero {
- public:
-#if defined(__x86_64__) || defined(__i386__)
-  FlushToZero() : before(_mm_getcsr()) { _mm_setcsr(0x1f80 | 0x8040); }
-  ~FlushToZero() { _mm_setcsr(before); }
-
- private:
-  unsigned before;
-#elif defined(__aarch64__)
-  FlushToZero() {
-    asm volatile("mrs %0, fpcr" : "=r"(before));
-    asm volatile("msr fpcr, %0" ::"r"(uint64_t(1) << 24));
-  }
-  ~FlushToZero() { asm volatile("msr fpcr, %0" ::"r"(before)); }
-
- private:
-  uint64_t before;
-#endif
-};
 
 constexpr int CHUNK_TOKENS = 96;   // computed together: enough lanes, and small enough for the cache
 constexpr int GROUP_TOKENS = 96;   // the least that a thread is called for
@@ -50,6 +27,7 @@ struct Engine {
   bool fresh = true;  // the gradients are zero, whatever grads holds: this saves clearing them
   std::vector<std::unique_ptr<Workspace>> workspaces;
   int num_threads;
+  std::atomic<bool> stopping{false};  // set by another thread: leave off as soon as you can
 
   Engine(const Shape& s, double b1, double b2, double eps, int n)
       : shape(s), layout(s), beta1(b1), beta2(b2), eps_adam(eps), num_threads(n) {
@@ -132,7 +110,7 @@ void compute(const Engine& e, Workspace& w, const double* weights, double share,
   backward(e.shape, e.layout, e.params.data, grads, fresh, w);
 }
 
-enum Error { none = 0, memory = 1, token = 2, length = 3, index = 4 };
+enum Error { none = 0, memory = 1, token = 2, length = 3, index = 4, stopped = 5 };
 
 Error check(const Engine& e, const Batch& batch, int64_t num_known) {
   for (int64_t i = 0; i < batch.num_docs; i++) {
@@ -145,10 +123,11 @@ Error check(const Engine& e, const Batch& batch, int64_t num_known) {
   return Error::none;
 }
 
-// Documents first … last − 1 in chunks; logprobs and weights are those of the first one's first target.
-void run_documents(const Engine& e, Workspace& w, const Batch& batch, int64_t first, int64_t last,
+// Documents first … last − 1 in chunks, unless told to stop; logprobs and weights are those of the first one's first target.
+void run_documents(Engine& e, int thread, const Batch& batch, int64_t first, int64_t last,
                    const double* weights, double share, bool want_gradient, Real* grads, bool fresh,
                    double* logprobs) {
+  Workspace& w = *e.workspaces[thread];
   int64_t left = 0;  // tokens, to be divided evenly
   for (int64_t i = first; i < last; i++) left += batch.length(i);
   for (int64_t i = first; i < last;) {
@@ -163,6 +142,7 @@ void run_documents(const Engine& e, Workspace& w, const Batch& batch, int64_t fi
     } while (i < last && chunk.num_tokens + batch.length(i) / 2 <= size);
     if (!chunk.num_tokens) continue;
     left -= chunk.num_tokens;
+    if (e.stopping.load(std::memory_order_relaxed)) return;
     w.fit(e.shape);
     compute(e, w, weights, share, want_gradient, grads, fresh, logprobs);
     fresh = false;
@@ -193,7 +173,7 @@ int run_batch(Engine& e, const Batch& batch, const double* weights, double share
   if (want_gradient) e.fresh = false;
   if (num_groups == 1) {
     FlushToZero flush;
-    run_documents(e, *e.workspaces[0], batch, 0, batch.num_docs, weights, share, want_gradient,
+    run_documents(e, 0, batch, 0, batch.num_docs, weights, share, want_gradient,
                   e.grads[0]->data, fresh, logprobs);
     return 1;
   }
@@ -217,7 +197,7 @@ int run_batch(Engine& e, const Batch& batch, const double* weights, double share
   e.threads().run(found, [&](int g, int thread) {
     FlushToZero flush;
     const int64_t before = targets_before[g];
-    run_documents(e, *e.workspaces[thread], batch, firsts[g], firsts[g + 1],
+    run_documents(e, thread, batch, firsts[g], firsts[g + 1],
                   weights ? weights + before : nullptr, share, want_gradient,
                   want_gradient ? e.grads[g]->data : nullptr, g || fresh, logprobs + before);
   });
@@ -371,7 +351,10 @@ API(kamon_gradients)(void* engine, double* grads)->void {
   e.to_flat(e.grads[0]->data, grads);
 }
 
-// weights: null for no gradient. Returns an Error.
+// Make a call that runs in another thread leave off soon; or, with 0, let the next one run.
+API(kamon_stop)(void* engine, int stop)->void { static_cast<Engine*>(engine)->stopping = stop != 0; }
+
+// weights: null for no gradient. Returns an Error; where that is `stopped`, gradients are cleared.
 API(kamon_batch)(void* engine, const int32_t* tokens, const int64_t* offsets, int64_t num_docs,
                  const double* weights, double* logprobs)->int {
   try {
@@ -379,6 +362,10 @@ API(kamon_batch)(void* engine, const int32_t* tokens, const int64_t* offsets, in
     const Batch batch{tokens, offsets, nullptr, num_docs};
     if (const Error error = check(e, batch, num_docs)) return error;
     const int num_groups = run_batch(e, batch, weights, 0, weights != nullptr, logprobs);
+    if (e.stopping) {
+      if (weights) e.fresh = true;
+      return Error::stopped;
+    }
     if (weights && num_groups > 1) add_up(e, num_groups);
     return Error::none;
   } catch (const std::exception&) {
@@ -391,7 +378,8 @@ API(kamon_step)(void* engine, double learning_rate)->void {
 }
 
 // num_steps steps of batch_size documents each, which `indices` names out of num_docs; stops behind
-// the first loss that is not finite. Returns the number of losses, or an Error, negative.
+// the first loss that is not finite, or in the middle of a step, which is then not made, if
+// told to stop. Returns the number of losses, or an Error, negative.
 API(kamon_train)(void* engine, const int32_t* tokens, const int64_t* offsets, int64_t num_docs,
                  const int64_t* indices, int64_t batch_size, int64_t num_steps,
                  const double* learning_rates, double* losses)->int64_t {
@@ -406,6 +394,10 @@ API(kamon_train)(void* engine, const int32_t* tokens, const int64_t* offsets, in
       const double share = 1 / double(num_targets);
       logprobs.resize(size_t(num_targets));
       const int num_groups = run_batch(e, batch, nullptr, share, true, logprobs.data());
+      if (e.stopping) {
+        e.fresh = true;
+        return i;
+      }
       double total = 0;
       for (const double logprob : logprobs) total -= logprob;
       losses[i] = share * total;
@@ -429,9 +421,10 @@ API(kamon_sample)(void* engine, int64_t n, double temperature, uint64_t seed, in
     e.threads().run(int((n + PIECE - 1) / PIECE), [&](int piece, int thread) {
       FlushToZero flush;
       Sampler sampler(e.shape, e.layout, e.params.data, *e.workspaces[thread]);
-      sample_documents(sampler, block_size, piece * PIECE, std::min(n, (piece + 1) * PIECE),
-                       temperature, seed, bos, tokens, lengths);
+      sample_documents(sampler, e.stopping, block_size, piece * PIECE,
+                       std::min(n, (piece + 1) * PIECE), temperature, seed, bos, tokens, lengths);
     });
+    if (e.stopping) return Error::stopped;
     offsets[0] = 0;
     for (int64_t i = 0; i < n; i++) {  // close the gaps
       std::memmove(tokens + offsets[i], tokens + i * block_size, sizeof(int32_t) * lengths[i]);
@@ -460,6 +453,16 @@ API(kamon_decoder_push)(void* decoder, int token, double* logits)->void {
   d.sampler.position[0]++;
   d.sampler.push();
   for (int o = 0; o < d.shape.vocab_size; o++) logits[o] = double(d.sampler.logit(o, 0));
+}
+
+API(kamon_shuffle)(uint32_t* state, uint32_t n, uint32_t* order)->void {
+  Mersenne rng(state);
+  shuffle(rng, n, order);
+}
+
+API(kamon_gauss)(uint32_t* state, double std, int64_t n, double* out, double* spare)->void {
+  Mersenne rng(state);
+  gauss(rng, std, n, out, *spare);
 }
 
 // Multiply-adds that one core does in vectors of this build, in GFLOP/s: nothing here can be faster.

@@ -4,6 +4,8 @@
 // block_size rounds, of which a lane looks at those since its document began.
 #pragma once
 
+#include <atomic>
+
 #include "model.hpp"
 #include "philox.hpp"
 
@@ -180,7 +182,8 @@ class Sampler {
 };
 
 // Documents first … last − 1: row i of `tokens` has block_size places, of which lengths[i] are used.
-void sample_documents(Sampler& sampler, int block_size, int64_t first, int64_t last,
+// Leaves off when `stopping` becomes true.
+void sample_documents(Sampler& sampler, const std::atomic<bool>& stopping, int block_size, int64_t first, int64_t last,
                       double temperature, uint64_t seed, int bos, int32_t* tokens, int64_t* lengths) {
   int64_t index[SIDE];  // of each lane's document; −1 in an idle lane
   uint64_t numbers[SIDE], positions[SIDE];
@@ -194,7 +197,7 @@ void sample_documents(Sampler& sampler, int block_size, int64_t first, int64_t l
     running += index[lane] >= 0;
   };
   for (int lane = 0; lane < SIDE; lane++) begin(lane);
-  while (running) {
+  while (running && !stopping.load(std::memory_order_relaxed)) {
     sampler.push();
     for (int lane = 0; lane < SIDE; lane++) {
       numbers[lane] = uint64_t(index[lane]);

@@ -1,0 +1,46 @@
+// The floating-point environment: ours while we compute, the caller's again after it.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <xmmintrin.h>
+#endif
+
+namespace {
+
+// How this thread rounds and what it does with denormals.
+#if defined(__x86_64__) || defined(__i386__)
+using Environment = unsigned;
+inline Environment get_environment() { return _mm_getcsr(); }
+inline void set_environment(Environment e) { _mm_setcsr(e); }
+constexpr Environment OURS = 0x1f80 | 0x8040;  // to nearest, denormals are zero
+#elif defined(__aarch64__)
+using Environment = uint64_t;
+inline Environment get_environment() {
+  Environment e;
+  asm volatile("mrs %0, fpcr" : "=r"(e));
+  return e;
+}
+inline void set_environment(Environment e) { asm volatile("msr fpcr, %0" ::"r"(e)); }
+constexpr Environment OURS = 1 << 24;
+#else
+using Environment = int;
+inline Environment get_environment() { return 0; }
+inline void set_environment(Environment) {}
+constexpr Environment OURS = 0;
+#endif
+
+// Denormals cost ten times a normal number and mean nothing here. The caller's setting comes back.
+class FlushToZero {
+ public:
+  FlushToZero() : before(get_environment()) { set_environment(OURS); }
+  ~FlushToZero() { set_environment(before); }
+  FlushToZero(const FlushToZero&) = delete;
+  FlushToZero& operator=(const FlushToZero&) = delete;
+
+ private:
+  Environment before;
+};
+
+}  // namespace
