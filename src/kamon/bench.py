@@ -6,6 +6,7 @@ Times are the best of several runs: other programs only ever make one slower. Re
 from __future__ import annotations
 
 import importlib
+import os
 import random
 import subprocess
 import sys
@@ -13,12 +14,15 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kamon.batch import Batch, pack
 from kamon.builtin import names
 from kamon.config import Config
 from kamon.engine import DTYPES, Engine, Plan, best_engine, make_engine, train, untrained
+from kamon.engines import native
 from kamon.model import init, num_params, parameter_shapes
 from kamon.sampler import SampleRequest, sample
 from kamon.tokenizer import CharTokenizer
@@ -27,9 +31,11 @@ SHAPES = (  # of batched training: n_layer, n_embd, block_size, batch_size
     (1, 16, 16, 32),
     (1, 64, 16, 32),
     (1, 128, 16, 32),
-    (4, 64, 16, 32),
     (4, 128, 64, 12),
+    (4, 64, 16, 32),
+    (4, 64, 16, 64),
 )
+NUM_SAMPLES = 20_000
 Row = dict[str, Any]
 
 
@@ -38,13 +44,13 @@ def measure(seconds: float = 0.5) -> Iterator[Row]:
     docs = names_batch()
     # A few documents are enough for the scalar engine; for the ratio all are timed on the same.
     few = docs.select(range(20))
-    scalar = best(partial(steps, ready("scalar", Config()), few, 1, 20), 0) / 20
+    scalar = best(training(ready("scalar", Config()), few, 1, 20), 0) / 20
     yield row("the original's job, scalar float64", scalar * 1e6, "µs a step")
     if best_engine() == "native":
         for dtype in DTYPES:
             engine = ready("native", Config(), dtype)
-            per_step = best(partial(steps, engine, docs, 1, 1000), seconds) / 1000
-            same = best(partial(steps, engine, few, 1, 1000), seconds) / 1000
+            per_step = best(training(engine, docs, 1, 1000), seconds) / 1000
+            same = best(training(engine, few, 1, 1000), seconds) / 1000
             what = f"the original's job, native {dtype}"
             yield row(what, per_step * 1e6, "µs a step", ratio=scalar / same)
         yield from measure_native(docs, seconds)
@@ -53,17 +59,17 @@ def measure(seconds: float = 0.5) -> Iterator[Row]:
 
 
 def measure_native(docs: Batch, seconds: float) -> Iterator[Row]:
+    cores = native.usable_cores()
     for n_layer, n_embd, block_size, batch_size in SHAPES:
         config = Config(n_layer=n_layer, n_embd=n_embd, block_size=block_size)
-        batch = docs
-        if block_size > 16:  # text rather than names: every document fills the block
-            rng = random.Random(1)
-            batch = pack([rng.randrange(26) for _ in range(block_size + 1)] for _ in range(64))
+        batch = docs if block_size == 16 else text_batch(block_size)
         count = max(1, int(4e8 / (num_params(config) * batch_size * block_size)))
-        for threads in (1, 2):
+        alone = 0.0
+        for threads in (1, 2) if cores > 1 else (1,):
             engine = ready("native", config, "float32", threads)
             peak = peak_gflops(engine, 0.1)
-            took = best(partial(steps, engine, batch, batch_size, count), seconds) / count
+            took = best(training(engine, batch, batch_size, count), seconds) / count
+            alone = alone or took
             tokens = mean_tokens(batch, batch_size * count) * batch_size
             flops = 6 * tokens * (num_params(config) - (27 + block_size) * n_embd)
             yield row(
@@ -73,10 +79,13 @@ def measure_native(docs: Batch, seconds: float) -> Iterator[Row]:
                 "µs a step",
                 gflops=flops / took / 1e9,
                 share_of_peak=flops / took / 1e9 / peak / threads,
+                **({"speedup": alone / took} if threads > 1 else {}),
             )
     engine = ready("native", Config(), "float32", 1)
-    took = best(partial(sample, engine, SampleRequest(20_000, 0.5, 1, 26)), seconds)
-    yield row("sampling in bulk, one thread", 20_000 / took, "names a second")
+    training(engine, docs, 1, 1000)()  # as the original's: an untrained model's names are longer
+    request = SampleRequest(NUM_SAMPLES, 0.5, 1, 26)
+    took = best(partial(sample, engine, request), seconds)
+    yield row("sampling in bulk, one thread", NUM_SAMPLES / took, "names a second")
     many = docs.select(range(20_000))
     took = best(partial(engine.logprobs, many), seconds)
     yield row("scoring in bulk, one thread", 20_000 / took, "names a second")
@@ -85,16 +94,24 @@ def measure_native(docs: Batch, seconds: float) -> Iterator[Row]:
 
 def measure_processes() -> Iterator[Row]:
     """Whole processes of this interpreter: the command, and what it can be compared to."""
-    bare = best_process(["-c", "pass"])
-    yield row("a bare interpreter", bare * 1e3, "ms")
-    commands = {
-        "kamon --help": ["-m", "kamon", "--help"],
-        "import click": ["-c", "import click"],
-    }
-    for name, arguments in commands.items():
-        took = best_process(arguments)
-        if took:
-            yield row(name, took * 1e3, "ms", ratio_to_bare=took / bare)
+    with TemporaryDirectory() as folder:
+        list_of_names = Path(folder, "names.txt")
+        list_of_names.write_text("\n".join(names()) + "\n")
+        kamon = ["-m", "kamon"]
+        commands = {
+            "a bare interpreter": ["-c", "pass"],
+            "import click": ["-c", "import click"],
+            "kamon --help": [*kamon, "--help"],
+        }
+        if best_engine() == "native":
+            reproduce = [*kamon, "reproduce", "--dtype=float32", "--input", str(list_of_names)]
+            commands["kamon reproduce, float32, names from a file"] = reproduce
+        took = best_processes(list(commands.values()))
+    bare, click = took[:2]
+    for name, each in zip(commands, took, strict=True):
+        if each:
+            more = {"ratio_to_click": each / click} if click and name.startswith("kamon") else {}
+            yield row(name, each * 1e3, "ms", ratio_to_bare=each / bare, **more)
 
 
 def measure_torch(docs: Batch, seconds: float) -> Iterator[Row]:
@@ -162,9 +179,17 @@ def ready(name: str, config: Config, dtype: str | None = None, threads: int | No
     return engine
 
 
-def steps(engine: Engine, docs: Batch, batch_size: int, num_steps: int) -> None:
+def training(engine: Engine, docs: Batch, batch_size: int, num_steps: int) -> Callable[[], object]:
+    """The work of so many steps, without what is got ready before."""
     indices = array("q", [i % len(docs) for i in range(batch_size * num_steps)])
-    train(engine, Plan(docs, batch_size, indices, array("d", [1e-3]) * num_steps))
+    plan = Plan(docs, batch_size, indices, array("d", [1e-3]) * num_steps)
+    return partial(train, engine, plan)
+
+
+def text_batch(block_size: int) -> Batch:
+    """As text is cut up rather than names: every document fills the block."""
+    rng = random.Random(1)
+    return pack([rng.randrange(26) for _ in range(block_size + 1)] for _ in range(64))
 
 
 def mean_tokens(docs: Batch, num_docs: int) -> float:
@@ -188,13 +213,18 @@ def best(work: Callable[[], Any], seconds: float) -> float:
     return min(took)
 
 
-def best_process(arguments: list[str]) -> float:
-    """Seconds of a process of this interpreter; 0 where it fails, as where a module is missing."""
-    took = []
-    for _ in range(10):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, *arguments], capture_output=True)
-        took.append(time.perf_counter() - start)
-        if done.returncode:
-            return 0
-    return min(took)
+def best_processes(commands: list[list[str]]) -> list[float]:
+    """Seconds of processes of this interpreter, taken in turn; 0 where a module is missing.
+
+    Compiled modules are kept, as they are where a package is installed.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    took: list[list[float]] = [[] for _ in commands]
+    for _ in range(15):
+        for arguments, times in zip(commands, took, strict=True):
+            start = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, *arguments], capture_output=True, env=environment
+            )
+            times.append(0 if done.returncode else time.perf_counter() - start)
+    return [min(times) for times in took]

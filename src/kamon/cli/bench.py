@@ -42,8 +42,12 @@ def run(args: argparse.Namespace) -> None:
             more = f"{row['ratio']:,.0f} times the scalar engine"
         if "share_of_peak" in row:
             more = f"{row['gflops']:.1f} GFLOP/s, {row['share_of_peak']:.0%} of the peak"
+        if "speedup" in row:
+            more += f", {row['speedup']:.2f} times one thread"
         if "ratio_to_bare" in row:
             more = f"{row['ratio_to_bare']:.2f} times the bare interpreter"
+        if "ratio_to_click" in row:
+            more += f", {row['ratio_to_click']:.2f} times `import click`"
         print(
             f"{row['what']:48} {row['value']:14,.2f} {row['unit']:14} {more}".rstrip(), flush=True
         )

@@ -1,0 +1,187 @@
+"""Kamon against torch at the shapes of two well-known small trainers, one step timed in turn.
+
+    python bench/torch_shapes.py [--seconds S] [--threads N] [--compile] [--json]
+
+makemore: 4 layers of 64, 32 names a step, padded to 16 tokens, as its batches are.
+nanoGPT on a CPU: 4 layers of 128, 12 pieces of text of 64 tokens a step.
+
+The torch model is ours, and Kamon's architecture (RMSNorm, ReLU, no biases) as one would write it
+there: batched, with fused attention and the fused Adam. Both train on the same documents from the
+same parameters; that they compute the same is checked by the first loss before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kamon.batch import Batch, pack
+from kamon.builtin import names
+from kamon.config import Config
+from kamon.engine import Plan, make_engine, train, untrained
+from kamon.model import init, parameter_shapes
+from kamon.tokenizer import CharTokenizer
+
+IGNORED = -100  # a target that is padding
+
+
+class Gpt:
+    """Kamon's model on a rectangle of tokens (B, T), padding ignored."""
+
+    def __init__(self, config: Config, flat: array[float]) -> None:
+        self.config = config
+        self.params: dict[str, Tensor] = {}
+        at = 0
+        for name, (n_out, n_in) in parameter_shapes(config).items():
+            values = torch.tensor(flat[at : at + n_out * n_in], dtype=torch.float32)
+            self.params[name] = values.reshape(n_out, n_in).requires_grad_()
+            at += n_out * n_in
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        p, c = self.params, self.config
+        B, T = inputs.shape  # noqa: N806
+        x = norm(p["wte"][inputs] + p["wpe"][:T])
+        for i in range(c.n_layer):
+            h = norm(x)
+            q, k, v = (
+                functional.linear(h, p[f"layer{i}.attn_w{n}"])
+                .view(B, T, c.n_head, c.head_dim)
+                .transpose(1, 2)
+                for n in "qkv"
+            )
+            heads = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            heads = heads.transpose(1, 2).reshape(B, T, c.n_embd)
+            x = x + functional.linear(heads, p[f"layer{i}.attn_wo"])
+            h = functional.linear(norm(x), p[f"layer{i}.mlp_fc1"]).relu()
+            x = x + functional.linear(h, p[f"layer{i}.mlp_fc2"])
+        logits = functional.linear(x, p["lm_head"])
+        return functional.cross_entropy(
+            logits.view(B * T, -1), targets.reshape(-1), ignore_index=IGNORED
+        )
+
+
+def norm(x: Tensor) -> Tensor:
+    return functional.rms_norm(x, x.shape[-1:], eps=1e-5)
+
+
+def names_documents(config: Config) -> Batch:
+    docs = names()
+    random.Random(1).shuffle(docs)
+    tokenizer = CharTokenizer.train(docs)
+    return pack(tokenizer.encode_document(doc)[: config.block_size + 1] for doc in docs[:6400])
+
+
+def text_documents(config: Config) -> Batch:
+    rng = random.Random(1)
+    return pack([rng.randrange(26) for _ in range(config.block_size + 1)] for _ in range(600))
+
+
+def rectangles(docs: Batch, config: Config) -> list[tuple[Tensor, Tensor]]:
+    """The steps' documents, padded to block_size: inputs and targets (B, T)."""
+    found = []
+    for first in range(0, len(docs) - config.batch_size + 1, config.batch_size):
+        inputs = torch.zeros(config.batch_size, config.block_size, dtype=torch.long)
+        targets = torch.full_like(inputs, IGNORED)
+        for row in range(config.batch_size):
+            tokens = docs.document(first + row).tolist()
+            inputs[row, : len(tokens) - 1] = torch.tensor(tokens[:-1])
+            targets[row, : len(tokens) - 1] = torch.tensor(tokens[1:])
+        found.append((inputs, targets))
+    return found
+
+
+def compare(what: str, config: Config, docs: Batch, args: argparse.Namespace) -> dict[str, Any]:
+    start = init(config, random.Random(config.seed))
+    engine = make_engine("native", config, dtype="float32", threads=args.threads)
+    engine.load(untrained(start))
+    steps = rectangles(docs, config)
+    count = len(steps)
+    plan = Plan(
+        docs,
+        config.batch_size,
+        array("q", range(count * config.batch_size)),
+        array("d", [config.learning_rate]) * count,
+    )
+    gpt = Gpt(config, start)
+    loss_of = torch.compile(gpt.loss) if args.compile else gpt.loss
+    adam = torch.optim.Adam(
+        gpt.params.values(),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps_adam,
+        fused=True,
+    )
+
+    def torch_steps() -> float:
+        first = 0.0
+        for inputs, targets in steps:
+            loss = loss_of(inputs, targets)
+            first = first or loss.item()
+            loss.backward()
+            adam.step()
+            adam.zero_grad(set_to_none=True)
+        return first
+
+    expected = train(engine, plan)[0]
+    found = torch_steps()
+    if abs(found - expected) > 1e-4:
+        sys.exit(f"{what}: torch's first loss is {found}, Kamon's {expected}")
+    ours, theirs = in_turn([lambda: train(engine, plan), torch_steps], args.seconds)
+    return {
+        "what": what,
+        "kamon_us_a_step": ours / count * 1e6,
+        "torch_us_a_step": theirs / count * 1e6,
+        "ratio": theirs / ours,
+    }
+
+
+def in_turn(works: list[Callable[[], object]], seconds: float) -> list[float]:
+    """The shortest time of each, all of them run in turn until the time is up."""
+    best = [float("inf")] * len(works)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for i, work in enumerate(works):
+            start = time.perf_counter()
+            work()
+            best[i] = min(best[i], time.perf_counter() - start)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each shape (20)")
+    parser.add_argument("--threads", type=int, default=1, help="of both (1)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the loss")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    shared = {"vocab_size": 27, "num_steps": 1, "learning_rate": 5e-4, "beta1": 0.9}
+    makemore = Config(n_layer=4, n_embd=64, n_head=4, block_size=16, batch_size=32, **shared)
+    nanogpt = Config(n_layer=4, n_embd=128, n_head=4, block_size=64, batch_size=12, **shared)
+    for what, config, docs in (
+        ("makemore's shape", makemore, names_documents(makemore)),
+        ("nanoGPT's shape on a CPU", nanogpt, text_documents(nanogpt)),
+    ):
+        row = compare(what, config, docs, args)
+        if args.json:
+            print(json.dumps(row))
+        else:
+            print(
+                f"{what:26} kamon {row['kamon_us_a_step']:10,.0f} µs a step, "
+                f"torch {row['torch_us_a_step']:10,.0f}, {row['ratio']:.1f} times as long",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
