@@ -49,9 +49,22 @@ int main() {
     CALL(kamon_gradients)(engine, params.data());
     CALL(kamon_state)(engine, params.data(), m.data(), v.data());
     const int n = draw(0, 300);
-    std::vector<int32_t> sampled(size_t(n) * block_size), lengths(n);
-    CALL(kamon_sample)(engine, n, round % 4 ? 1.0 : 0.0, 7, vocab_size - 1, sampled.data(),
-                       lengths.data());
+    std::vector<int32_t> sampled(size_t(n) * block_size);
+    std::vector<int64_t> sampled_offsets(n + 1);
+    const double temperature = round % 4 ? 1.0 : round % 8 ? 0.0 : 1e-300;
+    CALL(kamon_sample)(engine, n, temperature, 7, vocab_size - 1, sampled.data(),
+                       sampled_offsets.data());
+    std::thread other([&] { CALL(kamon_stop)(engine, 1); });  // before, within or behind the call
+    std::vector<int64_t> unused(n + 1);
+    CALL(kamon_sample)(engine, n, 1.0, 7, vocab_size - 1, sampled.data(), unused.data());
+    other.join();
+    CALL(kamon_stop)(engine, 0);
+    std::vector<uint32_t> state(625, 12345), order(size_t(draw(1, 2000)));
+    state[624] = 624;
+    CALL(kamon_shuffle)(state.data(), uint32_t(order.size()), order.data());
+    std::vector<double> gaussian(size_t(draw(0, 9)));
+    double spare = NAN;
+    CALL(kamon_gauss)(state.data(), 0.1, int64_t(gaussian.size()), gaussian.data(), &spare);
     void* decoder = CALL(kamon_decoder_create)(engine);
     std::vector<double> logits(vocab_size);
     for (int i = 0; i < block_size; i++)
@@ -59,8 +72,10 @@ int main() {
     CALL(kamon_decoder_destroy)(decoder);
     CALL(kamon_destroy)(engine);
     if (error || refused != -Error::index) return std::printf("round %d: an error\n", round), 1;
-    for (int i = 0; i < n; i++)
-      if (lengths[i] < 0 || lengths[i] > block_size) return std::printf("a length\n"), 1;
+    for (int i = 0; i < n; i++) {
+      const int64_t length = sampled_offsets[i + 1] - sampled_offsets[i];
+      if (length < 0 || length > block_size) return std::printf("a length\n"), 1;
+    }
   }
   std::printf("passed\n");
   return 0;

@@ -185,7 +185,7 @@ def test_bench(kamon: Kamon) -> None:
     if found["machine"]["instructions"]:
         assert figures["the original's job, native float32"]["ratio"] > 1000
         shares = [f["share_of_peak"] for f in found["figures"] if "share_of_peak" in f]
-        assert len(shares) == 10
+        assert len(shares) == 6 * min(2, native.usable_cores())
         assert all(0 < share < 10 for share in shares)  # on a busy machine nearly anything
     assert kamon("bench", "--seconds=-1").code == 2
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kamon.engines import native
+
 TESTS = Path(__file__).parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -49,12 +51,20 @@ def test_no_warnings(compiler: str, level: str, real: str, tmp_path: Path) -> No
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("real", "sanitizers"),
-    [("double", "address,undefined"), ("float", "thread")],
+    ("real", "sanitizers", "level"),
+    [
+        ("double", "address,undefined", "baseline"),
+        ("float", "address,undefined", "best"),
+        ("float", "thread", "baseline"),
+    ],
 )
-def test_sanitizers(real: str, sanitizers: str, tmp_path: Path) -> None:
+def test_sanitizers(real: str, sanitizers: str, level: str, tmp_path: Path) -> None:
+    if level == "best":
+        if native.why_not():
+            pytest.skip(native.why_not())
+        level = native.best_level()
     program = tmp_path / "sanitize"
-    command = [COMPILERS[0], "-std=c++17", "-O1", "-g", "-pthread", *WARNINGS, *BUILDS["baseline"]]
+    command = [COMPILERS[0], "-std=c++17", "-O1", "-g", "-pthread", *WARNINGS, *BUILDS[level]]
     command += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-DKAMON_SUFFIX=_x"]
     command += [f"-DKAMON_REAL={real}", str(TESTS / "native_sanitize.cpp"), "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True)
