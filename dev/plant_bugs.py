@@ -172,8 +172,8 @@ BUGS = [
     Bug(
         "trainer: learning rate one step ahead",
         "trainer.py",
-        "1 - step / config.num_steps",
-        "1 - (step + 1) / config.num_steps",
+        "config.learning_rate * (1 - done)",
+        "config.learning_rate * (1 - done - 1 / config.num_steps)",
         ("tests/test_trainer.py",),
     ),
     Bug(
@@ -337,6 +337,13 @@ BUGS = [
         ENGINE,
         "1 / (1 - std::pow(e.beta2, t))",
         "1 / (1 - std::pow(e.beta1, t))",
+        NATIVE,
+    ),
+    Bug(
+        "native: no weight decay",
+        ENGINE,
+        "load(p) * kept - quotient(",
+        "load(p) - quotient(",
         NATIVE,
     ),
     Bug(

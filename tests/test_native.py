@@ -62,6 +62,7 @@ def configs(draw: st.DrawFn) -> Config:
         vocab_size=draw(st.one_of(st.integers(2, 40), st.integers(41, 300))),
         std=draw(st.sampled_from([0.08, 0.4])),
         seed=draw(st.integers(0, 1000)),
+        weight_decay=draw(st.sampled_from([0.0, 0.3])),
     )
 
 

@@ -184,8 +184,10 @@ def test_a_weight_touches_its_own_target_alone() -> None:
     assert engine.gradients() == gradients
 
 
-def test_adam_is_the_published_formula() -> None:
-    engine, batch, weights = make(*SHAPES[0])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.4])
+def test_adam_is_the_published_formula(weight_decay: float) -> None:
+    shape, lengths = SHAPES[0]
+    engine, batch, weights = make(shape | {"weight_decay": weight_decay}, lengths)
     c = engine.config
     engine.backward(batch, weights)
     before, g = engine.state(), engine.gradients()
@@ -197,7 +199,9 @@ def test_adam_is_the_published_formula() -> None:
         m = c.beta1 * before["m"][i] + (1 - c.beta1) * g[i]
         v = c.beta2 * before["v"][i] + (1 - c.beta2) * g[i] * g[i]
         m_hat, v_hat = m / (1 - c.beta1**4), v / (1 - c.beta2**4)
-        moved = before["params"][i] - 0.05 * m_hat / (math.sqrt(v_hat) + c.eps_adam)
+        moved = before["params"][i] - 0.05 * (
+            m_hat / (math.sqrt(v_hat) + c.eps_adam) + weight_decay * before["params"][i]
+        )
         assert after["m"][i] == pytest.approx(m, rel=1e-13, abs=1e-15)
         assert after["v"][i] == pytest.approx(v, rel=1e-13)
         assert after["params"][i] == pytest.approx(moved, rel=1e-13, abs=1e-15)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,15 @@ def test_learning_rate_falls_in_a_line() -> None:
     config = Config(num_steps=4, learning_rate=0.8)
     rates = [learning_rate(config, step) for step in range(5)]
     assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0], abs=1e-15)
+
+
+def test_learning_rate_rises_before_it_falls() -> None:
+    config = Config(num_steps=6, learning_rate=0.8, warmup_steps=2)
+    rates = [learning_rate(config, step) for step in range(7)]
+    assert rates == pytest.approx([0.4, 0.8, 0.8, 0.6, 0.4, 0.2, 0.0], abs=1e-15)
+    rates = [learning_rate(replace(config, schedule="cosine"), step) for step in range(7)]
+    assert rates == pytest.approx([0.4, 0.8, 0.8, 0.6828427, 0.4, 0.1171573, 0.0], abs=1e-7)
+    assert learning_rate(Config(num_steps=3, learning_rate=1, warmup_steps=4), 2) == 0.75
 
 
 def test_documents_come_in_order_and_again() -> None:

@@ -14,8 +14,11 @@ MAX_SIZE = 2**31  # of anything that is counted
 MAX_INT = 2**128  # of a seed
 
 
-def _setting(default: float, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+SCHEDULES = ("linear", "cosine")
+
+
+def _setting(default: float | str, help: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,12 @@ class Config:
     seed: int = _setting(42, "decides the order of documents, the first parameters, the samples")
     num_steps: int = _setting(1000, "updates of the parameters")
     batch_size: int = _setting(1, "documents in a step")
-    learning_rate: float = _setting(0.01, "size of an update at the start; falls linearly to 0")
+    learning_rate: float = _setting(0.01, "size of an update at first; falls to 0")
+    schedule: str = _setting("linear", "how the learning rate falls: linear or cosine", SCHEDULES)
+    warmup_steps: int = _setting(0, "steps in which the learning rate rises before it falls")
+    weight_decay: float = _setting(
+        0.0, "share of each parameter taken off in a step, times the learning rate"
+    )
     beta1: float = _setting(0.85, "Adam: share of the gradient's mean kept from step to step")
     beta2: float = _setting(0.99, "Adam: share of the squared gradient's mean kept")
     eps_adam: float = _setting(1e-8, "Adam: keeps the quotient finite")
@@ -45,7 +53,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value = check_type(f.name, getattr(self, f.name), f.type)
+            value = check_type(f.name, getattr(self, f.name), f.type, f.metadata["choices"])
             object.__setattr__(self, f.name, value)
         for name in (
             "n_layer",
@@ -74,7 +82,9 @@ class Config:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
-        for name in ("std", "temperature"):
+        if not 0 <= self.warmup_steps < MAX_SIZE:
+            raise ConfigError(f"warmup_steps must be 0 or more, not {self.warmup_steps}")
+        for name in ("std", "temperature", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more and finite, not {getattr(self, name)}")
 
@@ -88,8 +98,12 @@ class Config:
 SETTINGS = tuple(f for f in fields(Config) if f.name != "vocab_size")
 
 
-def check_type(name: str, value: Any, type_: object) -> float:
+def check_type(name: str, value: Any, type_: object, choices: Collection[str]) -> float | str:
     """The value as the field's type; an int will do for a float, a bool for neither."""
+    if choices:
+        if value not in choices:
+            raise ConfigError(f"{name} must be {' or '.join(choices)}, not {value!r}")
+        return str(value)
     wanted, text = (int, "a whole number") if type_ is int else ((int, float), "a number")
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise ConfigError(f"{name} must be {text}, not {value!r}")

@@ -26,8 +26,13 @@ class Progress:
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Falls in a line from config.learning_rate at step 0 to zero behind the last."""
-    return config.learning_rate * (1 - step / config.num_steps)
+    """Rises for warmup_steps, then falls to zero behind the last one, as config.schedule says."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / (config.num_steps - config.warmup_steps)
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return config.learning_rate * (1 - done)
 
 
 def make_plan(docs: Batch, config: Config, first: int, last: int) -> Plan:

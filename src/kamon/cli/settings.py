@@ -50,11 +50,13 @@ def add_settings(parser: Parser) -> None:
         "--config", metavar="FILE", help="TOML file of settings, such as n_layer = 2"
     )
     for field in SETTINGS:
+        choices = field.metadata["choices"]
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=whole_number if field.type is int else number,
+            type=str if choices else whole_number if field.type is int else number,
+            choices=choices or None,
             default=argparse.SUPPRESS,
-            metavar="N" if field.type is int else "X",
+            metavar="NAME" if choices else "N" if field.type is int else "X",
             help=f"{field.metadata['help']} ({field.default})",
         )
 

@@ -29,7 +29,7 @@ POLL_SECONDS = 0.02
 
 # Arrays are passed as the address of their buffer.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "create": (c_void_p, [c_int] * 5 + [c_double] * 3 + [c_int]),
+    "create": (c_void_p, [c_int] * 5 + [c_double] * 4 + [c_int]),
     "destroy": (None, [c_void_p]),
     "stop": (None, [c_void_p, c_int]),
     "load": (None, [c_void_p] * 4 + [c_int64]),
@@ -125,7 +125,7 @@ class NativeEngine:
         c = config
         self.handle = self.call["create"](
             *(c.n_layer, c.n_embd, c.n_head, c.block_size, c.vocab_size),
-            *(c.beta1, c.beta2, c.eps_adam, threads or usable_cores()),
+            *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, threads or usable_cores()),
         )
         if not self.handle:
             raise MemoryError

@@ -260,18 +260,22 @@ def adam(
     beta1: float,
     beta2: float,
     eps_adam: float,
+    weight_decay: float = 0.0,
 ) -> None:
     """Move each parameter against its gradient, by about `learning_rate`; clear the gradients.
 
     m and v are running means of the gradient and of its square; dividing by 1 − betaᵗ⁺¹ makes up
     for their start at zero. `step` counts from 0. Source: Kingma and Ba 2014, arXiv:1412.6980.
+    Before that, each parameter shrinks by learning_rate · weight_decay of itself: Loshchilov and
+    Hutter 2017, arXiv:1711.05101.
     """
+    kept = 1 - learning_rate * weight_decay
     for i, p in enumerate(params):
         m[i] = beta1 * m[i] + (1 - beta1) * p.grad
         v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
         m_hat = m[i] / (1 - beta1 ** (step + 1))
         v_hat = v[i] / (1 - beta2 ** (step + 1))
-        p.data -= learning_rate * m_hat / (v_hat**0.5 + eps_adam)
+        p.data = p.data * kept - learning_rate * m_hat / (v_hat**0.5 + eps_adam)
         p.grad = 0.0
 
 
@@ -343,7 +347,8 @@ class ScalarEngine:
     def step(self, learning_rate: float) -> None:
         c = self.config
         adam(
-            self.flat, self.m, self.v, self.num_updates, learning_rate, c.beta1, c.beta2, c.eps_adam
+            *(self.flat, self.m, self.v, self.num_updates, learning_rate),
+            *(c.beta1, c.beta2, c.eps_adam, c.weight_decay),
         )
         self.num_updates += 1
 

@@ -20,7 +20,7 @@ constexpr int MAX_GROUPS = 8;
 struct Engine {
   Shape shape;
   Layout layout;
-  double beta1, beta2, eps_adam;
+  double beta1, beta2, eps_adam, weight_decay;
   int64_t step = 0;
   Buffer params, m, v;
   std::vector<std::unique_ptr<Buffer>> grads;  // of each group; the first one is the sum
@@ -29,8 +29,8 @@ struct Engine {
   int num_threads;
   std::atomic<bool> stopping{false};  // set by another thread: leave off as soon as you can
 
-  Engine(const Shape& s, double b1, double b2, double eps, int n)
-      : shape(s), layout(s), beta1(b1), beta2(b2), eps_adam(eps), num_threads(n) {
+  Engine(const Shape& s, double b1, double b2, double eps, double decay, int n)
+      : shape(s), layout(s), beta1(b1), beta2(b2), eps_adam(eps), weight_decay(decay), num_threads(n) {
     for (Buffer* b : {&params, &m, &v}) b->resize(layout.size);
     grads.push_back(std::make_unique<Buffer>());
     grads[0]->resize(layout.size);
@@ -240,9 +240,10 @@ void add_up(Engine& e, int num_groups) {
   });
 }
 
-// One vector of parameters: m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p − η m̂ / (√v̂ + ε).
+// One vector of parameters:
+// m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← (1 − ηλ) p − η m̂ / (√v̂ + ε).
 struct Adam {
-  Real beta1, beta2, rest1, rest2, m_scale, v_scale, eps;
+  Real beta1, beta2, rest1, rest2, m_scale, v_scale, eps, kept;
 
   Adam(const Engine& e, double learning_rate) {
     const double t = double(e.step + 1);
@@ -253,6 +254,7 @@ struct Adam {
     m_scale = Real(learning_rate / (1 - std::pow(e.beta1, t)) / root);
     v_scale = Real(v_correction);
     eps = Real(e.eps_adam / root);
+    kept = Real(1 - learning_rate * e.weight_decay);
   }
 
   KAMON_INLINE void update(Vec g, Real* p, Real* m, Real* v) const {
@@ -268,7 +270,7 @@ struct Adam {
     }
     store(m, mean);
     store(v, square);
-    store(p, load(p) - quotient(m_scale * mean, root + eps));
+    store(p, load(p) * kept - quotient(m_scale * mean, root + eps));
   }
 };
 
@@ -316,10 +318,10 @@ KAMON_INLINE void keep(Vec& v) {
   extern "C" __attribute__((visibility("default"))) auto KAMON_JOIN(name, KAMON_SUFFIX)
 
 API(kamon_create)(int n_layer, int n_embd, int n_head, int block_size, int vocab_size, double beta1,
-                  double beta2, double eps_adam, int num_threads)->void* {
+                  double beta2, double eps_adam, double weight_decay, int num_threads)->void* {
   try {
     return new Engine(Shape{n_layer, n_embd, n_head, block_size, vocab_size}, beta1, beta2, eps_adam,
-                      num_threads);
+                      weight_decay, num_threads);
   } catch (const std::exception&) {
     return nullptr;
   }
