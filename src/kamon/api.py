@@ -18,11 +18,16 @@ from kamon.engine import Engine, best_engine, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
 from kamon.model import init, num_params
 from kamon.sampler import SampleRequest, sample
+from kamon.split import split
 from kamon.tokenizer import CharTokenizer
 from kamon.trainer import Progress, learning_rate, pretrain
+from kamon.validation import Validation, mean_loss
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+MIN_HELD_OUT = 10  # documents: fewer tell nothing
+MOST_TESTED = 500  # in the end, of a short training: the scalar engine takes seconds for so many
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,14 @@ class Run:
     rng: random.Random
     longest: str
     num_cut: int
+    held_out: Batch
 
 
 def prepare(
     source: Corpus,
     config: Config,
     *,
+    held_out: Iterable[str] = (),
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
@@ -94,11 +101,14 @@ def prepare(
     """Shuffle the documents, tokenize, cut the long ones, initialise: in this order.
 
     A document fits if it has fewer characters than block_size; num_cut others lose their end.
+    held_out: documents to test on; the tokenizer knows their characters, too.
     """
     rng = random.Random(config.seed)
     docs = source.docs[:]
     mersenne.shuffle(rng, docs)
-    tokenizer = CharTokenizer.train(docs)
+    tested = list(held_out)
+    mersenne.shuffle(random.Random(config.seed), tested)
+    tokenizer = CharTokenizer.train([*docs, *tested])
     config = replace(config, vocab_size=tokenizer.vocab_size)
     limit = config.block_size + 1
     lengths = list(map(len, docs))
@@ -114,6 +124,7 @@ def prepare(
         engine=made,
         rng=rng,
         longest=docs[lengths.index(longest)],
+        held_out=pack(tokenizer.encode_document(doc)[:limit] for doc in tested),
         num_cut=sum(length + 2 > limit for length in lengths) if longest + 2 > limit else 0,
     )
 
@@ -126,12 +137,17 @@ def train(
     threads: int | None = None,
     column: str | None = None,
     format: str | None = None,
+    hold_out: bool = True,
     on_start: Callable[[Run], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
     """Train a model on documents, or on a path, a built-in list or "-" as in `corpus.read`.
+
+    Repetitions are left out, and with hold_out a tenth of the documents, chosen by their content
+    (`kamon.split`): the model is the one that did best on them, and training ends when that lies
+    far behind. Where those would be fewer than MIN_HELD_OUT, none is held out.
 
     settings: the fields of Config. engine, dtype, threads: see `make_engine`. on_start is called
     once before the first step; for on_progress and should_stop see `trainer.pretrain`. Raises
@@ -151,20 +167,39 @@ def train(
     else:
         source = corpus.from_docs(docs)
     check_learnable(source)
+    learned, held_out = split(source.docs)
+    if not hold_out or len(held_out) < MIN_HELD_OUT or len(learned) < MIN_HELD_OUT:
+        learned, held_out = list(dict.fromkeys(source.docs)), []
     engine = engine or best_engine()
-    run = prepare(source, config, engine=engine, dtype=dtype, threads=threads)
+    chosen = replace(source, docs=learned)
+    run = prepare(chosen, config, held_out=held_out, engine=engine, dtype=dtype, threads=threads)
     if on_start:
         on_start(run)
     start = time.perf_counter()
-    losses = pretrain(run.engine, run.docs, run.config, on_progress, should_stop)
+    validation = Validation.of(run.held_out, run.config) if held_out else None
+    losses = pretrain(run.engine, run.docs, run.config, on_progress, should_stop, validation)
+    metrics = [
+        {"step": step + 1, "loss": loss, "learning_rate": learning_rate(run.config, step)}
+        for step, loss in enumerate(losses)
+    ]
+    tested: dict[str, Any] | None = None
+    if validation and losses:
+        over_fitted = validation.finish(run.engine)
+        for step, loss in validation.records:
+            metrics[step - 1]["held_out_loss"] = loss
+        most = max(MOST_TESTED, len(losses) * run.config.batch_size // 4)
+        part = run.held_out.select(range(min(len(run.held_out), most)))
+        tested = {
+            "num_docs": len(part),
+            "loss": mean_loss(run.engine, part),
+            "best_step": validation.best_step or len(losses),
+            "over_fitted": over_fitted,
+        }
     return Model(
         config=run.config,
         tokenizer=run.tokenizer,
         engine=run.engine,
-        metrics=[
-            {"step": step + 1, "loss": loss, "learning_rate": learning_rate(run.config, step)}
-            for step, loss in enumerate(losses)
-        ],
+        metrics=metrics,
         training={
             "kamon": kamon.__version__,
             "engine": engine,
@@ -172,6 +207,7 @@ def train(
             "num_steps_done": len(losses),
             "seconds": round(time.perf_counter() - start, 3),
             "num_cut": run.num_cut,
+            "held_out": tested,
             "corpus": source.summary(),
         },
     )

@@ -12,6 +12,7 @@ from kamon.batch import Batch
 from kamon.config import Config
 from kamon.engine import Engine, Plan, train
 from kamon.errors import TrainingError
+from kamon.validation import EVALUATIONS
 
 PROGRESS_SECONDS = 0.1
 
@@ -52,20 +53,23 @@ def pretrain(
     config: Config,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    validation: Callable[[Engine, int], bool] | None = None,
 ) -> array[float]:
     """Train for config.num_steps and return the loss of each step, in nats per token.
 
     About ten times a second, between steps, `on_progress` is called. `should_stop` is asked more
     often, by the native engine also within a long step: if it says True, training ends there and
-    the losses are fewer. TrainingError names the step where the loss or a parameter stops being
-    finite.
+    the losses are fewer. So too where `validation` says True, which is called with the engine and
+    the steps done, EVALUATIONS times in a whole training and behind its last step. TrainingError
+    names the step where the loss or a parameter stops being finite.
     """
+    every = max(1, config.num_steps // EVALUATIONS) if validation else config.num_steps
     losses = array("d")
     start = time.perf_counter()
     steps = 1
     while len(losses) < config.num_steps:
         first = len(losses)
-        last = min(first + steps, config.num_steps)
+        last = min(first + steps, first - first % every + every, config.num_steps)
         before = time.perf_counter()
         losses.extend(train(engine, make_plan(docs, config, first, last), should_stop))
         if losses and not math.isfinite(losses[-1]):
@@ -76,6 +80,10 @@ def pretrain(
         if on_progress and losses:
             on_progress(Progress(config.num_steps, losses, now - start))
         if should_stop and should_stop():
+            break
+        done = len(losses)
+        due = done % every == 0 or done == config.num_steps
+        if validation and due and validation(engine, done):
             break
     if not all(map(math.isfinite, engine.state()["params"])):  # the last update, or one before
         raise not_finite(len(losses), config)

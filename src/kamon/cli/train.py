@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from kamon.cli.output import (
     count,
@@ -28,6 +29,9 @@ from kamon.cli.settings import (
     settings,
 )
 
+if TYPE_CHECKING:
+    from kamon.api import Model
+
 NUM_SAMPLES = 20
 
 
@@ -44,6 +48,9 @@ def add_arguments(parser: Parser) -> None:
         "-o", "--output", default="model", metavar="DIR", help="where the model goes (model)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the model in DIR")
+    parser.add_argument(
+        "--all", action="store_true", help="learn from all documents: hold none out to test on"
+    )
     add_input_format(parser)
     add_json(parser)
     add_engine(parser)
@@ -64,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
 
     def on_start(run: Run) -> None:
         say_cut(run)
+        if run.held_out:
+            say(f"{count(len(run.held_out), 'document')} held out to test on")
+        elif not args.all:
+            say("too few documents to hold some out: nothing tells whether the model over-fits")
         c = run.config
         say(
             f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
@@ -78,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
                 on_start=on_start,
                 on_progress=on_progress,
                 should_stop=lambda: stop.asked,
+                hold_out=not args.all,
                 **engine,
                 **chosen,
             )
@@ -86,13 +98,8 @@ def run(args: argparse.Namespace) -> int:
             say("stopped before the first step was done: there is nothing to save")
             return 130
         model.save(args.output, overwrite=args.overwrite)
-    done, wanted = len(model.metrics), model.config.num_steps
     loss = final_loss(model.metrics)
-    say(
-        f"{f'stopped after {done:,} of' if done < wanted else 'trained'} {count(wanted, 'step')} "
-        f"in {model.training['seconds']:.1f} s, loss {loss:.4f} (mean of the last "
-        f"{min(done, 100)}); saved to {args.output}"
-    )
+    say_trained(model, loss, args.output)
     samples = [] if stop.asked else model.sample(NUM_SAMPLES)
     marked = [(text, text in source.different) for text in samples]
     if args.json:
@@ -112,6 +119,23 @@ def run(args: argparse.Namespace) -> int:
             shown = one_line(text)
             print(f"{shown:{width}}  (in the list)" if known else shown)
     return 130 if stop.asked else 0
+
+
+def say_trained(model: Model, loss: float, output: str) -> None:
+    done, wanted = len(model.metrics), model.config.num_steps
+    held_out = model.training["held_out"]
+    tested = f", {held_out['loss']:.4f} on the documents held out" if held_out else ""
+    say(
+        f"{f'stopped after {done:,} of' if done < wanted else 'trained'} {count(wanted, 'step')} "
+        f"in {model.training['seconds']:.1f} s, loss {loss:.4f} (mean of the last "
+        f"{min(done, 100)}){tested}; saved to {output}"
+    )
+    if held_out and held_out["over_fitted"]:
+        say(
+            f"over-fitting: behind step {held_out['best_step']:,} the model did worse on the "
+            "documents held out, so the model of that step is kept; fewer steps or a smaller "
+            "model are enough for this list"
+        )
 
 
 def final_loss(metrics: list[dict[str, float]]) -> float:
