@@ -18,7 +18,7 @@ LAYERS = [
     {"mersenne"},
     {"model", "tokenizer", "corpus"},
     {"engine"},
-    {"validation", "store", "sampler"},
+    {"validation", "store", "sampler", "budget"},
     {"trainer"},
     {"api", "bench"},
     {"cli.parser"},

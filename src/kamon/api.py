@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import kamon
 from kamon import corpus, mersenne
 from kamon.batch import Batch, pack
+from kamon.budget import recipe, seconds_of, steps_for_passes, steps_for_seconds, with_steps
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
 from kamon.engine import Engine, best_engine, make_engine, untrained
@@ -138,6 +139,8 @@ def train(
     column: str | None = None,
     format: str | None = None,
     hold_out: bool = True,
+    budget: str | float | None = None,
+    size: str | None = None,
     on_start: Callable[[Run], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -149,6 +152,10 @@ def train(
     (`kamon.split`): the model is the one that did best on them, and training ends when that lies
     far behind. Where those would be fewer than MIN_HELD_OUT, none is held out.
 
+    budget: the time to train, such as "10s" or a number of seconds; size: tiny, small, medium or
+    large; either picks what `settings` leave open. Only a budget's number of steps depends on the
+    machine: it is in the model's config, and given as num_steps makes the same model again.
+
     settings: the fields of Config. engine, dtype, threads: see `make_engine`. on_start is called
     once before the first step; for on_progress and should_stop see `trainer.pretrain`. Raises
     ConfigError, CorpusError or TrainingError.
@@ -158,6 +165,9 @@ def train(
     (5, 1)
     """
     config = make_config(settings)
+    seconds = None if budget is None else seconds_of(budget)
+    if seconds is not None and "num_steps" in settings:
+        raise ConfigError("a budget decides the number of steps: give it or num_steps, not both")
     if isinstance(docs, str | PathLike):
         source = corpus.read(docs, column=column, format=format)
     elif column is not None or format is not None:
@@ -172,7 +182,15 @@ def train(
         learned, held_out = list(dict.fromkeys(source.docs)), []
     engine = engine or best_engine()
     chosen = replace(source, docs=learned)
+    if seconds is not None or size is not None:
+        config = make_config(recipe(source.different, size, seconds) | settings)
+        if "num_steps" not in settings:
+            steps = steps_for_passes(len(learned), config.batch_size)
+            config = with_steps(config, steps, settings)
     run = prepare(chosen, config, held_out=held_out, engine=engine, dtype=dtype, threads=threads)
+    if seconds is not None:
+        steps = steps_for_seconds(run.engine, run.docs, run.config, seconds)
+        run = replace(run, config=with_steps(run.config, steps, settings))
     if on_start:
         on_start(run)
     start = time.perf_counter()
@@ -182,19 +200,7 @@ def train(
         {"step": step + 1, "loss": loss, "learning_rate": learning_rate(run.config, step)}
         for step, loss in enumerate(losses)
     ]
-    tested: dict[str, Any] | None = None
-    if validation and losses:
-        over_fitted = validation.finish(run.engine)
-        for step, loss in validation.records:
-            metrics[step - 1]["held_out_loss"] = loss
-        most = max(MOST_TESTED, len(losses) * run.config.batch_size // 4)
-        part = run.held_out.select(range(min(len(run.held_out), most)))
-        tested = {
-            "num_docs": len(part),
-            "loss": mean_loss(run.engine, part),
-            "best_step": validation.best_step or len(losses),
-            "over_fitted": over_fitted,
-        }
+    tested = tested_with(run, validation, metrics) if validation and losses else None
     return Model(
         config=run.config,
         tokenizer=run.tokenizer,
@@ -211,6 +217,23 @@ def train(
             "corpus": source.summary(),
         },
     )
+
+
+def tested_with(
+    run: Run, validation: Validation, metrics: list[dict[str, float]]
+) -> dict[str, Any]:
+    """Go back to the best model, and what is known of it; its losses go into `metrics`."""
+    over_fitted = validation.finish(run.engine)
+    for step, loss in validation.records:
+        metrics[step - 1]["held_out_loss"] = loss
+    most = max(MOST_TESTED, len(metrics) * run.config.batch_size // 4)
+    docs = run.held_out.select(range(min(len(run.held_out), most)))
+    return {
+        "num_docs": len(docs),
+        "loss": mean_loss(run.engine, docs),
+        "best_step": validation.best_step or len(metrics),
+        "over_fitted": over_fitted,
+    }
 
 
 def check_learnable(source: Corpus) -> None:

@@ -49,6 +49,14 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the model in DIR")
     parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="time to train, as 500ms, 10s or 2m: picks the settings",
+    )
+    parser.add_argument(
+        "--size", metavar="NAME", help="tiny, small, medium or large: picks the settings"
+    )
+    parser.add_argument(
         "--all", action="store_true", help="learn from all documents: hold none out to test on"
     )
     add_input_format(parser)
@@ -63,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     from kamon import corpus, store
     from kamon.api import Run, train
+    from kamon.config import SETTINGS
     from kamon.model import num_params
 
     store.check_target(args.output, overwrite=args.overwrite)
@@ -81,6 +90,14 @@ def run(args: argparse.Namespace) -> int:
             f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
             f"{engine['engine']} engine, {run.engine.dtype}"
         )
+        if args.budget or args.size:
+            picked = {
+                f.name: getattr(c, f.name)
+                for f in SETTINGS
+                if getattr(c, f.name) != f.default and f.name not in chosen
+            }
+            flags = (f"--{name.replace('_', '-')} {value}" for name, value in picked.items())
+            say(f"picked: {' '.join(flags)}")
 
     with stop_on_ctrl_c() as stop:
         with progress_bar() as on_progress:
@@ -90,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
                 on_progress=on_progress,
                 should_stop=lambda: stop.asked,
                 hold_out=not args.all,
+                budget=args.budget,
+                size=args.size,
                 **engine,
                 **chosen,
             )

@@ -1,0 +1,134 @@
+"""One dial: times and sizes to settings; what is picked can be given again as flags."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import Result
+from kamon import store, train
+from kamon.batch import pack
+from kamon.budget import (
+    LEAST_SECONDS,
+    MOST_PASSES,
+    PASSES,
+    SIZES,
+    block_size_for,
+    recipe,
+    seconds_of,
+    steps_for_seconds,
+    with_steps,
+)
+from kamon.config import Config
+from kamon.engine import make_engine, untrained
+from kamon.errors import ConfigError
+from kamon.model import init
+from kamon.split import split
+
+Kamon = Callable[..., Result]
+DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"),
+    [("500ms", 0.5), ("10s", 10), ("2m", 120), ("1h", 3600), ("1.5 s", 1.5), (".5s", 0.5), (3, 3)],
+)
+def test_times(budget: str | float, seconds: float) -> None:
+    assert seconds_of(budget) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "budget", ["", "s", "10", "10 apples", "-1s", "0s", "1e9h", "1.s", "nans", 0, -1, float("nan")]
+)
+def test_what_is_no_time(budget: str | float) -> None:
+    with pytest.raises(ConfigError, match="a budget is a time from 1ms to 30 days, such as"):
+        seconds_of(budget)
+
+
+def test_more_time_never_means_a_smaller_model() -> None:
+    assert list(LEAST_SECONDS) == list(SIZES)
+    widths = [recipe(DOCS, None, seconds)["n_embd"] for seconds in (0.001, 0.1, 0.5, 1, 4, 1000)]
+    assert widths == sorted(widths)
+    assert widths[0] == SIZES["tiny"]["n_embd"]
+    assert widths[-1] == SIZES["large"]["n_embd"]
+    for size in SIZES:
+        Config(**recipe(DOCS, size, None))
+    with pytest.raises(ConfigError, match="unknown size 'huge': there is tiny, small"):
+        recipe(DOCS, "huge", None)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [([3], 8), ([15, 7], 16), ([63], 64), ([10] * 99 + [5000], 11), ([5000] * 9, 256)],
+)
+def test_block_size(lengths: list[int], expected: int) -> None:
+    assert block_size_for("x" * length for length in lengths) == expected
+
+
+def test_the_trial_leaves_no_trace_and_the_time_is_kept() -> None:
+    config = Config(n_embd=4, n_head=2, block_size=5, vocab_size=7)
+    engine = make_engine("scalar", config)
+    engine.load(untrained(init(config, random.Random(1))))
+    before = engine.state()
+    docs = pack([[6, 1, 2, 6], [6, 3, 6]] * 100)
+    steps = steps_for_seconds(engine, docs, config, 0.4)
+    assert engine.state() == before
+    assert set(engine.gradients()) == {0.0}
+    more = steps_for_seconds(engine, docs, config, 1.6)
+    assert 1 < steps < more  # about four times as many, on a quiet machine
+    few = pack([[6, 1, 2, 6]])
+    tiny = Config(n_embd=1, n_head=1, block_size=5, vocab_size=7)
+    engine = make_engine("scalar", tiny)
+    engine.load(untrained(init(tiny, random.Random(1))))
+    assert steps_for_seconds(engine, few, tiny, 3.0) == MOST_PASSES
+
+
+def test_warm_up_is_in_proportion_unless_it_is_given() -> None:
+    assert with_steps(Config(), 200, []).warmup_steps == 10
+    assert with_steps(Config(warmup_steps=3), 200, ["warmup_steps"]).warmup_steps == 3
+
+
+def test_what_is_given_rules() -> None:
+    model = train(DOCS, size="tiny", n_embd=8, num_steps=7, engine="scalar")
+    config = model.config
+    assert (config.n_embd, config.num_steps, config.block_size) == (8, 7, 8)
+    assert config.learning_rate == SIZES["tiny"]["learning_rate"]
+    assert config.warmup_steps == 0
+    with pytest.raises(ConfigError, match="give it or num_steps, not both"):
+        train(DOCS, budget=1, num_steps=3)
+
+
+def test_a_size_alone_makes_the_same_model_each_time() -> None:
+    one, two = (train(DOCS, size="tiny", n_embd=4, engine="scalar") for _ in range(2))
+    assert one.engine.state() == two.engine.state()
+    assert one.config.num_steps == len(split(DOCS)[0]) * PASSES // SIZES["tiny"]["batch_size"]
+
+
+def test_a_budget_is_kept_and_can_be_given_again_as_flags(tmp_path: Path, kamon: Kamon) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(DOCS * 2))
+    begin = time.perf_counter()
+    done = kamon("train", names, "-o", tmp_path / "m", "--budget", "300ms", "--threads=1")
+    assert time.perf_counter() - begin < 5
+    assert done.code == 0
+    picked = re.search(r"^picked: (.*)$", done.err, re.MULTILINE)
+    assert picked
+    again = kamon("train", names, "-o", tmp_path / "again", "--threads=1", *picked[1].split())
+    assert again.out == done.out
+    first, second = store.load(tmp_path / "m"), store.load(tmp_path / "again")
+    assert first.config == second.config
+    assert first.params == second.params != array("d")
+
+
+def test_bad_budgets_on_the_command_line(tmp_path: Path, kamon: Kamon) -> None:
+    for flags in (["--budget", "soon"], ["--size", "huge"], ["--budget=1s", "--num-steps=5"]):
+        done = kamon("train", "names", "-o", tmp_path / "m", *flags)
+        assert done.code == 2
+        assert len(done.err.splitlines()[-1:]) == 1
+        assert not (tmp_path / "m").exists()
