@@ -26,6 +26,8 @@ NATIVE = ("tests/test_native.py",)
 MODEL = "engines/native/model.hpp"
 ENGINE = "engines/native/engine.cpp"
 SAMPLER = "engines/native/sampler.hpp"
+NGRAM = "ngram.py"
+COUNTS = ("tests/test_ngram.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -401,6 +403,36 @@ BUGS = [
         "        e.fresh = true;\n        return i;\n",
         "        e.fresh = true;\n",
         NATIVE,
+    ),
+    Bug(
+        "n-gram: shorter ones counted as often as they occur",
+        NGRAM,
+        "Counter([gram[1:] for gram in counts])",
+        "Counter([gram[1:] for gram in counts.elements()])",
+        COUNTS,
+    ),
+    Bug("n-gram: openings not counted", NGRAM, "if k > 1:", "if k > order:", COUNTS),
+    Bug(
+        "n-gram: a token that a context does not know takes all that is left",
+        NGRAM,
+        "p = entry[0] * p + entry[1].get(target, 0.0)",
+        "p = entry[0] * p + entry[1].get(target, entry[0])",
+        COUNTS,
+    ),
+    Bug(
+        "n-gram: one discount for all counts",
+        NGRAM,
+        "discount[min(count, 3)]",
+        "discount[1]",
+        COUNTS,
+    ),
+    Bug("n-gram: all of a count taken", NGRAM, "0 < discount < j", "0 < discount <= j", COUNTS),
+    Bug(
+        "n-gram: the longest context of the decoder one too short",
+        NGRAM,
+        "len(read) - self.ngram.order + 1) :]",
+        "len(read) - self.ngram.order + 2) :]",
+        COUNTS,
     ),
 ]
 

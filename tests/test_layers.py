@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "philox", "batch", "files", "split", "engines.scalar"},
     {"config", "builtin", "engines.native"},
     {"mersenne"},
-    {"model", "tokenizer", "corpus"},
+    {"model", "tokenizer", "corpus", "ngram"},
     {"engine"},
     {"validation", "store", "sampler", "budget"},
     {"trainer"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"cli.parser"},
     {"cli.output"},
     {"cli.settings"},
-    {"cli.train", "cli.sample", "cli.inspect", "cli.reproduce", "cli.bench"},
+    {"cli.train", "cli.sample", "cli.inspect", "cli.reproduce", "cli.bench", "cli.ngram"},
     {"cli"},
     {"__main__"},
 ]

@@ -531,11 +531,11 @@ def test_the_callers_floating_point_environment_is_unchanged() -> None:
 
 def test_other_threads_run_meanwhile() -> None:
     """The GIL is free during a call: this thread counts while another one trains."""
-    config = Config(n_embd=32, n_layer=2, num_steps=400)
+    config = Config(n_embd=32, n_layer=2, num_steps=8000)
     engine = make_native(config, "float32", threads=1)
     engine.load(untrained(init(config, random.Random(1))))
     docs = pack([[0, *range(1, 15), 0]])
-    plan = make_plan(docs, config, 0, 400)
+    plan = make_plan(docs, config, 0, 8000)
     worker = threading.Thread(target=train, args=(engine, plan))
     worker.start()
     ticks = 0

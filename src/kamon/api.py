@@ -177,9 +177,7 @@ def train(
     else:
         source = corpus.from_docs(docs)
     check_learnable(source)
-    learned, held_out = split(source.docs)
-    if not hold_out or len(held_out) < MIN_HELD_OUT or len(learned) < MIN_HELD_OUT:
-        learned, held_out = list(dict.fromkeys(source.docs)), []
+    learned, held_out = divide(source.docs, hold_out)
     engine = engine or best_engine()
     chosen = replace(source, docs=learned)
     if seconds is not None or size is not None:
@@ -234,6 +232,14 @@ def tested_with(
         "best_step": validation.best_step or len(metrics),
         "over_fitted": over_fitted,
     }
+
+
+def divide(docs: list[str], hold_out: bool = True) -> tuple[list[str], list[str]]:
+    """(learned, held out) of the different documents: `split`, where both have MIN_HELD_OUT."""
+    learned, held_out = split(docs)
+    if not hold_out or len(held_out) < MIN_HELD_OUT or len(learned) < MIN_HELD_OUT:
+        return list(dict.fromkeys(docs)), []
+    return learned, held_out
 
 
 def check_learnable(source: Corpus) -> None:

@@ -8,11 +8,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from typing import Protocol
 
 from kamon.batch import Batch, pack
-from kamon.engine import Engine
+from kamon.config import Config
+from kamon.engine import Decoder
 from kamon.engines.scalar import softmax
 from kamon.philox import uniform
+
+
+class LanguageModel(Protocol):
+    """What sampling needs: every engine has it, and so has an n-gram."""
+
+    @property
+    def config(self) -> Config:
+        """Of which sampling reads block_size."""
+
+    def decoder(self) -> Decoder:
+        """A reader at the start of a document."""
 
 
 def choose(logits: Sequence[float], temperature: float, u: float) -> int:
@@ -32,7 +45,7 @@ def choose(logits: Sequence[float], temperature: float, u: float) -> int:
 
 
 def sample_document(
-    engine: Engine,
+    model: LanguageModel,
     bos: int,
     temperature: float,
     u: Callable[[int], float],
@@ -41,10 +54,10 @@ def sample_document(
 
     It ends where the model says BOS, or unfinished at block_size tokens.
     """
-    decoder = engine.decoder()
+    decoder = model.decoder()
     tokens: list[int] = []
     token = bos
-    for position in range(engine.config.block_size):
+    for position in range(model.config.block_size):
         token = choose(decoder.push(token), temperature, u(position))
         if token == bos:
             break
@@ -62,20 +75,20 @@ class SampleRequest:
     bos: int
 
 
-def sample(engine: Engine, request: SampleRequest) -> Batch:
-    """The documents, without BOS; all at once where the engine can."""
-    fused = getattr(engine, "sample", None)
+def sample(model: LanguageModel, request: SampleRequest) -> Batch:
+    """The documents, without BOS; all at once where an engine can."""
+    fused = getattr(model, "sample", None)
     if fused:
         found: Batch = fused(request.n, request.temperature, request.seed, request.bos)
         return found
-    return sample_one_by_one(engine, request)
+    return sample_one_by_one(model, request)
 
 
-def sample_one_by_one(engine: Engine, request: SampleRequest) -> Batch:
+def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> Batch:
     """The loop over `sample_document` that every fused `sample` must equal."""
     return pack(
         sample_document(
-            engine, request.bos, request.temperature, partial(uniform, request.seed, index)
+            model, request.bos, request.temperature, partial(uniform, request.seed, index)
         )
         for index in range(request.n)
     )

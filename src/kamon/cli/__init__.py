@@ -18,6 +18,7 @@ from typing import NoReturn
 VERBS = {
     "train": "learn a list, save the model, make new names",
     "sample": "make new names with a saved model",
+    "ngram": "count n-grams: what a model must beat on your list",
     "inspect": "show what is in a saved model",
     "reproduce": "run the original microGPT, number for number",
     "bench": "measure how fast Kamon works here",
@@ -29,6 +30,7 @@ examples:
   kamon train brands.txt -o brands       learn your own list, one document a line
   kamon train towns.csv --column name    … or a column of a table
   kamon sample brands -n 50 --temperature 0.8
+  kamon ngram brands.txt                 what counting alone makes of that list
   kamon reproduce --input names.txt      the original's losses and names
 """
 

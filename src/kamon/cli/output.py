@@ -64,6 +64,24 @@ def say_cut(run: Run) -> None:
         )
 
 
+def print_marked(samples: list[tuple[str, bool]]) -> None:
+    """Each new document on a line of its own; those that are True are copies, and marked."""
+    width = max((len(one_line(text)) for text, known in samples if known), default=0)
+    for text, known in samples:
+        shown = one_line(text)
+        print(f"{shown:{width}}  (in the list)" if known else shown)
+
+
+def say_unfinished(texts: list[str], block_size: int) -> None:
+    """That some have no end: they have as many characters as block_size allows."""
+    unfinished = sum(len(text) == block_size for text in texts)
+    if unfinished:
+        say(
+            f"{unfinished} of {len(texts)} have no end: "
+            f"the model did not end them within {block_size} characters"
+        )
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
     """A bar with loss and time left on stderr if that is a terminal, otherwise nothing."""

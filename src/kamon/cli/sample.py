@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kamon.cli.output import one_line, print_json, say
+from kamon.cli.output import one_line, print_json, say_unfinished
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, chosen_engine
 
@@ -33,10 +33,4 @@ def run(args: argparse.Namespace) -> None:
     else:
         for text in samples:
             print(one_line(text))
-    size = model.config.block_size
-    unfinished = sum(len(text) == size for text in samples)
-    if unfinished:
-        say(
-            f"{unfinished} of {len(samples)} have no end: "
-            f"the model did not end them within {size} characters"
-        )
+    say_unfinished(samples, model.config.block_size)

@@ -69,6 +69,17 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def add_input(parser: Parser) -> None:
+    parser.add_argument(
+        "input",
+        nargs="?",
+        default="names",
+        metavar="INPUT",
+        help="a file with one document a line, .csv, .tsv or .jsonl; - for standard input; "
+        "or a built-in list: names (the default), names-original",
+    )
+
+
 def add_input_format(parser: Parser) -> None:
     parser.add_argument(
         "--column", metavar="NAME", help="column of a CSV or TSV file; key of JSONL (text)"

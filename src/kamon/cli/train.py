@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from kamon.cli.output import (
     count,
-    one_line,
     print_json,
+    print_marked,
     progress_bar,
     say,
     say_corpus,
@@ -22,6 +22,7 @@ from kamon.cli.output import (
 from kamon.cli.parser import Parser
 from kamon.cli.settings import (
     add_engine,
+    add_input,
     add_input_format,
     add_json,
     add_settings,
@@ -36,14 +37,7 @@ NUM_SAMPLES = 20
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "input",
-        nargs="?",
-        default="names",
-        metavar="INPUT",
-        help="a file with one document a line, .csv, .tsv or .jsonl; - for standard input; "
-        "or a built-in list: names (the default), names-original",
-    )
+    add_input(parser)
     parser.add_argument(
         "-o", "--output", default="model", metavar="DIR", help="where the model goes (model)"
     )
@@ -133,10 +127,7 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        width = max((len(one_line(text)) for text, known in marked if known), default=0)
-        for text, known in marked:
-            shown = one_line(text)
-            print(f"{shown:{width}}  (in the list)" if known else shown)
+        print_marked(marked)
     return 130 if stop.asked else 0
 
 
