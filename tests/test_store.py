@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from kamon.model import init, parameter_shapes
 from kamon.store import Stored
 from kamon.tokenizer import CharTokenizer
 
+DOCS = ["aé", "名 a\n", "\u2028", ""]
 CONFIG = Config(n_embd=4, n_head=2, block_size=5, vocab_size=4)
 
 
@@ -36,6 +38,7 @@ def stored(seed: int = 1) -> Stored:
             "corpus": {"source": "here", "num_docs": 3},
             "seed": seed,
         },
+        documents=store.pack_documents(DOCS),
     )
 
 
@@ -58,8 +61,28 @@ def test_what_is_saved_is_loaded(model: Path) -> None:
         expected.metrics,
         expected.training,
     )
+    assert store.unpack_documents(found.documents) == DOCS
     assert names(model) == sorted([store.MANIFEST, *store.FILES])
     assert names(model.parent) == ["model"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "no gzip", "torn", "1\n", "[", "[1]"],
+)
+def test_documents_that_are_none(content: str) -> None:
+    packed = gzip.compress(content.encode())
+    if content == "torn":
+        packed = store.pack_documents(DOCS)[:-9]
+    elif content in ("", "no gzip"):
+        packed = content.encode()
+    with pytest.raises(StoreError, match=r"documents.jsonl.gz cannot be used"):
+        store.unpack_documents(packed)
+
+
+def test_packing_knows_no_clock() -> None:
+    assert store.pack_documents(DOCS) == store.pack_documents(iter(DOCS))
+    assert store.pack_documents(DOCS)[4:8] == bytes(4)
 
 
 def test_others_may_read_what_the_umask_allows(model: Path) -> None:

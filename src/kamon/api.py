@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,8 @@ MOST_TESTED = 500  # in the end, of a short training: the scalar engine takes se
 class Model:
     """A trained model: `sample` new documents, `save` it.
 
-    metrics: step, loss (nats per token) and learning_rate of each step; training: what it was
-    trained on, with which engine, and how far.
+    metrics: step, loss (nats per token) and learning_rate of each step, and held_out_loss of some;
+    training: what it was trained on, with which engine, and how far.
     """
 
     config: Config
@@ -44,6 +45,16 @@ class Model:
     engine: Engine
     metrics: list[dict[str, float]]
     training: dict[str, Any]
+    documents: bytes | list[str] = field(repr=False)  # bytes as they are stored
+
+    @cached_property
+    def docs(self) -> list[str]:
+        """The different documents of its list: those learned from, and those held out."""
+        if isinstance(self.documents, list):
+            return self.documents
+        from kamon.store import unpack_documents
+
+        return unpack_documents(self.documents)
 
     @property
     def num_params(self) -> int:
@@ -69,7 +80,12 @@ class Model:
         from kamon import store
 
         params = self.engine.state()["params"]
-        stored = store.Stored(self.config, self.tokenizer, params, self.metrics, self.training)
+        documents = self.documents
+        if isinstance(documents, list):
+            documents = store.pack_documents(documents)
+        stored = store.Stored(
+            *(self.config, self.tokenizer, params, self.metrics, self.training, documents)
+        )
         store.save(path, stored, overwrite=overwrite)
 
 
@@ -214,6 +230,7 @@ def train(
             "held_out": tested,
             "corpus": source.summary(),
         },
+        documents=list(dict.fromkeys(source.docs)),
     )
 
 
@@ -274,4 +291,6 @@ def load(
     stored = store.load(path)
     made = make_engine(engine, stored.config, dtype=dtype, threads=threads)
     made.load(untrained(stored.params))
-    return Model(stored.config, stored.tokenizer, made, stored.metrics, stored.training)
+    return Model(
+        *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents)
+    )

@@ -5,6 +5,8 @@
     model.safetensors   the parameters, float64, under the names of `parameter_shapes`
     metrics.jsonl       {"step": 1, "loss": …, "learning_rate": …}, a line for each step
     training.json       what it was trained on, with which engine, how far
+    documents.jsonl.gz  the different documents of its list, a JSON string a line: what is new, and
+                        what was held out (`kamon.split`), is asked of them
     manifest.json       the version of this format and the SHA-256 of each file above
 
 The directory is written under another name, the manifest last, and then renamed: it is there
@@ -13,15 +15,18 @@ whole or not at all. Reading compares every hash. Nothing in it is code, and not
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import secrets
 import shutil
 import sys
+import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
@@ -34,9 +39,14 @@ from kamon.files import sync_folder, write_synced
 from kamon.model import parameter_shapes
 from kamon.tokenizer import CharTokenizer
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json")
+DOCUMENTS = "documents.jsonl.gz"
+FILES = (
+    *("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json"),
+    DOCUMENTS,
+)
+MAX_DOCUMENTS_BYTES = 1 << 32  # unpacked: more is no list but an attack
 MAX_MANIFEST_BYTES = 1 << 20
 
 
@@ -52,6 +62,7 @@ class Stored:
     params: array[float]
     metrics: list[dict[str, float]]
     training: dict[str, Any]
+    documents: bytes  # of `pack_documents`: few commands need them unpacked
 
 
 def save(path: str | Path, stored: Stored, *, overwrite: bool = False) -> None:
@@ -67,6 +78,7 @@ def save(path: str | Path, stored: Stored, *, overwrite: bool = False) -> None:
         "model.safetensors": to_safetensors(stored.config, stored.params),
         "metrics.jsonl": b"".join(to_json(line, indent=None) for line in stored.metrics),
         "training.json": to_json(stored.training),
+        DOCUMENTS: stored.documents,
     }
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     contents[MANIFEST] = to_json({"format": FORMAT, "sha256": hashes})
@@ -171,7 +183,26 @@ def load(path: str | Path) -> Stored:
             f"{path} cannot be used: tokenizer.json has {tokenizer.vocab_size} tokens, "
             f"config.json says vocab_size {config.vocab_size}"
         )
-    return Stored(config, tokenizer, params, metrics, training)
+    return Stored(config, tokenizer, params, metrics, training, contents[DOCUMENTS])
+
+
+def pack_documents(docs: Iterable[str]) -> bytes:
+    """The same bytes for the same documents."""
+    lines = "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
+    return gzip.compress(lines.encode(), compresslevel=6, mtime=0)
+
+
+def unpack_documents(packed: bytes) -> list[str]:
+    """StoreError where this is nothing that `pack_documents` made."""
+    try:
+        with gzip.open(io.BytesIO(packed)) as file:
+            content = file.read(MAX_DOCUMENTS_BYTES)
+        docs = [json.loads(line) for line in content.splitlines()]
+        if not all(isinstance(doc, str) for doc in docs):
+            raise ValueError("a line is no JSON string")
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise StoreError(f"{DOCUMENTS} cannot be used: {error}") from None
+    return docs
 
 
 def check_records(metrics: list[Any], training: Any) -> None:
