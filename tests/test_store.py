@@ -344,7 +344,7 @@ def test_what_is_no_model(model: Path, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"cannot read|does not exist"):
             store.load(name)
     (model / store.MANIFEST).write_text('{"format": 99}')
-    with pytest.raises(StoreError, match="has format 99, this version of Kamon reads 1"):
+    with pytest.raises(StoreError, match="has format 99, this version of Kamon reads 2"):
         store.load(model)
 
 

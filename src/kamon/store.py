@@ -198,8 +198,8 @@ def unpack_documents(packed: bytes) -> list[str]:
         with gzip.open(io.BytesIO(packed)) as file:
             content = file.read(MAX_DOCUMENTS_BYTES)
         docs = [json.loads(line) for line in content.splitlines()]
-        if not all(isinstance(doc, str) for doc in docs):
-            raise ValueError("a line is no JSON string")
+        if not docs or not all(isinstance(doc, str) for doc in docs):
+            raise ValueError("it is not one JSON string a line")
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise StoreError(f"{DOCUMENTS} cannot be used: {error}") from None
     return docs
