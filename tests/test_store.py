@@ -257,8 +257,8 @@ def test_damage_is_seen(name: str, model: Path) -> None:
             case 2:
                 content[place : place + 16] = bytes(len(content[place : place + 16]))
         (model / name).write_bytes(content)
-        if name == store.MANIFEST and same_json(content, original):
-            continue  # white space may change
+        if content == original or (name == store.MANIFEST and same_json(content, original)):
+            continue  # zeros where zeros were; or white space
         with pytest.raises(StoreError, match=r"damaged|differ|format"):
             store.load(model)
     (model / name).write_bytes(original)

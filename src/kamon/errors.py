@@ -10,7 +10,7 @@ class ConfigError(KamonError, ValueError):
 
 
 class CorpusError(KamonError):
-    """A list that cannot be read or learned from."""
+    """A list that cannot be read, cleaned, written or learned from."""
 
 
 class TokenizerError(KamonError):

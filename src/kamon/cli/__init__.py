@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 VERBS = {
+    "clean": "make a list fit to learn: repair it, drop what should not be in it",
     "train": "learn a list, save the model, make new names",
     "sample": "make new names with a saved model",
     "ngram": "count n-grams: what a model must beat on your list",
@@ -29,6 +30,7 @@ examples:
   kamon train                            learn US first names; the model goes to ./model
   kamon train brands.txt -o brands       learn your own list, one document a line
   kamon train towns.csv --column name    … or a column of a table
+  kamon clean raw.txt -o brands.txt      one form, no repetitions; see its --help
   kamon sample brands -n 50 --temperature 0.8
   kamon ngram brands.txt                 what counting alone makes of that list
   kamon reproduce --input names.txt      the original's losses and names

@@ -1,0 +1,190 @@
+"""Clean a list: repair what is broken, bring all to one form, drop what should not be learned.
+
+Always: HTML tags and entities go (but see --keep-html), characters take Unicode's composed form
+(NFC), invisible ones go except where emoji or a script need them, white space becomes single
+spaces, blank documents and repetitions go. All else is by flag. The first of several alike stays.
+Cleaning what is clean changes nothing. The input is never written to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kamon.cli.output import count, one_line, print_json, say, say_corpus
+from kamon.cli.parser import Parser, whole_number
+from kamon.cli.settings import add_input_format, add_json
+from kamon.errors import ConfigError, CorpusError
+
+if TYPE_CHECKING:
+    from kamon.clean import Step
+
+EXAMPLE_WIDTH = 40
+EXTRA = 'needs pip install "kamon[clean]"'
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help="a file with one document a line, .csv, .tsv or .jsonl; - for standard input; "
+        "or a built-in list: names, names-original",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where the clean documents go, one a line; by default stdout, with --json as its docs",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    add_input_format(parser)
+    add_json(parser)
+    group = parser.add_argument_group("what is changed")
+    group.add_argument(
+        "--mojibake",
+        action="store_true",
+        help=f"repair text that was once read in a wrong encoding, such as cafÃ©; {EXTRA}",
+    )
+    group.add_argument("--keep-html", action="store_true", help="leave tags and entities alone")
+    group.add_argument("--lower", action="store_true", help="make all letters small")
+    group.add_argument(
+        "--transliterate", action="store_true", help=f"write all in ASCII, Жанна as Zhanna; {EXTRA}"
+    )
+    group = parser.add_argument_group("what is dropped", "looked at as the changes above left it")
+    group.add_argument(
+        "--min-len", type=whole_number, default=1, metavar="N", help="what has fewer characters"
+    )
+    group.add_argument("--max-len", type=whole_number, metavar="N", help="what has more characters")
+    group.add_argument(
+        "--keep-regex", metavar="REGEX", help="where this Python expression is nowhere found"
+    )
+    group.add_argument(
+        "--drop-regex", metavar="REGEX", help="where this Python expression is found"
+    )
+    group.add_argument(
+        "--script",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what has a letter of another Unicode script than this, such as Latin; give it "
+        f"again to allow several; {EXTRA}",
+    )
+    group.add_argument(
+        "--drop-words",
+        metavar="FILE",
+        help="what has one of the words or phrases in FILE, one a line: whole words, in any case",
+    )
+    group.add_argument(
+        "--offensive",
+        action="store_true",
+        help=f"what has one of some 400 offensive English words, likewise; {EXTRA}",
+    )
+    group.add_argument(
+        "--keep-repetitions", action="store_true", help="leave repetitions in; not with --near"
+    )
+    group.add_argument(
+        "--near",
+        type=whole_number,
+        metavar="PERCENT",
+        help="what is too similar to an earlier document that stays: where 100 (1 - edits / length "
+        "of the longer), an edit being one character inserted, deleted or replaced, is PERCENT "
+        f"(75 to 100) or more; 80 allows one edit in five characters; {EXTRA}",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from kamon import corpus
+    from kamon.clean import Options, clean
+
+    listed = corpus.read(args.drop_words, format="text").docs if args.drop_words else []
+    options = Options(
+        mojibake=args.mojibake,
+        html=not args.keep_html,
+        lower=args.lower,
+        transliterate=args.transliterate,
+        min_len=args.min_len,
+        max_len=args.max_len,
+        keep_regex=args.keep_regex,
+        drop_regex=args.drop_regex,
+        scripts=tuple(args.script),
+        offensive=args.offensive,
+        drop_words=tuple(listed),
+        repetitions=args.keep_repetitions,
+        near=args.near,
+    )
+    if args.output is not None:
+        check_target(args.output, args.input, overwrite=args.overwrite)
+    source = corpus.read(args.input, column=args.column, format=args.format)
+    say_corpus(source, args.input)
+    cleaned = clean(source.docs, options)
+    for step in cleaned.report:
+        say_step(step)
+    say(f"{count(len(source.docs), 'document')} in, {len(cleaned.docs):,} left")
+    if not cleaned.docs:
+        raise CorpusError(f"nothing of {source.source} is left: all its documents were dropped")
+    if args.output is not None:
+        write(args.output, cleaned.docs)
+    if args.json:
+        print_json(
+            {
+                "corpus": source.summary(),
+                "steps": [
+                    {"step": step.name, step.action: step.count, "examples": step.examples}
+                    for step in cleaned.report
+                ],
+                "num_docs": len(cleaned.docs),
+                **({"docs": cleaned.docs} if args.output is None else {"output": args.output}),
+            }
+        )
+    elif args.output is None:
+        print("\n".join(cleaned.docs))
+
+
+def say_step(step: Step) -> None:
+    arrow = "->" if step.action == "changed" else "for"
+    shown = "; ".join(f"{short(doc)} {arrow} {short(other)}" for doc, other in step.examples)
+    say(f"  {step.name:13} {step.count:9,} {step.action}{': ' if shown else ''}{shown}")
+
+
+def short(text: str) -> str:
+    """On one line, not too long, with what shows nothing escaped: such is what steps remove."""
+    cut = text if len(text) <= EXAMPLE_WIDTH else text[: EXAMPLE_WIDTH - 1] + "…"
+    shown = (char if char.isprintable() else ascii(char)[1:-1] for char in one_line(cut))
+    return f'"{"".join(shown)}"'
+
+
+def check_target(output: str, input: str, *, overwrite: bool) -> None:
+    """That the file can be written, and is not the input: asked before the work."""
+    try:
+        there = os.stat(output)
+    except FileNotFoundError:
+        if not os.path.basename(output) or not os.path.isdir(os.path.dirname(output) or "."):
+            raise CorpusError(f"cannot write {output!r}: there is no such folder") from None
+        return
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"cannot write {output!r}: {getattr(error, 'strerror', error)}") from None
+    if same_file(there, input):
+        raise ConfigError(f"{output} is the input, which is never written to: choose another name")
+    if not os.path.isfile(output):
+        raise CorpusError(f"{output} is not a file: choose another name")
+    if not overwrite:
+        raise CorpusError(f"{output} is there already: choose another name, or --overwrite it")
+
+
+def same_file(there: os.stat_result, input: str) -> bool:
+    try:
+        return os.path.samestat(there, os.fstat(0) if input == "-" else os.stat(input))
+    except (OSError, ValueError):
+        return False
+
+
+def write(output: str, docs: list[str]) -> None:
+    from kamon.files import replace_file
+
+    try:
+        # Where a link leads: the link itself stays.
+        replace_file(Path(os.path.realpath(output)), "".join(f"{doc}\n" for doc in docs).encode())
+    except OSError as error:
+        raise CorpusError(f"cannot write {output}: {error.strerror}") from None
