@@ -342,6 +342,27 @@ BUGS = [
         NATIVE,
     ),
     Bug(
+        "native: dropout's gradient unmasked behind attention",
+        MODEL,
+        "dbranch = masked(b.mask1.data);",
+        "dbranch = w.dx.data;",
+        NATIVE,
+    ),
+    Bug(
+        "native: one draw for all documents",
+        ENGINE,
+        "return draws ? draws[i] : first_draw + uint64_t(i);",
+        "return draws ? draws[0] : first_draw + uint64_t(i);",
+        NATIVE,
+    ),
+    Bug(
+        "trainer: every part of a training drops the same",
+        "trainer.py",
+        "first_draw=first * size,",
+        "first_draw=0,",
+        ("tests/test_dropout.py",),
+    ),
+    Bug(
         "native: no weight decay",
         ENGINE,
         "load(p) * kept - quotient(",

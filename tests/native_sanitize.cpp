@@ -18,7 +18,7 @@ int main() {
     const int n_head = draw(1, 8), n_embd = n_head * draw(1, 5), n_layer = draw(1, 3);
     const int block_size = draw(1, 24), vocab_size = draw(1, 70), threads = draw(1, 3);
     void* engine = CALL(kamon_create)(n_layer, n_embd, n_head, block_size, vocab_size, 0.85, 0.99,
-                                      1e-8, 0.1, threads);
+                                      1e-8, 0.1, round % 2 ? 0.3 : 0.0, 5, threads);
     const size_t num_params = size_t(2 * vocab_size + block_size) * n_embd +
                               size_t(n_layer) * 12 * n_embd * n_embd;
     std::vector<double> params(num_params), m(num_params), v(num_params);
@@ -34,17 +34,17 @@ int main() {
     }
     std::vector<double> weights(tokens.size() + 1, 0.5), logprobs(tokens.size() + 1);
     const int error = CALL(kamon_batch)(engine, tokens.data(), offsets.data(), num_docs,
-                                        round % 3 ? weights.data() : nullptr, logprobs.data());
+                                        round % 3 ? weights.data() : nullptr, nullptr, logprobs.data());
     CALL(kamon_step)(engine, 0.01);
     std::vector<int64_t> indices;
     const int batch_size = draw(1, 4);
     for (int i = 0; i < 3 * batch_size; i++) indices.push_back(i ? draw(0, num_docs - 1) : 0);
     std::vector<double> rates(3, 0.01), losses(3);
-    CALL(kamon_train)(engine, tokens.data(), offsets.data(), num_docs, indices.data(), batch_size, 3,
+    CALL(kamon_train)(engine, tokens.data(), offsets.data(), num_docs, indices.data(), batch_size, 3, 7,
                       rates.data(), losses.data());
     indices[0] = num_docs;  // an index too far is refused
     const int64_t refused = CALL(kamon_train)(engine, tokens.data(), offsets.data(), num_docs,
-                                              indices.data(), batch_size, 3, rates.data(),
+                                              indices.data(), batch_size, 3, 7, rates.data(),
                                               losses.data());
     CALL(kamon_gradients)(engine, params.data());
     CALL(kamon_state)(engine, params.data(), m.data(), v.data());

@@ -94,7 +94,7 @@ def test_every_setting_is_a_flag(names: Path, tmp_path: Path, kamon: Kamon) -> N
         "n_layer": 2, "n_embd": 6, "n_head": 3, "block_size": 4, "std": 0.5, "seed": 7,
         "num_steps": 2, "batch_size": 3, "learning_rate": 0.25, "beta1": 0.5, "beta2": 0.75,
         "eps_adam": 0.125, "temperature": 1.5, "schedule": "cosine", "warmup_steps": 1,
-        "weight_decay": 0.5,
+        "weight_decay": 0.5, "dropout": 0.25,
     }  # fmt: skip
     assert set(values) == {field.name for field in SETTINGS}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]

@@ -32,6 +32,7 @@ from kamon.errors import ConfigError
         ({"schedule": "sine"}, "schedule must be linear or cosine, not 'sine'"),
         ({"schedule": 1}, "schedule must be linear or cosine, not 1"),
         ({"warmup_steps": -1}, "warmup_steps must be 0 or more, not -1"),
+        ({"dropout": 1.0}, "dropout must be from 0 to below 1"),
         ({"weight_decay": -0.1}, "weight_decay must be 0 or more and finite"),
         ({"temperature": math.nan}, "temperature must be 0 or more and finite, not nan"),
         ({"temperature": -0.5}, "temperature must be 0 or more"),

@@ -14,6 +14,7 @@ ROOT = Path(kamon.__file__).parent
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
     {"errors", "philox", "batch", "files", "split", "engines.scalar"},
+    {"dropout"},
     {"config", "builtin", "engines.native"},
     {"mersenne"},
     {"model", "tokenizer", "corpus", "ngram", "clean"},

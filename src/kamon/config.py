@@ -46,6 +46,9 @@ class Config:
     )
     beta1: float = _setting(0.85, "Adam: share of the gradient's mean kept from step to step")
     beta2: float = _setting(0.99, "Adam: share of the squared gradient's mean kept")
+    dropout: float = _setting(
+        0.0, "share of the residual stream's inputs left out, by chance, while learning"
+    )
     eps_adam: float = _setting(1e-8, "Adam: keeps the quotient finite")
     temperature: float = _setting(
         0.5, "of samples: 0 takes the likeliest token, 1 the model's odds"
@@ -79,7 +82,7 @@ class Config:
         for name in ("learning_rate", "eps_adam"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be above 0 and finite, not {getattr(self, name)}")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
         if not 0 <= self.warmup_steps < MAX_SIZE:

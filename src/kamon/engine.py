@@ -20,6 +20,7 @@ from typing import Protocol, TypedDict
 
 from kamon.batch import Batch
 from kamon.config import Config
+from kamon.dropout import masks
 from kamon.errors import ConfigError
 from kamon.model import num_params, parameter_shapes
 
@@ -68,8 +69,14 @@ class Engine(Protocol):
     def logprobs(self, batch: Batch) -> array[float]:
         """log p of every target in nats, document by document."""
 
-    def backward(self, batch: Batch, weights: Sequence[float]) -> array[float]:
-        """The same as `logprobs`; adds the gradient of Σ w_t · (−log p_t), one weight a target."""
+    def backward(
+        self, batch: Batch, weights: Sequence[float], draws: Sequence[int] | None = None
+    ) -> array[float]:
+        """The same as `logprobs`; adds the gradient of Σ w_t · (−log p_t), one weight a target.
+
+        draws: a number for each document, from which follows what dropout leaves out of it (see
+        kamon.dropout); without them nothing is left out.
+        """
 
     def step(self, learning_rate: float) -> None:
         """One update by Adam with the accumulated gradient, which is cleared."""
@@ -83,12 +90,14 @@ class Plan:
     """Pretraining steps to do in one call: step i learns from the next `batch_size` of `indices`.
 
     indices: array of 'q', batch_size of them a step; learning_rates: array of 'd', one a step.
+    first_draw: of the first document of the first step, for dropout; the others follow one by one.
     """
 
     docs: Batch
     batch_size: int
     indices: array[int]
     learning_rates: array[float]
+    first_draw: int = 0
 
 
 def train(
@@ -114,7 +123,9 @@ def train_step_by_step(
         batch = plan.docs.select(plan.indices[i * plan.batch_size : (i + 1) * plan.batch_size])
         share = 1 / batch.num_targets
         try:
-            logprobs = engine.backward(batch, array("d", [share]) * batch.num_targets)
+            first = plan.first_draw + i * plan.batch_size
+            draws = range(first, first + plan.batch_size)
+            logprobs = engine.backward(batch, array("d", [share]) * batch.num_targets, draws)
             loss = share * left_sum([-logprob for logprob in logprobs])
             if math.isfinite(loss):
                 engine.step(learning_rate)
@@ -170,5 +181,9 @@ def make_engine(
 
         if dtype == "float32":
             raise ConfigError("the scalar engine computes in float64 alone")
-        return ScalarEngine(config, parameter_shapes(config))
+        return ScalarEngine(
+            config,
+            parameter_shapes(config),
+            lambda draw: masks(config.dropout, config.seed, draw, config.n_layer, config.n_embd),
+        )
     raise ConfigError(f"unknown engine {name!r}: there is {' and '.join(ENGINES)}")

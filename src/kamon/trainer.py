@@ -44,6 +44,7 @@ def make_plan(docs: Batch, config: Config, first: int, last: int) -> Plan:
         batch_size=size,
         indices=array("q", [i % len(docs) for i in range(first * size, last * size)]),
         learning_rates=array("d", [learning_rate(config, step) for step in range(first, last)]),
+        first_draw=first * size,
     )
 
 

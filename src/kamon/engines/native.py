@@ -24,20 +24,21 @@ if TYPE_CHECKING:
 LEVELS = ("baseline", "avx2", "avx512")  # of instruction sets; the best one last
 DTYPES = {"float32": "f32", "float64": "f64"}
 
+MASK64 = 2**64 - 1
 LONG = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
 POLL_SECONDS = 0.02
 
 # Arrays are passed as the address of their buffer.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "create": (c_void_p, [c_int] * 5 + [c_double] * 4 + [c_int]),
+    "create": (c_void_p, [c_int] * 5 + [c_double] * 5 + [c_uint64, c_int]),
     "destroy": (None, [c_void_p]),
     "stop": (None, [c_void_p, c_int]),
     "load": (None, [c_void_p] * 4 + [c_int64]),
     "state": (c_int64, [c_void_p] * 4),
     "gradients": (None, [c_void_p] * 2),
-    "batch": (c_int, [c_void_p] * 3 + [c_int64] + [c_void_p] * 2),
+    "batch": (c_int, [c_void_p] * 3 + [c_int64] + [c_void_p] * 3),
     "step": (None, [c_void_p, c_double]),
-    "train": (c_int64, [c_void_p] * 3 + [c_int64, c_void_p, c_int64, c_int64] + [c_void_p] * 2),
+    "train": (c_int64, [c_void_p] * 3 + [c_int64, c_void_p] + [c_int64] * 3 + [c_void_p] * 2),
     "sample": (c_int, [c_void_p, c_int64, c_double, c_uint64, c_int] + [c_void_p] * 2),
     "decoder_create": (c_void_p, [c_void_p]),
     "decoder_destroy": (None, [c_void_p]),
@@ -125,7 +126,8 @@ class NativeEngine:
         c = config
         self.handle = self.call["create"](
             *(c.n_layer, c.n_embd, c.n_head, c.block_size, c.vocab_size),
-            *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, threads or usable_cores()),
+            *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, c.dropout),
+            *(c.seed & MASK64, threads or usable_cores()),
         )
         if not self.handle:
             raise MemoryError
@@ -151,20 +153,27 @@ class NativeEngine:
         return grads
 
     def logprobs(self, batch: Batch) -> array[float]:
-        return self._batch(batch, None)
+        return self._batch(batch, None, None)
 
-    def backward(self, batch: Batch, weights: Sequence[float]) -> array[float]:
+    def backward(
+        self, batch: Batch, weights: Sequence[float], draws: Sequence[int] | None = None
+    ) -> array[float]:
         if len(weights) != batch.num_targets:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
         # One more than needed: an empty array may have no address, and none means no gradient.
-        return self._batch(batch, array("d", [*weights, 0.0]))
+        drawn = None if draws is None else array("Q", [draw & MASK64 for draw in draws])
+        return self._batch(batch, array("d", [*weights, 0.0]), drawn)
 
-    def _batch(self, batch: Batch, weights: array[float] | None) -> array[float]:
+    def _batch(
+        self, batch: Batch, weights: array[float] | None, draws: array[int] | None
+    ) -> array[float]:
         logprobs = zeros(batch.num_targets)
         error = self._run(
             lambda: self.call["batch"](
                 *(self.handle, address(batch.tokens), address(batch.offsets), len(batch)),
-                *(None if weights is None else address(weights), address(logprobs)),
+                None if weights is None else address(weights),
+                None if draws is None else address(draws),
+                address(logprobs),
             ),
             batch.num_targets * (1 if weights is None else 3),
         )
@@ -183,7 +192,7 @@ class NativeEngine:
         done = self._run(
             lambda: self.call["train"](
                 *(self.handle, address(docs.tokens), address(docs.offsets), len(docs)),
-                *(address(plan.indices), plan.batch_size, num_steps),
+                *(address(plan.indices), plan.batch_size, num_steps, plan.first_draw),
                 *(address(plan.learning_rates), address(losses)),
             ),
             3 * len(plan.indices) * len(docs.tokens) / max(1, len(docs)),
@@ -197,7 +206,7 @@ class NativeEngine:
         offsets = array("q", bytes(8 * (n + 1)))
         error = self._run(
             lambda: self.call["sample"](
-                *(self.handle, n, temperature, seed & 0xFFFFFFFFFFFFFFFF, bos),
+                *(self.handle, n, temperature, seed & MASK64, bos),
                 *(address(tokens), address(offsets)),
             ),
             len(tokens),

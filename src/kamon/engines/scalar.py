@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import add, mul
 from typing import TYPE_CHECKING, TypeVar
@@ -209,14 +209,17 @@ def gpt(
     position: int,
     keys: list[list[list[Number]]],
     values: list[list[list[Number]]],
+    masks: list[list[float]] | None = None,
 ) -> list[Number]:
     """The logits (V,) of the token after `token`, which stands at `position`.
 
     `keys` and `values` are the KV cache, (n_layer, T, C): what the earlier positions left behind.
-    This call reads them and appends its own; a document starts with n_layer empty lists.
+    This call reads them and appends its own; a document starts with n_layer empty lists. `masks`
+    are factors (2 n_layer + 1, C), 0 for what dropout leaves out; none while nothing is learned.
     """
     x = list(map(add, params["wte"][token], params["wpe"][position]))
     x = rmsnorm(x)  # not idle although the first layer norms again: the residual stream is normed
+    x = x if masks is None else list(map(mul, x, masks[0]))
     for i in range(len(keys)):
         residual = x
         x = rmsnorm(x)
@@ -224,6 +227,7 @@ def gpt(
         keys[i].append(linear(x, params[f"layer{i}.attn_wk"]))
         values[i].append(linear(x, params[f"layer{i}.attn_wv"]))
         x = linear(attention(q, keys[i], values[i], head_dim), params[f"layer{i}.attn_wo"])
+        x = x if masks is None else list(map(mul, x, masks[2 * i + 1]))
         x = list(map(add, x, residual))
 
         residual = x
@@ -231,19 +235,25 @@ def gpt(
         x = linear(x, params[f"layer{i}.mlp_fc1"])
         x = [relu(xi) for xi in x]
         x = linear(x, params[f"layer{i}.mlp_fc2"])
+        x = x if masks is None else list(map(mul, x, masks[2 * i + 2]))
         x = list(map(add, x, residual))
     return linear(x, params["lm_head"])
 
 
 def document_logprobs(
-    params: dict[str, list[list[Number]]], n_layer: int, head_dim: int, tokens: Sequence[int]
+    params: dict[str, list[list[Number]]],
+    n_layer: int,
+    head_dim: int,
+    tokens: Sequence[int],
+    masks: Callable[[int], list[list[float]]] | None = None,
 ) -> list[Number]:
-    """log p(tokens[t + 1] | tokens[0 … t]) for each t, in nats."""
+    """log p(tokens[t + 1] | tokens[0 … t]) for each t, in nats; `masks` are those of a position."""
     keys: list[list[list[Number]]] = [[] for _ in range(n_layer)]
     values: list[list[list[Number]]] = [[] for _ in range(n_layer)]
     logprobs = []
     for position in range(len(tokens) - 1):
-        logits = gpt(params, head_dim, tokens[position], position, keys, values)
+        left_out = masks(position) if masks else None
+        logits = gpt(params, head_dim, tokens[position], position, keys, values, left_out)
         logprobs.append(log(softmax(logits)[tokens[position + 1]]))
     return logprobs
 
@@ -285,11 +295,18 @@ def adam(
 class ScalarEngine:
     """The engine contract (kamon.engine) on the functions above.
 
-    `shapes` names every parameter matrix and its (out, in), in the order of the flat buffers.
+    `shapes` names every parameter matrix and its (out, in), in the order of the flat buffers;
+    `masks` gives what dropout leaves out of the document with this draw.
     """
 
-    def __init__(self, config: Config, shapes: dict[str, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        shapes: dict[str, tuple[int, int]],
+        masks: Callable[[int], Callable[[int], list[list[float]]]],
+    ) -> None:
         self.config = config
+        self.masks = masks
         self.dtype = "float64"
         self.params = {
             name: [[Value(0.0) for _ in range(n_in)] for _ in range(n_out)]
@@ -326,14 +343,17 @@ class ScalarEngine:
             )
         return logprobs
 
-    def backward(self, batch: Batch, weights: Sequence[float]) -> array[float]:
+    def backward(
+        self, batch: Batch, weights: Sequence[float], draws: Sequence[int] | None = None
+    ) -> array[float]:
         documents = self._documents(batch)
         if len(weights) != batch.num_targets:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
         logprobs = array("d")
-        for tokens in documents:
+        for d, tokens in enumerate(documents):
+            masks = self.masks(draws[d]) if draws and self.config.dropout else None
             found = document_logprobs(
-                self.params, self.config.n_layer, self.config.head_dim, tokens
+                self.params, self.config.n_layer, self.config.head_dim, tokens, masks
             )
             if found:
                 doc_weights = weights[len(logprobs) : len(logprobs) + len(found)]

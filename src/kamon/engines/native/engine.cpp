@@ -21,6 +21,7 @@ struct Engine {
   Shape shape;
   Layout layout;
   double beta1, beta2, eps_adam, weight_decay;
+  Dropout dropout;
   int64_t step = 0;
   Buffer params, m, v;
   std::vector<std::unique_ptr<Buffer>> grads;  // of each group; the first one is the sum
@@ -29,8 +30,8 @@ struct Engine {
   int num_threads;
   std::atomic<bool> stopping{false};  // set by another thread: leave off as soon as you can
 
-  Engine(const Shape& s, double b1, double b2, double eps, double decay, int n)
-      : shape(s), layout(s), beta1(b1), beta2(b2), eps_adam(eps), weight_decay(decay), num_threads(n) {
+  Engine(const Shape& s, double b1, double b2, double eps, double decay, Dropout drop, int n)
+      : shape(s), layout(s), beta1(b1), beta2(b2), eps_adam(eps), weight_decay(decay), dropout(drop), num_threads(n) {
     for (Buffer* b : {&params, &m, &v}) b->resize(layout.size);
     grads.push_back(std::make_unique<Buffer>());
     grads[0]->resize(layout.size);
@@ -66,6 +67,10 @@ struct Batch {
   const int64_t* offsets;
   const int64_t* indices;  // which documents, in this order; null for all
   int64_t num_docs;
+  bool dropped = false;             // whether dropout is to leave something out of them
+  const uint64_t* draws = nullptr;  // of each document; null for first_draw and those that follow
+  uint64_t first_draw = 0;
+  uint64_t draw(int64_t i) const { return draws ? draws[i] : first_draw + uint64_t(i); }
   int64_t doc(int64_t i) const { return indices ? indices[i] : i; }
   int length(int64_t i) const {  // targets of the i-th document
     const int64_t d = doc(i);
@@ -76,10 +81,11 @@ struct Batch {
 
 // Forward, the logarithm of the probability of each target, and backward if there are weights.
 void compute(const Engine& e, Workspace& w, const double* weights, double share, bool want_gradient,
-             Real* grads, bool fresh, double* logprobs) {
+             bool dropped, Real* grads, bool fresh, double* logprobs) {
   const int num_tokens = w.chunk.num_tokens, ldn = w.columns.ldn;
   const int* targets = w.chunk.targets.data();
-  forward(e.shape, e.layout, e.params.data, w);
+  const Dropout* dropout = dropped && e.dropout.rate > 0 ? &e.dropout : nullptr;
+  forward(e.shape, e.layout, e.params.data, w, dropout);
   Real* largest = w.lanes.data;
   Real* total = largest + ldn;
   Real* target_logit = total + ldn;
@@ -107,7 +113,7 @@ void compute(const Engine& e, Workspace& w, const double* weights, double share,
     }
   }
   for (int n = 0; n < num_tokens; n++) logits[ptrdiff_t(targets[n]) * ldn + n] -= weight[n];
-  backward(e.shape, e.layout, e.params.data, grads, fresh, w);
+  backward(e.shape, e.layout, e.params.data, grads, fresh, w, dropout);
 }
 
 enum Error { none = 0, memory = 1, token = 2, length = 3, index = 4, stopped = 5 };
@@ -137,14 +143,14 @@ void run_documents(Engine& e, int thread, const Batch& batch, int64_t first, int
     const int64_t size = num_chunks ? (left + num_chunks - 1) / num_chunks : 0;
     do {
       const int length = batch.length(i);
-      if (length > 0) chunk.add(batch.begin(i), length);
+      if (length > 0) chunk.add(batch.begin(i), length, batch.draw(i));
       i++;
     } while (i < last && chunk.num_tokens + batch.length(i) / 2 <= size);
     if (!chunk.num_tokens) continue;
     left -= chunk.num_tokens;
     if (e.stopping.load(std::memory_order_relaxed)) return;
     w.fit(e.shape);
-    compute(e, w, weights, share, want_gradient, grads, fresh, logprobs);
+    compute(e, w, weights, share, want_gradient, batch.dropped, grads, fresh, logprobs);
     fresh = false;
     logprobs += chunk.num_tokens;
     if (weights) weights += chunk.num_tokens;
@@ -318,10 +324,11 @@ KAMON_INLINE void keep(Vec& v) {
   extern "C" __attribute__((visibility("default"))) auto KAMON_JOIN(name, KAMON_SUFFIX)
 
 API(kamon_create)(int n_layer, int n_embd, int n_head, int block_size, int vocab_size, double beta1,
-                  double beta2, double eps_adam, double weight_decay, int num_threads)->void* {
+                  double beta2, double eps_adam, double weight_decay, double dropout, uint64_t seed,
+                  int num_threads)->void* {
   try {
     return new Engine(Shape{n_layer, n_embd, n_head, block_size, vocab_size}, beta1, beta2, eps_adam,
-                      weight_decay, num_threads);
+                      weight_decay, Dropout{dropout, seed}, num_threads);
   } catch (const std::exception&) {
     return nullptr;
   }
@@ -356,12 +363,12 @@ API(kamon_gradients)(void* engine, double* grads)->void {
 // Make a call that runs in another thread leave off soon; or, with 0, let the next one run.
 API(kamon_stop)(void* engine, int stop)->void { static_cast<Engine*>(engine)->stopping = stop != 0; }
 
-// weights: null for no gradient. Returns an Error; where that is `stopped`, gradients are cleared.
+// weights: null for no gradient; draws: null for no dropout. Returns an Error; where that is `stopped`, gradients are cleared.
 API(kamon_batch)(void* engine, const int32_t* tokens, const int64_t* offsets, int64_t num_docs,
-                 const double* weights, double* logprobs)->int {
+                 const double* weights, const uint64_t* draws, double* logprobs)->int {
   try {
     Engine& e = *static_cast<Engine*>(engine);
-    const Batch batch{tokens, offsets, nullptr, num_docs};
+    const Batch batch{tokens, offsets, nullptr, num_docs, draws != nullptr, draws};
     if (const Error error = check(e, batch, num_docs)) return error;
     const int num_groups = run_batch(e, batch, weights, 0, weights != nullptr, logprobs);
     if (e.stopping) {
@@ -383,13 +390,15 @@ API(kamon_step)(void* engine, double learning_rate)->void {
 // the first loss that is not finite, or in the middle of a step, which is then not made, if
 // told to stop. Returns the number of losses, or an Error, negative.
 API(kamon_train)(void* engine, const int32_t* tokens, const int64_t* offsets, int64_t num_docs,
-                 const int64_t* indices, int64_t batch_size, int64_t num_steps,
+                 const int64_t* indices, int64_t batch_size, int64_t num_steps, int64_t first_draw,
                  const double* learning_rates, double* losses)->int64_t {
   try {
     Engine& e = *static_cast<Engine*>(engine);
     std::vector<double> logprobs;
     for (int64_t i = 0; i < num_steps; i++) {
-      const Batch batch{tokens, offsets, indices + i * batch_size, batch_size};
+      const Batch batch{tokens,  offsets, indices + i * batch_size,
+                        batch_size, true,    nullptr,
+                        uint64_t(first_draw + i * batch_size)};
       if (const Error error = check(e, batch, num_docs)) return -error;
       int64_t num_targets = 0;
       for (int64_t d = 0; d < batch_size; d++) num_targets += batch.length(d);

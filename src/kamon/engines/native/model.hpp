@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "gemm.hpp"
+#include "philox.hpp"
 
 namespace {
 
@@ -85,21 +86,24 @@ struct Chunk {
   };
   std::vector<Document> documents;
   std::vector<int> inputs, targets, positions;  // of each token; no shorter than num_tokens
+  std::vector<uint64_t> draws;                  // of each token's document: see Dropout
   int num_tokens = 0;
   void clear() {
     documents.clear();
     num_tokens = 0;
   }
   // The tokens of one more document, of which each but the last is an input.
-  void add(const std::int32_t* tokens, int length) {
+  void add(const std::int32_t* tokens, int length, uint64_t draw) {
     documents.push_back({num_tokens, length});
     const size_t needed = size_t(num_tokens + length);
     for (auto* column : {&inputs, &targets, &positions})
       if (needed > column->size()) column->resize(needed);
+    if (needed > draws.size()) draws.resize(needed);
     for (int n = 0; n < length; n++, num_tokens++) {
       inputs[num_tokens] = tokens[n];
       targets[num_tokens] = tokens[n + 1];
       positions[num_tokens] = n;
+      draws[num_tokens] = draw;
     }
   }
 };
@@ -119,10 +123,10 @@ inline size_t probs_size(const Shape& s, int T) {
 // Memory for one chunk, kept from call to call.
 struct Workspace {
   struct LayerBuffers {
-    Buffer normed1, scale1, qkv, probs, heads, normed2, scale2, hidden;
+    Buffer normed1, scale1, qkv, probs, heads, normed2, scale2, hidden, mask1, mask2;
   };
   std::vector<LayerBuffers> layers;
-  Buffer x, scale0, normed0, logits, dx, dnormed, dqkv, dheads, dhidden, transposed, lanes,
+  Buffer x, scale0, normed0, mask0, branch, logits, dx, dnormed, dqkv, dheads, dhidden, transposed, lanes,
       scores, blocks, weights;
   Chunk chunk;
   Columns columns{0, 0};
@@ -398,14 +402,78 @@ void linear(int n_out, const Layout::Matrix& m, const Real* params, const Real* 
   gemm<put, A::by_row>(n_out, m.n_in, columns.width, params + m.begin, m.ld, in, ldn, out, ldn);
 }
 
+// What a training step leaves out: kamon/dropout.py says of what and by which draws.
+struct Dropout {
+  double rate;
+  uint64_t seed;
+
+  // Room for the masks of a chunk.
+  static void fit(const Shape& s, Workspace& w) {
+    const size_t size = size_t(round_up(s.n_embd, L)) * w.columns.ldn;
+    for (Buffer* b : {&w.mask0, &w.branch}) b->resize(size);
+    for (auto& layer : w.layers)
+      for (Buffer* b : {&layer.mask1, &layer.mask2}) b->resize(size);
+  }
+
+  // The factors of one site, as the activations lie: 0, or what keeps the mean.
+  void fill(Real* mask, int site, int n_embd, const Chunk& chunk, Columns columns) const {
+    const uint64_t below = uint64_t(rate * 0x1p32);
+    const Real scale = Real(1 / (1 - rate));
+    const int groups = (n_embd + 3) / 4;
+    for (int n = 0; n < chunk.num_tokens; n += L)
+      for (int g = 0; g < groups; g++) {
+        uint64_t word[4][L];
+        for (int l = 0; l < L; l++) {
+          const int token = std::min(n + l, chunk.num_tokens - 1);
+          word[0][l] = uint64_t(site) * groups + g;
+          word[1][l] = uint64_t(chunk.positions[token]);
+          word[2][l] = chunk.draws[token] & 0xFFFFFFFF;
+          word[3][l] = chunk.draws[token] >> 32;
+        }
+        philox4x32<L>(word[0], word[1], word[2], word[3], (seed & 0xFFFFFFFF) ^ 0x64726F70,
+                      seed >> 32);
+        for (int i = 0; i < std::min(4, n_embd - 4 * g); i++)
+          for (int l = 0; l < L; l++)
+            mask[ptrdiff_t(4 * g + i) * columns.ldn + n + l] = word[i][l] < below ? Real(0) : scale;
+      }
+  }
+};
+
+// out = a · b, number by number.
+inline void multiply(const Real* a, const Real* b, Real* out, size_t size) {
+  for (size_t i = 0; i < size; i += L) store(out + i, load(a + i) * load(b + i));
+}
+
+// x += mask · (W in), or without a mask x += W in.
+inline void add_branch(int n_out, const Layout::Matrix& m, const Real* params, const Real* in,
+                       const Real* mask, Workspace& w) {
+  if (!mask) return linear<Put::add>(n_out, m, params, in, w.x.data, w.columns);
+  linear<Put::set>(n_out, m, params, in, w.branch.data, w.columns);
+  const size_t size = size_t(n_out) * w.columns.ldn;
+  for (size_t i = 0; i < size; i += L)
+    store(w.x.data + i, load(w.x.data + i) + load(mask + i) * load(w.branch.data + i));
+}
+
 // Forward through all layers; w.logits then holds the logits. Keeps what backward needs.
-inline void forward(const Shape& s, const Layout& layout, const Real* params, Workspace& w) {
+// dropout: null where nothing is left out.
+inline void forward(const Shape& s, const Layout& layout, const Real* params, Workspace& w,
+                    const Dropout* dropout) {
   const int ldn = w.columns.ldn;
   embed(layout, params, w.chunk, w.x.data, s.n_embd, w.columns);
   rmsnorm(s.n_embd, w.x.data, w.normed0.data, w.scale0.data, w.columns);
-  std::memcpy(w.x.data, w.normed0.data, sizeof(Real) * s.n_embd * ldn);
+  if (dropout) {
+    Dropout::fit(s, w);
+    dropout->fill(w.mask0.data, 0, s.n_embd, w.chunk, w.columns);
+    multiply(w.normed0.data, w.mask0.data, w.x.data, size_t(s.n_embd) * ldn);
+  } else {
+    std::memcpy(w.x.data, w.normed0.data, sizeof(Real) * s.n_embd * ldn);
+  }
   for (int i = 0; i < s.n_layer; i++) {
     auto& b = w.layers[i];
+    if (dropout) {
+      dropout->fill(b.mask1.data, 2 * i + 1, s.n_embd, w.chunk, w.columns);
+      dropout->fill(b.mask2.data, 2 * i + 2, s.n_embd, w.chunk, w.columns);
+    }
     rmsnorm(s.n_embd, w.x.data, b.normed1.data, b.scale1.data, w.columns);
     linear<Put::set>(3 * s.n_embd, layout.wqkv(i), params, b.normed1.data, b.qkv.data, w.columns);
     Real* probs = b.probs.data;
@@ -413,10 +481,12 @@ inline void forward(const Shape& s, const Layout& layout, const Real* params, Wo
       attention(s, b.qkv.data, b.heads.data, probs, doc.begin, doc.length, ldn);
       probs += probs_size(s, doc.length);
     }
-    linear<Put::add>(s.n_embd, layout.wo(i), params, b.heads.data, w.x.data, w.columns);
+    const Real* mask1 = dropout ? b.mask1.data : nullptr;
+    const Real* mask2 = dropout ? b.mask2.data : nullptr;
+    add_branch(s.n_embd, layout.wo(i), params, b.heads.data, mask1, w);
     rmsnorm(s.n_embd, w.x.data, b.normed2.data, b.scale2.data, w.columns);
     linear<Put::relu>(s.n_hidden, layout.fc1(i), params, b.normed2.data, b.hidden.data, w.columns);
-    linear<Put::add>(s.n_embd, layout.fc2(i), params, b.hidden.data, w.x.data, w.columns);
+    add_branch(s.n_embd, layout.fc2(i), params, b.hidden.data, mask2, w);
   }
   linear<Put::set>(s.vocab_size, layout.lm_head(), params, w.x.data, w.logits.data, w.columns);
 }
@@ -424,7 +494,7 @@ inline void forward(const Shape& s, const Layout& layout, const Real* params, Wo
 // Backward from w.logits, which holds d loss / d logit. Adds to grads, or where they are `fresh` sets
 // them, whatever they hold.
 inline void backward(const Shape& s, const Layout& layout, const Real* params, Real* grads, bool fresh,
-                     Workspace& w) {
+                     Workspace& w, const Dropout* dropout) {
   const int ldn = w.columns.ldn, num_tokens = w.chunk.num_tokens;
   // gradient of the input: columns of the weights against the gradient of the output
   const auto input_gradient = [&](int n_out, int n_in, const Layout::Matrix& m, const Real* dout,
@@ -443,12 +513,19 @@ inline void backward(const Shape& s, const Layout& layout, const Real* params, R
     const auto put = fresh ? gemm<Put::set, A::by_row> : gemm<Put::add, A::by_row>;
     put(n_out, num_tokens, m.ld, dout, ldn, w.transposed.data, m.ld, grads + m.begin, m.ld);
   };
+  // the gradient of what a mask let through
+  const auto masked = [&](const Real* mask) -> const Real* {
+    if (!dropout) return w.dx.data;
+    multiply(w.dx.data, mask, w.branch.data, size_t(s.n_embd) * ldn);
+    return w.branch.data;
+  };
   weight_gradient(s.vocab_size, s.n_embd, layout.lm_head(), w.x.data, w.logits.data);
   input_gradient(s.vocab_size, s.n_embd, layout.lm_head(), w.logits.data, w.dx.data);
   for (int i = s.n_layer - 1; i >= 0; i--) {
     auto& b = w.layers[i];
-    weight_gradient(s.n_embd, s.n_hidden, layout.fc2(i), b.hidden.data, w.dx.data);
-    input_gradient(s.n_embd, s.n_hidden, layout.fc2(i), w.dx.data, w.dhidden.data);
+    const Real* dbranch = masked(b.mask2.data);
+    weight_gradient(s.n_embd, s.n_hidden, layout.fc2(i), b.hidden.data, dbranch);
+    input_gradient(s.n_embd, s.n_hidden, layout.fc2(i), dbranch, w.dhidden.data);
     for (int at = 0; at < s.n_hidden * ldn; at += L)
       store(w.dhidden.data + at,
             load(b.hidden.data + at) > Real(0) ? load(w.dhidden.data + at) : Vec{});
@@ -456,8 +533,9 @@ inline void backward(const Shape& s, const Layout& layout, const Real* params, R
     input_gradient(s.n_hidden, s.n_embd, layout.fc1(i), w.dhidden.data, w.dnormed.data);
     rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed2.data, b.scale2.data, w.dx.data, w.columns);
 
-    weight_gradient(s.n_embd, s.n_embd, layout.wo(i), b.heads.data, w.dx.data);
-    input_gradient(s.n_embd, s.n_embd, layout.wo(i), w.dx.data, w.dheads.data);
+    dbranch = masked(b.mask1.data);
+    weight_gradient(s.n_embd, s.n_embd, layout.wo(i), b.heads.data, dbranch);
+    input_gradient(s.n_embd, s.n_embd, layout.wo(i), dbranch, w.dheads.data);
     const Real* probs = b.probs.data;
     for (const auto& doc : w.chunk.documents) {
       attention_backward(s, b.qkv.data, w.dheads.data, w.dqkv.data, probs, doc.begin, doc.length,
@@ -468,7 +546,7 @@ inline void backward(const Shape& s, const Layout& layout, const Real* params, R
     input_gradient(3 * s.n_embd, s.n_embd, layout.wqkv(i), w.dqkv.data, w.dnormed.data);
     rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed1.data, b.scale1.data, w.dx.data, w.columns);
   }
-  rmsnorm_backward<false>(s.n_embd, w.dx.data, w.normed0.data, w.scale0.data, w.dnormed.data, w.columns);
+  rmsnorm_backward<false>(s.n_embd, masked(w.mask0.data), w.normed0.data, w.scale0.data, w.dnormed.data, w.columns);
   embed_backward(layout, grads, fresh, w.chunk, w.dnormed.data, s.n_embd, ldn);
 }
 
