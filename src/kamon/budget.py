@@ -27,8 +27,12 @@ SIZES: dict[str, dict[str, Any]] = {
         "n_layer": 2, "n_embd": 64, "batch_size": 32, "learning_rate": 0.003, "std": 0.1,
         "schedule": "cosine", "weight_decay": 0.1,
     },
+    "huge": {
+        "n_layer": 4, "n_embd": 64, "batch_size": 32, "learning_rate": 0.003, "std": 0.1,
+        "schedule": "cosine", "weight_decay": 0.05, "dropout": 0.2,
+    },
 }  # fmt: skip
-LEAST_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0}
+LEAST_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 MOST_SECONDS = 30 * 24 * 3600.0
 WARM_UP = 0.05  # of all steps

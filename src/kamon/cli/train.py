@@ -48,7 +48,7 @@ def add_arguments(parser: Parser) -> None:
         help="time to train, as 500ms, 10s or 2m: picks the settings",
     )
     parser.add_argument(
-        "--size", metavar="NAME", help="tiny, small, medium or large: picks the settings"
+        "--size", metavar="NAME", help="tiny, small, medium, large or huge: picks the settings"
     )
     parser.add_argument(
         "--all", action="store_true", help="learn from all documents: hold none out to test on"
