@@ -169,8 +169,8 @@ def train(
     far behind. Where those would be fewer than MIN_HELD_OUT, none is held out.
 
     budget: the time to train, such as "10s" or a number of seconds; size: tiny, small, medium,
-    large or huge; either picks what `settings` leave open. Only a budget's number of steps depends on the
-    machine: it is in the model's config, and given as num_steps makes the same model again.
+    large or huge; either picks what `settings` leave open. Only a budget's number of steps depends
+    on the machine: it is in the model's config, and given as num_steps makes the same model again.
 
     settings: the fields of Config. engine, dtype, threads: see `make_engine`. on_start is called
     once before the first step; for on_progress and should_stop see `trainer.pretrain`. Raises
