@@ -95,7 +95,7 @@ def test_warm_up_is_in_proportion_unless_it_is_given() -> None:
 
 
 def test_what_is_given_rules() -> None:
-    model = train(DOCS, size="tiny", n_embd=8, num_steps=7, engine="scalar")
+    model = train(DOCS, size="tiny", n_embd=8, num_steps=7)
     config = model.config
     assert (config.n_embd, config.num_steps, config.block_size) == (8, 7, 8)
     assert config.learning_rate == SIZES["tiny"]["learning_rate"]
@@ -105,7 +105,7 @@ def test_what_is_given_rules() -> None:
 
 
 def test_a_size_alone_makes_the_same_model_each_time() -> None:
-    one, two = (train(DOCS, size="tiny", n_embd=4, engine="scalar") for _ in range(2))
+    one, two = (train(DOCS, size="tiny", n_embd=4) for _ in range(2))
     assert one.engine.state() == two.engine.state()
     assert one.config.num_steps == len(split(DOCS)[0]) * PASSES // SIZES["tiny"]["batch_size"]
 
