@@ -28,6 +28,8 @@ ENGINE = "engines/native/engine.cpp"
 SAMPLER = "engines/native/sampler.hpp"
 NGRAM = "ngram.py"
 COUNTS = ("tests/test_ngram.py",)
+EVALUATE = "evaluate.py"
+MEASURED = ("tests/test_evaluate.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -454,6 +456,62 @@ BUGS = [
         "len(read) - self.ngram.order + 1) :]",
         "len(read) - self.ngram.order + 2) :]",
         COUNTS,
+    ),
+    Bug(
+        "evaluate: an end counted where a document was cut",
+        EVALUATE,
+        "(len(batch) - num_cut)",
+        "len(batch)",
+        MEASURED,
+    ),
+    Bug(
+        "evaluate: documents tested on that were learned",
+        EVALUATE,
+        'model.training.get("held_out") is not None',
+        "True",
+        MEASURED,
+    ),
+    Bug(
+        "evaluate: the n-grams learn what they are tested on",
+        EVALUATE,
+        "train_ngram(learned, vocab_size, order)",
+        "train_ngram(tested, vocab_size, order)",
+        MEASURED,
+    ),
+    Bug(
+        "evaluate: bits for nats",
+        EVALUATE,
+        "math.exp(mean) if",
+        "2**mean if",
+        MEASURED,
+    ),
+    Bug(
+        "evaluate: a sample without an end takes part as one with an end",
+        EVALUATE,
+        "bigrams(ended, unended), pairs)",
+        "bigrams(ended + unended), pairs)",
+        MEASURED,
+    ),
+    Bug(
+        "evaluate: what was held out is taken for new",
+        EVALUATE,
+        "(len(texts) - known - known_held_out)",
+        "(len(texts) - known)",
+        MEASURED,
+    ),
+    Bug(
+        "evaluate: all lengths as if one apart",
+        EVALUATE,
+        " * (following - value)",
+        "",
+        MEASURED,
+    ),
+    Bug(
+        "evaluate: the bound for likeness taken for the likeness",
+        EVALUATE,
+        "ratio = matcher.ratio()",
+        "ratio = matcher.quick_ratio()",
+        MEASURED,
     ),
 ]
 
