@@ -215,7 +215,7 @@ def train(
         {"step": step + 1, "loss": loss, "learning_rate": learning_rate(run.config, step)}
         for step, loss in enumerate(losses)
     ]
-    tested = tested_with(run, validation, metrics) if validation and losses else None
+    tested = held_out_figures(run, validation, metrics) if validation and losses else None
     return Model(
         config=run.config,
         tokenizer=run.tokenizer,
@@ -235,7 +235,7 @@ def train(
     )
 
 
-def tested_with(
+def held_out_figures(
     run: Run, validation: Validation, metrics: list[dict[str, float]]
 ) -> dict[str, Any]:
     """Go back to the best model, and what is known of it; its losses go into `metrics`."""
