@@ -30,6 +30,7 @@ NGRAM = "ngram.py"
 COUNTS = ("tests/test_ngram.py",)
 EVALUATE = "evaluate.py"
 MEASURED = ("tests/test_evaluate.py",)
+CONDITIONS = ("tests/test_conditions.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -143,8 +144,8 @@ BUGS = [
     Bug(
         "gpt: residual behind the network forgotten",
         SCALAR,
-        'params[f"layer{i}.mlp_fc2"])\n        x = list(map(add, x, residual))',
-        'params[f"layer{i}.mlp_fc2"])',
+        'masks[2 * i + 2]))\n        x = list(map(add, x, residual))',
+        'masks[2 * i + 2]))',
         NUMBERS,
     ),
     Bug(
@@ -200,6 +201,48 @@ BUGS = [
         "temperature, u(position))",
         "temperature, u(0))",
         ("tests/test_sampler.py",),
+    ),
+    Bug(
+        "conditions: a document may end before min_len",
+        "conditions.py",
+        "if position < conditions.min_len:",
+        "if position < conditions.min_len - 1:",
+        CONDITIONS,
+    ),
+    Bug(
+        "conditions: the prefix takes the draws of what follows",
+        "conditions.py",
+        "temperature, u(position))]",
+        "temperature, u(position - len(prefix)))]",
+        CONDITIONS,
+    ),
+    Bug(
+        "conditions: top-p leaves out the token that reaches p",
+        "conditions.py",
+        "tokens = tokens[: reached + 1]",
+        "tokens = tokens[: max(1, reached)]",
+        CONDITIONS,
+    ),
+    Bug(
+        "conditions: top-k is not sorted back",
+        "conditions.py",
+        "        tokens.sort()\n",
+        "",
+        CONDITIONS,
+    ),
+    Bug(
+        "conditions: each bulk begins at number 0 again",
+        "conditions.py",
+        "done, size = size, min",
+        "done, size = 0, min",
+        CONDITIONS,
+    ),
+    Bug(
+        "describe: the first similar document is taken for the nearest",
+        "describe.py",
+        "if -bound < similarity:",
+        "if similarity:",
+        CONDITIONS,
     ),
     Bug("philox: nine rounds", "philox.py", "range(10)", "range(9)", ("tests/test_sampler.py",)),
     Bug(

@@ -14,12 +14,13 @@ import kamon
 from kamon import corpus, mersenne
 from kamon.batch import Batch, pack
 from kamon.budget import recipe, seconds_of, steps_for_passes, steps_for_seconds, with_steps
+from kamon.conditions import Found, find, make_conditions
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
 from kamon.engine import Engine, best_engine, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
 from kamon.model import init, num_params
-from kamon.sampler import SampleRequest, sample
+from kamon.sampler import SampleRequest
 from kamon.split import split
 from kamon.tokenizer import CharTokenizer
 from kamon.trainer import Progress, learning_rate, pretrain
@@ -62,19 +63,39 @@ class Model:
         return num_params(self.config)
 
     def sample(
-        self, n: int = 1, *, temperature: float | None = None, seed: int | None = None
+        self,
+        n: int = 1,
+        *,
+        temperature: float | None = None,
+        seed: int | None = None,
+        **conditions: Any,
     ) -> list[str]:
         """n new documents. Sample i depends on (seed, i) and the model alone, not on n.
 
         By default the temperature and seed of the Config; temperature 0 is the likeliest token each
         time. A document as long as block_size is one that the model did not end.
+
+        conditions: the fields of `kamon.conditions.Conditions`, such as prefix="an", max_len=6,
+        novel=True. Where too few documents fulfil them, there are fewer than n samples.
         """
+        return self.find(n, temperature=temperature, seed=seed, **conditions).texts
+
+    def find(
+        self,
+        n: int = 1,
+        *,
+        temperature: float | None = None,
+        seed: int | None = None,
+        **conditions: Any,
+    ) -> Found:
+        """What `sample` returns, with each sample's number and how many were looked at."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ConfigError(f"the number of samples must be a whole number, 0 or more, not {n!r}")
         given: dict[str, Any] = {"temperature": temperature, "seed": seed}
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
-        return self.tokenizer.decode_documents(sample(self.engine, request))
+        chosen = make_conditions(conditions)
+        return find(self.engine, self.tokenizer, request, chosen, lambda: self.docs)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. StoreError where the path is taken or cannot be written."""

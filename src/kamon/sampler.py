@@ -33,15 +33,22 @@ def choose(logits: Sequence[float], temperature: float, u: float) -> int:
 
     Temperature 0 takes the largest logit, the first among equals.
     """
+    running = list(accumulate(probabilities(logits, temperature)))
+    return bisect(running, u * running[-1], 0, len(running) - 1)
+
+
+def probabilities(logits: Sequence[float], temperature: float) -> list[float]:
+    """softmax(logits / temperature); so cold that only the largest logit is left, 1 for it."""
     largest = max(logits)
     try:
         scale = temperature**-1
     except ArithmeticError:  # 0, or too small to divide by
         scale = math.inf
     if not math.isfinite(scale * max(abs(logit) for logit in logits)):
-        return logits.index(largest)  # so cold that only the largest is left
-    running = list(accumulate(softmax([logit * scale for logit in logits])))
-    return bisect(running, u * running[-1], 0, len(running) - 1)
+        found = [0.0] * len(logits)
+        found[logits.index(largest)] = 1.0
+        return found
+    return softmax([logit * scale for logit in logits])
 
 
 def sample_document(

@@ -1,12 +1,38 @@
-"""Make new names with a saved model, one a line. The same seed makes the same names."""
+"""Make new names with a saved model, one a line. The same seed makes the same names.
+
+Where too few fulfil the conditions, there are fewer than N, and that is said.
+"""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import one_line, print_json, say_unfinished
+from kamon.cli.output import one_line, print_json, say, say_unfinished
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, chosen_engine
+
+if TYPE_CHECKING:
+    from kamon.api import Model
+    from kamon.conditions import Found
+
+# Flags that are conditions: what argparse needs, and the help.
+CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "prefix": ({"metavar": "P"}, "each begins with P"),
+    "min-len": ({"type": whole_number, "metavar": "N"}, "no fewer characters"),
+    "max-len": ({"type": whole_number, "metavar": "N"}, "no more characters"),
+    "top-k": ({"type": whole_number, "metavar": "K"}, "draw among the K likeliest tokens alone"),
+    "top-p": (
+        {"type": number, "metavar": "P"},
+        "draw among the fewest likeliest tokens that have probability P together",
+    ),
+    "suffix": ({"metavar": "S"}, "each ends with S"),
+    "contains": ({"metavar": "C"}, "each has C in it"),
+    "regex": ({"metavar": "R"}, "R, in Python's syntax, matches all of it"),
+    "exclude": ({"metavar": "FILE"}, "none that is in FILE, a list as `kamon train` reads it"),
+    "novel": ({"action": "store_true"}, "none that is in the list that was learned"),
+    "unique": ({"action": "store_true"}, "none twice"),
+}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -19,18 +45,82 @@ def add_arguments(parser: Parser) -> None:
         help="0 takes the likeliest, 1 the model's odds; by default as in training",
     )
     parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
+    group = parser.add_argument_group("conditions", "lengths are in characters")
+    for name, (options, help) in CONDITIONS.items():
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **options)
+    parser.add_argument(
+        "--details",
+        action="store_true",
+        help="after each a tab and its log probability in nats, a tab and if it is in the list",
+    )
+    parser.add_argument(
+        "--nearest",
+        action="store_true",
+        help="--details, a tab and the most similar document of the list, a tab and how similar",
+    )
     add_engine(parser)
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     from kamon.api import load
+    from kamon.conditions import make_conditions
 
+    names = [name.replace("-", "_") for name in CONDITIONS]
+    conditions = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    make_conditions({**conditions, "exclude": ()})  # what cannot be is said before anything is read
+    if "exclude" in conditions:
+        from kamon import corpus
+
+        conditions["exclude"] = corpus.read(conditions["exclude"]).docs
     model = load(args.dir, **chosen_engine(args))
-    samples = model.sample(args.n, temperature=args.temperature, seed=args.seed)
+    found = model.find(args.n, temperature=args.temperature, seed=args.seed, **conditions)
     if args.json:
-        print_json({"directory": args.dir, "samples": [{"text": text} for text in samples]})
+        samples = details(model, found, args.nearest)
+        print_json({"directory": args.dir, "tried": found.tried, "samples": samples})
+    elif args.details or args.nearest:
+        for sample in details(model, found, args.nearest):
+            print("\t".join(columns(sample)))
     else:
-        for text in samples:
+        for text in found.texts:
             print(one_line(text))
-    say_unfinished(samples, model.config.block_size)
+    say_unfinished(found.texts, model.config.block_size)
+    if len(found.texts) == args.n:
+        return 0
+    say(
+        f"{len(found.texts):,} of {args.n:,} found: "
+        f"among {found.tried:,} candidates no more fulfil the conditions"
+    )
+    return 0 if found.texts else 1
+
+
+def details(model: Model, found: Found, nearest: bool) -> list[dict[str, Any]]:
+    """What --json shows of each sample."""
+    from kamon.describe import Nearest, logprobs
+
+    known = set(model.docs)
+    samples: list[dict[str, Any]] = [
+        {"text": text, "number": number, "logprob": logprob, "in_list": text in known}
+        for text, number, logprob in zip(
+            found.texts,
+            found.numbers,
+            logprobs(model.engine, model.tokenizer, found.texts),
+            strict=True,
+        )
+    ]
+    if nearest:
+        most_similar = Nearest(model.docs)
+        for sample in samples:
+            text, similarity = most_similar(sample["text"])
+            sample["nearest"] = {"text": text, "similarity": similarity}
+    return samples
+
+
+def columns(sample: dict[str, Any]) -> list[str]:
+    """What --details and --nearest show of one; no text has a tab when it is on one line."""
+    mark = "in the list" if sample["in_list"] else "new"
+    shown = [one_line(sample["text"]), f"{sample['logprob']:.3f}", mark]
+    if "nearest" in sample:
+        near = sample["nearest"]
+        shown += [one_line(near["text"]), f"{near['similarity']:.3f}"]
+    return shown

@@ -1,0 +1,282 @@
+"""New documents that fulfil conditions: some hold while a document is made, others decide after.
+
+Candidate c, for c = 0, 1, 2, …, is drawn with `philox.uniform(seed, c, position)`, as sample c is
+where there are no conditions. Under prefix, min_len, max_len, top_k and top_p the draw is among the
+tokens that these allow, in proportion to their probabilities; no position's draw moves. Those
+candidates that fulfil the other conditions are the samples, in this order. So neither n nor how
+many are made at once changes which ones these are: the first 10 of 50 are the 10 of 10. With
+`unique` alone a sample depends on those before it.
+
+The search ends with n samples, or when its patience does: PATIENCE candidates at first, one fewer
+with each, ATTEMPTS more with each that is a sample, but never above PATIENCE again. What fits so
+seldom might not come at all. This, too, is independent of n.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import accumulate, count
+from typing import Any
+
+from kamon.batch import Batch
+from kamon.config import check_type, suggestion
+from kamon.errors import ConfigError
+from kamon.model import num_params
+from kamon.philox import uniform
+from kamon.sampler import LanguageModel, SampleRequest, choose, probabilities, sample
+from kamon.tokenizer import CharTokenizer
+
+ATTEMPTS = 1000  # more candidates to look at, for each sample found
+PATIENCE = 20_000  # candidates made one by one
+PATIENCE_IN_BULK = 1_000_000  # and by a fused `sample`, of a small model
+WORK_IN_BULK = 7e10  # parameters times tokens in so many candidates of a larger one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What each sample must fulfil. Lengths are in characters. ConfigError where none can.
+
+    While a document is made, token by token:
+    prefix: its beginning. min_len, max_len: it cannot end before, and ends there at the latest.
+    top_k: only the k likeliest tokens stay, of equal ones the first. top_p: of these, only the
+    fewest likeliest whose probabilities reach p together. Both look at the model's odds at the
+    temperature, among the tokens that the conditions before allow.
+
+    Of whole documents, of which the others are dropped:
+    suffix: its end. contains: stands anywhere in it. regex: matches all of it. exclude: documents
+    that it may not be. novel: not in the list that was learned. unique: none of the samples before.
+    """
+
+    prefix: str = ""
+    min_len: int = 0
+    max_len: int | None = None
+    top_k: int | None = None
+    top_p: float = 1.0
+    suffix: str = ""
+    contains: str = ""
+    regex: str | None = None
+    exclude: Iterable[str] = ()
+    novel: bool = False
+    unique: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("prefix", "suffix", "contains", "regex"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "regex" and value is None):
+                raise ConfigError(f"{name} must be text, not {value!r}")
+        for name, least in (("min_len", 0), ("max_len", 0), ("top_k", 1)):
+            value = getattr(self, name)
+            if value is not None or name == "min_len":
+                check_type(name, value, int, ())
+                if value < least:
+                    raise ConfigError(f"{name} must be {least} or more, not {value}")
+        check_type("top_p", self.top_p, float, ())
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if isinstance(self.exclude, str):
+            raise ConfigError("exclude must be several documents, not one text")
+        object.__setattr__(self, "exclude", frozenset(self.exclude))
+        if self.max_len is not None:
+            if self.min_len > self.max_len:
+                raise ConfigError(
+                    f"min_len {self.min_len} is above max_len {self.max_len}: no text is so long"
+                )
+            self.check_room(self.max_len, f"max_len {self.max_len}")
+        if self.regex is not None:
+            compiled(self.regex)
+
+    @property
+    def steer(self) -> bool:
+        """Whether any token is ruled out or given: each document is then made by itself."""
+        none = Conditions()
+        names = ("prefix", "min_len", "max_len", "top_k", "top_p")
+        return any(getattr(self, name) != getattr(none, name) for name in names)
+
+    def check_room(self, most: int, what: str) -> None:
+        """ConfigError where a text that must be in each document is longer than `most`."""
+        for name in ("prefix", "suffix", "contains"):
+            text = getattr(self, name)
+            if len(text) > most:
+                raise ConfigError(
+                    f"{name} {text!r} has {len(text)} characters, more than {what} allows"
+                )
+
+    def check_model(self, tokenizer: CharTokenizer, block_size: int) -> None:
+        """ConfigError or TokenizerError where this model can make no such document."""
+        for name in ("min_len", "max_len"):
+            value = getattr(self, name)
+            if value is not None and value > block_size:
+                raise ConfigError(
+                    f"{name} {value} is above the {block_size} characters that the model's "
+                    f"block_size {block_size} allows"
+                )
+        self.check_room(block_size, f"the model's block_size {block_size}")
+        tokenizer.encode(self.prefix)
+        tokenizer.encode(self.suffix)
+        tokenizer.encode(self.contains)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Samples, the number of each among the candidates, and how many candidates were looked at."""
+
+    texts: list[str]
+    numbers: Sequence[int]
+    tried: int
+
+
+def make_conditions(given: Mapping[str, Any]) -> Conditions:
+    """The Conditions of these names; an unknown one is a ConfigError with the nearest."""
+    names = [f.name for f in fields(Conditions)]
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"unknown condition {name!r}{suggestion(name, names)}")
+    return Conditions(**given)
+
+
+def find(
+    model: LanguageModel,
+    tokenizer: CharTokenizer,
+    request: SampleRequest,
+    conditions: Conditions,
+    docs: Callable[[], Iterable[str]],
+) -> Found:
+    """The first `request.n` candidates that fulfil the conditions, or fewer: never one that fails.
+
+    docs: gives what `novel` compares with; only called for it.
+    """
+    conditions.check_model(tokenizer, model.config.block_size)
+    n = request.n
+    if conditions == Conditions():
+        return Found(tokenizer.decode_documents(sample(model, request)), range(n), n)
+    fits = filter_of(conditions, docs)
+    if conditions.steer or not hasattr(model, "sample"):
+        patience = PATIENCE
+        candidates = one_by_one(model, tokenizer, request, conditions)
+    else:
+        config = model.config
+        affordable = int(WORK_IN_BULK / num_params(config) / config.block_size)
+        patience = max(PATIENCE, min(PATIENCE_IN_BULK, affordable))
+        candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * n)
+    texts: list[str] = []
+    numbers: list[int] = []
+    tried, left = 0, patience
+    while len(texts) < n and left > 0:
+        text = next(candidates)
+        left -= 1
+        if fits(text):
+            texts.append(text)
+            numbers.append(tried)
+            left = min(patience, left + ATTEMPTS)
+        tried += 1
+    return Found(texts, numbers, tried)
+
+
+def in_bulk(
+    model: LanguageModel, tokenizer: CharTokenizer, request: SampleRequest, most: int
+) -> Iterator[str]:
+    """The first `most` candidates, of which no condition steers any.
+
+    A fused `sample` begins at number 0 each time: ever larger requests repeat no more than a third.
+    """
+    done, size = 0, min(most, max(1000, 2 * request.n))
+    while done < most:
+        batch = sample(model, replace(request, n=size))
+        begin = batch.offsets[done]
+        offsets = batch.offsets[done:]
+        for place, offset in enumerate(offsets):
+            offsets[place] = offset - begin
+        yield from tokenizer.decode_documents(Batch(batch.tokens[begin:], offsets))
+        done, size = size, min(most, 4 * size)
+
+
+def one_by_one(
+    model: LanguageModel, tokenizer: CharTokenizer, request: SampleRequest, conditions: Conditions
+) -> Iterator[str]:
+    """All candidates."""
+    prefix = tokenizer.encode(conditions.prefix)
+    for number in count():
+        u = partial(uniform, request.seed, number)
+        yield tokenizer.decode(
+            steered_document(model, request.bos, request.temperature, u, conditions, prefix)
+        )
+
+
+def steered_document(
+    model: LanguageModel,
+    bos: int,
+    temperature: float,
+    u: Callable[[int], float],
+    conditions: Conditions,
+    prefix: Sequence[int],
+) -> list[int]:
+    """`sample_document` under the conditions that hold for tokens; `prefix` as tokens."""
+    decoder = model.decoder()
+    tokens: list[int] = []
+    token = bos
+    most = model.config.block_size if conditions.max_len is None else conditions.max_len
+    for position in range(most):  # at max_len only BOS is possible, which needs no draw
+        logits = decoder.push(token)
+        if position < len(prefix):
+            token = prefix[position]
+        else:
+            stay = allowed(logits, temperature, bos, position, conditions)
+            token = stay[choose([logits[t] for t in stay], temperature, u(position))]
+        if token == bos:
+            break
+        tokens.append(token)
+    return tokens
+
+
+def allowed(
+    logits: Sequence[float], temperature: float, bos: int, position: int, conditions: Conditions
+) -> list[int]:
+    """The tokens that may stand behind `position` others, in ascending order."""
+    tokens = list(range(len(logits)))
+    if position < conditions.min_len:
+        tokens.remove(bos)
+    top_k, top_p = conditions.top_k, conditions.top_p
+    if top_k is not None or top_p < 1:
+        tokens.sort(key=lambda token: -logits[token])  # a stable sort: of equal ones the first
+        tokens = tokens[:top_k]
+        if top_p < 1:
+            shares = probabilities([logits[token] for token in tokens], temperature)
+            running = list(accumulate(shares))
+            # As exact as the sum is: it need not be 1 to the last bit.
+            reached = next(i for i, p in enumerate(running) if p >= top_p * running[-1])
+            tokens = tokens[: reached + 1]
+        tokens.sort()
+    return tokens
+
+
+def filter_of(conditions: Conditions, docs: Callable[[], Iterable[str]]) -> Callable[[str], bool]:
+    """Whether a text fulfils the conditions of whole documents, asked of one after the other."""
+    c = conditions
+    match = None if c.regex is None else compiled(c.regex).fullmatch
+    taken = set(c.exclude)
+    if c.novel:
+        taken.update(docs())
+
+    def fits(text: str) -> bool:
+        if text in taken or not text.endswith(c.suffix) or c.contains not in text:
+            return False
+        if match and not match(text):
+            return False
+        if c.unique:
+            taken.add(text)
+        return True
+
+    return fits
+
+
+def compiled(regex: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():  # of what a later Python may read in another way
+            warnings.simplefilter("ignore")
+            return re.compile(regex)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"regex {regex!r} does not compile: {error}") from None
