@@ -144,8 +144,8 @@ BUGS = [
     Bug(
         "gpt: residual behind the network forgotten",
         SCALAR,
-        'masks[2 * i + 2]))\n        x = list(map(add, x, residual))',
-        'masks[2 * i + 2]))',
+        "masks[2 * i + 2]))\n        x = list(map(add, x, residual))",
+        "masks[2 * i + 2]))",
         NUMBERS,
     ),
     Bug(
