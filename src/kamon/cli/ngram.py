@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, print_json, print_marked, say, say_corpus, say_unfinished
@@ -19,6 +19,7 @@ from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
     from kamon.batch import Batch
+    from kamon.evaluate import Figures
     from kamon.ngram import Ngram
 
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         say("too few documents to hold some out: all are learned, and nothing is measured")
     learned = pack(map(tokenizer.encode_document, train))
-    table: list[Figures] = []
+    table: list[tuple[int, Figures]] = []
     if held:
         unseen = pack(map(tokenizer.encode_document, held))
         ngram = compare(learned, unseen, tokenizer.vocab_size, args.order, table, quiet=args.json)
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
                 "num_train": len(train),
                 "num_held_out": len(held),
                 "vocab_size": tokenizer.vocab_size,
-                "orders": [asdict(figures) for figures in table],
+                "orders": [{"order": order, **asdict(found)} for order, found in table],
                 "best_order": ngram.order if held else None,
                 "temperature": chosen.temperature,
                 "seed": chosen.seed,
@@ -107,40 +108,32 @@ def run(args: argparse.Namespace) -> None:
     say_unfinished(texts, ngram.config.block_size)
 
 
-@dataclass(frozen=True)
-class Figures:
-    """How well one order guesses what is held out; order 0 is the uniform distribution.
-
-    bits_per_char: all bits, those of the documents' ends too, over the number of characters.
-    """
-
-    order: int
-    nats_per_token: float
-    bits_per_char: float
-    perplexity: float
-
-
 def compare(
     learned: Batch,
     unseen: Batch,
     vocab_size: int,
     max_order: int,
-    table: list[Figures],
+    table: list[tuple[int, Figures]],
     *,
     quiet: bool,
 ) -> Ngram:
-    """Add the figures of each order to `table`, print them unless quiet; return the best n-gram."""
+    """Add each order's figures to `table`, print them unless quiet; return the best n-gram.
+
+    Order 0 is the uniform distribution.
+    """
+    from kamon.evaluate import figures
     from kamon.ngram import train_ngram
 
     def add(order: int, nats: float) -> None:
-        mean = nats / unseen.num_targets
-        num_chars = unseen.num_targets - len(unseen)
-        found = Figures(order, mean, nats / math.log(2) / num_chars, math.exp(mean))
-        table.append(found)
+        found = figures(nats, unseen.num_targets, unseen.num_targets - len(unseen))
+        table.append((order, found))
         if not quiet:
             name = str(order) if order else "uniform"
-            bits, perplexity = found.bits_per_char, found.perplexity
-            print(f"{name:8} {mean:12.4f} {bits:17.4f} {perplexity:11.3f}", flush=True)
+            print(
+                f"{name:8} {found.nats_per_token:12.4f} {found.bits_per_char:17.4f} "
+                f"{math.exp(found.nats_per_token):11.3f}",
+                flush=True,
+            )
 
     if not quiet:
         print(f"{'order':8} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")
