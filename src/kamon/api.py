@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any
 import kamon
 from kamon import corpus, mersenne
 from kamon.batch import Batch, pack
-from kamon.budget import recipe, seconds_of, steps_for_passes, steps_for_seconds, with_steps
-from kamon.conditions import Found, find, make_conditions
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
 from kamon.engine import Engine, best_engine, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
 from kamon.model import init, num_params
 from kamon.sampler import SampleRequest
-from kamon.split import split
 from kamon.tokenizer import CharTokenizer
 from kamon.trainer import Progress, learning_rate, pretrain
 from kamon.validation import Validation, mean_loss
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from kamon.conditions import Found
 
 MIN_HELD_OUT = 10  # documents: fewer tell nothing
 MOST_TESTED = 20_000  # in the end, of a short training
@@ -89,6 +88,8 @@ class Model:
         **conditions: Any,
     ) -> Found:
         """What `sample` returns, with each sample's number and how many were looked at."""
+        from kamon.conditions import find, make_conditions
+
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ConfigError(f"the number of samples must be a whole number, 0 or more, not {n!r}")
         given: dict[str, Any] = {"temperature": temperature, "seed": seed}
@@ -202,6 +203,8 @@ def train(
     >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]
     (5, 1)
     """
+    from kamon.budget import recipe, seconds_of, steps_for_passes, steps_for_seconds, with_steps
+
     config = make_config(settings)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
@@ -278,6 +281,8 @@ def held_out_figures(
 
 def divide(docs: list[str], hold_out: bool = True) -> tuple[list[str], list[str]]:
     """(learned, held out) of the different documents: `split`, where both have MIN_HELD_OUT."""
+    from kamon.split import split
+
     learned, held_out = split(docs)
     if not hold_out or len(held_out) < MIN_HELD_OUT or len(learned) < MIN_HELD_OUT:
         return list(dict.fromkeys(docs)), []

@@ -23,13 +23,13 @@ def mean_loss(engine: Engine, docs: Batch) -> float:
 class Validation:
     """Called behind a step: measures the held-out loss there, and keeps the best model so far.
 
-    records: (steps done, loss in nats per token), oldest first; best: the state behind best_step.
+    records: (steps done, loss in nats per token), oldest first; best: the state behind best_step,
+    which is 0 before the first record.
     """
 
     docs: Batch
     records: list[tuple[int, float]] = field(default_factory=list)
     best: State | None = None
-    best_step: int = 0
 
     @classmethod
     def of(cls, held_out: Batch, config: Config) -> Validation:
@@ -41,9 +41,9 @@ class Validation:
     def __call__(self, engine: Engine, step: int) -> bool:
         """Whether to stop, since the best step lies far behind."""
         loss = mean_loss(engine, self.docs)
-        if self.best is None or loss < min(loss for _, loss in self.records):
-            self.best, self.best_step = engine.state(), step
         self.records.append((step, loss))
+        if self.best_step == step:
+            self.best = engine.state()
         return len(self.records) - 1 - self._best_index() >= PATIENCE
 
     def finish(self, engine: Engine) -> bool:
@@ -52,6 +52,10 @@ class Validation:
             return False
         engine.load(self.best)
         return self.records[-1][1] > self.records[self._best_index()][1] + OVER_FITTED
+
+    @property
+    def best_step(self) -> int:
+        return self.records[self._best_index()][0] if self.records else 0
 
     def _best_index(self) -> int:
         losses = [loss for _, loss in self.records]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, one_line, print_json, say, say_corpus
 from kamon.cli.parser import Parser, whole_number
-from kamon.cli.settings import add_input_format, add_json
+from kamon.cli.settings import add_input, add_input_format, add_json
 from kamon.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
@@ -26,12 +26,7 @@ EXTRA = 'needs pip install "kamon[clean]"'
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "input",
-        metavar="INPUT",
-        help="a file with one document a line, .csv, .tsv or .jsonl; - for standard input; "
-        "or a built-in list: names, names-original",
-    )
+    add_input(parser, required=True)
     parser.add_argument(
         "-o",
         "--output",

@@ -69,14 +69,14 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def add_input(parser: Parser) -> None:
+def add_input(parser: Parser, *, required: bool = False) -> None:
     parser.add_argument(
         "input",
-        nargs="?",
-        default="names",
+        nargs=None if required else "?",
+        default=None if required else "names",
         metavar="INPUT",
         help="a file with one document a line, .csv, .tsv or .jsonl; - for standard input; "
-        "or a built-in list: names (the default), names-original",
+        f"or a built-in list: names{'' if required else ' (the default)'}, names-original",
     )
 
 

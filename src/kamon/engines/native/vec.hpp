@@ -44,7 +44,6 @@ KAMON_INLINE Vec load(const Real* p) { return *reinterpret_cast<const LooseVec*>
 KAMON_INLINE void store(Real* p, Vec v) { *reinterpret_cast<LooseVec*>(p) = v; }
 KAMON_INLINE Vec splat(Real x) { return x - Vec{}; }
 KAMON_INLINE Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
-KAMON_INLINE Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
 
 template <class To, class From>
 KAMON_INLINE To bits(From from) {
