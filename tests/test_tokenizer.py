@@ -58,3 +58,22 @@ def test_an_unknown_character_names_itself(text: str, message: str) -> None:
 def test_what_is_no_tokenizer(text: str) -> None:
     with pytest.raises(TokenizerError):
         CharTokenizer.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("known", "text", "found"),
+    [
+        ("aben", "aben", "aben"),
+        ("aben", "ABen", "aben"),
+        ("ABEN", "aben", "ABEN"),
+        ("aeé", "ÉÈ", "ée"),  # the other case comes before the plain form
+        ("S", "ßs", "SSS"),
+        ("fi", "ﬁ", "fi"),
+        ("f", "ﬁ", "ﬁ"),  # not a part of it
+        ("1", "１²", "1²"),
+        ("a", "\u0301a", "\u0301a"),  # no accent alone is left out
+        ("İi", "İI", "İi"),
+    ],
+)
+def test_unknown_characters_are_replaced_by_their_likes(known: str, text: str, found: str) -> None:
+    assert CharTokenizer.train([known]).replace_unknown(text) == found

@@ -46,6 +46,27 @@ class CharTokenizer:
         """The tokens of `text` between two BOS."""
         return [self.bos, *self.encode(text), self.bos]
 
+    def replace_unknown(self, text: str) -> str:
+        """`text` with each character that has no token exchanged for its like that has one.
+
+        Likes are, in this order: the other case, then the character without accents and in its
+        plain form (Unicode's NFKD), then the other case of that. What has none is left as it is.
+
+        >>> CharTokenizer.train(["nora"]).replace_unknown("Ñö Я")
+        'no Я'
+        """
+        if all(map(self._tokens.__contains__, text)):
+            return text
+        return "".join(map(self._known_like, text))
+
+    def _known_like(self, char: str) -> str:
+        import unicodedata
+
+        combining = unicodedata.combining
+        plain = "".join(c for c in unicodedata.normalize("NFKD", char) if not combining(c))
+        likes = (char, *other_case(char), plain, *other_case(plain))
+        return next((like for like in likes if like and self._tokens.keys() >= set(like)), char)
+
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`, none of which may be BOS."""
         return "".join([self.chars[token] for token in tokens])
@@ -84,3 +105,8 @@ class CharTokenizer:
             f"character {text[place]!r} (U+{ord(text[place]):04X}), number {place + 1} in {text!r},"
             f" is none of the {len(self.chars)} characters that the model was trained on"
         )
+
+
+def other_case(text: str) -> tuple[str, str]:
+    """In small letters, in capital ones."""
+    return text.lower(), text.upper()
