@@ -31,6 +31,8 @@ COUNTS = ("tests/test_ngram.py",)
 EVALUATE = "evaluate.py"
 MEASURED = ("tests/test_evaluate.py",)
 CONDITIONS = ("tests/test_conditions.py",)
+COMPLETE = "complete.py"
+PATTERNS = ("tests/test_complete.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -555,6 +557,62 @@ BUGS = [
         "ratio = matcher.ratio()",
         "ratio = matcher.quick_ratio()",
         MEASURED,
+    ),
+    Bug(
+        "complete: a document may end before its pattern",
+        COMPLETE,
+        "bool(places >> self.size)",
+        "bool(places)",
+        PATTERNS,
+    ),
+    Bug(
+        "complete: a prefix costs only its last token",
+        COMPLETE,
+        "base = cost + log_sum_exp(logits)",
+        "base = log_sum_exp(logits)",
+        PATTERNS,
+    ),
+    Bug(
+        "complete: every place in a pattern is a gap",
+        COMPLETE,
+        "stay = places & self.gaps",
+        "stay = places",
+        PATTERNS,
+    ),
+    Bug(
+        "complete: no look at the room that is left",
+        COMPLETE,
+        "least = self.size + length + 1 - self.block_size",
+        "least = 0",
+        PATTERNS,
+    ),
+    Bug(
+        "complete: all that is found is called exact",
+        COMPLETE,
+        "sum(-each.logprob <= unread for each in documents)",
+        "len(documents)",
+        PATTERNS,
+    ),
+    Bug(
+        "complete: the search ends at the first n documents",
+        COMPLETE,
+        "while left and left[0][0] < worst() and",
+        "while left and len(best) < n and",
+        PATTERNS,
+    ),
+    Bug(
+        "complete: shares of all documents, not of those that begin alike",
+        COMPLETE,
+        "    shared = logprob_of_prefix(model.engine, model.tokenizer, prefix)\n",
+        "    shared = 0.0\n",
+        PATTERNS,
+    ),
+    Bug(
+        "complete: a decoder goes on behind another prefix",
+        COMPLETE,
+        " and tokens[: len(read)] == read:",
+        ":",
+        PATTERNS,
     ),
 ]
 

@@ -22,32 +22,36 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def transcripts() -> list[tuple[str, str]]:
-    """Each `$ command` of a console block and what it shows; ... stands for anything."""
-    found = []
-    for page in PAGES:
-        for block in blocks(page, "console"):
-            for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-                command, shown = part.split("\n", 1)
-                found.append((command, shown))
-    return found
+def transcripts() -> list[list[tuple[str, str]]]:
+    """Of each console block each `$ command` and what it shows; ... stands for anything."""
+    return [
+        [
+            (command, shown)
+            for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+            for command, shown in [part.split("\n", 1)]
+        ]
+        for page in PAGES
+        for block in blocks(page, "console")
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "shown"), transcripts())
-def test_transcripts(command: str, shown: str, tmp_path: Path) -> None:
-    program, *argv = shlex.split(command)
-    assert program == "kamon"
-    done = subprocess.run(
-        [sys.executable, "-m", "kamon", *argv],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    same = doctest.OutputChecker().check_output(shown, done.stdout, doctest.ELLIPSIS)
-    assert same, f"{command} shows\n{done.stdout}"
+@pytest.mark.parametrize("block", transcripts(), ids=lambda block: block[-1][0])
+def test_transcripts(block: list[tuple[str, str]], tmp_path: Path) -> None:
+    """The commands of a block, one after the other in the same folder."""
+    for command, shown in block:
+        program, *argv = shlex.split(command)
+        assert program == "kamon"
+        done = subprocess.run(
+            [sys.executable, "-m", "kamon", *argv],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        same = doctest.OutputChecker().check_output(shown, done.stdout, doctest.ELLIPSIS)
+        assert same, f"{command} shows\n{done.stdout}"
 
 
 @pytest.mark.parametrize("page", PAGES[:1], ids=lambda page: page.name)

@@ -19,6 +19,8 @@ VERBS = {
     "clean": "make a list fit to learn: repair it, drop what should not be in it",
     "train": "learn a list, save the model, make new names",
     "sample": "make new names with a saved model",
+    "complete": "say what may come next, and how a text may end",
+    "fill": "fill the gaps in a text: ma__a, *ia",
     "score": "say how odd each line of a text is to a saved model",
     "eval": "measure a saved model: its guesses, beside n-grams, and its samples",
     "ngram": "count n-grams: what a model must beat on your list",
@@ -34,6 +36,7 @@ examples:
   kamon train towns.csv --column name    … or a column of a table
   kamon clean raw.txt -o brands.txt      one form, no repetitions; see its --help
   kamon sample brands -n 50 --temperature 0.8
+  kamon complete brands ne               what comes next, and how it may end
   kamon score brands new.txt --top 20    the lines that fit the list least
   kamon eval brands                      how good it is, beside n-grams
   kamon ngram brands.txt                 what counting alone makes of that list

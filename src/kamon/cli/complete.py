@@ -1,0 +1,84 @@
+"""Complete the beginning of a text with a saved model: what comes next, and how it may end.
+
+The table shows how probable each next character is; (end) is the end of the document. Below are the
+most probable documents that begin with PREFIX: log probability in nats, then the share of each in
+the probability of all that begin so.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from kamon.cli.output import print_json
+from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.settings import chosen_engine
+from kamon.cli.suggest import (
+    add_search,
+    exchange,
+    found_json,
+    found_lines,
+    next_lines,
+    say_found,
+)
+from kamon.errors import ConfigError
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
+    parser.add_argument(
+        "prefix", nargs="?", default="", metavar="PREFIX", help="the beginning; by default empty"
+    )
+    parser.add_argument(
+        "--next",
+        type=whole_number,
+        default=10,
+        metavar="N",
+        help="how many next characters to show; the others are summed (10)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=number,
+        default=1.0,
+        metavar="T",
+        help="of the next characters: 0 leaves the likeliest, 1 shows the model's odds (1)",
+    )
+    parser.add_argument(
+        "--interactive",
+        action="store_true",
+        help="complete while you type: Tab accepts, Enter prints the line, Esc leaves",
+    )
+    add_search(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.next < 1:
+        raise ConfigError(f"next must be 1 or more, not {args.next}")
+    if args.interactive:
+        from kamon.cli.interactive import check_terminal, complete_lines
+
+        if args.json:
+            raise ConfigError("--json is for programs and --interactive for people: give one")
+        check_terminal()
+
+    from kamon.api import load
+    from kamon.complete import completions, next_tokens
+
+    model = load(args.dir, **chosen_engine(args))
+    prefix = "".join(map(str, exchange(model, args.prefix, args.unknown)))
+    if args.interactive:
+        complete_lines(model, prefix, args)
+        return 0
+    tokens = next_tokens(model, prefix, temperature=args.temperature)
+    found = completions(model, prefix, args.n, effort=args.effort)
+    known = set(model.docs)
+    if args.json:
+        listed, others = tokens[: args.next], tokens[args.next :]
+        shown = [{"text": each.text or None, "probability": each.probability} for each in listed]
+        rest = {"tokens": len(others), "probability": sum(each.probability for each in others)}
+        content = {"directory": args.dir, "prefix": prefix, "next": shown, "others": rest}
+        print_json(content | found_json(found, known))
+    else:
+        print("\n".join(["next", *next_lines(tokens, args.next), "", "completions"]))
+        print("\n".join(found_lines(found, known)))
+    say_found(found, args.n, model.config.block_size)
+    return 0 if found.documents else 1

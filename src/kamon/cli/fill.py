@@ -1,0 +1,39 @@
+r"""Fill the gaps in a text with a saved model, the most probable document first.
+
+In PATTERN _ stands for one character, * for any number, also none; \_ and \* for themselves. Each
+line has the log probability of the whole document in nats, and its share among those shown. Quote
+the pattern: 'ma__a', '*ia'.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from kamon.cli.output import print_json
+from kamon.cli.parser import Parser
+from kamon.cli.settings import chosen_engine
+from kamon.cli.suggest import add_search, exchange, found_json, found_lines, say_found
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
+    parser.add_argument("pattern", metavar="PATTERN", help="text with _ and * for its gaps")
+    add_search(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from kamon.complete import fill, parse
+
+    pattern = parse(args.pattern)
+
+    from kamon.api import load
+
+    model = load(args.dir, **chosen_engine(args))
+    found = fill(model, exchange(model, pattern, args.unknown), args.n, effort=args.effort)
+    known = set(model.docs)
+    if args.json:
+        print_json({"directory": args.dir, "pattern": args.pattern} | found_json(found, known))
+    elif found.documents:
+        print("\n".join(found_lines(found, known)))
+    say_found(found, args.n, model.config.block_size)
+    return 0 if found.documents else 1

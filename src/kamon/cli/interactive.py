@@ -1,0 +1,141 @@
+"""Completion while you type: suggestions under the line, on a terminal.
+
+They are computed in a thread of their own, with a fraction of the usual effort, for the newest text
+alone: typing never waits for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from kamon.cli.output import one_line
+from kamon.cli.suggest import found_lines, next_lines
+from kamon.errors import ConfigError, KamonError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from prompt_toolkit.application import Application
+
+    from kamon.api import Model
+
+EFFORT = 0.2  # of a search that a person waits for
+ROWS = 6  # of next tokens, and of completions: both stay on a small screen
+HELP = "Tab: the first that is longer   Enter: next line   Esc: leave"
+
+
+class Suggestions(NamedTuple):
+    """What is shown under the line `text`; best: the first completion longer than it, if any."""
+
+    text: str
+    best: str
+    lines: list[str]
+
+
+def check_terminal() -> None:
+    """ConfigError where nobody types or looks, and where prompt_toolkit is missing."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError(
+            "--interactive needs a terminal for standard input and output; "
+            "without it `kamon complete` prints what it finds"
+        )
+    try:
+        import prompt_toolkit  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            '--interactive needs prompt_toolkit: install it with pip install "kamon[interactive]"'
+        ) from None
+
+
+def suggest(
+    model: Model, text: str, known: Collection[str], args: argparse.Namespace
+) -> Suggestions:
+    """The tables for `text`, or the sentence that says why there are none."""
+    from kamon.complete import completions, next_tokens, replaced, replacements
+
+    try:
+        exchanged = replacements(model.tokenizer, text, args.unknown)
+        prefix = "".join(map(str, replaced(text, exchanged)))
+        tokens = next_tokens(model, prefix, temperature=args.temperature)
+        found = completions(model, prefix, min(args.n, ROWS), effort=args.effort * EFFORT)
+    except KamonError as error:
+        return Suggestions(text, text, [f"  {one_line(str(error))}"])
+    lines = [*next_lines(tokens, min(args.next, ROWS)), "", *found_lines(found, known)]
+    best = next((each.text for each in found.documents if each.text != text), text)
+    return Suggestions(text, best, lines)
+
+
+def complete_lines(model: Model, text: str, args: argparse.Namespace) -> None:
+    """Print each line that is finished with Enter, until Esc, Ctrl-C or Ctrl-D; `text` begins."""
+    known = set(model.docs)
+    while True:
+        line = line_editor(model, text, known, args).run()
+        if line is None:
+            return
+        print(one_line(line), flush=True)
+        text = ""
+
+
+def line_editor(
+    model: Model, text: str, known: Collection[str], args: argparse.Namespace
+) -> Application[str | None]:
+    """One line with its suggestions; it gives the line, or None where the user leaves."""
+    from prompt_toolkit.application import Application
+    from prompt_toolkit.buffer import Buffer
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, Layout, Window
+    from prompt_toolkit.layout.processors import BeforeInput
+
+    shown = Suggestions("", "", [])
+    task: asyncio.Task[None] | None = None
+
+    async def refresh() -> None:
+        """Until what is shown is for the text that stands there."""
+        nonlocal shown
+        while True:
+            text = buffer.text
+            shown = await asyncio.to_thread(suggest, model, text, known, args)
+            app.invalidate()
+            if text == buffer.text:
+                return
+
+    def changed(_: Buffer | None = None) -> None:
+        nonlocal task
+        if task is None or task.done():
+            task = app.create_background_task(refresh())
+
+    keys = KeyBindings()
+
+    @keys.add("tab")
+    def accept(event: KeyPressEvent) -> None:
+        if shown.text == event.current_buffer.text:
+            event.current_buffer.document = Document(shown.best)
+
+    @keys.add("enter")
+    def finish(event: KeyPressEvent) -> None:
+        event.app.exit(result=event.current_buffer.text)
+
+    @keys.add("escape")
+    @keys.add("c-c")
+    @keys.add("c-d")
+    def leave(event: KeyPressEvent) -> None:
+        event.app.exit(result=None)
+
+    buffer = Buffer(document=Document(text), multiline=False, on_text_changed=changed)
+    line = Window(BufferControl(buffer, input_processors=[BeforeInput("> ")]), height=1)
+    table = Window(
+        FormattedTextControl(lambda: "\n".join([*shown.lines, "", HELP])),
+        dont_extend_height=True,
+        wrap_lines=True,
+    )
+    app: Application[str | None] = Application(
+        layout=Layout(HSplit([line, table])), key_bindings=keys, erase_when_done=True
+    )
+    app.ttimeoutlen = 0.05  # Esc alone is not the beginning of another key
+    app.timeoutlen = 0.05
+    app.pre_run_callables.append(changed)
+    return app

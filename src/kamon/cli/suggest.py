@@ -1,0 +1,130 @@
+"""What `kamon complete` and `kamon fill` share: their flags, their tables, what they say."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kamon.cli.output import count, one_line, say, say_unfinished
+from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.settings import add_engine, add_json
+
+if TYPE_CHECKING:
+    from kamon.api import Model
+    from kamon.complete import Element, Found, NextToken
+
+BAR = 50  # columns for a probability of 1
+MOST_NAMED = 5  # characters that a sentence names
+
+
+def add_search(parser: Parser) -> None:
+    parser.add_argument(
+        *("-n", "-k"), type=whole_number, default=10, metavar="N", help="how many documents (10)"
+    )
+    parser.add_argument(
+        "--effort",
+        type=number,
+        default=1.0,
+        metavar="X",
+        help="search X times as long as usual before what is found may not be the best (1)",
+    )
+    parser.add_argument(
+        "--unknown",
+        choices=("error", "skip", "replace"),
+        default="error",
+        help="characters that the model does not know: skip leaves them out, replace takes their "
+        "other case or the letter without accents (error)",
+    )
+    add_engine(parser)
+    add_json(parser)
+
+
+def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[Element]:
+    """The pattern with unknown characters left out or replaced, which is said."""
+    from kamon.complete import replaced, replacements
+
+    exchanged = replacements(model.tokenizer, elements, unknown)
+    if exchanged:
+        named = [
+            f"{char!r} by {like!r}" if like else repr(char)
+            for char, like in list(exchanged.items())[:MOST_NAMED]
+        ]
+        more = len(exchanged) - len(named)
+        say(
+            f"unknown to the model and {'left out' if unknown == 'skip' else 'replaced'}: "
+            f"{', '.join(named)}{f' and {more:,} more' if more else ''}"
+        )
+    return replaced(elements, exchanged)
+
+
+def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:
+    """The `most` likeliest, each with a bar; the others together."""
+    from math import fsum
+
+    rows = [(shown(each.text), each.probability) for each in tokens[:most]]
+    others = tokens[most:]
+    if others:
+        rows.append((count(len(others), "other"), fsum(each.probability for each in others)))
+    width = max(columns(name) for name, _ in rows)
+    return [
+        f"  {name}{' ' * (width - columns(name))}  {p:6.1%}  {bar(p)}".rstrip() for name, p in rows
+    ]
+
+
+def shown(char: str) -> str:
+    """A token as it can be seen: a space in quotes, an accent without a letter by its number."""
+    if not char:
+        return "(end)"
+    if unicodedata.combining(char) or (not char.isprintable() and char == one_line(char)):
+        return f"U+{ord(char):04X}"
+    return repr(char) if char.isspace() else one_line(char)
+
+
+def columns(text: str) -> int:
+    """How wide a terminal shows it."""
+    return sum(1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
+
+
+def bar(p: float) -> str:
+    block = "█"
+    try:
+        block.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        block = "#"
+    return block * round(BAR * p)
+
+
+def found_lines(found: Found, known: Collection[str]) -> list[str]:
+    """Log probability, share and text of each."""
+    return [
+        f"  {each.logprob:8.3f}  {each.share:6.1%}  {one_line(each.text) or '(empty)'}"
+        f"{'  (in the list)' if each.text in known else ''}"
+        for each in found.documents
+    ]
+
+
+def found_json(found: Found, known: Collection[str]) -> dict[str, Any]:
+    documents = [each._asdict() | {"in_list": each.text in known} for each in found.documents]
+    return {
+        "documents": documents,
+        "exact": found.exact,
+        "complete": found.complete,
+        "reads": found.reads,
+    }
+
+
+def say_found(found: Found, n: int, block_size: int) -> None:
+    """That there are fewer than asked for, or that they may not be the most probable."""
+    have, exact = len(found.documents), found.exact
+    say_unfinished([each.text for each in found.documents], block_size)
+    if found.complete:
+        if have < n:
+            say(f"{have:,} of {n:,} found: no other document matches")
+        return
+    sure = "none is" if not exact else "only the first is" if exact == 1 else f"{exact:,} are"
+    say(
+        f"{have:,} of {n:,} found, of which {sure} sure to be the most probable: the search ended "
+        f"after {count(found.reads, 'token')}, a larger --effort goes on"
+    )
