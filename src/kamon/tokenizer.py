@@ -50,22 +50,27 @@ class CharTokenizer:
         """`text` with each character that has no token exchanged for its like that has one.
 
         Likes are, in this order: the other case, then the character without accents and in its
-        plain form (Unicode's NFKD), then the other case of that. What has none is left as it is.
+        plain form (Unicode's NFKD), then the other case of that. An accent of its own goes. What has
+        no like is left as it is.
 
         >>> CharTokenizer.train(["nora"]).replace_unknown("Ñö Я")
         'no Я'
         """
         if all(map(self._tokens.__contains__, text)):
             return text
-        return "".join(map(self._known_like, text))
+        from unicodedata import normalize
+
+        return "".join(map(self._known_like, normalize("NFC", text)))
 
     def _known_like(self, char: str) -> str:
-        import unicodedata
+        from unicodedata import combining, normalize
 
-        combining = unicodedata.combining
-        plain = "".join(c for c in unicodedata.normalize("NFKD", char) if not combining(c))
-        likes = (char, *other_case(char), plain, *other_case(plain))
-        return next((like for like in likes if like and self._tokens.keys() >= set(like)), char)
+        if char in self._tokens:
+            return char
+        parts = normalize("NFKD", char)
+        plain = "".join(c for c in parts if not combining(c) or c in self._tokens)
+        likes = (*other_case(char), plain, *other_case(plain))
+        return next((like for like in likes if self._tokens.keys() >= set(like)), char)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`, none of which may be BOS."""

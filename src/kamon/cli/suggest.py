@@ -48,15 +48,19 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
     exchanged = replacements(model.tokenizer, elements, unknown)
     if exchanged:
         named = [
-            f"{char!r} by {like!r}" if like else repr(char)
+            f"{printable(char)} {f'replaced by {like!r}' if like else 'left out'}"
             for char, like in list(exchanged.items())[:MOST_NAMED]
         ]
         more = len(exchanged) - len(named)
-        say(
-            f"unknown to the model and {'left out' if unknown == 'skip' else 'replaced'}: "
-            f"{', '.join(named)}{f' and {more:,} more' if more else ''}"
-        )
+        say(f"unknown to the model: {', '.join(named)}{f' and {more:,} more' if more else ''}")
     return replaced(elements, exchanged)
+
+
+def printable(char: str) -> str:
+    """In quotes; an accent of its own would stand upon one of them."""
+    from unicodedata import combining
+
+    return ascii(char) if combining(char) else repr(char)
 
 
 def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:
