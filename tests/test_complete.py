@@ -226,7 +226,7 @@ def test_verbs_take_bad_input(directory: Path, kamon: Kamon) -> None:
             assert "none of the 3 characters" in done.err
             assert "\x1b" not in done.err
     done = kamon("complete", directory, "🙂á", "--unknown=replace")
-    assert "replaced: 'á' by 'a'" in done.err
+    assert "model: 'á' replaced by 'a'" in done.err
     assert "character '🙂'" in done.err
     done = kamon("fill", directory, "🙂a*", "--unknown=skip")
     assert (done.code, "model: '🙂' left out" in done.err) == (0, True)

@@ -50,8 +50,8 @@ class CharTokenizer:
         """`text` with each character that has no token exchanged for its like that has one.
 
         Likes are, in this order: the other case, then the character without accents and in its
-        plain form (Unicode's NFKD), then the other case of that. An accent of its own goes. What has
-        no like is left as it is.
+        plain form (Unicode's NFKD), then the other case of that. An accent of its own goes; what
+        has no like stays.
 
         >>> CharTokenizer.train(["nora"]).replace_unknown("Ñö Я")
         'no Я'
