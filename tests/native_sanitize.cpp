@@ -35,6 +35,9 @@ int main() {
     std::vector<double> weights(tokens.size() + 1, 0.5), logprobs(tokens.size() + 1);
     const int error = CALL(kamon_batch)(engine, tokens.data(), offsets.data(), num_docs,
                                         round % 3 ? weights.data() : nullptr, nullptr, logprobs.data());
+    std::vector<double> totals(num_docs);
+    std::vector<int64_t> places(num_docs);
+    CALL(kamon_document_logprobs)(engine, tokens.data(), offsets.data(), num_docs, totals.data(), places.data());
     CALL(kamon_step)(engine, 0.01);
     std::vector<int64_t> indices;
     const int batch_size = draw(1, 4);

@@ -178,6 +178,66 @@ def test_lines_survive(tmp_path_factory: pytest.TempPathFactory, lines: list[str
     assert found == docs
 
 
+BYTES = st.one_of(
+    st.binary(max_size=40),
+    st.lists(
+        st.sampled_from(
+            ["\ufeff", "a", "é", "\r", "\n", "\r\n", "名", "\0", "\x85", "\u2028", b"\xc3"]
+        ).map(lambda piece: piece if isinstance(piece, bytes) else piece.encode())
+    ).map(b"".join),
+)
+
+
+@given(BYTES, st.integers(1, 9))
+def test_a_text_read_as_it_comes_is_the_text(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, block: int
+) -> None:
+    path = write(tmp_path_factory.getbasetemp(), "stream", content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "BLOCK", block)
+        found: list[str] = []
+        error = ""
+        try:
+            for lines in corpus.stream_lines(path):
+                found += lines
+        except CorpusError as caught:
+            error = str(caught)
+    bad = [place for place in [content.find(b"\0")] if place >= 0]
+    try:
+        content.decode()
+    except UnicodeDecodeError as caught_too:
+        bad.append(caught_too.start)
+    if not bad:
+        assert error == ""
+        assert found == corpus.text_lines(content.decode().removeprefix("\ufeff"))
+    else:
+        line, byte = corpus.place(content, min(bad))
+        assert f", line {line} " in error
+        assert f"byte {byte}" in error
+        before = corpus.text_lines(content[: min(bad)].decode().removeprefix("\ufeff"))
+        assert found == before[: line - 1]
+
+
+def test_a_stream_keeps_no_more_of_a_line_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "MAX_LINE", 5)
+    for block in (1, 3, 100):
+        monkeypatch.setattr(corpus, "BLOCK", block)
+        path = write(tmp_path, "long", "abcde\nabcdé名\nabcdefgh\né".encode())
+        assert sum(corpus.stream_lines(path), []) == ["abcde", "abcdé名", "abcdef", "é"]
+        path = write(tmp_path, "bad", "\ufeffé\nabcdé名éé\xff".encode() + b"\xff")
+        with pytest.raises(CorpusError, match="line 2 is not UTF-8: byte 16 of it is 0xff"):
+            list(corpus.stream_lines(path))
+    assert corpus.MAX_LINE == 5
+
+
+def test_utf_16_is_told_from_latin_1(tmp_path: Path) -> None:
+    path = write(tmp_path, "utf-16", "anna\n".encode("utf-16"))
+    with pytest.raises(CorpusError, match="iconv -f utf-16"):
+        list(corpus.stream_lines(path))
+
+
 def test_documents_of_a_program() -> None:
     assert corpus.from_docs(iter([" anna", "", "bob"])).docs == ["anna", "bob"]
     assert corpus.from_docs({"bob", "anna", "cid"}).docs == ["anna", "bob", "cid"]

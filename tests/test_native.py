@@ -31,6 +31,8 @@ from kamon.engine import (
     Engine,
     Plan,
     State,
+    document_logprobs,
+    document_logprobs_one_by_one,
     make_engine,
     train,
     train_step_by_step,
@@ -212,6 +214,20 @@ def test_fused_training_is_the_plain_loop(dtype: str, config: Config, batch_size
         engine.load(untrained(init(config, random.Random(1))))
     assert train(fused, plan) == pytest.approx(train_step_by_step(plain, plan), rel=1e-15)
     assert fused.state() == plain.state()
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("level", RUNNABLE)
+@settings(max_examples=8, deadline=None)
+@given(config=configs(), most_tokens=st.sampled_from([24, 3000]))
+def test_fused_sums_are_the_plain_ones(
+    dtype: str, level: str, config: Config, most_tokens: int
+) -> None:
+    rng = random.Random(config.seed)
+    engine = make_native(config, dtype, level)
+    engine.load(random_state(config, rng))
+    batch = random_batch(config, rng, most_tokens)
+    assert document_logprobs(engine, batch) == document_logprobs_one_by_one(engine, batch)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
@@ -401,6 +417,8 @@ def test_what_does_not_fit_is_refused(tokens: list[int]) -> None:
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
         engine.logprobs(batch)
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
+        engine.document_logprobs(batch)
+    with pytest.raises(ValueError, match=r"vocabulary|block_size"):
         engine.backward(batch, [1.0] * batch.num_targets)
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
         engine.train(Plan(batch, 2, array("q", [0, 1]), array("d", [0.1])))
@@ -437,7 +455,7 @@ class StopError(Exception):
     """What a signal's handler could raise."""
 
 
-@pytest.mark.parametrize("what", ["train", "backward", "logprobs", "sample"])
+@pytest.mark.parametrize("what", ["train", "backward", "logprobs", "document_logprobs", "sample"])
 def test_a_long_call_can_be_stopped(what: str) -> None:
     """A handler that raises, as that of Ctrl-C does: within 100 ms, and the engine lives on."""
     config = Config(n_layer=2, n_embd=64, block_size=64, vocab_size=27, num_steps=1)
@@ -454,6 +472,7 @@ def test_a_long_call_can_be_stopped(what: str) -> None:
         ),
         "backward": lambda: engine.backward(many, [1.0] * many.num_targets),
         "logprobs": lambda: engine.logprobs(many),
+        "document_logprobs": lambda: engine.document_logprobs(many),
         "sample": lambda: engine.sample(200_000, 1.0, 1, 26),
     }[what]
     rung = 0.0
@@ -507,6 +526,8 @@ def test_empty_batches() -> None:
     engine = ready()
     assert list(engine.logprobs(pack([]))) == []
     assert list(engine.logprobs(pack([[1], [2]]))) == []
+    assert [list(found) for found in engine.document_logprobs(pack([]))] == [[], []]
+    assert [list(found) for found in engine.document_logprobs(pack([[1], [2]]))] == [[0, 0]] * 2
     assert list(engine.backward(pack([[1]]), [])) == []
     assert list(engine.sample(0, 1.0, 1, 4)) == []
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import TINY, Result
+from kamon import corpus, train
 from kamon import score as scoring
-from kamon import train
-from kamon.batch import pack
-from kamon.errors import TokenizerError
-from kamon.score import Scale, encode_documents, score
+from kamon.batch import Batch, pack
+from kamon.engine import document_logprobs
+from kamon.errors import ConfigError, TokenizerError
+from kamon.ngram import train_ngram
+from kamon.score import Scale, encode_documents, score, score_list, score_with
 from kamon.tokenizer import CharTokenizer
 
 Kamon = Callable[..., Result]
@@ -30,6 +34,13 @@ def test_encoding_in_bulk_is_encoding(texts: list[str]) -> None:
     room = 9
     expected = pack(tokenizer.encode_document(text)[: room + 1] for text in texts)
     assert encode_documents(tokenizer, texts, room) == expected
+
+
+def test_encoding_where_the_first_code_points_are_known() -> None:
+    tokenizer = CharTokenizer("\0\1\3a")  # what else would stand for BOS is a character
+    texts = ["\0a\1", "", "\3\3"]
+    expected = pack(map(tokenizer.encode_document, texts))
+    assert encode_documents(tokenizer, texts, 9) == expected
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 100])
@@ -51,8 +62,57 @@ def test_scores_are_those_of_each_text_alone(chunk: int, monkeypatch: pytest.Mon
 def test_a_character_that_is_unknown() -> None:
     with pytest.raises(TokenizerError, match=r"character 'x' .* number 2 in 'axa'"):
         list(score(MODEL, ["anna", "axa"]))
-    found = list(score(MODEL, ["x", "anna", "axa", "n"], skip_unknown=True))
+    found = list(score(MODEL, ["x", "anna", "axa", "n"], unknown="skip"))
     assert [each.text for each in found] == ["anna", "n"]
+    with pytest.raises(TokenizerError, match="'x'"):  # behind what is scored, too
+        list(score(MODEL, ["annaannaannax"]))
+    with pytest.raises(ConfigError, match="error, skip, replace"):
+        score(MODEL, [], unknown="drop")
+
+
+def test_unknown_characters_replaced() -> None:
+    given = ["Änna", "anna", "xenia", "ÉN", "名ß", "Noé"]
+    columns = score_list(MODEL.engine, MODEL.tokenizer, given, unknown="replace")
+    assert (columns.given, columns.texts) == (
+        ["Änna", "anna", "ÉN", "Noé"],
+        ["anna", "anna", "én", "noé"],
+    )
+    found = list(score(MODEL, given, unknown="replace"))
+    assert found == list(score(MODEL, columns.texts))
+    assert found[0] == found[1]
+
+
+def test_a_long_text_with_unknown_characters_makes_a_short_error() -> None:
+    with pytest.raises(TokenizerError, match="number 1000001 in 'aaa") as caught:
+        list(score(MODEL, ["a" * 1_000_000 + "x"]))
+    assert len(str(caught.value)) < 300
+
+
+def test_an_ngram_scores_as_a_model_does() -> None:
+    batch = pack(map(MODEL.tokenizer.encode_document, DOCS))
+    ngram = train_ngram(batch, MODEL.tokenizer.vocab_size, 3)
+    for each in score_with(ngram, MODEL.tokenizer, ["anna", "nora", "éa"]):
+        logprobs = list(ngram.logprobs(pack([MODEL.tokenizer.encode_document(each.text)])))
+        assert each.logprob == pytest.approx(sum(logprobs))
+        assert logprobs[each.surprise] == min(logprobs)
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-3.0, -2.5, -1 / 3, -0.1]), max_size=5).map(tuple), max_size=9
+    )
+)
+def test_the_sums_of_documents(logprobs: list[tuple[float, ...]]) -> None:
+    class Known:
+        config = MODEL.config
+
+        def logprobs(self, batch: Batch) -> array[float]:  # noqa: ARG002
+            return array("d", chain.from_iterable(logprobs))
+
+    batch = pack([[0] * (len(own) + 1) for own in logprobs])
+    totals, places = document_logprobs(Known(), batch)
+    assert list(totals) == pytest.approx([math.fsum(own) for own in logprobs])
+    assert list(places) == [own.index(min(own)) if own else 0 for own in logprobs]
 
 
 def test_percentiles() -> None:
@@ -65,7 +125,7 @@ def test_percentiles() -> None:
     assert own.bits == sorted(own.bits)
 
 
-def test_the_verb(tmp_path: Path, kamon: Kamon) -> None:
+def test_the_verb(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
     MODEL.save(tmp_path / "m")
     texts = tmp_path / "texts"
     texts.write_text("anna\n\n  noé \nhannahanna\n")
@@ -84,25 +144,68 @@ def test_the_verb(tmp_path: Path, kamon: Kamon) -> None:
         assert row[0] == f"{expected.bits_per_char:.3f}"
         assert each["logprob"] == pytest.approx(expected.logprob, rel=1e-5)
         assert each["cut"] == expected.cut
+        assert each["text"] == each["scored"] == expected.text
         assert 0 <= each["percentile"] <= 100
-    top = kamon("score", tmp_path / "m", texts, "--top", 2).out.splitlines()
-    assert top == sorted(done.out.splitlines(), key=lambda line: -float(line.split("\t")[0]))[:2]
-    least = max(float(row[0]) for row in rows) - 1e-3
-    assert len(kamon("score", tmp_path / "m", texts, f"--threshold={least}").out.splitlines()) == 1
+    oddest = sorted(done.out.splitlines(), key=lambda line: -float(line.split("\t")[0]))
+    for block in (1, 1 << 17):  # bytes read at a time
+        monkeypatch.setattr(corpus, "BLOCK", block)
+        assert kamon("score", tmp_path / "m", texts).out == done.out
+        assert kamon("score", tmp_path / "m", texts, "--top", 2).out.splitlines() == oddest[:2]
+        assert kamon("score", tmp_path / "m", texts, "--top", 9).out.splitlines() == oddest
+    least = float(oddest[1].split("\t")[0]) - 1e-3
+    assert kamon("score", tmp_path / "m", texts, f"--threshold={least}").out.splitlines() == [
+        row for row in done.out.splitlines() if row in oddest[:2]
+    ]
+    nothing = kamon("score", tmp_path / "m", texts, "--threshold=99")
+    assert (nothing.code, nothing.out) == (0, "")
+
+
+def test_what_is_unknown_to_the_verb(tmp_path: Path, kamon: Kamon) -> None:
+    MODEL.save(tmp_path / "m")
+    texts = tmp_path / "texts"
+    texts.write_text("anna\n\nxenia\nÄNNA\n")
+    done = kamon("score", tmp_path / "m", texts)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "line 3: character 'x' (U+0078), number 1 in 'xenia'" in done.err
+    done = kamon("score", tmp_path / "m", texts, "--unknown=skip")
+    assert (done.code, len(done.out.splitlines())) == (0, 1)
+    assert "2 lines with characters unknown to the model left out" in done.err
+    done = kamon("score", tmp_path / "m", texts, "--unknown=replace")
+    rows = [line.split("\t") for line in done.out.splitlines()]
+    assert [row[-1] for row in rows] == ["anna", "ÄNNA"]
+    assert rows[0][:-1] == rows[1][:-1]
+    assert "1 line with characters unknown to the model, not even by their likes," in done.err
+    assert "1 line scored with the likes" in done.err
+    done = kamon("score", tmp_path / "m", texts, "--unknown=replace", "--json")
+    shown = json.loads(done.out.splitlines()[1])
+    assert (shown["text"], shown["scored"]) == ("ÄNNA", "anna")
+    texts.write_text("xenia\n")
+    assert kamon("score", tmp_path / "m", texts, "--unknown=skip").code == 1
+
+
+def test_lines_without_end(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "MAX_LINE", 20)
+    MODEL.save(tmp_path / "m")
+    texts = tmp_path / "texts"
+    texts.write_text("nora\n" + "a" * 20 + "\n" + "a" * 21 + "\n" + "n" * 1000)
+    done = kamon("score", tmp_path / "m", texts)
+    assert [len(line.split("\t")[-1]) for line in done.out.splitlines()] == [4, 20, 20, 20]
+    assert "2 lines of more than 20 characters" in done.err
+    assert "3 lines longer than the model can see" in done.err
 
 
 def test_bad_input(tmp_path: Path, kamon: Kamon) -> None:
     MODEL.save(tmp_path / "m")
     texts = tmp_path / "texts"
-    texts.write_text("anna\nxenia\n")
-    done = kamon("score", tmp_path / "m", texts)
-    assert (done.code, done.err.count("\n")) == (1, 1)
-    assert "character 'x' (U+0078), number 1 in 'xenia'" in done.err
-    done = kamon("score", tmp_path / "m", texts, "--unknown=skip")
-    assert (done.code, len(done.out.splitlines())) == (0, 1)
-    assert "1 line with characters unknown to the model left out" in done.err
     texts.write_bytes(b"anna\nJos\xe9\n")
-    assert "line 2 is not UTF-8: byte 4 of it is 0xe9" in kamon("score", tmp_path / "m", texts).err
-    assert "cannot read" in kamon("score", tmp_path / "m", tmp_path / "none").err
+    done = kamon("score", tmp_path / "m", texts)
+    assert "line 2 is not UTF-8: byte 4 of it is 0xe9" in done.err
+    assert done.out.endswith("\tanna\n")  # what came before is scored
+    texts.write_bytes(b" \n")
+    assert "holds nothing but blank lines" in kamon("score", tmp_path / "m", texts).err
+    texts.write_bytes(b"")
+    assert "is empty" in kamon("score", tmp_path / "m", texts).err
+    assert "there is no file" in kamon("score", tmp_path / "m", tmp_path / "none").err
     assert kamon("score", tmp_path / "m", texts, "--top=0").code == 2
+    assert kamon("score", tmp_path / "m", texts, "--threshold=nan").code == 2
     assert kamon("score", tmp_path / "none", texts).code == 1

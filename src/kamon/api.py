@@ -15,7 +15,7 @@ from kamon import corpus, mersenne
 from kamon.batch import Batch, pack
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
-from kamon.engine import Engine, best_engine, make_engine, untrained
+from kamon.engine import Engine, best_engine, is_fast, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
 from kamon.model import init, num_params
 from kamon.sampler import SampleRequest
@@ -266,10 +266,8 @@ def held_out_figures(
     over_fitted = validation.finish(run.engine)
     for step, loss in validation.records:
         metrics[step - 1]["held_out_loss"] = loss
-    fast = hasattr(run.engine, "train")
-    most = max(
-        MOST_TESTED if fast else MOST_TESTED_SLOWLY, len(metrics) * run.config.batch_size // 4
-    )
+    least = MOST_TESTED if is_fast(run.engine) else MOST_TESTED_SLOWLY
+    most = max(least, len(metrics) * run.config.batch_size // 4)
     docs = run.held_out.select(range(min(len(run.held_out), most)))
     return {
         "num_docs": len(docs),

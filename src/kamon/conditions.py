@@ -24,6 +24,7 @@ from typing import Any
 
 from kamon.batch import Batch
 from kamon.config import check_type, suggestion
+from kamon.engine import is_fast
 from kamon.errors import ConfigError
 from kamon.model import num_params
 from kamon.philox import uniform
@@ -154,7 +155,7 @@ def find(
     if conditions == Conditions():
         return Found(tokenizer.decode_documents(sample(model, request)), range(n), n)
     fits = filter_of(conditions, docs)
-    if conditions.steer or not hasattr(model, "sample"):
+    if conditions.steer or not is_fast(model):
         patience = PATIENCE
         candidates = one_by_one(model, tokenizer, request, conditions)
     else:

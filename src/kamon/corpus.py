@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 FORMATS = ("text", "csv", "tsv", "jsonl")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 CHUNK = 1 << 20
+BLOCK = 1 << 17  # bytes of a text that is read as it comes
+MAX_LINE = 1_000_000  # characters of such a text
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,10 @@ def read(source: str | Path, *, column: str | None = None, format: str | None = 
         raise ConfigError(
             f"{source} is read as text, which has no columns: name a --format with --column"
         )
-    name = "standard input" if str(source) == "-" else printable(str(source))
-    text = decode(name, read_bytes(source, name))
+    name = name_of(source)
+    with opened(source, name, builtin.BUILT_IN) as file:
+        content = read_text_bytes(name, file)
+    text = decode(name, content)
     if format == "text":
         return from_entries(name, text_lines(text))
     if format == "jsonl":
@@ -113,19 +121,24 @@ def from_entries(source: str, entries: Iterable[str]) -> Corpus:
     return Corpus(source, docs, len(entries), num_blank, num_stripped)
 
 
-def read_bytes(source: str | Path, name: str) -> bytes:
+@contextmanager
+def opened(source: str | Path, name: str, others: Iterable[str] = ()) -> Iterator[BinaryIO]:
+    """The file, or standard input for "-". CorpusError where it cannot be opened or read.
+
+    others: what could be meant by a name that is no file's, besides the files beside it.
+    """
     try:
         if str(source) == "-":
             if sys.stdin is None:
                 raise CorpusError("standard input is closed")
-            return read_text_bytes(name, sys.stdin.buffer)
-        with open(source, "rb") as file:
-            return read_text_bytes(name, file)
+            yield sys.stdin.buffer
+        else:
+            with open(source, "rb") as file:
+                yield file
     except IsADirectoryError:
         raise CorpusError(f"{name} is a directory: name a file in it") from None
     except FileNotFoundError:
-        known = [*builtin.BUILT_IN, *neighbours(source)]
-        known = [other for other in known if other != name]
+        known = [other for other in (*others, *neighbours(source)) if other != name]
         raise CorpusError(f"there is no file {name}{near(name, known)}") from None
     except OSError as error:
         raise CorpusError(f"cannot read {name}: {error.strerror}") from None
@@ -133,9 +146,11 @@ def read_bytes(source: str | Path, name: str) -> bytes:
         raise CorpusError(f"cannot read {name!r}: {error}") from None
 
 
-def printable(path: str) -> str:
-    """A file name that is not UTF-8, with its odd bytes escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def name_of(source: str | Path) -> str:
+    """What errors call it; odd bytes of a file name that is not UTF-8 are escaped."""
+    if str(source) == "-":
+        return "standard input"
+    return os.fsencode(source).decode("utf-8", "backslashreplace")
 
 
 def read_text_bytes(name: str, file: BinaryIO) -> bytes:
@@ -146,11 +161,7 @@ def read_text_bytes(name: str, file: BinaryIO) -> bytes:
         if b"\0" in chunk:
             read = b"".join(chunks)
             line, byte = place(read, read.index(b"\0"))
-            hint = "UTF-16 text" if read[:2] in (b"\xff\xfe", b"\xfe\xff") else "no text"
-            raise CorpusError(
-                f"{name}, line {line} has a NUL byte at byte {byte}: this looks like {hint}; "
-                "Kamon reads UTF-8 text"
-            )
+            raise CorpusError(why_no_text(name, line, byte, 0, utf16=read[:2] in UTF_16_MARKS))
     return b"".join(chunks)
 
 
@@ -160,10 +171,20 @@ def decode(name: str, content: bytes) -> str:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line, byte = place(content, error.start)
-        raise CorpusError(
-            f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{content[error.start]:02x}; "
-            "convert the file, as in `iconv -f latin1 -t utf-8`"
-        ) from None
+        raise CorpusError(why_no_text(name, line, byte, content[error.start])) from None
+
+
+def why_no_text(name: str, line: int, byte: int, value: int, *, utf16: bool = False) -> str:
+    """What is wrong with a byte that is NUL, or where none such may stand in UTF-8."""
+    if value:
+        return (
+            f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{value:02x}; "
+            f"convert the file, as in `iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8`"
+        )
+    return (
+        f"{name}, line {line} has a NUL byte at byte {byte}: this looks like "
+        f"{'UTF-16 text' if utf16 else 'no text'}; Kamon reads UTF-8 text"
+    )
 
 
 def place(content: bytes, offset: int) -> tuple[int, int]:
@@ -176,6 +197,56 @@ def text_lines(text: str) -> list[str]:
     r"""Lines that end in \n, \r\n or \r; the end of the last one begins no further line."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
+
+
+def stream_lines(source: str | Path) -> Iterator[list[str]]:
+    """The lines of a text, as they come and many at a time, in bounded memory; "-": standard input.
+
+    They are those of `text_lines`; but where one is longer than MAX_LINE, only its first
+    MAX_LINE + 1 characters. CorpusError as in `read`, when the lines before were yielded.
+    """
+    name = name_of(source)
+    # It sees that a line end may be two characters, and a character several bytes, of two blocks.
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    begin, fault = b"", -1
+    line, dropped, number = "", 0, 1  # the unfinished line, bytes of it that are not kept
+    with opened(source, name) as file:
+        while fault < 0:
+            block = file.read1(BLOCK)  # type: ignore[attr-defined]  # what is there, without waiting
+            begin = begin or block[:2]
+            text, fault = decode_block(decoder, block)
+            if number == 1 and not line and text.startswith("\ufeff"):
+                text, dropped = text[1:], 3
+            whole, newline, line = (line + text).rpartition("\n")
+            if newline:
+                dropped = 0
+                lines = whole.split("\n")
+                number += len(lines)
+                yield lines if len(whole) <= MAX_LINE else [each[: MAX_LINE + 1] for each in lines]
+            if len(line) > MAX_LINE:
+                dropped += len(line[MAX_LINE + 1 :].encode())
+                line = line[: MAX_LINE + 1]
+            if not block:
+                break
+    if fault >= 0:
+        byte = dropped + len(line.encode()) + 1
+        raise CorpusError(why_no_text(name, number, byte, fault, utf16=begin in UTF_16_MARKS))
+    if line:
+        yield [line]
+
+
+def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[str, int]:
+    """The text of one more block up to the first byte that cannot be, and that byte, or −1."""
+    before, nul, _ = block.partition(b"\0")
+    try:
+        text, fault = decoder.decode(before, final=not block or bool(nul)), 0 if nul else -1
+    except UnicodeDecodeError as error:
+        fault = error.object[error.start]
+        good = error.start - (len(error.object) - len(before))  # below 0: in a block before
+        text = decoder.decode(before[: max(0, good)])
+    if fault >= 0 and decoder.getstate()[1] & 1:  # a \r that waits for \n
+        text += "\n"
+    return text, fault
 
 
 def json_texts(name: str, text: str, key: str) -> Iterator[str]:
@@ -203,7 +274,6 @@ def json_texts(name: str, text: str, key: str) -> Iterator[str]:
 
 def cells(name: str, text: str, column: str | None, delimiter: str) -> Iterator[str]:
     import csv
-    import io
 
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

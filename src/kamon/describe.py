@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
-from kamon.batch import Batch, pack
-from kamon.config import Config
+from kamon.batch import pack
+from kamon.engine import Reader, document_logprobs
 from kamon.tokenizer import CharTokenizer
-
-
-class Reader(Protocol):
-    """What `logprobs` needs: every engine has it, and so has an n-gram."""
-
-    @property
-    def config(self) -> Config:
-        """Of which block_size is read."""
-
-    def logprobs(self, batch: Batch) -> array[float]:
-        """log p of every target in nats, document by document."""
 
 
 def logprobs(model: Reader, tokenizer: CharTokenizer, texts: Sequence[str]) -> list[float]:
@@ -29,17 +15,9 @@ def logprobs(model: Reader, tokenizer: CharTokenizer, texts: Sequence[str]) -> l
 
     Its end counts, but for a text of block_size characters, which the model did not end.
     """
-    if not texts:
-        return []
     limit = model.config.block_size + 1
     batch = pack(tokenizer.encode_document(text)[:limit] for text in texts)
-    found = model.logprobs(batch)
-    result, begin = [], 0
-    for tokens in batch:
-        end = begin + len(tokens) - 1
-        result.append(math.fsum(found[begin:end]))
-        begin = end
-    return result
+    return document_logprobs(model, batch)[0].tolist()
 
 
 class Nearest:

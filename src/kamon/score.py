@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import accumulate, islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate, chain, compress, count, islice, repeat
 from typing import NamedTuple
 
 from kamon.api import Model
 from kamon.batch import Batch
+from kamon.engine import Reader, document_logprobs, is_fast
+from kamon.errors import ConfigError
 from kamon.tokenizer import UTF_32, CharTokenizer
 
 CHUNK = 20_000  # texts at a time
 NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
 NUM_COMPARED_SLOWLY = 200  # by the scalar engine
 BITS = 1 / math.log(2)
+UNKNOWN = ("error", "skip", "replace")  # what is done with texts that have unknown characters
 
 
 class Score(NamedTuple):
@@ -41,75 +44,138 @@ class Score(NamedTuple):
         return self.text[self.surprise : self.surprise + 1]
 
 
-def score(model: Model, texts: Iterable[str], *, skip_unknown: bool = False) -> Iterator[Score]:
+def score(model: Model, texts: Iterable[str], *, unknown: str = "error") -> Iterator[Score]:
     """A Score for each text, in their order, as many at a time as CHUNK.
 
-    TokenizerError for a character that the model does not know, unless such texts are skipped.
+    unknown: what to do with a text that has characters which the model does not know. "error"
+    raises a TokenizerError; "skip" leaves it out; "replace" exchanges them for their likes
+    (`CharTokenizer.replace_unknown`), leaves out a text that still has some, and gives the text as
+    it was scored.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
-    >>> [found.text for found in score(model, ["anna", "hora", "xenia"], skip_unknown=True)]
+    >>> [found.text for found in score(model, ["anna", "Hora", "xenia"], unknown="replace")]
     ['anna', 'hora']
     """
-    texts = iter(texts)
-    while chunk := list(islice(texts, CHUNK)):
-        yield from score_chunk(model, chunk, skip_unknown)
+    return score_with(model.engine, model.tokenizer, texts, unknown=unknown)
 
 
-def score_chunk(model: Model, texts: list[str], skip_unknown: bool) -> Iterator[Score]:
-    room = model.config.block_size
-    known = set(model.tokenizer.chars)
+def score_with(
+    reader: Reader, tokenizer: CharTokenizer, texts: Iterable[str], *, unknown: str = "error"
+) -> Iterator[Score]:
+    """`score` by an engine or an n-gram."""
+    check_unknown(unknown)
+    left = iter(texts)
+
+    def chunks() -> Iterator[Iterator[Score]]:
+        while chunk := list(islice(left, CHUNK)):
+            found = score_list(reader, tokenizer, chunk, unknown=unknown)
+            columns = (found.texts, found.logprobs, found.bits_per_char, found.surprises, found.cut)
+            # As Score(…) would, in half the time.
+            yield map(tuple.__new__, repeat(Score), zip(*columns, strict=True))
+
+    return chain.from_iterable(chunks())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The columns of many a Score; `given` are the texts before unknown characters were replaced.
+
+    Texts that were left out are in none.
+    """
+
+    given: Sequence[str]
+    texts: Sequence[str]
+    logprobs: Sequence[float]
+    bits_per_char: Sequence[float]
+    surprises: Sequence[int]
+    cut: Sequence[bool]
+
+    def surprising(self) -> list[str]:
+        """The least likely character of each; empty for the end."""
+        return [text[i : i + 1] for text, i in zip(self.texts, self.surprises, strict=True)]
+
+    def select(self, chosen: Sequence[bool]) -> Scores:
+        """Those for which `chosen` says so."""
+        return Scores(*(list(compress(getattr(self, f.name), chosen)) for f in fields(self)))
+
+
+def score_list(
+    reader: Reader, tokenizer: CharTokenizer, given: Sequence[str], *, unknown: str = "error"
+) -> Scores:
+    """`score_with` for texts that are at hand: all at once, as columns, and so the fastest way."""
+    check_unknown(unknown)
+    room = reader.config.block_size
+    known = set(tokenizer.chars)
+    texts = given
     if not known.issuperset("".join(texts)):
-        if not skip_unknown:
+        if unknown == "error":
             for text in texts:
-                model.tokenizer.encode(text)  # raises, and says which character where
-        texts = [text for text in texts if known.issuperset(text)]
-    batch = encode_documents(model.tokenizer, [text[:room] for text in texts], room)
-    logprobs = model.engine.logprobs(batch).tolist()
-    end = 0
-    for text in texts:
-        num = min(len(text) + 1, room)
-        begin, end = end, end + num
-        own = logprobs[begin:end]
-        total = math.fsum(own)
-        cut = len(text) >= room
-        yield Score(text, total, -total * BITS / num, own.index(min(own)), cut)
+                tokenizer.encode(text)  # raises, and says which character where
+        if unknown == "replace":
+            texts = list(map(tokenizer.replace_unknown, given))
+        kept = [place for place, text in enumerate(texts) if known.issuperset(text)]
+        given = [given[place] for place in kept]
+        texts = [texts[place] for place in kept]
+    lengths = list(map(len, texts))
+    cut: Sequence[bool] = [False] * len(texts)
+    seen = texts
+    if max(lengths, default=0) >= room:
+        cut = [length >= room for length in lengths]
+        seen = [text[:room] for text in texts]
+        lengths = [min(length, room - 1) for length in lengths]
+    logprobs, surprises = document_logprobs(reader, encode_documents(tokenizer, seen, room))
+    bits = [-BITS * logprob / (n + 1) for logprob, n in zip(logprobs, lengths, strict=True)]
+    return Scores(given, texts, logprobs, bits, surprises, cut)
 
 
-def encode_documents(tokenizer: CharTokenizer, texts: list[str], room: int) -> Batch:
+def check_unknown(unknown: str) -> None:
+    if unknown not in UNKNOWN:
+        raise ConfigError(f"unknown must be one of {', '.join(UNKNOWN)}, not {unknown!r}")
+
+
+def encode_documents(tokenizer: CharTokenizer, texts: Sequence[str], room: int) -> Batch:
     """The documents of texts whose characters are all known, much faster than one by one.
 
-    A text of `room` characters has no end: its document is one token shorter.
+    A text of `room` characters, the most there may be, has no end: its document is one token
+    shorter.
     """
+    # One character that is no other's stands for BOS; one of ASCII if there is, since a text of
+    # ASCII alone is translated faster. Then all are exchanged for the code points of their tokens.
     table = {ord(char): token for token, char in enumerate(tokenizer.chars)}
-    # Characters are exchanged for the code points of their tokens; those of BOS go between.
-    bos = chr(tokenizer.bos)
-    codes = "".join(
-        [
-            f"{bos}{text}" if len(text) >= room else f"{bos}{text}{bos}"
-            for text in (text.translate(table) for text in texts)
-        ]
-    )
+    code = next(code for code in count() if code not in table)
+    bos, table[code] = chr(code), tokenizer.bos
+    sizes = [len(text) + 2 for text in texts]
+    if max(sizes, default=room + 2) < room + 2:
+        text = f"{bos}{(bos + bos).join(texts)}{bos}"
+    else:
+        sizes = [min(size, room + 1) for size in sizes]
+        text = "".join(
+            [f"{bos}{text}" if len(text) >= room else f"{bos}{text}{bos}" for text in texts]
+        )
     tokens = array("i")
-    tokens.frombytes(codes.encode(UTF_32, "surrogatepass"))
-    lengths = (len(text) + 1 if len(text) >= room else len(text) + 2 for text in texts)
-    return Batch(tokens, array("q", accumulate(lengths, initial=0)))
+    tokens.frombytes(text.translate(table).encode(UTF_32, "surrogatepass"))
+    return Batch(tokens, array("q", accumulate(sizes, initial=0)))
 
 
 @dataclass(frozen=True)
 class Scale:
     """How odd the documents of the model's own list are: bits a character, in ascending order."""
 
-    bits: list[float]
+    bits: Sequence[float]
 
     @classmethod
     def of(cls, model: Model) -> Scale:
-        most = NUM_COMPARED if hasattr(model.engine, "train") else NUM_COMPARED_SLOWLY
+        most = NUM_COMPARED if is_fast(model.engine) else NUM_COMPARED_SLOWLY
         step = max(1, len(model.docs) // most)
-        found = score(model, islice(model.docs, 0, None, step), skip_unknown=True)
+        found = score(model, islice(model.docs, 0, None, step), unknown="skip")
         return cls(sorted(each.bits_per_char for each in found))
 
     def percentile(self, bits_per_char: float) -> float:
         """The percentage of the list that is at least as odd: 0 for a text odder than all of it."""
-        least = bisect_left(self.bits, bits_per_char)
-        return 100 * (len(self.bits) - least) / max(1, len(self.bits))
+        return self.percentiles([bits_per_char])[0]
+
+    def percentiles(self, bits_per_char: Iterable[float]) -> list[float]:
+        """`percentile` of each."""
+        own, size, whole = self.bits, len(self.bits), len(self.bits) or 1
+        return [100 * (size - bisect_left(own, bits)) / whole for bits in bits_per_char]

@@ -9,6 +9,7 @@ from itertools import pairwise
 from kamon.batch import Batch
 from kamon.errors import TokenizerError
 
+MOST_SHOWN = 100  # characters of a text, in an error
 UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # as arrays of 'i' lie in memory
 
 
@@ -56,17 +57,17 @@ class CharTokenizer:
         >>> CharTokenizer.train(["nora"]).replace_unknown("Ñö Я")
         'no Я'
         """
-        if all(map(self._tokens.__contains__, text)):
+        if self._tokens.keys() >= set(text):
             return text
         from unicodedata import normalize
 
-        return "".join(map(self._known_like, normalize("NFC", text)))
+        text = normalize("NFC", text)
+        unknown = set(text) - self._tokens.keys()
+        return text.translate({ord(char): self._known_like(char) for char in unknown})
 
     def _known_like(self, char: str) -> str:
         from unicodedata import combining, normalize
 
-        if char in self._tokens:
-            return char
         parts = normalize("NFKD", char)
         plain = "".join(c for c in parts if not combining(c) or c in self._tokens)
         likes = (*other_case(char), plain, *other_case(plain))
@@ -106,9 +107,10 @@ class CharTokenizer:
 
     def _explain_unknown(self, text: str) -> str:
         place = next(i for i, char in enumerate(text) if char not in self._tokens)
+        shown = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
         return (
-            f"character {text[place]!r} (U+{ord(text[place]):04X}), number {place + 1} in {text!r},"
-            f" is none of the {len(self.chars)} characters that the model was trained on"
+            f"character {text[place]!r} (U+{ord(text[place]):04X}), number {place + 1} in "
+            f"{shown!r}, is none of the {len(self.chars)} characters that the model was trained on"
         )
 
 

@@ -25,14 +25,20 @@ def count(n: int, thing: str) -> str:
 
 def one_line(text: str) -> str:
     """With line ends and other control characters escaped: a list is one entry a line."""
+    if text.isprintable():  # as nearly all are, and quickly seen
+        return text
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda c: repr(c[0])[1:-1], text)
 
 
-def print_json(content: dict[str, Any]) -> None:
+def json_line(content: dict[str, Any]) -> str:
     """One object on one line, in ASCII, so that no terminal or pipe can garble it."""
     import json
 
-    print(json.dumps(content))
+    return json.dumps(content)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    print(json_line(content))
 
 
 def say_corpus(source: Corpus, given: str) -> None:

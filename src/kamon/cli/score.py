@@ -2,21 +2,26 @@
 
 A line of output for each line of input, tab-separated: bits a character (its end counts as one),
 log probability in nats, the percentage of the model's own list that is at least as odd, the least
-likely character ("end" for the end), and the text. White space at the ends is taken off, blank
-lines are left out. Any number of lines is read in bounded memory.
+likely character ("end" for the end), and the line as it was given. White space at the ends is taken
+off, blank lines are left out. Any number of lines is read, as they come, in bounded memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
-import sys
-from collections.abc import Iterable, Iterator
+from itertools import chain
+from operator import itemgetter, ne
+from typing import TYPE_CHECKING
 
-from kamon.cli.output import count, one_line, print_json, say
+from kamon.cli.output import count, json_line, one_line, say
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, chosen_engine
-from kamon.errors import ConfigError, CorpusError
+from kamon.errors import ConfigError, CorpusError, TokenizerError
+
+if TYPE_CHECKING:
+    from kamon.score import Scale, Scores
+    from kamon.tokenizer import CharTokenizer
 
 
 def add_arguments(parser: Parser) -> None:
@@ -30,87 +35,123 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--unknown",
-        choices=("error", "skip"),
+        choices=("error", "skip", "replace"),
         default="error",
-        help="what to do with lines that have characters the model does not know (error)",
+        help="lines that have characters the model does not know: stop there (error, the default), "
+        "leave them out (skip), or score them with the likes that it knows, such as e for É, and "
+        "leave out what has none (replace)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object a line, with the text as it was scored, too",
+    )
     add_engine(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     if args.top is not None and args.top < 1:
         raise ConfigError(f"top must be 1 or more, not {args.top}")
+    if args.threshold is not None and args.threshold != args.threshold:
+        raise ConfigError("threshold must be a number of bits, not nan")
     engine = chosen_engine(args)
 
     from kamon.api import load
-    from kamon.score import Scale, Score, score
+    from kamon.corpus import MAX_LINE, name_of, stream_lines
+    from kamon.score import Scale, score_list
 
     model = load(args.model, **engine)
     scale = Scale.of(model)
-    seen = cut = scored = 0
-
-    def counted(lines: Iterable[str]) -> Iterator[str]:
-        nonlocal seen
-        for line in lines:
-            seen += 1
-            yield line
-
-    def odd_enough(scores: Iterable[Score]) -> Iterator[Score]:
-        nonlocal scored, cut
-        for each in scores:
-            scored += 1
-            cut += each.cut
-            if args.threshold is None or each.bits_per_char >= args.threshold:
-                yield each
-
-    skip = args.unknown == "skip"
-    found = odd_enough(score(model, counted(read_lines(args.input)), skip_unknown=skip))
-    if args.top is not None:
-        found = iter(heapq.nlargest(args.top, found, key=lambda each: each.bits_per_char))
-    for each in found:
-        percentile = scale.percentile(each.bits_per_char)
-        if args.json:
-            print_json(
-                {
-                    "text": each.text,
-                    "logprob": each.logprob,
-                    "bits_per_char": each.bits_per_char,
-                    "percentile": percentile,
-                    "surprise": each.surprise,
-                    "surprising": each.surprising or None,
-                    "cut": each.cut,
-                }
-            )
-        else:
-            print(
-                f"{each.bits_per_char:.3f}\t{each.logprob:.3f}\t{percentile:.1f}\t"
-                f"{one_line(each.surprising) or 'end'}\t{one_line(each.text)}"
-            )
-    if seen > scored:
-        say(f"{count(seen - scored, 'line')} with characters unknown to the model left out")
-    if cut:
+    num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = 0
+    top: list[tuple[float, str]] = []  # the oddest so far, with their lines
+    for lines in stream_lines(args.input):
+        num_long += sum(len(line) > MAX_LINE for line in lines)
+        texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
+        try:
+            found = score_list(model.engine, model.tokenizer, texts, unknown=args.unknown)
+        except TokenizerError as error:
+            place = num_lines + first_unknown(model.tokenizer, lines)
+            raise TokenizerError(
+                f"{name_of(args.input)}, line {place}: {error}; --unknown skip leaves such lines "
+                "out, --unknown replace looks for the characters that are most like them"
+            ) from None
+        num_lines += len(lines)
+        num_texts += len(texts)
+        num_scored += len(found.texts)
+        num_cut += sum(found.cut)
+        num_replaced += sum(map(ne, found.given, found.texts))
+        least = top[-1][0] if len(top) == args.top else args.threshold
+        if least is not None:
+            found = found.select([bits >= least for bits in found.bits_per_char])
+        rows = json_rows(found, scale) if args.json else text_rows(found, scale)
+        if args.top is not None:
+            both = chain(top, zip(found.bits_per_char, rows, strict=True))
+            top = heapq.nlargest(args.top, both, key=itemgetter(0))
+        elif rows:
+            print("\n".join(rows), flush=True)
+    for _, row in top:
+        print(row)
+    if not num_texts:
+        what = "holds nothing but blank lines" if num_lines else "is empty"
+        raise CorpusError(f"{name_of(args.input)} {what}")
+    if num_scored < num_texts:
+        left_out = count(num_texts - num_scored, "line")
+        why = ", not even by their likes," if args.unknown == "replace" else ""
+        say(f"{left_out} with characters unknown to the model{why} left out")
+    if num_replaced:
+        say(f"{count(num_replaced, 'line')} scored with the likes of characters unknown")
+    if num_cut:
         say(
-            f"{count(cut, 'line')} longer than the model can see: scored by "
-            f"{'its' if cut == 1 else 'their'} first {model.config.block_size} characters"
+            f"{count(num_cut, 'line')} longer than the model can see: scored by "
+            f"{'its' if num_cut == 1 else 'their'} first {model.config.block_size} characters"
         )
+    if num_long:
+        say(
+            f"{count(num_long, 'line')} of more than {MAX_LINE:,} characters: the rest was not read"
+        )
+    return 0 if num_scored else 1
 
 
-def read_lines(path: str) -> Iterator[str]:
-    """The lines that are not blank. CorpusError where one is not UTF-8, or nothing can be read."""
-    name = "standard input" if path == "-" else path
-    try:
-        file = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
-        with file:
-            for number, line in enumerate(file, 1):
-                try:
-                    text = line.decode("utf-8").strip()
-                except UnicodeDecodeError as error:
-                    raise CorpusError(
-                        f"{name}, line {number} is not UTF-8: byte {error.start + 1} of it is "
-                        f"0x{line[error.start]:02x}"
-                    ) from None
-                if text:
-                    yield text
-    except OSError as error:
-        raise CorpusError(f"cannot read {name}: {error.strerror}") from None
+def first_unknown(tokenizer: CharTokenizer, lines: list[str]) -> int:
+    """The number, from 1, of the first line that has an unknown character between its ends."""
+    known = set(tokenizer.chars)
+    return next(n for n, line in enumerate(lines, 1) if not known.issuperset(line.strip()))
+
+
+def text_rows(found: Scores, scale: Scale) -> list[str]:
+    surprising = found.surprising()
+    shown = {char: one_line(char) or "end" for char in set(surprising)}
+    given = found.given
+    if not "".join(given).isprintable():  # some need escapes; one call for all is much faster
+        given = list(map(one_line, given))
+    return [
+        f"{bits:.3f}\t{logprob:.3f}\t{percentile:.1f}\t{shown[char]}\t{text}"
+        for bits, logprob, percentile, char, text in zip(
+            *(found.bits_per_char, found.logprobs, scale.percentiles(found.bits_per_char)),
+            *(surprising, given),
+            strict=True,
+        )
+    ]
+
+
+def json_rows(found: Scores, scale: Scale) -> list[str]:
+    return [
+        json_line(
+            {
+                "text": given,
+                "scored": text,
+                "logprob": logprob,
+                "bits_per_char": bits,
+                "percentile": percentile,
+                "surprise": surprise,
+                "surprising": surprising or None,
+                "cut": cut,
+            }
+        )
+        for given, text, logprob, bits, percentile, surprise, surprising, cut in zip(
+            *(found.given, found.texts, found.logprobs, found.bits_per_char),
+            *(scale.percentiles(found.bits_per_char), found.surprises, found.surprising()),
+            found.cut,
+            strict=True,
+        )
+    ]

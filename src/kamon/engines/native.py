@@ -37,6 +37,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "state": (c_int64, [c_void_p] * 4),
     "gradients": (None, [c_void_p] * 2),
     "batch": (c_int, [c_void_p] * 3 + [c_int64] + [c_void_p] * 3),
+    "document_logprobs": (c_int, [c_void_p] * 3 + [c_int64] + [c_void_p] * 2),
     "step": (None, [c_void_p, c_double]),
     "train": (c_int64, [c_void_p] * 3 + [c_int64, c_void_p] + [c_int64] * 3 + [c_void_p] * 2),
     "sample": (c_int, [c_void_p, c_int64, c_double, c_uint64, c_int] + [c_void_p] * 2),
@@ -109,7 +110,7 @@ def zeros(n: int) -> array[float]:
 
 
 class NativeEngine:
-    """The engine contract (kamon.engine), with `train` and `sample` fused."""
+    """The engine contract (kamon.engine); `train`, `sample` and `document_logprobs` are fused."""
 
     def __init__(
         self,
@@ -179,6 +180,18 @@ class NativeEngine:
         )
         self._raise(error)
         return logprobs
+
+    def document_logprobs(self, batch: Batch) -> tuple[array[float], array[int]]:
+        totals, places = zeros(len(batch)), array("q", bytes(8 * len(batch)))
+        error = self._run(
+            lambda: self.call["document_logprobs"](
+                *(self.handle, address(batch.tokens), address(batch.offsets), len(batch)),
+                *(address(totals), address(places)),
+            ),
+            batch.num_targets,
+        )
+        self._raise(error)
+        return totals, places
 
     def step(self, learning_rate: float) -> None:
         self.call["step"](self.handle, learning_rate)

@@ -382,6 +382,34 @@ API(kamon_batch)(void* engine, const int32_t* tokens, const int64_t* offsets, in
   }
 }
 
+// Of each document the sum of its logprobs, from left to right, and the place of the least one,
+// the first among equals: `document_logprobs` of kamon/engine.py. Both 0 for one without targets.
+API(kamon_document_logprobs)(void* engine, const int32_t* tokens, const int64_t* offsets,
+                             int64_t num_docs, double* totals, int64_t* places)->int {
+  try {
+    Engine& e = *static_cast<Engine*>(engine);
+    const Batch batch{tokens, offsets, nullptr, num_docs, false, nullptr};
+    if (const Error error = check(e, batch, num_docs)) return error;
+    std::vector<double> logprobs(size_t(num_docs ? offsets[num_docs] - offsets[0] : 0));
+    run_batch(e, batch, nullptr, 0, false, logprobs.data());
+    if (e.stopping) return Error::stopped;
+    const double* own = logprobs.data();
+    for (int64_t d = 0; d < num_docs; own += batch.length(d++)) {
+      double total = 0;
+      int place = 0;
+      for (int n = 0; n < batch.length(d); n++) {
+        total += own[n];
+        if (own[n] < own[place]) place = n;
+      }
+      totals[d] = total;
+      places[d] = place;
+    }
+    return Error::none;
+  } catch (const std::exception&) {
+    return Error::memory;
+  }
+}
+
 API(kamon_step)(void* engine, double learning_rate)->void {
   adam_step(*static_cast<Engine*>(engine), learning_rate, 1);
 }
