@@ -40,6 +40,7 @@ PASSES = 5  # over the list where a size is named and no time
 MOST_PASSES = 100  # whatever time there is: what is not learned by then is not to be learned
 EVALUATING = 0.08  # of the time goes into looking at the held-out documents
 LONGEST_BLOCK = 256
+LEAST_TRIAL = 0.02  # seconds: a processor needs some to reach its speed
 
 
 def seconds_of(budget: str | float) -> float:
@@ -82,7 +83,7 @@ def steps_for_passes(num_docs: int, batch_size: int) -> int:
 def steps_for_seconds(engine: Engine, docs: Batch, config: Config, seconds: float) -> int:
     """How many steps fit, by a short trial; the engine is then as it was before."""
     state = engine.state()
-    trial = min(0.2, seconds / 10)
+    trial = max(LEAST_TRIAL, min(0.2, seconds / 10))
     steps, took = 1, 0.0
     while True:
         size = config.batch_size
