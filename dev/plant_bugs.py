@@ -30,6 +30,7 @@ NGRAM = "ngram.py"
 COUNTS = ("tests/test_ngram.py",)
 EVALUATE = "evaluate.py"
 MEASURED = ("tests/test_evaluate.py",)
+DOCUMENTS = ("tests/test_documents.py",)
 CONDITIONS = ("tests/test_conditions.py",)
 COMPLETE = "complete.py"
 PATTERNS = ("tests/test_complete.py",)
@@ -271,9 +272,65 @@ BUGS = [
     Bug(
         "tokenizer: characters in the order of their appearance",
         "tokenizer.py",
-        'cls(sorted(set("".join(docs))))',
-        "cls(dict.fromkeys(''.join(docs)))",
+        "        return cls(sorted(chars))\n",
+        "        return cls(dict.fromkeys(''.join(docs)))\n",
         ("tests/test_tokenizer.py",),
+    ),
+    Bug(
+        "tokenizer: long documents cut one token too early",
+        "tokenizer.py",
+        '[f"{bos}{text}{bos}"[: block_size + 1] for text in block]',
+        '[f"{bos}{text}{bos}"[:block_size] + bos for text in block]',
+        ("tests/test_score.py",),
+    ),
+    Bug(
+        "store: the end of a block of documents lost",
+        "store.py",
+        '(rest + block).rpartition(b"\\n")',
+        'block.rpartition(b"\\n")',
+        ("tests/test_store.py",),
+    ),
+    Bug(
+        "clean: of repetitions the later ones stay",
+        "clean.py",
+        "return docs.select(first) if step.count else docs",
+        "return docs[::-1].select(docs[::-1].first_occurrences())[::-1]",
+        ("tests/test_clean.py",),
+    ),
+    Bug(
+        "documents: one left out behind each full block",
+        "documents.py",
+        "begin += count[0]",
+        "begin += count[0] + (count[0] > 1)",
+        DOCUMENTS,
+    ),
+    Bug(
+        "documents: what is chosen starts where the one before does",
+        "documents.py",
+        "compress(found, chosen)",
+        "compress(found, chosen[1:] + chosen[:1])",
+        DOCUMENTS,
+    ),
+    Bug(
+        "native: documents with equal hashes are equal",
+        "engines/native/documents.hpp",
+        "if (!std::strcmp(text + table[slot] - 1, document)) {",
+        "if (true) {",
+        DOCUMENTS,
+    ),
+    Bug(
+        "native: repetitions looked for in the first pass alone",
+        "engines/native/documents.hpp",
+        "pass < num_passes; pass++",
+        "pass < 1; pass++",
+        DOCUMENTS,
+    ),
+    Bug(
+        "native: the rest of a document does not count for its hash",
+        "engines/native/documents.hpp",
+        "task(i, document, hash, (hash >> 32) % num_passes);",
+        "task(i, document, hash + i, ((hash + i) >> 32) % num_passes);",
+        DOCUMENTS,
     ),
     Bug(
         "native: sign of the target's gradient",

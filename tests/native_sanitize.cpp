@@ -62,9 +62,27 @@ int main() {
     CALL(kamon_sample)(engine, n, 1.0, 7, vocab_size - 1, sampled.data(), unused.data());
     other.join();
     CALL(kamon_stop)(engine, 0);
-    std::vector<uint32_t> state(625, 12345), order(size_t(draw(1, 2000)));
+    std::vector<uint32_t> state(625, 12345);
     state[624] = 624;
-    CALL(kamon_shuffle)(state.data(), uint32_t(order.size()), order.data());
+    std::vector<char> text;  // of documents, each with a NUL behind it
+    const int64_t num_texts = draw(1, 2000);
+    for (int64_t i = 0; i < num_texts; i++) {
+      for (int c = draw(0, 12); c; c--) text.push_back(char('a' + draw(0, 2)));
+      text.push_back(0);
+    }
+    std::vector<uint8_t> first(num_texts);
+    const int64_t found = CALL(kamon_first_occurrences)(text.data(), nullptr, 0, num_texts, first.data());
+    std::vector<uint32_t> some(found);
+    CALL(kamon_find_starts)(text.data(), num_texts, first.data(), some.data(), 4);
+    std::vector<uint64_t> all(num_texts);
+    CALL(kamon_find_starts)(text.data(), num_texts, nullptr, all.data(), 8);
+    CALL(kamon_shuffle)(state.data(), uint32_t(some.size()), some.data(), 4);
+    CALL(kamon_shuffle)(state.data(), uint32_t(all.size()), all.data(), 8);
+    const int64_t again = CALL(kamon_first_occurrences)(text.data(), all.data(), 8, num_texts, first.data());
+    std::vector<char> gathered(size_t(draw(1, 400)));
+    int64_t count = 0;
+    CALL(kamon_gather)(text.data(), some.data(), 4, found, gathered.data(), int64_t(gathered.size()), &count);
+    if (again != found) return std::printf("repetitions\n"), 1;
     std::vector<double> gaussian(size_t(draw(0, 9)));
     double spare = NAN;
     CALL(kamon_gauss)(state.data(), 0.1, int64_t(gaussian.size()), gaussian.data(), &spare);

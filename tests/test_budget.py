@@ -6,15 +6,18 @@ import random
 import re
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import Result
-from kamon import store, train
+from kamon import budget, store, train
 from kamon.batch import pack
 from kamon.budget import (
+    EVALUATING,
     LEAST_SECONDS,
     MOST_PASSES,
     PASSES,
@@ -27,12 +30,14 @@ from kamon.budget import (
 )
 from kamon.config import Config
 from kamon.engine import make_engine, untrained
+from kamon.engine import train as train_steps
 from kamon.errors import ConfigError
 from kamon.model import init
 from kamon.split import split
 
 Kamon = Callable[..., Result]
 DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
+LENGTHS = Counter(map(len, DOCS))
 
 
 @pytest.mark.parametrize(
@@ -53,14 +58,16 @@ def test_what_is_no_time(budget: str | float) -> None:
 
 def test_more_time_never_means_a_smaller_model() -> None:
     assert list(LEAST_SECONDS) == list(SIZES)
-    widths = [recipe(DOCS, None, seconds)["n_embd"] for seconds in (0.001, 0.1, 0.5, 4, 30, 1000)]
+    widths = [
+        recipe(LENGTHS, None, seconds)["n_embd"] for seconds in (0.001, 0.1, 0.5, 4, 30, 1000)
+    ]
     assert widths == sorted(widths)
     assert widths[0] == SIZES["tiny"]["n_embd"]
-    assert recipe(DOCS, None, 1000)["n_layer"] == SIZES["huge"]["n_layer"]
+    assert recipe(LENGTHS, None, 1000)["n_layer"] == SIZES["huge"]["n_layer"]
     for size in SIZES:
-        Config(**recipe(DOCS, size, None))
+        Config(**recipe(LENGTHS, size, None))
     with pytest.raises(ConfigError, match="unknown size 'vast': there is tiny, small"):
-        recipe(DOCS, "vast", None)
+        recipe(LENGTHS, "vast", None)
 
 
 @pytest.mark.parametrize(
@@ -68,20 +75,31 @@ def test_more_time_never_means_a_smaller_model() -> None:
     [([3], 8), ([15, 7], 16), ([63], 64), ([10] * 99 + [5000], 11), ([5000] * 9, 256)],
 )
 def test_block_size(lengths: list[int], expected: int) -> None:
-    assert block_size_for("x" * length for length in lengths) == expected
+    assert block_size_for(Counter(lengths)) == expected
 
 
-def test_the_trial_leaves_no_trace_and_the_time_is_kept() -> None:
+def test_the_trial_leaves_no_trace_and_the_time_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(n_embd=4, n_head=2, block_size=5, vocab_size=7)
     engine = make_engine("scalar", config)
     engine.load(untrained(init(config, random.Random(1))))
     before = engine.state()
     docs = pack([[6, 1, 2, 6], [6, 3, 6]] * 100)
-    steps = steps_for_seconds(engine, docs, config, 0.4)
+    now = 0.0
+
+    def timed(*arguments: Any) -> Any:
+        nonlocal now
+        losses = train_steps(*arguments)
+        now += 0.002 * len(losses)
+        return losses
+
+    with monkeypatch.context() as patch:  # a processor whose steps take two milliseconds each
+        patch.setattr(budget, "train", timed)
+        patch.setattr(time, "perf_counter", lambda: now)
+        for seconds in (0.4, 1.6):
+            steps = steps_for_seconds(engine, docs, config, seconds)
+            assert steps == pytest.approx(seconds * (1 - EVALUATING) / 0.002, abs=1)
     assert engine.state() == before
     assert set(engine.gradients()) == {0.0}
-    more = steps_for_seconds(engine, docs, config, 1.6)
-    assert 1 < steps < more  # about four times as many, on a quiet machine
     few = pack([[6, 1, 2, 6]])
     tiny = Config(n_embd=1, n_head=1, block_size=5, vocab_size=7)
     engine = make_engine("scalar", tiny)

@@ -92,7 +92,7 @@ def test_the_report_counts_documents_and_shows_three() -> None:
     assert (found.action, found.count, len(found.examples)) == ("changed", 5, 3)
     assert found.examples[0] == ("<i>0</i> &amp;lt;", "0 <")
     found = step("repetitions", "a", "b", "a", "c", "a")
-    assert found == Step("repetitions", "dropped", 2, (("a", "there already"),) * 2)
+    assert found == Step("repetitions", "dropped", 2, [("a", "there already")] * 2)
     assert step("blank", "a", " ", "<p>", "\u200b").count == 3
 
 
@@ -147,7 +147,7 @@ def test_lengths_and_regular_expressions() -> None:
     assert cleaned("<b>a</b>", "e\u0301", "ee", max_len=1) == ["a", "é"]
     assert cleaned(*docs, keep_regex="bc?$") == ["ab", "abc"]
     assert cleaned(*docs, drop_regex="c") == ["a", "ab"]
-    assert step("drop-regex", *docs, drop_regex="cd?").examples == (("abc", "c"), ("abcd", "cd"))
+    assert step("drop-regex", *docs, drop_regex="cd?").examples == [("abc", "c"), ("abcd", "cd")]
 
 
 def test_scripts() -> None:
@@ -186,9 +186,9 @@ def test_the_first_of_several_alike_stays() -> None:
     assert cleaned("b", "a", " b", "A", "a") == ["b", "a", "A"]
     assert cleaned("b", "a", "b", repetitions=True) == ["b", "a", "b"]
     assert cleaned("anna", "annas", "annass", near=80) == ["anna", "annass"]
-    assert step("near", "katherine", "catherine", "x", near=85).examples == (
-        ("catherine", "katherine"),
-    )
+    assert step("near", "katherine", "catherine", "x", near=85).examples == [
+        ("catherine", "katherine")
+    ]
 
 
 def test_a_document_that_is_dropped_takes_no_other_with_it() -> None:

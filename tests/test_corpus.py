@@ -54,7 +54,7 @@ def test_what_was_changed_is_counted(tmp_path: Path) -> None:
     found = corpus.read(write(tmp_path, "x.txt", b" anna\n\nbob\n  \nanna \nanna\n\n"))
     assert found.docs == ["anna", "bob", "anna", "anna"]
     assert (found.num_entries, found.num_blank, found.num_stripped) == (7, 3, 2)
-    assert found.different == {"anna", "bob"}
+    assert found.different == ["anna", "bob"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_was_changed_is_counted(tmp_path: Path) -> None:
         ("x.txt", b"anna\nb\xffb\n", None, "{path}, line 2 is not UTF-8: byte 2 of it is 0xff"),
         ("x.txt", b"anna\r\nb\r\xc3", None, "{path}, line 3 is not UTF-8: byte 1"),
         ("x.txt", b"anna\nbo\0b\n", None, "{path}, line 2 has a NUL byte at byte 3"),
-        ("x.txt", "anna".encode("utf-16"), None, "this looks like UTF-16 text"),
+        ("x.txt", "anna".encode("utf-16"), None, "as in `iconv -f utf-16 -t utf-8`"),
         ("x.txt", b"\x7fELF\x02\x01\x01\0\0", None, "this looks like no text"),
         ("x.jsonl", b'{"text": "a"}\n{"text": \n', None, "{path}, line 2 is not valid JSON"),
         ("x.jsonl", b"[" * 100_000, None, "{path}, line 1 is not valid JSON"),
@@ -211,11 +211,33 @@ def test_a_text_read_as_it_comes_is_the_text(
         assert error == ""
         assert found == corpus.text_lines(content.decode().removeprefix("\ufeff"))
     else:
-        line, byte = corpus.place(content, min(bad))
+        line, byte = place(content, min(bad))
         assert f", line {line} " in error
         assert f"byte {byte}" in error
         before = corpus.text_lines(content[: min(bad)].decode().removeprefix("\ufeff"))
         assert found == before[: line - 1]
+
+
+def place(content: bytes, offset: int) -> tuple[int, int]:
+    """Line and byte in the line of an offset, both counted from 1."""
+    before = content[:offset].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
+def test_a_line_longer_than_any_document(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "MAX_LINE", 50)
+    path = write(tmp_path, f"x.{suffix}", b'text\n"b"\n' + b"a" * 50 + b"\n" + b"a" * 51)
+    monkeypatch.setattr(corpus, "json_texts", lambda _name, lines, _key: lines)
+    with pytest.raises(CorpusError, match=r"line 4 has more than 50 characters: that is no list"):
+        corpus.read(path, column="text" if suffix == "csv" else None)
+
+
+def test_a_line_of_a_megabyte(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.txt", b"anna\n" + "é".encode() * (1 << 20) + b"\nbob\n")
+    assert [len(doc) for doc in corpus.read(path).docs] == [4, 1 << 20, 3]
 
 
 def test_a_stream_keeps_no_more_of_a_line_than_it_may(

@@ -13,11 +13,12 @@ ROOT = Path(kamon.__file__).parent
 
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
-    {"errors", "philox", "batch", "files", "split", "engines.scalar"},
+    {"errors", "philox", "batch", "files", "engines.scalar"},
     {"dropout"},
     {"config", "builtin", "engines.native"},
     {"mersenne"},
-    {"model", "tokenizer", "corpus", "ngram", "clean"},
+    {"documents"},
+    {"model", "split", "tokenizer", "corpus", "ngram", "clean"},
     {"engine"},
     {"validation", "store", "sampler", "budget", "describe"},
     {"trainer", "conditions"},

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 import original
 from kamon.split import part, split
 
-DOCS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+CHARS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+DOCS = st.lists(st.text(CHARS, min_size=1))
 
 
 @given(DOCS, st.randoms(use_true_random=False))
@@ -35,7 +36,7 @@ def test_a_tenth_is_held_out_whichever_part() -> None:
 def test_the_rule_is_that_of_sha256() -> None:
     """As `printf anna | sha256sum` has it: 55…, 3d…, 24…, 7e…"""
     docs = ("anna", "bo", "José", "名前")
-    assert [part(doc) for doc in docs] == [0x55 % 10, 0x3D % 10, 0x24 % 10, 0x7E % 10]
+    assert [part(doc.encode()) for doc in docs] == [0x55 % 10, 0x3D % 10, 0x24 % 10, 0x7E % 10]
 
 
 @pytest.mark.skipif(bool(original.why_not(original.NAMES)), reason=original.why_not(original.NAMES))

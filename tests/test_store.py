@@ -15,12 +15,13 @@ import pytest
 
 from kamon import files, store
 from kamon.config import Config
+from kamon.documents import Documents
 from kamon.errors import StoreError
 from kamon.model import init, parameter_shapes
 from kamon.store import Stored
 from kamon.tokenizer import CharTokenizer
 
-DOCS = ["aé", "名 a\n", "\u2028", ""]
+DOCS = Documents.of(["aé", "名 a\n", "\u2028", ""])
 CONFIG = Config(n_embd=4, n_head=2, block_size=5, vocab_size=4)
 
 
@@ -38,7 +39,7 @@ def stored(seed: int = 1) -> Stored:
             "corpus": {"source": "here", "num_docs": 3},
             "seed": seed,
         },
-        documents=store.pack_documents(DOCS),
+        documents=b"".join(store.pack_documents(DOCS)),
     )
 
 
@@ -68,21 +69,35 @@ def test_what_is_saved_is_loaded(model: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "no gzip", "torn", "1\n", "[", "[1]"],
+    ["", "no gzip", "torn", "1\n", "[", "[1]", "[1]\n", '"a","b"\n', '"a"', '"a\\u0000b"\n'],
 )
 def test_documents_that_are_none(content: str) -> None:
     packed = gzip.compress(content.encode())
     if content == "torn":
-        packed = store.pack_documents(DOCS)[:-9]
+        packed = b"".join(store.pack_documents(DOCS))[:-9]
     elif content in ("", "no gzip"):
         packed = content.encode()
     with pytest.raises(StoreError, match=r"documents.jsonl.gz cannot be used"):
         store.unpack_documents(packed)
 
 
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_documents_come_back_in_blocks_of_any_size(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "UNPACKED_BLOCK", block)
+    packed = b"".join(store.pack_documents(DOCS))
+    assert store.unpack_documents(packed) == DOCS
+    monkeypatch.setattr(store, "MAX_DOCUMENT_BYTES", 3)
+    if block < 10:
+        with pytest.raises(StoreError, match="has a document of more than 3 bytes"):
+            store.unpack_documents(packed)
+
+
 def test_packing_knows_no_clock() -> None:
-    assert store.pack_documents(DOCS) == store.pack_documents(iter(DOCS))
-    assert store.pack_documents(DOCS)[4:8] == bytes(4)
+    packed = b"".join(store.pack_documents(DOCS))
+    assert packed == b"".join(store.pack_documents(DOCS))
+    assert packed[4:8] == bytes(4)
 
 
 def test_others_may_read_what_the_umask_allows(model: Path) -> None:

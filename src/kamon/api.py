@@ -11,10 +11,11 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import kamon
-from kamon import corpus, mersenne
-from kamon.batch import Batch, pack
+from kamon import corpus
+from kamon.batch import Batch
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
+from kamon.documents import Documents
 from kamon.engine import Engine, best_engine, is_fast, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
 from kamon.model import init, num_params
@@ -46,12 +47,12 @@ class Model:
     engine: Engine
     metrics: list[dict[str, float]]
     training: dict[str, Any]
-    documents: bytes | list[str] = field(repr=False)  # bytes as they are stored
+    documents: bytes | Documents = field(repr=False)  # bytes as they are stored
 
     @cached_property
-    def docs(self) -> list[str]:
+    def docs(self) -> Documents:
         """The different documents of its list: those learned from, and those held out."""
-        if isinstance(self.documents, list):
+        if isinstance(self.documents, Documents):
             return self.documents
         from kamon.store import unpack_documents
 
@@ -103,11 +104,8 @@ class Model:
         from kamon import store
 
         params = self.engine.state()["params"]
-        documents = self.documents
-        if isinstance(documents, list):
-            documents = store.pack_documents(documents)
         stored = store.Stored(
-            *(self.config, self.tokenizer, params, self.metrics, self.training, documents)
+            *(self.config, self.tokenizer, params, self.metrics, self.training, self.documents)
         )
         store.save(path, stored, overwrite=overwrite)
 
@@ -116,7 +114,7 @@ class Model:
 class Run:
     """Everything decided before the first step; `rng` stands where initialising left it.
 
-    docs: as many of the shuffled documents as the steps will reach.
+    docs: as many of the shuffled documents as the steps will reach; longest: of all, in characters.
     """
 
     config: Config
@@ -124,7 +122,7 @@ class Run:
     docs: Batch
     engine: Engine
     rng: random.Random
-    longest: str
+    longest: int
     num_cut: int
     held_out: Batch
 
@@ -144,15 +142,13 @@ def prepare(
     held_out: documents to test on; the tokenizer knows their characters, too.
     """
     rng = random.Random(config.seed)
-    docs = source.docs[:]
-    mersenne.shuffle(rng, docs)
-    tested = list(held_out)
-    mersenne.shuffle(random.Random(config.seed), tested)
-    tokenizer = CharTokenizer.train([*docs, *tested])
+    docs = source.docs.shuffled(rng)
+    apart = Documents.of(held_out)
+    tested = apart.shuffled(random.Random(config.seed))
+    tokenizer = CharTokenizer(sorted(source.docs.chars() | apart.chars()))
     config = replace(config, vocab_size=tokenizer.vocab_size)
-    limit = config.block_size + 1
-    lengths = list(map(len, docs))
-    longest = max(lengths)
+    size = config.block_size
+    lengths = source.docs.lengths()
     needed = docs[: config.num_steps * config.batch_size]  # the others are never looked at
     params = init(config, rng)
     made = make_engine(engine, config, dtype=dtype, threads=threads)
@@ -160,12 +156,12 @@ def prepare(
     return Run(
         config=config,
         tokenizer=tokenizer,
-        docs=pack(tokenizer.encode_document(doc)[:limit] for doc in needed),
+        docs=tokenizer.encode_documents(needed, size),
         engine=made,
         rng=rng,
-        longest=docs[lengths.index(longest)],
-        held_out=pack(tokenizer.encode_document(doc)[:limit] for doc in tested),
-        num_cut=sum(length + 2 > limit for length in lengths) if longest + 2 > limit else 0,
+        longest=max(lengths),
+        held_out=tokenizer.encode_documents(tested, size),
+        num_cut=sum(number for length, number in lengths.items() if length >= size),
     )
 
 
@@ -222,7 +218,7 @@ def train(
     engine = engine or best_engine()
     chosen = replace(source, docs=learned)
     if seconds is not None or size is not None:
-        config = make_config(recipe(source.different, size, seconds) | settings)
+        config = make_config(recipe(source.different.lengths(), size, seconds) | settings)
         if "num_steps" not in settings:
             steps = steps_for_passes(len(learned), config.batch_size)
             config = with_steps(config, steps, settings)
@@ -255,7 +251,7 @@ def train(
             "held_out": tested,
             "corpus": source.summary(),
         },
-        documents=list(dict.fromkeys(source.docs)),
+        documents=source.different,
     )
 
 
@@ -277,14 +273,16 @@ def held_out_figures(
     }
 
 
-def divide(docs: list[str], hold_out: bool = True) -> tuple[list[str], list[str]]:
+def divide(docs: Iterable[str], hold_out: bool = True) -> tuple[Documents, Documents]:
     """(learned, held out) of the different documents: `split`, where both have MIN_HELD_OUT."""
     from kamon.split import split
 
-    learned, held_out = split(docs)
-    if not hold_out or len(held_out) < MIN_HELD_OUT or len(learned) < MIN_HELD_OUT:
-        return list(dict.fromkeys(docs)), []
-    return learned, held_out
+    different = Documents.of(docs).different()
+    if hold_out:
+        learned, held_out = split(different)
+        if len(held_out) >= MIN_HELD_OUT and len(learned) >= MIN_HELD_OUT:
+            return learned, held_out
+    return different, Documents.of([])
 
 
 def check_learnable(source: Corpus) -> None:
@@ -295,7 +293,7 @@ def check_learnable(source: Corpus) -> None:
         raise CorpusError(
             f"{source.source} holds {what}: there is nothing to learn but to repeat it"
         )
-    chars = set().union(*different)
+    chars = different.chars()
     if len(chars) == 1:
         raise CorpusError(
             f"the documents of {source.source} all consist of one character, {chars.pop()!r}: "

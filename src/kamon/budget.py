@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from kamon.batch import Batch
@@ -57,7 +59,7 @@ def seconds_of(budget: str | float) -> float:
     return seconds
 
 
-def recipe(docs: Iterable[str], size: str | None, seconds: float | None) -> dict[str, Any]:
+def recipe(lengths: Counter[int], size: str | None, seconds: float | None) -> dict[str, Any]:
     """The settings for this size, or for as many seconds, and for documents of these lengths."""
     if size is None:
         size = max(
@@ -66,13 +68,20 @@ def recipe(docs: Iterable[str], size: str | None, seconds: float | None) -> dict
         )
     elif size not in SIZES:
         raise ConfigError(f"unknown size {size!r}: there is {', '.join(SIZES)}")
-    return ADAM | SIZES[size] | {"block_size": block_size_for(docs)}
+    return ADAM | SIZES[size] | {"block_size": block_size_for(lengths)}
 
 
-def block_size_for(docs: Iterable[str]) -> int:
-    """Room for the longest document and its end; where that is very long, for 99 of 100."""
-    lengths = sorted(map(len, docs))
-    longest = lengths[-1] if lengths[-1] < 64 else lengths[(len(lengths) - 1) * 99 // 100]
+def block_size_for(lengths: Counter[int]) -> int:
+    """Room for the longest document and its end; where that is very long, for 99 of 100.
+
+    lengths: how many documents have so many characters.
+    """
+    longest = max(lengths)
+    if longest >= 64:
+        ordered = sorted(lengths)
+        shorter = accumulate(lengths[length] for length in ordered)
+        rank = (lengths.total() - 1) * 99 // 100
+        longest = next(n for n, up_to in zip(ordered, shorter, strict=True) if up_to > rank)
     return min(max(longest + 1, 8), LONGEST_BLOCK)
 
 

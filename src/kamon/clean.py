@@ -16,6 +16,7 @@ from math import log
 from typing import Any
 
 from kamon.config import suggestion
+from kamon.documents import Documents
 from kamon.errors import ConfigError
 
 NUM_EXAMPLES = 3
@@ -30,8 +31,6 @@ SCRIPTS = (
     "Khmer", "Lao", "Latin", "Malayalam", "Myanmar", "Oriya", "Sinhala", "Tamil", "Telugu",
     "Thaana", "Thai", "Tibetan",
 )  # fmt: skip
-
-Examples = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ class Options:
                 compiled(pattern, name)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """What one step did: how many documents it changed or dropped, and the first few of them.
 
@@ -89,48 +88,84 @@ class Step:
     name: str
     action: str  # "changed" or "dropped"
     count: int = 0
-    examples: Examples = ()
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, doc: str, other: str) -> None:
+        self.count += 1
+        if len(self.examples) < NUM_EXAMPLES:
+            self.examples.append((doc, other))
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    docs: list[str]
+    docs: Documents
     report: list[Step] = field(default_factory=list)
 
 
 def clean(docs: Iterable[str], options: Options | None = None) -> Cleaned:
     """Documents in one clean form, and what each step did to them; cleaning again changes nothing.
 
-    Raises ConfigError where a step needs a library that is not installed.
+    Reads them as they come, and keeps only what stays, as one text; looking for near-duplicates
+    takes more memory. Raises ConfigError where a step needs a library that is not installed.
 
     >>> clean(["<b>Anna</b>", "Tom &amp; Jo", " anna ", "Anna"], Options(lower=True)).docs
-    ['anna', 'tom & jo']
+    Documents(['anna', 'tom & jo'])
     """
     options = options or Options()
-    docs = list(docs)
-    drops = droppers(options)
-    docs, report = rewrite(docs, rewriters(options))
-    for name, drop in drops:
-        kept: list[str] = []
-        examples: list[tuple[str, str]] = []
-        for doc, reason in zip(docs, drop(docs), strict=True):
-            if reason is None:
-                kept.append(doc)
-            elif len(examples) < NUM_EXAMPLES:
-                examples.append((doc, reason))
-        report.append(Step(name, "dropped", len(docs) - len(kept), tuple(examples)))
-        docs = kept
-    return Cleaned(docs, report)
+    changes, drops = rewriters(options), droppers(options)
+    near = options.near and near_finder(options.near)
+    found = Documents.of(one_by_one(docs, changes, drops))
+    report = [step for step, _ in changes] + [step for step, _ in drops]
+    if not options.repetitions:
+        report.append(Step("repetitions", "dropped"))
+        found = drop_repetitions(found, report[-1])
+    if near:
+        report.append(Step("near", "dropped"))
+        found = Documents.of(drop_near(list(found), report[-1], near))
+    return Cleaned(found, report)
+
+
+def one_by_one(docs: Iterable[str], changes: list[Rewriter], drops: list[Dropper]) -> Iterator[str]:
+    """Those that stay, after all steps that look at one document at a time."""
+    for doc in docs:
+        doc = rewrite(doc, changes)
+        for step, reason_of in drops:
+            reason = reason_of(doc)
+            if reason is not None:
+                step.add(doc, reason)
+                break
+        else:
+            yield doc
+
+
+def drop_repetitions(docs: Documents, step: Step) -> Documents:
+    first = docs.first_occurrences()
+    step.count = first.count(0)
+    place = first.find(0)
+    while place >= 0 and len(step.examples) < NUM_EXAMPLES:
+        step.examples.append((docs[place], "there already"))
+        place = first.find(0, place + 1)
+    return docs.select(first) if step.count else docs
+
+
+def drop_near(
+    docs: list[str], step: Step, near: Callable[[list[str]], Iterator[str | None]]
+) -> Iterator[str]:
+    for doc, other in zip(docs, near(docs), strict=True):
+        if other is None:
+            yield doc
+        else:
+            step.add(doc, other)
 
 
 # ---- steps that change a document
 
 
-Rewriter = tuple[str, Callable[[str], str]]
+Rewriter = tuple[Step, Callable[[str], str]]
 
 
 def rewriters(options: Options) -> list[Rewriter]:
-    steps: list[Rewriter] = []
+    steps: list[tuple[str, Callable[[str], str]]] = []
     if options.mojibake:
         fix: Callable[[str], str] = library("ftfy", "repairing mojibake").fix_encoding
         steps.append(("mojibake", lambda doc: doc if doc.isascii() else fix(doc)))
@@ -144,37 +179,25 @@ def rewriters(options: Options) -> list[Rewriter]:
     if options.transliterate:
         to_ascii: Callable[[str], str] = library("anyascii", "transliterating").anyascii
         steps.append(("transliterate", lambda doc: doc if doc.isascii() else to_ascii(doc)))
-    return steps
+    return [(Step(name, "changed"), function) for name, function in steps]
 
 
-def rewrite(docs: list[str], steps: list[Rewriter]) -> tuple[list[str], list[Step]]:
-    """Each document through all steps, again and again until none of them changes it.
+def rewrite(doc: str, steps: list[Rewriter]) -> str:
+    """The document through all steps, again and again until none of them changes it.
 
     One pass is not enough: "&lt;b&gt;" is "<b>" after it, and a transliterated "Ж" a capital "Zh".
     """
-    found = []
-    counts = [0] * len(steps)
-    examples: list[list[tuple[str, str]]] = [[] for _ in steps]
-    for doc in docs:
-        changed: set[int] = set()
-        for _ in range(MAX_PASSES):
-            before_pass = doc
-            for index, (_, function) in enumerate(steps):
-                before, doc = doc, function(doc)
-                if doc != before and index not in changed:
-                    changed.add(index)
-                    if len(examples[index]) < NUM_EXAMPLES:
-                        examples[index].append((before, doc))
-            if doc == before_pass:
-                break
-        for index in changed:
-            counts[index] += 1
-        found.append(doc)
-    report = [
-        Step(name, "changed", count, tuple(shown))
-        for (name, _), count, shown in zip(steps, counts, examples, strict=True)
-    ]
-    return found, report
+    changed: list[Step] = []
+    for _ in range(MAX_PASSES):
+        before_pass = doc
+        for step, function in steps:
+            before, doc = doc, function(doc)
+            if doc != before and not any(step is other for other in changed):
+                changed.append(step)
+                step.add(before, doc)
+        if doc == before_pass:
+            break
+    return doc
 
 
 # A "<" is a tag only before a letter: "I <3 you" and "a < b" stay. What html.parser makes of such
@@ -239,42 +262,35 @@ def remove_invisible(doc: str) -> str:
     return STRAY_JOINERS.sub("", JOINERS.sub(r"\1", STRAY_TAGS.sub("", doc)))
 
 
-# ---- steps that drop documents: each gives for every one the reason, or None to keep it
+# ---- steps that drop documents: each gives the reason, or None to keep one
 
 
-Dropper = tuple[str, Callable[[list[str]], Iterator[str | None]]]
+Dropper = tuple[Step, Callable[[str], str | None]]
 
 
 def droppers(options: Options) -> list[Dropper]:
-    """In this order: a document that goes must not take its likes with it."""
-    steps: list[Dropper] = [("blank", each(lambda doc: None if doc else "blank"))]
+    """Those that look at one document at a time; the others come after them: a document that goes
+    must not take its likes with it."""
+    steps: list[tuple[str, Callable[[str], str | None]]] = [
+        ("blank", lambda doc: None if doc else "blank")
+    ]
     if options.min_len > 1 or options.max_len is not None:
         most = options.max_len
-        steps.append(("length", each(lambda doc: wrong_length(doc, options.min_len, most))))
+        steps.append(("length", lambda doc: wrong_length(doc, options.min_len, most)))
     if options.keep_regex is not None:
         keep = compiled(options.keep_regex, "keep_regex")
-        steps.append(("keep-regex", each(lambda doc: None if keep.search(doc) else "no match")))
+        steps.append(("keep-regex", lambda doc: None if keep.search(doc) else "no match"))
     if options.drop_regex is not None:
         drop = compiled(options.drop_regex, "drop_regex")
-        steps.append(("drop-regex", each(lambda doc: found_by(drop, doc))))
+        steps.append(("drop-regex", lambda doc: found_by(drop, doc)))
     if options.scripts:
         foreign = foreign_letters(options.scripts)
-        steps.append(("script", each(lambda doc: found_by(foreign, doc))))
+        steps.append(("script", lambda doc: found_by(foreign, doc)))
     if options.drop_words:
-        steps.append(("drop-words", each(word_finder(options.drop_words))))
+        steps.append(("drop-words", word_finder(options.drop_words)))
     if options.offensive:
-        steps.append(("offensive", each(word_finder(offensive_words()))))
-    if not options.repetitions:
-        steps.append(("repetitions", repetitions))
-    if options.near is not None:
-        percent, rapidfuzz = options.near, library("rapidfuzz", "finding near-duplicates")
-        steps.append(("near", lambda docs: near_duplicates(docs, percent, rapidfuzz)))
-    return steps
-
-
-def each(reason: Callable[[str], str | None]) -> Callable[[list[str]], Iterator[str | None]]:
-    """For a step that looks at one document at a time."""
-    return lambda docs: map(reason, docs)
+        steps.append(("offensive", word_finder(offensive_words())))
+    return [(Step(name, "dropped"), reason_of) for name, reason_of in steps]
 
 
 def found_by(pattern: Any, doc: str) -> str | None:
@@ -288,11 +304,9 @@ def wrong_length(doc: str, least: int, most: int | None) -> str | None:
     return None
 
 
-def repetitions(docs: list[str]) -> Iterator[str | None]:
-    seen: set[str] = set()
-    for doc in docs:
-        yield "there already" if doc in seen else None
-        seen.add(doc)
+def near_finder(percent: int) -> Callable[[list[str]], Iterator[str | None]]:
+    rapidfuzz = library("rapidfuzz", "finding near-duplicates")
+    return lambda docs: near_duplicates(docs, percent, rapidfuzz)
 
 
 def near_duplicates(docs: list[str], percent: int, rapidfuzz: Any) -> Iterator[str | None]:

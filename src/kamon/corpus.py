@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from kamon import builtin
 from kamon.config import suggestion
+from kamon.documents import BLOCK, BLOCK_DOCS, Documents
 from kamon.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "csv", "tsv", "jsonl")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-CHUNK = 1 << 20
-BLOCK = 1 << 17  # bytes of a text that is read as it comes
-MAX_LINE = 1_000_000  # characters of such a text
+MAX_LINE = 1 << 24  # characters: what is longer is no list
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -38,15 +37,15 @@ class Corpus:
     """
 
     source: str
-    docs: list[str]
+    docs: Documents
     num_entries: int
     num_blank: int
     num_stripped: int
 
     @cached_property
-    def different(self) -> frozenset[str]:
+    def different(self) -> Documents:
         """The documents without repetitions."""
-        return frozenset(self.docs)
+        return self.docs.different()
 
     def summary(self) -> dict[str, str | int]:
         """The figures above, for programs."""
@@ -84,14 +83,12 @@ def read(source: str | Path, *, column: str | None = None, format: str | None = 
             f"{source} is read as text, which has no columns: name a --format with --column"
         )
     name = name_of(source)
-    with opened(source, name, builtin.BUILT_IN) as file:
-        content = read_text_bytes(name, file)
-    text = decode(name, content)
+    lines = whole_lines(source)
     if format == "text":
-        return from_entries(name, text_lines(text))
+        return from_entries(name, lines)
     if format == "jsonl":
-        return from_entries(name, json_texts(name, text, "text" if column is None else column))
-    return from_entries(name, cells(name, text, column, "\t" if format == "tsv" else ","))
+        return from_entries(name, json_texts(name, lines, "text" if column is None else column))
+    return from_entries(name, cells(name, lines, column, "\t" if format == "tsv" else ","))
 
 
 def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
@@ -109,16 +106,26 @@ def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
 
 
 def from_entries(source: str, entries: Iterable[str]) -> Corpus:
-    entries = list(entries)
-    stripped = [entry.strip() for entry in entries]
-    docs = list(filter(None, stripped))
-    if not docs:
+    num_entries = num_blank = num_stripped = 0
+
+    def docs() -> Iterator[str]:
+        nonlocal num_entries, num_blank, num_stripped
+        left = iter(entries)
+        while block := list(islice(left, BLOCK_DOCS)):
+            stripped = [entry.strip() for entry in block]
+            kept = list(filter(None, stripped))
+            blank = len(block) - len(kept)
+            num_entries += len(block)
+            num_blank += blank
+            num_stripped += sum(map(ne, block, stripped)) - (blank - block.count(""))
+            yield from kept
+
+    found = Documents.of(docs())
+    if not found:
         raise CorpusError(
-            f"{source} holds nothing but blank lines" if entries else f"{source} is empty"
+            f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
         )
-    num_blank = len(entries) - len(docs)
-    num_stripped = sum(map(ne, entries, stripped)) - (num_blank - entries.count(""))
-    return Corpus(source, docs, len(entries), num_blank, num_stripped)
+    return Corpus(source, found, num_entries, num_blank, num_stripped)
 
 
 @contextmanager
@@ -153,27 +160,6 @@ def name_of(source: str | Path) -> str:
     return os.fsencode(source).decode("utf-8", "backslashreplace")
 
 
-def read_text_bytes(name: str, file: BinaryIO) -> bytes:
-    """All bytes of a file, up to an error at its first NUL byte: an endless device has one soon."""
-    chunks = []
-    while chunk := file.read(CHUNK):
-        chunks.append(chunk)
-        if b"\0" in chunk:
-            read = b"".join(chunks)
-            line, byte = place(read, read.index(b"\0"))
-            raise CorpusError(why_no_text(name, line, byte, 0, utf16=read[:2] in UTF_16_MARKS))
-    return b"".join(chunks)
-
-
-def decode(name: str, content: bytes) -> str:
-    """UTF-8 to text, without a byte order mark."""
-    try:
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line, byte = place(content, error.start)
-        raise CorpusError(why_no_text(name, line, byte, content[error.start])) from None
-
-
 def why_no_text(name: str, line: int, byte: int, value: int, *, utf16: bool = False) -> str:
     """What is wrong with a byte that is NUL, or where none such may stand in UTF-8."""
     if value:
@@ -187,45 +173,54 @@ def why_no_text(name: str, line: int, byte: int, value: int, *, utf16: bool = Fa
     )
 
 
-def place(content: bytes, offset: int) -> tuple[int, int]:
-    """Line and byte in the line of an offset, both counted from 1."""
-    before = content[:offset].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
-
-
 def text_lines(text: str) -> list[str]:
     r"""Lines that end in \n, \r\n or \r; the end of the last one begins no further line."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
-def stream_lines(source: str | Path) -> Iterator[list[str]]:
+def whole_lines(source: str | Path) -> Iterator[str]:
+    """The lines of `stream_lines`, one by one; CorpusError for one that is longer than MAX_LINE."""
+    number = 0
+    for lines in stream_lines(source, builtin.BUILT_IN):
+        if max(map(len, lines)) > MAX_LINE:
+            number += next(n for n, line in enumerate(lines, 1) if len(line) > MAX_LINE)
+            raise CorpusError(
+                f"{name_of(source)}, line {number} has more than {MAX_LINE:,} characters: "
+                "that is no list; put each document on a line of its own"
+            )
+        number += len(lines)
+        yield from lines
+
+
+def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[list[str]]:
     """The lines of a text, as they come and many at a time, in bounded memory; "-": standard input.
 
     They are those of `text_lines`; but where one is longer than MAX_LINE, only its first
-    MAX_LINE + 1 characters. CorpusError as in `read`, when the lines before were yielded.
+    MAX_LINE + 1 characters. others: what else a name that is no file's could mean. CorpusError
+    says what is wrong with the content and in which line, when the lines before were yielded.
     """
     name = name_of(source)
     # It sees that a line end may be two characters, and a character several bytes, of two blocks.
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
     begin, fault = b"", -1
     line, dropped, number = "", 0, 1  # the unfinished line, bytes of it that are not kept
-    with opened(source, name) as file:
+    with opened(source, name, others) as file:
         while fault < 0:
             block = file.read1(BLOCK)  # type: ignore[attr-defined]  # what is there, without waiting
             begin = begin or block[:2]
             text, fault = decode_block(decoder, block)
             if number == 1 and not line and text.startswith("\ufeff"):
                 text, dropped = text[1:], 3
-            whole, newline, line = (line + text).rpartition("\n")
+            whole, newline, text = text.rpartition("\n")
             if newline:
-                dropped = 0
+                whole, line, dropped = line + whole, "", 0
                 lines = whole.split("\n")
                 number += len(lines)
                 yield lines if len(whole) <= MAX_LINE else [each[: MAX_LINE + 1] for each in lines]
-            if len(line) > MAX_LINE:
-                dropped += len(line[MAX_LINE + 1 :].encode())
-                line = line[: MAX_LINE + 1]
+            room = MAX_LINE + 1 - len(line)
+            dropped += len(text[room:].encode())
+            line += text[:room]
             if not block:
                 break
     if fault >= 0:
@@ -249,10 +244,10 @@ def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[s
     return text, fault
 
 
-def json_texts(name: str, text: str, key: str) -> Iterator[str]:
+def json_texts(name: str, lines: Iterable[str], key: str) -> Iterator[str]:
     import json
 
-    for number, line in enumerate(text_lines(text), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             yield ""
             continue
@@ -272,10 +267,10 @@ def json_texts(name: str, text: str, key: str) -> Iterator[str]:
         yield checked_text(name, f"line {number}", record[key])
 
 
-def cells(name: str, text: str, column: str | None, delimiter: str) -> Iterator[str]:
+def cells(name: str, lines: Iterable[str], column: str | None, delimiter: str) -> Iterator[str]:
     import csv
 
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
     try:
         header = [cell.strip() for cell in next(filter(None, reader), [])]
         if not header:
@@ -305,6 +300,8 @@ def cells(name: str, text: str, column: str | None, delimiter: str) -> Iterator[
 
 def checked_text(name: str, where: str, text: str) -> str:
     """Refuse what no UTF-8 file could hold as text: lone surrogates and NUL."""
+    if text.isprintable():  # as nearly all are, and quickly seen
+        return text
     for number, char in enumerate(text, 1):
         if char == "\0" or "\ud800" <= char <= "\udfff":
             kind = "a NUL" if char == "\0" else f"a lone surrogate (U+{ord(char):04X})"

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a new file and wait until the disk has it."""
+def write_synced(path: Path, content: bytes | Iterable[bytes]) -> str:
+    """Write a new file, wait until the disk has it, and return its SHA-256 in hexadecimal.
+
+    content: all of it, or its parts as they come.
+    """
+    import hashlib
+
+    written = hashlib.sha256()
     with open(path, "xb") as file:
-        file.write(content)
+        for part in [content] if isinstance(content, bytes) else content:
+            file.write(part)
+            written.update(part)
         file.flush()
         os.fsync(file.fileno())
+    return written.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
@@ -25,7 +35,7 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Put `content` at `path`: a reader sees the old file or the new one, never a part."""
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         new = Path(folder, path.name)

@@ -16,16 +16,20 @@ from kamon.engines import native
 FEW = 500  # for fewer, handing over the state costs more than it saves
 
 
-def shuffle(rng: random.Random, items: list[Any]) -> None:
-    """What `rng.shuffle(items)` does."""
+def shuffle(rng: random.Random, items: list[Any] | array[int]) -> None:
+    """What `rng.shuffle(items)` does; an array needs no memory for it."""
     if len(items) < FEW or len(items) >= 2**32 or not applies(rng):
         rng.shuffle(items)
         return
     version, words, spare = rng.getstate()
-    state, order = array("I", words), array("I", bytes(4 * len(items)))
-    native.exact("shuffle")(native.address(state), len(items), native.address(order))
+    state = array("I", words)
+    order = items if isinstance(items, array) else array("I", range(len(items)))
+    native.exact("shuffle")(
+        *(native.address(state), len(items), native.address(order), order.itemsize)
+    )
     rng.setstate((version, tuple(state), spare))
-    items[:] = map(items[:].__getitem__, order)
+    if isinstance(items, list):
+        items[:] = map(items[:].__getitem__, order)
 
 
 def gauss(rng: random.Random, std: float, n: int) -> array[float]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import accumulate, chain, compress, count, islice, repeat
+from itertools import chain, compress, islice, repeat
 from typing import NamedTuple
 
 from kamon.api import Model
-from kamon.batch import Batch
 from kamon.engine import Reader, document_logprobs, is_fast
 from kamon.errors import ConfigError
-from kamon.tokenizer import UTF_32, CharTokenizer
+from kamon.tokenizer import CharTokenizer
 
 CHUNK = 20_000  # texts at a time
 NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
@@ -119,12 +117,10 @@ def score_list(
         texts = [texts[place] for place in kept]
     lengths = list(map(len, texts))
     cut: Sequence[bool] = [False] * len(texts)
-    seen = texts
     if max(lengths, default=0) >= room:
         cut = [length >= room for length in lengths]
-        seen = [text[:room] for text in texts]
         lengths = [min(length, room - 1) for length in lengths]
-    logprobs, surprises = document_logprobs(reader, encode_documents(tokenizer, seen, room))
+    logprobs, surprises = document_logprobs(reader, tokenizer.encode_documents(texts, room))
     bits = [-BITS * logprob / (n + 1) for logprob, n in zip(logprobs, lengths, strict=True)]
     return Scores(given, texts, logprobs, bits, surprises, cut)
 
@@ -132,30 +128,6 @@ def score_list(
 def check_unknown(unknown: str) -> None:
     if unknown not in UNKNOWN:
         raise ConfigError(f"unknown must be one of {', '.join(UNKNOWN)}, not {unknown!r}")
-
-
-def encode_documents(tokenizer: CharTokenizer, texts: Sequence[str], room: int) -> Batch:
-    """The documents of texts whose characters are all known, much faster than one by one.
-
-    A text of `room` characters, the most there may be, has no end: its document is one token
-    shorter.
-    """
-    # One character that is no other's stands for BOS; one of ASCII if there is, since a text of
-    # ASCII alone is translated faster. Then all are exchanged for the code points of their tokens.
-    table = {ord(char): token for token, char in enumerate(tokenizer.chars)}
-    code = next(code for code in count() if code not in table)
-    bos, table[code] = chr(code), tokenizer.bos
-    sizes = [len(text) + 2 for text in texts]
-    if max(sizes, default=room + 2) < room + 2:
-        text = f"{bos}{(bos + bos).join(texts)}{bos}"
-    else:
-        sizes = [min(size, room + 1) for size in sizes]
-        text = "".join(
-            [f"{bos}{text}" if len(text) >= room else f"{bos}{text}{bos}" for text in texts]
-        )
-    tokens = array("i")
-    tokens.frombytes(text.translate(table).encode(UTF_32, "surrogatepass"))
-    return Batch(tokens, array("q", accumulate(sizes, initial=0)))
 
 
 @dataclass(frozen=True)

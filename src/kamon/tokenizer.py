@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import accumulate, count, islice, pairwise
 
 from kamon.batch import Batch
+from kamon.documents import BLOCK_DOCS, Documents
 from kamon.errors import TokenizerError
 
 MOST_SHOWN = 100  # characters of a text, in an error
@@ -34,7 +36,8 @@ class CharTokenizer:
     @classmethod
     def train(cls, docs: Iterable[str]) -> CharTokenizer:
         """The tokenizer of every character that occurs in `docs`."""
-        return cls(sorted(set("".join(docs))))
+        chars = docs.chars() if isinstance(docs, Documents) else set("".join(docs))
+        return cls(sorted(chars))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`, without BOS. TokenizerError names a character without a token."""
@@ -46,6 +49,35 @@ class CharTokenizer:
     def encode_document(self, text: str) -> list[int]:
         """The tokens of `text` between two BOS."""
         return [self.bos, *self.encode(text), self.bos]
+
+    def encode_documents(self, texts: Iterable[str], block_size: int) -> Batch:
+        """The documents of many texts, much faster than one by one.
+
+        One of block_size or more characters has its first block_size characters and no end: its
+        `encode_document` up to the block_size + 1 tokens that a model can take. TokenizerError as
+        of `encode`.
+        """
+        # One character that is no other's stands for BOS; one of ASCII if there is, since a text of
+        # ASCII alone is translated faster. Then all are exchanged for the code points of tokens.
+        table = {ord(char): token for token, char in enumerate(self.chars)}
+        code = next(code for code in count() if code not in table)
+        bos, table[code] = chr(code), self.bos
+        tokens, sizes = array("i"), array("q")
+        left = iter(texts)
+        while block := list(islice(left, BLOCK_DOCS)):
+            joined = "".join(block)
+            if not self._tokens.keys() >= set(joined):
+                for text in block:
+                    self.encode(text)  # raises, and says which character where
+            lengths = list(map(len, block))
+            if max(lengths) < block_size:
+                sizes.extend([length + 2 for length in lengths])
+                joined = f"{bos}{(bos + bos).join(block)}{bos}"
+            else:
+                sizes.extend([min(length + 2, block_size + 1) for length in lengths])
+                joined = "".join([f"{bos}{text}{bos}"[: block_size + 1] for text in block])
+            tokens.frombytes(joined.translate(table).encode(UTF_32, "surrogatepass"))
+        return Batch(tokens, array("q", accumulate(sizes, initial=0)))
 
     def replace_unknown(self, text: str) -> str:
         """`text` with each character that has no token exchanged for its like that has one.

@@ -20,6 +20,7 @@ from kamon.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
     from kamon.clean import Step
+    from kamon.documents import Documents
 
 EXAMPLE_WIDTH = 40
 EXTRA = 'needs pip install "kamon[clean]"'
@@ -130,11 +131,14 @@ def run(args: argparse.Namespace) -> None:
                     for step in cleaned.report
                 ],
                 "num_docs": len(cleaned.docs),
-                **({"docs": cleaned.docs} if args.output is None else {"output": args.output}),
+                **(
+                    {"docs": list(cleaned.docs)} if args.output is None else {"output": args.output}
+                ),
             }
         )
     elif args.output is None:
-        print("\n".join(cleaned.docs))
+        for block in cleaned.docs.blocks():
+            print("\n".join(block))
 
 
 def say_step(step: Step) -> None:
@@ -175,11 +179,12 @@ def same_file(there: os.stat_result, input: str) -> bool:
         return False
 
 
-def write(output: str, docs: list[str]) -> None:
+def write(output: str, docs: Documents) -> None:
     from kamon.files import replace_file
 
     try:
         # Where a link leads: the link itself stays.
-        replace_file(Path(os.path.realpath(output)), "".join(f"{doc}\n" for doc in docs).encode())
+        lines = ("\n".join([*block, ""]).encode() for block in docs.blocks())
+        replace_file(Path(os.path.realpath(output)), lines)
     except OSError as error:
         raise CorpusError(f"cannot write {output}: {error.strerror}") from None

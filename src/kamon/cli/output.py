@@ -62,7 +62,7 @@ def say_corpus(source: Corpus, given: str) -> None:
 def say_cut(run: Run) -> None:
     """That documents are longer than the model can hold, never silently."""
     if run.num_cut:
-        size, longest = run.config.block_size, len(run.longest)
+        size, longest = run.config.block_size, run.longest
         say(
             f"{count(run.num_cut, 'document')} too long for block_size {size}, which holds "
             f"{count(size - 1, 'character')} and the end: what is behind is left out; the longest "

@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
     loss = final_loss(model.metrics)
     say_trained(model, loss, args.output)
     samples = [] if stop.asked else model.sample(NUM_SAMPLES)
-    marked = [(text, text in source.different) for text in samples]
+    known = source.docs.among(samples)
+    marked = [(text, text in known) for text in samples]
     if args.json:
         print_json(
             {

@@ -44,8 +44,11 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "decoder_create": (c_void_p, [c_void_p]),
     "decoder_destroy": (None, [c_void_p]),
     "decoder_push": (None, [c_void_p, c_int, c_void_p]),
-    "shuffle": (None, [c_void_p, c_uint32, c_void_p]),
+    "shuffle": (None, [c_void_p, c_uint32, c_void_p, c_int]),
     "gauss": (None, [c_void_p, c_double, c_int64, c_void_p, c_void_p]),
+    "find_starts": (None, [c_void_p, c_int64, c_void_p, c_void_p, c_int]),
+    "gather": (c_int64, [c_void_p] * 2 + [c_int, c_int64, c_void_p, c_int64, c_void_p]),
+    "first_occurrences": (c_int64, [c_void_p] * 2 + [c_int, c_int64, c_void_p]),
     "peak": (c_double, [c_double]),
 }
 
@@ -101,7 +104,10 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def address(numbers: array[Any]) -> int:
+def address(numbers: array[Any] | bytearray) -> int:
+    """Where they lie in memory: valid as long as they are alive and as long as they are."""
+    if isinstance(numbers, bytearray):
+        return ctypes.addressof(ctypes.c_char.from_buffer(numbers))
     return numbers.buffer_info()[0]
 
 

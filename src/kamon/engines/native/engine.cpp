@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "documents.hpp"
 #include "environment.hpp"
 #include "mersenne.hpp"
 #include "sampler.hpp"
@@ -494,14 +495,39 @@ API(kamon_decoder_push)(void* decoder, int token, double* logits)->void {
   for (int o = 0; o < d.shape.vocab_size; o++) logits[o] = double(d.sampler.logit(o, 0));
 }
 
-API(kamon_shuffle)(uint32_t* state, uint32_t n, uint32_t* order)->void {
+// items: of 4 or 8 bytes.
+API(kamon_shuffle)(uint32_t* state, uint32_t n, void* items, int bytes)->void {
   Mersenne rng(state);
-  shuffle(rng, n, order);
+  if (bytes == 4)
+    shuffle(rng, n, static_cast<uint32_t*>(items));
+  else
+    shuffle(rng, n, static_cast<uint64_t*>(items));
 }
 
 API(kamon_gauss)(uint32_t* state, double std, int64_t n, double* out, double* spare)->void {
   Mersenne rng(state);
   gauss(rng, std, n, out, *spare);
+}
+
+// starts: of 4 or 8 bytes each.
+API(kamon_find_starts)(const char* text, int64_t n, const uint8_t* chosen, void* starts,
+                       int bytes)->void {
+  find_starts(text, uint64_t(n), chosen, starts, bytes);
+}
+
+API(kamon_gather)(const char* text, const void* starts, int bytes, int64_t n, char* out, int64_t room,
+                  int64_t* count)->int64_t {
+  return int64_t(gather(text, Starts(starts, bytes), uint64_t(n), out, uint64_t(room), count));
+}
+
+// starts: null for documents one behind the other. -1 where there is no memory for the table.
+API(kamon_first_occurrences)(const char* text, const void* starts, int bytes, int64_t n,
+                             uint8_t* first)->int64_t {
+  try {
+    return first_occurrences(text, starts, bytes, uint64_t(n), first);
+  } catch (const std::exception&) {
+    return -1;
+  }
 }
 
 // Multiply-adds that one core does in vectors of this build, in GFLOP/s: nothing here can be faster.

@@ -52,10 +52,9 @@ class Mersenne {
   }
 };
 
-// order: where each of n shuffled items stood before.
-inline void shuffle(Mersenne& rng, uint32_t n, uint32_t* order) {
-  for (uint32_t i = 0; i < n; i++) order[i] = i;
-  for (uint32_t i = n; i-- > 1;) std::swap(order[i], order[rng.below(i + 1)]);
+template <class Item>
+void shuffle(Mersenne& rng, uint32_t n, Item* items) {
+  for (uint32_t i = n; i-- > 1;) std::swap(items[i], items[rng.below(i + 1)]);
 }
 
 // spare: the second number of a pair, drawn but not yet given out; NaN for none.

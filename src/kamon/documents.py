@@ -1,0 +1,204 @@
+"""Documents as one text in memory: the few bytes that each has, where a list takes fifty more."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, compress, islice
+from typing import overload
+
+from kamon import mersenne
+from kamon.engines import native
+
+BLOCK = 1 << 17  # bytes that are looked at together
+BLOCK_DOCS = 4096  # documents, where they come one by one
+NUL = b"\0"
+FEW = 200  # for fewer, Python is as fast as the native code
+NUM_SHOWN = 5
+
+
+class Documents(Sequence[str]):
+    """Texts without NUL, in UTF-8 one behind the other and each with a NUL behind it.
+
+    Subsets and permutations share the text of what they were taken from, and have an array of 'I'
+    or 'Q' with the places where their own documents start. Reading all of them from first to last
+    costs little; one by its number, a little more.
+
+    >>> docs = Documents.of(["anna", "bo", "anna"])
+    >>> docs, docs[1], docs.different()
+    (Documents(['anna', 'bo', 'anna']), 'bo', Documents(['anna', 'bo']))
+    """
+
+    def __init__(self, text: bytearray, starts: array[int] | None = None) -> None:
+        self.text = text
+        self._starts = starts
+        self.contiguous = starts is None  # all documents of the text, in their order
+        self._size = text.count(NUL) if starts is None else len(starts)
+
+    @classmethod
+    def of(cls, docs: Iterable[str]) -> Documents:
+        """These documents, taken as they come. None may hold a NUL."""
+        if isinstance(docs, Documents):
+            return docs
+        text = bytearray()
+        left = iter(docs)
+        while block := list(islice(left, BLOCK_DOCS)):
+            block.append("")
+            text += "\0".join(block).encode("utf-8", "surrogatepass")
+        return cls(text)
+
+    @property
+    def starts(self) -> array[int]:
+        """Where each document starts in the text."""
+        if self._starts is None:
+            self._starts = self._find_starts(None)
+        return self._starts
+
+    def _find_starts(self, chosen: bytearray | None) -> array[int]:
+        """Of a contiguous text the starts of all documents, or of the chosen ones."""
+        starts = array("I" if len(self.text) < 2**32 else "Q")
+        if self._size < FEW or native.why_not():
+            sizes = (len(doc) + 1 for doc in self.encoded())
+            found = islice(accumulate(sizes, initial=0), self._size)
+            starts.extend(found if chosen is None else compress(found, chosen))
+            return starts
+        size = self._size if chosen is None else chosen.count(1)
+        starts.frombytes(bytes(size * starts.itemsize))
+        native.exact("find_starts")(
+            *(native.address(self.text), self._size),
+            None if chosen is None else native.address(chosen),
+            *(native.address(starts), starts.itemsize),
+        )
+        return starts
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Documents: ...
+    def __getitem__(self, place: int | slice) -> str | Documents:
+        if isinstance(place, slice):
+            return Documents(self.text, self.starts[place])
+        begin = self.starts[place]
+        return self.text[begin : self.text.find(NUL, begin)].decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self.blocks())
+
+    def __contains__(self, doc: object) -> bool:
+        return isinstance(doc, str) and bool(self.among([doc]))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Documents | list | tuple):
+            return NotImplemented
+        return len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = repr(list(islice(self, NUM_SHOWN)))
+        return f"Documents({shown if len(self) <= NUM_SHOWN else f'{shown[:-1]}, …]'})"
+
+    def blocks(self) -> Iterator[list[str]]:
+        """All documents, many at a time."""
+        for block in self._encoded_blocks():
+            docs = block.decode("utf-8", "surrogatepass").split("\0")
+            docs.pop()
+            yield docs
+
+    def encoded(self) -> Iterator[bytes]:
+        """The UTF-8 of each document."""
+        for block in self._encoded_blocks():
+            docs = bytes(block).split(NUL)
+            docs.pop()
+            yield from docs
+
+    def _encoded_blocks(self) -> Iterator[bytes | bytearray]:
+        text, begin = self.text, 0
+        if self.contiguous:
+            while begin < len(text):
+                end = text.find(NUL, min(begin + BLOCK, len(text) - 1)) + 1
+                yield text[begin:end]
+                begin = end
+            return
+        starts, room = self.starts, BLOCK
+        if self._size < FEW or native.why_not():
+            for begin in range(0, len(starts), BLOCK_DOCS):
+                some = starts[begin : begin + BLOCK_DOCS]
+                yield b"".join([text[start : text.find(NUL, start) + 1] for start in some])
+            return
+        while begin < len(starts):
+            found, count = bytearray(room), array("q", [0])
+            used = native.exact("gather")(
+                *(native.address(text), native.address(starts) + begin * starts.itemsize),
+                *(starts.itemsize, len(starts) - begin),
+                *(native.address(found), room, native.address(count)),
+            )
+            if count[0]:
+                yield found[:used]
+            else:
+                room = used  # of one document longer than a block
+            begin += count[0]
+
+    def select(self, chosen: bytearray) -> Documents:
+        """Those for which `chosen` is 1, not 0: a byte for each document."""
+        if self._starts is None:  # no need for the others' starts
+            return Documents(self.text, self._find_starts(chosen))
+        starts = array(self._starts.typecode, compress(self._starts, chosen))
+        return Documents(self.text, starts)
+
+    def shuffled(self, rng: random.Random) -> Documents:
+        """In the order that `rng.shuffle` would give a list of them."""
+        starts = self.starts[:]
+        mersenne.shuffle(rng, starts)
+        return Documents(self.text, starts)
+
+    def first_occurrences(self) -> bytearray:
+        """For each document 1 where none before it is equal, otherwise 0."""
+        first = bytearray(self._size)
+        if self._size < FEW or native.why_not():
+            seen: set[bytes] = set()
+            for place, doc in enumerate(self.encoded()):
+                first[place] = doc not in seen
+                seen.add(doc)
+            return first
+        found = native.exact("first_occurrences")(
+            native.address(self.text),
+            None if self.contiguous else native.address(self.starts),
+            0 if self.contiguous else self.starts.itemsize,
+            *(self._size, native.address(first)),
+        )
+        if found < 0:
+            raise MemoryError
+        return first
+
+    def different(self) -> Documents:
+        """Without repetitions: the first of equal ones stays."""
+        first = self.first_occurrences()
+        return self.select(first) if 0 in first else self
+
+    def among(self, texts: Iterable[str]) -> set[str]:
+        """Those of `texts` that are documents here."""
+        wanted = set(texts)
+        found: set[str] = set()
+        for block in self.blocks():
+            found |= wanted.intersection(block)
+        return found
+
+    def chars(self) -> set[str]:
+        """The characters that occur."""
+        found: set[str] = set()
+        for block in self.blocks():
+            found.update("".join(block))
+        return found
+
+    def lengths(self) -> Counter[int]:
+        """How many documents have so many characters, for each length that occurs."""
+        found: Counter[int] = Counter()
+        for block in self.blocks():
+            found.update(map(len, block))
+        return found

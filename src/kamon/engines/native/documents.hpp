@@ -1,0 +1,119 @@
+// Texts that lie in memory one behind the other, each with a NUL behind it: kamon/documents.py.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+// Where each of n documents starts: in numbers of 4 or 8 bytes, or one behind the other.
+class Starts {
+ public:
+  Starts(const void* numbers, int bytes) : numbers(numbers), bytes(bytes) {}
+  uint64_t operator[](uint64_t i) const {
+    return bytes == 4 ? static_cast<const uint32_t*>(numbers)[i]
+                      : static_cast<const uint64_t*>(numbers)[i];
+  }
+
+ private:
+  const void* numbers;
+  const int bytes;
+};
+
+inline size_t length_of(const char* document) { return std::strlen(document); }
+
+// Of n documents one behind the other; chosen: a byte for each, 0 for those left out, or null.
+inline void find_starts(const char* text, uint64_t n, const uint8_t* chosen, void* starts, int bytes) {
+  const char* at = text;
+  uint64_t found = 0;
+  for (uint64_t i = 0; i < n; i++, at += length_of(at) + 1) {
+    if (chosen && !chosen[i]) continue;
+    if (bytes == 4)
+      static_cast<uint32_t*>(starts)[found++] = uint32_t(at - text);
+    else
+      static_cast<uint64_t*>(starts)[found++] = uint64_t(at - text);
+  }
+}
+
+// Copies documents, as many of n as fit whole into `room`. Returns the bytes written; where not even
+// the first one fits, how many it needs. count: of the documents copied.
+inline uint64_t gather(const char* text, const Starts& starts, uint64_t n, char* out, uint64_t room,
+                       int64_t* count) {
+  uint64_t used = 0;
+  *count = 0;
+  for (uint64_t i = 0; i < n; i++) {
+    const char* document = text + starts[i];
+    const uint64_t size = length_of(document) + 1;
+    if (used + size > room) return i ? used : size;
+    std::memcpy(out + used, document, size);
+    used += size;
+    ++*count;
+  }
+  return used;
+}
+
+inline uint64_t hash_of(const char* document, size_t size) {
+  const auto mix = [](uint64_t h) {
+    h *= 0x9E3779B97F4A7C15u;
+    return h ^ (h >> 29);
+  };
+  uint64_t h = size;
+  for (; size >= 8; size -= 8, document += 8) {
+    uint64_t word;
+    std::memcpy(&word, document, 8);
+    h = mix(h ^ word);
+  }
+  uint64_t rest = 0;
+  std::memcpy(&rest, document, size);
+  return mix(mix(h ^ rest));
+}
+
+// first[i]: 1 for a document that equals none before it, otherwise 0. Returns how many are 1.
+//
+// In passes, each over those documents whose hash falls to it: so the table stays small, however many
+// documents there are, and no document needs more memory than its byte in `first`.
+inline int64_t first_occurrences(const char* text, const void* numbers, int bytes, uint64_t n,
+                                 uint8_t* first) {
+  constexpr uint64_t PASS = 1 << 19;  // documents in a pass, about
+  const uint64_t num_passes = n / PASS + 1;
+  const Starts starts(numbers, bytes);
+  std::vector<uint64_t> sizes(num_passes);
+  const auto each = [&](const auto& task) {
+    const char* at = text;
+    for (uint64_t i = 0; i < n; i++) {
+      const char* document = numbers ? text + starts[i] : at;
+      const size_t size = length_of(document);
+      at = document + size + 1;
+      const uint64_t hash = hash_of(document, size);
+      task(i, document, hash, (hash >> 32) % num_passes);
+    }
+  };
+  each([&](uint64_t, const char*, uint64_t, uint64_t pass) { sizes[pass]++; });
+  uint64_t largest = 0;
+  for (const uint64_t size : sizes) largest = std::max(largest, size);
+  uint64_t slots = 16;
+  while (slots < 2 * largest) slots *= 2;
+  std::vector<uint64_t> table(slots);  // 1 + where a document starts, 0 for none
+  int64_t found = 0;
+  for (uint64_t pass = 0; pass < num_passes; pass++) {
+    std::fill(table.begin(), table.end(), 0);
+    each([&](uint64_t i, const char* document, uint64_t hash, uint64_t own) {
+      if (own != pass) return;
+      uint64_t slot = hash & (slots - 1);
+      for (; table[slot]; slot = (slot + 1) & (slots - 1)) {
+        if (!std::strcmp(text + table[slot] - 1, document)) {
+          first[i] = 0;
+          return;
+        }
+      }
+      table[slot] = uint64_t(document - text) + 1;
+      first[i] = 1;
+      found++;
+    });
+  }
+  return found;
+}
+
+}  // namespace
