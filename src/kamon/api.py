@@ -214,7 +214,7 @@ def train(
     else:
         source = corpus.from_docs(docs)
     check_learnable(source)
-    learned, held_out = divide(source.docs, hold_out)
+    learned, held_out = divide(source.different, hold_out)
     engine = engine or best_engine()
     chosen = replace(source, docs=learned)
     if seconds is not None or size is not None:

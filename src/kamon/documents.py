@@ -31,8 +31,11 @@ class Documents(Sequence[str]):
     (Documents(['anna', 'bo', 'anna']), 'bo', Documents(['anna', 'bo']))
     """
 
-    def __init__(self, text: bytearray, starts: array[int] | None = None) -> None:
+    def __init__(
+        self, text: bytearray, starts: array[int] | None = None, *, distinct: bool = False
+    ) -> None:
         self.text = text
+        self._distinct = distinct  # known to be without repetitions
         self._starts = starts
         self.contiguous = starts is None  # all documents of the text, in their order
         self._size = text.count(NUL) if starts is None else len(starts)
@@ -82,7 +85,7 @@ class Documents(Sequence[str]):
     def __getitem__(self, place: slice) -> Documents: ...
     def __getitem__(self, place: int | slice) -> str | Documents:
         if isinstance(place, slice):
-            return Documents(self.text, self.starts[place])
+            return Documents(self.text, self.starts[place], distinct=self._distinct)
         begin = self.starts[place]
         return self.text[begin : self.text.find(NUL, begin)].decode("utf-8", "surrogatepass")
 
@@ -147,15 +150,16 @@ class Documents(Sequence[str]):
     def select(self, chosen: bytearray) -> Documents:
         """Those for which `chosen` is 1, not 0: a byte for each document."""
         if self._starts is None:  # no need for the others' starts
-            return Documents(self.text, self._find_starts(chosen))
-        starts = array(self._starts.typecode, compress(self._starts, chosen))
-        return Documents(self.text, starts)
+            starts = self._find_starts(chosen)
+        else:
+            starts = array(self._starts.typecode, compress(self._starts, chosen))
+        return Documents(self.text, starts, distinct=self._distinct)
 
     def shuffled(self, rng: random.Random) -> Documents:
         """In the order that `rng.shuffle` would give a list of them."""
         starts = self.starts[:]
         mersenne.shuffle(rng, starts)
-        return Documents(self.text, starts)
+        return Documents(self.text, starts, distinct=self._distinct)
 
     def first_occurrences(self) -> bytearray:
         """For each document 1 where none before it is equal, otherwise 0."""
@@ -178,8 +182,12 @@ class Documents(Sequence[str]):
 
     def different(self) -> Documents:
         """Without repetitions: the first of equal ones stays."""
+        if self._distinct:
+            return self
         first = self.first_occurrences()
-        return self.select(first) if 0 in first else self
+        found = self.select(first) if 0 in first else self
+        found._distinct = True
+        return found
 
     def among(self, texts: Iterable[str]) -> set[str]:
         """Those of `texts` that are documents here."""
