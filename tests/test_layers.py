@@ -18,7 +18,7 @@ LAYERS = [
     {"config", "builtin", "engines.native"},
     {"mersenne"},
     {"model", "tokenizer", "corpus", "ngram", "clean"},
-    {"engine"},
+    {"engine", "fast_ngram"},
     {"validation", "store", "sampler", "budget", "describe"},
     {"trainer", "conditions"},
     {"api", "bench"},
