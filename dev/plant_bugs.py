@@ -28,6 +28,8 @@ ENGINE = "engines/native/engine.cpp"
 SAMPLER = "engines/native/sampler.hpp"
 NGRAM = "ngram.py"
 COUNTS = ("tests/test_ngram.py",)
+COUNTER = "engines/native/ngram.hpp"
+COUNTED = ("tests/test_fast_ngram.py",)
 EVALUATE = "evaluate.py"
 MEASURED = ("tests/test_evaluate.py",)
 DOCUMENTS = ("tests/test_documents.py",)
@@ -243,8 +245,29 @@ BUGS = [
     Bug(
         "describe: the first similar document is taken for the nearest",
         "describe.py",
-        "if -bound < similarity:",
+        "if bounds[sizes] < similarity:",
         "if similarity:",
+        CONDITIONS,
+    ),
+    Bug(
+        "describe: of equally similar documents any",
+        "describe.py",
+        " or (ratio == similarity and place < best)",
+        "",
+        CONDITIONS,
+    ),
+    Bug(
+        "describe: the bound for likeness taken for the likeness",
+        "describe.py",
+        "ratio = matcher.ratio()",
+        "ratio = matcher.quick_ratio()",
+        CONDITIONS,
+    ),
+    Bug(
+        "describe: a common subsequence goes back in the text",
+        "describe.py",
+        "row = (row + hit) | (row - hit)",
+        "row = row - hit",
         CONDITIONS,
     ),
     Bug("philox: nine rounds", "philox.py", "range(10)", "range(9)", ("tests/test_sampler.py",)),
@@ -547,8 +570,8 @@ BUGS = [
     Bug(
         "n-gram: one discount for all counts",
         NGRAM,
-        "discount[min(count, 3)]",
-        "discount[1]",
+        "(count - discount[j]) / total",
+        "(count - discount[1]) / total",
         COUNTS,
     ),
     Bug("n-gram: all of a count taken", NGRAM, "0 < discount < j", "0 < discount <= j", COUNTS),
@@ -558,6 +581,90 @@ BUGS = [
         "len(read) - self.ngram.order + 1) :]",
         "len(read) - self.ngram.order + 2) :]",
         COUNTS,
+    ),
+    Bug(
+        "fast n-gram: shorter ones counted as often as they occur",
+        COUNTER,
+        "if (k > 1 && level.grams.size() > known)",
+        "if (k > 1)",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: openings not counted",
+        COUNTER,
+        "if (k > 1 && k == place + 1)",
+        "if (k > 1 && k == place)",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: the opening BOS counted as a target",
+        COUNTER,
+        "if (place > 0) gram.counts",
+        "gram.counts",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: one discount for all counts",
+        COUNTER,
+        "(count - discount[std::min(count, 3u)])",
+        "(count - discount[1])",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: one discount for all that is taken",
+        COUNTER,
+        "after.num[2] * discount[3]",
+        "after.num[2] * discount[2]",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: a token taken for the same in any context",
+        COUNTER,
+        "(grams[slots[at]].context != context || grams[slots[at]].token != token)",
+        "grams[slots[at]].token != token",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: each order goes on from the longest counts of the one below",
+        COUNTER,
+        "p = level.mix(SHORTER, context",
+        "p = level.mix(LONGEST, context",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: probabilities of the longest counts alone",
+        COUNTER,
+        "k == order ? LONGEST : SHORTER",
+        "LONGEST",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: rounded in another order",
+        COUNTER,
+        "taken / after.total * p",
+        "taken * p / after.total",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: a token outside the vocabulary let in",
+        COUNTER,
+        "token >= 0 && token < vocab_size",
+        "token < vocab_size",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: each piece of the documents overwrites the one before",
+        "fast_ngram.py",
+        "done += found",
+        "done = found",
+        COUNTED,
+    ),
+    Bug(
+        "fast n-gram: the highest order taken for the best",
+        "fast_ngram.py",
+        "return ngram.of_order(nats.index(min(nats)) + 1), nats",
+        "return ngram, nats",
+        COUNTED,
     ),
     Bug(
         "evaluate: an end counted where a document was cut",
@@ -576,8 +683,8 @@ BUGS = [
     Bug(
         "evaluate: the n-grams learn what they are tested on",
         EVALUATE,
-        "train_ngram(learned, vocab_size, order)",
-        "train_ngram(tested, vocab_size, order)",
+        "pack(map(tokenizer.encode_document, learned)), batch,",
+        "batch, batch,",
         MEASURED,
     ),
     Bug(
@@ -606,13 +713,6 @@ BUGS = [
         EVALUATE,
         " * (following - value)",
         "",
-        MEASURED,
-    ),
-    Bug(
-        "evaluate: the bound for likeness taken for the likeness",
-        EVALUATE,
-        "ratio = matcher.ratio()",
-        "ratio = matcher.quick_ratio()",
         MEASURED,
     ),
     Bug(

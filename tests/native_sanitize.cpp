@@ -86,6 +86,20 @@ int main() {
     std::vector<double> gaussian(size_t(draw(0, 9)));
     double spare = NAN;
     CALL(kamon_gauss)(state.data(), 0.1, int64_t(gaussian.size()), gaussian.data(), &spare);
+    const int longest = draw(1, 10);  // the n-gram learns all documents but the first, if there are more
+    void* ngram = CALL(kamon_ngram_create)(vocab_size, longest);
+    const int counted =
+        CALL(kamon_ngram_add)(ngram, tokens.data(), offsets.data(), num_docs > 1, num_docs);
+    std::vector<int64_t> num_grams(size_t(longest) * 2 * 5);
+    CALL(kamon_ngram_tally)(ngram, num_grams.data());
+    std::vector<double> discounts(size_t(longest) * 2 * 4, 0.5), of_orders(tokens.size() * longest);
+    CALL(kamon_ngram_finish)(ngram, discounts.data());
+    const int64_t num_logprobs = CALL(kamon_ngram_logprobs)(
+        ngram, 1, longest, tokens.data(), offsets.data(), 0, num_docs, of_orders.data(), int64_t(tokens.size()));
+    std::vector<double> p(vocab_size);
+    CALL(kamon_ngram_probabilities)(ngram, draw(1, longest), tokens.data(), draw(0, int(offsets[1])), p.data());
+    CALL(kamon_ngram_destroy)(ngram);
+    if (counted || num_logprobs < 0) return std::printf("round %d: an n-gram\n", round), 1;
     void* decoder = CALL(kamon_decoder_create)(engine);
     std::vector<double> logits(vocab_size);
     for (int i = 0; i < block_size; i++)

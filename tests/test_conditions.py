@@ -20,9 +20,10 @@ from conftest import TINY_FLAGS, Result
 from kamon import conditions
 from kamon.api import Model, load
 from kamon.batch import pack
+from kamon.builtin import names
 from kamon.conditions import Conditions, allowed, find, make_conditions, steered_document
 from kamon.config import Config
-from kamon.describe import Nearest, logprobs
+from kamon.describe import Nearest, common_subsequence, logprobs, positions
 from kamon.engine import Decoder, Engine, make_engine, untrained
 from kamon.engines import native
 from kamon.engines.scalar import softmax
@@ -358,13 +359,53 @@ def test_logprobs() -> None:
         assert logprob == pytest.approx(math.log(math.prod(p)))
 
 
-@given(st.lists(st.text("abc", max_size=6), max_size=12), st.text("abcd", max_size=6))
-def test_nearest(docs: list[str], text: str) -> None:
+@st.composite
+def alike(draw: st.DrawFn) -> tuple[list[str], str]:
+    """Documents, and a text of their characters and some others; short, or longer than a word."""
+    most = draw(st.sampled_from([6, 6, 90]))
+    document = st.text(draw(st.sampled_from(["ab", "abcdef", "aé\n\U0001f600"])), max_size=most)
+    docs = draw(st.lists(document, max_size=12))
+    return docs, draw(document | st.text("abcd", max_size=most))
+
+
+@given(alike())
+def test_nearest(given: tuple[list[str], str]) -> None:
+    docs, text = given
     ratios = [difflib.SequenceMatcher(None, doc, text, autojunk=False).ratio() for doc in docs]
     best = max(ratios, default=0.0)
     if text:
         expected = (docs[ratios.index(best)], best) if best else ("", 0.0)
         assert Nearest(docs)(text) == expected
+
+
+def test_nearest_among_many() -> None:
+    docs = names()[::25]
+    nearest = Nearest(docs)
+    for text in ("mariaan", "mytonievie", "oa", docs[999]):
+        ratios = [difflib.SequenceMatcher(None, doc, text).ratio() for doc in docs]
+        assert nearest(text) == (docs[ratios.index(max(ratios))], max(ratios))
+
+
+def test_the_first_of_equally_similar_documents() -> None:
+    """Though the last one has more characters of the text, and is looked at first."""
+    assert Nearest(["xxx", "abx", "xab", "bab"])("abb") == ("abx", 4 / 6)
+
+
+def test_documents_with_nul_have_no_nearest() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        Nearest(["a\0b", "c"])
+
+
+@given(st.text("abc", max_size=80), st.text("abc", max_size=12))
+def test_common_subsequence(text: str, other: str) -> None:
+    """By the table of all prefixes."""
+    other = "".join(char for char in other if char in text)
+    row = [0] * (len(text) + 1)
+    for char in other:
+        above = row[:]
+        for i, own in enumerate(text):
+            row[i + 1] = above[i] + 1 if own == char else max(row[i], above[i + 1])
+    assert common_subsequence(positions(text), other) == row[-1]
 
 
 # ---- what cannot be

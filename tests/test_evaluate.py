@@ -9,7 +9,6 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +33,6 @@ from kamon.evaluate import (
     guess,
     jensen_shannon,
     look_at,
-    most_similar,
 )
 from kamon.ngram import train_ngram
 from kamon.split import split
@@ -116,7 +114,7 @@ def test_jensen_shannon_by_hand() -> None:
     assert found == pytest.approx(wanted, rel=1e-14)
 
 
-# ---- bigrams and likeness
+# ---- bigrams
 
 TEXTS = st.lists(st.text("abc", max_size=5), max_size=8)
 
@@ -129,24 +127,6 @@ def test_bigrams_of_each_document(ended: list[str], unended: list[str]) -> None:
         for pair in pairwise(text)
     )
     assert bigrams(ended, unended) == wanted
-
-
-@given(st.lists(st.text("ab", min_size=1, max_size=7), max_size=12), st.text("ab", max_size=7))
-def test_most_similar_is_the_first_of_the_best(docs: list[str], text: str) -> None:
-    best, nearest = 0.0, None
-    for doc in docs:
-        near = abs(len(doc) - len(text)) <= 2
-        if near and set(pairwise(f"\0{doc}\0")) & set(pairwise(f"\0{text}\0")):
-            ratio = SequenceMatcher(None, doc, text).ratio()
-            if ratio > best:
-                best, nearest = ratio, doc
-    (found,) = most_similar([text], docs)
-    assert (found.text, found.document, found.ratio) == (text, nearest, best)
-
-
-def test_what_is_too_long_is_not_similar() -> None:
-    assert most_similar(["anna"], ["annaanna"])[0].document is None
-    assert most_similar(["anna"], ["annaan"])[0].document == "annaan"
 
 
 # ---- documents
@@ -274,7 +254,9 @@ def test_samples_by_hand() -> None:
     assert found.chance_length_distance == 0  # all have the same length
     assert 0 <= found.chance_bigram_divergence < 1
     assert [similar.text for similar in found.similar] == ["bab"]  # not what has no end
-    assert found.similar[0].document == "ab"
+    assert (found.similar[0].document, found.similar[0].ratio) == ("ab", 0.8)
+    (nothing,) = look_at(["xyz"], ["ab", "bb"], ["ba"], 4, temperature=1, seed=0).similar
+    assert (nothing.document, nothing.ratio) == (None, 0)
 
 
 def test_samples_like_the_list() -> None:

@@ -19,7 +19,7 @@ LAYERS = [
     {"mersenne"},
     {"documents"},
     {"model", "split", "tokenizer", "corpus", "ngram", "clean"},
-    {"engine"},
+    {"engine", "fast_ngram"},
     {"validation", "store", "sampler", "budget", "describe"},
     {"trainer", "conditions"},
     {"api", "bench"},

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from kamon import corpus
 from kamon.api import divide
-from kamon.batch import Batch, pack
 from kamon.corpus import Corpus
+from kamon.describe import Nearest
 from kamon.errors import CorpusError, TrainingError
-from kamon.ngram import train_ngram
+from kamon.fast_ngram import best_ngram
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 MAX_ORDER = 6
 NUM_SIMILAR = 5
 NUM_UNKNOWN_SHOWN = 10
-MAX_LENGTH_DIFFERENCE = 2  # of a sample and what it is compared with
 BOS = "\0"  # no document has it: `kamon.corpus` refuses NUL
 MAX_NATS = 700.0  # exp of little more is no float
 
@@ -78,7 +77,10 @@ class Guessed:
 
 @dataclass(frozen=True)
 class Similar:
-    """A sample that is not in the list, and what is most like it there, as `most_similar` says."""
+    """A sample that is not in the list, and the document it learned that resembles it most.
+
+    ratio: as `kamon.describe.Nearest` has it. document: None where none shares a character.
+    """
 
     text: str
     document: str | None
@@ -219,10 +221,9 @@ def some(chars: str) -> str:
 
 def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
     """The figures of the model, and of what it must beat, on the chosen documents."""
-    tokenizer, limit = model.tokenizer, model.config.block_size + 1
-    whole = list(map(tokenizer.encode_document, chosen.docs))
-    batch = pack(tokens[:limit] for tokens in whole)
-    num_cut = sum(len(tokens) > limit for tokens in whole)
+    tokenizer, block_size = model.tokenizer, model.config.block_size
+    batch = tokenizer.encode_documents(chosen.docs, block_size)
+    num_cut = sum(len(doc) >= block_size for doc in chosen.docs)
     num_chars = batch.num_targets - (len(batch) - num_cut)  # what is cut has no end to guess
 
     def measured(nats: float) -> Figures:
@@ -233,8 +234,8 @@ def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
         raise TrainingError(
             "the model's odds are no longer finite: a smaller learning_rate may help in training"
         )
-    grams = ngram_nats(
-        pack(map(tokenizer.encode_document, learned)), batch, tokenizer.vocab_size, MAX_ORDER
+    ngram, grams = best_ngram(
+        tokenizer.encode_documents(learned), batch, tokenizer.vocab_size, MAX_ORDER
     )
     best = min(grams)
     return Guessed(
@@ -248,7 +249,7 @@ def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
         uniform=measured(batch.num_targets * math.log(tokenizer.vocab_size)),
         unigram=measured(grams[0]),
         ngram=measured(best),
-        best_order=grams.index(best) + 1,
+        best_order=ngram.order,
         model=measured(nats),
         gain=(best - nats) / batch.num_targets,
     )
@@ -263,14 +264,6 @@ def figures(nats: float, num_tokens: int, num_chars: int) -> Figures:
     mean = nats / num_tokens
     perplexity = math.exp(mean) if mean < MAX_NATS else None
     return Figures(mean, nats / math.log(2) / num_chars, perplexity)
-
-
-def ngram_nats(learned: Batch, tested: Batch, vocab_size: int, max_order: int) -> list[float]:
-    """The nats that all tested documents cost n-grams of order 1, 2 … max_order."""
-    return [
-        -math.fsum(train_ngram(learned, vocab_size, order).logprobs(tested))
-        for order in range(1, max_order + 1)
-    ]
 
 
 # ---- what it makes by itself
@@ -295,6 +288,8 @@ def look_at(
     new = [text for text in dict.fromkeys(ended) if text not in in_list]
     drawn = random.Random(seed).choices(docs, k=len(texts))
     lengths, pairs = Counter(map(len, docs)), bigrams(docs)
+    shown = new[:NUM_SIMILAR]
+    nearest = zip(shown, map(Nearest(learned), shown), strict=True)
     return Sampled(
         num_samples=len(texts),
         temperature=temperature,
@@ -310,7 +305,7 @@ def look_at(
         chance_length_distance=earth_movers(Counter(map(len, drawn)), lengths),
         bigram_divergence=jensen_shannon(bigrams(ended, unended), pairs),
         chance_bigram_divergence=jensen_shannon(bigrams(drawn), pairs),
-        similar=most_similar(new[:NUM_SIMILAR], learned),
+        similar=[Similar(text, doc or None, ratio) for text, (doc, ratio) in nearest],
     )
 
 
@@ -362,39 +357,3 @@ def jensen_shannon(p: Counter[Any], q: Counter[Any]) -> float:
         mean = (share_p + share_q) / 2
         terms += [share * math.log2(share / mean) for share in (share_p, share_q) if share]
     return min(1.0, max(0.0, math.fsum(terms) / 2))  # rounding may leave that by a hair
-
-
-def most_similar(texts: Iterable[str], docs: Iterable[str]) -> list[Similar]:
-    """Of each text the document with the largest ratio, the first among equals.
-
-    The ratio is that of difflib: twice the characters in matching blocks over the characters of
-    both, 1 for equals. Compared are documents whose length differs by MAX_LENGTH_DIFFERENCE at most
-    and which share a bigram, BOS at the ends included; None where there is none.
-
-    >>> most_similar(["hanno"], ["nora", "anna", "hanna"])
-    [Similar(text='hanno', document='hanna', ratio=0.8)]
-    """
-    from difflib import SequenceMatcher
-
-    pairs = [(doc, set(pairwise(BOS + doc + BOS))) for doc in docs]
-    found = []
-    for text in texts:
-        own = set(pairwise(BOS + text + BOS))
-        candidates = [
-            (len(own & pair), place)
-            for place, (doc, pair) in enumerate(pairs)
-            if abs(len(doc) - len(text)) <= MAX_LENGTH_DIFFERENCE and not own.isdisjoint(pair)
-        ]
-        # With the likeliest first, the bound that is quickly found rules out nearly all others.
-        candidates.sort(key=lambda candidate: (-candidate[0], candidate[1]))
-        matcher = SequenceMatcher(None, b=text, autojunk=False)
-        best, nearest = 0.0, len(pairs)
-        for _, place in candidates:
-            matcher.set_seq1(pairs[place][0])
-            if matcher.real_quick_ratio() < best or matcher.quick_ratio() < best:
-                continue
-            ratio = matcher.ratio()
-            if ratio > best or (ratio == best and place < nearest):
-                best, nearest = ratio, place
-        found.append(Similar(text, pairs[nearest][0] if best else None, best))
-    return found

@@ -21,10 +21,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from kamon.batch import Batch
 from kamon.config import Config
 from kamon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kamon.fast_ngram import NativeNgram
 
 MAX_ORDER = 10
 
@@ -45,7 +49,11 @@ class Ngram:
     contexts: dict[Gram, tuple[float, dict[int, float]]] = field(repr=False)
 
     def probabilities(self, context: Sequence[int]) -> list[float]:
-        """p (V,) of each token after `context`: the document from its opening BOS, or its end."""
+        """p (V,) of each token after `context`: the document from its opening BOS, or its end.
+
+        ValueError for a token outside the vocabulary.
+        """
+        check_tokens(context, self.config.vocab_size)
         vocab_size, size = self.config.vocab_size, len(context)
         found = [1 / vocab_size] * vocab_size
         for begin in range(size, max(0, size - self.order + 1) - 1, -1):
@@ -87,7 +95,7 @@ class Ngram:
 class NgramDecoder:
     """One document, read token by token; keeps no more of it than the n-gram looks at."""
 
-    def __init__(self, ngram: Ngram) -> None:
+    def __init__(self, ngram: Ngram | NativeNgram) -> None:
         self.ngram = ngram
         self.context: Gram = ()
 
@@ -126,12 +134,13 @@ def train_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram:
                 after[context] = {gram[-1]: count}
         for context, followers in after.items():
             total = sum(followers.values())
-            taken = 0.0
+            num = [0] * 4
             shares = {}
             for token, count in followers.items():
-                cut = discount[min(count, 3)]
-                taken += cut
-                shares[token] = (count - cut) / total
+                j = min(count, 3)
+                num[j] += 1
+                shares[token] = (count - discount[j]) / total
+            taken = num[1] * discount[1] + num[2] * discount[2] + num[3] * discount[3]
             contexts[context] = (taken / total, shares)
     return Ngram(config, order, contexts)
 

@@ -50,12 +50,11 @@ class CharTokenizer:
         """The tokens of `text` between two BOS."""
         return [self.bos, *self.encode(text), self.bos]
 
-    def encode_documents(self, texts: Iterable[str], block_size: int) -> Batch:
-        """The documents of many texts, much faster than one by one.
+    def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> Batch:
+        """The documents of many texts, much faster than one by one. TokenizerError as of `encode`.
 
-        One of block_size or more characters has its first block_size characters and no end: its
-        `encode_document` up to the block_size + 1 tokens that a model can take. TokenizerError as
-        of `encode`.
+        block_size: a text of as many characters or more has its first block_size characters and no
+        end: its `encode_document` up to the block_size + 1 tokens that a model can take.
         """
         # One character that is no other's stands for BOS; one of ASCII if there is, since a text of
         # ASCII alone is translated faster. Then all are exchanged for the code points of tokens.
@@ -70,7 +69,7 @@ class CharTokenizer:
                 for text in block:
                     self.encode(text)  # raises, and says which character where
             lengths = list(map(len, block))
-            if max(lengths) < block_size:
+            if block_size is None or max(lengths) < block_size:
                 sizes.extend([length + 2 for length in lengths])
                 joined = f"{bos}{(bos + bos).join(block)}{bos}"
             else:

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     tokens = next_tokens(model, prefix, temperature=args.temperature)
     found = completions(model, prefix, args.n, effort=args.effort)
-    known = set(model.docs)
+    known = model.docs.among(each.text for each in found.documents)
     if args.json:
         listed, others = tokens[: args.next], tokens[args.next :]
         shown = [{"text": each.text or None, "probability": each.probability} for each in listed]

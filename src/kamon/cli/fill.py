@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     model = load(args.dir, **chosen_engine(args))
     found = fill(model, exchange(model, pattern, args.unknown), args.n, effort=args.effort)
-    known = set(model.docs)
+    known = model.docs.among(each.text for each in found.documents)
     if args.json:
         print_json({"directory": args.dir, "pattern": args.pattern} | found_json(found, known))
     elif found.documents:

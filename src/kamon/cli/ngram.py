@@ -20,7 +20,6 @@ from kamon.errors import ConfigError
 if TYPE_CHECKING:
     from kamon.batch import Batch
     from kamon.evaluate import Figures
-    from kamon.ngram import Ngram
 
 
 def add_arguments(parser: Parser) -> None:
@@ -54,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from kamon.ngram import check_order, train_ngram
+    from kamon.ngram import check_order
 
     check_order(args.order)
     chosen = make_config({"temperature": args.temperature, "seed": args.seed})
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
 
     from kamon import corpus
     from kamon.api import check_learnable, divide
-    from kamon.batch import pack
+    from kamon.fast_ngram import best_ngram, count_ngram
     from kamon.sampler import SampleRequest, sample
     from kamon.tokenizer import CharTokenizer
 
@@ -76,16 +75,20 @@ def run(args: argparse.Namespace) -> None:
         say(f"{count(len(train), 'document')} to learn from, {len(held):,} held out")
     else:
         say("too few documents to hold some out: all are learned, and nothing is measured")
-    learned = pack(map(tokenizer.encode_document, train))
+    learned = tokenizer.encode_documents(train)
     table: list[tuple[int, Figures]] = []
     if held:
-        unseen = pack(map(tokenizer.encode_document, held))
-        ngram = compare(learned, unseen, tokenizer.vocab_size, args.order, table, quiet=args.json)
+        unseen = tokenizer.encode_documents(held)
+        ngram, nats = best_ngram(learned, unseen, tokenizer.vocab_size, args.order)
+        table = figures_of_orders(nats, unseen, tokenizer.vocab_size)
+        if not args.json:
+            print_table(table)
     else:
-        ngram = train_ngram(learned, tokenizer.vocab_size, args.order)
+        ngram = count_ngram(learned, tokenizer.vocab_size, args.order)
     request = SampleRequest(args.n, chosen.temperature, chosen.seed, tokenizer.bos)
     texts = tokenizer.decode_documents(sample(ngram, request))
-    marked = [(text, text in source.different) for text in texts]
+    known = source.docs.among(texts)
+    marked = [(text, text in known) for text in texts]
     if args.json:
         print_json(
             {
@@ -108,42 +111,24 @@ def run(args: argparse.Namespace) -> None:
     say_unfinished(texts, ngram.config.block_size)
 
 
-def compare(
-    learned: Batch,
-    unseen: Batch,
-    vocab_size: int,
-    max_order: int,
-    table: list[tuple[int, Figures]],
-    *,
-    quiet: bool,
-) -> Ngram:
-    """Add each order's figures to `table`, print them unless quiet; return the best n-gram.
-
-    Order 0 is the uniform distribution.
-    """
+def figures_of_orders(
+    nats: list[float], unseen: Batch, vocab_size: int
+) -> list[tuple[int, Figures]]:
+    """Each order with its figures. `nats` are of order 1 and up; order 0 is uniform."""
     from kamon.evaluate import figures
-    from kamon.ngram import train_ngram
 
-    def add(order: int, nats: float) -> None:
-        found = figures(nats, unseen.num_targets, unseen.num_targets - len(unseen))
-        table.append((order, found))
-        if not quiet:
-            name = str(order) if order else "uniform"
-            print(
-                f"{name:8} {found.nats_per_token:12.4f} {found.bits_per_char:17.4f} "
-                f"{math.exp(found.nats_per_token):11.3f}",
-                flush=True,
-            )
+    num_chars = unseen.num_targets - len(unseen)
+    uniform = unseen.num_targets * math.log(vocab_size)
+    return [
+        (order, figures(each, unseen.num_targets, num_chars))
+        for order, each in enumerate([uniform, *nats])
+    ]
 
-    if not quiet:
-        print(f"{'order':8} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")
-    add(0, unseen.num_targets * math.log(vocab_size))
-    best, least = None, math.inf
-    for order in range(1, max_order + 1):
-        ngram = train_ngram(learned, vocab_size, order)
-        nats = -math.fsum(ngram.logprobs(unseen))
-        add(order, nats)
-        if nats < least:
-            best, least = ngram, nats
-    assert best  # max_order is 1 or more, and no token's p is 0
-    return best
+
+def print_table(table: list[tuple[int, Figures]]) -> None:
+    print(f"{'order':8} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")
+    for order, found in table:
+        print(
+            f"{order or 'uniform':<8} {found.nats_per_token:12.4f} {found.bits_per_char:17.4f} "
+            f"{math.exp(found.nats_per_token):11.3f}"
+        )

@@ -98,7 +98,7 @@ def details(model: Model, found: Found, nearest: bool) -> list[dict[str, Any]]:
     """What --json shows of each sample."""
     from kamon.describe import Nearest, logprobs
 
-    known = set(model.docs)
+    known = model.docs.among(found.texts)
     samples: list[dict[str, Any]] = [
         {"text": text, "number": number, "logprob": logprob, "in_list": text in known}
         for text, number, logprob in zip(

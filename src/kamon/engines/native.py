@@ -49,6 +49,16 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "find_starts": (None, [c_void_p, c_int64, c_void_p, c_void_p, c_int]),
     "gather": (c_int64, [c_void_p] * 2 + [c_int, c_int64, c_void_p, c_int64, c_void_p]),
     "first_occurrences": (c_int64, [c_void_p] * 2 + [c_int, c_int64, c_void_p]),
+    "ngram_create": (c_void_p, [c_int] * 2),
+    "ngram_destroy": (None, [c_void_p]),
+    "ngram_add": (c_int, [c_void_p] * 3 + [c_int64] * 2),
+    "ngram_tally": (c_int64, [c_void_p] * 2),
+    "ngram_finish": (c_int, [c_void_p] * 2),
+    "ngram_logprobs": (
+        c_int64,
+        [c_void_p, c_int, c_int] + [c_void_p] * 2 + [c_int64] * 2 + [c_void_p, c_int64],
+    ),
+    "ngram_probabilities": (None, [c_void_p, c_int, c_void_p, c_int64, c_void_p]),
     "peak": (c_double, [c_double]),
 }
 

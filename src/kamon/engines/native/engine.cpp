@@ -9,6 +9,7 @@
 #include "documents.hpp"
 #include "environment.hpp"
 #include "mersenne.hpp"
+#include "ngram.hpp"
 #include "sampler.hpp"
 #include "threads.hpp"
 
@@ -528,6 +529,75 @@ API(kamon_first_occurrences)(const char* text, const void* starts, int bytes, in
   } catch (const std::exception&) {
     return -1;
   }
+}
+
+API(kamon_ngram_create)(int vocab_size, int order)->void* {
+  try {
+    return new Ngram(vocab_size, order);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+API(kamon_ngram_destroy)(void* ngram)->void { delete static_cast<Ngram*>(ngram); }
+
+// Count documents first … last − 1. Returns an Error.
+API(kamon_ngram_add)(void* ngram, const int32_t* tokens, const int64_t* offsets, int64_t first,
+                     int64_t last)->int {
+  try {
+    Ngram& g = *static_cast<Ngram*>(ngram);
+    for (int64_t d = first; d < last; d++) {
+      const int32_t* document = tokens + offsets[d];
+      const int64_t length = offsets[d + 1] - offsets[d];
+      if (!g.knows(document, length)) return Error::token;
+      g.add(document, length);
+    }
+    return Error::none;
+  } catch (const std::exception&) {
+    return Error::memory;
+  }
+}
+
+// num_grams: order · 2 · 5. Returns how many tokens the longest document has.
+API(kamon_ngram_tally)(void* ngram, int64_t* num_grams)->int64_t {
+  static_cast<Ngram*>(ngram)->tally(num_grams);
+  return static_cast<Ngram*>(ngram)->longest;
+}
+
+// discounts: order · 2 · 4. Then nothing can be added. Returns an Error.
+API(kamon_ngram_finish)(void* ngram, const double* discounts)->int {
+  try {
+    static_cast<Ngram*>(ngram)->finish(discounts);
+    return Error::none;
+  } catch (const std::exception&) {
+    return Error::memory;
+  }
+}
+
+// log p of the targets of documents first … last − 1, for the orders low … high, which are `stride`
+// numbers apart. Returns the number of targets, or an Error, negative.
+API(kamon_ngram_logprobs)(void* ngram, int low, int high, const int32_t* tokens, const int64_t* offsets,
+                          int64_t first, int64_t last, double* logprobs, int64_t stride)->int64_t {
+  try {
+    const Ngram& g = *static_cast<Ngram*>(ngram);
+    int64_t num_targets = 0;
+    for (int64_t d = first; d < last; d++) {
+      const int32_t* document = tokens + offsets[d];
+      const int64_t length = offsets[d + 1] - offsets[d];
+      if (!g.knows(document, length)) return -Error::token;
+      g.logprobs(low, high, document, length, logprobs + num_targets, size_t(stride));
+      num_targets += std::max(int64_t(0), length - 1);
+    }
+    return num_targets;
+  } catch (const std::exception&) {
+    return -Error::memory;
+  }
+}
+
+// The context's tokens are of the vocabulary.
+API(kamon_ngram_probabilities)(void* ngram, int order, const int32_t* context, int64_t size,
+                               double* p)->void {
+  static_cast<Ngram*>(ngram)->probabilities(order, context, size, p);
 }
 
 // Multiply-adds that one core does in vectors of this build, in GFLOP/s: nothing here can be faster.

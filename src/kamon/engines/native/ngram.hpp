@@ -1,0 +1,193 @@
+// Counted n-grams: kamon/ngram.py in C++, to the last bit. Formulas and their source stand there.
+//
+// A k-gram is known by its number among those of its length. With the number of its context, the
+// (k − 1)-gram before its last token, and that token it is found by hashing: from one token to the
+// next a document moves on by one such step for each k.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <new>
+#include <vector>
+
+namespace {
+
+// Of a k-gram there are two counts: how often it occurs, for the n-grams of order k; and for those
+// of a higher order how many different tokens stand before it, plus how often it opens a document.
+enum CountKind { LONGEST = 0, SHORTER = 1 };
+
+constexpr uint32_t NO_GRAM = UINT32_MAX;
+
+struct Gram {
+  uint32_t context, token;
+  uint32_t counts[2];
+};
+
+struct Followers {  // of a context, by one kind of count
+  uint32_t total = 0;
+  uint32_t num[3] = {0, 0, 0};  // how many are counted once, twice, three times or more
+};
+
+// All k-grams of one k.
+struct Level {
+  std::vector<Gram> grams;
+  std::vector<Followers> followers[2];  // by the number of the context
+  double discounts[2][4];               // by the count; 3 for all that is more
+
+  uint32_t find(uint32_t context, uint32_t token) const {
+    return slots.empty() ? NO_GRAM : slots[slot(context, token)];
+  }
+
+  // The number of a k-gram, a new one if there is none yet.
+  uint32_t add(uint32_t context, uint32_t token) {
+    if (3 * grams.size() >= 2 * slots.size()) grow();
+    uint32_t& number = slots[slot(context, token)];
+    if (number == NO_GRAM) {
+      grams.push_back(Gram{context, token, {0, 0}});
+      number = uint32_t(grams.size() - 1);
+    }
+    return number;
+  }
+
+  // p of the token that ends `gram`, which may be none, from its p behind the shorter context.
+  double mix(CountKind kind, uint32_t context, uint32_t gram, double p) const {
+    const Followers& after = followers[kind][context];
+    const double* discount = discounts[kind];
+    const double taken =
+        after.num[0] * discount[1] + after.num[1] * discount[2] + after.num[2] * discount[3];
+    const uint32_t count = gram == NO_GRAM ? 0 : grams[gram].counts[kind];
+    const double share = count ? (count - discount[std::min(count, 3u)]) / after.total : 0.0;
+    return taken / after.total * p + share;
+  }
+
+ private:
+  std::vector<uint32_t> slots;  // numbers, by open addressing: a power of two of them, a third empty
+
+  // Where a k-gram's number stands, or the empty slot where it would.
+  size_t slot(uint32_t context, uint32_t token) const {
+    uint64_t hash = uint64_t(context) << 32 | token;  // mixed as in MurmurHash3's finaliser
+    hash = (hash ^ hash >> 33) * 0xFF51AFD7ED558CCDu;
+    hash = (hash ^ hash >> 33) * 0xC4CEB9FE1A85EC53u;
+    size_t at = size_t(hash ^ hash >> 33) & (slots.size() - 1);
+    while (slots[at] != NO_GRAM &&
+           (grams[slots[at]].context != context || grams[slots[at]].token != token))
+      at = (at + 1) & (slots.size() - 1);
+    return at;
+  }
+
+  void grow() {
+    slots.assign(std::max(size_t(64), 2 * slots.size()), NO_GRAM);
+    for (size_t i = 0; i < grams.size(); i++)
+      slots[slot(grams[i].context, grams[i].token)] = uint32_t(i);
+  }
+};
+
+// Counts that serve the n-grams of every order from 1 to `order`.
+class Ngram {
+ public:
+  const int vocab_size;
+  int64_t longest = 0;  // tokens of a document
+
+  Ngram(int vocab, int order) : vocab_size(vocab), levels(size_t(order)) {}
+
+  // Whether all tokens of a document are of the vocabulary.
+  bool knows(const int32_t* document, int64_t length) const {
+    return std::all_of(document, document + length,
+                       [this](int32_t token) { return token >= 0 && token < vocab_size; });
+  }
+
+  void add(const int32_t* document, int64_t length) {
+    num_tokens += length;
+    if (num_tokens >= NO_GRAM) throw std::bad_alloc();  // more than numbers and counts can hold
+    longest = std::max(longest, length);
+    std::vector<uint32_t> before(order() + 1, 0), now(order() + 1, 0);  // k-grams that end there
+    for (int64_t place = 0; place < length; place++) {
+      for (int k = 1; k <= order() && k <= place + 1; k++) {
+        Level& level = levels[k - 1];
+        const size_t known = level.grams.size();
+        now[k] = level.add(before[k - 1], uint32_t(document[place]));
+        Gram& gram = level.grams[now[k]];
+        if (place > 0) gram.counts[LONGEST]++;  // its last token is a target
+        if (k > 1 && k == place + 1) gram.counts[SHORTER]++;
+        if (k > 1 && level.grams.size() > known) levels[k - 2].grams[now[k - 1]].counts[SHORTER]++;
+      }
+      before.swap(now);
+    }
+  }
+
+  // num_grams[k − 1][kind][j]: how many k-grams are counted j times, j from 1 to 4.
+  void tally(int64_t* num_grams) const {
+    for (const Level& level : levels)
+      for (const CountKind kind : {LONGEST, SHORTER}) {
+        std::fill(num_grams, num_grams + 5, 0);
+        for (const Gram& gram : level.grams)
+          if (gram.counts[kind] <= 4) num_grams[gram.counts[kind]]++;
+        num_grams += 5;
+      }
+  }
+
+  // All is counted. discounts[k − 1][kind][j]: of a k-gram counted j times.
+  void finish(const double* discounts) {
+    size_t num_contexts = 1;  // the empty one
+    for (Level& level : levels) {
+      for (const CountKind kind : {LONGEST, SHORTER}) {
+        std::copy(discounts, discounts + 4, level.discounts[kind]);
+        discounts += 4;
+        if (kind == SHORTER && &level == &levels.back()) continue;  // no order is higher
+        level.followers[kind].resize(num_contexts);
+        for (const Gram& gram : level.grams)
+          if (const uint32_t count = gram.counts[kind]) {
+            Followers& after = level.followers[kind][gram.context];
+            after.total += count;
+            after.num[std::min(count, 3u) - 1]++;
+          }
+      }
+      level.grams.shrink_to_fit();
+      num_contexts = level.grams.size();
+    }
+  }
+
+  // log p of each target for the orders first … last, those of an order `stride` behind the one before.
+  void logprobs(int first, int last, const int32_t* document, int64_t length, double* out,
+                size_t stride) const {
+    std::vector<uint32_t> before(last + 1, NO_GRAM), now(last + 1, NO_GRAM);
+    before[0] = now[0] = 0;
+    for (int64_t place = 0; place < length; place++) {
+      double p = 1.0 / vocab_size;
+      for (int k = 1; k <= last; k++) {
+        const Level& level = levels[k - 1];
+        const uint32_t context = before[k - 1];
+        const bool seen = context != NO_GRAM && level.followers[LONGEST][context].total > 0;
+        now[k] = seen ? level.find(context, uint32_t(document[place])) : NO_GRAM;
+        if (place > 0 && k >= first)
+          out[(k - first) * stride] = std::log(seen ? level.mix(LONGEST, context, now[k], p) : p);
+        if (seen && k < last) p = level.mix(SHORTER, context, now[k], p);
+      }
+      if (place > 0) out++;
+      before.swap(now);
+    }
+  }
+
+  // p of each token behind a context, of which no more than order − 1 tokens are looked at.
+  void probabilities(int order, const int32_t* context, int64_t size, double* out) const {
+    std::fill(out, out + vocab_size, 1.0 / vocab_size);
+    for (int k = 1; k <= order && k - 1 <= size; k++) {
+      const Level& level = levels[k - 1];
+      uint32_t seen = 0;  // the last k − 1 tokens
+      for (int j = 1; j < k && seen != NO_GRAM; j++)
+        seen = levels[j - 1].find(seen, uint32_t(context[size - k + j]));
+      if (seen == NO_GRAM || !level.followers[LONGEST][seen].total) return;
+      for (int token = 0; token < vocab_size; token++)
+        out[token] = level.mix(k == order ? LONGEST : SHORTER, seen,
+                               level.find(seen, uint32_t(token)), out[token]);
+    }
+  }
+
+ private:
+  std::vector<Level> levels;
+  int64_t num_tokens = 0;
+  int order() const { return int(levels.size()); }
+};
+
+}  // namespace

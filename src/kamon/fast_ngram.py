@@ -1,0 +1,163 @@
+"""The n-grams of `kamon.ngram`, number for number, counted and looked up in C++.
+
+One count serves every order up to its own: all orders use the same counts but for their longest
+k-grams. Where the native engine is not built, `kamon.ngram` itself does the work.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from kamon.batch import Batch
+from kamon.config import Config
+from kamon.engines import native
+from kamon.ngram import Ngram, NgramDecoder, check_order, check_tokens, discounts, train_ngram
+
+TOKENS_AT_ONCE = 1 << 17  # in one call, which no signal can interrupt
+
+
+@dataclass(frozen=True)
+class NativeNgram:
+    """What `kamon.ngram.Ngram` is; `counts` are of its order or a higher one."""
+
+    config: Config
+    order: int
+    counts: Counts = field(repr=False)
+
+    def probabilities(self, context: Sequence[int]) -> list[float]:
+        """As `Ngram.probabilities` has them."""
+        check_tokens(context, self.config.vocab_size)
+        read = array("i", context[max(0, len(context) - self.order + 1) :])
+        found = native.zeros(self.config.vocab_size)
+        native.exact("ngram_probabilities")(
+            *(self.counts.handle, self.order, native.address(read), len(read)),
+            native.address(found),
+        )
+        return found.tolist()
+
+    def logprobs(self, batch: Batch) -> array[float]:
+        """As `Ngram.logprobs` has them."""
+        return self.counts.logprobs(batch, self.order, self.order)[0]
+
+    def logprobs_of_orders(self, batch: Batch) -> list[array[float]]:
+        """The `logprobs` of the n-grams of order 1, 2 … `order` that learned the same, at once."""
+        return self.counts.logprobs(batch, 1, self.order)
+
+    def of_order(self, order: int) -> NativeNgram:
+        """The n-gram of this order, no higher than its own, that learned the same."""
+        if not 1 <= order <= self.order:
+            raise ValueError(f"order {order} is not from 1 to {self.order}")
+        return replace(self, order=order)
+
+    def decoder(self) -> NgramDecoder:
+        """A reader at the start of a document."""
+        return NgramDecoder(self)
+
+
+class Counts:
+    """What C++ keeps of the learned documents; `longest` is how many tokens one has at most."""
+
+    def __init__(self, docs: Batch, vocab_size: int, order: int) -> None:
+        self.vocab_size = vocab_size
+        self.destroy = native.exact("ngram_destroy")
+        self.handle = native.exact("ngram_create")(vocab_size, order)
+        if not self.handle:
+            raise MemoryError
+        for first, last in pieces(docs):
+            error = native.exact("ngram_add")(
+                *(self.handle, native.address(docs.tokens), native.address(docs.offsets)),
+                *(first, last),
+            )
+            check(error, docs, vocab_size)
+        num_grams = array("q", bytes(8 * 2 * 5 * order))
+        self.longest: int = native.exact("ngram_tally")(self.handle, native.address(num_grams))
+        found = array("d")
+        for begin in range(0, len(num_grams), 5):
+            found.extend(discounts(Counter(dict(enumerate(num_grams[begin : begin + 5])))))
+        check(native.exact("ngram_finish")(self.handle, native.address(found)), docs, vocab_size)
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.destroy(self.handle)
+
+    def logprobs(self, batch: Batch, low: int, high: int) -> list[array[float]]:
+        """log p in nats of every target, for the orders low … high."""
+        stride = len(batch.tokens) + 1  # more than there are targets, even where there are none
+        out = native.zeros(stride * (high - low + 1))
+        done = 0
+        for first, last in pieces(batch):
+            found = native.exact("ngram_logprobs")(
+                *(self.handle, low, high),
+                *(native.address(batch.tokens), native.address(batch.offsets), first, last),
+                *(native.address(out) + done * out.itemsize, stride),
+            )
+            check(-found, batch, self.vocab_size)
+            done += found
+        return [out[begin : begin + done] for begin in range(0, len(out), stride)]
+
+
+def pieces(docs: Batch) -> Iterator[tuple[int, int]]:
+    """The documents in pieces, each from its first document to before the first of the next.
+
+    None has more than TOKENS_AT_ONCE, but one that is a single document.
+    """
+    last = 0
+    while last < len(docs):
+        first = last
+        last = bisect_right(docs.offsets, docs.offsets[first] + TOKENS_AT_ONCE) - 1
+        last = max(last, first + 1)
+        yield first, last
+
+
+def check(error: int, docs: Batch, vocab_size: int) -> None:
+    """Raise what an Error of engine.cpp means."""
+    if error == 1:
+        raise MemoryError
+    if error == 2:
+        check_tokens(docs.tokens, vocab_size)
+
+
+def count_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram | NativeNgram:
+    """What `train_ngram` returns, or the same in C++ wherever that is built. The same errors.
+
+    >>> from kamon.batch import pack
+    >>> ngram = count_ngram(pack([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
+    >>> [round(p, 3) for p in ngram.probabilities([2])]
+    [0.646, 0.146, 0.208]
+    """
+    train = train_ngram if native.why_not() else native_ngram
+    return train(docs, vocab_size, order)
+
+
+def native_ngram(docs: Batch, vocab_size: int, order: int) -> NativeNgram:
+    check_order(order)
+    counts = Counts(docs, vocab_size, order)
+    config = Config(vocab_size=vocab_size, block_size=max(1, counts.longest - 1))
+    return NativeNgram(config, order, counts)
+
+
+def best_ngram(
+    learned: Batch, tested: Batch, vocab_size: int, max_order: int
+) -> tuple[Ngram | NativeNgram, list[float]]:
+    """The n-gram to which the tested documents cost the fewest nats, of order 1, 2 … max_order.
+
+    Of equal ones the lowest order. And these nats, of all targets, for every order. The errors are
+    those of `train_ngram`.
+    """
+    check_order(max_order)
+    if native.why_not():
+        nats = []
+        for order in range(1, max_order + 1):
+            trained = train_ngram(learned, vocab_size, order)
+            nats.append(-math.fsum(trained.logprobs(tested)))
+            if nats.index(min(nats)) + 1 == order:
+                best = trained  # only two at a time are in memory
+        return best, nats
+    ngram = native_ngram(learned, vocab_size, max_order)
+    nats = [-math.fsum(logprobs) for logprobs in ngram.logprobs_of_orders(tested)]
+    return ngram.of_order(nats.index(min(nats)) + 1), nats
