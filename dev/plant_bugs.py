@@ -36,6 +36,11 @@ DOCUMENTS = ("tests/test_documents.py",)
 CONDITIONS = ("tests/test_conditions.py",)
 COMPLETE = "complete.py"
 PATTERNS = ("tests/test_complete.py",)
+INSIDE = "inside.py"
+SEEN = ("tests/test_inside.py",)
+CURVE = "curve.py"
+CURVES = ("tests/test_curve.py",)
+PICTURES = ("tests/test_plot.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -770,6 +775,129 @@ BUGS = [
         " and tokens[: len(read)] == read:",
         ":",
         PATTERNS,
+    ),
+    Bug(
+        "attention: every head mixes the first one's values",
+        SCALAR,
+        "head = slice(h * head_dim, (h + 1) * head_dim)",
+        "head = slice(0, head_dim)",
+        NUMBERS,
+    ),
+    Bug(
+        "inside: the last layer's attention shown first",
+        SCALAR,
+        "watched.append(weights)",
+        "watched.insert(0, weights)",
+        SEEN,
+    ),
+    Bug(
+        "inside: heads in the wrong order",
+        INSIDE,
+        "zip(heads, layer, strict=True)",
+        "zip(heads, layer[::-1], strict=True)",
+        SEEN,
+    ),
+    Bug(
+        "inside: positions in the wrong order",
+        INSIDE,
+        "rows.append(weights + future)",
+        "rows.append(weights[::-1] + future)",
+        SEEN,
+    ),
+    Bug("inside: the future before the past", INSIDE, "weights + future", "future + weights", SEEN),
+    Bug(
+        "inside: a plane through zero, not through the mean",
+        INSIDE,
+        "columns.append([x - mean for x in column])",
+        "columns.append([x - 0 * mean for x in column])",
+        SEEN,
+    ),
+    Bug(
+        "inside: an axis turned by its largest number alone",
+        INSIDE,
+        "max(axis, key=abs))",
+        "max(axis))",
+        SEEN,
+    ),
+    Bug(
+        "inside: the second axis not at right angles to the first",
+        INSIDE,
+        "t - along * o for",
+        "t - 0.5 * along * o for",
+        SEEN,
+    ),
+    Bug(
+        "inside: both axes begin in the same direction",
+        INSIDE,
+        "(i + 1) * (len(others) + 1)",
+        "i + 1",
+        SEEN,
+    ),
+    Bug("inside: the rarest characters named", INSIDE, "-often[token]", "often[token]", SEEN),
+    Bug(
+        "inside: the baseline measured on more than the model can see",
+        INSIDE,
+        "encode_document(doc)[:limit] for doc in held_out",
+        "encode_document(doc) for doc in held_out",
+        SEEN,
+    ),
+    Bug(
+        "inside: the baseline a token, the opening BOS counted",
+        INSIDE,
+        "best / tested.num_targets",
+        "best / len(tested.tokens)",
+        SEEN,
+    ),
+    Bug(
+        "inside: held-out losses one step early",
+        INSIDE,
+        '(place + 1, line["held_out_loss"])',
+        '(place, line["held_out_loss"])',
+        SEEN,
+    ),
+    Bug(
+        "inside: lengths counted from zero, not from the first bin",
+        INSIDE,
+        "(n - first[0]) // width",
+        "n // width",
+        SEEN,
+    ),
+    Bug(
+        "curve: a mean of what comes next alone",
+        CURVE,
+        "max(0, place - half) : place",
+        "place : place",
+        CURVES,
+    ),
+    Bug("curve: the largest lost", CURVE, "sorted({least, largest})", "[least]", CURVES),
+    Bug("curve: blocks counted from zero", CURVE, "(mean - least) * scale", "mean * scale", CURVES),
+    Bug(
+        "plot: a map on its side",
+        "plot.py",
+        "                *point,",
+        "                *point[::-1],",
+        PICTURES,
+    ),
+    Bug(
+        "plot: each step's losses in the place of their means",
+        "plot.py",
+        "axes.plot(*split(found.smooth)",
+        "axes.plot(*split(found.each)",
+        PICTURES,
+    ),
+    Bug(
+        "plot: shares of the list for those of the samples",
+        "plot.py",
+        "axes.stairs(shares[1]",
+        "axes.stairs(shares[0]",
+        PICTURES,
+    ),
+    Bug(
+        "plot: a missing glyph taken for one",
+        "plot.py",
+        "or not has_glyph(char)",
+        "",
+        PICTURES,
     ),
 ]
 

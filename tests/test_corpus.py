@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kamon import builtin, corpus
@@ -188,6 +188,7 @@ BYTES = st.one_of(
 )
 
 
+@example("\ufeff\ufeffa".encode(), 1)  # only the first is a mark
 @given(BYTES, st.integers(1, 9))
 def test_a_text_read_as_it_comes_is_the_text(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, block: int

@@ -13,7 +13,7 @@ ROOT = Path(kamon.__file__).parent
 
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
-    {"errors", "philox", "batch", "files", "engines.scalar"},
+    {"errors", "philox", "batch", "files", "curve", "engines.scalar"},
     {"dropout"},
     {"config", "builtin", "engines.native"},
     {"mersenne"},
@@ -24,6 +24,8 @@ LAYERS = [
     {"trainer", "conditions"},
     {"api", "bench"},
     {"evaluate", "score", "complete"},
+    {"inside"},
+    {"plot"},
     {"cli.parser"},
     {"cli.output"},
     {"cli.settings"},
@@ -41,6 +43,7 @@ LAYERS = [
         "cli.score",
         "cli.complete",
         "cli.fill",
+        "cli.plot",
     },
     {"cli"},
     {"__main__"},

@@ -210,7 +210,7 @@ def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[lis
             block = file.read1(BLOCK)  # type: ignore[attr-defined]  # what is there, without waiting
             begin = begin or block[:2]
             text, fault = decode_block(decoder, block)
-            if number == 1 and not line and text.startswith("\ufeff"):
+            if number == 1 and not line and not dropped and text.startswith("\ufeff"):
                 text, dropped = text[1:], 3
             whole, newline, text = text.rpartition("\n")
             if newline:

@@ -24,6 +24,7 @@ VERBS = {
     "score": "say how odd each line of a text is to a saved model",
     "eval": "measure a saved model: its guesses, beside n-grams, and its samples",
     "ngram": "count n-grams: what a model must beat on your list",
+    "plot": "draw a saved model: losses, embeddings, attention, lengths",
     "inspect": "show what is in a saved model",
     "reproduce": "run the original microGPT, number for number",
     "bench": "measure how fast Kamon works here",
@@ -39,6 +40,7 @@ examples:
   kamon complete brands ne               what comes next, and how it may end
   kamon score brands new.txt --top 20    the lines that fit the list least
   kamon eval brands                      how good it is, beside n-grams
+  kamon plot brands --text kamon         its losses, embeddings, attention and lengths as pictures
   kamon ngram brands.txt                 what counting alone makes of that list
   kamon reproduce --input names.txt      the original's losses and names
 """

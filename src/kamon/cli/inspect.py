@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import asdict
 from math import prod
 
-from kamon.cli.output import count, print_json
+from kamon.cli.output import count, print_json, spark
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
@@ -93,3 +94,4 @@ def show_model(args: argparse.Namespace) -> None:
         f"in {stored.training['seconds']:.1f} s"
     )
     print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")
+    spark(losses, sys.stdout)

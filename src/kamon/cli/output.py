@@ -7,7 +7,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from kamon.curve import spark_line
 
 if TYPE_CHECKING:
     from kamon.api import Run
@@ -68,6 +70,17 @@ def say_cut(run: Run) -> None:
             f"{count(size - 1, 'character')} and the end: what is behind is left out; the longest "
             f"has {longest:,} (--block-size {longest + 1} holds all)"
         )
+
+
+def spark(losses: list[float], stream: TextIO) -> None:
+    """The course of two or more losses as one line, where `stream` has such characters."""
+    line = f"loss by step {spark_line(losses)}"
+    try:
+        line.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return
+    if len(losses) > 1:
+        print(line, file=stream)
 
 
 def print_marked(samples: list[tuple[str, bool]]) -> None:

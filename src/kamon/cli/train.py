@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from kamon.cli.output import (
     say,
     say_corpus,
     say_cut,
+    spark,
 )
 from kamon.cli.parser import Parser
 from kamon.cli.settings import (
@@ -141,6 +143,7 @@ def say_trained(model: Model, loss: float, output: str) -> None:
         f"in {model.training['seconds']:.1f} s, loss {loss:.4f} (mean of the last "
         f"{min(done, 100)}){tested}; saved to {output}"
     )
+    spark([line["loss"] for line in model.metrics], sys.stderr)
     if held_out and held_out["over_fitted"]:
         say(
             f"over-fitting: behind step {held_out['best_step']:,} the model did worse on the "

@@ -184,21 +184,28 @@ def rmsnorm(x: list[Number]) -> list[Number]:
     return [xi * scale for xi in x]
 
 
-def attention(
-    q: list[Number], keys: list[list[Number]], values: list[list[Number]], head_dim: int
-) -> list[Number]:
-    """Each head looks back: a mean of the values so far, weighted by how well q fits their keys.
+def attention_weights(
+    q: list[Number], keys: list[list[Number]], head_dim: int
+) -> list[list[Number]]:
+    """How well q fits each key so far, as each head sees it: softmax(q·k_t / √D) over t.
 
-    softmax(q·k_t / √D) over t, times v_t. q (C,), keys and values (T, C); returns (C,). The heads
-    take D numbers of each vector in turn. No mask is needed: the future is not in `keys` yet.
-    Source: Vaswani et al. 2017, arXiv:1706.03762.
+    q (C,), keys (T, C); returns (n_head, T). The heads take D numbers of each vector in turn. No
+    mask is needed: the future is not in `keys` yet. Source: Vaswani et al. 2017, arXiv:1706.03762.
     """
+    heads = [slice(start, start + head_dim) for start in range(0, len(q), head_dim)]
+    return [
+        softmax([dot(q[head], k[head]) * (head_dim**0.5) ** -1 for k in keys]) for head in heads
+    ]
+
+
+def attention(
+    weights: list[list[Number]], values: list[list[Number]], head_dim: int
+) -> list[Number]:
+    """Each head looks back: the mean of the values so far, by its weights; (T, C) to (C,)."""
     out: list[Number] = []
-    for start in range(0, len(q), head_dim):
-        head = slice(start, start + head_dim)
-        scores = [dot(q[head], k[head]) * (head_dim**0.5) ** -1 for k in keys]
-        weights = softmax(scores)
-        out += [dot(weights, column) for column in zip(*(v[head] for v in values), strict=True)]
+    for h, of_head in enumerate(weights):
+        head = slice(h * head_dim, (h + 1) * head_dim)
+        out += [dot(of_head, column) for column in zip(*(v[head] for v in values), strict=True)]
     return out
 
 
@@ -210,12 +217,14 @@ def gpt(
     keys: list[list[list[Number]]],
     values: list[list[list[Number]]],
     masks: list[list[float]] | None = None,
+    watched: list[list[list[Number]]] | None = None,
 ) -> list[Number]:
     """The logits (V,) of the token after `token`, which stands at `position`.
 
     `keys` and `values` are the KV cache, (n_layer, T, C): what the earlier positions left behind.
     This call reads them and appends its own; a document starts with n_layer empty lists. `masks`
     are factors (2 n_layer + 1, C), 0 for what dropout leaves out; none while nothing is learned.
+    `watched` is a list for those who want to look: each layer puts its attention weights there.
     """
     x = list(map(add, params["wte"][token], params["wpe"][position]))
     x = rmsnorm(x)  # not idle although the first layer norms again: the residual stream is normed
@@ -226,7 +235,10 @@ def gpt(
         q = linear(x, params[f"layer{i}.attn_wq"])
         keys[i].append(linear(x, params[f"layer{i}.attn_wk"]))
         values[i].append(linear(x, params[f"layer{i}.attn_wv"]))
-        x = linear(attention(q, keys[i], values[i], head_dim), params[f"layer{i}.attn_wo"])
+        weights = attention_weights(q, keys[i], head_dim)
+        if watched is not None:
+            watched.append(weights)
+        x = linear(attention(weights, values[i], head_dim), params[f"layer{i}.attn_wo"])
         x = x if masks is None else list(map(mul, x, masks[2 * i + 1]))
         x = list(map(add, x, residual))
 

@@ -1,0 +1,147 @@
+"""Draw a saved model: its losses, its embeddings, what its heads attend to, and the lengths of the
+list beside those of samples. Prints the paths of the pictures.
+
+Without --kind all four go into the folder DIR-plots, named after their kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kamon.cli.output import one_line, print_json
+from kamon.cli.parser import Parser
+from kamon.cli.settings import add_engine, chosen_engine
+from kamon.errors import ConfigError, StoreError
+
+KINDS = ("loss", "embeddings", "attention", "lengths")
+FORMATS = ("png", "svg")
+OTHER_FORMATS = ("eps", "gif", "jpeg", "jpg", "pdf", "webp")  # which nobody means as a folder
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="a folder for the pictures (DIR-plots), or with one --kind a file in .png or .svg",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        action="append",
+        help="draw this alone; may be given more than once",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="by default as OUT ends, or png")
+    parser.add_argument(
+        "--text",
+        metavar="T",
+        help="what the heads attend to; by default the sample of the likeliest tokens",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
+    add_engine(parser)
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the numbers as one JSON object on stdout, and draw nothing",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    kinds = [kind for kind in KINDS if not args.kind or kind in args.kind]
+    if args.text is not None and "attention" not in kinds:
+        raise ConfigError("--text is what the heads attend to: it needs --kind attention")
+    if args.json:
+        if args.output is not None or args.format is not None or args.overwrite:
+            raise ConfigError("--json draws nothing: leave out --output, --format and --overwrite")
+        found = {kind: asdict(part) for kind, part in numbers(args, kinds).items()}
+        print_json({"directory": args.dir} | found)
+        return
+    format, paths = targets(args, kinds)
+    check_free(paths, Path(args.dir), args.overwrite)
+
+    from kamon import plot
+
+    draw: dict[str, Callable[[Any], Any]] = {
+        "loss": plot.draw_losses,
+        "embeddings": plot.draw_embeddings,
+        "attention": plot.draw_attention,
+        "lengths": plot.draw_lengths,
+    }
+    found = numbers(args, kinds)
+    write({paths[kind]: plot.render(draw[kind](found[kind]), format) for kind in kinds})
+    for path in paths.values():
+        print(one_line(str(path)))
+
+
+def numbers(args: argparse.Namespace, kinds: list[str]) -> dict[str, Any]:
+    """What there is to draw, by kind. A text is looked at first: a wrong one costs no time."""
+    from kamon import inside
+    from kamon.api import load
+
+    model = load(args.dir, **chosen_engine(args))
+    find: dict[str, Callable[[], Any]] = {
+        "attention": lambda: inside.attention(model, args.text),
+        "embeddings": lambda: inside.embeddings(model),
+        "lengths": lambda: inside.lengths(model),
+        "loss": lambda: inside.losses(model),
+    }
+    return {kind: find[kind]() for kind in find if kind in kinds}
+
+
+def targets(args: argparse.Namespace, kinds: list[str]) -> tuple[str, dict[str, Path]]:
+    """The format, and the file of each kind."""
+    if args.output is None:
+        model = Path(args.dir)
+        if model.name in ("", ".."):  # `.` and the like have no name to put -plots behind
+            model = model.resolve()
+        folder = model.with_name(f"{model.name}-plots")
+    else:
+        folder = Path(args.output)
+        ending = folder.suffix.removeprefix(".").lower()
+        if ending in FORMATS:
+            if len(kinds) > 1:
+                raise ConfigError(
+                    f"{args.output} is one file for {len(kinds)} pictures: choose one --kind, "
+                    "or name a folder"
+                )
+            if args.format not in (None, ending):
+                raise ConfigError(f"{args.output} is no name for --format {args.format}")
+            return ending, {kinds[0]: folder}
+        if ending in OTHER_FORMATS:
+            raise ConfigError(f"a picture is {' or '.join(FORMATS)}, not {ending}: {args.output}")
+    format = args.format or FORMATS[0]
+    return format, {kind: folder / f"{kind}.{format}" for kind in kinds}
+
+
+def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
+    """StoreError where a picture may not go, said before there is one."""
+    for path in paths.values():
+        try:
+            if path.resolve().is_relative_to(model.resolve()):
+                raise StoreError(
+                    f"{path} is in the model's own directory, where nothing may be added: "
+                    "choose another name with -o"
+                )
+            if path.is_dir():
+                raise StoreError(f"{path} is a directory: choose another name with -o")
+            if path.exists() and not overwrite:
+                raise StoreError(f"{path} is there already: choose another -o, or --overwrite it")
+        except (OSError, ValueError) as error:  # a name that no file can have
+            raise StoreError(f"cannot write {str(path)!r}: {error}") from None
+
+
+def write(pictures: dict[Path, bytes]) -> None:
+    """Each picture whole or not at all. StoreError where it cannot be written."""
+    from kamon.files import replace_file
+
+    for path, content in pictures.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, content)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from None
