@@ -90,7 +90,18 @@ def names(tmp_path: Path) -> Path:
 
 
 # Small enough that a step takes a millisecond or two.
-TINY = {"n_embd": 4, "n_head": 2, "block_size": 6, "num_steps": 3}
+TINY = {
+    "n_layer": 1,
+    "n_embd": 4,
+    "n_head": 2,
+    "block_size": 6,
+    "num_steps": 3,
+    "batch_size": 1,
+    "learning_rate": 0.01,
+    "std": 0.08,
+    "beta1": 0.85,
+    "warmup_steps": 0,
+}
 TINY_FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
 
 

@@ -20,19 +20,23 @@ from kamon.budget import (
     EVALUATING,
     LEAST_SECONDS,
     MOST_PASSES,
-    PASSES,
+    PICKED,
     SIZES,
     block_size_for,
+    default_size,
     recipe,
     seconds_of,
+    size_for,
+    steps_at_most,
     steps_for_seconds,
     with_steps,
 )
 from kamon.config import Config
 from kamon.engine import make_engine, untrained
 from kamon.engine import train as train_steps
+from kamon.engines import native
 from kamon.errors import ConfigError
-from kamon.model import init
+from kamon.model import init, num_params
 from kamon.split import split
 
 Kamon = Callable[..., Result]
@@ -58,16 +62,46 @@ def test_what_is_no_time(budget: str | float) -> None:
 
 def test_more_time_never_means_a_smaller_model() -> None:
     assert list(LEAST_SECONDS) == list(SIZES)
-    widths = [
-        recipe(LENGTHS, None, seconds)["n_embd"] for seconds in (0.001, 0.1, 0.5, 4, 30, 1000)
-    ]
-    assert widths == sorted(widths)
-    assert widths[0] == SIZES["tiny"]["n_embd"]
-    assert recipe(LENGTHS, None, 1000)["n_layer"] == SIZES["huge"]["n_layer"]
-    for size in SIZES:
-        Config(**recipe(LENGTHS, size, None))
-    with pytest.raises(ConfigError, match="unknown size 'vast': there is tiny, small"):
-        recipe(LENGTHS, "vast", None)
+    chosen = [size_for(seconds) for seconds in (0.001, 0.1, 0.5, 4, 30, 1000)]
+    assert chosen == [*SIZES, "huge"]
+    sizes = [num_params(Config(**recipe(LENGTHS, size))) for size in SIZES]
+    assert sizes == sorted(sizes)
+    with pytest.raises(ConfigError, match=r"unknown size 'vast': there is tiny, small.*original"):
+        recipe(LENGTHS, "vast")
+
+
+def test_what_the_sizes_do_not_pick_is_as_in_the_original() -> None:
+    assert recipe(LENGTHS, "original") == {}
+    picked = {name for size in SIZES for name in recipe(LENGTHS, size)}
+    assert picked | {"num_steps", "warmup_steps"} == PICKED
+    config = train(DOCS, size="original", num_steps=2).config
+    assert config == Config(num_steps=2, vocab_size=config.vocab_size)
+
+
+def test_the_default_is_medium_and_with_the_scalar_engine_the_original() -> None:
+    settings = {"n_embd": 4, "block_size": 8, "num_steps": 1}
+    config = train(DOCS, engine="scalar", **settings).config
+    assert config == Config(**settings, vocab_size=config.vocab_size)
+    assert default_size("native") == "medium"
+    if not native.why_not():
+        assert train(DOCS, **settings).config.n_layer == SIZES["medium"]["n_layer"]
+
+
+@pytest.mark.parametrize(
+    ("num_docs", "seconds", "learned"),
+    [
+        (10, None, 1000),
+        (1_000, None, 20_000),
+        (26_000, None, 130_000),
+        (10**7, None, 300_000),
+        (10, 1.0, 1000),
+        (10**7, 2.0, 2_000_000),
+    ],
+)
+def test_how_much_is_learned(num_docs: int, seconds: float | None, learned: int) -> None:
+    """Some passes; of few documents enough, of very many not all where no time is named."""
+    assert steps_at_most(num_docs, 1, seconds) == learned
+    assert steps_at_most(num_docs, 8, seconds) == learned // 8
 
 
 @pytest.mark.parametrize(
@@ -108,7 +142,7 @@ def test_the_trial_leaves_no_trace_and_the_time_is_kept(monkeypatch: pytest.Monk
 
 
 def test_warm_up_is_in_proportion_unless_it_is_given() -> None:
-    assert with_steps(Config(), 200, []).warmup_steps == 10
+    assert with_steps(Config(), 200, []).warmup_steps == 4
     assert with_steps(Config(warmup_steps=3), 200, ["warmup_steps"]).warmup_steps == 3
 
 
@@ -125,7 +159,7 @@ def test_what_is_given_rules() -> None:
 def test_a_size_alone_makes_the_same_model_each_time() -> None:
     one, two = (train(DOCS, size="tiny", n_embd=4) for _ in range(2))
     assert one.engine.state() == two.engine.state()
-    assert one.config.num_steps == len(split(DOCS)[0]) * PASSES // SIZES["tiny"]["batch_size"]
+    assert one.config.num_steps == steps_at_most(len(split(DOCS)[0]), 8, None)
 
 
 def test_a_budget_is_kept_and_can_be_given_again_as_flags(tmp_path: Path, kamon: Kamon) -> None:

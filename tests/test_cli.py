@@ -86,7 +86,9 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(
     argv = ["train", names, "-o", tmp_path / "m", "--config", toml, "--num-steps", 1, "--json"]
     config = kamon(*argv).json["config"]
     assert (config["n_embd"], config["n_head"], config["learning_rate"]) == (6, 3, 0.5)
-    assert (config["num_steps"], config["n_layer"]) == (1, 1)
+    assert (config["num_steps"], config["beta1"]) == (1, 0.8)  # the size's
+    config = kamon(*argv, "--overwrite", "--size", "original").json["config"]
+    assert (config["n_embd"], config["beta1"], config["n_layer"]) == (6, 0.85, 1)
 
 
 def test_every_setting_is_a_flag(names: Path, tmp_path: Path, kamon: Kamon) -> None:

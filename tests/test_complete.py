@@ -39,9 +39,9 @@ from kamon.sampler import LanguageModel, probabilities
 Kamon = Callable[..., Result]
 DOCS = ["ab", "ba", "abc", "cab", "bc", "aab"]
 SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4, "num_steps": 30, "learning_rate": 0.05}
-MODEL = train(DOCS, **SMALL, engine="scalar", hold_out=False)
+MODEL = train(DOCS, **SMALL, size="original", engine="scalar", hold_out=False)
 TOKENIZER = MODEL.tokenizer
-NATIVE = train(DOCS, **SMALL, dtype="float64", hold_out=False)
+NATIVE = train(DOCS, **SMALL, size="original", dtype="float64", hold_out=False)
 NGRAM = train_ngram(pack(TOKENIZER.encode_document(doc) for doc in DOCS), 4, order=3)
 READERS = {"scalar": MODEL.engine, "native": NATIVE.engine, "ngram": NGRAM}
 PATTERNS = st.lists(st.sampled_from(["a", "b", "c", "_", "*", "*"]), max_size=6).map("".join)

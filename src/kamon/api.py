@@ -187,9 +187,11 @@ def train(
     (`kamon.split`): the model is the one that did best on them, and training ends when that lies
     far behind. Where those would be fewer than MIN_HELD_OUT, none is held out.
 
-    budget: the time to train, such as "10s" or a number of seconds; size: tiny, small, medium,
-    large or huge; either picks what `settings` leave open. Only a budget's number of steps depends
-    on the machine: it is in the model's config, and given as num_steps makes the same model again.
+    size: tiny, small, medium, large or huge picks what `settings` leave open; "original" leaves
+    them at the defaults of Config, which are those of the original microGPT. budget: the time to
+    train, such as "10s" or a number of seconds, picks the size too. Without either it is medium, by
+    the scalar engine original. Only a budget's number of steps depends on the machine: it is in the
+    model's config, and given as num_steps makes the same model again.
 
     settings: the fields of Config. engine, dtype, threads: see `make_engine`. on_start is called
     once before the first step; for on_progress and should_stop see `trainer.pretrain`. Raises
@@ -199,7 +201,16 @@ def train(
     >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]
     (5, 1)
     """
-    from kamon.budget import recipe, seconds_of, steps_for_passes, steps_for_seconds, with_steps
+    from kamon.budget import (
+        ORIGINAL,
+        default_size,
+        recipe,
+        seconds_of,
+        size_for,
+        steps_at_most,
+        steps_for_seconds,
+        with_steps,
+    )
 
     config = make_config(settings)
     seconds = None if budget is None else seconds_of(budget)
@@ -217,11 +228,12 @@ def train(
     learned, held_out = divide(source.different, hold_out)
     engine = engine or best_engine()
     chosen = replace(source, docs=learned)
-    if seconds is not None or size is not None:
-        config = make_config(recipe(source.different.lengths(), size, seconds) | settings)
-        if "num_steps" not in settings:
-            steps = steps_for_passes(len(learned), config.batch_size)
-            config = with_steps(config, steps, settings)
+    if size is None:
+        size = default_size(engine) if seconds is None else size_for(seconds)
+    config = make_config(recipe(source.different.lengths(), size) | settings)
+    if size != ORIGINAL:
+        steps = settings.get("num_steps") or steps_at_most(len(learned), config.batch_size, seconds)
+        config = with_steps(config, steps, settings)
     run = prepare(chosen, config, held_out=held_out, engine=engine, dtype=dtype, threads=threads)
     if seconds is not None:
         steps = steps_for_seconds(run.engine, run.docs, run.config, seconds)

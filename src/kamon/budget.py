@@ -20,10 +20,10 @@ from kamon.config import Config
 from kamon.engine import Engine, Plan, train
 from kamon.errors import ConfigError
 
-ADAM = {"n_head": 4, "beta1": 0.9, "beta2": 0.99}
+ADAM = {"n_head": 4, "beta1": 0.8, "beta2": 0.99}
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 1, "n_embd": 16, "batch_size": 8, "learning_rate": 0.012, "std": 0.15},
-    "small": {"n_layer": 1, "n_embd": 24, "batch_size": 8, "learning_rate": 0.008, "std": 0.1},
+    "small": {"n_layer": 1, "n_embd": 32, "batch_size": 8, "learning_rate": 0.006, "std": 0.15},
     "medium": {"n_layer": 2, "n_embd": 32, "batch_size": 16, "learning_rate": 0.006, "std": 0.15},
     "large": {
         "n_layer": 2, "n_embd": 64, "batch_size": 32, "learning_rate": 0.003, "std": 0.1,
@@ -34,11 +34,16 @@ SIZES: dict[str, dict[str, Any]] = {
         "schedule": "cosine", "weight_decay": 0.05, "dropout": 0.2,
     },
 }  # fmt: skip
+ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
+PICKED = {*ADAM, "block_size", "num_steps", "warmup_steps"}.union(*SIZES.values())
 LEAST_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 MOST_SECONDS = 30 * 24 * 3600.0
-WARM_UP = 0.05  # of all steps
-PASSES = 5  # over the list where a size is named and no time
+WARM_UP = 0.02  # of all steps
+PASSES = 5  # over the list where no time is named
+LEAST_LEARNED = 20_000  # documents, if these are no more than MOST_PASSES
+MOST_LEARNED = 300_000  # where no time is named: a long list is no reason to wait for minutes
+FASTEST = 1e6  # documents a second: no processor learns so many
 MOST_PASSES = 100  # whatever time there is: what is not learned by then is not to be learned
 EVALUATING = 0.08  # of the time goes into looking at the held-out documents
 LONGEST_BLOCK = 256
@@ -59,15 +64,25 @@ def seconds_of(budget: str | float) -> float:
     return seconds
 
 
-def recipe(lengths: Counter[int], size: str | None, seconds: float | None) -> dict[str, Any]:
-    """The settings for this size, or for as many seconds, and for documents of these lengths."""
-    if size is None:
-        size = max(
-            (name for name in SIZES if LEAST_SECONDS[name] <= (seconds or 0.0)),
-            key=lambda name: LEAST_SECONDS[name],
-        )
-    elif size not in SIZES:
-        raise ConfigError(f"unknown size {size!r}: there is {', '.join(SIZES)}")
+def default_size(engine: str) -> str:
+    """Where neither a size nor a time is named. The scalar engine has no time for ours."""
+    return "medium" if engine == "native" else ORIGINAL
+
+
+def size_for(seconds: float) -> str:
+    """The size that makes the most of so much time."""
+    return max(
+        (name for name in SIZES if LEAST_SECONDS[name] <= seconds),
+        key=lambda name: LEAST_SECONDS[name],
+    )
+
+
+def recipe(lengths: Counter[int], size: str) -> dict[str, Any]:
+    """The settings of this size for documents of these lengths; all others have their defaults."""
+    if size == ORIGINAL:
+        return {}
+    if size not in SIZES:
+        raise ConfigError(f"unknown size {size!r}: there is {', '.join(SIZES)} and {ORIGINAL}")
     return ADAM | SIZES[size] | {"block_size": block_size_for(lengths)}
 
 
@@ -85,8 +100,12 @@ def block_size_for(lengths: Counter[int]) -> int:
     return min(max(longest + 1, 8), LONGEST_BLOCK)
 
 
-def steps_for_passes(num_docs: int, batch_size: int) -> int:
-    return max(1, num_docs * PASSES // batch_size)
+def steps_at_most(num_docs: int, batch_size: int, seconds: float | None) -> int:
+    """How many steps are enough; for a budget, at least as many as `steps_for_seconds` finds."""
+    learned = min(max(num_docs * PASSES, LEAST_LEARNED), MOST_LEARNED)
+    if seconds is not None:
+        learned = int(seconds * FASTEST)
+    return max(1, min(learned, num_docs * MOST_PASSES) // batch_size)
 
 
 def steps_for_seconds(engine: Engine, docs: Batch, config: Config, seconds: float) -> int:

@@ -144,7 +144,8 @@ def draw_losses(found: Losses) -> Figure:
         axes.plot(step, loss, "D", color=ORANGE, markersize=7, zorder=5, clip_on=False, label=label)
     level(axes, found.uniform, f"all characters equally likely: {found.uniform:.3f}")
     if found.ngram is not None:
-        level(axes, found.ngram, f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}")
+        name = f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}"
+        level(axes, found.ngram, name, below=True)  # most models end above it
     shown = [y for points in (found.smooth, found.held_out) for _, y in points]
     shown += [found.uniform, found.ngram or found.uniform]
     room = 0.08 * (max(shown) - min(shown)) or 0.1
@@ -162,16 +163,17 @@ def split(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[floa
     return [x for x, _ in points], [y for _, y in points]
 
 
-def level(axes: Axes, y: float, name: str) -> None:
-    """A horizontal line with its name above it."""
+def level(axes: Axes, y: float, name: str, *, below: bool = False) -> None:
+    """A horizontal line with its name above it, or below."""
     axes.axhline(y, color=GREEN, linewidth=1, linestyle=":", zorder=2)
     axes.annotate(
         name,
         (1, y),
         xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
+        xytext=(-2, -3 if below else 3),
         textcoords="offset points",
         ha="right",
+        va="top" if below else "bottom",
         color=GREEN,
         zorder=6,
     )

@@ -41,11 +41,17 @@ def chosen_engine(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def add_settings(parser: Parser) -> None:
-    """--config and a flag for each setting, `--n-layer` for n_layer."""
-    group = parser.add_argument_group(
-        "settings", "a flag wins over the file, the file over the default"
-    )
+def add_settings(parser: Parser, *, picked: bool = False) -> None:
+    """--config and a flag for each setting, `--n-layer` for n_layer.
+
+    picked: some are picked where they are not given, and so have no default.
+    """
+    text = "a flag wins over the file, the file over the default"
+    if picked:
+        from kamon.budget import PICKED
+
+        text += ", which --size picks where none is shown"
+    group = parser.add_argument_group("settings", text)
     group.add_argument(
         "--config", metavar="FILE", help="TOML file of settings, such as n_layer = 2"
     )
@@ -57,7 +63,8 @@ def add_settings(parser: Parser) -> None:
             choices=choices or None,
             default=argparse.SUPPRESS,
             metavar="NAME" if choices else "N" if field.type is int else "X",
-            help=f"{field.metadata['help']} ({field.default})",
+            help=field.metadata["help"]
+            + ("" if picked and field.name in PICKED else f" ({field.default})"),
         )
 
 

@@ -50,7 +50,10 @@ def add_arguments(parser: Parser) -> None:
         help="time to train, as 500ms, 10s or 2m: picks the settings",
     )
     parser.add_argument(
-        "--size", metavar="NAME", help="tiny, small, medium, large or huge: picks the settings"
+        "--size",
+        metavar="NAME",
+        help="tiny, small, medium (the default), large or huge: picks the settings; original: "
+        "those of the original microGPT (the default of the scalar engine)",
     )
     parser.add_argument(
         "--all", action="store_true", help="learn from all documents: hold none out to test on"
@@ -58,7 +61,7 @@ def add_arguments(parser: Parser) -> None:
     add_input_format(parser)
     add_json(parser)
     add_engine(parser)
-    add_settings(parser)
+    add_settings(parser, picked=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     from kamon import corpus, store
     from kamon.api import Run, train
+    from kamon.budget import ORIGINAL
     from kamon.config import SETTINGS
     from kamon.model import num_params
 
@@ -86,14 +90,14 @@ def run(args: argparse.Namespace) -> int:
             f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
             f"{engine['engine']} engine, {run.engine.dtype}"
         )
-        if args.budget or args.size:
-            picked = {
-                f.name: getattr(c, f.name)
-                for f in SETTINGS
-                if getattr(c, f.name) != f.default and f.name not in chosen
-            }
-            flags = (f"--{name.replace('_', '-')} {value}" for name, value in picked.items())
-            say(f"picked: {' '.join(flags)}")
+        picked = {f.name: getattr(c, f.name) for f in SETTINGS if f.name not in chosen}
+        flags = [
+            f"--{f.name.replace('_', '-')} {picked[f.name]}"
+            for f in SETTINGS
+            if picked.get(f.name, f.default) != f.default
+        ]
+        if flags:
+            say(f"picked: --size {ORIGINAL} {' '.join(flags)}")
 
     with stop_on_ctrl_c() as stop:
         with progress_bar() as on_progress:
