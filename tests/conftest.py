@@ -34,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.name != "test_the_whole_trace")
 
 
+def times(fast: int, full: int) -> int:
+    """How often a test tries its luck: in `make test`, and in `make torture`."""
+    return full if os.environ.get("KAMON_TORTURE") else fast
+
+
 @dataclass
 class Result:
     code: int

@@ -22,6 +22,7 @@ PUBLIC = [
     "TokenizerError",
     "TrainingError",
     "load",
+    "resume",
     "train",
 ]
 

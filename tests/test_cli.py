@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import fcntl
 import io
-import json
 import os
 import pty
 import re
@@ -13,6 +12,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,6 +73,7 @@ def test_json_of_train(names: Path, tmp_path: Path, kamon: Kamon) -> None:
         "num_entries": 15,
         "num_blank": 0,
         "num_stripped": 0,
+        "sha256": sha256(b"".join(line + b"\0" for line in names.read_bytes().split())).hexdigest(),
     }
     assert len(found["samples"]) == 20
     assert 2 < found["loss"] < 4
@@ -272,7 +273,7 @@ def test_help_answers_in_100_ms(process: Process) -> None:
         (["sample"], 2, "DIR"),
         (["sample", "none"], 1, "none does not exist"),
         (["sample", "ok.txt"], 1, "ok.txt is not a model directory but a file"),
-        (["sample", "taken"], 1, "taken is not a model directory: it has no manifest.json"),
+        (["sample", "taken"], 1, "taken is not a model directory: it has no generation of a model"),
         (["inspect", "taken"], 1, "taken is not a model directory"),
         (["reproduce", "--input", "empty.txt"], 1, "empty.txt is empty"),
         (["reproduce", "--n-head", "5"], 2, "n_embd 16 is not divisible by n_head 5"),
@@ -324,17 +325,17 @@ def test_a_temperature_that_cannot_be(value: str, model: Path, kamon: Kamon) -> 
 def test_a_taken_directory_is_noticed_before_the_work(
     names: Path, model: Path, kamon: Kamon
 ) -> None:
-    before = (model / "manifest.json").read_bytes()
+    before = store.newest_folder(model).joinpath("manifest.json").read_bytes()
     done = kamon("train", names, "-o", model, "--num-steps", 10**9)
     assert done.code == 1
     assert "holds a model already: choose another name, or --overwrite it" in done.err
-    assert (model / "manifest.json").read_bytes() == before
+    assert store.newest_folder(model).joinpath("manifest.json").read_bytes() == before
     assert kamon("train", names, "-o", model, "--overwrite", "--seed=2", *TINY_FLAGS).code == 0
-    assert (model / "manifest.json").read_bytes() != before
+    assert store.newest_folder(model).joinpath("manifest.json").read_bytes() != before
 
 
 def test_a_damaged_model(model: Path, kamon: Kamon) -> None:
-    path = model / "model.safetensors"
+    path = store.newest_folder(model) / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -530,4 +531,4 @@ def test_progress_on_a_terminal(names: Path, tmp_path: Path) -> None:
     assert running.returncode == 0
     assert re.search(rb"\d+/12 \[.*<.*loss \d\.\d{4}\]", shown)
     assert len(out.splitlines()) == 20
-    assert json.loads((tmp_path / "m" / "training.json").read_text())["num_steps_done"] == 12
+    assert store.load(tmp_path / "m").training["num_steps_done"] == 12

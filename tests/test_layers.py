@@ -13,15 +13,15 @@ ROOT = Path(kamon.__file__).parent
 
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
-    {"errors", "philox", "batch", "files", "curve", "engines.scalar"},
-    {"dropout"},
+    {"errors", "philox", "batch", "files", "curve", "metrics", "engines.scalar"},
+    {"dropout", "lock"},
     {"config", "builtin", "engines.native"},
     {"mersenne"},
     {"documents"},
     {"model", "split", "tokenizer", "corpus", "ngram", "clean"},
     {"engine", "fast_ngram"},
-    {"validation", "store", "sampler", "budget", "describe"},
-    {"trainer", "conditions"},
+    {"validation", "contents", "sampler", "budget", "describe", "run"},
+    {"trainer", "conditions", "store"},
     {"api", "bench"},
     {"evaluate", "score", "complete"},
     {"inside"},

@@ -230,14 +230,14 @@ def test_no_display_and_no_pyplot(kamon: Kamon) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_plot(kamon: Kamon) -> None:
-    before = {path: path.read_bytes() for path in Path("m").iterdir()}
+    before = {path: path.read_bytes() for path in Path("m").rglob("*") if path.is_file()}
     done = kamon("plot", "m")
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [f"m-plots/{kind}.png" for kind in KINDS]
     assert sorted(path.name for path in Path("m-plots").iterdir()) == sorted(
         f"{kind}.png" for kind in KINDS
     )
-    assert before == {path: path.read_bytes() for path in Path("m").iterdir()}
+    assert before == {path: path.read_bytes() for path in Path("m").rglob("*") if path.is_file()}
     model = load("m")
     expected = plot.render(plot.draw_attention(inside.attention(model)))
     assert Path("m-plots/attention.png").read_bytes() == expected

@@ -1,24 +1,30 @@
 from __future__ import annotations
 
+import builtins
 import errno
 import gzip
+import hashlib
 import json
 import os
 import random
 import shutil
 import stat
+import time
 from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kamon import files, store
+from kamon import contents, files, store
 from kamon.config import Config
+from kamon.contents import Stored
 from kamon.documents import Documents
 from kamon.errors import StoreError
+from kamon.metrics import Metrics
 from kamon.model import init, parameter_shapes
-from kamon.store import Stored
 from kamon.tokenizer import CharTokenizer
 
 DOCS = Documents.of(["aé", "名 a\n", "\u2028", ""])
@@ -30,7 +36,7 @@ def stored(seed: int = 1) -> Stored:
         config=CONFIG,
         tokenizer=CharTokenizer("aé名"),
         params=init(CONFIG, random.Random(seed)),
-        metrics=[{"step": 1, "loss": 1.25, "learning_rate": 0.1}],
+        metrics=Metrics(array("d", [1.25]), array("d", [0.1]), {1: 1.5}),
         training={
             "engine": "scalar",
             "dtype": "float64",
@@ -39,7 +45,7 @@ def stored(seed: int = 1) -> Stored:
             "corpus": {"source": "here", "num_docs": 3},
             "seed": seed,
         },
-        documents=b"".join(store.pack_documents(DOCS)),
+        documents=b"".join(contents.pack_documents(DOCS)),
     )
 
 
@@ -53,6 +59,10 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def newest(model: Path) -> Path:
+    return store.newest_folder(model)
+
+
 def test_what_is_saved_is_loaded(model: Path) -> None:
     found, expected = store.load(model), stored()
     assert found.tokenizer.chars == expected.tokenizer.chars
@@ -62,8 +72,10 @@ def test_what_is_saved_is_loaded(model: Path) -> None:
         expected.metrics,
         expected.training,
     )
-    assert store.unpack_documents(found.documents) == DOCS
-    assert names(model) == sorted([store.MANIFEST, *store.FILES])
+    assert contents.unpack_documents(found.documents) == DOCS
+    (documents,) = [name for name in names(model) if store.DOCUMENTS.fullmatch(name)]
+    assert names(model) == [documents, "generation-000001", "lock"]
+    assert names(newest(model)) == sorted([store.MANIFEST, *contents.FILES])
     assert names(model.parent) == ["model"]
 
 
@@ -74,29 +86,29 @@ def test_what_is_saved_is_loaded(model: Path) -> None:
 def test_documents_that_are_none(content: str) -> None:
     packed = gzip.compress(content.encode())
     if content == "torn":
-        packed = b"".join(store.pack_documents(DOCS))[:-9]
+        packed = b"".join(contents.pack_documents(DOCS))[:-9]
     elif content in ("", "no gzip"):
         packed = content.encode()
-    with pytest.raises(StoreError, match=r"documents.jsonl.gz cannot be used"):
-        store.unpack_documents(packed)
+    with pytest.raises(StoreError, match=r"the model's documents cannot be used"):
+        contents.unpack_documents(packed)
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
 def test_documents_come_back_in_blocks_of_any_size(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "UNPACKED_BLOCK", block)
-    packed = b"".join(store.pack_documents(DOCS))
-    assert store.unpack_documents(packed) == DOCS
-    monkeypatch.setattr(store, "MAX_DOCUMENT_BYTES", 3)
+    monkeypatch.setattr(contents, "UNPACKED_BLOCK", block)
+    packed = b"".join(contents.pack_documents(DOCS))
+    assert contents.unpack_documents(packed) == DOCS
+    monkeypatch.setattr(contents, "MAX_DOCUMENT_BYTES", 3)
     if block < 10:
-        with pytest.raises(StoreError, match="has a document of more than 3 bytes"):
-            store.unpack_documents(packed)
+        with pytest.raises(StoreError, match="one has more than 3 bytes"):
+            contents.unpack_documents(packed)
 
 
 def test_packing_knows_no_clock() -> None:
-    packed = b"".join(store.pack_documents(DOCS))
-    assert packed == b"".join(store.pack_documents(DOCS))
+    packed = b"".join(contents.pack_documents(DOCS))
+    assert packed == b"".join(contents.pack_documents(DOCS))
     assert packed[4:8] == bytes(4)
 
 
@@ -104,13 +116,13 @@ def test_others_may_read_what_the_umask_allows(model: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(model.stat().st_mode) == 0o777 & ~umask
-    assert stat.S_IMODE((model / "config.json").stat().st_mode) == 0o666 & ~umask
+    assert stat.S_IMODE((newest(model) / "config.json").stat().st_mode) == 0o666 & ~umask
 
 
 def test_parameters_are_where_other_programs_look(model: Path) -> None:
     from safetensors import deserialize
 
-    tensors = dict(deserialize((model / "model.safetensors").read_bytes()))
+    tensors = dict(deserialize((newest(model) / "model.safetensors").read_bytes()))
     flat = stored().params
     start = 0
     for name, (n_out, n_in) in parameter_shapes(CONFIG).items():
@@ -167,44 +179,154 @@ def test_an_empty_folder_and_new_parents_are_taken(tmp_path: Path) -> None:
     assert store.load(tmp_path / "empty").params == store.load(tmp_path / "a/b/model").params
 
 
-@pytest.mark.parametrize("existing", [False, True])
-@pytest.mark.parametrize("place", range(9))
-@pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_a_full_disk_leaves_what_was_there(
-    existing: bool, place: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# ---- whatever happens while it is written
+
+
+class Killed(BaseException):
+    """As a process that ends here; no handler of ours may turn it into something else."""
+
+
+CALLS = [(builtins, "open")]
+CALLS += [
+    (os, name) for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "write")
+]
+
+
+def at_each_call(
+    monkeypatch: pytest.MonkeyPatch, save: Callable[[], None], error: BaseException
+) -> Iterator[bool]:
+    """Run `save` again and again: each time it comes one call to the system further.
+
+    Before that call, then behind it, `error` is raised. A process that is killed does nothing from
+    then on: no later call does anything either. Yields whether `save` came through all the same.
+    """
+    place, points = -1, 0
+
+    def point() -> None:
+        nonlocal points
+        points += 1
+        if points == place + 1 or (points > place and isinstance(error, Killed)):
+            raise error
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            point()
+            found = real(*args, **options)
+            point()
+            return found
+
+        return call
+
+    while True:
+        place, points, passed = place + 1, 0, True
+        with monkeypatch.context() as patch:
+            for module, name in CALLS:
+                patch.setattr(module, name, failing(getattr(module, name)))
+            try:
+                save()
+            except (StoreError, Killed):
+                passed = False
+        if points <= place:
+            return
+        yield passed
+
+
+@pytest.mark.parametrize("existing", [0, 1, 2])
+@pytest.mark.parametrize("how", ["killed", "full disk"])
+def test_at_every_call_the_old_model_or_the_new(
+    how: str, existing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The write that fails is the place-th fsync or rename of a save; each has its turn."""
+    """A kill or a full disk before and behind each call: never a mixture, and saving goes on."""
+    error = Killed() if how == "killed" else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    number = 0
+    target = tmp_path / "none"
+
+    def save() -> None:
+        store.save(target, stored(9), overwrite=True)
+
+    def fresh() -> None:
+        nonlocal number, target
+        number += 1
+        target = tmp_path / f"model{number}"
+        for seed in range(1, existing + 1):
+            store.save(target, stored(seed), overwrite=True)
+
+    fresh()
+    for passed in at_each_call(monkeypatch, save, error):
+        if existing or passed or (target.exists() and store.generations(target)):
+            seed = store.load(target).training["seed"]
+            assert seed in {existing or 9, 9}
+            assert seed == 9 or not passed
+        store.save(target, stored(10), overwrite=True)
+        assert store.load(target).training["seed"] == 10
+        assert len(names(target)) == 3
+        fresh()
+    assert number > 50
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_full_disk_is_one_sentence(
+    existing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "model"
     if existing:
         store.save(target, stored(1))
-    calls = 0
-    real = getattr(os, call)
 
-    def failing(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == place + 1:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(*args)
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, call, failing)
-    message = ""
-    try:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"^cannot write .*model: No space left on device$"):
         store.save(target, stored(2), overwrite=True)
-    except StoreError as error:
-        message = str(error)
     monkeypatch.undo()
-    assert message in ("", f"cannot write {target}: No space left on device")
-    writes = len(store.FILES) + 1
-    in_place = place >= {"fsync": writes + 1, "rename": 1 + existing}[call]
-    assert bool(message) is (calls > place)
-    if in_place:  # the new model stands where it should; at most its folder was not synced
-        assert store.load(target).training["seed"] == 2
-    elif existing:
+    assert names(tmp_path) == ["model"] * existing
+    if existing:
         assert store.load(target).training["seed"] == 1
-    else:
-        assert names(tmp_path) == []
-    assert [name for name in names(tmp_path) if name.endswith(".new")] == []
+
+
+def test_a_training_keeps_two_generations_and_takes_the_newest_whole_one(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    store.save(target, stored(1))
+    with store.writing(target, overwrite=True) as writer:
+        for seed in range(2, 6):
+            assert writer.save(stored(seed)) == seed
+            assert store.load(target).training["seed"] == seed
+    assert [folder.name[-1] for folder in store.folders(target)] == ["4", "5"]
+    (newest(target) / "training.json").write_text("{}")
+    with pytest.raises(
+        StoreError, match=r"training.json is damaged.*; generation-000004 is whole: "
+    ):
+        store.load(target)
+    found, folder, problems = store.load_newest_whole(target)
+    assert (found.training["seed"], folder.name) == (4, "generation-000004")
+    assert len(problems) == 1
+    assert "generation-000005/training.json is damaged" in problems[0]
+    (folder / store.MANIFEST).unlink()
+    with pytest.raises(StoreError, match=r"generation-000005/training.json is damaged"):
+        store.load_newest_whole(target)
+
+
+def test_only_what_is_ours_goes(tmp_path: Path) -> None:
+    """What a killed process left behind; nothing that only looks like it."""
+    target = tmp_path / "model"
+    store.save(target, stored(1))
+    (target / ".new-0123456789ab").mkdir()
+    (target / ".old-0123456789ab").mkdir()
+    store.save(target, stored(2), overwrite=True)
+    assert [name for name in names(target) if name.startswith(".")] == []
+    (target / ".new-mine").mkdir()
+    with pytest.raises(StoreError, match="holds something else"):
+        store.save(target, stored(3), overwrite=True)
+    assert (target / ".new-mine").is_dir()
+
+
+def test_documents_go_with_the_last_generation_that_names_them(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    store.save(target, stored(1))
+    others = replace(stored(2), documents=Documents.of(["é"]))
+    store.save(target, others, overwrite=True)
+    assert sum(store.DOCUMENTS.fullmatch(name) is not None for name in names(target)) == 1
+    assert contents.unpack_documents(store.load(target).documents) == ["é"]
 
 
 def test_where_nothing_can_be_written() -> None:
@@ -218,34 +340,16 @@ def test_where_nothing_can_be_written() -> None:
         assert message in str(caught.value)
 
 
-def test_folders_that_look_like_models_are_not_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["flat", "generation-000001"])
+def test_folders_that_look_like_models_are_not_replaced(name: str, tmp_path: Path) -> None:
     target = tmp_path / "foreign"
-    target.mkdir()
-    for name in (store.MANIFEST, *store.FILES):
-        (target / name).write_text("{}")
+    folder = target if name == "flat" else target / name
+    folder.mkdir(parents=True)
+    for file in (store.MANIFEST, *store.FLAT_FILES):
+        (folder / file).write_text("{}")
     with pytest.raises(StoreError, match="holds something else"):
         store.save(target, stored(), overwrite=True)
-    assert {path.read_text() for path in target.iterdir()} == {"{}"}
-
-
-def test_an_interrupted_replacement_keeps_the_old_model(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = 0
-    rename = os.rename
-
-    def interrupted(*names: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise KeyboardInterrupt
-        rename(*names)
-
-    monkeypatch.setattr(os, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        store.save(model, stored(2), overwrite=True)
-    assert store.load(model).training["seed"] == 1
-    assert names(model.parent) == ["model"]
+    assert {path.read_text() for path in folder.iterdir()} == {"{}"}
 
 
 def test_parameters_that_are_not_finite(model: Path) -> None:
@@ -256,28 +360,60 @@ def test_parameters_that_are_not_finite(model: Path) -> None:
         store.load(model)
 
 
-@pytest.mark.parametrize("name", [store.MANIFEST, *store.FILES])
-def test_damage_is_seen(name: str, model: Path) -> None:
-    """A flipped bit, a cut, a zeroed block: in whichever file and wherever in it."""
+DOCUMENTS = "documents"
+
+
+def file_of(model: Path, name: str) -> Path:
+    if name == DOCUMENTS:
+        return next(model.glob("documents-*"))
+    return newest(model) / name
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """A flipped bit, a cut, a zeroed block, one moved, something more."""
+    changed = bytearray(content)
+    place = rng.randrange(len(changed))
+    match rng.randrange(5):
+        case 0:
+            changed[place] ^= 1 << rng.randrange(8)
+        case 1:
+            del changed[place:]
+        case 2:
+            changed[place : place + 16] = bytes(len(changed[place : place + 16]))
+        case 3:
+            changed = changed[place:] + changed[:place]
+        case 4:
+            changed += bytes(rng.randrange(1, 9))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", [store.MANIFEST, *contents.FILES, contents.STATE, DOCUMENTS])
+def test_damage_is_seen(name: str, tmp_path: Path) -> None:
+    """In whichever file and wherever in it: it loads as it was, or the file is named."""
+    model = tmp_path / "model"
+    store.save(model, with_state())
+    path = file_of(model, name)
     rng = random.Random(name)
-    original = (model / name).read_bytes()
-    for _ in range(60):
-        content = bytearray(original)
-        place = rng.randrange(len(content))
-        match rng.randrange(3):
-            case 0:
-                content[place] ^= 1 << rng.randrange(8)
-            case 1:
-                del content[place:]
-            case 2:
-                content[place : place + 16] = bytes(len(content[place : place + 16]))
-        (model / name).write_bytes(content)
+    original = path.read_bytes()
+    for _ in range(80):
+        content = mutated(original, rng)
+        path.write_bytes(content)
         if content == original or (name == store.MANIFEST and same_json(content, original)):
             continue  # zeros where zeros were; or white space
-        with pytest.raises(StoreError, match=r"damaged|differ|format"):
+        with pytest.raises(StoreError, match=r"damaged|differ|format|cannot be used|cannot read"):
             store.load(model)
-    (model / name).write_bytes(original)
+    path.write_bytes(original)
     store.load(model)
+
+
+def with_state(seed: int = 1) -> Stored:
+    params, m, v = (init(CONFIG, random.Random(seed + i)) for i in range(3))
+    return replace(stored(seed), state={"params": params, "m": m, "v": v, "step": 1})
+
+
+def test_the_state_comes_back(tmp_path: Path) -> None:
+    store.save(tmp_path / "model", with_state())
+    assert store.load(tmp_path / "model").state == with_state().state
 
 
 def same_json(a: bytes, b: bytes) -> bool:
@@ -287,19 +423,62 @@ def same_json(a: bytes, b: bytes) -> bool:
         return False
 
 
-@pytest.mark.parametrize("name", [store.MANIFEST, *store.FILES])
+@pytest.mark.parametrize("name", [store.MANIFEST, *contents.FILES, DOCUMENTS])
 def test_a_missing_file_is_named(name: str, model: Path) -> None:
-    (model / name).unlink()
-    with pytest.raises(StoreError, match=name):
+    path = file_of(model, name)
+    path.unlink()
+    with pytest.raises(StoreError, match=path.name):
+        store.load(model)
+
+
+def test_files_of_two_models_are_not_one(model: Path, tmp_path: Path) -> None:
+    store.save(tmp_path / "other", stored(2))
+    for name in ("model.safetensors", "training.json"):
+        shutil.copytree(model, tmp_path / name)
+        shutil.copy(newest(tmp_path / "other") / name, newest(tmp_path / name) / name)
+        with pytest.raises(StoreError, match=f"{name} is damaged"):
+            store.load(tmp_path / name)
+
+
+def test_a_huge_file_is_not_looked_into(model: Path) -> None:
+    """Two gigabytes, most of them a hole; also where the manifest agrees with them."""
+    for name in ("config.json", "model.safetensors", DOCUMENTS):
+        path = file_of(model, name)
+        original = path.read_bytes()
+        begin = time.perf_counter()
+        os.truncate(path, 1 << 31)
+        with pytest.raises(StoreError, match=f"{path.name} is damaged: it has 2,147,483,648 bytes"):
+            store.load(model)
+        if name != DOCUMENTS:
+            manifest = json.loads((newest(model) / store.MANIFEST).read_text())
+            manifest["files"][name]["size"] = 1 << 31
+            (newest(model) / store.MANIFEST).write_text(json.dumps(manifest))
+            with pytest.raises(StoreError, match=r"where .* are enough"):
+                store.load(model)
+        assert time.perf_counter() - begin < 1
+        path.write_bytes(original)
+        resign(model)
+
+
+def test_a_header_that_says_it_is_huge(model: Path) -> None:
+    path = newest(model) / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[:8] = (1 << 31).to_bytes(8, "little")
+    path.write_bytes(content)
+    resign(model)
+    with pytest.raises(StoreError, match="its header is longer than it can be"):
         store.load(model)
 
 
 def resign(model: Path) -> None:
     """Make the manifest agree with files that a test has changed."""
-    import hashlib
-
-    hashes = {n: hashlib.sha256((model / n).read_bytes()).hexdigest() for n in store.FILES}
-    (model / store.MANIFEST).write_text(json.dumps({"format": store.FORMAT, "sha256": hashes}))
+    folder = newest(model)
+    manifest = json.loads((folder / store.MANIFEST).read_text())
+    for name in manifest["files"]:
+        content = (folder / name).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        manifest["files"][name] = {"size": len(content), "sha256": digest}
+    (folder / store.MANIFEST).write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(
@@ -312,24 +491,37 @@ def resign(model: Path) -> None:
         (
             "config.json",
             '{"n_embd": 4, "n_head": 2, "block_size": 5, "vocab_size": 9}',
-            "wte as F64",
+            "config.json says vocab_size 9",
+        ),
+        (
+            "config.json",
+            '{"n_embd": 4, "n_head": 2, "block_size": 6, "vocab_size": 4}',
+            "wpe as F64 [5, 4]",
         ),
         (
             "config.json",
             '{"n_embd": 4, "n_head": 2, "block_size": 5, "vocab_size": 4, "n_layer": 2}',
-            "parameter layer1.attn_wk",
+            "has fewer numbers than config.json asks for",
+        ),
+        (
+            "config.json",
+            '{"n_embd": 4, "n_head": 2, "block_size": 5, "vocab_size": 4, "n_layer": 2000000000}',
+            "has fewer numbers than config.json asks for",
         ),
         ("tokenizer.json", '{"type": "char", "chars": ["a"]}', "has 2 tokens, config.json says"),
         ("tokenizer.json", '{"type": "bpe"}', 'not a tokenizer of "type": "char"'),
-        ("model.safetensors", "", "model.safetensors is damaged"),
+        ("model.safetensors", "", "model.safetensors has fewer numbers"),
+        ("model.safetensors", "x" * 3000, "its header is longer than it can be"),
         ("metrics.jsonl", "{\n", "cannot be used"),
-        ("metrics.jsonl", "", "metrics.jsonl has a line without the numbers"),
-        ("metrics.jsonl", "5\n", "metrics.jsonl has a line without"),
+        ("metrics.jsonl", "", "metrics.jsonl is empty"),
+        ("metrics.jsonl", "5\n", "metrics.jsonl has a line that is not"),
         (
             "metrics.jsonl",
-            '{"step": 1, "loss": NaN, "learning_rate": 1}',
-            "metrics.jsonl has a line",
+            '{"step": 2, "loss": 1, "learning_rate": 1}',
+            "not that of the next step",
         ),
+        ("metrics.jsonl", '{"step": 1, "loss": NaN, "learning_rate": 1}', "without the numbers"),
+        ("metrics.jsonl", '{"step": 1, "loss": 1}', "without the numbers"),
         ("training.json", "[]", "training.json does not say"),
         ("training.json", '{"engine": "scalar"}', "training.json does not say"),
         ("training.json", "[" * 100_000, "cannot be used"),
@@ -338,7 +530,7 @@ def resign(model: Path) -> None:
     ],
 )
 def test_files_that_do_not_fit_together(name: str, content: str, message: str, model: Path) -> None:
-    (model / name).write_text(content)
+    (newest(model) / name).write_text(content)
     resign(model)
     with pytest.raises(StoreError) as caught:
         store.load(model)
@@ -349,17 +541,17 @@ def test_what_is_no_model(model: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not exist"):
         store.load(tmp_path / "none")
     with pytest.raises(StoreError, match="is not a model directory but a file"):
-        store.load(model / "config.json")
-    with pytest.raises(StoreError, match=r"it has no manifest\.json"):
+        store.load(newest(model) / "config.json")
+    with pytest.raises(StoreError, match="it has no generation of a model"):
         store.load(tmp_path)
-    (model / store.MANIFEST).write_text("[" * 100_000)
+    (newest(model) / store.MANIFEST).write_text("[" * 100_000)
     with pytest.raises(StoreError, match=r"manifest\.json is damaged"):
         store.load(model)
     for name in ("x" * 300, "a\0b"):
         with pytest.raises(StoreError, match=r"cannot read|does not exist"):
             store.load(name)
-    (model / store.MANIFEST).write_text('{"format": 99}')
-    with pytest.raises(StoreError, match="has format 99, this version of Kamon reads 2"):
+    (newest(model) / store.MANIFEST).write_text('{"format": 99}')
+    with pytest.raises(StoreError, match="has format 99, this version of Kamon reads 3 and 2"):
         store.load(model)
 
 

@@ -10,7 +10,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kamon.api import Model, load, train
+    from kamon.api import Model, load, resume, train
     from kamon.config import Config
     from kamon.errors import (
         ConfigError,
@@ -33,6 +33,7 @@ __all__ = [
     "TokenizerError",
     "TrainingError",
     "load",
+    "resume",
     "train",
 ]
 

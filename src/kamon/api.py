@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import random
+import math
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -12,24 +15,36 @@ from typing import TYPE_CHECKING, Any
 
 import kamon
 from kamon import corpus
-from kamon.batch import Batch
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
 from kamon.documents import Documents
-from kamon.engine import Engine, best_engine, is_fast, make_engine, untrained
-from kamon.errors import ConfigError, CorpusError
-from kamon.model import init, num_params
+from kamon.engine import Engine, State, best_engine, is_fast, make_engine, untrained
+from kamon.errors import ConfigError, StoreError
+from kamon.metrics import Metrics
+from kamon.model import num_params
+from kamon.run import (
+    Resumed,
+    Run,
+    check_known,
+    check_learnable,
+    check_same,
+    check_settings,
+    divide,
+    prepare,
+    shape_of,
+)
 from kamon.sampler import SampleRequest
 from kamon.tokenizer import CharTokenizer
-from kamon.trainer import Progress, learning_rate, pretrain
+from kamon.trainer import Checkpoints, Progress, learning_rate, pretrain
 from kamon.validation import Validation, mean_loss
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kamon.conditions import Found
+    from kamon.contents import Stored
+    from kamon.store import Writer
 
-MIN_HELD_OUT = 10  # documents: fewer tell nothing
 MOST_TESTED = 20_000  # in the end, of a short training
 MOST_TESTED_SLOWLY = 500  # by the scalar engine, which takes seconds for so many
 
@@ -45,7 +60,7 @@ class Model:
     config: Config
     tokenizer: CharTokenizer
     engine: Engine
-    metrics: list[dict[str, float]]
+    metrics: Metrics
     training: dict[str, Any]
     documents: bytes | Documents = field(repr=False)  # bytes as they are stored
 
@@ -54,7 +69,7 @@ class Model:
         """The different documents of its list: those learned from, and those held out."""
         if isinstance(self.documents, Documents):
             return self.documents
-        from kamon.store import unpack_documents
+        from kamon.contents import unpack_documents
 
         return unpack_documents(self.documents)
 
@@ -103,65 +118,16 @@ class Model:
         """Write the model directory. StoreError where the path is taken or cannot be written."""
         from kamon import store
 
-        params = self.engine.state()["params"]
-        stored = store.Stored(
-            *(self.config, self.tokenizer, params, self.metrics, self.training, self.documents)
-        )
-        store.save(path, stored, overwrite=overwrite)
+        store.save(path, stored(self, self.engine.state()["params"]), overwrite=overwrite)
 
 
-@dataclass(frozen=True)
-class Run:
-    """Everything decided before the first step; `rng` stands where initialising left it.
+def stored(model: Model, params: array[float], state: State | None = None) -> Stored:
+    """What is kept of a model with these parameters; with `state`, its training can go on."""
+    from kamon.contents import Stored
 
-    docs: as many of the shuffled documents as the steps will reach; longest: of all, in characters.
-    """
-
-    config: Config
-    tokenizer: CharTokenizer
-    docs: Batch
-    engine: Engine
-    rng: random.Random
-    longest: int
-    num_cut: int
-    held_out: Batch
-
-
-def prepare(
-    source: Corpus,
-    config: Config,
-    *,
-    held_out: Iterable[str] = (),
-    engine: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-) -> Run:
-    """Shuffle the documents, tokenize, cut the long ones, initialise: in this order.
-
-    A document fits if it has fewer characters than block_size; num_cut others lose their end.
-    held_out: documents to test on; the tokenizer knows their characters, too.
-    """
-    rng = random.Random(config.seed)
-    docs = source.docs.shuffled(rng)
-    apart = Documents.of(held_out)
-    tested = apart.shuffled(random.Random(config.seed))
-    tokenizer = CharTokenizer(sorted(source.docs.chars() | apart.chars()))
-    config = replace(config, vocab_size=tokenizer.vocab_size)
-    size = config.block_size
-    lengths = source.docs.lengths()
-    needed = docs[: config.num_steps * config.batch_size]  # the others are never looked at
-    params = init(config, rng)
-    made = make_engine(engine, config, dtype=dtype, threads=threads)
-    made.load(untrained(params))
-    return Run(
-        config=config,
-        tokenizer=tokenizer,
-        docs=tokenizer.encode_documents(needed, size),
-        engine=made,
-        rng=rng,
-        longest=max(lengths),
-        held_out=tokenizer.encode_documents(tested, size),
-        num_cut=sum(number for length, number in lengths.items() if length >= size),
+    return Stored(
+        *(model.config, model.tokenizer, params, model.metrics, model.training, model.documents),
+        state,
     )
 
 
@@ -176,6 +142,10 @@ def train(
     hold_out: bool = True,
     budget: str | float | None = None,
     size: str | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    checkpoint_every: str | int | float | None = None,
+    init_from: str | Path | Model | None = None,
     on_start: Callable[[Run], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -193,9 +163,16 @@ def train(
     the scalar engine original. Only a budget's number of steps depends on the machine: it is in the
     model's config, and given as num_steps makes the same model again.
 
+    output: the model directory to write, in which the training is kept from time to time and at its
+    end, so that `resume` can go on with it. checkpoint_every: steps, or a time such as "30s" or a
+    float of seconds; by default so seldom that it takes a hundredth of the time or less.
+
+    init_from: a model, or its directory, to start from: with its tokens, parameters, n_layer,
+    n_embd, n_head and block_size.
+
     settings: the fields of Config. engine, dtype, threads: see `make_engine`. on_start is called
     once before the first step; for on_progress and should_stop see `trainer.pretrain`. Raises
-    ConfigError, CorpusError or TrainingError.
+    ConfigError, CorpusError, StoreError or TrainingError.
 
     >>> model = train(["anna", "hanna", "nora"], num_steps=3)
     >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]
@@ -213,104 +190,255 @@ def train(
     )
 
     config = make_config(settings)
+    every = interval(checkpoint_every)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
         raise ConfigError("a budget decides the number of steps: give it or num_steps, not both")
-    if isinstance(docs, str | PathLike):
-        source = corpus.read(docs, column=column, format=format)
-    elif column is not None or format is not None:
-        raise ConfigError("column and format say how to read a file, and there is none")
-    elif isinstance(docs, Corpus):
-        source = docs
-    else:
-        source = corpus.from_docs(docs)
-    check_learnable(source)
-    learned, held_out = divide(source.different, hold_out)
-    engine = engine or best_engine()
-    chosen = replace(source, docs=learned)
-    if size is None:
-        size = default_size(engine) if seconds is None else size_for(seconds)
-    config = make_config(recipe(source.different.lengths(), size) | settings)
-    if size != ORIGINAL:
-        steps = settings.get("num_steps") or steps_at_most(len(learned), config.batch_size, seconds)
-        config = with_steps(config, steps, settings)
-    run = prepare(chosen, config, held_out=held_out, engine=engine, dtype=dtype, threads=threads)
-    if seconds is not None:
-        steps = steps_for_seconds(run.engine, run.docs, run.config, seconds)
-        run = replace(run, config=with_steps(run.config, steps, settings))
-    if on_start:
-        on_start(run)
-    start = time.perf_counter()
-    validation = Validation.of(run.held_out, run.config) if held_out else None
-    losses = pretrain(run.engine, run.docs, run.config, on_progress, should_stop, validation)
-    metrics = [
-        {"step": step + 1, "loss": loss, "learning_rate": learning_rate(run.config, step)}
-        for step, loss in enumerate(losses)
-    ]
-    tested = held_out_figures(run, validation, metrics) if validation and losses else None
-    return Model(
-        config=run.config,
-        tokenizer=run.tokenizer,
-        engine=run.engine,
-        metrics=metrics,
-        training={
+    base = load(init_from) if isinstance(init_from, str | PathLike) else init_from
+    if base is not None:
+        settings = shape_of(base.config, settings)
+    with directory(output, overwrite=overwrite) as writer:
+        if isinstance(docs, str | PathLike):
+            source = corpus.read(docs, column=column, format=format)
+        elif column is not None or format is not None:
+            raise ConfigError("column and format say how to read a file, and there is none")
+        elif isinstance(docs, Corpus):
+            source = docs
+        else:
+            source = corpus.from_docs(docs)
+        check_learnable(source)
+        if base is not None:
+            check_known(source, base.tokenizer)
+        learned, held_out = divide(source.different, hold_out)
+        engine = engine or best_engine()
+        chosen = replace(source, docs=learned)
+        if size is None:
+            size = default_size(engine) if seconds is None else size_for(seconds)
+        config = make_config(recipe(source.different.lengths(), size) | settings)
+        if size != ORIGINAL:
+            most = steps_at_most(len(learned), config.batch_size, seconds)
+            config = with_steps(config, settings.get("num_steps") or most, settings)
+        run = prepare(
+            chosen,
+            config,
+            held_out=held_out,
+            engine=engine,
+            dtype=dtype,
+            threads=threads,
+            tokenizer=base.tokenizer if base else None,
+            params=base.engine.state()["params"] if base else None,
+        )
+        if seconds is not None:
+            steps = steps_for_seconds(run.engine, run.docs, run.config, seconds)
+            run = replace(run, config=with_steps(run.config, steps, settings))
+        validation = Validation.of(run.held_out, run.config) if held_out else None
+        training = {
             "kamon": kamon.__version__,
             "engine": engine,
             "dtype": run.engine.dtype,
-            "num_steps_done": len(losses),
-            "seconds": round(time.perf_counter() - start, 3),
             "num_cut": run.num_cut,
-            "held_out": tested,
-            "corpus": source.summary(),
-        },
-        documents=source.different,
+            "hold_out": bool(held_out),
+            "init_from": str(init_from) if isinstance(init_from, str | PathLike) else None,
+            "corpus": source.summary() | {"sha256": source.different.sha256()},
+        }
+        course = Course(run, validation, training, source.different)
+        return learn(course, writer, every, on_start, on_progress, should_stop)
+
+
+def resume(
+    path: str | Path,
+    *,
+    extend: int = 0,
+    docs: Corpus | None = None,
+    threads: int | None = None,
+    checkpoint_every: str | int | float | None = None,
+    on_start: Callable[[Run], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **settings: Any,
+) -> Model:
+    """Go on with a training that `train` kept, as if it had never been interrupted.
+
+    Everything it needs is in its directory; of its generations the newest that verifies is taken,
+    with the same engine and dtype. Parameters, losses and samples are those of a training that was
+    not interrupted, bit for bit on the same kind of machine.
+
+    extend: so many steps more than were planned, or behind the last one of a training that is at
+    its end. docs and settings change nothing: they are compared, and a ConfigError says what
+    differs. For the other arguments and errors see `train`.
+    """
+    from kamon import store
+    from kamon.contents import unpack_documents
+
+    every = interval(checkpoint_every)
+    if isinstance(extend, bool) or not isinstance(extend, int) or extend < 0:
+        raise ConfigError(f"extend must be a whole number of steps, 0 or more, not {extend!r}")
+    with store.writing(path, go_on=True) as writer:
+        found, training = writer.stored, writer.stored.training
+        if found.state is None:
+            raise StoreError(
+                f"{path} keeps nothing to go on with: start a new training from it, with init_from"
+            )
+        check_settings(path, found.config, settings)
+        assert isinstance(found.documents, bytes)
+        documents = unpack_documents(found.documents)
+        if documents.sha256() != training["corpus"]["sha256"]:
+            raise StoreError(f"{path} cannot be used: its documents are not those it learned")
+        if docs is not None:
+            check_same(path, documents, docs)
+        done = len(found.metrics)
+        learned, held_out = divide(documents, training["hold_out"])
+        config, metrics = found.config, found.metrics
+        if training["finished"] and not extend:
+            raise ConfigError(f"{path} is at its end: extend it by a number of steps to go on")
+        if extend:
+            planned = done if training["finished"] else config.num_steps
+            config = replace(config, num_steps=planned + extend)
+        run = prepare(
+            Corpus(training["corpus"]["source"], learned, 0, 0, 0),
+            config,
+            held_out=held_out,
+            engine=training["engine"],
+            dtype=training["dtype"],
+            threads=threads,
+            tokenizer=found.tokenizer,
+            params=found.state["params"],
+        )
+        resumed = Resumed(writer.folder.name, done, writer.problems)
+        run = replace(run, resumed=resumed)
+        validation = Validation.of(run.held_out, config) if held_out else None
+        if validation:
+            validation.best = untrained(found.params)
+            validation.records = sorted(metrics.held_out.items())
+            if extend and validation.records:  # it looks at other documents now
+                run.engine.load(validation.best)
+                best = validation.best_step
+                validation.records = [(best, mean_loss(run.engine, validation.docs))]
+        run.engine.load(found.state)
+        if resumed.problems and on_start is None:
+            text = f"going on from {resumed.generation}: {resumed.problems[0]}"
+            warnings.warn(text, stacklevel=2)
+        course = Course(run, validation, training, documents, metrics)
+        return learn(course, writer, every, on_start, on_progress, should_stop)
+
+
+@dataclass
+class Course:
+    """A training under way. training: what is known of it from the start."""
+
+    run: Run
+    validation: Validation | None
+    training: dict[str, Any]
+    documents: Documents
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def model(self, *, seconds: float, finished: bool, held_out: dict[str, Any] | None) -> Model:
+        """What it has come to; the engine need not stand at the best step."""
+        run, metrics = self.run, self.metrics
+        for step in range(len(metrics.learning_rates), len(metrics.losses)):
+            metrics.learning_rates.append(learning_rate(run.config, step))
+        if self.validation:
+            metrics.held_out.update(self.validation.records)
+        training = self.training | {
+            "num_steps_done": len(metrics),
+            "seconds": round(self.training.get("seconds", 0.0) + seconds, 3),
+            "finished": finished,
+            "held_out": held_out,
+        }
+        return Model(run.config, run.tokenizer, run.engine, metrics, training, self.documents)
+
+
+def learn(
+    course: Course,
+    writer: Writer | None,
+    every: int | float | None,
+    on_start: Callable[[Run], None] | None,
+    on_progress: Callable[[Progress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> Model:
+    """The rest of a training; kept by `writer` from time to time, and at the end."""
+    run, validation, losses = course.run, course.validation, course.metrics.losses
+    if on_start:
+        on_start(run)
+    start = time.perf_counter()
+
+    def keep(_: array[float]) -> None:
+        """A training under way: usable, with the best parameters so far."""
+        state = run.engine.state()
+        best = validation.best if validation and validation.best else state
+        held_out = None
+        if validation and validation.records:
+            held_out = {
+                "num_docs": len(validation.docs),
+                "loss": min(loss for _, loss in validation.records),
+                "best_step": validation.best_step,
+                "over_fitted": False,
+            }
+        seconds = time.perf_counter() - start
+        model = course.model(seconds=seconds, finished=False, held_out=held_out)
+        if writer:
+            writer.save(stored(model, best["params"], state))
+
+    checkpoints = Checkpoints(keep, every) if writer else None
+    pretrain(
+        *(run.engine, run.docs, run.config, on_progress, should_stop),
+        *(validation, checkpoints, losses),
     )
+    state = run.engine.state()
+    exhausted = validation is not None and validation.exhausted
+    tested = held_out_figures(run, validation, losses) if validation and losses else None
+    model = course.model(
+        seconds=time.perf_counter() - start,
+        finished=len(losses) == run.config.num_steps or exhausted,
+        held_out=tested,
+    )
+    if writer and losses:
+        writer.save(stored(model, run.engine.state()["params"], state))
+    return model
 
 
-def held_out_figures(
-    run: Run, validation: Validation, metrics: list[dict[str, float]]
-) -> dict[str, Any]:
-    """Go back to the best model, and what is known of it; its losses go into `metrics`."""
+def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> dict[str, Any]:
+    """Go back to the best model, and what is known of it."""
     over_fitted = validation.finish(run.engine)
-    for step, loss in validation.records:
-        metrics[step - 1]["held_out_loss"] = loss
     least = MOST_TESTED if is_fast(run.engine) else MOST_TESTED_SLOWLY
-    most = max(least, len(metrics) * run.config.batch_size // 4)
+    most = max(least, len(losses) * run.config.batch_size // 4)
     docs = run.held_out.select(range(min(len(run.held_out), most)))
     return {
         "num_docs": len(docs),
         "loss": mean_loss(run.engine, docs),
-        "best_step": validation.best_step or len(metrics),
+        "best_step": validation.best_step or len(losses),
         "over_fitted": over_fitted,
     }
 
 
-def divide(docs: Iterable[str], hold_out: bool = True) -> tuple[Documents, Documents]:
-    """(learned, held out) of the different documents: `split`, where both have MIN_HELD_OUT."""
-    from kamon.split import split
+@contextmanager
+def directory(output: str | Path | None, *, overwrite: bool) -> Iterator[Writer | None]:
+    """Of the model, held while it is learned; None where it is not to be written."""
+    if output is None:
+        yield None
+        return
+    from kamon import store
 
-    different = Documents.of(docs).different()
-    if hold_out:
-        learned, held_out = split(different)
-        if len(held_out) >= MIN_HELD_OUT and len(learned) >= MIN_HELD_OUT:
-            return learned, held_out
-    return different, Documents.of([])
+    with store.writing(output, overwrite=overwrite) as writer:
+        yield writer
 
 
-def check_learnable(source: Corpus) -> None:
-    """Refuse a list that has nothing to teach."""
-    different = source.different
-    if len(different) == 1:
-        what = "one document" if len(source.docs) == 1 else "one document again and again"
-        raise CorpusError(
-            f"{source.source} holds {what}: there is nothing to learn but to repeat it"
+def interval(every: str | int | float | None) -> int | float | None:
+    """Steps as an int, seconds as a float. ConfigError for what is neither."""
+    from kamon.budget import seconds_of
+
+    if every is None:
+        return None
+    if isinstance(every, str) and not every.strip().isdecimal():
+        return seconds_of(every)
+    if isinstance(every, float) and 0 < every < math.inf:
+        return every
+    steps = int(every) if isinstance(every, str) else every
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(
+            f"checkpoint_every must be a number of steps or a time such as 30s, not {every!r}"
         )
-    chars = different.chars()
-    if len(chars) == 1:
-        raise CorpusError(
-            f"the documents of {source.source} all consist of one character, {chars.pop()!r}: "
-            "there is nothing to learn but their length"
-        )
+    return steps
 
 
 def load(

@@ -189,6 +189,15 @@ class Documents(Sequence[str]):
         found._distinct = True
         return found
 
+    def sha256(self) -> str:
+        """Of all of them, each with a NUL behind it, in hexadecimal."""
+        from hashlib import sha256
+
+        found = sha256()
+        for block in self._encoded_blocks():
+            found.update(block)
+        return found.hexdigest()
+
     def among(self, texts: Iterable[str]) -> set[str]:
         """Those of `texts` that are documents here."""
         wanted = set(texts)

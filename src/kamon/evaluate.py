@@ -15,11 +15,11 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from kamon import corpus
-from kamon.api import divide
 from kamon.corpus import Corpus
 from kamon.describe import Nearest
 from kamon.errors import CorpusError, TrainingError
 from kamon.fast_ngram import best_ngram
+from kamon.run import divide
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,13 +16,13 @@ from math import prod
 from operator import mul
 from typing import TYPE_CHECKING
 
-from kamon.api import divide
 from kamon.curve import extremes, moving_means, smoothing
 from kamon.engines.scalar import gpt
 from kamon.errors import ConfigError, TrainingError
 from kamon.evaluate import MAX_ORDER
 from kamon.fast_ngram import best_ngram
 from kamon.model import parameter_shapes
+from kamon.run import divide
 
 if TYPE_CHECKING:
     from kamon.api import Model

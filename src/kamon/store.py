@@ -1,100 +1,105 @@
-"""The model directory: what a model is on disk.
+"""The model directory: whatever happens while it is written, a whole model is there.
 
-    config.json         the settings, vocab_size among them
-    tokenizer.json      the tokens
-    model.safetensors   the parameters, float64, under the names of `parameter_shapes`
-    metrics.jsonl       {"step": 1, "loss": …, "learning_rate": …}, a line for each step
-    training.json       what it was trained on, with which engine, how far
-    documents.jsonl.gz  the different documents of its list, a JSON string a line: what is new, and
-                        what was held out (`kamon.split`), is asked of them
-    manifest.json       the version of this format and the SHA-256 of each file above
+    generation-000001/      the files of `kamon.contents`, and a manifest
+        manifest.json       the version of this format, and of each file the size and SHA-256
+    documents-….jsonl.gz    the list, named by its SHA-256; the manifests of generations name it
+    lock                    who is writing here; see `kamon.lock`
 
-The directory is written under another name, the manifest last, and then renamed: it is there
-whole or not at all. Reading compares every hash. Nothing in it is code, and nothing is pickled.
+A generation is written under another name, each file and the folder synced, the manifest last, and
+then renamed: it is there whole or not at all. Only then older ones go, but for one: a training
+leaves a generation from time to time, and should the newest be damaged it goes on from the one
+before. The newest one is the model. Reading compares every size and hash.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
-import math
 import os
+import re
 import secrets
 import shutil
-import sys
-import zlib
-from array import array
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from math import prod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kamon.config import Config
+from kamon import contents
+from kamon.contents import STATE, Stored, from_files, pack_documents, to_files, to_json
 from kamon.documents import Documents
-from kamon.errors import KamonError, StoreError
+from kamon.errors import StoreError
 from kamon.files import sync_folder, write_synced
-from kamon.model import parameter_shapes
-from kamon.tokenizer import CharTokenizer
+from kamon.lock import locked
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
-DOCUMENTS = "documents.jsonl.gz"
-FILES = (
-    *("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json"),
-    DOCUMENTS,
-)
-UNPACKED_BLOCK = 1 << 20
-MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
+LOCK = "lock"
+KEPT = 2  # generations of a training
+GENERATION = re.compile(r"generation-([0-9]{6,9})")
+DOCUMENTS = re.compile(r"documents-[0-9a-f]{16}\.jsonl\.gz")
+UNFINISHED = re.compile(r"\.(new|old)-[0-9a-f]{12}")  # what a process that was killed leaves behind
 MAX_MANIFEST_BYTES = 1 << 20
+MAX_PACKED_BYTES = 1 << 34
 
-
-@dataclass(frozen=True)
-class Stored:
-    """What a model directory holds.
-
-    params: flat array of 'd' in the order of `parameter_shapes`; metrics: lines of metrics.jsonl.
-    """
-
-    config: Config
-    tokenizer: CharTokenizer
-    params: array[float]
-    metrics: list[dict[str, float]]
-    training: dict[str, Any]
-    documents: bytes | Documents  # bytes, of `pack_documents`: few commands need them unpacked
+# The format before: one flat directory, whose manifest has hashes alone.
+FLAT_FORMAT = 2
+FLAT_DOCUMENTS = "documents.jsonl.gz"
+FLAT_FILES = (*contents.FILES, FLAT_DOCUMENTS)
 
 
 def save(path: str | Path, stored: Stored, *, overwrite: bool = False) -> None:
     """Write a model directory, wholly or not at all.
 
-    StoreError where `path` is taken (a model is replaced only with `overwrite`, all else never)
-    or cannot be written.
+    StoreError where `path` is taken (a model is replaced only with `overwrite`, all else never),
+    cannot be written, or is being written by another process.
     """
-    path = check_target(path, overwrite=overwrite)
-    documents = stored.documents
-    contents: dict[str, bytes | Iterable[bytes]] = {
-        "config.json": to_json(asdict(stored.config)),
-        "tokenizer.json": stored.tokenizer.to_json().encode(),
-        "model.safetensors": to_safetensors(stored.config, stored.params),
-        "metrics.jsonl": (to_json(line, indent=None) for line in stored.metrics),
-        "training.json": to_json(stored.training),
-        DOCUMENTS: documents if isinstance(documents, bytes) else pack_documents(documents),
-    }
+    with writing(path, overwrite=overwrite) as writer:
+        writer.save(stored)
+
+
+@contextmanager
+def writing(path: str | Path, *, overwrite: bool = False, go_on: bool = False) -> Iterator[Writer]:
+    """Hold a model directory, to save one generation after the other. Errors as of `save`.
+
+    go_on: with the training whose generations are there; otherwise they go when the first new one
+    is there. Where nothing was saved, a new directory goes again.
+    """
+    if go_on:
+        newest_folder(existing(path))
+    given, path = str(path), check_target(path, overwrite=overwrite or go_on)
+    with as_store_error(given):
+        made = not path.exists()
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            sync_folder(path.parent)
+            with locked(path / LOCK, given):
+                try:
+                    # Again: another may have been quicker.
+                    check_target(path, overwrite=overwrite or go_on)
+                    clear(path, UNFINISHED)
+                    yield Writer(path, go_on)
+                finally:
+                    made = made and not generations(path)
+                    if made:
+                        clear(path, UNFINISHED, DOCUMENTS, re.compile(LOCK))
+        finally:
+            if made:
+                remove_empty(path)
+
+
+@contextmanager
+def as_store_error(given: str) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with staging_folder(path.parent) as staging:
-            hashes = {
-                name: write_synced(staging / name, content) for name, content in contents.items()
-            }
-            manifest = to_json({"format": FORMAT, "sha256": hashes})
-            write_synced(staging / MANIFEST, manifest)
-            sync_folder(staging)
-            put_in_place(staging, path)
+        yield
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+        raise StoreError(f"cannot write {given}: {error.strerror or error}") from None
+
+
+def remove_empty(path: Path) -> None:
+    """Not if another process has begun to write there."""
+    with suppress(OSError):
+        path.rmdir()
 
 
 def check_target(path: str | Path, *, overwrite: bool) -> Path:
@@ -111,12 +116,14 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
                     raise StoreError(
                         f"{given} holds a model already: choose another name, or --overwrite it"
                     )
-            elif next(path.iterdir(), None) is not None:
+            elif generations(path) or not all(map(ours, os.listdir(path))):
                 raise StoreError(f"{given} holds something else than a model: choose another name")
         elif path.exists():
             raise StoreError(f"{given} is not a directory: choose another name for the model")
-        with staging_folder(next(folder for folder in path.parents if folder.exists())):
-            pass  # it can be made: so can the model
+        folder = next(folder for folder in (path, *path.parents) if folder.exists())
+        probe = folder / f".new-{secrets.token_hex(6)}"
+        probe.mkdir()  # it can be made: so can the model
+        probe.rmdir()
     except OSError as error:
         raise StoreError(f"cannot write {given}: {error.strerror}") from None
     except ValueError as error:
@@ -124,220 +131,282 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
     return path
 
 
+def ours(name: str) -> bool:
+    """Whether an entry of a directory has a name that Kamon gives."""
+    return name == LOCK or any(
+        pattern.fullmatch(name) for pattern in (GENERATION, DOCUMENTS, UNFINISHED)
+    )
+
+
 def is_model(path: Path) -> bool:
     """Whether a model's files are in the folder and nothing else: then it may be replaced."""
-    if set(os.listdir(path)) != {MANIFEST, *FILES}:
-        return False
+    others = {name for name in os.listdir(path) if not ours(name)}
+    if others == {MANIFEST, *FLAT_FILES}:
+        return has_manifest(path)
+    return not others and any(map(has_manifest, folders(path)))
+
+
+def has_manifest(folder: Path) -> bool:
     try:
-        return read_manifest(path).keys() == set(FILES)
+        return bool(read_manifest(folder))
     except StoreError:
         return False
 
 
+# ---- writing
+
+
+class Writer:
+    """Saves generations in a directory that this process holds.
+
+    To go on: what the newest whole one of them has is in `stored`, its place is `folder`, and
+    `problems` says what is wrong with newer ones.
+    """
+
+    stored: Stored
+    folder: Path
+    problems: list[str]
+
+    def __init__(self, path: Path, go_on: bool) -> None:
+        self.path = path
+        self.documents: dict[str, Any] = {}
+        self.kept: list[int] = []  # numbers of generations
+        if go_on:
+            self.stored, self.folder, self.problems = load_newest_whole(path)
+            self.documents = read_manifest(self.folder)["documents"]
+            self.kept = [number for number, f in generations(path).items() if f == self.folder]
+
+    def save(self, stored: Stored) -> int:
+        """The number of the new generation. StoreError where it cannot be written: then the ones
+        before are what they were."""
+        with as_store_error(str(self.path)):
+            if not self.documents:
+                self.documents = self._save_documents(stored.documents)
+            number = max(generations(self.path), default=0) + 1
+            with staging(self.path) as folder:
+                files: dict[str, Any] = {}
+                for name, content in to_files(stored).items():
+                    digest = write_synced(folder / name, content)
+                    files[name] = {"size": (folder / name).stat().st_size, "sha256": digest}
+                manifest = {"format": FORMAT, "documents": self.documents, "files": files}
+                write_synced(folder / MANIFEST, to_json(manifest))
+                sync_folder(folder)
+                os.rename(folder, self.path / f"generation-{number:06}")
+                sync_folder(self.path)
+            self.kept.append(number)
+            self._prune()
+        return number
+
+    def _save_documents(self, documents: bytes | Documents) -> dict[str, Any]:
+        """What a manifest says of them."""
+        with staging(self.path) as folder:
+            parts = documents if isinstance(documents, bytes) else pack_documents(documents)
+            digest = write_synced(folder / "documents", parts)
+            size = (folder / "documents").stat().st_size
+            name = f"documents-{digest[:16]}.jsonl.gz"
+            os.replace(folder / "documents", self.path / name)
+            sync_folder(self.path)
+        return {"name": name, "size": size, "sha256": digest}
+
+    def _prune(self) -> None:
+        """Away with what the newest generation replaces. What cannot go now goes another time."""
+        self.kept = self.kept[-KEPT:]
+        with suppress(OSError):
+            for number, folder in generations(self.path).items():
+                if number not in self.kept:
+                    remove(folder)
+            for name in os.listdir(self.path):
+                others = DOCUMENTS.fullmatch(name) and name != self.documents["name"]
+                if others or name in (MANIFEST, *FLAT_FILES):
+                    (self.path / name).unlink()
+
+
 @contextmanager
-def staging_folder(parent: Path) -> Iterator[Path]:
+def staging(parent: Path) -> Iterator[Path]:
     """A folder for what shall take its place in `parent`; gone afterwards, whatever happened."""
-    staging = parent / f".kamon-{secrets.token_hex(6)}.new"
-    staging.mkdir()
+    folder = parent / f".new-{secrets.token_hex(6)}"
+    folder.mkdir()
     try:
-        yield staging
+        yield folder
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def put_in_place(staging: Path, path: Path) -> None:
-    """Rename `staging` to `path`; what was there is set aside, and comes back if that fails."""
-    aside = None
-    if path.exists() and any(path.iterdir()):
-        aside = path.with_name(f".kamon-{secrets.token_hex(6)}.old")
-        os.rename(path, aside)
-    try:
-        if path.exists() and os.name != "posix":
-            path.rmdir()
-        os.rename(staging, path)
-    except BaseException:
-        if aside:
-            os.rename(aside, path)
-        raise
-    try:
-        sync_folder(path.parent)
-    finally:
-        if aside:
-            shutil.rmtree(aside, ignore_errors=True)
+def remove(folder: Path) -> None:
+    """First its name goes, at once: no part of it is ever taken for the whole."""
+    old = folder.with_name(f".old-{secrets.token_hex(6)}")
+    os.rename(folder, old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def clear(path: Path, *patterns: re.Pattern[str]) -> None:
+    """Remove what has such a name."""
+    for name in os.listdir(path):
+        if any(pattern.fullmatch(name) for pattern in patterns):
+            if (path / name).is_dir():
+                shutil.rmtree(path / name, ignore_errors=True)
+            else:
+                (path / name).unlink()
+
+
+# ---- reading
 
 
 def load(path: str | Path) -> Stored:
-    """Read a model directory. StoreError names the file that is missing, damaged or foreign."""
-    path = Path(path)
+    """Read the model: the newest generation. StoreError names what is missing, damaged or foreign.
+
+    A damaged one is not passed over in silence: the error says whether an older one is whole.
+    """
+    path = existing(path)
     try:
-        contents = read_verified(path)
+        if (path / MANIFEST).is_file() and not generations(path):
+            return read_flat(path)
+        newest = newest_folder(path)
+        try:
+            return read_generation(newest)
+        except StoreError as error:
+            older = next((f for f in reversed(folders(path)) if f != newest and is_whole(f)), None)
+            if older is None:
+                raise
+            raise StoreError(
+                f"{error}; {older.name} is whole: `kamon train --resume {path}` goes on from there"
+            ) from None
     except (OSError, ValueError) as error:  # a name that no file can have
         raise StoreError(f"cannot read {str(path)!r}: {error}") from None
-    try:
-        config = Config(**json.loads(contents["config.json"]))
-        tokenizer = CharTokenizer.from_json(contents["tokenizer.json"].decode("utf-8"))
-        params = from_safetensors(config, contents["model.safetensors"])
-        metrics = [json.loads(line) for line in contents["metrics.jsonl"].splitlines()]
-        training = json.loads(contents["training.json"])
-        check_records(metrics, training)
-    except (KamonError, ValueError, TypeError, RecursionError) as error:
-        raise StoreError(f"{path} cannot be used: {error}") from None
-    if tokenizer.vocab_size != config.vocab_size:
-        raise StoreError(
-            f"{path} cannot be used: tokenizer.json has {tokenizer.vocab_size} tokens, "
-            f"config.json says vocab_size {config.vocab_size}"
-        )
-    return Stored(config, tokenizer, params, metrics, training, contents[DOCUMENTS])
 
 
-def pack_documents(docs: Documents) -> Iterator[bytes]:
-    """The same bytes for the same documents."""
-    gzip = zlib.compressobj(6, wbits=31)
-    for block in docs.blocks():
-        # As one array with line ends for commas, which takes a tenth of the time of as many lines.
-        lines = json.dumps(block, ensure_ascii=False, separators=("\n", ":"))[1:-1] + "\n"
-        yield gzip.compress(lines.encode())
-    yield gzip.flush()
-
-
-def unpack_documents(packed: bytes) -> Documents:
-    """StoreError where this is nothing that `pack_documents` made."""
-    try:
-        return Documents.of(unpacked(packed))
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise StoreError(f"{DOCUMENTS} cannot be used: {error}") from None
-
-
-def unpacked(packed: bytes) -> Iterator[str]:
-    with gzip.open(io.BytesIO(packed)) as file:
-        rest = b""
-        while block := file.read(UNPACKED_BLOCK):
-            whole, newline, rest = (rest + block).rpartition(b"\n")
-            if len(rest) > MAX_DOCUMENT_BYTES:
-                raise ValueError(f"it has a document of more than {MAX_DOCUMENT_BYTES:,} bytes")
-            if newline:
-                lines = whole.decode().split("\n")
-                docs: list[str] = json.loads(f"[{','.join(lines)}]")
-                if len(docs) != len(lines) or not all(isinstance(doc, str) for doc in docs):
-                    raise ValueError("it is not one JSON string a line")
-                if "\0" in "".join(docs):
-                    raise ValueError("it has a NUL, which no text has")
-                yield from docs
-        if rest or not file.tell():
-            raise ValueError("its last line has no end" if rest else "it is empty")
-
-
-def check_records(metrics: list[Any], training: Any) -> None:
-    """Raise ValueError where what Kamon reports of a training is not what Kamon writes."""
-    names = ("step", "loss", "learning_rate")
-    if not metrics or not all(
-        isinstance(line, dict)
-        and all(isinstance(line.get(name), int | float) for name in names)
-        and math.isfinite(line["loss"])
-        for line in metrics
-    ):
-        raise ValueError(f"metrics.jsonl has a line without the numbers {', '.join(names)}")
-    corpus = training.get("corpus") if isinstance(training, dict) else None
-    if not (
-        isinstance(corpus, dict)
-        and isinstance(corpus.get("source"), str)
-        and isinstance(corpus.get("num_docs"), int)
-        and isinstance(training.get("engine"), str)
-        and isinstance(training.get("dtype"), str)
-        and isinstance(training.get("num_steps_done"), int)
-        and isinstance(training.get("seconds"), int | float)
-    ):
-        raise ValueError("training.json does not say what the model was trained on and with")
-
-
-def read_manifest(path: Path) -> dict[str, str]:
-    """The SHA-256 of each file by its name, as the manifest in this folder has them."""
-    if not (path / MANIFEST).is_file():
-        raise StoreError(f"{path} is not a model directory: it has no {MANIFEST}")
-    try:
-        with open(path / MANIFEST, "rb") as file:
-            manifest = json.loads(file.read(MAX_MANIFEST_BYTES))
-        if manifest["format"] != FORMAT:
-            raise StoreError(
-                f"{path} has format {manifest['format']}, this version of Kamon reads {FORMAT}: "
-                "the versions of Kamon differ"
-            )
-        return {name: manifest["sha256"][name] for name in FILES}
-    except OSError as error:
-        raise StoreError(f"cannot read {path / MANIFEST}: {error.strerror}") from None
-    except (ValueError, TypeError, LookupError, RecursionError):
-        raise StoreError(f"{path / MANIFEST} is damaged: it is not a manifest") from None
-
-
-def read_verified(path: Path) -> dict[str, bytes]:
-    """The bytes of each file, all of them as the manifest says."""
-    if not path.is_dir():
-        kind = "is not a model directory but a file" if path.exists() else "does not exist"
-        raise StoreError(f"{path} {kind}: give the directory that `kamon train -o` wrote")
-    hashes = read_manifest(path)
-    contents = {}
-    for name in FILES:
+def load_newest_whole(path: str | Path) -> tuple[Stored, Path, list[str]]:
+    """The newest generation that verifies, its folder, and what is wrong with those after it."""
+    path = existing(path)
+    problems: list[str] = []
+    for folder in reversed(folders(path)):
         try:
-            contents[name] = (path / name).read_bytes()
-        except OSError as error:
-            raise StoreError(f"cannot read {path / name}: {error.strerror}") from None
-        if hashlib.sha256(contents[name]).hexdigest() != hashes[name]:
-            raise StoreError(f"{path / name} is damaged: its SHA-256 is not the one in {MANIFEST}")
-    return contents
+            return read_generation(folder), folder, problems
+        except StoreError as error:
+            problems.append(str(error))
+    if problems:
+        raise StoreError(problems[0])
+    newest_folder(path)  # says that there is none
+    raise AssertionError
 
 
-def to_json(content: dict[str, Any], indent: int | None = 1) -> bytes:
-    return json.dumps(content, indent=indent, allow_nan=False).encode() + b"\n"
-
-
-def to_safetensors(config: Config, params: array[float]) -> bytes:
-    from safetensors import TensorSpec, serialize
-
-    shapes = parameter_shapes(config)
-    params = little_endian(params)
-    address, _ = params.buffer_info()  # valid as long as `params` lives: to the end of this call
-    tensors = {}
-    for name, shape in shapes.items():
-        size = prod(shape) * params.itemsize
-        tensors[name] = TensorSpec(
-            dtype="float64", shape=list(shape), data_ptr=address, data_len=size
-        )
-        address += size
-    return bytes(serialize(tensors, {"format": "kamon"}))
-
-
-def from_safetensors(config: Config, content: bytes) -> array[float]:
-    from safetensors import SafetensorError, deserialize
-
-    read: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = deserialize
+def is_whole(folder: Path) -> bool:
     try:
-        found = dict(read(content))
-    except SafetensorError as error:
-        raise StoreError(f"model.safetensors is damaged: {error}") from None
-    shapes = parameter_shapes(config)
-    if found.keys() != shapes.keys():
-        odd = sorted(found.keys() ^ shapes.keys())[0]
-        raise StoreError(
-            f"model.safetensors and config.json differ: parameter {odd} is in one alone"
+        read_generation(folder)
+    except StoreError:
+        return False
+    return True
+
+
+def existing(path: str | Path) -> Path:
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return path
+        kind = "is not a model directory but a file" if path.exists() else "does not exist"
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {str(path)!r}: {error}") from None
+    raise StoreError(f"{path} {kind}: give the directory that `kamon train -o` wrote")
+
+
+def generations(path: Path) -> dict[int, Path]:
+    """The folders of all generations, by number."""
+    found = ((GENERATION.fullmatch(name), path / name) for name in os.listdir(path))
+    return {int(match[1]): folder for match, folder in found if match}
+
+
+def folders(path: Path) -> list[Path]:
+    """Those of all generations, the newest last."""
+    found = generations(path)
+    return [found[number] for number in sorted(found)]
+
+
+def newest_folder(path: Path) -> Path:
+    found = folders(path)
+    if not found:
+        raise StoreError(f"{path} is not a model directory: it has no generation of a model")
+    return found[-1]
+
+
+def read_generation(folder: Path) -> Stored:
+    """All of it, verified. StoreError names the file that is missing, damaged or foreign."""
+    manifest = read_manifest(folder)
+    entry = manifest["documents"]
+    documents = verified(folder.parent / entry["name"], entry, MAX_PACKED_BYTES)
+    return read_stored(folder, manifest["files"], documents)
+
+
+def read_flat(path: Path) -> Stored:
+    """A directory of format 2."""
+    files = read_manifest(path)["files"]
+    documents = verified(path / FLAT_DOCUMENTS, files[FLAT_DOCUMENTS], MAX_PACKED_BYTES)
+    stored = read_stored(path, files, documents)
+    training = stored.training  # which did not say so itself
+    return replace(stored, training={"hold_out": training.get("held_out") is not None} | training)
+
+
+def read_stored(folder: Path, files: dict[str, Any], documents: bytes) -> Stored:
+    try:
+        return from_files(
+            lambda name, most: verified(folder / name, files[name], most), files, documents
         )
-    params = array("d")
-    for name, shape in shapes.items():
-        tensor = found[name]
-        if tuple(tensor["shape"]) != shape or tensor["dtype"] != "F64":
-            raise StoreError(
-                f"model.safetensors has {name} as {tensor['dtype']} {tensor['shape']}, "
-                f"config.json asks for F64 {list(shape)}"
+    except DamagedError as error:
+        raise StoreError(str(error)) from None
+    except StoreError as error:
+        raise StoreError(f"{folder} cannot be used: {error}") from None
+
+
+class DamagedError(StoreError):
+    """A file that is not the one in the manifest."""
+
+
+def verified(path: Path, entry: dict[str, Any], most: int) -> bytes:
+    """The bytes of a file that is what the manifest says, and not larger than it may be."""
+    try:
+        size = os.stat(path).st_size
+        if size != entry.get("size", size):
+            raise DamagedError(
+                f"{path} is damaged: it has {size:,} bytes, and {entry['size']:,} were written"
             )
-        params.frombytes(tensor["data"])
-    params = little_endian(params)
-    if not all(map(math.isfinite, params)):
-        raise StoreError("model.safetensors has parameters that are not finite")
-    return params
+        if size > most:
+            raise DamagedError(
+                f"{path} is damaged: it has {size:,} bytes, where {most:,} are enough"
+            )
+        with open(path, "rb") as file:
+            content = file.read(size + 1)
+    except OSError as error:
+        raise DamagedError(f"cannot read {path}: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise DamagedError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+    return content
 
 
-def little_endian(numbers: array[float]) -> array[float]:
-    """To and from the order of bytes in safetensors; nearly every machine has it already."""
-    if sys.byteorder == "big":
-        numbers = numbers[:]
-        numbers.byteswap()
-    return numbers
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """{"documents", "files"}; of the files each has at least its "sha256"."""
+    path = folder / MANIFEST
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(MAX_MANIFEST_BYTES))
+        if found["format"] == FLAT_FORMAT:
+            files = {name: {"sha256": str(found["sha256"][name])} for name in FLAT_FILES}
+            return {"documents": None, "files": files}
+        if found["format"] != FORMAT:
+            raise StoreError(
+                f"{folder} has format {found['format']}, this version of Kamon reads {FORMAT} and "
+                f"{FLAT_FORMAT}: the versions of Kamon differ"
+            )
+        names = [*contents.FILES, *([STATE] if STATE in found["files"] else [])]
+        if not DOCUMENTS.fullmatch(found["documents"]["name"]):
+            raise ValueError
+        return {
+            "documents": entry_of(found["documents"]) | {"name": found["documents"]["name"]},
+            "files": {name: entry_of(found["files"][name]) for name in names},
+        }
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, TypeError, LookupError, RecursionError):
+        raise StoreError(f"{path} is damaged: it is not a manifest") from None
+
+
+def entry_of(found: Any) -> dict[str, Any]:
+    return {"size": int(found["size"]), "sha256": str(found["sha256"])}

@@ -15,15 +15,19 @@ from kamon.errors import TrainingError
 from kamon.validation import EVALUATIONS
 
 PROGRESS_SECONDS = 0.1
+FIRST_SECONDS = 10.0  # before a training is kept: a shorter one is made again as quickly
+SHARE = 0.01  # of the time, for keeping it
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands. `losses` of all steps so far, in nats per token."""
+    """Where training stands. `losses` of all steps so far, in nats per token; `seconds` for those
+    behind the first `num_before`, which an earlier training made."""
 
     num_steps: int
     losses: array[float]
     seconds: float
+    num_before: int = 0
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -48,6 +52,33 @@ def make_plan(docs: Batch, config: Config, first: int, last: int) -> Plan:
     )
 
 
+class Checkpoints:
+    """When a training is to be kept, and how.
+
+    every: a whole number of steps, or seconds as a float; without it, so seldom that keeping takes
+    less than a share of SHARE of the time. save: is given the losses so far.
+    """
+
+    def __init__(
+        self, save: Callable[[array[float]], None], every: int | float | None = None
+    ) -> None:
+        self.save = save
+        self.steps = every if isinstance(every, int) else None
+        self.seconds = every if isinstance(every, float) else None
+        self.wait = FIRST_SECONDS if self.seconds is None else self.seconds
+        self.last = time.perf_counter()
+
+    def after(self, losses: array[float]) -> None:
+        """Save behind these steps, if it is time."""
+        now = time.perf_counter()
+        if len(losses) % self.steps if self.steps else now - self.last < self.wait:
+            return
+        self.save(losses)
+        self.last = time.perf_counter()
+        if self.seconds is None:
+            self.wait = max(FIRST_SECONDS, (self.last - now) / SHARE)
+
+
 def pretrain(
     engine: Engine,
     docs: Batch,
@@ -55,8 +86,12 @@ def pretrain(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     validation: Callable[[Engine, int], bool] | None = None,
+    checkpoints: Checkpoints | None = None,
+    losses: array[float] | None = None,
 ) -> array[float]:
     """Train for config.num_steps and return the loss of each step, in nats per token.
+
+    losses: of the steps that were made before, to which this adds; the engine stands behind them.
 
     About ten times a second, between steps, `on_progress` is called. `should_stop` is asked more
     often, by the native engine also within a long step: if it says True, training ends there and
@@ -65,12 +100,15 @@ def pretrain(
     names the step where the loss or a parameter stops being finite.
     """
     every = max(1, config.num_steps // EVALUATIONS) if validation else config.num_steps
-    losses = array("d")
+    kept = (checkpoints and checkpoints.steps) or config.num_steps
+    losses = array("d") if losses is None else losses
+    before_us = len(losses)
     start = time.perf_counter()
     steps = 1
     while len(losses) < config.num_steps:
         first = len(losses)
-        last = min(first + steps, first - first % every + every, config.num_steps)
+        ends = (first - first % period + period for period in (every, kept))
+        last = min(first + steps, *ends, config.num_steps)
         before = time.perf_counter()
         losses.extend(train(engine, make_plan(docs, config, first, last), should_stop))
         if losses and not math.isfinite(losses[-1]):
@@ -79,13 +117,16 @@ def pretrain(
         # The results do not depend on how the steps are cut; only the waiting between reports does.
         steps = max(1, min(2 * steps, int(steps * PROGRESS_SECONDS / max(now - before, 1e-9))))
         if on_progress and losses:
-            on_progress(Progress(config.num_steps, losses, now - start))
-        if should_stop and should_stop():
-            break
+            on_progress(Progress(config.num_steps, losses, now - start, before_us))
         done = len(losses)
         due = done % every == 0 or done == config.num_steps
+        # Also where the training is to stop: who goes on from here must find what it would have.
         if validation and due and validation(engine, done):
             break
+        if should_stop and should_stop():
+            break
+        if checkpoints and done < config.num_steps:
+            checkpoints.after(losses)
     if not all(map(math.isfinite, engine.state()["params"])):  # the last update, or one before
         raise not_finite(len(losses), config)
     return losses

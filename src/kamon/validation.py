@@ -44,6 +44,11 @@ class Validation:
         self.records.append((step, loss))
         if self.best_step == step:
             self.best = engine.state()
+        return self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the best step lies so far behind that more steps only learn by heart."""
         return len(self.records) - 1 - self._best_index() >= PATIENCE
 
     def finish(self, engine: Engine) -> bool:
@@ -59,4 +64,4 @@ class Validation:
 
     def _best_index(self) -> int:
         losses = [loss for _, loss in self.records]
-        return losses.index(min(losses))
+        return losses.index(min(losses)) if losses else -1

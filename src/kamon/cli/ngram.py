@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"the number of samples must be 0 or more, not {args.n}")
 
     from kamon import corpus
-    from kamon.api import check_learnable, divide
     from kamon.fast_ngram import best_ngram, count_ngram
+    from kamon.run import check_learnable, divide
     from kamon.sampler import SampleRequest, sample
     from kamon.tokenizer import CharTokenizer
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from kamon.curve import spark_line
 
 if TYPE_CHECKING:
-    from kamon.api import Run
     from kamon.corpus import Corpus
+    from kamon.run import Run
     from kamon.trainer import Progress
 
 
@@ -117,6 +117,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
         if bar is None:
             bar = tqdm(
                 total=progress.num_steps,
+                initial=progress.num_before,
                 unit="step",
                 file=sys.stderr,
                 leave=False,

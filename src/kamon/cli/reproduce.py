@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> None:
     engine["dtype"] = engine["dtype"] or "float64"  # as the original computes
 
     from kamon import corpus
-    from kamon.api import prepare
     from kamon.builtin import BUILT_IN
     from kamon.config import Config
     from kamon.model import num_params
+    from kamon.run import prepare
     from kamon.sampler import sample_document
     from kamon.trainer import Progress, pretrain
 

@@ -6,11 +6,12 @@ import argparse
 import signal
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kamon.budget import ORIGINAL
 from kamon.cli.output import (
     count,
     print_json,
@@ -21,7 +22,7 @@ from kamon.cli.output import (
     say_cut,
     spark,
 )
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import (
     add_engine,
     add_input,
@@ -31,18 +32,21 @@ from kamon.cli.settings import (
     chosen_engine,
     settings,
 )
+from kamon.config import SETTINGS
+from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
     from kamon.api import Model
+    from kamon.config import Config
+    from kamon.corpus import Corpus
 
 NUM_SAMPLES = 20
 
 
 def add_arguments(parser: Parser) -> None:
     add_input(parser)
-    parser.add_argument(
-        "-o", "--output", default="model", metavar="DIR", help="where the model goes (model)"
-    )
+    parser.set_defaults(input=None)
+    parser.add_argument("-o", "--output", metavar="DIR", help="where the model goes (model)")
     parser.add_argument("--overwrite", action="store_true", help="replace the model in DIR")
     parser.add_argument(
         "--budget",
@@ -61,24 +65,59 @@ def add_arguments(parser: Parser) -> None:
     add_input_format(parser)
     add_json(parser)
     add_engine(parser)
+    group = parser.add_argument_group("interrupted and longer trainings")
+    group.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with the training in DIR, as if it had never been interrupted",
+    )
+    group.add_argument(
+        "--extend",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="with --resume: N steps more than were planned",
+    )
+    group.add_argument(
+        "--init-from",
+        metavar="DIR",
+        help="start a new training from the tokens and parameters of the model in DIR",
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        metavar="N",
+        help="keep the training every N steps, or every time such as 30s; by default so seldom "
+        "that it takes a hundredth of the time or less",
+    )
     add_settings(parser, picked=True)
 
 
 def run(args: argparse.Namespace) -> int:
     chosen = settings(args)
-    engine = chosen_engine(args)
+    check_resume(args)
 
-    from kamon import corpus, store
-    from kamon.api import Run, train
-    from kamon.budget import ORIGINAL
-    from kamon.config import SETTINGS
+    from kamon import corpus
+    from kamon.api import resume, train
     from kamon.model import num_params
+    from kamon.run import Run
 
-    store.check_target(args.output, overwrite=args.overwrite)
-    source = corpus.read(args.input, column=args.column, format=args.format)
-    say_corpus(source, args.input)
+    output = args.resume or ("model" if args.output is None else args.output)
+    engine = {} if args.resume else chosen_engine(args)
+    source: Corpus | None = None
+    name = args.input or (None if args.resume else "names")
+    if not args.resume:
+        from kamon import store
+
+        store.check_target(output, overwrite=args.overwrite)
+    if name is not None:
+        source = corpus.read(name, column=args.column, format=args.format)
+        say_corpus(source, name)
 
     def on_start(run: Run) -> None:
+        if run.resumed:
+            for problem in run.resumed.problems:
+                say(problem)
+            say(f"going on from {run.resumed.generation}, step {run.resumed.num_steps_done:,}")
         say_cut(run)
         if run.held_out:
             say(f"{count(len(run.held_out), 'document')} held out to test on")
@@ -88,44 +127,56 @@ def run(args: argparse.Namespace) -> int:
         say(
             f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
             f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
-            f"{engine['engine']} engine, {run.engine.dtype}"
+            f"{run.engine_name} engine, {run.engine.dtype}"
         )
-        picked = {f.name: getattr(c, f.name) for f in SETTINGS if f.name not in chosen}
-        flags = [
-            f"--{f.name.replace('_', '-')} {picked[f.name]}"
-            for f in SETTINGS
-            if picked.get(f.name, f.default) != f.default
-        ]
-        if flags:
-            say(f"picked: --size {ORIGINAL} {' '.join(flags)}")
+        if not run.resumed:
+            say_picked(c, chosen)
 
-    with stop_on_ctrl_c() as stop:
-        with progress_bar() as on_progress:
+    with stop_on_signals() as stop, progress_bar() as on_progress:
+        common = {
+            "checkpoint_every": args.checkpoint_every,
+            "on_start": on_start,
+            "on_progress": on_progress,
+            "should_stop": lambda: stop.signal is not None,
+        }
+        if args.resume:
+            model = resume(
+                args.resume,
+                extend=args.extend,
+                docs=source,
+                threads=args.threads,
+                **common,
+                **chosen,
+            )
+        else:
+            assert source
             model = train(
                 source,
-                on_start=on_start,
-                on_progress=on_progress,
-                should_stop=lambda: stop.asked,
                 hold_out=not args.all,
                 budget=args.budget,
                 size=args.size,
+                output=output,
+                overwrite=args.overwrite,
+                init_from=args.init_from,
+                **common,
                 **engine,
                 **chosen,
             )
-        stop.saving = True
-        if not model.metrics:
-            say("stopped before the first step was done: there is nothing to save")
-            return 130
-        model.save(args.output, overwrite=args.overwrite)
+    stopped = 0 if stop.signal is None else 128 + stop.signal
+    if not model.metrics:
+        say("stopped before the first step was done: there is nothing to save")
+        return stopped
     loss = final_loss(model.metrics)
-    say_trained(model, loss, args.output)
-    samples = [] if stop.asked else model.sample(NUM_SAMPLES)
-    known = source.docs.among(samples)
+    say_trained(model, loss, output)
+    if stopped:
+        say(f"`kamon train --resume {output}` goes on from here")
+    samples = [] if stopped else model.sample(NUM_SAMPLES)
+    known = model.docs.among(samples)
     marked = [(text, text in known) for text in samples]
     if args.json:
         print_json(
             {
-                "directory": args.output,
+                "directory": output,
                 "config": asdict(model.config),
                 "num_params": model.num_params,
                 **model.training,
@@ -135,7 +186,42 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         print_marked(marked)
-    return 130 if stop.asked else 0
+    return stopped
+
+
+def check_resume(args: argparse.Namespace) -> None:
+    """ConfigError for flags that say nothing, or something else, where a training goes on."""
+    if not args.resume:
+        if args.extend:
+            raise ConfigError("--extend makes a training longer: name its DIR with --resume")
+        return
+    given = {
+        "-o": args.output is not None and args.output != args.resume,
+        "--overwrite": args.overwrite,
+        "--budget": args.budget is not None,
+        "--size": args.size is not None,
+        "--all": args.all,
+        "--init-from": args.init_from is not None,
+        "--engine": args.engine is not None,
+        "--dtype": args.dtype is not None,
+    }
+    for flag, there in given.items():
+        if there:
+            raise ConfigError(
+                f"{flag} cannot be changed where a training goes on: leave it out, or start a new "
+                f"one with --init-from {args.resume}"
+            )
+
+
+def say_picked(config: Config, chosen: dict[str, Any]) -> None:
+    """The flags that make the same model again, besides those that were given."""
+    flags = [
+        f"--{field.name.replace('_', '-')} {getattr(config, field.name)}"
+        for field in SETTINGS
+        if field.name not in chosen and getattr(config, field.name) != field.default
+    ]
+    if flags:
+        say(f"picked: --size {ORIGINAL} {' '.join(flags)}")
 
 
 def say_trained(model: Model, loss: float, output: str) -> None:
@@ -156,7 +242,7 @@ def say_trained(model: Model, loss: float, output: str) -> None:
         )
 
 
-def final_loss(metrics: list[dict[str, float]]) -> float:
+def final_loss(metrics: Sequence[dict[str, float]]) -> float:
     """The mean over the last 100 steps: a single step's loss is that of a few documents."""
     last = metrics[-100:]
     return sum(line["loss"] for line in last) / len(last)
@@ -164,31 +250,32 @@ def final_loss(metrics: list[dict[str, float]]) -> float:
 
 @dataclass
 class Stop:
-    """What Ctrl-C does: asks training to stop, and nothing while the model is saved."""
+    """Which signal asked the training to stop."""
 
-    asked: bool = False
-    saving: bool = False
+    signal: int | None = None
 
 
 @contextmanager
-def stop_on_ctrl_c() -> Iterator[Stop]:
-    """The first Ctrl-C keeps what was learned, the second one stops at once."""
+def stop_on_signals() -> Iterator[Stop]:
+    """The first Ctrl-C or SIGTERM ends training and keeps what was learned; the second ends all at
+    once, with what was kept before."""
     stop = Stop()
 
-    def on_signal(_signum: int, _frame: types.FrameType | None) -> None:
-        if stop.asked and not stop.saving:
-            raise KeyboardInterrupt
-        first = not stop.asked
-        stop.asked = True
-        if first and not stop.saving:
-            say("\nstopping; Ctrl-C again to quit without saving")
+    def on_signal(number: int, _frame: types.FrameType | None) -> None:
+        if stop.signal is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + number)
+        stop.signal = number
+        again = "Ctrl-C again" if number == signal.SIGINT else "the same again"
+        say(f"\nstopping; {again} to quit with what was kept before")
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:  # started in the background: someone else's Ctrl-C
-        yield stop
-        return
-    signal.signal(signal.SIGINT, on_signal)
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # meant for others, if we do not hear it
+            before[number] = signal.signal(number, on_signal)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,255 @@
+"""What is in a model directory, as bytes and back: settings, tokens, parameters, documents.
+
+    config.json         the settings, vocab_size among them
+    tokenizer.json      the tokens
+    model.safetensors   the parameters, float64, under the names of `parameter_shapes`
+    metrics.jsonl       {"step": 1, "loss": …, "learning_rate": …}, a line for each step
+    training.json       what it was trained on, with which engine, how far
+    state.safetensors   what training needs to go on: params., m. and v. of each parameter's name
+    documents           the different documents of its list, a JSON string a line, compressed: what
+                        is new, and what was held out (`kamon.split`), is asked of them
+
+Nothing of it is code, and nothing is pickled. Reading takes no more memory than the settings ask
+for: what is larger than it can be is refused before it is looked into.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import sys
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from kamon.config import Config
+from kamon.documents import Documents
+from kamon.engine import State
+from kamon.errors import KamonError, StoreError
+from kamon.metrics import Metrics
+from kamon.model import num_params, parameter_shapes
+from kamon.tokenizer import CharTokenizer
+
+STATE = "state.safetensors"
+# The most bytes that each may have; those of parameters follow from the settings.
+MOST_BYTES = {
+    "config.json": 1 << 20,
+    "tokenizer.json": 1 << 26,
+    "metrics.jsonl": 1 << 32,
+    "training.json": 1 << 20,
+}
+FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json")
+HEADER_BYTES = 200  # of one tensor in a safetensors file: its name, type, shape and place
+UNPACKED_BLOCK = 1 << 20
+MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
+PARTS = ("params", "m", "v")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a model directory holds.
+
+    params: flat array of 'd' in the order of `parameter_shapes`. state: of the engine behind the
+    last step; None where training is not to go on.
+    """
+
+    config: Config
+    tokenizer: CharTokenizer
+    params: array[float]
+    metrics: Metrics
+    training: dict[str, Any]
+    documents: bytes | Documents  # bytes, of `pack_documents`: few commands need them unpacked
+    state: State | None = None
+
+
+def to_files(stored: Stored) -> dict[str, bytes | Iterable[bytes]]:
+    """Each file but the documents, by its name."""
+    config = stored.config
+    files: dict[str, bytes | Iterable[bytes]] = {
+        "config.json": to_json(asdict(config)),
+        "tokenizer.json": stored.tokenizer.to_json().encode(),
+        "model.safetensors": to_safetensors(config, {"": stored.params}),
+        "metrics.jsonl": stored.metrics.to_json_lines(),
+        "training.json": to_json(stored.training),
+    }
+    state = stored.state
+    if state is not None:
+        numbers = {"params.": state["params"], "m.": state["m"], "v.": state["v"]}
+        files[STATE] = to_safetensors(config, numbers)
+    return files
+
+
+def from_files(read: Callable[[str, int], bytes], names: Iterable[str], documents: bytes) -> Stored:
+    """`read` gives the content of a file that has no more bytes than so many.
+
+    StoreError says which file is not what it should be, and does not name the directory.
+    """
+    try:
+        config = Config(**json.loads(read("config.json", MOST_BYTES["config.json"])))
+        tokenizer = CharTokenizer.from_json(
+            read("tokenizer.json", MOST_BYTES["tokenizer.json"]).decode("utf-8")
+        )
+        if tokenizer.vocab_size != config.vocab_size:
+            raise StoreError(
+                f"tokenizer.json has {tokenizer.vocab_size} tokens, "
+                f"config.json says vocab_size {config.vocab_size}"
+            )
+        lines = io.BytesIO(read("metrics.jsonl", MOST_BYTES["metrics.jsonl"]))
+        metrics = Metrics.from_json_lines(lines)
+        training = json.loads(read("training.json", MOST_BYTES["training.json"]))
+        check_training(training)
+        name = "model.safetensors"
+        (params,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
+        state: State | None = None
+        if STATE in names:
+            prefixes = [f"{part}." for part in PARTS]
+            found = from_safetensors(config, STATE, prefixes, read(STATE, most_bytes(config, 3)))
+            state = {"params": found[0], "m": found[1], "v": found[2], "step": len(metrics)}
+    except StoreError:
+        raise
+    except (KamonError, ValueError, TypeError, RecursionError) as error:
+        raise StoreError(str(error)) from None
+    return Stored(config, tokenizer, params, metrics, training, documents, state)
+
+
+def most_bytes(config: Config, copies: int) -> int:
+    """Of a safetensors file with so many numbers for each parameter."""
+    return 8 + most_header(config, copies) + 8 * copies * num_params(config)
+
+
+def most_header(config: Config, copies: int) -> int:
+    return HEADER_BYTES * (copies * (3 + 6 * config.n_layer) + 1)
+
+
+# ---- documents
+
+
+def pack_documents(docs: Documents) -> Iterator[bytes]:
+    """The same bytes for the same documents."""
+    packer = zlib.compressobj(6, wbits=31)
+    for block in docs.blocks():
+        # As one array with line ends for commas, which takes a tenth of the time of as many lines.
+        lines = json.dumps(block, ensure_ascii=False, separators=("\n", ":"))[1:-1] + "\n"
+        yield packer.compress(lines.encode())
+    yield packer.flush()
+
+
+def unpack_documents(packed: bytes) -> Documents:
+    """StoreError where this is nothing that `pack_documents` made."""
+    try:
+        return Documents.of(unpacked(packed))
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise StoreError(f"the model's documents cannot be used: {error}") from None
+
+
+def unpacked(packed: bytes) -> Iterator[str]:
+    with gzip.open(io.BytesIO(packed)) as file:
+        rest = b""
+        while block := file.read(UNPACKED_BLOCK):
+            whole, newline, rest = (rest + block).rpartition(b"\n")
+            if len(rest) > MAX_DOCUMENT_BYTES:
+                raise ValueError(f"one has more than {MAX_DOCUMENT_BYTES:,} bytes")
+            if newline:
+                lines = whole.decode().split("\n")
+                docs: list[str] = json.loads(f"[{','.join(lines)}]")
+                if len(docs) != len(lines) or not all(isinstance(doc, str) for doc in docs):
+                    raise ValueError("there is not one JSON string a line")
+                if "\0" in "".join(docs):
+                    raise ValueError("one has a NUL, which no text has")
+                yield from docs
+        if rest or not file.tell():
+            raise ValueError("the last line has no end" if rest else "there are none")
+
+
+# ---- training
+
+
+def check_training(training: Any) -> None:
+    """Raise ValueError where what Kamon reports of a training is not what Kamon writes."""
+    corpus = training.get("corpus") if isinstance(training, dict) else None
+    if not (
+        isinstance(corpus, dict)
+        and isinstance(corpus.get("source"), str)
+        and isinstance(corpus.get("num_docs"), int)
+        and isinstance(training.get("engine"), str)
+        and isinstance(training.get("dtype"), str)
+        and isinstance(training.get("num_steps_done"), int)
+        and isinstance(training.get("seconds"), int | float)
+    ):
+        raise ValueError("training.json does not say what the model was trained on and with")
+
+
+def to_json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
+
+
+# ---- parameters
+
+
+def to_safetensors(config: Config, groups: Mapping[str, array[float]]) -> bytes:
+    """Numbers for each parameter, under its name with the group's prefix before it."""
+    from safetensors import TensorSpec, serialize
+
+    shapes = parameter_shapes(config)
+    kept = {prefix: little_endian(numbers) for prefix, numbers in groups.items()}
+    tensors = {}
+    for prefix, numbers in kept.items():
+        address, _ = numbers.buffer_info()  # valid as long as `kept`: to the end of this call
+        for name, shape in shapes.items():
+            size = prod(shape) * numbers.itemsize
+            tensors[prefix + name] = TensorSpec(
+                dtype="float64", shape=list(shape), data_ptr=address, data_len=size
+            )
+            address += size
+    return bytes(serialize(tensors, {"format": "kamon"}))
+
+
+def from_safetensors(
+    config: Config, file: str, prefixes: Sequence[str], content: bytes
+) -> list[array[float]]:
+    """The flat numbers of each prefix."""
+    from safetensors import SafetensorError, deserialize
+
+    if len(content) < 8 * len(prefixes) * num_params(config):
+        raise StoreError(f"{file} has fewer numbers than config.json asks for")
+    if int.from_bytes(content[:8], "little") > most_header(config, len(prefixes)):
+        raise StoreError(f"{file} is damaged: its header is longer than it can be")
+    table = parameter_shapes(config)
+    shapes = {prefix + name: shape for prefix in prefixes for name, shape in table.items()}
+    read: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = deserialize
+    try:
+        found = dict(read(content))
+    except SafetensorError as error:
+        raise StoreError(f"{file} is damaged: {error}") from None
+    if found.keys() != shapes.keys():
+        odd = sorted(found.keys() ^ shapes.keys())[0]
+        raise StoreError(f"{file} and config.json differ: parameter {odd} is in one alone")
+    groups = []
+    for prefix in prefixes:
+        numbers = array("d")
+        for name in table:
+            tensor, shape = found[prefix + name], shapes[prefix + name]
+            if tuple(tensor["shape"]) != shape or tensor["dtype"] != "F64":
+                raise StoreError(
+                    f"{file} has {prefix + name} as {tensor['dtype']} {tensor['shape']}, "
+                    f"config.json asks for F64 {list(shape)}"
+                )
+            numbers.frombytes(tensor["data"])
+        numbers = little_endian(numbers)
+        if not all(map(math.isfinite, numbers)):
+            raise StoreError(f"{file} has parameters that are not finite")
+        groups.append(numbers)
+    return groups
+
+
+def little_endian(numbers: array[float]) -> array[float]:
+    """To and from the order of bytes in safetensors; nearly every machine has it already."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers

@@ -1,0 +1,76 @@
+"""What was measured in each step of a training, in a few bytes a step."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+Line = dict[str, float]
+
+
+@dataclass
+class Metrics(Sequence[Line]):
+    """A sequence of {"step": 1, "loss": …, "learning_rate": …}, and of some steps "held_out_loss".
+
+    losses: nats a token, of each step; held_out: by the number of steps done.
+
+    >>> metrics = Metrics(array("d", [3.5, 3.25]), array("d", [0.25, 0.125]), {2: 3.0})
+    >>> metrics[-1]
+    {'step': 2, 'loss': 3.25, 'learning_rate': 0.125, 'held_out_loss': 3.0}
+    """
+
+    losses: array[float] = field(default_factory=lambda: array("d"))
+    learning_rates: array[float] = field(default_factory=lambda: array("d"))
+    held_out: dict[int, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    @overload
+    def __getitem__(self, place: int) -> Line: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Line]: ...
+    def __getitem__(self, place: int | slice) -> Line | list[Line]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        step = range(1, len(self) + 1)[place]
+        line: Line = {
+            "step": step,
+            "loss": self.losses[step - 1],
+            "learning_rate": self.learning_rates[step - 1],
+        }
+        return line | ({"held_out_loss": self.held_out[step]} if step in self.held_out else {})
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, list):
+            return list(self) == other
+        return isinstance(other, Metrics) and vars(self) == vars(other)
+
+    def to_json_lines(self) -> Iterator[bytes]:
+        for line in self:
+            yield json.dumps(line, allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_json_lines(cls, lines: Iterable[bytes]) -> Metrics:
+        """ValueError where a line is not what `to_json_lines` writes, or there is none."""
+        found = cls()
+        for line in map(json.loads, lines):
+            if not isinstance(line, dict) or line.get("step") != len(found) + 1:
+                raise ValueError("metrics.jsonl has a line that is not that of the next step")
+            found.losses.append(finite(line.get("loss")))
+            found.learning_rates.append(finite(line.get("learning_rate")))
+            if "held_out_loss" in line:
+                found.held_out[len(found)] = finite(line["held_out_loss"])
+        if not found.losses:
+            raise ValueError("metrics.jsonl is empty")
+        return found
+
+
+def finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("metrics.jsonl has a line without the numbers loss and learning_rate")
+    return float(value)

@@ -1,0 +1,400 @@
+"""A training that is interrupted, however it is, comes to what it would have come to."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kamon
+from conftest import TINY, TINY_FLAGS, Result, times
+from kamon import store
+from kamon.api import Model
+from kamon.engines import native
+from kamon.errors import ConfigError, CorpusError, StoreError
+from kamon.lock import locked
+
+Kamon = Callable[..., Result]
+Process = Callable[..., subprocess.Popen[str]]
+DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
+ENGINES = [
+    ("scalar", "float64"),
+    *([] if native.why_not() else [("native", d) for d in ("float32", "float64")]),
+]
+SETTINGS = {
+    "n_layer": 2, "n_embd": 4, "n_head": 2, "block_size": 6, "num_steps": 25, "batch_size": 2,
+    "learning_rate": 0.03, "schedule": "cosine", "warmup_steps": 4, "weight_decay": 0.1,
+    "dropout": 0.2, "std": 0.1,
+}  # fmt: skip
+
+
+def same(model: Model, other: Model) -> None:
+    """Bit for bit: what was measured, the model, its samples."""
+    assert model.config == other.config
+    assert model.metrics == other.metrics
+    assert model.engine.state()["params"] == other.engine.state()["params"]
+    assert model.sample(50, seed=3) == other.sample(50, seed=3)
+    assert model.training | other.training | {"seconds": 0} == other.training | {"seconds": 0}
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    """Asked once between two steps by the scalar engine, and now and then by the native one."""
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > steps
+
+    return stop
+
+
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+@pytest.mark.parametrize("hold_out", [True, False])
+def test_a_training_stopped_again_and_again(
+    engine: str, dtype: str, hold_out: bool, tmp_path: Path
+) -> None:
+    chosen: dict[str, Any] = {"engine": engine, "dtype": dtype, "hold_out": hold_out}
+    whole = kamon.train(DOCS, **chosen, **SETTINGS)
+    path = tmp_path / "m"
+    model = kamon.train(DOCS, output=path, should_stop=stop_after(2), **chosen, **SETTINGS)
+    rounds = 0
+    while not model.training["finished"]:
+        rounds += 1
+        assert len(model.metrics) < 25
+        same(kamon.load(path, engine=engine, dtype=dtype), model)
+        threads = None if engine == "scalar" else 1 + rounds % 2
+        model = kamon.resume(path, should_stop=stop_after(2), threads=threads)
+    assert rounds > 1
+    same(model, whole)
+    same(kamon.load(path, engine=engine, dtype=dtype), whole)
+    with pytest.raises(ConfigError, match="is at its end: extend it"):
+        kamon.resume(path)
+
+
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+def test_any_generation_leads_to_the_same_model(engine: str, dtype: str, tmp_path: Path) -> None:
+    """Also the one before, where the newest is damaged; and that is said."""
+    chosen: dict[str, Any] = {"engine": engine, "dtype": dtype}
+    whole = kamon.train(DOCS, **chosen, **SETTINGS)
+    path = tmp_path / "m"
+    kamon.train(DOCS, output=path, checkpoint_every=11, **chosen, **SETTINGS)
+    first, second = store.folders(path)
+    assert [len(store.read_generation(f).metrics) for f in (first, second)] == [22, 25]
+    (second / "state.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"going on from generation-000002: .*000003/state"):
+        same(kamon.resume(path), whole)
+    same(kamon.load(path, **chosen), whole)
+
+
+def test_early_stopping_and_the_best_model_come_through(tmp_path: Path) -> None:
+    """A model too large for its list: what was best is remembered over the interruption."""
+    settings = {"n_embd": 32, "num_steps": 400, "batch_size": 16, "learning_rate": 0.02}
+    whole = kamon.train(DOCS, **settings)
+    assert len(whole.metrics) < 400
+    path = tmp_path / "m"
+    model = kamon.train(DOCS, output=path, should_stop=stop_after(3), **settings)
+    while not model.training["finished"]:
+        model = kamon.resume(path, should_stop=stop_after(5))
+    same(model, whole)
+    assert model.training["held_out"]["best_step"] < len(model.metrics)
+
+
+def test_extending(tmp_path: Path) -> None:
+    """With nothing held out and the same learning rate all along, longer is what it says."""
+    settings = TINY | {"num_steps": 30, "schedule": "linear"}
+    path = tmp_path / "m"
+    kamon.train(DOCS, output=path, **settings)
+    model = kamon.resume(path, extend=12)
+    assert (len(model.metrics), model.config.num_steps) == (42, 42)
+    lines = list(model.metrics)
+    assert lines[29]["learning_rate"] == pytest.approx(0.01 / 30)
+    assert lines[30]["learning_rate"] == pytest.approx(0.01 * 12 / 42)
+    assert model.training["finished"]
+    assert kamon.load(path).config.num_steps == 42
+    for wrong in (-1, True, 1.5):
+        with pytest.raises(ConfigError, match="extend must be a whole number"):
+            kamon.resume(path, extend=wrong)  # type: ignore[arg-type]
+
+
+def test_what_cannot_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    model = kamon.train(DOCS, **TINY)
+    model.save(path)
+    with pytest.raises(StoreError, match="keeps nothing to go on with: start a new training"):
+        kamon.resume(path)
+    with pytest.raises(StoreError, match="does not exist"):
+        kamon.resume(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StoreError, match="it has no generation"):
+        kamon.resume(tmp_path / "empty")
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_another_list_or_another_setting_is_refused(tmp_path: Path, kamon: Kamon) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(DOCS))
+    path = tmp_path / "m"
+    flags = [f for f in TINY_FLAGS if "steps=3" not in f]
+    assert kamon("train", names, "-o", path, *flags, "--num-steps=50").code == 0
+    done = kamon("train", "--resume", path, "--n-embd=16", "--extend=5")
+    assert done.code == 2
+    assert "is trained with n_embd 4, not 16: leave that out to go on" in done.err
+    for flag in ("--size=tiny", "--budget=1s", "--all", "--dtype=float64", "--overwrite", "-o=x"):
+        done = kamon("train", "--resume", path, *flag.split("=", 1))
+        assert (done.code, done.out) == (2, "")
+        assert "cannot be changed where a training goes on" in done.err
+    names.write_text("\n".join([*DOCS[:7], "another", *DOCS[7:]]))
+    done = kamon("train", names, "--resume", path, "--extend=5")
+    assert done.code == 2
+    assert f"{names} is not the list that {path} learns: it has 151 different" in done.err
+    assert "number 8, 'another' for 'banna'" in done.err or "number 8" in done.err
+    names.write_text("\n".join(DOCS))
+    assert kamon("train", names, "--resume", path, "--extend=5", "--n-embd=4").code == 0
+    done = kamon("train", "--extend", "5")
+    assert (done.code, "name its DIR with --resume" in done.err) == (2, True)
+
+
+def test_a_directory_is_all_that_is_needed(tmp_path: Path, kamon: Kamon) -> None:
+    """The list may be gone."""
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(DOCS))
+    assert kamon("train", names, "-o", tmp_path / "m", *TINY_FLAGS).code == 0
+    names.unlink()
+    done = kamon("train", "--resume", tmp_path / "m", "--extend", 4)
+    assert done.code == 0
+    assert "going on from generation-000001, step 3" in done.err
+    assert "trained 7 steps" in done.err
+
+
+def test_starting_from_a_model(tmp_path: Path, kamon: Kamon) -> None:
+    names, more = tmp_path / "names.txt", tmp_path / "more.txt"
+    names.write_text("\n".join(DOCS))
+    more.write_text("\n".join(doc[::-1] for doc in DOCS))
+    base, other = tmp_path / "base", tmp_path / "other"
+    assert kamon("train", names, "-o", base, *TINY_FLAGS).code == 0
+    flags = ["--num-steps=1", "--learning-rate=1e-9", "--n-layer=1"]
+    assert kamon("train", more, "-o", other, "--init-from", base, *flags).code == 0
+    one, two = store.load(base), store.load(other)
+    assert one.params == pytest.approx(two.params, abs=1e-7)
+    assert one.tokenizer.chars == two.tokenizer.chars
+    assert two.training["init_from"] == str(base)
+    done = kamon("train", more, "-o", tmp_path / "x", "--init-from", base, "--n-embd=16")
+    assert (done.code, "the model to start from has n_embd 4, not 16" in done.err) == (2, True)
+    more.write_text("\n".join([*DOCS, "Übel"]))
+    done = kamon("train", more, "-o", tmp_path / "x", "--init-from", base)
+    assert (done.code, "does not know ('Ü" in done.err) == (1, True)
+    assert not (tmp_path / "x").exists()
+
+
+# ---- one writer
+
+
+def starters(folder: Path, number: int) -> list[subprocess.Popen[str]]:
+    names = folder / "names.txt"
+    names.write_text("\n".join(DOCS))
+    command = [sys.executable, "-m", "kamon", "train", names, "-o", folder / "m", "--size=original"]
+    command += ["--num-steps=300", "--n-embd=8", "--n-head=2", "--engine=scalar"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return [
+        subprocess.Popen(list(map(str, command)), text=True, **pipes)  # type: ignore[call-overload]
+        for _ in range(number)
+    ]
+
+
+@pytest.mark.slow
+def test_of_eight_starters_one_wins(tmp_path: Path) -> None:
+    for attempt in range(times(2, 200)):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        running = starters(folder, 8)
+        ends = [process.communicate()[1] for process in running]
+        codes = [process.returncode for process in running]
+        assert sorted(codes) == [0] + [1] * 7, ends
+        told = [err for err, code in zip(ends, codes, strict=True) if code]
+        for err in told:
+            assert re.search(r"is being written by|holds a model already", err.splitlines()[-1])
+        assert store.load(folder / "m").training["finished"]
+
+
+def test_the_second_is_told_who_is_first(tmp_path: Path, kamon: Kamon) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(DOCS))
+    with store.writing(tmp_path / "m"):
+        done = kamon("train", names, "-o", tmp_path / "m", *TINY_FLAGS)
+        assert (done.code, done.out) == (1, "")
+        holder = f"is being written by process {os.getpid()} on {socket.gethostname()} since 20"
+        assert holder in done.err
+    assert not (tmp_path / "m").exists()
+    assert kamon("train", names, "-o", tmp_path / "m", *TINY_FLAGS).code == 0
+
+
+def test_a_dead_holder_keeps_nobody_out(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    program = "import sys, time; from pathlib import Path; from kamon.lock import locked\n"
+    program += "with locked(Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    message = rf"it is being written by process {holder.pid} on "
+    with pytest.raises(StoreError, match=message), locked(lock, "it"):
+        pass
+    holder.kill()
+    holder.communicate()
+    assert json.loads(lock.read_text())["process"] == holder.pid
+    with locked(lock, "it"):
+        assert json.loads(lock.read_text())["process"] == os.getpid()
+
+
+# ---- signals and kills
+
+
+def start(process: Process, folder: Path, *flags: object) -> subprocess.Popen[str]:
+    names = folder / "names.txt"
+    names.write_text("\n".join(DOCS))
+    return process("train", names, "-o", folder / "m", "--size=tiny", "--threads=1", *flags)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_was_learned(number: int, tmp_path: Path, process: Process) -> None:
+    running = start(process, tmp_path, "--num-steps=100000000")
+    wait_for_steps(running)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == 128 + number
+    assert "stopped after" in err
+    assert f"`kamon train --resume {tmp_path / 'm'}` goes on from here" in err
+    assert not store.load(tmp_path / "m").training["finished"]
+
+
+def wait_for_steps(running: subprocess.Popen[str]) -> None:
+    """Until training has begun, as the line about the model says."""
+    assert running.stderr
+    for line in running.stderr:
+        if line.startswith(("picked:", "model:")):
+            time.sleep(0.1)
+            return
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_with_what_was_kept(
+    number: int, tmp_path: Path, process: Process
+) -> None:
+    """In the middle of one step that takes minutes: a model far too large for the scalar engine."""
+    flags = ["--num-steps=2", "--n-embd=64", "--n-layer=4", "--batch-size=128", "--engine=scalar"]
+    assert kamon.train(DOCS, output=tmp_path / "m", **TINY)
+    before = store.load(tmp_path / "m").params
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(DOCS))
+    running = process("train", names, "-o", tmp_path / "m", "--overwrite", "--all", *flags)
+    wait_for_steps(running)
+    running.send_signal(number)
+    time.sleep(0.3)
+    running.send_signal(number)
+    running.communicate(timeout=20)
+    assert running.returncode == 128 + number
+    assert store.load(tmp_path / "m").params == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(native.why_not()), reason=native.why_not())
+@pytest.mark.parametrize(
+    ("num_steps", "every"),
+    [(3_000, 3), (30_000, 3_000)],
+    ids=["mostly in a save", "mostly in training"],
+)
+def test_killed_at_any_instant(
+    num_steps: int, every: int, tmp_path: Path, process: Process
+) -> None:
+    """kill -9, then on: the model is that of a training that nothing happened to, bit for bit."""
+    flags = [f"--num-steps={num_steps}", "--seed=7", f"--checkpoint-every={every}"]
+    (tmp_path / "whole").mkdir()
+    running = start(process, tmp_path / "whole", *flags[:-1])
+    running.communicate()
+    assert running.returncode == 0
+    whole = store.load(tmp_path / "whole" / "m")
+    rng = random.Random(every)
+    kills = saved = runs = 0
+    while kills < times(10, 500):
+        runs += 1
+        folder = tmp_path / f"run{runs}"
+        folder.mkdir()
+        model = folder / "m"
+        running = start(process, folder, *flags)
+        while True:
+            wait_until_there(model, running)
+            time.sleep(rng.random() * 0.4)
+            if running.poll() is None:
+                running.kill()
+            running.communicate()
+            if running.returncode == 0:
+                break
+            kills += 1
+            if not (model.exists() and store.generations(model)):
+                running = start(process, folder, *flags)
+                continue
+            saved += 1
+            running = process("train", "--resume", model, "--threads=1", *flags[1:])
+        assert running.returncode == 0
+        found = store.load(model)
+        assert found.params == whole.params
+        assert found.metrics == whole.metrics
+        assert found.state == whole.state
+    assert saved > kills // 4
+
+
+def wait_until_there(model: Path, running: subprocess.Popen[str]) -> None:
+    """Until the process has come to its own work: importing is no instant to be killed at."""
+    while running.poll() is None and not (model / "lock").exists():
+        time.sleep(0.005)
+
+
+def test_keeping_takes_no_more_than_its_share() -> None:
+    from array import array
+
+    from kamon import trainer
+
+    now, saved = 0.0, []
+
+    def save(losses: Any) -> None:
+        nonlocal now
+        saved.append(len(losses))
+        now += 0.5
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: now)
+        checkpoints = trainer.Checkpoints(save)
+        losses = array("d")
+        for _ in range(2000):
+            now += 0.1
+            losses.append(1.0)
+            checkpoints.after(losses)
+    assert saved[0] == pytest.approx(trainer.FIRST_SECONDS / 0.1, abs=1)
+    assert 0.5 * len(saved[1:]) <= trainer.SHARE * now + 0.5
+
+
+def test_what_is_no_interval(tmp_path: Path) -> None:
+    for every in (0, -1, True, "soon", "0", float("nan"), "0s"):
+        with pytest.raises(ConfigError, match=r"checkpoint_every|a budget is a time"):
+            kamon.train(DOCS, output=tmp_path / "m", checkpoint_every=every, **TINY)
+    assert not (tmp_path / "m").exists()
+
+
+def test_nothing_is_left_where_nothing_was_learned(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError):
+        kamon.train(["a"], output=tmp_path / "m", **TINY)
+    assert list(tmp_path.iterdir()) == []
