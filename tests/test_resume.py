@@ -314,7 +314,7 @@ def test_a_second_signal_ends_at_once_with_what_was_kept(
 @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not())
 @pytest.mark.parametrize(
     ("num_steps", "every"),
-    [(3_000, 3), (30_000, 3_000)],
+    [(600, 3), (30_000, 3_000)],
     ids=["mostly in a save", "mostly in training"],
 )
 def test_killed_at_any_instant(
