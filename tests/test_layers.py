@@ -19,7 +19,7 @@ LAYERS = [
     {"mersenne"},
     {"documents"},
     {"model", "split", "tokenizer", "corpus", "ngram", "clean"},
-    {"engine", "fast_ngram"},
+    {"engine", "fast_ngram", "memory"},
     {"validation", "store", "sampler", "budget", "describe"},
     {"trainer", "conditions"},
     {"api", "bench"},

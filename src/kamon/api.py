@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -16,8 +17,16 @@ from kamon.batch import Batch
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
 from kamon.documents import Documents
-from kamon.engine import Engine, best_engine, is_fast, make_engine, untrained
-from kamon.errors import ConfigError, CorpusError
+from kamon.engine import (
+    Engine,
+    best_engine,
+    checked_threads,
+    is_fast,
+    make_engine,
+    untrained,
+)
+from kamon.errors import ConfigError, CorpusError, TrainingError
+from kamon.memory import check_model
 from kamon.model import init, num_params
 from kamon.sampler import SampleRequest
 from kamon.tokenizer import CharTokenizer
@@ -150,6 +159,14 @@ def prepare(
     size = config.block_size
     lengths = source.docs.lengths()
     needed = docs[: config.num_steps * config.batch_size]  # the others are never looked at
+    check_model(
+        config,
+        scalar=(engine or best_engine()) == "scalar",
+        real=8 if dtype == "float64" else 4,
+        threads=checked_threads(threads),
+        longest=max(lengths),
+        held_out=len(apart),
+    )
     params = init(config, rng)
     made = make_engine(engine, config, dtype=dtype, threads=threads)
     made.load(untrained(params))
@@ -261,13 +278,20 @@ def held_out_figures(
     """Go back to the best model, and what is known of it; its losses go into `metrics`."""
     over_fitted = validation.finish(run.engine)
     for step, loss in validation.records:
-        metrics[step - 1]["held_out_loss"] = loss
+        if math.isfinite(loss):  # in float64 a probability may be too small for its logarithm
+            metrics[step - 1]["held_out_loss"] = loss
     least = MOST_TESTED if is_fast(run.engine) else MOST_TESTED_SLOWLY
     most = max(least, len(metrics) * run.config.batch_size // 4)
     docs = run.held_out.select(range(min(len(run.held_out), most)))
+    loss = mean_loss(run.engine, docs)
+    if not math.isfinite(loss):
+        raise TrainingError(
+            "the model gives documents held out no probability: "
+            f"a smaller learning_rate than {run.config.learning_rate:g}, or std, may help"
+        )
     return {
         "num_docs": len(docs),
-        "loss": mean_loss(run.engine, docs),
+        "loss": loss,
         "best_step": validation.best_step or len(metrics),
         "over_fitted": over_fitted,
     }

@@ -115,6 +115,11 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
                 raise StoreError(f"{given} holds something else than a model: choose another name")
         elif path.exists():
             raise StoreError(f"{given} is not a directory: choose another name for the model")
+        if path.parent.is_dir() and is_model(path.parent):
+            raise StoreError(
+                f"{given} would lie in another model, where nothing may be added: "
+                "choose another name"
+            )
         with staging_folder(next(folder for folder in path.parents if folder.exists())):
             pass  # it can be made: so can the model
     except OSError as error:
@@ -172,7 +177,8 @@ def load(path: str | Path) -> Stored:
     try:
         contents = read_verified(path)
     except (OSError, ValueError) as error:  # a name that no file can have
-        raise StoreError(f"cannot read {str(path)!r}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"cannot read {str(path)!r}: {reason}") from None
     try:
         config = Config(**json.loads(contents["config.json"]))
         tokenizer = CharTokenizer.from_json(contents["tokenizer.json"].decode("utf-8"))
@@ -314,6 +320,8 @@ def from_safetensors(config: Config, content: bytes) -> array[float]:
         found = dict(read(content))
     except SafetensorError as error:
         raise StoreError(f"model.safetensors is damaged: {error}") from None
+    if config.n_layer > len(found):  # said before a table of as many layers as that is made
+        raise StoreError("model.safetensors has fewer layers than config.json says")
     shapes = parameter_shapes(config)
     if found.keys() != shapes.keys():
         odd = sorted(found.keys() ^ shapes.keys())[0]
