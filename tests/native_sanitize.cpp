@@ -55,11 +55,11 @@ int main() {
     std::vector<int32_t> sampled(size_t(n) * block_size);
     std::vector<int64_t> sampled_offsets(n + 1);
     const double temperature = round % 4 ? 1.0 : round % 8 ? 0.0 : 1e-300;
-    CALL(kamon_sample)(engine, n, temperature, 7, vocab_size - 1, sampled.data(),
+    CALL(kamon_sample)(engine, 1000, n, temperature, 7, vocab_size - 1, sampled.data(),
                        sampled_offsets.data());
     std::thread other([&] { CALL(kamon_stop)(engine, 1); });  // before, within or behind the call
     std::vector<int64_t> unused(n + 1);
-    CALL(kamon_sample)(engine, n, 1.0, 7, vocab_size - 1, sampled.data(), unused.data());
+    CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, sampled.data(), unused.data());
     other.join();
     CALL(kamon_stop)(engine, 0);
     std::vector<uint32_t> state(625, 12345);

@@ -78,12 +78,11 @@ def test_what_was_changed_is_counted(tmp_path: Path) -> None:
             "{path}, line 1 has no text under 'text'; its keys: name",
         ),
         ("x.jsonl", b'{"text": 5}', None, "{path}, line 1 has something else than text"),
-        ("x.jsonl", b'{"n": ' + b"1" * 5000 + b"}", None, "line 1 is not valid JSON: Exceeds the"),
+        ("x.jsonl", b'{"n": ' + b"1" * 5000 + b"}", None, "line 1 is not valid JSON: a number"),
         ("x.jsonl", b'{"text": "ab\\ud800"}', None, "lone surrogate (U+D800) at character 3"),
         ("x.jsonl", b'{"text": "a\\u0000"}', None, "{path}, line 1 has a NUL at character 2"),
-        ("x.csv", b"id,name\n1\n", "name", "{path}, line 2 has 1 cells: none for 'name'"),
+        ("x.csv", b"id,name\n1\n", "name", "{path}, line 2 has 1 cell: none for 'name'"),
         ("x.csv", b'name\n"anna', "name", "{path}, line 2 is not valid CSV"),
-        ("x.csv", b"name\n" + b"a" * 200_000, "name", "{path}, line 2 is not valid CSV"),
         ("x.csv", b"", "name", "{path} is empty"),
     ],
 )
@@ -127,7 +126,7 @@ def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         corpus.read(tmp_path)
     with pytest.raises(CorpusError, match=r"cannot read brands\.txt/x: Not a directory"):
         corpus.read("brands.txt/x")
-    with pytest.raises(CorpusError, match=r"no file $"):
+    with pytest.raises(CorpusError, match=r"no file with an empty name"):
         corpus.read("")
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"mersenne"},
     {"documents"},
     {"model", "split", "tokenizer", "corpus", "ngram", "clean"},
-    {"engine", "fast_ngram"},
+    {"engine", "fast_ngram", "memory"},
     {"validation", "contents", "sampler", "budget", "describe", "run"},
     {"trainer", "conditions", "store"},
     {"api", "bench"},

@@ -315,7 +315,7 @@ def tuples_as_lists(content: Any) -> Any:
         (["m", "-o", "link/new", "--overwrite"], 1, "is in the model's own directory"),
         (["m", "-o", "m/model.svg", "--kind=loss", "--overwrite"], 1, "the model's own directory"),
         (["m", "-o", "taken"], 1, "taken/loss.png is a directory"),
-        (["m", "-o", "file.txt"], 1, "cannot write file.txt/loss.png: "),
+        (["m", "-o", "file.txt"], 1, "file.txt is not a folder: choose another"),
         (["m", "-o", "a\0b"], 1, "cannot write 'a\\x00b/loss.png'"),
         (["m", "--json", "-o", "x"], 2, "--json draws nothing"),
         (["m", "--json", "--overwrite"], 2, "--json draws nothing"),

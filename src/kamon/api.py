@@ -19,7 +19,7 @@ from kamon.config import Config, make_config
 from kamon.corpus import Corpus
 from kamon.documents import Documents
 from kamon.engine import Engine, State, best_engine, is_fast, make_engine, untrained
-from kamon.errors import ConfigError, StoreError
+from kamon.errors import ConfigError, StoreError, TrainingError
 from kamon.metrics import Metrics
 from kamon.model import num_params
 from kamon.run import (
@@ -337,8 +337,9 @@ class Course:
         run, metrics = self.run, self.metrics
         for step in range(len(metrics.learning_rates), len(metrics.losses)):
             metrics.learning_rates.append(learning_rate(run.config, step))
-        if self.validation:
-            metrics.held_out.update(self.validation.records)
+        if self.validation:  # in float64 a probability may be too small for its logarithm
+            finite = ((step, loss) for step, loss in self.validation.records if loss < math.inf)
+            metrics.held_out.update(finite)
         training = self.training | {
             "num_steps_done": len(metrics),
             "seconds": round(self.training.get("seconds", 0.0) + seconds, 3),
@@ -403,9 +404,15 @@ def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> 
     least = MOST_TESTED if is_fast(run.engine) else MOST_TESTED_SLOWLY
     most = max(least, len(losses) * run.config.batch_size // 4)
     docs = run.held_out.select(range(min(len(run.held_out), most)))
+    loss = mean_loss(run.engine, docs)
+    if not math.isfinite(loss):
+        raise TrainingError(
+            "the model gives documents held out no probability: "
+            f"a smaller learning_rate than {run.config.learning_rate:g}, or std, may help"
+        )
     return {
         "num_docs": len(docs),
-        "loss": mean_loss(run.engine, docs),
+        "loss": loss,
         "best_step": validation.best_step or len(losses),
         "over_fitted": over_fitted,
     }

@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Any
 
 from kamon.batch import Batch
-from kamon.config import Config
+from kamon.config import Config, check_type
 from kamon.engine import Engine, Plan, train
 from kamon.errors import ConfigError
 
@@ -56,6 +56,7 @@ def seconds_of(budget: str | float) -> float:
         found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h)\s*", budget)
         seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
     else:
+        check_type("budget", budget, float, ())
         seconds = float(budget)
     if not 0.001 <= seconds <= MOST_SECONDS:
         raise ConfigError(

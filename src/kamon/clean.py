@@ -15,7 +15,7 @@ from html.entities import html5
 from math import log
 from typing import Any
 
-from kamon.config import suggestion
+from kamon.config import check_text, check_type, suggestion
 from kamon.documents import Documents
 from kamon.errors import ConfigError
 
@@ -58,6 +58,9 @@ class Options:
     near: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("min_len", "max_len", "near"):
+            if name == "min_len" or getattr(self, name) is not None:
+                check_type(name, getattr(self, name), int, ())
         if self.min_len < 0:
             raise ConfigError(f"min_len must be 0 or more, not {self.min_len}")
         if self.max_len is not None and self.max_len < max(self.min_len, 1):
@@ -75,6 +78,7 @@ class Options:
         for name in ("keep_regex", "drop_regex"):
             pattern = getattr(self, name)
             if pattern is not None:
+                check_text(name, pattern)
                 compiled(pattern, name)
 
 
@@ -111,6 +115,8 @@ def clean(docs: Iterable[str], options: Options | None = None) -> Cleaned:
     >>> clean(["<b>Anna</b>", "Tom &amp; Jo", " anna ", "Anna"], Options(lower=True)).docs
     Documents(['anna', 'tom & jo'])
     """
+    if isinstance(docs, str):
+        raise ConfigError("clean takes several documents, not one text: put it in a list")
     options = options or Options()
     changes, drops = rewriters(options), droppers(options)
     near = options.near and near_finder(options.near)
@@ -128,6 +134,7 @@ def clean(docs: Iterable[str], options: Options | None = None) -> Cleaned:
 def one_by_one(docs: Iterable[str], changes: list[Rewriter], drops: list[Dropper]) -> Iterator[str]:
     """Those that stay, after all steps that look at one document at a time."""
     for doc in docs:
+        check_text("a document", doc)
         doc = rewrite(doc, changes)
         for step, reason_of in drops:
             reason = reason_of(doc)
@@ -300,7 +307,7 @@ def found_by(pattern: Any, doc: str) -> str | None:
 
 def wrong_length(doc: str, least: int, most: int | None) -> str | None:
     if len(doc) < least or (most is not None and len(doc) > most):
-        return f"{len(doc):,} characters"
+        return f"{len(doc):,} character{'' if len(doc) == 1 else 's'}"
     return None
 
 

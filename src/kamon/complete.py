@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from kamon.config import check_type
+from kamon.config import check_text, check_type
 from kamon.errors import ConfigError
 from kamon.model import num_params
 from kamon.sampler import LanguageModel, probabilities
@@ -37,6 +37,7 @@ MOST = 10_000  # documents that can be asked for
 MOST_EFFORT = 1_000
 READS = 10_000  # tokens that a search reads, and as many in the beam
 READS_SLOWLY = 2_000  # by an engine without a `train` of its own: the scalar one
+LOOKS = 1e7  # tokens that might follow, looked at one by one: fewer are read of a large vocabulary
 WORK = 4e8  # parameters times tokens: fewer are read of a larger model
 WORK_SLOWLY = 8e6
 
@@ -136,7 +137,10 @@ def fill(
     >>> sorted(each.text for each in fill(model, "n_na", 9).documents)
     ['nana', 'nhna', 'nina', 'nnna', 'nona', 'nrna']
     """
-    found = search_model(model, parse(pattern) if isinstance(pattern, str) else pattern, n, effort)
+    elements = parse(pattern) if isinstance(pattern, str) else list(pattern)
+    if not elements:
+        raise ConfigError("the pattern is empty: it matches no document with a character")
+    found = search_model(model, elements, n, effort)
     costs = [-each.logprob for each in found.documents]
     least = min(costs, default=0.0)
     return with_shares(found, math.log(math.fsum(math.exp(least - c) for c in costs) or 1) - least)
@@ -200,6 +204,7 @@ def replaced(elements: Sequence[Element], exchanged: Mapping[str, str]) -> list[
 
 
 def check_prefix(prefix: str, block_size: int) -> None:
+    check_text("the prefix", prefix)
     if len(prefix) >= block_size:
         raise ConfigError(
             f"the prefix has {len(prefix):,} characters, and the model's block_size {block_size} "
@@ -256,7 +261,9 @@ def search_model(model: Model, pattern: Sequence[Element], n: int, effort: float
         raise ConfigError(f"effort must be above 0 and at most {MOST_EFFORT:,}, not {effort}")
     fast = hasattr(model.engine, "train")
     reads, work = (READS, WORK) if fast else (READS_SLOWLY, WORK_SLOWLY)
-    most = max(1, int(effort * min(reads, work / num_params(model.config))))
+    config = model.config
+    affordable = min(reads, work / num_params(config), LOOKS / config.vocab_size)
+    most = max(1, int(effort * affordable))
     return search(model.engine, model.tokenizer, pattern, n, most)
 
 
@@ -362,6 +369,11 @@ class Matcher:
     def __init__(
         self, pattern: Sequence[Element], tokenizer: CharTokenizer, block_size: int
     ) -> None:
+        for element in pattern:
+            if not isinstance(element, Wild) and (
+                not isinstance(element, str) or len(element) != 1
+            ):
+                raise ConfigError(f"a pattern has characters and gaps, and {element!r} is neither")
         chars = [element for element in pattern if element is not Wild.ANY]
         if len(chars) > block_size:
             raise ConfigError(

@@ -22,18 +22,25 @@ from functools import partial
 from itertools import accumulate, count
 from typing import Any
 
-from kamon.batch import Batch
-from kamon.config import check_type, suggestion
+from kamon.config import check_text, check_type, suggestion
 from kamon.engine import is_fast
 from kamon.errors import ConfigError
 from kamon.model import num_params
 from kamon.philox import uniform
-from kamon.sampler import LanguageModel, SampleRequest, choose, probabilities, sample
+from kamon.sampler import (
+    LanguageModel,
+    SampleRequest,
+    check_room,
+    choose,
+    probabilities,
+    sample,
+)
 from kamon.tokenizer import CharTokenizer
 
 ATTEMPTS = 1000  # more candidates to look at, for each sample found
 PATIENCE = 20_000  # candidates made one by one
 PATIENCE_IN_BULK = 1_000_000  # and by a fused `sample`, of a small model
+TOKENS_IN_BULK = 1 << 26  # at a time, however many there are to be
 WORK_IN_BULK = 7e10  # parameters times tokens in so many candidates of a larger one
 
 
@@ -48,7 +55,8 @@ class Conditions:
     temperature, among the tokens that the conditions before allow.
 
     Of whole documents, of which the others are dropped:
-    suffix: its end. contains: stands anywhere in it. regex: matches all of it. exclude: documents
+    suffix: its end. contains: stands anywhere in it. regex: matches all of it; one with repetitions
+    in repetitions, such as (a+)+b, may take Python longer than anyone waits. exclude: documents
     that it may not be. novel: not in the list that was learned. unique: none of the samples before.
     """
 
@@ -67,8 +75,8 @@ class Conditions:
     def __post_init__(self) -> None:
         for name in ("prefix", "suffix", "contains", "regex"):
             value = getattr(self, name)
-            if not isinstance(value, str) and not (name == "regex" and value is None):
-                raise ConfigError(f"{name} must be text, not {value!r}")
+            if not (name == "regex" and value is None):
+                check_text(name, value)
         for name, least in (("min_len", 0), ("max_len", 0), ("top_k", 1)):
             value = getattr(self, name)
             if value is not None or name == "min_len":
@@ -80,7 +88,10 @@ class Conditions:
             raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if isinstance(self.exclude, str):
             raise ConfigError("exclude must be several documents, not one text")
-        object.__setattr__(self, "exclude", frozenset(self.exclude))
+        exclude = list(self.exclude)
+        for doc in exclude:
+            check_text("a document to exclude", doc)
+        object.__setattr__(self, "exclude", frozenset(exclude))
         if self.max_len is not None:
             if self.min_len > self.max_len:
                 raise ConfigError(
@@ -152,6 +163,7 @@ def find(
     """
     conditions.check_model(tokenizer, model.config.block_size)
     n = request.n
+    check_room(n)
     if conditions == Conditions():
         return Found(tokenizer.decode_documents(sample(model, request)), range(n), n)
     fits = filter_of(conditions, docs)
@@ -180,19 +192,12 @@ def find(
 def in_bulk(
     model: LanguageModel, tokenizer: CharTokenizer, request: SampleRequest, most: int
 ) -> Iterator[str]:
-    """The first `most` candidates, of which no condition steers any.
-
-    A fused `sample` begins at number 0 each time: ever larger requests repeat no more than a third.
-    """
-    done, size = 0, min(most, max(1000, 2 * request.n))
+    """The first `most` candidates, of which no condition steers any: ever more at a time."""
+    done, size = 0, max(1000, 2 * request.n)
     while done < most:
-        batch = sample(model, replace(request, n=size))
-        begin = batch.offsets[done]
-        offsets = batch.offsets[done:]
-        for place, offset in enumerate(offsets):
-            offsets[place] = offset - begin
-        yield from tokenizer.decode_documents(Batch(batch.tokens[begin:], offsets))
-        done, size = size, min(most, 4 * size)
+        size = min(size, most - done, max(1000, TOKENS_IN_BULK // model.config.block_size))
+        yield from tokenizer.decode_documents(sample(model, replace(request, n=size, first=done)))
+        done, size = done + size, 4 * size
 
 
 def one_by_one(

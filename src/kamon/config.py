@@ -1,6 +1,7 @@
 """Every setting of a model and its training, with the defaults of the original microGPT."""
 
 import math
+import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 2**31  # of anything that is counted
 MAX_INT = 2**128  # of a seed
+MAX_FILE = 1 << 20  # of settings
+MOST_LISTED = 30
 
 
 SCHEDULES = ("linear", "cosine")
@@ -85,8 +88,10 @@ class Config:
         for name in ("beta1", "beta2", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
-        if not 0 <= self.warmup_steps < MAX_SIZE:
+        if self.warmup_steps < 0:
             raise ConfigError(f"warmup_steps must be 0 or more, not {self.warmup_steps}")
+        if self.warmup_steps >= MAX_SIZE:
+            raise ConfigError(f"warmup_steps must be below 2**31, not {self.warmup_steps}")
         for name in ("std", "temperature", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more and finite, not {getattr(self, name)}")
@@ -105,11 +110,11 @@ def check_type(name: str, value: Any, type_: object, choices: Collection[str]) -
     """The value as the field's type; an int will do for a float, a bool for neither."""
     if choices:
         if value not in choices:
-            raise ConfigError(f"{name} must be {' or '.join(choices)}, not {value!r}")
+            raise ConfigError(f"{name} must be {' or '.join(choices)}, not {reprlib.repr(value)}")
         return str(value)
     wanted, text = (int, "a whole number") if type_ is int else ((int, float), "a number")
     if isinstance(value, bool) or not isinstance(value, wanted):
-        raise ConfigError(f"{name} must be {text}, not {value!r}")
+        raise ConfigError(f"{name} must be {text}, not {reprlib.repr(value)}")
     if type_ is int:
         if abs(value) >= MAX_INT:
             raise ConfigError(f"{name} must be below 2**128")
@@ -120,11 +125,20 @@ def check_type(name: str, value: Any, type_: object, choices: Collection[str]) -
         raise ConfigError(f"{name} must be a number that a float can hold") from None
 
 
-def make_config(settings: Mapping[str, Any], where: str = "") -> Config:
-    """A Config of `settings` over the defaults; an unknown name is a ConfigError with the nearest.
+def check_text(name: str, value: object) -> None:
+    """ConfigError where this is no text, however much it looks like a sequence of characters."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be text, not {reprlib.repr(value)}")
 
-    `where` says in that error where the settings stand, as in " in kamon.toml".
-    """
+
+def make_config(settings: Mapping[str, Any]) -> Config:
+    """A Config of `settings` over the defaults; ConfigError for an unknown name."""
+    check_names(settings)
+    return Config(**settings)
+
+
+def check_names(settings: Mapping[str, Any], where: str = "") -> None:
+    """ConfigError for a name that is no setting's. where: such as " in kamon.toml"."""
     names = [f.name for f in SETTINGS]
     for name in settings:
         if name == "vocab_size":
@@ -133,24 +147,37 @@ def make_config(settings: Mapping[str, Any], where: str = "") -> Config:
             )
         if name not in names:
             raise ConfigError(f"unknown setting {name!r}{where}{suggestion(name, names)}")
-    return Config(**settings)
 
 
 def read_settings(path: "str | Path") -> dict[str, Any]:
-    """The settings in a TOML file, checked: names and values as in Config."""
+    """The settings in a TOML file: their names and types are checked, and what a Config of them and
+    of others makes is not, since a flag may yet change one of two that must fit."""
     import tomllib
 
     try:
         with open(path, "rb") as file:
-            text = file.read().decode("utf-8").removeprefix("\ufeff")
-        settings = tomllib.loads(text)
+            text = file.read(MAX_FILE + 1).decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:
+    if len(text) > MAX_FILE:
+        raise ConfigError(f"{path} has more than {MAX_FILE:,} characters: those are no settings")
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    make_config(settings, where=f" in {path}")
+    except (ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        reason = "it is nested too deeply" if deep else "a number has too many digits"
+        raise ConfigError(f"{path} is not valid TOML: {reason}") from None
+    check_names(settings, f" in {path}")
+    for f in SETTINGS:
+        if f.name in settings:
+            try:
+                check_type(f.name, settings[f.name], f.type, f.metadata["choices"])
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {error}") from None
     return settings
 
 
@@ -159,4 +186,15 @@ def suggestion(word: str, known: Collection[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(word, known, n=1)
-    return f": did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+    return f": did you mean {near[0]!r}?" if near else f"; known are {listed(known)}"
+
+
+def listed(words: Collection[str]) -> str:
+    """Words for a sentence: not so many of them, and of each not so much, that it has no end.
+
+    >>> listed(["anna", "nora"]), listed(["c"] * 50)[-16:]
+    ('anna, nora', 'c, c and 20 more')
+    """
+    shown = ", ".join(reprlib.repr(word)[1:-1] for word in list(words)[:MOST_LISTED])
+    more = len(words) - MOST_LISTED
+    return f"{shown} and {more:,} more" if more > 0 else shown

@@ -15,7 +15,7 @@ from operator import ne
 from typing import TYPE_CHECKING, BinaryIO
 
 from kamon import builtin
-from kamon.config import suggestion
+from kamon.config import listed, suggestion
 from kamon.documents import BLOCK, BLOCK_DOCS, Documents
 from kamon.errors import ConfigError, CorpusError
 
@@ -145,7 +145,9 @@ def opened(source: str | Path, name: str, others: Iterable[str] = ()) -> Iterato
     except IsADirectoryError:
         raise CorpusError(f"{name} is a directory: name a file in it") from None
     except FileNotFoundError:
-        known = [other for other in (*others, *neighbours(source)) if other != name]
+        if not str(source):
+            raise CorpusError("there is no file with an empty name") from None
+        known = [other for other in (*others, *map(name_of, neighbours(source))) if other != name]
         raise CorpusError(f"there is no file {name}{near(name, known)}") from None
     except OSError as error:
         raise CorpusError(f"cannot read {name}: {error.strerror}") from None
@@ -255,14 +257,15 @@ def json_texts(name: str, lines: Iterable[str], key: str) -> Iterator[str]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             deep = isinstance(error, RecursionError)
-            reason = "it is nested too deeply" if deep else getattr(error, "msg", str(error))
+            other = "it is nested too deeply" if deep else "a number has too many digits"
+            reason = getattr(error, "msg", other)
             raise CorpusError(f"{name}, line {number} is not valid JSON: {reason}") from None
         if not isinstance(record, dict):
             raise CorpusError(f'{name}, line {number} is no JSON object such as {{"{key}": "…"}}')
         if key in record and not isinstance(record[key], str):
             raise CorpusError(f"{name}, line {number} has something else than text under {key!r}")
         if key not in record:
-            found = ", ".join(map(str, record)) or "none"
+            found = listed(record) or "none"
             raise CorpusError(f"{name}, line {number} has no text under {key!r}; its keys: {found}")
         yield checked_text(name, f"line {number}", record[key])
 
@@ -271,31 +274,41 @@ def cells(name: str, lines: Iterable[str], column: str | None, delimiter: str) -
     import csv
 
     reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
+    limit = csv.field_size_limit(MAX_LINE)  # of a cell, which is of the whole process
+    begin = 1  # where the row begins that is read next
     try:
         header = [cell.strip() for cell in next(filter(None, reader), [])]
         if not header:
             return
         if column is None:
-            raise ConfigError(
-                f"{name} has the columns {', '.join(header)}: choose one with --column"
-            )
+            raise ConfigError(f"{name} has the columns {listed(header)}: choose one with --column")
         if column not in header:
             raise ConfigError(f"{name} has no column {column!r}{suggestion(column, header)}")
         if header.count(column) > 1:
             raise ConfigError(f"{name} has more than one column {column!r}")
         index = header.index(column)
+        begin = reader.line_num + 1
         for row in reader:
             if not row:
                 yield ""
             elif len(row) <= index:
                 raise CorpusError(
-                    f"{name}, line {reader.line_num} has {len(row)} cells: "
+                    f"{name}, line {reader.line_num} has {len(row)} cell"
+                    f"{'' if len(row) == 1 else 's'}: "
                     f"none for {column!r}, which is number {index + 1}"
                 )
             else:
                 yield row[index]
+            begin = reader.line_num + 1
     except csv.Error as error:
-        raise CorpusError(f"{name}, line {reader.line_num} is not valid CSV: {error}") from None
+        reason, place = str(error), f"line {reader.line_num}"
+        if "unexpected end" in reason:
+            reason, place = "a quote that is opened there never ends", f"line {begin}"
+        elif begin < reader.line_num:
+            reason += f", in the row that begins in line {begin}"
+        raise CorpusError(f"{name}, {place} is not valid CSV: {reason}") from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def checked_text(name: str, where: str, text: str) -> str:

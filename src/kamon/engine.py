@@ -19,7 +19,7 @@ from functools import partial
 from typing import Protocol, TypedDict
 
 from kamon.batch import Batch
-from kamon.config import Config
+from kamon.config import Config, check_type
 from kamon.dropout import masks
 from kamon.errors import ConfigError
 from kamon.model import num_params, parameter_shapes
@@ -189,6 +189,7 @@ def left_sum(numbers: Sequence[float]) -> float:
 
 ENGINES = ("native", "scalar")
 DTYPES = ("float32", "float64")
+MOST_THREADS = 1_024  # each has memory of its own, cores or not
 
 
 def best_engine() -> str:
@@ -196,6 +197,18 @@ def best_engine() -> str:
     from kamon.engines import native
 
     return "scalar" if native.why_not() else "native"
+
+
+def checked_threads(threads: int | None) -> int:
+    """How many cores may compute: those asked for, or all that this process may use."""
+    from kamon.engines import native
+
+    if threads is None:
+        return native.usable_cores()
+    check_type("threads", threads, int, ())
+    if not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads must be from 1 to {MOST_THREADS:,}, not {threads}")
+    return threads
 
 
 def make_engine(
@@ -210,8 +223,7 @@ def make_engine(
     name = name or best_engine()
     if dtype not in (None, *DTYPES):
         raise ConfigError(f"unknown dtype {dtype!r}: there are {' and '.join(DTYPES)}")
-    if threads is not None and (isinstance(threads, bool) or threads < 1):
-        raise ConfigError(f"threads must be 1 or more, not {threads}")
+    checked_threads(threads)
     if name == "native":
         from kamon.engines import native
 

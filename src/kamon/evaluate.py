@@ -9,7 +9,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,8 @@ def evaluate(
     >>> found.documents.num_docs, found.documents.num_learned, found.samples.num_samples
     (1, 1, 10)
     """
+    # As for samples, though n may be 0.
+    replace(model.config, temperature=temperature, seed=model.config.seed if seed is None else seed)
     # Only what training says was held out was: a part of the same documents may have been learned.
     learned, held_out = divide(model.docs, model.training.get("held_out") is not None)
     if docs is None and not held_out:
@@ -166,7 +168,7 @@ def evaluate(
         docs = corpus.from_docs(docs).docs
     chosen = choose(docs, learned, model.tokenizer.chars)
     samples = None
-    if n:
+    if n != 0:
         texts = model.sample(n, temperature=temperature, seed=seed)
         samples = look_at(
             *(texts, learned, held_out, model.config.block_size, temperature),

@@ -16,6 +16,7 @@ from math import prod
 from operator import mul
 from typing import TYPE_CHECKING
 
+from kamon.config import check_text
 from kamon.curve import extremes, moving_means, smoothing
 from kamon.engines.scalar import gpt
 from kamon.errors import ConfigError, TrainingError
@@ -247,6 +248,7 @@ def attention_weights(model: Model, text: str) -> list[list[list[list[float]]]]:
     know, ConfigError for a text of block_size characters or more.
     """
     config, tokenizer = model.config, model.tokenizer
+    check_text("the text", text)
     if len(text) >= config.block_size:
         raise ConfigError(
             f"the text has {len(text)} characters: block_size {config.block_size} holds "

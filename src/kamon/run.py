@@ -13,8 +13,9 @@ from kamon.batch import Batch
 from kamon.config import Config, make_config
 from kamon.corpus import Corpus
 from kamon.documents import Documents
-from kamon.engine import Engine, best_engine, make_engine, untrained
+from kamon.engine import Engine, best_engine, checked_threads, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
+from kamon.memory import check_model
 from kamon.model import init
 from kamon.split import split
 from kamon.tokenizer import CharTokenizer
@@ -79,6 +80,14 @@ def prepare(
     size = config.block_size
     lengths = source.docs.lengths()
     needed = docs[: config.num_steps * config.batch_size]  # the others are never looked at
+    check_model(
+        config,
+        scalar=(engine or best_engine()) == "scalar",
+        real=8 if dtype == "float64" else 4,
+        threads=checked_threads(threads),
+        longest=max(lengths),
+        held_out=len(apart),
+    )
     params = params or init(config, rng)
     made = make_engine(engine, config, dtype=dtype, threads=threads)
     made.load(untrained(params))

@@ -14,7 +14,10 @@ from kamon.batch import Batch, pack
 from kamon.config import Config
 from kamon.engine import Decoder
 from kamon.engines.scalar import softmax
+from kamon.memory import check_memory
 from kamon.philox import uniform
+
+BYTES_OF_TEXT = 100.0  # of a short one, and of what is known of it
 
 
 class LanguageModel(Protocol):
@@ -74,21 +77,37 @@ def sample_document(
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """n new documents; the draws of number i are `philox.uniform(seed, i, position)`."""
+    """n new documents; the draws of number i are `philox.uniform(seed, i, position)`.
+
+    first: the number of the first one.
+    """
 
     n: int
     temperature: float
     seed: int
     bos: int
+    first: int = 0
 
 
 def sample(model: LanguageModel, request: SampleRequest) -> Batch:
     """The documents, without BOS; all at once where an engine can."""
     fused = getattr(model, "sample", None)
     if fused:
-        found: Batch = fused(request.n, request.temperature, request.seed, request.bos)
+        check_room(request.n, model.config.block_size)
+        found: Batch = fused(
+            request.n, request.temperature, request.seed, request.bos, request.first
+        )
         return found
     return sample_one_by_one(model, request)
+
+
+def check_room(n: int, length: int = 0) -> None:
+    """ConfigError where n texts, made all at once with room for `length` tokens, are too many."""
+    check_memory(
+        n * (BYTES_OF_TEXT + 8.0 * length),
+        f"{n:,} samples",
+        "ask for fewer at a time, each time with another seed",
+    )
 
 
 def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> Batch:
@@ -97,5 +116,5 @@ def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> Batch:
         sample_document(
             model, request.bos, request.temperature, partial(uniform, request.seed, index)
         )
-        for index in range(request.n)
+        for index in range(request.first, request.first + request.n)
     )

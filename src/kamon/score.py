@@ -63,6 +63,7 @@ def score_with(
 ) -> Iterator[Score]:
     """`score` by an engine or an n-gram."""
     check_unknown(unknown)
+    check_several(texts)
     left = iter(texts)
 
     def chunks() -> Iterator[Iterator[Score]]:
@@ -103,6 +104,7 @@ def score_list(
 ) -> Scores:
     """`score_with` for texts that are at hand: all at once, as columns, and so the fastest way."""
     check_unknown(unknown)
+    check_several(given)
     room = reader.config.block_size
     known = set(tokenizer.chars)
     texts = given
@@ -123,6 +125,12 @@ def score_list(
     logprobs, surprises = document_logprobs(reader, tokenizer.encode_documents(texts, room))
     bits = [-BITS * logprob / (n + 1) for logprob, n in zip(logprobs, lengths, strict=True)]
     return Scores(given, texts, logprobs, bits, surprises, cut)
+
+
+def check_several(texts: object) -> None:
+    """One text would be taken for as many as it has characters."""
+    if isinstance(texts, str):
+        raise ConfigError("score takes several texts, not one: put it in a list")
 
 
 def check_unknown(unknown: str) -> None:

@@ -120,6 +120,11 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
                 raise StoreError(f"{given} holds something else than a model: choose another name")
         elif path.exists():
             raise StoreError(f"{given} is not a directory: choose another name for the model")
+        if path.parent.is_dir() and is_model(path.parent):
+            raise StoreError(
+                f"{given} would lie in another model, where nothing may be added: "
+                "choose another name"
+            )
         folder = next(folder for folder in (path, *path.parents) if folder.exists())
         probe = folder / f".new-{secrets.token_hex(6)}"
         probe.mkdir()  # it can be made: so can the model
@@ -272,7 +277,8 @@ def load(path: str | Path) -> Stored:
                 f"{error}; {older.name} is whole: `kamon train --resume {path}` goes on from there"
             ) from None
     except (OSError, ValueError) as error:  # a name that no file can have
-        raise StoreError(f"cannot read {str(path)!r}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"cannot read {str(path)!r}: {reason}") from None
 
 
 def load_newest_whole(path: str | Path) -> tuple[Stored, Path, list[str]]:
@@ -305,7 +311,8 @@ def existing(path: str | Path) -> Path:
             return path
         kind = "is not a model directory but a file" if path.exists() else "does not exist"
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {str(path)!r}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"cannot read {str(path)!r}: {reason}") from None
     raise StoreError(f"{path} {kind}: give the directory that `kamon train -o` wrote")
 
 

@@ -137,10 +137,15 @@ class CharTokenizer:
         return cls(chars)
 
     def _explain_unknown(self, text: str) -> str:
+        from unicodedata import combining
+
         place = next(i for i, char in enumerate(text) if char not in self._tokens)
         shown = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
+        char = text[place]
+        # An accent of its own would stand upon a quote.
+        named = ascii(char) if combining(char) else repr(char)
         return (
-            f"character {text[place]!r} (U+{ord(text[place]):04X}), number {place + 1} in "
+            f"character {named} (U+{ord(char):04X}), number {place + 1} in "
             f"{shown!r}, is none of the {len(self.chars)} characters that the model was trained on"
         )
 

@@ -134,7 +134,7 @@ def run_without_verb(argv: list[str]) -> int:
 
         print(f'{{"version": "{__version__}"}}' if args.json else f"kamon {__version__}")
         return 0
-    parser.print_help()
+    parser.print_help(None if argv else sys.stderr)
     return 0 if argv else 2
 
 

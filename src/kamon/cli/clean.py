@@ -94,7 +94,12 @@ def run(args: argparse.Namespace) -> None:
     from kamon import corpus
     from kamon.clean import Options, clean
 
-    listed = corpus.read(args.drop_words, format="text").docs if args.drop_words else []
+    if args.output == "-":  # as the input's - is standard input
+        args.output = None
+    if args.input == args.drop_words == "-":
+        raise ConfigError("standard input is either INPUT or --drop-words: name a file for one")
+    given = args.drop_words
+    listed = [] if given is None else corpus.read(given, format="text").docs
     options = Options(
         mojibake=args.mojibake,
         html=not args.keep_html,

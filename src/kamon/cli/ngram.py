@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, print_json, print_marked, say, say_corpus, say_unfinished
@@ -16,6 +16,8 @@ from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_input, add_input_format, add_json
 from kamon.config import Config, make_config
 from kamon.errors import ConfigError
+
+LONGEST_SAMPLE = 1_000  # characters
 
 if TYPE_CHECKING:
     from kamon.batch import Batch
@@ -63,9 +65,10 @@ def run(args: argparse.Namespace) -> None:
     from kamon import corpus
     from kamon.fast_ngram import best_ngram, count_ngram
     from kamon.run import check_learnable, divide
-    from kamon.sampler import SampleRequest, sample
+    from kamon.sampler import SampleRequest, check_room, sample
     from kamon.tokenizer import CharTokenizer
 
+    check_room(args.n)
     source = corpus.read(args.input, column=args.column, format=args.format)
     say_corpus(source, args.input)
     check_learnable(source)
@@ -85,6 +88,8 @@ def run(args: argparse.Namespace) -> None:
             print_table(table)
     else:
         ngram = count_ngram(learned, tokenizer.vocab_size, args.order)
+    if ngram.config.block_size > LONGEST_SAMPLE:  # one very long document, and samples that match
+        ngram = replace(ngram, config=replace(ngram.config, block_size=LONGEST_SAMPLE))
     request = SampleRequest(args.n, chosen.temperature, chosen.seed, tokenizer.bos)
     texts = tokenizer.decode_documents(sample(ngram, request))
     known = source.docs.among(texts)

@@ -33,10 +33,17 @@ def one_line(text: str) -> str:
 
 
 def json_line(content: dict[str, Any]) -> str:
-    """One object on one line, in ASCII, so that no terminal or pipe can garble it."""
+    """One object on one line, in ASCII, so that no terminal or pipe can garble it.
+
+    A number that is not finite, which JSON has not, is null: the logarithm of a probability too
+    small for a float.
+    """
     import json
 
-    return json.dumps(content)
+    try:
+        return json.dumps(content, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None))
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import reprlib
 import sys
 from typing import NoReturn
+
+MOST_DIGITS = 1_000  # Python itself reads no more than 4,300
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,13 +32,21 @@ class Parser(argparse.ArgumentParser):
         self.width = None
         return super().format_help()
 
+    argv: tuple[str, ...] = ()  # that is being parsed
+
     def parse(self, argv: list[str]) -> argparse.Namespace:
+        self.argv = tuple(argv)
         args, unknown = self.parse_known_args(argv)
         if unknown:
             word = unknown[0].partition("=")[0]
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            if word.startswith("-"):
+            if word.startswith("--"):
                 self.error(f"there is no flag {word}{self.nearest(word, known)}")
+            if word.startswith("-"):
+                self.error(
+                    f"there is no flag {word}; what begins with - and is no flag stands behind --, "
+                    "at the end"
+                )
             self.error(f"one argument too many: {word!r}")
         return args
 
@@ -48,6 +59,16 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        flag = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
+        if message.endswith("expected one argument") and flag.startswith("--"):
+            message += f"; one that begins with - is given as {flag}=-…"
+        dashed = [
+            word
+            for word in self.argv
+            if word[:1] == "-" < word and word.partition("=")[0] not in self._option_string_actions
+        ]
+        if "are required" in message and dashed:
+            message += f"; what begins with -, as {dashed[0]} does, stands behind --"
         print(f"{self.prog}: {message}", file=sys.stderr)
         raise SystemExit(2)
 
@@ -56,11 +77,14 @@ def whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+        if len(text) > MOST_DIGITS and text.isdigit():
+            raise argparse.ArgumentTypeError(f"has more than {MOST_DIGITS:,} digits") from None
+        shown = reprlib.repr(text)
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {shown}") from None
 
 
 def number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a number, not {reprlib.repr(text)}") from None

@@ -127,6 +127,9 @@ def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
                     f"{path} is in the model's own directory, where nothing may be added: "
                     "choose another name with -o"
                 )
+            folder = next(each for each in path.absolute().parents if each.exists())
+            if not folder.is_dir():
+                raise StoreError(f"{folder} is not a folder: choose another name with -o")
             if path.is_dir():
                 raise StoreError(f"{path} is a directory: choose another name with -o")
             if path.exists() and not overwrite:

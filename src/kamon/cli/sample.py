@@ -28,7 +28,10 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "suffix": ({"metavar": "S"}, "each ends with S"),
     "contains": ({"metavar": "C"}, "each has C in it"),
-    "regex": ({"metavar": "R"}, "R, in Python's syntax, matches all of it"),
+    "regex": (
+        {"metavar": "R"},
+        "R, in Python's syntax, matches all of it; one such as (a+)+b may take for ever",
+    ),
     "exclude": ({"metavar": "FILE"}, "none that is in FILE, a list as `kamon train` reads it"),
     "novel": ({"action": "store_true"}, "none that is in the list that was learned"),
     "unique": ({"action": "store_true"}, "none twice"),

@@ -70,7 +70,7 @@ def add_settings(parser: Parser, *, picked: bool = False) -> None:
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the file and the flags say, checked together."""
-    found = read_settings(args.config) if args.config else {}
+    found = {} if args.config is None else read_settings(args.config)
     found |= {f.name: getattr(args, f.name) for f in SETTINGS if hasattr(args, f.name)}
     make_config(found)
     return found

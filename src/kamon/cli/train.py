@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.resume or ("model" if args.output is None else args.output)
     engine = {} if args.resume else chosen_engine(args)
     source: Corpus | None = None
-    name = args.input or (None if args.resume else "names")
+    name = "names" if args.input is None and not args.resume else args.input
     if not args.resume:
         from kamon import store
 

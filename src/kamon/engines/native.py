@@ -40,7 +40,10 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "document_logprobs": (c_int, [c_void_p] * 3 + [c_int64] + [c_void_p] * 2),
     "step": (None, [c_void_p, c_double]),
     "train": (c_int64, [c_void_p] * 3 + [c_int64, c_void_p] + [c_int64] * 3 + [c_void_p] * 2),
-    "sample": (c_int, [c_void_p, c_int64, c_double, c_uint64, c_int] + [c_void_p] * 2),
+    "sample": (
+        c_int,
+        [c_void_p] + [c_int64] * 2 + [c_double, c_uint64, c_int] + [c_void_p] * 2,
+    ),
     "decoder_create": (c_void_p, [c_void_p]),
     "decoder_destroy": (None, [c_void_p]),
     "decoder_push": (None, [c_void_p, c_int, c_void_p]),
@@ -230,12 +233,12 @@ class NativeEngine:
         self._raise(-done)
         return losses[:done]
 
-    def sample(self, n: int, temperature: float, seed: int, bos: int) -> Batch:
+    def sample(self, n: int, temperature: float, seed: int, bos: int, first: int = 0) -> Batch:
         tokens = array("i", bytes(4 * n * self.config.block_size))
         offsets = array("q", bytes(8 * (n + 1)))
         error = self._run(
             lambda: self.call["sample"](
-                *(self.handle, n, temperature, seed & MASK64, bos),
+                *(self.handle, first, n, temperature, seed & MASK64, bos),
                 *(address(tokens), address(offsets)),
             ),
             len(tokens),

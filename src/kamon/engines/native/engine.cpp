@@ -452,7 +452,8 @@ API(kamon_train)(void* engine, const int32_t* tokens, const int64_t* offsets, in
 }
 
 // tokens: room for n · block_size, of which offsets[n] are used; offsets: n + 1.
-API(kamon_sample)(void* engine, int64_t n, double temperature, uint64_t seed, int bos,
+// Documents number first … first + n − 1.
+API(kamon_sample)(void* engine, int64_t number, int64_t n, double temperature, uint64_t seed, int bos,
                   int32_t* tokens, int64_t* offsets)->int {
   try {
     Engine& e = *static_cast<Engine*>(engine);
@@ -462,7 +463,7 @@ API(kamon_sample)(void* engine, int64_t n, double temperature, uint64_t seed, in
     e.threads().run(int((n + PIECE - 1) / PIECE), [&](int piece, int thread) {
       FlushToZero flush;
       Sampler sampler(e.shape, e.layout, e.params.data, *e.workspaces[thread]);
-      sample_documents(sampler, e.stopping, block_size, piece * PIECE,
+      sample_documents(sampler, e.stopping, block_size, number, piece * PIECE,
                        std::min(n, (piece + 1) * PIECE), temperature, seed, bos, tokens, lengths);
     });
     if (e.stopping) return Error::stopped;

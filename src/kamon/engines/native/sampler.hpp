@@ -182,8 +182,8 @@ class Sampler {
 };
 
 // Documents first … last − 1: row i of `tokens` has block_size places, of which lengths[i] are used.
-// Leaves off when `stopping` becomes true.
-void sample_documents(Sampler& sampler, const std::atomic<bool>& stopping, int block_size, int64_t first, int64_t last,
+// Its draws are those of document `number` + i. Leaves off when `stopping` becomes true.
+void sample_documents(Sampler& sampler, const std::atomic<bool>& stopping, int block_size, int64_t number, int64_t first, int64_t last,
                       double temperature, uint64_t seed, int bos, int32_t* tokens, int64_t* lengths) {
   int64_t index[SIDE];  // of each lane's document; −1 in an idle lane
   uint64_t numbers[SIDE], positions[SIDE];
@@ -200,7 +200,7 @@ void sample_documents(Sampler& sampler, const std::atomic<bool>& stopping, int b
   while (running && !stopping.load(std::memory_order_relaxed)) {
     sampler.push();
     for (int lane = 0; lane < SIDE; lane++) {
-      numbers[lane] = uint64_t(index[lane]);
+      numbers[lane] = uint64_t(number + index[lane]);
       positions[lane] = uint64_t(sampler.position[lane]);
     }
     uniforms<SIDE>(seed, numbers, positions, u);

@@ -1,0 +1,92 @@
+"""How much memory a model needs, and how much there is: asked before any is taken.
+
+The system may promise memory that it does not have, and then stop the process without a word, or
+the whole machine. So what is plainly too much is refused first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+
+from kamon.config import Config
+from kamon.errors import ConfigError
+
+GB = 1e9
+LITTLE = 1e8  # bytes: that is always there, and need not be asked for
+CHUNK_TOKENS = 96  # that the native engine computes together, or one longer document
+MOST_GROUPS = 8  # of documents, each with a gradient of its own
+SCALAR_NODE = 550  # bytes that the scalar engine takes for a parameter and a token, measured
+
+
+def available() -> float:
+    """Bytes that this process could still take; infinite where the system does not tell."""
+    found = float("inf")
+    with suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
+        sizes = {line.split(":")[0]: 1024.0 * int(line.split()[1]) for line in file}
+        found = sizes.get("MemAvailable", found) + sizes.get("SwapFree", 0.0)
+    with suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
+        found = min(found, float(file.read()))  # of a container; "max" is no number
+    if found == float("inf"):
+        with suppress(OSError, ValueError, AttributeError):
+            found = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    return found
+
+
+def check_memory(needed: float, what: str, remedy: str) -> None:
+    """ConfigError with both figures where that many bytes cannot be had. remedy: what to do."""
+    there = float("inf") if needed < LITTLE else available()
+    if needed > there:
+        raise ConfigError(
+            f"{what} would need {needed / GB:,.1f} GB of memory, and {there / GB:,.1f} GB are "
+            f"free: {remedy}"
+        )
+
+
+def check_model(
+    config: Config, *, scalar: bool, real: int, threads: int, longest: int, held_out: int
+) -> None:
+    """ConfigError where training cannot have its memory; it names the setting that would help most.
+
+    real: bytes of a number; longest: of the documents, in characters; held_out: how many there are.
+    """
+    names = ("n_layer", "n_embd", "n_head", "block_size", "vocab_size", "batch_size")
+    sizes = {name: getattr(config, name) for name in names}
+
+    def needed(sizes: Mapping[str, int]) -> float:
+        return training_bytes(
+            sizes, scalar=scalar, real=real, threads=threads, longest=longest, held_out=held_out
+        )
+
+    settings = ("n_layer", "n_embd", "block_size", "batch_size")
+    usual = Config()
+    best = min(settings, key=lambda name: needed(sizes | {name: getattr(usual, name)}))
+    check_memory(
+        needed(sizes), "training this model", f"a smaller {best} than {sizes[best]} needs less"
+    )
+
+
+def training_bytes(
+    sizes: Mapping[str, int], *, scalar: bool, real: int, threads: int, longest: int, held_out: int
+) -> float:
+    """Bytes that training takes at its height, of what grows with a setting; see `check_model`.
+
+    >>> sizes = {"n_layer": 2, "n_embd": 1024, "n_head": 8, "block_size": 16, "vocab_size": 11}
+    >>> size = {"scalar": False, "real": 4, "threads": 1, "longest": 8, "held_out": 20}
+    >>> round(training_bytes(sizes | {"batch_size": 1}, **size) / 1e6)  # measured: 1633
+    1627
+    """
+    n_layer, n_embd, block_size = sizes["n_layer"], sizes["n_embd"], sizes["block_size"]
+    vocab_size, batch_size = sizes["vocab_size"], sizes["batch_size"]
+    params = (2 * vocab_size + block_size) * n_embd + 12 * n_layer * n_embd * n_embd
+    # Parameters with Adam's means cross to Python as doubles; the best model so far is kept there.
+    found = params * (48.0 if held_out else 24.0) + 80.0 * batch_size
+    tokens = min(block_size, longest + 1)
+    if scalar:
+        return found + params * SCALAR_NODE * float(tokens)
+    found += params * float(real) * (3 + min(MOST_GROUPS, batch_size))
+    tokens = max(tokens, CHUNK_TOKENS)
+    numbers = tokens * ((10 * n_layer + 16) * n_embd + vocab_size)
+    weights = n_layer * sizes["n_head"] * min(block_size, longest + 1) ** 2 / 2
+    return found + real * (numbers + weights) * min(threads, max(batch_size, held_out))
