@@ -310,7 +310,7 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_hopeless_search_ends() -> None:
     start = time.perf_counter()
-    model = kamon.train("names", num_steps=50, engine="native")
+    model = kamon.train("names", size="original", num_steps=50, engine="native")
     assert model.find(50, regex="z{9}").tried == conditions.PATIENCE_IN_BULK
     assert model.find(50, regex="z{9}", prefix="an").tried == conditions.PATIENCE
     assert time.perf_counter() - start < 40  # 5 where nothing else runs

@@ -13,8 +13,8 @@ ROOT = Path(kamon.__file__).parent
 
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
-    {"errors", "philox", "batch", "files", "curve", "metrics", "engines.scalar"},
-    {"dropout", "lock"},
+    {"errors", "philox", "mapped", "files", "curve", "metrics", "engines.scalar"},
+    {"dropout", "lock", "batch"},
     {"config", "builtin", "engines.native"},
     {"mersenne"},
     {"documents"},

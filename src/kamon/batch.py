@@ -6,17 +6,20 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from kamon.mapped import Numbers
+
 
 @dataclass(frozen=True)
 class Batch:
     """Document d is `tokens[offsets[d]:offsets[d + 1]]`, a BOS at both ends included.
 
     Its inputs are all but the last of them, its targets all but the first; nothing is padded.
-    tokens: array of 'i'; offsets: array of 'q', one more than there are documents.
+    tokens: array of 'i'; offsets: array of 'q', one more than there are documents; very many are
+    views of a file (`kamon.mapped`).
     """
 
-    tokens: array[int]
-    offsets: array[int]
+    tokens: Numbers
+    offsets: Numbers
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -26,10 +29,10 @@ class Batch:
         """Targets of all documents, each of which has one fewer than tokens."""
         return len(self.tokens) - len(self)
 
-    def __iter__(self) -> Iterator[array[int]]:
+    def __iter__(self) -> Iterator[Numbers]:
         return map(self.document, range(len(self)))
 
-    def document(self, d: int) -> array[int]:
+    def document(self, d: int) -> Numbers:
         return self.tokens[self.offsets[d] : self.offsets[d + 1]]
 
     def select(self, indices: Iterable[int]) -> Batch:

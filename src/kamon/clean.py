@@ -18,6 +18,7 @@ from typing import Any
 from kamon.config import check_text, check_type, suggestion
 from kamon.documents import Documents
 from kamon.errors import ConfigError
+from kamon.mapped import count
 
 NUM_EXAMPLES = 3
 MIN_NEAR = 75  # below it, words as short as names need share no GRAM characters in a row
@@ -147,11 +148,11 @@ def one_by_one(docs: Iterable[str], changes: list[Rewriter], drops: list[Dropper
 
 def drop_repetitions(docs: Documents, step: Step) -> Documents:
     first = docs.first_occurrences()
-    step.count = first.count(0)
-    place = first.find(0)
+    step.count = count(first, 0)
+    place = first.find(b"\0")
     while place >= 0 and len(step.examples) < NUM_EXAMPLES:
         step.examples.append((docs[place], "there already"))
-        place = first.find(0, place + 1)
+        place = first.find(b"\0", place + 1)
     return docs.select(first) if step.count else docs
 
 

@@ -1,4 +1,7 @@
-"""Documents as one text in memory: the few bytes that each has, where a list takes fifty more."""
+"""Documents as one text: the few bytes that each has, where a list takes fifty more.
+
+What grows with their number lies in memory only while it is small (`kamon.mapped`).
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, compress, islice
 from typing import overload
 
-from kamon import mersenne
+from kamon import mapped, mersenne
 from kamon.engines import native
+from kamon.mapped import Buffer, Growing, Numbers
 
 BLOCK = 1 << 17  # bytes that are looked at together
 BLOCK_DOCS = 4096  # documents, where they come one by one
@@ -32,49 +36,51 @@ class Documents(Sequence[str]):
     """
 
     def __init__(
-        self, text: bytearray, starts: array[int] | None = None, *, distinct: bool = False
+        self, text: Buffer, starts: Numbers | None = None, *, distinct: bool = False
     ) -> None:
         self.text = text
         self._distinct = distinct  # known to be without repetitions
         self._starts = starts
         self.contiguous = starts is None  # all documents of the text, in their order
-        self._size = text.count(NUL) if starts is None else len(starts)
+        self._size = mapped.count(text, 0) if starts is None else len(starts)
 
     @classmethod
     def of(cls, docs: Iterable[str]) -> Documents:
         """These documents, taken as they come. None may hold a NUL."""
         if isinstance(docs, Documents):
             return docs
-        text = bytearray()
+        text = Growing()
         left = iter(docs)
         while block := list(islice(left, BLOCK_DOCS)):
             block.append("")
-            text += "\0".join(block).encode("utf-8", "surrogatepass")
-        return cls(text)
+            text.add("\0".join(block).encode("utf-8", "surrogatepass"))
+        return cls(text.done())
 
     @property
-    def starts(self) -> array[int]:
+    def starts(self) -> Numbers:
         """Where each document starts in the text."""
         if self._starts is None:
             self._starts = self._find_starts(None)
         return self._starts
 
-    def _find_starts(self, chosen: bytearray | None) -> array[int]:
+    def _find_starts(self, chosen: Buffer | None) -> Numbers:
         """Of a contiguous text the starts of all documents, or of the chosen ones."""
-        starts = array("I" if len(self.text) < 2**32 else "Q")
+        typecode = "I" if len(self.text) < 2**32 else "Q"
         if self._size < FEW or native.why_not():
             sizes = (len(doc) + 1 for doc in self.encoded())
-            found = islice(accumulate(sizes, initial=0), self._size)
-            starts.extend(found if chosen is None else compress(found, chosen))
-            return starts
-        size = self._size if chosen is None else chosen.count(1)
-        starts.frombytes(bytes(size * starts.itemsize))
+            found: Iterator[int] = islice(accumulate(sizes, initial=0), self._size)
+            if chosen is not None:
+                found = compress(found, memoryview(chosen))  # alone, a mapped file gives bytes
+            return mapped.numbers(typecode, found)
+        size = self._size if chosen is None else mapped.count(chosen, 1)
+        itemsize = array(typecode).itemsize
+        starts = mapped.zeros(size * itemsize)
         native.exact("find_starts")(
             *(native.address(self.text), self._size),
             None if chosen is None else native.address(chosen),
-            *(native.address(starts), starts.itemsize),
+            *(native.address(starts), itemsize),
         )
-        return starts
+        return mapped.numbers_of(starts, typecode)
 
     def __len__(self) -> int:
         return self._size
@@ -85,7 +91,8 @@ class Documents(Sequence[str]):
     def __getitem__(self, place: slice) -> Documents: ...
     def __getitem__(self, place: int | slice) -> str | Documents:
         if isinstance(place, slice):
-            return Documents(self.text, self.starts[place], distinct=self._distinct)
+            starts = mapped.copied(self.starts[place])  # a view with gaps would not do
+            return Documents(self.text, starts, distinct=self._distinct)
         begin = self.starts[place]
         return self.text[begin : self.text.find(NUL, begin)].decode("utf-8", "surrogatepass")
 
@@ -147,23 +154,24 @@ class Documents(Sequence[str]):
                 room = used  # of one document longer than a block
             begin += count[0]
 
-    def select(self, chosen: bytearray) -> Documents:
+    def select(self, chosen: Buffer) -> Documents:
         """Those for which `chosen` is 1, not 0: a byte for each document."""
         if self._starts is None:  # no need for the others' starts
             starts = self._find_starts(chosen)
         else:
-            starts = array(self._starts.typecode, compress(self._starts, chosen))
+            typecode = mapped.typecode_of(self._starts)
+            starts = mapped.numbers(typecode, compress(self._starts, memoryview(chosen)))
         return Documents(self.text, starts, distinct=self._distinct)
 
     def shuffled(self, rng: random.Random) -> Documents:
         """In the order that `rng.shuffle` would give a list of them."""
-        starts = self.starts[:]
+        starts = mapped.copied(self.starts)
         mersenne.shuffle(rng, starts)
         return Documents(self.text, starts, distinct=self._distinct)
 
-    def first_occurrences(self) -> bytearray:
+    def first_occurrences(self) -> Buffer:
         """For each document 1 where none before it is equal, otherwise 0."""
-        first = bytearray(self._size)
+        first = mapped.zeros(self._size)
         if self._size < FEW or native.why_not():
             seen: set[bytes] = set()
             for place, doc in enumerate(self.encoded()):
@@ -185,7 +193,7 @@ class Documents(Sequence[str]):
         if self._distinct:
             return self
         first = self.first_occurrences()
-        found = self.select(first) if 0 in first else self
+        found = self if first.find(NUL) < 0 else self.select(first)
         found._distinct = True
         return found
 

@@ -12,18 +12,19 @@ from array import array
 from typing import Any
 
 from kamon.engines import native
+from kamon.mapped import Numbers
 
 FEW = 500  # for fewer, handing over the state costs more than it saves
 
 
-def shuffle(rng: random.Random, items: list[Any] | array[int]) -> None:
-    """What `rng.shuffle(items)` does; an array needs no memory for it."""
+def shuffle(rng: random.Random, items: list[Any] | Numbers) -> None:
+    """What `rng.shuffle(items)` does; numbers need no memory for it."""
     if len(items) < FEW or len(items) >= 2**32 or not applies(rng):
-        rng.shuffle(items)
+        rng.shuffle(items)  # type: ignore[arg-type]  # a view can be written to, too
         return
     version, words, spare = rng.getstate()
     state = array("I", words)
-    order = items if isinstance(items, array) else array("I", range(len(items)))
+    order = array("I", range(len(items))) if isinstance(items, list) else items
     native.exact("shuffle")(
         *(native.address(state), len(items), native.address(order), order.itemsize)
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256
+from itertools import islice
 
 from kamon.documents import Documents
+from kamon.mapped import BLOCK, Growing
 
 PARTS = 10
+OTHERS = bytes([1, 0, *range(2, 256)])  # exchanges 0 and 1
 
 
 def part(doc: bytes) -> int:
@@ -27,6 +30,9 @@ def split(docs: Iterable[str], held_out: int = 0) -> tuple[Documents, Documents]
     (Documents(['anna', 'kim']), Documents(['bo', 'lee']))
     """
     different = Documents.of(docs).different()
-    apart = bytearray(part(doc) == held_out for doc in different.encoded())
-    learned = bytearray(1 - chosen for chosen in apart)
-    return different.select(learned), different.select(apart)
+    apart, learned = Growing(), Growing()
+    parts = map(part, different.encoded())
+    while block := bytes(p == held_out for p in islice(parts, BLOCK)):
+        apart.add(block)
+        learned.add(block.translate(OTHERS))
+    return different.select(learned.done()), different.select(apart.done())

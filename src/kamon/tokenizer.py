@@ -10,6 +10,7 @@ from itertools import accumulate, count, islice, pairwise
 from kamon.batch import Batch
 from kamon.documents import BLOCK_DOCS, Documents
 from kamon.errors import TokenizerError
+from kamon.mapped import Growing, numbers_of
 
 MOST_SHOWN = 100  # characters of a text, in an error
 UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # as arrays of 'i' lie in memory
@@ -61,7 +62,8 @@ class CharTokenizer:
         table = {ord(char): token for token, char in enumerate(self.chars)}
         code = next(code for code in count() if code not in table)
         bos, table[code] = chr(code), self.bos
-        tokens, sizes = array("i"), array("q")
+        tokens, offsets, end = Growing(), Growing(), 0
+        offsets.add(array("q", [0]).tobytes())
         left = iter(texts)
         while block := list(islice(left, BLOCK_DOCS)):
             joined = "".join(block)
@@ -70,13 +72,16 @@ class CharTokenizer:
                     self.encode(text)  # raises, and says which character where
             lengths = list(map(len, block))
             if block_size is None or max(lengths) < block_size:
-                sizes.extend([length + 2 for length in lengths])
+                sizes = [length + 2 for length in lengths]
                 joined = f"{bos}{(bos + bos).join(block)}{bos}"
             else:
-                sizes.extend([min(length + 2, block_size + 1) for length in lengths])
+                sizes = [min(length + 2, block_size + 1) for length in lengths]
                 joined = "".join([f"{bos}{text}{bos}"[: block_size + 1] for text in block])
-            tokens.frombytes(joined.translate(table).encode(UTF_32, "surrogatepass"))
-        return Batch(tokens, array("q", accumulate(sizes, initial=0)))
+            tokens.add(joined.translate(table).encode(UTF_32, "surrogatepass"))
+            ends = array("q", islice(accumulate(sizes, initial=end), 1, None))
+            offsets.add(ends.tobytes())
+            end = ends[-1]
+        return Batch(numbers_of(tokens.done(), "i"), numbers_of(offsets.done(), "q"))
 
     def replace_unknown(self, text: str) -> str:
         """`text` with each character that has no token exchanged for its like that has one.

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from ctypes import c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
 from functools import cache
+from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
 from kamon.batch import Batch
@@ -117,11 +118,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def address(numbers: array[Any] | bytearray) -> int:
+def address(numbers: array[Any] | bytearray | memoryview | mmap) -> int:
     """Where they lie in memory: valid as long as they are alive and as long as they are."""
-    if isinstance(numbers, bytearray):
-        return ctypes.addressof(ctypes.c_char.from_buffer(numbers))
-    return numbers.buffer_info()[0]
+    if isinstance(numbers, array):
+        return numbers.buffer_info()[0]
+    if not len(numbers):
+        return 0
+    return ctypes.addressof(ctypes.c_char.from_buffer(numbers))
 
 
 def zeros(n: int) -> array[float]:

@@ -392,8 +392,8 @@ class ScalarEngine:
             name: [[p.data for p in row] for row in matrix] for name, matrix in self.params.items()
         }
 
-    def _documents(self, batch: Batch) -> list[array[int]]:
-        documents = [batch.document(d) for d in range(len(batch))]
+    def _documents(self, batch: Batch) -> list[Sequence[int]]:
+        documents: list[Sequence[int]] = [batch.document(d) for d in range(len(batch))]
         for tokens in documents:
             if len(tokens) > self.config.block_size + 1:
                 raise ValueError(

@@ -1,0 +1,89 @@
+"""Many numbers or bytes: in memory as long as they are few, else in a file without a name.
+
+The file is mapped into memory, and the system keeps of it what fits: a list may be larger than all
+memory. It lies where temporary files do (TMPDIR decides), and goes when nobody uses it any longer.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from array import array
+from collections.abc import Iterable
+from itertools import islice
+from mmap import mmap
+from typing import IO, TypeAlias
+
+LARGE = 1 << 22  # bytes
+BLOCK = 1 << 16  # numbers, or bytes
+
+Buffer = bytearray | mmap
+Numbers: TypeAlias = "array[int] | memoryview[int]"
+
+
+def zeros(num_bytes: int) -> Buffer:
+    """So many bytes, all 0."""
+    if num_bytes <= LARGE:
+        return bytearray(num_bytes)
+    with tempfile.TemporaryFile() as file:
+        file.truncate(num_bytes)
+        return mmap(file.fileno(), num_bytes)
+
+
+class Growing:
+    """Bytes that come one after the other."""
+
+    def __init__(self) -> None:
+        self.bytes = bytearray()
+        self.file: IO[bytes] | None = None
+
+    def add(self, more: bytes | bytearray) -> None:
+        if self.file:
+            self.file.write(more)
+            return
+        self.bytes += more
+        if len(self.bytes) > LARGE:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 - `done` closes it
+            self.file.write(self.bytes)
+            self.bytes = bytearray()
+
+    def done(self) -> Buffer:
+        """All of them; nothing can be added then."""
+        if not self.file:
+            return self.bytes
+        with self.file as file:
+            file.flush()
+            return mmap(file.fileno(), 0)
+
+
+def numbers_of(buffer: Buffer, typecode: str) -> Numbers:
+    """The bytes as numbers of this type of `array`."""
+    if isinstance(buffer, bytearray):
+        found = array(typecode)
+        found.frombytes(buffer)
+        return found
+    return memoryview(buffer).cast(typecode)  # type: ignore[call-overload,no-any-return]
+
+
+def numbers(typecode: str, found: Iterable[int]) -> Numbers:
+    """These numbers, taken as they come."""
+    growing, left = Growing(), iter(found)
+    while block := array(typecode, islice(left, BLOCK)):
+        growing.add(block.tobytes())
+    return numbers_of(growing.done(), typecode)
+
+
+def typecode_of(found: Numbers) -> str:
+    return found.typecode if isinstance(found, array) else found.format
+
+
+def copied(old: Numbers) -> Numbers:
+    growing = Growing()
+    for begin in range(0, len(old), BLOCK):
+        growing.add(old[begin : begin + BLOCK].tobytes())
+    return numbers_of(growing.done(), typecode_of(old))
+
+
+def count(buffer: Buffer, byte: int) -> int:
+    """How many of the bytes are this one."""
+    blocks = range(0, len(buffer), BLOCK)
+    return sum(buffer[begin : begin + BLOCK].count(byte) for begin in blocks)
