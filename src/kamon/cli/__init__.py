@@ -3,7 +3,7 @@
 0    done
 1    it could not be done: a file, a list, the disk
 2    it was asked wrongly: a flag, a value, a setting
-130  stopped by Ctrl-C
+130  stopped by Ctrl-C; 143 by SIGTERM, while training
 """
 
 from __future__ import annotations
