@@ -186,6 +186,7 @@ class Killed(BaseException):
     """As a process that ends here; no handler of ours may turn it into something else."""
 
 
+OPEN = open
 CALLS = [(builtins, "open")]
 CALLS += [
     (os, name) for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "write")
@@ -212,7 +213,8 @@ def at_each_call(
         def call(*args: Any, **options: Any) -> Any:
             point()
             found = real(*args, **options)
-            point()
+            if real is not OPEN:  # whose file nobody could close
+                point()
             return found
 
         return call
@@ -261,7 +263,7 @@ def test_at_every_call_the_old_model_or_the_new(
         assert store.load(target).training["seed"] == 10
         assert len(names(target)) == 3
         fresh()
-    assert number > 50
+    assert number > 40
 
 
 @pytest.mark.parametrize("existing", [False, True])
