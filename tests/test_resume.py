@@ -111,6 +111,17 @@ def test_early_stopping_and_the_best_model_come_through(tmp_path: Path) -> None:
     assert model.training["held_out"]["best_step"] < len(model.metrics)
 
 
+def test_interrupted_before_anything_was_measured(tmp_path: Path) -> None:
+    """Twenty evaluations in a million steps: none has been made yet."""
+    settings = TINY | {"num_steps": 10**6}
+    kamon.train(DOCS, output=tmp_path / "m", should_stop=stop_after(1), **settings)
+    for _ in range(2):
+        model = kamon.resume(tmp_path / "m", should_stop=stop_after(1))
+        assert model.metrics.held_out == {}
+        assert model.training["held_out"]["best_step"] == len(model.metrics)
+        assert kamon.load(tmp_path / "m").engine.state()["params"] == model.engine.state()["params"]
+
+
 def test_extending(tmp_path: Path) -> None:
     """With nothing held out and the same learning rate all along, longer is what it says."""
     settings = TINY | {"num_steps": 30, "schedule": "linear"}

@@ -307,10 +307,10 @@ def resume(
         resumed = Resumed(writer.folder.name, done, writer.problems)
         run = replace(run, resumed=resumed)
         validation = Validation.of(run.held_out, config) if held_out else None
-        if validation:
+        if validation and metrics.held_out:
             validation.best = untrained(found.params)
             validation.records = sorted(metrics.held_out.items())
-            if extend and validation.records:  # it looks at other documents now
+            if extend:  # it looks at other documents now
                 run.engine.load(validation.best)
                 best = validation.best_step
                 validation.records = [(best, mean_loss(run.engine, validation.docs))]

@@ -107,6 +107,7 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
         (params,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
         state: State | None = None
         if STATE in names:
+            check_resumable(training)
             prefixes = [f"{part}." for part in PARTS]
             found = from_safetensors(config, STATE, prefixes, read(STATE, most_bytes(config, 3)))
             state = {"params": found[0], "m": found[1], "v": found[2], "step": len(metrics)}
@@ -182,6 +183,15 @@ def check_training(training: Any) -> None:
         and isinstance(training.get("seconds"), int | float)
     ):
         raise ValueError("training.json does not say what the model was trained on and with")
+
+
+def check_resumable(training: dict[str, Any]) -> None:
+    if not (
+        isinstance(training.get("finished"), bool)
+        and isinstance(training.get("hold_out"), bool)
+        and isinstance(training["corpus"].get("sha256"), str)
+    ):
+        raise ValueError("training.json does not say how far it is, and what it learns")
 
 
 def to_json(content: dict[str, Any]) -> bytes:
