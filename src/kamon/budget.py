@@ -45,7 +45,7 @@ LEAST_LEARNED = 20_000  # documents, if these are no more than MOST_PASSES
 MOST_LEARNED = 300_000  # where no time is named: a long list is no reason to wait for minutes
 FASTEST = 1e6  # documents a second: no processor learns so many
 MOST_PASSES = 100  # whatever time there is: what is not learned by then is not to be learned
-EVALUATING = 0.08  # of the time goes into looking at the held-out documents
+EVALUATING = 0.04  # of the time goes into looking at the held-out documents
 LONGEST_BLOCK = 256
 LEAST_TRIAL = 0.02  # seconds: a processor needs some to reach its speed
 

@@ -33,9 +33,9 @@ class Validation:
 
     @classmethod
     def of(cls, held_out: Batch, config: Config) -> Validation:
-        """A validation that takes a tenth of the training's time, or less."""
+        """A validation that takes a twenty-fifth of the training's time, or about that."""
         learned = config.num_steps * config.batch_size
-        most = max(FEWEST_DOCS, learned // EVALUATIONS // 4)
+        most = max(FEWEST_DOCS, learned // EVALUATIONS // 10)
         return cls(held_out.select(range(min(len(held_out), most))))
 
     def __call__(self, engine: Engine, step: int) -> bool:
