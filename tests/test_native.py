@@ -532,6 +532,19 @@ def test_empty_batches() -> None:
     assert list(engine.sample(0, 1.0, 1, 4)) == []
 
 
+def test_documents_without_a_token_have_no_targets() -> None:
+    engine = ready()
+    scalar = make_engine("scalar", engine.config)
+    scalar.load(engine.state())
+    batch = pack([[], [0, 1, 2], [], [], [2, 1], []])
+    assert batch.num_targets == 3
+    alone = pack([[0, 1, 2], [2, 1]])
+    assert engine.logprobs(batch) == engine.logprobs(alone)
+    assert len(scalar.logprobs(batch)) == 3
+    with pytest.raises(ValueError, match="2 weights for 3 targets"):
+        engine.backward(batch, [1.0, 1.0])
+
+
 def test_the_callers_floating_point_environment_is_unchanged() -> None:
     """Rounding direction and denormals, before and after each call, in this thread."""
     libm = ctypes.CDLL(None)

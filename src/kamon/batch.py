@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import ne
 
 from kamon.mapped import Numbers
 
@@ -26,8 +27,8 @@ class Batch:
 
     @property
     def num_targets(self) -> int:
-        """Targets of all documents, each of which has one fewer than tokens."""
-        return len(self.tokens) - len(self)
+        """Targets of all documents, each of which has one fewer than tokens, or none of either."""
+        return len(self.tokens) - sum(map(ne, self.offsets, self.offsets[1:]))
 
     def __iter__(self) -> Iterator[Numbers]:
         return map(self.document, range(len(self)))
