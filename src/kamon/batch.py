@@ -28,7 +28,8 @@ class Batch:
     @property
     def num_targets(self) -> int:
         """Targets of all documents, each of which has one fewer than tokens, or none of either."""
-        return len(self.tokens) - sum(map(ne, self.offsets, self.offsets[1:]))
+        not_empty = sum(map(ne, self.offsets, self.offsets[1:]))
+        return len(self.tokens) - int(not_empty)
 
     def __iter__(self) -> Iterator[Numbers]:
         return map(self.document, range(len(self)))
