@@ -128,7 +128,8 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
         folder = next(folder for folder in (path, *path.parents) if folder.exists())
         probe = folder / f".new-{secrets.token_hex(6)}"
         probe.mkdir()  # it can be made: so can the model
-        probe.rmdir()
+        with suppress(FileNotFoundError):  # another process has cleared it away
+            probe.rmdir()
     except OSError as error:
         raise StoreError(f"cannot write {given}: {error.strerror}") from None
     except ValueError as error:
