@@ -62,7 +62,7 @@ def test_what_is_no_time(budget: str | float) -> None:
 
 def test_more_time_never_means_a_smaller_model() -> None:
     assert list(LEAST_SECONDS) == list(SIZES)
-    chosen = [size_for(seconds) for seconds in (0.001, 0.1, 0.5, 4, 30, 1000)]
+    chosen = [size_for(seconds, 10_000) for seconds in (0.001, 0.1, 0.5, 4, 30, 1000)]
     assert chosen == [*SIZES, "huge"]
     sizes = [num_params(Config(**recipe(LENGTHS, size))) for size in SIZES]
     assert sizes == sorted(sizes)
@@ -82,9 +82,16 @@ def test_the_default_is_medium_and_with_the_scalar_engine_the_original() -> None
     settings = {"n_embd": 4, "block_size": 8, "num_steps": 1}
     config = train(DOCS, engine="scalar", **settings).config
     assert config == Config(**settings, vocab_size=config.vocab_size)
-    assert default_size("native") == "medium"
+    assert default_size("native", 10_000) == "medium"
     if not native.why_not():
-        assert train(DOCS, **settings).config.n_layer == SIZES["medium"]["n_layer"]
+        assert train(DOCS, **settings).config.batch_size == SIZES["tiny"]["batch_size"]
+
+
+def test_a_short_list_gets_a_small_model() -> None:
+    """Measured on parts of the original's list: what a larger one learns is the list by heart."""
+    sizes = [default_size("native", n) for n in (10, 1_999, 2_000, 2_999, 3_000, 10**7)]
+    assert sizes == ["tiny", "tiny", "small", "small", "medium", "medium"]
+    assert size_for(1000, 500) == "tiny"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {"n_embd": 6, "n_head": 3, "n_layer": 2, "block_size"
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return train(DOCS, num_steps=60, **SETTINGS)
+    return train(DOCS, size="medium", num_steps=60, **SETTINGS)
 
 
 # ---- attention

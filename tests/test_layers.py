@@ -13,8 +13,9 @@ ROOT = Path(kamon.__file__).parent
 
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
-    {"errors", "philox", "mapped", "files", "curve", "metrics", "engines.scalar"},
-    {"dropout", "lock", "batch"},
+    {"errors", "philox", "files", "curve", "metrics", "engines.scalar"},
+    {"dropout", "lock", "mapped"},
+    {"batch"},
     {"config", "builtin", "engines.native"},
     {"mersenne"},
     {"documents"},

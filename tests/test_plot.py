@@ -29,7 +29,7 @@ ODD = (
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return train(DOCS, n_layer=2, n_embd=6, n_head=3, block_size=6, num_steps=60)
+    return train(DOCS, size="medium", n_layer=2, n_embd=6, n_head=3, block_size=6, num_steps=60)
 
 
 @pytest.fixture

@@ -79,7 +79,9 @@ def test_a_training_stopped_again_and_again(
     assert rounds > 1
     same(model, whole)
     same(kamon.load(path, engine=engine, dtype=dtype), whole)
-    with pytest.raises(ConfigError, match="is at its end: extend it"):
+    with pytest.raises(
+        ConfigError, match=r"is at its end, behind 25 steps on a list in memory: extend"
+    ):
         kamon.resume(path)
 
 
@@ -398,9 +400,123 @@ def test_keeping_takes_no_more_than_its_share() -> None:
     assert 0.5 * len(saved[1:]) <= trainer.SHARE * now + 0.5
 
 
+def test_very_many_checkpoints(tmp_path: Path) -> None:
+    """Each cuts a chunk short: that is no reason to make the next ones ever longer."""
+    settings = TINY | {"num_steps": 1500}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store.Writer, "save", lambda *_: 1)
+        kamon.train(DOCS, output=tmp_path / "m", checkpoint_every=1, **settings)
+
+
+def test_stopped_within_the_step_behind_an_evaluation() -> None:
+    """Nothing was made since: nothing is measured again."""
+    from kamon import trainer
+
+    asked = []
+    rounds = 0
+
+    def stop() -> bool:
+        nonlocal rounds
+        rounds += 1
+        return rounds > 3
+
+    def fused(_engine: object, plan: Any, _stop: object) -> Any:
+        from array import array
+
+        return array("d", [1.0] * (len(plan.learning_rates) if rounds < 3 else 0))
+
+    class Engine:
+        def state(self) -> dict[str, list[float]]:
+            return {"params": [0.0]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "train", fused)
+        from kamon.batch import pack
+        from kamon.config import Config
+
+        trainer.pretrain(
+            Engine(),  # type: ignore[arg-type]
+            pack([[0, 0]]),
+            Config(num_steps=20),
+            should_stop=stop,
+            validation=lambda _, step: asked.append(step) or False,  # type: ignore[func-returns-value]
+        )
+    assert asked == sorted(set(asked))
+
+
+def test_an_interrupted_extension(tmp_path: Path) -> None:
+    """What was measured before it, on other documents, does not count."""
+    import shutil
+
+    settings = TINY | {"num_steps": 60, "n_embd": 8, "learning_rate": 0.02}
+    kamon.train(DOCS, output=tmp_path / "a", **settings)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    whole = kamon.resume(tmp_path / "a", extend=300)
+    model = kamon.resume(tmp_path / "b", extend=300, should_stop=stop_after(1))
+    rounds = 0
+    while not model.training["finished"]:
+        rounds += 1
+        model = kamon.resume(tmp_path / "b", should_stop=stop_after(2))
+    assert rounds
+    same(model, whole)
+
+
+def test_errors_of_others_are_theirs(tmp_path: Path) -> None:
+    def lost(_: object) -> None:
+        raise FileNotFoundError("somewhere else")
+
+    with pytest.raises(FileNotFoundError, match="somewhere else"):
+        kamon.train(DOCS, output=tmp_path / "m", on_progress=lost, **TINY)
+    assert not (tmp_path / "m").exists()
+
+
+def test_going_on_takes_a_directory_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kamon: Kamon
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(DOCS))
+    assert kamon("train", names, "-o", tmp_path / "m", *TINY_FLAGS).code == 0
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    monkeypatch.chdir(tmp_path / "m")
+    for place in (".", tmp_path / "link", f"{tmp_path / 'm'}/"):
+        assert kamon("train", "--resume", place, "--extend=2").code == 0
+    assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
+    done = kamon("train", "--resume", "", "--extend=2")
+    assert (done.code, done.out) == (2, "")
+    assert not (tmp_path / "m" / "model").exists()
+
+
+def test_before_anything_was_kept(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "lock").write_text("")
+    for function in (store.load, kamon.resume):
+        with pytest.raises(StoreError, match="has no generation of a model yet: its training is"):
+            function(tmp_path / "m")
+
+
+def test_a_reader_beside_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generation that is being read goes, since two new ones have come."""
+    path = tmp_path / "m"
+    model = kamon.train(DOCS, **TINY)
+    model.save(path)
+    read, rounds = store.read_generation, 0
+
+    def slowly(folder: Path) -> Any:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 1:
+            model.save(path, overwrite=True)
+        return read(folder)
+
+    monkeypatch.setattr(store, "read_generation", slowly)
+    assert store.load(path).params == model.engine.state()["params"]
+    assert rounds == 2
+
+
 def test_what_is_no_interval(tmp_path: Path) -> None:
     for every in (0, -1, True, "soon", "0", float("nan"), "0s"):
-        with pytest.raises(ConfigError, match=r"checkpoint_every|a budget is a time"):
+        with pytest.raises(ConfigError, match=r"checkpoint-every must be|a budget is a time"):
             kamon.train(DOCS, output=tmp_path / "m", checkpoint_every=every, **TINY)
     assert not (tmp_path / "m").exists()
 

@@ -62,7 +62,7 @@ def test_best_and_patience(losses: list[float], asked: int, best: int, over_fitt
             break
     assert engine.asked == asked
     assert validation.best_step == best
-    assert validation.finish(engine) is over_fitted  # type: ignore[arg-type]
+    assert validation.finish(engine, asked) is over_fitted  # type: ignore[arg-type]
     assert engine.loaded == (None if best == asked else best)
 
 

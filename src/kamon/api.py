@@ -35,7 +35,7 @@ from kamon.run import (
 )
 from kamon.sampler import SampleRequest
 from kamon.tokenizer import CharTokenizer
-from kamon.trainer import Checkpoints, Progress, learning_rate, pretrain
+from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite, pretrain
 from kamon.validation import Validation, mean_loss
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Model:
     config: Config
     tokenizer: CharTokenizer
     engine: Engine
-    metrics: Metrics
+    metrics: Metrics = field(repr=False)
     training: dict[str, Any]
     documents: bytes | Documents = field(repr=False)  # bytes as they are stored
 
@@ -159,9 +159,9 @@ def train(
 
     size: tiny, small, medium, large or huge picks what `settings` leave open; "original" leaves
     them at the defaults of Config, which are those of the original microGPT. budget: the time to
-    train, such as "10s" or a number of seconds, picks the size too. Without either it is medium, by
-    the scalar engine original. Only a budget's number of steps depends on the machine: it is in the
-    model's config, and given as num_steps makes the same model again.
+    train, such as "10s" or a number of seconds, picks the size too. Without either it is medium, or
+    smaller for a short list; original by the scalar engine. Only a budget's number of steps depends
+    on the machine: it is in the model's config, and given as num_steps makes the same model again.
 
     output: the model directory to write, in which the training is kept from time to time and at its
     end, so that `resume` can go on with it. checkpoint_every: steps, or a time such as "30s" or a
@@ -195,17 +195,12 @@ def train(
     if seconds is not None and "num_steps" in settings:
         raise ConfigError("a budget decides the number of steps: give it or num_steps, not both")
     base = load(init_from) if isinstance(init_from, str | PathLike) else init_from
+    if not isinstance(base, Model | None):
+        raise ConfigError(f"init_from must be a model or its directory, not {base!r}")
     if base is not None:
         settings = shape_of(base.config, settings)
     with directory(output, overwrite=overwrite) as writer:
-        if isinstance(docs, str | PathLike):
-            source = corpus.read(docs, column=column, format=format)
-        elif column is not None or format is not None:
-            raise ConfigError("column and format say how to read a file, and there is none")
-        elif isinstance(docs, Corpus):
-            source = docs
-        else:
-            source = corpus.from_docs(docs)
+        source = corpus_of(docs, column, format)
         check_learnable(source)
         if base is not None:
             check_known(source, base.tokenizer)
@@ -213,7 +208,10 @@ def train(
         engine = engine or best_engine()
         chosen = replace(source, docs=learned)
         if size is None:
-            size = default_size(engine) if seconds is None else size_for(seconds)
+            num_docs = len(learned)
+            size = (
+                default_size(engine, num_docs) if seconds is None else size_for(seconds, num_docs)
+            )
         config = make_config(recipe(source.different.lengths(), size) | settings)
         if size != ORIGINAL:
             most = steps_at_most(len(learned), config.batch_size, seconds)
@@ -249,7 +247,7 @@ def resume(
     path: str | Path,
     *,
     extend: int = 0,
-    docs: Corpus | None = None,
+    docs: Iterable[str] | str | Path | Corpus | None = None,
     threads: int | None = None,
     checkpoint_every: str | int | float | None = None,
     on_start: Callable[[Run], None] | None = None,
@@ -277,7 +275,7 @@ def resume(
         found, training = writer.stored, writer.stored.training
         if found.state is None:
             raise StoreError(
-                f"{path} keeps nothing to go on with: start a new training from it, with init_from"
+                f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
             )
         check_settings(path, found.config, settings)
         assert isinstance(found.documents, bytes)
@@ -285,12 +283,16 @@ def resume(
         if documents.sha256() != training["corpus"]["sha256"]:
             raise StoreError(f"{path} cannot be used: its documents are not those it learned")
         if docs is not None:
-            check_same(path, documents, docs)
+            check_same(path, documents, corpus_of(docs))
         done = len(found.metrics)
         learned, held_out = divide(documents, training["hold_out"])
         config, metrics = found.config, found.metrics
         if training["finished"] and not extend:
-            raise ConfigError(f"{path} is at its end: extend it by a number of steps to go on")
+            source = training["corpus"]["source"]
+            raise ConfigError(
+                f"{path} is at its end, behind {done:,} steps on {source}: extend it by a number "
+                "of steps (--extend) to go on"
+            )
         if extend:
             planned = done if training["finished"] else config.num_steps
             config = replace(config, num_steps=planned + extend)
@@ -309,11 +311,15 @@ def resume(
         validation = Validation.of(run.held_out, config) if held_out else None
         if validation and metrics.held_out:
             validation.best = untrained(found.params)
-            validation.records = sorted(metrics.held_out.items())
-            if extend:  # it looks at other documents now
-                run.engine.load(validation.best)
+            since = training.get("measured_since", 0)
+            validation.records = sorted((n, x) for n, x in metrics.held_out.items() if n >= since)
+            if extend:  # it looks at other documents now: of what was measured the best stays
                 best = validation.best_step
+                run.engine.load(validation.best)
                 validation.records = [(best, mean_loss(run.engine, validation.docs))]
+                earlier = {n: x for n, x in metrics.held_out.items() if n < best}
+                metrics.held_out = earlier | dict(validation.records)
+                training = training | {"measured_since": best}
         run.engine.load(found.state)
         if resumed.problems and on_start is None:
             text = f"going on from {resumed.generation}: {resumed.problems[0]}"
@@ -366,6 +372,8 @@ def learn(
     def keep(_: array[float]) -> None:
         """A training under way: usable, with the best parameters so far."""
         state = run.engine.state()
+        if not all(map(math.isfinite, state["params"])):
+            raise not_finite(len(losses), run.config)
         best = validation.best if validation and validation.best else state
         held_out = None
         if validation and validation.records:
@@ -400,7 +408,7 @@ def learn(
 
 def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> dict[str, Any]:
     """Go back to the best model, and what is known of it."""
-    over_fitted = validation.finish(run.engine)
+    over_fitted = validation.finish(run.engine, len(losses))
     least = MOST_TESTED if is_fast(run.engine) else MOST_TESTED_SLOWLY
     most = max(least, len(losses) * run.config.batch_size // 4)
     docs = run.held_out.select(range(min(len(run.held_out), most)))
@@ -416,6 +424,16 @@ def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> 
         "best_step": validation.best_step or len(losses),
         "over_fitted": over_fitted,
     }
+
+
+def corpus_of(
+    docs: Iterable[str] | str | Path | Corpus, column: str | None = None, format: str | None = None
+) -> Corpus:
+    if isinstance(docs, str | PathLike):
+        return corpus.read(docs, column=column, format=format)
+    if column is not None or format is not None:
+        raise ConfigError("column and format say how to read a file, and there is none")
+    return docs if isinstance(docs, Corpus) else corpus.from_docs(docs)
 
 
 @contextmanager
@@ -436,14 +454,14 @@ def interval(every: str | int | float | None) -> int | float | None:
 
     if every is None:
         return None
-    if isinstance(every, str) and not every.strip().isdecimal():
+    if isinstance(every, str) and every.strip()[-1:] in ("s", "m", "h"):
         return seconds_of(every)
     if isinstance(every, float) and 0 < every < math.inf:
         return every
-    steps = int(every) if isinstance(every, str) else every
+    steps = int(every) if isinstance(every, str) and every.strip().isdecimal() else every
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ConfigError(
-            f"checkpoint_every must be a number of steps or a time such as 30s, not {every!r}"
+            f"checkpoint-every must be a number of steps or a time such as 30s, not {every!r}"
         )
     return steps
 

@@ -36,6 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
 PICKED = {*ADAM, "block_size", "num_steps", "warmup_steps"}.union(*SIZES.values())
+LEAST_DOCS = {"tiny": 0, "small": 2_000, "medium": 3_000, "large": 3_000, "huge": 3_000}
 LEAST_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 MOST_SECONDS = 30 * 24 * 3600.0
@@ -65,17 +66,23 @@ def seconds_of(budget: str | float) -> float:
     return seconds
 
 
-def default_size(engine: str) -> str:
+def default_size(engine: str, num_docs: int) -> str:
     """Where neither a size nor a time is named. The scalar engine has no time for ours."""
-    return "medium" if engine == "native" else ORIGINAL
+    return size_for(LEAST_SECONDS["medium"], num_docs) if engine == "native" else ORIGINAL
 
 
-def size_for(seconds: float) -> str:
-    """The size that makes the most of so much time."""
-    return max(
-        (name for name in SIZES if LEAST_SECONDS[name] <= seconds),
-        key=lambda name: LEAST_SECONDS[name],
-    )
+def size_for(seconds: float, num_docs: int) -> str:
+    """The size that makes the most of so much time and so many documents to learn from."""
+    fit = (n for n in SIZES if LEAST_SECONDS[n] <= seconds and LEAST_DOCS[n] <= num_docs)
+    return list(fit)[-1]
+
+
+def check_picks(budget: str | float | None, size: str | None) -> None:
+    """ConfigError for what is no time or no size."""
+    if budget is not None:
+        seconds_of(budget)
+    if size is not None:
+        recipe(Counter([0]), size)
 
 
 def recipe(lengths: Counter[int], size: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypedDict
@@ -179,7 +179,7 @@ def train_step_by_step(
     return losses
 
 
-def left_sum(numbers: Sequence[float]) -> float:
+def left_sum(numbers: Iterable[float]) -> float:
     """Added from left to right; `sum()` rounds differently since Python 3.12."""
     total = 0.0
     for number in numbers:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from mmap import mmap
 from typing import IO, TypeAlias
+
+from kamon.errors import CorpusError
 
 LARGE = 1 << 22  # bytes
 BLOCK = 1 << 16  # numbers, or bytes
@@ -24,9 +27,23 @@ def zeros(num_bytes: int) -> Buffer:
     """So many bytes, all 0."""
     if num_bytes <= LARGE:
         return bytearray(num_bytes)
-    with tempfile.TemporaryFile() as file:
-        file.truncate(num_bytes)
+    with enough_room(), tempfile.TemporaryFile() as file:
+        # Written, not promised: where there is no room, a write to mapped memory ends the process.
+        for _ in range(num_bytes // BLOCK + 1):
+            file.write(bytes(BLOCK))
+        file.flush()
         return mmap(file.fileno(), num_bytes)
+
+
+@contextmanager
+def enough_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CorpusError(
+            f"cannot keep a list so long in {tempfile.gettempdir()}: {error.strerror}; "
+            "TMPDIR can name a folder with more room"
+        ) from None
 
 
 class Growing:
@@ -37,20 +54,21 @@ class Growing:
         self.file: IO[bytes] | None = None
 
     def add(self, more: bytes | bytearray) -> None:
-        if self.file:
+        if not self.file:
+            self.bytes += more
+            if len(self.bytes) <= LARGE:
+                return
+            more, self.bytes = self.bytes, bytearray()
+        with enough_room():
+            if not self.file:
+                self.file = tempfile.TemporaryFile()  # noqa: SIM115 - `done` closes it
             self.file.write(more)
-            return
-        self.bytes += more
-        if len(self.bytes) > LARGE:
-            self.file = tempfile.TemporaryFile()  # noqa: SIM115 - `done` closes it
-            self.file.write(self.bytes)
-            self.bytes = bytearray()
 
     def done(self) -> Buffer:
         """All of them; nothing can be added then."""
         if not self.file:
             return self.bytes
-        with self.file as file:
+        with enough_room(), self.file as file:
             file.flush()
             return mmap(file.fileno(), 0)
 

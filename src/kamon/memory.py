@@ -27,7 +27,9 @@ def available() -> float:
         sizes = {line.split(":")[0]: 1024.0 * int(line.split()[1]) for line in file}
         found = sizes.get("MemAvailable", found) + sizes.get("SwapFree", 0.0)
     with suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
-        found = min(found, float(file.read()))  # of a container; "max" is no number
+        most = float(file.read())  # of a container; "max" is no number
+        with open("/sys/fs/cgroup/memory.current") as taken:
+            found = min(found, max(0.0, most - float(taken.read())))
     if found == float("inf"):
         with suppress(OSError, ValueError, AttributeError):
             found = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")

@@ -137,7 +137,8 @@ def draw_losses(found: Losses) -> Figure:
     axes.plot(*split(found.smooth), color=BLUE, linewidth=1.8, label=label, zorder=3)
     if found.held_out:
         tested = "held out, a part"
-        axes.plot(*split(found.held_out), "o--", color=ORANGE, markersize=4, zorder=4, label=tested)
+        style: dict[str, Any] = {"color": ORANGE, "markersize": 4, "zorder": 4, "clip_on": False}
+        axes.plot(*split(found.held_out), "o--", label=tested, **style)
     if found.kept:
         step, loss = found.kept
         label = f"held out, all, by the model kept: {loss:.3f}"

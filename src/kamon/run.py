@@ -164,7 +164,7 @@ def check_settings(path: str | Path, config: Config, settings: dict[str, Any]) -
         if value != getattr(config, name):
             raise ConfigError(
                 f"{path} is trained with {name} {getattr(config, name)}, not {value}: leave that "
-                "out to go on, or start a new training with init_from"
+                "out to go on, or start a new training from it (--init-from)"
             )
 
 

@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,27 +65,33 @@ def writing(path: str | Path, *, overwrite: bool = False, go_on: bool = False) -
     go_on: with the training whose generations are there; otherwise they go when the first new one
     is there. Where nothing was saved, a new directory goes again.
     """
+    given = str(path)
     if go_on:
-        newest_folder(existing(path))
-    given, path = str(path), check_target(path, overwrite=overwrite or go_on)
-    with as_store_error(given):
-        made = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            sync_folder(path.parent)
-            with locked(path / LOCK, given):
-                try:
-                    # Again: another may have been quicker.
-                    check_target(path, overwrite=overwrite or go_on)
-                    clear(path, UNFINISHED)
-                    yield Writer(path, go_on)
-                finally:
-                    made = made and not generations(path)
-                    if made:
-                        clear(path, UNFINISHED, DOCUMENTS, re.compile(LOCK))
-        finally:
-            if made:
-                remove_empty(path)
+        path = existing(path).resolve()
+        if not generations(path) and not (path / LOCK).exists():
+            newest_folder(path)  # says that there is none
+    else:
+        path = check_target(path, overwrite=overwrite)
+    with ExitStack() as stack:
+        with as_store_error(given):
+            if not path.exists():
+                path.mkdir(parents=True, exist_ok=True)
+                stack.callback(remove_empty, path)
+                sync_folder(path.parent)
+            made = not os.listdir(path)
+            stack.enter_context(locked(path / LOCK, given))
+            stack.callback(leave, path, made)
+            if not go_on:
+                check_target(path, overwrite=overwrite)  # again: another may have been quicker
+            clear(path, UNFINISHED)
+            writer = Writer(path, go_on)
+        yield writer
+
+
+def leave(path: Path, made: bool) -> None:
+    """Where nothing was saved in a directory that was empty, it is empty again."""
+    if made and not generations(path):
+        clear(path, UNFINISHED, DOCUMENTS, re.compile(LOCK))
 
 
 @contextmanager
@@ -117,7 +123,10 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
                         f"{given} holds a model already: choose another name, or --overwrite it"
                     )
             elif generations(path) or not all(map(ours, os.listdir(path))):
-                raise StoreError(f"{given} holds something else than a model: choose another name")
+                raise StoreError(
+                    f"{given} holds something else than a model, or a damaged one: "
+                    "choose another name"
+                )
         elif path.exists():
             raise StoreError(f"{given} is not a directory: choose another name for the model")
         if path.parent.is_dir() and is_model(path.parent):
@@ -268,15 +277,20 @@ def load(path: str | Path) -> Stored:
         if (path / MANIFEST).is_file() and not generations(path):
             return read_flat(path)
         newest = newest_folder(path)
-        try:
-            return read_generation(newest)
-        except StoreError as error:
-            older = next((f for f in reversed(folders(path)) if f != newest and is_whole(f)), None)
-            if older is None:
-                raise
-            raise StoreError(
-                f"{error}; {older.name} is whole: `kamon train --resume {path}` goes on from there"
-            ) from None
+        while True:
+            try:
+                return read_generation(newest)
+            except StoreError as error:
+                before, newest = newest, newest_folder(path)
+                if newest != before:
+                    continue  # a training beside us has gone on meanwhile
+                older = next((f for f in reversed(folders(path)[:-1]) if is_whole(f)), None)
+                if older is None:
+                    raise
+                raise StoreError(
+                    f"{error}; {older.name} is whole: `kamon train --resume {path}` goes on from "
+                    "there"
+                ) from None
     except (OSError, ValueError) as error:  # a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise StoreError(f"cannot read {str(path)!r}: {reason}") from None
@@ -331,6 +345,11 @@ def folders(path: Path) -> list[Path]:
 
 def newest_folder(path: Path) -> Path:
     found = folders(path)
+    if not found and (path / LOCK).exists():
+        raise StoreError(
+            f"{path} has no generation of a model yet: its training is under way, or ended before "
+            "one was kept and has to be started again"
+        )
     if not found:
         raise StoreError(f"{path} is not a model directory: it has no generation of a model")
     return found[-1]

@@ -115,11 +115,13 @@ def pretrain(
             raise not_finite(len(losses), config)
         now = time.perf_counter()
         # The results do not depend on how the steps are cut; only the waiting between reports does.
-        steps = max(1, min(2 * steps, int(steps * PROGRESS_SECONDS / max(now - before, 1e-9))))
+        made = max(1, len(losses) - first)
+        pace = int(made * PROGRESS_SECONDS / max(now - before, 1e-9))
+        steps = max(1, min(2 * steps, pace, config.num_steps))
         if on_progress and losses:
             on_progress(Progress(config.num_steps, losses, now - start, before_us))
         done = len(losses)
-        due = done % every == 0 or done == config.num_steps
+        due = done > first and (done % every == 0 or done == config.num_steps)
         # Also where the training is to stop: who goes on from here must find what it would have.
         if validation and due and validation(engine, done):
             break

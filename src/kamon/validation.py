@@ -16,7 +16,7 @@ OVER_FITTED = 0.01  # nats that the held-out loss has risen since its best
 
 def mean_loss(engine: Engine, docs: Batch) -> float:
     """The mean of −log p over all targets, in nats."""
-    return left_sum([-logprob for logprob in engine.logprobs(docs)]) / docs.num_targets
+    return left_sum(-logprob for logprob in engine.logprobs(docs)) / docs.num_targets
 
 
 @dataclass
@@ -51,9 +51,10 @@ class Validation:
         """Whether the best step lies so far behind that more steps only learn by heart."""
         return len(self.records) - 1 - self._best_index() >= PATIENCE
 
-    def finish(self, engine: Engine) -> bool:
-        """Go back to the best model; whether the last one was worse than rounding can explain."""
-        if self.best is None or self.best_step == self.records[-1][0]:
+    def finish(self, engine: Engine, step: int) -> bool:
+        """Go back from `step` to the best model that was measured; whether the last one measured
+        was worse than rounding can explain."""
+        if self.best is None or self.best_step == step:
             return False
         engine.load(self.best)
         return self.records[-1][1] > self.records[self._best_index()][1] + OVER_FITTED

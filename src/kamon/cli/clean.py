@@ -148,7 +148,10 @@ def run(args: argparse.Namespace) -> None:
 
 def say_step(step: Step) -> None:
     arrow = "->" if step.action == "changed" else "for"
-    shown = "; ".join(f"{short(doc)} {arrow} {short(other)}" for doc, other in step.examples)
+    if step.name == "repetitions":  # there is no more to say of them
+        shown = "; ".join(short(doc) for doc, _ in step.examples)
+    else:
+        shown = "; ".join(f"{short(doc)} {arrow} {short(other)}" for doc, other in step.examples)
     say(f"  {step.name:13} {step.count:9,} {step.action}{': ' if shown else ''}{shown}")
 
 

@@ -94,7 +94,7 @@ def show_model(args: argparse.Namespace) -> None:
         f"in {stored.training['seconds']:.1f} s"
     )
     if not stored.training.get("finished", True):
-        num_steps = stored.config.num_steps
-        print(f"not at its end, step {num_steps:,}: `kamon train --resume {args.dir}` goes on")
+        done, wanted = len(losses), stored.config.num_steps
+        print(f"step {done:,} of {wanted:,}: `kamon train --resume {args.dir}` goes on from there")
     print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")
     spark(losses, sys.stdout)

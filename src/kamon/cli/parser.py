@@ -36,7 +36,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         self.argv = tuple(argv)
-        args, unknown = self.parse_known_args(argv)
+        # Flags and words in any order: an optional last word may stand behind flags.
+        args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             word = unknown[0].partition("=")[0]
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]

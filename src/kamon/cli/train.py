@@ -97,18 +97,24 @@ def run(args: argparse.Namespace) -> int:
     check_resume(args)
 
     from kamon import corpus
-    from kamon.api import resume, train
+    from kamon.api import interval, resume, train
+    from kamon.budget import check_picks
     from kamon.model import num_params
     from kamon.run import Run
 
-    output = args.resume or ("model" if args.output is None else args.output)
-    engine = {} if args.resume else chosen_engine(args)
-    source: Corpus | None = None
-    name = "names" if args.input is None and not args.resume else args.input
-    if not args.resume:
+    going_on = args.resume is not None
+    if going_on:
+        output, name, engine = args.resume, args.input, {}
+    else:
         from kamon import store
 
+        output = "model" if args.output is None else args.output
+        name = "names" if args.input is None else args.input
+        engine = chosen_engine(args)
+        check_picks(args.budget, args.size)
         store.check_target(output, overwrite=args.overwrite)
+    interval(args.checkpoint_every)
+    source: Corpus | None = None
     if name is not None:
         source = corpus.read(name, column=args.column, format=args.format)
         say_corpus(source, name)
@@ -139,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
             "on_progress": on_progress,
             "should_stop": lambda: stop.signal is not None,
         }
-        if args.resume:
+        if going_on:
             model = resume(
                 args.resume,
                 extend=args.extend,
@@ -162,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
                 **engine,
                 **chosen,
             )
-    stopped = 0 if stop.signal is None else 128 + stop.signal
+    done = model.training["finished"]  # a signal that came too late to stop anything is no stop
+    stopped = 0 if stop.signal is None or done else 128 + stop.signal
     if not model.metrics:
         say("stopped before the first step was done: there is nothing to save")
         return stopped
@@ -191,12 +198,14 @@ def run(args: argparse.Namespace) -> int:
 
 def check_resume(args: argparse.Namespace) -> None:
     """ConfigError for flags that say nothing, or something else, where a training goes on."""
-    if not args.resume:
+    if args.resume is None:
         if args.extend:
             raise ConfigError("--extend makes a training longer: name its DIR with --resume")
         return
+    if not args.resume:
+        raise ConfigError("--resume needs the DIR of a training, not an empty name")
     given = {
-        "-o": args.output is not None and args.output != args.resume,
+        "-o": args.output is not None,
         "--overwrite": args.overwrite,
         "--budget": args.budget is not None,
         "--size": args.size is not None,
@@ -211,6 +220,8 @@ def check_resume(args: argparse.Namespace) -> None:
                 f"{flag} cannot be changed where a training goes on: leave it out, or start a new "
                 f"one with --init-from {args.resume}"
             )
+    if args.input is None and (args.column is not None or args.format is not None):
+        raise ConfigError("--column and --format say how to read an INPUT, and there is none")
 
 
 def say_picked(config: Config, chosen: dict[str, Any]) -> None:
