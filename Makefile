@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(wildcard src/kamon/engines/native/*)
 
-.PHONY: demo test check lint bugs clean
+.PHONY: demo test check lint torture bugs clean
 
 demo: .venv/installed        ## learn a real list, print new names
 	$(BIN)/kamon train names -o .demo --overwrite
@@ -19,6 +19,9 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+torture: .venv/installed-dev  ## the tests that try their luck, for an hour and a half
+	KAMON_TORTURE=1 $(BIN)/pytest -n auto --dist worksteal -m torture
 
 bugs: .venv/installed-dev    ## plant bugs and see each caught
 	$(BIN)/python dev/plant_bugs.py

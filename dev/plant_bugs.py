@@ -41,6 +41,11 @@ SEEN = ("tests/test_inside.py",)
 CURVE = "curve.py"
 CURVES = ("tests/test_curve.py",)
 PICTURES = ("tests/test_plot.py",)
+STORE = "store.py"
+CONTENTS = "contents.py"
+KEPT = ("tests/test_store.py",)
+DAMAGED = ("tests/test_torture_store.py",)
+RESUMED = ("tests/test_resume.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -898,6 +903,115 @@ BUGS = [
         "or not has_glyph(char)",
         "",
         PICTURES,
+    ),
+    Bug(
+        "store: sizes not compared",
+        STORE,
+        'if size != entry.get("size", size):',
+        "if not size:",
+        KEPT,
+    ),
+    Bug(
+        "store: hashes not compared",
+        STORE,
+        '.hexdigest() != entry["sha256"]',
+        '.hexdigest() == ""',
+        DAMAGED,
+    ),
+    Bug(
+        "store: an older generation taken in silence",
+        STORE,
+        "return read_generation(newest)",
+        "return load_newest_whole(path)[0]",
+        DAMAGED,
+    ),
+    Bug(
+        "store: what is damaged is read before its hash is known",
+        STORE,
+        'if hashlib.file_digest(file, "sha256").hexdigest()',
+        "if hashlib.sha256(file.read()).hexdigest()",
+        KEPT,
+    ),
+    Bug(
+        "store: names that the manifest may not have",
+        STORE,
+        "if names - {STATE} != set(contents.FILES):",
+        "if not names >= set(contents.FILES):",
+        KEPT,
+    ),
+    Bug(
+        "store: the newest generation goes",
+        STORE,
+        "self.kept = self.kept[-KEPT:]",
+        "self.kept = self.kept[:-1]",
+        KEPT,
+    ),
+    Bug(
+        "store: a header of any length",
+        CONTENTS,
+        "> most_header(config, len(prefixes)):",
+        "> 1 << 62:",
+        KEPT,
+    ),
+    Bug(
+        "store: steps without end",
+        CONTENTS,
+        "if len(metrics) > config.num_steps:",
+        "if False:",
+        KEPT,
+    ),
+    Bug("store: negative squares", CONTENTS, "if min(found[2]) < 0:", "if False:", KEPT),
+    Bug("lock: not taken", "lock.py", "if not take(descriptor):", "if False:", RESUMED),
+    Bug("lock: leads elsewhere", "lock.py", ' | getattr(os, "O_NOFOLLOW", 0)', "", KEPT),
+    Bug(
+        "resume: Adam's means forgotten",
+        "api.py",
+        "run.engine.load(found.state)",
+        'run.engine.load(untrained(found.state["params"]))',
+        RESUMED,
+    ),
+    Bug(
+        "resume: what was held out is not remembered",
+        "api.py",
+        "validation.records = sorted(metrics.held_out.items())",
+        "validation.records = []",
+        RESUMED,
+    ),
+    Bug(
+        "a full disk: what was staged stays",
+        STORE,
+        "        yield folder\n    finally:\n        shutil.rmtree(folder, ignore_errors=True)",
+        "        yield folder\n    finally:\n        pass",
+        ("tests/test_disk_full.py",),
+    ),
+    Bug(
+        "a full disk: older generations go first",
+        STORE,
+        "            number = max(generations(self.path), default=0) + 1\n",
+        "            number = max(generations(self.path), default=0) + 1\n"
+        "            for folder in folders(self.path):\n                remove(folder)\n",
+        ("tests/test_disk_full.py",),
+    ),
+    Bug(
+        "download: kept whatever it is",
+        "builtin.py",
+        "return content if is_original(content) else",
+        "return content if content else",
+        ("tests/test_downloads.py",),
+    ),
+    Bug(
+        "format 2 cannot be read any more",
+        STORE,
+        'if found["format"] == FLAT_FORMAT:',
+        'if found["format"] == 1:',
+        ("tests/test_old_models.py",),
+    ),
+    Bug(
+        "corpus: a byte that is no text is passed over",
+        "corpus.py",
+        "if fault >= 0:\n        byte",
+        "if fault > 300:\n        byte",
+        ("tests/test_torture_corpus.py",),
     ),
 ]
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def times(fast: int, full: int) -> int:
     """How often a test tries its luck: in `make test`, and in `make torture`."""
     return full if os.environ.get("KAMON_TORTURE") else fast
+
+
+@contextmanager
+def memory_limit(more: int = 512 << 20) -> Iterator[None]:
+    """A MemoryError for what wants so many bytes more than this process has, where that works."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    import resource
+
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @dataclass

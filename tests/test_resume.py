@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from kamon.api import Model
 from kamon.engines import native
 from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.lock import locked
+from kamon.tokenizer import CharTokenizer
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
@@ -156,6 +159,29 @@ def test_what_cannot_go_on(tmp_path: Path) -> None:
     assert list((tmp_path / "empty").iterdir()) == []
 
 
+def test_tokens_of_another_list(tmp_path: Path) -> None:
+    """As many, and the manifest agrees: the documents tell."""
+    path = tmp_path / "m"
+    kamon.train(DOCS, output=path, **TINY)
+    found = store.load(path)
+    others = CharTokenizer([chr(ord(char) + 1000) for char in found.tokenizer.chars])
+    store.save(path, replace(found, tokenizer=others), overwrite=True)
+    with pytest.raises(StoreError, match="its tokens are not those of its documents"):
+        kamon.resume(path, extend=1)
+
+
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+def test_parameters_that_are_too_large(engine: str, dtype: str, tmp_path: Path) -> None:
+    """Finite, and yet no number comes of them."""
+    path = tmp_path / "m"
+    kamon.train(DOCS, output=path, **TINY)
+    found = store.load(path)
+    huge = array("d", [1e308 * (-1) ** i for i in range(len(found.params))])
+    store.save(path, replace(found, params=huge), overwrite=True)
+    with pytest.raises(StoreError, match=f"parameters are too large to compute with in {dtype}"):
+        kamon.load(path, engine=engine, dtype=dtype)
+
+
 def test_another_list_or_another_setting_is_refused(tmp_path: Path, kamon: Kamon) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS))
@@ -228,6 +254,7 @@ def starters(folder: Path, number: int) -> list[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.torture
 def test_of_eight_starters_one_wins(tmp_path: Path) -> None:
     for attempt in range(times(2, 200)):
         folder = tmp_path / str(attempt)
@@ -324,6 +351,7 @@ def test_a_second_signal_ends_at_once_with_what_was_kept(
 
 
 @pytest.mark.slow
+@pytest.mark.torture
 @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not())
 @pytest.mark.parametrize(
     ("num_steps", "every"),
@@ -377,8 +405,6 @@ def wait_until_there(model: Path, running: subprocess.Popen[str]) -> None:
 
 
 def test_keeping_takes_no_more_than_its_share() -> None:
-    from array import array
-
     from kamon import trainer
 
     now, saved = 0.0, []

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import stat
+import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from conftest import memory_limit
 from kamon import contents, files, store
 from kamon.config import Config
 from kamon.contents import Stored
@@ -188,7 +190,6 @@ class Killed(BaseException):
     """As a process that ends here; no handler of ours may turn it into something else."""
 
 
-OPEN = open
 CALLS = [(builtins, "open")]
 CALLS += [
     (os, name) for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "write")
@@ -215,8 +216,12 @@ def at_each_call(
         def call(*args: Any, **options: Any) -> Any:
             point()
             found = real(*args, **options)
-            if real is not OPEN:  # whose file nobody could close
+            try:
                 point()
+            except BaseException:
+                if hasattr(found, "close"):  # as the system does for who is no more
+                    found.close()
+                raise
             return found
 
         return call
@@ -412,6 +417,7 @@ def test_damage_is_seen(name: str, tmp_path: Path) -> None:
 
 def with_state(seed: int = 1) -> Stored:
     params, m, v = (init(CONFIG, random.Random(seed + i)) for i in range(3))
+    v = array("d", [x * x for x in v])
     return replace(stored(seed), state={"params": params, "m": m, "v": v, "step": 1})
 
 
@@ -579,3 +585,201 @@ def test_saving_over_a_vanished_folder(model: Path) -> None:
     shutil.rmtree(model)
     store.save(model, stored(3), overwrite=True)
     assert store.load(model).training["seed"] == 3
+
+
+# ---- what strange directories led to
+
+
+def test_one_generation_is_not_the_model(model: Path) -> None:
+    with pytest.raises(StoreError, match="is one generation of a model: give the directory that"):
+        store.load(newest(model))
+
+
+def test_a_manifest_of_another_format(model: Path) -> None:
+    hashes = dict.fromkeys(store.FLAT_FILES, "")
+    manifest = json.dumps({"format": store.FLAT_FORMAT, "sha256": hashes})
+    (newest(model) / store.MANIFEST).write_text(manifest)
+    with pytest.raises(StoreError, match=r"manifest.json is damaged: it is that of another format"):
+        store.load(model)
+
+
+@pytest.mark.parametrize("size", ["1e999", "-1", "true", "null", '"9"', "1e2"])
+def test_a_size_that_is_none(size: str, model: Path) -> None:
+    path = newest(model) / store.MANIFEST
+    manifest = path.read_text()
+    entry = json.loads(manifest)["files"]["config.json"]
+    path.write_text(manifest.replace(f'"size": {entry["size"]}', f'"size": {size}'))
+    with pytest.raises(StoreError, match="damaged"):
+        store.load(model)
+
+
+def test_a_state_is_not_lost_by_one_bit(tmp_path: Path) -> None:
+    """Of its name in the manifest."""
+    store.save(tmp_path / "m", with_state())
+    path = newest(tmp_path / "m") / store.MANIFEST
+    path.write_text(path.read_text().replace(contents.STATE, "rtate.safetensors"))
+    with pytest.raises(StoreError, match="is not a manifest"):
+        store.load(tmp_path / "m")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+@pytest.mark.parametrize("name", [store.MANIFEST, "config.json", DOCUMENTS])
+def test_a_pipe_is_not_waited_for(name: str, model: Path) -> None:
+    path = file_of(model, name)
+    path.unlink()
+    os.mkfifo(path)
+    entry = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
+    if name == "config.json":  # and the manifest agrees
+        manifest = json.loads((newest(model) / store.MANIFEST).read_text())
+        manifest["files"][name] = entry
+        (newest(model) / store.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=f"cannot read .*{path.name}: it is not a file"):
+        store.load(model)
+    with pytest.raises(StoreError, match=r"it is not a file|holds a model|holds something else"):
+        store.save(model, stored())
+
+
+def test_much_damage_takes_no_memory(model: Path) -> None:
+    """Where the manifest agrees with the size: a hash of it all is taken, nothing more."""
+    path = file_of(model, DOCUMENTS)
+    os.truncate(path, 3 << 27)
+    manifest = json.loads((newest(model) / store.MANIFEST).read_text())
+    manifest["documents"]["size"] = 3 << 27
+    (newest(model) / store.MANIFEST).write_text(json.dumps(manifest))
+    with (
+        memory_limit(1 << 27),
+        pytest.raises(StoreError, match=r"jsonl.gz is damaged: its SHA-256"),
+    ):
+        store.load(model)
+
+
+def test_no_more_lines_than_steps(model: Path) -> None:
+    path = newest(model) / "metrics.jsonl"
+    original = path.read_bytes()
+    os.truncate(path, 1 << 31)
+    manifest = json.loads((newest(model) / store.MANIFEST).read_text())
+    manifest["files"]["metrics.jsonl"]["size"] = 1 << 31
+    (newest(model) / store.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"metrics.jsonl is damaged: .* where 200,000 are enough"):
+        store.load(model)
+    line = json.loads(original)
+    lines = [json.dumps(line | {"step": step}) for step in range(1, 1002)]
+    path.write_text("\n".join(lines))
+    resign(model)
+    with pytest.raises(StoreError, match=r"has more steps than the 1,000 of config.json"):
+        store.load(model)
+
+
+@pytest.mark.parametrize("char", ["\ud800", "\0"])
+def test_tokens_that_no_text_has(char: str, model: Path) -> None:
+    path = newest(model) / "tokenizer.json"
+    path.write_text(json.dumps({"type": "char", "chars": ["a", "b", char]}))
+    resign(model)
+    with pytest.raises(StoreError, match="has a NUL or a lone surrogate"):
+        store.load(model)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seconds": float("inf")}, "Out of range"),
+        ({"other": [float("nan")]}, "Out of range"),
+        ({"seconds": 10**400}, "too large"),
+        ({"engine": "abacus"}, "does not say what the model was trained on"),
+        ({"dtype": "int8"}, "does not say what the model was trained on"),
+        ({"num_steps_done": 7}, "does not say 1 steps"),
+        ({"finished": None}, "does not say how the training goes on"),
+        ({"hold_out": 1}, "does not say how the training goes on"),
+        ({"held_out": {}}, "does not say what was held out"),
+        ({"corpus": {"source": "here", "num_docs": 3}}, "does not say how the training goes on"),
+    ],
+)
+def test_a_training_that_cannot_be(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    model = tmp_path / "m"
+    store.save(model, with_state())
+    path = newest(model) / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    resign(model)
+    with pytest.raises(StoreError, match=f"training.json.*{message}"):
+        store.load(model)
+
+
+def test_a_loss_of_too_many_digits(model: Path) -> None:
+    path = newest(model) / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1, "loss": 10**400, "learning_rate": 1}))
+    resign(model)
+    with pytest.raises(StoreError, match=r"metrics.jsonl: int too large"):
+        store.load(model)
+
+
+def test_squares_are_not_negative(tmp_path: Path) -> None:
+    broken = with_state()
+    assert broken.state
+    broken.state["v"][3] = -1.0
+    store.save(tmp_path / "m", broken)
+    with pytest.raises(StoreError, match="has a mean of squares that is below 0"):
+        store.load(tmp_path / "m")
+
+
+def test_a_lock_that_leads_elsewhere(model: Path, tmp_path: Path) -> None:
+    """What it leads to stays as it is."""
+    (tmp_path / "mine").write_text("mine")
+    (model / "lock").unlink()
+    (model / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(StoreError, match="cannot write"):
+        store.save(model, stored(2), overwrite=True)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert store.load(model).training["seed"] == 1
+
+
+def test_generations_without_end(model: Path) -> None:
+    """Behind the last number of nine digits comes one of ten, not nothing."""
+    newest(model).rename(model / "generation-999999999")
+    store.save(model, stored(2), overwrite=True)
+    assert newest(model).name == "generation-1000000000"
+    assert store.load(model).training["seed"] == 2
+    shutil.copytree(newest(model), model / "generation-01000000000")  # no name that Kamon gives
+    with pytest.raises(StoreError, match="holds something else"):
+        store.save(model, stored(3), overwrite=True)
+
+
+@pytest.mark.parametrize("what", ["model", "generation", store.MANIFEST, "config.json", DOCUMENTS])
+def test_what_may_not_be_read(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another user than root, whom no permission keeps out."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        model = Path(folder, "m")
+        store.save(model, stored())
+        path = {"model": model, "generation": newest(model)}.get(what) or file_of(model, what)
+        mode = path.stat().st_mode
+        os.chmod(path, 0)
+        if root:
+            os.seteuid(65534)
+        try:
+            for action in (
+                lambda: store.load(model),
+                lambda: store.save(model, stored(2), overwrite=True),
+                lambda: store.writing(model, go_on=True).__enter__(),
+            ):
+                with pytest.raises(StoreError, match=r"Permission denied|something else"):
+                    action()
+        finally:
+            if root:
+                os.seteuid(0)
+            os.chmod(path, mode)
+        assert store.load(model).training["seed"] == 1
+    monkeypatch.undo()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("char", [b"[", b"a", b"\n"])
+def test_documents_that_unfold(char: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file that says it is a huge one is given up soon."""
+    monkeypatch.setattr(contents, "MAX_DOCUMENT_BYTES", 1 << 27)
+    packed = gzip.compress(char * (1 << 28), 1)
+    assert len(packed) < 1 << 22
+    begin = time.process_time()
+    with memory_limit(), pytest.raises(StoreError, match="documents cannot be used"):
+        contents.unpack_documents(packed)
+    assert time.process_time() - begin < 2

@@ -282,6 +282,8 @@ def resume(
         documents = unpack_documents(found.documents)
         if documents.sha256() != training["corpus"]["sha256"]:
             raise StoreError(f"{path} cannot be used: its documents are not those it learned")
+        if not documents.chars() <= set(found.tokenizer.chars):
+            raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
         if docs is not None:
             check_same(path, documents, corpus_of(docs))
         done = len(found.metrics)
@@ -482,6 +484,10 @@ def load(
     stored = store.load(path)
     made = make_engine(engine, stored.config, dtype=dtype, threads=threads)
     made.load(untrained(stored.params))
+    if not all(map(math.isfinite, made.decoder().push(stored.tokenizer.bos))):
+        raise StoreError(
+            f"{path} cannot be used: its parameters are too large to compute with in {made.dtype}"
+        )
     return Model(
         *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents)
     )

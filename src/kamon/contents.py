@@ -29,7 +29,7 @@ from typing import Any
 
 from kamon.config import Config
 from kamon.documents import Documents
-from kamon.engine import State
+from kamon.engine import DTYPES, ENGINES, State
 from kamon.errors import KamonError, StoreError
 from kamon.metrics import Metrics
 from kamon.model import num_params, parameter_shapes
@@ -40,10 +40,10 @@ STATE = "state.safetensors"
 MOST_BYTES = {
     "config.json": 1 << 20,
     "tokenizer.json": 1 << 26,
-    "metrics.jsonl": 1 << 32,
     "training.json": 1 << 20,
 }
 FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json")
+LINE_BYTES = 200  # of one step in metrics.jsonl: at most four numbers
 HEADER_BYTES = 200  # of one tensor in a safetensors file: its name, type, shape and place
 UNPACKED_BLOCK = 1 << 20
 MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
@@ -90,31 +90,39 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
     StoreError says which file is not what it should be, and does not name the directory.
     """
     try:
-        config = Config(**json.loads(read("config.json", MOST_BYTES["config.json"])))
-        tokenizer = CharTokenizer.from_json(
-            read("tokenizer.json", MOST_BYTES["tokenizer.json"]).decode("utf-8")
-        )
+        name = "config.json"
+        config = Config(**json.loads(read(name, MOST_BYTES[name])))
+        name = "tokenizer.json"
+        tokenizer = CharTokenizer.from_json(read(name, MOST_BYTES[name]).decode("utf-8"))
+        if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in tokenizer.chars):
+            raise StoreError(f"{name} has a NUL or a lone surrogate, which no text has")
         if tokenizer.vocab_size != config.vocab_size:
             raise StoreError(
                 f"tokenizer.json has {tokenizer.vocab_size} tokens, "
                 f"config.json says vocab_size {config.vocab_size}"
             )
-        lines = io.BytesIO(read("metrics.jsonl", MOST_BYTES["metrics.jsonl"]))
-        metrics = Metrics.from_json_lines(lines)
-        training = json.loads(read("training.json", MOST_BYTES["training.json"]))
-        check_training(training)
+        name = "metrics.jsonl"
+        metrics = Metrics.from_json_lines(io.BytesIO(read(name, LINE_BYTES * config.num_steps)))
+        if len(metrics) > config.num_steps:
+            raise StoreError(f"{name} has more steps than the {config.num_steps:,} of config.json")
+        name = "training.json"
+        training = json.loads(read(name, MOST_BYTES[name]))
+        check_training(training, len(metrics), goes_on=STATE in names)
         name = "model.safetensors"
         (params,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
         state: State | None = None
         if STATE in names:
-            check_resumable(training)
+            name = STATE
             prefixes = [f"{part}." for part in PARTS]
             found = from_safetensors(config, STATE, prefixes, read(STATE, most_bytes(config, 3)))
+            if min(found[2]) < 0:
+                raise StoreError(f"{STATE} has a mean of squares that is below 0")
             state = {"params": found[0], "m": found[1], "v": found[2], "step": len(metrics)}
     except StoreError:
         raise
-    except (KamonError, ValueError, TypeError, RecursionError) as error:
-        raise StoreError(str(error)) from None
+    except (KamonError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        reason = str(error) if name in str(error) else f"{name}: {error}"
+        raise StoreError(reason) from None
     return Stored(config, tokenizer, params, metrics, training, documents, state)
 
 
@@ -150,10 +158,15 @@ def unpack_documents(packed: bytes) -> Documents:
 
 def unpacked(packed: bytes) -> Iterator[str]:
     with gzip.open(io.BytesIO(packed)) as file:
-        rest = b""
+        rest: list[bytes] = []  # of the unfinished line, joined once: it may be long
+        size = 0
         while block := file.read(UNPACKED_BLOCK):
-            whole, newline, rest = (rest + block).rpartition(b"\n")
-            if len(rest) > MAX_DOCUMENT_BYTES:
+            whole, newline, tail = block.rpartition(b"\n")
+            if newline:
+                whole, rest, size = b"".join([*rest, whole]), [], 0
+            rest.append(tail)
+            size += len(tail)
+            if size > MAX_DOCUMENT_BYTES:
                 raise ValueError(f"one has more than {MAX_DOCUMENT_BYTES:,} bytes")
             if newline:
                 lines = whole.decode().split("\n")
@@ -163,35 +176,46 @@ def unpacked(packed: bytes) -> Iterator[str]:
                 if "\0" in "".join(docs):
                     raise ValueError("one has a NUL, which no text has")
                 yield from docs
-        if rest or not file.tell():
-            raise ValueError("the last line has no end" if rest else "there are none")
+        if size or not file.tell():
+            raise ValueError("the last line has no end" if size else "there are none")
 
 
 # ---- training
 
 
-def check_training(training: Any) -> None:
-    """Raise ValueError where what Kamon reports of a training is not what Kamon writes."""
+def check_training(training: Any, num_steps: int, *, goes_on: bool) -> None:
+    """Raise ValueError where what Kamon reports of a training is not what Kamon writes.
+
+    num_steps: that were measured; goes_on: whether it may, and needs to know how.
+    """
     corpus = training.get("corpus") if isinstance(training, dict) else None
     if not (
         isinstance(corpus, dict)
         and isinstance(corpus.get("source"), str)
         and isinstance(corpus.get("num_docs"), int)
-        and isinstance(training.get("engine"), str)
-        and isinstance(training.get("dtype"), str)
+        and training.get("engine") in ENGINES
+        and training.get("dtype") in DTYPES
         and isinstance(training.get("num_steps_done"), int)
         and isinstance(training.get("seconds"), int | float)
     ):
         raise ValueError("training.json does not say what the model was trained on and with")
-
-
-def check_resumable(training: dict[str, Any]) -> None:
-    if not (
-        isinstance(training.get("finished"), bool)
+    if training["num_steps_done"] != num_steps:
+        raise ValueError(f"training.json does not say {num_steps:,} steps, as metrics.jsonl does")
+    if goes_on and not (
+        isinstance(corpus.get("sha256"), str)
         and isinstance(training.get("hold_out"), bool)
-        and isinstance(training["corpus"].get("sha256"), str)
+        and isinstance(training.get("finished"), bool)
     ):
-        raise ValueError("training.json does not say how far it is, and what it learns")
+        raise ValueError("training.json does not say how the training goes on")
+    held_out = training.get("held_out")
+    if held_out is not None and not (
+        isinstance(held_out, dict)
+        and isinstance(held_out.get("best_step"), int)
+        and isinstance(held_out.get("loss"), float)
+    ):
+        raise ValueError("training.json does not say what was held out")
+    float(training["seconds"])  # OverflowError where it is far too long a number
+    to_json(training)  # ValueError where a number is not finite
 
 
 def to_json(content: dict[str, Any]) -> bytes:

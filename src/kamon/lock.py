@@ -24,7 +24,9 @@ MOST_READ = 1000  # bytes of what a holder says
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the lock. StoreError says which process does already; `what` is the thing it writes."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        # No link: what it leads to would be overwritten.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(path, flags, 0o666)
         if not take(descriptor):
             try:
                 holder = os.read(descriptor, MOST_READ)

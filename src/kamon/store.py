@@ -13,15 +13,18 @@ before. The newest one is the model. Reading compares every size and hash.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ FORMAT = 3
 MANIFEST = "manifest.json"
 LOCK = "lock"
 KEPT = 2  # generations of a training
-GENERATION = re.compile(r"generation-([0-9]{6,9})")
+GENERATION = re.compile(r"generation-([0-9]{6}|[1-9][0-9]{6,})")
 DOCUMENTS = re.compile(r"documents-[0-9a-f]{16}\.jsonl\.gz")
 UNFINISHED = re.compile(r"\.(new|old)-[0-9a-f]{12}")  # what a process that was killed leaves behind
 MAX_MANIFEST_BYTES = 1 << 20
@@ -68,8 +71,9 @@ def writing(path: str | Path, *, overwrite: bool = False, go_on: bool = False) -
     given = str(path)
     if go_on:
         path = existing(path).resolve()
-        if not generations(path) and not (path / LOCK).exists():
-            newest_folder(path)  # says that there is none
+        with readable(path):
+            if not generations(path) and not (path / LOCK).exists():
+                newest_folder(path)  # says that there is none
     else:
         path = check_target(path, overwrite=overwrite)
     with ExitStack() as stack:
@@ -273,7 +277,7 @@ def load(path: str | Path) -> Stored:
     A damaged one is not passed over in silence: the error says whether an older one is whole.
     """
     path = existing(path)
-    try:
+    with readable(path):
         if (path / MANIFEST).is_file() and not generations(path):
             return read_flat(path)
         newest = newest_folder(path)
@@ -291,6 +295,12 @@ def load(path: str | Path) -> Stored:
                     f"{error}; {older.name} is whole: `kamon train --resume {path}` goes on from "
                     "there"
                 ) from None
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:  # a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise StoreError(f"cannot read {str(path)!r}: {reason}") from None
@@ -321,13 +331,10 @@ def is_whole(folder: Path) -> bool:
 
 def existing(path: str | Path) -> Path:
     path = Path(path)
-    try:
+    with readable(path):
         if path.is_dir():
             return path
         kind = "is not a model directory but a file" if path.exists() else "does not exist"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StoreError(f"cannot read {str(path)!r}: {reason}") from None
     raise StoreError(f"{path} {kind}: give the directory that `kamon train -o` wrote")
 
 
@@ -345,6 +352,11 @@ def folders(path: Path) -> list[Path]:
 
 def newest_folder(path: Path) -> Path:
     found = folders(path)
+    if not found and (path / MANIFEST).is_file():
+        raise StoreError(
+            f"{path} has an older format, which keeps nothing to go on with: start a new training "
+            "from it (--init-from)"
+        )
     if not found and (path / LOCK).exists():
         raise StoreError(
             f"{path} has no generation of a model yet: its training is under way, or ended before "
@@ -359,13 +371,18 @@ def read_generation(folder: Path) -> Stored:
     """All of it, verified. StoreError names the file that is missing, damaged or foreign."""
     manifest = read_manifest(folder)
     entry = manifest["documents"]
+    if not entry:
+        raise StoreError(f"{folder / MANIFEST} is damaged: it is that of another format")
     documents = verified(folder.parent / entry["name"], entry, MAX_PACKED_BYTES)
     return read_stored(folder, manifest["files"], documents)
 
 
 def read_flat(path: Path) -> Stored:
     """A directory of format 2."""
-    files = read_manifest(path)["files"]
+    manifest = read_manifest(path)
+    if manifest["documents"]:
+        raise StoreError(f"{path} is one generation of a model: give the directory that it is in")
+    files = manifest["files"]
     documents = verified(path / FLAT_DOCUMENTS, files[FLAT_DOCUMENTS], MAX_PACKED_BYTES)
     stored = read_stored(path, files, documents)
     training = stored.training  # which did not say so itself
@@ -390,39 +407,49 @@ class DamagedError(StoreError):
 def verified(path: Path, entry: dict[str, Any], most: int) -> bytes:
     """The bytes of a file that is what the manifest says, and not larger than it may be."""
     try:
-        size = os.stat(path).st_size
-        if size != entry.get("size", size):
-            raise DamagedError(
-                f"{path} is damaged: it has {size:,} bytes, and {entry['size']:,} were written"
-            )
-        if size > most:
-            raise DamagedError(
-                f"{path} is damaged: it has {size:,} bytes, where {most:,} are enough"
-            )
-        with open(path, "rb") as file:
-            content = file.read(size + 1)
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.get("size", size):
+                raise DamagedError(
+                    f"{path} is damaged: it has {size:,} bytes, and {entry['size']:,} were written"
+                )
+            if size > most:
+                raise DamagedError(
+                    f"{path} is damaged: it has {size:,} bytes, where {most:,} are enough"
+                )
+            # Before it is read: what is damaged takes no memory, however large it is.
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise DamagedError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+            file.seek(0)
+            return file.read(size)
     except OSError as error:
         raise DamagedError(f"cannot read {path}: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise DamagedError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
-    return content
+
+
+def open_file(path: Path) -> BufferedReader:
+    """No pipe, which would keep us waiting, and no device, which need not end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a file")
+    return open(path, "rb")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """{"documents", "files"}; of the files each has at least its "sha256"."""
     path = folder / MANIFEST
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             found = json.loads(file.read(MAX_MANIFEST_BYTES))
         if found["format"] == FLAT_FORMAT:
             files = {name: {"sha256": str(found["sha256"][name])} for name in FLAT_FILES}
             return {"documents": None, "files": files}
         if found["format"] != FORMAT:
             raise StoreError(
-                f"{folder} has format {found['format']}, this version of Kamon reads {FORMAT} and "
-                f"{FLAT_FORMAT}: the versions of Kamon differ"
+                f"{folder} has format {found['format']!r:.20}, this version of Kamon reads "
+                f"{FORMAT} and {FLAT_FORMAT}: the versions of Kamon differ"
             )
-        names = [*contents.FILES, *([STATE] if STATE in found["files"] else [])]
+        names = found["files"].keys()
+        if names - {STATE} != set(contents.FILES):
+            raise ValueError
         if not DOCUMENTS.fullmatch(found["documents"]["name"]):
             raise ValueError
         return {
@@ -431,9 +458,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         }
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError, LookupError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise StoreError(f"{path} is damaged: it is not a manifest") from None
 
 
 def entry_of(found: Any) -> dict[str, Any]:
-    return {"size": int(found["size"]), "sha256": str(found["sha256"])}
+    size, digest = found["size"], found["sha256"]
+    if type(size) is not int or not isinstance(digest, str):
+        raise TypeError
+    return {"size": size, "sha256": digest}
