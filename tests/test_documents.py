@@ -119,6 +119,8 @@ def test_starts_that_do_not_fit_into_four_bytes() -> None:
 @pytest.mark.parametrize("num_passes", [1, 2, 3])
 def test_repetitions_are_found_in_any_number_of_passes(num_passes: int) -> None:
     """The native code looks at half a million documents in one pass."""
+    if native.why_not() or mapped.LARGE == 3:
+        pytest.skip("other code makes no passes, and mapped files have the same")
     size = num_passes * 2**19 - 100
     texts = [str(number % (size - 50)) for number in range(size)]
     docs = Documents.of(texts)
