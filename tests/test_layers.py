@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "philox", "files", "curve", "metrics", "engines.scalar"},
     {"dropout", "lock", "mapped"},
     {"batch"},
-    {"config", "builtin", "engines.native"},
+    {"config", "builtin", "engines.native", "engines.pytorch"},
     {"mersenne"},
     {"documents"},
     {"model", "split", "tokenizer", "corpus", "ngram", "clean"},
