@@ -285,8 +285,10 @@ def make_torch(
         if (error.name or "").partition(".")[0] != "torch":
             raise
         raise ConfigError("the torch engine needs torch: pip install 'kamon[torch]'") from None
+    from kamon.ranks import here
+
     try:
         shapes = parameter_shapes(config)
-        return TorchEngine(config, shapes, dtype, threads, device, compile)
+        return TorchEngine(config, shapes, dtype, threads, device, compile, here())
     except ValueError as error:  # of what this machine does not have
         raise ConfigError(str(error)) from None

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kamon.batch import Batch
+from kamon.ranks import Ranks
 
 if TYPE_CHECKING:
     from kamon.config import Config
@@ -228,22 +229,30 @@ def choose(logits: Tensor, temperature: float, u: Tensor) -> Tensor:
 # ---- The engine
 
 
-def find_device(name: str) -> torch.device:
-    """auto: the GPU if there is one. ValueError, as a sentence, for a device that is not there."""
+def find_device(name: str, size: int) -> torch.device:
+    """auto: the GPU if there is one. ValueError, as a sentence, for a device that is not there.
+
+    size: of the ranks, which cannot add up what lies on mps.
+    """
     there = ["cpu"]
     if torch.cuda.is_available():
         there.insert(0, "cuda")
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and size == 1:
         there.insert(0, "mps")
     if name == "auto":
         return torch.device(there[0])
     if name not in there:
-        raise ValueError(f"there is no device {name} that torch can use here, only {there[-1]}")
+        raise ValueError(
+            f"there is no device {name} that torch can use here, only {' and '.join(there)}"
+        )
     return torch.device(name)
 
 
 class TorchEngine:
     """The engine contract (kamon.engine); `train` and `sample` are fused.
+
+    Of several `ranks`, `load` takes over the state of rank 0, and `train` learns from this one's
+    part of each step: both are for all ranks together. What else there is, each does for itself.
 
     All parameters lie in one buffer, and so do their gradients: the module's are views of them.
     bfloat16 is the type of products alone; parameters, means and sums stay float32. threads: of
@@ -259,16 +268,20 @@ class TorchEngine:
         threads: int | None = None,
         device: str = "auto",
         compile: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.config = config
         self.dtype = dtype
-        self.device = find_device(device)
+        self.ranks = ranks = ranks or Ranks()
+        self.device = find_device(device, ranks.size)
         if threads:
             torch.set_num_threads(threads)
         self.num_params = sum(n_out * n_in for n_out, n_in in shapes.values())
         real = torch.float64 if dtype == "float64" else torch.float32
         self.params = torch.zeros(self.num_params, dtype=real, device=self.device)
-        self.grads = torch.zeros_like(self.params)
+        length = -(-self.num_params // ranks.size) * ranks.size
+        self.padded = torch.zeros(length, dtype=real, device=self.device)  # each rank has a piece
+        self.grads = self.padded[: self.num_params]
         self.gpt = Gpt(config, shapes)
         at = 0
         for parameter in self.gpt.parameters():
@@ -305,8 +318,9 @@ class TorchEngine:
         with torch.no_grad():
             for kept, name in ((self.params, "params"), (self.m, "m"), (self.v, "v")):
                 kept.copy_(torch.frombuffer(state[name], dtype=torch.float64))  # type: ignore[literal-required]
+                self.ranks.broadcast(kept)
         self.grads.zero_()
-        self.num_updates = state["step"]
+        self.num_updates = int(self.ranks.first(state["step"]))
         self._place_moments()
         self.frozen = None
 
@@ -338,7 +352,7 @@ class TorchEngine:
         with self._precision():
             nll = self.nll(inputs)
         given = torch.tensor(list(weights), dtype=self.params.dtype, device=self.device)
-        nll.backward(given)
+        torch.autograd.backward(nll, given)
         return doubles(-nll.detach())
 
     def step(self, learning_rate: float) -> None:
@@ -359,38 +373,47 @@ class TorchEngine:
         losses = array("d")
         for i, learning_rate in enumerate(plan.learning_rates):
             begin = i * plan.docs_per_step
-            losses.append(self._accumulate(plan, range(begin, begin + plan.docs_per_step)))
+            step = range(begin, begin + plan.docs_per_step)
+            offsets = plan.docs.offsets
+            lengths = [offsets[d + 1] - offsets[d] for d in plan.indices[begin : step.stop]]
+            share = 1 / sum(max(0, length - 1) for length in lengths)
+            total = self._accumulate(plan, self.ranks.part(step), share)
+            stop = should_stop is not None and should_stop()
+            found = self.ranks.gather([total, stop])
+            loss = 0.0
+            for total, _ in found:
+                loss += total
+            losses.append(share * loss)
             if not math.isfinite(losses[-1]):
                 break
+            self.ranks.add_up(self.padded)
             self.step(learning_rate)
-            if should_stop and should_stop():
+            if any(stop for _, stop in found):
                 break
         return losses
 
-    def _accumulate(self, plan: Plan, step: range) -> float:
-        """Add the gradient of a step's documents; their loss."""
-        offsets = plan.docs.offsets
-        indices = plan.indices[step.start : step.stop]
-        share = 1 / sum(max(0, offsets[d + 1] - offsets[d] - 1) for d in indices)
+    def _accumulate(self, plan: Plan, own: range, share: float) -> float:
+        """Add the gradient of share · Σ −log p over the documents at these places among the plan's
+        indices; that sum, without the share."""
         sums = []
-        for first in range(step.start, step.stop, plan.batch_size):
-            own = range(first, min(first + plan.batch_size, step.stop))
-            batch = plan.docs.select(plan.indices[own.start : own.stop])
+        for first in range(own.start, own.stop, plan.batch_size):
+            places = range(first, min(first + plan.batch_size, own.stop))
+            batch = plan.docs.select(plan.indices[places.start : places.stop])
             self._check(batch)
             draws = None
             if self.config.dropout:
-                draws = range(plan.first_draw + own.start, plan.first_draw + own.stop)
+                draws = range(plan.first_draw + places.start, plan.first_draw + places.stop)
             inputs = packed(batch, self.device, draws)
             if inputs is None:
                 continue
             with self._precision():
                 total = self.nll(inputs).sum()
-            (total * share).backward()
+            torch.autograd.backward(total * share)
             sums.append(total.detach())
-        loss = 0.0
+        added = 0.0
         for total in sums:  # behind all of them: a GPU is not waited for in between
-            loss += total.item()
-        return loss * share
+            added += total.item()
+        return added
 
     def sample(self, n: int, temperature: float, seed: int, bos: int, first: int = 0) -> Batch:
         tokens, offsets = array("i"), array("q", [0])
