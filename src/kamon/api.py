@@ -30,11 +30,12 @@ from kamon.run import (
     check_same,
     check_settings,
     divide,
+    make_tokenizer,
     prepare,
     shape_of,
 )
 from kamon.sampler import SampleRequest
-from kamon.tokenizer import CharTokenizer
+from kamon.tokenizer import Tokenizer
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite, pretrain
 from kamon.validation import Validation, mean_loss
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from kamon.store import Writer
 
 MOST_TESTED = 20_000  # in the end, of a short training
+USUAL_LENGTH = 16  # tokens of a document, of which so many are tested
 MOST_TESTED_SLOWLY = 500  # by the scalar engine, which takes seconds for so many
 
 
@@ -58,7 +60,7 @@ class Model:
     """
 
     config: Config
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     engine: Engine
     metrics: Metrics = field(repr=False)
     training: dict[str, Any]
@@ -91,7 +93,7 @@ class Model:
         time. A document as long as block_size is one that the model did not end.
 
         conditions: the fields of `kamon.conditions.Conditions`, such as prefix="an", max_len=6,
-        novel=True. Where too few documents fulfil them, there are fewer than n samples.
+        novel=True; of a model of text, length in tokens (500). Where too few documents fulfil them, there are fewer than n samples.
         """
         return self.find(n, temperature=temperature, seed=seed, **conditions).texts
 
@@ -104,7 +106,7 @@ class Model:
         **conditions: Any,
     ) -> Found:
         """What `sample` returns, with each sample's number and how many were looked at."""
-        from kamon.conditions import find, make_conditions
+        from kamon.conditions import Found, find, make_conditions
 
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ConfigError(f"the number of samples must be a whole number, 0 or more, not {n!r}")
@@ -112,6 +114,10 @@ class Model:
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
         chosen = make_conditions(conditions)
+        if self.config.mode == "text":
+            from kamon.continuation import write
+
+            return Found(write(self.engine, self.tokenizer, request, chosen), range(n), n)
         return find(self.engine, self.tokenizer, request, chosen, lambda: self.docs)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -139,6 +145,8 @@ def train(
     threads: int | None = None,
     column: str | None = None,
     format: str | None = None,
+    tokenizer: str | Path | Tokenizer = "char",
+    vocab_size: int | None = None,
     hold_out: bool = True,
     budget: str | float | None = None,
     size: str | None = None,
@@ -162,6 +170,13 @@ def train(
     train, such as "10s" or a number of seconds, picks the size too. Without either it is medium, or
     smaller for a short list; original by the scalar engine. Only a budget's number of steps depends
     on the machine: it is in the model's config, and given as num_steps makes the same model again.
+
+    mode: "text", of the settings, learns windows from random places of the text that the documents
+    are one behind the other; a text file is then one document. Where there are few documents, the
+    last tenth of each is held out. Its sizes and budgets are others than those of lists.
+
+    tokenizer: "char"; "bpe", trained on what is learned, to vocab_size tokens; a file that `kamon
+    tokenizer train` wrote; or a tokenizer.
 
     output: the model directory to write, in which the training is kept from time to time and at its
     end, so that `resume` can go on with it. checkpoint_every: steps, or a time such as "30s" or a
@@ -190,6 +205,7 @@ def train(
     )
 
     config = make_config(settings)
+    mode = config.mode
     every = interval(checkpoint_every)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
@@ -199,22 +215,30 @@ def train(
         raise ConfigError(f"init_from must be a model or its directory, not {base!r}")
     if base is not None:
         settings = shape_of(base.config, settings)
+        mode = base.config.mode
     with directory(output, overwrite=overwrite) as writer:
-        source = corpus_of(docs, column, format)
-        check_learnable(source)
-        if base is not None:
-            check_known(source, base.tokenizer)
-        learned, held_out = divide(source.different, hold_out)
+        source = corpus_of(docs, column, format, mode)
+        check_learnable(source, mode)
+        learned, held_out = divide(source.different, hold_out, mode)
+        if base is None:
+            made = make_tokenizer(tokenizer, learned, held_out, vocab_size)
+        elif tokenizer != "char" or vocab_size is not None:
+            raise ConfigError("the model to start from has its tokenizer: name no other one")
+        else:
+            made = base.tokenizer
+        check_known(source, made, "the tokenizer" if base is None else "the model to start from")
         engine = engine or best_engine()
         chosen = replace(source, docs=learned)
         if size is None:
-            num_docs = len(learned)
+            lengths = learned.lengths()
             size = (
-                default_size(engine, num_docs) if seconds is None else size_for(seconds, num_docs)
+                default_size(engine, lengths, mode)
+                if seconds is None
+                else size_for(seconds, lengths, mode)
             )
-        config = make_config(recipe(source.different.lengths(), size) | settings)
+        config = make_config(recipe(made.lengths(source.different), size, mode) | settings)
         if size != ORIGINAL:
-            most = steps_at_most(len(learned), config.docs_per_step, seconds)
+            most = steps_at_most(len(learned), config.docs_per_step, seconds, mode)
             config = with_steps(config, settings.get("num_steps") or most, settings)
         run = prepare(
             chosen,
@@ -223,7 +247,7 @@ def train(
             engine=engine,
             dtype=dtype,
             threads=threads,
-            tokenizer=base.tokenizer if base else None,
+            tokenizer=made,
             params=base.engine.state()["params"] if base else None,
         )
         if seconds is not None:
@@ -282,12 +306,12 @@ def resume(
         documents = unpack_documents(found.documents)
         if documents.sha256() != training["corpus"]["sha256"]:
             raise StoreError(f"{path} cannot be used: its documents are not those it learned")
-        if not documents.chars() <= set(found.tokenizer.chars):
+        if found.tokenizer.unknown(documents.chars()):
             raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
         if docs is not None:
-            check_same(path, documents, corpus_of(docs))
+            check_same(path, documents, corpus_of(docs, mode=found.config.mode))
         done = len(found.metrics)
-        learned, held_out = divide(documents, training["hold_out"])
+        learned, held_out = divide(documents, training["hold_out"], found.config.mode)
         config, metrics = found.config, found.metrics
         if training["finished"] and not extend:
             source = training["corpus"]["source"]
@@ -413,7 +437,9 @@ def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> 
     over_fitted = validation.finish(run.engine, len(losses))
     least = MOST_TESTED if is_fast(run.engine) else MOST_TESTED_SLOWLY
     most = max(least, len(losses) * run.config.docs_per_step // 4)
-    docs = run.held_out.select(range(min(len(run.held_out), most)))
+    # As many tokens, however long the documents are.
+    length = max(1.0, run.held_out.num_targets / len(run.held_out) / USUAL_LENGTH)
+    docs = run.held_out.select(range(min(len(run.held_out), int(most / length))))
     loss = mean_loss(run.engine, docs)
     if not math.isfinite(loss):
         raise TrainingError(
@@ -429,10 +455,13 @@ def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> 
 
 
 def corpus_of(
-    docs: Iterable[str] | str | Path | Corpus, column: str | None = None, format: str | None = None
+    docs: Iterable[str] | str | Path | Corpus,
+    column: str | None = None,
+    format: str | None = None,
+    mode: str = "documents",
 ) -> Corpus:
     if isinstance(docs, str | PathLike):
-        return corpus.read(docs, column=column, format=format)
+        return corpus.read(docs, column=column, format=format, mode=mode)
     if column is not None or format is not None:
         raise ConfigError("column and format say how to read a file, and there is none")
     return docs if isinstance(docs, Corpus) else corpus.from_docs(docs)
