@@ -34,7 +34,7 @@ from kamon.run import (
     shape_of,
 )
 from kamon.sampler import SampleRequest
-from kamon.tokenizer import CharTokenizer
+from kamon.tokenizer import Tokenizer
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite, pretrain
 from kamon.validation import Validation, mean_loss
 
@@ -58,7 +58,7 @@ class Model:
     """
 
     config: Config
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     engine: Engine
     metrics: Metrics = field(repr=False)
     training: dict[str, Any]
@@ -282,7 +282,7 @@ def resume(
         documents = unpack_documents(found.documents)
         if documents.sha256() != training["corpus"]["sha256"]:
             raise StoreError(f"{path} cannot be used: its documents are not those it learned")
-        if not documents.chars() <= set(found.tokenizer.chars):
+        if found.tokenizer.unknown(documents.chars()):
             raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
         if docs is not None:
             check_same(path, documents, corpus_of(docs))

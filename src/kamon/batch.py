@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import ne
 
 from kamon.mapped import Numbers
+
+BOS = "<|bos|>"  # its name, where tokens are shown
+UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # of text whose characters are tokens: as arrays of 'i' lie
 
 
 @dataclass(frozen=True)
