@@ -214,7 +214,7 @@ def train(
             )
         config = make_config(recipe(source.different.lengths(), size) | settings)
         if size != ORIGINAL:
-            most = steps_at_most(len(learned), config.batch_size, seconds)
+            most = steps_at_most(len(learned), config.docs_per_step, seconds)
             config = with_steps(config, settings.get("num_steps") or most, settings)
         run = prepare(
             chosen,
@@ -412,7 +412,7 @@ def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> 
     """Go back to the best model, and what is known of it."""
     over_fitted = validation.finish(run.engine, len(losses))
     least = MOST_TESTED if is_fast(run.engine) else MOST_TESTED_SLOWLY
-    most = max(least, len(losses) * run.config.batch_size // 4)
+    most = max(least, len(losses) * run.config.docs_per_step // 4)
     docs = run.held_out.select(range(min(len(run.held_out), most)))
     loss = mean_loss(run.engine, docs)
     if not math.isfinite(loss):

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import ne
+from typing import Protocol
 
 from kamon.mapped import Numbers
 
@@ -44,6 +45,20 @@ class Batch:
     def select(self, indices: Iterable[int]) -> Batch:
         """The documents with these indices, in this order."""
         return pack(self.document(d) for d in indices)
+
+
+class Examples(Protocol):
+    """What steps learn from where it is no Batch: each example made when it is its turn.
+
+    Which one is number i depends on nothing but i: neither on the steps before nor on how many
+    processes share the work.
+    """
+
+    def __len__(self) -> int:
+        """How many make one pass over everything."""
+
+    def take(self, first: int, count: int) -> Batch:
+        """Examples number first … first + count − 1, from 0; there is no last one."""
 
 
 def pack(documents: Iterable[Sequence[int]]) -> Batch:

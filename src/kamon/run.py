@@ -79,7 +79,7 @@ def prepare(
     config = replace(config, vocab_size=tokenizer.vocab_size)
     size = config.block_size
     lengths = source.docs.lengths()
-    needed = docs[: config.num_steps * config.batch_size]  # the others are never looked at
+    needed = docs[: config.num_steps * config.docs_per_step]  # the others are never looked at
     check_model(
         config,
         scalar=(engine or best_engine()) == "scalar",
