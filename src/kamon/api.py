@@ -93,7 +93,8 @@ class Model:
         time. A document as long as block_size is one that the model did not end.
 
         conditions: the fields of `kamon.conditions.Conditions`, such as prefix="an", max_len=6,
-        novel=True; of a model of text, length in tokens (500). Where too few documents fulfil them, there are fewer than n samples.
+        novel=True; of a model of text, length in tokens (500). Where too few documents fulfil
+        them, there are fewer than n samples.
         """
         return self.find(n, temperature=temperature, seed=seed, **conditions).texts
 

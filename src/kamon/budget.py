@@ -35,18 +35,34 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 TEXT_SIZES: dict[str, dict[str, Any]] = {  # of windows of text
-    "tiny": {"n_layer": 1, "n_embd": 32, "block_size": 32, "batch_size": 16, "learning_rate": 0.01},
-    "small": {"n_layer": 2, "n_embd": 64, "block_size": 64, "batch_size": 12, "learning_rate": 0.005},
-    "medium": {"n_layer": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "learning_rate": 0.003},
-    "large": {"n_layer": 6, "n_embd": 192, "block_size": 128, "batch_size": 16, "learning_rate": 0.002},
-    "huge": {"n_layer": 6, "n_embd": 384, "block_size": 256, "batch_size": 32, "learning_rate": 0.001},
+    "tiny": {
+        "n_layer": 1, "n_embd": 32, "block_size": 32, "batch_size": 16, "learning_rate": 0.01,
+    },
+    "small": {
+        "n_layer": 2, "n_embd": 64, "block_size": 64, "batch_size": 12, "learning_rate": 0.005,
+    },
+    "medium": {
+        "n_layer": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "learning_rate": 0.003,
+    },
+    "large": {
+        "n_layer": 6, "n_embd": 192, "block_size": 128, "batch_size": 16, "learning_rate": 0.002,
+    },
+    "huge": {
+        "n_layer": 6, "n_embd": 384, "block_size": 256, "batch_size": 32, "learning_rate": 0.001,
+    },
 }  # fmt: skip
 TEXT = {"mode": "text", "std": 0.08, "schedule": "cosine", "weight_decay": 0.1}
 ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
 PICKED = {*ADAM, *TEXT, "block_size", "num_steps", "warmup_steps"}.union(*SIZES.values())
 LEAST_DOCS = {"tiny": 0, "small": 2_000, "medium": 3_000, "large": 3_000, "huge": 3_000}
 LEAST_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
-LEAST_CHARS = {"tiny": 0, "small": 50_000, "medium": 200_000, "large": 2_000_000, "huge": 20_000_000}
+LEAST_CHARS = {
+    "tiny": 0,
+    "small": 50_000,
+    "medium": 200_000,
+    "large": 2_000_000,
+    "huge": 20_000_000,
+}
 LEAST_TEXT_SECONDS = {"tiny": 0.0, "small": 2.0, "medium": 20.0, "large": 240.0, "huge": 1800.0}
 TEXT_STEPS = 2_000  # where no time is named
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -140,7 +140,9 @@ def from_entries(source: str, entries: Iterable[str]) -> Corpus:
 def whole_text(source: str, lines: Iterable[str]) -> Corpus:
     text = "\n".join([*lines, ""])
     if not text.strip():
-        raise CorpusError(f"{source} holds nothing but white space" if text else f"{source} is empty")
+        raise CorpusError(
+            f"{source} holds nothing but white space" if text else f"{source} is empty"
+        )
     return Corpus(source, Documents.of([text]), 1, 0, 0)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from kamon.batch import Batch, pack
-from kamon.mapped import BLOCK, Growing, Numbers, numbers_of
+from kamon.mapped import Growing, Numbers, numbers_of
 from kamon.windows import window_start
 
 

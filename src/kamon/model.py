@@ -42,8 +42,8 @@ def num_params(config: Config) -> int:
 def flops_per_token(config: Config, length: float) -> float:
     """Floating-point operations that learning one token takes, in documents of so many targets.
 
-    Two for each product and its sum, forward once and backward twice; of attention what a token sees
-    is counted, on average half of the document.
+    Two for each product and its sum, forward once and backward twice; of attention what a token
+    sees is counted, on average half of the document.
     """
     c = config
     linears = (12 * c.n_layer * c.n_embd + c.vocab_size) * c.n_embd

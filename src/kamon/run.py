@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from array import array
 from collections.abc import Iterable
@@ -15,19 +16,18 @@ from kamon.config import Config, make_config, suggestion
 from kamon.corpus import Corpus
 from kamon.documents import Documents
 from kamon.engine import Engine, best_engine, checked_threads, make_engine, untrained
-from kamon.errors import ConfigError, CorpusError, TokenizerError
+from kamon.errors import ConfigError, CorpusError
 from kamon.examples import TextWindows, consecutive, in_windows, stream
 from kamon.memory import check_model
 from kamon.model import init
 from kamon.split import PARTS, split
-from kamon.tokenizer import BPE_VOCAB, CharTokenizer, Tokenizer, tokenizer_from_json
+from kamon.tokenizer import BPE_VOCAB, CharTokenizer, Tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MIN_HELD_OUT = 10  # documents: fewer tell nothing
 LEAST_CHARS = 1_000  # of a text
-MOST_TOKENIZER = 1 << 26  # characters
 
 
 @dataclass(frozen=True)
@@ -206,29 +206,18 @@ def make_tokenizer(
 
         return BytePairTokenizer.train(learned, BPE_VOCAB if vocab_size is None else vocab_size)
     if vocab_size is not None:
-        raise ConfigError("vocab_size is to be chosen for the tokenizer bpe alone")
+        raise ConfigError(
+            "vocab_size cannot be set: it is the tokenizer's number of tokens, to be chosen for a "
+            "new one of type bpe alone"
+        )
     if wanted == "char":
         return CharTokenizer(sorted(learned.chars() | held_out.chars()))
-    return read_tokenizer(wanted) if isinstance(wanted, str | PathLike) else wanted
-
-
-def read_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a file; ConfigError where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(MOST_TOKENIZER + 1).decode("utf-8")
-    except FileNotFoundError:
-        known = suggestion(str(path), ["char", "bpe"])
-        raise ConfigError(f"there is no tokenizer and no file {path}{known}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"cannot read the tokenizer {path}: {reason}") from None
-    if len(text) > MOST_TOKENIZER:
-        raise ConfigError(f"{path} has more than {MOST_TOKENIZER:,} characters: no tokenizer has")
-    try:
-        return tokenizer_from_json(text)
-    except TokenizerError as error:
-        raise ConfigError(f"{path} is no tokenizer: {error}") from None
+    if not isinstance(wanted, str | PathLike):
+        return wanted
+    if not os.path.exists(wanted):
+        known = suggestion(str(wanted), ["char", "bpe"])
+        raise ConfigError(f"there is no tokenizer and no file {wanted}{known}")
+    return read_tokenizer(wanted)
 
 
 def check_known(source: Corpus, tokenizer: Tokenizer, whose: str) -> None:

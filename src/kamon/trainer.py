@@ -133,9 +133,7 @@ def pretrain(
             learned = (len(losses) - before_us) * config.docs_per_step * length
             speed = learned / max(learning, 1e-9)
             flops = speed * flops_per_token(config, length)
-            on_progress(
-                Progress(config.num_steps, losses, now - start, before_us, speed, flops)
-            )
+            on_progress(Progress(config.num_steps, losses, now - start, before_us, speed, flops))
         done = len(losses)
         due = done > first and (done % every == 0 or done == config.num_steps)
         # Also where the training is to stop: who goes on from here must find what it would have.

@@ -83,16 +83,13 @@ def say_corpus(source: Corpus, given: str) -> None:
 
 def say_cut(run: Run) -> None:
     """That documents are longer than the model can hold, never silently."""
-    from kamon.tokenizer import CharTokenizer
-
     if run.num_cut:
         size, longest = run.config.block_size, run.longest
-        unit = "character" if isinstance(run.tokenizer, CharTokenizer) else "token"
         say(
             f"{count(run.num_cut, 'document')} too long for block_size {size}, which holds "
-            f"{count(size - 1, unit)} and the end: what is behind is left out; the longest has "
-            f"{longest:,} (--block-size {longest + 1} holds all, --long-documents windows learns "
-            "all)"
+            f"{count(size - 1, run.tokenizer.unit)} and the end: what is behind is left out; the "
+            f"longest has {longest:,} (--block-size {longest + 1} holds all, "
+            "--long-documents windows learns all)"
         )
 
 
