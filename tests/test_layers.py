@@ -14,7 +14,7 @@ ROOT = Path(kamon.__file__).parent
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
     {"errors", "philox", "files", "curve", "metrics", "engines.scalar"},
-    {"dropout", "lock", "mapped"},
+    {"dropout", "windows", "lock", "mapped"},
     {"batch"},
     {"config", "builtin", "engines.native"},
     {"mersenne"},
