@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from operator import ne
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -203,33 +203,54 @@ def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[lis
     says what is wrong with the content and in which line, when the lines before were yielded.
     """
     name = name_of(source)
-    # It sees that a line end may be two characters, and a character several bytes, of two blocks.
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    begin, fault = b"", -1
-    line, dropped, number = "", 0, 1  # the unfinished line, bytes of it that are not kept
     with opened(source, name, others) as file:
-        while fault < 0:
-            block = file.read1(BLOCK)  # type: ignore[attr-defined]  # what is there, without waiting
-            begin = begin or block[:2]
-            text, fault = decode_block(decoder, block)
-            if number == 1 and not line and not dropped and text.startswith("\ufeff"):
-                text, dropped = text[1:], 3
-            whole, newline, text = text.rpartition("\n")
-            if newline:
-                whole, line, dropped = line + whole, "", 0
-                lines = whole.split("\n")
-                number += len(lines)
-                yield lines if len(whole) <= MAX_LINE else [each[: MAX_LINE + 1] for each in lines]
-            room = MAX_LINE + 1 - len(line)
-            dropped += len(text[room:].encode())
-            line += text[:room]
-            if not block:
-                break
-    if fault >= 0:
-        byte = dropped + len(line.encode()) + 1
-        raise CorpusError(why_no_text(name, number, byte, fault, utf16=begin in UTF_16_MARKS))
+        # What is there, without waiting.
+        blocks = iter(lambda: file.read1(BLOCK), b"")  # type: ignore[attr-defined]
+        yield from lines_of(decoded(blocks, name))
+
+
+def lines_of(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The lines of `stream_lines`, of a text that comes in parts."""
+    line = ""  # the unfinished one
+    for text in texts:
+        whole, newline, text = text.rpartition("\n")
+        if newline:
+            whole, line = line + whole, ""
+            lines = whole.split("\n")
+            yield lines if len(whole) <= MAX_LINE else [each[: MAX_LINE + 1] for each in lines]
+        line += text[: MAX_LINE + 1 - len(line)]
     if line:
         yield [line]
+
+
+def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str]:
+    r"""The text of UTF-8 that comes in blocks: every line end is \n, a mark at the start is gone.
+
+    number: of the first line in the file called `name`. CorpusError says what is no text, and in
+    which line, when the text before was yielded.
+    """
+    # It sees that a line end may be two characters, and a character several bytes, of two blocks.
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    begin, before = b"", 0  # bytes of the unfinished line
+    fresh = number == 1
+    for block in chain(blocks, [b""]):
+        begin = begin or block[:2]
+        text, fault = decode_block(decoder, block)
+        if fresh and text:
+            fresh = False
+            if text[0] == "\ufeff":
+                text, before = text[1:], 3
+        if text:
+            yield text
+        whole, newline, text = text.rpartition("\n")
+        if newline:
+            number += whole.count("\n") + 1
+            before = 0
+        before += len(text.encode())
+        if fault >= 0:
+            raise CorpusError(
+                why_no_text(name, number, before + 1, fault, utf16=begin in UTF_16_MARKS)
+            )
 
 
 def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[str, int]:
