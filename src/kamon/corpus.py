@@ -75,7 +75,7 @@ def read(source: str | Path, *, column: str | None = None, format: str | None = 
             return from_entries(builtin.NAMES, builtin.names())
         return from_entries(builtin.NAMES_ORIGINAL, text_lines(builtin.names_original().decode()))
     if format is None:
-        format = SUFFIXES.get(os.path.splitext(source)[1].lower(), "text")
+        format = format_of(source)
     elif format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
     if format == "text" and column is not None:
@@ -126,6 +126,11 @@ def from_entries(source: str, entries: Iterable[str]) -> Corpus:
             f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
         )
     return Corpus(source, found, num_entries, num_blank, num_stripped)
+
+
+def format_of(source: str | Path) -> str:
+    """What a file's ending says."""
+    return SUFFIXES.get(os.path.splitext(source)[1].lower(), "text")
 
 
 @contextmanager
@@ -183,16 +188,24 @@ def text_lines(text: str) -> list[str]:
 
 def whole_lines(source: str | Path) -> Iterator[str]:
     """The lines of `stream_lines`, one by one; CorpusError for one that is longer than MAX_LINE."""
-    number = 0
-    for lines in stream_lines(source, builtin.BUILT_IN):
+    blocks = stream_lines(source, builtin.BUILT_IN)
+    return chain.from_iterable(no_longer(blocks, name_of(source)))
+
+
+def no_longer(blocks: Iterable[list[str]], name: str, number: int = 1) -> Iterator[list[str]]:
+    """The same lines; CorpusError for one that is longer than MAX_LINE.
+
+    number: of the first line in the file called `name`.
+    """
+    for lines in blocks:
         if max(map(len, lines)) > MAX_LINE:
-            number += next(n for n, line in enumerate(lines, 1) if len(line) > MAX_LINE)
+            number += next(n for n, line in enumerate(lines) if len(line) > MAX_LINE)
             raise CorpusError(
-                f"{name_of(source)}, line {number} has more than {MAX_LINE:,} characters: "
+                f"{name}, line {number} has more than {MAX_LINE:,} characters: "
                 "that is no list; put each document on a line of its own"
             )
         number += len(lines)
-        yield from lines
+        yield lines
 
 
 def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[list[str]]:
@@ -267,10 +280,11 @@ def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[s
     return text, fault
 
 
-def json_texts(name: str, lines: Iterable[str], key: str) -> Iterator[str]:
+def json_texts(name: str, lines: Iterable[str], key: str, first: int = 1) -> Iterator[str]:
+    """The text that each record has under `key`; "" for a blank line. first: its line."""
     import json
 
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, first):
         if not line.strip():
             yield ""
             continue
