@@ -50,6 +50,7 @@ from kamon.units import (
     Report,
     Survey,
     pack_unit,
+    record_path,
     survey_unit,
     tokenizer_of,
 )
@@ -308,7 +309,7 @@ def records(plan: Plan, stage: str) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for unit in range(len(plan.units)):
         with suppress(OSError, ValueError, TypeError, LookupError):
-            record = json.loads((path / f"{stage}-{unit:06}.json").read_bytes())
+            record = json.loads(record_path(plan, stage, unit).read_bytes())
             files = [shard[kind] for shard in record.get("shards", []) for kind in KINDS]
             sizes = [(path / file["name"]).stat().st_size for file in files]
             if record["plan"] == plan.digest and sizes == [file["size"] for file in files]:

@@ -16,7 +16,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress, pairwise
+from operator import not_
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from kamon.store import staging
 from kamon.tokenizer import UTF_32, CharTokenizer
 
 FEW_UNITS = 64  # that a corpus is cut into, unless that makes them small
-SMALL = 1 << 20  # bytes of a unit
+SMALL = 4 << 20  # bytes of a unit
 ENCODINGS = {2: "utf-16-le", 4: "utf-32-le"}
 KINDS = ("tokens", "offsets")
 
@@ -111,8 +112,15 @@ def survey_unit(plan: Plan, unit: int, report: Report) -> dict[str, Any]:
                 num_docs += len(docs)
     if plan.tokenizer != "char":
         chars.clear()
-    record = {"chars": "".join(sorted(chars)), "num_docs": num_docs, "texts": found}
-    return keep(plan, "survey", unit, record)
+    record = {
+        "plan": plan.digest,
+        "chars": "".join(sorted(chars)),
+        "num_docs": num_docs,
+        "texts": {str(number): text for number, text in found.items()},
+    }
+    # Not synced: one that the disk does not have after all is no JSON, and made again.
+    record_path(plan, "survey", unit).write_text(json.dumps(record))
+    return record
 
 
 def survey_text(parts: Iterable[str], chars: set[str]) -> tuple[int, int] | None:
@@ -155,7 +163,9 @@ def pack_unit(
             for kind in KINDS:
                 os.replace(folder / shard[kind]["name"], path / shard[kind]["name"])
     sync_folder(path)
-    return keep(plan, "unit", unit, {"shards": shards})
+    record = {"plan": plan.digest, "shards": shards}
+    replace_file(record_path(plan, "unit", unit), json.dumps(record).encode())
+    return record
 
 
 @lru_cache(1)
@@ -163,11 +173,9 @@ def tokenizer_of(text: str) -> CharTokenizer:
     return CharTokenizer.from_json(text)
 
 
-def keep(plan: Plan, stage: str, unit: int, record: dict[str, Any]) -> dict[str, Any]:
-    """The record, written: the unit is finished then."""
-    record = {"plan": plan.digest, **record}
-    replace_file(Path(plan.output, f"{stage}-{unit:06}.json"), json.dumps(record).encode())
-    return record
+def record_path(plan: Plan, stage: str, unit: int) -> Path:
+    """Where the record of a unit is, which is finished when it is there."""
+    return Path(plan.output, f"{stage}-{unit:06}.json")
 
 
 # ---- documents
@@ -185,7 +193,11 @@ def documents(plan: Plan, piece: Piece, report: Report) -> Iterator[list[str]]:
     """The documents of a piece of many, none of them blank, many at a time."""
     number = 2 if piece.begin else 1  # any but the first: `located` counts
     for block in entries(plan.sources[piece.source], piece, plan.column, told(report), number):
-        if docs := [doc for entry in block if (doc := as_document(plan, entry))]:
+        if plan.mode == "documents":  # as `as_document` does, faster
+            docs = list(filter(None, map(str.strip, block)))
+        else:
+            docs = list(filter(None, (as_document(plan, entry) for entry in block)))
+        if docs:
             yield docs
 
 
@@ -205,10 +217,7 @@ def divide(docs: list[str], hold_out: bool, few: bool) -> tuple[list[str], list[
         ends = [doc[place:] for doc, place in places if place < len(doc)]
         return [doc[:place] for doc, place in places], ends
     apart = [part_of(doc.encode()) == 0 for doc in docs]
-    return (
-        [doc for doc, held_out in zip(docs, apart, strict=True) if not held_out],
-        [doc for doc, held_out in zip(docs, apart, strict=True) if held_out],
-    )
+    return list(compress(docs, map(not_, apart))), list(compress(docs, apart))
 
 
 @contextmanager
