@@ -19,6 +19,7 @@ LAYERS = [
     {"config", "builtin", "engines.native"},
     {"mersenne"},
     {"documents"},
+    {"bpe"},
     {"model", "split", "tokenizer", "corpus", "ngram", "clean"},
     {"engine", "fast_ngram", "memory", "sources"},
     {"validation", "contents", "sampler", "budget", "describe", "run"},

@@ -65,6 +65,7 @@ def configs(draw: st.DrawFn) -> Config:
         std=draw(st.sampled_from([0.08, 0.4])),
         seed=draw(st.integers(0, 1000)),
         weight_decay=draw(st.sampled_from([0.0, 0.3])),
+        grad_clip=draw(st.sampled_from([0.0, 0.1, 1e9])),
         dropout=draw(st.sampled_from([0.0, 0.3])),
     )
 
@@ -200,20 +201,27 @@ def test_a_state_survives(dtype: str, config: Config) -> None:
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @settings(max_examples=15, deadline=None)
-@given(config=configs(), batch_size=st.integers(1, 5))
-def test_fused_training_is_the_plain_loop(dtype: str, config: Config, batch_size: int) -> None:
+@given(config=configs(), batch_size=st.integers(1, 5), accumulated=st.integers(1, 3))
+def test_fused_training_is_the_plain_loop(
+    dtype: str, config: Config, batch_size: int, accumulated: int
+) -> None:
     rng = random.Random(config.seed)
     docs = pack(
         [rng.randrange(config.vocab_size) for _ in range(rng.randint(2, config.block_size + 1))]
         for _ in range(7)
     )
-    indices = array("q", [rng.randrange(7) for _ in range(6 * batch_size)])
-    plan = Plan(docs, batch_size, indices, array("d", [0.01 / (i + 1) for i in range(6)]), 5)
+    indices = array("q", [rng.randrange(7) for _ in range(6 * batch_size * accumulated)])
+    rates = array("d", [0.01 / (i + 1) for i in range(6)])
+    plan = Plan(docs, batch_size, indices, rates, 5, accumulated)
     fused, plain = make_native(config, dtype), make_native(config, dtype)
     for engine in (fused, plain):
         engine.load(untrained(init(config, random.Random(1))))
-    assert train(fused, plan) == pytest.approx(train_step_by_step(plain, plan), rel=1e-15)
-    assert fused.state() == plain.state()
+    found, expected = train(fused, plan), train_step_by_step(plain, plan)
+    if accumulated == 1:
+        assert found == pytest.approx(expected, rel=1e-15)
+        assert fused.state() == plain.state()
+    else:  # which the fused form adds up in another order; Adam makes much of little at first
+        assert found == pytest.approx(expected, abs=1e-9 if dtype == "float64" else 1e-2)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
@@ -251,8 +259,9 @@ def test_training_goes_on_where_it_stopped(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_threads_change_no_bit(dtype: str) -> None:
     config = Config(
-        n_layer=2, n_embd=20, n_head=4, block_size=12, vocab_size=30, std=0.3, dropout=0.2
-    )
+        n_layer=2, n_embd=20, n_head=4, block_size=12, vocab_size=30, std=0.3, dropout=0.2,
+        grad_clip=0.05,
+    )  # fmt: skip
     rng = random.Random(5)
     batch = random_batch(config, rng, 3000)
     weights = [rng.uniform(-1, 1) for _ in range(batch.num_targets)]
@@ -292,7 +301,9 @@ def test_threads_change_no_bit(dtype: str) -> None:
 
 
 def test_float64_is_the_same_on_any_instruction_set() -> None:
-    config = Config(n_layer=2, n_embd=12, n_head=3, block_size=18, vocab_size=21, std=0.3)
+    config = Config(
+        n_layer=2, n_embd=12, n_head=3, block_size=18, vocab_size=21, std=0.3, grad_clip=0.05
+    )
     rng = random.Random(6)
     batch = random_batch(config, rng, 1000)
     state = random_state(config, rng)

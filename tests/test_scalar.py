@@ -207,6 +207,35 @@ def test_adam_is_the_published_formula(weight_decay: float) -> None:
         assert after["params"][i] == pytest.approx(moved, rel=1e-13, abs=1e-15)
 
 
+def test_a_long_gradient_is_shortened_and_no_other() -> None:
+    shape, lengths = SHAPES[0]
+    engine, batch, weights = make(shape, lengths)
+    engine.backward(batch, weights)
+    g = engine.gradients()
+    norm = math.sqrt(sum(x * x for x in g))
+    for grad_clip, factor in ((norm / 4, 0.25), (norm * 1.01, 1.0), (0.0, 1.0)):
+        engine, batch, weights = make(shape | {"grad_clip": grad_clip}, lengths)
+        before = engine.state()
+        engine.backward(batch, weights)
+        engine.step(0.05)
+        c, m = engine.config, engine.state()["m"]
+        expected = [
+            c.beta1 * b + (1 - c.beta1) * factor * x for b, x in zip(before["m"], g, strict=True)
+        ]
+        assert m == pytest.approx(expected, rel=1e-13, abs=1e-15)
+
+
+def test_batches_that_are_accumulated_are_one_step() -> None:
+    """Ragged ones: the mean is that of all targets, not of the batches' means."""
+    engine, other = make(*SHAPES[0])[0], make(*SHAPES[0])[0]
+    docs = pack([[4, 1, 2, 3], [4, 0], [4, 4, 4], [4, 1]])
+    rates, indices = array("d", [0.01, 0.01]), array("q", [0, 1, 2, 3, 1, 0, 3, 2])
+    found = train(engine, Plan(docs, 2, indices, rates, gradient_accumulation_steps=2))
+    expected = train(other, Plan(docs, 4, indices, rates))
+    assert found == pytest.approx(expected, rel=1e-14)
+    assert engine.state()["params"] == pytest.approx(other.state()["params"], rel=1e-12)
+
+
 def test_a_decoder_keeps_the_parameters_of_its_beginning() -> None:
     engine, batch, weights = make(*SHAPES[0])
     untouched = engine.decoder()

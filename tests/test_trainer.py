@@ -38,10 +38,21 @@ def test_learning_rate_rises_before_it_falls() -> None:
     assert learning_rate(Config(num_steps=3, learning_rate=1, warmup_steps=4), 2) == 0.75
 
 
+@pytest.mark.parametrize(("schedule", "half"), [("linear", 0.45), ("cosine", 0.45)])
+def test_learning_rate_falls_to_its_least(schedule: str, half: float) -> None:
+    config = Config(num_steps=4, learning_rate=0.8, min_lr=0.1, schedule=schedule)
+    rates = [learning_rate(config, step) for step in (0, 2, 4)]
+    assert rates == pytest.approx([0.8, half, 0.1], abs=1e-15)
+
+
 def test_documents_come_in_order_and_again() -> None:
     plan = make_plan(DOCS, Config(batch_size=2, num_steps=9), 1, 4)
     assert plan.indices == array("q", [2, 0, 1, 2, 0, 1])
     assert len(plan.learning_rates) == 3
+    config = Config(batch_size=1, gradient_accumulation_steps=2, num_steps=9)
+    assert make_plan(DOCS, config, 1, 4) == replace(
+        plan, batch_size=1, gradient_accumulation_steps=2
+    )
 
 
 def test_progress_reports_do_not_change_the_result() -> None:

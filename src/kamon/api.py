@@ -34,7 +34,7 @@ from kamon.run import (
     shape_of,
 )
 from kamon.sampler import SampleRequest
-from kamon.tokenizer import CharTokenizer
+from kamon.tokenizer import Tokenizer
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite, pretrain
 from kamon.validation import Validation, mean_loss
 
@@ -58,7 +58,7 @@ class Model:
     """
 
     config: Config
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     engine: Engine
     metrics: Metrics = field(repr=False)
     training: dict[str, Any]
@@ -214,7 +214,7 @@ def train(
             )
         config = make_config(recipe(source.different.lengths(), size) | settings)
         if size != ORIGINAL:
-            most = steps_at_most(len(learned), config.batch_size, seconds)
+            most = steps_at_most(len(learned), config.docs_per_step, seconds)
             config = with_steps(config, settings.get("num_steps") or most, settings)
         run = prepare(
             chosen,
@@ -282,7 +282,7 @@ def resume(
         documents = unpack_documents(found.documents)
         if documents.sha256() != training["corpus"]["sha256"]:
             raise StoreError(f"{path} cannot be used: its documents are not those it learned")
-        if not documents.chars() <= set(found.tokenizer.chars):
+        if found.tokenizer.unknown(documents.chars()):
             raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
         if docs is not None:
             check_same(path, documents, corpus_of(docs))
@@ -412,7 +412,7 @@ def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> 
     """Go back to the best model, and what is known of it."""
     over_fitted = validation.finish(run.engine, len(losses))
     least = MOST_TESTED if is_fast(run.engine) else MOST_TESTED_SLOWLY
-    most = max(least, len(losses) * run.config.batch_size // 4)
+    most = max(least, len(losses) * run.config.docs_per_step // 4)
     docs = run.held_out.select(range(min(len(run.held_out), most)))
     loss = mean_loss(run.engine, docs)
     if not math.isfinite(loss):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import ne
+from typing import Protocol
 
 from kamon.mapped import Numbers
+
+BOS = "<|bos|>"  # its name, where tokens are shown
+UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # of text whose characters are tokens: as arrays of 'i' lie
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,20 @@ class Batch:
     def select(self, indices: Iterable[int]) -> Batch:
         """The documents with these indices, in this order."""
         return pack(self.document(d) for d in indices)
+
+
+class Examples(Protocol):
+    """What steps learn from where it is no Batch: each example made when it is its turn.
+
+    Which one is number i depends on nothing but i: neither on the steps before nor on how many
+    processes share the work.
+    """
+
+    def __len__(self) -> int:
+        """How many make one pass over everything."""
+
+    def take(self, first: int, count: int) -> Batch:
+        """Examples number first … first + count − 1, from 0; there is no last one."""
 
 
 def pack(documents: Iterable[Sequence[int]]) -> Batch:

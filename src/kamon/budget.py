@@ -108,12 +108,12 @@ def block_size_for(lengths: Counter[int]) -> int:
     return min(max(longest + 1, 8), LONGEST_BLOCK)
 
 
-def steps_at_most(num_docs: int, batch_size: int, seconds: float | None) -> int:
+def steps_at_most(num_docs: int, docs_per_step: int, seconds: float | None) -> int:
     """How many steps are enough; for a budget, at least as many as `steps_for_seconds` finds."""
     learned = min(max(num_docs * PASSES, LEAST_LEARNED), MOST_LEARNED)
     if seconds is not None:
         learned = int(seconds * FASTEST)
-    return max(1, min(learned, num_docs * MOST_PASSES) // batch_size)
+    return max(1, min(learned, num_docs * MOST_PASSES) // docs_per_step)
 
 
 def steps_for_seconds(engine: Engine, docs: Batch, config: Config, seconds: float) -> int:
@@ -122,9 +122,15 @@ def steps_for_seconds(engine: Engine, docs: Batch, config: Config, seconds: floa
     trial = max(LEAST_TRIAL, min(0.2, seconds / 10))
     steps, took = 1, 0.0
     while True:
-        size = config.batch_size
+        size = config.docs_per_step
         indices = array("q", [i % len(docs) for i in range(steps * size)])
-        plan = Plan(docs, size, indices, array("d", [0.0]) * steps)
+        plan = Plan(
+            docs,
+            config.batch_size,
+            indices,
+            array("d", [0.0]) * steps,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+        )
         start = time.perf_counter()
         train(engine, plan)
         took = time.perf_counter() - start
@@ -133,7 +139,7 @@ def steps_for_seconds(engine: Engine, docs: Batch, config: Config, seconds: floa
         steps *= 2
     engine.load(state)
     fit = int(seconds * (1 - EVALUATING) * steps / took)
-    most = max(1, MOST_PASSES * len(docs) // config.batch_size)
+    most = max(1, MOST_PASSES * len(docs) // config.docs_per_step)
     return max(1, min(fit, most))
 
 

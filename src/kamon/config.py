@@ -18,6 +18,8 @@ MOST_LISTED = 30
 
 
 SCHEDULES = ("linear", "cosine")
+MODES = ("documents", "text")
+LONG_DOCUMENTS = ("cut", "windows")
 
 
 def _setting(default: float | str, help: str, choices: tuple[str, ...] = ()) -> Any:
@@ -37,11 +39,21 @@ class Config:
     n_head: int = _setting(4, "attention heads in a layer; divides n_embd")
     block_size: int = _setting(16, "tokens that the model can look at, BOS included")
     vocab_size: int = _setting(27, "different tokens, BOS included; the tokenizer decides it")
+    mode: str = _setting(
+        "documents",
+        "documents: each is learned from its start; text: windows from random places of the text",
+        MODES,
+    )
+    long_documents: str = _setting(
+        "cut", "those longer than block_size: cut there, or learned in windows", LONG_DOCUMENTS
+    )
     std: float = _setting(0.08, "standard deviation of the parameters at the start")
     seed: int = _setting(42, "decides the order of documents, the first parameters, the samples")
     num_steps: int = _setting(1000, "updates of the parameters")
-    batch_size: int = _setting(1, "documents in a step")
-    learning_rate: float = _setting(0.01, "size of an update at first; falls to 0")
+    batch_size: int = _setting(1, "documents, or windows, computed together")
+    gradient_accumulation_steps: int = _setting(1, "batches in a step")
+    learning_rate: float = _setting(0.01, "size of an update at first; falls to min_lr")
+    min_lr: float = _setting(0.0, "size of an update at last")
     schedule: str = _setting("linear", "how the learning rate falls: linear or cosine", SCHEDULES)
     warmup_steps: int = _setting(0, "steps in which the learning rate rises before it falls")
     weight_decay: float = _setting(
@@ -51,6 +63,9 @@ class Config:
     beta2: float = _setting(0.99, "Adam: share of the squared gradient's mean kept")
     dropout: float = _setting(
         0.0, "share of the residual stream's inputs left out, by chance, while learning"
+    )
+    grad_clip: float = _setting(
+        0.0, "the longest that a step's gradient may be; longer ones are shortened; 0: any length"
     )
     eps_adam: float = _setting(1e-8, "Adam: keeps the quotient finite")
     temperature: float = _setting(
@@ -69,6 +84,7 @@ class Config:
             "vocab_size",
             "num_steps",
             "batch_size",
+            "gradient_accumulation_steps",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, not {getattr(self, name)}")
@@ -92,14 +108,24 @@ class Config:
             raise ConfigError(f"warmup_steps must be 0 or more, not {self.warmup_steps}")
         if self.warmup_steps >= MAX_SIZE:
             raise ConfigError(f"warmup_steps must be below 2**31, not {self.warmup_steps}")
-        for name in ("std", "temperature", "weight_decay"):
+        for name in ("std", "temperature", "weight_decay", "min_lr", "grad_clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more and finite, not {getattr(self, name)}")
+        if self.min_lr > self.learning_rate:
+            raise ConfigError(
+                f"min_lr {self.min_lr:g} is above the learning_rate {self.learning_rate:g}, "
+                "which falls to it"
+            )
 
     @property
     def head_dim(self) -> int:
         """Numbers in one head: n_embd / n_head."""
         return self.n_embd // self.n_head
+
+    @property
+    def docs_per_step(self) -> int:
+        """Documents, or windows, that a step learns from."""
+        return self.batch_size * self.gradient_accumulation_steps
 
 
 # vocab_size is no one's choice: the tokenizer has as many tokens as it has.

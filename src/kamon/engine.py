@@ -79,7 +79,11 @@ class Engine(Protocol):
         """
 
     def step(self, learning_rate: float) -> None:
-        """One update by Adam with the accumulated gradient, which is cleared."""
+        """One update by Adam with the accumulated gradient, which is cleared.
+
+        Where config.grad_clip is above 0 and the gradient longer (its L2 norm over all parameters),
+        it is shortened to that first. Source: Pascanu et al. 2013, arXiv:1211.5063.
+        """
 
     def decoder(self) -> Decoder:
         """A reader at the start of a document, with the parameters of this moment."""
@@ -129,10 +133,12 @@ def document_logprobs_one_by_one(reader: Reader, batch: Batch) -> tuple[array[fl
 
 @dataclass(frozen=True)
 class Plan:
-    """Pretraining steps to do in one call: step i learns from the next `batch_size` of `indices`.
+    """Pretraining steps to do in one call: each learns from as many of `indices` as it has batches
+    of `batch_size` documents.
 
-    indices: array of 'q', batch_size of them a step; learning_rates: array of 'd', one a step.
-    first_draw: of the first document of the first step, for dropout; the others follow one by one.
+    indices: array of 'q'; learning_rates: array of 'd', one a step. first_draw: of the first
+    document of the first step, for dropout; the others follow one by one. An engine whose memory
+    does not grow with the batch may compute all batches of a step together.
     """
 
     docs: Batch
@@ -140,6 +146,11 @@ class Plan:
     indices: array[int]
     learning_rates: array[float]
     first_draw: int = 0
+    gradient_accumulation_steps: int = 1
+
+    @property
+    def docs_per_step(self) -> int:
+        return self.batch_size * self.gradient_accumulation_steps
 
 
 def train(
@@ -162,12 +173,17 @@ def train_step_by_step(
     """The loop over `backward` and `step` that every fused `train` must equal."""
     losses = array("d")
     for i, learning_rate in enumerate(plan.learning_rates):
-        batch = plan.docs.select(plan.indices[i * plan.batch_size : (i + 1) * plan.batch_size])
-        share = 1 / batch.num_targets
+        batches = []
+        begin = i * plan.docs_per_step
+        for first in range(begin, begin + plan.docs_per_step, plan.batch_size):
+            indices = plan.indices[first : first + plan.batch_size]
+            batches.append((plan.first_draw + first, plan.docs.select(indices)))
+        share = 1 / sum(batch.num_targets for _, batch in batches)
         try:
-            first = plan.first_draw + i * plan.batch_size
-            draws = range(first, first + plan.batch_size)
-            logprobs = engine.backward(batch, array("d", [share]) * batch.num_targets, draws)
+            logprobs = array("d")
+            for draw, batch in batches:
+                weights = array("d", [share]) * batch.num_targets
+                logprobs.extend(engine.backward(batch, weights, range(draw, draw + len(batch))))
             loss = share * left_sum([-logprob for logprob in logprobs])
             if math.isfinite(loss):
                 engine.step(learning_rate)

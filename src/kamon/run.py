@@ -18,7 +18,7 @@ from kamon.errors import ConfigError, CorpusError
 from kamon.memory import check_model
 from kamon.model import init
 from kamon.split import split
-from kamon.tokenizer import CharTokenizer
+from kamon.tokenizer import CharTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ class Run:
     """
 
     config: Config
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     docs: Batch
     engine: Engine
     rng: random.Random
@@ -62,7 +62,7 @@ def prepare(
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
-    tokenizer: CharTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     params: array[float] | None = None,
 ) -> Run:
     """Shuffle the documents, tokenize, cut the long ones, initialise: in this order.
@@ -79,7 +79,7 @@ def prepare(
     config = replace(config, vocab_size=tokenizer.vocab_size)
     size = config.block_size
     lengths = source.docs.lengths()
-    needed = docs[: config.num_steps * config.batch_size]  # the others are never looked at
+    needed = docs[: config.num_steps * config.docs_per_step]  # the others are never looked at
     check_model(
         config,
         scalar=(engine or best_engine()) == "scalar",
@@ -144,8 +144,8 @@ def shape_of(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {name: getattr(base, name) for name in SHAPE}
 
 
-def check_known(source: Corpus, tokenizer: CharTokenizer) -> None:
-    unknown = sorted(source.docs.chars() - set(tokenizer.chars))
+def check_known(source: Corpus, tokenizer: Tokenizer) -> None:
+    unknown = sorted(tokenizer.unknown(source.docs.chars()))
     if unknown:
         shown = "".join(unknown[:10])
         raise CorpusError(

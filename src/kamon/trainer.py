@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kamon.batch import Batch
+from kamon.batch import Batch, Examples
 from kamon.config import Config
 from kamon.engine import Engine, Plan, train
 from kamon.errors import TrainingError
@@ -31,24 +31,29 @@ class Progress:
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Rises for warmup_steps, then falls to zero behind the last one, as config.schedule says."""
+    """Rises for warmup_steps, then falls to min_lr behind the last one, as config.schedule says."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / (config.num_steps - config.warmup_steps)
-    if config.schedule == "cosine":
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-    return config.learning_rate * (1 - done)
+    left = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
+    return config.min_lr + (config.learning_rate - config.min_lr) * left
 
 
-def make_plan(docs: Batch, config: Config, first: int, last: int) -> Plan:
+def make_plan(docs: Batch | Examples, config: Config, first: int, last: int) -> Plan:
     """Steps first … last − 1: documents in their order, from the start again after the last one."""
-    size = config.batch_size
+    size = config.docs_per_step
+    wanted = range(first * size, last * size)
+    if isinstance(docs, Batch):
+        indices = array("q", [i % len(docs) for i in wanted])
+    else:
+        docs, indices = docs.take(wanted.start, len(wanted)), array("q", range(len(wanted)))
     return Plan(
         docs=docs,
-        batch_size=size,
-        indices=array("q", [i % len(docs) for i in range(first * size, last * size)]),
+        batch_size=config.batch_size,
+        indices=indices,
         learning_rates=array("d", [learning_rate(config, step) for step in range(first, last)]),
         first_draw=first * size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
     )
 
 
@@ -81,7 +86,7 @@ class Checkpoints:
 
 def pretrain(
     engine: Engine,
-    docs: Batch,
+    docs: Batch | Examples,
     config: Config,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,

@@ -34,7 +34,7 @@ class Validation:
     @classmethod
     def of(cls, held_out: Batch, config: Config) -> Validation:
         """A validation that takes a twenty-fifth of the training's time, or about that."""
-        learned = config.num_steps * config.batch_size
+        learned = config.num_steps * config.docs_per_step
         most = max(FEWEST_DOCS, learned // EVALUATIONS // 10)
         return cls(held_out.select(range(min(len(held_out), most))))
 

@@ -31,7 +31,7 @@ POLL_SECONDS = 0.02
 
 # Arrays are passed as the address of their buffer.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "create": (c_void_p, [c_int] * 5 + [c_double] * 5 + [c_uint64, c_int]),
+    "create": (c_void_p, [c_int] * 5 + [c_double] * 6 + [c_uint64, c_int]),
     "destroy": (None, [c_void_p]),
     "stop": (None, [c_void_p, c_int]),
     "load": (None, [c_void_p] * 4 + [c_int64]),
@@ -149,7 +149,7 @@ class NativeEngine:
         c = config
         self.handle = self.call["create"](
             *(c.n_layer, c.n_embd, c.n_head, c.block_size, c.vocab_size),
-            *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, c.dropout),
+            *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, c.grad_clip, c.dropout),
             *(c.seed & MASK64, threads or usable_cores()),
         )
         if not self.handle:
@@ -220,14 +220,14 @@ class NativeEngine:
 
     def train(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> array[float]:
         num_steps = len(plan.learning_rates)
-        if len(plan.indices) != num_steps * plan.batch_size:
+        if len(plan.indices) != num_steps * plan.docs_per_step:
             raise ValueError(f"{len(plan.indices)} indices for {num_steps} steps")
         losses = zeros(num_steps)
         docs = plan.docs
         done = self._run(
             lambda: self.call["train"](
                 *(self.handle, address(docs.tokens), address(docs.offsets), len(docs)),
-                *(address(plan.indices), plan.batch_size, num_steps, plan.first_draw),
+                *(address(plan.indices), plan.docs_per_step, num_steps, plan.first_draw),
                 *(address(plan.learning_rates), address(losses)),
             ),
             3 * len(plan.indices) * len(docs.tokens) / max(1, len(docs)),

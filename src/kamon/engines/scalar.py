@@ -283,14 +283,22 @@ def adam(
     beta2: float,
     eps_adam: float,
     weight_decay: float = 0.0,
+    grad_clip: float = 0.0,
 ) -> None:
     """Move each parameter against its gradient, by about `learning_rate`; clear the gradients.
 
     m and v are running means of the gradient and of its square; dividing by 1 − betaᵗ⁺¹ makes up
     for their start at zero. `step` counts from 0. Source: Kingma and Ba 2014, arXiv:1412.6980.
     Before that, each parameter shrinks by learning_rate · weight_decay of itself: Loshchilov and
-    Hutter 2017, arXiv:1711.05101.
+    Hutter 2017, arXiv:1711.05101. A gradient longer than grad_clip is shortened to that, unless it
+    is 0: no single step then throws the parameters far. Source: Pascanu et al. 2013,
+    arXiv:1211.5063.
     """
+    if grad_clip:
+        norm = reduce(add, [p.grad**2 for p in params]) ** 0.5
+        if norm > grad_clip:
+            for p in params:
+                p.grad *= grad_clip / norm
     kept = 1 - learning_rate * weight_decay
     for i, p in enumerate(params):
         m[i] = beta1 * m[i] + (1 - beta1) * p.grad
@@ -380,7 +388,7 @@ class ScalarEngine:
         c = self.config
         adam(
             *(self.flat, self.m, self.v, self.num_updates, learning_rate),
-            *(c.beta1, c.beta2, c.eps_adam, c.weight_decay),
+            *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, c.grad_clip),
         )
         self.num_updates += 1
 

@@ -22,7 +22,7 @@ constexpr int MAX_GROUPS = 8;
 struct Engine {
   Shape shape;
   Layout layout;
-  double beta1, beta2, eps_adam, weight_decay;
+  double beta1, beta2, eps_adam, weight_decay, grad_clip;
   Dropout dropout;
   int64_t step = 0;
   Buffer params, m, v;
@@ -32,8 +32,9 @@ struct Engine {
   int num_threads;
   std::atomic<bool> stopping{false};  // set by another thread: leave off as soon as you can
 
-  Engine(const Shape& s, double b1, double b2, double eps, double decay, Dropout drop, int n)
-      : shape(s), layout(s), beta1(b1), beta2(b2), eps_adam(eps), weight_decay(decay), dropout(drop), num_threads(n) {
+  Engine(const Shape& s, double b1, double b2, double eps, double decay, double clip, Dropout drop, int n)
+      : shape(s), layout(s), beta1(b1), beta2(b2), eps_adam(eps), weight_decay(decay), grad_clip(clip), dropout(drop),
+        num_threads(n) {
     for (Buffer* b : {&params, &m, &v}) b->resize(layout.size);
     grads.push_back(std::make_unique<Buffer>());
     grads[0]->resize(layout.size);
@@ -282,8 +283,40 @@ struct Adam {
   }
 };
 
+// Of the gradient of all parameters together. Number i of a row is added to sum i modulo LANES, whatever the width of
+// the machine's vectors: every build finds the same.
+double sum_of_squares(const Engine& e) {
+  constexpr int LANES = 8;
+  double sums[LANES] = {};
+  for (const auto& matrix : e.layout.matrices)
+    for (int o = 0; o < matrix.n_out; o++) {
+      const Real* row = e.grads[0]->data + matrix.begin + size_t(o) * matrix.ld;
+      for (int i = 0; i < matrix.n_in; i += LANES)
+        for (int l = 0; l < std::min(LANES, matrix.n_in - i); l++) sums[l] += double(row[i + l]) * double(row[i + l]);
+    }
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+// Where the gradient is longer than grad_clip, shorten it to that.
+void clip(Engine& e) {
+  const double norm = std::sqrt(sum_of_squares(e));
+  if (norm <= e.grad_clip) return;
+  const Real factor = Real(e.grad_clip / norm);
+  for_pieces(e, [&](size_t first, size_t last) {
+    for (size_t i = first; i < last; i += L)
+      store(e.grads[0]->data + i, load(e.grads[0]->data + i) * factor);
+  });
+}
+
 void adam_step(Engine& e, double learning_rate, int num_groups) {
   if (e.fresh) std::memset(e.grads[0]->data, 0, sizeof(Real) * e.layout.size);
+  if (e.grad_clip > 0) {
+    if (num_groups > 1) add_up(e, num_groups);
+    num_groups = 1;
+    clip(e);
+  }
   const Adam adam(e, learning_rate);
   for_pieces(e, [&e, &adam, num_groups](size_t first, size_t last) {
     const Groups groups(e, num_groups);
@@ -326,11 +359,11 @@ KAMON_INLINE void keep(Vec& v) {
   extern "C" __attribute__((visibility("default"))) auto KAMON_JOIN(name, KAMON_SUFFIX)
 
 API(kamon_create)(int n_layer, int n_embd, int n_head, int block_size, int vocab_size, double beta1,
-                  double beta2, double eps_adam, double weight_decay, double dropout, uint64_t seed,
-                  int num_threads)->void* {
+                  double beta2, double eps_adam, double weight_decay, double grad_clip, double dropout,
+                  uint64_t seed, int num_threads)->void* {
   try {
     return new Engine(Shape{n_layer, n_embd, n_head, block_size, vocab_size}, beta1, beta2, eps_adam,
-                      weight_decay, Dropout{dropout, seed}, num_threads);
+                      weight_decay, grad_clip, Dropout{dropout, seed}, num_threads);
   } catch (const std::exception&) {
     return nullptr;
   }
