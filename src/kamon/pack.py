@@ -23,10 +23,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
+from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.files import replace_file, sync_folder
 from kamon.lock import locked
 from kamon.shards import (
@@ -40,8 +41,8 @@ from kamon.shards import (
     read_manifest,
 )
 from kamon.sources import find_sources
-from kamon.store import LOCK, as_store_error, is_model
-from kamon.tokenizer import CharTokenizer
+from kamon.store import LOCK, as_store_error, is_model, load
+from kamon.tokenizer import BPE_VOCAB, CharTokenizer, read_tokenizer
 from kamon.units import (
     KINDS,
     MODES,
@@ -51,6 +52,7 @@ from kamon.units import (
     Survey,
     pack_unit,
     record_path,
+    sample,
     survey_unit,
     tokenizer_of,
 )
@@ -59,6 +61,8 @@ PLAN = "plan.json"
 RECORD = re.compile(r"(survey|unit)-[0-9]{6,}\.json")
 SHARD = re.compile(r"(train|held_out)-[0-9]{6,}-[0-9]{3,}\.(tokens|offsets)")
 UNFINISHED = re.compile(r"\.(new-[0-9a-f]{12}|[a-z0-9-]+\.json\..*)")
+SAMPLE_CHARS = 16_000_000  # that a tokenizer learns from
+SAMPLE_UNITS = 64  # that they are of
 SHARD_TOKENS = 100_000_000
 FEW = 100  # documents: fewer are each cut in two, one part to learn from and one held out
 
@@ -111,10 +115,15 @@ def pack(
     sources, num_hidden = find_sources(list(map(str, inputs)), format)
     if column is not None and all(source.format == "text" for source in sources):
         raise ConfigError("all files are read as text, which has no columns: name a --format")
-    ready = None if tokenizer in ("char", "bpe") else read_tokenizer(tokenizer)
+    ready = None if tokenizer in ("char", "bpe") else given_tokenizer(tokenizer)
     if ready is not None:
         tokenizer = sha256(ready.encode()).hexdigest()
     check_outside(inputs, output)
+    if tokenizer == "bpe":
+        from kamon.bpe import BytePairTokenizer
+
+        vocab_size = BPE_VOCAB if vocab_size is None else vocab_size
+        BytePairTokenizer.train([], vocab_size)  # says now what is wrong with it
     given = str(output)
     plan = Plan(
         os.path.abspath(output),
@@ -162,22 +171,11 @@ def check_settings(
         raise ConfigError(f"jobs must be from 1 to 1,024, not {jobs}")
 
 
-def read_tokenizer(name: str) -> str:
+def given_tokenizer(name: str) -> str:
     """The JSON of a tokenizer: in a file, or in a model directory."""
-    from kamon.corpus import name_of
-    from kamon.store import load
-
     if os.path.isdir(name):
         return load(name).tokenizer.to_json()
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-        return CharTokenizer.from_json(text).to_json()
-    except (OSError, ValueError, TokenizerError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"cannot read the tokenizer {name_of(name)}: {reason}; give char, bpe, a "
-            "tokenizer.json or the directory of a model"
-        ) from None
+    return read_tokenizer(name).to_json()
 
 
 def check_outside(inputs: Sequence[str], output: str | Path) -> None:
@@ -396,10 +394,20 @@ def raise_empty(plan: Plan) -> None:
 
 
 def make_tokenizer(plan: Plan, surveyed: Survey) -> str:
-    """Its JSON."""
+    """Its JSON; the one that is there already, if a run before has made it."""
+    path = Path(plan.output, TOKENIZER)
+    if path.exists():
+        return path.read_text(encoding="utf-8")
     if plan.tokenizer == "char":
         return CharTokenizer(surveyed.chars).to_json()
-    raise ConfigError("bpe is not there yet")
+    from kamon.bpe import BytePairTokenizer
+
+    count = min(len(plan.units), SAMPLE_UNITS)
+    units = [number * len(plan.units) // count for number in range(count)]
+    docs = chain.from_iterable(sample(plan, surveyed, u, SAMPLE_CHARS // count) for u in units)
+    text = BytePairTokenizer.train(docs, plan.vocab_size or BPE_VOCAB).to_json()
+    replace_file(path, text.encode())
+    return text
 
 
 # ---- the end

@@ -31,7 +31,7 @@ from kamon.batch import Batch, pack
 from kamon.errors import ConfigError, StoreError, TokenizerError
 from kamon.files import replace_file
 from kamon.store import open_file, readable
-from kamon.tokenizer import CharTokenizer
+from kamon.tokenizer import Tokenizer, tokenizer_from_json
 from kamon.windows import permutation, window_start
 
 FORMAT = 1
@@ -197,12 +197,12 @@ def read_verified(path: Path) -> Any:
         return None
 
 
-def read_tokenizer(path: Path, manifest: Manifest) -> CharTokenizer:
+def read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
     place = path / manifest.tokenizer.name
     try:
         with open_file(place) as file:
             text = file.read(MAX_TOKENIZER_BYTES).decode("utf-8")
-        found = CharTokenizer.from_json(text)
+        found = tokenizer_from_json(text)
     except OSError as error:
         raise StoreError(f"cannot read {place}: {error.strerror}") from None
     except (ValueError, TokenizerError) as error:
@@ -221,7 +221,7 @@ def read_tokenizer(path: Path, manifest: Manifest) -> CharTokenizer:
 class Shards:
     """What `open_shards` found. A few files at a time are mapped, however many there are."""
 
-    def __init__(self, path: Path, manifest: Manifest, tokenizer: CharTokenizer) -> None:
+    def __init__(self, path: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
         self.path = path
         self.manifest = manifest
         self.tokenizer = tokenizer

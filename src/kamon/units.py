@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from array import array
 from bisect import bisect_left
@@ -16,23 +17,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from itertools import accumulate, compress, pairwise
+from itertools import accumulate, chain, compress, pairwise
 from operator import not_
 from pathlib import Path
 from typing import Any, Literal
 
+from kamon.batch import UTF_32
 from kamon.errors import CorpusError, TokenizerError
 from kamon.files import replace_file, sync_folder
 from kamon.shards import FORMAT, PARTS, bytes_a_token
-from kamon.sources import Piece, Source, cut, entries, lines_before, texts
+from kamon.sources import BLOCK_CHARS, Piece, Source, cut, entries, lines_before, texts
 from kamon.split import PARTS as SPLIT_PARTS
 from kamon.split import part as part_of
 from kamon.store import staging
-from kamon.tokenizer import UTF_32, CharTokenizer
+from kamon.tokenizer import Tokenizer, tokenizer_from_json
 
 FEW_UNITS = 64  # that a corpus is cut into, unless that makes them small
 SMALL = 4 << 20  # bytes of a unit
 ENCODINGS = {2: "utf-16-le", 4: "utf-32-le"}
+BEFORE_SPACE = re.compile(r"(?s:.*)\S(?=\s)")
 KINDS = ("tokens", "offsets")
 
 Mode = Literal["documents", "text"]
@@ -169,8 +172,8 @@ def pack_unit(
 
 
 @lru_cache(1)
-def tokenizer_of(text: str) -> CharTokenizer:
-    return CharTokenizer.from_json(text)
+def tokenizer_of(text: str) -> Tokenizer:
+    return tokenizer_from_json(text)
 
 
 def record_path(plan: Plan, stage: str, unit: int) -> Path:
@@ -221,7 +224,7 @@ def divide(docs: list[str], hold_out: bool, few: bool) -> tuple[list[str], list[
 
 
 @contextmanager
-def located(plan: Plan, unit: int, tokenizer: CharTokenizer | None = None) -> Iterator[None]:
+def located(plan: Plan, unit: int, tokenizer: Tokenizer | None = None) -> Iterator[None]:
     """Errors of a unit name the file and the line: all is read again for that, slowly."""
     try:
         yield
@@ -259,13 +262,55 @@ def num_learned(length: int, part: int, hold_out: bool, few: bool) -> int:
 def write_text(parts: Iterable[str], learned: int, train: Writer, held_out: Writer) -> None:
     """One text, which comes in parts, as a document of one part of the corpus or of each."""
     place = 0
-    for text in parts:
+    for text in before_spaces(parts):
         here = max(0, min(len(text), learned - place))
         if here:
             train.add_part(text[:here], first=place == 0)
         if here < len(text):
             held_out.add_part(text[here:], first=place <= learned)
         place += len(text)
+
+
+def before_spaces(parts: Iterable[str]) -> Iterator[str]:
+    """The same text in parts that begin with white space and end before it.
+
+    There no tokenizer's token reaches over, so that a text has the tokens that it would have as a
+    whole. One of BLOCK_CHARS without white space is cut where it is.
+    """
+    left = ""
+    for text in parts:
+        left += text
+        found = BEFORE_SPACE.match(left)
+        place = found.end() if found else len(left) if len(left) >= BLOCK_CHARS else 0
+        if place:
+            yield left[:place]
+            left = left[place:]
+    if left:
+        yield left
+
+
+def sample(plan: Plan, survey: Survey, unit: int, size: int) -> Iterator[str]:
+    """The first `size` characters of a unit that are learned from: what a tokenizer learns from."""
+    for piece in plan.units[unit]:
+        source = plan.sources[piece.source]
+        if plan.is_one_text(source):
+            known = survey.texts[piece.source]
+            left = 0 if known is None else num_learned(*known, plan.hold_out, survey.few)
+            blocks = ([text] for text in texts(source, piece, untold))
+        else:
+            left = size
+            blocks = (
+                divide(docs, plan.hold_out, survey.few)[0]
+                for docs in documents(plan, piece, lambda *_: None)
+            )
+        for text in chain.from_iterable(blocks):
+            text = text[: min(left, size)]
+            left -= len(text)
+            size -= len(text)
+            if text:
+                yield text
+            if not (size and left):
+                break
 
 
 class Writer:
@@ -279,7 +324,7 @@ class Writer:
         folder: Path,
         part: str,
         unit: int,
-        tokenizer: CharTokenizer,
+        tokenizer: Tokenizer,
         most: int,
         report: Callable[[int], object],
     ) -> None:

@@ -45,11 +45,11 @@ def add_arguments(parser: Parser) -> None:
         "--tokenizer",
         default="char",
         metavar="NAME",
-        help="char: one token a character; bpe: pairs that occur often, learned from 16 MB spread "
-        "over the inputs; or a tokenizer.json, or the directory of a model (char)",
+        help="char: one token a character; bpe: pairs that occur often, learned from 16 million characters "
+        "spread over the inputs; or a tokenizer.json, or the directory of a model (char)",
     )
     parser.add_argument(
-        "--vocab-size", type=whole_number, metavar="N", help="tokens that bpe may make"
+        "--vocab-size", type=whole_number, metavar="N", help="tokens of bpe (1,024)"
     )
     parser.add_argument(
         "--column", metavar="NAME", help="column of CSV or TSV files; key of JSONL (text)"
