@@ -25,7 +25,7 @@ LAYERS = [
     {"validation", "contents", "sampler", "budget", "describe", "run"},
     {"trainer", "conditions", "store"},
     {"shards", "pool", "continuation"},
-    {"units"},
+    {"units", "lesson"},
     {"api", "bench", "pack"},
     {"evaluate", "score", "complete"},
     {"inside"},

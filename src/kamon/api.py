@@ -11,30 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import kamon
 from kamon import corpus
 from kamon.config import Config, make_config
+from kamon.contents import unpack_documents
 from kamon.corpus import Corpus
 from kamon.documents import Documents
 from kamon.engine import Engine, State, best_engine, is_fast, make_engine, untrained
 from kamon.errors import ConfigError, StoreError, TrainingError
+from kamon.lesson import Lesson, lesson_of_list, lesson_of_shards
 from kamon.metrics import Metrics
 from kamon.model import num_params
-from kamon.run import (
-    Resumed,
-    Run,
-    check_known,
-    check_learnable,
-    check_same,
-    check_settings,
-    divide,
-    make_tokenizer,
-    prepare,
-    shape_of,
-)
+from kamon.run import Resumed, Run, check_same, check_settings, shape_of
 from kamon.sampler import SampleRequest
+from kamon.shards import Shards, is_packed, open_shards
 from kamon.tokenizer import Tokenizer
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite, pretrain
 from kamon.validation import Validation, mean_loss
@@ -46,6 +38,7 @@ if TYPE_CHECKING:
     from kamon.contents import Stored
     from kamon.store import Writer
 
+Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
 MOST_TESTED = 20_000  # in the end, of a short training
 USUAL_LENGTH = 16  # tokens of a document, of which so many are tested
 MOST_TESTED_SLOWLY = 500  # by the scalar engine, which takes seconds for so many
@@ -139,7 +132,7 @@ def stored(model: Model, params: array[float], state: State | None = None) -> St
 
 
 def train(
-    docs: Iterable[str] | str | Path | Corpus,
+    docs: Learnable,
     *,
     engine: str | None = None,
     dtype: str | None = None,
@@ -205,8 +198,7 @@ def train(
         with_steps,
     )
 
-    config = make_config(settings)
-    mode = config.mode
+    make_config(settings)
     every = interval(checkpoint_every)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
@@ -216,55 +208,51 @@ def train(
         raise ConfigError(f"init_from must be a model or its directory, not {base!r}")
     if base is not None:
         settings = shape_of(base.config, settings)
-        mode = base.config.mode
     with directory(output, overwrite=overwrite) as writer:
-        source = corpus_of(docs, column, format, mode)
-        check_learnable(source, mode)
-        learned, held_out = divide(source.different, hold_out, mode)
-        if base is None:
-            made = make_tokenizer(tokenizer, learned, held_out, vocab_size)
-        elif tokenizer != "char" or vocab_size is not None:
-            raise ConfigError("the model to start from has its tokenizer: name no other one")
-        else:
-            made = base.tokenizer
-        check_known(source, made, "the tokenizer" if base is None else "the model to start from")
-        engine = engine or best_engine()
-        chosen = replace(source, docs=learned)
+        lesson = lesson_of(
+            docs,
+            column=column,
+            format=format,
+            mode=settings.get("mode"),
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            hold_out=hold_out,
+            base=base,
+        )
+        mode, engine = lesson.mode, engine or best_engine()
         if size is None:
-            lengths = learned.lengths()
             size = (
-                default_size(engine, lengths, mode)
+                default_size(engine, lesson.learned, mode)
                 if seconds is None
-                else size_for(seconds, lengths, mode)
+                else size_for(seconds, lesson.learned, mode)
             )
-        config = make_config(recipe(made.lengths(source.different), size, mode) | settings)
+        picked = recipe(lesson.lengths, size, mode)
+        config = make_config(picked | settings | {"mode": mode})
         if size != ORIGINAL:
-            most = steps_at_most(len(learned), config.docs_per_step, seconds, mode)
+            num_docs = lesson.learned.total()
+            most = steps_at_most(num_docs, config.docs_per_step, seconds, mode)
             config = with_steps(config, settings.get("num_steps") or most, settings)
-        run = prepare(
-            chosen,
+        run = lesson.prepare(
             config,
-            held_out=held_out,
             engine=engine,
             dtype=dtype,
             threads=threads,
-            tokenizer=made,
             params=base.engine.state()["params"] if base else None,
         )
         if seconds is not None:
             steps = steps_for_seconds(run.engine, run.docs, run.config, seconds)
             run = replace(run, config=with_steps(run.config, steps, settings))
-        validation = Validation.of(run.held_out, run.config) if held_out else None
+        validation = Validation.of(run.held_out, run.config) if lesson.hold_out else None
         training = {
             "kamon": kamon.__version__,
             "engine": engine,
             "dtype": run.engine.dtype,
             "num_cut": run.num_cut,
-            "hold_out": bool(held_out),
+            "hold_out": lesson.hold_out,
             "init_from": str(init_from) if isinstance(init_from, str | PathLike) else None,
-            "corpus": source.summary() | {"sha256": source.different.sha256()},
+            "corpus": lesson.summary,
         }
-        course = Course(run, validation, training, source.different)
+        course = Course(run, validation, training, lesson.documents)
         return learn(course, writer, every, on_start, on_progress, should_stop)
 
 
@@ -272,7 +260,7 @@ def resume(
     path: str | Path,
     *,
     extend: int = 0,
-    docs: Iterable[str] | str | Path | Corpus | None = None,
+    docs: Learnable | None = None,
     threads: int | None = None,
     checkpoint_every: str | int | float | None = None,
     on_start: Callable[[Run], None] | None = None,
@@ -291,7 +279,6 @@ def resume(
     differs. For the other arguments and errors see `train`.
     """
     from kamon import store
-    from kamon.contents import unpack_documents
 
     every = interval(checkpoint_every)
     if isinstance(extend, bool) or not isinstance(extend, int) or extend < 0:
@@ -303,16 +290,8 @@ def resume(
                 f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
             )
         check_settings(path, found.config, settings)
-        assert isinstance(found.documents, bytes)
-        documents = unpack_documents(found.documents)
-        if documents.sha256() != training["corpus"]["sha256"]:
-            raise StoreError(f"{path} cannot be used: its documents are not those it learned")
-        if found.tokenizer.unknown(documents.chars()):
-            raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
-        if docs is not None:
-            check_same(path, documents, corpus_of(docs, mode=found.config.mode))
+        lesson = lesson_again(path, found, docs)
         done = len(found.metrics)
-        learned, held_out = divide(documents, training["hold_out"], found.config.mode)
         config, metrics = found.config, found.metrics
         if training["finished"] and not extend:
             source = training["corpus"]["source"]
@@ -323,19 +302,16 @@ def resume(
         if extend:
             planned = done if training["finished"] else config.num_steps
             config = replace(config, num_steps=planned + extend)
-        run = prepare(
-            Corpus(training["corpus"]["source"], learned, 0, 0, 0),
+        run = lesson.prepare(
             config,
-            held_out=held_out,
             engine=training["engine"],
             dtype=training["dtype"],
             threads=threads,
-            tokenizer=found.tokenizer,
             params=found.state["params"],
         )
         resumed = Resumed(writer.folder.name, done, writer.problems)
         run = replace(run, resumed=resumed)
-        validation = Validation.of(run.held_out, config) if held_out else None
+        validation = Validation.of(run.held_out, config) if lesson.hold_out else None
         if validation and metrics.held_out:
             validation.best = untrained(found.params)
             since = training.get("measured_since", 0)
@@ -351,7 +327,7 @@ def resume(
         if resumed.problems and on_start is None:
             text = f"going on from {resumed.generation}: {resumed.problems[0]}"
             warnings.warn(text, stacklevel=2)
-        course = Course(run, validation, training, documents, metrics)
+        course = Course(run, validation, training, lesson.documents, metrics)
         return learn(course, writer, every, on_start, on_progress, should_stop)
 
 
@@ -455,8 +431,84 @@ def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> 
     }
 
 
+def lesson_of(
+    docs: Learnable,
+    *,
+    column: str | None,
+    format: str | None,
+    mode: str | None,
+    tokenizer: str | Path | Tokenizer,
+    vocab_size: int | None,
+    hold_out: bool,
+    base: Model | None,
+) -> Lesson:
+    """What `train` is to learn; base: the model to start from."""
+    whose = "the tokenizer"
+    if base is not None:
+        if tokenizer != "char" or vocab_size is not None:
+            raise ConfigError("the model to start from has its tokenizer: name no other one")
+        tokenizer, mode, whose = base.tokenizer, base.config.mode, "the model to start from"
+    shards = shards_of(docs, column, format)
+    if shards is not None:
+        return lesson_of_shards(
+            shards,
+            mode=mode,
+            hold_out=hold_out,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            whose=whose,
+        )
+    mode = mode or "documents"
+    return lesson_of_list(
+        corpus_of(docs, column, format, mode),
+        mode=mode,
+        hold_out=hold_out,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        whose=whose,
+    )
+
+
+def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Lesson:
+    """What a training that goes on learns: StoreError or ConfigError where it is not the same."""
+    corpus, mode = found.training["corpus"], found.config.mode
+    hold_out, shards = found.training["hold_out"], shards_of(docs)
+    if "packed" in corpus:
+        if docs is not None and shards is None:
+            raise ConfigError(f"{path} learns a packed corpus: {docs!r:.80} is none")
+        shards = shards or open_shards(corpus["packed"])
+        if shards.sha256 != corpus["sha256"]:
+            raise ConfigError(f"{shards.path} is not the packed corpus that {path} learns")
+        return lesson_of_shards(shards, mode=mode, hold_out=hold_out)
+    if shards is not None:
+        raise ConfigError(f"{path} learns a list, and {docs} is a packed corpus")
+    assert isinstance(found.documents, bytes)
+    documents = unpack_documents(found.documents)
+    if documents.sha256() != corpus["sha256"]:
+        raise StoreError(f"{path} cannot be used: its documents are not those it learned")
+    if found.tokenizer.unknown(documents.chars()):
+        raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
+    if docs is not None:
+        check_same(path, documents, corpus_of(docs, mode=mode))
+    source = Corpus(corpus["source"], documents, 0, 0, 0)
+    return lesson_of_list(source, mode=mode, hold_out=hold_out, tokenizer=found.tokenizer)
+
+
+def shards_of(
+    docs: Learnable | None, column: str | None = None, format: str | None = None
+) -> Shards | None:
+    """The packed corpus that this is, or is the directory of."""
+    if isinstance(docs, str | PathLike) and is_packed(docs):
+        docs = open_shards(docs)
+    if not isinstance(docs, Shards):
+        return None
+    if column is not None or format is not None:
+        raise ConfigError("column and format say how to read a file, and this is a packed corpus")
+    return docs
+
+
 def corpus_of(
-    docs: Iterable[str] | str | Path | Corpus,
+    docs: Learnable,
     column: str | None = None,
     format: str | None = None,
     mode: str = "documents",
@@ -465,6 +517,7 @@ def corpus_of(
         return corpus.read(docs, column=column, format=format, mode=mode)
     if column is not None or format is not None:
         raise ConfigError("column and format say how to read a file, and there is none")
+    assert not isinstance(docs, Shards)
     return docs if isinstance(docs, Corpus) else corpus.from_docs(docs)
 
 

@@ -85,17 +85,9 @@ def prepare(
     docs = source.docs if text else source.docs.shuffled(rng)
     lengths = tokenizer.lengths(source.docs)
     longest = max(lengths)
-    check_model(
-        config,
-        scalar=(engine or best_engine()) == "scalar",
-        real=8 if dtype == "float64" else 4,
-        threads=checked_threads(threads),
-        longest=longest,
-        held_out=len(apart),
+    made = started_engine(
+        *(config, rng, params, longest, len(apart)), engine=engine, dtype=dtype, threads=threads
     )
-    params = params or init(config, rng)
-    made = make_engine(engine, config, dtype=dtype, threads=threads)
-    made.load(untrained(params))
     cut = not text and config.long_documents == "cut"
     if cut:  # the documents behind the last step are never looked at
         docs = docs[: config.num_steps * config.docs_per_step]
@@ -110,6 +102,35 @@ def prepare(
         held_out=tested(tokenizer, apart, config),
         num_cut=sum(number for length, number in lengths.items() if length >= size) if cut else 0,
     )
+
+
+def started_engine(
+    config: Config,
+    rng: random.Random,
+    params: array[float] | None,
+    longest: int,
+    num_held_out: int,
+    *,
+    engine: str | None,
+    dtype: str | None,
+    threads: int | None,
+) -> Engine:
+    """An engine with `params`, or new ones drawn from `rng`. ConfigError where memory lacks.
+
+    longest: of the documents, in tokens; num_held_out: how many documents or windows are.
+    """
+    check_model(
+        config,
+        scalar=(engine or best_engine()) == "scalar",
+        real=8 if dtype == "float64" else 4,
+        threads=checked_threads(threads),
+        longest=longest,
+        held_out=num_held_out,
+    )
+    params = params or init(config, rng)
+    made = make_engine(engine, config, dtype=dtype, threads=threads)
+    made.load(untrained(params))
+    return made
 
 
 def examples(tokenizer: Tokenizer, docs: Documents, config: Config) -> Batch | Examples:
