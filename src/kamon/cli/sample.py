@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         for text in found.texts:
             print(one_line(text))
-    say_unfinished(found.texts, model.config.block_size)
+    say_unfinished(found.sizes, model.config.block_size, model.tokenizer.unit)
     if len(found.texts) == args.n:
         return 0
     say(
