@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -117,13 +117,13 @@ def print_texts(texts: list[str]) -> None:
     print("\n\n".join(texts))
 
 
-def say_unfinished(texts: list[str], block_size: int) -> None:
-    """That some have no end: they have as many characters as block_size allows."""
-    unfinished = sum(len(text) == block_size for text in texts)
+def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character") -> None:
+    """That some have no end: they have as many tokens as block_size allows. unit: of the tokens."""
+    unfinished = sum(size == block_size for size in sizes)
     if unfinished:
         say(
-            f"{unfinished} of {len(texts)} have no end: "
-            f"the model did not end them within {block_size} characters"
+            f"{unfinished} of {len(sizes)} have no end: "
+            f"the model did not end them within {block_size} {unit}s"
         )
 
 

@@ -45,8 +45,8 @@ def add_arguments(parser: Parser) -> None:
         "--tokenizer",
         default="char",
         metavar="NAME",
-        help="char: one token a character; bpe: pairs that occur often, learned from 16 million characters "
-        "spread over the inputs; or a tokenizer.json, or the directory of a model (char)",
+        help="char: one token a character; bpe: pairs that occur often, learned from 16 million "
+        "characters spread over the inputs; or a tokenizer.json, or the directory of a model (char)",
     )
     parser.add_argument(
         "--vocab-size", type=whole_number, metavar="N", help="tokens of bpe (1,024)"

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         for text in found.texts:
             print(one_line(text))
     if not is_text:
-        say_unfinished(found.texts, model.config.block_size)
+        say_unfinished(found.sizes, model.config.block_size, model.tokenizer.unit)
     if len(found.texts) == n:
         return 0
     say(
