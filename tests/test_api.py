@@ -8,7 +8,7 @@ import pytest
 
 import kamon
 from conftest import TINY
-from kamon.api import prepare
+from kamon.run import prepare
 from kamon.config import Config
 from kamon.corpus import from_docs
 

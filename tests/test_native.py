@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import original
 from conftest import Result, assert_decoder_refuses
 from kamon import corpus
-from kamon.api import prepare
+from kamon.run import prepare
 from kamon.batch import Batch, pack
 from kamon.config import Config
 from kamon.engine import (

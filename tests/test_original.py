@@ -18,7 +18,7 @@ import pytest
 import original
 from conftest import Result
 from kamon import builtin, corpus
-from kamon.api import prepare
+from kamon.run import prepare
 from kamon.config import Config
 from kamon.sampler import sample_document
 from kamon.trainer import pretrain

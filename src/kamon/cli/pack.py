@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
         default="char",
         metavar="NAME",
         help="char: one token a character; bpe: pairs that occur often, learned from 16 million "
-        "characters spread over the inputs; or a tokenizer.json, or the directory of a model (char)",
+        "characters spread over the inputs; or a tokenizer.json, or a model's directory (char)",
     )
     parser.add_argument(
         "--vocab-size", type=whole_number, metavar="N", help="tokens of bpe (1,024)"
