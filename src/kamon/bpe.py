@@ -17,6 +17,7 @@ import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import accumulate, islice, pairwise
 from operator import add
 
@@ -177,6 +178,50 @@ class BytePairTokenizer:
         """`text` as it is: there are no likes of lone surrogates."""
         return text
 
+    def openings(self, text: str) -> list[tuple[int, ...]]:
+        """All ways in which the tokens of a longer text, or of this one, may begin so as to have
+        `text`, which is not empty, at its start: each ends with the token that reaches its end.
+
+        Only those that `encode` would give, too. The pieces of `text` but the last one stay as they
+        are, whatever follows. Source of the idea: Phan et al. 2024, arXiv:2410.09303.
+        """
+        own = tuple(self.encode(text))
+        found = {own: None}
+        *whole, last = SPLIT.findall(text)
+        before = tuple(self.encode("".join(whole)))
+        data = last.encode()
+        for place in range(len(data)):
+            first = tuple(map(ord, self._merge(data[:place])))
+            for token, each in self._bytes.items():
+                if token < self.bos and each.startswith(data[place:]):
+                    tokens = (*before, *first, token)
+                    if self._is_own(tokens, len(before), data[:place] + each):
+                        found[tokens] = None
+        return list(found)
+
+    def _merge(self, data: bytes) -> str:
+        """The tokens of bytes that are a part of one piece."""
+        *_, found = self._pieces.merge(data.decode("latin-1"))
+        return found
+
+    def _is_own(self, tokens: tuple[int, ...], begin: int, data: bytes) -> bool:
+        """Whether those from `begin` on are the tokens of their bytes, `data`."""
+        try:
+            found = self.encode(data.decode())
+        except UnicodeDecodeError:  # it ends inside a character
+            found = list(map(ord, self._merge(data)))
+        return tokens[begin:] == tuple(found)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """How many characters begin in each token: bytes that are none behind the first of one."""
+        found = [sum(byte & 0xC0 != 0x80 for byte in each) for each in self._bytes.values()]
+        return [*found[: self.bos], 0, *found[self.bos + 1 :]]
+
+    def rest(self, text: str, tokens: Iterable[int]) -> str:
+        """What `tokens`, one of the openings of `text`, have behind it; as of `piece`."""
+        return self.decode_bytes(tokens)[len(text.encode()) :].decode("utf-8", "backslashreplace")
+
     def piece(self, token: int) -> str:
         r"""One token as it can be shown: with bytes that are part of a character as \xc3."""
         return self._bytes[token].decode("utf-8", "backslashreplace")
@@ -253,8 +298,12 @@ class Pieces(dict[str, str]):
         return found
 
     def steps(self, piece: str) -> Iterator[str]:
-        """The bytes of a piece, and what they become with each merge: the earliest goes first."""
-        tokens, made = tokens_of(piece), self.made.get
+        """The bytes of a piece, and what they become with each merge."""
+        return self.merge(tokens_of(piece))
+
+    def merge(self, tokens: str) -> Iterator[str]:
+        """Tokens, and what they become with each merge: the earliest in training goes first."""
+        made = self.made.get
         yield tokens
         while found := [*filter(None, map(made, map(add, tokens, tokens[1:])))]:
             first = min(found)

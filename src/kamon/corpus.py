@@ -59,12 +59,19 @@ class Corpus:
         }
 
 
-def read(source: str | Path, *, column: str | None = None, format: str | None = None) -> Corpus:
+def read(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    format: str | None = None,
+    mode: str = "documents",
+) -> Corpus:
     """Read a file, a built-in list ("names", "names-original") or standard input ("-").
 
     format: one of FORMATS; by default the file's ending tells, and everything else is text, one
     document a line. column: of a CSV or TSV file the column by its name in the first row; of JSONL
-    the key ("text" by default). CorpusError says what is wrong with the content and in which line.
+    the key ("text" by default). mode: as of a Config; "text" makes one document of a whole text, as
+    it stands. CorpusError says what is wrong with the content and in which line.
     """
     if str(source) in builtin.BUILT_IN and isinstance(source, str):
         if column or format:
@@ -84,6 +91,8 @@ def read(source: str | Path, *, column: str | None = None, format: str | None = 
         )
     name = name_of(source)
     lines = whole_lines(source)
+    if format == "text" and mode == "text":
+        return whole_text(name, lines)
     if format == "text":
         return from_entries(name, lines)
     if format == "jsonl":
@@ -126,6 +135,15 @@ def from_entries(source: str, entries: Iterable[str]) -> Corpus:
             f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
         )
     return Corpus(source, found, num_entries, num_blank, num_stripped)
+
+
+def whole_text(source: str, lines: Iterable[str]) -> Corpus:
+    text = "\n".join([*lines, ""])
+    if not text.strip():
+        raise CorpusError(
+            f"{source} holds nothing but white space" if text else f"{source} is empty"
+        )
+    return Corpus(source, Documents.of([text]), 1, 0, 0)
 
 
 def format_of(source: str | Path) -> str:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kamon.batch import Batch, pack
+from kamon.config import MODES
 from kamon.errors import ConfigError, StoreError, TokenizerError
 from kamon.files import replace_file
 from kamon.store import open_file, readable
@@ -84,7 +85,7 @@ def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
                 check_digest(path, file)
             with suppress(OSError):  # a folder that may not be written to is verified each time
                 replace_file(path / VERIFIED, json.dumps(done).encode())
-        return Shards(path, manifest, read_tokenizer(path, manifest))
+        return Shards(path, manifest, read_tokenizer(path, manifest), digest)
 
 
 # ---- the manifest
@@ -128,6 +129,8 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
         if type(vocab_size) is not int or width != bytes_a_token(vocab_size):
             raise ValueError
         if not shards or not isinstance(content["inputs"], list):
+            raise ValueError
+        if content["mode"] not in MODES:
             raise ValueError
         found = Manifest(shards, file_of(content["tokenizer"]), vocab_size, width, content)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -216,10 +219,12 @@ def read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
 class Shards:
     """What `open_shards` found. A few files at a time are mapped, however many there are."""
 
-    def __init__(self, path: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
+    def __init__(self, path: Path, manifest: Manifest, tokenizer: Tokenizer, digest: str) -> None:
         self.path = path
         self.manifest = manifest
+        self.mode: str = manifest.content["mode"]
         self.tokenizer = tokenizer
+        self.sha256 = digest  # of the manifest, and so of everything
         self._shards = {part: [s for s in manifest.shards if s.part == part] for part in PARTS}
         # Where each shard begins in the part's stream and among its documents, and the totals.
         self._starts = {
@@ -340,6 +345,9 @@ class Windows:
     block_size: int
     seed: int
 
+    def __len__(self) -> int:
+        return max(1, (self.shards.num_tokens(self.part) - 1) // self.block_size)
+
     def take(self, first: int, count: int) -> Batch:
         """Examples first … first + count − 1."""
         n = self.shards.num_tokens(self.part) - self.block_size
@@ -359,6 +367,9 @@ class ShuffledDocuments:
     part: Part
     block_size: int
     seed: int
+
+    def __len__(self) -> int:
+        return self.shards.num_docs(self.part)
 
     def take(self, first: int, count: int) -> Batch:
         """Examples first … first + count − 1."""

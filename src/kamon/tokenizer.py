@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import accumulate, count, islice, pairwise
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,6 +53,17 @@ class Tokenizer(Protocol):
 
     def decode_documents(self, batch: Batch) -> list[str]:
         """The text of each document of `batch`, none with a BOS."""
+
+    def openings(self, text: str) -> list[tuple[int, ...]]:
+        """All ways in which the tokens of a longer text, or of this one, may begin so as to have
+        `text`, which is not empty, at its start: each ends with the token that reaches its end."""
+
+    @property
+    def starts(self) -> list[int]:
+        """How many characters begin in each token; none in BOS."""
+
+    def rest(self, text: str, tokens: Iterable[int]) -> str:
+        """What `tokens`, one of the openings of `text`, have behind it; as of `piece`."""
 
     def piece(self, token: int) -> str:
         """One token as people can see it."""
@@ -216,6 +228,19 @@ class CharTokenizer:
         codes = batch.tokens.tobytes().decode(UTF_32, "surrogatepass")
         text = codes.translate(dict(enumerate(self.chars)))
         return [text[begin:end] for begin, end in pairwise(batch.offsets)]
+
+    def openings(self, text: str) -> list[tuple[int, ...]]:
+        """Its own tokens: there is no other way."""
+        return [tuple(self.encode(text))]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Every token is a character, but BOS is none."""
+        return [1] * len(self.chars) + [0]
+
+    def rest(self, text: str, tokens: Iterable[int]) -> str:
+        """Nothing."""
+        return self.decode(tokens)[len(text) :]
 
     def piece(self, token: int) -> str:
         """Its character, or the name of BOS."""

@@ -9,11 +9,15 @@ import os
 import sys
 from dataclasses import asdict
 from math import prod
+from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, one_line, print_json, spark
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kamon.tokenizer import Tokenizer
 
 
 def add_arguments(parser: Parser) -> None:
@@ -94,7 +98,7 @@ def show_model(args: argparse.Namespace) -> None:
             {
                 "directory": args.dir,
                 "config": asdict(stored.config),
-                "chars": stored.tokenizer.chars,
+                **tokens_json(stored.tokenizer),
                 "num_params": num_params(stored.config),
                 "parameters": {name: list(shape) for name, shape in shapes.items()},
                 "losses": losses,
@@ -105,7 +109,7 @@ def show_model(args: argparse.Namespace) -> None:
     print(f"{args.dir}: all files as they were written\n")
     for name, value in asdict(stored.config).items():
         print(f"{name:14} {value}")
-    print(f"\ncharacters     {''.join(stored.tokenizer.chars)!r} and BOS")
+    print(f"\n{tokens_line(stored.tokenizer)}")
     print(f"\n{'parameter':16} {'shape (out, in)':>16} {'numbers':>9} {'mean':>9} {'deviation':>9}")
     start = 0
     for name, shape in shapes.items():
@@ -126,3 +130,25 @@ def show_model(args: argparse.Namespace) -> None:
         print(f"step {done:,} of {wanted:,}: `kamon train --resume {args.dir}` goes on from there")
     print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")
     spark(losses, sys.stdout)
+
+
+def tokens_line(tokenizer: Tokenizer) -> str:
+    from kamon.bpe import BYTES, BytePairTokenizer
+    from kamon.tokenizer import CharTokenizer
+
+    if isinstance(tokenizer, CharTokenizer):
+        return f"characters     {''.join(tokenizer.chars)!r} and BOS"
+    assert isinstance(tokenizer, BytePairTokenizer)
+    specials = ", ".join(tokenizer.specials)
+    return (
+        f"tokens         {BYTES} bytes, {count(len(tokenizer.merges), 'merge')} and {specials}: "
+        f"`kamon tokenizer show DIR TEXT` shows them"
+    )
+
+
+def tokens_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What --json has of the tokens: those of tokenizer.json."""
+    import json
+
+    found: dict[str, Any] = json.loads(tokenizer.to_json())
+    return {"tokenizer": found.pop("type")} | found

@@ -16,6 +16,7 @@ from kamon.cli.output import (
     count,
     print_json,
     print_marked,
+    print_texts,
     progress_bar,
     say,
     say_corpus,
@@ -34,6 +35,7 @@ from kamon.cli.settings import (
 )
 from kamon.config import SETTINGS
 from kamon.errors import ConfigError
+from kamon.tokenizer import BPE_VOCAB
 
 if TYPE_CHECKING:
     from kamon.api import Model
@@ -63,6 +65,15 @@ def add_arguments(parser: Parser) -> None:
         "--all", action="store_true", help="learn from all documents: hold none out to test on"
     )
     add_input_format(parser)
+    parser.add_argument(
+        "--tokenizer",
+        default="char",
+        metavar="NAME",
+        help="char (the default), bpe, or a file that `kamon tokenizer train` wrote",
+    )
+    parser.add_argument(
+        "--vocab-size", type=whole_number, metavar="N", help=f"tokens of bpe ({BPE_VOCAB:,})"
+    )
     add_json(parser)
     add_engine(parser)
     group = parser.add_argument_group("interrupted and longer trainings")
@@ -114,9 +125,14 @@ def run(args: argparse.Namespace) -> int:
         check_picks(args.budget, args.size)
         store.check_target(output, overwrite=args.overwrite)
     interval(args.checkpoint_every)
+    mode = chosen.get("mode", "documents")
+    if going_on and name is not None:
+        from kamon import store
+
+        mode = store.load(output).config.mode
     source: Corpus | None = None
     if name is not None:
-        source = corpus.read(name, column=args.column, format=args.format)
+        source = corpus.read(name, column=args.column, format=args.format, mode=mode)
         say_corpus(source, name)
 
     def on_start(run: Run) -> None:
@@ -158,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
             assert source
             model = train(
                 source,
+                tokenizer=args.tokenizer,
+                vocab_size=args.vocab_size,
                 hold_out=not args.all,
                 budget=args.budget,
                 size=args.size,
@@ -177,8 +195,9 @@ def run(args: argparse.Namespace) -> int:
     say_trained(model, loss, output)
     if stopped:
         say(f"`kamon train --resume {output}` goes on from here")
-    samples = [] if stopped else model.sample(NUM_SAMPLES)
-    known = model.docs.among(samples)
+    is_text = model.config.mode == "text"
+    samples = [] if stopped else model.sample(1 if is_text else NUM_SAMPLES)
+    known = set() if is_text else model.docs.among(samples)
     marked = [(text, text in known) for text in samples]
     if args.json:
         print_json(
@@ -191,6 +210,8 @@ def run(args: argparse.Namespace) -> int:
                 "samples": [{"text": text, "in_list": known} for text, known in marked],
             }
         )
+    elif is_text:
+        print_texts(samples)
     else:
         print_marked(marked)
     return stopped
@@ -213,6 +234,8 @@ def check_resume(args: argparse.Namespace) -> None:
         "--init-from": args.init_from is not None,
         "--engine": args.engine is not None,
         "--dtype": args.dtype is not None,
+        "--tokenizer": args.tokenizer != "char",
+        "--vocab-size": args.vocab_size is not None,
     }
     for flag, there in given.items():
         if there:
