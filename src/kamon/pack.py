@@ -27,7 +27,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from kamon.errors import ConfigError, CorpusError, StoreError
+from kamon.corpus import name_of
+from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files import replace_file, sync_folder
 from kamon.lock import locked
 from kamon.shards import (
@@ -50,6 +51,7 @@ from kamon.units import (
     Plan,
     Report,
     Survey,
+    choose_unit_bytes,
     pack_unit,
     record_path,
     sample,
@@ -134,6 +136,7 @@ def pack(
         format,
         hold_out,
         shard_tokens,
+        choose_unit_bytes(sources, shard_tokens),
         sources,
     )
     begin = time.perf_counter()
@@ -218,7 +221,7 @@ def writing(given: str, plan: Plan, *, overwrite: bool) -> Iterator[Path]:
             raise StoreError(f"{given} holds something else than shards: choose another name")
         made = not os.listdir(path)
         stack.enter_context(locked(path / LOCK, given))
-        stack.callback(leave, path, made)
+        stack.push(partial(leave, path, made))
         clear(path, UNFINISHED.fullmatch)
         found = planned(path)
         if found not in (None, plan.content) and not overwrite and is_packed_in_part(path):
@@ -261,18 +264,19 @@ def difference(was: Any, now: dict[str, Any]) -> str:
     if not isinstance(was, dict) or was.get("format_version") != now["format_version"]:
         return "by another version of Kamon"
     for name, value in now.items():
-        if name != "sources" and was.get(name) != value:
+        if name not in ("sources", "unit_bytes") and was.get(name) != value:
             return f"{name} was {shown(was.get(name))}, and is {shown(value)} now"
     before = {source["path"]: source for source in was["sources"]}
     for source in now["sources"]:
         old = before.pop(source["path"], None)
         if old is None:
-            return f"{source['path']} was no input"
+            return f"{name_of(source['path'])} was no input"
         if old != source:
-            return f"the input {source['path']} has changed since"
+            return f"the input {name_of(source['path'])} has changed since"
     if before:
-        return f"the input {next(iter(before))} is missing now"
-    return "its inputs had another order"
+        return f"the input {name_of(next(iter(before)))} is missing now"
+    same_order = was["sources"] == now["sources"]
+    return "by another version of Kamon" if same_order else "its inputs had another order"
 
 
 def shown(value: Any) -> str:
@@ -289,10 +293,15 @@ def clear(path: Path, chosen: Callable[[str], object]) -> None:
                 (path / name).unlink()
 
 
-def leave(path: Path, made: bool) -> None:
-    """Where nothing was packed in a directory that was empty, it is empty again."""
-    names = os.listdir(path)
-    if made and MANIFEST not in names and not any(map(RECORD.fullmatch, names)):
+def leave(path: Path, made: bool, kind: type[BaseException] | None, *_: object) -> None:
+    """Where nothing was packed in a directory that was empty, it is empty again.
+
+    kind: of what went wrong. What was looked at stays if that was Ctrl-C, but not if an input is
+    bad: it is another one when it is mended.
+    """
+    bad = kind is not None and issubclass(kind, KamonError)
+    records = ("unit-",) if bad else ("unit-", "survey-")
+    if made and not any(name == MANIFEST or name.startswith(records) for name in os.listdir(path)):
         clear(path, ours)
 
 
@@ -355,7 +364,7 @@ def run(
     """The records of all units, in order; those that are missing are made."""
     done = records(plan, stage)
     missing = [unit for unit in range(len(plan.units)) if unit not in done]
-    seen.begin(stage, sum(map(plan.unit_bytes, done)))
+    seen.begin(stage, sum(map(plan.size, done)))
     if jobs == 1 or len(missing) < 2:
         for unit in missing:
             done[unit] = work(unit, seen.add)

@@ -65,11 +65,6 @@ class Shard:
     num_docs: int
 
 
-def is_packed(path: str | Path) -> bool:
-    """Whether it is a directory of shards, whole or not."""
-    return os.path.isfile(os.path.join(path, MANIFEST))
-
-
 def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
     """The shards in a directory, mapped and read only. StoreError says what is damaged.
 

@@ -12,7 +12,7 @@ import re
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -35,6 +35,7 @@ from kamon.tokenizer import Tokenizer, tokenizer_from_json
 FEW_UNITS = 64  # that a corpus is cut into, unless that makes them small
 SMALL = 4 << 20  # bytes of a unit
 ENCODINGS = {2: "utf-16-le", 4: "utf-32-le"}
+LINE = re.compile(r"[^\n]*\n|[^\n]+")
 BEFORE_SPACE = re.compile(r"(?s:.*)\S(?=\s)")
 KINDS = ("tokens", "offsets")
 
@@ -55,6 +56,7 @@ class Plan:
     format: str | None
     hold_out: bool
     shard_tokens: int
+    unit_bytes: int
     sources: list[Source]
 
     @cached_property
@@ -70,19 +72,25 @@ class Plan:
 
     @cached_property
     def units(self) -> list[list[Piece]]:
-        size = max(SMALL, self.num_bytes // FEW_UNITS)
-        return cut(self.sources, min(size, self.shard_tokens), whole_texts=self.mode == "text")
+        return cut(self.sources, self.unit_bytes, whole_texts=self.mode == "text")
 
     @property
     def num_bytes(self) -> int:
         return sum(source.size for source in self.sources)
 
-    def unit_bytes(self, unit: int) -> int:
+    def size(self, unit: int) -> int:
+        """Bytes of a unit."""
         return sum(piece.end - piece.begin for piece in self.units[unit])
 
     def is_one_text(self, source: Source) -> bool:
         """Whether the whole file is one document."""
         return self.mode == "text" and source.format == "text"
+
+
+def choose_unit_bytes(sources: Sequence[Source], shard_tokens: int) -> int:
+    """So many that there is enough to share and to go on with, and no shard too many."""
+    total = sum(source.size for source in sources)
+    return min(max(SMALL, total // FEW_UNITS), shard_tokens)
 
 
 @dataclass(frozen=True)
@@ -231,22 +239,21 @@ def located(plan: Plan, unit: int, tokenizer: Tokenizer | None = None) -> Iterat
     except (CorpusError, TokenizerError):
         for piece in plan.units[unit]:
             source = plan.sources[piece.source]
+            whole = plan.is_one_text(source)
             number = 1 + (lines_before(source, piece) if piece.begin else 0)
             blocks: Iterable[list[str]]
-            if plan.is_one_text(source):
-                blocks = (text.split("\n") for text in texts(source, piece, untold, number))
+            if whole:
+                blocks = map(LINE.findall, texts(source, piece, untold, number))
             else:
                 blocks = entries(source, piece, plan.column, untold, number)
-            for block in blocks:
-                for entry in block:
-                    try:
-                        if tokenizer is not None:
-                            tokenizer.encode(as_document(plan, entry))
-                    except TokenizerError as error:
-                        kind = "record" if source.format in ("csv", "tsv") else "line"
-                        raise TokenizerError(f"{source.name}, {kind} {number}: {error}") from None
-                    number += 1
-                number -= plan.is_one_text(source)  # goes on in the next part
+            for entry in chain.from_iterable(blocks):
+                try:
+                    if tokenizer is not None:
+                        tokenizer.encode(entry if whole else as_document(plan, entry))
+                except TokenizerError as error:
+                    kind = "record" if source.format in ("csv", "tsv") else "line"
+                    raise TokenizerError(f"{source.name}, {kind} {number}: {error}") from None
+                number += entry.count("\n") if whole else 1
         raise
 
 

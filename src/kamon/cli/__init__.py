@@ -26,7 +26,7 @@ VERBS = {
     "eval": "measure a saved model: its guesses, beside n-grams, and its samples",
     "ngram": "count n-grams: what a model must beat on your list",
     "plot": "draw a saved model: losses, embeddings, attention, lengths",
-    "inspect": "show what is in a saved model",
+    "inspect": "show what is in a saved model or a packed corpus",
     "reproduce": "run the original microGPT, number for number",
     "bench": "measure how fast Kamon works here",
 }

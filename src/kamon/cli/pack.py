@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
         default="char",
         metavar="NAME",
         help="char: one token a character; bpe: pairs that occur often, learned from 16 million "
-        "characters spread over the inputs; or a tokenizer.json, or a model's directory (char)",
+        "characters all over the inputs; or a tokenizer.json, or the directory of a model (char)",
     )
     parser.add_argument(
         "--vocab-size", type=whole_number, metavar="N", help="tokens of bpe (1,024)"
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
 
 def say_packed(packed: Packed) -> None:
     if packed.num_hidden:
-        say(f"{count(packed.num_hidden, 'hidden file or folder')} left out")
+        say(f"{count(packed.num_hidden, 'hidden name')} in the folders left out")
     if packed.was_whole:
         say("all was packed before: nothing to do")
         return
@@ -122,7 +122,7 @@ def say_packed(packed: Packed) -> None:
 
 
 def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
-    """What programs may want to know of shards."""
+    """What is in shards, for programs."""
     names = ("mode", "vocab_size", "bytes_a_token", "totals", "settings")
     return {
         "directory": path,
