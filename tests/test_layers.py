@@ -34,7 +34,7 @@ LAYERS = [
     {"cli.output"},
     {"cli.settings"},
     {"cli.suggest"},
-    {"cli.interactive"},
+    {"cli.interactive", "cli.pack"},
     {
         "cli.train",
         "cli.sample",
@@ -48,7 +48,6 @@ LAYERS = [
         "cli.complete",
         "cli.fill",
         "cli.plot",
-        "cli.pack",
     },
     {"cli"},
     {"__main__"},

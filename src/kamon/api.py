@@ -61,7 +61,10 @@ class Model:
 
     @cached_property
     def docs(self) -> Documents:
-        """The different documents of its list: those learned from, and those held out."""
+        """The different documents of its list: those learned from, and those held out; none of a
+        packed corpus."""
+        if "packed" in self.training["corpus"]:
+            return Documents.of([])
         if isinstance(self.documents, Documents):
             return self.documents
         from kamon.contents import unpack_documents

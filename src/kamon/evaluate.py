@@ -153,6 +153,11 @@ def evaluate(
     replace(model.config, temperature=temperature, seed=model.config.seed if seed is None else seed)
     # Only what training says was held out was: a part of the same documents may have been learned.
     learned, held_out = divide(model.docs, model.training.get("held_out") is not None)
+    if docs is None and "packed" in model.training["corpus"]:
+        raise CorpusError(
+            "the model has learned a packed corpus, whose documents it does not keep: give a FILE "
+            "of documents"
+        )
     if docs is None and not held_out:
         raise CorpusError(
             "the model has learned everything in its list, and nothing was held out to test on: "

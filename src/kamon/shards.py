@@ -65,6 +65,11 @@ class Shard:
     num_docs: int
 
 
+def is_packed(path: str | Path) -> bool:
+    """Whether `kamon pack` wrote, or began to write, this directory."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, "plan.json"))
+
+
 def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
     """The shards in a directory, mapped and read only. StoreError says what is damaged.
 
