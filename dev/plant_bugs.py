@@ -220,8 +220,8 @@ BUGS = [
     Bug(
         "conditions: a document may end before min_len",
         "conditions.py",
-        "if position < conditions.min_len:",
-        "if position < conditions.min_len - 1:",
+        "if length < conditions.min_len:",
+        "if length < conditions.min_len - 1:",
         CONDITIONS,
     ),
     Bug(
@@ -672,8 +672,8 @@ BUGS = [
     Bug(
         "evaluate: an end counted where a document was cut",
         EVALUATE,
-        "(len(batch) - num_cut)",
-        "len(batch)",
+        "[len(tokens) - 1 for",
+        "[len(tokens) for",
         MEASURED,
     ),
     Bug(
@@ -769,7 +769,7 @@ BUGS = [
     ),
     Bug(
         "complete: a decoder goes on behind another prefix",
-        COMPLETE,
+        "sampler.py",
         " and tokens[: len(read)] == read:",
         ":",
         PATTERNS,
@@ -831,7 +831,7 @@ BUGS = [
         "i + 1",
         SEEN,
     ),
-    Bug("inside: the rarest characters named", INSIDE, "-often[token]", "often[token]", SEEN),
+    Bug("inside: the rarest characters named", INSIDE, "-often[tokens", "often[tokens", SEEN),
     Bug(
         "inside: the baseline measured on more than the model can see",
         INSIDE,

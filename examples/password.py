@@ -32,7 +32,7 @@ def main() -> int:
     if password in set(leaked):
         print(f"this is one of the {len(leaked):,} most common ones: choose another")
         return 0
-    if not set(model.tokenizer.chars).issuperset(password):
+    if model.tokenizer.unknown(password):
         print("it has characters that no leaked one has: the model cannot tell, which is good")
         return 0
     found = next(score(model, [password]))

@@ -614,6 +614,8 @@ MAY_BE = {
     *(("seed", value) for value in ("-1", "0", str(HUGE))),
     ("warmup_steps", "0"),
     *((name, "1e-320") for name in ("learning_rate", "std", "weight_decay", "beta1", "beta2")),
+    *((name, "1e-320") for name in ("min_lr", "grad_clip")),
+    ("grad_clip", "1e30"),
     *(("dropout", "1e-320"), ("eps_adam", "1e30"), ("temperature", "1e30")),
     ("temperature", "1e-320"),
 }
@@ -631,12 +633,14 @@ def test_settings_that_cannot_be(field: Any, kamon: Kamon) -> None:
         assert saved == (done.code == 0)
         if (field.name, value) in MAY_BE:
             assert done.code == 0, (value, done.err)
+        elif (field.name, value) == ("mode", "text"):
+            assert_refused(done, 1, "two.txt has")
         elif (field.name, value) in LEAVES_FLOATS or (field.name, value) == ("eps_adam", "1e-320"):
             assert done.code in (0, 1)
             if done.code:
                 assert_refused(done, 1, "the model is no longer finite at step")
         else:
-            wanted = flag if value in ("text", "") or field.name == "schedule" else field.name
+            wanted = flag if value in ("text", "") or field.metadata["choices"] else field.name
             if field.type is int and value in ("nan", "inf", "1e400", "1.5"):
                 wanted = flag
             assert_refused(done, 2, wanted)

@@ -40,6 +40,7 @@ NAMES = [
     *("ida", "idan", "ari", "marie", "sara", "maria", "lena", "malena", "norah", "adina"),
 ]
 CHARS = CharTokenizer("abcd")
+ONE = [0, *[1] * 8]  # characters that begin in each token, the first being BOS
 BOS = CHARS.bos
 LOGITS = st.lists(st.integers(-3, 3).map(float) | st.floats(-30, 30), min_size=2, max_size=8)
 TEMPERATURES = st.sampled_from([0.0, 1e-320, 0.5, 1.0, 2.0])
@@ -90,7 +91,7 @@ def better(logits: Sequence[float], token: int) -> list[int]:
 @given(LOGITS, st.integers(1, 9))
 def test_top_k(logits: list[float], top_k: int) -> None:
     stay = [token for token in range(len(logits)) if len(better(logits, token)) < top_k]
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=top_k)) == stay
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=top_k), ONE) == stay
 
 
 @given(LOGITS, st.floats(0, 1, exclude_min=True), st.sampled_from([0.5, 1.0, 2.0]))
@@ -102,23 +103,23 @@ def test_top_p(logits: list[float], top_p: float, temperature: float) -> None:
     ]
     assume(all(abs(p - top_p) > 1e-9 for p in before))  # rounding may decide what is so close
     stay = [token for token, p in enumerate(before) if p < top_p or top_p == 1]
-    assert allowed(logits, temperature, 0, 0, Conditions(top_p=top_p)) == stay
+    assert allowed(logits, temperature, 0, 0, Conditions(top_p=top_p), ONE) == stay
 
 
 @given(LOGITS, st.floats(0, 1, exclude_min=True), st.sampled_from([0.0, 1e-320]))
 def test_top_p_in_the_cold(logits: list[float], top_p: float, temperature: float) -> None:
-    stay = allowed(logits, temperature, 0, 0, Conditions(top_p=top_p))
+    stay = allowed(logits, temperature, 0, 0, Conditions(top_p=top_p), ONE)
     assert stay == list(range(len(logits))) if top_p == 1 else [logits.index(max(logits))]
 
 
 def test_top_k_comes_before_top_p() -> None:
     logits = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
     # 0.65 of the whole needs two; of 0.4 and 0.3 alone the first is 0.57, and needs the other.
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.55)) == [0, 1]
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=2, top_p=0.55)) == [0]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.55), ONE) == [0, 1]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=2, top_p=0.55), ONE) == [0]
     # Neither sees what min_len forbids.
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=1, min_len=1)) == [1]
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.45, min_len=1)) == [1]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=1, min_len=1), ONE) == [1]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.45, min_len=1), ONE) == [1]
 
 
 @settings(max_examples=25, deadline=None)
@@ -138,7 +139,7 @@ def test_the_steps_are_those_of_a_literal_computation(data: st.DataObject) -> No
     )
     for index in range(8):
         u = partial(uniform, 3, index)
-        found = steered_document(engine, BOS, temperature, u, given, CHARS.encode(prefix))
+        found = steered_document(engine, BOS, temperature, u, given, CHARS.encode(prefix), CHARS)
         assert min_len <= len(found) <= max_len
         assert CHARS.decode(found).startswith(prefix)
         decoder, read = engine.decoder(), BOS
@@ -173,7 +174,7 @@ def test_the_distribution_is_the_renormalised_one() -> None:
     n = 5000
     given = Conditions(min_len=1, max_len=1)
     draws = [(i + 0.5) / n for i in range(n)]
-    drawn = [steered_document(engine, BOS, 1.0, always(u), given, [])[0] for u in draws]
+    drawn = [steered_document(engine, BOS, 1.0, always(u), given, [], CHARS)[0] for u in draws]
     for token in range(BOS):
         assert drawn.count(token) / n == pytest.approx(p[token] / (1 - p[BOS]), abs=2 / n)
 
@@ -208,7 +209,8 @@ def test_a_prefix_takes_no_draw_from_what_follows() -> None:
         for cut in range(len(text) + 1):
             u = partial(uniform, 5, number)
             prefix = CHARS.encode(text[:cut])
-            again = steered_document(engine, BOS, 1.0, u, Conditions(prefix=text[:cut]), prefix)
+            given = Conditions(prefix=text[:cut])
+            again = steered_document(engine, BOS, 1.0, u, given, prefix, CHARS)
             assert CHARS.decode(again) == text
 
 

@@ -134,13 +134,15 @@ def test_bigrams_of_each_document(ended: list[str], unended: list[str]) -> None:
 
 def test_choose() -> None:
     docs = ["bo", "anna", "öl", "bo", "nä", "ob"]
-    assert choose(iter(docs), ["anna"], "abno") == Chosen(["bo", "ob"], 1, 2, "läö")
+    assert choose(iter(docs), ["anna"], CharTokenizer("abno").unknown) == Chosen(
+        ["bo", "ob"], 1, 2, "läö"
+    )
     with pytest.raises(CorpusError, match="it learned them all"):
-        choose(["anna", "anna"], ["anna"], "an")
+        choose(["anna", "anna"], ["anna"], CharTokenizer("an").unknown)
     with pytest.raises(CorpusError, match=r"have characters it does not know \('ö'\)"):
-        choose(["anna", "nö"], ["anna"], "an")
+        choose(["anna", "nö"], ["anna"], CharTokenizer("an").unknown)
     with pytest.raises(CorpusError, match=r"not know \('BCDEFGHIJK' and 2 more\)"):
-        choose(["ABCDEFGHIJKLM"], ["anna"], "An")
+        choose(["ABCDEFGHIJKLM"], ["anna"], CharTokenizer("An").unknown)
 
 
 class Halves:
@@ -241,7 +243,9 @@ def test_a_model_that_learned_everything() -> None:
 
 def test_samples_by_hand() -> None:
     texts = ["ab", "ab", "ba", "bab", "abab", "abab"]
-    found = look_at(texts, ["ab", "bb"], ["ba"], 4, temperature=0.5, seed=3)
+    found = look_at(
+        texts, [len(text) < 4 for text in texts], ["ab", "bb"], ["ba"], temperature=0.5, seed=3
+    )
     assert (found.num_samples, found.temperature, found.seed) == (6, 0.5, 3)
     assert found.finished == 4 / 6
     assert found.unique == 4 / 6
@@ -255,12 +259,12 @@ def test_samples_by_hand() -> None:
     assert 0 <= found.chance_bigram_divergence < 1
     assert [similar.text for similar in found.similar] == ["bab"]  # not what has no end
     assert (found.similar[0].document, found.similar[0].ratio) == ("ab", 0.8)
-    (nothing,) = look_at(["xyz"], ["ab", "bb"], ["ba"], 4, temperature=1, seed=0).similar
+    (nothing,) = look_at(["xyz"], [True], ["ab", "bb"], ["ba"], temperature=1, seed=0).similar
     assert (nothing.document, nothing.ratio) == (None, 0)
 
 
 def test_samples_like_the_list() -> None:
-    found = look_at(DOCS, LEARNED, HELD_OUT, 9, temperature=1, seed=0)
+    found = look_at(DOCS, [True] * len(DOCS), LEARNED, HELD_OUT, temperature=1, seed=0)
     assert (found.length_distance, found.bigram_divergence) == (0, 0)
     assert 0 < found.chance_length_distance < 0.5
     assert 0 < found.chance_bigram_divergence < 0.2
@@ -270,7 +274,7 @@ def test_samples_like_the_list() -> None:
 def test_samples_are_those_of_the_model(model: Model) -> None:
     found = evaluate(model, n=50, temperature=0.7, seed=4).samples
     texts = model.sample(50, temperature=0.7, seed=4)
-    assert found == look_at(texts, LEARNED, HELD_OUT, 5, 0.7, 4)
+    assert found == look_at(texts, [len(text) < 5 for text in texts], LEARNED, HELD_OUT, 0.7, 4)
     assert found
     assert found.finished == sum(len(text) < 5 for text in texts) / 50
     assert evaluate(model, n=0).samples is None

@@ -64,7 +64,7 @@ def test_the_losses_are_drawn(model: Model) -> None:
         "step",
         "loss, nats a token",
         "training, mean of 3 steps",
-        f"all characters equally likely: {found.uniform:.3f}",
+        f"all tokens equally likely: {found.uniform:.3f}",
         f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}",
         f"held out, all, by the model kept: {found.kept[1]:.3f}",
     ):
@@ -104,12 +104,14 @@ def test_of_5000_characters_100_are_named() -> None:
     points = [(rng.gauss(0, 1), rng.gauss(0, 1)) for _ in range(5001)]
     chars = [chr(0x4E00 + i) for i in range(5000)]
     tokens, positions = Plane(points, (0.5, 0.2)), Plane(points[:256], (0.5, 0.2))
-    figure = plot.draw_embeddings(Embeddings(chars, tokens, positions, list(range(7, 107))))
+    figure = plot.draw_embeddings(
+        Embeddings(chars, tokens, positions, list(range(7, 107)), len(chars))
+    )
     left, right = figure.axes
     assert len(left.texts) == 101
     assert len(left.lines[0].get_xdata()) == 4900
     assert [text.get_text() for text in right.texts] == [str(i) for i in range(0, 256, 8)]
-    assert "characters: wte, 5,001 tokens; the 100 most common are named" in texts(figure)
+    assert "tokens: wte, 5,001 of them; the 100 most common are named" in texts(figure)
 
 
 def test_the_attention_is_drawn(model: Model) -> None:
@@ -132,7 +134,9 @@ def test_the_attention_is_drawn(model: Model) -> None:
 @pytest.mark.parametrize(("num_layers", "num_heads", "size"), [(1, 1, 1), (4, 7, 3), (1, 2, 90)])
 def test_attention_of_any_shape(num_layers: int, num_heads: int, size: int) -> None:
     rows = [[1 / (t + 1)] * (t + 1) + [0.0] * (size - t - 1) for t in range(size)]
-    figure = plot.draw_attention(Attention("x" * (size - 1), [[rows] * num_heads] * num_layers))
+    figure = plot.draw_attention(
+        Attention("x" * (size - 1), ["x"] * (size - 1), [[rows] * num_heads] * num_layers)
+    )
     assert max(figure.get_size_inches()) < 50
     assert plot.render(figure)
 
@@ -164,7 +168,9 @@ def test_odd_characters() -> None:
     """Each is shown, and nothing is said about missing glyphs: here, a warning is an error."""
     points = [(float(i), float(-i * i)) for i in range(len(ODD) + 1)]
     plane = Plane(points, (0.5, 0.2))
-    figure = plot.draw_embeddings(Embeddings(list(ODD), plane, plane, list(range(len(ODD)))))
+    figure = plot.draw_embeddings(
+        Embeddings(list(ODD), plane, plane, list(range(len(ODD))), len(ODD))
+    )
     shown = texts(figure)
     for text in ("a", "␣", "U+0009", "U+0007", "$", "_", "\\", "◌\u0301", "\u05d0", "U+FE0F"):
         assert text in shown
@@ -172,7 +178,7 @@ def test_odd_characters() -> None:
         assert text in shown
     assert plot.render(figure, "png")
     row = [1.0] + [0.0] * len(ODD)
-    assert plot.render(plot.draw_attention(Attention(ODD, [[[row] * len(row)]])))
+    assert plot.render(plot.draw_attention(Attention(ODD, list(ODD), [[[row] * len(row)]])))
 
 
 def test_a_character_is_itself_where_a_font_has_it() -> None:
@@ -190,7 +196,7 @@ def test_a_character_is_itself_where_a_font_has_it() -> None:
 def test_another_font_is_asked(char: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """matplotlib brings a second font, which has these and is taken only where it is named."""
     rows = [[1.0, 0.0], [0.5, 0.5]]
-    attention = Attention(char, [[rows]])
+    attention = Attention(char, [char], [[rows]])
     assert f"U+{ord(char):04X}" in texts(plot.draw_attention(attention))
     monkeypatch.setattr(plot, "FONTS", ("No Such Font", "STIXSizeOneSym", "STIXGeneral"))
     figure = plot.draw_attention(attention)
@@ -271,7 +277,7 @@ def test_the_text_decides_what_is_attended_to(kamon: Kamon) -> None:
     found = kamon("plot", "m", "--kind", "attention", "--text", "bola", "--json").json
     assert list(found) == ["directory", "attention"]
     expected = inside.attention_weights(load("m"), "bola")
-    assert found["attention"] == {"text": "bola", "weights": expected}
+    assert found["attention"] == {"text": "bola", "pieces": list("bola"), "weights": expected}
     argv = ["plot", "m", "--kind=attention", "-o"]
     for text in ("bola", "bolo"):
         assert kamon(*argv, f"{text}.svg", "--text", text).code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from operator import ne
 from typing import Protocol
 
 from kamon.mapped import Numbers
+
+BOS = "<|bos|>"  # its name, where tokens are shown
+UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # of text whose characters are tokens: as arrays of 'i' lie
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from kamon.config import check_text, check_type
 from kamon.errors import ConfigError
 from kamon.model import num_params
-from kamon.sampler import LanguageModel, probabilities
-from kamon.tokenizer import CharTokenizer
+from kamon.sampler import (
+    LanguageModel,
+    Reading,
+    log_sum_exp,
+    logprobs_of_openings,
+    probabilities,
+)
+from kamon.tokenizer import CharTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from kamon.api import Model
@@ -53,7 +59,9 @@ Element = str | Wild  # a character that must stand here, or a gap
 
 
 class NextToken(NamedTuple):
-    """A token that may come next: its character, empty for the end of the document."""
+    """What may come next: the text of a token, empty for the end of the document; also the rest of
+    a token that the prefix has only the beginning of. Bytes that are part of a character are shown
+    as `Tokenizer.piece` does."""
 
     text: str
     probability: float
@@ -61,7 +69,7 @@ class NextToken(NamedTuple):
 
 class Completion(NamedTuple):
     """A whole document. logprob: log p of it and its end in nats, at temperature 1; of a document
-    of block_size characters without the end, which the model did not reach.
+    of block_size tokens without the end, which the model did not reach.
 
     share: of `completions`, its probability among all documents that begin like it; of `fill`, its
     part of the probability of those found.
@@ -90,6 +98,7 @@ class Found:
 # −log p, the tokens, and the places in the pattern that they may have reached, of a prefix of
 # documents: as a heap wants it, the most probable first. Plain, since there are very many.
 Candidate = tuple[float, tuple[int, ...], int]
+NOTHING: tuple[Candidate, ...] = ((0.0, (), 1),)
 
 
 def next_tokens(model: Model, prefix: str = "", *, temperature: float = 1.0) -> list[NextToken]:
@@ -100,15 +109,41 @@ def next_tokens(model: Model, prefix: str = "", *, temperature: float = 1.0) -> 
     check_type("temperature", temperature, float, ())
     if not temperature >= 0 or math.isinf(temperature):
         raise ConfigError(f"temperature must be 0 or more and finite, not {temperature}")
-    check_prefix(prefix, model.config.block_size)
-    tokens = tuple(model.tokenizer.encode(prefix))
-    logits = Reading(model.engine, model.tokenizer.bos).logits(tokens)
-    found = zip([*model.tokenizer.chars, ""], probabilities(logits, temperature), strict=True)
+    tokenizer = model.tokenizer
+    check_prefix(tokenizer, prefix, model.config.block_size)
+    tokens = tuple(tokenizer.encode(prefix))
+    logits = Reading(model.engine, tokenizer.bos).logits(tokens)
+    names = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
+    names[tokenizer.bos] = ""
+    openings = openings_of(model.engine, tokenizer, prefix)
+    if len(openings) > 1:
+        whole, base = openings.pop(tokens), log_sum_exp(logits)
+        texts = dict.fromkeys(names, -math.inf)  # log p of each
+        rows = [(name, whole + logit - base) for name, logit in zip(names, logits, strict=True)]
+        rows += [(tokenizer.rest(prefix, longer), p) for longer, p in openings.items()]
+        for name, logprob in rows:
+            before = texts.get(name, -math.inf)
+            texts[name] = logprob if before == -math.inf else log_sum_exp([before, logprob])
+        names, logits = list(texts), list(texts.values())
+    found = zip(names, probabilities(logits, temperature), strict=True)
     return sorted((NextToken(text, p) for text, p in found), key=lambda each: -each.probability)
+
+
+def openings_of(
+    model: LanguageModel, tokenizer: Tokenizer, prefix: str
+) -> dict[tuple[int, ...], float]:
+    """The ways in which tokens may begin with `prefix` and their log p, those that have room."""
+    if not prefix:
+        return {(): 0.0}
+    size = model.config.block_size
+    found = [tokens for tokens in tokenizer.openings(prefix) if len(tokens) <= size]
+    return dict(zip(found, logprobs_of_openings(model, tokenizer.bos, found), strict=True))
 
 
 def completions(model: Model, prefix: str = "", n: int = 10, *, effort: float = 1.0) -> Found:
     """The n most probable documents that begin with `prefix`.
+
+    Of the ways to write a document as tokens only that of the tokenizer counts, as for `score`.
 
     effort: how many times the usual work the search may do. Errors as of `next_tokens`.
 
@@ -118,8 +153,13 @@ def completions(model: Model, prefix: str = "", n: int = 10, *, effort: float = 
     >>> found.documents[0].text.startswith("an"), found.exact
     (True, 3)
     """
-    check_prefix(prefix, model.config.block_size)
-    found = search_model(model, [*prefix, Wild.ANY], n, effort)
+    check_prefix(model.tokenizer, prefix, model.config.block_size)
+    if isinstance(model.tokenizer, CharTokenizer):
+        found = search_model(model, [*prefix, Wild.ANY], n, effort)
+    else:
+        openings = openings_of(model.engine, model.tokenizer, prefix)
+        begin = [(-logprob, tokens, 1) for tokens, logprob in openings.items()]
+        found = search_model(model, [Wild.ANY], n, effort, begin)
     shared = logprob_of_prefix(model.engine, model.tokenizer, prefix)
     return with_shares(found, shared)
 
@@ -129,14 +169,19 @@ def fill(
 ) -> Found:
     """The n most probable documents that match `pattern`; text is taken apart by `parse`.
 
-    ConfigError for an empty pattern or one that asks for more than block_size characters,
-    TokenizerError for an unknown character.
+    ConfigError for an empty pattern or one that asks for more than block_size characters, and for a
+    model whose tokens are no characters; TokenizerError for an unknown character.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora", "nina"], num_steps=60, n_embd=8)
     >>> sorted(each.text for each in fill(model, "n_na", 9).documents)
     ['nana', 'nhna', 'nina', 'nnna', 'nona', 'nrna']
     """
+    if not isinstance(model.tokenizer, CharTokenizer):
+        raise ConfigError(
+            "the tokens of this model are pieces of text, not characters as in a pattern: "
+            "`kamon complete` can go on behind a beginning"
+        )
     elements = parse(pattern) if isinstance(pattern, str) else list(pattern)
     if not elements:
         raise ConfigError("the pattern is empty: it matches no document with a character")
@@ -175,17 +220,16 @@ def parse(pattern: str) -> list[Element]:
     return elements
 
 
-def replacements(
-    tokenizer: CharTokenizer, elements: Sequence[Element], unknown: str
-) -> dict[str, str]:
+def replacements(tokenizer: Tokenizer, elements: Sequence[Element], unknown: str) -> dict[str, str]:
     """What each unknown character is exchanged for: nothing with unknown="skip", with "replace" its
     like that the model knows, where there is one, and with "error" all are left as they are."""
     if unknown not in ("error", "skip", "replace"):
         raise ConfigError(f"unknown must be error, skip or replace, not {unknown!r}")
     if unknown == "error":
         return {}
-    known = set(tokenizer.chars)
-    strange = dict.fromkeys(c for c in elements if isinstance(c, str) and c not in known)
+    chars = dict.fromkeys(element for element in elements if isinstance(element, str))
+    unknown_chars = tokenizer.unknown(chars)
+    strange = [char for char in chars if char in unknown_chars]
     if unknown == "skip":
         return dict.fromkeys(strange, "")
     likes = {char: tokenizer.replace_unknown(char) for char in strange}
@@ -203,55 +247,30 @@ def replaced(elements: Sequence[Element], exchanged: Mapping[str, str]) -> list[
     return found
 
 
-def check_prefix(prefix: str, block_size: int) -> None:
+def check_prefix(tokenizer: Tokenizer, prefix: str, block_size: int) -> None:
     check_text("the prefix", prefix)
-    if len(prefix) >= block_size:
+    size = len(prefix)
+    if not isinstance(tokenizer, CharTokenizer):
+        size = len(tokenizer.encode(prefix))
+    if size >= block_size:
         raise ConfigError(
-            f"the prefix has {len(prefix):,} characters, and the model's block_size {block_size} "
+            f"the prefix has {size:,} {tokenizer.unit}s, and the model's block_size {block_size} "
             f"leaves nothing to complete behind more than {block_size - 1}"
         )
 
 
-def logprob_of_prefix(model: LanguageModel, tokenizer: CharTokenizer, prefix: str) -> float:
+def logprob_of_prefix(model: LanguageModel, tokenizer: Tokenizer, prefix: str) -> float:
     """log p in nats that a document begins like this."""
-    tokens = tuple(tokenizer.encode(prefix))
-    reading = Reading(model, tokenizer.bos)
-    return math.fsum(
-        logits[token] - log_sum_exp(logits)
-        for token, logits in ((t, reading.logits(tokens[:i])) for i, t in enumerate(tokens))
-    )
+    return log_sum_exp(list(openings_of(model, tokenizer, prefix).values()))
 
 
-def log_sum_exp(logits: Sequence[float]) -> float:
-    largest = max(logits)
-    return largest + math.log(math.fsum([math.exp(logit - largest) for logit in logits]))
-
-
-class Reading:
-    """Logits behind a prefix; a decoder goes on where one prefix continues the one before."""
-
-    def __init__(self, model: LanguageModel, bos: int) -> None:
-        self.model = model
-        self.bos = bos
-        self.read: tuple[int, ...] | None = None
-        self.reads = 0
-
-    def logits(self, tokens: tuple[int, ...]) -> Sequence[float]:
-        """(V,) of the token behind BOS and `tokens`."""
-        read = self.read
-        if read is not None and len(read) < len(tokens) and tokens[: len(read)] == read:
-            rest = tokens[len(read) :]
-        else:
-            self.decoder = self.model.decoder()
-            rest = (self.bos, *tokens)
-        for token in rest:
-            logits = self.decoder.push(token)
-        self.reads += len(rest)
-        self.read = tokens
-        return logits
-
-
-def search_model(model: Model, pattern: Sequence[Element], n: int, effort: float) -> Found:
+def search_model(
+    model: Model,
+    pattern: Sequence[Element],
+    n: int,
+    effort: float,
+    begin: Sequence[Candidate] = NOTHING,
+) -> Found:
     """`search` with the work that suits the model's engine and size."""
     check_type("n", n, int, ())
     if not 1 <= n <= MOST:
@@ -264,18 +283,20 @@ def search_model(model: Model, pattern: Sequence[Element], n: int, effort: float
     config = model.config
     affordable = min(reads, work / num_params(config), LOOKS / config.vocab_size)
     most = max(1, int(effort * affordable))
-    return search(model.engine, model.tokenizer, pattern, n, most)
+    return search(model.engine, model.tokenizer, pattern, n, most, begin)
 
 
 def search(
     model: LanguageModel,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     pattern: Sequence[Element],
     n: int,
     most_reads: int,
+    begin: Sequence[Candidate] = NOTHING,
 ) -> Found:
     """The n most probable documents that match; shares are 0. `most_reads` tokens are read to find
-    them exactly, and as many where that is not enough."""
+    them exactly, and as many where that is not enough. begin: what they all begin with, the pattern
+    being for what follows."""
     matcher = Matcher(pattern, tokenizer, model.config.block_size)
     reading = Reading(model, tokenizer.bos)
     best: list[tuple[float, tuple[int, ...]]] = []  # a heap with the least probable on top
@@ -306,12 +327,17 @@ def search(
         return -best[0][0] if len(best) == n else math.inf
 
     def keep(cost: float, tokens: tuple[int, ...]) -> None:
-        if cost < worst():
+        if cost < worst() and tokenizer.encode(tokenizer.decode(tokens)) == list(tokens):
             heapq.heappush(best, (-cost, tokens))
             if len(best) > n:
                 heapq.heappop(best)
 
-    left: list[Candidate] = [(0.0, (), 1)]
+    left: list[Candidate] = []
+    for candidate in begin:
+        if len(candidate[1]) < model.config.block_size:
+            heapq.heappush(left, candidate)
+        else:
+            keep(*candidate[:2])
     while left and left[0][0] < worst() and reading.reads < most_reads:
         for candidate in extend(heapq.heappop(left)):
             heapq.heappush(left, candidate)
@@ -366,9 +392,7 @@ class Matcher:
     A place with a `*` is kept by any token. Nothing read is place 0 alone: the number 1.
     """
 
-    def __init__(
-        self, pattern: Sequence[Element], tokenizer: CharTokenizer, block_size: int
-    ) -> None:
+    def __init__(self, pattern: Sequence[Element], tokenizer: Tokenizer, block_size: int) -> None:
         for element in pattern:
             if not isinstance(element, Wild) and (
                 not isinstance(element, str) or len(element) != 1

@@ -14,14 +14,17 @@ seldom might not come at all. This, too, is independent of n.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import accumulate, count
+from operator import sub
 from typing import Any
 
+from kamon.batch import Batch
 from kamon.config import check_text, check_type, suggestion
 from kamon.engine import is_fast
 from kamon.errors import ConfigError
@@ -32,11 +35,13 @@ from kamon.sampler import (
     SampleRequest,
     check_room,
     choose,
+    logprobs_of_openings,
     probabilities,
     sample,
 )
-from kamon.tokenizer import CharTokenizer
+from kamon.tokenizer import Tokenizer
 
+UNFINISHED = "\ufffd"  # a character of which not all bytes are there is decoded as this
 ATTEMPTS = 1000  # more candidates to look at, for each sample found
 PATIENCE = 20_000  # candidates made one by one
 PATIENCE_IN_BULK = 1_000_000  # and by a fused `sample`, of a small model
@@ -47,6 +52,9 @@ WORK_IN_BULK = 7e10  # parameters times tokens in so many candidates of a larger
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """What each sample must fulfil. Lengths are in characters. ConfigError where none can.
+
+    length: tokens of a text, behind its prefix, of a model of text; such a model knows no other
+    conditions than prefix, top_k and top_p.
 
     While a document is made, token by token:
     prefix: its beginning. min_len, max_len: it cannot end before, and ends there at the latest.
@@ -71,13 +79,14 @@ class Conditions:
     exclude: Iterable[str] = ()
     novel: bool = False
     unique: bool = False
+    length: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("prefix", "suffix", "contains", "regex"):
             value = getattr(self, name)
             if not (name == "regex" and value is None):
                 check_text(name, value)
-        for name, least in (("min_len", 0), ("max_len", 0), ("top_k", 1)):
+        for name, least in (("min_len", 0), ("max_len", 0), ("top_k", 1), ("length", 0)):
             value = getattr(self, name)
             if value is not None or name == "min_len":
                 check_type(name, value, int, ())
@@ -117,28 +126,43 @@ class Conditions:
                     f"{name} {text!r} has {len(text)} characters, more than {what} allows"
                 )
 
-    def check_model(self, tokenizer: CharTokenizer, block_size: int) -> None:
+    def check_model(self, tokenizer: Tokenizer, block_size: int) -> None:
         """ConfigError or TokenizerError where this model can make no such document."""
+        if self.length is not None:
+            raise ConfigError(
+                "length is for models of text: this one makes documents, which end by themselves; "
+                "max_len ends them"
+            )
+        most = block_size * max(tokenizer.starts)
         for name in ("min_len", "max_len"):
             value = getattr(self, name)
-            if value is not None and value > block_size:
+            if value is not None and value > most:
                 raise ConfigError(
-                    f"{name} {value} is above the {block_size} characters that the model's "
+                    f"{name} {value} is above the {most} characters that the model's "
                     f"block_size {block_size} allows"
                 )
-        self.check_room(block_size, f"the model's block_size {block_size}")
-        tokenizer.encode(self.prefix)
+        self.check_room(most, f"the model's block_size {block_size}")
+        size = len(tokenizer.encode(self.prefix))
+        if size > block_size:
+            raise ConfigError(
+                f"prefix {self.prefix!r} has {size} tokens, more than the model's block_size "
+                f"{block_size} allows"
+            )
         tokenizer.encode(self.suffix)
         tokenizer.encode(self.contains)
 
 
 @dataclass(frozen=True)
 class Found:
-    """Samples, the number of each among the candidates, and how many candidates were looked at."""
+    """Samples, the number of each among the candidates, and how many candidates were looked at.
+
+    sizes: the tokens of each, block_size of one that the model did not end.
+    """
 
     texts: list[str]
     numbers: Sequence[int]
     tried: int
+    sizes: Sequence[int] = ()
 
 
 def make_conditions(given: Mapping[str, Any]) -> Conditions:
@@ -152,7 +176,7 @@ def make_conditions(given: Mapping[str, Any]) -> Conditions:
 
 def find(
     model: LanguageModel,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     request: SampleRequest,
     conditions: Conditions,
     docs: Callable[[], Iterable[str]],
@@ -165,7 +189,8 @@ def find(
     n = request.n
     check_room(n)
     if conditions == Conditions():
-        return Found(tokenizer.decode_documents(sample(model, request)), range(n), n)
+        batch = sample(model, request)
+        return Found(tokenizer.decode_documents(batch), range(n), n, sizes_of(batch))
     fits = filter_of(conditions, docs)
     if conditions.steer or not is_fast(model):
         patience = PATIENCE
@@ -177,39 +202,66 @@ def find(
         candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * n)
     texts: list[str] = []
     numbers: list[int] = []
+    sizes: list[int] = []
     tried, left = 0, patience
     while len(texts) < n and left > 0:
-        text = next(candidates)
+        text, size = next(candidates)
         left -= 1
         if fits(text):
             texts.append(text)
             numbers.append(tried)
+            sizes.append(size)
             left = min(patience, left + ATTEMPTS)
         tried += 1
-    return Found(texts, numbers, tried)
+    return Found(texts, numbers, tried, sizes)
+
+
+def sizes_of(batch: Batch) -> list[int]:
+    """The tokens of each document."""
+    return list(map(sub, batch.offsets[1:], batch.offsets))
 
 
 def in_bulk(
-    model: LanguageModel, tokenizer: CharTokenizer, request: SampleRequest, most: int
-) -> Iterator[str]:
-    """The first `most` candidates, of which no condition steers any: ever more at a time."""
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, most: int
+) -> Iterator[tuple[str, int]]:
+    """The first `most` candidates and their tokens' number, where no condition steers any: ever
+    more at a time."""
     done, size = 0, max(1000, 2 * request.n)
     while done < most:
         size = min(size, most - done, max(1000, TOKENS_IN_BULK // model.config.block_size))
-        yield from tokenizer.decode_documents(sample(model, replace(request, n=size, first=done)))
+        batch = sample(model, replace(request, n=size, first=done))
+        yield from zip(tokenizer.decode_documents(batch), sizes_of(batch), strict=True)
         done, size = done + size, 4 * size
 
 
 def one_by_one(
-    model: LanguageModel, tokenizer: CharTokenizer, request: SampleRequest, conditions: Conditions
-) -> Iterator[str]:
-    """All candidates."""
-    prefix = tokenizer.encode(conditions.prefix)
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, conditions: Conditions
+) -> Iterator[tuple[str, int]]:
+    """All candidates and their tokens' number.
+
+    Of the ways in which tokens may begin with the prefix, one is drawn like a token.
+    """
+    starts = tokenizer.starts
+    openings: list[tuple[int, ...]] = [()]
+    logprobs = [0.0]
+    if conditions.prefix:
+        openings = [
+            tokens
+            for tokens in tokenizer.openings(conditions.prefix)
+            if len(tokens) <= model.config.block_size
+            and sum(starts[token] for token in tokens) <= (conditions.max_len or math.inf)
+        ]
+        if len(openings) > 1:
+            logprobs = logprobs_of_openings(model, request.bos, openings)
     for number in count():
         u = partial(uniform, request.seed, number)
-        yield tokenizer.decode(
-            steered_document(model, request.bos, request.temperature, u, conditions, prefix)
+        prefix = openings[0]
+        if len(openings) > 1:  # no other draw is for position 0
+            prefix = openings[choose(logprobs, request.temperature, u(0))]
+        tokens = steered_document(
+            model, request.bos, request.temperature, u, conditions, prefix, tokenizer
         )
+        yield tokenizer.decode(tokens), len(tokens)
 
 
 def steered_document(
@@ -219,32 +271,46 @@ def steered_document(
     u: Callable[[int], float],
     conditions: Conditions,
     prefix: Sequence[int],
+    tokenizer: Tokenizer,
 ) -> list[int]:
     """`sample_document` under the conditions that hold for tokens; `prefix` as tokens."""
-    decoder = model.decoder()
+    decoder, starts = model.decoder(), tokenizer.starts
     tokens: list[int] = []
-    token = bos
-    most = model.config.block_size if conditions.max_len is None else conditions.max_len
-    for position in range(most):  # at max_len only BOS is possible, which needs no draw
+    token, length = bos, 0  # in characters
+    for position in range(model.config.block_size):
+        if length == conditions.max_len and not tokenizer.decode(tokens).endswith(UNFINISHED):
+            break  # only BOS is possible, which needs no draw
         logits = decoder.push(token)
         if position < len(prefix):
             token = prefix[position]
         else:
-            stay = allowed(logits, temperature, bos, position, conditions)
+            stay = allowed(logits, temperature, bos, length, conditions, starts)
             token = stay[choose([logits[t] for t in stay], temperature, u(position))]
         if token == bos:
             break
         tokens.append(token)
+        length += starts[token]
     return tokens
 
 
 def allowed(
-    logits: Sequence[float], temperature: float, bos: int, position: int, conditions: Conditions
+    logits: Sequence[float],
+    temperature: float,
+    bos: int,
+    length: int,
+    conditions: Conditions,
+    starts: Sequence[int],
 ) -> list[int]:
-    """The tokens that may stand behind `position` others, in ascending order."""
+    """The tokens that may stand behind `length` characters, in ascending order.
+
+    starts: how many characters begin in each token.
+    """
     tokens = list(range(len(logits)))
-    if position < conditions.min_len:
+    if length < conditions.min_len:
         tokens.remove(bos)
+    if conditions.max_len is not None:
+        room = conditions.max_len - length
+        tokens = [token for token in tokens if starts[token] <= room]
     top_k, top_p = conditions.top_k, conditions.top_p
     if top_k is not None or top_p < 1:
         tokens.sort(key=lambda token: -logits[token])  # a stable sort: of equal ones the first
@@ -262,6 +328,7 @@ def allowed(
 def filter_of(conditions: Conditions, docs: Callable[[], Iterable[str]]) -> Callable[[str], bool]:
     """Whether a text fulfils the conditions of whole documents, asked of one after the other."""
     c = conditions
+    most = math.inf if c.max_len is None else c.max_len
     match = None if c.regex is None else compiled(c.regex).fullmatch
     taken = set(c.exclude)
     if c.novel:
@@ -271,6 +338,8 @@ def filter_of(conditions: Conditions, docs: Callable[[], Iterable[str]]) -> Call
         if text in taken or not text.endswith(c.suffix) or c.contains not in text:
             return False
         if match and not match(text):
+            return False
+        if not c.min_len <= len(text) <= most:  # of bytes that are no characters
             return False
         if c.unique:
             taken.add(text)

@@ -33,13 +33,13 @@ from kamon.engine import DTYPES, ENGINES, State
 from kamon.errors import KamonError, StoreError
 from kamon.metrics import Metrics
 from kamon.model import num_params, parameter_shapes
-from kamon.tokenizer import CharTokenizer
+from kamon.tokenizer import MAX_FILE, CharTokenizer, Tokenizer, tokenizer_from_json
 
 STATE = "state.safetensors"
 # The most bytes that each may have; those of parameters follow from the settings.
 MOST_BYTES = {
     "config.json": 1 << 20,
-    "tokenizer.json": 1 << 26,
+    "tokenizer.json": MAX_FILE,
     "training.json": 1 << 20,
 }
 FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json")
@@ -59,7 +59,7 @@ class Stored:
     """
 
     config: Config
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     params: array[float]
     metrics: Metrics
     training: dict[str, Any]
@@ -93,8 +93,10 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
         name = "config.json"
         config = Config(**json.loads(read(name, MOST_BYTES[name])))
         name = "tokenizer.json"
-        tokenizer = CharTokenizer.from_json(read(name, MOST_BYTES[name]).decode("utf-8"))
-        if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in tokenizer.chars):
+        tokenizer = tokenizer_from_json(read(name, MOST_BYTES[name]).decode("utf-8"))
+        if isinstance(tokenizer, CharTokenizer) and any(
+            char == "\0" or "\ud800" <= char <= "\udfff" for char in tokenizer.chars
+        ):
             raise StoreError(f"{name} has a NUL or a lone surrogate, which no text has")
         if tokenizer.vocab_size != config.vocab_size:
             raise StoreError(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kamon.engine import Reader, document_logprobs
-from kamon.tokenizer import CharTokenizer
+from kamon.tokenizer import Tokenizer
 
 NUL = "\0"
 
 
-def logprobs(model: Reader, tokenizer: CharTokenizer, texts: Sequence[str]) -> list[float]:
+def logprobs(model: Reader, tokenizer: Tokenizer, texts: Sequence[str]) -> list[float]:
     """log p of each text in nats, at temperature 1 and under no conditions.
 
-    Its end counts, but for a text of block_size characters, which the model did not end.
+    Its end counts, but for a text of block_size tokens, which the model did not end.
     """
     batch = tokenizer.encode_documents(texts, model.config.block_size)
     return document_logprobs(model, batch)[0].tolist()

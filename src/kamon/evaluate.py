@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import compress, pairwise
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class Figures:
 class Guessed:
     """A model and its baselines on the same documents, none of which it learned from.
 
-    num_tokens: targets; num_cut: documents that lost what is behind block_size characters, and
+    num_tokens: targets; num_cut: documents that lost what is behind block_size tokens, and
     their end. Left out: num_learned, since the model learned them, and num_unknown, since they have
     characters that it has no tokens for (unknown_chars, sorted).
 
@@ -153,6 +153,11 @@ def evaluate(
     replace(model.config, temperature=temperature, seed=model.config.seed if seed is None else seed)
     # Only what training says was held out was: a part of the same documents may have been learned.
     learned, held_out = divide(model.docs, model.training.get("held_out") is not None)
+    if docs is None and "packed" in model.training["corpus"]:
+        raise CorpusError(
+            "the model has learned a packed corpus, whose documents it does not keep: give a FILE "
+            "of documents"
+        )
     if docs is None and not held_out:
         raise CorpusError(
             "the model has learned everything in its list, and nothing was held out to test on: "
@@ -166,12 +171,16 @@ def evaluate(
         docs = corpus.read(docs).docs
     else:
         docs = corpus.from_docs(docs).docs
-    chosen = choose(docs, learned, model.tokenizer.chars)
+    chosen = choose(docs, learned, model.tokenizer.unknown)
     samples = None
     if n != 0:
-        texts = model.sample(n, temperature=temperature, seed=seed)
+        made = model.find(n, temperature=temperature, seed=seed)
         samples = look_at(
-            *(texts, learned, held_out, model.config.block_size, temperature),
+            made.texts,
+            [size < model.config.block_size for size in made.sizes],
+            learned,
+            held_out,
+            temperature,
             model.config.seed if seed is None else seed,
         )
     return Evaluation(guess(model, chosen, learned), samples)
@@ -190,19 +199,23 @@ class Chosen:
     unknown_chars: str
 
 
-def choose(docs: Iterable[str], learned: Iterable[str], chars: Iterable[str]) -> Chosen:
-    """Each different document that was not learned and has no characters but `chars`.
+def choose(
+    docs: Iterable[str], learned: Iterable[str], unknown_of: Callable[[Iterable[str]], set[str]]
+) -> Chosen:
+    """Each different document that was not learned and has no unknown characters.
 
-    CorpusError where none is left.
+    unknown_of: those of some characters that are unknown. CorpusError where none is left.
 
-    >>> choose(["bo", "anna", "bob", "bo", "ünal"], learned=["anna"], chars="abno")
+    >>> docs = ["bo", "anna", "bob", "bo", "ünal"]
+    >>> choose(docs, ["anna"], lambda chars: set(chars) - set("abno"))
     Chosen(docs=['bo', 'bob'], num_learned=1, num_unknown=1, unknown_chars='lü')
     """
-    known, seen = set(chars), set(learned)
+    seen = set(learned)
     different = list(dict.fromkeys(docs))
     new = [doc for doc in different if doc not in seen]
-    found = [doc for doc in new if known.issuperset(doc)]
-    unknown = "".join(sorted(set().union(*new) - known))
+    strange = unknown_of(set().union(*new))
+    found = [doc for doc in new if strange.isdisjoint(doc)]
+    unknown = "".join(sorted(strange))
     if not found:
         why = "it learned them all"
         if new:
@@ -225,8 +238,9 @@ def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
     """The figures of the model, and of what it must beat, on the chosen documents."""
     tokenizer, block_size = model.tokenizer, model.config.block_size
     batch = tokenizer.encode_documents(chosen.docs, block_size)
-    num_cut = sum(len(doc) >= block_size for doc in chosen.docs)
-    num_chars = batch.num_targets - (len(batch) - num_cut)  # what is cut has no end to guess
+    ended = [tokens[-1] == tokenizer.bos for tokens in batch]
+    num_cut = len(batch) - sum(ended)
+    num_chars = sum(tokenizer.num_chars(chosen.docs, [len(tokens) - 1 for tokens in batch]))
 
     def measured(nats: float) -> Figures:
         return figures(nats, batch.num_targets, num_chars)
@@ -273,18 +287,18 @@ def figures(nats: float, num_tokens: int, num_chars: int) -> Figures:
 
 def look_at(
     texts: Sequence[str],
+    finished: Sequence[bool],
     learned: Sequence[str],
     held_out: Sequence[str],
-    block_size: int,
     temperature: float,
     seed: int,
 ) -> Sampled:
-    """The figures of these samples, one or more; one as long as block_size is unfinished."""
+    """The figures of these samples, one or more; `finished` says which the model ended."""
     docs = [*learned, *held_out]
     in_learned, in_held_out = set(learned), set(held_out)
     in_list = in_learned | in_held_out
-    ended = [text for text in texts if len(text) < block_size]
-    unended = [text for text in texts if len(text) >= block_size]
+    ended = list(compress(texts, finished))
+    unended = [text for text, end in zip(texts, finished, strict=True) if not end]
     known = sum(text in in_learned for text in texts)
     known_held_out = sum(text in in_held_out for text in texts)
     new = [text for text in dict.fromkeys(ended) if text not in in_list]

@@ -6,15 +6,15 @@ plane, what its heads attend to, the lengths of what it makes.
 
 from __future__ import annotations
 
+import heapq
 import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from math import prod
 from operator import mul
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kamon.config import check_text
 from kamon.curve import extremes, moving_means, smoothing
@@ -24,6 +24,7 @@ from kamon.evaluate import MAX_ORDER
 from kamon.fast_ngram import best_ngram
 from kamon.model import parameter_shapes
 from kamon.run import divide
+from kamon.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
     from kamon.api import Model
@@ -125,28 +126,72 @@ class Plane:
 class Embeddings:
     """wte and wpe, each on a plane of its own.
 
-    chars: of the points of `tokens`, which has one more behind them: BOS. named: the tokens of the
-    most common characters in the model's list, or of all where they are no more than MOST_NAMED.
+    chars: of the points of `tokens`, whose number `bos` is BOS: that stands not among them. named:
+    those of the most common in the model's list, or all where they are no more than MOST_NAMED.
     """
 
     chars: list[str]
     tokens: Plane
     positions: Plane
     named: list[int]
+    bos: int
 
 
 def embeddings(model: Model) -> Embeddings:
     """Where a model has put its tokens and positions."""
     found = parameters(model)
-    tokens = range(len(model.tokenizer.chars))
-    named = list(tokens)
+    tokenizer = model.tokenizer
+    tokens = [token for token in range(tokenizer.vocab_size) if token != tokenizer.bos]
+    named = list(range(len(tokens)))
     if len(tokens) > MOST_NAMED:
-        counts = Counter(chain.from_iterable(model.docs))
-        often = [counts[char] for char in model.tokenizer.chars]
-        named = sorted(sorted(tokens, key=lambda token: -often[token])[:MOST_NAMED])
+        often = Counter(tokenizer.encode_documents(model.docs).tokens)
+        named = sorted(sorted(named, key=lambda place: -often[tokens[place]])[:MOST_NAMED])
     return Embeddings(
-        model.tokenizer.chars, principal_plane(found["wte"]), principal_plane(found["wpe"]), named
+        chars=list(map(tokenizer.piece, tokens)),
+        tokens=principal_plane(found["wte"]),
+        positions=principal_plane(found["wpe"]),
+        named=named,
+        bos=tokenizer.bos,
     )
+
+
+def cosines(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    """How alike the directions of rows (N, C) are: (N, N), from −1 to 1; 0 for a row of zeros.
+
+    >>> [round(x, 3) for x in cosines([[2.0, 0.0], [3.0, 3.0], [0.0, -1.0]])[1]]
+    [0.707, 1.0, -0.707]
+    """
+    units = list(map(unit, rows))
+    return [[dot(left, right) for right in units] for left in units]
+
+
+def unit(row: Sequence[float]) -> list[float]:
+    """Its direction, of length 1; zeros have none."""
+    length = math.sqrt(dot(row, row))
+    return [x / length for x in row] if length else list(row)
+
+
+def similarities(model: Model) -> list[list[float]]:
+    """`cosines` of the position embeddings: (block_size, block_size)."""
+    return cosines(parameters(model)["wpe"])
+
+
+def nearest_tokens(model: Model, tokens: Iterable[int], n: int) -> dict[int, list[Near]]:
+    """Of each of `tokens` the n other ones whose embeddings are most alike, and their cosines."""
+    units = list(map(unit, parameters(model)["wte"]))
+    found = {}
+    for token in tokens:
+        rows = ((dot(units[token], other), -place) for place, other in enumerate(units))
+        best = heapq.nlargest(n + 1, rows)
+        found[token] = [Near(-place, cosine) for cosine, place in best if -place != token][:n]
+    return found
+
+
+class Near(NamedTuple):
+    """A token, and the cosine of its embedding with another's."""
+
+    token: int
+    cosine: float
 
 
 def parameters(model: Model) -> dict[str, list[list[float]]]:
@@ -221,9 +266,13 @@ def dot(a: Iterable[float], b: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Attention:
-    """What each head looks at while it reads BOS and `text`; weights as of `attention_weights`."""
+    """What each head looks at while it reads BOS and `text`; weights as of `attention_weights`.
+
+    pieces: the text of each token.
+    """
 
     text: str
+    pieces: list[str]
     weights: list[list[list[list[float]]]]
 
 
@@ -235,8 +284,11 @@ def attention(model: Model, text: str | None = None) -> Attention:
     if text == "":
         raise ConfigError("the text is empty: give one of a character or more to attend to")
     if text is None:
-        text = model.sample(1, temperature=0.0, min_len=1)[0][: model.config.block_size - 1]
-    return Attention(text, attention_weights(model, text))
+        text = model.sample(1, temperature=0.0, min_len=1)[0]
+        (size,) = model.tokenizer.num_chars([text], [model.config.block_size - 1])
+        text = text[:size]
+    weights = attention_weights(model, text)
+    return Attention(text, list(map(model.tokenizer.piece, model.tokenizer.encode(text))), weights)
 
 
 def attention_weights(model: Model, text: str) -> list[list[list[list[float]]]]:
@@ -245,13 +297,14 @@ def attention_weights(model: Model, text: str) -> list[list[list[list[float]]]]:
     weights[layer][head][t][s] is the share of position s in what position t takes over from the
     positions up to it: each row adds up to 1, and what comes later has 0. By the scalar engine,
     with the parameters of the model's own. TokenizerError for a character that the model does not
-    know, ConfigError for a text of block_size characters or more.
+    know, ConfigError for a text of block_size tokens or more.
     """
     config, tokenizer = model.config, model.tokenizer
     check_text("the text", text)
-    if len(text) >= config.block_size:
+    size = len(text) if isinstance(tokenizer, CharTokenizer) else len(tokenizer.encode(text))
+    if size >= config.block_size:
         raise ConfigError(
-            f"the text has {len(text)} characters: block_size {config.block_size} holds "
+            f"the text has {size} {tokenizer.unit}s: block_size {config.block_size} holds "
             f"{config.block_size - 1} behind the beginning"
         )
     tokens = [tokenizer.bos, *tokenizer.encode(text)]
@@ -280,7 +333,7 @@ class Lengths:
 
     Bin i counts the documents (listed) and samples (sampled) of first[i] characters or more, but
     fewer than first[i] + width; the last one those that are longer, too, up to `longest`.
-    unended: samples that the model did not end, all of block_size characters.
+    unended: samples that the model did not end, all of block_size tokens.
     """
 
     first: list[int]
@@ -298,7 +351,8 @@ def lengths(model: Model, n: int = NUM_SAMPLES) -> Lengths:
     """The lengths of the model's list and of n samples, 1 or more, at the model's own odds."""
     size = model.config.block_size
     listed = list(map(len, model.docs))
-    sampled = list(map(len, model.sample(n, temperature=TEMPERATURE)))
+    samples = model.find(n, temperature=TEMPERATURE)
+    sampled = list(map(len, samples.texts))
     first, width = bins(listed, sampled)
     return Lengths(
         first=first,
@@ -306,7 +360,7 @@ def lengths(model: Model, n: int = NUM_SAMPLES) -> Lengths:
         longest=max(*listed, *sampled),
         listed=histogram(listed, first, width),
         sampled=histogram(sampled, first, width),
-        unended=sum(length == size for length in sampled),
+        unended=sum(each == size for each in samples.sizes),
         num_samples=n,
         temperature=TEMPERATURE,
         seed=model.config.seed,

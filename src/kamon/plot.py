@@ -120,6 +120,11 @@ def visible(char: str, has_glyph: Callable[[str], bool]) -> str:
     return f"◌{char}" if unicodedata.category(char)[0] == "M" else char
 
 
+def shown(piece: str, has_glyph: Callable[[str], bool]) -> str:
+    """The characters of a token as they can be seen."""
+    return "".join(visible(char, has_glyph) for char in piece)
+
+
 # ---- losses
 
 
@@ -143,7 +148,7 @@ def draw_losses(found: Losses) -> Figure:
         step, loss = found.kept
         label = f"held out, all, by the model kept: {loss:.3f}"
         axes.plot(step, loss, "D", color=ORANGE, markersize=7, zorder=5, clip_on=False, label=label)
-    level(axes, found.uniform, f"all characters equally likely: {found.uniform:.3f}")
+    level(axes, found.uniform, f"all tokens equally likely: {found.uniform:.3f}")
     if found.ngram is not None:
         name = f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}"
         level(axes, found.ngram, name, below=True)  # most models end above it
@@ -206,12 +211,13 @@ def draw_embeddings(found: Embeddings) -> Figure:
     has_glyph = glyph_finder()
     named = set(found.named)
     names = [
-        visible(char, has_glyph) if token in named else "" for token, char in enumerate(found.chars)
+        shown(piece, has_glyph) if place in named else "" for place, piece in enumerate(found.chars)
     ]
-    title = f"characters: wte, {len(names) + 1:,} tokens"
-    if len(named) < len(names):
+    title = f"tokens: wte, {len(names) + 1:,} of them"
+    names.insert(found.bos, "BOS")
+    if len(named) < len(found.chars):
         title += f"; the {len(named)} most common are named"
-    plane(left, found.tokens, [*names, "BOS"], title)
+    plane(left, found.tokens, names, title)
     size = len(found.positions.points)
     apart = -(-size // 32)  # more numbers would cover each other
     numbers = [f"{i}" if i % apart == 0 else "" for i in range(size)]
@@ -259,7 +265,7 @@ def draw_attention(found: Attention) -> Figure:
     """
     num_layers, num_heads = len(found.weights), len(found.weights[0])
     has_glyph = glyph_finder()
-    names = ["BOS", *(visible(char, has_glyph) for char in found.text)]
+    names = ["BOS", *(shown(piece, has_glyph) for piece in found.pieces)]
     size = len(names)
     turned = 90 if max(map(len, names[1:]), default=1) > 2 else 0
     side = min(max(0.25 * size, 1.6), 13 / num_heads, 40 / num_layers)  # inches of a square

@@ -75,6 +75,57 @@ def sample_document(
     return tokens
 
 
+class Reading:
+    """Logits behind a prefix; a decoder goes on where one prefix continues the one before."""
+
+    def __init__(self, model: LanguageModel, bos: int) -> None:
+        self.model = model
+        self.bos = bos
+        self.read: tuple[int, ...] | None = None
+        self.reads = 0
+
+    def logits(self, tokens: tuple[int, ...]) -> Sequence[float]:
+        """(V,) of the token behind BOS and `tokens`."""
+        read = self.read
+        if read is not None and len(read) < len(tokens) and tokens[: len(read)] == read:
+            rest = tokens[len(read) :]
+        else:
+            self.decoder = self.model.decoder()
+            rest = (self.bos, *tokens)
+        for token in rest:
+            logits = self.decoder.push(token)
+        self.reads += len(rest)
+        self.read = tokens
+        return logits
+
+
+def log_sum_exp(logits: Sequence[float]) -> float:
+    largest = max(logits)
+    return largest + math.log(math.fsum([math.exp(logit - largest) for logit in logits]))
+
+
+def logprobs_of_openings(
+    model: LanguageModel, bos: int, openings: Sequence[tuple[int, ...]]
+) -> list[float]:
+    """log p in nats that a document begins with these tokens, for each of `openings`."""
+    reading = Reading(model, bos)
+    behind: dict[tuple[int, ...], list[float]] = {}  # log p of each token that may come next
+    before: dict[tuple[int, ...], list[float]] = {}  # log p of each of the tokens
+
+    def logprobs(tokens: tuple[int, ...]) -> list[float]:
+        if tokens not in behind:
+            logits = reading.logits(tokens)
+            base = log_sum_exp(logits)
+            behind[tokens] = [logit - base for logit in logits]
+        return behind[tokens]
+
+    for first in {tokens[:-1]: None for tokens in openings}:
+        before[first] = [logprobs(first[:i])[token] for i, token in enumerate(first)]
+    return [
+        math.fsum([*before[tokens[:-1]], logprobs(tokens[:-1])[tokens[-1]]]) for tokens in openings
+    ]
+
+
 @dataclass(frozen=True)
 class SampleRequest:
     """n new documents; the draws of number i are `philox.uniform(seed, i, position)`.

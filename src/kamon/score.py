@@ -7,12 +7,13 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, compress, islice, repeat
+from operator import sub
 from typing import NamedTuple
 
 from kamon.api import Model
 from kamon.engine import Reader, document_logprobs, is_fast
 from kamon.errors import ConfigError
-from kamon.tokenizer import CharTokenizer
+from kamon.tokenizer import Tokenizer
 
 CHUNK = 20_000  # texts at a time
 NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
@@ -25,9 +26,9 @@ class Score(NamedTuple):
     """What a model makes of one text.
 
     logprob: of the whole text and its end, in nats; bits_per_char: the same in bits, over its
-    characters and its end; surprise: the place, from 0, of the least likely character, the text's
-    length for its end. cut: the text is longer than the model can see; only its beginning was
-    scored, without an end.
+    characters and its end; surprise: the place, from 0, of the least likely character, or where the
+    least likely token begins that has several, the text's length for its end. cut: the text is
+    longer than the model can see; only its beginning was scored, without an end.
     """
 
     text: str
@@ -59,7 +60,7 @@ def score(model: Model, texts: Iterable[str], *, unknown: str = "error") -> Iter
 
 
 def score_with(
-    reader: Reader, tokenizer: CharTokenizer, texts: Iterable[str], *, unknown: str = "error"
+    reader: Reader, tokenizer: Tokenizer, texts: Iterable[str], *, unknown: str = "error"
 ) -> Iterator[Score]:
     """`score` by an engine or an n-gram."""
     check_unknown(unknown)
@@ -100,31 +101,36 @@ class Scores:
 
 
 def score_list(
-    reader: Reader, tokenizer: CharTokenizer, given: Sequence[str], *, unknown: str = "error"
+    reader: Reader, tokenizer: Tokenizer, given: Sequence[str], *, unknown: str = "error"
 ) -> Scores:
     """`score_with` for texts that are at hand: all at once, as columns, and so the fastest way."""
     check_unknown(unknown)
     check_several(given)
     room = reader.config.block_size
-    known = set(tokenizer.chars)
     texts = given
-    if not known.issuperset("".join(texts)):
+    strange = tokenizer.unknown("".join(texts))
+    if strange:
         if unknown == "error":
             for text in texts:
                 tokenizer.encode(text)  # raises, and says which character where
         if unknown == "replace":
             texts = list(map(tokenizer.replace_unknown, given))
-        kept = [place for place, text in enumerate(texts) if known.issuperset(text)]
+            strange = tokenizer.unknown("".join(texts))
+        kept = [place for place, text in enumerate(texts) if strange.isdisjoint(text)]
         given = [given[place] for place in kept]
         texts = [texts[place] for place in kept]
-    lengths = list(map(len, texts))
+    batch = tokenizer.encode_documents(texts, room)
+    ends = batch.offsets[1:]
+    sizes = list(map(sub, ends, batch.offsets))
+    lengths: Iterable[int] = map(len, texts)
     cut: Sequence[bool] = [False] * len(texts)
-    if max(lengths, default=0) >= room:
-        cut = [length >= room for length in lengths]
-        lengths = [min(length, room - 1) for length in lengths]
-    logprobs, surprises = document_logprobs(reader, tokenizer.encode_documents(texts, room))
+    if max(sizes, default=0) > room:  # it may be the end that fills it
+        cut = [batch.tokens[end - 1] != tokenizer.bos for end in ends]
+        seen = tokenizer.num_chars(texts, [size - 1 for size in sizes])
+        lengths = map(sub, seen, cut)  # without an end
+    logprobs, places = document_logprobs(reader, batch)
     bits = [-BITS * logprob / (n + 1) for logprob, n in zip(logprobs, lengths, strict=True)]
-    return Scores(given, texts, logprobs, bits, surprises, cut)
+    return Scores(given, texts, logprobs, bits, tokenizer.num_chars(texts, places), cut)
 
 
 def check_several(texts: object) -> None:

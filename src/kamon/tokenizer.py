@@ -1,19 +1,114 @@
-"""Text to tokens and back, one token a character, as plain JSON on disk."""
+"""Text to tokens and back: what every tokenizer can do, and the one with a token a character."""
 
 from __future__ import annotations
 
-import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import accumulate, count, islice, pairwise
+from typing import TYPE_CHECKING, Protocol
 
-from kamon.batch import Batch
+from kamon.batch import BOS, UTF_32, Batch
 from kamon.documents import BLOCK_DOCS, Documents
-from kamon.errors import TokenizerError
+from kamon.errors import ConfigError, TokenizerError
 from kamon.mapped import Growing, numbers_of
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BPE_VOCAB = 1_024  # tokens of a BytePairTokenizer where nobody says how many
+MAX_FILE = 1 << 24  # bytes of a tokenizer as JSON
 MOST_SHOWN = 100  # characters of a text, in an error
-UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # as arrays of 'i' lie in memory
+
+
+class Tokenizer(Protocol):
+    """What all that have text and a model ask of a tokenizer; `to_json` gives it for a file.
+
+    bos: the token at both ends of a document; vocab_size: tokens, BOS included; unit: what a token
+    is called in a sentence, "character" or "token".
+    """
+
+    bos: int
+    vocab_size: int
+    unit: str
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of `text`, without BOS. TokenizerError for what has none."""
+
+    def encode_document(self, text: str) -> list[int]:
+        """The tokens of `text` between two BOS."""
+
+    def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> Batch:
+        """The documents of many texts, each up to block_size + 1 tokens: see CharTokenizer."""
+
+    def lengths(self, texts: Iterable[str]) -> Counter[int]:
+        """How many texts have so many tokens, BOS not counted, for each number that occurs."""
+
+    def num_chars(self, texts: Iterable[str], sizes: Iterable[int]) -> list[int]:
+        """How many whole characters the first tokens of each text make, as many as `sizes` says."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of `tokens`, none of which is BOS."""
+
+    def decode_documents(self, batch: Batch) -> list[str]:
+        """The text of each document of `batch`, none with a BOS."""
+
+    def openings(self, text: str) -> list[tuple[int, ...]]:
+        """All ways in which the tokens of a longer text, or of this one, may begin so as to have
+        `text`, which is not empty, at its start: each ends with the token that reaches its end."""
+
+    @property
+    def starts(self) -> list[int]:
+        """How many characters begin in each token; none in BOS."""
+
+    def rest(self, text: str, tokens: Iterable[int]) -> str:
+        """What `tokens`, one of the openings of `text`, have behind it; as of `piece`."""
+
+    def piece(self, token: int) -> str:
+        """One token as people can see it."""
+
+    def unknown(self, chars: Iterable[str]) -> set[str]:
+        """Those of `chars` that no text may have that is to be encoded."""
+
+    def replace_unknown(self, text: str) -> str:
+        """`text` with unknown characters exchanged for their likes, where there are any."""
+
+    def to_json(self) -> str: ...
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """The tokenizer of either type that wrote this. TokenizerError where none did."""
+    if '"bpe"' not in text:
+        return CharTokenizer.from_json(text)
+    import json
+
+    from kamon.bpe import BytePairTokenizer
+
+    try:
+        is_bpe = json.loads(text).get("type") == "bpe"
+    except (ValueError, AttributeError, RecursionError):
+        is_bpe = False  # and the other one says what is wrong
+    return (BytePairTokenizer if is_bpe else CharTokenizer).from_json(text)
+
+
+def read_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in a file. ConfigError where it cannot be read, or is none."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:
+            raise ConfigError(f"{path} has more than {MAX_FILE:,} bytes: no tokenizer has")
+        return tokenizer_from_json(content.decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+    except TokenizerError as error:
+        raise ConfigError(f"{path} is no tokenizer: {error}") from None
+    except ValueError as error:  # a NUL in the name
+        if isinstance(error, ConfigError):
+            raise
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ConfigError(f"cannot read the tokenizer {str(path)!r}: {reason}") from None
 
 
 class CharTokenizer:
@@ -25,6 +120,8 @@ class CharTokenizer:
     >>> tokenizer.decode([1, 3, 1])
     'bob'
     """
+
+    unit = "character"
 
     def __init__(self, chars: Iterable[str]) -> None:
         self.chars = list(chars)
@@ -83,6 +180,18 @@ class CharTokenizer:
             end = ends[-1]
         return Batch(numbers_of(tokens.done(), "i"), numbers_of(offsets.done(), "q"))
 
+    def lengths(self, texts: Iterable[str]) -> Counter[int]:
+        """How many texts have so many characters, for each number that occurs."""
+        return texts.lengths() if isinstance(texts, Documents) else Counter(map(len, texts))
+
+    def num_chars(self, texts: Iterable[str], sizes: Iterable[int]) -> list[int]:
+        """As many as tokens, but no more than the text has."""
+        return list(map(min, map(len, texts), sizes))
+
+    def unknown(self, chars: Iterable[str]) -> set[str]:
+        """Those of `chars` that have no token."""
+        return set(chars) - self._tokens.keys()
+
     def replace_unknown(self, text: str) -> str:
         """`text` with each character that has no token exchanged for its like that has one.
 
@@ -120,6 +229,23 @@ class CharTokenizer:
         text = codes.translate(dict(enumerate(self.chars)))
         return [text[begin:end] for begin, end in pairwise(batch.offsets)]
 
+    def openings(self, text: str) -> list[tuple[int, ...]]:
+        """Its own tokens: there is no other way."""
+        return [tuple(self.encode(text))]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Every token is a character, but BOS is none."""
+        return [1] * len(self.chars) + [0]
+
+    def rest(self, text: str, tokens: Iterable[int]) -> str:
+        """Nothing."""
+        return self.decode(tokens)[len(text) :]
+
+    def piece(self, token: int) -> str:
+        """Its character, or the name of BOS."""
+        return BOS if token == self.bos else self.chars[token]
+
     def to_json(self) -> str:
         import json
 
@@ -132,10 +258,10 @@ class CharTokenizer:
 
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TokenizerError(f"not valid JSON: {error}") from None
         if not isinstance(content, dict) or content.get("type") != "char":
-            raise TokenizerError('not a tokenizer of "type": "char"')
+            raise TokenizerError('not a tokenizer of "type": "char" or "bpe"')
         chars = content.get("chars")
         if not isinstance(chars, list) or not all(isinstance(char, str) for char in chars):
             raise TokenizerError('"chars" is not a list of characters')

@@ -80,5 +80,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(["next", *next_lines(tokens, args.next), "", "completions"]))
         print("\n".join(found_lines(found, known)))
-    say_found(found, args.n, model.config.block_size)
+    say_found(found, args.n, model)
     return 0 if found.documents else 1

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         source = corpus.read(args.file, column=args.column, format=args.format)
         say_corpus(source, args.file)
     found = evaluate(model, source, n=args.n, temperature=args.temperature, seed=args.seed)
-    say_left_out(found.documents, model.config.block_size)
+    say_left_out(found.documents, model.config.block_size, model.tokenizer.unit)
     if args.json:
         summary = source.summary() if source else None
         print_json({"directory": args.dir, "corpus": summary, **asdict(found)})
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         print_sampled(found.samples)
 
 
-def say_left_out(found: Guessed, block_size: int) -> None:
+def say_left_out(found: Guessed, block_size: int, unit: str) -> None:
     """Which documents were not looked at, or not to their end: never silently."""
     if found.num_learned:
         say(f"{count(found.num_learned, 'document')} left out: the model learned from them")
@@ -95,7 +95,7 @@ def say_left_out(found: Guessed, block_size: int) -> None:
     if found.num_cut:
         say(
             f"{count(found.num_cut, 'document')} too long for block_size {block_size}, as in "
-            f"training: what is behind {count(block_size, 'character')} is not tested"
+            f"training: what is behind {count(block_size, unit)} is not tested"
         )
 
 

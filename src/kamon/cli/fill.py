@@ -35,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
         print_json({"directory": args.dir, "pattern": args.pattern} | found_json(found, known))
     elif found.documents:
         print("\n".join(found_lines(found, known)))
-    say_found(found, args.n, model.config.block_size)
+    say_found(found, args.n, model)
     return 0 if found.documents else 1

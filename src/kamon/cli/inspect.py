@@ -1,4 +1,6 @@
-"""Show what is in a saved model, after verifying every file of it; or which engine works here."""
+"""Show what is in a saved model or a packed corpus, after verifying every file of it; or which
+engine works here.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,23 @@ import os
 import sys
 from dataclasses import asdict
 from math import prod
+from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, print_json, spark
+from kamon.cli.output import count, one_line, print_json, spark
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
 
+if TYPE_CHECKING:
+    from kamon.tokenizer import Tokenizer
+
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "dir", nargs="?", metavar="DIR", help="the directory that `kamon train -o` wrote"
+        "dir",
+        nargs="?",
+        metavar="DIR",
+        help="the directory that `kamon train -o` or `kamon pack -o` wrote",
     )
     parser.add_argument(
         "--engine", action="store_true", help="show which engine works here, in place of a model"
@@ -29,6 +38,8 @@ def run(args: argparse.Namespace) -> None:
         show_engine(args)
     elif args.dir is None:
         raise ConfigError("name the DIR of a model, or --engine")
+    elif is_packed(args.dir):
+        show_shards(args)
     else:
         show_model(args)
 
@@ -54,6 +65,27 @@ def show_engine(args: argparse.Namespace) -> None:
         )
 
 
+def is_packed(path: str) -> bool:
+    """Whether it is a directory of shards, all of them or a part; `kamon.shards` is not light."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in ("shards.json", "plan.json"))
+
+
+def show_shards(args: argparse.Namespace) -> None:
+    from kamon.cli.pack import show, summary
+    from kamon.shards import open_shards
+
+    shards = open_shards(args.dir, "always")
+    content = shards.manifest.content
+    if args.json:
+        print_json(summary(args.dir, content) | {"inputs": content["inputs"]})
+        return
+    print(f"{args.dir}: all files as they were written\n")
+    show(args.dir, content)
+    print("\ninput                                                       bytes  shards")
+    for each in content["inputs"]:
+        print(f"{one_line(each['path']):48} {each['size']:16,} {len(each['shards']):7,}")
+
+
 def show_model(args: argparse.Namespace) -> None:
     from kamon.model import num_params, parameter_shapes
     from kamon.store import load
@@ -66,7 +98,7 @@ def show_model(args: argparse.Namespace) -> None:
             {
                 "directory": args.dir,
                 "config": asdict(stored.config),
-                "chars": stored.tokenizer.chars,
+                **tokens_json(stored.tokenizer),
                 "num_params": num_params(stored.config),
                 "parameters": {name: list(shape) for name, shape in shapes.items()},
                 "losses": losses,
@@ -77,7 +109,7 @@ def show_model(args: argparse.Namespace) -> None:
     print(f"{args.dir}: all files as they were written\n")
     for name, value in asdict(stored.config).items():
         print(f"{name:14} {value}")
-    print(f"\ncharacters     {''.join(stored.tokenizer.chars)!r} and BOS")
+    print(f"\n{tokens_line(stored.tokenizer)}")
     print(f"\n{'parameter':16} {'shape (out, in)':>16} {'numbers':>9} {'mean':>9} {'deviation':>9}")
     start = 0
     for name, shape in shapes.items():
@@ -98,3 +130,25 @@ def show_model(args: argparse.Namespace) -> None:
         print(f"step {done:,} of {wanted:,}: `kamon train --resume {args.dir}` goes on from there")
     print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")
     spark(losses, sys.stdout)
+
+
+def tokens_line(tokenizer: Tokenizer) -> str:
+    from kamon.bpe import BYTES, BytePairTokenizer
+    from kamon.tokenizer import CharTokenizer
+
+    if isinstance(tokenizer, CharTokenizer):
+        return f"characters     {''.join(tokenizer.chars)!r} and BOS"
+    assert isinstance(tokenizer, BytePairTokenizer)
+    specials = ", ".join(tokenizer.specials)
+    return (
+        f"tokens         {BYTES} bytes, {count(len(tokenizer.merges), 'merge')} and {specials}: "
+        f"`kamon tokenizer show DIR TEXT` shows them"
+    )
+
+
+def tokens_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What --json has of the tokens: those of tokenizer.json."""
+    import json
+
+    found: dict[str, Any] = json.loads(tokenizer.to_json())
+    return {"tokenizer": found.pop("type")} | found

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
             print(flush=True)
         say(f"samples of order {ngram.order}{', the best' if held else ''}:")
         print_marked(marked)
-    say_unfinished(texts, ngram.config.block_size)
+    say_unfinished(list(map(len, texts)), ngram.config.block_size)
 
 
 def figures_of_orders(

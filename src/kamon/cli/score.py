@@ -21,7 +21,7 @@ from kamon.errors import ConfigError, CorpusError, TokenizerError
 
 if TYPE_CHECKING:
     from kamon.score import Scale, Scores
-    from kamon.tokenizer import CharTokenizer
+    from kamon.tokenizer import Tokenizer
 
 
 def add_arguments(parser: Parser) -> None:
@@ -103,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     if num_cut:
         say(
             f"{count(num_cut, 'line')} longer than the model can see: scored by "
-            f"{'its' if num_cut == 1 else 'their'} first {model.config.block_size} characters"
+            f"{'its' if num_cut == 1 else 'their'} first {model.config.block_size} "
+            f"{model.tokenizer.unit}s"
         )
     if num_long:
         say(
@@ -112,10 +113,9 @@ def run(args: argparse.Namespace) -> int:
     return 0 if num_scored else 1
 
 
-def first_unknown(tokenizer: CharTokenizer, lines: list[str]) -> int:
+def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
     """The number, from 1, of the first line that has an unknown character between its ends."""
-    known = set(tokenizer.chars)
-    return next(n for n, line in enumerate(lines, 1) if not known.issuperset(line.strip()))
+    return next(n for n, line in enumerate(lines, 1) if tokenizer.unknown(line.strip()))
 
 
 def text_rows(found: Scores, scale: Scale) -> list[str]:

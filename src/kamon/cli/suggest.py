@@ -77,13 +77,15 @@ def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:
     ]
 
 
-def shown(char: str) -> str:
-    """A token as it can be seen: a space in quotes, an accent without a letter by its number."""
-    if not char:
+def shown(token: str) -> str:
+    """A token as it can be seen: spaces in quotes, an accent without a letter by its number."""
+    if not token:
         return "(end)"
-    if unicodedata.combining(char) or (not char.isprintable() and char == one_line(char)):
-        return f"U+{ord(char):04X}"
-    return repr(char) if char.isspace() else one_line(char)
+    escaped = one_line(token)
+    alone = len(token) == 1 and unicodedata.combining(token)
+    if alone or (not token.isprintable() and token == escaped):
+        return " ".join(f"U+{ord(char):04X}" for char in token)
+    return repr(token) if token != token.strip() else escaped
 
 
 def columns(text: str) -> int:
@@ -119,10 +121,11 @@ def found_json(found: Found, known: Collection[str]) -> dict[str, Any]:
     }
 
 
-def say_found(found: Found, n: int, block_size: int) -> None:
+def say_found(found: Found, n: int, model: Model) -> None:
     """That there are fewer than asked for, or that they may not be the most probable."""
     have, exact = len(found.documents), found.exact
-    say_unfinished([each.text for each in found.documents], block_size)
+    sizes = [len(model.tokenizer.encode(each.text)) for each in found.documents]
+    say_unfinished(sizes, model.config.block_size, model.tokenizer.unit)
     if found.complete:
         if have < n:
             say(f"{have:,} of {n:,} found: no other document matches")
