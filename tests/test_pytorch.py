@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 import original
 from conftest import TINY_FLAGS, Result, assert_decoder_refuses
 from kamon import corpus, dropout, philox
-from kamon.api import prepare
 from kamon.batch import pack
 from kamon.config import Config
 from kamon.engine import (
@@ -35,6 +34,7 @@ from kamon.engine import (
 )
 from kamon.errors import ConfigError
 from kamon.model import init, parameter_shapes
+from kamon.run import prepare
 from kamon.sampler import SampleRequest, sample, sample_document, sample_one_by_one
 from kamon.trainer import make_plan, pretrain
 from test_native import assert_close, configs, random_batch, random_state, rounded
@@ -240,7 +240,7 @@ def test_many_documents_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     rng = random.Random(3)
     batch = pack([rng.randrange(5) for _ in range(rng.randint(0, 5))] for _ in range(60))
     whole = engine.logprobs(batch)
-    monkeypatch.setattr(pytorch, "MOST_TOKENS", 17)
+    monkeypatch.setattr(pytorch, "MOST_NUMBERS", 17 * (16 * 4 + 4 * 5))
     assert list(engine.logprobs(batch)) == pytest.approx(list(whole), abs=1e-12)
     assert len(whole) == batch.num_targets
 

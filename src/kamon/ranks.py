@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kamon.errors import ConfigError, KamonError, TrainingError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,16 @@ class Ranks:
             raise error
         kind = ConfigError if kinds[rank] == 2 else TrainingError
         raise kind(f"process {rank} of {self.size}: {text}")
+
+    def all(self, make: Callable[[], T]) -> T:
+        """What `make` gives, where it works on every rank; otherwise the error, on each of them."""
+        error = None
+        try:
+            made = make()
+        except KamonError as found:
+            error = found
+        self.all_or_none(error)
+        return made
 
     def broadcast(self, numbers: Tensor) -> None:
         """Those of rank 0, in place."""

@@ -15,7 +15,7 @@ import copy
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MASK32 = 2**32 - 1
 MASK64 = 2**64 - 1
 DROPOUT_KEY = 0x64726F70  # as in kamon.dropout
-MOST_TOKENS = 1 << 14  # that are read at once where nothing is learned
+MOST_NUMBERS = 1 << 25  # that are held at once where nothing is learned
 MOST_SAMPLES = 256  # that are made side by side
 
 
@@ -274,6 +274,8 @@ class TorchEngine:
         self.dtype = dtype
         self.ranks = ranks = ranks or Ranks()
         self.device = find_device(device, ranks.size)
+        if dtype == "float64" and self.device.type == "mps":
+            raise ValueError("the device mps has no float64: compute on the cpu, or in float32")
         if threads:
             torch.set_num_threads(threads)
         self.num_params = sum(n_out * n_in for n_out, n_in in shapes.values())
@@ -332,11 +334,12 @@ class TorchEngine:
         return doubles(self.grads)
 
     def logprobs(self, batch: Batch) -> array[float]:
-        self._check(batch)
+        c = self.config
+        most = MOST_NUMBERS // (16 * c.n_embd + 4 * c.vocab_size)
         found = array("d")
-        with torch.inference_mode(), self._precision():
-            for part in parts(batch):
-                if inputs := packed(part, self.device):
+        with torch.inference_mode(), self._computing():
+            for part in parts(batch, most):
+                if inputs := self._inputs(part, None):
                     found.extend(doubles(-self.nll(inputs)))
         return found
 
@@ -345,14 +348,14 @@ class TorchEngine:
     ) -> array[float]:
         if len(weights) != batch.num_targets:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
-        self._check(batch)
-        inputs = packed(batch, self.device, draws if self.config.dropout else None)
+        inputs = self._inputs(batch, draws)
         if inputs is None:
             return array("d")
-        with self._precision():
-            nll = self.nll(inputs)
         given = torch.tensor(list(weights), dtype=self.params.dtype, device=self.device)
-        torch.autograd.backward(nll, given)
+        with self._computing():
+            nll = self.nll(inputs)
+        with self._computing(forward=False):
+            torch.autograd.backward(nll, given)
         return doubles(-nll.detach())
 
     def step(self, learning_rate: float) -> None:
@@ -399,16 +402,14 @@ class TorchEngine:
         for first in range(own.start, own.stop, plan.batch_size):
             places = range(first, min(first + plan.batch_size, own.stop))
             batch = plan.docs.select(plan.indices[places.start : places.stop])
-            self._check(batch)
-            draws = None
-            if self.config.dropout:
-                draws = range(plan.first_draw + places.start, plan.first_draw + places.stop)
-            inputs = packed(batch, self.device, draws)
+            draws = range(plan.first_draw + places.start, plan.first_draw + places.stop)
+            inputs = self._inputs(batch, draws)
             if inputs is None:
                 continue
-            with self._precision():
+            with self._computing():
                 total = self.nll(inputs).sum()
-            torch.autograd.backward(total * share)
+            with self._computing(forward=False):
+                torch.autograd.backward(total * share)
             sums.append(total.detach())
         added = 0.0
         for total in sums:  # behind all of them: a GPU is not waited for in between
@@ -453,15 +454,23 @@ class TorchEngine:
     def _next_logits(
         self, tokens: Tensor, position: int, cache: list[Tensor], gpt: Gpt | None = None
     ) -> Tensor:
-        with torch.inference_mode(), self._precision():
+        with torch.inference_mode(), self._computing():
             return (gpt or self.gpt).next_logits(tokens.to(self.device), position, cache)
 
-    def _precision(self) -> AbstractContextManager[object]:
-        if self.dtype != "bfloat16":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    @contextmanager
+    def _computing(self, forward: bool = True) -> Iterator[None]:
+        """In the precision that is asked for; MemoryError where there is too little."""
+        half = forward and self.dtype == "bfloat16"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                yield
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise MemoryError from None
+            raise
 
-    def _check(self, batch: Batch) -> None:
+    def _inputs(self, batch: Batch, draws: Sequence[int] | None) -> Inputs | None:
+        """ValueError for what does not fit; None where there is no target."""
         c = self.config
         offsets = batch.offsets
         if max(map(int.__sub__, offsets[1:], offsets), default=0) > c.block_size + 1:
@@ -471,6 +480,9 @@ class TorchEngine:
             )
         if len(batch.tokens) and not 0 <= min(batch.tokens) <= max(batch.tokens) < c.vocab_size:
             raise ValueError(f"a token is outside the vocabulary of {c.vocab_size}")
+        if not batch.num_targets:
+            return None
+        return packed(batch, self.device, draws if c.dropout else None)
 
 
 class TorchDecoder:
@@ -507,21 +519,21 @@ def doubles(numbers: Tensor) -> array[float]:
     return found
 
 
-def parts(batch: Batch) -> Iterator[Batch]:
-    """The documents in their order, about MOST_TOKENS tokens at a time."""
+def parts(batch: Batch, most: int) -> Iterator[Batch]:
+    """The documents in their order, at most so many tokens at a time, or one document."""
     begin = 0
     while begin < len(batch):
         end = begin + 1
-        while end < len(batch) and batch.offsets[end + 1] - batch.offsets[begin] <= MOST_TOKENS:
+        while end < len(batch) and batch.offsets[end + 1] - batch.offsets[begin] <= most:
             end += 1
         yield batch.select(range(begin, end))
         begin = end
 
 
-def packed(batch: Batch, device: torch.device, draws: Sequence[int] | None = None) -> Inputs | None:
-    """None where there is no target."""
-    if not batch.num_targets:
-        return None
+def packed(batch: Batch, device: torch.device, draws: Sequence[int] | None = None) -> Inputs:
+    """A batch that has a target, or more."""
+    if not isinstance(batch.tokens, array):  # but a view of a file
+        batch = batch.select(range(len(batch)))
     tokens = torch.frombuffer(batch.tokens, dtype=torch.int32).long()
     offsets = torch.frombuffer(batch.offsets, dtype=torch.int64)
     lengths = (offsets.diff() - 1).clamp(min=0)
