@@ -46,6 +46,8 @@ CONTENTS = "contents.py"
 KEPT = ("tests/test_store.py",)
 DAMAGED = ("tests/test_torture_store.py",)
 RESUMED = ("tests/test_resume.py",)
+TORCH = "engines/pytorch.py"
+IN_TORCH = ("tests/test_pytorch.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -1019,6 +1021,78 @@ BUGS = [
         "if fault >= 0:\n        byte",
         "if fault > 300:\n        byte",
         ("tests/test_torture_corpus.py",),
+    ),
+    Bug("torch looks ahead", TORCH, "apart(v), is_causal=True)", "apart(v))", IN_TORCH),
+    Bug(
+        "torch mixes documents of different lengths",
+        TORCH,
+        "(B, T), row * T + positions)",
+        "(B, T), row * (T - 1) + positions)",
+        IN_TORCH,
+    ),
+    Bug("torch counts positions on", TORCH, "- lengths)[row]", "- lengths)[0]", IN_TORCH),
+    Bug(
+        "torch drops the same numbers at two sites",
+        TORCH,
+        "inputs, 2 * i + 2)",
+        "inputs, 2 * i + 1)",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch draws all batches of a step alike",
+        TORCH,
+        "range(plan.first_draw + places.start, plan.first_draw + places.stop)",
+        "range(plan.first_draw, plan.first_draw + len(places))",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch takes the mean of the batches' means",
+        TORCH,
+        "torch.autograd.backward(total * share)",
+        "torch.autograd.backward(total / batch.num_targets / len(sums or [1]))",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch shortens every gradient",
+        TORCH,
+        "torch.where(norm > clip, clip / norm, 1.0)",
+        "clip / norm",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch forgets Adam's steps",
+        TORCH,
+        "torch.tensor(float(self.num_updates)",
+        "torch.tensor(float(0)",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch's decoder follows the parameters",
+        TORCH,
+        "engine.frozen = copy.deepcopy(engine.gpt)",
+        "engine.frozen = engine.gpt",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch learns from a loss that is not finite",
+        TORCH,
+        "if not math.isfinite(losses[-1]):",
+        "if False:",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch's decoder sees what is not there yet",
+        TORCH,
+        "kept[:, :, :, : position + 1]",
+        "kept",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch keeps only half of bfloat16's parameters",
+        TORCH,
+        'torch.float64 if dtype == "float64" else torch.float32',
+        '{"float64": torch.float64, "float32": torch.float32}.get(dtype, torch.bfloat16)',
+        IN_TORCH,
     ),
 ]
 
