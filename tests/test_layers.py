@@ -46,6 +46,7 @@ LAYERS = [
         "cli.complete",
         "cli.fill",
         "cli.plot",
+        "cli.tokenizer",
     },
     {"cli"},
     {"__main__"},

@@ -22,6 +22,7 @@ from itertools import accumulate, islice, pairwise
 from operator import add
 
 from kamon.batch import BOS, UTF_32, Batch
+from kamon.config import check_type
 from kamon.errors import ConfigError, TokenizerError
 from kamon.mapped import Growing, numbers_of
 
@@ -104,11 +105,7 @@ class BytePairTokenizer:
 
         ConfigError for a vocab_size that leaves no room for the bytes and BOS.
         """
-        if not BYTES < vocab_size <= MAX_VOCAB:
-            raise ConfigError(
-                f"vocab_size must be from {BYTES + 1} (the bytes and BOS) to {MAX_VOCAB:,}, "
-                f"not {vocab_size}"
-            )
+        check_vocab_size(vocab_size)
         return cls(learn_merges(count_pieces(docs), vocab_size - BYTES - 1))
 
     def with_specials(self, names: Iterable[str]) -> BytePairTokenizer:
@@ -396,6 +393,16 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
             if total[each] > 1:
                 heapq.heappush(heap, (-total[each], each))
     return merges
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """ConfigError for what is no number of tokens to train."""
+    check_type("vocab_size", vocab_size, int, ())
+    if not BYTES < vocab_size <= MAX_VOCAB:
+        raise ConfigError(
+            f"vocab_size must be from {BYTES + 1} (the bytes and BOS) to {MAX_VOCAB:,}, "
+            f"not {vocab_size}"
+        )
 
 
 def check_surrogates(text: str, parts: Iterable[str] = ()) -> None:

@@ -1,0 +1,1 @@
+"""`kamon tokenizer`, and what every verb does with a model whose tokens are pieces of text."""
