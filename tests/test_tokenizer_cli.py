@@ -173,7 +173,7 @@ def test_positions(model: Model, kamon: Kamon) -> None:
         assert row == pytest.approx(wanted, abs=1e-6)
     table = kamon("inspect", "m", "--positions").out.splitlines()
     assert len(table) == 2 + model.config.block_size
-    assert table[2].split() == ["0", *(f"{100 * x:.0f}" for x in expected[0])]
+    assert table[2].split() == ["0", *(str(round(100 * x)) for x in expected[0])]
 
 
 # ---- verbs with such a model
