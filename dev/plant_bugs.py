@@ -38,6 +38,9 @@ COMPLETE = "complete.py"
 PATTERNS = ("tests/test_complete.py",)
 INSIDE = "inside.py"
 SEEN = ("tests/test_inside.py",)
+BPE = "bpe.py"
+PAIRS = ("tests/test_bpe.py",)
+OF_PIECES = ("tests/test_tokenizer_cli.py",)
 CURVE = "curve.py"
 CURVES = ("tests/test_curve.py",)
 PICTURES = ("tests/test_plot.py",)
@@ -294,6 +297,100 @@ BUGS = [
         "return lines if lines[-1] else lines[:-1]",
         "return lines[:-1]",
         ("tests/test_corpus.py",),
+    ),
+    Bug(
+        "bpe: numbers of the heap never grow old", BPE, "if total[pair] != -number:", "if 0:", PAIRS
+    ),
+    Bug(
+        "bpe: what stood behind a pair counted on",
+        BPE,
+        "                total[right + behind[0]] -= number\n",
+        "",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: the latest merge goes first",
+        BPE,
+        "earliest = min(found)",
+        "earliest = max(found)",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: a space goes over to the next document",
+        BPE,
+        "(?= [^\\s\\d\\0])",
+        "(?= [^\\s\\d])",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: new special tokens before the old",
+        BPE,
+        "[*self.specials, *names]",
+        "[*names, *self.specials]",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: a block_size that cuts before the last token",
+        BPE,
+        "else block_size + 1\n",
+        "else block_size\n",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: white space keeps its last space",
+        BPE,
+        'if last.isspace() and last[1:].endswith(" "):',
+        "if 0:",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: beginnings that no text has",
+        BPE,
+        "if self._pieces.merge(data[:place] + each) == tokens:",
+        "if 1:",
+        PAIRS,
+    ),
+    Bug(
+        "conditions: one beginning for every sample",
+        "conditions.py",
+        "openings[choose(logprobs, request.temperature, u(0))]",
+        "openings[0]",
+        OF_PIECES,
+    ),
+    Bug(
+        "conditions: a token counts as a character",
+        "conditions.py",
+        "length += starts[token]",
+        "length += 1",
+        OF_PIECES,
+    ),
+    Bug(
+        "complete: one document in several ways",
+        COMPLETE,
+        " and tokenizer.encode(tokenizer.decode(tokens)) == list(tokens)",
+        "",
+        OF_PIECES,
+    ),
+    Bug(
+        "complete: only what follows whole tokens",
+        COMPLETE,
+        "    if len(openings) > 1:\n        whole",
+        "    if 0:\n        whole",
+        OF_PIECES,
+    ),
+    Bug(
+        "score: a text cut counts all its characters",
+        "score.py",
+        "lengths = map(sub, seen, cut)",
+        "lengths = map(len, texts)",
+        OF_PIECES,
+    ),
+    Bug(
+        "inside: a token is the nearest to itself",
+        INSIDE,
+        " if -place != token][:n]",
+        "][:n]",
+        OF_PIECES,
     ),
     Bug(
         "tokenizer: characters in the order of their appearance",
