@@ -27,6 +27,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kamon.config import MODES
 from kamon.corpus import name_of
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files import replace_file, sync_folder
@@ -35,6 +36,7 @@ from kamon.shards import (
     FORMAT,
     MANIFEST,
     PARTS,
+    PLAN,
     TOKENIZER,
     VERIFIED,
     Manifest,
@@ -46,7 +48,6 @@ from kamon.store import LOCK, as_store_error, is_model, load
 from kamon.tokenizer import BPE_VOCAB, CharTokenizer, read_tokenizer
 from kamon.units import (
     KINDS,
-    MODES,
     Mode,
     Plan,
     Report,
@@ -59,7 +60,6 @@ from kamon.units import (
     tokenizer_of,
 )
 
-PLAN = "plan.json"
 RECORD = re.compile(r"(survey|unit)-[0-9]{6,}\.json")
 SHARD = re.compile(r"(train|held_out)-[0-9]{6,}-[0-9]{3,}\.(tokens|offsets)")
 UNFINISHED = re.compile(r"\.(new-[0-9a-f]{12}|[a-z0-9-]+\.json\..*)")

@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> None:
         show_engine(args)
     elif args.dir is None:
         raise ConfigError("name the DIR of a model, or --engine")
-    elif is_packed(args.dir):
-        show_shards(args)
     else:
-        show_model(args)
+        from kamon.shards import is_packed
+
+        show_shards(args) if is_packed(args.dir) else show_model(args)
 
 
 def show_engine(args: argparse.Namespace) -> None:
@@ -63,11 +63,6 @@ def show_engine(args: argparse.Namespace) -> None:
             f"native: {found['instructions']} instructions, chosen from "
             f"{', '.join(native.LEVELS)}; {count(native.usable_cores(), 'thread')}"
         )
-
-
-def is_packed(path: str) -> bool:
-    """Whether it is a directory of shards, all of them or a part; `kamon.shards` is not light."""
-    return any(os.path.isfile(os.path.join(path, name)) for name in ("shards.json", "plan.json"))
 
 
 def show_shards(args: argparse.Namespace) -> None:
