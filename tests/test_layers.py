@@ -48,6 +48,7 @@ LAYERS = [
         "cli.complete",
         "cli.fill",
         "cli.plot",
+        "cli.tokenizer",
     },
     {"cli"},
     {"__main__"},

@@ -16,7 +16,7 @@ from math import prod
 from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
 
-from kamon.config import check_text
+from kamon.config import Config, check_text
 from kamon.curve import extremes, moving_means, smoothing
 from kamon.engines.scalar import gpt
 from kamon.errors import ConfigError, CorpusError, TrainingError
@@ -172,11 +172,6 @@ def unit(row: Sequence[float]) -> list[float]:
     return [x / length for x in row] if length else list(row)
 
 
-def similarities(model: Model) -> list[list[float]]:
-    """`cosines` of the position embeddings: (block_size, block_size)."""
-    return cosines(parameters(model)["wpe"])
-
-
 def nearest_tokens(model: Model, tokens: Iterable[int], n: int) -> dict[int, list[Near]]:
     """Of each of `tokens` the n other ones whose embeddings are most alike, and their cosines."""
     units = list(map(unit, parameters(model)["wte"]))
@@ -197,9 +192,13 @@ class Near(NamedTuple):
 
 def parameters(model: Model) -> dict[str, list[list[float]]]:
     """The model's matrices by their names, each as rows."""
-    flat: array[float] = model.engine.state()["params"]
+    return matrices(model.config, model.engine.state()["params"])
+
+
+def matrices(config: Config, flat: array[float]) -> dict[str, list[list[float]]]:
+    """Flat parameters as matrices, by their names."""
     found, start = {}, 0
-    for name, shape in parameter_shapes(model.config).items():
+    for name, shape in parameter_shapes(config).items():
         end = start + prod(shape)
         found[name] = [flat[row : row + shape[1]].tolist() for row in range(start, end, shape[1])]
         start = end
