@@ -38,7 +38,6 @@ LAYERS = [
     {
         "cli.train",
         "cli.sample",
-        "cli.inspect",
         "cli.reproduce",
         "cli.bench",
         "cli.ngram",
@@ -50,6 +49,7 @@ LAYERS = [
         "cli.plot",
         "cli.tokenizer",
     },
+    {"cli.inspect"},
     {"cli"},
     {"__main__"},
 ]

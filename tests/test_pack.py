@@ -137,7 +137,10 @@ def test_a_shard_ends_with_the_document_that_fills_it() -> None:
 
 
 @pytest.mark.parametrize("vocab_size", [65_535, 65_536, 65_537])
-def test_as_many_bytes_a_token_as_the_vocabulary_needs(vocab_size: int) -> None:
+def test_as_many_bytes_a_token_as_the_vocabulary_needs(
+    vocab_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "SMALL", 1 << 20)
     codes = [*range(32, 0xD800), *range(0xE000, 0x20000)]
     chars = [chr(code) for code in codes if not chr(code).isspace() and chr(code) not in "\x1c\x85"]
     text = "".join(chars[: vocab_size - 1])
