@@ -30,6 +30,7 @@ from kamon.contents import FILES
 from kamon.engine import make_engine
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError, TrainingError
 from kamon.sampler import SampleRequest, sample, sample_one_by_one
+from kamon.shards import open_shards
 from kamon.store import MANIFEST
 from kamon.tokenizer import read_tokenizer
 
@@ -204,6 +205,7 @@ def assert_refused(done: Result, code: int, message: str, out: str = "") -> None
 
 
 READERS: dict[str, list[str]] = {
+    "pack": ["pack", "{}", "-o", "new", "--jobs=1"],
     "train": ["train", "{}", "-o", "new", *TINY_FLAGS],
     "ngram": ["ngram", "{}"],
     "clean": ["clean", "{}", "-o", "new"],
@@ -226,6 +228,8 @@ def reading(verb: str, name: str, *more: str) -> list[str]:
 def test_text_that_cannot_be_read(name: str, verb: str, here: Path, kamon: Kamon) -> None:
     if not (here / name).exists():
         pytest.skip("this file system takes UTF-8 names alone")
+    if verb == "pack" and name == "mark-only.txt":
+        pytest.skip("three bytes are no empty file")
     streamed = verb == "score" and name in ("latin.txt", "nul.txt", "surrogate.txt")
     done = kamon(*reading(verb, f"./{name}", *["--unknown=skip"] * (verb == "score")))
     assert_refused(done, 1, BAD_TEXT[name][1], done.out if streamed else "")
@@ -237,10 +241,12 @@ def test_text_that_cannot_be_read(name: str, verb: str, here: Path, kamon: Kamon
 def test_files_that_are_none(name: str, message: str, verb: str, kamon: Kamon) -> None:
     if name.startswith("/proc") and not os.path.exists(name):
         pytest.skip("no /proc on this system")
+    if verb == "pack" and name in (".", "M", "/dev/null", "/proc/self/mem"):
+        pytest.skip("folders are packed whole, and what is no file is refused in other words")
     assert_refused(kamon(*reading(verb, name)), 1, message)
 
 
-@pytest.mark.parametrize("verb", ["train", "ngram", "clean", "eval"])
+@pytest.mark.parametrize("verb", ["train", "ngram", "clean", "eval", "pack"])
 @pytest.mark.parametrize("name", BAD_TABLES)
 @pytest.mark.usefixtures("here")
 def test_tables_that_cannot_be_read(name: str, verb: str, kamon: Kamon) -> None:
@@ -282,6 +288,13 @@ def test_strange_lists(name: str, here: Path, kamon: Kamon) -> None:
     for doc in docs:
         assert tokenizer.decode(tokenizer.encode(doc)) == doc
     assert (made.code, made.json["corpus"]["num_docs"]) == (0, len(docs))
+    packed = kamon("pack", path, "-o", "new", *column, "--all", "--jobs=1")
+    shards = open_shards("new")
+    found = [shards.document("train", number)[1:-1] for number in range(len(docs))]
+    shutil.rmtree("new")
+    assert packed.code == 0
+    assert list(map(shards.tokenizer.decode, found)) == docs
+
     counted = kamon("ngram", path, *column, "--json", "-n", 3)
     assert (counted.code, counted.json["corpus"]["num_docs"]) == (0, len(docs))
     cleaned = kamon("clean", path, *column, "--json", "--keep-html")
@@ -324,7 +337,7 @@ def test_a_list_of_100_000_characters(tmp_path: Path, kamon: Kamon) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF\x02\x01\x01\0\0", b"\n \n", b"ab\n\xff\n"])
-@pytest.mark.parametrize("verb", READERS)
+@pytest.mark.parametrize("verb", [verb for verb in READERS if verb != "pack"])
 @pytest.mark.usefixtures("here")
 def test_standard_input_that_is_no_list(
     content: bytes, verb: str, kamon: Kamon, monkeypatch: pytest.MonkeyPatch
@@ -508,6 +521,36 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("bench --seconds nan", 2, "seconds must be from 0 to 3600"),
     ("bench --seconds -1", 2, "seconds must be from 0 to 3600"),
     ("bench x", 2, "one argument too many"),
+    ("pack two.txt", 2, "required: -o/--output"),
+    ("pack -o new", 2, "INPUT"),
+    ("pack - -o new", 2, "standard input cannot be packed"),
+    ("pack two.txt -o two.txt", 2, "would lie in the input two.txt"),
+    ("pack two.txt -o .", 2, "the input two.txt lies in ."),
+    ("pack two.txt -o other", 1, "other holds something else than shards"),
+    ("pack two.txt -o M --overwrite", 1, "M holds something else than shards"),
+    ("pack two.txt -o M/sub", 1, "M/sub would lie in a model"),
+    (f"pack two.txt -o {FULL}", 1, "is not a directory"),
+    ("pack two.txt -o hebrew.txt/x", 1, "Not a directory"),
+    (["pack", "two.txt", "-o", "a\0b"], 1, "embedded null byte"),
+    (["pack", "two.txt", "-o", "x" * 300], 1, "File name too long"),
+    (["pack", "two.txt", "-o", ""], 1, "an empty name is no new directory"),
+    ("pack other -o other/new", 2, "would lie in the input other"),
+    ("pack void -o new", 1, "void is a directory without files"),
+    ("pack two.txt two.txt -o new", 2, "two.txt is packed already"),
+    ("pack two.txt -o new --mode lines", 2, "invalid choice: 'lines'"),
+    ("pack two.txt -o new --format xml", 2, "invalid choice: 'xml'"),
+    ("pack two.txt -o new --column x", 2, "which has no columns"),
+    ("pack two.txt -o new --format csv", 2, "two.txt has the columns ab: choose one"),
+    ("pack two.txt -o new --tokenizer words", 2, "cannot read the tokenizer words"),
+    ("pack two.txt -o new --tokenizer hebrew.txt", 2, "hebrew.txt is no tokenizer"),
+    ("pack two.txt -o new --tokenizer void", 1, "void is not a model directory"),
+    ("pack two.txt -o new --vocab-size 300", 2, "is of --tokenizer bpe alone"),
+    ("pack two.txt -o new --tokenizer bpe --vocab-size 256", 2, "vocab_size must be from 257"),
+    (f"pack two.txt -o new --tokenizer bpe --vocab-size {HUGE}", 2, "vocab_size must be from"),
+    ("pack two.txt -o new --shard-tokens 0", 2, "shard_tokens must be 1 or more"),
+    ("pack two.txt -o new --jobs 0", 2, "jobs must be from 1 to 1,024"),
+    (f"pack two.txt -o new --jobs {HUGE}", 2, "jobs must be from 1 to 1,024"),
+    ("pack hebrew.txt -o new --tokenizer M", 1, "hebrew.txt, line 1: character 'ש'"),
     ("inspect", 2, "name the DIR of a model"),
     ("inspect other", 1, "it has no generation of a model"),
     ("inspect --positions", 2, "name the DIR of a model"),
@@ -666,6 +709,8 @@ MAY_BE = {
     *(("seed", value) for value in ("-1", "0", str(HUGE))),
     ("warmup_steps", "0"),
     *((name, "1e-320") for name in ("learning_rate", "std", "weight_decay", "beta1", "beta2")),
+    *((name, "1e-320") for name in ("min_lr", "grad_clip")),
+    ("grad_clip", "1e30"),
     *(("dropout", "1e-320"), ("eps_adam", "1e30"), ("temperature", "1e30")),
     ("temperature", "1e-320"),
 }
@@ -683,12 +728,14 @@ def test_settings_that_cannot_be(field: Any, kamon: Kamon) -> None:
         assert saved == (done.code == 0)
         if (field.name, value) in MAY_BE:
             assert done.code == 0, (value, done.err)
+        elif (field.name, value) == ("mode", "text"):
+            assert_refused(done, 1, "two.txt has")
         elif (field.name, value) in LEAVES_FLOATS or (field.name, value) == ("eps_adam", "1e-320"):
             assert done.code in (0, 1)
             if done.code:
                 assert_refused(done, 1, "the model is no longer finite at step")
         else:
-            wanted = flag if value in ("text", "") or field.name == "schedule" else field.name
+            wanted = flag if value in ("text", "") or field.metadata["choices"] else field.name
             if field.type is int and value in ("nan", "inf", "1e400", "1.5"):
                 wanted = flag
             assert_refused(done, 2, wanted)

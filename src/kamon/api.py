@@ -11,29 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import kamon
 from kamon import corpus
 from kamon.config import Config, make_config
+from kamon.contents import unpack_documents
 from kamon.corpus import Corpus
 from kamon.documents import Documents
 from kamon.engine import Engine, State, best_engine, is_fast, make_engine, untrained
 from kamon.errors import ConfigError, StoreError, TrainingError
+from kamon.lesson import Lesson, lesson_of_list, lesson_of_shards
 from kamon.metrics import Metrics
 from kamon.model import num_params
-from kamon.run import (
-    Resumed,
-    Run,
-    check_known,
-    check_learnable,
-    check_same,
-    check_settings,
-    divide,
-    prepare,
-    shape_of,
-)
+from kamon.run import Resumed, Run, check_same, check_settings, divide, shape_of
 from kamon.sampler import SampleRequest
+from kamon.shards import Shards, is_packed, open_shards
 from kamon.tokenizer import Tokenizer
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite, pretrain
 from kamon.validation import Validation, mean_loss
@@ -45,7 +38,9 @@ if TYPE_CHECKING:
     from kamon.contents import Stored
     from kamon.store import Writer
 
+Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
 MOST_TESTED = 20_000  # in the end, of a short training
+USUAL_LENGTH = 16  # tokens of a document, of which so many are tested
 MOST_TESTED_SLOWLY = 500  # by the scalar engine, which takes seconds for so many
 
 
@@ -66,12 +61,29 @@ class Model:
 
     @cached_property
     def docs(self) -> Documents:
-        """The different documents of its list: those learned from, and those held out."""
+        """The different documents of its list: those learned from, and those held out; none of a
+        packed corpus."""
+        if "packed" in self.training["corpus"]:
+            return Documents.of([])
         if isinstance(self.documents, Documents):
             return self.documents
         from kamon.contents import unpack_documents
 
         return unpack_documents(self.documents)
+
+    def parts(self) -> tuple[Documents, Documents]:
+        """(learned, held out) of its documents, as in training."""
+        return divide(self.docs, self.training.get("held_out") is not None, self.config.mode)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it has learned a text, which has no end, and not documents."""
+        return self.config.mode == "text"
+
+    def check_documents(self, what: str) -> None:
+        """ConfigError where this is a model of text; what: that needs documents, with their end."""
+        if self.writes_text:
+            raise ConfigError(f"{what}, which have an end, and this model has learned a text")
 
     @property
     def num_params(self) -> int:
@@ -91,7 +103,8 @@ class Model:
         time. A document as long as block_size is one that the model did not end.
 
         conditions: the fields of `kamon.conditions.Conditions`, such as prefix="an", max_len=6,
-        novel=True. Where too few documents fulfil them, there are fewer than n samples.
+        novel=True; of a model of text, length in tokens (500). Where too few documents fulfil
+        them, there are fewer than n samples.
         """
         return self.find(n, temperature=temperature, seed=seed, **conditions).texts
 
@@ -104,7 +117,7 @@ class Model:
         **conditions: Any,
     ) -> Found:
         """What `sample` returns, with each sample's number and how many were looked at."""
-        from kamon.conditions import find, make_conditions
+        from kamon.conditions import Found, find, make_conditions
 
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ConfigError(f"the number of samples must be a whole number, 0 or more, not {n!r}")
@@ -112,6 +125,10 @@ class Model:
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
         chosen = make_conditions(conditions)
+        if self.writes_text:
+            from kamon.continuation import write
+
+            return Found(write(self.engine, self.tokenizer, request, chosen), range(n), n)
         return find(self.engine, self.tokenizer, request, chosen, lambda: self.docs)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -132,13 +149,15 @@ def stored(model: Model, params: array[float], state: State | None = None) -> St
 
 
 def train(
-    docs: Iterable[str] | str | Path | Corpus,
+    docs: Learnable,
     *,
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
     column: str | None = None,
     format: str | None = None,
+    tokenizer: str | Path | Tokenizer = "char",
+    vocab_size: int | None = None,
     hold_out: bool = True,
     budget: str | float | None = None,
     size: str | None = None,
@@ -162,6 +181,13 @@ def train(
     train, such as "10s" or a number of seconds, picks the size too. Without either it is medium, or
     smaller for a short list; original by the scalar engine. Only a budget's number of steps depends
     on the machine: it is in the model's config, and given as num_steps makes the same model again.
+
+    mode: "text", of the settings, learns windows from random places of the text that the documents
+    are one behind the other; a text file is then one document. Where there are few documents, the
+    last tenth of each is held out. Its sizes and budgets are others than those of lists.
+
+    tokenizer: "char"; "bpe", trained on what is learned, to vocab_size tokens; a file that `kamon
+    tokenizer train` wrote; or a tokenizer.
 
     output: the model directory to write, in which the training is kept from time to time and at its
     end, so that `resume` can go on with it. checkpoint_every: steps, or a time such as "30s" or a
@@ -189,7 +215,7 @@ def train(
         with_steps,
     )
 
-    config = make_config(settings)
+    make_config(settings)
     every = interval(checkpoint_every)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
@@ -200,46 +226,50 @@ def train(
     if base is not None:
         settings = shape_of(base.config, settings)
     with directory(output, overwrite=overwrite) as writer:
-        source = corpus_of(docs, column, format)
-        check_learnable(source)
-        if base is not None:
-            check_known(source, base.tokenizer)
-        learned, held_out = divide(source.different, hold_out)
-        engine = engine or best_engine()
-        chosen = replace(source, docs=learned)
+        lesson = lesson_of(
+            docs,
+            column=column,
+            format=format,
+            mode=settings.get("mode"),
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            hold_out=hold_out,
+            base=base,
+        )
+        mode, engine = lesson.mode, engine or best_engine()
         if size is None:
-            num_docs = len(learned)
             size = (
-                default_size(engine, num_docs) if seconds is None else size_for(seconds, num_docs)
+                default_size(engine, lesson.learned, mode)
+                if seconds is None
+                else size_for(seconds, lesson.learned, mode)
             )
-        config = make_config(recipe(source.different.lengths(), size) | settings)
+        picked = recipe(lesson.lengths, size, mode)
+        config = make_config(picked | settings | {"mode": mode})
         if size != ORIGINAL:
-            most = steps_at_most(len(learned), config.docs_per_step, seconds)
+            num_docs = lesson.learned.total()
+            most = steps_at_most(num_docs, config.docs_per_step, seconds, mode)
             config = with_steps(config, settings.get("num_steps") or most, settings)
-        run = prepare(
-            chosen,
+        run = lesson.prepare(
             config,
-            held_out=held_out,
             engine=engine,
             dtype=dtype,
             threads=threads,
-            tokenizer=base.tokenizer if base else None,
             params=base.engine.state()["params"] if base else None,
         )
         if seconds is not None:
             steps = steps_for_seconds(run.engine, run.docs, run.config, seconds)
             run = replace(run, config=with_steps(run.config, steps, settings))
-        validation = Validation.of(run.held_out, run.config) if held_out else None
+        validation = Validation.of(run.held_out, run.config) if lesson.hold_out else None
         training = {
             "kamon": kamon.__version__,
             "engine": engine,
             "dtype": run.engine.dtype,
             "num_cut": run.num_cut,
-            "hold_out": bool(held_out),
+            "hold_out": lesson.hold_out,
             "init_from": str(init_from) if isinstance(init_from, str | PathLike) else None,
-            "corpus": source.summary() | {"sha256": source.different.sha256()},
+            "corpus": lesson.summary,
         }
-        course = Course(run, validation, training, source.different)
+        course = Course(run, validation, training, lesson.documents)
         return learn(course, writer, every, on_start, on_progress, should_stop)
 
 
@@ -247,7 +277,7 @@ def resume(
     path: str | Path,
     *,
     extend: int = 0,
-    docs: Iterable[str] | str | Path | Corpus | None = None,
+    docs: Learnable | None = None,
     threads: int | None = None,
     checkpoint_every: str | int | float | None = None,
     on_start: Callable[[Run], None] | None = None,
@@ -266,7 +296,6 @@ def resume(
     differs. For the other arguments and errors see `train`.
     """
     from kamon import store
-    from kamon.contents import unpack_documents
 
     every = interval(checkpoint_every)
     if isinstance(extend, bool) or not isinstance(extend, int) or extend < 0:
@@ -278,16 +307,8 @@ def resume(
                 f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
             )
         check_settings(path, found.config, settings)
-        assert isinstance(found.documents, bytes)
-        documents = unpack_documents(found.documents)
-        if documents.sha256() != training["corpus"]["sha256"]:
-            raise StoreError(f"{path} cannot be used: its documents are not those it learned")
-        if found.tokenizer.unknown(documents.chars()):
-            raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
-        if docs is not None:
-            check_same(path, documents, corpus_of(docs))
+        lesson = lesson_again(path, found, docs)
         done = len(found.metrics)
-        learned, held_out = divide(documents, training["hold_out"])
         config, metrics = found.config, found.metrics
         if training["finished"] and not extend:
             source = training["corpus"]["source"]
@@ -298,19 +319,16 @@ def resume(
         if extend:
             planned = done if training["finished"] else config.num_steps
             config = replace(config, num_steps=planned + extend)
-        run = prepare(
-            Corpus(training["corpus"]["source"], learned, 0, 0, 0),
+        run = lesson.prepare(
             config,
-            held_out=held_out,
             engine=training["engine"],
             dtype=training["dtype"],
             threads=threads,
-            tokenizer=found.tokenizer,
             params=found.state["params"],
         )
         resumed = Resumed(writer.folder.name, done, writer.problems)
         run = replace(run, resumed=resumed)
-        validation = Validation.of(run.held_out, config) if held_out else None
+        validation = Validation.of(run.held_out, config) if lesson.hold_out else None
         if validation and metrics.held_out:
             validation.best = untrained(found.params)
             since = training.get("measured_since", 0)
@@ -326,7 +344,7 @@ def resume(
         if resumed.problems and on_start is None:
             text = f"going on from {resumed.generation}: {resumed.problems[0]}"
             warnings.warn(text, stacklevel=2)
-        course = Course(run, validation, training, documents, metrics)
+        course = Course(run, validation, training, lesson.documents, metrics)
         return learn(course, writer, every, on_start, on_progress, should_stop)
 
 
@@ -413,7 +431,9 @@ def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> 
     over_fitted = validation.finish(run.engine, len(losses))
     least = MOST_TESTED if is_fast(run.engine) else MOST_TESTED_SLOWLY
     most = max(least, len(losses) * run.config.docs_per_step // 4)
-    docs = run.held_out.select(range(min(len(run.held_out), most)))
+    # As many tokens, however long the documents are.
+    length = max(1.0, run.held_out.num_targets / len(run.held_out) / USUAL_LENGTH)
+    docs = run.held_out.select(range(min(len(run.held_out), int(most / length))))
     loss = mean_loss(run.engine, docs)
     if not math.isfinite(loss):
         raise TrainingError(
@@ -428,13 +448,93 @@ def held_out_figures(run: Run, validation: Validation, losses: array[float]) -> 
     }
 
 
+def lesson_of(
+    docs: Learnable,
+    *,
+    column: str | None,
+    format: str | None,
+    mode: str | None,
+    tokenizer: str | Path | Tokenizer,
+    vocab_size: int | None,
+    hold_out: bool,
+    base: Model | None,
+) -> Lesson:
+    """What `train` is to learn; base: the model to start from."""
+    whose = "the tokenizer"
+    if base is not None:
+        if tokenizer != "char" or vocab_size is not None:
+            raise ConfigError("the model to start from has its tokenizer: name no other one")
+        tokenizer, mode, whose = base.tokenizer, base.config.mode, "the model to start from"
+    shards = shards_of(docs, column, format)
+    if shards is not None:
+        return lesson_of_shards(
+            shards,
+            mode=mode,
+            hold_out=hold_out,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            whose=whose,
+        )
+    mode = mode or "documents"
+    return lesson_of_list(
+        corpus_of(docs, column, format, mode),
+        mode=mode,
+        hold_out=hold_out,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        whose=whose,
+    )
+
+
+def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Lesson:
+    """What a training that goes on learns: StoreError or ConfigError where it is not the same."""
+    corpus, mode = found.training["corpus"], found.config.mode
+    hold_out, shards = found.training["hold_out"], shards_of(docs)
+    if "packed" in corpus:
+        if docs is not None and shards is None:
+            raise ConfigError(f"{path} learns a packed corpus: {docs!r:.80} is none")
+        shards = shards or open_shards(corpus["packed"])
+        if shards.sha256 != corpus["sha256"]:
+            raise ConfigError(f"{shards.path} is not the packed corpus that {path} learns")
+        return lesson_of_shards(shards, mode=mode, hold_out=hold_out)
+    if shards is not None:
+        raise ConfigError(f"{path} learns a list, and {docs} is a packed corpus")
+    assert isinstance(found.documents, bytes)
+    documents = unpack_documents(found.documents)
+    if documents.sha256() != corpus["sha256"]:
+        raise StoreError(f"{path} cannot be used: its documents are not those it learned")
+    if found.tokenizer.unknown(documents.chars()):
+        raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
+    if docs is not None:
+        check_same(path, documents, corpus_of(docs, mode=mode))
+    source = Corpus(corpus["source"], documents, 0, 0, 0)
+    return lesson_of_list(source, mode=mode, hold_out=hold_out, tokenizer=found.tokenizer)
+
+
+def shards_of(
+    docs: Learnable | None, column: str | None = None, format: str | None = None
+) -> Shards | None:
+    """The packed corpus that this is, or is the directory of."""
+    if isinstance(docs, str | PathLike) and is_packed(docs):
+        docs = open_shards(docs)
+    if not isinstance(docs, Shards):
+        return None
+    if column is not None or format is not None:
+        raise ConfigError("column and format say how to read a file, and this is a packed corpus")
+    return docs
+
+
 def corpus_of(
-    docs: Iterable[str] | str | Path | Corpus, column: str | None = None, format: str | None = None
+    docs: Learnable,
+    column: str | None = None,
+    format: str | None = None,
+    mode: str = "documents",
 ) -> Corpus:
     if isinstance(docs, str | PathLike):
-        return corpus.read(docs, column=column, format=format)
+        return corpus.read(docs, column=column, format=format, mode=mode)
     if column is not None or format is not None:
         raise ConfigError("column and format say how to read a file, and there is none")
+    assert not isinstance(docs, Shards)
     return docs if isinstance(docs, Corpus) else corpus.from_docs(docs)
 
 

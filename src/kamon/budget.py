@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
-from kamon.batch import Batch
+from kamon.batch import Batch, Examples
 from kamon.config import Config, check_type
 from kamon.engine import Engine, Plan, train
 from kamon.errors import ConfigError
@@ -34,10 +34,37 @@ SIZES: dict[str, dict[str, Any]] = {
         "schedule": "cosine", "weight_decay": 0.05, "dropout": 0.2,
     },
 }  # fmt: skip
+TEXT_SIZES: dict[str, dict[str, Any]] = {  # of windows of text
+    "tiny": {
+        "n_layer": 1, "n_embd": 32, "block_size": 32, "batch_size": 16, "learning_rate": 0.01,
+    },
+    "small": {
+        "n_layer": 2, "n_embd": 64, "block_size": 64, "batch_size": 12, "learning_rate": 0.005,
+    },
+    "medium": {
+        "n_layer": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "learning_rate": 0.003,
+    },
+    "large": {
+        "n_layer": 6, "n_embd": 192, "block_size": 128, "batch_size": 16, "learning_rate": 0.002,
+    },
+    "huge": {
+        "n_layer": 6, "n_embd": 384, "block_size": 256, "batch_size": 32, "learning_rate": 0.001,
+    },
+}  # fmt: skip
+TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1}
 ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
 PICKED = {*ADAM, "block_size", "num_steps", "warmup_steps"}.union(*SIZES.values())
 LEAST_DOCS = {"tiny": 0, "small": 2_000, "medium": 3_000, "large": 3_000, "huge": 3_000}
 LEAST_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
+LEAST_CHARS = {
+    "tiny": 0,
+    "small": 50_000,
+    "medium": 200_000,
+    "large": 2_000_000,
+    "huge": 20_000_000,
+}
+LEAST_TEXT_SECONDS = {"tiny": 0.0, "small": 2.0, "medium": 20.0, "large": 240.0, "huge": 1800.0}
+TEXT_STEPS = 2_000  # where no time is named
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 MOST_SECONDS = 30 * 24 * 3600.0
 WARM_UP = 0.02  # of all steps
@@ -48,6 +75,7 @@ FASTEST = 1e6  # documents a second: no processor learns so many
 MOST_PASSES = 100  # whatever time there is: what is not learned by then is not to be learned
 EVALUATING = 0.04  # of the time goes into looking at the held-out documents
 LONGEST_BLOCK = 256
+TRIED = 1_000  # examples that a trial learns from
 LEAST_TRIAL = 0.02  # seconds: a processor needs some to reach its speed
 
 
@@ -66,15 +94,25 @@ def seconds_of(budget: str | float) -> float:
     return seconds
 
 
-def default_size(engine: str, num_docs: int) -> str:
+def default_size(engine: str, lengths: Counter[int], mode: str = "documents") -> str:
     """Where neither a size nor a time is named. The scalar engine has no time for ours."""
-    return size_for(LEAST_SECONDS["medium"], num_docs) if engine == "native" else ORIGINAL
+    if engine == "scalar":
+        return ORIGINAL
+    size, seconds = ("small", LEAST_TEXT_SECONDS) if mode == "text" else ("medium", LEAST_SECONDS)
+    return size_for(seconds[size], lengths, mode)
 
 
-def size_for(seconds: float, num_docs: int) -> str:
-    """The size that makes the most of so much time and so many documents to learn from."""
-    fit = (n for n in SIZES if LEAST_SECONDS[n] <= seconds and LEAST_DOCS[n] <= num_docs)
-    return list(fit)[-1]
+def size_for(seconds: float, lengths: Counter[int], mode: str = "documents") -> str:
+    """The size that makes the most of so much time and what there is to learn from.
+
+    lengths: how many documents have so many characters.
+    """
+    if mode == "text":
+        there = sum(length * number for length, number in lengths.items())
+        wanted, time = LEAST_CHARS, LEAST_TEXT_SECONDS
+    else:
+        there, wanted, time = lengths.total(), LEAST_DOCS, LEAST_SECONDS
+    return [n for n in SIZES if time[n] <= seconds and wanted[n] <= there][-1]
 
 
 def check_picks(budget: str | float | None, size: str | None) -> None:
@@ -85,20 +123,22 @@ def check_picks(budget: str | float | None, size: str | None) -> None:
         recipe(Counter([0]), size)
 
 
-def recipe(lengths: Counter[int], size: str) -> dict[str, Any]:
-    """The settings of this size for documents of these lengths; all others have their defaults."""
+def recipe(lengths: Counter[int], size: str, mode: str = "documents") -> dict[str, Any]:
+    """The settings of this size for documents of these lengths; all others have their defaults.
+
+    lengths: how many documents have so many tokens.
+    """
     if size == ORIGINAL:
         return {}
     if size not in SIZES:
         raise ConfigError(f"unknown size {size!r}: there is {', '.join(SIZES)} and {ORIGINAL}")
+    if mode == "text":
+        return ADAM | TEXT | TEXT_SIZES[size]
     return ADAM | SIZES[size] | {"block_size": block_size_for(lengths)}
 
 
 def block_size_for(lengths: Counter[int]) -> int:
-    """Room for the longest document and its end; where that is very long, for 99 of 100.
-
-    lengths: how many documents have so many characters.
-    """
+    """Room for the longest document and its end; where that is very long, for 99 of 100."""
     longest = max(lengths)
     if longest >= 64:
         ordered = sorted(lengths)
@@ -108,21 +148,29 @@ def block_size_for(lengths: Counter[int]) -> int:
     return min(max(longest + 1, 8), LONGEST_BLOCK)
 
 
-def steps_at_most(num_docs: int, docs_per_step: int, seconds: float | None) -> int:
+def steps_at_most(
+    num_docs: int, docs_per_step: int, seconds: float | None, mode: str = "documents"
+) -> int:
     """How many steps are enough; for a budget, at least as many as `steps_for_seconds` finds."""
+    if mode == "text":
+        return TEXT_STEPS
     learned = min(max(num_docs * PASSES, LEAST_LEARNED), MOST_LEARNED)
     if seconds is not None:
         learned = int(seconds * FASTEST)
     return max(1, min(learned, num_docs * MOST_PASSES) // docs_per_step)
 
 
-def steps_for_seconds(engine: Engine, docs: Batch, config: Config, seconds: float) -> int:
+def steps_for_seconds(
+    engine: Engine, docs: Batch | Examples, config: Config, seconds: float
+) -> int:
     """How many steps fit, by a short trial; the engine is then as it was before."""
-    state = engine.state()
+    state, size = engine.state(), config.docs_per_step
+    passes = max(1, MOST_PASSES * len(docs) // size)
+    if not isinstance(docs, Batch):
+        docs = docs.take(0, min(len(docs), TRIED))
     trial = max(LEAST_TRIAL, min(0.2, seconds / 10))
     steps, took = 1, 0.0
     while True:
-        size = config.docs_per_step
         indices = array("q", [i % len(docs) for i in range(steps * size)])
         plan = Plan(
             docs,
@@ -139,8 +187,7 @@ def steps_for_seconds(engine: Engine, docs: Batch, config: Config, seconds: floa
         steps *= 2
     engine.load(state)
     fit = int(seconds * (1 - EVALUATING) * steps / took)
-    most = max(1, MOST_PASSES * len(docs) // config.docs_per_step)
-    return max(1, min(fit, most))
+    return max(1, min(fit, passes))
 
 
 def with_steps(config: Config, num_steps: int, given: Iterable[str]) -> Config:

@@ -53,6 +53,9 @@ WORK_IN_BULK = 7e10  # parameters times tokens in so many candidates of a larger
 class Conditions:
     """What each sample must fulfil. Lengths are in characters. ConfigError where none can.
 
+    length: tokens of a text, behind its prefix, of a model of text; such a model knows no other
+    conditions than prefix, top_k and top_p.
+
     While a document is made, token by token:
     prefix: its beginning. min_len, max_len: it cannot end before, and ends there at the latest.
     top_k: only the k likeliest tokens stay, of equal ones the first. top_p: of these, only the
@@ -76,13 +79,14 @@ class Conditions:
     exclude: Iterable[str] = ()
     novel: bool = False
     unique: bool = False
+    length: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("prefix", "suffix", "contains", "regex"):
             value = getattr(self, name)
             if not (name == "regex" and value is None):
                 check_text(name, value)
-        for name, least in (("min_len", 0), ("max_len", 0), ("top_k", 1)):
+        for name, least in (("min_len", 0), ("max_len", 0), ("top_k", 1), ("length", 0)):
             value = getattr(self, name)
             if value is not None or name == "min_len":
                 check_type(name, value, int, ())
@@ -124,6 +128,11 @@ class Conditions:
 
     def check_model(self, tokenizer: Tokenizer, block_size: int) -> None:
         """ConfigError or TokenizerError where this model can make no such document."""
+        if self.length is not None:
+            raise ConfigError(
+                "length is for models of text: this one makes documents, which end by themselves; "
+                "max_len ends them"
+            )
         most = block_size * max(tokenizer.starts)
         for name in ("min_len", "max_len"):
             value = getattr(self, name)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from operator import ne
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -59,12 +59,19 @@ class Corpus:
         }
 
 
-def read(source: str | Path, *, column: str | None = None, format: str | None = None) -> Corpus:
+def read(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    format: str | None = None,
+    mode: str = "documents",
+) -> Corpus:
     """Read a file, a built-in list ("names", "names-original") or standard input ("-").
 
     format: one of FORMATS; by default the file's ending tells, and everything else is text, one
     document a line. column: of a CSV or TSV file the column by its name in the first row; of JSONL
-    the key ("text" by default). CorpusError says what is wrong with the content and in which line.
+    the key ("text" by default). mode: as of a Config; "text" makes one document of a whole text, as
+    it stands. CorpusError says what is wrong with the content and in which line.
     """
     if str(source) in builtin.BUILT_IN and isinstance(source, str):
         if column or format:
@@ -75,7 +82,7 @@ def read(source: str | Path, *, column: str | None = None, format: str | None = 
             return from_entries(builtin.NAMES, builtin.names())
         return from_entries(builtin.NAMES_ORIGINAL, text_lines(builtin.names_original().decode()))
     if format is None:
-        format = SUFFIXES.get(os.path.splitext(source)[1].lower(), "text")
+        format = format_of(source)
     elif format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
     if format == "text" and column is not None:
@@ -84,6 +91,8 @@ def read(source: str | Path, *, column: str | None = None, format: str | None = 
         )
     name = name_of(source)
     lines = whole_lines(source)
+    if format == "text" and mode == "text":
+        return whole_text(name, lines)
     if format == "text":
         return from_entries(name, lines)
     if format == "jsonl":
@@ -126,6 +135,20 @@ def from_entries(source: str, entries: Iterable[str]) -> Corpus:
             f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
         )
     return Corpus(source, found, num_entries, num_blank, num_stripped)
+
+
+def whole_text(source: str, lines: Iterable[str]) -> Corpus:
+    text = "\n".join([*lines, ""])
+    if not text.strip():
+        raise CorpusError(
+            f"{source} holds nothing but white space" if text else f"{source} is empty"
+        )
+    return Corpus(source, Documents.of([text]), 1, 0, 0)
+
+
+def format_of(source: str | Path) -> str:
+    """What a file's ending says."""
+    return SUFFIXES.get(os.path.splitext(source)[1].lower(), "text")
 
 
 @contextmanager
@@ -183,16 +206,24 @@ def text_lines(text: str) -> list[str]:
 
 def whole_lines(source: str | Path) -> Iterator[str]:
     """The lines of `stream_lines`, one by one; CorpusError for one that is longer than MAX_LINE."""
-    number = 0
-    for lines in stream_lines(source, builtin.BUILT_IN):
+    blocks = stream_lines(source, builtin.BUILT_IN)
+    return chain.from_iterable(no_longer(blocks, name_of(source)))
+
+
+def no_longer(blocks: Iterable[list[str]], name: str, number: int = 1) -> Iterator[list[str]]:
+    """The same lines; CorpusError for one that is longer than MAX_LINE.
+
+    number: of the first line in the file called `name`.
+    """
+    for lines in blocks:
         if max(map(len, lines)) > MAX_LINE:
-            number += next(n for n, line in enumerate(lines, 1) if len(line) > MAX_LINE)
+            number += next(n for n, line in enumerate(lines) if len(line) > MAX_LINE)
             raise CorpusError(
-                f"{name_of(source)}, line {number} has more than {MAX_LINE:,} characters: "
+                f"{name}, line {number} has more than {MAX_LINE:,} characters: "
                 "that is no list; put each document on a line of its own"
             )
         number += len(lines)
-        yield from lines
+        yield lines
 
 
 def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[list[str]]:
@@ -203,33 +234,54 @@ def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[lis
     says what is wrong with the content and in which line, when the lines before were yielded.
     """
     name = name_of(source)
-    # It sees that a line end may be two characters, and a character several bytes, of two blocks.
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    begin, fault = b"", -1
-    line, dropped, number = "", 0, 1  # the unfinished line, bytes of it that are not kept
     with opened(source, name, others) as file:
-        while fault < 0:
-            block = file.read1(BLOCK)  # type: ignore[attr-defined]  # what is there, without waiting
-            begin = begin or block[:2]
-            text, fault = decode_block(decoder, block)
-            if number == 1 and not line and not dropped and text.startswith("\ufeff"):
-                text, dropped = text[1:], 3
-            whole, newline, text = text.rpartition("\n")
-            if newline:
-                whole, line, dropped = line + whole, "", 0
-                lines = whole.split("\n")
-                number += len(lines)
-                yield lines if len(whole) <= MAX_LINE else [each[: MAX_LINE + 1] for each in lines]
-            room = MAX_LINE + 1 - len(line)
-            dropped += len(text[room:].encode())
-            line += text[:room]
-            if not block:
-                break
-    if fault >= 0:
-        byte = dropped + len(line.encode()) + 1
-        raise CorpusError(why_no_text(name, number, byte, fault, utf16=begin in UTF_16_MARKS))
+        # What is there, without waiting.
+        blocks = iter(lambda: file.read1(BLOCK), b"")  # type: ignore[attr-defined]
+        yield from lines_of(decoded(blocks, name))
+
+
+def lines_of(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The lines of `stream_lines`, of a text that comes in parts."""
+    line = ""  # the unfinished one
+    for text in texts:
+        whole, newline, text = text.rpartition("\n")
+        if newline:
+            whole, line = line + whole, ""
+            lines = whole.split("\n")
+            yield lines if len(whole) <= MAX_LINE else [each[: MAX_LINE + 1] for each in lines]
+        line += text[: MAX_LINE + 1 - len(line)]
     if line:
         yield [line]
+
+
+def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str]:
+    r"""The text of UTF-8 that comes in blocks: every line end is \n, a mark at the start is gone.
+
+    number: of the first line in the file called `name`. CorpusError says what is no text, and in
+    which line, when the text before was yielded.
+    """
+    # It sees that a line end may be two characters, and a character several bytes, of two blocks.
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    begin, before = b"", 0  # bytes of the unfinished line
+    fresh = number == 1
+    for block in chain(blocks, [b""]):
+        begin = begin or block[:2]
+        text, fault = decode_block(decoder, block)
+        if fresh and text:
+            fresh = False
+            if text[0] == "\ufeff":
+                text, before = text[1:], 3
+        if text:
+            yield text
+        whole, newline, text = text.rpartition("\n")
+        if newline:
+            number += whole.count("\n") + 1
+            before = 0
+        before += len(text.encode())
+        if fault >= 0:
+            raise CorpusError(
+                why_no_text(name, number, before + 1, fault, utf16=begin in UTF_16_MARKS)
+            )
 
 
 def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[str, int]:
@@ -246,10 +298,11 @@ def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[s
     return text, fault
 
 
-def json_texts(name: str, lines: Iterable[str], key: str) -> Iterator[str]:
+def json_texts(name: str, lines: Iterable[str], key: str, first: int = 1) -> Iterator[str]:
+    """The text that each record has under `key`; "" for a blank line. first: its line."""
     import json
 
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, first):
         if not line.strip():
             yield ""
             continue

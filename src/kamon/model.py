@@ -39,6 +39,18 @@ def num_params(config: Config) -> int:
     return (2 * c.vocab_size + c.block_size + 12 * c.n_layer * c.n_embd) * c.n_embd
 
 
+def flops_per_token(config: Config, length: float) -> float:
+    """Floating-point operations that learning one token takes, in documents of so many targets.
+
+    Two for each product and its sum, forward once and backward twice; of attention what a token
+    sees is counted, on average half of the document.
+    """
+    c = config
+    linears = (12 * c.n_layer * c.n_embd + c.vocab_size) * c.n_embd
+    attention = c.n_layer * c.n_embd * (length + 1)
+    return 6.0 * (linears + attention)
+
+
 def init(config: Config, rng: random.Random) -> array[float]:
     """The first parameters: normal, mean 0, deviation config.std, row by row down the table."""
     return mersenne.gauss(rng, config.std, num_params(config))

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import random
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from kamon.batch import Batch
-from kamon.config import Config, make_config
+from kamon.batch import Batch, Examples
+from kamon.config import Config, make_config, suggestion
 from kamon.corpus import Corpus
 from kamon.documents import Documents
 from kamon.engine import Engine, best_engine, checked_threads, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
+from kamon.examples import TextWindows, consecutive, in_windows, stream
 from kamon.memory import check_model
 from kamon.model import init
-from kamon.split import split
-from kamon.tokenizer import CharTokenizer, Tokenizer
+from kamon.split import PARTS, split
+from kamon.tokenizer import BPE_VOCAB, CharTokenizer, Tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MIN_HELD_OUT = 10  # documents: fewer tell nothing
+LEAST_CHARS = 1_000  # of a text
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,13 @@ class Resumed:
 class Run:
     """Everything decided before the first step; `rng` stands where initialising left it.
 
-    docs: as many of the shuffled documents as the steps will reach; longest: of all, in characters.
+    docs: as many of the shuffled documents as the steps will reach, or windows; longest: of all
+    documents, in tokens without BOS; num_cut: those that lost their end.
     """
 
     config: Config
     tokenizer: Tokenizer
-    docs: Batch
+    docs: Batch | Examples
     engine: Engine
     rng: random.Random
     longest: int
@@ -67,56 +72,125 @@ def prepare(
 ) -> Run:
     """Shuffle the documents, tokenize, cut the long ones, initialise: in this order.
 
-    A document fits if it has fewer characters than block_size; num_cut others lose their end.
-    held_out: documents to test on; the tokenizer knows their characters, too. tokenizer, params: to
-    begin with, in place of new ones.
+    A document fits if it has fewer tokens than block_size; num_cut others lose their end, or are
+    learned in windows, as config.long_documents says. In text mode there are windows alone, of the
+    documents in their own order. held_out: documents to test on; the tokenizer knows their
+    characters, too. tokenizer, params: to begin with, in place of new ones.
     """
     rng = random.Random(config.seed)
-    docs = source.docs.shuffled(rng)
     apart = Documents.of(held_out)
-    tested = apart.shuffled(random.Random(config.seed))
     tokenizer = tokenizer or CharTokenizer(sorted(source.docs.chars() | apart.chars()))
     config = replace(config, vocab_size=tokenizer.vocab_size)
-    size = config.block_size
-    lengths = source.docs.lengths()
-    needed = docs[: config.num_steps * config.docs_per_step]  # the others are never looked at
+    size, text = config.block_size, config.mode == "text"
+    docs = source.docs if text else source.docs.shuffled(rng)
+    lengths = tokenizer.lengths(source.docs)
+    longest = max(lengths)
+    made = started_engine(
+        *(config, rng, params, longest, len(apart)), engine=engine, dtype=dtype, threads=threads
+    )
+    cut = not text and config.long_documents == "cut"
+    if cut:  # the documents behind the last step are never looked at
+        docs = docs[: config.num_steps * config.docs_per_step]
+    return Run(
+        config=config,
+        tokenizer=tokenizer,
+        docs=examples(tokenizer, docs, config),
+        engine=made,
+        engine_name=engine or best_engine(),
+        rng=rng,
+        longest=longest,
+        held_out=tested(tokenizer, apart, config),
+        num_cut=sum(number for length, number in lengths.items() if length >= size) if cut else 0,
+    )
+
+
+def started_engine(
+    config: Config,
+    rng: random.Random,
+    params: array[float] | None,
+    longest: int,
+    num_held_out: int,
+    *,
+    engine: str | None,
+    dtype: str | None,
+    threads: int | None,
+) -> Engine:
+    """An engine with `params`, or new ones drawn from `rng`. ConfigError where memory lacks.
+
+    longest: of the documents, in tokens; num_held_out: how many documents or windows are.
+    """
     check_model(
         config,
         scalar=(engine or best_engine()) == "scalar",
         real=8 if dtype == "float64" else 4,
         threads=checked_threads(threads),
-        longest=max(lengths),
-        held_out=len(apart),
+        longest=longest,
+        held_out=num_held_out,
     )
     params = params or init(config, rng)
     made = make_engine(engine, config, dtype=dtype, threads=threads)
     made.load(untrained(params))
-    return Run(
-        config=config,
-        tokenizer=tokenizer,
-        docs=tokenizer.encode_documents(needed, size),
-        engine=made,
-        engine_name=engine or best_engine(),
-        rng=rng,
-        longest=max(lengths),
-        held_out=tokenizer.encode_documents(tested, size),
-        num_cut=sum(number for length, number in lengths.items() if length >= size),
-    )
+    return made
 
 
-def divide(docs: Iterable[str], hold_out: bool = True) -> tuple[Documents, Documents]:
-    """(learned, held out) of the different documents: `split`, where both have MIN_HELD_OUT."""
+def examples(tokenizer: Tokenizer, docs: Documents, config: Config) -> Batch | Examples:
+    """What the steps learn from, of documents in the order of their turn."""
+    if config.mode == "text":
+        tokens = stream(tokenizer.encode_documents(docs))
+        return TextWindows(tokens, config.block_size, config.seed)
+    if config.long_documents == "windows":
+        found = tokenizer.encode_documents(docs)
+        return in_windows(found, config.block_size, random.Random(config.seed))
+    return tokenizer.encode_documents(docs, config.block_size)
+
+
+def tested(tokenizer: Tokenizer, docs: Documents, config: Config) -> Batch:
+    """Documents held out, or all windows of them, in an order that favours no part of them."""
+    rng = random.Random(config.seed)
+    if config.mode == "text" and docs:
+        windows = consecutive(stream(tokenizer.encode_documents(docs)), config.block_size)
+        order = list(range(len(windows)))
+        rng.shuffle(order)
+        return windows.select(order)
+    docs = docs.shuffled(rng)
+    if config.long_documents == "windows":
+        return in_windows(tokenizer.encode_documents(docs), config.block_size, rng)
+    return tokenizer.encode_documents(docs, config.block_size)
+
+
+def divide(
+    docs: Iterable[str], hold_out: bool = True, mode: str = "documents"
+) -> tuple[Documents, Documents]:
+    """(learned, held out) of the different documents: `split`, where both have MIN_HELD_OUT.
+
+    In text mode, where they have not, the last tenth of each document is held out.
+    """
     different = Documents.of(docs).different()
     if hold_out:
         learned, held_out = split(different)
         if len(held_out) >= MIN_HELD_OUT and len(learned) >= MIN_HELD_OUT:
             return learned, held_out
+        if mode == "text":
+            ends = [len(doc) * (PARTS - 1) // PARTS for doc in different]
+            pairs = list(zip(different, ends, strict=True))
+            return (
+                Documents.of(doc[:end] for doc, end in pairs if end),
+                Documents.of(doc[end:] for doc, end in pairs),
+            )
     return different, Documents.of([])
 
 
-def check_learnable(source: Corpus) -> None:
-    """Refuse a list that has nothing to teach."""
+def check_learnable(source: Corpus, mode: str = "documents") -> None:
+    """Refuse a list, or a text, that has nothing to teach."""
     different = source.different
+    if mode == "text":
+        num_chars = sum(length * number for length, number in different.lengths().items())
+        if num_chars < LEAST_CHARS:
+            raise CorpusError(
+                f"{source.source} has {num_chars:,} characters: a text to learn from has "
+                f"{LEAST_CHARS:,} or more"
+            )
+        return
     if len(different) == 1:
         what = "one document" if len(source.docs) == 1 else "one document again and again"
         raise CorpusError(
@@ -130,7 +204,7 @@ def check_learnable(source: Corpus) -> None:
         )
 
 
-SHAPE = ("n_layer", "n_embd", "n_head", "block_size")
+SHAPE = ("n_layer", "n_embd", "n_head", "block_size", "mode")
 
 
 def shape_of(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
@@ -144,12 +218,36 @@ def shape_of(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {name: getattr(base, name) for name in SHAPE}
 
 
-def check_known(source: Corpus, tokenizer: Tokenizer) -> None:
+def make_tokenizer(
+    wanted: str | Path | Tokenizer, learned: Documents, held_out: Documents, vocab_size: int | None
+) -> Tokenizer:
+    """The tokenizer that `api.train` is asked for; ConfigError where there is none such."""
+    if wanted == "bpe":
+        from kamon.bpe import BytePairTokenizer
+
+        return BytePairTokenizer.train(learned, BPE_VOCAB if vocab_size is None else vocab_size)
+    if vocab_size is not None:
+        raise ConfigError(
+            "vocab_size cannot be set: it is the tokenizer's number of tokens, to be chosen for a "
+            "new one of type bpe alone"
+        )
+    if wanted == "char":
+        return CharTokenizer(sorted(learned.chars() | held_out.chars()))
+    if not isinstance(wanted, str | PathLike):
+        return wanted
+    if not os.path.exists(wanted):
+        known = suggestion(str(wanted), ["char", "bpe"])
+        raise ConfigError(f"there is no tokenizer and no file {wanted}{known}")
+    return read_tokenizer(wanted)
+
+
+def check_known(source: Corpus, tokenizer: Tokenizer, whose: str) -> None:
+    """CorpusError for characters that the tokenizer, named in the sentence as `whose`, lacks."""
     unknown = sorted(tokenizer.unknown(source.docs.chars()))
     if unknown:
         shown = "".join(unknown[:10])
         raise CorpusError(
-            f"{source.source} has characters that the model to start from does not know "
+            f"{source.source} has characters that {whose} does not know "
             f"({shown!r}{f' and {len(unknown) - 10:,} more' if len(unknown) > 10 else ''}): "
             "leave those documents out, or start anew"
         )

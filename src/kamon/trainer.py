@@ -12,6 +12,7 @@ from kamon.batch import Batch, Examples
 from kamon.config import Config
 from kamon.engine import Engine, Plan, train
 from kamon.errors import TrainingError
+from kamon.model import flops_per_token
 from kamon.validation import EVALUATIONS
 
 PROGRESS_SECONDS = 0.1
@@ -22,12 +23,15 @@ SHARE = 0.01  # of the time, for keeping it
 @dataclass(frozen=True)
 class Progress:
     """Where training stands. `losses` of all steps so far, in nats per token; `seconds` for those
-    behind the first `num_before`, which an earlier training made."""
+    behind the first `num_before`, which an earlier training made; tokens and floating-point
+    operations in a second, evaluations not counted."""
 
     num_steps: int
     losses: array[float]
     seconds: float
     num_before: int = 0
+    tokens_per_second: float = 0.0
+    flops: float = 0.0
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -108,7 +112,8 @@ def pretrain(
     kept = (checkpoints and checkpoints.steps) or config.num_steps
     losses = array("d") if losses is None else losses
     before_us = len(losses)
-    start = time.perf_counter()
+    length = mean_length(docs, config)
+    start, learning = time.perf_counter(), 0.0
     steps = 1
     while len(losses) < config.num_steps:
         first = len(losses)
@@ -120,11 +125,15 @@ def pretrain(
             raise not_finite(len(losses), config)
         now = time.perf_counter()
         # The results do not depend on how the steps are cut; only the waiting between reports does.
+        learning += now - before
         made = max(1, len(losses) - first)
         pace = int(made * PROGRESS_SECONDS / max(now - before, 1e-9))
         steps = max(1, min(2 * steps, pace, config.num_steps))
         if on_progress and losses:
-            on_progress(Progress(config.num_steps, losses, now - start, before_us))
+            learned = (len(losses) - before_us) * config.docs_per_step * length
+            speed = learned / max(learning, 1e-9)
+            flops = speed * flops_per_token(config, length)
+            on_progress(Progress(config.num_steps, losses, now - start, before_us, speed, flops))
         done = len(losses)
         due = done > first and (done % every == 0 or done == config.num_steps)
         # Also where the training is to stop: who goes on from here must find what it would have.
@@ -137,6 +146,13 @@ def pretrain(
     if not all(map(math.isfinite, engine.state()["params"])):  # the last update, or one before
         raise not_finite(len(losses), config)
     return losses
+
+
+def mean_length(docs: Batch | Examples, config: Config) -> float:
+    """Targets of a document, or of a window."""
+    if isinstance(docs, Batch):
+        return max(1.0, docs.num_targets / len(docs))
+    return float(config.block_size)
 
 
 def not_finite(step: int, config: Config) -> TrainingError:

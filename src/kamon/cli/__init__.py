@@ -17,6 +17,7 @@ from typing import NoReturn
 
 VERBS = {
     "clean": "make a list fit to learn: repair it, drop what should not be in it",
+    "pack": "make token shards of a corpus too long for memory",
     "tokenizer": "learn how text becomes tokens, and see how it does",
     "train": "learn a list, save the model, make new names",
     "sample": "make new names with a saved model",
@@ -26,7 +27,7 @@ VERBS = {
     "eval": "measure a saved model: its guesses, beside n-grams, and its samples",
     "ngram": "count n-grams: what a model must beat on your list",
     "plot": "draw a saved model: losses, embeddings, attention, lengths",
-    "inspect": "show what is in a saved model",
+    "inspect": "show what is in a saved model or a packed corpus",
     "reproduce": "run the original microGPT, number for number",
     "bench": "measure how fast Kamon works here",
 }
@@ -38,6 +39,7 @@ examples:
   kamon train towns.csv --column name    … or a column of a table
   kamon clean raw.txt -o brands.txt      one form, no repetitions; see its --help
   kamon sample brands -n 50 --temperature 0.8
+  kamon pack texts/ -o shards            a corpus longer than memory, to learn from
   kamon complete brands ne               what comes next, and how it may end
   kamon score brands new.txt --top 20    the lines that fit the list least
   kamon eval brands                      how good it is, beside n-grams

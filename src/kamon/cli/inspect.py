@@ -1,4 +1,6 @@
-"""Show what is in a saved model, after verifying every file of it; or which engine works here."""
+"""Show what is in a saved model or a packed corpus, after verifying every file of it; or which
+engine works here.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, print_json, spark
+from kamon.cli.output import count, one_line, print_json, spark
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "dir", nargs="?", metavar="DIR", help="the directory that `kamon train -o` wrote"
+        "dir",
+        nargs="?",
+        metavar="DIR",
+        help="the directory that `kamon train -o` or `kamon pack -o` wrote",
     )
     parser.add_argument(
         "--engine", action="store_true", help="show which engine works here, in place of a model"
@@ -45,7 +50,9 @@ def run(args: argparse.Namespace) -> None:
     elif args.positions:
         show_positions(args)
     else:
-        show_model(args)
+        from kamon.shards import is_packed
+
+        show_shards(args) if is_packed(args.dir) else show_model(args)
 
 
 def show_engine(args: argparse.Namespace) -> None:
@@ -67,6 +74,22 @@ def show_engine(args: argparse.Namespace) -> None:
             f"native: {found['instructions']} instructions, chosen from "
             f"{', '.join(native.LEVELS)}; {count(native.usable_cores(), 'thread')}"
         )
+
+
+def show_shards(args: argparse.Namespace) -> None:
+    from kamon.cli.pack import show, summary
+    from kamon.shards import open_shards
+
+    shards = open_shards(args.dir, "always")
+    content = shards.manifest.content
+    if args.json:
+        print_json(summary(args.dir, content) | {"inputs": content["inputs"]})
+        return
+    print(f"{args.dir}: all files as they were written\n")
+    show(args.dir, content)
+    print("\ninput                                                       bytes  shards")
+    for each in content["inputs"]:
+        print(f"{one_line(each['path']):48} {each['size']:16,} {len(each['shards']):7,}")
 
 
 def show_model(args: argparse.Namespace) -> None:

@@ -25,6 +25,17 @@ def count(n: int, thing: str) -> str:
     return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
+def short(number: float) -> str:
+    """
+    >>> short(812.4), short(23_456), short(1_234_567)
+    ('812', '23.5k', '1.23M')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
 def one_line(text: str) -> str:
     """With line ends and other control characters escaped: a list is one entry a line."""
     if text.isprintable():  # as nearly all are, and quickly seen
@@ -59,6 +70,8 @@ def say_corpus(source: Corpus, given: str) -> None:
             say(f"{given} is the built-in list; your own file is ./{given}")
     repeated = len(source.docs) - len(source.different)
     details = [count(len(source.docs), "document")]
+    if len(source.docs) == 1:
+        details[0] += f" of {len(source.docs[0]):,} characters"
     if repeated:
         details.append(f"{repeated:,} of them repetitions")
     if source.num_blank:
@@ -74,8 +87,9 @@ def say_cut(run: Run) -> None:
         size, longest = run.config.block_size, run.longest
         say(
             f"{count(run.num_cut, 'document')} too long for block_size {size}, which holds "
-            f"{count(size - 1, 'character')} and the end: what is behind is left out; the longest "
-            f"has {longest:,} (--block-size {longest + 1} holds all)"
+            f"{count(size - 1, run.tokenizer.unit)} and the end: what is behind is left out; the "
+            f"longest has {longest:,} (--block-size {longest + 1} holds all, "
+            "--long-documents windows learns all)"
         )
 
 
@@ -96,6 +110,11 @@ def print_marked(samples: list[tuple[str, bool]]) -> None:
     for text, known in samples:
         shown = one_line(text)
         print(f"{shown:{width}}  (in the list)" if known else shown)
+
+
+def print_texts(texts: list[str]) -> None:
+    """Texts as they are, an empty line between two of them."""
+    print("\n\n".join(texts))
 
 
 def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character") -> None:
@@ -133,7 +152,11 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
             if not bar.disable:
                 bar.start_t = bar.last_print_t = bar.start_t - progress.seconds
         recent = progress.losses[-100:]
-        bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}", refresh=False)
+        bar.set_postfix_str(
+            f"loss {sum(recent) / len(recent):.4f}, {short(progress.tokens_per_second)} tokens/s, "
+            f"{progress.flops / 1e9:.3g} GFLOP/s",
+            refresh=False,
+        )
         bar.update(len(progress.losses) - bar.n)
 
     try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import one_line, print_json, say, say_unfinished
+from kamon.cli.output import one_line, print_json, print_texts, say, say_unfinished
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, chosen_engine
+from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
     from kamon.api import Model
@@ -40,7 +41,16 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument("-n", type=whole_number, default=20, metavar="N", help="how many (20)")
+    parser.add_argument(
+        "-n", type=whole_number, metavar="N", help="how many (20; of a model of text, 1)"
+    )
+    parser.add_argument(
+        "--length",
+        type=whole_number,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="of a model of text: how many tokens to write (500)",
+    )
     parser.add_argument(
         "--temperature",
         type=number,
@@ -69,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from kamon.api import load
     from kamon.conditions import make_conditions
 
-    names = [name.replace("-", "_") for name in CONDITIONS]
+    names = [name.replace("-", "_") for name in (*CONDITIONS, "length")]
     conditions = {name: getattr(args, name) for name in names if hasattr(args, name)}
     make_conditions({**conditions, "exclude": ()})  # what cannot be is said before anything is read
     if "exclude" in conditions:
@@ -77,21 +87,30 @@ def run(args: argparse.Namespace) -> int:
 
         conditions["exclude"] = corpus.read(conditions["exclude"]).docs
     model = load(args.dir, **chosen_engine(args))
-    found = model.find(args.n, temperature=args.temperature, seed=args.seed, **conditions)
-    if args.json:
+    is_text = model.config.mode == "text"
+    if is_text and (args.details or args.nearest):
+        raise ConfigError("--details and --nearest compare documents, and this model writes text")
+    n = args.n if args.n is not None else 1 if is_text else 20
+    found = model.find(n, temperature=args.temperature, seed=args.seed, **conditions)
+    if args.json and is_text:
+        print_json({"directory": args.dir, "samples": [{"text": text} for text in found.texts]})
+    elif args.json:
         samples = details(model, found, args.nearest)
         print_json({"directory": args.dir, "tried": found.tried, "samples": samples})
     elif args.details or args.nearest:
         for sample in details(model, found, args.nearest):
             print("\t".join(columns(sample)))
+    elif is_text:
+        print_texts(found.texts)
     else:
         for text in found.texts:
             print(one_line(text))
-    say_unfinished(found.sizes, model.config.block_size, model.tokenizer.unit)
-    if len(found.texts) == args.n:
+    if not is_text:
+        say_unfinished(found.sizes, model.config.block_size, model.tokenizer.unit)
+    if len(found.texts) == n:
         return 0
     say(
-        f"{len(found.texts):,} of {args.n:,} found: "
+        f"{len(found.texts):,} of {n:,} found: "
         f"among {found.tried:,} candidates no more fulfil the conditions"
     )
     return 0 if found.texts else 1

@@ -16,6 +16,7 @@ from kamon.cli.output import (
     count,
     print_json,
     print_marked,
+    print_texts,
     progress_bar,
     say,
     say_corpus,
@@ -34,11 +35,13 @@ from kamon.cli.settings import (
 )
 from kamon.config import SETTINGS
 from kamon.errors import ConfigError
+from kamon.tokenizer import BPE_VOCAB
 
 if TYPE_CHECKING:
     from kamon.api import Model
     from kamon.config import Config
     from kamon.corpus import Corpus
+    from kamon.shards import Shards
 
 NUM_SAMPLES = 20
 
@@ -63,6 +66,15 @@ def add_arguments(parser: Parser) -> None:
         "--all", action="store_true", help="learn from all documents: hold none out to test on"
     )
     add_input_format(parser)
+    parser.add_argument(
+        "--tokenizer",
+        default="char",
+        metavar="NAME",
+        help="char (the default), bpe, or a file that `kamon tokenizer train` wrote",
+    )
+    parser.add_argument(
+        "--vocab-size", type=whole_number, metavar="N", help=f"tokens of bpe ({BPE_VOCAB:,})"
+    )
     add_json(parser)
     add_engine(parser)
     group = parser.add_argument_group("interrupted and longer trainings")
@@ -101,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from kamon.budget import check_picks
     from kamon.model import num_params
     from kamon.run import Run
+    from kamon.shards import Shards, is_packed
 
     going_on = args.resume is not None
     if going_on:
@@ -114,9 +127,16 @@ def run(args: argparse.Namespace) -> int:
         check_picks(args.budget, args.size)
         store.check_target(output, overwrite=args.overwrite)
     interval(args.checkpoint_every)
-    source: Corpus | None = None
-    if name is not None:
-        source = corpus.read(name, column=args.column, format=args.format)
+    mode = chosen.get("mode", "documents")
+    if going_on and name is not None:
+        from kamon import store
+
+        mode = store.load(output).config.mode
+    source: Corpus | Shards | None = None
+    if name is not None and is_packed(name):
+        source = packed_corpus(name, args)
+    elif name is not None:
+        source = corpus.read(name, column=args.column, format=args.format, mode=mode)
         say_corpus(source, name)
 
     def on_start(run: Run) -> None:
@@ -126,8 +146,9 @@ def run(args: argparse.Namespace) -> int:
             say(f"going on from {run.resumed.generation}, step {run.resumed.num_steps_done:,}")
         say_cut(run)
         if run.held_out:
-            say(f"{count(len(run.held_out), 'document')} held out to test on")
-        elif not args.all:
+            unit = "window" if run.config.mode == "text" else "document"
+            say(f"{count(len(run.held_out), unit)} held out to test on")
+        elif not args.all and not isinstance(source, Shards):
             say("too few documents to hold some out: nothing tells whether the model over-fits")
         c = run.config
         say(
@@ -155,9 +176,11 @@ def run(args: argparse.Namespace) -> int:
                 **chosen,
             )
         else:
-            assert source
+            assert source is not None
             model = train(
                 source,
+                tokenizer=args.tokenizer,
+                vocab_size=args.vocab_size,
                 hold_out=not args.all,
                 budget=args.budget,
                 size=args.size,
@@ -177,8 +200,9 @@ def run(args: argparse.Namespace) -> int:
     say_trained(model, loss, output)
     if stopped:
         say(f"`kamon train --resume {output}` goes on from here")
-    samples = [] if stopped else model.sample(NUM_SAMPLES)
-    known = model.docs.among(samples)
+    is_text = model.config.mode == "text"
+    samples = [] if stopped else model.sample(1 if is_text else NUM_SAMPLES)
+    known = set() if is_text else model.docs.among(samples)
     marked = [(text, text in known) for text in samples]
     if args.json:
         print_json(
@@ -191,9 +215,25 @@ def run(args: argparse.Namespace) -> int:
                 "samples": [{"text": text, "in_list": known} for text, known in marked],
             }
         )
+    elif is_text:
+        print_texts(samples)
     else:
         print_marked(marked)
     return stopped
+
+
+def packed_corpus(path: str, args: argparse.Namespace) -> Shards:
+    """What `kamon pack` wrote there; ConfigError for flags that say how to read a file."""
+    from kamon.shards import open_shards
+
+    if args.column is not None or args.format is not None:
+        raise ConfigError("--column and --format say how to read a file, and INPUT is packed")
+    shards = open_shards(path)
+    say(
+        f"{path}: {count(shards.num_docs('train'), 'document')}, "
+        f"{count(shards.num_tokens('train'), 'token')} to learn from"
+    )
+    return shards
 
 
 def check_resume(args: argparse.Namespace) -> None:
@@ -213,6 +253,8 @@ def check_resume(args: argparse.Namespace) -> None:
         "--init-from": args.init_from is not None,
         "--engine": args.engine is not None,
         "--dtype": args.dtype is not None,
+        "--tokenizer": args.tokenizer != "char",
+        "--vocab-size": args.vocab_size is not None,
     }
     for flag, there in given.items():
         if there:

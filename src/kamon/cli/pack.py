@@ -1,0 +1,186 @@
+"""Make a corpus that does not fit into memory into token shards: mapped files, each with its hash.
+
+Files are read in bounded memory, and several at a time; run the same command again after a kill or
+Ctrl-C and it goes on. A tenth of the documents is held out, chosen by their content. Repetitions
+are not looked for: that would need all of the corpus in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kamon.cli.output import count, print_json, say
+from kamon.cli.parser import Parser, whole_number
+from kamon.cli.settings import add_json
+from kamon.corpus import FORMATS
+
+if TYPE_CHECKING:
+    from kamon.pack import Packed, Progress
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="text, .csv, .tsv or .jsonl, each also as .gz or .zst; of a folder all files in it, "
+        "sorted by name, but hidden ones",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="SHARDS", help="the directory to write"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("documents", "text"),
+        default="documents",
+        help="what a document is. documents: each line, record or cell, without white space at its "
+        "ends; text: each whole text file as it stands, each record or cell (documents)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        default="char",
+        metavar="NAME",
+        help="char: one token a character; bpe: pairs that occur often, learned from 16 million "
+        "characters all over the inputs; or a tokenizer.json, or the directory of a model (char)",
+    )
+    parser.add_argument(
+        "--vocab-size", type=whole_number, metavar="N", help="tokens of bpe (1,024)"
+    )
+    parser.add_argument(
+        "--column", metavar="NAME", help="column of CSV or TSV files; key of JSONL (text)"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, help="of all inputs; by default the ending of each tells"
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="hold nothing out; without it, fewer than 100 documents of --mode text have the last "
+        "tenth of each held out, otherwise a tenth of the documents is",
+    )
+    parser.add_argument(
+        "--shard-tokens",
+        type=whole_number,
+        default=100_000_000,
+        metavar="N",
+        help="a shard ends with the document that brings it to so many tokens (100,000,000)",
+    )
+    parser.add_argument(
+        "--jobs", type=whole_number, metavar="N", help="processes; by default one for each core"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start anew if SHARDS was packed otherwise"
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from kamon.engines.native import usable_cores
+    from kamon.pack import pack
+
+    with progress_bar() as on_progress:
+        packed = pack(
+            args.inputs,
+            args.output,
+            mode=args.mode,
+            tokenizer=args.tokenizer,
+            vocab_size=args.vocab_size,
+            column=args.column,
+            format=args.format,
+            hold_out=not args.all,
+            shard_tokens=args.shard_tokens,
+            jobs=usable_cores() if args.jobs is None else args.jobs,
+            overwrite=args.overwrite,
+            on_progress=on_progress,
+        )
+    say_packed(packed)
+    if args.json:
+        print_json(summary(args.output, packed.manifest.content))
+    else:
+        show(args.output, packed.manifest.content)
+
+
+def say_packed(packed: Packed) -> None:
+    if packed.num_hidden:
+        say(f"{count(packed.num_hidden, 'hidden name')} in the folders left out")
+    if packed.was_whole:
+        say("all was packed before: nothing to do")
+        return
+    if packed.num_units_before:
+        say(f"{packed.num_units_before:,} of {count(packed.num_units, 'unit')} were packed before")
+    seconds = max(packed.seconds, 1e-9)
+    say(
+        f"packed {packed.num_bytes / 1e6:,.1f} MB in {seconds:.1f} s: "
+        f"{packed.num_bytes / 1e6 / seconds:,.1f} MB and {packed.num_tokens / seconds:,.0f} tokens "
+        "a second"
+    )
+
+
+def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
+    """What is in shards, for programs."""
+    names = ("mode", "vocab_size", "bytes_a_token", "totals", "settings")
+    return {
+        "directory": path,
+        **{name: content[name] for name in names},
+        "num_inputs": len(content["inputs"]),
+        "num_blank_inputs": sum(not each["shards"] for each in content["inputs"]),
+    }
+
+
+def show(path: str, content: dict[str, Any]) -> None:
+    """The same for people."""
+    num_inputs = len(content["inputs"])
+    size = sum(each["size"] for each in content["inputs"])
+    print(f"{path}: {count(num_inputs, 'file')}, {size:,} bytes, --mode {content['mode']}")
+    print(f"vocab_size {content['vocab_size']:,}, {content['bytes_a_token']} bytes a token\n")
+    print(f"{'part':10} {'documents':>15} {'tokens':>18} {'shards':>8} {'bytes':>20}")
+    for part, total in content["totals"].items():
+        print(
+            f"{part:10} {total['num_docs']:15,} {total['num_tokens']:18,} "
+            f"{total['num_shards']:8,} {total['num_bytes']:20,}"
+        )
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+    """Bytes and tokens a second on stderr if that is a terminal, otherwise nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
+    bar: Any = None
+    stage, begin = "", 0.0
+
+    def update(progress: Progress) -> None:
+        nonlocal bar, stage, begin
+        if progress.stage != stage:
+            if bar is not None:
+                bar.close()
+            stage, begin = progress.stage, time.monotonic()
+            bar = tqdm(
+                desc={"survey": "looking", "unit": "packing"}[stage],
+                total=progress.total_bytes,
+                initial=progress.num_bytes,
+                unit="B",
+                unit_scale=True,
+                file=sys.stderr,
+                leave=False,
+                dynamic_ncols=True,
+            )
+        if progress.num_tokens:
+            rate = progress.num_tokens / max(time.monotonic() - begin, 1e-9)
+            bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        bar.update(progress.num_bytes - bar.n)
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.close()

@@ -1,0 +1,101 @@
+"""Units of work in several processes, which end with this one however it ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+from kamon.errors import CorpusError
+
+WAIT = 0.1  # seconds between looks at what was done
+
+Report = Callable[[int, int], object]
+Work = Callable[[int, Report], Any]
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """This process was told to stop."""
+
+
+# Of a worker, set when it begins.
+own: tuple[Work, Any, Any]
+
+
+def run_in_processes(work: Work, units: list[int], jobs: int, report: Report) -> dict[int, Any]:
+    """`work(unit, report)` for each unit. What goes wrong in one, or here, stops all of them.
+
+    work: can be pickled, and what it raises, too: processes are spawned, not forked.
+    """
+    context = multiprocessing.get_context("spawn")
+    counts = context.Array("q", 2)
+    stop = context.Event()
+    pool = ProcessPoolExecutor(jobs, context, begin, (work, counts, stop))
+    try:
+        with no_interrupt():
+            futures = {pool.submit(call, unit): unit for unit in units}
+        seen = [0, 0]
+        left: set[Future[Any]] = set(futures)
+        while left:
+            done, left = wait(left, WAIT, FIRST_EXCEPTION)
+            now = counts[:]
+            report(now[0] - seen[0], now[1] - seen[1])
+            seen = now
+            for future in sorted(done, key=lambda future: futures[future]):
+                future.result()
+        return {unit: future.result() for future, unit in futures.items()}
+    except BrokenProcessPool:
+        raise CorpusError(
+            "a process that packs was killed, perhaps for want of memory: run the command again to "
+            "go on, with fewer --jobs"
+        ) from None
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def no_interrupt() -> Iterator[None]:
+    """Ctrl-C comes later; and never to processes that are started here: they are told to stop."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin(work: Work, counts: Any, stop: Any) -> None:
+    """What a worker begins with."""
+    global own
+    own = work, counts, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def call(unit: int) -> Any:
+    work, counts, stop = own
+
+    def report(num_bytes: int, num_tokens: int) -> None:
+        with counts.get_lock():
+            counts[0] += num_bytes
+            counts[1] += num_tokens
+        if stop.is_set():
+            raise Stopped
+
+    return work(unit, report)
