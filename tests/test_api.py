@@ -8,9 +8,9 @@ import pytest
 
 import kamon
 from conftest import TINY
-from kamon.api import prepare
 from kamon.config import Config
 from kamon.corpus import from_docs
+from kamon.run import prepare
 
 PUBLIC = [
     "Config",

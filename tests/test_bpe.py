@@ -144,6 +144,10 @@ def test_pieces_of_a_text(text: str, pieces: list[str]) -> None:
 
 
 TRAINED = BytePairTokenizer.train(SENTENCES * 2, 340)
+# Long tokens of few characters, some of them with a part of é.
+MERGED = BytePairTokenizer.train(
+    ["aab  aé1_a!\n\n  b éé aé éa  a  b", "baé a\n  b 11 __!! aab"] * 3, 330
+)
 
 
 @given(TEXTS)
@@ -373,3 +377,44 @@ def test_merges_are_those_of_the_tokenizers_library() -> None:
         found = sorted(other.get_vocab().items(), key=lambda item: item[1])
         made = [tokenizer_text for tokenizer_text, _ in found if len(tokenizer_text) > 1]
         assert made == [own.piece(token) for token in range(BYTES, own.bos)]
+
+
+# ---- how longer texts begin
+
+
+@given(FEW.filter(bool), FEW | ANY)
+@example("she", "lls")
+@example("a", "  b")
+@example("a ", " b")
+@example(" ", "\n\n ")
+@example("1", "2345")
+@example("é", "a")
+@example("e", "\u0301")
+@example("Größ", "er")
+@example("a" * 64, "a")
+def test_a_longer_text_begins_in_one_of_the_ways(begin: str, more: str) -> None:
+    for tokenizer in (TRAINED, MERGED):
+        openings = tokenizer.openings(begin)
+        tokens = tuple(tokenizer.encode(begin + more))
+        assert sum(tokens[: len(each)] == each for each in openings) == 1
+        assert tuple(tokenizer.encode(begin)) in openings
+
+
+def test_openings_of_a_text() -> None:
+    """Every token that goes on, each of them behind the tokens that come before it then."""
+    tokenizer = BytePairTokenizer([(97, 98), (256, 99), (98, 99), (32, 97)])
+    ab, abc, bc, space_a = range(256, 260)
+    assert set(tokenizer.openings("a")) == {(97,), (ab,), (abc,)}
+    assert set(tokenizer.openings("ab")) == {(ab,), (abc,)}  # bc comes too late
+    assert set(tokenizer.openings("xb")) == {(120, 98), (120, bc)}
+    assert set(tokenizer.openings("x ")) == {(120, 32), (120, space_a)}
+    assert tokenizer.rest("x ", (120, space_a)) == "a"
+    assert tokenizer.rest("x", (120,)) == ""
+    assert all(tokenizer.rest("xb", tokens) in ("", "c") for tokens in tokenizer.openings("xb"))
+
+
+def test_characters_that_begin_in_a_token() -> None:
+    for text in SENTENCES:
+        assert sum(TRAINED.starts[token] for token in TRAINED.encode(text)) == len(text)
+    assert TRAINED.starts[TRAINED.bos] == 0
+    assert len(TRAINED.starts) == TRAINED.vocab_size

@@ -18,10 +18,13 @@ from kamon import budget, store, train
 from kamon.batch import pack
 from kamon.budget import (
     EVALUATING,
+    LEAST_CHARS,
     LEAST_SECONDS,
+    LEAST_TEXT_SECONDS,
     MOST_PASSES,
     PICKED,
     SIZES,
+    TEXT_SIZES,
     block_size_for,
     default_size,
     recipe,
@@ -62,12 +65,31 @@ def test_what_is_no_time(budget: str | float) -> None:
 
 def test_more_time_never_means_a_smaller_model() -> None:
     assert list(LEAST_SECONDS) == list(SIZES)
-    chosen = [size_for(seconds, 10_000) for seconds in (0.001, 0.1, 0.5, 4, 30, 1000)]
+    chosen = [size_for(seconds, many(10_000)) for seconds in (0.001, 0.1, 0.5, 4, 30, 1000)]
     assert chosen == [*SIZES, "huge"]
     sizes = [num_params(Config(**recipe(LENGTHS, size))) for size in SIZES]
     assert sizes == sorted(sizes)
     with pytest.raises(ConfigError, match=r"unknown size 'vast': there is tiny, small.*original"):
         recipe(LENGTHS, "vast")
+
+
+def many(num_docs: int) -> Counter[int]:
+    return Counter({7: num_docs})
+
+
+def test_text_has_sizes_of_its_own() -> None:
+    assert list(TEXT_SIZES) == list(LEAST_CHARS) == list(LEAST_TEXT_SECONDS) == list(SIZES)
+    long = Counter({10**9: 1})
+    chosen = [size_for(seconds, long, "text") for seconds in (0.01, 2, 20, 240, 1800)]
+    assert chosen == list(SIZES)
+    assert size_for(1800, Counter({60_000: 1}), "text") == "small"
+    assert default_size("native", long, "text") == "small"
+    assert default_size("native", Counter({1_000: 9}), "text") == "tiny"
+    assert default_size("scalar", long, "text") == "original"
+    sizes = [num_params(Config(**recipe(long, size, "text"))) for size in SIZES]
+    assert sizes == sorted(sizes)
+    assert {name for size in SIZES for name in recipe(long, size, "text")} <= PICKED
+    assert steps_at_most(1, 12, None, "text") == 2_000
 
 
 def test_what_the_sizes_do_not_pick_is_as_in_the_original() -> None:
@@ -82,16 +104,16 @@ def test_the_default_is_medium_and_with_the_scalar_engine_the_original() -> None
     settings = {"n_embd": 4, "block_size": 8, "num_steps": 1}
     config = train(DOCS, engine="scalar", **settings).config
     assert config == Config(**settings, vocab_size=config.vocab_size)
-    assert default_size("native", 10_000) == "medium"
+    assert default_size("native", many(10_000)) == "medium"
     if not native.why_not():
         assert train(DOCS, **settings).config.batch_size == SIZES["tiny"]["batch_size"]
 
 
 def test_a_short_list_gets_a_small_model() -> None:
     """Measured on parts of the original's list: what a larger one learns is the list by heart."""
-    sizes = [default_size("native", n) for n in (10, 1_999, 2_000, 2_999, 3_000, 10**7)]
+    sizes = [default_size("native", many(n)) for n in (10, 1_999, 2_000, 2_999, 3_000, 10**7)]
     assert sizes == ["tiny", "tiny", "small", "small", "medium", "medium"]
-    assert size_for(1000, 500) == "tiny"
+    assert size_for(1000, many(500)) == "tiny"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_train_saves_and_shows_names(names: Path, tmp_path: Path, kamon: Kamon) 
     assert len(done.out.splitlines()) == 20
     assert f"{names}: 15 documents" in done.err
     assert "3 documents too long for block_size 6, which holds 5 characters and the end" in done.err
-    assert "the longest has 8 (--block-size 9 holds all)" in done.err
+    assert "the longest has 8 (--block-size 9 holds all, --long-documents" in done.err
     assert f"saved to {tmp_path / 'model'}" in done.err
     again = kamon("sample", tmp_path / "model")
     assert again.out.split() == re.sub(r" +\(in the list\)", "", done.out).split()
@@ -97,7 +97,8 @@ def test_every_setting_is_a_flag(names: Path, tmp_path: Path, kamon: Kamon) -> N
         "n_layer": 2, "n_embd": 6, "n_head": 3, "block_size": 4, "std": 0.5, "seed": 7,
         "num_steps": 2, "batch_size": 3, "learning_rate": 0.25, "beta1": 0.5, "beta2": 0.75,
         "eps_adam": 0.125, "temperature": 1.5, "schedule": "cosine", "warmup_steps": 1,
-        "weight_decay": 0.5, "dropout": 0.25,
+        "weight_decay": 0.5, "dropout": 0.25, "mode": "documents", "long_documents": "windows",
+        "gradient_accumulation_steps": 2, "min_lr": 0.125, "grad_clip": 0.5,
     }  # fmt: skip
     assert set(values) == {field.name for field in SETTINGS}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
@@ -529,6 +530,6 @@ def test_progress_on_a_terminal(names: Path, tmp_path: Path) -> None:
         shown += chunk
     out, _ = running.communicate()
     assert running.returncode == 0
-    assert re.search(rb"\d+/12 \[.*<.*loss \d\.\d{4}\]", shown)
+    assert re.search(rb"\d+/12 \[.*<.*loss \d\.\d{4}, .* tokens/s, .* GFLOP/s\]", shown)
     assert len(out.splitlines()) == 20
     assert store.load(tmp_path / "m").training["num_steps_done"] == 12

@@ -34,7 +34,7 @@ LAYERS = [
     {"cli.output"},
     {"cli.settings"},
     {"cli.suggest"},
-    {"cli.interactive"},
+    {"cli.interactive", "cli.pack"},
     {
         "cli.train",
         "cli.sample",
@@ -47,7 +47,7 @@ LAYERS = [
         "cli.complete",
         "cli.fill",
         "cli.plot",
-        "cli.pack",
+        "cli.tokenizer",
     },
     {"cli.inspect"},
     {"cli"},

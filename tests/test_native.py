@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 import original
 from conftest import Result, assert_decoder_refuses
 from kamon import corpus
-from kamon.api import prepare
 from kamon.batch import Batch, pack
 from kamon.config import Config
 from kamon.engine import (
@@ -42,6 +41,7 @@ from kamon.engines import native
 from kamon.engines.native import NativeEngine
 from kamon.errors import ConfigError
 from kamon.model import init, num_params, parameter_shapes
+from kamon.run import prepare
 from kamon.sampler import SampleRequest, sample, sample_document, sample_one_by_one
 from kamon.trainer import make_plan, pretrain
 

@@ -18,8 +18,8 @@ import pytest
 import original
 from conftest import Result
 from kamon import builtin, corpus
-from kamon.api import prepare
 from kamon.config import Config
+from kamon.run import prepare
 from kamon.sampler import sample_document
 from kamon.trainer import pretrain
 

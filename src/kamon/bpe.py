@@ -22,6 +22,7 @@ from itertools import accumulate, islice, pairwise
 from operator import add
 
 from kamon.batch import BOS, UTF_32, Batch
+from kamon.config import check_type
 from kamon.errors import ConfigError, TokenizerError
 from kamon.mapped import Growing, numbers_of
 
@@ -96,6 +97,7 @@ class BytePairTokenizer:
             found.append(made)
             known.add(made)
         self._bytes = dict(enumerate([*found, *(name.encode() for name in self.specials)]))
+        self._spelt = [each.decode("latin-1") for each in found]  # as characters
         self._pieces = Pieces(self.merges)
 
     @classmethod
@@ -104,11 +106,7 @@ class BytePairTokenizer:
 
         ConfigError for a vocab_size that leaves no room for the bytes and BOS.
         """
-        if not BYTES < vocab_size <= MAX_VOCAB:
-            raise ConfigError(
-                f"vocab_size must be from {BYTES + 1} (the bytes and BOS) to {MAX_VOCAB:,}, "
-                f"not {vocab_size}"
-            )
+        check_vocab_size(vocab_size)
         return cls(learn_merges(count_pieces(docs), vocab_size - BYTES - 1))
 
     def with_specials(self, names: Iterable[str]) -> BytePairTokenizer:
@@ -183,34 +181,25 @@ class BytePairTokenizer:
         `text`, which is not empty, at its start: each ends with the token that reaches its end.
 
         Only those that `encode` would give, too. The pieces of `text` but the last one stay as they
-        are, whatever follows. Source of the idea: Phan et al. 2024, arXiv:2410.09303.
+        are, whatever follows; and a last one of white space may lose a space to what follows.
+        Source of the idea: Phan et al. 2024, arXiv:2410.09303.
         """
-        own = tuple(self.encode(text))
-        found = {own: None}
-        *whole, last = SPLIT.findall(text)
-        before = tuple(self.encode("".join(whole)))
-        data = last.encode()
-        for place in range(len(data)):
-            first = tuple(map(ord, self._merge(data[:place])))
-            for token, each in self._bytes.items():
-                if token < self.bos and each.startswith(data[place:]):
-                    tokens = (*before, *first, token)
-                    if self._is_own(tokens, len(before), data[:place] + each):
-                        found[tokens] = None
+        found = {tuple(self.encode(text)): None}
+        *before, last = SPLIT.findall(text)
+        ways = [(before, last)]
+        if last.isspace() and last[1:].endswith(" "):
+            ways.append(([*before, last[:-1]], " "))
+        for pieces, last in ways:
+            whole = "".join(map(self._pieces.__getitem__, pieces))
+            data = last.encode().decode("latin-1")
+            for place in range(len(data)):
+                first = self._pieces.merge(data[:place])
+                for token, each in enumerate(self._spelt):
+                    if each.startswith(data[place:]):
+                        tokens = first + chr(token)
+                        if self._pieces.merge(data[:place] + each) == tokens:
+                            found[tuple(map(ord, whole + tokens))] = None
         return list(found)
-
-    def _merge(self, data: bytes) -> str:
-        """The tokens of bytes that are a part of one piece."""
-        *_, found = self._pieces.merge(data.decode("latin-1"))
-        return found
-
-    def _is_own(self, tokens: tuple[int, ...], begin: int, data: bytes) -> bool:
-        """Whether those from `begin` on are the tokens of their bytes, `data`."""
-        try:
-            found = self.encode(data.decode())
-        except UnicodeDecodeError:  # it ends inside a character
-            found = list(map(ord, self._merge(data)))
-        return tokens[begin:] == tuple(found)
 
     @cached_property
     def starts(self) -> list[int]:
@@ -291,29 +280,38 @@ class Pieces(dict[str, str]):
         self.made = {pair: token for token, pair in self.pairs.items()}
 
     def __missing__(self, piece: str) -> str:
-        *_, found = self.steps(piece)
+        found = self.merge(tokens_of(piece))
         if len(self) >= MOST_KEPT:
             self.clear()
         self[piece] = found
         return found
 
     def steps(self, piece: str) -> Iterator[str]:
-        """The bytes of a piece, and what they become with each merge."""
-        return self.merge(tokens_of(piece))
-
-    def merge(self, tokens: str) -> Iterator[str]:
-        """Tokens, and what they become with each merge: the earliest in training goes first."""
-        made = self.made.get
+        """The bytes of a piece, and what they become with each merge: the earliest goes first."""
+        tokens, made = tokens_of(piece), self.made.get
         yield tokens
         while found := [*filter(None, map(made, map(add, tokens, tokens[1:])))]:
             first = min(found)
             tokens = tokens.replace(self.pairs[first], first)
             yield tokens
 
+    def merge(self, tokens: str) -> str:
+        """What bytes become, all at once."""
+        made = self.made.get
+        while found := [*filter(None, map(made, map(add, tokens, tokens[1:])))]:
+            first = min(found)
+            tokens = tokens.replace(self.pairs[first], first)
+        return tokens
+
 
 def tokens_of(piece: str) -> str:
     """The bytes of a piece as tokens; a surrogate stands for a byte that is no UTF-8."""
     return piece.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def pairs_of(tokens: str) -> list[str]:
+    """All neighbours."""
+    return list(map(add, tokens, tokens[1:]))
 
 
 def joined_blocks(texts: Iterable[str]) -> Iterator[tuple[list[str], str]]:
@@ -350,7 +348,7 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
     where: defaultdict[str, list[int]] = defaultdict(list)  # in which pieces; or it did once
     for text, number in counts.items():
         piece = tokens_of(text)
-        for pair in map(add, piece, piece[1:]):
+        for pair in pairs_of(piece):
             total[pair] += number
             where[pair].append(len(pieces))
         pieces.append(piece)
@@ -379,14 +377,26 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
         merges.append((left, right))
         fresh = set()
         for place in where.pop(pair):
-            old = pieces[place]
-            if pair not in old:
+            before, found, behind = pieces[place].partition(pair)
+            if not found:
                 continue
-            pieces[place] = new = old.replace(pair, token)
             number = numbers[place]
-            for each in map(add, old, old[1:]):
+            if pair in behind:
+                old, new = pieces[place], pieces[place].replace(pair, token)
+                gone, come = pairs_of(old), pairs_of(new)
+            else:  # as nearly always: that only its neighbours have other neighbours saves half
+                new = before + token + behind
+                gone, come = [], []
+                if before:
+                    gone.append(before[-1] + pair[0])
+                    come.append(before[-1] + token)
+                if behind:
+                    gone.append(pair[1] + behind[0])
+                    come.append(token + behind[0])
+            pieces[place] = new
+            for each in gone:
                 total[each] -= number
-            for each in map(add, new, new[1:]):
+            for each in come:
                 total[each] += number
                 if token in each:
                     where[each].append(place)
@@ -396,6 +406,16 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
             if total[each] > 1:
                 heapq.heappush(heap, (-total[each], each))
     return merges
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """ConfigError for what is no number of tokens to train."""
+    check_type("vocab_size", vocab_size, int, ())
+    if not BYTES < vocab_size <= MAX_VOCAB:
+        raise ConfigError(
+            f"vocab_size must be from {BYTES + 1} (the bytes and BOS) to {MAX_VOCAB:,}, "
+            f"not {vocab_size}"
+        )
 
 
 def check_surrogates(text: str, parts: Iterable[str] = ()) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kamon.api import Model
     from kamon.config import Config
     from kamon.corpus import Corpus
+    from kamon.shards import Shards
 
 NUM_SAMPLES = 20
 
@@ -112,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from kamon.budget import check_picks
     from kamon.model import num_params
     from kamon.run import Run
+    from kamon.shards import Shards, is_packed
 
     going_on = args.resume is not None
     if going_on:
@@ -130,8 +132,10 @@ def run(args: argparse.Namespace) -> int:
         from kamon import store
 
         mode = store.load(output).config.mode
-    source: Corpus | None = None
-    if name is not None:
+    source: Corpus | Shards | None = None
+    if name is not None and is_packed(name):
+        source = packed_corpus(name, args)
+    elif name is not None:
         source = corpus.read(name, column=args.column, format=args.format, mode=mode)
         say_corpus(source, name)
 
@@ -142,8 +146,9 @@ def run(args: argparse.Namespace) -> int:
             say(f"going on from {run.resumed.generation}, step {run.resumed.num_steps_done:,}")
         say_cut(run)
         if run.held_out:
-            say(f"{count(len(run.held_out), 'document')} held out to test on")
-        elif not args.all:
+            unit = "window" if run.config.mode == "text" else "document"
+            say(f"{count(len(run.held_out), unit)} held out to test on")
+        elif not args.all and not isinstance(source, Shards):
             say("too few documents to hold some out: nothing tells whether the model over-fits")
         c = run.config
         say(
@@ -171,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
                 **chosen,
             )
         else:
-            assert source
+            assert source is not None
             model = train(
                 source,
                 tokenizer=args.tokenizer,
@@ -215,6 +220,20 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_marked(marked)
     return stopped
+
+
+def packed_corpus(path: str, args: argparse.Namespace) -> Shards:
+    """What `kamon pack` wrote there; ConfigError for flags that say how to read a file."""
+    from kamon.shards import open_shards
+
+    if args.column is not None or args.format is not None:
+        raise ConfigError("--column and --format say how to read a file, and INPUT is packed")
+    shards = open_shards(path)
+    say(
+        f"{path}: {count(shards.num_docs('train'), 'document')}, "
+        f"{count(shards.num_tokens('train'), 'token')} to learn from"
+    )
+    return shards
 
 
 def check_resume(args: argparse.Namespace) -> None:
