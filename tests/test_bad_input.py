@@ -832,15 +832,15 @@ def test_memory_is_refused_above_what_there_is(monkeypatch: pytest.MonkeyPatch) 
 
 def test_each_setting_counts_in_the_memory() -> None:
     names = ("n_layer", "n_embd", "n_head", "block_size", "vocab_size", "batch_size")
-    sizes = dict.fromkeys(names, 64)
-    for scalar in (False, True):
-        how = {"scalar": scalar, "real": 4, "threads": 2, "longest": 500, "held_out": 9}
+    sizes = dict.fromkeys(names, 64) | {"dropout": 0}
+    for engine in ("native", "scalar", "torch"):
+        how = {"engine": engine, "real": 4, "threads": 2, "longest": 500, "held_out": 9}
 
         def needed(sizes: dict[str, int], how: dict[str, Any] = how) -> float:
             return memory.training_bytes(sizes, **how)
 
         for name in names:
-            if not (scalar and name == "n_head"):
+            if engine == "native" or name != "n_head":
                 assert needed(sizes | {name: 128}) > needed(sizes)
         assert needed(sizes | {"block_size": 10**6}) > needed(sizes | {"block_size": 500})
 
@@ -864,7 +864,7 @@ def test_the_memory_that_is_said_is_what_is_taken() -> None:
         taken = float(subprocess.run(argv, capture_output=True, check=True, text=True).stdout)
         config = Config(n_embd=512, n_layer=2, vocab_size=16)
         said = memory.training_bytes(
-            vars(config), scalar=False, real=real, threads=1, longest=3, held_out=12
+            vars(config), engine="native", real=real, threads=1, longest=3, held_out=12
         )
         assert 0.5 < said / taken < 2
 
