@@ -38,6 +38,9 @@ COMPLETE = "complete.py"
 PATTERNS = ("tests/test_complete.py",)
 INSIDE = "inside.py"
 SEEN = ("tests/test_inside.py",)
+BPE = "bpe.py"
+PAIRS = ("tests/test_bpe.py",)
+OF_PIECES = ("tests/test_tokenizer_cli.py",)
 CURVE = "curve.py"
 CURVES = ("tests/test_curve.py",)
 PICTURES = ("tests/test_plot.py",)
@@ -48,6 +51,9 @@ DAMAGED = ("tests/test_torture_store.py",)
 RESUMED = ("tests/test_resume.py",)
 TORCH = "engines/pytorch.py"
 IN_TORCH = ("tests/test_pytorch.py",)
+WINDOWS = ("tests/test_windows.py",)
+SHARDS = ("tests/test_shards.py",)
+PACKED = ("tests/test_pack.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -194,9 +200,86 @@ BUGS = [
     Bug(
         "trainer: learning rate one step ahead",
         "trainer.py",
-        "config.learning_rate * (1 - done)",
-        "config.learning_rate * (1 - done - 1 / config.num_steps)",
+        "else 1 - done",
+        "else 1 - done - 1 / config.num_steps",
         ("tests/test_trainer.py",),
+    ),
+    Bug(
+        "trainer: the least learning rate on top of the others",
+        "trainer.py",
+        "(config.learning_rate - config.min_lr) * left",
+        "config.learning_rate * left",
+        ("tests/test_trainer.py",),
+    ),
+    Bug(
+        "engine: the mean of batches' means",
+        "engine.py",
+        'weights = array("d", [share]) * batch.num_targets',
+        'weights = array("d", [1 / len(batches) / batch.num_targets]) * batch.num_targets',
+        GRADIENTS,
+    ),
+    Bug(
+        "adam: short gradients made long",
+        SCALAR,
+        "if norm > grad_clip:",
+        "if norm:",
+        GRADIENTS,
+    ),
+    Bug(
+        "native: a clipped gradient without its groups",
+        ENGINE,
+        "if (num_groups > 1) add_up(e, num_groups);\n    num_groups = 1;",
+        "num_groups = 1;",
+        NATIVE,
+    ),
+    Bug(
+        "native: the norm without its root",
+        ENGINE,
+        "std::sqrt(sum_of_squares(e))",
+        "sum_of_squares(e)",
+        NATIVE,
+    ),
+    Bug(
+        "examples: windows that skip a target",
+        "examples.py",
+        "yield tokens[begin : begin + block_size + 1]",
+        "yield tokens[begin : begin + block_size]",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "examples: the last place of a text never taken",
+        "examples.py",
+        "places = len(self.tokens) - size + 1",
+        "places = len(self.tokens) - size - 40",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "continuation: a window that begins too late",
+        "continuation.py",
+        "tokens[-max(1, size // 2) :]",
+        "tokens[-max(1, size // 2 - 1) :]",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "continuation: the same draw for every token",
+        "continuation.py",
+        "temperature, u(number))]",
+        "temperature, u(0))]",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "run: the end of a text learned and tested",
+        "run.py",
+        "Documents.of(doc[:end] for doc, end in pairs if end)",
+        "Documents.of(doc for doc, end in pairs if end)",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "lesson: held-out documents of a packed corpus learned",
+        "lesson.py",
+        'docs = shards.documents("train", size, config.seed)',
+        'docs = shards.documents("held_out", size, config.seed)',
+        ("tests/test_lesson.py",),
     ),
     Bug(
         "trainer: every step starts with the first document",
@@ -296,6 +379,100 @@ BUGS = [
         "return lines if lines[-1] else lines[:-1]",
         "return lines[:-1]",
         ("tests/test_corpus.py",),
+    ),
+    Bug(
+        "bpe: numbers of the heap never grow old", BPE, "if total[pair] != -number:", "if 0:", PAIRS
+    ),
+    Bug(
+        "bpe: what stood behind a pair counted on",
+        BPE,
+        "                total[right + behind[0]] -= number\n",
+        "",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: the latest merge goes first",
+        BPE,
+        "earliest = min(found)",
+        "earliest = max(found)",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: a space goes over to the next document",
+        BPE,
+        "(?= [^\\s\\d\\0])",
+        "(?= [^\\s\\d])",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: new special tokens before the old",
+        BPE,
+        "[*self.specials, *names]",
+        "[*names, *self.specials]",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: a block_size that cuts before the last token",
+        BPE,
+        "else block_size + 1\n",
+        "else block_size\n",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: white space keeps its last space",
+        BPE,
+        'if last.isspace() and last[1:].endswith(" "):',
+        "if 0:",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: beginnings that no text has",
+        BPE,
+        "if self._pieces.merge(data[:place] + each) == tokens:",
+        "if 1:",
+        PAIRS,
+    ),
+    Bug(
+        "conditions: one beginning for every sample",
+        "conditions.py",
+        "openings[choose(logprobs, request.temperature, u(0))]",
+        "openings[0]",
+        OF_PIECES,
+    ),
+    Bug(
+        "conditions: a token counts as a character",
+        "conditions.py",
+        "length += starts[token]",
+        "length += 1",
+        OF_PIECES,
+    ),
+    Bug(
+        "complete: one document in several ways",
+        COMPLETE,
+        " and tokenizer.encode(tokenizer.decode(tokens)) == list(tokens)",
+        "",
+        OF_PIECES,
+    ),
+    Bug(
+        "complete: only what follows whole tokens",
+        COMPLETE,
+        "    if len(openings) > 1:\n        whole",
+        "    if 0:\n        whole",
+        OF_PIECES,
+    ),
+    Bug(
+        "score: a text cut counts all its characters",
+        "score.py",
+        "lengths = map(sub, seen, cut)",
+        "lengths = map(len, texts)",
+        OF_PIECES,
+    ),
+    Bug(
+        "inside: a token is the nearest to itself",
+        INSIDE,
+        " if -place != token][:n]",
+        "][:n]",
+        OF_PIECES,
     ),
     Bug(
         "tokenizer: characters in the order of their appearance",
@@ -680,8 +857,8 @@ BUGS = [
     ),
     Bug(
         "evaluate: documents tested on that were learned",
-        EVALUATE,
-        'model.training.get("held_out") is not None',
+        "api.py",
+        'self.training.get("held_out") is not None',
         "True",
         MEASURED,
     ),
@@ -837,8 +1014,8 @@ BUGS = [
     Bug(
         "inside: the baseline measured on more than the model can see",
         INSIDE,
-        "encode_documents(held_out, model.config.block_size)",
-        "encode_documents(held_out)",
+        "None if whole else model.config.block_size)",
+        "None)",
         SEEN,
     ),
     Bug(
@@ -1018,8 +1195,8 @@ BUGS = [
     Bug(
         "corpus: a byte that is no text is passed over",
         "corpus.py",
-        "if fault >= 0:\n        byte",
-        "if fault > 300:\n        byte",
+        "if fault >= 0:\n            raise",
+        "if fault > 300:\n            raise",
         ("tests/test_torture_corpus.py",),
     ),
     Bug("torch looks ahead", TORCH, "apart(v), is_causal=True)", "apart(v))", IN_TORCH),
@@ -1034,8 +1211,8 @@ BUGS = [
     Bug(
         "torch drops the same numbers at two sites",
         TORCH,
-        "inputs, 2 * i + 2)",
-        "inputs, 2 * i + 1)",
+        "inputs, site + 1, self.config)",
+        "inputs, site, self.config)",
         IN_TORCH,
     ),
     Bug(
@@ -1093,6 +1270,97 @@ BUGS = [
         'torch.float64 if dtype == "float64" else torch.float32',
         '{"float64": torch.float64, "float32": torch.float32}.get(dtype, torch.bfloat16)',
         IN_TORCH,
+    ),
+    Bug(
+        "windows: what falls behind the end stays there",
+        "windows.py",
+        "            if i < n:\n",
+        "            if True:\n",
+        WINDOWS,
+    ),
+    Bug(
+        "windows: seeds count but their low half",
+        "windows.py",
+        "key = (seed & MASK32) ^ WINDOW_KEY, seed >> 32",
+        "key = (seed & MASK32) ^ WINDOW_KEY, 0",
+        WINDOWS,
+    ),
+    Bug(
+        "shards: two BOS where shards meet",
+        "shards.py",
+        "accumulate((s.num_tokens - 1 for s",
+        "accumulate((s.num_tokens for s",
+        SHARDS,
+    ),
+    Bug(
+        "shards: held-out windows from the beginning alone",
+        "shards.py",
+        "(number * total // count * block_size",
+        "(number * block_size",
+        SHARDS,
+    ),
+    Bug(
+        "shards: verified once is for ever",
+        "shards.py",
+        "read_verified(path) != done",
+        "read_verified(path) is None",
+        SHARDS,
+    ),
+    Bug(
+        "shards: every epoch has one order",
+        "shards.py",
+        "permutation(self.seed, epoch, n)",
+        "permutation(self.seed, 0, n)",
+        SHARDS,
+    ),
+    Bug(
+        "pack: a line is cut in two",
+        "sources.py",
+        "end = line_start(file, piece.end) if piece.end < source.size else source.size",
+        "end = piece.end",
+        PACKED,
+    ),
+    Bug(
+        "pack: a file that is cut off is whole",
+        "sources.py",
+        "    if decoder is not None:\n",
+        "    if decoder is None and False:\n",
+        PACKED,
+    ),
+    Bug(
+        "pack: another tenth is held out",
+        "units.py",
+        "part_of(doc.encode()) == 0",
+        "part_of(doc.encode()) == 1",
+        PACKED,
+    ),
+    Bug(
+        "pack: texts are cut behind white space",
+        "units.py",
+        '(r"(?s:.*)\\S(?=\\s)")',
+        '(r"(?s:.*)\\s(?=\\S)")',
+        PACKED,
+    ),
+    Bug(
+        "pack: a shard is full one document late",
+        "units.py",
+        "self.most - self.num_tokens, first) + 1",
+        "self.most - self.num_tokens + 1, first) + 1",
+        PACKED,
+    ),
+    Bug(
+        "pack: what was finished is not looked at",
+        "pack.py",
+        'record["plan"] == plan.digest and sizes == [file["size"] for file in files]',
+        'record["plan"] == plan.digest',
+        PACKED,
+    ),
+    Bug(
+        "pack: an input may change",
+        "sources.py",
+        "if (there.st_size, there.st_mtime_ns) != (source.size, source.mtime_ns):",
+        "if there.st_size != there.st_size:",
+        PACKED,
     ),
 ]
 

@@ -6,15 +6,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
 
-from kamon import cli
+from kamon import cli, corpus
+from kamon.api import Model
+from kamon.bpe import BytePairTokenizer
+from kamon.config import Config
 from kamon.engine import Engine
+from kamon.metrics import Metrics
+from kamon.run import divide, prepare
+from kamon.trainer import pretrain
+from kamon.validation import mean_loss
 
 
 def pytest_configure() -> None:
@@ -129,6 +136,36 @@ TINY = {
     "warmup_steps": 0,
 }
 TINY_FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+
+
+def piece_model(docs: list[str], vocab_size: int, **settings: Any) -> Model:
+    """A model whose tokens are byte pairs, trained on all of `docs` but those held out."""
+    source = corpus.from_docs(docs)
+    learned, held_out = divide(source.different)
+    run = prepare(
+        replace(source, docs=learned),
+        Config(**settings),
+        held_out=held_out,
+        tokenizer=BytePairTokenizer.train(source.docs, vocab_size),
+    )
+    metrics = Metrics()
+    metrics.losses.extend(pretrain(run.engine, run.docs, run.config))
+    metrics.learning_rates.extend([0.01] * len(metrics.losses))
+    tested = {
+        "num_docs": len(held_out),
+        "loss": mean_loss(run.engine, run.held_out) if held_out else 0.0,
+        "best_step": len(metrics),
+        "over_fitted": False,
+    }
+    training = {
+        "engine": run.engine_name,
+        "dtype": run.engine.dtype,
+        "corpus": source.summary(),
+        "num_steps_done": len(metrics),
+        "seconds": 1.0,
+        "held_out": tested if held_out else None,
+    }
+    return Model(run.config, run.tokenizer, run.engine, metrics, training, source.different)
 
 
 def assert_decoder_refuses(engine: Engine) -> None:

@@ -23,14 +23,16 @@ from typing import Any
 import pytest
 
 import kamon as package
-from conftest import TINY_FLAGS, Result
+from conftest import TINY_FLAGS, Result, piece_model
 from kamon import clean, cli, complete, corpus, evaluate, inside, memory, score, store
 from kamon.config import SETTINGS, Config, read_settings
 from kamon.contents import FILES
 from kamon.engine import make_engine
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError, TrainingError
 from kamon.sampler import SampleRequest, sample, sample_one_by_one
+from kamon.shards import open_shards
 from kamon.store import MANIFEST
+from kamon.tokenizer import read_tokenizer
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
@@ -153,7 +155,8 @@ def limit() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all the lists, and models M of names, E of emoji and more, F not finite."""
+    """A folder with all the lists, and models M of names, E of emoji and more, F not finite, B of
+    byte pairs."""
     folder = tmp_path_factory.mktemp("shelf")
     for table in (STRANGE, BAD_TEXT, BAD_TABLES):
         for name, (content, _) in table.items():
@@ -167,6 +170,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
     tiny = {"num_steps": 3, "n_embd": 4, "n_head": 2}
     package.train(words, **tiny, block_size=6).save(folder / "M")
+    piece_model(words, 270, **tiny, block_size=6).save(folder / "B")
     strange = [
         doc for name in ("emoji.txt", "joiners.txt", "accents.txt") for doc in STRANGE[name][1]
     ]
@@ -201,6 +205,7 @@ def assert_refused(done: Result, code: int, message: str, out: str = "") -> None
 
 
 READERS: dict[str, list[str]] = {
+    "pack": ["pack", "{}", "-o", "new", "--jobs=1"],
     "train": ["train", "{}", "-o", "new", *TINY_FLAGS],
     "ngram": ["ngram", "{}"],
     "clean": ["clean", "{}", "-o", "new"],
@@ -208,6 +213,8 @@ READERS: dict[str, list[str]] = {
     "reproduce": ["reproduce", "--num-steps=1", "--input", "{}"],
     "score": ["score", "M", "{}"],
     "exclude": ["sample", "M", "--exclude", "{}"],
+    "tokenizer train": ["tokenizer", "train", "{}", "-o", "new"],
+    "tokenizer encode": ["tokenizer", "encode", "B", "{}"],
     "drop-words": ["clean", "two.txt", "--drop-words", "{}"],
 }
 
@@ -221,6 +228,8 @@ def reading(verb: str, name: str, *more: str) -> list[str]:
 def test_text_that_cannot_be_read(name: str, verb: str, here: Path, kamon: Kamon) -> None:
     if not (here / name).exists():
         pytest.skip("this file system takes UTF-8 names alone")
+    if verb == "pack" and name == "mark-only.txt":
+        pytest.skip("three bytes are no empty file")
     streamed = verb == "score" and name in ("latin.txt", "nul.txt", "surrogate.txt")
     done = kamon(*reading(verb, f"./{name}", *["--unknown=skip"] * (verb == "score")))
     assert_refused(done, 1, BAD_TEXT[name][1], done.out if streamed else "")
@@ -232,10 +241,12 @@ def test_text_that_cannot_be_read(name: str, verb: str, here: Path, kamon: Kamon
 def test_files_that_are_none(name: str, message: str, verb: str, kamon: Kamon) -> None:
     if name.startswith("/proc") and not os.path.exists(name):
         pytest.skip("no /proc on this system")
+    if verb == "pack" and name in (".", "M", "/dev/null", "/proc/self/mem"):
+        pytest.skip("folders are packed whole, and what is no file is refused in other words")
     assert_refused(kamon(*reading(verb, name)), 1, message)
 
 
-@pytest.mark.parametrize("verb", ["train", "ngram", "clean", "eval"])
+@pytest.mark.parametrize("verb", ["train", "ngram", "clean", "eval", "pack"])
 @pytest.mark.parametrize("name", BAD_TABLES)
 @pytest.mark.usefixtures("here")
 def test_tables_that_cannot_be_read(name: str, verb: str, kamon: Kamon) -> None:
@@ -270,6 +281,19 @@ def test_strange_lists(name: str, here: Path, kamon: Kamon) -> None:
     cut = sum(len(doc) >= 6 for doc in docs)
     assert ("too long" in trained.err) == bool(cut)
     assert not cut or f"{cut:,} document{'s' * (cut > 1)} too long" in trained.err
+
+    made = kamon("tokenizer", "train", path, "-o", "new", *column, "--json")
+    tokenizer = read_tokenizer("new")
+    os.remove("new")
+    for doc in docs:
+        assert tokenizer.decode(tokenizer.encode(doc)) == doc
+    assert (made.code, made.json["corpus"]["num_docs"]) == (0, len(docs))
+    packed = kamon("pack", path, "-o", "new", *column, "--all", "--jobs=1")
+    shards = open_shards("new")
+    found = [shards.document("train", number)[1:-1] for number in range(len(docs))]
+    shutil.rmtree("new")
+    assert packed.code == 0
+    assert list(map(shards.tokenizer.decode, found)) == docs
 
     counted = kamon("ngram", path, *column, "--json", "-n", 3)
     assert (counted.code, counted.json["corpus"]["num_docs"]) == (0, len(docs))
@@ -313,7 +337,7 @@ def test_a_list_of_100_000_characters(tmp_path: Path, kamon: Kamon) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF\x02\x01\x01\0\0", b"\n \n", b"ab\n\xff\n"])
-@pytest.mark.parametrize("verb", READERS)
+@pytest.mark.parametrize("verb", [verb for verb in READERS if verb != "pack"])
 @pytest.mark.usefixtures("here")
 def test_standard_input_that_is_no_list(
     content: bytes, verb: str, kamon: Kamon, monkeypatch: pytest.MonkeyPatch
@@ -397,6 +421,10 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("train two.txt -o new --threads 100000", 2, "threads must be from 1 to 1,024"),
     ("sample M --engine gpu", 2, "invalid choice: 'gpu'"),
     ("sample M --engine scalar --dtype float32", 2, "computes in float64 alone"),
+    ("sample M --engine native --dtype bfloat16", 2, "bfloat16 is for the torch engine"),
+    ("sample M --engine native --device cuda", 2, "device cuda is for the torch engine"),
+    ("sample M --engine scalar --compile", 2, "compile is for the torch engine"),
+    ("sample M --device tpu", 2, "--device"),
     ("sample M N", 2, "one argument too many: 'N'"),
     ("sample", 2, "DIR"),
     (["complete", "M", "é"], 1, "character 'é'"),
@@ -497,8 +525,79 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("bench --seconds nan", 2, "seconds must be from 0 to 3600"),
     ("bench --seconds -1", 2, "seconds must be from 0 to 3600"),
     ("bench x", 2, "one argument too many"),
+    ("pack two.txt", 2, "required: -o/--output"),
+    ("pack -o new", 2, "INPUT"),
+    ("pack - -o new", 2, "standard input cannot be packed"),
+    ("pack two.txt -o two.txt", 2, "would lie in the input two.txt"),
+    ("pack two.txt -o .", 2, "the input two.txt lies in ."),
+    ("pack two.txt -o other", 1, "other holds something else than shards"),
+    ("pack two.txt -o M --overwrite", 1, "M holds something else than shards"),
+    ("pack two.txt -o M/sub", 1, "M/sub would lie in a model"),
+    (f"pack two.txt -o {FULL}", 1, "is not a directory"),
+    ("pack two.txt -o hebrew.txt/x", 1, "Not a directory"),
+    (["pack", "two.txt", "-o", "a\0b"], 1, "embedded null byte"),
+    (["pack", "two.txt", "-o", "x" * 300], 1, "File name too long"),
+    (["pack", "two.txt", "-o", ""], 1, "an empty name is no new directory"),
+    ("pack other -o other/new", 2, "would lie in the input other"),
+    ("pack void -o new", 1, "void is a directory without files"),
+    ("pack two.txt two.txt -o new", 2, "two.txt is packed already"),
+    ("pack two.txt -o new --mode lines", 2, "invalid choice: 'lines'"),
+    ("pack two.txt -o new --format xml", 2, "invalid choice: 'xml'"),
+    ("pack two.txt -o new --column x", 2, "which has no columns"),
+    ("pack two.txt -o new --format csv", 2, "two.txt has the columns ab: choose one"),
+    ("pack two.txt -o new --tokenizer words", 2, "cannot read the tokenizer words"),
+    ("pack two.txt -o new --tokenizer hebrew.txt", 2, "hebrew.txt is no tokenizer"),
+    ("pack two.txt -o new --tokenizer void", 1, "void is not a model directory"),
+    ("pack two.txt -o new --vocab-size 300", 2, "is of --tokenizer bpe alone"),
+    ("pack two.txt -o new --tokenizer bpe --vocab-size 256", 2, "vocab_size must be from 257"),
+    (f"pack two.txt -o new --tokenizer bpe --vocab-size {HUGE}", 2, "vocab_size must be from"),
+    ("pack two.txt -o new --shard-tokens 0", 2, "shard_tokens must be 1 or more"),
+    ("pack two.txt -o new --jobs 0", 2, "jobs must be from 1 to 1,024"),
+    (f"pack two.txt -o new --jobs {HUGE}", 2, "jobs must be from 1 to 1,024"),
+    ("pack hebrew.txt -o new --tokenizer M", 1, "hebrew.txt, line 1: character 'ש'"),
     ("inspect", 2, "name the DIR of a model"),
     ("inspect other", 1, "it has no generation of a model"),
+    ("inspect --positions", 2, "name the DIR of a model"),
+    ("inspect M --positions --engine", 2, "give one"),
+    (["complete", "B", "\udcff", "--json"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
+    ("complete B xxxxxx", 2, "the prefix has 6 tokens, and the model's block_size 6 leaves"),
+    (["sample", "B", "--prefix", "e\ud800"], 1, r"'\ud800' (U+D800), number 2"),
+    ("sample B --prefix xxxxxxx", 2, "has 7 tokens, more than the model's block_size 6 allows"),
+    ("sample B --max-len 99", 2, "max_len 99 is above the 12 characters"),
+    ("fill B a_", 2, "the tokens of this model are pieces of text"),
+    (["plot", "B", "--json", "--text", "x" * 6], 2, "the text has 6 tokens: block_size 6 holds 5"),
+    ("tokenizer", 2, "ACTION"),
+    ("tokenizer learn two.txt", 2, "invalid choice: 'learn'"),
+    ("tokenizer train two.txt", 2, "name the FILE that the tokenizer goes to with -o"),
+    ("tokenizer train two.txt x -o new", 2, "one argument too many: 'x'"),
+    ("tokenizer train two.txt -o new --vocab-size 256", 2, "vocab_size must be from 257 (the"),
+    (f"tokenizer train two.txt -o new --vocab-size {HUGE}", 2, "vocab_size must be from 257"),
+    ("tokenizer train two.txt -o new --vocab-size 1.5", 2, "must be a whole number"),
+    ("tokenizer train two.txt -o two.txt --overwrite", 1, "is the input, which is never written"),
+    ("tokenizer train two.txt -o bom.txt", 1, "bom.txt is there already: choose another -o"),
+    ("tokenizer train two.txt -o other", 1, "'other' is no name for a file"),
+    ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: there is no such folder"),
+    ("tokenizer train two.txt -o two.txt/x", 1, "cannot write"),
+    (f"tokenizer train two.txt -o {FULL}", 1, "is not a file"),
+    (["tokenizer", "train", "two.txt", "-o", ""], 1, "'' is no name for a file"),
+    (["tokenizer", "train", "two.txt", "-o", "a\0b"], 1, r"cannot write 'a\x00b': embedded null"),
+    (["tokenizer", "train", "two.txt", "-o", "x" * 300], 1, "File name too long"),
+    ("tokenizer encode M two.txt x", 2, "one argument too many: 'x'"),
+    ("tokenizer encode M two.txt -o x", 2, "are for `kamon tokenizer train`"),
+    ("tokenizer encode none two.txt", 2, "cannot read the tokenizer none: No such file"),
+    (["tokenizer", "encode", "a\0b", "two.txt"], 2, r"cannot read the tokenizer 'a\x00b'"),
+    ("tokenizer encode two.txt two.txt", 2, "two.txt is no tokenizer: not valid JSON"),
+    ("tokenizer encode latin.txt two.txt", 2, "'latin.txt': it is not UTF-8"),
+    ("tokenizer encode /dev/zero two.txt", 2, "/dev/zero has more than 16,777,216 bytes"),
+    ("tokenizer encode other two.txt", 1, "it has no generation of a model"),
+    ("tokenizer encode M hebrew.txt", 1, "character 'ש' (U+05E9), number 1"),
+    ("tokenizer decode M two.txt", 1, "two.txt, line 1: 'ab' is no token: they are numbers from 0"),
+    ("tokenizer decode M utf16.txt", 1, "iconv -f utf-16 -t utf-8"),
+    ("tokenizer decode B", 1, "standard input is empty"),
+    ("tokenizer show M", 2, "give one or more texts"),
+    ("tokenizer show M é", 1, "character 'é' (U+00E9), number 1"),
+    ("tokenizer show B a --column x", 2, "--column and --format say how to read an INPUT"),
+    (["tokenizer", "show", "B", "\udcff"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
 ]
 
 
@@ -803,7 +902,7 @@ def test_models_that_are_none(verb: str, name: str, message: str, kamon: Kamon) 
     assert_refused(kamon(verb, name, *LOADERS[verb]), 1, message)
 
 
-@pytest.mark.parametrize("verb", LOADERS)
+@pytest.mark.parametrize("verb", [*LOADERS, "tokenizer show"])
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_damaged_models(verb: str, name: str, shelf: Path, tmp_path: Path, kamon: Kamon) -> None:
     shutil.copytree(shelf / "M", tmp_path / "m")
@@ -812,7 +911,8 @@ def test_damaged_models(verb: str, name: str, shelf: Path, tmp_path: Path, kamon
     whole = path.read_bytes()
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 0x80]) + whole[middle + 1 :]
-    more = [str(tmp_path / word) if word == "two.txt" else word for word in LOADERS[verb]]
+    more = LOADERS.get(verb, ["ab"])
+    more = [str(tmp_path / word) if word == "two.txt" else word for word in more]
     for content in (whole[:-1], whole[:middle], b"", flipped, None, 0):
         path.unlink(missing_ok=True)
         if content == 0:
@@ -821,7 +921,7 @@ def test_damaged_models(verb: str, name: str, shelf: Path, tmp_path: Path, kamon
             path.write_bytes(content)
         if name == MANIFEST and content == whole[:-1]:
             continue  # without its last line end, it is as good
-        assert_refused(kamon(verb, tmp_path / "m", *more), 1, name)
+        assert_refused(kamon(*verb.split(), tmp_path / "m", *more), 1, name)
 
 
 @pytest.mark.parametrize(
@@ -957,6 +1057,9 @@ TRAIN: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (breaking(), {}, RuntimeError, "mine"),
     (NAMES, {"engine": "gpu"}, ConfigError, "unknown engine 'gpu'"),
     (NAMES, {"dtype": "int8"}, ConfigError, "unknown dtype 'int8'"),
+    (NAMES, {"device": "tpu"}, ConfigError, "unknown device 'tpu'"),
+    (NAMES, {"engine": "native", "device": "mps"}, ConfigError, "device mps is for the torch"),
+    (NAMES, {"engine": "native", "compile": True}, ConfigError, "compile is for the torch"),
     (NAMES, {"threads": 0}, ConfigError, "threads must be from 1 to 1,024, not 0"),
     (NAMES, {"threads": True}, ConfigError, "threads must be a whole number, not True"),
     (NAMES, {"threads": "2"}, ConfigError, "threads must be a whole number, not '2'"),

@@ -76,21 +76,15 @@ def merge_slowly(tokens: list[int], pair: Pair, made: int) -> list[int]:
 def train_slowly(texts: list[str], most: int) -> list[Pair]:
     """Count all pairs again after each merge."""
     pieces = [list(piece.encode()) for text in texts for piece in split_slowly(text)]
-    spelt = [bytes([byte]) for byte in range(BYTES)]
     merges: list[Pair] = []
     while len(merges) < most:
         counts = Counter(pair for piece in pieces for pair in pairwise(piece))
-        rows = [
-            (-number, pair)
-            for pair, number in counts.items()
-            if number > 1 and spelt[pair[0]] + spelt[pair[1]] not in spelt
-        ]
+        rows = [(-number, pair) for pair, number in counts.items() if number > 1]
         if not rows:
             break
         pair = min(rows)[1]
         merges.append(pair)
-        spelt.append(spelt[pair[0]] + spelt[pair[1]])
-        pieces = [merge_slowly(piece, pair, len(spelt) - 1) for piece in pieces]
+        pieces = [merge_slowly(piece, pair, BYTES + len(merges) - 1) for piece in pieces]
     return merges
 
 
@@ -144,6 +138,10 @@ def test_pieces_of_a_text(text: str, pieces: list[str]) -> None:
 
 
 TRAINED = BytePairTokenizer.train(SENTENCES * 2, 340)
+# Long tokens of few characters, some of them with a part of é.
+MERGED = BytePairTokenizer.train(
+    ["aab  aé1_a!\n\n  b éé aé éa  a  b", "baé a\n  b 11 __!! aab"] * 3, 330
+)
 
 
 @given(TEXTS)
@@ -204,10 +202,11 @@ def test_characters_of_the_first_tokens(text: str, number: int) -> None:
     assert len(data) - len(text[:found].encode()) < 4
 
 
-def test_two_merges_never_make_the_same_bytes() -> None:
-    tokenizer = BytePairTokenizer.train(["aaa baaa baaa ba ba ba aaaa" * 3], BYTES + 1 + 50)
-    made = [tokenizer.decode_bytes([token]) for token in range(tokenizer.bos)]
-    assert len(set(made)) == len(made)
+@given(st.lists(st.text("ab", min_size=1, max_size=40), min_size=1, max_size=8))
+def test_two_merges_never_make_the_same_bytes(texts: list[str]) -> None:
+    """Of few letters nearly all runs become tokens, in as many ways as there are."""
+    tokenizer = BytePairTokenizer.train(texts, BYTES + 1 + 200)  # or a TokenizerError
+    assert tokenizer.merges == train_slowly(texts, 200)
 
 
 def test_training_ends_where_no_pair_occurs_twice() -> None:
@@ -373,3 +372,45 @@ def test_merges_are_those_of_the_tokenizers_library() -> None:
         found = sorted(other.get_vocab().items(), key=lambda item: item[1])
         made = [tokenizer_text for tokenizer_text, _ in found if len(tokenizer_text) > 1]
         assert made == [own.piece(token) for token in range(BYTES, own.bos)]
+
+
+# ---- how longer texts begin
+
+
+@given(FEW.filter(bool), FEW | ANY)
+@example("she", "lls")
+@example("a", "  b")
+@example("a ", " b")
+@example(" ", "\n\n ")
+@example("1", "2345")
+@example("é", "a")
+@example("e", "\u0301")
+@example("Größ", "er")
+@example("\n ", "!")
+@example("a" * 64, "a")
+def test_a_longer_text_begins_in_one_of_the_ways(begin: str, more: str) -> None:
+    for tokenizer in (TRAINED, MERGED):
+        openings = tokenizer.openings(begin)
+        tokens = tuple(tokenizer.encode(begin + more))
+        assert sum(tokens[: len(each)] == each for each in openings) == 1
+        assert tuple(tokenizer.encode(begin)) in openings
+
+
+def test_openings_of_a_text() -> None:
+    """Every token that goes on, each of them behind the tokens that come before it then."""
+    tokenizer = BytePairTokenizer([(97, 98), (256, 99), (98, 99), (32, 97)])
+    ab, abc, bc, space_a = range(256, 260)
+    assert set(tokenizer.openings("a")) == {(97,), (ab,), (abc,)}
+    assert set(tokenizer.openings("ab")) == {(ab,), (abc,)}  # bc comes too late
+    assert set(tokenizer.openings("xb")) == {(120, 98), (120, bc)}
+    assert set(tokenizer.openings("x ")) == {(120, 32), (120, space_a)}
+    assert tokenizer.rest("x ", (120, space_a)) == "a"
+    assert tokenizer.rest("x", (120,)) == ""
+    assert all(tokenizer.rest("xb", tokens) in ("", "c") for tokens in tokenizer.openings("xb"))
+
+
+def test_characters_that_begin_in_a_token() -> None:
+    for text in SENTENCES:
+        assert sum(TRAINED.starts[token] for token in TRAINED.encode(text)) == len(text)
+    assert TRAINED.starts[TRAINED.bos] == 0
+    assert len(TRAINED.starts) == TRAINED.vocab_size

@@ -38,7 +38,6 @@ LAYERS = [
     {
         "cli.train",
         "cli.sample",
-        "cli.inspect",
         "cli.reproduce",
         "cli.bench",
         "cli.ngram",
@@ -48,7 +47,9 @@ LAYERS = [
         "cli.complete",
         "cli.fill",
         "cli.plot",
+        "cli.tokenizer",
     },
+    {"cli.inspect"},
     {"cli"},
     {"__main__"},
 ]

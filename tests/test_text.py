@@ -17,6 +17,7 @@ import kamon
 from conftest import Result
 from kamon import corpus
 from kamon.batch import pack
+from kamon.complete import next_tokens
 from kamon.conditions import Conditions
 from kamon.config import Config
 from kamon.continuation import continue_text, prompt_of
@@ -24,10 +25,12 @@ from kamon.corpus import Corpus
 from kamon.documents import Documents
 from kamon.engine import Engine, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
+from kamon.evaluate import evaluate
 from kamon.examples import TextWindows, consecutive, in_windows, stream
 from kamon.model import flops_per_token, init
 from kamon.philox import uniform
 from kamon.run import divide, prepare
+from kamon.sampler import choose
 from kamon.tokenizer import CharTokenizer
 from kamon.trainer import Progress, make_plan
 
@@ -180,8 +183,6 @@ def plain_continuation(
     engine: Engine, prompt: list[int], length: int, u: Callable[[int], float]
 ) -> Iterator[int]:
     """The same by reading the whole window anew for each token."""
-    from kamon.sampler import choose
-
     size = engine.config.block_size
     window = prompt[-size:]
     for number in range(length):
@@ -296,3 +297,67 @@ def test_progress_tells_tokens_and_operations(text: Path) -> None:
     vocab_size = len(set(verses())) + 1
     assert ratio == pytest.approx(6 * (12 * 64 + vocab_size * 8) + 6 * 8 * (config.block_size + 1))
     assert flops_per_token(config, 8) == 6 * (12 * 64 + 20 * 8 + 8 * 9)
+
+
+# ---- the other verbs
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "verses.txt").write_text(verses(300))
+    kamon.train(
+        folder / "verses.txt", output=folder / "model", mode="text", **SHAPE | {"num_steps": 40}
+    )
+    return folder / "model"
+
+
+def test_evaluation_of_a_text(model: Path, kamon: Kamon) -> None:
+    """The model's loss is that of training; everything guesses the same targets."""
+    found = kamon_load(model)
+    guessed = evaluate(found).documents
+    held_out = found.parts()[1][0]
+    assert guessed.num_chars == len(held_out)
+    assert guessed.num_tokens == len(held_out) + 1
+    assert guessed.model.nats_per_token == pytest.approx(found.training["held_out"]["loss"])
+    assert guessed.ngram.nats_per_token < guessed.unigram.nats_per_token
+    assert evaluate(found).samples is None
+    done = kamon("eval", model)
+    assert done.code == 0
+    assert "1 document that the model did not learn from" in done.out
+
+
+def kamon_load(path: Path) -> kamon.Model:
+    return kamon.load(path)
+
+
+def test_the_next_tokens_of_a_text_are_those_that_samples_are_drawn_from(
+    model: Path, kamon: Kamon
+) -> None:
+    found = kamon_load(model)
+    for prefix in ("", "the rain", "the rain sings over the green hill falls"):
+        likeliest = next_tokens(found, prefix)[0].text
+        written = found.sample(1, temperature=0.0, length=1, prefix=prefix)[0]
+        assert written == prefix + likeliest
+    assert sum(each.probability for each in next_tokens(found, "the")) == pytest.approx(1)
+    done = kamon("complete", model, "the rain", "--next", 2)
+    assert (done.code, done.out.count("\n")) == (0, 4)
+    assert "`kamon sample" in done.err
+
+
+@pytest.mark.parametrize(
+    "verb", [["fill", "M", "t_e"], ["score", "M"], ["plot", "M", "--kind=lengths"]]
+)
+def test_what_needs_an_end_is_refused(verb: list[str], model: Path, kamon: Kamon) -> None:
+    done = kamon(*(model if word == "M" else word for word in verb))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith("which have an end, and this model has learned a text\n")
+
+
+def test_pictures_of_a_text(model: Path, kamon: Kamon) -> None:
+    drawn = kamon("plot", model, "--json").json
+    assert set(drawn) == {"directory", "loss", "embeddings", "attention"}
+    assert len(drawn["attention"]["text"]) == 7
+    assert drawn["loss"]["ngram"] == pytest.approx(
+        evaluate(kamon_load(model)).documents.ngram.nats_per_token
+    )

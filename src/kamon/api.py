@@ -25,7 +25,7 @@ from kamon.lesson import Lesson, lesson_of_list, lesson_of_shards
 from kamon.metrics import Metrics
 from kamon.model import num_params
 from kamon.ranks import check_engine, here, restarted
-from kamon.run import Resumed, Run, check_same, check_settings, shape_of
+from kamon.run import Resumed, Run, check_same, check_settings, divide, shape_of
 from kamon.sampler import SampleRequest
 from kamon.shards import Shards, is_packed, open_shards
 from kamon.tokenizer import Tokenizer
@@ -72,6 +72,20 @@ class Model:
 
         return unpack_documents(self.documents)
 
+    def parts(self) -> tuple[Documents, Documents]:
+        """(learned, held out) of its documents, as in training."""
+        return divide(self.docs, self.training.get("held_out") is not None, self.config.mode)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it has learned a text, which has no end, and not documents."""
+        return self.config.mode == "text"
+
+    def check_documents(self, what: str) -> None:
+        """ConfigError where this is a model of text; what: that needs documents, with their end."""
+        if self.writes_text:
+            raise ConfigError(f"{what}, which have an end, and this model has learned a text")
+
     @property
     def num_params(self) -> int:
         return num_params(self.config)
@@ -112,7 +126,7 @@ class Model:
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
         chosen = make_conditions(conditions)
-        if self.config.mode == "text":
+        if self.writes_text:
             from kamon.continuation import write
 
             return Found(write(self.engine, self.tokenizer, request, chosen), range(n), n)

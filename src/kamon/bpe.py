@@ -22,6 +22,7 @@ from itertools import accumulate, islice, pairwise
 from operator import add
 
 from kamon.batch import BOS, UTF_32, Batch
+from kamon.config import check_type
 from kamon.errors import ConfigError, TokenizerError
 from kamon.mapped import Growing, numbers_of
 
@@ -96,6 +97,7 @@ class BytePairTokenizer:
             found.append(made)
             known.add(made)
         self._bytes = dict(enumerate([*found, *(name.encode() for name in self.specials)]))
+        self._spelt = [each.decode("latin-1") for each in found]  # as characters
         self._pieces = Pieces(self.merges)
 
     @classmethod
@@ -104,11 +106,7 @@ class BytePairTokenizer:
 
         ConfigError for a vocab_size that leaves no room for the bytes and BOS.
         """
-        if not BYTES < vocab_size <= MAX_VOCAB:
-            raise ConfigError(
-                f"vocab_size must be from {BYTES + 1} (the bytes and BOS) to {MAX_VOCAB:,}, "
-                f"not {vocab_size}"
-            )
+        check_vocab_size(vocab_size)
         return cls(learn_merges(count_pieces(docs), vocab_size - BYTES - 1))
 
     def with_specials(self, names: Iterable[str]) -> BytePairTokenizer:
@@ -183,34 +181,25 @@ class BytePairTokenizer:
         `text`, which is not empty, at its start: each ends with the token that reaches its end.
 
         Only those that `encode` would give, too. The pieces of `text` but the last one stay as they
-        are, whatever follows. Source of the idea: Phan et al. 2024, arXiv:2410.09303.
+        are, whatever follows; and a last one of white space may lose a space to what follows.
+        Source of the idea: Phan et al. 2024, arXiv:2410.09303.
         """
-        own = tuple(self.encode(text))
-        found = {own: None}
-        *whole, last = SPLIT.findall(text)
-        before = tuple(self.encode("".join(whole)))
-        data = last.encode()
-        for place in range(len(data)):
-            first = tuple(map(ord, self._merge(data[:place])))
-            for token, each in self._bytes.items():
-                if token < self.bos and each.startswith(data[place:]):
-                    tokens = (*before, *first, token)
-                    if self._is_own(tokens, len(before), data[:place] + each):
-                        found[tokens] = None
+        found = {tuple(self.encode(text)): None}
+        *before, last = SPLIT.findall(text)
+        ways = [(before, last)]
+        if last.isspace() and last[1:].endswith(" "):
+            ways.append(([*before, last[:-1]], " "))
+        for pieces, last in ways:
+            whole = "".join(map(self._pieces.__getitem__, pieces))
+            data = last.encode().decode("latin-1")
+            for place in range(len(data)):
+                first = self._pieces.merge(data[:place])
+                for token, each in enumerate(self._spelt):
+                    if each.startswith(data[place:]):
+                        tokens = first + chr(token)
+                        if self._pieces.merge(data[:place] + each) == tokens:
+                            found[tuple(map(ord, whole + tokens))] = None
         return list(found)
-
-    def _merge(self, data: bytes) -> str:
-        """The tokens of bytes that are a part of one piece."""
-        *_, found = self._pieces.merge(data.decode("latin-1"))
-        return found
-
-    def _is_own(self, tokens: tuple[int, ...], begin: int, data: bytes) -> bool:
-        """Whether those from `begin` on are the tokens of their bytes, `data`."""
-        try:
-            found = self.encode(data.decode())
-        except UnicodeDecodeError:  # it ends inside a character
-            found = list(map(ord, self._merge(data)))
-        return tokens[begin:] == tuple(found)
 
     @cached_property
     def starts(self) -> list[int]:
@@ -291,24 +280,28 @@ class Pieces(dict[str, str]):
         self.made = {pair: token for token, pair in self.pairs.items()}
 
     def __missing__(self, piece: str) -> str:
-        *_, found = self.steps(piece)
+        found = self.merge(tokens_of(piece))
         if len(self) >= MOST_KEPT:
             self.clear()
         self[piece] = found
         return found
 
     def steps(self, piece: str) -> Iterator[str]:
-        """The bytes of a piece, and what they become with each merge."""
-        return self.merge(tokens_of(piece))
-
-    def merge(self, tokens: str) -> Iterator[str]:
-        """Tokens, and what they become with each merge: the earliest in training goes first."""
-        made = self.made.get
+        """The bytes of a piece, and what they become with each merge: the earliest goes first."""
+        tokens, made = tokens_of(piece), self.made.get
         yield tokens
         while found := [*filter(None, map(made, map(add, tokens, tokens[1:])))]:
             first = min(found)
             tokens = tokens.replace(self.pairs[first], first)
             yield tokens
+
+    def merge(self, tokens: str) -> str:
+        """What bytes become, all at once."""
+        made = self.made.get
+        while found := [*filter(None, map(made, map(add, tokens, tokens[1:])))]:
+            earliest = min(found)
+            tokens = tokens.replace(self.pairs[earliest], earliest)
+        return tokens
 
 
 def tokens_of(piece: str) -> str:
@@ -342,12 +335,13 @@ def count_pieces(docs: Iterable[str]) -> Counter[str]:
 def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
     """Up to `most` merges of the pieces counted, fewer where no pair occurs twice any longer.
 
-    A pair that would make the bytes of a token that is there stays two tokens.
+    No two make the same bytes: wherever these stand, and no merge reached over their ends, the
+    merges before made the same of them.
     """
     pieces: list[str] = []
     numbers: list[int] = []
     total: defaultdict[str, int] = defaultdict(int)  # how often each pair occurs
-    where: defaultdict[str, list[int]] = defaultdict(list)  # in which pieces; or it did once
+    where: defaultdict[str, list[int]] = defaultdict(list)  # its pieces; some have it no longer
     for text, number in counts.items():
         piece = tokens_of(text)
         for pair in map(add, piece, piece[1:]):
@@ -357,8 +351,6 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
         numbers.append(number)
     heap = [(-number, pair) for pair, number in total.items() if number > 1]
     heapq.heapify(heap)  # no number in it is too small, but some may be too large by now
-    spelt = list(map(chr, range(BYTES)))  # the bytes of each token, as characters
-    known = set(spelt)
     merges: list[Pair] = []
     while heap and len(merges) < most:
         number, pair = heap[0]
@@ -369,33 +361,43 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
                 heapq.heappop(heap)
             continue
         heapq.heappop(heap)
-        left, right = map(ord, pair)
-        made = spelt[left] + spelt[right]
-        if made in known:
-            continue
-        token = chr(len(spelt))
-        known.add(made)
-        spelt.append(made)
-        merges.append((left, right))
+        left, right = pair[0], pair[1]
+        token = chr(BYTES + len(merges))
+        merges.append((ord(left), ord(right)))
         fresh = set()
-        for place in where.pop(pair):
-            old = pieces[place]
-            if pair not in old:
+        for place in where.pop(pair):  # once for each time that the pair occurs in it
+            before, found, behind = pieces[place].partition(pair)
+            if not found:
                 continue
-            pieces[place] = new = old.replace(pair, token)
+            pieces[place] = before + token + behind
             number = numbers[place]
-            for each in map(add, old, old[1:]):
-                total[each] -= number
-            for each in map(add, new, new[1:]):
-                total[each] += number
-                if token in each:
-                    where[each].append(place)
-                    fresh.add(each)
+            if before:
+                total[before[-1] + left] -= number
+                new = before[-1] + token
+                total[new] += number
+                where[new].append(place)
+                fresh.add(new)
+            if behind:
+                total[right + behind[0]] -= number
+                new = token + behind[0]
+                total[new] += number
+                where[new].append(place)
+                fresh.add(new)
         del total[pair]
-        for each in fresh:  # no other pair has become more frequent
-            if total[each] > 1:
-                heapq.heappush(heap, (-total[each], each))
+        for new in fresh:  # no other pair has become more frequent
+            if total[new] > 1:
+                heapq.heappush(heap, (-total[new], new))
     return merges
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """ConfigError for what is no number of tokens to train."""
+    check_type("vocab_size", vocab_size, int, ())
+    if not BYTES < vocab_size <= MAX_VOCAB:
+        raise ConfigError(
+            f"vocab_size must be from {BYTES + 1} (the bytes and BOS) to {MAX_VOCAB:,}, "
+            f"not {vocab_size}"
+        )
 
 
 def check_surrogates(text: str, parts: Iterable[str] = ()) -> None:

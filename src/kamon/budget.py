@@ -40,7 +40,7 @@ TEXT_SIZES: dict[str, dict[str, Any]] = {  # of windows of text
         "n_layer": 1, "n_embd": 32, "block_size": 32, "batch_size": 16, "learning_rate": 0.01,
     },
     "small": {
-        "n_layer": 2, "n_embd": 64, "block_size": 64, "batch_size": 12, "learning_rate": 0.005,
+        "n_layer": 2, "n_embd": 64, "block_size": 64, "batch_size": 12, "learning_rate": 0.008,
     },
     "medium": {
         "n_layer": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "learning_rate": 0.003,

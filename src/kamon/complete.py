@@ -25,6 +25,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from kamon.config import check_text, check_type
+from kamon.continuation import prompt_of
 from kamon.errors import ConfigError
 from kamon.model import num_params
 from kamon.sampler import (
@@ -104,17 +105,24 @@ NOTHING: tuple[Candidate, ...] = ((0.0, (), 1),)
 def next_tokens(model: Model, prefix: str = "", *, temperature: float = 1.0) -> list[NextToken]:
     """Every token and its probability behind `prefix`, the most probable first.
 
-    ConfigError for a prefix that leaves no room, TokenizerError for an unknown character.
+    A model of text sees as much of the end of `prefix` as it can. ConfigError for a prefix that
+    leaves no room to others, TokenizerError for an unknown character.
     """
     check_type("temperature", temperature, float, ())
     if not temperature >= 0 or math.isinf(temperature):
         raise ConfigError(f"temperature must be 0 or more and finite, not {temperature}")
     tokenizer = model.tokenizer
+    names = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
+    names[tokenizer.bos] = ""
+    if model.writes_text:  # goes on from whatever there is, of which it sees the end
+        prompt = prompt_of(tokenizer, prefix)[-model.config.block_size :]
+        decoder = model.engine.decoder()
+        for token in prompt:
+            text_logits = decoder.push(token)
+        return with_names(names, text_logits, temperature)
     check_prefix(tokenizer, prefix, model.config.block_size)
     tokens = tuple(tokenizer.encode(prefix))
     logits = Reading(model.engine, tokenizer.bos).logits(tokens)
-    names = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
-    names[tokenizer.bos] = ""
     openings = openings_of(model.engine, tokenizer, prefix)
     if len(openings) > 1:
         whole, base = openings.pop(tokens), log_sum_exp(logits)
@@ -125,6 +133,13 @@ def next_tokens(model: Model, prefix: str = "", *, temperature: float = 1.0) -> 
             before = texts.get(name, -math.inf)
             texts[name] = logprob if before == -math.inf else log_sum_exp([before, logprob])
         names, logits = list(texts), list(texts.values())
+    return with_names(names, logits, temperature)
+
+
+def with_names(
+    names: Sequence[str], logits: Sequence[float], temperature: float
+) -> list[NextToken]:
+    """The tokens of these names, the most probable first."""
     found = zip(names, probabilities(logits, temperature), strict=True)
     return sorted((NextToken(text, p) for text, p in found), key=lambda each: -each.probability)
 
@@ -153,6 +168,7 @@ def completions(model: Model, prefix: str = "", n: int = 10, *, effort: float = 
     >>> found.documents[0].text.startswith("an"), found.exact
     (True, 3)
     """
+    model.check_documents("completions are documents")
     check_prefix(model.tokenizer, prefix, model.config.block_size)
     if isinstance(model.tokenizer, CharTokenizer):
         found = search_model(model, [*prefix, Wild.ANY], n, effort)
@@ -177,6 +193,7 @@ def fill(
     >>> sorted(each.text for each in fill(model, "n_na", 9).documents)
     ['nana', 'nhna', 'nina', 'nnna', 'nona', 'nrna']
     """
+    model.check_documents("patterns are for documents")
     if not isinstance(model.tokenizer, CharTokenizer):
         raise ConfigError(
             "the tokens of this model are pieces of text, not characters as in a pattern: "

@@ -18,8 +18,8 @@ from kamon import corpus
 from kamon.corpus import Corpus
 from kamon.describe import Nearest
 from kamon.errors import CorpusError, TrainingError
+from kamon.examples import consecutive, in_windows, stream
 from kamon.fast_ngram import best_ngram
-from kamon.run import divide
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,8 +56,9 @@ class Guessed:
     characters that it has no tokens for (unknown_chars, sorted).
 
     uniform: all tokens equally likely; unigram and ngram: learned from what the model learned from,
-    uncut; best_order: of 1 to MAX_ORDER the one that does best on these very documents, which
-    favours the n-gram a little. gain: nats a token by which the model is better than `ngram`.
+    uncut, and reading uncut what the model reads in windows; best_order: of 1 to MAX_ORDER the one
+    that does best on these very documents, which favours the n-gram a little. gain: nats a token by
+    which the model is better than `ngram`.
     """
 
     num_docs: int
@@ -138,7 +139,8 @@ def evaluate(
 
     docs: test on these instead: a list, a path or a built-in list as in `kamon.train`; those that
     the model learned from are left out. temperature: 1 is the model's own odds, and any other is
-    measured with it. seed: of the samples, by default as in training.
+    measured with it. seed: of the samples, by default as in training. Of a model of text no samples
+    are measured.
 
     CorpusError where there is no document to test on, ConfigError for n, temperature or seed that
     cannot be.
@@ -152,7 +154,7 @@ def evaluate(
     # As for samples, though n may be 0.
     replace(model.config, temperature=temperature, seed=model.config.seed if seed is None else seed)
     # Only what training says was held out was: a part of the same documents may have been learned.
-    learned, held_out = divide(model.docs, model.training.get("held_out") is not None)
+    learned, held_out = model.parts()
     if docs is None and "packed" in model.training["corpus"]:
         raise CorpusError(
             "the model has learned a packed corpus, whose documents it does not keep: give a FILE "
@@ -168,12 +170,12 @@ def evaluate(
     elif isinstance(docs, Corpus):
         docs = docs.docs
     elif isinstance(docs, str | PathLike):
-        docs = corpus.read(docs).docs
+        docs = corpus.read(docs, mode=model.config.mode).docs
     else:
         docs = corpus.from_docs(docs).docs
     chosen = choose(docs, learned, model.tokenizer.unknown)
     samples = None
-    if n != 0:
+    if n != 0 and not model.writes_text:
         made = model.find(n, temperature=temperature, seed=seed)
         samples = look_at(
             made.texts,
@@ -237,15 +239,22 @@ def some(chars: str) -> str:
 def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
     """The figures of the model, and of what it must beat, on the chosen documents."""
     tokenizer, block_size = model.tokenizer, model.config.block_size
-    batch = tokenizer.encode_documents(chosen.docs, block_size)
+    text = model.config.mode == "text"
+    whole = text or model.config.long_documents == "windows"
+    batch = tokenizer.encode_documents(chosen.docs, None if whole else block_size)
     ended = [tokens[-1] == tokenizer.bos for tokens in batch]
     num_cut = len(batch) - sum(ended)
     num_chars = sum(tokenizer.num_chars(chosen.docs, [len(tokens) - 1 for tokens in batch]))
+    seen = batch  # by the model: as in training
+    if text:
+        seen = consecutive(stream(batch), block_size)
+    elif whole:
+        seen = in_windows(batch, block_size, random.Random(0))
 
     def measured(nats: float) -> Figures:
         return figures(nats, batch.num_targets, num_chars)
 
-    nats = -math.fsum(model.engine.logprobs(batch))
+    nats = -math.fsum(model.engine.logprobs(seen))
     if not math.isfinite(nats):
         raise TrainingError(
             "the model's odds are no longer finite: a smaller learning_rate may help in training"

@@ -16,14 +16,13 @@ from math import prod
 from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
 
-from kamon.config import check_text
+from kamon.config import Config, check_text
 from kamon.curve import extremes, moving_means, smoothing
 from kamon.engines.scalar import gpt
-from kamon.errors import ConfigError, TrainingError
+from kamon.errors import ConfigError, CorpusError, TrainingError
 from kamon.evaluate import MAX_ORDER
 from kamon.fast_ngram import best_ngram
 from kamon.model import parameter_shapes
-from kamon.run import divide
 from kamon.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def losses(model: Model) -> Losses:
     numbers = [line["loss"] for line in model.metrics]
     window = smoothing(len(numbers))
     tested = model.training.get("held_out")
-    ngram, order = ngram_loss(model) if tested else (None, None)
+    ngram, order = ngram_loss(model) if tested and model.docs else (None, None)
     return Losses(
         window=window,
         smooth=[(place + 1, mean) for place, mean in moving_means(numbers, window, POINTS)],
@@ -98,10 +97,12 @@ def losses(model: Model) -> Losses:
 
 
 def ngram_loss(model: Model) -> tuple[float, int]:
-    """(nats a token, order) of the best n-gram on the documents held out, cut as in training."""
-    learned, held_out = divide(model.docs)
+    """(nats a token, order) of the best n-gram on the documents held out, cut as in training; or on
+    the text."""
+    learned, held_out = model.parts()
     tokenizer = model.tokenizer
-    tested = tokenizer.encode_documents(held_out, model.config.block_size)
+    whole = model.writes_text or model.config.long_documents == "windows"
+    tested = tokenizer.encode_documents(held_out, None if whole else model.config.block_size)
     ngram, nats = best_ngram(
         tokenizer.encode_documents(learned), tested, tokenizer.vocab_size, MAX_ORDER
     )
@@ -171,11 +172,6 @@ def unit(row: Sequence[float]) -> list[float]:
     return [x / length for x in row] if length else list(row)
 
 
-def similarities(model: Model) -> list[list[float]]:
-    """`cosines` of the position embeddings: (block_size, block_size)."""
-    return cosines(parameters(model)["wpe"])
-
-
 def nearest_tokens(model: Model, tokens: Iterable[int], n: int) -> dict[int, list[Near]]:
     """Of each of `tokens` the n other ones whose embeddings are most alike, and their cosines."""
     units = list(map(unit, parameters(model)["wte"]))
@@ -196,9 +192,13 @@ class Near(NamedTuple):
 
 def parameters(model: Model) -> dict[str, list[list[float]]]:
     """The model's matrices by their names, each as rows."""
-    flat: array[float] = model.engine.state()["params"]
+    return matrices(model.config, model.engine.state()["params"])
+
+
+def matrices(config: Config, flat: array[float]) -> dict[str, list[list[float]]]:
+    """Flat parameters as matrices, by their names."""
     found, start = {}, 0
-    for name, shape in parameter_shapes(model.config).items():
+    for name, shape in parameter_shapes(config).items():
         end = start + prod(shape)
         found[name] = [flat[row : row + shape[1]].tolist() for row in range(start, end, shape[1])]
         start = end
@@ -284,7 +284,8 @@ def attention(model: Model, text: str | None = None) -> Attention:
     if text == "":
         raise ConfigError("the text is empty: give one of a character or more to attend to")
     if text is None:
-        text = model.sample(1, temperature=0.0, min_len=1)[0]
+        wanted = {"length": model.config.block_size} if model.writes_text else {"min_len": 1}
+        text = model.sample(1, temperature=0.0, **wanted)[0]
         (size,) = model.tokenizer.num_chars([text], [model.config.block_size - 1])
         text = text[:size]
     weights = attention_weights(model, text)
@@ -348,7 +349,13 @@ class Lengths:
 
 
 def lengths(model: Model, n: int = NUM_SAMPLES) -> Lengths:
-    """The lengths of the model's list and of n samples, 1 or more, at the model's own odds."""
+    """The lengths of the model's list and of n samples, 1 or more, at the model's own odds.
+
+    ConfigError for a model of text.
+    """
+    model.check_documents("lengths are those of documents")
+    if not model.docs:
+        raise CorpusError("the model keeps no documents, whose lengths there would be to show")
     size = model.config.block_size
     listed = list(map(len, model.docs))
     samples = model.find(n, temperature=TEMPERATURE)

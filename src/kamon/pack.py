@@ -27,6 +27,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kamon.config import MODES
 from kamon.corpus import name_of
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files import replace_file, sync_folder
@@ -35,6 +36,7 @@ from kamon.shards import (
     FORMAT,
     MANIFEST,
     PARTS,
+    PLAN,
     TOKENIZER,
     VERIFIED,
     Manifest,
@@ -46,7 +48,6 @@ from kamon.store import LOCK, as_store_error, is_model, load
 from kamon.tokenizer import BPE_VOCAB, CharTokenizer, read_tokenizer
 from kamon.units import (
     KINDS,
-    MODES,
     Mode,
     Plan,
     Report,
@@ -59,7 +60,6 @@ from kamon.units import (
     tokenizer_of,
 )
 
-PLAN = "plan.json"
 RECORD = re.compile(r"(survey|unit)-[0-9]{6,}\.json")
 SHARD = re.compile(r"(train|held_out)-[0-9]{6,}-[0-9]{3,}\.(tokens|offsets)")
 UNFINISHED = re.compile(r"\.(new-[0-9a-f]{12}|[a-z0-9-]+\.json\..*)")
@@ -113,6 +113,11 @@ def pack(
     Called again after it was stopped, it goes on. Errors say what is wrong with an input, or how it
     or a setting differs from what `output` was begun with; overwrite starts anew then.
     """
+    given = str(output)
+    if not given:
+        raise StoreError("an empty name is no new directory: name one for the shards")
+    if "\0" in given:
+        raise StoreError(f"cannot write {given!r}: embedded null byte")
     check_settings(mode, tokenizer, vocab_size, shard_tokens, jobs)
     sources, num_hidden = find_sources(list(map(str, inputs)), format)
     if column is not None and all(source.format == "text" for source in sources):
@@ -120,13 +125,12 @@ def pack(
     ready = None if tokenizer in ("char", "bpe") else given_tokenizer(tokenizer)
     if ready is not None:
         tokenizer = sha256(ready.encode()).hexdigest()
-    check_outside(inputs, output)
     if tokenizer == "bpe":
         from kamon.bpe import BytePairTokenizer
 
         vocab_size = BPE_VOCAB if vocab_size is None else vocab_size
         BytePairTokenizer.train([], vocab_size)  # says now what is wrong with it
-    given = str(output)
+    check_outside(inputs, given)
     plan = Plan(
         os.path.abspath(output),
         mode,
@@ -181,7 +185,7 @@ def given_tokenizer(name: str) -> str:
     return read_tokenizer(name).to_json()
 
 
-def check_outside(inputs: Sequence[str], output: str | Path) -> None:
+def check_outside(inputs: Sequence[str], output: str) -> None:
     """No input that is written to while it is read."""
     path = Path(output).resolve()
     for name in inputs:
@@ -206,8 +210,8 @@ def ours(name: str) -> bool:
 def writing(given: str, plan: Plan, *, overwrite: bool) -> Iterator[Path]:
     """Hold the directory, which has this plan then. Where nothing was packed, it goes again."""
     path = Path(plan.output)
-    if not given or path.resolve() == Path.cwd():
-        raise StoreError(f"{given or 'an empty name'} is no new directory: name one for the shards")
+    if path.resolve() == Path.cwd():
+        raise StoreError(f"{given} is the current directory: name a new one for the shards")
     with ExitStack() as stack, as_store_error(given):
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise StoreError(f"{given} is not a directory: choose another name for the shards")

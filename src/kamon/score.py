@@ -56,6 +56,7 @@ def score(model: Model, texts: Iterable[str], *, unknown: str = "error") -> Iter
     >>> [found.text for found in score(model, ["anna", "Hora", "xenia"], unknown="replace")]
     ['anna', 'hora']
     """
+    model.check_documents("scores are those of documents")
     return score_with(model.engine, model.tokenizer, texts, unknown=unknown)
 
 

@@ -37,12 +37,13 @@ from kamon.windows import permutation, window_start
 
 FORMAT = 1
 MANIFEST = "shards.json"
+PLAN = "plan.json"  # in place of it until all is packed
 TOKENIZER = "tokenizer.json"
 VERIFIED = "verified.json"
 PARTS = ("train", "held_out")
 MAX_MANIFEST_BYTES = 1 << 30
 MAX_TOKENIZER_BYTES = 1 << 28
-MOST_OPEN = 64  # files mapped at a time: a process may not have very many
+MOST_OPEN = 256  # files mapped at a time: a process may not have very many
 TYPECODES = {2: "H", 4: "I", 8: "Q"}
 
 Part = Literal["train", "held_out"]
@@ -66,8 +67,8 @@ class Shard:
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether `kamon pack` wrote, or began to write, this directory."""
-    return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, "plan.json"))
+    """Whether it is a directory of shards, or was begun as one."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, PLAN))
 
 
 def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
@@ -111,7 +112,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     """And its SHA-256."""
     place = path / MANIFEST
     if not place.exists():
-        begun = path.is_dir() and (path / "plan.json").exists()
+        begun = path.is_dir() and (path / PLAN).exists()
         raise StoreError(
             f"{path} is not packed to the end: run the same `kamon pack` again to go on"
             if begun

@@ -40,7 +40,6 @@ BEFORE_SPACE = re.compile(r"(?s:.*)\S(?=\s)")
 KINDS = ("tokens", "offsets")
 
 Mode = Literal["documents", "text"]
-MODES: tuple[Mode, ...] = ("documents", "text")
 Report = Callable[[int, int], object]  # is told of bytes that were read and tokens that were made
 
 

@@ -18,6 +18,7 @@ from typing import NoReturn
 VERBS = {
     "clean": "make a list fit to learn: repair it, drop what should not be in it",
     "pack": "make token shards of a corpus too long for memory",
+    "tokenizer": "learn how text becomes tokens, and see how it does",
     "train": "learn a list, save the model, make new names",
     "sample": "make new names with a saved model",
     "complete": "say what may come next, and how a text may end",

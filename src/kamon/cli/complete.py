@@ -8,8 +8,9 @@ the probability of all that begin so.
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import print_json
+from kamon.cli.output import print_json, say
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import chosen_engine
 from kamon.cli.suggest import (
@@ -21,6 +22,9 @@ from kamon.cli.suggest import (
     say_found,
 )
 from kamon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kamon.complete import NextToken
 
 
 def add_arguments(parser: Parser) -> None:
@@ -66,19 +70,35 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.dir, **chosen_engine(args))
     prefix = "".join(map(str, exchange(model, args.prefix, args.unknown)))
     if args.interactive:
+        model.check_documents("--interactive completes documents")
         complete_lines(model, prefix, args)
         return 0
     tokens = next_tokens(model, prefix, temperature=args.temperature)
+    if model.writes_text:
+        return show_next(tokens, prefix, args)
     found = completions(model, prefix, args.n, effort=args.effort)
     known = model.docs.among(each.text for each in found.documents)
     if args.json:
-        listed, others = tokens[: args.next], tokens[args.next :]
-        shown = [{"text": each.text or None, "probability": each.probability} for each in listed]
-        rest = {"tokens": len(others), "probability": sum(each.probability for each in others)}
-        content = {"directory": args.dir, "prefix": prefix, "next": shown, "others": rest}
-        print_json(content | found_json(found, known))
+        print_json(next_json(tokens, prefix, args) | found_json(found, known))
     else:
         print("\n".join(["next", *next_lines(tokens, args.next), "", "completions"]))
         print("\n".join(found_lines(found, known)))
     say_found(found, args.n, model)
     return 0 if found.documents else 1
+
+
+def show_next(tokens: list[NextToken], prefix: str, args: argparse.Namespace) -> int:
+    """Of a model of text, whose completions have no end, the next tokens alone."""
+    if args.json:
+        print_json(next_json(tokens, prefix, args))
+    else:
+        print("\n".join(["next", *next_lines(tokens, args.next)]))
+        say(f"a text has no end to complete it to: `kamon sample {args.dir} --prefix` goes on")
+    return 0
+
+
+def next_json(tokens: list[NextToken], prefix: str, args: argparse.Namespace) -> dict[str, Any]:
+    listed, others = tokens[: args.next], tokens[args.next :]
+    shown = [{"text": each.text or None, "probability": each.probability} for each in listed]
+    rest = {"tokens": len(others), "probability": sum(each.probability for each in others)}
+    return {"directory": args.dir, "prefix": prefix, "next": shown, "others": rest}

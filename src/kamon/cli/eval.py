@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> None:
     model = load(args.dir, **chosen_engine(args))
     source = None
     if args.file is not None:
-        source = corpus.read(args.file, column=args.column, format=args.format)
+        source = corpus.read(
+            args.file, column=args.column, format=args.format, mode=model.config.mode
+        )
         say_corpus(source, args.file)
     found = evaluate(model, source, n=args.n, temperature=args.temperature, seed=args.seed)
     say_left_out(found.documents, model.config.block_size, model.tokenizer.unit)

@@ -16,6 +16,8 @@ from kamon.cli.parser import Parser
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
 
+MOST_POSITIONS = 16  # in a table: as wide as a terminal
+
 if TYPE_CHECKING:
     from kamon.tokenizer import Tokenizer
 
@@ -30,18 +32,27 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--engine", action="store_true", help="show which engine works here, in place of a model"
     )
+    parser.add_argument(
+        "--positions",
+        action="store_true",
+        help="show how alike the embeddings of positions, the rows of wpe, are to each other",
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.engine and args.positions:
+        raise ConfigError("--positions is about a model and --engine is not: give one")
     if args.engine:
         show_engine(args)
     elif args.dir is None:
         raise ConfigError("name the DIR of a model, or --engine")
-    elif is_packed(args.dir):
-        show_shards(args)
+    elif args.positions:
+        show_positions(args)
     else:
-        show_model(args)
+        from kamon.shards import is_packed
+
+        show_shards(args) if is_packed(args.dir) else show_model(args)
 
 
 def show_engine(args: argparse.Namespace) -> None:
@@ -63,11 +74,6 @@ def show_engine(args: argparse.Namespace) -> None:
             f"native: {found['instructions']} instructions, chosen from "
             f"{', '.join(native.LEVELS)}; {count(native.usable_cores(), 'thread')}"
         )
-
-
-def is_packed(path: str) -> bool:
-    """Whether it is a directory of shards, all of them or a part; `kamon.shards` is not light."""
-    return any(os.path.isfile(os.path.join(path, name)) for name in ("shards.json", "plan.json"))
 
 
 def show_shards(args: argparse.Namespace) -> None:
@@ -130,6 +136,24 @@ def show_model(args: argparse.Namespace) -> None:
         print(f"step {done:,} of {wanted:,}: `kamon train --resume {args.dir}` goes on from there")
     print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")
     spark(losses, sys.stdout)
+
+
+def show_positions(args: argparse.Namespace) -> None:
+    from kamon.inside import cosines, matrices
+    from kamon.store import load
+
+    stored = load(args.dir)
+    found = cosines(matrices(stored.config, stored.params)["wpe"])
+    if args.json:
+        print_json({"directory": args.dir, "positions": found})
+        return
+    apart = -(-len(found) // MOST_POSITIONS)
+    some = range(0, len(found), apart)
+    which = "each other" if apart == 1 else f"each other, every {apart} of {len(found):,}"
+    print(f"cosines of the position embeddings with {which}, in hundredths")
+    print("      " + "".join(f"{i:5}" for i in some))
+    for i in some:
+        print(f"{i:6}" + "".join(f"{round(100 * found[i][j]):5}" for j in some))
 
 
 def tokens_line(tokenizer: Tokenizer) -> str:

@@ -73,17 +73,23 @@ def run(args: argparse.Namespace) -> None:
         "lengths": plot.draw_lengths,
     }
     found = numbers(args, kinds)
-    write({paths[kind]: plot.render(draw[kind](found[kind]), format) for kind in kinds})
-    for path in paths.values():
-        print(one_line(str(path)))
+    write({paths[kind]: plot.render(draw[kind](part), format) for kind, part in found.items()})
+    for kind in kinds:
+        if kind in found:
+            print(one_line(str(paths[kind])))
 
 
 def numbers(args: argparse.Namespace, kinds: list[str]) -> dict[str, Any]:
-    """What there is to draw, by kind. A text is looked at first: a wrong one costs no time."""
+    """What there is to draw, by kind. A text is looked at first: a wrong one costs no time.
+
+    Lengths are left out, unless asked for, where there are no documents that have them.
+    """
     from kamon import inside
     from kamon.api import load
 
     model = load(args.dir, **chosen_engine(args))
+    if not args.kind and (model.writes_text or not model.docs):
+        kinds = [kind for kind in kinds if kind != "lengths"]
     find: dict[str, Callable[[], Any]] = {
         "attention": lambda: inside.attention(model, args.text),
         "embeddings": lambda: inside.embeddings(model),

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from kamon.score import Scale, score_list
 
     model = load(args.model, **engine)
+    model.check_documents("scores are those of documents")
     scale = Scale.of(model)
     num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = 0
     top: list[tuple[float, str]] = []  # the oddest so far, with their lines

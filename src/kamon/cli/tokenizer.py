@@ -1,0 +1,297 @@
+"""Learn how text becomes tokens, and see how it does.
+
+  kamon tokenizer train INPUT -o FILE   learn byte pairs from a list
+  kamon tokenizer encode FROM [INPUT]   a line of numbers for each document
+  kamon tokenizer decode FROM [INPUT]   such lines to text
+  kamon tokenizer show FROM TEXT...     the pieces of each text, and merge by merge their tokens
+
+FROM is a file that `train` wrote, or the directory of a model, of which `show` also tells what its
+tokens are most like: the cosine of their embeddings, the rows of wte. INPUT is a list as
+`kamon train` reads it, by default text on standard input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kamon.cli.output import count, json_line, one_line, print_json, say, say_corpus
+from kamon.cli.parser import Parser, whole_number
+from kamon.cli.settings import add_input_format
+from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
+
+if TYPE_CHECKING:
+    from kamon.api import Model
+    from kamon.inside import Near
+    from kamon.tokenizer import Tokenizer
+
+ACTIONS = ("train", "encode", "decode", "show")
+NUM_NEAR = 4  # tokens that are most like another
+MOST_DIGITS = 10  # of a token: int() takes long over more
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help="|".join(ACTIONS))
+    parser.add_argument(
+        "source", metavar="FROM", help="of train the INPUT, a list; else a file or a model's DIR"
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="TEXT", help="of show texts; of encode and decode an INPUT"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="where train writes the tokenizer")
+    parser.add_argument(
+        "--vocab-size",
+        type=whole_number,
+        metavar="N",
+        help="of train: how many tokens there may be; 256 are the bytes and one is BOS (1024)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="of train: replace FILE")
+    add_input_format(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.action != "train" and (args.output or args.overwrite or args.vocab_size is not None):
+        raise ConfigError("-o, --overwrite and --vocab-size are for `kamon tokenizer train`")
+    if args.action == "show" and (args.column is not None or args.format is not None):
+        raise ConfigError("--column and --format say how to read an INPUT, and there is none")
+    if args.action == "show" and not args.words:
+        raise ConfigError("give one or more texts to show the pieces of")
+    most = {"train": 0, "show": len(args.words)}.get(args.action, 1)
+    if len(args.words) > most:
+        raise ConfigError(f"one argument too many: {args.words[most]!r}")
+    {"train": train, "encode": encode, "decode": decode, "show": show}[args.action](args)
+
+
+# ---- train
+
+
+def train(args: argparse.Namespace) -> None:
+    from kamon import corpus
+    from kamon.bpe import BytePairTokenizer, check_vocab_size
+    from kamon.files import replace_file
+    from kamon.tokenizer import BPE_VOCAB
+
+    wanted = BPE_VOCAB if args.vocab_size is None else args.vocab_size
+    check_vocab_size(wanted)
+    if args.output is None:
+        raise ConfigError("name the FILE that the tokenizer goes to with -o")
+    path = check_target(args.output, args.source, args.overwrite)
+    source = corpus.read(args.source, column=args.column, format=args.format)
+    say_corpus(source, args.source)
+    tokenizer = BytePairTokenizer.train(source.docs, wanted)
+    try:
+        replace_file(path, tokenizer.to_json().encode())
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+    num_tokens = sum(size * number for size, number in tokenizer.lengths(source.docs).items())
+    num_bytes = sum(map(len, source.docs.encoded()))
+    if tokenizer.vocab_size < wanted:
+        say(
+            f"only {tokenizer.vocab_size:,} of {wanted:,} tokens: "
+            "no two of them stand side by side twice any longer"
+        )
+    if args.json:
+        print_json(
+            {
+                "file": args.output,
+                "vocab_size": tokenizer.vocab_size,
+                "bos": tokenizer.bos,
+                "num_bytes": num_bytes,
+                "num_tokens": num_tokens,
+                "corpus": source.summary(),
+            }
+        )
+        return
+    print(
+        f"{count(tokenizer.vocab_size, 'token')}: the bytes, "
+        f"{count(len(tokenizer.merges), 'merge')} and BOS; {num_bytes:,} bytes of the list are "
+        f"{num_tokens:,} tokens, {num_bytes / num_tokens:.2f} bytes each; saved to "
+        f"{one_line(str(path))}"
+    )
+
+
+def check_target(output: str, source: str, overwrite: bool) -> Path:
+    """StoreError where the file may not go there, said before anything is learned."""
+    path = Path(output)
+    try:
+        with suppress(FileNotFoundError):
+            os.lstat(output)  # what is wrong with a name that no file can have
+        if not output or path.is_dir():
+            raise StoreError(f"{output!r} is no name for a file: choose another one with -o")
+        if path.exists():
+            if source != "-" and os.path.exists(source) and path.samefile(source):
+                raise StoreError(f"{path} is the input, which is never written to")
+            if not path.is_file():
+                raise StoreError(f"{path} is not a file: choose another name with -o")
+            if not overwrite:
+                raise StoreError(f"{path} is there already: choose another -o, or --overwrite it")
+        if not path.absolute().parent.is_dir():
+            raise StoreError(f"cannot write {path}: there is no such folder")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"cannot write {output!r}: {reason}") from None
+    return path
+
+
+# ---- encode, decode
+
+
+def tokenizer_at(path: str) -> Tokenizer:
+    """Of a file, or of the model in a directory."""
+    if os.path.isdir(path):
+        from kamon.store import load
+
+        return load(path).tokenizer
+    from kamon.tokenizer import read_tokenizer
+
+    return read_tokenizer(path)
+
+
+def encode(args: argparse.Namespace) -> None:
+    from kamon import corpus
+
+    tokenizer = tokenizer_at(args.source)
+    name = args.words[0] if args.words else "-"
+    source = corpus.read(name, column=args.column, format=args.format)
+    say_corpus(source, name)
+    for doc in source.docs:
+        tokens = tokenizer.encode(doc)
+        print(json_line({"text": doc, "tokens": tokens}) if args.json else numbers(tokens))
+
+
+def numbers(tokens: Sequence[int]) -> str:
+    return " ".join(map(str, tokens))
+
+
+def decode(args: argparse.Namespace) -> None:
+    from kamon.corpus import name_of, stream_lines
+
+    tokenizer = tokenizer_at(args.source)
+    name = args.words[0] if args.words else "-"
+    place = 0
+    for lines in stream_lines(name):
+        for line in lines:
+            place += 1
+            try:
+                tokens = tokens_in(line, tokenizer)
+            except TokenizerError as error:
+                raise TokenizerError(f"{name_of(name)}, line {place}: {error}") from None
+            text = tokenizer.decode(tokens)
+            print(json_line({"tokens": tokens, "text": text}) if args.json else one_line(text))
+    if not place:
+        raise CorpusError(f"{name_of(name)} is empty")
+
+
+def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
+    """The numbers of a line, without BOS at its ends. TokenizerError for what is no token."""
+    words = line.split()
+    for word in words:
+        number = word.isascii() and word.isdigit() and len(word) <= MOST_DIGITS
+        if not number or int(word) >= tokenizer.vocab_size:
+            raise TokenizerError(
+                f"{word[:MOST_DIGITS]!r} is no token: they are numbers from 0 to "
+                f"{tokenizer.vocab_size - 1:,}"
+            )
+    tokens = list(map(int, words))
+    bos = tokenizer.bos
+    begin = tokens[:1] == [bos]
+    end = len(tokens) - (len(tokens) > 1 and tokens[-1] == bos)
+    tokens = tokens[begin:end]
+    if bos in tokens:
+        raise TokenizerError(f"token {bos} is BOS, which stands at the ends of a document alone")
+    return tokens
+
+
+# ---- show
+
+
+def show(args: argparse.Namespace) -> None:
+    model: Model | None = None
+    if os.path.isdir(args.source):
+        from kamon.api import load
+
+        model = load(args.source)
+        tokenizer = model.tokenizer
+    else:
+        tokenizer = tokenizer_at(args.source)
+    near: dict[int, list[Near]] = {}
+    if model:
+        from kamon.inside import nearest_tokens
+
+        shown = set().union(*map(tokenizer.encode, args.words))
+        near = nearest_tokens(model, sorted(shown), NUM_NEAR)
+    for number, text in enumerate(args.words):
+        pieces = pieces_of(tokenizer, text)
+        if args.json:
+            print_json({"text": text, **described(tokenizer, pieces, near)})
+            continue
+        if number:
+            print()
+        print_pieces(tokenizer, text, pieces)
+        if near:
+            print_near(tokenizer, sorted({token for steps in pieces for token in steps[-1]}), near)
+
+
+def pieces_of(tokenizer: Tokenizer, text: str) -> list[list[list[int]]]:
+    """Of each piece its tokens at first, and after each merge."""
+    from kamon.bpe import BytePairTokenizer
+
+    if isinstance(tokenizer, BytePairTokenizer):
+        return tokenizer.steps(text)
+    return [[[token]] for token in tokenizer.encode(text)]
+
+
+def described(
+    tokenizer: Tokenizer, pieces: list[list[list[int]]], near: dict[int, list[Near]]
+) -> dict[str, Any]:
+    """What --json shows of a text."""
+    tokens = [token for steps in pieces for token in steps[-1]]
+    found: dict[str, Any] = {
+        "tokens": [{"token": token, "text": tokenizer.piece(token)} for token in tokens],
+        "pieces": [{"steps": steps} for steps in pieces],
+    }
+    if near:
+        found["nearest"] = {
+            str(token): [
+                {"token": each.token, "text": tokenizer.piece(each.token), "cosine": each.cosine}
+                for each in near[token]
+            ]
+            for token in dict.fromkeys(tokens)
+        }
+    return found
+
+
+def visible(piece: str) -> str:
+    """A token on a terminal: in one line, its spaces as ␣."""
+    return one_line(piece).replace(" ", "␣")
+
+
+def print_pieces(tokenizer: Tokenizer, text: str, pieces: list[list[list[int]]]) -> None:
+    """A line for each piece with its tokens; below one for each merge, which made what is in []."""
+    tokens = [token for steps in pieces for token in steps[-1]]
+    print(f"{one_line(text)}: {count(len(text), 'character')}, {count(len(tokens), 'token')}")
+    for steps in pieces:
+        names = "  ".join(f"{visible(tokenizer.piece(token))} {token}" for token in steps[-1])
+        print(f"  {names}")
+        for before, after in pairwise(steps):
+            made = next(token for token in after if token not in before)
+            shown = {token: visible(tokenizer.piece(token)) for token in after}
+            shown[made] = f"[{shown[made]}]"
+            print(f"      {made:>6}  {' '.join(shown[token] for token in after)}")
+
+
+def print_near(tokenizer: Tokenizer, tokens: list[int], near: dict[int, list[Near]]) -> None:
+    """Of each token those whose embeddings are most alike."""
+    print("  nearest by the cosine of their embeddings")
+    width = max(len(visible(tokenizer.piece(token))) for token in tokens)
+    for token in tokens:
+        others = "  ".join(
+            f"{visible(tokenizer.piece(each.token))} {each.cosine:.2f}" for each in near[token]
+        )
+        print(f"      {token:>6}  {visible(tokenizer.piece(token)):{width}}  {others}")
