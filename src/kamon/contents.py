@@ -95,7 +95,8 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
         name = "tokenizer.json"
         tokenizer = tokenizer_from_json(read(name, MOST_BYTES[name]).decode("utf-8"))
         if isinstance(tokenizer, CharTokenizer) and any(
-            char == "\0" or "\ud800" <= char <= "\udfff" for char in tokenizer.chars
+            char == "\0" or "\ud800" <= char <= "\udfff"
+            for char in (*tokenizer.chars, *tokenizer.added)
         ):
             raise StoreError(f"{name} has a NUL or a lone surrogate, which no text has")
         if tokenizer.vocab_size != config.vocab_size:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kamon.cli.output import count, one_line, print_json, spark
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_json
+from kamon.config import listed
 from kamon.errors import ConfigError
 
 MOST_POSITIONS = 16  # in a table: as wide as a terminal
@@ -161,7 +162,8 @@ def tokens_line(tokenizer: Tokenizer) -> str:
     from kamon.tokenizer import CharTokenizer
 
     if isinstance(tokenizer, CharTokenizer):
-        return f"characters     {''.join(tokenizer.chars)!r} and BOS"
+        added = f", then {listed(tokenizer.added)}" if tokenizer.added else ""
+        return f"characters     {''.join(tokenizer.chars)!r} and BOS{added}"
     assert isinstance(tokenizer, BytePairTokenizer)
     specials = ", ".join(tokenizer.specials)
     return (
