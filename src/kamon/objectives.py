@@ -47,11 +47,11 @@ def answer_logprobs(
     """log p of each document's answer: the sum over its answer's targets.
 
     logprobs: (Σ sizes,) of all targets; sizes: targets of each document, of which `spans` tells the
-    parts.
+    parts. A document that was cut has fewer targets than these, and its answer those that are left.
     """
     found, first = [], 0
     for (prompt, answer), size in zip(spans, sizes, strict=True):
-        found.append(left_sum(logprobs[first + prompt : first + prompt + answer]))
+        found.append(left_sum(logprobs[first + prompt : first + min(prompt + answer, size)]))
         first += size
     return found
 

@@ -304,8 +304,8 @@ class CharTokenizer:
         # An accent of its own would stand upon a quote.
         named = ascii(char) if combining(char) else repr(char)
         return (
-            f"character {named} (U+{ord(char):04X}), number {place + 1} in "
-            f"{shown!r}, is none of the {len(self._tokens)} characters that the model was trained on"
+            f"character {named} (U+{ord(char):04X}), number {place + 1} in {shown!r}, is none of "
+            f"the {len(self._tokens)} characters that the model was trained on"
         )
 
 
