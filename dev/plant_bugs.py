@@ -38,6 +38,9 @@ COMPLETE = "complete.py"
 PATTERNS = ("tests/test_complete.py",)
 INSIDE = "inside.py"
 SEEN = ("tests/test_inside.py",)
+BPE = "bpe.py"
+PAIRS = ("tests/test_bpe.py",)
+OF_PIECES = ("tests/test_tokenizer_cli.py",)
 CURVE = "curve.py"
 CURVES = ("tests/test_curve.py",)
 PICTURES = ("tests/test_plot.py",)
@@ -46,6 +49,9 @@ CONTENTS = "contents.py"
 KEPT = ("tests/test_store.py",)
 DAMAGED = ("tests/test_torture_store.py",)
 RESUMED = ("tests/test_resume.py",)
+WINDOWS = ("tests/test_windows.py",)
+SHARDS = ("tests/test_shards.py",)
+PACKED = ("tests/test_pack.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -294,6 +300,100 @@ BUGS = [
         "return lines if lines[-1] else lines[:-1]",
         "return lines[:-1]",
         ("tests/test_corpus.py",),
+    ),
+    Bug(
+        "bpe: numbers of the heap never grow old", BPE, "if total[pair] != -number:", "if 0:", PAIRS
+    ),
+    Bug(
+        "bpe: what stood behind a pair counted on",
+        BPE,
+        "                total[right + behind[0]] -= number\n",
+        "",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: the latest merge goes first",
+        BPE,
+        "earliest = min(found)",
+        "earliest = max(found)",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: a space goes over to the next document",
+        BPE,
+        "(?= [^\\s\\d\\0])",
+        "(?= [^\\s\\d])",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: new special tokens before the old",
+        BPE,
+        "[*self.specials, *names]",
+        "[*names, *self.specials]",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: a block_size that cuts before the last token",
+        BPE,
+        "else block_size + 1\n",
+        "else block_size\n",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: white space keeps its last space",
+        BPE,
+        'if last.isspace() and last[1:].endswith(" "):',
+        "if 0:",
+        PAIRS,
+    ),
+    Bug(
+        "bpe: beginnings that no text has",
+        BPE,
+        "if self._pieces.merge(data[:place] + each) == tokens:",
+        "if 1:",
+        PAIRS,
+    ),
+    Bug(
+        "conditions: one beginning for every sample",
+        "conditions.py",
+        "openings[choose(logprobs, request.temperature, u(0))]",
+        "openings[0]",
+        OF_PIECES,
+    ),
+    Bug(
+        "conditions: a token counts as a character",
+        "conditions.py",
+        "length += starts[token]",
+        "length += 1",
+        OF_PIECES,
+    ),
+    Bug(
+        "complete: one document in several ways",
+        COMPLETE,
+        " and tokenizer.encode(tokenizer.decode(tokens)) == list(tokens)",
+        "",
+        OF_PIECES,
+    ),
+    Bug(
+        "complete: only what follows whole tokens",
+        COMPLETE,
+        "    if len(openings) > 1:\n        whole",
+        "    if 0:\n        whole",
+        OF_PIECES,
+    ),
+    Bug(
+        "score: a text cut counts all its characters",
+        "score.py",
+        "lengths = map(sub, seen, cut)",
+        "lengths = map(len, texts)",
+        OF_PIECES,
+    ),
+    Bug(
+        "inside: a token is the nearest to itself",
+        INSIDE,
+        " if -place != token][:n]",
+        "][:n]",
+        OF_PIECES,
     ),
     Bug(
         "tokenizer: characters in the order of their appearance",
@@ -1016,9 +1116,100 @@ BUGS = [
     Bug(
         "corpus: a byte that is no text is passed over",
         "corpus.py",
-        "if fault >= 0:\n        byte",
-        "if fault > 300:\n        byte",
+        "if fault >= 0:\n            raise",
+        "if fault > 300:\n            raise",
         ("tests/test_torture_corpus.py",),
+    ),
+    Bug(
+        "windows: what falls behind the end stays there",
+        "windows.py",
+        "            if i < n:\n",
+        "            if True:\n",
+        WINDOWS,
+    ),
+    Bug(
+        "windows: seeds count but their low half",
+        "windows.py",
+        "key = (seed & MASK32) ^ WINDOW_KEY, seed >> 32",
+        "key = (seed & MASK32) ^ WINDOW_KEY, 0",
+        WINDOWS,
+    ),
+    Bug(
+        "shards: two BOS where shards meet",
+        "shards.py",
+        "accumulate((s.num_tokens - 1 for s",
+        "accumulate((s.num_tokens for s",
+        SHARDS,
+    ),
+    Bug(
+        "shards: held-out windows from the beginning alone",
+        "shards.py",
+        "(number * total // count * block_size",
+        "(number * block_size",
+        SHARDS,
+    ),
+    Bug(
+        "shards: verified once is for ever",
+        "shards.py",
+        "read_verified(path) != done",
+        "read_verified(path) is None",
+        SHARDS,
+    ),
+    Bug(
+        "shards: every epoch has one order",
+        "shards.py",
+        "permutation(self.seed, epoch, n)",
+        "permutation(self.seed, 0, n)",
+        SHARDS,
+    ),
+    Bug(
+        "pack: a line is cut in two",
+        "sources.py",
+        "end = line_start(file, piece.end) if piece.end < source.size else source.size",
+        "end = piece.end",
+        PACKED,
+    ),
+    Bug(
+        "pack: a file that is cut off is whole",
+        "sources.py",
+        "    if decoder is not None:\n",
+        "    if decoder is None and False:\n",
+        PACKED,
+    ),
+    Bug(
+        "pack: another tenth is held out",
+        "units.py",
+        "part_of(doc.encode()) == 0",
+        "part_of(doc.encode()) == 1",
+        PACKED,
+    ),
+    Bug(
+        "pack: texts are cut behind white space",
+        "units.py",
+        '(r"(?s:.*)\\S(?=\\s)")',
+        '(r"(?s:.*)\\s(?=\\S)")',
+        PACKED,
+    ),
+    Bug(
+        "pack: a shard is full one document late",
+        "units.py",
+        "self.most - self.num_tokens, first) + 1",
+        "self.most - self.num_tokens + 1, first) + 1",
+        PACKED,
+    ),
+    Bug(
+        "pack: what was finished is not looked at",
+        "pack.py",
+        'record["plan"] == plan.digest and sizes == [file["size"] for file in files]',
+        'record["plan"] == plan.digest',
+        PACKED,
+    ),
+    Bug(
+        "pack: an input may change",
+        "sources.py",
+        "if (there.st_size, there.st_mtime_ns) != (source.size, source.mtime_ns):",
+        "if there.st_size != there.st_size:",
+        PACKED,
     ),
 ]
 

@@ -108,7 +108,9 @@ def test_a_list_that_teaches_nothing(docs: list[str], message: str) -> None:
 def test_wrong_settings() -> None:
     with pytest.raises(kamon.ConfigError, match="did you mean 'n_layer'"):
         kamon.train(["a", "b"], n_layers=2)
-    with pytest.raises(kamon.ConfigError, match="unknown engine 'gpu': there is native and scalar"):
+    with pytest.raises(
+        kamon.ConfigError, match="unknown engine 'gpu': there are native, scalar, torch"
+    ):
         kamon.train(["a", "b"], engine="gpu")
     model = kamon.train(["a", "b"], **TINY)
     for arguments in ({"temperature": -1}, {"temperature": float("nan")}, {"seed": 1.5}, {"n": -1}):

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import kamon as package
-from conftest import TINY_FLAGS, Result
+from conftest import TINY_FLAGS, Result, piece_model
 from kamon import clean, cli, complete, corpus, evaluate, inside, memory, score, store
 from kamon.config import SETTINGS, Config, read_settings
 from kamon.contents import FILES
@@ -32,6 +32,7 @@ from kamon.errors import ConfigError, CorpusError, KamonError, StoreError, Train
 from kamon.sampler import SampleRequest, sample, sample_one_by_one
 from kamon.shards import open_shards
 from kamon.store import MANIFEST
+from kamon.tokenizer import read_tokenizer
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
@@ -154,7 +155,8 @@ def limit() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all the lists, and models M of names, E of emoji and more, F not finite."""
+    """A folder with all the lists, and models M of names, E of emoji and more, F not finite, B of
+    byte pairs."""
     folder = tmp_path_factory.mktemp("shelf")
     for table in (STRANGE, BAD_TEXT, BAD_TABLES):
         for name, (content, _) in table.items():
@@ -168,6 +170,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
     tiny = {"num_steps": 3, "n_embd": 4, "n_head": 2}
     package.train(words, **tiny, block_size=6).save(folder / "M")
+    piece_model(words, 270, **tiny, block_size=6).save(folder / "B")
     strange = [
         doc for name in ("emoji.txt", "joiners.txt", "accents.txt") for doc in STRANGE[name][1]
     ]
@@ -210,6 +213,8 @@ READERS: dict[str, list[str]] = {
     "reproduce": ["reproduce", "--num-steps=1", "--input", "{}"],
     "score": ["score", "M", "{}"],
     "exclude": ["sample", "M", "--exclude", "{}"],
+    "tokenizer train": ["tokenizer", "train", "{}", "-o", "new"],
+    "tokenizer encode": ["tokenizer", "encode", "B", "{}"],
     "drop-words": ["clean", "two.txt", "--drop-words", "{}"],
 }
 
@@ -277,6 +282,12 @@ def test_strange_lists(name: str, here: Path, kamon: Kamon) -> None:
     assert ("too long" in trained.err) == bool(cut)
     assert not cut or f"{cut:,} document{'s' * (cut > 1)} too long" in trained.err
 
+    made = kamon("tokenizer", "train", path, "-o", "new", *column, "--json")
+    tokenizer = read_tokenizer("new")
+    os.remove("new")
+    for doc in docs:
+        assert tokenizer.decode(tokenizer.encode(doc)) == doc
+    assert (made.code, made.json["corpus"]["num_docs"]) == (0, len(docs))
     packed = kamon("pack", path, "-o", "new", *column, "--all", "--jobs=1")
     shards = open_shards("new")
     found = [shards.document("train", number)[1:-1] for number in range(len(docs))]
@@ -542,6 +553,47 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("pack hebrew.txt -o new --tokenizer M", 1, "hebrew.txt, line 1: character 'ש'"),
     ("inspect", 2, "name the DIR of a model"),
     ("inspect other", 1, "it has no generation of a model"),
+    ("inspect --positions", 2, "name the DIR of a model"),
+    ("inspect M --positions --engine", 2, "give one"),
+    (["complete", "B", "\udcff", "--json"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
+    ("complete B xxxxxx", 2, "the prefix has 6 tokens, and the model's block_size 6 leaves"),
+    (["sample", "B", "--prefix", "e\ud800"], 1, r"'\ud800' (U+D800), number 2"),
+    ("sample B --prefix xxxxxxx", 2, "has 7 tokens, more than the model's block_size 6 allows"),
+    ("sample B --max-len 99", 2, "max_len 99 is above the 12 characters"),
+    ("fill B a_", 2, "the tokens of this model are pieces of text"),
+    (["plot", "B", "--json", "--text", "x" * 6], 2, "the text has 6 tokens: block_size 6 holds 5"),
+    ("tokenizer", 2, "ACTION"),
+    ("tokenizer learn two.txt", 2, "invalid choice: 'learn'"),
+    ("tokenizer train two.txt", 2, "name the FILE that the tokenizer goes to with -o"),
+    ("tokenizer train two.txt x -o new", 2, "one argument too many: 'x'"),
+    ("tokenizer train two.txt -o new --vocab-size 256", 2, "vocab_size must be from 257 (the"),
+    (f"tokenizer train two.txt -o new --vocab-size {HUGE}", 2, "vocab_size must be from 257"),
+    ("tokenizer train two.txt -o new --vocab-size 1.5", 2, "must be a whole number"),
+    ("tokenizer train two.txt -o two.txt --overwrite", 1, "is the input, which is never written"),
+    ("tokenizer train two.txt -o bom.txt", 1, "bom.txt is there already: choose another -o"),
+    ("tokenizer train two.txt -o other", 1, "'other' is no name for a file"),
+    ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: there is no such folder"),
+    ("tokenizer train two.txt -o two.txt/x", 1, "cannot write"),
+    (f"tokenizer train two.txt -o {FULL}", 1, "is not a file"),
+    (["tokenizer", "train", "two.txt", "-o", ""], 1, "'' is no name for a file"),
+    (["tokenizer", "train", "two.txt", "-o", "a\0b"], 1, r"cannot write 'a\x00b': embedded null"),
+    (["tokenizer", "train", "two.txt", "-o", "x" * 300], 1, "File name too long"),
+    ("tokenizer encode M two.txt x", 2, "one argument too many: 'x'"),
+    ("tokenizer encode M two.txt -o x", 2, "are for `kamon tokenizer train`"),
+    ("tokenizer encode none two.txt", 2, "cannot read the tokenizer none: No such file"),
+    (["tokenizer", "encode", "a\0b", "two.txt"], 2, r"cannot read the tokenizer 'a\x00b'"),
+    ("tokenizer encode two.txt two.txt", 2, "two.txt is no tokenizer: not valid JSON"),
+    ("tokenizer encode latin.txt two.txt", 2, "'latin.txt': it is not UTF-8"),
+    ("tokenizer encode /dev/zero two.txt", 2, "/dev/zero has more than 16,777,216 bytes"),
+    ("tokenizer encode other two.txt", 1, "it has no generation of a model"),
+    ("tokenizer encode M hebrew.txt", 1, "character 'ש' (U+05E9), number 1"),
+    ("tokenizer decode M two.txt", 1, "two.txt, line 1: 'ab' is no token: they are numbers from 0"),
+    ("tokenizer decode M utf16.txt", 1, "iconv -f utf-16 -t utf-8"),
+    ("tokenizer decode B", 1, "standard input is empty"),
+    ("tokenizer show M", 2, "give one or more texts"),
+    ("tokenizer show M é", 1, "character 'é' (U+00E9), number 1"),
+    ("tokenizer show B a --column x", 2, "--column and --format say how to read an INPUT"),
+    (["tokenizer", "show", "B", "\udcff"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
 ]
 
 
@@ -780,15 +832,15 @@ def test_memory_is_refused_above_what_there_is(monkeypatch: pytest.MonkeyPatch) 
 
 def test_each_setting_counts_in_the_memory() -> None:
     names = ("n_layer", "n_embd", "n_head", "block_size", "vocab_size", "batch_size")
-    sizes = dict.fromkeys(names, 64)
-    for scalar in (False, True):
-        how = {"scalar": scalar, "real": 4, "threads": 2, "longest": 500, "held_out": 9}
+    sizes = dict.fromkeys(names, 64) | {"dropout": 0}
+    for engine in ("native", "scalar", "torch"):
+        how = {"engine": engine, "real": 4, "threads": 2, "longest": 500, "held_out": 9}
 
         def needed(sizes: dict[str, int], how: dict[str, Any] = how) -> float:
             return memory.training_bytes(sizes, **how)
 
         for name in names:
-            if not (scalar and name == "n_head"):
+            if engine == "native" or name != "n_head":
                 assert needed(sizes | {name: 128}) > needed(sizes)
         assert needed(sizes | {"block_size": 10**6}) > needed(sizes | {"block_size": 500})
 
@@ -812,7 +864,7 @@ def test_the_memory_that_is_said_is_what_is_taken() -> None:
         taken = float(subprocess.run(argv, capture_output=True, check=True, text=True).stdout)
         config = Config(n_embd=512, n_layer=2, vocab_size=16)
         said = memory.training_bytes(
-            vars(config), scalar=False, real=real, threads=1, longest=3, held_out=12
+            vars(config), engine="native", real=real, threads=1, longest=3, held_out=12
         )
         assert 0.5 < said / taken < 2
 
@@ -846,7 +898,7 @@ def test_models_that_are_none(verb: str, name: str, message: str, kamon: Kamon) 
     assert_refused(kamon(verb, name, *LOADERS[verb]), 1, message)
 
 
-@pytest.mark.parametrize("verb", LOADERS)
+@pytest.mark.parametrize("verb", [*LOADERS, "tokenizer show"])
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_damaged_models(verb: str, name: str, shelf: Path, tmp_path: Path, kamon: Kamon) -> None:
     shutil.copytree(shelf / "M", tmp_path / "m")
@@ -855,7 +907,8 @@ def test_damaged_models(verb: str, name: str, shelf: Path, tmp_path: Path, kamon
     whole = path.read_bytes()
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 0x80]) + whole[middle + 1 :]
-    more = [str(tmp_path / word) if word == "two.txt" else word for word in LOADERS[verb]]
+    more = LOADERS.get(verb, ["ab"])
+    more = [str(tmp_path / word) if word == "two.txt" else word for word in more]
     for content in (whole[:-1], whole[:middle], b"", flipped, None, 0):
         path.unlink(missing_ok=True)
         if content == 0:
@@ -864,7 +917,7 @@ def test_damaged_models(verb: str, name: str, shelf: Path, tmp_path: Path, kamon
             path.write_bytes(content)
         if name == MANIFEST and content == whole[:-1]:
             continue  # without its last line end, it is as good
-        assert_refused(kamon(verb, tmp_path / "m", *more), 1, name)
+        assert_refused(kamon(*verb.split(), tmp_path / "m", *more), 1, name)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from kamon import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -54,7 +54,7 @@ def test_transcripts(block: list[tuple[str, str]], tmp_path: Path) -> None:
         assert same, f"{command} shows\n{done.stdout}"
 
 
-@pytest.mark.parametrize("page", PAGES[:1], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for block in blocks(page, "python"):

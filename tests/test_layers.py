@@ -14,9 +14,9 @@ ROOT = Path(kamon.__file__).parent
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
     {"errors", "philox", "files", "curve", "metrics", "engines.scalar"},
-    {"dropout", "windows", "lock", "mapped"},
+    {"dropout", "windows", "lock", "mapped", "ranks"},
     {"batch"},
-    {"config", "builtin", "engines.native", "examples"},
+    {"config", "builtin", "engines.native", "engines.pytorch", "examples"},
     {"mersenne"},
     {"documents"},
     {"bpe"},
@@ -93,5 +93,5 @@ def test_imports_run_one_way(module: str) -> None:
 def test_no_engine_knows_the_corpus_the_tokenizer_or_another_engine() -> None:
     for module, path in MODULES.items():
         if module.startswith("engines."):
-            assert imports(path, with_types=True) <= {"batch", "config", "engine"}, module
+            assert imports(path, with_types=True) <= {"batch", "config", "engine", "ranks"}, module
     assert imports(MODULES["engines.scalar"], with_types=False) == set()

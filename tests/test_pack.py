@@ -294,6 +294,29 @@ def test_jobs_change_no_bit(mode: Any, many: list[str]) -> None:
     assert {progress.stage for progress in seen} <= {"survey", "unit"}
 
 
+@pytest.mark.parametrize(
+    "content", ["a\r\nbé\n\n\n東京 x\r\n", "\ufeff\n\na\nb", "\n", "abc", "a\rb\n\rc"]
+)
+def test_wherever_a_file_is_cut_its_lines_are_whole(content: str) -> None:
+    Path("a.txt").write_bytes(content.encode())
+    found = sources.find_sources(["a.txt"])[0]
+    whole = corpus.text_lines(content.removeprefix("\ufeff"))
+    for most in range(1, len(content.encode()) + 2):
+        pieces = [piece for unit in sources.cut(found, most, whole_texts=False) for piece in unit]
+        sizes: list[int] = []
+        lines = [
+            line
+            for piece in pieces
+            for block in sources.entries(found[0], piece, None, sizes.append, 2 - (not piece.begin))
+            for line in block
+        ]
+        assert lines == whole
+        assert sum(sizes) == found[0].size
+        numbers = [sources.lines_before(found[0], piece) for piece in pieces if piece.begin]
+        assert numbers == sorted(numbers)
+        assert set(numbers) <= {*range(len(whole) + 1)}
+
+
 def test_a_folder_in_any_order_of_listing(many: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     names = [source.path for source in sources.find_sources(many)[0]]
     assert names == ["f/a.csv", "f/a.jsonl", "f/a.tsv", "f/a.txt", "f/deep/b.txt.gz", many[1]]

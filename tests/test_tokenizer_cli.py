@@ -18,7 +18,7 @@ from conftest import Result, piece_model
 from kamon import inside
 from kamon.api import Model, load
 from kamon.bpe import BytePairTokenizer
-from kamon.complete import completions, fill, logprob_of_prefix, next_tokens
+from kamon.complete import Wild, completions, fill, logprob_of_prefix, next_tokens, search
 from kamon.conditions import Conditions, one_by_one, steered_document
 from kamon.describe import logprobs
 from kamon.engines.scalar import softmax
@@ -173,7 +173,7 @@ def test_positions(model: Model, kamon: Kamon) -> None:
         assert row == pytest.approx(wanted, abs=1e-6)
     table = kamon("inspect", "m", "--positions").out.splitlines()
     assert len(table) == 2 + model.config.block_size
-    assert table[2].split() == ["0", *(f"{100 * x:.0f}" for x in expected[0])]
+    assert table[2].split() == ["0", *(str(round(100 * x)) for x in expected[0])]
 
 
 # ---- verbs with such a model
@@ -289,6 +289,28 @@ def test_completions_are_those_of_the_tokenizer(model: Model) -> None:
         shares = [math.exp(logprob - shared) for logprob in whole]
         assert [each.share for each in found.documents] == pytest.approx(shares, rel=1e-3)
         assert sum(shares) < 1
+
+
+def test_a_document_counts_as_the_tokens_of_the_tokenizer(model: Model) -> None:
+    """However probable other tokens of the same text are."""
+    tokenizer = model.tokenizer
+
+    class Byte:
+        """A model that likes single bytes."""
+
+        config = model.config
+
+        class decoder:  # noqa: N801
+            def push(self, _: int) -> list[float]:
+                liked = {ord("h"): 5.0, ord("e"): 4.0, tokenizer.bos: 4.0}
+                return [liked.get(token, 0.0) for token in range(tokenizer.vocab_size)]
+
+    (he,) = tokenizer.encode("he")
+    found = search(Byte(), tokenizer, [Wild.ANY], 20, 3000).documents  # type: ignore[arg-type]
+    texts = [each.text for each in found]
+    assert texts[:5] == ["", "h", "e", "hh", "eh"]  # and not he, which is as probable byte by byte
+    assert len(set(texts)) == len(texts)
+    assert he > 255
 
 
 def test_no_document_of_the_list_is_better_than_those_found(model: Model) -> None:

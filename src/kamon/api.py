@@ -9,14 +9,14 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import kamon
 from kamon import corpus
 from kamon.config import Config, make_config
-from kamon.contents import unpack_documents
+from kamon.contents import from_bytes, to_bytes, unpack_documents
 from kamon.corpus import Corpus
 from kamon.documents import Documents
 from kamon.engine import Engine, State, best_engine, is_fast, make_engine, untrained
@@ -24,6 +24,7 @@ from kamon.errors import ConfigError, StoreError, TrainingError
 from kamon.lesson import Lesson, lesson_of_list, lesson_of_shards
 from kamon.metrics import Metrics
 from kamon.model import num_params
+from kamon.ranks import check_engine, here, restarted
 from kamon.run import Resumed, Run, check_same, check_settings, divide, shape_of
 from kamon.sampler import SampleRequest
 from kamon.shards import Shards, is_packed, open_shards
@@ -154,6 +155,8 @@ def train(
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     column: str | None = None,
     format: str | None = None,
     tokenizer: str | Path | Tokenizer = "char",
@@ -189,6 +192,10 @@ def train(
     tokenizer: "char"; "bpe", trained on what is learned, to vocab_size tokens; a file that `kamon
     tokenizer train` wrote; or a tokenizer.
 
+    Of several processes that torchrun started each is to call this with the same arguments; the
+    first writes. One that torchrun starts again goes on with the training in `output`, if its
+    settings are these.
+
     output: the model directory to write, in which the training is kept from time to time and at its
     end, so that `resume` can go on with it. checkpoint_every: steps, or a time such as "30s" or a
     float of seconds; by default so seldom that it takes a hundredth of the time or less.
@@ -196,9 +203,9 @@ def train(
     init_from: a model, or its directory, to start from: with its tokens, parameters, n_layer,
     n_embd, n_head and block_size.
 
-    settings: the fields of Config. engine, dtype, threads: see `make_engine`. on_start is called
-    once before the first step; for on_progress and should_stop see `trainer.pretrain`. Raises
-    ConfigError, CorpusError, StoreError or TrainingError.
+    settings: the fields of Config. engine, dtype, threads, device, compile: see `make_engine`.
+    on_start is called once before the first step; for on_progress and should_stop see
+    `trainer.pretrain`. Raises ConfigError, CorpusError, StoreError or TrainingError.
 
     >>> model = train(["anna", "hanna", "nora"], num_steps=3)
     >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]
@@ -216,27 +223,46 @@ def train(
     )
 
     make_config(settings)
+    engine = engine or best_engine()
+    check_engine(engine)
+    ranks = here()
     every = interval(checkpoint_every)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
         raise ConfigError("a budget decides the number of steps: give it or num_steps, not both")
+    if output is not None and restarted() and ranks.any(is_under_way(output, settings)):
+        return resume(
+            output,
+            docs=docs,
+            threads=threads,
+            device=device,
+            compile=compile,
+            checkpoint_every=checkpoint_every,
+            on_start=on_start,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            **settings,
+        )
     base = load(init_from) if isinstance(init_from, str | PathLike) else init_from
     if not isinstance(base, Model | None):
         raise ConfigError(f"init_from must be a model or its directory, not {base!r}")
     if base is not None:
         settings = shape_of(base.config, settings)
-    with directory(output, overwrite=overwrite) as writer:
-        lesson = lesson_of(
-            docs,
-            column=column,
-            format=format,
-            mode=settings.get("mode"),
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            hold_out=hold_out,
-            base=base,
+    with directory(None if ranks.rank else output, overwrite=overwrite) as writer:
+        lesson = ranks.all(
+            lambda: lesson_of(
+                docs,
+                column=column,
+                format=format,
+                mode=settings.get("mode"),
+                tokenizer=tokenizer,
+                vocab_size=vocab_size,
+                hold_out=hold_out,
+                base=base,
+            )
         )
-        mode, engine = lesson.mode, engine or best_engine()
+        ranks.agree(lesson.summary["sha256"], "what is to be learned")
+        mode = lesson.mode
         if size is None:
             size = (
                 default_size(engine, lesson.learned, mode)
@@ -254,6 +280,8 @@ def train(
             engine=engine,
             dtype=dtype,
             threads=threads,
+            device=device,
+            compile=compile,
             params=base.engine.state()["params"] if base else None,
         )
         if seconds is not None:
@@ -279,6 +307,8 @@ def resume(
     extend: int = 0,
     docs: Learnable | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     checkpoint_every: str | int | float | None = None,
     on_start: Callable[[Run], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -295,13 +325,19 @@ def resume(
     its end. docs and settings change nothing: they are compared, and a ConfigError says what
     differs. For the other arguments and errors see `train`.
     """
-    from kamon import store
-
     every = interval(checkpoint_every)
     if isinstance(extend, bool) or not isinstance(extend, int) or extend < 0:
         raise ConfigError(f"extend must be a whole number of steps, 0 or more, not {extend!r}")
-    with store.writing(path, go_on=True) as writer:
-        found, training = writer.stored, writer.stored.training
+    ranks = here()
+    with directory(None if ranks.rank else path, go_on=True) as writer:
+        # Rank 0 alone reads it, and tells the others: another machine may not see it.
+        found = writer.stored if writer else None
+        if ranks.size > 1:
+            content = ranks.send(to_bytes(found) if found else b"")
+            found = found or from_bytes(content)
+        assert found
+        training = found.training
+        check_engine(training["engine"])
         if found.state is None:
             raise StoreError(
                 f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
@@ -310,7 +346,7 @@ def resume(
             kind = training["tuning"]["kind"]
             raise ConfigError(f"{path} is tuned by {kind}: `kamon {kind} --resume {path}` goes on")
         check_settings(path, found.config, settings)
-        lesson = lesson_again(path, found, docs)
+        lesson = ranks.all(lambda: lesson_again(path, found, docs))
         done = len(found.metrics)
         config, metrics = found.config, found.metrics
         if training["finished"] and not extend:
@@ -327,9 +363,12 @@ def resume(
             engine=training["engine"],
             dtype=training["dtype"],
             threads=threads,
+            device=device,
+            compile=compile,
             params=found.state["params"],
         )
-        resumed = Resumed(writer.folder.name, done, writer.problems)
+        generation, problems = (writer.folder.name, writer.problems) if writer else ("", [])
+        resumed = Resumed(generation, done, problems)
         run = replace(run, resumed=resumed)
         validation = Validation.of(run.held_out, config) if lesson.hold_out else None
         if validation and metrics.held_out:
@@ -542,15 +581,31 @@ def corpus_of(
 
 
 @contextmanager
-def directory(output: str | Path | None, *, overwrite: bool) -> Iterator[Writer | None]:
+def directory(
+    output: str | Path | None, *, overwrite: bool = False, go_on: bool = False
+) -> Iterator[Writer | None]:
     """Of the model, held while it is learned; None where it is not to be written."""
     if output is None:
         yield None
         return
     from kamon import store
 
-    with store.writing(output, overwrite=overwrite) as writer:
+    with store.writing(output, overwrite=overwrite, go_on=go_on) as writer:
         yield writer
+
+
+def is_under_way(output: str | Path, settings: dict[str, Any]) -> bool:
+    """Whether a training with these settings is kept there, as rank 0 sees it, and not finished."""
+    from kamon import store
+
+    if here().rank:
+        return False
+    try:
+        found, _, _ = store.load_newest_whole(output)
+        check_settings(output, found.config, settings)
+    except (ConfigError, StoreError):
+        return False
+    return found.state is not None and not found.training["finished"]
 
 
 def interval(every: str | int | float | None) -> int | float | None:
@@ -577,6 +632,8 @@ def load(
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
 ) -> Model:
     """The model that `Model.save` or `kamon train -o` wrote.
 
@@ -584,8 +641,10 @@ def load(
     """
     from kamon import store
 
-    stored = store.load(path)
-    made = make_engine(engine, stored.config, dtype=dtype, threads=threads)
+    stored = here().all(partial(store.load, path))
+    made = make_engine(
+        engine, stored.config, dtype=dtype, threads=threads, device=device, compile=compile
+    )
     made.load(untrained(stored.params))
     if not all(map(math.isfinite, made.decoder().push(stored.tokenizer.bos))):
         raise StoreError(

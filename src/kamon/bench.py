@@ -21,7 +21,7 @@ from typing import Any
 from kamon.batch import Batch, pack
 from kamon.builtin import names
 from kamon.config import Config
-from kamon.engine import DTYPES, Engine, Plan, best_engine, make_engine, train, untrained
+from kamon.engine import Engine, Plan, best_engine, make_engine, train, untrained
 from kamon.engines import native
 from kamon.model import init, num_params, parameter_shapes
 from kamon.sampler import SampleRequest, sample
@@ -47,7 +47,7 @@ def measure(seconds: float = 0.5) -> Iterator[Row]:
     scalar = best(training(ready("scalar", Config()), few, 1, 20), 0) / 20
     yield row("the original's job, scalar float64", scalar * 1e6, "µs a step")
     if best_engine() == "native":
-        for dtype in DTYPES:
+        for dtype in native.DTYPES:
             engine = ready("native", Config(), dtype)
             per_step = best(training(engine, docs, 1, 1000), seconds) / 1000
             same = best(training(engine, few, 1, 1000), seconds) / 1000

@@ -300,19 +300,14 @@ class Pieces(dict[str, str]):
         """What bytes become, all at once."""
         made = self.made.get
         while found := [*filter(None, map(made, map(add, tokens, tokens[1:])))]:
-            first = min(found)
-            tokens = tokens.replace(self.pairs[first], first)
+            earliest = min(found)
+            tokens = tokens.replace(self.pairs[earliest], earliest)
         return tokens
 
 
 def tokens_of(piece: str) -> str:
     """The bytes of a piece as tokens; a surrogate stands for a byte that is no UTF-8."""
     return piece.encode("utf-8", "surrogateescape").decode("latin-1")
-
-
-def pairs_of(tokens: str) -> list[str]:
-    """All neighbours."""
-    return list(map(add, tokens, tokens[1:]))
 
 
 def joined_blocks(texts: Iterable[str]) -> Iterator[tuple[list[str], str]]:
@@ -341,23 +336,22 @@ def count_pieces(docs: Iterable[str]) -> Counter[str]:
 def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
     """Up to `most` merges of the pieces counted, fewer where no pair occurs twice any longer.
 
-    A pair that would make the bytes of a token that is there stays two tokens.
+    No two make the same bytes: wherever these stand, and no merge reached over their ends, the
+    merges before made the same of them.
     """
     pieces: list[str] = []
     numbers: list[int] = []
     total: defaultdict[str, int] = defaultdict(int)  # how often each pair occurs
-    where: defaultdict[str, list[int]] = defaultdict(list)  # in which pieces; or it did once
+    where: defaultdict[str, list[int]] = defaultdict(list)  # its pieces; some have it no longer
     for text, number in counts.items():
         piece = tokens_of(text)
-        for pair in pairs_of(piece):
+        for pair in map(add, piece, piece[1:]):
             total[pair] += number
             where[pair].append(len(pieces))
         pieces.append(piece)
         numbers.append(number)
     heap = [(-number, pair) for pair, number in total.items() if number > 1]
     heapq.heapify(heap)  # no number in it is too small, but some may be too large by now
-    spelt = list(map(chr, range(BYTES)))  # the bytes of each token, as characters
-    known = set(spelt)
     merges: list[Pair] = []
     while heap and len(merges) < most:
         number, pair = heap[0]
@@ -368,44 +362,32 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
                 heapq.heappop(heap)
             continue
         heapq.heappop(heap)
-        left, right = map(ord, pair)
-        made = spelt[left] + spelt[right]
-        if made in known:
-            continue
-        token = chr(len(spelt))
-        known.add(made)
-        spelt.append(made)
-        merges.append((left, right))
+        left, right = pair[0], pair[1]
+        token = chr(BYTES + len(merges))
+        merges.append((ord(left), ord(right)))
         fresh = set()
-        for place in where.pop(pair):
+        for place in where.pop(pair):  # once for each time that the pair occurs in it
             before, found, behind = pieces[place].partition(pair)
             if not found:
                 continue
+            pieces[place] = before + token + behind
             number = numbers[place]
-            if pair in behind:
-                old, new = pieces[place], pieces[place].replace(pair, token)
-                gone, come = pairs_of(old), pairs_of(new)
-            else:  # as nearly always: that only its neighbours have other neighbours saves half
-                new = before + token + behind
-                gone, come = [], []
-                if before:
-                    gone.append(before[-1] + pair[0])
-                    come.append(before[-1] + token)
-                if behind:
-                    gone.append(pair[1] + behind[0])
-                    come.append(token + behind[0])
-            pieces[place] = new
-            for each in gone:
-                total[each] -= number
-            for each in come:
-                total[each] += number
-                if token in each:
-                    where[each].append(place)
-                    fresh.add(each)
+            if before:
+                total[before[-1] + left] -= number
+                new = before[-1] + token
+                total[new] += number
+                where[new].append(place)
+                fresh.add(new)
+            if behind:
+                total[right + behind[0]] -= number
+                new = token + behind[0]
+                total[new] += number
+                where[new].append(place)
+                fresh.add(new)
         del total[pair]
-        for each in fresh:  # no other pair has become more frequent
-            if total[each] > 1:
-                heapq.heappush(heap, (-total[each], each))
+        for new in fresh:  # no other pair has become more frequent
+            if total[new] > 1:
+                heapq.heappush(heap, (-total[new], new))
     return merges
 
 

@@ -154,6 +154,28 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
     )
 
 
+def to_bytes(stored: Stored) -> bytes:
+    """All of it, the documents too, as `from_bytes` reads it: a line of JSON, then the files."""
+    documents = stored.documents
+    if not isinstance(documents, bytes):
+        documents = b"".join(pack_documents(documents))
+    files = {"": documents}
+    for name, content in to_files(stored).items():
+        files[name] = content if isinstance(content, bytes) else b"".join(content)
+    sizes = json.dumps({name: len(content) for name, content in files.items()})
+    return b"\n".join((sizes.encode(), b"".join(files.values())))
+
+
+def from_bytes(content: bytes) -> Stored:
+    line, _, rest = content.partition(b"\n")
+    files, begin = {}, 0
+    for name, size in json.loads(line).items():
+        files[name] = rest[begin : begin + size]
+        begin += size
+    documents = files.pop("")
+    return from_files(lambda name, _: files[name], files, documents)
+
+
 def most_bytes(config: Config, copies: int) -> int:
     """Of a safetensors file with so many numbers for each parameter."""
     return 8 + most_header(config, copies) + 8 * copies * num_params(config)

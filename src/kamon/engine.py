@@ -203,8 +203,9 @@ def left_sum(numbers: Iterable[float]) -> float:
     return total
 
 
-ENGINES = ("native", "scalar")
-DTYPES = ("float32", "float64")
+ENGINES = ("native", "scalar", "torch")
+DTYPES = ("float32", "float64", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 MOST_THREADS = 1_024  # each has memory of its own, cores or not
 
 
@@ -228,18 +229,34 @@ def checked_threads(threads: int | None) -> int:
 
 
 def make_engine(
-    name: str | None, config: Config, *, dtype: str | None = None, threads: int | None = None
+    name: str | None,
+    config: Config,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
 ) -> Engine:
     """An engine with all parameters zero: `load` comes next.
 
-    name: of ENGINES, or None for the best one. dtype: float32 or float64; None for the engine's
-    own. threads: at most so many cores compute; None for all that this process may use. The number
-    of threads changes no bit of any result.
+    name: of ENGINES, or None for the best one. dtype: of DTYPES; None for the engine's own;
+    bfloat16 is torch's alone. threads: at most so many cores compute; None for all that this
+    process may use. The number of threads changes no bit of any result, but for torch, where it is
+    the whole process's. device, of DEVICES, and compile, by torch.compile, are torch's.
     """
     name = name or best_engine()
     if dtype not in (None, *DTYPES):
-        raise ConfigError(f"unknown dtype {dtype!r}: there are {' and '.join(DTYPES)}")
+        raise ConfigError(f"unknown dtype {dtype!r}: there are {', '.join(DTYPES)}")
+    if device not in (None, *DEVICES):
+        raise ConfigError(f"unknown device {device!r}: there are {', '.join(DEVICES)}")
     checked_threads(threads)
+    if name == "torch":
+        return make_torch(config, dtype or "float32", threads, device or "auto", compile)
+    if name in ENGINES and (compile or device not in (None, "auto", "cpu")):
+        what = "compile" if compile else f"device {device}"
+        raise ConfigError(f"{what} is for the torch engine: the {name} engine computes on the CPU")
+    if name in ENGINES and dtype == "bfloat16":
+        raise ConfigError(f"bfloat16 is for the torch engine: the {name} engine does not have it")
     if name == "native":
         from kamon.engines import native
 
@@ -256,4 +273,22 @@ def make_engine(
             parameter_shapes(config),
             lambda draw: masks(config.dropout, config.seed, draw, config.n_layer, config.n_embd),
         )
-    raise ConfigError(f"unknown engine {name!r}: there is {' and '.join(ENGINES)}")
+    raise ConfigError(f"unknown engine {name!r}: there are {', '.join(ENGINES)}")
+
+
+def make_torch(
+    config: Config, dtype: str, threads: int | None, device: str, compile: bool
+) -> Engine:
+    try:
+        from kamon.engines.pytorch import TorchEngine
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise ConfigError("the torch engine needs torch: pip install 'kamon[torch]'") from None
+    from kamon.ranks import here
+
+    try:
+        shapes = parameter_shapes(config)
+        return TorchEngine(config, shapes, dtype, threads, device, compile, here())
+    except ValueError as error:  # of what this machine does not have
+        raise ConfigError(str(error)) from None

@@ -239,13 +239,14 @@ def some(chars: str) -> str:
 def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
     """The figures of the model, and of what it must beat, on the chosen documents."""
     tokenizer, block_size = model.tokenizer, model.config.block_size
-    whole = model.writes_text or model.config.long_documents == "windows"
+    text = model.config.mode == "text"
+    whole = text or model.config.long_documents == "windows"
     batch = tokenizer.encode_documents(chosen.docs, None if whole else block_size)
     ended = [tokens[-1] == tokenizer.bos for tokens in batch]
     num_cut = len(batch) - sum(ended)
     num_chars = sum(tokenizer.num_chars(chosen.docs, [len(tokens) - 1 for tokens in batch]))
     seen = batch  # by the model: as in training
-    if model.writes_text:
+    if text:
         seen = consecutive(stream(batch), block_size)
     elif whole:
         seen = in_windows(batch, block_size, random.Random(0))

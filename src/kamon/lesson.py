@@ -141,6 +141,8 @@ def prepare_packed(
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     params: array[float] | None = None,
 ) -> Run:
     """As `run.prepare`; the order of documents is that of `Shards.documents`."""
@@ -165,7 +167,12 @@ def prepare_packed(
         held_out = pack([])
     rng = random.Random(config.seed)
     made = started_engine(
-        *(config, rng, params, size, len(held_out)), engine=engine, dtype=dtype, threads=threads
+        *(config, rng, params, size, len(held_out)),
+        engine=engine,
+        dtype=dtype,
+        threads=threads,
+        device=device,
+        compile=compile,
     )
     return Run(
         config=config,

@@ -18,6 +18,11 @@ LITTLE = 1e8  # bytes: that is always there, and need not be asked for
 CHUNK_TOKENS = 96  # that the native engine computes together, or one longer document
 MOST_GROUPS = 8  # of documents, each with a gradient of its own
 SCALAR_NODE = 550  # bytes that the scalar engine takes for a parameter and a token, measured
+# Numbers that torch keeps for each input while it learns, measured:
+TORCH_LAYER = 17  # times n_embd, for each layer
+TORCH_DROPOUT = 6  # as many more where there is dropout
+TORCH_ENDS = 11  # times n_embd, for what is before and behind the layers
+TORCH_VOCAB = 4  # times vocab_size
 
 
 def available() -> float:
@@ -47,18 +52,19 @@ def check_memory(needed: float, what: str, remedy: str) -> None:
 
 
 def check_model(
-    config: Config, *, scalar: bool, real: int, threads: int, longest: int, held_out: int
+    config: Config, *, engine: str, real: int, threads: int, longest: int, held_out: int
 ) -> None:
     """ConfigError where training cannot have its memory; it names the setting that would help most.
 
-    real: bytes of a number; longest: of the documents, in characters; held_out: how many there are.
+    engine: its name; real: bytes of a number; longest: of the documents, in characters; held_out:
+    how many there are.
     """
-    names = ("n_layer", "n_embd", "n_head", "block_size", "vocab_size", "batch_size")
+    names = ("n_layer", "n_embd", "n_head", "block_size", "vocab_size", "batch_size", "dropout")
     sizes = {name: getattr(config, name) for name in names}
 
-    def needed(sizes: Mapping[str, int]) -> float:
+    def needed(sizes: Mapping[str, float]) -> float:
         return training_bytes(
-            sizes, scalar=scalar, real=real, threads=threads, longest=longest, held_out=held_out
+            sizes, engine=engine, real=real, threads=threads, longest=longest, held_out=held_out
         )
 
     settings = ("n_layer", "n_embd", "block_size", "batch_size")
@@ -70,12 +76,12 @@ def check_model(
 
 
 def training_bytes(
-    sizes: Mapping[str, int], *, scalar: bool, real: int, threads: int, longest: int, held_out: int
+    sizes: Mapping[str, float], *, engine: str, real: int, threads: int, longest: int, held_out: int
 ) -> float:
     """Bytes that training takes at its height, of what grows with a setting; see `check_model`.
 
     >>> sizes = {"n_layer": 2, "n_embd": 1024, "n_head": 8, "block_size": 16, "vocab_size": 11}
-    >>> size = {"scalar": False, "real": 4, "threads": 1, "longest": 8, "held_out": 20}
+    >>> size = {"engine": "native", "real": 4, "threads": 1, "longest": 8, "held_out": 20}
     >>> round(training_bytes(sizes | {"batch_size": 1}, **size) / 1e6)  # measured: 1633
     1627
     """
@@ -85,8 +91,12 @@ def training_bytes(
     # Parameters with Adam's means cross to Python as doubles; the best model so far is kept there.
     found = params * (48.0 if held_out else 24.0) + 80.0 * batch_size
     tokens = min(block_size, longest + 1)
-    if scalar:
+    if engine == "scalar":
         return found + params * SCALAR_NODE * float(tokens)
+    if engine == "torch":
+        layer = TORCH_LAYER + (TORCH_DROPOUT if sizes["dropout"] else 0)
+        numbers = (layer * n_layer + TORCH_ENDS) * n_embd + TORCH_VOCAB * vocab_size
+        return found + float(real) * (4 * params + batch_size * tokens * numbers)
     found += params * float(real) * (3 + min(MOST_GROUPS, batch_size))
     tokens = max(tokens, CHUNK_TOKENS)
     numbers = tokens * ((10 * n_layer + 16) * n_embd + vocab_size)

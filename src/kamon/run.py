@@ -67,6 +67,8 @@ def prepare(
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     tokenizer: Tokenizer | None = None,
     params: array[float] | None = None,
 ) -> Run:
@@ -86,7 +88,12 @@ def prepare(
     lengths = tokenizer.lengths(source.docs)
     longest = max(lengths)
     made = started_engine(
-        *(config, rng, params, longest, len(apart)), engine=engine, dtype=dtype, threads=threads
+        *(config, rng, params, longest, len(apart)),
+        engine=engine,
+        dtype=dtype,
+        threads=threads,
+        device=device,
+        compile=compile,
     )
     cut = not text and config.long_documents == "cut"
     if cut:  # the documents behind the last step are never looked at
@@ -114,21 +121,24 @@ def started_engine(
     engine: str | None,
     dtype: str | None,
     threads: int | None,
+    device: str | None,
+    compile: bool,
 ) -> Engine:
     """An engine with `params`, or new ones drawn from `rng`. ConfigError where memory lacks.
 
     longest: of the documents, in tokens; num_held_out: how many documents or windows are.
     """
-    check_model(
-        config,
-        scalar=(engine or best_engine()) == "scalar",
-        real=8 if dtype == "float64" else 4,
-        threads=checked_threads(threads),
-        longest=longest,
-        held_out=num_held_out,
-    )
+    if device not in ("cuda", "mps"):  # which have memory of their own
+        check_model(
+            config,
+            engine=engine or best_engine(),
+            real=8 if dtype == "float64" else 4,
+            threads=checked_threads(threads),
+            longest=longest,
+            held_out=num_held_out,
+        )
     params = params or init(config, rng)
-    made = make_engine(engine, config, dtype=dtype, threads=threads)
+    made = make_engine(engine, config, dtype=dtype, threads=threads, device=device, compile=compile)
     made.load(untrained(params))
     return made
 

@@ -43,7 +43,7 @@ VERIFIED = "verified.json"
 PARTS = ("train", "held_out")
 MAX_MANIFEST_BYTES = 1 << 30
 MAX_TOKENIZER_BYTES = 1 << 28
-MOST_OPEN = 64  # files mapped at a time: a process may not have very many
+MOST_OPEN = 256  # files mapped at a time: a process may not have very many
 TYPECODES = {2: "H", 4: "I", 8: "Q"}
 
 Part = Literal["train", "held_out"]

@@ -13,6 +13,7 @@ from kamon.config import Config
 from kamon.engine import Engine, Plan, train
 from kamon.errors import TrainingError
 from kamon.model import flops_per_token
+from kamon.ranks import here
 from kamon.validation import EVALUATIONS
 
 PROGRESS_SECONDS = 0.1
@@ -112,13 +113,14 @@ def pretrain(
     kept = (checkpoints and checkpoints.steps) or config.num_steps
     losses = array("d") if losses is None else losses
     before_us = len(losses)
-    length = mean_length(docs, config)
+    length, ranks = mean_length(docs, config), here()
     start, learning = time.perf_counter(), 0.0
     steps = 1
     while len(losses) < config.num_steps:
         first = len(losses)
         ends = (first - first % period + period for period in (every, kept))
-        last = min(first + steps, *ends, config.num_steps)
+        # Clocks and signals are not the same for several ranks: what these do must be.
+        last = int(ranks.first(min(first + steps, *ends, config.num_steps)))
         before = time.perf_counter()
         losses.extend(train(engine, make_plan(docs, config, first, last), should_stop))
         if losses and not math.isfinite(losses[-1]):
@@ -139,7 +141,7 @@ def pretrain(
         # Also where the training is to stop: who goes on from here must find what it would have.
         if validation and due and validation(engine, done):
             break
-        if should_stop and should_stop():
+        if ranks.any(should_stop is not None and should_stop()):
             break
         if checkpoints and done < config.num_steps:
             checkpoints.after(losses)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kamon.batch import Batch
 from kamon.config import Config
 from kamon.engine import Engine, State, left_sum
+from kamon.ranks import here
 
 EVALUATIONS = 20  # in a training
 PATIENCE = 5  # evaluations without a new best one: then more steps only learn by heart
@@ -16,8 +17,11 @@ OVER_FITTED = 0.01  # nats that the held-out loss has risen since its best
 
 
 def mean_loss(engine: Engine, docs: Batch) -> float:
-    """The mean of −log p over all targets, in nats."""
-    return left_sum(-logprob for logprob in engine.logprobs(docs)) / docs.num_targets
+    """The mean of −log p over all targets, in nats. Several ranks share the documents."""
+    ranks = here()
+    own = docs if ranks.size == 1 else docs.select(ranks.part(range(len(docs))))
+    total = left_sum(-logprob for logprob in engine.logprobs(own))
+    return left_sum(of_rank for (of_rank,) in ranks.gather([total])) / docs.num_targets
 
 
 @dataclass

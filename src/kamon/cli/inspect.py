@@ -168,7 +168,7 @@ def show_positions(args: argparse.Namespace) -> None:
     print(f"cosines of the position embeddings with {which}, in hundredths")
     print("      " + "".join(f"{i:5}" for i in some))
     for i in some:
-        print(f"{i:6}" + "".join(f"{100 * found[i][j]:5.0f}" for j in some))
+        print(f"{i:6}" + "".join(f"{round(100 * found[i][j]):5}" for j in some))
 
 
 def tokens_line(tokenizer: Tokenizer) -> str:

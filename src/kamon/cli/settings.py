@@ -9,7 +9,7 @@ from kamon.cli.output import say
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.config import SETTINGS, make_config, read_settings
 from kamon.corpus import FORMATS
-from kamon.engine import DTYPES, ENGINES, best_engine
+from kamon.engine import DEVICES, DTYPES, ENGINES, best_engine
 
 
 def add_json(parser: Parser) -> None:
@@ -21,10 +21,18 @@ def add_engine(parser: Parser) -> None:
         "--engine", choices=ENGINES, help="what computes; by default native wherever it is built"
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="float32 is fast, float64 exact; scalar has float64 alone"
+        "--dtype",
+        choices=DTYPES,
+        help="float32 is fast, float64 exact; scalar has float64 alone, bfloat16 torch alone",
     )
     parser.add_argument(
         "--threads", type=whole_number, metavar="N", help="cores to use; by default all there are"
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, help="of the torch engine; auto, the default: a GPU if it can"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="the torch engine, by torch.compile: starts slowly"
     )
 
 
@@ -38,6 +46,8 @@ def chosen_engine(args: argparse.Namespace) -> dict[str, Any]:
         "engine": args.engine or best_engine(),
         "dtype": args.dtype,
         "threads": args.threads,
+        "device": args.device,
+        "compile": args.compile,
     }
 
 

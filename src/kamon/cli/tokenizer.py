@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,8 @@ def check_target(output: str, source: str, overwrite: bool) -> Path:
     """StoreError where the file may not go there, said before anything is learned."""
     path = Path(output)
     try:
+        with suppress(FileNotFoundError):
+            os.lstat(output)  # what is wrong with a name that no file can have
         if not output or path.is_dir():
             raise StoreError(f"{output!r} is no name for a file: choose another one with -o")
         if path.exists():
@@ -130,7 +133,7 @@ def check_target(output: str, source: str, overwrite: bool) -> Path:
                 raise StoreError(f"{path} is there already: choose another -o, or --overwrite it")
         if not path.absolute().parent.is_dir():
             raise StoreError(f"cannot write {path}: there is no such folder")
-    except (OSError, ValueError) as error:  # a name that no file can have
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StoreError(f"cannot write {output!r}: {reason}") from None
     return path

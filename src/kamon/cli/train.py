@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from traceback import print_exception
 from typing import TYPE_CHECKING, Any
 
 from kamon.budget import ORIGINAL
@@ -35,6 +37,7 @@ from kamon.cli.settings import (
 )
 from kamon.config import SETTINGS
 from kamon.errors import ConfigError
+from kamon.ranks import check_engine, here, restarted, this_rank
 from kamon.tokenizer import BPE_VOCAB
 
 if TYPE_CHECKING:
@@ -105,6 +108,9 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    rank = this_rank()
+    if rank:
+        be_silent()
     chosen = settings(args)
     check_resume(args)
 
@@ -124,19 +130,24 @@ def run(args: argparse.Namespace) -> int:
         output = "model" if args.output is None else args.output
         name = "names" if args.input is None else args.input
         engine = chosen_engine(args)
+        check_engine(engine["engine"])
         check_picks(args.budget, args.size)
-        store.check_target(output, overwrite=args.overwrite)
+        if not rank and not restarted():
+            store.check_target(output, overwrite=args.overwrite)
     interval(args.checkpoint_every)
+    ranks = here()
     mode = chosen.get("mode", "documents")
     if going_on and name is not None:
         from kamon import store
 
-        mode = store.load(output).config.mode
+        mode = ranks.send(b"" if rank else store.load(output).config.mode.encode()).decode()
     source: Corpus | Shards | None = None
     if name is not None and is_packed(name):
-        source = packed_corpus(name, args)
+        source = ranks.all(lambda: packed_corpus(name, args))
     elif name is not None:
-        source = corpus.read(name, column=args.column, format=args.format, mode=mode)
+        source = ranks.all(
+            lambda: corpus.read(name, column=args.column, format=args.format, mode=mode)
+        )
         say_corpus(source, name)
 
     def on_start(run: Run) -> None:
@@ -172,6 +183,8 @@ def run(args: argparse.Namespace) -> int:
                 extend=args.extend,
                 docs=source,
                 threads=args.threads,
+                device=args.device,
+                compile=args.compile,
                 **common,
                 **chosen,
             )
@@ -191,10 +204,14 @@ def run(args: argparse.Namespace) -> int:
                 **engine,
                 **chosen,
             )
+    # All know of a signal to one; and none ends, which torchrun would take for a failure of it,
+    # before rank 0 has kept what was learned.
+    stop.signal = int(ranks.most(stop.signal or 0)) or None
     done = model.training["finished"]  # a signal that came too late to stop anything is no stop
     stopped = 0 if stop.signal is None or done else 128 + stop.signal
     if not model.metrics:
         say("stopped before the first step was done: there is nothing to save")
+    if not model.metrics or rank:
         return stopped
     loss = final_loss(model.metrics)
     say_trained(model, loss, output)
@@ -220,6 +237,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_marked(marked)
     return stopped
+
+
+def be_silent() -> None:
+    """Of several processes the first speaks for all; what should never happen is still said."""
+    said = sys.stderr
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=said)
 
 
 def packed_corpus(path: str, args: argparse.Namespace) -> Shards:

@@ -1,0 +1,90 @@
+"""One process against several that share a step, each with one thread, started by torchrun.
+
+    python bench/ranks.py [--ranks N] [--seconds S] [--json]
+
+nanoGPT's shape on a CPU: 4 layers of 128, pieces of text of 64 tokens, 12 pieces a process and
+step; the one process alone computes as many batches of 12. The shortest step of each counts, and of
+that the share that adding up the gradients takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from array import array
+
+from kamon.batch import pack
+from kamon.config import Config
+from kamon.engine import Plan, make_engine, untrained
+from kamon.model import init
+from kamon.ranks import here
+
+
+def work(accumulated: int, seconds: float) -> None:
+    """What each process does; rank 0 prints the shortest step, and the shortest sum."""
+    config = Config(
+        n_layer=4, n_embd=128, n_head=4, block_size=64, batch_size=12, vocab_size=65, beta1=0.9
+    )
+    engine = make_engine("torch", config, threads=1)
+    engine.load(untrained(init(config, random.Random(1))))
+    ranks = here()
+    size = config.batch_size * accumulated
+    docs = pack([random.randrange(65) for _ in range(65)] for _ in range(size))
+    plan = Plan(
+        docs,
+        12,
+        array("q", range(size)),
+        array("d", [1e-4]),
+        gradient_accumulation_steps=accumulated,
+    )
+    best = summed = float("inf")
+    end = time.perf_counter() + seconds
+    while ranks.first(time.perf_counter()) < ranks.first(end):
+        start = time.perf_counter()
+        engine.train(plan)  # type: ignore[attr-defined]
+        middle = time.perf_counter()
+        ranks.add_up(engine.padded)  # type: ignore[attr-defined]
+        best, summed = min(best, middle - start), min(summed, time.perf_counter() - middle)
+    if ranks.rank == 0:
+        print(json.dumps([best, summed]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--ranks", type=int, default=2, help="processes (2)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each (20)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(args.worker, args.seconds)
+        return
+    times = []
+    for size in (1, args.ranks):
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
+        own = [__file__, "--worker", str(args.ranks), "--seconds", str(args.seconds)]
+        done = subprocess.run([*start, *own], stdout=subprocess.PIPE, text=True, check=True)
+        times.append(json.loads(done.stdout))
+    (one, _), (several, summed) = times
+    row = {
+        "ranks": args.ranks,
+        "one_ms_a_step": one * 1e3,
+        "several_ms_a_step": several * 1e3,
+        "sum_ms": summed * 1e3,
+        "ratio": one / several,
+    }
+    if args.json:
+        print(json.dumps(row))
+    else:
+        print(
+            f"one process {one * 1e3:.1f} ms a step, {args.ranks} together {several * 1e3:.1f}: "
+            f"{one / several:.2f} times as fast; of that {summed * 1e3:.1f} ms for the sum"
+        )
+
+
+if __name__ == "__main__":
+    main()
