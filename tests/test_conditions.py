@@ -137,9 +137,10 @@ def test_the_steps_are_those_of_a_literal_computation(data: st.DataObject) -> No
         max_len=max_len,
         top_k=data.draw(st.none() | st.integers(1, 5)),
     )
+    request = SampleRequest(8, temperature, 3, BOS)
     for index in range(8):
         u = partial(uniform, 3, index)
-        found = steered_document(engine, BOS, temperature, u, given, CHARS.encode(prefix), CHARS)
+        found = steered_document(engine, request, u, given, CHARS.encode(prefix), CHARS)
         assert min_len <= len(found) <= max_len
         assert CHARS.decode(found).startswith(prefix)
         decoder, read = engine.decoder(), BOS
@@ -174,7 +175,8 @@ def test_the_distribution_is_the_renormalised_one() -> None:
     n = 5000
     given = Conditions(min_len=1, max_len=1)
     draws = [(i + 0.5) / n for i in range(n)]
-    drawn = [steered_document(engine, BOS, 1.0, always(u), given, [], CHARS)[0] for u in draws]
+    request = SampleRequest(n, 1.0, 0, BOS)
+    drawn = [steered_document(engine, request, always(u), given, [], CHARS)[0] for u in draws]
     for token in range(BOS):
         assert drawn.count(token) / n == pytest.approx(p[token] / (1 - p[BOS]), abs=2 / n)
 
@@ -210,7 +212,7 @@ def test_a_prefix_takes_no_draw_from_what_follows() -> None:
             u = partial(uniform, 5, number)
             prefix = CHARS.encode(text[:cut])
             given = Conditions(prefix=text[:cut])
-            again = steered_document(engine, BOS, 1.0, u, given, prefix, CHARS)
+            again = steered_document(engine, SampleRequest(1, 1.0, 5, BOS), u, given, prefix, CHARS)
             assert CHARS.decode(again) == text
 
 

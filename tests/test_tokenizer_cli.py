@@ -267,8 +267,7 @@ def test_a_character_is_finished_at_the_greatest_length(model: Model) -> None:
     given = Conditions(max_len=2)
     tokens = steered_document(
         Halves(),
-        tokenizer.bos,
-        0.0,
+        SampleRequest(1, 0.0, 0, tokenizer.bos),
         lambda _: 0.5,
         given,
         [],

@@ -342,6 +342,9 @@ def resume(
             raise StoreError(
                 f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
             )
+        if "tuning" in training:
+            kind = training["tuning"]["kind"]
+            raise ConfigError(f"{path} is tuned by {kind}: `kamon {kind} --resume {path}` goes on")
         check_settings(path, found.config, settings)
         lesson = ranks.all(lambda: lesson_again(path, found, docs))
         done = len(found.metrics)

@@ -12,6 +12,8 @@ from typing import Protocol
 from kamon.mapped import Numbers
 
 BOS = "<|bos|>"  # its name, where tokens are shown
+ANSWER = "<|answer|>"  # stands between a prompt and its answer
+GOOD, BAD = "<|good|>", "<|bad|>"  # verdicts, behind a whole document
 UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # of text whose characters are tokens: as arrays of 'i' lie
 
 

@@ -79,6 +79,7 @@ class BytePairTokenizer:
                 f"a tokenizer has at most {MAX_VOCAB:,} tokens, {MAX_SPECIALS:,} of them special"
             )
         check_names(self.specials)
+        self.special = {name: self.bos + i for i, name in enumerate(self.specials)}
         found = [bytes([byte]) for byte in range(BYTES)]
         known = set(found)
         for number, (left, right) in enumerate(self.merges):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import accumulate, count
@@ -30,6 +30,7 @@ from kamon.engine import is_fast
 from kamon.errors import ConfigError
 from kamon.model import num_params
 from kamon.philox import uniform
+from kamon.prompts import prompt_tokens
 from kamon.sampler import (
     LanguageModel,
     SampleRequest,
@@ -38,6 +39,7 @@ from kamon.sampler import (
     logprobs_of_openings,
     probabilities,
     sample,
+    started,
 )
 from kamon.tokenizer import Tokenizer
 
@@ -54,7 +56,8 @@ class Conditions:
     """What each sample must fulfil. Lengths are in characters. ConfigError where none can.
 
     length: tokens of a text, behind its prefix, of a model of text; such a model knows no other
-    conditions than prefix, top_k and top_p.
+    conditions than prefix, top_k and top_p. prompt: what each is to be an answer to, of a model
+    that knows prompts; "" is one, too.
 
     While a document is made, token by token:
     prefix: its beginning. min_len, max_len: it cannot end before, and ends there at the latest.
@@ -80,11 +83,12 @@ class Conditions:
     novel: bool = False
     unique: bool = False
     length: int | None = None
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prefix", "suffix", "contains", "regex"):
+        for name in ("prefix", "suffix", "contains", "regex", "prompt"):
             value = getattr(self, name)
-            if not (name == "regex" and value is None):
+            if not (name in ("regex", "prompt") and value is None):
                 check_text(name, value)
         for name, least in (("min_len", 0), ("max_len", 0), ("top_k", 1), ("length", 0)):
             value = getattr(self, name)
@@ -151,18 +155,24 @@ class Conditions:
         tokenizer.encode(self.suffix)
         tokenizer.encode(self.contains)
 
+    def before(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The tokens that the prompt puts behind BOS."""
+        return () if self.prompt is None else prompt_tokens(tokenizer, self.prompt)
+
 
 @dataclass(frozen=True)
 class Found:
     """Samples, the number of each among the candidates, and how many candidates were looked at.
 
-    sizes: the tokens of each, block_size of one that the model did not end.
+    sizes: the tokens of each, `room` of one that the model did not end: block_size, of which a
+    prompt takes some.
     """
 
     texts: list[str]
     numbers: Sequence[int]
     tried: int
     sizes: Sequence[int] = ()
+    room: int = 0
 
 
 def make_conditions(given: Mapping[str, Any]) -> Conditions:
@@ -185,14 +195,24 @@ def find(
 
     docs: gives what `novel` compares with; only called for it.
     """
-    conditions.check_model(tokenizer, model.config.block_size)
+    before, block_size = conditions.before(tokenizer), model.config.block_size
+    room = block_size - len(before)
+    if room < 1:
+        raise ConfigError(
+            f"the prompt {conditions.prompt!r:.100} has {len(before) - 1} tokens, which leave no "
+            f"room for an answer in the model's block_size {block_size}"
+        )
+    conditions.check_model(tokenizer, room)
     n = request.n
     check_room(n)
-    if conditions == Conditions():
+    # No special token but the end has a place in a document, or in an answer.
+    special = frozenset(tokenizer.special.values()) - {request.bos}
+    request = replace(request, before=before, excluded=special)
+    if replace(conditions, prompt=None) == Conditions():
         batch = sample(model, request)
-        return Found(tokenizer.decode_documents(batch), range(n), n, sizes_of(batch))
+        return Found(tokenizer.decode_documents(batch), range(n), n, sizes_of(batch), room)
     fits = filter_of(conditions, docs)
-    if conditions.steer or not is_fast(model):
+    if conditions.steer or special or not is_fast(model):
         patience = PATIENCE
         candidates = one_by_one(model, tokenizer, request, conditions)
     else:
@@ -213,7 +233,7 @@ def find(
             sizes.append(size)
             left = min(patience, left + ATTEMPTS)
         tried += 1
-    return Found(texts, numbers, tried, sizes)
+    return Found(texts, numbers, tried, sizes, room)
 
 
 def sizes_of(batch: Batch) -> list[int]:
@@ -248,43 +268,43 @@ def one_by_one(
         openings = [
             tokens
             for tokens in tokenizer.openings(conditions.prefix)
-            if len(tokens) <= model.config.block_size
+            if len(tokens) <= model.config.block_size - len(request.before)
             and sum(starts[token] for token in tokens) <= (conditions.max_len or math.inf)
         ]
         if len(openings) > 1:
-            logprobs = logprobs_of_openings(model, request.bos, openings)
+            logprobs = logprobs_of_openings(model, request.bos, openings, request.before)
     for number in count():
         u = partial(uniform, request.seed, number)
         prefix = openings[0]
         if len(openings) > 1:  # no other draw is for position 0
             prefix = openings[choose(logprobs, request.temperature, u(0))]
-        tokens = steered_document(
-            model, request.bos, request.temperature, u, conditions, prefix, tokenizer
-        )
+        tokens = steered_document(model, request, u, conditions, prefix, tokenizer)
         yield tokenizer.decode(tokens), len(tokens)
 
 
 def steered_document(
     model: LanguageModel,
-    bos: int,
-    temperature: float,
+    request: SampleRequest,
     u: Callable[[int], float],
     conditions: Conditions,
     prefix: Sequence[int],
     tokenizer: Tokenizer,
 ) -> list[int]:
     """`sample_document` under the conditions that hold for tokens; `prefix` as tokens."""
-    decoder, starts = model.decoder(), tokenizer.starts
+    bos, before, temperature = request.bos, request.before, request.temperature
+    decoder, starts = started(model, bos, before), tokenizer.starts
     tokens: list[int] = []
-    token, length = bos, 0  # in characters
-    for position in range(model.config.block_size):
+    token, length = (before or (bos,))[-1], 0  # in characters
+    for position in range(model.config.block_size - len(before)):
         if length == conditions.max_len and not tokenizer.decode(tokens).endswith(UNFINISHED):
             break  # only BOS is possible, which needs no draw
         logits = decoder.push(token)
         if position < len(prefix):
             token = prefix[position]
         else:
-            stay = allowed(logits, temperature, bos, length, conditions, starts)
+            stay = allowed(
+                *(logits, temperature, bos, length, conditions, starts), request.excluded
+            )
             token = stay[choose([logits[t] for t in stay], temperature, u(position))]
         if token == bos:
             break
@@ -300,12 +320,13 @@ def allowed(
     length: int,
     conditions: Conditions,
     starts: Sequence[int],
+    excluded: Collection[int] = (),
 ) -> list[int]:
     """The tokens that may stand behind `length` characters, in ascending order.
 
-    starts: how many characters begin in each token.
+    starts: how many characters begin in each token. excluded: none of these.
     """
-    tokens = list(range(len(logits)))
+    tokens = [token for token in range(len(logits)) if token not in excluded]
     if length < conditions.min_len:
         tokens.remove(bos)
     if conditions.max_len is not None:

@@ -6,6 +6,8 @@
     metrics.jsonl       {"step": 1, "loss": …, "learning_rate": …}, a line for each step
     training.json       what it was trained on, with which engine, how far
     state.safetensors   what training needs to go on: params., m. and v. of each parameter's name
+    examples.jsonl.gz   of a model that is tuned: what it learns from, a JSON object a line
+    frozen.safetensors  and the parameters it may not stray from, where there are such
     documents           the different documents of its list, a JSON string a line, compressed: what
                         is new, and what was held out (`kamon.split`), is asked of them
 
@@ -36,6 +38,9 @@ from kamon.model import num_params, parameter_shapes
 from kamon.tokenizer import MAX_FILE, CharTokenizer, Tokenizer, tokenizer_from_json
 
 STATE = "state.safetensors"
+EXAMPLES = "examples.jsonl.gz"
+FROZEN = "frozen.safetensors"
+OPTIONAL = {STATE, EXAMPLES, FROZEN}
 # The most bytes that each may have; those of parameters follow from the settings.
 MOST_BYTES = {
     "config.json": 1 << 20,
@@ -43,11 +48,13 @@ MOST_BYTES = {
     "training.json": 1 << 20,
 }
 FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json")
-LINE_BYTES = 200  # of one step in metrics.jsonl: at most four numbers
+LINE_BYTES = 500  # of one step in metrics.jsonl: a dozen numbers
 HEADER_BYTES = 200  # of one tensor in a safetensors file: its name, type, shape and place
 UNPACKED_BLOCK = 1 << 20
+MAX_EXAMPLES_BYTES = 1 << 30  # unpacked
 MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
 PARTS = ("params", "m", "v")
+BY_HASH = ("base", "data")  # what a tuning starts from, and learns
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,8 @@ class Stored:
     """What a model directory holds.
 
     params: flat array of 'd' in the order of `parameter_shapes`. state: of the engine behind the
-    last step; None where training is not to go on.
+    last step; None where training is not to go on. examples: of `pack_examples`; frozen: as params;
+    both of a model that is tuned.
     """
 
     config: Config
@@ -65,6 +73,8 @@ class Stored:
     training: dict[str, Any]
     documents: bytes | Documents  # bytes, of `pack_documents`: few commands need them unpacked
     state: State | None = None
+    examples: bytes | None = None
+    frozen: array[float] | None = None
 
 
 def to_files(stored: Stored) -> dict[str, bytes | Iterable[bytes]]:
@@ -81,6 +91,10 @@ def to_files(stored: Stored) -> dict[str, bytes | Iterable[bytes]]:
     if state is not None:
         numbers = {"params.": state["params"], "m.": state["m"], "v.": state["v"]}
         files[STATE] = to_safetensors(config, numbers)
+    if stored.examples is not None:
+        files[EXAMPLES] = [stored.examples]
+    if stored.frozen is not None:
+        files[FROZEN] = to_safetensors(config, {"": stored.frozen})
     return files
 
 
@@ -95,7 +109,8 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
         name = "tokenizer.json"
         tokenizer = tokenizer_from_json(read(name, MOST_BYTES[name]).decode("utf-8"))
         if isinstance(tokenizer, CharTokenizer) and any(
-            char == "\0" or "\ud800" <= char <= "\udfff" for char in tokenizer.chars
+            char == "\0" or "\ud800" <= char <= "\udfff"
+            for char in (*tokenizer.chars, *tokenizer.added)
         ):
             raise StoreError(f"{name} has a NUL or a lone surrogate, which no text has")
         if tokenizer.vocab_size != config.vocab_size:
@@ -110,6 +125,8 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
         name = "training.json"
         training = json.loads(read(name, MOST_BYTES[name]))
         check_training(training, len(metrics), goes_on=STATE in names)
+        if STATE in names and "tuning" in training and EXAMPLES not in names:
+            raise StoreError(f"{name} says that it is tuned, and there is no {EXAMPLES}")
         name = "model.safetensors"
         (params,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
         state: State | None = None
@@ -120,12 +137,21 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
             if min(found[2]) < 0:
                 raise StoreError(f"{STATE} has a mean of squares that is below 0")
             state = {"params": found[0], "m": found[1], "v": found[2], "step": len(metrics)}
+        examples, frozen = None, None
+        if EXAMPLES in names:
+            name = EXAMPLES
+            examples = read(name, MAX_EXAMPLES_BYTES)
+        if FROZEN in names:
+            name = FROZEN
+            (frozen,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
     except StoreError:
         raise
     except (KamonError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         reason = str(error) if name in str(error) else f"{name}: {error}"
         raise StoreError(reason) from None
-    return Stored(config, tokenizer, params, metrics, training, documents, state)
+    return Stored(
+        *(config, tokenizer, params, metrics, training, documents, state, examples, frozen)
+    )
 
 
 def to_bytes(stored: Stored) -> bytes:
@@ -204,6 +230,36 @@ def unpacked(packed: bytes) -> Iterator[str]:
             raise ValueError("the last line has no end" if size else "there are none")
 
 
+# ---- examples
+
+
+def pack_examples(examples: Iterable[Mapping[str, Any]]) -> bytes:
+    """The same bytes for the same examples: a JSON object a line, compressed."""
+    packer = zlib.compressobj(6, wbits=31)
+    return packer.compress(examples_text(examples)) + packer.flush()
+
+
+def examples_text(examples: Iterable[Mapping[str, Any]]) -> bytes:
+    """The lines that are compressed, of which the hash of the examples is taken."""
+    lines = (json.dumps(each, ensure_ascii=False, allow_nan=False) for each in examples)
+    return "".join([line + "\n" for line in lines]).encode()
+
+
+def unpack_examples(packed: bytes) -> list[dict[str, Any]]:
+    """StoreError where this is nothing that `pack_examples` made."""
+    try:
+        with gzip.open(io.BytesIO(packed)) as file:
+            text = file.read(MAX_EXAMPLES_BYTES + 1)
+        if len(text) > MAX_EXAMPLES_BYTES:
+            raise ValueError(f"they have more than {MAX_EXAMPLES_BYTES:,} bytes")
+        found = [json.loads(line) for line in text.decode().split("\n")[:-1]]
+        if not found or not all(isinstance(each, dict) for each in found):
+            raise ValueError("there is not one JSON object a line")
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise StoreError(f"the model's examples cannot be used: {error}") from None
+    return found
+
+
 # ---- training
 
 
@@ -238,8 +294,28 @@ def check_training(training: Any, num_steps: int, *, goes_on: bool) -> None:
         and isinstance(held_out.get("loss"), float)
     ):
         raise ValueError("training.json does not say what was held out")
+    if "tuning" in training:
+        check_tuning(training["tuning"])
     float(training["seconds"])  # OverflowError where it is far too long a number
     to_json(training)  # ValueError where a number is not finite
+
+
+def check_tuning(tuning: Any) -> None:
+    """Raise ValueError where this is not what Kamon writes of a tuning."""
+    base, data = (tuning.get(name) if isinstance(tuning, dict) else None for name in BY_HASH)
+    if not (
+        isinstance(base, dict)
+        and isinstance(data, dict)
+        and isinstance(base.get("path"), str | None)
+        and isinstance(base.get("sha256"), str)
+        and isinstance(data.get("source"), str)
+        and isinstance(data.get("num_examples"), int)
+        and isinstance(data.get("sha256"), str)
+        and isinstance(tuning.get("kind"), str)
+        and isinstance(tuning.get("settings"), dict)
+        and isinstance(tuning.get("updates"), int)
+    ):
+        raise ValueError("training.json does not say how the model is tuned")
 
 
 def to_json(content: dict[str, Any]) -> bytes:

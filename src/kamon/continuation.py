@@ -17,7 +17,9 @@ from kamon.tokenizer import Tokenizer
 
 LENGTH = 500  # tokens, where no number is named
 MOST_LENGTH = 10_000_000
-OF_DOCUMENTS = ("min_len", "max_len", "suffix", "contains", "regex", "exclude", "novel", "unique")
+OF_DOCUMENTS = (
+    *("min_len", "max_len", "suffix", "contains", "regex", "exclude", "novel", "unique", "prompt"),
+)
 
 
 def check_conditions(conditions: Conditions) -> None:

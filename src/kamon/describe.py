@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+from kamon.batch import pack
 from kamon.engine import Reader, document_logprobs
+from kamon.objectives import answer_logprobs
+from kamon.prompts import prompted
 from kamon.tokenizer import Tokenizer
 
 NUL = "\0"
 
 
-def logprobs(model: Reader, tokenizer: Tokenizer, texts: Sequence[str]) -> list[float]:
-    """log p of each text in nats, at temperature 1 and under no conditions.
+def logprobs(
+    model: Reader, tokenizer: Tokenizer, texts: Sequence[str], prompt: str | None = None
+) -> list[float]:
+    """log p of each text in nats, at temperature 1 and under no conditions; with a prompt, as an
+    answer to it.
 
-    Its end counts, but for a text of block_size tokens, which the model did not end.
+    Its end counts, but for a text that fills block_size, which the model did not end.
     """
+    if prompt is not None:
+        most = model.config.block_size + 1
+        found = [prompted(tokenizer, prompt, text) for text in texts]
+        whole = pack(tokens[:most] for tokens, _ in found)
+        spans = [span for _, span in found]
+        sizes = [end - begin - 1 for begin, end in pairwise(whole.offsets)]
+        return answer_logprobs(model.logprobs(whole), spans, sizes)
     batch = tokenizer.encode_documents(texts, model.config.block_size)
     return document_logprobs(model, batch)[0].tolist()
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 Line = dict[str, float]
+OWN = {"step", "loss", "learning_rate", "held_out_loss"}
 
 
 @dataclass
 class Metrics(Sequence[Line]):
     """A sequence of {"step": 1, "loss": …, "learning_rate": …}, and of some steps "held_out_loss".
 
-    losses: nats a token, of each step; held_out: by the number of steps done.
+    losses: nats a token, of each step; held_out: by the number of steps done; others: whatever else
+    was measured in every step, by its name.
 
     >>> metrics = Metrics(array("d", [3.5, 3.25]), array("d", [0.25, 0.125]), {2: 3.0})
     >>> metrics[-1]
@@ -26,6 +28,7 @@ class Metrics(Sequence[Line]):
     losses: array[float] = field(default_factory=lambda: array("d"))
     learning_rates: array[float] = field(default_factory=lambda: array("d"))
     held_out: dict[int, float] = field(default_factory=dict)
+    others: dict[str, array[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -43,6 +46,7 @@ class Metrics(Sequence[Line]):
             "loss": self.losses[step - 1],
             "learning_rate": self.learning_rates[step - 1],
         }
+        line |= {name: numbers[step - 1] for name, numbers in self.others.items()}
         return line | ({"held_out_loss": self.held_out[step]} if step in self.held_out else {})
 
     def __eq__(self, other: object) -> bool:
@@ -65,6 +69,13 @@ class Metrics(Sequence[Line]):
             found.learning_rates.append(finite(line.get("learning_rate")))
             if "held_out_loss" in line:
                 found.held_out[len(found)] = finite(line["held_out_loss"])
+            others = line.keys() - OWN
+            if len(found) == 1:
+                found.others = {name: array("d") for name in line if name in others}
+            if others != found.others.keys():
+                raise ValueError("metrics.jsonl has a line that does not measure what others do")
+            for name, numbers in found.others.items():
+                numbers.append(finite(line[name]))
         if not found.losses:
             raise ValueError("metrics.jsonl is empty")
         return found
@@ -72,5 +83,5 @@ class Metrics(Sequence[Line]):
 
 def finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("metrics.jsonl has a line without the numbers loss and learning_rate")
+        raise ValueError("metrics.jsonl has a line without the numbers it should have")
     return float(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -59,39 +59,58 @@ def sample_document(
     bos: int,
     temperature: float,
     u: Callable[[int], float],
+    before: Sequence[int] = (),
+    excluded: Collection[int] = (),
 ) -> list[int]:
     """Tokens of one new document, without BOS; `u(position)` is the draw for each.
 
-    It ends where the model says BOS, or unfinished at block_size tokens.
+    It ends where the model says BOS, or unfinished where block_size tokens are full. before,
+    excluded: see SampleRequest.
     """
-    decoder = model.decoder()
+    decoder = started(model, bos, before)
     tokens: list[int] = []
-    token = bos
-    for position in range(model.config.block_size):
-        token = choose(decoder.push(token), temperature, u(position))
+    token = before[-1] if before else bos
+    for position in range(model.config.block_size - len(before)):
+        logits = decoder.push(token)
+        if excluded:
+            stay = [each for each in range(len(logits)) if each not in excluded]
+            token = stay[choose([logits[each] for each in stay], temperature, u(position))]
+        else:
+            token = choose(logits, temperature, u(position))
         if token == bos:
             break
         tokens.append(token)
     return tokens
 
 
-class Reading:
-    """Logits behind a prefix; a decoder goes on where one prefix continues the one before."""
+def started(model: LanguageModel, bos: int, before: Sequence[int]) -> Decoder:
+    """A decoder that has read BOS and `before`, but for the last of these, which comes next."""
+    decoder = model.decoder()
+    for token in [bos, *before][:-1]:
+        decoder.push(token)
+    return decoder
 
-    def __init__(self, model: LanguageModel, bos: int) -> None:
+
+class Reading:
+    """Logits behind a prefix; a decoder goes on where one prefix continues the one before.
+
+    before: tokens between BOS and every prefix.
+    """
+
+    def __init__(self, model: LanguageModel, bos: int, before: Sequence[int] = ()) -> None:
         self.model = model
-        self.bos = bos
+        self.start = (bos, *before)
         self.read: tuple[int, ...] | None = None
         self.reads = 0
 
     def logits(self, tokens: tuple[int, ...]) -> Sequence[float]:
-        """(V,) of the token behind BOS and `tokens`."""
+        """(V,) of the token behind the start and `tokens`."""
         read = self.read
         if read is not None and len(read) < len(tokens) and tokens[: len(read)] == read:
             rest = tokens[len(read) :]
         else:
             self.decoder = self.model.decoder()
-            rest = (self.bos, *tokens)
+            rest = (*self.start, *tokens)
         for token in rest:
             logits = self.decoder.push(token)
         self.reads += len(rest)
@@ -105,12 +124,16 @@ def log_sum_exp(logits: Sequence[float]) -> float:
 
 
 def logprobs_of_openings(
-    model: LanguageModel, bos: int, openings: Sequence[tuple[int, ...]]
+    model: LanguageModel,
+    bos: int,
+    openings: Sequence[tuple[int, ...]],
+    before: Sequence[int] = (),
 ) -> list[float]:
-    """log p in nats that a document begins with these tokens, for each of `openings`."""
-    reading = Reading(model, bos)
+    """log p in nats that a document begins with these tokens, for each of `openings`; before: see
+    SampleRequest."""
+    reading = Reading(model, bos, before)
     behind: dict[tuple[int, ...], list[float]] = {}  # log p of each token that may come next
-    before: dict[tuple[int, ...], list[float]] = {}  # log p of each of the tokens
+    within: dict[tuple[int, ...], list[float]] = {}  # log p of each of the tokens
 
     def logprobs(tokens: tuple[int, ...]) -> list[float]:
         if tokens not in behind:
@@ -120,9 +143,9 @@ def logprobs_of_openings(
         return behind[tokens]
 
     for first in {tokens[:-1]: None for tokens in openings}:
-        before[first] = [logprobs(first[:i])[token] for i, token in enumerate(first)]
+        within[first] = [logprobs(first[:i])[token] for i, token in enumerate(first)]
     return [
-        math.fsum([*before[tokens[:-1]], logprobs(tokens[:-1])[tokens[-1]]]) for tokens in openings
+        math.fsum([*within[tokens[:-1]], logprobs(tokens[:-1])[tokens[-1]]]) for tokens in openings
     ]
 
 
@@ -130,7 +153,9 @@ def logprobs_of_openings(
 class SampleRequest:
     """n new documents; the draws of number i are `philox.uniform(seed, i, position)`.
 
-    first: the number of the first one.
+    first: the number of the first one. before: tokens between BOS and each document, such as a
+    prompt, which are read and not returned. excluded: tokens that are never drawn; the others share
+    their probability in proportion.
     """
 
     n: int
@@ -138,12 +163,14 @@ class SampleRequest:
     seed: int
     bos: int
     first: int = 0
+    before: tuple[int, ...] = ()
+    excluded: frozenset[int] = frozenset()
 
 
 def sample(model: LanguageModel, request: SampleRequest) -> Batch:
     """The documents, without BOS; all at once where an engine can."""
     fused = getattr(model, "sample", None)
-    if fused:
+    if fused and not request.before and not request.excluded:
         check_room(request.n, model.config.block_size)
         found: Batch = fused(
             request.n, request.temperature, request.seed, request.bos, request.first
@@ -165,7 +192,8 @@ def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> Batch:
     """The loop over `sample_document` that every fused `sample` must equal."""
     return pack(
         sample_document(
-            model, request.bos, request.temperature, partial(uniform, request.seed, index)
+            *(model, request.bos, request.temperature, partial(uniform, request.seed, index)),
+            *(request.before, request.excluded),
         )
         for index in range(request.first, request.first + request.n)
     )

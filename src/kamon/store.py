@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from kamon import contents
-from kamon.contents import STATE, Stored, from_files, pack_documents, to_files, to_json
+from kamon.contents import Stored, from_files, pack_documents, to_files, to_json
 from kamon.documents import Documents
 from kamon.errors import StoreError
 from kamon.files import sync_folder, write_synced
@@ -448,7 +448,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{FORMAT} and {FLAT_FORMAT}: the versions of Kamon differ"
             )
         names = found["files"].keys()
-        if names - {STATE} != set(contents.FILES):
+        if names - contents.OPTIONAL != set(contents.FILES):
             raise ValueError
         if not DOCUMENTS.fullmatch(found["documents"]["name"]):
             raise ValueError

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BPE_VOCAB = 1_024  # tokens of a BytePairTokenizer where nobody says how many
 MAX_FILE = 1 << 24  # bytes of a tokenizer as JSON
+MAX_NAME = 100  # characters of a special token's name
 MOST_SHOWN = 100  # characters of a text, in an error
 
 
@@ -26,15 +27,17 @@ class Tokenizer(Protocol):
     """What all that have text and a model ask of a tokenizer; `to_json` gives it for a file.
 
     bos: the token at both ends of a document; vocab_size: tokens, BOS included; unit: what a token
-    is called in a sentence, "character" or "token".
+    is called in a sentence, "character" or "token"; special: the special tokens by their names, BOS
+    the first of them. No text has one among its tokens; `decode` gives the name of one for it.
     """
 
     bos: int
     vocab_size: int
     unit: str
+    special: dict[str, int]
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of `text`, without BOS. TokenizerError for what has none."""
+        """The tokens of `text`, none of them special. TokenizerError for what has none."""
 
     def encode_document(self, text: str) -> list[int]:
         """The tokens of `text` between two BOS."""
@@ -114,6 +117,9 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
 class CharTokenizer:
     """Token i is the i-th of the sorted characters; the last is BOS, at both ends of a document.
 
+    A tokenizer may have been extended: `added` then stand behind BOS, in the order in which they
+    came, characters and the names of special tokens, which are longer.
+
     >>> tokenizer = CharTokenizer.train(["anna", "bob"])
     >>> tokenizer.encode("banana"), tokenizer.bos, tokenizer.vocab_size
     ([1, 0, 2, 0, 2, 0], 4, 5)
@@ -123,13 +129,18 @@ class CharTokenizer:
 
     unit = "character"
 
-    def __init__(self, chars: Iterable[str]) -> None:
+    def __init__(self, chars: Iterable[str], added: Iterable[str] = ()) -> None:
         self.chars = list(chars)
+        self.added = list(added)
         self.bos = len(self.chars)
-        self.vocab_size = len(self.chars) + 1
-        self._tokens = {char: token for token, char in enumerate(self.chars)}
-        if any(len(char) != 1 for char in self.chars) or len(self._tokens) != len(self.chars):
+        self._pieces = [*self.chars, BOS, *self.added]
+        self.vocab_size = len(self._pieces)
+        tokens = {piece: token for token, piece in enumerate(self._pieces)}
+        self._tokens = {piece: token for piece, token in tokens.items() if len(piece) == 1}
+        self.special = {piece: token for piece, token in tokens.items() if len(piece) != 1}
+        if any(len(char) != 1 for char in self.chars) or len(tokens) != self.vocab_size:
             raise TokenizerError("a character tokenizer needs characters, each of them once")
+        check_special_names(self.special)
 
     @classmethod
     def train(cls, docs: Iterable[str]) -> CharTokenizer:
@@ -156,7 +167,7 @@ class CharTokenizer:
         """
         # One character that is no other's stands for BOS; one of ASCII if there is, since a text of
         # ASCII alone is translated faster. Then all are exchanged for the code points of tokens.
-        table = {ord(char): token for token, char in enumerate(self.chars)}
+        table = {ord(char): token for char, token in self._tokens.items()}
         code = next(code for code in count() if code not in table)
         bos, table[code] = chr(code), self.bos
         tokens, offsets, end = Growing(), Growing(), 0
@@ -219,14 +230,16 @@ class CharTokenizer:
         return next((like for like in likes if self._tokens.keys() >= set(like)), char)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of `tokens`, none of which may be BOS."""
-        return "".join([self.chars[token] for token in tokens])
+        """The text of `tokens`; a special one becomes its name."""
+        return "".join([self._pieces[token] for token in tokens])
 
     def decode_documents(self, batch: Batch) -> list[str]:
         """The text of each document of `batch`, none with a BOS; much faster than one by one."""
         # Tokens are taken for code points, which `translate` exchanges for the characters.
         codes = batch.tokens.tobytes().decode(UTF_32, "surrogatepass")
-        text = codes.translate(dict(enumerate(self.chars)))
+        if any(chr(token) in codes for token in self.special.values()):
+            return [self.decode(tokens) for tokens in batch]
+        text = codes.translate(dict(enumerate(self._pieces)))
         return [text[begin:end] for begin, end in pairwise(batch.offsets)]
 
     def openings(self, text: str) -> list[tuple[int, ...]]:
@@ -235,21 +248,24 @@ class CharTokenizer:
 
     @cached_property
     def starts(self) -> list[int]:
-        """Every token is a character, but BOS is none."""
-        return [1] * len(self.chars) + [0]
+        """Every token is a character, but special ones are none."""
+        return [int(len(piece) == 1) for piece in self._pieces]
 
     def rest(self, text: str, tokens: Iterable[int]) -> str:
         """Nothing."""
         return self.decode(tokens)[len(text) :]
 
     def piece(self, token: int) -> str:
-        """Its character, or the name of BOS."""
-        return BOS if token == self.bos else self.chars[token]
+        """Its character, or the name of a special one."""
+        return self._pieces[token]
 
     def to_json(self) -> str:
         import json
 
-        return json.dumps({"type": "char", "chars": self.chars}, ensure_ascii=False) + "\n"
+        content = {"type": "char", "chars": self.chars}
+        if self.added:
+            content["added"] = self.added
+        return json.dumps(content, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> CharTokenizer:
@@ -262,10 +278,22 @@ class CharTokenizer:
             raise TokenizerError(f"not valid JSON: {error}") from None
         if not isinstance(content, dict) or content.get("type") != "char":
             raise TokenizerError('not a tokenizer of "type": "char" or "bpe"')
-        chars = content.get("chars")
+        chars, added = content.get("chars"), content.get("added", [])
         if not isinstance(chars, list) or not all(isinstance(char, str) for char in chars):
             raise TokenizerError('"chars" is not a list of characters')
-        return cls(chars)
+        if not isinstance(added, list) or not all(isinstance(piece, str) for piece in added):
+            raise TokenizerError('"added" is not a list of characters and names')
+        return cls(chars, added)
+
+    def extended(self, chars: Iterable[str] = (), specials: Iterable[str] = ()) -> CharTokenizer:
+        """The same with more characters and special tokens; each that was there keeps its number.
+
+        TokenizerError for what is there already, and for a name that is none.
+        """
+        chars, specials = list(chars), list(specials)
+        if any(len(char) != 1 for char in chars) or any(len(name) == 1 for name in specials):
+            raise TokenizerError("characters are one character long, names of special tokens more")
+        return CharTokenizer(self.chars, [*self.added, *chars, *specials])
 
     def _explain_unknown(self, text: str) -> str:
         from unicodedata import combining
@@ -276,9 +304,19 @@ class CharTokenizer:
         # An accent of its own would stand upon a quote.
         named = ascii(char) if combining(char) else repr(char)
         return (
-            f"character {named} (U+{ord(char):04X}), number {place + 1} in "
-            f"{shown!r}, is none of the {len(self.chars)} characters that the model was trained on"
+            f"character {named} (U+{ord(char):04X}), number {place + 1} in {shown!r}, is none of "
+            f"the {len(self._tokens)} characters that the model was trained on"
         )
+
+
+def check_special_names(names: Iterable[str]) -> None:
+    """TokenizerError for what is no name of a special token."""
+    for name in names:
+        if not (1 < len(name) <= MAX_NAME and name.isprintable()):
+            raise TokenizerError(
+                f"a special token's name has 2 to {MAX_NAME} visible characters, "
+                f"not {name[:MAX_NAME]!r}"
+            )
 
 
 def other_case(text: str) -> tuple[str, str]:

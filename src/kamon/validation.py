@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kamon.batch import Batch
@@ -28,12 +29,13 @@ class Validation:
     """Called behind a step: measures the held-out loss there, and keeps the best model so far.
 
     records: (steps done, loss in nats per token), oldest first; best: the state behind best_step,
-    which is 0 before the first record.
+    which is 0 before the first record. measure: the loss, where it is not that of `docs`.
     """
 
     docs: Batch
     records: list[tuple[int, float]] = field(default_factory=list)
     best: State | None = None
+    measure: Callable[[Engine], float] | None = None
 
     @classmethod
     def of(cls, held_out: Batch, config: Config) -> Validation:
@@ -44,7 +46,7 @@ class Validation:
 
     def __call__(self, engine: Engine, step: int) -> bool:
         """Whether to stop, since the best step lies far behind."""
-        loss = mean_loss(engine, self.docs)
+        loss = self.measure(engine) if self.measure else mean_loss(engine, self.docs)
         self.records.append((step, loss))
         if self.best_step == step:
             self.best = engine.state()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kamon.cli.output import count, one_line, print_json, spark
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_json
+from kamon.config import listed
 from kamon.errors import ConfigError
 
 MOST_POSITIONS = 16  # in a table: as wide as a terminal
@@ -125,15 +126,29 @@ def show_model(args: argparse.Namespace) -> None:
         deviation = (sum((x - mean) * (x - mean) for x in numbers) / len(numbers)) ** 0.5
         print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.4f} {deviation:9.4f}")
     print(f"{'in all':16} {'':16} {start:9,}")
-    corpus = stored.training["corpus"]
-    print(
-        f"\ntrained on {corpus['source']}: {corpus['num_docs']:,} documents, "
+    corpus, tuning = stored.training["corpus"], stored.training.get("tuning")
+    steps = (
         f"{stored.training['num_steps_done']:,} steps by the {stored.training['engine']} engine "
         f"in {stored.training['seconds']:.1f} s"
     )
+    trained = f"trained on {corpus['source']}: {corpus['num_docs']:,} documents"
+    print()
+    if tuning:
+        data = tuning["data"]
+        print(f"{trained}; then")
+        print(
+            f"tuned by {tuning['kind']} on {data['source']}: {data['num_examples']:,} examples, "
+            f"{steps}"
+        )
+        print(f"from {tuning['base']['path'] or 'a model'} (SHA-256 {tuning['base']['sha256']})")
+        for name, value in tuning["settings"].items():
+            print(f"{name:14} {value}")
+    else:
+        print(f"{trained}, {steps}")
     if not stored.training.get("finished", True):
         done, wanted = len(losses), stored.config.num_steps
-        print(f"step {done:,} of {wanted:,}: `kamon train --resume {args.dir}` goes on from there")
+        verb = tuning["kind"] if tuning else "train"
+        print(f"step {done:,} of {wanted:,}: `kamon {verb} --resume {args.dir}` goes on from there")
     print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")
     spark(losses, sys.stdout)
 
@@ -161,7 +176,8 @@ def tokens_line(tokenizer: Tokenizer) -> str:
     from kamon.tokenizer import CharTokenizer
 
     if isinstance(tokenizer, CharTokenizer):
-        return f"characters     {''.join(tokenizer.chars)!r} and BOS"
+        added = f", then {listed(tokenizer.added)}" if tokenizer.added else ""
+        return f"characters     {''.join(tokenizer.chars)!r} and BOS{added}"
     assert isinstance(tokenizer, BytePairTokenizer)
     specials = ", ".join(tokenizer.specials)
     return (

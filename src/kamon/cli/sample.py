@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Flags that are conditions: what argparse needs, and the help.
 CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "prompt": ({"metavar": "TEXT"}, "each answers TEXT; of a model that `kamon sft` tuned"),
     "prefix": ({"metavar": "P"}, "each begins with P"),
     "min-len": ({"type": whole_number, "metavar": "N"}, "no fewer characters"),
     "max-len": ({"type": whole_number, "metavar": "N"}, "no more characters"),
@@ -95,10 +96,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json and is_text:
         print_json({"directory": args.dir, "samples": [{"text": text} for text in found.texts]})
     elif args.json:
-        samples = details(model, found, args.nearest)
+        samples = details(model, found, args.nearest, conditions.get("prompt"))
         print_json({"directory": args.dir, "tried": found.tried, "samples": samples})
     elif args.details or args.nearest:
-        for sample in details(model, found, args.nearest):
+        for sample in details(model, found, args.nearest, conditions.get("prompt")):
             print("\t".join(columns(sample)))
     elif is_text:
         print_texts(found.texts)
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         for text in found.texts:
             print(one_line(text))
     if not is_text:
-        say_unfinished(found.sizes, model.config.block_size, model.tokenizer.unit)
+        say_unfinished(found.sizes, found.room, model.tokenizer.unit)
     if len(found.texts) == n:
         return 0
     say(
@@ -116,7 +117,9 @@ def run(args: argparse.Namespace) -> int:
     return 0 if found.texts else 1
 
 
-def details(model: Model, found: Found, nearest: bool) -> list[dict[str, Any]]:
+def details(
+    model: Model, found: Found, nearest: bool, prompt: str | None = None
+) -> list[dict[str, Any]]:
     """What --json shows of each sample."""
     from kamon.describe import Nearest, logprobs
 
@@ -126,7 +129,7 @@ def details(model: Model, found: Found, nearest: bool) -> list[dict[str, Any]]:
         for text, number, logprob in zip(
             found.texts,
             found.numbers,
-            logprobs(model.engine, model.tokenizer, found.texts),
+            logprobs(model.engine, model.tokenizer, found.texts, prompt),
             strict=True,
         )
     ]

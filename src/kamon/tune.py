@@ -1,0 +1,454 @@
+"""The loop that all tunings of a trained model share: steps, checkpoints, and going on from them.
+
+A tuning is a `Tuning`: data, the same in memory and in a model directory. What is particular to its
+kind is one function, which makes `Steps` of it: how a step is made, and what is measured beside.
+A step depends on (seed, step), the parameters and Adam's moments, and on nothing else: so whoever
+goes on from a checkpoint comes to the same model, bit for bit.
+
+All that going on needs is in the directory: the examples, with whatever a kind has computed once
+and added to them (the log-probabilities of a frozen reference), and where a reference itself is
+needed, its parameters. The base model may move or go; its path and hash are kept to be shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import warnings
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import kamon
+from kamon.api import Model, directory, interval, stored
+from kamon.batch import pack
+from kamon.config import Config
+from kamon.contents import (
+    examples_text,
+    little_endian,
+    pack_examples,
+    unpack_documents,
+    unpack_examples,
+)
+from kamon.documents import Documents
+from kamon.engine import Engine, best_engine, checked_threads, make_engine, untrained
+from kamon.errors import ConfigError, StoreError
+from kamon.memory import check_model
+from kamon.metrics import Metrics
+from kamon.ranks import here
+from kamon.run import Resumed
+from kamon.tokenizer import Tokenizer
+from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite
+from kamon.validation import EVALUATIONS, Validation
+from kamon.windows import permutation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kamon.contents import Stored
+    from kamon.store import Writer
+
+PROGRESS_SECONDS = 0.1
+MOST_LOSS = 1e300
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a tuning is: all that the model it comes to depends on, but for the engine.
+
+    kind: "sft", "reward", "dpo", "ppo", as its verb is called. config: of the model, extended where
+    it has to be, with num_steps, batch_size, learning_rate, seed and the like of the tuning.
+    params: where it starts; where it goes on, the best so far: a reference to compare with is in
+    `frozen`, or in the examples. settings: of the objective alone. examples: what it learns from
+    and is tested on; source: where they come from. base: the training of the base model, its path,
+    if it has one, and its `fingerprint`. documents: of the base. updates: of the parameters in a
+    step. frozen: parameters that are kept beside.
+    """
+
+    kind: str
+    config: Config
+    tokenizer: Tokenizer
+    params: array[float] = field(repr=False)
+    settings: dict[str, Any]
+    examples: list[Example] = field(repr=False)
+    source: str
+    base: dict[str, Any]
+    documents: bytes | Documents = field(repr=False)
+    updates: int = 1
+    frozen: array[float] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a kind of tuning goes.
+
+    make: makes a step, by its number from 0 and its learning rate: `backward` and `step` of the
+    engine, as often as Tuning.updates says; returns what was measured, "loss" among it, under the
+    same names each time. held_out: the loss on num_held_out examples that are not learned from, by
+    which the best model is found; None where there are none, and the last model is the best.
+    finish: what is known in the end, of the model that is kept, for training.json.
+    """
+
+    make: Callable[[Engine, int, float], Mapping[str, float]]
+    held_out: Callable[[Engine], float] | None = None
+    num_held_out: int = 0
+    finish: Callable[[Engine], dict[str, Any]] | None = None
+
+
+NewEngine = Callable[["array[float]"], Engine]  # one more of the same kind, with these parameters
+MakeSteps = Callable[[Tuning, NewEngine], Steps]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known before the first step: what `on_start` is given."""
+
+    tuning: Tuning
+    steps: Steps
+    engine: Engine
+    engine_name: str
+    resumed: Resumed | None = None
+
+
+def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]:
+    """Which of n examples a step learns from: all in a random order, then again in another one.
+
+    >>> sorted(examples_of_step(1, 0, 3, 6) + examples_of_step(1, 1, 3, 6))
+    [0, 1, 2, 3, 4, 5]
+    """
+    places = []
+    for number in range(step * batch_size, (step + 1) * batch_size):
+        epoch, i = divmod(number, n)
+        places.append(order(seed, epoch, n)(i))
+    return places
+
+
+order = lru_cache(maxsize=8)(permutation)  # finding the keys of one takes as long as ten places
+
+
+def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> str:
+    """SHA-256 of what a model computes with: shape, tokens and parameters."""
+    shape = (config.n_layer, config.n_embd, config.n_head, config.block_size, config.mode)
+    digest = hashlib.sha256(f"{shape}\n{tokenizer.to_json()}".encode())
+    digest.update(little_endian(params).tobytes())
+    return digest.hexdigest()
+
+
+def base_of(model: Model, path: str | Path | None) -> dict[str, Any]:
+    """What a Tuning keeps of its base model."""
+    params = model.engine.state()["params"]
+    return {
+        "path": None if path is None else str(path),
+        "sha256": fingerprint(model.config, model.tokenizer, params),
+        "training": model.training,
+    }
+
+
+def tune(
+    tuning: Tuning,
+    make_steps: MakeSteps,
+    *,
+    engine: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    checkpoint_every: str | int | float | None = None,
+    on_start: Callable[[Start], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Model:
+    """The tuned model; written to `output`, from time to time and at the end.
+
+    It is a model like any other, whose training.json has a "tuning". For the arguments and errors
+    see `kamon.train`.
+    """
+    every = interval(checkpoint_every)
+    with directory(output, overwrite=overwrite) as writer:
+        name = engine or best_engine()
+        new_engine = engines(tuning.config, name, dtype, threads)
+        made = new_engine(tuning.params)
+        training = {
+            "kamon": kamon.__version__,
+            "engine": name,
+            "dtype": made.dtype,
+            "num_cut": 0,
+            **inherited(tuning),
+            "tuning": record(tuning),
+        }
+        steps = make_steps(tuning, new_engine)
+        if on_start:
+            on_start(Start(tuning, steps, made, name))
+        course = Course(tuning, steps, made, training, validation_of(steps))
+        return course.learn(writer, every, on_progress, should_stop)
+
+
+def resume(
+    path: str | Path,
+    kind: str,
+    make_steps: MakeSteps,
+    *,
+    threads: int | None = None,
+    checkpoint_every: str | int | float | None = None,
+    on_start: Callable[[Start], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Model:
+    """Go on with a tuning of this kind, as if it had never been interrupted: with its own engine,
+    dtype, examples and settings, all of which are in its directory."""
+    from kamon import store
+
+    every = interval(checkpoint_every)
+    with store.writing(path, go_on=True) as writer:
+        found, training = writer.stored, writer.stored.training
+        tuning = tuning_of(path, found)
+        if tuning.kind != kind:
+            raise ConfigError(
+                f"{path} is tuned by {tuning.kind}, not by {kind}: "
+                f"`kamon {tuning.kind} --resume {path}` goes on"
+            )
+        assert found.state is not None
+        if training["finished"]:
+            raise ConfigError(
+                f"{path} is at its end, behind {len(found.metrics):,} steps on {tuning.source}"
+            )
+        new_engine = engines(tuning.config, training["engine"], training["dtype"], threads)
+        made = new_engine(found.params)
+        steps = make_steps(tuning, new_engine)
+        validation = validation_of(steps)
+        if validation and found.metrics.held_out:
+            validation.best = untrained(found.params)
+            validation.records = sorted(found.metrics.held_out.items())
+        state = found.state
+        state["step"] = len(found.metrics) * tuning.updates
+        made.load(state)
+        resumed = Resumed(writer.folder.name, len(found.metrics), writer.problems)
+        if on_start:
+            on_start(Start(tuning, steps, made, training["engine"], resumed))
+        elif resumed.problems:
+            text = f"going on from {resumed.generation}: {resumed.problems[0]}"
+            warnings.warn(text, stacklevel=2)
+        course = Course(tuning, steps, made, training, validation, found.metrics)
+        return course.learn(writer, every, on_progress, should_stop)
+
+
+def engines(config: Config, name: str, dtype: str | None, threads: int | None) -> NewEngine:
+    """Makes engines of one kind. ConfigError where memory lacks, or several processes ask."""
+    if here().size > 1:
+        raise ConfigError("a model is tuned by one process: start it without torchrun")
+    check_model(
+        config,
+        engine=name,
+        real=8 if dtype == "float64" else 4,
+        threads=checked_threads(threads),
+        longest=config.block_size,
+        held_out=0,
+    )
+
+    def new_engine(params: array[float]) -> Engine:
+        made = make_engine(name, config, dtype=dtype, threads=threads)
+        made.load(untrained(params))
+        return made
+
+    return new_engine
+
+
+def validation_of(steps: Steps) -> Validation | None:
+    """One that measures by `steps.held_out`: where a probability is too small for its logarithm,
+    MOST_LOSS, which a file can keep."""
+    measure = steps.held_out
+    if measure is None:
+        return None
+    return Validation(pack([]), measure=lambda engine: min(measure(engine), MOST_LOSS))
+
+
+# ---- what training.json keeps
+
+
+def inherited(tuning: Tuning) -> dict[str, Any]:
+    """What a tuned model has from its base: its list, and which part of it was held out."""
+    training = tuning.base["training"]
+    corpus = training["corpus"]
+    if "sha256" not in corpus:
+        docs = tuning.documents
+        docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
+        corpus = corpus | {"sha256": docs.sha256()}
+    return {
+        "corpus": corpus,
+        "hold_out": training.get("hold_out", False),
+        "held_out": training.get("held_out"),
+    }
+
+
+def record(tuning: Tuning) -> dict[str, Any]:
+    base = {name: value for name, value in tuning.base.items() if name != "training"}
+    before = tuning.base["training"].get("tuning")
+    return {
+        "kind": tuning.kind,
+        "base": base | ({"tuning": before} if before else {}),
+        "data": {
+            "source": tuning.source,
+            "num_examples": len(tuning.examples),
+            "sha256": hashlib.sha256(examples_text(tuning.examples)).hexdigest(),
+        },
+        "settings": tuning.settings,
+        "updates": tuning.updates,
+    }
+
+
+def tuning_of(path: str | Path, found: Stored) -> Tuning:
+    """The Tuning in a model directory. ConfigError or StoreError where there is none to go on."""
+    kept = found.training.get("tuning")
+    if kept is None:
+        raise ConfigError(
+            f"{path} is trained and not tuned: `kamon train --resume {path}` goes on with that"
+        )
+    if found.state is None or found.examples is None:
+        raise StoreError(f"{path} keeps nothing to go on with: tune its base anew")
+    examples = unpack_examples(found.examples)
+    if hashlib.sha256(examples_text(examples)).hexdigest() != kept["data"]["sha256"]:
+        raise StoreError(f"{path} cannot be used: its examples are not those it learned")
+    return Tuning(
+        kind=kept["kind"],
+        config=found.config,
+        tokenizer=found.tokenizer,
+        params=found.params,
+        settings=kept["settings"],
+        examples=examples,
+        source=kept["data"]["source"],
+        base=kept["base"] | {"training": found.training},
+        documents=found.documents,
+        updates=kept["updates"],
+        frozen=found.frozen,
+    )
+
+
+# ---- the loop
+
+
+@dataclass
+class Course:
+    """A tuning under way. training: what is known of it from the start."""
+
+    tuning: Tuning
+    steps: Steps
+    engine: Engine
+    training: dict[str, Any]
+    validation: Validation | None
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def learn(
+        self,
+        writer: Writer | None,
+        every: int | float | None,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> Model:
+        """The rest of it. A stop that is asked for keeps what was learned until then."""
+        start, engine = time.perf_counter(), self.engine
+        packed = pack_examples(self.tuning.examples) if writer else None
+        before = self.training.get("seconds", 0.0)
+
+        def keep(finished: bool, params: array[float], more: dict[str, Any]) -> Model:
+            state = engine.state()
+            if not all(map(math.isfinite, state["params"])):
+                raise not_finite(len(self.metrics), self.tuning.config)
+            model = self.model(before + time.perf_counter() - start, finished, more)
+            if writer:
+                content = stored(model, params, state)
+                frozen = self.tuning.frozen
+                writer.save(replace(content, examples=packed, frozen=frozen))
+            return model
+
+        def checkpoint(_: array[float]) -> None:
+            best = self.validation and self.validation.best
+            keep(False, (best or engine.state())["params"], {})
+
+        checkpoints = Checkpoints(checkpoint, every) if writer else None
+        self.make_steps(on_progress, should_stop, checkpoints)
+        done, validation = len(self.metrics), self.validation
+        exhausted = validation is not None and validation.exhausted
+        finished = done == self.tuning.config.num_steps or exhausted
+        if not done:
+            return self.model(0.0, False, {})
+        last = engine.state()
+        more: dict[str, Any] = {}
+        if validation and validation.best:
+            engine.load(validation.best)
+        more = self.steps.finish(engine) if self.steps.finish and finished else {}
+        best = engine.state()
+        engine.load(last)
+        model = keep(finished, best["params"], more)
+        engine.load(best)
+        return model
+
+    def make_steps(
+        self,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool] | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        """Steps until the last one, until validation says that more only learn by heart, or until
+        `should_stop` says so between two steps. TrainingError where a loss is not finite."""
+        config, metrics, validation = self.tuning.config, self.metrics, self.validation
+        often = max(1, config.num_steps // EVALUATIONS)
+        first, start = len(metrics), time.perf_counter()
+        told = start
+        if validation and validation.exhausted:
+            return
+        for step in range(first, config.num_steps):
+            rate = learning_rate(config, step)
+            try:
+                measured = self.steps.make(self.engine, step, rate)
+            except ArithmeticError:
+                raise not_finite(step + 1, config) from None
+            if not all(map(math.isfinite, measured.values())):
+                raise not_finite(step + 1, config)
+            add_line(metrics, rate, measured)
+            done = step + 1
+            now = time.perf_counter()
+            if on_progress and (now - told >= PROGRESS_SECONDS or done == config.num_steps):
+                told = now
+                on_progress(Progress(config.num_steps, metrics.losses, now - start, first))
+            if validation and (done % often == 0 or done == config.num_steps):
+                stop = validation(self.engine, done)
+                metrics.held_out[done] = validation.records[-1][1]
+                if stop:
+                    break
+            if should_stop and should_stop():
+                break
+            if checkpoints and done < config.num_steps:
+                checkpoints.after(metrics.losses)
+
+    def model(self, seconds: float, finished: bool, more: dict[str, Any]) -> Model:
+        """What it has come to."""
+        tuning, validation = self.tuning, self.validation
+        known = self.training["tuning"] | more
+        if validation and validation.records:
+            known["held_out"] = {
+                "num_examples": self.steps.num_held_out,
+                "loss": min(loss for _, loss in validation.records),
+                "best_step": validation.best_step,
+            }
+        training = self.training | {
+            "num_steps_done": len(self.metrics),
+            "seconds": round(seconds, 3),
+            "finished": finished,
+            "tuning": known,
+        }
+        return Model(
+            *(tuning.config, tuning.tokenizer, self.engine, self.metrics, training),
+            tuning.documents,
+        )
+
+
+def add_line(metrics: Metrics, rate: float, measured: Mapping[str, float]) -> None:
+    metrics.losses.append(measured["loss"])
+    metrics.learning_rates.append(rate)
+    for name, number in measured.items():
+        if name != "loss":
+            metrics.others.setdefault(name, array("d")).append(number)

@@ -1,0 +1,239 @@
+"""The loop that tunings share: what is stopped and gone on with comes to the same, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kamon
+from conftest import Result
+from kamon import store
+from kamon.api import Model
+from kamon.batch import pack
+from kamon.engine import Engine
+from kamon.engines import native
+from kamon.errors import ConfigError, StoreError, TrainingError
+from kamon.objectives import sft_loss, sft_weights
+from kamon.prompts import prompted
+from kamon.tune import (
+    NewEngine,
+    Steps,
+    Tuning,
+    base_of,
+    examples_of_step,
+    fingerprint,
+    resume,
+    tune,
+)
+from test_resume import stop_after
+
+DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
+ENGINES = [
+    ("scalar", "float64"),
+    *([] if native.why_not() else [("native", d) for d in ("float32", "float64")]),
+]
+
+
+@pytest.fixture(scope="module")
+def base() -> Model:
+    return kamon.train(DOCS, num_steps=20, n_embd=4, n_head=2, block_size=6, size="original")
+
+
+def toy(base: Model, *, num_steps: int = 12, **settings: Any) -> Tuning:
+    """Learns to end with "k"; two updates in a step, and parameters kept beside."""
+    config = replace(
+        base.config, num_steps=num_steps, batch_size=3, **{"learning_rate": 0.02} | settings
+    )
+    params = base.engine.state()["params"]
+    return Tuning(
+        kind="toy",
+        config=config,
+        tokenizer=base.tokenizer,
+        params=params,
+        settings={"pull": 0.5},
+        examples=[{"text": doc} for doc in DOCS if doc.endswith("k")],
+        source="toys",
+        base=base_of(base, "somewhere"),
+        documents=base.documents,
+        updates=2,
+        frozen=params,
+    )
+
+
+def steps_of(tuning: Tuning, new_engine: NewEngine) -> Steps:
+    frozen = new_engine(tuning.frozen or array("d"))
+    texts = [example["text"] for example in tuning.examples]
+    c, tokenizer = tuning.config, tuning.tokenizer
+
+    def loss_of(engine: Engine, docs: list[str], learn: bool) -> tuple[float, float]:
+        found = [prompted(tokenizer, None, doc) for doc in docs]
+        batch = pack(tokens for tokens, _ in found)
+        weights = sft_weights([span for _, span in found], [len(t) - 1 for t, _ in found])
+        logprobs = engine.backward(batch, weights) if learn else engine.logprobs(batch)
+        return sft_loss(logprobs, weights), sft_loss(frozen.logprobs(batch), weights)
+
+    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+        chosen = [texts[i] for i in examples_of_step(c.seed, step, c.batch_size, len(texts))]
+        for _ in range(tuning.updates):
+            loss, reference = loss_of(engine, chosen, learn=True)
+            engine.step(rate)
+        return {"loss": loss, "reference": reference}
+
+    return Steps(
+        make,
+        held_out=lambda engine: loss_of(engine, texts[:4], learn=False)[0],
+        num_held_out=4,
+        finish=lambda engine: {"ends": loss_of(engine, texts, learn=False)[0]},
+    )
+
+
+def same(model: Model, other: Model) -> None:
+    assert model.metrics == other.metrics
+    assert model.engine.state()["params"] == other.engine.state()["params"]
+    assert model.training | {"seconds": 0} == other.training | {"seconds": 0}
+
+
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path: Path) -> None:
+    whole = tune(toy(base), steps_of, engine=engine, dtype=dtype)
+    assert len(whole.metrics) == 12
+    assert {"loss", "learning_rate", "reference", "step"} <= whole.metrics[3].keys()
+    path = tmp_path / "m"
+    model = tune(
+        toy(base),
+        steps_of,
+        engine=engine,
+        dtype=dtype,
+        output=path,
+        checkpoint_every=2,
+        should_stop=stop_after(2),
+    )
+    rounds = 0
+    while not model.training["finished"]:
+        assert model.training["tuning"].get("ends") is None
+        rounds += 1
+        model = resume(path, "toy", steps_of, should_stop=stop_after(3), threads=1)
+    assert rounds == 3
+    same(model, whole)
+    same(kamon.load(path, engine=engine, dtype=dtype), whole)
+    with pytest.raises(ConfigError, match="is at its end, behind 12 steps on toys"):
+        resume(path, "toy", steps_of)
+
+
+def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
+    """Far too large steps: what was best stays, and the tuning ends early."""
+    tuning = toy(base, num_steps=200, learning_rate=0.3)
+    whole = tune(tuning, steps_of, engine="scalar", output=tmp_path / "m")
+    known = whole.training["tuning"]["held_out"]
+    assert known["best_step"] < len(whole.metrics) < 200
+    assert known["loss"] == min(whole.metrics.held_out.values())
+    texts = [example["text"] for example in tuning.examples][:4]
+    batch = whole.tokenizer.encode_documents(texts)
+    found = -sum(whole.engine.logprobs(batch)) / batch.num_targets
+    assert found == pytest.approx(known["loss"], rel=1e-12)
+    same(kamon.load(tmp_path / "m", engine="scalar"), whole)
+    model = tune(
+        tuning, steps_of, engine="scalar", output=tmp_path / "n", should_stop=stop_after(30)
+    )
+    while not model.training["finished"]:
+        model = resume(tmp_path / "n", "toy", steps_of, should_stop=stop_after(50))
+    same(model, whole)
+
+
+def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> None:
+    path = tmp_path / "m"
+    tune(toy(base), steps_of, output=path, should_stop=stop_after(3))
+    shown = kamon("inspect", path)
+    assert shown.code == 0
+    assert "tuned by toy on toys: 25 examples, 4 steps by the" in shown.out
+    assert "from somewhere (SHA-256 " in shown.out
+    assert f"step 4 of 12: `kamon toy --resume {path}` goes on from there" in shown.out
+    training = kamon("inspect", path, "--json").json["training"]
+    known = training["tuning"]
+    params = base.engine.state()["params"]
+    assert known["base"]["sha256"] == fingerprint(base.config, base.tokenizer, params)
+    assert known["settings"] == {"pull": 0.5}
+    assert training["corpus"]["num_docs"] == len(DOCS)
+    for verb in (["sample", path], ["eval", path, "-n", "5"]):
+        assert kamon(*verb).code == 0
+    refused = kamon("train", "--resume", path)
+    assert refused.code == 2
+    assert f"is tuned by toy: `kamon toy --resume {path}` goes on" in refused.err
+    with pytest.raises(ConfigError, match="is tuned by toy, not by dpo: `kamon toy --resume"):
+        resume(path, "dpo", steps_of)
+
+
+def test_a_model_that_is_not_tuned(base: Model, tmp_path: Path) -> None:
+    kamon.train(DOCS, num_steps=2, output=tmp_path / "m", size="tiny")
+    with pytest.raises(ConfigError, match="is trained and not tuned: `kamon train --resume"):
+        resume(tmp_path / "m", "toy", steps_of)
+    base.save(tmp_path / "n")
+    with pytest.raises(ConfigError, match="is trained and not tuned"):
+        resume(tmp_path / "n", "toy", steps_of)
+
+
+def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
+    """Their hash in the manifest is right: what they say is not what was learned."""
+    path = tmp_path / "m"
+    tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
+    with store.writing(path, go_on=True) as writer:
+        from kamon.contents import pack_examples
+
+        writer.save(replace(writer.stored, examples=pack_examples([{"text": "abc"}])))
+    with pytest.raises(StoreError, match="its examples are not those it learned"):
+        resume(path, "toy", steps_of)
+    with store.writing(path, go_on=True) as writer:
+        writer.save(replace(writer.stored, examples=b"x"))
+    with pytest.raises(StoreError, match="the model's examples cannot be used"):
+        resume(path, "toy", steps_of)
+    with store.writing(path, go_on=True) as writer:
+        writer.save(replace(writer.stored, examples=None))
+    with pytest.raises(StoreError, match="there is no examples"):
+        store.load(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"base": None}, {"data": {}}, {"kind": 3}, {"settings": []}, {"updates": "2"}]
+)
+def test_a_record_that_is_none(change: dict[str, Any], base: Model, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
+    with store.writing(path, go_on=True) as writer:
+        training = json.loads(json.dumps(writer.stored.training))
+        training["tuning"] |= change
+        writer.save(replace(writer.stored, training=training))
+    with pytest.raises(StoreError, match="does not say how the model is tuned"):
+        store.load(path)
+
+
+def test_a_loss_that_is_not_finite(base: Model) -> None:
+    def bad(tuning: Tuning, new_engine: NewEngine) -> Steps:
+        steps = steps_of(tuning, new_engine)
+
+        def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+            if step == 5:
+                return {"loss": 1.0, "reference": math.nan}
+            return steps.make(engine, step, rate)
+
+        return Steps(make)
+
+    with pytest.raises(TrainingError, match="no longer finite at step 6 of 12"):
+        tune(toy(base), bad)
+
+
+def test_every_example_once_an_epoch() -> None:
+    rng = random.Random(1)
+    for _ in range(20):
+        n, size, seed = rng.randint(1, 30), rng.randint(1, 7), rng.randrange(1000)
+        places = [i for step in range(2 * n) for i in examples_of_step(seed, step, size, n)]
+        for first in range(0, len(places) - n, n):
+            assert sorted(places[first : first + n]) == list(range(n))
+    assert examples_of_step(1, 0, 9, 9) != examples_of_step(2, 0, 9, 9)
