@@ -587,6 +587,34 @@ BUGS = [
         NATIVE,
     ),
     Bug(
+        "native: of zeros passed over, the second word forgotten",
+        "engines/native/sparse.hpp",
+        "for (int w = 1; w < bits.num_words; w++)",
+        "for (int w = 2; w < bits.num_words; w++)",
+        NATIVE,
+    ),
+    Bug(
+        "native: bits of units taken for those of tokens",
+        "engines/native/sparse.hpp",
+        "      transpose_bits(block);\n",
+        "",
+        NATIVE,
+    ),
+    Bug(
+        "native: columns behind the last token count",
+        "engines/native/sparse.hpp",
+        "if (columns < Bits::WORD) block[r] &=",
+        "if (columns < 0) block[r] &=",
+        NATIVE,
+    ),
+    Bug(
+        "native: a gradient set where it is to be added, zeros passed over",
+        "engines/native/sparse.hpp",
+        "store(to, load(to) + load(sums + r * ld + j));",
+        "store(to, load(sums + r * ld + j));",
+        NATIVE,
+    ),
+    Bug(
         "native: the norm's scale taken as a constant",
         MODEL,
         "(load(dy + c * ldn + j) - load(y + c * ldn + j) * mean)",
@@ -611,8 +639,8 @@ BUGS = [
     Bug(
         "native: weight gradient without the last token",
         MODEL,
-        "put(n_out, num_tokens, m.ld,",
-        "put(n_out, std::max(1, num_tokens - 1), m.ld,",
+        "put(num_rows, num_tokens, m.ld,",
+        "put(num_rows, std::max(1, num_tokens - 1), m.ld,",
         NATIVE,
     ),
     Bug(

@@ -316,6 +316,36 @@ def test_float64_is_the_same_on_any_instruction_set() -> None:
     assert all(result == results[0] for result in results)
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("level", RUNNABLE)
+def test_hidden_units_that_are_zero_may_be_passed_over(dtype: str, level: str) -> None:
+    """Where few are above 0, and a chunk long enough, products leave the others out.
+
+    Documents of 3 tokens alone are too short for that; together they fill more than a word of bits.
+    """
+    config = Config(n_layer=2, n_embd=68, n_head=4, block_size=3, vocab_size=9, std=0.1)
+    rng = random.Random(8)
+    state = untrained(init(config, rng))
+    at = 0
+    for name, (n_out, n_in) in parameter_shapes(config).items():
+        # inputs that have much in common, and weights that turn it into negative numbers
+        shift = 0.3 if name == "wte" else -0.07 if name.endswith("fc1") else 0.0
+        for i in range(at, at + n_out * n_in):
+            state["params"][i] += shift
+        at += n_out * n_in
+    batch = pack([rng.randrange(9) for _ in range(4)] for _ in range(60))
+    weights = [rng.uniform(-1, 1) for _ in range(180)]
+    together, alone = (make_native(config, dtype, level) for _ in range(2))
+    for engine in (together, alone):
+        engine.load(state)
+    for _ in range(2):  # set, then added to
+        logprobs = array("d")
+        for d in range(60):
+            logprobs += alone.backward(batch.select([d]), weights[3 * d : 3 * d + 3])
+        assert together.backward(batch, weights) == logprobs
+        assert_close(config, together.gradients(), alone.gradients(), BOUNDS[dtype])
+
+
 def test_backward_adds_up_and_zero_weights_give_nothing() -> None:
     config = Config(n_embd=6, n_head=2, block_size=5, vocab_size=9, std=0.4)
     rng = random.Random(4)
