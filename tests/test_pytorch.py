@@ -89,7 +89,7 @@ def check_against_scalar(config: Config) -> None:
         assert_close(config, found["v"], after["v"], bound)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(config=configs())
 def test_logprobs_gradients_and_steps(config: Config) -> None:
     check_against_scalar(config)
