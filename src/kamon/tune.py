@@ -37,6 +37,7 @@ from kamon.engine import Engine, best_engine, checked_threads, make_engine, untr
 from kamon.errors import ConfigError, StoreError
 from kamon.memory import check_model
 from kamon.metrics import Metrics
+from kamon.ranks import here
 from kamon.run import Resumed
 from kamon.tokenizer import Tokenizer
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite
@@ -232,10 +233,12 @@ def resume(
 
 
 def engines(config: Config, name: str, dtype: str | None, threads: int | None) -> NewEngine:
-    """Makes engines of one kind. ConfigError where memory lacks."""
+    """Makes engines of one kind. ConfigError where memory lacks, or several processes ask."""
+    if here().size > 1:
+        raise ConfigError("a model is tuned by one process: start it without torchrun")
     check_model(
         config,
-        scalar=name == "scalar",
+        engine=name,
         real=8 if dtype == "float64" else 4,
         threads=checked_threads(threads),
         longest=config.block_size,
