@@ -28,7 +28,7 @@ LAYERS = [
     {"units", "lesson"},
     {"api", "bench", "pack"},
     {"evaluate", "score", "complete", "tune", "alignment"},
-    {"inside"},
+    {"inside", "dpo"},
     {"plot"},
     {"cli.parser"},
     {"cli.output"},
@@ -49,7 +49,7 @@ LAYERS = [
         "cli.plot",
         "cli.tokenizer",
     },
-    {"cli.inspect"},
+    {"cli.inspect", "cli.dpo"},
     {"cli"},
     {"__main__"},
 ]

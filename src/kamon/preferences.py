@@ -20,7 +20,7 @@ from kamon.corpus import checked_text, name_of, whole_lines
 from kamon.errors import ConfigError, CorpusError
 
 COMMON = "common"
-TIMES_AS_COMMON = 10  # a pair of `common_pairs`: closer ones are chance
+TIMES_AS_COMMON = 1000  # in a pair of `common_pairs`: spelling hardly tells closer ones apart
 HELD_OUT = 0.2  # of the names of `common_pairs`
 OTHERS = 4  # with which of the other kind a single verdict is paired
 MOST_RULE = 1000  # characters

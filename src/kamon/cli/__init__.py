@@ -20,6 +20,7 @@ VERBS = {
     "pack": "make token shards of a corpus too long for memory",
     "tokenizer": "learn how text becomes tokens, and see how it does",
     "train": "learn a list, save the model, make new names",
+    "dpo": "tune a saved model to prefer what you prefer, by pairs",
     "sample": "make new names with a saved model",
     "complete": "say what may come next, and how a text may end",
     "fill": "fill the gaps in a text: ma__a, *ia",
