@@ -29,7 +29,7 @@ LAYERS = [
     {"api", "bench", "pack"},
     {"evaluate", "score", "complete", "tune", "alignment"},
     {"inside", "dpo"},
-    {"plot"},
+    {"plot", "rate"},
     {"cli.parser"},
     {"cli.output"},
     {"cli.settings"},
@@ -49,7 +49,7 @@ LAYERS = [
         "cli.plot",
         "cli.tokenizer",
     },
-    {"cli.inspect", "cli.dpo"},
+    {"cli.inspect", "cli.dpo", "cli.rate"},
     {"cli"},
     {"__main__"},
 ]
