@@ -7,6 +7,7 @@ once, and kept with the pair; its parameters are kept to measure how far the mod
 from __future__ import annotations
 
 import math
+import os
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -113,7 +114,11 @@ def pairs_of(tokenizer: Tokenizer, block_size: int, examples: Sequence[Example])
                 f"pair {number % len(examples) + 1}: its prompt leaves no room for an answer in "
                 f"the model's block_size {block_size}"
             )
-    return Pairs(tokens, [span for _, span in found], ref, num_cut)
+    spans = [
+        (prompt, min(answer, len(each) - 1 - prompt))  # of what is left of it
+        for each, (_, (prompt, answer)) in zip(tokens, found, strict=True)
+    ]
+    return Pairs(tokens, spans, ref, num_cut)
 
 
 def with_reference(
@@ -349,7 +354,7 @@ def examples_from(
         source = COMMON
     else:
         if isinstance(data, str | PathLike):
-            answers = preferences.read(Path(data) if data != "-" else data)
+            answers = preferences.read(os.fspath(data))
             found, source = preferences.pairs_of(answers), name_of(str(data))
         else:
             assert data is not None

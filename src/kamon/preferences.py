@@ -56,13 +56,12 @@ def read(path: str | Path) -> list[Answer]:
     passed over. A last line that was torn is no JSON: `mend` cuts it off.
     """
     name = name_of(path)
-    found = [
-        parse(name, number, line)
-        for number, line in enumerate(whole_lines(path), 1)
-        if line.strip()
-    ]
+    lines = list(whole_lines(path))
+    if not any(lines):
+        raise CorpusError(f"{name} is empty")
+    found = [parse(name, n, line) for n, line in enumerate(lines, 1) if line.strip()]
     if not found:
-        raise CorpusError(f"{name} holds no preferences: a line of it is {example()}")
+        raise CorpusError(f"{name} holds nothing but blank lines")
     return found
 
 
