@@ -90,12 +90,14 @@ class Steps:
     engine, as often as Tuning.updates says; returns what was measured, "loss" among it, under the
     same names each time. held_out: the loss on num_held_out examples that are not learned from, by
     which the best model is found; None where there are none, and the last model is the best.
+    enough: asked as often, behind it, whether the tuning is at its end before its last step.
     finish: what is known in the end, of the model that is kept, for training.json.
     """
 
     make: Callable[[Engine, int, float], Mapping[str, float]]
     held_out: Callable[[Engine], float] | None = None
     num_held_out: int = 0
+    enough: Callable[[Engine], bool] | None = None
     finish: Callable[[Engine], dict[str, Any]] | None = None
 
 
@@ -355,6 +357,7 @@ class Course:
     training: dict[str, Any]
     validation: Validation | None
     metrics: Metrics = field(default_factory=Metrics)
+    enough: bool = False
 
     def learn(
         self,
@@ -387,7 +390,7 @@ class Course:
         self.make_steps(on_progress, should_stop, checkpoints)
         done, validation = len(self.metrics), self.validation
         exhausted = validation is not None and validation.exhausted
-        finished = done == self.tuning.config.num_steps or exhausted
+        finished = done == self.tuning.config.num_steps or exhausted or self.enough
         if not done:
             return self.model(0.0, False, {})
         last = engine.state()
@@ -429,10 +432,12 @@ class Course:
             if on_progress and (now - told >= PROGRESS_SECONDS or done == config.num_steps):
                 told = now
                 on_progress(Progress(config.num_steps, metrics.losses, now - start, first))
-            if validation and (done % often == 0 or done == config.num_steps):
-                stop = validation(self.engine, done)
-                metrics.held_out[done] = validation.records[-1][1]
-                if stop:
+            if done % often == 0 or done == config.num_steps:
+                stop = validation is not None and validation(self.engine, done)
+                if validation:
+                    metrics.held_out[done] = validation.records[-1][1]
+                self.enough = self.steps.enough is not None and self.steps.enough(self.engine)
+                if stop or self.enough:
                     break
             if should_stop and should_stop():
                 break
