@@ -5,8 +5,7 @@ is r = log p(good) − log p(bad): the odds of good, in nats. Learned from pairs
 is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
 
 Beside it goes on to learn the documents themselves, with a small weight. So it stays a language
-model, which gives special tokens no probability inside of a document, and it generalises better.
-Source: Yang et al. 2024, "Regularizing hidden states enables learning generalizable reward model
+model, which gives special tokens no probability inside of a document. Source: Yang et al. 2024, "Regularizing hidden states enables learning generalizable reward model
 for LLMs", arXiv:2406.10216.
 """
 
@@ -25,6 +24,7 @@ from kamon.engine import Engine, is_fast
 from kamon.errors import ConfigError, CorpusError
 from kamon.extend import extend
 from kamon.objectives import bradley_terry_loss, bradley_terry_weights, mean, sigmoid
+from kamon.preferences import Preference, to_record
 from kamon.prompts import prompted
 from kamon.split import part
 from kamon.tokenizer import Tokenizer
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from kamon.trainer import Progress
 
 KIND = "reward"
-NUM_STEPS = 150
+NUM_STEPS = 200
 BATCH_SIZE = 32  # pairs
-LEARNING_RATE = 0.003
+LEARNING_RATE = 0.0015
 LM_WEIGHT = 0.1
 NUM_BINS = 5
 ENDS = 2  # targets that a verdict needs more than its document: the verdict, and an end before it
@@ -136,7 +136,8 @@ def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str,
 
 def reward(
     model: Model,
-    pairs: Sequence[Mapping[str, str]],
+    pairs: Sequence[Preference],
+    held_out: Sequence[Preference] | None = None,
     *,
     source: str = "pairs",
     base: str | Path | None = None,
@@ -145,7 +146,6 @@ def reward(
     learning_rate: float = LEARNING_RATE,
     lm_weight: float = LM_WEIGHT,
     seed: int | None = None,
-    hold_out: bool = True,
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
@@ -158,10 +158,10 @@ def reward(
 ) -> Model:
     """A reward model that starts from `model`.
 
-    pairs: each with "chosen" and "rejected", and "prompt" where there is one; a tenth of them, by
-    their content, is held out to test on, unless there are so few that none would be. lm_weight:
-    of a document's own mean −log p beside the pairs' loss. source: what the pairs are called; base:
-    where the model was loaded from. For the other arguments and errors see `kamon.train`.
+    held_out: pairs to test on, by which the best model is found too; without them a tenth of
+    `pairs`, by their content, where that is one or more. lm_weight: of a document's own mean −log p
+    beside the pairs' loss. source: what the pairs are called; base: where the model was loaded
+    from. For the other arguments and errors see `kamon.train`.
     """
     model.check_documents("a reward model judges documents")
     if is_reward_model(model):
@@ -170,9 +170,13 @@ def reward(
     assert isinstance(weight, float)
     if not 0 <= weight < float("inf"):
         raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
-    examples = [checked(i, pair) for i, pair in enumerate(pairs)]
-    learned, tested = parts(examples, hold_out)
-    if not learned:
+    if held_out is None:
+        apart = [is_apart(pair) for pair in pairs]
+    else:
+        apart = [False] * len(pairs) + [True] * len(held_out)
+        pairs = [*pairs, *held_out]
+    examples = [to_record(p) | {"held_out": a} for p, a in zip(pairs, apart, strict=True)]
+    if all(apart):
         raise CorpusError(f"{source} has no pairs to learn from")
     config, tokenizer, params = extended(model, examples)
     config = replace(
@@ -190,7 +194,7 @@ def reward(
         config=config,
         tokenizer=tokenizer,
         params=params,
-        settings={"lm_weight": weight, "hold_out": bool(tested)},
+        settings={"lm_weight": weight},
         examples=examples,
         source=source,
         base=base_of(model, base),
@@ -233,23 +237,10 @@ def resume(
     )
 
 
-def checked(place: int, pair: Mapping[str, str]) -> Example:
-    """ConfigError where this is no pair."""
-    prompt = pair.get("prompt")
-    found = {"chosen": pair.get("chosen"), "rejected": pair.get("rejected")}
-    for name, text in (found | ({} if prompt is None else {"prompt": prompt})).items():
-        if not isinstance(text, str):
-            raise ConfigError(f'pair {place + 1} has no text as "{name}"')
-    return found if prompt is None else {"prompt": prompt, **found}
-
-
-def parts(examples: Sequence[Example], hold_out: bool) -> tuple[list[Example], list[Example]]:
-    """(learned, held out): the same for the same pairs, whichever of both is preferred."""
-    learned, tested = [], []
-    for each in examples:
-        key = "\0".join([each.get("prompt", ""), *sorted((each["chosen"], each["rejected"]))])
-        (tested if hold_out and part(key.encode()) == 0 else learned).append(each)
-    return learned, tested
+def is_apart(pair: Preference) -> bool:
+    """Whether it is held out: the same, whichever of both is preferred, wherever it stands."""
+    key = "\0".join([pair.prompt or "", *sorted((pair.chosen, pair.rejected))])
+    return part(key.encode()) == 0
 
 
 def extended(
@@ -260,8 +251,7 @@ def extended(
     names = [name for name in (GOOD, BAD) if name not in model.tokenizer.special]
     if any("prompt" in each for each in examples) and ANSWER not in model.tokenizer.special:
         names.append(ANSWER)
-    texts = [each[name] for each in examples for name in ("prompt", "chosen", "rejected")
-             if name in each]
+    texts = [each.get(name, "") for each in examples for name in ("prompt", "chosen", "rejected")]
     fast = is_fast(model.engine)
     shown = islice(model.docs, READ_FOR_ROWS if fast else READ_FOR_ROWS // 10)
     config, tokenizer, params = extend(
@@ -288,7 +278,9 @@ def steps_of(tuning: Tuning, _new_engine: NewEngine) -> Steps:
     tokenizer, config = tuning.tokenizer, tuning.config
     good, bad = tokenizer.special[GOOD], tokenizer.special[BAD]
     lm_weight = tuning.settings["lm_weight"]
-    learned, tested = parts(tuning.examples, tuning.settings["hold_out"])
+    learned, tested = (
+        [each for each in tuning.examples if each["held_out"] == apart] for apart in (False, True)
+    )
 
     def both(pair: Example) -> list[list[int]]:
         names = ("chosen", "rejected")
