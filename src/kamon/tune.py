@@ -131,8 +131,11 @@ def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]
     places = []
     for number in range(step * batch_size, (step + 1) * batch_size):
         epoch, i = divmod(number, n)
-        places.append(permutation(seed, epoch, n)(i))
+        places.append(order(seed, epoch, n)(i))
     return places
+
+
+order = lru_cache(maxsize=8)(permutation)  # finding the keys of one takes as long as ten places
 
 
 def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> str:
