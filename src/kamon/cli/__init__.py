@@ -29,6 +29,8 @@ VERBS = {
     "score": "say how odd each line of a text is to a saved model",
     "eval": "measure a saved model: its guesses, beside n-grams, and its samples",
     "ngram": "count n-grams: what a model must beat on your list",
+    "reward": "learn from pairs which text is preferred, and give texts rewards",
+    "ppo": "tune a saved model so that its samples earn more of a reward",
     "plot": "draw a saved model: losses, embeddings, attention, lengths",
     "inspect": "show what is in a saved model or a packed corpus",
     "reproduce": "run the original microGPT, number for number",
