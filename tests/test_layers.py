@@ -28,7 +28,7 @@ LAYERS = [
     {"units", "lesson"},
     {"api", "bench", "pack"},
     {"evaluate", "score", "complete", "tune"},
-    {"inside"},
+    {"inside", "compare"},
     {"plot"},
     {"cli.parser"},
     {"cli.output"},
@@ -49,7 +49,7 @@ LAYERS = [
         "cli.plot",
         "cli.tokenizer",
     },
-    {"cli.inspect"},
+    {"cli.inspect", "cli.compare"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,4 +1,4 @@
-"""Pictures of what `kamon.inside` finds: matplotlib Figures, as PNG or SVG.
+"""Pictures of what `kamon.inside` and `kamon.compare` find: matplotlib Figures, as PNG or SVG.
 
 Nothing here opens a window, asks for a display or reads the user's matplotlibrc: the same numbers
 make the same bytes. Colours are Okabe and Ito's, which colour-blind people tell apart, and none
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kamon.compare import Comparison, heights, undominated
 from kamon.errors import ConfigError
 from kamon.inside import Attention, Embeddings, Lengths, Losses, Plane
 
@@ -336,4 +337,49 @@ def draw_lengths(found: Lengths) -> Figure:
     axes.set_xlabel(name)
     axes.set_ylabel("share of all")
     legend_above(axes)
+    return figure
+
+
+# ---- tuned models
+
+
+@style()
+def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
+    """What tuned models reached at which distance from their base, with 95% intervals; a line leads
+    through those that none beats."""
+    figure = Figure(figsize=(8, 4.5))
+    axes = figure.subplots()
+    margins(figure)
+    models, points = found.all, heights(found, by_wins)
+    marks = [(each.kl, y) for each, (y, _, _) in zip(models, points, strict=True)]
+    best = sorted(mark for mark, free in zip(marks, undominated(marks), strict=True) if free)
+    axes.plot(*split(best), color=PALE, linewidth=1.2, linestyle="--", zorder=1)
+    for each, (y, low, high) in zip(models, points, strict=True):
+        base = each is found.base
+        wide = {} if base else {"xerr": 1.96 * each.kl_error}
+        color, mark = (GREY, "D") if base else (BLUE, "o")
+        axes.errorbar(
+            *(each.kl, y),
+            yerr=[[y - low], [high - y]],
+            **wide,
+            fmt=mark,
+            color=color,
+            markersize=6,
+            elinewidth=1,
+            zorder=3,
+        )
+        axes.annotate(
+            each.name,
+            (each.kl, y),
+            xytext=(7, 6),
+            textcoords="offset points",
+            color=color,
+            zorder=4,
+        )
+    if by_wins:
+        axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.margins(x=0.12, y=0.12)
+    axes.set_xlabel("KL to the base, nats a document")
+    axes.set_ylabel("win rate over the base" if by_wins else "mean reward")
+    axes.set_title(f"{found.n:,} samples of each model, 95% intervals")
     return figure

@@ -25,6 +25,7 @@ VERBS = {
     "fill": "fill the gaps in a text: ma__a, *ia",
     "score": "say how odd each line of a text is to a saved model",
     "eval": "measure a saved model: its guesses, beside n-grams, and its samples",
+    "compare": "say what tuning did to a model: samples, rewards, distance",
     "ngram": "count n-grams: what a model must beat on your list",
     "plot": "draw a saved model: losses, embeddings, attention, lengths",
     "inspect": "show what is in a saved model or a packed corpus",
