@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING
 
+from kamon.alignment import collapse, novelty, uniqueness, wilson
 from kamon.bpe import BytePairTokenizer
 from kamon.engine import best_engine, document_logprobs, is_fast, make_engine, untrained
 from kamon.errors import ConfigError
@@ -199,7 +200,8 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
     texts = list(compress(other.texts, read))
     kl, error = math.inf, math.inf
     if texts:
-        kl, error = sampled_kl(logprobs(other.model, texts), logprobs(base.model, texts))
+        both = zip(logprobs(other.model, texts), logprobs(base.model, texts), strict=True)
+        kl, error = mean_and_error([p - q for p, q in both])
         kl -= math.log(len(texts) / n)
     tested = list(compress(docs, readable(base.model, other.model, docs)))
     loss = base_loss = None
@@ -211,13 +213,15 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
         )
     wins = interval = None
     if base.rewards is not None and other.rewards is not None:
-        wins, low, high = win_rate(other.rewards, base.rewards)
-        interval = (low, high)
+        pairs = zip(other.rewards, base.rewards, strict=True)
+        won = math.fsum([(a > b) + (a == b) / 2 for a, b in pairs])
+        wins = won / n
+        interval = None if other is base else wilson(won, n)
     return Compared(
         name=other.name,
         samples=other.texts,
-        unique=len(set(other.texts)) / n,
-        novel=sum(text not in listed for text in other.texts) / n,
+        unique=uniqueness(other.texts),
+        novel=novelty(other.texts, listed),
         finished=other.finished,
         mean_length=sum(map(len, other.texts)) / n,
         kl=kl,
@@ -268,38 +272,18 @@ def same_tokens(base: Model, other: Model) -> bool:
 # ---- measures
 
 
-def sampled_kl(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """KL(model ‖ other) from texts that the model drew, and its standard error: the mean of
-    log p − log p_other, in the unit of these. Infinite where one of them is.
+def mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error; both infinite where a number is not finite.
 
-    >>> sampled_kl([-1.0, -2.0], [-1.5, -3.5])
+    >>> mean_and_error([0.5, 1.5])
     (1.0, 0.5)
     """
-    gaps = [p - q for p, q in zip(own, other, strict=True)]
-    mean = math.fsum(gaps) / len(gaps)
-    if not math.isfinite(mean):
-        return math.inf, math.inf
-    if len(gaps) < 2:
+    n = len(numbers)
+    mean = math.fsum(numbers) / n if all(map(math.isfinite, numbers)) else math.inf
+    if n < 2 or mean == math.inf:
         return mean, math.inf
-    variance = math.fsum([(gap - mean) ** 2 for gap in gaps]) / (len(gaps) - 1)
-    return mean, math.sqrt(variance / len(gaps))
-
-
-def win_rate(rewards: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """The share of pairs in which the first is larger, equal ones half, and Wilson's 95% interval.
-
-    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
-
-    >>> share, low, high = win_rate([3, 1, 2, 2], [1, 3, 2, 0])
-    >>> share, round(low, 3), round(high, 3)
-    (0.625, 0.219, 0.907)
-    """
-    n, z = len(rewards), 1.959964
-    wins = [(a > b) + (a == b) / 2 for a, b in zip(rewards, others, strict=True)]
-    share = math.fsum(wins) / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    wide = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
-    return share, middle - wide, middle + wide
+    square = math.fsum([(number - mean) ** 2 for number in numbers]) / (n - 1)
+    return mean, math.sqrt(square / n)
 
 
 def spread(rewards: Sequence[float]) -> Spread:
@@ -322,8 +306,8 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def notes(base: Subject, other: Subject, num_samples: int, num_docs: int) -> list[str]:
-    """What differs between the two, and was left out for it."""
-    found = []
+    """What differs between the two, what was left out for it, and signs of a hacked reward."""
+    found = [f"{other.name}: {sign}" for sign in collapse(other.texts, base.texts)]
     lists = [each.model.training["corpus"].get("sha256") for each in (base, other)]
     if lists[0] != lists[1]:
         found.append(

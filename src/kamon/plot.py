@@ -356,12 +356,11 @@ def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
     axes.plot(*split(best), color=PALE, linewidth=1.2, linestyle="--", zorder=1)
     for each, (y, low, high) in zip(models, points, strict=True):
         base = each is found.base
-        wide = {} if base else {"xerr": 1.96 * each.kl_error}
         color, mark = (GREY, "D") if base else (BLUE, "o")
         axes.errorbar(
             *(each.kl, y),
             yerr=[[y - low], [high - y]],
-            **wide,
+            xerr=None if base else 1.96 * each.kl_error,
             fmt=mark,
             color=color,
             markersize=6,

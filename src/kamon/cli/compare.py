@@ -89,8 +89,9 @@ def run(args: argparse.Namespace) -> None:
         return
     print_samples(found, args.show)
     print_figures(found)
-    if judge:
+    if args.reward is not None:
         print_rewards(found)
+    if judge:
         print_frontier(found, by_wins=args.prefer is not None)
 
 
@@ -121,7 +122,7 @@ def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> Judge | None:
         from kamon.preferences import parse_rule
 
         rule = parse_rule(args.prefer)
-        return lambda texts: [rule.score(text) for text in texts]
+        return lambda texts: [float(rule(text)) for text in texts]
     if args.reward is not None:
         from kamon.api import load
         from kamon.reward import reward_of
@@ -180,10 +181,9 @@ def print_samples(found: Comparison, most: int) -> None:
     for first in range(0, len(found.tuned), per_block):
         block = [found.base, *found.tuned[first : first + per_block]]
         width = min(WIDEST, WIDTH // len(block) - 2)
-        rows = [[each.name for each in block]]
-        for texts in zip(*(each.samples[:most] for each in block), strict=True):
-            rows.append([one_line(text) + "*" * (text in found.in_list) for text in texts])
-        for row in rows if most else []:
+        lines = zip(*(each.samples[:most] for each in block), strict=True)
+        marked = [[one_line(t) + "*" * (t in found.in_list) for t in texts] for texts in lines]
+        for row in [[each.name for each in block], *marked] if most else []:
             print("  ".join(cell(text, width) for text in row).rstrip())
         if most:
             print()
@@ -209,8 +209,8 @@ def print_figures(found: Comparison) -> None:
         )
     which = "held out from" if found.held_out else "of"
     print(
-        f"{found.n:,} samples of each, seed {found.seed}; loss on {found.base.num_docs:,} documents "
-        f"{which} the list"
+        f"{found.n:,} samples of each, seed {found.seed}; loss on {found.base.num_docs:,} "
+        f"documents {which} the list"
     )
 
 
@@ -239,13 +239,12 @@ def print_frontier(found: Comparison, *, by_wins: bool) -> None:
     from kamon.compare import heights, undominated
 
     width = name_width(found)
-    points = [
-        (each.kl, height)
-        for each, (height, _, _) in zip(found.all, heights(found, by_wins), strict=True)
-    ]
-    what = "win rate" if by_wins else "mean reward"
-    print(f"\n{'frontier':{width}} {'KL':>8} {what:>12}  (*: none is as good at less KL)")
+    reached = [height for height, _, _ in heights(found, by_wins)]
+    points = [(each.kl, height) for each, height in zip(found.all, reached, strict=True)]
+    what = "win rate   fulfil it" if by_wins else "mean reward"
+    print(f"\n{'frontier':{width}} {'KL':>8} {what:>12}   *: none is as good at less KL")
     rows = zip(points, undominated(points), found.all, strict=True)
     for (kl, height), best, each in sorted(rows, key=lambda row: row[0][0]):
-        shown = f"{height:.1%}" if by_wins else f"{height:.3f}"
-        print(f"{cell(each.name, width)} {kl:8.3f} {shown:>12}{' *' * best}")
+        assert each.rewards
+        shown = f"{height:8.1%} {each.rewards.mean:11.1%}" if by_wins else f"{height:12.3f}"
+        print(f"{cell(each.name, width)} {kl:8.3f} {shown}{'   *' * best}")
