@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Judge = Callable[[Sequence[str]], Sequence[float]]  # a reward for each text
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+INFINITE = "the base cannot read its samples, or gives one no probability"
 MOST_TESTED = 20_000  # documents of the list
 MOST_TESTED_SLOWLY = 500  # by the scalar engine
 
@@ -233,7 +234,10 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
         loss=loss,
         base_loss=base_loss,
         num_docs=len(tested),
-        notes=notes(base, other, n - len(texts), len(docs) - len(tested)),
+        notes=[
+            *notes(base, other, n - len(texts), len(docs) - len(tested)),
+            *([] if math.isfinite(kl) else [f"{other.name} is at no finite distance: {INFINITE}"]),
+        ],
     )
 
 

@@ -44,6 +44,7 @@ examples:
   kamon complete brands ne               what comes next, and how it may end
   kamon score brands new.txt --top 20    the lines that fit the list least
   kamon eval brands                      how good it is, beside n-grams
+  kamon compare brands tuned             what tuning did to it
   kamon plot brands --text kamon         its losses, embeddings, attention and lengths as pictures
   kamon ngram brands.txt                 what counting alone makes of that list
   kamon reproduce --input names.txt      the original's losses and names
