@@ -95,6 +95,8 @@ class Steps:
     make: Callable[[Engine, int, float], Mapping[str, float]]
     held_out: Callable[[Engine], float] | None = None
     num_held_out: int = 0
+    go_on: Callable[[Metrics], None] | None = None
+    enough: Callable[[], bool] | None = None
     finish: Callable[[Engine], dict[str, Any]] | None = None
 
 
@@ -222,6 +224,8 @@ def resume(
         state = found.state
         state["step"] = len(found.metrics) * tuning.updates
         made.load(state)
+        if steps.go_on:
+            steps.go_on(found.metrics)
         resumed = Resumed(writer.folder.name, len(found.metrics), writer.problems)
         if on_start:
             on_start(Start(tuning, steps, made, training["engine"], resumed))
@@ -368,7 +372,8 @@ class Course:
         self.make_steps(on_progress, should_stop, checkpoints)
         done, validation = len(self.metrics), self.validation
         exhausted = validation is not None and validation.exhausted
-        finished = done == self.tuning.config.num_steps or exhausted
+        enough = self.steps.enough is not None and self.steps.enough()
+        finished = done == self.tuning.config.num_steps or exhausted or enough
         if not done:
             return self.model(0.0, False, {})
         last = engine.state()
@@ -415,6 +420,8 @@ class Course:
                 metrics.held_out[done] = validation.records[-1][1]
                 if stop:
                     break
+            if self.steps.enough and self.steps.enough():
+                break
             if should_stop and should_stop():
                 break
             if checkpoints and done < config.num_steps:
