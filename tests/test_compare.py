@@ -16,6 +16,7 @@ from conftest import TINY, Result, piece_model
 from kamon import plot
 from kamon.api import Model
 from kamon.batch import ANSWER, GOOD
+from kamon.cli.compare import cell, name_cell
 from kamon.compare import compare, heights, plain, readable, undominated
 from kamon.config import Config
 from kamon.documents import Documents
@@ -333,3 +334,13 @@ def test_many_models_in_blocks(base: Model, kamon: Kamon) -> None:
     done = kamon("compare", "base", *names, "-n=10", "--show=2")
     assert all(len(line) <= 80 for line in done.out.splitlines())
     assert sum(line.startswith("base ") for line in done.out.splitlines()) == 3
+    for i in range(6):
+        assert sum(f"name-{i}" in line for line in done.out.splitlines()) >= 1
+
+
+def test_names_and_samples_in_columns() -> None:
+    assert name_cell("a-model-of-2026-07", 9) == "a-mo…6-07"
+    assert name_cell("名前名前名前", 8) == "名…名前 "
+    assert cell("anna", 6) == "anna  "
+    assert cell("johanna", 6) == "johan…"
+    assert cell("東京都", 5) == "東京…"

@@ -38,7 +38,7 @@ from kamon.preferences import parse_rule
 from kamon.rewards import is_reward_model, reward_of
 from kamon.sampler import SampleRequest, sample
 from kamon.tokenizer import Tokenizer
-from kamon.tune import NewEngine, Start, Steps, Tuning, base_of, fingerprint, tune, tuning_of
+from kamon.tune import NewEngine, Start, Steps, Tuning, base_of, fingerprint, tune
 from kamon.tune import resume as resume_tuning
 
 if TYPE_CHECKING:
@@ -318,9 +318,7 @@ def kl_per_document(engine: Engine, reference: Engine, batch: Batch) -> list[flo
 def rate_of_wins(rewards: Sequence[float], of_base: Sequence[float]) -> float:
     """How probably a document of these has a larger reward than one of the base, in order; equal
     ones count half."""
-    wins = left_sum(
-        [(bisect_left(of_base, r) + bisect_right(of_base, r)) / 2 for r in rewards]
-    )
+    wins = left_sum([(bisect_left(of_base, r) + bisect_right(of_base, r)) / 2 for r in rewards])
     return wins / (len(rewards) * len(of_base))
 
 

@@ -243,9 +243,7 @@ def is_apart(pair: Preference) -> bool:
     return part(key.encode()) == 0
 
 
-def extended(
-    model: Model, examples: Sequence[Example]
-) -> tuple[Config, Tokenizer, array[float]]:
+def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokenizer, array[float]]:
     """The model with verdicts, with prompts where the examples have some, and with positions for
     the longest of them and a verdict."""
     names = [name for name in (GOOD, BAD) if name not in model.tokenizer.special]
@@ -315,7 +313,9 @@ def steps_of(tuning: Tuning, _new_engine: NewEngine) -> Steps:
 
     return Steps(
         make,
-        held_out=(lambda engine: bradley_terry_loss(margins(engine, of_tested))) if tested else None,
+        held_out=(lambda engine: bradley_terry_loss(margins(engine, of_tested)))
+        if tested
+        else None,
         num_held_out=len(tested),
         finish=finish,
     )

@@ -118,17 +118,12 @@ def check(args: argparse.Namespace, paths: list[str]) -> None:
 
 def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> Judge | None:
     """What gives rewards: a reward model, or a rule."""
+    from kamon.policy import by_model, by_rule, load_reward
+
     if args.prefer is not None:
-        from kamon.preferences import parse_rule
-
-        rule = parse_rule(args.prefer)
-        return lambda texts: [float(rule(text)) for text in texts]
+        return by_rule(args.prefer)
     if args.reward is not None:
-        from kamon.api import load
-        from kamon.reward import reward_of
-
-        model = load(args.reward, **engine)
-        return lambda texts: reward_of(model, texts)
+        return by_model(load_reward(args.reward, **engine))
     return None
 
 
@@ -175,6 +170,16 @@ def cell(text: str, width: int) -> str:
     return text + " " * (width - columns(text))
 
 
+def name_cell(name: str, width: int) -> str:
+    """The two ends of a name that is longer: what tells names apart is often at the end."""
+    left = len(name)
+    shown = name
+    while columns(shown) > width:
+        left -= 1
+        shown = f"{name[: left // 2]}…{name[len(name) - (left - left // 2) :]}"
+    return cell(shown, width)
+
+
 def print_samples(found: Comparison, most: int) -> None:
     """Blocks of as many models as fit, the base in each."""
     per_block = WIDTH // (NARROWEST + 2) - 1
@@ -183,9 +188,10 @@ def print_samples(found: Comparison, most: int) -> None:
         width = min(WIDEST, WIDTH // len(block) - 2)
         lines = zip(*(each.samples[:most] for each in block), strict=True)
         marked = [[one_line(t) + "*" * (t in found.in_list) for t in texts] for texts in lines]
-        for row in [[each.name for each in block], *marked] if most else []:
-            print("  ".join(cell(text, width) for text in row).rstrip())
         if most:
+            print("  ".join(name_cell(each.name, width) for each in block).rstrip())
+            for row in marked:
+                print("  ".join(cell(text, width) for text in row).rstrip())
             print()
 
 
@@ -196,15 +202,15 @@ def name_width(found: Comparison) -> int:
 def print_figures(found: Comparison) -> None:
     width = name_width(found)
     judged = found.base.rewards is not None
-    wins = f"{'win rate, 95% interval':>24}" if judged else ""
+    wins = f"{'win rate, 95% interval':>25}" if judged else ""
     print(f"{'':{width}} {'KL':>15}{wins} {'unique':>7} {'novel':>7} {'length':>6} {'loss':>7}")
     for each in found.all:
         base = each is found.base
         kl = "0" if base else f"{each.kl:.3f} ± {each.kl_error:.3f}"
-        won = f"{wins_of(each, base):>24}" if judged else ""
+        won = f"{wins_of(each, base):>25}" if judged else ""
         loss = "-" if each.loss is None else f"{each.loss:.4f}"
         print(
-            f"{cell(each.name, width)} {kl:>15}{won} {each.unique:7.1%} {each.novel:7.1%} "
+            f"{name_cell(each.name, width)} {kl:>15}{won} {each.unique:7.1%} {each.novel:7.1%} "
             f"{each.mean_length:6.2f} {loss:>7}"
         )
     which = "held out from" if found.held_out else "of"
@@ -231,7 +237,7 @@ def print_rewards(found: Comparison) -> None:
         spread = each.rewards
         assert spread
         numbers = "".join(f"{number:8.3f}" for number in spread.quantiles)
-        print(f"{cell(each.name, width)} {spread.mean:8.3f}{spread.deviation:11.3f}{numbers}")
+        print(f"{name_cell(each.name, width)} {spread.mean:8.3f}{spread.deviation:11.3f}{numbers}")
 
 
 def print_frontier(found: Comparison, *, by_wins: bool) -> None:
@@ -247,4 +253,4 @@ def print_frontier(found: Comparison, *, by_wins: bool) -> None:
     for (kl, height), best, each in sorted(rows, key=lambda row: row[0][0]):
         assert each.rewards
         shown = f"{height:8.1%} {each.rewards.mean:11.1%}" if by_wins else f"{height:12.3f}"
-        print(f"{cell(each.name, width)} {kl:8.3f} {shown}{'   *' * best}")
+        print(f"{name_cell(each.name, width)} {kl:8.3f} {shown}{'   *' * best}")
