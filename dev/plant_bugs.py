@@ -46,6 +46,10 @@ CURVES = ("tests/test_curve.py",)
 PICTURES = ("tests/test_plot.py",)
 COMPARE = "compare.py"
 COMPARED = ("tests/test_compare.py",)
+REWARDS = "rewards.py"
+PAIRED = ("tests/test_reward.py",)
+POLICY = "policy.py"
+TUNED = ("tests/test_ppo.py",)
 STORE = "store.py"
 CONTENTS = "contents.py"
 KEPT = ("tests/test_store.py",)
@@ -1268,6 +1272,76 @@ BUGS = [
         "1.96 * each.rewards.deviation / math.sqrt(found.n)",
         "1.96 * each.rewards.deviation",
         COMPARED,
+    ),
+    Bug(
+        "rewards: good and bad read at the wrong documents",
+        REWARDS,
+        "ends.append((end + len(tokens) - 1, end + 2 * len(tokens) - 1))",
+        "ends.append((end + 2 * len(tokens) - 1, end + len(tokens) - 1))",
+        PAIRED,
+    ),
+    Bug(
+        "rewards: the rejected document learned as the chosen one",
+        REWARDS,
+        "weight = -of_pairs[i // 2] if i % 2 else of_pairs[i // 2]",
+        "weight = of_pairs[i // 2]",
+        PAIRED,
+    ),
+    Bug(
+        "rewards: calibration forgets how many pairs a bin has",
+        REWARDS,
+        "error += abs(predicted - observed) * len(row) / len(margins)",
+        "error += abs(predicted - observed) / num_bins",
+        PAIRED,
+    ),
+    Bug(
+        "ppo: the coefficient begins anew where a tuning goes on",
+        POLICY,
+        'control.beta = next_beta(line["beta"], line["kl"], target)',
+        "pass",
+        TUNED,
+    ),
+    Bug(
+        "ppo: the same documents in every step",
+        POLICY,
+        "first = FIRST + step * c.batch_size",
+        "first = FIRST",
+        TUNED,
+    ),
+    Bug(
+        "ppo: the KL is rewarded",
+        POLICY,
+        "gains = [r / unit - beta * d for",
+        "gains = [r / unit + beta * d for",
+        TUNED,
+    ),
+    Bug(
+        "ppo: the step beyond the budget is kept",
+        POLICY,
+        "                engine.load(before)\n",
+        "",
+        TUNED,
+    ),
+    Bug(
+        "critic: a prefix has the value of the one behind it",
+        POLICY,
+        "for end in range(1, len(tokens)))",
+        "for end in range(2, len(tokens) + 1))",
+        TUNED,
+    ),
+    Bug(
+        "critic: good and bad swapped",
+        POLICY,
+        "for place, w_good, w_bad in",
+        "for place, w_bad, w_good in",
+        TUNED,
+    ),
+    Bug(
+        "a critic is not kept",
+        "tune.py",
+        "critic=critic.state() if critic else None",
+        "critic=None",
+        TUNED,
     ),
 ]
 

@@ -4,6 +4,8 @@ A step draws documents at temperature 1, judges each, and makes several updates 
 probability of those above the others (Schulman et al. 2017, arXiv:1707.06347). There is no prompt,
 so all documents of a step are one group, and the mean reward of the others is the baseline of each:
 a group baseline in place of a critic, as in RLOO and GRPO (see `objectives.group_advantages`).
+A critic can be had: a model beside that says good or bad behind each prefix, and the odds of good
+are the gain to expect there (`objectives.critic_weights`); then each token has its own advantage.
 
 What a document gains is its reward, in standard deviations of the base model's rewards, less
 beta · (log p − log p_base): the KL to the base, of which the model shall not move far. beta adapts
@@ -11,12 +13,13 @@ so that this KL comes to a target. Source of both: Ziegler et al. 2019, "Fine-tu
 from human preferences", arXiv:1909.08593, section 2.2.
 
 Document i of step s is number FIRST + s · batch_size + i of the counter generator, and beta follows
-from the measurements of the step before, which metrics.jsonl has: so a step depends on (seed, step),
-the parameters and Adam's moments alone, and going on comes to the same, bit for bit.
+from what the step before measured, which metrics.jsonl has: so a step depends on (seed, step), the
+parameters and Adam's moments alone, and going on comes to the same, bit for bit.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +31,22 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.alignment import collapse, novelty, uniqueness
 from kamon.api import Model, load
-from kamon.batch import Batch, pack
+from kamon.batch import BAD, GOOD, Batch, pack
 from kamon.config import check_type
-from kamon.contents import unpack_documents
+from kamon.contents import critic_config, unpack_documents
 from kamon.engine import Engine, document_logprobs, left_sum, make_engine, untrained
 from kamon.errors import ConfigError
-from kamon.objectives import group_advantages, mean, ppo_loss, ppo_weights
+from kamon.extend import extend
+from kamon.objectives import (
+    advantages_with_critic,
+    critic_loss,
+    critic_values,
+    critic_weights,
+    group_advantages,
+    mean,
+    ppo_loss,
+    ppo_weights,
+)
 from kamon.preferences import parse_rule
 from kamon.rewards import is_reward_model, reward_of
 from kamon.sampler import SampleRequest, sample
@@ -46,20 +59,26 @@ if TYPE_CHECKING:
     from kamon.trainer import Progress
 
 KIND = "ppo"
-NUM_STEPS = 60
+NUM_STEPS = 40
 BATCH_SIZE = 256  # documents of a step
-LEARNING_RATE = 0.001
+LEARNING_RATE = 0.002
 UPDATES = 4
 CLIP = 0.2
-BETA = 0.2
-KL_TARGET = 3.0  # nats a document
+BETA = 0.5
+KL_TARGET = 1.0  # nats a document
 GAIN = 0.5  # of the controller of beta: per step, at most a tenth up or down
 MOST_ERROR = 0.2
 FIRST = 1 << 40  # number of the first document that is drawn; those of `sample` begin at 0
 NUM_BASE = 1_000  # documents of the base model, and of the tuned one at the end
 NUM_BASE_SLOWLY = 100  # by an engine without fused calls
 
+DEVIATIONS = 4  # around the base's mean: the gains that a critic can tell apart
+CRITIC_RATE = 0.005  # learning rate of a critic
+DECAY = 0.95  # λ of the advantages by a critic
+READ_FOR_ROWS = 100  # documents from which the critic's first rows are found
+
 Reward = Callable[[Sequence[str]], Sequence[float]]
+OnStep = Callable[[int, int, Mapping[str, float]], None]
 
 
 def next_beta(beta: float, kl: float, target: float) -> float:
@@ -75,7 +94,7 @@ def next_beta(beta: float, kl: float, target: float) -> float:
 
 
 def rewards_by(tuning: Tuning, reward: Reward | None) -> Reward:
-    """What judges texts, by the settings of a tuning. ConfigError where it cannot be found again."""
+    """What judges texts, by a tuning's settings. ConfigError where it cannot be found again."""
     kept = tuning.settings["reward"]
     if reward is not None:
         return reward
@@ -130,6 +149,7 @@ def ppo(
     beta: float = BETA,
     kl_target: float = KL_TARGET,
     max_kl: float | None = None,
+    critic: bool = False,
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
@@ -138,7 +158,7 @@ def ppo(
     checkpoint_every: str | int | float | None = None,
     on_start: Callable[[Start], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    on_step: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Model:
     """`model`, tuned so that its samples earn more.
@@ -147,8 +167,9 @@ def ppo(
     `preferences.parse_rule`, which a text fulfils (1) or not (0). batch_size: documents of a step,
     from which `updates` updates are made; clip: how far a ratio of probabilities may go; beta: the
     first coefficient of the KL, kl_target: the KL that it is steered to, in nats a document;
-    max_kl: the tuning ends where a step would lead beyond, and that step is taken back. on_step is
-    called behind each step, with its number from 1 and what was measured. base: where the model was
+    max_kl: the tuning ends where a step would lead beyond, and that step is taken back. critic: a
+    learned baseline in place of the group's mean. on_step is called behind each step, with its
+    number from 1, how many there are, and what was measured. base: where the model was
     loaded from. For the other arguments and errors see `kamon.train`.
     """
     model.check_documents("rewards are of documents")
@@ -189,6 +210,7 @@ def ppo(
             "beta": beta,
             "kl_target": kl_target,
             "max_kl": max_kl,
+            "critic": critic,
         },
         examples=[{"text": t, "reward": r} for t, r in zip(texts, base_rewards, strict=True)],
         source=kept["name"],
@@ -220,7 +242,7 @@ def resume(
     checkpoint_every: str | int | float | None = None,
     on_start: Callable[[Start], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    on_step: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Model:
     """Go on with what `ppo` kept in its output; reward: the function, where it was one."""
@@ -272,7 +294,7 @@ def judged(reward: Reward, texts: Sequence[str]) -> list[float]:
     found = [float(r) for r in reward(texts)]
     if len(found) != len(texts):
         raise ConfigError(f"the reward function gave {len(found)} rewards for {len(texts)} texts")
-    if any(r - r for r in found):  # neither infinite nor none at all
+    if not all(map(math.isfinite, found)):
         raise ConfigError("the reward function gave a reward that is not finite")
     return found
 
@@ -324,23 +346,87 @@ def rate_of_wins(rewards: Sequence[float], of_base: Sequence[float]) -> float:
 
 def deviation(numbers: Sequence[float]) -> float:
     middle = mean(numbers)
-    return mean([(x - middle) ** 2 for x in numbers]) ** 0.5
+    return math.sqrt(mean([(x - middle) ** 2 for x in numbers]))
+
+
+@dataclass
+class Critic:
+    """Says what to expect behind each prefix of a document.
+
+    It starts as the base model with two tokens more, which stand for good and bad.
+    """
+
+    engine: Engine
+    good: int
+    bad: int
+
+    @classmethod
+    def of(cls, tuning: Tuning, new_engine: NewEngine, reference: Engine) -> Critic:
+        assert tuning.frozen is not None
+        config, tokenizer = tuning.config, tuning.tokenizer
+        texts = [each["text"] for each in tuning.examples[:READ_FOR_ROWS]]
+        _, known, params = extend(
+            config,
+            tokenizer,
+            tuning.frozen,
+            specials=(GOOD, BAD),
+            reader=reference,
+            docs=tokenizer.encode_documents(texts, config.block_size),
+        )
+        made = new_engine(params, critic_config(config))
+        return cls(made, known.special[GOOD], known.special[BAD])
+
+    def learn(
+        self, batch: Batch, returns: Sequence[float], rate: float
+    ) -> tuple[list[float], float]:
+        """(the advantage of each target, the loss), by what it knew before this update.
+
+        returns: of each document, from 0 to 1. Prefixes that several documents begin with are read
+        once.
+        """
+        places: dict[tuple[int, ...], int] = {}
+        of_targets: list[list[int]] = []
+        for tokens in batch:
+            prefixes = (tuple(tokens[:end]) for end in range(1, len(tokens)))
+            of_targets.append([places.setdefault(prefix, len(places)) for prefix in prefixes])
+        asked = pack([*prefix, verdict] for prefix in places for verdict in (self.good, self.bad))
+        ends = [end - d - 1 for d, end in enumerate(asked.offsets[1:], 1)]
+        owed = [r for r, own in zip(returns, of_targets, strict=True) for _ in own]
+        rows = [place for own in of_targets for place in own]
+        weights = array("d", bytes(8 * asked.num_targets))
+        for place, w_good, w_bad in zip(rows, *critic_weights(owed), strict=True):
+            weights[ends[2 * place]] += w_good
+            weights[ends[2 * place + 1]] += w_bad
+        logprobs = self.engine.backward(asked, weights)
+        self.engine.step(rate)
+        good, bad = ([logprobs[ends[2 * p + which]] for p in rows] for which in (0, 1))
+        values = iter(critic_values(good, bad))
+        advantages: list[float] = []
+        for r, own in zip(returns, of_targets, strict=True):
+            advantages += advantages_with_critic(r, [next(values) for _ in own], DECAY)
+        return advantages, critic_loss(good, bad, owed)
 
 
 def steps_of(
     tuning: Tuning,
     new_engine: NewEngine,
     reward: Reward,
-    on_step: Callable[[int, Mapping[str, float]], None] | None,
+    on_step: OnStep | None,
 ) -> Steps:
     c, tokenizer, settings = tuning.config, tuning.tokenizer, tuning.settings
     assert tuning.frozen is not None
+    docs = tuning.documents
+    docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
     reference = new_engine(tuning.frozen)
     clip, target, max_kl = settings["clip"], settings["kl_target"], settings["max_kl"]
     base_texts = [each["text"] for each in tuning.examples]
     base_rewards = [each["reward"] for each in tuning.examples]
     in_order, unit = sorted(base_rewards), deviation(base_rewards) or 1.0
     control = Control(settings["beta"])
+    critic = Critic.of(tuning, new_engine, reference) if settings["critic"] else None
+    usual = [r / unit for r in base_rewards]
+    low = min(mean(usual) - DEVIATIONS, *usual)
+    high = max(mean(usual) + DEVIATIONS, *usual)
 
     def go_on(metrics: Metrics) -> None:
         line = metrics[-1]
@@ -358,8 +444,13 @@ def steps_of(
         rewards = judged(reward, texts)
         beta, kl = control.beta, mean(moved)
         gains = [r / unit - beta * d for r, d in zip(rewards, moved, strict=True)]
-        advantages = group_advantages(gains, len(gains))
-        of_targets = [a for a, size in zip(advantages, sizes, strict=True) for _ in range(size)]
+        more = {}
+        if critic:
+            returns = [min(max((g - low) / (high - low), 0.0), 1.0) for g in gains]
+            of_targets, more["critic_loss"] = critic.learn(batch, returns, CRITIC_RATE)
+        else:
+            advantages = group_advantages(gains, len(gains))
+            of_targets = [a for a, size in zip(advantages, sizes, strict=True) for _ in range(size)]
         logprobs: array[float] = old
         for update in range(tuning.updates):
             if update:
@@ -374,7 +465,9 @@ def steps_of(
             "entropy": -mean(old),
             "win_rate": rate_of_wins(rewards, in_order),
             "uniqueness": len(set(texts)) / len(texts),
+            "novelty": novelty(texts, docs),
             "length": mean(list(map(len, texts))),
+            **more,
         }
         control.beta = next_beta(beta, kl, target)
         if before is not None and max_kl is not None:
@@ -385,15 +478,13 @@ def steps_of(
                 engine.load(before)
                 control.enough = True
         if on_step:
-            on_step(step + 1, measured)
+            on_step(step + 1, c.num_steps, measured)
         return measured
 
     def finish(engine: Engine) -> dict[str, Any]:
         drawn = rollouts(engine, tokenizer, len(base_texts), c.seed, 0)
         texts = tokenizer.decode_documents(drawn)
         batch = documents(drawn, tokenizer.bos, c.block_size)
-        docs = tuning.documents
-        docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
         moved = kl_per_document(engine, reference, batch)
         rewards = judged(reward, texts)
         return {
@@ -416,4 +507,10 @@ def steps_of(
             }
         }
 
-    return Steps(make, go_on=go_on, enough=lambda: control.enough, finish=finish)
+    return Steps(
+        make,
+        go_on=go_on,
+        ended=lambda: control.enough,
+        critic=critic.engine if critic else None,
+        finish=finish,
+    )

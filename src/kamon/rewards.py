@@ -5,8 +5,8 @@ is r = log p(good) − log p(bad): the odds of good, in nats. Learned from pairs
 is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
 
 Beside it goes on to learn the documents themselves, with a small weight. So it stays a language
-model, which gives special tokens no probability inside of a document. Source: Yang et al. 2024, "Regularizing hidden states enables learning generalizable reward model
-for LLMs", arXiv:2406.10216.
+model, which gives special tokens no probability inside of a document. Source: Yang et al. 2024,
+"Regularizing hidden states enables learning generalizable reward model for LLMs", arXiv:2406.10216.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ READ_FOR_ROWS = 100  # documents from which the rows of new tokens are found
 
 
 def is_reward_model(model: Model) -> bool:
-    return model.training.get("tuning", {}).get("kind") == KIND
+    return bool(model.training.get("tuning", {}).get("kind") == KIND)
 
 
 # ---- rewards

@@ -19,7 +19,8 @@ import warnings
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 import kamon
 from kamon.api import Model, directory, interval, stored
@@ -96,11 +97,18 @@ class Steps:
     held_out: Callable[[Engine], float] | None = None
     num_held_out: int = 0
     go_on: Callable[[Metrics], None] | None = None
-    enough: Callable[[], bool] | None = None
+    ended: Callable[[], bool] | None = None
+    critic: Engine | None = None
     finish: Callable[[Engine], dict[str, Any]] | None = None
 
 
-NewEngine = Callable[["array[float]"], Engine]  # one more of the same kind, with these parameters
+class NewEngine(Protocol):
+    """Makes one more engine of the same kind, with these parameters; shape: its Config, where
+    that is another one."""
+
+    def __call__(self, params: array[float], shape: Config | None = None) -> Engine: ...
+
+
 MakeSteps = Callable[[Tuning, NewEngine], Steps]
 
 
@@ -124,8 +132,11 @@ def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]
     places = []
     for number in range(step * batch_size, (step + 1) * batch_size):
         epoch, i = divmod(number, n)
-        places.append(permutation(seed, epoch, n)(i))
+        places.append(order(seed, epoch, n)(i))
     return places
+
+
+order = lru_cache(maxsize=8)(permutation)  # finding the keys of one takes as long as ten places
 
 
 def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> str:
@@ -226,6 +237,10 @@ def resume(
         made.load(state)
         if steps.go_on:
             steps.go_on(found.metrics)
+        if steps.critic:
+            if found.critic is None:
+                raise StoreError(f"{path} keeps no critic to go on with: tune its base anew")
+            steps.critic.load(found.critic)
         resumed = Resumed(writer.folder.name, len(found.metrics), writer.problems)
         if on_start:
             on_start(Start(tuning, steps, made, training["engine"], resumed))
@@ -249,8 +264,8 @@ def engines(config: Config, name: str, dtype: str | None, threads: int | None) -
         held_out=0,
     )
 
-    def new_engine(params: array[float]) -> Engine:
-        made = make_engine(name, config, dtype=dtype, threads=threads)
+    def new_engine(params: array[float], shape: Config | None = None) -> Engine:
+        made = make_engine(name, shape or config, dtype=dtype, threads=threads)
         made.load(untrained(params))
         return made
 
@@ -360,8 +375,9 @@ class Course:
             model = self.model(before + time.perf_counter() - start, finished, more)
             if writer:
                 content = stored(model, params, state)
-                frozen = self.tuning.frozen
-                writer.save(replace(content, examples=packed, frozen=frozen))
+                critic = self.steps.critic
+                content = replace(content, examples=packed, frozen=self.tuning.frozen)
+                writer.save(replace(content, critic=critic.state() if critic else None))
             return model
 
         def checkpoint(_: array[float]) -> None:
@@ -372,8 +388,8 @@ class Course:
         self.make_steps(on_progress, should_stop, checkpoints)
         done, validation = len(self.metrics), self.validation
         exhausted = validation is not None and validation.exhausted
-        enough = self.steps.enough is not None and self.steps.enough()
-        finished = done == self.tuning.config.num_steps or exhausted or enough
+        ended = self.steps.ended is not None and self.steps.ended()
+        finished = done == self.tuning.config.num_steps or exhausted or ended
         if not done:
             return self.model(0.0, False, {})
         last = engine.state()
@@ -420,7 +436,7 @@ class Course:
                 metrics.held_out[done] = validation.records[-1][1]
                 if stop:
                     break
-            if self.steps.enough and self.steps.enough():
+            if self.steps.ended and self.steps.ended():
                 break
             if should_stop and should_stop():
                 break

@@ -27,6 +27,8 @@ VERBS = {
     "eval": "measure a saved model: its guesses, beside n-grams, and its samples",
     "compare": "say what tuning did to a model: samples, rewards, distance",
     "ngram": "count n-grams: what a model must beat on your list",
+    "reward": "learn from pairs which text is preferred, and give texts rewards",
+    "ppo": "tune a saved model so that its samples earn more of a reward",
     "plot": "draw a saved model: losses, embeddings, attention, lengths",
     "inspect": "show what is in a saved model or a packed corpus",
     "reproduce": "run the original microGPT, number for number",
