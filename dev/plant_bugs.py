@@ -44,6 +44,8 @@ OF_PIECES = ("tests/test_tokenizer_cli.py",)
 CURVE = "curve.py"
 CURVES = ("tests/test_curve.py",)
 PICTURES = ("tests/test_plot.py",)
+COMPARE = "compare.py"
+COMPARED = ("tests/test_compare.py",)
 REWARDS = "rewards.py"
 PAIRED = ("tests/test_reward.py",)
 POLICY = "policy.py"
@@ -1393,6 +1395,62 @@ BUGS = [
         "if (there.st_size, there.st_mtime_ns) != (source.size, source.mtime_ns):",
         "if there.st_size != there.st_size:",
         PACKED,
+    ),
+    Bug(
+        "KL the other way round",
+        COMPARE,
+        "mean_and_error([p - q for p, q in both])",
+        "mean_and_error([q - p for p, q in both])",
+        COMPARED,
+    ),
+    Bug(
+        "special tokens count",
+        COMPARE,
+        "    if not dropped:\n",
+        "    if dropped:\n",
+        COMPARED,
+    ),
+    Bug(
+        "a row of another token is dropped",
+        COMPARE,
+        'name not in ("wte", "lm_head") or row not in dropped',
+        'name not in ("wte", "lm_head") or row + 1 not in dropped',
+        COMPARED,
+    ),
+    Bug(
+        "what only one can read counts as near",
+        COMPARE,
+        "        kl -= math.log(len(texts) / n)\n",
+        "        kl += math.log(len(texts) / n)\n",
+        COMPARED,
+    ),
+    Bug(
+        "a draw is a loss",
+        COMPARE,
+        "(a > b) + (a == b) / 2",
+        "(a > b)",
+        COMPARED,
+    ),
+    Bug(
+        "the base's mean length",
+        COMPARE,
+        "sum(map(len, other.texts)) / n",
+        "sum(map(len, base.texts)) / n",
+        COMPARED,
+    ),
+    Bug(
+        "a dominated model on the frontier",
+        COMPARE,
+        "(a <= x and b > y) or (a < x and b >= y)",
+        "(a < x and b > y)",
+        COMPARED,
+    ),
+    Bug(
+        "intervals of the win rate for rewards",
+        COMPARE,
+        "1.96 * each.rewards.deviation / math.sqrt(found.n)",
+        "1.96 * each.rewards.deviation",
+        COMPARED,
     ),
     Bug(
         "rewards: good and bad read at the wrong documents",

@@ -636,6 +636,22 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("rate M -o new --prefs other", 1, "cannot write other: Is a directory"),
     (["rate", "M", "-o", ""], 2, "need a name, not an empty one"),
     (f"rate M -o new --seed {HUGE**2}", 2, "seed must be below 2**128"),
+    ("compare M", 2, "required: TUNED"),
+    ("compare M M", 2, "M is given more than once"),
+    ("compare M ./M/", 2, "M is given more than once"),
+    ("compare M two.txt", 1, "two.txt is not a model directory but a file"),
+    ("compare M B -n 1", 2, "number of samples to compare must be 2 or more, not 1"),
+    (f"compare M B -n {HUGE}", 2, "ask for fewer at a time"),
+    (f"compare M B --seed {HUGE**2}", 2, "seed must be below 2**128"),
+    ("compare M B --show -1", 2, "--show must be 0 or more, not -1"),
+    ("compare M B -o x.png", 2, "a frontier needs a judge: give --reward DIR or --prefer RULE"),
+    ("compare M B --overwrite", 2, "--overwrite is for the picture of -o, and there is none"),
+    ("compare M B --prefer len>1 -o x.jpg", 2, "'x.jpg' must end in .png or .svg"),
+    (["compare", "M", "B", "--prefer", "len>1", "-o", ""], 2, "'' must end in .png or .svg"),
+    ("compare M B --prefer len>1 -o B/x.png", 1, "is in the model's own directory"),
+    ("compare M B --prefer len>1 -o two.txt/x.png", 1, "two.txt is not a folder"),
+    (["compare", "M", "B", "--prefer", "len >"], 2, "the rule 'len >', character 6"),
+    ("compare M B --prefer len>1 --reward M", 2, "not allowed with argument"),
     ("reward", 2, "name DIR"),
     ("reward M", 2, "name DATA"),
     ("reward M common", 2, "name -o OUT"),
@@ -950,6 +966,7 @@ LOADERS = {
     "eval": [],
     "plot": ["--json"],
     "inspect": [],
+    "compare": ["M"],
 }
 
 
@@ -1025,7 +1042,7 @@ def test_a_model_that_claims_to_be_huge(
     assert " cannot be used: " in done.err or "are enough" in done.err
 
 
-@pytest.mark.parametrize("verb", ["sample", "complete", "fill", "score", "eval", "plot", "inspect"])
+@pytest.mark.parametrize("verb", [*LOADERS])
 @pytest.mark.parametrize("model", ["E", "F"])
 @pytest.mark.usefixtures("here")
 def test_json_is_json(verb: str, model: str, kamon: Kamon) -> None:
@@ -1035,7 +1052,7 @@ def test_json_is_json(verb: str, model: str, kamon: Kamon) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
     names = {"sample": ["--nearest"], "fill": ["_*"], "score": ["emoji.txt"], "eval": ["emoji.txt"]}
-    more = names.get(verb, [])
+    more = names.get(verb, ["M"] if verb == "compare" else [])
     if model == "F" and more[:1] == ["emoji.txt"]:
         Path("new.txt").write_text("anan\nroro\nanora\n")
         more = ["new.txt"]

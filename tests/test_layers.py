@@ -28,7 +28,7 @@ LAYERS = [
     {"units", "lesson"},
     {"api", "bench", "pack"},
     {"evaluate", "score", "complete", "tune", "instructions", "alignment"},
-    {"inside", "sft", "dpo"},
+    {"inside", "sft", "dpo", "compare"},
     {"plot", "rate", "rewards"},
     {"policy"},
     {"cli.parser"},
@@ -51,7 +51,7 @@ LAYERS = [
         "cli.tokenizer",
     },
     {"cli.tuning"},
-    {"cli.inspect", "cli.sft", "cli.dpo", "cli.rate", "cli.reward", "cli.ppo"},
+    {"cli.inspect", "cli.sft", "cli.dpo", "cli.rate", "cli.reward", "cli.ppo", "cli.compare"},
     {"cli"},
     {"__main__"},
 ]
