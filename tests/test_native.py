@@ -544,7 +544,7 @@ def test_training_stops_between_and_within_steps_where_it_is_told() -> None:
     config = Config(n_layer=2, n_embd=64, block_size=64, vocab_size=27)
     rng = random.Random(2)
     docs = pack([rng.randrange(27) for _ in range(60)] for _ in range(200))
-    plan = Plan(docs, 100, array("q", [i % 200 for i in range(10**5)]), array("d", [0.01] * 1000))
+    plan = Plan(docs, 20, array("q", [i % 200 for i in range(20_000)]), array("d", [0.01] * 1000))
     engine, whole = make_native(config, "float32"), make_native(config, "float32")
     for each in (engine, whole):
         each.load(untrained(init(config, random.Random(1))))
@@ -558,7 +558,7 @@ def test_training_stops_between_and_within_steps_where_it_is_told() -> None:
     losses = train(engine, plan, should_stop)
     assert calls >= 5
     assert 0 < len(losses) < 1000
-    part = Plan(docs, 100, plan.indices[: len(losses) * 100], plan.learning_rates[: len(losses)])
+    part = Plan(docs, 20, plan.indices[: len(losses) * 20], plan.learning_rates[: len(losses)])
     assert train(whole, part) == losses
     assert whole.state() == engine.state()
 
