@@ -49,6 +49,11 @@ CONTENTS = "contents.py"
 KEPT = ("tests/test_store.py",)
 DAMAGED = ("tests/test_torture_store.py",)
 RESUMED = ("tests/test_resume.py",)
+OBJECTIVES = "objectives.py"
+WEIGHED = ("tests/test_objectives.py",)
+EXTENDED = ("tests/test_extend.py",)
+TUNED = ("tests/test_tune.py",)
+ANSWERED = ("tests/test_sft.py",)
 WINDOWS = ("tests/test_windows.py",)
 SHARDS = ("tests/test_shards.py",)
 PACKED = ("tests/test_pack.py",)
@@ -1210,6 +1215,111 @@ BUGS = [
         "if (there.st_size, there.st_mtime_ns) != (source.size, source.mtime_ns):",
         "if there.st_size != there.st_size:",
         PACKED,
+    ),
+    Bug(
+        "objectives: prompts are learned",
+        OBJECTIVES,
+        "found += [0.0] * prompt + [weight] * answer",
+        "found += [weight] * prompt + [weight] * answer",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: DPO forgets beta in the gradient",
+        OBJECTIVES,
+        "share = beta / len(margins)",
+        "share = 1 / len(margins)",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: the clip of PPO on the wrong side",
+        OBJECTIVES,
+        "if advantage > 0 else ratio < 1 - clip",
+        "if advantage < 0 else ratio < 1 - clip",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: the penalty pulls away from the reference",
+        OBJECTIVES,
+        "return [-share * (now - ref)",
+        "return [share * (now - ref)",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: a group's baseline has the answer itself",
+        OBJECTIVES,
+        "r - (total - r) / (group_size - 1)",
+        "r - total / group_size",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: a critic learns the reverse",
+        OBJECTIVES,
+        "return [share * r for r in returns], [share * (1 - r) for r in returns]",
+        "return [share * (1 - r) for r in returns], [share * r for r in returns]",
+        WEIGHED,
+    ),
+    Bug(
+        "extend: new tokens are as likely as others",
+        "extend.py",
+        "if reader and docs else",
+        "if reader and not docs else",
+        EXTENDED,
+    ),
+    Bug(
+        "extend: new positions come first",
+        "extend.py",
+        "        found.extend(old)\n        more = wanted[name][0] - n_out\n",
+        '        more = wanted[name][0] - n_out\n        old = old[n_in:] + old[:n_in] if more and name == "wpe" else old\n        found.extend(old)\n',
+        EXTENDED,
+    ),
+    Bug(
+        "samples: special tokens may be drawn",
+        "sampler.py",
+        "if each not in excluded]",
+        "if each not in ()]",
+        EXTENDED,
+    ),
+    Bug(
+        "tune: Adam counts steps, not updates",
+        "tune.py",
+        'state["step"] = len(found.metrics) * tuning.updates',
+        'state["step"] = len(found.metrics)',
+        TUNED,
+    ),
+    Bug(
+        "tune: it goes on from the best parameters",
+        "tune.py",
+        "        engine.load(last)\n        model = keep(",
+        "        model = keep(",
+        TUNED,
+    ),
+    Bug(
+        "tune: every epoch in the same order",
+        "tune.py",
+        "places.append(order(seed, epoch, n)(i))",
+        "places.append(order(seed, i, n)(i))",
+        TUNED,
+    ),
+    Bug(
+        "sft: the base's documents lose their first letter",
+        "sft.py",
+        "rows.append((tokens, (0, len(tokens) - 1)))",
+        "rows.append((tokens, (1, len(tokens) - 2)))",
+        ANSWERED,
+    ),
+    Bug(
+        "sft: what the base was tested on is learned",
+        "sft.py",
+        "        if completion in tested_base:\n            continue\n",
+        "",
+        ANSWERED,
+    ),
+    Bug(
+        "answers: the draw of another position",
+        "conditions.py",
+        "range(model.config.block_size - len(before))",
+        "range(len(before), model.config.block_size)",
+        ANSWERED,
     ),
 ]
 
