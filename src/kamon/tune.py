@@ -19,6 +19,7 @@ import warnings
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import kamon
@@ -124,8 +125,11 @@ def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]
     places = []
     for number in range(step * batch_size, (step + 1) * batch_size):
         epoch, i = divmod(number, n)
-        places.append(permutation(seed, epoch, n)(i))
+        places.append(order(seed, epoch, n)(i))
     return places
+
+
+order = lru_cache(maxsize=8)(permutation)  # finding the keys of one takes as long as ten places
 
 
 def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> str:
@@ -153,6 +157,8 @@ def tune(
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | float | None = None,
@@ -168,7 +174,7 @@ def tune(
     every = interval(checkpoint_every)
     with directory(output, overwrite=overwrite) as writer:
         name = engine or best_engine()
-        new_engine = engines(tuning.config, name, dtype, threads)
+        new_engine = engines(tuning.config, name, dtype, threads, device, compile)
         made = new_engine(tuning.params)
         training = {
             "kamon": kamon.__version__,
@@ -185,12 +191,14 @@ def tune(
         return course.learn(writer, every, on_progress, should_stop)
 
 
-def resume(
+def resume_tuning(
     path: str | Path,
     kind: str,
     make_steps: MakeSteps,
     *,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     checkpoint_every: str | int | float | None = None,
     on_start: Callable[[Start], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -214,7 +222,9 @@ def resume(
             raise ConfigError(
                 f"{path} is at its end, behind {len(found.metrics):,} steps on {tuning.source}"
             )
-        new_engine = engines(tuning.config, training["engine"], training["dtype"], threads)
+        new_engine = engines(
+            *(tuning.config, training["engine"], training["dtype"], threads, device, compile)
+        )
         made = new_engine(found.params)
         steps = make_steps(tuning, new_engine)
         validation = validation_of(steps)
@@ -234,7 +244,14 @@ def resume(
         return course.learn(writer, every, on_progress, should_stop)
 
 
-def engines(config: Config, name: str, dtype: str | None, threads: int | None) -> NewEngine:
+def engines(
+    config: Config,
+    name: str,
+    dtype: str | None,
+    threads: int | None,
+    device: str | None,
+    compile: bool,
+) -> NewEngine:
     """Makes engines of one kind. ConfigError where memory lacks, or several processes ask."""
     if here().size > 1:
         raise ConfigError("a model is tuned by one process: start it without torchrun")
@@ -248,7 +265,9 @@ def engines(config: Config, name: str, dtype: str | None, threads: int | None) -
     )
 
     def new_engine(params: array[float]) -> Engine:
-        made = make_engine(name, config, dtype=dtype, threads=threads)
+        made = make_engine(
+            name, config, dtype=dtype, threads=threads, device=device, compile=compile
+        )
         made.load(untrained(params))
         return made
 
