@@ -90,15 +90,15 @@ class Steps:
     engine, as often as Tuning.updates says; returns what was measured, "loss" among it, under the
     same names each time. held_out: the loss on num_held_out examples that are not learned from, by
     which the best model is found; None where there are none, and the last model is the best.
-    enough: asked as often, behind it, whether the tuning is at its end before its last step.
     finish: what is known in the end, of the model that is kept, for training.json.
+    enough: asked as often as held_out, behind it: whether the tuning is at its end already.
     """
 
     make: Callable[[Engine, int, float], Mapping[str, float]]
     held_out: Callable[[Engine], float] | None = None
     num_held_out: int = 0
-    enough: Callable[[Engine], bool] | None = None
     finish: Callable[[Engine], dict[str, Any]] | None = None
+    enough: Callable[[Engine], bool] | None = None
 
 
 NewEngine = Callable[["array[float]"], Engine]  # one more of the same kind, with these parameters
