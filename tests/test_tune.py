@@ -30,7 +30,7 @@ from kamon.tune import (
     base_of,
     examples_of_step,
     fingerprint,
-    resume,
+    resume_tuning,
     tune,
 )
 from test_resume import stop_after
@@ -120,12 +120,12 @@ def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path:
     while not model.training["finished"]:
         assert model.training["tuning"].get("ends") is None
         rounds += 1
-        model = resume(path, "toy", steps_of, should_stop=stop_after(3), threads=1)
+        model = resume_tuning(path, "toy", steps_of, should_stop=stop_after(3), threads=1)
     assert rounds == 3
     same(model, whole)
     same(kamon.load(path, engine=engine, dtype=dtype), whole)
     with pytest.raises(ConfigError, match="is at its end, behind 12 steps on toys"):
-        resume(path, "toy", steps_of)
+        resume_tuning(path, "toy", steps_of)
 
 
 def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
         tuning, steps_of, engine="scalar", output=tmp_path / "n", should_stop=stop_after(30)
     )
     while not model.training["finished"]:
-        model = resume(tmp_path / "n", "toy", steps_of, should_stop=stop_after(50))
+        model = resume_tuning(tmp_path / "n", "toy", steps_of, should_stop=stop_after(50))
     same(model, whole)
 
 
@@ -168,16 +168,16 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
     assert refused.code == 2
     assert f"is tuned by toy: `kamon toy --resume {path}` goes on" in refused.err
     with pytest.raises(ConfigError, match="is tuned by toy, not by dpo: `kamon toy --resume"):
-        resume(path, "dpo", steps_of)
+        resume_tuning(path, "dpo", steps_of)
 
 
 def test_a_model_that_is_not_tuned(base: Model, tmp_path: Path) -> None:
     kamon.train(DOCS, num_steps=2, output=tmp_path / "m", size="tiny")
     with pytest.raises(ConfigError, match="is trained and not tuned: `kamon train --resume"):
-        resume(tmp_path / "m", "toy", steps_of)
+        resume_tuning(tmp_path / "m", "toy", steps_of)
     base.save(tmp_path / "n")
     with pytest.raises(ConfigError, match="is trained and not tuned"):
-        resume(tmp_path / "n", "toy", steps_of)
+        resume_tuning(tmp_path / "n", "toy", steps_of)
 
 
 def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
@@ -189,11 +189,11 @@ def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
 
         writer.save(replace(writer.stored, examples=pack_examples([{"text": "abc"}])))
     with pytest.raises(StoreError, match="its examples are not those it learned"):
-        resume(path, "toy", steps_of)
+        resume_tuning(path, "toy", steps_of)
     with store.writing(path, go_on=True) as writer:
         writer.save(replace(writer.stored, examples=b"x"))
     with pytest.raises(StoreError, match="the model's examples cannot be used"):
-        resume(path, "toy", steps_of)
+        resume_tuning(path, "toy", steps_of)
     with store.writing(path, go_on=True) as writer:
         writer.save(replace(writer.stored, examples=None))
     with pytest.raises(StoreError, match="there is no examples"):

@@ -6,7 +6,7 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -300,27 +300,31 @@ def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[s
 
 def json_texts(name: str, lines: Iterable[str], key: str, first: int = 1) -> Iterator[str]:
     """The text that each record has under `key`; "" for a blank line. first: its line."""
+    for number, line in enumerate(lines, first):
+        yield json_record(name, number, line, [key])[0] if line.strip() else ""
+
+
+def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[str]:
+    """The texts that the record in a line has under `keys`. number: of the line."""
     import json
 
-    for number, line in enumerate(lines, first):
-        if not line.strip():
-            yield ""
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            deep = isinstance(error, RecursionError)
-            other = "it is nested too deeply" if deep else "a number has too many digits"
-            reason = getattr(error, "msg", other)
-            raise CorpusError(f"{name}, line {number} is not valid JSON: {reason}") from None
-        if not isinstance(record, dict):
-            raise CorpusError(f'{name}, line {number} is no JSON object such as {{"{key}": "…"}}')
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        other = "it is nested too deeply" if deep else "a number has too many digits"
+        reason = getattr(error, "msg", other)
+        raise CorpusError(f"{name}, line {number} is not valid JSON: {reason}") from None
+    if not isinstance(record, dict):
+        such = ", ".join(f'"{key}": "…"' for key in keys)
+        raise CorpusError(f"{name}, line {number} is no JSON object such as {{{such}}}")
+    for key in keys:
         if key in record and not isinstance(record[key], str):
             raise CorpusError(f"{name}, line {number} has something else than text under {key!r}")
         if key not in record:
             found = listed(record) or "none"
             raise CorpusError(f"{name}, line {number} has no text under {key!r}; its keys: {found}")
-        yield checked_text(name, f"line {number}", record[key])
+    return [checked_text(name, f"line {number}", record[key]) for key in keys]
 
 
 def cells(name: str, lines: Iterable[str], column: str | None, delimiter: str) -> Iterator[str]:

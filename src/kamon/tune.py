@@ -164,6 +164,8 @@ def tune(
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | float | None = None,
@@ -179,7 +181,7 @@ def tune(
     every = interval(checkpoint_every)
     with directory(output, overwrite=overwrite) as writer:
         name = engine or best_engine()
-        new_engine = engines(tuning.config, name, dtype, threads)
+        new_engine = engines(tuning.config, name, dtype, threads, device, compile)
         made = new_engine(tuning.params)
         training = {
             "kamon": kamon.__version__,
@@ -196,12 +198,14 @@ def tune(
         return course.learn(writer, every, on_progress, should_stop)
 
 
-def resume(
+def resume_tuning(
     path: str | Path,
     kind: str,
     make_steps: MakeSteps,
     *,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     checkpoint_every: str | int | float | None = None,
     on_start: Callable[[Start], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -225,7 +229,9 @@ def resume(
             raise ConfigError(
                 f"{path} is at its end, behind {len(found.metrics):,} steps on {tuning.source}"
             )
-        new_engine = engines(tuning.config, training["engine"], training["dtype"], threads)
+        new_engine = engines(
+            *(tuning.config, training["engine"], training["dtype"], threads, device, compile)
+        )
         made = new_engine(found.params)
         steps = make_steps(tuning, new_engine)
         validation = validation_of(steps)
@@ -251,7 +257,14 @@ def resume(
         return course.learn(writer, every, on_progress, should_stop)
 
 
-def engines(config: Config, name: str, dtype: str | None, threads: int | None) -> NewEngine:
+def engines(
+    config: Config,
+    name: str,
+    dtype: str | None,
+    threads: int | None,
+    device: str | None,
+    compile: bool,
+) -> NewEngine:
     """Makes engines of one kind. ConfigError where memory lacks, or several processes ask."""
     if here().size > 1:
         raise ConfigError("a model is tuned by one process: start it without torchrun")
@@ -265,7 +278,8 @@ def engines(config: Config, name: str, dtype: str | None, threads: int | None) -
     )
 
     def new_engine(params: array[float], shape: Config | None = None) -> Engine:
-        made = make_engine(name, shape or config, dtype=dtype, threads=threads)
+        c = shape or config
+        made = make_engine(name, c, dtype=dtype, threads=threads, device=device, compile=compile)
         made.load(untrained(params))
         return made
 

@@ -20,6 +20,7 @@ VERBS = {
     "pack": "make token shards of a corpus too long for memory",
     "tokenizer": "learn how text becomes tokens, and see how it does",
     "train": "learn a list, save the model, make new names",
+    "sft": "teach a saved model to answer prompts",
     "sample": "make new names with a saved model",
     "complete": "say what may come next, and how a text may end",
     "fill": "fill the gaps in a text: ma__a, *ia",
@@ -41,6 +42,7 @@ examples:
   kamon train towns.csv --column name    … or a column of a table
   kamon clean raw.txt -o brands.txt      one form, no repetitions; see its --help
   kamon sample brands -n 50 --temperature 0.8
+  kamon sft model instructions -o tuned  then: kamon sample tuned --prompt "girl, m, 5"
   kamon pack texts/ -o shards            a corpus longer than memory, to learn from
   kamon complete brands ne               what comes next, and how it may end
   kamon score brands new.txt --top 20    the lines that fit the list least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any
 
 from kamon.cli.output import say
@@ -51,12 +52,15 @@ def chosen_engine(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def add_settings(parser: Parser, *, picked: bool = False) -> None:
+def add_settings(parser: Parser, *, picked: bool = False, of_tuning: Collection[str] = ()) -> None:
     """--config and a flag for each setting, `--n-layer` for n_layer.
 
-    picked: some are picked where they are not given, and so have no default.
+    picked: some are picked where they are not given, and so have no default. of_tuning: where a
+    model is tuned, these alone, and none has a default.
     """
     text = "a flag wins over the file, the file over the default"
+    if of_tuning:
+        text = "a flag wins over the file; what is not given is picked, or as of the base"
     if picked:
         from kamon.budget import PICKED
 
@@ -66,6 +70,8 @@ def add_settings(parser: Parser, *, picked: bool = False) -> None:
         "--config", metavar="FILE", help="TOML file of settings, such as n_layer = 2"
     )
     for field in SETTINGS:
+        if of_tuning and field.name not in of_tuning:
+            continue
         choices = field.metadata["choices"]
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
@@ -74,7 +80,7 @@ def add_settings(parser: Parser, *, picked: bool = False) -> None:
             default=argparse.SUPPRESS,
             metavar="NAME" if choices else "N" if field.type is int else "X",
             help=field.metadata["help"]
-            + ("" if picked and field.name in PICKED else f" ({field.default})"),
+            + ("" if of_tuning or (picked and field.name in PICKED) else f" ({field.default})"),
         )
 
 
