@@ -51,8 +51,7 @@ from kamon.preferences import parse_rule
 from kamon.rewards import is_reward_model, reward_of
 from kamon.sampler import SampleRequest, sample
 from kamon.tokenizer import Tokenizer
-from kamon.tune import NewEngine, Start, Steps, Tuning, base_of, fingerprint, tune
-from kamon.tune import resume as resume_tuning
+from kamon.tune import NewEngine, Start, Steps, Tuning, base_of, fingerprint, resume_tuning, tune
 
 if TYPE_CHECKING:
     from kamon.metrics import Metrics

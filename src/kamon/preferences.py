@@ -18,9 +18,10 @@ from kamon.builtin import names_table
 from kamon.conditions import compiled
 from kamon.corpus import checked_text, name_of, whole_lines
 from kamon.errors import ConfigError, CorpusError
+from kamon.files import replace_file
 
 COMMON = "common"
-TIMES_AS_COMMON = 10  # a pair of `common_pairs`: closer ones are chance
+TIMES_AS_COMMON = 1000  # in a pair of `common_pairs`: spelling hardly tells closer ones apart
 HELD_OUT = 0.2  # of the names of `common_pairs`
 OTHERS = 4  # with which of the other kind a single verdict is paired
 MOST_RULE = 1000  # characters
@@ -55,13 +56,12 @@ def read(path: str | Path) -> list[Answer]:
     passed over. A last line that was torn is no JSON: `mend` cuts it off.
     """
     name = name_of(path)
-    found = [
-        parse(name, number, line)
-        for number, line in enumerate(whole_lines(path), 1)
-        if line.strip()
-    ]
+    lines = list(whole_lines(path))
+    if not any(lines):
+        raise CorpusError(f"{name} is empty")
+    found = [parse(name, n, line) for n, line in enumerate(lines, 1) if line.strip()]
     if not found:
-        raise CorpusError(f"{name} holds no preferences: a line of it is {example()}")
+        raise CorpusError(f"{name} holds nothing but blank lines")
     return found
 
 
@@ -80,11 +80,13 @@ def parse(name: str, number: int, line: str) -> Answer:
         raise CorpusError(f"{where} is not valid JSON: {getattr(error, 'msg', other)}") from None
     if not isinstance(record, dict):
         raise CorpusError(f"{where} is no JSON object such as {example()}")
-    return of_record(where, name, number, record)
+    return of_record(name, number, record)
 
 
-def of_record(where: str, name: str, number: int, record: dict[str, Any]) -> Answer:
-    """The answer in a JSON object, other keys of which are passed over."""
+def of_record(name: str, number: int, record: dict[str, Any]) -> Answer:
+    """The answer in a JSON object, line `number` of what is called `name`; other keys of it are
+    passed over."""
+    where = f"{name}, line {number}"
 
     def text(key: str) -> str:
         value = record.get(key)
@@ -120,6 +122,24 @@ def append(path: str | Path, answer: Answer) -> None:
             file.write(to_line(answer))
             file.flush()
             os.fsync(file.fileno())
+    except OSError as error:
+        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
+
+
+def drop_last(path: str | Path) -> None:
+    """Take the last line back: a reader sees the file with it or without it."""
+    path = Path(path)
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+        replace_file(path, b"".join(lines[:-1]))
+    except OSError as error:
+        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write(path: str | Path, answers: Iterable[Answer]) -> None:
+    """All lines of a new file."""
+    try:
+        replace_file(Path(path), b"".join(map(to_line, answers)))
     except OSError as error:
         raise CorpusError(f"cannot write {path}: {error.strerror}") from None
 

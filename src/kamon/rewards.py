@@ -28,8 +28,17 @@ from kamon.preferences import Preference, to_record
 from kamon.prompts import prompted
 from kamon.split import part
 from kamon.tokenizer import Tokenizer
-from kamon.tune import Example, NewEngine, Start, Steps, Tuning, base_of, examples_of_step, tune
-from kamon.tune import resume as resume_tuning
+from kamon.tune import (
+    Example,
+    NewEngine,
+    Start,
+    Steps,
+    Tuning,
+    base_of,
+    examples_of_step,
+    resume_tuning,
+    tune,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -90,16 +90,21 @@ class Steps:
     engine, as often as Tuning.updates says; returns what was measured, "loss" among it, under the
     same names each time. held_out: the loss on num_held_out examples that are not learned from, by
     which the best model is found; None where there are none, and the last model is the best.
-    finish: what is known in the end, of the model that is kept, for training.json.
+    finish: what is known in the end, of the model that is kept, for training.json. enough: asked as
+    often as held_out, behind it, whether the tuning is at its end before its last step; ended: the
+    same behind each step. go_on: is told what was measured before, where a tuning goes on. critic:
+    learns beside, of `contents.critic_config`, an update a step; kept with the rest, and where a
+    tuning goes on what was kept is loaded.
     """
 
     make: Callable[[Engine, int, float], Mapping[str, float]]
     held_out: Callable[[Engine], float] | None = None
     num_held_out: int = 0
-    go_on: Callable[[Metrics], None] | None = None
-    ended: Callable[[], bool] | None = None
-    critic: Engine | None = None
     finish: Callable[[Engine], dict[str, Any]] | None = None
+    enough: Callable[[Engine], bool] | None = None
+    ended: Callable[[], bool] | None = None
+    go_on: Callable[[Metrics], None] | None = None
+    critic: Engine | None = None
 
 
 class NewEngine(Protocol):
@@ -369,6 +374,7 @@ class Course:
     training: dict[str, Any]
     validation: Validation | None
     metrics: Metrics = field(default_factory=Metrics)
+    enough: bool = False
 
     def learn(
         self,
@@ -403,7 +409,8 @@ class Course:
         done, validation = len(self.metrics), self.validation
         exhausted = validation is not None and validation.exhausted
         ended = self.steps.ended is not None and self.steps.ended()
-        finished = done == self.tuning.config.num_steps or exhausted or ended
+        at_end = done == self.tuning.config.num_steps
+        finished = at_end or exhausted or ended or self.enough
         if not done:
             return self.model(0.0, False, {})
         last = engine.state()
@@ -445,10 +452,12 @@ class Course:
             if on_progress and (now - told >= PROGRESS_SECONDS or done == config.num_steps):
                 told = now
                 on_progress(Progress(config.num_steps, metrics.losses, now - start, first))
-            if validation and (done % often == 0 or done == config.num_steps):
-                stop = validation(self.engine, done)
-                metrics.held_out[done] = validation.records[-1][1]
-                if stop:
+            if done % often == 0 or done == config.num_steps:
+                stop = validation is not None and validation(self.engine, done)
+                if validation:
+                    metrics.held_out[done] = validation.records[-1][1]
+                self.enough = self.steps.enough is not None and self.steps.enough(self.engine)
+                if stop or self.enough:
                     break
             if self.steps.ended and self.steps.ended():
                 break

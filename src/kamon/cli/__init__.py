@@ -21,6 +21,8 @@ VERBS = {
     "tokenizer": "learn how text becomes tokens, and see how it does",
     "train": "learn a list, save the model, make new names",
     "sft": "teach a saved model to answer prompts",
+    "dpo": "tune a saved model to prefer what you prefer, by pairs",
+    "rate": "rate what a saved model proposes; it learns what you like",
     "sample": "make new names with a saved model",
     "complete": "say what may come next, and how a text may end",
     "fill": "fill the gaps in a text: ma__a, *ia",
