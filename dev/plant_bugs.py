@@ -1269,7 +1269,9 @@ BUGS = [
         "extend: new positions come first",
         "extend.py",
         "        found.extend(old)\n        more = wanted[name][0] - n_out\n",
-        '        more = wanted[name][0] - n_out\n        old = old[n_in:] + old[:n_in] if more and name == "wpe" else old\n        found.extend(old)\n',
+        "        more = wanted[name][0] - n_out\n"
+        '        old = old[n_in:] + old[:n_in] if more and name == "wpe" else old\n'
+        "        found.extend(old)\n",
         EXTENDED,
     ),
     Bug(
