@@ -57,6 +57,11 @@ DAMAGED = ("tests/test_torture_store.py",)
 RESUMED = ("tests/test_resume.py",)
 TORCH = "engines/pytorch.py"
 IN_TORCH = ("tests/test_pytorch.py",)
+OBJECTIVES = "objectives.py"
+WEIGHED = ("tests/test_objectives.py",)
+EXTENDED = ("tests/test_extend.py",)
+LOOPED = ("tests/test_tune.py",)
+ANSWERED = ("tests/test_sft.py",)
 WINDOWS = ("tests/test_windows.py",)
 SHARDS = ("tests/test_shards.py",)
 PACKED = ("tests/test_pack.py",)
@@ -304,8 +309,8 @@ BUGS = [
     Bug(
         "sampler: position left out of the draw",
         "sampler.py",
-        "temperature, u(position))",
-        "temperature, u(0))",
+        "token = choose(logits, temperature, u(position))",
+        "token = choose(logits, temperature, u(0))",
         ("tests/test_sampler.py",),
     ),
     Bug(
@@ -1141,7 +1146,7 @@ BUGS = [
     Bug(
         "store: names that the manifest may not have",
         STORE,
-        "if names - {STATE} != set(contents.FILES):",
+        "if names - contents.OPTIONAL != set(contents.FILES):",
         "if not names >= set(contents.FILES):",
         KEPT,
     ),
@@ -1166,7 +1171,7 @@ BUGS = [
         "if False:",
         KEPT,
     ),
-    Bug("store: negative squares", CONTENTS, "if min(found[2]) < 0:", "if False:", KEPT),
+    Bug("store: negative squares", CONTENTS, "if min(v) < 0:", "if False:", KEPT),
     Bug("lock: not taken", "lock.py", "if not take(descriptor):", "if False:", RESUMED),
     Bug("lock: leads elsewhere", "lock.py", ' | getattr(os, "O_NOFOLLOW", 0)', "", KEPT),
     Bug(
@@ -1521,6 +1526,113 @@ BUGS = [
         "critic=critic.state() if critic else None",
         "critic=None",
         TUNED,
+    ),
+    Bug(
+        "objectives: prompts are learned",
+        OBJECTIVES,
+        "found += [0.0] * prompt + [weight] * answer",
+        "found += [weight] * prompt + [weight] * answer",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: DPO forgets beta in the gradient",
+        OBJECTIVES,
+        "share = beta / len(margins)",
+        "share = 1 / len(margins)",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: the clip of PPO on the wrong side",
+        OBJECTIVES,
+        "if advantage > 0 else ratio < 1 - clip",
+        "if advantage < 0 else ratio < 1 - clip",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: the penalty pulls away from the reference",
+        OBJECTIVES,
+        "return [-share * (now - ref)",
+        "return [share * (now - ref)",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: a group's baseline has the answer itself",
+        OBJECTIVES,
+        "r - (total - r) / (group_size - 1)",
+        "r - total / group_size",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: a critic learns the reverse",
+        OBJECTIVES,
+        "return [share * r for r in returns], [share * (1 - r) for r in returns]",
+        "return [share * (1 - r) for r in returns], [share * r for r in returns]",
+        WEIGHED,
+    ),
+    Bug(
+        "extend: new tokens are as likely as others",
+        "extend.py",
+        "if reader and docs else",
+        "if reader and not docs else",
+        EXTENDED,
+    ),
+    Bug(
+        "extend: new positions come first",
+        "extend.py",
+        "        found.extend(old)\n        more = wanted[name][0] - n_out\n",
+        "        more = wanted[name][0] - n_out\n"
+        '        old = old[n_in:] + old[:n_in] if more and name == "wpe" else old\n'
+        "        found.extend(old)\n",
+        EXTENDED,
+    ),
+    Bug(
+        "samples: special tokens may be drawn",
+        "sampler.py",
+        "if each not in excluded]",
+        "if each not in ()]",
+        EXTENDED,
+    ),
+    Bug(
+        "tune: Adam counts steps, not updates",
+        "tune.py",
+        'state["step"] = len(found.metrics) * tuning.updates',
+        'state["step"] = len(found.metrics)',
+        LOOPED,
+    ),
+    Bug(
+        "tune: it goes on from the best parameters",
+        "tune.py",
+        "        engine.load(last)\n        model = keep(",
+        "        model = keep(",
+        LOOPED,
+    ),
+    Bug(
+        "tune: every epoch in the same order",
+        "tune.py",
+        "places.append(order(seed, epoch, n)(i))",
+        "places.append(order(seed, i, n)(i))",
+        LOOPED,
+    ),
+    Bug(
+        "sft: the base's documents lose their first letter",
+        "sft.py",
+        "rows.append((tokens, (0, len(tokens) - 1)))",
+        "rows.append((tokens, (1, len(tokens) - 2)))",
+        ANSWERED,
+    ),
+    Bug(
+        "sft: what the base was tested on is learned",
+        "sft.py",
+        "        if completion in tested_base:\n            continue\n",
+        "",
+        ANSWERED,
+    ),
+    Bug(
+        "answers: the draw of another position",
+        "conditions.py",
+        "range(model.config.block_size - len(before))",
+        "range(len(before), model.config.block_size)",
+        ANSWERED,
     ),
 ]
 
