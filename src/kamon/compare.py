@@ -110,8 +110,8 @@ def compare(
     """Compare models with the one they were tuned from, by n samples each and the base's list.
 
     tuned: by their names; name: of the base. seed: of the samples, by default the base's. judge:
-    gives a reward for each of several texts, or None for one that it cannot judge. ConfigError for a model of text, for a reward model,
-    and where n is below 2.
+    gives a reward for each of several texts, or None for one that it cannot judge. ConfigError for
+    a model of text, for a reward model, and where n is below 2.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
@@ -236,7 +236,9 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
         kl=kl,
         kl_error=error,
         num_read=len(texts),
-        rewards=None if other.rewards is None else spread([r for r in other.rewards if r is not None]),
+        rewards=None
+        if other.rewards is None
+        else spread([r for r in other.rewards if r is not None]),
         win_rate=wins,
         win_interval=interval,
         loss=loss,
@@ -299,8 +301,7 @@ def mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
 
 
 def by_reward_model(model: Model) -> Judge:
-    """Rewards of `kamon.rewards.reward_of`; none of a text that is too long for the reward model, or
-    has characters that it does not know."""
+    """Rewards of `kamon.rewards.reward_of`, None of a text that the model cannot read."""
     tokenizer, room = model.tokenizer, model.config.block_size - 2  # the end, and the verdict
 
     def judge(texts: Sequence[str]) -> list[float | None]:
@@ -324,7 +325,9 @@ def spread(rewards: Sequence[float]) -> Spread | None:
     mean = math.fsum(rewards) / len(rewards)
     square = math.fsum([(reward - mean) ** 2 for reward in rewards]) / (len(rewards) - 1)
     ordered = sorted(rewards)
-    return Spread(len(rewards), mean, math.sqrt(square), [quantile(ordered, share) for share in QUANTILES])
+    return Spread(
+        len(rewards), mean, math.sqrt(square), [quantile(ordered, share) for share in QUANTILES]
+    )
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -352,8 +355,8 @@ def notes(base: Subject, other: Subject, num_samples: int, num_docs: int) -> lis
     if other.rewards is not None and None in other.rewards:
         number = sum(reward is None for reward in other.rewards)
         found.append(
-            f"{number:,} of {len(other.texts):,} samples of {other.name} cannot be judged: they are "
-            "too long for the reward model, or have characters that it does not know"
+            f"{number:,} of {len(other.texts):,} samples of {other.name} cannot be judged: they "
+            "are too long for the reward model, or have characters that it does not know"
         )
     left_out = [
         f"{number:,} {what}"
