@@ -65,6 +65,11 @@ ANSWERED = ("tests/test_sft.py",)
 WINDOWS = ("tests/test_windows.py",)
 SHARDS = ("tests/test_shards.py",)
 PACKED = ("tests/test_pack.py",)
+PREFERENCES = "preferences.py"
+PREFERRED = ("tests/test_preferences.py",)
+ALIGNED = ("tests/test_alignment.py",)
+BY_PAIRS = ("tests/test_dpo.py",)
+RATED = ("tests/test_rate.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -1633,6 +1638,80 @@ BUGS = [
         "range(model.config.block_size - len(before))",
         "range(len(before), model.config.block_size)",
         ANSWERED,
+    ),
+    Bug(
+        "preferences: a torn line stays, and the next answer is joined to it",
+        PREFERENCES,
+        "file.truncate(len(whole) + len(newline))",
+        "file.truncate(len(content))",
+        PREFERRED,
+    ),
+    Bug(
+        "rules: or binds closer than and",
+        PREFERENCES,
+        """        rules = [self.all_of()]
+        while self.comes("or"):
+            rules.append(self.all_of())""",
+        """        rules = [self.all_of()]
+        while self.comes("or"):
+            rules.append(self.one())""",
+        PREFERRED,
+    ),
+    Bug(
+        "preferences: names of held-out pairs are learned, too",
+        PREFERENCES,
+        "groups[name in apart, sex, name[0]]",
+        "groups[name in apart and number > 99, sex, name[0]]",
+        PREFERRED,
+    ),
+    Bug(
+        "alignment: the KL is that of the base to the model",
+        "alignment.py",
+        "differences = [p - q for p, q in",
+        "differences = [q - p for p, q in",
+        ALIGNED,
+    ),
+    Bug(
+        "alignment: what a prompt costs is part of the KL",
+        "alignment.py",
+        "left_sum(logprobs[begin + skip : end])",
+        "left_sum(logprobs[begin:end])",
+        ALIGNED,
+    ),
+    Bug(
+        "dpo: the reference of a rejected answer is that of the chosen one",
+        "dpo.py",
+        '"ref_rejected": logprobs[half + i]',
+        '"ref_rejected": logprobs[i]',
+        BY_PAIRS,
+    ),
+    Bug(
+        "dpo: a model beyond the budget may be the best one",
+        "dpo.py",
+        'return math.inf if max_kl is not None and found["kl"] > max_kl else found["loss"]',
+        'return found["loss"]',
+        BY_PAIRS,
+    ),
+    Bug(
+        "dpo: a cut answer has weights for targets that are not there",
+        "dpo.py",
+        "(prompt, min(answer, len(each) - 1 - prompt))",
+        "(prompt, answer)",
+        BY_PAIRS,
+    ),
+    Bug(
+        "rate: an answer that is taken back stays in the file",
+        "rate.py",
+        "        preferences.drop_last(self.journal)\n",
+        "",
+        RATED,
+    ),
+    Bug(
+        "tune: a tuning that has enough goes on",
+        "tune.py",
+        "if stop or self.enough:",
+        "if stop:",
+        BY_PAIRS,
     ),
 ]
 

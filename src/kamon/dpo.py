@@ -413,6 +413,8 @@ def dpo(
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | float | None = None,
@@ -444,7 +446,9 @@ def dpo(
     seed = settings.get("seed", base.config.seed)
     check_type("seed", seed, int, ())
     examples, source = examples_from(base, data, prefer, num_pairs, seed)
-    reference = make_engine(name, base.config, dtype=dtype, threads=threads)
+    reference = make_engine(
+        *(name, base.config), dtype=dtype, threads=threads, device=device, compile=compile
+    )
     params = base.engine.state()["params"]
     reference.load(untrained(params))
     examples = with_reference(base.tokenizer, reference, examples)
@@ -465,6 +469,8 @@ def dpo(
         engine=name,
         dtype=dtype,
         threads=threads,
+        device=device,
+        compile=compile,
         output=output,
         overwrite=overwrite,
         checkpoint_every=checkpoint_every,
@@ -474,27 +480,10 @@ def dpo(
     )
 
 
-def resume(
-    path: str | Path,
-    *,
-    threads: int | None = None,
-    checkpoint_every: str | int | float | None = None,
-    on_start: Callable[[Start], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_measured: Watch | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Model:
-    """Go on with a tuning by `dpo`, as if it had never been interrupted, bit for bit."""
-    return resume_tuning(
-        path,
-        KIND,
-        partial(dpo_steps, watch=on_measured),
-        threads=threads,
-        checkpoint_every=checkpoint_every,
-        on_start=on_start,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
+def resume(path: str | Path, *, on_measured: Watch | None = None, **how: Any) -> Model:
+    """Go on with a tuning by `dpo`, as if it had never been interrupted, bit for bit; how: of
+    `tune.resume_tuning`."""
+    return resume_tuning(path, KIND, partial(dpo_steps, watch=on_measured), **how)
 
 
 def num_cut(tuning: Tuning) -> int:

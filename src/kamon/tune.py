@@ -90,20 +90,20 @@ class Steps:
     engine, as often as Tuning.updates says; returns what was measured, "loss" among it, under the
     same names each time. held_out: the loss on num_held_out examples that are not learned from, by
     which the best model is found; None where there are none, and the last model is the best.
-    enough: asked as often, behind it, whether the tuning is at its end before its last step; ended:
-    the same behind each step, of what the step has measured. go_on: is told what the steps before
-    have measured, where a tuning goes on. critic: a second engine that learns, whose state is kept.
     finish: what is known in the end, of the model that is kept, for training.json.
+    enough: asked as often as held_out, behind it, whether the tuning is at its end already; ended:
+    the same behind each step, of what that has measured. go_on: is told what the steps before have
+    measured, where a tuning goes on. critic: a second engine that learns, whose state is kept.
     """
 
     make: Callable[[Engine, int, float], Mapping[str, float]]
     held_out: Callable[[Engine], float] | None = None
     num_held_out: int = 0
+    finish: Callable[[Engine], dict[str, Any]] | None = None
     enough: Callable[[Engine], bool] | None = None
     go_on: Callable[[Metrics], None] | None = None
     ended: Callable[[], bool] | None = None
     critic: Engine | None = None
-    finish: Callable[[Engine], dict[str, Any]] | None = None
 
 
 class NewEngine(Protocol):

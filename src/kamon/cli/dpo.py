@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, print_json, print_texts, progress_bar, say
 from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_json, chosen_engine
+from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.cli.train import stop_on_signals
-from kamon.engine import DTYPES, ENGINES
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,13 +61,6 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--checkpoint-every", metavar="N", help="keep it every N steps, or every time such as 30s"
     )
-
-
-def add_engine(parser: Parser) -> None:
-    parser.add_argument("--engine", choices=ENGINES, help="what computes (native, if it is built)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of its numbers")
-    parser.add_argument("--threads", type=whole_number, metavar="N", help="cores to use (all)")
-    parser.set_defaults(device=None, compile=False)
 
 
 OBJECTIVE = ("prefer", "beta", "loss", "label_smoothing", "max_kl")
@@ -132,7 +124,6 @@ def run(args: argparse.Namespace) -> int:
 
     with stop_on_signals() as stop, progress_bar() as on_progress:
         common: dict[str, Any] = {
-            "threads": args.threads,
             "checkpoint_every": args.checkpoint_every,
             "on_start": on_start,
             "on_progress": on_progress,
@@ -140,21 +131,20 @@ def run(args: argparse.Namespace) -> int:
             "should_stop": lambda: stop.signal is not None,
         }
         if args.resume is not None:
-            model = dpo.resume(args.resume, **common)
+            where = {"threads": args.threads, "device": args.device, "compile": args.compile}
+            model = dpo.resume(args.resume, **where, **common)
         else:
             from kamon import store
 
             store.check_target(output, overwrite=args.overwrite)
-            if args.engine is None:
-                args.engine = chosen_engine(args)["engine"]
+            engine = chosen_engine(args)
             chosen = {n: getattr(args, n) for n in (*OBJECTIVE, *SETTINGS)}
             model = dpo.dpo(
                 args.dir,
                 args.data,
                 output=output,
                 overwrite=args.overwrite,
-                engine=args.engine,
-                dtype=args.dtype,
+                **engine,
                 **({} if args.pairs is None else {"num_pairs": args.pairs}),
                 **{name: value for name, value in chosen.items() if value is not None},
                 **common,

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from kamon.cli import tuning
+import kamon.cli.tuning as tuning
 from kamon.cli.output import print_json, progress_bar, say
 from kamon.cli.parser import Parser
 from kamon.cli.train import stop_on_signals

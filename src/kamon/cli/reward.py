@@ -10,7 +10,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli import tuning
+import kamon.cli.tuning as tuning
 from kamon.cli.output import count, print_json, progress_bar, say
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.train import stop_on_signals
