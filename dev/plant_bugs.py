@@ -1456,9 +1456,16 @@ BUGS = [
         COMPARED,
     ),
     Bug(
-        "intervals of the win rate for rewards",
+        "a text that is too long for the reward model",
         COMPARE,
-        "1.96 * each.rewards.deviation / math.sqrt(found.n)",
+        "model.config.block_size - 2  # the end",
+        "model.config.block_size - 1  # the end",
+        COMPARED,
+    ),
+    Bug(
+        "intervals of single rewards",
+        COMPARE,
+        "1.96 * each.rewards.deviation / math.sqrt(each.rewards.n)",
         "1.96 * each.rewards.deviation",
         COMPARED,
     ),

@@ -17,7 +17,7 @@ from kamon import plot
 from kamon.api import Model
 from kamon.batch import ANSWER, GOOD
 from kamon.cli.compare import cell, name_cell
-from kamon.compare import compare, heights, plain, readable, undominated
+from kamon.compare import by_reward_model, compare, heights, plain, readable, undominated
 from kamon.config import Config
 from kamon.documents import Documents
 from kamon.engine import make_engine, untrained
@@ -25,6 +25,8 @@ from kamon.errors import ConfigError
 from kamon.extend import extend
 from kamon.metrics import Metrics
 from kamon.model import parameter_shapes
+from kamon.preferences import Preference
+from kamon.rewards import reward, reward_of
 from kamon.tokenizer import CharTokenizer
 from test_plot import texts as written
 
@@ -232,6 +234,45 @@ def test_models_that_cannot_be_compared(base: Model) -> None:
     other = kamon.train(["kim", "lee", "anna"], **TINY)
     found = compare(base, {"x": replace(base, training=other.training)}, n=2).tuned[0]
     assert "x comes from another list than base" in found.notes[0]
+
+
+def test_texts_that_cannot_be_judged() -> None:
+    """Half of a pair is no pair; the spread is that of what was judged."""
+
+    def judge(texts: Any) -> list[float | None]:
+        return [None if text == "aa" else float(len(text)) for text in texts]
+
+    found = compare(coin(0.5), {"other": coin(1.5)}, n=200, judge=judge)
+    first, other = found.base, found.tuned[0]
+    for each in (first, other):
+        ended = [len(text) for text in each.samples if text != "aa"]
+        assert each.rewards
+        assert each.rewards.n == len(ended) < 200
+        assert each.rewards.mean == sum(ended) / len(ended)
+        left_out = (
+            f"{200 - len(ended)} of 200 samples of {each.name} cannot be judged: they are too "
+        )
+        assert any(note.startswith(left_out) for note in each.notes)
+    pairs = zip(other.samples, first.samples, strict=True)
+    gaps = [len(a) - len(b) for a, b in pairs if "aa" not in (a, b)]
+    assert other.win_rate == sum((gap > 0) + (gap == 0) / 2 for gap in gaps) / len(gaps)
+    nobody = compare(
+        coin(0.5), {"other": coin(1.5)}, n=9, judge=lambda texts: [None for _ in texts]
+    )
+    assert (nobody.base.rewards, nobody.tuned[0].win_rate) == (None, None)
+    with pytest.raises(ConfigError, match="who can judge base"):
+        heights(nobody, by_wins=True)
+
+
+def test_a_reward_model_judges_what_it_can_read(base: Model) -> None:
+    pairs = [Preference(a, b) for a, b in zip(DOCS[:30], DOCS[30:60], strict=True)]
+    judge = reward(base, pairs, num_steps=2, batch_size=4)
+    room = judge.config.block_size - 2
+    texts = ["afk", "z", "a" * room, "a" * (room + 1), ""]
+    found = by_reward_model(judge)(texts)
+    assert [each is None for each in found] == [False, True, False, True, False]
+    assert [found[i] for i in (0, 2, 4)] == reward_of(judge, [texts[i] for i in (0, 2, 4)])
+    assert by_reward_model(judge)(["z"]) == [None]
 
 
 # ---- the frontier

@@ -20,12 +20,13 @@ from kamon.bpe import BytePairTokenizer
 from kamon.engine import best_engine, document_logprobs, is_fast, make_engine, untrained
 from kamon.errors import ConfigError
 from kamon.model import parameter_shapes
+from kamon.rewards import reward_of
 from kamon.tokenizer import CharTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from kamon.api import Model
 
-Judge = Callable[[Sequence[str]], Sequence[float]]  # a reward for each text
+Judge = Callable[[Sequence[str]], Sequence[float | None]]  # of each text; None where it cannot
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 INFINITE = "the base cannot read its samples, or gives one no probability"
 MOST_TESTED = 20_000  # documents of the list
@@ -34,8 +35,9 @@ MOST_TESTED_SLOWLY = 500  # by the scalar engine
 
 @dataclass(frozen=True)
 class Spread:
-    """How rewards are distributed: deviation is that of the samples, quantiles are QUANTILES."""
+    """How n rewards are distributed: deviation is that of the samples, quantiles are QUANTILES."""
 
+    n: int
     mean: float
     deviation: float
     quantiles: list[float]
@@ -53,8 +55,9 @@ class Compared:
     that of these texts alone; kl_error: its standard error. A model that has other tokens than the
     base is measured by the tokens that each has for a text.
 
-    rewards: of the samples. win_rate: over the base, sample i against sample i, equal ones are
-    half; win_interval: where it lies in 95 of 100 cases. All three None where nobody judges.
+    rewards: of the samples that can be judged. win_rate: over the base, sample i against sample i,
+    equal ones are half, of the pairs that can be judged; win_interval: where it lies in 95 of 100
+    cases. All three None where nobody judges.
 
     loss, base_loss: of num_docs documents of the base's list that both can read, in nats for each
     of the base's tokens. notes: what a reader of these figures must know, a sentence each.
@@ -107,8 +110,8 @@ def compare(
     """Compare models with the one they were tuned from, by n samples each and the base's list.
 
     tuned: by their names; name: of the base. seed: of the samples, by default the base's. judge:
-    gives a reward for each of several texts. ConfigError for a model of text, for a reward model,
-    and where n is below 2.
+    gives a reward for each of several texts, or None for one that it cannot judge. ConfigError for
+    a model of text, for a reward model, and where n is below 2.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
@@ -152,7 +155,7 @@ class Subject:
     seed: int
     texts: list[str]
     finished: float
-    rewards: Sequence[float] | None
+    rewards: Sequence[float | None] | None
 
     @classmethod
     def of(cls, name: str, model: Model, n: int, seed: int | None, judge: Judge | None) -> Subject:
@@ -214,10 +217,15 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
         )
     wins = interval = None
     if base.rewards is not None and other.rewards is not None:
-        pairs = zip(other.rewards, base.rewards, strict=True)
-        won = math.fsum([(a > b) + (a == b) / 2 for a, b in pairs])
-        wins = won / n
-        interval = None if other is base else wilson(won, n)
+        both_judged = [
+            (a, b)
+            for a, b in zip(other.rewards, base.rewards, strict=True)
+            if a is not None and b is not None
+        ]
+        won = math.fsum([(a > b) + (a == b) / 2 for a, b in both_judged])
+        if both_judged:
+            wins = won / len(both_judged)
+            interval = None if other is base else wilson(won, len(both_judged))
     return Compared(
         name=other.name,
         samples=other.texts,
@@ -228,7 +236,9 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
         kl=kl,
         kl_error=error,
         num_read=len(texts),
-        rewards=None if other.rewards is None else spread(other.rewards),
+        rewards=None
+        if other.rewards is None
+        else spread([r for r in other.rewards if r is not None]),
         win_rate=wins,
         win_interval=interval,
         loss=loss,
@@ -290,15 +300,34 @@ def mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(square / n)
 
 
-def spread(rewards: Sequence[float]) -> Spread:
-    """
+def by_reward_model(model: Model) -> Judge:
+    """Rewards of `kamon.rewards.reward_of`, None of a text that the model cannot read."""
+    tokenizer, room = model.tokenizer, model.config.block_size - 2  # the end, and the verdict
+
+    def judge(texts: Sequence[str]) -> list[float | None]:
+        strange = tokenizer.unknown(set().union(*texts))
+        known = [text for text in texts if strange.isdisjoint(text)]
+        fit = [t for t, size in zip(known, sizes_of(model, known), strict=True) if size <= room]
+        found = dict(zip(fit, reward_of(model, fit), strict=True)) if fit else {}
+        return [found.get(text) for text in texts]
+
+    return judge
+
+
+def spread(rewards: Sequence[float]) -> Spread | None:
+    """None of fewer than two.
+
     >>> spread([1.0, 3.0, 2.0])
-    Spread(mean=2.0, deviation=1.0, quantiles=[1.1, 1.5, 2.0, 2.5, 2.9])
+    Spread(n=3, mean=2.0, deviation=1.0, quantiles=[1.1, 1.5, 2.0, 2.5, 2.9])
     """
+    if len(rewards) < 2:
+        return None
     mean = math.fsum(rewards) / len(rewards)
     square = math.fsum([(reward - mean) ** 2 for reward in rewards]) / (len(rewards) - 1)
     ordered = sorted(rewards)
-    return Spread(mean, math.sqrt(square), [quantile(ordered, share) for share in QUANTILES])
+    return Spread(
+        len(rewards), mean, math.sqrt(square), [quantile(ordered, share) for share in QUANTILES]
+    )
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -322,6 +351,12 @@ def notes(base: Subject, other: Subject, num_samples: int, num_docs: int) -> lis
         found.append(
             f"{other.name} has other tokens than {base.name}: probabilities are those of whole "
             "texts, each by the tokens that a model has for it"
+        )
+    if other.rewards is not None and None in other.rewards:
+        number = sum(reward is None for reward in other.rewards)
+        found.append(
+            f"{number:,} of {len(other.texts):,} samples of {other.name} cannot be judged: they "
+            "are too long for the reward model, or have characters that it does not know"
         )
     left_out = [
         f"{number:,} {what}"
@@ -348,12 +383,14 @@ def heights(found: Comparison, by_wins: bool) -> list[tuple[float, float, float]
     points = []
     for each in found.all:
         if each.rewards is None or each.win_rate is None:
-            raise ConfigError("a frontier needs a judge: a reward model, or a rule")
+            raise ConfigError(
+                f"a frontier needs a judge, a reward model or a rule, who can judge {each.name}"
+            )
         if by_wins:
             low, high = each.win_interval or (0.5, 0.5)
             points.append((each.win_rate, low, high))
         else:
-            wide = 1.96 * each.rewards.deviation / math.sqrt(found.n)
+            wide = 1.96 * each.rewards.deviation / math.sqrt(each.rewards.n)
             points.append((each.rewards.mean, each.rewards.mean - wide, each.rewards.mean + wide))
     return points
 

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     paths = [args.base, *args.tuned]
     check(args, paths)
     from kamon.api import load
-    from kamon.compare import compare
+    from kamon.compare import compare, heights
 
     if args.output is not None:
         from kamon import plot
@@ -76,12 +76,15 @@ def run(args: argparse.Namespace) -> None:
         judge=judge,
         name=names[0],
     )
-    for each in found.tuned:
+    for each in found.all:
         for note in each.notes:
             say(note)
+    by_wins = args.prefer is not None
+    if judge:
+        heights(found, by_wins)  # says where there is none
     if args.output is not None:
         output = Path(args.output)
-        figure = plot.draw_frontier(found, by_wins=args.prefer is not None)
+        figure = plot.draw_frontier(found, by_wins=by_wins)
         write({output: plot.render(figure, output.suffix.removeprefix(".").lower())})
         say(f"the frontier is drawn in {one_line(args.output)}")
     if args.json:
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     if args.reward is not None:
         print_rewards(found)
     if judge:
-        print_frontier(found, by_wins=args.prefer is not None)
+        print_frontier(found, by_wins=by_wins)
 
 
 def check(args: argparse.Namespace, paths: list[str]) -> None:
@@ -118,12 +121,13 @@ def check(args: argparse.Namespace, paths: list[str]) -> None:
 
 def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> Judge | None:
     """What gives rewards: a reward model, or a rule."""
-    from kamon.policy import by_model, by_rule, load_reward
+    from kamon.compare import by_reward_model
+    from kamon.policy import by_rule, load_reward
 
     if args.prefer is not None:
         return by_rule(args.prefer)
     if args.reward is not None:
-        return by_model(load_reward(args.reward, **engine))
+        return by_reward_model(load_reward(args.reward, **engine))
     return None
 
 
@@ -165,9 +169,11 @@ def as_json(found: Comparison, args: argparse.Namespace, paths: list[str]) -> di
 
 def cell(text: str, width: int) -> str:
     """Text in a column: cut where it is longer, and as wide as a terminal shows it."""
-    while columns(text) > width:
-        text = text[:-2] + "…"
-    return text + " " * (width - columns(text))
+    shown, left = text, len(text)
+    while columns(shown) > width:
+        left -= 1
+        shown = text[:left] + "…"
+    return shown + " " * (width - columns(shown))
 
 
 def name_cell(name: str, width: int) -> str:
