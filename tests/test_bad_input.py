@@ -625,38 +625,6 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer show M é", 1, "character 'é' (U+00E9), number 1"),
     ("tokenizer show B a --column x", 2, "--column and --format say how to read an INPUT"),
     (["tokenizer", "show", "B", "\udcff"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
-<<<<<<< HEAD
-    ("reward", 2, "name DIR"),
-    ("reward M", 2, "name DATA"),
-    ("reward M common", 2, "name -o OUT"),
-    ("reward M common -o new --num-pairs 0", 2, "number of pairs must be from 1"),
-    ("reward M two.txt -o new --num-pairs 5", 2, "--num-pairs is for the built-in pairs"),
-    ("reward M common -o new --lm-weight nan", 2, "lm_weight must be 0 or more and finite"),
-    ("reward M common -o new --num-steps 0", 2, "num_steps must be 1 or more"),
-    ("reward M common -o other", 1, "holds something else than a model"),
-    ("reward M common -o new --device cpu", 2, "--device and --compile are for `kamon train`"),
-    ("reward M --resume M", 2, "DIR cannot be changed where a tuning goes on"),
-    ("reward --resume M", 2, "is trained and not tuned"),
-    ("reward --resume M --seed 3", 2, "--seed cannot be changed"),
-    (["reward", "--resume", ""], 2, "--resume needs the directory of a tuning"),
-    ("ppo", 2, "name DIR"),
-    ("ppo M -o new", 2, "name what is rewarded"),
-    ("ppo M --reward M --prefer len<3 -o new", 2, "name what is rewarded"),
-    ("ppo M --prefer len<3", 2, "name -o OUT"),
-    ("ppo M --reward M -o new", 2, "gives no rewards"),
-    ("ppo M --reward void -o new", 1, "is not a model directory"),
-    ("ppo M --prefer len< -o new", 2, "the rule 'len<', character 5"),
-    ("ppo M --prefer len<3 -o new --clip 0", 2, "clip must be above 0 and finite, not 0"),
-    ("ppo M --prefer len<3 -o new --beta inf", 2, "beta must be above 0 and finite"),
-    ("ppo M --prefer len<3 -o new --kl-target nan", 2, "kl_target must be above 0"),
-    ("ppo M --prefer len<3 -o new --max-kl -1", 2, "max_kl must be above 0"),
-    ("ppo M --prefer len<3 -o new --updates 0", 2, "updates must be 1 or more"),
-    ("ppo M --prefer len<3 -o new --batch-size 1", 2, "batch_size must be 2 or more"),
-    ("ppo M --prefer len<3 -o new --checkpoint-every 0", 2, "checkpoint-every must be a number"),
-    ("ppo --resume M --critic", 2, "--critic cannot be changed where a tuning goes on"),
-    ("ppo --resume M", 2, "is trained and not tuned"),
-=======
->>>>>>> tune
     ("dpo", 2, "name the DIR of a model to begin with"),
     ("dpo M", 2, "give either DATA, a file of pairs or common, or --prefer RULE"),
     ("dpo M common --prefer len<3", 2, "give either DATA, a file of pairs or common, or --prefer"),
@@ -694,8 +662,6 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("rate M -o new --prefs other", 1, "cannot write other: Is a directory"),
     (["rate", "M", "-o", ""], 2, "need a name, not an empty one"),
     (f"rate M -o new --seed {HUGE**2}", 2, "seed must be below 2**128"),
-<<<<<<< HEAD
-=======
     ("compare M", 2, "required: TUNED"),
     ("compare M M", 2, "M is given more than once"),
     ("compare M ./M/", 2, "M is given more than once"),
@@ -741,7 +707,6 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("ppo M --prefer len<3 -o new --checkpoint-every 0", 2, "checkpoint-every must be a number"),
     ("ppo --resume M --critic", 2, "--critic cannot be changed where a tuning goes on"),
     ("ppo --resume M", 2, "is trained and not tuned"),
->>>>>>> tune
 ]
 
 

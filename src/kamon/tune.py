@@ -90,35 +90,20 @@ class Steps:
     engine, as often as Tuning.updates says; returns what was measured, "loss" among it, under the
     same names each time. held_out: the loss on num_held_out examples that are not learned from, by
     which the best model is found; None where there are none, and the last model is the best.
-<<<<<<< HEAD
-    finish: what is known in the end, of the model that is kept, for training.json. enough: asked as
-    often as held_out, behind it, whether the tuning is at its end before its last step; ended: the
-    same behind each step. go_on: is told what was measured before, where a tuning goes on. critic:
-    learns beside, of `contents.critic_config`, an update a step; kept with the rest, and where a
-    tuning goes on what was kept is loaded.
-=======
     enough: asked as often, behind it, whether the tuning is at its end before its last step; ended:
     the same behind each step, of what the step has measured. go_on: is told what the steps before
     have measured, where a tuning goes on. critic: a second engine that learns, whose state is kept.
     finish: what is known in the end, of the model that is kept, for training.json.
->>>>>>> tune
     """
 
     make: Callable[[Engine, int, float], Mapping[str, float]]
     held_out: Callable[[Engine], float] | None = None
     num_held_out: int = 0
-<<<<<<< HEAD
-=======
     enough: Callable[[Engine], bool] | None = None
     go_on: Callable[[Metrics], None] | None = None
     ended: Callable[[], bool] | None = None
     critic: Engine | None = None
->>>>>>> tune
     finish: Callable[[Engine], dict[str, Any]] | None = None
-    enough: Callable[[Engine], bool] | None = None
-    ended: Callable[[], bool] | None = None
-    go_on: Callable[[Metrics], None] | None = None
-    critic: Engine | None = None
 
 
 class NewEngine(Protocol):
@@ -297,14 +282,9 @@ def engines(
     )
 
     def new_engine(params: array[float], shape: Config | None = None) -> Engine:
-<<<<<<< HEAD
-        c = shape or config
-        made = make_engine(name, c, dtype=dtype, threads=threads, device=device, compile=compile)
-=======
         made = make_engine(
             name, shape or config, dtype=dtype, threads=threads, device=device, compile=compile
         )
->>>>>>> tune
         made.load(untrained(params))
         return made
 
@@ -428,14 +408,8 @@ class Course:
         self.make_steps(on_progress, should_stop, checkpoints)
         done, validation = len(self.metrics), self.validation
         exhausted = validation is not None and validation.exhausted
-<<<<<<< HEAD
-        ended = self.steps.ended is not None and self.steps.ended()
-        at_end = done == self.tuning.config.num_steps
-        finished = at_end or exhausted or ended or self.enough
-=======
         ended = self.enough or (self.steps.ended is not None and self.steps.ended())
         finished = done == self.tuning.config.num_steps or exhausted or ended
->>>>>>> tune
         if not done:
             return self.model(0.0, False, {})
         last = engine.state()
