@@ -69,7 +69,10 @@ def test_the_optimum_of_a_world_of_two_characters(critic: bool, base: Model) -> 
 
 
 @pytest.mark.parametrize("critic", [False, True])
-@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [pytest.param(*e, marks=[pytest.mark.slow] if e[0] == "scalar" else []) for e in ENGINES],
+)
 def test_interrupted(
     critic: bool,
     engine: str,
