@@ -617,13 +617,6 @@ BUGS = [
         NATIVE,
     ),
     Bug(
-        "native: columns behind the last token count",
-        "engines/native/sparse.hpp",
-        "if (columns < Bits::WORD) block[r] &=",
-        "if (columns < 0) block[r] &=",
-        NATIVE,
-    ),
-    Bug(
         "native: a gradient set where it is to be added, zeros passed over",
         "engines/native/sparse.hpp",
         "store(to, load(to) + load(sums + r * ld + j));",

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def test_commands_have_the_verbs_and_flags_they_show(page: Path) -> None:
             assert {word for word in words[1:] if "=" not in word} <= set(targets)
 
 
+@cache
 def help_of(verb: str) -> str:
     assert verb in cli.VERBS
     done = subprocess.run(

@@ -62,6 +62,7 @@ inline bool find_positive(const Real* a, int num_rows, int num_columns, ptrdiff_
       for (int r = 0; r < rows; r++) {
         const Real* from = a + (r0 + r) * lda + c0;
         for (int c = 0; c < columns; c += L) block[r] |= positive(load(from + c)) << c;
+        // what an earlier chunk left behind the last column is no reason to choose
         if (columns < Bits::WORD) block[r] &= (uint64_t(1) << columns) - 1;
         by_row.word(r0 + r, c0 / Bits::WORD) = block[r];
         count += __builtin_popcountll(block[r]);
