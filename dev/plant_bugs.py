@@ -1535,8 +1535,8 @@ BUGS = [
     Bug(
         "objectives: prompts are learned",
         OBJECTIVES,
-        "found += [0.0] * prompt + [weight] * answer",
-        "found += [weight] * prompt + [weight] * answer",
+        "row = [0.0] * prompt + [weight] * answer",
+        "row = [weight] * prompt + [weight] * answer",
         WEIGHED,
     ),
     Bug(

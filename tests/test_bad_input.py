@@ -635,8 +635,16 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("dpo M two.txt -o new", 1, "two.txt, line 1 is not valid JSON"),
     ("dpo M twice.jsonl -o new", 1, 'line 1 has no text under "chosen"'),
     ("dpo M common -o new", 1, "pair 1, chosen: character '"),
-    ("dpo M common -o new --pairs 0", 2, "the number of pairs must be from 1 to 1,000,000, not 0"),
-    (f"dpo M common -o new --pairs {HUGE}", 2, "the number of pairs must be from 1 to 1,000,000"),
+    (
+        "dpo M common -o new --num-pairs 0",
+        2,
+        "the number of pairs must be from 1 to 1,000,000, not 0",
+    ),
+    (
+        f"dpo M common -o new --num-pairs {HUGE}",
+        2,
+        "the number of pairs must be from 1 to 1,000,000",
+    ),
     ("dpo M common -o new --beta 0", 2, "beta must be above 0 and finite"),
     ("dpo M common -o new --beta nan", 2, "beta must be above 0 and finite"),
     ("dpo M common -o new --max-kl 0", 2, "max_kl must be above 0 and finite"),

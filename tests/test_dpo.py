@@ -229,7 +229,7 @@ def test_refused(options: dict[str, Any], error: type[Exception], message: str, 
 def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> None:
     out = tmp_path / "m"
     done = kamon(
-        "dpo", base, "--prefer", "len<=3", "-o", out, "--num-steps=30", "--pairs=60", "--json"
+        "dpo", base, "--prefer", "len<=3", "-o", out, "--num-steps=30", "--num-pairs=60", "--json"
     )
     assert done.code == 0
     assert done.json["tuning"]["settings"]["prefer"] == "len<=3"

@@ -56,19 +56,27 @@ def answer_logprobs(
     return found
 
 
+def left_of(span: Span, size: int) -> int:
+    """Targets of an answer in a document that has so many in all, after it was cut."""
+    prompt, answer = span
+    return max(0, min(prompt + answer, size) - prompt)
+
+
 def target_weights(
     weights: Sequence[float], spans: Sequence[Span], sizes: Sequence[int]
 ) -> list[float]:
     """The weight of every target, where each document's answer as a whole has one of `weights`.
 
-    As log p of an answer is a sum, its weight is that of each of its targets; all others have 0.
+    As log p of an answer is a sum, its weight is that of each of its targets; all others have 0. Of
+    a document that was cut those targets count that are left, as in `answer_logprobs`.
 
     >>> target_weights([0.5, -1.0], [(1, 2), (0, 1)], [3, 2])
     [0.0, 0.5, 0.5, -1.0, 0.0]
     """
     found: list[float] = []
     for weight, (prompt, answer), size in zip(weights, spans, sizes, strict=True):
-        found += [0.0] * prompt + [weight] * answer + [0.0] * (size - prompt - answer)
+        row = [0.0] * prompt + [weight] * answer
+        found += row[:size] + [0.0] * (size - len(row))
     return found
 
 
@@ -86,7 +94,7 @@ def sft_weights(spans: Sequence[Span], sizes: Sequence[int]) -> list[float]:
     >>> sft_weights([(2, 1), (0, 3)], [3, 3])
     [0.0, 0.0, 0.25, 0.25, 0.25, 0.25]
     """
-    share = 1 / sum(answer for _, answer in spans)
+    share = 1 / sum(map(left_of, spans, sizes))
     return target_weights([share] * len(spans), spans, sizes)
 
 

@@ -36,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
         '"a"; len, vowels, startswith, endswith, contains, matches /regex/, and, or, not, ( )',
     )
     parser.add_argument(
-        "--pairs", type=whole_number, metavar="N", help="of common and of --prefer (1000)"
+        "--num-pairs", type=whole_number, metavar="N", help="of common and of --prefer (1000)"
     )
     parser.add_argument(
         "--beta", type=number, metavar="X", help="how dear it is to leave the base model (0.3)"
@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
                 output=output,
                 overwrite=args.overwrite,
                 **engine,
-                **({} if args.pairs is None else {"num_pairs": args.pairs}),
+                **({} if args.num_pairs is None else {"num_pairs": args.num_pairs}),
                 **{name: value for name, value in chosen.items() if value is not None},
                 **common,
             )
