@@ -44,11 +44,24 @@ OF_PIECES = ("tests/test_tokenizer_cli.py",)
 CURVE = "curve.py"
 CURVES = ("tests/test_curve.py",)
 PICTURES = ("tests/test_plot.py",)
+COMPARE = "compare.py"
+COMPARED = ("tests/test_compare.py",)
+REWARDS = "rewards.py"
+PAIRED = ("tests/test_reward.py",)
+POLICY = "policy.py"
+TUNED = ("tests/test_ppo.py",)
 STORE = "store.py"
 CONTENTS = "contents.py"
 KEPT = ("tests/test_store.py",)
 DAMAGED = ("tests/test_torture_store.py",)
 RESUMED = ("tests/test_resume.py",)
+TORCH = "engines/pytorch.py"
+IN_TORCH = ("tests/test_pytorch.py",)
+OBJECTIVES = "objectives.py"
+WEIGHED = ("tests/test_objectives.py",)
+EXTENDED = ("tests/test_extend.py",)
+LOOPED = ("tests/test_tune.py",)
+ANSWERED = ("tests/test_sft.py",)
 WINDOWS = ("tests/test_windows.py",)
 SHARDS = ("tests/test_shards.py",)
 PACKED = ("tests/test_pack.py",)
@@ -203,9 +216,86 @@ BUGS = [
     Bug(
         "trainer: learning rate one step ahead",
         "trainer.py",
-        "config.learning_rate * (1 - done)",
-        "config.learning_rate * (1 - done - 1 / config.num_steps)",
+        "else 1 - done",
+        "else 1 - done - 1 / config.num_steps",
         ("tests/test_trainer.py",),
+    ),
+    Bug(
+        "trainer: the least learning rate on top of the others",
+        "trainer.py",
+        "(config.learning_rate - config.min_lr) * left",
+        "config.learning_rate * left",
+        ("tests/test_trainer.py",),
+    ),
+    Bug(
+        "engine: the mean of batches' means",
+        "engine.py",
+        'weights = array("d", [share]) * batch.num_targets',
+        'weights = array("d", [1 / len(batches) / batch.num_targets]) * batch.num_targets',
+        GRADIENTS,
+    ),
+    Bug(
+        "adam: short gradients made long",
+        SCALAR,
+        "if norm > grad_clip:",
+        "if norm:",
+        GRADIENTS,
+    ),
+    Bug(
+        "native: a clipped gradient without its groups",
+        ENGINE,
+        "if (num_groups > 1) add_up(e, num_groups);\n    num_groups = 1;",
+        "num_groups = 1;",
+        NATIVE,
+    ),
+    Bug(
+        "native: the norm without its root",
+        ENGINE,
+        "std::sqrt(sum_of_squares(e))",
+        "sum_of_squares(e)",
+        NATIVE,
+    ),
+    Bug(
+        "examples: windows that skip a target",
+        "examples.py",
+        "yield tokens[begin : begin + block_size + 1]",
+        "yield tokens[begin : begin + block_size]",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "examples: the last place of a text never taken",
+        "examples.py",
+        "places = len(self.tokens) - size + 1",
+        "places = len(self.tokens) - size - 40",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "continuation: a window that begins too late",
+        "continuation.py",
+        "tokens[-max(1, size // 2) :]",
+        "tokens[-max(1, size // 2 - 1) :]",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "continuation: the same draw for every token",
+        "continuation.py",
+        "temperature, u(number))]",
+        "temperature, u(0))]",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "run: the end of a text learned and tested",
+        "run.py",
+        "Documents.of(doc[:end] for doc, end in pairs if end)",
+        "Documents.of(doc for doc, end in pairs if end)",
+        ("tests/test_text.py",),
+    ),
+    Bug(
+        "lesson: held-out documents of a packed corpus learned",
+        "lesson.py",
+        'docs = shards.documents("train", size, config.seed)',
+        'docs = shards.documents("held_out", size, config.seed)',
+        ("tests/test_lesson.py",),
     ),
     Bug(
         "trainer: every step starts with the first document",
@@ -224,8 +314,8 @@ BUGS = [
     Bug(
         "sampler: position left out of the draw",
         "sampler.py",
-        "temperature, u(position))",
-        "temperature, u(0))",
+        "token = choose(logits, temperature, u(position))",
+        "token = choose(logits, temperature, u(0))",
         ("tests/test_sampler.py",),
     ),
     Bug(
@@ -513,6 +603,34 @@ BUGS = [
         NATIVE,
     ),
     Bug(
+        "native: of zeros passed over, the second word forgotten",
+        "engines/native/sparse.hpp",
+        "for (int w = 1; w < bits.num_words; w++)",
+        "for (int w = 2; w < bits.num_words; w++)",
+        NATIVE,
+    ),
+    Bug(
+        "native: bits of units taken for those of tokens",
+        "engines/native/sparse.hpp",
+        "      transpose_bits(block);\n",
+        "",
+        NATIVE,
+    ),
+    Bug(
+        "native: columns behind the last token count",
+        "engines/native/sparse.hpp",
+        "if (columns < Bits::WORD) block[r] &=",
+        "if (columns < 0) block[r] &=",
+        NATIVE,
+    ),
+    Bug(
+        "native: a gradient set where it is to be added, zeros passed over",
+        "engines/native/sparse.hpp",
+        "store(to, load(to) + load(sums + r * ld + j));",
+        "store(to, load(sums + r * ld + j));",
+        NATIVE,
+    ),
+    Bug(
         "native: the norm's scale taken as a constant",
         MODEL,
         "(load(dy + c * ldn + j) - load(y + c * ldn + j) * mean)",
@@ -537,8 +655,8 @@ BUGS = [
     Bug(
         "native: weight gradient without the last token",
         MODEL,
-        "put(n_out, num_tokens, m.ld,",
-        "put(n_out, std::max(1, num_tokens - 1), m.ld,",
+        "put(num_rows, num_tokens, m.ld,",
+        "put(num_rows, std::max(1, num_tokens - 1), m.ld,",
         NATIVE,
     ),
     Bug(
@@ -783,8 +901,8 @@ BUGS = [
     ),
     Bug(
         "evaluate: documents tested on that were learned",
-        EVALUATE,
-        'model.training.get("held_out") is not None',
+        "api.py",
+        'self.training.get("held_out") is not None',
         "True",
         MEASURED,
     ),
@@ -940,8 +1058,8 @@ BUGS = [
     Bug(
         "inside: the baseline measured on more than the model can see",
         INSIDE,
-        "encode_documents(held_out, model.config.block_size)",
-        "encode_documents(held_out)",
+        "None if whole else model.config.block_size)",
+        "None)",
         SEEN,
     ),
     Bug(
@@ -1033,7 +1151,7 @@ BUGS = [
     Bug(
         "store: names that the manifest may not have",
         STORE,
-        "if names - {STATE} != set(contents.FILES):",
+        "if names - contents.OPTIONAL != set(contents.FILES):",
         "if not names >= set(contents.FILES):",
         KEPT,
     ),
@@ -1058,7 +1176,7 @@ BUGS = [
         "if False:",
         KEPT,
     ),
-    Bug("store: negative squares", CONTENTS, "if min(found[2]) < 0:", "if False:", KEPT),
+    Bug("store: negative squares", CONTENTS, "if min(v) < 0:", "if False:", KEPT),
     Bug("lock: not taken", "lock.py", "if not take(descriptor):", "if False:", RESUMED),
     Bug("lock: leads elsewhere", "lock.py", ' | getattr(os, "O_NOFOLLOW", 0)', "", KEPT),
     Bug(
@@ -1124,6 +1242,78 @@ BUGS = [
         "if fault >= 0:\n            raise",
         "if fault > 300:\n            raise",
         ("tests/test_torture_corpus.py",),
+    ),
+    Bug("torch looks ahead", TORCH, "apart(v), is_causal=True)", "apart(v))", IN_TORCH),
+    Bug(
+        "torch mixes documents of different lengths",
+        TORCH,
+        "(B, T), row * T + positions)",
+        "(B, T), row * (T - 1) + positions)",
+        IN_TORCH,
+    ),
+    Bug("torch counts positions on", TORCH, "- lengths)[row]", "- lengths)[0]", IN_TORCH),
+    Bug(
+        "torch drops the same numbers at two sites",
+        TORCH,
+        "inputs, site + 1, self.config)",
+        "inputs, site, self.config)",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch draws all batches of a step alike",
+        TORCH,
+        "range(plan.first_draw + places.start, plan.first_draw + places.stop)",
+        "range(plan.first_draw, plan.first_draw + len(places))",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch takes the mean of the batches' means",
+        TORCH,
+        "torch.autograd.backward(total * share)",
+        "torch.autograd.backward(total / batch.num_targets / len(sums or [1]))",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch shortens every gradient",
+        TORCH,
+        "torch.where(norm > clip, clip / norm, 1.0)",
+        "clip / norm",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch forgets Adam's steps",
+        TORCH,
+        "torch.tensor(float(self.num_updates)",
+        "torch.tensor(float(0)",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch's decoder follows the parameters",
+        TORCH,
+        "engine.frozen = copy.deepcopy(engine.gpt)",
+        "engine.frozen = engine.gpt",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch learns from a loss that is not finite",
+        TORCH,
+        "if not math.isfinite(losses[-1]):",
+        "if False:",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch's decoder sees what is not there yet",
+        TORCH,
+        "kept[:, :, :, : position + 1]",
+        "kept",
+        IN_TORCH,
+    ),
+    Bug(
+        "torch keeps only half of bfloat16's parameters",
+        TORCH,
+        'torch.float64 if dtype == "float64" else torch.float32',
+        '{"float64": torch.float64, "float32": torch.float32}.get(dtype, torch.bfloat16)',
+        IN_TORCH,
     ),
     Bug(
         "windows: what falls behind the end stays there",
@@ -1289,6 +1479,239 @@ BUGS = [
         "if stop or self.enough:",
         "if stop:",
         BY_PAIRS,
+    ),
+    Bug(
+        "KL the other way round",
+        COMPARE,
+        "mean_and_error([p - q for p, q in both])",
+        "mean_and_error([q - p for p, q in both])",
+        COMPARED,
+    ),
+    Bug(
+        "special tokens count",
+        COMPARE,
+        "    if not dropped:\n",
+        "    if dropped:\n",
+        COMPARED,
+    ),
+    Bug(
+        "a row of another token is dropped",
+        COMPARE,
+        'name not in ("wte", "lm_head") or row not in dropped',
+        'name not in ("wte", "lm_head") or row + 1 not in dropped',
+        COMPARED,
+    ),
+    Bug(
+        "what only one can read counts as near",
+        COMPARE,
+        "        kl -= math.log(len(texts) / n)\n",
+        "        kl += math.log(len(texts) / n)\n",
+        COMPARED,
+    ),
+    Bug(
+        "a draw is a loss",
+        COMPARE,
+        "(a > b) + (a == b) / 2",
+        "(a > b)",
+        COMPARED,
+    ),
+    Bug(
+        "the base's mean length",
+        COMPARE,
+        "sum(map(len, other.texts)) / n",
+        "sum(map(len, base.texts)) / n",
+        COMPARED,
+    ),
+    Bug(
+        "a dominated model on the frontier",
+        COMPARE,
+        "(a <= x and b > y) or (a < x and b >= y)",
+        "(a < x and b > y)",
+        COMPARED,
+    ),
+    Bug(
+        "intervals of the win rate for rewards",
+        COMPARE,
+        "1.96 * each.rewards.deviation / math.sqrt(found.n)",
+        "1.96 * each.rewards.deviation",
+        COMPARED,
+    ),
+    Bug(
+        "rewards: good and bad read at the wrong documents",
+        REWARDS,
+        "ends.append((end + len(tokens) - 1, end + 2 * len(tokens) - 1))",
+        "ends.append((end + 2 * len(tokens) - 1, end + len(tokens) - 1))",
+        PAIRED,
+    ),
+    Bug(
+        "rewards: the rejected document learned as the chosen one",
+        REWARDS,
+        "weight = -of_pairs[i // 2] if i % 2 else of_pairs[i // 2]",
+        "weight = of_pairs[i // 2]",
+        PAIRED,
+    ),
+    Bug(
+        "rewards: calibration forgets how many pairs a bin has",
+        REWARDS,
+        "error += abs(predicted - observed) * len(row) / len(margins)",
+        "error += abs(predicted - observed) / num_bins",
+        PAIRED,
+    ),
+    Bug(
+        "ppo: the coefficient begins anew where a tuning goes on",
+        POLICY,
+        'control.beta = next_beta(line["beta"], line["kl"], target)',
+        "pass",
+        TUNED,
+    ),
+    Bug(
+        "ppo: the same documents in every step",
+        POLICY,
+        "first = FIRST + step * c.batch_size",
+        "first = FIRST",
+        TUNED,
+    ),
+    Bug(
+        "ppo: the KL is rewarded",
+        POLICY,
+        "gains = [r / unit - beta * d for",
+        "gains = [r / unit + beta * d for",
+        TUNED,
+    ),
+    Bug(
+        "ppo: the step beyond the budget is kept",
+        POLICY,
+        "                engine.load(before)\n",
+        "",
+        TUNED,
+    ),
+    Bug(
+        "critic: a prefix has the value of the one behind it",
+        POLICY,
+        "for end in range(1, len(tokens)))",
+        "for end in range(2, len(tokens) + 1))",
+        TUNED,
+    ),
+    Bug(
+        "critic: good and bad swapped",
+        POLICY,
+        "for place, w_good, w_bad in",
+        "for place, w_bad, w_good in",
+        TUNED,
+    ),
+    Bug(
+        "a critic is not kept",
+        "tune.py",
+        "critic=critic.state() if critic else None",
+        "critic=None",
+        TUNED,
+    ),
+    Bug(
+        "objectives: prompts are learned",
+        OBJECTIVES,
+        "found += [0.0] * prompt + [weight] * answer",
+        "found += [weight] * prompt + [weight] * answer",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: DPO forgets beta in the gradient",
+        OBJECTIVES,
+        "share = beta / len(margins)",
+        "share = 1 / len(margins)",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: the clip of PPO on the wrong side",
+        OBJECTIVES,
+        "if advantage > 0 else ratio < 1 - clip",
+        "if advantage < 0 else ratio < 1 - clip",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: the penalty pulls away from the reference",
+        OBJECTIVES,
+        "return [-share * (now - ref)",
+        "return [share * (now - ref)",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: a group's baseline has the answer itself",
+        OBJECTIVES,
+        "r - (total - r) / (group_size - 1)",
+        "r - total / group_size",
+        WEIGHED,
+    ),
+    Bug(
+        "objectives: a critic learns the reverse",
+        OBJECTIVES,
+        "return [share * r for r in returns], [share * (1 - r) for r in returns]",
+        "return [share * (1 - r) for r in returns], [share * r for r in returns]",
+        WEIGHED,
+    ),
+    Bug(
+        "extend: new tokens are as likely as others",
+        "extend.py",
+        "if reader and docs else",
+        "if reader and not docs else",
+        EXTENDED,
+    ),
+    Bug(
+        "extend: new positions come first",
+        "extend.py",
+        "        found.extend(old)\n        more = wanted[name][0] - n_out\n",
+        "        more = wanted[name][0] - n_out\n"
+        '        old = old[n_in:] + old[:n_in] if more and name == "wpe" else old\n'
+        "        found.extend(old)\n",
+        EXTENDED,
+    ),
+    Bug(
+        "samples: special tokens may be drawn",
+        "sampler.py",
+        "if each not in excluded]",
+        "if each not in ()]",
+        EXTENDED,
+    ),
+    Bug(
+        "tune: Adam counts steps, not updates",
+        "tune.py",
+        'state["step"] = len(found.metrics) * tuning.updates',
+        'state["step"] = len(found.metrics)',
+        LOOPED,
+    ),
+    Bug(
+        "tune: it goes on from the best parameters",
+        "tune.py",
+        "        engine.load(last)\n        model = keep(",
+        "        model = keep(",
+        LOOPED,
+    ),
+    Bug(
+        "tune: every epoch in the same order",
+        "tune.py",
+        "places.append(order(seed, epoch, n)(i))",
+        "places.append(order(seed, i, n)(i))",
+        LOOPED,
+    ),
+    Bug(
+        "sft: the base's documents lose their first letter",
+        "sft.py",
+        "rows.append((tokens, (0, len(tokens) - 1)))",
+        "rows.append((tokens, (1, len(tokens) - 2)))",
+        ANSWERED,
+    ),
+    Bug(
+        "sft: what the base was tested on is learned",
+        "sft.py",
+        "        if completion in tested_base:\n            continue\n",
+        "",
+        ANSWERED,
+    ),
+    Bug(
+        "answers: the draw of another position",
+        "conditions.py",
+        "range(model.config.block_size - len(before))",
+        "range(len(before), model.config.block_size)",
+        ANSWERED,
     ),
 ]
 

@@ -18,11 +18,15 @@ int main() {
     const int n_head = draw(1, 8), n_embd = n_head * draw(1, 5), n_layer = draw(1, 3);
     const int block_size = draw(1, 24), vocab_size = draw(1, 70), threads = draw(1, 3);
     void* engine = CALL(kamon_create)(n_layer, n_embd, n_head, block_size, vocab_size, 0.85, 0.99,
-                                      1e-8, 0.1, round % 2 ? 0.3 : 0.0, 5, threads);
+                                      1e-8, 0.1, round % 3 ? 0.0 : 0.05, round % 2 ? 0.3 : 0.0, 5,
+                                      threads);
     const size_t num_params = size_t(2 * vocab_size + block_size) * n_embd +
                               size_t(n_layer) * 12 * n_embd * n_embd;
     std::vector<double> params(num_params), m(num_params), v(num_params);
     for (double& p : params) p = normal(rng);
+    if (round % 4 == 3)  // embeddings above 0 and matrices below it: few hidden units are above 0
+      for (size_t i = 0; i < num_params; i++)
+        params[i] += i < size_t(2 * vocab_size + block_size) * n_embd ? 0.3 : -0.1;
     CALL(kamon_load)(engine, params.data(), m.data(), v.data(), 0);
 
     std::vector<int32_t> tokens;

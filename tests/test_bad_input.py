@@ -422,6 +422,10 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("train two.txt -o new --threads 100000", 2, "threads must be from 1 to 1,024"),
     ("sample M --engine gpu", 2, "invalid choice: 'gpu'"),
     ("sample M --engine scalar --dtype float32", 2, "computes in float64 alone"),
+    ("sample M --engine native --dtype bfloat16", 2, "bfloat16 is for the torch engine"),
+    ("sample M --engine native --device cuda", 2, "device cuda is for the torch engine"),
+    ("sample M --engine scalar --compile", 2, "compile is for the torch engine"),
+    ("sample M --device tpu", 2, "--device"),
     ("sample M N", 2, "one argument too many: 'N'"),
     ("sample", 2, "DIR"),
     (["complete", "M", "é"], 1, "character 'é'"),
@@ -552,6 +556,32 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("pack two.txt -o new --jobs 0", 2, "jobs must be from 1 to 1,024"),
     (f"pack two.txt -o new --jobs {HUGE}", 2, "jobs must be from 1 to 1,024"),
     ("pack hebrew.txt -o new --tokenizer M", 1, "hebrew.txt, line 1: character 'ש'"),
+    ("sft", 2, "name the DIR of a model and DATA to tune it on"),
+    ("sft M", 2, "name the DIR of a model and DATA"),
+    ("sft M none.jsonl -o new", 1, "there is no file none.jsonl"),
+    ("sft M instruction -o new", 1, "did you mean 'instructions'?"),
+    ("sft none two.txt -o new", 1, "none does not exist"),
+    ("sft M two.txt -o new", 1, "two.txt, line 1 is not valid JSON"),
+    ("sft M number.jsonl -o new", 1, "line 1 has no text under 'prompt'; its keys: text"),
+    ("sft M array.jsonl -o new", 1, 'no JSON object such as {"prompt": "…", "completion": "…"}'),
+    ("sft M empty.txt -o new", 1, "empty.txt is empty"),
+    ("sft M blank.txt -o new", 1, "blank.txt holds nothing but blank lines"),
+    ("sft M latin.txt -o new", 1, "line 1 is not valid JSON"),
+    ("sft M nul.txt -o new", 1, "line 1 is not valid JSON"),
+    ("sft M other -o new", 1, "other is a directory"),
+    ("sft M instructions -o M", 1, "M holds a model already"),
+    ("sft M instructions -o new --base-share 1", 2, "base_share must be from 0 to below 1"),
+    ("sft M instructions -o new --base-share nan", 2, "base_share must be from 0 to below 1"),
+    ("sft M instructions -o new --n-embd 8", 2, "there is no flag --n-embd"),
+    ("sft M instructions -o new --block-size 3", 2, "block_size 3 is too small"),
+    ("sft M instructions -o new --num-steps 0", 2, "num_steps must be 1 or more"),
+    ("sft --resume none", 1, "none does not exist"),
+    ("sft --resume M", 2, "M is trained and not tuned"),
+    ("sft --resume M -o new", 2, "-o cannot be changed where a tuning goes on"),
+    ("sft --resume M --num-steps 3", 2, "--num-steps cannot be changed"),
+    ("sft M two.txt --resume M", 2, "DIR cannot be changed"),
+    (["sft", "--resume", ""], 2, "--resume needs the directory of a tuning"),
+    ("sample M --prompt a", 2, "the model knows no prompts"),
     ("inspect", 2, "name the DIR of a model"),
     ("inspect other", 1, "it has no generation of a model"),
     ("inspect --positions", 2, "name the DIR of a model"),
@@ -632,6 +662,51 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("rate M -o new --prefs other", 1, "cannot write other: Is a directory"),
     (["rate", "M", "-o", ""], 2, "need a name, not an empty one"),
     (f"rate M -o new --seed {HUGE**2}", 2, "seed must be below 2**128"),
+    ("compare M", 2, "required: TUNED"),
+    ("compare M M", 2, "M is given more than once"),
+    ("compare M ./M/", 2, "M is given more than once"),
+    ("compare M two.txt", 1, "two.txt is not a model directory but a file"),
+    ("compare M B -n 1", 2, "number of samples to compare must be 2 or more, not 1"),
+    (f"compare M B -n {HUGE}", 2, "ask for fewer at a time"),
+    (f"compare M B --seed {HUGE**2}", 2, "seed must be below 2**128"),
+    ("compare M B --show -1", 2, "--show must be 0 or more, not -1"),
+    ("compare M B -o x.png", 2, "a frontier needs a judge: give --reward DIR or --prefer RULE"),
+    ("compare M B --overwrite", 2, "--overwrite is for the picture of -o, and there is none"),
+    ("compare M B --prefer len>1 -o x.jpg", 2, "'x.jpg' must end in .png or .svg"),
+    (["compare", "M", "B", "--prefer", "len>1", "-o", ""], 2, "'' must end in .png or .svg"),
+    ("compare M B --prefer len>1 -o B/x.png", 1, "is in the model's own directory"),
+    ("compare M B --prefer len>1 -o two.txt/x.png", 1, "two.txt is not a folder"),
+    (["compare", "M", "B", "--prefer", "len >"], 2, "the rule 'len >', character 6"),
+    ("compare M B --prefer len>1 --reward M", 2, "not allowed with argument"),
+    ("reward", 2, "name DIR"),
+    ("reward M", 2, "name DATA"),
+    ("reward M common", 2, "name -o OUT"),
+    ("reward M common -o new --num-pairs 0", 2, "number of pairs must be from 1"),
+    ("reward M two.txt -o new --num-pairs 5", 2, "--num-pairs is for the built-in pairs"),
+    ("reward M common -o new --lm-weight nan", 2, "lm_weight must be 0 or more and finite"),
+    ("reward M common -o new --num-steps 0", 2, "num_steps must be 1 or more"),
+    ("reward M common -o other", 1, "holds something else than a model"),
+    ("reward M common -o new --device cpu", 2, "--device and --compile are for `kamon train`"),
+    ("reward M --resume M", 2, "DIR cannot be changed where a tuning goes on"),
+    ("reward --resume M", 2, "is trained and not tuned"),
+    ("reward --resume M --seed 3", 2, "--seed cannot be changed"),
+    (["reward", "--resume", ""], 2, "--resume needs the directory of a tuning"),
+    ("ppo", 2, "name DIR"),
+    ("ppo M -o new", 2, "name what is rewarded"),
+    ("ppo M --reward M --prefer len<3 -o new", 2, "name what is rewarded"),
+    ("ppo M --prefer len<3", 2, "name -o OUT"),
+    ("ppo M --reward M -o new", 2, "gives no rewards"),
+    ("ppo M --reward void -o new", 1, "is not a model directory"),
+    ("ppo M --prefer len< -o new", 2, "the rule 'len<', character 5"),
+    ("ppo M --prefer len<3 -o new --clip 0", 2, "clip must be above 0 and finite, not 0"),
+    ("ppo M --prefer len<3 -o new --beta inf", 2, "beta must be above 0 and finite"),
+    ("ppo M --prefer len<3 -o new --kl-target nan", 2, "kl_target must be above 0"),
+    ("ppo M --prefer len<3 -o new --max-kl -1", 2, "max_kl must be above 0"),
+    ("ppo M --prefer len<3 -o new --updates 0", 2, "updates must be 1 or more"),
+    ("ppo M --prefer len<3 -o new --batch-size 1", 2, "batch_size must be 2 or more"),
+    ("ppo M --prefer len<3 -o new --checkpoint-every 0", 2, "checkpoint-every must be a number"),
+    ("ppo --resume M --critic", 2, "--critic cannot be changed where a tuning goes on"),
+    ("ppo --resume M", 2, "is trained and not tuned"),
 ]
 
 
@@ -916,7 +991,9 @@ LOADERS = {
     "score": ["two.txt"],
     "eval": [],
     "plot": ["--json"],
+    "sft": ["instructions", "-o", "new"],
     "inspect": [],
+    "compare": ["M"],
 }
 
 
@@ -992,7 +1069,7 @@ def test_a_model_that_claims_to_be_huge(
     assert " cannot be used: " in done.err or "are enough" in done.err
 
 
-@pytest.mark.parametrize("verb", ["sample", "complete", "fill", "score", "eval", "plot", "inspect"])
+@pytest.mark.parametrize("verb", [*LOADERS])
 @pytest.mark.parametrize("model", ["E", "F"])
 @pytest.mark.usefixtures("here")
 def test_json_is_json(verb: str, model: str, kamon: Kamon) -> None:
@@ -1002,7 +1079,7 @@ def test_json_is_json(verb: str, model: str, kamon: Kamon) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
     names = {"sample": ["--nearest"], "fill": ["_*"], "score": ["emoji.txt"], "eval": ["emoji.txt"]}
-    more = names.get(verb, [])
+    more = names.get(verb, ["M"] if verb == "compare" else [])
     if model == "F" and more[:1] == ["emoji.txt"]:
         Path("new.txt").write_text("anan\nroro\nanora\n")
         more = ["new.txt"]
@@ -1091,6 +1168,9 @@ TRAIN: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (breaking(), {}, RuntimeError, "mine"),
     (NAMES, {"engine": "gpu"}, ConfigError, "unknown engine 'gpu'"),
     (NAMES, {"dtype": "int8"}, ConfigError, "unknown dtype 'int8'"),
+    (NAMES, {"device": "tpu"}, ConfigError, "unknown device 'tpu'"),
+    (NAMES, {"engine": "native", "device": "mps"}, ConfigError, "device mps is for the torch"),
+    (NAMES, {"engine": "native", "compile": True}, ConfigError, "compile is for the torch"),
     (NAMES, {"threads": 0}, ConfigError, "threads must be from 1 to 1,024, not 0"),
     (NAMES, {"threads": True}, ConfigError, "threads must be a whole number, not True"),
     (NAMES, {"threads": "2"}, ConfigError, "threads must be a whole number, not '2'"),
@@ -1154,6 +1234,8 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda m: m.sample(2, exclude=None), TypeError, "not iterable"),
     (lambda m: m.sample(2, exclude=breaking()), RuntimeError, "mine"),
     (lambda m: m.sample(2, foo=1), ConfigError, "unknown condition 'foo'"),
+    (lambda m: m.sample(2, prompt=3), ConfigError, "prompt must be text, not 3"),
+    (lambda m: m.sample(2, prompt="a"), ConfigError, "the model knows no prompts"),
     (lambda m: list(score.score(m, "anna")), ConfigError, "several texts, not one"),
     (lambda m: score.score_list(m.engine, m.tokenizer, "a"), ConfigError, "several texts"),
     (lambda m: list(score.score(m, [b"a"])), TypeError, "expected str"),

@@ -73,6 +73,24 @@ def test_made_up_people_are_new_and_the_same_again() -> None:
     assert not last & set(lists.FREQUENCY_LISTS["surnames"])
 
 
+def test_names_for_short() -> None:
+    pytest.importorskip("nicknames", reason="needs kamon[examples]")
+    *answers, share = run("short_names.py", "william", "margaret").splitlines()
+    assert [line.split()[0] for line in answers] == ["william", "margaret"]
+    known, chance = map(int, re.findall(r"(\d+)%", share))
+    assert known > 3 * chance
+
+
+def test_names_of_countries() -> None:
+    pytest.importorskip("faker", reason="needs kamon[examples]")
+    *answers, share = run("countries.py", "-n", 5).splitlines()
+    assert len(answers) == 7
+    assert all(len(line.split(", ")) == 5 for line in answers)
+    right, chance = map(int, re.findall(r"(\d+)%", share))
+    assert right > 60
+    assert chance < 35
+
+
 @pytest.mark.parametrize(
     ("password", "answer"),
     [

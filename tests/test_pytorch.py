@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
 import sys
 from array import array
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from kamon.engine import (
     untrained,
 )
 from kamon.errors import ConfigError
+from kamon.memory import training_bytes
 from kamon.model import init, parameter_shapes
 from kamon.run import prepare
 from kamon.sampler import SampleRequest, sample, sample_document, sample_one_by_one
@@ -87,7 +89,7 @@ def check_against_scalar(config: Config) -> None:
         assert_close(config, found["v"], after["v"], bound)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(config=configs())
 def test_logprobs_gradients_and_steps(config: Config) -> None:
     check_against_scalar(config)
@@ -529,3 +531,25 @@ def test_every_verb_that_loads_a_model(
         done = kamon(*argv, "--engine=torch")
         assert done.code == 0, done.err
         assert done.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc on this system")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_memory_that_is_said_is_what_is_taken(dtype: str) -> None:
+    """Within a factor of two, of the largest that was held at once."""
+    code = (
+        "import re, kamon\n"
+        "status = lambda: open('/proc/self/status').read()\n"
+        "peak = lambda: 1024 * int(re.search(r'VmHWM:\\s+(\\d+)', status())[1])\n"
+        "docs = [a + b + c for a in 'abcdefgh' for b in 'fghij' for c in 'klmno']\n"
+        f"how = dict(num_steps=1, engine='torch', dtype={dtype!r}, std=0.01, learning_rate=1e-4)\n"
+        "kamon.train(docs, n_embd=4, **how); before = peak()\n"
+        "kamon.train(docs, n_embd=256, n_layer=4, batch_size=500, **how)\n"
+        "print(peak() - before)"
+    )
+    argv = [sys.executable, "-c", code]
+    taken = float(subprocess.run(argv, capture_output=True, check=True, text=True).stdout)
+    config = Config(n_embd=256, n_layer=4, vocab_size=16, batch_size=500)
+    said = training_bytes(vars(config), engine="torch", real=4, threads=1, longest=3, held_out=12)
+    assert 0.5 < said / taken < 2

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import Result
 from kamon import ranks
 from kamon.config import Config
 from kamon.engine import make_engine, untrained
 from kamon.errors import ConfigError, KamonError
 from kamon.model import init
 from kamon.ranks import Ranks
+from kamon.store import load
 
 torch = pytest.importorskip("torch")
 
@@ -77,9 +84,7 @@ def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks.world_size() == 1
     ranks.check_engine("native")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert (ranks.world_size(), ranks.this_rank(), ranks.restarted()) == (2, 1, False)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert ranks.restarted()
+    assert (ranks.world_size(), ranks.this_rank()) == (2, 1)
     ranks.check_engine("torch")
     with pytest.raises(ConfigError, match="2 processes were started together, and the native eng"):
         ranks.check_engine("native")
@@ -194,3 +199,170 @@ def test_all_stop_where_one_is_told_to(results: dict[int, list[dict[str, Any]]])
     for size in (1, 2, 4):
         for of_rank in results[size]:
             assert of_rank["stopped"]["step"] == len(of_rank["stopped"]["losses"]) == 3
+
+
+# ---- the command line
+
+Start = Callable[..., list[subprocess.Popen[str]]]
+FLAGS = [
+    *("--engine=torch", "--threads=1", "--n-embd=8", "--n-head=2", "--size=original"),
+    *("--batch-size=3", "--dropout=0.1"),
+]
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Iterator[Start]:
+    """One `kamon` for each list of arguments, each in a folder of its own, as torchrun starts them;
+    they do not outlive the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*each: list[object], **more: str) -> list[subprocess.Popen[str]]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        own = []
+        for rank, argv in enumerate(each):
+            folder = tmp_path / f"rank-{rank}"
+            folder.mkdir(exist_ok=True)
+            own_env = {"RANK": str(rank), "WORLD_SIZE": str(len(each)), "LOCAL_RANK": str(rank)}
+            meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            own.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "kamon", *map(str, argv)],
+                    env=os.environ | own_env | meeting | more,
+                    cwd=folder,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+        started.extend(own)
+        return own
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[Result]:
+    found = []
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert "Traceback" not in err
+        found.append(Result(process.returncode, out, err))
+    return found
+
+
+def numbers(where: Path) -> tuple[Any, ...]:
+    """Everything that a training comes to."""
+    found = load(where)
+    return found.params, found.metrics.losses, found.metrics.held_out, found.state
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_model_and_one_speaks(
+    names: Path, tmp_path: Path, together: Start, kamon: Callable[..., Result]
+) -> None:
+    """Interrupted, by a signal that reaches one alone, and gone on with, by other numbers too."""
+    argv = ["train", names, "-o", "m", *FLAGS]
+    ends = ended(together(*[[*argv, "--num-steps=60"]] * 2))
+    assert [end.code for end in ends] == [0, 0]
+    assert len(ends[0].out.splitlines()) == 20
+    assert (ends[1].out, ends[1].err) == ("", "")
+    assert list((tmp_path / "rank-1").iterdir()) == []
+    whole = numbers(tmp_path / "rank-0" / "m")
+
+    argv[3] = "long"
+    running = together(*[[*argv, "--num-steps=100000", "--checkpoint-every=50"]] * 2)
+    where = tmp_path / "rank-0" / "long"
+    while not list(where.glob("generation-*")):
+        time.sleep(0.05)
+        assert running[0].poll() is None
+    running[1].send_signal(signal.SIGINT)
+    ends = ended(running)
+    assert [end.code for end in ends] == [130, 130]
+    assert "goes on from here" in ends[0].err
+    assert (ends[1].out, ends[1].err) == ("", "")
+    done = len(load(where).metrics)
+    assert done >= 50
+
+    # The directory is where rank 0 sees it: here, and not there.
+    ends = ended(together(*[["train", "--resume", "m", "--extend=30", "--threads=1"]] * 2))
+    assert [end.code for end in ends] == [0, 0]
+    assert numbers(tmp_path / "rank-0" / "m")[1][:60] == whole[1]
+    assert kamon("train", "--resume", tmp_path / "rank-0" / "m", "--extend=5").code == 0
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_one_is_said_by_the_first(
+    names: Path, tmp_path: Path, together: Start
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("karl\notto\nemil\n")
+    for second, said, codes in (
+        (other, "what is to be learned is not the same in all 2 processes", [2, 2]),
+        (tmp_path / "no.txt", "process 1 of 2: there is no file", [1, 1]),
+    ):
+        ends = ended(together(*[["train", each, "-o", "m", *FLAGS] for each in (names, second)]))
+        assert [end.code for end in ends] == codes
+        assert said in ends[0].err
+        assert (ends[1].out, ends[1].err) == ("", "")
+    ends = ended(together(*[["train", names, "-o", "m"]] * 2))
+    assert [end.code for end in ends] == [2, 2]
+    assert "2 processes were started together" in ends[0].err
+    assert not (tmp_path / "rank-0" / "m").exists()
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_ends_the_other(names: Path, together: Start) -> None:
+    running = together(*[["train", names, "-o", "m", *FLAGS, "--num-steps=100000"]] * 2)
+    assert running[0].stderr is not None
+    while "model: " not in running[0].stderr.readline():
+        pass
+    time.sleep(0.5)
+    running[1].kill()
+    ends = ended(running)
+    assert [end.code for end in ends] == [1, -signal.SIGKILL]
+    assert "another process of this training has ended" in ends[0].err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc: whom to kill?")
+def test_torchrun_starts_again_what_was_killed(names: Path, tmp_path: Path) -> None:
+    """… from the checkpoint: it comes to the same bits. And Ctrl-C is for all of them."""
+
+    def start(where: Path, steps: int) -> subprocess.Popen[str]:
+        flags = [*FLAGS, f"--num-steps={steps}", "--checkpoint-every=100"]
+        command = ["--nproc-per-node=2", "--max-restarts=1", "--monitor-interval=0.1", "-m"]
+        argv = [*TORCHRUN, *command, "kamon", "train", names, "-o", where, *flags]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(list(map(str, argv)), text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+    def workers(process: subprocess.Popen[str]) -> list[int]:
+        own = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        return sorted(map(int, own.read_text().split()))
+
+    def wait_for(where: Path, process: subprocess.Popen[str]) -> None:
+        while not list(where.glob("generation-*")):
+            time.sleep(0.02)
+            assert process.poll() is None
+
+    whole, killed, stopped = (tmp_path / name for name in ("whole", "killed", "stopped"))
+    out, _ = start(whole, 500).communicate(timeout=120)
+    assert "trained 500 steps" in out
+    process = start(killed, 500)
+    wait_for(killed, process)
+    os.kill(workers(process)[-1], signal.SIGKILL)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert "going on from generation-" in out
+    assert numbers(killed) == numbers(whole)
+
+    process = start(stopped, 10**6)
+    wait_for(stopped, process)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert "goes on from here" in out
+    assert load(stopped).state is not None

@@ -131,7 +131,7 @@ def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path:
 def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
     """Far too large steps: what was best stays, and the tuning ends early."""
     tuning = toy(base, num_steps=200, learning_rate=0.3)
-    whole = tune(tuning, steps_of, engine="scalar", output=tmp_path / "m")
+    whole = tune(tuning, steps_of, engine="native", dtype="float64", output=tmp_path / "m")
     known = whole.training["tuning"]["held_out"]
     assert known["best_step"] < len(whole.metrics) < 200
     assert known["loss"] == min(whole.metrics.held_out.values())
@@ -139,9 +139,14 @@ def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
     batch = whole.tokenizer.encode_documents(texts)
     found = -sum(whole.engine.logprobs(batch)) / batch.num_targets
     assert found == pytest.approx(known["loss"], rel=1e-12)
-    same(kamon.load(tmp_path / "m", engine="scalar"), whole)
+    same(kamon.load(tmp_path / "m", engine="native", dtype="float64"), whole)
     model = tune(
-        tuning, steps_of, engine="scalar", output=tmp_path / "n", should_stop=stop_after(30)
+        tuning,
+        steps_of,
+        engine="native",
+        dtype="float64",
+        output=tmp_path / "n",
+        should_stop=stop_after(30),
     )
     while not model.training["finished"]:
         model = resume_tuning(tmp_path / "n", "toy", steps_of, should_stop=stop_after(50))

@@ -8,6 +8,7 @@
     state.safetensors   what training needs to go on: params., m. and v. of each parameter's name
     examples.jsonl.gz   of a model that is tuned: what it learns from, a JSON object a line
     frozen.safetensors  and the parameters it may not stray from, where there are such
+    critic.safetensors  a critic beside: as state.safetensors, of a model with two tokens more
     documents           the different documents of its list, a JSON string a line, compressed: what
                         is new, and what was held out (`kamon.split`), is asked of them
 
@@ -25,7 +26,7 @@ import sys
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
@@ -40,7 +41,9 @@ from kamon.tokenizer import MAX_FILE, CharTokenizer, Tokenizer, tokenizer_from_j
 STATE = "state.safetensors"
 EXAMPLES = "examples.jsonl.gz"
 FROZEN = "frozen.safetensors"
-OPTIONAL = {STATE, EXAMPLES, FROZEN}
+CRITIC = "critic.safetensors"
+OPTIONAL = {STATE, EXAMPLES, FROZEN, CRITIC}
+VERDICTS = 2  # tokens that a critic has more than the model
 # The most bytes that each may have; those of parameters follow from the settings.
 MOST_BYTES = {
     "config.json": 1 << 20,
@@ -63,7 +66,7 @@ class Stored:
 
     params: flat array of 'd' in the order of `parameter_shapes`. state: of the engine behind the
     last step; None where training is not to go on. examples: of `pack_examples`; frozen: as params;
-    both of a model that is tuned.
+    both of a model that is tuned. critic: the state of a `critic_config`, where there is one.
     """
 
     config: Config
@@ -75,6 +78,24 @@ class Stored:
     state: State | None = None
     examples: bytes | None = None
     frozen: array[float] | None = None
+    critic: State | None = None
+
+
+def critic_config(config: Config) -> Config:
+    """Of a critic of a model with this Config: two tokens more, good and bad."""
+    return replace(config, vocab_size=config.vocab_size + VERDICTS)
+
+
+def state_bytes(config: Config, state: State) -> bytes:
+    numbers = {"params.": state["params"], "m.": state["m"], "v.": state["v"]}
+    return to_safetensors(config, numbers)
+
+
+def read_state(config: Config, name: str, content: bytes, step: int) -> State:
+    params, m, v = from_safetensors(config, name, [f"{part}." for part in PARTS], content)
+    if min(v) < 0:
+        raise StoreError(f"{name} has a mean of squares that is below 0")
+    return {"params": params, "m": m, "v": v, "step": step}
 
 
 def to_files(stored: Stored) -> dict[str, bytes | Iterable[bytes]]:
@@ -89,12 +110,13 @@ def to_files(stored: Stored) -> dict[str, bytes | Iterable[bytes]]:
     }
     state = stored.state
     if state is not None:
-        numbers = {"params.": state["params"], "m.": state["m"], "v.": state["v"]}
-        files[STATE] = to_safetensors(config, numbers)
+        files[STATE] = state_bytes(config, state)
     if stored.examples is not None:
         files[EXAMPLES] = [stored.examples]
     if stored.frozen is not None:
         files[FROZEN] = to_safetensors(config, {"": stored.frozen})
+    if stored.critic is not None:
+        files[CRITIC] = state_bytes(critic_config(config), stored.critic)
     return files
 
 
@@ -132,25 +154,24 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
         state: State | None = None
         if STATE in names:
             name = STATE
-            prefixes = [f"{part}." for part in PARTS]
-            found = from_safetensors(config, STATE, prefixes, read(STATE, most_bytes(config, 3)))
-            if min(found[2]) < 0:
-                raise StoreError(f"{STATE} has a mean of squares that is below 0")
-            state = {"params": found[0], "m": found[1], "v": found[2], "step": len(metrics)}
-        examples, frozen = None, None
+            state = read_state(config, STATE, read(STATE, most_bytes(config, 3)), len(metrics))
+        examples, frozen, critic = None, None, None
         if EXAMPLES in names:
             name = EXAMPLES
             examples = read(name, MAX_EXAMPLES_BYTES)
         if FROZEN in names:
             name = FROZEN
             (frozen,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
+        if CRITIC in names:
+            name, shape = CRITIC, critic_config(config)
+            critic = read_state(shape, CRITIC, read(CRITIC, most_bytes(shape, 3)), len(metrics))
     except StoreError:
         raise
     except (KamonError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         reason = str(error) if name in str(error) else f"{name}: {error}"
         raise StoreError(reason) from None
     return Stored(
-        *(config, tokenizer, params, metrics, training, documents, state, examples, frozen)
+        *(config, tokenizer, params, metrics, training, documents, state, examples, frozen, critic)
     )
 
 

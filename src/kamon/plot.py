@@ -1,4 +1,4 @@
-"""Pictures of what `kamon.inside` finds: matplotlib Figures, as PNG or SVG.
+"""Pictures of what `kamon.inside` and `kamon.compare` find: matplotlib Figures, as PNG or SVG.
 
 Nothing here opens a window, asks for a display or reads the user's matplotlibrc: the same numbers
 make the same bytes. Colours are Okabe and Ito's, which colour-blind people tell apart, and none
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kamon.compare import Comparison, heights, undominated
 from kamon.errors import ConfigError
 from kamon.inside import Attention, Embeddings, Lengths, Losses, Plane
 
@@ -337,3 +338,76 @@ def draw_lengths(found: Lengths) -> Figure:
     axes.set_ylabel("share of all")
     legend_above(axes)
     return figure
+
+
+# ---- tuned models
+
+
+@style()
+def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
+    """What tuned models reached at which distance from their base, with 95% intervals; a line leads
+    through those that none beats. One at an infinite distance is left out."""
+    figure = Figure(figsize=(8, 4.5))
+    axes = figure.subplots()
+    margins(figure)
+    pairs = zip(found.all, heights(found, by_wins), strict=True)
+    shown = [pair for pair in pairs if math.isfinite(pair[0].kl)]
+    points = [(each.kl, y) for each, (y, _, _) in shown]
+    best = sorted(mark for mark, free in zip(points, undominated(points), strict=True) if free)
+    line: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
+    axes.plot(*split(best), label="none is as good at less KL", **line)
+    label = f"{found.n:,} samples of each, 95% intervals"
+    for place, (each, (y, low, high)) in enumerate(shown):
+        axes.errorbar(
+            *(each.kl, y),
+            yerr=[[y - low], [high - y]],
+            xerr=1.96 * each.kl_error,
+            fmt="D" if place == 0 else "o",
+            color=GREY if place == 0 else BLUE,
+            label=label if place == 1 else None,
+            markersize=6,
+            elinewidth=1,
+            zorder=3,
+        )
+    axes.margins(x=0.12, y=0.12)
+    name_points(axes, points, [each.name for each, _ in shown])
+    if by_wins:
+        axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.set_xlabel("KL to the base, nats a document")
+    axes.set_ylabel("win rate over the base" if by_wins else "mean reward")
+    legend_above(axes)
+    return figure
+
+
+def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    """Each name at a corner of its point where it covers no other name and no point, if it can."""
+    axes.autoscale_view()
+    has_glyph = glyph_finder()
+    figure = axes.get_figure(root=True)
+    assert figure
+    scale = 72 / figure.dpi
+    places = [tuple(scale * float(x) for x in axes.transData.transform(p)) for p in points]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]  # left, low, right, high, in 1/72"
+    for (x, y), point, name in zip(places, points, names, strict=True):
+        text = shown(name, has_glyph)
+        width, height = 6.5 * len(text), 12.0  # about
+        boxes: list[Any] = []
+        for right, above in ((True, True), (False, True), (True, False), (False, False)):
+            left = x + 7 if right else x - 7 - width
+            low = y + 5 if above else y - 5 - height
+            box = (left, low, left + width, low + height)
+            covered = sum(
+                box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
+            )
+            boxes.append((covered, len(boxes), right, above, box))
+        _, _, right, above, box = min(boxes)
+        taken.append(box)
+        axes.annotate(
+            text,
+            point,
+            xytext=(7 if right else -7, 5 if above else -5),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="bottom" if above else "top",
+            zorder=4,
+        )

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +28,10 @@ from kamon.errors import ConfigError, KamonError, TrainingError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
+MEETING_SECONDS = 600.0  # until all ranks must be there
+POLL_SECONDS = 0.02
 T = TypeVar("T")
 
 
@@ -147,7 +152,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise TrainingError(f"another process of this training has ended: {reason}") from None
 
 
@@ -162,8 +167,9 @@ def this_rank() -> int:
 
 
 def restarted() -> bool:
-    """Whether torchrun starts this again, since a process died."""
-    return world_size() > 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Whether torchrun starts this again, since a process died: here, or on another machine."""
+    own = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return world_size() > 1 and here().any(own)
 
 
 def number(name: str) -> int:
@@ -196,7 +202,9 @@ def here() -> Ranks:
         torch.cuda.set_device(number("LOCAL_RANK") % torch.cuda.device_count())
         backend += ",cuda:nccl"
     try:
-        distributed.init_process_group(backend, rank=rank, world_size=size)
+        store, _, _ = next(distributed.rendezvous("env://", rank, size))  # type: ignore[attr-defined]
+        store = distributed.PrefixStore(meeting(store, rank, size), store)  # type: ignore[attr-defined]
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
@@ -205,6 +213,34 @@ def here() -> Ranks:
         ) from None
     atexit.register(distributed.destroy_process_group)
     return Ranks(rank, size)
+
+
+def meeting(store: Store, rank: int, size: int) -> str:
+    """A name for this meeting of all ranks, which rank 0 makes up and the others are told.
+
+    Where torchrun starts processes again, the store still has what their forerunners left, and who
+    took that for news would wait for the dead. So each calls under a name of its own, and is
+    answered under that; rank 0 answers whoever calls until it has heard that all know.
+    """
+    own = f"kamon/{secrets.token_hex(8)}"
+    if rank:
+        store.set(f"kamon/caller/{rank}", own)
+        store.wait([own])
+        found = str(store.get(own).decode())
+        store.set(f"{found}/{rank}", "knows")
+        return found
+    end = time.monotonic() + MEETING_SECONDS
+    waiting = set(range(1, size))
+    while waiting:
+        for other in list(waiting):
+            if store.check([f"{own}/{other}"]):
+                waiting.remove(other)
+            elif store.check([f"kamon/caller/{other}"]):
+                store.set(store.get(f"kamon/caller/{other}").decode(), own)
+        if time.monotonic() > end:
+            raise ValueError(f"process {min(waiting)} is missing")
+        time.sleep(POLL_SECONDS)
+    return own
 
 
 def check_engine(engine: str) -> None:

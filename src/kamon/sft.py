@@ -338,7 +338,8 @@ def steps_of(tuning: Tuning, _: NewEngine) -> Steps:
             found["obedience"] = asdict(instructions.obedience(engine, tokenizer))
         return found
 
-    return Steps(make, held_out_loss if tested else None, len(tested), finish)
+    measured = held_out_loss if tested else None
+    return Steps(make, measured, len(tested), finish=finish)
 
 
 def packed(rows: Iterable[tuple[Numbers, Span]]) -> tuple[Batch, list[Span], list[int]]:

@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import kamon
 from kamon.api import Model, directory, interval, stored
@@ -90,18 +90,29 @@ class Steps:
     engine, as often as Tuning.updates says; returns what was measured, "loss" among it, under the
     same names each time. held_out: the loss on num_held_out examples that are not learned from, by
     which the best model is found; None where there are none, and the last model is the best.
+    enough: asked as often, behind it, whether the tuning is at its end before its last step; ended:
+    the same behind each step, of what the step has measured. go_on: is told what the steps before
+    have measured, where a tuning goes on. critic: a second engine that learns, whose state is kept.
     finish: what is known in the end, of the model that is kept, for training.json.
-    enough: asked as often as held_out, behind it: whether the tuning is at its end already.
     """
 
     make: Callable[[Engine, int, float], Mapping[str, float]]
     held_out: Callable[[Engine], float] | None = None
     num_held_out: int = 0
-    finish: Callable[[Engine], dict[str, Any]] | None = None
     enough: Callable[[Engine], bool] | None = None
+    go_on: Callable[[Metrics], None] | None = None
+    ended: Callable[[], bool] | None = None
+    critic: Engine | None = None
+    finish: Callable[[Engine], dict[str, Any]] | None = None
 
 
-NewEngine = Callable[["array[float]"], Engine]  # one more of the same kind, with these parameters
+class NewEngine(Protocol):
+    """Makes one more engine of the same kind, with these parameters; shape: its Config, where
+    that is another one."""
+
+    def __call__(self, params: array[float], shape: Config | None = None) -> Engine: ...
+
+
 MakeSteps = Callable[[Tuning, NewEngine], Steps]
 
 
@@ -234,6 +245,12 @@ def resume_tuning(
         state = found.state
         state["step"] = len(found.metrics) * tuning.updates
         made.load(state)
+        if steps.go_on:
+            steps.go_on(found.metrics)
+        if steps.critic:
+            if found.critic is None:
+                raise StoreError(f"{path} keeps no critic to go on with: tune its base anew")
+            steps.critic.load(found.critic)
         resumed = Resumed(writer.folder.name, len(found.metrics), writer.problems)
         if on_start:
             on_start(Start(tuning, steps, made, training["engine"], resumed))
@@ -264,9 +281,9 @@ def engines(
         held_out=0,
     )
 
-    def new_engine(params: array[float]) -> Engine:
+    def new_engine(params: array[float], shape: Config | None = None) -> Engine:
         made = make_engine(
-            name, config, dtype=dtype, threads=threads, device=device, compile=compile
+            name, shape or config, dtype=dtype, threads=threads, device=device, compile=compile
         )
         made.load(untrained(params))
         return made
@@ -378,8 +395,9 @@ class Course:
             model = self.model(before + time.perf_counter() - start, finished, more)
             if writer:
                 content = stored(model, params, state)
-                frozen = self.tuning.frozen
-                writer.save(replace(content, examples=packed, frozen=frozen))
+                critic = self.steps.critic
+                content = replace(content, examples=packed, frozen=self.tuning.frozen)
+                writer.save(replace(content, critic=critic.state() if critic else None))
             return model
 
         def checkpoint(_: array[float]) -> None:
@@ -390,7 +408,8 @@ class Course:
         self.make_steps(on_progress, should_stop, checkpoints)
         done, validation = len(self.metrics), self.validation
         exhausted = validation is not None and validation.exhausted
-        finished = done == self.tuning.config.num_steps or exhausted or self.enough
+        ended = self.enough or (self.steps.ended is not None and self.steps.ended())
+        finished = done == self.tuning.config.num_steps or exhausted or ended
         if not done:
             return self.model(0.0, False, {})
         last = engine.state()
@@ -439,6 +458,8 @@ class Course:
                 self.enough = self.steps.enough is not None and self.steps.enough(self.engine)
                 if stop or self.enough:
                     break
+            if self.steps.ended and self.steps.ended():
+                break
             if should_stop and should_stop():
                 break
             if checkpoints and done < config.num_steps:

@@ -28,7 +28,10 @@ VERBS = {
     "fill": "fill the gaps in a text: ma__a, *ia",
     "score": "say how odd each line of a text is to a saved model",
     "eval": "measure a saved model: its guesses, beside n-grams, and its samples",
+    "compare": "say what tuning did to a model: samples, rewards, distance",
     "ngram": "count n-grams: what a model must beat on your list",
+    "reward": "learn from pairs which text is preferred, and give texts rewards",
+    "ppo": "tune a saved model so that its samples earn more of a reward",
     "plot": "draw a saved model: losses, embeddings, attention, lengths",
     "inspect": "show what is in a saved model or a packed corpus",
     "reproduce": "run the original microGPT, number for number",
@@ -47,6 +50,7 @@ examples:
   kamon complete brands ne               what comes next, and how it may end
   kamon score brands new.txt --top 20    the lines that fit the list least
   kamon eval brands                      how good it is, beside n-grams
+  kamon compare brands tuned             what tuning did to it
   kamon plot brands --text kamon         its losses, embeddings, attention and lengths as pictures
   kamon ngram brands.txt                 what counting alone makes of that list
   kamon reproduce --input names.txt      the original's losses and names

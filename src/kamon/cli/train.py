@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         engine = chosen_engine(args)
         check_engine(engine["engine"])
         check_picks(args.budget, args.size)
-        if not rank and not restarted():
+        if not restarted() and not rank:
             store.check_target(output, overwrite=args.overwrite)
     interval(args.checkpoint_every)
     ranks = here()

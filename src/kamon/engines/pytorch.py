@@ -58,14 +58,22 @@ class Inputs:
 
 
 class Layer(nn.Module):
-    """The parameters of one layer, (out, in) each."""
+    """Layer `number` of a model; its parameters are (out, in) each."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, config: Config, number: int, shapes: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
+        self.config, self.number = config, number
         self.attn_wq, self.attn_wk, self.attn_wv, self.attn_wo, self.mlp_fc1, self.mlp_fc2 = (
             nn.Parameter(torch.zeros(shapes[name]))
             for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
         )
+
+    def forward(self, x: Tensor, inputs: Inputs) -> Tensor:
+        """The residual stream (N, C) behind this layer."""
+        site = 2 * self.number + 1
+        heads = attention(*self.queries_keys_values(x), inputs, self.config)
+        x = x + drop(functional.linear(heads, self.attn_wo), inputs, site, self.config)
+        return x + drop(self.network(x), inputs, site + 1, self.config)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = rmsnorm(x)
@@ -89,7 +97,7 @@ class Gpt(nn.Module):
         for i in range(config.n_layer):
             begin = f"layer{i}."
             own = {n.removeprefix(begin): s for n, s in shapes.items() if n.startswith(begin)}
-            self.add_module(f"layer{i}", Layer(own))
+            self.add_module(f"layer{i}", Layer(config, i, own))
 
     def layers(self) -> Iterator[Layer]:
         for i in range(self.config.n_layer):
@@ -100,42 +108,15 @@ class Gpt(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """−log p of every target (N,), in nats, at least in float32."""
         x = self.embed(inputs.tokens, inputs.positions)
-        x = self.drop(x, inputs, 0)
-        for i, layer in enumerate(self.layers()):
-            q, k, v = layer.queries_keys_values(x)
-            heads = self.attention(q, k, v, inputs)
-            x = x + self.drop(functional.linear(heads, layer.attn_wo), inputs, 2 * i + 1)
-            x = x + self.drop(layer.network(x), inputs, 2 * i + 2)
+        x = drop(x, inputs, 0, self.config)
+        for layer in self.layers():
+            x = layer(x, inputs)
         logits = functional.linear(x, self.lm_head)
         return functional.cross_entropy(logits, inputs.targets, reduction="none")
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = functional.embedding(tokens, self.wte) + functional.embedding(positions, self.wpe)
         return rmsnorm(x)
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs) -> Tensor:
-        """Each document looks back at itself alone; (N, C) from (N, C).
-
-        Shorter ones are padded, for this alone and behind their end: what comes later is hidden
-        from every position, so none that counts sees it.
-        """
-        B, T = inputs.shape  # noqa: N806
-        H, D = self.config.n_head, self.config.head_dim  # noqa: N806
-
-        def apart(x: Tensor) -> Tensor:
-            if inputs.slots is not None:
-                x = x.new_zeros(B * T, H * D).index_copy(0, inputs.slots, x)
-            return x.view(B, T, H, D).transpose(1, 2)
-
-        x = functional.scaled_dot_product_attention(apart(q), apart(k), apart(v), is_causal=True)
-        x = x.transpose(1, 2).reshape(B * T, H * D)
-        return x if inputs.slots is None else x.index_select(0, inputs.slots)
-
-    def drop(self, x: Tensor, inputs: Inputs, site: int) -> Tensor:
-        if inputs.draws is None:
-            return x
-        c = self.config
-        return x * masks(c.dropout, c.seed, inputs.draws, inputs.positions, site, c.n_embd, x.dtype)
 
     def next_logits(self, tokens: Tensor, position: int, cache: list[Tensor]) -> Tensor:
         """Logits (B, V) of the tokens behind `tokens` (B,), which stand at `position`.
@@ -152,6 +133,33 @@ class Gpt(nn.Module):
             x = x + functional.linear(heads.reshape(B, H * D), layer.attn_wo)
             x = x + layer.network(x)
         return functional.linear(x, self.lm_head)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """Each document looks back at itself alone; (N, C) from (N, C).
+
+    Shorter ones are padded, for this alone and behind their end: what comes later is hidden from
+    every position, so none that counts sees it.
+    """
+    B, T = inputs.shape  # noqa: N806
+    H, D = config.n_head, config.head_dim  # noqa: N806
+
+    def apart(x: Tensor) -> Tensor:
+        if inputs.slots is not None:
+            x = x.new_zeros(B * T, H * D).index_copy(0, inputs.slots, x)
+        return x.view(B, T, H, D).transpose(1, 2)
+
+    x = functional.scaled_dot_product_attention(apart(q), apart(k), apart(v), is_causal=True)
+    x = x.transpose(1, 2).reshape(B * T, H * D)
+    return x if inputs.slots is None else x.index_select(0, inputs.slots)
+
+
+def drop(x: Tensor, inputs: Inputs, site: int, config: Config) -> Tensor:
+    """Without what dropout leaves out at this site."""
+    if inputs.draws is None:
+        return x
+    rate, seed, width = config.dropout, config.seed, config.n_embd
+    return x * masks(rate, seed, inputs.draws, inputs.positions, site, width, x.dtype)
 
 
 def rmsnorm(x: Tensor) -> Tensor:
@@ -235,10 +243,10 @@ def find_device(name: str, size: int) -> torch.device:
     size: of the ranks, which cannot add up what lies on mps.
     """
     there = ["cpu"]
-    if torch.cuda.is_available():
-        there.insert(0, "cuda")
     if torch.backends.mps.is_available() and size == 1:
         there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there.insert(0, "cuda")
     if name == "auto":
         return torch.device(there[0])
     if name not in there:

@@ -48,19 +48,24 @@ struct Engine {
   }
 
   void from_flat(const double* flat, Real* padded) const {
-    for (const auto& matrix : layout.matrices)
-      for (int o = 0; o < matrix.n_out; o++)
-        for (int i = 0; i < matrix.n_in; i++)
-          padded[matrix.begin + size_t(o) * matrix.ld + i] = Real(*flat++);
+    for_each([&](size_t place) { padded[place] = Real(*flat++); });
   }
   void to_flat(const Real* padded, double* flat) const {
-    for (const auto& matrix : layout.matrices)
-      for (int o = 0; o < matrix.n_out; o++)
-        for (int i = 0; i < matrix.n_in; i++)
-          *flat++ = double(padded[matrix.begin + size_t(o) * matrix.ld + i]);
+    for_each([&](size_t place) { *flat++ = double(padded[place]); });
   }
 
  private:
+  // visit(place among the padded) for each parameter in the order of the flat ones
+  template <class Visit>
+  void for_each(const Visit& visit) const {
+    for (const auto& m : layout.matrices) {
+      const int n_out = m.turned ? m.num_columns : m.num_rows, n_in = m.turned ? m.num_rows : m.num_columns;
+      for (int o = 0; o < n_out; o++)
+        for (int i = 0; i < n_in; i++)
+          visit(m.begin + (m.turned ? size_t(i) * m.ld + o : size_t(o) * m.ld + i));
+    }
+  }
+
   std::unique_ptr<Threads> pool;
 };
 
@@ -289,10 +294,10 @@ double sum_of_squares(const Engine& e) {
   constexpr int LANES = 8;
   double sums[LANES] = {};
   for (const auto& matrix : e.layout.matrices)
-    for (int o = 0; o < matrix.n_out; o++) {
-      const Real* row = e.grads[0]->data + matrix.begin + size_t(o) * matrix.ld;
-      for (int i = 0; i < matrix.n_in; i += LANES)
-        for (int l = 0; l < std::min(LANES, matrix.n_in - i); l++) sums[l] += double(row[i + l]) * double(row[i + l]);
+    for (int r = 0; r < matrix.num_rows; r++) {
+      const Real* row = e.grads[0]->data + matrix.begin + size_t(r) * matrix.ld;
+      for (int i = 0; i < matrix.num_columns; i += LANES)
+        for (int l = 0; l < std::min(LANES, matrix.num_columns - i); l++) sums[l] += double(row[i + l]) * double(row[i + l]);
     }
   double total = 0;
   for (const double sum : sums) total += sum;

@@ -6,6 +6,8 @@
 // (r output, k token, j input).
 #pragma once
 
+#include <algorithm>
+
 #include "vec.hpp"
 
 namespace {
@@ -63,11 +65,10 @@ void rows_of_tiles(int num_r, int num_k, const Real* a, ptrdiff_t lda, const Rea
                                    c + r * ldc, ldc);
 }
 
-// num_j lanes, a multiple of HALF.
 // The blocks keep 8 to 12 sums in registers: enough to hide the latency of a multiply-add, and few
 // enough for 16 registers.
 template <Put put, A order>
-void gemm(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t lda, const Real* b,
+void columns_of_tiles(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t lda, const Real* b,
           ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
   int j = 0;
   int left = num_j / L;
@@ -86,6 +87,18 @@ void gemm(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t lda, const R
   }
   if (HALF < L && j < num_j)
     rows_of_tiles<LooseHalf, put, order, 8, 1>(num_r, num_k, a, lda, b + j, ldb, c + j, ldc);
+}
+
+// num_j lanes, a multiple of HALF. A is read again for every few of them: of a large one, as many rows at
+// a time as stay in a core's cache meanwhile.
+template <Put put, A order>
+void gemm(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t lda, const Real* b,
+          ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
+  constexpr int CACHED = (128 << 10) / sizeof(Real);
+  const int rows = ptrdiff_t(num_r) * num_k <= CACHED ? num_r : round_up(CACHED / num_k, 8);
+  for (int r = 0; r < num_r; r += rows)
+    columns_of_tiles<put, order>(std::min(rows, num_r - r), num_k, num_j, a + at<order>(r, 0, lda), lda,
+                                 b, ldb, c + r * ldc, ldc);
 }
 
 }  // namespace

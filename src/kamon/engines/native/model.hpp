@@ -11,8 +11,8 @@
 #include <limits>
 #include <vector>
 
-#include "gemm.hpp"
 #include "philox.hpp"
+#include "sparse.hpp"
 
 namespace {
 
@@ -47,7 +47,8 @@ struct Shape {
 struct Layout {
   struct Matrix {
     size_t begin;
-    int n_out, n_in, ld;
+    int num_rows, num_columns, ld;
+    bool turned;  // a row for each input rather than for each output
   };
   std::vector<Matrix> matrices;  // in the order of `parameter_shapes`
   size_t size = 0;
@@ -59,7 +60,7 @@ struct Layout {
     for (int i = 0; i < s.n_layer; i++) {
       for (int m = 0; m < 4; m++) add(c, c);
       add(4 * c, c);
-      add(c, 4 * c);
+      add(4 * c, c, true);  // as fc1: in both, a hidden unit that is 0 is a row that is passed over
     }
   }
   const Matrix& wte() const { return matrices[0]; }
@@ -72,10 +73,10 @@ struct Layout {
   const Matrix& fc2(int layer) const { return matrices[8 + 6 * layer]; }
 
  private:
-  void add(int n_out, int n_in) {
-    const int ld = round_up(n_in, L);
-    matrices.push_back({size, n_out, n_in, ld});
-    size += size_t(n_out) * ld;
+  void add(int num_rows, int num_columns, bool turned = false) {
+    const int ld = round_up(num_columns, L);
+    matrices.push_back({size, num_rows, num_columns, ld, turned});
+    size += size_t(num_rows) * ld;
   }
 };
 
@@ -124,10 +125,12 @@ inline size_t probs_size(const Shape& s, int T) {
 struct Workspace {
   struct LayerBuffers {
     Buffer normed1, scale1, qkv, probs, heads, normed2, scale2, hidden, mask1, mask2;
+    Bits by_unit, by_token;  // which hidden units are above 0
+    bool sparse = false;     // whether they are few
   };
   std::vector<LayerBuffers> layers;
-  Buffer x, scale0, normed0, mask0, branch, logits, dx, dnormed, dqkv, dheads, dhidden, transposed, lanes,
-      scores, blocks, weights;
+  Buffer x, scale0, normed0, mask0, branch, logits, dx, dnormed, dqkv, dheads, dhidden, transposed, rows,
+      lanes, scores, blocks, weights;
   Chunk chunk;
   Columns columns{0, 0};
 
@@ -156,13 +159,12 @@ struct Workspace {
         layer.scale2.resize(n);
         layer.hidden.resize(f * n);
       }
-      for (Buffer* b : {&x, &normed0, &dx, &dnormed, &dheads}) b->resize(c * n);
+      for (Buffer* b : {&x, &normed0, &branch, &dx, &dnormed, &dheads, &transposed, &rows}) b->resize(c * n);
       for (Buffer* b : {&scale0, &weights}) b->resize(n);
       lanes.resize(3 * n);
       logits.resize(size_t(round_up(s.vocab_size, L)) * n);
       dqkv.resize((3 * s.n_embd + L) * n);
       dhidden.resize(f * n);
-      transposed.resize(size_t(f) * (n + L));
     }
   }
 
@@ -399,7 +401,23 @@ template <Put put>
 void linear(int n_out, const Layout::Matrix& m, const Real* params, const Real* in, Real* out,
             Columns columns) {
   const int ldn = columns.ldn;
-  gemm<put, A::by_row>(n_out, m.n_in, columns.width, params + m.begin, m.ld, in, ldn, out, ldn);
+  const auto product = m.turned ? gemm<put, A::by_column> : gemm<put, A::by_row>;
+  product(n_out, m.turned ? m.num_rows : m.num_columns, columns.width, params + m.begin, m.ld, in, ldn,
+          out, ldn);
+}
+
+// rows[token][feature] = in[feature][token], and back; the features are padded to whole vectors.
+inline void to_rows(int num_features, int num_tokens, const Real* in, int ldn, Real* rows, int ld) {
+  for (int n = 0; n < num_tokens; n += L)
+    for (int i = 0; i < num_features; i += L)
+      transpose(num_features - i, num_tokens - n, [=](int r) { return in + ptrdiff_t(i + r) * ldn + n; },
+                rows + ptrdiff_t(n) * ld + i, ld);
+}
+inline void from_rows(int num_features, int num_tokens, const Real* rows, int ld, Real* out, int ldn) {
+  for (int n = 0; n < num_tokens; n += L)
+    for (int i = 0; i < num_features; i += L)
+      transpose(num_tokens - n, num_features - i, [=](int r) { return rows + ptrdiff_t(n + r) * ld + i; },
+                out + ptrdiff_t(i) * ldn + n, ldn);
 }
 
 // What a training step leaves out: kamon/dropout.py says of what and by which draws.
@@ -410,7 +428,7 @@ struct Dropout {
   // Room for the masks of a chunk.
   static void fit(const Shape& s, Workspace& w) {
     const size_t size = size_t(round_up(s.n_embd, L)) * w.columns.ldn;
-    for (Buffer* b : {&w.mask0, &w.branch}) b->resize(size);
+    w.mask0.resize(size);
     for (auto& layer : w.layers)
       for (Buffer* b : {&layer.mask1, &layer.mask2}) b->resize(size);
   }
@@ -444,14 +462,24 @@ inline void multiply(const Real* a, const Real* b, Real* out, size_t size) {
   for (size_t i = 0; i < size; i += L) store(out + i, load(a + i) * load(b + i));
 }
 
-// x += mask · (W in), or without a mask x += W in.
+// x += mask · (W in), or without a mask x += W in. by_token: where `in` is above 0, if it is 0 elsewhere.
 inline void add_branch(int n_out, const Layout::Matrix& m, const Real* params, const Real* in,
-                       const Real* mask, Workspace& w) {
-  if (!mask) return linear<Put::add>(n_out, m, params, in, w.x.data, w.columns);
-  linear<Put::set>(n_out, m, params, in, w.branch.data, w.columns);
+                       const Bits* by_token, const Real* mask, Workspace& w) {
+  if (by_token) {
+    const int num_tokens = w.chunk.num_tokens, ldn = w.columns.ldn;
+    sparse_gemm<Put::set, A::by_column>(num_tokens, *by_token, m.ld, in, ldn, params + m.begin, m.ld,
+                                        w.rows.data, m.ld);
+    from_rows(n_out, num_tokens, w.rows.data, m.ld, w.branch.data, ldn);
+  } else if (mask) {
+    linear<Put::set>(n_out, m, params, in, w.branch.data, w.columns);
+  } else {
+    return linear<Put::add>(n_out, m, params, in, w.x.data, w.columns);
+  }
   const size_t size = size_t(n_out) * w.columns.ldn;
-  for (size_t i = 0; i < size; i += L)
-    store(w.x.data + i, load(w.x.data + i) + load(mask + i) * load(w.branch.data + i));
+  for (size_t i = 0; i < size; i += L) {
+    const Vec branch = load(w.branch.data + i);
+    store(w.x.data + i, load(w.x.data + i) + (mask ? load(mask + i) * branch : branch));
+  }
 }
 
 // Forward through all layers; w.logits then holds the logits. Keeps what backward needs.
@@ -483,10 +511,12 @@ inline void forward(const Shape& s, const Layout& layout, const Real* params, Wo
     }
     const Real* mask1 = dropout ? b.mask1.data : nullptr;
     const Real* mask2 = dropout ? b.mask2.data : nullptr;
-    add_branch(s.n_embd, layout.wo(i), params, b.heads.data, mask1, w);
+    add_branch(s.n_embd, layout.wo(i), params, b.heads.data, nullptr, mask1, w);
     rmsnorm(s.n_embd, w.x.data, b.normed2.data, b.scale2.data, w.columns);
     linear<Put::relu>(s.n_hidden, layout.fc1(i), params, b.normed2.data, b.hidden.data, w.columns);
-    add_branch(s.n_embd, layout.fc2(i), params, b.hidden.data, mask2, w);
+    b.sparse = find_positive(b.hidden.data, s.n_hidden, w.chunk.num_tokens, ldn, layout.fc2(i).ld,
+                             b.by_unit, b.by_token);
+    add_branch(s.n_embd, layout.fc2(i), params, b.hidden.data, b.sparse ? &b.by_token : nullptr, mask2, w);
   }
   linear<Put::set>(s.vocab_size, layout.lm_head(), params, w.x.data, w.logits.data, w.columns);
 }
@@ -496,22 +526,25 @@ inline void forward(const Shape& s, const Layout& layout, const Real* params, Wo
 inline void backward(const Shape& s, const Layout& layout, const Real* params, Real* grads, bool fresh,
                      Workspace& w, const Dropout* dropout) {
   const int ldn = w.columns.ldn, num_tokens = w.chunk.num_tokens;
-  // gradient of the input: columns of the weights against the gradient of the output
+  // gradient of the input: the weights, turned, against the gradient of the output
   const auto input_gradient = [&](int n_out, int n_in, const Layout::Matrix& m, const Real* dout,
                                   Real* din) {
-    gemm<Put::set, A::by_column>(n_in, n_out, w.columns.width, params + m.begin, m.ld, dout, ldn,
-                                 din, ldn);
+    const auto product = m.turned ? gemm<Put::set, A::by_row> : gemm<Put::set, A::by_column>;
+    product(n_in, n_out, w.columns.width, params + m.begin, m.ld, dout, ldn, din, ldn);
   };
-  // gradient of the weights: over all tokens, with the input's features in the lanes
-  const auto weight_gradient = [&](int n_out, int n_in, const Layout::Matrix& m, const Real* in,
-                                   const Real* dout) {
-    for (int n = 0; n < num_tokens; n += L)
-      for (int i = 0; i < n_in; i += L)
-        transpose(n_in - i, num_tokens - n,
-                  [=](int r) { return in + ptrdiff_t(i + r) * ldn + n; },
-                  w.transposed.data + ptrdiff_t(n) * m.ld + i, m.ld);
-    const auto put = fresh ? gemm<Put::set, A::by_row> : gemm<Put::add, A::by_row>;
-    put(n_out, num_tokens, m.ld, dout, ldn, w.transposed.data, m.ld, grads + m.begin, m.ld);
+  // gradient of the weights: over all tokens, row r against column c. skip: where `row` counts, if not everywhere
+  const auto weight_gradient = [&](int num_rows, const Layout::Matrix& m, const Real* row, const Real* column,
+                                   const Bits* skip) {
+    Real* turned = w.transposed.data;
+    Real* to = grads + m.begin;
+    to_rows(m.num_columns, num_tokens, column, ldn, turned, m.ld);
+    if (skip) {
+      const auto put = fresh ? sparse_gemm<Put::set, A::by_row> : sparse_gemm<Put::add, A::by_row>;
+      put(num_rows, *skip, m.ld, row, ldn, turned, m.ld, to, m.ld);
+    } else {
+      const auto put = fresh ? gemm<Put::set, A::by_row> : gemm<Put::add, A::by_row>;
+      put(num_rows, num_tokens, m.ld, row, ldn, turned, m.ld, to, m.ld);
+    }
   };
   // the gradient of what a mask let through
   const auto masked = [&](const Real* mask) -> const Real* {
@@ -519,22 +552,30 @@ inline void backward(const Shape& s, const Layout& layout, const Real* params, R
     multiply(w.dx.data, mask, w.branch.data, size_t(s.n_embd) * ldn);
     return w.branch.data;
   };
-  weight_gradient(s.vocab_size, s.n_embd, layout.lm_head(), w.x.data, w.logits.data);
+  weight_gradient(s.vocab_size, layout.lm_head(), w.logits.data, w.x.data, nullptr);
   input_gradient(s.vocab_size, s.n_embd, layout.lm_head(), w.logits.data, w.dx.data);
   for (int i = s.n_layer - 1; i >= 0; i--) {
     auto& b = w.layers[i];
     const Real* dbranch = masked(b.mask2.data);
-    weight_gradient(s.n_embd, s.n_hidden, layout.fc2(i), b.hidden.data, dbranch);
+    const Bits* by_unit = b.sparse ? &b.by_unit : nullptr;
+    weight_gradient(s.n_hidden, layout.fc2(i), b.hidden.data, dbranch, by_unit);
     input_gradient(s.n_embd, s.n_hidden, layout.fc2(i), dbranch, w.dhidden.data);
-    for (int at = 0; at < s.n_hidden * ldn; at += L)
-      store(w.dhidden.data + at,
-            load(b.hidden.data + at) > Real(0) ? load(w.dhidden.data + at) : Vec{});
-    weight_gradient(s.n_hidden, s.n_embd, layout.fc1(i), b.normed2.data, w.dhidden.data);
-    input_gradient(s.n_hidden, s.n_embd, layout.fc1(i), w.dhidden.data, w.dnormed.data);
+    if (b.sparse) {
+      const auto& m = layout.fc1(i);
+      sparse_gemm<Put::set, A::by_column>(num_tokens, b.by_token, m.ld, w.dhidden.data, ldn,
+                                          params + m.begin, m.ld, w.rows.data, m.ld);
+      from_rows(s.n_embd, num_tokens, w.rows.data, m.ld, w.dnormed.data, ldn);
+    } else {
+      for (int at = 0; at < s.n_hidden * ldn; at += L)
+        store(w.dhidden.data + at,
+              load(b.hidden.data + at) > Real(0) ? load(w.dhidden.data + at) : Vec{});
+      input_gradient(s.n_hidden, s.n_embd, layout.fc1(i), w.dhidden.data, w.dnormed.data);
+    }
+    weight_gradient(s.n_hidden, layout.fc1(i), w.dhidden.data, b.normed2.data, by_unit);
     rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed2.data, b.scale2.data, w.dx.data, w.columns);
 
     dbranch = masked(b.mask1.data);
-    weight_gradient(s.n_embd, s.n_embd, layout.wo(i), b.heads.data, dbranch);
+    weight_gradient(s.n_embd, layout.wo(i), dbranch, b.heads.data, nullptr);
     input_gradient(s.n_embd, s.n_embd, layout.wo(i), dbranch, w.dheads.data);
     const Real* probs = b.probs.data;
     for (const auto& doc : w.chunk.documents) {
@@ -542,7 +583,7 @@ inline void backward(const Shape& s, const Layout& layout, const Real* params, R
                          ldn, w);
       probs += probs_size(s, doc.length);
     }
-    weight_gradient(3 * s.n_embd, s.n_embd, layout.wqkv(i), b.normed1.data, w.dqkv.data);
+    weight_gradient(3 * s.n_embd, layout.wqkv(i), w.dqkv.data, b.normed1.data, nullptr);
     input_gradient(3 * s.n_embd, s.n_embd, layout.wqkv(i), w.dqkv.data, w.dnormed.data);
     rmsnorm_backward<true>(s.n_embd, w.dnormed.data, b.normed1.data, b.scale1.data, w.dx.data, w.columns);
   }

@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -79,6 +79,30 @@ KAMON_INLINE Vec quotient(Vec a, Vec b) {
 KAMON_INLINE Vec vsqrt(Vec v) {
   for (int l = 0; l < L; l++) v[l] = std::sqrt(v[l]);
   return v;
+}
+
+// Bit l: whether v[l] is above 0.
+KAMON_INLINE uint64_t positive(Vec v) {
+#if defined(__AVX512F__)
+  if constexpr (is_float)
+    return _mm512_cmp_ps_mask(bits<__m512>(v), _mm512_setzero_ps(), _CMP_GT_OQ);
+  else
+    return _mm512_cmp_pd_mask(bits<__m512d>(v), _mm512_setzero_pd(), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  if constexpr (is_float)
+    return uint64_t(_mm256_movemask_ps(bits<__m256>(v > Vec{})));
+  else
+    return uint64_t(_mm256_movemask_pd(bits<__m256d>(v > Vec{})));
+#elif defined(__SSE2__)
+  if constexpr (is_float)
+    return uint64_t(_mm_movemask_ps(bits<__m128>(v > Vec{})));
+  else
+    return uint64_t(_mm_movemask_pd(bits<__m128d>(v > Vec{})));
+#else
+  uint64_t found = 0;
+  for (int l = 0; l < L; l++) found |= uint64_t(v[l] > 0) << l;
+  return found;
+#endif
 }
 
 // 0, 1, 2, … L − 1

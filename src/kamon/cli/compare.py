@@ -1,0 +1,256 @@
+"""Say what tuning did to a model: TUNED, one or more, beside the BASE that they were tuned from.
+
+Samples stand side by side: those in a line are made with the same draws, and * marks what is in the
+base's list. Then, of N such samples of each: KL, how far a model went from its base, in nats a
+document; rewards, of a reward model or a rule; how often a sample is worth more than the base's in
+its line (equal ones count half), with a 95% interval; which share is unique, and not in the list;
+mean length. Loss, in nats a token, is that of documents held out from the base's list.
+
+The frontier is what was reached at which distance; -o draws it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kamon.cli.output import one_line, print_json, say
+from kamon.cli.parser import Parser, whole_number
+from kamon.cli.plot import FORMATS, check_free, write
+from kamon.cli.settings import add_engine, add_json, chosen_engine
+from kamon.cli.suggest import columns
+from kamon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kamon.compare import Compared, Comparison, Judge
+
+WIDTH = 80
+WIDEST = 20  # column of samples, or of names
+NARROWEST = 12
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("base", metavar="BASE", help="the model that was tuned")
+    parser.add_argument("tuned", nargs="+", metavar="TUNED", help="what it was tuned to")
+    parser.add_argument(
+        "-n", type=whole_number, default=1000, metavar="N", help="samples of each model (1000)"
+    )
+    parser.add_argument(
+        "--show", type=whole_number, default=10, metavar="N", help="how many are shown (10)"
+    )
+    parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
+    judge = parser.add_mutually_exclusive_group()
+    judge.add_argument("--reward", metavar="DIR", help="the reward model that judges samples")
+    judge.add_argument("--prefer", metavar="RULE", help="the rule that does, as in `kamon rate`")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="draw the frontier, in .png or .svg: mean reward, or win rate by a rule, against KL",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
+    add_engine(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    paths = [args.base, *args.tuned]
+    check(args, paths)
+    from kamon.api import load
+    from kamon.compare import compare
+
+    if args.output is not None:
+        from kamon import plot
+    engine = chosen_engine(args)
+    judge = judge_of(args, engine)
+    names = names_of(paths)
+    base, *tuned = (load(path, **engine) for path in paths)
+    found = compare(
+        base,
+        dict(zip(names[1:], tuned, strict=True)),
+        n=args.n,
+        seed=args.seed,
+        judge=judge,
+        name=names[0],
+    )
+    for each in found.tuned:
+        for note in each.notes:
+            say(note)
+    if args.output is not None:
+        output = Path(args.output)
+        figure = plot.draw_frontier(found, by_wins=args.prefer is not None)
+        write({output: plot.render(figure, output.suffix.removeprefix(".").lower())})
+        say(f"the frontier is drawn in {one_line(args.output)}")
+    if args.json:
+        print_json(as_json(found, args, paths))
+        return
+    print_samples(found, args.show)
+    print_figures(found)
+    if args.reward is not None:
+        print_rewards(found)
+    if judge:
+        print_frontier(found, by_wins=args.prefer is not None)
+
+
+def check(args: argparse.Namespace, paths: list[str]) -> None:
+    """What cannot be is said before anything is read."""
+    if args.show < 0:
+        raise ConfigError(f"--show must be 0 or more, not {args.show}")
+    whole = [str(Path(path)) for path in paths]
+    for path in whole:
+        if whole.count(path) > 1:
+            raise ConfigError(f"{path} is given more than once")
+    if args.output is None:
+        if args.overwrite:
+            raise ConfigError("--overwrite is for the picture of -o, and there is none")
+        return
+    if args.reward is None and args.prefer is None:
+        raise ConfigError("a frontier needs a judge: give --reward DIR or --prefer RULE with -o")
+    output = Path(args.output)
+    if output.suffix.removeprefix(".").lower() not in FORMATS:
+        raise ConfigError(f"{args.output!r} must end in .{' or .'.join(FORMATS)}")
+    for path in paths:
+        check_free({"frontier": output}, Path(path), args.overwrite)
+
+
+def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> Judge | None:
+    """What gives rewards: a reward model, or a rule."""
+    from kamon.policy import by_model, by_rule, load_reward
+
+    if args.prefer is not None:
+        return by_rule(args.prefer)
+    if args.reward is not None:
+        return by_model(load_reward(args.reward, **engine))
+    return None
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """The last part of each path where that tells them apart, or all of it.
+
+    >>> names_of(["a/model", "a/dpo"]), names_of(["a/m", "b/m"])
+    (['model', 'dpo'], ['a/m', 'b/m'])
+    """
+    short = [Path(path).name for path in paths]
+    different = len(set(short)) == len(short) and all(short)
+    return short if different else [str(Path(path)) for path in paths]
+
+
+def as_json(found: Comparison, args: argparse.Namespace, paths: list[str]) -> dict[str, Any]:
+    from kamon.compare import QUANTILES
+
+    models = []
+    for path, each in zip(paths, found.all, strict=True):
+        figures = asdict(each)
+        figures["samples"] = [
+            {"text": text, "in_list": text in found.in_list} for text in each.samples[: args.show]
+        ]
+        models.append({"directory": path, **figures})
+    return {
+        "n": found.n,
+        "seed": found.seed,
+        "reward": args.reward,
+        "prefer": args.prefer,
+        "quantiles": QUANTILES,
+        "held_out": found.held_out,
+        "base": models[0],
+        "tuned": models[1:],
+    }
+
+
+# ---- tables
+
+
+def cell(text: str, width: int) -> str:
+    """Text in a column: cut where it is longer, and as wide as a terminal shows it."""
+    while columns(text) > width:
+        text = text[:-2] + "…"
+    return text + " " * (width - columns(text))
+
+
+def name_cell(name: str, width: int) -> str:
+    """The two ends of a name that is longer: what tells names apart is often at the end."""
+    left = len(name)
+    shown = name
+    while columns(shown) > width:
+        left -= 1
+        shown = f"{name[: left // 2]}…{name[len(name) - (left - left // 2) :]}"
+    return cell(shown, width)
+
+
+def print_samples(found: Comparison, most: int) -> None:
+    """Blocks of as many models as fit, the base in each."""
+    per_block = WIDTH // (NARROWEST + 2) - 1
+    for first in range(0, len(found.tuned), per_block):
+        block = [found.base, *found.tuned[first : first + per_block]]
+        width = min(WIDEST, WIDTH // len(block) - 2)
+        lines = zip(*(each.samples[:most] for each in block), strict=True)
+        marked = [[one_line(t) + "*" * (t in found.in_list) for t in texts] for texts in lines]
+        if most:
+            print("  ".join(name_cell(each.name, width) for each in block).rstrip())
+            for row in marked:
+                print("  ".join(cell(text, width) for text in row).rstrip())
+            print()
+
+
+def name_width(found: Comparison) -> int:
+    return min(WIDEST, max(columns(each.name) for each in found.all))
+
+
+def print_figures(found: Comparison) -> None:
+    width = name_width(found)
+    judged = found.base.rewards is not None
+    wins = f"{'win rate, 95% interval':>25}" if judged else ""
+    print(f"{'':{width}} {'KL':>15}{wins} {'unique':>7} {'novel':>7} {'length':>6} {'loss':>7}")
+    for each in found.all:
+        base = each is found.base
+        kl = "0" if base else f"{each.kl:.3f} ± {each.kl_error:.3f}"
+        won = f"{wins_of(each, base):>25}" if judged else ""
+        loss = "-" if each.loss is None else f"{each.loss:.4f}"
+        print(
+            f"{name_cell(each.name, width)} {kl:>15}{won} {each.unique:7.1%} {each.novel:7.1%} "
+            f"{each.mean_length:6.2f} {loss:>7}"
+        )
+    which = "held out from" if found.held_out else "of"
+    print(
+        f"{found.n:,} samples of each, seed {found.seed}; loss on {found.base.num_docs:,} "
+        f"documents {which} the list"
+    )
+
+
+def wins_of(each: Compared, base: bool) -> str:
+    if base or each.win_rate is None or each.win_interval is None:
+        return "50%"
+    low, high = each.win_interval
+    return f"{each.win_rate:.1%} ({low:.1%} to {high:.1%})"
+
+
+def print_rewards(found: Comparison) -> None:
+    from kamon.compare import QUANTILES
+
+    width = name_width(found)
+    heads = "".join(f"{f'{share:.0%}':>8}" for share in QUANTILES)
+    print(f"\n{'rewards':{width}} {'mean':>8}{'deviation':>11}{heads}")
+    for each in found.all:
+        spread = each.rewards
+        assert spread
+        numbers = "".join(f"{number:8.3f}" for number in spread.quantiles)
+        print(f"{name_cell(each.name, width)} {spread.mean:8.3f}{spread.deviation:11.3f}{numbers}")
+
+
+def print_frontier(found: Comparison, *, by_wins: bool) -> None:
+    """By distance; * where no other model is as good at less."""
+    from kamon.compare import heights, undominated
+
+    width = name_width(found)
+    reached = [height for height, _, _ in heights(found, by_wins)]
+    points = [(each.kl, height) for each, height in zip(found.all, reached, strict=True)]
+    what = "win rate   fulfil it" if by_wins else "mean reward"
+    print(f"\n{'frontier':{width}} {'KL':>8} {what:>12}   *: none is as good at less KL")
+    rows = zip(points, undominated(points), found.all, strict=True)
+    for (kl, height), best, each in sorted(rows, key=lambda row: row[0][0]):
+        assert each.rewards
+        shown = f"{height:8.1%} {each.rewards.mean:11.1%}" if by_wins else f"{height:12.3f}"
+        print(f"{name_cell(each.name, width)} {kl:8.3f} {shown}{'   *' * best}")

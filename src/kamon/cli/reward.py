@@ -1,0 +1,124 @@
+"""Learn from pairs which text is preferred: a model that gives texts rewards.
+
+It is the saved model that it starts from, with two more tokens, <|good|> and <|bad|>: a reward is
+the log of the odds of good behind a text. `kamon ppo` learns from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from kamon.cli import tuning
+from kamon.cli.output import count, print_json, progress_bar, say
+from kamon.cli.parser import Parser, whole_number
+from kamon.cli.train import stop_on_signals
+from kamon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kamon.preferences import Preference
+
+NUM_PAIRS = 1_000
+NUM_HELD_OUT = 1_000
+OWN: dict[str, tuple[type, str]] = {
+    "lm_weight": (float, "how much it goes on to learn the texts themselves, beside the pairs"),
+}
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "dir", nargs="?", metavar="DIR", help="the model to start from, of `kamon train -o`"
+    )
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help='a JSONL file of {"chosen": …, "rejected": …}, each with a "prompt" or without; or '
+        "common: pairs of built-in names, of which the more common one is preferred",
+    )
+    parser.add_argument(
+        "--num-pairs", type=whole_number, metavar="N", help=f"of common ({NUM_PAIRS:,})"
+    )
+    tuning.add_arguments(parser, OWN)
+
+
+def run(args: argparse.Namespace) -> int:
+    tuning.check(args, OWN, "data")
+    if args.num_pairs is not None and (args.resume is not None or args.data != "common"):
+        raise ConfigError("--num-pairs is for the built-in pairs: DATA is common for those")
+
+    from kamon import store
+    from kamon.api import load
+    from kamon.rewards import resume, reward
+
+    chosen, engine = tuning.chosen(args, OWN), {}
+    if args.resume is None:
+        store.check_target(args.output, overwrite=args.overwrite)
+        engine = tuning.engine(args)
+        base = load(args.dir, **engine)
+        seed = chosen.get("seed", base.config.seed)
+        pairs, held_out = read_pairs(args.data, args.num_pairs, seed)
+    with stop_on_signals() as stop, progress_bar() as on_progress:
+        common: dict[str, Any] = {
+            "checkpoint_every": args.checkpoint_every,
+            "on_start": tuning.say_start,
+            "on_progress": on_progress,
+            "should_stop": lambda: stop.signal is not None,
+        }
+        if args.resume is not None:
+            model = resume(args.resume, threads=args.threads, **common)
+        else:
+            model = reward(
+                base,
+                pairs,
+                held_out,
+                source=args.data,
+                base=args.dir,
+                output=args.output,
+                overwrite=args.overwrite,
+                **chosen,
+                **engine,
+                **common,
+            )
+    output = args.output if args.resume is None else args.resume
+    stopped = 0 if stop.signal is None or model.training["finished"] else 128 + stop.signal
+    if not model.metrics:
+        say("stopped before the first step was done: there is nothing to save")
+        return stopped
+    tuning.say_end(model, "reward", output, stopped)
+    found = model.training["tuning"].get("calibration")
+    if args.json:
+        print_json({"directory": output, "num_params": model.num_params, **model.training})
+    elif found:
+        show(found)
+    elif not stopped:
+        say("too few pairs to hold some out: nothing tells how good the rewards are")
+    return stopped
+
+
+def read_pairs(
+    data: str, num_pairs: int | None, seed: int
+) -> tuple[list[Preference], list[Preference] | None]:
+    from kamon import preferences
+
+    if data == preferences.COMMON:
+        if os.path.exists(data):
+            say(f"{data} are the built-in pairs; your own file is ./{data}")
+        n = NUM_PAIRS if num_pairs is None else num_pairs
+        return preferences.common_pairs(n, seed, NUM_HELD_OUT)
+    return preferences.pairs_of(preferences.read(data)), None
+
+
+def show(found: dict[str, Any]) -> None:
+    print(
+        f"{count(found['num_pairs'], 'pair')} held out: {found['accuracy']:.1%} are right, "
+        f"loss {found['loss']:.4f} nats a pair (0.6931 where nothing is known)"
+    )
+    print(f"expected calibration error {found['calibration_error']:.4f}\n")
+    print("how sure     pairs  predicted  right")
+    for row in found["bins"]:
+        print(
+            f"{row['from']:.2f} – {row['to']:.2f} {row['num_pairs']:6,} {row['predicted']:10.3f} "
+            f"{row['observed']:6.3f}"
+        )

@@ -1,0 +1,367 @@
+"""What tuning did to a model: how far it went from its base, what that bought, and what it cost.
+
+Everything is measured of documents without a prompt, at temperature 1, the models' own odds, and
+among the tokens that a document may have: a model with special tokens is taken without them
+(`plain`), so that what it would give to them does not count as a distance. Shares are from 0 to 1,
+lengths in characters.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
+from typing import TYPE_CHECKING
+
+from kamon.alignment import collapse, novelty, uniqueness, wilson
+from kamon.bpe import BytePairTokenizer
+from kamon.engine import best_engine, document_logprobs, is_fast, make_engine, untrained
+from kamon.errors import ConfigError
+from kamon.model import parameter_shapes
+from kamon.tokenizer import CharTokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    from kamon.api import Model
+
+Judge = Callable[[Sequence[str]], Sequence[float]]  # a reward for each text
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+INFINITE = "the base cannot read its samples, or gives one no probability"
+MOST_TESTED = 20_000  # documents of the list
+MOST_TESTED_SLOWLY = 500  # by the scalar engine
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How rewards are distributed: deviation is that of the samples, quantiles are QUANTILES."""
+
+    mean: float
+    deviation: float
+    quantiles: list[float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A model beside its base; the base itself stands at 0 nats and wins half the time.
+
+    samples: number i of every model is drawn with the same draws. unique: different samples; novel:
+    not in the base's list; finished: ended by the model within its block_size.
+
+    kl: KL(model ‖ base) in nats a document: the mean of log p(text) − log p_base(text) over the
+    samples that both can read (num_read of them), less the logarithm of their share, which makes it
+    that of these texts alone; kl_error: its standard error. A model that has other tokens than the
+    base is measured by the tokens that each has for a text.
+
+    rewards: of the samples. win_rate: over the base, sample i against sample i, equal ones are
+    half; win_interval: where it lies in 95 of 100 cases. All three None where nobody judges.
+
+    loss, base_loss: of num_docs documents of the base's list that both can read, in nats for each
+    of the base's tokens. notes: what a reader of these figures must know, a sentence each.
+    """
+
+    name: str
+    samples: list[str]
+    unique: float
+    novel: float
+    finished: float
+    mean_length: float
+    kl: float
+    kl_error: float
+    num_read: int
+    rewards: Spread | None
+    win_rate: float | None
+    win_interval: tuple[float, float] | None
+    loss: float | None
+    base_loss: float | None
+    num_docs: int
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The base and the tuned models, as `Compared`. held_out: whether losses are of documents that
+    the base did not learn from; in_list: those samples that are in its list."""
+
+    base: Compared
+    tuned: list[Compared]
+    n: int
+    seed: int
+    held_out: bool
+    in_list: set[str]
+
+    @property
+    def all(self) -> list[Compared]:
+        return [self.base, *self.tuned]
+
+
+def compare(
+    base: Model,
+    tuned: Mapping[str, Model],
+    *,
+    n: int = 1000,
+    seed: int | None = None,
+    judge: Judge | None = None,
+    name: str = "base",
+) -> Comparison:
+    """Compare models with the one they were tuned from, by n samples each and the base's list.
+
+    tuned: by their names; name: of the base. seed: of the samples, by default the base's. judge:
+    gives a reward for each of several texts. ConfigError for a model of text, for a reward model,
+    and where n is below 2.
+
+    >>> import kamon
+    >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
+    >>> found = compare(model, {"same": model}, n=10, judge=lambda texts: [len(t) for t in texts])
+    >>> found.tuned[0].kl, found.tuned[0].win_rate
+    (0.0, 0.5)
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+        raise ConfigError(f"the number of samples to compare must be 2 or more, not {n!r}")
+    for whose, model in {name: base, **tuned}.items():
+        check_makes_documents(whose, model)
+    first = Subject.of(name, base, n, seed, judge)
+    learned, held_out = base.parts()
+    docs = held_out or learned
+    most = MOST_TESTED if is_fast(base.engine) else MOST_TESTED_SLOWLY
+    tested = list(docs[: min(len(docs), most)]) if docs else []
+    listed = set(base.docs)
+    found = [beside(first, first, listed, tested)]
+    for whose, model in tuned.items():
+        subject = Subject.of(whose, model, n, first.seed, judge)
+        found.append(beside(first, subject, listed, tested))
+    texts = {text for each in found for text in each.samples}
+    return Comparison(found[0], found[1:], n, first.seed, bool(held_out), texts & listed)
+
+
+def check_makes_documents(name: str, model: Model) -> None:
+    if model.writes_text:
+        raise ConfigError(f"{name} has learned a text, which has no end: documents are compared")
+    if model.training.get("tuning", {}).get("kind") == "reward":
+        raise ConfigError(
+            f"{name} is a reward model, which judges documents and makes none: it may judge these"
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model without special tokens, and its samples with what they are worth."""
+
+    name: str
+    model: Model
+    seed: int
+    texts: list[str]
+    finished: float
+    rewards: Sequence[float] | None
+
+    @classmethod
+    def of(cls, name: str, model: Model, n: int, seed: int | None, judge: Judge | None) -> Subject:
+        model = plain(model)
+        seed = model.config.seed if seed is None else seed
+        found = model.find(n, temperature=1.0, seed=seed)
+        ended = sum(size < found.room for size in found.sizes)
+        rewards = judge(found.texts) if judge else None
+        return cls(name, model, seed, found.texts, ended / n, rewards)
+
+
+def plain(model: Model) -> Model:
+    """The same model without special tokens but BOS: the others have their probabilities in
+    proportion. It is computed by the best engine, in the same dtype."""
+    tokenizer = model.tokenizer
+    dropped = set(tokenizer.special.values()) - {tokenizer.bos}
+    if not dropped:
+        return model
+    made: Tokenizer
+    if isinstance(tokenizer, CharTokenizer):
+        made = CharTokenizer(tokenizer.chars, [each for each in tokenizer.added if len(each) == 1])
+    else:
+        assert isinstance(tokenizer, BytePairTokenizer)
+        made = BytePairTokenizer(tokenizer.merges)
+    params = model.engine.state()["params"]
+    kept, first = array("d"), 0
+    for name, (n_out, n_in) in parameter_shapes(model.config).items():
+        for row in range(n_out):
+            if name not in ("wte", "lm_head") or row not in dropped:
+                kept.extend(params[first : first + n_in])
+            first += n_in
+    config = replace(model.config, vocab_size=made.vocab_size)
+    name = best_engine()
+    exact = name == "scalar" or model.engine.dtype == "float64"
+    engine = make_engine(name, config, dtype="float64" if exact else "float32")
+    engine.load(untrained(kept))
+    return replace(model, config=config, tokenizer=made, engine=engine)
+
+
+# ---- one beside the other
+
+
+def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> Compared:
+    n = len(other.texts)
+    read = readable(base.model, other.model, other.texts)
+    texts = list(compress(other.texts, read))
+    kl, error = math.inf, math.inf
+    if texts:
+        both = zip(logprobs(other.model, texts), logprobs(base.model, texts), strict=True)
+        kl, error = mean_and_error([p - q for p, q in both])
+        kl -= math.log(len(texts) / n)
+    tested = list(compress(docs, readable(base.model, other.model, docs)))
+    loss = base_loss = None
+    if tested:
+        block_size = base.model.config.block_size
+        size = base.model.tokenizer.encode_documents(tested, block_size).num_targets
+        loss, base_loss = (
+            -math.fsum(logprobs(each.model, tested)) / size for each in (other, base)
+        )
+    wins = interval = None
+    if base.rewards is not None and other.rewards is not None:
+        pairs = zip(other.rewards, base.rewards, strict=True)
+        won = math.fsum([(a > b) + (a == b) / 2 for a, b in pairs])
+        wins = won / n
+        interval = None if other is base else wilson(won, n)
+    return Compared(
+        name=other.name,
+        samples=other.texts,
+        unique=uniqueness(other.texts),
+        novel=novelty(other.texts, listed),
+        finished=other.finished,
+        mean_length=sum(map(len, other.texts)) / n,
+        kl=kl,
+        kl_error=error,
+        num_read=len(texts),
+        rewards=None if other.rewards is None else spread(other.rewards),
+        win_rate=wins,
+        win_interval=interval,
+        loss=loss,
+        base_loss=base_loss,
+        num_docs=len(tested),
+        notes=[
+            *notes(base, other, n - len(texts), len(docs) - len(tested)),
+            *([] if math.isfinite(kl) else [f"{other.name} is at no finite distance: {INFINITE}"]),
+        ],
+    )
+
+
+def logprobs(model: Model, texts: Sequence[str]) -> Sequence[float]:
+    """log p in nats of each text with its end, or of its beginning where block_size ends it."""
+    batch = model.tokenizer.encode_documents(texts, model.config.block_size)
+    return document_logprobs(model.engine, batch)[0]
+
+
+def readable(base: Model, other: Model, texts: Sequence[str]) -> list[bool]:
+    """Which texts both can read, to the same place: with characters that both know, and to their
+    end, or where both have the same tokens and block_size, as far as these reach."""
+    strange = base.tokenizer.unknown(set().union(*texts))
+    strange |= other.tokenizer.unknown(set().union(*texts))
+    known = [strange.isdisjoint(text) for text in texts]
+    if same_tokens(base, other) and base.config.block_size == other.config.block_size:
+        return known
+    ended = [True] * len(texts)
+    for model in (base, other):
+        size, own = model.config.block_size, iter(sizes_of(model, list(compress(texts, known))))
+        ended = [end and (not ok or next(own) < size) for end, ok in zip(ended, known, strict=True)]
+    return [ok and end for ok, end in zip(known, ended, strict=True)]
+
+
+def sizes_of(model: Model, texts: list[str]) -> list[int]:
+    """Tokens of each text, without BOS."""
+    return [len(tokens) - 2 for tokens in model.tokenizer.encode_documents(texts)]
+
+
+def same_tokens(base: Model, other: Model) -> bool:
+    """Whether a text that both know is the same tokens to both, or as many."""
+    chars = [isinstance(each.tokenizer, CharTokenizer) for each in (base, other)]
+    return all(chars) or base.tokenizer.to_json() == other.tokenizer.to_json()
+
+
+# ---- measures
+
+
+def mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error; both infinite where a number is not finite.
+
+    >>> mean_and_error([0.5, 1.5])
+    (1.0, 0.5)
+    """
+    n = len(numbers)
+    mean = math.fsum(numbers) / n if all(map(math.isfinite, numbers)) else math.inf
+    if n < 2 or mean == math.inf:
+        return mean, math.inf
+    square = math.fsum([(number - mean) ** 2 for number in numbers]) / (n - 1)
+    return mean, math.sqrt(square / n)
+
+
+def spread(rewards: Sequence[float]) -> Spread:
+    """
+    >>> spread([1.0, 3.0, 2.0])
+    Spread(mean=2.0, deviation=1.0, quantiles=[1.1, 1.5, 2.0, 2.5, 2.9])
+    """
+    mean = math.fsum(rewards) / len(rewards)
+    square = math.fsum([(reward - mean) ** 2 for reward in rewards]) / (len(rewards) - 1)
+    ordered = sorted(rewards)
+    return Spread(mean, math.sqrt(square), [quantile(ordered, share) for share in QUANTILES])
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """Of numbers in ascending order, between two of them in proportion."""
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def notes(base: Subject, other: Subject, num_samples: int, num_docs: int) -> list[str]:
+    """What differs between the two, what was left out for it, and signs of a hacked reward."""
+    found = [f"{other.name}: {sign}" for sign in collapse(other.texts, base.texts)]
+    lists = [each.model.training["corpus"].get("sha256") for each in (base, other)]
+    if lists[0] != lists[1]:
+        found.append(
+            f"{other.name} comes from another list than {base.name}: novelty and losses are by "
+            f"that of {base.name}"
+        )
+    if not same_tokens(base.model, other.model):
+        found.append(
+            f"{other.name} has other tokens than {base.name}: probabilities are those of whole "
+            "texts, each by the tokens that a model has for it"
+        )
+    left_out = [
+        f"{number:,} {what}"
+        for number, what in (
+            (num_samples, f"of {len(other.texts):,} samples"),
+            (num_docs, "documents of the list"),
+        )
+        if number
+    ]
+    if left_out:
+        found.append(
+            f"{' and '.join(left_out)} left out of the KL and losses of {other.name}: only one of "
+            "the two models can read them"
+        )
+    return found
+
+
+# ---- the frontier
+
+
+def heights(found: Comparison, by_wins: bool) -> list[tuple[float, float, float]]:
+    """What each model of `found.all` has reached, with a 95% interval: its win rate, or its mean
+    reward. ConfigError where nobody judged."""
+    points = []
+    for each in found.all:
+        if each.rewards is None or each.win_rate is None:
+            raise ConfigError("a frontier needs a judge: a reward model, or a rule")
+        if by_wins:
+            low, high = each.win_interval or (0.5, 0.5)
+            points.append((each.win_rate, low, high))
+        else:
+            wide = 1.96 * each.rewards.deviation / math.sqrt(found.n)
+            points.append((each.rewards.mean, each.rewards.mean - wide, each.rewards.mean + wide))
+    return points
+
+
+def undominated(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which (KL, height) no other beats: none is as high at less KL, none higher at as much.
+
+    >>> undominated([(0, 0.5), (2, 0.7), (3, 0.6), (5, 0.9)])
+    [True, True, False, True]
+    """
+    return [not any((a <= x and b > y) or (a < x and b >= y) for a, b in points) for x, y in points]

@@ -1,0 +1,515 @@
+"""Learning from a reward: PPO, by samples of the model itself.
+
+A step draws documents at temperature 1, judges each, and makes several updates that raise the
+probability of those above the others (Schulman et al. 2017, arXiv:1707.06347). There is no prompt,
+so all documents of a step are one group, and the mean reward of the others is the baseline of each:
+a group baseline in place of a critic, as in RLOO and GRPO (see `objectives.group_advantages`).
+A critic can be had: a model beside that says good or bad behind each prefix, and the odds of good
+are the gain to expect there (`objectives.critic_weights`); then each token has its own advantage.
+
+What a document gains is its reward, in standard deviations of the base model's rewards, less
+beta · (log p − log p_base): the KL to the base, of which the model shall not move far. beta adapts
+so that this KL comes to a target. Source of both: Ziegler et al. 2019, "Fine-tuning language models
+from human preferences", arXiv:1909.08593, section 2.2.
+
+Document i of step s is number FIRST + s · batch_size + i of the counter generator, and beta follows
+from what the step before measured, which metrics.jsonl has: so a step depends on (seed, step), the
+parameters and Adam's moments alone, and going on comes to the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kamon.alignment import collapse, novelty, uniqueness
+from kamon.api import Model, load
+from kamon.batch import BAD, GOOD, Batch, pack
+from kamon.config import check_type
+from kamon.contents import critic_config, unpack_documents
+from kamon.engine import Engine, document_logprobs, left_sum, make_engine, untrained
+from kamon.errors import ConfigError
+from kamon.extend import extend
+from kamon.objectives import (
+    advantages_with_critic,
+    critic_loss,
+    critic_values,
+    critic_weights,
+    group_advantages,
+    mean,
+    ppo_loss,
+    ppo_weights,
+)
+from kamon.preferences import parse_rule
+from kamon.rewards import is_reward_model, reward_of
+from kamon.sampler import SampleRequest, sample
+from kamon.tokenizer import Tokenizer
+from kamon.tune import NewEngine, Start, Steps, Tuning, base_of, fingerprint, resume_tuning, tune
+
+if TYPE_CHECKING:
+    from kamon.metrics import Metrics
+    from kamon.trainer import Progress
+
+KIND = "ppo"
+NUM_STEPS = 40
+BATCH_SIZE = 256  # documents of a step
+LEARNING_RATE = 0.002
+UPDATES = 4
+CLIP = 0.2
+BETA = 0.5
+KL_TARGET = 1.0  # nats a document
+GAIN = 0.5  # of the controller of beta: per step, at most a tenth up or down
+MOST_ERROR = 0.2
+FIRST = 1 << 40  # number of the first document that is drawn; those of `sample` begin at 0
+NUM_BASE = 1_000  # documents of the base model, and of the tuned one at the end
+NUM_BASE_SLOWLY = 100  # by an engine without fused calls
+
+DEVIATIONS = 4  # around the base's mean: the gains that a critic can tell apart
+CRITIC_RATE = 0.005  # learning rate of a critic
+DECAY = 0.95  # λ of the advantages by a critic
+READ_FOR_ROWS = 100  # documents from which the critic's first rows are found
+
+Reward = Callable[[Sequence[str]], Sequence[float]]
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+
+
+def next_beta(beta: float, kl: float, target: float) -> float:
+    """The coefficient of the next step: more where this one's KL is above the target, else less.
+
+    Source: Ziegler et al. 2019, equation 3; their gain is a tenth, for as many more steps.
+
+    >>> next_beta(1.0, 6.0, 3.0), next_beta(1.0, 3.0, 3.0)
+    (1.1, 1.0)
+    """
+    error = min(max((kl - target) / target, -MOST_ERROR), MOST_ERROR)
+    return beta * (1 + GAIN * error)
+
+
+def rewards_by(tuning: Tuning, reward: Reward | None) -> Reward:
+    """What judges texts, by a tuning's settings. ConfigError where it cannot be found again."""
+    kept = tuning.settings["reward"]
+    if reward is not None:
+        return reward
+    if "rule" in kept:
+        return by_rule(kept["rule"])
+    if kept.get("path") is None:
+        raise ConfigError(
+            f"the reward was {kept['name']}, which no directory keeps: go on from Python, by "
+            "kamon.policy.resume with the same function"
+        )
+    model = load_reward(kept["path"])
+    if fingerprint_of(model) != kept["sha256"]:
+        raise ConfigError(
+            f"{kept['path']} is not the reward model that this began with: put that one back"
+        )
+    return by_model(model)
+
+
+def by_rule(text: str) -> Reward:
+    """1 for a text that fulfils a rule (`preferences.parse_rule`), 0 for others."""
+    rule = parse_rule(text)
+    return lambda texts: [float(rule(each)) for each in texts]
+
+
+def by_model(model: Model) -> Reward:
+    return lambda texts: reward_of(model, texts)
+
+
+def load_reward(path: str | Path, **options: Any) -> Model:
+    model = load(path, **options)
+    if not is_reward_model(model):
+        raise ConfigError(f"{path} gives no rewards: `kamon reward` makes a model that does")
+    return model
+
+
+def fingerprint_of(model: Model) -> str:
+    return fingerprint(model.config, model.tokenizer, model.engine.state()["params"])
+
+
+def ppo(
+    model: Model,
+    reward: Model | str | Path | Reward | None = None,
+    *,
+    prefer: str | None = None,
+    base: str | Path | None = None,
+    num_steps: int = NUM_STEPS,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = LEARNING_RATE,
+    seed: int | None = None,
+    updates: int = UPDATES,
+    clip: float = CLIP,
+    beta: float = BETA,
+    kl_target: float = KL_TARGET,
+    max_kl: float | None = None,
+    critic: bool = False,
+    engine: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    checkpoint_every: str | int | float | None = None,
+    on_start: Callable[[Start], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_step: OnStep | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Model:
+    """`model`, tuned so that its samples earn more.
+
+    reward: a reward model, or its directory, or a function of texts; or `prefer`, a rule as of
+    `preferences.parse_rule`, which a text fulfils (1) or not (0). batch_size: documents of a step,
+    from which `updates` updates are made; clip: how far a ratio of probabilities may go; beta: the
+    first coefficient of the KL, kl_target: the KL that it is steered to, in nats a document;
+    max_kl: the tuning ends where a step would lead beyond, and that step is taken back. critic: a
+    learned baseline in place of the group's mean. on_step is called behind each step, with its
+    number from 1, how many there are, and what was measured. base: where the model was
+    loaded from. For the other arguments and errors see `kamon.train`.
+    """
+    model.check_documents("rewards are of documents")
+    if is_reward_model(model):
+        raise ConfigError("the model to tune is a reward model: start from its base")
+    check_size("updates", updates, int, 1)
+    for name, value in (("clip", clip), ("beta", beta), ("kl_target", kl_target)):
+        check_size(name, value, float, 0)
+    if max_kl is not None:
+        check_size("max_kl", max_kl, float, 0)
+    check_size("batch_size", batch_size, int, 2)
+    judge, kept = judge_of(reward, prefer)
+    config = replace(
+        model.config,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        min_lr=0.0,
+        warmup_steps=0,
+        gradient_accumulation_steps=1,
+        dropout=0.0,
+        weight_decay=0.0,
+        seed=model.config.seed if seed is None else seed,
+    )
+    params = model.engine.state()["params"]
+    reference = make_engine(engine, config, dtype=dtype, threads=threads)
+    reference.load(untrained(params))
+    texts = texts_of(reference, model.tokenizer, num_measured(reference), config.seed)
+    base_rewards = judged(judge, texts)
+    tuning = Tuning(
+        kind=KIND,
+        config=config,
+        tokenizer=model.tokenizer,
+        params=params,
+        settings={
+            "reward": kept,
+            "clip": clip,
+            "beta": beta,
+            "kl_target": kl_target,
+            "max_kl": max_kl,
+            "critic": critic,
+        },
+        examples=[{"text": t, "reward": r} for t, r in zip(texts, base_rewards, strict=True)],
+        source=kept["name"],
+        base=base_of(model, base),
+        documents=model.documents,
+        updates=updates,
+        frozen=params,
+    )
+    return tune(
+        tuning,
+        lambda tuning, new_engine: steps_of(tuning, new_engine, judge, on_step),
+        engine=engine,
+        dtype=dtype,
+        threads=threads,
+        output=output,
+        overwrite=overwrite,
+        checkpoint_every=checkpoint_every,
+        on_start=on_start,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def resume(
+    path: str | Path,
+    reward: Reward | None = None,
+    *,
+    threads: int | None = None,
+    checkpoint_every: str | int | float | None = None,
+    on_start: Callable[[Start], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_step: OnStep | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Model:
+    """Go on with what `ppo` kept in its output; reward: the function, where it was one."""
+    return resume_tuning(
+        path,
+        KIND,
+        lambda tuning, new: steps_of(tuning, new, rewards_by(tuning, reward), on_step),
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        on_start=on_start,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def judge_of(
+    reward: Model | str | Path | Reward | None, prefer: str | None
+) -> tuple[Reward, dict[str, Any]]:
+    """What judges, and what is kept of it."""
+    if (reward is None) == (prefer is None):
+        raise ConfigError("give a reward or a rule (prefer), one of both")
+    if prefer is not None:
+        return by_rule(prefer), {"name": f"the rule {prefer}", "rule": prefer}
+    path = None
+    if isinstance(reward, str | PathLike):
+        path = str(reward)
+        reward = load_reward(reward)
+    if isinstance(reward, Model):
+        if not is_reward_model(reward):
+            raise ConfigError("the reward is a model that gives none: `kamon reward` makes one")
+        name = "a reward model" if path is None else f"the reward model {path}"
+        kept = {"name": name, "path": path, "sha256": fingerprint_of(reward)}
+        return by_model(reward), kept
+    if not callable(reward):
+        raise ConfigError(f"the reward must be a model or a function of texts, not {reward!r:.80}")
+    return reward, {"name": f"the function {getattr(reward, '__name__', 'of Python')}"}
+
+
+def check_size(name: str, value: object, type_: type, least: float) -> None:
+    number = check_type(name, value, type_, ())
+    assert not isinstance(number, str)
+    if not (number >= least if type_ is int else least < number < float("inf")):
+        which = f"{least} or more" if type_ is int else f"above {least} and finite"
+        raise ConfigError(f"{name} must be {which}, not {value}")
+
+
+def judged(reward: Reward, texts: Sequence[str]) -> list[float]:
+    """The rewards as floats. ConfigError where there are not as many as texts, or one is none."""
+    found = [float(r) for r in reward(texts)]
+    if len(found) != len(texts):
+        raise ConfigError(f"the reward function gave {len(found)} rewards for {len(texts)} texts")
+    if not all(map(math.isfinite, found)):
+        raise ConfigError("the reward function gave a reward that is not finite")
+    return found
+
+
+# ---- a step
+
+
+@dataclass
+class Control:
+    """What a step knows of the one before: the next beta, and whether it was the last one."""
+
+    beta: float
+    enough: bool = False
+
+
+def num_measured(engine: Engine) -> int:
+    return NUM_BASE if hasattr(engine, "sample") else NUM_BASE_SLOWLY
+
+
+def rollouts(engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int) -> Batch:
+    """Documents from the model at temperature 1, without BOS. No special token is drawn."""
+    special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
+    request = SampleRequest(n, 1.0, seed, tokenizer.bos, first, excluded=special)
+    return sample(engine, request)
+
+
+def documents(batch: Batch, bos: int, block_size: int) -> Batch:
+    """With BOS at both ends; without one at the end where block_size tokens were full before."""
+    return pack([bos, *tokens, bos][: block_size + 1] for tokens in batch)
+
+
+def texts_of(engine: Engine, tokenizer: Tokenizer, n: int, seed: int) -> list[str]:
+    """The first samples of a seed, as `Model.sample` makes them at temperature 1."""
+    return tokenizer.decode_documents(rollouts(engine, tokenizer, n, seed, 0))
+
+
+def kl_per_document(engine: Engine, reference: Engine, batch: Batch) -> list[float]:
+    """log p − log p_base of each document, in nats; their mean is the KL where the engine drew."""
+    own, other = (document_logprobs(each, batch)[0] for each in (engine, reference))
+    return [p - q for p, q in zip(own, other, strict=True)]
+
+
+def rate_of_wins(rewards: Sequence[float], of_base: Sequence[float]) -> float:
+    """How probably a document of these has a larger reward than one of the base, in order; equal
+    ones count half."""
+    wins = left_sum([(bisect_left(of_base, r) + bisect_right(of_base, r)) / 2 for r in rewards])
+    return wins / (len(rewards) * len(of_base))
+
+
+def deviation(numbers: Sequence[float]) -> float:
+    middle = mean(numbers)
+    return math.sqrt(mean([(x - middle) ** 2 for x in numbers]))
+
+
+@dataclass
+class Critic:
+    """Says what to expect behind each prefix of a document.
+
+    It starts as the base model with two tokens more, which stand for good and bad.
+    """
+
+    engine: Engine
+    good: int
+    bad: int
+
+    @classmethod
+    def of(cls, tuning: Tuning, new_engine: NewEngine, reference: Engine) -> Critic:
+        assert tuning.frozen is not None
+        config, tokenizer = tuning.config, tuning.tokenizer
+        texts = [each["text"] for each in tuning.examples[:READ_FOR_ROWS]]
+        _, known, params = extend(
+            config,
+            tokenizer,
+            tuning.frozen,
+            specials=(GOOD, BAD),
+            reader=reference,
+            docs=tokenizer.encode_documents(texts, config.block_size),
+        )
+        made = new_engine(params, critic_config(config))
+        return cls(made, known.special[GOOD], known.special[BAD])
+
+    def learn(
+        self, batch: Batch, returns: Sequence[float], rate: float
+    ) -> tuple[list[float], float]:
+        """(the advantage of each target, the loss), by what it knew before this update.
+
+        returns: of each document, from 0 to 1. Prefixes that several documents begin with are read
+        once.
+        """
+        places: dict[tuple[int, ...], int] = {}
+        of_targets: list[list[int]] = []
+        for tokens in batch:
+            prefixes = (tuple(tokens[:end]) for end in range(1, len(tokens)))
+            of_targets.append([places.setdefault(prefix, len(places)) for prefix in prefixes])
+        asked = pack([*prefix, verdict] for prefix in places for verdict in (self.good, self.bad))
+        ends = [end - d - 1 for d, end in enumerate(asked.offsets[1:], 1)]
+        owed = [r for r, own in zip(returns, of_targets, strict=True) for _ in own]
+        rows = [place for own in of_targets for place in own]
+        weights = array("d", bytes(8 * asked.num_targets))
+        for place, w_good, w_bad in zip(rows, *critic_weights(owed), strict=True):
+            weights[ends[2 * place]] += w_good
+            weights[ends[2 * place + 1]] += w_bad
+        logprobs = self.engine.backward(asked, weights)
+        self.engine.step(rate)
+        good, bad = ([logprobs[ends[2 * p + which]] for p in rows] for which in (0, 1))
+        values = iter(critic_values(good, bad))
+        advantages: list[float] = []
+        for r, own in zip(returns, of_targets, strict=True):
+            advantages += advantages_with_critic(r, [next(values) for _ in own], DECAY)
+        return advantages, critic_loss(good, bad, owed)
+
+
+def steps_of(
+    tuning: Tuning,
+    new_engine: NewEngine,
+    reward: Reward,
+    on_step: OnStep | None,
+) -> Steps:
+    c, tokenizer, settings = tuning.config, tuning.tokenizer, tuning.settings
+    assert tuning.frozen is not None
+    docs = tuning.documents
+    docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
+    reference = new_engine(tuning.frozen)
+    clip, target, max_kl = settings["clip"], settings["kl_target"], settings["max_kl"]
+    base_texts = [each["text"] for each in tuning.examples]
+    base_rewards = [each["reward"] for each in tuning.examples]
+    in_order, unit = sorted(base_rewards), deviation(base_rewards) or 1.0
+    control = Control(settings["beta"])
+    critic = Critic.of(tuning, new_engine, reference) if settings["critic"] else None
+    usual = [r / unit for r in base_rewards]
+    low = min(mean(usual) - DEVIATIONS, *usual)
+    high = max(mean(usual) + DEVIATIONS, *usual)
+
+    def go_on(metrics: Metrics) -> None:
+        line = metrics[-1]
+        control.beta = next_beta(line["beta"], line["kl"], target)
+
+    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+        before = engine.state() if max_kl is not None else None
+        first = FIRST + step * c.batch_size
+        drawn = rollouts(engine, tokenizer, c.batch_size, c.seed, first)
+        texts = tokenizer.decode_documents(drawn)
+        batch = documents(drawn, tokenizer.bos, c.block_size)
+        sizes = [end - begin - 1 for begin, end in pairwise(batch.offsets)]
+        old = engine.logprobs(batch)
+        moved = kl_per_document(engine, reference, batch)
+        rewards = judged(reward, texts)
+        beta, kl = control.beta, mean(moved)
+        gains = [r / unit - beta * d for r, d in zip(rewards, moved, strict=True)]
+        more = {}
+        if critic:
+            returns = [min(max((g - low) / (high - low), 0.0), 1.0) for g in gains]
+            of_targets, more["critic_loss"] = critic.learn(batch, returns, CRITIC_RATE)
+        else:
+            advantages = group_advantages(gains, len(gains))
+            of_targets = [a for a, size in zip(advantages, sizes, strict=True) for _ in range(size)]
+        logprobs: array[float] = old
+        for update in range(tuning.updates):
+            if update:
+                logprobs = engine.logprobs(batch)
+            engine.backward(batch, ppo_weights(logprobs, old, of_targets, clip))
+            engine.step(rate)
+        measured = {
+            "loss": ppo_loss(logprobs, old, of_targets, clip),
+            "reward": mean(rewards),
+            "kl": kl,
+            "beta": beta,
+            "entropy": -mean(old),
+            "win_rate": rate_of_wins(rewards, in_order),
+            "uniqueness": len(set(texts)) / len(texts),
+            "novelty": novelty(texts, docs),
+            "length": mean(list(map(len, texts))),
+            **more,
+        }
+        control.beta = next_beta(beta, kl, target)
+        if before is not None and max_kl is not None:
+            # By other documents, from what the updates made: those of the next step.
+            drawn = rollouts(engine, tokenizer, c.batch_size, c.seed, first + c.batch_size)
+            batch = documents(drawn, tokenizer.bos, c.block_size)
+            if mean(kl_per_document(engine, reference, batch)) > max_kl:
+                engine.load(before)
+                control.enough = True
+        if on_step:
+            on_step(step + 1, c.num_steps, measured)
+        return measured
+
+    def finish(engine: Engine) -> dict[str, Any]:
+        drawn = rollouts(engine, tokenizer, len(base_texts), c.seed, 0)
+        texts = tokenizer.decode_documents(drawn)
+        batch = documents(drawn, tokenizer.bos, c.block_size)
+        moved = kl_per_document(engine, reference, batch)
+        rewards = judged(reward, texts)
+        return {
+            "measured": {
+                "num_samples": len(texts),
+                "reward": mean(rewards),
+                "base_reward": mean(base_rewards),
+                "base_deviation": deviation(base_rewards),
+                "kl": mean(moved),
+                "kl_error": deviation(moved) / (len(moved) - 1) ** 0.5,
+                "win_rate": rate_of_wins(rewards, in_order),
+                "uniqueness": uniqueness(texts),
+                "base_uniqueness": uniqueness(base_texts),
+                "novelty": novelty(texts, docs),
+                "base_novelty": novelty(base_texts, docs),
+                "length": mean(list(map(len, texts))),
+                "base_length": mean(list(map(len, base_texts))),
+                "over_budget": control.enough,
+                "problems": collapse(texts, base_texts),
+            }
+        }
+
+    return Steps(
+        make,
+        go_on=go_on,
+        ended=lambda: control.enough,
+        critic=critic.engine if critic else None,
+        finish=finish,
+    )
