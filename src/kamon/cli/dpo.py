@@ -71,7 +71,7 @@ def check(args: argparse.Namespace) -> None:
     """ConfigError for arguments that lack, or say something else where a tuning goes on."""
     given = [
         f"--{name.replace('_', '-')}"
-        for name in (*OBJECTIVE, "pairs", *SETTINGS, "output", "engine", "dtype", "overwrite")
+        for name in (*OBJECTIVE, "num_pairs", *SETTINGS, "output", "engine", "dtype", "overwrite")
         if getattr(args, name) not in (None, False)
     ]
     if args.resume is not None:
