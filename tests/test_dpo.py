@@ -253,7 +253,7 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
             "--overwrite",
             "--beta=0.01",
         ),
-        *("--learning-rate=0.05", "--num-steps=200", "--pairs=400", "--seed=3"),
+        *("--learning-rate=0.05", "--num-steps=200", "--num-pairs=400", "--seed=3"),
     )
     assert hacked.code == 0, hacked.err
     assert "reward hacking: samples repeat themselves" in hacked.err

@@ -60,7 +60,7 @@ def test_the_optimum_of_a_world_of_two_characters(critic: bool, base: Model) -> 
     """At a KL of 0.2 the best is to change the first character alone, and by how much is known."""
     bos, target = base.tokenizer.bos, 0.2
     before = begins_with_a(base.engine, bos)
-    model = kamon.ppo(base, first_a, num_steps=80, kl_target=target, critic=critic, beta=1.0)
+    model = policy.ppo(base, first_a, num_steps=80, kl_target=target, critic=critic, beta=1.0)
     found = model.training["tuning"]["measured"]
     assert found["kl"] == pytest.approx(target, abs=0.07)
     assert begins_with_a(model.engine, bos) == pytest.approx(best_share(before, target), abs=0.06)
@@ -84,9 +84,9 @@ def test_interrupted(
     monkeypatch.setattr(policy, "NUM_BASE_SLOWLY", 10)
     how = {**SMALL, "prefer": 'startswith "a"', "critic": critic, "kl_target": 0.01}
     how |= {"engine": engine, "dtype": dtype}
-    whole = kamon.ppo(base, **how)
+    whole = policy.ppo(base, **how)
     path = tmp_path / "m"
-    kamon.ppo(base, **how, output=path, checkpoint_every=1, should_stop=stop_after(1))
+    policy.ppo(base, **how, output=path, checkpoint_every=1, should_stop=stop_after(1))
     policy.resume(path, should_stop=stop_after(1))
     again = policy.resume(path)
     assert again.training["finished"]
@@ -98,7 +98,7 @@ def test_interrupted(
 def test_a_critic_that_is_missing_is_no_beginning(base: Model, tmp_path: Path) -> None:
     path = tmp_path / "m"
     how = {**SMALL, "prefer": "len <= 1", "critic": True}
-    kamon.ppo(base, **how, output=path, should_stop=stop_after(1))
+    policy.ppo(base, **how, output=path, should_stop=stop_after(1))
     with store.writing(path, go_on=True) as writer:
         assert writer.stored.critic is not None
         writer.save(replace(writer.stored, critic=None))
@@ -113,7 +113,7 @@ def test_steps_draw_documents_of_their_own(base: Model) -> None:
         seen.append(list(texts))
         return [1.0] * len(texts)
 
-    kamon.ppo(base, watched, num_steps=3, batch_size=40, updates=1)
+    policy.ppo(base, watched, num_steps=3, batch_size=40, updates=1)
     steps = [texts for texts in seen if len(texts) == 40]
     assert len(steps) == 3
     assert steps[0] != steps[1] != steps[2]
@@ -123,7 +123,7 @@ def test_steps_draw_documents_of_their_own(base: Model) -> None:
 
 @needs_native
 def test_a_budget_of_kl_ends_it(base: Model, tmp_path: Path) -> None:
-    model = kamon.ppo(
+    model = policy.ppo(
         base,
         prefer='startswith "a"',
         num_steps=200,
@@ -144,7 +144,7 @@ def test_a_budget_of_kl_ends_it(base: Model, tmp_path: Path) -> None:
 def test_a_reward_for_length_is_named() -> None:
     docs = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
     model = kamon.train(docs, num_steps=100, n_embd=8, n_head=2, block_size=12, size="original")
-    tuned = kamon.ppo(
+    tuned = policy.ppo(
         model, lambda texts: list(map(float, map(len, texts))), kl_target=20.0, num_steps=60
     )
     problems = tuned.training["tuning"]["measured"]["problems"]
@@ -250,4 +250,4 @@ def test_a_function_goes_on_from_python_alone(
 )
 def test_what_cannot_be(how: dict[str, Any], message: str, base: Model) -> None:
     with pytest.raises(ConfigError, match=message):
-        kamon.ppo(base, **how)
+        policy.ppo(base, **how)

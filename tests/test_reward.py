@@ -36,7 +36,7 @@ def base() -> Model:
 
 @pytest.fixture(scope="module")
 def learned(base: Model) -> Model:
-    return kamon.reward(base, PAIRS, **QUICK)
+    return rewards.reward(base, PAIRS, **QUICK)
 
 
 @needs_native
@@ -44,17 +44,19 @@ def test_it_learns_what_is_preferred(learned: Model) -> None:
     found = learned.training["tuning"]["calibration"]
     assert found["num_pairs"] > 0
     assert found["accuracy"] > 0.9
-    good, bad = (kamon.reward_of(learned, texts) for texts in (LIKED, OTHERS))
+    good, bad = (rewards.reward_of(learned, texts) for texts in (LIKED, OTHERS))
     assert sum(good) / len(good) > sum(bad) / len(bad) + 1
 
 
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES)
 def test_a_reward_is_the_odds_of_good(engine: str, dtype: str, base: Model) -> None:
     """Of the two tokens behind the whole document and its end, as a decoder reads them."""
-    model = kamon.reward(base, PAIRS[:9], [], num_steps=2, batch_size=2, engine=engine, dtype=dtype)
+    model = rewards.reward(
+        base, PAIRS[:9], [], num_steps=2, batch_size=2, engine=engine, dtype=dtype
+    )
     texts = ["afk", "bg", "", "abcdef"]
     tokenizer = model.tokenizer
-    for text, reward in zip(texts, kamon.reward_of(model, texts), strict=True):
+    for text, reward in zip(texts, rewards.reward_of(model, texts), strict=True):
         decoder = model.engine.decoder()
         for token in tokenizer.encode_document(text):
             logits = decoder.push(token)
@@ -64,7 +66,7 @@ def test_a_reward_is_the_odds_of_good(engine: str, dtype: str, base: Model) -> N
 
 def test_at_first_nothing_is_known(base: Model) -> None:
     """The loss of the first step is log 2: both tokens begin alike."""
-    model = kamon.reward(base, PAIRS[:10], num_steps=1, batch_size=4)
+    model = rewards.reward(base, PAIRS[:10], num_steps=1, batch_size=4)
     assert model.metrics[0]["loss"] == pytest.approx(math.log(2), rel=1e-6)
 
 
@@ -100,36 +102,36 @@ def test_calibration_by_hand() -> None:
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES)
 def test_interrupted(engine: str, dtype: str, base: Model, tmp_path: Path) -> None:
     some = {"num_steps": 4, "batch_size": 1, "engine": engine, "dtype": dtype}
-    whole = kamon.reward(base, PAIRS[:16], PAIRS[16:18], **some)
+    whole = rewards.reward(base, PAIRS[:16], PAIRS[16:18], **some)
     path = tmp_path / "m"
-    kamon.reward(base, PAIRS[:16], PAIRS[16:18], **some, output=path, should_stop=stop_after(1))
+    rewards.reward(base, PAIRS[:16], PAIRS[16:18], **some, output=path, should_stop=stop_after(1))
     again = rewards.resume(path)
     assert again.training["finished"]
     same(again, whole)
     texts = ["afk", "bgl"]
-    assert kamon.reward_of(again, texts) == kamon.reward_of(whole, texts)
+    assert rewards.reward_of(again, texts) == rewards.reward_of(whole, texts)
 
 
 def test_prompts_and_longer_texts(base: Model) -> None:
     """Characters and positions that the base lacks come with the pairs."""
     pairs = [Preference("afk" * 5, "bz", "which?"), Preference("a", "b", "which?")] * 8
-    model = kamon.reward(base, pairs, [], num_steps=2)
-    assert len(kamon.reward_of(model, ["afk" * 5], "which?")) == 1
+    model = rewards.reward(base, pairs, [], num_steps=2)
+    assert len(rewards.reward_of(model, ["afk" * 5], "which?")) == 1
     with pytest.raises(ConfigError, match="is longer than the 24 that the reward"):
-        kamon.reward_of(model, ["a" * 30])
+        rewards.reward_of(model, ["a" * 30])
     with pytest.raises(TokenizerError):
-        kamon.reward_of(model, ["é"])
+        rewards.reward_of(model, ["é"])
 
 
 def test_what_cannot_be(base: Model, learned: Model) -> None:
     with pytest.raises(ConfigError, match="gives no rewards"):
-        kamon.reward_of(base, ["a"])
+        rewards.reward_of(base, ["a"])
     with pytest.raises(ConfigError, match="a reward model already"):
-        kamon.reward(learned, PAIRS)
+        rewards.reward(learned, PAIRS)
     with pytest.raises(CorpusError, match="no pairs to learn from"):
-        kamon.reward(base, [])
+        rewards.reward(base, [])
     with pytest.raises(ConfigError, match="lm_weight must be 0 or more"):
-        kamon.reward(base, PAIRS, lm_weight=-1.0)
+        rewards.reward(base, PAIRS, lm_weight=-1.0)
 
 
 @needs_native

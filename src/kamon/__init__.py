@@ -20,8 +20,6 @@ if TYPE_CHECKING:
         TokenizerError,
         TrainingError,
     )
-    from kamon.policy import ppo
-    from kamon.rewards import reward, reward_of
 
 __version__ = "0.1.0"
 
@@ -35,10 +33,7 @@ __all__ = [
     "TokenizerError",
     "TrainingError",
     "load",
-    "ppo",
     "resume",
-    "reward",
-    "reward_of",
     "train",
 ]
 
@@ -49,8 +44,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'kamon' has no attribute {name!r}")
     import importlib
 
-    others = {"Config": "config", "ppo": "policy", "reward": "rewards", "reward_of": "rewards"}
-    module = "errors" if name.endswith("Error") else others.get(name, "api")
+    module = "errors" if name.endswith("Error") else "config" if name == "Config" else "api"
     return getattr(importlib.import_module(f"kamon.{module}"), name)
 
 
