@@ -1170,6 +1170,13 @@ BUGS = [
         KEPT,
     ),
     Bug("store: negative squares", CONTENTS, "if min(v) < 0:", "if False:", KEPT),
+    Bug(
+        "store: a generation that comes while one looks is taken for damage",
+        "store.py",
+        "elif there or not all",
+        "elif generations(path) or not all",
+        RESUMED,
+    ),
     Bug("lock: not taken", "lock.py", "if not take(descriptor):", "if False:", RESUMED),
     Bug("lock: leads elsewhere", "lock.py", ' | getattr(os, "O_NOFOLLOW", 0)', "", KEPT),
     Bug(

@@ -269,6 +269,25 @@ def test_of_eight_starters_one_wins(tmp_path: Path) -> None:
         assert store.load(folder / "m").training["finished"]
 
 
+def test_a_first_generation_that_comes_while_another_process_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no damaged model: one that is being written."""
+    path = tmp_path / "m"
+    path.mkdir()
+    looked = store.is_model
+
+    def while_looking(folder: Path) -> bool:
+        found = looked(folder)
+        (path / "generation-000001").mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(store, "is_model", while_looking)
+    assert store.check_target(path, overwrite=False) == path
+    with pytest.raises(StoreError, match="something else than a model, or a damaged one"):
+        store.check_target(path, overwrite=False)
+
+
 def test_the_second_is_told_who_is_first(tmp_path: Path, kamon: Kamon) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS))

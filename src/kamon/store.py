@@ -121,12 +121,13 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
         if path.is_symlink():
             raise StoreError(f"{given} is a symbolic link: name the directory itself")
         if path.is_dir():
+            there = generations(path)  # first: one that comes in between makes it a model
             if is_model(path):
                 if not overwrite:
                     raise StoreError(
                         f"{given} holds a model already: choose another name, or --overwrite it"
                     )
-            elif generations(path) or not all(map(ours, os.listdir(path))):
+            elif there or not all(map(ours, os.listdir(path))):
                 raise StoreError(
                     f"{given} holds something else than a model, or a damaged one: "
                     "choose another name"
