@@ -21,7 +21,7 @@ from kamon.batch import pack
 from kamon.config import Config
 from kamon.engine import Plan, make_engine, untrained
 from kamon.model import init
-from kamon.ranks import here
+from kamon.ranks import end, here
 
 
 def work(accumulated: int, seconds: float) -> None:
@@ -62,6 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         work(args.worker, args.seconds)
+        end(0)
         return
     times = []
     for size in (1, args.ranks):

@@ -20,7 +20,7 @@ from kamon.batch import Batch, pack
 from kamon.config import Config
 from kamon.engine import Plan, make_engine, train, untrained
 from kamon.model import init
-from kamon.ranks import here
+from kamon.ranks import end, here
 
 CONFIG = {"n_layer": 2, "n_embd": 12, "n_head": 3, "block_size": 9, "vocab_size": 13, "std": 0.3}
 
@@ -79,3 +79,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end(0)

@@ -64,6 +64,10 @@ def command() -> NoReturn:
     """
     gc.set_threshold(100_000)
     code = main()
+    if "kamon.ranks" in sys.modules:
+        from kamon.ranks import end
+
+        end(code)
     gc.freeze()
     sys.exit(code)
 
