@@ -96,7 +96,7 @@ def test_logprobs_gradients_and_steps(config: Config) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(config=configs())
 def test_logprobs_gradients_and_steps_on_more_shapes(config: Config) -> None:
     check_against_scalar(config)
