@@ -256,6 +256,13 @@ def test_training_goes_on_where_it_stopped(dtype: str) -> None:
     assert second.state() == whole.state()
 
 
+@pytest.mark.slow
+def test_a_vocabulary_larger_than_the_cache() -> None:
+    """One column of the products over all tokens is longer than what is read at a time."""
+    config = Config(n_embd=2, n_head=1, block_size=2, vocab_size=33_000)
+    check_against_scalar(config)
+
+
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_threads_change_no_bit(dtype: str) -> None:
     config = Config(

@@ -95,7 +95,7 @@ template <Put put, A order>
 void gemm(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t lda, const Real* b,
           ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
   constexpr int CACHED = (128 << 10) / sizeof(Real);
-  const int rows = ptrdiff_t(num_r) * num_k <= CACHED ? num_r : round_up(CACHED / num_k, 8);
+  const int rows = ptrdiff_t(num_r) * num_k <= CACHED ? num_r : round_up(std::max(1, CACHED / num_k), 8);
   for (int r = 0; r < num_r; r += rows)
     columns_of_tiles<put, order>(std::min(rows, num_r - r), num_k, num_j, a + at<order>(r, 0, lda), lda,
                                  b, ldb, c + r * ldc, ldc);
