@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,8 @@ def assert_close(config: Config, found: array[float], expected: array[float], bo
         assert worst <= bound * largest, f"{name}: {worst} of {largest}"
 
 
-def check_against_scalar(config: Config) -> None:
-    """Log-probabilities, gradients, a step of Adam: every build that runs here, one scalar pass."""
+def check_against_scalar(config: Config, engines: Iterable[tuple[Engine, float]]) -> None:
+    """Log-probabilities, gradients, a step of Adam: each engine within its bound."""
     rng = random.Random(config.seed)
     batch, state = random_batch(config, rng), rounded(random_state(config, rng))
     weights = [rng.uniform(-1, 1) for _ in range(batch.num_targets)]
@@ -136,33 +136,38 @@ def check_against_scalar(config: Config) -> None:
     gradients = scalar.gradients()
     scalar.step(0.01)
     after = scalar.state()
+    for engine, bound in engines:
+        engine.load(state)
+        assert list(engine.logprobs(batch)) == pytest.approx(unchanged, abs=bound, rel=bound)
+        found_logprobs = list(engine.backward(batch, weights, draws))
+        assert found_logprobs == pytest.approx(expected, abs=bound, rel=bound)
+        assert_close(config, engine.gradients(), gradients, bound)
+        engine.step(0.01)
+        found = engine.state()
+        assert found["step"] == 4
+        assert_close(config, found["params"], after["params"], bound)
+        assert_close(config, found["m"], after["m"], bound)
+        assert_close(config, found["v"], after["v"], bound)
+
+
+def builds(config: Config) -> Iterator[tuple[Engine, float]]:
+    """Every build that runs here, with its bound."""
     for level in RUNNABLE:
         for dtype, bound in BOUNDS.items():
-            engine = make_native(config, dtype, level)
-            engine.load(state)
-            assert list(engine.logprobs(batch)) == pytest.approx(unchanged, abs=bound, rel=bound)
-            found_logprobs = list(engine.backward(batch, weights, draws))
-            assert found_logprobs == pytest.approx(expected, abs=bound, rel=bound)
-            assert_close(config, engine.gradients(), gradients, bound)
-            engine.step(0.01)
-            found = engine.state()
-            assert found["step"] == 4
-            assert_close(config, found["params"], after["params"], bound)
-            assert_close(config, found["m"], after["m"], bound)
-            assert_close(config, found["v"], after["v"], bound)
+            yield make_native(config, dtype, level), bound
 
 
 @settings(max_examples=10, deadline=None)
 @given(config=configs())
 def test_logprobs_gradients_and_steps(config: Config) -> None:
-    check_against_scalar(config)
+    check_against_scalar(config, builds(config))
 
 
 @pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(config=configs())
 def test_logprobs_gradients_and_steps_on_more_shapes(config: Config) -> None:
-    check_against_scalar(config)
+    check_against_scalar(config, builds(config))
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
@@ -260,7 +265,7 @@ def test_training_goes_on_where_it_stopped(dtype: str) -> None:
 def test_a_vocabulary_larger_than_the_cache() -> None:
     """One column of the products over all tokens is longer than what is read at a time."""
     config = Config(n_embd=2, n_head=1, block_size=2, vocab_size=33_000)
-    check_against_scalar(config)
+    check_against_scalar(config, builds(config))
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

@@ -39,7 +39,14 @@ from kamon.model import init, parameter_shapes
 from kamon.run import prepare
 from kamon.sampler import SampleRequest, sample, sample_document, sample_one_by_one
 from kamon.trainer import make_plan, pretrain
-from test_native import assert_close, configs, random_batch, random_state, rounded
+from test_native import (
+    assert_close,
+    check_against_scalar,
+    configs,
+    random_batch,
+    random_state,
+    rounded,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -62,44 +69,21 @@ def ready(dtype: str = "float64") -> TorchEngine:
     return engine
 
 
-def check_against_scalar(config: Config) -> None:
-    rng = random.Random(config.seed)
-    batch, state = random_batch(config, rng), rounded(random_state(config, rng))
-    weights = [rng.uniform(-1, 1) for _ in range(batch.num_targets)]
-    draws = [rng.randrange(2**64) for _ in range(len(batch))]
-    scalar = make_engine("scalar", config)
-    scalar.load(state)
-    unchanged = list(scalar.logprobs(batch))
-    expected = list(scalar.backward(batch, weights, draws))
-    gradients = scalar.gradients()
-    scalar.step(0.01)
-    after = scalar.state()
-    for dtype, bound in BOUNDS.items():
-        engine = make_torch(config, dtype)
-        engine.load(state)
-        assert list(engine.logprobs(batch)) == pytest.approx(unchanged, abs=bound, rel=bound)
-        found_logprobs = list(engine.backward(batch, weights, draws))
-        assert found_logprobs == pytest.approx(expected, abs=bound, rel=bound)
-        assert_close(config, engine.gradients(), gradients, bound)
-        engine.step(0.01)
-        found = engine.state()
-        assert found["step"] == 4
-        assert_close(config, found["params"], after["params"], bound)
-        assert_close(config, found["m"], after["m"], bound)
-        assert_close(config, found["v"], after["v"], bound)
+def both_dtypes(config: Config) -> list[tuple[TorchEngine, float]]:
+    return [(make_torch(config, dtype), bound) for dtype, bound in BOUNDS.items()]
 
 
 @settings(max_examples=3, deadline=None)
 @given(config=configs())
 def test_logprobs_gradients_and_steps(config: Config) -> None:
-    check_against_scalar(config)
+    check_against_scalar(config, both_dtypes(config))
 
 
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(config=configs())
 def test_logprobs_gradients_and_steps_on_more_shapes(config: Config) -> None:
-    check_against_scalar(config)
+    check_against_scalar(config, both_dtypes(config))
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import kamon
 from kamon import corpus
@@ -21,13 +21,11 @@ from kamon.corpus import Corpus
 from kamon.documents import Documents
 from kamon.engine import Engine, State, best_engine, is_fast, make_engine, untrained
 from kamon.errors import ConfigError, StoreError, TrainingError
-from kamon.lesson import Lesson, lesson_of_list, lesson_of_shards
 from kamon.metrics import Metrics
 from kamon.model import num_params
 from kamon.ranks import check_engine, here, restarted
 from kamon.run import Resumed, Run, check_same, check_settings, divide, shape_of
 from kamon.sampler import SampleRequest
-from kamon.shards import Shards, is_packed, open_shards
 from kamon.tokenizer import Tokenizer
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite, pretrain
 from kamon.validation import Validation, mean_loss
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
 
     from kamon.conditions import Found
     from kamon.contents import Stored
+    from kamon.lesson import Lesson
+    from kamon.shards import Shards
     from kamon.store import Writer
 
 Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
@@ -68,8 +68,6 @@ class Model:
             return Documents.of([])
         if isinstance(self.documents, Documents):
             return self.documents
-        from kamon.contents import unpack_documents
-
         return unpack_documents(self.documents)
 
     def parts(self) -> tuple[Documents, Documents]:
@@ -502,6 +500,8 @@ def lesson_of(
     base: Model | None,
 ) -> Lesson:
     """What `train` is to learn; base: the model to start from."""
+    from kamon.lesson import lesson_of_list, lesson_of_shards
+
     whose = "the tokenizer"
     if base is not None:
         if tokenizer != "char" or vocab_size is not None:
@@ -530,6 +530,9 @@ def lesson_of(
 
 def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Lesson:
     """What a training that goes on learns: StoreError or ConfigError where it is not the same."""
+    from kamon.lesson import lesson_of_list, lesson_of_shards
+    from kamon.shards import open_shards
+
     corpus, mode = found.training["corpus"], found.config.mode
     hold_out, shards = found.training["hold_out"], shards_of(docs)
     if "packed" in corpus:
@@ -557,6 +560,8 @@ def shards_of(
     docs: Learnable | None, column: str | None = None, format: str | None = None
 ) -> Shards | None:
     """The packed corpus that this is, or is the directory of."""
+    from kamon.shards import Shards, is_packed, open_shards
+
     if isinstance(docs, str | PathLike) and is_packed(docs):
         docs = open_shards(docs)
     if not isinstance(docs, Shards):
@@ -576,8 +581,9 @@ def corpus_of(
         return corpus.read(docs, column=column, format=format, mode=mode)
     if column is not None or format is not None:
         raise ConfigError("column and format say how to read a file, and there is none")
-    assert not isinstance(docs, Shards)
-    return docs if isinstance(docs, Corpus) else corpus.from_docs(docs)
+    if isinstance(docs, Corpus):
+        return docs
+    return corpus.from_docs(cast("Iterable[str]", docs))  # Shards are no list: see `shards_of`
 
 
 @contextmanager

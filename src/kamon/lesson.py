@@ -72,15 +72,22 @@ def lesson_of_list(
     learned, held_out = divide(different, hold_out, mode)
     made = make_tokenizer(tokenizer, learned, held_out, vocab_size)
     check_known(source, made, whose)
+    lengths = made.lengths(learned)
     return Lesson(
         mode=mode,
         tokenizer=made,
         documents=different,
         summary=source.summary() | {"sha256": different.sha256()},
-        learned=made.lengths(learned),
-        lengths=made.lengths(different),
+        learned=lengths,
+        lengths=lengths + made.lengths(held_out),
         hold_out=bool(held_out),
-        prepare=partial(prepare, replace(source, docs=learned), held_out=held_out, tokenizer=made),
+        prepare=partial(
+            prepare,
+            replace(source, docs=learned),
+            held_out=held_out,
+            tokenizer=made,
+            lengths=lengths,
+        ),
     )
 
 
@@ -101,8 +108,7 @@ def lesson_of_shards(
     if mode == "documents" and packed == "text":
         raise ConfigError(f"{path} is packed as text: learn it as that, or pack it as documents")
     if tokenizer != "char":
-        known = read_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        assert not isinstance(known, str | PathLike)
+        known = read_tokenizer(tokenizer) if isinstance(tokenizer, str | PathLike) else tokenizer
         if known.to_json() != shards.tokenizer.to_json():
             raise ConfigError(f"{path} is packed with another tokenizer than {whose}")
     if vocab_size is not None:

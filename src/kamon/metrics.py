@@ -69,16 +69,21 @@ class Metrics(Sequence[Line]):
             found.learning_rates.append(finite(line.get("learning_rate")))
             if "held_out_loss" in line:
                 found.held_out[len(found)] = finite(line["held_out_loss"])
-            others = line.keys() - OWN
-            if len(found) == 1:
-                found.others = {name: array("d") for name in line if name in others}
-            if others != found.others.keys():
-                raise ValueError("metrics.jsonl has a line that does not measure what others do")
-            for name, numbers in found.others.items():
-                numbers.append(finite(line[name]))
+            if found.others or len(line) > 3 + ("held_out_loss" in line):  # no training has others
+                found.add_others(line)
         if not found.losses:
             raise ValueError("metrics.jsonl is empty")
         return found
+
+    def add_others(self, line: Line) -> None:
+        """Of the line whose loss was added last."""
+        others = line.keys() - OWN
+        if len(self) == 1:
+            self.others = {name: array("d") for name in line if name in others}
+        if others != self.others.keys():
+            raise ValueError("metrics.jsonl has a line that does not measure what others do")
+        for name, numbers in self.others.items():
+            numbers.append(finite(line[name]))
 
 
 def finite(value: Any) -> float:

@@ -234,26 +234,15 @@ def ppo(
 
 
 def resume(
-    path: str | Path,
-    reward: Reward | None = None,
-    *,
-    threads: int | None = None,
-    checkpoint_every: str | int | float | None = None,
-    on_start: Callable[[Start], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_step: OnStep | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    path: str | Path, reward: Reward | None = None, *, on_step: OnStep | None = None, **how: Any
 ) -> Model:
-    """Go on with what `ppo` kept in its output; reward: the function, where it was one."""
+    """Go on with what `ppo` kept in its output; reward: the function, where it was one; how: of
+    `tune.resume_tuning`."""
     return resume_tuning(
         path,
         KIND,
         lambda tuning, new: steps_of(tuning, new, rewards_by(tuning, reward), on_step),
-        threads=threads,
-        checkpoint_every=checkpoint_every,
-        on_start=on_start,
-        on_progress=on_progress,
-        should_stop=should_stop,
+        **how,
     )
 
 

@@ -224,26 +224,9 @@ def reward(
     )
 
 
-def resume(
-    path: str | Path,
-    *,
-    threads: int | None = None,
-    checkpoint_every: str | int | float | None = None,
-    on_start: Callable[[Start], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Model:
-    """Go on with what `reward` kept in its output."""
-    return resume_tuning(
-        path,
-        KIND,
-        steps_of,
-        threads=threads,
-        checkpoint_every=checkpoint_every,
-        on_start=on_start,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
+def resume(path: str | Path, **how: Any) -> Model:
+    """Go on with what `reward` kept in its output; how: of `tune.resume_tuning`."""
+    return resume_tuning(path, KIND, steps_of, **how)
 
 
 def is_apart(pair: Preference) -> bool:

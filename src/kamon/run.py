@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -70,6 +71,7 @@ def prepare(
     device: str | None = None,
     compile: bool = False,
     tokenizer: Tokenizer | None = None,
+    lengths: Counter[int] | None = None,
     params: array[float] | None = None,
 ) -> Run:
     """Shuffle the documents, tokenize, cut the long ones, initialise: in this order.
@@ -77,7 +79,8 @@ def prepare(
     A document fits if it has fewer tokens than block_size; num_cut others lose their end, or are
     learned in windows, as config.long_documents says. In text mode there are windows alone, of the
     documents in their own order. held_out: documents to test on; the tokenizer knows their
-    characters, too. tokenizer, params: to begin with, in place of new ones.
+    characters, too. tokenizer, params: to begin with, in place of new ones. lengths: of the
+    source's documents by this tokenizer, where they are known.
     """
     rng = random.Random(config.seed)
     apart = Documents.of(held_out)
@@ -85,7 +88,7 @@ def prepare(
     config = replace(config, vocab_size=tokenizer.vocab_size)
     size, text = config.block_size, config.mode == "text"
     docs = source.docs if text else source.docs.shuffled(rng)
-    lengths = tokenizer.lengths(source.docs)
+    lengths = lengths or tokenizer.lengths(source.docs)
     longest = max(lengths)
     made = started_engine(
         *(config, rng, params, longest, len(apart)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, print_json, print_texts, progress_bar, say
+from kamon.cli.output import count, print_json, print_texts, progress_bar, say, say_resumed
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.cli.train import stop_on_signals
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.resume or args.output or "dpo"
 
     def on_start(start: Start) -> None:
-        tuning, resumed = start.tuning, start.resumed
+        tuning = start.tuning
         apart = sum(bool(each.get("held_out")) for each in tuning.examples)
         say(
             f"{tuning.source}: {count(len(tuning.examples) - apart, 'pair')} to learn from, "
@@ -111,10 +111,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{count(cut, 'answer')} too long for block_size {tuning.config.block_size}: what "
                 "is behind is left out"
             )
-        if resumed:
-            for problem in resumed.problems:
-                say(problem)
-            say(f"going on from {resumed.generation}, step {resumed.num_steps_done:,}")
+        say_resumed(start.resumed)
 
     def on_measured(found: dict[str, float]) -> None:
         say(
@@ -150,9 +147,8 @@ def run(args: argparse.Namespace) -> int:
                 **common,
             )
     done = model.training["finished"]
-    stopped = 0 if stop.signal is None or done else 128 + stop.signal
+    stopped = stop.code(model)
     if not model.metrics:
-        say("stopped before the first step was done: there is nothing to save")
         return stopped
     tuning = model.training["tuning"]
     if stopped:

@@ -13,7 +13,7 @@ from kamon.curve import spark_line
 
 if TYPE_CHECKING:
     from kamon.corpus import Corpus
-    from kamon.run import Run
+    from kamon.run import Resumed, Run
     from kamon.trainer import Progress
 
 
@@ -79,6 +79,14 @@ def say_corpus(source: Corpus, given: str) -> None:
     if source.num_stripped:
         details.append(f"{count(source.num_stripped, 'line')} rid of white space at the ends")
     say(f"{source.source}: {', '.join(details)}")
+
+
+def say_resumed(resumed: Resumed | None) -> None:
+    """Where a training goes on, if it does, and what is wrong with what was kept later."""
+    if resumed:
+        for problem in resumed.problems:
+            say(problem)
+        say(f"going on from {resumed.generation}, step {resumed.num_steps_done:,}")
 
 
 def say_cut(run: Run) -> None:

@@ -84,9 +84,8 @@ def run(args: argparse.Namespace) -> int:
                 **common,
             )
     output = args.output if args.resume is None else args.resume
-    stopped = 0 if stop.signal is None or model.training["finished"] else 128 + stop.signal
+    stopped = stop.code(model)
     if not model.metrics:
-        say("stopped before the first step was done: there is nothing to save")
         return stopped
     tuning.say_end(model, "ppo", output, stopped)
     found = model.training["tuning"].get("measured")

@@ -15,7 +15,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, one_line, print_json, progress_bar, say
+from kamon.cli.output import count, one_line, print_json, progress_bar, say, say_resumed
 from kamon.cli.parser import Parser, number
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 from kamon.cli.train import stop_on_signals
@@ -107,9 +107,8 @@ def run(args: argparse.Namespace) -> int:
                 **engine,
                 **chosen,
             )
-    stopped = 0 if stop.signal is None or model.training["finished"] else 128 + stop.signal
+    stopped = stop.code(model)
     if not model.metrics:
-        say("stopped before the first step was done: there is nothing to save")
         return stopped
     say_tuned(model, output)
     if stopped:
@@ -164,10 +163,7 @@ def say_start(start: Start) -> None:
     from kamon.model import num_params
 
     tuning, c = start.tuning, start.tuning.config
-    if start.resumed:
-        for problem in start.resumed.problems:
-            say(problem)
-        say(f"going on from {start.resumed.generation}, step {start.resumed.num_steps_done:,}")
+    say_resumed(start.resumed)
     tested = start.steps.num_held_out
     apart = f"{tested:,} that are held out test it" if tested else "too few to hold some out"
     say(f"{tuning.source}: {count(len(tuning.examples), 'example')}; {apart}")

@@ -23,6 +23,7 @@ from kamon.cli.output import (
     say,
     say_corpus,
     say_cut,
+    say_resumed,
     spark,
 )
 from kamon.cli.parser import Parser, whole_number
@@ -151,10 +152,7 @@ def run(args: argparse.Namespace) -> int:
         say_corpus(source, name)
 
     def on_start(run: Run) -> None:
-        if run.resumed:
-            for problem in run.resumed.problems:
-                say(problem)
-            say(f"going on from {run.resumed.generation}, step {run.resumed.num_steps_done:,}")
+        say_resumed(run.resumed)
         say_cut(run)
         if run.held_out:
             unit = "window" if run.config.mode == "text" else "document"
@@ -207,10 +205,7 @@ def run(args: argparse.Namespace) -> int:
     # All know of a signal to one; and none ends, which torchrun would take for a failure of it,
     # before rank 0 has kept what was learned.
     stop.signal = int(ranks.most(stop.signal or 0)) or None
-    done = model.training["finished"]  # a signal that came too late to stop anything is no stop
-    stopped = 0 if stop.signal is None or done else 128 + stop.signal
-    if not model.metrics:
-        say("stopped before the first step was done: there is nothing to save")
+    stopped = stop.code(model)
     if not model.metrics or rank:
         return stopped
     loss = final_loss(model.metrics)
@@ -330,6 +325,13 @@ class Stop:
     """Which signal asked the training to stop."""
 
     signal: int | None = None
+
+    def code(self, model: Model) -> int:
+        """The exit code; that there is nothing to save is said. A signal that came too late to stop
+        anything is no stop."""
+        if not model.metrics:
+            say("stopped before the first step was done: there is nothing to save")
+        return 0 if self.signal is None or model.training["finished"] else 128 + self.signal
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, say
+from kamon.cli.output import count, say, say_resumed
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.errors import ConfigError
@@ -90,10 +90,7 @@ def engine(args: argparse.Namespace) -> dict[str, Any]:
 
 def say_start(start: Start) -> None:
     tuning = start.tuning
-    if start.resumed:
-        for problem in start.resumed.problems:
-            say(problem)
-        say(f"going on from {start.resumed.generation}, step {start.resumed.num_steps_done:,}")
+    say_resumed(start.resumed)
     say(
         f"{tuning.source}: {count(len(tuning.examples), 'example')}; "
         f"{count(tuning.config.num_steps, 'step')} by the {start.engine_name} engine, "
