@@ -18,6 +18,7 @@ from kamon.api import Model
 from kamon.bpe import BytePairTokenizer
 from kamon.config import Config
 from kamon.engine import Engine
+from kamon.engines import native
 from kamon.metrics import Metrics
 from kamon.run import divide, prepare
 from kamon.trainer import pretrain
@@ -43,6 +44,17 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test first, so that the others run beside it."""
     items.sort(key=lambda item: item.name != "test_the_whole_trace")
+
+
+# What a test of both engines runs with: by the scalar one it is slow, unless that is all there is.
+ENGINES: list[Any] = ["scalar"]
+ENGINES_AND_DTYPES: list[Any] = [("scalar", "float64")]
+if not native.why_not():
+    ENGINES = [pytest.param("scalar", marks=pytest.mark.slow), "native"]
+    ENGINES_AND_DTYPES = [
+        pytest.param("scalar", "float64", marks=pytest.mark.slow),
+        *(("native", dtype) for dtype in ("float32", "float64")),
+    ]
 
 
 def times(fast: int, full: int) -> int:

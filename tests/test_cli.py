@@ -475,6 +475,7 @@ def test_a_second_ctrl_c_quits_at_once(names: Path, tmp_path: Path, process: Pro
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not())
 @pytest.mark.parametrize("again", [False, True])
 def test_ctrl_c_in_the_middle_of_a_long_step(

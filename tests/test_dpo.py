@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import kamon
-from conftest import Result
+from conftest import ENGINES, Result
 from kamon import store
 from kamon.api import Model
 from kamon.describe import logprobs
@@ -25,7 +25,6 @@ from kamon.tune import Start
 from test_resume import stop_after
 
 DOCS = [a + b + c + d for a in "abcde" for b in "fgh" for c in "klm" for d in ("", "xyz")]
-ENGINES = ["scalar", *([] if native.why_not() else ["native"])]
 PAIRS = [Preference(a[:3], a[:3] + "xyz") for a in DOCS[::2]] * 2
 
 
@@ -141,7 +140,7 @@ def test_stopped_again_and_again(engine: str, base: Path, tmp_path: Path) -> Non
         resume(path)
 
 
-@pytest.mark.skipif("native" not in ENGINES, reason="the native engine is not built")
+@pytest.mark.skipif(bool(native.why_not()), reason=native.why_not())
 def test_a_budget_of_kl(base: Path) -> None:
     free = dpo(base, PAIRS, num_steps=80, learning_rate=0.005)
     assert free.training["tuning"]["kl"] > 0.5
@@ -261,7 +260,7 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("native" not in ENGINES, reason="the native engine is not built")
+@pytest.mark.skipif(bool(native.why_not()), reason=native.why_not())
 def test_common_names() -> None:
     """A model of names as `kamon train` makes it, told what is common."""
     base = kamon.train("names", threads=2)

@@ -157,7 +157,7 @@ def builds(config: Config) -> Iterator[tuple[Engine, float]]:
             yield make_native(config, dtype, level), bound
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(config=configs())
 def test_logprobs_gradients_and_steps(config: Config) -> None:
     check_against_scalar(config, builds(config))

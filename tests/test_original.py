@@ -30,7 +30,18 @@ def flags(settings: dict[str, Any]) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
 
 
-@pytest.mark.parametrize("run", GOLDEN["runs"], ids=lambda run: str(run["settings"]))
+def width(run: dict[str, Any]) -> int:
+    return int(run["settings"].get("n_embd", 16))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run, marks=[pytest.mark.slow] if width(run) > 10 else [])
+        for run in GOLDEN["runs"]
+    ],
+    ids=lambda run: str(run["settings"]),
+)
 def test_recorded_runs(run: dict[str, Any], tmp_path: Path, kamon: Callable[..., Result]) -> None:
     source = tmp_path / "names.txt"
     source.write_text("\n".join(builtin.names()[: GOLDEN["num_names"]]))

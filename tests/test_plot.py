@@ -20,6 +20,8 @@ from kamon import Model, inside, load, plot, store, train
 from kamon.cli.plot import FORMATS, KINDS
 from kamon.inside import Attention, Embeddings, Lengths, Plane
 
+pytestmark = pytest.mark.extra
+
 Kamon = Callable[..., Result]
 DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 ODD = (

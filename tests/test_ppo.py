@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import kamon
-from conftest import Result
+from conftest import ENGINES_AND_DTYPES, Result
 from kamon import policy, rewards, store
 from kamon.api import Model
 from kamon.engine import Engine
@@ -21,7 +21,7 @@ from kamon.policy import Critic, next_beta, rate_of_wins
 from kamon.preferences import Preference
 from kamon.sampler import probabilities
 from test_resume import stop_after
-from test_tune import ENGINES, same
+from test_tune import same
 
 needs_native = pytest.mark.skipif(bool(native.why_not()), reason="too slow by the scalar engine")
 WORDS = [a + b for a in "ab" for b in "ab"] + ["a", "b"]
@@ -71,7 +71,7 @@ def test_the_optimum_of_a_world_of_two_characters(critic: bool, base: Model) -> 
 @pytest.mark.parametrize("critic", [False, True])
 @pytest.mark.parametrize(
     ("engine", "dtype"),
-    [pytest.param(*e, marks=[pytest.mark.slow] if e[0] == "scalar" else []) for e in ENGINES],
+    ENGINES_AND_DTYPES,
 )
 def test_interrupted(
     critic: bool,

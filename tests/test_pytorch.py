@@ -48,6 +48,8 @@ from test_native import (
     rounded,
 )
 
+pytestmark = pytest.mark.extra
+
 torch = pytest.importorskip("torch")
 
 from kamon.engines import pytorch  # noqa: E402

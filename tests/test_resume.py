@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import kamon
-from conftest import TINY, TINY_FLAGS, Result, times
+from conftest import ENGINES_AND_DTYPES, TINY, TINY_FLAGS, Result, times
 from kamon import store
 from kamon.api import Model
 from kamon.engines import native
@@ -31,10 +31,6 @@ from kamon.tokenizer import CharTokenizer
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
 DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
-ENGINES = [
-    ("scalar", "float64"),
-    *([] if native.why_not() else [("native", d) for d in ("float32", "float64")]),
-]
 SETTINGS = {
     "n_layer": 2, "n_embd": 4, "n_head": 2, "block_size": 6, "num_steps": 14, "batch_size": 2,
     "learning_rate": 0.03, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1,
@@ -63,7 +59,7 @@ def stop_after(steps: int) -> Callable[[], bool]:
     return stop
 
 
-@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 @pytest.mark.parametrize("hold_out", [True, False])
 def test_a_training_stopped_again_and_again(
     engine: str, dtype: str, hold_out: bool, tmp_path: Path
@@ -88,7 +84,7 @@ def test_a_training_stopped_again_and_again(
         kamon.resume(path)
 
 
-@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_any_generation_leads_to_the_same_model(engine: str, dtype: str, tmp_path: Path) -> None:
     """Also the one before, where the newest is damaged; and that is said."""
     chosen: dict[str, Any] = {"engine": engine, "dtype": dtype}
@@ -170,7 +166,7 @@ def test_tokens_of_another_list(tmp_path: Path) -> None:
         kamon.resume(path, extend=1)
 
 
-@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_parameters_that_are_too_large(engine: str, dtype: str, tmp_path: Path) -> None:
     """Finite, and yet no number comes of them."""
     path = tmp_path / "m"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import kamon
-from conftest import Result
+from conftest import ENGINES_AND_DTYPES, Result
 from kamon import rewards
 from kamon.api import Model
 from kamon.batch import BAD, GOOD, pack
@@ -19,7 +19,7 @@ from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.objectives import sigmoid
 from kamon.preferences import Preference
 from test_resume import stop_after
-from test_tune import ENGINES, same
+from test_tune import same
 
 DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
 LIKED = [doc for doc in DOCS if doc.endswith("k")]
@@ -48,7 +48,7 @@ def test_it_learns_what_is_preferred(learned: Model) -> None:
     assert sum(good) / len(good) > sum(bad) / len(bad) + 1
 
 
-@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_a_reward_is_the_odds_of_good(engine: str, dtype: str, base: Model) -> None:
     """Of the two tokens behind the whole document and its end, as a decoder reads them."""
     model = rewards.reward(
@@ -99,7 +99,7 @@ def test_calibration_by_hand() -> None:
     assert found["calibration_error"] == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_interrupted(engine: str, dtype: str, base: Model, tmp_path: Path) -> None:
     some = {"num_steps": 4, "batch_size": 1, "engine": engine, "dtype": dtype}
     whole = rewards.reward(base, PAIRS[:16], PAIRS[16:18], **some)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import kamon
-from conftest import Result
+from conftest import ENGINES_AND_DTYPES, Result
 from kamon import instructions
 from kamon.api import Model, load
 from kamon.batch import ANSWER, pack
@@ -39,10 +39,6 @@ Kamon = Callable[..., Result]
 DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
 # The prompt is the last letter of its answer, in capitals, which the base does not know.
 DATA = [{"prompt": doc[-1].upper(), "completion": doc} for doc in DOCS]
-ENGINES = [
-    ("scalar", "float64"),
-    *([] if native.why_not() else [("native", d) for d in ("float32", "float64")]),
-]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +82,7 @@ def test_what_was_there_stays(base: Model, tuned: Model) -> None:
     assert base.tokenizer.encode("afk") == tuned.tokenizer.encode("afk")
 
 
-@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_stopped_and_gone_on(engine: str, dtype: str, share: float, tiny: Path) -> None:
     how: dict[str, Any] = {"engine": engine, "dtype": dtype, "base_share": share}

@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 import kamon
-from conftest import Result
+from conftest import ENGINES_AND_DTYPES, Result
 from kamon import store
 from kamon.api import Model
 from kamon.batch import pack
 from kamon.engine import Engine
-from kamon.engines import native
 from kamon.errors import ConfigError, StoreError, TrainingError
 from kamon.objectives import sft_loss, sft_weights
 from kamon.prompts import prompted
@@ -36,10 +35,6 @@ from kamon.tune import (
 from test_resume import stop_after
 
 DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
-ENGINES = [
-    ("scalar", "float64"),
-    *([] if native.why_not() else [("native", d) for d in ("float32", "float64")]),
-]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +96,7 @@ def same(model: Model, other: Model) -> None:
     assert model.training | {"seconds": 0} == other.training | {"seconds": 0}
 
 
-@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path: Path) -> None:
     whole = tune(toy(base), steps_of, engine=engine, dtype=dtype)
     assert len(whole.metrics) == 12
