@@ -12,7 +12,7 @@ demo: .venv/installed        ## learn a real list, print new names
 test: .venv/installed-dev lint        ## everything
 	$(BIN)/pytest -n auto --dist worksteal
 
-check: .venv/installed-dev lint       ## the fast part, under a minute
+check: .venv/installed-dev lint       ## the fast part, about a minute
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not extra"
 
 lint: .venv/installed-dev
