@@ -1,0 +1,4 @@
+"""Trainings, each in a process of its own."""
+
+
+class Jobs: ...

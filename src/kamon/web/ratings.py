@@ -1,0 +1,4 @@
+"""Models that learn from the answers of somebody at a page."""
+
+
+class Ratings: ...
