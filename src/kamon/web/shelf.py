@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kamon import store
 from kamon.api import load
+from kamon.errors import StoreError
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 
@@ -85,7 +86,7 @@ class Shelf:
                 if NAME.fullmatch(path.name) and path.is_dir() and store.is_model(path):
                     try:
                         self.add_directory(path, path.name)
-                    except store.StoreError as error:
+                    except StoreError as error:
                         problems.append(str(error))
         return problems
 
@@ -114,8 +115,10 @@ class Shelf:
         path = self.folder / name
         if path.exists() or name in self.entries:
             raise WebError(409, f"there is a model {name} already: save it under another name")
-        self.folder.mkdir(parents=True, exist_ok=True)
         with entry.use() as model:
+            if not model.metrics:
+                raise WebError(409, "this model has not learned yet: there is nothing to save")
+            self.folder.mkdir(parents=True, exist_ok=True)
             model.save(path)
         self.add(Entry(name, entry.kind, lambda: load(path), path=path))
         return path

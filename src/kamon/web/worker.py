@@ -11,7 +11,7 @@ Standard output has a JSON object a line, "type" among its fields:
     end       finished, params (null where no step was made), training
     failed    error: one sentence
 
-Documents are those of `contents.pack_documents`. They and params, of the engine's dtype, are base64.
+Documents are those of `contents.pack_documents`, params of the engine's dtype; both are base64.
 """
 
 from __future__ import annotations
@@ -199,9 +199,7 @@ class Training:
             "corpus": self.source.summary() | {"sha256": different.sha256()},
             "held_out": None,
         }
-        self.model = api.Model(
-            config, run.tokenizer, run.engine, Metrics(), training, different
-        )
+        self.model = api.Model(config, run.tokenizer, run.engine, Metrics(), training, different)
         self.report(
             "start",
             config=asdict(config),
