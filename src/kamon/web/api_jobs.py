@@ -213,7 +213,7 @@ def started(ask: Asked, request: JobRequest) -> Job:
         num_chars = len(source.different.chars())
     least = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 8} | settings
     # What is picked may be larger: the training itself looks again.
-    size = num_params(make_config(least)) + 2 * num_chars * least["n_embd"]
+    size = num_params(replace(make_config(least), vocab_size=num_chars + 1))
     if size > limits.job_params:
         raise WebError(
             422,

@@ -249,30 +249,39 @@ class Jobs:
 
     def follow(self, job: Job) -> None:
         """In a thread of its own, until the process ends."""
+        problem = "the server made a mistake"
+        try:
+            problem = self.read_messages(job)
+        finally:  # whatever happens, nothing waits for it for ever
+            job.outbox.put(None)
+            try:
+                code = job.process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                job.process.kill()
+                code = job.process.wait()
+            with job.lock:
+                job.end("failed", problem or f"its process ended unexpectedly (exit code {code})")
+
+    def read_messages(self, job: Job) -> str:
+        """What is wrong with them, or "" where they end."""
         assert job.process.stdout
-        problem = None
-        try:
-            while line := job.process.stdout.readline(MOST_LINE):
-                message = json.loads(line)
-                with job.lock:
-                    if not job.over:
-                        self.take(job, message)
-        except WebError as error:
-            problem = str(error)
-        except (KamonError, ValueError, KeyError, TypeError, RecursionError):
-            problem = "its process said what nobody understands"
-            job.process.kill()
-        job.outbox.put(None)
-        try:
-            code = job.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            job.process.kill()
-            code = job.process.wait()
-        job.process.stdout.close()
-        with job.lock:
-            job.end("failed", problem or f"its process ended unexpectedly (exit code {code})")
+        with job.process.stdout as messages:
+            try:
+                while line := messages.readline(MOST_LINE):
+                    message = json.loads(line)
+                    with job.lock:
+                        if not job.over:
+                            self.take(job, message)
+            except WebError as error:
+                return str(error)
+            except (KamonError, ValueError, LookupError, TypeError, RecursionError):
+                return "its process said what nobody understands"
+        return ""
 
     def take(self, job: Job, message: dict[str, Any]) -> None:
+        """Errors of many kinds where it is not what `kamon.web.worker` says."""
+        if job.started is None and message["type"] not in ("start", "failed"):
+            raise ValueError("it has not started")
         match message["type"]:
             case "start":
                 config = Config(**message["config"])
