@@ -289,12 +289,19 @@ def test_of_moments_only_some_stay_open(make: Callable[..., Server]) -> None:
 # ---- pause, resume, stop, cancel
 
 
+def stands_still(job: Job) -> bool:
+    """A pause begins behind the next report, which comes ten times a second."""
+    stands = len(job.losses)
+    time.sleep(0.5)
+    return len(job.losses) == stands
+
+
 def test_pause_resume_and_stop(server: Server) -> None:
     id = server.start(text=LIST, settings=LONG)["id"]
     job = server.job(id)
     until(lambda: len(job.losses) > 10)
     assert server.ask("POST", f"/jobs/{id}/pause").json()["state"] == "paused"
-    time.sleep(0.5)  # until its next report
+    until(lambda: stands_still(job))
     stands, seconds = len(job.losses), job.seconds
     time.sleep(0.4)
     assert len(job.losses) == stands
@@ -435,7 +442,16 @@ def test_a_worker_ends_with_its_input() -> None:
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\0{", b"[1]\n", b"{}\n", b"[" * 10_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{}\n",
+        pytest.param(b"", marks=pytest.mark.slow),
+        pytest.param(b"\xff\0{", marks=pytest.mark.slow),
+        pytest.param(b"[1]\n", marks=pytest.mark.slow),
+        pytest.param(b"[" * 10_000, marks=pytest.mark.slow),
+    ],
+)
 def test_garbage_is_no_training(content: bytes) -> None:
     code, said = worker_with(content)
     assert (code, [message["type"] for message in said]) == (2, ["failed"])
@@ -489,6 +505,7 @@ def test_closing_ends_even_who_does_not_listen(
     server.jobs.close()
     assert time.monotonic() - start < 3
     assert not any(map(is_running, server.pids))
+    assert [job.state for job in server.jobs.all()] == ["stopped", "stopped"]
     assert server.start(503, text=LIST, settings=LONG)["error"] == "the server is about to end"
 
 
@@ -654,17 +671,14 @@ def test_events_tell_the_whole_training(server: Server, monkeypatch: pytest.Monk
     assert answer.status_code == 204
 
 
-@pytest.mark.parametrize(
-    "last", ["", "1", "no", "1-0-0-999999-0-0", "1-1-1-1-1-1-1", "-1-0-0-0-0-0", "²-0-0-0-0-0"]
-)
-def test_an_id_of_nothing_begins_anew(last: str, server: Server) -> None:
+def test_an_id_of_nothing_begins_anew(server: Server) -> None:
     id = server.trained(text=LIST, settings=SMALL | {"num_steps": 20})["id"]
-    job = server.job(id)
-    assert Told.from_id(last, job) is None
-    if last.isascii():
+    whole = server.ended(id)
+    for last in ("", "1", "no", "1-0-0-999999-0-0", "1-1-1-1-1-1-1", "-1-0-0-0-0-0"):
         found = events(server, id, last)
         assert [name for name, _, _ in found] == ["start", "end"]
-        assert found[0][2] == found[1][2] == server.ended(id)
+        assert found[0][2] == found[1][2] == whole
+    assert Told.from_id("²-0-0-0-0-0", server.job(id)) is None
 
 
 def test_a_failure_is_an_end(make: Callable[..., Server]) -> None:
@@ -759,7 +773,7 @@ def test_events_are_at_most_ten_a_second(server: Server) -> None:
         known = len(client.text)
         await asyncio.sleep(1.0)
         names = [name for name, _, _ in parsed(client.text[known:].rpartition("\n\n")[0])]
-        assert 2 <= names.count("progress") <= 11
+        assert 1 <= names.count("progress") <= 11
         client.gone.set()
         await task
 

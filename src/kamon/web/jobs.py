@@ -221,19 +221,22 @@ class Jobs:
         job.process.kill()
         job.outbox.put(None)
         for each in ids:
-            if each in self.shelf.entries:
+            with suppress(WebError):  # somebody has taken it off already
                 self.shelf.forget(each)
 
     def forget_oldest(self) -> None:
         over = [job.id for job in self.all() if job.over]
         for id in over[: max(0, len(over) - self.limits.jobs_kept)]:
-            self.forget(id)
+            with suppress(WebError):  # somebody else was quicker
+                self.forget(id)
 
     def close(self) -> None:
         """End all processes, and wait for it."""
         with self.lock:
             self.closed = True
         for job in self.all():
+            with job.lock:
+                job.end("stopped")
             job.outbox.put(None)  # its standard input ends, and with it the process
         deadline = time.monotonic() + END_SECONDS
         for job in self.all():
