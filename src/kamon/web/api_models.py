@@ -37,7 +37,7 @@ EXAMPLES = 10
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
 Text = Annotated[str, Field(max_length=LIMITS.text_chars)]
 ShortText = Annotated[str, Field(max_length=1000)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # that JavaScript has, too
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=1, le=1_000_000)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -386,16 +386,16 @@ def info(entry: Entry, steps: list[int]) -> ModelInfo:
 
 def data_of(model: Model) -> Data:
     learned, held_out = model.parts()
-    summary = model.training["corpus"]
+    summary, num_docs = model.training["corpus"], len(model.docs)
     counts: Counter[str] = Counter()
     for doc in model.docs:
         counts.update(doc)
     lengths = (learned.lengths(), held_out.lengths())
     return Data(
         source=summary["source"],
-        num_docs=len(model.docs),
-        num_repetitions=summary["num_docs"] - summary.get("num_different", summary["num_docs"]),
-        num_cut=model.training["num_cut"],
+        num_docs=num_docs,
+        num_repetitions=summary["num_docs"] - num_docs if "num_different" in summary else 0,
+        num_cut=model.training.get("num_cut", 0),
         num_learned=len(learned),
         num_held_out=len(held_out),
         characters=[CharacterCount(text=text, count=n) for text, n in counts.most_common(500)],
