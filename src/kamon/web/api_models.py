@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -33,6 +33,7 @@ MOST_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer 
 NDJSON = "application/x-ndjson"
 LINES = 500  # of a stream, that are computed and sent together
 EXAMPLES = 10
+MOST_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
 
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
 Text = Annotated[str, Field(max_length=LIMITS.text_chars)]
@@ -296,7 +297,7 @@ async def draw_samples(body: SampleBody, ask: Ask, accept: Accept = "") -> Any:
 
     def draw(stop: Stop) -> Samples:
         with entry.use() as model:
-            return samples_of(model, body, ask.limits, stop)
+            return samples_of(model, body, ask.limits, stop, known_of(entry, model))
 
     found = await ask.compute(draw)
     return lines(found.samples) if wants_lines(accept) else found
@@ -416,7 +417,20 @@ CONDITIONS = (
 )
 
 
-def samples_of(model: Model, body: SampleBody, limits: Limits, stop: Stop) -> Samples:
+def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
+    """Which of some texts are in the list: at once by a set, where the list is no very long one."""
+    if len(model.docs) > MOST_REMEMBERED:
+        return model.docs.among
+    return entry.remember("documents", lambda: frozenset(model.docs)).intersection
+
+
+def samples_of(
+    model: Model,
+    body: SampleBody,
+    limits: Limits,
+    stop: Stop,
+    known_of: Callable[[list[str]], Collection[str]],
+) -> Samples:
     model.check_documents("the server samples documents")
     given = {name: getattr(body, name) for name in CONDITIONS}
     none = Conditions()
@@ -433,7 +447,7 @@ def samples_of(model: Model, body: SampleBody, limits: Limits, stop: Stop) -> Sa
         **conditions,
     )
     stop.check()
-    known = model.docs.among(found.texts)
+    known = known_of(found.texts)
     most_similar = Nearest(model.docs) if body.nearest else None
     samples = []
     costs = logprobs(model.engine, model.tokenizer, found.texts, body.prompt)
