@@ -15,14 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
 from kamon import corpus
-from kamon.builtin import NAMES
 from kamon.clean import clean as tidy
 from kamon.config import make_config
 from kamon.documents import Documents
 from kamon.model import num_params
 from kamon.run import check_learnable, divide
 from kamon.web.errors import WebError
-from kamon.web.jobs import Job, Jobs, Moment, moment_id
+from kamon.web.jobs import PASTED, Job, Jobs, Moment, moment_id
 from kamon.web.limits import Limits
 from kamon.web.shelf import Shelf
 from kamon.web.state import Ask, Asked
@@ -30,7 +29,6 @@ from kamon.web.work import Stop
 
 router = APIRouter(tags=["trainings"])
 LIMITS = Limits()
-PASTED = "a pasted list"
 LOOK_SECONDS = 0.1  # between two looks at what is new
 HEARTBEAT_SECONDS = 10.0
 LISTED = 100  # lines that reading takes out or changes
@@ -220,9 +218,13 @@ def started(ask: Asked, request: JobRequest) -> Job:
             f"the model would have more than {limits.job_params:,} parameters: choose a smaller "
             "n_embd, n_layer or block_size, or a list of fewer different characters",
         )
-    name = NAMES if request.text is None else request.name or PASTED
-    job: Job = ask.jobs.start(request.text, name, budget, settings)
-    return job
+    return ask.jobs.start(
+        text=request.text,
+        name=request.name,
+        builtin=request.builtin,
+        budget=budget,
+        settings=settings,
+    )
 
 
 @router.get("/jobs")
@@ -379,7 +381,7 @@ async def stream(ask: Asked, job: Job, told: Told | None) -> AsyncIterator[str]:
     """Looks now and then: no thread has to wait, and nothing queues up for a slow client."""
     stands: tuple[Any, ...] = ()
     last = time.monotonic()
-    while not (told and told.over):
+    while not (told and told.over) and not ask.jobs.ending:
         events, told, stands = news(job, ask.shelf, told, stands)
         if events:
             last = time.monotonic()

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 
 from kamon.api import Model
@@ -36,6 +37,7 @@ from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, Shelf
 
 COMMAND = [sys.executable, "-P", "-m", "kamon.web.worker"]  # -P: not what lies about there
+PASTED = "a pasted list"
 MOST_LINE = 64 << 20  # bytes of a message: it has the parameters of a model
 MOST_POINTS = 500  # of the losses that are shown
 MOST_ERROR = 1000  # characters
@@ -125,19 +127,22 @@ class Jobs:
         self.streams = 0  # that are open, for events
         self.jobs: dict[str, Job] = {}
         self.lock = threading.Lock()
-        self.closed = False
+        self.ending = False  # the server is about to end
         self.open_moments: deque[Entry] = deque()
 
     def start(
         self,
-        text: str | None,
-        source: str,
-        budget: float | None,
-        settings: Mapping[str, Any],
+        *,
+        text: str | None = None,
+        name: str | None = None,
+        builtin: str | None = None,
+        budget: float | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> Job:
-        """text: the list, or None for the built-in one called `source`. budget: seconds; None where
-        `settings` (of a Config) have num_steps. WebError 429 where there are too many."""
+        """text: the list, called `name`; or builtin: one in the package. budget: seconds; None
+        where `settings` (of a Config) have num_steps. WebError 429 where there are too many."""
         limits = self.limits
+        source = builtin or name or PASTED
         request = {
             "text": text,
             "source": source,
@@ -150,7 +155,7 @@ class Jobs:
             "moment_bytes": limits.snapshot_bytes,
         }
         with self.lock:
-            if self.closed:
+            if self.ending:
                 raise WebError(503, "the server is about to end")
             under_way = sum(not job.over for job in self.jobs.values())
             if under_way >= limits.jobs:
@@ -230,10 +235,14 @@ class Jobs:
             with suppress(WebError):  # somebody else was quicker
                 self.forget(id)
 
+    def end_streams(self) -> None:
+        """No new ones either; nor trainings."""
+        with self.lock:
+            self.ending = True
+
     def close(self) -> None:
         """End all processes, and wait for it."""
-        with self.lock:
-            self.closed = True
+        self.end_streams()
         for job in self.all():
             with job.lock:
                 job.end("stopped")

@@ -32,10 +32,10 @@ class Asked:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.playground: Playground = request.app.state.playground
-        self.limits = self.playground.limits
-        self.shelf = self.playground.shelf
-        self.jobs = self.playground.jobs
-        self.ratings = self.playground.ratings
+        self.limits: Limits = self.playground.limits
+        self.shelf: Shelf = self.playground.shelf
+        self.jobs: Jobs = self.playground.jobs
+        self.ratings: Ratings = self.playground.ratings
 
     async def compute(self, function: Callable[[Stop], T]) -> T:
         return await self.playground.work.run(function, self.request.is_disconnected)
