@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,10 @@ from kamon.clean import clean
 from kamon.errors import CorpusError
 from kamon.inside import losses
 from kamon.run import divide
+from serving import serving
+
+pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
+
 from kamon.web import api_jobs, jobs
 from kamon.web.api_jobs import Told, preview
 from kamon.web.app import make_app
@@ -39,6 +44,7 @@ from kamon.web.serve import make_playground
 from kamon.web.work import Stop
 from kamon.web.worker import wanted_steps
 
+pytestmark = pytest.mark.extra
 BEGINS = ["an", "be", "cor", "da", "el", "fi", "gro", "hu", "is", "jo", "ka", "lu", "mi", "no"]
 WORDS = [a + b + c for a in BEGINS for b in "aeiou" for c in ("n", "la", "")]
 LIST = "\n".join(WORDS)
@@ -190,6 +196,7 @@ def test_moments_are_models_of_their_steps(server: Server) -> None:
             assert model.sample(5) == moment["samples"]
             assert len(model.metrics) == moment["step"] == model.training["num_steps_done"]
             assert model.metrics[:] == last.metrics[: moment["step"]]
+            assert max(model.metrics.held_out, default=0) <= moment["step"]
             assert model.training.keys() == last.training.keys()
             assert model.training["held_out"]["best_step"] == moment["step"]
             assert model.parts() == last.parts()
@@ -366,28 +373,40 @@ def test_the_oldest_is_forgotten(make: Callable[..., Server]) -> None:
 # ---- processes that end
 
 
-def test_the_server_is_killed(tmp_path: Path) -> None:
-    program = f"""
-import sys, time
-from pathlib import Path
-from kamon.web.jobs import Jobs
-from kamon.web.limits import Limits
-from kamon.web.shelf import Shelf
-jobs = Jobs(Shelf(Path({str(tmp_path)!r}), Limits()), Limits())
-found = [jobs.start(text={LIST!r}, settings={LONG!r}) for _ in range(2)]
-jobs.pause(found[1].id)
-while not all(job.moments for job in found):
-    time.sleep(0.01)
-print(*(job.process.pid for job in found), flush=True)
-time.sleep(60)
-"""
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as server:
-        assert server.stdout
-        pids = list(map(int, server.stdout.readline().split()))
+def children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_the_server_is_killed_and_started_again(tmp_path: Path) -> None:
+    ask: dict[str, Any] = {"text": LIST, "settings": LONG}
+    with serving(tmp_path) as server:
+        until(lambda: not children(server.process.pid))  # the first training is over
+        paused, running = (server.json("POST", "/jobs", ask, 202)["id"] for _ in range(2))
+        server.json("POST", f"/jobs/{paused}/pause")
+        until(lambda: len(server.json("GET", f"/jobs/{running}")["moments"]) > 1)
+        early = server.json("GET", f"/jobs/{running}")["moments"][1]["model"]
+        server.json("POST", f"/models/{early}/save", {"name": "early"}, 201)
+        pids = children(server.process.pid)
         assert len(pids) == 2
-        assert all(map(is_running, pids))
-        server.send_signal(signal.SIGKILL)
-    until(lambda: not any(map(is_running, pids)), 5)
+        server.process.kill()
+        server.process.communicate()
+        until(lambda: not any(map(is_running, pids)), 5)
+    with serving(tmp_path) as server:
+        for id in (paused, running):
+            server.json("GET", f"/jobs/{id}/events", status=404)
+        models = server.json("GET", "/models")["models"]
+        assert "early" in [model["id"] for model in models]
+        server.json("POST", "/sample", {"model": "early"})
+        server.json("POST", "/jobs", ask, 202)
+        pids = children(server.process.pid)
+        assert pids
+    until(lambda: not any(map(is_running, pids)), 5)  # nor where it ends as it should
 
 
 def worker_with(content: bytes, *, close: bool = True) -> tuple[int, list[Any]]:
