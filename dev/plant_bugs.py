@@ -1766,6 +1766,13 @@ BUGS = [
         TRAININGS,
     ),
     Bug(
+        "worker: moments take what time they like",
+        WORKER,
+        "        self.keeping += time.thread_time() - start\n",
+        "",
+        TRAININGS,
+    ),
+    Bug(
         "jobs: a moment has the losses of the whole training",
         JOBS,
         "        losses[:step],\n",

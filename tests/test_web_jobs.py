@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import json
 import math
@@ -34,7 +35,7 @@ from serving import serving
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
-from kamon.web import api_jobs, jobs
+from kamon.web import api_jobs, jobs, worker
 from kamon.web.api_jobs import Told, preview
 from kamon.web.app import make_app
 from kamon.web.errors import WebError
@@ -261,6 +262,19 @@ def test_large_models_have_fewer_moments(make: Callable[..., Server]) -> None:
     assert len(found["moments"]) == 20_000 // (4 * found["num_params"])
 
 
+def test_moments_take_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "KEEPING_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "KEEPING_SHARE", 0.0)
+    out = io.BytesIO()
+    wanted = json.loads(request(**SMALL, num_steps=100)) | {"moments": 40}
+    training = worker.Training(
+        worker.Request(**wanted), corpus.from_docs(WORDS), worker.Control(), worker.Report(out)
+    )
+    training.run()
+    said = list(map(json.loads, out.getvalue().splitlines()))
+    assert [each["step"] for each in said if each["type"] == "moment"] == [0, 100]
+
+
 def test_of_moments_only_some_stay_open(make: Callable[..., Server]) -> None:
     server = make(snapshots_open=2)
     found = server.trained(text=LIST, settings=SMALL | {"num_steps": 100})
@@ -411,15 +425,15 @@ def test_the_server_is_killed_and_started_again(tmp_path: Path) -> None:
 
 def worker_with(content: bytes, *, close: bool = True) -> tuple[int, list[Any]]:
     """The exit code of a worker that is told this, and what it says."""
-    with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
-        assert worker.stdin
-        assert worker.stdout
-        worker.stdin.write(content)
-        worker.stdin.flush()
+    with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(content)
+        process.stdin.flush()
         if close:
-            worker.stdin.close()
-        said = [json.loads(line) for line in worker.stdout]
-        code = worker.wait(10)
+            process.stdin.close()
+        said = [json.loads(line) for line in process.stdout]
+        code = process.wait(10)
     return code, said
 
 

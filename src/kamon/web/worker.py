@@ -46,6 +46,7 @@ MOST_REQUEST = 8 << 20  # bytes
 MOST_COMMAND = 100
 REPORT_SECONDS = 0.1  # between two reports
 NUM_SAMPLES = 5
+KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training, that may go into moments
 PARAM_BYTES = {"float32": 4}  # of one parameter; of other dtypes 8
 NICE = 5  # the page comes first
 
@@ -140,6 +141,7 @@ class Training:
         self.start = self.last_report = time.perf_counter()
         self.num_losses = self.num_held_out = 0  # told already
         self.wanted: list[int] = []
+        self.keeping = 0.0  # seconds that went into moments
         self.too_long = False
         self.model: api.Model | None = None  # as it stands; its engine is the one that learns
         self.counting: threading.Thread | None = None
@@ -163,7 +165,7 @@ class Training:
             "end",
             finished=training["finished"],
             too_long=self.too_long,
-            params=self.params() if model.metrics else None,
+            params=self.as_text(model.engine.state()["params"]) if model.metrics else None,
             training=training,
         )
 
@@ -224,6 +226,8 @@ class Training:
     def on_progress(self, progress: Progress) -> None:
         step = len(progress.losses)
         due = bool(self.wanted) and step >= self.wanted[0]
+        if step < progress.num_steps:  # else later, so that a large model keeps to its budget
+            due = due and self.keeping <= KEEPING_SECONDS + KEEPING_SHARE * self.seconds()
         paused = not self.control.going.is_set()
         if due or paused or time.perf_counter() - self.last_report >= REPORT_SECONDS:
             self.tell(progress.losses, progress.held_out)
@@ -247,16 +251,18 @@ class Training:
     def keep(self, step: int) -> None:
         """The model of this step."""
         assert self.model
+        start = time.thread_time()
         self.wanted = [each for each in self.wanted if each > step]
-        if all(map(math.isfinite, self.model.engine.state()["params"])):
+        params = self.model.engine.state()["params"]
+        if math.isfinite(sum(params)):
             samples = self.model.sample(NUM_SAMPLES)
-            self.report("moment", step=step, params=self.params(), samples=samples)
+            self.report("moment", step=step, params=self.as_text(params), samples=samples)
+        self.keeping += time.thread_time() - start
 
-    def params(self) -> str:
+    def as_text(self, params: array[float]) -> str:
         assert self.model
-        engine = self.model.engine
-        typecode = "f" if engine.dtype == "float32" else "d"
-        return text_of(array(typecode, engine.state()["params"]).tobytes())
+        typecode = "f" if self.model.engine.dtype == "float32" else "d"
+        return text_of(array(typecode, params).tobytes())
 
 
 def text_of(content: bytes) -> str:
