@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kamon.engine import left_sum
 from kamon.engines import scalar
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 LIKELIEST = 4  # tokens of a loss that are drawn, beside the target
 MOST_TOKENS = 20_000  # of a vocabulary: four Values each
 MOST_INPUT = 1e6  # of an expression
-OF_ALL = {"value": Value.__init__, "order": topological_order, "backward": Value.backward}
+OF_ALL: dict[str, Callable[..., Any]] = {
+    "value": Value.__init__,
+    "order": topological_order,
+    "backward": Value.backward,
+}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""What a model looks like from inside, for the page: each panel by the function that a program would
-call, within what a server can bear."""
+"""What a model looks like from inside, for the page: each panel by the function that a program
+would call, within what a server can bear."""
 
 from __future__ import annotations
 
@@ -170,9 +170,7 @@ _ngrams: OrderedDict[object, Ngram | NativeNgram] = OrderedDict()
 _counting = threading.Lock()
 
 
-def counted(
-    model: Model, limits: Limits
-) -> tuple[Ngram | NativeNgram, None] | tuple[None, str]:
+def counted(model: Model, limits: Limits) -> tuple[Ngram | NativeNgram, None] | tuple[None, str]:
     """(`inside.ngram_of`, None), counted once for all models that learned the same; or (None, a
     sentence why there is none)."""
     docs, c = model.docs, model.config
