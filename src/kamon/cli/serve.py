@@ -8,6 +8,7 @@ Programs use the same server: /api/v1/openapi.json tells how.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from kamon.cli.output import print_json, say
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             playground.jobs.start(builtin="names", budget=budget)
         if args.json:
             print_json({"url": where.url, "models": list(playground.shelf.entries)})
+            sys.stdout.flush()
         else:
             print(where.url, flush=True)
         say("the playground is open there; Ctrl-C ends it")

@@ -48,7 +48,7 @@ Accept = Annotated[str, Header(include_in_schema=False)]
 class Asking(BaseModel):
     """What a request says; names that are not known are refused."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class ModelInfo(BaseModel):

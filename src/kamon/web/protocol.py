@@ -77,6 +77,8 @@ def protocol(limits: Limits) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             self.silent = self.loop.time()
+            if self.conn.trailing_data[0]:  # a beginning of the next request came with the last
+                self.wait(limits.header_seconds)
             super().on_response_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:

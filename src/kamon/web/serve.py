@@ -5,10 +5,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import secrets
+import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from kamon.web.state import Playground
 from kamon.web.work import Work
 
 PORT = 8042
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 END_SECONDS = 2  # for answers under way, once the server is to end
 
 
@@ -125,8 +128,6 @@ def serve(
     server = Server(config, playground, on_start, where.url if open_browser else None)
     try:
         server.run([where.sock])
-    except KeyboardInterrupt:
-        pass  # that is how a server ends
     finally:
         playground.jobs.close()
         playground.work.close()
@@ -146,6 +147,16 @@ class Server(uvicorn.Server):
         self.playground = playground
         self.on_start = on_start
         self.url = url
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A signal is how a server ends, and no failure: it is not raised again afterwards."""
+        before = {each: signal.signal(each, self.handle_exit) for each in SIGNALS}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
