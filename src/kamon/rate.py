@@ -29,6 +29,7 @@ NUM_STEPS = 12
 BATCH_SIZE = 16
 LEARNING_RATE = 0.001
 TEMPERATURE = 1.0  # of proposals
+TRIES = 500  # for each proposal
 MOST_EXPONENT = 700.0  # whose exponential is a float
 SETTINGS = {
     "loss": "dpo",
@@ -122,10 +123,15 @@ def align(
 
 
 def proposals(model: Model, n: int, seed: int, answers: Sequence[Answer]) -> list[str]:
-    """n different samples, none of which was rated; fewer where there are no more."""
-    # Without min_len, engines can make many at once.
-    known = texts_of(answers) | {""}
-    return model.sample(n, temperature=TEMPERATURE, seed=seed, unique=True, exclude=known)
+    """n different samples, none of which was rated; fewer where TRIES for each found no more."""
+    return model.find(
+        n,
+        temperature=TEMPERATURE,
+        seed=seed,
+        unique=True,
+        exclude=texts_of(answers) | {""},  # not by min_len: without it engines make many at once
+        should_stop=lambda tried: tried >= TRIES * n,
+    ).texts
 
 
 def due(answers: Sequence[Answer], num_aligned: int, every: int) -> bool:
