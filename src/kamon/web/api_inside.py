@@ -7,16 +7,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from kamon.web import graph
 from kamon.web.api_models import Asking, ModelId, Text
-from kamon.web.graph import Graph
-from kamon.web.panels import EmbeddingMap, Trace, embedding_map, trace
+from kamon.web.graph import MOST_INPUT, Graph, expression, loss
+from kamon.web.panels import EmbeddingMap, Trace, check_chars, embedding_map, trace
 from kamon.web.state import Ask
 from kamon.web.work import Stop
 
 router = APIRouter(tags=["inside"])
 
-Operand = Annotated[float, Field(ge=-graph.MOST_INPUT, le=graph.MOST_INPUT, allow_inf_nan=False)]
+Operand = Annotated[float, Field(ge=-MOST_INPUT, le=MOST_INPUT, allow_inf_nan=False)]
 
 
 class TraceBody(Asking):
@@ -73,11 +72,12 @@ async def trace_text(body: TraceBody, ask: Ask) -> Trace:
 async def draw_graph(body: GraphBody, ask: Ask) -> Graph:
     """A graph of Values of the scalar engine, with its gradients and how they flow back."""
     if isinstance(body, ExpressionBody):
-        return graph.expression(body.a, body.b, body.c)
+        return expression(body.a, body.b, body.c)
     entry, text, position = ask.shelf.get(body.model), body.text, body.position
 
     def look(_: Stop) -> Graph:
+        check_chars(text, ask.limits)
         with entry.use() as model:
-            return graph.loss(model, text, position)
+            return loss(model, text, position)
 
     return await ask.compute(look)

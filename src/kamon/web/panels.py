@@ -121,11 +121,7 @@ class Trace:
 def trace(model: Model, text: str, limits: Limits) -> Trace:
     """TokenizerError for a character that the model does not know, ConfigError for a text of more
     than limits.panel_chars or of block_size tokens, and for a model too large for it."""
-    check_text("the text", text)
-    if len(text) > limits.panel_chars:
-        raise ConfigError(
-            f"the text has {len(text):,} characters: {limits.panel_chars} are the most here"
-        )
+    check_chars(text, limits)
     c, tokenizer = model.config, model.tokenizer
     tokens = [tokenizer.bos, *tokenizer.encode(text)]
     size = min(len(tokens), c.block_size)
@@ -154,6 +150,14 @@ def trace(model: Model, text: str, limits: Limits) -> Trace:
 
 def bits(logprob: float) -> float | None:
     return 0.0 - BITS * logprob if logprob > -math.inf else None
+
+
+def check_chars(text: str, limits: Limits) -> None:
+    check_text("the text", text)
+    if len(text) > limits.panel_chars:
+        raise ConfigError(
+            f"the text has {len(text):,} characters: {limits.panel_chars} are the most here"
+        )
 
 
 def check_products(products: int, limits: Limits) -> None:

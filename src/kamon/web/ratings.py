@@ -138,9 +138,9 @@ class Ratings:
         with self.lock:
             self.sessions[rated.id] = session
             idle = sorted(self.sessions.values(), key=lambda each: each.used)
-            gone = [each.rated.id for each in idle[: max(0, len(idle) - self.limits.sessions)]]
-        for id in gone:
-            self.forget(id)
+            gone = idle[: max(0, len(idle) - self.limits.sessions)]
+        for each in gone:
+            self._end(each)
         return session.rated
 
     def get(self, id: str) -> Rated:
@@ -192,9 +192,11 @@ class Ratings:
 
     def forget(self, id: str) -> None:
         """A session and its model; what was saved stays."""
-        session = self._session(id)
+        self._end(self._session(id))
+
+    def _end(self, session: Session) -> None:
         with self.lock:
-            self.sessions.pop(id, None)
+            self.sessions.pop(session.rated.id, None)
         with session.lock:
             session.ended = True
             self._take_down(session)
