@@ -70,6 +70,9 @@ PREFERRED = ("tests/test_preferences.py",)
 ALIGNED = ("tests/test_alignment.py",)
 BY_PAIRS = ("tests/test_dpo.py",)
 RATED = ("tests/test_rate.py",)
+PANELS = ("tests/test_web_inside.py",)
+GRAPHS = ("tests/test_web_graph.py",)
+AT_A_PAGE = ("tests/test_web_ratings.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -1719,6 +1722,90 @@ BUGS = [
         "if stop or self.enough:",
         "if stop:",
         BY_PAIRS,
+    ),
+    Bug(
+        "panels: a document's end costs nothing",
+        "web/panels.py",
+        "[*tokens, tokenizer.bos]",
+        "tokens",
+        PANELS,
+    ),
+    Bug(
+        "panels: n-grams of other lists taken for this one's",
+        "web/panels.py",
+        "key = (docs.sha256(), *how)",
+        "key = how",
+        PANELS,
+    ),
+    Bug(
+        "panels: points of the tokens behind BOS moved by one",
+        "web/panels.py",
+        "*found.tokens.points[id], place in named",
+        "*found.tokens.points[place - 1], place in named",
+        PANELS,
+    ),
+    Bug(
+        "graph: what is folded has no gradient",
+        "web/graph.py",
+        "rest.grad = exps[others[0]].grad",
+        "rest.grad = 0.0",
+        GRAPHS,
+    ),
+    Bug(
+        "graph: steps add to the gradient before the last",
+        "web/graph.py",
+        "grads[source] += amount",
+        "grads[source] = amount",
+        GRAPHS,
+    ),
+    Bug(
+        "graph: the target is drawn only where it is likely",
+        "web/graph.py",
+        "sorted({*likeliest, target})",
+        "sorted({*likeliest})",
+        GRAPHS,
+    ),
+    Bug(
+        "ratings: what is taken back stays learned",
+        "web/ratings.py",
+        "undone = len(answers) < before.num_aligned",
+        "undone = False",
+        AT_A_PAGE,
+    ),
+    Bug(
+        "ratings: a client that is gone is learned from",
+        "web/ratings.py",
+        "            stop.check()\n            aligned = len(answers)",
+        "            self._put_up(session, tuned)\n            aligned = len(answers)",
+        AT_A_PAGE,
+    ),
+    Bug(
+        "ratings: reward of the tuned samples alone",
+        "web/ratings.py",
+        "rewards[0] - rewards[1]",
+        "rewards[0]",
+        AT_A_PAGE,
+    ),
+    Bug(
+        "ratings: the model before, where the shelf has another in its place",
+        "web/ratings.py",
+        "        session.entry = entry\n        return id",
+        "        session.entry = session.entry or entry\n        return id",
+        AT_A_PAGE,
+    ),
+    Bug(
+        "ratings: a session is not held while it goes on",
+        "web/ratings.py",
+        "    with session.lock:\n        if session.ended:",
+        "    if True:\n        if session.ended:",
+        AT_A_PAGE,
+    ),
+    Bug(
+        "ratings: the engine of the shelf's model is used",
+        "web/ratings.py",
+        "replace(model, engine=engine)",
+        "replace(model, engine=model.engine)",
+        AT_A_PAGE,
     ),
 ]
 
