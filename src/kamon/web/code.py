@@ -27,7 +27,7 @@ class Source:
 def source_of(function: Callable[..., Any]) -> Source:
     """Of a function or method of Kamon.
 
-    >>> source_of(source_of).file
+    >>> source_of(sources_of).file
     'kamon/web/code.py'
     """
     _, line = inspect.getsourcelines(function)
