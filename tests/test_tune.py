@@ -84,7 +84,7 @@ def steps_of(tuning: Tuning, new_engine: NewEngine) -> Steps:
 
     return Steps(
         make,
-        held_out=lambda engine: loss_of(engine, texts[:4], learn=False)[0],
+        measure=lambda engine: loss_of(engine, texts[:4], learn=False)[0],
         num_held_out=4,
         finish=lambda engine: {"ends": loss_of(engine, texts, learn=False)[0]},
     )
