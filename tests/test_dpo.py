@@ -208,7 +208,7 @@ def test_answers_that_are_too_long(base: Path) -> None:
         ({"label_smoothing": 0.5}, ConfigError, "from 0 to below 0.5"),
         ({"loss": "ipo", "label_smoothing": 0.1}, ConfigError, "ipo needs none"),
         ({"max_kl": 0}, ConfigError, "max_kl must be above 0"),
-        ({"n_layer": 2}, ConfigError, "n_layer cannot be set here"),
+        ({"n_layer": 2}, ConfigError, "n_layer is 1 where this model is tuned, not 2: leave that"),
         ({"batch_size": 0}, ConfigError, "batch_size must be 1 or more"),
         ({"prefer": "len<3"}, ConfigError, "either pairs, in a file or by name, or a rule"),
         ({"data": None}, ConfigError, "either pairs, in a file or by name, or a rule"),
@@ -234,7 +234,7 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     assert done.json["tuning"]["settings"]["prefer"] == "len<=3"
     assert done.json["tuning"]["decided"] > 0.1
     assert "decided by the rule" in done.err
-    assert "held out to test on" in done.err
+    assert "that are held out test it" in done.err
     assert len([line for line in done.err.splitlines() if line.startswith("step ")]) > 10
     shown = kamon("inspect", out)
     assert "tuned by dpo on samples, by the rule len<=3" in shown.out

@@ -95,11 +95,7 @@ def reward_of(model: Model, texts: Sequence[str], prompt: str | None = None) -> 
     """
     if not is_reward_model(model):
         raise ConfigError("the model gives no rewards: `kamon reward` makes one that does")
-    if prompt is not None and not knows_prompts(model.tokenizer):
-        raise ConfigError(
-            "the reward model knows no prompts: `kamon reward` makes one that does from pairs that "
-            "have them"
-        )
+    check_prompt(model, prompt)
     documents = [judged(model.tokenizer, prompt, text) for text in texts]
     room = model.config.block_size
     for text, tokens in zip(texts, documents, strict=True):
@@ -109,6 +105,14 @@ def reward_of(model: Model, texts: Sequence[str], prompt: str | None = None) -> 
                 f"model reads: {text[:30]!r}"
             )
     return verdicts(model.engine, model.tokenizer, documents)
+
+
+def check_prompt(model: Model, prompt: str | None) -> None:
+    if prompt is not None and not knows_prompts(model.tokenizer):
+        raise ConfigError(
+            "the reward model knows no prompts: `kamon reward` makes one that does from pairs that "
+            "have them"
+        )
 
 
 # ---- how good it is
