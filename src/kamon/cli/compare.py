@@ -227,9 +227,10 @@ def print_figures(found: Comparison) -> None:
             f"{each.mean_length:6.2f} {loss:>7}"
         )
     which = "held out from" if found.held_out else "of"
-    what = "samples" if found.prompt is None else f"answers to {one_line(found.prompt)!r}"
+    if found.prompt is not None:
+        print(f"samples are answers to {found.prompt!r:.50}")
     print(
-        f"{found.n:,} {what} of each, seed {found.seed}; loss on {found.base.num_docs:,} "
+        f"{found.n:,} samples of each, seed {found.seed}; loss on {found.base.num_docs:,} "
         f"documents {which} the list"
     )
 
