@@ -1458,8 +1458,8 @@ BUGS = [
     Bug(
         "a text that is too long for the reward model",
         COMPARE,
-        "model.config.block_size - 2  # the end",
-        "model.config.block_size - 1  # the end",
+        "room_of(model, prompt) - 2  # the end",
+        "room_of(model, prompt) - 1  # the end",
         COMPARED,
     ),
     Bug(
@@ -1514,7 +1514,7 @@ BUGS = [
     Bug(
         "ppo: the step beyond the budget is kept",
         POLICY,
-        "                engine.load(before)\n",
+        "                engine.load(standing)\n",
         "",
         TUNED,
     ),
@@ -1701,9 +1701,9 @@ BUGS = [
     ),
     Bug(
         "dpo: a cut answer has weights for targets that are not there",
-        "dpo.py",
-        "(prompt, min(answer, len(each) - 1 - prompt))",
-        "(prompt, answer)",
+        OBJECTIVES,
+        "found += row[:size] + [0.0]",
+        "found += row + [0.0]",
         BY_PAIRS,
     ),
     Bug(

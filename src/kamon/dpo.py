@@ -124,11 +124,7 @@ def pairs_of(tokenizer: Tokenizer, block_size: int, examples: Sequence[Example])
                 f"pair {number % len(examples) + 1}: its prompt leaves no room for an answer in "
                 f"the model's block_size {block_size}"
             )
-    spans = [
-        (prompt, min(answer, len(each) - 1 - prompt))  # of what is left of it
-        for each, (_, (prompt, answer)) in zip(tokens, found, strict=True)
-    ]
-    return Pairs(tokens, spans, ref, num_cut)
+    return Pairs(tokens, [span for _, span in found], ref, num_cut)
 
 
 def with_reference(
