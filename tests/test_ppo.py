@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from conftest import ENGINES_AND_DTYPES, Result
 from kamon import policy, rewards, store
 from kamon.api import Model
 from kamon.api import load as kamon_load
+from kamon.batch import Batch
 from kamon.describe import logprobs
 from kamon.engine import Engine
 from kamon.engines import native
@@ -24,6 +26,7 @@ from kamon.preferences import Preference
 from kamon.prompts import prompt_tokens
 from kamon.sampler import probabilities
 from kamon.sft import sft
+from kamon.tune import Start
 from test_resume import stop_after
 from test_tune import same
 
@@ -111,6 +114,35 @@ def test_the_optimum_of_answers(critic: bool, asked: Model) -> None:
     own, other = (logprobs(m.engine, tokenizer, texts, "!") for m in (model, asked))
     moved = sum(p - q for p, q in zip(own, other, strict=True)) / len(texts)
     assert known["measured"]["kl"] == pytest.approx(moved, abs=1e-5)
+
+
+def test_prompts_have_no_weight(asked: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every target of an answer has one, and its sign is that of what the answer earned."""
+    monkeypatch.setattr(policy, "NUM_BASE_SLOWLY", 10)
+    seen: list[tuple[list[int], list[float]]] = []
+
+    def watch(start: Start) -> None:
+        backward = start.engine.backward
+
+        def recorded(batch: Batch, weights: Sequence[float]) -> Any:
+            rest = iter(weights)
+            seen.extend((list(tokens), list(islice(rest, len(tokens) - 1))) for tokens in batch)
+            return backward(batch, weights)
+
+        monkeypatch.setattr(start.engine, "backward", recorded)
+
+    how: dict[str, Any] = {"num_steps": 1, "batch_size": 20, "updates": 1}
+    policy.ppo(asked, first_a, prompt="!", on_start=watch, **how)
+    tokenizer = asked.tokenizer
+    before = [tokenizer.bos, *prompt_tokens(tokenizer, "!")]
+    assert len(seen) == 20
+    for tokens, weights in seen:
+        assert tokens[: len(before)] == before
+        of_prompt, of_answer = weights[: len(before) - 1], weights[len(before) - 1 :]
+        assert set(of_prompt) == {0.0}
+        assert len(of_answer) == len(tokens) - len(before) > 0
+        begins = tokens[len(before)] == tokenizer.encode("a")[0]
+        assert all(weight != 0 and (weight > 0) == begins for weight in of_answer)
 
 
 @needs_native
