@@ -34,7 +34,7 @@ TAKEN = tuning.SETTINGS | {
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", nargs="?", metavar="DIR", help="the model to begin with")
+    tuning.add_model(parser)
     parser.add_argument(
         "data",
         nargs="?",
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         say_measured(model)
     samples = [] if stopped else model.sample(NUM_SAMPLES, temperature=1.0)
     if args.json:
-        print_json({"directory": output, **model.training, "samples": samples})
+        print_json({**tuning.as_json(model, output), "samples": samples})
     else:
         for text in samples:
             print_texts([text])

@@ -38,9 +38,7 @@ TAKEN = tuning.SETTINGS | {
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "dir", nargs="?", metavar="DIR", help="the model to tune, of `kamon train -o`"
-    )
+    tuning.add_model(parser)
     parser.add_argument("--reward", metavar="REWARD_DIR", help="a model of `kamon reward`")
     parser.add_argument(
         "--prefer", metavar="RULE", help="as 'len <= 5 and not endswith \"a\"': 1 where it is so"
@@ -95,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         if found["over_budget"]:
             say("the KL reached its budget: the step that would lead beyond was taken back")
     if args.json:
-        print_json({"directory": output, **model.training})
+        print_json(tuning.as_json(model, output))
     elif found:
         show(found)
     return stopped

@@ -34,9 +34,7 @@ TAKEN = tuning.SETTINGS | {
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "dir", nargs="?", metavar="DIR", help="the model to start from, of `kamon train -o`"
-    )
+    tuning.add_model(parser)
     parser.add_argument(
         "data",
         nargs="?",
@@ -77,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         tuning.say_stopped("reward", output)
     found = model.training["tuning"].get("calibration")
     if args.json:
-        print_json({"directory": output, "num_params": model.num_params, **model.training})
+        print_json(tuning.as_json(model, output))
     elif found:
         show(found)
     elif not stopped:

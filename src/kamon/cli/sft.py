@@ -12,7 +12,6 @@ obeys, to the same instructions each time.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
@@ -46,9 +45,7 @@ ROWS = (
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "dir", nargs="?", metavar="DIR", help="the model to tune, as `kamon train -o` wrote it"
-    )
+    tuning.add_model(parser)
     parser.add_argument(
         "data",
         nargs="?",
@@ -78,15 +75,8 @@ def run(args: argparse.Namespace) -> int:
         tuning.say_stopped("sft", output)
     answers = [] if stopped else answered(model)
     if args.json:
-        print_json(
-            {
-                "directory": output,
-                "config": asdict(model.config),
-                "num_params": model.num_params,
-                **model.training,
-                "answers": [{"prompt": prompt, "text": text} for prompt, text in answers],
-            }
-        )
+        given = [{"prompt": prompt, "text": text} for prompt, text in answers]
+        print_json({**tuning.as_json(model, output), "answers": given})
         return stopped
     obedience = model.training["tuning"].get("obedience")
     if obedience:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, progress_bar, say, say_resumed
@@ -27,6 +28,12 @@ SETTINGS = dict.fromkeys(  # of every tuning, and what is taken where none is gi
 )
 MAY_CHANGE = ("resume", "checkpoint_every", "threads", "device", "compile", "json")
 Numbers = Mapping[str, tuple[type, str]]  # a verb's own: the type and the help of each
+
+
+def add_model(parser: Parser) -> None:
+    parser.add_argument(
+        "dir", nargs="?", metavar="DIR", help="the model to tune, as `kamon train -o` wrote it"
+    )
 
 
 def add_arguments(parser: Parser, verb: str, own: Numbers, taken: Mapping[str, str]) -> None:
@@ -140,6 +147,11 @@ def say_end(model: Model, output: str, found: str = "") -> None:
         f"{what} {count(wanted, 'step')} in {model.training['seconds']:.1f} s{found}; "
         f"saved to {output}"
     )
+
+
+def as_json(model: Model, output: str) -> dict[str, Any]:
+    config, training = asdict(model.config), model.training
+    return {"directory": output, "config": config, "num_params": model.num_params, **training}
 
 
 def say_stopped(verb: str, output: str) -> None:
