@@ -214,7 +214,7 @@ def dpo_steps(
     slowly = 1 if is_fast(base.engine) else SLOWLY
     last: dict[str, float] = {}
     done = 0
-    prompt = next((each["prompt"] for each in tuning.examples if each.get("prompt")), None)
+    prompt = prompt_of(tuning)
 
     def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
         nonlocal done
@@ -267,6 +267,11 @@ def dpo_steps(
         ended=is_over,
         finish=finish,
     )
+
+
+def prompt_of(tuning: Tuning) -> str | None:
+    """The one that is measured by: the first of the pairs that have one."""
+    return next((each["prompt"] for each in tuning.examples if each.get("prompt")), None)
 
 
 def model_of(tuning: Tuning, engine: Engine) -> Model:

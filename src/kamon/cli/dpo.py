@@ -65,7 +65,11 @@ def run(args: argparse.Namespace) -> int:
         chosen["loss"] = args.loss
     from kamon import dpo
 
+    prompt: str | None = None
+
     def on_start(start: Start) -> None:
+        nonlocal prompt
+        prompt = dpo.prompt_of(start.tuning)
         tuning.say_start(start)
         if cut := dpo.num_cut(start.tuning):
             size = start.tuning.config.block_size
@@ -95,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         tuning.say_stopped("dpo", output)
     else:
         say_measured(model)
-    samples = [] if stopped else model.sample(NUM_SAMPLES, temperature=1.0)
+    samples = [] if stopped else model.sample(NUM_SAMPLES, temperature=1.0, prompt=prompt)
     if args.json:
         print_json({**tuning.as_json(model, output), "samples": samples})
     else:
