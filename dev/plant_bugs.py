@@ -1458,8 +1458,8 @@ BUGS = [
     Bug(
         "a text that is too long for the reward model",
         COMPARE,
-        "model.config.block_size - 2  # the end",
-        "model.config.block_size - 1  # the end",
+        "room_of(model, prompt) - 2  # the end",
+        "room_of(model, prompt) - 1  # the end",
         COMPARED,
     ),
     Bug(
@@ -1514,15 +1514,15 @@ BUGS = [
     Bug(
         "ppo: the step beyond the budget is kept",
         POLICY,
-        "                engine.load(before)\n",
+        "                engine.load(standing)\n",
         "",
         TUNED,
     ),
     Bug(
         "critic: a prefix has the value of the one behind it",
         POLICY,
-        "for end in range(1, len(tokens)))",
-        "for end in range(2, len(tokens) + 1))",
+        "for end in range(1 + skip, len(tokens)))",
+        "for end in range(2 + skip, len(tokens) + 1))",
         TUNED,
     ),
     Bug(
@@ -1695,15 +1695,15 @@ BUGS = [
     Bug(
         "dpo: a model beyond the budget may be the best one",
         "dpo.py",
-        'return math.inf if max_kl is not None and found["kl"] > max_kl else found["loss"]',
+        'return math.inf if is_over() else found["loss"]',
         'return found["loss"]',
         BY_PAIRS,
     ),
     Bug(
         "dpo: a cut answer has weights for targets that are not there",
-        "dpo.py",
-        "(prompt, min(answer, len(each) - 1 - prompt))",
-        "(prompt, answer)",
+        OBJECTIVES,
+        "found += row[:size] + [0.0]",
+        "found += row + [0.0]",
         BY_PAIRS,
     ),
     Bug(
@@ -1716,9 +1716,65 @@ BUGS = [
     Bug(
         "tune: a tuning that has enough goes on",
         "tune.py",
-        "if stop or self.enough:",
-        "if stop:",
-        BY_PAIRS,
+        "return exhausted or (steps.ended is not None and steps.ended())",
+        "return exhausted",
+        LOOPED,
+    ),
+    Bug(
+        "tune: what is picked wins over what is given",
+        "tune.py",
+        "{**picked, **given}",
+        "{**given, **picked}",
+        LOOPED,
+    ),
+    Bug(
+        "tune: the seed 0 is no change of a tuning that goes on",
+        "cli/tuning.py",
+        "value is not None and value is not False",
+        "value not in (None, False)",
+        ("tests/test_bad_input.py",),
+    ),
+    Bug(
+        "ppo: what a prompt costs is part of the KL",
+        POLICY,
+        "answers_logprobs(each, batch, skip) for each",
+        "answers_logprobs(each, batch, 0) for each",
+        TUNED,
+    ),
+    Bug(
+        "ppo: the weights of an answer begin at its prompt",
+        POLICY,
+        "chain([0.0] * skip, islice(rest, size))",
+        "chain(islice(rest, size), [0.0] * skip)",
+        TUNED,
+    ),
+    Bug(
+        "ppo: a reward model is not told the prompt",
+        POLICY,
+        "reward_of(model, texts, prompt)",
+        "reward_of(model, texts)",
+        TUNED,
+    ),
+    Bug(
+        "rate: an answer is kept without its prompt",
+        "rate.py",
+        'key == "y", self.prompt)',
+        'key == "y")',
+        RATED,
+    ),
+    Bug(
+        "preferences: answers to different prompts are compared",
+        PREFERENCES,
+        "verdicts.setdefault(each.prompt, {})",
+        "verdicts.setdefault(None, {})",
+        PREFERRED,
+    ),
+    Bug(
+        "compare: the KL of answers is that of documents without a prompt",
+        COMPARE,
+        "logprobs(m.model, texts, prompt) for m in (other, base)",
+        "logprobs(m.model, texts) for m in (other, base)",
+        COMPARED,
     ),
 ]
 
