@@ -370,7 +370,7 @@ def test_only_so_many_at_a_time(make: Callable[..., Server]) -> None:
     server = make(jobs=1)
     id = server.start(text=LIST, settings=LONG)["id"]
     refused = server.start(429, text=LIST, settings=LONG)
-    assert refused["error"] == "1 trainings are under way: wait for one to end, or stop it"
+    assert refused["error"] == "a training is under way: wait for one to end, or stop it"
     server.ask("DELETE", f"/jobs/{id}")
     server.start(text=LIST, settings=SMALL | {"num_steps": 2})
 
@@ -397,6 +397,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_the_server_is_killed_and_started_again(tmp_path: Path) -> None:
     ask: dict[str, Any] = {"text": LIST, "settings": LONG}
     with serving(tmp_path) as server:

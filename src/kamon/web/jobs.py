@@ -159,9 +159,8 @@ class Jobs:
                 raise WebError(503, "the server is about to end")
             under_way = sum(not job.over for job in self.jobs.values())
             if under_way >= limits.jobs:
-                raise WebError(
-                    429, f"{under_way} trainings are under way: wait for one to end, or stop it"
-                )
+                many = "a training is" if under_way == 1 else f"{under_way} trainings are"
+                raise WebError(429, f"{many} under way: wait for one to end, or stop it")
             try:
                 process = subprocess.Popen(
                     COMMAND,
