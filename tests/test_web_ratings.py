@@ -411,7 +411,7 @@ def test_the_routes(asking: Any, base: Model) -> None:
     answers = [{"text": "ain", "liked": True}, {"chosen": "ckn", "rejected": "dlq"}]
     status, rated = asking.post(f"{path}/answers", answers=answers)
     assert status == 200
-    assert rated["answers"] == [answers[0], answers[1] | {"prompt": None}]
+    assert rated["answers"] == [each | {"prompt": None} for each in answers]
     assert (rated["model"], rated["num_aligned"]) == ("rated-1", 2)
     assert set(rated["compared"][0]) == {"base", "tuned", "base_in_list", "tuned_in_list"}
     assert set(rated["measured"]) == {
