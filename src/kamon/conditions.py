@@ -190,10 +190,12 @@ def find(
     request: SampleRequest,
     conditions: Conditions,
     docs: Callable[[], Iterable[str]],
+    should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
 ) -> Found:
     """The first `request.n` candidates that fulfil the conditions, or fewer: never one that fails.
 
-    docs: gives what `novel` compares with; only called for it.
+    docs: gives what `novel` compares with; only called for it. should_stop: asked with the number
+    of candidates so far; what was found by then is all.
     """
     before, block_size = conditions.before(tokenizer), model.config.block_size
     room = block_size - len(before)
@@ -224,7 +226,7 @@ def find(
     numbers: list[int] = []
     sizes: list[int] = []
     tried, left = 0, patience
-    while len(texts) < n and left > 0:
+    while len(texts) < n and left > 0 and not should_stop(tried):
         text, size = next(candidates)
         left -= 1
         if fits(text):

@@ -1,4 +1,4 @@
-"""What the server lets anybody ask of it. Everything that a request can make grow has its end here."""
+"""What the server lets anybody ask of it: all that a request can make grow has its end here."""
 
 from dataclasses import dataclass
 

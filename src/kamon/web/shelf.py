@@ -8,35 +8,38 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from kamon import store
 from kamon.api import load
+from kamon.errors import StoreError
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 
 if TYPE_CHECKING:
     from kamon.api import Model
 
+T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 @dataclass
 class Entry:
-    """A model and what is known of it. One thread at a time uses it: engines have their own buffers.
+    """A model, and what is known of it. One thread at a time uses it: engines own their buffers.
 
     kind: "opened" from a directory, "trained" or "tuned" here. parent: the id of the training that
     this is a moment of, at `step`. path: where it is saved.
     """
 
     id: str
-    kind: str
+    kind: Literal["opened", "trained", "tuned"]
     open: Callable[[], Model]
     path: Path | None = None
     parent: str | None = None
     step: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     opened: Model | None = None
+    found: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def use(self) -> Iterator[Model]:
@@ -44,6 +47,13 @@ class Entry:
             if self.opened is None:
                 self.opened = self.open()
             yield self.opened
+
+    def remember(self, name: str, find: Callable[[], T]) -> T:
+        """What takes a while to find, found once; by who uses the model."""
+        if name not in self.found:
+            self.found[name] = find()
+        known: T = self.found[name]
+        return known
 
 
 class Shelf:
@@ -61,6 +71,10 @@ class Shelf:
         if entry is None:
             raise not_found(f"model {id!r}")
         return entry
+
+    def steps(self, id: str) -> list[int]:
+        """To which one can go back in a training."""
+        return sorted(each.step or 0 for each in list(self.entries.values()) if each.parent == id)
 
     def add(self, entry: Entry) -> None:
         """WebError 409 where there are too many: saved and opened ones stay, moments go first."""
@@ -85,7 +99,7 @@ class Shelf:
                 if NAME.fullmatch(path.name) and path.is_dir() and store.is_model(path):
                     try:
                         self.add_directory(path, path.name)
-                    except store.StoreError as error:
+                    except StoreError as error:
                         problems.append(str(error))
         return problems
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.05  # between two looks whether the client is still there
 
 
-class Stopped(Exception):  # noqa: N818: no error, and nobody is left to be told
+class Stopped(Exception):  # noqa: N818
     """Raised by work that finds its Stop set."""
 
 
