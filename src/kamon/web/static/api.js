@@ -30,10 +30,10 @@
  * @property {number} num_steps
  * @property {number} step
  * @property {number} seconds
- * @property {number} budget
+ * @property {number|null} budget  seconds; null where the steps were given
  * @property {number} num_docs
  * @property {number} num_params
- * @property {{uniform: number, ngram: number|null, ngram_order: number|null}|null} lines
+ * @property {{uniform: number|null, ngram: number|null, ngram_order: number|null}} lines
  * @property {[number, number][]} losses
  * @property {[number, number][]} held_out
  * @property {Moment[]} moments
@@ -48,8 +48,9 @@
  * @typedef {object} Trace
  * @property {{id: number, text: string, position: number}[]} tokens
  * @property {number[][][][]} attention
- * @property {{text: string, gpt: number, ngram: number|null}[]} surprise
+ * @property {{text: string, gpt: number|null, ngram: number|null}[]} surprise
  * @property {number|null} ngram_order
+ * @property {string|null} no_ngram  why there is none
  * @property {Record<string, Source>} sources
  *
  * @typedef {object} Embeddings
@@ -57,6 +58,7 @@
  * @property {[number, number]} token_shares
  * @property {{position: number, x: number, y: number}[]} positions
  * @property {[number, number]} position_shares
+ * @property {Record<string, Source>} sources
  *
  * @typedef {object} GraphNode
  * @property {number} id
@@ -66,7 +68,7 @@
  * @property {number} grad
  * @property {number[]} inputs
  * @property {number[]} local_grads
- * @typedef {{nodes: GraphNode[], backward: number[], root: number, sources: Record<string, Source>}} Graph
+ * @typedef {{nodes: GraphNode[], backward: number[], root: number, folded: string|null, sources: Record<string, Source>}} Graph
  *
  * @typedef {object} Cleaned
  * @property {number} num_lines
@@ -75,10 +77,12 @@
  * @property {number} num_repetitions
  * @property {number} num_held_out
  * @property {number} longest
- * @property {number|string|string[]} characters
+ * @property {number} num_stripped
+ * @property {number} characters
  * @property {{text: string, why: string, line: number}[]} removed
  * @property {{before: string, after: string, line: number}[]} changed
  * @property {string[]} docs
+ * @property {{text: string, num_docs: number, steps: {name: string, action: string, count: number, examples: [string, string][]}[]}|null} tidied
  *
  * @typedef {object} Data
  * @property {string} source

@@ -178,13 +178,13 @@ export async function show(context, model) {
     const both = trace.surprise.some((each) => each.ngram !== null);
     /** @param {number} x */
     const bits = (x) => x.toFixed(1);
-    const total = trace.surprise.reduce((sum, each) => sum + each.gpt, 0);
+    const total = trace.surprise.reduce((sum, each) => sum + (each.gpt ?? Infinity), 0);
     surprise.show({
       names: both ? ["GPT", `${trace.ngram_order ?? "n"}-gram`] : undefined,
       format: bits,
       bars: trace.surprise.map((each) => ({
         label: visible(each.text),
-        value: each.gpt,
+        value: each.gpt ?? 0,
         second: each.ngram ?? undefined,
         title: `${visible(each.text)}: ${fixed(each.gpt)} bits by the GPT${each.ngram === null ? "" : `, ${fixed(each.ngram)} by the n-gram`}`,
       })),
@@ -213,7 +213,7 @@ export async function show(context, model) {
       row = trace.tokens.length - 1;
       swap(sources, source(trace.sources, "tokens"));
       swap(attentionSource, source(trace.sources, "attention"));
-      swap(surpriseSource, source(trace.sources, "surprise"));
+      swap(surpriseSource, source(trace.sources, "surprise", "ngram"), trace.no_ngram && h("p", { class: "hint" }, `No n-gram beside it: ${trace.no_ngram}.`));
       drawSurprise();
       draw();
       values.follow();
@@ -272,12 +272,14 @@ function embeddingPanel(context, model, look) {
   const letters = lines("Tokens: near each other is alike", { height: 320, look: (i) => found && look(named()[i].id) });
   const places = lines("Positions, from the first to the last", { height: 320 });
   const told = h("p", { class: "told" });
+  const sources = h("div");
   const named = () => (found ? found.tokens.filter((each) => each.named) : []);
   const node = panel(
     "Embeddings",
     h("p", {}, `Each token and each position is ${model.n_embd} numbers. Here they lie on the two axes along which they differ most.`),
     h("div", { class: "two" }, h("div", {}, letters.node), h("div", {}, places.node)),
     told,
+    sources,
     copies(() => ({
       command: `kamon plot ${shell(model.id)} --kind embeddings`,
       python: `import kamon\nfrom kamon.inside import embeddings\n\nmodel = kamon.load(${python(model.id)})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
@@ -321,6 +323,7 @@ function embeddingPanel(context, model, look) {
         const [a, b] = found.token_shares;
         const [c, d] = found.position_shares;
         told.textContent = `The axes hold ${percent(a + b)} of how tokens differ, and ${percent(c + d)} of how positions do.`;
+        swap(sources, source(found.sources, ...Object.keys(found.sources)));
         light(-1, -1);
       } catch (error) {
         context.fail(error, node);
@@ -341,23 +344,25 @@ function graphPanel(context, model, text) {
   const position = h("input", { type: "number", min: 0, max: model.block_size - 1, step: 1, value: state.position ?? "0" });
   const errors = h("div", { class: "errors" });
   const sources = h("div");
+  const folded = h("p", { class: "hint" });
   const picture = valueGraph(say, (step) => change({ at: step || null }));
   const given = h("div", { class: "row" }, field("a", a), field("b", b), field("c", c));
   const where = h("div", { class: "row" }, field("Position in the text above", position, "The loss of the letter behind it."));
   const node = panel(
     "A graph of Values",
-    h("p", {}, "Each number remembers how it was computed. Backwards, each hands its gradient on to what it came from, times the local derivative."),
+    h("p", {}, "Each number remembers how it was computed. Backwards, each hands its gradient on to what it came from, times the local derivative. The small expression is (relu(a·b + c) − 1)²."),
     h("fieldset", { class: "choice" }, h("legend", {}, "Which graph"), h("label", {}, small, "a small expression"), h("label", {}, loss, "one term of the loss")),
     given,
     where,
     errors,
     picture.node,
+    folded,
     sources,
     copies(() => ({
       command: "# the graph is for Python; the file to read is src/kamon/engines/scalar.py\nkamon reproduce --engine scalar --num-steps 3",
       python: loss.checked
         ? `import kamon\n\nmodel = kamon.load(${python(model.id)}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(text())}]))`
-        : `from kamon.engines.scalar import Value\n\na, b, c = Value(${Number(a.value)}), Value(${Number(b.value)}), Value(${Number(c.value)})\nloss = (a * b + c).relu()\nloss.backward()\na.grad, b.grad, c.grad`,
+        : `from kamon.engines.scalar import Value\n\na, b, c = Value(${Number(a.value)}), Value(${Number(b.value)}), Value(${Number(c.value)})\nloss = ((a * b + c).relu() - 1) ** 2\nloss.backward()\na.grad, b.grad, c.grad`,
     })).node,
   );
 
@@ -381,6 +386,7 @@ function graphPanel(context, model, text) {
     try {
       const found = await ask((own) => api.graph(asked, own));
       swap(sources, source(found.sources, ...Object.keys(found.sources)));
+      folded.textContent = found.folded ?? "";
       picture.show(found, at);
     } catch (error) {
       context.fail(error, errors);

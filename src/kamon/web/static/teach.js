@@ -41,7 +41,6 @@ function beginning(context, model) {
   const every = h("select", {}, ...[3, 5, 10, 20].map((n) => h("option", { value: n }, `every ${n} answers`)));
   every.value = ["3", "5", "10", "20"].includes(state.every) ? state.every : "5";
   const seed = h("input", { type: "number", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, value: state.seed ?? String(model.seed) });
-  const prompt = h("input", { type: "text", value: "" });
   const errors = h("div", { class: "errors" });
   const start = h("button", { type: "submit", class: "main" }, "Begin");
   return panel(
@@ -59,7 +58,6 @@ function beginning(context, model) {
               pairs: two.checked,
               every: Number(every.value),
               seed: Number(seed.value),
-              prompt: model.prompts && prompt.value !== "" ? prompt.value : null,
             });
             change({ session: found.id, pairs: found.pairs, every: found.every, seed: seed.value });
             root.querySelector(".panel")?.remove();
@@ -79,7 +77,7 @@ function beginning(context, model) {
         h("label", {}, one, "one by one: good or not"),
         h("label", {}, two, "in pairs: the better one"),
       ),
-      h("div", { class: "row" }, field("It learns", every), field("Seed", seed), model.prompts ? field("Prompt", prompt) : null),
+      h("div", { class: "row" }, field("It learns", every), field("Seed", seed)),
       start,
       errors,
     ),
@@ -145,11 +143,6 @@ function session(context, begun) {
   function refill() {
     const gone = new Set([...unsent.map(keyOfAnswer), ...skipped]);
     queue = ratings.proposals.filter((each) => !gone.has(plain(each)));
-    if (!queue.length && skipped.size && !unsent.length) {
-      skipped.clear();
-      queue = [...ratings.proposals];
-      say("All that is left was skipped before: it comes again.");
-    }
   }
 
   function draw() {
@@ -241,14 +234,17 @@ function session(context, begun) {
     if (!queue.length) return;
     skipped.add(plain(queue[0]));
     draw();
+    if (!queue.length) send(true);
   }
 
-  async function send() {
+  /** @param {boolean} [anew]  without an answer, for other proposals */
+  async function send(anew = false) {
     if (sending) return;
     sending = true;
     swap(errors);
     try {
-      while (unsent.length && !signal.aborted) {
+      while ((unsent.length || anew) && !signal.aborted) {
+        anew = false;
         const going = unsent.slice(0, 1);
         const last = ratings.num_aligned;
         const shown = ratings.proposals.slice(0, 8);
@@ -314,7 +310,7 @@ function session(context, begun) {
           ["not in the list", percent(m.novelty)],
           ["by the base", percent(m.base_novelty)],
         ]),
-        h("p", { class: "hint" }, "The reward is by how much your answers made its samples likelier: 0 is the base. KL is how far it has gone: near 0 it has hardly changed, above 5 it is another model."),
+        h("p", { class: "hint" }, "Reward: how much better its samples are than those of the base, by what it has learned of your taste. KL: how far it has moved; near 0 it has hardly changed, above 5 it is another model."),
         before.length > 0 &&
           h(
             "dl",

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { lines } from "./charts.js";
-import { copies, flags, keywords, python, shell } from "./copy.js";
+import { copies, flags, keywords, python } from "./copy.js";
 import { button, count, field, figures, fixed, h, many, panel, put, swap, table } from "./dom.js";
 import { address, change } from "./state.js";
 import { isOver } from "./watch.js";
@@ -66,12 +66,13 @@ function listPanel(context) {
     value: draft,
   });
   const file = h("input", { type: "file", accept: ".txt,text/plain" });
+  const name = h("input", { type: "text", maxlength: 100, placeholder: "a pasted list" });
   const report = h("div", { class: "report", "aria-live": "polite" });
   const mine = h(
     "div",
     { hidden: !own },
     field("Your list", text, "One entry a line. Paste it, drop a file here, or choose one."),
-    field("A file", file),
+    h("div", { class: "row" }, field("A file", file), field("What it is called", name)),
     report,
   );
   const budget = h(
@@ -81,7 +82,6 @@ function listPanel(context) {
   );
   budget.value = BUDGETS.map(String).includes(state.budget) ? state.budget : "1";
   const seed = h("input", { type: "number", min: 0, max: 2 ** 31, step: 1, value: state.seed ?? "42" });
-  const name = h("input", { type: "text", maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*", placeholder: "by itself" });
   const numbers = SETTINGS.map(([key, , least, most]) =>
     h("input", { type: "number", name: key, min: least, max: most, step: 1, placeholder: "picked" }),
   );
@@ -93,14 +93,14 @@ function listPanel(context) {
       numbers.filter((input) => input.value !== "").map((input) => [input.name, Number(input.value)]),
     );
   const given = () => (pasted.checked ? "list.txt" : "names");
+  const chosen = () => ({
+    budget: "num_steps" in settings() ? null : `${budget.value}s`,
+    seed: Number(seed.value),
+    ...settings(),
+  });
   const copy = copies(() => ({
-    command:
-      `kamon train ${given()}${flags({ budget: `${budget.value}s`, seed: seed.value, ...settings() })}` +
-      ` -o ${shell(name.value || "model")}`,
-    python:
-      `import kamon\n\nmodel = kamon.train(${python(given())}` +
-      `${keywords({ budget: `${budget.value}s`, seed: Number(seed.value), ...settings() })})\n` +
-      `model.save(${python(name.value || "model")})`,
+    command: `kamon train ${given()}${flags(chosen())} -o model`,
+    python: `import kamon\n\nmodel = kamon.train(${python(given())}${keywords(chosen())})\nmodel.save("model")`,
   }));
 
   const ask = api.latest(signal);
@@ -113,7 +113,11 @@ function listPanel(context) {
       if (!text.value.trim()) return swap(report);
       try {
         const found = await ask((own_) => api.clean(text.value, own_));
-        swap(report, ...cleaned(found));
+        const taken = (/** @type {string} */ better) => {
+          text.value = better;
+          preview();
+        };
+        swap(report, ...cleaned(found, taken));
       } catch (error) {
         if (!api.isAbort(error)) swap(report);
         context.fail(error, report);
@@ -142,9 +146,9 @@ function listPanel(context) {
         try {
           const job = await api.startJob({
             ...(pasted.checked ? { text: text.value } : { builtin: "names" }),
-            budget: Number(budget.value),
+            ...("num_steps" in settings() ? {} : { budget: Number(budget.value) }),
+            ...(pasted.checked && name.value ? { name: name.value } : {}),
             seed: Number(seed.value),
-            name: name.value || null,
             settings: settings(),
           });
           change({ job: job.id, step: null, budget: budget.value, seed: seed.value });
@@ -171,13 +175,12 @@ function listPanel(context) {
       { class: "row" },
       field("Budget", budget),
       field("Seed", seed),
-      field("Name of the model", name),
     ),
     h(
       "details",
       {},
       h("summary", {}, "Settings"),
-      h("p", {}, "The budget picks what is left empty."),
+      h("p", {}, "The budget picks what is left empty; if you give the number of steps, they take the time they take."),
       h("div", { class: "row" }, ...SETTINGS.map(([, label], i) => field(String(label), numbers[i]))),
     ),
     start,
@@ -208,27 +211,29 @@ function listPanel(context) {
   return node;
 }
 
-/** @param {import("./api.js").Cleaned} found */
-function cleaned(found) {
-  const characters = Array.isArray(found.characters) ? found.characters.length : found.characters;
+/**
+ * @param {import("./api.js").Cleaned} found
+ * @param {(text: string) => void} take
+ */
+function cleaned(found, take) {
   return [
     h(
       "p",
       {},
       `${many(found.num_lines, "line")}, of which ${count(found.num_docs)} to learn: `,
       `${many(found.num_repetitions, "repetition")} and ${count(found.num_blank)} blank left out, `,
-      `${count(found.changed.length)}${found.changed.length >= 100 ? " or more" : ""} mended. `,
+      `${count(found.num_stripped)} with space taken off their ends. `,
       `${count(found.num_held_out)} are held out to test on.`,
     ),
     figures([
       ["longest", many(found.longest, "character")],
-      ["characters", typeof characters === "number" ? count(characters) : String([...characters].length)],
+      ["different characters", count(found.characters)],
     ]),
     found.removed.length > 0 &&
       h(
         "details",
         {},
-        h("summary", {}, `Left out (${found.removed.length}${found.removed.length >= 100 ? ", the first" : ""})`),
+        h("summary", {}, `Left out${found.removed.length >= 100 ? ", the first hundred" : ""}`),
         h(
           "div",
           { class: "scroll", tabindex: 0, role: "region", "aria-label": "What was left out" },
@@ -243,16 +248,37 @@ function cleaned(found) {
       h(
         "details",
         {},
-        h("summary", {}, `Mended (${found.changed.length})`),
+        h("summary", {}, "Changed"),
         h(
           "div",
-          { class: "scroll", tabindex: 0, role: "region", "aria-label": "What was mended" },
+          { class: "scroll", tabindex: 0, role: "region", "aria-label": "What was changed" },
           table(
-            "What was mended",
+            "What was changed",
             ["Line", "Before", "After"],
             found.changed.map((each) => [each.line, each.before, each.after]),
           ),
         ),
+      ),
+    found.tidied &&
+      h(
+        "details",
+        { open: true },
+        h("summary", {}, "kamon clean would do more"),
+        h(
+          "ul",
+          {},
+          ...found.tidied.steps
+            .filter((each) => each.count)
+            .map((each) =>
+              h(
+                "li",
+                {},
+                `${each.name}: ${count(each.count)} ${each.action}`,
+                each.examples.length ? `, such as “${each.examples[0][0]}” → “${each.examples[0][1]}”` : "",
+              ),
+            ),
+        ),
+        button(`Take the cleaned list, ${many(found.tidied.num_docs, "entry").replace("entrys", "entries")}`, () => take(found.tidied?.text ?? "")),
       ),
   ];
 }
@@ -370,7 +396,7 @@ function runPanel(context) {
       h("progress", { max: Math.max(1, job.num_steps), value: job.step, "aria-label": "Steps done" }),
       figures([
         ["step", `${count(job.step)} of ${count(job.num_steps)}`],
-        ["seconds", `${fixed(job.seconds, 1)} of ${job.budget}`],
+        ["seconds", `${fixed(job.seconds, 1)}${job.budget === null ? "" : ` of ${job.budget}`}`],
         ["loss, held out", held ? fixed(held[1], 3) : "–"],
         ["loss, learning", trained ? fixed(mean(job.losses), 3) : "–"],
         ["entries", count(job.num_docs)],
@@ -388,12 +414,9 @@ function runPanel(context) {
     }
     /** @type {import("./charts.js").LineData["rules"]} */
     const rules = [];
-    if (job.lines) {
-      rules.push({ y: job.lines.uniform, name: "guessing, ln V", dash: "2 4" });
-      if (job.lines.ngram !== null) {
-        rules.push({ y: job.lines.ngram, name: `${job.lines.ngram_order}-gram`, dash: "8 4" });
-      }
-    }
+    const { uniform, ngram, ngram_order } = job.lines;
+    if (uniform !== null) rules.push({ y: uniform, name: "guessing, ln V", dash: "2 4" });
+    if (ngram !== null) rules.push({ y: ngram, name: `${ngram_order}-gram`, dash: "8 4" });
     const smooth = means(job.losses);
     const moments = job.moments;
     const held = new Map(job.held_out);
@@ -412,8 +435,8 @@ function runPanel(context) {
       description:
         `Nats a token, lower is better, after ${job.step} of ${job.num_steps} steps.` +
         (best === null ? "" : ` The best on what is held out is ${best.toFixed(3)}.`) +
-        (job.lines ? ` Guessing costs ${job.lines.uniform.toFixed(3)}` : "") +
-        (job.lines && job.lines.ngram !== null ? `, the best n-gram ${job.lines.ngram.toFixed(3)}.` : "."),
+        (uniform === null ? "" : ` Guessing costs ${uniform.toFixed(3)}.`) +
+        (ngram === null ? "" : ` The best n-gram costs ${ngram.toFixed(3)}.`),
       behind: {
         head: ["Step", "Learning, nats a token", "Held out"],
         rows: rowsOf(job),
