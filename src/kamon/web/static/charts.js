@@ -143,10 +143,16 @@ export function bars(title, does = {}) {
     const lanes = Math.max(1, Math.ceil(size / most));
     const each = Math.max(1, Math.ceil(size / lanes));
     const slot = Math.min(width / each, two ? 72 : 52);
-    const tall = lanes === 1 ? 150 : lanes === 2 ? 104 : 76;
-    const lane = tall + 44;
-    const legend = two ? 26 : 0;
-    const top = Math.max(1e-12, ...all.map((bar) => Math.max(bar.value, bar.second ?? 0)));
+    /** @param {Bar[]} some */
+    const highest = (some) => Math.max(1e-12, ...some.map((bar) => Math.max(bar.value, bar.second ?? 0)));
+    const top = highest(all);
+    // A row is as tall as its bars need: all have one scale.
+    const talls = Array.from({ length: lanes }, (_, i) =>
+      Math.max(12, ((lanes === 1 ? 150 : 110) * highest(all.slice(i * each, (i + 1) * each))) / top),
+    );
+    /** @type {number[]} */
+    const bases = [];
+    talls.forEach((tall, i) => bases.push((i ? bases[i - 1] + 26 : two ? 26 : 0) + tall + 18));
     const cut = pattern("hatch");
     const other = pattern("dots");
     /** @type {SVGElement[]} */
@@ -161,10 +167,10 @@ export function bars(title, does = {}) {
     }
     all.forEach((bar, i) => {
       const x = (i % each) * slot;
-      const base = legend + Math.floor(i / each) * lane + tall + 18;
+      const [tall, base] = [talls[Math.floor(i / each)], bases[Math.floor(i / each)]];
       /** @param {number} value @param {number} shift @param {string} kind */
       const column = (value, shift, kind) => {
-        const height = Math.max(value > 0 ? 1 : 0, (value / top) * tall);
+        const height = Math.max(value > 0 ? 1 : 0, (value / top) * (lanes === 1 ? 150 : 110));
         const wide = (slot - 4) / (two ? 2 : 1);
         const fill = kind === "cut" ? cut.id : kind === "second" ? other.id : "";
         return [
@@ -209,7 +215,7 @@ export function bars(title, does = {}) {
       parts.push(node);
       return node;
     }
-    return { height: legend + lanes * lane, description: data.description, parts };
+    return { height: bases[lanes - 1] + 26, description: data.description, parts };
   }
 
   /** @param {number} to */
@@ -295,7 +301,7 @@ export function heat(title, look) {
     rows = n;
     row = data.row;
     const left = 34;
-    const cell = Math.max(8, Math.min(30, (width - left - 2) / n));
+    const cell = Math.max(8, Math.min(40, (width - left - 2) / n));
     /** @type {SVGElement[]} */
     const parts = [];
     data.labels.forEach((label, i) => {
@@ -375,7 +381,7 @@ export function heat(title, look) {
  * @property {string} xName
  * @property {string} yName
  * @property {[number, number]} [xRange]
- * @property {[number, number]} [yRange]
+ * @property {[number, number]} [yRange]  what lies outside is not drawn
  * @property {boolean} [plain]  without numbers at the axes
  * @property {string} description
  * @property {Behind} behind
@@ -409,7 +415,8 @@ export function lines(title, does = {}) {
   function draw(data, width) {
     const { series, rules = [], plain = false } = data;
     const height = does.height ?? 300;
-    const right = plain ? 12 : width < 480 ? 84 : 132;
+    const right = plain ? 12 : width < 480 ? 92 : 132;
+    const clip = `p${++patterns}`;
     const [left, up, down] = plain ? [12, 10, 12] : [38, 10, 38];
     const points = series.flatMap((each) => each.points);
     const xs = points.map(([x]) => x);
@@ -422,7 +429,11 @@ export function lines(title, does = {}) {
     const py = (y) => height - down - ((y - y0) / (y1 - y0 || 1)) * (height - up - down);
     /** @type {SVGElement[]} */
     const parts = [];
+    /** @type {SVGElement|null} */
+    let lit = null;
     if (!plain) {
+      const inner = { x: left, y: up, width: width - left - right, height: height - up - down };
+      parts.push(s("clipPath", { id: clip }, s("rect", inner)));
       for (const y of ticks(y0, y1, 5)) {
         parts.push(
           s("line", { x1: left, x2: width - right, y1: py(y), y2: py(y), class: "grid" }),
@@ -455,7 +466,7 @@ export function lines(title, does = {}) {
     series.forEach((each) => {
       const path = each.points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)},${py(y).toFixed(1)}`);
       if (each.kind === "line" || each.kind === "faint" || each.kind === "marked") {
-        parts.push(s("path", { d: path.join(""), class: `stroke ${each.kind}` }));
+        parts.push(s("path", { d: path.join(""), class: `stroke ${each.kind}`, "clip-path": plain ? null : `url(#${clip})` }));
       }
       if (each.kind === "dots" || each.kind === "marked") {
         for (const [x, y] of each.points) {
@@ -464,15 +475,15 @@ export function lines(title, does = {}) {
       }
       if (each.kind === "names" || each.labels) {
         each.points.forEach(([x, y], i) => {
-          const lit = i === data.lit;
-          parts.push(
-            s(
-              "g",
-              { "data-key": i, class: lit ? "point lit" : "point" },
-              s("circle", { cx: px(x), cy: py(y), r: lit ? 13 : 11, class: "slot" }),
-              s("text", { x: px(x), y: py(y) + 5, class: "letter" }, each.labels?.[i] ?? ""),
-            ),
+          const here = i === data.lit;
+          const point = s(
+            "g",
+            { "data-key": i, class: here ? "point lit" : "point" },
+            s("circle", { cx: px(x), cy: py(y), r: here ? 13 : 11, class: "slot" }),
+            s("text", { x: px(x), y: py(y) + 5, class: "letter" }, each.labels?.[i] ?? ""),
           );
+          if (here) lit = point;
+          else parts.push(point);
         });
       }
       const last = each.points[each.points.length - 1];
@@ -485,6 +496,7 @@ export function lines(title, does = {}) {
         s("path", { d: `M${x - 5},${up - 6} h10 l-5,8 z`, class: "dot" }),
       );
     }
+    if (lit) parts.push(lit); // above those that it would be hidden by
     names.sort((a, b) => a.y - b.y);
     names.forEach((each, i) => {
       if (i) each.y = Math.max(each.y, names[i - 1].y + 15);

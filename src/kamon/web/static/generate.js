@@ -93,7 +93,7 @@ export async function show(context, model) {
     h("p", { class: "lead" }, "The model gives each letter a chance to come next. Take one yourself, or let it draw."),
     letters.node,
     batch.node,
-    keptPanel(context, batch),
+    keptPanel(context),
   );
   await letters.begin();
 }
@@ -235,6 +235,12 @@ function letterPanel(context, model, dial) {
     swap(errors);
     if (ended) return showMark();
     swap(told);
+    if (model.tokenizer === "char" && !model.text && [...prefix].length >= model.block_size) {
+      now = null;
+      swap(told, `That is as far as the model sees: block_size is ${model.block_size}.`);
+      draw.disabled = finish.disabled = chart.node.hidden = true;
+      return;
+    }
     try {
       now = await ask((own) =>
         api.nextToken({ model: model.id, prefix, temperature: 1, prompt: dial.values().prompt }, own),
@@ -256,10 +262,10 @@ function letterPanel(context, model, dial) {
     if (now && place < Math.min(order.length, MOST_BARS)) add(now.tokens[order[place]]);
   }
 
-  /** @param {Next} token */
-  function add(token) {
+  /** @param {Next} token @param {boolean} [quiet] */
+  function add(token, quiet) {
     const end = token.id === now?.end;
-    say(end ? `${prefix}, ended` : visible(token.text));
+    if (end || !quiet) say(end ? `${prefix}, ended` : visible(token.text));
     return go(prefix + (end ? "" : token.text), end).catch((error) => context.fail(error, errors));
   }
 
@@ -275,7 +281,7 @@ function letterPanel(context, model, dial) {
   async function drawOne() {
     const found = drawn();
     if (!found || ended) return false;
-    await add(found.token);
+    await add(found.token, busy);
     if (!ended) swap(told, `The draw was ${found.u.toFixed(4)}, which falls on “${visible(found.token.text)}”.`);
     return true;
   }
@@ -283,12 +289,12 @@ function letterPanel(context, model, dial) {
   async function run() {
     busy = true;
     showTiles();
-    while (busy && !ended && !signal.aborted && [...prefix].length < model.block_size) {
+    while (busy && now && !ended && !signal.aborted) {
       if (!(await drawOne())) break;
       if (!ended && !calm.matches) await new Promise((done) => setTimeout(done, 90));
     }
     busy = false;
-    if (!signal.aborted) showTiles();
+    if (!signal.aborted && now) showTiles();
   }
 
   /** Whether a finished name is in the list, and what it is like. */
@@ -349,9 +355,6 @@ function mark(sample) {
   );
 }
 
-/** @type {Set<() => void>} */
-const starred = new Set();
-
 /**
  * A button that keeps a text.
  * @param {string} text
@@ -360,20 +363,21 @@ const starred = new Set();
  * @param {boolean|null} in_list
  */
 function star(text, model, logprob, in_list) {
-  const node = button("", () => {
+  const press = () => {
     if (kept.has(text)) kept.delete(text);
     else kept.set(text, { text, model, logprob, in_list });
-    tell();
-    for (const each of starred) each();
-  });
-  node.className = "star";
-  const tell = () => {
-    node.textContent = kept.has(text) ? "★" : "☆";
-    node.setAttribute("aria-pressed", String(kept.has(text)));
+    document.dispatchEvent(new Event("kept"));
   };
-  node.setAttribute("aria-label", `Keep ${text}`);
-  tell();
+  const node = button("", press, { class: "star", "aria-label": `Keep ${text}`, "data-text": text });
+  lightStar(node);
   return node;
+}
+
+/** @param {HTMLElement} node */
+function lightStar(node) {
+  const on = kept.has(node.dataset.text ?? "");
+  node.textContent = on ? "★" : "☆";
+  node.setAttribute("aria-pressed", String(on));
 }
 
 /** @param {Context} context @param {ModelInfo} model @param {ReturnType<typeof dials>} dial */
@@ -473,8 +477,8 @@ function batchPanel(context, model, dial) {
             {},
             star(each.text, model.id, each.logprob, each.in_list),
             h("span", { class: "name" }, each.text === "" ? "(empty)" : each.text),
-            model.text ? null : mark(each),
             h("span", { class: "number", title: "log probability in nats" }, fixed(each.logprob, 2)),
+            model.text ? null : mark(each),
           ),
         ),
       ),
@@ -515,12 +519,11 @@ function batchPanel(context, model, dial) {
     result,
     copy.node,
   );
-  return { node, refresh: copy.refresh, redraw: () => starred.forEach((each) => each()) };
+  return { node, refresh: copy.refresh };
 }
 
-/** @param {Context} context @param {ReturnType<typeof batchPanel>} batch */
-function keptPanel(context, batch) {
-  void batch;
+/** @param {Context} context */
+function keptPanel(context) {
   const list = h("ul", { class: "samples" });
   const empty = h("p", {}, "Press a star to keep a name. They stay as long as this page is open: export them to keep them for good.");
   const csv = button("Export CSV", () => {
@@ -536,6 +539,9 @@ function keptPanel(context, batch) {
     context.say("Exported.");
   });
   const draw = () => {
+    for (const each of /** @type {NodeListOf<HTMLElement>} */ (context.root.querySelectorAll(".star[data-text]"))) {
+      lightStar(each);
+    }
     csv.disabled = !kept.size;
     list.hidden = !kept.size;
     swap(
@@ -548,12 +554,6 @@ function keptPanel(context, batch) {
             "×",
             () => {
               kept.delete(each.text);
-              for (const press of document.querySelectorAll(".star[aria-pressed='true']")) {
-                if (press.getAttribute("aria-label") === `Keep ${each.text}`) {
-                  press.textContent = "☆";
-                  press.setAttribute("aria-pressed", "false");
-                }
-              }
               draw();
             },
             { "aria-label": `Drop ${each.text}`, class: "star" },
@@ -563,8 +563,7 @@ function keptPanel(context, batch) {
       ),
     );
   };
-  starred.add(draw);
-  context.signal.addEventListener("abort", () => starred.delete(draw));
+  document.addEventListener("kept", draw, { signal: context.signal });
   draw();
   return panel("Kept", empty, list, csv);
 }

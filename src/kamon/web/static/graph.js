@@ -7,7 +7,7 @@ import { button, fixed, h, s, swap, table } from "./dom.js";
  * @typedef {import("./api.js").GraphNode} GraphNode
  */
 
-const WIDE = 104;
+const WIDE = 148;
 const TALL = 62;
 const GAP_X = 46;
 const GAP_Y = 14;
@@ -76,10 +76,10 @@ export function valueGraph(say, moved) {
   const place = h("div", { class: "scroll graph", tabindex: 0, role: "region", "aria-label": "The graph: left and right arrow keys step through it" });
   const inner = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The graph: table" });
   const details = h("details", { class: "behind" }, h("summary", {}, "Table"), inner);
-  const first = button("⏮ Forward only", () => move(0));
+  const first = button("Forward only", () => move(0));
   const less = button("◀ Step back", () => move(step - 1));
   const more = button("Hand on ▶", () => move(step + 1), { class: "main" });
-  const all = button("All ⏭", () => move(last));
+  const all = button("To the end", () => move(last));
   const node = h("div", { class: "values" }, h("div", { class: "buttons" }, first, less, more, all), told, place, details);
   details.addEventListener("toggle", drawTable);
   place.addEventListener("keydown", (event) => {
@@ -108,7 +108,7 @@ export function valueGraph(say, moved) {
         ["Value", "Operation", "Data", "Gradient now", "In the end", "Inputs (× local gradient)"],
         graph.nodes.map((each) => [
           nameOf(each),
-          each.op || "given",
+          each.op,
           short(each.data),
           short(grads.get(each.id) ?? 0),
           short(each.grad),
@@ -133,7 +133,7 @@ export function valueGraph(say, moved) {
       told.textContent = `Forward: the root is ${short(find(graph.root).data)}. Its gradient by itself is 1; all others are 0 yet.`;
     } else {
       const parts = now.inputs.map((input, i) => `${nameOf(find(input))} gets ${short(now.local_grads[i])} × ${short(grads.get(now.id) ?? 0)}`);
-      told.textContent = `Step ${step} of ${last}: ${nameOf(now)} (${now.op || "given"}) hands on its gradient ${short(grads.get(now.id) ?? 0)}${parts.length ? `: ${parts.join("; ")}` : ""}.`;
+      told.textContent = `Step ${step} of ${last}: ${nameOf(now)} hands on its gradient ${short(grads.get(now.id) ?? 0)}${parts.length ? `: ${parts.join("; ")}` : ""}.`;
     }
     say(told.textContent ?? "");
     drawTable();
@@ -194,14 +194,14 @@ export function valueGraph(say, moved) {
       const { x, y } = /** @type {{x: number, y: number}} */ (where.get(each.id));
       const current = now?.id === each.id;
       const given = now?.inputs.includes(each.id) ?? false;
-      const title = [each.label, each.op].filter(Boolean).join(" = ") || "given";
+      const title = nameOf(each);
       svg.append(
         s(
           "g",
           { class: current ? "node current" : given ? "node given" : done.has(each.id) ? "node done" : "node" },
           s("title", {}, `${nameOf(each)}: data ${each.data}, gradient ${grads.get(each.id)}`),
           s("rect", { x, y, width: WIDE, height: TALL, rx: 6 }),
-          s("text", { x: x + 8, y: y + 17, class: "title" }, `${current ? "▶ " : ""}${title.length > 14 ? `${title.slice(0, 13)}…` : title}`),
+          s("text", { x: x + 8, y: y + 17, class: "title" }, `${current ? "▶ " : ""}${title.length > 20 ? `${title.slice(0, 19)}…` : title}`),
           s("text", { x: x + 8, y: y + 36 }, `data ${short(each.data)}`),
           s("text", { x: x + 8, y: y + 53, class: "grad" }, `grad ${short(grads.get(each.id) ?? 0)}`),
         ),

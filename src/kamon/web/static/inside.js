@@ -73,7 +73,7 @@ export async function show(context, model) {
   const attentionTold = h("p", { class: "told" });
   const attention = panel(
     "Attention",
-    h("div", { class: "row" }, layers, heads),
+    h("div", { class: "choosers" }, layers, heads),
     attentionTold,
     map.node,
     attentionSource,

@@ -66,7 +66,7 @@ async function refresh() {
   showModels();
 }
 
-/** The one that the address asks for, else the newest that is whole, else the newest moment. */
+/** The one that the address asks for, else the newest, but not one that was taught; else a moment. */
 async function wantedModel() {
   const asked = state.read().model;
   if (asked) {
@@ -75,7 +75,9 @@ async function wantedModel() {
   }
   const whole = models.filter((each) => each.parent === null);
   const moments = watched.job?.moments ?? [];
-  if (whole.length) return whole[whole.length - 1];
+  const untaught = whole.filter((each) => each.kind !== "tuned");
+  const newest = [...whole, ...untaught].pop();
+  if (newest) return newest;
   return moments.length ? api.model(moments[moments.length - 1].model) : null;
 }
 
@@ -92,7 +94,7 @@ function showModels(current) {
   swap(
     select,
     ...listed.map((each) =>
-      h("option", { value: each.id }, each.saved || each.parent ? nameOf(each) : `${nameOf(each)} (not saved)`),
+      h("option", { value: each.id }, each.saved || each.parent ? nameOf(each) : `${nameOf(each)}, not saved`),
     ),
   );
   if (!listed.length) put(select, h("option", { value: "" }, "none yet"));

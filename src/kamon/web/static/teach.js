@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { copies, flags, python, shell } from "./copy.js";
-import { button, calm, count, field, figures, fixed, h, isWriting, many, panel, percent, put, swap, table, times } from "./dom.js";
+import { button, calm, count, field, figures, fixed, h, isWriting, many, panel, percent, put, s, swap, table, times } from "./dom.js";
 import { address, change } from "./state.js";
 
 /**
@@ -82,6 +82,24 @@ function beginning(context, model) {
       errors,
     ),
   );
+}
+
+/**
+ * A button with a thumb.
+ * @param {string} text
+ * @param {boolean} down
+ * @param {() => void} press
+ * @param {Record<string, any>} props
+ */
+function thumb(text, down, press, props) {
+  const hand = "M3 11h4v9H3z M8.5 11 12 3.5c1.6 0 2.6 1.2 2.3 2.7L13.6 10H19c1.3 0 2.2 1.1 1.9 2.4l-1.4 6c-.2.9-1 1.6-2 1.6H8.5z";
+  const node = button("", press, props);
+  put(
+    node,
+    s("svg", { viewBox: "0 0 24 24", width: 22, height: 22, "aria-hidden": "true" }, s("path", { d: hand, transform: down ? "rotate(180 12 12)" : null })),
+    text,
+  );
+  return node;
 }
 
 /** @param {string|string[]} proposal */
@@ -178,8 +196,8 @@ function session(context, begun) {
         h(
           "div",
           { class: "buttons thumbs" },
-          button("👎 No", () => answer("n"), { "data-act": "n", "aria-keyshortcuts": "n" }),
-          button("👍 Yes", () => answer("y"), { "data-act": "y", "aria-keyshortcuts": "y", class: "main" }),
+          thumb("No", true, () => answer("n"), { "data-act": "n", "aria-keyshortcuts": "n" }),
+          thumb("Yes", false, () => answer("y"), { "data-act": "y", "aria-keyshortcuts": "y", class: "main" }),
         ),
         h("div", { class: "buttons" }, skip, undo),
       );
@@ -303,7 +321,7 @@ function session(context, begun) {
       panel(
         "What it has learned",
         h("p", { class: "big" }, liking(m.liked)),
-        h("p", {}, `What you do not like: ${times(m.disliked)} times.`),
+        h("p", {}, `What you do not like is ${times(m.disliked)} times as likely.`),
         figures([
           ["reward, on average", fixed(m.reward)],
           ["away from the base (KL)", `${fixed(m.kl)} ± ${fixed(m.kl_error)} nats`],

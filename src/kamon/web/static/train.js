@@ -274,13 +274,21 @@ function cleaned(found, take) {
                 "li",
                 {},
                 `${each.name}: ${count(each.count)} ${each.action}`,
-                each.examples.length ? `, such as “${each.examples[0][0]}” → “${each.examples[0][1]}”` : "",
+                each.examples.length > 0 && `, such as ${example(each.action, each.examples[0])}`,
               ),
             ),
         ),
         button(`Take the cleaned list, ${many(found.tidied.num_docs, "entry").replace("entrys", "entries")}`, () => take(found.tidied?.text ?? "")),
       ),
   ];
+}
+
+/**
+ * @param {string} action
+ * @param {[string, string]} two  before and after, or what was dropped and why
+ */
+function example(action, [first, second]) {
+  return action === "dropped" ? `“${first}” (${second})` : `“${first}” → “${second}”`;
 }
 
 /** @param {Context} context */
@@ -297,6 +305,7 @@ function runPanel(context) {
   const all = h("details", { class: "behind" }, h("summary", {}, "Samples of all steps"));
   const listed = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Samples of all steps" });
   all.append(listed);
+  let shown = "";
   let wanted = state.step === undefined ? null : Number(state.step); // null: the newest
 
   /** @param {"pause"|"resume"|"stop"} what */
@@ -305,6 +314,8 @@ function runPanel(context) {
     if (!watch.job) return;
     try {
       watch.take(await api.steer(watch.job.id, what));
+      draw();
+      [pause, resume, stop].find((each) => !each.hidden)?.focus(); // the one pressed may be gone
       say({ pause: "Paused.", resume: "It goes on.", stop: "Stopped; what was learned stays." }[what]);
     } catch (error) {
       context.fail(error, errors);
@@ -351,6 +362,9 @@ function runPanel(context) {
     chosen.value = String(at);
     chosen.setAttribute("aria-valuetext", `step ${moment.step}`);
     told.textContent = `step ${count(moment.step)}`;
+    if (all.open) drawAll();
+    if (shown === moment.model) return; // a link that is replaced cannot be clicked
+    shown = moment.model;
     swap(names, ...moment.samples.map((each) => h("li", {}, each)));
     swap(
       onward,
@@ -359,7 +373,6 @@ function runPanel(context) {
       " · ",
       h("a", { href: address({ view: "inside", model: moment.model }, {}) }, "look inside"),
     );
-    if (all.open) drawAll();
   };
   const drawAll = () =>
     swap(
@@ -431,6 +444,7 @@ function runPanel(context) {
       cursor: wanted === null || !moments.length ? null : moments[place()].step,
       xName: "step",
       yName: "nats a token",
+      yRange: rangeOf(job),
       xRange: [0, Math.max(1, job.num_steps, job.losses[job.losses.length - 1][0])],
       description:
         `Nats a token, lower is better, after ${job.step} of ${job.num_steps} steps.` +
@@ -460,6 +474,20 @@ function runPanel(context) {
   signal.addEventListener("abort", () => cancelAnimationFrame(due));
   draw();
   return node;
+}
+
+/**
+ * From the lowest to a little above guessing: the first steps, which are worse, would press all else
+ * together.
+ * @param {Job} job
+ * @returns {[number, number]}
+ */
+function rangeOf(job) {
+  const all = [...job.losses, ...job.held_out].map(([, loss]) => loss);
+  const { uniform, ngram } = job.lines;
+  const most = uniform === null ? Math.max(...all) : uniform * 1.08;
+  const least = Math.min(...all, ngram ?? Infinity, most);
+  return [least - 0.06 * (most - least || 1), most];
 }
 
 /** @param {[number, number][]} losses  the mean of the last tenth */
