@@ -29,7 +29,9 @@ function dials(context, model) {
     const input = h("input", { type: "range", min: least, max: most, step });
     input.value = String(numberIn(state[name], usual, least, most));
     const out = h("output");
-    const node = h("div", { class: "field" }, h("label", {}, label, " ", out, input));
+    const node = field(label, input);
+    node.append(out); // not in the label, which would be its label
+    node.classList.add("dial");
     return { input, out, node };
   };
   const size = model.vocab_size;

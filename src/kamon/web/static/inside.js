@@ -204,7 +204,8 @@ export async function show(context, model) {
     look(Math.min(size - 1, Math.max(0, to)));
   });
 
-  async function read() {
+  /** @param {boolean} [fresh]  the view has just been opened, and draws its graph itself */
+  async function read(fresh = false) {
     change({ text: text.value });
     swap(errors);
     if (text.value === "") return;
@@ -216,7 +217,7 @@ export async function show(context, model) {
       swap(surpriseSource, source(trace.sources, "surprise", "ngram"), trace.no_ngram && h("p", { class: "hint" }, `No n-gram beside it: ${trace.no_ngram}.`));
       drawSurprise();
       draw();
-      values.follow();
+      if (!fresh) values.follow();
     } catch (error) {
       context.fail(error, errors);
     }
@@ -225,11 +226,11 @@ export async function show(context, model) {
   let timer;
   text.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(read, 120);
+    timer = setTimeout(() => read(), 120);
   });
   signal.addEventListener("abort", () => clearTimeout(timer));
   text.value = state.text ?? (await first(model, signal));
-  await Promise.all([read(), embedded.begin(), values.begin()]);
+  await Promise.all([read(true), embedded.begin(), values.begin()]);
 }
 
 /**
@@ -347,7 +348,7 @@ function graphPanel(context, model, text) {
   const folded = h("p", { class: "hint" });
   const picture = valueGraph(say, (step) => change({ at: step || null }));
   const given = h("div", { class: "row" }, field("a", a), field("b", b), field("c", c));
-  const where = h("div", { class: "row" }, field("Position in the text above", position, "The loss of the letter behind it."));
+  const where = h("div", { class: "row" }, field("Position", position, "Of the letter in the text above whose loss it is."));
   const node = panel(
     "A graph of Values",
     h("p", {}, "Each number remembers how it was computed. Backwards, each hands its gradient on to what it came from, times the local derivative. The small expression is (relu(a·b + c) − 1)²."),
@@ -399,7 +400,7 @@ function graphPanel(context, model, text) {
     begin: () => draw(Math.floor(numberIn(state.at, 0, 0, 10000))),
     follow: () => {
       position.max = String([...text()].length);
-      if (loss.checked) draw(0);
+      if (loss.checked) draw();
     },
   };
 }

@@ -63,7 +63,8 @@ function fail(error, where = root) {
 
 async function refresh() {
   models = await api.models();
-  showModels();
+  showModels(await wantedModel());
+  showViews();
 }
 
 /** The one that the address asks for, else the newest, but not one that was taught; else a moment. */
@@ -86,9 +87,9 @@ export function nameOf(model) {
   return model.parent === null ? model.id : `${model.parent}, step ${model.step?.toLocaleString("en-GB")}`;
 }
 
-/** @param {ModelInfo|null} [current] */
+/** @param {ModelInfo|null} current */
 function showModels(current) {
-  const chosen = current?.id ?? select.value;
+  const chosen = current?.id;
   const listed = models.filter((each) => each.parent === null || each.id === chosen);
   if (current && !listed.some((each) => each.id === current.id)) listed.push(current);
   swap(
@@ -99,7 +100,18 @@ function showModels(current) {
   );
   if (!listed.length) put(select, h("option", { value: "" }, "none yet"));
   select.disabled = !listed.length;
-  select.value = listed.some((each) => each.id === chosen) ? chosen : (listed[listed.length - 1]?.id ?? "");
+  select.value = chosen ?? "";
+}
+
+/** The links to the views, with the model that is chosen. */
+function showViews() {
+  const asked = state.read();
+  for (const link of document.querySelectorAll("#views a")) {
+    const own = link.getAttribute("data-view") ?? "";
+    link.setAttribute("href", state.address({ view: own, model: asked.model ?? null }, {}));
+    if (own === (asked.view in VIEWS ? asked.view : "train")) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
 }
 
 /** Opens the view that the address names. */
@@ -111,12 +123,7 @@ async function open() {
   const name = asked.view in VIEWS ? asked.view : "train";
   const view = VIEWS[name];
   document.title = `${view.title} · Kamon`;
-  for (const link of document.querySelectorAll("#views a")) {
-    const own = link.getAttribute("data-view") ?? "";
-    link.setAttribute("href", state.address({ view: own, model: asked.model ?? null }, {}));
-    if (own === name) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
+  showViews();
   /** @type {Context} */
   const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh };
   swap(root);

@@ -124,9 +124,9 @@ function session(context, begun) {
   let queue = [];
   /** @type {Set<string>} */
   const skipped = new Set();
-  /** @type {Answer[]} */
-  let unsent = []; // answers on their way
-  let sending = false;
+  /** @type {(Answer|"undo"|"anew")[]} */
+  let waiting = []; // for the server, which has the first of them if it is `busy`
+  let busy = false;
   /** @type {(string|string[])[]} */
   let before = []; // what was proposed before it learned
 
@@ -158,15 +158,18 @@ function session(context, begun) {
   }));
   put(root, stage, results, savePanel(), copy.node);
 
+  const unsent = () => waiting.filter((each) => typeof each !== "string");
+
   function refill() {
-    const gone = new Set([...unsent.map(keyOfAnswer), ...skipped]);
+    const gone = new Set([...unsent().map(keyOfAnswer), ...skipped]);
     queue = ratings.proposals.filter((each) => !gone.has(plain(each)));
   }
 
   function draw() {
     refill();
     drawCard();
-    const done = ratings.answers.length + unsent.length;
+    const taken = waiting.filter((each) => each === "undo").length;
+    const done = Math.max(0, ratings.answers.length + unsent().length - taken);
     const left = ratings.every - ((done - ratings.num_aligned) % ratings.every || 0);
     undo.disabled = !done;
     const learned = ratings.measured;
@@ -185,7 +188,7 @@ function session(context, begun) {
     const focused = card.contains(document.activeElement) ? document.activeElement?.getAttribute("data-act") : null;
     const shown = queue[0];
     if (shown === undefined) {
-      swap(card, h("p", { class: "wait" }, unsent.length ? "It is learning …" : "It proposes nothing that you have not seen. Try another seed."), h("div", { class: "buttons" }, undo));
+      swap(card, h("p", { class: "wait" }, waiting.length ? "It is learning …" : "It proposes nothing that you have not seen. Try another seed."), h("div", { class: "buttons" }, undo));
       return;
     }
     const skip = button("Skip", pass, { "aria-keyshortcuts": "s", "data-act": "s" });
@@ -243,67 +246,61 @@ function session(context, begun) {
       const [first, second] = key === "a" ? shown : [shown[1], shown[0]];
       given = { chosen: first, rejected: second };
     }
-    unsent.push(given);
-    draw();
-    send();
+    send(given);
   }
 
   function pass() {
     if (!queue.length) return;
     skipped.add(plain(queue[0]));
     draw();
-    if (!queue.length) send(true);
+    if (!queue.length) send("anew");
   }
 
-  /** @param {boolean} [anew]  without an answer, for other proposals */
-  async function send(anew = false) {
-    if (sending) return;
-    sending = true;
+  /**
+   * One after the other; the next card does not wait for it.
+   * @param {Answer|"undo"|"anew"} what  "anew": other proposals, without an answer
+   */
+  async function send(what) {
+    waiting.push(what);
+    draw();
+    if (busy) return;
+    busy = true;
     swap(errors);
     try {
-      while ((unsent.length || anew) && !signal.aborted) {
-        anew = false;
-        const going = unsent.slice(0, 1);
+      while (waiting.length && !signal.aborted) {
+        const first = waiting[0];
         const last = ratings.num_aligned;
         const shown = ratings.proposals.slice(0, 8);
-        const found = await api.answer(ratings.id, going);
-        unsent = unsent.slice(going.length);
-        ratings = found;
-        if (ratings.num_aligned !== last) {
-          before = shown;
-          learned();
-        }
+        if (first === "undo") ratings = await api.undo(ratings.id);
+        else ratings = await api.answer(ratings.id, first === "anew" ? [] : [first]);
+        waiting.shift();
+        if (ratings.num_aligned > last) before = shown;
+        if (ratings.num_aligned !== last) learned();
         draw();
       }
     } catch (error) {
-      unsent = [];
+      waiting = [];
       draw();
       context.fail(error, errors);
     } finally {
-      sending = false;
+      busy = false;
     }
   }
 
-  async function takeBack() {
-    if (sending || undo.disabled) return;
-    swap(errors);
-    sending = true;
-    try {
-      ratings = await api.undo(ratings.id);
-      skipped.clear();
-      say("The last answer is taken back.");
-      drawResults();
+  function takeBack() {
+    if (undo.disabled) return;
+    skipped.clear();
+    say("The last answer is taken back.");
+    const last = waiting[waiting.length - 1];
+    if (last && typeof last !== "string" && (waiting.length > 1 || !busy)) {
+      waiting.pop();
       draw();
-    } catch (error) {
-      context.fail(error, errors);
-    } finally {
-      sending = false;
-    }
+    } else send("undo");
   }
 
   function learned() {
     const m = ratings.measured;
-    if (m) say(`It has learned from ${many(ratings.num_aligned, "answer")} in ${fixed(m.seconds, 2)} seconds. ${liking(m.liked)}`);
+    if (m && ratings.num_aligned) say(`It has learned from ${many(ratings.num_aligned, "answer")} in ${fixed(m.seconds, 2)} seconds. ${liking(m.liked)}`);
     drawResults();
   }
 
@@ -324,9 +321,9 @@ function session(context, begun) {
         h("p", {}, `What you do not like is ${times(m.disliked)} times as likely.`),
         figures([
           ["reward, on average", fixed(m.reward)],
-          ["away from the base (KL)", `${fixed(m.kl)} ± ${fixed(m.kl_error)} nats`],
-          ["not in the list", percent(m.novelty)],
-          ["by the base", percent(m.base_novelty)],
+          ["KL to the base, nats", `${fixed(m.kl)} ± ${fixed(m.kl_error)}`],
+          ["not in the list, tuned", percent(m.novelty)],
+          ["not in the list, base", percent(m.base_novelty)],
         ]),
         h("p", { class: "hint" }, "Reward: how much better its samples are than those of the base, by what it has learned of your taste. KL: how far it has moved; near 0 it has hardly changed, above 5 it is another model."),
         before.length > 0 &&

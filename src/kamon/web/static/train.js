@@ -67,10 +67,10 @@ function listPanel(context) {
   });
   const file = h("input", { type: "file", accept: ".txt,text/plain" });
   const name = h("input", { type: "text", maxlength: 100, placeholder: "a pasted list" });
-  const report = h("div", { class: "report", "aria-live": "polite" });
+  const report = h("div", { class: "report stack", "aria-live": "polite" });
   const mine = h(
     "div",
-    { hidden: !own },
+    { hidden: !own, class: "stack" },
     field("Your list", text, "One entry a line. Paste it, drop a file here, or choose one."),
     h("div", { class: "row" }, field("A file", file), field("What it is called", name)),
     report,
@@ -151,7 +151,7 @@ function listPanel(context) {
             seed: Number(seed.value),
             settings: settings(),
           });
-          change({ job: job.id, step: null, budget: budget.value, seed: seed.value });
+          change({ job: job.id, model: null, step: null, budget: budget.value, seed: seed.value });
           say("The training has begun.");
           watch.follow(job);
         } catch (error) {
