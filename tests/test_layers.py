@@ -32,8 +32,8 @@ LAYERS = [
     {"compare", "rate", "policy"},
     {"plot"},
     {"web.limits", "web.errors"},
-    {"web.work", "web.shelf", "web.graph", "web.panels", "web.protocol", "web.guard"},
-    {"web.jobs", "web.ratings", "web.worker"},
+    {"web.work", "web.shelf", "web.graph", "web.panels", "web.guard"},
+    {"web.jobs", "web.ratings", "web.worker", "web.protocol"},
     {"web.state"},
     {"web.api_models", "web.api_jobs", "web.api_inside", "web.api_preferences"},
     {"web.app"},
@@ -63,6 +63,7 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
+PACKAGES = ("kamon", "kamon.engines", "kamon.web")
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -82,7 +83,7 @@ def imports(path: Path, *, with_types: bool) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("kamon.")}
-        elif isinstance(node, ast.ImportFrom) and node.module in ("kamon", "kamon.engines"):
+        elif isinstance(node, ast.ImportFrom) and node.module in PACKAGES:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kamon."):
             found.add(node.module or "")

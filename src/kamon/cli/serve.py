@@ -67,12 +67,12 @@ def run(args: argparse.Namespace) -> int:
         ) from None
     from kamon.web.limits import Limits
 
-    where = address(args.host, args.port, args.token, args.allow_host)
     playground = make_playground(Path(args.save_to), Limits())
     for problem in playground.shelf.add_saved():
         say(f"left out: {problem}")
     for path in args.dir:
         playground.shelf.add_directory(Path(path))
+    where = address(args.host, args.port, args.token, args.allow_host)
 
     def on_start() -> None:
         if not args.dir:

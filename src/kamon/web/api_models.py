@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -33,11 +33,12 @@ MOST_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer 
 NDJSON = "application/x-ndjson"
 LINES = 500  # of a stream, that are computed and sent together
 EXAMPLES = 10
+MOST_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
 
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
 Text = Annotated[str, Field(max_length=LIMITS.text_chars)]
 ShortText = Annotated[str, Field(max_length=1000)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # that JavaScript has, too
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=1, le=1_000_000)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -296,7 +297,7 @@ async def draw_samples(body: SampleBody, ask: Ask, accept: Accept = "") -> Any:
 
     def draw(stop: Stop) -> Samples:
         with entry.use() as model:
-            return samples_of(model, body, ask.limits, stop)
+            return samples_of(model, body, ask.limits, stop, known_of(entry, model))
 
     found = await ask.compute(draw)
     return lines(found.samples) if wants_lines(accept) else found
@@ -386,16 +387,16 @@ def info(entry: Entry, steps: list[int]) -> ModelInfo:
 
 def data_of(model: Model) -> Data:
     learned, held_out = model.parts()
-    summary = model.training["corpus"]
+    summary, num_docs = model.training["corpus"], len(model.docs)
     counts: Counter[str] = Counter()
     for doc in model.docs:
         counts.update(doc)
     lengths = (learned.lengths(), held_out.lengths())
     return Data(
         source=summary["source"],
-        num_docs=len(model.docs),
-        num_repetitions=summary["num_docs"] - summary.get("num_different", summary["num_docs"]),
-        num_cut=model.training["num_cut"],
+        num_docs=num_docs,
+        num_repetitions=summary["num_docs"] - num_docs if "num_different" in summary else 0,
+        num_cut=model.training.get("num_cut", 0),
         num_learned=len(learned),
         num_held_out=len(held_out),
         characters=[CharacterCount(text=text, count=n) for text, n in counts.most_common(500)],
@@ -416,7 +417,20 @@ CONDITIONS = (
 )
 
 
-def samples_of(model: Model, body: SampleBody, limits: Limits, stop: Stop) -> Samples:
+def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
+    """Which of some texts are in the list: at once by a set, where the list is no very long one."""
+    if len(model.docs) > MOST_REMEMBERED:
+        return model.docs.among
+    return entry.remember("documents", lambda: frozenset(model.docs)).intersection
+
+
+def samples_of(
+    model: Model,
+    body: SampleBody,
+    limits: Limits,
+    stop: Stop,
+    known_of: Callable[[list[str]], Collection[str]],
+) -> Samples:
     model.check_documents("the server samples documents")
     given = {name: getattr(body, name) for name in CONDITIONS}
     none = Conditions()
@@ -433,7 +447,7 @@ def samples_of(model: Model, body: SampleBody, limits: Limits, stop: Stop) -> Sa
         **conditions,
     )
     stop.check()
-    known = model.docs.among(found.texts)
+    known = known_of(found.texts)
     most_similar = Nearest(model.docs) if body.nearest else None
     samples = []
     costs = logprobs(model.engine, model.tokenizer, found.texts, body.prompt)

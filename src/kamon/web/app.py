@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 import kamon
@@ -34,7 +34,6 @@ TYPES = {
     "png": "image/png",
 }
 LEAST_TO_PACK = 1000  # bytes of a file that is worth compressing
-logger = logging.getLogger("kamon.web")
 
 
 class Problem(BaseModel):
@@ -153,7 +152,7 @@ def sentence(problems: Sequence[Any]) -> str:
     return f"{where[:200]}: {first['msg']}" if where else str(first["msg"])
 
 
-async def tell_http_error(_: Request, error: Exception) -> Response:
+async def tell_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = {
         400: "the request's body is no JSON that can be read",
@@ -161,15 +160,27 @@ async def tell_http_error(_: Request, error: Exception) -> Response:
         405: "this address takes another method",
     }.get(error.status_code, str(error.detail))
     answer = told(error.status_code, text)
-    if error.headers:
-        answer.headers.update(error.headers)
+    if error.status_code == 405:
+        answer.headers["allow"] = ", ".join(methods_of(request))
     return answer
+
+
+def methods_of(request: Request) -> list[str]:
+    """What the address takes: each of its routes knows only its own."""
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "POST")
+        if any(
+            route.matches({**request.scope, "method": method})[0] == Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 async def tell_nobody(_request: Request, _error: Exception) -> Response:
     return Response(status_code=499)  # the client is gone
 
 
-async def tell_bug(request: Request, error: Exception) -> Response:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+async def tell_bug(_request: Request, _error: Exception) -> Response:
+    """Which is raised on behind the answer, and so shown where the server was started."""
     return told(500, "the server made a mistake: where it was started stands what happened")

@@ -16,6 +16,7 @@ class Limits:
 
     threads: int = 2  # that compute
     waiting: int = 32  # requests that may wait for one of them; more are told to come back
+    wait_seconds: float = 0.75  # that one may wait for its turn
 
     samples: int = 10_000  # of a request; and texts to score
     candidates: int = 200_000  # drawn for them, where conditions let few through

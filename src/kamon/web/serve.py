@@ -112,7 +112,7 @@ def serve(
     on_start: Callable[[], None] | None = None,
 ) -> None:
     """Serve until a signal ends it; trainings end with it."""
-    logging.getLogger("kamon.web").addHandler(logging.StreamHandler())
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what clients do wrong is their affair
     config = uvicorn.Config(
         make_app(playground, where.hosts, where.token),
         http=protocol(playground.limits),

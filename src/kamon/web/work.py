@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -33,15 +34,21 @@ class Stop:
             raise Stopped
 
 
+def busy() -> WebError:
+    return WebError(503, "the server has enough to do: try again in a second")
+
+
 class Work:
     """Runs functions in threads, at most `limits.threads` at a time.
 
-    `limits.waiting` more wait for their turn; who comes then is told at once to come back (503). A
-    client that goes away takes its work out of the queue, or has its Stop set.
+    `limits.waiting` more wait for their turn; who comes then is told at once to come back (503),
+    and so is who would wait longer than `limits.wait_seconds`. A client that goes away takes its
+    work out of the queue, or has its Stop set.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.most = limits.threads + limits.waiting
+        self.wait_seconds = limits.wait_seconds
         self.pending = 0
         self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="kamon-work")
 
@@ -50,10 +57,16 @@ class Work:
     ) -> T:
         """What `function` returns; gone: whether nobody waits for it any more."""
         if self.pending >= self.most:
-            raise WebError(503, "the server has enough to do: try again in a second")
-        stop = Stop()
+            raise busy()
+        stop, asked = Stop(), time.monotonic()
+
+        def begin() -> T:
+            if time.monotonic() - asked > self.wait_seconds:
+                raise busy()
+            return function(stop)
+
         self.pending += 1
-        future = self.pool.submit(function, stop)
+        future = self.pool.submit(begin)
         waiting = asyncio.wrap_future(future)
         waiting.add_done_callback(self._done)
         try:
