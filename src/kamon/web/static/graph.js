@@ -9,7 +9,7 @@ import { button, fixed, h, s, swap, table } from "./dom.js";
 
 const WIDE = 148;
 const TALL = 62;
-const GAP_X = 46;
+const GAP_X = 60;
 const GAP_Y = 14;
 const MOST = 300; // nodes; more are no picture
 

@@ -107,7 +107,7 @@ export async function show(context, model) {
   const values = graphPanel(context, model, () => text.value);
   put(
     root,
-    h("h1", {}, "Inside"),
+    h("h1", {}, "Look inside"),
     h("p", { class: "lead" }, "The model reads a text from left to right. This is what it does with it, computed by the scalar engine that you can read."),
     textPanel,
     parts,
@@ -286,8 +286,10 @@ function embeddingPanel(context, model, look) {
       python: `import kamon\nfrom kamon.inside import embeddings\n\nmodel = kamon.load(${python(model.id)})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
     })).node,
   );
+  let lit = { id: -1, position: -1 };
   /** @param {number} id @param {number} position */
   function light(id, position) {
+    lit = { id, position };
     if (!found) return;
     const shown = named();
     letters.show({
@@ -325,7 +327,7 @@ function embeddingPanel(context, model, look) {
         const [c, d] = found.position_shares;
         told.textContent = `The axes hold ${percent(a + b)} of how tokens differ, and ${percent(c + d)} of how positions do.`;
         swap(sources, source(found.sources, ...Object.keys(found.sources)));
-        light(-1, -1);
+        light(lit.id, lit.position);
       } catch (error) {
         context.fail(error, node);
       }
@@ -348,7 +350,7 @@ function graphPanel(context, model, text) {
   const folded = h("p", { class: "hint" });
   const picture = valueGraph(say, (step) => change({ at: step || null }));
   const given = h("div", { class: "row" }, field("a", a), field("b", b), field("c", c));
-  const where = h("div", { class: "row" }, field("Position", position, "Of the letter in the text above whose loss it is."));
+  const where = h("div", { class: "row" }, field("Position, from 0", position));
   const node = panel(
     "A graph of Values",
     h("p", {}, "Each number remembers how it was computed. Backwards, each hands its gradient on to what it came from, times the local derivative. The small expression is (relu(a·b + c) − 1)²."),

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as state from "./state.js";
-import { button, calm, h, percent, put, swap } from "./dom.js";
+import { button, calm, h, isWriting, percent, put, swap } from "./dom.js";
 import { isOver, watch } from "./watch.js";
 import * as train from "./train.js";
 import * as generate from "./generate.js";
@@ -138,6 +138,7 @@ async function open() {
       return;
     }
     await view.show(context, /** @type {ModelInfo} */ (model));
+    if (!signal.aborted && document.activeElement === document.body) root.focus({ preventScroll: true });
   } catch (error) {
     if (signal.aborted) return;
     fail(error);
@@ -170,7 +171,7 @@ function waitForModel(signal) {
 function go(changes) {
   const same = !("view" in changes) || changes.view === state.read().view;
   const from = same ? state.read() : { model: state.read().model ?? "" };
-  history.pushState(null, "", state.address(changes, from));
+  state.push(state.address(changes, from));
   open();
 }
 
@@ -243,16 +244,26 @@ async function start() {
 function setUp() {
   swap(
     byId("views"),
-    ...Object.entries(VIEWS).map(([name, { title }]) => h("li", {}, h("a", { "data-view": name }, title))),
+    ...Object.entries(VIEWS).map(([name, { title }], i) =>
+      h("li", {}, h("a", { "data-view": name, "aria-keyshortcuts": i + 1 }, title)),
+    ),
   );
   document.addEventListener("click", (event) => {
     const link = /** @type {Element} */ (event.target).closest("a[href^='?']");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
-    history.pushState(null, "", link.getAttribute("href"));
+    state.push(link.getAttribute("href") ?? "");
     open().then(() => scrollTo({ top: 0, behavior: calm.matches ? "auto" : "smooth" }));
   });
-  addEventListener("popstate", open);
+  addEventListener("popstate", () => {
+    state.moved();
+    open();
+  });
+  addEventListener("keydown", (event) => {
+    const name = Object.keys(VIEWS)[Number(event.key) - 1];
+    if (!name || event.defaultPrevented || isWriting(event.target)) return;
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) go({ view: name });
+  });
   select.addEventListener("change", () => go({ model: select.value, session: null, text: null, prefix: null }));
   watched.listen(showTraining, new AbortController().signal);
   setUpTheme();

@@ -2,9 +2,15 @@
 
 /** @typedef {Record<string, string>} State */
 
+const LATER = 150; // ms; browsers refuse an address that is changed with each move of a slider
+/** @type {string|null} */
+let next = null; // the address to be
+/** @type {ReturnType<typeof setTimeout>|undefined} */
+let timer;
+
 /** @returns {State} */
 export function read() {
-  return Object.fromEntries(new URLSearchParams(location.search));
+  return Object.fromEntries(new URLSearchParams(next ?? location.search));
 }
 
 /**
@@ -26,8 +32,33 @@ export function address(changes, from = read()) {
  * @param {Record<string, string|number|boolean|null|undefined>} changes
  */
 export function change(changes) {
-  history.replaceState(null, "", address(changes));
+  next = address(changes);
+  clearTimeout(timer);
+  timer = setTimeout(settle, LATER);
 }
+
+function settle() {
+  clearTimeout(timer);
+  if (next !== null) history.replaceState(null, "", next);
+  next = null;
+}
+
+/**
+ * A step in the history.
+ * @param {string} to
+ */
+export function push(to) {
+  settle();
+  history.pushState(null, "", to);
+}
+
+/** The browser has gone to another address by itself. */
+export function moved() {
+  clearTimeout(timer);
+  next = null;
+}
+
+addEventListener("pagehide", settle);
 
 /**
  * A number out of the address, within its limits.
