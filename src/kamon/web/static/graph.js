@@ -210,9 +210,12 @@ export function valueGraph(say, moved) {
     const left = place.scrollLeft;
     swap(place, svg);
     place.scrollLeft = left;
-    const seen = now ? where.get(now.id) : where.get(graph.root);
-    if (seen && (seen.x < place.scrollLeft || seen.x + WIDE > place.scrollLeft + place.clientWidth)) {
-      place.scrollLeft = Math.max(0, seen.x + WIDE / 2 - place.clientWidth / 2);
+    // In view: the node, and to its left those that it hands its gradient to.
+    const xs = [now?.id ?? graph.root, ...(now?.inputs ?? [])].map((id) => where.get(id)?.x ?? 0);
+    const [from, to] = [Math.min(...xs), xs[0] + WIDE];
+    const room = place.clientWidth;
+    if (from < place.scrollLeft || to > place.scrollLeft + room) {
+      place.scrollLeft = to - from < room ? (from + to - room) / 2 : to - room + 8;
     }
   }
 

@@ -362,7 +362,7 @@ function graphPanel(context, model, text) {
     folded,
     sources,
     copies(() => ({
-      command: "# the graph is for Python; the file to read is src/kamon/engines/scalar.py\nkamon reproduce --engine scalar --num-steps 3",
+      command: "# the graph is for Python; this takes one step with such graphs\nkamon train names --all --engine scalar --num-steps 1 -o one-step",
       python: loss.checked
         ? `import kamon\n\nmodel = kamon.load(${python(model.id)}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(text())}]))`
         : `from kamon.engines.scalar import Value\n\na, b, c = Value(${Number(a.value)}), Value(${Number(b.value)}), Value(${Number(c.value)})\nloss = ((a * b + c).relu() - 1) ** 2\nloss.backward()\na.grad, b.grad, c.grad`,

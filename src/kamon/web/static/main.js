@@ -4,11 +4,6 @@ import * as api from "./api.js";
 import * as state from "./state.js";
 import { button, calm, h, isWriting, percent, put, swap } from "./dom.js";
 import { isOver, watch } from "./watch.js";
-import * as train from "./train.js";
-import * as generate from "./generate.js";
-import * as teach from "./teach.js";
-import * as inside from "./inside.js";
-import * as data from "./data.js";
 
 /**
  * @typedef {import("./api.js").ModelInfo} ModelInfo
@@ -25,13 +20,17 @@ import * as data from "./data.js";
  * @property {() => Promise<void>} refresh  asks for the models again
  */
 
-/** @type {Record<string, {title: string, needsModel: boolean, show: (context: Context, model: ModelInfo) => unknown}>} */
+/**
+ * Each is loaded when it is opened.
+ * @typedef {{show: (context: Context, model: ModelInfo) => unknown}} View
+ * @type {Record<string, {title: string, needsModel: boolean, load: () => Promise<View>}>}
+ */
 const VIEWS = {
-  train: { title: "Train", needsModel: false, show: train.show },
-  generate: { title: "Generate", needsModel: true, show: generate.show },
-  teach: { title: "Teach", needsModel: true, show: teach.show },
-  inside: { title: "Inside", needsModel: true, show: inside.show },
-  data: { title: "Data", needsModel: true, show: data.show },
+  train: { title: "Train", needsModel: false, load: () => import("./train.js") },
+  generate: { title: "Generate", needsModel: true, load: () => import("./generate.js") },
+  teach: { title: "Teach", needsModel: true, load: () => import("./teach.js") },
+  inside: { title: "Inside", needsModel: true, load: () => import("./inside.js") },
+  data: { title: "Data", needsModel: true, load: () => import("./data.js") },
 };
 const THEMES = ["auto", "light", "dark"];
 
@@ -129,7 +128,7 @@ async function open() {
   swap(root);
   root.dataset.view = name;
   try {
-    const model = await wantedModel();
+    const [model, { show }] = await Promise.all([wantedModel(), view.load()]);
     if (signal.aborted) return;
     showModels(model);
     context.models = models;
@@ -137,13 +136,19 @@ async function open() {
       waitForModel(signal);
       return;
     }
-    await view.show(context, /** @type {ModelInfo} */ (model));
-    if (!signal.aborted && document.activeElement === document.body) root.focus({ preventScroll: true });
+    await show(context, /** @type {ModelInfo} */ (model));
   } catch (error) {
     if (signal.aborted) return;
     fail(error);
     put(root, button("Try again", start), asked.model ? button("Take another model", () => go({ model: null })) : null);
   }
+}
+
+/** Opens a view in place of another, in which the focus may have been. */
+async function turn() {
+  await open();
+  if (document.activeElement === document.body) root.focus({ preventScroll: true });
+  say(document.title);
 }
 
 /** @param {AbortSignal} signal */
@@ -172,7 +177,7 @@ function go(changes) {
   const same = !("view" in changes) || changes.view === state.read().view;
   const from = same ? state.read() : { model: state.read().model ?? "" };
   state.push(state.address(changes, from));
-  open();
+  turn();
 }
 
 /** @param {string} theme */
@@ -207,7 +212,11 @@ function setUpTheme() {
 function showTraining(what) {
   const job = watched.job;
   const place = byId("training");
-  if (what === "gone") say("That training is gone: the server was started again.");
+  if (what === "gone") {
+    say("The server was started again, and that training is gone.");
+    state.change({ job: null, step: null });
+    start();
+  }
   if (!job || isOver(job)) place.textContent = "";
   else {
     const done = job.num_steps ? percent(job.step / job.num_steps) : "";
@@ -253,11 +262,11 @@ function setUp() {
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
     state.push(link.getAttribute("href") ?? "");
-    open().then(() => scrollTo({ top: 0, behavior: calm.matches ? "auto" : "smooth" }));
+    turn().then(() => scrollTo({ top: 0, behavior: calm.matches ? "auto" : "smooth" }));
   });
   addEventListener("popstate", () => {
     state.moved();
-    open();
+    turn();
   });
   addEventListener("keydown", (event) => {
     const name = Object.keys(VIEWS)[Number(event.key) - 1];

@@ -297,6 +297,7 @@ function runPanel(context) {
   const status = h("p", { class: "status" });
   const numbers = h("div");
   const chart = lines("Loss by step");
+  const legend = h("p", { class: "hint" });
   const errors = h("div", { class: "errors" });
   const chosen = h("input", { type: "range", min: 0, max: 0, step: 1, value: 0, id: "scrub" });
   const told = h("output", { for: "scrub" });
@@ -339,6 +340,7 @@ function runPanel(context) {
     errors,
     numbers,
     chart.node,
+    legend,
     back,
     all,
     savePanel(context),
@@ -386,7 +388,7 @@ function runPanel(context) {
   all.addEventListener("toggle", () => all.open && drawAll());
   const draw = () => {
     const job = watch.job;
-    for (const part of [numbers, chart.node]) part.hidden = !job;
+    for (const part of [numbers, chart.node, legend]) part.hidden = !job;
     pause.hidden = !job || (job.state !== "running" && job.state !== "starting");
     resume.hidden = job?.state !== "paused";
     stop.hidden = !job || isOver(job);
@@ -422,14 +424,18 @@ function runPanel(context) {
   /** @param {Job} job */
   const drawLosses = (job) => {
     if (!job.losses.length) {
-      chart.node.hidden = true;
+      chart.node.hidden = legend.hidden = true;
       return;
     }
     /** @type {import("./charts.js").LineData["rules"]} */
     const rules = [];
     const { uniform, ngram, ngram_order } = job.lines;
-    if (uniform !== null) rules.push({ y: uniform, name: "guessing, ln V", dash: "2 4" });
+    if (uniform !== null) rules.push({ y: uniform, name: "uniform", dash: "2 4" });
     if (ngram !== null) rules.push({ y: ngram, name: `${ngram_order}-gram`, dash: "8 4" });
+    legend.textContent =
+      "Nats a token, the lower the better." +
+      (uniform === null ? "" : ` Uniform: guessing among all tokens costs ln V = ${fixed(uniform, 3)}.`) +
+      (ngram === null ? "" : ` ${ngram_order}-gram: the best that counting alone does, ${fixed(ngram, 3)}.`);
     const smooth = means(job.losses);
     const moments = job.moments;
     const held = new Map(job.held_out);
