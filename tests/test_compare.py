@@ -19,7 +19,9 @@ from kamon.batch import ANSWER, GOOD
 from kamon.cli.compare import cell, name_cell
 from kamon.compare import by_reward_model, compare, heights, plain, readable, undominated
 from kamon.config import Config
+from kamon.describe import logprobs
 from kamon.documents import Documents
+from kamon.dpo import dpo
 from kamon.engine import make_engine, untrained
 from kamon.errors import ConfigError
 from kamon.extend import extend
@@ -27,6 +29,7 @@ from kamon.metrics import Metrics
 from kamon.model import parameter_shapes
 from kamon.preferences import Preference
 from kamon.rewards import reward, reward_of
+from kamon.sft import sft
 from kamon.tokenizer import CharTokenizer
 from test_plot import texts as written
 
@@ -273,6 +276,48 @@ def test_a_reward_model_judges_what_it_can_read(base: Model) -> None:
     assert [each is None for each in found] == [False, True, False, True, False]
     assert [found[i] for i in (0, 2, 4)] == reward_of(judge, [texts[i] for i in (0, 2, 4)])
     assert by_reward_model(judge)(["z"]) == [None]
+
+
+# ---- answers
+
+
+def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
+    """Samples, KL and rewards are of answers; the loss on the list is what it is without."""
+    data = [{"prompt": doc[-1].upper(), "completion": doc} for doc in DOCS]
+    one = sft(base, data, num_steps=30)
+    pairs = [Preference(doc, doc + "k", "K") for doc in DOCS[:20]]
+    other = dpo(one, pairs, num_steps=5, learning_rate=0.01)
+    judge = reward(one, pairs, [], num_steps=2)
+    found = compare(one, {"other": other}, n=60, judge=by_reward_model(judge, "K"), prompt="K")
+    tuned = found.tuned[0]
+    assert found.prompt == "K"
+    assert tuned.samples == other.sample(60, temperature=1.0, prompt="K")
+    assert found.base.samples == one.sample(60, temperature=1.0, prompt="K")
+    own, base_own = (logprobs(m.engine, m.tokenizer, tuned.samples, "K") for m in (other, one))
+    gaps = [p - q for p, q in zip(own, base_own, strict=True)]
+    assert tuned.kl == pytest.approx(math.fsum(gaps) / 60, abs=1e-12)
+    assert tuned.kl != 0
+    assert (found.base.kl, tuned.num_read) == (0.0, 60)
+    assert tuned.rewards
+    assert tuned.rewards.mean == pytest.approx(
+        math.fsum(reward_of(judge, tuned.samples, "K")) / 60, abs=1e-12
+    )
+    without = compare(one, {"other": other}, n=2).tuned[0]
+    assert (tuned.loss, tuned.base_loss) == (without.loss, without.base_loss)
+    with pytest.raises(ConfigError, match="x knows no prompts: `kamon sft` teaches"):
+        compare(one, {"x": base}, prompt="K")
+    with pytest.raises(ConfigError, match="which leave no room for an answer"):
+        compare(one, {"other": other}, prompt="K" * 30)
+    with pytest.raises(ConfigError, match="the reward model knows no prompts"):
+        by_reward_model(reward(base, [Preference("a", "b")], [], num_steps=1), "K")
+    one.save(tmp_path / "one")
+    other.save(tmp_path / "other")
+    argv = ["compare", tmp_path / "one", tmp_path / "other", "-n=60", "--prompt=K"]
+    done = kamon(*argv)
+    assert done.code == 0, done.err
+    assert "samples are answers to 'K'\n60 samples of each" in done.out
+    shown = kamon(*argv, "--json").json
+    assert (shown["prompt"], shown["tuned"][0]["kl"]) == ("K", tuned.kl)
 
 
 # ---- the frontier

@@ -13,7 +13,7 @@ import pytest
 import kamon
 from conftest import ENGINES, Result
 from kamon import store
-from kamon.api import Model
+from kamon.api import Model, load
 from kamon.describe import logprobs
 from kamon.dpo import Objective, dpo, examples_from, num_cut, pairs_of, resume
 from kamon.engine import left_sum, untrained
@@ -21,6 +21,7 @@ from kamon.engines import native
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.model import num_params
 from kamon.preferences import Preference, parse_rule
+from kamon.sft import sft
 from kamon.tune import Start
 from test_resume import stop_after
 
@@ -208,7 +209,7 @@ def test_answers_that_are_too_long(base: Path) -> None:
         ({"label_smoothing": 0.5}, ConfigError, "from 0 to below 0.5"),
         ({"loss": "ipo", "label_smoothing": 0.1}, ConfigError, "ipo needs none"),
         ({"max_kl": 0}, ConfigError, "max_kl must be above 0"),
-        ({"n_layer": 2}, ConfigError, "n_layer cannot be set here"),
+        ({"n_layer": 2}, ConfigError, "n_layer is 1 where this model is tuned, not 2: leave that"),
         ({"batch_size": 0}, ConfigError, "batch_size must be 1 or more"),
         ({"prefer": "len<3"}, ConfigError, "either pairs, in a file or by name, or a rule"),
         ({"data": None}, ConfigError, "either pairs, in a file or by name, or a rule"),
@@ -234,7 +235,7 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     assert done.json["tuning"]["settings"]["prefer"] == "len<=3"
     assert done.json["tuning"]["decided"] > 0.1
     assert "decided by the rule" in done.err
-    assert "held out to test on" in done.err
+    assert "that are held out test it" in done.err
     assert len([line for line in done.err.splitlines() if line.startswith("step ")]) > 10
     shown = kamon("inspect", out)
     assert "tuned by dpo on samples, by the rule len<=3" in shown.out
@@ -257,6 +258,20 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     assert hacked.code == 0, hacked.err
     assert "reward hacking: samples repeat themselves" in hacked.err
     assert len(store.load(out).metrics) > 10
+
+
+def test_pairs_with_a_prompt(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> None:
+    """What is shown in the end are answers, too."""
+    data = [{"prompt": doc[0].upper(), "completion": doc} for doc in DOCS]
+    sft(base, data, num_steps=5, output=tmp_path / "asked")
+    rows = [{"chosen": p.chosen, "rejected": p.rejected, "prompt": "A"} for p in PAIRS[:9]]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["dpo", tmp_path / "asked", tmp_path / "x.jsonl", "-o", tmp_path / "m", "--num-steps=3"]
+    done = kamon(*argv, "--json")
+    assert done.code == 0, done.err
+    model = load(tmp_path / "m")
+    assert done.json["samples"] == model.sample(10, temperature=1.0, prompt="A")
+    assert done.json["samples"] != model.sample(10, temperature=1.0)
 
 
 @pytest.mark.slow

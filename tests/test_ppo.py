@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ import kamon
 from conftest import ENGINES_AND_DTYPES, Result
 from kamon import policy, rewards, store
 from kamon.api import Model
+from kamon.api import load as kamon_load
+from kamon.batch import Batch
+from kamon.describe import logprobs
 from kamon.engine import Engine
 from kamon.engines import native
 from kamon.errors import ConfigError, StoreError
 from kamon.policy import Critic, next_beta, rate_of_wins
 from kamon.preferences import Preference
+from kamon.prompts import prompt_tokens
 from kamon.sampler import probabilities
+from kamon.sft import sft
+from kamon.tune import Start
 from test_resume import stop_after
 from test_tune import same
 
@@ -54,6 +61,18 @@ def best_share(before: float, kl: float) -> float:
     return low
 
 
+@pytest.fixture(scope="module")
+def asked(base: Model) -> Model:
+    """Answers one prompt mostly with what begins with a, and the other with what begins with b."""
+    data = [
+        {"prompt": prompt, "completion": word}
+        for prompt, liked in (("?", "a"), ("!", "b"))
+        for word in WORDS
+        for _ in range(3 if word[0] == liked else 1)
+    ]
+    return sft(base, data * 3, num_steps=400, batch_size=16)
+
+
 @needs_native
 @pytest.mark.parametrize("critic", [False, True])
 def test_the_optimum_of_a_world_of_two_characters(critic: bool, base: Model) -> None:
@@ -68,22 +87,123 @@ def test_the_optimum_of_a_world_of_two_characters(critic: bool, base: Model) -> 
     assert begins_with_a(base.engine, bos) == before  # the base is what it was
 
 
+@needs_native
+@pytest.mark.parametrize("critic", [False, True])
+def test_the_optimum_of_answers(critic: bool, asked: Model) -> None:
+    """The same behind a prompt: what the model says is about that alone."""
+    tokenizer, target = asked.tokenizer, 0.2
+
+    def share(model: Model) -> float:
+        decoder = model.engine.decoder()
+        for token in [tokenizer.bos, *prompt_tokens(tokenizer, "!")]:
+            logits = decoder.push(token)
+        return probabilities(logits, 1.0)[0]
+
+    before = share(asked)
+    assert before < 0.3
+    model = policy.ppo(
+        asked, first_a, prompt="!", num_steps=50, kl_target=target, critic=critic, beta=1.0
+    )
+    known = model.training["tuning"]
+    assert known["settings"]["prompt"] == "!"
+    assert known["measured"]["kl"] == pytest.approx(target, abs=0.07)
+    assert share(model) == pytest.approx(best_share(before, target), abs=0.08)
+    # What is measured is of answers, and of nothing else.
+    texts = model.sample(policy.NUM_BASE, temperature=1.0, prompt="!")
+    assert known["measured"]["reward"] == sum(first_a(texts)) / len(texts)
+    own, other = (logprobs(m.engine, tokenizer, texts, "!") for m in (model, asked))
+    moved = sum(p - q for p, q in zip(own, other, strict=True)) / len(texts)
+    assert known["measured"]["kl"] == pytest.approx(moved, abs=1e-5)
+
+
+def test_prompts_have_no_weight(asked: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every target of an answer has one, and its sign is that of what the answer earned."""
+    monkeypatch.setattr(policy, "NUM_BASE_SLOWLY", 10)
+    seen: list[tuple[list[int], list[float]]] = []
+
+    def watch(start: Start) -> None:
+        backward = start.engine.backward
+
+        def recorded(batch: Batch, weights: Sequence[float]) -> Any:
+            rest = iter(weights)
+            seen.extend((list(tokens), list(islice(rest, len(tokens) - 1))) for tokens in batch)
+            return backward(batch, weights)
+
+        monkeypatch.setattr(start.engine, "backward", recorded)
+
+    how: dict[str, Any] = {"num_steps": 1, "batch_size": 20, "updates": 1}
+    policy.ppo(asked, first_a, prompt="!", on_start=watch, **how)
+    tokenizer = asked.tokenizer
+    before = [tokenizer.bos, *prompt_tokens(tokenizer, "!")]
+    assert len(seen) == 20
+    for tokens, weights in seen:
+        assert tokens[: len(before)] == before
+        of_prompt, of_answer = weights[: len(before) - 1], weights[len(before) - 1 :]
+        assert set(of_prompt) == {0.0}
+        assert len(of_answer) == len(tokens) - len(before) > 0
+        begins = tokens[len(before)] == tokenizer.encode("a")[0]
+        assert all(weight != 0 and (weight > 0) == begins for weight in of_answer)
+
+
+@needs_native
+def test_a_reward_model_judges_answers(
+    asked: Model, base: Model, tmp_path: Path, kamon: Callable[..., Result]
+) -> None:
+    """Behind the prompt, where it judges otherwise than without."""
+    pairs = [Preference("b" + x, "a" + x, "?") for x in ("", "a", "b")] * 9
+    settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 0.02}
+    judge = rewards.reward(asked, pairs, [], **settings, output=tmp_path / "r")
+    asked.save(tmp_path / "asked")
+    argv = ["ppo", tmp_path / "asked", "--reward", tmp_path / "r", "--prompt=?", "-o"]
+    flags = ["--num-steps=6", "--batch-size=16"]
+    done = kamon(*argv, tmp_path / "m", *flags, "--json")
+    assert done.code == 0, done.err
+    found = done.json["tuning"]["measured"]
+    texts = kamon_load(tmp_path / "m").sample(policy.NUM_BASE, temperature=1.0, prompt="?")
+    wanted = rewards.reward_of(judge, texts, "?")
+    assert found["reward"] > found["base_reward"]
+    assert abs(sum(wanted) - sum(rewards.reward_of(judge, texts))) > 0.01 * len(texts)
+    assert found["reward"] == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
+    policy.ppo(
+        asked,
+        tmp_path / "r",
+        prompt="?",
+        num_steps=6,
+        batch_size=16,
+        output=tmp_path / "n",
+        should_stop=stop_after(3),
+    )
+    again = kamon("ppo", "--resume", tmp_path / "n", "--json")
+    assert again.json["tuning"]["measured"] == found
+    rewards.reward(base, [Preference("a", "b")] * 9, num_steps=1, output=tmp_path / "p")
+    argv[3] = tmp_path / "p"
+    refused = kamon(*argv, tmp_path / "o", *flags)
+    assert refused.code == 2
+    assert "the reward model knows no prompts: `kamon reward` makes one" in refused.err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("prompt", [None, "?"])
 @pytest.mark.parametrize("critic", [False, True])
 @pytest.mark.parametrize(
     ("engine", "dtype"),
     ENGINES_AND_DTYPES,
 )
 def test_interrupted(
+    prompt: str | None,
     critic: bool,
     engine: str,
     dtype: str,
     base: Model,
+    asked: Model,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if prompt is not None:
+        base = asked
     monkeypatch.setattr(policy, "NUM_BASE_SLOWLY", 10)
     how = {**SMALL, "prefer": 'startswith "a"', "critic": critic, "kl_target": 0.01}
-    how |= {"engine": engine, "dtype": dtype}
+    how |= {"engine": engine, "dtype": dtype, "prompt": prompt}
     whole = policy.ppo(base, **how)
     path = tmp_path / "m"
     policy.ppo(base, **how, output=path, checkpoint_every=1, should_stop=stop_after(1))
@@ -239,6 +359,8 @@ def test_a_function_goes_on_from_python_alone(
         ({}, "give a reward or a rule"),
         ({"reward": first_a, "prefer": "len < 2"}, "give a reward or a rule"),
         ({"reward": 3}, "must be a model or a function"),
+        ({"prefer": "len < 2", "prompt": "a"}, "the model knows no prompts: `kamon sft`"),
+        ({"prefer": "len < 2", "dropout": 0.1}, "dropout is 0.0 where this model is tuned"),
         ({"prefer": "len <"}, "the rule 'len <'"),
         ({"prefer": "len < 2", "batch_size": 1}, "batch_size must be 2 or more"),
         ({"prefer": "len < 2", "kl_target": 0.0}, "kl_target must be above 0"),

@@ -17,7 +17,7 @@ ANSWERS: list[Answer] = [
     Preference("anna", "bo"),
     Verdict("léa", True),
     Preference("x\ny", "", "a prompt"),
-    Verdict("z", False),
+    Verdict("z", False, "a prompt"),
 ]
 
 
@@ -89,6 +89,15 @@ def test_verdicts_make_pairs() -> None:
     assert [(p.rejected, p.chosen) for p in turned] == [(p.chosen, p.rejected) for p in pairs[1:]]
     changed = preferences.pairs_of([*answers, Verdict("x", True), Verdict("y", True)])
     assert changed == []
+
+
+def test_verdicts_of_one_prompt_make_pairs() -> None:
+    liked = [Verdict("a", True), Verdict("b", True, "x"), Verdict("c", True, "y")]
+    disliked = [Verdict("d", False, "x"), Verdict("b", False), Verdict("c", False, "")]
+    assert preferences.pairs_of([*liked, *disliked]) == [
+        Preference("a", "b"),
+        Preference("b", "d", "x"),
+    ]
 
 
 def test_common_pairs() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pty
 import signal
@@ -19,8 +20,11 @@ import pytest
 import kamon
 from conftest import Result
 from kamon import preferences, rate, store
+from kamon.api import load as kamon_load
+from kamon.describe import logprobs
 from kamon.engines import native
 from kamon.preferences import Preference, Verdict
+from kamon.sft import sft
 
 pytestmark = pytest.mark.skipif(bool(native.why_not()), reason="the native engine is not built")
 
@@ -109,6 +113,14 @@ def test_the_model_depends_on_the_answers_alone(base: Path) -> None:
     assert liked > 1 > disliked
 
 
+def test_rated_by_the_engine_that_is_there(tmp_path: Path) -> None:
+    """Whatever engine the base was trained with."""
+    shape = {"n_embd": 4, "n_head": 1, "block_size": 4, "num_steps": 1}
+    kamon.train(["ain", "bjo"], engine="scalar", size="original", output=tmp_path / "m", **shape)
+    tuned = rate.align(rate.opened(tmp_path / "m"), [Verdict("ain", True), Verdict("bjo", False)])
+    assert tuned.training["engine"] == "native"
+
+
 def test_rated_on_a_tuned_base(base: Path, tmp_path: Path) -> None:
     """What the base came from is kept, however often it is gone on with."""
     answers = [Verdict("ain", True), Verdict("bjo", False)]
@@ -118,6 +130,51 @@ def test_rated_on_a_tuned_base(base: Path, tmp_path: Path) -> None:
     known = store.load(tmp_path / "m").training["tuning"]["base"]
     opened = rate.opened(base)
     assert known == {name: opened.record[name] for name in ("path", "sha256")}
+
+
+def test_answers_to_a_prompt(base: Path, tmp_path: Path, kamon: Kamon, lines: Lines) -> None:
+    """What is proposed answers it, what is said is kept with it; other prompts do not count."""
+    data = [{"prompt": doc[0].upper(), "completion": doc} for doc in DOCS]
+    sft(base, data, num_steps=100, output=tmp_path / "asked")
+    out, journal = tmp_path / "m", tmp_path / "m.jsonl"
+    argv = ["rate", tmp_path / "asked", "-o", out, "--every=4", "--json"]
+    lines("y", "n", "y", "n", "n", "q")
+    done = kamon(*argv, "--prompt=A")
+    assert done.code == 0, done.err
+    first = preferences.read(journal)
+    assert {answer.prompt for answer in first} == {"A"}
+    assert done.err.count("aligned with 4 answers in") == 1
+    assert done.json["liked"] > 1 > done.json["disliked"]
+    assert f"`kamon rate {out} --prompt A` goes on from here" in done.err
+    opened = rate.opened(out)
+    assert opened.answers == first
+    tuned = kamon_load(out)
+    wanted = tuned.sample(
+        10, temperature=1.0, unique=True, min_len=1, exclude=rate.texts_of(first), prompt="A"
+    )
+    assert done.json["samples"] == wanted
+
+    def gain(text: str) -> float:
+        own, other = (
+            logprobs(m.engine, m.tokenizer, [text], "A")[0] for m in (tuned, opened.model)
+        )
+        return own - other
+
+    liked = [gain(a.text) for a in first if isinstance(a, Verdict) and a.liked]
+    assert done.json["liked"] == pytest.approx(math.exp(sum(liked) / len(liked)), rel=1e-5)
+
+    lines("a", "q")
+    again = kamon("rate", out, "--prompt", "B", "--pairs")
+    assert again.code == 0, again.err
+    *before, last = preferences.read(journal)
+    assert before == first
+    assert isinstance(last, Preference)
+    assert last.prompt == "B"
+    assert {pair.prompt for pair in preferences.pairs_of([*before, last])} == {"A", "B"}
+    said = {answer.text for answer in first if isinstance(answer, Verdict)}
+    exclude = rate.proposals(opened.model, 40, 7, first, "B")
+    assert exclude == rate.proposals(opened.model, 40, 7, [], "B")
+    assert said.isdisjoint(rate.proposals(opened.model, 40, 7, first, "A"))
 
 
 def test_a_journal_that_was_torn(base: Path, tmp_path: Path, kamon: Kamon, lines: Lines) -> None:

@@ -227,7 +227,12 @@ def test_tuned_again(tuned: Model) -> None:
         ("instruction", {}, CorpusError, "no file instruction: did you mean 'instructions'?"),
         (DATA, {"base_share": 1}, ConfigError, "base_share must be from 0 to below 1, not 1"),
         (DATA, {"base_share": "x"}, ConfigError, "base_share must be a number"),
-        (DATA, {"n_embd": 8}, ConfigError, "the base has n_embd 16, not 8: leave that out"),
+        (
+            DATA,
+            {"n_embd": 8},
+            ConfigError,
+            "n_embd is 16 where this model is tuned, not 8: leave that out",
+        ),
         (DATA, {"foo": 8}, ConfigError, "unknown setting 'foo'"),
         (DATA, {"num_steps": 0}, ConfigError, "num_steps must be 1 or more"),
         (DATA, {"engine": "gpu"}, ConfigError, "unknown engine 'gpu'"),

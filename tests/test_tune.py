@@ -15,18 +15,26 @@ import pytest
 
 import kamon
 from conftest import ENGINES_AND_DTYPES, Result
-from kamon import store
+from kamon import dpo, policy, rewards, sft, store
 from kamon.api import Model
+from kamon.api import load as kamon_load
 from kamon.batch import pack
+from kamon.cli import dpo as cli_dpo
+from kamon.cli import ppo as cli_ppo
+from kamon.cli import reward as cli_reward
+from kamon.cli import sft as cli_sft
+from kamon.config import Config
 from kamon.engine import Engine
 from kamon.errors import ConfigError, StoreError, TrainingError
 from kamon.objectives import sft_loss, sft_weights
 from kamon.prompts import prompted
 from kamon.tune import (
+    SETTINGS,
     NewEngine,
     Steps,
     Tuning,
     base_of,
+    configured,
     examples_of_step,
     fingerprint,
     resume_tuning,
@@ -84,7 +92,7 @@ def steps_of(tuning: Tuning, new_engine: NewEngine) -> Steps:
 
     return Steps(
         make,
-        held_out=lambda engine: loss_of(engine, texts[:4], learn=False)[0],
+        measure=lambda engine: loss_of(engine, texts[:4], learn=False)[0],
         num_held_out=4,
         finish=lambda engine: {"ends": loss_of(engine, texts, learn=False)[0]},
     )
@@ -146,6 +154,111 @@ def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
     while not model.training["finished"]:
         model = resume_tuning(tmp_path / "n", "toy", steps_of, should_stop=stop_after(50))
     same(model, whole)
+
+
+@pytest.mark.parametrize("held_out", [0, 4])
+def test_it_ends_where_it_says_so(held_out: int, base: Model, tmp_path: Path) -> None:
+    """Behind the step in which it was measured, with examples held out or none; that is its end."""
+    seen: list[int] = []
+
+    def ending(tuning: Tuning, new_engine: NewEngine) -> Steps:
+        steps, done = steps_of(tuning, new_engine), 0
+
+        def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+            nonlocal done
+            done = step + 1
+            return steps.make(engine, step, rate)
+
+        def measure(engine: Engine) -> float | None:
+            seen.append(done)
+            assert steps.measure
+            return steps.measure(engine) if held_out else None
+
+        return replace(
+            steps, make=make, measure=measure, num_held_out=held_out, ended=lambda: seen[-1:] == [8]
+        )
+
+    tuning = toy(base, num_steps=40)  # measured behind every other step
+    path = tmp_path / "m"
+    tune(tuning, ending, output=path, should_stop=stop_after(5))
+    model = resume_tuning(path, "toy", ending)
+    assert seen == [2, 4, 6, 8]
+    assert (len(model.metrics), model.training["finished"]) == (8, True)
+    assert "ends" in model.training["tuning"]
+    assert ("held_out" in model.training["tuning"]) == (held_out > 0)
+    with pytest.raises(ConfigError, match="is at its end, behind 8 steps"):
+        resume_tuning(path, "toy", ending)
+
+
+def test_settings_of_a_tuning(base: Model) -> None:
+    own = base.config
+    config = configured(own, {"min_lr": 0.0, "num_steps": 7}, {"num_steps": 9, "beta1": 0.5})
+    assert config == replace(own, min_lr=0.0, num_steps=9, beta1=0.5)
+    assert configured(own, {}, {"n_embd": own.n_embd, "mode": "documents"}) == own
+    assert configured(own, {}, {"temperature": 0.7}, "temperature").temperature == 0.7
+    for settings, message in (
+        ({"n_embd": 8}, "n_embd is 4 where this model is tuned, not 8: leave that out"),
+        ({"temperature": 0.7}, "temperature is 0.5 where this model is tuned"),
+        ({"beta3": 1}, "unknown setting 'beta3': did you mean 'beta1'?|unknown setting 'beta3'"),
+        ({"vocab_size": 3}, "vocab_size cannot be set"),
+        ({"num_steps": 0}, "num_steps must be 1 or more"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            configured(own, {}, settings)
+
+
+VERBS = {
+    "sft": (cli_sft, sft, sft.picked(Config(), 0)),
+    "dpo": (cli_dpo, dpo, {"batch_size": dpo.BATCH_SIZE, "learning_rate": dpo.LEARNING_RATE}),
+    "reward": (cli_reward, rewards, rewards.PICKED),
+    "ppo": (cli_ppo, policy, policy.PICKED),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_says_what_is_picked(verb: str) -> None:
+    command, module, picked = VERBS[verb]
+    taken = {*SETTINGS, *getattr(module, "TAKEN", ())} - {"gradient_accumulation_steps"}
+    assert set(command.TAKEN) == taken
+    in_words = {"sft": {"num_steps", "learning_rate"}}.get(verb, set())
+    for name in taken & picked.keys() - in_words:
+        assert command.TAKEN[name] == f"{picked[name]:g}", name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verbs_are_alike(
+    verb: str, base: Model, tmp_path: Path, kamon: Callable[..., Result], monkeypatch: Any
+) -> None:
+    """The same flags and settings, the same file of them, and a name where none is given."""
+    monkeypatch.chdir(tmp_path)
+    base.save("base")
+    Path("c.toml").write_text(f"grad_clip = 0.5\nnum_steps = 9\nn_embd = {base.config.n_embd}\n")
+    if verb == "sft":
+        rows = [{"prompt": "k", "completion": doc} for doc in DOCS]
+    else:
+        rows = [{"chosen": "afk", "rejected": doc} for doc in DOCS[1:]]
+    Path("x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["--prefer=len<3"] if verb == "ppo" else ["x.jsonl"]
+    flags = ["--num-steps=3", "--batch-size=4", "--beta1=0.7", "--device=cpu", "--seed=0"]
+    done = kamon(verb, "base", *data, "--config=c.toml", *flags, "--json")
+    assert done.code == 0, done.err
+    assert done.json["directory"] == verb
+    assert done.json["num_steps_done"] == 3
+    config = kamon_load(verb).config
+    found = (config.grad_clip, config.num_steps, config.batch_size, config.beta1, config.seed)
+    assert found == (0.5, 3, 4, 0.7, 0)
+    with store.writing(verb, go_on=True) as writer:
+        training = {**writer.stored.training, "finished": False}
+        config = replace(writer.stored.config, num_steps=5)
+        writer.save(replace(writer.stored, training=training, config=config))
+    again = kamon(verb, "--resume", verb, "--device=cpu", "--threads=1", "--json")
+    assert again.code == 0, again.err
+    assert "going on from generation-" in again.err
+    assert (again.json["directory"], again.json["num_steps_done"]) == (verb, 5)
+    Path("c.toml").write_text("n_embd = 8\n")
+    refused = kamon(verb, "base", *data, "--config=c.toml", "-o=n")
+    assert refused.code == 2
+    assert "n_embd is 4 where this model is tuned, not 8: leave that out" in refused.err
 
 
 def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from kamon.api import Model
 from kamon.batch import Batch, pack
 from kamon.documents import Documents
-from kamon.engine import document_logprobs, left_sum
+from kamon.engine import Engine, document_logprobs, left_sum
 from kamon.objectives import mean
 from kamon.prompts import prompt_tokens
 from kamon.sampler import SampleRequest, sample
@@ -42,7 +42,7 @@ def sampled_kl(
     """
     batch = drawn(tuned, n, seed, prompt)
     skip = 0 if prompt is None else len(prompt_tokens(tuned.tokenizer, prompt))
-    own, other = (answers_logprobs(model, batch, skip) for model in (tuned, base))
+    own, other = (answers_logprobs(model.engine, batch, skip) for model in (tuned, base))
     differences = [p - q for p, q in zip(own, other, strict=True)]
     middle = mean(differences)
     if n < 2:
@@ -51,11 +51,11 @@ def sampled_kl(
     return middle, math.sqrt(variance / n)
 
 
-def answers_logprobs(model: Model, batch: Batch, skip: int) -> Sequence[float]:
+def answers_logprobs(engine: Engine, batch: Batch, skip: int) -> Sequence[float]:
     """log p of each document, its first `skip` targets left out."""
     if not skip:
-        return document_logprobs(model.engine, batch)[0]
-    logprobs = model.engine.logprobs(batch)
+        return document_logprobs(engine, batch)[0]
+    logprobs = engine.logprobs(batch)
     ends = [place - d for d, place in enumerate(batch.offsets)]  # a target fewer than tokens
     return [left_sum(logprobs[begin + skip : end]) for begin, end in pairwise(ends)]
 

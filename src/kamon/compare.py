@@ -1,9 +1,9 @@
 """What tuning did to a model: how far it went from its base, what that bought, and what it cost.
 
-Everything is measured of documents without a prompt, at temperature 1, the models' own odds, and
-among the tokens that a document may have: a model with special tokens is taken without them
-(`plain`), so that what it would give to them does not count as a distance. Shares are from 0 to 1,
-lengths in characters.
+Everything is measured at temperature 1, the models' own odds. Documents without a prompt may have
+no special tokens: a model with such is taken without them (`plain`), so that what it would give to
+them does not count as a distance. With a prompt samples, KL and rewards are those of answers to it,
+by the models as they are. Shares are from 0 to 1, lengths in characters.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING
 
+from kamon import describe
 from kamon.alignment import collapse, novelty, uniqueness, wilson
 from kamon.bpe import BytePairTokenizer
-from kamon.engine import best_engine, document_logprobs, is_fast, make_engine, untrained
+from kamon.engine import best_engine, is_fast, make_engine, untrained
 from kamon.errors import ConfigError
 from kamon.model import parameter_shapes
-from kamon.rewards import reward_of
+from kamon.prompts import before_answer, knows_prompts
+from kamon.rewards import check_prompt, reward_of
 from kamon.tokenizer import CharTokenizer, Tokenizer
 
 if TYPE_CHECKING:
@@ -84,7 +86,8 @@ class Compared:
 @dataclass(frozen=True)
 class Comparison:
     """The base and the tuned models, as `Compared`. held_out: whether losses are of documents that
-    the base did not learn from; in_list: those samples that are in its list."""
+    the base did not learn from; in_list: those samples that are in its list; prompt: what samples
+    answer."""
 
     base: Compared
     tuned: list[Compared]
@@ -92,6 +95,7 @@ class Comparison:
     seed: int
     held_out: bool
     in_list: set[str]
+    prompt: str | None = None
 
     @property
     def all(self) -> list[Compared]:
@@ -105,13 +109,15 @@ def compare(
     n: int = 1000,
     seed: int | None = None,
     judge: Judge | None = None,
+    prompt: str | None = None,
     name: str = "base",
 ) -> Comparison:
     """Compare models with the one they were tuned from, by n samples each and the base's list.
 
     tuned: by their names; name: of the base. seed: of the samples, by default the base's. judge:
-    gives a reward for each of several texts, or None for one that it cannot judge. ConfigError for
-    a model of text, for a reward model, and where n is below 2.
+    gives a reward for each of several texts, or None for one that it cannot judge. prompt: samples
+    are answers to it. ConfigError for a model of text, for a reward model, for one that knows no
+    prompts where there is one, and where n is below 2.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
@@ -123,7 +129,11 @@ def compare(
         raise ConfigError(f"the number of samples to compare must be 2 or more, not {n!r}")
     for whose, model in {name: base, **tuned}.items():
         check_makes_documents(whose, model)
-    first = Subject.of(name, base, n, seed, judge)
+        if prompt is not None and not knows_prompts(model.tokenizer):
+            raise ConfigError(
+                f"{whose} knows no prompts: `kamon sft` teaches a model to answer them"
+            )
+    first = Subject.of(name, base, n, seed, judge, prompt)
     learned, held_out = base.parts()
     docs = held_out or learned
     most = MOST_TESTED if is_fast(base.engine) else MOST_TESTED_SLOWLY
@@ -131,10 +141,10 @@ def compare(
     listed = set(base.docs)
     found = [beside(first, first, listed, tested)]
     for whose, model in tuned.items():
-        subject = Subject.of(whose, model, n, first.seed, judge)
+        subject = Subject.of(whose, model, n, first.seed, judge, prompt)
         found.append(beside(first, subject, listed, tested))
     texts = {text for each in found for text in each.samples}
-    return Comparison(found[0], found[1:], n, first.seed, bool(held_out), texts & listed)
+    return Comparison(found[0], found[1:], n, first.seed, bool(held_out), texts & listed, prompt)
 
 
 def check_makes_documents(name: str, model: Model) -> None:
@@ -148,23 +158,37 @@ def check_makes_documents(name: str, model: Model) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model without special tokens, and its samples with what they are worth."""
+    """A model, and its samples with what they are worth.
+
+    plain: it without special tokens, which samples come from, too, where there is no prompt.
+    """
 
     name: str
+    plain: Model
     model: Model
+    prompt: str | None
     seed: int
     texts: list[str]
     finished: float
     rewards: Sequence[float | None] | None
 
     @classmethod
-    def of(cls, name: str, model: Model, n: int, seed: int | None, judge: Judge | None) -> Subject:
-        model = plain(model)
+    def of(
+        cls,
+        name: str,
+        model: Model,
+        n: int,
+        seed: int | None,
+        judge: Judge | None,
+        prompt: str | None,
+    ) -> Subject:
+        without = plain(model)
+        model = without if prompt is None else model
         seed = model.config.seed if seed is None else seed
-        found = model.find(n, temperature=1.0, seed=seed)
+        found = model.find(n, temperature=1.0, seed=seed, prompt=prompt)
         ended = sum(size < found.room for size in found.sizes)
         rewards = judge(found.texts) if judge else None
-        return cls(name, model, seed, found.texts, ended / n, rewards)
+        return cls(name, without, model, prompt, seed, found.texts, ended / n, rewards)
 
 
 def plain(model: Model) -> Model:
@@ -199,21 +223,21 @@ def plain(model: Model) -> Model:
 
 
 def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> Compared:
-    n = len(other.texts)
-    read = readable(base.model, other.model, other.texts)
+    n, prompt = len(other.texts), other.prompt
+    read = readable(base.model, other.model, other.texts, prompt)
     texts = list(compress(other.texts, read))
     kl, error = math.inf, math.inf
     if texts:
-        both = zip(logprobs(other.model, texts), logprobs(base.model, texts), strict=True)
+        both = zip(*(logprobs(m.model, texts, prompt) for m in (other, base)), strict=True)
         kl, error = mean_and_error([p - q for p, q in both])
         kl -= math.log(len(texts) / n)
-    tested = list(compress(docs, readable(base.model, other.model, docs)))
+    tested = list(compress(docs, readable(base.plain, other.plain, docs)))
     loss = base_loss = None
     if tested:
-        block_size = base.model.config.block_size
-        size = base.model.tokenizer.encode_documents(tested, block_size).num_targets
+        block_size = base.plain.config.block_size
+        size = base.plain.tokenizer.encode_documents(tested, block_size).num_targets
         loss, base_loss = (
-            -math.fsum(logprobs(each.model, tested)) / size for each in (other, base)
+            -math.fsum(logprobs(each.plain, tested)) / size for each in (other, base)
         )
     wins = interval = None
     if base.rewards is not None and other.rewards is not None:
@@ -251,15 +275,18 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
     )
 
 
-def logprobs(model: Model, texts: Sequence[str]) -> Sequence[float]:
-    """log p in nats of each text with its end, or of its beginning where block_size ends it."""
-    batch = model.tokenizer.encode_documents(texts, model.config.block_size)
-    return document_logprobs(model.engine, batch)[0]
+def logprobs(model: Model, texts: Sequence[str], prompt: str | None = None) -> Sequence[float]:
+    """log p in nats of each text with its end, or of its beginning where block_size ends it; as
+    answers to the prompt."""
+    return describe.logprobs(model.engine, model.tokenizer, texts, prompt)
 
 
-def readable(base: Model, other: Model, texts: Sequence[str]) -> list[bool]:
+def readable(
+    base: Model, other: Model, texts: Sequence[str], prompt: str | None = None
+) -> list[bool]:
     """Which texts both can read, to the same place: with characters that both know, and to their
-    end, or where both have the same tokens and block_size, as far as these reach."""
+    end, or where both have the same tokens and block_size, as far as these reach. prompt: that
+    stands before each."""
     strange = base.tokenizer.unknown(set().union(*texts))
     strange |= other.tokenizer.unknown(set().union(*texts))
     known = [strange.isdisjoint(text) for text in texts]
@@ -267,9 +294,15 @@ def readable(base: Model, other: Model, texts: Sequence[str]) -> list[bool]:
         return known
     ended = [True] * len(texts)
     for model in (base, other):
-        size, own = model.config.block_size, iter(sizes_of(model, list(compress(texts, known))))
-        ended = [end and (not ok or next(own) < size) for end, ok in zip(ended, known, strict=True)]
+        room, own = room_of(model, prompt), iter(sizes_of(model, list(compress(texts, known))))
+        ended = [end and (not ok or next(own) < room) for end, ok in zip(ended, known, strict=True)]
     return [ok and end for ok, end in zip(known, ended, strict=True)]
+
+
+def room_of(model: Model, prompt: str | None) -> int:
+    """The tokens that a document may have behind its prompt, its end among them."""
+    size = model.config.block_size
+    return size - len(before_answer(model.tokenizer, prompt, size))
 
 
 def sizes_of(model: Model, texts: list[str]) -> list[int]:
@@ -300,15 +333,17 @@ def mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(square / n)
 
 
-def by_reward_model(model: Model) -> Judge:
-    """Rewards of `kamon.rewards.reward_of`, None of a text that the model cannot read."""
-    tokenizer, room = model.tokenizer, model.config.block_size - 2  # the end, and the verdict
+def by_reward_model(model: Model, prompt: str | None = None) -> Judge:
+    """Rewards of `kamon.rewards.reward_of`, None of a text that the model cannot read. prompt: that
+    each text answers."""
+    check_prompt(model, prompt)
+    tokenizer, room = model.tokenizer, room_of(model, prompt) - 2  # the end, and the verdict
 
     def judge(texts: Sequence[str]) -> list[float | None]:
         strange = tokenizer.unknown(set().union(*texts))
         known = [text for text in texts if strange.isdisjoint(text)]
         fit = [t for t, size in zip(known, sizes_of(model, known), strict=True) if size <= room]
-        found = dict(zip(fit, reward_of(model, fit), strict=True)) if fit else {}
+        found = dict(zip(fit, reward_of(model, fit, prompt), strict=True)) if fit else {}
         return [found.get(text) for text in texts]
 
     return judge

@@ -30,7 +30,7 @@ from kamon.engine import is_fast
 from kamon.errors import ConfigError
 from kamon.model import num_params
 from kamon.philox import uniform
-from kamon.prompts import prompt_tokens
+from kamon.prompts import before_answer
 from kamon.sampler import (
     LanguageModel,
     SampleRequest,
@@ -155,10 +155,6 @@ class Conditions:
         tokenizer.encode(self.suffix)
         tokenizer.encode(self.contains)
 
-    def before(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """The tokens that the prompt puts behind BOS."""
-        return () if self.prompt is None else prompt_tokens(tokenizer, self.prompt)
-
 
 @dataclass(frozen=True)
 class Found:
@@ -197,13 +193,9 @@ def find(
     docs: gives what `novel` compares with; only called for it. should_stop: asked with the number
     of candidates so far; what was found by then is all.
     """
-    before, block_size = conditions.before(tokenizer), model.config.block_size
+    block_size = model.config.block_size
+    before = before_answer(tokenizer, conditions.prompt, block_size)
     room = block_size - len(before)
-    if room < 1:
-        raise ConfigError(
-            f"the prompt {conditions.prompt!r:.100} has {len(before) - 1} tokens, which leave no "
-            f"room for an answer in the model's block_size {block_size}"
-        )
     conditions.check_model(tokenizer, room)
     n = request.n
     check_room(n)

@@ -50,7 +50,7 @@ class Config:
     std: float = _setting(0.08, "standard deviation of the parameters at the start")
     seed: int = _setting(42, "decides the order of documents, the first parameters, the samples")
     num_steps: int = _setting(1000, "updates of the parameters")
-    batch_size: int = _setting(1, "documents, or windows, computed together")
+    batch_size: int = _setting(1, "documents, windows or pairs, computed together")
     gradient_accumulation_steps: int = _setting(1, "batches in a step")
     learning_rate: float = _setting(0.01, "size of an update at first; falls to min_lr")
     min_lr: float = _setting(0.0, "size of an update at last")

@@ -47,6 +47,7 @@ from kamon.tune import (
     Steps,
     Tuning,
     base_of,
+    configured,
     examples_of_step,
     resume_tuning,
     tune,
@@ -69,7 +70,7 @@ NUM_WATCHED = 250  # samples of which the KL is measured under way
 NUM_MEASURED = 1000  # and in the end
 SLOWLY = 20  # a scalar engine samples so many times fewer
 MIN_STEPS = 20
-TUNED = ("num_steps", "batch_size", "learning_rate", "warmup_steps", "schedule", "seed")
+TAKEN = ("temperature",)  # settings beside those of every tuning
 Watch = Callable[[dict[str, float]], None]
 
 
@@ -123,11 +124,7 @@ def pairs_of(tokenizer: Tokenizer, block_size: int, examples: Sequence[Example])
                 f"pair {number % len(examples) + 1}: its prompt leaves no room for an answer in "
                 f"the model's block_size {block_size}"
             )
-    spans = [
-        (prompt, min(answer, len(each) - 1 - prompt))  # of what is left of it
-        for each, (_, (prompt, answer)) in zip(tokens, found, strict=True)
-    ]
-    return Pairs(tokens, spans, ref, num_cut)
+    return Pairs(tokens, [span for _, span in found], ref, num_cut)
 
 
 def with_reference(
@@ -217,7 +214,7 @@ def dpo_steps(
     slowly = 1 if is_fast(base.engine) else SLOWLY
     last: dict[str, float] = {}
     done = 0
-    prompt = next((each["prompt"] for each in tuning.examples if each.get("prompt")), None)
+    prompt = prompt_of(tuning)
 
     def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
         nonlocal done
@@ -239,19 +236,20 @@ def dpo_steps(
         last.update(found)
         return found
 
-    def held_out(engine: Engine) -> float:
+    def measure(engine: Engine) -> float | None:
         found = look(engine)
-        return math.inf if max_kl is not None and found["kl"] > max_kl else found["loss"]
-
-    def enough(engine: Engine) -> bool:
-        found = last if len(apart) else look(engine)
         if watch:
             watch({"step": done, **found})
-        return max_kl is not None and found["kl"] > max_kl
+        if not len(apart):
+            return None
+        return math.inf if is_over() else found["loss"]
+
+    def is_over() -> bool:
+        return max_kl is not None and last.get("kl", 0.0) > max_kl
 
     def finish(engine: Engine) -> dict[str, Any]:
         own = model_of(tuning, engine)
-        over = max_kl is not None and last.get("kl", 0.0) > max_kl
+        over = is_over()
         found: dict[str, Any] = {
             "pairs": objective.measure(tested.logprobs(engine), tested.ref)
             | {"num_pairs": len(tested), "held_out": bool(len(apart))},
@@ -264,11 +262,16 @@ def dpo_steps(
 
     return Steps(
         make,
-        held_out=held_out if len(apart) else None,
+        measure=measure if len(apart) or watch or max_kl is not None else None,
         num_held_out=len(apart),
-        enough=enough if watch or max_kl is not None else None,
+        ended=is_over,
         finish=finish,
     )
+
+
+def prompt_of(tuning: Tuning) -> str | None:
+    """The one that is measured by: the first of the pairs that have one."""
+    return next((each["prompt"] for each in tuning.examples if each.get("prompt")), None)
 
 
 def model_of(tuning: Tuning, engine: Engine) -> Model:
@@ -432,8 +435,9 @@ def dpo(
     place; the pairs are then samples of the model itself. beta: how dear it is to leave the base
     model. loss: "dpo" or "ipo". label_smoothing: the share of pairs believed to stand the wrong way
     round. max_kl: in nats a document; a tuning that goes further from the base ends, and the best
-    model within it is kept. settings: num_steps, batch_size (pairs in a step), learning_rate, seed
-    and other fields of Config. For the other arguments and errors see `kamon.train`.
+    model within it is kept. settings: batch_size (pairs in a step) and the others of
+    `tune.SETTINGS`, temperature; what is not given is picked. For the other arguments and
+    errors see `kamon.train`.
     """
     objective = Objective(loss, beta, label_smoothing)
     objective.check()
@@ -501,9 +505,6 @@ def tuning_for(
     kind: str = KIND,
 ) -> Tuning:
     """Of these pairs, with `settings` of Config in place of those that are picked."""
-    for name in settings:
-        if name not in TUNED:
-            raise ConfigError(f"{name} cannot be set here: {', '.join(TUNED)} can")
     num_pairs = sum(not each.get("held_out") for each in examples)
     batch_size = settings.get("batch_size", min(BATCH_SIZE, num_pairs))
     picked = {
@@ -519,7 +520,7 @@ def tuning_for(
     }
     return Tuning(
         kind=kind,
-        config=replace(base.config, **{**picked, **settings}),
+        config=configured(base.config, picked, settings, *TAKEN),
         tokenizer=base.tokenizer,
         params=params,
         settings={},

@@ -15,6 +15,9 @@ from human preferences", arXiv:1909.08593, section 2.2.
 Document i of step s is number FIRST + s · batch_size + i of the counter generator, and beta follows
 from what the step before measured, which metrics.jsonl has: so a step depends on (seed, step), the
 parameters and Adam's moments alone, and going on comes to the same, bit for bit.
+
+With a prompt what is drawn are answers to it: a reward model judges each behind the prompt, and the
+prompt's own tokens are in no KL, no loss and no gradient.
 """
 
 from __future__ import annotations
@@ -23,18 +26,18 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kamon.alignment import collapse, novelty, uniqueness
+from kamon.alignment import answers_logprobs, collapse, novelty, uniqueness
 from kamon.api import Model, load
 from kamon.batch import BAD, GOOD, Batch, pack
 from kamon.config import check_type
 from kamon.contents import critic_config, unpack_documents
-from kamon.engine import Engine, document_logprobs, left_sum, make_engine, untrained
+from kamon.engine import Engine, left_sum, make_engine, untrained
 from kamon.errors import ConfigError
 from kamon.extend import extend
 from kamon.objectives import (
@@ -48,19 +51,38 @@ from kamon.objectives import (
     ppo_weights,
 )
 from kamon.preferences import parse_rule
+from kamon.prompts import before_answer
 from kamon.rewards import is_reward_model, reward_of
 from kamon.sampler import SampleRequest, sample
 from kamon.tokenizer import Tokenizer
-from kamon.tune import NewEngine, Start, Steps, Tuning, base_of, fingerprint, resume_tuning, tune
+from kamon.tune import (
+    NewEngine,
+    Start,
+    Steps,
+    Tuning,
+    base_of,
+    configured,
+    fingerprint,
+    resume_tuning,
+    tune,
+)
 
 if TYPE_CHECKING:
     from kamon.metrics import Metrics
     from kamon.trainer import Progress
 
 KIND = "ppo"
-NUM_STEPS = 40
-BATCH_SIZE = 256  # documents of a step
-LEARNING_RATE = 0.002
+PICKED = {
+    "num_steps": 40,
+    "batch_size": 256,  # documents
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.002,
+    "min_lr": 0.0,
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+}
+TAKEN = ("temperature",)  # settings beside those of every tuning
 UPDATES = 4
 CLIP = 0.2
 BETA = 0.5
@@ -109,7 +131,7 @@ def rewards_by(tuning: Tuning, reward: Reward | None) -> Reward:
         raise ConfigError(
             f"{kept['path']} is not the reward model that this began with: put that one back"
         )
-    return by_model(model)
+    return by_model(model, tuning.settings.get("prompt"))
 
 
 def by_rule(text: str) -> Reward:
@@ -118,8 +140,8 @@ def by_rule(text: str) -> Reward:
     return lambda texts: [float(rule(each)) for each in texts]
 
 
-def by_model(model: Model) -> Reward:
-    return lambda texts: reward_of(model, texts)
+def by_model(model: Model, prompt: str | None = None) -> Reward:
+    return lambda texts: reward_of(model, texts, prompt)
 
 
 def load_reward(path: str | Path, **options: Any) -> Model:
@@ -138,11 +160,8 @@ def ppo(
     reward: Model | str | Path | Reward | None = None,
     *,
     prefer: str | None = None,
+    prompt: str | None = None,
     base: str | Path | None = None,
-    num_steps: int = NUM_STEPS,
-    batch_size: int = BATCH_SIZE,
-    learning_rate: float = LEARNING_RATE,
-    seed: int | None = None,
     updates: int = UPDATES,
     clip: float = CLIP,
     beta: float = BETA,
@@ -152,6 +171,8 @@ def ppo(
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | float | None = None,
@@ -159,17 +180,21 @@ def ppo(
     on_progress: Callable[[Progress], None] | None = None,
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
+    **settings: Any,
 ) -> Model:
     """`model`, tuned so that its samples earn more.
 
     reward: a reward model, or its directory, or a function of texts; or `prefer`, a rule as of
-    `preferences.parse_rule`, which a text fulfils (1) or not (0). batch_size: documents of a step,
-    from which `updates` updates are made; clip: how far a ratio of probabilities may go; beta: the
-    first coefficient of the KL, kl_target: the KL that it is steered to, in nats a document;
-    max_kl: the tuning ends where a step would lead beyond, and that step is taken back. critic: a
-    learned baseline in place of the group's mean. on_step is called behind each step, with its
-    number from 1, how many there are, and what was measured. base: where the model was
-    loaded from. For the other arguments and errors see `kamon.train`.
+    `preferences.parse_rule`, which a text fulfils (1) or not (0). prompt: samples are answers to
+    it; a reward model judges them as such, a rule or a function is given the answer alone.
+    updates: so many are made from the documents of a step; clip: how far a ratio of probabilities
+    may go; beta: the first coefficient of the KL, kl_target: the KL that it is steered to, in nats
+    a document; max_kl: the tuning ends where a step would lead beyond, and that step is taken back.
+    critic: a learned baseline in place of the group's mean. on_step is called behind each step,
+    with its number from 1, how many there are, and what was measured. base: where the model was
+    loaded from. settings: batch_size (documents of a step) and the others of `tune.SETTINGS`,
+    temperature (of later samples: those of a step have 1); what is not given is picked. For the
+    other arguments and errors see `kamon.train`.
     """
     model.check_documents("rewards are of documents")
     if is_reward_model(model):
@@ -179,24 +204,17 @@ def ppo(
         check_size(name, value, float, 0)
     if max_kl is not None:
         check_size("max_kl", max_kl, float, 0)
-    check_size("batch_size", batch_size, int, 2)
-    judge, kept = judge_of(reward, prefer)
-    config = replace(
-        model.config,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        min_lr=0.0,
-        warmup_steps=0,
-        gradient_accumulation_steps=1,
-        dropout=0.0,
-        weight_decay=0.0,
-        seed=model.config.seed if seed is None else seed,
-    )
+    config = configured(model.config, PICKED, settings, *TAKEN)
+    check_size("batch_size", config.batch_size, int, 2)
+    before = before_answer(model.tokenizer, prompt, config.block_size)
+    judge, kept = judge_of(reward, prefer, prompt)
     params = model.engine.state()["params"]
-    reference = make_engine(engine, config, dtype=dtype, threads=threads)
+    reference = make_engine(
+        engine, config, dtype=dtype, threads=threads, device=device, compile=compile
+    )
     reference.load(untrained(params))
-    texts = texts_of(reference, model.tokenizer, num_measured(reference), config.seed)
+    number = num_measured(reference)
+    texts, _ = rollouts(reference, model.tokenizer, number, config.seed, 0, before)
     base_rewards = judged(judge, texts)
     tuning = Tuning(
         kind=KIND,
@@ -210,6 +228,7 @@ def ppo(
             "kl_target": kl_target,
             "max_kl": max_kl,
             "critic": critic,
+            **({} if prompt is None else {"prompt": prompt}),
         },
         examples=[{"text": t, "reward": r} for t, r in zip(texts, base_rewards, strict=True)],
         source=kept["name"],
@@ -224,6 +243,8 @@ def ppo(
         engine=engine,
         dtype=dtype,
         threads=threads,
+        device=device,
+        compile=compile,
         output=output,
         overwrite=overwrite,
         checkpoint_every=checkpoint_every,
@@ -247,7 +268,7 @@ def resume(
 
 
 def judge_of(
-    reward: Model | str | Path | Reward | None, prefer: str | None
+    reward: Model | str | Path | Reward | None, prefer: str | None, prompt: str | None
 ) -> tuple[Reward, dict[str, Any]]:
     """What judges, and what is kept of it."""
     if (reward is None) == (prefer is None):
@@ -263,7 +284,7 @@ def judge_of(
             raise ConfigError("the reward is a model that gives none: `kamon reward` makes one")
         name = "a reward model" if path is None else f"the reward model {path}"
         kept = {"name": name, "path": path, "sha256": fingerprint_of(reward)}
-        return by_model(reward), kept
+        return by_model(reward, prompt), kept
     if not callable(reward):
         raise ConfigError(f"the reward must be a model or a function of texts, not {reward!r:.80}")
     return reward, {"name": f"the function {getattr(reward, '__name__', 'of Python')}"}
@@ -302,26 +323,25 @@ def num_measured(engine: Engine) -> int:
     return NUM_BASE if hasattr(engine, "sample") else NUM_BASE_SLOWLY
 
 
-def rollouts(engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int) -> Batch:
-    """Documents from the model at temperature 1, without BOS. No special token is drawn."""
-    special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
-    request = SampleRequest(n, 1.0, seed, tokenizer.bos, first, excluded=special)
-    return sample(engine, request)
+def rollouts(
+    engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int, before: tuple[int, ...]
+) -> tuple[list[str], Batch]:
+    """Documents number `first` and on, as `Model.sample` makes them at temperature 1.
+
+    Returns their texts, and the documents with BOS and `before`, a prompt, before them and BOS
+    behind; without that where block_size tokens were full before. No special token is drawn.
+    """
+    bos, block_size = tokenizer.bos, engine.config.block_size
+    special = frozenset(tokenizer.special.values()) - {bos}
+    drawn = sample(engine, SampleRequest(n, 1.0, seed, bos, first, before, special))
+    whole = pack([bos, *before, *tokens, bos][: block_size + 1] for tokens in drawn)
+    return tokenizer.decode_documents(drawn), whole
 
 
-def documents(batch: Batch, bos: int, block_size: int) -> Batch:
-    """With BOS at both ends; without one at the end where block_size tokens were full before."""
-    return pack([bos, *tokens, bos][: block_size + 1] for tokens in batch)
-
-
-def texts_of(engine: Engine, tokenizer: Tokenizer, n: int, seed: int) -> list[str]:
-    """The first samples of a seed, as `Model.sample` makes them at temperature 1."""
-    return tokenizer.decode_documents(rollouts(engine, tokenizer, n, seed, 0))
-
-
-def kl_per_document(engine: Engine, reference: Engine, batch: Batch) -> list[float]:
-    """log p − log p_base of each document, in nats; their mean is the KL where the engine drew."""
-    own, other = (document_logprobs(each, batch)[0] for each in (engine, reference))
+def kl_per_document(engine: Engine, reference: Engine, batch: Batch, skip: int) -> list[float]:
+    """log p − log p_base of each document, in nats, without its first `skip` targets; their mean is
+    the KL where the engine drew."""
+    own, other = (answers_logprobs(each, batch, skip) for each in (engine, reference))
     return [p - q for p, q in zip(own, other, strict=True)]
 
 
@@ -365,17 +385,17 @@ class Critic:
         return cls(made, known.special[GOOD], known.special[BAD])
 
     def learn(
-        self, batch: Batch, returns: Sequence[float], rate: float
+        self, batch: Batch, returns: Sequence[float], rate: float, skip: int = 0
     ) -> tuple[list[float], float]:
         """(the advantage of each target, the loss), by what it knew before this update.
 
-        returns: of each document, from 0 to 1. Prefixes that several documents begin with are read
-        once.
+        returns: of each document, from 0 to 1; skip: targets of a prompt, left out. Prefixes that
+        several documents begin with are read once.
         """
         places: dict[tuple[int, ...], int] = {}
         of_targets: list[list[int]] = []
         for tokens in batch:
-            prefixes = (tuple(tokens[:end]) for end in range(1, len(tokens)))
+            prefixes = (tuple(tokens[:end]) for end in range(1 + skip, len(tokens)))
             of_targets.append([places.setdefault(prefix, len(places)) for prefix in prefixes])
         asked = pack([*prefix, verdict] for prefix in places for verdict in (self.good, self.bad))
         ends = [end - d - 1 for d, end in enumerate(asked.offsets[1:], 1)]
@@ -395,6 +415,27 @@ class Critic:
         return advantages, critic_loss(good, bad, owed)
 
 
+def of_answers(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> Sequence[float]:
+    """Those of the targets behind each document's first `skip`; sizes: how many they are."""
+    if not skip:
+        return of_targets
+    found, end = array("d"), 0
+    for size in sizes:
+        end += skip + size
+        found.extend(of_targets[end - size : end])
+    return found
+
+
+def behind_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> list[float]:
+    """The reverse: 0 for each document's first `skip` targets.
+
+    >>> behind_prompts([1.0, 2.0, 3.0], [2, 1], 1), of_answers([0, 1.0, 2.0, 0, 3.0], [2, 1], 1)
+    ([0.0, 1.0, 2.0, 0.0, 3.0], array('d', [1.0, 2.0, 3.0]))
+    """
+    rest = iter(of_targets)
+    return [x for size in sizes for x in chain([0.0] * skip, islice(rest, size))]
+
+
 def steps_of(
     tuning: Tuning,
     new_engine: NewEngine,
@@ -411,6 +452,8 @@ def steps_of(
     base_rewards = [each["reward"] for each in tuning.examples]
     in_order, unit = sorted(base_rewards), deviation(base_rewards) or 1.0
     control = Control(settings["beta"])
+    before = before_answer(tokenizer, settings.get("prompt"), c.block_size)
+    skip = len(before)
     critic = Critic.of(tuning, new_engine, reference) if settings["critic"] else None
     usual = [r / unit for r in base_rewards]
     low = min(mean(usual) - DEVIATIONS, *usual)
@@ -421,29 +464,28 @@ def steps_of(
         control.beta = next_beta(line["beta"], line["kl"], target)
 
     def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
-        before = engine.state() if max_kl is not None else None
+        standing = engine.state() if max_kl is not None else None
         first = FIRST + step * c.batch_size
-        drawn = rollouts(engine, tokenizer, c.batch_size, c.seed, first)
-        texts = tokenizer.decode_documents(drawn)
-        batch = documents(drawn, tokenizer.bos, c.block_size)
-        sizes = [end - begin - 1 for begin, end in pairwise(batch.offsets)]
-        old = engine.logprobs(batch)
-        moved = kl_per_document(engine, reference, batch)
+        texts, batch = rollouts(engine, tokenizer, c.batch_size, c.seed, first, before)
+        sizes = [end - begin - 1 - skip for begin, end in pairwise(batch.offsets)]
+        old = of_answers(engine.logprobs(batch), sizes, skip)
+        moved = kl_per_document(engine, reference, batch, skip)
         rewards = judged(reward, texts)
         beta, kl = control.beta, mean(moved)
         gains = [r / unit - beta * d for r, d in zip(rewards, moved, strict=True)]
         more = {}
         if critic:
             returns = [min(max((g - low) / (high - low), 0.0), 1.0) for g in gains]
-            of_targets, more["critic_loss"] = critic.learn(batch, returns, CRITIC_RATE)
+            of_targets, more["critic_loss"] = critic.learn(batch, returns, CRITIC_RATE, skip)
         else:
             advantages = group_advantages(gains, len(gains))
             of_targets = [a for a, size in zip(advantages, sizes, strict=True) for _ in range(size)]
-        logprobs: array[float] = old
+        logprobs = old
         for update in range(tuning.updates):
             if update:
-                logprobs = engine.logprobs(batch)
-            engine.backward(batch, ppo_weights(logprobs, old, of_targets, clip))
+                logprobs = of_answers(engine.logprobs(batch), sizes, skip)
+            weights = ppo_weights(logprobs, old, of_targets, clip)
+            engine.backward(batch, behind_prompts(weights, sizes, skip))
             engine.step(rate)
         measured = {
             "loss": ppo_loss(logprobs, old, of_targets, clip),
@@ -458,22 +500,20 @@ def steps_of(
             **more,
         }
         control.beta = next_beta(beta, kl, target)
-        if before is not None and max_kl is not None:
+        if standing is not None and max_kl is not None:
             # By other documents, from what the updates made: those of the next step.
-            drawn = rollouts(engine, tokenizer, c.batch_size, c.seed, first + c.batch_size)
-            batch = documents(drawn, tokenizer.bos, c.block_size)
-            if mean(kl_per_document(engine, reference, batch)) > max_kl:
-                engine.load(before)
+            following = first + c.batch_size
+            _, batch = rollouts(engine, tokenizer, c.batch_size, c.seed, following, before)
+            if mean(kl_per_document(engine, reference, batch, skip)) > max_kl:
+                engine.load(standing)
                 control.enough = True
         if on_step:
             on_step(step + 1, c.num_steps, measured)
         return measured
 
     def finish(engine: Engine) -> dict[str, Any]:
-        drawn = rollouts(engine, tokenizer, len(base_texts), c.seed, 0)
-        texts = tokenizer.decode_documents(drawn)
-        batch = documents(drawn, tokenizer.bos, c.block_size)
-        moved = kl_per_document(engine, reference, batch)
+        texts, batch = rollouts(engine, tokenizer, len(base_texts), c.seed, 0, before)
+        moved = kl_per_document(engine, reference, batch, skip)
         rewards = judged(reward, texts)
         return {
             "measured": {

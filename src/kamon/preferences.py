@@ -39,10 +39,11 @@ class Preference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was said of one text alone."""
+    """What was said of one text alone, as an answer to `prompt` where there is one."""
 
     text: str
     liked: bool
+    prompt: str | None = None
 
 
 Answer = Preference | Verdict
@@ -51,9 +52,9 @@ Answer = Preference | Verdict
 
 
 def read(path: str | Path) -> list[Answer]:
-    """The answers in a JSONL file, in their order: {"chosen": …, "rejected": …}, with a "prompt"
-    or without, or {"text": …, "liked": true}. CorpusError says which line is none; blank ones are
-    passed over. A last line that was torn is no JSON: `mend` cuts it off.
+    """The answers in a JSONL file, in their order: {"chosen": …, "rejected": …}, or {"text": …,
+    "liked": true}, each with a "prompt" or without. CorpusError says which line is none; blank
+    ones are passed over. A last line that was torn is no JSON: `mend` cuts it off.
     """
     name = name_of(path)
     lines = list(whole_lines(path))
@@ -95,11 +96,11 @@ def of_record(name: str, number: int, record: dict[str, Any]) -> Answer:
             raise CorpusError(f'{where} has {what} under "{key}": it should be {example()}')
         return checked_text(name, f"line {number}", value)
 
+    prompt = None if record.get("prompt") is None else text("prompt")
     if "liked" in record and "chosen" not in record:
         if not isinstance(record["liked"], bool):
             raise CorpusError(f'{where} has neither true nor false under "liked"')
-        return Verdict(text("text"), record["liked"])
-    prompt = None if record.get("prompt") is None else text("prompt")
+        return Verdict(text("text"), record["liked"], prompt)
     pair = Preference(text("chosen"), text("rejected"), prompt)
     if pair.chosen == pair.rejected:
         raise CorpusError(f"{where} prefers a text to itself: leave the line out")
@@ -172,7 +173,7 @@ def mend(path: str | Path) -> str | None:
 
 
 def pairs_of(answers: Iterable[Answer]) -> list[Preference]:
-    """All pairs, and those of a liked with a disliked text.
+    """All pairs, and those of a liked with a disliked text that answer the same prompt, or none.
 
     Each of these is paired with as many as OTHERS of the other kind, which lie spread over them.
 
@@ -181,15 +182,19 @@ def pairs_of(answers: Iterable[Answer]) -> list[Preference]:
     """
     answers = list(answers)
     found = [each for each in answers if isinstance(each, Preference)]
-    verdicts = {each.text: each.liked for each in answers if isinstance(each, Verdict)}
-    liked = [text for text, good in verdicts.items() if good]
-    disliked = [text for text, good in verdicts.items() if not good]
-    more, fewer = sorted((liked, disliked), key=len, reverse=True)
-    for place, text in enumerate(more):
-        for turn in range(min(OTHERS, len(fewer))):
-            other = fewer[(place + turn) % len(fewer)]
-            chosen, rejected = (text, other) if more is liked else (other, text)
-            found.append(Preference(chosen, rejected))
+    verdicts: dict[str | None, dict[str, bool]] = {}
+    for each in answers:
+        if isinstance(each, Verdict):
+            verdicts.setdefault(each.prompt, {})[each.text] = each.liked
+    for prompt, of_texts in verdicts.items():
+        liked = [text for text, good in of_texts.items() if good]
+        disliked = [text for text, good in of_texts.items() if not good]
+        more, fewer = sorted((liked, disliked), key=len, reverse=True)
+        for place, text in enumerate(more):
+            for turn in range(min(OTHERS, len(fewer))):
+                other = fewer[(place + turn) % len(fewer)]
+                chosen, rejected = (text, other) if more is liked else (other, text)
+                found.append(Preference(chosen, rejected, prompt))
     return found
 
 

@@ -23,6 +23,20 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
     return (*tokenizer.encode(prompt), tokenizer.special[ANSWER])
 
 
+def before_answer(tokenizer: Tokenizer, prompt: str | None, block_size: int) -> tuple[int, ...]:
+    """`prompt_tokens`, none where there is no prompt. ConfigError for one that leaves no room for
+    an answer."""
+    if prompt is None:
+        return ()
+    before = prompt_tokens(tokenizer, prompt)
+    if len(before) >= block_size:
+        raise ConfigError(
+            f"the prompt {prompt!r:.100} has {len(before) - 1} tokens, which leave no "
+            f"room for an answer in the model's block_size {block_size}"
+        )
+    return before
+
+
 def prompted(
     tokenizer: Tokenizer, prompt: str | None, answer: str
 ) -> tuple[list[int], tuple[int, int]]:

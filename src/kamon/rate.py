@@ -7,7 +7,7 @@ it was aligned, and an answer that is taken back leaves no trace.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from kamon.api import Model, load
 from kamon.contents import unpack_examples
 from kamon.describe import logprobs
 from kamon.dpo import BETA, dpo_steps, tuning_for, with_reference
-from kamon.engine import untrained
+from kamon.engine import best_engine, untrained
 from kamon.errors import CorpusError
 from kamon.objectives import mean
 from kamon.preferences import Answer, Preference, pairs_of, to_record
@@ -29,6 +29,8 @@ NUM_STEPS = 12
 BATCH_SIZE = 16
 LEARNING_RATE = 0.001
 TEMPERATURE = 1.0  # of proposals
+TRIES = 500  # for each proposal
+MOST_EXPONENT = 700.0  # whose exponential is a float
 SETTINGS = {
     "loss": "dpo",
     "beta": BETA,
@@ -51,13 +53,12 @@ class Base:
 def opened(path: str | Path, threads: int | None = None) -> Base:
     """The model in a directory; of one that was rated the base that is in it, and its answers."""
     model = load(path, threads=threads)
-    model.check_documents("ratings are of documents")
     kept = model.training.get("tuning")
     if kept is None or kept["kind"] != KIND:
-        return Base(model, base_of(model, path), [])
+        return base_from(model, path)
     found = store.load(path)
-    assert found.frozen is not None
-    assert found.examples is not None
+    if found.frozen is None or found.examples is None:  # saved by itself: `Model.save`
+        return base_from(model, path)
     answers = [
         preferences.of_record(str(path), number, record)
         for number, record in enumerate(unpack_examples(found.examples), 1)
@@ -67,6 +68,12 @@ def opened(path: str | Path, threads: int | None = None) -> Base:
     before = {"tuning": record.pop("tuning")} if "tuning" in record else {}
     training = {name: value for name, value in model.training.items() if name != "tuning"} | before
     return Base(replace(model, training=training), record | {"training": training}, answers)
+
+
+def base_from(model: Model, path: str | Path | None = None) -> Base:
+    """A model as it is, and no answers. ConfigError for a model of text."""
+    model.check_documents("ratings are of documents")
+    return Base(model, base_of(model, path), [])
 
 
 def rate_steps(tuning: Tuning, new_engine: NewEngine) -> Steps:
@@ -107,7 +114,7 @@ def align(
     return tune(
         replace(tuning, settings=SETTINGS, base=base.record),
         rate_steps,
-        engine=base.model.training["engine"],
+        engine=best_engine(),
         dtype=base.model.engine.dtype,
         threads=threads,
         output=output,
@@ -115,14 +122,29 @@ def align(
     )
 
 
-def proposals(model: Model, n: int, seed: int, answers: Sequence[Answer]) -> list[str]:
-    """n different samples, none of which was rated; fewer where there are no more."""
-    return model.sample(
-        n, temperature=TEMPERATURE, seed=seed, unique=True, min_len=1, exclude=texts_of(answers)
-    )
+def proposals(
+    model: Model, n: int, seed: int, answers: Sequence[Answer], prompt: str | None = None
+) -> list[str]:
+    """n different samples, none of which was rated; fewer where TRIES for each found no more.
+    prompt: that they answer."""
+    rated = texts_of(each for each in answers if each.prompt == prompt)
+    return model.find(
+        n,
+        temperature=TEMPERATURE,
+        seed=seed,
+        unique=True,
+        exclude=rated | {""},  # not by min_len: without it engines make many at once
+        should_stop=lambda tried: tried >= TRIES * n,
+        prompt=prompt,
+    ).texts
 
 
-def texts_of(answers: Sequence[Answer]) -> set[str]:
+def due(answers: Sequence[Answer], num_aligned: int, every: int) -> bool:
+    """Whether a model that is aligned with num_aligned of the answers is to be aligned again."""
+    return len(answers) - num_aligned >= every and bool(pairs_of(answers))
+
+
+def texts_of(answers: Iterable[Answer]) -> set[str]:
     found = set()
     for each in answers:
         found |= {each.chosen, each.rejected} if isinstance(each, Preference) else {each.text}
@@ -132,21 +154,25 @@ def texts_of(answers: Sequence[Answer]) -> set[str]:
 def likelier(tuned: Model, base: Model, answers: Sequence[Answer]) -> tuple[float, float]:
     """(liked, disliked): how many times as likely as by the base they are, the geometric mean over
     what was liked or chosen, and what was disliked or rejected; 1 where there is none."""
-    liked, disliked = [], []
-    for each in answers:
-        if isinstance(each, Preference):
-            liked.append(each.chosen)
-            disliked.append(each.rejected)
-        else:
-            (liked if each.liked else disliked).append(each.text)
-    found = []
-    for texts in (liked, disliked):
-        if not texts:
-            found.append(1.0)
-            continue
-        own, other = (logprobs(model.engine, model.tokenizer, texts) for model in (tuned, base))
-        found.append(math.exp(mean([p - q for p, q in zip(own, other, strict=True)])))
-    return found[0], found[1]
+    gains: dict[bool, list[float]] = {True: [], False: []}
+    for prompt in {each.prompt: None for each in answers}:
+        texts: dict[bool, list[str]] = {True: [], False: []}
+        for each in answers:
+            if each.prompt != prompt:
+                continue
+            if isinstance(each, Preference):
+                texts[True].append(each.chosen)
+                texts[False].append(each.rejected)
+            else:
+                texts[each.liked].append(each.text)
+        for liked, some in texts.items():
+            if some:
+                own, other = (logprobs(m.engine, m.tokenizer, some, prompt) for m in (tuned, base))
+                gains[liked] += [p - q for p, q in zip(own, other, strict=True)]
+    first, second = (
+        math.exp(min(MOST_EXPONENT, mean(some))) if some else 1.0 for some in gains.values()
+    )
+    return first, second
 
 
 Ask = Callable[[str], str]  # shows a question; returns a key of KEYS, "q" where nobody answers
@@ -157,7 +183,8 @@ KEYS = {False: "ynsuq", True: "absuq"}  # by whether two are shown
 class Session:
     """What is going on: answers are kept in `journal` as they come.
 
-    model: aligned with the first `num_aligned` answers; say: is told what happens.
+    prompt: that proposals answer. model: aligned with the first `num_aligned` answers; say: is told
+    what happens.
     """
 
     base: Base
@@ -168,6 +195,7 @@ class Session:
     pairs: bool = False
     seed: int = 0
     threads: int | None = None
+    prompt: str | None = None
     num_aligned: int = 0
     model: Model | None = None
 
@@ -177,7 +205,7 @@ class Session:
             model = self.aligned()
             size = 2 if self.pairs else 1
             wanted = size * max(1, self.every - len(self.answers) % self.every)
-            left = proposals(model, wanted, self.seed + len(self.answers), self.answers)
+            left = self.proposals(model, wanted, self.seed + len(self.answers))
             if len(left) < size:
                 self.say("the model proposes nothing that is not rated already")
                 return
@@ -193,13 +221,16 @@ class Session:
                 if key != "s":
                     self.answer(shown, key)
 
+    def proposals(self, model: Model, n: int, seed: int) -> list[str]:
+        return proposals(model, n, seed, self.answers, self.prompt)
+
     def answer(self, shown: Sequence[str], key: str) -> None:
         answer: Answer
         if self.pairs:
             first, second = shown if key == "a" else reversed(shown)
-            answer = Preference(first, second)
+            answer = Preference(first, second, self.prompt)
         else:
-            answer = preferences.Verdict(shown[0], key == "y")
+            answer = preferences.Verdict(shown[0], key == "y", self.prompt)
         preferences.append(self.journal, answer)
         self.answers.append(answer)
 
@@ -221,15 +252,13 @@ class Session:
         """The model for the next proposals: aligned where `every` answers have come since."""
         if self.model is None:
             self.model = self.base.model
-        due = len(self.answers) - self.num_aligned >= self.every or (
-            self.model is self.base.model and self.answers
-        )
-        if due and pairs_of(self.answers):
-            before = proposals(self.model, 5, self.seed, self.answers)
+        every = 1 if self.model is self.base.model else self.every
+        if due(self.answers, self.num_aligned, every):
+            before = self.proposals(self.model, 5, self.seed)
             self.model = align(self.base, self.answers, threads=self.threads)
             self.num_aligned = len(self.answers)
             liked, disliked = likelier(self.model, self.base.model, self.answers)
-            after = proposals(self.model, 5, self.seed, self.answers)
+            after = self.proposals(self.model, 5, self.seed)
             self.say(
                 f"aligned with {len(self.answers):,} answers in "
                 f"{self.model.training['seconds']:.2f} s: what you like is {liked:.2g} times as "

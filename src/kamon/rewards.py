@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from kamon.errors import ConfigError, CorpusError
 from kamon.extend import extend
 from kamon.objectives import bradley_terry_loss, bradley_terry_weights, mean, sigmoid
 from kamon.preferences import Preference, to_record
-from kamon.prompts import prompted
+from kamon.prompts import knows_prompts, prompted
 from kamon.split import part
 from kamon.tokenizer import Tokenizer
 from kamon.tune import (
@@ -35,6 +34,7 @@ from kamon.tune import (
     Steps,
     Tuning,
     base_of,
+    configured,
     examples_of_step,
     resume_tuning,
     tune,
@@ -46,9 +46,15 @@ if TYPE_CHECKING:
     from kamon.trainer import Progress
 
 KIND = "reward"
-NUM_STEPS = 200
-BATCH_SIZE = 32  # pairs
-LEARNING_RATE = 0.0015
+PICKED = {
+    "num_steps": 200,
+    "batch_size": 32,  # pairs
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.0015,
+    "min_lr": 0.0,
+    "warmup_steps": 0,
+    "dropout": 0.0,
+}
 LM_WEIGHT = 0.1
 NUM_BINS = 5
 ENDS = 2  # targets that a verdict needs more than its document: the verdict, and an end before it
@@ -89,6 +95,7 @@ def reward_of(model: Model, texts: Sequence[str], prompt: str | None = None) -> 
     """
     if not is_reward_model(model):
         raise ConfigError("the model gives no rewards: `kamon reward` makes one that does")
+    check_prompt(model, prompt)
     documents = [judged(model.tokenizer, prompt, text) for text in texts]
     room = model.config.block_size
     for text, tokens in zip(texts, documents, strict=True):
@@ -98,6 +105,14 @@ def reward_of(model: Model, texts: Sequence[str], prompt: str | None = None) -> 
                 f"model reads: {text[:30]!r}"
             )
     return verdicts(model.engine, model.tokenizer, documents)
+
+
+def check_prompt(model: Model, prompt: str | None) -> None:
+    if prompt is not None and not knows_prompts(model.tokenizer):
+        raise ConfigError(
+            "the reward model knows no prompts: `kamon reward` makes one that does from pairs that "
+            "have them"
+        )
 
 
 # ---- how good it is
@@ -150,27 +165,27 @@ def reward(
     *,
     source: str = "pairs",
     base: str | Path | None = None,
-    num_steps: int = NUM_STEPS,
-    batch_size: int = BATCH_SIZE,
-    learning_rate: float = LEARNING_RATE,
     lm_weight: float = LM_WEIGHT,
-    seed: int | None = None,
     engine: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | float | None = None,
     on_start: Callable[[Start], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    **settings: Any,
 ) -> Model:
     """A reward model that starts from `model`.
 
     held_out: pairs to test on, by which the best model is found too; without them a tenth of
     `pairs`, by their content, where that is one or more. lm_weight: of a document's own mean −log p
     beside the pairs' loss. source: what the pairs are called; base: where the model was loaded
-    from. For the other arguments and errors see `kamon.train`.
+    from. settings: batch_size (pairs in a step) and the others of `tune.SETTINGS`; what is not
+    given is picked. For the other arguments and errors see `kamon.train`.
     """
     model.check_documents("a reward model judges documents")
     if is_reward_model(model):
@@ -188,16 +203,7 @@ def reward(
     if all(apart):
         raise CorpusError(f"{source} has no pairs to learn from")
     config, tokenizer, params = extended(model, examples)
-    config = replace(
-        config,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        min_lr=0.0,
-        warmup_steps=0,
-        gradient_accumulation_steps=1,
-        seed=config.seed if seed is None else seed,
-    )
+    config = configured(config, PICKED, settings)
     tuning = Tuning(
         kind=KIND,
         config=config,
@@ -215,6 +221,8 @@ def reward(
         engine=engine,
         dtype=dtype,
         threads=threads,
+        device=device,
+        compile=compile,
         output=output,
         overwrite=overwrite,
         checkpoint_every=checkpoint_every,
@@ -305,9 +313,7 @@ def steps_of(tuning: Tuning, _new_engine: NewEngine) -> Steps:
 
     return Steps(
         make,
-        held_out=(lambda engine: bradley_terry_loss(margins(engine, of_tested)))
-        if tested
-        else None,
+        measure=(lambda engine: bradley_terry_loss(margins(engine, of_tested))) if tested else None,
         num_held_out=len(tested),
         finish=finish,
     )

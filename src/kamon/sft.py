@@ -27,7 +27,7 @@ from kamon.extend import extend
 from kamon.mapped import Numbers
 from kamon.objectives import Span, sft_loss, sft_weights
 from kamon.prompts import knows_prompts, prompted
-from kamon.run import MIN_HELD_OUT, SHAPE, divide
+from kamon.run import MIN_HELD_OUT, divide
 from kamon.split import part
 from kamon.tokenizer import Tokenizer
 from kamon.trainer import Progress
@@ -38,6 +38,7 @@ from kamon.tune import (
     Steps,
     Tuning,
     base_of,
+    configured,
     examples_of_step,
     resume_tuning,
     tune,
@@ -58,6 +59,7 @@ WARM_UP = 0.02  # of all steps
 FASTER = 2.0  # than the base was trained: new tokens have all to learn
 READ = 200  # documents of the base by which new tokens are made unlikely
 NUM_SHOWN = 8  # prompts that are answered at the end, to be looked at
+TAKEN = ("block_size", "dropout", "gradient_accumulation_steps", "temperature")  # settings beside
 TESTED = 3_000  # documents that the base was not trained on
 
 
@@ -192,10 +194,6 @@ def prepare(
             "base_share of 0 goes without them"
         )
     check_names(settings)
-    for name in SHAPE:
-        own = getattr(model.config, name)
-        if name != "block_size" and settings.get(name, own) != own:
-            raise ConfigError(f"the base has {name} {own}, not {settings[name]}: leave that out")
     learned, held_out = model.parts()
     reading = learned.shuffled(random.Random(model.config.seed))[:READ]
     texts = chain.from_iterable((each["prompt"], each["completion"]) for each in examples)
@@ -217,7 +215,7 @@ def prepare(
             f"{longest} tokens, and the base a block_size of {config.block_size}"
         )
     config, tokenizer, params = extend(config, tokenizer, params, block_size=size)
-    config = replace(config, **(picked(model.config, len(examples)) | settings))
+    config = configured(config, picked(model.config, len(examples)), settings, *TAKEN)
     warm_up = settings.get("warmup_steps", int(WARM_UP * config.num_steps))
     config = replace(config, warmup_steps=warm_up, block_size=size)
     base = base_of(model, path)

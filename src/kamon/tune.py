@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import kamon
 from kamon.api import Model, directory, interval, stored
 from kamon.batch import pack
-from kamon.config import Config
+from kamon.config import Config, check_names
 from kamon.contents import (
     examples_text,
     little_endian,
@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 0.1
 MOST_LOSS = 1e300
+SETTINGS = (  # of Config, that every kind of tuning takes
+    *("seed", "num_steps", "batch_size", "learning_rate", "min_lr", "schedule", "warmup_steps"),
+    *("weight_decay", "beta1", "beta2", "grad_clip"),
+)
 Example = dict[str, Any]
 
 
@@ -88,21 +92,20 @@ class Steps:
 
     make: makes a step, by its number from 0 and its learning rate: `backward` and `step` of the
     engine, as often as Tuning.updates says; returns what was measured, "loss" among it, under the
-    same names each time. held_out: the loss on num_held_out examples that are not learned from, by
-    which the best model is found; None where there are none, and the last model is the best.
-    finish: what is known in the end, of the model that is kept, for training.json.
-    enough: asked as often as held_out, behind it, whether the tuning is at its end already; ended:
-    the same behind each step, of what that has measured. go_on: is told what the steps before have
-    measured, where a tuning goes on. critic: a second engine that learns, whose state is kept.
+    same names each time. measure: asked now and then for the loss on num_held_out examples that are
+    not learned from, by which the best model is found; where there are none it returns None, and
+    the last model is the best. ended: asked behind each step, and what was measured then, whether
+    the tuning is at its end already. finish: what is known in the end, of the model that is kept,
+    for training.json. go_on: is told what the steps before have measured, where a tuning goes on.
+    critic: a second engine that learns, whose state is kept.
     """
 
     make: Callable[[Engine, int, float], Mapping[str, float]]
-    held_out: Callable[[Engine], float] | None = None
+    measure: Callable[[Engine], float | None] | None = None
     num_held_out: int = 0
-    finish: Callable[[Engine], dict[str, Any]] | None = None
-    enough: Callable[[Engine], bool] | None = None
-    go_on: Callable[[Metrics], None] | None = None
     ended: Callable[[], bool] | None = None
+    finish: Callable[[Engine], dict[str, Any]] | None = None
+    go_on: Callable[[Metrics], None] | None = None
     critic: Engine | None = None
 
 
@@ -125,6 +128,27 @@ class Start:
     engine: Engine
     engine_name: str
     resumed: Resumed | None = None
+
+
+def configured(
+    base: Config, picked: Mapping[str, Any], settings: Mapping[str, Any], *more: str
+) -> Config:
+    """The base's Config with what a kind of tuning has picked, and over it the settings given.
+
+    more: settings that this kind takes beside SETTINGS. ConfigError for others, unless they say
+    what is so anyway, as in a file that the base was trained with.
+    """
+    check_names(settings)
+    allowed = (*SETTINGS, *more)
+    given = {name: value for name, value in settings.items() if name in allowed}
+    config = replace(base, **{**picked, **given})
+    for name, value in settings.items():
+        own = getattr(config, name)
+        if value != own and name not in allowed:
+            raise ConfigError(
+                f"{name} is {own} where this model is tuned, not {value!r:.60}: leave that out"
+            )
+    return config
 
 
 def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]:
@@ -292,12 +316,18 @@ def engines(
 
 
 def validation_of(steps: Steps) -> Validation | None:
-    """One that measures by `steps.held_out`: where a probability is too small for its logarithm,
-    MOST_LOSS, which a file can keep."""
-    measure = steps.held_out
-    if measure is None:
+    """One that measures by `steps.measure`: where a probability is too small for its logarithm,
+    MOST_LOSS, which a file can keep. None where no example is held out."""
+    measure = steps.measure
+    if measure is None or not steps.num_held_out:
         return None
-    return Validation(pack([]), measure=lambda engine: min(measure(engine), MOST_LOSS))
+
+    def loss(engine: Engine) -> float:
+        found = measure(engine)
+        assert found is not None
+        return min(found, MOST_LOSS)
+
+    return Validation(pack([]), measure=loss)
 
 
 # ---- what training.json keeps
@@ -374,7 +404,6 @@ class Course:
     training: dict[str, Any]
     validation: Validation | None
     metrics: Metrics = field(default_factory=Metrics)
-    enough: bool = False
 
     def learn(
         self,
@@ -407,9 +436,7 @@ class Course:
         checkpoints = Checkpoints(checkpoint, every) if writer else None
         self.make_steps(on_progress, should_stop, checkpoints)
         done, validation = len(self.metrics), self.validation
-        exhausted = validation is not None and validation.exhausted
-        ended = self.enough or (self.steps.ended is not None and self.steps.ended())
-        finished = done == self.tuning.config.num_steps or exhausted or ended
+        finished = done == self.tuning.config.num_steps or self.ended
         if not done:
             return self.model(0.0, False, {})
         last = engine.state()
@@ -423,14 +450,21 @@ class Course:
         engine.load(best)
         return model
 
+    @property
+    def ended(self) -> bool:
+        """Whether more steps would only learn by heart, or the tuning itself says so."""
+        steps, validation = self.steps, self.validation
+        exhausted = validation is not None and validation.exhausted
+        return exhausted or (steps.ended is not None and steps.ended())
+
     def make_steps(
         self,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
         checkpoints: Checkpoints | None,
     ) -> None:
-        """Steps until the last one, until validation says that more only learn by heart, or until
-        `should_stop` says so between two steps. TrainingError where a loss is not finite."""
+        """Steps until the last one, until it has `ended`, or until `should_stop` says so between
+        two. TrainingError where a loss is not finite."""
         config, metrics, validation = self.tuning.config, self.metrics, self.validation
         often = max(1, config.num_steps // EVALUATIONS)
         first, start = len(metrics), time.perf_counter()
@@ -452,15 +486,12 @@ class Course:
                 told = now
                 on_progress(Progress(config.num_steps, metrics.losses, now - start, first))
             if done % often == 0 or done == config.num_steps:
-                stop = validation is not None and validation(self.engine, done)
                 if validation:
+                    validation(self.engine, done)
                     metrics.held_out[done] = validation.records[-1][1]
-                self.enough = self.steps.enough is not None and self.steps.enough(self.engine)
-                if stop or self.enough:
-                    break
-            if self.steps.ended and self.steps.ended():
-                break
-            if should_stop and should_stop():
+                elif self.steps.measure:
+                    self.steps.measure(self.engine)
+            if self.ended or (should_stop and should_stop()):
                 break
             if checkpoints and done < config.num_steps:
                 checkpoints.after(metrics.losses)

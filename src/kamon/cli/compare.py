@@ -42,6 +42,11 @@ def add_arguments(parser: Parser) -> None:
         "--show", type=whole_number, default=10, metavar="N", help="how many are shown (10)"
     )
     parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="compare answers to TEXT; of models that `kamon sft` tuned, or that began as such",
+    )
     judge = parser.add_mutually_exclusive_group()
     judge.add_argument("--reward", metavar="DIR", help="the reward model that judges samples")
     judge.add_argument("--prefer", metavar="RULE", help="the rule that does, as in `kamon rate`")
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
         n=args.n,
         seed=args.seed,
         judge=judge,
+        prompt=args.prompt,
         name=names[0],
     )
     for each in found.all:
@@ -127,7 +133,7 @@ def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> Judge | None:
     if args.prefer is not None:
         return by_rule(args.prefer)
     if args.reward is not None:
-        return by_reward_model(load_reward(args.reward, **engine))
+        return by_reward_model(load_reward(args.reward, **engine), args.prompt)
     return None
 
 
@@ -155,6 +161,7 @@ def as_json(found: Comparison, args: argparse.Namespace, paths: list[str]) -> di
     return {
         "n": found.n,
         "seed": found.seed,
+        "prompt": args.prompt,
         "reward": args.reward,
         "prefer": args.prefer,
         "quantiles": QUANTILES,
@@ -220,6 +227,8 @@ def print_figures(found: Comparison) -> None:
             f"{each.mean_length:6.2f} {loss:>7}"
         )
     which = "held out from" if found.held_out else "of"
+    if found.prompt is not None:
+        print(f"samples are answers to {found.prompt!r:.50}")
     print(
         f"{found.n:,} samples of each, seed {found.seed}; loss on {found.base.num_docs:,} "
         f"documents {which} the list"

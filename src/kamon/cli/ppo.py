@@ -8,28 +8,37 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import print_json, progress_bar, say
+from kamon.cli.output import print_json, say
 from kamon.cli.parser import Parser
-from kamon.cli.train import stop_on_signals
 from kamon.errors import ConfigError
 
+if TYPE_CHECKING:
+    from kamon.api import Model
+
 LINES = 10  # in a tuning
-OWN: dict[str, tuple[type, str]] = {
-    "updates": (int, "updates from the documents of a step"),
-    "clip": (float, "how far an update may change the odds of a token"),
-    "beta": (float, "first weight of the KL, in deviations of the reward a nat"),
-    "kl_target": (float, "the KL that the weight is steered to, in nats a document"),
+OWN: tuning.Numbers = {
+    "updates": (int, "updates from the documents of a step (4)"),
+    "clip": (float, "how far an update may change the odds of a token (0.2)"),
+    "beta": (float, "first weight of the KL, in deviations of the reward a nat (0.5)"),
+    "kl_target": (float, "the KL that the weight is steered to, in nats a document (1)"),
     "max_kl": (float, "end where the KL would be more, in nats a document"),
+}
+TAKEN = tuning.SETTINGS | {
+    "num_steps": "40",
+    "batch_size": "256",
+    "learning_rate": "0.002",
+    "min_lr": "0",
+    "warmup_steps": "0",
+    "weight_decay": "0",
+    "temperature": tuning.BASE,
 }
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "dir", nargs="?", metavar="DIR", help="the model to tune, of `kamon train -o`"
-    )
+    tuning.add_model(parser)
     parser.add_argument("--reward", metavar="REWARD_DIR", help="a model of `kamon reward`")
     parser.add_argument(
         "--prefer", metavar="RULE", help="as 'len <= 5 and not endswith \"a\"': 1 where it is so"
@@ -37,57 +46,46 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--critic", action="store_true", help="a learned baseline in place of the group's mean"
     )
-    tuning.add_arguments(parser, OWN)
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="samples answer TEXT, and are judged as answers; of a model that `kamon sft` tuned",
+    )
+    tuning.add_arguments(parser, "ppo", OWN, TAKEN)
 
 
 def run(args: argparse.Namespace) -> int:
-    tuning.check(args, OWN)
-    given = [name for name in ("reward", "prefer") if getattr(args, name) is not None]
-    if args.resume is not None and (given or args.critic):
-        flag = given[0] if given else "critic"
-        raise ConfigError(f"--{flag} cannot be changed where a tuning goes on: leave it out")
-    if args.resume is None and len(given) != 1:
+    tuning.check(args, "dir")
+    if args.resume is None and (args.reward is None) == (args.prefer is None):
         raise ConfigError(
             "name what is rewarded: --reward REWARD_DIR or --prefer RULE, one of both"
         )
+    chosen = tuning.chosen(args, OWN)
 
-    from kamon import store
     from kamon.api import load
     from kamon.policy import ppo, resume
 
-    chosen, engine = tuning.chosen(args, OWN), {}
-    if args.resume is None:
-        store.check_target(args.output, overwrite=args.overwrite)
-        engine = tuning.engine(args)
-        base = load(args.dir, **engine)
-    with stop_on_signals() as stop, progress_bar() as on_progress:
-        common: dict[str, Any] = {
-            "checkpoint_every": args.checkpoint_every,
-            "on_start": tuning.say_start,
-            "on_progress": on_progress,
-            "on_step": say_step,
-            "should_stop": lambda: stop.signal is not None,
-        }
-        if args.resume is not None:
-            model = resume(args.resume, threads=args.threads, **common)
-        else:
-            model = ppo(
-                base,
-                args.reward,
-                prefer=args.prefer,
-                critic=args.critic,
-                base=args.dir,
-                output=args.output,
-                overwrite=args.overwrite,
-                **chosen,
-                **engine,
-                **common,
-            )
-    output = args.output if args.resume is None else args.resume
-    stopped = stop.code(model)
+    def begin(engine: dict[str, Any], how: dict[str, Any]) -> Model:
+        return ppo(
+            load(args.dir, **engine),
+            args.reward,
+            prefer=args.prefer,
+            critic=args.critic,
+            prompt=args.prompt,
+            base=args.dir,
+            **chosen,
+            **engine,
+            **how,
+        )
+
+    model, output, stopped = tuning.tuned(
+        args, "ppo", begin, resume, {"on_start": tuning.say_start, "on_step": say_step}
+    )
     if not model.metrics:
         return stopped
-    tuning.say_end(model, "ppo", output, stopped)
+    tuning.say_end(model, output)
+    if stopped:
+        tuning.say_stopped("ppo", output)
     found = model.training["tuning"].get("measured")
     if found:
         for problem in found["problems"]:
@@ -95,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         if found["over_budget"]:
             say("the KL reached its budget: the step that would lead beyond was taken back")
     if args.json:
-        print_json({"directory": output, **model.training})
+        print_json(tuning.as_json(model, output))
     elif found:
         show(found)
     return stopped

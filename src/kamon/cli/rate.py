@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,11 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE",
         help="where answers are kept as they come (the output's name with .jsonl)",
     )
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="propose answers to TEXT; of a model that `kamon sft` made",
+    )
     parser.add_argument("--pairs", action="store_true", help="show two, to choose from")
     parser.add_argument(
         "--every", type=whole_number, default=10, metavar="N", help="answers, then it learns (10)"
@@ -52,10 +58,13 @@ def run(args: argparse.Namespace) -> int:
 
     from kamon import preferences, rate, store
     from kamon.corpus import name_of
+    from kamon.prompts import before_answer
 
     base = rate.opened(args.dir, args.threads)
-    seed = base.model.config.seed if args.seed is None else args.seed
-    replace(base.model.config, seed=seed)  # ConfigError where it cannot be
+    config = base.model.config
+    before_answer(base.model.tokenizer, args.prompt, config.block_size)  # ConfigError for no room
+    seed = config.seed if args.seed is None else args.seed
+    replace(config, seed=seed)  # ConfigError where it cannot be
     going_on = bool(base.answers)
     output = args.output or (args.dir if going_on else "rated")
     overwrite = args.overwrite or (
@@ -73,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     elif answers:
         preferences.write(journal, answers)
     session = rate.Session(
-        base, answers, journal, say_line, args.every, args.pairs, seed, args.threads
+        *(base, answers, journal, say_line, args.every, args.pairs, seed, args.threads),
+        args.prompt,
     )
     say(HELP[args.pairs])
     stopped = 0
@@ -102,8 +112,9 @@ def run(args: argparse.Namespace) -> int:
         f"{len(session.answers):,} answers: what you like is {liked:.2g} times as likely as at "
         f"first, what you do not {disliked:.2g} times; saved to {output}"
     )
-    say(f"`kamon rate {output}` goes on from here")
-    samples = rate.proposals(model, NUM_SAMPLES, seed, session.answers)
+    asked = "" if args.prompt is None else f" --prompt {shlex.quote(args.prompt)}"
+    say_line(f"`kamon rate {output}{asked}` goes on from here")
+    samples = session.proposals(model, NUM_SAMPLES, seed)
     if args.json:
         print_json(
             {

@@ -11,25 +11,30 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, print_json, progress_bar, say
+from kamon.cli.output import count, print_json, say
 from kamon.cli.parser import Parser, whole_number
-from kamon.cli.train import stop_on_signals
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
+    from kamon.api import Model
     from kamon.preferences import Preference
 
 NUM_PAIRS = 1_000
 NUM_HELD_OUT = 1_000
-OWN: dict[str, tuple[type, str]] = {
-    "lm_weight": (float, "how much it goes on to learn the texts themselves, beside the pairs"),
+OWN: tuning.Numbers = {
+    "lm_weight": (float, "how much it goes on to learn the texts, beside the pairs (0.1)"),
+}
+TAKEN = tuning.SETTINGS | {
+    "num_steps": "200",
+    "batch_size": "32",
+    "learning_rate": "0.0015",
+    "min_lr": "0",
+    "warmup_steps": "0",
 }
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "dir", nargs="?", metavar="DIR", help="the model to start from, of `kamon train -o`"
-    )
+    tuning.add_model(parser)
     parser.add_argument(
         "data",
         nargs="?",
@@ -40,55 +45,37 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--num-pairs", type=whole_number, metavar="N", help=f"of common ({NUM_PAIRS:,})"
     )
-    tuning.add_arguments(parser, OWN)
+    tuning.add_arguments(parser, "reward", OWN, TAKEN)
 
 
 def run(args: argparse.Namespace) -> int:
-    tuning.check(args, OWN, "data")
-    if args.num_pairs is not None and (args.resume is not None or args.data != "common"):
+    tuning.check(args, "dir", "data")
+    if args.num_pairs is not None and args.data != "common":
         raise ConfigError("--num-pairs is for the built-in pairs: DATA is common for those")
+    chosen = tuning.chosen(args, OWN)
 
-    from kamon import store
     from kamon.api import load
     from kamon.rewards import resume, reward
 
-    chosen, engine = tuning.chosen(args, OWN), {}
-    if args.resume is None:
-        store.check_target(args.output, overwrite=args.overwrite)
-        engine = tuning.engine(args)
+    def begin(engine: dict[str, Any], how: dict[str, Any]) -> Model:
         base = load(args.dir, **engine)
         seed = chosen.get("seed", base.config.seed)
         pairs, held_out = read_pairs(args.data, args.num_pairs, seed)
-    with stop_on_signals() as stop, progress_bar() as on_progress:
-        common: dict[str, Any] = {
-            "checkpoint_every": args.checkpoint_every,
-            "on_start": tuning.say_start,
-            "on_progress": on_progress,
-            "should_stop": lambda: stop.signal is not None,
-        }
-        if args.resume is not None:
-            model = resume(args.resume, threads=args.threads, **common)
-        else:
-            model = reward(
-                base,
-                pairs,
-                held_out,
-                source=args.data,
-                base=args.dir,
-                output=args.output,
-                overwrite=args.overwrite,
-                **chosen,
-                **engine,
-                **common,
-            )
-    output = args.output if args.resume is None else args.resume
-    stopped = stop.code(model)
+        return reward(
+            base, pairs, held_out, source=args.data, base=args.dir, **chosen, **engine, **how
+        )
+
+    model, output, stopped = tuning.tuned(
+        args, "reward", begin, resume, {"on_start": tuning.say_start}
+    )
     if not model.metrics:
         return stopped
-    tuning.say_end(model, "reward", output, stopped)
+    tuning.say_end(model, output)
+    if stopped:
+        tuning.say_stopped("reward", output)
     found = model.training["tuning"].get("calibration")
     if args.json:
-        print_json({"directory": output, "num_params": model.num_params, **model.training})
+        print_json(tuning.as_json(model, output))
     elif found:
         show(found)
     elif not stopped:

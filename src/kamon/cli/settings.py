@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 from kamon.cli.output import say
@@ -52,15 +52,17 @@ def chosen_engine(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def add_settings(parser: Parser, *, picked: bool = False, of_tuning: Collection[str] = ()) -> None:
+def add_settings(
+    parser: Parser, *, picked: bool = False, of_tuning: Mapping[str, str] | None = None
+) -> None:
     """--config and a flag for each setting, `--n-layer` for n_layer.
 
     picked: some are picked where they are not given, and so have no default. of_tuning: where a
-    model is tuned, these alone, and none has a default.
+    model is tuned, these alone, each with what is taken where it is not given.
     """
     text = "a flag wins over the file, the file over the default"
     if of_tuning:
-        text = "a flag wins over the file; what is not given is picked, or as of the base"
+        text = "a flag wins over the file, the file over what is in brackets"
     if picked:
         from kamon.budget import PICKED
 
@@ -72,6 +74,7 @@ def add_settings(parser: Parser, *, picked: bool = False, of_tuning: Collection[
     for field in SETTINGS:
         if of_tuning and field.name not in of_tuning:
             continue
+        default = of_tuning[field.name] if of_tuning else field.default
         choices = field.metadata["choices"]
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
@@ -80,7 +83,7 @@ def add_settings(parser: Parser, *, picked: bool = False, of_tuning: Collection[
             default=argparse.SUPPRESS,
             metavar="NAME" if choices else "N" if field.type is int else "X",
             help=field.metadata["help"]
-            + ("" if of_tuning or (picked and field.name in PICKED) else f" ({field.default})"),
+            + ("" if picked and field.name in PICKED else f" ({default})"),
         )
 
 

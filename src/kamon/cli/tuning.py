@@ -1,106 +1,158 @@
-"""What the verbs share that learn from preferences and rewards: flags, and what is said."""
+"""What the verbs share that tune a model: their flags, how one is begun or gone on with, what is
+said of it."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, say, say_resumed
+from kamon.cli.output import count, progress_bar, say, say_resumed
 from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_engine, add_json, chosen_engine
+from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
+from kamon.cli.train import stop_on_signals
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
+    from kamon.api import Model
     from kamon.tune import Start
 
-SETTINGS: dict[str, tuple[type, str]] = {
-    "num_steps": (int, "steps"),
-    "batch_size": (int, "examples of a step"),
-    "learning_rate": (float, "size of an update at first; falls to 0"),
-    "seed": (int, "decides the order of examples, and samples; by default the model's"),
-}
+BASE = "the base's"
+SETTINGS = dict.fromkeys(  # of every tuning, and what is taken where none is given
+    (
+        *("seed", "num_steps", "batch_size", "learning_rate", "min_lr", "schedule"),
+        *("warmup_steps", "weight_decay", "beta1", "beta2", "grad_clip"),
+    ),
+    BASE,
+)
+MAY_CHANGE = ("resume", "checkpoint_every", "threads", "device", "compile", "json")
+Numbers = Mapping[str, tuple[type, str]]  # a verb's own: the type and the help of each
 
 
-def add_arguments(parser: Parser, own: Mapping[str, tuple[type, str]]) -> None:
-    """The flags of all; own: those of a verb, each with its type and its help."""
-    parser.add_argument("-o", "--output", metavar="OUT", help="where the tuned model goes")
-    parser.add_argument("--overwrite", action="store_true", help="replace the model in OUT")
-    add_json(parser)
-    add_engine(parser)
-    group = parser.add_argument_group("interrupted tunings")
-    group.add_argument(
-        "--resume", metavar="OUT", help="go on with the tuning in OUT, as if never interrupted"
+def add_model(parser: Parser) -> None:
+    parser.add_argument(
+        "dir", nargs="?", metavar="DIR", help="the model to tune, as `kamon train -o` wrote it"
     )
-    group.add_argument(
+
+
+def add_arguments(parser: Parser, verb: str, own: Numbers, taken: Mapping[str, str]) -> None:
+    """The flags of all. taken: the settings, each with what it is where it is not given."""
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help=f"where the tuned model goes ({verb})"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the model in OUT")
+    for name, (type_, help) in own.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=whole_number if type_ is int else number,
+            metavar="N" if type_ is int else "X",
+            help=help,
+        )
+    parser.add_argument(
+        "--resume",
+        metavar="OUT",
+        help="go on with the tuning in OUT, as if it had never been interrupted",
+    )
+    parser.add_argument(
         "--checkpoint-every",
         metavar="N",
         help="keep the tuning every N steps, or every time such as 30s",
     )
-    group = parser.add_argument_group("settings")
-    for name, (type_, help) in {**SETTINGS, **own}.items():
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=whole_number if type_ is int else number,
-            default=argparse.SUPPRESS,
-            metavar="N" if type_ is int else "X",
-            help=help,
-        )
+    add_json(parser)
+    add_engine(parser)
+    add_settings(parser, of_tuning=taken)
 
 
-def check(args: argparse.Namespace, own: Mapping[str, tuple[type, str]], *needed: str) -> None:
-    """ConfigError for what lacks, or says something else where a tuning goes on."""
+def check(args: argparse.Namespace, *needed: str) -> None:
+    """ConfigError for what lacks of `needed`, or cannot be said where a tuning goes on."""
     from kamon.api import interval
 
     interval(args.checkpoint_every)
-    if args.device is not None or args.compile:
-        raise ConfigError("--device and --compile are for `kamon train`: leave them out")
-    wanted = ("dir", *needed, "output")
-    shown = {name: "-o OUT" if name == "output" else name.upper() for name in wanted}
     if args.resume is None:
-        for name in wanted:
+        for name in needed:
             if getattr(args, name) is None:
-                raise ConfigError(f"name {shown[name]}, or a tuning to go on with (--resume)")
+                raise ConfigError(f"name {name.upper()}, or a tuning to go on with (--resume)")
         return
     if not args.resume:
         raise ConfigError("--resume needs the directory of a tuning, not an empty name")
-    given = {
-        **{shown[name]: getattr(args, name) is not None for name in wanted},
-        "--overwrite": args.overwrite,
-        "--engine": args.engine is not None,
-        "--dtype": args.dtype is not None,
-        **{f"--{name.replace('_', '-')}": hasattr(args, name) for name in {**SETTINGS, **own}},
-    }
-    for flag, there in given.items():
-        if there:
+    for name, value in vars(args).items():
+        if name not in MAY_CHANGE and value is not None and value is not False:
+            flag = name.upper() if name in ("dir", "data") else f"--{name.replace('_', '-')}"
+            flag = "-o" if name == "output" else flag
             raise ConfigError(
                 f"{flag} cannot be changed where a tuning goes on: leave it out, or tune anew"
             )
 
 
-def chosen(args: argparse.Namespace, own: Mapping[str, tuple[type, str]]) -> dict[str, Any]:
-    """The settings that were given, for the function."""
-    return {name: getattr(args, name) for name in {**SETTINGS, **own} if hasattr(args, name)}
+def chosen(args: argparse.Namespace, own: Numbers) -> dict[str, Any]:
+    """The settings and the verb's own numbers that were given, for the function."""
+    given = {name: getattr(args, name) for name in own}
+    return settings(args) | {name: x for name, x in given.items() if x is not None}
 
 
-def engine(args: argparse.Namespace) -> dict[str, Any]:
-    found = chosen_engine(args)
-    return {name: found[name] for name in ("engine", "dtype", "threads")}
+def tuned(
+    args: argparse.Namespace,
+    verb: str,
+    begin: Callable[[dict[str, Any], dict[str, Any]], Model],
+    resume: Callable[..., Model],
+    told: Mapping[str, Any],
+) -> tuple[Model, str, int]:
+    """(the model, where it is, the exit code of what stopped it or 0).
+
+    begin: starts a tuning, by what `make_engine` takes and what all tunings take; resume: goes on
+    with one. told: on_start and the like.
+    """
+    output = args.resume or (verb if args.output is None else args.output)
+    engine = {"threads": args.threads, "device": args.device, "compile": args.compile}
+    if args.resume is None:
+        from kamon import store
+
+        store.check_target(output, overwrite=args.overwrite)
+        engine = chosen_engine(args)
+    with stop_on_signals() as stop, progress_bar() as on_progress:
+        how = {
+            "checkpoint_every": args.checkpoint_every,
+            "on_progress": on_progress,
+            "should_stop": lambda: stop.signal is not None,
+            **told,
+        }
+        if args.resume is not None:
+            model = resume(args.resume, **engine, **how)
+        else:
+            model = begin(engine, {"output": output, "overwrite": args.overwrite, **how})
+    return model, output, stop.code(model)
 
 
 def say_start(start: Start) -> None:
-    tuning = start.tuning
+    from kamon.model import num_params
+
+    tuning, c = start.tuning, start.tuning.config
     say_resumed(start.resumed)
+    tested = start.steps.num_held_out
+    apart = f"; {tested:,} that are held out test it" if tested else ""
+    say(f"{tuning.source}: {count(len(tuning.examples), 'example')}{apart}")
     say(
-        f"{tuning.source}: {count(len(tuning.examples), 'example')}; "
-        f"{count(tuning.config.num_steps, 'step')} by the {start.engine_name} engine, "
-        f"{start.engine.dtype}"
+        f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
+        f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
+        f"{start.engine_name} engine, {start.engine.dtype}"
     )
 
 
-def say_end(model: Any, verb: str, output: str, stopped: int) -> None:
+def say_end(model: Model, output: str, found: str = "") -> None:
+    """How far it came, and where it is; found: the loss, and the like."""
     done, wanted = len(model.metrics), model.config.num_steps
-    what = f"{done:,} of {count(wanted, 'step')}" if done < wanted else count(wanted, "step")
-    say(f"{what} in {model.training['seconds']:.1f} s; saved to {output}")
-    if stopped:
-        say(f"`kamon {verb} --resume {output}` goes on from here")
+    what = f"ended after {done:,} of" if done < wanted else "tuned"
+    say(
+        f"{what} {count(wanted, 'step')} in {model.training['seconds']:.1f} s{found}; "
+        f"saved to {output}"
+    )
+
+
+def as_json(model: Model, output: str) -> dict[str, Any]:
+    config, training = asdict(model.config), model.training
+    return {"directory": output, "config": config, "num_params": model.num_params, **training}
+
+
+def say_stopped(verb: str, output: str) -> None:
+    say(f"`kamon {verb} --resume {output}` goes on from here")

@@ -18,7 +18,7 @@ from kamon.complete import completions
 from kamon.conditions import Conditions, allowed
 from kamon.describe import Nearest, logprobs
 from kamon.errors import ConfigError
-from kamon.prompts import knows_prompts
+from kamon.prompts import before_answer, knows_prompts
 from kamon.sampler import probabilities, started
 from kamon.score import Scale, score
 from kamon.web.errors import WebError
@@ -473,7 +473,7 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
             f"the model has {tokenizer.vocab_size:,} tokens, and the next one is shown of models "
             f"that have {MOST_TOKENS:,} at most: ask for completions"
         )
-    before = Conditions(prompt=body.prompt).before(tokenizer)
+    before = before_answer(tokenizer, body.prompt, config.block_size)
     prefix = tokenizer.encode(body.prefix)
     if len(before) + len(prefix) >= config.block_size:
         raise ConfigError(

@@ -22,6 +22,8 @@ class Limits:
     candidates: int = 200_000  # drawn for them, where conditions let few through
     text_chars: int = 10_000
     panel_chars: int = 100  # of a text that is looked into, which costs the square of it
+    panel_products: int = 60_000_000  # that the scalar engine makes for a panel: some seconds
+    ngram_bytes: int = 5_000_000  # of a list that n-grams are counted of
     completions: int = 100
 
     models: int = 64

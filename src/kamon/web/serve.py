@@ -82,7 +82,8 @@ def listening(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int | Non
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     wanted = PORT if port is None else port
     while True:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        # With the protocol named, asyncio sends small answers at once (TCP_NODELAY).
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((str(ip), wanted))

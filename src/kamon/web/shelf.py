@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kamon.api import Model
 
 T = TypeVar("T")
+Kind = Literal["opened", "trained", "tuned"]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
@@ -32,7 +33,7 @@ class Entry:
     """
 
     id: str
-    kind: Literal["opened", "trained", "tuned"]
+    kind: Kind
     open: Callable[[], Model]
     path: Path | None = None
     parent: str | None = None
@@ -77,10 +78,11 @@ class Shelf:
         return sorted(each.step or 0 for each in list(self.entries.values()) if each.parent == id)
 
     def add(self, entry: Entry) -> None:
-        """WebError 409 where there are too many: saved and opened ones stay, moments go first."""
+        """Also in the place of one with its id. WebError 409 where there are too many."""
         with self.lock:
             own = [each for each in self.entries.values() if each.parent is None]
-            if entry.parent is None and len(own) >= self.limits.models:
+            new = entry.parent is None and entry.id not in self.entries
+            if new and len(own) >= self.limits.models:
                 raise WebError(409, f"{len(own)} models are open: forget one that is not needed")
             self.entries[entry.id] = entry
 
@@ -120,16 +122,20 @@ class Shelf:
 
     def save(self, id: str, name: str) -> Path:
         """Write a model to the folder, as its own entry `name`. WebError 409 where there is one."""
+        entry = self.get(id)
+        with entry.use() as model:
+            return self.write(name, entry.kind, model.save)
+
+    def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Path:
+        """`save` of what is written by `write`, given a path."""
         if not NAME.fullmatch(name):
             raise WebError(
                 422, "a name is of a to z, 0 to 9, - and _, 40 at most, a letter or digit first"
             )
-        entry = self.get(id)
         path = self.folder / name
         if path.exists() or name in self.entries:
             raise WebError(409, f"there is a model {name} already: save it under another name")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with entry.use() as model:
-            model.save(path)
-        self.add(Entry(name, entry.kind, lambda: load(path), path=path))
+        write(path)
+        self.add(Entry(name, kind, lambda: load(path), path=path))
         return path

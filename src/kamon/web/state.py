@@ -35,7 +35,7 @@ class Asked:
         self.limits = self.playground.limits
         self.shelf = self.playground.shelf
         self.jobs = self.playground.jobs
-        self.ratings = self.playground.ratings
+        self.ratings: Ratings = self.playground.ratings
 
     async def compute(self, function: Callable[[Stop], T]) -> T:
         return await self.playground.work.run(function, self.request.is_disconnected)
