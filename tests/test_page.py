@@ -20,16 +20,15 @@ from kamon.conditions import Conditions, allowed
 from kamon.engines.scalar import Value
 from kamon.philox import uniform
 from kamon.sampler import choose, probabilities
-from serving import Server, serving
+from serving import CHROMIUM, Server, serving
 from serving import until as serving_until
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VIEWS = ["train", "generate", "teach", "inside", "data"]
 DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
-pytestmark = [pytest.mark.extra, pytest.mark.slow]
+pytestmark = [pytest.mark.extra]
 if CHROMIUM is None and not os.environ.get("CI"):
     pytestmark.append(pytest.mark.skip(reason="no Chromium is installed"))
 
@@ -106,7 +105,7 @@ def until(page: Any, condition: str) -> None:
 def test_the_samplers_are_one(watched: Watched) -> None:
     """The draws and choices of sampler.js are those of Python."""
     rng = random.Random(1)
-    cases = []
+    cases: list[dict[str, Any]] = []
     for _ in range(300):
         size = rng.randint(1, 60)
         logits = [rng.choice([rng.gauss(0, 3), float(rng.randint(-2, 2))]) for _ in range(size)]
@@ -178,6 +177,7 @@ def test_finish_makes_the_sample_of_the_seed(watched: Watched, server: Server) -
 # ---- views
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_views(browser: Any, server: Server, theme: str, width: int) -> None:
@@ -224,7 +224,8 @@ CONTRAST = """() => {
     const found = [];
     for (const e of document.querySelectorAll("body *")) {
         const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-        if (!own || e.closest("[hidden], button:disabled, .unseen, noscript, .skip, option, title, desc")) continue;
+        if (!own || e.closest("[hidden], button:disabled, .unseen, .skip, noscript")) continue;
+        if (e.closest("title, desc, option")) continue;
         const style = getComputedStyle(e);
         const [a, b] = [light(rgb(e.closest("svg") ? style.fill : style.color)), light(behind(e))];
         const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
@@ -406,6 +407,7 @@ def test_the_way_through_the_views(watched: Watched) -> None:
     until(page, "document.querySelector('main').dataset.view === 'inside'")
 
 
+@pytest.mark.slow
 def test_a_training(watched: Watched) -> None:
     """From a list that is pasted to the model of an earlier step."""
     page = watched.open("view=train")
@@ -459,6 +461,7 @@ def run_copies(page: Any) -> None:
 @pytest.mark.parametrize(
     "view", ["train&budget=0.5", "generate", "inside", "inside&graph=loss", "data"]
 )
+@pytest.mark.slow
 @pytest.mark.usefixtures("beside")
 def test_what_is_to_copy_runs(watched: Watched, view: str) -> None:
     run_copies(watched.open(f"view={view}&text=banna&prefix=k&top_k=3&novel=1&max_len=6&n=5"))
@@ -483,6 +486,7 @@ def test_what_was_taught_is_to_copy(watched: Watched) -> None:
 # ---- a server that comes and goes
 
 
+@pytest.mark.slow
 def test_a_server_that_was_started_again(browser: Any, folder: Path, tmp_path: Path) -> None:
     page = browser.new_page()
     with serving(tmp_path, "--budget=60") as server:
@@ -493,5 +497,5 @@ def test_a_server_that_was_started_again(browser: Any, folder: Path, tmp_path: P
         assert "connection lost" in page.inner_text("#training")
     with serving(tmp_path, folder / "m", f"--port={server.port}"):
         until(page, "document.querySelector('.status')?.textContent.startsWith('Nothing')")
-        assert page.locator("#model").input_value() == "m"
+        until(page, "document.querySelector('#model').value === 'm'")
     page.close()
