@@ -70,6 +70,9 @@ PREFERRED = ("tests/test_preferences.py",)
 ALIGNED = ("tests/test_alignment.py",)
 BY_PAIRS = ("tests/test_dpo.py",)
 RATED = ("tests/test_rate.py",)
+JOBS = "web/jobs.py"
+WORKER = "web/worker.py"
+TRAININGS = ("tests/test_web_jobs.py",)
 PANELS = ("tests/test_web_inside.py",)
 GRAPHS = ("tests/test_web_graph.py",)
 AT_A_PAGE = ("tests/test_web_ratings.py",)
@@ -1905,6 +1908,125 @@ BUGS = [
         "const here = t === data.row;",
         "const here = t === data.row - 1;",
         IN_A_BROWSER,
+    ),
+    Bug(
+        "worker: it goes on where its input has ended",
+        WORKER,
+        "                self.going.set()\n        os._exit(0)\n",
+        "                self.going.set()\n",
+        TRAININGS,
+    ),
+    Bug(
+        "worker: a stop does not end a pause",
+        WORKER,
+        "                self.stopped = True\n                self.going.set()\n",
+        "                self.stopped = True\n",
+        TRAININGS,
+    ),
+    Bug(
+        "worker: a pause counts as training",
+        WORKER,
+        " - self.start - self.control.paused_seconds",
+        " - self.start",
+        TRAININGS,
+    ),
+    Bug(
+        "worker: losses are told twice",
+        WORKER,
+        "self.num_losses, self.num_held_out = len(losses), len(records)",
+        "self.num_held_out = len(records)",
+        TRAININGS,
+    ),
+    Bug(
+        "worker: a moment is kept before its losses are told",
+        WORKER,
+        "        if due or paused or time",
+        "        if paused or time",
+        TRAININGS,
+    ),
+    Bug(
+        "worker: large models have as many moments",
+        WORKER,
+        "max(2, min(request.moments, room))",
+        "request.moments",
+        TRAININGS,
+    ),
+    Bug(
+        "worker: moments take what time they like",
+        WORKER,
+        "        self.keeping += time.thread_time() - start\n",
+        "",
+        TRAININGS,
+    ),
+    Bug(
+        "jobs: a moment has the losses of the whole training",
+        JOBS,
+        "        losses[:step],\n",
+        "        losses[:],\n",
+        TRAININGS,
+    ),
+    Bug(
+        "jobs: a moment knows what was measured later",
+        JOBS,
+        " in held_out if number <= step}",
+        " in held_out}",
+        TRAININGS,
+    ),
+    Bug(
+        "jobs: the last losses are not shown where they fill no point",
+        JOBS,
+        "        job.add_losses([], last=True)\n",
+        "",
+        TRAININGS,
+    ),
+    Bug(
+        "jobs: what is forgotten still trains",
+        JOBS,
+        "        job.process.kill()\n        job.outbox.put(None)\n        for",
+        "        for",
+        TRAININGS,
+    ),
+    Bug(
+        "jobs: a moment is closed while it is used",
+        JOBS,
+        "if other.lock.acquire(blocking=False):",
+        "if other.lock.acquire(blocking=False) or True:",
+        TRAININGS,
+    ),
+    Bug(
+        "jobs: a training that is over is still counted",
+        JOBS,
+        "sum(not job.over for job in self.jobs.values())",
+        "len(self.jobs)",
+        TRAININGS,
+    ),
+    Bug(
+        "events: the id of progress says that its moments were told",
+        "web/api_jobs.py",
+        "replace(now, moments=told.moments, over=0)",
+        "replace(now, over=0)",
+        TRAININGS,
+    ),
+    Bug(
+        "events: a stream that has ended is still counted",
+        "web/api_jobs.py",
+        "            self.jobs.streams -= 1\n",
+        "            pass\n",
+        TRAININGS,
+    ),
+    Bug(
+        "clean: a line that is changed and repeated is not shown as removed",
+        "web/api_jobs.py",
+        "first.setdefault(doc, number)",
+        "first.setdefault(line, number)",
+        TRAININGS,
+    ),
+    Bug(
+        "trainer: progress does not tell the held-out losses",
+        "trainer.py",
+        "records = validation.records if isinstance(validation, Validation) else ()",
+        "records = ()",
+        ("tests/test_trainer.py",),
     ),
 ]
 

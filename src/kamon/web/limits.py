@@ -31,6 +31,9 @@ class Limits:
     jobs_kept: int = 20
     job_seconds: float = 120.0  # the largest budget
     job_steps: int = 100_000
+    job_params: int = 2_000_000
     snapshots: int = 40  # of a training, to go back to
+    snapshot_bytes: int = 32 << 20  # all of a training's together: large models have fewer
+    snapshots_open: int = 16  # of all trainings: the others are opened again when they are used
     sessions: int = 16  # of ratings
     answers: int = 2_000  # of a session

@@ -124,6 +124,8 @@ class Shelf:
         """Write a model to the folder, as its own entry `name`. WebError 409 where there is one."""
         entry = self.get(id)
         with entry.use() as model:
+            if not model.metrics:
+                raise WebError(409, "this model has not learned yet: there is nothing to save")
             return self.write(name, entry.kind, model.save)
 
     def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Path:

@@ -32,9 +32,9 @@ class Asked:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.playground: Playground = request.app.state.playground
-        self.limits = self.playground.limits
-        self.shelf = self.playground.shelf
-        self.jobs = self.playground.jobs
+        self.limits: Limits = self.playground.limits
+        self.shelf: Shelf = self.playground.shelf
+        self.jobs: Jobs = self.playground.jobs
         self.ratings: Ratings = self.playground.ratings
 
     async def compute(self, function: Callable[[Stop], T]) -> T:
