@@ -76,6 +76,7 @@ TRAININGS = ("tests/test_web_jobs.py",)
 PANELS = ("tests/test_web_inside.py",)
 GRAPHS = ("tests/test_web_graph.py",)
 AT_A_PAGE = ("tests/test_web_ratings.py",)
+IN_A_BROWSER = ("tests/test_page.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -1865,6 +1866,48 @@ BUGS = [
         "replace(model, engine=engine)",
         "replace(model, engine=model.engine)",
         AT_A_PAGE,
+    ),
+    Bug(
+        "the page's draws are others",
+        "web/static/sampler.js",
+        "(product1 >> 32n) ^ c1 ^ k0,",
+        "(product1 >> 32n) ^ c1 ^ k1,",
+        IN_A_BROWSER,
+    ),
+    Bug(
+        "the page's top-k keeps the least likely",
+        "web/static/sampler.js",
+        "logits[b] - logits[a]",
+        "logits[a] - logits[b]",
+        IN_A_BROWSER,
+    ),
+    Bug(
+        "the page draws for the place behind",
+        "web/static/generate.js",
+        "dial.values().seed, 0, now.position",
+        "dial.values().seed, 0, now.position + 1",
+        IN_A_BROWSER,
+    ),
+    Bug(
+        "the page's gradients forget the local one",
+        "web/static/graph.js",
+        "(found.get(input) ?? 0) + node.local_grads[i] * (found.get(id) ?? 0)",
+        "(found.get(input) ?? 0) + (found.get(id) ?? 0)",
+        IN_A_BROWSER,
+    ),
+    Bug(
+        "y is n at a page",
+        "web/static/teach.js",
+        'liked: key === "y"',
+        'liked: key === "n"',
+        IN_A_BROWSER,
+    ),
+    Bug(
+        "the page marks the row above",
+        "web/static/charts.js",
+        "const here = t === data.row;",
+        "const here = t === data.row - 1;",
+        IN_A_BROWSER,
     ),
     Bug(
         "worker: it goes on where its input has ended",
