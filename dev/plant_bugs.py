@@ -1612,6 +1612,20 @@ BUGS = [
         EXTENDED,
     ),
     Bug(
+        "store: a probe that another process takes away ends a writer",
+        STORE,
+        "(path / name).unlink(missing_ok=True)",
+        "(path / name).unlink()",
+        RESUMED,
+    ),
+    Bug(
+        "store: a directory that has just been made is taken for a file",
+        STORE,
+        "elif path.exists() and not path.is_dir():",
+        "elif path.exists():",
+        RESUMED,
+    ),
+    Bug(
         "tune: Adam counts steps, not updates",
         "tune.py",
         'state["step"] = len(found.metrics) * tuning.updates',
