@@ -18,7 +18,7 @@ export async function show(context, model) {
     python:
       `import kamon\n\nmodel = kamon.load(${python(model.id)})\nlearned, held_out = model.parts()\n` +
       "len(model.docs), len(learned), len(held_out)\nlearned.lengths(), held_out.lengths()",
-  }));
+  }), model);
   put(root, copy.node);
 }
 

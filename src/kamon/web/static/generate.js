@@ -133,7 +133,7 @@ function letterPanel(context, model, dial) {
         `next_tokens(model, ${python(prefix)}, temperature=${temperature})\n` +
         `model.sample(1${keywords({ prefix, seed, temperature, ...conditions, prompt })})`,
     };
-  });
+  }, model);
   const node = panel(
     "Letter by letter",
     tiles,
@@ -432,7 +432,7 @@ function batchPanel(context, model, dial) {
       python:
         `import kamon\n\nmodel = kamon.load(${python(model.id)})\n` + `model.sample(${n.value}${keywords(given)})`,
     };
-  });
+  }, model);
   const make = async () => {
     swap(errors);
     change({

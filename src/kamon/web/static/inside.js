@@ -82,7 +82,7 @@ export async function show(context, model) {
       python:
         `import kamon\nfrom kamon.inside import attention\n\nmodel = kamon.load(${python(model.id)})\n` +
         `attention(model, ${python(text.value)}).weights[${layer}][${head}]`,
-    })).node,
+    }), model).node,
   );
   const surprise = bars("Surprise at each letter, in bits", { look: (to) => look(to) });
   const surpriseTold = h("p", { class: "told" });
@@ -98,7 +98,7 @@ export async function show(context, model) {
       python:
         `import kamon\nfrom kamon.score import score\n\nmodel = kamon.load(${python(model.id)})\n` +
         `next(score(model, [${python(text.value)}]))`,
-    })).node,
+    }), model).node,
   );
   const embedded = embeddingPanel(context, model, (id) => {
     const found = trace?.tokens.findIndex((each) => each.id === id) ?? -1;
@@ -284,7 +284,7 @@ function embeddingPanel(context, model, look) {
     copies(() => ({
       command: `kamon plot ${shell(model.id)} --kind embeddings`,
       python: `import kamon\nfrom kamon.inside import embeddings\n\nmodel = kamon.load(${python(model.id)})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
-    })).node,
+    }), model).node,
   );
   let lit = { id: -1, position: -1 };
   /** @param {number} id @param {number} position */
@@ -366,7 +366,7 @@ function graphPanel(context, model, text) {
       python: loss.checked
         ? `import kamon\n\nmodel = kamon.load(${python(model.id)}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(text())}]))`
         : `from kamon.engines.scalar import Value\n\na, b, c = Value(${Number(a.value)}), Value(${Number(b.value)}), Value(${Number(c.value)})\nloss = ((a * b + c).relu() - 1) ** 2\nloss.backward()\na.grad, b.grad, c.grad`,
-    })).node,
+    }), model).node,
   );
 
   /** @param {number} [at] */
