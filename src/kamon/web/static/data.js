@@ -12,14 +12,20 @@ export async function show(context, model) {
   const { root, signal } = context;
   put(root, h("h1", {}, "Data"), h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."));
   const data = await api.data(model.id, signal);
-  put(root, counts(data), lengths(data), characters(data), examples(data));
-  const copy = copies(() => ({
-    command: `kamon inspect ${shell(model.id)}\nkamon plot ${shell(model.id)} --kind lengths --json`,
-    python:
-      `import kamon\n\nmodel = kamon.load(${python(model.id)})\nlearned, held_out = model.parts()\n` +
-      "len(model.docs), len(learned), len(held_out)\nlearned.lengths(), held_out.lengths()",
-  }), model);
-  put(root, copy.node);
+  const load = `import kamon\n\nmodel = kamon.load(${python(model.id)})\n`;
+  /** @param {string} command @param {string} code */
+  const copy = (command, code) =>
+    copies(() => ({ command: `kamon ${command.replace("DIR", shell(model.id))}`, python: load + code }), model).node;
+  const parts = [
+    [counts(data), copy("inspect DIR", "learned, held_out = model.parts()\nlen(model.docs), len(learned), len(held_out)")],
+    [lengths(data), copy("plot DIR --kind lengths --json", "[part.lengths() for part in model.parts()]")],
+    [characters(data), copy("inspect DIR", 'from collections import Counter\n\nCounter("".join(model.docs))')],
+    [examples(data), copy("inspect DIR --json", "[list(part[:10]) for part in model.parts()]")],
+  ];
+  for (const [part, below] of parts) {
+    part.append(below);
+    root.append(part);
+  }
 }
 
 /** @param {import("./api.js").Data} data */

@@ -51,6 +51,13 @@ export async function show(context, model) {
     tokens,
     h("p", { class: "hint" }, "Point at a token, or step through them with the arrow keys: what it looks at is marked in the text, the map and the tables."),
     sources,
+    copies(
+      () => ({
+        command: `kamon tokenizer show ${shell(model.id)} ${shell(text.value)}`,
+        python: `import kamon\n\nmodel = kamon.load(${python(model.id)})\nmodel.tokenizer.encode(${python(text.value)})`,
+      }),
+      model,
+    ).node,
   );
   /** @type {Trace|null} */
   let trace = null;
