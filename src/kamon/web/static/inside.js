@@ -247,9 +247,17 @@ export async function show(context, model) {
  */
 async function first(model, signal) {
   try {
-    const asked = { model: model.id, n: 1, temperature: 0, ...(model.text ? {} : { min_len: 1 }) };
-    const found = await api.sample(asked, signal);
-    return [...(found.samples[0]?.text ?? "")].slice(0, Math.min(12, model.block_size - 1)).join("");
+    const most = Math.min(12, model.block_size - 1);
+    if (model.text) {
+      let text = "";
+      for (let i = 0; i < most; i++) {
+        const { tokens } = await api.nextToken({ model: model.id, prefix: text }, signal);
+        text += tokens.filter((each) => each.kept).reduce((a, b) => (b.logit > a.logit ? b : a)).text;
+      }
+      return text;
+    }
+    const found = await api.sample({ model: model.id, n: 1, temperature: 0, min_len: 1 }, signal);
+    return [...(found.samples[0]?.text ?? "")].slice(0, most).join("");
   } catch (error) {
     if (api.isAbort(error)) throw error;
     return "";
