@@ -493,6 +493,7 @@ def test_a_server_that_was_started_again(browser: Any, folder: Path, tmp_path: P
         page.goto(server.url)
         until(page, "document.querySelector('.status')?.textContent === 'training'")
         server.process.kill()
+        server.process.communicate()
         until(page, "document.querySelector('.lost')")
         assert "connection lost" in page.inner_text("#training")
     with serving(tmp_path, folder / "m", f"--port={server.port}"):

@@ -27,6 +27,7 @@
  * @property {string} id
  * @property {"starting"|"running"|"paused"|"stopped"|"done"|"failed"} state
  * @property {string|null} error
+ * @property {string} source
  * @property {number} num_steps
  * @property {number} step
  * @property {number} seconds

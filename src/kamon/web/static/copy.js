@@ -71,14 +71,16 @@ function piece(name, code) {
 /**
  * The two, folded; they are made when they are opened, and by `refresh` where they are open.
  * @param {() => {command: string, python: string}} make
+ * @param {{id: string, saved: boolean}} [model]  that they load
  */
-export function copies(make) {
+export function copies(make, model) {
   const inner = h("div", { class: "codes" });
   const node = h("details", { class: "copies" }, h("summary", {}, "As command, as Python"), inner);
   const refresh = () => {
     if (!node.open) return;
     const found = make();
-    swap(inner, piece("As command", found.command), piece("As Python", found.python));
+    const hint = `${model?.id} is not saved yet. Save it under a name, and put that in its place.`;
+    swap(inner, model && !model.saved && h("p", { class: "hint" }, hint), piece("As command", found.command), piece("As Python", found.python));
   };
   node.addEventListener("toggle", refresh);
   return { node, refresh };

@@ -12,19 +12,27 @@ export async function show(context, model) {
   const { root, signal } = context;
   put(root, h("h1", {}, "Data"), h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."));
   const data = await api.data(model.id, signal);
-  put(root, counts(data), lengths(data), characters(data), examples(data));
-  const copy = copies(() => ({
-    command: `kamon inspect ${shell(model.id)}\nkamon plot ${shell(model.id)} --kind lengths --json`,
-    python:
-      `import kamon\n\nmodel = kamon.load(${python(model.id)})\nlearned, held_out = model.parts()\n` +
-      "len(model.docs), len(learned), len(held_out)\nlearned.lengths(), held_out.lengths()",
-  }));
-  put(root, copy.node);
+  const load = `import kamon\n\nmodel = kamon.load(${python(model.id)})\n`;
+  /** @param {string} command @param {string} code */
+  const copy = (command, code) =>
+    copies(() => ({ command: `kamon ${command.replace("DIR", shell(model.id))}`, python: load + code }), model).node;
+  const parts = [
+    [counts(data, model.text), copy("inspect DIR", "learned, held_out = model.parts()\nlen(model.docs), len(learned), len(held_out)")],
+    [lengths(data), copy("plot DIR --kind lengths --json", "[part.lengths() for part in model.parts()]")],
+    [characters(data), copy("inspect DIR", 'from collections import Counter\n\nCounter("".join(model.docs))')],
+    [examples(data), copy("inspect DIR --json", "[list(part[:10]) for part in model.parts()]")],
+  ];
+  for (const [part, below] of parts) {
+    part.append(below);
+    root.append(part);
+  }
 }
 
-/** @param {import("./api.js").Data} data */
-function counts(data) {
-  const share = data.num_docs ? data.num_held_out / data.num_docs : 0;
+/** @param {import("./api.js").Data} data @param {boolean} text  of which a part is held out, and not entries */
+function counts(data, text) {
+  const size = (/** @type {"learned"|"held_out"} */ part) =>
+    data.lengths.reduce((sum, each) => sum + each[part] * (text ? each.length : 1), 0);
+  const share = size("held_out") / (size("learned") + size("held_out") || 1);
   return panel(
     "The list",
     h("p", {}, `From ${data.source}.`),
@@ -40,7 +48,9 @@ function counts(data) {
       "p",
       {},
       data.num_held_out
-        ? `${percent(share)} are held out. Which ones is decided by the entry itself: they stay the same when the list grows.`
+        ? text
+          ? `${percent(share)} of the text are held out.`
+          : `${percent(share)} are held out. Which ones is decided by the entry itself: they stay the same when the list grows.`
         : "Nothing is held out: there is no telling how well it does on what it has not seen.",
     ),
   );

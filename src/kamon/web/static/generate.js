@@ -83,19 +83,20 @@ export async function show(context, model) {
   const { root } = context;
   const dial = dials(context, model);
   const letters = letterPanel(context, model, dial);
-  const batch = batchPanel(context, model, dial);
+  const batch = model.text ? null : batchPanel(context, model, dial);
   dial.node.addEventListener("input", (event) => {
     dial.tell();
     letters.turned(/** @type {HTMLElement} */ (event.target));
-    batch.refresh();
+    batch?.refresh();
   });
   put(
     root,
     h("h1", {}, "Generate"),
     h("p", { class: "lead" }, "The model gives each letter a chance to come next. Take one yourself, or let it draw."),
     letters.node,
-    batch.node,
-    keptPanel(context),
+    batch && batch.node,
+    batch && keptPanel(context),
+    !batch && h("p", {}, "This model has learned a text, which has no end: kamon sample writes as much as you want."),
   );
   await letters.begin();
 }
@@ -133,7 +134,7 @@ function letterPanel(context, model, dial) {
         `next_tokens(model, ${python(prefix)}, temperature=${temperature})\n` +
         `model.sample(1${keywords({ prefix, seed, temperature, ...conditions, prompt })})`,
     };
-  });
+  }, model);
   const node = panel(
     "Letter by letter",
     tiles,
@@ -404,20 +405,16 @@ function batchPanel(context, model, dial) {
   const whole = (input) => (input.value === "" ? null : Number(input.value));
   const conditions = () => ({
     prefix: begins.value,
-    ...(model.text
-      ? {}
-      : {
-          suffix: suffix.value,
-          contains: contains.value,
-          min_len: whole(min_len) ?? 0,
-          max_len: whole(max_len),
-          novel: novel.checked,
-          unique: unique.checked,
-        }),
+    suffix: suffix.value,
+    contains: contains.value,
+    min_len: whole(min_len) ?? 0,
+    max_len: whole(max_len),
+    novel: novel.checked,
+    unique: unique.checked,
   });
   const copy = copies(() => {
     const { temperature, top_k, top_p, seed, prompt } = dial.values();
-    const { min_len: least, ...others } = { min_len: 0, ...conditions() };
+    const { min_len: least, ...others } = conditions();
     const given = {
       seed,
       temperature,
@@ -432,7 +429,7 @@ function batchPanel(context, model, dial) {
       python:
         `import kamon\n\nmodel = kamon.load(${python(model.id)})\n` + `model.sample(${n.value}${keywords(given)})`,
     };
-  });
+  }, model);
   const make = async () => {
     swap(errors);
     change({
@@ -450,7 +447,7 @@ function batchPanel(context, model, dial) {
     try {
       const found = await ask((own) =>
         api.sample(
-          { model: model.id, n: Number(n.value), temperature, seed, top_k, top_p, prompt, ...conditions(), nearest: !model.text },
+          { model: model.id, n: Number(n.value), temperature, seed, top_k, top_p, prompt, ...conditions(), nearest: true },
           own,
         ),
       );
@@ -480,7 +477,7 @@ function batchPanel(context, model, dial) {
             star(each.text, model.id, each.logprob, each.in_list),
             h("span", { class: "name" }, each.text === "" ? "(empty)" : each.text),
             h("span", { class: "number", title: "log probability in nats" }, fixed(each.logprob, 2)),
-            model.text ? null : mark(each),
+            mark(each),
           ),
         ),
       ),
@@ -500,16 +497,16 @@ function batchPanel(context, model, dial) {
       { class: "row" },
       field("How many", n),
       field("Begins with", begins),
-      model.text ? null : field("Ends with", suffix),
-      model.text ? null : field("Contains", contains),
-      model.text ? null : field("Shortest", min_len),
-      model.text ? null : field("Longest", max_len),
+      field("Ends with", suffix),
+      field("Contains", contains),
+      field("Shortest", min_len),
+      field("Longest", max_len),
     ),
     h(
       "div",
       { class: "row end" },
-      model.text ? null : tick("None that is in the list", novel),
-      model.text ? null : tick("None twice", unique),
+      tick("None that is in the list", novel),
+      tick("None twice", unique),
       h("button", { type: "submit", class: "main" }, "Make names"),
     ),
   );

@@ -51,6 +51,13 @@ export async function show(context, model) {
     tokens,
     h("p", { class: "hint" }, "Point at a token, or step through them with the arrow keys: what it looks at is marked in the text, the map and the tables."),
     sources,
+    copies(
+      () => ({
+        command: `kamon tokenizer show ${shell(model.id)} ${shell(text.value)}`,
+        python: `import kamon\n\nmodel = kamon.load(${python(model.id)})\nmodel.tokenizer.encode(${python(text.value)})`,
+      }),
+      model,
+    ).node,
   );
   /** @type {Trace|null} */
   let trace = null;
@@ -82,7 +89,7 @@ export async function show(context, model) {
       python:
         `import kamon\nfrom kamon.inside import attention\n\nmodel = kamon.load(${python(model.id)})\n` +
         `attention(model, ${python(text.value)}).weights[${layer}][${head}]`,
-    })).node,
+    }), model).node,
   );
   const surprise = bars("Surprise at each letter, in bits", { look: (to) => look(to) });
   const surpriseTold = h("p", { class: "told" });
@@ -98,7 +105,7 @@ export async function show(context, model) {
       python:
         `import kamon\nfrom kamon.score import score\n\nmodel = kamon.load(${python(model.id)})\n` +
         `next(score(model, [${python(text.value)}]))`,
-    })).node,
+    }), model).node,
   );
   const embedded = embeddingPanel(context, model, (id) => {
     const found = trace?.tokens.findIndex((each) => each.id === id) ?? -1;
@@ -240,9 +247,17 @@ export async function show(context, model) {
  */
 async function first(model, signal) {
   try {
-    const asked = { model: model.id, n: 1, temperature: 0, ...(model.text ? {} : { min_len: 1 }) };
-    const found = await api.sample(asked, signal);
-    return [...(found.samples[0]?.text ?? "")].slice(0, Math.min(12, model.block_size - 1)).join("");
+    const most = Math.min(12, model.block_size - 1);
+    if (model.text) {
+      let text = "";
+      for (let i = 0; i < most; i++) {
+        const { tokens } = await api.nextToken({ model: model.id, prefix: text }, signal);
+        text += tokens.filter((each) => each.kept).reduce((a, b) => (b.logit > a.logit ? b : a)).text;
+      }
+      return text;
+    }
+    const found = await api.sample({ model: model.id, n: 1, temperature: 0, min_len: 1 }, signal);
+    return [...(found.samples[0]?.text ?? "")].slice(0, most).join("");
   } catch (error) {
     if (api.isAbort(error)) throw error;
     return "";
@@ -284,7 +299,7 @@ function embeddingPanel(context, model, look) {
     copies(() => ({
       command: `kamon plot ${shell(model.id)} --kind embeddings`,
       python: `import kamon\nfrom kamon.inside import embeddings\n\nmodel = kamon.load(${python(model.id)})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
-    })).node,
+    }), model).node,
   );
   let lit = { id: -1, position: -1 };
   /** @param {number} id @param {number} position */
@@ -366,7 +381,7 @@ function graphPanel(context, model, text) {
       python: loss.checked
         ? `import kamon\n\nmodel = kamon.load(${python(model.id)}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(text())}]))`
         : `from kamon.engines.scalar import Value\n\na, b, c = Value(${Number(a.value)}), Value(${Number(b.value)}), Value(${Number(c.value)})\nloss = ((a * b + c).relu() - 1) ** 2\nloss.backward()\na.grad, b.grad, c.grad`,
-    })).node,
+    }), model).node,
   );
 
   /** @param {number} [at] */

@@ -81,9 +81,16 @@ async function wantedModel() {
   return moments.length ? api.model(moments[moments.length - 1].model) : null;
 }
 
+/** @type {Map<string, string>} */
+const lists = new Map(); // what a training learns from, by its id
+
 /** @param {ModelInfo} model */
-export function nameOf(model) {
-  return model.parent === null ? model.id : `${model.parent}, step ${model.step?.toLocaleString("en-GB")}`;
+function nameOf(model) {
+  const id = model.parent ?? model.id;
+  const list = lists.get(id);
+  const name = list === undefined ? id : `${list} (${id.replace("job-", "").slice(0, 4)})`;
+  if (model.parent !== null) return `${name}, step ${model.step?.toLocaleString("en-GB")}`;
+  return model.saved ? name : `${name}, not saved`;
 }
 
 /** @param {ModelInfo|null} current */
@@ -93,9 +100,7 @@ function showModels(current) {
   if (current && !listed.some((each) => each.id === current.id)) listed.push(current);
   swap(
     select,
-    ...listed.map((each) =>
-      h("option", { value: each.id }, each.saved || each.parent ? nameOf(each) : `${nameOf(each)}, not saved`),
-    ),
+    ...listed.map((each) => h("option", { value: each.id }, nameOf(each))),
   );
   if (!listed.length) put(select, h("option", { value: "" }, "none yet"));
   select.disabled = !listed.length;
@@ -211,6 +216,7 @@ function setUpTheme() {
 /** @param {string} what */
 function showTraining(what) {
   const job = watched.job;
+  if (job) lists.set(job.id, job.source);
   const place = byId("training");
   if (what === "gone") {
     say("The server was started again, and that training is gone.");
@@ -234,7 +240,9 @@ function showTraining(what) {
 /** Finds out what there is, and opens the view. */
 async function start() {
   try {
-    const [, jobs] = await Promise.all([refresh(), api.jobs()]);
+    const jobs = await api.jobs();
+    for (const job of jobs) lists.set(job.id, job.source);
+    await refresh();
     const wanted =
       jobs.find((job) => job.id === state.read().job) ??
       jobs.findLast((job) => !isOver(job)) ??

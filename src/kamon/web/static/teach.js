@@ -155,7 +155,7 @@ function session(context, begun) {
         )
         .join("") +
       ']\nmodel = rate.align(base, answers, output="rated")',
-  }));
+  }), context.models.find((each) => each.id === ratings.base));
   put(root, stage, results, savePanel(), copy.node);
 
   const unsent = () => waiting.filter((each) => typeof each !== "string");

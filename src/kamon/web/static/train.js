@@ -343,7 +343,10 @@ function runPanel(context) {
     legend,
     back,
     all,
-    savePanel(context),
+    savePanel(context, () => {
+      const { job } = watch;
+      return wanted === null && job?.model ? job.model : (job?.moments[place()]?.model ?? null);
+    }),
   );
 
   const place = () => {
@@ -370,7 +373,7 @@ function runPanel(context) {
     swap(names, ...moment.samples.map((each) => h("li", {}, each)));
     swap(
       onward,
-      "Use the model of this step: ",
+      "Use this model: ",
       h("a", { href: address({ view: "generate", model: moment.model }, {}) }, "generate"),
       " · ",
       h("a", { href: address({ view: "inside", model: moment.model }, {}) }, "look inside"),
@@ -527,8 +530,8 @@ function rowsOf(job) {
   return [...rows].sort((a, b) => a[0] - b[0]).map(([step, both]) => [count(step), ...both]);
 }
 
-/** @param {Context} context */
-function savePanel(context) {
+/** @param {Context} context @param {() => string|null} chosen  the id of the model to save */
+function savePanel(context, chosen) {
   const { watch, say, signal } = context;
   const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*" });
   const told = h("div", { class: "errors", "aria-live": "polite" });
@@ -539,7 +542,7 @@ function savePanel(context) {
       submit: async (/** @type {Event} */ event) => {
         event.preventDefault();
         swap(told);
-        const id = watch.job?.model;
+        const id = chosen();
         if (!id) return;
         try {
           const saved = await api.save(id, name.value);
@@ -554,10 +557,10 @@ function savePanel(context) {
         }
       },
     },
-    h("div", { class: "row" }, field("Save the model as", name), h("button", { type: "submit" }, "Save")),
+    h("div", { class: "row" }, field("Save this model as", name), h("button", { type: "submit" }, "Save")),
     told,
   );
-  const look = () => (form.hidden = !watch.job?.model);
+  const look = () => (form.hidden = !watch.job?.moments.length);
   watch.listen(look, signal);
   look();
   return form;
