@@ -106,11 +106,13 @@ def serving(folder: Path, *argv: str | Path) -> Iterator[Server]:
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            try:
-                process.communicate(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
+        try:
+            process.communicate(timeout=10)  # which closes its pipes, too
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        except ValueError:  # they are closed already
+            pass
 
 
 def until(condition: Any, seconds: float = 20.0) -> None:
