@@ -12,9 +12,9 @@ from kamon.api import Model
 from kamon.web.app import make_app
 from kamon.web.jobs import Jobs
 from kamon.web.limits import Limits
+from kamon.web.playground import Playground
 from kamon.web.ratings import Ratings
 from kamon.web.shelf import Entry, Shelf
-from kamon.web.state import Playground
 from kamon.web.work import Work
 
 

@@ -41,7 +41,7 @@ from kamon.web.app import make_app
 from kamon.web.errors import WebError
 from kamon.web.jobs import COMMAND, Job
 from kamon.web.limits import Limits
-from kamon.web.serve import make_playground
+from kamon.web.playground import make_playground
 from kamon.web.work import Stop
 from kamon.web.worker import wanted_steps
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from kamon.cli.output import print_json, say
@@ -59,13 +60,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--budget is of the first training, and a model is given: leave one out")
     if "" in (args.save_to, *args.dir, *args.allow_host):
         raise ConfigError("DIR, --save-to and --allow-host need a name, not an empty one")
-    try:
-        from kamon.web.serve import address, make_playground, serve
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the playground needs {error.name}: `pip install 'kamon[web]'` brings it"
-        ) from None
+    for name in ("fastapi", "uvicorn"):
+        if find_spec(name) is None:
+            raise ConfigError(f"the playground needs {name}: `pip install 'kamon[web]'` brings it")
+    from kamon.web.address import address
     from kamon.web.limits import Limits
+    from kamon.web.playground import make_playground
 
     playground = make_playground(Path(args.save_to), Limits())
     for problem in playground.shelf.add_saved():
@@ -73,11 +73,12 @@ def run(args: argparse.Namespace) -> int:
     for path in args.dir:
         playground.shelf.add_directory(Path(path))
     where = address(args.host, args.port, args.token, args.allow_host)
+    if not args.dir:
+        budget = FIRST_BUDGET if args.budget is None else args.budget
+        playground.jobs.start(builtin="names", budget=budget)
+    from kamon.web.serve import serve  # takes half a second, in which the training has begun
 
     def on_start() -> None:
-        if not args.dir:
-            budget = FIRST_BUDGET if args.budget is None else args.budget
-            playground.jobs.start(builtin="names", budget=budget)
         if args.json:
             print_json({"url": where.url, "models": list(playground.shelf.entries)})
             sys.stdout.flush()

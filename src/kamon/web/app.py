@@ -22,7 +22,7 @@ from kamon.errors import KamonError, StoreError
 from kamon.web import api_inside, api_jobs, api_models, api_preferences
 from kamon.web.errors import WebError
 from kamon.web.guard import Guard
-from kamon.web.state import Playground
+from kamon.web.playground import Playground
 from kamon.web.work import Stopped
 
 LONGEST = 2000  # characters of what a client is told

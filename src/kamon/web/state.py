@@ -1,29 +1,20 @@
-"""What the parts of a running server share, and how a request reaches it."""
+"""How a request reaches what the server has."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
 from kamon.web.jobs import Jobs
 from kamon.web.limits import Limits
+from kamon.web.playground import Playground
 from kamon.web.ratings import Ratings
 from kamon.web.shelf import Shelf
-from kamon.web.work import Stop, Work
+from kamon.web.work import Stop
 
 T = TypeVar("T")
-
-
-@dataclass
-class Playground:
-    limits: Limits
-    shelf: Shelf
-    work: Work
-    jobs: Jobs
-    ratings: Ratings
 
 
 class Asked:
