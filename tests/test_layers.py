@@ -13,7 +13,7 @@ ROOT = Path(kamon.__file__).parent
 
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
-    {"errors", "philox", "files", "curve", "metrics", "engines.scalar"},
+    {"errors", "philox", "files", "curve", "metrics", "engines.scalar", "standalone"},
     {"dropout", "windows", "lock", "mapped", "ranks"},
     {"batch"},
     {"config", "builtin", "engines.native", "engines.pytorch", "examples"},
@@ -31,6 +31,8 @@ LAYERS = [
     {"inside", "sft", "dpo", "rewards"},
     {"compare", "rate", "policy"},
     {"plot"},
+    {"export_onnx"},
+    {"export"},
     {"cli.parser"},
     {"cli.output"},
     {"cli.settings"},
@@ -51,6 +53,7 @@ LAYERS = [
         "cli.tokenizer",
     },
     {"cli.tuning"},
+    {"cli.export"},
     {"cli.inspect", "cli.sft", "cli.dpo", "cli.rate", "cli.reward", "cli.ppo", "cli.compare"},
     {"cli"},
     {"__main__"},

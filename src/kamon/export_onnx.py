@@ -84,8 +84,8 @@ def to_onnx(stored: Stored) -> bytes:
         },
     )
     checker.check_model(model, full_check=True)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    done: bytes = model.SerializeToString(deterministic=True)
+    return done
 
 
 def cache(config: Config, name: str, length: str) -> ValueInfoProto:

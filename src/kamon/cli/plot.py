@@ -143,7 +143,8 @@ def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
             if path.exists() and not overwrite:
                 raise StoreError(f"{path} is there already: choose another -o, or --overwrite it")
         except (OSError, ValueError) as error:  # a name that no file can have
-            raise StoreError(f"cannot write {str(path)!r}: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"cannot write {str(path)!r}: {reason}") from None
 
 
 def write(pictures: dict[Path, bytes]) -> None:
