@@ -22,6 +22,7 @@ from conftest import Result, piece_model
 from kamon import Model, complete, describe, export, score, standalone, store
 from kamon.api import stored
 from kamon.batch import BOS
+from kamon.bpe import SPLIT
 from kamon.config import Config
 from kamon.contents import Stored
 from kamon.engine import Engine, make_engine, untrained
@@ -216,6 +217,7 @@ def test_byte_pairs_are_the_same(text: str, models: dict[str, Model]) -> None:
     tokenizer = models["pieces"].tokenizer
     merges = tokenizer.merges  # type: ignore[attr-defined]
     theirs = standalone.BytePairs(merges, [BOS])
+    assert theirs.SPLIT.pattern == SPLIT.pattern
     assert theirs.encode(text) == tokenizer.encode(text)
     assert theirs.decode(theirs.encode(text)) == text
     if text:

@@ -154,10 +154,6 @@ class Characters:
     def num_chars(self, tokens: Sequence[int]) -> int:
         return len(tokens)
 
-    def openings(self, text: str) -> list[tuple[int, ...]]:
-        """All ways in which tokens may begin with `text`: its own."""
-        return [tuple(self.encode(text))]
-
 
 class BytePairs:
     """Tokens 0 to 255 are bytes, 256 + i is the i-th merge of two tokens, then come special ones.
@@ -179,15 +175,16 @@ class BytePairs:
         for a, b in merges:
             self.bytes.append(self.bytes[a] + self.bytes[b])
 
-    def merge(self, tokens: str) -> str:
-        """What the bytes of a piece become: of the merges that can be made, the earliest first."""
+    def merge(self, piece: bytes) -> str:
+        """The tokens of a piece: of the merges that can be made, the earliest first."""
+        tokens = piece.decode("latin-1")
         while found := [*filter(None, map(self.made.get, map(add, tokens, tokens[1:])))]:
             tokens = tokens.replace(self.pairs[min(found)], min(found))
         return tokens
 
     def encode(self, text: str) -> list[int]:
         pieces = self.SPLIT.findall(text)
-        return [ord(t) for piece in pieces for t in self.merge(piece.encode().decode("latin-1"))]
+        return [ord(token) for piece in pieces for token in self.merge(piece.encode())]
 
     def decode(self, tokens: Iterable[int]) -> str:
         return b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "replace")
@@ -203,14 +200,13 @@ class BytePairs:
         if last.isspace() and last[1:].endswith(" "):  # the space may be that of a word behind it
             ways.append(([*before, last[:-1]], " "))
         for pieces, end in ways:
-            whole = "".join(self.merge(piece.encode().decode("latin-1")) for piece in pieces)
-            for place in range(len(end.encode())):
-                begun, rest = end.encode()[:place], end.encode()[place:]
+            whole, data = "".join(self.merge(piece.encode()) for piece in pieces), end.encode()
+            for place in range(len(data)):
+                begun, rest = data[:place], data[place:]
+                first = self.merge(begun)
                 for token, each in enumerate(self.bytes):
-                    tokens = self.merge(begun.decode("latin-1")) + chr(token)
-                    if each.startswith(rest) and tokens == self.merge(
-                        (begun + each).decode("latin-1")
-                    ):
+                    tokens = first + chr(token)
+                    if each.startswith(rest) and self.merge(begun + each) == tokens:
                         found[tuple(map(ord, whole + tokens))] = None
         return list(found)
 
@@ -392,12 +388,9 @@ def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
     reading = Reading()
     best: list[Begun] = []  # the least probable on top
     special = set(tokenizer().special.values())
-    forced: list[int] = []  # the first tokens of every document
-    left: list[Begun] = [(0.0, ())]
-    if isinstance(tokenizer(), Characters):
-        forced = encoded
-    elif prefix:
-        left = []
+    made_of = tokenizer()
+    forced = encoded if isinstance(made_of, Characters) else []  # first tokens of every document
+    left: list[Begun] = []
 
     def worst() -> float:
         """What a document must cost less than to be among the best."""
@@ -430,12 +423,14 @@ def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
                 found.append((extended, (*tokens, token)))
         return found
 
-    if not left:
-        for tokens, logprob in openings_with_logprobs(prefix):
+    if prefix and isinstance(made_of, BytePairs):
+        for tokens, logprob in with_logprobs(made_of.openings(prefix)):
             if len(tokens) < BLOCK_SIZE:
                 heapq.heappush(left, (-logprob, tokens))
             else:
                 keep(-logprob, tokens)
+    else:
+        left.append((0.0, ()))
     while left and left[0][0] < worst() and reading.reads < most_reads:
         for begun in extend(heapq.heappop(left)):
             heapq.heappush(left, begun)
@@ -458,9 +453,8 @@ def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
     return [(tokenizer().decode(tokens), logprob) for logprob, tokens in found]
 
 
-def openings_with_logprobs(prefix: str) -> Iterator[tuple[tuple[int, ...], float]]:
-    """The ways in which tokens may begin with `prefix`, and log p of each in nats."""
-    found = [tokens for tokens in tokenizer().openings(prefix) if len(tokens) <= BLOCK_SIZE]
+def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Those that have room, each with log p in nats that a document begins like it."""
     reading = Reading()
 
     @cache
@@ -469,8 +463,9 @@ def openings_with_logprobs(prefix: str) -> Iterator[tuple[tuple[int, ...], float
         base = log_sum_exp(logits)
         return [logit - base for logit in logits]
 
-    for tokens in found:
-        yield tokens, math.fsum(logprobs(tokens[:i])[token] for i, token in enumerate(tokens))
+    for tokens in openings:
+        if len(tokens) <= BLOCK_SIZE:
+            yield tokens, math.fsum(logprobs(tokens[:i])[t] for i, t in enumerate(tokens))
 
 
 # ---- 5. Command line --------------------------------------------------------------------------
