@@ -587,6 +587,15 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sft M instructions -o new --block-size 3", 2, "block_size 3 is too small"),
     ("sft --resume none", 1, "none does not exist"),
     ("sample M --prompt a", 2, "the model knows no prompts"),
+    ("serve none --no-browser", 1, "none does not exist"),
+    ("serve M two.txt --no-browser", 1, "two.txt is not a model directory but a file"),
+    ("serve M --no-browser --host example.org", 2, "--host takes the number of an address"),
+    ("serve M --no-browser --port 65536", 2, "port must be from 0 to 65535"),
+    (f"serve M --no-browser --port {HUGE}", 2, "port must be from 0 to 65535"),
+    ("serve M --no-browser --port x", 2, "must be a whole number"),
+    ("serve M --no-browser --token short", 2, "a token is of 16 or more letters and digits"),
+    ("serve M --no-browser --budget 3", 2, "--budget is of the first training"),
+    (["serve", "M", "--no-browser", "--save-to", ""], 2, "need a name, not an empty one"),
     ("inspect", 2, "name the DIR of a model"),
     ("inspect other", 1, "it has no generation of a model"),
     ("inspect --positions", 2, "name the DIR of a model"),
@@ -1033,6 +1042,7 @@ LOADERS = {
     "rate": ["-o", "new"],
     "inspect": [],
     "compare": ["M"],
+    "serve": ["--no-browser"],
 }
 
 

@@ -50,6 +50,22 @@ def test_formats(
     assert corpus.read(write(tmp_path, name, content), column=column).docs == docs
 
 
+@given(st.lists(st.sampled_from(["an", " b", "", "\r", "\n", "\r\n", "\t", "\ufeff", "\0", "é"])))
+def test_a_text_is_read_as_a_file_is(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str]
+) -> None:
+    text = "".join(parts)
+    path = write(tmp_path_factory.mktemp("list"), "list.txt", text.encode())
+    try:
+        found = corpus.read(path)
+    except CorpusError as error:
+        with pytest.raises(CorpusError) as other:
+            corpus.from_text(text, str(path))
+        assert str(other.value) == str(error)  # noqa: PT017
+    else:
+        assert corpus.from_text(text, str(path)) == found
+
+
 def test_what_was_changed_is_counted(tmp_path: Path) -> None:
     found = corpus.read(write(tmp_path, "x.txt", b" anna\n\nbob\n  \nanna \nanna\n\n"))
     assert found.docs == ["anna", "bob", "anna", "anna"]

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "dev"))
 
 from kamon.engines import native
 from plant_bugs import BUGS, Bug, caught
+from serving import CHROMIUM
 
 
 @pytest.mark.slow
@@ -21,4 +22,6 @@ from plant_bugs import BUGS, Bug, caught
 def test_planted_bug_is_caught(bug: Bug) -> None:
     if bug.file.startswith("engines/native") and native.why_not():
         pytest.skip(native.why_not())
+    if bug.file.startswith("web/static") and not CHROMIUM:
+        pytest.skip("no Chromium is installed")
     assert caught(bug)

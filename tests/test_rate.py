@@ -113,6 +113,14 @@ def test_the_model_depends_on_the_answers_alone(base: Path) -> None:
     assert liked > 1 > disliked
 
 
+def test_rated_by_the_engine_that_is_there(tmp_path: Path) -> None:
+    """Whatever engine the base was trained with."""
+    shape = {"n_embd": 4, "n_head": 1, "block_size": 4, "num_steps": 1}
+    kamon.train(["ain", "bjo"], engine="scalar", size="original", output=tmp_path / "m", **shape)
+    tuned = rate.align(rate.opened(tmp_path / "m"), [Verdict("ain", True), Verdict("bjo", False)])
+    assert tuned.training["engine"] == "native"
+
+
 def test_rated_on_a_tuned_base(base: Path, tmp_path: Path) -> None:
     """What the base came from is kept, however often it is gone on with."""
     answers = [Verdict("ain", True), Verdict("bjo", False)]

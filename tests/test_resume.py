@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Callable
@@ -263,6 +264,52 @@ def test_of_eight_starters_one_wins(tmp_path: Path) -> None:
         for err in told:
             assert re.search(r"is being written by|holds a model already", err.splitlines()[-1])
         assert store.load(folder / "m").training["finished"]
+
+
+@pytest.mark.torture
+def test_of_eight_writers_one_wins(tmp_path: Path) -> None:
+    """The same without the trainings, and so far more often: by threads that take turns quickly."""
+    before = sys.getswitchinterval()
+    stored = store.load(Path(__file__).parent / "models" / "format3")
+    told: list[str] = []
+
+    def write(path: Path, start: threading.Barrier) -> None:
+        start.wait()
+        try:
+            with store.writing(path) as writer:
+                writer.save(stored)
+            told.append("won")
+        except StoreError as error:
+            told.append(str(error))
+
+    sys.setswitchinterval(1e-5)
+    try:
+        for attempt in range(times(20, 3000)):
+            path, start = tmp_path / str(attempt), threading.Barrier(8)
+            told.clear()
+            threads = [threading.Thread(target=write, args=(path, start)) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert told.count("won") == 1, told
+            assert all(
+                re.search(r"^won$|is being written by|holds a model already", each) for each in told
+            ), told
+            assert store.load(path).params == stored.params
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_probe_that_goes_while_a_writer_clears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = store.load(Path(__file__).parent / "models" / "format3")
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [*listed(path), ".new-0123456789ab"])
+    store.save(tmp_path / "m", stored)
+    monkeypatch.undo()
+    assert store.load(tmp_path / "m").params == stored.params
 
 
 def test_a_first_generation_that_comes_while_another_process_looks(

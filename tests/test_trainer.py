@@ -12,6 +12,7 @@ from kamon.engine import Engine, make_engine, untrained
 from kamon.errors import TrainingError
 from kamon.model import init
 from kamon.trainer import Progress, learning_rate, make_plan, pretrain
+from kamon.validation import Validation
 
 CONFIG = Config(n_embd=2, n_head=1, block_size=3, vocab_size=3, num_steps=40)
 DOCS = pack([[2, 0, 2], [2, 1, 2], [2, 0, 1, 2]])
@@ -64,6 +65,24 @@ def test_progress_reports_do_not_change_the_result() -> None:
     assert len(losses) == 40
     assert reports[-1].losses == losses
     assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_progress_tells_what_was_measured_before() -> None:
+    reports: list[Progress] = []
+    validation = Validation(DOCS)
+
+    def on_progress(progress: Progress) -> None:
+        reports.append(replace(progress, held_out=list(progress.held_out)))
+
+    losses = pretrain(engine(), DOCS, CONFIG, on_progress, validation=validation)
+    assert len(losses) == 40
+    for report in reports:
+        # Those of the step itself come behind its report.
+        last = reports[-1].held_out[: len(report.held_out)]
+        assert report.held_out == last == validation.records[: len(last)]
+    assert [step for step, _ in reports[-1].held_out] == list(range(2, 40, 2))
+    pretrain(engine(), DOCS, CONFIG, reports.append)
+    assert reports[-1].held_out == ()
 
 
 def test_stopping_keeps_what_was_learned() -> None:

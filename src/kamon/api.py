@@ -113,9 +113,13 @@ class Model:
         *,
         temperature: float | None = None,
         seed: int | None = None,
+        should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
         **conditions: Any,
     ) -> Found:
-        """What `sample` returns, with each sample's number and how many were looked at."""
+        """What `sample` returns, with each sample's number and how many were looked at.
+
+        should_stop: of documents under conditions, see `kamon.conditions.find`.
+        """
         from kamon.conditions import Found, find, make_conditions
 
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
@@ -128,7 +132,7 @@ class Model:
             from kamon.continuation import write
 
             return Found(write(self.engine, self.tokenizer, request, chosen), range(n), n)
-        return find(self.engine, self.tokenizer, request, chosen, lambda: self.docs)
+        return find(self.engine, self.tokenizer, request, chosen, lambda: self.docs, should_stop)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. StoreError where the path is taken or cannot be written."""

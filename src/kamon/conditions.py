@@ -186,10 +186,12 @@ def find(
     request: SampleRequest,
     conditions: Conditions,
     docs: Callable[[], Iterable[str]],
+    should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
 ) -> Found:
     """The first `request.n` candidates that fulfil the conditions, or fewer: never one that fails.
 
-    docs: gives what `novel` compares with; only called for it.
+    docs: gives what `novel` compares with; only called for it. should_stop: asked with the number
+    of candidates so far; what was found by then is all.
     """
     block_size = model.config.block_size
     before = before_answer(tokenizer, conditions.prompt, block_size)
@@ -216,7 +218,7 @@ def find(
     numbers: list[int] = []
     sizes: list[int] = []
     tried, left = 0, patience
-    while len(texts) < n and left > 0:
+    while len(texts) < n and left > 0 and not should_stop(tried):
         text, size = next(candidates)
         left -= 1
         if fits(text):

@@ -114,6 +114,17 @@ def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
     return from_entries(source, checked())
 
 
+def from_text(text: str, source: str = "a text in memory") -> Corpus:
+    """What `read` makes of a text file with this content: a document a line."""
+    return from_entries(source, lines_in(text, source))
+
+
+def lines_in(text: str, source: str) -> Iterator[str]:
+    """The lines that `read` would find in a text file with this content."""
+    content = text.encode("utf-8", "surrogatepass")
+    return chain.from_iterable(no_longer(lines_of(decoded([content], source)), source))
+
+
 def from_entries(source: str, entries: Iterable[str]) -> Corpus:
     num_entries = num_blank = num_stripped = 0
 

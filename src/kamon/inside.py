@@ -21,12 +21,14 @@ from kamon.curve import extremes, moving_means, smoothing
 from kamon.engines.scalar import gpt
 from kamon.errors import ConfigError, CorpusError, TrainingError
 from kamon.evaluate import MAX_ORDER
-from kamon.fast_ngram import best_ngram
+from kamon.fast_ngram import best_ngram, count_ngram
 from kamon.model import parameter_shapes
 from kamon.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
     from kamon.api import Model
+    from kamon.fast_ngram import NativeNgram
+    from kamon.ngram import Ngram
 
 POINTS = 400  # of the smooth curve
 MOST_EACH = 2_000  # single losses that are shown
@@ -97,16 +99,23 @@ def losses(model: Model) -> Losses:
 
 
 def ngram_loss(model: Model) -> tuple[float, int]:
-    """(nats a token, order) of the best n-gram on the documents held out, cut as in training; or on
-    the text."""
+    """(nats a token, order) of `ngram_of`."""
+    ngram, nats = ngram_of(model)
+    return nats, ngram.order
+
+
+def ngram_of(model: Model) -> tuple[Ngram | NativeNgram, float]:
+    """The n-gram that does best on the documents held out, cut as in training, or on the text; and
+    its nats a token there. Without any, the usual order and NaN."""
     learned, held_out = model.parts()
     tokenizer = model.tokenizer
+    learned_tokens = tokenizer.encode_documents(learned)
+    if not held_out:
+        return count_ngram(learned_tokens, tokenizer.vocab_size), math.nan
     whole = model.writes_text or model.config.long_documents == "windows"
     tested = tokenizer.encode_documents(held_out, None if whole else model.config.block_size)
-    ngram, nats = best_ngram(
-        tokenizer.encode_documents(learned), tested, tokenizer.vocab_size, MAX_ORDER
-    )
-    return min(nats) / tested.num_targets, ngram.order
+    ngram, nats = best_ngram(learned_tokens, tested, tokenizer.vocab_size, MAX_ORDER)
+    return ngram, min(nats) / tested.num_targets
 
 
 # ---- embeddings

@@ -17,7 +17,7 @@ from kamon.api import Model, load
 from kamon.contents import unpack_examples
 from kamon.describe import logprobs
 from kamon.dpo import BETA, dpo_steps, tuning_for, with_reference
-from kamon.engine import untrained
+from kamon.engine import best_engine, untrained
 from kamon.errors import CorpusError
 from kamon.objectives import mean
 from kamon.preferences import Answer, Preference, pairs_of, to_record
@@ -29,6 +29,8 @@ NUM_STEPS = 12
 BATCH_SIZE = 16
 LEARNING_RATE = 0.001
 TEMPERATURE = 1.0  # of proposals
+TRIES = 500  # for each proposal
+MOST_EXPONENT = 700.0  # whose exponential is a float
 SETTINGS = {
     "loss": "dpo",
     "beta": BETA,
@@ -51,13 +53,12 @@ class Base:
 def opened(path: str | Path, threads: int | None = None) -> Base:
     """The model in a directory; of one that was rated the base that is in it, and its answers."""
     model = load(path, threads=threads)
-    model.check_documents("ratings are of documents")
     kept = model.training.get("tuning")
     if kept is None or kept["kind"] != KIND:
-        return Base(model, base_of(model, path), [])
+        return base_from(model, path)
     found = store.load(path)
-    assert found.frozen is not None
-    assert found.examples is not None
+    if found.frozen is None or found.examples is None:  # saved by itself: `Model.save`
+        return base_from(model, path)
     answers = [
         preferences.of_record(str(path), number, record)
         for number, record in enumerate(unpack_examples(found.examples), 1)
@@ -67,6 +68,12 @@ def opened(path: str | Path, threads: int | None = None) -> Base:
     before = {"tuning": record.pop("tuning")} if "tuning" in record else {}
     training = {name: value for name, value in model.training.items() if name != "tuning"} | before
     return Base(replace(model, training=training), record | {"training": training}, answers)
+
+
+def base_from(model: Model, path: str | Path | None = None) -> Base:
+    """A model as it is, and no answers. ConfigError for a model of text."""
+    model.check_documents("ratings are of documents")
+    return Base(model, base_of(model, path), [])
 
 
 def rate_steps(tuning: Tuning, new_engine: NewEngine) -> Steps:
@@ -107,7 +114,7 @@ def align(
     return tune(
         replace(tuning, settings=SETTINGS, base=base.record),
         rate_steps,
-        engine=base.model.training["engine"],
+        engine=best_engine(),
         dtype=base.model.engine.dtype,
         threads=threads,
         output=output,
@@ -118,17 +125,23 @@ def align(
 def proposals(
     model: Model, n: int, seed: int, answers: Sequence[Answer], prompt: str | None = None
 ) -> list[str]:
-    """n different samples, none of which was rated; fewer where there are no more. prompt: that
-    they answer."""
-    return model.sample(
+    """n different samples, none of which was rated; fewer where TRIES for each found no more.
+    prompt: that they answer."""
+    rated = texts_of(each for each in answers if each.prompt == prompt)
+    return model.find(
         n,
         temperature=TEMPERATURE,
         seed=seed,
         unique=True,
-        min_len=1,
-        exclude=texts_of(each for each in answers if each.prompt == prompt),
+        exclude=rated | {""},  # not by min_len: without it engines make many at once
+        should_stop=lambda tried: tried >= TRIES * n,
         prompt=prompt,
-    )
+    ).texts
+
+
+def due(answers: Sequence[Answer], num_aligned: int, every: int) -> bool:
+    """Whether a model that is aligned with num_aligned of the answers is to be aligned again."""
+    return len(answers) - num_aligned >= every and bool(pairs_of(answers))
 
 
 def texts_of(answers: Iterable[Answer]) -> set[str]:
@@ -156,7 +169,9 @@ def likelier(tuned: Model, base: Model, answers: Sequence[Answer]) -> tuple[floa
             if some:
                 own, other = (logprobs(m.engine, m.tokenizer, some, prompt) for m in (tuned, base))
                 gains[liked] += [p - q for p, q in zip(own, other, strict=True)]
-    first, second = (math.exp(mean(some)) if some else 1.0 for some in gains.values())
+    first, second = (
+        math.exp(min(MOST_EXPONENT, mean(some))) if some else 1.0 for some in gains.values()
+    )
     return first, second
 
 
@@ -237,10 +252,8 @@ class Session:
         """The model for the next proposals: aligned where `every` answers have come since."""
         if self.model is None:
             self.model = self.base.model
-        due = len(self.answers) - self.num_aligned >= self.every or (
-            self.model is self.base.model and self.answers
-        )
-        if due and pairs_of(self.answers):
+        every = 1 if self.model is self.base.model else self.every
+        if due(self.answers, self.num_aligned, every):
             before = self.proposals(self.model, 5, self.seed)
             self.model = align(self.base, self.answers, threads=self.threads)
             self.num_aligned = len(self.answers)

@@ -132,7 +132,7 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
                     f"{given} holds something else than a model, or a damaged one: "
                     "choose another name"
                 )
-        elif path.exists():
+        elif path.exists() and not path.is_dir():  # one that has just been made is
             raise StoreError(f"{given} is not a directory: choose another name for the model")
         if path.parent.is_dir() and is_model(path.parent):
             raise StoreError(
@@ -266,7 +266,8 @@ def clear(path: Path, *patterns: re.Pattern[str]) -> None:
             if (path / name).is_dir():
                 shutil.rmtree(path / name, ignore_errors=True)
             else:
-                (path / name).unlink()
+                # Another process takes its own probes away, as `check_target` makes them.
+                (path / name).unlink(missing_ok=True)
 
 
 # ---- reading

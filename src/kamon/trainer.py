@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kamon.batch import Batch, Examples
@@ -14,7 +14,7 @@ from kamon.engine import Engine, Plan, train
 from kamon.errors import TrainingError
 from kamon.model import flops_per_token
 from kamon.ranks import here
-from kamon.validation import EVALUATIONS
+from kamon.validation import EVALUATIONS, Validation
 
 PROGRESS_SECONDS = 0.1
 FIRST_SECONDS = 10.0  # before a training is kept: a shorter one is made again as quickly
@@ -25,7 +25,8 @@ SHARE = 0.01  # of the time, for keeping it
 class Progress:
     """Where training stands. `losses` of all steps so far, in nats per token; `seconds` for those
     behind the first `num_before`, which an earlier training made; tokens and floating-point
-    operations in a second, evaluations not counted."""
+    operations in a second, evaluations not counted; held_out: the records of a `Validation`, so far
+    as there are any behind an earlier step."""
 
     num_steps: int
     losses: array[float]
@@ -33,6 +34,7 @@ class Progress:
     num_before: int = 0
     tokens_per_second: float = 0.0
     flops: float = 0.0
+    held_out: Sequence[tuple[int, float]] = ()
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -135,7 +137,10 @@ def pretrain(
             learned = (len(losses) - before_us) * config.docs_per_step * length
             speed = learned / max(learning, 1e-9)
             flops = speed * flops_per_token(config, length)
-            on_progress(Progress(config.num_steps, losses, now - start, before_us, speed, flops))
+            records = validation.records if isinstance(validation, Validation) else ()
+            on_progress(
+                Progress(config.num_steps, losses, now - start, before_us, speed, flops, records)
+            )
         done = len(losses)
         due = done > first and (done % every == 0 or done == config.num_steps)
         # Also where the training is to stop: who goes on from here must find what it would have.

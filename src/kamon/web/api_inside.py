@@ -1,0 +1,83 @@
+"""What a model looks like from inside: embeddings, a text token by token, graphs of Values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Body
+from pydantic import Field
+
+from kamon.web.api_models import Asking, ModelId, Text
+from kamon.web.graph import MOST_INPUT, Graph, expression, loss
+from kamon.web.panels import EmbeddingMap, Trace, check_chars, embedding_map, trace
+from kamon.web.state import Ask
+from kamon.web.work import Stop
+
+router = APIRouter(tags=["inside"])
+
+Operand = Annotated[float, Field(ge=-MOST_INPUT, le=MOST_INPUT, allow_inf_nan=False)]
+
+
+class TraceBody(Asking):
+    model: ModelId
+    text: Text
+
+
+class ExpressionBody(Asking):
+    """((a·b + c).relu() − 1)²"""
+
+    kind: Literal["expression"]
+    a: Operand
+    b: Operand
+    c: Operand
+
+
+class LossBody(Asking):
+    """−log p of a token of the text, by its position from 0 on, or of the end behind them all."""
+
+    kind: Literal["loss"]
+    model: ModelId
+    text: Text
+    position: Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+GraphBody = Annotated[ExpressionBody | LossBody, Body(discriminator="kind")]
+
+
+@router.get("/models/{id}/embeddings")
+async def show_embeddings(id: ModelId, ask: Ask) -> EmbeddingMap:
+    """Where a model has put its tokens and positions, on the two axes of most variance."""
+    entry = ask.shelf.get(id)
+
+    def look(_: Stop) -> EmbeddingMap:
+        with entry.use() as model:
+            return embedding_map(model, ask.limits)
+
+    return await ask.compute(look)
+
+
+@router.post("/trace")
+async def trace_text(body: TraceBody, ask: Ask) -> Trace:
+    """How a model reads a text: its tokens, what each head attends to, what each token costs."""
+    entry = ask.shelf.get(body.model)
+
+    def look(_: Stop) -> Trace:
+        with entry.use() as model:
+            return trace(model, body.text, ask.limits)
+
+    return await ask.compute(look)
+
+
+@router.post("/graph")
+async def draw_graph(body: GraphBody, ask: Ask) -> Graph:
+    """A graph of Values of the scalar engine, with its gradients and how they flow back."""
+    if isinstance(body, ExpressionBody):
+        return expression(body.a, body.b, body.c)
+    entry, text, position = ask.shelf.get(body.model), body.text, body.position
+
+    def look(_: Stop) -> Graph:
+        check_chars(text, ask.limits)
+        with entry.use() as model:
+            return loss(model, text, position)
+
+    return await ask.compute(look)

@@ -1,0 +1,530 @@
+"""Models and what they make: samples, completions, scores, the next token."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from kamon.api import Model
+from kamon.bpe import BytePairTokenizer
+from kamon.complete import completions
+from kamon.conditions import Conditions, allowed
+from kamon.describe import Nearest, logprobs
+from kamon.errors import ConfigError
+from kamon.prompts import before_answer, knows_prompts
+from kamon.sampler import probabilities, started
+from kamon.score import Scale, score
+from kamon.web.errors import WebError
+from kamon.web.limits import Limits
+from kamon.web.shelf import Entry
+from kamon.web.state import Ask
+from kamon.web.work import Stop
+
+router = APIRouter(tags=["models"])
+LIMITS = Limits()
+MOST_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer names each
+NDJSON = "application/x-ndjson"
+LINES = 500  # of a stream, that are computed and sent together
+EXAMPLES = 10
+MOST_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
+
+ModelId = Annotated[str, Field(min_length=1, max_length=80)]
+Text = Annotated[str, Field(max_length=LIMITS.text_chars)]
+ShortText = Annotated[str, Field(max_length=1000)]
+Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # that JavaScript has, too
+Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+TopK = Annotated[int, Field(ge=1, le=1_000_000)]
+TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Length = Annotated[int, Field(ge=0, le=1_000_000)]
+Accept = Annotated[str, Header(include_in_schema=False)]
+
+
+class Asking(BaseModel):
+    """What a request says; names that are not known are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ModelInfo(BaseModel):
+    """A model on the shelf. steps: of its training, to which one can go back: model "ID@STEP"."""
+
+    id: str
+    kind: Literal["opened", "trained", "tuned"]
+    num_params: int
+    n_layer: int
+    n_embd: int
+    n_head: int
+    block_size: int
+    vocab_size: int
+    num_docs: int
+    num_steps: int
+    held_out_loss: float | None
+    saved: bool
+    parent: str | None
+    step: int | None
+    steps: list[int]
+    prompts: bool
+    text: bool
+    seed: int
+    tokenizer: Literal["char", "bpe"]
+
+
+class ModelList(BaseModel):
+    models: list[ModelInfo]
+
+
+class ModelDetails(ModelInfo):
+    config: dict[str, Any]
+    source: str
+
+
+class SaveRequest(Asking):
+    name: Annotated[str, Field(max_length=40)]
+
+
+class CharacterCount(BaseModel):
+    text: str
+    count: int
+
+
+class LengthCount(BaseModel):
+    length: int
+    learned: int
+    held_out: int
+
+
+class Examples(BaseModel):
+    learned: list[str]
+    held_out: list[str]
+
+
+class Data(BaseModel):
+    """The list of a model: what was read, what is held out, of what characters, how long."""
+
+    source: str
+    num_docs: int
+    num_repetitions: int
+    num_cut: int
+    num_learned: int
+    num_held_out: int
+    characters: list[CharacterCount]
+    lengths: list[LengthCount]
+    examples: Examples
+
+
+class SampleBody(Asking):
+    """Conditions as of `kamon sample`; lengths in characters."""
+
+    model: ModelId
+    n: Annotated[int, Field(ge=0, le=LIMITS.samples)] = 20
+    temperature: Temperature | None = None
+    seed: Seed | None = None
+    top_k: TopK | None = None
+    top_p: TopP = 1.0
+    prefix: ShortText = ""
+    suffix: ShortText = ""
+    contains: ShortText = ""
+    min_len: Length = 0
+    max_len: Length | None = None
+    novel: bool = False
+    unique: bool = False
+    prompt: ShortText | None = None
+    nearest: bool = False
+
+
+class Near(BaseModel):
+    text: str
+    similarity: float
+
+
+class Sample(BaseModel):
+    """logprob: of the whole text and its end, in nats, at temperature 1."""
+
+    text: str
+    logprob: float
+    in_list: bool
+    nearest: Near | None
+
+
+class Samples(BaseModel):
+    seed: int
+    temperature: float
+    tried: int
+    samples: list[Sample]
+
+
+class CompleteBody(Asking):
+    model: ModelId
+    prefix: ShortText = ""
+    n: Annotated[int, Field(ge=1, le=LIMITS.completions)] = 10
+
+
+class CompletionFound(BaseModel):
+    text: str
+    logprob: float
+    share: float
+
+
+class Completions(BaseModel):
+    """The most probable documents that begin so; the first `exact` are so for certain."""
+
+    exact: int
+    completions: list[CompletionFound]
+
+
+class ScoreBody(Asking):
+    """unknown: what to do with a text that has characters which the model does not know."""
+
+    model: ModelId
+    texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
+    unknown: Literal["error", "skip", "replace"] = "error"
+
+
+class ScoreFound(BaseModel):
+    """percentile: how much of the model's own list is at least as odd, in percent."""
+
+    text: str
+    logprob: float
+    bits_per_char: float
+    percentile: float
+    surprising: str
+    cut: bool
+
+
+class Scores(BaseModel):
+    scores: list[ScoreFound]
+
+
+class NextTokenBody(Asking):
+    model: ModelId
+    prefix: ShortText = ""
+    temperature: Temperature = 1.0
+    top_k: TopK | None = None
+    top_p: TopP = 1.0
+    prompt: ShortText | None = None
+
+
+class NextToken(BaseModel):
+    """probability: at the temperature, among those that are kept; 0 for one that is not."""
+
+    id: int
+    text: str
+    logit: float
+    probability: float
+    kept: bool
+
+
+class NextTokens(BaseModel):
+    """end: the token that ends a document. position: of the token to come, behind the prompt."""
+
+    tokens: list[NextToken]
+    end: int
+    position: int
+
+
+# ---- routes
+
+
+@router.get("/models")
+async def list_models(ask: Ask) -> ModelList:
+    """All models that can be used, without the moments of trainings."""
+    entries = [each for each in ask.shelf.entries.values() if each.parent is None]
+
+    def look(_: Stop) -> list[ModelInfo]:
+        return [info(each, ask.shelf.steps(each.id)) for each in entries]
+
+    return ModelList(models=await ask.compute(look))
+
+
+@router.get("/models/{id}")
+async def show_model(id: ModelId, ask: Ask) -> ModelDetails:
+    """One model, with its settings."""
+    entry = ask.shelf.get(id)
+
+    def look(_: Stop) -> ModelDetails:
+        with entry.use() as model:
+            source, config = model.training["corpus"]["source"], asdict(model.config)
+        found = info(entry, ask.shelf.steps(id)).model_dump()
+        return ModelDetails(**found, config=config, source=source)
+
+    return await ask.compute(look)
+
+
+@router.post("/models/{id}/save", status_code=201)
+async def save_model(id: ModelId, body: SaveRequest, ask: Ask) -> ModelInfo:
+    """Write a model to the folder of the server, under a name that is free."""
+    ask.shelf.get(id)
+
+    def write(_: Stop) -> ModelInfo:
+        ask.shelf.save(id, body.name)
+        return info(ask.shelf.get(body.name), [])
+
+    return await ask.compute(write)
+
+
+@router.delete("/models/{id}", status_code=204)
+async def forget_model(id: ModelId, ask: Ask) -> Response:
+    """Take a model off the shelf; what is saved stays where it is."""
+    ask.shelf.forget(id)
+    return Response(status_code=204)
+
+
+@router.get("/models/{id}/data")
+async def show_data(id: ModelId, ask: Ask) -> Data:
+    """The list that a model learned from."""
+    entry = ask.shelf.get(id)
+
+    def look(_: Stop) -> Data:
+        with entry.use() as model:
+            return data_of(model)
+
+    return await ask.compute(look)
+
+
+@router.post("/sample", response_model=Samples)
+async def draw_samples(body: SampleBody, ask: Ask, accept: Accept = "") -> Any:
+    """New documents; with "Accept: application/x-ndjson" one to a line."""
+    entry = ask.shelf.get(body.model)
+    if body.nearest and body.n > EXAMPLES * 50:
+        raise WebError(422, f"nearest neighbours are found for {EXAMPLES * 50} samples at most")
+
+    def draw(stop: Stop) -> Samples:
+        with entry.use() as model:
+            return samples_of(model, body, ask.limits, stop, known_of(entry, model))
+
+    found = await ask.compute(draw)
+    return lines(found.samples) if wants_lines(accept) else found
+
+
+@router.post("/complete")
+async def complete(body: CompleteBody, ask: Ask) -> Completions:
+    """The most probable documents that begin with a prefix."""
+    entry = ask.shelf.get(body.model)
+
+    def search(_: Stop) -> Completions:
+        with entry.use() as model:
+            found = completions(model, body.prefix, body.n)
+        return Completions(
+            exact=found.exact,
+            completions=[CompletionFound(**each._asdict()) for each in found.documents],
+        )
+
+    return await ask.compute(search)
+
+
+@router.post("/score", response_model=Scores)
+async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
+    """How odd texts are to a model; with "Accept: application/x-ndjson" one to a line."""
+    entry = ask.shelf.get(body.model)
+
+    def look(_: Stop) -> list[ScoreFound]:
+        with entry.use() as model:
+            found = list(score(model, body.texts, unknown=body.unknown))
+            scale = entry.remember("scale", lambda: Scale.of(model))
+            return [
+                ScoreFound(
+                    text=each.text,
+                    logprob=each.logprob,
+                    bits_per_char=each.bits_per_char,
+                    percentile=scale.percentile(each.bits_per_char),
+                    surprising=each.surprising,
+                    cut=each.cut,
+                )
+                for each in found
+            ]
+
+    scores = await ask.compute(look)
+    return lines(scores) if wants_lines(accept) else Scores(scores=scores)
+
+
+@router.post("/next-token")
+async def next_token(body: NextTokenBody, ask: Ask) -> NextTokens:
+    """Every token that may come next, with its logit and its probability."""
+    entry = ask.shelf.get(body.model)
+
+    def look(_: Stop) -> NextTokens:
+        with entry.use() as model:
+            return next_tokens_of(model, body)
+
+    return await ask.compute(look)
+
+
+# ---- what they find
+
+
+def info(entry: Entry, steps: list[int]) -> ModelInfo:
+    with entry.use() as model:
+        c, held_out = model.config, model.training.get("held_out")
+        return ModelInfo(
+            id=entry.id,
+            kind=entry.kind,
+            num_params=model.num_params,
+            n_layer=c.n_layer,
+            n_embd=c.n_embd,
+            n_head=c.n_head,
+            block_size=c.block_size,
+            vocab_size=c.vocab_size,
+            num_docs=len(model.docs),
+            num_steps=len(model.metrics),
+            held_out_loss=held_out["loss"] if held_out else None,
+            saved=entry.path is not None,
+            parent=entry.parent,
+            step=entry.step,
+            steps=steps,
+            prompts=knows_prompts(model.tokenizer),
+            text=model.writes_text,
+            seed=c.seed,
+            tokenizer="bpe" if isinstance(model.tokenizer, BytePairTokenizer) else "char",
+        )
+
+
+def data_of(model: Model) -> Data:
+    learned, held_out = model.parts()
+    summary, num_docs = model.training["corpus"], len(model.docs)
+    counts: Counter[str] = Counter()
+    for doc in model.docs:
+        counts.update(doc)
+    lengths = (learned.lengths(), held_out.lengths())
+    return Data(
+        source=summary["source"],
+        num_docs=num_docs,
+        num_repetitions=summary["num_docs"] - num_docs if "num_different" in summary else 0,
+        num_cut=model.training.get("num_cut", 0),
+        num_learned=len(learned),
+        num_held_out=len(held_out),
+        characters=[CharacterCount(text=text, count=n) for text, n in counts.most_common(500)],
+        lengths=[
+            LengthCount(length=length, learned=lengths[0][length], held_out=lengths[1][length])
+            for length in sorted({*lengths[0], *lengths[1]})[:500]
+        ],
+        examples=Examples(
+            learned=[learned[i][:200] for i in range(min(EXAMPLES, len(learned)))],
+            held_out=[held_out[i][:200] for i in range(min(EXAMPLES, len(held_out)))],
+        ),
+    )
+
+
+CONDITIONS = (
+    *("top_k", "top_p", "prefix", "suffix", "contains", "min_len", "max_len", "novel", "unique"),
+    "prompt",
+)
+
+
+def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
+    """Which of some texts are in the list: at once by a set, where the list is no very long one."""
+    if len(model.docs) > MOST_REMEMBERED:
+        return model.docs.among
+    return entry.remember("documents", lambda: frozenset(model.docs)).intersection
+
+
+def samples_of(
+    model: Model,
+    body: SampleBody,
+    limits: Limits,
+    stop: Stop,
+    known_of: Callable[[list[str]], Collection[str]],
+) -> Samples:
+    model.check_documents("the server samples documents")
+    given = {name: getattr(body, name) for name in CONDITIONS}
+    none = Conditions()
+    conditions = {name: value for name, value in given.items() if value != getattr(none, name)}
+
+    def enough(tried: int) -> bool:
+        return stop() or tried >= limits.candidates
+
+    found = model.find(
+        body.n,
+        temperature=body.temperature,
+        seed=body.seed,
+        should_stop=enough,
+        **conditions,
+    )
+    stop.check()
+    known = known_of(found.texts)
+    most_similar = Nearest(model.docs) if body.nearest else None
+    samples = []
+    costs = logprobs(model.engine, model.tokenizer, found.texts, body.prompt)
+    for text, logprob in zip(found.texts, costs, strict=True):
+        near = None
+        if most_similar is not None:
+            stop.check()
+            similar, similarity = most_similar(text)
+            near = Near(text=similar, similarity=similarity)
+        samples.append(Sample(text=text, logprob=logprob, in_list=text in known, nearest=near))
+    return Samples(
+        seed=model.config.seed if body.seed is None else body.seed,
+        temperature=model.config.temperature if body.temperature is None else body.temperature,
+        tried=found.tried,
+        samples=samples,
+    )
+
+
+def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
+    tokenizer, config = model.tokenizer, model.config
+    if tokenizer.vocab_size > MOST_TOKENS:
+        raise ConfigError(
+            f"the model has {tokenizer.vocab_size:,} tokens, and the next one is shown of models "
+            f"that have {MOST_TOKENS:,} at most: ask for completions"
+        )
+    before = before_answer(tokenizer, body.prompt, config.block_size)
+    prefix = tokenizer.encode(body.prefix)
+    if len(before) + len(prefix) >= config.block_size:
+        raise ConfigError(
+            f"the prefix has {len(prefix):,} tokens, and the model's block_size "
+            f"{config.block_size} leaves no room behind it"
+        )
+    decoder = started(model.engine, tokenizer.bos, before)
+    token = (before or (tokenizer.bos,))[-1]
+    logits = decoder.push(token)
+    for token in prefix:
+        logits = decoder.push(token)
+    special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
+    conditions = Conditions(top_k=body.top_k, top_p=body.top_p)
+    stay = allowed(
+        *(logits, body.temperature, tokenizer.bos, len(body.prefix), conditions, tokenizer.starts),
+        special,
+    )
+    shares = dict(
+        zip(stay, probabilities([logits[t] for t in stay], body.temperature), strict=True)
+    )
+    return NextTokens(
+        tokens=[
+            NextToken(
+                id=token,
+                text="" if token == tokenizer.bos else tokenizer.piece(token),
+                logit=logit,
+                probability=shares.get(token, 0.0),
+                kept=token in shares,
+            )
+            for token, logit in enumerate(logits)
+            if token not in special
+        ],
+        end=tokenizer.bos,
+        position=len(prefix),
+    )
+
+
+def wants_lines(accept: str) -> bool:
+    return NDJSON in accept
+
+
+def lines(found: Iterable[BaseModel]) -> StreamingResponse:
+    """One JSON object to a line."""
+
+    def chunks() -> Iterator[bytes]:
+        part: list[str] = []
+        for each in found:
+            part.append(json.dumps(each.model_dump(), ensure_ascii=False) + "\n")
+            if len(part) == LINES:
+                yield "".join(part).encode()
+                part = []
+        yield "".join(part).encode()
+
+    return StreamingResponse(chunks(), media_type=NDJSON)

@@ -1,0 +1,40 @@
+"""Where the code stands that computes what a panel shows: asked of the running program."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kamon
+
+PACKAGE = Path(kamon.__file__).parent
+
+
+@dataclass(frozen=True)
+class Source:
+    """A function, its file as seen from the package's folder, and the line where it begins."""
+
+    function: str
+    file: str
+    line: int
+
+
+@cache
+def source_of(function: Callable[..., Any]) -> Source:
+    """Of a function or method of Kamon.
+
+    >>> source_of(sources_of).file
+    'kamon/web/code.py'
+    """
+    _, line = inspect.getsourcelines(function)
+    path = Path(inspect.getfile(function)).relative_to(PACKAGE.parent)
+    return Source(function.__qualname__, path.as_posix(), line)
+
+
+def sources_of(**functions: Callable[..., Any]) -> dict[str, Source]:
+    """`source_of` each, under the same names."""
+    return {name: source_of(function) for name, function in functions.items()}

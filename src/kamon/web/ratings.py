@@ -1,0 +1,368 @@
+"""Models that learn from the answers of somebody at a page: `kamon.rate`, a request at a time.
+
+What a session has come to is a `Rated`, which never changes: a request makes the next one, which
+takes its place when all of it is there. So a request that fails, or whose client goes away, has no
+effect.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import TYPE_CHECKING
+
+from kamon import rate
+from kamon.alignment import novelty, sampled_kl
+from kamon.corpus import checked_text
+from kamon.describe import logprobs
+from kamon.dpo import BETA
+from kamon.engine import is_fast, make_engine
+from kamon.errors import ConfigError
+from kamon.objectives import mean
+from kamon.preferences import Answer, Preference, Verdict, pairs_of
+from kamon.web.errors import WebError, not_found
+from kamon.web.limits import Limits
+from kamon.web.shelf import Entry, Shelf
+from kamon.web.work import Stop
+
+if TYPE_CHECKING:
+    from kamon.api import Model
+
+NUM_MEASURED = 100  # samples that are measured, of the base and of the tuned model
+NUM_MEASURED_SLOWLY = 10  # by the scalar engine
+NUM_COMPARED = 10  # of them are shown
+NUM_PROPOSED = 10  # more than are rated until the next alignment: some are passed over
+SEEDS = 2**63
+
+Shown = str | tuple[str, str]  # a text, or two to choose from
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A sample of the base and one of the tuned model by the same draws; whether they are copies of
+    the list that was learned."""
+
+    base: str
+    tuned: str
+    base_in_list: bool
+    tuned_in_list: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far the tuned model has moved, by samples at temperature 1.
+
+    kl: KL(tuned ‖ base) in nats a document, kl_error its standard error. liked, disliked: as of
+    `rate.likelier`. reward: DPO's own, β·(log p − log p of the base), which is known but for a
+    constant: so the mean over samples of the tuned model, less that over samples of the base.
+    novelty, base_novelty: the share of samples that the list does not have. seconds: that the
+    alignment took.
+    """
+
+    kl: float
+    kl_error: float
+    liked: float
+    disliked: float
+    reward: float
+    novelty: float
+    base_novelty: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Rated:
+    """What a session has come to.
+
+    model: the id of the model, which is aligned with the first num_aligned answers; that of the
+    base, where there was nothing to align with. proposals: what is not rated yet, and all to come
+    until the next alignment; none where the model has nothing else to say.
+    """
+
+    id: str
+    base: str
+    model: str
+    pairs: bool
+    every: int
+    seed: int
+    answers: list[Answer]
+    num_aligned: int
+    proposals: list[Shown]
+    compared: list[Compared]
+    measured: Measured | None
+
+
+@dataclass
+class Session:
+    """base: with an engine of its own. samples: of the base, to compare with, once they are made.
+
+    turn: how often other proposals were asked for. used: when it was last, of a counter.
+    """
+
+    base: rate.Base
+    rated: Rated
+    used: int
+    entry: Entry | None = None
+    samples: list[str] = field(default_factory=list)
+    turn: int = 0
+    ended: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Ratings:
+    """The sessions: the one that was not used for longest goes where there are too many."""
+
+    def __init__(self, shelf: Shelf, limits: Limits) -> None:
+        self.shelf = shelf
+        self.limits = limits
+        self.sessions: dict[str, Session] = {}
+        self.lock = threading.Lock()
+        self.clock = count()
+
+    def start(self, model: str, *, pairs: bool, every: int, seed: int | None, stop: Stop) -> Rated:
+        """Of a model that was rated before, with its answers. ConfigError for a model of text."""
+        base = opened(self.shelf.get(model))
+        stop.check()
+        seed = base.model.config.seed if seed is None else seed
+        rated = Rated(
+            *(secrets.token_hex(8), model, model, pairs, every, seed % SEEDS),
+            *(base.answers, 0, [], [], None),
+        )
+        session = Session(base, rated, next(self.clock))
+        with session.lock:
+            self._go_on(session, base.answers, stop, now=True)
+        with self.lock:
+            self.sessions[rated.id] = session
+            idle = sorted(self.sessions.values(), key=lambda each: each.used)
+            gone = idle[: max(0, len(idle) - self.limits.sessions)]
+        for each in gone:
+            self._end(each)
+        return session.rated
+
+    def get(self, id: str) -> Rated:
+        """WebError 404 for an id that nothing has."""
+        return self._session(id).rated
+
+    def answer(self, id: str, answers: Sequence[Answer], stop: Stop) -> Rated:
+        """More answers; the model is aligned again where `every` have come since, or nothing is
+        left to propose. No answers ask for both at once.
+
+        Of two verdicts about one text the later one counts; pairs count each, also those that
+        contradict each other. TokenizerError for a character that the model does not know.
+        """
+        session = self._session(id)
+        check(session.base.model, answers)
+        with using(session):
+            both = [*session.rated.answers, *answers]
+            if len(both) > self.limits.answers:
+                raise WebError(
+                    409,
+                    f"a session takes {self.limits.answers:,} answers at most: save the model, and "
+                    "go on with that",
+                )
+            session.turn += not answers
+            self._go_on(session, both, stop, now=not answers)
+            return session.rated
+
+    def undo(self, id: str, stop: Stop) -> Rated:
+        """Take the last answer back; it leaves no trace in the model. What it was about is proposed
+        again, first."""
+        session = self._session(id)
+        with using(session):
+            if not session.rated.answers:
+                raise WebError(409, "there is no answer to take back")
+            *answers, last = session.rated.answers
+            self._go_on(session, answers, stop, again=last)
+            return session.rated
+
+    def save(self, id: str, name: str) -> None:
+        """Write the base, aligned with all answers, under a name: `kamon rate` goes on with it."""
+        session = self._session(id)
+        with using(session):
+            answers, base = session.rated.answers, session.base
+            if not pairs_of(answers):
+                raise WebError(
+                    409, "there is nothing to save yet: like one, and dislike another, first"
+                )
+            self.shelf.write(name, "tuned", lambda path: rate.align(base, answers, output=path))
+
+    def forget(self, id: str) -> None:
+        """A session and its model; what was saved stays."""
+        self._end(self._session(id))
+
+    def _end(self, session: Session) -> None:
+        with self.lock:
+            self.sessions.pop(session.rated.id, None)
+        with session.lock:
+            session.ended = True
+            self._take_down(session)
+
+    def _session(self, id: str) -> Session:
+        with self.lock:
+            session = self.sessions.get(id)
+            if session is None:
+                raise not_found(f"session of ratings {id!r}")
+            session.used = next(self.clock)
+            return session
+
+    def _go_on(
+        self,
+        session: Session,
+        answers: list[Answer],
+        stop: Stop,
+        *,
+        now: bool = False,
+        again: Answer | None = None,
+    ) -> None:
+        """To these answers, by who holds the session. now: whether to align and propose anew at
+        once; again: what is proposed first, if it still may be."""
+        before, base = session.rated, session.base
+        known = rate.texts_of(answers)
+        left = [each for each in before.proposals if known.isdisjoint(texts(each))]
+        undone = len(answers) < before.num_aligned
+        empty = now or not left
+        every = 1 if undone or empty else before.every
+        aligned = 0 if undone else before.num_aligned
+        model, measured, compared = before.model, before.measured, before.compared
+        tuned = None
+        if rate.due(answers, aligned, every):
+            start = time.perf_counter()
+            tuned = rate.align(base, answers)
+            seconds = time.perf_counter() - start
+            stop.check()
+            aligned = len(answers)
+            measured, compared = self._measured(session, tuned, answers, seconds)
+        stop.check()
+        if tuned or undone or empty:
+            left = self._proposals(session, tuned, answers, back=undone and not tuned)
+            stop.check()
+        if again is not None and (shown := shown_again(again, before.pairs)):
+            here = {*texts(shown)}
+            if known.isdisjoint(here):
+                left = [shown, *(each for each in left if here.isdisjoint(texts(each)))]
+        if tuned:
+            model = self._put_up(session, tuned)
+        elif undone:
+            self._take_down(session)
+            aligned, model, measured, compared = 0, before.base, None, []
+        session.rated = replace(
+            before,
+            model=model,
+            answers=answers,
+            num_aligned=aligned,
+            proposals=left,
+            compared=compared,
+            measured=measured,
+        )
+
+    def _proposals(
+        self, session: Session, tuned: Model | None, answers: Sequence[Answer], *, back: bool
+    ) -> list[Shown]:
+        """By the model that was just tuned, or else by the session's; back: by the base."""
+        rated = session.rated
+        n = rated.every + NUM_PROPOSED
+        seed = (rated.seed + len(answers) + session.turn) % SEEDS
+        size = 2 * n if rated.pairs else n
+        if tuned is None and session.entry and not back:
+            with session.entry.use() as model:
+                found = rate.proposals(model, size, seed, answers)
+        else:
+            found = rate.proposals(tuned or session.base.model, size, seed, answers)
+        return list(zip(found[::2], found[1::2], strict=False)) if rated.pairs else [*found]
+
+    def _measured(
+        self, session: Session, tuned: Model, answers: Sequence[Answer], seconds: float
+    ) -> tuple[Measured, list[Compared]]:
+        base, seed = session.base.model, session.rated.seed
+        n = NUM_MEASURED if is_fast(base.engine) else NUM_MEASURED_SLOWLY
+        session.samples = session.samples or base.sample(n, temperature=1.0, seed=seed)
+        own, other = tuned.sample(n, temperature=1.0, seed=seed), session.samples
+        kl, error = sampled_kl(tuned, base, n, seed)
+        liked, disliked = rate.likelier(tuned, base, answers)
+        rewards = []
+        for some in (own, other):
+            scores = [logprobs(model.engine, model.tokenizer, some) for model in (tuned, base)]
+            rewards.append(BETA * mean([p - q for p, q in zip(*scores, strict=True)]))
+        copies = base.docs.among([*own, *other])
+        compared = [
+            Compared(left, right, left in copies, right in copies)
+            for left, right in zip(other, own, strict=True)
+        ]
+        measured = Measured(
+            *(kl, error, liked, disliked, rewards[0] - rewards[1]),
+            *(novelty(own, copies), novelty(other, copies), seconds),
+        )
+        return measured, compared[:NUM_COMPARED]
+
+    def _put_up(self, session: Session, tuned: Model) -> str:
+        """On the shelf, in the place of the session's model before, if that is still there."""
+        with self.lock:
+            before = session.entry
+            if before is None or self.shelf.entries.get(before.id) is not before:
+                id = next(id for n in count(1) if (id := f"rated-{n}") not in self.shelf.entries)
+            else:
+                id = before.id
+            entry = Entry(id, "tuned", lambda: tuned, opened=tuned)
+            self.shelf.add(entry)
+        session.entry = entry
+        return id
+
+    def _take_down(self, session: Session) -> None:
+        entry, session.entry = session.entry, None
+        if entry and self.shelf.entries.get(entry.id) is entry:
+            self.shelf.forget(entry.id)
+
+
+@contextmanager
+def using(session: Session) -> Iterator[None]:
+    """Hold a session. WebError 404 where it was forgotten meanwhile."""
+    with session.lock:
+        if session.ended:
+            raise not_found(f"session of ratings {session.rated.id!r}")
+        yield
+
+
+def opened(entry: Entry) -> rate.Base:
+    """The base of a session, with an engine of its own: nobody else uses it."""
+    with entry.use() as model:
+        model.check_documents("ratings are of documents")
+        if entry.path and model.training.get("tuning", {}).get("kind") == rate.KIND:
+            return rate.opened(entry.path)
+        engine = make_engine(None, model.config, dtype=model.engine.dtype)
+        engine.load(model.engine.state())
+        return rate.base_from(replace(model, engine=engine), entry.path)
+
+
+def check(model: Model, answers: Sequence[Answer]) -> None:
+    """Refuse what the model cannot read whole."""
+    most = model.config.block_size
+    for number, answer in enumerate(answers, 1):
+        for text in sorted(rate.texts_of([answer])):
+            checked_text("the answers", f"number {number}", text)
+            if not text:
+                raise ConfigError(f"answer {number} is about an empty text")
+            size = len(model.tokenizer.encode(text))
+            if size > most:
+                unit = model.tokenizer.unit
+                raise ConfigError(
+                    f"answer {number} is about a text of {size:,} {unit}s: block_size {most} is "
+                    "all that the model reads"
+                )
+        if isinstance(answer, Preference) and answer.chosen == answer.rejected:
+            raise ConfigError(f"answer {number} prefers a text to itself")
+
+
+def texts(shown: Shown) -> Sequence[str]:
+    return (shown,) if isinstance(shown, str) else shown
+
+
+def shown_again(answer: Answer, pairs: bool) -> Shown | None:
+    """What an answer was about, in an order that does not tell it; None where that is not shown."""
+    if isinstance(answer, Verdict):
+        return None if pairs else answer.text
+    first, second = sorted((answer.chosen, answer.rejected))
+    return (first, second) if pairs else None

@@ -1,0 +1,143 @@
+"""The models that a page can use, by ids: nobody names a path to the server."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from kamon import store
+from kamon.api import load
+from kamon.errors import StoreError
+from kamon.web.errors import WebError, not_found
+from kamon.web.limits import Limits
+
+if TYPE_CHECKING:
+    from kamon.api import Model
+
+T = TypeVar("T")
+Kind = Literal["opened", "trained", "tuned"]
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+@dataclass
+class Entry:
+    """A model, and what is known of it. One thread at a time uses it: engines own their buffers.
+
+    kind: "opened" from a directory, "trained" or "tuned" here. parent: the id of the training that
+    this is a moment of, at `step`. path: where it is saved.
+    """
+
+    id: str
+    kind: Kind
+    open: Callable[[], Model]
+    path: Path | None = None
+    parent: str | None = None
+    step: int | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    opened: Model | None = None
+    found: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def use(self) -> Iterator[Model]:
+        with self.lock:
+            if self.opened is None:
+                self.opened = self.open()
+            yield self.opened
+
+    def remember(self, name: str, find: Callable[[], T]) -> T:
+        """What takes a while to find, found once; by who uses the model."""
+        if name not in self.found:
+            self.found[name] = find()
+        known: T = self.found[name]
+        return known
+
+
+class Shelf:
+    """folder: where models are saved, each under its id; what is there already is opened."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self.folder = folder
+        self.limits = limits
+        self.entries: dict[str, Entry] = {}
+        self.lock = threading.Lock()
+
+    def get(self, id: str) -> Entry:
+        """WebError 404 for an id that nothing has."""
+        entry = self.entries.get(id)
+        if entry is None:
+            raise not_found(f"model {id!r}")
+        return entry
+
+    def steps(self, id: str) -> list[int]:
+        """To which one can go back in a training."""
+        return sorted(each.step or 0 for each in list(self.entries.values()) if each.parent == id)
+
+    def add(self, entry: Entry) -> None:
+        """Also in the place of one with its id. WebError 409 where there are too many."""
+        with self.lock:
+            own = [each for each in self.entries.values() if each.parent is None]
+            new = entry.parent is None and entry.id not in self.entries
+            if new and len(own) >= self.limits.models:
+                raise WebError(409, f"{len(own)} models are open: forget one that is not needed")
+            self.entries[entry.id] = entry
+
+    def add_directory(self, path: Path, id: str | None = None) -> str:
+        """Open a model directory, under its name or one like it. StoreError where there is none."""
+        model = load(path)
+        id = id or self.free_id(re.sub(r"[^a-z0-9_-]+", "-", path.name.lower()).strip("-_")[:40])
+        self.add(Entry(id, "opened", lambda: model, path=path, opened=model))
+        return id
+
+    def add_saved(self) -> list[str]:
+        """Open what was saved before. The names of those that cannot be opened."""
+        problems = []
+        if self.folder.is_dir():
+            for path in sorted(self.folder.iterdir()):
+                if NAME.fullmatch(path.name) and path.is_dir() and store.is_model(path):
+                    try:
+                        self.add_directory(path, path.name)
+                    except StoreError as error:
+                        problems.append(str(error))
+        return problems
+
+    def free_id(self, wanted: str) -> str:
+        wanted, number = wanted or "model", 1
+        found = wanted
+        while found in self.entries:
+            number += 1
+            found = f"{wanted[:36]}-{number}"
+        return found
+
+    def forget(self, id: str) -> None:
+        """Take a model off the shelf, with its moments; its directory stays."""
+        with self.lock:
+            self.get(id)
+            for each in [e for e in self.entries.values() if id in (e.id, e.parent)]:
+                del self.entries[each.id]
+
+    def save(self, id: str, name: str) -> Path:
+        """Write a model to the folder, as its own entry `name`. WebError 409 where there is one."""
+        entry = self.get(id)
+        with entry.use() as model:
+            if not model.metrics:
+                raise WebError(409, "this model has not learned yet: there is nothing to save")
+            return self.write(name, entry.kind, model.save)
+
+    def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Path:
+        """`save` of what is written by `write`, given a path."""
+        if not NAME.fullmatch(name):
+            raise WebError(
+                422, "a name is of a to z, 0 to 9, - and _, 40 at most, a letter or digit first"
+            )
+        path = self.folder / name
+        if path.exists() or name in self.entries:
+            raise WebError(409, f"there is a model {name} already: save it under another name")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(path)
+        self.add(Entry(name, kind, lambda: load(path), path=path))
+        return path

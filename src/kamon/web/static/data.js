@@ -1,0 +1,107 @@
+// Data: what the list of a model holds, how long its entries are, what was held out.
+
+import * as api from "./api.js";
+import { bars } from "./charts.js";
+import { copies, python, shell } from "./copy.js";
+import { count, figures, h, many, panel, percent, put, visible } from "./dom.js";
+
+const MOST_BARS = 60;
+
+/** @param {import("./main.js").Context} context @param {import("./api.js").ModelInfo} model */
+export async function show(context, model) {
+  const { root, signal } = context;
+  put(root, h("h1", {}, "Data"), h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."));
+  const data = await api.data(model.id, signal);
+  const load = `import kamon\n\nmodel = kamon.load(${python(model.id)})\n`;
+  /** @param {string} command @param {string} code */
+  const copy = (command, code) =>
+    copies(() => ({ command: `kamon ${command.replace("DIR", shell(model.id))}`, python: load + code }), model).node;
+  const parts = [
+    [counts(data, model.text), copy("inspect DIR", "learned, held_out = model.parts()\nlen(model.docs), len(learned), len(held_out)")],
+    [lengths(data), copy("plot DIR --kind lengths --json", "[part.lengths() for part in model.parts()]")],
+    [characters(data), copy("inspect DIR", 'from collections import Counter\n\nCounter("".join(model.docs))')],
+    [examples(data), copy("inspect DIR --json", "[list(part[:10]) for part in model.parts()]")],
+  ];
+  for (const [part, below] of parts) {
+    part.append(below);
+    root.append(part);
+  }
+}
+
+/** @param {import("./api.js").Data} data @param {boolean} text  of which a part is held out, and not entries */
+function counts(data, text) {
+  const size = (/** @type {"learned"|"held_out"} */ part) =>
+    data.lengths.reduce((sum, each) => sum + each[part] * (text ? each.length : 1), 0);
+  const share = size("held_out") / (size("learned") + size("held_out") || 1);
+  return panel(
+    "The list",
+    h("p", {}, `From ${data.source}.`),
+    figures([
+      ["different entries", count(data.num_docs)],
+      ["repetitions left out", count(data.num_repetitions)],
+      ["cut, being too long", count(data.num_cut)],
+      ["to learn from", count(data.num_learned)],
+      ["held out to test on", count(data.num_held_out)],
+    ]),
+    h("meter", { value: share, min: 0, max: 1, "aria-label": "Share held out" }),
+    h(
+      "p",
+      {},
+      data.num_held_out
+        ? text
+          ? `${percent(share)} of the text are held out.`
+          : `${percent(share)} are held out. Which ones is decided by the entry itself: they stay the same when the list grows.`
+        : "Nothing is held out: there is no telling how well it does on what it has not seen.",
+    ),
+  );
+}
+
+/** @param {import("./api.js").Data} data */
+function lengths(data) {
+  const chart = bars("Lengths in characters, in per cent of each part", {});
+  const shown = data.lengths.slice(0, MOST_BARS);
+  /** @param {number} n @param {number} of */
+  const share = (n, of) => (of ? n / of : 0);
+  chart.show({
+    names: ["learned", "held out"],
+    bars: shown.map((each) => ({
+      label: String(each.length),
+      value: share(each.learned, data.num_learned),
+      second: share(each.held_out, data.num_held_out),
+      title: `${many(each.length, "character")}: ${count(each.learned)} learned, ${count(each.held_out)} held out`,
+    })),
+    description: `How long the entries are: from ${shown[0]?.length ?? 0} to ${data.lengths[data.lengths.length - 1]?.length ?? 0} characters.`,
+    behind: {
+      head: ["Characters", "Learned", "Held out"],
+      rows: data.lengths.map((each) => [count(each.length), count(each.learned), count(each.held_out)]),
+    },
+  });
+  return panel("How long", chart.node);
+}
+
+/** @param {import("./api.js").Data} data */
+function characters(data) {
+  const all = [...data.characters].sort((a, b) => b.count - a.count);
+  const total = all.reduce((sum, each) => sum + each.count, 0) || 1;
+  const chart = bars("Characters, in per cent of all", {});
+  chart.show({
+    bars: all.slice(0, MOST_BARS).map((each) => ({
+      label: visible(each.text),
+      value: each.count / total,
+      title: `${visible(each.text)}: ${count(each.count)}, ${percent(each.count / total)}`,
+    })),
+    description: all.length ? `${all.length} different characters; the most common is ${visible(all[0].text)}.` : "There are none.",
+    behind: {
+      head: ["Character", "Count", "Share"],
+      rows: all.map((each) => [visible(each.text), count(each.count), percent(each.count / total)]),
+    },
+  });
+  return panel("Of what characters", chart.node);
+}
+
+/** @param {import("./api.js").Data} data */
+function examples(data) {
+  /** @param {string} title @param {string[]} texts */
+  const list = (title, texts) => h("div", {}, h("h3", {}, title), h("ul", { class: "names" }, ...texts.map((each) => h("li", {}, each))));
+  return panel("Some of them", h("div", { class: "two" }, list("learned", data.examples.learned), list("held out", data.examples.held_out)));
+}

@@ -1,0 +1,208 @@
+// Elements, words for numbers. Text enters the page here, as text and never as markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** @typedef {Node|string|number|null|undefined|false} Child */
+
+/**
+ * @param {Element} element
+ * @param {Record<string, any>} props  attributes; functions are listeners of the event they are named after
+ * @param {Child[]} children
+ */
+function fill(element, props, children) {
+  for (const [name, value] of Object.entries(props)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (name === "value" || name === "checked") /** @type {any} */ (element)[name] = value;
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) {
+      element.setAttribute(name, String(value));
+    }
+  }
+  put(element, ...children);
+}
+
+/**
+ * An HTML element.
+ * @template {keyof HTMLElementTagNameMap} T
+ * @param {T} tag
+ * @param {Record<string, any>} [props]
+ * @param {...Child} children
+ * @returns {HTMLElementTagNameMap[T]}
+ */
+export function h(tag, props = {}, ...children) {
+  const element = document.createElement(tag);
+  fill(element, props, children);
+  return element;
+}
+
+/**
+ * An SVG element.
+ * @template {keyof SVGElementTagNameMap} T
+ * @param {T} tag
+ * @param {Record<string, any>} [props]
+ * @param {...Child} children
+ * @returns {SVGElementTagNameMap[T]}
+ */
+export function s(tag, props = {}, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  fill(element, props, children);
+  return element;
+}
+
+/**
+ * Appends what is something.
+ * @param {Element} element
+ * @param {...Child} children
+ */
+export function put(element, ...children) {
+  for (const child of children) {
+    if (child === null || child === undefined || child === false) continue;
+    element.append(typeof child === "number" ? String(child) : child);
+  }
+}
+
+/**
+ * Puts children in place of those that are there.
+ * @param {Element} element
+ * @param {...Child} children
+ */
+export function swap(element, ...children) {
+  element.replaceChildren();
+  put(element, ...children);
+}
+
+/**
+ * A table.
+ * @param {string} caption
+ * @param {string[]} head
+ * @param {Child[][]} rows  of each the first cell is its heading
+ */
+export function table(caption, head, rows) {
+  return h(
+    "table",
+    {},
+    h("caption", {}, caption),
+    h("thead", {}, h("tr", {}, ...head.map((each) => h("th", { scope: "col" }, each)))),
+    h(
+      "tbody",
+      {},
+      ...rows.map((row) =>
+        h("tr", {}, h("th", { scope: "row" }, row[0]), ...row.slice(1).map((each) => h("td", {}, each))),
+      ),
+    ),
+  );
+}
+
+let ids = 0;
+
+/** @returns {string} an id that nothing has */
+export function newId() {
+  return `k${++ids}`;
+}
+
+/**
+ * A control with its label above, and a hint below where there is one.
+ * @param {string} text
+ * @param {HTMLElement} control
+ * @param {Child} [hint]
+ */
+export function field(text, control, hint) {
+  control.id ||= newId();
+  const below = hint ? h("small", { id: newId() }, hint) : null;
+  if (below) control.setAttribute("aria-describedby", below.id);
+  return h("div", { class: "field" }, h("label", { for: control.id }, text), control, below);
+}
+
+/**
+ * A box to tick.
+ * @param {string} text
+ * @param {HTMLInputElement} box
+ */
+export function tick(text, box) {
+  box.type = "checkbox";
+  return h("label", { class: "tick" }, box, text);
+}
+
+/**
+ * A button.
+ * @param {string} text
+ * @param {(event: Event) => void} press
+ * @param {Record<string, any>} [props]
+ */
+export function button(text, press, props = {}) {
+  return h("button", { type: "button", click: press, ...props }, text);
+}
+
+/**
+ * A part of a view, under a heading.
+ * @param {string} title
+ * @param {...Child} children
+ */
+export function panel(title, ...children) {
+  const heading = h("h2", { id: newId() }, title);
+  return h("section", { class: "panel", "aria-labelledby": heading.id }, heading, ...children);
+}
+
+/**
+ * Figures with what they count.
+ * @param {[string, Child][]} pairs
+ */
+export function figures(pairs) {
+  return h(
+    "dl",
+    { class: "figures" },
+    ...pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
+}
+
+/** @param {number} n */
+export function count(n) {
+  return n.toLocaleString("en-GB");
+}
+
+/**
+ * "1 line", "2 lines".
+ * @param {number} n
+ * @param {string} word
+ */
+export function many(n, word) {
+  return `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+}
+
+/**
+ * @param {number|null|undefined} x
+ * @param {number} [digits]
+ */
+export function fixed(x, digits = 2) {
+  return x === null || x === undefined ? "–" : x.toFixed(digits).replace("-", "−");
+}
+
+/** @param {number} x  a share of 1 */
+export function percent(x) {
+  const p = 100 * x;
+  if (p === 0) return "0%";
+  return p < 0.1 ? "<0.1%" : `${p.toFixed(p < 10 ? 1 : 0)}%`;
+}
+
+/**
+ * Two digits that tell: 3.1, 0.42, 120.
+ * @param {number} x
+ */
+export function times(x) {
+  return x >= 100 ? count(Math.round(x)) : String(Number(x.toPrecision(2)));
+}
+
+/**
+ * A token or a text as it can be seen.
+ * @param {string} text
+ */
+export function visible(text) {
+  return text === "" ? "end" : text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+}
+
+/** @param {EventTarget|null} target  whether keys there write */
+export function isWriting(target) {
+  return target instanceof HTMLElement && target.matches("input, textarea, select");
+}
+
+export const calm = matchMedia("(prefers-reduced-motion: reduce)");

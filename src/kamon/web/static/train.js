@@ -1,0 +1,567 @@
+// Train: a list, its cleaning, a budget; the losses and samples as they come, and back again.
+
+import * as api from "./api.js";
+import { lines } from "./charts.js";
+import { copies, flags, keywords, python } from "./copy.js";
+import { button, count, field, figures, fixed, h, many, panel, put, swap, table } from "./dom.js";
+import { address, change } from "./state.js";
+import { isOver } from "./watch.js";
+
+/**
+ * @typedef {import("./main.js").Context} Context
+ * @typedef {import("./api.js").Job} Job
+ */
+
+const BUDGETS = [0.5, 1, 3, 10, 30, 60, 120];
+const STATES = {
+  starting: "getting ready",
+  running: "training",
+  paused: "paused",
+  stopped: "stopped",
+  done: "done",
+  failed: "failed",
+};
+const SETTINGS = [
+  ["n_layer", "Layers", 1, 8],
+  ["n_embd", "Width (n_embd)", 4, 256],
+  ["n_head", "Heads", 1, 16],
+  ["block_size", "Block size", 2, 256],
+  ["num_steps", "Steps", 1, 100000],
+  ["batch_size", "Batch size", 1, 512],
+];
+let draft = ""; // a list that was begun stays while other views are open
+
+/** @param {Context} context */
+export async function show(context) {
+  const { root, signal, state, watch } = context;
+  put(
+    root,
+    h("h1", {}, "Train"),
+    h(
+      "p",
+      { class: "lead" },
+      "Give a list; a tiny GPT learns what makes it sound right. Watch it come on, step by step.",
+    ),
+    h("div", { class: "two" }, listPanel(context), runPanel(context)),
+  );
+  if (state.job && state.job !== watch.job?.id) {
+    try {
+      watch.follow(await api.job(state.job, signal));
+    } catch (error) {
+      context.fail(error);
+    }
+  }
+}
+
+/** @param {Context} context */
+function listPanel(context) {
+  const { state, signal, say, watch } = context;
+  const own = draft !== "";
+  const builtin = h("input", { type: "radio", name: "source", checked: !own, id: "source-names" });
+  const pasted = h("input", { type: "radio", name: "source", checked: own, id: "source-own" });
+  const text = h("textarea", {
+    rows: 8,
+    spellcheck: "false",
+    placeholder: "One entry a line: brands, places, plants …",
+    value: draft,
+  });
+  const file = h("input", { type: "file", accept: ".txt,text/plain" });
+  const name = h("input", { type: "text", maxlength: 100, placeholder: "a pasted list" });
+  const report = h("div", { class: "report stack", "aria-live": "polite" });
+  const mine = h(
+    "div",
+    { hidden: !own, class: "stack" },
+    field("Your list", text, "One entry a line. Paste it, drop a file here, or choose one."),
+    h("div", { class: "row" }, field("A file", file), field("What it is called", name)),
+    report,
+  );
+  const budget = h(
+    "select",
+    { value: "" },
+    ...BUDGETS.map((each) => h("option", { value: each }, `${each} s`)),
+  );
+  budget.value = BUDGETS.map(String).includes(state.budget) ? state.budget : "1";
+  const seed = h("input", { type: "number", min: 0, max: 2 ** 31, step: 1, value: state.seed ?? "42" });
+  const numbers = SETTINGS.map(([key, , least, most]) =>
+    h("input", { type: "number", name: key, min: least, max: most, step: 1, placeholder: "picked" }),
+  );
+  const errors = h("div", { class: "errors" });
+  const start = h("button", { type: "submit", class: "main" }, "Train");
+
+  const settings = () =>
+    Object.fromEntries(
+      numbers.filter((input) => input.value !== "").map((input) => [input.name, Number(input.value)]),
+    );
+  const given = () => (pasted.checked ? "list.txt" : "names");
+  const chosen = () => ({
+    budget: "num_steps" in settings() ? null : `${budget.value}s`,
+    seed: Number(seed.value),
+    ...settings(),
+  });
+  const copy = copies(() => ({
+    command: `kamon train ${given()}${flags(chosen())} -o model`,
+    python: `import kamon\n\nmodel = kamon.train(${python(given())}${keywords(chosen())})\nmodel.save("model")`,
+  }));
+
+  const ask = api.latest(signal);
+  /** @type {ReturnType<typeof setTimeout>|undefined} */
+  let timer;
+  const preview = () => {
+    clearTimeout(timer);
+    draft = text.value;
+    timer = setTimeout(async () => {
+      if (!text.value.trim()) return swap(report);
+      try {
+        const found = await ask((own_) => api.clean(text.value, own_));
+        const taken = (/** @type {string} */ better) => {
+          text.value = better;
+          preview();
+        };
+        swap(report, ...cleaned(found, taken));
+      } catch (error) {
+        if (!api.isAbort(error)) swap(report);
+        context.fail(error, report);
+      }
+    }, 300);
+  };
+  /** @param {File|undefined|null} given_ */
+  const read = async (given_) => {
+    if (!given_) return;
+    text.value = await given_.text();
+    pasted.checked = true;
+    choose();
+    preview();
+  };
+  const choose = () => {
+    mine.hidden = !pasted.checked;
+    copy.refresh();
+  };
+  const form = h(
+    "form",
+    {
+      submit: async (/** @type {Event} */ event) => {
+        event.preventDefault();
+        swap(errors);
+        start.disabled = true;
+        try {
+          const job = await api.startJob({
+            ...(pasted.checked ? { text: text.value } : { builtin: "names" }),
+            ...("num_steps" in settings() ? {} : { budget: Number(budget.value) }),
+            ...(pasted.checked && name.value ? { name: name.value } : {}),
+            seed: Number(seed.value),
+            settings: settings(),
+          });
+          change({ job: job.id, model: null, step: null, budget: budget.value, seed: seed.value });
+          say("The training has begun.");
+          watch.follow(job);
+        } catch (error) {
+          context.fail(error, errors);
+        } finally {
+          start.disabled = false;
+        }
+      },
+      input: copy.refresh,
+    },
+    h(
+      "fieldset",
+      { class: "choice" },
+      h("legend", {}, "What to learn"),
+      h("label", {}, builtin, "29,693 first names"),
+      h("label", {}, pasted, "a list of yours"),
+    ),
+    mine,
+    h(
+      "div",
+      { class: "row" },
+      field("Budget", budget),
+      field("Seed", seed),
+    ),
+    h(
+      "details",
+      {},
+      h("summary", {}, "Settings"),
+      h("p", {}, "The budget picks what is left empty; if you give the number of steps, they take the time they take."),
+      h("div", { class: "row" }, ...SETTINGS.map(([, label], i) => field(String(label), numbers[i]))),
+    ),
+    start,
+    errors,
+  );
+  for (const radio of [builtin, pasted]) radio.addEventListener("change", choose);
+  text.addEventListener("input", preview);
+  file.addEventListener("change", () => read(file.files?.[0]));
+  const node = panel("The list", form, copy.node);
+  node.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    node.classList.add("drop");
+  });
+  node.addEventListener("dragleave", () => node.classList.remove("drop"));
+  node.addEventListener("drop", (event) => {
+    event.preventDefault();
+    node.classList.remove("drop");
+    const dropped = event.dataTransfer;
+    if (dropped?.files.length) read(dropped.files[0]);
+    else {
+      text.value = dropped?.getData("text/plain") ?? "";
+      pasted.checked = true;
+      choose();
+      preview();
+    }
+  });
+  if (own) preview();
+  return node;
+}
+
+/**
+ * @param {import("./api.js").Cleaned} found
+ * @param {(text: string) => void} take
+ */
+function cleaned(found, take) {
+  return [
+    h(
+      "p",
+      {},
+      `${many(found.num_lines, "line")}, of which ${count(found.num_docs)} to learn: `,
+      `${many(found.num_repetitions, "repetition")} and ${count(found.num_blank)} blank left out, `,
+      `${count(found.num_stripped)} with space taken off their ends. `,
+      `${count(found.num_held_out)} are held out to test on.`,
+    ),
+    figures([
+      ["longest", many(found.longest, "character")],
+      ["different characters", count(found.characters)],
+    ]),
+    found.removed.length > 0 &&
+      h(
+        "details",
+        {},
+        h("summary", {}, `Left out${found.removed.length >= 100 ? ", the first hundred" : ""}`),
+        h(
+          "div",
+          { class: "scroll", tabindex: 0, role: "region", "aria-label": "What was left out" },
+          table(
+            "What was left out",
+            ["Line", "Text", "Why"],
+            found.removed.map((each) => [each.line, each.text, each.why]),
+          ),
+        ),
+      ),
+    found.changed.length > 0 &&
+      h(
+        "details",
+        {},
+        h("summary", {}, "Changed"),
+        h(
+          "div",
+          { class: "scroll", tabindex: 0, role: "region", "aria-label": "What was changed" },
+          table(
+            "What was changed",
+            ["Line", "Before", "After"],
+            found.changed.map((each) => [each.line, each.before, each.after]),
+          ),
+        ),
+      ),
+    found.tidied &&
+      h(
+        "details",
+        { open: true },
+        h("summary", {}, "kamon clean would do more"),
+        h(
+          "ul",
+          {},
+          ...found.tidied.steps
+            .filter((each) => each.count)
+            .map((each) =>
+              h(
+                "li",
+                {},
+                `${each.name}: ${count(each.count)} ${each.action}`,
+                each.examples.length > 0 && `, such as ${example(each.action, each.examples[0])}`,
+              ),
+            ),
+        ),
+        button(`Take the cleaned list, ${many(found.tidied.num_docs, "entry").replace("entrys", "entries")}`, () => take(found.tidied?.text ?? "")),
+      ),
+  ];
+}
+
+/**
+ * @param {string} action
+ * @param {[string, string]} two  before and after, or what was dropped and why
+ */
+function example(action, [first, second]) {
+  return action === "dropped" ? `“${first}” (${second})` : `“${first}” → “${second}”`;
+}
+
+/** @param {Context} context */
+function runPanel(context) {
+  const { state, signal, watch, say } = context;
+  const status = h("p", { class: "status" });
+  const numbers = h("div");
+  const chart = lines("Loss by step");
+  const legend = h("p", { class: "hint" });
+  const errors = h("div", { class: "errors" });
+  const chosen = h("input", { type: "range", min: 0, max: 0, step: 1, value: 0, id: "scrub" });
+  const told = h("output", { for: "scrub" });
+  const names = h("ul", { class: "names", "aria-label": "Samples of this step" });
+  const onward = h("p", { class: "onward" });
+  const all = h("details", { class: "behind" }, h("summary", {}, "Samples of all steps"));
+  const listed = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Samples of all steps" });
+  all.append(listed);
+  let shown = "";
+  let wanted = state.step === undefined ? null : Number(state.step); // null: the newest
+
+  /** @param {"pause"|"resume"|"stop"} what */
+  const steer = (what) => async () => {
+    swap(errors);
+    if (!watch.job) return;
+    try {
+      watch.take(await api.steer(watch.job.id, what));
+      draw();
+      [pause, resume, stop].find((each) => !each.hidden)?.focus(); // the one pressed may be gone
+      say({ pause: "Paused.", resume: "It goes on.", stop: "Stopped; what was learned stays." }[what]);
+    } catch (error) {
+      context.fail(error, errors);
+    }
+  };
+  const pause = button("Pause", steer("pause"));
+  const resume = button("Resume", steer("resume"));
+  const stop = button("Stop", steer("stop"));
+  const back = h(
+    "div",
+    { class: "scrub" },
+    h("label", { for: "scrub" }, "Step to look at"),
+    h("div", { class: "range" }, chosen, told),
+    names,
+    onward,
+  );
+  const node = panel(
+    "The training",
+    status,
+    h("div", { class: "buttons" }, pause, resume, stop),
+    errors,
+    numbers,
+    chart.node,
+    legend,
+    back,
+    all,
+    savePanel(context, () => {
+      const { job } = watch;
+      return wanted === null && job?.model ? job.model : (job?.moments[place()]?.model ?? null);
+    }),
+  );
+
+  const place = () => {
+    const moments = watch.job?.moments ?? [];
+    if (wanted === null) return moments.length - 1;
+    return moments.reduce(
+      (best, each, i) => (Math.abs(each.step - Number(wanted)) < Math.abs(moments[best].step - Number(wanted)) ? i : best),
+      0,
+    );
+  };
+  const drawMoment = () => {
+    const moments = watch.job?.moments ?? [];
+    back.hidden = all.hidden = !moments.length;
+    if (!moments.length) return;
+    const at = place();
+    const moment = moments[at];
+    chosen.max = String(moments.length - 1);
+    chosen.value = String(at);
+    chosen.setAttribute("aria-valuetext", `step ${moment.step}`);
+    told.textContent = `step ${count(moment.step)}`;
+    if (all.open) drawAll();
+    if (shown === moment.model) return; // a link that is replaced cannot be clicked
+    shown = moment.model;
+    swap(names, ...moment.samples.map((each) => h("li", {}, each)));
+    swap(
+      onward,
+      "Use this model: ",
+      h("a", { href: address({ view: "generate", model: moment.model }, {}) }, "generate"),
+      " · ",
+      h("a", { href: address({ view: "inside", model: moment.model }, {}) }, "look inside"),
+    );
+  };
+  const drawAll = () =>
+    swap(
+      listed,
+      table(
+        "Samples of all steps",
+        ["Step", "Samples"],
+        (watch.job?.moments ?? []).map((each) => [count(each.step), each.samples.join(", ")]),
+      ),
+    );
+  all.addEventListener("toggle", () => all.open && drawAll());
+  const draw = () => {
+    const job = watch.job;
+    for (const part of [numbers, chart.node, legend]) part.hidden = !job;
+    pause.hidden = !job || (job.state !== "running" && job.state !== "starting");
+    resume.hidden = job?.state !== "paused";
+    stop.hidden = !job || isOver(job);
+    drawMoment();
+    if (!job) {
+      swap(status, "Nothing is being trained. Press Train to begin.");
+      return;
+    }
+    swap(
+      status,
+      h("strong", {}, STATES[job.state]),
+      job.error ? `: ${job.error}` : "",
+      watch.connection === "reconnecting" &&
+        h("span", { class: "lost" }, " ⚠ the connection is lost; trying again"),
+    );
+    const trained = job.losses[job.losses.length - 1];
+    const held = job.held_out[job.held_out.length - 1];
+    swap(
+      numbers,
+      h("progress", { max: Math.max(1, job.num_steps), value: job.step, "aria-label": "Steps done" }),
+      figures([
+        ["step", `${count(job.step)} of ${count(job.num_steps)}`],
+        ["seconds", `${fixed(job.seconds, 1)}${job.budget === null ? "" : ` of ${job.budget}`}`],
+        ["loss, held out", held ? fixed(held[1], 3) : "–"],
+        ["loss, learning", trained ? fixed(mean(job.losses), 3) : "–"],
+        ["entries", count(job.num_docs)],
+        ["parameters", count(job.num_params)],
+      ]),
+    );
+    drawLosses(job);
+  };
+
+  /** @param {Job} job */
+  const drawLosses = (job) => {
+    if (!job.losses.length) {
+      chart.node.hidden = legend.hidden = true;
+      return;
+    }
+    /** @type {import("./charts.js").LineData["rules"]} */
+    const rules = [];
+    const { uniform, ngram, ngram_order } = job.lines;
+    if (uniform !== null) rules.push({ y: uniform, name: "uniform", dash: "2 4" });
+    if (ngram !== null) rules.push({ y: ngram, name: `${ngram_order}-gram`, dash: "8 4" });
+    legend.textContent =
+      "Nats a token, the lower the better." +
+      (uniform === null ? "" : ` Uniform: guessing among all tokens costs ln V = ${fixed(uniform, 3)}.`) +
+      (ngram === null ? "" : ` ${ngram_order}-gram: the best that counting alone does, ${fixed(ngram, 3)}.`);
+    const smooth = means(job.losses);
+    const moments = job.moments;
+    const held = new Map(job.held_out);
+    const best = job.held_out.length ? Math.min(...held.values()) : null;
+    chart.show({
+      series: [
+        { name: "", points: job.losses, kind: "faint" },
+        { name: "learning", points: smooth, kind: "line" },
+        { name: "held out", points: job.held_out, kind: "marked" },
+      ],
+      rules,
+      cursor: wanted === null || !moments.length ? null : moments[place()].step,
+      xName: "step",
+      yName: "nats a token",
+      yRange: rangeOf(job),
+      xRange: [0, Math.max(1, job.num_steps, job.losses[job.losses.length - 1][0])],
+      description:
+        `Nats a token, lower is better, after ${job.step} of ${job.num_steps} steps.` +
+        (best === null ? "" : ` The best on what is held out is ${best.toFixed(3)}.`) +
+        (uniform === null ? "" : ` Guessing costs ${uniform.toFixed(3)}.`) +
+        (ngram === null ? "" : ` The best n-gram costs ${ngram.toFixed(3)}.`),
+      behind: {
+        head: ["Step", "Learning, nats a token", "Held out"],
+        rows: rowsOf(job),
+      },
+    });
+  };
+
+  chosen.addEventListener("input", () => {
+    const moments = watch.job?.moments ?? [];
+    const at = Number(chosen.value);
+    wanted = at === moments.length - 1 ? null : moments[at].step;
+    change({ step: wanted });
+    draw();
+  });
+  let due = 0;
+  watch.listen((what) => {
+    if (what === "job") wanted = watch.job && watch.job.id === state.job ? wanted : null;
+    cancelAnimationFrame(due);
+    due = requestAnimationFrame(draw);
+  }, signal);
+  signal.addEventListener("abort", () => cancelAnimationFrame(due));
+  draw();
+  return node;
+}
+
+/**
+ * From the lowest to a little above guessing: the first steps, which are worse, would press all else
+ * together.
+ * @param {Job} job
+ * @returns {[number, number]}
+ */
+function rangeOf(job) {
+  const all = [...job.losses, ...job.held_out].map(([, loss]) => loss);
+  const { uniform, ngram } = job.lines;
+  const most = uniform === null ? Math.max(...all) : uniform * 1.08;
+  const least = Math.min(...all, ngram ?? Infinity, most);
+  return [least - 0.06 * (most - least || 1), most];
+}
+
+/** @param {[number, number][]} losses  the mean of the last tenth */
+function mean(losses) {
+  const last = losses.slice(-Math.max(1, Math.floor(losses.length / 10)));
+  return last.reduce((total, [, loss]) => total + loss, 0) / last.length;
+}
+
+/**
+ * Means of 15 neighbours.
+ * @param {[number, number][]} losses
+ * @returns {[number, number][]}
+ */
+function means(losses) {
+  const half = Math.min(7, Math.floor(losses.length / 8));
+  return losses.map(([step], i) => {
+    const near = losses.slice(Math.max(0, i - half), i + half + 1);
+    return [step, near.reduce((total, [, loss]) => total + loss, 0) / near.length];
+  });
+}
+
+/** @param {Job} job */
+function rowsOf(job) {
+  /** @type {Map<number, [string, string]>} */
+  const rows = new Map();
+  const some = Math.ceil(job.losses.length / 60);
+  job.losses.forEach(([step, loss], i) => {
+    if (i % some === 0 || i === job.losses.length - 1) rows.set(step, [loss.toFixed(4), ""]);
+  });
+  for (const [step, loss] of job.held_out) rows.set(step, [rows.get(step)?.[0] ?? "", loss.toFixed(4)]);
+  return [...rows].sort((a, b) => a[0] - b[0]).map(([step, both]) => [count(step), ...both]);
+}
+
+/** @param {Context} context @param {() => string|null} chosen  the id of the model to save */
+function savePanel(context, chosen) {
+  const { watch, say, signal } = context;
+  const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*" });
+  const told = h("div", { class: "errors", "aria-live": "polite" });
+  const form = h(
+    "form",
+    {
+      class: "save",
+      submit: async (/** @type {Event} */ event) => {
+        event.preventDefault();
+        swap(told);
+        const id = chosen();
+        if (!id) return;
+        try {
+          const saved = await api.save(id, name.value);
+          await context.refresh();
+          swap(
+            told,
+            h("p", {}, `Saved as ${saved.id}. `, h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it")),
+          );
+          say(`Saved as ${saved.id}.`);
+        } catch (error) {
+          context.fail(error, told);
+        }
+      },
+    },
+    h("div", { class: "row" }, field("Save this model as", name), h("button", { type: "submit" }, "Save")),
+    told,
+  );
+  const look = () => (form.hidden = !watch.job?.moments.length);
+  watch.listen(look, signal);
+  look();
+  return form;
+}

@@ -1,0 +1,502 @@
+"""The page of `kamon serve` in a real browser: every view, by keys alone, in both themes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kamon
+from kamon.conditions import Conditions, allowed
+from kamon.engines.scalar import Value
+from kamon.philox import uniform
+from kamon.sampler import choose, probabilities
+from serving import CHROMIUM, Server, serving
+from serving import until as serving_until
+
+pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+
+VIEWS = ["train", "generate", "teach", "inside", "data"]
+DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
+pytestmark = [pytest.mark.extra]
+if CHROMIUM is None and not os.environ.get("CI"):
+    pytestmark.append(pytest.mark.skip(reason="no Chromium is installed"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    kamon.train(["<b>bad</b>", *DOCS], num_steps=60, output=folder / "m")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with serving(folder, "m") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    assert CHROMIUM is not None, "CI needs a Chromium: .ci/run installs it"
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page that notes what it must not do: complain, or ask anybody but its server."""
+
+    def __init__(self, browser: Any, server: Server, **options: Any) -> None:
+        self.base = server.url
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        self.page = self.context.new_page()
+        self.wrong: list[str] = []
+        self.page.on("console", self.hear)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("request", self.see)
+
+    def hear(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.wrong.append(message.text)
+
+    def see(self, request: Any) -> None:
+        if not request.url.startswith((self.base, "blob:" + self.base)):
+            self.wrong.append(request.url)
+
+    def open(self, query: str) -> Any:
+        self.page.goto(f"{self.base}?model=m&{query}")
+        self.page.wait_for_selector("main h1")
+        self.page.wait_for_load_state("networkidle")
+        return self.page
+
+    def keys(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+
+@pytest.fixture
+def watched(browser: Any, server: Server) -> Iterator[Watched]:
+    watched = Watched(browser, server)
+    yield watched
+    watched.context.close()
+    assert watched.wrong == []
+
+
+def until(page: Any, condition: str) -> None:
+    """Wait for it; playwright's own way would need what the page's policy forbids."""
+    serving_until(lambda: page.evaluate(condition))
+
+
+# ---- the sampler, in two languages
+
+
+def test_the_samplers_are_one(watched: Watched) -> None:
+    """The draws and choices of sampler.js are those of Python."""
+    rng = random.Random(1)
+    cases: list[dict[str, Any]] = []
+    for _ in range(300):
+        size = rng.randint(1, 60)
+        logits = [rng.choice([rng.gauss(0, 3), float(rng.randint(-2, 2))]) for _ in range(size)]
+        cases.append(
+            {
+                "logits": logits,
+                "temperature": rng.choice([0.0, 0.3, 1.0, 1.7, 1e-320, 1e-3]),
+                "seed": rng.choice([rng.randint(0, 2**64 - 1), -1, 42, 2**63]),
+                "index": rng.randint(0, 10**6),
+                "position": rng.randint(0, 300),
+                "bos": rng.randrange(size),
+                "length": rng.randint(0, 4),
+                "starts": [rng.randint(0, 3) for _ in range(size)],
+                "excluded": rng.sample(range(size), rng.randint(0, size // 3)),
+                "conditions": {
+                    "min_len": rng.randint(0, 2),
+                    "max_len": rng.choice([None, 8]),
+                    "top_k": rng.choice([None, 1, 3, 20]),
+                    "top_p": rng.choice([1.0, 0.9, 0.5, 0.05]),
+                },
+            }
+        )
+    wanted = []
+    for c in cases:
+        c["excluded"] = [token for token in c["excluded"] if token != c["bos"]]
+        c["starts"][c["bos"]] = 0
+        logits, heat = c["logits"], c["temperature"]
+        u = uniform(c["seed"], c["index"], c["position"])
+        conditions = Conditions(**c["conditions"])
+        stay = allowed(
+            *(logits, heat, c["bos"], c["length"], conditions, c["starts"]), set(c["excluded"])
+        )
+        token = stay[choose([logits[t] for t in stay], heat, u)] if stay else None
+        wanted.append((u, probabilities(logits, heat), stay, token))
+    page = watched.open("view=data")
+    found = page.evaluate(
+        """async (text) => {
+            const s = await import("/static/sampler.js");
+            return JSON.parse(text).map((c) => {
+                const u = s.uniform(BigInt(c.seed), c.index, c.position);
+                const stay = s.allowed(c.logits, c.temperature, c.bos, c.length, c.conditions,
+                    c.starts, new Set(c.excluded));
+                const place = stay.length
+                    ? s.choose(stay.map((t) => c.logits[t]), c.temperature, u) : null;
+                return [u, s.probabilities(c.logits, c.temperature), stay,
+                    place === null ? null : stay[place]];
+            });
+        }""",
+        json.dumps([{**c, "seed": str(c["seed"])} for c in cases]),
+    )
+    for (u, shares, stay, token), theirs in zip(wanted, found, strict=True):
+        assert theirs[0] == u
+        assert theirs[1] == pytest.approx(shares, rel=1e-14, abs=0)
+        assert theirs[2:] == [stay, token]
+
+
+def test_finish_makes_the_sample_of_the_seed(watched: Watched, server: Server) -> None:
+    for seed, top_k in ((7, 27), (8, 3)):
+        page = watched.open(f"view=generate&seed={seed}&top_k={top_k}&temperature=0.7&prefix=k")
+        asked = {"model": "m", "n": 1, "seed": seed, "top_k": top_k, "temperature": 0.7}
+        (wanted,) = server.json("POST", "/sample", asked | {"prefix": "k"})["samples"]
+        page.get_by_role("button", name="Finish").click()
+        until(page, "document.querySelector('.told strong')")
+        assert page.inner_text(".told strong") == wanted["text"]
+        marked = page.inner_text(".told .mark")
+        assert ("in the list" in marked) == wanted["in_list"]
+
+
+# ---- views
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_views(browser: Any, server: Server, theme: str, width: int) -> None:
+    """Each has its parts, fits, and can be read in both themes."""
+    watched = Watched(browser, server, color_scheme=theme)
+    watched.page.set_viewport_size({"width": width, "height": 800})
+    for view in VIEWS:
+        page = watched.open(f"view={view}")
+        assert page.locator("nav a[aria-current=page]").get_attribute("data-view") == view
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        assert page.evaluate(UNNAMED) == []
+        assert page.evaluate(CONTRAST) == []
+        assert page.locator("[style]:not(.weight)").count() == 0
+    watched.context.close()
+    assert watched.wrong == []
+
+
+# Controls without a name.
+UNNAMED = """() => [...document.querySelectorAll("input, select, textarea, button, svg")]
+    .filter((e) => e.offsetParent !== null || e.tagName === "svg")
+    .filter((e) => !(e.labels?.length || e.textContent.trim() || e.getAttribute("aria-label")
+        || e.getAttribute("aria-labelledby") || e.getAttribute("aria-hidden")))
+    .map((e) => e.outerHTML)"""
+
+# Texts whose contrast with what is behind them is below 4.5, but for controls that are off.
+CONTRAST = """() => {
+    const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const rgb = (colour) => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data];
+    };
+    const light = (c) => c.slice(0, 3)
+        .map((x) => x / 255 <= 0.04045 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = (e) => {
+        for (; e; e = e.parentElement) {
+            const found = rgb(getComputedStyle(e).backgroundColor);
+            if (found[3] === 255) return found;
+        }
+        return [255, 255, 255, 255];
+    };
+    const found = [];
+    for (const e of document.querySelectorAll("body *")) {
+        const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+        if (!own || e.closest("[hidden], button:disabled, .unseen, .skip, noscript")) continue;
+        if (e.closest("title, desc, option")) continue;
+        const style = getComputedStyle(e);
+        const [a, b] = [light(rgb(e.closest("svg") ? style.fill : style.color)), light(behind(e))];
+        const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        if (contrast < 4.5) found.push([contrast, e.outerHTML.slice(0, 100)]);
+    }
+    return found;
+}"""
+
+
+def test_the_theme_is_kept(watched: Watched) -> None:
+    page = watched.open("view=data")
+    seen = []
+    for _ in range(3):
+        page.locator("#theme").click()
+        seen.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(set(seen)) == 2
+    page.locator("#theme").click()
+    page.reload()
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+
+
+def test_what_is_in_a_corpus_is_text(watched: Watched) -> None:
+    page = watched.open("view=data")
+    assert "<b>bad</b>" in page.inner_text("main")
+    assert page.locator("main b").count() == 0
+    page = watched.open("view=generate&prefix=%3Cb%3E")
+    assert page.locator(".tiles b").count() == 0
+    assert page.locator(".tiles li").count() == 4
+
+
+def test_every_chart_has_its_table(watched: Watched) -> None:
+    for view, least in (("generate", 1), ("inside", 4), ("data", 2)):
+        page = watched.open(f"view={view}&text=banna")
+        for details in page.locator("details.behind").all():
+            details.locator("summary").click()
+        until(page, "[...document.querySelectorAll('.behind')].every((e) => e.querySelector('tr'))")
+        assert page.locator("figure svg > title").count() >= least
+
+
+# ---- by keys alone
+
+
+def test_generate_by_keys(watched: Watched) -> None:
+    page = watched.open("view=generate")
+    page.locator(".option").first.focus()
+    first = page.locator(".option .letter").nth(1).text_content()
+    watched.keys("ArrowRight", "Enter")
+    until(page, "document.querySelectorAll('.tiles button').length === 1")
+    assert page.inner_text(".tiles button") == first
+    assert page.evaluate("document.activeElement.closest('.option') !== null")
+    page.keyboard.type("a")
+    until(page, "document.querySelectorAll('.tiles button').length === 2")
+    watched.keys("Backspace")
+    until(page, "document.querySelectorAll('.tiles button').length === 1")
+    until(page, f"location.search.includes('prefix={first}')")
+    page.reload()
+    until(page, "document.querySelectorAll('.tiles button').length === 1")
+
+
+def test_dials_show_what_they_cut_off(watched: Watched) -> None:
+    page = watched.open("view=generate")
+    assert page.locator("rect.cut").count() == 0
+    page.get_by_label("Top-k").focus()
+    watched.keys("Home", "ArrowRight", "ArrowRight")
+    assert page.locator("rect.bar").count() == 3
+    assert page.locator("rect.cut").count() > 3
+    assert all("url(#" in (e.get_attribute("fill") or "") for e in page.locator("rect.cut").all())
+    took = page.evaluate(
+        """async () => {
+            const dial = document.querySelector("input[type=range]"), took = [];
+            for (let i = 0; i < 40; i++) {
+                dial.value = String(0.1 + i / 25);
+                const start = performance.now();
+                dial.dispatchEvent(new Event("input", {bubbles: true}));
+                document.querySelector("svg").getBoundingClientRect();
+                took.push(performance.now() - start);
+                await new Promise(requestAnimationFrame);
+            }
+            return took.sort((a, b) => a - b);
+        }"""
+    )
+    assert took[37] < 50
+
+
+def test_samples_and_what_is_kept(watched: Watched, server: Server) -> None:
+    page = watched.open("view=generate&n=8&suffix=a&unique=1&novel=1")
+    page.get_by_role("button", name="Make names").focus()
+    watched.keys("Enter")
+    until(page, "document.querySelectorAll('.samples .name').length > 0")
+    asked = {"model": "m", "n": 8, "suffix": "a", "unique": True, "novel": True, "temperature": 1.0}
+    wanted = [each["text"] for each in server.json("POST", "/sample", asked)["samples"]]
+    assert page.locator(".samples .name").all_inner_texts() == wanted
+    page.locator(".samples .star").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0] == "text,model,logprob,in_list"
+    assert lines[1].startswith(f'"{wanted[0]}","m",-')
+    assert len(lines) == 2
+
+
+def test_teach_by_keys(watched: Watched, server: Server) -> None:
+    page = watched.open("view=teach&every=3")
+    page.get_by_role("button", name="Begin").focus()
+    watched.keys("Enter")
+    until(page, "document.querySelector('.card')")
+    seen = []
+    for key in "ynsyn":
+        seen.append(page.inner_text(".card"))
+        watched.keys(key)
+    assert len(set(seen)) == 5
+    until(page, "document.querySelector('.big')")
+    assert "times as likely" in page.inner_text(".big")
+    watched.keys("u")
+    until(page, "document.querySelector('.stage .status').textContent.startsWith('3 answers')")
+    until(page, "location.search.includes('session=')")
+    session = re.search(r"session=([^&]+)", page.url)
+    assert session is not None
+    wanted = [(seen[0], True), (seen[1], False), (seen[3], True)]
+
+    def taken_back() -> bool:
+        ratings = server.json("GET", f"/preferences/{session[1]}")
+        return [(each["text"], each["liked"]) for each in ratings["answers"]] == wanted
+
+    serving_until(taken_back)
+    page.reload()
+    until(page, "document.querySelector('.card')")
+    assert page.inner_text(".stage .status").startswith("3 answers")
+    page.get_by_label("Save the tuned model as").fill("mine")
+    watched.keys("Enter")
+    until(page, "document.querySelector('.save .errors').textContent.includes('Saved as mine')")
+    assert server.json("GET", "/models/mine")["saved"]
+
+
+def test_look_inside_by_keys(watched: Watched) -> None:
+    page = watched.open("view=inside&text=banna&layer=0&head=1")
+    until(page, "document.querySelectorAll('.tokens li').length === 6")
+    page.locator(".tokens .here").focus()
+    watched.keys("Home", "ArrowRight", "ArrowRight")
+    assert page.locator("svg .row.here").get_attribute("data-key") == "2"
+    assert page.inner_text(".tokens .here .piece") == "a"
+    assert page.locator("svg .point.lit text").first.text_content() == "a"
+    page.get_by_role("button", name="Head 1").focus()
+    watched.keys("Enter")
+    assert "head 1" in page.locator(".told").first.inner_text()
+
+
+def test_a_graph_hands_its_gradient_on_as_the_engine_does(watched: Watched) -> None:
+    page = watched.open("view=inside&text=banna&a=3&b=2&c=-1")
+    until(page, "document.querySelectorAll('.node').length === 8")
+    page.locator(".graph").focus()
+    assert page.locator(".node.current").count() == 0
+    watched.keys("ArrowRight")
+    assert page.locator(".node.current").count() == 1
+    assert page.locator(".edge.flows").count() == 1
+    watched.keys("End")
+    a, b, c = Value(3.0), Value(2.0), Value(-1.0)
+    root = ((a * b + c).relu() - 1) ** 2
+    root.backward()
+    page.locator(".values summary").click()
+    until(page, "document.querySelector('.values tr')")
+    rows = [
+        row.locator("th, td").all_inner_texts() for row in page.locator(".values tbody tr").all()
+    ]
+    shown = {row[0]: (row[3], row[4]) for row in rows}
+    for name, value in (("a", a), ("b", b), ("c", c)):
+        text = f"{value.grad:.3f}"
+        assert shown[name] == (text, text)
+
+
+def test_the_way_through_the_views(watched: Watched) -> None:
+    page = watched.open("view=train")
+    watched.keys("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    for number, view in enumerate(VIEWS, 1):
+        watched.keys(str(number))
+        until(page, f"document.querySelector('main').dataset.view === '{view}'")
+    page.go_back()
+    until(page, "document.querySelector('main').dataset.view === 'inside'")
+
+
+@pytest.mark.slow
+def test_a_training(watched: Watched) -> None:
+    """From a list that is pasted to the model of an earlier step."""
+    page = watched.open("view=train")
+    page.get_by_label("a list of yours").check()
+    page.get_by_label("Your list").fill("\n".join([*DOCS, DOCS[0], "  oak  "]))
+    until(page, "document.querySelector('.report').textContent.includes('152 lines')")
+    assert "1 repetition" in page.inner_text(".report")
+    page.get_by_role("button", name="Train", exact=True).click()
+    until(page, "document.querySelector('.status').textContent.startsWith('done')")
+    assert page.locator("svg .rule").count() == 2
+    page.locator("#scrub").focus()
+    watched.keys("Home")
+    assert page.inner_text(".range output") == "step 0"
+    until(page, "location.search.includes('step=0')")
+    page.get_by_role("link", name="generate", exact=True).click()
+    until(page, "document.querySelector('.option')")
+    assert page.locator("#model").input_value().endswith("@0")
+
+
+# ---- as command, as Python
+
+
+@pytest.fixture
+def beside(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own, with the model that the server has."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").symlink_to(folder / "m")
+
+
+def run_copies(page: Any) -> None:
+    """Everything that the panels of a view give to copy."""
+    for details in page.locator("details.copies").all():
+        details.locator("summary").click()
+    until(page, "[...document.querySelectorAll('.copies')].every((e) => e.querySelector('pre'))")
+    commands = page.locator("pre[aria-label='As command']").all_text_contents()
+    programs = page.locator("pre[aria-label='As Python']").all_text_contents()
+    assert len(commands) == len(programs) >= 1
+    for program in programs:
+        exec(program, {})
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in commands:
+        shutil.rmtree("model", ignore_errors=True)  # that the program has saved
+        subprocess.run(
+            ["bash", "-c", f"set -e\n{command}"],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PATH": path},
+        )
+
+
+@pytest.mark.parametrize(
+    "view", ["train&budget=0.5", "generate", "inside", "inside&graph=loss", "data"]
+)
+@pytest.mark.slow
+@pytest.mark.usefixtures("beside")
+def test_what_is_to_copy_runs(watched: Watched, view: str) -> None:
+    run_copies(watched.open(f"view={view}&text=banna&prefix=k&top_k=3&novel=1&max_len=6&n=5"))
+
+
+@pytest.mark.usefixtures("beside")
+def test_what_was_taught_is_to_copy(watched: Watched) -> None:
+    page = watched.open("view=teach")
+    page.get_by_role("button", name="Begin").click()
+    page.wait_for_selector(".card")
+    for key in "yny":
+        watched.keys(key)
+    until(page, "document.querySelector('.stage .status').textContent.startsWith('3 answers')")
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(200)
+    shutil.rmtree("rated", ignore_errors=True)
+    page.locator("details.copies summary").click()
+    exec(page.locator("pre[aria-label='As Python']").text_content(), {})
+    assert kamon.load("rated").training["tuning"]["kind"] == "rate"
+
+
+# ---- a server that comes and goes
+
+
+@pytest.mark.slow
+def test_a_server_that_was_started_again(browser: Any, folder: Path, tmp_path: Path) -> None:
+    page = browser.new_page()
+    with serving(tmp_path, "--budget=60") as server:
+        page.goto(server.url)
+        until(page, "document.querySelector('.status')?.textContent === 'training'")
+        server.process.kill()
+        server.process.communicate()
+        until(page, "document.querySelector('.lost')")
+        assert "connection lost" in page.inner_text("#training")
+    with serving(tmp_path, folder / "m", f"--port={server.port}"):
+        until(page, "document.querySelector('.status')?.textContent.startsWith('Nothing')")
+        until(page, "document.querySelector('#model').value === 'm'")
+    page.close()

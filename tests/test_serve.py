@@ -1,0 +1,177 @@
+"""`kamon serve`: where it listens, whom it lets in, how it begins and ends."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kamon
+from conftest import Result
+from serving import serving, status_of, until
+
+pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
+
+from kamon.errors import ConfigError
+from kamon.web.serve import address
+
+Kamon = Callable[..., Result]
+DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
+pytestmark = pytest.mark.extra
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("server")
+    kamon.train(DOCS, num_steps=20, output=folder / "m")
+    return folder
+
+
+def hosts(*argv: Any, **options: Any) -> tuple[set[str], str, str | None]:
+    where = address(*argv, **options)
+    port = where.sock.getsockname()[1]
+    where.sock.close()
+    names = {host.removesuffix(f":{port}") for host in where.hosts}
+    return names, where.url.replace(str(port), "PORT"), where.token
+
+
+def test_this_machine_alone() -> None:
+    own = {"127.0.0.1", "localhost", "[::1]"}
+    assert hosts("127.0.0.1", 0) == (own, "http://127.0.0.1:PORT/", None)
+    assert hosts("localhost", 0) == (own, "http://127.0.0.1:PORT/", None)
+    assert hosts("127.0.0.1", 0, None, ["Box.local"])[0] == own | {"box.local"}
+
+
+def test_beyond_it_a_token_is_asked_for() -> None:
+    names, url, token = hosts("0.0.0.0", 0)
+    assert token is not None
+    assert len(token) == 32
+    assert url == f"http://{socket.gethostname()}:PORT/?token={token}"
+    assert names == {"0.0.0.0", socket.gethostname().lower()}
+    assert hosts("0.0.0.0", 0)[2] != token
+    assert hosts("0.0.0.0", 0, "a" * 16, ["box"])[1:] == (
+        f"http://box:PORT/?token={'a' * 16}",
+        "a" * 16,
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "token", "said"),
+    [
+        ("example.org", 0, None, "--host takes the number"),
+        ("127.0.0.1", 65536, None, "port must be from 0 to 65535"),
+        ("127.0.0.1", -1, None, "port must be from 0 to 65535"),
+        ("127.0.0.1", 0, "short", "16 or more"),
+        ("127.0.0.1", 0, "ä" * 20, "16 or more"),
+        ("192.0.2.1", 0, None, "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_addresses_that_cannot_be(host: str, port: int, token: str | None, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        address(host, port, token)
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}: .*; choose another --port"):
+            address("127.0.0.1", port)
+
+
+def test_a_token(folder: Path) -> None:
+    token = "Secret0123456789"
+    with serving(folder, "m", f"--token={token}") as server:
+        for headers in ({}, {"Authorization": "Bearer x"}, {"Cookie": "kamon-token=x; a=b"}):
+            for path in ("/", "/health", "/api/v1/models"):
+                assert server.ask("GET", path, **headers)[0] == 401
+        assert server.ask("GET", "/?token=wrong")[0] == 401
+        assert server.ask("GET", "/health", Authorization=f"Bearer {token}")[0] == 200
+        status, found, _ = server.ask("GET", f"/?view=data&token={token}")
+        assert (status, found["location"]) == (303, "/?view=data")
+        assert "HttpOnly" in found["set-cookie"]
+        assert "SameSite=Strict" in found["set-cookie"]
+        cookie = found["set-cookie"].split(";")[0]
+        assert server.ask("GET", "/", Cookie=cookie)[0] == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it(number: signal.Signals, folder: Path) -> None:
+    with serving(folder, "m") as server:
+        assert server.ask("GET", "/")[0] == 200
+        server.process.send_signal(number)
+        _, said = server.process.communicate(timeout=10)
+        assert server.process.returncode == 0
+        assert "Ctrl-C ends it" in said
+        assert "Traceback" not in said
+
+
+def test_what_was_saved_is_there_the_next_time(tmp_path: Path, folder: Path) -> None:
+    model = folder / "m"
+    with serving(tmp_path, model) as server:
+        server.json("POST", "/models/m/save", {"name": "mine"}, 201)
+        server.process.kill()
+        server.process.communicate()
+    (tmp_path / "models" / "broken").mkdir()
+    (tmp_path / "models" / "broken" / "config.json").write_text("{}")
+    with serving(tmp_path, model) as server:
+        ids = [each["id"] for each in server.json("GET", "/models")["models"]]
+        assert ids == ["mine", "m"]
+        assert server.json("POST", "/sample", {"model": "mine", "n": 3})["samples"]
+
+
+def test_without_a_model_it_trains_one(tmp_path: Path) -> None:
+    with serving(tmp_path, "--budget=0.2") as server:
+        until(lambda: server.json("GET", "/jobs")["jobs"][0]["state"] == "done")
+        (job,) = server.json("GET", "/jobs")["jobs"]
+        samples = server.json("POST", "/sample", {"model": job["model"], "n": 3})["samples"]
+        assert len(samples) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input(kamon: Kamon, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.chdir(folder)
+    for argv, code, said in (
+        (["nowhere"], 1, "nowhere"),
+        (["--save-to="], 2, "not an empty one"),
+        (["m", "--budget=1"], 2, "--budget"),
+        (["--host=example.org"], 2, "--host takes the number"),
+        (["--port=99999"], 2, "port must be"),
+        (["--port=x"], 2, "whole number"),
+    ):
+        found = kamon("serve", "--no-browser", *argv)
+        assert (found.code, found.out) == (code, "")
+        assert said in found.err
+        assert found.err.count("\n") == 1
+
+
+def test_without_the_extra(kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = builtins.__import__
+
+    def without(name: str, *more: Any) -> Any:
+        if name.partition(".")[0] in ("uvicorn", "fastapi"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return whole(name, *more)
+
+    for name in [name for name in sys.modules if name.startswith("kamon.web")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    found = kamon("serve")
+    assert found.code == 2
+    assert "pip install 'kamon[web]'" in found.err
+
+
+def test_the_address_is_the_result(folder: Path) -> None:
+    with serving(folder, "m") as server:
+        assert server.url == f"http://127.0.0.1:{server.port}/"
+        answer = server.raw(
+            f"GET / HTTP/1.1\r\nHost: {server.host}\r\nConnection: close\r\n\r\n".encode()
+        )
+        assert status_of(answer) == 200
+        assert json.loads(server.ask("GET", "/health")[2])["version"] == kamon.__version__
