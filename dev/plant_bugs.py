@@ -44,6 +44,10 @@ OF_PIECES = ("tests/test_tokenizer_cli.py",)
 CURVE = "curve.py"
 CURVES = ("tests/test_curve.py",)
 PICTURES = ("tests/test_plot.py",)
+STANDALONE = "standalone.py"
+EXPORT = "export.py"
+ONNX = "export_onnx.py"
+EXPORTED = ("tests/test_export.py",)
 COMPARE = "compare.py"
 COMPARED = ("tests/test_compare.py",)
 REWARDS = "rewards.py"
@@ -1796,6 +1800,111 @@ BUGS = [
         "logprobs(m.model, texts, prompt) for m in (other, base)",
         "logprobs(m.model, texts) for m in (other, base)",
         COMPARED,
+    ),
+    Bug(
+        "standalone: heads not scaled",
+        STANDALONE,
+        "dot(q[head], k[head]) * (head_dim**0.5) ** -1",
+        "dot(q[head], k[head])",
+        EXPORTED,
+    ),
+    Bug(
+        "standalone: a quotient that rounds otherwise",
+        STANDALONE,
+        "[e * total**-1 for e in exps]",
+        "[e / total for e in exps]",
+        EXPORTED,
+    ),
+    Bug(
+        "standalone: the halves of a seed are one",
+        STANDALONE,
+        "seed & mask, seed >> 32 & mask",
+        "seed & mask, seed & mask",
+        EXPORTED,
+    ),
+    Bug(
+        "standalone: special tokens are drawn",
+        STANDALONE,
+        "if t == BOS or t not in tokenizer().special.values()",
+        "if t >= 0",
+        EXPORTED,
+    ),
+    Bug(
+        "standalone: the end of a text that is cut counts as a character",
+        STANDALONE,
+        "tokenizer().num_chars(tokens[1 + len(before) :])",
+        "tokenizer().num_chars(tokens[1 + len(before) :]) + 1",
+        EXPORTED,
+    ),
+    Bug(
+        "standalone: a prompt is scored, too",
+        STANDALONE,
+        "if i >= len(before):",
+        "if i >= 0:",
+        EXPORTED,
+    ),
+    Bug(
+        "standalone: completions in any way of writing them",
+        STANDALONE,
+        " and tokenizer().encode(decoded) == list(tokens)",
+        " and decoded is not None",
+        EXPORTED,
+    ),
+    Bug(
+        "standalone: a beam that is twice as wide",
+        STANDALONE,
+        "(end - reading.reads) // cost",
+        "2 * (end - reading.reads) // cost",
+        EXPORTED,
+    ),
+    Bug(
+        "standalone: merges in the order of the text",
+        STANDALONE,
+        "tokens.replace(self.pairs[min(found)], min(found))",
+        "tokens.replace(self.pairs[found[0]], found[0])",
+        EXPORTED,
+    ),
+    Bug(
+        "export: float64 parameters rounded",
+        EXPORT,
+        'type_ = "f" if fits_float32(stored.params) else "d"',
+        'type_ = "f"',
+        EXPORTED,
+    ),
+    Bug(
+        "export: a text as documents",
+        EXPORT,
+        'if config.mode == "text":',
+        'if config.mode == "texts":',
+        EXPORTED,
+    ),
+    Bug(
+        "ONNX: heads not scaled",
+        ONNX,
+        "[head_dim**-0.5]",
+        "[1.0]",
+        EXPORTED,
+    ),
+    Bug(
+        "ONNX: the embeddings are not normed",
+        ONNX,
+        'x = rmsnorm(add("Add", add("Gather", "wte", "token"), add("Gather", "wpe", "position")))',
+        'x = add("Add", add("Gather", "wte", "token"), add("Gather", "wpe", "position"))',
+        EXPORTED,
+    ),
+    Bug(
+        "ONNX: another epsilon",
+        ONNX,
+        "[1e-5]",
+        "[1e-4]",
+        EXPORTED,
+    ),
+    Bug(
+        "completions: special tokens are searched",
+        COMPLETE,
+        "token in special or extended",
+        "token == tokenizer.bos or extended",
+        PATTERNS,
     ),
     Bug(
         "panels: a document's end costs nothing",

@@ -24,7 +24,7 @@ import pytest
 
 import kamon as package
 from conftest import TINY_FLAGS, Result, piece_model
-from kamon import clean, cli, complete, corpus, evaluate, inside, memory, score, store
+from kamon import clean, cli, complete, corpus, evaluate, export, inside, memory, score, store
 from kamon.config import SETTINGS, Config, read_settings
 from kamon.contents import FILES
 from kamon.engine import make_engine
@@ -486,6 +486,20 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("plot M -o two.txt/x", 1, "two.txt is not a folder"),
     ("plot M --kind loss -o M/x.png", 1, "is in the model's own directory"),
     ("plot M --json -o x", 2, "--json draws nothing"),
+    ("export M", 2, "required: -o/--output"),
+    ("export -o x.py", 2, "required: DIR"),
+    ("export M -o x", 2, "'x' does not end in .json, .onnx or .py: name the --format"),
+    (["export", "M", "-o", ""], 2, "'' does not end in .json, .onnx or .py"),
+    (["export", "M", "-o", "", "--format=json"], 1, ". is a directory: choose another name"),
+    ("export M -o x.gguf --format gguf", 2, "invalid choice: 'gguf'"),
+    ("export M -o other --format json", 1, "other is a directory: choose another name"),
+    ("export M -o two.txt --format python", 1, "two.txt is there already: choose another -o"),
+    ("export M -o two.txt/x.py --overwrite", 1, "two.txt is not a folder"),
+    ("export M -o M/x.json", 1, "is in the model's own directory"),
+    (f"export M -o {FULL} --format python --overwrite", 1, "/dev/full is not a file"),
+    (["export", "M", "-o", "a\0.py"], 1, r"cannot write 'a\x00.py': embedded null byte"),
+    (["export", "M", "-o", f"{'x' * 300}.py"], 1, "File name too long"),
+    ("export M -o x.py --engine scalar", 2, "there is no flag --engine"),
     ("clean two.txt --min-len -1", 2, "min_len must be 0 or more"),
     ("clean two.txt --min-len 9 --max-len 5", 2, "max_len must be 9 or more, not 5"),
     ("clean two.txt --keep-regex (", 2, "keep_regex '(' is no regular expression"),
@@ -1020,6 +1034,7 @@ LOADERS = {
     "score": ["two.txt"],
     "eval": [],
     "plot": ["--json"],
+    "export": ["-o", "new.py"],
     "sft": ["instructions", "-o", "new"],
     "dpo": ["common", "-o", "new"],
     "reward": ["common", "-o", "new"],
@@ -1305,6 +1320,8 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda _: clean.Options(near=80.5), ConfigError, "near must be a whole number"),  # type: ignore[arg-type]
     (lambda _: clean.Options(keep_regex=3), ConfigError, "keep_regex must be text"),  # type: ignore[arg-type]
     (lambda _: clean.Options(scripts="Latin"), ConfigError, "not one string"),  # type: ignore[arg-type]
+    (lambda m: export.export(m, "gguf"), ConfigError, "unknown format 'gguf'"),
+    (lambda m: export.export(m, None), ConfigError, "unknown format None"),
     (lambda m: inside.attention(m, 3), ConfigError, "the text must be text, not 3"),
     (lambda m: inside.attention(m, ""), ConfigError, "the text is empty"),
     (lambda m: inside.lengths(m, -1), ConfigError, "0 or more, not -1"),

@@ -35,6 +35,7 @@ from kamon.complete import (
 )
 from kamon.ngram import train_ngram
 from kamon.sampler import LanguageModel, probabilities
+from kamon.sft import sft
 
 Kamon = Callable[..., Result]
 DOCS = ["ab", "ba", "abc", "cab", "bc", "aab"]
@@ -46,6 +47,7 @@ NGRAM = train_ngram(pack(TOKENIZER.encode_document(doc) for doc in DOCS), 4, ord
 READERS = {"scalar": MODEL.engine, "native": NATIVE.engine, "ngram": NGRAM}
 PATTERNS = st.lists(st.sampled_from(["a", "b", "c", "_", "*", "*"]), max_size=6).map("".join)
 MANY = 10**6  # reads: no bound here
+MANY_DOCS = 1000
 
 
 def everything(reader: LanguageModel) -> dict[str, float]:
@@ -57,6 +59,14 @@ def everything(reader: LanguageModel) -> dict[str, float]:
 
 
 ALL = {name: everything(reader) for name, reader in READERS.items()}
+
+
+def test_no_document_has_a_special_token() -> None:
+    """All that there are, of a model that answers prompts: its separator is no character."""
+    model = sft(MODEL, [{"prompt": "a", "completion": "ab"}], num_steps=2, block_size=5)
+    found = completions(model, "ab", MANY_DOCS, effort=100)
+    assert (found.complete, len(found.documents)) == (True, 1 + 3 + 9 + 27)
+    assert {char for each in found.documents for char in each.text} == set("abc")
 
 
 def matches(pattern: str, text: str) -> bool:

@@ -58,6 +58,7 @@ def test_transcripts(block: list[tuple[str, str]], tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as where they are typed: what lies there is imported
     for block in blocks(page, "python"):
         test = doctest.DocTestParser().get_doctest(block, {}, page.name, str(page), 0)
         assert test.examples

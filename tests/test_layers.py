@@ -13,7 +13,7 @@ ROOT = Path(kamon.__file__).parent
 
 # Each module may import from Kamon only what stands in a layer above its own.
 LAYERS = [
-    {"errors", "philox", "files", "curve", "metrics", "engines.scalar"},
+    {"errors", "philox", "files", "curve", "metrics", "engines.scalar", "standalone"},
     {"dropout", "windows", "lock", "mapped", "ranks"},
     {"batch"},
     {"config", "builtin", "engines.native", "engines.pytorch", "examples"},
@@ -31,6 +31,8 @@ LAYERS = [
     {"inside", "sft", "dpo", "rewards"},
     {"compare", "rate", "policy"},
     {"plot"},
+    {"export_onnx"},
+    {"export"},
     {"web.limits", "web.errors", "web.code", "web.address"},
     {"web.work", "web.shelf", "web.graph", "web.panels", "web.guard"},
     {"web.jobs", "web.ratings", "web.worker", "web.protocol"},
@@ -61,6 +63,7 @@ LAYERS = [
         "cli.serve",
     },
     {"cli.tuning"},
+    {"cli.export"},
     {"cli.inspect", "cli.sft", "cli.dpo", "cli.rate", "cli.reward", "cli.ppo", "cli.compare"},
     {"cli"},
     {"__main__"},

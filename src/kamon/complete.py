@@ -317,6 +317,7 @@ def search(
     matcher = Matcher(pattern, tokenizer, model.config.block_size)
     reading = Reading(model, tokenizer.bos)
     best: list[tuple[float, tuple[int, ...]]] = []  # a heap with the least probable on top
+    special = set(tokenizer.special.values())  # no text has them
 
     def extend(candidate: Candidate) -> list[Candidate]:
         """Its extensions that can be among the best; documents that end here go there at once."""
@@ -331,7 +332,7 @@ def search(
         for token, logit in enumerate(logits):
             reached = own.get(token, others)
             extended = base - logit
-            if not reached or token == tokenizer.bos or extended >= worst():
+            if not reached or token in special or extended >= worst():
                 continue
             if last:
                 keep(extended, (*tokens, token))

@@ -33,6 +33,7 @@ VERBS = {
     "reward": "learn from pairs which text is preferred, and give texts rewards",
     "ppo": "tune a saved model so that its samples earn more of a reward",
     "plot": "draw a saved model: losses, embeddings, attention, lengths",
+    "export": "take a saved model along: as a Python file, JSON or ONNX",
     "serve": "open the playground in the browser, and an HTTP API",
     "inspect": "show what is in a saved model or a packed corpus",
     "reproduce": "run the original microGPT, number for number",
@@ -54,6 +55,7 @@ examples:
   kamon compare brands tuned             what tuning did to it
   kamon plot brands --text kamon         its losses, embeddings, attention and lengths as pictures
   kamon serve                            the same by mouse, live, in the browser
+  kamon export brands -o brands.py       the model as one Python file that needs nothing else
   kamon ngram brands.txt                 what counting alone makes of that list
   kamon reproduce --input names.txt      the original's losses and names
 """

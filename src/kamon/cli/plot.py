@@ -138,10 +138,13 @@ def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
                 raise StoreError(f"{folder} is not a folder: choose another name with -o")
             if path.is_dir():
                 raise StoreError(f"{path} is a directory: choose another name with -o")
+            if path.exists() and not path.is_file():
+                raise StoreError(f"{path} is not a file: choose another name with -o")
             if path.exists() and not overwrite:
                 raise StoreError(f"{path} is there already: choose another -o, or --overwrite it")
         except (OSError, ValueError) as error:  # a name that no file can have
-            raise StoreError(f"cannot write {str(path)!r}: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"cannot write {str(path)!r}: {reason}") from None
 
 
 def write(pictures: dict[Path, bytes]) -> None:

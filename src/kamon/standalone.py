@@ -1,0 +1,519 @@
+#!/usr/bin/env python3
+"""A whole GPT in one file: what it learned is below, and nothing but Python is needed to use it.
+
+    python THIS_FILE 20                        twenty new ones
+    python THIS_FILE 20 --temperature 0.7      0: the likeliest token each time, 1: the model's odds
+    python THIS_FILE --complete an             the most probable that begin with "an"
+    python THIS_FILE --score anna              log probability in nats; bits a character
+
+Or import it: `sample`, `complete`, `next_tokens` and `score` do the same, and `Decoder` is the
+model itself. Read it from top to bottom:
+
+    1. the model      linear, softmax, rmsnorm, attention and a small neural network
+    2. tokens         how text becomes numbers, and back
+    3. draws          random numbers that depend on where they are needed, and on nothing else
+    4. documents      samples, scores, completions
+    5. command line
+    6. what was learned: settings, tokens, weights
+
+Sums run from left to right and a / b is written a * b**-1, for then every number is that of Kamon's
+scalar engine, to the last bit. Legend of shapes: T positions so far, C N_EMBD, D C / N_HEAD, V
+tokens. A document stands between two BOS; the model sees at most BLOCK_SIZE tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import heapq
+import math
+import re
+import sys
+from array import array
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, reduce
+from itertools import accumulate
+from operator import add, mul
+
+Matrix = list[list[float]]
+
+# ---- 1. The model -----------------------------------------------------------------------------
+
+
+@cache
+def parameters() -> dict[str, Matrix]:
+    """Every matrix of weights by its name, (out, in)."""
+    shapes = {"wte": (VOCAB_SIZE, N_EMBD), "wpe": (BLOCK_SIZE, N_EMBD)}
+    shapes["lm_head"] = (VOCAB_SIZE, N_EMBD)
+    for i in range(N_LAYER):
+        for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):
+            shapes[f"layer{i}.{name}"] = (N_EMBD, N_EMBD)
+        shapes[f"layer{i}.mlp_fc1"] = (4 * N_EMBD, N_EMBD)
+        shapes[f"layer{i}.mlp_fc2"] = (N_EMBD, 4 * N_EMBD)
+    numbers = array(NUMBER)
+    numbers.frombytes(base64.b64decode(WEIGHTS))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    left = iter(numbers)
+    return {
+        name: [[next(left) for _ in range(n_in)] for _ in range(n_out)]
+        for name, (n_out, n_in) in shapes.items()
+    }
+
+
+def dot(a: Iterable[float], b: Iterable[float]) -> float:
+    """a₀b₀ + a₁b₁ + …"""
+    total: float = reduce(add, map(mul, a, b))
+    return total
+
+
+def linear(x: list[float], w: Matrix) -> list[float]:
+    """W x: each output is one row of weights times x."""
+    return [dot(row, x) for row in w]
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    """Any numbers to probabilities. The largest is subtracted so that no exponential overflows."""
+    largest = max(logits)
+    exps = [math.exp(logit - largest) for logit in logits]
+    total = reduce(add, exps)
+    return [e * total**-1 for e in exps]
+
+
+def rmsnorm(x: list[float]) -> list[float]:
+    """The same direction at one length: x / √(mean(x²) + 1e-5)."""
+    scale = (dot(x, x) * len(x) ** -1 + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def attention(q: list[float], keys: Matrix, values: Matrix) -> list[float]:
+    """Each head looks back: softmax(q·k / √D) says how much it takes of the values so far."""
+    head_dim = N_EMBD // N_HEAD
+    out = []
+    for start in range(0, N_EMBD, head_dim):
+        head = slice(start, start + head_dim)
+        weights = softmax([dot(q[head], k[head]) * (head_dim**0.5) ** -1 for k in keys])
+        out += [dot(weights, column) for column in zip(*(v[head] for v in values), strict=True)]
+    return out
+
+
+class Decoder:
+    """Reads a document token by token; keys and values (N_LAYER, T, C) are what it remembers."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.keys: list[Matrix] = [[] for _ in range(N_LAYER)]
+        self.values: list[Matrix] = [[] for _ in range(N_LAYER)]
+
+    def push(self, token: int) -> list[float]:
+        """The logits (V,) of the token after this one."""
+        if self.position == BLOCK_SIZE:
+            raise ValueError(f"the model reads {BLOCK_SIZE} tokens at most")
+        w = parameters()
+        x = list(map(add, w["wte"][token], w["wpe"][self.position]))
+        x = rmsnorm(x)
+        for i in range(N_LAYER):
+            residual = x
+            x = rmsnorm(x)
+            q = linear(x, w[f"layer{i}.attn_wq"])
+            self.keys[i].append(linear(x, w[f"layer{i}.attn_wk"]))
+            self.values[i].append(linear(x, w[f"layer{i}.attn_wv"]))
+            x = linear(attention(q, self.keys[i], self.values[i]), w[f"layer{i}.attn_wo"])
+            x = list(map(add, x, residual))
+
+            residual = x
+            x = linear(rmsnorm(x), w[f"layer{i}.mlp_fc1"])
+            x = [xi if xi > 0 else 0.0 for xi in x]
+            x = linear(x, w[f"layer{i}.mlp_fc2"])
+            x = list(map(add, x, residual))
+        self.position += 1
+        return linear(x, w["lm_head"])
+
+
+# ---- 2. Tokens --------------------------------------------------------------------------------
+
+
+class Characters:
+    """A token a character, in the order of `pieces`; those of more characters are special."""
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self.pieces = pieces
+        self.tokens = {piece: token for token, piece in enumerate(pieces)}
+        self.special = {piece: token for piece, token in self.tokens.items() if len(piece) > 1}
+
+    def encode(self, text: str) -> list[int]:
+        for char in text:
+            if char not in self.tokens:
+                raise ValueError(f"the model does not know the character {char!r}")
+        return [self.tokens[char] for char in text]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return "".join([self.pieces[token] for token in tokens])
+
+    def num_chars(self, tokens: Sequence[int]) -> int:
+        return len(tokens)
+
+
+class BytePairs:
+    """Tokens 0 to 255 are bytes, 256 + i is the i-th merge of two tokens, then come special ones.
+
+    Text is split into pieces, each becomes the bytes of its UTF-8, and the merges are made in their
+    order. Here token t is the character chr(t): a merge is then a `str.replace`.
+    """
+
+    SPLIT = re.compile(
+        r" ?[^\W\d_]{1,64}| ?(?:[^\w\s\0]|_){1,64}|\d{1,3}|\s{1,64}(?= [^\s\d\0])|\s{1,64}|\0"
+    )
+
+    def __init__(self, merges: Sequence[tuple[int, int]], specials: Sequence[str]) -> None:
+        first = 256 + len(merges)
+        self.special = {name: first + i for i, name in enumerate(specials)}
+        self.pairs = {chr(256 + i): chr(a) + chr(b) for i, (a, b) in enumerate(merges)}
+        self.made = {pair: token for token, pair in self.pairs.items()}
+        self.bytes = [bytes([byte]) for byte in range(256)]
+        for a, b in merges:
+            self.bytes.append(self.bytes[a] + self.bytes[b])
+
+    def merge(self, piece: bytes) -> str:
+        """The tokens of a piece: of the merges that can be made, the earliest first."""
+        tokens = piece.decode("latin-1")
+        while found := [*filter(None, map(self.made.get, map(add, tokens, tokens[1:])))]:
+            tokens = tokens.replace(self.pairs[min(found)], min(found))
+        return tokens
+
+    def encode(self, text: str) -> list[int]:
+        pieces = self.SPLIT.findall(text)
+        return [ord(token) for piece in pieces for token in self.merge(piece.encode())]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "replace")
+
+    def num_chars(self, tokens: Sequence[int]) -> int:
+        return len(b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "ignore"))
+
+    def openings(self, text: str) -> list[tuple[int, ...]]:
+        """All ways in which tokens may begin with `text`, whose end may lie inside a token."""
+        found = {tuple(self.encode(text)): None}
+        *before, last = self.SPLIT.findall(text)
+        ways = [(before, last)]
+        if last.isspace() and last[1:].endswith(" "):  # the space may be that of a word behind it
+            ways.append(([*before, last[:-1]], " "))
+        for pieces, end in ways:
+            whole, data = "".join(self.merge(piece.encode()) for piece in pieces), end.encode()
+            for place in range(len(data)):
+                begun, rest = data[:place], data[place:]
+                first = self.merge(begun)
+                for token, each in enumerate(self.bytes):
+                    tokens = first + chr(token)
+                    if each.startswith(rest) and self.merge(begun + each) == tokens:
+                        found[tuple(map(ord, whole + tokens))] = None
+        return list(found)
+
+
+@cache
+def tokenizer() -> Characters | BytePairs:
+    return BytePairs(MERGES, SPECIALS) if MERGES or SPECIALS else Characters(CHARACTERS)
+
+
+def before_answer(prompt: str | None) -> list[int]:
+    """The tokens between BOS and an answer: the prompt, and a special one behind it."""
+    if prompt is None:
+        return []
+    if "<|answer|>" not in tokenizer().special:
+        raise ValueError("this model knows no prompts")
+    found = [*tokenizer().encode(prompt), tokenizer().special["<|answer|>"]]
+    if len(found) >= BLOCK_SIZE:
+        raise ValueError(f"the prompt leaves no room for an answer: it has {len(found) - 1} tokens")
+    return found
+
+
+# ---- 3. Draws ---------------------------------------------------------------------------------
+
+
+def uniform(seed: int, index: int, position: int) -> float:
+    """A float in [0, 1) for the draw at `position` of sample `index`: Philox4x32-10.
+
+    Ten rounds scramble a counter under a key, and no draw depends on another. Source: Salmon et al.
+    2011, doi:10.1145/2063384.2063405.
+    """
+    mask = 0xFFFFFFFF
+    c0, c1, c2, c3 = position & mask, position >> 32 & mask, index & mask, index >> 32 & mask
+    k0, k1 = seed & mask, seed >> 32 & mask
+    for _ in range(10):
+        a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = b >> 32 ^ c1 ^ k0, b & mask, a >> 32 ^ c3 ^ k1, a & mask
+        k0, k1 = k0 + 0x9E3779B9 & mask, k1 + 0xBB67AE85 & mask
+    return ((c0 << 21) | (c1 >> 11)) * 2.0**-53
+
+
+def probabilities(logits: Sequence[float], temperature: float) -> list[float]:
+    """softmax(logits / temperature); so cold that only the largest logit is left, 1 for it."""
+    try:
+        scale = temperature**-1
+    except ArithmeticError:  # 0, or too small to divide by
+        scale = math.inf
+    if not math.isfinite(scale * max(abs(logit) for logit in logits)):
+        found = [0.0] * len(logits)
+        found[logits.index(max(logits))] = 1.0
+        return found
+    return softmax([logit * scale for logit in logits])
+
+
+def choose(logits: Sequence[float], temperature: float, u: float) -> int:
+    """The token at which the running sum of the probabilities passes u."""
+    running = list(accumulate(probabilities(logits, temperature)))
+    return bisect(running, u * running[-1], 0, len(running) - 1)
+
+
+# ---- 4. Documents -----------------------------------------------------------------------------
+
+
+def sample(
+    n: int = 1,
+    temperature: float | None = None,
+    seed: int | None = None,
+    prompt: str | None = None,
+) -> list[str]:
+    """n new documents, as answers to a prompt where there is one. Number i depends on (seed, i)."""
+    return list(samples(n, temperature, seed, prompt))
+
+
+def samples(
+    n: int, temperature: float | None = None, seed: int | None = None, prompt: str | None = None
+) -> Iterator[str]:
+    """`sample`, one by one."""
+    temperature = TEMPERATURE if temperature is None else temperature
+    seed = SEED if seed is None else seed
+    if n < 0:
+        raise ValueError(f"the number of samples must be 0 or more, not {n}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 or more and finite, not {temperature}")
+    before = before_answer(prompt)
+    # No special token but the end has a place in a document.
+    stay = [t for t in range(VOCAB_SIZE) if t == BOS or t not in tokenizer().special.values()]
+    for index in range(n):
+        decoder = Decoder()
+        for token in [BOS, *before][:-1]:
+            decoder.push(token)
+        token, tokens = [BOS, *before][-1], []
+        for position in range(BLOCK_SIZE - len(before)):
+            logits = decoder.push(token)
+            u = uniform(seed, index, position)
+            token = stay[choose([logits[t] for t in stay], temperature, u)]
+            if token == BOS:
+                break
+            tokens.append(token)
+        yield tokenizer().decode(tokens)
+
+
+def score(text: str, prompt: str | None = None) -> tuple[float, float]:
+    """(log p of the text and its end in nats, the same in bits a character, the end being one).
+
+    Of a text that is longer than the model can see its beginning counts, without an end.
+    """
+    before = before_answer(prompt)
+    tokens = [BOS, *before, *tokenizer().encode(text), BOS][: BLOCK_SIZE + 1]
+    decoder, logprob = Decoder(), 0.0
+    for i, target in enumerate(tokens[1:]):
+        p = softmax(decoder.push(tokens[i]))[target]
+        if i >= len(before):
+            logprob += math.log(p) if p else -math.inf
+    if tokens[-1] == BOS:
+        num_chars = len(text) + 1
+    else:
+        num_chars = max(1, tokenizer().num_chars(tokens[1 + len(before) :]))
+    return logprob, -(1 / math.log(2)) * logprob / num_chars
+
+
+def next_tokens(prefix: str = "", prompt: str | None = None) -> list[tuple[str, float]]:
+    """Each token and its probability behind the tokens of `prefix`, the likeliest first; the end of
+    the document is ""."""
+    decoder = Decoder()
+    for token in [BOS, *before_answer(prompt), *tokenizer().encode(prefix)]:
+        logits = decoder.push(token)
+    names = {BOS: ""} | {token: name for name, token in tokenizer().special.items() if token != BOS}
+    found = enumerate(softmax(logits))
+    shown = [(names[t] if t in names else tokenizer().decode([t]), p) for t, p in found]
+    return sorted(shown, key=lambda each: -each[1])
+
+
+def log_sum_exp(logits: Sequence[float]) -> float:
+    largest = max(logits)
+    return largest + math.log(math.fsum([math.exp(logit - largest) for logit in logits]))
+
+
+class Reading:
+    """Logits behind a beginning; goes on from the one before where that is the start of it."""
+
+    def __init__(self) -> None:
+        self.read: tuple[int, ...] | None = None
+        self.reads = 0
+
+    def logits(self, tokens: tuple[int, ...]) -> list[float]:
+        read = self.read
+        if read is not None and len(read) < len(tokens) and tokens[: len(read)] == read:
+            rest = tokens[len(read) :]
+        else:
+            self.decoder = Decoder()
+            rest = (BOS, *tokens)
+        for token in rest:
+            logits = self.decoder.push(token)
+        self.reads += len(rest)
+        self.read = tokens
+        return logits
+
+
+# A search reads at most so many tokens: fewer of a larger model, or of many different tokens.
+READS, WORK, LOOKS = 2_000, 8e6, 1e7
+
+Begun = tuple[float, tuple[int, ...]]  # −log p and the tokens of the beginning of documents
+
+
+def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
+    """The n most probable documents that begin with `prefix` and their log p, the best first.
+
+    Beginnings wait in a heap; the most probable one is read and its extensions are put back. No
+    document is more probable than its beginning, so those found are the best as soon as none that
+    waits is above them. Where that would take too long, the search goes on with the best beginnings
+    of each length alone, and what it adds need not be the best there is.
+    """
+    encoded = tokenizer().encode(prefix)
+    if not 1 <= n <= 10_000:
+        raise ValueError(f"n must be from 1 to 10,000, not {n}")
+    if len(encoded) >= BLOCK_SIZE:
+        raise ValueError(f"the prefix leaves nothing to complete: it has {len(encoded)} tokens")
+    num_params = (2 * VOCAB_SIZE + BLOCK_SIZE + 12 * N_LAYER * N_EMBD) * N_EMBD
+    most_reads = max(1, int(min(READS, WORK / num_params, LOOKS / VOCAB_SIZE)))
+    reading = Reading()
+    best: list[Begun] = []  # the least probable on top
+    special = set(tokenizer().special.values())
+    made_of = tokenizer()
+    forced = encoded if isinstance(made_of, Characters) else []  # first tokens of every document
+    left: list[Begun] = []
+
+    def worst() -> float:
+        """What a document must cost less than to be among the best."""
+        return -best[0][0] if len(best) == n else math.inf
+
+    def keep(cost: float, tokens: tuple[int, ...]) -> None:
+        # Of the ways to write a document as tokens only that of the tokenizer counts.
+        decoded = tokenizer().decode(tokens)
+        if cost < worst() and tokenizer().encode(decoded) == list(tokens):
+            heapq.heappush(best, (-cost, tokens))
+            if len(best) > n:
+                heapq.heappop(best)
+
+    def extend(begun: Begun) -> list[Begun]:
+        """Its extensions that can be among the best; documents that end here go there at once."""
+        cost, tokens = begun
+        logits = reading.logits(tokens)
+        base = cost + log_sum_exp(logits)
+        size = len(tokens)
+        if size >= len(forced):
+            keep(base - logits[BOS], tokens)
+        found = []
+        for token in forced[size : size + 1] or range(VOCAB_SIZE):
+            extended = base - logits[token]
+            if token in special or extended >= worst():
+                continue
+            if size + 1 == BLOCK_SIZE:
+                keep(extended, (*tokens, token))
+            else:
+                found.append((extended, (*tokens, token)))
+        return found
+
+    if prefix and isinstance(made_of, BytePairs):
+        for tokens, logprob in with_logprobs(made_of.openings(prefix)):
+            if len(tokens) < BLOCK_SIZE:
+                heapq.heappush(left, (-logprob, tokens))
+            else:
+                keep(-logprob, tokens)
+    else:
+        left.append((0.0, ()))
+    while left and left[0][0] < worst() and reading.reads < most_reads:
+        for begun in extend(heapq.heappop(left)):
+            heapq.heappush(left, begun)
+        if len(left) > 4 * most_reads:  # no more than these can be read
+            left = heapq.nsmallest(most_reads, left)
+    if left and left[0][0] < worst():
+        pools: list[list[Begun]] = [[] for _ in range(BLOCK_SIZE)]  # by their length
+        for begun in left:
+            pools[len(begun[1])].append(begun)
+        end = reading.reads + most_reads
+        for length, pool in enumerate(pools):
+            cost = (BLOCK_SIZE * (BLOCK_SIZE + 1) - length * (length + 1)) // 2
+            width = max(1, (end - reading.reads) // cost)
+            for begun in heapq.nsmallest(width, pool):
+                if reading.reads >= end:
+                    break
+                for extended in extend(begun):
+                    pools[length + 1].append(extended)
+    found = sorted(best, key=lambda each: (-each[0], each[1]))
+    return [(tokenizer().decode(tokens), logprob) for logprob, tokens in found]
+
+
+def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Those that have room, each with log p in nats that a document begins like it."""
+    reading = Reading()
+
+    @cache
+    def logprobs(tokens: tuple[int, ...]) -> list[float]:
+        logits = reading.logits(tokens)
+        base = log_sum_exp(logits)
+        return [logit - base for logit in logits]
+
+    for tokens in openings:
+        if len(tokens) <= BLOCK_SIZE:
+            yield tokens, math.fsum(logprobs(tokens[:i])[t] for i, t in enumerate(tokens))
+
+
+# ---- 5. Command line --------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "n", nargs="?", type=int, default=None, help="how many (20; completions 10)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help=f"of samples ({TEMPERATURE})"
+    )
+    parser.add_argument("--seed", type=int, help=f"of samples ({SEED})")
+    parser.add_argument("--prompt", help="make, or score, answers to this; if the model knows how")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--score", metavar="TEXT", help="log probability, bits a character")
+    what.add_argument("--complete", metavar="PREFIX", help="the most probable that begin with this")
+    args = parser.parse_args()
+    try:
+        if args.score is not None:
+            logprob, bits = score(args.score, args.prompt)
+            print(f"{logprob:.3f} nats, {bits:.3f} bits a character")
+        elif args.complete is not None:
+            if args.prompt is not None:
+                raise ValueError("completions are of documents: leave out --prompt")
+            for text, logprob in complete(args.complete, 10 if args.n is None else args.n):
+                print(f"{logprob:10.3f}  {text}")
+        else:
+            count = 20 if args.n is None else args.n
+            for text in samples(count, args.temperature, args.seed, args.prompt):
+                print(text, flush=True)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+# ---- 6. What was learned: `kamon export` puts it in --------------------------------------------
+
+N_LAYER, N_HEAD, N_EMBD = 1, 1, 1
+BLOCK_SIZE, VOCAB_SIZE, BOS = 1, 1, 0
+TEMPERATURE, SEED = 1.0, 0  # of samples, by default
+CHARACTERS: list[str] = []
+MERGES: list[tuple[int, int]] = []
+SPECIALS: list[str] = []
+NUMBER = "f"
+WEIGHTS = ""
+
+if __name__ == "__main__":
+    main()
