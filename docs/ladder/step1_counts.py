@@ -6,6 +6,7 @@ deserves the name looks one token back, and learns by counting.
 
 import math
 import random
+from itertools import pairwise
 
 from kamon.builtin import names
 from kamon.split import split
@@ -30,7 +31,7 @@ def count_pairs(docs):
     counts = [[1] * VOCAB_SIZE for _ in range(VOCAB_SIZE)]
     for name in docs:
         tokens = encode(name)
-        for token, target in zip(tokens, tokens[1:], strict=False):
+        for token, target in pairwise(tokens):
             counts[token][target] += 1
     return counts
 
@@ -50,7 +51,7 @@ def mean_loss(counts, docs):
     losses = []
     for name in docs:
         tokens = encode(name)
-        for token, target in zip(tokens, tokens[1:], strict=False):
+        for token, target in pairwise(tokens):
             losses.append(-math.log(probabilities(counts, token)[target]))
     return sum(losses) / len(losses)
 
@@ -67,8 +68,8 @@ def sample(counts, rng):
 
 
 def main():
-    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: a model that
-    # is tested on names that it learned from shows only that its memory is good.
+    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: tested on
+    # names that it learned from, a model shows only that its memory is good.
     learned, held_out = map(list, split(names()))
     rng = random.Random(42)
     counts = count_pairs(learned)

@@ -21,8 +21,8 @@ VOCAB_SIZE = len(CHARS) + 1
 CONTEXT = 3  # tokens that the network sees
 N_EMBD = 8  # numbers that stand for a token
 N_HIDDEN = 32  # numbers between what is seen and what is said
-LEARNING_RATE = 0.3
-NUM_STEPS = 3000  # a document each
+LEARNING_RATE = 0.1
+NUM_STEPS = 2000  # a name each
 
 
 def encode(name):
@@ -40,14 +40,14 @@ def initial(rng):
 
     Were they all zero, all hidden numbers would get the same gradient and stay the same for ever.
     """
-    shapes = {
-        "wte": (VOCAB_SIZE, N_EMBD),
-        "fc1": (N_HIDDEN, CONTEXT * N_EMBD),
-        "lm_head": (VOCAB_SIZE, N_HIDDEN),
-    }
+
+    def matrix(n_out, n_in):
+        return [[rng.gauss(0, 0.2) for _ in range(n_in)] for _ in range(n_out)]
+
     return {
-        name: [[rng.gauss(0, 0.2) for _ in range(n_in)] for _ in range(n_out)]
-        for name, (n_out, n_in) in shapes.items()
+        "wte": matrix(VOCAB_SIZE, N_EMBD),
+        "fc1": matrix(N_HIDDEN, CONTEXT * N_EMBD),
+        "lm_head": matrix(VOCAB_SIZE, N_HIDDEN),
     }
 
 
@@ -140,8 +140,8 @@ def sample(params, rng):
 
 
 def main():
-    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: a model that
-    # is tested on names that it learned from shows only that its memory is good.
+    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: tested on
+    # names that it learned from, a model shows only that its memory is good.
     learned, held_out = map(list, split(names()))
     rng = random.Random(42)
     rng.shuffle(learned)

@@ -92,8 +92,8 @@ def backward(loss):
 BLOCK_SIZE = 16  # positions: no name has more than 15 letters
 N_EMBD = 16  # numbers that stand for a token
 N_HIDDEN = 64  # numbers between what is seen and what is said
-LEARNING_RATE = 0.3
-NUM_STEPS = 1000  # a document each
+LEARNING_RATE = 0.1
+NUM_STEPS = 1000  # a name each
 
 
 def encode(name):
@@ -105,18 +105,18 @@ def initial(rng):
 
     Were they all zero, all hidden numbers would get the same gradient and stay the same for ever.
     """
-    shapes = {
-        "wte": (VOCAB_SIZE, N_EMBD),
-        "wpe": (BLOCK_SIZE, N_EMBD),
-        "lm_head": (VOCAB_SIZE, N_HIDDEN),
-        "attn_wq": (N_EMBD, N_EMBD),
-        "attn_wk": (N_EMBD, N_EMBD),
-        "attn_wv": (N_EMBD, N_EMBD),
-        "fc1": (N_HIDDEN, N_EMBD),
-    }
+
+    def matrix(n_out, n_in):
+        return [[Value(rng.gauss(0, 0.2)) for _ in range(n_in)] for _ in range(n_out)]
+
     return {
-        name: [[Value(rng.gauss(0, 0.2)) for _ in range(n_in)] for _ in range(n_out)]
-        for name, (n_out, n_in) in shapes.items()
+        "wte": matrix(VOCAB_SIZE, N_EMBD),
+        "wpe": matrix(BLOCK_SIZE, N_EMBD),
+        "lm_head": matrix(VOCAB_SIZE, N_HIDDEN),
+        "attn_wq": matrix(N_EMBD, N_EMBD),
+        "attn_wk": matrix(N_EMBD, N_EMBD),
+        "attn_wv": matrix(N_EMBD, N_EMBD),
+        "fc1": matrix(N_HIDDEN, N_EMBD),
     }
 
 
@@ -187,12 +187,10 @@ def train(params, docs):
 def mean_loss(params, docs):
     """−log p(next token), in nats, averaged over all tokens of all documents."""
     total = 0.0
-    num_tokens = 0
     for name in docs:
         total += document_loss(params, name).data * (len(name) + 1)
-        num_tokens += len(name) + 1
-        tape.clear()
-    return total / num_tokens
+        tape.clear()  # nothing is to be learned from these
+    return total / sum(len(name) + 1 for name in docs)
 
 
 def sample(params, rng):
@@ -207,8 +205,8 @@ def sample(params, rng):
 
 
 def main():
-    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: a model that
-    # is tested on names that it learned from shows only that its memory is good.
+    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: tested on
+    # names that it learned from, a model shows only that its memory is good.
     learned, held_out = map(list, split(names()))
     rng = random.Random(42)
     rng.shuffle(learned)

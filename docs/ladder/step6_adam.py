@@ -96,7 +96,7 @@ N_HEAD = 4  # heads, which share these numbers out among themselves
 N_LAYER = 1  # how often a position looks back and thinks
 LEARNING_RATE = 0.01  # at first; it falls to 0
 BETA1, BETA2 = 0.85, 0.99  # how much of the running means is kept in each step
-NUM_STEPS = 1000  # a document each
+NUM_STEPS = 1000  # a name each
 
 
 def encode(name):
@@ -108,24 +108,23 @@ def initial(rng):
 
     Were they all zero, all hidden numbers would get the same gradient and stay the same for ever.
     """
-    shapes = {
-        "wte": (VOCAB_SIZE, N_EMBD),
-        "wpe": (BLOCK_SIZE, N_EMBD),
-        "lm_head": (VOCAB_SIZE, N_EMBD),
+
+    def matrix(n_out, n_in):
+        return [[Value(rng.gauss(0, 0.08)) for _ in range(n_in)] for _ in range(n_out)]
+
+    params = {
+        "wte": matrix(VOCAB_SIZE, N_EMBD),
+        "wpe": matrix(BLOCK_SIZE, N_EMBD),
+        "lm_head": matrix(VOCAB_SIZE, N_EMBD),
     }
     for i in range(N_LAYER):
-        shapes |= {
-            f"layer{i}.attn_wq": (N_EMBD, N_EMBD),
-            f"layer{i}.attn_wk": (N_EMBD, N_EMBD),
-            f"layer{i}.attn_wv": (N_EMBD, N_EMBD),
-            f"layer{i}.attn_wo": (N_EMBD, N_EMBD),
-            f"layer{i}.mlp_fc1": (4 * N_EMBD, N_EMBD),
-            f"layer{i}.mlp_fc2": (N_EMBD, 4 * N_EMBD),
-        }
-    return {
-        name: [[Value(rng.gauss(0, 0.08)) for _ in range(n_in)] for _ in range(n_out)]
-        for name, (n_out, n_in) in shapes.items()
-    }
+        params[f"layer{i}.attn_wq"] = matrix(N_EMBD, N_EMBD)
+        params[f"layer{i}.attn_wk"] = matrix(N_EMBD, N_EMBD)
+        params[f"layer{i}.attn_wv"] = matrix(N_EMBD, N_EMBD)
+        params[f"layer{i}.attn_wo"] = matrix(N_EMBD, N_EMBD)
+        params[f"layer{i}.mlp_fc1"] = matrix(4 * N_EMBD, N_EMBD)
+        params[f"layer{i}.mlp_fc2"] = matrix(N_EMBD, 4 * N_EMBD)
+    return params
 
 
 def add(a, b):
@@ -223,12 +222,10 @@ def train(params, docs):
 def mean_loss(params, docs):
     """−log p(next token), in nats, averaged over all tokens of all documents."""
     total = 0.0
-    num_tokens = 0
     for name in docs:
         total += document_loss(params, name).data * (len(name) + 1)
-        num_tokens += len(name) + 1
-        tape.clear()
-    return total / num_tokens
+        tape.clear()  # nothing is to be learned from these
+    return total / sum(len(name) + 1 for name in docs)
 
 
 def sample(params, rng):
@@ -244,8 +241,8 @@ def sample(params, rng):
 
 
 def main():
-    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: a model that
-    # is tested on names that it learned from shows only that its memory is good.
+    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: tested on
+    # names that it learned from, a model shows only that its memory is good.
     learned, held_out = map(list, split(names()))
     rng = random.Random(42)
     rng.shuffle(learned)
