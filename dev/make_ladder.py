@@ -34,7 +34,9 @@ def lines_of_code(program: Path) -> int:
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     lines = {n for t in tokens if t.type not in NOT_CODE for n in range(t.start[0], t.end[0] + 1)}
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+            node
+        ):
             first = node.body[0]
             lines -= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     return len(lines)
@@ -42,12 +44,14 @@ def lines_of_code(program: Path) -> int:
 
 def diff(before: Path, after: Path) -> str:
     """The difference as `diff -U1` shows it, without the names of the files."""
-    texts = [path.read_text(encoding="utf-8").splitlines(keepends=True) for path in (before, after)]
-    return "".join(list(difflib.unified_diff(*texts, n=1))[2:])
+    old, new = (
+        path.read_text(encoding="utf-8").splitlines(keepends=True) for path in (before, after)
+    )
+    return "".join(list(difflib.unified_diff(old, new, n=1))[2:])
 
 
 def output(program: Path) -> str:
-    command = [sys.executable, program]
+    command = [sys.executable, str(program)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
