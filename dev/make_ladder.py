@@ -1,0 +1,104 @@
+"""Bring docs/ladder.md up to date with the programs in docs/ladder: what they print, and the diffs.
+
+    python dev/make_ladder.py            # the table and the diffs: at once
+    python dev/make_ladder.py --outputs  # run the programs, too: two minutes
+
+A comment of the page says what belongs into the block behind it: `<!-- diff step1_counts.py
+step2_mlp.py -->`, `<!-- output step1_counts.py -->` or `<!-- table -->`. tests/test_ladder.py sees
+that the page is what this makes of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "ladder.md"
+PROGRAMS = sorted((ROOT / "docs" / "ladder").glob("step*.py"))
+NOT_CODE = (
+    *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),
+    *(tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
+)
+
+
+def lines_of_code(program: Path) -> int:
+    """Lines with something on them that is neither comment nor docstring."""
+    text = program.read_text(encoding="utf-8")
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    lines = {n for t in tokens if t.type not in NOT_CODE for n in range(t.start[0], t.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+            node
+        ):
+            first = node.body[0]
+            lines -= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    return len(lines)
+
+
+def diff(before: Path, after: Path) -> str:
+    """The difference as `diff -U1` shows it, without the names of the files."""
+    old, new = (
+        path.read_text(encoding="utf-8").splitlines(keepends=True) for path in (before, after)
+    )
+    return "".join(list(difflib.unified_diff(old, new, n=1))[2:])
+
+
+def output(program: Path) -> str:
+    command = [sys.executable, str(program)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def outputs_shown(page: str) -> dict[str, str]:
+    """What the page says that each program prints."""
+    return dict(re.findall(r"^<!-- output (\S+) -->\n```\n(.*?)^```$", page, re.M | re.S))
+
+
+def table(outputs: dict[str, str]) -> str:
+    rows = ["| | nats a token, held out | lines of code |\n|---|---|---|\n"]
+    for program in PROGRAMS:
+        loss = re.findall(r"held-out loss ([\d.]+)", outputs[program.name])
+        link = f"[`{program.name}`](ladder/{program.name})"
+        rows.append(f"| {link} | {''.join(loss)} | {lines_of_code(program)} |\n")
+    return "".join(rows)
+
+
+def filled(page: str, outputs: dict[str, str]) -> str:
+    """The page with every block made again."""
+    folder = PROGRAMS[0].parent
+    page = re.sub(
+        r"(^<!-- output (\S+) -->\n```\n).*?(^```$)",
+        lambda found: found[1] + outputs[found[2]] + found[3],
+        page,
+        flags=re.M | re.S,
+    )
+    page = re.sub(
+        r"(^<!-- diff (\S+) (\S+) -->\n```diff\n).*?(^```$)",
+        lambda found: found[1] + diff(folder / found[2], folder / found[3]) + found[4],
+        page,
+        flags=re.M | re.S,
+    )
+    return re.sub(
+        r"(^<!-- table -->\n)(\|.*?\n)*",
+        lambda found: found[1] + table(outputs),
+        page,
+        flags=re.M,
+    )
+
+
+def main() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    outputs = outputs_shown(page)
+    if "--outputs" in sys.argv[1:]:
+        outputs = {program.name: output(program) for program in PROGRAMS}
+    PAGE.write_text(filled(page, outputs), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
