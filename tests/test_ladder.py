@@ -28,8 +28,13 @@ PAGE = make_ladder.PAGE.read_text(encoding="utf-8")
 SHOWN = make_ladder.outputs_shown(PAGE)
 DOCS = ["a", "jo", "anna", "otto", "christopherjohn"]  # letters twice, one, as many as fit
 QUICK = ["step1_counts"]
-LONG = ["step4_attention", "step5_gpt", "step6_adam"]  # what step 6 prints, step 7 does, too: below
-HALF_A_MINUTE = pytest.mark.skipif(not times(0, 1), reason="half a minute: `make torture` runs it")
+LONG = [
+    "step3_autograd",
+    "step4_attention",
+    "step5_gpt",
+    "step6_adam",
+]  # what step 6 prints, step 7 does, too: below
+HALF_A_MINUTE = pytest.mark.skipif(not times(0, 1), reason="takes long: `make torture` runs it")
 BY_AUTOGRAD = ["step3_autograd", "step4_attention", "step5_gpt", "step6_adam"]
 
 
