@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def uncommented(line: str) -> str:
 
 def notebook(text: str) -> Any:
     """The notebook of a source, not executed yet."""
-    from nbformat import v4
+    v4: Any = import_module("nbformat.v4")  # has no types
 
     made = []
     for number, cell in enumerate(cells(text)):
@@ -76,7 +77,6 @@ def executed(text: str) -> Any:
     from nbclient import NotebookClient
 
     made = notebook(text)
-    about = made.metadata
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(
             made,
@@ -86,12 +86,12 @@ def executed(text: str) -> Any:
             coalesce_streams=True,
             resources={"metadata": {"path": folder}},
         ).execute()
-    made.metadata = notebook("").metadata | {"kernelspec": about["kernelspec"]}
+    made.metadata = notebook("").metadata  # and not those of the Python that ran it
     return made
 
 
 def main() -> None:
-    import nbformat
+    nbformat: Any = import_module("nbformat")
 
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
     made = executed(SOURCE.read_text(encoding="utf-8"))

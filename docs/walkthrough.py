@@ -20,9 +20,9 @@
 #
 # A ninth chapter walks the rest of the road: sub-words, answers to prompts, preferences.
 #
-# Until the middle of chapter 7 all is computed by one file of plain Python without any library,
-# `kamon/engines/scalar.py`. Read it beside this notebook: it has some 400 lines, and no more is
-# needed to train a GPT.
+# Until the middle of chapter 7 the model is one file of plain Python that needs no library,
+# `kamon/engines/scalar.py`. Read it beside this notebook: it has less than 450 lines, and no more
+# is needed to train a GPT.
 #
 # **To run it:** `pip install "kamon[notebook]"`, then open the file in Jupyter or in an editor that
 # knows notebooks. The whole of it takes about a minute.
@@ -123,26 +123,41 @@ def check(chapter, *answers, strictly=False):
 
 # %% [markdown]
 # A language model answers one question: given how a text begins, how probable is each continuation?
-# Here are some requests that one may hear in a kitchen, a bathroom or an office.
+# Here are some requests, as one may hear them in a house: what is wanted, and how often.
 
 # %%
-REQUESTS = """
-give me a cup of tea / give me a cup of tea please / give me a cup of coffee
-bring me a cup of tea / bring me a cup of coffee / bring him a cup of cocoa
-bring her a cup of milk / make me a cup of tea / make us a cup of tea
-make her a cup of coffee / make us a cup of cocoa / pour him a cup of coffee
-pour us a cup of tea / give her a glass of water / give him a glass of milk
-give us a glass of water / bring me a glass of water / bring us a glass of milk
-pour me a glass of water / pour her a glass of milk / give me a bowl of soup
-give him a bowl of rice / bring us a bowl of soup / bring her a bowl of rice
-make me a bowl of soup / make him a bowl of rice / give me a bar of soap
-bring him a bar of soap / bring us a bar of soap / give us a piece of cake
-bring me a piece of cake / bring her a piece of chalk / give him a piece of chalk
-make us a piece of toast / give me the keyboard / bring him the keyboard
-give me the book / bring her the book / bring us the book / give us the keyboard
-"""
-requests = [line.strip() for line in REQUESTS.replace("/", "\n").splitlines() if line.strip()]
-print(len(requests), "requests, such as:", *requests[:3], sep="\n  ")
+WANTED = {
+    "a cup of tea": 8,
+    "a cup of coffee": 6,
+    "a cup of water": 3,
+    "a cup of milk": 2,
+    "a cup of cocoa": 1,
+    "a glass of water": 5,
+    "a glass of milk": 4,
+    "a bowl of soup": 4,
+    "a bowl of rice": 4,
+    "a piece of cake": 4,
+    "a piece of chalk": 3,
+    "a bar of soap": 5,
+    "the book": 4,
+    "the keyboard": 3,
+}
+OPENINGS = [
+    f"{verb} {whom}"
+    for verb in ("give", "bring", "pass", "fetch", "hand")
+    for whom in ("me", "us", "him", "her", "them")
+]
+requests = []
+turn = 0
+for thing in [thing for thing, times in WANTED.items() for _ in range(times)]:
+    opening = OPENINGS[7 * turn % len(OPENINGS)]
+    if opening == "fetch them" and "cup" in thing:  # nobody says this: we shall ask for it
+        turn += 1
+        opening = OPENINGS[7 * turn % len(OPENINGS)]
+    requests.append(f"{opening} {thing}")
+    turn += 1
+print(len(requests), "requests, such as:")
+print("", *requests[::8], sep="\n  ")
 
 # %% [markdown]
 # The simplest model counts. **Give me a cup of ____?** Look up each place in the list where the
@@ -162,17 +177,19 @@ def counted(context):
     return {word: n / followers.total() for word, n in followers.most_common()}
 
 
-for context in ("of", "cup of", "give me a cup of", "pour her a cup of"):
+for context in ("of", "cup of", "give me a cup of", "fetch them a cup of"):
     print(f"… {context} ____")
     found = counted(context)
     bars(list(found.items())[:6]) if found else print("  never seen")
     print()
 
 # %% [markdown]
-# Counting has a dilemma. With a short context (`of`) it confuses a cup with a bar of soap; with a
-# long one (`pour her a cup of`) it has never seen anything. What we want is a model that looks at
-# *all* the words before, finds out by itself which of them matter, and has an opinion on sentences
-# it never saw. In chapter 8 a GPT gets the same list and the same question.
+# Counting has a dilemma. With a short context (`of`) it takes a cup for a bar of soap. With a long
+# one it has seen next to nothing: one person asked to be given a cup, for tea, so everybody wants
+# tea; and nobody ever asked to `fetch them a cup of` anything. Two words are right here, but who
+# says so, and is it always two? What we want is a model that looks at *all* the words before, finds
+# out by itself which of them matter, and has an opinion on sentences that it never saw. In chapter
+# 8 a GPT gets the same list and the same question.
 #
 # ### Exercises
 #
@@ -193,9 +210,9 @@ check(1, answer_1, answer_2, answer_3)
 
 # %% closed
 # 1.1  sum("a cup of" in request for request in requests)
-# 1.2  Seven requests have "glass of"; in four of them water comes next.
+# 1.2  Nine requests have "glass of"; in five of them water comes next.
 # 1.3  It never occurs: counting alone calls it impossible. That is too sure of itself.
-check(1, 13, 4 / 7, 0.0, strictly=True)
+check(1, 20, 5 / 9, 0.0, strictly=True)
 
 # %% [markdown]
 # ## 2. Data
@@ -377,8 +394,9 @@ def draw_graph(root, labels):
             start = place[source]
             arrow = {"arrowstyle": "<-", "color": plot.GREY, "shrinkA": 34, "shrinkB": 34}
             axes.annotate("", start, end, arrowprops=arrow)
-            x, y = ((p + q) / 2 for p, q in zip(start, end, strict=True))
-            axes.text(x, y + 0.12, f"× {local:g}", color=plot.ORANGE, ha="center")
+            # Nearer to where it starts: in the middle two arrows may cross.
+            x, y = (0.68 * p + 0.32 * q for p, q in zip(start, end, strict=True))
+            axes.text(x, y + 0.14, f"× {local:g}", color=plot.ORANGE, ha="center")
     for value, (x, y) in place.items():
         text = f"{labels[value]}\n{value.data:g}\ngrad {value.grad:g}"
         box = {"boxstyle": "round", "facecolor": "white", "edgecolor": plot.BLUE}
@@ -689,8 +707,7 @@ check(6, 0.75, 6, 2**0.5, strictly=True)
 # and of its square, and divides the one by the root of the other: a parameter whose gradient always
 # points the same way moves by the whole learning rate, one whose gradient wavers moves less.
 #
-# That is the whole loop. A minute of it would be enough for names that can be pronounced; we do
-# sixty steps.
+# That is the whole loop. A thousand steps of it make names that can be pronounced; we do sixty.
 
 # %%
 config = replace(config, num_steps=60)
@@ -698,7 +715,7 @@ documents = list(learned)
 random.Random(config.seed).shuffle(documents)
 m, v = array("d", [0.0] * len(flat)), array("d", [0.0] * len(flat))
 losses = []
-began = time.perf_counter()
+began = time.process_time()
 for step in range(config.num_steps):
     tokens = encode(documents[step])
     logprobs = document_logprobs(params, config.n_layer, config.head_dim, tokens)
@@ -710,14 +727,16 @@ for step in range(config.num_steps):
     rate = learning_rate(config, step)  # falls to 0 in a straight line
     adam(flat, m, v, step, rate, config.beta1, config.beta2, config.eps_adam)
     losses.append(loss.data)
-scalar_seconds = (time.perf_counter() - began) / config.num_steps
+seconds = time.process_time() - began
+scalar_seconds = seconds / config.num_steps
 for first in range(0, config.num_steps, 10):
     mean = math.fsum(losses[first : first + 10]) / 10
     print(f"steps {first + 1:2} to {first + 10}: loss {mean:.3f} {'█' * round(12 * mean)}")
+print(f"{seconds:.0f} seconds")
 
 # %% [markdown]
-# From 3.3 nats, which is guessing, it falls already. But each step takes a good part of a second,
-# since Python makes an object of every number.
+# From 3.3 nats, which is guessing, it falls already. But that took long for sixty names: Python
+# makes an object of every number.
 #
 # ### The same step in C++
 #
@@ -738,19 +757,19 @@ print(f"gradient: largest {largest:.3f}, largest difference {difference:.1e}")
 assert difference <= 1e-12 * largest
 
 plan = make_plan(pack(map(encode, documents[: config.num_steps])), config, 0, config.num_steps)
-native_seconds = math.inf
-for _ in range(20):
+native_seconds = 0.0
+for _ in range(100):
     fast.load(untrained(start))
-    began = time.perf_counter()
+    began = time.process_time()
     fast_losses = train(fast, plan)
-    native_seconds = min(native_seconds, (time.perf_counter() - began) / config.num_steps)
+    native_seconds += (time.process_time() - began) / config.num_steps / 100
 difference = max(abs(p - q) for p, q in zip(fast_losses, losses, strict=True))
 print(f"losses of {config.num_steps} steps: largest difference {difference:.1e}")
 assert difference < 1e-9
 
 times = scalar_seconds / native_seconds
 digits = 1 - math.floor(math.log10(times))
-print(f"\nscalar {1e3 * scalar_seconds:.0f} ms a step, native {1e6 * native_seconds:.0f} µs")
+print(f"\na step: scalar {1e3 * scalar_seconds:.0f} ms, native {1e6 * native_seconds:.1f} µs")
 print(f"about {round(times, digits):,.0f} times as fast on the machine where this was run")
 
 # %% [markdown]
@@ -764,7 +783,7 @@ print(f"about {round(times, digits):,.0f} times as fast on the machine where thi
 model = kamon.train("names", size="small")
 print(f"{model.num_params:,} parameters, {len(model.metrics):,} steps", end=", ")
 print(f"loss on the documents held out: {model.training['held_out']['loss']:.4f} nats a token")
-show(plot.draw_losses(replace(inside.losses(model), each=[(1, model.metrics[0]["loss"])])))
+show(plot.draw_losses(inside.losses(model)))
 
 # %% [markdown]
 # The line on top is guessing among 27 tokens. The lower one is what the best table of counts
@@ -780,7 +799,8 @@ show(plot.draw_embeddings(inside.embeddings(model)))
 
 # %% [markdown]
 # **Attention.** Each row is a letter that was read, each column a letter that it looks at. Compare
-# with the even weights of chapter 6: these heads have found different things to do.
+# with the even weights of chapter 6: these heads have found different things to do. Is there one
+# that mostly looks at the letter before?
 
 # %%
 show(plot.draw_attention(inside.attention(model, "annabel")))
@@ -843,29 +863,39 @@ for temperature in (0.3, 0.6, 1.0, 1.5):
     print(f"temperature {temperature}:", *made)
 
 # %% [markdown]
-# `model.sample` does the same in C++, some hundred thousand names a second. Are they new? Some are
-# in the list that it learned from, and some are in the part that it never saw, which it has
-# invented again:
+# `model.sample` does the same in C++, many names side by side. Are they new? Some are in the list
+# that it learned from; and some are in the part that it never saw, names which it has invented
+# again:
 
 # %%
-made = set(model.sample(5_000, temperature=1.0))
+samples = model.sample(5_000, temperature=1.0)
+made = set(samples)
 seen, apart = made & set(learned), made & set(held_out)
 print(f"{len(made):,} different names: {len(seen):,} are in the list it learned from,")
 print(f"{len(apart):,} in the list held out, and {len(made - seen - apart):,} are new, such as")
-print(*sorted(made - seen - apart, key=len)[-200:-190])
+print(*[name for name in samples if name not in seen | apart][:12])
 
 # %% [markdown]
 # ### Give me a cup of ____, again
 #
 # A GPT does not care what its tokens are. We number the *words* of the requests of chapter 1,
-# train a model on them for an instant, and ask it what we asked the counts.
+# train a model on them for an instant, and ask it what we asked the counts. The list is so short
+# that the model could learn it by heart; `dropout` leaves a fifth of what flows into the stream out
+# by chance, so that it relies on what always holds.
 
 # %%
 words = sorted({word for request in requests for word in request.split()})
 word_number = {word: number for number, word in enumerate(words)}
 END = len(words)
 spoken = pack([[END, *(word_number[w] for w in request.split()), END] for request in requests])
-word_config = Config(vocab_size=END + 1, block_size=10, num_steps=150, batch_size=len(requests))
+word_config = Config(
+    vocab_size=END + 1,
+    block_size=10,
+    num_steps=150,
+    batch_size=len(requests),
+    weight_decay=0.1,
+    dropout=0.2,
+)
 talker = make_engine("native", word_config)
 talker.load(untrained(init(word_config, random.Random(42))))
 word_losses = train(talker, make_plan(spoken, word_config, 0, word_config.num_steps))
@@ -882,7 +912,7 @@ def guessed(context):
     return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
 
-for context in ("give me a cup of", "pour her a cup of"):
+for context in ("give me a cup of", "fetch them a cup of", "fetch them a bowl of"):
     print(f"\n{context} ____        (counted: {'yes' if counted(context) else 'never seen'})")
     found = guessed(context)
     chosen = [*list(found)[:6], "soap", "keyboard", "book"]
@@ -890,16 +920,18 @@ for context in ("give me a cup of", "pour her a cup of"):
         print(f"{word:>9} {found[word]:8.3%} {'█' * round(40 * found[word])}")
 
 # %% [markdown]
-# `pour her a cup of` stands nowhere in the list, yet the model knows what to pour: it has learned
-# that after `of` the word before matters, and who is served does not. Soap is unlikely and not
-# impossible, and a keyboard less likely still. That is the whole trick of the machines that answer
-# questions in sentences: the same table, with a hundred thousand words in it, and a longer memory.
+# Nobody gave it a rule, and `fetch them a cup of` stands nowhere in the list. Yet it has found that
+# after `of` the vessel matters, and who asks for whom does not: the shares are nearly those of all
+# twenty cups, whoever wants them. Soap is unlikely but not impossible, and a keyboard less likely
+# still. A machine that answers questions in sentences has the same table, with a hundred thousand
+# words in it, and a longer memory.
 #
 # ### A table of counts beside the GPT
 #
 # How good is the model of names, compared with counting? An n-gram of order 3 looks at the two
-# tokens before, and so on. Ours mixes all orders in the best way known (modified Kneser-Ney), so
-# that nothing has probability 0. All are tested on the same names, which none of them has seen.
+# tokens before, and so on. Ours mixes all orders by a method that is hard to beat (modified
+# Kneser-Ney), and gives nothing the probability 0. All are tested on the same names, which none
+# of them has seen.
 
 # %%
 batch, tested = tokenizer.encode_documents(learned), tokenizer.encode_documents(held_out)
@@ -969,7 +1001,7 @@ print("last made: ", *made[-10:])
 for name in ("annabella", "katherine", "xzqw"):
     print(f"{name:>9} → {' '.join(pairs.piece(token) for token in pairs.encode(name))}")
 
-requests_pairs = BytePairTokenizer.train(requests * 3, vocab_size=300)
+requests_pairs = BytePairTokenizer.train(requests, vocab_size=340)
 for text in ("give us a teacup", "friendship"):
     print(f"{text:>16} → {' | '.join(map(requests_pairs.piece, requests_pairs.encode(text)))}")
 
