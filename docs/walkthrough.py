@@ -21,8 +21,8 @@
 # A ninth chapter walks the rest of the road: sub-words, answers to prompts, preferences.
 #
 # Until the middle of chapter 7 the model is one file of plain Python that needs no library,
-# `kamon/engines/scalar.py`. Read it beside this notebook: it has less than 450 lines, and no more
-# is needed to train a GPT.
+# [scalar.py](../src/kamon/engines/scalar.py). Read it beside this notebook: it has less than 450
+# lines, and no more is needed to train a GPT.
 #
 # **To run it:** `pip install "kamon[notebook]"`, then open the file in Jupyter or in an editor that
 # knows notebooks. The whole of it takes about a minute.
@@ -205,7 +205,9 @@ RIGHT[1] = (
 )
 
 # %%
-answer_1, answer_2, answer_3 = None, None, None
+answer_1 = None
+answer_2 = None
+answer_3 = None
 check(1, answer_1, answer_2, answer_3)
 
 # %% closed
@@ -264,7 +266,9 @@ RIGHT[2] = (
 )
 
 # %%
-answer_1, answer_2, answer_3 = None, None, None
+answer_1 = None
+answer_2 = None
+answer_3 = None
 check(2, answer_1, answer_2, answer_3)
 
 # %% closed
@@ -335,7 +339,9 @@ RIGHT[3] = (
 )
 
 # %%
-answer_1, answer_2, answer_3 = None, None, None
+answer_1 = None
+answer_2 = None
+answer_3 = None
 check(3, answer_1, answer_2, answer_3)
 
 # %% closed
@@ -459,7 +465,9 @@ logits = [Value(0.0) for _ in range(4)]
 RIGHT[4] = (a.grad, negative.grad, logits[0].grad)
 
 # %%
-answer_1, answer_2, answer_3 = None, None, None
+answer_1 = None
+answer_2 = None
+answer_3 = None
 check(4, answer_1, answer_2, answer_3)
 
 # %% closed
@@ -546,7 +554,9 @@ RIGHT[5] = (
 )
 
 # %%
-answer_1, answer_2, answer_3 = None, None, None
+answer_1 = None
+answer_2 = None
+answer_3 = None
 check(5, answer_1, answer_2, answer_3)
 
 # %% closed
@@ -690,7 +700,9 @@ RIGHT[6] = (
 )
 
 # %%
-answer_1, answer_2, answer_3 = None, None, None
+answer_1 = None
+answer_2 = None
+answer_3 = None
 check(6, answer_1, answer_2, answer_3)
 
 # %% closed
@@ -821,7 +833,9 @@ adam([one], array("d", [0.0]), array("d", [0.0]), 0, 0.01, 0.85, 0.99, 1e-8)
 RIGHT[7] = (abs(one.data), learning_rate(config, 30), math.exp(1.6094))
 
 # %%
-answer_1, answer_2, answer_3 = None, None, None
+answer_1 = None
+answer_2 = None
+answer_3 = None
 check(7, answer_1, answer_2, answer_3)
 
 # %% closed
@@ -913,18 +927,19 @@ def guessed(context):
 
 
 for context in ("give me a cup of", "fetch them a cup of", "fetch them a bowl of"):
-    print(f"\n{context} ____        (counted: {'yes' if counted(context) else 'never seen'})")
+    print(f"\n{context} ____        (by counting: {', '.join(counted(context)) or 'never seen'})")
     found = guessed(context)
     chosen = [*list(found)[:6], "soap", "keyboard", "book"]
     for word in dict.fromkeys(chosen):
-        print(f"{word:>9} {found[word]:8.3%} {'█' * round(40 * found[word])}")
+        print(f"{word:>9} {found[word]:10.5%} {'█' * round(40 * found[word])}")
 
 # %% [markdown]
 # Nobody gave it a rule, and `fetch them a cup of` stands nowhere in the list. Yet it has found that
 # after `of` the vessel matters, and who asks for whom does not: the shares are nearly those of all
 # twenty cups, whoever wants them. Soap is unlikely but not impossible, and a keyboard less likely
-# still. A machine that answers questions in sentences has the same table, with a hundred thousand
-# words in it, and a longer memory.
+# still. (Look at the bowl, too: eight requests teach less surely than twenty.) A machine that
+# answers questions in sentences has the same table, with a hundred thousand words in it, and a
+# longer memory.
 #
 # ### A table of counts beside the GPT
 #
@@ -972,7 +987,9 @@ RIGHT[8] = (
 )
 
 # %%
-answer_1, answer_2, answer_3 = None, None, None
+answer_1 = None
+answer_2 = None
+answer_3 = None
 check(8, answer_1, answer_2, answer_3)
 
 # %% closed
@@ -1052,8 +1069,9 @@ print("after: ", *found.tuned[0].samples[:8])
 # The KL is the price: how far the model had to leave what it had learned. Tuned without a limit, it
 # would in the end say one name in n, for ever.
 #
-# From here: `docs/tokens.md` on tokens, `docs/text.md` on books in place of lists, `docs/tuning.md`
-# on answers, preferences, rewards and PPO, `docs/scale.md` on large corpora and GPUs.
+# From here: [tokens](tokens.md), [books in place of lists](text.md),
+# [answers, preferences, rewards and PPO](tuning.md), [large corpora and GPUs](scale.md), and
+# [a page in your browser](playground.md) in which you can watch all of this while it happens.
 #
 # ### Exercises
 #
@@ -1072,7 +1090,9 @@ RIGHT[9] = (
 )
 
 # %%
-answer_1, answer_2, answer_3 = None, None, None
+answer_1 = None
+answer_2 = None
+answer_3 = None
 check(9, answer_1, answer_2, answer_3)
 
 # %% closed

@@ -51,6 +51,11 @@ def check_outputs(notebook: dict[str, Any]) -> None:
     verdicts = re.findall(r"^(\d\.\d): (.*)$", text, re.MULTILINE)
     for number in (f"{chapter}.{exercise}" for chapter in CHAPTERS for exercise in (1, 2, 3)):
         assert [verdict for n, verdict in verdicts if n == number] == ["no answer yet", "right"]
+    unheard = re.search(r"^fetch them a cup of ____ .*\n((?:.+\n)+)", text, re.MULTILINE)
+    assert unheard
+    rows = re.findall(r"^ *(\w+) +([\d.]+)% ", unheard[1], re.MULTILINE)
+    share = {word: float(percent) for word, percent in rows}
+    assert share["tea"] > share["coffee"] > 20 > 5 > share["soap"] > share["keyboard"] > 0
     assert re.search(r"^about [\d,]+ times as fast on the machine where", text, re.MULTILINE)
 
 
@@ -71,6 +76,14 @@ def test_the_committed_notebook_is_small_and_names_no_machine() -> None:
     assert len(text.encode()) < LARGEST
     assert not re.search(r"/(?:home|root|tmp|usr|Users|work)\b|[A-Z]:\\\\|0x[0-9a-f]{6}", text)
     assert set(kept()["metadata"]) == {"kernelspec", "language_info"}  # no state of widgets
+
+
+def test_links_lead_somewhere() -> None:
+    text = "\n".join(c.source for c in CELLS if c.kind == "markdown")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links
+    for link in links:
+        assert (make_walkthrough.DOCS / link).exists(), link
 
 
 def test_each_chapter_ends_with_three_exercises() -> None:
