@@ -1,0 +1,104 @@
+"""Make docs/walkthrough.ipynb from docs/walkthrough.py: cut into cells, and executed.
+
+    python dev/make_walkthrough.py          # for a minute; writes docs/walkthrough.ipynb
+    python dev/make_walkthrough.py OUT      # writes elsewhere
+
+The source is in the percent format: a line `# %%` starts a cell of code, `# %% [markdown]` one of
+text, whose lines are comments. `# %% closed` starts a cell of code that Jupyter folds away.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent.parent / "docs"
+SOURCE = DOCS / "walkthrough.py"
+TARGET = DOCS / "walkthrough.ipynb"
+SECONDS = 600  # for any one cell
+
+
+@dataclass(frozen=True)
+class Cell:
+    """kind: code, closed or markdown; source: what Jupyter shows of it."""
+
+    kind: str
+    source: str
+
+
+def cells(text: str) -> list[Cell]:
+    """The cells of a source; what stands before the first is for those who read the source.
+
+    >>> cells("# %% [markdown]\\n# Two:\\n\\n# %%\\n1 + 1\\n")
+    [Cell(kind='markdown', source='Two:'), Cell(kind='code', source='1 + 1')]
+    """
+    parts = re.split(r"^# %%(.*)\n", text, flags=re.MULTILINE)[1:]
+    found = []
+    for mark, source in zip(parts[::2], parts[1::2], strict=True):
+        kind = {"": "code", "closed": "closed", "[markdown]": "markdown"}[mark.strip()]
+        source = source.strip("\n")
+        if kind == "markdown":
+            source = "\n".join(uncommented(line) for line in source.split("\n"))
+        found.append(Cell(kind, source))
+    return found
+
+
+def uncommented(line: str) -> str:
+    if line != "#" and not line.startswith("# "):
+        raise ValueError(f"a cell of text has a line that is no comment: {line!r}")
+    return line[2:]
+
+
+def notebook(text: str) -> Any:
+    """The notebook of a source, not executed yet."""
+    v4: Any = import_module("nbformat.v4")  # has no types
+
+    made = []
+    for number, cell in enumerate(cells(text)):
+        id = f"cell-{number:03}"  # by default random, and every line of a diff another
+        if cell.kind == "markdown":
+            made.append(v4.new_markdown_cell(cell.source, id=id))
+        else:
+            folded = {"jupyter": {"source_hidden": True}} if cell.kind == "closed" else {}
+            made.append(v4.new_code_cell(cell.source, id=id, metadata=folded))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return v4.new_notebook(
+        cells=made, metadata={"kernelspec": kernel, "language_info": {"name": "python"}}
+    )
+
+
+def executed(text: str) -> Any:
+    """The notebook of a source behind a run in a fresh kernel, in an empty folder."""
+    from nbclient import NotebookClient
+
+    made = notebook(text)
+    with tempfile.TemporaryDirectory() as folder:
+        NotebookClient(
+            made,
+            timeout=SECONDS,
+            kernel_name="python3",
+            record_timing=False,
+            coalesce_streams=True,
+            resources={"metadata": {"path": folder}},
+        ).execute()
+    made.metadata = notebook("").metadata  # and not those of the Python that ran it
+    return made
+
+
+def main() -> None:
+    nbformat: Any = import_module("nbformat")
+
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
+    made = executed(SOURCE.read_text(encoding="utf-8"))
+    nbformat.validate(made)
+    target.write_text(nbformat.writes(made) + "\n", encoding="utf-8")
+    print(f"{len(made.cells)} cells, {target.stat().st_size:,} bytes in {target}")
+
+
+if __name__ == "__main__":
+    main()
