@@ -21,7 +21,8 @@ DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "r
 pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.torture]
 CLIENTS = 50
 SIXTEEN = {"model": "m", "n": 1, "min_len": 16, "max_len": 16}  # characters
-HEAVY = {"model": "m", "n": 2000, "nearest": False}
+BESIDE_OTHERS = times(4, 1)  # a bound on time is one where no other test runs beside this
+HEAVY = {"model": "m", "n": 2000}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,8 @@ async def as_fast_as_it_goes(port: int, body: bytes, seconds: float, clients: in
         nonlocal done
         client = Client(port)
         while time.monotonic() < end:
-            done += await client.ask(body) == 200
+            status = await client.ask(body)
+            done += status == 200
         client.close()
 
     await asyncio.gather(*(one() for _ in range(clients)))
@@ -82,7 +84,7 @@ async def as_fast_as_it_goes(port: int, body: bytes, seconds: float, clients: in
 
 
 async def at_a_rate(
-    port: int, body: bytes, seconds: float, clients: int, rate: float
+    port: int, body: bytes, seconds: float, rate: float
 ) -> tuple[list[float], Counter[int]]:
     """Seconds that each 200 took, from when it was due; and how often each status came."""
     begin, found, statuses = time.monotonic(), list[float](), Counter[int]()
@@ -92,19 +94,35 @@ async def at_a_rate(
         due = begin + number / rate
         while due < begin + seconds:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            asked = max(due, begin) if clients <= CLIENTS else time.monotonic()
+            status = await client.ask(body)
+            statuses[status] += 1
+            if status == 200:
+                found.append(time.monotonic() - due)
+            due += CLIENTS / rate
+        client.close()
+
+    await asyncio.gather(*(one(number) for number in range(CLIENTS)))
+    return found, statuses
+
+
+async def as_often_as_they_like(
+    port: int, body: bytes, seconds: float
+) -> tuple[list[float], Counter[int]]:
+    """The same of clients that ask at once again, or soon where they were told to come back."""
+    end, found, statuses = time.monotonic() + seconds, list[float](), Counter[int]()
+
+    async def one() -> None:
+        client = Client(port)
+        while (asked := time.monotonic()) < end:
             status = await client.ask(body)
             statuses[status] += 1
             if status == 200:
                 found.append(time.monotonic() - asked)
-            due = (
-                max(due + clients / rate, time.monotonic())
-                if clients > CLIENTS
-                else (due + clients / rate)
-            )
+            else:
+                await asyncio.sleep(0.05)
         client.close()
 
-    await asyncio.gather(*(one(number) for number in range(clients)))
+    await asyncio.gather(*(one() for _ in range(60)))
     return found, statuses
 
 
@@ -115,26 +133,25 @@ def p99(found: list[float]) -> float:
 def test_most_of_what_it_can(server: Server) -> None:
     body = json.dumps(SIXTEEN).encode()
     capacity = asyncio.run(as_fast_as_it_goes(server.port, body, 2, 16))
-    asyncio.run(at_a_rate(server.port, body, times(1, 20), CLIENTS, 0.7 * capacity))
+    asyncio.run(at_a_rate(server.port, body, times(1, 20), 0.7 * capacity))
     before = server.memory()
     seconds = times(4, 300)
-    found, statuses = asyncio.run(at_a_rate(server.port, body, seconds, CLIENTS, 0.7 * capacity))
+    found, statuses = asyncio.run(at_a_rate(server.port, body, seconds, 0.7 * capacity))
     print(
         f"capacity {capacity:.0f}/s; {dict(statuses)}; p99 {1000 * p99(found):.0f} ms; memory "
         f"{before / 2**20:.1f} MB to {server.memory() / 2**20:.1f}"
     )
     assert set(statuses) == {200}
     assert len(found) > 0.6 * capacity * seconds
-    assert p99(found) < 0.25
+    assert p99(found) < 0.25 * BESIDE_OTHERS
     assert server.memory() < 1.05 * before
 
 
 def test_five_times_what_it_can(server: Server) -> None:
     body = json.dumps(HEAVY).encode()
-    capacity = asyncio.run(as_fast_as_it_goes(server.port, body, 2, 4))
-    found, statuses = asyncio.run(at_a_rate(server.port, body, times(4, 60), 60, 5 * capacity))
-    print(f"capacity {capacity:.0f}/s; {dict(statuses)}; p99 {1000 * p99(found):.0f} ms")
+    found, statuses = asyncio.run(as_often_as_they_like(server.port, body, times(4, 60)))
+    print(f"{dict(statuses)}; p99 {1000 * p99(found):.0f} ms")
     assert set(statuses) <= {200, 429, 503}
-    assert statuses[503] > statuses[200] / 2
-    assert len(found) > 0.4 * capacity * times(4, 60)
-    assert p99(found) < 1
+    assert sum(statuses.values()) > 5 * statuses[200]
+    assert statuses[200] > 3 * times(4, 60)
+    assert p99(found) < 1 * BESIDE_OTHERS
