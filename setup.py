@@ -98,7 +98,9 @@ class BuildNative(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             level = extension.name.rsplit("_", 1)[1]
             objects = [str(temp / f"{level}_{dtype}.o") for dtype in DTYPES]
-            link([*compiler, "-shared", "-pthread", *objects, "-o", str(target)])
+            linked = temp / target.name  # on Windows the linker leaves other files beside it
+            link([*compiler, "-shared", "-pthread", *objects, "-o", str(linked)])
+            shutil.copy(linked, target)
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split("."))) + ".so"
