@@ -5,17 +5,21 @@ KAMON_NATIVE=1, as for what is published, that is an error. CXX names the compil
 about the package stands in pyproject.toml.
 """
 
+import gzip
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 SOURCE = Path("src", "kamon", "engines", "native", "engine.cpp")
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread"]
@@ -38,7 +42,7 @@ NATIVE = os.environ.get("KAMON_NATIVE", "")
 
 
 def find_compiler() -> list[str]:
-    """On Windows it is a requirement of the build: g++ does not align AVX's vectors on the stack."""
+    """On Windows what the build requires: g++ does not align AVX's vectors on the stack there."""
     if os.environ.get("CXX"):
         return os.environ["CXX"].split()
     if sys.platform == "win32":
@@ -117,11 +121,44 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", plat.replace("universal2", platform.machine())
 
 
+class SameSource(sdist):
+    """The source distribution: the same bytes for the same files and SOURCE_DATE_EPOCH."""
+
+    def make_archive(
+        self,
+        base_name: str,
+        format: str,
+        root_dir: str | None = None,
+        base_dir: str | None = None,
+        owner: str | None = None,
+        group: str | None = None,
+    ) -> str:
+        if format != "gztar" or root_dir or not base_dir:
+            return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
+        when = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+
+        def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.mtime = when
+            member.mode = 0o755 if member.isdir() else 0o644
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            return member
+
+        path = f"{base_name}.tar.gz"
+        with (
+            open(path, "wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=when) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            archive.add(base_dir, filter=plain)
+        return path
+
+
 setup(
     ext_modules=[
         Extension(f"kamon.engines.kamon_{level}", [str(SOURCE)], optional=True)
         for level in LEVELS
         if NATIVE != "0"
     ],
-    cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel},
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel, "sdist": SameSource},
 )

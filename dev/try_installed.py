@@ -51,13 +51,13 @@ def try_library() -> None:
 
 
 def try_playground() -> None:
-    command = [COMMAND, "serve", "model", "--no-browser"]
+    command = [str(COMMAND), "serve", "model", "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as server:
         try:
             assert server.stdout
             url = server.stdout.readline().strip()
             assert url, "kamon serve did not start"
-            for path in ("/", "/main.js", "/health"):
+            for path in ("/", "/static/main.js", "/health"):
                 with urllib.request.urlopen(url.rstrip("/") + path, timeout=60) as answer:
                     assert answer.status == 200
                     assert answer.read()
