@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(wildcard src/kamon/engines/native/*)
 
-.PHONY: demo test check lint torture bugs clean
+.PHONY: demo test check lint torture bugs wheel clean
 
 demo: .venv/installed        ## learn a real list, print new names
 	$(BIN)/kamon train names -o .demo --overwrite
@@ -25,6 +25,14 @@ torture: .venv/installed-dev  ## the tests that try their luck, for an hour and 
 
 bugs: .venv/installed-dev    ## plant bugs and see each caught
 	$(BIN)/python dev/plant_bugs.py
+
+# From the source distribution, so that this is tried, too. auditwheel names the oldest C library that will do.
+wheel: .venv/installed-dev   ## what a release has: dist/*.tar.gz and, of this platform, dist/*.whl
+	rm -rf dist build
+	KAMON_NATIVE=1 SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH-$$(git log -1 --format=%ct)} $(BIN)/python -m build --outdir dist
+ifeq ($(shell uname -s),Linux)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl
+endif
 
 clean:
 	rm -rf .venv .demo src/kamon/engines/*.so build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -360,8 +360,12 @@ KAMON_INLINE void keep(Vec& v) {
 
 #define KAMON_JOIN2(a, b) a##b
 #define KAMON_JOIN(a, b) KAMON_JOIN2(a, b)
-#define API(name) \
-  extern "C" __attribute__((visibility("default"))) auto KAMON_JOIN(name, KAMON_SUFFIX)
+#ifdef _WIN32
+#define KAMON_EXPORT __declspec(dllexport)
+#else
+#define KAMON_EXPORT __attribute__((visibility("default")))
+#endif
+#define API(name) extern "C" KAMON_EXPORT auto KAMON_JOIN(name, KAMON_SUFFIX)
 
 API(kamon_create)(int n_layer, int n_embd, int n_head, int block_size, int vocab_size, double beta1,
                   double beta2, double eps_adam, double weight_decay, double grad_clip, double dropout,
