@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import kamon
-from kamon import ConfigError, CorpusError, Model, TokenizerError, rate, store
+from kamon import ConfigError, CorpusError, Model, StoreError, TokenizerError, rate, store
 from kamon.alignment import novelty, sampled_kl
 from kamon.describe import logprobs
 from kamon.dpo import BETA
@@ -303,11 +303,14 @@ def test_bounds(base: Model, tmp_path: Path) -> None:
 
 
 def test_no_room_on_the_shelf(base: Model, tmp_path: Path) -> None:
+    """A session needs none before it is saved, and nothing is learned or written for nothing."""
     ratings = ratings_of(base, tmp_path, models=1)
     rated = start(ratings, every=2)
-    with pytest.raises(WebError, match="1 models are open"):
-        ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
-    assert ratings.get(rated.id) is rated
+    ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
+    ratings.save(rated.id, "first")
+    with pytest.raises(StoreError, match="no room for .*: 1 saved models are the most"):
+        ratings.save(rated.id, "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
 
 
 def test_a_model_of_text(tmp_path: Path) -> None:
