@@ -308,7 +308,7 @@ def test_no_room_on_the_shelf(base: Model, tmp_path: Path) -> None:
     rated = start(ratings, every=2)
     ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
     ratings.save(rated.id, "first")
-    with pytest.raises(StoreError, match="no room for .*: 1 saved models are the most"):
+    with pytest.raises(StoreError, match="1 saved models are the most"):
         ratings.save(rated.id, "second")
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
 

@@ -50,7 +50,7 @@ class Guard:
         self.hosts = hosts
         self.origins = {f"http://{host}" for host in hosts}
         self.token = token
-        # Ports share their cookies: each server has a name of its own, that two can be open at once.
+        # Ports share cookies: each server has a name of its own, so that two can be open at once.
         self.cookie = f"{COOKIE}-{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -93,10 +93,10 @@ class Shelf:
     def add_directory(self, path: Path, id: str | None = None) -> str:
         """Open a model directory, under its name or one like it: the last of all, also where it was
         open already. StoreError where there is none."""
-        same = [e.id for e in self.entries.values() if e.path and e.path.resolve() == path.resolve()]
-        if same:
-            self.add(self.entries.pop(same[0]))
-            return same[0]
+        for each in self.entries.values():
+            if each.path and each.path.resolve() == path.resolve():
+                self.add(self.entries.pop(each.id))
+                return each.id
         model = load(path)
         id = id or self.free_id(re.sub(r"[^a-z0-9_-]+", "-", path.name.lower()).strip("-_")[:40])
         self.add(Entry(id, "opened", lambda: model, path=path, opened=model))
