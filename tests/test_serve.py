@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,31 @@ def test_what_was_saved_is_there_the_next_time(tmp_path: Path, folder: Path) -> 
         ids = [each["id"] for each in server.json("GET", "/models")["models"]]
         assert ids == ["mine", "m"]
         assert server.json("POST", "/sample", {"model": "mine", "n": 3})["samples"]
+
+
+@pytest.mark.slow
+def test_a_signal_ends_what_computes(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the native engine a model takes many seconds to learn answers."""
+    patch = 'import kamon.engines.native as n\nn.library_path = lambda level: f"/nowhere/{level}"\n'
+    (tmp_path / "sitecustomize.py").write_text(patch)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with serving(tmp_path, folder / "m") as server:
+        rated = server.json("POST", "/preferences", {"model": "m"}, 201)
+        answers = [{"text": text, "liked": i > 1} for i, text in enumerate(rated["proposals"][:5])]
+        body = json.dumps({"answers": answers}).encode()
+        head = f"POST /api/v1/preferences/{rated['id']}/answers HTTP/1.1\r\nHost: {server.host}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.sendall(head.encode() + body)
+            time.sleep(0.5)
+            server.process.send_signal(signal.SIGINT)
+            start = time.monotonic()
+            _, said = server.process.communicate(timeout=60)
+        assert server.process.returncode == 0
+        assert "Traceback" not in said
+        assert time.monotonic() - start < 8  # it took all the seconds that the learning takes: 20
 
 
 def test_more_saved_models_than_there_is_room_for(tmp_path: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import secrets
@@ -28,7 +29,7 @@ from kamon.web.work import Work
 
 PORT = 8042
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-END_SECONDS = 2  # for answers under way, once the server is to end
+END_SECONDS = 2  # for answers under way, once the server is to end; what computes has half of it
 
 
 @dataclass(frozen=True)
@@ -168,4 +169,5 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.playground.jobs.end_streams()
+        asyncio.get_running_loop().call_later(END_SECONDS / 2, self.playground.work.end)
         await super().shutdown(sockets)
