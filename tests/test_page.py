@@ -483,6 +483,27 @@ def test_what_was_taught_is_to_copy(watched: Watched) -> None:
     assert kamon.load("rated").training["tuning"]["kind"] == "rate"
 
 
+# ---- addresses of what is not there
+
+
+@pytest.mark.parametrize("view", ["train", "generate"])
+def test_a_model_that_is_gone(view: str, browser: Any, server: Server) -> None:
+    """An address that somebody kept leads on, and not only to the same error again."""
+    page = browser.new_page()
+    page.goto(f"{server.url}?view={view}&model=gone")
+    page.get_by_role("button", name="Take another model").click()
+    until(page, "document.querySelector('#model').value === 'm'")
+    assert page.inner_text("main h1") == view.capitalize()
+    assert page.get_attribute("#views [aria-current]", "data-view") == view
+    assert page.query_selector("main .error") is None
+    page.close()
+
+
+@pytest.mark.parametrize("view", ["bogus", "__proto__", "constructor"])
+def test_a_view_that_is_none(view: str, watched: Watched) -> None:
+    assert watched.open(f"view={view}").inner_text("main h1") == "Train"
+
+
 # ---- a server that comes and goes
 
 

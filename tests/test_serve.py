@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ from serving import serving, status_of, until
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
-from kamon.errors import ConfigError
+from kamon.errors import ConfigError, StoreError
 from kamon.web.address import address
+from kamon.web.guard import Guard
+from kamon.web.limits import Limits
+from kamon.web.shelf import Entry, Shelf
 
 Kamon = Callable[..., Result]
 DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
@@ -86,7 +91,8 @@ def test_a_port_that_is_taken() -> None:
 def test_a_token(folder: Path) -> None:
     token = "Secret0123456789"
     with serving(folder, "m", f"--token={token}") as server:
-        for headers in ({}, {"Authorization": "Bearer x"}, {"Cookie": "kamon-token=x; a=b"}):
+        wrong = {"Cookie": "kamon-token-e131ffb2=x; a=b"}
+        for headers in ({}, {"Authorization": "Bearer x"}, wrong):
             for path in ("/", "/health", "/api/v1/models"):
                 assert server.ask("GET", path, **headers)[0] == 401
         assert server.ask("GET", "/?token=wrong")[0] == 401
@@ -94,9 +100,20 @@ def test_a_token(folder: Path) -> None:
         status, found, _ = server.ask("GET", f"/?view=data&token={token}")
         assert (status, found["location"]) == (303, "/?view=data")
         assert "HttpOnly" in found["set-cookie"]
-        assert "SameSite=Strict" in found["set-cookie"]
         cookie = found["set-cookie"].split(";")[0]
-        assert server.ask("GET", "/", Cookie=cookie)[0] == 200
+        # Other servers of the same machine have set what they like, under any port.
+        for others in ("", 'theme={"a": 1}; ', "a[b]=c,d; e; ", "kamon-token=x; "):
+            assert server.ask("GET", "/", Cookie=others + cookie)[0] == 200
+            assert server.ask("GET", "/", Cookie=others + cookie + "x")[0] == 401
+        assert server.ask("GET", "/?" + "&" * 1000)[0] == 401
+        assert server.ask("GET", f"/?{'a=b&' * 1000}token={token}")[0] == 303
+
+
+def test_tokens_of_two_servers_are_two_cookies() -> None:
+    async def nothing(*_: Any) -> None: ...
+
+    one, other = (Guard(nothing, Limits(), frozenset(), name * 16).cookie for name in "ab")
+    assert one != other
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -122,6 +139,69 @@ def test_what_was_saved_is_there_the_next_time(tmp_path: Path, folder: Path) -> 
         ids = [each["id"] for each in server.json("GET", "/models")["models"]]
         assert ids == ["mine", "m"]
         assert server.json("POST", "/sample", {"model": "mine", "n": 3})["samples"]
+
+
+@pytest.mark.slow
+def test_a_signal_ends_what_computes(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the native engine a model takes many seconds to learn answers."""
+    patch = 'import kamon.engines.native as n\nn.library_path = lambda level: f"/nowhere/{level}"\n'
+    (tmp_path / "sitecustomize.py").write_text(patch)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with serving(tmp_path, folder / "m") as server:
+        rated = server.json("POST", "/preferences", {"model": "m"}, 201)
+        answers = [{"text": text, "liked": i > 1} for i, text in enumerate(rated["proposals"][:5])]
+        body = json.dumps({"answers": answers}).encode()
+        head = f"POST /api/v1/preferences/{rated['id']}/answers HTTP/1.1\r\nHost: {server.host}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.sendall(head.encode() + body)
+            time.sleep(0.5)
+            server.process.send_signal(signal.SIGINT)
+            start = time.monotonic()
+            _, said = server.process.communicate(timeout=60)
+        assert server.process.returncode == 0
+        assert "Traceback" not in said
+        assert time.monotonic() - start < 8  # it took all the seconds that the learning takes: 20
+
+
+def test_more_saved_models_than_there_is_room_for(tmp_path: Path, folder: Path) -> None:
+    """Those left out are named; a training needs no room of theirs, and DIR is what was asked."""
+    for number in range(Limits().models + 1):
+        shutil.copytree(folder / "m", tmp_path / "models" / f"m{number:02}")
+    shelf = Shelf(tmp_path / "models", Limits())
+    (problem,) = shelf.add_saved()
+    last = tmp_path / "models" / "m64"
+    assert problem == f"there is no room for {last}: 64 saved models are the most"
+    assert shelf.add_directory(folder / "m") == "m"
+    with pytest.raises(StoreError, match="no room"):
+        shelf.save("m", "mine")
+    assert not (tmp_path / "models" / "mine").exists()
+    model = shelf.get("m").opened
+    assert model
+    shelf.add(Entry("job-1", "trained", lambda: model))
+
+
+def test_a_saved_model_that_is_named_too(tmp_path: Path, folder: Path) -> None:
+    """It is there once, and last: a page begins with it."""
+    for name in ("mine", "other"):
+        shutil.copytree(folder / "m", tmp_path / "models" / name)
+    shelf = Shelf(tmp_path / "models", Limits())
+    assert shelf.add_saved() == []
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "models")
+    for path in (tmp_path / "models" / "mine", link / "mine"):
+        assert shelf.add_directory(path) == "mine"
+        assert list(shelf.entries) == ["other", "mine"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made(name: str, tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with serving(tmp_path, folder / "m", f"--save-to={name}") as server:
+        said = server.json("POST", "/models/m/save", {"name": "mine"}, 409)["error"]
+        assert said == f"cannot write {name}/mine: Not a directory"
 
 
 def test_without_a_model_it_trains_one(tmp_path: Path) -> None:

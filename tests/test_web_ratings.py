@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import kamon
-from kamon import ConfigError, CorpusError, Model, TokenizerError, rate, store
+from kamon import ConfigError, CorpusError, Model, StoreError, TokenizerError, rate, store
 from kamon.alignment import novelty, sampled_kl
 from kamon.describe import logprobs
 from kamon.dpo import BETA
@@ -233,22 +233,22 @@ def test_a_model_in_use_stays_as_it_is(ratings: Ratings) -> None:
 def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -> None:
     rated = start(ratings, every=4)
     with pytest.raises(WebError, match="nothing to save yet") as error:
-        ratings.save(rated.id, "mine")
+        ratings.save(rated.id, "mine", GO_ON)
     assert error.value.status == 409
     given = verdicts(["ain", "bjq", "ckn", "dlq", "ekn"])  # the last one not learned yet
     for answer in given:
         rated = ratings.answer(rated.id, [answer], GO_ON)
     assert rated.num_aligned == 4
-    ratings.save(rated.id, "mine")
+    ratings.save(rated.id, "mine", GO_ON)
     assert kamon.load(tmp_path / "mine").engine.state()["params"] == aligned(base, given)
     assert store.load(tmp_path / "mine").frozen == base.engine.state()["params"]
     entry = ratings.shelf.get("mine")
     assert (entry.kind, entry.path) == ("tuned", tmp_path / "mine")
     assert rate.opened(tmp_path / "mine").answers == given
     with pytest.raises(WebError, match="there is a model mine already"):
-        ratings.save(rated.id, "mine")
+        ratings.save(rated.id, "mine", GO_ON)
     with pytest.raises(WebError, match="a name is of"):
-        ratings.save(rated.id, "../mine")
+        ratings.save(rated.id, "../mine", GO_ON)
     other = start(ratings, model="mine", every=50)
     assert (other.base, other.answers, other.num_aligned) == ("mine", given, 5)
     assert params(ratings, other) == aligned(base, given)
@@ -303,11 +303,26 @@ def test_bounds(base: Model, tmp_path: Path) -> None:
 
 
 def test_no_room_on_the_shelf(base: Model, tmp_path: Path) -> None:
+    """A session needs none before it is saved, and nothing is learned or written for nothing."""
     ratings = ratings_of(base, tmp_path, models=1)
     rated = start(ratings, every=2)
-    with pytest.raises(WebError, match="1 models are open"):
-        ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
-    assert ratings.get(rated.id) is rated
+    ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
+    ratings.save(rated.id, "first", GO_ON)
+    with pytest.raises(StoreError, match="1 saved models are the most"):
+        ratings.save(rated.id, "second", GO_ON)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+
+
+def test_a_save_that_is_given_up_writes_nothing(ratings: Ratings, tmp_path: Path) -> None:
+    rated = start(ratings)
+    ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
+    stop = Stop()
+    stop.event.set()
+    with pytest.raises(Stopped):
+        ratings.save(rated.id, "mine", stop)
+    assert list(tmp_path.iterdir()) == []
+    assert "mine" not in ratings.shelf.entries
+    ratings.save(rated.id, "mine", GO_ON)
 
 
 def test_a_model_of_text(tmp_path: Path) -> None:

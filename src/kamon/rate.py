@@ -97,8 +97,10 @@ def align(
     output: str | Path | None = None,
     overwrite: bool = False,
     source: str = "ratings",
+    should_stop: Callable[[], bool] | None = None,
 ) -> Model:
-    """The base, aligned with all answers. CorpusError where they make no pair."""
+    """The base, aligned with all answers. CorpusError where they make no pair. should_stop: asked
+    after each step; what it raises ends it, and nothing is written."""
     pairs = pairs_of(answers)
     if not pairs:
         raise CorpusError("there is nothing to compare yet: like one and dislike another")
@@ -119,6 +121,7 @@ def align(
         threads=threads,
         output=output,
         overwrite=overwrite,
+        should_stop=should_stop,
     )
 
 

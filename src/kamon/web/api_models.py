@@ -235,7 +235,7 @@ class NextTokens(BaseModel):
 @router.get("/models")
 async def list_models(ask: Ask) -> ModelList:
     """All models that can be used, without the moments of trainings."""
-    entries = [each for each in ask.shelf.entries.values() if each.parent is None]
+    entries = [each for each in list(ask.shelf.entries.values()) if each.parent is None]
 
     def look(_: Stop) -> list[ModelInfo]:
         return [info(each, ask.shelf.steps(each.id)) for each in entries]

@@ -87,8 +87,8 @@ async def save_ratings(id: RatingsId, body: SaveRequest, ask: Ask) -> ModelInfo:
     """Write the model, having learned all answers, with these, under a name that is free."""
     ask.ratings.get(id)
 
-    def write(_: Stop) -> ModelInfo:
-        ask.ratings.save(id, body.name)
+    def write(stop: Stop) -> ModelInfo:
+        ask.ratings.save(id, body.name, stop)
         return info(ask.shelf.get(body.name), [])
 
     return await ask.compute(write)

@@ -8,9 +8,9 @@ from no page at all.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import json
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -50,6 +50,8 @@ class Guard:
         self.hosts = hosts
         self.origins = {f"http://{host}" for host in hosts}
         self.token = token
+        # Ports share cookies: each server has a name of its own, so that two can be open at once.
+        self.cookie = f"{COOKIE}-{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -115,12 +117,13 @@ class Guard:
         """To the page without its token, which is then in a cookie: it stays in no history."""
         if self.token is None or scope["method"] != "GET" or scope["path"] != "/":
             return None
-        query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=100)
+        query = parse_qs(scope["query_string"].decode("latin-1"))
         given = query.pop("token", [])
         if len(given) != 1 or not hmac.compare_digest(given[0].encode(), self.token.encode()):
             return None
         rest = urlencode(query, doseq=True)
-        cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+        # Not Strict: a link in a mail or a chat would lead to a page that refuses itself.
+        cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"
         return {
             "type": "http.response.start",
             "status": 303,
@@ -138,15 +141,11 @@ class Guard:
             value.decode("latin-1").removeprefix("Bearer ")
             for value in headers_of(scope, b"authorization")
         ]
-        for value in headers_of(scope, b"cookie"):
-            try:
-                given += [
-                    each.value
-                    for name, each in SimpleCookie(value.decode("latin-1")).items()
-                    if name == COOKIE
-                ]
-            except CookieError:
-                continue
+        for value in headers_of(scope, b"cookie"):  # others' may look like anything
+            for each in value.decode("latin-1").split(";"):
+                name, _, content = each.strip().partition("=")
+                if name == self.cookie:
+                    given.append(content)
         if not any(hmac.compare_digest(each.encode(), self.token.encode()) for each in given):
             raise WebError(401, "this server wants a token: open the address that it printed")
 

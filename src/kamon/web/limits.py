@@ -26,7 +26,7 @@ class Limits:
     ngram_bytes: int = 5_000_000  # of a list that n-grams are counted of
     completions: int = 100
 
-    models: int = 64
+    models: int = 64  # that have a directory
     jobs: int = 2  # trainings at a time
     jobs_kept: int = 20
     job_seconds: float = 120.0  # the largest budget

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kamon import rate
@@ -179,7 +180,7 @@ class Ratings:
             self._go_on(session, answers, stop, again=last)
             return session.rated
 
-    def save(self, id: str, name: str) -> None:
+    def save(self, id: str, name: str, stop: Stop) -> None:
         """Write the base, aligned with all answers, under a name: `kamon rate` goes on with it."""
         session = self._session(id)
         with using(session):
@@ -188,7 +189,11 @@ class Ratings:
                 raise WebError(
                     409, "there is nothing to save yet: like one, and dislike another, first"
                 )
-            self.shelf.write(name, "tuned", lambda path: rate.align(base, answers, output=path))
+
+            def write(path: Path) -> None:
+                rate.align(base, answers, output=path, should_stop=stop.check)
+
+            self.shelf.write(name, "tuned", write)
 
     def forget(self, id: str) -> None:
         """A session and its model; what was saved stays."""
@@ -231,7 +236,7 @@ class Ratings:
         tuned = None
         if rate.due(answers, aligned, every):
             start = time.perf_counter()
-            tuned = rate.align(base, answers)
+            tuned = rate.align(base, answers, should_stop=stop.check)
             seconds = time.perf_counter() - start
             stop.check()
             aligned = len(answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
@@ -20,7 +21,7 @@ from kamon.web.protocol import protocol
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SWITCH_SECONDS = 0.0005  # the server has its turn ten times as often beside what computes
-END_SECONDS = 2  # for answers under way, once the server is to end
+END_SECONDS = 2  # for answers under way, once the server is to end; what computes has half of it
 
 
 def serve(
@@ -87,4 +88,5 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.playground.jobs.end_streams()
+        asyncio.get_running_loop().call_later(END_SECONDS / 2, self.playground.work.end)
         await super().shutdown(sockets)

@@ -78,28 +78,38 @@ class Shelf:
         return sorted(each.step or 0 for each in list(self.entries.values()) if each.parent == id)
 
     def add(self, entry: Entry) -> None:
-        """Also in the place of one with its id. WebError 409 where there are too many."""
+        """Also in the place of one with its id."""
         with self.lock:
-            own = [each for each in self.entries.values() if each.parent is None]
-            new = entry.parent is None and entry.id not in self.entries
-            if new and len(own) >= self.limits.models:
-                raise WebError(409, f"{len(own)} models are open: forget one that is not needed")
             self.entries[entry.id] = entry
 
+    def check_room(self, path: Path) -> None:
+        """StoreError where there are too many models that have a directory. The others have ends of
+        their own, so that no training or session fails at its end for want of room."""
+        with self.lock:
+            size = sum(each.path is not None for each in self.entries.values())
+        if size >= self.limits.models:
+            raise StoreError(f"there is no room for {path}: {size} saved models are the most")
+
     def add_directory(self, path: Path, id: str | None = None) -> str:
-        """Open a model directory, under its name or one like it. StoreError where there is none."""
+        """Open a model directory, under its name or one like it: the last of all, also where it was
+        open already. StoreError where there is none."""
+        for each in self.entries.values():
+            if each.path and each.path.resolve() == path.resolve():
+                self.add(self.entries.pop(each.id))
+                return each.id
         model = load(path)
         id = id or self.free_id(re.sub(r"[^a-z0-9_-]+", "-", path.name.lower()).strip("-_")[:40])
         self.add(Entry(id, "opened", lambda: model, path=path, opened=model))
         return id
 
     def add_saved(self) -> list[str]:
-        """Open what was saved before. The names of those that cannot be opened."""
+        """Open what was saved before. What is wrong with those that cannot be opened."""
         problems = []
         if self.folder.is_dir():
             for path in sorted(self.folder.iterdir()):
                 if NAME.fullmatch(path.name) and path.is_dir() and store.is_model(path):
                     try:
+                        self.check_room(path)
                         self.add_directory(path, path.name)
                     except StoreError as error:
                         problems.append(str(error))
@@ -137,7 +147,7 @@ class Shelf:
         path = self.folder / name
         if path.exists() or name in self.entries:
             raise WebError(409, f"there is a model {name} already: save it under another name")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write(path)
+        self.check_room(path)  # before anything is written
+        write(path)  # makes the folder, too
         self.add(Entry(name, kind, lambda: load(path), path=path))
         return path

@@ -29,9 +29,11 @@ class Stop:
     def __call__(self) -> bool:
         return self.event.is_set()
 
-    def check(self) -> None:
+    def check(self) -> bool:
+        """False; Stopped is raised where it is set."""
         if self():
             raise Stopped
+        return False
 
 
 def busy() -> WebError:
@@ -43,13 +45,14 @@ class Work:
 
     `limits.waiting` more wait for their turn; who comes then is told at once to come back (503),
     and so is who would wait longer than `limits.wait_seconds`. A client that goes away takes its
-    work out of the queue, or has its Stop set.
+    work out of the queue, or has its Stop set. ending: all work is to do so.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.most = limits.threads + limits.waiting
         self.wait_seconds = limits.wait_seconds
         self.pending = 0
+        self.ending = False
         self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="kamon-work")
 
     async def run(
@@ -72,7 +75,9 @@ class Work:
         try:
             while not waiting.done():
                 await asyncio.wait({waiting}, timeout=LOOK_SECONDS)
-                if not waiting.done() and gone is not None and await gone():
+                if waiting.done():
+                    break
+                if self.ending or (gone is not None and await gone()):
                     raise Stopped
         except BaseException:
             stop.event.set()
@@ -84,6 +89,9 @@ class Work:
         self.pending -= 1
         if not waiting.cancelled():
             waiting.exception()  # asked for, so that nobody is told it was not
+
+    def end(self) -> None:
+        self.ending = True
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)

@@ -107,13 +107,16 @@ function showModels(current) {
   select.value = chosen ?? "";
 }
 
+/** @param {state.State} asked */
+const viewOf = (asked) => (Object.hasOwn(VIEWS, asked.view) ? asked.view : "train");
+
 /** The links to the views, with the model that is chosen. */
 function showViews() {
   const asked = state.read();
   for (const link of document.querySelectorAll("#views a")) {
     const own = link.getAttribute("data-view") ?? "";
     link.setAttribute("href", state.address({ view: own, model: asked.model ?? null }, {}));
-    if (own === (asked.view in VIEWS ? asked.view : "train")) link.setAttribute("aria-current", "page");
+    if (own === viewOf(asked)) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
 }
@@ -124,7 +127,7 @@ async function open() {
   ends = new AbortController();
   const signal = ends.signal;
   const asked = state.read();
-  const name = asked.view in VIEWS ? asked.view : "train";
+  const name = viewOf(asked);
   const view = VIEWS[name];
   document.title = `${view.title} · Kamon`;
   showViews();
@@ -145,8 +148,17 @@ async function open() {
   } catch (error) {
     if (signal.aborted) return;
     fail(error);
-    put(root, button("Try again", start), asked.model ? button("Take another model", () => go({ model: null })) : null);
+    waysOn();
   }
+}
+
+/** Below an error, with which nothing else is to be done. */
+function waysOn() {
+  const without = () => {
+    state.push(state.address({ model: null }));
+    return start();
+  };
+  put(root, button("Try again", start), state.read().model ? button("Take another model", without) : null);
 }
 
 /** Opens a view in place of another, in which the focus may have been. */
@@ -252,7 +264,7 @@ async function start() {
   } catch (error) {
     swap(root);
     fail(error);
-    put(root, button("Try again", start));
+    waysOn();
     return;
   }
   await open();
