@@ -312,6 +312,8 @@ class Jobs:
             case "ngram":
                 job.ngram = message["loss"], message["order"]
             case "moment":
+                if message["step"] > len(job.losses):  # its model would lack some of them
+                    raise ValueError("a moment behind steps that nobody was told of")
                 params = params_in(job, message)
                 moment = Moment(message["step"], job.seconds, params, message["samples"])
                 job.moments.append(moment)
