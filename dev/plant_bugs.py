@@ -4,7 +4,7 @@
     python dev/plant_bugs.py softmax   # those with this word in their name
 
 A bug that survives is a gap in the tests: the script then exits with 1. tests/test_planted_bugs.py
-runs every twentieth.
+runs every thirtieth.
 """
 
 import os
