@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 from kamon.batch import pack
 from kamon.engine import Reader, document_logprobs
 from kamon.objectives import answer_logprobs
 from kamon.prompts import prompted
 from kamon.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from kamon.api import Model
 
 NUL = "\0"
 
@@ -31,6 +35,32 @@ def logprobs(
         return answer_logprobs(model.logprobs(whole), spans, sizes)
     batch = tokenizer.encode_documents(texts, model.config.block_size)
     return document_logprobs(model, batch)[0].tolist()
+
+
+class Detail(NamedTuple):
+    """What is known of a sample. logprob: as of `logprobs`; nearest: (document, similarity)."""
+
+    text: str
+    logprob: float
+    in_list: bool
+    nearest: tuple[str, float] | None
+
+
+def details(
+    model: Model,
+    texts: Sequence[str],
+    prompt: str | None = None,
+    *,
+    known: Collection[str],
+    nearest: bool = False,
+) -> Iterator[Detail]:
+    """A Detail for each, one after the other. known: those of the texts that are in the list;
+    nearest: whether the document that each resembles most is found, too."""
+    most_similar = Nearest(model.docs) if nearest else None
+    costs = logprobs(model.engine, model.tokenizer, texts, prompt)
+    for text, logprob in zip(texts, costs, strict=True):
+        near = most_similar(text) if most_similar else None
+        yield Detail(text, logprob, text in known, near)
 
 
 class Nearest:

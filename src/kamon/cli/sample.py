@@ -96,10 +96,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json and is_text:
         print_json({"directory": args.dir, "samples": [{"text": text} for text in found.texts]})
     elif args.json:
-        samples = details(model, found, args.nearest, conditions.get("prompt"))
+        samples = described(model, found, args.nearest, conditions.get("prompt"))
         print_json({"directory": args.dir, "tried": found.tried, "samples": samples})
     elif args.details or args.nearest:
-        for sample in details(model, found, args.nearest, conditions.get("prompt")):
+        for sample in described(model, found, args.nearest, conditions.get("prompt")):
             print("\t".join(columns(sample)))
     elif is_text:
         print_texts(found.texts)
@@ -117,27 +117,26 @@ def run(args: argparse.Namespace) -> int:
     return 0 if found.texts else 1
 
 
-def details(
+def described(
     model: Model, found: Found, nearest: bool, prompt: str | None = None
 ) -> list[dict[str, Any]]:
     """What --json shows of each sample."""
-    from kamon.describe import Nearest, logprobs
+    from kamon.describe import details
 
     known = model.docs.among(found.texts)
-    samples: list[dict[str, Any]] = [
-        {"text": text, "number": number, "logprob": logprob, "in_list": text in known}
-        for text, number, logprob in zip(
-            found.texts,
-            found.numbers,
-            logprobs(model.engine, model.tokenizer, found.texts, prompt),
-            strict=True,
-        )
-    ]
-    if nearest:
-        most_similar = Nearest(model.docs)
-        for sample in samples:
-            text, similarity = most_similar(sample["text"])
+    found_out = details(model, found.texts, prompt, known=known, nearest=nearest)
+    samples: list[dict[str, Any]] = []
+    for place, each in zip(found.numbers, found_out, strict=True):
+        sample = {
+            "text": each.text,
+            "number": place,
+            "logprob": each.logprob,
+            "in_list": each.in_list,
+        }
+        if each.nearest:
+            text, similarity = each.nearest
             sample["nearest"] = {"text": text, "similarity": similarity}
+        samples.append(sample)
     return samples
 
 

@@ -16,7 +16,7 @@ from kamon.api import Model
 from kamon.bpe import BytePairTokenizer
 from kamon.complete import completions
 from kamon.conditions import Conditions, allowed
-from kamon.describe import Nearest, logprobs
+from kamon.describe import details
 from kamon.errors import ConfigError
 from kamon.prompts import before_answer, knows_prompts
 from kamon.sampler import probabilities, started
@@ -292,8 +292,9 @@ async def show_data(id: ModelId, ask: Ask) -> Data:
 async def draw_samples(body: SampleBody, ask: Ask, accept: Accept = "") -> Any:
     """New documents; with "Accept: application/x-ndjson" one to a line."""
     entry = ask.shelf.get(body.model)
-    if body.nearest and body.n > EXAMPLES * 50:
-        raise WebError(422, f"nearest neighbours are found for {EXAMPLES * 50} samples at most")
+    most = ask.limits.nearest
+    if body.nearest and body.n > most:
+        raise WebError(422, f"nearest neighbours are found for {most} samples at most")
 
     def draw(stop: Stop) -> Samples:
         with entry.use() as model:
@@ -448,16 +449,13 @@ def samples_of(
     )
     stop.check()
     known = known_of(found.texts)
-    most_similar = Nearest(model.docs) if body.nearest else None
     samples = []
-    costs = logprobs(model.engine, model.tokenizer, found.texts, body.prompt)
-    for text, logprob in zip(found.texts, costs, strict=True):
-        near = None
-        if most_similar is not None:
-            stop.check()
-            similar, similarity = most_similar(text)
-            near = Near(text=similar, similarity=similarity)
-        samples.append(Sample(text=text, logprob=logprob, in_list=text in known, nearest=near))
+    for each in details(model, found.texts, body.prompt, known=known, nearest=body.nearest):
+        stop.check()
+        near = each.nearest and Near(text=each.nearest[0], similarity=each.nearest[1])
+        samples.append(
+            Sample(text=each.text, logprob=each.logprob, in_list=each.in_list, nearest=near)
+        )
     return Samples(
         seed=model.config.seed if body.seed is None else body.seed,
         temperature=model.config.temperature if body.temperature is None else body.temperature,

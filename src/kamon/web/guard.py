@@ -58,12 +58,9 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        started = False
 
         async def answer(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 message["headers"] = [*message["headers"], *HEADERS]
             # A client that does not read its answer holds no connection for ever.
             async with asyncio.timeout(self.limits.idle_seconds):
@@ -78,8 +75,7 @@ class Guard:
             self.check_token(scope)
             body = await self.body(scope, receive)
         except WebError as error:
-            if not started:
-                await refuse(answer, error)
+            await refuse(answer, error)
             return
         if body is None:  # the client is gone
             return

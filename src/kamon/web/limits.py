@@ -19,6 +19,7 @@ class Limits:
     wait_seconds: float = 0.75  # that one may wait for its turn
 
     samples: int = 10_000  # of a request; and texts to score
+    nearest: int = 500  # of them that are compared with the whole list
     candidates: int = 200_000  # drawn for them, where conditions let few through
     text_chars: int = 10_000
     panel_chars: int = 100  # of a text that is looked into, which costs the square of it

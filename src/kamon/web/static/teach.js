@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { copies, flags, python, shell } from "./copy.js";
 import { button, calm, count, field, figures, fixed, h, isWriting, many, panel, percent, put, s, swap, table, times } from "./dom.js";
+import { saveForm } from "./save.js";
 import { address, change } from "./state.js";
 
 /**
@@ -365,33 +366,9 @@ function session(context, begun) {
   }
 
   function savePanel() {
-    const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*" });
-    const told = h("div", { class: "errors", "aria-live": "polite" });
     return panel(
       "Keep it",
-      h(
-        "form",
-        {
-          class: "save",
-          submit: async (/** @type {Event} */ event) => {
-            event.preventDefault();
-            swap(told);
-            try {
-              const saved = await api.saveRatings(ratings.id, name.value);
-              await context.refresh();
-              swap(
-                told,
-                h("p", {}, `Saved as ${saved.id}. `, h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it")),
-              );
-              say(`Saved as ${saved.id}.`);
-            } catch (error) {
-              context.fail(error, told);
-            }
-          },
-        },
-        h("div", { class: "row" }, field("Save the tuned model as", name), h("button", { type: "submit" }, "Save")),
-        told,
-      ),
+      saveForm(context, "Save the tuned model as", (name) => api.saveRatings(ratings.id, name)),
       button("Begin anew", () => context.go({ session: null })),
     );
   }

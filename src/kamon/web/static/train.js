@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { lines } from "./charts.js";
 import { copies, flags, keywords, python } from "./copy.js";
 import { button, count, field, figures, fixed, h, many, panel, put, swap, table } from "./dom.js";
+import { saveForm } from "./save.js";
 import { address, change } from "./state.js";
 import { isOver } from "./watch.js";
 
@@ -230,34 +231,18 @@ function cleaned(found, take) {
       ["different characters", count(found.characters)],
     ]),
     found.removed.length > 0 &&
-      h(
-        "details",
-        {},
-        h("summary", {}, `Left out${found.removed.length >= 100 ? ", the first hundred" : ""}`),
-        h(
-          "div",
-          { class: "scroll", tabindex: 0, role: "region", "aria-label": "What was left out" },
-          table(
-            "What was left out",
-            ["Line", "Text", "Why"],
-            found.removed.map((each) => [each.line, each.text, each.why]),
-          ),
-        ),
+      folded(
+        `Left out${found.removed.length >= 100 ? ", the first hundred" : ""}`,
+        "What was left out",
+        ["Line", "Text", "Why"],
+        found.removed.map((each) => [each.line, each.text, each.why]),
       ),
     found.changed.length > 0 &&
-      h(
-        "details",
-        {},
-        h("summary", {}, "Changed"),
-        h(
-          "div",
-          { class: "scroll", tabindex: 0, role: "region", "aria-label": "What was changed" },
-          table(
-            "What was changed",
-            ["Line", "Before", "After"],
-            found.changed.map((each) => [each.line, each.before, each.after]),
-          ),
-        ),
+      folded(
+        "Changed",
+        "What was changed",
+        ["Line", "Before", "After"],
+        found.changed.map((each) => [each.line, each.before, each.after]),
       ),
     found.tidied &&
       h(
@@ -281,6 +266,22 @@ function cleaned(found, take) {
         button(`Take the cleaned list, ${many(found.tidied.num_docs, "entry").replace("entrys", "entries")}`, () => take(found.tidied?.text ?? "")),
       ),
   ];
+}
+
+/**
+ * A long table that is opened when it is wanted.
+ * @param {string} summary
+ * @param {string} caption
+ * @param {string[]} headings
+ * @param {(string|number)[][]} rows
+ */
+function folded(summary, caption, headings, rows) {
+  return h(
+    "details",
+    {},
+    h("summary", {}, summary),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, table(caption, headings, rows)),
+  );
 }
 
 /**
@@ -532,34 +533,11 @@ function rowsOf(job) {
 
 /** @param {Context} context @param {() => string|null} chosen  the id of the model to save */
 function savePanel(context, chosen) {
-  const { watch, say, signal } = context;
-  const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*" });
-  const told = h("div", { class: "errors", "aria-live": "polite" });
-  const form = h(
-    "form",
-    {
-      class: "save",
-      submit: async (/** @type {Event} */ event) => {
-        event.preventDefault();
-        swap(told);
-        const id = chosen();
-        if (!id) return;
-        try {
-          const saved = await api.save(id, name.value);
-          await context.refresh();
-          swap(
-            told,
-            h("p", {}, `Saved as ${saved.id}. `, h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it")),
-          );
-          say(`Saved as ${saved.id}.`);
-        } catch (error) {
-          context.fail(error, told);
-        }
-      },
-    },
-    h("div", { class: "row" }, field("Save this model as", name), h("button", { type: "submit" }, "Save")),
-    told,
-  );
+  const { watch, signal } = context;
+  const form = saveForm(context, "Save this model as", (name) => {
+    const id = chosen();
+    return id ? api.save(id, name) : null;
+  });
   const look = () => (form.hidden = !watch.job?.moments.length);
   watch.listen(look, signal);
   look();

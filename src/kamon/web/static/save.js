@@ -1,0 +1,41 @@
+// A form that saves a model under a name, wherever one can be saved.
+
+import { field, h, swap } from "./dom.js";
+import { address } from "./state.js";
+
+/** @typedef {import("./main.js").Context} Context */
+
+/**
+ * @param {Context} context
+ * @param {string} label
+ * @param {(name: string) => Promise<{id: string}>|null} save  null where there is nothing to save
+ */
+export function saveForm(context, label, save) {
+  const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*" });
+  const told = h("div", { class: "errors", "aria-live": "polite" });
+  return h(
+    "form",
+    {
+      class: "save",
+      submit: async (/** @type {Event} */ event) => {
+        event.preventDefault();
+        swap(told);
+        const saving = save(name.value);
+        if (!saving) return;
+        try {
+          const saved = await saving;
+          await context.refresh();
+          swap(
+            told,
+            h("p", {}, `Saved as ${saved.id}. `, h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it")),
+          );
+          context.say(`Saved as ${saved.id}.`);
+        } catch (error) {
+          context.fail(error, told);
+        }
+      },
+    },
+    h("div", { class: "row" }, field(label, name), h("button", { type: "submit" }, "Save")),
+    told,
+  );
+}
