@@ -20,6 +20,7 @@ from kamon.conditions import Conditions, allowed
 from kamon.engines.scalar import Value
 from kamon.philox import uniform
 from kamon.sampler import choose, probabilities
+from lists import DOCS
 from serving import CHROMIUM, Server, serving
 from serving import until as serving_until
 
@@ -27,7 +28,6 @@ pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 
 VIEWS = ["train", "generate", "teach", "inside", "data"]
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 pytestmark = [pytest.mark.extra]
 if CHROMIUM is None and not os.environ.get("CI"):
     pytestmark.append(pytest.mark.skip(reason="no Chromium is installed"))

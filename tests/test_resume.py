@@ -28,10 +28,10 @@ from kamon.engines import native
 from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.lock import locked
 from kamon.tokenizer import CharTokenizer
+from lists import DOCS
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 SETTINGS = {
     "n_layer": 2, "n_embd": 4, "n_head": 2, "block_size": 6, "num_steps": 14, "batch_size": 2,
     "learning_rate": 0.03, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1,
