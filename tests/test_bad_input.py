@@ -33,6 +33,7 @@ from kamon.sampler import SampleRequest, sample, sample_one_by_one
 from kamon.shards import open_shards
 from kamon.store import MANIFEST
 from kamon.tokenizer import read_tokenizer
+from lists import TRIPLES
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
@@ -167,10 +168,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "other").mkdir()
     (folder / "other" / "mine.txt").write_text("mine")
     (folder / "void").mkdir()
-    words = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
     tiny = {"num_steps": 3, "n_embd": 4, "n_head": 2}
-    package.train(words, **tiny, block_size=6).save(folder / "M")
-    piece_model(words, 270, **tiny, block_size=6).save(folder / "B")
+    package.train(TRIPLES, **tiny, block_size=6).save(folder / "M")
+    piece_model(TRIPLES, 270, **tiny, block_size=6).save(folder / "B")
     strange = [
         doc for name in ("emoji.txt", "joiners.txt", "accents.txt") for doc in STRANGE[name][1]
     ]

@@ -41,9 +41,9 @@ from kamon.engines import native
 from kamon.errors import ConfigError
 from kamon.model import init, num_params
 from kamon.split import split
+from lists import DOCS
 
 Kamon = Callable[..., Result]
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 LENGTHS = Counter(map(len, DOCS))
 
 

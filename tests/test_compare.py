@@ -31,9 +31,9 @@ from kamon.preferences import Preference
 from kamon.rewards import reward, reward_of
 from kamon.sft import sft
 from kamon.tokenizer import CharTokenizer
+from lists import TRIPLES as DOCS
 from test_plot import texts as written
 
-DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
 Kamon = Callable[..., Result]
 
 

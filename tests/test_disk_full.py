@@ -18,10 +18,10 @@ import kamon
 from conftest import times
 from kamon import store
 from kamon.errors import StoreError
+from lists import DOCS
 
 pytestmark = pytest.mark.torture
 
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 SETTINGS = {
     "n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 6, "num_steps": 12, "batch_size": 2,
     "learning_rate": 0.03, "size": "original", "checkpoint_every": 3,

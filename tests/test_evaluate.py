@@ -38,9 +38,9 @@ from kamon.ngram import train_ngram
 from kamon.split import split
 from kamon.tokenizer import CharTokenizer
 from kamon.validation import mean_loss
+from lists import DOCS
 
 Kamon = Callable[..., Result]
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 LEARNED, HELD_OUT = split(DOCS)
 SETTINGS: dict[str, Any] = {"n_embd": 4, "n_head": 2, "block_size": 5, "num_steps": 40}
 COUNTS = st.dictionaries(st.integers(0, 9), st.integers(1, 9), min_size=1).map(Counter)

@@ -171,7 +171,9 @@ def test_scores_are_those_of_the_scalar_engine(both: tuple[Model, ModuleType]) -
     model, module = both
     texts = [*model.sample(10, temperature=1.5), "", *(doc[:9] for doc in model.docs), WORDS[0] * 9]
     texts = [text for text in texts if not model.tokenizer.unknown(text)]
-    for found in score.score(model, texts):
+    scores = list(score.score(model, texts))
+    assert [found.text for found in scores] == texts
+    for found in scores:
         assert module.score(found.text) == (found.logprob, found.bits_per_char)
 
 

@@ -29,8 +29,8 @@ from kamon.inside import (
     parameters,
     principal_plane,
 )
+from lists import DOCS
 
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 SETTINGS: dict[str, Any] = {"n_embd": 6, "n_head": 3, "n_layer": 2, "block_size": 6}
 
 

@@ -20,6 +20,7 @@ from kamon.conditions import Conditions, allowed
 from kamon.engines.scalar import Value
 from kamon.philox import uniform
 from kamon.sampler import choose, probabilities
+from lists import DOCS
 from serving import CHROMIUM, Server, serving
 from serving import until as serving_until
 
@@ -27,7 +28,6 @@ pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 
 VIEWS = ["train", "generate", "teach", "inside", "data"]
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 pytestmark = [pytest.mark.extra]
 if CHROMIUM is None and not os.environ.get("CI"):
     pytestmark.append(pytest.mark.skip(reason="no Chromium is installed"))
@@ -66,19 +66,29 @@ class Watched:
         self.page.on("console", self.hear)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("request", self.see)
+        self.waiting = 0  # for so many answers
+        for event in ("requestfinished", "requestfailed"):
+            self.page.on(event, self.done)
 
     def hear(self, message: Any) -> None:
         if message.type in ("error", "warning"):
             self.wrong.append(message.text)
 
     def see(self, request: Any) -> None:
+        self.waiting += 1
         if not request.url.startswith((self.base, "blob:" + self.base)):
             self.wrong.append(request.url)
+
+    def done(self, _: Any) -> None:
+        self.waiting -= 1
 
     def open(self, query: str) -> Any:
         self.page.goto(f"{self.base}?model=m&{query}")
         self.page.wait_for_selector("main h1")
-        self.page.wait_for_load_state("networkidle")
+        quiet = 0  # "networkidle" would be half a second without a request
+        while quiet < 3:
+            self.page.wait_for_timeout(40)
+            quiet = 0 if self.waiting else quiet + 1
         return self.page
 
     def keys(self, *keys: str) -> None:

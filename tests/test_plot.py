@@ -19,11 +19,11 @@ from conftest import TINY_FLAGS, Result
 from kamon import Model, inside, load, plot, store, train
 from kamon.cli.plot import FORMATS, KINDS
 from kamon.inside import Attention, Embeddings, Lengths, Plane
+from lists import DOCS
 
 pytestmark = pytest.mark.extra
 
 Kamon = Callable[..., Result]
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 ODD = (
     "a \t\x07$_\\%^{}<&\"'\u0301\u05d0\u0645\u0941\u200d\ufe0f\u00a0\U0001f600中가\ue000\U0010ffff"
 )

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ from kamon.model import init
 from kamon.ranks import Ranks
 from kamon.store import load
 
-torch = pytest.importorskip("torch")
-
-from ranks_worker import CONFIG, plan_of  # noqa: E402
+if find_spec("torch") is None:
+    pytest.skip("needs torch", allow_module_level=True)
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 WORKER = Path(__file__).with_name("ranks_worker.py")
@@ -60,7 +60,10 @@ def test_parts_follow_each_other_and_differ_by_one() -> None:
     assert Ranks(1, 2).part(range(10, 15)) == range(12, 15)
 
 
+@pytest.mark.extra
 def test_one_process_alone_asks_nobody() -> None:
+    import torch
+
     one = Ranks()
     assert one.first(3.5) == one.most(3.5) == 3.5
     assert one.any(True)
@@ -109,6 +112,10 @@ def run_jobs(tmp_path: Path, size: int, jobs: list[dict[str, Any]]) -> list[list
 
 def one_after_the_other(job: dict[str, Any], size: int) -> dict[str, Any]:
     """What one process comes to that adds up the shares of so many ranks, each by itself."""
+    import torch
+
+    from ranks_worker import CONFIG, plan_of
+
     config = Config(**CONFIG, **job["settings"])
     engine, alone = (make_engine("torch", config, dtype=job["dtype"]) for _ in range(2))
     state = untrained(init(config, random.Random(1)))
@@ -159,6 +166,8 @@ JOBS = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """For 1, 2 and 4 processes, by rank and by the name of the job."""
+    import torch
+
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("ranks")
     found = {size: run_jobs(folder, size, list(JOBS.values())) for size in (1, 2, 4)}

@@ -25,10 +25,10 @@ from kamon.describe import logprobs
 from kamon.engines import native
 from kamon.preferences import Preference, Verdict
 from kamon.sft import sft
+from lists import MORE_TRIPLES as DOCS
 
 pytestmark = pytest.mark.skipif(bool(native.why_not()), reason="the native engine is not built")
 
-DOCS = [a + b + c for a in "abcdefgh" for b in "ijklm" for c in "nopqr"]
 Kamon = Callable[..., Result]
 Lines = Callable[..., None]
 

@@ -28,10 +28,10 @@ from kamon.engines import native
 from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.lock import locked
 from kamon.tokenizer import CharTokenizer
+from lists import DOCS
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 SETTINGS = {
     "n_layer": 2, "n_embd": 4, "n_head": 2, "block_size": 6, "num_steps": 14, "batch_size": 2,
     "learning_rate": 0.03, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1,
@@ -495,10 +495,12 @@ def test_keeping_takes_no_more_than_its_share() -> None:
 
 def test_very_many_checkpoints(tmp_path: Path) -> None:
     """Each cuts a chunk short: that is no reason to make the next ones ever longer."""
-    settings = TINY | {"num_steps": 1500}
+    settings = TINY | {"num_steps": 1500, "hold_out": False}  # or it would end early
+    saved: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store.Writer, "save", lambda *_: 1)
+        patch.setattr(store.Writer, "save", lambda _, stored: saved.append(len(stored.metrics)))
         kamon.train(DOCS, output=tmp_path / "m", checkpoint_every=1, **settings)
+    assert saved == list(range(1, 1501))
 
 
 def test_stopped_within_the_step_behind_an_evaluation() -> None:

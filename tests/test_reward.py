@@ -18,10 +18,10 @@ from kamon.engines import native
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.objectives import sigmoid
 from kamon.preferences import Preference
+from lists import TRIPLES as DOCS
 from test_resume import stop_after
 from test_tune import same
 
-DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
 LIKED = [doc for doc in DOCS if doc.endswith("k")]
 OTHERS = [doc for doc in DOCS if not doc.endswith("k")]
 PAIRS = [Preference(LIKED[i % len(LIKED)], doc) for i, doc in enumerate(OTHERS)]

@@ -90,7 +90,9 @@ def test_a_long_text_with_unknown_characters_makes_a_short_error() -> None:
 def test_an_ngram_scores_as_a_model_does() -> None:
     batch = pack(map(MODEL.tokenizer.encode_document, DOCS))
     ngram = train_ngram(batch, MODEL.tokenizer.vocab_size, 3)
-    for each in score_with(ngram, MODEL.tokenizer, ["anna", "nora", "éa"]):
+    found = list(score_with(ngram, MODEL.tokenizer, ["anna", "nora", "éa"]))
+    assert [each.text for each in found] == ["anna", "nora", "éa"]
+    for each in found:
         logprobs = list(ngram.logprobs(pack([MODEL.tokenizer.encode_document(each.text)])))
         assert each.logprob == pytest.approx(sum(logprobs))
         assert logprobs[each.surprise] == min(logprobs)

@@ -24,9 +24,9 @@ from kamon.web.address import address
 from kamon.web.guard import Guard
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, Shelf
+from lists import DOCS
 
 Kamon = Callable[..., Result]
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 pytestmark = pytest.mark.extra
 
 

@@ -33,10 +33,10 @@ from kamon.sampler import SampleRequest, sample
 from kamon.sft import divided, encoded, packed, picked, prepare, resume, sft, steps_of
 from kamon.split import part
 from kamon.tune import examples_of_step
+from lists import TRIPLES as DOCS
 from test_resume import stop_after
 
 Kamon = Callable[..., Result]
-DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
 # The prompt is the last letter of its answer, in capitals, which the base does not know.
 DATA = [{"prompt": doc[-1].upper(), "completion": doc} for doc in DOCS]
 

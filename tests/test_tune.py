@@ -40,9 +40,8 @@ from kamon.tune import (
     resume_tuning,
     tune,
 )
+from lists import TRIPLES as DOCS
 from test_resume import stop_after
-
-DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from kamon.model import init
 from kamon.split import split
 from kamon.trainer import pretrain
 from kamon.validation import EVALUATIONS, PATIENCE, Validation, mean_loss
+from lists import DOCS
 
 Kamon = Callable[..., Result]
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 HELD_OUT = split(DOCS)[1]
 
 

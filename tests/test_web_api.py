@@ -19,11 +19,11 @@ from kamon import Model
 from kamon.complete import completions
 from kamon.describe import Nearest, logprobs
 from kamon.score import Scale, score
+from lists import DOCS
 from serving import Server, serving
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 pytestmark = pytest.mark.extra
 
 

@@ -18,8 +18,8 @@ from kamon.batch import pack
 from kamon.engine import left_sum
 from kamon.engines.scalar import Value, softmax, topological_order
 from kamon.web.graph import LIKELIEST, MOST_TOKENS, Graph, expression, loss, loss_of
+from lists import DOCS
 
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 ROOT = Path(kamon.__file__).parent.parent
 
 

@@ -18,8 +18,8 @@ from serving import Server, received, serving, status_of, until
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
 from kamon.web.limits import Limits
+from lists import DOCS
 
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 pytestmark = pytest.mark.extra
 LIMITS = Limits()
 

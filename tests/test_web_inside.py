@@ -24,8 +24,8 @@ from kamon.score import BITS, score
 from kamon.web import panels
 from kamon.web.limits import Limits
 from kamon.web.panels import NGRAMS_KEPT, embedding_map, trace
+from lists import DOCS
 
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 SHAPE: dict[str, Any] = {"n_embd": 6, "n_head": 3, "n_layer": 2, "block_size": 8}
 LIMITS = Limits()
 ROOT = Path(kamon.__file__).parent.parent

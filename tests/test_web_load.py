@@ -17,7 +17,6 @@ from serving import Server, serving
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
-DOCS = [f"{a}{b}{c}" for a in "bdklmn" for b in "aeiou" for c in ("n", "nna", "ra", "s", "lo")]
 pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.torture]
 CLIENTS = 50
 SIXTEEN = {"model": "m", "n": 1, "min_len": 16, "max_len": 16}  # characters

@@ -24,10 +24,10 @@ from kamon.web.limits import Limits
 from kamon.web.ratings import NUM_COMPARED, NUM_MEASURED, NUM_PROPOSED, Rated, Ratings
 from kamon.web.shelf import Entry, Shelf
 from kamon.web.work import Stop, Stopped
+from lists import MORE_TRIPLES as DOCS
 
 pytestmark = pytest.mark.skipif(bool(native.why_not()), reason="the native engine is not built")
 
-DOCS = [a + b + c for a in "abcdefgh" for b in "ijklm" for c in "nopqr"]
 GO_ON = Stop()
 
 
