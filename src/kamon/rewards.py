@@ -1,6 +1,6 @@
 """A reward model: the same transformer, which says good or bad behind a whole document.
 
-Two special tokens, <|good|> and <|bad|>, are targets behind the end of a document, and its reward
+Two special tokens, `<|good|>` and `<|bad|>`, are targets behind the end of a document, and its reward
 is r = log p(good) − log p(bad): the odds of good, in nats. Learned from pairs of which one document
 is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
 

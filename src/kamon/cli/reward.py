@@ -1,6 +1,6 @@
 """Learn from pairs which text is preferred: a model that gives texts rewards.
 
-It is the saved model that it starts from, with two more tokens, <|good|> and <|bad|>: a reward is
+It is the saved model that it starts from, with two more tokens, `<|good|>` and `<|bad|>`: a reward is
 the log of the odds of good behind a text. `kamon ppo` learns from it.
 """
 
