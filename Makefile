@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(wildcard src/kamon/engines/native/*)
 
-.PHONY: demo test check lint torture bugs wheel clean
+.PHONY: demo test check lint torture bugs wheel docs clean
 
 demo: .venv/installed        ## learn a real list, print new names
 	$(BIN)/kamon train names -o .demo --overwrite
@@ -34,8 +34,11 @@ ifeq ($(shell uname -s),Linux)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl
 endif
 
+docs: .venv/installed-dev    ## the documentation as a site: docs/_build/html/index.html
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+
 clean:
-	rm -rf .venv .demo src/kamon/engines/*.so build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .demo src/kamon/engines/*.so build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Kamon needs Python 3.11 or newer; set PYTHON=…")'

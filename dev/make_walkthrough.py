@@ -21,6 +21,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 SOURCE = DOCS / "walkthrough.py"
 TARGET = DOCS / "walkthrough.ipynb"
 SECONDS = 600  # for any one cell
+CLOSED = {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]}  # for Jupyter, and the site
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def notebook(text: str) -> Any:
         if cell.kind == "markdown":
             made.append(v4.new_markdown_cell(cell.source, id=id))
         else:
-            folded = {"jupyter": {"source_hidden": True}} if cell.kind == "closed" else {}
+            folded = CLOSED if cell.kind == "closed" else {}
             made.append(v4.new_code_cell(cell.source, id=id, metadata=folded))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return v4.new_notebook(

@@ -1069,9 +1069,11 @@ print("after: ", *found.tuned[0].samples[:8])
 # The KL is the price: how far the model had to leave what it had learned. Tuned without a limit, it
 # would in the end say one name in n, for ever.
 #
-# From here: [tokens](tokens.md), [books in place of lists](text.md),
-# [answers, preferences, rewards and PPO](tuning.md), [large corpora and GPUs](scale.md), and
-# [a page in your browser](playground.md) in which you can watch all of this while it happens.
+# From here: [the algorithm in seven steps](ladder.md), each a short program;
+# [other transformers](transformers.md), which let tokens look elsewhere; [tokens](tokens.md),
+# [books in place of lists](text.md), [answers, preferences, rewards and PPO](tuning.md),
+# [large corpora and GPUs](scale.md), and [a page in your browser](playground.md) in which you can
+# watch all of this while it happens.
 #
 # ### Exercises
 #

@@ -55,14 +55,20 @@ def test_transcripts(block: list[tuple[str, str]], tmp_path: Path) -> None:
         assert same, f"{command} shows\n{done.stdout}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [PAGES[0], *(pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:])],
+    ids=lambda page: page.name,
+)
 def test_python_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # as where they are typed: what lies there is imported
+    known: dict[str, object] = {}  # a page is one session
     for block in blocks(page, "python"):
-        test = doctest.DocTestParser().get_doctest(block, {}, page.name, str(page), 0)
+        test = doctest.DocTestParser().get_doctest(block, known, page.name, str(page), 0)
         assert test.examples
-        assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+        assert doctest.DocTestRunner(verbose=False).run(test, clear_globs=False).failed == 0
+        known |= test.globs
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -65,7 +65,7 @@ def test_the_committed_notebook_is_what_its_source_makes() -> None:
     assert ["".join(cell["source"]) for cell in cells] == [c.source for c in CELLS], hint
     for cell, made in zip(cells, CELLS, strict=True):
         assert cell["cell_type"] == ("markdown" if made.kind == "markdown" else "code")
-        folded = cell["metadata"] == {"jupyter": {"source_hidden": True}}
+        folded = cell["metadata"] == make_walkthrough.CLOSED
         assert folded == (made.kind == "closed")
         assert folded or cell["metadata"] == {}
     check_outputs(kept())

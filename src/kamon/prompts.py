@@ -1,4 +1,4 @@
-"""Documents with a prompt: BOS prompt <|answer|> answer BOS.
+"""Documents with a prompt: BOS prompt `<|answer|>` answer BOS.
 
 Of the targets of such a document, the prompt and the special token behind it are the prompt's, and
 the answer's are its tokens and the end.

@@ -1,8 +1,8 @@
 """A reward model: the same transformer, which says good or bad behind a whole document.
 
-Two special tokens, <|good|> and <|bad|>, are targets behind the end of a document, and its reward
-is r = log p(good) − log p(bad): the odds of good, in nats. Learned from pairs of which one document
-is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
+Two special tokens, `<|good|>` and `<|bad|>`, are targets behind the end of a document, and its
+reward is r = log p(good) − log p(bad): the odds of good, in nats. Learned from pairs of which one
+document is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
 
 Beside it goes on to learn the documents themselves, with a small weight. So it stays a language
 model, which gives special tokens no probability inside of a document. Source: Yang et al. 2024,

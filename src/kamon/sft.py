@@ -1,6 +1,6 @@
 """Supervised fine-tuning: a trained model learns to answer prompts from examples of it.
 
-An example is a document BOS prompt <|answer|> completion BOS, of which the completion and the end
+An example is a document BOS prompt `<|answer|>` completion BOS, of which the completion and the end
 are learned. A part of each step are documents of the base model's own list, which have no prompt:
 what it knew is not forgotten, and without a prompt it still makes documents.
 """

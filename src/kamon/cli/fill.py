@@ -2,7 +2,7 @@ r"""Fill the gaps in a text with a saved model, the most probable document first
 
 In PATTERN _ stands for one character, * for any number, also none; \_ and \* for themselves. Each
 line has the log probability of the whole document in nats, and its share among those shown. Quote
-the pattern: 'ma__a', '*ia'.
+the pattern: `'ma__a'`, `'*ia'`.
 """
 
 from __future__ import annotations

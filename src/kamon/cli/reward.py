@@ -1,7 +1,7 @@
 """Learn from pairs which text is preferred: a model that gives texts rewards.
 
-It is the saved model that it starts from, with two more tokens, <|good|> and <|bad|>: a reward is
-the log of the odds of good behind a text. `kamon ppo` learns from it.
+It is the saved model that it starts from, with two more tokens, `<|good|>` and `<|bad|>`: a reward
+is the log of the odds of good behind a text. `kamon ppo` learns from it.
 """
 
 from __future__ import annotations

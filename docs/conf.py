@@ -1,0 +1,62 @@
+"""How Sphinx makes the site of these pages: `make docs`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+from sphinx.application import Sphinx
+
+import kamon
+from kamon.cli import VERBS
+from kamon.cli.parser import Parser
+
+project = "Kamon"
+author = "The Kamon authors"
+copyright = "The Kamon authors, MIT licence"
+release = version = kamon.__version__
+html_title = "Kamon"
+html_theme = "furo"
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinxarg.ext",
+]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 80
+suppress_warnings = [
+    "myst.domains",  # the domain of commands cannot be asked for a name; nobody asks
+    "ref.python",  # two modules have a Found
+]
+smartquotes = False  # --json is two hyphens
+copybutton_exclude = ".linenos, .gp, .go"
+
+
+def commands() -> Parser:
+    """All verbs in one parser, for the command reference; the program makes one at a time."""
+    whole = Parser(prog="kamon", usage="kamon VERB …")
+    verbs = whole.add_subparsers()
+    for verb, help in VERBS.items():
+        command = importlib.import_module(f"kamon.cli.{verb}")
+        command.add_arguments(verbs.add_parser(verb, help=help, description=command.__doc__))
+    return whole
+
+
+def keep_indented(
+    _app: object, _kind: str, _name: str, _what: object, _how: object, lines: list[str]
+) -> None:
+    """What stands indented behind an empty line, a formula or a table, is as typed."""
+    text = re.sub(r"(\A|\n\n)(?=    \S)", r"\1::\n\n", "\n".join(lines))
+    lines[:] = text.split("\n")
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", keep_indented)
