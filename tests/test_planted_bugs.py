@@ -1,6 +1,6 @@
 """The tests are tested: a bug of dev/plant_bugs.py makes some of them fail.
 
-Every fourth bug here; `make bugs` plants them all.
+A thirtieth of the bugs here; `make bugs` plants them all.
 """
 
 from __future__ import annotations
