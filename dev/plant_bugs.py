@@ -104,7 +104,7 @@ class Bug:
     tests: tuple[str, ...] = GRADIENTS
 
 
-DETACH = "[k if isinstance(k, float) else Value(k.data) for k in linear(x, params[f'layer{i}.%s'])]"
+DETACH = "[k if isinstance(k, float) else Value(k.data) for k in linear(x, %s)]"
 
 BUGS = [
     Bug("negation keeps the sign", SCALAR, "return self * -1.0", "return self * 1.0"),
@@ -152,14 +152,14 @@ BUGS = [
     Bug(
         "attention: no gradient to the keys",
         SCALAR,
-        'linear(x, params[f"layer{i}.attn_wk"])',
-        DETACH % "attn_wk",
+        "linear(x, wk)",
+        DETACH % "wk",
     ),
     Bug(
         "attention: no gradient to the values",
         SCALAR,
-        'linear(x, params[f"layer{i}.attn_wv"])',
-        DETACH % "attn_wv",
+        "linear(x, wv)",
+        DETACH % "wv",
     ),
     Bug(
         "attention: every head looks with the first one's query",
@@ -187,15 +187,15 @@ BUGS = [
     Bug(
         "gpt: norm before the first layer forgotten",
         SCALAR,
-        "x = rmsnorm(x)  # not",
-        "x = x  # not",
+        "return rmsnorm(x)  # not",
+        "return x  # not",
         NUMBERS,
     ),
     Bug(
         "gpt: residual behind the network forgotten",
         SCALAR,
-        "masks[2 * i + 2]))\n        x = list(map(add, x, residual))",
-        "masks[2 * i + 2]))",
+        "x = list(map(add, thought, x))",
+        "x = thought",
         NUMBERS,
     ),
     Bug(
