@@ -143,7 +143,7 @@ def main():
         source = [bos, *map(letters.index, word), bos]
         return encoder_decoder(params, 1, 4, source, [bos, *map(letters.index, answer)])
 
-    num_steps = 200
+    num_steps, losses = 200, []
     for step in range(num_steps):
         word = learned[step % len(learned)]
         targets = [*map(letters.index, word[::-1]), bos]
@@ -152,8 +152,9 @@ def main():
         loss = -reduce(add, logprobs) * (1 / len(logprobs))
         loss.backward()
         adam(flat, m, v, step, 0.02 * (1 - step / num_steps), 0.9, 0.99, 1e-8)
-        if step % 40 == 0 or step == num_steps - 1:
-            print(f"step {step + 1:3}  {word} -> {word[::-1]}  loss {loss.data:.4f}")
+        losses.append(loss.data)
+        if len(losses) % 40 == 0:
+            print(f"steps {step - 38:3} to {step + 1:3}: loss {sum(losses[-40:]) / 40:.4f}")
     for word in unseen:
         answer = ""
         while len(answer) < 3:

@@ -9,11 +9,10 @@ end, where nobody may look.
 import math
 
 import torch
-from by_scalar import shapes
 from torch import nn
 from torch.nn import functional
 
-from kamon.config import Config
+from by_scalar import shapes
 from kamon.engines.pytorch import Gpt, Layer, rmsnorm
 
 
@@ -110,15 +109,14 @@ class EncoderDecoder(Gpt):
 # ---- Learning
 
 
-def made(kind, seed, std=0.1, **settings):
-    """A module of one of the two kinds with its first parameters, normal with deviation `std`."""
-    config = Config(**settings)
+def made(kind, config, seed=1):
+    """A module of one of the two kinds with its first parameters: normal, deviation 0.1."""
     c = config
-    module = kind(config, shapes(c.n_embd, c.n_layer, c.vocab_size, c.block_size))
+    module = kind(c, shapes(c.n_embd, c.n_layer, c.vocab_size, c.block_size))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
-            p.normal_(0, std, generator=generator)
+            p.normal_(0, 0.1, generator=generator)
     return module
 
 

@@ -7,24 +7,25 @@ the one that `kamon train names` makes.
 import math
 from itertools import pairwise, product
 
-import kamon
 import torch
+from torch.nn import functional
+
+import kamon
 from by_scalar import one_stack
 from by_torch import OneStack, filled_up, learn, made, numbers, up_to
 from kamon.batch import pack
 from kamon.builtin import names
 from kamon.complete import fill
+from kamon.config import Config
 from kamon.engines.scalar import softmax
 from kamon.split import split
 from masks import full
-from torch.nn import functional
 
 CHARS = sorted(set("".join(names())))
 BOS = len(CHARS)  # before and behind each name
 BLANK = BOS + 1  # a token that stands for a letter and is never the answer
 
-N_LAYER, N_EMBD, N_HEAD = 2, 32, 4
-BLOCK_SIZE = 17  # positions: no name has more than 15 letters
+CONFIG = Config(n_layer=2, n_embd=32, n_head=4, vocab_size=BLANK + 1, block_size=17)
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 4000, 64, 0.01
 SHARE = 0.15  # of the letters that are left out to be learned, and one of each name at least
 NUM_TESTED = 1000  # names
@@ -49,11 +50,7 @@ def with_blanks(tokens, lengths, generator):
 
 def learned_encoder(docs, num_steps=NUM_STEPS):
     """An encoder and its loss at the end, in nats a blank."""
-    encoder = made(
-        *(OneStack, 1),
-        **{"n_layer": N_LAYER, "n_embd": N_EMBD, "n_head": N_HEAD},
-        **{"vocab_size": BLANK + 1, "block_size": BLOCK_SIZE},
-    )
+    encoder = made(OneStack, CONFIG)
     tokens, lengths = filled_up([encode(name) for name in docs], BOS)
     generator = torch.Generator().manual_seed(3)
 
@@ -119,7 +116,7 @@ def show_answers(encoder, pattern):
     of_torch = by_encoder(encoder, [pattern])[0].exp().tolist()
     tokens = encode(pattern)
     mask = full(len(tokens), len(tokens))
-    logits = one_stack(numbers(encoder), N_LAYER, N_EMBD // N_HEAD, tokens, mask)
+    logits = one_stack(numbers(encoder), CONFIG.n_layer, CONFIG.head_dim, tokens, mask)
     of_scalar = softmax(logits[tokens.index(BLANK)])
     for engine, probs in (("torch", of_torch), ("scalar", of_scalar)):
         best = sorted(range(len(CHARS)), key=lambda token: -probs[token])[:3]
