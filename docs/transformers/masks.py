@@ -47,13 +47,12 @@ def panels():
 
 def main():
     print("rows look at columns: ■ sees, · does not\n")
-    for left, right in [panels()[:2], panels()[2:]]:
+    for left, right in (panels()[:2], panels()[2:]):
         blocks = [[title, *drawn(*rest)] for title, *rest in (left, right)]
-        height = max(map(len, blocks))
+        height = max(map(len, blocks)) + 1
         one, other = ([*block, *[""] * (height - len(block))] for block in blocks)
         for a, b in zip(one, other, strict=True):
             print(f"{a:26}{b}".rstrip())
-        print()
 
 
 if __name__ == "__main__":
