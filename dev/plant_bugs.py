@@ -2215,7 +2215,7 @@ BUGS = [
         "transformers: values of what is hidden",
         f"{TRANSFORMERS}/by_scalar.py",
         "[values[place] for place in seen]",
-        "values[: len(seen)]",
+        "values[-len(seen) :]",
         SEES,
     ),
     Bug(
