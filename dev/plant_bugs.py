@@ -61,6 +61,9 @@ DAMAGED = ("tests/test_torture_store.py",)
 RESUMED = ("tests/test_resume.py",)
 TORCH = "engines/pytorch.py"
 IN_TORCH = ("tests/test_pytorch.py",)
+TRANSFORMERS = "../../docs/transformers"
+SEES = ("tests/test_transformers.py",)
+SEES_IN_TORCH = ("tests/test_transformers_torch.py",)
 OBJECTIVES = "objectives.py"
 WEIGHED = ("tests/test_objectives.py",)
 EXTENDED = ("tests/test_extend.py",)
@@ -104,7 +107,7 @@ class Bug:
     tests: tuple[str, ...] = GRADIENTS
 
 
-DETACH = "[k if isinstance(k, float) else Value(k.data) for k in linear(x, params[f'layer{i}.%s'])]"
+DETACH = "[k if isinstance(k, float) else Value(k.data) for k in linear(x, %s)]"
 
 BUGS = [
     Bug("negation keeps the sign", SCALAR, "return self * -1.0", "return self * 1.0"),
@@ -152,14 +155,14 @@ BUGS = [
     Bug(
         "attention: no gradient to the keys",
         SCALAR,
-        'linear(x, params[f"layer{i}.attn_wk"])',
-        DETACH % "attn_wk",
+        "linear(x, wk)",
+        DETACH % "wk",
     ),
     Bug(
         "attention: no gradient to the values",
         SCALAR,
-        'linear(x, params[f"layer{i}.attn_wv"])',
-        DETACH % "attn_wv",
+        "linear(x, wv)",
+        DETACH % "wv",
     ),
     Bug(
         "attention: every head looks with the first one's query",
@@ -187,15 +190,15 @@ BUGS = [
     Bug(
         "gpt: norm before the first layer forgotten",
         SCALAR,
-        "x = rmsnorm(x)  # not",
-        "x = x  # not",
+        "return rmsnorm(x)  # not",
+        "return x  # not",
         NUMBERS,
     ),
     Bug(
         "gpt: residual behind the network forgotten",
         SCALAR,
-        "masks[2 * i + 2]))\n        x = list(map(add, x, residual))",
-        "masks[2 * i + 2]))",
+        "x = list(map(add, thought, x))",
+        "x = thought",
         NUMBERS,
     ),
     Bug(
@@ -2180,6 +2183,111 @@ BUGS = [
         "records = ()",
         ("tests/test_trainer.py",),
     ),
+    Bug(
+        "transformers: a causal mask left in the encoder",
+        f"{TRANSFORMERS}/masks.py",
+        "return [[True] * columns for _ in range(rows)]",
+        "return [[x <= y for x in range(columns)] for y in range(rows)]",
+        SEES,
+    ),
+    Bug(
+        "transformers: a prefix that does not see itself",
+        f"{TRANSFORMERS}/masks.py",
+        "column < max(row + 1, given)",
+        "column < max(row, given)",
+        SEES,
+    ),
+    Bug(
+        "transformers: the decoder sees what comes later",
+        f"{TRANSFORMERS}/by_scalar.py",
+        "head_dim, xs, causal(len(target)))",
+        "head_dim, xs, full(len(target), len(target)))",
+        SEES,
+    ),
+    Bug(
+        "transformers: cross-attention looks into the decoder",
+        f"{TRANSFORMERS}/by_scalar.py",
+        "    keys = [linear(rmsnorm(m)",
+        "    memory = xs\n    keys = [linear(rmsnorm(m)",
+        SEES,
+    ),
+    Bug(
+        "transformers: values of what is hidden",
+        f"{TRANSFORMERS}/by_scalar.py",
+        "[values[place] for place in seen]",
+        "values[-len(seen) :]",
+        SEES,
+    ),
+    Bug(
+        "transformers: torch: a causal mask left in the encoder",
+        f"{TRANSFORMERS}/by_torch.py",
+        "look(encoder, memory, up_to(lengths, source.shape[1]))",
+        "look(encoder, memory, causal(source.shape[1]))",
+        SEES_IN_TORCH,
+    ),
+    Bug(
+        "transformers: torch: cross-attention takes values from the decoder's own",
+        f"{TRANSFORMERS}/by_torch.py",
+        "values = functional.linear(rmsnorm(memory), self.attn_wv)",
+        "values = functional.linear(rmsnorm(memory * 0 + x[:, :1]), self.attn_wv)",
+        SEES_IN_TORCH,
+    ),
+    Bug(
+        "transformers: torch: what fills up is seen",
+        f"{TRANSFORMERS}/by_torch.py",
+        "torch.arange(size) < lengths",
+        "torch.arange(size) <= lengths",
+        SEES_IN_TORCH,
+    ),
+    Bug(
+        "transformers: torch: heads and their numbers exchanged",
+        f"{TRANSFORMERS}/by_torch.py",
+        "(config.n_head, config.head_dim)).transpose(1, 2)",
+        "(config.head_dim, config.n_head)).transpose(1, 3)",
+        SEES_IN_TORCH,
+    ),
+    Bug(
+        "transformers: the encoder is shown what it shall guess",
+        f"{TRANSFORMERS}/fill_blanks.py",
+        "encoder(whole.masked_fill(blank, BLANK), ",
+        "encoder(whole, ",
+        SEES_IN_TORCH,
+    ),
+    Bug(
+        "transformers: the encoder learns by the left side alone",
+        f"{TRANSFORMERS}/fill_blanks.py",
+        "up_to(lengths[indices], longest))",
+        "up_to(lengths[indices], longest).tril())",
+        SEES_IN_TORCH,
+    ),
+    Bug(
+        "transformers: the GPT compares beginnings alone",
+        f"{TRANSFORMERS}/fill_blanks.py",
+        "list(tokens) if right_side else",
+        "tokens[: places[0] + 1] if right_side else",
+        SEES_IN_TORCH,
+    ),
+    Bug(
+        "transformers: a prefix mask where none is asked for",
+        f"{TRANSFORMERS}/answer.py",
+        "if both_ways else mask",
+        "if not both_ways else mask",
+        SEES_IN_TORCH,
+    ),
+    Bug(
+        "transformers: the token before the answer is learned, too",
+        f"{TRANSFORMERS}/answer.py",
+        "~up_to(given[indices] - 1, size - 1)",
+        "~up_to(given[indices] - 2, size - 1)",
+        SEES_IN_TORCH,
+    ),
+    Bug(
+        "transformers: answers are written a place too late",
+        f"{TRANSFORMERS}/answer.py",
+        "[each, given + i - 1]",
+        "[each, given + i]",
+        SEES_IN_TORCH,
+    ),
 ]
 
 
@@ -2204,6 +2312,7 @@ def caught(bug: Bug) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "src", "kamon")
         shutil.copytree(ROOT / "src" / "kamon", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "docs" / "transformers", Path(folder, "docs", "transformers"))
         path = copy / bug.file
         code = path.read_text(encoding="utf-8")
         assert code.count(bug.old) == 1, f"{bug.name}: {bug.old!r} is not once in {bug.file}"

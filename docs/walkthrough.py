@@ -21,7 +21,7 @@
 # A ninth chapter walks the rest of the road: sub-words, answers to prompts, preferences.
 #
 # Until the middle of chapter 7 the model is one file of plain Python that needs no library,
-# [scalar.py](../src/kamon/engines/scalar.py). Read it beside this notebook: it has less than 450
+# [scalar.py](../src/kamon/engines/scalar.py). Read it beside this notebook: it has about 450
 # lines, and no more is needed to train a GPT.
 #
 # **To run it:** `pip install "kamon[notebook]"`, then open the file in Jupyter or in an editor that

@@ -209,6 +209,31 @@ def attention(
     return out
 
 
+def embed(params: dict[str, list[list[Number]]], token: int, position: int) -> list[Number]:
+    """What the residual stream begins with, (C,): a row for the token and one for its place."""
+    x = list(map(add, params["wte"][token], params["wpe"][position]))
+    return rmsnorm(x)  # not idle although the first layer norms again: the stream is normed
+
+
+def queries_keys_values(
+    params: dict[str, list[list[Number]]], layer: str, x: list[Number]
+) -> tuple[list[Number], list[Number], list[Number]]:
+    """Of the position with x: what it looks for, what it is found by, and what it has to give.
+
+    (C,) each. layer: what its parameters' names begin with, as in "layer0.attn_wq".
+    """
+    x = rmsnorm(x)
+    wq, wk, wv = (params[f"{layer}.{name}"] for name in ("attn_wq", "attn_wk", "attn_wv"))
+    return linear(x, wq), linear(x, wk), linear(x, wv)
+
+
+def network(params: dict[str, list[list[Number]]], layer: str, x: list[Number]) -> list[Number]:
+    """Each position for itself: a layer of 4C numbers, none of them below 0, and back; (C,)."""
+    x = linear(rmsnorm(x), params[f"{layer}.mlp_fc1"])
+    x = [relu(xi) for xi in x]
+    return linear(x, params[f"{layer}.mlp_fc2"])
+
+
 def gpt(
     params: dict[str, list[list[Number]]],
     head_dim: int,
@@ -226,29 +251,21 @@ def gpt(
     are factors (2 n_layer + 1, C), 0 for what dropout leaves out; none while nothing is learned.
     `watched` is a list for those who want to look: each layer puts its attention weights there.
     """
-    x = list(map(add, params["wte"][token], params["wpe"][position]))
-    x = rmsnorm(x)  # not idle although the first layer norms again: the residual stream is normed
+    x = embed(params, token, position)
     x = x if masks is None else list(map(mul, x, masks[0]))
     for i in range(len(keys)):
-        residual = x
-        x = rmsnorm(x)
-        q = linear(x, params[f"layer{i}.attn_wq"])
-        keys[i].append(linear(x, params[f"layer{i}.attn_wk"]))
-        values[i].append(linear(x, params[f"layer{i}.attn_wv"]))
+        q, k, v = queries_keys_values(params, f"layer{i}", x)
+        keys[i].append(k)
+        values[i].append(v)
         weights = attention_weights(q, keys[i], head_dim)
         if watched is not None:
             watched.append(weights)
-        x = linear(attention(weights, values[i], head_dim), params[f"layer{i}.attn_wo"])
-        x = x if masks is None else list(map(mul, x, masks[2 * i + 1]))
-        x = list(map(add, x, residual))
-
-        residual = x
-        x = rmsnorm(x)
-        x = linear(x, params[f"layer{i}.mlp_fc1"])
-        x = [relu(xi) for xi in x]
-        x = linear(x, params[f"layer{i}.mlp_fc2"])
-        x = x if masks is None else list(map(mul, x, masks[2 * i + 2]))
-        x = list(map(add, x, residual))
+        seen = linear(attention(weights, values[i], head_dim), params[f"layer{i}.attn_wo"])
+        seen = seen if masks is None else list(map(mul, seen, masks[2 * i + 1]))
+        x = list(map(add, seen, x))
+        thought = network(params, f"layer{i}", x)
+        thought = thought if masks is None else list(map(mul, thought, masks[2 * i + 2]))
+        x = list(map(add, thought, x))
     return linear(x, params["lm_head"])
 
 

@@ -1,0 +1,168 @@
+"""Fill in the blank: an encoder beside a GPT, on names that neither has learned from.
+
+Both have two layers of width 32. The encoder learns from names with letters left out; the GPT is
+the one that `kamon train names` makes.
+"""
+
+import math
+from itertools import pairwise, product
+
+import torch
+from torch.nn import functional
+
+import kamon
+from by_scalar import one_stack
+from by_torch import OneStack, filled_up, learn, made, numbers, up_to
+from kamon.batch import pack
+from kamon.builtin import names
+from kamon.complete import fill
+from kamon.config import Config
+from kamon.engines.scalar import softmax
+from kamon.split import split
+from masks import full
+
+CHARS = sorted(set("".join(names())))
+BOS = len(CHARS)  # before and behind each name
+BLANK = BOS + 1  # a token that stands for a letter and is never the answer
+
+CONFIG = Config(n_layer=2, n_embd=32, n_head=4, vocab_size=BLANK + 1, block_size=17)
+NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 4000, 64, 0.01
+SHARE = 0.15  # of the letters that are left out to be learned, and one of each name at least
+NUM_TESTED = 1000  # names
+
+
+def encode(name):
+    """Tokens of a name in which _ is a blank.
+
+    >>> encode("a_b")
+    [26, 0, 27, 1, 26]
+    """
+    return [BOS, *[BLANK if char == "_" else CHARS.index(char) for char in name], BOS]
+
+
+def with_blanks(tokens, lengths, generator):
+    """Which places of tokens (B, T) are left out."""
+    places = torch.arange(tokens.shape[1])
+    letters = (places > 0) & (places < lengths.unsqueeze(1) - 1)
+    drawn = torch.rand(tokens.shape, generator=generator).masked_fill(~letters, 2)
+    return (drawn < SHARE) | (drawn == drawn.amin(1, keepdim=True))
+
+
+def learned_encoder(docs, num_steps=NUM_STEPS):
+    """An encoder and its loss at the end, in nats a blank."""
+    encoder = made(OneStack, CONFIG)
+    tokens, lengths = filled_up([encode(name) for name in docs], BOS)
+    generator = torch.Generator().manual_seed(3)
+
+    def loss_of(indices):
+        longest = lengths[indices].max()
+        whole = tokens[indices, :longest]
+        blank = with_blanks(whole, lengths[indices], generator)
+        logits = encoder(whole.masked_fill(blank, BLANK), up_to(lengths[indices], longest))
+        return functional.cross_entropy(logits[blank], whole[blank])
+
+    loss = learn(encoder, loss_of, len(docs), num_steps, BATCH_SIZE, LEARNING_RATE, seed=2)
+    return encoder, loss
+
+
+def by_encoder(encoder, patterns):
+    """Of each blank, pattern after pattern, log p (V) of what stands there: all in one pass."""
+    tokens, lengths = filled_up([encode(pattern) for pattern in patterns], BOS)
+    with torch.inference_mode():
+        logits = encoder(tokens, up_to(lengths, tokens.shape[1]))
+    return functional.log_softmax(logits[tokens == BLANK], -1)
+
+
+def by_gpt(gpt, patterns, right_side=True):
+    """Of each pattern log p of each way to fill it, (patterns, 26 ** blanks), the others excluded.
+
+    A GPT knows how probable a whole name is: fill in all there is, and compare. Without the right
+    side it is asked for the letter at once, as when it writes.
+    """
+    docs, ways = [], list(product(range(len(CHARS)), repeat=patterns[0].count("_")))
+    for pattern in patterns:
+        tokens = encode(pattern)
+        places = [place for place, token in enumerate(tokens) if token == BLANK]
+        for way in ways:
+            for place, token in zip(places, way, strict=True):
+                tokens[place] = token
+            docs.append(list(tokens) if right_side else tokens[: places[0] + 1])
+    batch = pack(docs)
+    logprobs = torch.tensor(gpt.engine.logprobs(batch))
+    lengths = torch.tensor([len(doc) - 1 for doc in docs])
+    if right_side:
+        found = torch.zeros(len(docs)).index_add(
+            0, torch.arange(len(docs)).repeat_interleave(lengths), logprobs.float()
+        )
+    else:
+        found = logprobs[lengths.cumsum(0) - 1].float()
+    return functional.log_softmax(found.view(len(patterns), -1), -1)
+
+
+def blanks_of(docs):
+    """Each letter of each name as a blank; and the letters."""
+    patterns = [doc[:i] + "_" + doc[i + 1 :] for doc in docs for i in range(len(doc))]
+    return patterns, torch.tensor([CHARS.index(char) for doc in docs for char in doc])
+
+
+def row(title, logprobs, targets, passes):
+    right = (logprobs.argmax(1) == targets).double().mean()
+    nats = functional.nll_loss(logprobs, targets)
+    print(f"{title:42} {right:8.1%}   {nats:7.4f}   {passes:>4}")
+
+
+def show_answers(encoder, pattern):
+    """The three likeliest letters by torch and by the scalar engine."""
+    of_torch = by_encoder(encoder, [pattern])[0].exp().tolist()
+    tokens = encode(pattern)
+    mask = full(len(tokens), len(tokens))
+    logits = one_stack(numbers(encoder), CONFIG.n_layer, CONFIG.head_dim, tokens, mask)
+    of_scalar = softmax(logits[tokens.index(BLANK)])
+    for engine, probs in (("torch", of_torch), ("scalar", of_scalar)):
+        best = sorted(range(len(CHARS)), key=lambda token: -probs[token])[:3]
+        print(f"{pattern}  {engine:6}", *[f"{CHARS[token]} {probs[token]:6.2%}" for token in best])
+
+
+def main():
+    torch.set_num_threads(1)
+    learned, held_out = map(list, split(names()))
+    gpt = kamon.train(names())
+    assert gpt.tokenizer.encode("az") == encode("az")[1:-1]
+    encoder, loss = learned_encoder(learned)
+    print(f"encoder: loss {loss:.4f} at the end, in nats a blank")
+    print(f"GPT: {gpt.training['held_out']['loss']:.4f} nats a token on names held out\n")
+
+    tested = held_out[:: len(held_out) // NUM_TESTED][:NUM_TESTED]
+    patterns, targets = blanks_of(tested)
+    counts = torch.tensor([sum(doc.count(char) for doc in learned) for char in CHARS])
+    print(f"{len(patterns):,} blanks, one in a name{'':19}right  nats each  passes")
+    often = (counts / counts.sum()).log().expand(len(patterns), -1)
+    row("how often a letter occurs", often, targets, 0)
+    row("GPT, what stands left of it", by_gpt(gpt, patterns, right_side=False), targets, 1)
+    row("GPT, both sides: all 26 names compared", by_gpt(gpt, patterns), targets, 26)
+    row("encoder, both sides", by_encoder(encoder, patterns), targets, 1)
+
+    pairs = [(doc, i) for doc in tested[::5] for i, _ in enumerate(pairwise(doc))]
+    patterns = [doc[:i] + "__" + doc[i + 2 :] for doc, i in pairs]
+    two = [[CHARS.index(char) for char in doc[i : i + 2]] for doc, i in pairs]
+    first, second = torch.tensor(two).T
+    targets = first * len(CHARS) + second
+    logprobs = by_encoder(encoder, patterns)[:, : len(CHARS)]
+    each = (logprobs[::2].unsqueeze(2) + logprobs[1::2].unsqueeze(1)).flatten(1)
+    print(f"\n{len(patterns):,} times two blanks side by side{'':12}both right  nats both  passes")
+    row("GPT, all 676 names compared", by_gpt(gpt, patterns), targets, 676)
+    row("encoder, each blank for itself", each, targets, 1)
+
+    print("\nthe encoder's answers, computed twice")
+    for pattern in ("mar_a", "_ennifer", "jo_n"):
+        show_answers(encoder, pattern)
+    best = fill(gpt, "mar_a", 3).documents
+    print("kamon fill mar_a:", *[f"{found.text} {found.share:.1%}" for found in best])
+    shares = by_gpt(gpt, ["mar_a"])[0].exp().topk(3)[0].tolist()
+    scale = math.fsum(shares)
+    for found, share in zip(best, shares, strict=True):  # the same search
+        assert abs(found.share - share / scale) < 1e-4
+
+
+if __name__ == "__main__":
+    main()
