@@ -45,9 +45,11 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml setup.py $(NATIVE) | .venv/bin/python
+	@echo "installing Kamon into .venv, and compiling it: a minute or two" >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 .venv/installed-dev: pyproject.toml setup.py $(NATIVE) | .venv/bin/python
+	@echo "installing Kamon into .venv with all that its tests and documents need, and compiling it: some minutes" >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@ .venv/installed

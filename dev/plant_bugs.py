@@ -340,6 +340,20 @@ BUGS = [
         CONDITIONS,
     ),
     Bug(
+        "conditions: names are cut to be short enough",
+        "conditions.py",
+        "if length > most or",
+        "if length >= most or",
+        CONDITIONS,
+    ),
+    Bug(
+        "conditions: an empty sample",
+        "conditions.py",
+        "if not text or text in taken",
+        "if text in taken",
+        CONDITIONS,
+    ),
+    Bug(
         "conditions: the prefix takes the draws of what follows",
         "conditions.py",
         "temperature, u(position))]",

@@ -4,6 +4,7 @@ import difflib
 import math
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,7 +41,6 @@ NAMES = [
     *("ida", "idan", "ari", "marie", "sara", "maria", "lena", "malena", "norah", "adina"),
 ]
 CHARS = CharTokenizer("abcd")
-ONE = [0, *[1] * 8]  # characters that begin in each token, the first being BOS
 BOS = CHARS.bos
 LOGITS = st.lists(st.integers(-3, 3).map(float) | st.floats(-30, 30), min_size=2, max_size=8)
 TEMPERATURES = st.sampled_from([0.0, 1e-320, 0.5, 1.0, 2.0])
@@ -91,7 +91,7 @@ def better(logits: Sequence[float], token: int) -> list[int]:
 @given(LOGITS, st.integers(1, 9))
 def test_top_k(logits: list[float], top_k: int) -> None:
     stay = [token for token in range(len(logits)) if len(better(logits, token)) < top_k]
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=top_k), ONE) == stay
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=top_k)) == stay
 
 
 @given(LOGITS, st.floats(0, 1, exclude_min=True), st.sampled_from([0.5, 1.0, 2.0]))
@@ -103,23 +103,23 @@ def test_top_p(logits: list[float], top_p: float, temperature: float) -> None:
     ]
     assume(all(abs(p - top_p) > 1e-9 for p in before))  # rounding may decide what is so close
     stay = [token for token, p in enumerate(before) if p < top_p or top_p == 1]
-    assert allowed(logits, temperature, 0, 0, Conditions(top_p=top_p), ONE) == stay
+    assert allowed(logits, temperature, 0, 0, Conditions(top_p=top_p)) == stay
 
 
 @given(LOGITS, st.floats(0, 1, exclude_min=True), st.sampled_from([0.0, 1e-320]))
 def test_top_p_in_the_cold(logits: list[float], top_p: float, temperature: float) -> None:
-    stay = allowed(logits, temperature, 0, 0, Conditions(top_p=top_p), ONE)
+    stay = allowed(logits, temperature, 0, 0, Conditions(top_p=top_p))
     assert stay == list(range(len(logits))) if top_p == 1 else [logits.index(max(logits))]
 
 
 def test_top_k_comes_before_top_p() -> None:
     logits = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
     # 0.65 of the whole needs two; of 0.4 and 0.3 alone the first is 0.57, and needs the other.
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.55), ONE) == [0, 1]
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=2, top_p=0.55), ONE) == [0]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.55)) == [0, 1]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=2, top_p=0.55)) == [0]
     # Neither sees what min_len forbids.
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=1, min_len=1), ONE) == [1]
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.45, min_len=1), ONE) == [1]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=1, min_len=1)) == [1]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.45, min_len=1)) == [1]
 
 
 @settings(max_examples=25, deadline=None)
@@ -127,7 +127,7 @@ def test_top_k_comes_before_top_p() -> None:
 def test_the_steps_are_those_of_a_literal_computation(data: st.DataObject) -> None:
     """Every token of every document: p of what may not stand is 0, the rest is renormalised."""
     engine = tiny(data.draw(st.integers(0, 99)))
-    max_len = data.draw(st.integers(0, 6))
+    max_len = data.draw(st.integers(1, 6))
     min_len = data.draw(st.integers(0, max_len))
     prefix = data.draw(st.text("abcd", max_size=max_len))
     temperature = data.draw(st.sampled_from([0.0, 0.5, 1.0]))
@@ -141,14 +141,16 @@ def test_the_steps_are_those_of_a_literal_computation(data: st.DataObject) -> No
     for index in range(8):
         u = partial(uniform, 3, index)
         found = steered_document(engine, request, u, given, CHARS.encode(prefix), CHARS)
-        assert min_len <= len(found) <= max_len
+        assert min_len <= len(found) <= max_len + 1  # one more is as good as all: it is dropped
         assert CHARS.decode(found).startswith(prefix)
         decoder, read = engine.decoder(), BOS
         for position in range(6):
             logits = list(decoder.push(read))
-            banned = [BOS] if position < min_len else list(range(BOS)) * (position == max_len)
-            for token in banned:
-                logits[token] = -math.inf
+            if position > max_len or len(prefix) == max_len == position:
+                assert len(found) == position
+                break
+            if position < min_len:
+                logits[BOS] = -math.inf
             keep = [t for t in range(5) if len(better(logits, t)) < (given.top_k or 5)]
             weights = [
                 math.exp((logits[t] - max(logits)) / (temperature or 1e-9)) if t in keep else 0.0
@@ -173,7 +175,7 @@ def test_the_distribution_is_the_renormalised_one() -> None:
     logits = engine.decoder().push(BOS)
     p = softmax(list(logits))
     n = 5000
-    given = Conditions(min_len=1, max_len=1)
+    given = Conditions(min_len=1)
     draws = [(i + 0.5) / n for i in range(n)]
     request = SampleRequest(n, 1.0, 0, BOS)
     drawn = [steered_document(engine, request, always(u), given, [], CHARS)[0] for u in draws]
@@ -184,14 +186,45 @@ def test_the_distribution_is_the_renormalised_one() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 999), TEMPERATURES, st.data())
 def test_samples_obey(seed: int, temperature: float, data: st.DataObject) -> None:
-    max_len = data.draw(st.integers(0, 6))
-    min_len = data.draw(st.integers(0, max_len))
-    prefix = data.draw(st.text("abcd", max_size=max_len))
+    min_len = data.draw(st.integers(1, 6))
+    prefix = data.draw(st.text("abcd", max_size=6))
     top_p = data.draw(st.floats(0.01, 1))
-    lengths = {"min_len": min_len, "max_len": max_len}
-    found = texts(tiny(seed), 10, temperature, prefix=prefix, top_p=top_p, **lengths)
-    assert len(found) == 10
-    assert all(min_len <= len(text) <= max_len and text.startswith(prefix) for text in found)
+    given = {"min_len": min_len, "prefix": prefix, "top_p": top_p}
+    found = texts(tiny(seed), 30, temperature, **given)
+    assert len(found) == 30
+    assert all(len(text) >= min_len and text.startswith(prefix) for text in found)
+    # The shorter ones of them, and none that was cut to be shorter.
+    max_len = data.draw(st.integers(max(min_len, len(prefix) + 1), 7))
+    short = [text for text in found if len(text) <= max_len][:5]
+    assert texts(tiny(seed), len(short), temperature, **given, max_len=min(max_len, 6)) == short
+
+
+def test_a_prefix_that_fills_the_length_is_the_document() -> None:
+    """As of a name that is there already: nothing is drawn, however seldom it would end there."""
+    engine = tiny()
+    request = SampleRequest(3, 1.0, 5, BOS)
+    found = find(engine, CHARS, request, Conditions(prefix="abca", max_len=4), list)
+    assert (found.texts, found.tried) == (["abca"] * 3, 3)
+
+
+def test_the_likeliest_is_tried_once() -> None:
+    """At temperature 0 all candidates are alike: none is worth another look."""
+    found = find(tiny(), CHARS, SampleRequest(2, 0.0, 5, BOS), Conditions(suffix="dddd"), list)
+    assert (found.texts, found.tried) == ([], 1)
+    likeliest = texts(tiny(), 2, 0.0, min_len=1)
+    assert len(likeliest) == 2
+    assert texts(tiny(), 2, 0.0, min_len=1, unique=True) == likeliest[:1]
+
+
+def test_no_sample_under_conditions_is_empty() -> None:
+    """As no document of a list is. What is under none is what the model makes, whatever it is."""
+    engine = tiny()
+    plain = CHARS.decode_documents(sample(engine, SampleRequest(40, 1.0, 5, BOS)))
+    assert "" in plain
+    assert texts(engine, 40) == plain
+    found = find(engine, CHARS, SampleRequest(20, 1.0, 5, BOS), Conditions(novel=True), list)
+    assert found.texts == [text for text in plain if text][:20]
+    assert [plain[number] for number in found.numbers] == found.texts
 
 
 def test_what_steers_nothing_changes_nothing() -> None:
@@ -199,15 +232,17 @@ def test_what_steers_nothing_changes_nothing() -> None:
     for engine in (tiny(name=name) for name in names):
         plain = CHARS.decode_documents(sample(engine, SampleRequest(40, 1.0, 5, BOS)))
         assert texts(engine, 40) == plain
-        for idle in ({"top_k": 5}, {"top_p": 1}, {"max_len": 6}, {"regex": ".*"}):
-            assert texts(engine, 40, **idle) == plain
+        assert texts(engine, 40, top_p=1) == plain
+        for idle in ({"top_k": 5}, {"max_len": 6}, {"regex": ".*"}):
+            assert texts(engine, 20, **idle) == [text for text in plain if text][:20]
     assert len(set(plain)) > 10
 
 
 def test_a_prefix_takes_no_draw_from_what_follows() -> None:
     """Where the prefix is what would have been drawn anyway, the document is the same."""
     engine = tiny()
-    for number, text in enumerate(texts(engine, 20)):
+    plain = CHARS.decode_documents(sample(engine, SampleRequest(20, 1.0, 5, BOS)))
+    for number, text in enumerate(plain):
         for cut in range(len(text) + 1):
             u = partial(uniform, 5, number)
             prefix = CHARS.encode(text[:cut])
@@ -274,13 +309,13 @@ def test_regex_matches_the_whole() -> None:
 
 
 def test_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """21 texts have up to two of four letters; none comes twice, and the search ends."""
+    """20 texts have one or two of four letters; none comes twice, and the search ends."""
     monkeypatch.setattr(conditions, "PATIENCE", 100)
     monkeypatch.setattr(conditions, "ATTEMPTS", 10)
     request = SampleRequest(50, 2.0, 5, BOS)
     given = Conditions(unique=True, max_len=2)
     found = find(tiny(), CHARS, request, given, list)
-    assert 15 < len(found.texts) == len(set(found.texts)) <= 21
+    assert 5 < len(found.texts) == len(set(found.texts)) <= 20
     assert all(b - a <= 100 for a, b in pairwise(found.numbers))
     assert found.numbers[-1] + 10 < found.tried <= found.numbers[-1] + 101
     # The patience is the same for fewer, so these are the same, too.
@@ -294,7 +329,7 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a plain count of what is left; what comes seldom is not waited for n times."""
     monkeypatch.setattr(conditions, "PATIENCE", 60)
     monkeypatch.setattr(conditions, "ATTEMPTS", 4)
-    plain = texts(tiny(), 3000)
+    plain = CHARS.decode_documents(sample(tiny(), SampleRequest(3000, 1.0, 5, BOS)))
     for letter in "abcd":
         request = SampleRequest(50, 1.0, 5, BOS)
         found = find(tiny(), CHARS, request, Conditions(regex=f"{letter}{{2}}"), list)
@@ -421,7 +456,7 @@ def test_common_subsequence(text: str, other: str) -> None:
         ({"min_len": 5, "max_len": 4}, "min_len 5 is above max_len 4"),
         ({"min_len": 7}, "min_len 7 is above the 6 characters that the model's block_size 6"),
         ({"max_len": 7}, "max_len 7 is above the 6 characters"),
-        ({"max_len": -1}, "max_len must be 0 or more, not -1"),
+        ({"max_len": -1}, "max_len must be 1 or more, not -1"),
         ({"max_len": 2.5}, "max_len must be a whole number, not 2.5"),
         ({"min_len": None}, "min_len must be a whole number, not None"),
         ({"prefix": "abc", "max_len": 2}, "prefix 'abc' has 3 characters, more than max_len 2"),
@@ -473,6 +508,20 @@ def test_flags(model: Path, tmp_path: Path, kamon: Run) -> None:
     assert again.out.split()[:5] == first[3:]
 
 
+def test_copies_are_marked_in_a_terminal(
+    model: Path, names: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is piped has each text and no more."""
+    known = set(names.read_text().split())
+    argv = ["sample", model, "--unique", "--temperature", 1, "--regex", "ida|ari|lea|mia|am?"]
+    plain = kamon(*argv).out.splitlines()
+    assert 0 < len(known.intersection(plain)) < len(set(plain))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    shown = kamon(*argv).out.splitlines()
+    assert [line.split()[0] for line in shown] == plain
+    assert [line.endswith("(in the list)") for line in shown] == [text in known for text in plain]
+
+
 def test_json_and_details(model: Path, names: Path, kamon: Run) -> None:
     loaded = load(model, engine="scalar")
     flags = ["-n", 30, "--temperature", 0.8, "--regex", ".{2,}"]
@@ -518,7 +567,7 @@ def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) ->
     )
     none = kamon("sample", model, "--max-len", 1, "--regex", "aa")
     assert (none.code, none.out) == (1, "")
-    assert "0 of 20 found: among 300 candidates" in none.err
+    assert re.match(r"0 of 20 found: among [\d,]+ candidates", none.err)
     none = kamon("sample", model, "--max-len", 1, "--regex", "aa", "--json")
     assert (none.code, none.json["samples"]) == (1, [])
     assert kamon("sample", model, "-n", 0, "--regex", "aa", "--max-len", 1).code == 0

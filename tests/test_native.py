@@ -665,6 +665,21 @@ def test_reproduce_computes_in_float64(names: Path, kamon: Callable[..., Result]
     assert kamon(*argv, "--dtype=float32").json["losses"] != kamon(*argv).json["losses"]
 
 
+@pytest.mark.skipif(bool(original.why_not(original.NAMES)), reason=original.why_not(original.NAMES))
+def test_reproduce_says_whether_that_is_the_original(
+    tmp_path: Path, kamon: Callable[..., Result]
+) -> None:
+    same = kamon("reproduce", "--input", original.NAMES)
+    assert same.err == "the last loss, 2.6497, and all 20 names are the original's\n"
+    other = tmp_path / "other.txt"  # of as many lines
+    other.write_text("\n".join(reversed(original.NAMES.read_text().split())))
+    assert (
+        "this is not what the original comes to: its last loss"
+        in kamon("reproduce", "--input", other).err
+    )
+    assert kamon("reproduce", "--input", original.NAMES, "--seed=1", "--num-steps=2").err == ""
+
+
 def test_engine_choices() -> None:
     engine: Engine = make_engine(None, Config())
     assert isinstance(engine, NativeEngine)

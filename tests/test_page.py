@@ -128,11 +128,9 @@ def test_the_samplers_are_one(watched: Watched) -> None:
                 "position": rng.randint(0, 300),
                 "bos": rng.randrange(size),
                 "length": rng.randint(0, 4),
-                "starts": [rng.randint(0, 3) for _ in range(size)],
                 "excluded": rng.sample(range(size), rng.randint(0, size // 3)),
                 "conditions": {
                     "min_len": rng.randint(0, 2),
-                    "max_len": rng.choice([None, 8]),
                     "top_k": rng.choice([None, 1, 3, 20]),
                     "top_p": rng.choice([1.0, 0.9, 0.5, 0.05]),
                 },
@@ -141,13 +139,10 @@ def test_the_samplers_are_one(watched: Watched) -> None:
     wanted = []
     for c in cases:
         c["excluded"] = [token for token in c["excluded"] if token != c["bos"]]
-        c["starts"][c["bos"]] = 0
         logits, heat = c["logits"], c["temperature"]
         u = uniform(c["seed"], c["index"], c["position"])
         conditions = Conditions(**c["conditions"])
-        stay = allowed(
-            *(logits, heat, c["bos"], c["length"], conditions, c["starts"]), set(c["excluded"])
-        )
+        stay = allowed(*(logits, heat, c["bos"], c["length"], conditions), set(c["excluded"]))
         token = stay[choose([logits[t] for t in stay], heat, u)] if stay else None
         wanted.append((u, probabilities(logits, heat), stay, token))
     page = watched.open("view=data")
@@ -157,7 +152,7 @@ def test_the_samplers_are_one(watched: Watched) -> None:
             return JSON.parse(text).map((c) => {
                 const u = s.uniform(BigInt(c.seed), c.index, c.position);
                 const stay = s.allowed(c.logits, c.temperature, c.bos, c.length, c.conditions,
-                    c.starts, new Set(c.excluded));
+                    new Set(c.excluded));
                 const place = stay.length
                     ? s.choose(stay.map((t) => c.logits[t]), c.temperature, u) : null;
                 return [u, s.probabilities(c.logits, c.temperature), stay,

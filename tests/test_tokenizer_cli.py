@@ -248,32 +248,34 @@ def test_lengths_of_samples_are_in_characters(model: Model, temperature: float) 
             assert text.startswith(given.get("prefix", ""))
 
 
-def test_a_character_is_finished_at_the_greatest_length(model: Model) -> None:
-    """The last token allowed may be the first half of é: the other half still comes."""
+def test_a_token_of_several_characters_counts_as_so_many(model: Model) -> None:
+    """One that is long enough may be all."""
     tokenizer = model.tokenizer
-    first, second = "é".encode()
+    long = max(range(tokenizer.vocab_size), key=lambda token: tokenizer.starts[token])
+    assert tokenizer.starts[long] >= 3
 
-    class Halves:
-        """A model that writes é byte by byte, and never ends."""
+    class Once:
+        """A model that writes this token, and ends if it may."""
 
         config = model.config
 
         class decoder:  # noqa: N801
             def push(self, token: int) -> list[float]:
                 logits = [0.0] * tokenizer.vocab_size
-                logits[second if token == first else first] = 50.0
+                logits[tokenizer.bos if token == long else long] = 50.0
                 return logits
 
-    given = Conditions(max_len=2)
+    given = Conditions(min_len=3, max_len=tokenizer.starts[long])
+    request = SampleRequest(1, 0.0, 0, tokenizer.bos)
     tokens = steered_document(
-        Halves(),
-        SampleRequest(1, 0.0, 0, tokenizer.bos),
+        Once(),
+        request,
         lambda _: 0.5,
         given,
         [],
         tokenizer,  # type: ignore[arg-type]
     )
-    assert tokenizer.decode(tokens) == "éé"
+    assert tokens == [long]
 
 
 def test_completions_are_those_of_the_tokenizer(model: Model) -> None:

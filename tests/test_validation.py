@@ -131,4 +131,4 @@ def test_the_command_says_what_it_holds_out(tmp_path: Path, kamon: Kamon) -> Non
     assert "held out" not in done.err
     flags = ["--n-embd=32", "--num-steps=400", "--batch-size=16", "--learning-rate=0.02"]
     done = kamon("train", names, "-o", tmp_path / "large", *flags)
-    assert "over-fitting: behind step" in done.err
+    assert "over-fitting: after step" in done.err

@@ -52,9 +52,10 @@ TEXT_SIZES: dict[str, dict[str, Any]] = {  # of windows of text
         "n_layer": 6, "n_embd": 384, "block_size": 256, "batch_size": 32, "learning_rate": 0.001,
     },
 }  # fmt: skip
-TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1}
+# Colder, a text falls into one line for ever, or into its indentation.
+TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1, "temperature": 0.8}
 ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
-PICKED = {*ADAM, "block_size", "num_steps", "warmup_steps"}.union(*SIZES.values())
+PICKED = {*ADAM, "block_size", "num_steps", "warmup_steps"}.union(*SIZES.values())  # of lists
 LEAST_DOCS = {"tiny": 0, "small": 2_000, "medium": 3_000, "large": 3_000, "huge": 3_000}
 LEAST_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
 LEAST_CHARS = {

@@ -1,11 +1,11 @@
 """New documents that fulfil conditions: some hold while a document is made, others decide after.
 
 Candidate c, for c = 0, 1, 2, …, is drawn with `philox.uniform(seed, c, position)`, as sample c is
-where there are no conditions. Under prefix, min_len, max_len, top_k and top_p the draw is among the
-tokens that these allow, in proportion to their probabilities; no position's draw moves. Those
-candidates that fulfil the other conditions are the samples, in this order. So neither n nor how
-many are made at once changes which ones these are: the first 10 of 50 are the 10 of 10. With
-`unique` alone a sample depends on those before it.
+where there are no conditions. Under prefix, min_len, top_k and top_p the draw is among the tokens
+that these allow, in proportion to their probabilities; no position's draw moves. Those candidates
+that fulfil the other conditions, and are not empty, are the samples, in this order. So neither n
+nor how many are made at once changes which ones these are: the first 10 of 50 are the 10 of 10.
+With `unique` alone a sample depends on those before it.
 
 The search ends with n samples, or when its patience does: PATIENCE candidates at first, one fewer
 with each, ATTEMPTS more with each that is a sample, but never above PATIENCE again. What fits so
@@ -43,7 +43,6 @@ from kamon.sampler import (
 )
 from kamon.tokenizer import Tokenizer
 
-UNFINISHED = "\ufffd"  # a character of which not all bytes are there is decoded as this
 ATTEMPTS = 1000  # more candidates to look at, for each sample found
 PATIENCE = 20_000  # candidates made one by one
 PATIENCE_IN_BULK = 1_000_000  # and by a fused `sample`, of a small model
@@ -60,15 +59,16 @@ class Conditions:
     that knows prompts; "" is one, too.
 
     While a document is made, token by token:
-    prefix: its beginning. min_len, max_len: it cannot end before, and ends there at the latest.
-    top_k: only the k likeliest tokens stay, of equal ones the first. top_p: of these, only the
-    fewest likeliest whose probabilities reach p together. Both look at the model's odds at the
-    temperature, among the tokens that the conditions before allow.
+    prefix: its beginning. min_len: it cannot end before. top_k: only the k likeliest tokens stay,
+    of equal ones the first. top_p: of these, only the fewest likeliest whose probabilities reach p
+    together. Both look at the model's odds at the temperature, among the tokens that the conditions
+    before allow.
 
     Of whole documents, of which the others are dropped:
-    suffix: its end. contains: stands anywhere in it. regex: matches all of it; one with repetitions
-    in repetitions, such as (a+)+b, may take Python longer than anyone waits. exclude: documents
-    that it may not be. novel: not in the list that was learned. unique: none of the samples before.
+    max_len: it ends by then of itself, since none is cut. suffix: its end. contains: stands
+    anywhere in it. regex: matches all of it; one with repetitions in repetitions, such as (a+)+b,
+    may take Python longer than anyone waits. exclude: documents that it may not be. novel: not in
+    the list that was learned. unique: none of the samples before.
     """
 
     prefix: str = ""
@@ -90,7 +90,7 @@ class Conditions:
             value = getattr(self, name)
             if not (name in ("regex", "prompt") and value is None):
                 check_text(name, value)
-        for name, least in (("min_len", 0), ("max_len", 0), ("top_k", 1), ("length", 0)):
+        for name, least in (("min_len", 0), ("max_len", 1), ("top_k", 1), ("length", 0)):
             value = getattr(self, name)
             if value is not None or name == "min_len":
                 check_type(name, value, int, ())
@@ -118,7 +118,7 @@ class Conditions:
     def steer(self) -> bool:
         """Whether any token is ruled out or given: each document is then made by itself."""
         none = Conditions()
-        names = ("prefix", "min_len", "max_len", "top_k", "top_p")
+        names = ("prefix", "min_len", "top_k", "top_p")
         return any(getattr(self, name) != getattr(none, name) for name in names)
 
     def check_room(self, most: int, what: str) -> None:
@@ -135,7 +135,7 @@ class Conditions:
         if self.length is not None:
             raise ConfigError(
                 "length is for models of text: this one makes documents, which end by themselves; "
-                "max_len ends them"
+                "max_len drops longer ones"
             )
         most = block_size * max(tokenizer.starts)
         for name in ("min_len", "max_len"):
@@ -214,6 +214,8 @@ def find(
         affordable = int(WORK_IN_BULK / num_params(config) / config.block_size)
         patience = max(PATIENCE, min(PATIENCE_IN_BULK, affordable))
         candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * n)
+    if request.temperature == 0:
+        patience = 1  # every candidate is the likeliest document
     texts: list[str] = []
     numbers: list[int] = []
     sizes: list[int] = []
@@ -289,16 +291,16 @@ def steered_document(
     decoder, starts = started(model, bos, before), tokenizer.starts
     tokens: list[int] = []
     token, length = (before or (bos,))[-1], 0  # in characters
+    most = math.inf if conditions.max_len is None else conditions.max_len
+    filled = len(conditions.prefix) == most  # there is one such document: it needs no draw
     for position in range(model.config.block_size - len(before)):
-        if length == conditions.max_len and not tokenizer.decode(tokens).endswith(UNFINISHED):
-            break  # only BOS is possible, which needs no draw
+        if length > most or (filled and position == len(prefix)):
+            break  # of what is too long already, the rest is not made
         logits = decoder.push(token)
         if position < len(prefix):
             token = prefix[position]
         else:
-            stay = allowed(
-                *(logits, temperature, bos, length, conditions, starts), request.excluded
-            )
+            stay = allowed(logits, temperature, bos, length, conditions, request.excluded)
             token = stay[choose([logits[t] for t in stay], temperature, u(position))]
         if token == bos:
             break
@@ -313,19 +315,15 @@ def allowed(
     bos: int,
     length: int,
     conditions: Conditions,
-    starts: Sequence[int],
     excluded: Collection[int] = (),
 ) -> list[int]:
     """The tokens that may stand behind `length` characters, in ascending order.
 
-    starts: how many characters begin in each token. excluded: none of these.
+    excluded: none of these.
     """
     tokens = [token for token in range(len(logits)) if token not in excluded]
     if length < conditions.min_len:
         tokens.remove(bos)
-    if conditions.max_len is not None:
-        room = conditions.max_len - length
-        tokens = [token for token in tokens if starts[token] <= room]
     top_k, top_p = conditions.top_k, conditions.top_p
     if top_k is not None or top_p < 1:
         tokens.sort(key=lambda token: -logits[token])  # a stable sort: of equal ones the first
@@ -350,7 +348,7 @@ def filter_of(conditions: Conditions, docs: Callable[[], Iterable[str]]) -> Call
         taken.update(docs())
 
     def fits(text: str) -> bool:
-        if text in taken or not text.endswith(c.suffix) or c.contains not in text:
+        if not text or text in taken or not text.endswith(c.suffix) or c.contains not in text:
             return False
         if match and not match(text):
             return False

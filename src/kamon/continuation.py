@@ -69,7 +69,7 @@ def continue_text(
         for token in waiting:
             logits = decoder.push(token)
         room -= len(waiting)
-        stay = allowed(logits, temperature, bos, number, conditions, ())
+        stay = allowed(logits, temperature, bos, number, conditions)
         token = stay[choose([logits[t] for t in stay], temperature, u(number))]
         if token == bos:
             break

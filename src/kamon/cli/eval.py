@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         summary = source.summary() if source else None
         print_json({"directory": args.dir, "corpus": summary, **asdict(found)})
         return
-    print_guessed(found.documents)
+    print_guessed(found.documents, whole=args.file is not None or not model.writes_text)
     if found.samples:
         print()
         print_sampled(found.samples)
@@ -101,9 +101,11 @@ def say_left_out(found: Guessed, block_size: int, unit: str) -> None:
         )
 
 
-def print_guessed(found: Guessed) -> None:
+def print_guessed(found: Guessed, *, whole: bool = True) -> None:
+    """whole: these are documents; otherwise what was held out of a text."""
+    tested = count(found.num_docs, "document") if whole else "the part of the text"
     print(
-        f"{count(found.num_docs, 'document')} that the model did not learn from: "
+        f"{tested} that the model did not learn from: "
         f"{count(found.num_tokens, 'token')}, {count(found.num_chars, 'character')}"
     )
     print(f"{'':17} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")

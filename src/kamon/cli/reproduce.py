@@ -10,11 +10,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from kamon.cli.output import print_json, say_cut
+from kamon.cli.output import print_json, say, say_cut
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 
 NUM_SAMPLES = 20
+
+# What the original prints last: the loss of its 1,000th step, and its names.
+ORIGINAL_LOSS = "2.6497"
+ORIGINAL_NAMES = [
+    *("kamon", "ann", "karai", "jaire", "vialan", "karia", "yeran", "anna", "areli", "kaina"),
+    *("konna", "keylen", "liole", "alerin", "earan", "lenne", "kana", "lara", "alela", "anton"),
+]
+ORIGINAL_DOCS = 32_033
 
 
 def add_arguments(parser: Parser) -> None:
@@ -76,6 +84,14 @@ def run(args: argparse.Namespace) -> None:
         samples.append(run.tokenizer.decode(tokens))
         if show:
             print(f"sample {number:2d}: {samples[-1]}")
+    if len(source.docs) == ORIGINAL_DOCS and Config(**chosen) == Config():
+        same = samples == ORIGINAL_NAMES and f"{losses[-1]:.4f}" == ORIGINAL_LOSS
+        say(
+            f"the last loss, {ORIGINAL_LOSS}, and all {NUM_SAMPLES} names are the original's"
+            if same
+            else "this is not what the original comes to: its last loss is "
+            f"{ORIGINAL_LOSS}, its names begin with {', '.join(ORIGINAL_NAMES[:3])}"
+        )
     if args.json:
         print_json(
             {

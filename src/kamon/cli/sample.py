@@ -1,14 +1,16 @@
 """Make new names with a saved model, one a line. The same seed makes the same names.
 
-Where too few fulfil the conditions, there are fewer than N, and that is said.
+In a terminal those that are copies of the list are marked, as --details does everywhere. Where too
+few fulfil the conditions, there are fewer than N, and that is said.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import one_line, print_json, print_texts, say, say_unfinished
+from kamon.cli.output import one_line, print_json, print_marked, print_texts, say, say_unfinished
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.errors import ConfigError
@@ -22,7 +24,10 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
     "prompt": ({"metavar": "TEXT"}, "each answers TEXT; of a model that `kamon sft` tuned"),
     "prefix": ({"metavar": "P"}, "each begins with P"),
     "min-len": ({"type": whole_number, "metavar": "N"}, "no fewer characters"),
-    "max-len": ({"type": whole_number, "metavar": "N"}, "no more characters"),
+    "max-len": (
+        {"type": whole_number, "metavar": "N"},
+        "no more characters: longer ones are dropped, none is cut",
+    ),
     "top-k": ({"type": whole_number, "metavar": "K"}, "draw among the K likeliest tokens alone"),
     "top-p": (
         {"type": number, "metavar": "P"},
@@ -103,6 +108,9 @@ def run(args: argparse.Namespace) -> int:
             print("\t".join(columns(sample)))
     elif is_text:
         print_texts(found.texts)
+    elif sys.stdout.isatty():  # a program gets each text and no more
+        known = model.docs.among(found.texts)
+        print_marked([(text, text in known) for text in found.texts])
     else:
         for text in found.texts:
             print(one_line(text))

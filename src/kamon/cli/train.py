@@ -231,6 +231,11 @@ def run(args: argparse.Namespace) -> int:
         print_texts(samples)
     else:
         print_marked(marked)
+        if marked and all(known for _, known in marked):
+            say(
+                f"all of these are in the list: `kamon sample {output} --novel` makes others, and "
+                "--temperature 1 bolder ones"
+            )
     return stopped
 
 
@@ -299,7 +304,9 @@ def say_picked(config: Config, chosen: dict[str, Any]) -> None:
 def say_trained(model: Model, loss: float, output: str) -> None:
     done, wanted = len(model.metrics), model.config.num_steps
     held_out = model.training["held_out"]
-    tested = f", {held_out['loss']:.4f} on the documents held out" if held_out else ""
+    tested = f", {held_out['loss']:.4f} on {what_is_held_out(model)}" if held_out else ""
+    if held_out and held_out["over_fitted"]:
+        tested += f" at step {held_out['best_step']:,}"
     say(
         f"{f'stopped after {done:,} of' if done < wanted else 'trained'} {count(wanted, 'step')} "
         f"in {model.training['seconds']:.1f} s, loss {loss:.4f} (mean of the last "
@@ -308,10 +315,14 @@ def say_trained(model: Model, loss: float, output: str) -> None:
     spark([line["loss"] for line in model.metrics], sys.stderr)
     if held_out and held_out["over_fitted"]:
         say(
-            f"over-fitting: behind step {held_out['best_step']:,} the model did worse on the "
-            "documents held out, so the model of that step is kept; fewer steps or a smaller "
-            "model are enough for this list"
+            f"over-fitting: after step {held_out['best_step']:,} the model did worse on "
+            f"{what_is_held_out(model)}, so the model of that step is kept; fewer steps or a "
+            "smaller model are enough"
         )
+
+
+def what_is_held_out(model: Model) -> str:
+    return "the text held out" if model.writes_text else "the documents held out"
 
 
 def final_loss(metrics: Sequence[dict[str, float]]) -> float:

@@ -486,7 +486,7 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
     conditions = Conditions(top_k=body.top_k, top_p=body.top_p)
     stay = allowed(
-        *(logits, body.temperature, tokenizer.bos, len(body.prefix), conditions, tokenizer.starts),
+        *(logits, body.temperature, tokenizer.bos, len(body.prefix), conditions),
         special,
     )
     shares = dict(

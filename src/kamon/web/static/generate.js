@@ -156,11 +156,10 @@ function letterPanel(context, model, dial) {
     const { temperature, top_k, top_p } = dial.values();
     const { tokens, end } = now;
     const logits = tokens.map((each) => each.logit);
-    const starts = tokens.map((each) => [...each.text].length);
     const bos = tokens.findIndex((each) => each.id === end);
     const excluded = new Set(tokens.flatMap((each, i) => (each.kept ? [] : [i])));
     const free = tokens.map((_, i) => i).filter((i) => !excluded.has(i));
-    const stay = allowed(logits, temperature, bos, [...prefix].length, { top_k, top_p }, starts, excluded);
+    const stay = allowed(logits, temperature, bos, [...prefix].length, { top_k, top_p }, excluded);
     const shares = new Map(zip(stay, probabilities(stay.map((i) => logits[i]), temperature)));
     const whole = new Map(zip(free, probabilities(free.map((i) => logits[i]), temperature)));
     return { logits, free, stay, shares, whole, temperature };

@@ -75,7 +75,6 @@ export function choose(logits, temperature, u) {
 /**
  * @typedef {object} Conditions
  * @property {number} [min_len]
- * @property {number|null} [max_len]
  * @property {number|null} [top_k]
  * @property {number} [top_p]
  */
@@ -87,15 +86,13 @@ export function choose(logits, temperature, u) {
  * @param {number} bos  the token that ends a document
  * @param {number} length
  * @param {Conditions} conditions
- * @param {number[]} starts  how many characters begin in each token
  * @param {Set<number>} [excluded]  none of these
  * @returns {number[]}
  */
-export function allowed(logits, temperature, bos, length, conditions, starts, excluded) {
-  const { min_len = 0, max_len = null, top_k = null, top_p = 1 } = conditions;
+export function allowed(logits, temperature, bos, length, conditions, excluded) {
+  const { min_len = 0, top_k = null, top_p = 1 } = conditions;
   let tokens = logits.map((_, token) => token).filter((token) => !excluded?.has(token));
   if (length < min_len) tokens = tokens.filter((token) => token !== bos);
-  if (max_len !== null) tokens = tokens.filter((token) => starts[token] <= max_len - length);
   if (top_k !== null || top_p < 1) {
     tokens.sort((a, b) => logits[b] - logits[a]); // a stable sort: of equal ones the first
     if (top_k !== null) tokens = tokens.slice(0, top_k);
