@@ -235,6 +235,10 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     assert done.json["tuning"]["settings"]["prefer"] == "len<=3"
     assert done.json["tuning"]["decided"] > 0.1
     assert "decided by the rule" in done.err
+    found = done.json["tuning"]
+    assert found["fulfilled"] > found["base_fulfilled"] > 0
+    shares = f"{found['fulfilled']:.1%} of samples (base {found['base_fulfilled']:.1%})"
+    assert f"the rule is fulfilled by {shares}" in done.err
     assert "that are held out test it" in done.err
     assert len([line for line in done.err.splitlines() if line.startswith("step ")]) > 10
     shown = kamon("inspect", out)

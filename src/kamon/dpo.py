@@ -257,7 +257,8 @@ def dpo_steps(
             "kept_within": over and look(engine)["kl"] <= (max_kl or 0.0),
         }
         if measured:
-            found |= moved(own, base, judge_of(tuning), NUM_MEASURED // slowly, c.seed, prompt)
+            rule, judge = rule_of(tuning), judge_of(tuning)
+            found |= moved(own, base, judge, NUM_MEASURED // slowly, c.seed, prompt, rule)
         return found
 
     return Steps(
@@ -288,10 +289,15 @@ def model_of(tuning: Tuning, engine: Engine) -> Model:
 Judge = Callable[[str, str], float | None]
 
 
+def rule_of(tuning: Tuning) -> preferences.Rule | None:
+    """What the pairs were made by, if that is a rule."""
+    text = tuning.settings.get("prefer")
+    return None if text is None else preferences.parse_rule(text)
+
+
 def judge_of(tuning: Tuning) -> Judge:
     """Which of two texts is better by what the pairs were made by: None where that cannot say."""
-    if (rule_text := tuning.settings.get("prefer")) is not None:
-        rule = preferences.parse_rule(rule_text)
+    if rule := rule_of(tuning):
         return lambda a, b: None if rule(a) == rule(b) else float(rule(a))
     if tuning.source == COMMON:
         return preferences.by_births(preferences.births())
@@ -299,9 +305,18 @@ def judge_of(tuning: Tuning) -> Judge:
 
 
 def moved(
-    tuned: Model, base: Model, judge: Judge, n: int, seed: int, prompt: str | None
+    tuned: Model,
+    base: Model,
+    judge: Judge,
+    n: int,
+    seed: int,
+    prompt: str | None,
+    rule: preferences.Rule | None = None,
 ) -> dict[str, Any]:
-    """How far the tuned model has moved, and how well, by n samples of each at temperature 1."""
+    """How far the tuned model has moved, and how well, by n samples of each at temperature 1.
+
+    rule: which share of them fulfils it is told, too.
+    """
     kl, error = alignment.sampled_kl(tuned, base, n, seed, prompt)
     texts, base_texts = (
         model.sample(n, temperature=1.0, seed=seed + place, prompt=prompt)
@@ -325,7 +340,12 @@ def moved(
 
     rate, interval = alignment.win_rate(texts, base_texts, better)
     won = sum(v for v, _ in decided)
-    return {
+    fulfilled = {
+        name: sum(map(rule, some)) / max(1, n)
+        for name, some in (("fulfilled", texts), ("base_fulfilled", base_texts))
+        if rule
+    }
+    return fulfilled | {
         "num_samples": n,
         "kl": kl,
         "kl_error": error,

@@ -117,6 +117,11 @@ def say_measured(model: Model) -> None:
         f"on {pairs['num_pairs']:,} {which}: loss {pairs['loss']:.4f}, accuracy of the implicit "
         f"reward {pairs['accuracy']:.1%}, its margin {pairs['margin']:.3f}"
     )
+    if "fulfilled" in found:
+        say(
+            f"the rule is fulfilled by {found['fulfilled']:.1%} of samples (base "
+            f"{found['base_fulfilled']:.1%})"
+        )
     say(f"KL to the base {found['kl']:.2f} ± {found['kl_error']:.2f} nats a document")
     low, high = found["win_rate_interval"]
     by = "the rule" if settings["prefer"] is not None else "counts"
