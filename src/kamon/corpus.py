@@ -80,8 +80,9 @@ def read(
 
     format: one of FORMATS; by default the file's ending tells, and everything else is text, one
     document a line. column: of a CSV or TSV file the column by its name in the first row, which
-    also tells what separates the cells of CSV; of JSONL the key ("text" by default). mode: as of a Config; "text" makes one document of a whole text, as
-    it stands. CorpusError says what is wrong with the content and in which line.
+    also tells what separates the cells of CSV; of JSONL the key ("text" by default). mode: as of a
+    Config; "text" makes one document of a whole text, as it stands. CorpusError says what is wrong
+    with the content and in which line.
     """
     if str(source) in builtin.BUILT_IN and isinstance(source, str):
         if column or format:
@@ -511,7 +512,8 @@ def stream_entries(
 ) -> Iterator[list[str]]:
     """The lines of `stream_lines`, or the records or cells of a table, as they come.
 
-    column, format: as of `read`. tell: is told the note of a Corpus, before what it is about.
+    column, format: as of `read`. tell: is told the note of a Corpus before what it is about; that of
+    a text is about the lines that came first.
     """
     format = checked_format(source, column, format)
     name = name_of(source)
