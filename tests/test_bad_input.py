@@ -259,13 +259,14 @@ def test_files_that_are_none(name: str, message: str, verb: str, kamon: Kamon) -
     assert_refused(kamon(*reading(verb, name)), 1, message)
 
 
-@pytest.mark.parametrize("verb", ["train", "ngram", "clean", "eval", "pack"])
+@pytest.mark.parametrize("verb", ["train", "ngram", "clean", "eval", "pack", "score"])
 @pytest.mark.parametrize("name", BAD_TABLES)
 @pytest.mark.usefixtures("here")
 def test_tables_that_cannot_be_read(name: str, verb: str, kamon: Kamon) -> None:
     column = ["--column=name"] if name.endswith("csv") else []
     code = 2 if "column" in BAD_TABLES[name][1] or name == "wide-no.csv" else 1
-    assert_refused(kamon(*reading(verb, name, *column)), code, BAD_TABLES[name][1])
+    done = kamon(*reading(verb, name, *column, *["--unknown=odd"] * (verb == "score")))
+    assert_refused(done, code, BAD_TABLES[name][1], done.out if verb == "score" else "")
 
 
 @pytest.mark.parametrize("name", ["wide.csv", "wide-no.csv"])

@@ -512,8 +512,8 @@ def stream_entries(
 ) -> Iterator[list[str]]:
     """The lines of `stream_lines`, or the records or cells of a table, as they come.
 
-    column, format: as of `read`. tell: is told the note of a Corpus before what it is about; that of
-    a text is about the lines that came first.
+    column, format: as of `read`. tell: is told the note of a Corpus before what it is about; that
+    of a text is about the lines that came first.
     """
     format = checked_format(source, column, format)
     name = name_of(source)
