@@ -82,6 +82,11 @@ STRANGE: dict[str, tuple[bytes, list[str]]] = {  # and the documents in them
         ),
         ["ab", "ba"],
     ),
+    "utf16.txt": ("ab\nb\u0101\n".encode("utf-16"), ["ab", "b\u0101"]),
+    "utf16-be.txt": (b"\xfe\xff\0a\0b\0\n\0b", ["ab", "b"]),
+    "semicolons.csv": (b'id;name;"a,b,c"\n1,5;ab;2\n1;ba;3\n', ["ab", "ba"]),
+    "tabs.csv": (b"id\tname\n1\tab\n2\tba\n", ["ab", "ba"]),
+    "table.txt": (b"a;b\nb;a\nc;d\nd;c\ne;f\n", ["a;b", "b;a", "c;d", "d;c", "e;f"]),
     "t.tsv": (b"name\tid\nab\t1\nba\t2\n", ["ab", "ba"]),
 }
 
@@ -91,8 +96,14 @@ BAD_TEXT = {
     "mark-only.txt": (b"\xef\xbb\xbf", "mark-only.txt is empty"),
     "nul.txt": (b"ab\nb\0a\n", "nul.txt, line 2 has a NUL byte at byte 2"),
     "latin.txt": (b"ab\nb\xe9a\n", "latin.txt, line 2 is not UTF-8: byte 2 of it is 0xe9"),
-    "utf16.txt": ("ab\n".encode("utf-16"), "iconv -f utf-16 -t utf-8"),
-    "utf16-be.txt": (b"\xfe\xff\0a\0b", "iconv -f utf-16 -t utf-8"),
+    "cp1252.txt": (b"\x80uro\n", "convert the file, as in `iconv -f cp1252 -t utf-8`"),
+    "utf16-half.txt": (b"\xfe\xff\0a\0", "utf16-half.txt, line 1 is not UTF-16, though the file"),
+    "utf16-nul.txt": (b"\xff\xfe\0\0", "line 1 has a NUL character, though the file begins with"),
+    "brands.xlsx": (
+        b"PK\x03\x04\x14\0\x08",
+        "brands.xlsx is a spreadsheet or an archive, not text",
+    ),
+    "brands.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1", "not text: save it as CSV (UTF-8)"),
     "surrogate.txt": (b"ab\n\xed\xa0\x80\n", "surrogate.txt, line 2 is not UTF-8: byte 1"),
     "new\nempty.txt": (b"", r"new\nempty.txt is empty"),
     "\x1b[31m.txt": (b"", r"\x1b[31m.txt is empty"),
@@ -123,7 +134,8 @@ BAD_TABLES = {
     "inside.csv": (b'name,id\n"a\nb"c,2\n', "line 3 is not valid CSV: "),
     "twice.csv": (b"name,name\na,b\n", "more than one column 'name'"),
     "none.csv": (b"", "none.csv is empty"),
-    "semicolons.csv": (b"name;id\nab;1\n", "no column 'name': did you mean 'name;id'?"),
+    "no-name.csv": (b"nam;id\nab;1\n", "no column 'name': did you mean 'nam'?"),
+    "table.jsonl": (b"name;id\n", "line 1 is not valid JSON: Expecting value; each line is an ob"),
     "wide-no.csv": (b",".join(b"c%d" % i for i in range(9999)), "c29 and 9,969 more"),
 }
 
@@ -247,13 +259,14 @@ def test_files_that_are_none(name: str, message: str, verb: str, kamon: Kamon) -
     assert_refused(kamon(*reading(verb, name)), 1, message)
 
 
-@pytest.mark.parametrize("verb", ["train", "ngram", "clean", "eval", "pack"])
+@pytest.mark.parametrize("verb", ["train", "ngram", "clean", "eval", "pack", "score"])
 @pytest.mark.parametrize("name", BAD_TABLES)
 @pytest.mark.usefixtures("here")
 def test_tables_that_cannot_be_read(name: str, verb: str, kamon: Kamon) -> None:
     column = ["--column=name"] if name.endswith("csv") else []
     code = 2 if "column" in BAD_TABLES[name][1] or name == "wide-no.csv" else 1
-    assert_refused(kamon(*reading(verb, name, *column)), code, BAD_TABLES[name][1])
+    done = kamon(*reading(verb, name, *column, *["--unknown=odd"] * (verb == "score")))
+    assert_refused(done, code, BAD_TABLES[name][1], done.out if verb == "score" else "")
 
 
 @pytest.mark.parametrize("name", ["wide.csv", "wide-no.csv"])
@@ -461,6 +474,20 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("score M two.txt --top 0", 2, "top must be 1 or more, not 0"),
     ("score M two.txt --top -1", 2, "top must be 1 or more, not -1"),
     ("score M two.txt x", 2, "one argument too many: 'x'"),
+    ("score M two.txt --column x", 2, "is read as text, which has no columns"),
+    ("score M two.txt --format xml", 2, "invalid choice: 'xml'"),
+    ("score M mark.csv", 2, "mark.csv has the columns name, id: choose one with --column"),
+    ("score M mark.csv --column x", 2, "mark.csv has no column 'x'; known are name, id"),
+    ("score M keys.jsonl", 1, "keys.jsonl, line 1 has no text under 'text'; its keys: "),
+    ("score M hebrew.txt --unknown drop", 2, "invalid choice: 'drop'"),
+    ("score M hebrew.txt", 1, "--unknown odd takes such lines for the oddest of all, skip leaves"),
+    ("dpo M semicolons.csv -o new", 1, '; pairs are JSON lines such as {"chosen": "…", "rejected"'),
+    ("reward M two.txt -o new", 1, "two.txt, line 1 is not valid JSON: Expecting value; pairs are"),
+    (
+        "sft M two.txt -o new",
+        1,
+        'each line is an object such as {"prompt": "…", "completion": "…"}',
+    ),
     ("score", 2, "DIR"),
     ("eval M hebrew.txt", 1, "characters it does not know ('דולםש')"),
     ("eval E accents.txt", 1, "it learned them all"),
@@ -633,7 +660,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer encode other two.txt", 1, "it has no generation of a model"),
     ("tokenizer encode M hebrew.txt", 1, "character 'ש' (U+05E9), number 1"),
     ("tokenizer decode M two.txt", 1, "two.txt, line 1: 'ab' is no token: they are numbers from 0"),
-    ("tokenizer decode M utf16.txt", 1, "iconv -f utf-16 -t utf-8"),
+    ("tokenizer decode M utf16-nul.txt", 1, "though the file begins with the mark of UTF-16"),
     ("tokenizer decode B", 1, "standard input is empty"),
     ("tokenizer show M", 2, "give one or more texts"),
     ("tokenizer show M é", 1, "character 'é' (U+00E9), number 1"),

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import TINY_FLAGS, Result
-from kamon import __version__, builtin, cli, store
+from kamon import __version__, builtin, cli, store, train
 from kamon.config import SETTINGS
 from kamon.engines import native
 
@@ -510,6 +510,30 @@ def test_ctrl_c_elsewhere(process: Process) -> None:
 
 
 # ---- a terminal
+
+
+def test_the_keyboard_is_waited_for_aloud(tmp_path: Path) -> None:
+    """stdin is a terminal, and stdout: what is waited for is said, and what the columns are."""
+    train(["ab", "ba"], num_steps=1, size="tiny").save(tmp_path / "m")
+    for keyboard in (True, False):
+        leader, follower = pty.openpty()
+        given = follower if keyboard else os.open(tmp_path / "in", os.O_RDWR | os.O_CREAT)
+        if not keyboard:
+            os.write(given, b"ab\n")
+            os.lseek(given, 0, os.SEEK_SET)
+        command = [sys.executable, "-m", "kamon", "score", str(tmp_path / "m")]
+        running = subprocess.Popen(
+            command, stdin=given, stdout=follower, stderr=subprocess.PIPE, text=True
+        )
+        if keyboard:
+            os.write(leader, b"ab\n\x04")
+        _, err = running.communicate(timeout=20)
+        os.close(follower)
+        said = "reading lines from the keyboard; Ctrl-D ends\n" * keyboard
+        assert err == f"{said}bits\tlogprob\tpercent\toddest\ttext\n"
+        assert running.returncode == 0
+        assert b"\tab\r\n" in os.read(leader, 1 << 16)
+        os.close(leader)
 
 
 def test_progress_on_a_terminal(names: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,7 +83,11 @@ def test_what_was_changed_is_counted(tmp_path: Path) -> None:
         ("x.txt", b"anna\nb\xffb\n", None, "{path}, line 2 is not UTF-8: byte 2 of it is 0xff"),
         ("x.txt", b"anna\r\nb\r\xc3", None, "{path}, line 3 is not UTF-8: byte 1"),
         ("x.txt", b"anna\nbo\0b\n", None, "{path}, line 2 has a NUL byte at byte 3"),
-        ("x.txt", "anna".encode("utf-16"), None, "as in `iconv -f utf-16 -t utf-8`"),
+        ("x.txt", "anna\nb\0".encode("utf-16"), None, "{path}, line 2 has a NUL character, though"),
+        ("x.txt", "anna\nbo".encode("utf-16")[:-1], None, "{path}, line 2 is not UTF-16, though"),
+        ("x.csv", b"\xfe\xff\0a\0\n\xdc\0", "a", "{path}, line 2 is not UTF-16, though the file"),
+        ("x.xlsx", b"PK\x03\x04\x14\0", None, "{path} is a spreadsheet or an archive, not text"),
+        ("x.xls", b"\xd0\xcf\x11\xe0\xa1", None, "save it as CSV (UTF-8)"),
         ("x.txt", b"\x7fELF\x02\x01\x01\0\0", None, "this looks like no text"),
         ("x.jsonl", b'{"text": "a"}\n{"text": \n', None, "{path}, line 2 is not valid JSON"),
         ("x.jsonl", b"[" * 100_000, None, "{path}, line 1 is not valid JSON"),
@@ -218,6 +223,8 @@ def test_a_text_read_as_it_comes_is_the_text(
                 found += lines
         except CorpusError as caught:
             error = str(caught)
+    if content.startswith((*corpus.UTF_16_MARKS, *corpus.SPREADSHEETS)):
+        return  # looked at below
     bad = [place for place in [content.find(b"\0")] if place >= 0]
     try:
         content.decode()
@@ -246,7 +253,7 @@ def test_a_line_longer_than_any_document(
 ) -> None:
     monkeypatch.setattr(corpus, "MAX_LINE", 50)
     path = write(tmp_path, f"x.{suffix}", b'text\n"b"\n' + b"a" * 50 + b"\n" + b"a" * 51)
-    monkeypatch.setattr(corpus, "json_texts", lambda _name, lines, _key: lines)
+    monkeypatch.setattr(corpus, "json_texts", lambda _name, lines, *_: lines)
     with pytest.raises(CorpusError, match=r"line 4 has more than 50 characters: that is no list"):
         corpus.read(path, column="text" if suffix == "csv" else None)
 
@@ -271,10 +278,114 @@ def test_a_stream_keeps_no_more_of_a_line_than_it_may(
     assert corpus.MAX_LINE == 5
 
 
-def test_utf_16_is_told_from_latin_1(tmp_path: Path) -> None:
-    path = write(tmp_path, "utf-16", "anna\n".encode("utf-16"))
-    with pytest.raises(CorpusError, match="iconv -f utf-16"):
-        list(corpus.stream_lines(path))
+@pytest.mark.parametrize("block", [1, 2, 3, 1 << 18])
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_read_where_a_mark_says_so(
+    codec: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK", block)
+    text = "\ufeffé\r\n名前\r\r\n👩🏽 x\n\ufeffa"
+    path = write(tmp_path, "utf-16", text.encode(codec))
+    assert [line for some in corpus.stream_lines(path) for line in some] == [
+        "é", "名前", "", "👩🏽 x", "\ufeffa",
+    ]  # fmt: skip
+    assert corpus.read(path).num_blank == 1
+    assert corpus.read(path, mode="text").docs == [
+        text[1:].replace("\r\n", "\n").replace("\r", "\n") + "\n"
+    ]
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 18])
+def test_a_spreadsheet_is_known_as_it_comes(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK", block)
+    for begin in corpus.SPREADSHEETS:
+        with pytest.raises(CorpusError, match="is a spreadsheet or an archive"):
+            corpus.read(write(tmp_path, "x", begin + b"\0\0\n"))
+    assert corpus.read(write(tmp_path, "x", b"PK\x03")).docs == ["PK\x03"]
+    assert corpus.read(write(tmp_path, "x", b"\nPK\x03\x04")).docs == ["PK\x03\x04"]
+
+
+def test_what_tells_nothing_of_a_mark_is_not_waited_for() -> None:
+    came: list[bytes] = []
+
+    def blocks() -> Iterator[bytes]:
+        for block in (b"a\n", b"b\n"):
+            came.append(block)
+            yield block
+
+    assert next(corpus.decoded(blocks(), "x")) == "a\n"
+    assert came == [b"a\n"]
+
+
+# ---- tables
+
+
+@pytest.mark.parametrize(
+    ("content", "word", "docs"),
+    [
+        ("id;name;n\n1;anna;3,5\n2;bob;7\n", "semicolons", ["anna", "bob"]),
+        ("id\tname\n1\tanna\n", "tabs", ["anna"]),
+        ("id,name\n1,a;b;c\n", "", ["a;b;c"]),
+        ("a;b,name\n1,anna\n", "", ["anna"]),  # as many of either: the comma
+        ('"a,b,c,d";name\n1;anna\n', "semicolons", ["anna"]),  # not in quotes
+        ('"a "",,,"" b";name\n1;anna\n', "semicolons", ["anna"]),
+        ('"a,\n,b\n"";,,,,";name;"c\nd"\n1;anna;2\n', "semicolons", ["anna"]),
+        ('\n\nn"a"me,b;name;"x"\n1;anna;1\n', "semicolons", ["anna"]),
+        ("name\na;b\n", "", ["a;b"]),
+        ("name\n", "", []),
+    ],
+)
+def test_what_separates_the_cells(content: str, word: str, docs: list[str], tmp_path: Path) -> None:
+    for path, format in (
+        (write(tmp_path, "x.csv", content.encode()), None),
+        (write(tmp_path, "x.txt", content.encode()), "csv"),
+    ):
+        told: list[str] = []
+        streamed = corpus.stream_entries(path, "name", format, tell=told.append)
+        assert [doc for docs in streamed for doc in docs] == docs
+        if docs:
+            found = corpus.read(path, column="name", format=format)
+            assert found.docs == docs
+            assert told == [f"{path} {found.note}"] * bool(found.note)
+            assert found.note == (word and f"has its cells separated by {word}")
+    found_tsv = write(tmp_path, "x.tsv", b"a;b;c\tname\n1\tanna\n")
+    assert corpus.read(found_tsv, column="name").docs == ["anna"]
+    assert corpus.read(found_tsv, column="name").note == ""
+
+
+def test_a_quote_in_the_first_row_that_never_ends(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.csv", b'a;"name\n' + b"b;c\n" * 100_000)
+    with pytest.raises(CorpusError, match="line 1 is not valid CSV: a quote that is opened there"):
+        corpus.read(path, column="name")
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_table"),
+    [
+        (["1;anna", "2;bob"] * 3, True),
+        (["id\tname", "1\tanna", "2\tbo;b", "3\tc", "4\td"], True),
+        (["id,name", *["1,anna"] * 8, "2,b,ob"], True),
+        (["1;anna", "2;bob"], False),  # too few to tell
+        (["anna", "bob", "1;c"] * 5, False),
+        (["Smith, John", "Acme, Inc."] * 5, False),
+        (["int a;", "return a;"] * 5, False),
+        (["a;b", "a;b;c", "a;b;c;d"] * 5, False),
+        (["anna", "bob"] * 50 + ["a;b"] * 1000, False),  # not among the first hundred
+    ],
+)
+def test_a_text_that_looks_like_a_table(lines: list[str], is_table: bool, tmp_path: Path) -> None:
+    text = "\n".join([*lines, ""])
+    path = write(tmp_path, "x.txt", text.encode())
+    found = corpus.read(path)
+    assert ("looks like a table" in found.note) == is_table
+    assert found.docs == lines
+    assert corpus.from_text(text).note == found.note
+    assert corpus.read(path, mode="text").note == ""
+    told: list[str] = []
+    assert list(corpus.stream_entries(path, tell=told.append)) == list(corpus.stream_lines(path))
+    assert told == [f"{path} {found.note}"] * is_table
 
 
 def test_documents_of_a_program() -> None:

@@ -101,6 +101,36 @@ def test_every_format_comes_back(name: str, ending: str) -> None:
         assert list(read.docs) == docs
 
 
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_cells_are_separated_as_training_reads_them(
+    separator: str, ending: str, kamon: Kamon
+) -> None:
+    content = AS_CSV.replace(",", separator).encode()
+    Path(f"a.csv{ending}").write_bytes(PACKED[ending](content))
+    done = kamon("pack", f"a.csv{ending}", "-o", "s", "--column=text", "--jobs=1")
+    assert both() == divided([*LINES, "a\nb"])
+    name = "semicolons" if separator == ";" else "tabs"
+    assert f"1 CSV file with cells separated by {name}" in done.err
+    Path("b.csv").write_bytes(content)
+    assert list(corpus.read("b.csv", column="text").docs) == [*LINES, "a\nb"]
+
+
+@pytest.mark.parametrize("ending", PACKED)
+def test_utf_16_is_packed_whole(ending: str) -> None:
+    Path(f"a.txt{ending}").write_bytes(PACKED[ending](AS_TEXT.encode("utf-16-le")))
+    found = pack.pack([f"a.txt{ending}"], "s")
+    assert both() == divided(TEXT_DOCS)
+    assert found.num_units == 1
+
+
+def test_a_block_that_unpacks_to_nothing_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PACKED_BLOCK", 1)
+    Path("a.txt.zst").write_bytes(b"".join(zstandard.compress(c) for c in (b"a\xc3", b"\xa9\nb")))
+    pack.pack(["a.txt.zst"], "s", hold_out=False)
+    assert docs_of("s", "train") == ["aé", "b"]
+
+
 def test_the_manifest_says_what_there_is() -> None:
     Path("f").mkdir()
     Path("f/a.txt").write_bytes(AS_TEXT.encode())

@@ -65,8 +65,24 @@ def test_a_character_that_is_unknown() -> None:
     assert [each.text for each in found] == ["anna", "n"]
     with pytest.raises(TokenizerError, match="'x'"):  # behind what is scored, too
         list(score(MODEL, ["annaannaannax"]))
-    with pytest.raises(ConfigError, match="error, skip, replace"):
+    with pytest.raises(ConfigError, match="error, skip, replace, odd"):
         score(MODEL, [], unknown="drop")
+
+
+def test_what_the_model_cannot_make_is_the_oddest_of_all() -> None:
+    given = ["anna", "axa", "hannahanna", "x", "noé", "annaannaannax"]
+    found = list(score(MODEL, iter(given), unknown="odd"))
+    assert [each.text for each in found] == given
+    known = [0, 2, 4]
+    assert [found[place] for place in known] == list(score(MODEL, [given[i] for i in known]))
+    for place, surprise in ((1, 1), (3, 0), (5, 12)):
+        each = found[place]
+        assert (each.logprob, each.bits_per_char, each.cut) == (-math.inf, math.inf, False)
+        assert (each.surprise, each.surprising) == (surprise, "x")
+    columns = score_list(MODEL.engine, MODEL.tokenizer, given, unknown="odd")
+    assert columns.given == columns.texts == given
+    assert Scale.of(MODEL).percentile(math.inf) == 0
+    assert next(score(MODEL, ["x"], unknown="odd")).surprise == 0
 
 
 def test_unknown_characters_replaced() -> None:
@@ -182,6 +198,49 @@ def test_what_is_unknown_to_the_verb(tmp_path: Path, kamon: Kamon) -> None:
     assert (shown["text"], shown["scored"]) == ("ÄNNA", "anna")
     texts.write_text("xenia\n")
     assert kamon("score", tmp_path / "m", texts, "--unknown=skip").code == 1
+
+
+def test_the_oddest_first(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
+    MODEL.save(tmp_path / "m")
+    texts = tmp_path / "texts"
+    texts.write_text("anna\nЯнд\nhhhh\n日本\nnaX\n", encoding="utf-8")
+    last = max(score(MODEL, ["anna", "hhhh"]), key=lambda each: each.bits_per_char).text
+    done = kamon("score", tmp_path / "m", texts)
+    assert all(f"{word} " in done.err.replace(",", "") for word in ("odd", "skip", "replace"))
+    for block in (1, 1 << 17):
+        monkeypatch.setattr(corpus, "BLOCK", block)
+        done = kamon("score", tmp_path / "m", texts, "--unknown=odd", "--top=4")
+        rows = [line.split("\t") for line in done.out.splitlines()]
+        assert [row[-1] for row in rows] == ["Янд", "日本", "naX", last]
+        assert [row[:-1] for row in rows[:3]] == [["inf", "-inf", "0.0", c] for c in "Я日X"]
+        assert "3 lines with characters unknown to the model: of probability 0" in done.err
+    done = kamon("score", tmp_path / "m", texts, "--unknown=odd", "--top=2", "--json")
+    first = json.loads(done.out.splitlines()[0], parse_constant=pytest.fail)
+    assert (first["logprob"], first["bits_per_char"], first["percentile"]) == (None, None, 0)
+    assert (first["text"], first["surprise"], first["surprising"]) == ("Янд", 0, "Я")
+
+
+def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
+    MODEL.save(tmp_path / "m")
+    table = tmp_path / "x.csv"
+    table.write_text('id;name\n1;anna\n2;"no\nra"\n3;\n4; hanna \n')
+    plain = tmp_path / "x.txt"
+    plain.write_text("anna\nhanna\n")
+    expected = kamon("score", tmp_path / "m", plain).out
+    done = kamon("score", tmp_path / "m", table, "--column=name", "--unknown=skip")
+    assert done.out == expected
+    assert "has its cells separated by semicolons" in done.err
+    assert "record 2: character" in kamon("score", tmp_path / "m", table, "--column=name").err
+    lines = tmp_path / "x.jsonl"
+    lines.write_text('{"name": "anna"}\n\n{"name": "hanna"}\n{"name": 5}\n')
+    for block in (1, 1 << 17):
+        monkeypatch.setattr(corpus, "BLOCK", block)
+        done = kamon("score", tmp_path / "m", lines, "--column=name")
+        assert (done.code, "line 4 has something else than text" in done.err) == (1, True)
+        assert expected.startswith(done.out)
+    plain.write_text("1;anna\n" * 5)
+    done = kamon("score", tmp_path / "m", plain, "--unknown=odd")
+    assert "looks like a table: --format csv --column NAME" in done.err
 
 
 def test_lines_without_end(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:

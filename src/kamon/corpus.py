@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
 FORMATS = ("text", "csv", "tsv", "jsonl")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 MAX_LINE = 1 << 24  # characters: what is longer is no list
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+BLOCK_CHARS = 1 << 20  # of documents that are looked at together
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and every zip; .xls
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+QUOTED = re.compile(r'(?<![^,;\t])"(?:[^"]++|"")*+("?)')  # a cell; without its end if it goes on
+LOOKED_AT = 100  # lines, to tell a table
+LEAST_LOOKED_AT = 5
+SHARE = 0.8  # of them that are alike
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,8 @@ class Corpus:
     """Documents and where they came from. None is blank; none has white space at its ends.
 
     num_entries counts what was read (lines, cells or records); the blank ones among them were
-    dropped, and white space was taken off the ends of num_stripped others.
+    dropped, and white space was taken off the ends of num_stripped others. note: what people should
+    know of how it was read, as the end of a sentence that begins with `source`.
     """
 
     source: str
@@ -41,6 +50,7 @@ class Corpus:
     num_entries: int
     num_blank: int
     num_stripped: int
+    note: str = ""
 
     @cached_property
     def different(self) -> Documents:
@@ -69,9 +79,10 @@ def read(
     """Read a file, a built-in list ("names", "names-original") or standard input ("-").
 
     format: one of FORMATS; by default the file's ending tells, and everything else is text, one
-    document a line. column: of a CSV or TSV file the column by its name in the first row; of JSONL
-    the key ("text" by default). mode: as of a Config; "text" makes one document of a whole text, as
-    it stands. CorpusError says what is wrong with the content and in which line.
+    document a line. column: of a CSV or TSV file the column by its name in the first row, which
+    also tells what separates the cells of CSV; of JSONL the key ("text" by default). mode: as of a
+    Config; "text" makes one document of a whole text, as it stands. CorpusError says what is wrong
+    with the content and in which line.
     """
     if str(source) in builtin.BUILT_IN and isinstance(source, str):
         if column or format:
@@ -81,6 +92,20 @@ def read(
         if source == builtin.NAMES:
             return from_entries(builtin.NAMES, builtin.names())
         return from_entries(builtin.NAMES_ORIGINAL, text_lines(builtin.names_original().decode()))
+    format = checked_format(source, column, format)
+    name = name_of(source)
+    lines = whole_lines(source)
+    if format == "text":
+        return whole_text(name, lines) if mode == "text" else from_lines(name, lines)
+    if format == "jsonl":
+        return from_entries(name, json_texts(name, lines, "text" if column is None else column))
+    separator, lines = separated(lines, format)
+    note = separator_note(separator) if format == "csv" else ""
+    return from_entries(name, cells(name, lines, column, separator), note)
+
+
+def checked_format(source: str | Path, column: str | None, format: str | None) -> str:
+    """One of FORMATS: as given, or as the file's ending says. ConfigError for what fits not."""
     if format is None:
         format = format_of(source)
     elif format not in FORMATS:
@@ -89,15 +114,7 @@ def read(
         raise ConfigError(
             f"{source} is read as text, which has no columns: name a --format with --column"
         )
-    name = name_of(source)
-    lines = whole_lines(source)
-    if format == "text" and mode == "text":
-        return whole_text(name, lines)
-    if format == "text":
-        return from_entries(name, lines)
-    if format == "jsonl":
-        return from_entries(name, json_texts(name, lines, "text" if column is None else column))
-    return from_entries(name, cells(name, lines, column, "\t" if format == "tsv" else ","))
+    return format
 
 
 def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
@@ -116,7 +133,7 @@ def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
 
 def from_text(text: str, source: str = "a text in memory") -> Corpus:
     """What `read` makes of a text file with this content: a document a line."""
-    return from_entries(source, lines_in(text, source))
+    return from_lines(source, lines_in(text, source))
 
 
 def lines_in(text: str, source: str) -> Iterator[str]:
@@ -125,7 +142,12 @@ def lines_in(text: str, source: str) -> Iterator[str]:
     return chain.from_iterable(no_longer(lines_of(decoded([content], source)), source))
 
 
-def from_entries(source: str, entries: Iterable[str]) -> Corpus:
+def from_lines(source: str, lines: Iterator[str]) -> Corpus:
+    first = list(islice(lines, LOOKED_AT))
+    return from_entries(source, chain(first, lines), table_note(first))
+
+
+def from_entries(source: str, entries: Iterable[str], note: str = "") -> Corpus:
     num_entries = num_blank = num_stripped = 0
 
     def docs() -> Iterator[str]:
@@ -145,7 +167,7 @@ def from_entries(source: str, entries: Iterable[str]) -> Corpus:
         raise CorpusError(
             f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
         )
-    return Corpus(source, found, num_entries, num_blank, num_stripped)
+    return Corpus(source, found, num_entries, num_blank, num_stripped, note)
 
 
 def whole_text(source: str, lines: Iterable[str]) -> Corpus:
@@ -166,12 +188,16 @@ def format_of(source: str | Path) -> str:
 def opened(source: str | Path, name: str, others: Iterable[str] = ()) -> Iterator[BinaryIO]:
     """The file, or standard input for "-". CorpusError where it cannot be opened or read.
 
+    That lines are waited for is said where they come from a keyboard.
     others: what could be meant by a name that is no file's, besides the files beside it.
     """
     try:
         if str(source) == "-":
             if sys.stdin is None:
                 raise CorpusError("standard input is closed")
+            if sys.stdin.buffer.isatty():
+                end = "Ctrl-Z and Enter end" if os.name == "nt" else "Ctrl-D ends"
+                print(f"reading lines from the keyboard; {end}", file=sys.stderr)
             yield sys.stdin.buffer
         else:
             with open(source, "rb") as file:
@@ -197,15 +223,23 @@ def name_of(source: str | Path) -> str:
 
 
 def why_no_text(name: str, line: int, byte: int, value: int, *, utf16: bool = False) -> str:
-    """What is wrong with a byte that is NUL, or where none such may stand in UTF-8."""
+    """What is wrong with a byte that is NUL, or where none such may stand.
+
+    utf16: the text is UTF-16, by the mark at its start.
+    """
+    if utf16:
+        return (
+            f"{name}, line {line} {'is not UTF-16' if value else 'has a NUL character'}, though "
+            "the file begins with the mark of UTF-16 text: save it as UTF-8"
+        )
     if value:
         return (
             f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{value:02x}; "
-            f"convert the file, as in `iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8`"
+            "convert the file, as in `iconv -f cp1252 -t utf-8`"
         )
     return (
-        f"{name}, line {line} has a NUL byte at byte {byte}: this looks like "
-        f"{'UTF-16 text' if utf16 else 'no text'}; Kamon reads UTF-8 text"
+        f"{name}, line {line} has a NUL byte at byte {byte}: this looks like no text; Kamon reads "
+        "UTF-8 text, and UTF-16 with a byte order mark"
     )
 
 
@@ -268,15 +302,25 @@ def lines_of(texts: Iterable[str]) -> Iterator[list[str]]:
 def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str]:
     r"""The text of UTF-8 that comes in blocks: every line end is \n, a mark at the start is gone.
 
-    number: of the first line in the file called `name`. CorpusError says what is no text, and in
-    which line, when the text before was yielded.
+    UTF-16 is read where a mark at the start says that it is. number: of the first line in the file
+    called `name`. CorpusError says what is no text, and in which line, when the text before was
+    yielded.
     """
     # It sees that a line end may be two characters, and a character several bytes, of two blocks.
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    begin, before = b"", 0  # bytes of the unfinished line
-    fresh = number == 1
-    for block in chain(blocks, [b""]):
-        begin = begin or block[:2]
+    left = filter(None, blocks)  # an empty one is the end
+    before = 0  # bytes of the unfinished line
+    fresh, utf16 = number == 1, False
+    if fresh:
+        begin = beginning(left)
+        if begin.startswith(SPREADSHEETS):
+            raise CorpusError(
+                f"{name} is a spreadsheet or an archive, not text: save it as CSV (UTF-8)"
+            )
+        utf16 = begin.startswith(UTF_16_MARKS)
+        left = filter(None, utf_16_as_8(begin, left) if utf16 else chain([begin], left))
+        fresh = not utf16
+    for block in chain(left, [b""]):
         text, fault = decode_block(decoder, block)
         if fresh and text:
             fresh = False
@@ -290,9 +334,31 @@ def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str
             before = 0
         before += len(text.encode())
         if fault >= 0:
-            raise CorpusError(
-                why_no_text(name, number, before + 1, fault, utf16=begin in UTF_16_MARKS)
-            )
+            raise CorpusError(why_no_text(name, number, before + 1, fault, utf16=utf16))
+
+
+def beginning(blocks: Iterator[bytes]) -> bytes:
+    """The first blocks, so few that none is waited for which can tell nothing more of a mark."""
+    marks = (*UTF_16_MARKS, *SPREADSHEETS)
+    begin = b""
+    while any(len(begin) < len(mark) and mark.startswith(begin) for mark in marks):
+        block = next(blocks, b"")
+        if not block:
+            break
+        begin += block
+    return begin
+
+
+def utf_16_as_8(begin: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """UTF-16 behind its mark as UTF-8 without one; 0xff, and the end, for what is none."""
+    codec = "utf-16-le" if begin.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
+    decoder = codecs.getincrementaldecoder(codec)()
+    for block in chain([begin[2:]], blocks, [b""]):
+        try:
+            yield decoder.decode(block, final=not block).encode()
+        except UnicodeDecodeError as error:
+            yield error.object[: error.start].decode(codec).encode() + b"\xff"
+            return
 
 
 def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[str, int]:
@@ -325,10 +391,12 @@ def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[
         deep = isinstance(error, RecursionError)
         other = "it is nested too deeply" if deep else "a number has too many digits"
         reason = getattr(error, "msg", other)
-        raise CorpusError(f"{name}, line {number} is not valid JSON: {reason}") from None
+        raise CorpusError(
+            f"{name}, line {number} is not valid JSON: {reason}; each line is an object such as "
+            f"{example(keys)}"
+        ) from None
     if not isinstance(record, dict):
-        such = ", ".join(f'"{key}": "…"' for key in keys)
-        raise CorpusError(f"{name}, line {number} is no JSON object such as {{{such}}}")
+        raise CorpusError(f"{name}, line {number} is no JSON object such as {example(keys)}")
     for key in keys:
         if key in record and not isinstance(record[key], str):
             raise CorpusError(f"{name}, line {number} has something else than text under {key!r}")
@@ -338,10 +406,66 @@ def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[
     return [checked_text(name, f"line {number}", record[key]) for key in keys]
 
 
-def cells(name: str, lines: Iterable[str], column: str | None, delimiter: str) -> Iterator[str]:
+def example(keys: Sequence[str]) -> str:
+    return "{" + ", ".join(f'"{key}": "…"' for key in keys) + "}"
+
+
+def separated(lines: Iterator[str], format: str) -> tuple[str, Iterator[str]]:
+    r"""What separates the cells of a table, and the same lines again. format: "csv" or "tsv".
+
+    In CSV it is the one of SEPARATORS of which the first row has most outside of quoted cells; of
+    several, or where there are none, the first.
+
+    >>> separated(iter(['id;"a,b,c"', "1;2"]), "csv")[0]
+    ';'
+    """
+    if format == "tsv":
+        return "\t", lines
+    seen: list[str] = []
+    counts = dict.fromkeys(SEPARATORS, 0)
+    size, inside = 0, False  # a quoted cell, which may have several lines
+    for line in lines:
+        seen.append(line)
+        size += len(line)
+        rest = '"' + line if inside else line
+        quoted = QUOTED.findall(rest)
+        inside = bool(quoted) and not quoted[-1]
+        bare = QUOTED.sub("", rest)
+        for separator in SEPARATORS:
+            counts[separator] += bare.count(separator)
+        if (line and not inside) or size > MAX_LINE:
+            break
+    return max(SEPARATORS, key=counts.__getitem__), chain(seen, lines)
+
+
+def separator_note(separator: str) -> str:
+    """What a Corpus says of CSV; nothing of commas, which it is named after."""
+    return "" if separator == "," else f"has its cells separated by {SEPARATORS[separator]}"
+
+
+def table_note(lines: Iterable[str]) -> str:
+    """What a Corpus says of lines that were read as text and look like the rows of a table.
+
+    So they do where nearly all have the same number of separators, not just one at the end. A comma
+    before a space is one of prose.
+    """
+    rows = list(filter(str.strip, lines))
+    for separator in SEPARATORS:
+        counts = [
+            row.count(separator) - (row.count(", ") if separator == "," else 0)
+            for row in rows
+            if not row.rstrip().endswith(separator) or row.count(separator) > 1
+        ]
+        most = max(set(counts) - {0}, key=counts.count, default=0)
+        if most and len(rows) >= LEAST_LOOKED_AT and counts.count(most) >= SHARE * len(rows):
+            return "looks like a table: --format csv --column NAME takes one column"
+    return ""
+
+
+def cells(name: str, lines: Iterable[str], column: str | None, separator: str) -> Iterator[str]:
     import csv
 
-    reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
+    reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
     limit = csv.field_size_limit(MAX_LINE)  # of a cell, which is of the whole process
     begin = 1  # where the row begins that is read next
     try:
@@ -377,6 +501,54 @@ def cells(name: str, lines: Iterable[str], column: str | None, delimiter: str) -
         raise CorpusError(f"{name}, {place} is not valid CSV: {reason}") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def stream_entries(
+    source: str | Path,
+    column: str | None = None,
+    format: str | None = None,
+    *,
+    tell: Callable[[str], object],
+) -> Iterator[list[str]]:
+    """The lines of `stream_lines`, or the records or cells of a table, as they come.
+
+    column, format: as of `read`. tell: is told the note of a Corpus before what it is about; that
+    of a text is about the lines that came first.
+    """
+    format = checked_format(source, column, format)
+    name = name_of(source)
+    blocks = stream_lines(source)
+    if format == "text":
+        first = next(blocks, [])
+        if note := table_note(first[:LOOKED_AT]):
+            tell(f"{name} {note}")
+        yield from chain(filter(None, [first]), blocks)
+        return
+    blocks = no_longer(blocks, name)
+    if format == "jsonl":
+        number = 1
+        for lines in blocks:
+            yield list(json_texts(name, lines, "text" if column is None else column, number))
+            number += len(lines)
+        return
+    separator, each = separated(chain.from_iterable(blocks), format)
+    if format == "csv" and (note := separator_note(separator)):
+        tell(f"{name} {note}")
+    yield from together(cells(name, each, column, separator))
+
+
+def together(docs: Iterable[str]) -> Iterator[list[str]]:
+    """Many at a time: so many that more would gain nothing, and few enough for memory."""
+    block: list[str] = []
+    size = 0
+    for doc in docs:
+        block.append(doc)
+        size += len(doc)
+        if size >= BLOCK_CHARS or len(block) == BLOCK_DOCS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def checked_text(name: str, where: str, text: str) -> str:

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from kamon.shards import (
     bytes_a_token,
     read_manifest,
 )
-from kamon.sources import find_sources
+from kamon.sources import find_sources, separator_of
 from kamon.store import LOCK, as_store_error, is_model, load
 from kamon.tokenizer import BPE_VOCAB, CharTokenizer, read_tokenizer
 from kamon.units import (
@@ -91,6 +92,7 @@ class Packed:
     num_units_before: int  # of them were there
     was_whole: bool  # so that there was nothing to do
     num_hidden: int  # files and folders of the folders given, left out
+    separators: dict[str, int]  # how many CSV files have their cells separated by which
 
 
 def pack(
@@ -143,6 +145,8 @@ def pack(
         choose_unit_bytes(sources, shard_tokens),
         sources,
     )
+    csv = [source for source in sources if source.format == "csv"]
+    separators = dict(Counter(map(separator_of, csv)))
     begin = time.perf_counter()
     with writing(given, plan, overwrite=overwrite) as path, as_store_error(given):
         was_whole = (path / MANIFEST).exists()
@@ -162,6 +166,7 @@ def pack(
             before,
             was_whole,
             num_hidden,
+            separators,
         )
 
 

@@ -78,7 +78,10 @@ def parse(name: str, number: int, line: str) -> Answer:
     except (ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         other = "it is nested too deeply" if deep else "a number has too many digits"
-        raise CorpusError(f"{where} is not valid JSON: {getattr(error, 'msg', other)}") from None
+        raise CorpusError(
+            f"{where} is not valid JSON: {getattr(error, 'msg', other)}; pairs are JSON lines such "
+            f"as {example()}"
+        ) from None
     if not isinstance(record, dict):
         raise CorpusError(f"{where} is no JSON object such as {example()}")
     return of_record(name, number, record)

@@ -19,7 +19,12 @@ CHUNK = 20_000  # texts at a time
 NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
 NUM_COMPARED_SLOWLY = 200  # by the scalar engine
 BITS = 1 / math.log(2)
-UNKNOWN = ("error", "skip", "replace")  # what is done with texts that have unknown characters
+UNKNOWN = (
+    "error",
+    "skip",
+    "replace",
+    "odd",
+)  # what is done with texts that have unknown characters
 
 
 class Score(NamedTuple):
@@ -49,7 +54,8 @@ def score(model: Model, texts: Iterable[str], *, unknown: str = "error") -> Iter
     unknown: what to do with a text that has characters which the model does not know. "error"
     raises a TokenizerError; "skip" leaves it out; "replace" exchanges them for their likes
     (`CharTokenizer.replace_unknown`), leaves out a text that still has some, and gives the text as
-    it was scored.
+    it was scored; "odd" takes it for what it is to the model: of probability 0, its logprob −inf,
+    its bits_per_char inf, its least likely character the first unknown one.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
@@ -118,6 +124,9 @@ def score_list(
             texts = list(map(tokenizer.replace_unknown, given))
             strange = tokenizer.unknown("".join(texts))
         kept = [place for place, text in enumerate(texts) if strange.isdisjoint(text)]
+        if unknown == "odd":
+            known = score_list(reader, tokenizer, [texts[place] for place in kept])
+            return with_impossible(known, kept, texts, strange)
         given = [given[place] for place in kept]
         texts = [texts[place] for place in kept]
     batch = tokenizer.encode_documents(texts, room)
@@ -132,6 +141,28 @@ def score_list(
     logprobs, places = document_logprobs(reader, batch)
     bits = [-BITS * logprob / (n + 1) for logprob, n in zip(logprobs, lengths, strict=True)]
     return Scores(given, texts, logprobs, bits, tokenizer.num_chars(texts, places), cut)
+
+
+def with_impossible(
+    known: Scores, places: Sequence[int], texts: Sequence[str], strange: set[str]
+) -> Scores:
+    """The scores of all texts: `known` are of those at `places`, the others have probability 0.
+
+    strange: the unknown characters, of which each of the others has at least one.
+    """
+    logprobs = [-math.inf] * len(texts)
+    bits = [math.inf] * len(texts)
+    surprises = [-1] * len(texts)
+    cut = [False] * len(texts)
+    for own, place in enumerate(places):
+        logprobs[place] = known.logprobs[own]
+        bits[place] = known.bits_per_char[own]
+        surprises[place] = known.surprises[own]
+        cut[place] = known.cut[own]
+    for place, text in enumerate(texts):
+        if surprises[place] < 0:
+            surprises[place] = next(n for n, char in enumerate(text) if char in strange)
+    return Scores(texts, texts, logprobs, bits, surprises, cut)
 
 
 def check_several(texts: object) -> None:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from kamon.config import suggestion
 from kamon.corpus import (
     FORMATS,
+    UTF_16_MARKS,
     cells,
     decoded,
     format_of,
@@ -20,13 +21,14 @@ from kamon.corpus import (
     name_of,
     no_longer,
     opened,
+    separated,
+    together,
 )
-from kamon.documents import BLOCK, BLOCK_DOCS
+from kamon.documents import BLOCK
 from kamon.errors import ConfigError, CorpusError
 
 PACKED = (".gz", ".zst")
 PACKED_BLOCK = 1 << 12  # bytes unpacked at a time: to 128 MiB at the very worst
-BLOCK_CHARS = 1 << 20  # of documents that are looked at together
 
 Report = Callable[[int], object]  # is told how many bytes of a file were read
 
@@ -134,8 +136,8 @@ def cut(sources: Sequence[Source], most: int, *, whole_texts: bool) -> list[list
     room = -1
     for number, source in enumerate(sources):
         step = max(1, source.size)
-        if source.format in free and not source.packed:
-            step = min(step, most)
+        if source.format in free and not source.packed and step > most and not is_utf_16(source):
+            step = most
         for begin in range(0, max(1, source.size), step):
             piece = Piece(number, begin, min(begin + step, source.size))
             size = piece.end - piece.begin
@@ -145,6 +147,19 @@ def cut(sources: Sequence[Source], most: int, *, whole_texts: bool) -> list[list
             units[-1].append(piece)
             room -= size
     return units
+
+
+def is_utf_16(source: Source) -> bool:
+    """Whether a mark says so, without which no piece of it can be read."""
+    with opened(source.path, source.name) as file:
+        return file.read(2) in UTF_16_MARKS
+
+
+def separator_of(source: Source) -> str:
+    """What separates the cells of a CSV or TSV file."""
+    whole = texts(source, Piece(0, 0, source.size), lambda _: None)
+    lines = (line for block in lines_of(whole) for line in block)
+    return separated(lines, source.format)[0]
 
 
 def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iterator[str]:
@@ -237,26 +252,12 @@ def entries(
     if source.format == "text":
         yield from lines
         return
-    each = (line for block in lines for line in block)
+    each: Iterator[str] = (line for block in lines for line in block)
     if source.format == "jsonl":
         yield from together(json_texts(source.name, each, column or "text", number))
     else:
-        delimiter = "\t" if source.format == "tsv" else ","
-        yield from together(cells(source.name, each, column, delimiter))
-
-
-def together(docs: Iterable[str]) -> Iterator[list[str]]:
-    """Many at a time: so many that more would gain nothing, and few enough for memory."""
-    block: list[str] = []
-    size = 0
-    for doc in docs:
-        block.append(doc)
-        size += len(doc)
-        if size >= BLOCK_CHARS or len(block) == BLOCK_DOCS:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+        separator, each = separated(each, source.format)
+        yield from together(cells(source.name, each, column, separator))
 
 
 def lines_before(source: Source, piece: Piece) -> int:

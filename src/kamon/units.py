@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kamon.batch import UTF_32
+from kamon.corpus import BLOCK_CHARS
 from kamon.errors import CorpusError, TokenizerError
 from kamon.files import replace_file, sync_folder
 from kamon.shards import FORMAT, PARTS, bytes_a_token
-from kamon.sources import BLOCK_CHARS, Piece, Source, cut, entries, lines_before, texts
+from kamon.sources import Piece, Source, cut, entries, lines_before, texts
 from kamon.split import PARTS as SPLIT_PARTS
 from kamon.split import part as part_of
 from kamon.store import staging

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kamon.cli.output import count, print_json, say
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_json
-from kamon.corpus import FORMATS
+from kamon.corpus import FORMATS, SEPARATORS
 
 if TYPE_CHECKING:
     from kamon.pack import Packed, Progress
@@ -108,6 +108,9 @@ def run(args: argparse.Namespace) -> None:
 def say_packed(packed: Packed) -> None:
     if packed.num_hidden:
         say(f"{count(packed.num_hidden, 'hidden name')} in the folders left out")
+    for separator, number in packed.separators.items():
+        if separator != ",":
+            say(f"{count(number, 'CSV file')} with cells separated by {SEPARATORS[separator]}")
     if packed.was_whole:
         say("all was packed before: nothing to do")
         return

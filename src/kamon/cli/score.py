@@ -3,48 +3,59 @@
 A line of output for each line of input, tab-separated: bits a character (its end counts as one),
 log probability in nats, the percentage of the model's own list that is at least as odd, the least
 likely character ("end" for the end), and the line as it was given. White space at the ends is taken
-off, blank lines are left out. Any number of lines is read, as they come, in bounded memory.
+off, blank lines are left out. Any number of lines is read, as they come, in bounded memory. On a
+terminal, a line of heads comes first, on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import sys
 from itertools import chain
 from operator import itemgetter, ne
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, json_line, one_line, say
 from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_engine, chosen_engine
+from kamon.cli.settings import add_engine, add_input_format, chosen_engine
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
 if TYPE_CHECKING:
     from kamon.score import Scale, Scores
     from kamon.tokenizer import Tokenizer
 
+HEADS = "bits\tlogprob\tpercent\toddest\ttext"
+
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="DIR", help="the model, as `kamon train -o` wrote it")
     parser.add_argument(
-        "input", nargs="?", default="-", metavar="FILE", help="text; by default standard input"
+        "input",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help="text, .csv, .tsv or .jsonl; by default standard input",
     )
+    add_input_format(parser)
     parser.add_argument("--top", type=whole_number, metavar="N", help="only the N oddest, in order")
     parser.add_argument(
         "--threshold", type=number, metavar="BITS", help="only those of so many bits a character"
     )
     parser.add_argument(
         "--unknown",
-        choices=("error", "skip", "replace"),
+        choices=("error", "skip", "replace", "odd"),
         default="error",
         help="lines that have characters the model does not know: stop there (error, the default), "
-        "leave them out (skip), or score them with the likes that it knows, such as e for É, and "
-        "leave out what has none (replace)",
+        "leave them out (skip), score them with the likes that it knows, such as e for É, and "
+        "leave out what has none (replace), or take them for the oddest of all, of probability 0 "
+        "(odd)",
     )
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print one JSON object a line, with the text as it was scored, too",
+        help="print one JSON object a line, with the text as it was scored, too; what is not "
+        "finite is null",
     )
     add_engine(parser)
 
@@ -57,15 +68,17 @@ def run(args: argparse.Namespace) -> int:
     engine = chosen_engine(args)
 
     from kamon.api import load
-    from kamon.corpus import MAX_LINE, name_of, stream_lines
+    from kamon.corpus import MAX_LINE, format_of, name_of, stream_entries
     from kamon.score import Scale, score_list
 
     model = load(args.model, **engine)
     model.check_documents("scores are those of documents")
     scale = Scale.of(model)
-    num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = 0
+    num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = num_odd = 0
+    table = (args.format or format_of(args.input)) in ("csv", "tsv")
+    headed = args.json or not sys.stdout.isatty()
     top: list[tuple[float, str]] = []  # the oddest so far, with their lines
-    for lines in stream_lines(args.input):
+    for lines in stream_entries(args.input, args.column, args.format, tell=say):
         num_long += sum(len(line) > MAX_LINE for line in lines)
         texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
         try:
@@ -73,17 +86,25 @@ def run(args: argparse.Namespace) -> int:
         except TokenizerError as error:
             place = num_lines + first_unknown(model.tokenizer, lines)
             raise TokenizerError(
-                f"{name_of(args.input)}, line {place}: {error}; --unknown skip leaves such lines "
-                "out, --unknown replace looks for the characters that are most like them"
+                f"{name_of(args.input)}, {'record' if table else 'line'} {place}: {error}; "
+                "--unknown odd takes such lines for the oddest of all, skip leaves them out, "
+                "replace looks for the characters that are most like those"
             ) from None
         num_lines += len(lines)
         num_texts += len(texts)
         num_scored += len(found.texts)
         num_cut += sum(found.cut)
+        if args.unknown == "odd":
+            surprising = found.surprising()
+            strange = model.tokenizer.unknown(surprising)
+            num_odd += sum(char in strange for char in surprising)
         num_replaced += sum(map(ne, found.given, found.texts))
         least = top[-1][0] if len(top) == args.top else args.threshold
         if least is not None:
             found = found.select([bits >= least for bits in found.bits_per_char])
+        if not headed:
+            say(HEADS)
+            headed = True
         rows = json_rows(found, scale) if args.json else text_rows(found, scale)
         if args.top is not None:
             both = chain(top, zip(found.bits_per_char, rows, strict=True))
@@ -99,6 +120,10 @@ def run(args: argparse.Namespace) -> int:
         left_out = count(num_texts - num_scored, "line")
         why = ", not even by their likes," if args.unknown == "replace" else ""
         say(f"{left_out} with characters unknown to the model{why} left out")
+    if num_odd:
+        say(
+            f"{count(num_odd, 'line')} with characters unknown to the model: of probability 0 to it"
+        )
     if num_replaced:
         say(f"{count(num_replaced, 'line')} scored with the likes of characters unknown")
     if num_cut:

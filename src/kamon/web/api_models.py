@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
@@ -184,15 +185,18 @@ class ScoreBody(Asking):
 
     model: ModelId
     texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
-    unknown: Literal["error", "skip", "replace"] = "error"
+    unknown: Literal["error", "skip", "replace", "odd"] = "error"
 
 
 class ScoreFound(BaseModel):
-    """percentile: how much of the model's own list is at least as odd, in percent."""
+    """percentile: how much of the model's own list is at least as odd, in percent.
+
+    logprob and bits_per_char are null where the probability is 0.
+    """
 
     text: str
-    logprob: float
-    bits_per_char: float
+    logprob: float | None
+    bits_per_char: float | None
     percentile: float
     surprising: str
     cut: bool
@@ -332,8 +336,8 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
             return [
                 ScoreFound(
                     text=each.text,
-                    logprob=each.logprob,
-                    bits_per_char=each.bits_per_char,
+                    logprob=finite(each.logprob),
+                    bits_per_char=finite(each.bits_per_char),
                     percentile=scale.percentile(each.bits_per_char),
                     surprising=each.surprising,
                     cut=each.cut,
@@ -343,6 +347,11 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
 
     scores = await ask.compute(look)
     return lines(scores) if wants_lines(accept) else Scores(scores=scores)
+
+
+def finite(number: float) -> float | None:
+    """The number, or null, for JSON has no infinite ones."""
+    return number if math.isfinite(number) else None
 
 
 @router.post("/next-token")
