@@ -14,6 +14,7 @@
  * @property {number} num_steps
  * @property {number|null} held_out_loss
  * @property {boolean} saved
+ * @property {string|null} path  of its directory, from where the server was started
  * @property {string|null} parent
  * @property {number|null} step
  * @property {number[]} steps
