@@ -28,6 +28,14 @@ MAX_LINE = 1 << 24  # characters: what is longer is no list
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
+class ColumnNeeded(ConfigError):
+    """Raised for a table of which no column is chosen. columns: those that it has."""
+
+    def __init__(self, name: str, columns: list[str]) -> None:
+        super().__init__(f"{name} has the columns {listed(columns)}: choose one with --column")
+        self.columns = columns
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Documents and where they came from. None is blank; none has white space at its ends.
@@ -93,11 +101,34 @@ def read(
     lines = whole_lines(source)
     if format == "text" and mode == "text":
         return whole_text(name, lines)
+    return from_entries(name, entries_in(name, lines, format, column))
+
+
+def entries_in(name: str, lines: Iterable[str], format: str, column: str | None) -> Iterable[str]:
+    """What the lines of a list in one of FORMATS hold: lines, cells of a column, or texts."""
     if format == "text":
-        return from_entries(name, lines)
+        return lines
     if format == "jsonl":
-        return from_entries(name, json_texts(name, lines, "text" if column is None else column))
-    return from_entries(name, cells(name, lines, column, "\t" if format == "tsv" else ","))
+        return json_texts(name, lines, "text" if column is None else column)
+    return cells(name, lines, column, "\t" if format == "tsv" else ",")
+
+
+def columns_in(name: str, lines: Iterable[str], format: str) -> list[str]:
+    """What a table has to choose from: the names in its first row, or the keys of the first JSON
+    object that have a text. CorpusError where there is no such row."""
+    if format != "jsonl":
+        try:
+            next(iter(entries_in(name, lines, format, None)), None)
+        except ColumnNeeded as needed:
+            return needed.columns
+        return []
+    import json
+
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            json_record(name, number, line, [])  # says what is wrong with it
+            return [key for key, value in json.loads(line).items() if isinstance(value, str)]
+    return []
 
 
 def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
@@ -114,9 +145,15 @@ def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
     return from_entries(source, checked())
 
 
-def from_text(text: str, source: str = "a text in memory") -> Corpus:
-    """What `read` makes of a text file with this content: a document a line."""
-    return from_entries(source, lines_in(text, source))
+def from_text(
+    text: str,
+    source: str = "a text in memory",
+    *,
+    column: str | None = None,
+    format: str = "text",
+) -> Corpus:
+    """What `read` makes of a file with this content: of a text a document a line."""
+    return from_entries(source, entries_in(source, lines_in(text, source), format, column))
 
 
 def lines_in(text: str, source: str) -> Iterator[str]:
@@ -349,7 +386,7 @@ def cells(name: str, lines: Iterable[str], column: str | None, delimiter: str) -
         if not header:
             return
         if column is None:
-            raise ConfigError(f"{name} has the columns {listed(header)}: choose one with --column")
+            raise ColumnNeeded(name, header)
         if column not in header:
             raise ConfigError(f"{name} has no column {column!r}{suggestion(column, header)}")
         if header.count(column) > 1:

@@ -207,11 +207,12 @@ export function valueGraph(say, moved) {
         ),
       );
     }
-    const left = place.scrollLeft;
+    const left = now ? place.scrollLeft : 0; // forward, it begins with what goes in
     swap(place, svg);
     place.scrollLeft = left;
+    if (!now) return;
     // In view: the node, and to its left those that it hands its gradient to.
-    const xs = [now?.id ?? graph.root, ...(now?.inputs ?? [])].map((id) => where.get(id)?.x ?? 0);
+    const xs = [now.id, ...now.inputs].map((id) => where.get(id)?.x ?? 0);
     const [from, to] = [Math.min(...xs), xs[0] + WIDE];
     const room = place.clientWidth;
     if (from < place.scrollLeft || to > place.scrollLeft + room) {

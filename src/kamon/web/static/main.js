@@ -18,6 +18,7 @@ import { isOver, watch } from "./watch.js";
  * @property {(error: unknown, where?: Element) => void} fail  shows what went wrong
  * @property {(changes: Record<string, any>) => void} go  to another view, or another model
  * @property {() => Promise<void>} refresh  asks for the models again
+ * @property {(model: ModelInfo) => string} nameOf  as it is shown
  */
 
 /**
@@ -132,7 +133,7 @@ async function open() {
   document.title = `${view.title} · Kamon`;
   showViews();
   /** @type {Context} */
-  const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh };
+  const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh, nameOf };
   swap(root);
   root.dataset.view = name;
   try {

@@ -74,11 +74,11 @@ function beginning(context, model) {
       h(
         "fieldset",
         { class: "choice" },
-        h("legend", {}, `How ${model.id} proposes`),
+        h("legend", {}, `How ${context.nameOf(model)} proposes`),
         h("label", {}, one, "one by one: good or not"),
         h("label", {}, two, "in pairs: the better one"),
       ),
-      h("div", { class: "row" }, field("It learns", every), field("Seed", seed)),
+      h("div", { class: "row wide" }, field("It learns", every), field("Seed", seed)),
       start,
       errors,
     ),
