@@ -28,7 +28,7 @@ MAX_LINE = 1 << 24  # characters: what is longer is no list
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-class ColumnNeeded(ConfigError):
+class ColumnError(ConfigError):
     """Raised for a table of which no column is chosen. columns: those that it has."""
 
     def __init__(self, name: str, columns: list[str]) -> None:
@@ -119,7 +119,7 @@ def columns_in(name: str, lines: Iterable[str], format: str) -> list[str]:
     if format != "jsonl":
         try:
             next(iter(entries_in(name, lines, format, None)), None)
-        except ColumnNeeded as needed:
+        except ColumnError as needed:
             return needed.columns
         return []
     import json
@@ -386,7 +386,7 @@ def cells(name: str, lines: Iterable[str], column: str | None, delimiter: str) -
         if not header:
             return
         if column is None:
-            raise ColumnNeeded(name, header)
+            raise ColumnError(name, header)
         if column not in header:
             raise ConfigError(f"{name} has no column {column!r}{suggestion(column, header)}")
         if header.count(column) > 1:
