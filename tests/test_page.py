@@ -570,6 +570,9 @@ def test_what_is_saved_is_to_copy(
     name.fill("own")
     watched.keys("Enter")
     until(page, "document.querySelector('.save .errors').textContent.includes('in models/own.')")
+    page.goto(f"{server.url}?model={id}&view=teach")
+    until(page, "document.querySelector('main legend')")
+    assert page.inner_text("main legend") == f"How names ({id[4:8]}) proposes"
     monkeypatch.chdir(folder)
     for view in ("generate", "inside", "data", "teach"):
         watched.page.goto(f"{server.url}?model=own&view={view}")

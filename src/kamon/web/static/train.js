@@ -86,7 +86,7 @@ function listPanel(context) {
     { hidden: !own, class: "stack" },
     field("Your list", text, "One entry a line. Paste it, drop a file here, or choose one."),
     h("div", { class: "row" }, field("A file", file), field("What it is called", name)),
-    h("div", { class: "row" }, field("It is", format), columnField),
+    h("div", { class: "row wide" }, field("It is", format), columnField),
     report,
   );
   const budget = h(
@@ -160,7 +160,7 @@ function listPanel(context) {
           preview();
           copy.refresh();
         };
-        swap(report, ...cleaned(found, text.value, taken));
+        swap(report, ...cleaned(found, text.value, format.value, taken));
       } catch (error) {
         if (!api.isAbort(error)) swap(report);
         context.fail(error, report);
@@ -285,9 +285,12 @@ function formatOf(name) {
 /**
  * @param {import("./api.js").Cleaned} found
  * @param {string} text  that it is about
+ * @param {string} format  of it
  * @param {(text: string, format?: string) => void} take
  */
-function cleaned(found, text, take) {
+function cleaned(found, text, format, take) {
+  const unit = ["csv", "tsv"].includes(format) ? "row" : "line";
+  const Unit = unit === "row" ? "Row" : "Line";
   const table = found.looks_like;
   return [
     ...found.warnings.map((each) => h("p", { class: "error" }, `⚠ ${each}`)),
@@ -301,7 +304,7 @@ function cleaned(found, text, take) {
     h(
       "p",
       {},
-      `${many(found.num_lines, "line")}, of which ${count(found.num_docs)} to learn: `,
+      `${many(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
       `${many(found.num_repetitions, "repetition")} and ${count(found.num_blank)} blank left out, `,
       `${count(found.num_stripped)} with space taken off their ends. `,
       `${count(found.num_held_out)} are held out to test on.`,
@@ -315,14 +318,14 @@ function cleaned(found, text, take) {
       folded(
         `Left out${found.removed.length >= 100 ? ", the first hundred" : ""}`,
         "What was left out",
-        ["Line", "Text", "Why"],
+        [Unit, "Text", "Why"],
         found.removed.map((each) => [each.line, each.text, each.why]),
       ),
     found.changed.length > 0 &&
       folded(
         "Changed",
         "What was changed",
-        ["Line", "Before", "After"],
+        [Unit, "Before", "After"],
         found.changed.map((each) => [each.line, each.before, each.after]),
       ),
     found.tidied &&
