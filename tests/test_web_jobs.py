@@ -700,7 +700,7 @@ def test_events_tell_the_whole_training(server: Server, monkeypatch: pytest.Monk
         assert [name for name, _, _ in again].count("start") == (last[0] == "0")
         rest = again if last[0] == "0" else found[: place + 1] + again
         told = put_together(rest)
-        assert told | {"model": None} == whole | {"model": None}
+        assert told | {"model": None, "best": None} == whole | {"model": None, "best": None}
         assert again[-1] == found[-1]
     answer = server.ask("GET", f"/jobs/{id}/events", headers={"last-event-id": found[-1][1]})
     assert answer.status_code == 204
