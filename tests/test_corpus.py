@@ -361,6 +361,11 @@ def test_a_quote_in_the_first_row_that_never_ends(tmp_path: Path) -> None:
         corpus.read(path, column="name")
 
 
+def test_a_text_that_looks_like_json_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.txt", b'{"text": "anna"}\n' * 6)
+    assert "looks like JSON lines: --format jsonl" in corpus.read(path).note
+
+
 @pytest.mark.parametrize(
     ("lines", "is_table"),
     [

@@ -19,6 +19,7 @@ import kamon
 from kamon.conditions import Conditions, allowed
 from kamon.engines.scalar import Value
 from kamon.philox import uniform
+from kamon.run import NONE_HELD_OUT
 from kamon.sampler import choose, probabilities
 from lists import DOCS
 from serving import CHROMIUM, Server, serving
@@ -334,6 +335,14 @@ def test_samples_and_what_is_kept(watched: Watched, server: Server) -> None:
 
 def test_teach_by_keys(watched: Watched, server: Server) -> None:
     page = watched.open("view=teach&every=3")
+    assert page.evaluate(
+        """() => {
+            const e = document.querySelector("main select");
+            const pen = document.createElement("canvas").getContext("2d");
+            pen.font = getComputedStyle(e).font;
+            return pen.measureText("every 20 answers").width + 40 <= e.clientWidth;
+        }"""
+    )
     page.get_by_role("button", name="Begin").focus()
     watched.keys("Enter")
     until(page, "document.querySelector('.card')")
@@ -432,6 +441,75 @@ def test_a_training(watched: Watched) -> None:
     assert page.locator("#model").input_value().endswith("@0")
 
 
+def test_a_file_that_is_a_table(watched: Watched) -> None:
+    """Its kind is seen, its column chosen; what it is called and how to say it are the file's."""
+    page = watched.open("view=train&budget=0.5")
+    page.get_by_label("a list of yours").check()
+    rows = "".join(f"{n},{doc}\n" for n, doc in enumerate(DOCS[:12]))
+    file = {"name": "dogs.csv", "mimeType": "text/csv", "buffer": f"id,name\n{rows}".encode()}
+    page.locator("input[type=file]").set_input_files(file)
+    until(page, "document.querySelector('.report').textContent.includes('The first: 0 · 1 ·')")
+    assert page.get_by_label("What it is called").input_value() == "dogs.csv"
+    page.get_by_label("Column to learn").select_option("name")
+    first = " · ".join(DOCS[:5])
+    until(page, f"document.querySelector('.report').textContent.includes('The first: {first}')")
+    assert NONE_HELD_OUT in page.inner_text(".report")
+    page.locator("details.copies summary").click()
+    commands = page.locator("pre[aria-label='As command']")
+    assert commands.text_content().startswith("kamon train dogs.csv --column name --budget 0.5s")
+    file["buffer"] = b""
+    page.locator("input[type=file]").set_input_files(file)
+    until(page, "document.querySelector('.report').textContent.includes('dogs.csv is empty')")
+    watched.wrong.remove(next(each for each in watched.wrong if "422" in each))  # as it should be
+    page.get_by_label("It is", exact=True).select_option("text")
+    page.get_by_label("Your list").fill(f"id;name\n{rows}".replace(",", ";"))
+    page.get_by_role("button", name="Read them as a table").click()
+    until(page, "!document.querySelector('.report').textContent.includes('look like a table')")
+    assert page.get_by_label("It is", exact=True).input_value() == "csv"
+
+
+def test_the_best_step_is_the_model(watched: Watched, server: Server) -> None:
+    """A training that learns by heart: its model, and not its last step, is what the page shows."""
+    settings = {"n_layer": 1, "n_embd": 32, "n_head": 2, "block_size": 8, "num_steps": 3000}
+    request = {"text": "\n".join(DOCS), "settings": settings | {"learning_rate": 0.03}}
+    id = server.json("POST", "/jobs", request, 202)["id"]
+    serving_until(lambda: server.json("GET", f"/jobs/{id}")["state"] == "done")
+    job = server.json("GET", f"/jobs/{id}")
+    best = job["best"]
+    assert best["step"] < job["step"] < 3000
+    page = watched.open(f"view=train&job={id}")
+    until(page, f"location.search.includes('{id}') && document.querySelector('progress')")
+    said = page.inner_text("p.status")
+    assert said.startswith(f"done, ended early: step {best['step']:,} did best")
+    assert f"{best['loss']:.4f}" in said
+    assert page.evaluate("document.querySelector('progress').position") == 1
+    assert page.locator(".scrub .names li").all_inner_texts() == best["samples"]
+    assert page.inner_text(".range output") == f"step {best['step']:,}"
+    page.locator("#scrub").focus()
+    watched.keys("End")
+    last = job["moments"][-1]  # of the last steps there may be none
+    until(page, f"document.querySelector('.range output').textContent === 'step {last['step']:,}'")
+    assert page.locator(".scrub .names li").all_inner_texts() == last["samples"]
+
+
+def test_the_graph_begins_with_what_goes_in(watched: Watched) -> None:
+    for width in (1280, 390):
+        watched.page.set_viewport_size({"width": width, "height": 900})
+        page = watched.open("view=inside&text=banna")
+        until(page, "document.querySelectorAll('.node').length === 8")
+        assert page.evaluate("document.querySelector('.graph').scrollLeft") == 0
+        if width == 1280:  # where all of it fits
+            graph = "document.querySelector('.graph')"
+            assert page.evaluate(f"{graph}.scrollWidth <= {graph}.clientWidth")
+        page.locator(".graph").focus()
+        watched.keys("ArrowRight")
+        room = "document.querySelector('.graph').getBoundingClientRect()"
+        box = "document.querySelector('.node.current rect').getBoundingClientRect()"
+        assert page.evaluate(f"{box}.right <= {room}.right + 1")
+        watched.keys("Home")
+        assert page.evaluate("document.querySelector('.graph').scrollLeft") == 0
+
+
 # ---- as command, as Python
 
 
@@ -470,6 +548,39 @@ def run_copies(page: Any) -> None:
 @pytest.mark.usefixtures("beside")
 def test_what_is_to_copy_runs(watched: Watched, view: str) -> None:
     run_copies(watched.open(f"view={view}&text=banna&prefix=k&top_k=3&novel=1&max_len=6&n=5"))
+
+
+def test_what_is_saved_is_to_copy(
+    watched: Watched, server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server was started, the path of a saved model is where it says."""
+    request = {"builtin": "names", "settings": {"num_steps": 2, "n_embd": 8}}
+    id = server.json("POST", "/jobs", request, 202)["id"]
+    serving_until(lambda: server.json("GET", f"/jobs/{id}")["state"] == "done")
+    page = watched.open(f"view=train&job={id}")
+    page.wait_for_selector(".save")
+    name = page.get_by_label("Save this model as")
+    name.fill("No!")
+    assert "a to z, 0 to 9" in name.get_attribute("title")
+    assert not name.evaluate("(e) => e.checkValidity()")
+    name.fill("own")
+    watched.keys("Enter")
+    until(page, "document.querySelector('.save .errors').textContent.includes('in models/own.')")
+    page.goto(f"{server.url}?model={id}&view=teach")
+    until(page, "document.querySelector('main legend')")
+    assert page.inner_text("main legend") == f"How names ({id[4:8]}) proposes"
+    monkeypatch.chdir(folder)
+    for view in ("generate", "inside", "data", "teach"):
+        watched.page.goto(f"{server.url}?model=own&view={view}")
+        until(page, "document.querySelector('main h1')")
+        if view == "teach":
+            page.get_by_role("button", name="Begin").click()
+        until(page, "document.querySelector('.copies')")
+        for details in page.locator("details.copies").all():
+            details.locator("summary").click()
+        for piece in page.locator(".copies pre").all_text_contents():
+            assert not re.search(r"""(?<!models/)\bown\b""", piece), piece
+    assert kamon.load("models/own").metrics
 
 
 @pytest.mark.usefixtures("beside")

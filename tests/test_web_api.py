@@ -53,6 +53,7 @@ def test_models(server: Server, model: Model) -> None:
     found = server.json("GET", "/models")["models"]
     assert [each["id"] for each in found] == [ID, "pieces"]
     one = server.json("GET", f"/models/{ID}")
+    assert (one["saved"], one["path"]) == (True, "Names No. 1")
     assert one["config"] == asdict(model.config)
     assert one["num_params"] == model.num_params
     assert one["num_docs"] == len(model.docs) == 150
@@ -168,7 +169,8 @@ def test_next_tokens(id: str, server: Server, model: Model, folder: Path) -> Non
 def test_saving_and_forgetting(server: Server, model: Model, folder: Path) -> None:
     found = server.json("POST", f"/models/{ID}/save", {"name": "copy"}, 201)
     assert (found["id"], found["saved"]) == ("copy", True)
-    assert kamon.load(folder / "models" / "copy").sample(9) == model.sample(9)
+    assert found["path"] == str(Path("models", "copy"))
+    assert kamon.load(folder / found["path"]).sample(9) == model.sample(9)
     said = server.json("POST", f"/models/{ID}/save", {"name": "copy"}, 409)["error"]
     assert "already" in said
     server.json("DELETE", "/models/copy", status=204)

@@ -30,7 +30,7 @@ from kamon import corpus
 from kamon.clean import clean
 from kamon.errors import CorpusError
 from kamon.inside import losses
-from kamon.run import divide
+from kamon.run import NONE_HELD_OUT, divide
 from serving import serving
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
@@ -236,8 +236,24 @@ def test_a_budget_picks_the_settings(server: Server) -> None:
     assert found["losses"][-1][0] == found["step"]
 
 
+def test_the_best_step_is_told_where_the_last_is_worse(server: Server) -> None:
+    settings = {"n_layer": 1, "n_embd": 32, "n_head": 2, "block_size": 8, "learning_rate": 0.03}
+    found = server.trained(text=LIST, settings=settings | {"num_steps": 2000, "batch_size": 8})
+    best = found["best"]
+    assert found["state"] == "done"
+    assert 0 < best["step"] < found["step"] < found["num_steps"]
+    assert best["over_fitted"]
+    with server.shelf.get(found["id"]).use() as model:
+        kept = model.training["held_out"]
+        assert (best["step"], best["loss"]) == (kept["best_step"], kept["loss"])
+        assert best["samples"] == model.sample(5) != found["moments"][-1]["samples"]
+    assert events(server, found["id"])[-1][2]["best"] == best
+
+
 def test_a_short_list_has_nothing_held_out(server: Server) -> None:
     found = server.trained(text="anna\nbert\ncora", settings={"num_steps": 5}, name="three")
+    best = {"step": 5, "loss": None, "over_fitted": False}
+    assert found["best"] == best | {"samples": found["moments"][-1]["samples"]}
     assert (found["state"], found["source"], found["held_out"]) == ("done", "three", [])
     assert found["lines"]["ngram"] is None
     with server.shelf.get(f"{found['id']}@0").use() as model:
@@ -675,7 +691,7 @@ def test_events_tell_the_whole_training(server: Server, monkeypatch: pytest.Monk
     whole = found[-1][2]
     assert whole == server.ended(id)
     assert whole["state"] == "done"
-    assert put_together(found) == whole | {"model": None}
+    assert put_together(found) == whole | {"model": None, "best": None}
     assert server.jobs.streams == 0
 
     # Whoever comes back from any of them is told what is missing, and nothing twice.
@@ -684,7 +700,7 @@ def test_events_tell_the_whole_training(server: Server, monkeypatch: pytest.Monk
         assert [name for name, _, _ in again].count("start") == (last[0] == "0")
         rest = again if last[0] == "0" else found[: place + 1] + again
         told = put_together(rest)
-        assert told | {"model": None} == whole | {"model": None}
+        assert told | {"model": None, "best": None} == whole | {"model": None, "best": None}
         assert again[-1] == found[-1]
     answer = server.ask("GET", f"/jobs/{id}/events", headers={"last-event-id": found[-1][1]})
     assert answer.status_code == 204
@@ -827,6 +843,8 @@ def test_what_reading_does_to_a_list(server: Server) -> None:
             {"before": "\tcora", "after": "cora", "line": 5},
         ],
         "docs": ["anna", "bert", "cora"],
+        "warnings": [NONE_HELD_OUT],
+        "looks_like": None,
     }
 
 
@@ -899,6 +917,80 @@ def test_tidying_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
     assert time.monotonic() - start < 5
     monkeypatch.setattr(api_jobs, "TIDYING_SECONDS", -1.0)
     assert preview("<b>anna</b>\nbo", Stop()).tidied is None
+
+
+def test_what_a_training_would_warn_of(server: Server) -> None:
+    for text, wanted in (
+        (LIST, []),
+        ("\n".join(WORDS[:12]), [NONE_HELD_OUT]),
+        ("anna", ["three.txt holds one document: there is nothing to learn but to repeat it"]),
+    ):
+        found = server.ask("POST", "/clean", {"text": text, "name": "three.txt"}).json()
+        assert found["warnings"] == wanted
+
+
+TABLES = {
+    "csv": 'id,name\n1,anna\n2,"bo, jr"\n3, cora\n4,anna\n5,\n',
+    "tsv": "id\tname\n1\tanna\n2\tbo\n",
+    "jsonl": '{"id": 1, "name": "anna", "text": "x"}\n\n{"name": "bo, jr", "id": 2}\n',
+}
+
+
+@pytest.mark.parametrize("format", TABLES)
+def test_tables_are_read_as_files_are(format: str, server: Server, tmp_path: Path) -> None:
+    path = tmp_path / f"list.{format}"
+    path.write_text(TABLES[format])
+    ask = {"text": TABLES[format], "format": format, "name": str(path)[-100:]}
+    columns = server.ask("POST", "/columns", ask).json()["columns"]
+    assert columns == {"jsonl": ["name", "text"]}.get(format, ["id", "name"])
+    source = corpus.read(path, column="name")
+    found = server.ask("POST", "/clean", ask | {"column": "name"}).json()
+    assert found["docs"] == list(source.different)
+    assert (found["num_lines"], found["num_blank"]) == (source.num_entries, source.num_blank)
+    assert [each["why"] for each in found["removed"]] == {
+        "csv": ["as row 1", "blank"],
+        "jsonl": ["blank"],
+    }.get(format, [])
+    assert found["looks_like"] is None
+    trained = server.trained(**ask, column="name", settings=SMALL | {"num_steps": 2})
+    assert trained["num_docs"] == len(source.different)
+    with server.shelf.get(trained["id"]).use() as model:
+        assert model.docs == source.different
+
+
+def test_what_no_table_may_say(server: Server) -> None:
+    ask = {"text": TABLES["csv"], "format": "csv", "name": "list.csv"}
+    for request, said in (
+        (ask, "list.csv has the columns"),
+        (ask | {"column": "nam"}, "list.csv has no column 'nam'"),
+        (ask | {"format": "text", "column": "name"}, "a text has no columns"),
+        (ask | {"format": "jsonl"}, "list.csv, line 1 is not valid JSON"),
+    ):
+        answer = server.ask("POST", "/clean", request)
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith(said)
+        assert server.start(422, **request)["error"].startswith(said)
+    assert "built-in" in server.start(422, builtin="names", format="csv", column="name")["error"]
+    for format in ("csv", "jsonl"):
+        empty = server.ask("POST", "/columns", {"text": "\n", "format": format})
+        assert empty.json() == {"columns": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("id,name\n1,anna\n2,bo\n3,cora", "csv"),
+        (TABLES["tsv"] + "3\tcora\n", "tsv"),
+        ("a;b\nc;d\ne;f", "csv"),
+        ('{"text": "anna"}\n' * 3, "jsonl"),
+        ("a,b\nc,d", None),
+        ("\n".join(["anna, dear", *WORDS[:4]]), None),
+        ("a,b\nc,d,e\nf,g,h,i\nj,k,l,m,n", None),
+        (LIST, None),
+    ],
+)
+def test_what_looks_like_a_table(text: str, wanted: str | None) -> None:
+    assert preview(text, Stop()).looks_like == wanted
 
 
 @pytest.mark.parametrize("text", ["", " \n", "a\0b"])

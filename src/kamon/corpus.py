@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from operator import ne
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from kamon import builtin
 from kamon.config import listed, suggestion
@@ -32,8 +32,16 @@ SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and every zip
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 QUOTED = re.compile(r'(?<![^,;\t])"(?:[^"]++|"")*+("?)')  # a cell; without its end if it goes on
 LOOKED_AT = 100  # lines, to tell a table
-LEAST_LOOKED_AT = 5
+LEAST_LOOKED_AT = 3
 SHARE = 0.8  # of them that are alike
+
+
+class ColumnError(ConfigError):
+    """Raised for a table of which no column is chosen. columns: those that it has."""
+
+    def __init__(self, name: str, columns: list[str]) -> None:
+        super().__init__(f"{name} has the columns {listed(columns)}: choose one with --column")
+        self.columns = columns
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,34 @@ def checked_format(source: str | Path, column: str | None, format: str | None) -
     return format
 
 
+def entries_in(name: str, lines: Iterable[str], format: str, column: str | None) -> Iterable[str]:
+    """What the lines of a list in one of FORMATS hold: lines, cells of a column, or texts."""
+    if format == "text":
+        return lines
+    if format == "jsonl":
+        return json_texts(name, lines, "text" if column is None else column)
+    separator, lines = separated(iter(lines), format)
+    return cells(name, lines, column, separator)
+
+
+def columns_in(name: str, lines: Iterable[str], format: str) -> list[str]:
+    """What a table has to choose from: the names in its first row, or the keys of the first JSON
+    object that have a text. CorpusError where there is no such row."""
+    if format != "jsonl":
+        try:
+            next(iter(entries_in(name, lines, format, None)), None)
+        except ColumnError as needed:
+            return needed.columns
+        return []
+    import json
+
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            json_record(name, number, line, [])  # says what is wrong with it
+            return [key for key, value in json.loads(line).items() if isinstance(value, str)]
+    return []
+
+
 def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
     """Documents that a program has at hand, cleaned as those of a file are; sets are sorted."""
     if isinstance(docs, set | frozenset):
@@ -131,9 +167,17 @@ def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
     return from_entries(source, checked())
 
 
-def from_text(text: str, source: str = "a text in memory") -> Corpus:
-    """What `read` makes of a text file with this content: a document a line."""
-    return from_lines(source, lines_in(text, source))
+def from_text(
+    text: str,
+    source: str = "a text in memory",
+    *,
+    column: str | None = None,
+    format: str = "text",
+) -> Corpus:
+    """What `read` makes of a file with this content: of a text a document a line."""
+    if format == "text":
+        return from_lines(source, lines_in(text, source))
+    return from_entries(source, entries_in(source, lines_in(text, source), format, column))
 
 
 def lines_in(text: str, source: str) -> Iterator[str]:
@@ -443,23 +487,36 @@ def separator_note(separator: str) -> str:
     return "" if separator == "," else f"has its cells separated by {SEPARATORS[separator]}"
 
 
-def table_note(lines: Iterable[str]) -> str:
-    """What a Corpus says of lines that were read as text and look like the rows of a table.
+def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl"] | None:
+    """Which format lines have that were read as text, where nearly all of them look like one.
 
-    So they do where nearly all have the same number of separators, not just one at the end. A comma
-    before a space is one of prose.
+    So do rows with the same number of separators, not just one at the end; a comma before a space
+    is one of prose.
     """
-    rows = list(filter(str.strip, lines))
+    rows = list(filter(None, map(str.strip, islice(lines, LOOKED_AT))))
+    least = SHARE * len(rows)
+    if len(rows) < LEAST_LOOKED_AT:
+        return None
+    if sum(row[0] == "{" and row[-1] == "}" for row in rows) >= least:
+        return "jsonl"
     for separator in SEPARATORS:
         counts = [
             row.count(separator) - (row.count(", ") if separator == "," else 0)
             for row in rows
-            if not row.rstrip().endswith(separator) or row.count(separator) > 1
+            if not row.endswith(separator) or row.count(separator) > 1
         ]
         most = max(set(counts) - {0}, key=counts.count, default=0)
-        if most and len(rows) >= LEAST_LOOKED_AT and counts.count(most) >= SHARE * len(rows):
-            return "looks like a table: --format csv --column NAME takes one column"
-    return ""
+        if most and counts.count(most) >= least:
+            return "tsv" if separator == "\t" else "csv"
+    return None
+
+
+def table_note(lines: Iterable[str]) -> str:
+    """What a Corpus says of lines that were read as text and look like something else."""
+    found = table_in(lines)
+    if found == "jsonl":
+        return "looks like JSON lines: --format jsonl takes the text of each, --column another key"
+    return f"looks like a table: --format {found} --column NAME takes one column" if found else ""
 
 
 def cells(name: str, lines: Iterable[str], column: str | None, separator: str) -> Iterator[str]:
@@ -473,7 +530,7 @@ def cells(name: str, lines: Iterable[str], column: str | None, separator: str) -
         if not header:
             return
         if column is None:
-            raise ConfigError(f"{name} has the columns {listed(header)}: choose one with --column")
+            raise ColumnError(name, header)
         if column not in header:
             raise ConfigError(f"{name} has no column {column!r}{suggestion(column, header)}")
         if header.count(column) > 1:

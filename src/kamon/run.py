@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MIN_HELD_OUT = 10  # documents: fewer tell nothing
 LEAST_CHARS = 1_000  # of a text
+NONE_HELD_OUT = "too few documents to hold some out: nothing tells whether the model over-fits"
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from kamon.api import interval, resume, train
     from kamon.budget import check_picks
     from kamon.model import num_params
-    from kamon.run import Run
+    from kamon.run import NONE_HELD_OUT, Run
     from kamon.shards import Shards, is_packed
 
     going_on = args.resume is not None
@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
             unit = "window" if run.config.mode == "text" else "document"
             say(f"{count(len(run.held_out), unit)} held out to test on")
         elif not args.all and not isinstance(source, Shards):
-            say("too few documents to hold some out: nothing tells whether the model over-fits")
+            say(NONE_HELD_OUT)
         c = run.config
         say(
             f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "

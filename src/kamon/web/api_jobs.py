@@ -18,8 +18,9 @@ from kamon import corpus
 from kamon.clean import clean as tidy
 from kamon.config import make_config
 from kamon.documents import Documents
+from kamon.errors import CorpusError
 from kamon.model import num_params
-from kamon.run import check_learnable, divide
+from kamon.run import NONE_HELD_OUT, check_learnable, divide
 from kamon.web.errors import WebError
 from kamon.web.jobs import PASTED, Job, Jobs, Moment, moment_id
 from kamon.web.limits import Limits
@@ -61,15 +62,24 @@ class Settings(Asking):
     dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
 
 
+Format = Literal["text", "csv", "tsv", "jsonl"]
+Column = Annotated[str | None, Field(max_length=1000)]
+Name = Annotated[str | None, Field(min_length=1, max_length=100)]
+
+
 class JobRequest(Asking):
     """text or builtin: the list, pasted or in the package. budget: seconds, 1 where settings have
-    no num_steps. name: what the pasted list is called."""
+    no num_steps. name: what the pasted list is called. format: "text" is an entry a line; of a
+    table, column is the one to learn, by its name in the first row or, in JSONL, its key ("text"
+    where none is given)."""
 
     text: Text | None = None
+    format: Format = "text"
+    column: Column = None
     builtin: Literal["names"] | None = None
     budget: Annotated[float | None, Field(ge=0.001, le=LIMITS.job_seconds)] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 42
-    name: Annotated[str | None, Field(min_length=1, max_length=100)] = None
+    name: Name = None
     settings: Settings = Settings()
 
 
@@ -90,10 +100,22 @@ class MomentAnswer(BaseModel):
     samples: list[str]
 
 
+class BestAnswer(BaseModel):
+    """The step whose model a training made, and samples of it. loss: of that model on all documents
+    held out; null where none are, and the step is the last. over_fitted: whether it did worse on
+    them behind that step."""
+
+    step: int
+    loss: float | None
+    over_fitted: bool
+    samples: list[str]
+
+
 class JobAnswer(BaseModel):
     """A training. Sizes are 0 until it has started. losses: of each `every` steps the last one and
     their mean loss; held_out: of some steps, on documents held out. budget: seconds, or null where
-    the steps were given. model: the id of the one it made, which did best on what is held out."""
+    the steps were given. model: the id of the one it made, which did best on what is held out;
+    best: which step that was. One that is done before num_steps saw that best step far behind."""
 
     id: str
     state: Literal["starting", "running", "paused", "stopped", "done", "failed"]
@@ -111,6 +133,7 @@ class JobAnswer(BaseModel):
     held_out: list[Point]
     moments: list[MomentAnswer]
     model: str | None
+    best: BestAnswer | None
 
 
 class JobList(BaseModel):
@@ -128,17 +151,40 @@ class ProgressEvent(BaseModel):
     held_out: list[Point]
 
 
-class CleanRequest(Asking):
+class ColumnsRequest(Asking):
+    """A table, called `name`."""
+
     text: Text
+    format: Literal["csv", "tsv", "jsonl"]
+    name: Name = None
+
+
+class Columns(BaseModel):
+    """The names in the first row, or the keys of the first JSON object that have a text."""
+
+    columns: list[str]
+
+
+class CleanRequest(Asking):
+    """A list, as of a training."""
+
+    text: Text
+    format: Format = "text"
+    column: Column = None
+    name: Name = None
 
 
 class Removed(BaseModel):
+    """line: of a table the row, the first not counted."""
+
     text: str
     why: str
     line: int
 
 
 class Changed(BaseModel):
+    """line: as of what is removed."""
+
     before: str
     after: str
     line: int
@@ -164,7 +210,9 @@ class Tidied(BaseModel):
 class CleanAnswer(BaseModel):
     """What reading a list does to it. num_lines = num_docs + num_blank + num_repetitions;
     characters: how many different ones; longest: in characters. removed, changed, docs: the first
-    of them. tidied: null where `kamon clean` would leave it as it is, or needs too long."""
+    of them. tidied: null where `kamon clean` would leave it as it is, or needs too long. warnings:
+    what a training would warn of or refuse. looks_like: the format of the table that the lines of a
+    text seem to be."""
 
     num_lines: int
     num_docs: int
@@ -178,6 +226,8 @@ class CleanAnswer(BaseModel):
     changed: list[Changed]
     docs: list[str]
     tidied: Tidied | None
+    warnings: list[str]
+    looks_like: Literal["csv", "tsv", "jsonl"] | None
 
 
 # ---- trainings
@@ -205,8 +255,13 @@ def started(ask: Asked, request: JobRequest) -> Job:
     if settings.get("num_steps", 0) > limits.job_steps:
         raise WebError(422, f"a training has {limits.job_steps:,} steps at most")
     num_chars = 1
+    check_column(request.format, request.column)
+    if request.text is None and request.format != "text":
+        raise WebError(422, "the built-in list has no columns and formats to choose from")
     if request.text is not None:
-        source = corpus.from_text(request.text, request.name or PASTED)
+        source = corpus.from_text(
+            *(request.text, request.name or PASTED), column=request.column, format=request.format
+        )
         check_learnable(source)
         num_chars = len(source.different.chars())
     least = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 8} | settings
@@ -221,6 +276,8 @@ def started(ask: Asked, request: JobRequest) -> Job:
     return ask.jobs.start(
         text=request.text,
         name=request.name,
+        format=request.format,
+        column=request.column,
         builtin=request.builtin,
         budget=budget,
         settings=settings,
@@ -283,6 +340,7 @@ def answer(job: Job, shelf: Shelf) -> JobAnswer:
             held_out=list(job.held_out),
             moments=[moment_answer(job, moment) for moment in job.moments],
             model=job.id if job.id in shelf.entries else None,
+            best=BestAnswer(**vars(job.best)) if job.best else None,
         )
 
 
@@ -435,23 +493,53 @@ def event(name: str, told: Told, data: BaseModel) -> str:
 # ---- what reading does
 
 
+@router.post("/columns")
+async def find_columns(request: ColumnsRequest, ask: Ask) -> Columns:
+    """What a table has to choose from."""
+    name = request.name or PASTED
+
+    def look(_: Stop) -> Columns:
+        lines = corpus.lines_in(request.text, name)
+        return Columns(columns=corpus.columns_in(name, lines, request.format))
+
+    return await ask.compute(look)
+
+
 @router.post("/clean")
 async def clean(request: CleanRequest, ask: Ask) -> CleanAnswer:
     """What a training would read in a list: the documents, and what is left out and changed."""
-    return await ask.compute(lambda stop: preview(request.text, stop))
+    check_column(request.format, request.column)
+    name, format, column = request.name or PASTED, request.format, request.column
+    return await ask.compute(
+        lambda stop: preview(request.text, stop, name=name, format=format, column=column)
+    )
 
 
-def preview(text: str, stop: Stop) -> CleanAnswer:
+def check_column(format: str, column: str | None) -> None:
+    if format == "text" and column is not None:
+        raise WebError(422, 'a text has no columns: name a "format" with the column')
+
+
+def preview(
+    text: str,
+    stop: Stop,
+    *,
+    name: str = PASTED,
+    format: str = "text",
+    column: str | None = None,
+) -> CleanAnswer:
     """CorpusError for what is no list."""
-    source = corpus.from_text(text, PASTED)
+    source = corpus.from_text(text, name, column=column, format=format)
     stop.check()
     _, held_out = divide(source.docs)
     first: dict[str, int] = {}
     removed: list[Removed] = []
     changed: list[Changed] = []
-    for number, line in enumerate(corpus.lines_in(text, PASTED), 1):
+    unit = "row" if format in ("csv", "tsv") else "line"
+    entries = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
+    for number, line in enumerate(entries, 1):
         doc = line.strip()
-        why = "blank" if not doc else f"as line {first[doc]:,}" if doc in first else None
+        why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None
         first.setdefault(doc, number)
         if why is not None and len(removed) < LISTED:
             removed.append(Removed(text=shown(line), why=why, line=number))
@@ -470,7 +558,18 @@ def preview(text: str, stop: Stop) -> CleanAnswer:
         changed=changed,
         docs=[shown(doc) for doc in source.different[:NUM_DOCS]],
         tidied=tidied(source.different, stop),
+        warnings=warnings_of(source, len(held_out)),
+        looks_like=corpus.table_in(source.docs) if format == "text" else None,
     )
+
+
+def warnings_of(source: corpus.Corpus, num_held_out: int) -> list[str]:
+    """The sentences of a training."""
+    try:
+        check_learnable(source)
+    except CorpusError as error:
+        return [str(error)]
+    return [] if num_held_out else [NONE_HELD_OUT]
 
 
 def shown(text: str) -> str:

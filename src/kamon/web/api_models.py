@@ -54,7 +54,9 @@ class Asking(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """A model on the shelf. steps: of its training, to which one can go back: model "ID@STEP"."""
+    """A model on the shelf. steps: of its training, to which one can go back: model "ID@STEP".
+    path: its directory, from where the server was started, as `kamon sample` takes it; null where
+    it is not saved."""
 
     id: str
     kind: Literal["opened", "trained", "tuned"]
@@ -68,6 +70,7 @@ class ModelInfo(BaseModel):
     num_steps: int
     held_out_loss: float | None
     saved: bool
+    path: str | None
     parent: str | None
     step: int | None
     steps: list[int]
@@ -385,6 +388,7 @@ def info(entry: Entry, steps: list[int]) -> ModelInfo:
             num_steps=len(model.metrics),
             held_out_loss=held_out["loss"] if held_out else None,
             saved=entry.path is not None,
+            path=None if entry.path is None else str(entry.path),
             parent=entry.parent,
             step=entry.step,
             steps=steps,

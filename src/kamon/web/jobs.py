@@ -71,6 +71,17 @@ class Moment:
     samples: list[str]
 
 
+@dataclass(frozen=True)
+class Best:
+    """The model that a training made: that of the step that did best on documents held out, with
+    its loss there; where none are, that of the last step."""
+
+    step: int
+    loss: float | None
+    over_fitted: bool
+    samples: list[str]
+
+
 @dataclass
 class Job:
     """A training. What its process tells is added by one thread; `lock` is held while it is, and by
@@ -97,6 +108,7 @@ class Job:
     points: list[tuple[int, float]] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
     ngram: tuple[float, int] | None = None
+    best: Best | None = None
 
     @property
     def over(self) -> bool:
@@ -138,13 +150,18 @@ class Jobs:
         builtin: str | None = None,
         budget: float | None = None,
         settings: Mapping[str, Any] = MappingProxyType({}),
+        format: str = "text",
+        column: str | None = None,
     ) -> Job:
-        """text: the list, called `name`; or builtin: one in the package. budget: seconds; None
-        where `settings` (of a Config) have num_steps. WebError 429 where there are too many."""
+        """text: the list, called `name`, read as `corpus.from_text` does; or builtin: one in the
+        package. budget: seconds; None where `settings` (of a Config) have num_steps. WebError 429
+        where there are too many."""
         limits = self.limits
         source = builtin or name or PASTED
         request = {
             "text": text,
+            "format": format,
+            "column": column,
             "source": source,
             "budget": budget,
             "settings": dict(settings),
@@ -330,6 +347,13 @@ class Jobs:
         if message["params"] is not None:
             last = Moment(len(job.losses), job.seconds, params_in(job, message), [])
             self.put(job, last, None, message["training"])
+            found = message["training"]["held_out"] or {}
+            job.best = Best(
+                found.get("best_step", last.step),
+                found.get("loss"),
+                found.get("over_fitted", False),
+                message["samples"],
+            )
         too_long = f"stopped after {job.seconds:.0f} seconds, which is the longest a training may"
         job.end(
             "done" if message["finished"] else "stopped", too_long if message["too_long"] else None

@@ -8,7 +8,7 @@ Standard output has a JSON object a line, "type" among its fields:
     progress  step, seconds, losses of the steps since the last one, held_out ([step, loss]) too
     moment    step, params, samples: the model of that step
     ngram     loss, order: the best n-gram on the documents held out
-    end       finished, params (null where no step was made), training
+    end       finished, params (null where no step was made), training, samples of that model
     failed    error: one sentence
 
 Documents are those of `contents.pack_documents`, params of the engine's dtype; both are base64.
@@ -53,9 +53,9 @@ NICE = 5  # the page comes first
 
 @dataclass(frozen=True)
 class Request:
-    """text: the list, or None for the built-in one called `source`. budget: seconds, or None where
-    `settings` have num_steps. The others are ends: most_seconds of the training, whatever its
-    budget."""
+    """text: the list, or None for the built-in one called `source`; format, column: as of
+    `corpus.from_text`. budget: seconds, or None where `settings` have num_steps. The others are
+    ends: most_seconds of the training, whatever its budget."""
 
     text: str | None
     source: str
@@ -66,6 +66,8 @@ class Request:
     most_seconds: float
     moments: int
     moment_bytes: int
+    format: str = "text"
+    column: str | None = None
 
 
 class Control:
@@ -167,6 +169,7 @@ class Training:
             too_long=self.too_long,
             params=self.as_text(model.engine.state()["params"]) if model.metrics else None,
             training=training,
+            samples=model.sample(NUM_SAMPLES) if model.metrics else [],
         )
 
     def seconds(self) -> float:
@@ -286,7 +289,9 @@ def main() -> int:
         if request.text is None:
             source = corpus.read(request.source)
         else:
-            source = corpus.from_text(request.text, request.source)
+            source = corpus.from_text(
+                request.text, request.source, column=request.column, format=request.format
+            )
         Training(request, source, control, report).run()
     except KamonError as error:
         report("failed", error=str(error))

@@ -14,6 +14,7 @@
  * @property {number} num_steps
  * @property {number|null} held_out_loss
  * @property {boolean} saved
+ * @property {string|null} path  of its directory, from where the server was started
  * @property {string|null} parent
  * @property {number|null} step
  * @property {number[]} steps
@@ -39,6 +40,7 @@
  * @property {[number, number][]} held_out
  * @property {Moment[]} moments
  * @property {string|null} model
+ * @property {{step: number, loss: number|null, over_fitted: boolean, samples: string[]}|null} best  which step's it is
  *
  * @typedef {{text: string, similarity: number}} Near
  * @typedef {{text: string, logprob: number, in_list: boolean, nearest: Near|null}} Sample
@@ -84,6 +86,8 @@
  * @property {{before: string, after: string, line: number}[]} changed
  * @property {string[]} docs
  * @property {{text: string, num_docs: number, steps: {name: string, action: string, count: number, examples: [string, string][]}[]}|null} tidied
+ * @property {string[]} warnings
+ * @property {"csv"|"tsv"|"jsonl"|null} looks_like
  *
  * @typedef {object} Data
  * @property {string} source
@@ -132,7 +136,8 @@ export class ApiError extends Error {
 }
 
 const BASE = "/api/v1";
-const MOST_BYTES = 256 << 10;
+export const MOST_BYTES = 256 << 10;
+export const TOO_LARGE = "That is more than 256 kB, the most the page sends: use the command line for it.";
 
 /**
  * @param {string} method
@@ -147,7 +152,7 @@ export async function call(method, path, body, signal) {
   if (body !== undefined) {
     const text = JSON.stringify(body);
     if (new Blob([text]).size > MOST_BYTES) {
-      throw new ApiError("That is more than 256 kB, the most the page sends: use the command line for it.", 413);
+      throw new ApiError(TOO_LARGE, 413);
     }
     request.body = text;
     request.headers = { Accept: "application/json", "Content-Type": "application/json" };
@@ -196,8 +201,10 @@ export const nextToken = (asked, signal) => call("POST", "/next-token", asked, s
 export const trace = (asked, signal) => call("POST", "/trace", asked, signal);
 /** @type {(asked: object, signal?: AbortSignal) => Promise<Graph>} */
 export const graph = (asked, signal) => call("POST", "/graph", asked, signal);
-/** @type {(text: string, signal?: AbortSignal) => Promise<Cleaned>} */
-export const clean = (text, signal) => call("POST", "/clean", { text }, signal);
+/** @type {(asked: object, signal?: AbortSignal) => Promise<Cleaned>} */
+export const clean = (asked, signal) => call("POST", "/clean", asked, signal);
+/** @type {(asked: object, signal?: AbortSignal) => Promise<string[]>} */
+export const columns = async (asked, signal) => (await call("POST", "/columns", asked, signal)).columns;
 /** @type {(signal?: AbortSignal) => Promise<Job[]>} */
 export const jobs = async (signal) => (await call("GET", "/jobs", undefined, signal)).jobs;
 /** @type {(id: string, signal?: AbortSignal) => Promise<Job>} */

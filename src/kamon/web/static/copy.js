@@ -69,6 +69,12 @@ function piece(name, code) {
 }
 
 /**
+ * Where a command finds a model; one that is not saved has but a name.
+ * @param {{id: string, path: string|null}} model
+ */
+export const placeOf = (model) => model.path ?? model.id;
+
+/**
  * The two, folded; they are made when they are opened, and by `refresh` where they are open.
  * @param {() => {command: string, python: string}} make
  * @param {{id: string, saved: boolean}} [model]  that they load
@@ -79,7 +85,7 @@ export function copies(make, model) {
   const refresh = () => {
     if (!node.open) return;
     const found = make();
-    const hint = `${model?.id} is not saved yet. Save it under a name, and put that in its place.`;
+    const hint = `${model?.id} is not saved yet: save it under a name, and take what stands here for that one.`;
     swap(inner, model && !model.saved && h("p", { class: "hint" }, hint), piece("As command", found.command), piece("As Python", found.python));
   };
   node.addEventListener("toggle", refresh);

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { bars } from "./charts.js";
-import { copies, python, shell } from "./copy.js";
+import { copies, placeOf, python, shell } from "./copy.js";
 import { count, figures, h, many, panel, percent, put, visible } from "./dom.js";
 
 const MOST_BARS = 60;
@@ -12,10 +12,10 @@ export async function show(context, model) {
   const { root, signal } = context;
   put(root, h("h1", {}, "Data"), h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."));
   const data = await api.data(model.id, signal);
-  const load = `import kamon\n\nmodel = kamon.load(${python(model.id)})\n`;
+  const load = `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n`;
   /** @param {string} command @param {string} code */
   const copy = (command, code) =>
-    copies(() => ({ command: `kamon ${command.replace("DIR", shell(model.id))}`, python: load + code }), model).node;
+    copies(() => ({ command: `kamon ${command.replace("DIR", shell(placeOf(model)))}`, python: load + code }), model).node;
   const parts = [
     [counts(data, model.text), copy("inspect DIR", "learned, held_out = model.parts()\nlen(model.docs), len(learned), len(held_out)")],
     [lengths(data), copy("plot DIR --kind lengths --json", "[part.lengths() for part in model.parts()]")],

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { bars } from "./charts.js";
-import { copies, flags, keywords, python, shell } from "./copy.js";
+import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
 import { button, calm, count, field, fixed, h, many, panel, percent, put, swap, tick, visible } from "./dom.js";
 import { allowed, choose, probabilities, uniform } from "./sampler.js";
 import { change, numberIn } from "./state.js";
@@ -126,11 +126,11 @@ function letterPanel(context, model, dial) {
     const conditions = { top_k, top_p: top_p === 1 ? null : top_p };
     return {
       command:
-        `# how it goes on from here\nkamon complete ${shell(model.id)} ${prefix ? shell(prefix) : "''"}` +
-        `${flags({ temperature })}\n\n# the name that Finish makes\nkamon sample ${shell(model.id)} -n 1` +
+        `# how it goes on from here\nkamon complete ${shell(placeOf(model))} ${prefix ? shell(prefix) : "''"}` +
+        `${flags({ temperature })}\n\n# the name that Finish makes\nkamon sample ${shell(placeOf(model))} -n 1` +
         flags({ prefix, seed, temperature, ...conditions, prompt }),
       python:
-        `import kamon\nfrom kamon.complete import next_tokens\n\nmodel = kamon.load(${python(model.id)})\n` +
+        `import kamon\nfrom kamon.complete import next_tokens\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
         `next_tokens(model, ${python(prefix)}, temperature=${temperature})\n` +
         `model.sample(1${keywords({ prefix, seed, temperature, ...conditions, prompt })})`,
     };
@@ -424,9 +424,9 @@ function batchPanel(context, model, dial) {
       ...others,
     };
     return {
-      command: `kamon sample ${shell(model.id)} -n ${n.value}${flags(given)} --nearest`,
+      command: `kamon sample ${shell(placeOf(model))} -n ${n.value}${flags(given)} --nearest`,
       python:
-        `import kamon\n\nmodel = kamon.load(${python(model.id)})\n` + `model.sample(${n.value}${keywords(given)})`,
+        `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n` + `model.sample(${n.value}${keywords(given)})`,
     };
   }, model);
   const make = async () => {

@@ -11,6 +11,7 @@ const WIDE = 148;
 const TALL = 62;
 const GAP_X = 60;
 const GAP_Y = 14;
+const LEAST_SCALE = 0.85; // at which a graph that is a little too wide can still be read
 const MOST = 300; // nodes; more are no picture
 
 /**
@@ -166,11 +167,13 @@ export function valueGraph(say, moved) {
       stack.forEach((each, j) => where.set(each.id, { x: 8 + i * (WIDE + GAP_X), y: from + j * (TALL + GAP_Y) + 4 }));
     });
     const width = columns * (WIDE + GAP_X) - GAP_X + 16;
+    const room = place.clientWidth;
+    const scale = room < width && room > LEAST_SCALE * width ? room / width : 1;
     const done = new Set(graph.backward.slice(0, step));
     const svg = s("svg", {
       viewBox: `0 0 ${width} ${height}`,
-      width,
-      height,
+      width: width * scale,
+      height: height * scale,
       role: "img",
       "aria-label": `A graph of ${graph.nodes.length} Values; the table says the same`,
     });
@@ -207,13 +210,14 @@ export function valueGraph(say, moved) {
         ),
       );
     }
-    const left = place.scrollLeft;
+    const left = now ? place.scrollLeft : 0; // forward, it begins with what goes in
     swap(place, svg);
     place.scrollLeft = left;
+    if (!now) return;
     // In view: the node, and to its left those that it hands its gradient to.
-    const xs = [now?.id ?? graph.root, ...(now?.inputs ?? [])].map((id) => where.get(id)?.x ?? 0);
+    const xs = [now.id, ...now.inputs].map((id) => where.get(id)?.x ?? 0);
     const [from, to] = [Math.min(...xs), xs[0] + WIDE];
-    const room = place.clientWidth;
+    if (scale < 1) return;
     if (from < place.scrollLeft || to > place.scrollLeft + room) {
       place.scrollLeft = to - from < room ? (from + to - room) / 2 : to - room + 8;
     }

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { bars, heat, lines } from "./charts.js";
-import { copies, python, shell } from "./copy.js";
+import { copies, placeOf, python, shell } from "./copy.js";
 import { button, field, fixed, h, panel, percent, put, swap, visible } from "./dom.js";
 import { valueGraph } from "./graph.js";
 import { change, numberIn } from "./state.js";
@@ -53,8 +53,8 @@ export async function show(context, model) {
     sources,
     copies(
       () => ({
-        command: `kamon tokenizer show ${shell(model.id)} ${shell(text.value)}`,
-        python: `import kamon\n\nmodel = kamon.load(${python(model.id)})\nmodel.tokenizer.encode(${python(text.value)})`,
+        command: `kamon tokenizer show ${shell(placeOf(model))} ${shell(text.value)}`,
+        python: `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\nmodel.tokenizer.encode(${python(text.value)})`,
       }),
       model,
     ).node,
@@ -85,9 +85,9 @@ export async function show(context, model) {
     map.node,
     attentionSource,
     copies(() => ({
-      command: `kamon plot ${shell(model.id)} --kind attention --text ${shell(text.value)}`,
+      command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(text.value)}`,
       python:
-        `import kamon\nfrom kamon.inside import attention\n\nmodel = kamon.load(${python(model.id)})\n` +
+        `import kamon\nfrom kamon.inside import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
         `attention(model, ${python(text.value)}).weights[${layer}][${head}]`,
     }), model).node,
   );
@@ -101,9 +101,9 @@ export async function show(context, model) {
     surpriseTold,
     surpriseSource,
     copies(() => ({
-      command: `echo ${shell(text.value)} | kamon score ${shell(model.id)} --json`,
+      command: `echo ${shell(text.value)} | kamon score ${shell(placeOf(model))} --json`,
       python:
-        `import kamon\nfrom kamon.score import score\n\nmodel = kamon.load(${python(model.id)})\n` +
+        `import kamon\nfrom kamon.score import score\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
         `next(score(model, [${python(text.value)}]))`,
     }), model).node,
   );
@@ -297,8 +297,8 @@ function embeddingPanel(context, model, look) {
     told,
     sources,
     copies(() => ({
-      command: `kamon plot ${shell(model.id)} --kind embeddings`,
-      python: `import kamon\nfrom kamon.inside import embeddings\n\nmodel = kamon.load(${python(model.id)})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
+      command: `kamon plot ${shell(placeOf(model))} --kind embeddings`,
+      python: `import kamon\nfrom kamon.inside import embeddings\n\nmodel = kamon.load(${python(placeOf(model))})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
     }), model).node,
   );
   let lit = { id: -1, position: -1 };
@@ -379,7 +379,7 @@ function graphPanel(context, model, text) {
     copies(() => ({
       command: "# the graph is for Python; this takes one step with such graphs\nkamon train names --all --engine scalar --num-steps 1 -o one-step",
       python: loss.checked
-        ? `import kamon\n\nmodel = kamon.load(${python(model.id)}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(text())}]))`
+        ? `import kamon\n\nmodel = kamon.load(${python(placeOf(model))}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(text())}]))`
         : `from kamon.engines.scalar import Value\n\na, b, c = Value(${Number(a.value)}), Value(${Number(b.value)}), Value(${Number(c.value)})\nloss = ((a * b + c).relu() - 1) ** 2\nloss.backward()\na.grad, b.grad, c.grad`,
     }), model).node,
   );

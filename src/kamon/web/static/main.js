@@ -18,6 +18,7 @@ import { isOver, watch } from "./watch.js";
  * @property {(error: unknown, where?: Element) => void} fail  shows what went wrong
  * @property {(changes: Record<string, any>) => void} go  to another view, or another model
  * @property {() => Promise<void>} refresh  asks for the models again
+ * @property {(model: ModelInfo) => string} nameOf  as it is shown
  */
 
 /**
@@ -84,13 +85,16 @@ async function wantedModel() {
 /** @type {Map<string, string>} */
 const lists = new Map(); // what a training learns from, by its id
 
-/** @param {ModelInfo} model */
+/**
+ * The list of a training, or the name under which a model is saved.
+ * @param {ModelInfo} model
+ */
 function nameOf(model) {
   const id = model.parent ?? model.id;
   const list = lists.get(id);
   const name = list === undefined ? id : `${list} (${id.replace("job-", "").slice(0, 4)})`;
   if (model.parent !== null) return `${name}, step ${model.step?.toLocaleString("en-GB")}`;
-  return model.saved ? name : `${name}, not saved`;
+  return name;
 }
 
 /** @param {ModelInfo|null} current */
@@ -100,7 +104,7 @@ function showModels(current) {
   if (current && !listed.some((each) => each.id === current.id)) listed.push(current);
   swap(
     select,
-    ...listed.map((each) => h("option", { value: each.id }, nameOf(each))),
+    ...listed.map((each) => h("option", { value: each.id }, each.parent !== null || each.saved ? nameOf(each) : `${nameOf(each)}, not saved`)),
   );
   if (!listed.length) put(select, h("option", { value: "" }, "none yet"));
   select.disabled = !listed.length;
@@ -132,7 +136,7 @@ async function open() {
   document.title = `${view.title} · Kamon`;
   showViews();
   /** @type {Context} */
-  const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh };
+  const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh, nameOf };
   swap(root);
   root.dataset.view = name;
   try {

@@ -5,13 +5,15 @@ import { address } from "./state.js";
 
 /** @typedef {import("./main.js").Context} Context */
 
+const ALLOWED = "a to z, 0 to 9, - and _, 40 at most, a letter or digit first";
+
 /**
  * @param {Context} context
  * @param {string} label
- * @param {(name: string) => Promise<{id: string}>|null} save  null where there is nothing to save
+ * @param {(name: string) => Promise<import("./api.js").ModelInfo>|null} save  null where there is nothing to save
  */
 export function saveForm(context, label, save) {
-  const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*" });
+  const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*", title: ALLOWED });
   const told = h("div", { class: "errors", "aria-live": "polite" });
   return h(
     "form",
@@ -27,7 +29,7 @@ export function saveForm(context, label, save) {
           await context.refresh();
           swap(
             told,
-            h("p", {}, `Saved as ${saved.id}. `, h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it")),
+            h("p", {}, `Saved as ${saved.id}, in ${saved.path}. `, h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it")),
           );
           context.say(`Saved as ${saved.id}.`);
         } catch (error) {

@@ -1,7 +1,7 @@
 // Teach: names come one by one or in pairs, a key says which is good, and the model follows.
 
 import * as api from "./api.js";
-import { copies, flags, python, shell } from "./copy.js";
+import { copies, flags, placeOf, python, shell } from "./copy.js";
 import { button, calm, count, field, figures, fixed, h, isWriting, many, panel, percent, put, s, swap, table, times } from "./dom.js";
 import { saveForm } from "./save.js";
 import { address, change } from "./state.js";
@@ -74,11 +74,11 @@ function beginning(context, model) {
       h(
         "fieldset",
         { class: "choice" },
-        h("legend", {}, `How ${model.id} proposes`),
+        h("legend", {}, `How ${context.nameOf(model)} proposes`),
         h("label", {}, one, "one by one: good or not"),
         h("label", {}, two, "in pairs: the better one"),
       ),
-      h("div", { class: "row" }, field("It learns", every), field("Seed", seed)),
+      h("div", { class: "row wide" }, field("It learns", every), field("Seed", seed)),
       start,
       errors,
     ),
@@ -141,13 +141,15 @@ function session(context, begun) {
   const undo = button("↶ Take back", takeBack, { "aria-keyshortcuts": "u" });
   const stage = panel(ratings.pairs ? "Which is better?" : "Do you like it?", card, h("p", { class: "hint" }, keys), progress, errors);
   stage.classList.add("stage");
+  const base = context.models.find((each) => each.id === ratings.base);
+  const place = base ? placeOf(base) : ratings.base;
   const copy = copies(() => ({
     command:
-      `kamon rate ${shell(ratings.base)}${flags({ pairs: ratings.pairs, every: ratings.every })} -o rated\n\n` +
+      `kamon rate ${shell(place)}${flags({ pairs: ratings.pairs, every: ratings.every })} -o rated\n\n` +
       "# in the terminal, with the same keys; what was answered is kept in rated.jsonl",
     python:
       "from kamon import rate\nfrom kamon.preferences import Preference, Verdict\n\n" +
-      `base = rate.opened(${python(ratings.base)})\nanswers = [\n` +
+      `base = rate.opened(${python(place)})\nanswers = [\n` +
       ratings.answers
         .map((each) =>
           "text" in each
@@ -156,7 +158,7 @@ function session(context, begun) {
         )
         .join("") +
       ']\nmodel = rate.align(base, answers, output="rated")',
-  }), context.models.find((each) => each.id === ratings.base));
+  }), base);
   put(root, stage, results, savePanel(), copy.node);
 
   const unsent = () => waiting.filter((each) => typeof each !== "string");

@@ -30,7 +30,15 @@ const SETTINGS = [
   ["num_steps", "Steps", 1, 100000],
   ["batch_size", "Batch size", 1, 512],
 ];
-let draft = ""; // a list that was begun stays while other views are open
+/** @type {[string, string][]} */
+const FORMATS = [
+  ["text", "one entry a line"],
+  ["csv", "a table, CSV"],
+  ["tsv", "a table, TSV"],
+  ["jsonl", "JSON lines"],
+];
+// A list that was begun stays while other views are open. file: the name of the one that it is from.
+const draft = { text: "", name: "", file: "", format: "text", column: "" };
 
 /** @param {Context} context */
 export async function show(context) {
@@ -57,23 +65,28 @@ export async function show(context) {
 /** @param {Context} context */
 function listPanel(context) {
   const { state, signal, say, watch } = context;
-  const own = draft !== "";
+  const own = draft.text !== "";
   const builtin = h("input", { type: "radio", name: "source", checked: !own, id: "source-names" });
   const pasted = h("input", { type: "radio", name: "source", checked: own, id: "source-own" });
   const text = h("textarea", {
     rows: 8,
     spellcheck: "false",
     placeholder: "One entry a line: brands, places, plants …",
-    value: draft,
+    value: draft.text,
   });
-  const file = h("input", { type: "file", accept: ".txt,text/plain" });
-  const name = h("input", { type: "text", maxlength: 100, placeholder: "a pasted list" });
+  const file = h("input", { type: "file", accept: ".txt,.csv,.tsv,.jsonl,.ndjson,text/plain" });
+  const name = h("input", { type: "text", maxlength: 100, placeholder: "a pasted list", value: draft.name });
+  const format = h("select", {}, ...FORMATS.map(([value, label]) => h("option", { value }, label)));
+  format.value = draft.format;
+  const column = h("select", {}, draft.column && h("option", { value: draft.column }, draft.column));
+  const columnField = field("Column to learn", column);
   const report = h("div", { class: "report stack", "aria-live": "polite" });
   const mine = h(
     "div",
     { hidden: !own, class: "stack" },
     field("Your list", text, "One entry a line. Paste it, drop a file here, or choose one."),
     h("div", { class: "row" }, field("A file", file), field("What it is called", name)),
+    h("div", { class: "row wide" }, field("It is", format), columnField),
     report,
   );
   const budget = h(
@@ -93,8 +106,19 @@ function listPanel(context) {
     Object.fromEntries(
       numbers.filter((input) => input.value !== "").map((input) => [input.name, Number(input.value)]),
     );
-  const given = () => (pasted.checked ? "list.txt" : "names");
+  const isTable = () => format.value !== "text";
+  const given = () => (pasted.checked ? draft.file || `list.${isTable() ? format.value : "txt"}` : "names");
+  const asked = () => ({
+    text: text.value,
+    ...(name.value ? { name: name.value } : {}),
+    ...(isTable() ? { format: format.value, column: column.value || null } : {}),
+  });
+  const table = () => ({
+    format: format.value === formatOf(given()) ? null : format.value,
+    column: isTable() ? column.value : null,
+  });
   const chosen = () => ({
+    ...(pasted.checked ? table() : {}),
     budget: "num_steps" in settings() ? null : `${budget.value}s`,
     seed: Number(seed.value),
     ...settings(),
@@ -107,18 +131,36 @@ function listPanel(context) {
   const ask = api.latest(signal);
   /** @type {ReturnType<typeof setTimeout>|undefined} */
   let timer;
-  const preview = () => {
+  const keep = () => Object.assign(draft, { text: text.value, name: name.value, format: format.value, column: column.value });
+  /** @param {AbortSignal} own_ */
+  const findColumns = async (own_) => {
+    const found = await api.columns({ text: text.value, format: format.value, ...(name.value ? { name: name.value } : {}) }, own_);
+    const before = column.value;
+    swap(column, ...found.map((each) => h("option", { value: each }, each)));
+    column.value = found.find((each) => each === before) ?? found.find((each) => each === "text") ?? found[0] ?? "";
+    keep();
+    copy.refresh();
+  };
+  /** @param {boolean} [also]  also what is empty, as a file may be */
+  const preview = (also) => {
     clearTimeout(timer);
-    draft = text.value;
+    columnField.hidden = !isTable();
+    keep();
     timer = setTimeout(async () => {
-      if (!text.value.trim()) return swap(report);
+      if (!also && !text.value.trim()) return swap(report);
       try {
-        const found = await ask((own_) => api.clean(text.value, own_));
-        const taken = (/** @type {string} */ better) => {
+        const found = await ask(async (own_) => {
+          if (isTable()) await findColumns(own_);
+          return api.clean(asked(), own_);
+        });
+        /** @param {string} better @param {string} [kind] */
+        const taken = (better, kind = "text") => {
           text.value = better;
+          format.value = kind;
           preview();
+          copy.refresh();
         };
-        swap(report, ...cleaned(found, taken));
+        swap(report, ...cleaned(found, text.value, format.value, taken));
       } catch (error) {
         if (!api.isAbort(error)) swap(report);
         context.fail(error, report);
@@ -128,10 +170,24 @@ function listPanel(context) {
   /** @param {File|undefined|null} given_ */
   const read = async (given_) => {
     if (!given_) return;
-    text.value = await given_.text();
     pasted.checked = true;
+    draft.file = given_.name;
+    name.value = given_.name.slice(0, 100);
+    format.value = formatOf(given_.name);
+    let fault = "";
+    try {
+      fault = given_.size > api.MOST_BYTES ? api.TOO_LARGE : "";
+      text.value = fault ? "" : new TextDecoder("utf-8", { fatal: true }).decode(await given_.arrayBuffer());
+    } catch {
+      text.value = "";
+      fault = `${given_.name} is not UTF-8: convert the file, as in \`iconv -f latin1 -t utf-8\``;
+    }
     choose();
-    preview();
+    preview(true);
+    if (!fault) return;
+    clearTimeout(timer);
+    swap(report);
+    context.fail(new api.ApiError(fault, 0), report);
   };
   const choose = () => {
     mine.hidden = !pasted.checked;
@@ -146,9 +202,8 @@ function listPanel(context) {
         start.disabled = true;
         try {
           const job = await api.startJob({
-            ...(pasted.checked ? { text: text.value } : { builtin: "names" }),
+            ...(pasted.checked ? asked() : { builtin: "names" }),
             ...("num_steps" in settings() ? {} : { budget: Number(budget.value) }),
-            ...(pasted.checked && name.value ? { name: name.value } : {}),
             seed: Number(seed.value),
             settings: settings(),
           });
@@ -188,7 +243,12 @@ function listPanel(context) {
     errors,
   );
   for (const radio of [builtin, pasted]) radio.addEventListener("change", choose);
-  text.addEventListener("input", preview);
+  text.addEventListener("input", () => {
+    if (!text.value) draft.file = "";
+    preview();
+  });
+  for (const each of [format, column]) each.addEventListener("change", () => preview(text.value !== ""));
+  name.addEventListener("input", keep);
   file.addEventListener("change", () => read(file.files?.[0]));
   const node = panel("The list", form, copy.node);
   node.addEventListener("dragover", (event) => {
@@ -203,29 +263,53 @@ function listPanel(context) {
     if (dropped?.files.length) read(dropped.files[0]);
     else {
       text.value = dropped?.getData("text/plain") ?? "";
+      draft.file = "";
       pasted.checked = true;
       choose();
       preview();
     }
   });
-  if (own) preview();
+  preview();
   return node;
 }
 
 /**
- * @param {import("./api.js").Cleaned} found
- * @param {(text: string) => void} take
+ * What a file's ending says.
+ * @param {string} name
  */
-function cleaned(found, take) {
+function formatOf(name) {
+  const found = /\.(csv|tsv|jsonl|ndjson)$/i.exec(name)?.[1].toLowerCase() ?? "text";
+  return found === "ndjson" ? "jsonl" : found;
+}
+
+/**
+ * @param {import("./api.js").Cleaned} found
+ * @param {string} text  that it is about
+ * @param {string} format  of it
+ * @param {(text: string, format?: string) => void} take
+ */
+function cleaned(found, text, format, take) {
+  const unit = ["csv", "tsv"].includes(format) ? "row" : "line";
+  const Unit = unit === "row" ? "Row" : "Line";
+  const table = found.looks_like;
   return [
+    ...found.warnings.map((each) => h("p", { class: "error" }, `⚠ ${each}`)),
+    table &&
+      h(
+        "div",
+        { class: "stack" },
+        h("p", { class: "error" }, `⚠ These lines look like a table (${table.toUpperCase()}). As they stand, each is learned whole.`),
+        button("Read them as a table", () => take(text, table)),
+      ),
     h(
       "p",
       {},
-      `${many(found.num_lines, "line")}, of which ${count(found.num_docs)} to learn: `,
+      `${many(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
       `${many(found.num_repetitions, "repetition")} and ${count(found.num_blank)} blank left out, `,
       `${count(found.num_stripped)} with space taken off their ends. `,
       `${count(found.num_held_out)} are held out to test on.`,
     ),
+    h("p", { class: "hint" }, `The first: ${found.docs.slice(0, 5).join(" · ")}`),
     figures([
       ["longest", many(found.longest, "character")],
       ["different characters", count(found.characters)],
@@ -234,14 +318,14 @@ function cleaned(found, take) {
       folded(
         `Left out${found.removed.length >= 100 ? ", the first hundred" : ""}`,
         "What was left out",
-        ["Line", "Text", "Why"],
+        [Unit, "Text", "Why"],
         found.removed.map((each) => [each.line, each.text, each.why]),
       ),
     found.changed.length > 0 &&
       folded(
         "Changed",
         "What was changed",
-        ["Line", "Before", "After"],
+        [Unit, "Before", "After"],
         found.changed.map((each) => [each.line, each.before, each.after]),
       ),
     found.tidied &&
@@ -345,21 +429,26 @@ function runPanel(context) {
     back,
     all,
     savePanel(context, () => {
-      const { job } = watch;
-      return wanted === null && job?.model ? job.model : (job?.moments[place()]?.model ?? null);
+      return momentsOf(watch.job)[place()]?.model ?? null;
     }),
   );
 
+  /** The model that the training made, or the newest. */
+  const usual = () => {
+    const moments = momentsOf(watch.job);
+    const made = moments.findIndex((each) => each.model === watch.job?.model);
+    return made < 0 ? moments.length - 1 : made;
+  };
   const place = () => {
-    const moments = watch.job?.moments ?? [];
-    if (wanted === null) return moments.length - 1;
+    const moments = momentsOf(watch.job);
+    if (wanted === null) return usual();
     return moments.reduce(
       (best, each, i) => (Math.abs(each.step - Number(wanted)) < Math.abs(moments[best].step - Number(wanted)) ? i : best),
       0,
     );
   };
   const drawMoment = () => {
-    const moments = watch.job?.moments ?? [];
+    const moments = momentsOf(watch.job);
     back.hidden = all.hidden = !moments.length;
     if (!moments.length) return;
     const at = place();
@@ -386,7 +475,7 @@ function runPanel(context) {
       table(
         "Samples of all steps",
         ["Step", "Samples"],
-        (watch.job?.moments ?? []).map((each) => [count(each.step), each.samples.join(", ")]),
+        momentsOf(watch.job).map((each) => [count(each.step), each.samples.join(", ")]),
       ),
     );
   all.addEventListener("toggle", () => all.open && drawAll());
@@ -405,6 +494,7 @@ function runPanel(context) {
       status,
       h("strong", {}, STATES[job.state]),
       job.error ? `: ${job.error}` : "",
+      whichStep(job),
       watch.connection === "reconnecting" &&
         h("span", { class: "lost" }, " ⚠ the connection is lost; trying again"),
     );
@@ -412,11 +502,11 @@ function runPanel(context) {
     const held = job.held_out[job.held_out.length - 1];
     swap(
       numbers,
-      h("progress", { max: Math.max(1, job.num_steps), value: job.step, "aria-label": "Steps done" }),
+      h("progress", { max: Math.max(1, job.num_steps), value: job.state === "done" ? job.num_steps : job.step, "aria-label": "Steps done" }),
       figures([
         ["step", `${count(job.step)} of ${count(job.num_steps)}`],
         ["seconds", `${fixed(job.seconds, 1)}${job.budget === null ? "" : ` of ${job.budget}`}`],
-        ["loss, held out", held ? fixed(held[1], 3) : "–"],
+        ["loss, held out", fixed(job.best ? job.best.loss : held?.[1], 3)],
         ["loss, learning", trained ? fixed(mean(job.losses), 3) : "–"],
         ["entries", count(job.num_docs)],
         ["parameters", count(job.num_params)],
@@ -441,7 +531,7 @@ function runPanel(context) {
       (uniform === null ? "" : ` Uniform: guessing among all tokens costs ln V = ${fixed(uniform, 3)}.`) +
       (ngram === null ? "" : ` ${ngram_order}-gram: the best that counting alone does, ${fixed(ngram, 3)}.`);
     const smooth = means(job.losses);
-    const moments = job.moments;
+    const moments = momentsOf(job);
     const held = new Map(job.held_out);
     const best = job.held_out.length ? Math.min(...held.values()) : null;
     chart.show({
@@ -451,7 +541,7 @@ function runPanel(context) {
         { name: "held out", points: job.held_out, kind: "marked" },
       ],
       rules,
-      cursor: wanted === null || !moments.length ? null : moments[place()].step,
+      cursor: !moments.length || (wanted === null && (job.best?.step ?? job.step) === job.step) ? null : moments[place()].step,
       xName: "step",
       yName: "nats a token",
       yRange: rangeOf(job),
@@ -469,9 +559,8 @@ function runPanel(context) {
   };
 
   chosen.addEventListener("input", () => {
-    const moments = watch.job?.moments ?? [];
     const at = Number(chosen.value);
-    wanted = at === moments.length - 1 ? null : moments[at].step;
+    wanted = at === usual() ? null : momentsOf(watch.job)[at].step;
     change({ step: wanted });
     draw();
   });
@@ -517,6 +606,33 @@ function means(losses) {
     const near = losses.slice(Math.max(0, i - half), i + half + 1);
     return [step, near.reduce((total, [, loss]) => total + loss, 0) / near.length];
   });
+}
+
+/**
+ * The steps to go back to, and the one whose model the training made.
+ * @param {Job|null} job
+ * @returns {import("./api.js").Moment[]}
+ */
+export function momentsOf(job) {
+  if (!job?.best || !job.model) return job?.moments ?? [];
+  const { step, samples } = job.best;
+  const others = job.moments.filter((each) => each.step !== step);
+  return [...others, { step, model: job.model, samples }].sort((a, b) => a.step - b.step);
+}
+
+/**
+ * What became of a training whose last step is not its model.
+ * @param {Job} job
+ */
+export function whichStep(job) {
+  const { best } = job;
+  if (!best || best.step === job.step || best.loss === null) return "";
+  const early = job.state === "done" && job.step < job.num_steps ? ", ended early" : "";
+  return (
+    `${job.error ? ". Of its steps," : `${early}:`} step ${count(best.step)} did best on the documents held out, and is the model ` +
+    `(loss ${fixed(best.loss, 4)} there)` +
+    (best.over_fitted ? ". Behind it the model did worse on them: fewer steps or a smaller model are enough for this list." : ".")
+  );
 }
 
 /** @param {Job} job */
