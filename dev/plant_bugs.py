@@ -2438,7 +2438,8 @@ def caught(bug: Bug) -> bool:
         path.write_text(code.replace(bug.old, bug.new), encoding="utf-8")
         if bug.file.startswith("engines/native"):
             build(copy / "engines")
-        plugins = ["-p", "no:cacheprovider", "-p", "no:xdist"]
+        # Plain: under CI pytest would show all of a difference, for minutes where lists are long.
+        plugins = ["-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *plugins]
         environment = os.environ | {"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"}
         environment["KAMON_PLANTED"] = str(copy)
