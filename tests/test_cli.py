@@ -494,7 +494,7 @@ def test_ctrl_c_in_the_middle_of_a_long_step(
         time.sleep(0.01)
         running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=20)
-    assert time.perf_counter() - begin < 3  # of which most is the end of the process
+    assert time.perf_counter() - begin < 10  # of which most is the end of the process
     assert running.returncode == 130
     assert "nothing to save" in err or err.splitlines()[-1] == "kamon: stopped"
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]

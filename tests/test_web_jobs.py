@@ -325,12 +325,12 @@ def test_pause_resume_and_stop(server: Server) -> None:
     assert server.ask("POST", f"/jobs/{id}/pause").json()["state"] == "paused"
     until(lambda: stands_still(job))
     stands, seconds = len(job.losses), job.seconds
-    time.sleep(0.4)
+    time.sleep(1.5)
     assert len(job.losses) == stands
     assert server.ask("GET", f"/jobs/{id}").json()["state"] == "paused"
     assert server.ask("POST", f"/jobs/{id}/resume").json()["state"] == "running"
     until(lambda: len(job.losses) > stands)
-    assert job.seconds < seconds + 0.4  # the pause is no time of training
+    assert job.seconds < seconds + 1.4  # the pause is no time of training
     assert server.ask("POST", f"/jobs/{id}/stop").status_code == 200
     found = server.ended(id)
     assert found["state"] == "stopped"
