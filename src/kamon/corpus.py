@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from operator import ne
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from kamon import builtin
 from kamon.config import listed, suggestion
@@ -103,13 +103,9 @@ def read(
     format = checked_format(source, column, format)
     name = name_of(source)
     lines = whole_lines(source)
-    if format == "text":
-        return whole_text(name, lines) if mode == "text" else from_lines(name, lines)
-    if format == "jsonl":
-        return from_entries(name, json_texts(name, lines, "text" if column is None else column))
-    separator, lines = separated(lines, format)
-    note = separator_note(separator) if format == "csv" else ""
-    return from_entries(name, cells(name, lines, column, separator), note)
+    if format == "text" and mode == "text":
+        return whole_text(name, lines)
+    return from_entries(name, *entries_in(name, lines, format, column))
 
 
 def checked_format(source: str | Path, column: str | None, format: str | None) -> str:
@@ -125,31 +121,34 @@ def checked_format(source: str | Path, column: str | None, format: str | None) -
     return format
 
 
-def entries_in(name: str, lines: Iterable[str], format: str, column: str | None) -> Iterable[str]:
-    """What the lines of a list in one of FORMATS hold: lines, cells of a column, or texts."""
+def entries_in(
+    name: str, lines: Iterator[str], format: str, column: str | None
+) -> tuple[Iterator[str], str]:
+    """What the lines of a list in one of FORMATS hold: lines, cells of a column, or texts; and the
+    note of a Corpus."""
     if format == "text":
-        return lines
+        first = list(islice(lines, LOOKED_AT))
+        return chain(first, lines), table_note(first)
     if format == "jsonl":
-        return json_texts(name, lines, "text" if column is None else column)
-    separator, lines = separated(iter(lines), format)
-    return cells(name, lines, column, separator)
+        return json_texts(name, lines, "text" if column is None else column), ""
+    separator, lines = separated(lines, format)
+    note = separator_note(separator) if format == "csv" else ""
+    return cells(name, lines, column, separator), note
 
 
-def columns_in(name: str, lines: Iterable[str], format: str) -> list[str]:
+def columns_in(name: str, lines: Iterator[str], format: str) -> list[str]:
     """What a table has to choose from: the names in its first row, or the keys of the first JSON
     object that have a text. CorpusError where there is no such row."""
     if format != "jsonl":
         try:
-            next(iter(entries_in(name, lines, format, None)), None)
+            next(entries_in(name, lines, format, None)[0], None)
         except ColumnError as needed:
             return needed.columns
         return []
-    import json
-
     for number, line in enumerate(lines, 1):
         if line.strip():
-            json_record(name, number, line, [])  # says what is wrong with it
-            return [key for key, value in json.loads(line).items() if isinstance(value, str)]
+            record = json_object(f"{name}, line {number}", line, example(["text"]))
+            return [key for key, value in record.items() if isinstance(value, str)]
     return []
 
 
@@ -175,20 +174,13 @@ def from_text(
     format: str = "text",
 ) -> Corpus:
     """What `read` makes of a file with this content: of a text a document a line."""
-    if format == "text":
-        return from_lines(source, lines_in(text, source))
-    return from_entries(source, entries_in(source, lines_in(text, source), format, column))
+    return from_entries(source, *entries_in(source, lines_in(text, source), format, column))
 
 
 def lines_in(text: str, source: str) -> Iterator[str]:
     """The lines that `read` would find in a text file with this content."""
     content = text.encode("utf-8", "surrogatepass")
     return chain.from_iterable(no_longer(lines_of(decoded([content], source)), source))
-
-
-def from_lines(source: str, lines: Iterator[str]) -> Corpus:
-    first = list(islice(lines, LOOKED_AT))
-    return from_entries(source, chain(first, lines), table_note(first))
 
 
 def from_entries(source: str, entries: Iterable[str], note: str = "") -> Corpus:
@@ -427,6 +419,20 @@ def json_texts(name: str, lines: Iterable[str], key: str, first: int = 1) -> Ite
 
 def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[str]:
     """The texts that the record in a line has under `keys`. number: of the line."""
+    record = json_object(f"{name}, line {number}", line, example(keys))
+    for key in keys:
+        if key in record and not isinstance(record[key], str):
+            raise CorpusError(f"{name}, line {number} has something else than text under {key!r}")
+        if key not in record:
+            found = listed(record) or "none"
+            raise CorpusError(f"{name}, line {number} has no text under {key!r}; its keys: {found}")
+    return [checked_text(name, f"line {number}", record[key]) for key in keys]
+
+
+def json_object(
+    where: str, line: str, such: str, what: str = "each line is an object"
+) -> dict[str, Any]:
+    """The JSON object in a line. such, what: what it should be, in the error where it is none."""
     import json
 
     try:
@@ -435,19 +441,10 @@ def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[
         deep = isinstance(error, RecursionError)
         other = "it is nested too deeply" if deep else "a number has too many digits"
         reason = getattr(error, "msg", other)
-        raise CorpusError(
-            f"{name}, line {number} is not valid JSON: {reason}; each line is an object such as "
-            f"{example(keys)}"
-        ) from None
+        raise CorpusError(f"{where} is not valid JSON: {reason}; {what} such as {such}") from None
     if not isinstance(record, dict):
-        raise CorpusError(f"{name}, line {number} is no JSON object such as {example(keys)}")
-    for key in keys:
-        if key in record and not isinstance(record[key], str):
-            raise CorpusError(f"{name}, line {number} has something else than text under {key!r}")
-        if key not in record:
-            found = listed(record) or "none"
-            raise CorpusError(f"{name}, line {number} has no text under {key!r}; its keys: {found}")
-    return [checked_text(name, f"line {number}", record[key]) for key in keys]
+        raise CorpusError(f"{where} is no JSON object such as {such}")
+    return record
 
 
 def example(keys: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from kamon.builtin import names_table
 from kamon.conditions import compiled
-from kamon.corpus import checked_text, name_of, whole_lines
+from kamon.corpus import checked_text, json_object, name_of, whole_lines
 from kamon.errors import ConfigError, CorpusError
 from kamon.files import replace_file
 
@@ -73,17 +73,7 @@ def example() -> str:
 def parse(name: str, number: int, line: str) -> Answer:
     """One line. CorpusError where it is none."""
     where = f"{name}, line {number}"
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        other = "it is nested too deeply" if deep else "a number has too many digits"
-        raise CorpusError(
-            f"{where} is not valid JSON: {getattr(error, 'msg', other)}; pairs are JSON lines such "
-            f"as {example()}"
-        ) from None
-    if not isinstance(record, dict):
-        raise CorpusError(f"{where} is no JSON object such as {example()}")
+    record = json_object(where, line, example(), "pairs are JSON lines")
     return of_record(name, number, record)
 
 

@@ -19,12 +19,7 @@ CHUNK = 20_000  # texts at a time
 NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
 NUM_COMPARED_SLOWLY = 200  # by the scalar engine
 BITS = 1 / math.log(2)
-UNKNOWN = (
-    "error",
-    "skip",
-    "replace",
-    "odd",
-)  # what is done with texts that have unknown characters
+UNKNOWN = ("error", "skip", "replace", "odd")  # what is done with texts of unknown characters
 
 
 class Score(NamedTuple):

@@ -536,7 +536,7 @@ def preview(
     removed: list[Removed] = []
     changed: list[Changed] = []
     unit = "row" if format in ("csv", "tsv") else "line"
-    entries = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
+    entries, _ = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
     for number, line in enumerate(entries, 1):
         doc = line.strip()
         why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None
