@@ -63,13 +63,18 @@ def assert_close(found: Any, expected: list[Any], what: str) -> None:
 
 
 def check_gradients(module: Any, params: Any) -> None:
-    for name, p in module.named_parameters():
-        expected = [[value.grad for value in row] for row in params[name]]
-        grad = torch.zeros_like(p) if p.grad is None else p.grad
-        if any(any(row) for row in expected):
-            assert_close(grad, expected, name)
-        else:
-            assert not grad.any(), name
+    """Check each tensor against its own largest gradient, or the model's if its own are all 0.
+
+    The terms of a gradient that is 0 cancel: how well depends on the order in which torch adds.
+    """
+    found = {name: p.grad for name, p in module.named_parameters()}
+    expected = {name: [[value.grad for value in row] for row in params[name]] for name in found}
+    largest = max(abs(x) for tensor in expected.values() for row in tensor for x in row)
+    for name, grad in found.items():
+        if any(any(row) for row in expected[name]):
+            assert_close(grad, expected[name], name)
+        elif grad is not None:
+            assert grad.abs().max().item() <= BOUND * largest, name
 
 
 def random_texts(rng: random.Random, lengths: list[int], vocab_size: int) -> list[list[int]]:
@@ -397,7 +402,7 @@ def test_the_gpt_fills_as_kamon_fill_does() -> None:
             )
     left = fill_blanks.by_gpt(model, ["n_zz"], right_side=False)[0].exp()
     other = fill_blanks.by_gpt(model, ["n_"], right_side=False)[0].exp()
-    assert torch.equal(left, other)
+    assert torch.allclose(left, other, rtol=BOUND)
     decoder = model.engine.decoder()
     decoder.push(26)
     logits = decoder.push(answer.CHARS.index("n"))
