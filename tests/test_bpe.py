@@ -314,7 +314,7 @@ def test_strange_texts_take_no_time() -> None:
     tokenizer = BytePairTokenizer.train(texts, 300)
     for text in texts:
         assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 30  # with the square, hours
 
 
 # ---- against another library

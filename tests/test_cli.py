@@ -208,15 +208,24 @@ def test_help_and_version(kamon: Kamon) -> None:
 
 
 @pytest.mark.slow
-def test_help_answers_in_100_ms(process: Process) -> None:
-    """The best of fifteen: a shared machine may be slow once, a slow program always is."""
+def test_help_answers_in_100_ms() -> None:
+    """Processor time, which other work on the machine does not add to; the best of fifteen.
 
-    def seconds() -> float:
-        start = time.perf_counter()
-        process("--help").communicate()
-        return time.perf_counter() - start
+    A slow processor may take longer, in proportion to what Python takes to do nothing.
+    """
+    resource = pytest.importorskip("resource", reason="no processor time of processes here")
 
-    assert min(seconds() for _ in range(15)) < 0.1
+    def seconds(*arguments: str) -> float:
+        def so_far() -> float:
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return float(used.ru_utime + used.ru_stime)
+
+        before = so_far()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        return so_far() - before
+
+    nothing = min(seconds("-c", "pass") for _ in range(5))
+    assert min(seconds("-m", "kamon", "--help") for _ in range(15)) < max(0.1, 7 * nothing)
 
 
 # ---- bad input: one sentence, the right exit code, nothing left behind
@@ -447,7 +456,7 @@ def test_ctrl_c_saves_what_was_learned(names: Path, tmp_path: Path, process: Pro
         pass
     time.sleep(0.5)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=20)
+    out, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert out == ""
     assert "stopping; Ctrl-C again" in err
@@ -457,7 +466,7 @@ def test_ctrl_c_saves_what_was_learned(names: Path, tmp_path: Path, process: Pro
 
 
 def test_a_second_ctrl_c_quits_at_once(names: Path, tmp_path: Path, process: Process) -> None:
-    """Steps of many seconds: the first Ctrl-C would have to wait for one to end."""
+    """Steps of many minutes: the first Ctrl-C would have to wait for one to end."""
     big = ["--engine=scalar", "--n-layer=4", "--n-embd=64", "--batch-size=500"]
     running = process("train", names, "-o", tmp_path / "m", *big)
     assert running.stderr is not None
@@ -468,7 +477,7 @@ def test_a_second_ctrl_c_quits_at_once(names: Path, tmp_path: Path, process: Pro
     while "stopping;" not in running.stderr.readline():
         pass
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=5)
+    out, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert out == ""
     assert err.splitlines()[-1] == "kamon: stopped"
@@ -481,20 +490,19 @@ def test_a_second_ctrl_c_quits_at_once(names: Path, tmp_path: Path, process: Pro
 def test_ctrl_c_in_the_middle_of_a_long_step(
     again: bool, names: Path, tmp_path: Path, process: Process
 ) -> None:
-    """One step of a minute: within it, the first Ctrl-C ends the training, with nothing to save."""
-    big = ["--engine=native", "--n-layer=4", "--n-embd=512", "--n-head=8", "--batch-size=20000"]
+    """One step of many minutes: the first Ctrl-C ends the training within it, with nothing to
+    save."""
+    big = ["--engine=native", "--n-layer=4", "--n-embd=512", "--n-head=8", "--batch-size=200000"]
     running = process("train", names, "-o", tmp_path / "m", *big)
     assert running.stderr is not None
     while "model: " not in running.stderr.readline():
         pass
     time.sleep(1)
-    begin = time.perf_counter()
     running.send_signal(signal.SIGINT)
     if again:
         time.sleep(0.01)
         running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=20)
-    assert time.perf_counter() - begin < 10  # of which most is the end of the process
+    _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "nothing to save" in err or err.splitlines()[-1] == "kamon: stopped"
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
@@ -502,9 +510,11 @@ def test_ctrl_c_in_the_middle_of_a_long_step(
 
 def test_ctrl_c_elsewhere(process: Process) -> None:
     running = process("train", "-", stdin=subprocess.PIPE)
-    time.sleep(1)
+    assert running.stdin is not None
+    running.stdin.write("anna\n" * 50_000)  # more than a pipe holds: now it reads
+    running.stdin.flush()
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=5)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert err.splitlines()[-1] == "kamon: stopped"
 

@@ -5,7 +5,6 @@ import math
 import random
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
@@ -348,11 +347,9 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_native
 @pytest.mark.slow
 def test_a_hopeless_search_ends() -> None:
-    start = time.perf_counter()
     model = kamon.train("names", size="original", num_steps=50, engine="native")
     assert model.find(50, regex="z{9}").tried == conditions.PATIENCE_IN_BULK
     assert model.find(50, regex="z{9}", prefix="an").tried == conditions.PATIENCE
-    assert time.perf_counter() - start < 40  # 5 where nothing else runs
 
 
 @needs_native

@@ -182,7 +182,7 @@ def refused(cache: Path, problem: str) -> None:
     begin = time.monotonic()
     with pytest.raises(CorpusError) as caught:
         corpus.read("names-original")
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 30  # without a bound it would take as long as it comes
     said = str(caught.value)
     assert re.match(rf"names-original could not be fetched \(.*({problem}).*\): download", said)
     assert "\n" not in said

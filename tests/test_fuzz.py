@@ -37,7 +37,7 @@ def fuzz(target: str, what: object, folder: Path) -> subprocess.CompletedProcess
 
 @pytest.mark.parametrize("target", ["store", "corpus"])
 def test_nothing_is_found(target: str, tmp_path: Path) -> None:
-    done = fuzz(target, times(15, 1800), tmp_path)
+    done = fuzz(target, times(8, 1800), tmp_path)
     assert done.returncode == 0, done.stdout[-4000:]
     assert "runs in" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -199,6 +199,7 @@ def test_another_font_is_asked(char: str, monkeypatch: pytest.MonkeyPatch) -> No
     """matplotlib brings a second font, which has these and is taken only where it is named."""
     rows = [[1.0, 0.0], [0.5, 0.5]]
     attention = Attention(char, [char], [[rows]])
+    monkeypatch.setattr(plot, "FONTS", ())
     assert f"U+{ord(char):04X}" in texts(plot.draw_attention(attention))
     monkeypatch.setattr(plot, "FONTS", ("No Such Font", "STIXSizeOneSym", "STIXGeneral"))
     figure = plot.draw_attention(attention)
