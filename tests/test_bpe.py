@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
+from unicodedata import category
 
 import pytest
 from hypothesis import example, given
@@ -15,13 +17,14 @@ from hypothesis import strategies as st
 
 from kamon import bpe
 from kamon.batch import pack
-from kamon.bpe import BYTES, SPLIT, BytePairTokenizer, Pair
+from kamon.bpe import BYTES, SPLIT, BytePairTokenizer, Pair, pieces_of
 from kamon.documents import Documents
 from kamon.errors import ConfigError, TokenizerError
 from original import SHARED
 
 CHARS = st.characters(exclude_categories=["Cs"])
-ANY = st.text(CHARS)
+MARKED = st.text("aक़िर् ə́1_ \u0301\u200d\u200c\n")  # letters with and without marks
+ANY = st.text(CHARS) | MARKED
 FEW = st.text("aab  é1_!\n\0", max_size=30)  # where pairs meet again
 TEXTS = st.lists(ANY | FEW, min_size=1, max_size=8)
 SHAKESPEARE = SHARED / "data" / "tinyshakespeare.txt"
@@ -32,9 +35,13 @@ SENTENCES = [
 ]
 
 
-def split_slowly(text: str) -> list[str]:
+def split_slowly(text: str, version: int = 2) -> list[str]:
     """Pieces as `kamon.bpe` describes them, character by character."""
     pieces, begin = [], 0
+
+    def is_on_letter(place: int) -> bool:
+        char = text[place : place + 1]
+        return bool(version > 1 and char) and (category(char)[0] == "M" or char in "\u200c\u200d")
 
     def kind(place: int) -> str:
         if place >= len(text):
@@ -50,7 +57,9 @@ def split_slowly(text: str) -> list[str]:
         first = begin + (text[begin] == " " and kind(begin + 1) in ("letter", "mark"))
         most = {"digit": 3, "nul": 1}.get(kind(first), bpe.MAX_PIECE)
         end = first
-        while end - first < most and kind(end) == kind(first):
+        while end - first < most and (
+            kind(end) == kind(first) or (kind(first) == "letter" and is_on_letter(end))
+        ):
             end += 1
         whole = kind(first) == "space" and end - begin > 1
         if whole and text[end - 1] == " " and kind(end) in ("letter", "mark"):
@@ -88,9 +97,9 @@ def train_slowly(texts: list[str], most: int) -> list[Pair]:
     return merges
 
 
-def encode_slowly(text: str, merges: list[Pair]) -> list[int]:
+def encode_slowly(text: str, merges: list[Pair], version: int = 2) -> list[int]:
     found = []
-    for piece in split_slowly(text):
+    for piece in split_slowly(text, version):
         tokens = list(piece.encode())
         for token, pair in enumerate(merges, BYTES):
             tokens = merge_slowly(tokens, pair, token)
@@ -109,7 +118,7 @@ def test_merges_and_tokens_are_those_of_the_specification(texts: list[str]) -> N
     for text in texts:
         assert tokenizer.encode(text) == encode_slowly(text, tokenizer.merges)
         assert [steps[-1] for steps in tokenizer.steps(text)] == [
-            encode_slowly(piece, tokenizer.merges) for piece in SPLIT.findall(text)
+            encode_slowly(piece, tokenizer.merges) for piece in pieces_of(text)
         ]
 
 
@@ -118,7 +127,11 @@ def test_merges_and_tokens_are_those_of_the_specification(texts: list[str]) -> N
 @example(" " * 64 + "c")
 @example(" " * 65 + "c")
 @example("a  \0 b 1  2")
+@example("क्" * 40)
+@example("\u0301a e\u0301-\u0301  \u0301 1\u0301")
 def test_pieces(text: str) -> None:
+    for version in (1, 2):
+        assert pieces_of(text, version) == split_slowly(text, version)
     assert SPLIT.findall(text) == split_slowly(text)
     assert "".join(SPLIT.findall(text)) == text
 
@@ -131,10 +144,76 @@ def test_pieces(text: str) -> None:
         ("a  b\n\n c\n", ["a", " ", " b", "\n\n", " c", "\n"]),
         ("snake_case __init__", ["snake", "_", "case", " __", "init", "__"]),
         ("Größe 東京。", ["Größe", " 東京", "。"]),
+        ("हिन्दी विकिपीडिया।", ["हिन्दी", " विकिपीडिया", "।"]),
+        ("தமிழ் மொழி", ["தமிழ்", " மொழி"]),
+        ("ที่นี่ กรุงเทพฯ", ["ที่นี่", " กรุงเทพฯ"]),
+        ("مُحَمَّدٌ رَسُول", ["مُحَمَّدٌ", " رَسُول"]),
+        ("Vie\u0323\u0302t Nam", ["Vie\u0323\u0302t", " Nam"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
     ],
 )
 def test_pieces_of_a_text(text: str, pieces: list[str]) -> None:
-    assert SPLIT.findall(text) == pieces
+    assert pieces_of(text) == pieces
+
+
+def test_a_tokenizer_of_the_first_version_keeps_its_pieces() -> None:
+    """Its file names no version: its merges were learned when a mark ended a word."""
+    text = "हिन्दी ते हिन्दी"
+    made = BytePairTokenizer.train([text] * 2, 300)
+    assert len(made.encode(text)) < 8
+    content = json.loads(made.to_json())
+    assert content.pop("version") == 2
+    old = BytePairTokenizer.from_json(json.dumps(content))
+    assert old.encode(text) == encode_slowly(text, old.merges, 1) != made.encode(text)
+    assert old.decode(old.encode(text)) == text
+    extended = old.with_specials(["<|x|>"])
+    assert "version" not in json.loads(extended.to_json())
+    assert extended.encode(text) == old.encode(text)
+    for version in (0, 3, "2", True, None):
+        with pytest.raises(TokenizerError, match="version"):
+            BytePairTokenizer.from_json(json.dumps(content | {"version": version}))
+
+
+# ---- tokens that make no text
+
+KOREAN = BytePairTokenizer.train(["가나 다라 마바사", "가나다 漢字 👩🏽"] * 2, 290)
+
+
+@given(st.lists(st.integers(0, KOREAN.vocab_size - 1) | st.integers(0x80, 0xFF), max_size=12))
+@example([0xED, 0xA0, 0x9F, 0x80, 0xF0, 0x8F, 0x90, 0x80, 0x80, 0xE0, 0x9F])
+def test_what_can_follow_is_what_a_text_can_have(tokens: list[int]) -> None:
+    """Of tokens that begin a text, exactly those may follow with which they still do."""
+    begun: list[int] = []
+    for token in tokens:
+        data = KOREAN.decode_bytes([*begun, token])
+        fits = token < KOREAN.bos and is_begun(data)
+        if token == KOREAN.bos:
+            fits = KOREAN.decode(begun).encode() == KOREAN.decode_bytes(begun)
+        assert (token not in KOREAN.ruled_out(begun)) == fits
+        assert token > KOREAN.bos or (KOREAN.unfinished([*begun, token]) is not None) == is_begun(
+            data
+        )
+        if fits and token != KOREAN.bos:
+            begun.append(token)
+
+
+def is_begun(data: bytes) -> bool:
+    """Whether a text's UTF-8 may begin so: whole characters, and the first bytes of one."""
+    for cut in range(4):
+        whole, rest = data[: len(data) - cut], data[len(data) - cut :]
+        try:
+            whole.decode()
+        except UnicodeDecodeError:
+            continue
+        return not rest or rest in BEGINNINGS
+    return False
+
+
+BEGINNINGS = {
+    char.encode()[:size]
+    for char in map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x110000, 16)])
+    for size in range(1, len(char.encode()))
+}
 
 
 TRAINED = BytePairTokenizer.train(SENTENCES * 2, 340)

@@ -12,14 +12,16 @@ a merge then, and the order of strings that of pairs.
 
 from __future__ import annotations
 
+import codecs
 import heapq
 import re
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, islice, pairwise
 from operator import add
+from unicodedata import category
 
 from kamon.batch import BOS, UTF_32, Batch
 from kamon.config import check_type
@@ -32,22 +34,33 @@ MAX_SPECIALS = 1_000
 MAX_NAME = 100  # characters of a special token's name
 MOST_KEPT = 1 << 18  # pieces whose tokens are remembered
 MOST_SHOWN = 100  # characters of a text, in an error
+MOST_RULED_OUT = 100  # unfinished characters for which this is remembered
 BLOCK = 1 << 20  # characters that are split together
 NUL = "\0"
 
 # What is longer is two pieces: the work on one grows with the square of its length.
 MAX_PIECE = 64  # characters; and a space before them
 MAX_TOKEN = 4 * (MAX_PIECE + 1)  # bytes
-# Letters, punctuation, up to three digits, or white space but for a space before what follows it.
-# NUL is a piece of its own, and looked across by none: it stands between documents.
-SPLIT = re.compile(
-    rf" ?[^\W\d_]{{1,{MAX_PIECE}}}"
+# Combining marks, which `\w` does not match, and the joiners of letters.
+JOINERS = "\u200c\u200d"
+MARKS = JOINERS + "".join(
+    c for c in map(chr, [*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)]) if category(c)[0] == "M"
+)
+MARK = re.compile(f"[{MARKS}]")
+LETTER = r"[^\W\d_]"
+# After the letters of a word: punctuation, up to three digits, or white space except a space before
+# what follows it. NUL is a piece of its own that no other looks across: it separates documents.
+OTHERS = (
     rf"| ?(?:[^\w\s\0]|_){{1,{MAX_PIECE}}}"
     r"|\d{1,3}"
     rf"|\s{{1,{MAX_PIECE}}}(?= [^\s\d\0])"
     rf"|\s{{1,{MAX_PIECE}}}"
     r"|\0"
 )
+# Version 1 cut a word at each mark. Without a mark both versions find the same; this one is faster.
+SPLIT_WITHOUT_MARKS = re.compile(rf" ?{LETTER}{{1,{MAX_PIECE}}}{OTHERS}")
+SPLIT = re.compile(rf" ?{LETTER}(?:{LETTER}|[{MARKS}]){{0,{MAX_PIECE - 1}}}{OTHERS}")
+VERSION = 2
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 Pair = tuple[int, int]
@@ -68,8 +81,17 @@ class BytePairTokenizer:
 
     unit = "token"
 
-    def __init__(self, merges: Iterable[Pair], specials: Iterable[str] = (BOS,)) -> None:
-        """TokenizerError for a merge of what is no token yet, and for a token that is there."""
+    def __init__(
+        self,
+        merges: Iterable[Pair],
+        specials: Iterable[str] = (BOS,),
+        version: int = VERSION,
+    ) -> None:
+        """TokenizerError for a merge of what is no token yet, and for a token that is there.
+
+        version: 1 for a tokenizer that was trained when pieces ended at each combining mark.
+        """
+        self.version = version
         self.merges = list(merges)
         self.specials = list(specials)
         self.bos = BYTES + len(self.merges)
@@ -100,6 +122,7 @@ class BytePairTokenizer:
         self._bytes = dict(enumerate([*found, *(name.encode() for name in self.specials)]))
         self._spelt = [each.decode("latin-1") for each in found]  # as characters
         self._pieces = Pieces(self.merges)
+        self._ruled_out: dict[bytes, frozenset[int]] = {}
 
     @classmethod
     def train(cls, docs: Iterable[str], vocab_size: int) -> BytePairTokenizer:
@@ -112,7 +135,7 @@ class BytePairTokenizer:
 
     def with_specials(self, names: Iterable[str]) -> BytePairTokenizer:
         """The same with more special tokens; every token that was there keeps its number."""
-        return BytePairTokenizer(self.merges, [*self.specials, *names])
+        return BytePairTokenizer(self.merges, [*self.specials, *names], self.version)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`, without BOS. TokenizerError for a lone surrogate, no text."""
@@ -165,6 +188,28 @@ class BytePairTokenizer:
                 f"{error} is no token: there are {self.vocab_size:,}, from 0 on"
             ) from None
 
+    def unfinished(self, tokens: Iterable[int]) -> bytes | None:
+        """The bytes of a character that `tokens` begin and do not end; None if they are no text."""
+        return unfinished(self.decode_bytes(tokens))
+
+    def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:
+        """The tokens that cannot follow these in a text: a character must be finished first."""
+        end = self.decode_bytes(tokens[-3:])[-3:]  # a character has at most four bytes
+        starts = [end[i:] for i in range(len(end)) if end[i] & 0xC0 != 0x80]
+        begun = unfinished(starts[-1]) or b"" if starts else b""
+        found = self._ruled_out.get(begun)
+        if found is None:
+            found = frozenset(
+                token
+                for token in range(self.vocab_size)
+                if token > self.bos
+                or (token == self.bos and begun)
+                or (token < self.bos and unfinished(begun + self._bytes[token]) is None)
+            )
+            if len(self._ruled_out) < MOST_RULED_OUT:
+                self._ruled_out[begun] = found
+        return found
+
     def decode_documents(self, batch: Batch) -> list[str]:
         """The text of each document of `batch`, none with a BOS."""
         return [self.decode(batch.tokens[begin:end]) for begin, end in pairwise(batch.offsets)]
@@ -186,7 +231,7 @@ class BytePairTokenizer:
         Source of the idea: Phan et al. 2024, arXiv:2410.09303.
         """
         found = {tuple(self.encode(text)): None}
-        *before, last = SPLIT.findall(text)
+        *before, last = pieces_of(text, self.version)
         ways = [(before, last)]
         if last.isspace() and last[1:].endswith(" "):
             ways.append(([*before, last[:-1]], " "))
@@ -229,13 +274,16 @@ class BytePairTokenizer:
         check_surrogates(text)
         return [
             [list(map(ord, tokens)) for tokens in self._pieces.steps(piece)]
-            for piece in SPLIT.findall(text)
+            for piece in pieces_of(text, self.version)
         ]
 
     def to_json(self) -> str:
         import json
 
-        content = {"type": "bpe", "merges": self.merges, "specials": self.specials}
+        content: dict[str, object] = {"type": "bpe"}
+        if self.version > 1:
+            content["version"] = self.version
+        content |= {"merges": self.merges, "specials": self.specials}
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -249,17 +297,20 @@ class BytePairTokenizer:
             raise TokenizerError(f"not valid JSON: {error}") from None
         if not isinstance(content, dict) or content.get("type") != "bpe":
             raise TokenizerError('not a tokenizer of "type": "bpe"')
-        if odd := sorted(content.keys() - {"type", "merges", "specials"}):
+        if odd := sorted(content.keys() - {"type", "version", "merges", "specials"}):
             raise TokenizerError(f"a tokenizer of this version of Kamon has no {odd[0]!r}")
         merges, specials = content.get("merges"), content.get("specials")
+        version = content.get("version", 1)
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise TokenizerError(f"version {version!r} of a tokenizer is not known to this Kamon")
         if not isinstance(merges, list) or not all(map(is_pair, merges)):
             raise TokenizerError('"merges" is not a list of pairs of tokens')
         if not isinstance(specials, list) or not all(isinstance(name, str) for name in specials):
             raise TokenizerError('"specials" is not a list of names')
-        return cls([(left, right) for left, right in merges], specials)
+        return cls([(left, right) for left, right in merges], specials, version)
 
     def _encoded(self, text: str) -> str:
-        return "".join(map(self._pieces.__getitem__, SPLIT.findall(text)))
+        return "".join(map(self._pieces.__getitem__, pieces_of(text, self.version)))
 
     def _encoded_blocks(self, texts: Iterable[str]) -> Iterator[list[str]]:
         """The tokens of each text, of many texts at a time."""
@@ -305,6 +356,21 @@ class Pieces(dict[str, str]):
         return tokens
 
 
+def pieces_of(text: str, version: int = VERSION) -> list[str]:
+    """The pieces that `text` is split into, as a tokenizer of this version does."""
+    marked = version > 1 and not text.isascii() and MARK.search(text)
+    return (SPLIT if marked else SPLIT_WITHOUT_MARKS).findall(text)
+
+
+def unfinished(data: bytes) -> bytes | None:
+    """The bytes of a character that `data` begins and does not end; None if it is no UTF-8."""
+    try:
+        rest = data[codecs.utf_8_decode(data, "strict", False)[1] :]
+    except UnicodeDecodeError:
+        return None
+    return None if rest[:1] == b"\xed" and rest[1:] >= b"\xa0" else rest  # of a surrogate
+
+
 def tokens_of(piece: str) -> str:
     """The bytes of a piece as tokens; a surrogate stands for a byte that is no UTF-8."""
     return piece.encode("utf-8", "surrogateescape").decode("latin-1")
@@ -329,7 +395,7 @@ def count_pieces(docs: Iterable[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for block, joined in joined_blocks(docs):
         check_surrogates(joined, block)
-        counts.update(SPLIT.findall(joined))
+        counts.update(pieces_of(joined))
     return counts
 
 

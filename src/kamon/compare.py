@@ -203,7 +203,7 @@ def plain(model: Model) -> Model:
         made = CharTokenizer(tokenizer.chars, [each for each in tokenizer.added if len(each) == 1])
     else:
         assert isinstance(tokenizer, BytePairTokenizer)
-        made = BytePairTokenizer(tokenizer.merges)
+        made = BytePairTokenizer(tokenizer.merges, version=tokenizer.version)
     params = model.engine.state()["params"]
     kept, first = array("d"), 0
     for name, (n_out, n_in) in parameter_shapes(model.config).items():

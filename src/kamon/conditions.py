@@ -21,10 +21,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import accumulate, count
-from operator import sub
 from typing import Any
 
-from kamon.batch import Batch
 from kamon.config import check_text, check_type, suggestion
 from kamon.engine import is_fast
 from kamon.errors import ConfigError
@@ -34,11 +32,12 @@ from kamon.prompts import before_answer
 from kamon.sampler import (
     LanguageModel,
     SampleRequest,
+    as_text,
     check_room,
     choose,
     logprobs_of_openings,
     probabilities,
-    sample,
+    sample_texts,
     started,
 )
 from kamon.tokenizer import Tokenizer
@@ -203,8 +202,8 @@ def find(
     special = frozenset(tokenizer.special.values()) - {request.bos}
     request = replace(request, before=before, excluded=special)
     if replace(conditions, prompt=None) == Conditions():
-        batch = sample(model, request)
-        return Found(tokenizer.decode_documents(batch), range(n), n, sizes_of(batch), room)
+        found, tokens = sample_texts(model, tokenizer, request)
+        return Found(found, range(n), n, tokens, room)
     fits = filter_of(conditions, docs)
     if conditions.steer or special or not is_fast(model):
         patience = PATIENCE
@@ -232,11 +231,6 @@ def find(
     return Found(texts, numbers, tried, sizes, room)
 
 
-def sizes_of(batch: Batch) -> list[int]:
-    """The tokens of each document."""
-    return list(map(sub, batch.offsets[1:], batch.offsets))
-
-
 def in_bulk(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, most: int
 ) -> Iterator[tuple[str, int]]:
@@ -245,8 +239,8 @@ def in_bulk(
     done, size = 0, max(1000, 2 * request.n)
     while done < most:
         size = min(size, most - done, max(1000, TOKENS_IN_BULK // model.config.block_size))
-        batch = sample(model, replace(request, n=size, first=done))
-        yield from zip(tokenizer.decode_documents(batch), sizes_of(batch), strict=True)
+        found = sample_texts(model, tokenizer, replace(request, n=size, first=done))
+        yield from zip(*found, strict=True)
         done, size = done + size, 4 * size
 
 
@@ -258,13 +252,14 @@ def one_by_one(
     Of the ways in which tokens may begin with the prefix, one is drawn like a token.
     """
     starts = tokenizer.starts
+    room = model.config.block_size - len(request.before)
     openings: list[tuple[int, ...]] = [()]
     logprobs = [0.0]
     if conditions.prefix:
         openings = [
             tokens
             for tokens in tokenizer.openings(conditions.prefix)
-            if len(tokens) <= model.config.block_size - len(request.before)
+            if len(tokens) <= room
             and sum(starts[token] for token in tokens) <= (conditions.max_len or math.inf)
         ]
         if len(openings) > 1:
@@ -274,8 +269,9 @@ def one_by_one(
         prefix = openings[0]
         if len(openings) > 1:  # no other draw is for position 0
             prefix = openings[choose(logprobs, request.temperature, u(0))]
-        tokens = steered_document(model, request, u, conditions, prefix, tokenizer)
-        yield tokenizer.decode(tokens), len(tokens)
+        made = partial(steered_document, model, request, u, conditions, prefix, tokenizer)
+        tokens, size = as_text(tokenizer, made(), room, partial(made, valid=True))
+        yield tokenizer.decode(tokens), size
 
 
 def steered_document(
@@ -285,22 +281,30 @@ def steered_document(
     conditions: Conditions,
     prefix: Sequence[int],
     tokenizer: Tokenizer,
+    *,
+    valid: bool = False,
 ) -> list[int]:
-    """`sample_document` under the conditions that hold for tokens; `prefix` as tokens."""
+    """`sample_document` under the conditions that hold for tokens; `prefix` as tokens.
+
+    valid: only tokens that a text can have.
+    """
     bos, before, temperature = request.bos, request.before, request.temperature
     decoder, starts = started(model, bos, before), tokenizer.starts
     tokens: list[int] = []
     token, length = (before or (bos,))[-1], 0  # in characters
     most = math.inf if conditions.max_len is None else conditions.max_len
+    # Bytes may turn out to be no text later, so those are made to the end.
+    cut = most if tokenizer.unit == "character" else math.inf
     filled = len(conditions.prefix) == most  # there is one such document: it needs no draw
     for position in range(model.config.block_size - len(before)):
-        if length > most or (filled and position == len(prefix)):
+        if length > cut or (filled and position == len(prefix)):
             break  # of what is too long already, the rest is not made
         logits = decoder.push(token)
         if position < len(prefix):
             token = prefix[position]
         else:
-            stay = allowed(logits, temperature, bos, length, conditions, request.excluded)
+            excluded = tokenizer.ruled_out(tokens) if valid else request.excluded
+            stay = allowed(logits, temperature, bos, length, conditions, excluded)
             token = stay[choose([logits[t] for t in stay], temperature, u(position))]
         if token == bos:
             break
@@ -322,7 +326,7 @@ def allowed(
     excluded: none of these.
     """
     tokens = [token for token in range(len(logits)) if token not in excluded]
-    if length < conditions.min_len:
+    if length < conditions.min_len and bos not in excluded:
         tokens.remove(bos)
     top_k, top_p = conditions.top_k, conditions.top_p
     if top_k is not None or top_p < 1:

@@ -12,7 +12,7 @@ from functools import partial
 from kamon.conditions import Conditions, allowed
 from kamon.errors import ConfigError
 from kamon.philox import uniform
-from kamon.sampler import LanguageModel, SampleRequest, check_room, choose
+from kamon.sampler import LanguageModel, SampleRequest, as_text, check_room, choose
 from kamon.tokenizer import Tokenizer
 
 LENGTH = 500  # tokens, where no number is named
@@ -52,10 +52,12 @@ def continue_text(
     temperature: float,
     u: Callable[[int], float],
     conditions: Conditions | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> list[int]:
-    """`length` tokens behind the prompt; `u(number)` is the draw for each.
+    """`length` tokens after the prompt; `u(number)` is the draw for each.
 
-    BOS, which stands between documents of the text, ends it.
+    BOS, which stands between documents of the text, ends it. tokenizer: rules out what its texts
+    cannot have.
     """
     conditions = conditions or Conditions()
     size = model.config.block_size
@@ -69,7 +71,8 @@ def continue_text(
         for token in waiting:
             logits = decoder.push(token)
         room -= len(waiting)
-        stay = allowed(logits, temperature, bos, number, conditions)
+        excluded = tokenizer.ruled_out(tokens[-3:]) if tokenizer else ()
+        stay = allowed(logits, temperature, bos, number, conditions, excluded)
         token = stay[choose([logits[t] for t in stay], temperature, u(number))]
         if token == bos:
             break
@@ -89,9 +92,11 @@ def write(
     texts = []
     for index in range(request.first, request.first + request.n):
         u = partial(uniform, request.seed, index)
-        tokens = continue_text(
-            model, request.bos, prompt, length, request.temperature, u, conditions
+        made = partial(
+            continue_text,
+            *(model, request.bos, prompt, length, request.temperature, u, conditions),
         )
+        tokens, _ = as_text(tokenizer, made(), length, partial(made, tokenizer))
         whole = [*prompt, *tokens] if conditions.prefix else tokens
         texts.append(tokenizer.decode(whole))
     return texts

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from operator import sub
 from typing import Protocol
 
 from kamon.batch import Batch, pack
@@ -16,7 +17,9 @@ from kamon.engine import Decoder
 from kamon.engines.scalar import softmax
 from kamon.memory import check_memory
 from kamon.philox import uniform
+from kamon.tokenizer import Tokenizer
 
+INVALID = "\ufffd"  # what bytes that are no UTF-8 become
 BYTES_OF_TEXT = 100.0  # of a short one, and of what is known of it
 
 
@@ -61,17 +64,20 @@ def sample_document(
     u: Callable[[int], float],
     before: Sequence[int] = (),
     excluded: Collection[int] = (),
+    tokenizer: Tokenizer | None = None,
 ) -> list[int]:
     """Tokens of one new document, without BOS; `u(position)` is the draw for each.
 
     It ends where the model says BOS, or unfinished where block_size tokens are full. before,
-    excluded: see SampleRequest.
+    excluded: see SampleRequest. tokenizer: rules out what its texts cannot have.
     """
     decoder = started(model, bos, before)
     tokens: list[int] = []
     token = before[-1] if before else bos
     for position in range(model.config.block_size - len(before)):
         logits = decoder.push(token)
+        if tokenizer:
+            excluded = tokenizer.ruled_out(tokens)
         if excluded:
             stay = [each for each in range(len(logits)) if each not in excluded]
             token = stay[choose([logits[each] for each in stay], temperature, u(position))]
@@ -186,6 +192,44 @@ def check_room(n: int, length: int = 0) -> None:
         f"{n:,} samples",
         "ask for fewer at a time, each time with another seed",
     )
+
+
+def sample_texts(
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest
+) -> tuple[list[str], list[int]]:
+    """The documents of `sample` as texts, and how many tokens each has."""
+    batch = sample(model, request)
+    texts = tokenizer.decode_documents(batch)
+    sizes = list(map(sub, batch.offsets[1:], batch.offsets))
+    room = model.config.block_size - len(request.before)
+    for i, text in enumerate(texts):
+        if INVALID in text:
+            u = partial(uniform, request.seed, request.first + i)
+            again = partial(
+                sample_document,
+                *(model, request.bos, request.temperature, u),
+                *(request.before, request.excluded, tokenizer),
+            )
+            tokens, sizes[i] = as_text(tokenizer, list(batch.document(i)), room, again)
+            texts[i] = tokenizer.decode(tokens)
+    return texts, sizes
+
+
+def as_text(
+    tokenizer: Tokenizer, tokens: list[int], room: int, again: Callable[[], list[int]]
+) -> tuple[list[int], int]:
+    """The tokens of a sample if they are text, otherwise those that `again` draws in the same way
+    among the tokens that a text can have; and how many were drawn.
+
+    A character that the end of the `room` cuts is left out.
+    """
+    begun = tokenizer.unfinished(tokens)
+    if begun is None or (begun and len(tokens) < room):
+        tokens = again()
+    size = len(tokens)
+    while tokenizer.unfinished(tokens):
+        tokens = tokens[:-1]
+    return tokens, size
 
 
 def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> Batch:

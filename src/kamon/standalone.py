@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import codecs
 import heapq
 import math
 import re
@@ -35,6 +36,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, reduce
 from itertools import accumulate
 from operator import add, mul
+from unicodedata import category
 
 Matrix = list[list[float]]
 
@@ -154,6 +156,12 @@ class Characters:
     def num_chars(self, tokens: Sequence[int]) -> int:
         return len(tokens)
 
+    def unfinished(self, tokens: Sequence[int]) -> bytes:  # noqa: ARG002
+        return b""
+
+    def ruled_out(self, tokens: Sequence[int]) -> set[int]:  # noqa: ARG002
+        return set(self.special.values()) - {BOS}
+
 
 class BytePairs:
     """Tokens 0 to 255 are bytes, 256 + i is the i-th merge of two tokens, then come special ones.
@@ -162,11 +170,17 @@ class BytePairs:
     order. Here token t is the character chr(t): a merge is then a `str.replace`.
     """
 
-    SPLIT = re.compile(
-        r" ?[^\W\d_]{1,64}| ?(?:[^\w\s\0]|_){1,64}|\d{1,3}|\s{1,64}(?= [^\s\d\0])|\s{1,64}|\0"
-    )
-
-    def __init__(self, merges: Sequence[tuple[int, int]], specials: Sequence[str]) -> None:
+    def __init__(
+        self, merges: Sequence[tuple[int, int]], specials: Sequence[str], version: int
+    ) -> None:
+        # Version 1 ends a word at each combining mark; later ones keep marks with their letters.
+        marks = [*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)] if version > 1 else []
+        on_letters = "\u200c\u200d" + "".join(c for c in map(chr, marks) if category(c)[0] == "M")
+        more = rf"(?:[^\W\d_]|[{on_letters}]){{0,63}}" if version > 1 else r"[^\W\d_]{0,63}"
+        self.split = re.compile(
+            rf" ?[^\W\d_]{more}"
+            r"| ?(?:[^\w\s\0]|_){1,64}|\d{1,3}|\s{1,64}(?= [^\s\d\0])|\s{1,64}|\0"
+        )
         first = 256 + len(merges)
         self.special = {name: first + i for i, name in enumerate(specials)}
         self.pairs = {chr(256 + i): chr(a) + chr(b) for i, (a, b) in enumerate(merges)}
@@ -183,7 +197,7 @@ class BytePairs:
         return tokens
 
     def encode(self, text: str) -> list[int]:
-        pieces = self.SPLIT.findall(text)
+        pieces = self.split.findall(text)
         return [ord(token) for piece in pieces for token in self.merge(piece.encode())]
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -192,10 +206,22 @@ class BytePairs:
     def num_chars(self, tokens: Sequence[int]) -> int:
         return len(b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "ignore"))
 
+    def unfinished(self, tokens: Sequence[int]) -> bytes | None:
+        """The bytes of a character that tokens begin and do not end; None if they are no text."""
+        return unfinished(b"".join(map(self.bytes.__getitem__, tokens)))
+
+    def ruled_out(self, tokens: Sequence[int]) -> set[int]:
+        """The tokens that cannot follow these in a text: a character must be finished first."""
+        end = b"".join(map(self.bytes.__getitem__, tokens[-3:]))[-3:]
+        starts = [end[i:] for i in range(len(end)) if end[i] & 0xC0 != 0x80]
+        begun = unfinished(starts[-1]) or b"" if starts else b""
+        found = {token for token in self.special.values() if token != BOS or begun}
+        return found | {t for t, each in enumerate(self.bytes) if unfinished(begun + each) is None}
+
     def openings(self, text: str) -> list[tuple[int, ...]]:
         """All ways in which tokens may begin with `text`, whose end may lie inside a token."""
         found = {tuple(self.encode(text)): None}
-        *before, last = self.SPLIT.findall(text)
+        *before, last = self.split.findall(text)
         ways = [(before, last)]
         if last.isspace() and last[1:].endswith(" "):  # the space may be that of a word behind it
             ways.append(([*before, last[:-1]], " "))
@@ -211,9 +237,18 @@ class BytePairs:
         return list(found)
 
 
+def unfinished(data: bytes) -> bytes | None:
+    """The bytes of a character that `data` begins and does not end; None if it is no UTF-8."""
+    try:
+        rest = data[codecs.utf_8_decode(data, "strict", False)[1] :]
+    except UnicodeDecodeError:
+        return None
+    return None if rest[:1] == b"\xed" and rest[1:] >= b"\xa0" else rest  # of a surrogate
+
+
 @cache
 def tokenizer() -> Characters | BytePairs:
-    return BytePairs(MERGES, SPECIALS) if MERGES or SPECIALS else Characters(CHARACTERS)
+    return BytePairs(MERGES, SPECIALS, SPLIT_VERSION) if SPECIALS else Characters(CHARACTERS)
 
 
 def before_answer(prompt: str | None) -> list[int]:
@@ -290,21 +325,38 @@ def samples(
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be 0 or more and finite, not {temperature}")
     before = before_answer(prompt)
-    # No special token but the end has a place in a document.
-    stay = [t for t in range(VOCAB_SIZE) if t == BOS or t not in tokenizer().special.values()]
     for index in range(n):
-        decoder = Decoder()
-        for token in [BOS, *before][:-1]:
-            decoder.push(token)
-        token, tokens = [BOS, *before][-1], []
-        for position in range(BLOCK_SIZE - len(before)):
-            logits = decoder.push(token)
-            u = uniform(seed, index, position)
-            token = stay[choose([logits[t] for t in stay], temperature, u)]
-            if token == BOS:
-                break
-            tokens.append(token)
+        tokens = draw(index, temperature, seed, before)
+        begun = tokenizer().unfinished(tokens)
+        if begun is None or (begun and len(tokens) < BLOCK_SIZE - len(before)):
+            tokens = draw(index, temperature, seed, before, valid=True)
+        while tokenizer().unfinished(tokens):  # a character that the end of the room cuts
+            tokens = tokens[:-1]
         yield tokenizer().decode(tokens)
+
+
+def draw(
+    index: int, temperature: float, seed: int, before: Sequence[int], valid: bool = False
+) -> list[int]:
+    """The tokens of sample `index`; only those that a text can have, if `valid`."""
+    decoder = Decoder()
+    for token in [BOS, *before][:-1]:
+        decoder.push(token)
+    token = [BOS, *before][-1]
+    tokens: list[int] = []
+    # No special token but the end has a place in a document.
+    out = {token for token in tokenizer().special.values() if token != BOS}
+    for position in range(BLOCK_SIZE - len(before)):
+        logits = decoder.push(token)
+        if valid:
+            out = tokenizer().ruled_out(tokens)
+        stay = [t for t in range(VOCAB_SIZE) if t not in out]
+        u = uniform(seed, index, position)
+        token = stay[choose([logits[t] for t in stay], temperature, u)]
+        if token == BOS:
+            break
+        tokens.append(token)
+    return tokens
 
 
 def score(text: str, prompt: str | None = None) -> tuple[float, float]:
@@ -512,6 +564,7 @@ TEMPERATURE, SEED = 1.0, 0  # of samples, by default
 CHARACTERS: list[str] = []
 MERGES: list[tuple[int, int]] = []
 SPECIALS: list[str] = []
+SPLIT_VERSION = 2  # of the pieces that a text is split into
 NUMBER = "f"
 WEIGHTS = ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate, count, islice, pairwise
 from typing import TYPE_CHECKING, Protocol
@@ -56,6 +56,12 @@ class Tokenizer(Protocol):
 
     def decode_documents(self, batch: Batch) -> list[str]:
         """The text of each document of `batch`, none with a BOS."""
+
+    def unfinished(self, tokens: Iterable[int]) -> bytes | None:
+        """The bytes of a character that `tokens` begin and do not end; None if they are no text."""
+
+    def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:
+        """The tokens that cannot follow these in a text."""
 
     def openings(self, text: str) -> list[tuple[int, ...]]:
         """All ways in which the tokens of a longer text, or of this one, may begin so as to have
@@ -241,6 +247,14 @@ class CharTokenizer:
             return [self.decode(tokens) for tokens in batch]
         text = codes.translate(dict(enumerate(self._pieces)))
         return [text[begin:end] for begin, end in pairwise(batch.offsets)]
+
+    def unfinished(self, tokens: Iterable[int]) -> bytes:  # noqa: ARG002
+        """No bytes: each token is a whole character."""
+        return b""
+
+    def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:  # noqa: ARG002
+        """The special tokens except BOS."""
+        return frozenset(self.special.values()) - {self.bos}
 
     def openings(self, text: str) -> list[tuple[int, ...]]:
         """Its own tokens: there is no other way."""

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     from kamon import corpus
     from kamon.fast_ngram import best_ngram, count_ngram
     from kamon.run import check_learnable, divide
-    from kamon.sampler import SampleRequest, check_room, sample
+    from kamon.sampler import SampleRequest, check_room, sample_texts
     from kamon.tokenizer import CharTokenizer
 
     check_room(args.n)
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     if ngram.config.block_size > LONGEST_SAMPLE:  # one very long document, and samples that match
         ngram = replace(ngram, config=replace(ngram.config, block_size=LONGEST_SAMPLE))
     request = SampleRequest(args.n, chosen.temperature, chosen.seed, tokenizer.bos)
-    texts = tokenizer.decode_documents(sample(ngram, request))
+    texts, sizes = sample_texts(ngram, tokenizer, request)
     known = source.docs.among(texts)
     marked = [(text, text in known) for text in texts]
     if args.json:
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
             print(flush=True)
         say(f"samples of order {ngram.order}{', the best' if held else ''}:")
         print_marked(marked)
-    say_unfinished(list(map(len, texts)), ngram.config.block_size)
+    say_unfinished(sizes, ngram.config.block_size)
 
 
 def figures_of_orders(
