@@ -77,7 +77,7 @@ def test_what_is_always_changed(before: str, after: str) -> None:
         ("<b>A &amp; B</b>", "<b>A &amp; B</b>", {"html": False}),
         ("cafÃ© â€œhiâ€\x9d", "café “hi”", {"mojibake": True}),
         ("cafÃ©", "cafÃ©", {}),
-        ("İSTANBUL ΟΔΟΣ", "i̇stanbul οδος", {"lower": True}),
+        ("İSTANBUL I\u0307Z ΟΔΟΣ", "istanbul iz οδος", {"lower": True}),
         ("Жанна Ærø 北京", "Zhanna Aero BeiJing", {"transliterate": True}),
         ("Жанна 北京", "zhanna beijing", {"transliterate": True, "lower": True}),
         ("＜b＞Anna", "Anna", {"transliterate": True}),

@@ -23,6 +23,7 @@ from kamon.mapped import count
 NUM_EXAMPLES = 3
 MIN_NEAR = 75  # below it, words as short as names need share no GRAM characters in a row
 GRAM = 3
+DOTTED_I = "\u0130"  # its small letter in Unicode is an i with a combining dot; "i" is meant
 MAX_PASSES = 100  # two or three are common; only entities nested on purpose need more
 
 # Those in wide use, to suggest from; any other that Unicode names will do as well.
@@ -183,7 +184,7 @@ def rewriters(options: Options) -> list[Rewriter]:
     steps.append(("invisible", remove_invisible))
     steps.append(("spaces", lambda doc: " ".join(doc.split())))
     if options.lower:
-        steps.append(("lower", str.lower))
+        steps.append(("lower", lambda doc: doc.replace(DOTTED_I, "i").lower()))
     if options.transliterate:
         to_ascii: Callable[[str], str] = library("anyascii", "transliterating").anyascii
         steps.append(("transliterate", lambda doc: doc if doc.isascii() else to_ascii(doc)))
@@ -396,7 +397,8 @@ def words(text: str) -> list[str]:
     """Unbroken letters, digits, _, and the marks upon them, without regard to case."""
     if text.isascii():
         return re.findall(r"\w+", text.lower())
-    return word_pattern().findall(unicodedata.normalize("NFC", text.casefold()))
+    folded = unicodedata.normalize("NFC", text).replace(DOTTED_I, "i").casefold()
+    return word_pattern().findall(unicodedata.normalize("NFC", folded))
 
 
 @cache
