@@ -862,7 +862,7 @@ def test_many_candidates_are_not_held_at_once(shelf: Path, monkeypatch: pytest.M
         sizes.append(request.n)
         return real(model, request)
 
-    monkeypatch.setattr("kamon.conditions.sample", watched)
+    monkeypatch.setattr("kamon.sampler.sample", watched)
     monkeypatch.setattr("kamon.conditions.TOKENS_IN_BULK", 6 * 1000)
     assert model.find(50, regex="[a-e].[k-o]", temperature=1.0) == wanted
     assert max(sizes) == 1000
