@@ -138,7 +138,7 @@ def lesson_of_shards(
         documents=Documents.of([]),
         summary={
             "source": str(path),
-            "num_docs": num_docs + shards.num_docs("held_out"),
+            "num_docs": shards.num_packed,
             "num_tokens": shards.num_tokens("train") + shards.num_tokens("held_out"),
             "packed": str(path.resolve()),
             "sha256": shards.sha256,

@@ -159,7 +159,7 @@ def pack(
             surveyed = survey(plan, jobs, seen)
             text = ready or make_tokenizer(plan, surveyed)
             work = partial(pack_unit, plan, text, surveyed)
-            finish(plan, text, run("unit", work, plan, jobs, seen))
+            finish(plan, text, surveyed, run("unit", work, plan, jobs, seen))
         return Packed(
             read_manifest(path)[0],
             seen.num_bytes,
@@ -436,7 +436,7 @@ def make_tokenizer(plan: Plan, surveyed: Survey) -> str:
 # ---- the end
 
 
-def finish(plan: Plan, tokenizer: str, done: list[Any]) -> None:
+def finish(plan: Plan, tokenizer: str, surveyed: Survey, done: list[Any]) -> None:
     """The manifest of all units; what they left beside their shards goes."""
     path = Path(plan.output)
     shards: list[dict[str, Any]] = []
@@ -448,6 +448,7 @@ def finish(plan: Plan, tokenizer: str, done: list[Any]) -> None:
     if not shards:
         raise_empty(plan)
     shards.sort(key=lambda shard: PARTS.index(shard["part"]))  # in a part they stay in order
+    whole = PARTS[1:] if surveyed.few else PARTS  # each of few has an end, which is held out
     counts = [record["counts"] for record in done]
     text = tokenizer.encode()
     vocab_size = tokenizer_of(tokenizer).vocab_size
@@ -457,6 +458,7 @@ def finish(plan: Plan, tokenizer: str, done: list[Any]) -> None:
         "vocab_size": vocab_size,
         "bytes_a_token": bytes_a_token(vocab_size),
         "tokenizer": {"name": TOKENIZER, "size": len(text), "sha256": sha256(text).hexdigest()},
+        "num_docs": sum(shard["num_docs"] for shard in shards if shard["part"] in whole),
         "lengths": {part: lengths([each[part] for each in counts]) for part in PARTS},
         "num_chars": {part: sum(each[part]["num_chars"] for each in counts) for part in PARTS},
         "totals": {part: totals([s for s in shards if s["part"] == part]) for part in PARTS},

@@ -160,6 +160,8 @@ def counts_of(
     ValueError, TypeError or LookupError where the shards cannot have them."""
     if "lengths" not in content:
         return None, None
+    if type(content["num_docs"]) is not int:
+        raise TypeError
     lengths, num_chars = {}, {}
     for part in PARTS:
         counted = {int(length): number for length, number in content["lengths"][part].items()}
@@ -293,6 +295,12 @@ class Shards:
     def may_hold_out(self) -> bool:
         """Whether documents were to be held out, if there were enough of them."""
         return bool(self.manifest.content.get("settings", {}).get("hold_out", True))
+
+    @property
+    def num_packed(self) -> int:
+        """How many documents were packed; one whose end is held out has a part on both sides."""
+        whole = sum(map(self.num_docs, PARTS))
+        return int(self.manifest.content.get("num_docs", whole))
 
     def lengths(self, part: Part) -> Counter[int]:
         """How many documents have so many tokens, BOS not counted, for each number that occurs."""
