@@ -23,6 +23,7 @@ from kamon.batch import pack
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError
 from kamon.ngram import MAX_ORDER, discounts, train_ngram
+from kamon.run import NONE_HELD_OUT
 from kamon.sampler import SampleRequest, sample
 from kamon.split import split
 from kamon.tokenizer import CharTokenizer
@@ -348,9 +349,7 @@ def test_nothing_held_out(tmp_path: Path, kamon: Kamon) -> None:
     path.write_text("anna\nnora\n")
     done = kamon("ngram", path, "-n", 3, "--temperature", 0)
     assert done.code == 0
-    assert (
-        "too few documents to hold some out: all are learned, and nothing is measured\n" in done.err
-    )
+    assert f"{NONE_HELD_OUT}: all are learned, and nothing is measured\n" in done.err
     assert len(done.out.splitlines()) == 3
     found = kamon("ngram", path, "--json").json
     assert (found["num_train"], found["num_held_out"]) == (2, 0)

@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 
 MIN_HELD_OUT = FEWEST // PARTS  # documents: fewer tell nothing
 LEAST_CHARS = 1_000  # of a text
-NONE_HELD_OUT = (
-    f"a list of fewer than {FEWEST} documents has none held out: nothing shows whether the model "
-    "over-fits"
-)
+NONE_HELD_OUT = f"no document is held out, since there are fewer than {FEWEST} different ones"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def key(doc: str) -> int:
     >>> key("jos\\u00e9") == key("jose\\u0301") != key("jose")
     True
     """
-    return number_of(sha256(canonical(doc)).digest())
+    data = doc.encode() if doc.isascii() else canonical(doc)
+    return int.from_bytes(sha256(data).digest()[:8])
 
 
 class Key:
@@ -48,17 +49,11 @@ class Key:
 
     @property
     def value(self) -> int:
-        return number_of(self._digest.digest())
+        return int.from_bytes(self._digest.digest()[:8])
 
 
 def canonical(text: str) -> bytes:
-    if not text.isascii():
-        text = normalize("NFC", text)
-    return text.encode("utf-8", "surrogatepass")
-
-
-def number_of(digest: bytes) -> int:
-    return int.from_bytes(digest[:8], "big")
+    return normalize("NFC", text).encode("utf-8", "surrogatepass")
 
 
 def keys_of_part(keys: Iterable[int], number: int = 0) -> range:
