@@ -130,6 +130,8 @@ def survey_unit(plan: Plan, unit: int, report: Report) -> dict[str, Any]:
                 if plan.hold_out and len(keys) <= MANY:
                     keys.update(map(key, docs))
                 num_docs += len(docs)
+                if plan.tokenizer != "char" and len(keys) > MANY:
+                    break  # all that is asked is known
     if plan.tokenizer != "char":
         chars.clear()
     if plan.hold_out:
