@@ -101,6 +101,10 @@ def test_the_way_it_is_packed_decides(packed: Path, tmp_path: Path, kamon: Kamon
         kamon_train(packed, vocab_size=300)
     with pytest.raises(ConfigError, match="is packed with another tokenizer"):
         kamon_train(packed, init_from=kamon_train(["xyz", *words(30, 9)]))
+    with pytest.raises(ConfigError, match="is packed with another tokenizer"):
+        kamon_train(packed, tokenizer="bpe")
+    with pytest.raises(ConfigError, match="cannot tell which samples are new"):
+        kamon_train(packed).sample(2, novel=True)
     with pytest.raises(ConfigError, match=r"pack .* as text"):
         kamon_train(packed, long_documents="windows")
 

@@ -129,6 +129,11 @@ class Model:
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
         chosen = make_conditions(conditions)
+        if chosen.novel and "packed" in self.training["corpus"]:
+            raise ConfigError(
+                "the model does not keep the documents of its packed corpus, so it cannot tell "
+                "which samples are new: leave out novel"
+            )
         if self.writes_text:
             from kamon.continuation import write
 
@@ -201,7 +206,8 @@ def train(
 
     output: the model directory to write, in which the training is kept from time to time and at its
     end, so that `resume` can go on with it. checkpoint_every: steps, or a time such as "30s" or a
-    float of seconds; by default so seldom that it takes a hundredth of the time or less.
+    float of seconds; by default so seldom that it takes a hundredth of the time or less. `resume`
+    keeps to it.
 
     init_from: a model, or its directory, to start from: with its tokens, parameters, n_layer,
     n_embd, n_head and block_size.
@@ -342,7 +348,8 @@ def resume(
         assert found
         training = found.training
         check_engine(training["engine"])
-        every = training.get("checkpoint_every") if checkpoint_every is None else every
+        if checkpoint_every is None:
+            every = interval(training.get("checkpoint_every"))
         training = training | {"checkpoint_every": every}
         if found.state is None:
             raise StoreError(

@@ -31,7 +31,7 @@ from kamon.run import (
 )
 from kamon.shards import PARTS, Shards
 from kamon.split import RULE
-from kamon.tokenizer import Tokenizer, read_tokenizer
+from kamon.tokenizer import CharTokenizer, Tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,10 +115,14 @@ def lesson_of_shards(
     path, packed = shards.path, shards.mode
     if mode == "documents" and packed == "text":
         raise ConfigError(f"{path} is packed as text: learn it as that, or pack it as documents")
-    if tokenizer != "char":
-        known = read_tokenizer(tokenizer) if isinstance(tokenizer, str | PathLike) else tokenizer
-        if known.to_json() != shards.tokenizer.to_json():
-            raise ConfigError(f"{path} is packed with another tokenizer than {whose}")
+    if tokenizer == "bpe":
+        same = not isinstance(shards.tokenizer, CharTokenizer)
+    else:  # "char" where none is named
+        known = shards.tokenizer if tokenizer == "char" else tokenizer
+        known = read_tokenizer(known) if isinstance(known, str | PathLike) else known
+        same = known.to_json() == shards.tokenizer.to_json()
+    if not same:
+        raise ConfigError(f"{path} is packed with another tokenizer than {whose}")
     if vocab_size is not None:
         raise ConfigError(f"vocab_size cannot be set: {path} is packed with its tokenizer")
     num_docs = shards.num_docs("train")
