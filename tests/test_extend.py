@@ -20,7 +20,7 @@ from kamon.model import init, num_params
 from kamon.tokenizer import CharTokenizer, Tokenizer, tokenizer_from_json
 from kamon.validation import mean_loss
 
-DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in ("k", "ll", "mno")]
+DOCS = [a + b + c for a in "abcde" for b in "fghij" for c in ("k", "kl", "ll", "mno")]
 
 
 @pytest.fixture(scope="module")

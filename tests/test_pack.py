@@ -21,8 +21,9 @@ from conftest import Result
 from kamon import corpus, pack, sources, units
 from kamon.bpe import BytePairTokenizer
 from kamon.errors import ConfigError, CorpusError, StoreError
+from kamon.run import divide
 from kamon.shards import MANIFEST, open_shards
-from kamon.split import part
+from kamon.split import key, keys_of_part, split
 from kamon.tokenizer import CharTokenizer
 
 Kamon = Callable[..., Result]
@@ -53,7 +54,11 @@ def both(path: str = "s") -> tuple[list[str], list[str]]:
 
 
 def divided(docs: list[str]) -> tuple[list[str], list[str]]:
-    return [d for d in docs if part(d.encode())], [d for d in docs if not part(d.encode())]
+    """As `split` divides the list; documents that are repeated stay."""
+    held_out = keys_of_part(map(key, docs))
+    found = [d for d in docs if key(d) not in held_out], [d for d in docs if key(d) in held_out]
+    assert [list(dict.fromkeys(part)) for part in found] == list(map(list, split(docs)))
+    return found
 
 
 def bits(path: str | Path = "s") -> dict[str, bytes]:
@@ -186,9 +191,8 @@ def test_as_many_bytes_a_token_as_the_vocabulary_needs(
 
 
 def whole(docs: list[str]) -> tuple[list[str], list[str]]:
-    cuts = [len(doc) - len(doc) // 10 for doc in docs]
-    ends = [doc[cut:] for doc, cut in zip(docs, cuts, strict=True)]
-    return [doc[:cut] for doc, cut in zip(docs, cuts, strict=True)], [end for end in ends if end]
+    learned, held_out = divide(docs, mode="text")
+    return list(learned), list(held_out)
 
 
 @pytest.mark.parametrize("ending", PACKED)
@@ -261,13 +265,13 @@ def test_parts_of_a_text_have_the_tokens_of_the_whole() -> None:
 
 
 def test_what_is_held_out_teaches_the_tokenizer_nothing() -> None:
-    held_out = next(f"x{n}" for n in range(99) if not part(f"x{n}".encode()))
-    Path("a.txt").write_text("\n".join(["ab cd"] * 9 + [held_out] * 99))
+    docs = [f"ab cd{n}" for n in range(200)]
+    learned, held_out = divided(docs)
+    Path("a.txt").write_text("\n".join([*learned, *held_out * 99]))
     pack.pack(["a.txt"], "s", tokenizer="bpe")
-    assert (
-        open_shards("s").tokenizer.to_json()
-        == BytePairTokenizer.train(["ab cd"] * 9, 1024).to_json()
-    )
+    found = open_shards("s").tokenizer.to_json()
+    assert found == BytePairTokenizer.train(learned, 1024).to_json()
+    assert found != BytePairTokenizer.train(docs, 1024).to_json()
     Path("b.txt").write_text("ab" * 9 + "xy")
     pack.pack(["b.txt"], "t", mode="text", tokenizer="bpe")
     assert (

@@ -503,6 +503,22 @@ def test_very_many_checkpoints(tmp_path: Path) -> None:
     assert saved == list(range(1, 1501))
 
 
+def test_resume_keeps_to_the_checkpoints_that_were_asked_for(tmp_path: Path) -> None:
+    settings = TINY | {"num_steps": 30, "hold_out": False}
+    path = tmp_path / "m"
+    kamon.train(DOCS, output=path, checkpoint_every=4, should_stop=stop_after(1), **settings)
+    begun = len(kamon.load(path).metrics)
+    assert begun < 9
+    saved: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store.Writer, "save", lambda _, stored: saved.append(len(stored.metrics)))
+        kamon.resume(path)
+        assert saved == [*range((begun // 4 + 1) * 4, 30, 4), 30]
+        saved.clear()
+        kamon.resume(path, checkpoint_every=9)
+    assert saved == [*range((begun // 9 + 1) * 9, 30, 9), 30]
+
+
 def test_stopped_within_the_step_behind_an_evaluation() -> None:
     """Nothing was made since: nothing is measured again."""
     from kamon import trainer

@@ -17,15 +17,15 @@ from kamon import shards as shards_module
 from kamon.errors import ConfigError, KamonError, StoreError
 from kamon.pack import pack
 from kamon.shards import MANIFEST, PARTS, TOKENIZER, VERIFIED, Shards, open_shards
-from kamon.split import part
+from kamon.split import split
 from kamon.windows import permutation, window_start
 
 Kamon = Callable[..., Result]
 
 RNG = random.Random(5)
 DOCS = ["".join(RNG.choices("abcdé🇩", k=RNG.randint(1, 30))) for _ in range(400)]
-LEARNED = [doc for doc in DOCS if part(doc.encode())]
-HELD_OUT = [doc for doc in DOCS if not part(doc.encode())]
+DOCS = list(dict.fromkeys(DOCS))
+LEARNED, HELD_OUT = map(list, split(DOCS))
 EXPECTED = {"train": LEARNED, "held_out": HELD_OUT}
 
 

@@ -117,7 +117,7 @@ def test_too_few_documents(tmp_path: Path, kamon: Kamon) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS[:30]))
     done = kamon("train", names, "-o", tmp_path / "few", *TINY_FLAGS)
-    assert "too few documents to hold some out" in done.err
+    assert "no document is held out, since there are fewer than 100 different ones" in done.err
     assert "held out" not in done.err.splitlines()[-1]
 
 

@@ -24,8 +24,9 @@ from kamon.errors import ConfigError, StoreError, TrainingError
 from kamon.metrics import Metrics
 from kamon.model import num_params
 from kamon.ranks import check_engine, here, restarted
-from kamon.run import Resumed, Run, check_same, check_settings, divide, shape_of
+from kamon.run import Resumed, Run, check_same, check_settings, divide_as, shape_of
 from kamon.sampler import SampleRequest
+from kamon.split import BY_PART
 from kamon.tokenizer import Tokenizer
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite, pretrain
 from kamon.validation import Validation, mean_loss
@@ -72,7 +73,7 @@ class Model:
 
     def parts(self) -> tuple[Documents, Documents]:
         """(learned, held out) of its documents, as in training."""
-        return divide(self.docs, self.training.get("held_out") is not None, self.config.mode)
+        return divide_as(self.training, self.docs, self.config.mode)
 
     @property
     def writes_text(self) -> bool:
@@ -128,6 +129,11 @@ class Model:
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
         chosen = make_conditions(conditions)
+        if chosen.novel and "packed" in self.training["corpus"]:
+            raise ConfigError(
+                "the model does not keep the documents of its packed corpus, so it cannot tell "
+                "which samples are new: leave out novel"
+            )
         if self.writes_text:
             from kamon.continuation import write
 
@@ -179,7 +185,7 @@ def train(
 
     Repetitions are left out, and with hold_out a tenth of the documents, chosen by their content
     (`kamon.split`): the model is the one that did best on them, and training ends when that lies
-    far behind. Where those would be fewer than MIN_HELD_OUT, none is held out.
+    far behind. Of fewer than 100 different documents none is held out.
 
     size: tiny, small, medium, large or huge picks what `settings` leave open; "original" leaves
     them at the defaults of Config, which are those of the original microGPT. budget: the time to
@@ -200,7 +206,8 @@ def train(
 
     output: the model directory to write, in which the training is kept from time to time and at its
     end, so that `resume` can go on with it. checkpoint_every: steps, or a time such as "30s" or a
-    float of seconds; by default so seldom that it takes a hundredth of the time or less.
+    float of seconds; by default so seldom that it takes a hundredth of the time or less. `resume`
+    keeps to it.
 
     init_from: a model, or its directory, to start from: with its tokens, parameters, n_layer,
     n_embd, n_head and block_size.
@@ -267,9 +274,9 @@ def train(
         mode = lesson.mode
         if size is None:
             size = (
-                default_size(engine, lesson.learned, mode)
+                default_size(engine, lesson.chars, mode)
                 if seconds is None
-                else size_for(seconds, lesson.learned, mode)
+                else size_for(seconds, lesson.chars, mode)
             )
         picked = recipe(lesson.lengths, size, mode)
         config = make_config(picked | settings | {"mode": mode})
@@ -297,6 +304,7 @@ def train(
             "num_cut": run.num_cut,
             "hold_out": lesson.hold_out,
             "init_from": str(init_from) if isinstance(init_from, str | PathLike) else None,
+            "checkpoint_every": every,
             "corpus": lesson.summary,
         }
         course = Course(run, validation, training, lesson.documents)
@@ -340,6 +348,9 @@ def resume(
         assert found
         training = found.training
         check_engine(training["engine"])
+        if checkpoint_every is None:
+            every = interval(training.get("checkpoint_every"))
+        training = training | {"checkpoint_every": every}
         if found.state is None:
             raise StoreError(
                 f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
@@ -545,7 +556,7 @@ def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Les
         shards = shards or open_shards(corpus["packed"])
         if shards.sha256 != corpus["sha256"]:
             raise ConfigError(f"{shards.path} is not the packed corpus that {path} learns")
-        return lesson_of_shards(shards, mode=mode, hold_out=hold_out)
+        return lesson_of_shards(shards, mode=mode, hold_out=hold_out, old="split" not in corpus)
     if shards is not None:
         raise ConfigError(f"{path} learns a list, and {docs} is a packed corpus")
     assert isinstance(found.documents, bytes)
@@ -556,8 +567,10 @@ def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Les
         raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
     if docs is not None:
         check_same(path, documents, corpus_of(docs, mode=mode))
-    source = Corpus(corpus["source"], documents, 0, 0, 0)
-    return lesson_of_list(source, mode=mode, hold_out=hold_out, tokenizer=found.tokenizer)
+    source, rule = Corpus(corpus["source"], documents, 0, 0, 0), corpus.get("split", BY_PART)
+    return lesson_of_list(
+        source, mode=mode, hold_out=hold_out, tokenizer=found.tokenizer, rule=rule
+    )
 
 
 def shards_of(

@@ -36,6 +36,7 @@ from kamon.engine import DTYPES, ENGINES, State
 from kamon.errors import KamonError, StoreError
 from kamon.metrics import Metrics
 from kamon.model import num_params, parameter_shapes
+from kamon.split import BY_PART, RULE
 from kamon.tokenizer import MAX_FILE, CharTokenizer, Tokenizer, tokenizer_from_json
 
 STATE = "state.safetensors"
@@ -294,6 +295,7 @@ def check_training(training: Any, num_steps: int, *, goes_on: bool) -> None:
         isinstance(corpus, dict)
         and isinstance(corpus.get("source"), str)
         and isinstance(corpus.get("num_docs"), int)
+        and corpus.get("split", BY_PART) in (BY_PART, RULE)
         and training.get("engine") in ENGINES
         and training.get("dtype") in DTYPES
         and isinstance(training.get("num_steps_done"), int)

@@ -8,6 +8,8 @@ place:
 
     plan.json             what is packed and how; another plan does not go on with this directory
     survey-000000.json    of a unit: its characters, how many documents, how long its texts are
+    survey-000000.keys    and the different keys of its documents (`kamon.split`), but no more of
+                          them than MANY: which are held out is decided by those of all units
     unit-000000.json      of a unit: its shards
 """
 
@@ -54,6 +56,7 @@ from kamon.units import (
     Report,
     Survey,
     choose_unit_bytes,
+    keys_held_out,
     pack_unit,
     record_path,
     sample,
@@ -61,13 +64,13 @@ from kamon.units import (
     tokenizer_of,
 )
 
-RECORD = re.compile(r"(survey|unit)-[0-9]{6,}\.json")
+RECORD = re.compile(r"(survey|unit)-[0-9]{6,}\.json|survey-[0-9]{6,}\.keys")
 SHARD = re.compile(r"(train|held_out)-[0-9]{6,}-[0-9]{3,}\.(tokens|offsets)")
-UNFINISHED = re.compile(r"\.(new-[0-9a-f]{12}|[a-z0-9-]+\.json\..*)")
+UNFINISHED = re.compile(r"\.(new-[0-9a-f]{12}|[a-z0-9-]+\.(json|keys)\..*)")
+VERSIONS = ("format_version", "split")  # of a plan
 SAMPLE_CHARS = 16_000_000  # that a tokenizer learns from
 SAMPLE_UNITS = 64  # that they are of
 SHARD_TOKENS = 100_000_000
-FEW = 100  # documents: fewer are each cut in two, one part to learn from and one held out
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def pack(
             surveyed = survey(plan, jobs, seen)
             text = ready or make_tokenizer(plan, surveyed)
             work = partial(pack_unit, plan, text, surveyed)
-            finish(plan, text, run("unit", work, plan, jobs, seen))
+            finish(plan, text, surveyed, run("unit", work, plan, jobs, seen))
         return Packed(
             read_manifest(path)[0],
             seen.num_bytes,
@@ -270,7 +273,7 @@ def is_packed_in_part(path: Path) -> bool:
 
 def difference(was: Any, now: dict[str, Any]) -> str:
     """What of a plan is no longer so, in words."""
-    if not isinstance(was, dict) or was.get("format_version") != now["format_version"]:
+    if not isinstance(was, dict) or any(was.get(name) != now[name] for name in VERSIONS):
         return "by another version of Kamon"
     for name, value in now.items():
         if name not in ("sources", "unit_bytes") and was.get(name) != value:
@@ -388,17 +391,19 @@ def run(
 
 
 def survey(plan: Plan, jobs: int, seen: Counted) -> Survey:
-    if plan.tokenizer != "char" and plan.mode == "documents":
-        return Survey("", {}, False)
+    if plan.tokenizer != "char" and plan.mode == "documents" and not plan.hold_out:
+        return Survey("", {}, range(0), False)
     found = run("survey", partial(survey_unit, plan), plan, jobs, seen)
     num_docs = sum(record["num_docs"] for record in found)
     if not num_docs:
         raise_empty(plan)
     chars: set[str] = set()
+    held_out = keys_held_out(plan)
     return Survey(
         "".join(sorted(chars.union(*(record["chars"] for record in found)))),
         {int(n): text and tuple(text) for each in found for n, text in each["texts"].items()},
-        plan.hold_out and plan.mode == "text" and num_docs < FEW,
+        held_out,
+        plan.hold_out and plan.mode == "text" and not held_out,
     )
 
 
@@ -431,7 +436,7 @@ def make_tokenizer(plan: Plan, surveyed: Survey) -> str:
 # ---- the end
 
 
-def finish(plan: Plan, tokenizer: str, done: list[Any]) -> None:
+def finish(plan: Plan, tokenizer: str, surveyed: Survey, done: list[Any]) -> None:
     """The manifest of all units; what they left beside their shards goes."""
     path = Path(plan.output)
     shards: list[dict[str, Any]] = []
@@ -443,6 +448,8 @@ def finish(plan: Plan, tokenizer: str, done: list[Any]) -> None:
     if not shards:
         raise_empty(plan)
     shards.sort(key=lambda shard: PARTS.index(shard["part"]))  # in a part they stay in order
+    whole = PARTS[1:] if surveyed.few else PARTS  # each of few has an end, which is held out
+    counts = [record["counts"] for record in done]
     text = tokenizer.encode()
     vocab_size = tokenizer_of(tokenizer).vocab_size
     content = {
@@ -451,6 +458,9 @@ def finish(plan: Plan, tokenizer: str, done: list[Any]) -> None:
         "vocab_size": vocab_size,
         "bytes_a_token": bytes_a_token(vocab_size),
         "tokenizer": {"name": TOKENIZER, "size": len(text), "sha256": sha256(text).hexdigest()},
+        "num_docs": sum(shard["num_docs"] for shard in shards if shard["part"] in whole),
+        "lengths": {part: lengths([each[part] for each in counts]) for part in PARTS},
+        "num_chars": {part: sum(each[part]["num_chars"] for each in counts) for part in PARTS},
         "totals": {part: totals([s for s in shards if s["part"] == part]) for part in PARTS},
         "shards": shards,
         "inputs": [
@@ -463,6 +473,14 @@ def finish(plan: Plan, tokenizer: str, done: list[Any]) -> None:
     replace_file(path / MANIFEST, json.dumps(content).encode())
     kept = {LOCK, MANIFEST, TOKENIZER, *(shard[kind]["name"] for shard in shards for kind in KINDS)}
     clear(path, lambda name: ours(name) and name not in kept)
+
+
+def lengths(counts: list[dict[str, Any]]) -> dict[str, int]:
+    """How many documents of all units have so many tokens."""
+    found: Counter[str] = Counter()
+    for each in counts:
+        found.update(each["lengths"])
+    return dict(sorted(found.items(), key=lambda entry: int(entry[0])))
 
 
 def totals(shards: list[dict[str, Any]]) -> dict[str, int]:

@@ -6,7 +6,7 @@ import os
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from os import PathLike
@@ -21,15 +21,15 @@ from kamon.errors import ConfigError, CorpusError
 from kamon.examples import TextWindows, consecutive, in_windows, stream
 from kamon.memory import check_model
 from kamon.model import init
-from kamon.split import PARTS, split
+from kamon.split import BY_PART, FEWEST, PARTS, RULE, end_of_learned, split
 from kamon.tokenizer import BPE_VOCAB, CharTokenizer, Tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MIN_HELD_OUT = 10  # documents: fewer tell nothing
+MIN_HELD_OUT = FEWEST // PARTS  # documents: fewer tell nothing
 LEAST_CHARS = 1_000  # of a text
-NONE_HELD_OUT = "too few documents to hold some out: nothing tells whether the model over-fits"
+NONE_HELD_OUT = f"no document is held out, since there are fewer than {FEWEST} different ones"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def prepare(
     apart = Documents.of(held_out)
     tokenizer = tokenizer or CharTokenizer(sorted(source.docs.chars() | apart.chars()))
     config = replace(config, vocab_size=tokenizer.vocab_size)
-    size, text = config.block_size, config.mode == "text"
+    text = config.mode == "text"
     docs = source.docs if text else source.docs.shuffled(rng)
     lengths = lengths or tokenizer.lengths(source.docs)
     longest = max(lengths)
@@ -99,8 +99,8 @@ def prepare(
         device=device,
         compile=compile,
     )
-    cut = not text and config.long_documents == "cut"
-    if cut:  # the documents behind the last step are never looked at
+    if not text and config.long_documents == "cut":
+        # The documents after the last step are never looked at.
         docs = docs[: config.num_steps * config.docs_per_step]
     return Run(
         config=config,
@@ -111,8 +111,15 @@ def prepare(
         rng=rng,
         longest=longest,
         held_out=tested(tokenizer, apart, config),
-        num_cut=sum(number for length, number in lengths.items() if length >= size) if cut else 0,
+        num_cut=num_cut(lengths, config),
     )
+
+
+def num_cut(lengths: Counter[int], config: Config) -> int:
+    """How many documents lose their end. lengths: how many have so many tokens."""
+    if config.mode == "text" or config.long_documents != "cut":
+        return 0
+    return sum(number for length, number in lengths.items() if length >= config.block_size)
 
 
 def started_engine(
@@ -173,20 +180,20 @@ def tested(tokenizer: Tokenizer, docs: Documents, config: Config) -> Batch:
 
 
 def divide(
-    docs: Iterable[str], hold_out: bool = True, mode: str = "documents"
+    docs: Iterable[str], hold_out: bool = True, mode: str = "documents", rule: int = RULE
 ) -> tuple[Documents, Documents]:
     """(learned, held out) of the different documents: `split`, where both have MIN_HELD_OUT.
 
-    In text mode, where they have not, the last tenth of each document is held out.
+    In text mode, where they have not, the last tenth of each document is held out. rule: of
+    `split`.
     """
     different = Documents.of(docs).different()
     if hold_out:
-        learned, held_out = split(different)
+        learned, held_out = split(different, rule=rule)
         if len(held_out) >= MIN_HELD_OUT and len(learned) >= MIN_HELD_OUT:
             return learned, held_out
         if mode == "text":
-            ends = [len(doc) * (PARTS - 1) // PARTS for doc in different]
-            pairs = list(zip(different, ends, strict=True))
+            pairs = [(doc, end_of_learned(len(doc))) for doc in different]
             return (
                 Documents.of(doc[:end] for doc, end in pairs if end),
                 Documents.of(doc[end:] for doc, end in pairs),
@@ -194,26 +201,39 @@ def divide(
     return different, Documents.of([])
 
 
+def divide_as(training: dict[str, Any], docs: Documents, mode: str) -> tuple[Documents, Documents]:
+    """(learned, held out) of a model's documents, as in the training that this is the record of."""
+    rule = training["corpus"].get("split", BY_PART)
+    return divide(docs, training.get("held_out") is not None, mode, rule)
+
+
 def check_learnable(source: Corpus, mode: str = "documents") -> None:
     """Refuse a list, or a text, that has nothing to teach."""
     different = source.different
     if mode == "text":
-        num_chars = sum(length * number for length, number in different.lengths().items())
-        if num_chars < LEAST_CHARS:
-            raise CorpusError(
-                f"{source.source} has {num_chars:,} characters: a text to learn from has "
-                f"{LEAST_CHARS:,} or more"
-            )
-        return
-    if len(different) == 1:
-        what = "one document" if len(source.docs) == 1 else "one document again and again"
+        lengths = different.lengths()
+        check_enough(source.source, sum(length * number for length, number in lengths.items()))
+    else:
+        check_varied(source.source, len(source.docs), len(different) > 1, different.chars())
+
+
+def check_enough(source: str, num_chars: int) -> None:
+    """CorpusError for a text that is too short to learn from."""
+    if num_chars < LEAST_CHARS:
         raise CorpusError(
-            f"{source.source} holds {what}: there is nothing to learn but to repeat it"
+            f"{source} has {num_chars:,} characters: a text to learn from has "
+            f"{LEAST_CHARS:,} or more"
         )
-    chars = different.chars()
+
+
+def check_varied(source: str, num_docs: int, differ: bool, chars: Collection[str]) -> None:
+    """CorpusError for documents that do not differ, or have one character only."""
+    if not differ:
+        what = "one document" if num_docs == 1 else "one document again and again"
+        raise CorpusError(f"{source} holds {what}: there is nothing to learn but to repeat it")
     if len(chars) == 1:
         raise CorpusError(
-            f"the documents of {source.source} all consist of one character, {chars.pop()!r}: "
+            f"the documents of {source} all consist of one character, {min(chars)!r}: "
             "there is nothing to learn but their length"
         )
 

@@ -27,7 +27,7 @@ from kamon.extend import extend
 from kamon.mapped import Numbers
 from kamon.objectives import Span, sft_loss, sft_weights
 from kamon.prompts import knows_prompts, prompted
-from kamon.run import MIN_HELD_OUT, divide
+from kamon.run import MIN_HELD_OUT, divide_as
 from kamon.split import part
 from kamon.tokenizer import Tokenizer
 from kamon.trainer import Progress
@@ -293,7 +293,7 @@ def steps_of(tuning: Tuning, _: NewEngine) -> Steps:
     c, tokenizer = tuning.config, tuning.tokenizer
     docs = tuning.documents
     docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-    base = divide(docs, tuning.base["training"].get("held_out") is not None, c.mode)
+    base = divide_as(tuning.base["training"], docs, c.mode)
     chosen, apart = divided(tuning.examples, set(base[1]))
     learned = encoded(tokenizer, chosen)
     size = c.docs_per_step

@@ -18,11 +18,11 @@ import os
 import sys
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,8 @@ from kamon.batch import Batch, pack
 from kamon.config import MODES
 from kamon.errors import ConfigError, StoreError, TokenizerError
 from kamon.files import replace_file
+from kamon.mapped import BLOCK
+from kamon.split import BY_PART
 from kamon.store import open_file, readable
 from kamon.tokenizer import Tokenizer, tokenizer_from_json
 from kamon.windows import permutation, window_start
@@ -40,13 +42,14 @@ MANIFEST = "shards.json"
 PLAN = "plan.json"  # in place of it until all is packed
 TOKENIZER = "tokenizer.json"
 VERIFIED = "verified.json"
-PARTS = ("train", "held_out")
 MAX_MANIFEST_BYTES = 1 << 30
 MAX_TOKENIZER_BYTES = 1 << 28
 MOST_OPEN = 256  # files mapped at a time: a process may not have very many
+NO_CHAR = bytes(range(0x80, 0xC0))  # of UTF-8: bytes that no character begins with
 TYPECODES = {2: "H", 4: "I", 8: "Q"}
 
 Part = Literal["train", "held_out"]
+PARTS: tuple[Part, ...] = ("train", "held_out")
 Verify = Literal["once", "always", "never"]
 
 
@@ -106,6 +109,8 @@ class Manifest:
     vocab_size: int
     bytes_a_token: int
     content: dict[str, Any]
+    lengths: dict[Part, Counter[int]] | None  # of each part; None where it was not counted
+    num_chars: dict[Part, int] | None
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
@@ -138,10 +143,39 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
             raise ValueError
         if content["mode"] not in MODES:
             raise ValueError
-        found = Manifest(shards, file_of(content["tokenizer"]), vocab_size, width, content)
+        lengths, num_chars = counts_of(content, shards)
+        found = Manifest(
+            *(shards, file_of(content["tokenizer"]), vocab_size, width, content),
+            *(lengths, num_chars),
+        )
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise StoreError(f"{place} is damaged: it is not a manifest of shards") from None
     return found, sha256(text).hexdigest()
+
+
+def counts_of(
+    content: dict[str, Any], shards: list[Shard]
+) -> tuple[dict[Part, Counter[int]] | None, dict[Part, int] | None]:
+    """The lengths of documents and the characters of each part; None where nobody counted them.
+    ValueError, TypeError or LookupError where the shards cannot have them."""
+    if "lengths" not in content:
+        return None, None
+    if type(content["num_docs"]) is not int:
+        raise TypeError
+    lengths, num_chars = {}, {}
+    for part in PARTS:
+        counted = {int(length): number for length, number in content["lengths"][part].items()}
+        own = [shard for shard in shards if shard.part == part]
+        num_docs = sum(shard.num_docs for shard in own)
+        num_tokens = sum(shard.num_tokens - 1 for shard in own)
+        lengths[part], num_chars[part] = Counter(counted), content["num_chars"][part]
+        if any(length < 0 or type(number) is not int for length, number in counted.items()):
+            raise ValueError
+        if sum(counted.values()) != num_docs or type(num_chars[part]) is not int:
+            raise ValueError
+        if sum((length + 1) * number for length, number in counted.items()) != num_tokens:
+            raise ValueError
+    return lengths, num_chars
 
 
 def bytes_a_token(vocab_size: int) -> int:
@@ -251,6 +285,56 @@ class Shards:
         last = self._starts[part][-1]
         return last + 1 if last else 0
 
+    @property
+    def rule(self) -> int:
+        """Of `kamon.split.split`: by which documents were held out."""
+        settings = self.manifest.content.get("settings", {})
+        return int(settings.get("split", BY_PART))
+
+    @property
+    def may_hold_out(self) -> bool:
+        """Whether documents were to be held out, if there were enough of them."""
+        return bool(self.manifest.content.get("settings", {}).get("hold_out", True))
+
+    @property
+    def num_packed(self) -> int:
+        """How many documents were packed; one whose end is held out has a part on both sides."""
+        whole = sum(map(self.num_docs, PARTS))
+        return int(self.manifest.content.get("num_docs", whole))
+
+    def lengths(self, part: Part) -> Counter[int]:
+        """How many documents have so many tokens, BOS not counted, for each number that occurs."""
+        if self.manifest.lengths is not None:
+            return self.manifest.lengths[part]
+        found: Counter[int] = Counter()
+        for shard in self._shards[part]:
+            view = self._view(shard.offsets, 8)
+            for begin in range(0, shard.num_docs, BLOCK):
+                places = numbers(view, begin, min(begin + BLOCK, shard.num_docs) + 1)
+                found.update(end - start - 1 for start, end in pairwise(places))
+            if min(found) < 0:
+                raise self._bad_offsets(shard)
+        return found
+
+    def num_chars(self, part: Part) -> int:
+        """Of its documents."""
+        if self.manifest.num_chars is not None:
+            return self.manifest.num_chars[part]
+        from kamon.bpe import BytePairTokenizer
+
+        num_tokens = self.num_tokens(part)
+        if not isinstance(self.tokenizer, BytePairTokenizer):
+            return max(0, num_tokens - self.num_docs(part) - 1)
+        found, bos = 0, self.tokenizer.bos
+        for begin in range(0, num_tokens, BLOCK):
+            tokens = self.stream(part, begin, min(begin + BLOCK, num_tokens))
+            data = self.tokenizer.decode_bytes(token for token in tokens if token != bos)
+            found += len(data.translate(None, NO_CHAR))
+        return found
+
+    def _bad_offsets(self, shard: Shard) -> StoreError:
+        return StoreError(f"{self.path / shard.offsets.name} is damaged: its offsets cannot be")
+
     def stream(self, part: Part, begin: int, end: int) -> array[int]:
         """The tokens begin … end − 1 of the part's stream, an array of 'i'."""
         starts, shards = self._starts[part], self._shards[part]
@@ -275,7 +359,7 @@ class Shards:
         first = number - firsts[place]
         begin, end = numbers(self._view(shard.offsets, 8), first, first + 2)
         if not 0 <= begin < end < shard.num_tokens:
-            raise StoreError(f"{self.path / shard.offsets.name} is damaged: its offsets cannot be")
+            raise self._bad_offsets(shard)
         return self._tokens(shard, begin, end + 1 if most is None else min(end + 1, begin + most))
 
     def _tokens(self, shard: Shard, begin: int, end: int) -> array[int]:

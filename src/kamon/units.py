@@ -12,6 +12,7 @@ import re
 import sys
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -28,8 +29,7 @@ from kamon.errors import CorpusError, TokenizerError
 from kamon.files import replace_file, sync_folder
 from kamon.shards import FORMAT, PARTS, bytes_a_token
 from kamon.sources import Piece, Source, cut, entries, lines_before, texts
-from kamon.split import PARTS as SPLIT_PARTS
-from kamon.split import part as part_of
+from kamon.split import MANY, RULE, Key, end_of_learned, key, keys_of_part
 from kamon.store import staging
 from kamon.tokenizer import Tokenizer, tokenizer_from_json
 
@@ -62,7 +62,7 @@ class Plan:
     @cached_property
     def content(self) -> dict[str, Any]:
         """As JSON has it."""
-        found = {"format_version": FORMAT, **asdict(self)}
+        found = {"format_version": FORMAT, "split": RULE, **asdict(self)}
         del found["output"]
         return found
 
@@ -97,32 +97,46 @@ def choose_unit_bytes(sources: Sequence[Source], shard_tokens: int) -> int:
 class Survey:
     """What is known of a corpus before it is encoded.
 
-    texts: of each source that is one document, how many characters it has and the part of its
-    content by `kamon.split.part`; None if it is blank. few: so few documents that each is cut.
+    texts: of each source that is one document, how many characters it has and its key by
+    `kamon.split.key`; None if it is blank. held_out: the keys of what is held out. few: so few
+    documents that each is cut.
     """
 
     chars: str
     texts: dict[int, tuple[int, int] | None]
+    held_out: range
     few: bool
 
 
 def survey_unit(plan: Plan, unit: int, report: Report) -> dict[str, Any]:
     """What `Survey` needs to know of a unit."""
     chars: set[str] = set()
+    keys: set[int] = set()
     num_docs = 0
     found: dict[int, tuple[int, int] | None] = {}
     with located(plan, unit):
         for piece in plan.units[unit]:
             source = plan.sources[piece.source]
             if plan.is_one_text(source):
-                found[piece.source] = survey_text(texts(source, piece, told(report)), chars)
-                num_docs += found[piece.source] is not None
+                known = survey_text(texts(source, piece, told(report)), chars)
+                found[piece.source] = known
+                if known is not None:
+                    keys.add(known[1])
+                    num_docs += 1
                 continue
             for docs in documents(plan, piece, report):
-                chars.update("".join(docs))
+                if plan.tokenizer == "char":
+                    chars.update("".join(docs))
+                if plan.hold_out and len(keys) <= MANY:
+                    keys.update(map(key, docs))
                 num_docs += len(docs)
+                if plan.tokenizer != "char" and len(keys) > MANY:
+                    break  # all that is asked is known
     if plan.tokenizer != "char":
         chars.clear()
+    if plan.hold_out:
+        kept = array("Q", sorted(keys)[: MANY + 1])
+        replace_file(record_path(plan, "survey", unit).with_suffix(".keys"), kept.tobytes())
     record = {
         "plan": plan.digest,
         "chars": "".join(sorted(chars)),
@@ -135,13 +149,25 @@ def survey_unit(plan: Plan, unit: int, report: Report) -> dict[str, Any]:
 
 
 def survey_text(parts: Iterable[str], chars: set[str]) -> tuple[int, int] | None:
-    digest, length, blank = sha256(), 0, True
-    for text in parts:
-        digest.update(text.encode())
+    digest, length, blank = Key(), 0, True
+    for text in before_spaces(parts):  # what is composed of two characters is never cut there
+        digest.update(text)
         length += len(text)
         blank = blank and text.isspace()
         chars.update(text)
-    return None if blank else (length, digest.digest()[0] % SPLIT_PARTS)
+    return None if blank else (length, digest.value)
+
+
+def keys_held_out(plan: Plan) -> range:
+    """Those of what is held out of all units, which have been surveyed."""
+
+    def keys() -> Iterator[int]:
+        for unit in range(len(plan.units)):
+            found = array("Q")
+            found.frombytes(record_path(plan, "survey", unit).with_suffix(".keys").read_bytes())
+            yield from found
+
+    return keys_of_part(keys()) if plan.hold_out else range(0)
 
 
 def pack_unit(
@@ -162,11 +188,11 @@ def pack_unit(
                 if plan.is_one_text(source):
                     known = survey.texts[piece.source]
                     if known is not None:
-                        learned = num_learned(*known, plan.hold_out, survey.few)
+                        learned = num_learned(*known, survey)
                         write_text(texts(source, piece, told(report)), learned, *writers)
                     continue
                 for docs in documents(plan, piece, report):
-                    divided = divide(docs, plan.hold_out, survey.few)
+                    divided = divide(docs, survey)
                     for writer, some in zip(writers, divided, strict=True):
                         writer.add(some)
         shards = [shard for writer in writers for shard in writer.finish()]
@@ -174,7 +200,8 @@ def pack_unit(
             for kind in KINDS:
                 os.replace(folder / shard[kind]["name"], path / shard[kind]["name"])
     sync_folder(path)
-    record = {"plan": plan.digest, "shards": shards}
+    counts = {writer.part: writer.counts() for writer in writers}
+    record = {"plan": plan.digest, "shards": shards, "counts": counts}
     replace_file(record_path(plan, "unit", unit), json.dumps(record).encode())
     return record
 
@@ -219,15 +246,14 @@ def as_document(plan: Plan, entry: str) -> str:
     return entry.replace("\r\n", "\n").replace("\r", "\n") if entry.strip() else ""
 
 
-def divide(docs: list[str], hold_out: bool, few: bool) -> tuple[list[str], list[str]]:
+def divide(docs: list[str], survey: Survey) -> tuple[list[str], list[str]]:
     """(learned, held out): by content; where there are few, the last tenth of each."""
-    if not hold_out:
+    if survey.few:
+        places = [(doc, end_of_learned(len(doc))) for doc in docs]
+        return [doc[:end] for doc, end in places if end], [doc[end:] for doc, end in places]
+    if not survey.held_out:
         return docs, []
-    if few:
-        places = [(doc, len(doc) - len(doc) // SPLIT_PARTS) for doc in docs]
-        ends = [doc[place:] for doc, place in places if place < len(doc)]
-        return [doc[:place] for doc, place in places], ends
-    apart = [part_of(doc.encode()) == 0 for doc in docs]
+    apart = [key(doc) in survey.held_out for doc in docs]
     return list(compress(docs, map(not_, apart))), list(compress(docs, apart))
 
 
@@ -257,13 +283,11 @@ def located(plan: Plan, unit: int, tokenizer: Tokenizer | None = None) -> Iterat
         raise
 
 
-def num_learned(length: int, part: int, hold_out: bool, few: bool) -> int:
-    """How many of a text's first characters are learned; what is behind is held out."""
-    if not hold_out:
-        return length
-    if few:
-        return length - length // SPLIT_PARTS
-    return 0 if part == 0 else length
+def num_learned(length: int, own: int, survey: Survey) -> int:
+    """How many of a text's first characters are learned; the others are held out. own: its key."""
+    if survey.few:
+        return end_of_learned(length)
+    return 0 if own in survey.held_out else length
 
 
 def write_text(parts: Iterable[str], learned: int, train: Writer, held_out: Writer) -> None:
@@ -302,14 +326,11 @@ def sample(plan: Plan, survey: Survey, unit: int, size: int) -> Iterator[str]:
         source = plan.sources[piece.source]
         if plan.is_one_text(source):
             known = survey.texts[piece.source]
-            left = 0 if known is None else num_learned(*known, plan.hold_out, survey.few)
+            left = 0 if known is None else num_learned(*known, survey)
             blocks = ([text] for text in texts(source, piece, untold))
         else:
             left = size
-            blocks = (
-                divide(docs, plan.hold_out, survey.few)[0]
-                for docs in documents(plan, piece, lambda *_: None)
-            )
+            blocks = (divide(docs, survey)[0] for docs in documents(plan, piece, lambda *_: None))
         for text in chain.from_iterable(blocks):
             text = text[: min(left, size)]
             left -= len(text)
@@ -346,6 +367,9 @@ class Writer:
         self.shards: list[dict[str, Any]] = []
         self.files: list[HashedFile] = []  # tokens and offsets of the shard that is written
         self.num_tokens = self.num_docs = 0  # of it
+        self.lengths: Counter[int] = Counter()  # of all documents, without BOS
+        self.begun: list[int] = []  # the lengths of the parts of the text that is written
+        self.num_chars = 0
 
     def __enter__(self) -> Writer:
         return self
@@ -359,6 +383,8 @@ class Writer:
         if not docs:
             return
         batch = self.tokenizer.encode_documents(docs)
+        self.lengths.update(end - begin - 2 for begin, end in pairwise(batch.offsets))
+        self.num_chars += sum(map(len, docs))
         # Tokens are code points here, which Python writes in as many bytes as we want. Where two
         # documents meet one BOS of two goes, and so does the last one.
         codes = batch.tokens.tobytes().decode(UTF_32, "surrogatepass")
@@ -378,11 +404,28 @@ class Writer:
         """The first part of a document, or one more."""
         batch = self.tokenizer.encode_documents([text])
         codes = batch.tokens[1:-1].tobytes().decode(UTF_32, "surrogatepass")
+        self.num_chars += len(text)
+        if first:
+            self._end_text()
+        self.begun.append(len(codes))
         if first:
             self._room()
             self._offsets([self.num_tokens])
             codes = self.bos + codes
         self._write(codes)
+
+    def counts(self) -> dict[str, Any]:
+        """Of all its documents, for the manifest."""
+        self._end_text()
+        return {
+            "lengths": {str(n): d for n, d in self.lengths.items()},
+            "num_chars": self.num_chars,
+        }
+
+    def _end_text(self) -> None:
+        if self.begun:
+            self.lengths[sum(self.begun)] += 1
+            self.begun = []
 
     def finish(self) -> list[dict[str, Any]]:
         """What a manifest says of the shards."""

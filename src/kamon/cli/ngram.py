@@ -1,7 +1,8 @@
 """Count n-grams of a list: how well they guess held-out documents, which a model must beat.
 
-A tenth of the different documents is held out, chosen by their content. The table has, for each
-order, nats a token (each document's end is a token), bits a character and perplexity of that tenth.
+A tenth of the different documents is held out, chosen by their content, if there are 100 or more.
+The table has, for each order, nats a token (each document's end is a token), bits a character and
+perplexity of that tenth.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
     from kamon import corpus
     from kamon.fast_ngram import best_ngram, count_ngram
-    from kamon.run import check_learnable, divide
+    from kamon.run import NONE_HELD_OUT, check_learnable, divide
     from kamon.sampler import SampleRequest, check_room, sample_texts
     from kamon.tokenizer import CharTokenizer
 
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     if held:
         say(f"{count(len(train), 'document')} to learn from, {len(held):,} held out")
     else:
-        say("too few documents to hold some out: all are learned, and nothing is measured")
+        say(f"{NONE_HELD_OUT}: all are learned, and nothing is measured")
     learned = tokenizer.encode_documents(train)
     table: list[tuple[int, Figures]] = []
     if held:

@@ -1,8 +1,8 @@
 """Make a corpus that does not fit into memory into token shards: mapped files, each with its hash.
 
 Files are read in bounded memory, and several at a time; run the same command again after a kill or
-Ctrl-C and it goes on. A tenth of the documents is held out, chosen by their content. Repetitions
-are not looked for: that would need all of the corpus in memory.
+Ctrl-C and it goes on. A tenth of 100 or more different documents is held out, as of a list, chosen
+by their content. Repetitions stay: dropping them would need all of the corpus in memory.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="hold nothing out; without it, fewer than 100 documents of --mode text have the last "
-        "tenth of each held out, otherwise a tenth of the documents is",
+        help="hold nothing out; without it, a tenth of 100 or more different documents is held "
+        "out, and of fewer none, or with --mode text the last tenth of each",
     )
     parser.add_argument(
         "--shard-tokens",

@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     from kamon.budget import check_picks
     from kamon.model import num_params
     from kamon.run import NONE_HELD_OUT, Run
-    from kamon.shards import Shards, is_packed
+    from kamon.shards import is_packed
 
     going_on = args.resume is not None
     if going_on:
@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
         if run.held_out:
             unit = "window" if run.config.mode == "text" else "document"
             say(f"{count(len(run.held_out), unit)} held out to test on")
-        elif not args.all and not isinstance(source, Shards):
+        elif not going_on and not args.all and holds_out(source):
             say(NONE_HELD_OUT)
         c = run.config
         say(
@@ -258,6 +258,13 @@ def packed_corpus(path: str, args: argparse.Namespace) -> Shards:
         f"{count(shards.num_tokens('train'), 'token')} to learn from"
     )
     return shards
+
+
+def holds_out(source: Corpus | Shards | None) -> bool:
+    """Whether some of it would be held out if it were longer."""
+    from kamon.shards import Shards
+
+    return source.may_hold_out if isinstance(source, Shards) else True
 
 
 def check_resume(args: argparse.Namespace) -> None:

@@ -36,6 +36,7 @@ from kamon.errors import ConfigError, KamonError
 from kamon.inside import ngram_loss
 from kamon.metrics import Metrics
 from kamon.model import num_params
+from kamon.split import RULE
 
 if TYPE_CHECKING:
     from kamon.corpus import Corpus
@@ -201,7 +202,7 @@ class Training:
             "num_cut": run.num_cut,
             "hold_out": bool(run.held_out),
             "init_from": None,
-            "corpus": self.source.summary() | {"sha256": different.sha256()},
+            "corpus": self.source.summary() | {"sha256": different.sha256(), "split": RULE},
             "held_out": None,
         }
         self.model = api.Model(config, run.tokenizer, run.engine, Metrics(), training, different)

@@ -50,7 +50,7 @@ function counts(data, text) {
       data.num_held_out
         ? text
           ? `${percent(share)} of the text are held out.`
-          : `${percent(share)} are held out. Which ones is decided by the entry itself: they stay the same when the list grows.`
+          : `${percent(share)} are held out. Which ones is decided by the entries themselves: nearly all of them stay held out when the list grows.`
         : "Nothing is held out: there is no telling how well it does on what it has not seen.",
     ),
   );
