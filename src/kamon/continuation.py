@@ -93,5 +93,5 @@ def write(
             model, request.bos, prompt, length, request.temperature, u, conditions
         )
         whole = [*prompt, *tokens] if conditions.prefix else tokens
-        texts.append(tokenizer.decode(whole))
+        texts.append(tokenizer.normal(tokenizer.decode(whole)))
     return texts

@@ -126,6 +126,7 @@ def to_python(stored: Stored) -> bytes:
             "MERGES: list[tuple[int, int]]", (f"({a}, {b})" for a, b in content.get("merges", []))
         ),
         *literal("SPECIALS: list[str]", map(ascii, content.get("specials", []))),
+        f"COMPOSED = {tokenizer.composed}  # whether texts are brought to NFC",
         f'NUMBER = "{type_}"  # {"float32" if type_ == "f" else "float64"}, low byte first',
         'WEIGHTS = """',
         *(numbers[i : i + WIDTH] for i in range(0, len(numbers), WIDTH)),

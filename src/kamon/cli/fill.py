@@ -24,11 +24,12 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     from kamon.complete import fill, parse
 
-    pattern = parse(args.pattern)
+    parse(args.pattern)  # says what is wrong with it before a model is read
 
     from kamon.api import load
 
     model = load(args.dir, **chosen_engine(args))
+    pattern = parse(model.tokenizer.normal(args.pattern))
     found = fill(model, exchange(model, pattern, args.unknown), args.n, effort=args.effort)
     known = model.docs.among(each.text for each in found.documents)
     if args.json:
