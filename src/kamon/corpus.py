@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import chain, islice
 from operator import ne
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from unicodedata import is_normalized
 
 from kamon import builtin
 from kamon.config import listed, suggestion
@@ -205,7 +206,8 @@ def from_entries(
             num_entries += len(block)
             num_blank += blank
             num_stripped += sum(map(ne, block, stripped)) - (blank - block.count(""))
-            if composed and not all(map(str.isascii, kept)):
+            joined = "\0".join(kept) if composed else ""
+            if not (joined.isascii() or is_normalized("NFC", joined)):
                 given, kept = kept, list(map(nfc, kept))
                 num_normalized += sum(map(ne, given, kept))
             yield from kept

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import accumulate, chain, count, islice, pairwise
 from os import PathLike
 from typing import TYPE_CHECKING, Protocol
-from unicodedata import combining, normalize
+from unicodedata import combining, is_normalized, normalize
 
 from kamon.batch import BOS, UTF_32, Batch
 from kamon.documents import BLOCK_DOCS, Documents, nfc
@@ -216,15 +216,16 @@ class CharTokenizer:
         bos, table[code] = chr(code), self.bos
         tokens, offsets, end = Growing(), Growing(), 0
         offsets.add(array("q", [0]).tobytes())
-        left = iter(texts)
+        left, known = iter(texts), self._tokens.keys()
         while block := list(islice(left, BLOCK_DOCS)):
             joined = "".join(block)
-            if not joined.isascii():
+            as_it_is = joined.isascii() or is_normalized("NFC", joined)
+            if not (as_it_is and known >= set(joined)):
                 block = list(map(self.normal, block))
                 joined = "".join(block)
-            if not self._tokens.keys() >= set(joined):
-                for text in block:
-                    self.encode(text)  # raises, and says which character where
+                if not known >= set(joined):
+                    for text in block:
+                        self.encode(text)  # raises, and says which character where
             lengths = list(map(len, block))
             if block_size is None or max(lengths) < block_size:
                 sizes = [length + 2 for length in lengths]
