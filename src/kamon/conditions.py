@@ -53,7 +53,9 @@ WORK_IN_BULK = 7e10  # parameters times tokens in so many candidates of a larger
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What each sample must fulfil. Lengths are in characters. ConfigError where none can.
+    """What each sample must fulfil. Lengths are in code points. ConfigError where none can.
+
+    Texts are compared in the form of the model's tokenizer, which is Unicode's NFC.
 
     length: tokens of a text, behind its prefix, of a model of text; such a model knows no other
     conditions than prefix, top_k and top_p. prompt: what each is to be an answer to, of a model

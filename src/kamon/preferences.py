@@ -296,7 +296,7 @@ class Token(NamedTuple):
 def parse_rule(text: str) -> Rule:
     """Whether a text fulfils a rule, as a function of it.
 
-    A rule compares `len`, in characters, or `vowels` (a, e, i, o, u, with accents or without) with
+    A rule compares `len`, in code points, or `vowels` (a, e, i, o, u, with accents or without) with
     a whole number by < <= > >= == !=; or says startswith "x", endswith "x", contains "x", or
     matches /regex/, found anywhere in the text. `and` binds closer than `or`, `not` closer than
     both; there are parentheses. Nothing of it is run as code. The rule and each text are compared

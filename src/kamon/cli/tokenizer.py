@@ -241,7 +241,7 @@ def show(args: argparse.Namespace) -> None:
 
         shown = set().union(*map(tokenizer.encode, args.words))
         near = nearest_tokens(model, sorted(shown), NUM_NEAR)
-    for number, text in enumerate(args.words):
+    for number, text in enumerate(map(tokenizer.normal, args.words)):
         pieces = pieces_of(tokenizer, text)
         if args.json:
             print_json({"text": text, **described(tokenizer, pieces, near)})

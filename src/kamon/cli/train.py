@@ -250,7 +250,7 @@ def run(args: argparse.Namespace) -> int:
 def be_silent() -> None:
     """Of several processes the first speaks for all; what should never happen is still said."""
     said = sys.stderr
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=said)
 
 
