@@ -598,8 +598,8 @@ BUGS = [
     Bug(
         "tokenizer: characters in the order of their appearance",
         "tokenizer.py",
-        "        return cls(sorted(chars))\n",
-        "        return cls(dict.fromkeys(''.join(docs)))\n",
+        "        return cls(sorted(chars), composed=True)\n",
+        "        return cls(dict.fromkeys(''.join(docs)), composed=True)\n",
         ("tests/test_tokenizer.py",),
     ),
     Bug(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from kamon import bpe
 from kamon.batch import pack
 from kamon.bpe import BYTES, SPLIT, BytePairTokenizer, Pair, pieces_of
-from kamon.documents import Documents
+from kamon.documents import Documents, nfc
 from kamon.errors import ConfigError, TokenizerError
 from original import SHARED
 
@@ -469,6 +469,9 @@ def test_merges_are_those_of_the_tokenizers_library() -> None:
 @example("a" * 64, "a")
 def test_a_longer_text_begins_in_one_of_the_ways(begin: str, more: str) -> None:
     for tokenizer in (TRAINED, MERGED):
+        whole = tokenizer.normal(begin + more)
+        if not whole.startswith(tokenizer.normal(begin)):
+            continue  # a mark has made its last character another one
         openings = tokenizer.openings(begin)
         tokens = tuple(tokenizer.encode(begin + more))
         assert sum(tokens[: len(each)] == each for each in openings) == 1
@@ -490,6 +493,6 @@ def test_openings_of_a_text() -> None:
 
 def test_characters_that_begin_in_a_token() -> None:
     for text in SENTENCES:
-        assert sum(TRAINED.starts[token] for token in TRAINED.encode(text)) == len(text)
+        assert sum(TRAINED.starts[token] for token in TRAINED.encode(text)) == len(nfc(text))
     assert TRAINED.starts[TRAINED.bos] == 0
     assert len(TRAINED.starts) == TRAINED.vocab_size

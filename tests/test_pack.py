@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unicodedata import category, normalize
 
 import pytest
 import zstandard
@@ -178,6 +179,11 @@ def test_as_many_bytes_a_token_as_the_vocabulary_needs(
     monkeypatch.setattr(units, "SMALL", 1 << 20)
     codes = [*range(32, 0xD800), *range(0xE000, 0x20000)]
     chars = [chr(code) for code in codes if not chr(code).isspace() and chr(code) not in "\x1c\x85"]
+    # NFC changes none of them, and none of two that stand side by side.
+    chars = [
+        char for char in chars if category(char)[0] != "M" and not "\u1100" <= char <= "\u11ff"
+    ]
+    chars = [char for char in chars if normalize("NFC", char) == char]
     text = "".join(chars[: vocab_size - 1])
     Path("a.txt").write_text("\n".join(text[i : i + 999] for i in range(0, len(text), 999)))
     pack.pack(["a.txt"], "s", hold_out=False)

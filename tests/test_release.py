@@ -163,6 +163,7 @@ def test_metadata(wheel: Path) -> None:
         "platformdirs",
         "safetensors",
         "tqdm",
+        "wcwidth",
     ]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(about.get_all("Provides-Extra", [])) == set(project["optional-dependencies"])

@@ -78,4 +78,6 @@ def test_what_is_no_tokenizer(text: str) -> None:
     ],
 )
 def test_unknown_characters_are_replaced_by_their_likes(known: str, text: str, found: str) -> None:
-    assert CharTokenizer.train([known]).replace_unknown(text) == found
+    for composed in (False, True):
+        tokenizer = CharTokenizer(sorted(set(known)), composed=composed)
+        assert tokenizer.replace_unknown(text) == found

@@ -27,7 +27,7 @@ from kamon.ranks import check_engine, here, restarted
 from kamon.run import Resumed, Run, check_same, check_settings, divide_as, shape_of
 from kamon.sampler import SampleRequest
 from kamon.split import BY_PART
-from kamon.tokenizer import Tokenizer
+from kamon.tokenizer import Tokenizer, wants_composed
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite, pretrain
 from kamon.validation import Validation, mean_loss
 
@@ -60,6 +60,10 @@ class Model:
     metrics: Metrics = field(repr=False)
     training: dict[str, Any]
     documents: bytes | Documents = field(repr=False)  # bytes as they are stored
+
+    def __repr__(self) -> str:
+        source, steps = self.training["corpus"]["source"], len(self.metrics)
+        return f"<Model of {source}: {self.num_params:,} parameters, {steps:,} steps>"
 
     @cached_property
     def docs(self) -> Documents:
@@ -534,7 +538,7 @@ def lesson_of(
         )
     mode = mode or "documents"
     return lesson_of_list(
-        corpus_of(docs, column, format, mode),
+        corpus_of(docs, column, format, mode, composed=wants_composed(tokenizer)),
         mode=mode,
         hold_out=hold_out,
         tokenizer=tokenizer,
@@ -566,7 +570,8 @@ def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Les
     if found.tokenizer.unknown(documents.chars()):
         raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
     if docs is not None:
-        check_same(path, documents, corpus_of(docs, mode=mode))
+        given = corpus_of(docs, mode=mode, composed=found.tokenizer.composed)
+        check_same(path, documents, given)
     source, rule = Corpus(corpus["source"], documents, 0, 0, 0), corpus.get("split", BY_PART)
     return lesson_of_list(
         source, mode=mode, hold_out=hold_out, tokenizer=found.tokenizer, rule=rule
@@ -593,14 +598,17 @@ def corpus_of(
     column: str | None = None,
     format: str | None = None,
     mode: str = "documents",
+    *,
+    composed: bool = True,
 ) -> Corpus:
     if isinstance(docs, str | PathLike):
-        return corpus.read(docs, column=column, format=format, mode=mode)
+        return corpus.read(docs, column=column, format=format, mode=mode, composed=composed)
     if column is not None or format is not None:
         raise ConfigError("column and format say how to read a file, and there is none")
     if isinstance(docs, Corpus):
         return docs
-    return corpus.from_docs(cast("Iterable[str]", docs))  # Shards are no list: see `shards_of`
+    # Shards are no list: see `shards_of`
+    return corpus.from_docs(cast("Iterable[str]", docs), composed=composed)
 
 
 @contextmanager

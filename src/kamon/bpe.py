@@ -25,6 +25,7 @@ from unicodedata import category
 
 from kamon.batch import BOS, UTF_32, Batch
 from kamon.config import check_type
+from kamon.documents import nfc
 from kamon.errors import ConfigError, TokenizerError
 from kamon.mapped import Growing, numbers_of
 
@@ -85,6 +86,8 @@ class BytePairTokenizer:
         self,
         merges: Iterable[Pair],
         specials: Iterable[str] = (BOS,),
+        *,
+        composed: bool = False,
         version: int = VERSION,
     ) -> None:
         """TokenizerError for a merge of what is no token yet, and for a token that is there.
@@ -92,6 +95,7 @@ class BytePairTokenizer:
         version: 1 for a tokenizer that was trained when pieces ended at each combining mark.
         """
         self.version = version
+        self.composed = composed
         self.merges = list(merges)
         self.specials = list(specials)
         self.bos = BYTES + len(self.merges)
@@ -128,17 +132,29 @@ class BytePairTokenizer:
     def train(cls, docs: Iterable[str], vocab_size: int) -> BytePairTokenizer:
         """The most frequent pair of all pieces in `docs` first, of equal ones the smallest.
 
+        The documents are brought to NFC.
         ConfigError for a vocab_size that leaves no room for the bytes and BOS.
         """
         check_vocab_size(vocab_size)
-        return cls(learn_merges(count_pieces(docs), vocab_size - BYTES - 1))
+        counts = count_pieces(map(nfc, docs))
+        return cls(learn_merges(counts, vocab_size - BYTES - 1), composed=True)
 
     def with_specials(self, names: Iterable[str]) -> BytePairTokenizer:
         """The same with more special tokens; every token that was there keeps its number."""
-        return BytePairTokenizer(self.merges, [*self.specials, *names], self.version)
+        return BytePairTokenizer(
+            self.merges,
+            [*self.specials, *names],
+            composed=self.composed,
+            version=self.version,
+        )
+
+    def normal(self, text: str) -> str:
+        """`text` as it is encoded: in NFC if `composed`, else as it is."""
+        return nfc(text) if self.composed else text
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`, without BOS. TokenizerError for a lone surrogate, no text."""
+        text = self.normal(text)
         check_surrogates(text)
         return list(map(ord, self._encoded(text)))
 
@@ -211,8 +227,11 @@ class BytePairTokenizer:
         return found
 
     def decode_documents(self, batch: Batch) -> list[str]:
-        """The text of each document of `batch`, none with a BOS."""
-        return [self.decode(batch.tokens[begin:end]) for begin, end in pairwise(batch.offsets)]
+        """The text of each document of `batch`, as `normal` gives it, none with a BOS."""
+        return [
+            self.normal(self.decode(batch.tokens[begin:end]))
+            for begin, end in pairwise(batch.offsets)
+        ]
 
     def unknown(self, chars: Iterable[str]) -> set[str]:
         """Those of `chars` that have no tokens: lone surrogates, which are in no text."""
@@ -230,6 +249,7 @@ class BytePairTokenizer:
         are, whatever follows; and a last one of white space may lose a space to what follows.
         Source of the idea: Phan et al. 2024, arXiv:2410.09303.
         """
+        text = self.normal(text)
         found = {tuple(self.encode(text)): None}
         *before, last = pieces_of(text, self.version)
         ways = [(before, last)]
@@ -265,12 +285,13 @@ class BytePairTokenizer:
         """How many whole characters the first tokens of each text make, as many as `sizes` says."""
         found = []
         for text, size in zip(texts, sizes, strict=True):
-            tokens = self._encoded(text)[:size]
+            tokens = self._encoded(self.normal(text))[:size]
             found.append(len(self.decode_bytes(map(ord, tokens)).decode("utf-8", "ignore")))
         return found
 
     def steps(self, text: str) -> list[list[list[int]]]:
         """Of each piece of `text` its tokens: at first its bytes, then after each merge."""
+        text = self.normal(text)
         check_surrogates(text)
         return [
             [list(map(ord, tokens)) for tokens in self._pieces.steps(piece)]
@@ -284,6 +305,8 @@ class BytePairTokenizer:
         if self.version > 1:
             content["version"] = self.version
         content |= {"merges": self.merges, "specials": self.specials}
+        if self.composed:
+            content["normalization"] = "NFC"
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -297,7 +320,8 @@ class BytePairTokenizer:
             raise TokenizerError(f"not valid JSON: {error}") from None
         if not isinstance(content, dict) or content.get("type") != "bpe":
             raise TokenizerError('not a tokenizer of "type": "bpe"')
-        if odd := sorted(content.keys() - {"type", "version", "merges", "specials"}):
+        known = {"type", "version", "merges", "specials", "normalization"}
+        if odd := sorted(content.keys() - known):
             raise TokenizerError(f"a tokenizer of this version of Kamon has no {odd[0]!r}")
         merges, specials = content.get("merges"), content.get("specials")
         version = content.get("version", 1)
@@ -307,14 +331,18 @@ class BytePairTokenizer:
             raise TokenizerError('"merges" is not a list of pairs of tokens')
         if not isinstance(specials, list) or not all(isinstance(name, str) for name in specials):
             raise TokenizerError('"specials" is not a list of names')
-        return cls([(left, right) for left, right in merges], specials, version)
+        form = content.get("normalization")
+        if form not in (None, "NFC"):
+            raise TokenizerError(f'"normalization" is "NFC" or missing, not {form!r}')
+        pairs = [(left, right) for left, right in merges]
+        return cls(pairs, specials, composed=form is not None, version=version)
 
     def _encoded(self, text: str) -> str:
         return "".join(map(self._pieces.__getitem__, pieces_of(text, self.version)))
 
     def _encoded_blocks(self, texts: Iterable[str]) -> Iterator[list[str]]:
         """The tokens of each text, of many texts at a time."""
-        for block, joined in joined_blocks(texts):
+        for block, joined in joined_blocks(map(self.normal, texts)):
             check_surrogates(joined, block)
             if joined.count(NUL) < len(block):  # as of all texts that come from a list
                 yield self._encoded(joined).split(NUL)

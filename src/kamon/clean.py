@@ -41,7 +41,8 @@ class Options:
 
     near: a document is near an earlier one if at least this percentage of its characters agrees:
     100 · (1 − edits / length of the longer one) ≥ near, where an edit inserts, deletes or replaces
-    one character. scripts: several allow letters of each of them, as Japanese needs. The regular
+    one character. min_len, max_len: in characters as people see them, `num_characters`. scripts:
+    several allow letters of each of them, as Japanese needs. The regular
     expressions are Python's and may match anywhere in the cleaned document.
     """
 
@@ -308,9 +309,23 @@ def found_by(pattern: Any, doc: str) -> str | None:
 
 
 def wrong_length(doc: str, least: int, most: int | None) -> str | None:
-    if len(doc) < least or (most is not None and len(doc) > most):
-        return f"{len(doc):,} character{'' if len(doc) == 1 else 's'}"
+    size = num_characters(doc)
+    if size < least or (most is not None and size > most):
+        return f"{size:,} character{'' if size == 1 else 's'}"
     return None
+
+
+def num_characters(text: str) -> int:
+    """How many characters people see: Unicode's grapheme clusters.
+
+    >>> num_characters("हिन्दी"), len("हिन्दी")
+    (2, 6)
+    """
+    if text.isascii():
+        return len(text)
+    from wcwidth import iter_graphemes
+
+    return sum(1 for _ in iter_graphemes(text))
 
 
 def near_finder(percent: int) -> Callable[[list[str]], Iterator[str | None]]:

@@ -200,10 +200,13 @@ def plain(model: Model) -> Model:
         return model
     made: Tokenizer
     if isinstance(tokenizer, CharTokenizer):
-        made = CharTokenizer(tokenizer.chars, [each for each in tokenizer.added if len(each) == 1])
+        added = [each for each in tokenizer.added if len(each) == 1]
+        made = CharTokenizer(tokenizer.chars, added, composed=tokenizer.composed)
     else:
         assert isinstance(tokenizer, BytePairTokenizer)
-        made = BytePairTokenizer(tokenizer.merges, version=tokenizer.version)
+        made = BytePairTokenizer(
+            tokenizer.merges, composed=tokenizer.composed, version=tokenizer.version
+        )
     params = model.engine.state()["params"]
     kept, first = array("d"), 0
     for name, (n_out, n_in) in parameter_shapes(model.config).items():

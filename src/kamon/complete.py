@@ -112,6 +112,8 @@ def next_tokens(model: Model, prefix: str = "", *, temperature: float = 1.0) -> 
     if not temperature >= 0 or math.isinf(temperature):
         raise ConfigError(f"temperature must be 0 or more and finite, not {temperature}")
     tokenizer = model.tokenizer
+    check_text("the prefix", prefix)
+    prefix = tokenizer.normal(prefix)
     names = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
     names[tokenizer.bos] = ""
     if model.writes_text:  # goes on from whatever there is, of which it sees the end
@@ -169,6 +171,8 @@ def completions(model: Model, prefix: str = "", n: int = 10, *, effort: float = 
     (True, 3)
     """
     model.check_documents("completions are documents")
+    check_text("the prefix", prefix)
+    prefix = model.tokenizer.normal(prefix)
     check_prefix(model.tokenizer, prefix, model.config.block_size)
     if isinstance(model.tokenizer, CharTokenizer):
         found = search_model(model, [*prefix, Wild.ANY], n, effort)
@@ -199,7 +203,9 @@ def fill(
             "the tokens of this model are pieces of text, not characters as in a pattern: "
             "`kamon complete` can go on behind a beginning"
         )
-    elements = parse(pattern) if isinstance(pattern, str) else list(pattern)
+    elements = list(pattern)
+    if isinstance(pattern, str):
+        elements = parse(model.tokenizer.normal(pattern))
     if not elements:
         raise ConfigError("the pattern is empty: it matches no document with a character")
     found = search_model(model, elements, n, effort)
@@ -265,7 +271,6 @@ def replaced(elements: Sequence[Element], exchanged: Mapping[str, str]) -> list[
 
 
 def check_prefix(tokenizer: Tokenizer, prefix: str, block_size: int) -> None:
-    check_text("the prefix", prefix)
     size = len(prefix)
     if not isinstance(tokenizer, CharTokenizer):
         size = len(tokenizer.encode(prefix))

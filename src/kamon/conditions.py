@@ -24,6 +24,7 @@ from itertools import accumulate, count
 from typing import Any
 
 from kamon.config import check_text, check_type, suggestion
+from kamon.documents import nfc
 from kamon.engine import is_fast
 from kamon.errors import ConfigError
 from kamon.model import num_params
@@ -51,7 +52,9 @@ WORK_IN_BULK = 7e10  # parameters times tokens in so many candidates of a larger
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What each sample must fulfil. Lengths are in characters. ConfigError where none can.
+    """What each sample must fulfil. Lengths are in code points. ConfigError where none can.
+
+    Texts are compared in the form of the model's tokenizer, which is Unicode's NFC.
 
     length: tokens of a text, behind its prefix, of a model of text; such a model knows no other
     conditions than prefix, top_k and top_p. prompt: what each is to be an answer to, of a model
@@ -123,11 +126,22 @@ class Conditions:
     def check_room(self, most: int, what: str) -> None:
         """ConfigError where a text that must be in each document is longer than `most`."""
         for name in ("prefix", "suffix", "contains"):
-            text = getattr(self, name)
+            text = nfc(getattr(self, name))  # of whatever form the model has, no more than it needs
             if len(text) > most:
                 raise ConfigError(
                     f"{name} {text!r} has {len(text)} characters, more than {what} allows"
                 )
+
+    def in_form(self, normal: Callable[[str], str]) -> Conditions:
+        """The same with its texts as `normal` of a tokenizer gives them."""
+        return replace(
+            self,
+            prefix=normal(self.prefix),
+            suffix=normal(self.suffix),
+            contains=normal(self.contains),
+            regex=None if self.regex is None else normal(self.regex),
+            exclude=map(normal, self.exclude),
+        )
 
     def check_model(self, tokenizer: Tokenizer, block_size: int) -> None:
         """ConfigError or TokenizerError where this model can make no such document."""
@@ -145,6 +159,8 @@ class Conditions:
                     f"block_size {block_size} allows"
                 )
         self.check_room(most, f"the model's block_size {block_size}")
+        if self.max_len is not None and len(self.prefix) > self.max_len:  # not in NFC
+            raise ConfigError(f"prefix {self.prefix!r} is longer than max_len {self.max_len}")
         size = len(tokenizer.encode(self.prefix))
         if size > block_size:
             raise ConfigError(
@@ -193,6 +209,8 @@ def find(
     of candidates so far; what was found by then is all.
     """
     block_size = model.config.block_size
+    if tokenizer.composed:
+        conditions = conditions.in_form(tokenizer.normal)
     before = before_answer(tokenizer, conditions.prompt, block_size)
     room = block_size - len(before)
     conditions.check_model(tokenizer, room)
@@ -271,7 +289,7 @@ def one_by_one(
             prefix = openings[choose(logprobs, request.temperature, u(0))]
         made = partial(steered_document, model, request, u, conditions, prefix, tokenizer)
         tokens, size = as_text(tokenizer, made(), room, partial(made, valid=True))
-        yield tokenizer.decode(tokens), size
+        yield tokenizer.normal(tokenizer.decode(tokens)), size
 
 
 def steered_document(
@@ -353,6 +371,8 @@ def filter_of(conditions: Conditions, docs: Callable[[], Iterable[str]]) -> Call
 
     def fits(text: str) -> bool:
         if not text or text in taken or not text.endswith(c.suffix) or c.contains not in text:
+            return False
+        if not text.startswith(c.prefix):  # a mark drawn next made its last character another one
             return False
         if match and not match(text):
             return False

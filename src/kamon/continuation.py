@@ -98,5 +98,5 @@ def write(
         )
         tokens, _ = as_text(tokenizer, made(), length, partial(made, tokenizer))
         whole = [*prompt, *tokens] if conditions.prefix else tokens
-        texts.append(tokenizer.decode(whole))
+        texts.append(tokenizer.normal(tokenizer.decode(whole)))
     return texts

@@ -14,10 +14,11 @@ from functools import cached_property
 from itertools import chain, islice
 from operator import ne
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from unicodedata import is_normalized
 
 from kamon import builtin
 from kamon.config import listed, suggestion
-from kamon.documents import BLOCK, BLOCK_DOCS, Documents
+from kamon.documents import BLOCK, BLOCK_DOCS, Documents, nfc
 from kamon.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ class Corpus:
     """Documents and where they came from. None is blank; none has white space at its ends.
 
     num_entries counts what was read (lines, cells or records); the blank ones among them were
-    dropped, and white space was taken off the ends of num_stripped others. note: what people should
-    know of how it was read, as the end of a sentence that begins with `source`.
+    dropped, and white space was taken off the ends of num_stripped others. num_normalized were not
+    in Unicode's composed form (NFC), and are now. note: what people should know of how it was read,
+    as the end of a sentence that begins with `source`.
     """
 
     source: str
@@ -59,6 +61,7 @@ class Corpus:
     num_blank: int
     num_stripped: int
     note: str = ""
+    num_normalized: int = 0
 
     @cached_property
     def different(self) -> Documents:
@@ -74,6 +77,7 @@ class Corpus:
             "num_entries": self.num_entries,
             "num_blank": self.num_blank,
             "num_stripped": self.num_stripped,
+            "num_normalized": self.num_normalized,
         }
 
 
@@ -83,14 +87,16 @@ def read(
     column: str | None = None,
     format: str | None = None,
     mode: str = "documents",
+    composed: bool = True,
 ) -> Corpus:
     """Read a file, a built-in list ("names", "names-original") or standard input ("-").
 
     format: one of FORMATS; by default the file's ending tells, and everything else is text, one
     document a line. column: of a CSV or TSV file the column by its name in the first row, which
     also tells what separates the cells of CSV; of JSONL the key ("text" by default). mode: as of a
-    Config; "text" makes one document of a whole text, as it stands. CorpusError says what is wrong
-    with the content and in which line.
+    Config; "text" makes one document of a whole text, as it stands. composed: whether entries are
+    brought to Unicode's composed form (NFC), as every `Tokenizer.composed` wants them. CorpusError
+    says what is wrong with the content and in which line.
     """
     if str(source) in builtin.BUILT_IN and isinstance(source, str):
         if column or format:
@@ -104,8 +110,8 @@ def read(
     name = name_of(source)
     lines = whole_lines(source)
     if format == "text" and mode == "text":
-        return whole_text(name, lines)
-    return from_entries(name, *entries_in(name, lines, format, column))
+        return whole_text(name, lines, composed=composed)
+    return from_entries(name, *entries_in(name, lines, format, column), composed=composed)
 
 
 def checked_format(source: str | Path, column: str | None, format: str | None) -> str:
@@ -152,7 +158,9 @@ def columns_in(name: str, lines: Iterator[str], format: str) -> list[str]:
     return []
 
 
-def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
+def from_docs(
+    docs: Iterable[str], source: str = "a list in memory", *, composed: bool = True
+) -> Corpus:
     """Documents that a program has at hand, cleaned as those of a file are; sets are sorted."""
     if isinstance(docs, set | frozenset):
         docs = sorted(docs)
@@ -163,7 +171,7 @@ def from_docs(docs: Iterable[str], source: str = "a list in memory") -> Corpus:
                 raise CorpusError(f"{source}, document {number} is not a string but {doc!r}")
             yield checked_text(source, f"document {number}", doc)
 
-    return from_entries(source, checked())
+    return from_entries(source, checked(), composed=composed)
 
 
 def from_text(
@@ -183,11 +191,13 @@ def lines_in(text: str, source: str) -> Iterator[str]:
     return chain.from_iterable(no_longer(lines_of(decoded([content], source)), source))
 
 
-def from_entries(source: str, entries: Iterable[str], note: str = "") -> Corpus:
-    num_entries = num_blank = num_stripped = 0
+def from_entries(
+    source: str, entries: Iterable[str], note: str = "", *, composed: bool = True
+) -> Corpus:
+    num_entries = num_blank = num_stripped = num_normalized = 0
 
     def docs() -> Iterator[str]:
-        nonlocal num_entries, num_blank, num_stripped
+        nonlocal num_entries, num_blank, num_stripped, num_normalized
         left = iter(entries)
         while block := list(islice(left, BLOCK_DOCS)):
             stripped = [entry.strip() for entry in block]
@@ -196,6 +206,10 @@ def from_entries(source: str, entries: Iterable[str], note: str = "") -> Corpus:
             num_entries += len(block)
             num_blank += blank
             num_stripped += sum(map(ne, block, stripped)) - (blank - block.count(""))
+            joined = "\0".join(kept) if composed else ""
+            if not (joined.isascii() or is_normalized("NFC", joined)):
+                given, kept = kept, list(map(nfc, kept))
+                num_normalized += sum(map(ne, given, kept))
             yield from kept
 
     found = Documents.of(docs())
@@ -203,16 +217,17 @@ def from_entries(source: str, entries: Iterable[str], note: str = "") -> Corpus:
         raise CorpusError(
             f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
         )
-    return Corpus(source, found, num_entries, num_blank, num_stripped, note)
+    return Corpus(source, found, num_entries, num_blank, num_stripped, note, num_normalized)
 
 
-def whole_text(source: str, lines: Iterable[str]) -> Corpus:
-    text = "\n".join([*lines, ""])
+def whole_text(source: str, lines: Iterable[str], *, composed: bool = True) -> Corpus:
+    given = "\n".join([*lines, ""])
+    text = nfc(given) if composed else given
     if not text.strip():
         raise CorpusError(
             f"{source} holds nothing but white space" if text else f"{source} is empty"
         )
-    return Corpus(source, Documents.of([text]), 1, 0, 0)
+    return Corpus(source, Documents.of([text]), 1, 0, 0, num_normalized=int(text != given))
 
 
 def format_of(source: str | Path) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, compress, islice
 from typing import overload
+from unicodedata import normalize
 
 from kamon import mapped, mersenne
 from kamon.engines import native
@@ -21,6 +22,11 @@ BLOCK_DOCS = 4096  # documents, where they come one by one
 NUL = b"\0"
 FEW = 200  # for fewer, Python is as fast as the native code
 NUM_SHOWN = 5
+
+
+def nfc(text: str) -> str:
+    """`text` in Unicode's composed form: one code point for ö, not an o and two dots above."""
+    return text if text.isascii() else normalize("NFC", text)
 
 
 class Documents(Sequence[str]):

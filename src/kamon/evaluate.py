@@ -170,9 +170,10 @@ def evaluate(
     elif isinstance(docs, Corpus):
         docs = docs.docs
     elif isinstance(docs, str | PathLike):
-        docs = corpus.read(docs, mode=model.config.mode).docs
+        composed = model.tokenizer.composed
+        docs = corpus.read(docs, mode=model.config.mode, composed=composed).docs
     else:
-        docs = corpus.from_docs(docs).docs
+        docs = corpus.from_docs(docs, composed=model.tokenizer.composed).docs
     chosen = choose(docs, learned, model.tokenizer.unknown)
     samples = None
     if n != 0 and not model.writes_text:

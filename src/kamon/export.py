@@ -127,6 +127,7 @@ def to_python(stored: Stored) -> bytes:
         ),
         *literal("SPECIALS: list[str]", map(ascii, content.get("specials", []))),
         f"SPLIT_VERSION = {content.get('version', 1)}  # of the pieces that a text is split into",
+        f"COMPOSED = {tokenizer.composed}  # whether texts are brought to NFC",
         f'NUMBER = "{type_}"  # {"float32" if type_ == "f" else "float64"}, low byte first',
         'WEIGHTS = """',
         *(numbers[i : i + WIDTH] for i in range(0, len(numbers), WIDTH)),

@@ -311,6 +311,7 @@ def attention_weights(model: Model, text: str) -> list[list[list[list[float]]]]:
     """
     config, tokenizer = model.config, model.tokenizer
     check_text("the text", text)
+    text = tokenizer.normal(text)
     size = len(text) if isinstance(tokenizer, CharTokenizer) else len(tokenizer.encode(text))
     if size >= config.block_size:
         raise ConfigError(

@@ -128,6 +128,7 @@ def pack(
     if column is not None and all(source.format == "text" for source in sources):
         raise ConfigError("all files are read as text, which has no columns: name a --format")
     ready = None if tokenizer in ("char", "bpe") else given_tokenizer(tokenizer)
+    composed = ready is None or tokenizer_of(ready).composed
     if ready is not None:
         tokenizer = sha256(ready.encode()).hexdigest()
     if tokenizer == "bpe":
@@ -144,6 +145,7 @@ def pack(
         column,
         format,
         hold_out,
+        composed,
         shard_tokens,
         choose_unit_bytes(sources, shard_tokens),
         sources,
@@ -422,7 +424,7 @@ def make_tokenizer(plan: Plan, surveyed: Survey) -> str:
     if path.exists():
         return path.read_text(encoding="utf-8")
     if plan.tokenizer == "char":
-        return CharTokenizer(surveyed.chars).to_json()
+        return CharTokenizer(surveyed.chars, composed=True).to_json()
     from kamon.bpe import BytePairTokenizer
 
     count = min(len(plan.units), SAMPLE_UNITS)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from kamon.builtin import names_table
 from kamon.conditions import compiled
 from kamon.corpus import checked_text, json_object, name_of, whole_lines
+from kamon.documents import nfc
 from kamon.errors import ConfigError, CorpusError
 from kamon.files import replace_file
 
@@ -95,7 +96,7 @@ def of_record(name: str, number: int, record: dict[str, Any]) -> Answer:
             raise CorpusError(f'{where} has neither true nor false under "liked"')
         return Verdict(text("text"), record["liked"], prompt)
     pair = Preference(text("chosen"), text("rejected"), prompt)
-    if pair.chosen == pair.rejected:
+    if nfc(pair.chosen) == nfc(pair.rejected):
         raise CorpusError(f"{where} prefers a text to itself: leave the line out")
     return pair
 
@@ -295,11 +296,11 @@ class Token(NamedTuple):
 def parse_rule(text: str) -> Rule:
     """Whether a text fulfils a rule, as a function of it.
 
-    A rule compares `len`, in characters, or `vowels` (a, e, i, o, u, with accents or without) with
+    A rule compares `len`, in code points, or `vowels` (a, e, i, o, u, with accents or without) with
     a whole number by < <= > >= == !=; or says startswith "x", endswith "x", contains "x", or
     matches /regex/, found anywhere in the text. `and` binds closer than `or`, `not` closer than
-    both; there are parentheses. Nothing of it is run as code. ConfigError names the character at
-    which it cannot be understood.
+    both; there are parentheses. Nothing of it is run as code. The rule and each text are compared
+    in NFC. ConfigError names the character at which it cannot be understood.
 
     >>> rule = parse_rule('len <= 5 and not endswith "a"')
     >>> rule("ellis"), rule("ella")
@@ -311,7 +312,8 @@ def parse_rule(text: str) -> Rule:
         raise ConfigError(
             f"a rule has at most {MOST_RULE:,} characters, and this one {len(text):,}"
         )
-    return RuleParser(text).whole()
+    rule = RuleParser(nfc(text)).whole()
+    return lambda text: rule(nfc(text))
 
 
 class RuleParser:

@@ -256,7 +256,7 @@ def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokeniz
         model.config,
         model.tokenizer,
         model.engine.state()["params"],
-        chars=set("".join(texts)),
+        chars=set("".join(map(model.tokenizer.normal, texts))),
         specials=names,
         block_size=model.config.block_size + ENDS,
         reader=model.engine,

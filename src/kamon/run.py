@@ -85,7 +85,7 @@ def prepare(
     """
     rng = random.Random(config.seed)
     apart = Documents.of(held_out)
-    tokenizer = tokenizer or CharTokenizer(sorted(source.docs.chars() | apart.chars()))
+    tokenizer = tokenizer or make_tokenizer("char", source.docs, apart, None)
     config = replace(config, vocab_size=tokenizer.vocab_size)
     text = config.mode == "text"
     docs = source.docs if text else source.docs.shuffled(rng)
@@ -266,7 +266,7 @@ def make_tokenizer(
             "new one of type bpe alone"
         )
     if wanted == "char":
-        return CharTokenizer(sorted(learned.chars() | held_out.chars()))
+        return CharTokenizer(sorted(learned.chars() | held_out.chars()), composed=True)
     if not isinstance(wanted, str | PathLike):
         return wanted
     if not os.path.exists(wanted):

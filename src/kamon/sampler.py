@@ -211,7 +211,7 @@ def sample_texts(
                 *(request.before, request.excluded, tokenizer),
             )
             tokens, sizes[i] = as_text(tokenizer, list(batch.document(i)), room, again)
-            texts[i] = tokenizer.decode(tokens)
+            texts[i] = tokenizer.normal(tokenizer.decode(tokens))
     return texts, sizes
 
 

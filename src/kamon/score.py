@@ -109,7 +109,7 @@ def score_list(
     check_unknown(unknown)
     check_several(given)
     room = reader.config.block_size
-    texts = given
+    texts = given = list(map(tokenizer.normal, given))
     strange = tokenizer.unknown("".join(texts))
     if strange:
         if unknown == "error":

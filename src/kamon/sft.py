@@ -196,6 +196,8 @@ def prepare(
     check_names(settings)
     learned, held_out = model.parts()
     reading = learned.shuffled(random.Random(model.config.seed))[:READ]
+    normal = model.tokenizer.normal
+    examples = [{key: normal(text) for key, text in each.items()} for each in examples]
     texts = chain.from_iterable((each["prompt"], each["completion"]) for each in examples)
     params = model.engine.state()["params"]
     config, tokenizer, params = extend(

@@ -27,6 +27,7 @@ import argparse
 import base64
 import codecs
 import heapq
+import io
 import math
 import re
 import sys
@@ -36,7 +37,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, reduce
 from itertools import accumulate
 from operator import add, mul
-from unicodedata import category
+from unicodedata import category, normalize
 
 Matrix = list[list[float]]
 
@@ -144,7 +145,18 @@ class Characters:
         self.tokens = {piece: token for token, piece in enumerate(pieces)}
         self.special = {piece: token for piece, token in self.tokens.items() if len(piece) > 1}
 
+    def normal(self, text: str) -> str:
+        """`text` in the form of what was learned: in Unicode's NFC, where ö is one character, but
+        for characters without a token whose parts have one."""
+        if not COMPOSED or text.isascii():
+            return text
+        text = normalize("NFC", text)
+        parts = {char: normalize("NFD", char) for char in set(text) - self.tokens.keys()}
+        known = {ord(c): each for c, each in parts.items() if self.tokens.keys() >= set(each)}
+        return text.translate(known) if known else text
+
     def encode(self, text: str) -> list[int]:
+        text = self.normal(text)
         for char in text:
             if char not in self.tokens:
                 raise ValueError(f"the model does not know the character {char!r}")
@@ -196,8 +208,12 @@ class BytePairs:
             tokens = tokens.replace(self.pairs[min(found)], min(found))
         return tokens
 
+    def normal(self, text: str) -> str:
+        """`text` in the form of what was learned: in Unicode's NFC, where ö is one character."""
+        return normalize("NFC", text) if COMPOSED else text
+
     def encode(self, text: str) -> list[int]:
-        pieces = self.split.findall(text)
+        pieces = self.split.findall(self.normal(text))
         return [ord(token) for piece in pieces for token in self.merge(piece.encode())]
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -220,6 +236,7 @@ class BytePairs:
 
     def openings(self, text: str) -> list[tuple[int, ...]]:
         """All ways in which tokens may begin with `text`, whose end may lie inside a token."""
+        text = self.normal(text)
         found = {tuple(self.encode(text)): None}
         *before, last = self.split.findall(text)
         ways = [(before, last)]
@@ -332,7 +349,7 @@ def samples(
             tokens = draw(index, temperature, seed, before, valid=True)
         while tokenizer().unfinished(tokens):  # a character that the end of the room cuts
             tokens = tokens[:-1]
-        yield tokenizer().decode(tokens)
+        yield tokenizer().normal(tokenizer().decode(tokens))
 
 
 def draw(
@@ -364,6 +381,7 @@ def score(text: str, prompt: str | None = None) -> tuple[float, float]:
 
     Of a text that is longer than the model can see its beginning counts, without an end.
     """
+    text = tokenizer().normal(text)
     before = before_answer(prompt)
     tokens = [BOS, *before, *tokenizer().encode(text), BOS][: BLOCK_SIZE + 1]
     decoder, logprob = Decoder(), 0.0
@@ -523,6 +541,11 @@ def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[i
 # ---- 5. Command line --------------------------------------------------------------------------
 
 
+def on_one_line(text: str) -> str:
+    """An entry is one line: line ends inside it are escaped."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -539,6 +562,9 @@ def main() -> None:
     what.add_argument("--score", metavar="TEXT", help="log probability, bits a character")
     what.add_argument("--complete", metavar="PREFIX", help="the most probable that begin with this")
     args = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # UTF-8 for pipes and files, whatever the locale
+        own = None if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=own, errors="backslashreplace")
     try:
         if args.score is not None:
             logprob, bits = score(args.score, args.prompt)
@@ -547,11 +573,11 @@ def main() -> None:
             if args.prompt is not None:
                 raise ValueError("completions are of documents: leave out --prompt")
             for text, logprob in complete(args.complete, 10 if args.n is None else args.n):
-                print(f"{logprob:10.3f}  {text}")
+                print(f"{logprob:10.3f}  {on_one_line(text)}")
         else:
             count = 20 if args.n is None else args.n
             for text in samples(count, args.temperature, args.seed, args.prompt):
-                print(text, flush=True)
+                print(on_one_line(text), flush=True)
     except ValueError as error:
         parser.error(str(error))
 
@@ -565,6 +591,7 @@ CHARACTERS: list[str] = []
 MERGES: list[tuple[int, int]] = []
 SPECIALS: list[str] = []
 SPLIT_VERSION = 2  # of the pieces that a text is split into
+COMPOSED = False  # whether texts are brought to NFC
 NUMBER = "f"
 WEIGHTS = ""
 

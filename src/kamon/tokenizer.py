@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import accumulate, count, islice, pairwise
+from itertools import accumulate, chain, count, islice, pairwise
+from os import PathLike
 from typing import TYPE_CHECKING, Protocol
+from unicodedata import combining, is_normalized, normalize
 
 from kamon.batch import BOS, UTF_32, Batch
-from kamon.documents import BLOCK_DOCS, Documents
+from kamon.documents import BLOCK_DOCS, Documents, nfc
 from kamon.errors import ConfigError, TokenizerError
 from kamon.mapped import Growing, numbers_of
 
@@ -29,12 +32,18 @@ class Tokenizer(Protocol):
     bos: the token at both ends of a document; vocab_size: tokens, BOS included; unit: what a token
     is called in a sentence, "character" or "token"; special: the special tokens by their names, BOS
     the first of them. No text has one among its tokens; `decode` gives the name of one for it.
+    composed: texts are brought to Unicode's composed form (NFC) before their tokens are looked up,
+    as those were that it was trained on. One of an earlier version of Kamon takes them as given.
     """
 
     bos: int
     vocab_size: int
     unit: str
     special: dict[str, int]
+    composed: bool
+
+    def normal(self, text: str) -> str:
+        """`text` as it is encoded: in NFC if `composed`, else as it is."""
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`, none of them special. TokenizerError for what has none."""
@@ -101,6 +110,15 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     return (BytePairTokenizer if is_bpe else CharTokenizer).from_json(text)
 
 
+def wants_composed(tokenizer: str | Path | Tokenizer) -> bool:
+    """Whether a list for this tokenizer, a file with one, "char" or "bpe" is read as NFC."""
+    if isinstance(tokenizer, str | PathLike):
+        if not os.path.isfile(tokenizer):
+            return True
+        tokenizer = read_tokenizer(tokenizer)
+    return tokenizer.composed
+
+
 def read_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer in a file. ConfigError where it cannot be read, or is none."""
     try:
@@ -135,9 +153,12 @@ class CharTokenizer:
 
     unit = "character"
 
-    def __init__(self, chars: Iterable[str], added: Iterable[str] = ()) -> None:
+    def __init__(
+        self, chars: Iterable[str], added: Iterable[str] = (), *, composed: bool = False
+    ) -> None:
         self.chars = list(chars)
         self.added = list(added)
+        self.composed = composed
         self.bos = len(self.chars)
         self._pieces = [*self.chars, BOS, *self.added]
         self.vocab_size = len(self._pieces)
@@ -150,12 +171,35 @@ class CharTokenizer:
 
     @classmethod
     def train(cls, docs: Iterable[str]) -> CharTokenizer:
-        """The tokenizer of every character that occurs in `docs`."""
+        """The tokenizer of every character that occurs in `docs`, in NFC."""
+        if not isinstance(docs, Documents):
+            docs = list(docs)
         chars = docs.chars() if isinstance(docs, Documents) else set("".join(docs))
-        return cls(sorted(chars))
+        if not all(map(str.isascii, chars)):
+            chars = set(chain.from_iterable(map(nfc, docs)))
+        return cls(sorted(chars), composed=True)
+
+    def normal(self, text: str) -> str:
+        """`text` as it is encoded: in NFC if `composed`, else as it is.
+
+        A character without a token is taken apart if all its parts have one. So each text that the
+        model writes, which may put an accent on any letter, can be read again.
+
+        >>> CharTokenizer(["é"], composed=True).normal("e\u0301")
+        'é'
+        """
+        if not self.composed or text.isascii():
+            return text
+        text = nfc(text)
+        known = self._tokens.keys()
+        if not known >= set(text):
+            parts = {char: normalize("NFD", char) for char in set(text) - known}
+            text = text.translate({ord(c): each for c, each in parts.items() if known >= set(each)})
+        return text
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`, without BOS. TokenizerError names a character without a token."""
+        text = self.normal(text)
         try:
             return [self._tokens[char] for char in text]
         except KeyError:
@@ -178,12 +222,16 @@ class CharTokenizer:
         bos, table[code] = chr(code), self.bos
         tokens, offsets, end = Growing(), Growing(), 0
         offsets.add(array("q", [0]).tobytes())
-        left = iter(texts)
+        left, known = iter(texts), self._tokens.keys()
         while block := list(islice(left, BLOCK_DOCS)):
             joined = "".join(block)
-            if not self._tokens.keys() >= set(joined):
-                for text in block:
-                    self.encode(text)  # raises, and says which character where
+            as_it_is = joined.isascii() or is_normalized("NFC", joined)
+            if not (as_it_is and known >= set(joined)):
+                block = list(map(self.normal, block))
+                joined = "".join(block)
+                if not known >= set(joined):
+                    for text in block:
+                        self.encode(text)  # raises, and says which character where
             lengths = list(map(len, block))
             if block_size is None or max(lengths) < block_size:
                 sizes = [length + 2 for length in lengths]
@@ -199,11 +247,13 @@ class CharTokenizer:
 
     def lengths(self, texts: Iterable[str]) -> Counter[int]:
         """How many texts have so many characters, for each number that occurs."""
-        return texts.lengths() if isinstance(texts, Documents) else Counter(map(len, texts))
+        if isinstance(texts, Documents):  # as they were read
+            return texts.lengths()
+        return Counter(map(len, map(self.normal, texts)))
 
     def num_chars(self, texts: Iterable[str], sizes: Iterable[int]) -> list[int]:
         """As many as tokens, but no more than the text has."""
-        return list(map(min, map(len, texts), sizes))
+        return list(map(min, map(len, map(self.normal, texts)), sizes))
 
     def unknown(self, chars: Iterable[str]) -> set[str]:
         """Those of `chars` that have no token."""
@@ -219,17 +269,14 @@ class CharTokenizer:
         >>> CharTokenizer.train(["nora"]).replace_unknown("Ñö Я")
         'no Я'
         """
+        text = self.normal(text)
         if self._tokens.keys() >= set(text):
             return text
-        from unicodedata import normalize
-
-        text = normalize("NFC", text)
+        text = nfc(text)
         unknown = set(text) - self._tokens.keys()
         return text.translate({ord(char): self._known_like(char) for char in unknown})
 
     def _known_like(self, char: str) -> str:
-        from unicodedata import combining, normalize
-
         parts = normalize("NFKD", char)
         plain = "".join(c for c in parts if not combining(c) or c in self._tokens)
         likes = (*other_case(char), plain, *other_case(plain))
@@ -240,13 +287,15 @@ class CharTokenizer:
         return "".join([self._pieces[token] for token in tokens])
 
     def decode_documents(self, batch: Batch) -> list[str]:
-        """The text of each document of `batch`, none with a BOS; much faster than one by one."""
+        """The text of each document of `batch`, as `normal` gives it, none with a BOS; much faster
+        than one by one."""
         # Tokens are taken for code points, which `translate` exchanges for the characters.
         codes = batch.tokens.tobytes().decode(UTF_32, "surrogatepass")
         if any(chr(token) in codes for token in self.special.values()):
-            return [self.decode(tokens) for tokens in batch]
+            return [self.normal(self.decode(tokens)) for tokens in batch]
         text = codes.translate(dict(enumerate(self._pieces)))
-        return [text[begin:end] for begin, end in pairwise(batch.offsets)]
+        texts = [text[begin:end] for begin, end in pairwise(batch.offsets)]
+        return texts if text.isascii() else list(map(self.normal, texts))
 
     def unfinished(self, tokens: Iterable[int]) -> bytes:  # noqa: ARG002
         """No bytes: each token is a whole character."""
@@ -279,6 +328,8 @@ class CharTokenizer:
         content = {"type": "char", "chars": self.chars}
         if self.added:
             content["added"] = self.added
+        if self.composed:
+            content["normalization"] = "NFC"
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -297,7 +348,10 @@ class CharTokenizer:
             raise TokenizerError('"chars" is not a list of characters')
         if not isinstance(added, list) or not all(isinstance(piece, str) for piece in added):
             raise TokenizerError('"added" is not a list of characters and names')
-        return cls(chars, added)
+        form = content.get("normalization")
+        if form not in (None, "NFC"):
+            raise TokenizerError(f'"normalization" is "NFC" or missing, not {form!r}')
+        return cls(chars, added, composed=form is not None)
 
     def extended(self, chars: Iterable[str] = (), specials: Iterable[str] = ()) -> CharTokenizer:
         """The same with more characters and special tokens; each that was there keeps its number.
@@ -307,11 +361,10 @@ class CharTokenizer:
         chars, specials = list(chars), list(specials)
         if any(len(char) != 1 for char in chars) or any(len(name) == 1 for name in specials):
             raise TokenizerError("characters are one character long, names of special tokens more")
-        return CharTokenizer(self.chars, [*self.added, *chars, *specials])
+        added = [*self.added, *chars, *specials]
+        return CharTokenizer(self.chars, added, composed=self.composed)
 
     def _explain_unknown(self, text: str) -> str:
-        from unicodedata import combining
-
         place = next(i for i, char in enumerate(text) if char not in self._tokens)
         shown = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
         char = text[place]

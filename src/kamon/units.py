@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from kamon.batch import UTF_32
 from kamon.corpus import BLOCK_CHARS
+from kamon.documents import nfc
 from kamon.errors import CorpusError, TokenizerError
 from kamon.files import replace_file, sync_folder
 from kamon.shards import FORMAT, PARTS, bytes_a_token
@@ -55,6 +56,7 @@ class Plan:
     column: str | None
     format: str | None
     hold_out: bool
+    composed: bool  # whether texts are brought to NFC
     shard_tokens: int
     unit_bytes: int
     sources: list[Source]
@@ -118,7 +120,7 @@ def survey_unit(plan: Plan, unit: int, report: Report) -> dict[str, Any]:
         for piece in plan.units[unit]:
             source = plan.sources[piece.source]
             if plan.is_one_text(source):
-                known = survey_text(texts(source, piece, told(report)), chars)
+                known = survey_text(one_text(plan, piece, told(report)), chars)
                 found[piece.source] = known
                 if known is not None:
                     keys.add(known[1])
@@ -189,7 +191,7 @@ def pack_unit(
                     known = survey.texts[piece.source]
                     if known is not None:
                         learned = num_learned(*known, survey)
-                        write_text(texts(source, piece, told(report)), learned, *writers)
+                        write_text(one_text(plan, piece, told(report)), learned, *writers)
                     continue
                 for docs in documents(plan, piece, report):
                     divided = divide(docs, survey)
@@ -236,7 +238,13 @@ def documents(plan: Plan, piece: Piece, report: Report) -> Iterator[list[str]]:
         else:
             docs = list(filter(None, (as_document(plan, entry) for entry in block)))
         if docs:
-            yield docs
+            yield list(map(nfc, docs)) if plan.composed else docs
+
+
+def one_text(plan: Plan, piece: Piece, report: Callable[[int], object]) -> Iterator[str]:
+    """A whole file that is one document, in parts."""
+    parts = texts(plan.sources[piece.source], piece, report)
+    return map(nfc, before_spaces(parts)) if plan.composed else parts
 
 
 def as_document(plan: Plan, entry: str) -> str:
@@ -327,7 +335,7 @@ def sample(plan: Plan, survey: Survey, unit: int, size: int) -> Iterator[str]:
         if plan.is_one_text(source):
             known = survey.texts[piece.source]
             left = 0 if known is None else num_learned(*known, survey)
-            blocks = ([text] for text in texts(source, piece, untold))
+            blocks = ([text] for text in one_text(plan, piece, untold))
         else:
             left = size
             blocks = (divide(docs, survey)[0] for docs in documents(plan, piece, lambda *_: None))

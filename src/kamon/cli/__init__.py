@@ -85,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             print("kamon: standard output is closed", file=sys.stderr)
             return 1
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # what it cannot show is escaped, not an error
-                stream.reconfigure(errors="backslashreplace")
+        write_utf_8()
         try:
             code = run(argv)
         except SystemExit as stop:  # how argparse ends
@@ -110,6 +108,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             "kamon: this needs more memory than there is; a smaller model may fit", file=sys.stderr
         )
         return 1
+
+
+def write_utf_8() -> None:
+    """Pipes and files get UTF-8 with \\n, whatever the locale: what Kamon writes it can read.
+
+    A terminal keeps its encoding; what that lacks is escaped, and never an error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            own = {} if stream.isatty() else {"encoding": "utf-8", "newline": "\n"}
+            stream.reconfigure(errors="backslashreplace", **own)
 
 
 def run(argv: list[str]) -> int:

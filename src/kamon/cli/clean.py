@@ -50,9 +50,15 @@ def add_arguments(parser: Parser) -> None:
     )
     group = parser.add_argument_group("what is dropped", "looked at as the changes above left it")
     group.add_argument(
-        "--min-len", type=whole_number, default=1, metavar="N", help="what has fewer characters"
+        "--min-len",
+        type=whole_number,
+        default=1,
+        metavar="N",
+        help="what has fewer characters, as people see them: accents and signs belong to letters",
     )
-    group.add_argument("--max-len", type=whole_number, metavar="N", help="what has more characters")
+    group.add_argument(
+        "--max-len", type=whole_number, metavar="N", help="what has more such characters"
+    )
     group.add_argument(
         "--keep-regex", metavar="REGEX", help="where this Python expression is nowhere found"
     )
@@ -117,7 +123,8 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.output is not None:
         check_target(args.output, args.input, overwrite=args.overwrite)
-    source = corpus.read(args.input, column=args.column, format=args.format)
+    # NFC is one of the steps, which says what it changed.
+    source = corpus.read(args.input, column=args.column, format=args.format, composed=False)
     say_corpus(source, args.input)
     cleaned = clean(source.docs, options)
     for step in cleaned.report:

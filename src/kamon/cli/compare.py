@@ -17,11 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import one_line, print_json, say
+from kamon.cli.output import columns, one_line, padded, print_json, say
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.plot import FORMATS, check_free, write
 from kamon.cli.settings import add_engine, add_json, chosen_engine
-from kamon.cli.suggest import columns
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ def cell(text: str, width: int) -> str:
     while columns(shown) > width:
         left -= 1
         shown = text[:left] + "…"
-    return shown + " " * (width - columns(shown))
+    return padded(shown, width)
 
 
 def name_cell(name: str, width: int) -> str:

@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from kamon.complete import completions, next_tokens
 
     model = load(args.dir, **chosen_engine(args))
-    prefix = "".join(map(str, exchange(model, args.prefix, args.unknown)))
+    prefix = model.tokenizer.normal(args.prefix)
+    prefix = "".join(map(str, exchange(model, prefix, args.unknown)))
     if args.interactive:
         model.check_documents("--interactive completes documents")
         complete_lines(model, prefix, args)

@@ -16,7 +16,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from kamon.cli.output import count, one_line, print_json, say, say_corpus
+from kamon.cli.output import columns, count, one_line, padded, print_json, say, say_corpus
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_input_format, add_json, chosen_engine
 from kamon.config import make_config
@@ -67,7 +67,11 @@ def run(args: argparse.Namespace) -> None:
     source = None
     if args.file is not None:
         source = corpus.read(
-            args.file, column=args.column, format=args.format, mode=model.config.mode
+            args.file,
+            column=args.column,
+            format=args.format,
+            mode=model.config.mode,
+            composed=model.tokenizer.composed,
         )
         say_corpus(source, args.file)
     found = evaluate(model, source, n=args.n, temperature=args.temperature, seed=args.seed)
@@ -148,8 +152,8 @@ def print_sampled(found: Sampled) -> None:
     )
     if found.similar:
         texts = [one_line(similar.text) for similar in found.similar]
-        width = max(map(len, [*texts, "novel"]))
+        width = max(map(columns, [*texts, "novel"]))
         print(f"\n{'novel':{width}}  ratio  most similar of what it learned")
         for text, similar in zip(texts, found.similar, strict=True):
             nearest = "(nothing)" if similar.document is None else one_line(similar.document)
-            print(f"{text:{width}}  {similar.ratio:5.2f}  {nearest}")
+            print(f"{padded(text, width)}  {similar.ratio:5.2f}  {nearest}")

@@ -24,15 +24,17 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     from kamon.complete import fill, parse
 
-    pattern = parse(args.pattern)
+    parse(args.pattern)  # says what is wrong with it before a model is read
 
     from kamon.api import load
 
     model = load(args.dir, **chosen_engine(args))
-    found = fill(model, exchange(model, pattern, args.unknown), args.n, effort=args.effort)
+    given = model.tokenizer.normal(args.pattern)
+    pattern = exchange(model, parse(given), args.unknown)
+    found = fill(model, pattern, args.n, effort=args.effort)
     known = model.docs.among(each.text for each in found.documents)
     if args.json:
-        print_json({"directory": args.dir, "pattern": args.pattern} | found_json(found, known))
+        print_json({"directory": args.dir, "pattern": given} | found_json(found, known))
     elif found.documents:
         print("\n".join(found_lines(found, known)))
     say_found(found, args.n, model)

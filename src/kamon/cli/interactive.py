@@ -11,7 +11,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from kamon.cli.output import one_line
+from kamon.cli.output import entry_line, one_line
 from kamon.cli.suggest import found_lines, next_lines
 from kamon.errors import ConfigError, KamonError
 
@@ -57,8 +57,9 @@ def suggest(
     from kamon.complete import completions, next_tokens, replaced, replacements
 
     try:
-        exchanged = replacements(model.tokenizer, text, args.unknown)
-        prefix = "".join(map(str, replaced(text, exchanged)))
+        prefix = model.tokenizer.normal(text)
+        exchanged = replacements(model.tokenizer, prefix, args.unknown)
+        prefix = "".join(map(str, replaced(prefix, exchanged)))
         tokens = next_tokens(model, prefix, temperature=args.temperature)
         found = completions(model, prefix, min(args.n, ROWS), effort=args.effort * EFFORT)
     except KamonError as error:
@@ -75,7 +76,7 @@ def complete_lines(model: Model, text: str, args: argparse.Namespace) -> None:
         line = line_editor(model, text, known, args).run()
         if line is None:
             return
-        print(one_line(line), flush=True)
+        print(entry_line(line), flush=True)
         text = ""
 
 

@@ -37,10 +37,48 @@ def short(number: float) -> str:
 
 
 def one_line(text: str) -> str:
-    """With line ends and other control characters escaped: a list is one entry a line."""
+    """With line ends and other control characters escaped, for people: none moves a terminal."""
     if text.isprintable():  # as nearly all are, and quickly seen
         return text
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda c: repr(c[0])[1:-1], text)
+
+
+def entry_line(text: str) -> str:
+    """An entry as a line of stdout: for a program as it is, so that Kamon can read it again.
+
+    Only line ends inside it are escaped, for one entry is one line: see `say_line_ends`.
+    """
+    if text.isprintable():
+        return text
+    if sys.stdout.isatty():
+        return one_line(text)
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def has_line_end(text: str) -> bool:
+    return "\n" in text or "\r" in text
+
+
+def say_line_ends(number: int) -> None:
+    """That so many entries were not written as they are."""
+    if number:
+        have = "entry has" if number == 1 else "entries have"
+        say(f"{number:,} {have} line ends inside, written as \\n or \\r: --json keeps them")
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal show it: 東 takes two, an accent none."""
+    if text.isascii():
+        return len(text)
+    from wcwidth import wcswidth
+
+    width = wcswidth(text)
+    return len(text) if width < 0 else width
+
+
+def padded(text: str, width: int) -> str:
+    """With spaces behind it, `width` columns wide."""
+    return text + " " * (width - columns(text))
 
 
 def json_line(content: dict[str, Any]) -> str:
@@ -78,6 +116,10 @@ def say_corpus(source: Corpus, given: str) -> None:
         details.append(f"{count(source.num_blank, 'blank line')} dropped")
     if source.num_stripped:
         details.append(f"{count(source.num_stripped, 'line')} rid of white space at the ends")
+    if source.num_normalized:
+        details.append(
+            f"{count(source.num_normalized, 'line')} brought to NFC (ö as one character)"
+        )
     say(f"{source.source}: {', '.join(details)}")
     if source.note:
         say(f"{source.source} {source.note}")
@@ -116,10 +158,11 @@ def spark(losses: list[float], stream: TextIO) -> None:
 
 def print_marked(samples: list[tuple[str, bool]]) -> None:
     """Each new document on a line of its own; those that are True are copies, and marked."""
-    width = max((len(one_line(text)) for text, known in samples if known), default=0)
-    for text, known in samples:
-        shown = one_line(text)
-        print(f"{shown:{width}}  (in the list)" if known else shown)
+    shown = [(entry_line(text), known) for text, known in samples]
+    width = max((columns(text) for text, known in shown if known), default=0)
+    for text, known in shown:
+        print(f"{padded(text, width)}  (in the list)" if known else text)
+    say_line_ends(sum(has_line_end(text) for text, _ in samples))
 
 
 def print_texts(texts: list[str]) -> None:

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kamon.cli.output import one_line, print_json, print_texts, say
+from kamon.cli.output import (
+    entry_line,
+    has_line_end,
+    one_line,
+    print_json,
+    print_texts,
+    say,
+    say_line_ends,
+)
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
@@ -127,7 +135,8 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        print_texts(["\n".join(map(one_line, samples))])
+        print_texts(["\n".join(map(entry_line, samples))])
+        say_line_ends(sum(map(has_line_end, samples)))
     return stopped
 
 

@@ -48,10 +48,14 @@ def run(args: argparse.Namespace) -> None:
     from kamon.model import num_params
     from kamon.run import prepare
     from kamon.sampler import sample_document
+    from kamon.tokenizer import CharTokenizer
     from kamon.trainer import Progress, pretrain
 
-    source = corpus.read(args.input, format=None if args.input in BUILT_IN else "text")
-    run = prepare(source, Config(**chosen), **engine)
+    # As the original takes them, which brings no characters to one form.
+    format = None if args.input in BUILT_IN else "text"
+    source = corpus.read(args.input, format=format, composed=False)
+    tokenizer = CharTokenizer(sorted(source.docs.chars()))
+    run = prepare(source, Config(**chosen), tokenizer=tokenizer, **engine)
     say_cut(run)
     show = not args.json
     if show:

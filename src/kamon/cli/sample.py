@@ -10,7 +10,17 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import one_line, print_json, print_marked, print_texts, say, say_unfinished
+from kamon.cli.output import (
+    entry_line,
+    has_line_end,
+    one_line,
+    print_json,
+    print_marked,
+    print_texts,
+    say,
+    say_line_ends,
+    say_unfinished,
+)
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.errors import ConfigError
@@ -64,7 +74,9 @@ def add_arguments(parser: Parser) -> None:
         help="0 takes the likeliest, 1 the model's odds; by default as in training",
     )
     parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
-    group = parser.add_argument_group("conditions", "lengths are in characters")
+    group = parser.add_argument_group(
+        "conditions", "lengths are in code points: ö is one, 👩‍🔧 three"
+    )
     for name, (options, help) in CONDITIONS.items():
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **options)
     parser.add_argument(
@@ -91,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     if "exclude" in conditions:
         from kamon import corpus
 
-        conditions["exclude"] = corpus.read(conditions["exclude"]).docs
+        # As it is: `find` brings it to the model's form.
+        conditions["exclude"] = corpus.read(conditions["exclude"], composed=False).docs
     model = load(args.dir, **chosen_engine(args))
     is_text = model.config.mode == "text"
     if is_text and (args.details or args.nearest):
@@ -113,7 +126,8 @@ def run(args: argparse.Namespace) -> int:
         print_marked([(text, text in known) for text in found.texts])
     else:
         for text in found.texts:
-            print(one_line(text))
+            print(entry_line(text))
+        say_line_ends(sum(map(has_line_end, found.texts)))
     if not is_text:
         say_unfinished(found.sizes, found.room, model.tokenizer.unit)
     if len(found.texts) == n:
@@ -149,7 +163,7 @@ def described(
 
 
 def columns(sample: dict[str, Any]) -> list[str]:
-    """What --details and --nearest show of one; no text has a tab when it is on one line."""
+    """What --details and --nearest show of one; as `one_line` shows it, no text has a tab."""
     mark = "in the list" if sample["in_list"] else "new"
     shown = [one_line(sample["text"]), f"{sample['logprob']:.3f}", mark]
     if "nearest" in sample:

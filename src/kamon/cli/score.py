@@ -16,7 +16,15 @@ from itertools import chain
 from operator import itemgetter, ne
 from typing import TYPE_CHECKING
 
-from kamon.cli.output import count, json_line, one_line, say
+from kamon.cli.output import (
+    count,
+    entry_line,
+    has_line_end,
+    json_line,
+    one_line,
+    say,
+    say_line_ends,
+)
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_input_format, chosen_engine
 from kamon.errors import ConfigError, CorpusError, TokenizerError
@@ -74,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.model, **engine)
     model.check_documents("scores are those of documents")
     scale = Scale.of(model)
-    num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = num_odd = 0
+    num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = num_odd = (
+        num_broken
+    ) = 0
     table = (args.format or format_of(args.input)) in ("csv", "tsv")
     headed = args.json or not sys.stdout.isatty()
     top: list[tuple[float, str]] = []  # the oddest so far, with their lines
@@ -105,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
         if not headed:
             say(HEADS)
             headed = True
+        if not args.json:
+            num_broken += sum(map(has_line_end, found.given))
         rows = json_rows(found, scale) if args.json else text_rows(found, scale)
         if args.top is not None:
             both = chain(top, zip(found.bits_per_char, rows, strict=True))
@@ -113,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(rows), flush=True)
     for _, row in top:
         print(row)
+    say_line_ends(num_broken)
     if not num_texts:
         what = "holds nothing but blank lines" if num_lines else "is empty"
         raise CorpusError(f"{name_of(args.input)} {what}")
@@ -141,7 +154,8 @@ def run(args: argparse.Namespace) -> int:
 
 def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
     """The number, from 1, of the first line that has an unknown character between its ends."""
-    return next(n for n, line in enumerate(lines, 1) if tokenizer.unknown(line.strip()))
+    normal = tokenizer.normal
+    return next(n for n, line in enumerate(lines, 1) if tokenizer.unknown(normal(line.strip())))
 
 
 def text_rows(found: Scores, scale: Scale) -> list[str]:
@@ -149,7 +163,7 @@ def text_rows(found: Scores, scale: Scale) -> list[str]:
     shown = {char: one_line(char) or "end" for char in set(surprising)}
     given = found.given
     if not "".join(given).isprintable():  # some need escapes; one call for all is much faster
-        given = list(map(one_line, given))
+        given = list(map(entry_line, given))
     return [
         f"{bits:.3f}\t{logprob:.3f}\t{percentile:.1f}\t{shown[char]}\t{text}"
         for bits, logprob, percentile, char, text in zip(

@@ -15,7 +15,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import one_line, print_json, say
+from kamon.cli.output import columns, one_line, padded, print_json, say
 from kamon.cli.parser import Parser
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
     if obedience:
         print_obedience(model.training["tuning"]["base"]["obedience"], obedience)
         print()
-    width = max((len(one_line(prompt)) for prompt, _ in answers), default=0)
+    width = max((columns(one_line(prompt)) for prompt, _ in answers), default=0)
     for prompt, text in answers:
-        print(f"{one_line(prompt):{width}}  {one_line(text)}")
+        print(f"{padded(one_line(prompt), width)}  {one_line(text)}")
     return stopped
 
 

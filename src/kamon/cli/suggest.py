@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, one_line, say, say_unfinished
+from kamon.cli.output import (
+    columns,
+    count,
+    entry_line,
+    has_line_end,
+    one_line,
+    padded,
+    say,
+    say_line_ends,
+    say_unfinished,
+)
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json
 
@@ -17,6 +28,11 @@ if TYPE_CHECKING:
 
 BAR = 50  # columns for a probability of 1
 MOST_NAMED = 5  # characters that a sentence names
+# Those that Unicode calls "default ignorable", such as selectors of a glyph, though Python thinks
+# that they can be printed.
+INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]+"
+)
 
 
 def add_search(parser: Parser) -> None:
@@ -72,9 +88,7 @@ def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:
     if others:
         rows.append((count(len(others), "other"), fsum(each.probability for each in others)))
     width = max(columns(name) for name, _ in rows)
-    return [
-        f"  {name}{' ' * (width - columns(name))}  {p:6.1%}  {bar(p)}".rstrip() for name, p in rows
-    ]
+    return [f"  {padded(name, width)}  {p:6.1%}  {bar(p)}".rstrip() for name, p in rows]
 
 
 def shown(token: str) -> str:
@@ -83,14 +97,10 @@ def shown(token: str) -> str:
         return "(end)"
     escaped = one_line(token)
     alone = len(token) == 1 and unicodedata.combining(token)
-    if alone or (not token.isprintable() and token == escaped):
+    hidden = not token.isprintable() or INVISIBLE.fullmatch(token)
+    if alone or (hidden and token == escaped):
         return " ".join(f"U+{ord(char):04X}" for char in token)
     return repr(token) if token != token.strip() else escaped
-
-
-def columns(text: str) -> int:
-    """How wide a terminal shows it."""
-    return sum(1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
 
 
 def bar(p: float) -> str:
@@ -105,7 +115,7 @@ def bar(p: float) -> str:
 def found_lines(found: Found, known: Collection[str]) -> list[str]:
     """Log probability, share and text of each."""
     return [
-        f"  {each.logprob:8.3f}  {each.share:6.1%}  {one_line(each.text) or '(empty)'}"
+        f"  {each.logprob:8.3f}  {each.share:6.1%}  {entry_line(each.text) or '(empty)'}"
         f"{'  (in the list)' if each.text in known else ''}"
         for each in found.documents
     ]
@@ -124,6 +134,7 @@ def found_json(found: Found, known: Collection[str]) -> dict[str, Any]:
 def say_found(found: Found, n: int, model: Model) -> None:
     """That there are fewer than asked for, or that they may not be the most probable."""
     have, exact = len(found.documents), found.exact
+    say_line_ends(sum(has_line_end(each.text) for each in found.documents))
     sizes = [len(model.tokenizer.encode(each.text)) for each in found.documents]
     say_unfinished(sizes, model.config.block_size, model.tokenizer.unit)
     if found.complete:

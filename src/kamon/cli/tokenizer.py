@@ -20,7 +20,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, json_line, one_line, print_json, say, say_corpus
+from kamon.cli.output import (
+    columns,
+    count,
+    entry_line,
+    has_line_end,
+    json_line,
+    one_line,
+    padded,
+    print_json,
+    say,
+    say_corpus,
+    say_line_ends,
+)
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_input_format
 from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
@@ -158,7 +170,8 @@ def encode(args: argparse.Namespace) -> None:
 
     tokenizer = tokenizer_at(args.source)
     name = args.words[0] if args.words else "-"
-    source = corpus.read(name, column=args.column, format=args.format)
+    composed = tokenizer.composed
+    source = corpus.read(name, column=args.column, format=args.format, composed=composed)
     say_corpus(source, name)
     for doc in source.docs:
         tokens = tokenizer.encode(doc)
@@ -174,7 +187,7 @@ def decode(args: argparse.Namespace) -> None:
 
     tokenizer = tokenizer_at(args.source)
     name = args.words[0] if args.words else "-"
-    place = 0
+    place = num_broken = 0
     for lines in stream_lines(name):
         for line in lines:
             place += 1
@@ -183,7 +196,9 @@ def decode(args: argparse.Namespace) -> None:
             except TokenizerError as error:
                 raise TokenizerError(f"{name_of(name)}, line {place}: {error}") from None
             text = tokenizer.decode(tokens)
-            print(json_line({"tokens": tokens, "text": text}) if args.json else one_line(text))
+            print(json_line({"tokens": tokens, "text": text}) if args.json else entry_line(text))
+            num_broken += not args.json and has_line_end(text)
+    say_line_ends(num_broken)
     if not place:
         raise CorpusError(f"{name_of(name)} is empty")
 
@@ -226,7 +241,7 @@ def show(args: argparse.Namespace) -> None:
 
         shown = set().union(*map(tokenizer.encode, args.words))
         near = nearest_tokens(model, sorted(shown), NUM_NEAR)
-    for number, text in enumerate(args.words):
+    for number, text in enumerate(map(tokenizer.normal, args.words)):
         pieces = pieces_of(tokenizer, text)
         if args.json:
             print_json({"text": text, **described(tokenizer, pieces, near)})
@@ -289,9 +304,9 @@ def print_pieces(tokenizer: Tokenizer, text: str, pieces: list[list[list[int]]])
 def print_near(tokenizer: Tokenizer, tokens: list[int], near: dict[int, list[Near]]) -> None:
     """Of each token those whose embeddings are most alike."""
     print("  nearest by the cosine of their embeddings")
-    width = max(len(visible(tokenizer.piece(token))) for token in tokens)
+    width = max(columns(visible(tokenizer.piece(token))) for token in tokens)
     for token in tokens:
         others = "  ".join(
             f"{visible(tokenizer.piece(each.token))} {each.cosine:.2f}" for each in near[token]
         )
-        print(f"      {token:>6}  {visible(tokenizer.piece(token)):{width}}  {others}")
+        print(f"      {token:>6}  {padded(visible(tokenizer.piece(token)), width)}  {others}")

@@ -39,7 +39,7 @@ from kamon.cli.settings import (
 from kamon.config import SETTINGS
 from kamon.errors import ConfigError
 from kamon.ranks import check_engine, here, restarted, this_rank
-from kamon.tokenizer import BPE_VOCAB
+from kamon.tokenizer import BPE_VOCAB, wants_composed
 
 if TYPE_CHECKING:
     from kamon.api import Model
@@ -137,17 +137,25 @@ def run(args: argparse.Namespace) -> int:
             store.check_target(output, overwrite=args.overwrite)
     interval(args.checkpoint_every)
     ranks = here()
-    mode = chosen.get("mode", "documents")
-    if going_on and name is not None:
+    mode, composed = chosen.get("mode", "documents"), True
+    base = output if going_on else args.init_from
+    if name is not None and base is not None:
         from kamon import store
 
-        mode = ranks.send(b"" if rank else store.load(output).config.mode.encode()).decode()
+        found = ranks.all(lambda: None if rank else store.load(base))
+        kept = f"{found.config.mode} {found.tokenizer.composed}" if found else ""
+        mode, form = ranks.send(kept.encode()).decode().split()
+        composed = form == "True"
+    elif name is not None:
+        composed = ranks.all(lambda: wants_composed(args.tokenizer))
     source: Corpus | Shards | None = None
     if name is not None and is_packed(name):
         source = ranks.all(lambda: packed_corpus(name, args))
     elif name is not None:
         source = ranks.all(
-            lambda: corpus.read(name, column=args.column, format=args.format, mode=mode)
+            lambda: corpus.read(
+                name, column=args.column, format=args.format, mode=mode, composed=composed
+            )
         )
         say_corpus(source, name)
 
@@ -242,7 +250,7 @@ def run(args: argparse.Namespace) -> int:
 def be_silent() -> None:
     """Of several processes the first speaks for all; what should never happen is still said."""
     said = sys.stderr
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=said)
 
 

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from kamon import corpus
 from kamon.clean import clean as tidy
 from kamon.config import make_config
-from kamon.documents import Documents
+from kamon.documents import Documents, nfc
 from kamon.errors import CorpusError
 from kamon.model import num_params
 from kamon.run import NONE_HELD_OUT, check_learnable, divide
@@ -219,6 +219,7 @@ class CleanAnswer(BaseModel):
     num_blank: int
     num_repetitions: int
     num_stripped: int
+    num_normalized: int
     num_held_out: int
     longest: int
     characters: int
@@ -538,7 +539,7 @@ def preview(
     unit = "row" if format in ("csv", "tsv") else "line"
     entries, _ = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
     for number, line in enumerate(entries, 1):
-        doc = line.strip()
+        doc = nfc(line.strip())
         why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None
         first.setdefault(doc, number)
         if why is not None and len(removed) < LISTED:
@@ -551,6 +552,7 @@ def preview(
         num_blank=source.num_blank,
         num_repetitions=len(source.docs) - len(source.different),
         num_stripped=source.num_stripped,
+        num_normalized=source.num_normalized,
         num_held_out=len(held_out),
         longest=max(source.different.lengths()),
         characters=len(source.different.chars()),

@@ -21,6 +21,7 @@ from kamon import rate
 from kamon.alignment import novelty, sampled_kl
 from kamon.corpus import checked_text
 from kamon.describe import logprobs
+from kamon.documents import nfc
 from kamon.dpo import BETA
 from kamon.engine import is_fast, make_engine
 from kamon.errors import ConfigError
@@ -357,7 +358,7 @@ def check(model: Model, answers: Sequence[Answer]) -> None:
                     f"answer {number} is about a text of {size:,} {unit}s: block_size {most} is "
                     "all that the model reads"
                 )
-        if isinstance(answer, Preference) and answer.chosen == answer.rejected:
+        if isinstance(answer, Preference) and nfc(answer.chosen) == nfc(answer.rejected):
             raise ConfigError(f"answer {number} prefers a text to itself")
 
 

@@ -81,6 +81,7 @@
  * @property {number} num_held_out
  * @property {number} longest
  * @property {number} num_stripped
+ * @property {number} num_normalized
  * @property {number} characters
  * @property {{text: string, why: string, line: number}[]} removed
  * @property {{before: string, after: string, line: number}[]} changed

@@ -307,6 +307,7 @@ function cleaned(found, text, format, take) {
       `${many(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
       `${many(found.num_repetitions, "repetition")} and ${count(found.num_blank)} blank left out, `,
       `${count(found.num_stripped)} with space taken off their ends. `,
+      found.num_normalized > 0 && `${count(found.num_normalized)} brought to NFC (ö as one character). `,
       `${count(found.num_held_out)} are held out to test on.`,
     ),
     h("p", { class: "hint" }, `The first: ${found.docs.slice(0, 5).join(" · ")}`),
