@@ -41,7 +41,7 @@ def untrained(params: array[float]) -> State:
 
 
 class Decoder(Protocol):
-    """One document, read token by token; owns its KV cache."""
+    """One document, read token by token; owns its KV cache. One thread at a time pushes."""
 
     def push(self, token: int) -> Sequence[float]:
         """The logits (V,) of the token after this one. ValueError behind block_size pushes."""

@@ -26,11 +26,17 @@ class Starts {
   const int bytes;
 };
 
+// No document reaches beyond a text that ends with a NUL.
+inline void check_end(const char* text, uint64_t size, uint64_t n) {
+  if (n && (!size || text[size - 1])) throw Outside();
+}
+
 inline size_t length_of(const char* document) { return std::strlen(document); }
 
 // Of n documents one behind the other; chosen: a byte for each, 0 for those left out, or null.
 inline void find_starts(const char* text, uint64_t size, uint64_t n, const uint8_t* chosen, void* starts,
                         int bytes) {
+  check_end(text, size, n);
   const char* at = text;
   uint64_t found = 0;
   for (uint64_t i = 0; i < n; i++, at += length_of(at) + 1) {
@@ -47,6 +53,7 @@ inline void find_starts(const char* text, uint64_t size, uint64_t n, const uint8
 // the first one fits, how many it needs. count: of the documents copied.
 inline uint64_t gather(const char* text, uint64_t text_size, const Starts& starts, uint64_t n, char* out,
                        uint64_t room, int64_t* count) {
+  check_end(text, text_size, n);
   uint64_t used = 0;
   *count = 0;
   for (uint64_t i = 0; i < n; i++) {
@@ -83,6 +90,7 @@ inline uint64_t hash_of(const char* document, size_t size) {
 // documents there are, and no document needs more memory than its byte in `first`.
 inline int64_t first_occurrences(const char* text, uint64_t text_size, const void* numbers, int bytes,
                                  uint64_t n, uint8_t* first) {
+  check_end(text, text_size, n);
   constexpr uint64_t PASS = 1 << 19;  // documents in a pass, about
   const uint64_t num_passes = n / PASS + 1;
   const Starts starts(numbers, bytes);

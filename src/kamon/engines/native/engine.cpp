@@ -18,6 +18,7 @@ namespace {
 constexpr int CHUNK_TOKENS = 96;   // computed together: enough lanes, and small enough for the cache
 constexpr int GROUP_TOKENS = 96;   // the least that a thread is called for
 constexpr int MAX_GROUPS = 8;
+constexpr int MOST_THREADS = 1024;  // as in kamon/engine.py
 
 struct Engine {
   Shape shape;
@@ -135,6 +136,7 @@ enum Error { none = 0, memory = 1, token = 2, length = 3, index = 4, stopped = 5
 // Whether the numbers of memory that a model takes fit, and it is the model that Python means.
 Error check_sizes(const Shape& s, int num_threads, int64_t num_params) {
   if (std::min({s.n_layer, s.n_embd, s.block_size, s.vocab_size, num_threads}) < 1) return Error::sizes;
+  if (num_threads > MOST_THREADS) return Error::sizes;
   const double size = (2.0 * s.vocab_size + s.block_size + 12.0 * s.n_layer * s.n_embd) * s.n_embd;
   if (size != double(num_params)) return Error::sizes;
   const double longest_row = s.block_size + 2.0 * CHUNK_TOKENS + 2.0 * L;
