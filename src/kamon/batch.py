@@ -72,6 +72,8 @@ class Batch:
 
 def check_numbers(name: str, numbers: Any, typecode: str) -> None:
     """ValueError for what is no array of this type, and no view of such numbers."""
+    if isinstance(numbers, array) and numbers.typecode == typecode:
+        return
     found = getattr(numbers, "typecode", getattr(numbers, "format", None))
     if found != typecode:
         what = f"one of {found!r}" if found else f"a {type(numbers).__name__}"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from _thread import RLock, allocate_lock, start_new_thread
+import time
+from _thread import RLock, allocate_lock, get_ident, start_new_thread
 from array import array
 from collections.abc import Callable, Sequence
 from ctypes import c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
@@ -31,6 +32,7 @@ DTYPES = {"float32": "f32", "float64": "f64"}
 MASK64 = 2**64 - 1
 LONG = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
 POLL_SECONDS = 0.02
+SIZES = {"d": 8, "i": 4, "q": 8}  # bytes of a number
 
 # Arrays are passed as the address of their buffer. Each name and type is that of engine.cpp.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -128,6 +130,9 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+from_buffer = (ctypes.c_char * 0).from_buffer
+
+
 def address(
     numbers: array[Any] | bytearray | memoryview | mmap, typecode: str = "", first: int = 0
 ) -> Any:
@@ -138,16 +143,15 @@ def address(
     """
     if typecode:
         check_numbers("numbers", numbers, typecode)
-    if not len(numbers):
-        return None
-    size = numbers.itemsize if isinstance(numbers, array | memoryview) else 1
-    return ctypes.byref(ctypes.c_char.from_buffer(numbers), first * size)
+    if first:
+        return from_buffer(numbers, first * numbers.itemsize)  # type: ignore[union-attr]
+    return from_buffer(numbers)
 
 
 def zeros(n: int, typecode: str = "d") -> array[Any]:
     """An array of n zeros. MemoryError for more than there can be."""
     try:
-        return array(typecode, bytes(array(typecode).itemsize * max(0, n)))
+        return array(typecode, bytes(SIZES[typecode] * n)) if n > 0 else array(typecode)
     except OverflowError:
         raise MemoryError from None
 
@@ -188,7 +192,7 @@ class NativeEngine:
         self.options = threads, level
         self.call = functions(dtype, level or best_level())
         self.lock = RLock()  # held in each call: they share the memory for it
-        self.working = False  # in a thread that this object waits for, or no longer does
+        self.working = 0  # in a thread of its own, for the thread with this number
         self.handle = self._create()
         engines.add(self)
 
@@ -218,7 +222,7 @@ class NativeEngine:
         if self.working or not self.lock.acquire(blocking=False):
             state = self._read_state()
             self.handle = self._create()  # the old one may be half-way anywhere, and is left alone
-            self.lock, self.working = RLock(), False
+            self.lock, self.working = RLock(), 0
             self.load(state)
         else:
             self.lock.release()
@@ -338,17 +342,17 @@ class NativeEngine:
             try:
                 results.append(self.call[name](self.handle, *arguments, address(stop)))
             finally:
-                self.working = False
+                self.working = 0
                 finished.release()
 
         with self.lock:
             self._check_idle()
             finished.acquire()
-            self.working = True
+            self.working = get_ident()
             try:  # from here on no exception may leave before the thread is done
                 start_new_thread(work, ())
             except RuntimeError:
-                self.working = False
+                self.working = 0
                 raise MemoryError("no more threads can be started") from None
             except BaseException as error:
                 raised = error
@@ -366,10 +370,12 @@ class NativeEngine:
         return results[0]
 
     def _check_idle(self) -> None:
-        if self.working:
+        if self.working == get_ident():
             raise RuntimeError(
                 "the engine is at work: neither should_stop nor a signal's handler can use it"
             )
+        while self.working:  # for a thread that two signals have torn away from waiting
+            time.sleep(POLL_SECONDS)
 
     def _check(self, error: int) -> None:
         check(error, self.config.vocab_size, self.config.block_size)
