@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
+from ctypes import c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,32 @@ BUILDS = {"baseline": ["-DKAMON_BYTES=16"]} | (
 needs_compiler = pytest.mark.skipif(not COMPILERS, reason="no C++ compiler (g++ or clang++)")
 
 
+SOURCE = TESTS.parent / "src" / "kamon" / "engines" / "native" / "engine.cpp"
+NUMBERS = {
+    "void": None,
+    "int": c_int,
+    "double": c_double,
+    "int64_t": c_int64,
+    "uint32_t": c_uint32,
+    "uint64_t": c_uint64,
+}
+
+
+def test_python_declares_the_functions_that_there_are() -> None:
+    """Each name, result and argument of SIGNATURES is that of an API(...) in the C++."""
+
+    def type_of(declared: str) -> object:
+        return c_void_p if "*" in declared else NUMBERS[declared.split()[0]]
+
+    found = {}
+    form = r"^API\(kamon_(\w+)\)\(([^)]*)\)\s*->\s*([\w *]+?) \{"
+    for name, arguments, result in re.findall(form, SOURCE.read_text(encoding="utf-8"), re.M):
+        each = [argument.strip() for argument in arguments.split(",") if argument.strip()]
+        found[name] = (type_of(result), [type_of(argument) for argument in each])
+    assert found.pop("level") == (c_int, [])
+    assert found == native.SIGNATURES
+
+
 def test_ci_has_both_compilers() -> None:
     if not os.environ.get("CI"):
         pytest.skip("only where CI is set: elsewhere one compiler will do")
@@ -39,9 +67,8 @@ def test_ci_has_both_compilers() -> None:
 @pytest.mark.parametrize("level", BUILDS)
 @pytest.mark.parametrize("real", ["float", "double"])
 def test_no_warnings(compiler: str, level: str, real: str, tmp_path: Path) -> None:
-    source = TESTS.parent / "src" / "kamon" / "engines" / "native" / "engine.cpp"
     command = [compiler, "-std=c++17", "-O1", *WARNINGS, *BUILDS[level], "-DKAMON_SUFFIX=_x"]
-    command += [f"-DKAMON_REAL={real}", "-c", str(source), "-o", str(tmp_path / "engine.o")]
+    command += [f"-DKAMON_REAL={real}", "-c", str(SOURCE), "-o", str(tmp_path / "engine.o")]
     if (compiler, level) != ("g++", "avx2"):  # one whole compilation: some warnings need it
         command.append("-fsyntax-only")
     done = subprocess.run(command, capture_output=True, text=True)

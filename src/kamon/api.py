@@ -46,12 +46,15 @@ USUAL_LENGTH = 16  # tokens of a document, of which so many are tested
 MOST_TESTED_SLOWLY = 500  # by the scalar engine, which takes seconds for so many
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A trained model: `sample` new documents, `save` it.
 
     metrics: step, loss (nats per token) and learning_rate of each step, and held_out_loss of some;
     training: what it was trained on, with which engine, and how far.
+
+    Several threads may use one model: each gets what it would get by itself. It can be copied, and
+    sent to another process by pickle; it equals no model but itself.
     """
 
     config: Config

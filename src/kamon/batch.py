@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import ne
-from typing import Protocol
+from typing import Any, Protocol
 
 from kamon.mapped import Numbers
 
 BOS = "<|bos|>"  # its name, where tokens are shown
 ANSWER = "<|answer|>"  # stands between a prompt and its answer
 GOOD, BAD = "<|good|>", "<|bad|>"  # verdicts, behind a whole document
+WRONG_OFFSETS = "the offsets of a batch must rise from 0 to its number of tokens"
+WRONG_INDEX = "an index is none of the documents'"
 UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # of text whose characters are tokens: as arrays of 'i' lie
 
 
@@ -28,6 +31,24 @@ class Batch:
 
     tokens: Numbers
     offsets: Numbers
+
+    def __reduce__(self) -> tuple[type[Batch], tuple[Numbers, Numbers]]:
+        return Batch, (array("i", self.tokens), array("q", self.offsets))  # no view of a file
+
+    def check(self, indices: Sequence[int] | None = None) -> None:
+        """ValueError for documents that are not as said above: all of them, or those of `indices`,
+        also for one of these that is no document's."""
+        check_numbers("tokens", self.tokens, "i")
+        check_numbers("offsets", self.offsets, "q")
+        offsets, end = self.offsets, len(self.tokens)
+        if indices is None:
+            if not len(offsets) or offsets[0] != 0 or offsets[-1] != end:
+                raise ValueError(WRONG_OFFSETS)
+            indices = range(len(self))
+        elif len(indices) and not 0 <= min(indices) <= max(indices) < len(self):
+            raise ValueError(WRONG_INDEX)
+        if not all(0 <= offsets[d] <= offsets[d + 1] <= end for d in indices):
+            raise ValueError(WRONG_OFFSETS)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,6 +68,26 @@ class Batch:
     def select(self, indices: Iterable[int]) -> Batch:
         """The documents with these indices, in this order."""
         return pack(self.document(d) for d in indices)
+
+
+def check_numbers(name: str, numbers: Any, typecode: str) -> None:
+    """ValueError for what is no array of this type, and no view of such numbers."""
+    if isinstance(numbers, array) and numbers.typecode == typecode:
+        return
+    found = getattr(numbers, "typecode", getattr(numbers, "format", None))
+    if found != typecode:
+        what = f"one of {found!r}" if found else f"a {type(numbers).__name__}"
+        raise ValueError(f"{name} must be an array of {typecode!r}, not {what}")
+
+
+def check_samples(n: int, temperature: float, first: int) -> None:
+    """ValueError for samples that cannot be drawn: documents number `first` and those after it."""
+    if n < 0:
+        raise ValueError(f"the number of samples must be 0 or more, not {n}")
+    if not 0 <= first <= first + n < 2**63:
+        raise ValueError(f"the numbers of samples must be from 0 to below 2**63, not {first} + {n}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 or more and finite, not {temperature}")
 
 
 class Examples(Protocol):

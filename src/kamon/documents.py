@@ -10,7 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, compress, islice
-from typing import overload
+from typing import Any, overload
 from unicodedata import normalize
 
 from kamon import mapped, mersenne
@@ -44,11 +44,16 @@ class Documents(Sequence[str]):
     def __init__(
         self, text: Buffer, starts: Numbers | None = None, *, distinct: bool = False
     ) -> None:
+        if starts is not None and mapped.typecode_of(starts) not in ("I", "Q"):
+            raise ValueError("starts must be an array of 'I' or of 'Q'")
         self.text = text
         self._distinct = distinct  # known to be without repetitions
         self._starts = starts
         self.contiguous = starts is None  # all documents of the text, in their order
         self._size = mapped.count(text, 0) if starts is None else len(starts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (b"".join(self._encoded_blocks()), self._distinct)
 
     @classmethod
     def of(cls, docs: Iterable[str]) -> Documents:
@@ -81,11 +86,12 @@ class Documents(Sequence[str]):
         size = self._size if chosen is None else mapped.count(chosen, 1)
         itemsize = array(typecode).itemsize
         starts = mapped.zeros(size * itemsize)
-        native.exact("find_starts")(
-            *(native.address(self.text), self._size),
+        error = native.exact("find_starts")(
+            *(native.address(self.text), len(self.text), self._size),
             None if chosen is None else native.address(chosen),
             *(native.address(starts), itemsize),
         )
+        native.check(error)
         return mapped.numbers_of(starts, typecode)
 
     def __len__(self) -> int:
@@ -150,10 +156,11 @@ class Documents(Sequence[str]):
         while begin < len(starts):
             found, count = bytearray(room), array("q", [0])
             used = native.exact("gather")(
-                *(native.address(text), native.address(starts) + begin * starts.itemsize),
+                *(native.address(text), len(text), native.address(starts, first=begin)),
                 *(starts.itemsize, len(starts) - begin),
                 *(native.address(found), room, native.address(count)),
             )
+            native.check(-used)
             if count[0]:
                 yield found[:used]
             else:
@@ -185,13 +192,12 @@ class Documents(Sequence[str]):
                 seen.add(doc)
             return first
         found = native.exact("first_occurrences")(
-            native.address(self.text),
+            *(native.address(self.text), len(self.text)),
             None if self.contiguous else native.address(self.starts),
             0 if self.contiguous else self.starts.itemsize,
             *(self._size, native.address(first)),
         )
-        if found < 0:
-            raise MemoryError
+        native.check(-found)
         return first
 
     def different(self) -> Documents:
@@ -233,3 +239,10 @@ class Documents(Sequence[str]):
         for block in self.blocks():
             found.update(map(len, block))
         return found
+
+
+def restored(text: bytes, distinct: bool) -> Documents:
+    """The documents that were copied or sent here."""
+    growing = Growing()
+    growing.add(text)
+    return Documents(growing.done(), distinct=distinct)

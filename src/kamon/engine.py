@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypedDict
 
-from kamon.batch import Batch
+from kamon.batch import Batch, check_numbers
 from kamon.config import Config, check_type
 from kamon.dropout import masks
 from kamon.errors import ConfigError
@@ -41,7 +41,7 @@ def untrained(params: array[float]) -> State:
 
 
 class Decoder(Protocol):
-    """One document, read token by token; owns its KV cache."""
+    """One document, read token by token; owns its KV cache. One thread at a time pushes."""
 
     def push(self, token: int) -> Sequence[float]:
         """The logits (V,) of the token after this one. ValueError behind block_size pushes."""
@@ -51,7 +51,12 @@ class Engine(Protocol):
     """What every engine can do.
 
     ValueError for a token outside the vocabulary or a document of more than block_size + 1 tokens;
-    ArithmeticError where `backward` or `step` leaves the range of floats.
+    ArithmeticError where `backward` or `step` leaves the range of floats. ValueError also for what
+    is no Batch (see `Batch.check`), for arrays of other types or lengths than are named here, and
+    for samples of a number or temperature that cannot be. MemoryError where there is too little.
+
+    Several threads may call one engine: each call waits for the one before it, and returns what it
+    would return to a single thread. A copy, also by pickle, has the same state, and no gradients.
     """
 
     config: Config
@@ -148,6 +153,15 @@ class Plan:
     first_draw: int = 0
     gradient_accumulation_steps: int = 1
 
+    def __post_init__(self) -> None:
+        check_numbers("indices", self.indices, "q")
+        check_numbers("learning_rates", self.learning_rates, "d")
+        num_steps = len(self.learning_rates)
+        if self.batch_size < 1 or self.gradient_accumulation_steps < 1:
+            raise ValueError("a step needs a document or more")
+        if len(self.indices) != num_steps * self.docs_per_step:
+            raise ValueError(f"{len(self.indices)} indices for {num_steps} steps")
+
     @property
     def docs_per_step(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps
@@ -171,6 +185,7 @@ def train_step_by_step(
     engine: Engine, plan: Plan, should_stop: Callable[[], bool] | None = None
 ) -> array[float]:
     """The loop over `backward` and `step` that every fused `train` must equal."""
+    plan.docs.check(plan.indices)
     losses = array("d")
     for i, learning_rate in enumerate(plan.learning_rates):
         batches = []
@@ -268,10 +283,11 @@ def make_engine(
 
         if dtype == "float32":
             raise ConfigError("the scalar engine computes in float64 alone")
+        c = config
         return ScalarEngine(
             config,
             parameter_shapes(config),
-            lambda draw: masks(config.dropout, config.seed, draw, config.n_layer, config.n_embd),
+            partial(masks, c.dropout, c.seed, n_layer=c.n_layer, n_embd=c.n_embd),
         )
     raise ConfigError(f"unknown engine {name!r}: there are {', '.join(ENGINES)}")
 

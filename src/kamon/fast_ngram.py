@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from kamon.batch import Batch
+from kamon.batch import WRONG_OFFSETS, Batch
 from kamon.config import Config
 from kamon.engines import native
 from kamon.ngram import Ngram, NgramDecoder, check_order, check_tokens, discounts, train_ngram
@@ -21,7 +21,7 @@ from kamon.ngram import Ngram, NgramDecoder, check_order, check_tokens, discount
 TOKENS_AT_ONCE = 1 << 17  # in one call, which no signal can interrupt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NativeNgram:
     """What `kamon.ngram.Ngram` is; `counts` are of its order or a higher one."""
 
@@ -31,13 +31,15 @@ class NativeNgram:
 
     def probabilities(self, context: Sequence[int]) -> list[float]:
         """As `Ngram.probabilities` has them."""
-        check_tokens(context, self.config.vocab_size)
+        vocab_size = self.counts.vocab_size
+        check_tokens(context, vocab_size)
         read = array("i", context[max(0, len(context) - self.order + 1) :])
-        found = native.zeros(self.config.vocab_size)
-        native.exact("ngram_probabilities")(
+        found = native.zeros(vocab_size)
+        error = native.exact("ngram_probabilities")(
             *(self.counts.handle, self.order, native.address(read), len(read)),
             native.address(found),
         )
+        check(error, vocab_size)
         return found.tolist()
 
     def logprobs(self, batch: Batch) -> array[float]:
@@ -63,40 +65,42 @@ class Counts:
     """What C++ keeps of the learned documents; `longest` is how many tokens one has at most."""
 
     def __init__(self, docs: Batch, vocab_size: int, order: int) -> None:
+        self.made_of = docs, vocab_size, order
         self.vocab_size = vocab_size
         self.destroy = native.exact("ngram_destroy")
         self.handle = native.exact("ngram_create")(vocab_size, order)
         if not self.handle:
             raise MemoryError
+        arguments = native.documents(docs)[:3]
         for first, last in pieces(docs):
-            error = native.exact("ngram_add")(
-                *(self.handle, native.address(docs.tokens), native.address(docs.offsets)),
-                *(first, last),
-            )
-            check(error, docs, vocab_size)
+            error = native.exact("ngram_add")(self.handle, *arguments, first, last)
+            check(error, vocab_size, docs)
         num_grams = array("q", bytes(8 * 2 * 5 * order))
         self.longest: int = native.exact("ngram_tally")(self.handle, native.address(num_grams))
         found = array("d")
         for begin in range(0, len(num_grams), 5):
             found.extend(discounts(Counter(dict(enumerate(num_grams[begin : begin + 5])))))
-        check(native.exact("ngram_finish")(self.handle, native.address(found)), docs, vocab_size)
+        check(native.exact("ngram_finish")(self.handle, native.address(found)), vocab_size)
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self.destroy(self.handle)
 
+    def __reduce__(self) -> tuple[type[Counts], tuple[Batch, int, int]]:
+        return Counts, self.made_of
+
     def logprobs(self, batch: Batch, low: int, high: int) -> list[array[float]]:
         """log p in nats of every target, for the orders low … high."""
+        arguments = native.documents(batch)[:3]
         stride = len(batch.tokens) + 1  # more than there are targets, even where there are none
         out = native.zeros(stride * (high - low + 1))
         done = 0
         for first, last in pieces(batch):
             found = native.exact("ngram_logprobs")(
-                *(self.handle, low, high),
-                *(native.address(batch.tokens), native.address(batch.offsets), first, last),
-                *(native.address(out) + done * out.itemsize, stride),
+                *(self.handle, low, high, *arguments, first, last),
+                *(native.address(out, "d", done), stride),
             )
-            check(-found, batch, self.vocab_size)
+            check(-found, self.vocab_size, batch)
             done += found
         return [out[begin : begin + done] for begin in range(0, len(out), stride)]
 
@@ -106,6 +110,8 @@ def pieces(docs: Batch) -> Iterator[tuple[int, int]]:
 
     None has more than TOKENS_AT_ONCE, but one that is a single document.
     """
+    if docs.offsets[0] != 0 or docs.offsets[-1] != len(docs.tokens):
+        raise ValueError(WRONG_OFFSETS)
     last = 0
     while last < len(docs):
         first = last
@@ -114,12 +120,11 @@ def pieces(docs: Batch) -> Iterator[tuple[int, int]]:
         yield first, last
 
 
-def check(error: int, docs: Batch, vocab_size: int) -> None:
+def check(error: int, vocab_size: int, docs: Batch | None = None) -> None:
     """Raise what an Error of engine.cpp means."""
-    if error == 1:
-        raise MemoryError
-    if error == 2:
+    if error == 2 and docs is not None:
         check_tokens(docs.tokens, vocab_size)
+    native.check(error, vocab_size)
 
 
 def count_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram | NativeNgram:
@@ -136,9 +141,9 @@ def count_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram | NativeN
 
 def native_ngram(docs: Batch, vocab_size: int, order: int) -> NativeNgram:
     check_order(order)
+    config = Config(vocab_size=vocab_size)  # refuses what is no size
     counts = Counts(docs, vocab_size, order)
-    config = Config(vocab_size=vocab_size, block_size=max(1, counts.longest - 1))
-    return NativeNgram(config, order, counts)
+    return NativeNgram(replace(config, block_size=max(1, counts.longest - 1)), order, counts)
 
 
 def best_ngram(

@@ -12,21 +12,23 @@ from array import array
 from typing import Any
 
 from kamon.engines import native
-from kamon.mapped import Numbers
+from kamon.mapped import Numbers, typecode_of
 
 FEW = 500  # for fewer, handing over the state costs more than it saves
 
 
 def shuffle(rng: random.Random, items: list[Any] | Numbers) -> None:
     """What `rng.shuffle(items)` does; numbers need no memory for it."""
-    if len(items) < FEW or len(items) >= 2**32 or not applies(rng):
+    known = isinstance(items, list) or typecode_of(items) in ("i", "I", "q", "Q")
+    if len(items) < FEW or len(items) >= 2**32 or not known or not applies(rng):
         rng.shuffle(items)  # type: ignore[arg-type]  # a view can be written to, too
         return
     version, words, spare = rng.getstate()
     state = array("I", words)
     order = array("I", range(len(items))) if isinstance(items, list) else items
     native.exact("shuffle")(
-        *(native.address(state), len(items), native.address(order), order.itemsize)
+        *(native.address(state), len(items), native.address(order)),
+        order.itemsize,
     )
     rng.setstate((version, tuple(state), spare))
     if isinstance(items, list):

@@ -35,7 +35,7 @@ MAX_ORDER = 10
 Gram = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ngram:
     """A trained n-gram; what `kamon.sampler` asks of an engine, it has.
 
@@ -71,6 +71,7 @@ class Ngram:
 
         Documents may have any length. ValueError for a token outside the vocabulary.
         """
+        batch.check()
         check_tokens(batch.tokens, self.config.vocab_size)
         contexts, room = self.contexts, self.order - 1
         uniform = 1 / self.config.vocab_size
@@ -119,6 +120,7 @@ def train_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram:
     [0.646, 0.146, 0.208]
     """
     check_order(order)
+    docs.check()
     longest = max((end - begin for begin, end in pairwise(docs.offsets)), default=0)
     config = Config(vocab_size=vocab_size, block_size=max(1, longest - 1))
     check_tokens(docs.tokens, vocab_size)

@@ -11,7 +11,7 @@ from itertools import accumulate
 from operator import sub
 from typing import Protocol
 
-from kamon.batch import Batch, pack
+from kamon.batch import Batch, check_samples, pack
 from kamon.config import Config
 from kamon.engine import Decoder
 from kamon.engines.scalar import softmax
@@ -174,7 +174,11 @@ class SampleRequest:
 
 
 def sample(model: LanguageModel, request: SampleRequest) -> Batch:
-    """The documents, without BOS; all at once where an engine can."""
+    """The documents, without BOS; all at once where an engine can.
+
+    ValueError for a number or temperature that cannot be, and a token outside the vocabulary.
+    """
+    check_samples(request.n, request.temperature, request.first)
     fused = getattr(model, "sample", None)
     if fused and not request.before and not request.excluded:
         check_room(request.n, model.config.block_size)

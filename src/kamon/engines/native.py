@@ -3,20 +3,24 @@
 native/*.hpp hold the kernels, native/engine.cpp the functions called here. setup.py makes a
 library for each instruction set; the best one that this processor runs is loaded. float64 is the
 exact build, which rounds as Python does; float32 the fast one. ctypes lets go of the GIL in a call.
+What C++ cannot know of its arguments, such as the type of an array, is checked here.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import time
+from _thread import RLock, allocate_lock, get_ident, start_new_thread
 from array import array
 from collections.abc import Callable, Sequence
 from ctypes import c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
 from functools import cache
 from mmap import mmap
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
-from kamon.batch import Batch
+from kamon.batch import WRONG_INDEX, WRONG_OFFSETS, Batch, check_numbers, check_samples
 
 if TYPE_CHECKING:
     from kamon.config import Config
@@ -28,41 +32,49 @@ DTYPES = {"float32": "f32", "float64": "f64"}
 MASK64 = 2**64 - 1
 LONG = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
 POLL_SECONDS = 0.02
+SIZES = {"d": 8, "i": 4, "q": 8}  # bytes of a number
 
-# Arrays are passed as the address of their buffer.
+# Arrays are passed as the address of their buffer. Each name and type is that of engine.cpp.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "create": (c_void_p, [c_int] * 5 + [c_double] * 6 + [c_uint64, c_int]),
+    "create": (c_int, [c_int] * 5 + [c_double] * 6 + [c_uint64, c_int, c_int64, c_void_p]),
     "destroy": (None, [c_void_p]),
-    "stop": (None, [c_void_p, c_int]),
     "load": (None, [c_void_p] * 4 + [c_int64]),
     "state": (c_int64, [c_void_p] * 4),
     "gradients": (None, [c_void_p] * 2),
-    "batch": (c_int, [c_void_p] * 3 + [c_int64] + [c_void_p] * 3),
-    "document_logprobs": (c_int, [c_void_p] * 3 + [c_int64] + [c_void_p] * 2),
-    "step": (None, [c_void_p, c_double]),
-    "train": (c_int64, [c_void_p] * 3 + [c_int64, c_void_p] + [c_int64] * 3 + [c_void_p] * 2),
+    "batch": (c_int, [c_void_p] * 2 + [c_int64, c_void_p, c_int64] + [c_void_p] * 4),
+    "document_logprobs": (c_int, [c_void_p] * 2 + [c_int64, c_void_p, c_int64] + [c_void_p] * 3),
+    "step": (c_int, [c_void_p, c_double]),
+    "train": (
+        c_int64,
+        [c_void_p] * 2
+        + [c_int64, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_uint64]
+        + [c_void_p] * 3,
+    ),
     "sample": (
         c_int,
-        [c_void_p] + [c_int64] * 2 + [c_double, c_uint64, c_int] + [c_void_p] * 2,
+        [c_void_p] + [c_int64] * 2 + [c_double, c_uint64, c_int] + [c_void_p] * 3,
     ),
     "decoder_create": (c_void_p, [c_void_p]),
     "decoder_destroy": (None, [c_void_p]),
-    "decoder_push": (None, [c_void_p, c_int, c_void_p]),
+    "decoder_push": (c_int, [c_void_p, c_int, c_void_p]),
     "shuffle": (None, [c_void_p, c_uint32, c_void_p, c_int]),
     "gauss": (None, [c_void_p, c_double, c_int64, c_void_p, c_void_p]),
-    "find_starts": (None, [c_void_p, c_int64, c_void_p, c_void_p, c_int]),
-    "gather": (c_int64, [c_void_p] * 2 + [c_int, c_int64, c_void_p, c_int64, c_void_p]),
-    "first_occurrences": (c_int64, [c_void_p] * 2 + [c_int, c_int64, c_void_p]),
+    "find_starts": (c_int, [c_void_p] + [c_int64] * 2 + [c_void_p] * 2 + [c_int]),
+    "gather": (
+        c_int64,
+        [c_void_p, c_int64, c_void_p, c_int, c_int64, c_void_p, c_int64, c_void_p],
+    ),
+    "first_occurrences": (c_int64, [c_void_p, c_int64, c_void_p, c_int, c_int64, c_void_p]),
     "ngram_create": (c_void_p, [c_int] * 2),
     "ngram_destroy": (None, [c_void_p]),
-    "ngram_add": (c_int, [c_void_p] * 3 + [c_int64] * 2),
+    "ngram_add": (c_int, [c_void_p] * 2 + [c_int64, c_void_p] + [c_int64] * 2),
     "ngram_tally": (c_int64, [c_void_p] * 2),
     "ngram_finish": (c_int, [c_void_p] * 2),
     "ngram_logprobs": (
         c_int64,
-        [c_void_p, c_int, c_int] + [c_void_p] * 2 + [c_int64] * 2 + [c_void_p, c_int64],
+        [c_void_p, c_int, c_int, c_void_p, c_int64, c_void_p] + [c_int64] * 2 + [c_void_p, c_int64],
     ),
-    "ngram_probabilities": (None, [c_void_p, c_int, c_void_p, c_int64, c_void_p]),
+    "ngram_probabilities": (c_int, [c_void_p, c_int, c_void_p, c_int64, c_void_p]),
     "peak": (c_double, [c_double]),
 }
 
@@ -118,17 +130,49 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def address(numbers: array[Any] | bytearray | memoryview | mmap) -> int:
-    """Where they lie in memory: valid as long as they are alive and as long as they are."""
-    if isinstance(numbers, array):
-        return numbers.buffer_info()[0]
-    if not len(numbers):
-        return 0
-    return ctypes.addressof(ctypes.c_char.from_buffer(numbers))
+from_buffer = (ctypes.c_char * 0).from_buffer
 
 
-def zeros(n: int) -> array[float]:
-    return array("d", bytes(8 * n))
+def address(
+    numbers: array[Any] | bytearray | memoryview | mmap, typecode: str = "", first: int = 0
+) -> Any:
+    """An argument for a function of the library: where number `first` lies in memory.
+
+    It keeps them alive, and their number as it is. typecode: what they must be, if they are
+    no plain bytes; ValueError for others.
+    """
+    if typecode:
+        check_numbers("numbers", numbers, typecode)
+    if first:
+        return from_buffer(numbers, first * numbers.itemsize)  # type: ignore[union-attr]
+    return from_buffer(numbers)
+
+
+def zeros(n: int, typecode: str = "d") -> array[Any]:
+    """An array of n zeros. MemoryError for more than there can be."""
+    try:
+        return array(typecode, bytes(SIZES[typecode] * n)) if n > 0 else array(typecode)
+    except OverflowError:
+        raise MemoryError from None
+
+
+def check(error: int, vocab_size: int = 0, block_size: int = 0) -> None:
+    """Raise what an Error of engine.cpp means, but for `stopped`."""
+    if error == 1:
+        raise MemoryError
+    if error == 2:
+        raise ValueError(f"a token is outside the vocabulary of {vocab_size}")
+    if error == 3:
+        raise ValueError(
+            f"a document has more tokens than the {block_size + 1} that "
+            f"block_size {block_size} holds"
+        )
+    if error == 4:
+        raise ValueError(WRONG_INDEX)
+    if error == 6:
+        raise ValueError(WRONG_OFFSETS)
+    if error == 7:
+        raise ValueError("there is no model of these sizes")
 
 
 class NativeEngine:
@@ -145,34 +189,65 @@ class NativeEngine:
         self.config = config
         self.num_params = num_params
         self.dtype = dtype
+        self.options = threads, level
         self.call = functions(dtype, level or best_level())
-        c = config
-        self.handle = self.call["create"](
+        self.lock = RLock()  # held in each call: they share the memory for it
+        self.working = 0  # in a thread of its own, for the thread with this number
+        self.handle = self._create()
+        engines.add(self)
+
+    def _create(self) -> int:
+        c = self.config
+        threads = self.options[0] or usable_cores()
+        handle = array("Q", [0])
+        # Config bounds its numbers; ctypes would cut others to their last bits.
+        fits = -(2**31) < threads < 2**31 and -(2**63) < self.num_params < 2**63
+        error = self.call["create"](
             *(c.n_layer, c.n_embd, c.n_head, c.block_size, c.vocab_size),
             *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, c.grad_clip, c.dropout),
-            *(c.seed & MASK64, threads or usable_cores()),
+            *(c.seed & MASK64, threads if fits else 0, self.num_params, address(handle)),
         )
-        if not self.handle:
-            raise MemoryError
+        check(error)
+        return int(handle[0])
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self.call["destroy"](self.handle)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (self.config, self.num_params, self.dtype, *self.options, self.state())
+
+    def after_fork(self) -> None:
+        """In the child, where there is no thread but one: be free of what others were at."""
+        if self.working or not self.lock.acquire(blocking=False):
+            state = self._read_state()
+            self.handle = self._create()  # the old one may be half-way anywhere, and is left alone
+            self.lock, self.working = RLock(), 0
+            self.load(state)
+        else:
+            self.lock.release()
+
     def load(self, state: State) -> None:
         params, m, v = state["params"], state["m"], state["v"]
         if not len(params) == len(m) == len(v) == self.num_params:
             raise ValueError(f"the state does not have this model's {self.num_params} parameters")
-        self.call["load"](self.handle, address(params), address(m), address(v), state["step"])
+        if not 0 <= state["step"] < 2**63:
+            raise ValueError(f"a state cannot have {state['step']} steps")
+        self._call("load", *(address(each, "d") for each in (params, m, v)), state["step"])
 
     def state(self) -> State:
+        with self.lock:
+            self._check_idle()
+            return self._read_state()
+
+    def _read_state(self) -> State:
         params, m, v = (zeros(self.num_params) for _ in range(3))
         step = self.call["state"](self.handle, address(params), address(m), address(v))
         return {"params": params, "m": m, "v": v, "step": step}
 
     def gradients(self) -> array[float]:
         grads = zeros(self.num_params)
-        self.call["gradients"](self.handle, address(grads))
+        self._call("gradients", address(grads))
         return grads
 
     def logprobs(self, batch: Batch) -> array[float]:
@@ -183,124 +258,159 @@ class NativeEngine:
     ) -> array[float]:
         if len(weights) != batch.num_targets:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
-        # One more than needed: an empty array may have no address, and none means no gradient.
-        drawn = None if draws is None else array("Q", [draw & MASK64 for draw in draws])
+        if draws is not None and len(draws) != len(batch):
+            raise ValueError(f"{len(draws)} draws for {len(batch)} documents")
+        # One more than needed: an empty array has no address, and none means no gradient.
+        drawn = None if draws is None else array("Q", [*(draw & MASK64 for draw in draws), 0])
         return self._batch(batch, array("d", [*weights, 0.0]), drawn)
 
     def _batch(
         self, batch: Batch, weights: array[float] | None, draws: array[int] | None
     ) -> array[float]:
-        logprobs = zeros(batch.num_targets)
+        num_targets = batch.num_targets
+        logprobs = zeros(num_targets)
         error = self._run(
-            lambda: self.call["batch"](
-                *(self.handle, address(batch.tokens), address(batch.offsets), len(batch)),
-                None if weights is None else address(weights),
-                None if draws is None else address(draws),
-                address(logprobs),
-            ),
-            batch.num_targets * (1 if weights is None else 3),
+            *("batch", num_targets * (1 if weights is None else 3), None),
+            *documents(batch),
+            None if weights is None else address(weights),
+            None if draws is None else address(draws),
+            address(logprobs),
         )
-        self._raise(error)
+        self._check(error)
         return logprobs
 
     def document_logprobs(self, batch: Batch) -> tuple[array[float], array[int]]:
-        totals, places = zeros(len(batch)), array("q", bytes(8 * len(batch)))
+        totals, places = zeros(len(batch)), zeros(len(batch), "q")
         error = self._run(
-            lambda: self.call["document_logprobs"](
-                *(self.handle, address(batch.tokens), address(batch.offsets), len(batch)),
-                *(address(totals), address(places)),
-            ),
-            batch.num_targets,
+            *("document_logprobs", batch.num_targets, None),
+            *(*documents(batch), address(totals), address(places)),
         )
-        self._raise(error)
+        self._check(error)
         return totals, places
 
     def step(self, learning_rate: float) -> None:
-        self.call["step"](self.handle, learning_rate)
+        self._check(self._call("step", learning_rate))
 
     def train(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> array[float]:
         num_steps = len(plan.learning_rates)
-        if len(plan.indices) != num_steps * plan.docs_per_step:
-            raise ValueError(f"{len(plan.indices)} indices for {num_steps} steps")
         losses = zeros(num_steps)
         docs = plan.docs
         done = self._run(
-            lambda: self.call["train"](
-                *(self.handle, address(docs.tokens), address(docs.offsets), len(docs)),
-                *(address(plan.indices), plan.docs_per_step, num_steps, plan.first_draw),
-                *(address(plan.learning_rates), address(losses)),
-            ),
-            3 * len(plan.indices) * len(docs.tokens) / max(1, len(docs)),
-            should_stop,
+            *("train", 3 * len(plan.indices) * len(docs.tokens) / max(1, len(docs)), should_stop),
+            *(*documents(docs), address(plan.indices, "q"), plan.docs_per_step, num_steps),
+            *(plan.first_draw & MASK64, address(plan.learning_rates, "d"), address(losses)),
         )
-        self._raise(-done)
+        self._check(-done)
         return losses[:done]
 
     def sample(self, n: int, temperature: float, seed: int, bos: int, first: int = 0) -> Batch:
-        tokens = array("i", bytes(4 * n * self.config.block_size))
-        offsets = array("q", bytes(8 * (n + 1)))
+        c = self.config
+        check_samples(n, temperature, first)
+        if not 0 <= bos < c.vocab_size:
+            raise ValueError(f"token {bos} is outside the vocabulary of {c.vocab_size}")
+        tokens, offsets = zeros(n * c.block_size, "i"), zeros(n + 1, "q")
         error = self._run(
-            lambda: self.call["sample"](
-                *(self.handle, first, n, temperature, seed & MASK64, bos),
-                *(address(tokens), address(offsets)),
-            ),
-            len(tokens),
+            *("sample", len(tokens), None),
+            *(first, n, temperature, seed & MASK64, bos, address(tokens), address(offsets)),
         )
-        self._raise(error)
+        self._check(error)
         return Batch(tokens[: offsets[n]], offsets)
 
     def decoder(self) -> NativeDecoder:
         return NativeDecoder(self)
 
-    def _run(
-        self, call: Callable[[], int], tokens: float, should_stop: Callable[[], bool] | None = None
-    ) -> int:
-        """What `call` returns; it reads about so many tokens, and leaves off if `should_stop`.
+    def _call(self, name: str, *arguments: Any) -> int:
+        """What this function of the library returns: no other one works on the engine meanwhile."""
+        with self.lock:
+            self._check_idle()
+            return self.call[name](self.handle, *arguments)  # type: ignore[no-any-return]
 
-        A long one runs in a thread of its own, which keeps alive all that `call` refers to. This
-        one waits, in Python, where signals are heard: what their handlers raise ends the call.
+    def _run(
+        self, name: str, tokens: float, should_stop: Callable[[], bool] | None, *arguments: Any
+    ) -> int:
+        """The same of one that reads about so many tokens, and leaves off if `should_stop`.
+
+        A long one runs in a thread of its own, which keeps alive all its arguments. This one waits,
+        in Python, where signals are heard: what their handlers raise ends the call.
         """
         if tokens * self.num_params < LONG:
-            return call()
-        from threading import Event, Thread
-
-        result: list[int] = []
+            return self._call(name, *arguments, None)
+        stop, results, finished = array("i", [0]), array("q"), allocate_lock()
         raised: BaseException | None = None
-        finished = Event()
 
         def work() -> None:
             try:
-                result.append(call())
+                results.append(self.call[name](self.handle, *arguments, address(stop)))
             finally:
-                finished.set()
+                self.working = 0
+                finished.release()
 
-        Thread(target=work, daemon=True).start()
-        while not finished.is_set():
-            try:
-                finished.wait(POLL_SECONDS)
-                if should_stop and should_stop():
-                    self.call["stop"](self.handle, 1)
+        with self.lock:
+            self._check_idle()
+            finished.acquire()
+            self.working = get_ident()
+            try:  # from here on no exception may leave before the thread is done
+                start_new_thread(work, ())
+            except RuntimeError:
+                self.working = 0
+                raise MemoryError("no more threads can be started") from None
             except BaseException as error:
                 raised = error
-                self.call["stop"](self.handle, 1)
-        self.call["stop"](self.handle, 0)
+                stop[0] = 1
+            while self.working:
+                try:
+                    finished.acquire(timeout=POLL_SECONDS)
+                    if self.working and should_stop and should_stop():
+                        stop[0] = 1
+                except BaseException as error:
+                    raised = error
+                    stop[0] = 1
         if raised:
             raise raised
-        return result[0]
+        return results[0]
 
-    def _raise(self, error: int) -> None:
-        c = self.config
-        if error == 1:
-            raise MemoryError
-        if error == 2:
-            raise ValueError(f"a token is outside the vocabulary of {c.vocab_size}")
-        if error == 3:
-            raise ValueError(
-                f"a document has more tokens than the {c.block_size + 1} that "
-                f"block_size {c.block_size} holds"
+    def _check_idle(self) -> None:
+        if self.working == get_ident():
+            raise RuntimeError(
+                "the engine is at work: neither should_stop nor a signal's handler can use it"
             )
-        if error == 4:
-            raise ValueError("an index is none of the documents'")
+        while self.working:  # for a thread that two signals have torn away from waiting
+            time.sleep(POLL_SECONDS)
+
+    def _check(self, error: int) -> None:
+        check(error, self.config.vocab_size, self.config.block_size)
+
+
+def documents(batch: Batch) -> tuple[Any, int, Any, int]:
+    """A batch as the library takes it; the order of its offsets is checked there."""
+    tokens, offsets = address(batch.tokens, "i"), address(batch.offsets, "q")
+    return tokens, len(batch.tokens), offsets, len(batch)
+
+
+def restored(
+    config: Config,
+    num_params: int,
+    dtype: str,
+    threads: int | None,
+    level: str | None,
+    state: State,
+) -> NativeEngine:
+    """The engine that was copied or sent here."""
+    engine = NativeEngine(config, num_params, dtype, threads, level)
+    engine.load(state)
+    return engine
+
+
+engines: WeakSet[NativeEngine] = WeakSet()
+
+
+def after_fork() -> None:
+    for engine in list(engines):
+        engine.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=after_fork)
 
 
 class NativeDecoder:
@@ -309,8 +419,7 @@ class NativeDecoder:
     def __init__(self, engine: NativeEngine) -> None:
         self.config = engine.config
         self.call = engine.call
-        self.position = 0
-        self.handle = self.call["decoder_create"](engine.handle)
+        self.handle = engine._call("decoder_create")
         if not self.handle:
             raise MemoryError
 
@@ -318,13 +427,16 @@ class NativeDecoder:
         if getattr(self, "handle", None):
             self.call["decoder_destroy"](self.handle)
 
+    def __reduce__(self) -> str:
+        raise TypeError("a decoder cannot be copied: make another one")
+
     def push(self, token: int) -> array[float]:
         c = self.config
         if not 0 <= token < c.vocab_size:
             raise ValueError(f"token {token} is outside the vocabulary of {c.vocab_size}")
-        if self.position == c.block_size:
-            raise ValueError(f"block_size {c.block_size} tokens were pushed: it is full")
         logits = zeros(c.vocab_size)
-        self.call["decoder_push"](self.handle, token, address(logits))
-        self.position += 1
+        error = self.call["decoder_push"](self.handle, token, address(logits))
+        if error == 3:
+            raise ValueError(f"block_size {c.block_size} tokens were pushed: it is full")
+        check(error)
         return logits

@@ -17,13 +17,14 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from threading import RLock
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kamon.batch import Batch
+from kamon.batch import Batch, check_numbers, check_samples
 from kamon.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -279,7 +280,9 @@ class TorchEngine:
         ranks: Ranks | None = None,
     ) -> None:
         self.config = config
+        self.made_of = config, dict(shapes), dtype, threads, device, compile
         self.dtype = dtype
+        self.lock = RLock()  # held by who reads or changes the parameters
         self.ranks = ranks = ranks or Ranks()
         self.device = find_device(device, ranks.size)
         if dtype == "float64" and self.device.type == "mps":
@@ -325,27 +328,37 @@ class TorchEngine:
     def load(self, state: State) -> None:
         if not len(state["params"]) == len(state["m"]) == len(state["v"]) == self.num_params:
             raise ValueError(f"the state does not have this model's {self.num_params} parameters")
-        with torch.no_grad():
+        for name in ("params", "m", "v"):
+            check_numbers(name, state[name], "d")
+        if not 0 <= state["step"] < 2**63:
+            raise ValueError(f"a state cannot have {state['step']} steps")
+        with self.lock, torch.no_grad():
             for kept, name in ((self.params, "params"), (self.m, "m"), (self.v, "v")):
                 kept.copy_(torch.frombuffer(state[name], dtype=torch.float64))  # type: ignore[literal-required]
                 self.ranks.broadcast(kept)
-        self.grads.zero_()
-        self.num_updates = int(self.ranks.first(state["step"]))
-        self._place_moments()
-        self.frozen = None
+            self.grads.zero_()
+            self.num_updates = int(self.ranks.first(state["step"]))
+            self._place_moments()
+            self.frozen = None
 
     def state(self) -> State:
-        params, m, v = (doubles(tensor) for tensor in (self.params, self.m, self.v))
-        return {"params": params, "m": m, "v": v, "step": self.num_updates}
+        with self.lock:
+            params, m, v = (doubles(tensor) for tensor in (self.params, self.m, self.v))
+            return {"params": params, "m": m, "v": v, "step": self.num_updates}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (self.made_of, self.state())
 
     def gradients(self) -> array[float]:
-        return doubles(self.grads)
+        with self.lock:
+            return doubles(self.grads)
 
     def logprobs(self, batch: Batch) -> array[float]:
         c = self.config
+        batch.check()
         most = MOST_NUMBERS // (16 * c.n_embd + 4 * c.vocab_size)
         found = array("d")
-        with torch.inference_mode(), self._computing():
+        with self.lock, torch.inference_mode(), self._computing():
             for part in parts(batch, most):
                 if inputs := self._inputs(part, None):
                     found.extend(doubles(-self.nll(inputs)))
@@ -356,17 +369,25 @@ class TorchEngine:
     ) -> array[float]:
         if len(weights) != batch.num_targets:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
+        if draws is not None and len(draws) != len(batch):
+            raise ValueError(f"{len(draws)} draws for {len(batch)} documents")
+        batch.check()
         inputs = self._inputs(batch, draws)
         if inputs is None:
             return array("d")
         given = torch.tensor(list(weights), dtype=self.params.dtype, device=self.device)
-        with self._computing():
-            nll = self.nll(inputs)
-        with self._computing(forward=False):
-            torch.autograd.backward(nll, given)
-        return doubles(-nll.detach())
+        with self.lock:
+            with self._computing():
+                nll = self.nll(inputs)
+            with self._computing(forward=False):
+                torch.autograd.backward(nll, given)
+            return doubles(-nll.detach())
 
     def step(self, learning_rate: float) -> None:
+        with self.lock:
+            self._step(learning_rate)
+
+    def _step(self, learning_rate: float) -> None:
         if clip := self.config.grad_clip:
             norm = torch.linalg.vector_norm(self.grads)
             self.grads.mul_(torch.where(norm > clip, clip / norm, 1.0))
@@ -377,10 +398,11 @@ class TorchEngine:
         self.frozen = None
 
     def train(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> array[float]:
-        if len(plan.indices) != len(plan.learning_rates) * plan.docs_per_step:
-            raise ValueError(f"{len(plan.indices)} indices for {len(plan.learning_rates)} steps")
-        if plan.indices and not 0 <= min(plan.indices) <= max(plan.indices) < len(plan.docs):
-            raise ValueError("an index is none of the documents'")
+        plan.docs.check(plan.indices)
+        with self.lock:
+            return self._train(plan, should_stop)
+
+    def _train(self, plan: Plan, should_stop: Callable[[], bool] | None) -> array[float]:
         losses = array("d")
         for i, learning_rate in enumerate(plan.learning_rates):
             begin = i * plan.docs_per_step
@@ -425,10 +447,14 @@ class TorchEngine:
         return added
 
     def sample(self, n: int, temperature: float, seed: int, bos: int, first: int = 0) -> Batch:
+        check_samples(n, temperature, first)
+        if not 0 <= bos < self.config.vocab_size:
+            raise ValueError(f"token {bos} is outside the vocabulary of {self.config.vocab_size}")
         tokens, offsets = array("i"), array("q", [0])
         for begin in range(first, first + n, MOST_SAMPLES):
             indices = torch.arange(begin, min(begin + MOST_SAMPLES, first + n))
-            made = self._side_by_side(indices, temperature, seed, bos)
+            with self.lock:
+                made = self._side_by_side(indices, temperature, seed, bos)
             for row in made.tolist():
                 row.append(bos)
                 tokens.extend(row[: row.index(bos)])
@@ -497,9 +523,10 @@ class TorchDecoder:
     """Reads one document token by token, with the parameters of the moment it was made."""
 
     def __init__(self, engine: TorchEngine) -> None:
-        if engine.frozen is None:
-            engine.frozen = copy.deepcopy(engine.gpt)
-        self.gpt = engine.frozen
+        with engine.lock:
+            if engine.frozen is None:
+                engine.frozen = copy.deepcopy(engine.gpt)
+            self.gpt = engine.frozen
         self.engine = engine
         self.cache = engine._cache(1)
         self.position = 0
@@ -514,6 +541,13 @@ class TorchDecoder:
         logits = self.engine._next_logits(tokens, self.position, self.cache, self.gpt)
         self.position += 1
         return doubles(logits[0])
+
+
+def restored(made_of: tuple[Any, ...], state: State) -> TorchEngine:
+    """The engine that was copied or sent here: of one process, whatever it was."""
+    engine = TorchEngine(*made_of)
+    engine.load(state)
+    return engine
 
 
 # ---- Across the line

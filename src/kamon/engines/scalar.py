@@ -25,7 +25,8 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import add, mul
-from typing import TYPE_CHECKING, TypeVar
+from threading import RLock
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # types only: at run time this file stands alone
     from kamon.batch import Batch
@@ -333,7 +334,8 @@ class ScalarEngine:
     """The engine contract (kamon.engine) on the functions above.
 
     `shapes` names every parameter matrix and its (out, in), in the order of the flat buffers;
-    `masks` gives what dropout leaves out of the document with this draw.
+    `masks` gives what dropout leaves out of the document with this draw. One thread at a time
+    reads or changes the parameters: no other sees them half-way.
     """
 
     def __init__(
@@ -343,7 +345,9 @@ class ScalarEngine:
         masks: Callable[[int], Callable[[int], list[list[float]]]],
     ) -> None:
         self.config = config
+        self.shapes = shapes
         self.masks = masks
+        self.lock = RLock()
         self.dtype = "float64"
         self.params = {
             name: [[Value(0.0) for _ in range(n_in)] for _ in range(n_out)]
@@ -355,21 +359,31 @@ class ScalarEngine:
         self.num_updates = 0
 
     def load(self, state: State) -> None:
-        if not len(state["params"]) == len(state["m"]) == len(state["v"]) == len(self.flat):
+        params, m, v = state["params"], state["m"], state["v"]
+        if not len(params) == len(m) == len(v) == len(self.flat):
             raise ValueError(f"the state does not have this model's {len(self.flat)} parameters")
-        for p, number in zip(self.flat, state["params"], strict=True):
-            p.data = number
-            p.grad = 0.0
-        self.m = state["m"][:]
-        self.v = state["v"][:]
-        self.num_updates = state["step"]
+        if not all(isinstance(each, array) and each.typecode == "d" for each in (params, m, v)):
+            raise ValueError("the parameters of a state must be arrays of 'd'")
+        if not 0 <= state["step"] < 2**63:
+            raise ValueError(f"a state cannot have {state['step']} steps")
+        with self.lock:
+            for p, number in zip(self.flat, params, strict=True):
+                p.data = number
+                p.grad = 0.0
+            self.m, self.v = m[:], v[:]
+            self.num_updates = state["step"]
 
     def state(self) -> State:
-        params = array("d", [p.data for p in self.flat])
-        return {"params": params, "m": self.m[:], "v": self.v[:], "step": self.num_updates}
+        with self.lock:
+            params = array("d", [p.data for p in self.flat])
+            return {"params": params, "m": self.m[:], "v": self.v[:], "step": self.num_updates}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (self.config, self.shapes, self.masks, self.state())
 
     def gradients(self) -> array[float]:
-        return array("d", [p.grad for p in self.flat])
+        with self.lock:
+            return array("d", [p.grad for p in self.flat])
 
     def logprobs(self, batch: Batch) -> array[float]:
         params = self._floats()
@@ -386,6 +400,17 @@ class ScalarEngine:
         documents = self._documents(batch)
         if len(weights) != batch.num_targets:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
+        if draws is not None and len(draws) != len(batch):
+            raise ValueError(f"{len(draws)} draws for {len(batch)} documents")
+        with self.lock:
+            return self._backward(documents, weights, draws)
+
+    def _backward(
+        self,
+        documents: list[Sequence[int]],
+        weights: Sequence[float],
+        draws: Sequence[int] | None,
+    ) -> array[float]:
         logprobs = array("d")
         for d, tokens in enumerate(documents):
             masks = self.masks(draws[d]) if draws and self.config.dropout else None
@@ -403,21 +428,25 @@ class ScalarEngine:
 
     def step(self, learning_rate: float) -> None:
         c = self.config
-        adam(
-            *(self.flat, self.m, self.v, self.num_updates, learning_rate),
-            *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, c.grad_clip),
-        )
-        self.num_updates += 1
+        with self.lock:
+            adam(
+                *(self.flat, self.m, self.v, self.num_updates, learning_rate),
+                *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, c.grad_clip),
+            )
+            self.num_updates += 1
 
     def decoder(self) -> ScalarDecoder:
         return ScalarDecoder(self._floats(), self.config)
 
     def _floats(self) -> dict[str, list[list[float]]]:
-        return {
-            name: [[p.data for p in row] for row in matrix] for name, matrix in self.params.items()
-        }
+        with self.lock:
+            return {
+                name: [[p.data for p in row] for row in matrix]
+                for name, matrix in self.params.items()
+            }
 
     def _documents(self, batch: Batch) -> list[Sequence[int]]:
+        batch.check()
         documents: list[Sequence[int]] = [batch.document(d) for d in range(len(batch))]
         for tokens in documents:
             if len(tokens) > self.config.block_size + 1:
@@ -428,6 +457,18 @@ class ScalarEngine:
             for token in tokens:
                 check_token(token, self.config.vocab_size)
         return documents
+
+
+def restored(
+    config: Config,
+    shapes: dict[str, tuple[int, int]],
+    masks: Callable[[int], Callable[[int], list[list[float]]]],
+    state: State,
+) -> ScalarEngine:
+    """The engine that was copied or sent here."""
+    engine = ScalarEngine(config, shapes, masks)
+    engine.load(state)
+    return engine
 
 
 class ScalarDecoder:

@@ -4,9 +4,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <vector>
 
 namespace {
+
+// That a document starts where no text is.
+struct Outside : std::exception {};
 
 // Where each of n documents starts: in numbers of 4 or 8 bytes, or one behind the other.
 class Starts {
@@ -22,13 +26,21 @@ class Starts {
   const int bytes;
 };
 
+// No document reaches beyond a text that ends with a NUL.
+inline void check_end(const char* text, uint64_t size, uint64_t n) {
+  if (n && (!size || text[size - 1])) throw Outside();
+}
+
 inline size_t length_of(const char* document) { return std::strlen(document); }
 
 // Of n documents one behind the other; chosen: a byte for each, 0 for those left out, or null.
-inline void find_starts(const char* text, uint64_t n, const uint8_t* chosen, void* starts, int bytes) {
+inline void find_starts(const char* text, uint64_t size, uint64_t n, const uint8_t* chosen, void* starts,
+                        int bytes) {
+  check_end(text, size, n);
   const char* at = text;
   uint64_t found = 0;
   for (uint64_t i = 0; i < n; i++, at += length_of(at) + 1) {
+    if (uint64_t(at - text) >= size) throw Outside();
     if (chosen && !chosen[i]) continue;
     if (bytes == 4)
       static_cast<uint32_t*>(starts)[found++] = uint32_t(at - text);
@@ -39,11 +51,13 @@ inline void find_starts(const char* text, uint64_t n, const uint8_t* chosen, voi
 
 // Copies documents, as many of n as fit whole into `room`. Returns the bytes written; where not even
 // the first one fits, how many it needs. count: of the documents copied.
-inline uint64_t gather(const char* text, const Starts& starts, uint64_t n, char* out, uint64_t room,
-                       int64_t* count) {
+inline uint64_t gather(const char* text, uint64_t text_size, const Starts& starts, uint64_t n, char* out,
+                       uint64_t room, int64_t* count) {
+  check_end(text, text_size, n);
   uint64_t used = 0;
   *count = 0;
   for (uint64_t i = 0; i < n; i++) {
+    if (starts[i] >= text_size) throw Outside();
     const char* document = text + starts[i];
     const uint64_t size = length_of(document) + 1;
     if (used + size > room) return i ? used : size;
@@ -74,8 +88,9 @@ inline uint64_t hash_of(const char* document, size_t size) {
 //
 // In passes, each over those documents whose hash falls to it: so the table stays small, however many
 // documents there are, and no document needs more memory than its byte in `first`.
-inline int64_t first_occurrences(const char* text, const void* numbers, int bytes, uint64_t n,
-                                 uint8_t* first) {
+inline int64_t first_occurrences(const char* text, uint64_t text_size, const void* numbers, int bytes,
+                                 uint64_t n, uint8_t* first) {
+  check_end(text, text_size, n);
   constexpr uint64_t PASS = 1 << 19;  // documents in a pass, about
   const uint64_t num_passes = n / PASS + 1;
   const Starts starts(numbers, bytes);
@@ -84,6 +99,7 @@ inline int64_t first_occurrences(const char* text, const void* numbers, int byte
     const char* at = text;
     for (uint64_t i = 0; i < n; i++) {
       const char* document = numbers ? text + starts[i] : at;
+      if (uint64_t(document - text) >= text_size) throw Outside();
       const size_t size = length_of(document);
       at = document + size + 1;
       const uint64_t hash = hash_of(document, size);

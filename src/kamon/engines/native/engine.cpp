@@ -2,7 +2,7 @@
 //
 // Compiled once for float and once for double, for each instruction set: see setup.py.
 
-#include <atomic>
+#include <climits>
 #include <memory>
 #include <new>
 
@@ -18,6 +18,7 @@ namespace {
 constexpr int CHUNK_TOKENS = 96;   // computed together: enough lanes, and small enough for the cache
 constexpr int GROUP_TOKENS = 96;   // the least that a thread is called for
 constexpr int MAX_GROUPS = 8;
+constexpr int MOST_THREADS = 1024;  // as in kamon/engine.py
 
 struct Engine {
   Shape shape;
@@ -30,7 +31,6 @@ struct Engine {
   bool fresh = true;  // the gradients are zero, whatever grads holds: this saves clearing them
   std::vector<std::unique_ptr<Workspace>> workspaces;
   int num_threads;
-  std::atomic<bool> stopping{false};  // set by another thread: leave off as soon as you can
 
   Engine(const Shape& s, double b1, double b2, double eps, double decay, double clip, Dropout drop, int n)
       : shape(s), layout(s), beta1(b1), beta2(b2), eps_adam(eps), weight_decay(decay), grad_clip(clip), dropout(drop),
@@ -41,10 +41,15 @@ struct Engine {
     for (int t = 0; t < num_threads; t++) workspaces.push_back(std::make_unique<Workspace>());
   }
 
-  // Started when there is work for more than one.
-  Threads& threads() {
-    if (!pool) pool = std::make_unique<Threads>(num_threads);
-    return *pool;
+  // task(i, thread) for each i < num_tasks, on all threads: they start when there is work for two.
+  template <class Task>
+  void run(int num_tasks, const Task& task) {
+    if (num_tasks < 2 || num_threads < 2) {
+      for (int i = 0; i < num_tasks; i++) task(i, 0);
+      return;
+    }
+    if (!pool || pool->process != this_process()) pool.reset(new Threads(num_threads));
+    pool->run(num_tasks, task);
   }
 
   void from_flat(const double* flat, Real* padded) const {
@@ -66,12 +71,13 @@ struct Engine {
     }
   }
 
-  std::unique_ptr<Threads> pool;
+  std::unique_ptr<Threads, Forget> pool;
 };
 
 // A batch as Python packs it, or the documents of one step out of it.
 struct Batch {
   const int32_t* tokens;
+  int64_t num_tokens;
   const int64_t* offsets;
   const int64_t* indices;  // which documents, in this order; null for all
   int64_t num_docs;
@@ -124,13 +130,33 @@ void compute(const Engine& e, Workspace& w, const double* weights, double share,
   backward(e.shape, e.layout, e.params.data, grads, fresh, w, dropout);
 }
 
-enum Error { none = 0, memory = 1, token = 2, length = 3, index = 4, stopped = 5 };
+// As ERRORS of native.py has them.
+enum Error { none = 0, memory = 1, token = 2, length = 3, index = 4, stopped = 5, offsets = 6, sizes = 7 };
+
+// Whether the numbers of memory that a model takes fit, and it is the model that Python means.
+Error check_sizes(const Shape& s, int num_threads, int64_t num_params) {
+  if (std::min({s.n_layer, s.n_embd, s.block_size, s.vocab_size, num_threads}) < 1) return Error::sizes;
+  if (num_threads > MOST_THREADS) return Error::sizes;
+  const double size = (2.0 * s.vocab_size + s.block_size + 12.0 * s.n_layer * s.n_embd) * s.n_embd;
+  if (size != double(num_params)) return Error::sizes;
+  const double longest_row = s.block_size + 2.0 * CHUNK_TOKENS + 2.0 * L;
+  return size > 1e15 || 4.0 * s.n_embd * longest_row > INT_MAX || s.vocab_size > INT_MAX / 2 ? Error::memory
+                                                                                             : Error::none;
+}
+
+// Whether document d lies within the tokens.
+bool lies_within(const int64_t* offsets, int64_t d, int64_t num_tokens) {
+  return offsets[d] >= 0 && offsets[d] <= offsets[d + 1] && offsets[d + 1] <= num_tokens;
+}
 
 Error check(const Engine& e, const Batch& batch, int64_t num_known) {
+  if (!batch.indices && (batch.offsets[0] != 0 || batch.offsets[batch.num_docs] != batch.num_tokens))
+    return Error::offsets;
   for (int64_t i = 0; i < batch.num_docs; i++) {
     const int64_t d = batch.doc(i);
     if (d < 0 || d >= num_known) return Error::index;
-    if (batch.length(i) > e.shape.block_size) return Error::length;
+    if (!lies_within(batch.offsets, d, batch.num_tokens)) return Error::offsets;
+    if (batch.offsets[d + 1] - batch.offsets[d] > int64_t(e.shape.block_size) + 1) return Error::length;
     for (int64_t at = batch.offsets[d]; at < batch.offsets[d + 1]; at++)
       if (batch.tokens[at] < 0 || batch.tokens[at] >= e.shape.vocab_size) return Error::token;
   }
@@ -138,7 +164,7 @@ Error check(const Engine& e, const Batch& batch, int64_t num_known) {
 }
 
 // Documents first … last − 1 in chunks, unless told to stop; logprobs and weights are those of the first one's first target.
-void run_documents(Engine& e, int thread, const Batch& batch, int64_t first, int64_t last,
+void run_documents(Engine& e, int thread, const Batch& batch, const Stop& stop, int64_t first, int64_t last,
                    const double* weights, double share, bool want_gradient, Real* grads, bool fresh,
                    double* logprobs) {
   Workspace& w = *e.workspaces[thread];
@@ -156,7 +182,7 @@ void run_documents(Engine& e, int thread, const Batch& batch, int64_t first, int
     } while (i < last && chunk.num_tokens + batch.length(i) / 2 <= size);
     if (!chunk.num_tokens) continue;
     left -= chunk.num_tokens;
-    if (e.stopping.load(std::memory_order_relaxed)) return;
+    if (stop()) return;
     w.fit(e.shape);
     compute(e, w, weights, share, want_gradient, batch.dropped, grads, fresh, logprobs);
     fresh = false;
@@ -178,8 +204,8 @@ int count_groups(int64_t num_targets, int64_t num_docs, bool want_gradient) {
 // same sums in the same order.
 //
 // Returns the number of groups: the gradient is the sum of as many of e.grads.
-int run_batch(Engine& e, const Batch& batch, const double* weights, double share, bool want_gradient,
-              double* logprobs) {
+int run_batch(Engine& e, const Batch& batch, const Stop& stop, const double* weights, double share,
+              bool want_gradient, double* logprobs) {
   int64_t num_targets = 0;
   for (int64_t i = 0; i < batch.num_docs; i++) num_targets += batch.length(i);
   const int num_groups = count_groups(num_targets, batch.num_docs, want_gradient);
@@ -187,7 +213,7 @@ int run_batch(Engine& e, const Batch& batch, const double* weights, double share
   if (want_gradient) e.fresh = false;
   if (num_groups == 1) {
     FlushToZero flush;
-    run_documents(e, 0, batch, 0, batch.num_docs, weights, share, want_gradient,
+    run_documents(e, 0, batch, stop, 0, batch.num_docs, weights, share, want_gradient,
                   e.grads[0]->data, fresh, logprobs);
     return 1;
   }
@@ -205,13 +231,14 @@ int run_batch(Engine& e, const Batch& batch, const double* weights, double share
   firsts.push_back(batch.num_docs);
   if (want_gradient)
     while (int(e.grads.size()) < found) {
-      e.grads.push_back(std::make_unique<Buffer>());
-      e.grads.back()->resize(e.layout.size);
+      auto more = std::make_unique<Buffer>();
+      more->resize(e.layout.size);
+      e.grads.push_back(std::move(more));
     }
-  e.threads().run(found, [&](int g, int thread) {
+  e.run(found, [&](int g, int thread) {
     FlushToZero flush;
     const int64_t before = targets_before[g];
-    run_documents(e, thread, batch, firsts[g], firsts[g + 1],
+    run_documents(e, thread, batch, stop, firsts[g], firsts[g + 1],
                   weights ? weights + before : nullptr, share, want_gradient,
                   want_gradient ? e.grads[g]->data : nullptr, g || fresh, logprobs + before);
   });
@@ -230,7 +257,7 @@ void for_pieces(Engine& e, const Task& task) {
   if (num_pieces <= 2)
     for (int i = 0; i < num_pieces; i++) piece(i, 0);
   else
-    e.threads().run(num_pieces, piece);
+    e.run(num_pieces, piece);
 }
 
 // The gradients of all groups, to be added up in their order.
@@ -335,6 +362,7 @@ void adam_step(Engine& e, double learning_rate, int num_groups) {
 
 // One document, token by token, in the first lane, with the parameters of the moment.
 struct Decoder {
+  std::mutex mutex;
   const Shape shape;
   const Layout layout;
   const Buffer params;
@@ -369,12 +397,16 @@ KAMON_INLINE void keep(Vec& v) {
 
 API(kamon_create)(int n_layer, int n_embd, int n_head, int block_size, int vocab_size, double beta1,
                   double beta2, double eps_adam, double weight_decay, double grad_clip, double dropout,
-                  uint64_t seed, int num_threads)->void* {
+                  uint64_t seed, int num_threads, int64_t num_params, void** engine)->int {
   try {
-    return new Engine(Shape{n_layer, n_embd, n_head, block_size, vocab_size}, beta1, beta2, eps_adam,
-                      weight_decay, grad_clip, Dropout{dropout, seed}, num_threads);
+    if (n_head < 1 || n_embd % n_head) return Error::sizes;
+    const Shape shape{n_layer, n_embd, n_head, block_size, vocab_size};
+    if (const Error error = check_sizes(shape, num_threads, num_params)) return error;
+    *engine = new Engine(shape, beta1, beta2, eps_adam, weight_decay, grad_clip, Dropout{dropout, seed},
+                         num_threads);
+    return Error::none;
   } catch (const std::exception&) {
-    return nullptr;
+    return Error::memory;
   }
 }
 
@@ -404,39 +436,40 @@ API(kamon_gradients)(void* engine, double* grads)->void {
   e.to_flat(e.grads[0]->data, grads);
 }
 
-// Make a call that runs in another thread leave off soon; or, with 0, let the next one run.
-API(kamon_stop)(void* engine, int stop)->void { static_cast<Engine*>(engine)->stopping = stop != 0; }
-
-// weights: null for no gradient; draws: null for no dropout. Returns an Error; where that is `stopped`, gradients are cleared.
-API(kamon_batch)(void* engine, const int32_t* tokens, const int64_t* offsets, int64_t num_docs,
-                 const double* weights, const uint64_t* draws, double* logprobs)->int {
+// weights: null for no gradient; draws: null for no dropout; stop: see Stop. Returns an Error; where that
+// is `stopped` or `memory`, gradients are cleared.
+API(kamon_batch)(void* engine, const int32_t* tokens, int64_t num_tokens, const int64_t* offsets,
+                 int64_t num_docs, const double* weights, const uint64_t* draws, double* logprobs,
+                 const int32_t* stop)->int {
+  Engine& e = *static_cast<Engine*>(engine);
   try {
-    Engine& e = *static_cast<Engine*>(engine);
-    const Batch batch{tokens, offsets, nullptr, num_docs, draws != nullptr, draws};
+    const Batch batch{tokens, num_tokens, offsets, nullptr, num_docs, draws != nullptr, draws};
     if (const Error error = check(e, batch, num_docs)) return error;
-    const int num_groups = run_batch(e, batch, weights, 0, weights != nullptr, logprobs);
-    if (e.stopping) {
+    const int num_groups = run_batch(e, batch, Stop{stop}, weights, 0, weights != nullptr, logprobs);
+    if (Stop{stop}()) {
       if (weights) e.fresh = true;
       return Error::stopped;
     }
     if (weights && num_groups > 1) add_up(e, num_groups);
     return Error::none;
   } catch (const std::exception&) {
+    if (weights) e.fresh = true;
     return Error::memory;
   }
 }
 
 // Of each document the sum of its logprobs, from left to right, and the place of the least one,
 // the first among equals: `document_logprobs` of kamon/engine.py. Both 0 for one without targets.
-API(kamon_document_logprobs)(void* engine, const int32_t* tokens, const int64_t* offsets,
-                             int64_t num_docs, double* totals, int64_t* places)->int {
+API(kamon_document_logprobs)(void* engine, const int32_t* tokens, int64_t num_tokens,
+                             const int64_t* offsets, int64_t num_docs, double* totals, int64_t* places,
+                             const int32_t* stop)->int {
   try {
     Engine& e = *static_cast<Engine*>(engine);
-    const Batch batch{tokens, offsets, nullptr, num_docs, false, nullptr};
+    const Batch batch{tokens, num_tokens, offsets, nullptr, num_docs, false, nullptr};
     if (const Error error = check(e, batch, num_docs)) return error;
-    std::vector<double> logprobs(size_t(num_docs ? offsets[num_docs] - offsets[0] : 0));
-    run_batch(e, batch, nullptr, 0, false, logprobs.data());
-    if (e.stopping) return Error::stopped;
+    std::vector<double> logprobs(static_cast<size_t>(num_tokens));
+    run_batch(e, batch, Stop{stop}, nullptr, 0, false, logprobs.data());
+    if (Stop{stop}()) return Error::stopped;
     const double* own = logprobs.data();
     for (int64_t d = 0; d < num_docs; own += batch.length(d++)) {
       double total = 0;
@@ -454,30 +487,35 @@ API(kamon_document_logprobs)(void* engine, const int32_t* tokens, const int64_t*
   }
 }
 
-API(kamon_step)(void* engine, double learning_rate)->void {
-  adam_step(*static_cast<Engine*>(engine), learning_rate, 1);
+API(kamon_step)(void* engine, double learning_rate)->int {
+  try {
+    adam_step(*static_cast<Engine*>(engine), learning_rate, 1);
+    return Error::none;
+  } catch (const std::exception&) {
+    return Error::memory;
+  }
 }
 
 // num_steps steps of batch_size documents each, which `indices` names out of num_docs; stops behind
 // the first loss that is not finite, or in the middle of a step, which is then not made, if
 // told to stop. Returns the number of losses, or an Error, negative.
-API(kamon_train)(void* engine, const int32_t* tokens, const int64_t* offsets, int64_t num_docs,
-                 const int64_t* indices, int64_t batch_size, int64_t num_steps, int64_t first_draw,
-                 const double* learning_rates, double* losses)->int64_t {
+API(kamon_train)(void* engine, const int32_t* tokens, int64_t num_tokens, const int64_t* offsets,
+                 int64_t num_docs, const int64_t* indices, int64_t batch_size, int64_t num_steps,
+                 uint64_t first_draw, const double* learning_rates, double* losses,
+                 const int32_t* stop)->int64_t {
+  Engine& e = *static_cast<Engine*>(engine);
   try {
-    Engine& e = *static_cast<Engine*>(engine);
     std::vector<double> logprobs;
     for (int64_t i = 0; i < num_steps; i++) {
-      const Batch batch{tokens,  offsets, indices + i * batch_size,
-                        batch_size, true,    nullptr,
-                        uint64_t(first_draw + i * batch_size)};
+      const Batch batch{tokens,     num_tokens, offsets, indices + i * batch_size,
+                        batch_size, true,       nullptr, first_draw + uint64_t(i * batch_size)};
       if (const Error error = check(e, batch, num_docs)) return -error;
       int64_t num_targets = 0;
       for (int64_t d = 0; d < batch_size; d++) num_targets += batch.length(d);
       const double share = 1 / double(num_targets);
       logprobs.resize(size_t(num_targets));
-      const int num_groups = run_batch(e, batch, nullptr, share, true, logprobs.data());
-      if (e.stopping) {
+      const int num_groups = run_batch(e, batch, Stop{stop}, nullptr, share, true, logprobs.data());
+      if (Stop{stop}()) {
         e.fresh = true;
         return i;
       }
@@ -489,6 +527,7 @@ API(kamon_train)(void* engine, const int32_t* tokens, const int64_t* offsets, in
     }
     return num_steps;
   } catch (const std::exception&) {
+    e.fresh = true;
     return -Error::memory;
   }
 }
@@ -496,19 +535,20 @@ API(kamon_train)(void* engine, const int32_t* tokens, const int64_t* offsets, in
 // tokens: room for n · block_size, of which offsets[n] are used; offsets: n + 1.
 // Documents number first … first + n − 1.
 API(kamon_sample)(void* engine, int64_t number, int64_t n, double temperature, uint64_t seed, int bos,
-                  int32_t* tokens, int64_t* offsets)->int {
+                  int32_t* tokens, int64_t* offsets, const int32_t* stop)->int {
   try {
     Engine& e = *static_cast<Engine*>(engine);
+    if (bos < 0 || bos >= e.shape.vocab_size) return Error::token;
     const int block_size = e.shape.block_size;
     int64_t* lengths = offsets + 1;
     constexpr int64_t PIECE = 64 * SIDE;
-    e.threads().run(int((n + PIECE - 1) / PIECE), [&](int piece, int thread) {
+    e.run(int((n + PIECE - 1) / PIECE), [&](int piece, int thread) {
       FlushToZero flush;
       Sampler sampler(e.shape, e.layout, e.params.data, *e.workspaces[thread]);
-      sample_documents(sampler, e.stopping, block_size, number, piece * PIECE,
+      sample_documents(sampler, Stop{stop}, block_size, number, piece * PIECE,
                        std::min(n, (piece + 1) * PIECE), temperature, seed, bos, tokens, lengths);
     });
-    if (e.stopping) return Error::stopped;
+    if (Stop{stop}()) return Error::stopped;
     offsets[0] = 0;
     for (int64_t i = 0; i < n; i++) {  // close the gaps
       std::memmove(tokens + offsets[i], tokens + i * block_size, sizeof(int32_t) * lengths[i]);
@@ -530,13 +570,18 @@ API(kamon_decoder_create)(void* engine)->void* {
 
 API(kamon_decoder_destroy)(void* decoder)->void { delete static_cast<Decoder*>(decoder); }
 
-API(kamon_decoder_push)(void* decoder, int token, double* logits)->void {
+// Returns an Error: `length` where block_size tokens were pushed.
+API(kamon_decoder_push)(void* decoder, int token, double* logits)->int {
   FlushToZero flush;
   Decoder& d = *static_cast<Decoder*>(decoder);
+  const std::lock_guard<std::mutex> lock(d.mutex);
+  if (token < 0 || token >= d.shape.vocab_size) return Error::token;
+  if (d.sampler.position[0] + 1 >= d.shape.block_size) return Error::length;
   d.sampler.input[0] = token;
   d.sampler.position[0]++;
   d.sampler.push();
   for (int o = 0; o < d.shape.vocab_size; o++) logits[o] = double(d.sampler.logit(o, 0));
+  return Error::none;
 }
 
 // items: of 4 or 8 bytes.
@@ -553,24 +598,37 @@ API(kamon_gauss)(uint32_t* state, double std, int64_t n, double* out, double* sp
   gauss(rng, std, n, out, *spare);
 }
 
-// starts: of 4 or 8 bytes each.
-API(kamon_find_starts)(const char* text, int64_t n, const uint8_t* chosen, void* starts,
-                       int bytes)->void {
-  find_starts(text, uint64_t(n), chosen, starts, bytes);
+// The texts have `size` bytes, of which the last is a NUL. starts: of 4 or 8 bytes each. Returns an Error.
+API(kamon_find_starts)(const char* text, int64_t size, int64_t n, const uint8_t* chosen, void* starts,
+                       int bytes)->int {
+  try {
+    find_starts(text, uint64_t(size), uint64_t(n), chosen, starts, bytes);
+    return Error::none;
+  } catch (const Outside&) {
+    return Error::offsets;
+  }
 }
 
-API(kamon_gather)(const char* text, const void* starts, int bytes, int64_t n, char* out, int64_t room,
-                  int64_t* count)->int64_t {
-  return int64_t(gather(text, Starts(starts, bytes), uint64_t(n), out, uint64_t(room), count));
+// Returns the bytes, or an Error, negative.
+API(kamon_gather)(const char* text, int64_t size, const void* starts, int bytes, int64_t n, char* out,
+                  int64_t room, int64_t* count)->int64_t {
+  try {
+    return int64_t(
+        gather(text, uint64_t(size), Starts(starts, bytes), uint64_t(n), out, uint64_t(room), count));
+  } catch (const Outside&) {
+    return -Error::offsets;
+  }
 }
 
-// starts: null for documents one behind the other. -1 where there is no memory for the table.
-API(kamon_first_occurrences)(const char* text, const void* starts, int bytes, int64_t n,
+// starts: null for documents one behind the other. Returns how many, or an Error, negative.
+API(kamon_first_occurrences)(const char* text, int64_t size, const void* starts, int bytes, int64_t n,
                              uint8_t* first)->int64_t {
   try {
-    return first_occurrences(text, starts, bytes, uint64_t(n), first);
+    return first_occurrences(text, uint64_t(size), starts, bytes, uint64_t(n), first);
+  } catch (const Outside&) {
+    return -Error::offsets;
   } catch (const std::exception&) {
-    return -1;
+    return -Error::memory;
   }
 }
 
@@ -585,11 +643,12 @@ API(kamon_ngram_create)(int vocab_size, int order)->void* {
 API(kamon_ngram_destroy)(void* ngram)->void { delete static_cast<Ngram*>(ngram); }
 
 // Count documents first … last − 1. Returns an Error.
-API(kamon_ngram_add)(void* ngram, const int32_t* tokens, const int64_t* offsets, int64_t first,
-                     int64_t last)->int {
+API(kamon_ngram_add)(void* ngram, const int32_t* tokens, int64_t num_tokens, const int64_t* offsets,
+                     int64_t first, int64_t last)->int {
   try {
     Ngram& g = *static_cast<Ngram*>(ngram);
     for (int64_t d = first; d < last; d++) {
+      if (!lies_within(offsets, d, num_tokens)) return Error::offsets;
       const int32_t* document = tokens + offsets[d];
       const int64_t length = offsets[d + 1] - offsets[d];
       if (!g.knows(document, length)) return Error::token;
@@ -619,12 +678,15 @@ API(kamon_ngram_finish)(void* ngram, const double* discounts)->int {
 
 // log p of the targets of documents first … last − 1, for the orders low … high, which are `stride`
 // numbers apart. Returns the number of targets, or an Error, negative.
-API(kamon_ngram_logprobs)(void* ngram, int low, int high, const int32_t* tokens, const int64_t* offsets,
-                          int64_t first, int64_t last, double* logprobs, int64_t stride)->int64_t {
+API(kamon_ngram_logprobs)(void* ngram, int low, int high, const int32_t* tokens, int64_t num_tokens,
+                          const int64_t* offsets, int64_t first, int64_t last, double* logprobs,
+                          int64_t stride)->int64_t {
   try {
     const Ngram& g = *static_cast<Ngram*>(ngram);
+    if (!g.has(low, high)) return -Error::index;
     int64_t num_targets = 0;
     for (int64_t d = first; d < last; d++) {
+      if (!lies_within(offsets, d, num_tokens)) return -Error::offsets;
       const int32_t* document = tokens + offsets[d];
       const int64_t length = offsets[d + 1] - offsets[d];
       if (!g.knows(document, length)) return -Error::token;
@@ -637,10 +699,14 @@ API(kamon_ngram_logprobs)(void* ngram, int low, int high, const int32_t* tokens,
   }
 }
 
-// The context's tokens are of the vocabulary.
+// Returns an Error.
 API(kamon_ngram_probabilities)(void* ngram, int order, const int32_t* context, int64_t size,
-                               double* p)->void {
-  static_cast<Ngram*>(ngram)->probabilities(order, context, size, p);
+                               double* p)->int {
+  const Ngram& g = *static_cast<Ngram*>(ngram);
+  if (!g.has(order, order)) return Error::index;
+  if (!g.knows(context, size)) return Error::token;
+  g.probabilities(order, context, size, p);
+  return Error::none;
 }
 
 // Multiply-adds that one core does in vectors of this build, in GFLOP/s: nothing here can be faster.

@@ -145,11 +145,10 @@ struct Workspace {
     const int c = round_up(s.n_embd, L), f = round_up(4 * s.n_embd, L);
     const int wanted = round_up(num_tokens + (num_docs > 1 ? L : 0), L);
     const bool grows = wanted > capacity;
-    if (grows) capacity = wanted;
     columns = {round_up(num_tokens, HALF), wanted};
     if (layers.empty()) layers = std::vector<LayerBuffers>(s.n_layer);
     if (grows) {
-      const size_t n = capacity;
+      const size_t n = wanted;
       for (auto& layer : layers) {
         layer.normed1.resize(c * n);
         layer.scale1.resize(n);
@@ -165,6 +164,7 @@ struct Workspace {
       logits.resize(size_t(round_up(s.vocab_size, L)) * n);
       dqkv.resize((3 * s.n_embd + L) * n);
       dhidden.resize(f * n);
+      capacity = wanted;  // now, for each of these may throw
     }
   }
 

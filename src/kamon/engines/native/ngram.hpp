@@ -88,6 +88,7 @@ class Ngram {
  public:
   const int vocab_size;
   int64_t longest = 0;  // tokens of a document
+  bool finished = false;  // counting
 
   Ngram(int vocab, int order) : vocab_size(vocab), levels(size_t(order)) {}
 
@@ -96,6 +97,9 @@ class Ngram {
     return std::all_of(document, document + length,
                        [this](int32_t token) { return token >= 0 && token < vocab_size; });
   }
+
+  // Whether these orders can be looked up: all is counted, and none is higher than its own.
+  bool has(int low, int high) const { return finished && low >= 1 && low <= high && high <= order(); }
 
   void add(const int32_t* document, int64_t length) {
     num_tokens += length;
@@ -146,6 +150,7 @@ class Ngram {
       level.grams.shrink_to_fit();
       num_contexts = level.grams.size();
     }
+    finished = true;
   }
 
   // log p of each target for the orders first … last, those of an order `stride` behind the one before.

@@ -4,10 +4,9 @@
 // block_size rounds, of which a lane looks at those since its document began.
 #pragma once
 
-#include <atomic>
-
 #include "model.hpp"
 #include "philox.hpp"
+#include "threads.hpp"
 
 namespace {
 
@@ -182,8 +181,8 @@ class Sampler {
 };
 
 // Documents first … last − 1: row i of `tokens` has block_size places, of which lengths[i] are used.
-// Its draws are those of document `number` + i. Leaves off when `stopping` becomes true.
-void sample_documents(Sampler& sampler, const std::atomic<bool>& stopping, int block_size, int64_t number, int64_t first, int64_t last,
+// Its draws are those of document `number` + i. Leaves off when `stop` says so.
+void sample_documents(Sampler& sampler, const Stop& stop, int block_size, int64_t number, int64_t first, int64_t last,
                       double temperature, uint64_t seed, int bos, int32_t* tokens, int64_t* lengths) {
   int64_t index[SIDE];  // of each lane's document; −1 in an idle lane
   uint64_t numbers[SIDE], positions[SIDE];
@@ -197,7 +196,7 @@ void sample_documents(Sampler& sampler, const std::atomic<bool>& stopping, int b
     running += index[lane] >= 0;
   };
   for (int lane = 0; lane < SIDE; lane++) begin(lane);
-  while (running && !stopping.load(std::memory_order_relaxed)) {
+  while (running && !stop()) {
     sampler.push();
     for (int lane = 0; lane < SIDE; lane++) {
       numbers[lane] = uint64_t(number + index[lane]);
