@@ -38,7 +38,8 @@ def main() -> int:
     found = next(score(model, [password]))
     bits = -found.logprob * BITS
     print(f"{len(password)} characters, {bits:.0f} bits")
-    print(f"odder than {100 - Scale.of(model).percentile(found.bits_per_char):.0f}% of the list")
+    percentile = Scale.of(model).percentile(found.bits_per_char) or 0.0
+    print(f"odder than {100 - percentile:.0f}% of the list")
     print(f"at a billion guesses a second: {duration(2 ** min(bits, 200) / 2e9)}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -12,15 +13,16 @@ import pytest
 
 import kamon
 from conftest import ENGINES, Result
-from kamon import store
+from kamon import preferences, store
 from kamon.api import Model, load
+from kamon.contents import unpack_examples
 from kamon.describe import logprobs
 from kamon.dpo import Objective, dpo, examples_from, num_cut, pairs_of, resume
 from kamon.engine import left_sum, untrained
 from kamon.engines import native
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.model import num_params
-from kamon.preferences import Preference, parse_rule
+from kamon.preferences import Answer, Preference, Verdict, parse_rule
 from kamon.sft import sft
 from kamon.tune import Start
 from test_resume import stop_after
@@ -162,7 +164,7 @@ def test_a_budget_of_kl(base: Path) -> None:
 
 def test_pairs_by_a_rule_share_no_text(base: Path) -> None:
     model = kamon.load(base)
-    examples, source = examples_from(model, None, "len<=3", 60, 1)
+    examples, source, _ = examples_from(model, None, "len<=3", 60, 1)
     assert source == "samples, by the rule len<=3"
     rule = parse_rule("len<=3")
     assert all(rule(e["chosen"]) and not rule(e["rejected"]) for e in examples)
@@ -184,12 +186,36 @@ def test_what_is_held_out_of_a_file(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     lines = [json.dumps({"chosen": p.chosen, "rejected": p.rejected}) for p in PAIRS]
     path.write_text("\n".join(lines))
-    examples, source = examples_from(model, str(path), None, 1, 1)
-    assert (len(examples), source) == (len(PAIRS), str(path))
+    examples, *rest = examples_from(model, str(path), None, 1, 1)
+    assert (len(examples), rest) == (len(PAIRS), [str(path), 0])
     apart = {e["chosen"] for e in examples if e.get("held_out")}
     assert apart
     assert apart.isdisjoint(e["chosen"] for e in examples if not e.get("held_out"))
-    assert not any("held_out" in e for e in examples_from(model, PAIRS[:49], None, 1, 1)[0])
+    assert not any("held_out" in e for e in examples_from(model, PAIRS[:30], None, 1, 1)[0])
+
+
+@pytest.mark.parametrize("verb", ["dpo", "reward"])
+def test_no_text_is_learned_and_tested_on(
+    verb: str, base: Path, tmp_path: Path, kamon: Callable[..., Result]
+) -> None:
+    path = tmp_path / "ratings.jsonl"
+    ratings: list[Answer] = [Verdict(doc, len(doc) < 5) for doc in DOCS]
+    everyone = [Preference(a, b) for a, b in itertools.combinations(DOCS[:60], 2)]
+    for answers in (ratings, everyone):
+        preferences.write(path, answers)
+        flags = ("-o", tmp_path / "m", "--num-steps=2", "--batch-size=4", "--overwrite")
+        done = kamon(verb, base, path, *flags)
+        assert done.code == 0, done.err
+        kept = store.load(tmp_path / "m")
+        assert kept.examples is not None
+        sides: dict[bool, set[str]] = {True: set(), False: set()}
+        for each in unpack_examples(kept.examples):
+            sides[bool(each.get("held_out"))] |= {each["chosen"], each["rejected"]}
+        assert sides[True]
+        assert sides[False].isdisjoint(sides[True])
+        num_left_out = kept.training["tuning"]["data"]["num_left_out"]
+        assert num_left_out == (6 * 54 if answers is everyone else 0)
+        assert (f"{num_left_out} pairs left out: one text" in done.err) == bool(num_left_out)
 
 
 def test_answers_that_are_too_long(base: Path) -> None:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kamon import preferences
 from kamon.errors import ConfigError, CorpusError
-from kamon.preferences import Answer, Preference, Verdict, parse_rule
+from kamon.preferences import (
+    LEAST_HELD_OUT,
+    Answer,
+    Divided,
+    Preference,
+    Verdict,
+    divided,
+    parse_rule,
+)
 
 ANSWERS: list[Answer] = [
     Preference("anna", "bo"),
@@ -19,6 +32,73 @@ ANSWERS: list[Answer] = [
     Preference("x\ny", "", "a prompt"),
     Verdict("z", False, "a prompt"),
 ]
+
+
+WORDS = [f"{a}{b}" for a in "aeiou" for b in "bcdfghjklmnpqrstvwxyz"]
+PROMPTS = st.sampled_from([None, "short", "long"])
+SOME_ANSWERS = st.lists(
+    st.builds(Verdict, st.sampled_from([*WORDS, "é", "e\u0301"]), st.booleans(), PROMPTS)
+    | st.lists(st.sampled_from(WORDS), min_size=2, max_size=2, unique=True).map(
+        lambda texts: Preference(*texts)
+    ),
+    max_size=300,
+)
+
+
+def canonical(pairs: list[Preference]) -> set[str]:
+    return {unicodedata.normalize("NFC", text) for p in pairs for text in (p.chosen, p.rejected)}
+
+
+@settings(deadline=None)
+@given(SOME_ANSWERS)
+def test_no_text_is_on_both_sides(answers: list[Answer]) -> None:
+    found = divided(answers)
+    assert canonical(found.learned).isdisjoint(canonical(found.held_out))
+    assert not 0 < len(found.held_out) < LEAST_HELD_OUT
+    explicit = [each for each in answers if isinstance(each, Preference)]
+    both = Counter([*found.learned, *found.held_out])
+    kept = [each for each in explicit if both[each]]
+    assert len(explicit) - len(kept) == found.num_left_out
+
+
+def test_a_tenth_of_ratings_is_held_out() -> None:
+    ratings = [Verdict(word, word < "i") for word in WORDS]
+    found = divided(ratings)
+    kinds = Counter(rating.liked for rating in ratings)
+    assert len(canonical(found.held_out)) == sum(number // 10 for number in kinds.values())
+    assert canonical(found.learned) | canonical(found.held_out) == set(WORDS)
+    assert found.num_left_out == 0
+    again = divided(ratings[::-1])
+    assert canonical(again.held_out) == canonical(found.held_out)
+
+
+def test_linked_pairs_stay_together() -> None:
+    triples = [
+        pair
+        for a, b, c in zip(WORDS[::3], WORDS[1::3], WORDS[2::3], strict=True)
+        for pair in (Preference(a, b), Preference(b, c), Preference(c, a))
+    ]
+    found = divided(triples)
+    assert (len(found.held_out), found.num_left_out) == (len(WORDS) // 30 * 3, 0)
+    assert len(found.learned) + len(found.held_out) == len(triples)
+
+
+def test_where_all_texts_are_linked() -> None:
+    pairs = [Preference(a, b) for a, b in combinations(WORDS, 2)]
+    found = divided(pairs)
+    held_out = len(WORDS) // 10
+    assert len(found.held_out) == held_out * (held_out - 1) // 2
+    assert found.num_left_out == held_out * (len(WORDS) - held_out)
+    assert divided(pairs[:99]) == Divided(pairs[:99], [])
+
+
+def test_equal_texts_in_other_code_points_are_one_text() -> None:
+    forms = [(f"é{word}", f"e\u0301{word}") for word in WORDS]
+    pairs = [Preference(a, f"x{n}") for n, (a, _) in enumerate(forms)]
+    pairs += [Preference(b, f"y{n}") for n, (_, b) in enumerate(forms)]
+    found = divided(pairs)
+    assert len(found.held_out) == 2 * (len(WORDS) // 10)
+    assert canonical(found.learned).isdisjoint(canonical(found.held_out))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from kamon.objectives import (
     mean,
     target_weights,
 )
-from kamon.preferences import COMMON, Preference
+from kamon.preferences import COMMON, Answer, Preference
 from kamon.prompts import prompted
 from kamon.split import part
 from kamon.tokenizer import Tokenizer
@@ -65,7 +65,6 @@ LEARNING_RATE = 0.0007
 NUM_PAIRS = 1000  # of those that are made
 SAMPLES_A_PAIR = 4  # that are drawn to find pairs by a rule
 HELD_OUT_SHARE = 4  # one held-out pair of `common` for so many others
-FEWEST_TO_HOLD_OUT = 50  # pairs in a file
 NUM_WATCHED = 250  # samples of which the KL is measured under way
 NUM_MEASURED = 1000  # and in the end
 SLOWLY = 20  # a scalar engine samples so many times fewer
@@ -367,17 +366,18 @@ def moved(
 
 def examples_from(
     model: Model,
-    data: str | PathLike[str] | Iterable[Preference] | None,
+    data: str | PathLike[str] | Iterable[Answer] | None,
     prefer: str | None,
     num_pairs: int,
     seed: int,
-) -> tuple[list[Example], str]:
-    """The pairs, some of them held out, and where they come from."""
+) -> tuple[list[Example], str, int]:
+    """The pairs, some of them held out; where they come from; and how many are left out."""
     if (data is None) == (prefer is None):
         raise ConfigError("give either pairs, in a file or by name, or a rule to prefer by")
     check_type("num_pairs", num_pairs, int, ())
     if not 1 <= num_pairs <= 1_000_000:
         raise ConfigError(f"the number of pairs must be from 1 to 1,000,000, not {num_pairs:,}")
+    num_left_out = 0
     if prefer is not None:
         learned, apart = pairs_by_rule(model, prefer, num_pairs, seed)
         source = f"samples, by the rule {prefer}"
@@ -387,23 +387,19 @@ def examples_from(
     else:
         if isinstance(data, str | PathLike):
             answers = preferences.read(os.fspath(data))
-            found, source = preferences.pairs_of(answers), name_of(str(data))
+            source = name_of(str(data))
         else:
             assert data is not None
-            found, source = list(data), "pairs in memory"
-        if not found:
+            answers, source = list(data), "pairs in memory"
+        found = preferences.divided(answers)
+        if not found.learned:
             raise CorpusError(
                 f"{source} has no pair: it takes a liked and a disliked text, or two to choose from"
             )
-        learned, apart = found, []
-        if len(found) >= FEWEST_TO_HOLD_OUT:
-            learned = [pair for pair in found if part(preferences.to_line(pair))]
-            apart = [pair for pair in found if not part(preferences.to_line(pair))]
-            if not learned:
-                learned, apart = found, []
+        learned, apart, num_left_out = found.learned, found.held_out, found.num_left_out
     examples = [preferences.to_record(pair) for pair in learned]
     examples += [preferences.to_record(pair) | {"held_out": True} for pair in apart]
-    return examples, source
+    return examples, source, num_left_out
 
 
 def pairs_by_rule(
@@ -413,8 +409,9 @@ def pairs_by_rule(
     pairs of both kinds."""
     rule = preferences.parse_rule(prefer)
     texts = dict.fromkeys(model.sample(SAMPLES_A_PAIR * num_pairs, temperature=1.0, seed=seed))
-    learned = preferences.rule_pairs((text for text in texts if part(text.encode())), rule)
-    held_out = [text for text in texts if not part(text.encode())]
+    apart = {text for text in texts if not part(preferences.same(text).encode())}
+    learned = preferences.rule_pairs((text for text in texts if text not in apart), rule)
+    held_out = [text for text in texts if text in apart]
     if len({rule(text) for text in held_out}) < 2:
         return learned[:num_pairs], []
     return learned[:num_pairs], preferences.rule_pairs(held_out, rule)[:num_pairs]
@@ -425,7 +422,7 @@ def pairs_by_rule(
 
 def dpo(
     model: Model | str | Path,
-    data: str | Path | Iterable[Preference] | None = None,
+    data: str | Path | Iterable[Answer] | None = None,
     *,
     prefer: str | None = None,
     num_pairs: int = NUM_PAIRS,
@@ -450,8 +447,9 @@ def dpo(
     """The model, tuned to prefer what is chosen in pairs, and its measurements in
     training["tuning"].
 
-    data: a JSONL file of pairs (`preferences.read`), Preferences, or "common": num_pairs pairs of
-    first names, the more common one preferred. prefer: a rule (`preferences.parse_rule`) in its
+    data: a JSONL file of pairs and ratings (`preferences.read`), Preferences and Verdicts, about a
+    tenth of which is held out (`preferences.divided`), or "common": num_pairs pairs of first names,
+    the more common one preferred. prefer: a rule (`preferences.parse_rule`) in its
     place; the pairs are then samples of the model itself. beta: how dear it is to leave the base
     model. loss: "dpo" or "ipo". label_smoothing: the share of pairs believed to stand the wrong way
     round. max_kl: in nats a document; a tuning that goes further from the base ends, and the best
@@ -464,12 +462,12 @@ def dpo(
     if max_kl is not None and not 0 < check_number("max_kl", max_kl) < math.inf:
         raise ConfigError(f"max_kl must be above 0 and finite, not {max_kl}")
     path = model if isinstance(model, str | PathLike) else None
-    base = load(model) if isinstance(model, str | PathLike) else model
+    base = load(model, threads=threads) if isinstance(model, str | PathLike) else model
     base.check_documents("preferences are between documents")
     name = engine or best_engine()
     seed = settings.get("seed", base.config.seed)
     check_type("seed", seed, int, ())
-    examples, source = examples_from(base, data, prefer, num_pairs, seed)
+    examples, source, num_left_out = examples_from(base, data, prefer, num_pairs, seed)
     reference = make_engine(
         *(name, base.config), dtype=dtype, threads=threads, device=device, compile=compile
     )
@@ -479,6 +477,7 @@ def dpo(
     tuning = tuning_for(base, path, params, examples, source, settings)
     tuning = replace(
         tuning,
+        num_left_out=num_left_out,
         settings={
             "loss": loss,
             "beta": float(beta),

@@ -8,9 +8,10 @@ import os
 import random
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,13 @@ from kamon.corpus import checked_text, json_object, name_of, whole_lines
 from kamon.documents import nfc
 from kamon.errors import ConfigError, CorpusError
 from kamon.files import replace_file
+from kamon.split import PARTS
 
 COMMON = "common"
 TIMES_AS_COMMON = 1000  # in a pair of `common_pairs`: spelling hardly tells closer ones apart
 HELD_OUT = 0.2  # of the names of `common_pairs`
 OTHERS = 4  # with which of the other kind a single verdict is paired
+LEAST_HELD_OUT = 5  # pairs: fewer tell nothing
 MOST_RULE = 1000  # characters
 MOST_DEPTH = 50  # of parentheses and `not` in a rule
 
@@ -189,6 +192,90 @@ def pairs_of(answers: Iterable[Answer]) -> list[Preference]:
                 other = fewer[(place + turn) % len(fewer)]
                 chosen, rejected = (text, other) if more is liked else (other, text)
                 found.append(Preference(chosen, rejected, prompt))
+    return found
+
+
+# ---- training and validation
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Pairs to learn from and pairs held out, which share no text.
+
+    num_left_out: pairs of a text on either side, which are in neither.
+    """
+
+    learned: list[Preference]
+    held_out: list[Preference]
+    num_left_out: int = 0
+
+
+def divided(answers: Iterable[Answer]) -> Divided:
+    """Return the pairs of these answers, with about a tenth held out that shares no text with them.
+
+    The texts are divided, by `held_out_texts`. Ratings make pairs within each side. If fewer than
+    LEAST_HELD_OUT pairs would be held out, none is.
+
+    >>> found = divided(Verdict(f"{n}", n % 2 == 0) for n in range(100))
+    >>> len(found.learned), len(found.held_out), found.num_left_out
+    (180, 20, 0)
+    """
+    answers = list(answers)
+    pairs = pairs_of(answers)
+    liked = {same(each.text): each.liked for each in answers if isinstance(each, Verdict)}
+    links = [(same(pair.chosen), same(pair.rejected)) for pair in pairs]
+    apart = held_out_texts(links, liked.get)
+    sides = [{same(text) in apart for text in texts_of([answer])} for answer in answers]
+    learned, held_out = (
+        pairs_of(each for each, side in zip(answers, sides, strict=True) if side == {which})
+        for which in (False, True)
+    )
+    if len(held_out) < LEAST_HELD_OUT or not learned:
+        return Divided(pairs, [])
+    return Divided(learned, held_out, sum(len(side) == 2 for side in sides))
+
+
+def same(text: str) -> str:
+    """Return one form for all canonically equal texts."""
+    return unicodedata.normalize("NFC", text)
+
+
+def texts_of(answers: Iterable[Answer]) -> set[str]:
+    found = set()
+    for each in answers:
+        found |= {each.chosen, each.rejected} if isinstance(each, Preference) else {each.text}
+    return found
+
+
+def held_out_texts(
+    links: Sequence[tuple[str, str]], kind: Callable[[str], object] = lambda _: None
+) -> set[str]:
+    """Return the texts to hold out, a tenth, chosen by their content.
+
+    Texts that are linked stay on one side, in groups of up to a tenth of all links. The texts of a
+    larger group are divided one by one, a tenth of each kind.
+    """
+    group = {text: text for link in links for text in link}
+
+    def root(text: str) -> str:
+        while group[text] != text:
+            group[text] = text = group[group[text]]
+        return text
+
+    for a, b in links:
+        group[root(a)] = root(b)
+    sizes = Counter(root(a) for a, _ in links)
+    units: dict[object, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for text in sorted(group):
+        own = root(text)
+        whole = sizes[own] * PARTS <= len(links)
+        units["groups" if whole else ("of kind", kind(text))][own if whole else text].append(text)
+    found: set[str] = set()
+    for of_kind in units.values():
+        ordered = sorted(
+            of_kind.values(), key=lambda texts: sha256(f"held out: {texts[0]}".encode()).digest()
+        )
+        found.update(*ordered[: len(ordered) // PARTS])
     return found
 
 

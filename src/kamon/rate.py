@@ -7,7 +7,7 @@ it was aligned, and an answer that is taken back leaves no trace.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kamon.dpo import BETA, dpo_steps, tuning_for, with_reference
 from kamon.engine import best_engine, untrained
 from kamon.errors import CorpusError
 from kamon.objectives import mean
-from kamon.preferences import Answer, Preference, pairs_of, to_record
+from kamon.preferences import Answer, Preference, pairs_of, texts_of, to_record
 from kamon.tune import NewEngine, Steps, Tuning, base_of, tune
 
 KIND = "rate"
@@ -145,13 +145,6 @@ def proposals(
 def due(answers: Sequence[Answer], num_aligned: int, every: int) -> bool:
     """Whether a model that is aligned with num_aligned of the answers is to be aligned again."""
     return len(answers) - num_aligned >= every and bool(pairs_of(answers))
-
-
-def texts_of(answers: Iterable[Answer]) -> set[str]:
-    found = set()
-    for each in answers:
-        found |= {each.chosen, each.rejected} if isinstance(each, Preference) else {each.text}
-    return found
 
 
 def likelier(tuned: Model, base: Model, answers: Sequence[Answer]) -> tuple[float, float]:

@@ -23,9 +23,8 @@ from kamon.engine import Engine, is_fast
 from kamon.errors import ConfigError, CorpusError
 from kamon.extend import extend
 from kamon.objectives import bradley_terry_loss, bradley_terry_weights, mean, sigmoid
-from kamon.preferences import Preference, to_record
+from kamon.preferences import Answer, Divided, Preference, divided, pairs_of, to_record
 from kamon.prompts import knows_prompts, prompted
-from kamon.split import part
 from kamon.tokenizer import Tokenizer
 from kamon.tune import (
     Example,
@@ -160,7 +159,7 @@ def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str,
 
 def reward(
     model: Model,
-    pairs: Sequence[Preference],
+    pairs: Sequence[Answer],
     held_out: Sequence[Preference] | None = None,
     *,
     source: str = "pairs",
@@ -181,8 +180,9 @@ def reward(
 ) -> Model:
     """A reward model that starts from `model`.
 
-    held_out: pairs to test on, by which the best model is found too; without them a tenth of
-    `pairs`, by their content, where that is one or more. lm_weight: of a document's own mean −log p
+    pairs: Preferences and Verdicts. held_out: pairs to test on, by which the best model is found
+    too; without them about a tenth of `pairs` that shares no text with the others
+    (`preferences.divided`). lm_weight: of a document's own mean −log p
     beside the pairs' loss. source: what the pairs are called; base: where the model was loaded
     from. settings: batch_size (pairs in a step) and the others of `tune.SETTINGS`; what is not
     given is picked. For the other arguments and errors see `kamon.train`.
@@ -194,14 +194,11 @@ def reward(
     assert isinstance(weight, float)
     if not 0 <= weight < float("inf"):
         raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
-    if held_out is None:
-        apart = [is_apart(pair) for pair in pairs]
-    else:
-        apart = [False] * len(pairs) + [True] * len(held_out)
-        pairs = [*pairs, *held_out]
-    examples = [to_record(p) | {"held_out": a} for p, a in zip(pairs, apart, strict=True)]
-    if all(apart):
+    found = divided(pairs) if held_out is None else Divided(pairs_of(pairs), list(held_out))
+    if not found.learned:
         raise CorpusError(f"{source} has no pairs to learn from")
+    examples = [to_record(pair) | {"held_out": False} for pair in found.learned]
+    examples += [to_record(pair) | {"held_out": True} for pair in found.held_out]
     config, tokenizer, params = extended(model, examples)
     config = configured(config, PICKED, settings)
     tuning = Tuning(
@@ -214,6 +211,7 @@ def reward(
         source=source,
         base=base_of(model, base),
         documents=model.documents,
+        num_left_out=found.num_left_out,
     )
     return tune(
         tuning,
@@ -235,12 +233,6 @@ def reward(
 def resume(path: str | Path, **how: Any) -> Model:
     """Go on with what `reward` kept in its output; how: of `tune.resume_tuning`."""
     return resume_tuning(path, KIND, steps_of, **how)
-
-
-def is_apart(pair: Preference) -> bool:
-    """Whether it is held out: the same, whichever of both is preferred, wherever it stands."""
-    key = "\0".join([pair.prompt or "", *sorted((pair.chosen, pair.rejected))])
-    return part(key.encode()) == 0
 
 
 def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokenizer, array[float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from os import PathLike
@@ -26,6 +26,7 @@ from kamon.errors import ConfigError, CorpusError
 from kamon.extend import extend
 from kamon.mapped import Numbers
 from kamon.objectives import Span, sft_loss, sft_weights
+from kamon.preferences import held_out_texts, same
 from kamon.prompts import knows_prompts, prompted
 from kamon.run import MIN_HELD_OUT, divide_as
 from kamon.split import part
@@ -54,13 +55,15 @@ KEYS = ("prompt", "completion")
 BASE_SHARE = 0.3  # of the documents in a step
 BATCH_SIZE = 32
 PASSES = 5  # over the examples, where no number of steps is named
-LEAST_STEPS, MOST_STEPS = 300, 3_200
+LEAST_STEPS = 300
+MOST_LEARNED = 71_680  # examples: 3,200 steps of the usual size
 WARM_UP = 0.02  # of all steps
 FASTER = 2.0  # than the base was trained: new tokens have all to learn
 READ = 200  # documents of the base by which new tokens are made unlikely
 NUM_SHOWN = 8  # prompts that are answered at the end, to be looked at
 TAKEN = ("block_size", "dropout", "gradient_accumulation_steps", "temperature")  # settings beside
 TESTED = 3_000  # documents that the base was not trained on
+SPLIT, EARLIER_SPLIT = "completions", "examples"  # by what examples are held out
 
 
 def sft(
@@ -85,9 +88,10 @@ def sft(
 
     data: a JSONL file of {"prompt": "…", "completion": "…"}, one of the built-in
     `instructions.TASKS`, or such mappings; an example that stands there twice is learned twice as
-    often. A tenth of them, chosen by their content, is held out: the model is the one that does
-    best on them. Completions that were held out from the base are not learned. Characters that the
-    base does not know, the special token, and positions for the longest example are added.
+    often. A tenth of them, chosen by their content, is held out, and shares no completion with the
+    others (see `divided`): the model is the one that does best on them. Completions that were held
+    out from the base are not learned. Characters that the base does not know, the special token,
+    and positions for the longest example are added.
 
     base_share: of the documents in a step so many are of the base's list, without a prompt; 0 for
     none. settings: those of training (learning_rate, num_steps, batch_size, seed …); what is not
@@ -101,19 +105,17 @@ def sft(
     2
     """
     path = base if isinstance(base, str | PathLike) else None
-    model = load(base) if isinstance(base, str | PathLike) else base
+    how: dict[str, Any] = {"engine": engine, "dtype": dtype, "threads": threads, "device": device}
+    how["compile"] = compile
+    model = load(base, **how) if isinstance(base, str | PathLike) else base
     if not isinstance(model, Model):
         raise ConfigError(f"the base must be a model or its directory, not {base!r:.80}")
     examples, source = examples_of(data)
-    tuning = prepare(model, path, examples, source, base_share, settings)
+    tuning = prepare(model, path, examples, source, base_share, settings, **how)
     return tune(
         tuning,
         steps_of,
-        engine=engine,
-        dtype=dtype,
-        threads=threads,
-        device=device,
-        compile=compile,
+        **how,
         output=output,
         overwrite=overwrite,
         checkpoint_every=checkpoint_every,
@@ -182,8 +184,14 @@ def prepare(
     source: str,
     base_share: float,
     settings: dict[str, Any],
+    *,
+    engine: str | None = None,
+    **how: Any,
 ) -> Tuning:
-    """Everything decided: the model extended, the settings picked, the base measured."""
+    """Everything decided: the model extended, the settings picked, the base measured.
+
+    engine, how: of the engine that measures, as of `make_engine`.
+    """
     check_type("base_share", base_share, float, ())
     if not 0 <= base_share < 1:
         raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
@@ -217,23 +225,24 @@ def prepare(
             f"{longest} tokens, and the base a block_size of {config.block_size}"
         )
     config, tokenizer, params = extend(config, tokenizer, params, block_size=size)
-    config = configured(config, picked(model.config, len(examples)), settings, *TAKEN)
+    chosen = picked(model.config, len(examples), base_share, **settings)
+    config = configured(config, chosen, settings, *TAKEN)
     warm_up = settings.get("warmup_steps", int(WARM_UP * config.num_steps))
     config = replace(config, warmup_steps=warm_up, block_size=size)
     base = base_of(model, path)
-    engine = make_engine(None, config)
-    engine.load(untrained(params))
+    measuring = make_engine(engine, config, **how)
+    measuring.load(untrained(params))
     if held_out:
         batch = tokenizer.encode_documents(held_out[:TESTED], config.block_size)
-        base["held_out_loss"] = mean_loss(engine, batch)
+        base["held_out_loss"] = mean_loss(measuring, batch)
     if source == instructions.INSTRUCTIONS:
-        base["obedience"] = asdict(instructions.obedience(engine, tokenizer))
+        base["obedience"] = asdict(instructions.obedience(measuring, tokenizer))
     return Tuning(
         kind=KIND,
         config=config,
         tokenizer=tokenizer,
         params=params,
-        settings={"base_share": float(base_share)},
+        settings={"base_share": float(base_share), "split": SPLIT},
         examples=examples,
         source=source,
         base=base,
@@ -241,13 +250,15 @@ def prepare(
     )
 
 
-def picked(config: Config, num_examples: int) -> dict[str, Any]:
-    """The settings where none are given."""
-    steps = round(PASSES * num_examples / (BATCH_SIZE * (1 - BASE_SHARE)))
-    return {
-        "num_steps": min(MOST_STEPS, max(LEAST_STEPS, steps)),
-        "batch_size": BATCH_SIZE,
-        "gradient_accumulation_steps": 1,
+def picked(
+    config: Config, num_examples: int, base_share: float = BASE_SHARE, **settings: Any
+) -> dict[str, Any]:
+    """Return the settings where none are given: so many steps that they make PASSES."""
+    sizes = {"batch_size": BATCH_SIZE, "gradient_accumulation_steps": 1}
+    given = replace(config, **sizes | {name: settings[name] for name in sizes & settings.keys()})
+    learned = min(PASSES * num_examples, MOST_LEARNED) / (given.docs_per_step * (1 - base_share))
+    return sizes | {
+        "num_steps": max(LEAST_STEPS, round(learned)),
         "learning_rate": FASTER * config.learning_rate,
         "min_lr": 0.0,
     }
@@ -267,25 +278,31 @@ def encoded(tokenizer: Tokenizer, examples: Iterable[Example]) -> list[tuple[Num
 
 
 def divided(
-    examples: Sequence[Example], tested_base: Container[str]
+    examples: Sequence[Example], tested_base: Iterable[str], split: str = SPLIT
 ) -> tuple[list[Example], list[Example]]:
     """(learned, held out): a tenth by the content of an example, each of them once.
 
-    Those with a completion in tested_base, on which the base was tested, are in neither: learning
-    them would spoil that. Where fewer than MIN_HELD_OUT would be held out, none is.
+    No completion is on both sides, and no prompt either unless it is one of a few that many
+    examples have (see `preferences.held_out_texts`). Those with a completion in tested_base, on
+    which the base was tested, are in neither: learning them would spoil that. If fewer than
+    MIN_HELD_OUT would be held out, none is. split: SPLIT, or EARLIER_SPLIT of a tuning to resume,
+    which looked at whole examples.
     """
-    learned, held_out = [], {}
-    for each in examples:
-        prompt, completion = each["prompt"], each["completion"]
-        if completion in tested_base:
-            continue
-        if part(f"{prompt}\n{completion}".encode()) == 0:
-            held_out[prompt, completion] = each
-        else:
-            learned.append(each)
+    spoilt = set(map(same, tested_base))
+    usable = [each for each in examples if same(each["completion"]) not in spoilt]
+    links = dict.fromkeys((same(e["completion"]), f"\0{same(e['prompt'])}") for e in usable)
+    apart = held_out_texts(list(links), lambda text: text.startswith("\0"))
+
+    def is_apart(each: Example) -> bool:
+        if split == EARLIER_SPLIT:
+            return part(f"{each['prompt']}\n{each['completion']}".encode()) == 0
+        return same(each["completion"]) in apart
+
+    learned = [each for each in usable if not is_apart(each)]
+    held_out = {(each["prompt"], each["completion"]): each for each in usable if is_apart(each)}
     if len(held_out) >= MIN_HELD_OUT and learned:
         return learned, list(held_out.values())
-    return [each for each in examples if each["completion"] not in tested_base], []
+    return usable, []
 
 
 # ---- the steps
@@ -296,7 +313,8 @@ def steps_of(tuning: Tuning, _: NewEngine) -> Steps:
     docs = tuning.documents
     docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
     base = divide_as(tuning.base["training"], docs, c.mode)
-    chosen, apart = divided(tuning.examples, set(base[1]))
+    split = tuning.settings.get("split", EARLIER_SPLIT)
+    chosen, apart = divided(tuning.examples, base[1], split)
     learned = encoded(tokenizer, chosen)
     size = c.docs_per_step
     num_base = round(size * tuning.settings["base_share"]) if base[0] else 0

@@ -165,9 +165,6 @@ class Characters:
     def decode(self, tokens: Iterable[int]) -> str:
         return "".join([self.pieces[token] for token in tokens])
 
-    def num_chars(self, tokens: Sequence[int]) -> int:
-        return len(tokens)
-
     def unfinished(self, tokens: Sequence[int]) -> bytes:  # noqa: ARG002
         return b""
 
@@ -218,9 +215,6 @@ class BytePairs:
 
     def decode(self, tokens: Iterable[int]) -> str:
         return b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "replace")
-
-    def num_chars(self, tokens: Sequence[int]) -> int:
-        return len(b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "ignore"))
 
     def unfinished(self, tokens: Sequence[int]) -> bytes | None:
         """The bytes of a character that tokens begin and do not end; None if they are no text."""
@@ -379,21 +373,24 @@ def draw(
 def score(text: str, prompt: str | None = None) -> tuple[float, float]:
     """(log p of the text and its end in nats, the same in bits a character, the end being one).
 
-    Of a text that is longer than the model can see its beginning counts, without an end.
+    A text that is longer than the model reads at once is read in windows: each begins with BOS and
+    the prompt, and half of what follows there repeats the window before.
     """
     text = tokenizer().normal(text)
-    before = before_answer(prompt)
-    tokens = [BOS, *before, *tokenizer().encode(text), BOS][: BLOCK_SIZE + 1]
-    decoder, logprob = Decoder(), 0.0
-    for i, target in enumerate(tokens[1:]):
-        p = softmax(decoder.push(tokens[i]))[target]
-        if i >= len(before):
-            logprob += math.log(p) if p else -math.inf
-    if tokens[-1] == BOS:
-        num_chars = len(text) + 1
-    else:
-        num_chars = max(1, tokenizer().num_chars(tokens[1 + len(before) :]))
-    return logprob, -(1 / math.log(2)) * logprob / num_chars
+    before = [BOS, *before_answer(prompt)]
+    tokens = [*tokenizer().encode(text), BOS]
+    room = BLOCK_SIZE + 1 - len(before)
+    logprob, known, end = 0.0, 0, min(room, len(tokens))
+    while known < len(tokens):
+        window = before + tokens[max(0, end - room) : end]
+        decoder = Decoder()
+        for i, target in enumerate(window[1:], 1):
+            logits = decoder.push(window[i - 1])
+            if i >= len(window) - (end - known):
+                p = softmax(logits)[target]
+                logprob += math.log(p) if p else -math.inf
+        known, end = end, min(end + room - room // 2, len(tokens))
+    return logprob, -(1 / math.log(2)) * logprob / (len(text) + 1)
 
 
 def next_tokens(prefix: str = "", prompt: str | None = None) -> list[tuple[str, float]]:

@@ -70,7 +70,8 @@ class Tuning:
     `frozen`, or in the examples. settings: of the objective alone. examples: what it learns from
     and is tested on; source: where they come from. base: the training of the base model, its path,
     if it has one, and its `fingerprint`. documents: of the base. updates: of the parameters in a
-    step. frozen: parameters that are kept beside.
+    step. frozen: parameters that are kept beside. num_left_out: examples that are neither learned
+    nor tested on, since they would join both.
     """
 
     kind: str
@@ -84,6 +85,7 @@ class Tuning:
     documents: bytes | Documents = field(repr=False)
     updates: int = 1
     frozen: array[float] | None = field(default=None, repr=False)
+    num_left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -358,6 +360,7 @@ def record(tuning: Tuning) -> dict[str, Any]:
             "source": tuning.source,
             "num_examples": len(tuning.examples),
             "sha256": hashlib.sha256(examples_text(tuning.examples)).hexdigest(),
+            "num_left_out": tuning.num_left_out,
         },
         "settings": tuning.settings,
         "updates": tuning.updates,
@@ -388,6 +391,7 @@ def tuning_of(path: str | Path, found: Stored) -> Tuning:
         documents=found.documents,
         updates=kept["updates"],
         frozen=found.frozen,
+        num_left_out=kept["data"].get("num_left_out", 0),
     )
 
 

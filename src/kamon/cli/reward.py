@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
@@ -17,7 +18,7 @@ from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
     from kamon.api import Model
-    from kamon.preferences import Preference
+    from kamon.preferences import Answer, Preference
 
 NUM_PAIRS = 1_000
 NUM_HELD_OUT = 1_000
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_pairs(
     data: str, num_pairs: int | None, seed: int
-) -> tuple[list[Preference], list[Preference] | None]:
+) -> tuple[Sequence[Answer], list[Preference] | None]:
     from kamon import preferences
 
     if data == preferences.COMMON:
@@ -93,7 +94,7 @@ def read_pairs(
             say(f"{data} are the built-in pairs; your own file is ./{data}")
         n = NUM_PAIRS if num_pairs is None else num_pairs
         return preferences.common_pairs(n, seed, NUM_HELD_OUT)
-    return preferences.pairs_of(preferences.read(data)), None
+    return preferences.read(data), None
 
 
 def show(found: dict[str, Any]) -> None:

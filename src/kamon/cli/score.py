@@ -1,10 +1,11 @@
 """Say how odd each line of a text is to a saved model: the names that do not fit stand out.
 
 A line of output for each line of input, tab-separated: bits a character (its end counts as one),
-log probability in nats, the percentage of the model's own list that is at least as odd, the least
-likely character ("end" for the end), and the line as it was given. White space at the ends is taken
-off, blank lines are left out. Any number of lines is read, as they come, in bounded memory. On a
-terminal, a line of heads comes first, on stderr.
+log probability in nats, the percentage of the entries held out from training that is at least as
+odd, the least likely character ("end" for the end), and the line as it was given. If fewer than 10
+entries are held out, the percentage is of the whole list; without any entries it is "-". White
+space at the ends is taken off, blank lines are left out. Any number of lines is read, as they come,
+in bounded memory. On a terminal, a line of heads comes first, on stderr.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def add_arguments(parser: Parser) -> None:
         help="lines that have characters the model does not know: stop there (error, the default), "
         "leave them out (skip), score them with the likes that it knows, such as e for É, and "
         "leave out what has none (replace), or take them for the oddest of all, of probability 0 "
-        "(odd)",
+        "(odd), together with lines that are longer than the model can write",
     )
     parser.add_argument(
         "--json",
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
     model = load(args.model, **engine)
     model.check_documents("scores are those of documents")
-    scale = Scale.of(model)
+    scale = Scale.of(model, args.unknown)
     num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = num_odd = (
         num_broken
     ) = 0
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         num_cut += sum(found.cut)
         if args.unknown == "odd":
             surprising = found.surprising()
-            strange = model.tokenizer.unknown(surprising)
+            strange = model.tokenizer.unknown("".join(surprising))
             num_odd += sum(char in strange for char in surprising)
         num_replaced += sum(map(ne, found.given, found.texts))
         least = top[-1][0] if len(top) == args.top else args.threshold
@@ -140,16 +141,30 @@ def run(args: argparse.Namespace) -> int:
     if num_replaced:
         say(f"{count(num_replaced, 'line')} scored with the likes of characters unknown")
     if num_cut:
+        how = "of probability 0 to it" if args.unknown == "odd" else "scored in overlapping windows"
         say(
-            f"{count(num_cut, 'line')} longer than the model can see: scored by "
-            f"{'its' if num_cut == 1 else 'their'} first {model.config.block_size} "
-            f"{model.tokenizer.unit}s"
+            f"{count(num_cut, 'line')} longer than the {model.config.block_size - 1} "
+            f"{model.tokenizer.unit}s that the model can write: {how}"
         )
     if num_long:
         say(
             f"{count(num_long, 'line')} of more than {MAX_LINE:,} characters: the rest was not read"
         )
+    say_compared(scale)
     return 0 if num_scored else 1
+
+
+def say_compared(scale: Scale) -> None:
+    n = f"{len(scale.bits):,}"
+    if scale.reference is None:
+        say("no percentiles: the model keeps no entries, and its packed corpus is not in its place")
+    elif scale.reference == "held_out":
+        say(f"percentiles compare with {n} entries that were held out from training")
+    else:
+        say(
+            f"percentiles compare with {n} entries of the list, most of them learned: unseen ones "
+            "are rather odder; a longer list has enough held out to compare with"
+        )
 
 
 def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
@@ -164,10 +179,11 @@ def text_rows(found: Scores, scale: Scale) -> list[str]:
     given = found.given
     if not "".join(given).isprintable():  # some need escapes; one call for all is much faster
         given = list(map(entry_line, given))
+    percentiles = ["-" if p is None else f"{p:.1f}" for p in scale.percentiles(found.bits_per_char)]
     return [
-        f"{bits:.3f}\t{logprob:.3f}\t{percentile:.1f}\t{shown[char]}\t{text}"
+        f"{bits:.3f}\t{logprob:.3f}\t{percentile}\t{shown[char]}\t{text}"
         for bits, logprob, percentile, char, text in zip(
-            *(found.bits_per_char, found.logprobs, scale.percentiles(found.bits_per_char)),
+            *(found.bits_per_char, found.logprobs, percentiles),
             *(surprising, given),
             strict=True,
         )
@@ -183,6 +199,7 @@ def json_rows(found: Scores, scale: Scale) -> list[str]:
                 "logprob": logprob,
                 "bits_per_char": bits,
                 "percentile": percentile,
+                "compared_with": scale.reference,
                 "surprise": surprise,
                 "surprising": surprising or None,
                 "cut": cut,

@@ -132,6 +132,11 @@ def say_start(start: Start) -> None:
     tested = start.steps.num_held_out
     apart = f"; {tested:,} that are held out test it" if tested else ""
     say(f"{tuning.source}: {count(len(tuning.examples), 'example')}{apart}")
+    if tuning.num_left_out:
+        say(
+            f"{count(tuning.num_left_out, 'pair')} left out: one text in it is learned, and the "
+            "other one held out"
+        )
     say(
         f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
         f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "

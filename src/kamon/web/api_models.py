@@ -192,15 +192,18 @@ class ScoreBody(Asking):
 
 
 class ScoreFound(BaseModel):
-    """percentile: how much of the model's own list is at least as odd, in percent.
+    """percentile: how many known entries are at least as odd, in percent; null if there are none.
 
-    logprob and bits_per_char are null where the probability is 0.
+    compared_with: which entries, "held_out" or "list" (see `kamon.score.Scale`). logprob and
+    bits_per_char are null if the probability is 0. cut: the text is longer than the model reads at
+    once.
     """
 
     text: str
     logprob: float | None
     bits_per_char: float | None
-    percentile: float
+    percentile: float | None
+    compared_with: Literal["held_out", "list"] | None
     surprising: str
     cut: bool
 
@@ -335,13 +338,15 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
     def look(_: Stop) -> list[ScoreFound]:
         with entry.use() as model:
             found = list(score(model, body.texts, unknown=body.unknown))
-            scale = entry.remember("scale", lambda: Scale.of(model))
+            which = "odd" if body.unknown == "odd" else "skip"
+            scale = entry.remember(f"scale {which}", lambda: Scale.of(model, which))
             return [
                 ScoreFound(
                     text=each.text,
                     logprob=finite(each.logprob),
                     bits_per_char=finite(each.bits_per_char),
                     percentile=scale.percentile(each.bits_per_char),
+                    compared_with=scale.reference,
                     surprising=each.surprising,
                     cut=each.cut,
                 )

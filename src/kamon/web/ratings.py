@@ -26,7 +26,7 @@ from kamon.dpo import BETA
 from kamon.engine import is_fast, make_engine
 from kamon.errors import ConfigError
 from kamon.objectives import mean
-from kamon.preferences import Answer, Preference, Verdict, pairs_of
+from kamon.preferences import Answer, Preference, Verdict, pairs_of, texts_of
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, Shelf
@@ -227,7 +227,7 @@ class Ratings:
         """To these answers, by who holds the session. now: whether to align and propose anew at
         once; again: what is proposed first, if it still may be."""
         before, base = session.rated, session.base
-        known = rate.texts_of(answers)
+        known = texts_of(answers)
         left = [each for each in before.proposals if known.isdisjoint(texts(each))]
         undone = len(answers) < before.num_aligned
         empty = now or not left
@@ -347,7 +347,7 @@ def check(model: Model, answers: Sequence[Answer]) -> None:
     """Refuse what the model cannot read whole."""
     most = model.config.block_size
     for number, answer in enumerate(answers, 1):
-        for text in sorted(rate.texts_of([answer])):
+        for text in sorted(texts_of([answer])):
             checked_text("the answers", f"number {number}", text)
             if not text:
                 raise ConfigError(f"answer {number} is about an empty text")
