@@ -22,6 +22,7 @@ from kamon.api import lesson_of
 from kamon.batch import Batch
 from kamon.budget import TEXT_SIZES
 from kamon.config import Config
+from kamon.documents import nfc
 from kamon.errors import ConfigError
 from kamon.lesson import lesson_of_shards
 from kamon.pack import pack
@@ -262,7 +263,7 @@ def test_the_same_documents_are_held_out_of_shards_and_of_the_list(
         )
         assert len(learned) + len(held_out) == len(docs)
         for part, of_list in zip((learned, held_out), split(docs), strict=True):
-            assert set(part) == set(of_list)
+            assert set(part) == set(map(nfc, of_list))
     assert len(set(map(key, held_out))) == 30 or many
 
 

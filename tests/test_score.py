@@ -220,7 +220,7 @@ def test_unseen_entries_have_every_percentile_equally_often() -> None:
 
 
 def test_percentiles_of_a_packed_corpus(tmp_path: Path, kamon: Kamon) -> None:
-    docs = [f"{a}{b}{c}" for a in "annor" for b in "annhr" for c in "aeinor"]
+    docs = [f"{a}{b}{c}" for a in "annor" for b in "annhr" for c in "aeinorsu"]
     (tmp_path / "list").write_text("\n".join(docs))
     assert kamon("pack", tmp_path / "list", "-o", tmp_path / "shards").code == 0
     assert kamon("train", tmp_path / "shards", "-o", tmp_path / "m", *TINY_FLAGS).code == 0

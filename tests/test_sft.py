@@ -183,12 +183,13 @@ def test_a_tuning_of_before_keeps_what_it_held_out(base: Model) -> None:
     def key(each: dict[str, str]) -> bytes:
         return f"{each['prompt']}\n{each['completion']}".encode()
 
-    assert all(part(key(each)) == 0 for each in divided(DATA, [], EARLIER_SPLIT)[1])
-    tuning = prepare(base, None, DATA, "x", 0.5, {"num_steps": 1})
+    data = DATA + [{"prompt": doc[0].upper(), "completion": doc} for doc in DOCS]
+    assert all(part(key(each)) == 0 for each in divided(data, [], EARLIER_SPLIT)[1])
+    tuning = prepare(base, None, data, "x", 0.5, {"num_steps": 1})
     before = replace(tuning, settings={"base_share": 0.5})
     num_held_out = [steps_of(t, lambda _: base.engine).num_held_out for t in (tuning, before)]
     learned = base.parts()[0] if base.training["held_out"] else DOCS
-    usable = [each for each in DATA if each["completion"] in set(learned)]
+    usable = [each for each in data if each["completion"] in set(learned)]
     assert num_held_out[1] == sum(part(key(each)) == 0 for each in usable) != num_held_out[0]
 
 
