@@ -85,14 +85,12 @@ def test_wilson() -> None:
 
 
 def test_win_rate() -> None:
-    def longer(a: str, b: str) -> float:
-        return 0.5 if len(a) == len(b) else float(len(a) > len(b))
-
-    rate, interval = alignment.win_rate(["aa", "b", "c", "dd"], ["a", "bb", "c", "d"], longer)
-    assert rate == 2.5 / 4
-    assert interval == alignment.wilson(2.5, 4)
+    """Ties count as half, and what cannot be judged is left out."""
+    found = alignment.win_rate([2.0, 1.0, 1.0, 2.0, None, 1.0], [1.0, 2.0, 1.0, 1.0, 0.0, None])
+    assert found == (2.5 / 4, alignment.wilson(2.5, 4))
+    assert alignment.win_rate([None], [1.0]) is None
     with pytest.raises(ValueError, match="shorter"):
-        alignment.win_rate(["a", "b"], ["a"], longer)
+        alignment.win_rate([1.0, 2.0], [1.0])
 
 
 def test_collapse() -> None:

@@ -105,8 +105,7 @@ def test_it_prefers_what_was_chosen(engine: str, base: Path) -> None:
 
     assert gain(chosen) > gain(rejected) + 0.3
     assert known["kl"] > 0
-    assert known["decided"] == 0
-    assert known["win_rate"] > 0.5
+    assert (known["judged"], known["win_rate"], known["win_rate_interval"]) == (0, None, None)
 
 
 def test_the_reference_is_frozen(base: Path) -> None:
@@ -233,9 +232,9 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     )
     assert done.code == 0
     assert done.json["tuning"]["settings"]["prefer"] == "len<=3"
-    assert done.json["tuning"]["decided"] > 0.1
-    assert "decided by the rule" in done.err
     found = done.json["tuning"]
+    assert found["judged"] == 1
+    assert f"win rate over the base by the rule: {found['win_rate']:.1%} (" in done.err
     assert found["fulfilled"] > found["base_fulfilled"] > 0
     shares = f"{found['fulfilled']:.1%} of samples (base {found['base_fulfilled']:.1%})"
     assert f"the rule is fulfilled by {shares}" in done.err

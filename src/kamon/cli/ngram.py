@@ -18,10 +18,15 @@ from kamon.config import Config, make_config
 from kamon.errors import ConfigError
 
 LONGEST_SAMPLE = 1_000  # characters
+MOST_ROUNDS = 50  # of samples, while those before were empty
 
 if TYPE_CHECKING:
     from kamon.batch import Batch
     from kamon.evaluate import Figures
+    from kamon.fast_ngram import NativeNgram
+    from kamon.ngram import Ngram
+    from kamon.sampler import SampleRequest
+    from kamon.tokenizer import CharTokenizer
 
 
 def add_arguments(parser: Parser) -> None:
@@ -55,9 +60,9 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from kamon.ngram import check_order
+    from kamon.ngram import checked_order
 
-    check_order(args.order)
+    checked_order(args.order)
     chosen = make_config({"temperature": args.temperature, "seed": args.seed})
     if args.n < 0:
         raise ConfigError(f"the number of samples must be 0 or more, not {args.n}")
@@ -65,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     from kamon import corpus
     from kamon.fast_ngram import best_ngram, count_ngram
     from kamon.run import check_learnable, divide
-    from kamon.sampler import SampleRequest, check_room, sample
+    from kamon.sampler import SampleRequest, check_room
     from kamon.tokenizer import CharTokenizer
 
     check_room(args.n)
@@ -91,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     if ngram.config.block_size > LONGEST_SAMPLE:  # one very long document, and samples that match
         ngram = replace(ngram, config=replace(ngram.config, block_size=LONGEST_SAMPLE))
     request = SampleRequest(args.n, chosen.temperature, chosen.seed, tokenizer.bos)
-    texts = tokenizer.decode_documents(sample(ngram, request))
+    texts, num_empty = samples_of(ngram, tokenizer, request)
     known = source.docs.among(texts)
     marked = [(text, text in known) for text in texts]
     if args.json:
@@ -114,6 +119,24 @@ def run(args: argparse.Namespace) -> None:
         say(f"samples of order {ngram.order}{', the best' if held else ''}:")
         print_marked(marked)
     say_unfinished(list(map(len, texts)), ngram.config.block_size)
+    if num_empty:
+        say(f"{count(num_empty, 'empty sample')} left out")
+
+
+def samples_of(
+    ngram: Ngram | NativeNgram, tokenizer: CharTokenizer, request: SampleRequest
+) -> tuple[list[str], int]:
+    """(samples, how many empty ones were left out for them): as many as asked for, or fewer where
+    nearly all are empty."""
+    from kamon.sampler import sample
+
+    texts: list[str] = []
+    drawn = 0
+    while len(texts) < request.n and drawn < MOST_ROUNDS * request.n:
+        batch = sample(ngram, replace(request, first=request.first + drawn))
+        drawn += request.n
+        texts += filter(None, tokenizer.decode_documents(batch))
+    return texts[: request.n], drawn - len(texts)
 
 
 def figures_of_orders(

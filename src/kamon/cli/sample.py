@@ -10,7 +10,15 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import one_line, print_json, print_marked, print_texts, say, say_unfinished
+from kamon.cli.output import (
+    one_line,
+    print_json,
+    print_marked,
+    print_texts,
+    say,
+    say_empty,
+    say_unfinished,
+)
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.errors import ConfigError
@@ -116,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
             print(one_line(text))
     if not is_text:
         say_unfinished(found.sizes, found.room, model.tokenizer.unit)
+        say_empty(found.texts.count(""), len(found.texts))
     if len(found.texts) == n:
         return 0
     say(
