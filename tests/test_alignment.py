@@ -108,6 +108,16 @@ def test_collapse() -> None:
     assert said == "21% of the samples are '00000'"
 
 
+def test_what_a_rule_asks_for_is_no_sign_of_a_hacked_reward() -> None:
+    base = [f"{i:05}" for i in range(70)] + [f"{i:02}" for i in range(30)]
+    short = [text for text in base if len(text) <= 2]
+    tuned = (short * 4)[:100]  # fulfils the rule, as varied as the base is there
+    assert len(alignment.collapse(tuned, base)) == 2
+    assert alignment.collapse(tuned, base, wanted=set(short)) == []
+    [said, _] = alignment.collapse(["07"] * 100, base, wanted=set(short))
+    assert said.startswith("samples repeat themselves: 3% of them are different, 100%")
+
+
 def test_uniqueness_and_novelty(models: tuple[Model, Model]) -> None:
     texts = ["a", "b", "a", "bbb"]
     assert alignment.uniqueness(texts) == 0.75

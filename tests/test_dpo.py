@@ -288,3 +288,16 @@ def test_common_names() -> None:
     assert known["win_rate"] > 0.75
     assert known["uniqueness"] > 0.9 * known["base_uniqueness"]
     assert known["collapse"] == []
+
+
+def test_the_win_rate_is_that_of_compare(base: Path) -> None:
+    """One definition: of the same samples both commands give the same rate and interval."""
+    from kamon.compare import compare
+    from kamon.policy import by_rule
+
+    tuned = dpo(base, prefer="len<=3", num_steps=20, num_pairs=60)
+    known = tuned.training["tuning"]
+    found = compare(base, {"it": tuned}, n=known["num_samples"], judge=by_rule("len<=3")).tuned[0]
+    assert found.win_rate == known["win_rate"] > 0.5
+    assert list(found.win_interval or ()) == known["win_rate_interval"]
+    assert known["collapse"] == []

@@ -231,7 +231,7 @@ def test_steps_draw_documents_of_their_own(base: Model) -> None:
 
     def watched(texts: Sequence[str]) -> list[float]:
         seen.append(list(texts))
-        return [1.0] * len(texts)
+        return list(map(float, map(len, texts)))
 
     policy.ppo(base, watched, num_steps=3, batch_size=40, updates=1)
     steps = [texts for texts in seen if len(texts) == 40]

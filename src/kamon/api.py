@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import kamon
 from kamon import corpus
-from kamon.config import Config, checked_int, make_config
+from kamon.config import Config, checked_int, checked_settings, make_config
 from kamon.contents import from_bytes, to_bytes, unpack_documents
 from kamon.corpus import Corpus
 from kamon.documents import Documents
@@ -225,6 +225,7 @@ def train(
     )
 
     make_config(settings)
+    settings = checked_settings(settings)
     engine = engine or best_engine()
     check_engine(engine)
     ranks = here()
@@ -326,7 +327,7 @@ def resume(
     differs. For the other arguments and errors see `train`.
     """
     every = interval(checkpoint_every)
-    extend = checked_int("extend, a number of steps,", extend, 0)
+    extend = checked_int("extend", extend, 0)
     ranks = here()
     with directory(None if ranks.rank else path, go_on=True) as writer:
         # Rank 0 alone reads it, and tells the others: another machine may not see it.

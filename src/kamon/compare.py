@@ -114,8 +114,9 @@ def compare(
 
     base, tuned: models or their directories, the tuned ones by their names; name: of the base.
     seed: of the samples, by default the base's. judge: gives a reward for each of
-    several texts, or None for one that it cannot judge. prompt: samples are answers to it. ConfigError for a model of text, for a reward model, for one that knows no
-    prompts where there is one, and where n is below 2.
+    several texts, or None for one that it cannot judge. prompt: samples are answers to it.
+    ConfigError for a model of text, for a reward model, for one that knows no prompts where there
+    is one, and where n is below 2.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)

@@ -535,7 +535,7 @@ def steps_of(
                 "kl": mean(moved),
                 "kl_error": deviation(moved) / (len(moved) - 1) ** 0.5,
                 "win_rate": rate,
-                "win_rate_interval": interval,
+                "win_rate_interval": list(interval),
                 "uniqueness": uniqueness(texts),
                 "base_uniqueness": uniqueness(base_texts),
                 "novelty": novelty(texts, docs),

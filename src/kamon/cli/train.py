@@ -338,7 +338,10 @@ def advice(model: Model) -> str:
 
     nats, _ = ngram_loss(model)
     loss = model.training["held_out"]["loss"]
-    found += f". The best n-gram reaches {nats:.4f} there, the model {loss:.4f}"
+    found += (
+        f". On {what_is_held_out(model)} the best n-gram reaches {nats:.4f} nats per token, the "
+        f"model {loss:.4f}"
+    )
     return f"{found}: `kamon ngram` does better on this list" if nats < loss else found
 
 
