@@ -85,14 +85,12 @@ def test_wilson() -> None:
 
 
 def test_win_rate() -> None:
-    def longer(a: str, b: str) -> float:
-        return 0.5 if len(a) == len(b) else float(len(a) > len(b))
-
-    rate, interval = alignment.win_rate(["aa", "b", "c", "dd"], ["a", "bb", "c", "d"], longer)
-    assert rate == 2.5 / 4
-    assert interval == alignment.wilson(2.5, 4)
+    """Ties count as half, and what cannot be judged is left out."""
+    found = alignment.win_rate([2.0, 1.0, 1.0, 2.0, None, 1.0], [1.0, 2.0, 1.0, 1.0, 0.0, None])
+    assert found == (2.5 / 4, alignment.wilson(2.5, 4))
+    assert alignment.win_rate([None], [1.0]) is None
     with pytest.raises(ValueError, match="shorter"):
-        alignment.win_rate(["a", "b"], ["a"], longer)
+        alignment.win_rate([1.0, 2.0], [1.0])
 
 
 def test_collapse() -> None:
@@ -108,6 +106,16 @@ def test_collapse() -> None:
     assert "became longer: 8.0" in said
     said = alignment.collapse(base[:80] + ["00000"] * 20, base)[1]
     assert said == "21% of the samples are '00000'"
+
+
+def test_what_a_rule_asks_for_is_no_sign_of_a_hacked_reward() -> None:
+    base = [f"{i:05}" for i in range(70)] + [f"{i:02}" for i in range(30)]
+    short = [text for text in base if len(text) <= 2]
+    tuned = (short * 4)[:100]  # fulfils the rule, as varied as the base is there
+    assert len(alignment.collapse(tuned, base)) == 2
+    assert alignment.collapse(tuned, base, wanted=set(short)) == []
+    [said, _] = alignment.collapse(["07"] * 100, base, wanted=set(short))
+    assert said.startswith("samples repeat themselves: 3% of them are different, 100%")
 
 
 def test_uniqueness_and_novelty(models: tuple[Model, Model]) -> None:

@@ -59,7 +59,7 @@ def test_times(budget: str | float, seconds: float) -> None:
     "budget", ["", "s", "10", "10 apples", "-1s", "0s", "1e9h", "1.s", "nans", 0, -1, float("nan")]
 )
 def test_what_is_no_time(budget: str | float) -> None:
-    with pytest.raises(ConfigError, match="a budget is a time from 1ms to 30 days, such as"):
+    with pytest.raises(ConfigError, match="must be a time from 1ms to 30 days with its unit"):
         seconds_of(budget)
 
 

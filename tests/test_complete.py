@@ -236,10 +236,14 @@ def test_verbs_take_bad_input(directory: Path, kamon: Kamon) -> None:
             assert "none of the 3 characters" in done.err
             assert "\x1b" not in done.err
     done = kamon("complete", directory, "🙂á", "--unknown=replace")
-    assert "model: 'á' replaced by 'a'" in done.err
+    assert "model: 'á' (U+00E1) replaced by 'a'" in done.err
     assert "character '🙂'" in done.err
+    for argv in (["complete", directory, "á"], ["fill", directory, "á*"]):
+        done = kamon(*argv)
+        assert (done.code, done.out) == (1, "")
+        assert "it knows 'a'; --unknown replace takes the closest known characters" in done.err
     done = kamon("fill", directory, "🙂a*", "--unknown=skip")
-    assert (done.code, "model: '🙂' left out" in done.err) == (0, True)
+    assert (done.code, "model: '🙂' (U+1F642) left out" in done.err) == (0, True)
     assert kamon("fill", directory, "").code == 2
     assert kamon("fill", directory, "_" * 5).code == 2
     assert kamon("complete", directory, "a", "--next=0").code == 2

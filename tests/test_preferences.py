@@ -197,9 +197,6 @@ def test_common_pairs() -> None:
         more, fewer = known[pair.chosen], known[pair.rejected]
         times = max(more[sex] / fewer[sex] for sex in more.keys() & fewer.keys())
         assert times >= preferences.TIMES_AS_COMMON
-    better = preferences.by_births(preferences.births())
-    assert better("emma", "q") is None
-    assert (better("emma", "bo"), better("bo", "emma"), better("bo", "bo")) == (1.0, 0.0, 0.5)
 
 
 # ---- rules

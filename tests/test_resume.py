@@ -18,12 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import kamon
 from conftest import ENGINES_AND_DTYPES, TINY, TINY_FLAGS, Result, times
 from kamon import store
-from kamon.api import Model
+from kamon.api import Model, interval
 from kamon.engines import native
 from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.lock import locked
@@ -626,10 +627,14 @@ def test_a_reader_beside_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_no_interval(tmp_path: Path) -> None:
-    for every in (0, -1, True, "soon", "0", float("nan"), "0s"):
-        with pytest.raises(ConfigError, match=r"checkpoint-every must be|a budget is a time"):
+    """30.0 could be meant as steps or as seconds, and so it is neither."""
+    for every in (0, -1, True, "soon", "0", float("nan"), "0s", 30.0, np.float64(30), "30.0"):
+        with pytest.raises(ConfigError, match=r"^checkpoint_every must be a"):
             kamon.train(DOCS, output=tmp_path / "m", checkpoint_every=every, **TINY)
     assert not (tmp_path / "m").exists()
+    assert [interval(each) for each in (30, np.int64(30), " 30 ", "30s", "1.5m", None)] == [
+        *(30, 30, 30, 30.0, 90.0, None)
+    ]
 
 
 def test_nothing_is_left_where_nothing_was_learned(tmp_path: Path) -> None:

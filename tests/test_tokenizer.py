@@ -81,3 +81,21 @@ def test_unknown_characters_are_replaced_by_their_likes(known: str, text: str, f
     for composed in (False, True):
         tokenizer = CharTokenizer(sorted(set(known)), composed=composed)
         assert tokenizer.replace_unknown(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("Anna", "; it knows 'anna'"),
+        ("ännä", "; it knows 'anna'"),
+        ("annä!", None),
+        ("日", None),
+        ("zo\u0308e", "; it knows 'z\u00f6e' (U+007A U+00F6 U+0065)"),
+    ],
+)
+def test_what_is_known_instead(text: str, hint: str | None) -> None:
+    tokenizer = CharTokenizer(sorted("anz\u00f6e"))
+    with pytest.raises(TokenizerError) as caught:
+        tokenizer.encode(text)
+    said = str(caught.value)
+    assert said.endswith(hint or "characters that the model was trained on"), said

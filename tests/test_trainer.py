@@ -11,7 +11,7 @@ from kamon.config import Config
 from kamon.engine import Engine, make_engine, untrained
 from kamon.errors import TrainingError
 from kamon.model import init
-from kamon.trainer import Progress, learning_rate, make_plan, pretrain
+from kamon.trainer import Progress, learning_rate, make_plan, not_finite, pretrain
 from kamon.validation import Validation
 
 CONFIG = Config(n_embd=2, n_head=1, block_size=3, vocab_size=3, num_steps=40)
@@ -107,3 +107,9 @@ def test_a_loss_that_is_not_finite_names_its_step() -> None:
         TrainingError, match=r"at step [2-9] of 40: a smaller learning_rate than 1e\+09"
     ):
         pretrain(engine(config), DOCS, config)
+
+
+def test_what_may_help_a_model_that_is_not_finite() -> None:
+    assert "a smaller std than 1e+20 may help" in str(not_finite(1, Config(std=1e20)))
+    wild = Config(learning_rate=1e30)
+    assert "a smaller learning_rate than 1e+30 may help" in str(not_finite(3, wild))

@@ -132,3 +132,7 @@ def test_the_command_says_what_it_holds_out(tmp_path: Path, kamon: Kamon) -> Non
     flags = ["--n-embd=32", "--num-steps=400", "--batch-size=16", "--learning-rate=0.02"]
     done = kamon("train", names, "-o", tmp_path / "large", *flags)
     assert "over-fitting: after step" in done.err
+    assert "; --dropout 0.3 may help. On the documents held out the best n-gram" in done.err
+    flags += ["--dropout=0.01", "--overwrite"]
+    done = kamon("train", names, "-o", tmp_path / "large", *flags)
+    assert "--dropout 0.3" not in done.err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from itertools import pairwise
 
 from kamon.api import Model
@@ -17,6 +17,7 @@ from kamon.sampler import SampleRequest, sample
 Z = 1.959963984540054  # of the normal distribution, for 95 %
 LEAST_UNIQUE = 0.9  # of the base model's share of different samples
 LEAST_LENGTH, MOST_LENGTH = 2 / 3, 3 / 2  # of the base model's mean length
+LEAST_WANTED = 10  # samples that fulfil a rule, to compare only those
 MOST_OF_ONE = 0.1  # of the samples are the same one, more than the base model's
 
 
@@ -78,19 +79,23 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 
 def win_rate(
-    tuned_texts: Sequence[str], base_texts: Sequence[str], better: Callable[[str, str], float]
-) -> tuple[float, tuple[float, float]]:
-    """(rate, 95 % interval): how often a tuned sample is better than the base sample of its number.
+    rewards: Sequence[float | None], base_rewards: Sequence[float | None]
+) -> tuple[float, tuple[float, float]] | None:
+    """(win rate over the base, its 95 % interval): the one definition that every command uses.
 
-    better(a, b): 1 where a is better than b, 0 where b is, and 0.5 where neither. ValueError where
-    there are not as many of one as of the other.
+    Sample i of the model is compared with sample i of the base. The win rate is the share of these
+    pairs in which the model's sample has the larger reward. Ties count as half. A pair of which a
+    reward is None, because nobody can judge it, is left out; None where no pair is left. ValueError
+    where there are not as many of one as of the other.
 
-    >>> win_rate(["anna", "bo"], ["an", "bob"], lambda a, b: float(len(a) > len(b)))[0]
-    0.5
+    >>> rate, interval = win_rate([1.0, 0.0, 1.0, None], [0.0, 0.0, 1.0, 1.0])
+    >>> round(rate, 4)
+    0.6667
     """
-    wins = [better(a, b) for a, b in zip(tuned_texts, base_texts, strict=True)]
+    pairs = zip(rewards, base_rewards, strict=True)
+    wins = [(a > b) + (a == b) / 2 for a, b in pairs if a is not None and b is not None]
     won = left_sum(wins)
-    return won / max(1, len(wins)), wilson(won, len(wins))
+    return (won / len(wins), wilson(won, len(wins))) if wins else None
 
 
 def uniqueness(texts: Sequence[str]) -> float:
@@ -112,13 +117,23 @@ def novelty(texts: Sequence[str], docs: Documents | Collection[str]) -> float:
     return sum(text not in known for text in texts) / max(1, len(texts))
 
 
-def collapse(texts: Sequence[str], base_texts: Sequence[str]) -> list[str]:
+def collapse(
+    texts: Sequence[str], base_texts: Sequence[str], wanted: Container[str] | None = None
+) -> list[str]:
     """A sentence for each sign that a reward was hacked: samples that repeat themselves, or have
     quite another length than those of the base model. None where there is none, or no samples.
+
+    wanted: the texts that fulfil the rule of the reward. Then only samples that fulfil it are
+    compared, as many of the one model as of the other: what the rule itself asks for is no sign.
 
     >>> collapse(["anna"] * 10, ["anna", "bo", "lea", "ida", "mia"] * 2)[0]
     'samples repeat themselves: 10% of them are different, 50% of the base model’s'
     """
+    if wanted is not None:
+        own, other = ([t for t in some if t in wanted] for some in (texts, base_texts))
+        if min(len(own), len(other)) >= LEAST_WANTED:
+            n = min(len(own), len(other))
+            texts, base_texts = own[:n], other[:n]
     if not texts or not base_texts:
         return []
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import time
 import warnings
 from array import array
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import kamon
 from kamon import corpus
-from kamon.config import Config, make_config
+from kamon.config import Config, checked_int, checked_settings, make_config
 from kamon.contents import from_bytes, to_bytes, unpack_documents
 from kamon.corpus import Corpus
 from kamon.documents import Documents
@@ -130,8 +131,7 @@ class Model:
         """
         from kamon.conditions import Found, find, make_conditions
 
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ConfigError(f"the number of samples must be a whole number, 0 or more, not {n!r}")
+        n = checked_int("the number of samples", n, 0)
         given: dict[str, Any] = {"temperature": temperature, "seed": seed}
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
@@ -181,7 +181,7 @@ def train(
     size: str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
-    checkpoint_every: str | int | float | None = None,
+    checkpoint_every: str | int | None = None,
     init_from: str | Path | Model | None = None,
     on_start: Callable[[Run], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -212,9 +212,9 @@ def train(
     settings are these.
 
     output: the model directory to write, in which the training is kept from time to time and at its
-    end, so that `resume` can go on with it. checkpoint_every: steps, or a time such as "30s" or a
-    float of seconds; by default so seldom that it takes a hundredth of the time or less. `resume`
-    keeps to it.
+    end, so that `resume` can go on with it. checkpoint_every: steps as a whole number, or a time
+    with its unit such as "30s"; by default so seldom that it takes a hundredth of the time or less.
+    `resume` keeps to it.
 
     init_from: a model, or its directory, to start from: with its tokens, parameters, n_layer,
     n_embd, n_head and block_size.
@@ -239,6 +239,7 @@ def train(
     )
 
     make_config(settings)
+    settings = checked_settings(settings)
     engine = engine or best_engine()
     check_engine(engine)
     ranks = here()
@@ -259,9 +260,7 @@ def train(
             should_stop=should_stop,
             **settings,
         )
-    base = load(init_from) if isinstance(init_from, str | PathLike) else init_from
-    if not isinstance(base, Model | None):
-        raise ConfigError(f"init_from must be a model or its directory, not {base!r}")
+    base = None if init_from is None else loaded(init_from, "init_from")
     if base is not None:
         settings = shape_of(base.config, settings)
     with directory(None if ranks.rank else output, overwrite=overwrite) as writer:
@@ -326,7 +325,7 @@ def resume(
     threads: int | None = None,
     device: str | None = None,
     compile: bool = False,
-    checkpoint_every: str | int | float | None = None,
+    checkpoint_every: str | int | None = None,
     on_start: Callable[[Run], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -343,8 +342,7 @@ def resume(
     differs. For the other arguments and errors see `train`.
     """
     every = interval(checkpoint_every)
-    if isinstance(extend, bool) or not isinstance(extend, int) or extend < 0:
-        raise ConfigError(f"extend must be a whole number of steps, 0 or more, not {extend!r}")
+    extend = checked_int("extend", extend, 0)
     ranks = here()
     with directory(None if ranks.rank else path, go_on=True) as writer:
         # Rank 0 alone reads it, and tells the others: another machine may not see it.
@@ -642,22 +640,37 @@ def is_under_way(output: str | Path, settings: dict[str, Any]) -> bool:
     return found.state is not None and not found.training["finished"]
 
 
-def interval(every: str | int | float | None) -> int | float | None:
-    """Steps as an int, seconds as a float. ConfigError for what is neither."""
+def interval(every: str | int | None, name: str = "checkpoint_every") -> int | float | None:
+    """Steps as an int, seconds as a float. ConfigError for what is neither.
+
+    every: a whole number is steps, text with a unit is a time. No other number is either: 30.0
+    could be meant as 30 steps or as 30 seconds. name: of the argument.
+    """
     from kamon.budget import seconds_of
 
     if every is None:
         return None
     if isinstance(every, str) and every.strip()[-1:] in ("s", "m", "h"):
-        return seconds_of(every)
-    if isinstance(every, float) and 0 < every < math.inf:
-        return every
-    steps = int(every) if isinstance(every, str) and every.strip().isdecimal() else every
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        return seconds_of(every, name)
+    try:
+        return checked_int(name, int(every) if isinstance(every, str) else every, 1)
+    except (ConfigError, ValueError):
         raise ConfigError(
-            f"checkpoint-every must be a number of steps or a time such as 30s, not {every!r}"
-        )
-    return steps
+            f"{name} must be a whole number of steps, such as 30, or a time with its unit, such as "
+            f'"30s", not {reprlib.repr(every)}'
+        ) from None
+
+
+def loaded(model: Model | str | Path, what: str = "the model", **how: Any) -> Model:
+    """The model itself, or the one in this directory. ConfigError for what is neither.
+
+    how: of `load`.
+    """
+    if isinstance(model, str | PathLike):
+        return load(model, **how)
+    if not isinstance(model, Model):
+        raise ConfigError(f"{what} must be a model or its directory, not {reprlib.repr(model)}")
+    return model
 
 
 def load(

@@ -24,7 +24,7 @@ from operator import add
 from unicodedata import category
 
 from kamon.batch import BOS, UTF_32, Batch
-from kamon.config import check_type
+from kamon.config import checked_int
 from kamon.documents import nfc
 from kamon.errors import ConfigError, TokenizerError
 from kamon.mapped import Growing, numbers_of
@@ -135,7 +135,7 @@ class BytePairTokenizer:
         The documents are brought to NFC.
         ConfigError for a vocab_size that leaves no room for the bytes and BOS.
         """
-        check_vocab_size(vocab_size)
+        vocab_size = checked_vocab_size(vocab_size)
         counts = count_pieces(map(nfc, docs))
         return cls(learn_merges(counts, vocab_size - BYTES - 1), composed=True)
 
@@ -485,14 +485,15 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
     return merges
 
 
-def check_vocab_size(vocab_size: int) -> None:
-    """ConfigError for what is no number of tokens to train."""
-    check_type("vocab_size", vocab_size, int, ())
+def checked_vocab_size(vocab_size: int) -> int:
+    """The number of tokens to train. ConfigError for what is none."""
+    vocab_size = checked_int("vocab_size", vocab_size)
     if not BYTES < vocab_size <= MAX_VOCAB:
         raise ConfigError(
             f"vocab_size must be from {BYTES + 1} (the bytes and BOS) to {MAX_VOCAB:,}, "
             f"not {vocab_size}"
         )
+    return vocab_size
 
 
 def check_surrogates(text: str, parts: Iterable[str] = ()) -> None:

@@ -7,6 +7,7 @@ learned from nor reported on: part 1 of `kamon.split`.
 from __future__ import annotations
 
 import re
+import reprlib
 import time
 from array import array
 from collections import Counter
@@ -16,7 +17,7 @@ from itertools import accumulate
 from typing import Any
 
 from kamon.batch import Batch, Examples
-from kamon.config import Config, check_type
+from kamon.config import Config, checked_float
 from kamon.engine import Engine, Plan, train
 from kamon.errors import ConfigError
 from kamon.ranks import here
@@ -81,17 +82,17 @@ TRIED = 1_000  # examples that a trial learns from
 LEAST_TRIAL = 0.02  # seconds: a processor needs some to reach its speed
 
 
-def seconds_of(budget: str | float) -> float:
-    """Seconds of "500ms", "10s", "2m", "1h" or a number of seconds."""
-    if isinstance(budget, str):
-        found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h)\s*", budget)
+def seconds_of(time: str | float, name: str = "budget") -> float:
+    """Seconds of "500ms", "10s", "2m", "1h" or a number of seconds. name: of the argument."""
+    if isinstance(time, str):
+        found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h)\s*", time)
         seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
     else:
-        check_type("budget", budget, float, ())
-        seconds = float(budget)
+        seconds = checked_float(name, time)
     if not 0.001 <= seconds <= MOST_SECONDS:
         raise ConfigError(
-            f"a budget is a time from 1ms to 30 days, such as 500ms, 10s, 2m or 1h, not {budget!r}"
+            f"{name} must be a time from 1ms to 30 days with its unit, such as 500ms, 10s, 2m or "
+            f"1h, not {reprlib.repr(time)}"
         )
     return seconds
 
@@ -117,10 +118,10 @@ def size_for(seconds: float, lengths: Counter[int], mode: str = "documents") -> 
     return [n for n in SIZES if time[n] <= seconds and wanted[n] <= there][-1]
 
 
-def check_picks(budget: str | float | None, size: str | None) -> None:
-    """ConfigError for what is no time or no size."""
+def check_picks(budget: str | None, size: str | None) -> None:
+    """ConfigError for what is no time or no size, as --budget and --size."""
     if budget is not None:
-        seconds_of(budget)
+        seconds_of(budget, "--budget")
     if size is not None:
         recipe(Counter([0]), size)
 

@@ -15,7 +15,7 @@ from html.entities import html5
 from math import log
 from typing import Any
 
-from kamon.config import check_text, check_type, suggestion
+from kamon.config import check_text, checked_int, suggestion
 from kamon.documents import Documents
 from kamon.errors import ConfigError
 from kamon.mapped import count
@@ -63,7 +63,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("min_len", "max_len", "near"):
             if name == "min_len" or getattr(self, name) is not None:
-                check_type(name, getattr(self, name), int, ())
+                object.__setattr__(self, name, checked_int(name, getattr(self, name)))
         if self.min_len < 0:
             raise ConfigError(f"min_len must be 0 or more, not {self.min_len}")
         if self.max_len is not None and self.max_len < max(self.min_len, 1):

@@ -13,20 +13,19 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from kamon import describe
-from kamon.alignment import collapse, novelty, uniqueness, wilson
+from kamon.alignment import collapse, novelty, uniqueness, win_rate
+from kamon.api import Model, loaded
 from kamon.bpe import BytePairTokenizer
+from kamon.config import checked_int
 from kamon.engine import best_engine, is_fast, make_engine, untrained
 from kamon.errors import ConfigError
 from kamon.model import parameter_shapes
 from kamon.prompts import before_answer, knows_prompts
 from kamon.rewards import check_prompt, reward_of
 from kamon.tokenizer import CharTokenizer, Tokenizer
-
-if TYPE_CHECKING:
-    from kamon.api import Model
 
 Judge = Callable[[Sequence[str]], Sequence[float | None]]  # of each text; None where it cannot
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -57,9 +56,8 @@ class Compared:
     that of these texts alone; kl_error: its standard error. A model that has other tokens than the
     base is measured by the tokens that each has for a text.
 
-    rewards: of the samples that can be judged. win_rate: over the base, sample i against sample i,
-    equal ones are half, of the pairs that can be judged; win_interval: where it lies in 95 of 100
-    cases. All three None where nobody judges.
+    rewards: of the samples that can be judged. win_rate: over the base, as `alignment.win_rate`
+    defines it; win_interval: its 95 % interval. All three None where nobody judges.
 
     loss, base_loss: of num_docs documents of the base's list that both can read, in nats for each
     of the base's tokens. notes: what a reader of these figures must know, a sentence each.
@@ -103,8 +101,8 @@ class Comparison:
 
 
 def compare(
-    base: Model,
-    tuned: Mapping[str, Model],
+    base: Model | str | Path,
+    tuned: Mapping[str, Model | str | Path],
     *,
     n: int = 1000,
     seed: int | None = None,
@@ -114,10 +112,11 @@ def compare(
 ) -> Comparison:
     """Compare models with the one they were tuned from, by n samples each and the base's list.
 
-    tuned: by their names; name: of the base. seed: of the samples, by default the base's. judge:
-    gives a reward for each of several texts, or None for one that it cannot judge. prompt: samples
-    are answers to it. ConfigError for a model of text, for a reward model, for one that knows no
-    prompts where there is one, and where n is below 2.
+    base, tuned: models or their directories, the tuned ones by their names; name: of the base.
+    seed: of the samples, by default the base's. judge: gives a reward for each of
+    several texts, or None for one that it cannot judge. prompt: samples are answers to it.
+    ConfigError for a model of text, for a reward model, for one that knows no prompts where there
+    is one, and where n is below 2.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
@@ -125,9 +124,10 @@ def compare(
     >>> found.tuned[0].kl, found.tuned[0].win_rate
     (0.0, 0.5)
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
-        raise ConfigError(f"the number of samples to compare must be 2 or more, not {n!r}")
-    for whose, model in {name: base, **tuned}.items():
+    n = checked_int("the number of samples to compare", n, 2)
+    base = loaded(base, "the base")
+    models = {whose: loaded(model, whose) for whose, model in tuned.items()}
+    for whose, model in [(name, base), *models.items()]:
         check_makes_documents(whose, model)
         if prompt is not None and not knows_prompts(model.tokenizer):
             raise ConfigError(
@@ -140,7 +140,7 @@ def compare(
     tested = list(docs[: min(len(docs), most)]) if docs else []
     listed = set(base.docs)
     found = [beside(first, first, listed, tested)]
-    for whose, model in tuned.items():
+    for whose, model in models.items():
         subject = Subject.of(whose, model, n, first.seed, judge, prompt)
         found.append(beside(first, subject, listed, tested))
     texts = {text for each in found for text in each.samples}
@@ -244,15 +244,7 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
         )
     wins = interval = None
     if base.rewards is not None and other.rewards is not None:
-        both_judged = [
-            (a, b)
-            for a, b in zip(other.rewards, base.rewards, strict=True)
-            if a is not None and b is not None
-        ]
-        won = math.fsum([(a > b) + (a == b) / 2 for a, b in both_judged])
-        if both_judged:
-            wins = won / len(both_judged)
-            interval = None if other is base else wilson(won, len(both_judged))
+        wins, interval = win_rate(other.rewards, base.rewards) or (None, None)
     return Compared(
         name=other.name,
         samples=other.texts,
@@ -267,7 +259,7 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
         if other.rewards is None
         else spread([r for r in other.rewards if r is not None]),
         win_rate=wins,
-        win_interval=interval,
+        win_interval=None if other is base else interval,
         loss=loss,
         base_loss=base_loss,
         num_docs=len(tested),
@@ -336,9 +328,10 @@ def mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(square / n)
 
 
-def by_reward_model(model: Model, prompt: str | None = None) -> Judge:
+def by_reward_model(reward: Model | str | Path, prompt: str | None = None) -> Judge:
     """Rewards of `kamon.rewards.reward_of`, None of a text that the model cannot read. prompt: that
-    each text answers."""
+    each text answers. reward: the model or its directory."""
+    model = loaded(reward, "the reward model")
     check_prompt(model, prompt)
     tokenizer, room = model.tokenizer, room_of(model, prompt) - 2  # the end, and the verdict
 
@@ -376,9 +369,20 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
+def fulfilling(*subjects: Subject) -> set[str] | None:
+    """The samples with a reward of 1, where a rule has judged: all rewards are 1 or 0."""
+    if any(each.rewards is None for each in subjects):
+        return None
+    rewards = {t: r for s in subjects for t, r in zip(s.texts, s.rewards or (), strict=True)}
+    if not set(rewards.values()) <= {0.0, 1.0}:
+        return None
+    return {text for text, reward in rewards.items() if reward}
+
+
 def notes(base: Subject, other: Subject, num_samples: int, num_docs: int) -> list[str]:
     """What differs between the two, what was left out for it, and signs of a hacked reward."""
-    found = [f"{other.name}: {sign}" for sign in collapse(other.texts, base.texts)]
+    signs = collapse(other.texts, base.texts, fulfilling(base, other))
+    found = [f"{other.name}: {sign}" for sign in signs]
     lists = [each.model.training["corpus"].get("sha256") for each in (base, other)]
     if lists[0] != lists[1]:
         found.append(

@@ -22,9 +22,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
-from kamon.config import check_text, check_type
+from kamon.api import Model, loaded
+from kamon.config import check_text, checked_float, checked_int
 from kamon.continuation import prompt_of
 from kamon.errors import ConfigError
 from kamon.model import num_params
@@ -36,9 +38,6 @@ from kamon.sampler import (
     probabilities,
 )
 from kamon.tokenizer import CharTokenizer, Tokenizer
-
-if TYPE_CHECKING:
-    from kamon.api import Model
 
 MOST = 10_000  # documents that can be asked for
 MOST_EFFORT = 1_000
@@ -102,13 +101,16 @@ Candidate = tuple[float, tuple[int, ...], int]
 NOTHING: tuple[Candidate, ...] = ((0.0, (), 1),)
 
 
-def next_tokens(model: Model, prefix: str = "", *, temperature: float = 1.0) -> list[NextToken]:
+def next_tokens(
+    model: Model | str | Path, prefix: str = "", *, temperature: float = 1.0
+) -> list[NextToken]:
     """Every token and its probability behind `prefix`, the most probable first.
 
     A model of text sees as much of the end of `prefix` as it can. ConfigError for a prefix that
     leaves no room to others, TokenizerError for an unknown character.
     """
-    check_type("temperature", temperature, float, ())
+    model = loaded(model)
+    temperature = checked_float("temperature", temperature)
     if not temperature >= 0 or math.isinf(temperature):
         raise ConfigError(f"temperature must be 0 or more and finite, not {temperature}")
     tokenizer = model.tokenizer
@@ -157,7 +159,9 @@ def openings_of(
     return dict(zip(found, logprobs_of_openings(model, tokenizer.bos, found), strict=True))
 
 
-def completions(model: Model, prefix: str = "", n: int = 10, *, effort: float = 1.0) -> Found:
+def completions(
+    model: Model | str | Path, prefix: str = "", n: int = 10, *, effort: float = 1.0
+) -> Found:
     """The n most probable documents that begin with `prefix`.
 
     Of the ways to write a document as tokens only that of the tokenizer counts, as for `score`.
@@ -170,6 +174,7 @@ def completions(model: Model, prefix: str = "", n: int = 10, *, effort: float = 
     >>> found.documents[0].text.startswith("an"), found.exact
     (True, 3)
     """
+    model = loaded(model)
     model.check_documents("completions are documents")
     check_text("the prefix", prefix)
     prefix = model.tokenizer.normal(prefix)
@@ -185,7 +190,7 @@ def completions(model: Model, prefix: str = "", n: int = 10, *, effort: float = 
 
 
 def fill(
-    model: Model, pattern: str | Sequence[Element], n: int = 10, *, effort: float = 1.0
+    model: Model | str | Path, pattern: str | Sequence[Element], n: int = 10, *, effort: float = 1.0
 ) -> Found:
     """The n most probable documents that match `pattern`; text is taken apart by `parse`.
 
@@ -197,6 +202,7 @@ def fill(
     >>> sorted(each.text for each in fill(model, "n_na", 9).documents)
     ['nana', 'nhna', 'nina', 'nnna', 'nona', 'nrna']
     """
+    model = loaded(model)
     model.check_documents("patterns are for documents")
     if not isinstance(model.tokenizer, CharTokenizer):
         raise ConfigError(
@@ -294,10 +300,8 @@ def search_model(
     begin: Sequence[Candidate] = NOTHING,
 ) -> Found:
     """`search` with the work that suits the model's engine and size."""
-    check_type("n", n, int, ())
-    if not 1 <= n <= MOST:
-        raise ConfigError(f"n must be from 1 to {MOST:,}, not {n}")
-    check_type("effort", effort, float, ())
+    n = checked_int("n", n, 1, MOST)
+    effort = checked_float("effort", effort)
     if not 0 < effort <= MOST_EFFORT:
         raise ConfigError(f"effort must be above 0 and at most {MOST_EFFORT:,}, not {effort}")
     fast = hasattr(model.engine, "train")

@@ -23,7 +23,7 @@ from functools import partial
 from itertools import accumulate, count
 from typing import Any
 
-from kamon.config import check_text, check_type, suggestion
+from kamon.config import check_text, checked_float, checked_int, suggestion
 from kamon.documents import nfc
 from kamon.engine import is_fast
 from kamon.errors import ConfigError
@@ -95,10 +95,8 @@ class Conditions:
         for name, least in (("min_len", 0), ("max_len", 1), ("top_k", 1), ("length", 0)):
             value = getattr(self, name)
             if value is not None or name == "min_len":
-                check_type(name, value, int, ())
-                if value < least:
-                    raise ConfigError(f"{name} must be {least} or more, not {value}")
-        check_type("top_p", self.top_p, float, ())
+                object.__setattr__(self, name, checked_int(name, value, least))
+        object.__setattr__(self, "top_p", checked_float("top_p", self.top_p))
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if isinstance(self.exclude, str):

@@ -1,6 +1,7 @@
 """Every setting of a model and its training, with the defaults of the original microGPT."""
 
 import math
+import operator
 import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
@@ -135,20 +136,53 @@ SETTINGS = tuple(f for f in fields(Config) if f.name != "vocab_size")
 def check_type(name: str, value: Any, type_: object, choices: Collection[str]) -> float | str:
     """The value as the field's type; an int will do for a float, a bool for neither."""
     if choices:
-        if value not in choices:
+        if not (isinstance(value, str) and value in choices):
             raise ConfigError(f"{name} must be {' or '.join(choices)}, not {reprlib.repr(value)}")
         return str(value)
-    wanted, text = (int, "a whole number") if type_ is int else ((int, float), "a number")
-    if isinstance(value, bool) or not isinstance(value, wanted):
-        raise ConfigError(f"{name} must be {text}, not {reprlib.repr(value)}")
-    if type_ is int:
-        if abs(value) >= MAX_INT:
-            raise ConfigError(f"{name} must be below 2**128")
-        return int(value)
+    return checked_int(name, value) if type_ is int else checked_float(name, value)
+
+
+def checked_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """The value as an int: also one of numpy's, or whatever else Python can index with, but no
+    bool. ConfigError where it is none, or not from `least` to `most`."""
     try:
+        if is_bool(value):
+            raise TypeError
+        found = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} must be a whole number, not {reprlib.repr(value)}") from None
+    if least is not None and most is not None and not least <= found <= most:
+        raise ConfigError(f"{name} must be from {least:,} to {most:,}, not {reprlib.repr(found)}")
+    if least is not None and found < least:
+        raise ConfigError(f"{name} must be {least} or more, not {reprlib.repr(found)}")
+    if abs(found) >= MAX_INT:
+        raise ConfigError(f"{name} must be below 2**128")
+    return found
+
+
+def checked_float(name: str, value: Any) -> float:
+    """The value as a float: also one of numpy's, but no bool and no text."""
+    try:
+        if is_bool(value) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+            raise TypeError
         return float(value)
     except OverflowError:
         raise ConfigError(f"{name} must be a number that a float can hold") from None
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} must be a number, not {reprlib.repr(value)}") from None
+
+
+def checked_positive(name: str, value: Any) -> float:
+    """The value as a float above 0 that is finite."""
+    found = checked_float(name, value)
+    if not 0 < found < math.inf:
+        raise ConfigError(f"{name} must be above 0 and finite, not {found}")
+    return found
+
+
+def is_bool(value: object) -> bool:
+    """Whether this is a bool, Python's or numpy's, which is no number to us."""
+    return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
 
 
 def check_text(name: str, value: object) -> None:
@@ -175,6 +209,17 @@ def check_names(settings: Mapping[str, Any], where: str = "") -> None:
             raise ConfigError(f"unknown setting {name!r}{where}{suggestion(name, names)}")
 
 
+def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings as a Config has them. ConfigError for an unknown name or another type;
+    whether they fit each other is not looked at."""
+    check_names(settings)
+    return {
+        f.name: check_type(f.name, settings[f.name], f.type, f.metadata["choices"])
+        for f in SETTINGS
+        if f.name in settings
+    }
+
+
 def read_settings(path: "str | Path") -> dict[str, Any]:
     """The settings in a TOML file: their names and types are checked, and what a Config of them and
     of others makes is not, since a flag may yet change one of two that must fit."""
@@ -198,13 +243,10 @@ def read_settings(path: "str | Path") -> dict[str, Any]:
         reason = "it is nested too deeply" if deep else "a number has too many digits"
         raise ConfigError(f"{path} is not valid TOML: {reason}") from None
     check_names(settings, f" in {path}")
-    for f in SETTINGS:
-        if f.name in settings:
-            try:
-                check_type(f.name, settings[f.name], f.type, f.metadata["choices"])
-            except ConfigError as error:
-                raise ConfigError(f"{path}: {error}") from None
-    return settings
+    try:
+        return checked_settings(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def suggestion(word: str, known: Collection[str]) -> str:

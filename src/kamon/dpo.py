@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kamon import alignment, preferences
-from kamon.api import Model, load
+from kamon.api import Model, loaded
 from kamon.batch import Batch, pack
-from kamon.config import check_type
+from kamon.config import checked_float, checked_int, checked_positive, checked_settings
 from kamon.corpus import name_of
 from kamon.engine import Engine, best_engine, is_fast, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError, TokenizerError
@@ -71,6 +71,7 @@ SLOWLY = 20  # a scalar engine samples so many times fewer
 MIN_STEPS = 20
 TAKEN = ("temperature",)  # settings beside those of every tuning
 Watch = Callable[[dict[str, float]], None]
+Judge = Callable[[str], float | None]
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,8 @@ class Objective:
     def check(self) -> None:
         if self.loss not in LOSSES:
             raise ConfigError(f"loss must be {' or '.join(LOSSES)}, not {self.loss!r:.60}")
-        if not 0 < check_number("beta", self.beta) < math.inf:
-            raise ConfigError(f"beta must be above 0 and finite, not {self.beta}")
-        if not 0 <= check_number("label_smoothing", self.label_smoothing) < 0.5:
+        checked_positive("beta", self.beta)
+        if not 0 <= checked_float("label_smoothing", self.label_smoothing) < 0.5:
             raise ConfigError(
                 f"label_smoothing must be from 0 to below 0.5, not {self.label_smoothing}"
             )
@@ -186,10 +186,6 @@ class Objective:
         )
         right = sum(0.5 * (m >= 0) + 0.5 * (m > 0) for m in margins)
         return {"loss": loss, "accuracy": right / half, "margin": self.beta * mean(margins)}
-
-
-def check_number(name: str, value: Any) -> float:
-    return float(check_type(name, value, float, ()))
 
 
 def dpo_steps(
@@ -285,28 +281,24 @@ def model_of(tuning: Tuning, engine: Engine) -> Model:
     )
 
 
-Judge = Callable[[str, str], float | None]
-
-
 def rule_of(tuning: Tuning) -> preferences.Rule | None:
     """What the pairs were made by, if that is a rule."""
     text = tuning.settings.get("prefer")
     return None if text is None else preferences.parse_rule(text)
 
 
-def judge_of(tuning: Tuning) -> Judge:
-    """Which of two texts is better by what the pairs were made by: None where that cannot say."""
+def judge_of(tuning: Tuning) -> Judge | None:
+    """The reward of a text by what the pairs were made by: whether it fulfils the rule, or how
+    often the name was given, None for one that never was. No judge of pairs from elsewhere."""
     if rule := rule_of(tuning):
-        return lambda a, b: None if rule(a) == rule(b) else float(rule(a))
-    if tuning.source == COMMON:
-        return preferences.by_births(preferences.births())
-    return lambda _a, _b: None
+        return lambda text: float(rule(text))
+    return preferences.births().get if tuning.source == COMMON else None
 
 
 def moved(
     tuned: Model,
     base: Model,
-    judge: Judge,
+    judge: Judge | None,
     n: int,
     seed: int,
     prompt: str | None,
@@ -318,46 +310,28 @@ def moved(
     """
     kl, error = alignment.sampled_kl(tuned, base, n, seed, prompt)
     texts, base_texts = (
-        model.sample(n, temperature=1.0, seed=seed + place, prompt=prompt)
-        for place, model in enumerate((tuned, base))
+        model.sample(n, temperature=1.0, seed=seed, prompt=prompt) for model in (tuned, base)
     )
-    from kamon.describe import logprobs
-
-    def rewards(some: list[str]) -> list[float]:
-        own, other = (logprobs(m.engine, m.tokenizer, some, prompt) for m in (tuned, base))
-        return [p - q for p, q in zip(own, other, strict=True)]
-
-    reward = dict(zip([*texts, *base_texts], rewards([*texts, *base_texts]), strict=True))
-    verdicts = [judge(a, b) for a, b in zip(texts, base_texts, strict=True)]
-    decided = [(v, 1 - v) for v in verdicts if v is not None]
-
-    def better(a: str, b: str) -> float:
-        verdict = judge(a, b)
-        if verdict is not None:
-            return verdict
-        return 0.5 if reward[a] == reward[b] else float(reward[a] > reward[b])
-
-    rate, interval = alignment.win_rate(texts, base_texts, better)
-    won = sum(v for v, _ in decided)
+    rewards = [[judge(t) for t in some] for some in (texts, base_texts)] if judge else [[], []]
+    rate, interval = alignment.win_rate(*rewards) or (None, None)
     fulfilled = {
         name: sum(map(rule, some)) / max(1, n)
         for name, some in (("fulfilled", texts), ("base_fulfilled", base_texts))
         if rule
     }
+    wanted = {text for text in (*texts, *base_texts) if rule(text)} if rule else None
     return fulfilled | {
         "num_samples": n,
         "kl": kl,
         "kl_error": error,
         "win_rate": rate,
-        "win_rate_interval": list(interval),
-        "decided": len(decided) / max(1, n),
-        "win_rate_of_decided": won / len(decided) if decided else None,
-        "win_rate_of_decided_interval": list(alignment.wilson(won, len(decided))),
+        "win_rate_interval": None if interval is None else list(interval),
+        "judged": sum(None not in pair for pair in zip(*rewards, strict=True)) / max(1, n),
         "uniqueness": alignment.uniqueness(texts),
         "base_uniqueness": alignment.uniqueness(base_texts),
         "novelty": alignment.novelty(texts, base.docs),
         "base_novelty": alignment.novelty(base_texts, base.docs),
-        "collapse": alignment.collapse(texts, base_texts),
+        "collapse": alignment.collapse(texts, base_texts, wanted),
     }
 
 
@@ -374,14 +348,12 @@ def examples_from(
     """The pairs, some of them held out; where they come from; and how many are left out."""
     if (data is None) == (prefer is None):
         raise ConfigError("give either pairs, in a file or by name, or a rule to prefer by")
-    check_type("num_pairs", num_pairs, int, ())
-    if not 1 <= num_pairs <= 1_000_000:
-        raise ConfigError(f"the number of pairs must be from 1 to 1,000,000, not {num_pairs:,}")
+    num_pairs = checked_int("the number of pairs", num_pairs, 1, preferences.MOST_PAIRS)
     num_left_out = 0
     if prefer is not None:
         learned, apart = pairs_by_rule(model, prefer, num_pairs, seed)
         source = f"samples, by the rule {prefer}"
-    elif data == COMMON and not Path(COMMON).exists():
+    elif isinstance(data, str) and data == COMMON:
         learned, apart = preferences.common_pairs(num_pairs, seed, -(-num_pairs // HELD_OUT_SHARE))
         source = COMMON
     else:
@@ -437,7 +409,7 @@ def dpo(
     compile: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
-    checkpoint_every: str | int | float | None = None,
+    checkpoint_every: str | int | None = None,
     on_start: Callable[[Start], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_measured: Watch | None = None,
@@ -459,14 +431,13 @@ def dpo(
     """
     objective = Objective(loss, beta, label_smoothing)
     objective.check()
-    if max_kl is not None and not 0 < check_number("max_kl", max_kl) < math.inf:
-        raise ConfigError(f"max_kl must be above 0 and finite, not {max_kl}")
+    max_kl = None if max_kl is None else checked_positive("max_kl", max_kl)
     path = model if isinstance(model, str | PathLike) else None
-    base = load(model, threads=threads) if isinstance(model, str | PathLike) else model
+    base = loaded(model, "the base", threads=threads)
     base.check_documents("preferences are between documents")
     name = engine or best_engine()
     seed = settings.get("seed", base.config.seed)
-    check_type("seed", seed, int, ())
+    seed = checked_int("seed", seed)
     examples, source, num_left_out = examples_from(base, data, prefer, num_pairs, seed)
     reference = make_engine(
         *(name, base.config), dtype=dtype, threads=threads, device=device, compile=compile
@@ -524,6 +495,7 @@ def tuning_for(
     kind: str = KIND,
 ) -> Tuning:
     """Of these pairs, with `settings` of Config in place of those that are picked."""
+    settings = checked_settings(settings)
     num_pairs = sum(not each.get("held_out") for each in examples)
     batch_size = settings.get("batch_size", min(BATCH_SIZE, num_pairs))
     picked = {

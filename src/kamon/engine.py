@@ -19,7 +19,7 @@ from functools import partial
 from typing import Protocol, TypedDict
 
 from kamon.batch import Batch, check_numbers
-from kamon.config import Config, check_type
+from kamon.config import Config, checked_int
 from kamon.dropout import masks
 from kamon.errors import ConfigError
 from kamon.model import num_params, parameter_shapes
@@ -237,10 +237,7 @@ def checked_threads(threads: int | None) -> int:
 
     if threads is None:
         return native.usable_cores()
-    check_type("threads", threads, int, ())
-    if not 1 <= threads <= MOST_THREADS:
-        raise ConfigError(f"threads must be from 1 to {MOST_THREADS:,}, not {threads}")
-    return threads
+    return checked_int("threads", threads, 1, MOST_THREADS)
 
 
 def make_engine(

@@ -15,6 +15,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from kamon import corpus
+from kamon.api import Model, loaded
 from kamon.corpus import Corpus
 from kamon.describe import Nearest
 from kamon.errors import CorpusError, TrainingError
@@ -24,7 +25,6 @@ from kamon.fast_ngram import best_ngram
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kamon.api import Model
 
 MAX_ORDER = 6
 NUM_SIMILAR = 5
@@ -128,7 +128,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Model,
+    model: Model | str | Path,
     docs: Iterable[str] | str | Path | Corpus | None = None,
     *,
     n: int = 1000,
@@ -151,6 +151,7 @@ def evaluate(
     >>> found.documents.num_docs, found.documents.num_learned, found.samples.num_samples
     (1, 1, 10)
     """
+    model = loaded(model)
     # As for samples, though n may be 0.
     replace(model.config, temperature=temperature, seed=model.config.seed if seed is None else seed)
     # Only what training says was held out was: a part of the same documents may have been learned.

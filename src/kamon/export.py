@@ -15,35 +15,41 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
-from kamon.contents import little_endian
+from kamon import store
+from kamon.api import Model, loaded, stored
+from kamon.contents import Stored, little_endian
 from kamon.errors import ConfigError
 from kamon.model import parameter_shapes
 from kamon.rewards import KIND as REWARD
-
-if TYPE_CHECKING:
-    from kamon.contents import Stored
 
 FORMATS = ("json", "python", "onnx")
 LEARNED = "# ---- 6. What was learned"  # the last part of `kamon.standalone`
 WIDTH = 100  # of lines
 
 
-def export(stored: Stored, format: str) -> bytes:
+def export(model: Model | str | Path | Stored, format: str) -> bytes:
     """The file. ConfigError for an unknown format, and for a model that it cannot have.
 
+    model: or its directory, or what `kamon.store.load` returns.
+
     >>> import json, kamon
-    >>> from kamon.api import stored
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
-    >>> file = export(stored(model, model.engine.state()["params"]), "json")
+    >>> file = export(model, "json")
     >>> json.loads(file)["tokenizer"]
     {'type': 'char', 'chars': ['a', 'h', 'n', 'o', 'r']}
     """
+    if isinstance(model, str | PathLike):
+        model = store.load(model)
+    elif not isinstance(model, Stored):
+        model = stored(loaded(model), model.engine.state()["params"])
     if format == "json":
-        return to_json(stored)
+        return to_json(model)
     if format == "python":
-        return to_python(stored)
+        return to_python(model)
     if format == "onnx":
         try:
             from kamon.export_onnx import to_onnx
@@ -51,7 +57,7 @@ def export(stored: Stored, format: str) -> bytes:
             if (error.name or "").partition(".")[0] != "onnx":
                 raise
             raise ConfigError("ONNX files need onnx: pip install 'kamon[onnx]'") from None
-        return to_onnx(stored)
+        return to_onnx(model)
     raise ConfigError(f"unknown format {format!r}: there are {', '.join(FORMATS)}")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from kamon.batch import WRONG_OFFSETS, Batch
 from kamon.config import Config
 from kamon.engines import native
-from kamon.ngram import Ngram, NgramDecoder, check_order, check_tokens, discounts, train_ngram
+from kamon.ngram import Ngram, NgramDecoder, check_tokens, checked_order, discounts, train_ngram
 
 TOKENS_AT_ONCE = 1 << 17  # in one call, which no signal can interrupt
 
@@ -140,7 +140,7 @@ def count_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram | NativeN
 
 
 def native_ngram(docs: Batch, vocab_size: int, order: int) -> NativeNgram:
-    check_order(order)
+    order = checked_order(order)
     config = Config(vocab_size=vocab_size)  # refuses what is no size
     counts = Counts(docs, vocab_size, order)
     return NativeNgram(replace(config, block_size=max(1, counts.longest - 1)), order, counts)
@@ -154,7 +154,7 @@ def best_ngram(
     Of equal ones the lowest order. And these nats, of all targets, for every order. The errors are
     those of `train_ngram`.
     """
-    check_order(max_order)
+    max_order = checked_order(max_order)
     if native.why_not():
         nats = []
         for order in range(1, max_order + 1):

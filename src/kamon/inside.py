@@ -14,9 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from operator import mul
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from kamon.config import Config, check_text
+from kamon.api import Model, loaded
+from kamon.config import Config, check_text, checked_int
 from kamon.curve import extremes, moving_means, smoothing
 from kamon.engines.scalar import gpt
 from kamon.errors import ConfigError, CorpusError, TrainingError
@@ -26,7 +28,6 @@ from kamon.model import parameter_shapes
 from kamon.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
-    from kamon.api import Model
     from kamon.fast_ngram import NativeNgram
     from kamon.ngram import Ngram
 
@@ -68,7 +69,7 @@ class Losses:
     ngram_order: int | None
 
 
-def losses(model: Model) -> Losses:
+def losses(model: Model | str | Path) -> Losses:
     """The course of a model's training. TrainingError where there was none.
 
     >>> import kamon
@@ -76,6 +77,7 @@ def losses(model: Model) -> Losses:
     >>> found.window, len(found.smooth), round(found.uniform, 4)
     (1, 3, 1.7918)
     """
+    model = loaded(model)
     if not model.metrics:
         raise TrainingError("the model was not trained for a single step: there is no loss to show")
     numbers = [line["loss"] for line in model.metrics]
@@ -98,9 +100,9 @@ def losses(model: Model) -> Losses:
     )
 
 
-def ngram_loss(model: Model) -> tuple[float, int]:
+def ngram_loss(model: Model | str | Path) -> tuple[float, int]:
     """(nats a token, order) of `ngram_of`."""
-    ngram, nats = ngram_of(model)
+    ngram, nats = ngram_of(loaded(model))
     return nats, ngram.order
 
 
@@ -147,8 +149,9 @@ class Embeddings:
     bos: int
 
 
-def embeddings(model: Model) -> Embeddings:
+def embeddings(model: Model | str | Path) -> Embeddings:
     """Where a model has put its tokens and positions."""
+    model = loaded(model)
     found = parameters(model)
     tokenizer = model.tokenizer
     tokens = [token for token in range(tokenizer.vocab_size) if token != tokenizer.bos]
@@ -181,7 +184,9 @@ def unit(row: Sequence[float]) -> list[float]:
     return [x / length for x in row] if length else list(row)
 
 
-def nearest_tokens(model: Model, tokens: Iterable[int], n: int) -> dict[int, list[Near]]:
+def nearest_tokens(
+    model: Model | str | Path, tokens: Iterable[int], n: int
+) -> dict[int, list[Near]]:
     """Of each of `tokens` the n other ones whose embeddings are most alike, and their cosines."""
     units = list(map(unit, parameters(model)["wte"]))
     found = {}
@@ -199,8 +204,9 @@ class Near(NamedTuple):
     cosine: float
 
 
-def parameters(model: Model) -> dict[str, list[list[float]]]:
+def parameters(model: Model | str | Path) -> dict[str, list[list[float]]]:
     """The model's matrices by their names, each as rows."""
+    model = loaded(model)
     return matrices(model.config, model.engine.state()["params"])
 
 
@@ -285,11 +291,12 @@ class Attention:
     weights: list[list[list[list[float]]]]
 
 
-def attention(model: Model, text: str | None = None) -> Attention:
+def attention(model: Model | str | Path, text: str | None = None) -> Attention:
     """The attention to `text`, by default to the sample that takes the likeliest token each time.
 
     Errors as of `attention_weights`; ConfigError for an empty text, too: there is nothing to see.
     """
+    model = loaded(model)
     if text == "":
         raise ConfigError("the text is empty: give one of a character or more to attend to")
     if text is None:
@@ -301,7 +308,7 @@ def attention(model: Model, text: str | None = None) -> Attention:
     return Attention(text, list(map(model.tokenizer.piece, model.tokenizer.encode(text))), weights)
 
 
-def attention_weights(model: Model, text: str) -> list[list[list[list[float]]]]:
+def attention_weights(model: Model | str | Path, text: str) -> list[list[list[list[float]]]]:
     """How much each position of BOS and `text` looks at each: (n_layer, n_head, T, T).
 
     weights[layer][head][t][s] is the share of position s in what position t takes over from the
@@ -309,6 +316,7 @@ def attention_weights(model: Model, text: str) -> list[list[list[list[float]]]]:
     with the parameters of the model's own. TokenizerError for a character that the model does not
     know, ConfigError for a text of block_size tokens or more.
     """
+    model = loaded(model)
     config, tokenizer = model.config, model.tokenizer
     check_text("the text", text)
     text = tokenizer.normal(text)
@@ -358,11 +366,12 @@ class Lengths:
     seed: int
 
 
-def lengths(model: Model, n: int = NUM_SAMPLES) -> Lengths:
+def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
     """The lengths of the model's list and of n samples, 1 or more, at the model's own odds.
 
     ConfigError for a model of text.
     """
+    model, n = loaded(model), checked_int("n", n, 1)
     model.check_documents("lengths are those of documents")
     if not model.docs:
         raise CorpusError("the model keeps no documents, whose lengths there would be to show")

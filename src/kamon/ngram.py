@@ -24,8 +24,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from kamon.batch import Batch
-from kamon.config import Config
-from kamon.errors import ConfigError
+from kamon.config import Config, checked_int
 
 if TYPE_CHECKING:
     from kamon.fast_ngram import NativeNgram
@@ -119,7 +118,7 @@ def train_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram:
     >>> [round(p, 3) for p in ngram.probabilities([2])]  # token 0 began both documents
     [0.646, 0.146, 0.208]
     """
-    check_order(order)
+    order = checked_order(order)
     docs.check()
     longest = max((end - begin for begin, end in pairwise(docs.offsets)), default=0)
     config = Config(vocab_size=vocab_size, block_size=max(1, longest - 1))
@@ -191,9 +190,9 @@ def discounts(num_grams: Counter[int]) -> tuple[float, float, float, float]:
     return found[0], found[1], found[2], found[3]
 
 
-def check_order(order: int) -> None:
-    if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= MAX_ORDER:
-        raise ConfigError(f"order must be a whole number from 1 to {MAX_ORDER}, not {order!r}")
+def checked_order(order: int) -> int:
+    """The order. ConfigError for what is none."""
+    return checked_int("order", order, 1, MAX_ORDER)
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:

@@ -24,20 +24,19 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, cycle, islice, pairwise
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kamon.alignment import answers_logprobs, collapse, novelty, uniqueness
-from kamon.api import Model, load
+from kamon.alignment import answers_logprobs, collapse, novelty, uniqueness, win_rate
+from kamon.api import Model, load, loaded
 from kamon.batch import BAD, GOOD, Batch, pack
-from kamon.config import check_type
+from kamon.config import checked_int, checked_positive
 from kamon.contents import critic_config, unpack_documents
-from kamon.engine import Engine, left_sum, make_engine, untrained
+from kamon.engine import Engine, make_engine, untrained
 from kamon.errors import ConfigError
 from kamon.extend import extend
 from kamon.objectives import (
@@ -156,7 +155,7 @@ def fingerprint_of(model: Model) -> str:
 
 
 def ppo(
-    model: Model,
+    model: Model | str | Path,
     reward: Model | str | Path | Reward | None = None,
     *,
     prefer: str | None = None,
@@ -175,18 +174,20 @@ def ppo(
     compile: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
-    checkpoint_every: str | int | float | None = None,
+    checkpoint_every: str | int | None = None,
     on_start: Callable[[Start], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
-    """`model`, tuned so that its samples earn more.
+    """`model`, tuned so that its samples earn more. ConfigError where all samples of the model have
+    the same reward.
 
-    reward: a reward model, or its directory, or a function of texts; or `prefer`, a rule as of
-    `preferences.parse_rule`, which a text fulfils (1) or not (0). prompt: samples are answers to
-    it; a reward model judges them as such, a rule or a function is given the answer alone.
+    model: or its directory. reward: a reward model, or its directory, or a function of texts; or
+    `prefer`, a rule as of `preferences.parse_rule`, which a text fulfils (1) or not
+    (0). prompt: samples are answers to it; a reward model judges them as such, a rule or a function
+    is given the answer alone.
     updates: so many are made from the documents of a step; clip: how far a ratio of probabilities
     may go; beta: the first coefficient of the KL, kl_target: the KL that it is steered to, in nats
     a document; max_kl: the tuning ends where a step would lead beyond, and that step is taken back.
@@ -196,16 +197,19 @@ def ppo(
     temperature (of later samples: those of a step have 1); what is not given is picked. For the
     other arguments and errors see `kamon.train`.
     """
+    path = model if isinstance(model, str | PathLike) else None
+    base = base or path
+    options = {"dtype": dtype, "threads": threads, "device": device, "compile": compile}
+    model = loaded(model, "the model to tune", engine=engine, **options)
     model.check_documents("rewards are of documents")
     if is_reward_model(model):
         raise ConfigError("the model to tune is a reward model: start from its base")
-    check_size("updates", updates, int, 1)
-    for name, value in (("clip", clip), ("beta", beta), ("kl_target", kl_target)):
-        check_size(name, value, float, 0)
-    if max_kl is not None:
-        check_size("max_kl", max_kl, float, 0)
+    updates = checked_int("updates", updates, 1)
+    clip, beta = checked_positive("clip", clip), checked_positive("beta", beta)
+    kl_target = checked_positive("kl_target", kl_target)
+    max_kl = None if max_kl is None else checked_positive("max_kl", max_kl)
     config = configured(model.config, PICKED, settings, *TAKEN)
-    check_size("batch_size", config.batch_size, int, 2)
+    checked_int("batch_size", config.batch_size, 2)
     before = before_answer(model.tokenizer, prompt, config.block_size)
     judge, kept = judge_of(reward, prefer, prompt)
     params = model.engine.state()["params"]
@@ -216,6 +220,7 @@ def ppo(
     number = num_measured(reference)
     texts, _ = rollouts(reference, model.tokenizer, number, config.seed, 0, before)
     base_rewards = judged(judge, texts)
+    check_differ(base_rewards, prefer)
     tuning = Tuning(
         kind=KIND,
         config=config,
@@ -290,12 +295,18 @@ def judge_of(
     return reward, {"name": f"the function {getattr(reward, '__name__', 'of Python')}"}
 
 
-def check_size(name: str, value: object, type_: type, least: float) -> None:
-    number = check_type(name, value, type_, ())
-    assert not isinstance(number, str)
-    if not (number >= least if type_ is int else least < number < float("inf")):
-        which = f"{least} or more" if type_ is int else f"above {least} and finite"
-        raise ConfigError(f"{name} must be {which}, not {value}")
+def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
+    """ConfigError where all samples of the base have one reward: nothing is better than another."""
+    if len(set(rewards)) > 1:
+        return
+    every = f"all {len(rewards):,} samples of the model"
+    if prefer is None:
+        raise ConfigError(
+            f"{every} have the same reward, {rewards[0]:g}: there is nothing to learn from; give a "
+            "reward that tells them apart"
+        )
+    which = f"{every} fulfil" if rewards[0] else f"none of {len(rewards):,} samples fulfils"
+    raise ConfigError(f"{which} the rule: there is nothing to learn from; choose another rule")
 
 
 def judged(reward: Reward, texts: Sequence[str]) -> list[float]:
@@ -343,13 +354,6 @@ def kl_per_document(engine: Engine, reference: Engine, batch: Batch, skip: int) 
     the KL where the engine drew."""
     own, other = (answers_logprobs(each, batch, skip) for each in (engine, reference))
     return [p - q for p, q in zip(own, other, strict=True)]
-
-
-def rate_of_wins(rewards: Sequence[float], of_base: Sequence[float]) -> float:
-    """How probably a document of these has a larger reward than one of the base, in order; equal
-    ones count half."""
-    wins = left_sum([(bisect_left(of_base, r) + bisect_right(of_base, r)) / 2 for r in rewards])
-    return wins / (len(rewards) * len(of_base))
 
 
 def deviation(numbers: Sequence[float]) -> float:
@@ -450,7 +454,8 @@ def steps_of(
     clip, target, max_kl = settings["clip"], settings["kl_target"], settings["max_kl"]
     base_texts = [each["text"] for each in tuning.examples]
     base_rewards = [each["reward"] for each in tuning.examples]
-    in_order, unit = sorted(base_rewards), deviation(base_rewards) or 1.0
+    in_turn = list(islice(cycle(base_rewards), c.batch_size))
+    unit = deviation(base_rewards) or 1.0
     control = Control(settings["beta"])
     before = before_answer(tokenizer, settings.get("prompt"), c.block_size)
     skip = len(before)
@@ -473,7 +478,8 @@ def steps_of(
         rewards = judged(reward, texts)
         beta, kl = control.beta, mean(moved)
         gains = [r / unit - beta * d for r, d in zip(rewards, moved, strict=True)]
-        more = {}
+        wins, more = win_rate(rewards, in_turn), {}
+        assert wins
         if critic:
             returns = [min(max((g - low) / (high - low), 0.0), 1.0) for g in gains]
             of_targets, more["critic_loss"] = critic.learn(batch, returns, CRITIC_RATE, skip)
@@ -493,7 +499,7 @@ def steps_of(
             "kl": kl,
             "beta": beta,
             "entropy": -mean(old),
-            "win_rate": rate_of_wins(rewards, in_order),
+            "win_rate": wins[0],
             "uniqueness": len(set(texts)) / len(texts),
             "novelty": novelty(texts, docs),
             "length": mean(list(map(len, texts))),
@@ -515,6 +521,11 @@ def steps_of(
         texts, batch = rollouts(engine, tokenizer, len(base_texts), c.seed, 0, before)
         moved = kl_per_document(engine, reference, batch, skip)
         rewards = judged(reward, texts)
+        rate, interval = win_rate(rewards, base_rewards) or (0.5, (0.0, 1.0))
+        wanted = None
+        if {*rewards, *base_rewards} <= {0.0, 1.0}:  # as of a rule
+            both = zip([*texts, *base_texts], [*rewards, *base_rewards], strict=True)
+            wanted = {text for text, r in both if r}
         return {
             "measured": {
                 "num_samples": len(texts),
@@ -523,7 +534,8 @@ def steps_of(
                 "base_deviation": deviation(base_rewards),
                 "kl": mean(moved),
                 "kl_error": deviation(moved) / (len(moved) - 1) ** 0.5,
-                "win_rate": rate_of_wins(rewards, in_order),
+                "win_rate": rate,
+                "win_rate_interval": list(interval),
                 "uniqueness": uniqueness(texts),
                 "base_uniqueness": uniqueness(base_texts),
                 "novelty": novelty(texts, docs),
@@ -531,7 +543,7 @@ def steps_of(
                 "length": mean(list(map(len, texts))),
                 "base_length": mean(list(map(len, base_texts))),
                 "over_budget": control.enough,
-                "problems": collapse(texts, base_texts),
+                "problems": collapse(texts, base_texts, wanted),
             }
         }
 

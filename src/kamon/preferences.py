@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from kamon.builtin import names_table
 from kamon.conditions import compiled
+from kamon.config import checked_int
 from kamon.corpus import checked_text, json_object, name_of, whole_lines
 from kamon.documents import nfc
 from kamon.errors import ConfigError, CorpusError
@@ -24,6 +25,7 @@ from kamon.files import replace_file
 from kamon.split import PARTS
 
 COMMON = "common"
+MOST_PAIRS = 1_000_000
 TIMES_AS_COMMON = 1000  # in a pair of `common_pairs`: spelling hardly tells closer ones apart
 HELD_OUT = 0.2  # of the names of `common_pairs`
 OTHERS = 4  # with which of the other kind a single verdict is paired
@@ -299,8 +301,8 @@ def common_pairs(
     that no training pair has any of their names. A name is drawn evenly among those that have a
     rarer one, and then one of these. ConfigError for more than there are room for.
     """
-    if not (0 < n <= 1_000_000 and 0 <= num_held_out <= 1_000_000):
-        raise ConfigError(f"the number of pairs must be from 1 to 1,000,000, not {n:,}")
+    n = checked_int("the number of pairs", n, 1, MOST_PAIRS)
+    num_held_out = checked_int("num_held_out", num_held_out, 0, MOST_PAIRS)
     rng = random.Random(seed)
     names = sorted({name for name, _, _ in names_table()})
     apart = set(rng.sample(names, int(HELD_OUT * len(names))))
@@ -334,17 +336,6 @@ def drawn_pairs(
         chosen, rarer_names = rng.choice(common)
         found.append(Preference(chosen, rng.choice(rarer_names)))
     return found
-
-
-def by_births(known: dict[str, int]) -> Callable[[str, str], float | None]:
-    """better(a, b) as of `alignment.win_rate`, where counts decide: both are names of the list."""
-
-    def better(a: str, b: str) -> float | None:
-        if a not in known or b not in known:
-            return None
-        return 0.5 if known[a] == known[b] else float(known[a] > known[b])
-
-    return better
 
 
 # ---- rules

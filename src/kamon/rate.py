@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from kamon import preferences, store
-from kamon.api import Model, load
+from kamon.api import Model, load, loaded
 from kamon.contents import unpack_examples
 from kamon.describe import logprobs
 from kamon.dpo import BETA, dpo_steps, tuning_for, with_reference
@@ -70,8 +71,10 @@ def opened(path: str | Path, threads: int | None = None) -> Base:
     return Base(replace(model, training=training), record | {"training": training}, answers)
 
 
-def base_from(model: Model, path: str | Path | None = None) -> Base:
-    """A model as it is, and no answers. ConfigError for a model of text."""
+def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base:
+    """A model as it is, or in its directory, and no answers. ConfigError for a model of text."""
+    path = path or (model if isinstance(model, str | PathLike) else None)
+    model = loaded(model, "the base")
     model.check_documents("ratings are of documents")
     return Base(model, base_of(model, path), [])
 

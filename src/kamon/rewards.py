@@ -14,11 +14,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from kamon.api import Model
+from kamon.api import Model, loaded
 from kamon.batch import ANSWER, BAD, GOOD, pack
-from kamon.config import Config, check_type
+from kamon.config import Config, checked_float
 from kamon.engine import Engine, is_fast
 from kamon.errors import ConfigError, CorpusError
 from kamon.extend import extend
@@ -86,12 +87,15 @@ def verdicts(
     return [logprobs[good] - logprobs[bad] for good, bad in ends]
 
 
-def reward_of(model: Model, texts: Sequence[str], prompt: str | None = None) -> list[float]:
+def reward_of(
+    model: Model | str | Path, texts: Sequence[str], prompt: str | None = None
+) -> list[float]:
     """The reward of each text in nats: the log odds of good behind it.
 
     prompt: that each of them answers. ConfigError where the model is no reward model, or a text is
     longer than it can read; TokenizerError for a character that it does not know.
     """
+    model = loaded(model, "the reward model")
     if not is_reward_model(model):
         raise ConfigError("the model gives no rewards: `kamon reward` makes one that does")
     check_prompt(model, prompt)
@@ -158,7 +162,7 @@ def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str,
 
 
 def reward(
-    model: Model,
+    model: Model | str | Path,
     pairs: Sequence[Answer],
     held_out: Sequence[Preference] | None = None,
     *,
@@ -172,13 +176,13 @@ def reward(
     compile: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
-    checkpoint_every: str | int | float | None = None,
+    checkpoint_every: str | int | None = None,
     on_start: Callable[[Start], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
-    """A reward model that starts from `model`.
+    """A reward model that starts from `model`, which may be a directory.
 
     pairs: Preferences and Verdicts. held_out: pairs to test on, by which the best model is found
     too; without them about a tenth of `pairs` that shares no text with the others
@@ -187,11 +191,12 @@ def reward(
     from. settings: batch_size (pairs in a step) and the others of `tune.SETTINGS`; what is not
     given is picked. For the other arguments and errors see `kamon.train`.
     """
+    base = base or (model if isinstance(model, str | PathLike) else None)
+    model = loaded(model, "the base")
     model.check_documents("a reward model judges documents")
     if is_reward_model(model):
         raise ConfigError("the model is a reward model already: start from its base")
-    weight = check_type("lm_weight", lm_weight, float, ())
-    assert isinstance(weight, float)
+    weight = checked_float("lm_weight", lm_weight)
     if not 0 <= weight < float("inf"):
         raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
     found = divided(pairs) if held_out is None else Divided(pairs_of(pairs), list(held_out))

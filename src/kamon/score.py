@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, compress, islice, repeat
 from operator import sub
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from kamon.api import Model
+from kamon.api import Model, loaded
 from kamon.batch import Batch, pack
 from kamon.engine import Reader, document_logprobs, is_fast
 from kamon.errors import ConfigError, StoreError
@@ -52,7 +53,9 @@ class Score(NamedTuple):
         return self.text[self.surprise : self.surprise + 1]
 
 
-def score(model: Model, texts: Iterable[str], *, unknown: str = "error") -> Iterator[Score]:
+def score(
+    model: Model | str | Path, texts: Iterable[str], *, unknown: str = "error"
+) -> Iterator[Score]:
     """A Score for each text, in their order, as many at a time as CHUNK.
 
     unknown: what to do with a text that has characters which the model does not know. "error"
@@ -68,6 +71,7 @@ def score(model: Model, texts: Iterable[str], *, unknown: str = "error") -> Iter
     >>> [found.text for found in score(model, ["anna", "Hora", "xenia"], unknown="replace")]
     ['anna', 'hora']
     """
+    model = loaded(model)
     model.check_documents("scores are those of documents")
     return score_with(model.engine, model.tokenizer, texts, unknown=unknown)
 

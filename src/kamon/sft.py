@@ -16,9 +16,9 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kamon import instructions
-from kamon.api import Model, load
+from kamon.api import Model, loaded
 from kamon.batch import ANSWER, Batch
-from kamon.config import Config, check_names, check_type
+from kamon.config import Config, checked_float, checked_settings
 from kamon.contents import unpack_documents
 from kamon.corpus import checked_text, json_record, name_of, no_longer, stream_lines
 from kamon.engine import Engine, left_sum, make_engine, untrained
@@ -78,7 +78,7 @@ def sft(
     compile: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
-    checkpoint_every: str | int | float | None = None,
+    checkpoint_every: str | int | None = None,
     on_start: Callable[[Start], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -107,9 +107,7 @@ def sft(
     path = base if isinstance(base, str | PathLike) else None
     how: dict[str, Any] = {"engine": engine, "dtype": dtype, "threads": threads, "device": device}
     how["compile"] = compile
-    model = load(base, **how) if isinstance(base, str | PathLike) else base
-    if not isinstance(model, Model):
-        raise ConfigError(f"the base must be a model or its directory, not {base!r:.80}")
+    model = loaded(base, "the base", **how)
     examples, source = examples_of(data)
     tuning = prepare(model, path, examples, source, base_share, settings, **how)
     return tune(
@@ -192,7 +190,7 @@ def prepare(
 
     engine, how: of the engine that measures, as of `make_engine`.
     """
-    check_type("base_share", base_share, float, ())
+    base_share = checked_float("base_share", base_share)
     if not 0 <= base_share < 1:
         raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
     model.check_documents("prompts and answers are documents")
@@ -201,7 +199,7 @@ def prepare(
             "the base has learned a packed corpus, whose documents it does not keep: only a "
             "base_share of 0 goes without them"
         )
-    check_names(settings)
+    settings = checked_settings(settings)
     learned, held_out = model.parts()
     reading = learned.shuffled(random.Random(model.config.seed))[:READ]
     normal = model.tokenizer.normal

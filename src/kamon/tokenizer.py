@@ -372,8 +372,28 @@ class CharTokenizer:
         named = ascii(char) if combining(char) else repr(char)
         return (
             f"character {named} (U+{ord(char):04X}), number {place + 1} in {shown!r}, is none of "
-            f"the {len(self._tokens)} characters that the model was trained on"
+            f"the {len(self._tokens)} characters that the model was trained on{self._hint(text)}"
         )
+
+    def _hint(self, text: str) -> str:
+        """What the model knows instead, if that is one text; its code points, if it looks alike."""
+        known = self.replace_unknown(text)
+        if not known or len(known) > MOST_SHOWN or self.unknown(known):
+            return ""
+        return f"; it knows {told_apart(known, text)}"
+
+
+def told_apart(text: str, other: str) -> str:
+    """In quotes; with its code points where it looks like the other.
+
+    >>> told_apart("o", "O"), told_apart("\u00f6", "o\u0308")
+    ("'o'", "'ö' (U+00F6)")
+    """
+    from unicodedata import normalize
+
+    if normalize("NFC", text) != normalize("NFC", other):
+        return repr(text)
+    return f"{text!r} ({' '.join(f'U+{ord(char):04X}' for char in text)})"
 
 
 def check_special_names(names: Iterable[str]) -> None:

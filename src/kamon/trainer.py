@@ -163,7 +163,8 @@ def mean_length(docs: Batch | Examples, config: Config) -> float:
 
 
 def not_finite(step: int, config: Config) -> TrainingError:
+    name = "std" if config.std > 1 else "learning_rate"
     return TrainingError(
         f"the model is no longer finite at step {step} of {config.num_steps}: "
-        f"a smaller learning_rate than {config.learning_rate:g} may help"
+        f"a smaller {name} than {getattr(config, name):g} may help"
     )

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, print_json, print_texts, say
+from kamon.cli.output import count, print_json, print_texts, say, say_built_in
 from kamon.cli.parser import Parser
 from kamon.errors import ConfigError
 
@@ -64,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
     if args.loss is not None:
         chosen["loss"] = args.loss
     from kamon import dpo
+    from kamon.preferences import COMMON
 
+    if args.data is not None:
+        say_built_in(args.data, [COMMON])
     prompt: str | None = None
 
     def on_start(start: Start) -> None:
@@ -123,19 +126,13 @@ def say_measured(model: Model) -> None:
             f"{found['base_fulfilled']:.1%})"
         )
     say(f"KL to the base {found['kl']:.2f} ± {found['kl_error']:.2f} nats a document")
-    low, high = found["win_rate_interval"]
-    by = "the rule" if settings["prefer"] is not None else "counts"
-    share = found["decided"]
-    say(
-        f"win rate over the base {found['win_rate']:.1%} ({low:.1%} to {high:.1%}) of "
-        f"{found['num_samples']:,} samples, "
-        + (f"{share:.0%} decided by {by}, " if share else "")
-        + f"{1 - share:.0%} by the implicit reward"
-    )
-    if share:
-        low, high = found["win_rate_of_decided_interval"]
+    if found["win_rate"] is not None:
+        low, high = found["win_rate_interval"]
+        by = "by the rule" if settings["prefer"] is not None else "by how common both names are"
         say(
-            f"of those decided by {by} {found['win_rate_of_decided']:.1%} ({low:.1%} to {high:.1%})"
+            f"win rate over the base {by}: {found['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties "
+            f"count as half; {found['judged']:.0%} of {found['num_samples']:,} pairs of samples "
+            "can be judged"
         )
     say(
         f"different samples {found['uniqueness']:.1%} (base {found['base_uniqueness']:.1%}), new "

@@ -19,10 +19,15 @@ from kamon.config import Config, make_config
 from kamon.errors import ConfigError
 
 LONGEST_SAMPLE = 1_000  # characters
+MOST_ROUNDS = 50  # of samples, while those before were empty
 
 if TYPE_CHECKING:
     from kamon.batch import Batch
     from kamon.evaluate import Figures
+    from kamon.fast_ngram import NativeNgram
+    from kamon.ngram import Ngram
+    from kamon.sampler import SampleRequest
+    from kamon.tokenizer import CharTokenizer
 
 
 def add_arguments(parser: Parser) -> None:
@@ -56,9 +61,9 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from kamon.ngram import check_order
+    from kamon.ngram import checked_order
 
-    check_order(args.order)
+    checked_order(args.order)
     chosen = make_config({"temperature": args.temperature, "seed": args.seed})
     if args.n < 0:
         raise ConfigError(f"the number of samples must be 0 or more, not {args.n}")
@@ -66,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     from kamon import corpus
     from kamon.fast_ngram import best_ngram, count_ngram
     from kamon.run import NONE_HELD_OUT, check_learnable, divide
-    from kamon.sampler import SampleRequest, check_room, sample_texts
+    from kamon.sampler import SampleRequest, check_room
     from kamon.tokenizer import CharTokenizer
 
     check_room(args.n)
@@ -92,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     if ngram.config.block_size > LONGEST_SAMPLE:  # one very long document, and samples that match
         ngram = replace(ngram, config=replace(ngram.config, block_size=LONGEST_SAMPLE))
     request = SampleRequest(args.n, chosen.temperature, chosen.seed, tokenizer.bos)
-    texts, sizes = sample_texts(ngram, tokenizer, request)
+    texts, sizes, num_empty = samples_of(ngram, tokenizer, request)
     known = source.docs.among(texts)
     marked = [(text, text in known) for text in texts]
     if args.json:
@@ -115,6 +120,25 @@ def run(args: argparse.Namespace) -> None:
         say(f"samples of order {ngram.order}{', the best' if held else ''}:")
         print_marked(marked)
     say_unfinished(sizes, ngram.config.block_size)
+    if num_empty:
+        say(f"{count(num_empty, 'empty sample')} left out")
+
+
+def samples_of(
+    ngram: Ngram | NativeNgram, tokenizer: CharTokenizer, request: SampleRequest
+) -> tuple[list[str], list[int], int]:
+    """(samples, tokens of each, how many empty ones were left out for them): as many as asked for,
+    or fewer if nearly all are empty."""
+    from kamon.sampler import sample_texts
+
+    found: list[tuple[str, int]] = []
+    drawn = 0
+    while len(found) < request.n and drawn < MOST_ROUNDS * request.n:
+        texts, sizes = sample_texts(ngram, tokenizer, replace(request, first=request.first + drawn))
+        drawn += request.n
+        found += [(text, size) for text, size in zip(texts, sizes, strict=True) if text]
+    kept = found[: request.n]
+    return [text for text, _ in kept], [size for _, size in kept], drawn - len(found)
 
 
 def figures_of_orders(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """A line on stderr; above a progress bar, if there is one."""
+    tqdm = sys.modules.get("tqdm")
+    if tqdm is None:
+        print(text, file=sys.stderr)
+    else:
+        tqdm.tqdm.write(text, file=sys.stderr)
 
 
 def count(n: int, thing: str) -> str:
@@ -99,13 +104,17 @@ def print_json(content: dict[str, Any]) -> None:
     print(json_line(content))
 
 
+def say_built_in(given: str, names: Collection[str]) -> None:
+    """That a name is the built-in data, where the folder has a file of that name, too."""
+    if given in names and os.path.isfile(given):
+        say(f"{given} is built in: that is used; your own file is ./{given}")
+
+
 def say_corpus(source: Corpus, given: str) -> None:
     """How many documents there are, and what was done to the lines they came from."""
-    if source.source == given and os.path.exists(given) and os.sep not in given:
-        from kamon.builtin import BUILT_IN
+    from kamon.builtin import BUILT_IN
 
-        if given in BUILT_IN:
-            say(f"{given} is the built-in list; your own file is ./{given}")
+    say_built_in(given, BUILT_IN)
     repeated = len(source.docs) - len(source.different)
     details = [count(len(source.docs), "document")]
     if len(source.docs) == 1:
@@ -170,6 +179,12 @@ def print_texts(texts: list[str]) -> None:
     print("\n\n".join(texts))
 
 
+def say_empty(num_empty: int, n: int) -> None:
+    """That some samples have no character."""
+    if num_empty:
+        say(f"{num_empty:,} of {n:,} samples are empty: the model ended them at once")
+
+
 def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character") -> None:
     """That some have no end: they have as many tokens as block_size allows. unit: of the tokens."""
     unfinished = sum(size == block_size for size in sizes)
@@ -205,11 +220,11 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
             if not bar.disable:
                 bar.start_t = bar.last_print_t = bar.start_t - progress.seconds
         recent = progress.losses[-100:]
-        bar.set_postfix_str(
-            f"loss {sum(recent) / len(recent):.4f}, {short(progress.tokens_per_second)} tokens/s, "
-            f"{progress.flops / 1e9:.3g} GFLOP/s",
-            refresh=False,
-        )
+        shown = f"loss {sum(recent) / len(recent):.4f}"
+        if progress.tokens_per_second:  # a tuning counts no tokens
+            shown += f", {short(progress.tokens_per_second)} tokens/s"
+            shown += f", {progress.flops / 1e9:.3g} GFLOP/s"
+        bar.set_postfix_str(shown, refresh=False)
         bar.update(len(progress.losses) - bar.n)
 
     try:

@@ -105,7 +105,7 @@ def say_step(step: int, num_steps: int, line: Mapping[str, float]) -> None:
     if step % often == 0 or step in (1, num_steps):
         say(
             f"step {step:4,}: reward {line['reward']:.3f}, KL {line['kl']:.2f}, "
-            f"entropy {line['entropy']:.3f}, better than the base {line['win_rate']:.0%}, "
+            f"entropy {line['entropy']:.3f}, win rate {line['win_rate']:.0%}, "
             f"different {line['uniqueness']:.0%}, new {line['novelty']:.0%}"
         )
 
@@ -124,5 +124,9 @@ def show(found: dict[str, Any]) -> None:
     if found["base_deviation"]:
         gain /= found["base_deviation"]
         print(f"\nreward up by {gain:.2f} standard deviations of the base's")
-    print(f"better than the base {found['win_rate']:.1%}, equal ones half")
+    low, high = found["win_rate_interval"]
+    print(
+        f"win rate over the base {found['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count as "
+        "half"
+    )
     print(f"KL to the base {found['kl']:.2f} ± {found['kl_error']:.2f} nats a document")

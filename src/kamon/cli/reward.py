@@ -7,12 +7,11 @@ is the log of the odds of good behind a text. `kamon ppo` learns from it.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, print_json, say
+from kamon.cli.output import count, print_json, say, say_built_in
 from kamon.cli.parser import Parser, whole_number
 from kamon.errors import ConfigError
 
@@ -90,8 +89,7 @@ def read_pairs(
     from kamon import preferences
 
     if data == preferences.COMMON:
-        if os.path.exists(data):
-            say(f"{data} are the built-in pairs; your own file is ./{data}")
+        say_built_in(data, [data])
         n = NUM_PAIRS if num_pairs is None else num_pairs
         return preferences.common_pairs(n, seed, NUM_HELD_OUT)
     return preferences.read(data), None

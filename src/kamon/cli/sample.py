@@ -18,6 +18,7 @@ from kamon.cli.output import (
     print_marked,
     print_texts,
     say,
+    say_empty,
     say_line_ends,
     say_unfinished,
 )
@@ -130,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
         say_line_ends(sum(map(has_line_end, found.texts)))
     if not is_text:
         say_unfinished(found.sizes, found.room, model.tokenizer.unit)
+        say_empty(found.texts.count(""), len(found.texts))
     if len(found.texts) == n:
         return 0
     say(

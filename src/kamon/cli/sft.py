@@ -15,7 +15,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import columns, one_line, padded, print_json, say
+from kamon.cli.output import columns, one_line, padded, print_json, say, say_built_in
 from kamon.cli.parser import Parser
 
 if TYPE_CHECKING:
@@ -59,8 +59,11 @@ def run(args: argparse.Namespace) -> int:
     tuning.check(args, "dir", "data")
     chosen = tuning.chosen(args, OWN)
 
+    from kamon.instructions import TASKS
     from kamon.sft import resume, sft
 
+    if args.data is not None:
+        say_built_in(args.data, TASKS)
     model, output, stopped = tuning.tuned(
         args,
         "sft",

@@ -21,6 +21,7 @@ from kamon.cli.output import (
 )
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json
+from kamon.errors import TokenizerError
 
 if TYPE_CHECKING:
     from kamon.api import Model
@@ -58,13 +59,23 @@ def add_search(parser: Parser) -> None:
 
 
 def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[Element]:
-    """The pattern with unknown characters left out or replaced, which is said."""
+    """The pattern with unknown characters left out or replaced, which is said. TokenizerError for
+    an unknown one that is to be neither."""
     from kamon.complete import replaced, replacements
+    from kamon.tokenizer import told_apart
 
+    if unknown == "error":
+        try:
+            model.tokenizer.encode("".join(each for each in elements if isinstance(each, str)))
+        except TokenizerError as error:
+            raise TokenizerError(
+                f"{error}; --unknown replace takes the closest known characters, --unknown skip "
+                "leaves unknown ones out"
+            ) from None
     exchanged = replacements(model.tokenizer, elements, unknown)
     if exchanged:
         named = [
-            f"{printable(char)} {f'replaced by {like!r}' if like else 'left out'}"
+            f"{printable(char)} {f'replaced by {told_apart(like, char)}' if like else 'left out'}"
             for char, like in list(exchanged.items())[:MOST_NAMED]
         ]
         more = len(exchanged) - len(named)
@@ -73,10 +84,10 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
 
 
 def printable(char: str) -> str:
-    """In quotes; an accent of its own would stand upon one of them."""
+    """In quotes, with its code point; an accent of its own would stand upon one of them."""
     from unicodedata import combining
 
-    return ascii(char) if combining(char) else repr(char)
+    return f"{ascii(char) if combining(char) else repr(char)} (U+{ord(char):04X})"
 
 
 def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:

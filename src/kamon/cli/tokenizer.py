@@ -85,12 +85,12 @@ def run(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     from kamon import corpus
-    from kamon.bpe import BytePairTokenizer, check_vocab_size
+    from kamon.bpe import BytePairTokenizer, checked_vocab_size
     from kamon.files import replace_file
     from kamon.tokenizer import BPE_VOCAB
 
     wanted = BPE_VOCAB if args.vocab_size is None else args.vocab_size
-    check_vocab_size(wanted)
+    checked_vocab_size(wanted)
     if args.output is None:
         raise ConfigError("name the FILE that the tokenizer goes to with -o")
     path = check_target(args.output, args.source, args.overwrite)

@@ -37,9 +37,10 @@ from kamon.cli.settings import (
     settings,
 )
 from kamon.config import SETTINGS
+from kamon.engine import is_fast
 from kamon.errors import ConfigError
 from kamon.ranks import check_engine, here, restarted, this_rank
-from kamon.tokenizer import BPE_VOCAB, wants_composed
+from kamon.tokenizer import BPE_VOCAB, CharTokenizer, wants_composed
 
 if TYPE_CHECKING:
     from kamon.api import Model
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from kamon.shards import Shards
 
 NUM_SAMPLES = 20
+LONG_ENTRY = 10  # characters in the mean, of which byte pairs make fewer tokens
+MOST_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
 
 
 def add_arguments(parser: Parser) -> None:
@@ -135,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
         check_picks(args.budget, args.size)
         if not restarted() and not rank:
             store.check_target(output, overwrite=args.overwrite)
-    interval(args.checkpoint_every)
+    interval(args.checkpoint_every, "--checkpoint-every")
     ranks = here()
     mode, composed = chosen.get("mode", "documents"), True
     base = output if going_on else args.init_from
@@ -331,9 +334,30 @@ def say_trained(model: Model, loss: float, output: str) -> None:
     if held_out and held_out["over_fitted"]:
         say(
             f"over-fitting: after step {held_out['best_step']:,} the model did worse on "
-            f"{what_is_held_out(model)}, so the model of that step is kept; fewer steps or a "
-            "smaller model are enough"
+            f"{what_is_held_out(model)}, so the model of that step is kept{advice(model)}"
         )
+
+
+def advice(model: Model) -> str:
+    """What may help a model that over-fits, and whether counting does better, which is found for a
+    list that is short."""
+    may = [] if model.config.dropout else ["--dropout 0.3"]
+    learned, held_out = model.parts()
+    chars = sum(map(len, learned))
+    if isinstance(model.tokenizer, CharTokenizer) and chars >= LONG_ENTRY * len(learned):
+        may.append("--tokenizer bpe")
+    found = f"; {' or '.join(may)} may help" if may else ""
+    if not held_out or chars > MOST_COUNTED or not is_fast(model.engine):
+        return found
+    from kamon.inside import ngram_loss
+
+    nats, _ = ngram_loss(model)
+    loss = model.training["held_out"]["loss"]
+    found += (
+        f". On {what_is_held_out(model)} the best n-gram reaches {nats:.4f} nats per token, the "
+        f"model {loss:.4f}"
+    )
+    return f"{found}: `kamon ngram` does better on this list" if nats < loss else found
 
 
 def what_is_held_out(model: Model) -> str:

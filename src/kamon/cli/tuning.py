@@ -68,7 +68,7 @@ def check(args: argparse.Namespace, *needed: str) -> None:
     """ConfigError for what lacks of `needed`, or cannot be said where a tuning goes on."""
     from kamon.api import interval
 
-    interval(args.checkpoint_every)
+    interval(args.checkpoint_every, "--checkpoint-every")
     if args.resume is None:
         for name in needed:
             if getattr(args, name) is None:
