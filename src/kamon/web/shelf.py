@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from kamon import store
 from kamon.api import load
 from kamon.bpe import BytePairTokenizer
-from kamon.errors import StoreError
+from kamon.errors import ConfigError, KamonError, StoreError
 from kamon.prompts import knows_prompts
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Kind = Literal["opened", "trained", "tuned"]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+MOST_PRODUCTS = 5_000_000_000  # for one entry, which nothing interrupts
 RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # no file of Windows may be called so
 
 
@@ -115,8 +116,9 @@ class Shelf:
                 self.add(self.entries.pop(each.id))
                 return each.id
         model = load(path)
+        facts = facts_of(model)
         id = id or self.free_id(re.sub(r"[^a-z0-9_-]+", "-", path.name.lower()).strip("-_")[:40])
-        self.add(Entry(id, "opened", lambda: model, path=path, opened=model))
+        self.add(Entry(id, "opened", lambda: model, path=path, opened=model, facts=facts))
         return id
 
     def add_saved(self) -> list[str]:
@@ -128,7 +130,7 @@ class Shelf:
                     try:
                         self.check_room(path)
                         self.add_directory(path, path.name)
-                    except StoreError as error:
+                    except KamonError as error:
                         problems.append(str(error))
         return problems
 
@@ -173,8 +175,15 @@ class Shelf:
 
 
 def facts_of(model: Model) -> dict[str, Any]:
-    """Return what a page shows of a model."""
+    """Return what a page shows of a model. ConfigError if nobody could wait for it."""
     config = model.config
+    size = config.block_size
+    products = size * (model.num_params + config.n_layer * config.n_embd * size)
+    if products > MOST_PRODUCTS and not model.writes_text:  # nobody samples a text here
+        raise ConfigError(
+            f"the model is too large for the playground: an entry of block_size {size:,} takes "
+            f"{products:,} products, and {MOST_PRODUCTS:,} are the most: use `kamon sample`"
+        )
     loss = (model.training.get("held_out") or {}).get("loss", math.nan)
     return {
         "num_params": model.num_params,
