@@ -27,6 +27,7 @@ T = TypeVar("T")
 Kind = Literal["opened", "trained", "tuned"]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 MOST_PRODUCTS = 5_000_000_000  # for one entry, which nothing interrupts
+MOST_NAME = 200  # characters of a source
 RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # no file of Windows may be called so
 
 
@@ -205,9 +206,11 @@ def facts_of(model: Model) -> dict[str, Any]:
 
 
 def file_name(source: str) -> str:
-    """Return the source of a list without the folders of whoever trained on it.
+    """Return the source of a list without the folders of whoever trained on it, and without
+    characters that turn the text beside it around.
 
     >>> file_name("/home/me/private/brands.txt"), file_name("names")
     ('brands.txt', 'names')
     """
-    return re.split(r"[/\\]", source.rstrip("/\\"))[-1] or source
+    name = re.split(r"[/\\]", source.rstrip("/\\"))[-1] or source
+    return "".join(char for char in name[:MOST_NAME] if char.isprintable())
