@@ -79,6 +79,7 @@ BY_PAIRS = ("tests/test_dpo.py",)
 RATED = ("tests/test_rate.py",)
 JOBS = "web/jobs.py"
 WORKER = "web/worker.py"
+TURNS = ("tests/test_web_turns.py",)
 TRAININGS = ("tests/test_web_jobs.py",)
 PANELS = ("tests/test_web_inside.py",)
 GRAPHS = ("tests/test_web_graph.py",)
@@ -2291,8 +2292,8 @@ BUGS = [
     Bug(
         "jobs: what is forgotten still trains",
         JOBS,
-        "        job.process.kill()\n        job.outbox.put(None)\n        for",
-        "        for",
+        "            job.process.kill()\n        job.outbox.put(None)\n        self.go_on()\n",
+        "            pass\n        self.go_on()\n",
         TRAININGS,
     ),
     Bug(
@@ -2305,9 +2306,58 @@ BUGS = [
     Bug(
         "jobs: a training that is over is still counted",
         JOBS,
-        "sum(not job.over for job in self.jobs.values())",
-        "len(self.jobs)",
+        "not job.over and job.state not in WAITS for job in",
+        "job.state not in WAITS for job in",
         TRAININGS,
+    ),
+    Bug(
+        "jobs: a paused training keeps its place",
+        JOBS,
+        'WAITS = ("queued", "paused")',
+        'WAITS = ("queued",)',
+        TRAININGS,
+    ),
+    Bug(
+        "work: long work never gives way",
+        "web/work.py",
+        "if now - self.begun >= self.slice_seconds:",
+        "if False:",
+        TURNS,
+    ),
+    Bug(
+        "work: two use one model at once",
+        "web/work.py",
+        "all(turn.key is not each for each in others)",
+        "others is not None",
+        TURNS,
+    ),
+    Bug(
+        "work: a key is free while its work cannot be parted",
+        "web/work.py",
+        "            if keep:\n",
+        "            if not turn:\n",
+        TURNS,
+    ),
+    Bug(
+        "guard: a token for a browser's command line opens for ever",
+        "web/guard.py",
+        "            self.once = None\n",
+        "            pass\n",
+        TURNS,
+    ),
+    Bug(
+        "guard: other pages may read",
+        "web/guard.py",
+        """if scope["method"] in READS and not scope["path"].startswith(API):""",
+        """if scope["method"] in READS:""",
+        ("tests/test_web_guard.py",),
+    ),
+    Bug(
+        "protocol: who never reads its answer is never asked to leave",
+        "web/protocol.py",
+        "return self.flow.write_paused",
+        "return False",
+        TURNS,
     ),
     Bug(
         "events: the id of progress says that its moments were told",

@@ -51,7 +51,7 @@ def try_library() -> None:
 
 
 def try_playground() -> None:
-    command = [str(COMMAND), "serve", "model", "--no-browser"]
+    command = [str(COMMAND), "serve", "model", "--no-browser", "--no-token"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as server:
         try:
             assert server.stdout

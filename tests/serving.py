@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
@@ -86,12 +87,14 @@ def status_of(answer: bytes) -> int:
 
 
 @contextmanager
-def serving(folder: Path, *argv: str | Path) -> Iterator[Server]:
-    """`kamon serve …` in this folder, at a free port."""
+def serving(folder: Path, *argv: str | Path, token: str | None = None) -> Iterator[Server]:
+    """`kamon serve …` in this folder, at a free port; it asks for no token, or for this one."""
     command = [sys.executable, "-m", "kamon", "serve", "--no-browser", "--port=0", "--json"]
+    command += [] if token else ["--no-token"]
     process = subprocess.Popen(
         [*command, *map(str, argv)],
         cwd=folder,
+        env=os.environ | {"KAMON_TOKEN": token or ""},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

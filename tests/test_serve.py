@@ -20,7 +20,7 @@ from serving import serving, status_of, until
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
 from kamon.errors import ConfigError, StoreError
-from kamon.web.address import address
+from kamon.web.address import address, own_addresses
 from kamon.web.guard import Guard
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, Shelf
@@ -47,17 +47,28 @@ def hosts(*argv: Any, **options: Any) -> tuple[set[str], str, str | None]:
 
 def test_this_machine_alone() -> None:
     own = {"127.0.0.1", "localhost", "[::1]"}
-    assert hosts("127.0.0.1", 0) == (own, "http://127.0.0.1:PORT/", None)
-    assert hosts("localhost", 0) == (own, "http://127.0.0.1:PORT/", None)
+    for host in ("127.0.0.1", "localhost"):
+        names, url, token = hosts(host, 0)
+        assert (names, url) == (own, f"http://127.0.0.1:PORT/?token={token}")
+        assert len(token or "") == 32
+        assert hosts(host, 0, no_token=True) == (own, "http://127.0.0.1:PORT/", None)
     assert hosts("127.0.0.1", 0, None, ["Box.local"])[0] == own | {"box.local"}
+    with pytest.raises(ConfigError, match="only this machine"):
+        address("0.0.0.0", 0, no_token=True)
 
 
 def test_beyond_it_a_token_is_asked_for() -> None:
     names, url, token = hosts("0.0.0.0", 0)
     assert token is not None
     assert len(token) == 32
-    assert url == f"http://{socket.gethostname()}:PORT/?token={token}"
-    assert names == {"0.0.0.0", socket.gethostname().lower()}
+    shown = [*own_addresses(4), socket.gethostname()]
+    assert url == f"http://{shown[0]}:PORT/?token={token}"
+    assert names == {name.lower() for name in shown} | {
+        "0.0.0.0",
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+    }
     assert hosts("0.0.0.0", 0)[2] != token
     assert hosts("0.0.0.0", 0, "a" * 16, ["box"])[1:] == (
         f"http://box:PORT/?token={'a' * 16}",
@@ -90,7 +101,8 @@ def test_a_port_that_is_taken() -> None:
 
 def test_a_token(folder: Path) -> None:
     token = "Secret0123456789"
-    with serving(folder, "m", f"--token={token}") as server:
+    with serving(folder, "m", token=token) as server:
+        assert server.url.endswith(f"/?token={token}")
         wrong = {"Cookie": "kamon-token-e131ffb2=x; a=b"}
         for headers in ({}, {"Authorization": "Bearer x"}, wrong):
             for path in ("/", "/health", "/api/v1/models"):
@@ -202,6 +214,9 @@ def test_a_folder_that_cannot_be_made(name: str, tmp_path: Path, folder: Path) -
     with serving(tmp_path, folder / "m", f"--save-to={name}") as server:
         said = server.json("POST", "/models/m/save", {"name": "mine"}, 409)["error"]
         assert said == f"cannot write {name}/mine: Not a directory"
+    with serving(tmp_path, folder / "m", "--save-to", tmp_path / name) as server:
+        said = server.json("POST", "/models/m/save", {"name": "mine"}, 409)["error"]
+        assert said == "cannot write mine: Not a directory"
 
 
 def test_without_a_model_it_trains_one(tmp_path: Path) -> None:
@@ -222,6 +237,10 @@ def test_bad_input(kamon: Kamon, monkeypatch: pytest.MonkeyPatch, folder: Path) 
         (["--host=example.org"], 2, "--host takes the number"),
         (["--port=99999"], 2, "port must be"),
         (["--port=x"], 2, "whole number"),
+        (["--host=0.0.0.0", "--no-token"], 2, "only this machine"),
+        (["--limit=x=1"], 2, "no limit 'x'"),
+        (["--limit=jobs=0"], 2, "above 0"),
+        (["--limit=jobs=1.5"], 2, "above 0"),
     ):
         found = kamon("serve", "--no-browser", *argv)
         assert (found.code, found.out) == (code, "")

@@ -385,10 +385,46 @@ def test_twenty_cancelled_trainings_leave_nothing(make: Callable[..., Server]) -
 def test_only_so_many_at_a_time(make: Callable[..., Server]) -> None:
     server = make(jobs=1)
     id = server.start(text=LIST, settings=LONG)["id"]
-    refused = server.start(429, text=LIST, settings=LONG)
-    assert refused["error"] == "a training is under way: wait for one to end, or stop it"
+    short = SMALL | {"num_steps": 2}
+    ids = [
+        server.ask("POST", "/jobs", {"text": LIST, "settings": short}).json()["id"] for _ in "ab"
+    ]
+    found = [server.ask("GET", f"/jobs/{each}").json() for each in ids]
+    assert [(job["state"], job["ahead"]) for job in found] == [("queued", 0), ("queued", 1)]
+    assert server.ask("POST", f"/jobs/{ids[0]}/stop").json()["state"] == "stopped"
+    assert server.ask("GET", f"/jobs/{ids[1]}").json()["ahead"] == 0
     server.ask("DELETE", f"/jobs/{id}")
-    server.start(text=LIST, settings=SMALL | {"num_steps": 2})
+    assert server.ended(ids[1])["state"] == "done"
+    assert server.job(ids[0]).process is None
+
+
+def test_a_full_queue_is_told(make: Callable[..., Server]) -> None:
+    server = make(jobs=1, jobs_waiting=1)
+    server.start(text=LIST, settings=LONG)
+    server.ask("POST", "/jobs", {"text": LIST})
+    answer = server.ask("POST", "/jobs", {"text": LIST})
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "1"
+    assert "1 trainings wait" in answer.json()["error"]
+
+
+def test_a_pause_gives_its_place_away_and_ends(make: Callable[..., Server]) -> None:
+    """Who pauses holds nobody up, waits for a place to go on, and does not wait for ever."""
+    server = make(jobs=1, jobs_paused=1, pause_seconds=1.0)
+    first = server.start(text=LIST, settings=LONG)["id"]
+    until(lambda: len(server.job(first).losses) > 0)
+    assert server.ask("POST", f"/jobs/{first}/pause").json()["state"] == "paused"
+    second = server.start(text=LIST, settings=LONG)["id"]
+    until(lambda: server.job(second).state == "running")
+    assert server.ask("POST", f"/jobs/{second}/pause").status_code == 429
+    found = server.ask("POST", f"/jobs/{first}/resume").json()
+    assert (found["state"], found["ahead"]) == ("queued", 0)
+    server.ask("POST", f"/jobs/{second}/stop")
+    until(lambda: server.job(first).state == "running")
+    server.ask("POST", f"/jobs/{first}/pause")
+    found = server.ended(first)
+    assert (found["state"], found["model"]) == ("stopped", first)
+    assert "a pause of 1 seconds" in found["error"]
 
 
 def test_the_oldest_is_forgotten(make: Callable[..., Server]) -> None:

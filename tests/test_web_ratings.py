@@ -294,10 +294,13 @@ def test_bounds(base: Model, tmp_path: Path) -> None:
     third = start(ratings)  # the second was not used for longest
     assert set(ratings.sessions) == {first.id, third.id}
     assert "rated-1" not in ratings.shelf.entries
-    for gone in (second.id, "x"):
-        with pytest.raises(WebError, match="no session of ratings") as error:
+    for gone, status, said in (
+        (second.id, 410, "ended: 2 others were in use after it"),
+        ("x", 404, "no session of ratings"),
+    ):
+        with pytest.raises(WebError, match=said) as error:
             ratings.get(gone)
-        assert error.value.status == 404
+        assert error.value.status == status
     ratings.forget(third.id)
     assert set(ratings.sessions) == {first.id}
 

@@ -48,6 +48,8 @@ PATIENCE = 20_000  # candidates made one by one
 PATIENCE_IN_BULK = 1_000_000  # and by a fused `sample`, of a small model
 TOKENS_IN_BULK = 1 << 26  # at a time, however many there are to be
 WORK_IN_BULK = 7e10  # parameters times tokens in so many candidates of a larger one
+WORK_AT_ONCE = 2e9  # parameters times tokens between two looks whether to stop
+WORK_AT_ONCE_SLOWLY = 2e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +220,13 @@ def find(
     special = frozenset(tokenizer.special.values()) - {request.bos}
     request = replace(request, before=before, excluded=special)
     if replace(conditions, prompt=None) == Conditions():
-        found, tokens = sample_texts(model, tokenizer, request)
-        return Found(found, range(n), n, tokens, room)
+        made: list[tuple[str, int]] = []
+        for each in in_bulk(model, tokenizer, request, n):
+            if should_stop(len(made)):
+                break
+            made.append(each)
+        lengths = [size for _, size in made]
+        return Found([text for text, _ in made], range(len(made)), len(made), lengths, room)
     fits = filter_of(conditions, docs)
     if conditions.steer or special or not is_fast(model):
         patience = PATIENCE
@@ -251,10 +258,12 @@ def in_bulk(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, most: int
 ) -> Iterator[tuple[str, int]]:
     """The first `most` candidates and their tokens' number, where no condition steers any: ever
-    more at a time."""
-    done, size = 0, max(1000, 2 * request.n)
+    more at a time, but not so many that it takes long until somebody can stop it."""
+    config, done, size = model.config, 0, max(1000, 2 * request.n)
+    work = WORK_AT_ONCE if is_fast(model) else WORK_AT_ONCE_SLOWLY
+    largest = max(1, int(work / num_params(config) / config.block_size))
     while done < most:
-        size = min(size, most - done, max(1000, TOKENS_IN_BULK // model.config.block_size))
+        size = min(size, most - done, largest, max(1000, TOKENS_IN_BULK // config.block_size))
         found = sample_texts(model, tokenizer, replace(request, n=size, first=done))
         yield from zip(*found, strict=True)
         done, size = done + size, 4 * size

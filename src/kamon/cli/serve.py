@@ -2,12 +2,15 @@
 
 Everything stays on this machine. Without a model it trains a small one on US first names at once.
 Models that are saved from the page go to the folder --save-to, and are there again the next time.
-Programs use the same server: /api/v1/openapi.json tells how.
+The address that is printed has a token, without which nobody else on this machine can use the
+server. Set KAMON_TOKEN to choose it yourself, or leave it out with --no-token.
+Programs use the same server: /api/v1/openapi.json describes it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +36,8 @@ def add_arguments(parser: Parser) -> None:
         "--host",
         default="127.0.0.1",
         metavar="IP",
-        help="the address to listen at (127.0.0.1: this machine alone); any other asks for a token",
+        help="address to listen at; 0.0.0.0 is every address of this machine "
+        "[default: 127.0.0.1, only this machine]",
     )
     parser.add_argument(
         "--allow-host",
@@ -43,7 +47,16 @@ def add_arguments(parser: Parser) -> None:
         help="a name by which others address this machine; may be given again",
     )
     parser.add_argument(
-        "--token", metavar="TEXT", help="that each request must bring (beyond loopback a new one)"
+        "--no-token",
+        action="store_true",
+        help="ask for no token: every user of this machine can use the server, and fill --save-to",
+    )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="change a limit, such as jobs=4, the trainings at a time; may be given again",
     )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument(
@@ -64,15 +77,16 @@ def run(args: argparse.Namespace) -> int:
         if find_spec(name) is None:
             raise ConfigError(f"the playground needs {name}: `pip install 'kamon[web]'` brings it")
     from kamon.web.address import address
-    from kamon.web.limits import Limits
+    from kamon.web.limits import Limits, with_options
     from kamon.web.playground import make_playground
 
-    playground = make_playground(Path(args.save_to), Limits())
+    playground = make_playground(Path(args.save_to), with_options(Limits(), args.limit))
     for problem in playground.shelf.add_saved():
         say(f"left out: {problem}")
     for path in args.dir:
         playground.shelf.add_directory(Path(path))
-    where = address(args.host, args.port, args.token, args.allow_host)
+    token = os.environ.get("KAMON_TOKEN") or None
+    where = address(args.host, args.port, token, args.allow_host, no_token=args.no_token)
     if not args.dir:
         budget = FIRST_BUDGET if args.budget is None else args.budget
         playground.jobs.start(builtin="names", budget=budget)
@@ -80,10 +94,13 @@ def run(args: argparse.Namespace) -> int:
 
     def on_start() -> None:
         if args.json:
-            print_json({"url": where.url, "models": list(playground.shelf.entries)})
+            models = list(playground.shelf.entries)
+            print_json({"url": where.url, "urls": where.urls, "models": models})
             sys.stdout.flush()
         else:
             print(where.url, flush=True)
+            for url in where.urls[1:]:
+                say(f"or {url}")
         say("the playground is open there; Ctrl-C ends it")
 
     serve(playground, where, open_browser=not args.no_browser, on_start=on_start)

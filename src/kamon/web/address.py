@@ -15,26 +15,41 @@ PORT = 8042
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server listens, and as what it may be addressed. token: that it asks for."""
+    """Where the server listens, and as what it may be addressed. token: that it asks for.
+
+    url: the first of `urls`, which all lead there. anywhere: it listens at all addresses of this
+    machine.
+    """
 
     sock: socket.socket
     hosts: frozenset[str]
-    url: str
+    urls: list[str]
     token: str | None
+    anywhere: bool
+
+    @property
+    def url(self) -> str:
+        return self.urls[0]
 
 
 def address(
-    host: str, port: int | None, token: str | None = None, names: Sequence[str] = ()
+    host: str,
+    port: int | None,
+    token: str | None = None,
+    names: Sequence[str] = (),
+    *,
+    no_token: bool = False,
 ) -> Address:
-    """A socket that listens. Beyond loopback a token is asked for, a new one where none is given.
+    """A socket that listens. It asks for a token, a new one if none is given.
 
     port: 0 takes any free one, and so does None where the usual one is taken. names: other names of
-    this machine, as it is addressed by. ConfigError where it cannot listen there.
+    this machine, as it is addressed by. ConfigError where it cannot listen there, and for no_token
+    beyond loopback.
     """
     if port is not None and not 0 <= port < 65536:
         raise ConfigError(f"port must be from 0 to 65535, not {port}")
     if token is not None and (len(token) < 16 or not token.isascii() or not token.isalnum()):
-        raise ConfigError("a token is of 16 or more letters and digits")
+        raise ConfigError("a token (KAMON_TOKEN) is of 16 or more letters and digits")
     numeric = "127.0.0.1" if host == "localhost" else host
     try:
         ip = ipaddress.ip_address(numeric)
@@ -42,22 +57,47 @@ def address(
         raise ConfigError(
             f"--host takes the number of an address, such as 127.0.0.1 or ::1, not {host!r}"
         ) from None
+    if no_token and not ip.is_loopback:
+        raise ConfigError(
+            f"without a token only this machine may use the server, not {host}: leave --no-token "
+            "or --host out"
+        )
     sock = listening(ip, port)
     port = sock.getsockname()[1]
     own = f"[{ip}]" if ip.version == 6 else str(ip)
-    known = {own, *names}
-    if ip.is_loopback:
+    shown = [own, *names]
+    if ip.is_unspecified:
+        shown = [*names, *own_addresses(ip.version), socket.gethostname(), "localhost"]
+    known = {own, *shown}
+    if ip.is_loopback or ip.is_unspecified:
         known |= {"127.0.0.1", "localhost", "[::1]"}
-    elif token is None:
-        token = secrets.token_hex(16)
     hosts = {f"{name.lower()}:{port}" for name in known}
     if port == 80:
         hosts |= {name.lower() for name in known}
-    shown = own if not ip.is_unspecified else (names[0] if names else socket.gethostname())
-    if ip.is_unspecified:
-        hosts.add(f"{shown.lower()}:{port}")
-    url = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
-    return Address(sock, frozenset(hosts), url, token)
+    token = None if no_token else token or secrets.token_hex(16)
+    urls = [f"http://{name}:{port}/" + (f"?token={token}" if token else "") for name in shown]
+    return Address(sock, frozenset(hosts), urls, token, ip.is_unspecified)
+
+
+def own_addresses(version: int) -> list[str]:
+    """Return the addresses by which this machine is reached from its network, if it has one.
+
+    A datagram socket is connected to a place that nobody has; nothing is sent.
+    """
+    found = []
+    for family, nowhere in (
+        (socket.AF_INET, "192.0.2.1"),
+        *([(socket.AF_INET6, "2001:db8::1")] if version == 6 else []),
+    ):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.connect((nowhere, 9))
+                ip = sock.getsockname()[0]
+        except OSError:
+            continue
+        if not ipaddress.ip_address(ip).is_loopback:
+            found.append(f"[{ip}]" if family == socket.AF_INET6 else ip)
+    return found
 
 
 def listening(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int | None) -> socket.socket:

@@ -49,11 +49,11 @@ async def show_embeddings(id: ModelId, ask: Ask) -> EmbeddingMap:
     """Where a model has put its tokens and positions, on the two axes of most variance."""
     entry = ask.shelf.get(id)
 
-    def look(_: Stop) -> EmbeddingMap:
-        with entry.use() as model:
-            return embedding_map(model, ask.limits)
+    def look(stop: Stop) -> EmbeddingMap:
+        with entry.use(stop) as model:
+            return entry.remember("embeddings", lambda: embedding_map(model, ask.limits))
 
-    return await ask.compute(look)
+    return await ask.compute(look, entry)
 
 
 @router.post("/trace")
@@ -61,11 +61,11 @@ async def trace_text(body: TraceBody, ask: Ask) -> Trace:
     """How a model reads a text: its tokens, what each head attends to, what each token costs."""
     entry = ask.shelf.get(body.model)
 
-    def look(_: Stop) -> Trace:
-        with entry.use() as model:
+    def look(stop: Stop) -> Trace:
+        with entry.use(stop) as model:
             return trace(model, body.text, ask.limits)
 
-    return await ask.compute(look)
+    return await ask.compute(look, entry)
 
 
 @router.post("/graph")
@@ -75,9 +75,9 @@ async def draw_graph(body: GraphBody, ask: Ask) -> Graph:
         return expression(body.a, body.b, body.c)
     entry, text, position = ask.shelf.get(body.model), body.text, body.position
 
-    def look(_: Stop) -> Graph:
+    def look(stop: Stop) -> Graph:
         check_chars(text, ask.limits)
-        with entry.use() as model:
+        with entry.use(stop) as model:
             return loss(model, text, position)
 
-    return await ask.compute(look)
+    return await ask.compute(look, entry)

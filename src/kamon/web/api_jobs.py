@@ -24,7 +24,6 @@ from kamon.run import NONE_HELD_OUT, check_learnable, divide
 from kamon.web.errors import WebError
 from kamon.web.jobs import PASTED, Job, Jobs, Moment, moment_id
 from kamon.web.limits import Limits
-from kamon.web.shelf import Shelf
 from kamon.web.state import Ask, Asked
 from kamon.web.work import Stop
 
@@ -60,6 +59,15 @@ class Settings(Asking):
     learning_rate: Annotated[float | None, Field(gt=0, le=10)] = None
     batch_size: Annotated[int | None, Field(ge=1, le=256)] = None
     dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
+
+
+def largest_settings() -> dict[str, float]:
+    """Return the largest value of each setting."""
+    found = {}
+    for name, each in Settings.model_json_schema()["properties"].items():
+        bounds = each["anyOf"][0]
+        found[name] = bounds.get("maximum", bounds.get("exclusiveMaximum"))
+    return found
 
 
 Format = Literal["text", "csv", "tsv", "jsonl"]
@@ -112,13 +120,15 @@ class BestAnswer(BaseModel):
 
 
 class JobAnswer(BaseModel):
-    """A training. Sizes are 0 until it has started. losses: of each `every` steps the last one and
+    """A training. ahead: how many have their turn before it, while it is queued; else null. Sizes
+    are 0 until it has started. losses: of each `every` steps the last one and
     their mean loss; held_out: of some steps, on documents held out. budget: seconds, or null where
     the steps were given. model: the id of the one it made, which did best on what is held out;
     best: which step that was. One that is done before num_steps saw that best step far behind."""
 
     id: str
-    state: Literal["starting", "running", "paused", "stopped", "done", "failed"]
+    state: Literal["queued", "starting", "running", "paused", "stopped", "done", "failed"]
+    ahead: int | None
     error: str | None
     source: str
     num_steps: int
@@ -144,6 +154,7 @@ class ProgressEvent(BaseModel):
     """Where it stands; of losses and held_out those since the event before."""
 
     state: str
+    ahead: int | None
     step: int
     seconds: float
     lines: Lines
@@ -236,9 +247,8 @@ class CleanAnswer(BaseModel):
 
 @router.post("/jobs", status_code=202, responses={429: {"description": "Too many trainings"}})
 async def start_job(request: JobRequest, ask: Ask) -> JobAnswer:
-    """Start a training."""
-    job = await ask.compute(lambda _: started(ask, request))
-    return answer(job, ask.shelf)
+    """Start a training, or queue it until others have ended."""
+    return answer(await ask.compute(lambda _: started(ask, request)), ask)
 
 
 def started(ask: Asked, request: JobRequest) -> Job:
@@ -288,31 +298,31 @@ def started(ask: Asked, request: JobRequest) -> Job:
 @router.get("/jobs")
 async def list_jobs(ask: Ask) -> JobList:
     """All trainings that are kept, the oldest first."""
-    return JobList(jobs=[answer(job, ask.shelf) for job in ask.jobs.all()])
+    return JobList(jobs=[answer(job, ask) for job in ask.jobs.all()])
 
 
 @router.get("/jobs/{id}")
 async def get_job(id: JobId, ask: Ask) -> JobAnswer:
     """A training, as it stands."""
-    return answer(ask.jobs.get(id), ask.shelf)
+    return answer(ask.jobs.get(id), ask)
 
 
 @router.post("/jobs/{id}/pause")
 async def pause_job(id: JobId, ask: Ask) -> JobAnswer:
-    """Let a training wait behind its next report."""
-    return answer(ask.jobs.pause(id), ask.shelf)
+    """Let a training wait after its next report, and others have its place."""
+    return answer(ask.jobs.pause(id), ask)
 
 
 @router.post("/jobs/{id}/resume")
 async def resume_job(id: JobId, ask: Ask) -> JobAnswer:
-    """Go on with a training that waits."""
-    return answer(ask.jobs.resume(id), ask.shelf)
+    """Go on with a training that waits, as soon as there is a place for it."""
+    return answer(ask.jobs.resume(id), ask)
 
 
 @router.post("/jobs/{id}/stop")
 async def stop_job(id: JobId, ask: Ask) -> JobAnswer:
     """End a training early: what it has learned becomes a model."""
-    return answer(ask.jobs.stop(id), ask.shelf)
+    return answer(ask.jobs.stop(id), ask)
 
 
 @router.delete("/jobs/{id}", status_code=204)
@@ -321,12 +331,13 @@ async def delete_job(id: JobId, ask: Ask) -> None:
     ask.jobs.forget(id)
 
 
-def answer(job: Job, shelf: Shelf) -> JobAnswer:
+def answer(job: Job, ask: Asked) -> JobAnswer:
     with job.lock:
         started = job.started
         return JobAnswer(
             id=job.id,
             state=job.state,  # type: ignore[arg-type]
+            ahead=ask.jobs.ahead(job),
             error=job.error,
             source=job.source,
             num_steps=started.config.num_steps if started else 0,
@@ -340,7 +351,7 @@ def answer(job: Job, shelf: Shelf) -> JobAnswer:
             losses=list(job.points),
             held_out=list(job.held_out),
             moments=[moment_answer(job, moment) for moment in job.moments],
-            model=job.id if job.id in shelf.entries else None,
+            model=job.id if job.id in ask.shelf.entries else None,
             best=BestAnswer(**vars(job.best)) if job.best else None,
         )
 
@@ -441,7 +452,7 @@ async def stream(ask: Asked, job: Job, told: Told | None) -> AsyncIterator[str]:
     stands: tuple[Any, ...] = ()
     last = time.monotonic()
     while not (told and told.over) and not ask.jobs.ending:
-        events, told, stands = news(job, ask.shelf, told, stands)
+        events, told, stands = news(job, ask, told, stands)
         if events:
             last = time.monotonic()
             yield "".join(events)
@@ -455,18 +466,19 @@ async def stream(ask: Asked, job: Job, told: Told | None) -> AsyncIterator[str]:
 
 
 def news(
-    job: Job, shelf: Shelf, told: Told | None, stands: tuple[Any, ...]
+    job: Job, ask: Asked, told: Told | None, stands: tuple[Any, ...]
 ) -> tuple[list[str], Told, tuple[Any, ...]]:
     """The events that somebody lacks, and what he knows then. stands: what does not only grow, as
     he was told it last."""
     events = []
     with job.lock:
         now = Told.of(job)
-        at = (job.state, len(job.losses), job.seconds)
+        at = (job.state, ask.jobs.ahead(job), len(job.losses), job.seconds)
         fresh = told is None or told.started < now.started
         if not fresh and told and (at != stands or told != now):
             progress = ProgressEvent(
                 state=job.state,
+                ahead=ask.jobs.ahead(job),
                 step=len(job.losses),
                 seconds=job.seconds,
                 lines=lines(job),
@@ -480,9 +492,9 @@ def news(
             for number, moment in enumerate(moments, told.moments + 1):
                 events.append(event("moment", replace(up_to, moments=number), moment))
     if fresh:
-        events.append(event("start", replace(now, over=0), answer(job, shelf)))
+        events.append(event("start", replace(now, over=0), answer(job, ask)))
     if now.over:
-        events.append(event("end", now, answer(job, shelf)))
+        events.append(event("end", now, answer(job, ask)))
     return events, now, at
 
 

@@ -6,7 +6,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Response
@@ -14,19 +16,20 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from kamon.api import Model
-from kamon.bpe import BytePairTokenizer
 from kamon.complete import completions
-from kamon.conditions import Conditions, allowed
-from kamon.describe import details
-from kamon.errors import ConfigError
-from kamon.prompts import before_answer, knows_prompts
+from kamon.conditions import WORK_AT_ONCE, WORK_AT_ONCE_SLOWLY, Conditions, allowed
+from kamon.describe import Nearest, details
+from kamon.documents import Documents
+from kamon.engine import is_fast
+from kamon.errors import ConfigError, KamonError
+from kamon.prompts import before_answer
 from kamon.sampler import probabilities, started
 from kamon.score import Scale, score
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
-from kamon.web.shelf import Entry
+from kamon.web.shelf import Entry, file_name
 from kamon.web.state import Ask
-from kamon.web.work import Stop
+from kamon.web.work import Stop, Stopped
 
 router = APIRouter(tags=["models"])
 LIMITS = Limits()
@@ -34,6 +37,8 @@ MOST_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer 
 NDJSON = "application/x-ndjson"
 LINES = 500  # of a stream, that are computed and sent together
 EXAMPLES = 10
+PIECE = 1000  # documents that are looked at before others have their turn
+MOST_PIECES = 5  # of a list, each of `num_at_once` documents, that texts are compared with
 MOST_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
 
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
@@ -152,15 +157,19 @@ class Sample(BaseModel):
     """logprob: of the whole text and its end, in nats, at temperature 1."""
 
     text: str
-    logprob: float
+    logprob: float | None
     in_list: bool
     nearest: Near | None
 
 
 class Samples(BaseModel):
+    """tried: candidates so far. ended: why the search ended; "n": all were found, "tried": it gave
+    up, "time": its time was over. Samples after that lack what took too long, such as `nearest`."""
+
     seed: int
     temperature: float
     tried: int
+    ended: Literal["n", "tried", "time"]
     samples: list[Sample]
 
 
@@ -246,37 +255,39 @@ class NextTokens(BaseModel):
 async def list_models(ask: Ask) -> ModelList:
     """All models that can be used, without the moments of trainings."""
     entries = [each for each in list(ask.shelf.entries.values()) if each.parent is None]
+    for entry in entries:
+        with suppress(KamonError):  # its directory was changed since: it is not listed
+            await facts_of(entry, ask)
+    known = [each for each in entries if each.facts is not None]
+    return ModelList(models=[info(each, ask.shelf.steps(each.id)) for each in known])
 
-    def look(_: Stop) -> list[ModelInfo]:
-        return [info(each, ask.shelf.steps(each.id)) for each in entries]
 
-    return ModelList(models=await ask.compute(look))
+async def facts_of(entry: Entry, ask: Ask) -> dict[str, Any]:
+    """Return `Entry.about`, at once if it is known."""
+    if entry.facts is not None:
+        return entry.facts
+    return await ask.compute(lambda _: entry.about(), entry)
 
 
 @router.get("/models/{id}")
 async def show_model(id: ModelId, ask: Ask) -> ModelDetails:
     """One model, with its settings."""
     entry = ask.shelf.get(id)
-
-    def look(_: Stop) -> ModelDetails:
-        with entry.use() as model:
-            source, config = model.training["corpus"]["source"], asdict(model.config)
-        found = info(entry, ask.shelf.steps(id)).model_dump()
-        return ModelDetails(**found, config=config, source=source)
-
-    return await ask.compute(look)
+    facts = await facts_of(entry, ask)
+    found = info(entry, ask.shelf.steps(id)).model_dump()
+    return ModelDetails(**found, config=facts["config"], source=facts["source"])
 
 
 @router.post("/models/{id}/save", status_code=201)
 async def save_model(id: ModelId, body: SaveRequest, ask: Ask) -> ModelInfo:
     """Write a model to the folder of the server, under a name that is free."""
-    ask.shelf.get(id)
+    entry = ask.shelf.get(id)
 
-    def write(_: Stop) -> ModelInfo:
-        ask.shelf.save(id, body.name)
+    def write(stop: Stop) -> ModelInfo:
+        ask.shelf.save(id, body.name, stop)
         return info(ask.shelf.get(body.name), [])
 
-    return await ask.compute(write)
+    return await ask.compute(write, entry)
 
 
 @router.delete("/models/{id}", status_code=204)
@@ -291,11 +302,11 @@ async def show_data(id: ModelId, ask: Ask) -> Data:
     """The list that a model learned from."""
     entry = ask.shelf.get(id)
 
-    def look(_: Stop) -> Data:
-        with entry.use() as model:
-            return data_of(model)
+    def look(stop: Stop) -> Data:
+        with entry.use(stop) as model:
+            return entry.remember("data", lambda: data_of(model, stop))
 
-    return await ask.compute(look)
+    return await ask.compute(look, entry)
 
 
 @router.post("/sample", response_model=Samples)
@@ -307,10 +318,10 @@ async def draw_samples(body: SampleBody, ask: Ask, accept: Accept = "") -> Any:
         raise WebError(422, f"nearest neighbours are found for {most} samples at most")
 
     def draw(stop: Stop) -> Samples:
-        with entry.use() as model:
+        with entry.use(stop) as model:
             return samples_of(model, body, ask.limits, stop, known_of(entry, model))
 
-    found = await ask.compute(draw)
+    found = await ask.compute(draw, entry)
     return lines(found.samples) if wants_lines(accept) else found
 
 
@@ -319,15 +330,15 @@ async def complete(body: CompleteBody, ask: Ask) -> Completions:
     """The most probable documents that begin with a prefix."""
     entry = ask.shelf.get(body.model)
 
-    def search(_: Stop) -> Completions:
-        with entry.use() as model:
+    def search(stop: Stop) -> Completions:
+        with entry.use(stop) as model:
             found = completions(model, body.prefix, body.n)
         return Completions(
             exact=found.exact,
             completions=[CompletionFound(**each._asdict()) for each in found.documents],
         )
 
-    return await ask.compute(search)
+    return await ask.compute(search, entry)
 
 
 @router.post("/score", response_model=Scores)
@@ -335,11 +346,15 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
     """How odd texts are to a model; with "Accept: application/x-ndjson" one to a line."""
     entry = ask.shelf.get(body.model)
 
-    def look(_: Stop) -> list[ScoreFound]:
-        with entry.use() as model:
-            found = list(score(model, body.texts, unknown=body.unknown))
+    def look(stop: Stop) -> list[ScoreFound]:
+        with entry.use(stop) as model:
+            found = [
+                each
+                for some in pieces(model, body.texts, stop)
+                for each in score(model, some, unknown=body.unknown)
+            ]
             which = "odd" if body.unknown == "odd" else "skip"
-            scale = entry.remember(f"scale {which}", lambda: Scale.of(model, which))
+            scale = entry.remember(f"scale {which}", lambda: Scale.of(with_fewer(model), which))
             return [
                 ScoreFound(
                     text=each.text,
@@ -353,7 +368,7 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
                 for each in found
             ]
 
-    scores = await ask.compute(look)
+    scores = await ask.compute(look, entry)
     return lines(scores) if wants_lines(accept) else Scores(scores=scores)
 
 
@@ -367,52 +382,71 @@ async def next_token(body: NextTokenBody, ask: Ask) -> NextTokens:
     """Every token that may come next, with its logit and its probability."""
     entry = ask.shelf.get(body.model)
 
-    def look(_: Stop) -> NextTokens:
-        with entry.use() as model:
+    def look(stop: Stop) -> NextTokens:
+        with entry.use(stop) as model:
             return next_tokens_of(model, body)
 
-    return await ask.compute(look)
+    return await ask.compute(look, entry)
 
 
 # ---- what they find
 
 
 def info(entry: Entry, steps: list[int]) -> ModelInfo:
-    with entry.use() as model:
-        c, held_out = model.config, model.training.get("held_out")
-        return ModelInfo(
-            id=entry.id,
-            kind=entry.kind,
-            num_params=model.num_params,
-            n_layer=c.n_layer,
-            n_embd=c.n_embd,
-            n_head=c.n_head,
-            block_size=c.block_size,
-            vocab_size=c.vocab_size,
-            num_docs=len(model.docs),
-            num_steps=len(model.metrics),
-            held_out_loss=held_out["loss"] if held_out else None,
-            saved=entry.path is not None,
-            path=None if entry.path is None else str(entry.path),
-            parent=entry.parent,
-            step=entry.step,
-            steps=steps,
-            prompts=knows_prompts(model.tokenizer),
-            text=model.writes_text,
-            seed=c.seed,
-            tokenizer="bpe" if isinstance(model.tokenizer, BytePairTokenizer) else "char",
-        )
+    facts = entry.about()
+    return ModelInfo(
+        id=entry.id,
+        kind=entry.kind,
+        saved=entry.path is not None,
+        path=None if entry.path is None else shown_path(entry.path),
+        parent=entry.parent,
+        step=entry.step,
+        steps=steps,
+        **{name: facts[name] for name in facts.keys() & ModelInfo.model_fields.keys()},
+    )
 
 
-def data_of(model: Model) -> Data:
+def shown_path(path: Path) -> str:
+    """Return a path as seen from where the server was started, or its name if it lies elsewhere."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return path.name
+
+
+def pieces(model: Model, texts: list[str], stop: Stop) -> Iterator[list[str]]:
+    """Yield so many texts at a time as the model reads quickly, as long as `stop` allows."""
+    size = num_at_once(model)
+    for begin in range(0, len(texts), size):
+        stop.check()
+        yield texts[begin : begin + size]
+
+
+def num_at_once(model: Model) -> int:
+    """Return how many documents the model reads in a part of a second."""
+    work = WORK_AT_ONCE if is_fast(model.engine) else WORK_AT_ONCE_SLOWLY
+    return max(1, int(work / model.num_params / model.config.block_size))
+
+
+def with_fewer(model: Model) -> Model:
+    """Return a model with some of its documents, if it takes long to read them all."""
+    step = math.ceil(len(model.docs) / num_at_once(model) / MOST_PIECES)
+    if step <= 1:
+        return model
+    return replace(model, documents=Documents.of(model.docs[::step]))
+
+
+def data_of(model: Model, stop: Stop) -> Data:
     learned, held_out = model.parts()
     summary, num_docs = model.training["corpus"], len(model.docs)
     counts: Counter[str] = Counter()
-    for doc in model.docs:
+    for number, doc in enumerate(model.docs):
         counts.update(doc)
+        if number % PIECE == 0:
+            stop.check()
     lengths = (learned.lengths(), held_out.lengths())
     return Data(
-        source=summary["source"],
+        source=file_name(summary["source"]),
         num_docs=num_docs,
         num_repetitions=summary["num_docs"] - num_docs if "num_different" in summary else 0,
         num_cut=model.training.get("num_cut", 0),
@@ -456,7 +490,7 @@ def samples_of(
     conditions = {name: value for name, value in given.items() if value != getattr(none, name)}
 
     def enough(tried: int) -> bool:
-        return stop() or tried >= limits.candidates
+        return stop() or tried >= limits.candidates or stop.late()
 
     found = model.find(
         body.n,
@@ -465,19 +499,34 @@ def samples_of(
         should_stop=enough,
         **conditions,
     )
-    stop.check()
     known = known_of(found.texts)
-    samples = []
-    for each in details(model, found.texts, body.prompt, known=known, nearest=body.nearest):
-        stop.check()
-        near = each.nearest and Near(text=each.nearest[0], similarity=each.nearest[1])
-        samples.append(
-            Sample(text=each.text, logprob=each.logprob, in_list=each.in_list, nearest=near)
-        )
+    similar = Nearest(model.docs) if body.nearest else None
+    samples: list[Sample] = []
+    ended: Literal["n", "tried", "time"]
+    size = num_at_once(model)
+    for begin in range(0, len(found.texts), size):
+        some = found.texts[begin : begin + size]
+        for each in details(model, some, body.prompt, known=known):
+            if stop():
+                raise Stopped
+            near = similar(each.text) if similar and not stop.late() else None
+            samples.append(
+                Sample(
+                    text=each.text,
+                    logprob=finite(each.logprob),
+                    in_list=each.in_list,
+                    nearest=near and Near(text=near[0], similarity=near[1]),
+                )
+            )
+    if len(samples) == body.n and not any(similar and each.nearest is None for each in samples):
+        ended = "n"
+    else:
+        ended = "time" if stop.late() else "tried"
     return Samples(
         seed=model.config.seed if body.seed is None else body.seed,
         temperature=model.config.temperature if body.temperature is None else body.temperature,
         tried=found.tried,
+        ended=ended,
         samples=samples,
     )
 

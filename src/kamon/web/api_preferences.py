@@ -53,7 +53,7 @@ async def start_ratings(body: PreferencesBody, ask: Ask) -> Rated:
             body.model, pairs=body.pairs, every=body.every, seed=body.seed, stop=stop
         )
 
-    return await ask.compute(begin)
+    return await ask.compute(begin, seconds=ask.limits.learn_seconds)
 
 
 @router.get("/preferences/{id}")
@@ -65,38 +65,42 @@ async def show_ratings(id: RatingsId, ask: Ask) -> Rated:
 @router.post("/preferences/{id}/answers")
 async def answer(id: RatingsId, body: AnswersBody, ask: Ask) -> Rated:
     """More answers; after every few of them the model learns, and the proposals change."""
-    ask.ratings.get(id)
+    session = ask.ratings.session(id)
     answers: list[Answer] = [
         Verdict(each.text, each.liked)
         if isinstance(each, VerdictBody)
         else Preference(each.chosen, each.rejected)
         for each in body.answers
     ]
-    return await ask.compute(lambda stop: ask.ratings.answer(id, answers, stop))
+    return await ask.compute(
+        lambda stop: ask.ratings.answer(id, answers, stop), session, ask.limits.learn_seconds
+    )
 
 
 @router.delete("/preferences/{id}/answers/last")
 async def undo(id: RatingsId, ask: Ask) -> Rated:
     """Take the last answer back."""
-    ask.ratings.get(id)
-    return await ask.compute(lambda stop: ask.ratings.undo(id, stop))
+    session = ask.ratings.session(id)
+    return await ask.compute(
+        lambda stop: ask.ratings.undo(id, stop), session, ask.limits.learn_seconds
+    )
 
 
 @router.post("/preferences/{id}/save", status_code=201)
 async def save_ratings(id: RatingsId, body: SaveRequest, ask: Ask) -> ModelInfo:
     """Write the model, having learned all answers, with these, under a name that is free."""
-    ask.ratings.get(id)
+    session = ask.ratings.session(id)
 
     def write(stop: Stop) -> ModelInfo:
         ask.ratings.save(id, body.name, stop)
         return info(ask.shelf.get(body.name), [])
 
-    return await ask.compute(write)
+    return await ask.compute(write, session, ask.limits.learn_seconds)
 
 
 @router.delete("/preferences/{id}", status_code=204)
 async def forget_ratings(id: RatingsId, ask: Ask) -> Response:
     """End a session, and take its model off the shelf; what was saved stays."""
-    ask.ratings.get(id)
-    await ask.compute(lambda _: ask.ratings.forget(id))
+    session = ask.ratings.session(id)
+    await ask.compute(lambda _: ask.ratings.forget(id), session)
     return Response(status_code=204)

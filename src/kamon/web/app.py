@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -26,6 +27,7 @@ from kamon.web.playground import Playground
 from kamon.web.work import Stopped
 
 LONGEST = 2000  # characters of what a client is told
+FOLDERS = re.compile(r"(?<![^\s'\"`(])(?:[A-Za-z]:)?[/\\](?:[^/\\:\n]*[/\\])*")  # of a whole path
 TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -55,8 +57,19 @@ class File:
     etag: str
 
 
-def make_app(playground: Playground, hosts: frozenset[str], token: str | None = None) -> ASGIApp:
-    """hosts: what requests may name as their Host; token: what each must bring, if there is one."""
+class Allowed(BaseModel):
+    """limits: of the server, by their names; settings: the largest value of each setting of a
+    training."""
+
+    limits: dict[str, float]
+    settings: dict[str, float]
+
+
+def make_app(
+    playground: Playground, hosts: frozenset[str], token: str | None = None, **how: Any
+) -> ASGIApp:
+    """hosts: what requests may name as their Host; token: what each must bring, if there is one.
+    how: the other arguments of Guard."""
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem} for status in (400, 403, 404, 409, 413, 415, 421, 422, 503)
     }
@@ -79,6 +92,11 @@ def make_app(playground: Playground, hosts: frozenset[str], token: str | None = 
         """Whether the server is there."""
         return Health(status="ok", version=kamon.__version__)
 
+    @app.get("/api/v1/limits", tags=["server"])
+    async def limits() -> Allowed:
+        """How much a request may ask for."""
+        return Allowed(limits=asdict(playground.limits), settings=api_jobs.largest_settings())
+
     for name, file in page_files().items():
         for path in (f"/static/{name}", *(["/"] if name == "index.html" else [])):
             app.add_api_route(path, serving(file), methods=["GET", "HEAD"], include_in_schema=False)
@@ -89,7 +107,7 @@ def make_app(playground: Playground, hosts: frozenset[str], token: str | None = 
     app.add_exception_handler(HTTPException, tell_http_error)
     app.add_exception_handler(Stopped, tell_nobody)
     app.add_exception_handler(Exception, tell_bug)
-    return Guard(app, playground.limits, hosts, token)
+    return Guard(app, playground.limits, hosts, token, **how)
 
 
 def page_files() -> dict[str, File]:
@@ -122,7 +140,7 @@ def serving(file: File) -> Any:
 
 
 def told(status: int, text: str) -> JSONResponse:
-    headers = {"retry-after": "1"} if status == 503 else {}
+    headers = {"retry-after": "1"} if status in (429, 503) else {}
     return JSONResponse({"error": text[:LONGEST]}, status, headers)
 
 
@@ -132,8 +150,10 @@ async def tell_web_error(_: Request, error: Exception) -> Response:
 
 
 async def tell_kamon_error(_: Request, error: Exception) -> Response:
-    """What a client can mend is 422; a directory that is taken or cannot be written is 409."""
-    return told(409 if isinstance(error, StoreError) else 422, str(error))
+    """What a client can change is 422; a directory that is taken or cannot be written is 409."""
+    if isinstance(error, StoreError):
+        return told(409, FOLDERS.sub("", str(error)))
+    return told(422, str(error))
 
 
 async def tell_invalid(_: Request, error: Exception) -> Response:

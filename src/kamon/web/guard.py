@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import re
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -21,11 +22,23 @@ from kamon.web.limits import Limits
 
 COOKIE = "kamon-token"
 READS = {"GET", "HEAD"}
+API = "/api/"
+NAME = re.compile(r"[\w.\[\]:-]{1,100}", re.ASCII)  # that a sentence may repeat
 HEARD = 16  # times as much as a body may have is heard out
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+ASKING = POLICY.replace("form-action 'none'", "form-action 'self'").encode()
+PAGE = b"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Kamon</title>
+<h1>Kamon</h1>
+<p>Open the address that <code>kamon serve</code> printed, or give its token:</p>
+<form action="/"><label>Token <input name="token" type="password" autocomplete="off" autofocus>
+</label> <button>Open</button></form>
+</html>
+"""
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -38,18 +51,28 @@ HEADERS = [
 class Guard:
     """ASGI: passes on to `app` what may come in, with its body read, and answers the rest itself.
 
-    hosts: what Host may be, in lower case, with the port. token: that each request must bring, as a
-    cookie or as "Authorization: Bearer …", where there is one.
+    hosts: what Host may be, in lower case, with the port. anywhere: also the address of this
+    machine that a client has connected to. token: that each request must bring, as a cookie or as
+    "Authorization: Bearer …", where there is one. once: opens the page instead, a single time; a
+    browser gets it on its command line, which everybody on this machine can see.
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, hosts: frozenset[str], token: str | None = None
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        hosts: frozenset[str],
+        token: str | None = None,
+        *,
+        anywhere: bool = False,
+        once: str | None = None,
     ) -> None:
         self.app = app
         self.limits = limits
         self.hosts = hosts
-        self.origins = {f"http://{host}" for host in hosts}
         self.token = token
+        self.anywhere = anywhere
+        self.once = once
         # Ports share cookies: each server has a name of its own, so that two can be open at once.
         self.cookie = f"{COOKIE}-{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
 
@@ -61,7 +84,9 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *HEADERS]
+                given = {name for name, _ in message["headers"]}
+                more = [header for header in HEADERS if header[0] not in given]
+                message["headers"] = [*message["headers"], *more]
             # A client that does not read its answer holds no connection for ever.
             async with asyncio.timeout(self.limits.idle_seconds):
                 await send(message)
@@ -75,7 +100,10 @@ class Guard:
             self.check_token(scope)
             body = await self.body(scope, receive)
         except WebError as error:
-            await refuse(answer, error)
+            if error.status == 401 and scope["method"] == "GET" and scope["path"] == "/":
+                await ask_for_token(answer)
+            else:
+                await refuse(answer, error)
             return
         if body is None:  # the client is gone
             return
@@ -95,19 +123,28 @@ class Guard:
 
     def check(self, scope: Scope) -> None:
         """WebError 421 for what is for somebody else, 403 for what another page sends."""
+        hosts = self.hosts | self.connected(scope) if self.anywhere else self.hosts
         found = [value.decode("latin-1").lower() for value in headers_of(scope, b"host")]
-        if len(found) != 1 or found[0] not in self.hosts:
-            raise WebError(421, "this server answers to its own address alone: see where it began")
+        if len(found) != 1 or found[0] not in hosts:
+            raise WebError(421, other_host(found))
         if not scope["path"].startswith("/"):
             raise WebError(400, "a path begins with /")
-        if scope["method"] in READS:
+        if scope["method"] in READS and not scope["path"].startswith(API):
             return
         origins = [value.decode("latin-1") for value in headers_of(scope, b"origin")]
-        if origins and (len(origins) > 1 or origins[0] not in self.origins):
-            raise WebError(403, "another page may not write here")
+        if origins and origins not in [[f"http://{host}"] for host in hosts]:
+            raise WebError(403, "another page may not use this server")
         for site in headers_of(scope, b"sec-fetch-site"):
             if site not in (b"same-origin", b"none"):
-                raise WebError(403, "another page may not write here")
+                raise WebError(403, "another page may not use this server")
+
+    @staticmethod
+    def connected(scope: Scope) -> frozenset[str]:
+        """Return the address of this machine that the client has connected to, as a Host has it."""
+        ip, port = scope.get("server") or ("", None)
+        ip = ip.partition("%")[0].removeprefix("::ffff:")
+        name = f"[{ip}]" if ":" in ip else ip
+        return frozenset([f"{name}:{port}", *([name] if port == 80 else [])])
 
     def entrance(self, scope: Scope) -> Message | None:
         """To the page without its token, which is then in a cookie: it stays in no history."""
@@ -115,8 +152,11 @@ class Guard:
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"))
         given = query.pop("token", [])
-        if len(given) != 1 or not hmac.compare_digest(given[0].encode(), self.token.encode()):
+        known = [each.encode() for each in (self.token, self.once) if each]
+        if len(given) != 1 or not any(hmac.compare_digest(given[0].encode(), k) for k in known):
             return None
+        if given[0] == self.once:
+            self.once = None
         rest = urlencode(query, doseq=True)
         # Not Strict: a link in a mail or a chat would lead to a page that refuses itself.
         cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"
@@ -185,6 +225,29 @@ class Guard:
 
 def headers_of(scope: Scope, name: bytes) -> list[bytes]:
     return [value for key, value in scope["headers"] if key == name]
+
+
+def other_host(hosts: list[str]) -> str:
+    """Return the sentence for a request that names these hosts."""
+    if len(hosts) == 1 and NAME.fullmatch(hosts[0]):
+        name = re.sub(r":[0-9]+$", "", hosts[0])
+        return (
+            f"this server does not answer to {hosts[0]}: open the address that `kamon serve` "
+            f"printed, or start it with `--allow-host {name}`"
+        )
+    return "this server answers only to its own address: open the one that `kamon serve` printed"
+
+
+async def ask_for_token(send: Send) -> None:
+    """The page that a browser shows instead of an error."""
+    headers = [
+        (b"content-type", b"text/html; charset=utf-8"),
+        (b"content-length", str(len(PAGE)).encode()),
+        (b"content-security-policy", ASKING),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": PAGE})
 
 
 async def refuse(send: Send, error: WebError, *more: tuple[bytes, bytes]) -> None:

@@ -13,8 +13,8 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -44,6 +44,7 @@ MOST_ERROR = 1000  # characters
 END_SECONDS = 1.0  # for a process to end by itself
 TYPECODES = {"float32": "f", "float64": "d"}
 OVER = ("stopped", "done", "failed")
+WAITS = ("queued", "paused")  # states in which others have its place
 OVERTIME = 2  # times the largest budget, behind which a training is stopped
 
 
@@ -88,13 +89,14 @@ class Job:
     whoever reads more than one thing.
 
     every: the steps that each of `points` (the last of them, mean loss) is for. source: what its
-    list is called.
+    list is called. process: None before its turn. timer: of a pause.
     """
 
     id: str
     source: str
     budget: float | None
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None = None
+    timer: threading.Timer | None = None
     outbox: queue.SimpleQueue[bytes | None] = field(default_factory=queue.SimpleQueue)
     lock: threading.Lock = field(default_factory=threading.Lock)
     threads: list[threading.Thread] = field(default_factory=list)
@@ -109,6 +111,7 @@ class Job:
     moments: list[Moment] = field(default_factory=list)
     ngram: tuple[float, int] | None = None
     best: Best | None = None
+    pause_ended: bool = False  # it was stopped, having been paused for too long
 
     @property
     def over(self) -> bool:
@@ -118,6 +121,9 @@ class Job:
         """The first end counts."""
         if not self.over:
             self.state, self.error = state, error and error[:MOST_ERROR]
+
+    def tell(self, word: str) -> None:
+        self.outbox.put(word.encode() + b"\n")
 
     def add_losses(self, losses: list[float], *, last: bool = False) -> None:
         """Of the next steps. last: no others will come."""
@@ -131,14 +137,19 @@ class Job:
 
 
 class Jobs:
-    """At most limits.jobs under way; of those that are over the last limits.jobs_kept."""
+    """At most limits.jobs under way; the others wait for their turn, in the order of `queue`.
+
+    A paused one has given its place away. Of those that are over the last limits.jobs_kept are
+    kept. Who holds `lock` may take the lock of a job, and not the other way round.
+    """
 
     def __init__(self, shelf: Shelf, limits: Limits) -> None:
         self.shelf = shelf
         self.limits = limits
         self.streams = 0  # that are open, for events
         self.jobs: dict[str, Job] = {}
-        self.lock = threading.Lock()
+        self.queue: list[Job] = []
+        self.lock = threading.RLock()
         self.ending = False  # the server is about to end
         self.open_moments: deque[Entry] = deque()
 
@@ -155,7 +166,7 @@ class Jobs:
     ) -> Job:
         """text: the list, called `name`, read as `corpus.from_text` does; or builtin: one in the
         package. budget: seconds; None where `settings` (of a Config) have num_steps. WebError 429
-        where there are too many."""
+        where too many wait already."""
         limits = self.limits
         source = builtin or name or PASTED
         request = {
@@ -174,28 +185,59 @@ class Jobs:
         with self.lock:
             if self.ending:
                 raise WebError(503, "the server is about to end")
-            under_way = sum(not job.over for job in self.jobs.values())
-            if under_way >= limits.jobs:
-                many = "a training is" if under_way == 1 else f"{under_way} trainings are"
-                raise WebError(429, f"{many} under way: wait for one to end, or stop it")
-            try:
-                process = subprocess.Popen(
-                    COMMAND,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    start_new_session=True,  # Ctrl-C is for the server, which tells its workers
+            if len(self.queue) >= limits.jobs_waiting:
+                raise WebError(
+                    429, f"{len(self.queue)} trainings wait for their turn already: try again later"
                 )
-            except OSError as error:
-                raise WebError(503, f"no process can be started: {error.strerror}") from None
-            job = Job(f"job-{secrets.token_hex(4)}", source, budget, process)
+            job = Job(f"job-{secrets.token_hex(4)}", source, budget, state="queued")
+            job.tell(json.dumps(request))
             self.jobs[job.id] = job
-        job.outbox.put(json.dumps(request).encode() + b"\n")
-        for target in (tell, self.follow):
-            thread = threading.Thread(target=target, args=[job], name=job.id, daemon=True)
-            job.threads.append(thread)
-            thread.start()
+            self.queue.append(job)
+            self.go_on()
         self.forget_oldest()
         return job
+
+    def go_on(self) -> None:
+        """Let those go on that have waited longest, if there are places for them."""
+        with self.lock:
+            while self.queue and not self.ending:
+                busy = sum(not job.over and job.state not in WAITS for job in self.jobs.values())
+                if busy >= self.limits.jobs:
+                    return
+                job = self.queue.pop(0)
+                with job.lock:
+                    job.state = "running" if job.started else "starting"
+                if job.process:
+                    job.tell("resume")
+                else:
+                    self.begin(job)
+
+    def begin(self, job: Job) -> None:
+        """Start its process."""
+        try:
+            job.process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the server, which tells its workers
+            )
+        except OSError as error:
+            with job.lock:
+                job.end("failed", f"no process can be started: {error.strerror}")
+            return
+        for target in (tell, self.follow):
+            thread = threading.Thread(
+                target=target, args=[job, job.process], name=job.id, daemon=True
+            )
+            job.threads.append(thread)
+            thread.start()
+
+    def ahead(self, job: Job) -> int | None:
+        """Return how many trainings have their turn before a queued one."""
+        try:
+            return self.queue.index(job)
+        except ValueError:
+            return None
 
     def get(self, id: str) -> Job:
         """WebError 404 for an id that nothing has."""
@@ -209,38 +251,80 @@ class Jobs:
         return list(self.jobs.values())
 
     def pause(self, id: str) -> Job:
-        return self.command(id, "pause")
+        """Let others have its place; after limits.pause_seconds it is stopped."""
+        with self.under_way(id, "pause") as job:
+            if job.state == "paused":
+                return job
+            if sum(each.state == "paused" for each in self.all()) >= self.limits.jobs_paused:
+                raise WebError(429, "too many trainings are paused: resume or stop one of them")
+            self.leave(job)
+            job.state = "paused"
+            job.tell("pause")
+            job.timer = threading.Timer(self.limits.pause_seconds, self.end_pause, [job])
+            job.timer.daemon = True
+            job.timer.start()
+        self.go_on()
+        return job
 
     def resume(self, id: str) -> Job:
-        return self.command(id, "resume")
+        """Let it go on, as soon as there is a place for it."""
+        with self.under_way(id, "resume") as job:
+            if job.state == "paused":
+                self.leave(job)
+                job.state = "queued"
+                self.queue.append(job)
+        self.go_on()
+        return job
 
     def stop(self, id: str) -> Job:
         """It ends as soon as it can; what it has learned becomes a model. Again is no error."""
-        return self.command(id, "stop")
-
-    def command(self, id: str, word: str) -> Job:
-        """WebError 409 where the training is over."""
-        job = self.get(id)
-        with job.lock:
+        with self.under_way(id, "stop") as job:
             if not job.over:
-                job.state = "running" if job.started else "starting"
-                if word == "pause":
-                    job.state = "paused"
-                job.outbox.put(word.encode() + b"\n")
-            elif word != "stop":
-                raise WebError(409, f"the training is over: there is nothing to {word}")
+                self.leave(job)
+                if job.process:
+                    job.state = "running" if job.started else "starting"
+                    job.tell("stop")
+                else:
+                    job.end("stopped")
         return job
+
+    def end_pause(self, job: Job) -> None:
+        with suppress(WebError):
+            if job.state == "paused":
+                job.pause_ended = True
+                self.stop(job.id)
+
+    @contextmanager
+    def under_way(self, id: str, word: str) -> Iterator[Job]:
+        """Hold a training. WebError 409 if it is over, but not for "stop"."""
+        with self.lock:
+            job = self.get(id)
+            with job.lock:
+                if job.over and word != "stop":
+                    raise WebError(409, f"the training is over: there is nothing to {word}")
+                yield job
+
+    def leave(self, job: Job) -> None:
+        """Take it out of the queue, or end its pause."""
+        if job in self.queue:
+            self.queue.remove(job)
+        if job.timer:
+            job.timer.cancel()
+            job.timer = None
 
     def forget(self, id: str) -> None:
         """End it at once, if it is not over; its models leave the shelf."""
         with self.lock:
             job = self.get(id)
             del self.jobs[id]
+            self.leave(job)
         with job.lock:  # whatever it still tells is for nobody
             job.end("stopped")
             ids = [job.id, *(moment_id(job, moment) for moment in job.moments)]
-        job.process.kill()
+        if job.process:
+            job.process.kill()
         job.outbox.put(None)
+        self.go_on()
         for each in ids:
             with suppress(WebError):  # somebody has taken it off already
                 self.shelf.forget(each)
@@ -262,9 +346,12 @@ class Jobs:
         for job in self.all():
             with job.lock:
                 job.end("stopped")
+            self.leave(job)
             job.outbox.put(None)  # its standard input ends, and with it the process
         deadline = time.monotonic() + END_SECONDS
         for job in self.all():
+            if job.process is None:
+                continue
             try:
                 job.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -275,25 +362,28 @@ class Jobs:
 
     # ---- what its process tells
 
-    def follow(self, job: Job) -> None:
+    def follow(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         """In a thread of its own, until the process ends."""
         problem = "the server made a mistake"
         try:
-            problem = self.read_messages(job)
+            problem = self.read_messages(job, process)
         finally:  # whatever happens, nothing waits for it for ever
             job.outbox.put(None)
             try:
-                code = job.process.wait(END_SECONDS)
+                code = process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
-                job.process.kill()
-                code = job.process.wait()
+                process.kill()
+                code = process.wait()
             with job.lock:
                 job.end("failed", problem or f"its process ended unexpectedly (exit code {code})")
+            with self.lock:
+                self.leave(job)
+            self.go_on()
 
-    def read_messages(self, job: Job) -> str:
+    def read_messages(self, job: Job, process: subprocess.Popen[bytes]) -> str:
         """What is wrong with them, or "" where they end."""
-        assert job.process.stdout
-        with job.process.stdout as messages:
+        assert process.stdout
+        with process.stdout as messages:
             try:
                 while line := messages.readline(MOST_LINE):
                     message = json.loads(line)
@@ -354,10 +444,12 @@ class Jobs:
                 found.get("over_fitted", False),
                 message["samples"],
             )
-        too_long = f"stopped after {job.seconds:.0f} seconds, which is the longest a training may"
-        job.end(
-            "done" if message["finished"] else "stopped", too_long if message["too_long"] else None
-        )
+        why = None
+        if message["too_long"]:
+            why = f"stopped after {job.seconds:.0f} seconds, which is the longest a training may"
+        elif job.pause_ended:
+            why = f"stopped after a pause of {self.limits.pause_seconds:g} seconds, the most here"
+        job.end("done" if message["finished"] else "stopped", why)
 
     def put(
         self, job: Job, moment: Moment, step: int | None, training: dict[str, Any] | None = None
@@ -398,18 +490,18 @@ def params_in(job: Job, message: dict[str, Any]) -> bytes:
     return params
 
 
-def tell(job: Job) -> None:
+def tell(job: Job, process: subprocess.Popen[bytes]) -> None:
     """In a thread of its own: what is for the process, until None is."""
-    assert job.process.stdin
+    assert process.stdin
     try:
         while line := job.outbox.get():
-            job.process.stdin.write(line)
-            job.process.stdin.flush()
+            process.stdin.write(line)
+            process.stdin.flush()
     except OSError:  # it has ended
         pass
     finally:
         with suppress(OSError):
-            job.process.stdin.close()
+            process.stdin.close()
 
 
 def model_of(

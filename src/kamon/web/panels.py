@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kamon.api import Model
     from kamon.fast_ngram import NativeNgram
 
+MOST_POINTS = 20_000
 NGRAMS_KEPT = 4  # each takes some hundred bytes for every character of its list
 
 
@@ -62,6 +63,11 @@ def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
     """ConfigError for a model too large for it."""
     c = model.config
     check_products((c.vocab_size + c.block_size + 2_000) * c.n_embd**2, limits)
+    if c.vocab_size + c.block_size > MOST_POINTS:
+        raise ConfigError(
+            f"the model has {c.vocab_size + c.block_size:,} tokens and positions: {MOST_POINTS:,} "
+            "are the most that a map shows"
+        )
     found = inside.embeddings(model)
     ids = [token for token in range(c.vocab_size) if token != found.bos]
     named = set(found.named)

@@ -25,9 +25,9 @@ def protocol(limits: Limits) -> type[H11Protocol]:
     """The protocol of uvicorn, with these limits."""
 
     class Protocol(H11Protocol):
-        """A connection that has said too little for too long makes room for another one.
+        """A connection that has said or read too little for too long makes room for another one.
 
-        silent: since when it owes us something: a request, or the rest of one.
+        silent: since when it owes us something: a request, the rest of one, or to read its answer.
         """
 
         def __init__(
@@ -59,9 +59,11 @@ def protocol(limits: Limits) -> type[H11Protocol]:
 
         @property
         def owes(self) -> bool:
-            """Whether it is the client's turn to send something."""
+            """Whether it is the client's turn to send or to read something."""
             cycle = self.cycle
-            return cycle is None or cycle.response_complete or cycle.more_body
+            if cycle is None or cycle.response_complete or cycle.more_body:
+                return True
+            return self.flow.write_paused
 
         @property
         def in_headers(self) -> bool:
@@ -80,6 +82,10 @@ def protocol(limits: Limits) -> type[H11Protocol]:
             if self.conn.trailing_data[0]:  # a beginning of the next request came with the last
                 self.wait(limits.header_seconds)
             super().on_response_complete()
+
+        def pause_writing(self) -> None:
+            self.silent = self.loop.time()
+            super().pause_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self.wait(None)

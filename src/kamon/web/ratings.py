@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ NUM_MEASURED_SLOWLY = 10  # by the scalar engine
 NUM_COMPARED = 10  # of them are shown
 NUM_PROPOSED = 10  # more than are rated until the next alignment: some are passed over
 SEEDS = 2**63
+GONE_KEPT = 1000  # ids of sessions that made room for others
 
 Shown = str | tuple[str, str]  # a text, or two to choose from
 
@@ -116,12 +118,14 @@ class Session:
 
 
 class Ratings:
-    """The sessions: the one that was not used for longest goes where there are too many."""
+    """The sessions. If there are too many, the one that was not used for longest is ended; `gone`
+    remembers its id."""
 
     def __init__(self, shelf: Shelf, limits: Limits) -> None:
         self.shelf = shelf
         self.limits = limits
         self.sessions: dict[str, Session] = {}
+        self.gone: deque[str] = deque(maxlen=GONE_KEPT)
         self.lock = threading.Lock()
         self.clock = count()
 
@@ -137,17 +141,26 @@ class Ratings:
         session = Session(base, rated, next(self.clock))
         with session.lock:
             self._go_on(session, base.answers, stop, now=True)
+        self._make_room()
         with self.lock:
             self.sessions[rated.id] = session
-            idle = sorted(self.sessions.values(), key=lambda each: each.used)
-            gone = idle[: max(0, len(idle) - self.limits.sessions)]
-        for each in gone:
-            self._end(each)
         return session.rated
 
+    def _make_room(self) -> None:
+        """End what was not used for longest, but no session that computes: nobody waits for it."""
+        with self.lock:
+            idle = sorted(self.sessions.values(), key=lambda each: each.used)
+        for each in idle:
+            if len(self.sessions) < self.limits.sessions:
+                return
+            if each.lock.acquire(blocking=False):
+                each.lock.release()
+                self.gone.append(each.rated.id)
+                self._end(each)
+
     def get(self, id: str) -> Rated:
-        """WebError 404 for an id that nothing has."""
-        return self._session(id).rated
+        """WebError 404 for an id that nothing has, 410 for a session that made room for others."""
+        return self.session(id).rated
 
     def answer(self, id: str, answers: Sequence[Answer], stop: Stop) -> Rated:
         """More answers; the model is aligned again where `every` have come since, or nothing is
@@ -156,7 +169,7 @@ class Ratings:
         Of two verdicts about one text the later one counts; pairs count each, also those that
         contradict each other. TokenizerError for a character that the model does not know.
         """
-        session = self._session(id)
+        session = self.session(id)
         check(session.base.model, answers)
         with using(session):
             both = [*session.rated.answers, *answers]
@@ -173,7 +186,7 @@ class Ratings:
     def undo(self, id: str, stop: Stop) -> Rated:
         """Take the last answer back; it leaves no trace in the model. What it was about is proposed
         again, first."""
-        session = self._session(id)
+        session = self.session(id)
         with using(session):
             if not session.rated.answers:
                 raise WebError(409, "there is no answer to take back")
@@ -183,7 +196,7 @@ class Ratings:
 
     def save(self, id: str, name: str, stop: Stop) -> None:
         """Write the base, aligned with all answers, under a name: `kamon rate` goes on with it."""
-        session = self._session(id)
+        session = self.session(id)
         with using(session):
             answers, base = session.rated.answers, session.base
             if not pairs_of(answers):
@@ -198,7 +211,7 @@ class Ratings:
 
     def forget(self, id: str) -> None:
         """A session and its model; what was saved stays."""
-        self._end(self._session(id))
+        self._end(self.session(id))
 
     def _end(self, session: Session) -> None:
         with self.lock:
@@ -207,9 +220,16 @@ class Ratings:
             session.ended = True
             self._take_down(session)
 
-    def _session(self, id: str) -> Session:
+    def session(self, id: str) -> Session:
+        """Return the session with this id, and count it as used. Errors as of `get`."""
         with self.lock:
             session = self.sessions.get(id)
+            if session is None and id in self.gone:
+                raise WebError(
+                    410,
+                    f"this session was ended: {self.limits.sessions} others were in use after it; "
+                    "begin another one, and save what you want to keep",
+                )
             if session is None:
                 raise not_found(f"session of ratings {id!r}")
             session.used = next(self.clock)
@@ -325,7 +345,10 @@ class Ratings:
 
 @contextmanager
 def using(session: Session) -> Iterator[None]:
-    """Hold a session. WebError 404 where it was forgotten meanwhile."""
+    """Hold a session. WebError 404 where it was forgotten meanwhile.
+
+    It stays held while others have their turn: what needs it has the session as its key.
+    """
     with session.lock:
         if session.ended:
             raise not_found(f"session of ratings {session.rated.id!r}")

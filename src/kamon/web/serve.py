@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
 import socket
 import sys
@@ -34,8 +35,11 @@ def serve(
     """Serve until a signal ends it; trainings end with it."""
     sys.setswitchinterval(SWITCH_SECONDS)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what clients do wrong is their affair
+    once = secrets.token_hex(16) if where.token else None
+    url = where.url.replace(f"={where.token}", f"={once}") if open_browser else None
+    guard = {"anywhere": where.anywhere, "once": once if open_browser else None}
     config = uvicorn.Config(
-        make_app(playground, where.hosts, where.token),
+        make_app(playground, where.hosts, where.token, **guard),
         http=protocol(playground.limits),
         ws="none",
         lifespan="off",
@@ -46,7 +50,7 @@ def serve(
         timeout_keep_alive=int(playground.limits.idle_seconds),
         timeout_graceful_shutdown=END_SECONDS,
     )
-    server = Server(config, playground, on_start, where.url if open_browser else None)
+    server = Server(config, playground, on_start, url)
     try:
         server.run([where.sock])
     finally:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from kamon import store
 from kamon.api import load
-from kamon.errors import StoreError
+from kamon.bpe import BytePairTokenizer
+from kamon.errors import ConfigError, KamonError, StoreError
+from kamon.prompts import knows_prompts
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 
 if TYPE_CHECKING:
     from kamon.api import Model
+    from kamon.web.work import Stop
 
 T = TypeVar("T")
 Kind = Literal["opened", "trained", "tuned"]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+MOST_PRODUCTS = 5_000_000_000  # for one entry, which nothing interrupts
+MOST_NAME = 200  # characters of a source
+RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # no file of Windows may be called so
 
 
 @dataclass
@@ -29,7 +36,7 @@ class Entry:
     """A model, and what is known of it. One thread at a time uses it: engines own their buffers.
 
     kind: "opened" from a directory, "trained" or "tuned" here. parent: the id of the training that
-    this is a moment of, at `step`. path: where it is saved.
+    this is a moment of, at `step`. path: where it is saved. facts: known since it was opened.
     """
 
     id: str
@@ -41,13 +48,25 @@ class Entry:
     lock: threading.Lock = field(default_factory=threading.Lock)
     opened: Model | None = None
     found: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] | None = None
 
     @contextmanager
-    def use(self) -> Iterator[Model]:
-        with self.lock:
+    def use(self, stop: Stop | None = None) -> Iterator[Model]:
+        """stop: of work that gives way to others between two pieces."""
+        with stop.holding(self.lock) if stop else self.lock:
             if self.opened is None:
                 self.opened = self.open()
+            if self.facts is None:
+                self.facts = facts_of(self.opened)
             yield self.opened
+
+    def about(self) -> dict[str, Any]:
+        """Return `facts_of` the model. Once they are known, nobody waits for who uses it."""
+        if self.facts is None:
+            with self.use():
+                pass
+        assert self.facts is not None
+        return self.facts
 
     def remember(self, name: str, find: Callable[[], T]) -> T:
         """What takes a while to find, found once; by who uses the model."""
@@ -98,8 +117,9 @@ class Shelf:
                 self.add(self.entries.pop(each.id))
                 return each.id
         model = load(path)
+        facts = facts_of(model)
         id = id or self.free_id(re.sub(r"[^a-z0-9_-]+", "-", path.name.lower()).strip("-_")[:40])
-        self.add(Entry(id, "opened", lambda: model, path=path, opened=model))
+        self.add(Entry(id, "opened", lambda: model, path=path, opened=model, facts=facts))
         return id
 
     def add_saved(self) -> list[str]:
@@ -111,7 +131,7 @@ class Shelf:
                     try:
                         self.check_room(path)
                         self.add_directory(path, path.name)
-                    except StoreError as error:
+                    except KamonError as error:
                         problems.append(str(error))
         return problems
 
@@ -130,10 +150,10 @@ class Shelf:
             for each in [e for e in self.entries.values() if id in (e.id, e.parent)]:
                 del self.entries[each.id]
 
-    def save(self, id: str, name: str) -> Path:
+    def save(self, id: str, name: str, stop: Stop | None = None) -> Path:
         """Write a model to the folder, as its own entry `name`. WebError 409 where there is one."""
         entry = self.get(id)
-        with entry.use() as model:
+        with entry.use(stop) as model:
             if not model.metrics:
                 raise WebError(409, "this model has not learned yet: there is nothing to save")
             return self.write(name, entry.kind, model.save)
@@ -144,6 +164,8 @@ class Shelf:
             raise WebError(
                 422, "a name is of a to z, 0 to 9, - and _, 40 at most, a letter or digit first"
             )
+        if RESERVED.fullmatch(name):
+            raise WebError(422, f"Windows keeps the name {name} for itself: choose another one")
         path = self.folder / name
         if path.exists() or name in self.entries:
             raise WebError(409, f"there is a model {name} already: save it under another name")
@@ -151,3 +173,44 @@ class Shelf:
         write(path)  # makes the folder, too
         self.add(Entry(name, kind, lambda: load(path), path=path))
         return path
+
+
+def facts_of(model: Model) -> dict[str, Any]:
+    """Return what a page shows of a model. ConfigError if nobody could wait for it."""
+    config = model.config
+    size = config.block_size
+    products = size * (model.num_params + config.n_layer * config.n_embd * size)
+    if products > MOST_PRODUCTS and not model.writes_text:  # nobody samples a text here
+        raise ConfigError(
+            f"the model is too large for the playground: an entry of block_size {size:,} takes "
+            f"{products:,} products, and {MOST_PRODUCTS:,} are the most: use `kamon sample`"
+        )
+    loss = (model.training.get("held_out") or {}).get("loss", math.nan)
+    return {
+        "num_params": model.num_params,
+        "n_layer": config.n_layer,
+        "n_embd": config.n_embd,
+        "n_head": config.n_head,
+        "block_size": config.block_size,
+        "vocab_size": config.vocab_size,
+        "num_docs": len(model.docs),
+        "num_steps": len(model.metrics),
+        "held_out_loss": loss if math.isfinite(loss) else None,
+        "prompts": knows_prompts(model.tokenizer),
+        "text": model.writes_text,
+        "seed": config.seed,
+        "tokenizer": "bpe" if isinstance(model.tokenizer, BytePairTokenizer) else "char",
+        "config": asdict(config),
+        "source": file_name(model.training["corpus"]["source"]),
+    }
+
+
+def file_name(source: str) -> str:
+    """Return the source of a list without the folders of whoever trained on it, and without
+    characters that turn the text beside it around.
+
+    >>> file_name("/home/me/private/brands.txt"), file_name("names")
+    ('brands.txt', 'names')
+    """
+    name = re.split(r"[/\\]", source.rstrip("/\\"))[-1] or source
+    return "".join(char for char in name[:MOST_NAME] if char.isprintable())

@@ -28,8 +28,12 @@ class Asked:
         self.jobs: Jobs = self.playground.jobs
         self.ratings: Ratings = self.playground.ratings
 
-    async def compute(self, function: Callable[[Stop], T]) -> T:
-        return await self.playground.work.run(function, self.request.is_disconnected)
+    async def compute(
+        self, function: Callable[[Stop], T], key: object = None, seconds: float | None = None
+    ) -> T:
+        """Return what `function` returns, in its turn; key, seconds: as of `Work.run`."""
+        work, gone = self.playground.work, self.request.is_disconnected
+        return await work.run(function, gone, key=key, seconds=seconds)
 
 
 Ask = Annotated[Asked, Depends(Asked)]
