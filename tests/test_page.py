@@ -230,7 +230,7 @@ CONTRAST = """() => {
     const found = [];
     for (const e of document.querySelectorAll("body *")) {
         const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-        if (!own || e.closest("[hidden], button:disabled, .unseen, .skip, noscript")) continue;
+        if (!own || e.closest("[hidden], button:disabled, [aria-disabled=true], .unseen, .skip, noscript")) continue;
         if (e.closest("title, desc, option")) continue;
         const style = getComputedStyle(e);
         const [a, b] = [light(rgb(e.closest("svg") ? style.fill : style.color)), light(behind(e))];
@@ -317,19 +317,21 @@ def test_dials_show_what_they_cut_off(watched: Watched) -> None:
 
 
 def test_samples_and_what_is_kept(watched: Watched, server: Server) -> None:
-    page = watched.open("view=generate&n=8&suffix=a&unique=1&novel=1")
-    page.get_by_role("button", name="Make names").focus()
+    page = watched.open("view=generate&n=8&suffix=a")
+    page.get_by_role("button", name="Generate").focus()
     watched.keys("Enter")
     until(page, "document.querySelectorAll('.samples .name').length > 0")
-    asked = {"model": "m", "n": 8, "suffix": "a", "unique": True, "novel": True, "temperature": 1.0}
+    asked = {"model": "m", "n": 8, "suffix": "a", "unique": True, "novel": True}  # and the model's temperature
     wanted = [each["text"] for each in server.json("POST", "/sample", asked)["samples"]]
     assert page.locator(".samples .name").all_inner_texts() == wanted
     page.locator(".samples .star").first.click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Export CSV").click()
-    lines = Path(download.value.path()).read_text().splitlines()
-    assert lines[0] == "text,model,logprob,in_list"
-    assert lines[1].startswith(f'"{wanted[0]}","m",-')
+    exported = Path(download.value.path()).read_bytes()
+    assert exported.startswith(b"\xef\xbb\xbf")  # by which Excel knows UTF-8
+    lines = exported.decode("utf-8-sig").splitlines()
+    assert lines[0] == "text,logprob,in_list"
+    assert lines[1].startswith(f'"{wanted[0]}",-')
     assert len(lines) == 2
 
 
@@ -352,7 +354,8 @@ def test_teach_by_keys(watched: Watched, server: Server) -> None:
         watched.keys(key)
     assert len(set(seen)) == 5
     until(page, "document.querySelector('.big')")
-    assert "times as likely" in page.inner_text(".big")
+    assert "learned from" in page.inner_text(".big")
+    until(page, "document.querySelector('#model').value.startsWith('rated-')")
     watched.keys("u")
     until(page, "document.querySelector('.stage .status').textContent.startsWith('3 answers')")
     until(page, "location.search.includes('session=')")
@@ -368,7 +371,7 @@ def test_teach_by_keys(watched: Watched, server: Server) -> None:
     page.reload()
     until(page, "document.querySelector('.card')")
     assert page.inner_text(".stage .status").startswith("3 answers")
-    page.get_by_label("Save the tuned model as").fill("mine")
+    page.get_by_label("Save the taught model as").fill("mine")
     watched.keys("Enter")
     until(page, "document.querySelector('.save .errors').textContent.includes('Saved as mine')")
     assert server.json("GET", "/models/mine")["saved"]
@@ -425,8 +428,8 @@ def test_the_way_through_the_views(watched: Watched) -> None:
 def test_a_training(watched: Watched) -> None:
     """From a list that is pasted to the model of an earlier step."""
     page = watched.open("view=train")
-    page.get_by_label("a list of yours").check()
-    page.get_by_label("Your list").fill("\n".join([*DOCS, DOCS[0], "  oak  "]))
+    page.get_by_label("Your own list").check()
+    page.get_by_label("Your list", exact=True).fill("\n".join([*DOCS, DOCS[0], "  oak  "]))
     until(page, "document.querySelector('.report').textContent.includes('152 lines')")
     assert "1 repetition" in page.inner_text(".report")
     page.get_by_role("button", name="Train", exact=True).click()
@@ -444,13 +447,11 @@ def test_a_training(watched: Watched) -> None:
 def test_a_file_that_is_a_table(watched: Watched) -> None:
     """Its kind is seen, its column chosen; what it is called and how to say it are the file's."""
     page = watched.open("view=train&budget=0.5")
-    page.get_by_label("a list of yours").check()
+    page.get_by_label("Your own list").check()
     rows = "".join(f"{n},{doc}\n" for n, doc in enumerate(DOCS[:12]))
     file = {"name": "dogs.csv", "mimeType": "text/csv", "buffer": f"id,name\n{rows}".encode()}
     page.locator("input[type=file]").set_input_files(file)
-    until(page, "document.querySelector('.report').textContent.includes('The first: 0 · 1 ·')")
-    assert page.get_by_label("What it is called").input_value() == "dogs.csv"
-    page.get_by_label("Column to learn").select_option("name")
+    assert page.get_by_label("List name").input_value() == "dogs.csv"
     first = " · ".join(DOCS[:5])
     until(page, f"document.querySelector('.report').textContent.includes('The first: {first}')")
     assert NONE_HELD_OUT in page.inner_text(".report")
@@ -461,11 +462,11 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     page.locator("input[type=file]").set_input_files(file)
     until(page, "document.querySelector('.report').textContent.includes('dogs.csv is empty')")
     watched.wrong.remove(next(each for each in watched.wrong if "422" in each))  # as it should be
-    page.get_by_label("It is", exact=True).select_option("text")
-    page.get_by_label("Your list").fill(f"id;name\n{rows}".replace(",", ";"))
+    page.get_by_label("Format", exact=True).select_option("text")
+    page.get_by_label("Your list", exact=True).fill(f"id;name\n{rows}".replace(",", ";"))
     page.get_by_role("button", name="Read them as a table").click()
     until(page, "!document.querySelector('.report').textContent.includes('look like a table')")
-    assert page.get_by_label("It is", exact=True).input_value() == "csv"
+    assert page.get_by_label("Format", exact=True).input_value() == "csv"
 
 
 def test_the_best_step_is_the_model(watched: Watched, server: Server) -> None:

@@ -79,6 +79,16 @@ def make_app(playground: Playground, hosts: frozenset[str], token: str | None = 
         """Whether the server is there."""
         return Health(status="ok", version=kamon.__version__)
 
+    @app.get("/api/v1/limits", tags=["server"])
+    async def limits() -> dict[str, dict[str, float]]:
+        """The largest values that requests and settings may have."""
+        fields = api_jobs.Settings.model_json_schema()["properties"]
+        settings = {name: field["anyOf"][0].get("maximum") for name, field in fields.items()}
+        return {
+            "limits": vars(playground.limits),
+            "settings": {name: most for name, most in settings.items() if most is not None},
+        }
+
     for name, file in page_files().items():
         for path in (f"/static/{name}", *(["/"] if name == "index.html" else [])):
             app.add_api_route(path, serving(file), methods=["GET", "HEAD"], include_in_schema=False)
