@@ -2180,8 +2180,8 @@ BUGS = [
     Bug(
         "the page's commands take a model by its id",
         "web/static/copy.js",
-        "model.path ?? model.id",
-        "model.id",
+        "model.path ?? places.get(model.id)",
+        "model.id ?? places.get(model.id)",
         IN_A_BROWSER,
     ),
     Bug(

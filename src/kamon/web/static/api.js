@@ -26,7 +26,8 @@
  * @typedef {{step: number, model: string, samples: string[]}} Moment
  * @typedef {object} Job
  * @property {string} id
- * @property {"starting"|"running"|"paused"|"stopped"|"done"|"failed"} state
+ * @property {"queued"|"starting"|"running"|"paused"|"stopped"|"done"|"failed"} state
+ * @property {number|null} [ahead]  of one that is queued: how many begin before it
  * @property {string|null} error
  * @property {string} source
  * @property {number} num_steps
@@ -43,8 +44,10 @@
  * @property {{step: number, loss: number|null, over_fitted: boolean, samples: string[]}|null} best  which step's it is
  *
  * @typedef {{text: string, similarity: number}} Near
- * @typedef {{text: string, logprob: number, in_list: boolean, nearest: Near|null}} Sample
- * @typedef {{seed: number, temperature: number, tried: number, samples: Sample[]}} Samples
+ * @typedef {{text: string, logprob: number|null, in_list: boolean, nearest: Near|null}} Sample
+ * @typedef {{seed: number, temperature: number, tried: number, ended?: string, samples: Sample[]}} Samples
+ * The largest values that the server takes; a browser without them leaves it to the server.
+ * @typedef {{limits: Record<string, number>, settings: Record<string, number>}} Limits
  * @typedef {{id: number, text: string, logit: number, probability: number, kept: boolean}} Next
  * @typedef {{tokens: Next[], end: number, position: number}} NextTokens
  * @typedef {{function: string, file: string, line: number}} Source
@@ -158,13 +161,7 @@ export async function call(method, path, body, signal) {
     request.body = text;
     request.headers = { Accept: "application/json", "Content-Type": "application/json" };
   }
-  let answer;
-  try {
-    answer = await fetch(BASE + path, request);
-  } catch (error) {
-    if (isAbort(error)) throw error;
-    throw new ApiError("The server does not answer: is kamon serve still running?", 0);
-  }
+  const answer = await patiently(() => fetch(BASE + path, request), signal);
   if (answer.status === 204) return null;
   const found = await answer.json().catch((error) => {
     if (isAbort(error)) throw error;
@@ -174,6 +171,56 @@ export async function call(method, path, body, signal) {
     throw new ApiError(found?.error ?? `The server answered ${answer.status}.`, answer.status);
   }
   return found;
+}
+
+export const busy = {
+  /** @type {(waiting: number) => void}  is told how many requests the server has put off */
+  tell: () => {},
+};
+let putOff = 0;
+
+/**
+ * An answer; a server that is busy says when to ask again, and is asked again then.
+ * @param {() => Promise<Response>} ask
+ * @param {AbortSignal} [signal]
+ */
+async function patiently(ask, signal) {
+  let waited = false;
+  try {
+    for (;;) {
+      const answer = await ask();
+      const seconds = Number(answer.headers.get("Retry-After") ?? NaN);
+      if (answer.status !== 503 || !(seconds >= 0)) return answer;
+      if (!waited) busy.tell(++putOff);
+      waited = true;
+      await pause(1000 * (Math.min(seconds, 60) + 0.5 * Math.random()), signal); // not all at once
+    }
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    throw new ApiError("The server does not answer: is kamon serve still running?", 0);
+  } finally {
+    if (waited) busy.tell(--putOff);
+  }
+}
+
+/**
+ * @param {number} ms
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<void>}
+ */
+function pause(ms, signal) {
+  return new Promise((done, stop) => {
+    const ended = () => {
+      clearTimeout(timer);
+      stop(new DOMException("aborted", "AbortError"));
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", ended);
+      done();
+    }, ms);
+    if (signal?.aborted) ended();
+    else signal?.addEventListener("abort", ended, { once: true });
+  });
 }
 
 /** @param {unknown} error  whether it only says that nobody waits any more */
@@ -188,6 +235,12 @@ const at = (id) => encodeURIComponent(id);
 export const models = async (signal) => (await call("GET", "/models", undefined, signal)).models;
 /** @type {(id: string, signal?: AbortSignal) => Promise<ModelInfo>} */
 export const model = (id, signal) => call("GET", `/models/${at(id)}`, undefined, signal);
+/** @type {(id: string) => Promise<null>} */
+export const forgetModel = (id) => call("DELETE", `/models/${at(id)}`);
+/** @type {(id: string) => Promise<null>} */
+export const forgetJob = (id) => call("DELETE", `/jobs/${at(id)}`);
+/** @type {(id: string, signal?: AbortSignal) => Promise<ModelInfo & {config: {temperature: number}, source: string}>} */
+export const details = (id, signal) => call("GET", `/models/${at(id)}`, undefined, signal);
 /** @type {(id: string, name: string) => Promise<ModelInfo>} */
 export const save = (id, name) => call("POST", `/models/${at(id)}/save`, { name });
 /** @type {(id: string, signal?: AbortSignal) => Promise<Data>} */
@@ -227,8 +280,39 @@ export const undo = (id) => call("DELETE", `/preferences/${at(id)}/answers/last`
 /** @type {(id: string, name: string) => Promise<ModelInfo>} */
 export const saveRatings = (id, name) => call("POST", `/preferences/${at(id)}/save`, { name });
 
+/** @type {Promise<Limits>|null} */
+let known = null;
+
+/** @returns {Promise<Limits>} what the server takes; asked for once */
+export function limits() {
+  known ??= call("GET", "/limits").catch((error) => {
+    known = null;
+    throw error;
+  });
+  return known;
+}
+
+/** @type {Map<string, ReadonlySet<string>|null>} */
+const letters = new Map();
+
 /**
- * Runs one thing at a time: what is asked anew aborts what was asked before.
+ * The characters that a model knows; null where it knows all.
+ * @param {ModelInfo} model
+ * @param {AbortSignal} [signal]
+ */
+export async function characters(model, signal) {
+  if (model.tokenizer !== "char") return null;
+  let found = letters.get(model.id);
+  if (found === undefined) {
+    const { tokens } = await nextToken({ model: model.id }, signal);
+    found = new Set(tokens.map((each) => each.text).filter((each) => each !== ""));
+    letters.set(model.id, found);
+  }
+  return found;
+}
+
+/**
+ * Runs one thing at a time: a new one aborts the one before.
  * @param {AbortSignal} whole  ends all
  * @returns {<T>(work: (signal: AbortSignal) => Promise<T>) => Promise<T>}
  */
@@ -239,6 +323,7 @@ export function latest(whole) {
   return (work) => {
     before?.abort();
     before = new AbortController();
+    if (whole.aborted) before.abort();
     return work(before.signal);
   };
 }

@@ -1,6 +1,8 @@
 // What a panel shows, as a command and as Python, to copy.
 
+import * as api from "./api.js";
 import { button, h, swap } from "./dom.js";
+import { freeName } from "./text.js";
 
 /**
  * A word of a command, quoted where a shell would read more into it.
@@ -68,25 +70,54 @@ function piece(name, code) {
   return h("div", { class: "code" }, h("h3", {}, name), press, shown);
 }
 
+/** @type {Map<string, string>} */
+export const plans = new Map(); // names that models can be saved under, by their ids
+/** @type {Map<string, string>} */
+const places = new Map(); // where those are that were saved from here
+
+/** @param {{id: string}} model */
+const planOf = (model) => plans.get(model.id) ?? freeName(model.id, []);
+
 /**
- * Where a command finds a model; one that is not saved has but a name.
+ * Where a command finds a model; of one that is not saved, where it will be.
  * @param {{id: string, path: string|null}} model
  */
-export const placeOf = (model) => model.path ?? model.id;
+export const placeOf = (model) => model.path ?? places.get(model.id) ?? `models/${planOf(model)}`;
 
 /**
  * The two, folded; they are made when they are opened, and by `refresh` where they are open.
  * @param {() => {command: string, python: string}} make
- * @param {{id: string, saved: boolean}} [model]  that they load
+ * @param {{id: string, path: string|null}} [model]  that they load
+ * @param {() => Element|null} [first]  what has to be done before they run
  */
-export function copies(make, model) {
+export function copies(make, model, first) {
   const inner = h("div", { class: "codes" });
   const node = h("details", { class: "copies" }, h("summary", {}, "As command, as Python"), inner);
   const refresh = () => {
     if (!node.open) return;
     const found = make();
-    const hint = `${model?.id} is not saved yet: save it under a name, and take what stands here for that one.`;
-    swap(inner, model && !model.saved && h("p", { class: "hint" }, hint), piece("As command", found.command), piece("As Python", found.python));
+    swap(inner, first?.() ?? unsaved(), piece("As command", found.command), piece("As Python", found.python));
+  };
+  /** A button that saves the model under the name that the commands have. */
+  const unsaved = () => {
+    if (!model || model.path !== null || places.has(model.id)) return null;
+    const told = h("div", { class: "stack" }, h("p", { class: "hint" }, "This model is not saved yet. Save it first: then the lines below run as they are."));
+    const name = planOf(model);
+    told.append(
+      button(`Save as ${name}`, async () => {
+        try {
+          const saved = await api.save(model.id, name);
+          places.set(model.id, saved.path ?? name);
+          document.dispatchEvent(new Event("models"));
+          refresh();
+          node.querySelector("button")?.focus();
+        } catch (error) {
+          if (!(error instanceof api.ApiError)) throw error;
+          told.append(h("p", { class: "error", role: "alert" }, `⚠ ${error.message}`));
+        }
+      }),
+    );
+    return told;
   };
   node.addEventListener("toggle", refresh);
   return { node, refresh };

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { bars } from "./charts.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { count, figures, h, many, panel, percent, put, visible } from "./dom.js";
+import { count, figures, h, many, name, panel, percent, put, visible } from "./dom.js";
 
 const MOST_BARS = 60;
 
@@ -35,11 +35,11 @@ function counts(data, text) {
   const share = size("held_out") / (size("learned") + size("held_out") || 1);
   return panel(
     "The list",
-    h("p", {}, `From ${data.source}.`),
+    h("p", {}, "From ", name(data.source, 100), "."),
     figures([
       ["different entries", count(data.num_docs)],
-      ["repetitions left out", count(data.num_repetitions)],
-      ["cut, being too long", count(data.num_cut)],
+      ["duplicates left out", count(data.num_repetitions)],
+      ["truncated", count(data.num_cut)],
       ["to learn from", count(data.num_learned)],
       ["held out to test on", count(data.num_held_out)],
     ]),
@@ -49,9 +49,9 @@ function counts(data, text) {
       {},
       data.num_held_out
         ? text
-          ? `${percent(share)} of the text are held out.`
+          ? `${percent(share)} of the text is held out.`
           : `${percent(share)} are held out. Which ones is decided by the entries themselves: nearly all of them stay held out when the list grows.`
-        : "Nothing is held out: there is no telling how well it does on what it has not seen.",
+        : "No entries are held out, so nothing shows how well the model does on what it has not seen.",
     ),
   );
 }
@@ -76,7 +76,7 @@ function lengths(data) {
       rows: data.lengths.map((each) => [count(each.length), count(each.learned), count(each.held_out)]),
     },
   });
-  return panel("How long", chart.node);
+  return panel("Lengths", chart.node);
 }
 
 /** @param {import("./api.js").Data} data */
@@ -96,12 +96,12 @@ function characters(data) {
       rows: all.map((each) => [visible(each.text), count(each.count), percent(each.count / total)]),
     },
   });
-  return panel("Of what characters", chart.node);
+  return panel("Characters", chart.node);
 }
 
 /** @param {import("./api.js").Data} data */
 function examples(data) {
   /** @param {string} title @param {string[]} texts */
-  const list = (title, texts) => h("div", {}, h("h3", {}, title), h("ul", { class: "names" }, ...texts.map((each) => h("li", {}, each))));
+  const list = (title, texts) => h("div", {}, h("h3", {}, title), h("ul", { class: "names" }, ...texts.map((each) => h("li", {}, name(each)))));
   return panel("Some of them", h("div", { class: "two" }, list("learned", data.examples.learned), list("held out", data.examples.held_out)));
 }

@@ -1,5 +1,7 @@
 // Elements, words for numbers. Text enters the page here, as text and never as markup.
 
+import { clipped, safe } from "./text.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** @typedef {Node|string|number|null|undefined|false} Child */
@@ -31,6 +33,7 @@ function fill(element, props, children) {
  */
 export function h(tag, props = {}, ...children) {
   const element = document.createElement(tag);
+  if (tag === "textarea" || (tag === "input" && props.type === "text")) element.dir = "auto";
   fill(element, props, children);
   return element;
 }
@@ -130,7 +133,43 @@ export function tick(text, box) {
  * @param {Record<string, any>} [props]
  */
 export function button(text, press, props = {}) {
-  return h("button", { type: "button", click: press, ...props }, text);
+  const click = (/** @type {Event} */ event) => isOff(event.currentTarget) || press(event);
+  return h("button", { type: "button", click, ...props }, text);
+}
+
+/**
+ * Switches a button off or on. It keeps the focus, which a disabled one would lose.
+ * @param {Element} node
+ * @param {boolean} off
+ */
+export function switchOff(node, off) {
+  if (off) node.setAttribute("aria-disabled", "true");
+  else node.removeAttribute("aria-disabled");
+}
+
+/** @param {EventTarget|null} node */
+export function isOff(node) {
+  return node instanceof Element && node.getAttribute("aria-disabled") === "true";
+}
+
+/**
+ * A name among other words: of its own direction, with nothing in it that turns what is around it.
+ * @param {string} text
+ * @param {number} [most]  characters of it
+ */
+export function name(text, most = 10000) {
+  const shown = clipped(text, most);
+  return h("bdi", shown === text ? {} : { title: safe(text) }, safe(shown));
+}
+
+/**
+ * Names with something between them.
+ * @param {string[]} texts
+ * @param {string} between
+ * @param {number} [most]  characters of each
+ */
+export function names(texts, between, most = 60) {
+  return texts.flatMap((each, i) => [i ? between : "", name(each, most)]);
 }
 
 /**
@@ -185,19 +224,11 @@ export function percent(x) {
 }
 
 /**
- * Two digits that tell: 3.1, 0.42, 120.
- * @param {number} x
- */
-export function times(x) {
-  return x >= 100 ? count(Math.round(x)) : String(Number(x.toPrecision(2)));
-}
-
-/**
  * A token or a text as it can be seen.
  * @param {string} text
  */
 export function visible(text) {
-  return text === "" ? "end" : text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+  return text === "" ? "end" : safe(text).replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 
 /** @param {EventTarget|null} target  whether keys there write */

@@ -3,9 +3,10 @@
 import * as api from "./api.js";
 import { bars } from "./charts.js";
 import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
-import { button, calm, count, field, fixed, h, many, panel, percent, put, swap, tick, visible } from "./dom.js";
+import { button, calm, count, field, fixed, h, isOff, many, name as named, panel, percent, put, swap, switchOff, tick, visible } from "./dom.js";
 import { allowed, choose, probabilities, uniform } from "./sampler.js";
-import { change, numberIn } from "./state.js";
+import { change, numberIn, recall, remember } from "./state.js";
+import { foundSentence, inline, readAs, safe, unknownSentence } from "./text.js";
 
 /**
  * @typedef {import("./main.js").Context} Context
@@ -14,15 +15,18 @@ import { change, numberIn } from "./state.js";
  */
 
 const MOST_BARS = 30;
-/** @type {Map<string, {text: string, model: string, logprob: number|null, in_list: boolean|null}>} */
-const kept = new Map(); // as long as the page is open
+const MOST_KEPT = 1000;
+/** @typedef {{text: string, model: string, logprob: number|null, in_list: boolean|null}} Kept */
+/** @type {Map<string, Kept>} */
+const kept = new Map(recall("kept", /** @type {Kept[]} */ ([])).map((each) => [each.text, each])); // as long as the tab is open
 
 /**
  * The dials that all of this view goes by.
  * @param {Context} context
  * @param {ModelInfo} model
+ * @param {number} usual  the temperature
  */
-function dials(context, model) {
+function dials(context, model, usual) {
   const { state } = context;
   /** @param {string} label @param {string} name @param {number} least @param {number} most @param {number} step @param {number} usual */
   const slider = (label, name, least, most, step, usual) => {
@@ -35,15 +39,18 @@ function dials(context, model) {
     return { input, out, node };
   };
   const size = model.vocab_size;
-  const temperature = slider("Temperature", "temperature", 0, 2, 0.05, 1);
+  const temperature = slider("Temperature", "temperature", 0, 2, Math.round(usual * 100) % 5 ? 0.01 : 0.05, usual);
   const top_k = slider("Top-k", "top_k", 1, Math.min(size, 100), 1, Math.min(size, 100));
   const top_p = slider("Top-p", "top_p", 0.05, 1, 0.01, 1);
   const seed = h("input", { type: "number", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1 });
   seed.value = state.seed ?? String(model.seed);
-  const next = button("Next seed", () => {
-    seed.value = String(Number(seed.value || 0) + 1);
+  /** Other draws, which are as much the same each time as those before. */
+  const advance = () => {
+    const now = Math.floor(Number(seed.value || 0));
+    seed.value = String(now < Number.MAX_SAFE_INTEGER ? now + 1 : 0);
     seed.dispatchEvent(new Event("input", { bubbles: true }));
-  });
+  };
+  const next = button("Next seed", advance);
   const prompt = h("input", { type: "text", value: state.prompt ?? "" });
   const node = h(
     "div",
@@ -67,7 +74,7 @@ function dials(context, model) {
     top_k.out.textContent = now.top_k === null ? "all" : String(now.top_k);
     top_p.out.textContent = now.top_p.toFixed(2);
     change({
-      temperature: now.temperature === 1 ? null : now.temperature,
+      temperature: now.temperature === usual ? null : now.temperature,
       top_k: now.top_k,
       top_p: now.top_p === 1 ? null : now.top_p,
       seed: now.seed === model.seed ? null : now.seed,
@@ -75,15 +82,16 @@ function dials(context, model) {
     });
   };
   tell();
-  return { node, values, tell };
+  return { node, values, tell, advance };
 }
 
 /** @param {Context} context @param {ModelInfo} model */
 export async function show(context, model) {
-  const { root } = context;
-  const dial = dials(context, model);
-  const letters = letterPanel(context, model, dial);
-  const batch = model.text ? null : batchPanel(context, model, dial);
+  const { root, signal } = context;
+  const [{ config }, known] = await Promise.all([api.details(model.id, signal), api.characters(model, signal)]);
+  const dial = dials(context, model, config.temperature);
+  const letters = letterPanel(context, model, dial, known);
+  const batch = model.text ? null : batchPanel(context, model, dial, known);
   dial.node.addEventListener("input", (event) => {
     dial.tell();
     letters.turned(/** @type {HTMLElement} */ (event.target));
@@ -96,30 +104,50 @@ export async function show(context, model) {
     letters.node,
     batch && batch.node,
     batch && keptPanel(context),
-    !batch && h("p", {}, "This model has learned a text, which has no end: kamon sample writes as much as you want."),
+    !batch && h("p", {}, "This model has learned a text, which has no end: `kamon sample` writes as much as you want."),
   );
   await letters.begin();
 }
 
-/** @param {Context} context @param {ModelInfo} model @param {ReturnType<typeof dials>} dial */
-function letterPanel(context, model, dial) {
+/**
+ * @param {Context} context
+ * @param {ModelInfo} model
+ * @param {ReturnType<typeof dials>} dial
+ * @param {ReadonlySet<string>|null} known
+ */
+function letterPanel(context, model, dial, known) {
   const { signal, state, say } = context;
-  let prefix = state.prefix ?? "";
+  const asked = readAs(state.prefix ?? "", known);
+  let prefix = asked.unknown.length ? "" : asked.text;
   let ended = state.end === "1";
   /** @type {{tokens: Next[], end: number, position: number}|null} */
   let now = null;
   /** @type {number[]} */
   let order = [];
   let busy = false; // a run to the end
+  let own = ""; // the letters that were there before the first draw
+  let drew = false;
   const ask = api.latest(signal);
-  const tiles = h("ol", { class: "tiles", "aria-label": "The name so far" });
+  const tiles = h("ol", { class: "tiles", dir: "auto", "aria-label": "The name so far" });
   const told = h("div", { class: "told" });
   const errors = h("div", { class: "errors" });
   const chart = bars("The next letter, in per cent", { choose: take });
   const draw = button("Draw one", () => drawOne(), { class: "main" });
   const finish = button("Finish", run);
-  const back = button("Back", () => go([...prefix].slice(0, ended ? undefined : -1).join("")));
-  const again = button("Start again", () => go(""));
+  /** @param {string} to @param {() => unknown} [then] */
+  const turn = (to, then) => go(to).then(then).catch((error) => context.fail(error, errors));
+  const back = button("Back", () => turn([...prefix].slice(0, ended ? undefined : -1).join("")));
+  const again = button("Start again", () => {
+    dial.advance();
+    drew = false;
+    turn("");
+    draw.focus();
+  });
+  const another = button("Another", () => {
+    dial.advance();
+    busy = true; // until it is drawn by the next seed
+    turn(drew ? own : "", run);
+  }, { class: "main" });
 
   const copy = copies(() => {
     const { temperature, top_k, top_p, seed, prompt } = dial.values();
@@ -139,13 +167,14 @@ function letterPanel(context, model, dial) {
     "Letter by letter",
     tiles,
     told,
-    h("div", { class: "buttons" }, draw, finish, back, again),
+    h("div", { class: "buttons" }, draw, finish, another, back, again),
     errors,
     h("div", { class: "play" }, h("div", { class: "next" }, chart.node), dial.node),
     h(
       "p",
       { class: "hint" },
-      "Click a bar, or move with the arrow keys and press Enter. Typing a letter takes it, Backspace takes the last one back. Hatched: cut off by top-k or top-p.",
+      h("span", { class: "keys" }, "Click a bar, or move with the arrow keys and press Enter. In the chart, typing a letter takes it and Backspace removes the last one. "),
+      "Hatched: cut off by top-k or top-p.",
     ),
     copy.node,
   );
@@ -191,7 +220,7 @@ function letterPanel(context, model, dial) {
       bars: all,
       description:
         `${many(found.stay.length, "token")} of ${count(free.length)} may come next. ` +
-        `The likeliest is ${visible(tokens[best].text)}, ${percent(value(best))}.`,
+        `The most likely is ${visible(tokens[best].text)}, ${percent(value(best))}.`,
       behind: {
         head: ["Next", "Chance", "Before the cut", "Logit", "Token"],
         rows: order.map((i) => [
@@ -213,17 +242,21 @@ function letterPanel(context, model, dial) {
         h(
           "li",
           {},
-          button(visible(letter), () => go(letters.slice(0, i).join("")), {
-            "aria-label": `${visible(letter)}, take back from here`,
-            title: "Take back from here",
+          button(visible(letter), () => turn(letters.slice(0, i).join("")), {
+            "aria-label": `${visible(letter)}, undo from here`,
+            title: "Undo from here",
           }),
         ),
       ),
       h("li", { class: ended ? "stop" : "gap" }, ended ? "end" : "?"),
     );
-    draw.disabled = finish.disabled = ended || busy;
-    back.disabled = !ended && !prefix;
-    again.disabled = !ended && !prefix;
+    for (const each of [draw, finish]) switchOff(each, ended || busy);
+    for (const each of [back, again]) switchOff(each, !ended && !prefix);
+    const focused = document.activeElement;
+    another.hidden = !ended || model.text;
+    draw.hidden = finish.hidden = !another.hidden;
+    if (!another.hidden && (focused === draw || focused === finish)) another.focus();
+    else if (another.hidden && focused === another) finish.focus();
     chart.node.hidden = ended;
   }
 
@@ -239,8 +272,9 @@ function letterPanel(context, model, dial) {
     swap(told);
     if (model.tokenizer === "char" && !model.text && [...prefix].length >= model.block_size) {
       now = null;
-      swap(told, `That is as far as the model sees: block_size is ${model.block_size}.`);
-      draw.disabled = finish.disabled = chart.node.hidden = true;
+      swap(told, `The model reads no further: its block_size is ${model.block_size}.`);
+      for (const each of [draw, finish]) switchOff(each, true);
+      chart.node.hidden = true;
       return;
     }
     try {
@@ -253,7 +287,7 @@ function letterPanel(context, model, dial) {
       if (api.isAbort(error)) throw error;
       now = null;
       busy = false;
-      draw.disabled = finish.disabled = true;
+      for (const each of [draw, finish]) switchOff(each, true);
       chart.node.hidden = true;
       context.fail(error, errors);
     }
@@ -261,7 +295,9 @@ function letterPanel(context, model, dial) {
 
   /** @param {number} place  in the chart */
   function take(place) {
-    if (now && place < Math.min(order.length, MOST_BARS)) add(now.tokens[order[place]]);
+    if (!now || place >= Math.min(order.length, MOST_BARS)) return;
+    drew = false;
+    add(now.tokens[order[place]]);
   }
 
   /** @param {Next} token @param {boolean} [quiet] */
@@ -283,8 +319,10 @@ function letterPanel(context, model, dial) {
   async function drawOne() {
     const found = drawn();
     if (!found || ended) return false;
+    if (!drew) own = prefix;
+    drew = true;
     await add(found.token, busy);
-    if (!ended) swap(told, `The draw was ${found.u.toFixed(4)}, which falls on “${visible(found.token.text)}”.`);
+    if (!ended) swap(told, `The draw was ${found.u.toFixed(4)}, which falls on “${inline(visible(found.token.text))}”.`);
     return true;
   }
 
@@ -312,7 +350,7 @@ function letterPanel(context, model, dial) {
         ),
       );
       const one = found.samples[0];
-      if (one) swap(told, h("p", {}, h("strong", {}, one.text), " ", mark(one), " ", star(one.text, model.id, one.logprob, one.in_list)));
+      if (one) swap(told, h("p", {}, h("strong", {}, named(one.text)), " ", mark(one), " ", star(one.text, model.id, one.logprob, one.in_list)));
     } catch (error) {
       context.fail(error, errors);
     }
@@ -325,7 +363,7 @@ function letterPanel(context, model, dial) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Backspace") {
       event.preventDefault();
-      if (!back.disabled) back.click();
+      if (!isOff(back)) back.click();
     } else if ([...event.key].length === 1 && event.key !== " " && inChart && !ended) {
       const token = now?.tokens.find((each) => each.text === event.key && each.kept);
       if (token) {
@@ -336,7 +374,12 @@ function letterPanel(context, model, dial) {
   });
   return {
     node,
-    begin: () => go(prefix, ended),
+    async begin() {
+      own = prefix;
+      await go(prefix, ended);
+      if (asked.unknown.length && known) context.fail(new api.ApiError(unknownSentence(asked.unknown, known), 0), errors);
+      else if (asked.text !== (state.prefix ?? "")) swap(told, `“${inline(state.prefix)}” was read as “${inline(prefix)}”.`);
+    },
     /** @param {HTMLElement} by */
     turned(by) {
       copy.refresh();
@@ -353,7 +396,7 @@ function mark(sample) {
   return h(
     "span",
     { class: "mark new" },
-    near ? `○ new; most like ${near.text} (${percent(near.similarity > 1 ? near.similarity / 100 : near.similarity)})` : "○ new",
+    ...(near ? ["○ new; most like ", named(near.text, 40), ` (${percent(near.similarity > 1 ? near.similarity / 100 : near.similarity)})`] : ["○ new"]),
   );
 }
 
@@ -367,10 +410,10 @@ function mark(sample) {
 function star(text, model, logprob, in_list) {
   const press = () => {
     if (kept.has(text)) kept.delete(text);
-    else kept.set(text, { text, model, logprob, in_list });
+    else if (kept.size < MOST_KEPT) kept.set(text, { text, model, logprob, in_list });
     document.dispatchEvent(new Event("kept"));
   };
-  const node = button("", press, { class: "star", "aria-label": `Keep ${text}`, "data-text": text });
+  const node = button("", press, { class: "star", "aria-label": `Keep ${safe(text)}`, "data-text": text });
   lightStar(node);
   return node;
 }
@@ -382,11 +425,21 @@ function lightStar(node) {
   node.setAttribute("aria-pressed", String(on));
 }
 
-/** @param {Context} context @param {ModelInfo} model @param {ReturnType<typeof dials>} dial */
-function batchPanel(context, model, dial) {
+/**
+ * @param {Context} context
+ * @param {ModelInfo} model
+ * @param {ReturnType<typeof dials>} dial
+ * @param {ReadonlySet<string>|null} known
+ */
+function batchPanel(context, model, dial, known) {
   const { state, signal, say } = context;
   const ask = api.latest(signal);
-  const n = h("input", { type: "number", min: 1, max: 1000, value: state.n ?? "20", required: true });
+  const n = h("input", { type: "number", min: 1, value: state.n ?? "20", required: true });
+  let nearest = Infinity; // samples that the server finds neighbours for
+  api.limits().then(({ limits }) => {
+    n.max = String(limits.samples);
+    nearest = limits.nearest;
+  }).catch(() => {}); // Then the server says it.
   /** @param {string} name */
   const word = (name) => h("input", { type: "text", name, value: state[name] ?? "", maxlength: 100 });
   const begins = word("begins");
@@ -396,16 +449,18 @@ function batchPanel(context, model, dial) {
   const length = (name) => h("input", { type: "number", min: 0, max: 1000, name, value: state[name] ?? "" });
   const min_len = length("min_len");
   const max_len = length("max_len");
-  const novel = h("input", { checked: state.novel === "1" });
-  const unique = h("input", { checked: state.unique === "1" });
+  const novel = h("input", { checked: state.novel !== "0" });
+  const unique = h("input", { checked: state.unique !== "0" });
   const errors = h("div", { class: "errors" });
   const result = h("div");
   /** @param {HTMLInputElement} input */
   const whole = (input) => (input.value === "" ? null : Number(input.value));
+  /** @param {HTMLInputElement} input */
+  const read = (input) => readAs(input.value, known);
   const conditions = () => ({
-    prefix: begins.value,
-    suffix: suffix.value,
-    contains: contains.value,
+    prefix: read(begins).text,
+    suffix: read(suffix).text,
+    contains: read(contains).text,
     min_len: whole(min_len) ?? 0,
     max_len: whole(max_len),
     novel: novel.checked,
@@ -429,8 +484,23 @@ function batchPanel(context, model, dial) {
         `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n` + `model.sample(${n.value}${keywords(given)})`,
     };
   }, model);
+  let made = ""; // what the names that are shown were asked with
+  let searching = false;
+  const asked = () => {
+    const { temperature, top_k, top_p, seed, prompt } = dial.values();
+    const size = Number(n.value);
+    return { model: model.id, n: size, temperature, seed, top_k, top_p, prompt, ...conditions(), nearest: size <= nearest };
+  };
   const make = async () => {
     swap(errors);
+    const inputs = [begins, suffix, contains];
+    const unknown = inputs.flatMap((each) => read(each).unknown);
+    swap(readings, ...inputs.filter((each) => read(each).text !== each.value && !read(each).unknown.length).map((each) => h("p", { class: "hint" }, `“${inline(each.value)}” was read as “${inline(read(each).text)}”.`)));
+    if (unknown.length && known) {
+      swap(result);
+      return context.fail(new api.ApiError(unknownSentence([...new Set(unknown)], known), 0), errors);
+    }
+    if (JSON.stringify(asked()) === made) dial.advance(); // others, and not the same again
     change({
       n: n.value === "20" ? null : n.value,
       begins: begins.value,
@@ -438,34 +508,40 @@ function batchPanel(context, model, dial) {
       contains: contains.value,
       min_len: min_len.value,
       max_len: max_len.value,
-      novel: novel.checked,
-      unique: unique.checked,
+      novel: novel.checked ? null : "0",
+      unique: unique.checked ? null : "0",
     });
-    const { temperature, top_k, top_p, seed, prompt } = dial.values();
-    result.setAttribute("aria-busy", "true");
+    const request = asked();
+    show(true);
     try {
-      const found = await ask((own) =>
-        api.sample(
-          { model: model.id, n: Number(n.value), temperature, seed, top_k, top_p, prompt, ...conditions(), nearest: true },
-          own,
-        ),
-      );
-      showSamples(found);
+      const found = await ask((own) => api.sample(request, own));
+      made = JSON.stringify(request);
+      showSamples(found, request.n, request.novel);
+      remember("names", { made, found });
     } catch (error) {
-      if (!api.isAbort(error)) swap(result);
+      made = "";
+      swap(result, api.isAbort(error) && h("p", {}, "Stopped."));
       context.fail(error, errors);
     } finally {
-      result.removeAttribute("aria-busy");
+      show(false);
     }
   };
-  /** @param {import("./api.js").Samples} found */
-  const showSamples = (found) => {
+  /** @param {boolean} working */
+  const show = (working) => {
+    searching = working;
+    result.setAttribute("aria-busy", String(working));
+    go.textContent = working ? "Searching … Stop" : "Generate";
+    if (working) say("Searching.");
+  };
+  const stop = () => ask(async () => {}); // which ends the search before
+  /** @param {import("./api.js").Samples} found @param {number} wanted @param {boolean} only  new ones */
+  const showSamples = (found, wanted, only) => {
     const old = found.samples.filter((each) => each.in_list).length;
-    const said = `${many(found.samples.length, "sample")} of ${count(found.tried)} drawn, ${old} in the list.`;
+    const said = foundSentence(found, wanted, only) + (old ? ` ${count(old)} of them are in the list.` : "");
     say(said);
     swap(
       result,
-      h("p", {}, said, found.samples.length < Number(n.value) ? " No more fulfil the conditions." : ""),
+      h("p", {}, said, ` Seed ${found.seed}.`),
       h(
         "ul",
         { class: "samples" },
@@ -474,7 +550,7 @@ function batchPanel(context, model, dial) {
             "li",
             {},
             star(each.text, model.id, each.logprob, each.in_list),
-            h("span", { class: "name" }, each.text === "" ? "(empty)" : each.text),
+            h("span", { class: "name" }, each.text === "" ? "(empty)" : named(each.text)),
             h("span", { class: "number", title: "log probability in nats" }, fixed(each.logprob, 2)),
             mark(each),
           ),
@@ -482,12 +558,15 @@ function batchPanel(context, model, dial) {
       ),
     );
   };
+  const readings = h("div", { class: "errors" });
+  const go = h("button", { type: "submit", class: "main" }, "Generate");
   const form = h(
     "form",
     {
       submit: (/** @type {Event} */ event) => {
         event.preventDefault();
-        make();
+        if (searching) stop();
+        else make();
       },
       input: copy.refresh,
     },
@@ -504,33 +583,40 @@ function batchPanel(context, model, dial) {
     h(
       "div",
       { class: "row end" },
-      tick("None that is in the list", novel),
-      tick("None twice", unique),
-      h("button", { type: "submit", class: "main" }, "Make names"),
+      tick("Only new names", novel),
+      tick("No duplicates", unique),
+      go,
     ),
   );
   const node = panel(
-    "To order",
-    h("p", {}, "Temperature, top-k, top-p and seed are those above."),
+    "Make a batch",
+    h("p", {}, "Temperature, top-k, top-p and seed are those above. Pressing Generate again takes the next seed."),
     form,
+    readings,
     errors,
     result,
     copy.node,
   );
+  const before = recall("names", /** @type {any} */ (null));
+  if (before?.made === JSON.stringify(asked())) {
+    made = before.made;
+    showSamples(before.found, Number(n.value), novel.checked);
+  }
   return { node, refresh: copy.refresh };
 }
 
 /** @param {Context} context */
 function keptPanel(context) {
   const list = h("ul", { class: "samples" });
-  const empty = h("p", {}, "Press a star to keep a name. They stay as long as this page is open: export them to keep them for good.");
+  const empty = h("p", {}, "Press a star to keep a name. They stay as long as this tab is open: export them to keep them.");
   const csv = button("Export CSV", () => {
     /** @param {string} text */
     const cell = (text) => `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
     const rows = [...kept.values()].map((each) =>
-      [cell(each.text), cell(each.model), each.logprob ?? "", each.in_list === null ? "" : each.in_list].join(","),
+      [cell(each.text), each.logprob ?? "", each.in_list === null ? "" : each.in_list].join(","),
     );
-    const blob = new Blob([["text,model,logprob,in_list", ...rows, ""].join("\r\n")], { type: "text/csv" });
+    const mark = "\ufeff"; // by which Excel knows UTF-8
+    const blob = new Blob([mark + ["text,logprob,in_list", ...rows, ""].join("\r\n")], { type: "text/csv;charset=utf-8" });
     const link = h("a", { href: URL.createObjectURL(blob), download: "kept.csv" });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
@@ -540,7 +626,8 @@ function keptPanel(context) {
     for (const each of /** @type {NodeListOf<HTMLElement>} */ (context.root.querySelectorAll(".star[data-text]"))) {
       lightStar(each);
     }
-    csv.disabled = !kept.size;
+    switchOff(csv, !kept.size);
+    remember("kept", [...kept.values()]);
     list.hidden = !kept.size;
     swap(
       list,
@@ -553,10 +640,11 @@ function keptPanel(context) {
             () => {
               kept.delete(each.text);
               draw();
+              /** @type {HTMLElement} */ (list.querySelector("button") ?? csv).focus();
             },
-            { "aria-label": `Drop ${each.text}`, class: "star" },
+            { "aria-label": `Remove ${safe(each.text)}`, class: "star" },
           ),
-          h("span", { class: "name" }, each.text),
+          h("span", { class: "name" }, named(each.text)),
         ),
       ),
     );

@@ -1,6 +1,6 @@
 // A graph of Values, drawn in layers from what goes in to the loss, and stepped backwards.
 
-import { button, fixed, h, s, swap, table } from "./dom.js";
+import { button, fixed, h, s, swap, switchOff, table } from "./dom.js";
 
 /**
  * @typedef {import("./api.js").Graph} Graph
@@ -15,7 +15,7 @@ const LEAST_SCALE = 0.85; // at which a graph that is a little too wide can stil
 const MOST = 300; // nodes; more are no picture
 
 /**
- * The column of each node: one behind the last of its inputs.
+ * The column of each node: one after the last of its inputs.
  * @param {Graph} graph  its nodes in any order
  * @returns {Map<number, number>}
  */
@@ -77,10 +77,10 @@ export function valueGraph(say, moved) {
   const place = h("div", { class: "scroll graph", tabindex: 0, role: "region", "aria-label": "The graph: left and right arrow keys step through it" });
   const inner = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The graph: table" });
   const details = h("details", { class: "behind" }, h("summary", {}, "Table"), inner);
-  const first = button("Forward only", () => move(0));
+  const first = button("Reset", () => move(0));
   const less = button("◀ Step back", () => move(step - 1));
-  const more = button("Hand on ▶", () => move(step + 1), { class: "main" });
-  const all = button("To the end", () => move(last));
+  const more = button("Next step ▶", () => move(step + 1), { class: "main" });
+  const all = button("Run all", () => move(last));
   const node = h("div", { class: "values" }, h("div", { class: "buttons" }, first, less, more, all), told, place, details);
   details.addEventListener("toggle", drawTable);
   place.addEventListener("keydown", (event) => {
@@ -126,8 +126,8 @@ export function valueGraph(say, moved) {
 
   function draw() {
     if (!graph) return;
-    first.disabled = less.disabled = step === 0;
-    more.disabled = all.disabled = step === last;
+    for (const each of [first, less]) switchOff(each, step === 0);
+    for (const each of [more, all]) switchOff(each, step === last);
     const now = step ? find(graph.backward[step - 1]) : null;
     const grads = gradients(graph, step);
     if (!now) {

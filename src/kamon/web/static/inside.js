@@ -6,6 +6,7 @@ import { copies, placeOf, python, shell } from "./copy.js";
 import { button, field, fixed, h, panel, percent, put, swap, visible } from "./dom.js";
 import { valueGraph } from "./graph.js";
 import { change, numberIn } from "./state.js";
+import { inline, readAs, unknownSentence } from "./text.js";
 
 /**
  * @typedef {import("./main.js").Context} Context
@@ -36,7 +37,7 @@ export async function show(context, model) {
   const ask = api.latest(signal);
   const text = h("input", { type: "text", maxlength: 100, spellcheck: "false", autocomplete: "off" });
   const errors = h("div", { class: "errors" });
-  const tokens = h("ol", { class: "tokens", "aria-label": "Tokens of the text" });
+  const tokens = h("ol", { class: "tokens", dir: "auto", "aria-label": "Tokens of the text" });
   const parts = h("div", { class: "two" });
   const form = h(
     "form",
@@ -44,17 +45,21 @@ export async function show(context, model) {
     field("Text to look at", text, `Up to ${model.block_size - 1} tokens. Everything below follows what you type.`),
   );
   const sources = h("div");
+  const reading = h("p", { class: "hint", "aria-live": "polite" });
+  const known = await api.characters(model, signal);
+  const wanted = () => readAs(text.value, known).text;
   const textPanel = panel(
     "The text as tokens",
     form,
+    reading,
     errors,
     tokens,
-    h("p", { class: "hint" }, "Point at a token, or step through them with the arrow keys: what it looks at is marked in the text, the map and the tables."),
+    h("p", { class: "hint" }, "Point at a token, or step through them with the arrow keys. The text, the map and the tables mark what it looks at."),
     sources,
     copies(
       () => ({
-        command: `kamon tokenizer show ${shell(placeOf(model))} ${shell(text.value)}`,
-        python: `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\nmodel.tokenizer.encode(${python(text.value)})`,
+        command: `kamon tokenizer show ${shell(placeOf(model))} ${shell(wanted())}`,
+        python: `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\nmodel.tokenizer.encode(${python(wanted())})`,
       }),
       model,
     ).node,
@@ -85,10 +90,10 @@ export async function show(context, model) {
     map.node,
     attentionSource,
     copies(() => ({
-      command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(text.value)}`,
+      command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(wanted())}`,
       python:
         `import kamon\nfrom kamon.inside import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
-        `attention(model, ${python(text.value)}).weights[${layer}][${head}]`,
+        `attention(model, ${python(wanted())}).weights[${layer}][${head}]`,
     }), model).node,
   );
   const surprise = bars("Surprise at each letter, in bits", { look: (to) => look(to) });
@@ -96,26 +101,26 @@ export async function show(context, model) {
   const surpriseSource = h("div");
   const surprised = panel(
     "Surprise",
-    h("p", {}, "How many bits each letter costs, when all before it is known: the less, the better it was foreseen."),
+    h("p", {}, "How many bits each letter costs, given all the letters before it. Fewer bits: the model expected it more."),
     surprise.node,
     surpriseTold,
     surpriseSource,
     copies(() => ({
-      command: `echo ${shell(text.value)} | kamon score ${shell(placeOf(model))} --json`,
+      command: `echo ${shell(wanted())} | kamon score ${shell(placeOf(model))} --json`,
       python:
         `import kamon\nfrom kamon.score import score\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
-        `next(score(model, [${python(text.value)}]))`,
+        `next(score(model, [${python(wanted())}]))`,
     }), model).node,
   );
   const embedded = embeddingPanel(context, model, (id) => {
     const found = trace?.tokens.findIndex((each) => each.id === id) ?? -1;
     if (found >= 0) look(found);
   });
-  const values = graphPanel(context, model, () => text.value);
+  const values = graphPanel(context, model, () => (trace ? wanted() : ""));
   put(
     root,
     h("h1", {}, "Look inside"),
-    h("p", { class: "lead" }, "The model reads a text from left to right. This is what it does with it, computed by the scalar engine that you can read."),
+    h("p", { class: "lead" }, "The model reads a text letter by letter. You see what it computes, by the scalar engine whose code you can read."),
     textPanel,
     parts,
   );
@@ -175,7 +180,7 @@ export async function show(context, model) {
     }
     const target = trace.surprise[row];
     surpriseTold.textContent = target
-      ? `Behind “${labels[row]}” comes ${target.text === "" ? "the end" : `“${visible(target.text)}”`}: ${fixed(target.gpt)} bits by the GPT${target.ngram === null ? "" : `, ${fixed(target.ngram)} by the n-gram`}.`
+      ? `After “${inline(labels[row])}”, ${target.text === "" ? "the end" : `“${inline(visible(target.text))}”`} cost the GPT ${fixed(target.gpt)} bits${target.ngram === null ? "" : `, the n-gram ${fixed(target.ngram)}`}.`
       : "";
     embedded.light(trace.tokens[row].id, trace.tokens[row].position);
   }
@@ -205,7 +210,8 @@ export async function show(context, model) {
 
   tokens.addEventListener("keydown", (event) => {
     const size = trace?.tokens.length ?? 0;
-    const to = { ArrowRight: row + 1, ArrowLeft: row - 1, Home: 0, End: size - 1 }[event.key];
+    const on = getComputedStyle(tokens).direction === "rtl" ? -1 : 1;
+    const to = { ArrowRight: row + on, ArrowLeft: row - on, Home: 0, End: size - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     look(Math.min(size - 1, Math.max(0, to)));
@@ -215,9 +221,19 @@ export async function show(context, model) {
   async function read(fresh = false) {
     change({ text: text.value });
     swap(errors);
-    if (text.value === "") return;
+    reading.textContent = "";
+    const { text: asked, unknown } = readAs(text.value, known);
+    if (asked === "" || (unknown.length && known)) {
+      ask(async () => {}); // nobody waits for the text before
+      empty();
+      if (known && unknown.length) context.fail(new api.ApiError(unknownSentence(unknown, known), 0), errors);
+      else reading.textContent = "Type a text to look at.";
+      return;
+    }
+    if (asked !== text.value) reading.textContent = `Read as “${inline(asked)}”.`;
     try {
-      trace = await ask((own) => api.trace({ model: model.id, text: text.value }, own));
+      trace = await ask((own) => api.trace({ model: model.id, text: asked }, own));
+      for (const each of [parts, tokens]) each.hidden = false;
       row = trace.tokens.length - 1;
       swap(sources, source(trace.sources, "tokens"));
       swap(attentionSource, source(trace.sources, "attention"));
@@ -226,22 +242,33 @@ export async function show(context, model) {
       draw();
       if (!fresh) values.follow();
     } catch (error) {
+      if (!api.isAbort(error)) empty();
       context.fail(error, errors);
     }
+  }
+
+  /** Nothing of a text that was there before. */
+  function empty() {
+    trace = null;
+    for (const each of [parts, tokens]) each.hidden = true;
+    swap(sources);
+    embedded.light(-1, -1);
+    values.follow();
   }
   /** @type {ReturnType<typeof setTimeout>|undefined} */
   let timer;
   text.addEventListener("input", () => {
+    change({ text: text.value });
     clearTimeout(timer);
     timer = setTimeout(() => read(), 120);
   });
   signal.addEventListener("abort", () => clearTimeout(timer));
   text.value = state.text ?? (await first(model, signal));
-  await Promise.all([read(true), embedded.begin(), values.begin()]);
+  await Promise.all([read(true).then(() => (signal.aborted ? undefined : values.begin())), embedded.begin()]);
 }
 
 /**
- * A text to begin with: the likeliest of the model's own.
+ * A text to begin with: the most probable one.
  * @param {ModelInfo} model
  * @param {AbortSignal} signal
  */
@@ -285,7 +312,7 @@ function chooser(name, n, at, choose) {
 function embeddingPanel(context, model, look) {
   /** @type {import("./api.js").Embeddings|null} */
   let found = null;
-  const letters = lines("Tokens: near each other is alike", { height: 320, look: (i) => found && look(named()[i].id) });
+  const letters = lines("Tokens: similar ones lie close together", { height: 320, look: (i) => found && look(named()[i].id) });
   const places = lines("Positions, from the first to the last", { height: 320 });
   const told = h("p", { class: "told" });
   const sources = h("div");
@@ -340,7 +367,7 @@ function embeddingPanel(context, model, look) {
         found = await api.embeddings(model.id, context.signal);
         const [a, b] = found.token_shares;
         const [c, d] = found.position_shares;
-        told.textContent = `The axes hold ${percent(a + b)} of how tokens differ, and ${percent(c + d)} of how positions do.`;
+        told.textContent = `These axes show ${percent(a + b)} of the variation among tokens, and ${percent(c + d)} of that among positions.`;
         swap(sources, source(found.sources, ...Object.keys(found.sources)));
         light(lit.id, lit.position);
       } catch (error) {
@@ -397,7 +424,8 @@ function graphPanel(context, model, text) {
       at: at || null,
     });
     swap(errors);
-    if (loss.checked && text() === "") return;
+    picture.node.hidden = loss.checked && text() === "";
+    if (picture.node.hidden) return swap(sources);
     const asked = loss.checked
       ? { kind: "loss", model: model.id, text: text(), position: Number(position.value) }
       : { kind: "expression", a: Number(a.value), b: Number(b.value), c: Number(c.value) };

@@ -2,8 +2,10 @@
 
 import * as api from "./api.js";
 import * as state from "./state.js";
+import { plans } from "./copy.js";
 import { button, calm, h, isWriting, percent, put, swap } from "./dom.js";
-import { isOver, watch } from "./watch.js";
+import { freeName, inline } from "./text.js";
+import { isOver, queued, watch } from "./watch.js";
 
 /**
  * @typedef {import("./api.js").ModelInfo} ModelInfo
@@ -19,6 +21,9 @@ import { isOver, watch } from "./watch.js";
  * @property {(changes: Record<string, any>) => void} go  to another view, or another model
  * @property {() => Promise<void>} refresh  asks for the models again
  * @property {(model: ModelInfo) => string} nameOf  as it is shown
+ * @property {(ratings: import("./api.js").Ratings, use: boolean) => Promise<void>} taught  takes note of a session of Teach; use: its model from now on
+ * @property {(model: ModelInfo) => string|null} sessionOf  the session of Teach that a model belongs to
+ * @property {(session: string) => void} forgetSession
  */
 
 /**
@@ -56,9 +61,12 @@ function say(text) {
  */
 function fail(error, where = root) {
   if (api.isAbort(error)) return;
-  if (!(error instanceof api.ApiError)) throw error;
-  where.querySelector(":scope > .error")?.remove();
-  where.append(h("p", { class: "error", role: "alert" }, `⚠ ${error.message}`));
+  const known = error instanceof api.ApiError;
+  const text = known ? error.message : "The page made a mistake: reload it, and please report what the browser's console says.";
+  for (const each of where.querySelectorAll(":scope > .error, :scope > .another")) each.remove();
+  where.append(h("p", { class: "error", role: "alert" }, `⚠ ${text}`));
+  if (known && error.status === 404 && /model/.test(text)) where.append(h("p", { class: "another" }, button("Take another model", another)));
+  if (!known) throw error;
 }
 
 async function refresh() {
@@ -67,23 +75,53 @@ async function refresh() {
   showViews();
 }
 
-/** The one that the address asks for, else the newest, but not one that was taught; else a moment. */
+/** The model of the address, else of its training, else the last one of this tab, else the newest that
+ * was not taught, else a moment. Null while the training of the address has none. */
 async function wantedModel() {
-  const asked = state.read().model;
-  if (asked) {
-    const found = models.find((each) => each.id === asked);
-    return found ?? api.model(asked);
-  }
+  const { model, job: id } = state.read();
+  if (model) return models.find((each) => each.id === model) ?? api.model(model);
+  const made = models.find((each) => each.id === id);
+  if (made) return made;
+  const job = watched.job;
+  const moments = job?.moments ?? [];
+  const last = () => api.model(moments[moments.length - 1].model);
+  if (job && job.id === id && moments.length) return last();
+  if (job && job.id === id && !isOver(job)) return null;
   const whole = models.filter((each) => each.parent === null);
-  const moments = watched.job?.moments ?? [];
+  const own = state.recall("model", "");
   const untaught = whole.filter((each) => each.kind !== "tuned");
-  const newest = [...whole, ...untaught].pop();
-  if (newest) return newest;
-  return moments.length ? api.model(moments[moments.length - 1].model) : null;
+  const found = whole.find((each) => each.id === own) ?? [...whole, ...untaught].pop();
+  return found ?? (moments.length ? last() : null);
 }
 
 /** @type {Map<string, string>} */
 const lists = new Map(); // what a training learns from, by its id
+/** @typedef {{session: string, base: string, name: string, answers: number}} Taught */
+/** @type {Record<string, Taught>} */
+let sessions = state.recall("sessions", {}); // of Teach, by the ids of their models
+
+/** @param {import("./api.js").Ratings} ratings @param {boolean} use */
+async function taught(ratings, use) {
+  const base = models.find((each) => each.id === ratings.base);
+  const before = sessions[ratings.base]?.session === ratings.id ? sessions[ratings.base].name : ratings.base;
+  const name = base ? nameOf(base) : before;
+  forgetSession(ratings.id);
+  const known = { session: ratings.id, base: ratings.base, name, answers: ratings.num_aligned };
+  sessions = { ...sessions, [ratings.base]: known, [ratings.model]: known };
+  state.remember("sessions", sessions);
+  if (!use || state.read().model === ratings.model) return showModels(await wantedModel());
+  state.change({ model: ratings.model });
+  await refresh();
+}
+
+/** @param {string} session */
+function forgetSession(session) {
+  sessions = Object.fromEntries(Object.entries(sessions).filter(([, each]) => each.session !== session));
+  state.remember("sessions", sessions);
+}
+
+/** @param {ModelInfo} model */
+const sessionOf = (model) => (Object.hasOwn(sessions, model.id) ? sessions[model.id].session : null);
 
 /**
  * The list of a training, or the name under which a model is saved.
@@ -92,7 +130,9 @@ const lists = new Map(); // what a training learns from, by its id
 function nameOf(model) {
   const id = model.parent ?? model.id;
   const list = lists.get(id);
-  const name = list === undefined ? id : `${list} (${id.replace("job-", "").slice(0, 4)})`;
+  const session = model.kind === "tuned" && !model.saved && Object.hasOwn(sessions, id) ? sessions[id] : null;
+  if (session && session.base !== id) return `${session.name} · your taste, ${session.answers} answers`;
+  const name = list === undefined ? id : `${inline(list, 40)} (${id.replace("job-", "").slice(0, 4)})`;
   if (model.parent !== null) return `${name}, step ${model.step?.toLocaleString("en-GB")}`;
   return name;
 }
@@ -102,24 +142,33 @@ function showModels(current) {
   const chosen = current?.id;
   const listed = models.filter((each) => each.parent === null || each.id === chosen);
   if (current && !listed.some((each) => each.id === current.id)) listed.push(current);
+  const taken = models.map((each) => each.id);
+  for (const each of listed) {
+    const of = each.parent ?? each.id;
+    const list = each.kind === "tuned" ? `${sessions[of]?.base ?? "names"}-taught` : (lists.get(of) ?? of);
+    if (!each.saved) plans.set(each.id, freeName(each.parent === null ? list : `${freeName(list, [])}-step-${each.step}`, taken));
+  }
   swap(
     select,
     ...listed.map((each) => h("option", { value: each.id }, each.parent !== null || each.saved ? nameOf(each) : `${nameOf(each)}, not saved`)),
   );
   if (!listed.length) put(select, h("option", { value: "" }, "none yet"));
+  if (listed.length && !chosen) put(select, h("option", { value: "" }, "none yet"));
   select.disabled = !listed.length;
   select.value = chosen ?? "";
+  const asked = state.read();
+  if (chosen && (asked.model || asked.job)) state.remember("model", chosen);
 }
 
 /** @param {state.State} asked */
 const viewOf = (asked) => (Object.hasOwn(VIEWS, asked.view) ? asked.view : "train");
 
-/** The links to the views, with the model that is chosen. */
+/** The links to the views, as they were left, with the model and the training of now. */
 function showViews() {
   const asked = state.read();
   for (const link of document.querySelectorAll("#views a")) {
     const own = link.getAttribute("data-view") ?? "";
-    link.setAttribute("href", state.address({ view: own, model: asked.model ?? null }, {}));
+    link.setAttribute("href", state.address({}, own === viewOf(asked) ? asked : state.left(own)));
     if (own === viewOf(asked)) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -136,33 +185,87 @@ async function open() {
   document.title = `${view.title} · Kamon`;
   showViews();
   /** @type {Context} */
-  const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh, nameOf };
-  swap(root);
+  const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh, nameOf, taught, sessionOf, forgetSession };
+  swap(root, h("p", { class: "loading" }, "Loading …"));
   root.dataset.view = name;
   try {
-    const [model, { show }] = await Promise.all([wantedModel(), view.load()]);
+    await followAsked(asked, signal);
+    const [model, { show }] = await Promise.all([wantedModel(), load(view)]);
     if (signal.aborted) return;
+    swap(root);
     showModels(model);
     context.models = models;
     if (model === null && view.needsModel) {
       waitForModel(signal);
       return;
     }
+    if (notice) put(root, h("p", { class: "error notice", role: "alert" }, `⚠ ${notice}`));
+    notice = "";
     await show(context, /** @type {ModelInfo} */ (model));
   } catch (error) {
     if (signal.aborted) return;
-    fail(error);
-    waysOn();
+    root.querySelector(":scope > .loading")?.remove();
+    try {
+      fail(error);
+    } finally {
+      waysOn();
+    }
   }
+}
+
+let missing = false; // a part of the page that could not be loaded: a browser may not ask for it twice
+
+/** @param {{load: () => Promise<View>}} view */
+async function load(view) {
+  try {
+    return await view.load();
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    missing = true;
+    throw new api.ApiError("The server does not answer, so this part of the page could not be loaded: is kamon serve still running?", 0);
+  }
+}
+
+/**
+ * Follows the training of the address, or the one that its model is of.
+ * @param {state.State} asked
+ * @param {AbortSignal} signal
+ */
+async function followAsked(asked, signal) {
+  const own = asked.model?.split("@")[0];
+  const id = asked.job ?? (own !== undefined && lists.has(own) ? own : undefined);
+  if (id === undefined || id === watched.job?.id) return;
+  try {
+    watched.follow(await api.job(id, signal));
+  } catch (error) {
+    if (!(error instanceof api.ApiError) || error.status !== 404) throw error;
+    state.change({ job: null, step: null });
+    notice = "The server no longer has the training of this address: it was restarted, or it made room for newer ones.";
+  }
+}
+
+let notice = ""; // to be shown above the next view
+
+function another() {
+  state.push(state.address({ model: null, session: null }));
+  return start();
 }
 
 /** Below an error, with which nothing else is to be done. */
 function waysOn() {
-  const without = () => {
-    state.push(state.address({ model: null }));
+  const retry = async () => {
+    if (missing) {
+      try {
+        await api.jobs();
+        return location.reload();
+      } catch {
+        // It is still gone: start says so.
+      }
+    }
     return start();
   };
-  put(root, button("Try again", start), state.read().model ? button("Take another model", without) : null);
+  const offered = root.querySelector(".another") !== null;
+  put(root, button("Try again", retry), state.read().model && !offered ? button("Take another model", another) : null);
 }
 
 /** Opens a view in place of another, in which the focus may have been. */
@@ -177,12 +280,13 @@ function waitForModel(signal) {
   put(
     root,
     h("h1", {}, "No model yet"),
-    h("p", {}, "One is learned as you read this: it opens here in a moment. The Train view shows how it comes on."),
+    h("p", {}, "The training has begun: its first model opens here in a moment. The Train view shows how it improves."),
   );
   const timer = setInterval(async () => {
     try {
       await refresh();
-      if (!signal.aborted && (models.length || watched.job?.moments.length)) open();
+      const job = watched.job;
+      if (!signal.aborted && ((await wantedModel()) || (job && isOver(job)))) open();
     } catch (error) {
       fail(error);
     }
@@ -196,7 +300,7 @@ function waitForModel(signal) {
  */
 function go(changes) {
   const same = !("view" in changes) || changes.view === state.read().view;
-  const from = same ? state.read() : { model: state.read().model ?? "" };
+  const from = same ? state.read() : state.left(changes.view);
   state.push(state.address(changes, from));
   turn();
 }
@@ -205,8 +309,7 @@ function go(changes) {
 function paint(theme) {
   document.documentElement.dataset.theme = theme;
   const press = byId("theme");
-  swap(press, h("span", { "aria-hidden": "true" }, { auto: "◐", light: "○", dark: "●" }[theme]), ` ${theme}`);
-  press.setAttribute("aria-label", `Colours: ${theme}`);
+  swap(press, h("span", { "aria-hidden": "true" }, { auto: "◐", light: "○", dark: "●" }[theme]), ` Colours: ${theme}`);
 }
 
 function setUpTheme() {
@@ -235,19 +338,23 @@ function showTraining(what) {
   if (job) lists.set(job.id, job.source);
   const place = byId("training");
   if (what === "gone") {
-    say("The server was started again, and that training is gone.");
+    notice = "The server was restarted, and the training that was under way is gone.";
     state.change({ job: null, step: null });
     start();
   }
+  if (job && job.id === state.read().job) state.remember("job", job.id);
   if (!job || isOver(job)) place.textContent = "";
   else {
     const done = job.num_steps ? percent(job.step / job.num_steps) : "";
     place.textContent =
       watched.connection === "reconnecting"
         ? "connection lost, trying again"
-        : `${{ starting: "training starts", running: "training", paused: "paused" }[String(job.state)]} ${done}`;
+        : `${{ queued: queued(job), starting: "training starts", running: "training", paused: "paused" }[String(job.state)]} ${done}`;
   }
+  if (what === "moment" && job?.moments.length === 1) refresh().catch(() => {});
   if (what === "end") {
+    const { job: asked, model } = state.read();
+    if (job?.model && asked === job.id && !model) state.change({ model: job.model });
     refresh().catch(() => {});
     if (job?.state === "done") say("The training is done.");
   }
@@ -258,13 +365,11 @@ async function start() {
   try {
     const jobs = await api.jobs();
     for (const job of jobs) lists.set(job.id, job.source);
+    const { model, job: id = model?.split("@")[0] } = state.read();
+    const newest = jobs.findLast((job) => !isOver(job)) ?? jobs[jobs.length - 1] ?? null;
+    const own = jobs.find((job) => job.id === state.recall("job", "") && (id === undefined || !isOver(job)));
+    watched.follow(jobs.find((job) => job.id === id) ?? own ?? (id === undefined ? newest : null));
     await refresh();
-    const wanted =
-      jobs.find((job) => job.id === state.read().job) ??
-      jobs.findLast((job) => !isOver(job)) ??
-      jobs[jobs.length - 1] ??
-      null;
-    watched.follow(wanted);
   } catch (error) {
     swap(root);
     fail(error);
@@ -297,7 +402,14 @@ function setUp() {
     if (!name || event.defaultPrevented || isWriting(event.target)) return;
     if (!event.ctrlKey && !event.metaKey && !event.altKey) go({ view: name });
   });
-  select.addEventListener("change", () => go({ model: select.value, session: null, text: null, prefix: null }));
+  select.addEventListener("change", () => {
+    const id = select.value.split("@")[0];
+    go({ model: select.value, job: lists.has(id) ? id : null, step: null, session: null, text: null, prefix: null, end: null });
+  });
+  api.busy.tell = (waiting) => {
+    byId("waiting").textContent = waiting ? "The server is busy: waiting for its answer …" : "";
+  };
+  document.addEventListener("models", () => refresh().catch(() => {}));
   watched.listen(showTraining, new AbortController().signal);
   setUpTheme();
 }

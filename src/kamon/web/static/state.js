@@ -19,7 +19,7 @@ export function read() {
  * @param {State} [from]
  */
 export function address(changes, from = read()) {
-  const query = new URLSearchParams(from);
+  const query = new URLSearchParams(Object.entries(from).filter(([, value]) => value !== ""));
   for (const [name, value] of Object.entries(changes)) {
     if (value === null || value === undefined || value === "" || value === false) query.delete(name);
     else query.set(name, value === true ? "1" : String(value));
@@ -41,6 +41,55 @@ function settle() {
   clearTimeout(timer);
   if (next !== null) history.replaceState(null, "", next);
   next = null;
+  const { view = "train", model, job, session: _, ...rest } = read();
+  remember(`view ${view}`, { model, job, rest });
+}
+
+const OF_A_MODEL = ["prefix", "end", "seed", "position", "at", "layer", "head"];
+
+/**
+ * How a view stood when it was left, for the model and the training of now.
+ * @param {string} view
+ * @returns {State}
+ */
+export function left(view) {
+  const { model, job } = read();
+  const found = recall(`view ${view}`, /** @type {any} */ ({}));
+  const rest = { ...found.rest };
+  if (found.model !== model) for (const name of OF_A_MODEL) delete rest[name];
+  if (found.job !== job) delete rest.step;
+  return { ...rest, view, ...(model ? { model } : {}), ...(job ? { job } : {}) };
+}
+
+const MOST = 1 << 20; // characters of one thing that is remembered
+
+/**
+ * What was remembered under a name, for as long as the tab is open.
+ * @template T
+ * @param {string} name
+ * @param {T} usual
+ * @returns {T}
+ */
+export function recall(name, usual) {
+  try {
+    return JSON.parse(sessionStorage.getItem(`kamon ${name}`) ?? "null") ?? usual;
+  } catch {
+    return usual; // A browser that keeps nothing.
+  }
+}
+
+/**
+ * @param {string} name
+ * @param {unknown} value  null forgets
+ */
+export function remember(name, value) {
+  try {
+    const text = JSON.stringify(value);
+    if (value === null || text.length > MOST) sessionStorage.removeItem(`kamon ${name}`);
+    else sessionStorage.setItem(`kamon ${name}`, text);
+  } catch {
+    // As above, or it is full.
+  }
 }
 
 /**

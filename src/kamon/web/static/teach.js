@@ -2,9 +2,10 @@
 
 import * as api from "./api.js";
 import { copies, flags, placeOf, python, shell } from "./copy.js";
-import { button, calm, count, field, figures, fixed, h, isWriting, many, panel, percent, put, s, swap, table, times } from "./dom.js";
+import { button, calm, count, field, figures, fixed, h, isOff, isWriting, many, name, names, panel, percent, put, s, swap, switchOff, table } from "./dom.js";
 import { saveForm } from "./save.js";
 import { address, change } from "./state.js";
+import { inline, likedSentence } from "./text.js";
 
 /**
  * @typedef {import("./main.js").Context} Context
@@ -19,15 +20,20 @@ export async function show(context, model) {
   put(
     root,
     h("h1", {}, "Teach"),
-    h("p", { class: "lead" }, "Say what you like. After every few answers the model learns from all of them, and proposes anew."),
+    h("p", { class: "lead" }, "Say what you like. After every few answers the model learns from all of them, and proposes other names."),
   );
-  if (state.session) {
+  const id = state.session ?? context.sessionOf(model);
+  if (id) {
     try {
-      const found = await api.ratings(state.session, signal);
+      const found = await api.ratings(id, signal);
+      change({ session: found.id });
       return session(context, found);
     } catch (error) {
-      if (!(error instanceof api.ApiError) || error.status !== 404) throw error;
-      put(root, h("p", { class: "error", role: "alert" }, "⚠ That session is gone: the server was started again. Begin a new one."));
+      if (!(error instanceof api.ApiError) || ![404, 410].includes(error.status)) throw error;
+      context.forgetSession(id);
+      change({ session: null });
+      const why = error.status === 410 ? error.message : "That session is gone: the server was restarted, or newer sessions took its place.";
+      put(root, h("p", { class: "error", role: "alert" }, `⚠ ${why} Begin a new one.`));
     }
   }
   put(root, beginning(context, model));
@@ -51,8 +57,9 @@ function beginning(context, model) {
       {
         submit: async (/** @type {Event} */ event) => {
           event.preventDefault();
+          if (isOff(start)) return;
           swap(errors);
-          start.disabled = true;
+          switchOff(start, true);
           try {
             const found = await api.startRatings({
               model: model.id,
@@ -64,10 +71,13 @@ function beginning(context, model) {
             root.querySelector(".panel")?.remove();
             root.querySelector(".error")?.remove();
             session(context, found);
+            const stage = /** @type {HTMLElement} */ (root.querySelector(".stage"));
+            stage.tabIndex = -1;
+            stage.focus({ preventScroll: true });
           } catch (error) {
             context.fail(error, errors);
           } finally {
-            start.disabled = false;
+            switchOff(start, false);
           }
         },
       },
@@ -103,6 +113,9 @@ function thumb(text, down, press, props) {
   return node;
 }
 
+/** @param {string} text */
+const looks = (text) => `card${calm.matches ? "" : " come"}${[...text].length > 30 ? " long" : ""}`;
+
 /** @param {string|string[]} proposal */
 const keyOf = (proposal) => JSON.stringify(proposal);
 
@@ -114,7 +127,7 @@ const keyOfAnswer = (answer) =>
 const plain = (proposal) => keyOf(typeof proposal === "string" ? proposal : [...proposal].sort());
 
 /**
- * A session that goes on: cards at once, the server behind them.
+ * A session that goes on: cards at once, without waiting for the server.
  * @param {Context} context
  * @param {Ratings} begun
  */
@@ -125,7 +138,7 @@ function session(context, begun) {
   let queue = [];
   /** @type {Set<string>} */
   const skipped = new Set();
-  /** @type {(Answer|"undo"|"anew")[]} */
+  /** @type {(Answer|"undo"|"more")[]} */
   let waiting = []; // for the server, which has the first of them if it is `busy`
   let busy = false;
   /** @type {(string|string[])[]} */
@@ -136,10 +149,10 @@ function session(context, begun) {
   const errors = h("div", { class: "errors" });
   const results = h("div", { class: "two" });
   const keys = ratings.pairs
-    ? "Keys: a or b for the better one, s to skip, u to take back"
-    : "Keys: y if you like it, n if not, s to skip, u to take back";
-  const undo = button("↶ Take back", takeBack, { "aria-keyshortcuts": "u" });
-  const stage = panel(ratings.pairs ? "Which is better?" : "Do you like it?", card, h("p", { class: "hint" }, keys), progress, errors);
+    ? "Keys: a or b for the better one, s to skip, u to undo"
+    : "Keys: y if you like it, n if not, s to skip, u to undo";
+  const undo = button("↶ Undo", takeBack, { "aria-keyshortcuts": "u" });
+  const stage = panel(ratings.pairs ? "Which is better?" : "Do you like it?", card, h("p", { class: "hint keys" }, keys), progress, errors);
   stage.classList.add("stage");
   const base = context.models.find((each) => each.id === ratings.base);
   const place = base ? placeOf(base) : ratings.base;
@@ -174,7 +187,7 @@ function session(context, begun) {
     const taken = waiting.filter((each) => each === "undo").length;
     const done = Math.max(0, ratings.answers.length + unsent().length - taken);
     const left = ratings.every - ((done - ratings.num_aligned) % ratings.every || 0);
-    undo.disabled = !done;
+    switchOff(undo, !done);
     const learned = ratings.measured;
     swap(
       progress,
@@ -191,14 +204,14 @@ function session(context, begun) {
     const focused = card.contains(document.activeElement) ? document.activeElement?.getAttribute("data-act") : null;
     const shown = queue[0];
     if (shown === undefined) {
-      swap(card, h("p", { class: "wait" }, waiting.length ? "It is learning …" : "It proposes nothing that you have not seen. Try another seed."), h("div", { class: "buttons" }, undo));
+      swap(card, h("p", { class: "wait" }, waiting.length ? "It is learning …" : "It has no more names that you have not seen. Start over with another seed."), h("div", { class: "buttons" }, undo));
       return;
     }
     const skip = button("Skip", pass, { "aria-keyshortcuts": "s", "data-act": "s" });
     if (typeof shown === "string") {
       swap(
         card,
-        h("p", { class: calm.matches ? "card" : "card come", "aria-live": "polite" }, shown),
+        h("p", { class: looks(shown), "aria-live": "polite" }, name(shown)),
         h(
           "div",
           { class: "buttons thumbs" },
@@ -218,19 +231,19 @@ function session(context, begun) {
               "button",
               {
                 type: "button",
-                class: calm.matches ? "card" : "card come",
+                class: looks(text),
                 click: () => answer(i ? "b" : "a"),
                 "data-act": i ? "b" : "a",
                 "aria-keyshortcuts": i ? "b" : "a",
               },
               h("span", { class: "which" }, i ? "b" : "a"),
-              text,
+              name(text),
             ),
           ),
         ),
         h("div", { class: "buttons" }, skip, undo),
       );
-      say(shown.join(" or "));
+      say(shown.map((each) => inline(each)).join(" or "));
     }
     if (focused) /** @type {HTMLElement|null} */ (card.querySelector(`[data-act="${focused}"]`))?.focus();
   }
@@ -256,12 +269,12 @@ function session(context, begun) {
     if (!queue.length) return;
     skipped.add(plain(queue[0]));
     draw();
-    if (!queue.length) send("anew");
+    if (!queue.length) send("more");
   }
 
   /**
    * One after the other; the next card does not wait for it.
-   * @param {Answer|"undo"|"anew"} what  "anew": other proposals, without an answer
+   * @param {Answer|"undo"|"more"} what  "more": other proposals, without an answer
    */
   async function send(what) {
     waiting.push(what);
@@ -270,12 +283,12 @@ function session(context, begun) {
     busy = true;
     swap(errors);
     try {
-      while (waiting.length && !signal.aborted) {
+      while (waiting.length) { // also those of a view that was left
         const first = waiting[0];
         const last = ratings.num_aligned;
         const shown = ratings.proposals.slice(0, 8);
         if (first === "undo") ratings = await api.undo(ratings.id);
-        else ratings = await api.answer(ratings.id, first === "anew" ? [] : [first]);
+        else ratings = await api.answer(ratings.id, first === "more" ? [] : [first]);
         waiting.shift();
         if (ratings.num_aligned > last) before = shown;
         if (ratings.num_aligned !== last) learned();
@@ -291,9 +304,9 @@ function session(context, begun) {
   }
 
   function takeBack() {
-    if (undo.disabled) return;
+    if (isOff(undo)) return;
     skipped.clear();
-    say("The last answer is taken back.");
+    say("The last answer is undone.");
     const last = waiting[waiting.length - 1];
     if (last && typeof last !== "string" && (waiting.length > 1 || !busy)) {
       waiting.pop();
@@ -303,12 +316,12 @@ function session(context, begun) {
 
   function learned() {
     const m = ratings.measured;
-    if (m && ratings.num_aligned) say(`It has learned from ${many(ratings.num_aligned, "answer")} in ${fixed(m.seconds, 2)} seconds. ${liking(m.liked)}`);
+    if (m && ratings.num_aligned) say(`It has learned from ${many(ratings.num_aligned, "answer")} in ${fixed(m.seconds, 2)} seconds. ${liking()}`);
     drawResults();
+    context.taught(ratings, !signal.aborted).catch(() => {}); // The header still has the model before.
   }
 
-  /** @param {number} ratio */
-  const liking = (ratio) => `What you like is ${times(ratio)} times as likely as at first.`;
+  const liking = () => likedSentence(ratings.answers);
 
   function drawResults() {
     const m = ratings.measured;
@@ -320,23 +333,23 @@ function session(context, begun) {
       results,
       panel(
         "What it has learned",
-        h("p", { class: "big" }, liking(m.liked)),
-        h("p", {}, `What you do not like is ${times(m.disliked)} times as likely.`),
+        h("p", { class: "big" }, liking() || `It has learned from ${many(ratings.num_aligned, "answer")}.`),
+        h("p", {}, `The names that you liked are now ${m.liked >= 1 ? "more" : "less"} probable than before, and those that you disliked ${m.disliked <= 1 ? "less" : "more"}.`),
         figures([
           ["reward, on average", fixed(m.reward)],
           ["KL to the base, nats", `${fixed(m.kl)} ± ${fixed(m.kl_error)}`],
-          ["not in the list, tuned", percent(m.novelty)],
-          ["not in the list, base", percent(m.base_novelty)],
+          ["new names, taught", percent(m.novelty)],
+          ["new names, before", percent(m.base_novelty)],
         ]),
-        h("p", { class: "hint" }, "Reward: how much better its samples are than those of the base, by what it has learned of your taste. KL: how far it has moved; near 0 it has hardly changed, above 5 it is another model."),
+        h("p", { class: "hint" }, "Reward: how much better its names fit your answers than those of the base model. KL: how far it has moved. Near 0 it has hardly changed, above 5 it is another model. New: not in the list."),
         before.length > 0 &&
           h(
             "dl",
             { class: "change" },
             h("dt", {}, "proposed before"),
-            h("dd", {}, before.flat().join(", ")),
+            h("dd", {}, ...names(before.flat(), ", ")),
             h("dt", {}, "proposed now"),
-            h("dd", {}, ratings.proposals.slice(0, 8).flat().join(", ")),
+            h("dd", {}, ...names(ratings.proposals.slice(0, 8).flat(), ", ")),
           ),
       ),
       panel(
@@ -347,18 +360,18 @@ function session(context, begun) {
           { class: "scroll", tabindex: 0, role: "region", "aria-label": "Side by side" },
           table(
             "● is in the list that it learned",
-            ["#", "Base", "Tuned"],
+            ["#", "Before", "Taught"],
             ratings.compared.map((each, i) => [
               i + 1,
-              `${each.base}${each.base_in_list ? " ●" : ""}`,
-              h("span", { class: each.base === each.tuned ? "same" : "other" }, `${each.tuned}${each.tuned_in_list ? " ●" : ""}`),
+              h("span", {}, name(each.base), each.base_in_list ? " ●" : ""),
+              h("span", { class: each.base === each.tuned ? "same" : "other" }, name(each.tuned), each.tuned_in_list ? " ●" : ""),
             ]),
           ),
         ),
         h(
           "p",
           { class: "onward" },
-          "Use the tuned model: ",
+          "This is now the model in use: ",
           h("a", { href: address({ view: "generate", model: ratings.model }, {}) }, "generate"),
           " · ",
           h("a", { href: address({ view: "inside", model: ratings.model }, {}) }, "look inside"),
@@ -369,9 +382,12 @@ function session(context, begun) {
 
   function savePanel() {
     return panel(
-      "Keep it",
-      saveForm(context, "Save the tuned model as", (name) => api.saveRatings(ratings.id, name)),
-      button("Begin anew", () => context.go({ session: null })),
+      "Save",
+      saveForm(context, "Save the taught model as", (name) => api.saveRatings(ratings.id, name)),
+      button("Start over", () => {
+        context.forgetSession(ratings.id);
+        context.go({ session: null, model: ratings.base });
+      }),
     );
   }
 
@@ -390,4 +406,5 @@ function session(context, begun) {
   );
   drawResults();
   draw();
+  context.taught(ratings, true).catch(() => {}); // as above
 }

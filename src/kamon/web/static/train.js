@@ -3,10 +3,12 @@
 import * as api from "./api.js";
 import { lines } from "./charts.js";
 import { copies, flags, keywords, python } from "./copy.js";
-import { button, count, field, figures, fixed, h, many, panel, put, swap, table } from "./dom.js";
+import { button, count, field, figures, fixed, h, isOff, many, name as named, names as listOf, panel, put, swap, switchOff, table } from "./dom.js";
 import { saveForm } from "./save.js";
-import { address, change } from "./state.js";
-import { isOver } from "./watch.js";
+import { shelfPanel } from "./shelf.js";
+import { address, change, recall, remember } from "./state.js";
+import { decoded, safe, wordiest } from "./text.js";
+import { isOver, queued } from "./watch.js";
 
 /**
  * @typedef {import("./main.js").Context} Context
@@ -15,6 +17,7 @@ import { isOver } from "./watch.js";
 
 const BUDGETS = [0.5, 1, 3, 10, 30, 60, 120];
 const STATES = {
+  queued: "waiting",
   starting: "getting ready",
   running: "training",
   paused: "paused",
@@ -32,34 +35,28 @@ const SETTINGS = [
 ];
 /** @type {[string, string][]} */
 const FORMATS = [
-  ["text", "one entry a line"],
+  ["text", "one entry per line"],
   ["csv", "a table, CSV"],
   ["tsv", "a table, TSV"],
   ["jsonl", "JSON lines"],
 ];
 // A list that was begun stays while other views are open. file: the name of the one that it is from.
-const draft = { text: "", name: "", file: "", format: "text", column: "" };
+const draft = { text: "", name: "", file: "", format: "text", column: "", ...recall("draft", {}) };
 
 /** @param {Context} context */
 export async function show(context) {
-  const { root, signal, state, watch } = context;
+  const { root } = context;
   put(
     root,
     h("h1", {}, "Train"),
     h(
       "p",
       { class: "lead" },
-      "Give a list; a tiny GPT learns what makes it sound right. Watch it come on, step by step.",
+      "Give a list; a tiny GPT learns what makes it sound right. Watch it improve, step by step.",
     ),
     h("div", { class: "two" }, listPanel(context), runPanel(context)),
+    shelfPanel(context),
   );
-  if (state.job && state.job !== watch.job?.id) {
-    try {
-      watch.follow(await api.job(state.job, signal));
-    } catch (error) {
-      context.fail(error);
-    }
-  }
 }
 
 /** @param {Context} context */
@@ -71,7 +68,7 @@ function listPanel(context) {
   const text = h("textarea", {
     rows: 8,
     spellcheck: "false",
-    placeholder: "One entry a line: brands, places, plants …",
+    placeholder: "One entry per line: brands, places, plants …",
     value: draft.text,
   });
   const file = h("input", { type: "file", accept: ".txt,.csv,.tsv,.jsonl,.ndjson,text/plain" });
@@ -81,23 +78,24 @@ function listPanel(context) {
   const column = h("select", {}, draft.column && h("option", { value: draft.column }, draft.column));
   const columnField = field("Column to learn", column);
   const report = h("div", { class: "report stack", "aria-live": "polite" });
+  const note = h("p", { class: "hint", hidden: true });
   const mine = h(
     "div",
     { hidden: !own, class: "stack" },
-    field("Your list", text, "One entry a line. Paste it, drop a file here, or choose one."),
-    h("div", { class: "row" }, field("A file", file), field("What it is called", name)),
-    h("div", { class: "row wide" }, field("It is", format), columnField),
+    field("Your list", text, "One entry per line. Paste it, or drop a file here."),
+    h("div", { class: "row wide" }, field("Or choose a file", file), field("List name", name), field("Format", format), columnField),
+    note,
     report,
   );
   const budget = h(
     "select",
     { value: "" },
-    ...BUDGETS.map((each) => h("option", { value: each }, `${each} s`)),
+    ...BUDGETS.map((each) => h("option", { value: each }, many(each, "second"))),
   );
   budget.value = BUDGETS.map(String).includes(state.budget) ? state.budget : "1";
   const seed = h("input", { type: "number", min: 0, max: 2 ** 31, step: 1, value: state.seed ?? "42" });
   const numbers = SETTINGS.map(([key, , least, most]) =>
-    h("input", { type: "number", name: key, min: least, max: most, step: 1, placeholder: "picked" }),
+    h("input", { type: "number", name: key, min: least, max: most, step: 1, placeholder: "chosen" }),
   );
   const errors = h("div", { class: "errors" });
   const start = h("button", { type: "submit", class: "main" }, "Train");
@@ -126,18 +124,29 @@ function listPanel(context) {
   const copy = copies(() => ({
     command: `kamon train ${given()}${flags(chosen())} -o model`,
     python: `import kamon\n\nmodel = kamon.train(${python(given())}${keywords(chosen())})\nmodel.save("model")`,
-  }));
+  }), undefined, () =>
+    pasted.checked && !draft.file
+      ? h("div", { class: "stack" }, h("p", { class: "hint" }, `Save the list first: then there is a ${given()} to train on.`), button("Save list", () => saveText(given(), text.value)))
+      : null,
+  );
+  api.limits().then(({ limits, settings: most }) => {
+    for (const input of numbers) if (input.name in most) input.max = String(most[input.name]);
+    for (const each of budget.options) each.hidden = each.disabled = Number(each.value) > (limits.job_seconds ?? Infinity);
+  }).catch(() => {}); // Then the server says it.
 
   const ask = api.latest(signal);
   /** @type {ReturnType<typeof setTimeout>|undefined} */
   let timer;
-  const keep = () => Object.assign(draft, { text: text.value, name: name.value, format: format.value, column: column.value });
+  const keep = () => {
+    Object.assign(draft, { text: text.value, name: name.value, format: format.value, column: column.value });
+    remember("draft", draft);
+  };
   /** @param {AbortSignal} own_ */
   const findColumns = async (own_) => {
     const found = await api.columns({ text: text.value, format: format.value, ...(name.value ? { name: name.value } : {}) }, own_);
     const before = column.value;
     swap(column, ...found.map((each) => h("option", { value: each }, each)));
-    column.value = found.find((each) => each === before) ?? found.find((each) => each === "text") ?? found[0] ?? "";
+    column.value = found.find((each) => each === before) ?? wordiest(text.value, format.value, found);
     keep();
     copy.refresh();
   };
@@ -157,6 +166,7 @@ function listPanel(context) {
         const taken = (better, kind = "text") => {
           text.value = better;
           format.value = kind;
+          text.focus(); // the button that was pressed goes
           preview();
           copy.refresh();
         };
@@ -174,14 +184,17 @@ function listPanel(context) {
     draft.file = given_.name;
     name.value = given_.name.slice(0, 100);
     format.value = formatOf(given_.name);
-    let fault = "";
+    swap(column); // those of the file before
+    let { text: read_, note: told, fault } = { text: "", note: "", fault: given_.size > 2 * api.MOST_BYTES ? api.TOO_LARGE : "" };
     try {
-      fault = given_.size > api.MOST_BYTES ? api.TOO_LARGE : "";
-      text.value = fault ? "" : new TextDecoder("utf-8", { fatal: true }).decode(await given_.arrayBuffer());
+      if (!fault) ({ text: read_, note: told, fault } = decoded(new Uint8Array(await given_.arrayBuffer()), given_.name));
     } catch {
-      text.value = "";
-      fault = `${given_.name} is not UTF-8: convert the file, as in \`iconv -f latin1 -t utf-8\``;
+      fault = `${given_.name} cannot be read: choose it again`;
     }
+    text.value = read_;
+    if (told) draft.file = ""; // the command line may not read its encoding: it can be saved from here
+    note.textContent = told;
+    note.hidden = !told;
     choose();
     preview(true);
     if (!fault) return;
@@ -198,8 +211,10 @@ function listPanel(context) {
     {
       submit: async (/** @type {Event} */ event) => {
         event.preventDefault();
+        if (isOff(start)) return;
         swap(errors);
-        start.disabled = true;
+        if (pasted.checked && !text.value.trim()) return context.fail(new api.ApiError("Paste a list or choose a file first.", 0), errors);
+        switchOff(start, true);
         try {
           const job = await api.startJob({
             ...(pasted.checked ? asked() : { builtin: "names" }),
@@ -213,7 +228,7 @@ function listPanel(context) {
         } catch (error) {
           context.fail(error, errors);
         } finally {
-          start.disabled = false;
+          switchOff(start, false);
         }
       },
       input: copy.refresh,
@@ -221,22 +236,22 @@ function listPanel(context) {
     h(
       "fieldset",
       { class: "choice" },
-      h("legend", {}, "What to learn"),
+      h("legend", {}, "What to learn from"),
       h("label", {}, builtin, "29,693 first names"),
-      h("label", {}, pasted, "a list of yours"),
+      h("label", {}, pasted, "Your own list"),
     ),
     mine,
     h(
       "div",
       { class: "row" },
-      field("Budget", budget),
+      field("Training time", budget),
       field("Seed", seed),
     ),
     h(
       "details",
       {},
       h("summary", {}, "Settings"),
-      h("p", {}, "The budget picks what is left empty; if you give the number of steps, they take the time they take."),
+      h("p", {}, "Kamon chooses what you leave empty, to fit the training time. If you give the number of steps, the time does not count."),
       h("div", { class: "row" }, ...SETTINGS.map(([, label], i) => field(String(label), numbers[i]))),
     ),
     start,
@@ -245,6 +260,7 @@ function listPanel(context) {
   for (const radio of [builtin, pasted]) radio.addEventListener("change", choose);
   text.addEventListener("input", () => {
     if (!text.value) draft.file = "";
+    note.hidden = true;
     preview();
   });
   for (const each of [format, column]) each.addEventListener("change", () => preview(text.value !== ""));
@@ -271,6 +287,17 @@ function listPanel(context) {
   });
   preview();
   return node;
+}
+
+/**
+ * Saves a text as a file, by the browser.
+ * @param {string} file
+ * @param {string} text
+ */
+function saveText(file, text) {
+  const link = h("a", { href: URL.createObjectURL(new Blob([text.endsWith("\n") ? text : `${text}\n`])), download: file });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
 /**
@@ -305,14 +332,14 @@ function cleaned(found, text, format, take) {
       "p",
       {},
       `${many(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
-      `${many(found.num_repetitions, "repetition")} and ${count(found.num_blank)} blank left out, `,
-      `${count(found.num_stripped)} with space taken off their ends. `,
+      `${many(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
+      `${count(found.num_stripped)} with spaces removed at their ends. `,
       found.num_normalized > 0 && `${count(found.num_normalized)} brought to NFC (ö as one character). `,
       `${count(found.num_held_out)} are held out to test on.`,
     ),
-    h("p", { class: "hint" }, `The first: ${found.docs.slice(0, 5).join(" · ")}`),
+    h("p", { class: "hint" }, "The first: ", ...listOf(found.docs.slice(0, 5), " · ", 40)),
     figures([
-      ["longest", many(found.longest, "character")],
+      ["characters in the longest", count(found.longest)],
       ["different characters", count(found.characters)],
     ]),
     found.removed.length > 0 &&
@@ -320,14 +347,14 @@ function cleaned(found, text, format, take) {
         `Left out${found.removed.length >= 100 ? ", the first hundred" : ""}`,
         "What was left out",
         [Unit, "Text", "Why"],
-        found.removed.map((each) => [each.line, each.text, each.why]),
+        found.removed.map((each) => [each.line, named(each.text), each.why]),
       ),
     found.changed.length > 0 &&
       folded(
         "Changed",
         "What was changed",
         [Unit, "Before", "After"],
-        found.changed.map((each) => [each.line, each.before, each.after]),
+        found.changed.map((each) => [each.line, named(each.before), named(each.after)]),
       ),
     found.tidied &&
       h(
@@ -344,7 +371,7 @@ function cleaned(found, text, format, take) {
                 "li",
                 {},
                 `${each.name}: ${count(each.count)} ${each.action}`,
-                each.examples.length > 0 && `, such as ${example(each.action, each.examples[0])}`,
+                ...(each.examples.length ? [", such as ", ...example(each.action, each.examples[0])] : []),
               ),
             ),
         ),
@@ -358,7 +385,7 @@ function cleaned(found, text, format, take) {
  * @param {string} summary
  * @param {string} caption
  * @param {string[]} headings
- * @param {(string|number)[][]} rows
+ * @param {import("./dom.js").Child[][]} rows
  */
 function folded(summary, caption, headings, rows) {
   return h(
@@ -374,7 +401,7 @@ function folded(summary, caption, headings, rows) {
  * @param {[string, string]} two  before and after, or what was dropped and why
  */
 function example(action, [first, second]) {
-  return action === "dropped" ? `“${first}” (${second})` : `“${first}” → “${second}”`;
+  return action === "dropped" ? ["“", named(first, 60), `” (${second})`] : ["“", named(first, 60), "” → “", named(second, 60), "”"];
 }
 
 /** @param {Context} context */
@@ -403,7 +430,7 @@ function runPanel(context) {
       watch.take(await api.steer(watch.job.id, what));
       draw();
       [pause, resume, stop].find((each) => !each.hidden)?.focus(); // the one pressed may be gone
-      say({ pause: "Paused.", resume: "It goes on.", stop: "Stopped; what was learned stays." }[what]);
+      say({ pause: "Paused.", resume: "Resumed.", stop: "Stopped; what was learned stays." }[what]);
     } catch (error) {
       context.fail(error, errors);
     }
@@ -461,7 +488,7 @@ function runPanel(context) {
     if (all.open) drawAll();
     if (shown === moment.model) return; // a link that is replaced cannot be clicked
     shown = moment.model;
-    swap(names, ...moment.samples.map((each) => h("li", {}, each)));
+    swap(names, ...moment.samples.map((each) => h("li", {}, named(each))));
     swap(
       onward,
       "Use this model: ",
@@ -476,7 +503,7 @@ function runPanel(context) {
       table(
         "Samples of all steps",
         ["Step", "Samples"],
-        momentsOf(watch.job).map((each) => [count(each.step), each.samples.join(", ")]),
+        momentsOf(watch.job).map((each) => [count(each.step), h("span", {}, ...listOf(each.samples, ", "))]),
       ),
     );
   all.addEventListener("toggle", () => all.open && drawAll());
@@ -493,7 +520,7 @@ function runPanel(context) {
     }
     swap(
       status,
-      h("strong", {}, STATES[job.state]),
+      h("strong", {}, job.state === "queued" ? queued(job) : STATES[job.state]),
       job.error ? `: ${job.error}` : "",
       whichStep(job),
       watch.connection === "reconnecting" &&
@@ -507,8 +534,8 @@ function runPanel(context) {
       figures([
         ["step", `${count(job.step)} of ${count(job.num_steps)}`],
         ["seconds", `${fixed(job.seconds, 1)}${job.budget === null ? "" : ` of ${job.budget}`}`],
-        ["loss, held out", fixed(job.best ? job.best.loss : held?.[1], 3)],
-        ["loss, learning", trained ? fixed(mean(job.losses), 3) : "–"],
+        ["test loss", fixed(job.best ? job.best.loss : held?.[1], 3)],
+        ["training loss", trained ? fixed(mean(job.losses), 3) : "–"],
         ["entries", count(job.num_docs)],
         ["parameters", count(job.num_params)],
       ]),
@@ -528,7 +555,7 @@ function runPanel(context) {
     if (uniform !== null) rules.push({ y: uniform, name: "uniform", dash: "2 4" });
     if (ngram !== null) rules.push({ y: ngram, name: `${ngram_order}-gram`, dash: "8 4" });
     legend.textContent =
-      "Nats a token, the lower the better." +
+      "Average surprise per token, in nats; lower is better. Test: on entries held out." +
       (uniform === null ? "" : ` Uniform: guessing among all tokens costs ln V = ${fixed(uniform, 3)}.`) +
       (ngram === null ? "" : ` ${ngram_order}-gram: the best that counting alone does, ${fixed(ngram, 3)}.`);
     const smooth = means(job.losses);
@@ -538,22 +565,22 @@ function runPanel(context) {
     chart.show({
       series: [
         { name: "", points: job.losses, kind: "faint" },
-        { name: "learning", points: smooth, kind: "line" },
-        { name: "held out", points: job.held_out, kind: "marked" },
+        { name: "training", points: smooth, kind: "line" },
+        { name: "test", points: job.held_out, kind: "marked" },
       ],
       rules,
       cursor: !moments.length || (wanted === null && (job.best?.step ?? job.step) === job.step) ? null : moments[place()].step,
       xName: "step",
-      yName: "nats a token",
+      yName: "nats per token",
       yRange: rangeOf(job),
       xRange: [0, Math.max(1, job.num_steps, job.losses[job.losses.length - 1][0])],
       description:
-        `Nats a token, lower is better, after ${job.step} of ${job.num_steps} steps.` +
+        `Nats per token, lower is better, after ${job.step} of ${job.num_steps} steps.` +
         (best === null ? "" : ` The best on what is held out is ${best.toFixed(3)}.`) +
         (uniform === null ? "" : ` Guessing costs ${uniform.toFixed(3)}.`) +
         (ngram === null ? "" : ` The best n-gram costs ${ngram.toFixed(3)}.`),
       behind: {
-        head: ["Step", "Learning, nats a token", "Held out"],
+        head: ["Step", "Training, nats per token", "Test"],
         rows: rowsOf(job),
       },
     });
@@ -630,9 +657,9 @@ export function whichStep(job) {
   if (!best || best.step === job.step || best.loss === null) return "";
   const early = job.state === "done" && job.step < job.num_steps ? ", ended early" : "";
   return (
-    `${job.error ? ". Of its steps," : `${early}:`} step ${count(best.step)} did best on the documents held out, and is the model ` +
+    `${job.error ? ". Of its steps," : `${early}:`} step ${count(best.step)} did best on the entries held out, and is the model ` +
     `(loss ${fixed(best.loss, 4)} there)` +
-    (best.over_fitted ? ". Behind it the model did worse on them: fewer steps or a smaller model are enough for this list." : ".")
+    (best.over_fitted ? ". After that it only memorised: this list needs fewer steps or a smaller model." : ".")
   );
 }
 

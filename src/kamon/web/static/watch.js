@@ -7,6 +7,14 @@ import * as api from "./api.js";
  * @typedef {"none"|"live"|"reconnecting"|"ended"} Connection
  */
 
+/**
+ * How long a training has yet to wait for its turn.
+ * @param {Job} job
+ */
+export function queued(job) {
+  return job.ahead ? `waiting, ${job.ahead} before you` : "waiting, next in line";
+}
+
 const OVER = ["stopped", "done", "failed"];
 
 /** @param {Job} job */
@@ -114,7 +122,7 @@ export function watch() {
 }
 
 /**
- * A job with what an event says of it: whole lists in place of those before, new points behind them.
+ * A job with what an event says of it: whole lists instead of those before, new points after them.
  * @param {Job} job
  * @param {string} kind
  * @param {any} said

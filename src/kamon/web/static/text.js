@@ -1,0 +1,234 @@
+// What the page finds out about texts, without a page: a list's encoding and columns, the letters
+// that a model knows, and names that are safe to show beside other words.
+
+const CONTROLS = /[\u202a-\u202e\u2066-\u2069]/g;
+
+/**
+ * The text with the controls of direction spelled out: they would turn the words around it.
+ * @param {string} text
+ */
+export function safe(text) {
+  return text.replace(CONTROLS, (each) => `[U+${each.charCodeAt(0).toString(16).toUpperCase()}]`);
+}
+
+const LEFTWARD = /[\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/**
+ * A text for the middle of a sentence: safe, cut after `most` characters, of its own direction.
+ * @param {string} text
+ * @param {number} [most]
+ */
+export function inline(text, most = 60) {
+  const shown = safe(clipped(text, most));
+  return LEFTWARD.test(shown) ? `\u2068${shown}\u2069` : shown;
+}
+
+/**
+ * The beginning of a text; "…" says that there is more.
+ * @param {string} text
+ * @param {number} [most]  characters
+ */
+export function clipped(text, most = 60) {
+  const all = [...text];
+  return all.length <= most ? text : `${all.slice(0, most - 1).join("")}…`;
+}
+
+/**
+ * A text in the letters that a model knows: as it is, else in lower case, capitals, or without accents.
+ * @param {string} text
+ * @param {ReadonlySet<string>|null} known  single characters; null where a model knows them all
+ * @returns {{text: string, unknown: string[]}}
+ */
+export function readAs(text, known) {
+  if (!known) return { text, unknown: [] };
+  /** @type {string[]} */
+  const unknown = [];
+  /** @param {string} each */
+  const knows = (each) => [...each].every((one) => known.has(one));
+  if (knows(text)) return { text, unknown };
+  const found = [...text.normalize("NFC")].map((each) => {
+    const bare = each.normalize("NFD").replace(/\p{M}/gu, "");
+    const ways = [each, each.toLowerCase(), each.toUpperCase(), bare, bare.toLowerCase(), bare.toUpperCase()];
+    const way = ways.find((one) => one !== "" && knows(one));
+    if (way === undefined) unknown.push(each);
+    return way ?? each;
+  });
+  return { text: found.join(""), unknown: [...new Set(unknown)] };
+}
+
+/**
+ * The sentence for characters that a model does not know.
+ * @param {string[]} unknown
+ * @param {ReadonlySet<string>} known
+ */
+export function unknownSentence(unknown, known) {
+  const list = unknown.slice(0, 5).map((each) => `“${inline(each)}”`).join(", ");
+  return `This model does not know ${list}. It has only seen ${ranges(known)}.`;
+}
+
+/**
+ * "a–z, space and -": the characters of a list; only their number where they are many.
+ * @param {ReadonlySet<string>} known
+ */
+export function ranges(known) {
+  const codes = [...known].filter((each) => each.length > 0).map((each) => each.codePointAt(0) ?? 0).sort((a, b) => a - b);
+  /** @type {[number, number][]} */
+  const runs = [];
+  for (const code of codes) {
+    const last = runs[runs.length - 1];
+    if (last && code === last[1] + 1) last[1] = code;
+    else runs.push([code, code]);
+  }
+  if (runs.length > 12) return `${codes.length} other characters`;
+  /** @param {number} code */
+  const one = (code) => (code === 32 ? "space" : safe(String.fromCodePoint(code)));
+  return runs.flatMap(([a, b]) => (b - a < 2 ? [...new Set([one(a), one(b)])] : [`${one(a)}–${one(b)}`])).join(", ");
+}
+
+/**
+ * The text of a file, whatever its encoding: UTF-8 or UTF-16, else Windows-1252, of which `note` tells.
+ * @param {Uint8Array} bytes
+ * @param {string} name
+ * @returns {{text: string, note: string, fault: string}}  fault: why it is no text
+ */
+export function decoded(bytes, name) {
+  const [a, b] = bytes;
+  /** @param {string} label @param {boolean} [fatal] */
+  const as = (label, fatal = false) => new TextDecoder(label, { fatal }).decode(bytes);
+  /** @param {string} fault */
+  const refused = (fault) => ({ text: "", note: "", fault });
+  if ((a === 0x50 && b === 0x4b) || (a === 0xd0 && b === 0xcf)) {
+    return refused(`${name} is a spreadsheet or an archive, not a text. Open it and save the sheet as CSV (UTF-8), then choose that file.`);
+  }
+  if (a === 0xff && b === 0xfe) return { text: as("utf-16le"), note: "", fault: "" };
+  if (a === 0xfe && b === 0xff) return { text: as("utf-16be"), note: "", fault: "" };
+  if (bytes.includes(0)) {
+    const zeros = [0, 0];
+    bytes.subarray(0, 2000).forEach((each, i) => (zeros[i % 2] += each === 0 ? 1 : 0));
+    if (zeros[1] > 4 * zeros[0]) return { text: as("utf-16le"), note: "Read as UTF-16.", fault: "" };
+    if (zeros[0] > 4 * zeros[1]) return { text: as("utf-16be"), note: "Read as UTF-16.", fault: "" };
+    return refused(`${name} is not a text file. Choose a file with one entry per line, or a CSV, TSV or JSONL table.`);
+  }
+  try {
+    return { text: as("utf-8", true), note: "", fault: "" };
+  } catch {
+    return { text: as("windows-1252"), note: "The file is not UTF-8. It was read as Windows-1252 (Latin-1): check letters such as ä and é.", fault: "" };
+  }
+}
+
+const SAMPLED = 20000; // characters of a table that are looked at
+const NAMED = /^(text|names?|words?|titles?|entry|label|brand)$/i;
+
+/**
+ * The column whose cells look most like words or names, and not like numbers or ids.
+ * @param {string} text
+ * @param {string} format
+ * @param {string[]} columns
+ */
+export function wordiest(text, format, columns) {
+  const rows = format === "jsonl" ? objects(text, columns) : cells(text, format, columns.length);
+  const scores = columns.map((name, i) => wordy(rows.map((row) => row[i] ?? "")) * (NAMED.test(name.trim()) ? 1.2 : 1));
+  return columns[scores.indexOf(Math.max(...scores))] ?? "";
+}
+
+/** @param {string[]} column */
+function wordy(column) {
+  const some = column.map((each) => each.trim()).filter((each) => each !== "");
+  if (!some.length) return 0;
+  const words = some.filter((each) => {
+    const letters = each.match(/[\p{L}\p{M}]/gu)?.length ?? 0;
+    return letters >= 2 && letters >= 0.7 * [...each.replaceAll(" ", "")].length && !/@|:\/\//.test(each);
+  });
+  const length = some.reduce((sum, each) => sum + each.length, 0) / some.length;
+  const different = new Set(some).size / some.length;
+  return (words.length / some.length) * (0.1 + 0.9 * different) * (length > 40 ? 0.5 : 1);
+}
+
+/** @param {string} text @param {string[]} columns */
+function objects(text, columns) {
+  return text
+    .slice(0, SAMPLED)
+    .split("\n")
+    .map((line) => {
+      try {
+        const found = JSON.parse(line);
+        return columns.map((each) => (typeof found?.[each] === "string" ? found[each] : ""));
+      } catch {
+        return [];
+      }
+    });
+}
+
+/**
+ * Rows of a table without its first.
+ * @param {string} text
+ * @param {string} format
+ * @param {number} width  columns
+ */
+function cells(text, format, width) {
+  const tries = format === "tsv" ? ["\t"] : [",", ";", "\t", "|"];
+  const tables = tries.map((each) => split(text.slice(0, SAMPLED), each));
+  return (tables.find((rows) => rows[0]?.length === width) ?? tables[0]).slice(1);
+}
+
+/** @param {string} text @param {string} delimiter */
+function split(text, delimiter) {
+  /** @type {string[][]} */
+  const rows = [[""]];
+  let quoted = false;
+  for (let i = 0; i < text.length; i++) {
+    const row = rows[rows.length - 1];
+    const each = text[i];
+    if (each === '"' && (quoted || row[row.length - 1] === "")) {
+      if (quoted && text[i + 1] === '"') row[row.length - 1] += text[++i];
+      else quoted = !quoted;
+    } else if (!quoted && each === delimiter) row.push("");
+    else if (!quoted && each === "\n") rows.push([""]);
+    else if (each !== "\r") row[row.length - 1] += each;
+  }
+  return rows;
+}
+
+const NUMBERS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+
+/**
+ * "You liked 2 of the first ten, 6 of the last ten."; "" where there are too few to compare.
+ * @param {import("./api.js").Answer[]} answers
+ */
+export function likedSentence(answers) {
+  const verdicts = answers.flatMap((each) => ("liked" in each ? [each.liked] : []));
+  const n = Math.min(10, Math.floor(verdicts.length / 2));
+  if (n < 3) return "";
+  /** @param {boolean[]} some */
+  const liked = (some) => some.filter((each) => each).length;
+  return `You liked ${liked(verdicts.slice(0, n))} of the first ${NUMBERS[n]}, ${liked(verdicts.slice(-n))} of the last ${NUMBERS[n]}.`;
+}
+
+/**
+ * A name to save under that is free: "my brands.txt" is "my-brands".
+ * @param {string} source
+ * @param {string[]} taken
+ */
+export function freeName(source, taken) {
+  const plain = source.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
+  const base = plain.replace(/\.[a-z0-9]{1,5}$/, "").replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 34) || "model";
+  for (let i = 1; ; i++) {
+    const name = i === 1 ? base : `${base}-${i}`;
+    if (!taken.includes(name)) return name;
+  }
+}
+
+/**
+ * What a search for names came to.
+ * @param {{samples: unknown[], tried: number, ended?: string}} found
+ * @param {number} wanted
+ * @param {boolean} novel
+ */
+export function foundSentence(found, wanted, novel) {
+  const n = found.samples.length;
+  const tried = `${found.tried.toLocaleString("en-GB")} tries`;
+  if (n >= wanted) return `${n.toLocaleString("en-GB")} found in ${tried}.`;
+  const why = found.ended === "time" ? ", as much as there was time for" : "";
+  const hint = novel ? "Ask for less, or untick “Only new names”." : "Ask for less.";
+  return `${n ? `Only ${n.toLocaleString("en-GB")} of ${wanted.toLocaleString("en-GB")}` : "None"} found in ${tried}${why}. ${hint}`;
+}
