@@ -71,6 +71,11 @@ def test_every_engine_learns_the_same_and_nothing_that_is_held_out(packed: Path,
         assert not learned & {tuple(d) for d in run.held_out}
     else:
         assert run.held_out.num_targets == shards.num_tokens("held_out") - 1
+        # A training that was begun before looks at them in their order, and goes on so.
+        old = lesson_of_shards(shards, mode=mode, hold_out=True, old=True)
+        in_order = shards.consecutive("held_out", SHAPE["block_size"], 10**6)
+        assert old.prepare(Config(**SHAPE, mode=mode), engine="native").held_out == in_order
+        assert run.held_out != in_order
         assert isinstance(run.docs.take(0, 2), Batch)
 
 

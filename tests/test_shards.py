@@ -194,6 +194,13 @@ def test_every_file_damaged_in_every_way(copy: Path) -> None:
         lambda found: found["shards"][0]["tokens"].update(size="1"),
         lambda found: found["tokenizer"].update(sha256="0"),
         lambda found: found["tokenizer"].update(name=[]),
+        lambda found: found["settings"].update(split=3),
+        lambda found: found.update(settings=[]),
+        lambda found: found.update(num_docs="5"),
+        lambda found: found["lengths"].pop("train"),
+        lambda found: found["lengths"]["train"].update({"7": 10**6}),
+        lambda found: found["lengths"]["held_out"].update({"-1": 0}),
+        lambda found: found["num_chars"].update(train=1.5),
     ],
 )
 def test_manifests_that_cannot_be(copy: Path, change: Callable[..., object]) -> None:

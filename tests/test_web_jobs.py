@@ -237,7 +237,7 @@ def test_a_budget_picks_the_settings(server: Server) -> None:
 
 
 def test_the_best_step_is_told_where_the_last_is_worse(server: Server) -> None:
-    settings = {"n_layer": 1, "n_embd": 32, "n_head": 2, "block_size": 8, "learning_rate": 0.03}
+    settings = {"n_layer": 1, "n_embd": 64, "n_head": 2, "block_size": 8, "learning_rate": 0.05}
     found = server.trained(text=LIST, settings=settings | {"num_steps": 2000, "batch_size": 8})
     best = found["best"]
     assert found["state"] == "done"

@@ -32,7 +32,7 @@ from kamon.config import MODES
 from kamon.errors import ConfigError, StoreError, TokenizerError
 from kamon.files import replace_file
 from kamon.mapped import BLOCK
-from kamon.split import BY_PART
+from kamon.split import BY_PART, RULE
 from kamon.store import open_file, readable
 from kamon.tokenizer import Tokenizer, tokenizer_from_json
 from kamon.windows import permutation, window_start
@@ -142,6 +142,8 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
         if not shards or not isinstance(content["inputs"], list):
             raise ValueError
         if content["mode"] not in MODES:
+            raise ValueError
+        if content.get("settings", {}).get("split", BY_PART) not in (BY_PART, RULE):
             raise ValueError
         lengths, num_chars = counts_of(content, shards)
         found = Manifest(

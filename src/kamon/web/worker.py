@@ -202,6 +202,7 @@ class Training:
             "num_cut": run.num_cut,
             "hold_out": bool(run.held_out),
             "init_from": None,
+            "checkpoint_every": None,
             "corpus": self.source.summary() | {"sha256": different.sha256(), "split": RULE},
             "held_out": None,
         }
