@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import time
@@ -21,6 +22,7 @@ from kamon.budget import (
     LEAST_CHARS,
     LEAST_SECONDS,
     LEAST_TEXT_SECONDS,
+    MOST_LATE,
     MOST_PASSES,
     PICKED,
     SIZES,
@@ -30,15 +32,16 @@ from kamon.budget import (
     recipe,
     seconds_of,
     size_for,
+    sizes_for,
     steps_at_most,
     steps_for_seconds,
     with_steps,
 )
 from kamon.config import Config
-from kamon.engine import make_engine, untrained
+from kamon.engine import Plan, make_engine, untrained
 from kamon.engine import train as train_steps
 from kamon.engines import native
-from kamon.errors import ConfigError
+from kamon.errors import ConfigError, TrainingError
 from kamon.model import init, num_params
 from kamon.split import split
 from lists import DOCS
@@ -171,6 +174,114 @@ def test_the_trial_leaves_no_trace_and_the_time_is_kept(monkeypatch: pytest.Monk
     engine = make_engine("scalar", tiny)
     engine.load(untrained(init(tiny, random.Random(1))))
     assert steps_for_seconds(engine, few, tiny, 3.0) == MOST_PASSES
+
+
+def steps_beside_others(
+    slower: Callable[[int], float], monkeypatch: pytest.MonkeyPatch, enough: int = 0
+) -> int:
+    """How many steps fit into 10 s if trial number i takes slower(i) times 2 ms for a step."""
+    config = Config(n_embd=1, n_head=1, block_size=5, vocab_size=7)
+    engine = make_engine("scalar", config)
+    engine.load(untrained(init(config, random.Random(1))))
+    trials = itertools.count()
+    now = 0.0
+
+    def timed(_: Any, plan: Plan, __: Any) -> array[float]:
+        nonlocal now
+        now += 0.002 * len(plan.learning_rates) * slower(next(trials))
+        return array("d", [1.0]) * len(plan.learning_rates)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(budget, "train", timed)
+        patch.setattr(time, "perf_counter", lambda: now)
+        return steps_for_seconds(engine, pack([[6, 1, 2, 6]] * 1000), config, 10, enough)
+
+
+def test_a_busy_machine_learns_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = int(10 * (1 - EVALUATING) / 0.002)
+    seldom = steps_beside_others(lambda i: 20.0 if i % 3 == 0 else 1.0, monkeypatch)
+    twice = steps_beside_others(lambda i: 1.9 if i % 4 else 1.0, monkeypatch)
+    assert seldom == pytest.approx(fit, abs=1)
+    assert twice == pytest.approx(fit, abs=1)
+
+
+def test_a_very_busy_machine_takes_no_longer_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(i: int) -> float:
+        return 10.0 if i % 5 else 1.0
+
+    fit = int(10 * (1 - EVALUATING) / 0.002)
+    for enough, steps in ((0, fit * MOST_LATE / 10), (3000, 3000), (10**6, fit)):
+        assert steps_beside_others(busy, monkeypatch, enough) == pytest.approx(steps, abs=2)
+
+
+def test_a_model_that_cannot_be_trained_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        assert len(calls) < 5
+        return train_steps(*arguments)
+
+    monkeypatch.setattr(budget, "train", counted)
+    with pytest.raises(TrainingError, match="no longer finite at step"):
+        train(DOCS, budget=10, std=1e30)
+    assert calls
+
+
+def test_a_stop_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return True
+
+    def counted(*arguments: Any) -> Any:
+        losses = train_steps(*arguments)
+        assert asked
+        return losses
+
+    monkeypatch.setattr(budget, "train", counted)
+    how = {"engine": "scalar", "n_embd": 4, "batch_size": 1, "hold_out": False}
+    model = train(DOCS[:50], budget="1h", should_stop=stop, **how)
+    assert len(model.metrics) <= 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "engine", "num_docs", "mode", "sizes"),
+    [
+        (60, "native", 10_000, "documents", ["huge", "large", "medium"]),
+        (5, "native", 10_000, "documents", ["large", "medium"]),
+        (1, "native", 10_000, "documents", ["medium"]),
+        (0.2, "native", 10_000, "documents", ["small"]),
+        (60, "native", 100, "documents", ["tiny"]),
+        (5, "scalar", 10_000, "documents", ["large", "medium", "small", "tiny"]),
+        (5, "native", 10**6, "text", ["small"]),
+    ],
+)
+def test_sizes_to_try(
+    seconds: float, engine: str, num_docs: int, mode: str, sizes: list[str]
+) -> None:
+    assert sizes_for(seconds, engine, many(num_docs), mode) == sizes
+
+
+def test_a_slow_machine_gets_no_larger_model_that_learns_less_than_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["".join(letters) for letters in itertools.product("abcdefghijklmnop", repeat=3)]
+    enough = {}
+
+    def slow(*arguments: Any) -> int:
+        _, _, config, _, enough[config.n_embd], _ = arguments
+        return 1
+
+    monkeypatch.setattr(budget, "steps_for_seconds", slow)
+    if not native.why_not():
+        model = train(words, budget=5)
+        assert list(enough) == [64, 32]
+        assert model.config.n_embd == SIZES["medium"]["n_embd"]
+        assert model.config.num_steps == 1
+        usual = steps_at_most(len(split(words)[0]), SIZES["medium"]["batch_size"], None)
+        assert enough[32] == usual
 
 
 def test_warm_up_is_in_proportion_unless_it_is_given() -> None:

@@ -12,7 +12,9 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 
 import original
 from conftest import TINY_FLAGS, Result, assert_decoder_refuses
-from kamon import corpus, dropout, philox
+from kamon import corpus, dropout, memory, philox, run, tune
 from kamon.batch import pack
 from kamon.config import Config
 from kamon.engine import (
@@ -517,6 +519,37 @@ def test_every_verb_that_loads_a_model(
         done = kamon(*argv, "--engine=torch")
         assert done.code == 0, done.err
         assert done.out
+
+
+@pytest.mark.parametrize("device", [None, "auto", "cuda", "mps", "cpu"])
+@pytest.mark.parametrize("gpu", ["cuda", "mps", None])
+def test_a_gpu_has_memory_of_its_own(
+    gpu: str | None, device: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For training as for fine-tuning; `auto` is the GPU if there is one."""
+    monkeypatch.setattr(memory, "available", lambda: 0.0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: gpu == "mps")
+    config = Config(n_embd=1024, n_layer=8, vocab_size=9)
+    large, made = array("d", [0.0]), SimpleNamespace(load=lambda _: None)
+
+    for module in (run, tune):
+        monkeypatch.setattr(module, "make_engine", lambda *_, **__: made)
+
+    def train_one(engine: str) -> None:
+        how: dict[str, Any] = {"dtype": None, "threads": 1, "device": device, "compile": False}
+        run.started_engine(config, random.Random(1), large, 8, 0, engine=engine, **how)
+
+    def tune_one(engine: str) -> None:
+        tune.engines(config, engine, None, 1, device, False)(large)
+
+    of_gpu = device in ("cuda", "mps") or (device in (None, "auto") and gpu)
+    for begin in (train_one, tune_one):
+        with nullcontext() if of_gpu else pytest.raises(ConfigError, match="GB of memory"):
+            begin("torch")
+        if device not in ("cuda", "mps"):
+            with pytest.raises(ConfigError, match="GB of memory"):
+                begin("native")
 
 
 @pytest.mark.slow

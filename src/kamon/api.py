@@ -196,9 +196,10 @@ def train(
 
     size: tiny, small, medium, large or huge picks what `settings` leave open; "original" leaves
     them at the defaults of Config, which are those of the original microGPT. budget: the time to
-    train, such as "10s" or a number of seconds, picks the size too. Without either it is medium, or
-    smaller for a short list; original by the scalar engine. Only a budget's number of steps depends
-    on the machine: it is in the model's config, and given as num_steps makes the same model again.
+    train, such as "10s" or a number of seconds, picks the size too; a busy machine takes longer.
+    Without either it is medium, or smaller for a short list; original by the scalar engine. Only a
+    budget's size and number of steps depend on the machine: they are in the model's config, and
+    given as settings make the same model again.
 
     mode: "text", of the settings, learns windows from random places of the text that the documents
     are one behind the other; a text file is then one document. Where there are few documents, the
@@ -232,7 +233,7 @@ def train(
         default_size,
         recipe,
         seconds_of,
-        size_for,
+        sizes_for,
         steps_at_most,
         steps_for_seconds,
         with_steps,
@@ -278,30 +279,36 @@ def train(
         )
         ranks.agree(lesson.summary["sha256"], "what is to be learned")
         mode = lesson.mode
-        if size is None:
-            size = (
-                default_size(engine, lesson.chars, mode)
-                if seconds is None
-                else size_for(seconds, lesson.chars, mode)
+        if size is not None:
+            sizes = [size]
+        elif seconds is None:
+            sizes = [default_size(engine, lesson.chars, mode)]
+        else:
+            sizes = sizes_for(seconds, engine, lesson.chars, mode)
+        num_docs = lesson.learned.total()
+        for each in sizes:
+            config = make_config(recipe(lesson.lengths, each, mode) | settings | {"mode": mode})
+            if each != ORIGINAL:
+                most = steps_at_most(num_docs, config.docs_per_step, seconds, mode)
+                config = with_steps(config, settings.get("num_steps") or most, settings)
+            run = lesson.prepare(
+                config,
+                engine=engine,
+                dtype=dtype,
+                threads=threads,
+                device=device,
+                compile=compile,
+                params=base.engine.state()["params"] if base else None,
             )
-        picked = recipe(lesson.lengths, size, mode)
-        config = make_config(picked | settings | {"mode": mode})
-        if size != ORIGINAL:
-            num_docs = lesson.learned.total()
-            most = steps_at_most(num_docs, config.docs_per_step, seconds, mode)
-            config = with_steps(config, settings.get("num_steps") or most, settings)
-        run = lesson.prepare(
-            config,
-            engine=engine,
-            dtype=dtype,
-            threads=threads,
-            device=device,
-            compile=compile,
-            params=base.engine.state()["params"] if base else None,
-        )
-        if seconds is not None:
-            steps = steps_for_seconds(run.engine, run.docs, run.config, seconds)
-            run = replace(run, config=with_steps(run.config, steps, settings))
+            if seconds is not None:
+                enough = steps_at_most(num_docs, config.docs_per_step, None, mode)
+                steps = steps_for_seconds(
+                    *(run.engine, run.docs, run.config, seconds, enough, should_stop)
+                )
+                run = replace(run, config=with_steps(run.config, steps, settings))
+                stop = should_stop is not None and should_stop()
+                if ranks.any(steps >= enough or stop):
+                    break
         validation = Validation.of(run.held_out, run.config) if lesson.hold_out else None
         training = {
             "kamon": kamon.__version__,

@@ -6,12 +6,14 @@ learned from nor reported on: part 1 of `kamon.split`.
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 import time
 from array import array
+from bisect import insort
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -79,7 +81,9 @@ MOST_PASSES = 100  # whatever time there is: what is not learned by then is not 
 EVALUATING = 0.04  # of the time goes into looking at the held-out documents
 LONGEST_BLOCK = 256
 TRIED = 1_000  # examples that a trial learns from
-LEAST_TRIAL = 0.02  # seconds: a processor needs some to reach its speed
+LEAST_TRIAL = 0.02  # seconds of all trials: a processor needs some to reach its speed
+TRIAL = 0.01  # seconds of one, about
+MOST_LATE = 2  # times as long as the budget may a busy machine take, about
 
 
 def seconds_of(time: str | float, name: str = "budget") -> float:
@@ -116,6 +120,22 @@ def size_for(seconds: float, lengths: Counter[int], mode: str = "documents") -> 
     else:
         there, wanted, time = lengths.total(), LEAST_DOCS, LEAST_SECONDS
     return [n for n in SIZES if time[n] <= seconds and wanted[n] <= there][-1]
+
+
+def sizes_for(
+    seconds: float, engine: str, lengths: Counter[int], mode: str = "documents"
+) -> list[str]:
+    """Return the sizes to try for so much time, the first that learns enough being the best.
+
+    A larger model than the usual one that learns fewer documents than that would do is worse.
+    """
+    best = size_for(seconds, lengths, mode)
+    usual = default_size(engine, lengths, mode)
+    names = list(SIZES)
+    last = names.index("tiny" if usual == ORIGINAL else usual)
+    if mode == "text" or names.index(best) <= last:
+        return [best]
+    return names[last : names.index(best) + 1][::-1]
 
 
 def check_picks(budget: str | None, size: str | None) -> None:
@@ -164,33 +184,57 @@ def steps_at_most(
 
 
 def steps_for_seconds(
-    engine: Engine, docs: Batch | Examples, config: Config, seconds: float
+    engine: Engine,
+    docs: Batch | Examples,
+    config: Config,
+    seconds: float,
+    enough: int = 0,
+    should_stop: Callable[[], bool] | None = None,
 ) -> int:
-    """How many steps fit, by a short trial; the engine is then as it was before."""
-    state, size = engine.state(), config.docs_per_step
+    """Return how many steps fit, by short trials; the engine is then as it was before.
+
+    Other programs slow trials down, so the fastest one counts. Then a busy machine takes longer: if
+    the time is likely to be exceeded more than MOST_LATE times, there are fewer steps, but no fewer
+    than `enough`. Trials go on until three agree, or for a tenth of the time. A stop or a loss that
+    is not finite ends them: the training then ends for the same reason.
+    """
+    state, size, ranks = engine.state(), config.docs_per_step, here()
     passes = max(1, MOST_PASSES * len(docs) // size)
     if not isinstance(docs, Batch):
         docs = docs.take(0, min(len(docs), TRIED))
-    trial = max(LEAST_TRIAL, min(0.2, seconds / 10))
-    steps, took = 1, 0.0
-    while True:
-        indices = array("q", [i % len(docs) for i in range(steps * size)])
+    least, most = max(LEAST_TRIAL, min(0.2, seconds / 10)), max(LEAST_TRIAL, seconds / 10)
+    paces: list[float] = []  # seconds per step, ascending
+    steps, spent = 1, 0.0
+    while len(paces) < 2 or spent < least or (spent < most and not agree(paces)):
         plan = Plan(
             docs,
             config.batch_size,
-            indices,
+            array("q", (i % len(docs) for i in range(steps * size))),
             array("d", [0.0]) * steps,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
         )
         start = time.perf_counter()
-        train(engine, plan)
-        took = here().first(time.perf_counter() - start)
-        if took >= trial / 2:
+        losses = train(engine, plan, should_stop)
+        took = ranks.first(time.perf_counter() - start)
+        if ranks.any(len(losses) < steps or not math.isfinite(losses[-1])):
             break
-        steps *= 2
+        spent += took
+        insort(paces, took / steps)
+        if took < TRIAL / 2:
+            steps = min(2 * steps, passes)
     engine.load(state)
-    fit = int(seconds * (1 - EVALUATING) * steps / took)
-    return max(1, min(fit, passes))
+    if not paces:
+        return 1
+    fit, late = (
+        int(times * seconds * (1 - EVALUATING) / pace)
+        for times, pace in ((1, paces[0]), (MOST_LATE, paces[len(paces) // 2]))
+    )
+    return max(1, min(fit, max(late, enough), passes))
+
+
+def agree(paces: Sequence[float]) -> bool:
+    """Whether the three fastest of ascending paces are within a tenth of the fastest one."""
+    return len(paces) >= 3 and paces[2] <= 1.1 * paces[0]
 
 
 def with_steps(config: Config, num_steps: int, given: Iterable[str]) -> Config:

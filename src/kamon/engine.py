@@ -240,6 +240,19 @@ def checked_threads(threads: int | None) -> int:
     return checked_int("threads", threads, 1, MOST_THREADS)
 
 
+def device_type(name: str, device: str | None) -> str:
+    """Return where an engine computes, "cpu", "cuda" or "mps", by what "auto" means here."""
+    if name != "torch" or device not in (None, "auto"):
+        return "cpu" if device in (None, "auto") else device
+    try:
+        from kamon.engines.pytorch import find_device
+    except ModuleNotFoundError:  # `make_engine` says so
+        return "cpu"
+    from kamon.ranks import here
+
+    return find_device("auto", here().size).type
+
+
 def make_engine(
     name: str | None,
     config: Config,

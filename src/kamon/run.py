@@ -16,7 +16,14 @@ from kamon.batch import Batch, Examples
 from kamon.config import Config, make_config, suggestion
 from kamon.corpus import Corpus
 from kamon.documents import Documents
-from kamon.engine import Engine, best_engine, checked_threads, make_engine, untrained
+from kamon.engine import (
+    Engine,
+    best_engine,
+    checked_threads,
+    device_type,
+    make_engine,
+    untrained,
+)
 from kamon.errors import ConfigError, CorpusError
 from kamon.examples import TextWindows, consecutive, in_windows, stream
 from kamon.memory import check_model
@@ -139,19 +146,34 @@ def started_engine(
 
     longest: of the documents, in tokens; num_held_out: how many documents or windows are.
     """
-    if device not in ("cuda", "mps"):  # which have memory of their own
-        check_model(
-            config,
-            engine=engine or best_engine(),
-            real=8 if dtype == "float64" else 4,
-            threads=checked_threads(threads),
-            longest=longest,
-            held_out=num_held_out,
-        )
+    check_room(config, engine or best_engine(), dtype, threads, device, longest, num_held_out)
     params = params or init(config, rng)
     made = make_engine(engine, config, dtype=dtype, threads=threads, device=device, compile=compile)
     made.load(untrained(params))
     return made
+
+
+def check_room(
+    config: Config,
+    engine: str,
+    dtype: str | None,
+    threads: int | None,
+    device: str | None,
+    longest: int,
+    num_held_out: int = 0,
+) -> None:
+    """ConfigError if this machine has not the memory to train by an engine on its device; see
+    `started_engine`."""
+    if device_type(engine, device) in ("cuda", "mps"):  # which have memory of their own
+        return
+    check_model(
+        config,
+        engine=engine,
+        real=8 if dtype == "float64" else 4,
+        threads=checked_threads(threads),
+        longest=longest,
+        held_out=num_held_out,
+    )
 
 
 def examples(tokenizer: Tokenizer, docs: Documents, config: Config) -> Batch | Examples:

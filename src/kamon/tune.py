@@ -34,12 +34,11 @@ from kamon.contents import (
     unpack_examples,
 )
 from kamon.documents import Documents
-from kamon.engine import Engine, best_engine, checked_threads, make_engine, untrained
+from kamon.engine import Engine, best_engine, make_engine, untrained
 from kamon.errors import ConfigError, StoreError
-from kamon.memory import check_model
 from kamon.metrics import Metrics
 from kamon.ranks import here
-from kamon.run import Resumed
+from kamon.run import Resumed, check_room
 from kamon.tokenizer import Tokenizer
 from kamon.trainer import Checkpoints, Progress, learning_rate, not_finite
 from kamon.validation import EVALUATIONS, Validation
@@ -298,14 +297,7 @@ def engines(
     """Makes engines of one kind. ConfigError where memory lacks, or several processes ask."""
     if here().size > 1:
         raise ConfigError("a model is tuned by one process: start it without torchrun")
-    check_model(
-        config,
-        engine=name,
-        real=8 if dtype == "float64" else 4,
-        threads=checked_threads(threads),
-        longest=config.block_size,
-        held_out=0,
-    )
+    check_room(config, name, dtype, threads, device, config.block_size)
 
     def new_engine(params: array[float], shape: Config | None = None) -> Engine:
         made = make_engine(
