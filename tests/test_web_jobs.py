@@ -864,6 +864,7 @@ def test_what_reading_does_to_a_list(server: Server) -> None:
         "num_blank": 2,
         "num_repetitions": 3,
         "num_stripped": 3,
+        "num_normalized": 0,
         "num_held_out": 0,
         "longest": 4,
         "characters": 8,
@@ -911,6 +912,14 @@ def test_counts_are_those_of_a_file(tmp_path_factory: pytest.TempPathFactory, te
     assert found.num_lines == found.num_docs + found.num_blank + found.num_repetitions
     assert len(found.removed) == found.num_blank + found.num_repetitions
     assert found.docs == list(source.different)[:20]
+
+
+def test_reading_brings_a_list_to_nfc() -> None:
+    found = preview("björn\nbjo\u0308rn\no\u0308rjan", Stop())
+    assert (found.num_normalized, found.num_repetitions) == (2, 1)
+    assert found.docs == ["björn", "örjan"]
+    assert [each.why for each in found.removed] == ["as line 1"]
+    assert [(each.before, each.after) for each in found.changed] == [("o\u0308rjan", "örjan")]
 
 
 def test_what_is_shown_is_little_and_says_so() -> None:

@@ -82,7 +82,7 @@ def columns(text: str) -> int:
 
 
 def padded(text: str, width: int) -> str:
-    """With spaces behind it, `width` columns wide."""
+    """`text` with spaces after it, `width` columns wide."""
     return text + " " * (width - columns(text))
 
 
@@ -126,9 +126,8 @@ def say_corpus(source: Corpus, given: str) -> None:
     if source.num_stripped:
         details.append(f"{count(source.num_stripped, 'line')} rid of white space at the ends")
     if source.num_normalized:
-        details.append(
-            f"{count(source.num_normalized, 'line')} brought to NFC (ö as one character)"
-        )
+        which = f"{count(source.num_normalized, 'line')} " if source.num_entries > 1 else ""
+        details.append(f"{which}brought to NFC (ö as one character)")
     say(f"{source.source}: {', '.join(details)}")
     if source.note:
         say(f"{source.source} {source.note}")
