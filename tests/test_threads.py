@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import kamon
-from kamon.api import Model
+from kamon.api import Model, stored
 from kamon.batch import Batch, pack
 from kamon.complete import completions, fill, next_tokens
 from kamon.config import Config
@@ -29,6 +29,7 @@ from kamon.engine import Engine, Plan, document_logprobs, make_engine, train, un
 from kamon.engines import native
 from kamon.engines.native import NativeEngine
 from kamon.evaluate import evaluate
+from kamon.export import export
 from kamon.fast_ngram import count_ngram
 from kamon.model import init, num_params
 from kamon.ngram import train_ngram
@@ -133,6 +134,27 @@ def test_threads_at_an_n_gram(learn: Any) -> None:
         lambda: learn(few, 6, 3).logprobs(few),
     ]
     many_at_once(jobs, 5)
+
+
+@needs_native
+def test_threads_in_an_exported_file() -> None:
+    model = small_model("native", "float32", 1)
+    code = export(stored(model, model.engine.state()["params"]), "python")
+
+    def fresh() -> dict[str, Any]:
+        found: dict[str, Any] = {"__name__": "exported"}
+        exec(compile(code, "exported.py", "exec"), found)
+        return found
+
+    one, all_at_once = fresh(), fresh()  # which reads its weights when it is first asked
+    expected = one["sample"](3), one["score"]("abc"), one["complete"]("a", 2)
+
+    def work(_: int) -> object:
+        ask = all_at_once
+        return ask["sample"](3), ask["score"]("abc"), ask["complete"]("a", 2)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [expected] * 4
 
 
 def large(dtype: str = "float32") -> tuple[NativeEngine, Batch]:
@@ -271,6 +293,17 @@ def test_copies_of_a_model(model: Model) -> None:
         del engine, same
     assert model.engine.state() == expected[2]
     assert {model: 1}[model] == 1
+
+
+@needs_native
+def test_copies_of_a_model_of_byte_pairs() -> None:
+    model = kamon.train(
+        names(), tokenizer="bpe", vocab_size=262, n_embd=4, n_head=2, num_steps=2, hold_out=False
+    )
+    expected = model.sample(5), [each.logprob for each in score(model, names(5))]
+    same = pickle.loads(pickle.dumps(model))
+    assert (same.sample(5), [each.logprob for each in score(same, names(5))]) == expected
+    many_at_once([lambda: [each.logprob for each in score(same, names(50))]], 2)
 
 
 @needs_native
