@@ -621,7 +621,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("serve M --no-browser --port 65536", 2, "port must be from 0 to 65535"),
     (f"serve M --no-browser --port {HUGE}", 2, "port must be from 0 to 65535"),
     ("serve M --no-browser --port x", 2, "must be a whole number"),
-    ("serve M --no-browser --token short", 2, "a token is of 16 or more letters and digits"),
+    ("serve M --no-browser --limit jobs=x", 2, "--limit jobs needs a number above 0"),
     ("serve M --no-browser --budget 3", 2, "--budget is of the first training"),
     (["serve", "M", "--no-browser", "--save-to", ""], 2, "need a name, not an empty one"),
     ("inspect", 2, "name the DIR of a model"),

@@ -17,6 +17,8 @@ from serving import Server, serving
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
+from kamon.web.limits import Limits
+
 pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.torture]
 CLIENTS = 50
 SIXTEEN = {"model": "m", "n": 1, "min_len": 16, "max_len": 16}  # characters
@@ -150,11 +152,10 @@ def test_most_of_what_it_can(server: Server) -> None:
     assert server.memory() < 1.05 * before
 
 
-def test_five_times_what_it_can(server: Server) -> None:
+def test_more_than_it_can_at_once(server: Server) -> None:
     body = json.dumps(HEAVY).encode()
     found, statuses = asyncio.run(as_often_as_they_like(server.port, body, times(4, 60)))
     print(f"{dict(statuses)}; p99 {1000 * p99(found):.0f} ms")
-    assert set(statuses) <= {200, 429, 503}
-    assert sum(statuses.values()) > 5 * statuses[200]
+    assert set(statuses) == {200}  # each waits for its turn
     assert statuses[200] > 3 * times(4, 60)
-    assert p99(found) < 1 * BESIDE_OTHERS
+    assert p99(found) < Limits().wait_seconds
