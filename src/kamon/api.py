@@ -161,6 +161,7 @@ def train(
     compile: bool = False,
     column: str | None = None,
     format: str | None = None,
+    header: bool = True,
     tokenizer: str | Path | Tokenizer = "char",
     vocab_size: int | None = None,
     hold_out: bool = True,
@@ -256,6 +257,7 @@ def train(
                 docs,
                 column=column,
                 format=format,
+                header=header,
                 mode=settings.get("mode"),
                 tokenizer=tokenizer,
                 vocab_size=vocab_size,
@@ -497,6 +499,7 @@ def lesson_of(
     *,
     column: str | None,
     format: str | None,
+    header: bool,
     mode: str | None,
     tokenizer: str | Path | Tokenizer,
     vocab_size: int | None,
@@ -511,7 +514,7 @@ def lesson_of(
         if tokenizer != "char" or vocab_size is not None:
             raise ConfigError("the model to start from has its tokenizer: name no other one")
         tokenizer, mode, whose = base.tokenizer, base.config.mode, "the model to start from"
-    shards = shards_of(docs, column, format)
+    shards = shards_of(docs, column, format, header)
     if shards is not None:
         return lesson_of_shards(
             shards,
@@ -523,7 +526,7 @@ def lesson_of(
         )
     mode = mode or "documents"
     return lesson_of_list(
-        corpus_of(docs, column, format, mode),
+        corpus_of(docs, column, format, mode, header),
         mode=mode,
         hold_out=hold_out,
         tokenizer=tokenizer,
@@ -561,7 +564,10 @@ def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Les
 
 
 def shards_of(
-    docs: Learnable | None, column: str | None = None, format: str | None = None
+    docs: Learnable | None,
+    column: str | None = None,
+    format: str | None = None,
+    header: bool = True,
 ) -> Shards | None:
     """The packed corpus that this is, or is the directory of."""
     from kamon.shards import Shards, is_packed, open_shards
@@ -570,7 +576,7 @@ def shards_of(
         docs = open_shards(docs)
     if not isinstance(docs, Shards):
         return None
-    if column is not None or format is not None:
+    if column is not None or format is not None or not header:
         raise ConfigError("column and format say how to read a file, and this is a packed corpus")
     return docs
 
@@ -580,10 +586,11 @@ def corpus_of(
     column: str | None = None,
     format: str | None = None,
     mode: str = "documents",
+    header: bool = True,
 ) -> Corpus:
     if isinstance(docs, str | PathLike):
-        return corpus.read(docs, column=column, format=format, mode=mode)
-    if column is not None or format is not None:
+        return corpus.read(docs, column=column, format=format, header=header, mode=mode)
+    if column is not None or format is not None or not header:
         raise ConfigError("column and format say how to read a file, and there is none")
     if isinstance(docs, Corpus):
         return docs

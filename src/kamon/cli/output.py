@@ -79,8 +79,13 @@ def say_corpus(source: Corpus, given: str) -> None:
     if source.num_stripped:
         details.append(f"{count(source.num_stripped, 'line')} rid of white space at the ends")
     say(f"{source.source}: {', '.join(details)}")
-    if source.note:
-        say(f"{source.source} {source.note}")
+    say_notes(source)
+
+
+def say_notes(source: Corpus) -> None:
+    """How it was read, where people should know."""
+    for note in source.note.splitlines():
+        say(f"{source.source} {note}")
 
 
 def say_resumed(resumed: Resumed | None) -> None:

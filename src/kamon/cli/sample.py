@@ -10,9 +10,24 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import one_line, print_json, print_marked, print_texts, say, say_unfinished
+from kamon.cli.output import (
+    one_line,
+    print_json,
+    print_marked,
+    print_texts,
+    say,
+    say_notes,
+    say_unfinished,
+)
 from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_engine, add_json, chosen_engine
+from kamon.cli.settings import (
+    add_engine,
+    add_json,
+    add_reading,
+    check_unread,
+    chosen_engine,
+    reading,
+)
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,6 +82,7 @@ def add_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("conditions", "lengths are in characters")
     for name, (options, help) in CONDITIONS.items():
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **options)
+    add_reading(parser, "the FILE of --exclude")
     parser.add_argument(
         "--details",
         action="store_true",
@@ -91,7 +107,11 @@ def run(args: argparse.Namespace) -> int:
     if "exclude" in conditions:
         from kamon import corpus
 
-        conditions["exclude"] = corpus.read(conditions["exclude"]).docs
+        excluded = corpus.read(conditions["exclude"], **reading(args))
+        say_notes(excluded)
+        conditions["exclude"] = excluded.docs
+    else:
+        check_unread(args, "the FILE of --exclude, and there is none")
     model = load(args.dir, **chosen_engine(args))
     is_text = model.config.mode == "text"
     if is_text and (args.details or args.nearest):

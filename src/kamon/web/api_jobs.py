@@ -62,7 +62,7 @@ class Settings(Asking):
     dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
 
 
-Format = Literal["text", "csv", "tsv", "jsonl"]
+Format = Literal["text", "csv", "tsv", "jsonl", "json"]
 Column = Annotated[str | None, Field(max_length=1000)]
 Name = Annotated[str | None, Field(min_length=1, max_length=100)]
 
@@ -155,7 +155,7 @@ class ColumnsRequest(Asking):
     """A table, called `name`."""
 
     text: Text
-    format: Literal["csv", "tsv", "jsonl"]
+    format: Literal["csv", "tsv", "jsonl", "json"]
     name: Name = None
 
 
@@ -227,7 +227,7 @@ class CleanAnswer(BaseModel):
     docs: list[str]
     tidied: Tidied | None
     warnings: list[str]
-    looks_like: Literal["csv", "tsv", "jsonl"] | None
+    looks_like: Literal["csv", "tsv", "jsonl", "json"] | None
 
 
 # ---- trainings
@@ -536,7 +536,7 @@ def preview(
     removed: list[Removed] = []
     changed: list[Changed] = []
     unit = "row" if format in ("csv", "tsv") else "line"
-    entries, _ = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
+    entries = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
     for number, line in enumerate(entries, 1):
         doc = line.strip()
         why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None
