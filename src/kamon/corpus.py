@@ -35,7 +35,7 @@ BLOCK_CHARS = 1 << 20  # of documents that are looked at together
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and every zip; .xls
 GZIP, XZ, ZSTANDARD = b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
-BZIP2 = tuple(b"BZh%d1AY&SY" % level for level in range(1, 10))
+BZIP2 = tuple(b"BZh%d%b" % (n, e) for n in range(1, 10) for e in (b"1AY&SY", b"\x17rE8P\x90"))
 COMPRESSED = (GZIP, XZ, ZSTANDARD, *BZIP2)  # how such a file begins
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 COMPRESSED_BLOCK = 1 << 12  # bytes unpacked at a time: to 128 MiB at the very worst
@@ -600,7 +600,7 @@ def json_value(where: str, text: str, wanted: str) -> Any:
         deep = isinstance(error, RecursionError)
         other = "it is nested too deeply" if deep else "a number has too many digits"
         reason = getattr(error, "msg", other)
-        if text.count("\n") and isinstance(error, json.JSONDecodeError):
+        if isinstance(error, json.JSONDecodeError) and "line" not in where:
             where += f", line {error.lineno}"
         raise CorpusError(f"{where} is not valid JSON: {reason}; {wanted}") from None
 
