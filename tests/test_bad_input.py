@@ -676,7 +676,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer decode B", 1, "standard input is empty"),
     ("tokenizer show M", 2, "give one or more texts"),
     ("tokenizer show M é", 1, "character 'é' (U+00E9), number 1"),
-    ("tokenizer show B a --column x", 2, "--column and --format say how to read an INPUT"),
+    (
+        "tokenizer show B a --column x",
+        2,
+        "--column, --format and --no-header say how to read an INPUT",
+    ),
     (["tokenizer", "show", "B", "\udcff"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
     ("dpo M", 2, "give either DATA, a file of pairs or common, or --prefer RULE"),
     ("dpo M common --prefer len<3", 2, "give either DATA, a file of pairs or common, or --prefer"),

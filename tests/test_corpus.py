@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -447,7 +448,7 @@ TAKEN = "has its first row taken as the header: {}; --no-header if it is data"
         ('n,name\n"a\n\nb",c\n1,"d\ne"\n', "csv", "name", True, ["c", "d\ne"],
          ["has 2 rows of several lines, from line 2 on"]),
         # the separator that makes the column
-        ("a|b|c,name\n1,anna\n", "csv", "name", True, ["anna"], []),
+        ("a|b;name\n1;anna\n", "csv", "name", True, ["anna"], ["semicolons"]),
         ("id|name\n1|anna\n", "csv", "name", True, ["anna"], ["pipes"]),
         # JSON
         ('["anna", "b\\no"]', "json", None, True, ["anna", "b\no"], []),
@@ -473,7 +474,7 @@ def test_tables_as_people_have_them(
     again = corpus.from_text(content, column=column, format=format, header=header)
     assert (again.docs, again.note) == (docs, found.note)
     columns = corpus.columns_in("x", corpus.lines_in(content, "x"), format, header)
-    assert format == "json" or len(columns) == 1 or column in [*columns, "1", "01", "2"]
+    assert format == "json" or len(columns) == 1 or (column or "1").isdecimal() or column in columns
 
 
 @pytest.mark.parametrize(
@@ -491,7 +492,7 @@ def test_tables_as_people_have_them(
         ("id,id\n1,anna\n", "csv", "id", True, "more than one column 'id': give its number"),
         ("anna\n", "text", None, False, "read as text, which has no header"),
         ('"a"', "jsonl", None, False, "read as jsonl, which has no header"),
-        ('"a""\n' * 300, "csv", None, True, "line 1 is not valid CSV: '\\n' follows"),
+        ('"a""\n' * 300, "csv", None, True, "ends a cell, in the row that begins in line 1"),
         ('a\n"a"b\n', "csv", None, True, "line 2 is not valid CSV: 'b' follows the quote that"),
         ('a\nb\n"c', "csv", None, True, "line 3 is not valid CSV: a quote that is opened there"),
         ("[", "json", None, True, "x, line 1 is not valid JSON"),
@@ -515,9 +516,9 @@ def test_what_is_no_such_table(
 
 
 def test_a_json_array_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "MAX_JSON", 20)
+    monkeypatch.setattr(corpus, "MAX_JSON", 18)
     assert corpus.read(write(tmp_path, "x.json", b'[\n"anna",\n"bo"\n]')).docs == ["anna", "bo"]
-    with pytest.raises(CorpusError, match="more than 20 characters: write each element on a line"):
+    with pytest.raises(CorpusError, match="more than 18 characters: write each element on a line"):
         corpus.read(write(tmp_path, "x.json", b'[\n"anna",\n"bobby"\n]'))
 
 
@@ -546,9 +547,8 @@ def test_readers_of_large_cells_do_not_meet() -> None:
         assert list(readers[1]) == docs[1:]
         with ThreadPoolExecutor(4) as pool:
             texts = [csv_of(docs)] * 8
-            found = pool.map(
-                lambda text: corpus.from_text(text, format="csv", column="name"), texts
-            )
+            read = partial(corpus.from_text, format="csv", column="name")
+            found = pool.map(read, texts)
             assert all(each.docs == docs for each in found)
         assert csv.field_size_limit() == 5
     finally:

@@ -918,7 +918,10 @@ def text_notes(lines: list[str]) -> list[str]:
             "--column 1 --no-header one of a table without a header"
         ]
     if sum(line.startswith("# ") or " # " in line for line in lines) >= COMMENTS:
-        return ["has comments after #, which are read as part of the list"]
+        return [
+            "has comments after #, which are read as part of the list: "
+            "kamon clean --drop-regex '^#' drops lines that begin with it"
+        ]
     return []
 
 
