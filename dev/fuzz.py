@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "size": "original", "engine": "scalar",
 }  # fmt: skip
 SHARP = ("documents", *contents.FILES, contents.STATE)
-FORMATS = [("text", None), ("csv", "text"), ("tsv", "text"), ("jsonl", None)]
+FORMATS = [("text", None), ("csv", "text"), ("tsv", "text"), ("jsonl", None), ("json", None)]
 
 
 def seeds(files: list[bytes], folder: Path) -> None:

@@ -522,14 +522,14 @@ BUGS = [
     Bug(
         "pack: CSV has commas",
         "sources.py",
-        "        separator, each = separated(each, source.format)\n",
-        "        separator = '\\t' if source.format == 'tsv' else ','\n",
+        "entries_in(source.name, each, source.format, column, header)",
+        "(line.rpartition(',')[2] for line in list(each)[1:])",
         PACKED,
     ),
     Bug(
         "pack: pieces of UTF-16",
         "sources.py",
-        " and not is_utf_16(source)",
+        " and is_cut(source)",
         "",
         PACKED,
     ),
@@ -1500,7 +1500,7 @@ BUGS = [
     ),
     Bug(
         "pack: a file that is cut off is whole",
-        "sources.py",
+        "corpus.py",
         "    if decoder is not None:\n",
         "    if decoder is None and False:\n",
         PACKED,

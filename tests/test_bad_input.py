@@ -6,6 +6,7 @@ and leaves nothing behind; none takes longer than LIMIT.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -88,6 +89,11 @@ STRANGE: dict[str, tuple[bytes, list[str]]] = {  # and the documents in them
     "semicolons.csv": (b'id;name;"a,b,c"\n1,5;ab;2\n1;ba;3\n', ["ab", "ba"]),
     "tabs.csv": (b"id\tname\n1\tab\n2\tba\n", ["ab", "ba"]),
     "table.txt": (b"a;b\nb;a\nc;d\nd;c\ne;f\n", ["a;b", "b;a", "c;d", "d;c", "e;f"]),
+    "sep.csv": (b'\xef\xbb\xbf"sep=;"\r\nid;name;"a,b,c"\r\n1;ab;2\r\n1;ba;3\r\n', ["ab", "ba"]),
+    "above.csv": (b"Names of 2026,,\n\nid,name,n\n1,ab,2\n1,ba,3\n", ["ab", "ba"]),
+    "comments.csv": (b"# made, by hand, x\nid|name|n\n1|ab|2\n1|ba|3\n", ["ab", "ba"]),
+    "gzip.csv": (gzip.compress(b"name,id\nab,1\n") + gzip.compress(b"ba,2\n"), ["ab", "ba"]),
+    "quote.tsv": (b'id\tname\n1\t"ab\n2\tb"a\n', ['"ab', 'b"a']),
     "t.tsv": (b"name\tid\nab\t1\nba\t2\n", ["ab", "ba"]),
 }
 
@@ -558,8 +564,14 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("train two.txt -o new --budget 1s --num-steps 3", 2, "give it or num_steps, not both"),
     ("train two.txt -o new --size big", 2, "unknown size 'big'"),
     ("train two.txt -o new --format xml", 2, "invalid choice: 'xml'"),
-    ("train two.txt -o new --format csv", 2, "two.txt has the columns ab: choose one"),
+    ("train two.txt -o new --format csv --column x", 2, "no column 'x'; known are ab"),
     ("train two.txt -o new --column x", 2, "which has no columns"),
+    ("train two.txt -o new --column 1", 2, "such as --format csv; and --no-header if the first"),
+    ("train two.txt -o new --no-header", 2, "which has no header: leave out --no-header"),
+    ("train names -o new --no-header", 2, "the built-in list names has no columns"),
+    ("train mark.csv -o new --no-header --column name", 2, "they are numbered, from 1 to 2"),
+    ("train mark.csv -o new --column 3", 2, "no column '3'; known are name, id"),
+    ("sample M --column 1", 2, "say how to read the FILE of --exclude, and there is none"),
     ("train two.txt -o new --config .", 2, "cannot read .: Is a directory"),
     ("train two.txt -o new --config /dev/zero", 2, "/dev/zero has more than 1,048,576 characters"),
     (["train", "two.txt", "-o", "new", "--config", ""], 2, "cannot read : No such file"),
@@ -587,7 +599,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("pack two.txt -o new --mode lines", 2, "invalid choice: 'lines'"),
     ("pack two.txt -o new --format xml", 2, "invalid choice: 'xml'"),
     ("pack two.txt -o new --column x", 2, "which has no columns"),
-    ("pack two.txt -o new --format csv", 2, "two.txt has the columns ab: choose one"),
+    ("pack two.txt -o new --format csv --column x", 2, "no column 'x'; known are ab"),
     ("pack two.txt -o new --tokenizer words", 2, "cannot read the tokenizer words"),
     ("pack two.txt -o new --tokenizer hebrew.txt", 2, "hebrew.txt is no tokenizer"),
     ("pack two.txt -o new --tokenizer void", 1, "void is not a model directory"),
@@ -665,7 +677,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer decode B", 1, "standard input is empty"),
     ("tokenizer show M", 2, "give one or more texts"),
     ("tokenizer show M é", 1, "character 'é' (U+00E9), number 1"),
-    ("tokenizer show B a --column x", 2, "--column and --format say how to read an INPUT"),
+    (
+        "tokenizer show B a --column x",
+        2,
+        "--column, --format and --no-header say how to read an INPUT",
+    ),
     (["tokenizer", "show", "B", "\udcff"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
     ("dpo M", 2, "give either DATA, a file of pairs or common, or --prefer RULE"),
     ("dpo M common --prefer len<3", 2, "give either DATA, a file of pairs or common, or --prefer"),

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import bz2
+import csv
+import gzip
 import hashlib
 import io
+import lzma
 import sys
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from unicodedata import normalize
 
 import pytest
+import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -393,6 +401,247 @@ def test_a_text_that_looks_like_a_table(lines: list[str], is_table: bool, tmp_pa
     told: list[str] = []
     assert list(corpus.stream_entries(path, tell=told.append)) == list(corpus.stream_lines(path))
     assert told == [f"{path} {found.note}"] * is_table
+
+
+ROW = "1;anna\n2;bo\n3;cid\n"
+ABOVE = "Names of 2026\n\n"
+TAKEN = "has its first row taken as the header: {}; --no-header if it is data"
+
+
+@pytest.mark.parametrize(
+    ("content", "format", "column", "header", "docs", "notes"),
+    [
+        # what Excel writes above a table
+        ("sep=;\nid;name\n1;a,b\n", "csv", "name", True, ["a,b"], ["semicolons"]),
+        ('"sep=;"\nid;name\n1;a,b\n', "csv", "name", True, ["a,b"], ["semicolons"]),
+        ("sep=\t\nid,\tname\n1\tbo\n", "csv", "name", True, ["bo"], ["by tabs"]),
+        ("sep=^\nid^name\n1^bo\n", "csv", "name", True, ["bo"], ["by '^'"]),
+        ("sep=;\n" + ABOVE + "id;name\n" + ROW, "csv", "name", True, ["anna", "bo", "cid"],
+         ["semicolons", 'has its header in line 4: what is above is left out, "Names of 2026"']),
+        ("sep=;\n1;bo\n", "csv", "2", False, ["bo"], ["semicolons"]),
+        # lines above the header
+        (ABOVE + "id;name\n" + ROW, "csv", "name", True, ["anna", "bo", "cid"],
+         ["semicolons", "has its header in line 3"]),
+        ("Names,,\nid,name,n\n1,anna,\n", "csv", "name", True, ["anna"], ["header in line 2"]),
+        ("# a, b\n#c\nid,name\n1,anna\n", "csv", "name", True, ["anna"], ["header in line 3"]),
+        ("# a\nname\nanna\n", "csv", "name", True, ["anna"], ["header in line 2"]),
+        ("# a\nname\nanna\n", "csv", None, True, ["anna"],
+         ["header in line 2", "row in line 2 taken as the header: name"]),
+        (ABOVE + "id\tname\n1\tanna\n2\tbo\n", "tsv", "2", True, ["anna", "bo"],
+         ["header in line 3", "row in line 3 taken as the header: id, name"]),
+        ("# by hand\n1,anna\n2,bo\n", "csv", "2", False, ["anna", "bo"], ["first row in line 2"]),
+        # numbers
+        ("id,name\n1,anna\n", "csv", "2", True, ["anna"], [TAKEN.format("id, name")]),
+        ("id,name\n1,anna\n", "csv", "2", False, ["name", "anna"], []),
+        ("1,anna\n2,bo\n", "csv", "1", True, ["2"], [TAKEN.format("1, anna")]),
+        ("2,1\na,b\n", "csv", "1", True, ["b"], [TAKEN.format("2, 1")]),  # a name before a number
+        ("name,name\na,b\n", "csv", "2", True, ["b"], [TAKEN.format("name, name")]),
+        ("anna,1\nbo,2\n", "csv", "01", False, ["anna", "bo"], []),
+        # one column
+        ("name\nanna\nbo\n", "csv", None, True, ["anna", "bo"], [TAKEN.format("name")]),
+        ("name\nanna\nbo\n", "csv", None, False, ["name", "anna", "bo"], []),
+        ("name\na;b\n", "csv", None, True, ["a;b"], [TAKEN.format("name")]),
+        ("name\na\nb, c\nd\ne\n", "csv", None, True, ["a", "b", "d", "e"],
+         [TAKEN.format("name"), "has 1 row of more than 1 cells, from line 3 on"]),
+        # quotes
+        ('id\tname\n1\t"a\n2\t5" b\n', "tsv", "name", True, ['"a', '5" b'], []),
+        ('id\tname\n1\t"a ""b"\n', "csv", "name", True, ['a "b'], ["tabs"]),
+        ('n,name\n1,5" a\n2,"6"" b"\n', "csv", "name", True, ['5" a', '6" b'], []),
+        ('n,name\n"a\n\nb",c\n1,"d\ne"\n', "csv", "name", True, ["c", "d\ne"],
+         ["has 2 rows of several lines, from line 2 on"]),
+        # the separator that makes the column
+        ("a|b;name\n1;anna\n", "csv", "name", True, ["anna"], ["semicolons"]),
+        ("id|name\n1|anna\n", "csv", "name", True, ["anna"], ["pipes"]),
+        # JSON
+        ('["anna", "b\\no"]', "json", None, True, ["anna", "b\no"], []),
+        ('\n[\n {"text": "anna", "n": [1]},\n "bo"\n]\n', "json", None, True, ["anna", "bo"], []),
+        ('[{"n": "anna"}]', "json", "n", True, ["anna"], []),
+        ('{"n": "anna"}\n{"n": "bo"}', "json", "n", True, ["anna", "bo"], []),
+    ],
+)  # fmt: skip
+def test_tables_as_people_have_them(
+    content: str, format: str, column: str | None, header: bool, docs: list[str],
+    notes: list[str], tmp_path: Path,
+) -> None:  # fmt: skip
+    for encoded in (content.encode(), content.encode("utf-8-sig"), content.encode("utf-16")):
+        path = write(tmp_path, "x", gzip.compress(encoded))
+        found = corpus.read(path, column=column, format=format, header=header)
+        assert found.docs == docs
+        assert len(found.note.splitlines()) == len(notes)
+        assert all(map(str.__contains__, found.note.splitlines(), notes))
+        told: list[str] = []
+        streamed = corpus.stream_entries(path, column, format, header, tell=told.append)
+        assert [doc for docs in streamed for doc in docs if doc] == docs
+        assert told == [f"{path} {note}" for note in found.note.splitlines()]
+    again = corpus.from_text(content, column=column, format=format, header=header)
+    assert (again.docs, again.note) == (docs, found.note)
+    columns = corpus.columns_in("x", corpus.lines_in(content, "x"), format, header)
+    assert format == "json" or len(columns) == 1 or (column or "1").isdecimal() or column in columns
+
+
+@pytest.mark.parametrize(
+    ("content", "format", "column", "header", "message"),
+    [
+        (ABOVE + "id;name\n" + ROW, "csv", None, True, "the columns id, name: choose one"),
+        (ABOVE + "id;name\n" + ROW, "csv", "nam", True, "no column 'nam': did you mean 'name'?"),
+        ("id,name\n1,anna\n2,bo\n", "csv", "anna", True, "no column 'anna'; known are id, name"),
+        (",name\n1,anna\n2,bo\n", "csv", "anna", True, "no column 'anna'"),
+        ("brand\nanna\nbo\n", "csv", "anna", True, "no column 'anna'; known are brand"),
+        ("id,name\n1,anna\n", "csv", "0", True, "no column '0'; known are id, name"),
+        ("id,name\n1,anna\n", "csv", "3", False, "numbered, from 1 to 2"),
+        ("id,name\n1,anna\n", "csv", "name", False, "numbered, from 1 to 2"),
+        ("id,name\n1,anna\n", "csv", None, False, "has the columns 1, 2: choose one"),
+        ("id,id\n1,anna\n", "csv", "id", True, "more than one column 'id': give its number"),
+        ("anna\n", "text", None, False, "read as text, which has no header"),
+        ('"a"', "jsonl", None, False, "read as jsonl, which has no header"),
+        ('"a""\n' * 300, "csv", None, True, "ends a cell, in the row that begins in line 1"),
+        ('a\n"a"b\n', "csv", None, True, "line 2 is not valid CSV: 'b' follows the quote that"),
+        ('a\nb\n"c', "csv", None, True, "line 3 is not valid CSV: a quote that is opened there"),
+        ("[", "json", None, True, "x, line 1 is not valid JSON"),
+        ('["a"\n "b"]', "json", None, True, "x, line 2 is not valid JSON"),
+        ('["a", 5]', "json", None, True, "element 2 is neither a text nor an object such as"),
+        ('[{"a": "b"}]', "json", None, True, "element 1 has no text under 'text'; its keys: a"),
+        ('["\\ud800"]', "json", None, True, "element 1 has a lone surrogate"),
+        ("[" * 100_000, "json", None, True, "is not valid JSON"),
+        ('{"a": 1}', "json", "a", True, "line 1 has something else than text under 'a'"),
+    ],
+)
+def test_what_is_no_such_table(
+    content: str, format: str, column: str | None, header: bool, message: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "x", content.encode())
+    with pytest.raises(KamonError) as caught:
+        corpus.read("x", column=column, format=format, header=header)
+    assert message in str(caught.value)
+
+
+def test_a_json_array_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "MAX_JSON", 18)
+    assert corpus.read(write(tmp_path, "x.json", b'[\n"anna",\n"bo"\n]')).docs == ["anna", "bo"]
+    with pytest.raises(CorpusError, match="more than 18 characters: write each element on a line"):
+        corpus.read(write(tmp_path, "x.json", b'[\n"anna",\n"bobby"\n]'))
+
+
+def test_lists_that_look_like_something_else() -> None:
+    assert "--format json" in corpus.from_text('[\n"anna",\n"bo"\n]').note
+    assert "--format json" in corpus.from_text('["anna", "bo"]').note
+    assert "--format csv" in corpus.from_text("1|anna\n2|bo\n3|cid\n").note
+    assert "comments after #" in corpus.from_text("# mine\nanna\nbo  # twice\n").note
+    assert corpus.from_text("#love\n#peace\nC#c\n[a]\n").note == ""
+
+
+def csv_of(docs: list[str]) -> str:
+    return "name,id\n" + "".join(f'"{doc}",1\n' for doc in docs)
+
+
+def test_readers_of_large_cells_do_not_meet() -> None:
+    """And nothing is changed for others who use csv."""
+    before = csv.field_size_limit(5)
+    try:
+        docs = [letter * 200_000 for letter in "abc"]
+        readers = [
+            corpus.entries_in("x", iter(csv_of(docs).splitlines()), "csv", "name") for _ in range(2)
+        ]
+        assert [next(readers[0]), next(readers[1])] == [docs[0]] * 2
+        assert list(readers[0]) == docs[1:]
+        assert list(readers[1]) == docs[1:]
+        with ThreadPoolExecutor(4) as pool:
+            texts = [csv_of(docs)] * 8
+            read = partial(corpus.from_text, format="csv", column="name")
+            found = pool.map(read, texts)
+            assert all(each.docs == docs for each in found)
+        assert csv.field_size_limit() == 5
+    finally:
+        csv.field_size_limit(before)
+
+
+CELL = st.text(st.sampled_from('ab",;\n é'), max_size=6)
+
+
+@given(st.lists(st.lists(CELL, min_size=1, max_size=4), max_size=6), st.sampled_from(",;"))
+def test_rows_are_those_of_csv(table: list[list[str]], separator: str) -> None:
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerows(table)
+    lines = text.getvalue().split("\n")[:-1]
+    expected = list(csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True))
+    found = list(corpus.rows("x", lines, separator, quotes=True))
+    assert [row for *_, row in found] == expected
+    assert [begin for begin, *_ in found] == [1, *(end + 1 for _, end, _ in found)][: len(found)]
+
+
+@given(st.lists(st.text(st.sampled_from('ab",'), max_size=8), max_size=4))
+def test_any_quotes_are_read_as_csv_reads_them(lines: list[str]) -> None:
+    expected: list[list[str]] | None
+    try:
+        expected = list(csv.reader((f"{line}\n" for line in lines), strict=True))
+    except csv.Error:
+        expected = None
+    try:
+        found = [row for *_, row in corpus.rows("x", lines, ",", quotes=True)]
+    except CorpusError:
+        assert expected is None
+    else:
+        assert found == expected
+
+
+# ---- compressed files
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.compress,
+}
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 18])
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_compressed_files_are_known_by_their_bytes(
+    ending: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK", block)
+    compress = COMPRESS[ending]
+    members = compress("anna\nbö".encode()) + compress(b"b\n") + compress(b"")
+    for name in ("x", "x.txt", f"x.txt{ending}"):
+        assert corpus.read(write(tmp_path, name, members)).docs == ["anna", "böb"]
+    table = compress("name,n\nböb,1\n".encode("utf-16"))
+    assert corpus.read(write(tmp_path, f"x.CSV{ending}", table), column="name").docs == ["böb"]
+    assert corpus.read(write(tmp_path, f"y.txt{ending}", b"anna\n")).docs == ["anna"]
+    for content, message in (
+        (members[:-1], "is damaged: its end is missing"),
+        (members[:20], "is damaged: its end is missing"),
+        (members + b"anna", "is damaged: "),
+        (compress(b"a\nb\0\n"), "line 2 has a NUL byte at byte 2"),
+        (compress(b"a\nb\xe9\n"), "line 2 is not UTF-8: byte 2 of it is 0xe9"),
+        (compress(b""), "is empty"),
+    ):
+        with pytest.raises(CorpusError, match=message):
+            corpus.read(write(tmp_path, "x", content))
+
+
+def test_compressed_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = gzip.compress(b"anna\nbo\n")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert corpus.read("-").docs == ["anna", "bo"]
+
+
+def test_what_unpacks_to_far_more_is_bounded(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.gz", gzip.compress(b"a" * (1 << 26)))
+    with pytest.raises(CorpusError, match="line 1 has more than 16,777,216 characters"):
+        corpus.read(path)
+    tracemalloc.start()
+    try:
+        blocks = corpus.unpacked(iter([path.read_bytes()]), "x")
+        assert sum(map(len, blocks)) == 1 << 26
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_name_that_begins_like_a_compressed_file(tmp_path: Path) -> None:
+    assert corpus.read(write(tmp_path, "x", b"BZh9\nBZh91AY\n")).docs == ["BZh9", "BZh91AY"]
 
 
 def test_documents_of_a_program() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import random
 import signal
@@ -72,11 +74,13 @@ AS_TEXT = "\ufeff" + "\r\n".join(["", *LINES, "  spaces\t", "é\r東京", ""])
 TEXT_DOCS = [*LINES, "spaces", "é", "東京"]
 AS_JSONL = "\n".join([*(json.dumps({"text": line}) for line in LINES), "", '{"text": " a\\nb "}'])
 AS_CSV = "id,text\n" + "".join(f'{n},"{line}"\n' for n, line in enumerate(LINES)) + '9," a\nb "\n'
+AS_TSV = "id\ttext\n" + "".join(f"{n}\t{line}\n" for n, line in enumerate(LINES)) + '9\t"a b"\n'
 FILES = {
     "a.txt": (AS_TEXT.encode(), TEXT_DOCS),
     "a.jsonl": (AS_JSONL.encode(), [*LINES, "a\nb"]),
     "a.csv": (AS_CSV.encode(), [*LINES, "a\nb"]),
-    "a.tsv": (AS_CSV.replace(",", "\t").encode(), [*LINES, "a\nb"]),
+    "a.tsv": (AS_TSV.encode(), [*LINES, '"a b"']),
+    "a.json": (json.dumps([*LINES, {"text": " a\nb "}], indent=1).encode(), [*LINES, "a\nb"]),
 }
 
 
@@ -89,6 +93,8 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
     ".gz": squeezed,
     ".zst": zstandard.compress,
     ".GZ": lambda content: squeezed(content[:999]) + squeezed(content[999:]),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
     ".Zst": lambda content: zstandard.compress(content[:999]) + zstandard.compress(content[999:]),
 }
 
@@ -117,9 +123,41 @@ def test_cells_are_separated_as_training_reads_them(
     done = kamon("pack", f"a.csv{ending}", "-o", "s", "--column=text", "--jobs=1")
     assert both() == divided([*LINES, "a\nb"])
     name = "semicolons" if separator == ";" else "tabs"
-    assert f"1 CSV file with cells separated by {name}" in done.err
+    assert f"1 table: has its cells separated by {name}" in done.err
     Path("b.csv").write_bytes(content)
     assert list(corpus.read("b.csv", column="text").docs) == [*LINES, "a\nb"]
+
+
+TABLES = [
+    ('"sep=^"\nid^name\n1^anna\n2^bo\n3^cid\n', "name", True),
+    ("Names\n\nid;name\n1;anna\n2;bo\n3;cid\n", "name", True),
+    ("# made by hand\n1|anna\n2|bo\n3|cid\n", "2", False),
+    ("1,anna\n2,bo\n3,cid\n", "2", True),
+    ('name\nanna\n"bo"\ncid\n', None, True),
+    ('name\nanna\n"bo"\ncid\n', None, False),
+    ('n,name\n1,"an""na\nb, c"\n2,bo\n\n3,\n', "name", True),
+]
+
+
+@pytest.mark.parametrize(("content", "column", "header"), TABLES)
+def test_a_table_is_packed_as_it_is_read(
+    content: str, column: str | None, header: bool, kamon: Kamon
+) -> None:
+    Path("a.csv").write_text(content)
+    flags = [] if column is None else [f"--column={column}"]
+    flags += [] if header else ["--no-header"]
+    done = kamon("pack", "a.csv", "-o", "s", "--all", "--jobs=1", *flags)
+    assert done.code == 0, done.err
+    read = corpus.read("a.csv", column=column, header=header)
+    assert docs_of("s", "train") == list(read.docs)
+    for note in read.note.splitlines():
+        assert f"1 table: {note}" in done.err or "of several lines" in note
+
+
+def test_no_header_needs_a_table(kamon: Kamon) -> None:
+    Path("a.txt").write_text("anna\n")
+    done = kamon("pack", "a.txt", "-o", "s", "--no-header")
+    assert (done.code, "leave out --no-header" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("ending", PACKED)
@@ -131,7 +169,7 @@ def test_utf_16_is_packed_whole(ending: str) -> None:
 
 
 def test_a_block_that_unpacks_to_nothing_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PACKED_BLOCK", 1)
+    monkeypatch.setattr(corpus, "COMPRESSED_BLOCK", 1)
     Path("a.txt.zst").write_bytes(b"".join(zstandard.compress(c) for c in (b"a\xc3", b"\xa9\nb")))
     pack.pack(["a.txt.zst"], "s", hold_out=False)
     assert docs_of("s", "train") == ["aé", "b"]
@@ -359,7 +397,7 @@ def test_wherever_a_file_is_cut_its_lines_are_whole(content: str) -> None:
 
 def test_a_folder_in_any_order_of_listing(many: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     names = [source.path for source in sources.find_sources(many)[0]]
-    assert names == ["f/a.csv", "f/a.jsonl", "f/a.tsv", "f/a.txt", "f/deep/b.txt.gz", many[1]]
+    assert names == [*(f"f/{name}" for name in sorted(FILES)), "f/deep/b.txt.gz", many[1]]
     walk = os.walk
 
     def backwards(*args: Any, **options: Any) -> Any:
@@ -540,14 +578,12 @@ def test_an_input_that_changes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> Non
         ("a.txt.gz", b"", "a.txt.gz is empty"),
         ("a.txt.gz", squeezed(b"anna\n")[:-1], "a.txt.gz is damaged: its end is missing"),
         ("a.txt.zst", zstandard.compress(b"anna\n")[:-1], "zst is damaged: its end is missing"),
-        ("a.txt.gz", b"anna\n", "a.txt.gz is damaged: "),
-        ("a.txt.zst", b"anna\n", "a.txt.zst is damaged: "),
         ("a.txt.gz", squeezed(b"anna\n") + b"more", "a.txt.gz is damaged: "),
         ("a.txt.zst", zstandard.compress(b"anna\n") + b"more", "a.txt.zst is damaged: "),
         ("a.txt", b"ab\n" * 999 + b"b\xe9a\n", "a.txt, line 1000 is not UTF-8: byte 2 of it"),
         ("a.txt", b"ab\r\n" * 999 + b"a\0", "a.txt, line 1000 has a NUL byte at byte 2"),
         ("a.jsonl", b'{"text": "a"}\n' * 999 + b"x", "a.jsonl, line 1000 is not valid JSON"),
-        ("a.csv", b"text\nab\n", "a.csv has the columns text: choose one with --column"),
+        ("a.csv", b"text,n\nab,1\n", "a.csv has the columns text, n: choose one with --column"),
         ("a.txt.gz", squeezed(b"\n\xff\n"), "a.txt.gz, line 2 is not UTF-8"),
     ],
 )
@@ -658,7 +694,7 @@ def test_what_the_command_says(kamon: Kamon, many: list[str]) -> None:
     assert "2 hidden names in the folders left out" in done.err
     assert "tokens a second" in done.err
     found = done.json
-    assert found["num_inputs"] == 6
+    assert found["num_inputs"] == len(FILES) + 2
     assert found["totals"]["train"]["num_docs"] == len(both()[0])
     again = kamon("pack", *many, "-o", "s", "--column=text")
     assert "nothing to do" in again.err

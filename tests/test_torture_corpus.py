@@ -61,11 +61,16 @@ def files(draw: st.DrawFn) -> tuple[str, bytes]:
         if draw(st.integers(0, 5)) == 0:
             lines.append(draw(st.one_of(TEXT, st.sampled_from(["5", "null", '{"text": 5}', "{"]))))
         text = end.join(lines)
+    elif format == "json":
+        records = [doc if draw(st.booleans()) else {"text": doc} for doc in docs]
+        text = json.dumps(records, indent=draw(st.sampled_from([None, 1])))
+    elif format == "tsv":  # which knows no quotes
+        text = end.join(["text\tid", *(f"{re.sub(chr(9), ' ', doc)}\t1" for doc in docs)])
     else:
         table = io.StringIO()
         writer = csv.writer(
             table,
-            delimiter="\t" if format == "tsv" else ",",
+            delimiter=",",
             lineterminator=end,
             quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
         )
@@ -90,7 +95,9 @@ def said(error: KamonError, name: str) -> None:
     assert text
     assert len(text) < LONGEST, text[:3000]
     if isinstance(error, CorpusError):
-        assert re.search(rf"{name}, line \d+ |{name} (is empty|holds|has)|of {name} all", text)
+        assert re.search(
+            rf"{name}, (line|element) \d+ |{name} (is empty|holds|has)|of {name} all", text
+        )
 
 
 def learn(source: Corpus) -> None:

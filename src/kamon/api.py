@@ -174,6 +174,7 @@ def train(
     compile: bool = False,
     column: str | None = None,
     format: str | None = None,
+    header: bool = True,
     tokenizer: str | Path | Tokenizer = "char",
     vocab_size: int | None = None,
     hold_out: bool = True,
@@ -270,6 +271,7 @@ def train(
                 docs,
                 column=column,
                 format=format,
+                header=header,
                 mode=settings.get("mode"),
                 tokenizer=tokenizer,
                 vocab_size=vocab_size,
@@ -520,6 +522,7 @@ def lesson_of(
     *,
     column: str | None,
     format: str | None,
+    header: bool,
     mode: str | None,
     tokenizer: str | Path | Tokenizer,
     vocab_size: int | None,
@@ -534,7 +537,7 @@ def lesson_of(
         if tokenizer != "char" or vocab_size is not None:
             raise ConfigError("the model to start from has its tokenizer: name no other one")
         tokenizer, mode, whose = base.tokenizer, base.config.mode, "the model to start from"
-    shards = shards_of(docs, column, format)
+    shards = shards_of(docs, column, format, header)
     if shards is not None:
         return lesson_of_shards(
             shards,
@@ -546,7 +549,7 @@ def lesson_of(
         )
     mode = mode or "documents"
     return lesson_of_list(
-        corpus_of(docs, column, format, mode, composed=wants_composed(tokenizer)),
+        corpus_of(docs, column, format, mode, header, composed=wants_composed(tokenizer)),
         mode=mode,
         hold_out=hold_out,
         tokenizer=tokenizer,
@@ -587,7 +590,10 @@ def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Les
 
 
 def shards_of(
-    docs: Learnable | None, column: str | None = None, format: str | None = None
+    docs: Learnable | None,
+    column: str | None = None,
+    format: str | None = None,
+    header: bool = True,
 ) -> Shards | None:
     """The packed corpus that this is, or is the directory of."""
     from kamon.shards import Shards, is_packed, open_shards
@@ -596,7 +602,7 @@ def shards_of(
         docs = open_shards(docs)
     if not isinstance(docs, Shards):
         return None
-    if column is not None or format is not None:
+    if column is not None or format is not None or not header:
         raise ConfigError("column and format say how to read a file, and this is a packed corpus")
     return docs
 
@@ -606,12 +612,15 @@ def corpus_of(
     column: str | None = None,
     format: str | None = None,
     mode: str = "documents",
+    header: bool = True,
     *,
     composed: bool = True,
 ) -> Corpus:
     if isinstance(docs, str | PathLike):
-        return corpus.read(docs, column=column, format=format, mode=mode, composed=composed)
-    if column is not None or format is not None:
+        return corpus.read(
+            docs, column=column, format=format, header=header, mode=mode, composed=composed
+        )
+    if column is not None or format is not None or not header:
         raise ConfigError("column and format say how to read a file, and there is none")
     if isinstance(docs, Corpus):
         return docs

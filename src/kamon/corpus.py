@@ -1,4 +1,4 @@
-"""A list as people have it (text, CSV, TSV, JSONL, standard input) to documents."""
+"""A list as people have it (text, CSV, TSV, JSON, compressed, standard input) to documents."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,15 +25,27 @@ from kamon.errors import ConfigError, CorpusError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMATS = ("text", "csv", "tsv", "jsonl")
-SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS = ("text", "csv", "tsv", "jsonl", "json")
+TABLES = ("csv", "tsv")
+SUFFIXES = {
+    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"
+}  # fmt: skip
 MAX_LINE = 1 << 24  # characters: what is longer is no list
+MAX_JSON = 1 << 27  # characters of a JSON array, which is read as a whole
 BLOCK_CHARS = 1 << 20  # of documents that are looked at together
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and every zip; .xls
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-QUOTED = re.compile(r'(?<![^,;\t])"(?:[^"]++|"")*+("?)')  # a cell; without its end if it goes on
+GZIP, XZ, ZSTANDARD = b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
+BZIP2 = tuple(b"BZh%d%b" % (n, e) for n in range(1, 10) for e in (b"1AY&SY", b"\x17rE8P\x90"))
+COMPRESSED = (GZIP, XZ, ZSTANDARD, *BZIP2)  # how such a file begins
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED_BLOCK = 1 << 12  # bytes unpacked at a time: to 128 MiB at the very worst
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
+SEPARATOR_LINE = re.compile(r'"?sep=([^"])"?')  # which Excel reads, and does not show
+QUOTED = re.compile(r'(?<![^,;\t|])"(?:[^"]++|"")*+("?)')  # a cell; without its end if it goes on
+CELL_END = re.compile(r'((?:[^"]++|"")*+)("?)')  # of a quoted cell, on the line
 LOOKED_AT = 100  # lines, to tell a table
+COMMENTS = 2  # among them, to tell that there are some
 LEAST_LOOKED_AT = 3
 SHARE = 0.8  # of them that are alike
 
@@ -51,8 +64,8 @@ class Corpus:
 
     num_entries counts what was read (lines, cells or records); the blank ones among them were
     dropped, and white space was taken off the ends of num_stripped others. num_normalized were not
-    in Unicode's composed form (NFC), and are now. note: what people should know of how it was read,
-    as the end of a sentence that begins with `source`.
+    in Unicode's composed form (NFC), and are now. note: what people should know of how it was read;
+    each line is the end of a sentence that begins with `source`.
     """
 
     source: str
@@ -86,35 +99,41 @@ def read(
     *,
     column: str | None = None,
     format: str | None = None,
+    header: bool = True,
     mode: str = "documents",
     composed: bool = True,
 ) -> Corpus:
     """Read a file, a built-in list ("names", "names-original") or standard input ("-").
 
     format: one of FORMATS; by default the file's ending tells, and everything else is text, one
-    document a line. column: of a CSV or TSV file the column by its name in the first row, which
-    also tells what separates the cells of CSV; of JSONL the key ("text" by default). mode: as of a
-    Config; "text" makes one document of a whole text, as it stands. composed: whether entries are
-    brought to Unicode's composed form (NFC), as every `Tokenizer.composed` wants them. CorpusError
-    says what is wrong with the content and in which line.
+    document a line. column: of a CSV or TSV file the column by its name in the header row, or by
+    its number from 1 on, and none for a table of one column; of JSON the key ("text" by default).
+    header: whether a table has a header row. mode: as of a Config; "text" makes one document of a
+    whole text, as it stands. composed: whether entries are brought to Unicode's composed form
+    (NFC), as every `Tokenizer.composed` wants them. Compressed files are unpacked. CorpusError says
+    what is wrong with the content and in which line.
     """
     if str(source) in builtin.BUILT_IN and isinstance(source, str):
-        if column or format:
+        if column or format or not header:
             raise ConfigError(
                 f"the built-in list {source} has no columns and formats to choose from"
             )
         if source == builtin.NAMES:
             return from_entries(builtin.NAMES, builtin.names())
         return from_entries(builtin.NAMES_ORIGINAL, text_lines(builtin.names_original().decode()))
-    format = checked_format(source, column, format)
+    format = checked_format(source, column, format, header)
     name = name_of(source)
     lines = whole_lines(source)
     if format == "text" and mode == "text":
         return whole_text(name, lines, composed=composed)
-    return from_entries(name, *entries_in(name, lines, format, column), composed=composed)
+    notes: list[str] = []
+    entries = entries_in(name, lines, format, column, header, notes.append)
+    return from_entries(name, entries, notes, composed=composed)
 
 
-def checked_format(source: str | Path, column: str | None, format: str | None) -> str:
+def checked_format(
+    source: str | Path, column: str | None, format: str | None, header: bool = True
+) -> str:
     """One of FORMATS: as given, or as the file's ending says. ConfigError for what fits not."""
     if format is None:
         format = format_of(source)
@@ -122,40 +141,70 @@ def checked_format(source: str | Path, column: str | None, format: str | None) -
         raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
     if format == "text" and column is not None:
         raise ConfigError(
-            f"{source} is read as text, which has no columns: name a --format with --column"
+            f"{source} is read as text, which has no columns: name a --format with --column, such "
+            "as --format csv; and --no-header if the first row is data"
+        )
+    if not header and format not in TABLES:
+        raise ConfigError(
+            f"{source} is read as {format}, which has no header: leave out --no-header, or name a "
+            "--format, such as --format csv"
         )
     return format
 
 
 def entries_in(
-    name: str, lines: Iterator[str], format: str, column: str | None
-) -> tuple[Iterator[str], str]:
-    """What the lines of a list in one of FORMATS hold: lines, cells of a column, or texts; and the
-    note of a Corpus."""
+    name: str,
+    lines: Iterator[str],
+    format: str,
+    column: str | None,
+    header: bool = True,
+    tell: Callable[[str], object] = len,
+) -> Iterator[str]:
+    """What the lines of a list in one of FORMATS hold: lines, cells of a column, or texts.
+
+    tell: is told each line of a Corpus's note, some only when the last entry was read.
+    """
     if format == "text":
         first = list(islice(lines, LOOKED_AT))
-        return chain(first, lines), table_note(first)
+        for note in text_notes(first):
+            tell(note)
+        return chain(first, lines)
+    key = "text" if column is None else column
+    if format == "json":
+        is_array, lines = begins_array(lines)
+        return array_texts(name, lines, key) if is_array else json_texts(name, lines, key)
     if format == "jsonl":
-        return json_texts(name, lines, "text" if column is None else column), ""
-    separator, lines = separated(lines, format)
-    note = separator_note(separator) if format == "csv" else ""
-    return cells(name, lines, column, separator), note
+        return json_texts(name, lines, key)
+    head, lines = table_head(name, lines, format, column, header)
+    if head is None:
+        return iter(())
+    if head.columns and column is None and len(head.columns) > 1:
+        raise ColumnError(name, head.columns)
+    index = column_index(name, head, column)
+    for note in head.notes:
+        tell(note)
+    return cells(name, lines, head, index, tell)
 
 
-def columns_in(name: str, lines: Iterator[str], format: str) -> list[str]:
-    """What a table has to choose from: the names in its first row, or the keys of the first JSON
-    object that have a text. CorpusError where there is no such row."""
-    if format != "jsonl":
-        try:
-            next(entries_in(name, lines, format, None)[0], None)
-        except ColumnError as needed:
-            return needed.columns
-        return []
+def columns_in(name: str, lines: Iterator[str], format: str, header: bool = True) -> list[str]:
+    """What a table has to choose from: the names in its header row, numbers where it has none, or
+    the keys of the first JSON object that have a text."""
+    if format in TABLES:
+        head, _ = table_head(name, lines, format, None, header)
+        return [] if head is None else head.columns
+    if format == "json":
+        is_array, lines = begins_array(lines)
+        if is_array:
+            first = next(iter(json_array(name, lines)), None)
+            return text_keys(first) if isinstance(first, dict) else []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            record = json_object(f"{name}, line {number}", line, example(["text"]))
-            return [key for key, value in record.items() if isinstance(value, str)]
+            return text_keys(json_object(f"{name}, line {number}", line, example(["text"])))
     return []
+
+
+def text_keys(record: dict[str, Any]) -> list[str]:
+    return [key for key, value in record.items() if isinstance(value, str)]
 
 
 def from_docs(
@@ -180,9 +229,14 @@ def from_text(
     *,
     column: str | None = None,
     format: str = "text",
+    header: bool = True,
 ) -> Corpus:
     """What `read` makes of a file with this content: of a text a document a line."""
-    return from_entries(source, *entries_in(source, lines_in(text, source), format, column))
+    notes: list[str] = []
+    lines = lines_in(text, source)
+    return from_entries(
+        source, entries_in(source, lines, format, column, header, notes.append), notes
+    )
 
 
 def lines_in(text: str, source: str) -> Iterator[str]:
@@ -192,7 +246,7 @@ def lines_in(text: str, source: str) -> Iterator[str]:
 
 
 def from_entries(
-    source: str, entries: Iterable[str], note: str = "", *, composed: bool = True
+    source: str, entries: Iterable[str], notes: Sequence[str] = (), *, composed: bool = True
 ) -> Corpus:
     num_entries = num_blank = num_stripped = num_normalized = 0
 
@@ -217,7 +271,11 @@ def from_entries(
         raise CorpusError(
             f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
         )
-    return Corpus(source, found, num_entries, num_blank, num_stripped, note, num_normalized)
+    return Corpus(
+        *(source, found, num_entries, num_blank, num_stripped),
+        note="\n".join(notes),
+        num_normalized=num_normalized,
+    )
 
 
 def whole_text(source: str, lines: Iterable[str], *, composed: bool = True) -> Corpus:
@@ -231,8 +289,11 @@ def whole_text(source: str, lines: Iterable[str], *, composed: bool = True) -> C
 
 
 def format_of(source: str | Path) -> str:
-    """What a file's ending says."""
-    return SUFFIXES.get(os.path.splitext(source)[1].lower(), "text")
+    """What a file's ending says, before one of COMPRESSED_SUFFIXES."""
+    stem, suffix = os.path.splitext(source)
+    if suffix.lower() in COMPRESSED_SUFFIXES:
+        suffix = os.path.splitext(stem)[1]
+    return SUFFIXES.get(suffix.lower(), "text")
 
 
 @contextmanager
@@ -353,9 +414,9 @@ def lines_of(texts: Iterable[str]) -> Iterator[list[str]]:
 def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str]:
     r"""The text of UTF-8 that comes in blocks: every line end is \n, a mark at the start is gone.
 
-    UTF-16 is read where a mark at the start says that it is. number: of the first line in the file
-    called `name`. CorpusError says what is no text, and in which line, when the text before was
-    yielded.
+    UTF-16 is read where a mark at the start says that it is, and what is compressed is unpacked.
+    number: of the first line in the file called `name`. CorpusError says what is no text, and in
+    which line, when the text before was yielded.
     """
     # It sees that a line end may be two characters, and a character several bytes, of two blocks.
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
@@ -363,10 +424,12 @@ def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str
     before = 0  # bytes of the unfinished line
     fresh, utf16 = number == 1, False
     if fresh:
-        begin = beginning(left)
+        left = filter(None, unpacked(left, name))
+        begin = beginning(left, (*UTF_16_MARKS, *SPREADSHEETS))
         if begin.startswith(SPREADSHEETS):
             raise CorpusError(
-                f"{name} is a spreadsheet or an archive, not text: save it as CSV (UTF-8)"
+                f"{name} is a spreadsheet or an archive, not text: save it as CSV (UTF-8), or "
+                "unpack it"
             )
         utf16 = begin.startswith(UTF_16_MARKS)
         left = filter(None, utf_16_as_8(begin, left) if utf16 else chain([begin], left))
@@ -388,9 +451,8 @@ def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str
             raise CorpusError(why_no_text(name, number, before + 1, fault, utf16=utf16))
 
 
-def beginning(blocks: Iterator[bytes]) -> bytes:
+def beginning(blocks: Iterator[bytes], marks: Sequence[bytes]) -> bytes:
     """The first blocks, so few that none is waited for which can tell nothing more of a mark."""
-    marks = (*UTF_16_MARKS, *SPREADSHEETS)
     begin = b""
     while any(len(begin) < len(mark) and mark.startswith(begin) for mark in marks):
         block = next(blocks, b"")
@@ -398,6 +460,57 @@ def beginning(blocks: Iterator[bytes]) -> bytes:
             break
         begin += block
     return begin
+
+
+def unpacked(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """The same bytes, or what is in them where they begin as a compressed file does, of any number
+    of members. CorpusError where it is damaged or cut off."""
+    begin = beginning(blocks, COMPRESSED)
+    blocks = chain([begin], blocks)
+    if not begin.startswith(COMPRESSED):
+        yield from blocks
+        return
+    make, errors = unpacker(begin)
+    decoder: Any = None
+    for block in blocks:
+        for place in range(0, len(block), COMPRESSED_BLOCK):
+            left = block[place : place + COMPRESSED_BLOCK]
+            while left:
+                decoder = decoder or make()
+                try:
+                    found = decoder.decompress(left)
+                except errors as reason:
+                    raise CorpusError(f"{name} is damaged: {reason}") from None
+                left = b""
+                if decoder.eof:
+                    left, decoder = decoder.unused_data, None
+                yield found
+    if decoder is not None:
+        raise CorpusError(f"{name} is damaged: its end is missing")
+
+
+def unpacker(begin: bytes) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
+    """What makes a decoder for a file that begins so, and what that raises."""
+    if begin.startswith(GZIP):
+        return lambda: zlib.decompressobj(zlib.MAX_WBITS | 16), (zlib.error,)
+    if begin.startswith(BZIP2):
+        from bz2 import BZ2Decompressor
+
+        return BZ2Decompressor, (OSError, ValueError)
+    if begin.startswith(XZ):
+        from lzma import LZMADecompressor, LZMAError
+
+        return LZMADecompressor, (LZMAError,)
+    zstandard = import_zstandard()
+    return lambda: zstandard.ZstdDecompressor().decompressobj(), (zstandard.ZstdError,)
+
+
+def import_zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise ConfigError('reading .zst needs the extra: pip install "kamon[pack]"') from None
+    return zstandard
 
 
 def utf_16_as_8(begin: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -435,53 +548,244 @@ def json_texts(name: str, lines: Iterable[str], key: str, first: int = 1) -> Ite
 def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[str]:
     """The texts that the record in a line has under `keys`. number: of the line."""
     record = json_object(f"{name}, line {number}", line, example(keys))
+    return record_texts(name, f"line {number}", record, keys)
+
+
+def record_texts(name: str, where: str, record: dict[str, Any], keys: Sequence[str]) -> list[str]:
     for key in keys:
         if key in record and not isinstance(record[key], str):
-            raise CorpusError(f"{name}, line {number} has something else than text under {key!r}")
+            raise CorpusError(f"{name}, {where} has something else than text under {key!r}")
         if key not in record:
             found = listed(record) or "none"
-            raise CorpusError(f"{name}, line {number} has no text under {key!r}; its keys: {found}")
-    return [checked_text(name, f"line {number}", record[key]) for key in keys]
+            raise CorpusError(f"{name}, {where} has no text under {key!r}; its keys: {found}")
+    return [checked_text(name, where, record[key]) for key in keys]
+
+
+def begins_array(lines: Iterator[str]) -> tuple[bool, Iterator[str]]:
+    """Whether the first line that is not blank begins a JSON array, and the same lines again."""
+    seen: list[str] = []
+    for line in lines:
+        seen.append(line)
+        if line.strip():
+            break
+    return bool(seen) and seen[-1].lstrip().startswith("["), chain(seen, lines)
+
+
+def array_texts(name: str, lines: Iterable[str], key: str) -> Iterator[str]:
+    """The texts in a JSON array: its strings, and what its objects have under `key`."""
+    for number, record in enumerate(json_array(name, lines), 1):
+        if isinstance(record, str):
+            yield checked_text(name, f"element {number}", record)
+        elif isinstance(record, dict):
+            yield record_texts(name, f"element {number}", record, [key])[0]
+        else:
+            raise CorpusError(
+                f"{name}, element {number} is neither a text nor an object such as {example([key])}"
+            )
+
+
+def json_array(name: str, lines: Iterable[str]) -> list[Any]:
+    size = 0
+    seen: list[str] = []
+    for line in lines:
+        seen.append(line)
+        size += len(line) + 1
+        if size > MAX_JSON:
+            raise CorpusError(
+                f"{name} has a JSON array of more than {MAX_JSON:,} characters: write each element "
+                "on a line of its own, as `jq -c '.[]'` does, and read that with --format jsonl"
+            )
+    found = json_value(name, "\n".join(seen), 'an array such as ["…", "…"] or [{"text": "…"}]')
+    if not isinstance(found, list):
+        raise CorpusError(f'{name} is no JSON array such as ["…", "…"]')
+    return found
 
 
 def json_object(
     where: str, line: str, such: str, what: str = "each line is an object"
 ) -> dict[str, Any]:
     """The JSON object in a line. such, what: what it should be, in the error where it is none."""
+    record = json_value(where, line, f"{what} such as {such}")
+    if not isinstance(record, dict):
+        raise CorpusError(f"{where} is no JSON object such as {such}")
+    return record
+
+
+def json_value(where: str, text: str, wanted: str) -> Any:
     import json
 
     try:
-        record = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         other = "it is nested too deeply" if deep else "a number has too many digits"
         reason = getattr(error, "msg", other)
-        raise CorpusError(f"{where} is not valid JSON: {reason}; {what} such as {such}") from None
-    if not isinstance(record, dict):
-        raise CorpusError(f"{where} is no JSON object such as {such}")
-    return record
+        if isinstance(error, json.JSONDecodeError) and "line" not in where:
+            where += f", line {error.lineno}"
+        raise CorpusError(f"{where} is not valid JSON: {reason}; {wanted}") from None
 
 
 def example(keys: Sequence[str]) -> str:
     return "{" + ", ".join(f'"{key}": "…"' for key in keys) + "}"
 
 
-def separated(lines: Iterator[str], format: str) -> tuple[str, Iterator[str]]:
-    r"""What separates the cells of a table, and the same lines again. format: "csv" or "tsv".
+# ---- tables
+
+Row = tuple[int, int, list[str]]  # the lines in which it begins and ends, and its cells
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a table begins. columns: their names, or numbers if there is no header."""
+
+    separator: str
+    quotes: bool  # which a cell may be in
+    columns: list[str]
+    begin: int  # how many lines come before the first row with an entry
+    notes: list[str]
+
+
+def table_head(
+    name: str, lines: Iterator[str], format: str, column: str | None, header: bool
+) -> tuple[Head | None, Iterator[str]]:
+    """How a table begins, None if it has no rows; and the same lines again.
+
+    The header is the first row if that has the column, else a later one of the LOOKED_AT that has
+    it and a row of as many cells after it, if what is above is narrower or begins with #. Where the
+    column has no name, the header is the first row as wide as most are.
+    """
+    separators, begin, seen = separated(lines, format)
+    by_name = header and column is not None and not is_number(column)
+    tables = [first_rows(name, seen, begin, each, format) for each in separators]
+    found = header_with(tables, column) if by_name and column else None
+    if found is None:
+        seen += islice(lines, LOOKED_AT)
+        tables = [first_rows(name, seen, begin, each, format) for each in separators]
+        found = header_with(tables, column) if by_name and column else None
+    again = chain(seen, lines)
+    number, place = likely_header(tables, header) if found is None else found
+    if not tables[number]:
+        head = Head(separators[number], format == "csv", [], begin, [])
+        # A row that never ends has its error when it is read.
+        return (head if any(seen[begin:]) else None), again
+    first, last, row = tables[number][place]
+    columns = [cell.strip() for cell in row]
+    if not header:
+        columns = [str(n) for n in range(1, max(len(row) for *_, row in tables[number]) + 1)]
+    notes = separator_notes(separators[number]) if format == "csv" else []
+    if place:
+        what = "header" if header else "first row"
+        above = shortened(seen[begin:])
+        notes.append(f'has its {what} in line {first}: what is above is left out, "{above}"')
+    if header and not by_name and (column is not None or len(columns) == 1):
+        what = f"row in line {first}" if place else "first row"
+        notes.append(
+            f"has its {what} taken as the header: {listed(columns)}; --no-header if it is data"
+        )
+    return Head(
+        separators[number], format == "csv", columns, last if header else first - 1, notes
+    ), again
+
+
+def is_number(column: str) -> bool:
+    return column.isascii() and column.isdecimal()
+
+
+def shortened(lines: list[str]) -> str:
+    """The first line that is not blank, or its beginning."""
+    text = next(filter(None, map(str.strip, lines)), "")
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def first_rows(name: str, seen: list[str], begin: int, separator: str, format: str) -> list[Row]:
+    """The rows in the first lines that are not blank; without the last one if that goes on."""
+    found: list[Row] = []
+    try:
+        for row in rows(name, seen[begin:], separator, format == "csv", begin + 1):
+            if row[2]:
+                found.append(row)  # noqa: PERF401 - those before the error stay
+    except CorpusError:
+        pass
+    return found
+
+
+def width(row: Row) -> int:
+    """How many cells there are up to the last that is not blank."""
+    return max((n for n, cell in enumerate(row[2], 1) if cell.strip()), default=0)
+
+
+def header_with(tables: list[list[Row]], column: str) -> tuple[int, int] | None:
+    """Which of the tables, one for each separator, has the column, and in which row."""
+    for number, table in enumerate(tables):
+        if table and column in map(str.strip, table[0][2]):
+            return number, 0
+    for number, table in enumerate(tables):
+        for place in range(1, len(table) - 1):
+            row = table[place]
+            if (
+                column in map(str.strip, row[2])
+                and len(row[2]) == len(table[place + 1][2])
+                and all(width(e) < width(row) or e[2][0].startswith("#") for e in table[:place])
+            ):
+                return number, place
+    return None
+
+
+def likely_header(tables: list[list[Row]], header: bool) -> tuple[int, int]:
+    """The same where no name helps: as wide as most rows. Without a header, comments are above."""
+    number, most = 0, 1
+    if tables[0] and width(tables[0][0]) < 2:
+        for each, table in enumerate(tables):
+            widths = [width(row) for row in table]
+            usual = max(set(widths), key=lambda n: (widths.count(n), n), default=1)
+            if usual > 1 and (each == 0 or widths.count(usual) > len(widths) / 2):
+                number, most = each, usual
+                break
+    for place, row in enumerate(tables[number]):
+        comment = row[2][0].startswith("#") and (most == 1 or width(row) < most)
+        if not comment and (not header or width(row) >= most):
+            return number, place
+    return number, 0
+
+
+def column_index(name: str, head: Head, column: str | None) -> int:
+    """Which cell of a row is meant. ConfigError where there is none such, or more than one."""
+    columns = head.columns
+    if column is None or not columns:
+        return 0
+    if columns.count(column) > 1:
+        raise ConfigError(f"{name} has more than one column {column!r}: give its number, from 1 on")
+    if column in columns:
+        return columns.index(column)
+    if is_number(column) and 1 <= int(column[:9]) <= len(columns):
+        return int(column) - 1
+    if columns == [str(n) for n in range(1, len(columns) + 1)]:
+        raise ConfigError(
+            f"{name} has no column {column!r}: without a header they are numbered, from 1 to "
+            f"{len(columns)}"
+        )
+    raise ConfigError(f"{name} has no column {column!r}{suggestion(column, columns)}")
+
+
+def separated(lines: Iterator[str], format: str) -> tuple[list[str], int, list[str]]:
+    r"""What may separate the cells of a table, the most likely first; how many lines say so, as
+    `sep=;` does; and the lines that were read for that. format: "csv" or "tsv".
 
     In CSV it is the one of SEPARATORS of which the first row has most outside of quoted cells; of
     several, or where there are none, the first.
 
-    >>> separated(iter(['id;"a,b,c"', "1;2"]), "csv")[0]
+    >>> separated(iter(['id;"a,b,c"', "1;2"]), "csv")[0][0]
     ';'
     """
-    if format == "tsv":
-        return "\t", lines
     seen: list[str] = []
+    if format == "tsv":
+        return ["\t"], 0, seen
     counts = dict.fromkeys(SEPARATORS, 0)
     size, inside = 0, False  # a quoted cell, which may have several lines
     for line in lines:
         seen.append(line)
+        if len(seen) == 1 and (said := SEPARATOR_LINE.fullmatch(line)):
+            return [said[1]], 1, seen
         size += len(line)
         rest = '"' + line if inside else line
         quoted = QUOTED.findall(rest)
@@ -491,15 +795,109 @@ def separated(lines: Iterator[str], format: str) -> tuple[str, Iterator[str]]:
             counts[separator] += bare.count(separator)
         if (line and not inside) or size > MAX_LINE:
             break
-    return max(SEPARATORS, key=counts.__getitem__), chain(seen, lines)
+    return sorted(SEPARATORS, key=counts.__getitem__, reverse=True), 0, seen
 
 
-def separator_note(separator: str) -> str:
+def separator_notes(separator: str) -> list[str]:
     """What a Corpus says of CSV; nothing of commas, which it is named after."""
-    return "" if separator == "," else f"has its cells separated by {SEPARATORS[separator]}"
+    if separator == ",":
+        return []
+    return [f"has its cells separated by {SEPARATORS.get(separator, ascii(separator))}"]
 
 
-def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl"] | None:
+def rows(
+    name: str, lines: Iterable[str], separator: str, quotes: bool, number: int = 1
+) -> Iterator[Row]:
+    """The rows of a table, a blank line being one without cells. quotes: those of CSV may be around
+    a cell, and TSV has none. number: of the first line.
+
+    `csv.reader` is not for us: its limit on the length of a cell is one for the whole process.
+    """
+    numbered = enumerate(lines, number)
+    for begin, line in numbered:
+        if quotes and '"' in line:
+            yield quoted_row(name, numbered, separator, begin, line)
+        else:
+            yield begin, begin, line.split(separator) if line else []
+
+
+def quoted_row(
+    name: str, numbered: Iterator[tuple[int, str]], separator: str, begin: int, line: str
+) -> Row:
+    """A row with quotes, which goes on in the next lines if one is open. A quote inside of a cell
+    that does not begin with one is a character like any other."""
+    end, row, place = begin, list[str](), 0
+    while place <= len(line):
+        if not line.startswith('"', place):
+            cell = line[place:].partition(separator)[0]
+            row.append(cell)
+            place += len(cell) + 1
+            continue
+        parts, size, place = [], 0, place + 1
+        while True:
+            found = CELL_END.match(line, place)
+            assert found is not None
+            parts.append(found[1].replace('""', '"'))
+            size += len(found[1])
+            if found[2]:
+                break
+            end, line = next(numbered, (0, ""))
+            if not end or size > MAX_LINE:
+                raise CorpusError(
+                    f"{name}, line {begin} is not valid CSV: a quote that is opened there never "
+                    + ("ends" if not end else f"ends in {MAX_LINE:,} characters")
+                )
+            place = 0
+        row.append("\n".join(parts))
+        place = found.end() + 1
+        if not line.startswith(separator, place - 1) and place <= len(line):
+            where = f", in the row that begins in line {begin}" if begin < end else ""
+            raise CorpusError(
+                f"{name}, line {end} is not valid CSV: {line[place - 1]!r} follows the quote that "
+                f"ends a cell{where}"
+            )
+    return begin, end, row
+
+
+def cells(
+    name: str, lines: Iterator[str], head: Head, index: int, tell: Callable[[str], object]
+) -> Iterator[str]:
+    """A cell of each row after the head; "" for a blank row."""
+    several = first = 0  # rows of several lines, and where the first begins
+    longer = first_longer = 0  # and those that have more than the header
+    most = len(head.columns) if head.columns else MAX_LINE
+    wanted = (
+        repr(head.columns[index]) + ", which is number " if head.columns else "column "
+    ) + str(index + 1)
+    lines = islice(lines, head.begin, None)
+    for begin, end, row in rows(name, lines, head.separator, head.quotes, head.begin + 1):
+        if begin < end:
+            several += 1
+            first = first or begin
+        if len(row) > most and any(row[most:]):
+            longer += 1
+            first_longer = first_longer or begin
+        if not row:
+            yield ""
+        elif len(row) <= index:
+            raise CorpusError(
+                f"{name}, line {end} has {len(row)} cell{'' if len(row) == 1 else 's'}: "
+                f"none for {wanted}"
+            )
+        else:
+            yield row[index]
+    if several:
+        what = "1 row of several lines," if several == 1 else f"{several:,} rows of several lines,"
+        tell(f"has {what} from line {first} on: a quote that does not belong there makes such rows")
+    if longer:
+        what = "1 row" if longer == 1 else f"{longer:,} rows"
+        tell(
+            f"has {what} of more than {most:,} cells, from line {first_longer} on: put a cell that "
+            "has the separator in it in quotes"
+        )
+
+
+def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl", "json"] | None:
     """Which format lines have that were read as text, where nearly all of them look like one.
 
     So do rows with the same number of separators, not just one at the end; a comma before a space
@@ -507,6 +905,8 @@ def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl"] | None:
     """
     rows = list(filter(None, map(str.strip, islice(lines, LOOKED_AT))))
     least = SHARE * len(rows)
+    if rows and (rows[0] == "[" or rows[0].startswith(('["', '[{"'))):
+        return "json"
     if len(rows) < LEAST_LOOKED_AT:
         return None
     if sum(row[0] == "{" and row[-1] == "}" for row in rows) >= least:
@@ -523,73 +923,47 @@ def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl"] | None:
     return None
 
 
-def table_note(lines: Iterable[str]) -> str:
+def text_notes(lines: list[str]) -> list[str]:
     """What a Corpus says of lines that were read as text and look like something else."""
     found = table_in(lines)
     if found == "jsonl":
-        return "looks like JSON lines: --format jsonl takes the text of each, --column another key"
-    return f"looks like a table: --format {found} --column NAME takes one column" if found else ""
-
-
-def cells(name: str, lines: Iterable[str], column: str | None, separator: str) -> Iterator[str]:
-    import csv
-
-    reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
-    limit = csv.field_size_limit(MAX_LINE)  # of a cell, which is of the whole process
-    begin = 1  # where the row begins that is read next
-    try:
-        header = [cell.strip() for cell in next(filter(None, reader), [])]
-        if not header:
-            return
-        if column is None:
-            raise ColumnError(name, header)
-        if column not in header:
-            raise ConfigError(f"{name} has no column {column!r}{suggestion(column, header)}")
-        if header.count(column) > 1:
-            raise ConfigError(f"{name} has more than one column {column!r}")
-        index = header.index(column)
-        begin = reader.line_num + 1
-        for row in reader:
-            if not row:
-                yield ""
-            elif len(row) <= index:
-                raise CorpusError(
-                    f"{name}, line {reader.line_num} has {len(row)} cell"
-                    f"{'' if len(row) == 1 else 's'}: "
-                    f"none for {column!r}, which is number {index + 1}"
-                )
-            else:
-                yield row[index]
-            begin = reader.line_num + 1
-    except csv.Error as error:
-        reason, place = str(error), f"line {reader.line_num}"
-        if "unexpected end" in reason:
-            reason, place = "a quote that is opened there never ends", f"line {begin}"
-        elif begin < reader.line_num:
-            reason += f", in the row that begins in line {begin}"
-        raise CorpusError(f"{name}, {place} is not valid CSV: {reason}") from None
-    finally:
-        csv.field_size_limit(limit)
+        return [
+            "looks like JSON lines: --format jsonl takes the text of each, --column another key"
+        ]
+    if found == "json":
+        return ["looks like a JSON array: --format json takes its texts, --column those of a key"]
+    if found:
+        return [
+            f"looks like a table: --format {found} --column NAME takes one column, "
+            "--column 1 --no-header one of a table without a header"
+        ]
+    if sum(line.startswith("# ") or " # " in line for line in lines) >= COMMENTS:
+        return [
+            "has comments after #, which are read as part of the list: "
+            "kamon clean --drop-regex '^#' drops lines that begin with it"
+        ]
+    return []
 
 
 def stream_entries(
     source: str | Path,
     column: str | None = None,
     format: str | None = None,
+    header: bool = True,
     *,
     tell: Callable[[str], object],
 ) -> Iterator[list[str]]:
     """The lines of `stream_lines`, or the records or cells of a table, as they come.
 
-    column, format: as of `read`. tell: is told the note of a Corpus before what it is about; that
-    of a text is about the lines that came first.
+    column, format, header: as of `read`. tell: is told the note of a Corpus, before what it is
+    about where that is known then; that of a text is about the lines that came first.
     """
-    format = checked_format(source, column, format)
+    format = checked_format(source, column, format, header)
     name = name_of(source)
     blocks = stream_lines(source)
     if format == "text":
         first = next(blocks, [])
-        if note := table_note(first[:LOOKED_AT]):
+        for note in text_notes(first[:LOOKED_AT]):
             tell(f"{name} {note}")
         yield from chain(filter(None, [first]), blocks)
         return
@@ -600,10 +974,10 @@ def stream_entries(
             yield list(json_texts(name, lines, "text" if column is None else column, number))
             number += len(lines)
         return
-    separator, each = separated(chain.from_iterable(blocks), format)
-    if format == "csv" and (note := separator_note(separator)):
-        tell(f"{name} {note}")
-    yield from together(cells(name, each, column, separator))
+    each = chain.from_iterable(blocks)
+    yield from together(
+        entries_in(name, each, format, column, header, lambda note: tell(f"{name} {note}"))
+    )
 
 
 def together(docs: Iterable[str]) -> Iterator[list[str]]:

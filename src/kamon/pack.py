@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from kamon.config import MODES
-from kamon.corpus import name_of
+from kamon.corpus import TABLES, name_of
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files import replace_file, sync_folder
 from kamon.lock import locked
@@ -46,7 +46,7 @@ from kamon.shards import (
     bytes_a_token,
     read_manifest,
 )
-from kamon.sources import find_sources, separator_of
+from kamon.sources import find_sources, notes_of
 from kamon.store import LOCK, as_store_error, is_model, load
 from kamon.tokenizer import BPE_VOCAB, CharTokenizer, read_tokenizer
 from kamon.units import (
@@ -95,7 +95,7 @@ class Packed:
     num_units_before: int  # of them were there
     was_whole: bool  # so that there was nothing to do
     num_hidden: int  # files and folders of the folders given, left out
-    separators: dict[str, int]  # how many CSV files have their cells separated by which
+    notes: dict[str, int]  # how many tables have which note of a Corpus
 
 
 def pack(
@@ -107,6 +107,7 @@ def pack(
     vocab_size: int | None = None,
     column: str | None = None,
     format: str | None = None,
+    header: bool = True,
     hold_out: bool = True,
     shard_tokens: int = SHARD_TOKENS,
     jobs: int = 1,
@@ -127,6 +128,8 @@ def pack(
     sources, num_hidden = find_sources(list(map(str, inputs)), format)
     if column is not None and all(source.format == "text" for source in sources):
         raise ConfigError("all files are read as text, which has no columns: name a --format")
+    if not header and not any(source.format in TABLES for source in sources):
+        raise ConfigError("no file is a table, which may have a header: leave out --no-header")
     ready = None if tokenizer in ("char", "bpe") else given_tokenizer(tokenizer)
     composed = ready is None or tokenizer_of(ready).composed
     if ready is not None:
@@ -144,14 +147,15 @@ def pack(
         vocab_size,
         column,
         format,
+        header,
         hold_out,
         composed,
         shard_tokens,
         choose_unit_bytes(sources, shard_tokens),
         sources,
     )
-    csv = [source for source in sources if source.format == "csv"]
-    separators = dict(Counter(map(separator_of, csv)))
+    tables = [source for source in sources if source.format in TABLES]
+    notes = Counter(note for table in tables for note in notes_of(table, column, header))
     begin = time.perf_counter()
     with writing(given, plan, overwrite=overwrite) as path, as_store_error(given):
         was_whole = (path / MANIFEST).exists()
@@ -171,7 +175,7 @@ def pack(
             before,
             was_whole,
             num_hidden,
-            separators,
+            dict(notes),
         )
 
 

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import os
 import stat
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from kamon.config import suggestion
 from kamon.corpus import (
+    COMPRESSED,
     FORMATS,
     UTF_16_MARKS,
-    cells,
     decoded,
+    entries_in,
     format_of,
+    import_zstandard,
     json_texts,
     lines_of,
     name_of,
     no_longer,
     opened,
-    separated,
+    table_head,
     together,
 )
 from kamon.documents import BLOCK
 from kamon.errors import ConfigError, CorpusError
-
-PACKED = (".gz", ".zst")
-PACKED_BLOCK = 1 << 12  # bytes unpacked at a time: to 128 MiB at the very worst
 
 Report = Callable[[int], object]  # is told how many bytes of a file were read
 
@@ -41,7 +39,6 @@ class Source:
     size: int
     mtime_ns: int
     format: str
-    packed: str  # one of PACKED, or ""
 
     @property
     def name(self) -> str:
@@ -60,7 +57,7 @@ class Piece:
 def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[Source], int]:
     """The files, those of a folder in order of their names, and how many hidden ones are left out.
 
-    format: of all; by default the ending tells, before one of PACKED. Errors: what there is not, or
+    format: of all; by default the ending tells. Errors: what there is not, or
     cannot be read twice, or is named twice.
     """
     if format is not None and format not in FORMATS:
@@ -80,11 +77,9 @@ def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[
             same = seen.setdefault((there.st_dev, there.st_ino), file)
             if same is not file:
                 raise ConfigError(f"{name_of(file)} is packed already as {name_of(same)}: drop one")
-            stem, packed = os.path.splitext(file)
-            packed = packed.lower() if packed.lower() in PACKED else ""
-            kind = format or format_of(stem if packed else file)
-            found.append(Source(file, there.st_size, there.st_mtime_ns, kind, packed))
-    if any(source.packed == ".zst" for source in found):
+            kind = format or format_of(file)
+            found.append(Source(file, there.st_size, there.st_mtime_ns, kind))
+    if any(source.path.lower().endswith(".zst") for source in found):
         import_zstandard()
     return found, num_hidden
 
@@ -117,14 +112,6 @@ def stat_of(path: str) -> os.stat_result:
     return found
 
 
-def import_zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise ConfigError('reading .zst needs the extra: pip install "kamon[pack]"') from None
-    return zstandard
-
-
 def cut(sources: Sequence[Source], most: int, *, whole_texts: bool) -> list[list[Piece]]:
     """All files as units of work: many small ones together, in their order, up to `most` bytes.
 
@@ -136,7 +123,7 @@ def cut(sources: Sequence[Source], most: int, *, whole_texts: bool) -> list[list
     room = -1
     for number, source in enumerate(sources):
         step = max(1, source.size)
-        if source.format in free and not source.packed and step > most and not is_utf_16(source):
+        if source.format in free and step > most and is_cut(source):
             step = most
         for begin in range(0, max(1, source.size), step):
             piece = Piece(number, begin, min(begin + step, source.size))
@@ -149,17 +136,18 @@ def cut(sources: Sequence[Source], most: int, *, whole_texts: bool) -> list[list
     return units
 
 
-def is_utf_16(source: Source) -> bool:
-    """Whether a mark says so, without which no piece of it can be read."""
+def is_cut(source: Source) -> bool:
+    """Whether its bytes are text from any line on, which UTF-16 and what is compressed are not."""
     with opened(source.path, source.name) as file:
-        return file.read(2) in UTF_16_MARKS
+        return not file.read(10).startswith((*UTF_16_MARKS, *COMPRESSED))
 
 
-def separator_of(source: Source) -> str:
-    """What separates the cells of a CSV or TSV file."""
+def notes_of(source: Source, column: str | None, header: bool) -> list[str]:
+    """What people should know of how a CSV or TSV file begins."""
     whole = texts(source, Piece(0, 0, source.size), lambda _: None)
     lines = (line for block in lines_of(whole) for line in block)
-    return separated(lines, source.format)[0]
+    head, _ = table_head(source.name, lines, source.format, column, header)
+    return [] if head is None else head.notes
 
 
 def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iterator[str]:
@@ -182,25 +170,9 @@ def check_same(source: Source, file: BinaryIO) -> None:
 
 
 def piece_bytes(source: Source, piece: Piece, file: BinaryIO, report: Report) -> Iterator[bytes]:
-    if source.packed == ".gz":
-        yield from unpacked(
-            read(file, 0, source.size, report, PACKED_BLOCK),
-            lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
-            zlib.error,
-            source.name,
-        )
-    elif source.packed == ".zst":
-        zstandard = import_zstandard()
-        yield from unpacked(
-            read(file, 0, source.size, report, PACKED_BLOCK),
-            lambda: zstandard.ZstdDecompressor().decompressobj(),
-            zstandard.ZstdError,
-            source.name,
-        )
-    else:
-        begin = line_start(file, piece.begin)
-        end = line_start(file, piece.end) if piece.end < source.size else source.size
-        yield from read(file, begin, end, report, BLOCK)
+    begin = line_start(file, piece.begin)
+    end = line_start(file, piece.end) if piece.end < source.size else source.size
+    return read(file, begin, end, report, BLOCK)
 
 
 def read(file: BinaryIO, begin: int, end: int, report: Report, size: int) -> Iterator[bytes]:
@@ -222,31 +194,17 @@ def line_start(file: BinaryIO, place: int) -> int:
     return file.tell()
 
 
-def unpacked(
-    blocks: Iterable[bytes], make: Callable[[], Any], error: type[Exception], name: str
-) -> Iterator[bytes]:
-    """What is in the members of a compressed file. CorpusError where it is damaged or cut off."""
-    decoder = None
-    try:
-        for block in blocks:
-            while block:
-                decoder = decoder or make()
-                yield decoder.decompress(block)
-                block = b""
-                if decoder.eof:
-                    block, decoder = decoder.unused_data, None
-    except error as reason:
-        raise CorpusError(f"{name} is damaged: {reason}") from None
-    if decoder is not None:
-        raise CorpusError(f"{name} is damaged: its end is missing")
-
-
 def entries(
-    source: Source, piece: Piece, column: str | None, report: Report, number: int = 1
+    source: Source,
+    piece: Piece,
+    column: str | None,
+    report: Report,
+    number: int = 1,
+    header: bool = True,
 ) -> Iterator[list[str]]:
     """The lines, records or cells of a piece, many at a time, blank ones too.
 
-    column: as of `corpus.read`. number: of the first line.
+    column, header: as of `corpus.read`. number: of the first line.
     """
     lines = no_longer(lines_of(texts(source, piece, report, number)), source.name, number)
     if source.format == "text":
@@ -256,8 +214,7 @@ def entries(
     if source.format == "jsonl":
         yield from together(json_texts(source.name, each, column or "text", number))
     else:
-        separator, each = separated(each, source.format)
-        yield from together(cells(source.name, each, column, separator))
+        yield from together(entries_in(source.name, each, source.format, column, header))
 
 
 def lines_before(source: Source, piece: Piece) -> int:

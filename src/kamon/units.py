@@ -55,6 +55,7 @@ class Plan:
     vocab_size: int | None
     column: str | None
     format: str | None
+    header: bool
     hold_out: bool
     composed: bool  # whether texts are brought to NFC
     shard_tokens: int
@@ -232,7 +233,9 @@ def untold(_: int) -> None:
 def documents(plan: Plan, piece: Piece, report: Report) -> Iterator[list[str]]:
     """The documents of a piece of many, none of them blank, many at a time."""
     number = 2 if piece.begin else 1  # any but the first: `located` counts
-    for block in entries(plan.sources[piece.source], piece, plan.column, told(report), number):
+    for block in entries(
+        plan.sources[piece.source], piece, plan.column, told(report), number, plan.header
+    ):
         if plan.mode == "documents":  # as `as_document` does, faster
             docs = list(filter(None, map(str.strip, block)))
         else:
@@ -279,7 +282,7 @@ def located(plan: Plan, unit: int, tokenizer: Tokenizer | None = None) -> Iterat
             if whole:
                 blocks = map(LINE.findall, texts(source, piece, untold, number))
             else:
-                blocks = entries(source, piece, plan.column, untold, number)
+                blocks = entries(source, piece, plan.column, untold, number, plan.header)
             for entry in chain.from_iterable(blocks):
                 try:
                     if tokenizer is not None:

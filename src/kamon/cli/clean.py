@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, one_line, print_json, say, say_corpus
 from kamon.cli.parser import Parser, whole_number
-from kamon.cli.settings import add_input, add_input_format, add_json
+from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
         help="where the clean documents go, one a line; by default stdout, with --json as its docs",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
-    add_input_format(parser)
+    add_reading(parser)
     add_json(parser)
     group = parser.add_argument_group("what is changed")
     group.add_argument(
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output is not None:
         check_target(args.output, args.input, overwrite=args.overwrite)
     # NFC is one of the steps, which says what it changed.
-    source = corpus.read(args.input, column=args.column, format=args.format, composed=False)
+    source = corpus.read(args.input, **reading(args), composed=False)
     say_corpus(source, args.input)
     cleaned = clean(source.docs, options)
     for step in cleaned.report:

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 
 from kamon.cli.output import columns, count, one_line, padded, print_json, say, say_corpus
 from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_engine, add_input_format, add_json, chosen_engine
+from kamon.cli.settings import (
+    add_engine,
+    add_json,
+    add_reading,
+    check_unread,
+    chosen_engine,
+    reading,
+)
 from kamon.config import make_config
 from kamon.errors import ConfigError
 
@@ -46,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
         help="of the samples: 0 takes the likeliest, 1 the model's odds (1)",
     )
     parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
-    add_input_format(parser)
+    add_reading(parser)
     add_engine(parser)
     add_json(parser)
 
@@ -56,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
     make_config({name: value for name, value in given.items() if value is not None})
     if args.n < 0:
         raise ConfigError(f"the number of samples must be 0 or more, not {args.n}")
-    if args.file is None and (args.column is not None or args.format is not None):
-        raise ConfigError("--column and --format say how to read a FILE, and there is none")
+    if args.file is None:
+        check_unread(args, "a FILE, and there is none")
 
     from kamon import corpus
     from kamon.api import load
@@ -68,8 +75,7 @@ def run(args: argparse.Namespace) -> None:
     if args.file is not None:
         source = corpus.read(
             args.file,
-            column=args.column,
-            format=args.format,
+            **reading(args),
             mode=model.config.mode,
             composed=model.tokenizer.composed,
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, print_json, print_marked, say, say_corpus, say_unfinished
 from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_input, add_input_format, add_json
+from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.config import Config, make_config
 from kamon.errors import ConfigError
 
@@ -56,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="S",
         help=f"decides the samples ({Config.seed})",
     )
-    add_input_format(parser)
+    add_reading(parser)
     add_json(parser)
 
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     from kamon.tokenizer import CharTokenizer
 
     check_room(args.n)
-    source = corpus.read(args.input, column=args.column, format=args.format)
+    source = corpus.read(args.input, **reading(args))
     say_corpus(source, args.input)
     check_learnable(source)
     tokenizer = CharTokenizer.train(source.docs)

@@ -129,8 +129,13 @@ def say_corpus(source: Corpus, given: str) -> None:
         which = f"{count(source.num_normalized, 'line')} " if source.num_entries > 1 else ""
         details.append(f"{which}brought to NFC (ö as one character)")
     say(f"{source.source}: {', '.join(details)}")
-    if source.note:
-        say(f"{source.source} {source.note}")
+    say_notes(source)
+
+
+def say_notes(source: Corpus) -> None:
+    """How it was read, where people should know."""
+    for note in source.note.splitlines():
+        say(f"{source.source} {note}")
 
 
 def say_resumed(resumed: Resumed | None) -> None:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, print_json, say
 from kamon.cli.parser import Parser, whole_number
-from kamon.cli.settings import add_json
-from kamon.corpus import FORMATS, SEPARATORS
+from kamon.cli.settings import add_json, add_reading, reading
 
 if TYPE_CHECKING:
     from kamon.pack import Packed, Progress
@@ -28,8 +27,8 @@ def add_arguments(parser: Parser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="text, .csv, .tsv or .jsonl, each also as .gz or .zst; of a folder all files in it, "
-        "sorted by name, but hidden ones",
+        help="text, .csv, .tsv, .jsonl or .json, each also as .gz, .bz2, .xz or .zst; of a folder "
+        "all files in it, sorted by name, but hidden ones",
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="SHARDS", help="the directory to write"
@@ -51,12 +50,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--vocab-size", type=whole_number, metavar="N", help="tokens of bpe (1,024)"
     )
-    parser.add_argument(
-        "--column", metavar="NAME", help="column of CSV or TSV files; key of JSONL (text)"
-    )
-    parser.add_argument(
-        "--format", choices=FORMATS, help="of all inputs; by default the ending of each tells"
-    )
+    add_reading(parser, "all inputs")
     parser.add_argument(
         "--all",
         action="store_true",
@@ -90,8 +84,7 @@ def run(args: argparse.Namespace) -> None:
             mode=args.mode,
             tokenizer=args.tokenizer,
             vocab_size=args.vocab_size,
-            column=args.column,
-            format=args.format,
+            **reading(args),
             hold_out=not args.all,
             shard_tokens=args.shard_tokens,
             jobs=usable_cores() if args.jobs is None else args.jobs,
@@ -108,9 +101,8 @@ def run(args: argparse.Namespace) -> None:
 def say_packed(packed: Packed) -> None:
     if packed.num_hidden:
         say(f"{count(packed.num_hidden, 'hidden name')} in the folders left out")
-    for separator, number in packed.separators.items():
-        if separator != ",":
-            say(f"{count(number, 'CSV file')} with cells separated by {SEPARATORS[separator]}")
+    for note, number in packed.notes.items():
+        say(f"{count(number, 'table')}: {note}")
     if packed.was_whole:
         say("all was packed before: nothing to do")
         return

@@ -20,10 +20,18 @@ from kamon.cli.output import (
     say,
     say_empty,
     say_line_ends,
+    say_notes,
     say_unfinished,
 )
 from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_engine, add_json, chosen_engine
+from kamon.cli.settings import (
+    add_engine,
+    add_json,
+    add_reading,
+    check_unread,
+    chosen_engine,
+    reading,
+)
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,6 +88,7 @@ def add_arguments(parser: Parser) -> None:
     )
     for name, (options, help) in CONDITIONS.items():
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **options)
+    add_reading(parser, "the FILE of --exclude")
     parser.add_argument(
         "--details",
         action="store_true",
@@ -105,7 +114,11 @@ def run(args: argparse.Namespace) -> int:
         from kamon import corpus
 
         # As it is: `find` brings it to the model's form.
-        conditions["exclude"] = corpus.read(conditions["exclude"], composed=False).docs
+        excluded = corpus.read(conditions["exclude"], **reading(args), composed=False)
+        say_notes(excluded)
+        conditions["exclude"] = excluded.docs
+    else:
+        check_unread(args, "the FILE of --exclude, and there is none")
     model = load(args.dir, **chosen_engine(args))
     is_text = model.config.mode == "text"
     if is_text and (args.details or args.nearest):

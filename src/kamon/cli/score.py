@@ -27,7 +27,7 @@ from kamon.cli.output import (
     say_line_ends,
 )
 from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_engine, add_input_format, chosen_engine
+from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE",
         help="text, .csv, .tsv or .jsonl; by default standard input",
     )
-    add_input_format(parser)
+    add_reading(parser)
     parser.add_argument("--top", type=whole_number, metavar="N", help="only the N oddest, in order")
     parser.add_argument(
         "--threshold", type=number, metavar="BITS", help="only those of so many bits a character"
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     table = (args.format or format_of(args.input)) in ("csv", "tsv")
     headed = args.json or not sys.stdout.isatty()
     top: list[tuple[float, str]] = []  # the oddest so far, with their lines
-    for lines in stream_entries(args.input, args.column, args.format, tell=say):
+    for lines in stream_entries(args.input, **reading(args), tell=say):
         num_long += sum(len(line) > MAX_LINE for line in lines)
         texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
         try:

@@ -11,6 +11,7 @@ from kamon.cli.parser import Parser, number, whole_number
 from kamon.config import SETTINGS, make_config, read_settings
 from kamon.corpus import FORMATS
 from kamon.engine import DEVICES, DTYPES, ENGINES, best_engine
+from kamon.errors import ConfigError
 
 
 def add_json(parser: Parser) -> None:
@@ -101,15 +102,37 @@ def add_input(parser: Parser, *, required: bool = False) -> None:
         nargs=None if required else "?",
         default=None if required else "names",
         metavar="INPUT",
-        help="a file with one document a line, .csv, .tsv or .jsonl; - for standard input; "
+        help="a file with one document a line, .csv, .tsv, .jsonl or .json, also compressed; - for "
+        "standard input; "
         f"or a built-in list: names{'' if required else ' (the default)'}, names-original",
     )
 
 
-def add_input_format(parser: Parser) -> None:
+def add_reading(parser: Parser, what: str = "the input") -> None:
+    """--column, --format and --no-header, which say how to read a list."""
     parser.add_argument(
-        "--column", metavar="NAME", help="column of a CSV or TSV file; key of JSONL (text)"
+        "--column",
+        metavar="NAME",
+        help="column of a CSV or TSV table, by its name or its number from 1 on; key of JSON "
+        "objects [default: the only column; text]",
     )
     parser.add_argument(
-        "--format", choices=FORMATS, help="of the input; by default its ending tells, - is text"
+        "--format",
+        choices=FORMATS,
+        help=f"format of {what}; csv has quotes, and tsv has none [default: by the file's ending, "
+        "otherwise text]",
     )
+    parser.add_argument(
+        "--no-header", action="store_true", help="read the first row of a table as data"
+    )
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """What these flags say, for `corpus.read`."""
+    return {"column": args.column, "format": args.format, "header": not args.no_header}
+
+
+def check_unread(args: argparse.Namespace, why: str) -> None:
+    """ConfigError if one of these flags is given, though no list is read."""
+    if args.column is not None or args.format is not None or args.no_header:
+        raise ConfigError(f"--column, --format and --no-header say how to read {why}")

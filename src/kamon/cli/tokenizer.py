@@ -34,7 +34,7 @@ from kamon.cli.output import (
     say_line_ends,
 )
 from kamon.cli.parser import Parser, whole_number
-from kamon.cli.settings import add_input_format
+from kamon.cli.settings import add_reading, check_unread, reading
 from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
 
 if TYPE_CHECKING:
@@ -63,15 +63,15 @@ def add_arguments(parser: Parser) -> None:
         help="of train: how many tokens there may be; 256 are the bytes and one is BOS (1024)",
     )
     parser.add_argument("--overwrite", action="store_true", help="of train: replace FILE")
-    add_input_format(parser)
+    add_reading(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
 def run(args: argparse.Namespace) -> None:
     if args.action != "train" and (args.output or args.overwrite or args.vocab_size is not None):
         raise ConfigError("-o, --overwrite and --vocab-size are for `kamon tokenizer train`")
-    if args.action == "show" and (args.column is not None or args.format is not None):
-        raise ConfigError("--column and --format say how to read an INPUT, and there is none")
+    if args.action == "show":
+        check_unread(args, "an INPUT, and there is none")
     if args.action == "show" and not args.words:
         raise ConfigError("give one or more texts to show the pieces of")
     most = {"train": 0, "show": len(args.words)}.get(args.action, 1)
@@ -94,7 +94,7 @@ def train(args: argparse.Namespace) -> None:
     if args.output is None:
         raise ConfigError("name the FILE that the tokenizer goes to with -o")
     path = check_target(args.output, args.source, args.overwrite)
-    source = corpus.read(args.source, column=args.column, format=args.format)
+    source = corpus.read(args.source, **reading(args))
     say_corpus(source, args.source)
     tokenizer = BytePairTokenizer.train(source.docs, wanted)
     try:
@@ -170,8 +170,7 @@ def encode(args: argparse.Namespace) -> None:
 
     tokenizer = tokenizer_at(args.source)
     name = args.words[0] if args.words else "-"
-    composed = tokenizer.composed
-    source = corpus.read(name, column=args.column, format=args.format, composed=composed)
+    source = corpus.read(name, **reading(args), composed=tokenizer.composed)
     say_corpus(source, name)
     for doc in source.docs:
         tokens = tokenizer.encode(doc)

@@ -30,10 +30,12 @@ from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import (
     add_engine,
     add_input,
-    add_input_format,
     add_json,
+    add_reading,
     add_settings,
+    check_unread,
     chosen_engine,
+    reading,
     settings,
 )
 from kamon.config import SETTINGS
@@ -72,7 +74,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--all", action="store_true", help="learn from all documents: hold none out to test on"
     )
-    add_input_format(parser)
+    add_reading(parser)
     parser.add_argument(
         "--tokenizer",
         default="char",
@@ -155,11 +157,7 @@ def run(args: argparse.Namespace) -> int:
     if name is not None and is_packed(name):
         source = ranks.all(lambda: packed_corpus(name, args))
     elif name is not None:
-        source = ranks.all(
-            lambda: corpus.read(
-                name, column=args.column, format=args.format, mode=mode, composed=composed
-            )
-        )
+        source = ranks.all(lambda: corpus.read(name, **reading(args), mode=mode, composed=composed))
         say_corpus(source, name)
 
     def on_start(run: Run) -> None:
@@ -261,8 +259,7 @@ def packed_corpus(path: str, args: argparse.Namespace) -> Shards:
     """What `kamon pack` wrote there; ConfigError for flags that say how to read a file."""
     from kamon.shards import open_shards
 
-    if args.column is not None or args.format is not None:
-        raise ConfigError("--column and --format say how to read a file, and INPUT is packed")
+    check_unread(args, "a file, and INPUT is packed")
     shards = open_shards(path)
     say(
         f"{path}: {count(shards.num_docs('train'), 'document')}, "
@@ -304,8 +301,8 @@ def check_resume(args: argparse.Namespace) -> None:
                 f"{flag} cannot be changed where a training goes on: leave it out, or start a new "
                 f"one with --init-from {args.resume}"
             )
-    if args.input is None and (args.column is not None or args.format is not None):
-        raise ConfigError("--column and --format say how to read an INPUT, and there is none")
+    if args.input is None:
+        check_unread(args, "an INPUT, and there is none")
 
 
 def say_picked(config: Config, chosen: dict[str, Any]) -> None:

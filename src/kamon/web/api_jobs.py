@@ -70,7 +70,7 @@ def largest_settings() -> dict[str, float]:
     return found
 
 
-Format = Literal["text", "csv", "tsv", "jsonl"]
+Format = Literal["text", "csv", "tsv", "jsonl", "json"]
 Column = Annotated[str | None, Field(max_length=1000)]
 Name = Annotated[str | None, Field(min_length=1, max_length=100)]
 
@@ -166,7 +166,7 @@ class ColumnsRequest(Asking):
     """A table, called `name`."""
 
     text: Text
-    format: Literal["csv", "tsv", "jsonl"]
+    format: Literal["csv", "tsv", "jsonl", "json"]
     name: Name = None
 
 
@@ -239,7 +239,7 @@ class CleanAnswer(BaseModel):
     docs: list[str]
     tidied: Tidied | None
     warnings: list[str]
-    looks_like: Literal["csv", "tsv", "jsonl"] | None
+    looks_like: Literal["csv", "tsv", "jsonl", "json"] | None
 
 
 # ---- trainings
@@ -549,7 +549,7 @@ def preview(
     removed: list[Removed] = []
     changed: list[Changed] = []
     unit = "row" if format in ("csv", "tsv") else "line"
-    entries, _ = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
+    entries = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
     for number, line in enumerate(entries, 1):
         doc = nfc(line.strip())
         why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None
