@@ -137,6 +137,7 @@ def test_completions_and_scores(server: Server, model: Model) -> None:
     for each, own in zip(scores, score(model, texts), strict=True):
         assert each["logprob"] == pytest.approx(own.logprob)
         assert each["percentile"] == scale.percentile(own.bits_per_char)
+        assert each["compared_with"] == scale.reference
         assert each["surprising"] == own.surprising
     said = server.json("POST", "/score", {"model": ID, "texts": ["ba", "bXa"]}, 422)["error"]
     assert "'X'" in said

@@ -162,8 +162,8 @@ def say_compared(scale: Scale) -> None:
         say(f"percentiles compare with {n} entries that were held out from training")
     else:
         say(
-            f"percentiles compare with {n} entries of the list, most of them learned: unseen ones "
-            "are rather odder; a longer list has enough held out to compare with"
+            f"percentiles compare with {n} entries of the list, since too few are held out from "
+            "training: new entries get low ones too often"
         )
 
 
