@@ -680,7 +680,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (
         "tokenizer show B a --column x",
         2,
-        "--column, --format and --no-header say how to read an INPUT",
+        "--no-header say how to read an INPUT, and there is none",
     ),
     (["tokenizer", "show", "B", "\udcff"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
     ("dpo M", 2, "give either DATA, a file of pairs or common, or --prefer RULE"),

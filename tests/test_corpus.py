@@ -437,6 +437,9 @@ TAKEN = "has its first row taken as the header: {}; --no-header if it is data"
         ("2,1\na,b\n", "csv", "1", True, ["b"], [TAKEN.format("2, 1")]),  # a name before a number
         ("name,name\na,b\n", "csv", "2", True, ["b"], [TAKEN.format("name, name")]),
         ("anna,1\nbo,2\n", "csv", "01", False, ["anna", "bo"], []),
+        ("#,name\n1,anna\n", "csv", "2", True, ["anna"], [TAKEN.format("#, name")]),
+        ("#id,name\n1,anna\n2,\n3,\n", "csv", "2", True, ["anna"], [TAKEN.format("#id, name")]),
+        ("# a, b\nname,n\nanna,1\n", "csv", "name", True, ["anna"], ["header in line 2"]),
         # one column
         ("name\nanna\nbo\n", "csv", None, True, ["anna", "bo"], [TAKEN.format("name")]),
         ("name\nanna\nbo\n", "csv", None, False, ["name", "anna", "bo"], []),
@@ -475,8 +478,9 @@ def test_tables_as_people_have_them(
         assert told == [f"{path} {note}" for note in found.note.splitlines()]
     again = corpus.from_text(content, column=column, format=format, header=header)
     assert (again.docs, again.note) == (docs, found.note)
-    columns = corpus.columns_in("x", corpus.lines_in(content, "x"), format, header)
-    assert format == "json" or len(columns) == 1 or (column or "1").isdecimal() or column in columns
+    if format != "json" and column is not None and header and not content.startswith("# "):
+        columns = corpus.columns_in("x", corpus.lines_in(content, "x"), format)
+        assert column in columns or column.isdecimal()
 
 
 @pytest.mark.parametrize(

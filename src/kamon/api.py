@@ -221,6 +221,8 @@ def train(
     init_from: a model, or its directory, to start from: with its tokens, parameters, n_layer,
     n_embd, n_head and block_size.
 
+    column, format, header: how to read a path or "-", as of `corpus.read`.
+
     settings: the fields of Config. engine, dtype, threads, device, compile: see `make_engine`.
     on_start is called once before the first step; for on_progress and should_stop see
     `trainer.pretrain`. Raises ConfigError, CorpusError, StoreError or TrainingError.
@@ -603,7 +605,9 @@ def shards_of(
     if not isinstance(docs, Shards):
         return None
     if column is not None or format is not None or not header:
-        raise ConfigError("column and format say how to read a file, and this is a packed corpus")
+        raise ConfigError(
+            "column, format and header say how to read a file, and this is a packed corpus"
+        )
     return docs
 
 
@@ -621,7 +625,7 @@ def corpus_of(
             docs, column=column, format=format, header=header, mode=mode, composed=composed
         )
     if column is not None or format is not None or not header:
-        raise ConfigError("column and format say how to read a file, and there is none")
+        raise ConfigError("column, format and header say how to read a file, and there is none")
     if isinstance(docs, Corpus):
         return docs
     # Shards are no list: see `shards_of`

@@ -732,20 +732,25 @@ def header_with(tables: list[list[Row]], column: str) -> tuple[int, int] | None:
 
 
 def likely_header(tables: list[list[Row]], header: bool) -> tuple[int, int]:
-    """The same where no name helps: as wide as most rows. Without a header, comments are above."""
-    number, most = 0, 1
-    if tables[0] and width(tables[0][0]) < 2:
-        for each, table in enumerate(tables):
-            widths = [width(row) for row in table]
-            usual = max(set(widths), key=lambda n: (widths.count(n), n), default=1)
-            if usual > 1 and (each == 0 or widths.count(usual) > len(widths) / 2):
-                number, most = each, usual
-                break
+    """The same where no name helps: as wide as most rows if the first row has only one cell. Above
+    it, and above the first row without a header, may be comments."""
+    number, narrow = 0, bool(tables[0]) and width(tables[0][0]) < 2
+    for each, table in enumerate(tables if narrow else []):
+        usual = usual_width(table)
+        if usual > 1 and (each == 0 or sum(width(row) == usual for row in table) > len(table) / 2):
+            number = each
+            break
+    usual = usual_width(tables[number])
     for place, row in enumerate(tables[number]):
-        comment = row[2][0].startswith("#") and (most == 1 or width(row) < most)
-        if not comment and (not header or width(row) >= most):
+        comment = row[2][0].startswith("#") and (usual == 1 or width(row) < usual)
+        if not comment and not (header and narrow and width(row) < usual):
             return number, place
     return number, 0
+
+
+def usual_width(table: list[Row]) -> int:
+    widths = [width(row) for row in table]
+    return max(set(widths), key=lambda n: (widths.count(n), n), default=1)
 
 
 def column_index(name: str, head: Head, column: str | None) -> int:

@@ -288,7 +288,7 @@ def located(plan: Plan, unit: int, tokenizer: Tokenizer | None = None) -> Iterat
                     if tokenizer is not None:
                         tokenizer.encode(entry if whole else as_document(plan, entry))
                 except TokenizerError as error:
-                    kind = "record" if source.format in ("csv", "tsv") else "line"
+                    kind = "record" if source.format in ("csv", "tsv", "json") else "line"
                     raise TokenizerError(f"{source.name}, {kind} {number}: {error}") from None
                 number += entry.count("\n") if whole else 1
         raise

@@ -548,7 +548,7 @@ def preview(
     first: dict[str, int] = {}
     removed: list[Removed] = []
     changed: list[Changed] = []
-    unit = "row" if format in ("csv", "tsv") else "line"
+    unit = {"csv": "row", "tsv": "row", "json": "element"}.get(format, "line")
     entries = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
     for number, line in enumerate(entries, 1):
         doc = nfc(line.strip())
