@@ -362,7 +362,7 @@ def examples_from(
             found, source = preferences.pairs_of(answers), name_of(str(data))
         else:
             assert data is not None
-            found, source = list(data), "pairs in memory"
+            found, source = preferences.checked_pairs(data), "pairs in memory"
         if not found:
             raise CorpusError(
                 f"{source} has no pair: it takes a liked and a disliked text, or two to choose from"

@@ -204,6 +204,15 @@ def births() -> dict[str, int]:
     return dict(found)
 
 
+def checked_pairs(pairs: Iterable[Preference]) -> list[Preference]:
+    """The pairs as a list. CorpusError for one that is no Preference."""
+    found = list(pairs)
+    for number, pair in enumerate(found, 1):
+        if not isinstance(pair, Preference):
+            raise CorpusError(f"pair {number} is no kamon.preferences.Preference but {pair!r:.80}")
+    return found
+
+
 def common_pairs(
     n: int, seed: int, num_held_out: int = 0
 ) -> tuple[list[Preference], list[Preference]]:

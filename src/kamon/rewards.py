@@ -24,7 +24,7 @@ from kamon.engine import Engine, is_fast
 from kamon.errors import ConfigError, CorpusError
 from kamon.extend import extend
 from kamon.objectives import bradley_terry_loss, bradley_terry_weights, mean, sigmoid
-from kamon.preferences import Preference, to_record
+from kamon.preferences import Preference, checked_pairs, to_record
 from kamon.prompts import knows_prompts, prompted
 from kamon.split import part
 from kamon.tokenizer import Tokenizer
@@ -199,11 +199,12 @@ def reward(
     weight = checked_float("lm_weight", lm_weight)
     if not 0 <= weight < float("inf"):
         raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
+    pairs = checked_pairs(pairs)
     if held_out is None:
         apart = [is_apart(pair) for pair in pairs]
     else:
         apart = [False] * len(pairs) + [True] * len(held_out)
-        pairs = [*pairs, *held_out]
+        pairs += checked_pairs(held_out)
     examples = [to_record(p) | {"held_out": a} for p, a in zip(pairs, apart, strict=True)]
     if all(apart):
         raise CorpusError(f"{source} has no pairs to learn from")
