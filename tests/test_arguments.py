@@ -25,7 +25,7 @@ from kamon.config import Config
 from kamon.contents import Stored
 from kamon.dpo import dpo
 from kamon.engine import checked_threads
-from kamon.errors import ConfigError
+from kamon.errors import ConfigError, CorpusError
 from kamon.evaluate import evaluate
 from kamon.export import export
 from kamon.ngram import train_ngram
@@ -127,7 +127,7 @@ def test_whole_numbers_of_other_libraries(two: Any, folder: Path) -> None:
     assert Options(min_len=two).min_len == 2
     assert checked_threads(two) == 2
     assert len(complete.completions(model, "", two, effort=0.01).documents) == 2
-    assert len(evaluate(model, ["nana"], n=two).samples.similar) <= 2  # type: ignore[union-attr]
+    assert len(evaluate(model, ["nana"], n=two).samples.similar) <= 2
     assert compare(model, {"same": model}, n=two).n == 2
     assert inside.lengths(model, two).num_samples == 2
     assert train_ngram(model.tokenizer.encode_documents(DOCS), 7, two).order == 2
@@ -250,6 +250,19 @@ def test_lines_above_a_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "loss 1.5000, 2k tokens/s, 3 GFLOP/s" in terminal.getvalue()
 
 
+def test_what_is_no_pair_and_no_reward(folder: Path) -> None:
+    for ask, error, message in (
+        (lambda: dpo(folder / "m", [PAIRS[0], ("a", "b")]), CorpusError, "^pair 2 is no kamon"),
+        (lambda: reward(folder / "m", [1]), CorpusError, "^pair 1 is no kamon"),
+        (lambda: reward(folder / "m", "common"), CorpusError, "^pair 1 is no kamon"),
+        (lambda: policy.ppo(folder / "m", lambda _: None), ConfigError, "must give a number"),
+        (lambda: policy.ppo(folder / "m", lambda t: t), ConfigError, "must give a number"),
+        (lambda: compare(folder / "m", [folder / "m"]), ConfigError, "models by their names"),
+    ):
+        with pytest.raises(error, match=message):
+            ask()
+
+
 def test_the_reward_of_nobody(folder: Path) -> None:
     """Where all samples have one reward there is nothing to learn."""
     model: Model = package.load(folder / "m")
@@ -259,4 +272,4 @@ def test_the_reward_of_nobody(folder: Path) -> None:
         ({"reward": lambda texts: [2.5] * len(texts)}, r"have the same reward, 2\.5"),
     ):
         with pytest.raises(ConfigError, match=message):
-            policy.ppo(model, **what)  # type: ignore[arg-type]
+            policy.ppo(model, **what)

@@ -125,6 +125,8 @@ def compare(
     (0.0, 0.5)
     """
     n = checked_int("the number of samples to compare", n, 2)
+    if not isinstance(tuned, Mapping):
+        raise ConfigError(f"tuned must be models by their names, not {tuned!r:.80}")
     base = loaded(base, "the base")
     models = {whose: loaded(model, whose) for whose, model in tuned.items()}
     for whose, model in [(name, base), *models.items()]:

@@ -22,6 +22,7 @@ from kamon.api import Model, loaded
 from kamon.batch import Batch, pack
 from kamon.config import checked_float, checked_int, checked_positive, checked_settings
 from kamon.corpus import name_of
+from kamon.documents import nfc
 from kamon.engine import Engine, best_engine, is_fast, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.metrics import Metrics
@@ -362,7 +363,7 @@ def examples_from(
             source = name_of(str(data))
         else:
             assert data is not None
-            answers, source = list(data), "pairs in memory"
+            answers, source = preferences.checked_answers(data), "pairs in memory"
         found = preferences.divided(answers)
         if not found.learned:
             raise CorpusError(
@@ -381,7 +382,7 @@ def pairs_by_rule(
     pairs of both kinds."""
     rule = preferences.parse_rule(prefer)
     texts = dict.fromkeys(model.sample(SAMPLES_A_PAIR * num_pairs, temperature=1.0, seed=seed))
-    apart = {text for text in texts if not part(preferences.same(text).encode())}
+    apart = {text for text in texts if not part(nfc(text).encode())}
     learned = preferences.rule_pairs((text for text in texts if text not in apart), rule)
     held_out = [text for text in texts if text in apart]
     if len({rule(text) for text in held_out}) < 2:

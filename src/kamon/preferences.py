@@ -224,10 +224,10 @@ def divided(answers: Iterable[Answer]) -> Divided:
     """
     answers = list(answers)
     pairs = pairs_of(answers)
-    liked = {same(each.text): each.liked for each in answers if isinstance(each, Verdict)}
-    links = [(same(pair.chosen), same(pair.rejected)) for pair in pairs]
+    liked = {nfc(each.text): each.liked for each in answers if isinstance(each, Verdict)}
+    links = [(nfc(pair.chosen), nfc(pair.rejected)) for pair in pairs]
     apart = held_out_texts(links, liked.get)
-    sides = [{same(text) in apart for text in texts_of([answer])} for answer in answers]
+    sides = [{nfc(text) in apart for text in texts_of([answer])} for answer in answers]
     learned, held_out = (
         pairs_of(each for each, side in zip(answers, sides, strict=True) if side == {which})
         for which in (False, True)
@@ -235,11 +235,6 @@ def divided(answers: Iterable[Answer]) -> Divided:
     if len(held_out) < LEAST_HELD_OUT or not learned:
         return Divided(pairs, [])
     return Divided(learned, held_out, sum(len(side) == 2 for side in sides))
-
-
-def same(text: str) -> str:
-    """Return one form for all canonically equal texts."""
-    return unicodedata.normalize("NFC", text)
 
 
 def texts_of(answers: Iterable[Answer]) -> set[str]:
@@ -290,6 +285,15 @@ def births() -> dict[str, int]:
     for name, _, number in names_table():
         found[name] += number
     return dict(found)
+
+
+def checked_answers(answers: Iterable[Answer]) -> list[Answer]:
+    """The answers as a list. CorpusError for one that is neither a Preference nor a Verdict."""
+    found = list(answers)
+    for number, each in enumerate(found, 1):
+        if not isinstance(each, Preference | Verdict):
+            raise CorpusError(f"pair {number} is no kamon.preferences.Preference but {each!r:.80}")
+    return found
 
 
 def common_pairs(

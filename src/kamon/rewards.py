@@ -24,7 +24,15 @@ from kamon.engine import Engine, is_fast
 from kamon.errors import ConfigError, CorpusError
 from kamon.extend import extend
 from kamon.objectives import bradley_terry_loss, bradley_terry_weights, mean, sigmoid
-from kamon.preferences import Answer, Divided, Preference, divided, pairs_of, to_record
+from kamon.preferences import (
+    Answer,
+    Divided,
+    Preference,
+    checked_answers,
+    divided,
+    pairs_of,
+    to_record,
+)
 from kamon.prompts import knows_prompts, prompted
 from kamon.tokenizer import Tokenizer
 from kamon.tune import (
@@ -199,7 +207,11 @@ def reward(
     weight = checked_float("lm_weight", lm_weight)
     if not 0 <= weight < float("inf"):
         raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
-    found = divided(pairs) if held_out is None else Divided(pairs_of(pairs), list(held_out))
+    answers = checked_answers(pairs)
+    if held_out is None:
+        found = divided(answers)
+    else:
+        found = Divided(pairs_of(answers), pairs_of(checked_answers(held_out)))
     if not found.learned:
         raise CorpusError(f"{source} has no pairs to learn from")
     examples = [to_record(pair) | {"held_out": False} for pair in found.learned]

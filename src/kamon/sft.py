@@ -21,12 +21,13 @@ from kamon.batch import ANSWER, Batch
 from kamon.config import Config, checked_float, checked_settings
 from kamon.contents import unpack_documents
 from kamon.corpus import checked_text, json_record, name_of, no_longer, stream_lines
+from kamon.documents import nfc
 from kamon.engine import Engine, left_sum, make_engine, untrained
 from kamon.errors import ConfigError, CorpusError
 from kamon.extend import extend
 from kamon.mapped import Numbers
 from kamon.objectives import Span, sft_loss, sft_weights
-from kamon.preferences import held_out_texts, same
+from kamon.preferences import held_out_texts
 from kamon.prompts import knows_prompts, prompted
 from kamon.run import MIN_HELD_OUT, divide_as
 from kamon.split import part
@@ -286,15 +287,15 @@ def divided(
     MIN_HELD_OUT would be held out, none is. split: SPLIT, or EARLIER_SPLIT of a tuning to resume,
     which looked at whole examples.
     """
-    spoilt = set(map(same, tested_base))
-    usable = [each for each in examples if same(each["completion"]) not in spoilt]
-    links = dict.fromkeys((same(e["completion"]), f"\0{same(e['prompt'])}") for e in usable)
+    spoilt = set(map(nfc, tested_base))
+    usable = [each for each in examples if nfc(each["completion"]) not in spoilt]
+    links = dict.fromkeys((nfc(e["completion"]), f"\0{nfc(e['prompt'])}") for e in usable)
     apart = held_out_texts(list(links), lambda text: text.startswith("\0"))
 
     def is_apart(each: Example) -> bool:
         if split == EARLIER_SPLIT:
             return part(f"{each['prompt']}\n{each['completion']}".encode()) == 0
-        return same(each["completion"]) in apart
+        return nfc(each["completion"]) in apart
 
     learned = [each for each in usable if not is_apart(each)]
     held_out = {(each["prompt"], each["completion"]): each for each in usable if is_apart(each)}

@@ -82,17 +82,11 @@ def run(args: argparse.Namespace) -> int:
 
     model = load(args.model, **engine)
     model.check_documents("scores are those of documents")
-<<<<<<< HEAD
     scale = Scale.of(model, args.unknown)
     num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = num_odd = (
         num_broken
     ) = 0
-    table = (args.format or format_of(args.input)) in ("csv", "tsv")
-=======
-    scale = Scale.of(model)
-    num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = num_odd = 0
     table = (args.format or format_of(args.input)) in ("csv", "tsv", "json")
->>>>>>> fix/tables
     headed = args.json or not sys.stdout.isatty()
     top: list[tuple[float, str]] = []  # the oddest so far, with their lines
     for lines in stream_entries(args.input, **reading(args), tell=say):
