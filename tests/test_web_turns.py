@@ -255,6 +255,16 @@ def test_a_class_trains_at_once(server: Server) -> None:
     until(over, 120)
 
 
+def test_very_long_entries_are_not_compared() -> None:
+    """That takes the square of their length, for each sample."""
+    docs = ["ab" * 1001 + letter for letter in "abcdefghijklmnopqrst"]
+    model = kamon.train(docs, n_layer=1, n_embd=2, n_head=1, block_size=8, num_steps=1)
+    body = SampleBody(model="m", n=3, nearest=True)
+    found = samples_of(model, body, Limits(), Stop(), lambda _: frozenset())
+    assert [each.nearest for each in found.samples] == [None] * 3
+    assert found.ended == "n"
+
+
 # ---- slow readers, the way in, and what is told
 
 

@@ -37,6 +37,7 @@ MOST_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer 
 NDJSON = "application/x-ndjson"
 LINES = 500  # of a stream, that are computed and sent together
 EXAMPLES = 10
+LONGEST_COMPARED = 2000  # characters of an entry: `Nearest` takes the square of them
 PIECE = 1000  # documents that are looked at before others have their turn
 MOST_PIECES = 5  # of a list, each of `num_at_once` documents, that texts are compared with
 MOST_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
@@ -164,7 +165,8 @@ class Sample(BaseModel):
 
 class Samples(BaseModel):
     """tried: candidates so far. ended: why the search ended; "n": all were found, "tried": it gave
-    up, "time": its time was over. Samples after that lack what took too long, such as `nearest`."""
+    up, "time": its time was over. Samples after that have no `nearest`; nor have those of a list
+    with an entry of more than 2,000 characters."""
 
     seed: int
     temperature: float
@@ -500,7 +502,8 @@ def samples_of(
         **conditions,
     )
     known = known_of(found.texts)
-    similar = Nearest(model.docs) if body.nearest else None
+    short = max(model.docs.lengths(), default=0) <= LONGEST_COMPARED
+    similar = Nearest(model.docs) if body.nearest and short else None
     samples: list[Sample] = []
     ended: Literal["n", "tried", "time"]
     size = num_at_once(model)

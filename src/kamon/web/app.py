@@ -71,7 +71,8 @@ def make_app(
     """hosts: what requests may name as their Host; token: what each must bring, if there is one.
     how: the other arguments of Guard."""
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (400, 403, 404, 409, 413, 415, 421, 422, 503)
+        status: {"model": Problem}
+        for status in (400, 401, 403, 404, 409, 410, 413, 415, 421, 422, 429, 503)
     }
     app = FastAPI(
         title="Kamon",
