@@ -1804,7 +1804,7 @@ BUGS = [
     Bug(
         "sft: what the base was tested on is learned",
         "sft.py",
-        'usable = [each for each in examples if same(each["completion"]) not in spoilt]',
+        'usable = [each for each in examples if nfc(each["completion"]) not in spoilt]',
         "usable = list(examples)",
         ("tests/test_sft.py",),
     ),
