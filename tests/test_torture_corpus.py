@@ -96,7 +96,8 @@ def said(error: KamonError, name: str) -> None:
     assert len(text) < LONGEST, text[:3000]
     if isinstance(error, CorpusError):
         assert re.search(
-            rf"{name}, (line|element) \d+ |{name} (is empty|holds|has)|of {name} all", text
+            rf"{name}, (line|element) \d+ |{name} (is empty|is damaged|holds|has)|of {name} all",
+            text,
         )
 
 

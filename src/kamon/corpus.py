@@ -831,12 +831,22 @@ def quoted_row(
 ) -> Row:
     """A row with quotes, which goes on in the next lines if one is open. A quote inside of a cell
     that does not begin with one is a character like any other."""
-    end, row, place = begin, list[str](), 0
+    row: list[str] = []
+    end, place = begin, 0
     while place <= len(line):
         if not line.startswith('"', place):
-            cell = line[place:].partition(separator)[0]
-            row.append(cell)
-            place += len(cell) + 1
+            if '"' not in line[place:]:
+                row += line[place:].split(separator)
+                break
+            stop = line.find(separator, place)
+            stop = len(line) if stop < 0 else stop
+            row.append(line[place:stop])
+            place = stop + 1
+            continue
+        stop = line.find('"', place + 1)
+        if stop > 0 and line[stop + 1 : stop + 2] in (separator, ""):  # as nearly all are
+            row.append(line[place + 1 : stop])
+            place = stop + 2
             continue
         parts, size, place = [], 0, place + 1
         while True:
