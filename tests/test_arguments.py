@@ -255,8 +255,12 @@ def test_what_is_no_pair_and_no_reward(folder: Path) -> None:
         (lambda: dpo(folder / "m", [PAIRS[0], ("a", "b")]), CorpusError, "^pair 2 is no kamon"),
         (lambda: reward(folder / "m", [1]), CorpusError, "^pair 1 is no kamon"),
         (lambda: reward(folder / "m", "common"), CorpusError, "^pair 1 is no kamon"),
-        (lambda: policy.ppo(folder / "m", lambda _: None), ConfigError, "must give a number"),
-        (lambda: policy.ppo(folder / "m", lambda t: t), ConfigError, "must give a number"),
+        (
+            lambda: policy.ppo(folder / "m", lambda _: None),
+            ConfigError,
+            "must give a number for each",
+        ),
+        (lambda: policy.ppo(folder / "m", lambda t: t), ConfigError, "must give a number for each"),
         (lambda: compare(folder / "m", [folder / "m"]), ConfigError, "models by their names"),
     ):
         with pytest.raises(error, match=message):

@@ -311,7 +311,8 @@ def test_common_names() -> None:
     known = dpo(base, "common").training["tuning"]
     assert known["pairs"]["num_pairs"] == 250
     assert known["pairs"]["accuracy"] > 0.68
-    assert known["win_rate"] > 0.75
+    assert known["win_rate"] > 0.5
+    assert known["judged"] == 1
     assert known["uniqueness"] > 0.9 * known["base_uniqueness"]
     assert known["collapse"] == []
 

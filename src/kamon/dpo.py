@@ -290,10 +290,13 @@ def rule_of(tuning: Tuning) -> preferences.Rule | None:
 
 def judge_of(tuning: Tuning) -> Judge | None:
     """The reward of a text by what the pairs were made by: whether it fulfils the rule, or how
-    often the name was given, None for one that never was. No judge of pairs from elsewhere."""
+    often the name was given, 0 for one that never was. No judge of pairs from elsewhere."""
     if rule := rule_of(tuning):
         return lambda text: float(rule(text))
-    return preferences.births().get if tuning.source == COMMON else None
+    if tuning.source != COMMON:
+        return None
+    births = preferences.births()
+    return lambda text: float(births.get(text, 0))
 
 
 def moved(

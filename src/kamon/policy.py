@@ -311,12 +311,11 @@ def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
 
 def judged(reward: Reward, texts: Sequence[str]) -> list[float]:
     """The rewards as floats. ConfigError where there are not as many as texts, or one is none."""
+    given = reward(texts)
     try:
-        found = [float(r) for r in reward(texts)]
+        found = [float(r) for r in given]
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"the reward function must give a number for each text: {error}"
-        ) from None
+        raise ConfigError(f"the reward function must give a number for each: {error}") from None
     if len(found) != len(texts):
         raise ConfigError(f"the reward function gave {len(found)} rewards for {len(texts)} texts")
     if not all(map(math.isfinite, found)):

@@ -128,7 +128,11 @@ def say_measured(model: Model) -> None:
     say(f"KL to the base {found['kl']:.2f} ± {found['kl_error']:.2f} nats a document")
     if found["win_rate"] is not None:
         low, high = found["win_rate_interval"]
-        by = "by the rule" if settings["prefer"] is not None else "by how common both names are"
+        by = (
+            "by the rule"
+            if settings["prefer"] is not None
+            else "by how often both names were given"
+        )
         say(
             f"win rate over the base {by}: {found['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties "
             f"count as half; {found['judged']:.0%} of {found['num_samples']:,} pairs of samples "
