@@ -28,6 +28,7 @@ from serving import until as serving_until
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 
+ARABIC = ["عيسى", "محمد", "كمال", "فاطمة"]
 VIEWS = ["train", "generate", "teach", "inside", "data"]
 pytestmark = [pytest.mark.extra]
 if CHROMIUM is None and not os.environ.get("CI"):
@@ -38,12 +39,13 @@ if CHROMIUM is None and not os.environ.get("CI"):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     kamon.train(["<b>bad</b>", *DOCS], num_steps=60, output=folder / "m")
+    kamon.train([*ARABIC, f"{ARABIC[0]}\u202e" + "a" * 40], num_steps=2, output=folder / "ar")
     return folder
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
-    with serving(folder, "m") as server:
+    with serving(folder, "ar", "m") as server:
         yield server
 
 
@@ -180,6 +182,169 @@ def test_finish_makes_the_sample_of_the_seed(watched: Watched, server: Server) -
         assert ("in the list" in marked) == wanted["in_list"]
 
 
+def test_again_is_another(watched: Watched, server: Server) -> None:
+    """Finish, Another, Generate and Generate again: by the seeds after, each of which is shown."""
+    page = watched.open("view=generate&prefix=b")
+    temperature = server.json("GET", "/models/m")["config"]["temperature"]
+    assert page.get_by_label("Temperature").input_value() == str(temperature)
+
+    def sampled(**asked: Any) -> list[str]:
+        return [
+            e["text"] for e in server.json("POST", "/sample", {"model": "m", **asked})["samples"]
+        ]
+
+    page.get_by_role("button", name="Finish").focus()
+    watched.keys("Enter")
+    for seed in (42, 43, 44):
+        (wanted,) = sampled(n=1, prefix="b", seed=seed)
+        until(page, f"document.querySelector('.told strong')?.textContent === '{wanted}'")
+        assert page.get_by_label("Seed").input_value() == str(seed)
+        assert page.evaluate("document.activeElement.textContent") == "Another"
+        if seed < 44:
+            watched.keys("Enter")
+    seen = []
+    for seed in (44, 45):
+        page.get_by_role("button", name="Generate").click()
+        until(page, f"document.querySelector('[aria-busy=false]')?.textContent.includes({seed})")
+        seen.append(page.locator(".samples .name").all_inner_texts())
+        assert seen[-1] == sampled(n=20, seed=seed, novel=True, unique=True)
+    page.get_by_label("Only new names").uncheck()
+    page.get_by_role("button", name="Generate").click()  # of the same seed, since asked otherwise
+    until(page, "document.querySelector('[aria-busy=false]')?.textContent.includes('in the list')")
+    assert page.get_by_label("Seed").input_value() == "45"
+    assert seen[0] != seen[1]
+
+
+def test_a_capital_is_read_as_the_letter_that_is_known(watched: Watched) -> None:
+    page = watched.open("view=inside&text=Bánna")
+    until(page, "document.querySelectorAll('.tokens li').length === 6")
+    assert "Read as “banna”" in page.inner_text("main")
+    shown = page.get_by_role("heading", name="Attention")
+    for text, says in (("b9", "does not know “9”"), ("", "Type a text")):
+        page.get_by_label("Text to look at").fill(text)
+        until(page, f"document.querySelector('main').textContent.includes('{says}')")
+        assert not shown.is_visible()  # nothing of the text before
+        assert not page.locator(".tokens").is_visible()
+        assert page.locator("svg .point.lit").count() == 0
+    page.get_by_label("Text to look at").fill("b")
+    until(page, "document.querySelectorAll('.tokens li').length === 2")
+    assert shown.is_visible()
+    assert page.locator("main .error").count() == 0
+    page = watched.open("view=generate&begins=Ba&n=2")
+    page.get_by_role("button", name="Generate").click()
+    until(page, "document.querySelectorAll('.samples .name').length")
+    assert "“Ba” was read as “ba”" in page.inner_text("main")
+    page.get_by_label("Ends with").fill("9")
+    page.get_by_role("button", name="Generate").click()
+    until(page, "document.querySelector('main .error')")
+    assert "does not know “9”" in page.inner_text("main .error")
+    assert page.locator(".samples .name").count() == 0
+
+
+def test_arabic_runs_from_right_to_left(watched: Watched) -> None:
+    page = watched.page
+    page.goto(f"{watched.base}?model=ar&view=generate&prefix={ARABIC[0]}")
+    until(page, "document.querySelectorAll('.tiles button').length === 4")
+    place = "[...document.querySelectorAll('{} button')].map((e) => e.getBoundingClientRect().x)"
+    places = page.evaluate(place.format(".tiles"))
+    assert places == sorted(places, reverse=True)
+    page.goto(f"{watched.base}?model=ar&view=inside&text={ARABIC[0]}")
+    until(page, "document.querySelectorAll('.tokens button').length === 5")
+    places = page.evaluate(place.format(".tokens"))
+    assert places == sorted(places, reverse=True)
+    page.locator(".tokens .here").focus()
+    watched.keys("ArrowRight")  # to the one before
+    assert page.locator(".tokens .here .piece").inner_text() == ARABIC[0][2]
+    page.goto(f"{watched.base}?model=ar&view=data")
+    until(page, "document.querySelector('.names bdi')")
+    assert "\u202e" not in page.inner_text("main")
+    assert "[U+202E]" in page.inner_text("main")
+
+
+def test_what_the_server_takes_is_what_the_page_lets_one_ask(
+    watched: Watched, server: Server
+) -> None:
+    schema = json.loads(server.ask("GET", "/api/v1/openapi.json")[2])["components"]["schemas"]
+    most = schema["SampleBody"]["properties"]["n"]["maximum"]
+    page = watched.open("view=generate&n=501")
+    until(page, f"document.querySelector('main input[required]').max === '{most}'")
+    page.get_by_role("button", name="Generate").click()  # more than have neighbours found
+    until(page, "document.querySelector('[aria-busy=false]')?.textContent.includes(' tries')")
+    page = watched.open("view=train")
+    for name, field in schema["Settings"]["properties"].items():
+        if page.locator(f"[name={name}]").count():
+            wanted = field["anyOf"][0]["maximum"]
+            until(page, f"document.querySelector('[name={name}]').max === '{wanted}'")
+
+
+def test_a_search_is_seen_and_stopped(watched: Watched) -> None:
+    page = watched.open("view=generate&n=3")
+    page.get_by_role("button", name="Generate").click()
+    until(page, "document.querySelectorAll('.samples .name').length === 3")
+    page.route("**/api/v1/sample", lambda _: None)  # it takes its time
+    page.get_by_role("button", name="Generate").click()
+    until(page, "document.querySelector('[aria-busy=true]')")
+    style = "getComputedStyle(document.querySelector('[aria-busy=true] .samples')).opacity"
+    assert float(page.evaluate(style)) < 0.5
+    page.get_by_role("button", name="Searching … Stop").click()
+    until(page, "document.querySelector('[aria-busy=false]')?.textContent === 'Stopped.'")
+    assert page.get_by_role("button", name="Generate").is_visible()
+
+
+def test_a_busy_server_is_waited_for(watched: Watched) -> None:
+    page = watched.open("view=generate&n=3")
+    busy = {"status": 503, "headers": {"Retry-After": "0"}, "body": "{}"}
+    tries: list[Any] = []
+
+    def answer(route: Any) -> None:
+        tries.append(page.inner_text("#waiting"))
+        if len(tries) < 3:
+            route.fulfill(**busy)
+        else:
+            route.continue_()
+
+    page.route("**/api/v1/sample", answer)
+    page.get_by_role("button", name="Generate").click()
+    until(page, "document.querySelectorAll('.samples .name').length === 3")
+    until(page, "document.querySelector('#waiting').textContent === ''")
+    assert len(tries) == 3
+    assert "waiting" in tries[2]
+    assert [each for each in watched.wrong if "503" not in each] == []
+    watched.wrong.clear()
+
+
+def test_nothing_is_lost_by_looking_elsewhere(watched: Watched) -> None:
+    page = watched.open("view=generate&n=3")
+    page.get_by_label("Top-k").focus()
+    watched.keys("ArrowLeft", "ArrowLeft")
+    page.get_by_role("button", name="Generate").click()
+    until(page, "document.querySelectorAll('.samples .name').length === 3")
+    page.locator(".samples .star").first.click()
+    dial = page.get_by_label("Top-k").input_value()
+    names = page.locator(".samples .name").all_inner_texts()
+    assert len(names) == 4  # one of them is kept
+    for view, field, text in (
+        ("inside", "Text to look at", "banna"),
+        ("train", "Your list", "a\nb"),
+    ):
+        page.locator(f"#views [data-view={view}]").click()
+        page.wait_for_selector(f"main[data-view={view}] h1")
+        if view == "train":
+            page.get_by_label("Your own list").check()
+        page.get_by_label(field, exact=True).fill(text)
+    until(page, "document.querySelector('.report').textContent.includes('2 lines')")
+    page.reload()
+    page.wait_for_selector("main h1")
+    assert page.get_by_label("Your list", exact=True).input_value() == "a\nb"
+    page.locator("#views [data-view=generate]").click()
+    until(page, "document.querySelectorAll('.samples .name').length === 4")
+    assert page.locator(".samples .name").all_inner_texts() == names
+    assert page.get_by_label("Top-k").input_value() == dial
+    watched.keys("4")
+    until(page, "document.querySelectorAll('.tokens li').length === 6")
+    assert page.get_by_label("Text to look at").input_value() == "banna"
+
+
 # ---- views
 
 
@@ -230,7 +395,8 @@ CONTRAST = """() => {
     const found = [];
     for (const e of document.querySelectorAll("body *")) {
         const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-        if (!own || e.closest("[hidden], button:disabled, [aria-disabled=true], .unseen, .skip, noscript")) continue;
+        if (!own || e.closest("[hidden], [aria-disabled=true], :disabled, .unseen, .skip")) continue;
+        if (e.closest("noscript")) continue;
         if (e.closest("title, desc, option")) continue;
         const style = getComputedStyle(e);
         const [a, b] = [light(rgb(e.closest("svg") ? style.fill : style.color)), light(behind(e))];
@@ -321,7 +487,13 @@ def test_samples_and_what_is_kept(watched: Watched, server: Server) -> None:
     page.get_by_role("button", name="Generate").focus()
     watched.keys("Enter")
     until(page, "document.querySelectorAll('.samples .name').length > 0")
-    asked = {"model": "m", "n": 8, "suffix": "a", "unique": True, "novel": True}  # and the model's temperature
+    asked = {
+        "model": "m",
+        "n": 8,
+        "suffix": "a",
+        "unique": True,
+        "novel": True,
+    }  # and the model's temperature
     wanted = [each["text"] for each in server.json("POST", "/sample", asked)["samples"]]
     assert page.locator(".samples .name").all_inner_texts() == wanted
     page.locator(".samples .star").first.click()
@@ -370,6 +542,13 @@ def test_teach_by_keys(watched: Watched, server: Server) -> None:
     serving_until(taken_back)
     page.reload()
     until(page, "document.querySelector('.card')")
+    assert page.inner_text(".stage .status").startswith("3 answers")
+    chosen = "document.querySelector('#model').selectedOptions[0].textContent"
+    for view, wait in (("generate", ".option"), ("teach", ".card")):  # and it is there again
+        page.locator(f"#views [data-view={view}]").click()
+        until(page, f"document.querySelector('main[data-view={view}] {wait}')")
+        assert page.evaluate(chosen) == "m · your taste, 3 answers, not saved"
+        assert page.locator("#model").input_value().startswith("rated-")
     assert page.inner_text(".stage .status").startswith("3 answers")
     page.get_by_label("Save the taught model as").fill("mine")
     watched.keys("Enter")
@@ -424,6 +603,44 @@ def test_the_way_through_the_views(watched: Watched) -> None:
     until(page, "document.querySelector('main').dataset.view === 'inside'")
 
 
+def test_a_page_uses_the_model_that_it_shows(watched: Watched, server: Server) -> None:
+    """Its own training's, also where somebody else began a later one; a list has them all."""
+    page = watched.open("view=train")
+    page.get_by_label("Your own list").check()
+    page.get_by_label("Your list", exact=True).fill("\n".join(DOCS))
+    page.get_by_label("List name").fill("dogs")
+    page.locator("summary", has_text="Settings").click()
+    page.get_by_label("Steps", exact=True).fill("20")
+    page.get_by_role("button", name="Train", exact=True).focus()
+    watched.keys("Enter")
+    until(page, "document.querySelector('.status').textContent.startsWith('done')")
+    until(page, "location.search.includes('model=job-')")  # with the training's end
+    assert page.evaluate("document.activeElement.textContent") == "Train"
+    own = page.locator("#model").input_value()
+    assert f"job={own}" in page.url
+    request = {"text": "a\nb", "name": "others", "settings": {"num_steps": 100_000}}
+    other = server.json("POST", "/jobs", request, 202)["id"]
+    page.goto(f"{server.url}?view=generate&job={own}")  # as an address before its end was
+    page.wait_for_selector(".option")
+    assert page.locator("#model").input_value() == own
+    page.locator("details.copies summary").first.click()
+    page.get_by_role("button", name="Save as dogs").click()
+    until(page, "!document.querySelector('.copies').textContent.includes('not saved')")
+    assert "kamon complete models/dogs " in page.inner_text("pre[aria-label='As command']")
+    assert server.json("GET", "/models/dogs")["path"] == "models/dogs"
+    page.locator("#views [data-view=train]").click()
+    row = page.locator(".shelf li", has_text=f"others ({other[4:8]})")
+    row.wait_for()
+    assert page.inner_text(".status").startswith("done")  # its own, and not the other one
+    row.get_by_role("button", name="Stop").click()
+    serving_until(lambda: server.json("GET", f"/jobs/{other}")["state"] == "stopped")
+    delete = row.get_by_role("button", name="Delete")
+    delete.click()
+    delete.click()
+    serving_until(lambda: server.ask("GET", f"/api/v1/jobs/{other}")[0] == 404)
+    until(page, "!document.querySelector('.shelf').textContent.includes('others')")
+
+
 @pytest.mark.slow
 def test_a_training(watched: Watched) -> None:
     """From a list that is pasted to the model of an earlier step."""
@@ -431,7 +648,7 @@ def test_a_training(watched: Watched) -> None:
     page.get_by_label("Your own list").check()
     page.get_by_label("Your list", exact=True).fill("\n".join([*DOCS, DOCS[0], "  oak  "]))
     until(page, "document.querySelector('.report').textContent.includes('152 lines')")
-    assert "1 repetition" in page.inner_text(".report")
+    assert "1 duplicate" in page.inner_text(".report")
     page.get_by_role("button", name="Train", exact=True).click()
     until(page, "document.querySelector('.status').textContent.startsWith('done')")
     assert page.locator("svg .rule").count() == 2
@@ -458,6 +675,16 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     page.locator("details.copies summary").click()
     commands = page.locator("pre[aria-label='As command']")
     assert commands.text_content().startswith("kamon train dogs.csv --column name --budget 0.5s")
+    rows_ = f"id;name\n{rows}".replace(",", ";").replace(DOCS[0], "Zoë")
+    for encoding in ("utf-16", "latin-1"):
+        file["buffer"] = rows_.encode(encoding)
+        page.locator("input[type=file]").set_input_files(file)
+        until(page, "document.querySelector('.report').textContent.includes('The first: Zoë')")
+        page.get_by_label("Your list", exact=True).fill("")
+        until(page, "document.querySelector('.report').textContent === ''")
+    file["buffer"] = b"PK\x03\x04"
+    page.locator("input[type=file]").set_input_files(file)
+    until(page, "document.querySelector('.report').textContent.includes('spreadsheet')")
     file["buffer"] = b""
     page.locator("input[type=file]").set_input_files(file)
     until(page, "document.querySelector('.report').textContent.includes('dogs.csv is empty')")
@@ -626,6 +853,26 @@ def test_a_view_that_is_none(view: str, watched: Watched) -> None:
 # ---- a server that comes and goes
 
 
+def test_a_part_of_the_page_that_does_not_come(browser: Any, server: Server) -> None:
+    """A sentence and a way on, and no empty page; also in the moment before the page runs."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/static/main.js", lambda route: route.abort())
+    page.goto(server.url)
+    assert "Loading" in page.inner_text("main")
+    page.unroute("**/static/main.js")
+    page.goto(f"{server.url}?view=data&model=m")
+    page.wait_for_selector("main h1")
+    page.route("**/static/teach.js", lambda route: route.abort())
+    page.locator("#views [data-view=teach]").click()
+    page.wait_for_selector("main .error")
+    assert "is kamon serve still running?" in page.inner_text("main .error")
+    page.unroute("**/static/teach.js")
+    page.get_by_role("button", name="Try again").click()
+    until(page, "document.querySelector('main h1')?.textContent === 'Teach'")
+    context.close()
+
+
 @pytest.mark.slow
 def test_a_server_that_was_started_again(browser: Any, folder: Path, tmp_path: Path) -> None:
     page = browser.new_page()
@@ -638,5 +885,6 @@ def test_a_server_that_was_started_again(browser: Any, folder: Path, tmp_path: P
         assert "connection lost" in page.inner_text("#training")
     with serving(tmp_path, folder / "m", f"--port={server.port}"):
         until(page, "document.querySelector('.status')?.textContent.startsWith('Nothing')")
+        assert "The server was restarted" in page.inner_text("main .notice")
         until(page, "document.querySelector('#model').value === 'm'")
     page.close()

@@ -118,7 +118,7 @@ export async function show(context, model) {
 function letterPanel(context, model, dial, known) {
   const { signal, state, say } = context;
   const asked = readAs(state.prefix ?? "", known);
-  let prefix = asked.text;
+  let prefix = asked.unknown.length ? "" : asked.text;
   let ended = state.end === "1";
   /** @type {{tokens: Next[], end: number, position: number}|null} */
   let now = null;

@@ -258,6 +258,7 @@ export async function show(context, model) {
   /** @type {ReturnType<typeof setTimeout>|undefined} */
   let timer;
   text.addEventListener("input", () => {
+    change({ text: text.value });
     clearTimeout(timer);
     timer = setTimeout(() => read(), 120);
   });

@@ -35,7 +35,7 @@ const SETTINGS = [
 ];
 /** @type {[string, string][]} */
 const FORMATS = [
-  ["text", "one entry a line"],
+  ["text", "one entry per line"],
   ["csv", "a table, CSV"],
   ["tsv", "a table, TSV"],
   ["jsonl", "JSON lines"],
@@ -68,7 +68,7 @@ function listPanel(context) {
   const text = h("textarea", {
     rows: 8,
     spellcheck: "false",
-    placeholder: "One entry a line: brands, places, plants …",
+    placeholder: "One entry per line: brands, places, plants …",
     value: draft.text,
   });
   const file = h("input", { type: "file", accept: ".txt,.csv,.tsv,.jsonl,.ndjson,text/plain" });
@@ -82,7 +82,7 @@ function listPanel(context) {
   const mine = h(
     "div",
     { hidden: !own, class: "stack" },
-    field("Your list", text, "One entry a line. Paste it, drop a file here, or choose one."),
+    field("Your list", text, "One entry per line. Paste it, or drop a file here."),
     h("div", { class: "row wide" }, field("Or choose a file", file), field("List name", name), field("Format", format), columnField),
     note,
     report,
@@ -332,7 +332,7 @@ function cleaned(found, text, format, take) {
       "p",
       {},
       `${many(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
-      `${many(found.num_repetitions, "repetition")} and ${count(found.num_blank)} blank left out, `,
+      `${many(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
       `${count(found.num_stripped)} with spaces removed at their ends. `,
       `${count(found.num_held_out)} are held out to test on.`,
     ),
