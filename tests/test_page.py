@@ -265,7 +265,7 @@ def test_what_the_server_takes_is_what_the_page_lets_one_ask(
     watched: Watched, server: Server
 ) -> None:
     schema = json.loads(server.ask("GET", "/api/v1/openapi.json")[2])["components"]["schemas"]
-    most = schema["SampleBody"]["properties"]["n"]["maximum"]
+    most = int(schema["SampleBody"]["properties"]["n"]["maximum"])
     page = watched.open("view=generate&n=501")
     until(page, f"document.querySelector('main input[required]').max === '{most}'")
     page.get_by_role("button", name="Generate").click()  # more than have neighbours found
@@ -273,7 +273,7 @@ def test_what_the_server_takes_is_what_the_page_lets_one_ask(
     page = watched.open("view=train")
     for name, field in schema["Settings"]["properties"].items():
         if page.locator(f"[name={name}]").count():
-            wanted = field["anyOf"][0]["maximum"]
+            wanted = int(field["anyOf"][0]["maximum"])
             until(page, f"document.querySelector('[name={name}]').max === '{wanted}'")
 
 
@@ -395,8 +395,8 @@ CONTRAST = """() => {
     const found = [];
     for (const e of document.querySelectorAll("body *")) {
         const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-        if (!own || e.closest("[hidden], [aria-disabled=true], :disabled, .unseen, .skip")) continue;
-        if (e.closest("noscript")) continue;
+        if (!own || e.closest("[hidden], [aria-disabled=true], :disabled")) continue;
+        if (e.closest(".unseen, .skip, noscript")) continue;
         if (e.closest("title, desc, option")) continue;
         const style = getComputedStyle(e);
         const [a, b] = [light(rgb(e.closest("svg") ? style.fill : style.color)), light(behind(e))];
