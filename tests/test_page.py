@@ -869,7 +869,7 @@ def test_a_part_of_the_page_that_does_not_come(browser: Any, server: Server) -> 
     assert "is kamon serve still running?" in page.inner_text("main .error")
     page.unroute("**/static/teach.js")
     page.get_by_role("button", name="Try again").click()
-    until(page, "document.querySelector('main h1')?.textContent === 'Teach'")
+    page.get_by_role("heading", name="Teach", exact=True).wait_for()  # after a reload
     context.close()
 
 
