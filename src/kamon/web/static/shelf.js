@@ -50,6 +50,9 @@ export function shelfPanel(context) {
     return press;
   };
 
+  /** @param {import("./api.js").ModelInfo[]} models @param {import("./api.js").Job} job */
+  const has = (models, job) => models.some((each) => each.id === job.id);
+
   /** @param {string} id */
   const gone = async (id) => {
     const { model, job } = context.state;
@@ -61,7 +64,7 @@ export function shelfPanel(context) {
   const draw = (jobs, models) => {
     if (node.contains(document.activeElement) && document.activeElement !== node && saving) return; // somebody writes
     /** @type {HTMLElement[]} */
-    const rows = jobs.filter((job) => !job.model).map((job) => {
+    const rows = jobs.filter((job) => !has(models, job)).map((job) => {
       const done = job.num_steps ? percent(job.step / job.num_steps) : "";
       const state = job.state === "queued" ? queued(job) : isOver(job) ? job.state : `${job.state} ${done}`;
       return h(
@@ -129,7 +132,7 @@ export function shelfPanel(context) {
         node.tabIndex = -1;
         node.focus();
       }
-      if (jobs.some((job) => !isOver(job))) timer = setTimeout(look, LOOK);
+      if (jobs.some((job) => !isOver(job) || (job.model && !has(models, job)))) timer = setTimeout(look, LOOK);
     } catch (error) {
       if (!api.isAbort(error)) timer = setTimeout(look, 2 * LOOK); // the views say it
     }
