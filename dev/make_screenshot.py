@@ -34,7 +34,7 @@ def main() -> int:
             browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1000, "height": 1120})
             page.goto(server.url + VIEW)
-            page.get_by_role("button", name="Make names").click()
+            page.get_by_role("button", name="Generate").click()
             time.sleep(2)
             page.evaluate("scrollTo(0, 0)")
             page.screenshot(path=str(ROOT / "docs" / "playground.png"))

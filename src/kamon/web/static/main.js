@@ -21,7 +21,7 @@ import { isOver, queued, watch } from "./watch.js";
  * @property {(changes: Record<string, any>) => void} go  to another view, or another model
  * @property {() => Promise<void>} refresh  asks for the models again
  * @property {(model: ModelInfo) => string} nameOf  as it is shown
- * @property {(ratings: import("./api.js").Ratings) => Promise<void>} taught  takes note of a session of Teach
+ * @property {(ratings: import("./api.js").Ratings, use: boolean) => Promise<void>} taught  takes note of a session of Teach; use: its model from now on
  * @property {(model: ModelInfo) => string|null} sessionOf  the session of Teach that a model belongs to
  * @property {(session: string) => void} forgetSession
  */
@@ -100,8 +100,8 @@ const lists = new Map(); // what a training learns from, by its id
 /** @type {Record<string, Taught>} */
 let sessions = state.recall("sessions", {}); // of Teach, by the ids of their models
 
-/** @param {import("./api.js").Ratings} ratings */
-async function taught(ratings) {
+/** @param {import("./api.js").Ratings} ratings @param {boolean} use */
+async function taught(ratings, use) {
   const base = models.find((each) => each.id === ratings.base);
   const before = sessions[ratings.base]?.session === ratings.id ? sessions[ratings.base].name : ratings.base;
   const name = base ? nameOf(base) : before;
@@ -109,7 +109,7 @@ async function taught(ratings) {
   const known = { session: ratings.id, base: ratings.base, name, answers: ratings.num_aligned };
   sessions = { ...sessions, [ratings.base]: known, [ratings.model]: known };
   state.remember("sessions", sessions);
-  if (state.read().model === ratings.model) return showModels(await wantedModel());
+  if (!use || state.read().model === ratings.model) return showModels(await wantedModel());
   state.change({ model: ratings.model });
   await refresh();
 }

@@ -283,7 +283,7 @@ function session(context, begun) {
     busy = true;
     swap(errors);
     try {
-      while (waiting.length && !signal.aborted) {
+      while (waiting.length) { // also those of a view that was left
         const first = waiting[0];
         const last = ratings.num_aligned;
         const shown = ratings.proposals.slice(0, 8);
@@ -318,7 +318,7 @@ function session(context, begun) {
     const m = ratings.measured;
     if (m && ratings.num_aligned) say(`It has learned from ${many(ratings.num_aligned, "answer")} in ${fixed(m.seconds, 2)} seconds. ${liking()}`);
     drawResults();
-    context.taught(ratings).catch(() => {}); // The header still has the model before.
+    context.taught(ratings, !signal.aborted).catch(() => {}); // The header still has the model before.
   }
 
   const liking = () => likedSentence(ratings.answers);
@@ -406,5 +406,5 @@ function session(context, begun) {
   );
   drawResults();
   draw();
-  context.taught(ratings).catch(() => {}); // as above
+  context.taught(ratings, true).catch(() => {}); // as above
 }
