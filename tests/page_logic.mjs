@@ -77,6 +77,7 @@ test("letters are read as those that the model knows", () => {
   assert.deepEqual(read("Anna"), { text: "anna", unknown: [] });
   assert.deepEqual(read("JOSÉ"), { text: "jose", unknown: [] });
   assert.deepEqual(read("jose\u0301", new Set("joseé")), { text: "josé", unknown: [] });
+  assert.deepEqual(read("JOSÉ", new Set("joseé")), { text: "josé", unknown: [] });
   assert.deepEqual(read("anna", new Set("AN")), { text: "ANNA", unknown: [] });
   assert.deepEqual(read("Anna", new Set("Aan")), { text: "Anna", unknown: [] });
   assert.deepEqual(read("Jo9-9"), { text: "jo9-9", unknown: ["9", "-"] });

@@ -281,13 +281,15 @@ def test_a_search_is_seen_and_stopped(watched: Watched) -> None:
     page = watched.open("view=generate&n=3")
     page.get_by_role("button", name="Generate").click()
     until(page, "document.querySelectorAll('.samples .name').length === 3")
-    page.route("**/api/v1/sample", lambda _: None)  # it takes its time
+    asked: list[Any] = []
+    page.route("**/api/v1/sample", asked.append)  # it takes its time
     page.get_by_role("button", name="Generate").click()
     until(page, "document.querySelector('[aria-busy=true]')")
     style = "getComputedStyle(document.querySelector('[aria-busy=true] .samples')).opacity"
     assert float(page.evaluate(style)) < 0.5
     page.get_by_role("button", name="Searching … Stop").click()
     until(page, "document.querySelector('[aria-busy=false]')?.textContent === 'Stopped.'")
+    assert len(asked) == 1
     assert page.get_by_role("button", name="Generate").is_visible()
 
 
