@@ -282,7 +282,7 @@ def test_a_search_is_seen_and_stopped(watched: Watched) -> None:
     page.get_by_role("button", name="Generate").click()
     until(page, "document.querySelectorAll('.samples .name').length === 3")
     asked: list[Any] = []
-    page.route("**/api/v1/sample", asked.append)  # it takes its time
+    page.route("**/api/v1/sample", lambda route: asked.append(route))  # it takes its time
     page.get_by_role("button", name="Generate").click()
     until(page, "document.querySelector('[aria-busy=true]')")
     style = "getComputedStyle(document.querySelector('[aria-busy=true] .samples')).opacity"
