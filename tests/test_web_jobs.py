@@ -510,7 +510,7 @@ def test_a_worker_ends_with_its_input() -> None:
     code, said = worker_with(request(**LONG))
     assert code == 0
     assert not any(message["type"] == "end" for message in said)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50  # it may train for 60 seconds
 
 
 @pytest.mark.parametrize(
@@ -574,7 +574,7 @@ def test_closing_ends_even_who_does_not_listen(
     server.start(text=LIST * 200, settings=LONG)  # more than a pipe holds
     start = time.monotonic()
     server.jobs.close()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30  # the deaf one sleeps for 60
     assert not any(map(is_running, server.pids))
     assert [job.state for job in server.jobs.all()] == ["stopped", "stopped"]
     assert server.start(503, text=LIST, settings=LONG)["error"] == "the server is about to end"
@@ -957,9 +957,9 @@ def test_a_list_that_could_be_tidied(server: Server) -> None:
 def test_tidying_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     assert preview("<b>anna</b>\n" + "<" * 1001, Stop()).tidied is None
     nasty = "\n".join(f"<{'a' * 900}{n}" for n in range(270))
-    start = time.monotonic()
+    start = time.process_time()
     preview(nasty, Stop())
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 10
     monkeypatch.setattr(api_jobs, "TIDYING_SECONDS", -1.0)
     assert preview("<b>anna</b>\nbo", Stop()).tidied is None
 

