@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import signal
 import socket
@@ -159,6 +158,7 @@ def test_a_signal_ends_what_computes(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the native engine a model takes many seconds to learn answers."""
+    resource = pytest.importorskip("resource", reason="no processor time of processes here")
     patch = 'import kamon.engines.native as n\nn.library_path = lambda level: f"/nowhere/{level}"\n'
     (tmp_path / "sitecustomize.py").write_text(patch)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
