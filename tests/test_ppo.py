@@ -118,7 +118,7 @@ def test_the_optimum_of_answers(critic: bool, asked: Model) -> None:
 
 def test_prompts_have_no_weight(asked: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every target of an answer has one, and its sign is that of what the answer earned."""
-    monkeypatch.setattr(policy, "NUM_BASE_SLOWLY", 10)
+    monkeypatch.setattr(policy, "NUM_BASE_SLOWLY", 40)
     seen: list[tuple[list[int], list[float]]] = []
 
     def watch(start: Start) -> None:
@@ -201,7 +201,7 @@ def test_interrupted(
 ) -> None:
     if prompt is not None:
         base = asked
-    monkeypatch.setattr(policy, "NUM_BASE_SLOWLY", 10)
+    monkeypatch.setattr(policy, "NUM_BASE_SLOWLY", 40)
     how = {**SMALL, "prefer": 'startswith "a"', "critic": critic, "kl_target": 0.01}
     how |= {"engine": engine, "dtype": dtype, "prompt": prompt}
     whole = policy.ppo(base, **how)
