@@ -217,6 +217,7 @@ def test_a_packed_corpus_is_learned_like_the_same_list(
             form,
             column=None,
             format=None,
+            header=True,
             mode=mode,
             base=None,
             hold_out=hold_out,

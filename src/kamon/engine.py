@@ -274,7 +274,7 @@ def make_engine(
         raise ConfigError(f"unknown dtype {dtype!r}: there are {', '.join(DTYPES)}")
     if device not in (None, *DEVICES):
         raise ConfigError(f"unknown device {device!r}: there are {', '.join(DEVICES)}")
-    checked_threads(threads)
+    threads = None if threads is None else checked_threads(threads)
     if name == "torch":
         return make_torch(config, dtype or "float32", threads, device or "auto", compile)
     if name in ENGINES and (compile or device not in (None, "auto", "cpu")):

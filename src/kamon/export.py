@@ -40,7 +40,7 @@ def export(model: Model | str | Path | Stored, format: str) -> bytes:
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
     >>> file = export(model, "json")
     >>> json.loads(file)["tokenizer"]
-    {'type': 'char', 'chars': ['a', 'h', 'n', 'o', 'r']}
+    {'type': 'char', 'chars': ['a', 'h', 'n', 'o', 'r'], 'normalization': 'NFC'}
     """
     if isinstance(model, str | PathLike):
         model = store.load(model)
