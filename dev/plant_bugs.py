@@ -2229,8 +2229,8 @@ BUGS = [
     Bug(
         "a training forgets the column",
         WORKER,
-        "column=request.column, format=request.format",
-        "column=None, format=request.format",
+        "column=request.column,",
+        "column=None,",
         TRAININGS,
     ),
     Bug(

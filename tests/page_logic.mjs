@@ -67,6 +67,8 @@ test("the column of words is taken, and not the one of ids", () => {
   assert.equal(text.wordiest(quoted, "csv", ["key", "the, brand"]), "the, brand");
   const objects = '{"uid": "3f2a-99", "title": "Red Fox"}\n{"uid": "81cc-02", "title": "Blue Owl"}\n{"uid": ';
   assert.equal(text.wordiest(objects, "jsonl", ["uid", "title"]), "title");
+  const array = '[{"uid": "3f2a-99", "title": "Red Fox"},\n{"uid": "81cc-02", "title": "Blue Owl"}]';
+  assert.equal(text.wordiest(array, "json", ["uid", "title"]), "title");
   assert.equal(text.wordiest("a,b\n1,2\n", "csv", ["a", "b"]), "a");
   assert.equal(text.wordiest("", "csv", []), "");
 });

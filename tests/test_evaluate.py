@@ -391,7 +391,11 @@ def test_a_perplexity_beyond_floats_is_shown(capsys: pytest.CaptureFixture[str])
         (["-n=x"], 2, "must be a whole number, not 'x'"),
         (["--temperature=nan"], 2, "temperature must be 0 or more and finite"),
         (["--seed", "9" * 50], 2, "seed must be below 2**128"),
-        (["--column=name"], 2, "--column, --format and --no-header say how to read a FILE, and there is none"),
+        (
+            ["--column=name"],
+            2,
+            "--column, --format and --no-header say how to read a FILE, and there is none",
+        ),
         (["--order=4"], 2, "there is no flag --order"),
         (["none.txt"], 1, "there is no file none.txt"),
     ],

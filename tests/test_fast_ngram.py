@@ -219,7 +219,7 @@ def test_tokens_outside_the_vocabulary(tokens: list[int]) -> None:
 def test_orders_that_cannot_be(order: Any) -> None:
     docs = pack([[2, 0, 2]])
     for call in (lambda: count_ngram(docs, 3, order), lambda: best_ngram(docs, docs, 3, order)):
-        with pytest.raises(ConfigError, match="order must be (a whole number|from 1 to 10), not"):
+        with pytest.raises(ConfigError, match=r"order must be (a whole number|from 1 to 10), not"):
             call()
 
 

@@ -677,6 +677,13 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     page.locator("details.copies summary").click()
     commands = page.locator("pre[aria-label='As command']")
     assert commands.text_content().startswith("kamon train dogs.csv --column name --budget 0.5s")
+    file["buffer"] = rows.encode()
+    page.locator("input[type=file]").set_input_files(file)
+    page.get_by_label("The first row is a header").uncheck()
+    until(page, f"document.querySelector('.report').textContent.includes('The first: {first}')")
+    until(page, "document.querySelector('.copies pre').textContent.includes('--column 2')")
+    assert "--no-header" in commands.text_content()
+    page.get_by_label("The first row is a header").check()
     rows_ = f"id;name\n{rows}".replace(",", ";").replace(DOCS[0], "Zoë")
     for encoding in ("utf-16", "latin-1"):
         file["buffer"] = rows_.encode(encoding)

@@ -978,6 +978,7 @@ TABLES = {
     "csv": 'id,name\n1,anna\n2,"bo, jr"\n3, cora\n4,anna\n5,\n',
     "tsv": "id\tname\n1\tanna\n2\tbo\n",
     "jsonl": '{"id": 1, "name": "anna", "text": "x"}\n\n{"name": "bo, jr", "id": 2}\n',
+    "json": '[{"id": 1, "name": "anna", "text": "x"},\n {"name": "bo, jr", "id": 2}]',
 }
 
 
@@ -987,7 +988,7 @@ def test_tables_are_read_as_files_are(format: str, server: Server, tmp_path: Pat
     path.write_text(TABLES[format])
     ask = {"text": TABLES[format], "format": format, "name": str(path)[-100:]}
     columns = server.ask("POST", "/columns", ask).json()["columns"]
-    assert columns == {"jsonl": ["name", "text"]}.get(format, ["id", "name"])
+    assert columns == (["name", "text"] if format.startswith("json") else ["id", "name"])
     source = corpus.read(path, column="name")
     found = server.ask("POST", "/clean", ask | {"column": "name"}).json()
     assert found["docs"] == list(source.different)
@@ -1001,6 +1002,18 @@ def test_tables_are_read_as_files_are(format: str, server: Server, tmp_path: Pat
     assert trained["num_docs"] == len(source.different)
     with server.shelf.get(trained["id"]).use() as model:
         assert model.docs == source.different
+
+
+def test_a_table_without_a_header(server: Server) -> None:
+    ask = {"text": "anna,1\nbo,2\ncora,3\n", "format": "csv", "header": False}
+    assert server.ask("POST", "/columns", ask).json()["columns"] == ["1", "2"]
+    assert server.ask("POST", "/clean", ask | {"column": "1"}).json()["docs"] == [
+        "anna",
+        "bo",
+        "cora",
+    ]
+    trained = server.trained(**ask, column="1", settings=SMALL | {"num_steps": 2})
+    assert trained["num_docs"] == 3
 
 
 def test_what_no_table_may_say(server: Server) -> None:

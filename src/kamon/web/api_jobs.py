@@ -78,12 +78,13 @@ Name = Annotated[str | None, Field(min_length=1, max_length=100)]
 class JobRequest(Asking):
     """text or builtin: the list, pasted or in the package. budget: seconds, 1 where settings have
     no num_steps. name: what the pasted list is called. format: "text" is an entry a line; of a
-    table, column is the one to learn, by its name in the first row or, in JSONL, its key ("text"
-    where none is given)."""
+    table, column is the one to learn, by its name in the header row, by its number or, in JSON, its
+    key ("text" if none is given); header: whether it has such a row."""
 
     text: Text | None = None
     format: Format = "text"
     column: Column = None
+    header: bool = True
     builtin: Literal["names"] | None = None
     budget: Annotated[float | None, Field(ge=0.001, le=LIMITS.job_seconds)] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 42
@@ -167,6 +168,7 @@ class ColumnsRequest(Asking):
 
     text: Text
     format: Literal["csv", "tsv", "jsonl", "json"]
+    header: bool = True
     name: Name = None
 
 
@@ -182,6 +184,7 @@ class CleanRequest(Asking):
     text: Text
     format: Format = "text"
     column: Column = None
+    header: bool = True
     name: Name = None
 
 
@@ -271,7 +274,10 @@ def started(ask: Asked, request: JobRequest) -> Job:
         raise WebError(422, "the built-in list has no columns and formats to choose from")
     if request.text is not None:
         source = corpus.from_text(
-            *(request.text, request.name or PASTED), column=request.column, format=request.format
+            *(request.text, request.name or PASTED),
+            column=request.column,
+            format=request.format,
+            header=request.header,
         )
         check_learnable(source)
         num_chars = len(source.different.chars())
@@ -289,6 +295,7 @@ def started(ask: Asked, request: JobRequest) -> Job:
         name=request.name,
         format=request.format,
         column=request.column,
+        header=request.header,
         builtin=request.builtin,
         budget=budget,
         settings=settings,
@@ -513,7 +520,8 @@ async def find_columns(request: ColumnsRequest, ask: Ask) -> Columns:
 
     def look(_: Stop) -> Columns:
         lines = corpus.lines_in(request.text, name)
-        return Columns(columns=corpus.columns_in(name, lines, request.format))
+        found = corpus.columns_in(name, lines, request.format, request.header)
+        return Columns(columns=found)
 
     return await ask.compute(look)
 
@@ -522,10 +530,9 @@ async def find_columns(request: ColumnsRequest, ask: Ask) -> Columns:
 async def clean(request: CleanRequest, ask: Ask) -> CleanAnswer:
     """What a training would read in a list: the documents, and what is left out and changed."""
     check_column(request.format, request.column)
-    name, format, column = request.name or PASTED, request.format, request.column
-    return await ask.compute(
-        lambda stop: preview(request.text, stop, name=name, format=format, column=column)
-    )
+    how: dict[str, Any] = {"format": request.format, "column": request.column}
+    how |= {"name": request.name or PASTED, "header": request.header}
+    return await ask.compute(lambda stop: preview(request.text, stop, **how))
 
 
 def check_column(format: str, column: str | None) -> None:
@@ -540,16 +547,17 @@ def preview(
     name: str = PASTED,
     format: str = "text",
     column: str | None = None,
+    header: bool = True,
 ) -> CleanAnswer:
     """CorpusError for what is no list."""
-    source = corpus.from_text(text, name, column=column, format=format)
+    source = corpus.from_text(text, name, column=column, format=format, header=header)
     stop.check()
     _, held_out = divide(source.docs)
     first: dict[str, int] = {}
     removed: list[Removed] = []
     changed: list[Changed] = []
     unit = {"csv": "row", "tsv": "row", "json": "element"}.get(format, "line")
-    entries = corpus.entries_in(name, corpus.lines_in(text, name), format, column)
+    entries = corpus.entries_in(name, corpus.lines_in(text, name), format, column, header)
     for number, line in enumerate(entries, 1):
         doc = nfc(line.strip())
         why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None

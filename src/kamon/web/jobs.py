@@ -163,6 +163,7 @@ class Jobs:
         settings: Mapping[str, Any] = MappingProxyType({}),
         format: str = "text",
         column: str | None = None,
+        header: bool = True,
     ) -> Job:
         """text: the list, called `name`, read as `corpus.from_text` does; or builtin: one in the
         package. budget: seconds; None where `settings` (of a Config) have num_steps. WebError 429
@@ -173,6 +174,7 @@ class Jobs:
             "text": text,
             "format": format,
             "column": column,
+            "header": header,
             "source": source,
             "budget": budget,
             "settings": dict(settings),

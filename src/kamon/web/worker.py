@@ -69,6 +69,7 @@ class Request:
     moment_bytes: int
     format: str = "text"
     column: str | None = None
+    header: bool = True
 
 
 class Control:
@@ -292,7 +293,10 @@ def main() -> int:
             source = corpus.read(request.source)
         else:
             source = corpus.from_text(
-                request.text, request.source, column=request.column, format=request.format
+                *(request.text, request.source),
+                column=request.column,
+                format=request.format,
+                header=request.header,
             )
         Training(request, source, control, report).run()
     except KamonError as error:

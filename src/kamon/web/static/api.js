@@ -91,7 +91,7 @@
  * @property {string[]} docs
  * @property {{text: string, num_docs: number, steps: {name: string, action: string, count: number, examples: [string, string][]}[]}|null} tidied
  * @property {string[]} warnings
- * @property {"csv"|"tsv"|"jsonl"|null} looks_like
+ * @property {"csv"|"tsv"|"jsonl"|"json"|null} looks_like
  *
  * @typedef {object} Data
  * @property {string} source

@@ -126,7 +126,8 @@ const NAMED = /^(text|names?|words?|titles?|entry|label|brand)$/i;
  * @param {string[]} columns
  */
 export function wordiest(text, format, columns) {
-  const rows = format === "jsonl" ? objects(text, columns) : cells(text, format, columns.length);
+  const isJson = format === "jsonl" || format === "json";
+  const rows = isJson ? objects(text, columns, format) : cells(text, format, columns.length);
   const scores = columns.map((name, i) => wordy(rows.map((row) => row[i] ?? "")) * (NAMED.test(name.trim()) ? 1.2 : 1));
   return columns[scores.indexOf(Math.max(...scores))] ?? "";
 }
@@ -144,19 +145,20 @@ function wordy(column) {
   return (words.length / some.length) * (0.1 + 0.9 * different) * (length > 40 ? 0.5 : 1);
 }
 
-/** @param {string} text @param {string[]} columns */
-function objects(text, columns) {
-  return text
-    .slice(0, SAMPLED)
-    .split("\n")
-    .map((line) => {
-      try {
-        const found = JSON.parse(line);
-        return columns.map((each) => (typeof found?.[each] === "string" ? found[each] : ""));
-      } catch {
-        return [];
-      }
-    });
+/** @param {string} text @param {string[]} columns @param {string} format */
+function objects(text, columns, format) {
+  const found = format === "json" ? parsed(text) : text.slice(0, SAMPLED).split("\n").map(parsed);
+  const rows = Array.isArray(found) ? found : [];
+  return rows.map((row) => columns.map((each) => (typeof row?.[each] === "string" ? row[each] : "")));
+}
+
+/** @param {string} text @returns {any} null for what is no JSON */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 /**

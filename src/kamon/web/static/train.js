@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { lines } from "./charts.js";
 import { copies, flags, keywords, python } from "./copy.js";
-import { button, count, field, figures, fixed, h, isOff, many, name as named, names as listOf, panel, put, swap, switchOff, table } from "./dom.js";
+import { button, count, field, figures, fixed, h, isOff, many, name as named, names as listOf, panel, put, swap, switchOff, table, tick } from "./dom.js";
 import { saveForm } from "./save.js";
 import { shelfPanel } from "./shelf.js";
 import { address, change, recall, remember } from "./state.js";
@@ -39,9 +39,10 @@ const FORMATS = [
   ["csv", "a table, CSV"],
   ["tsv", "a table, TSV"],
   ["jsonl", "JSON lines"],
+  ["json", "JSON, an array"],
 ];
 // A list that was begun stays while other views are open. file: the name of the one that it is from.
-const draft = { text: "", name: "", file: "", format: "text", column: "", ...recall("draft", {}) };
+const draft = { text: "", name: "", file: "", format: "text", column: "", header: true, ...recall("draft", {}) };
 
 /** @param {Context} context */
 export async function show(context) {
@@ -71,19 +72,21 @@ function listPanel(context) {
     placeholder: "One entry per line: brands, places, plants …",
     value: draft.text,
   });
-  const file = h("input", { type: "file", accept: ".txt,.csv,.tsv,.jsonl,.ndjson,text/plain" });
+  const file = h("input", { type: "file", accept: ".txt,.csv,.tsv,.json,.jsonl,.ndjson,text/plain" });
   const name = h("input", { type: "text", maxlength: 100, placeholder: "a pasted list", value: draft.name });
   const format = h("select", {}, ...FORMATS.map(([value, label]) => h("option", { value }, label)));
   format.value = draft.format;
   const column = h("select", {}, draft.column && h("option", { value: draft.column }, draft.column));
   const columnField = field("Column to learn", column);
+  const header = h("input", { checked: draft.header });
+  const headerField = tick("The first row is a header", header);
   const report = h("div", { class: "report stack", "aria-live": "polite" });
   const note = h("p", { class: "hint", hidden: true });
   const mine = h(
     "div",
     { hidden: !own, class: "stack" },
     field("Your list", text, "One entry per line. Paste it, or drop a file here."),
-    h("div", { class: "row wide" }, field("Or choose a file", file), field("List name", name), field("Format", format), columnField),
+    h("div", { class: "row wide" }, field("Or choose a file", file), field("List name", name), field("Format", format), columnField, headerField),
     note,
     report,
   );
@@ -105,11 +108,13 @@ function listPanel(context) {
       numbers.filter((input) => input.value !== "").map((input) => [input.name, Number(input.value)]),
     );
   const isTable = () => format.value !== "text";
+  const mayHaveHeader = () => format.value === "csv" || format.value === "tsv";
+  const hasHeader = () => header.checked || !mayHaveHeader();
   const given = () => (pasted.checked ? draft.file || `list.${isTable() ? format.value : "txt"}` : "names");
   const asked = () => ({
     text: text.value,
     ...(name.value ? { name: name.value } : {}),
-    ...(isTable() ? { format: format.value, column: column.value || null } : {}),
+    ...(isTable() ? { format: format.value, column: column.value || null, header: hasHeader() } : {}),
   });
   const table = () => ({
     format: format.value === formatOf(given()) ? null : format.value,
@@ -122,8 +127,8 @@ function listPanel(context) {
     ...settings(),
   });
   const copy = copies(() => ({
-    command: `kamon train ${given()}${flags(chosen())} -o model`,
-    python: `import kamon\n\nmodel = kamon.train(${python(given())}${keywords(chosen())})\nmodel.save("model")`,
+    command: `kamon train ${given()}${flags({ ...chosen(), no_header: pasted.checked && !hasHeader() })} -o model`,
+    python: `import kamon\n\nmodel = kamon.train(${python(given())}${keywords(chosen())}${pasted.checked && !hasHeader() ? ", header=False" : ""})\nmodel.save("model")`,
   }), undefined, () =>
     pasted.checked && !draft.file
       ? h("div", { class: "stack" }, h("p", { class: "hint" }, `Save the list first: then there is a ${given()} to train on.`), button("Save list", () => saveText(given(), text.value)))
@@ -138,12 +143,12 @@ function listPanel(context) {
   /** @type {ReturnType<typeof setTimeout>|undefined} */
   let timer;
   const keep = () => {
-    Object.assign(draft, { text: text.value, name: name.value, format: format.value, column: column.value });
+    Object.assign(draft, { text: text.value, name: name.value, format: format.value, column: column.value, header: header.checked });
     remember("draft", draft);
   };
   /** @param {AbortSignal} own_ */
   const findColumns = async (own_) => {
-    const found = await api.columns({ text: text.value, format: format.value, ...(name.value ? { name: name.value } : {}) }, own_);
+    const found = await api.columns({ text: text.value, format: format.value, header: hasHeader(), ...(name.value ? { name: name.value } : {}) }, own_);
     const before = column.value;
     swap(column, ...found.map((each) => h("option", { value: each }, each)));
     column.value = found.find((each) => each === before) ?? wordiest(text.value, format.value, found);
@@ -154,6 +159,7 @@ function listPanel(context) {
   const preview = (also) => {
     clearTimeout(timer);
     columnField.hidden = !isTable();
+    headerField.hidden = !mayHaveHeader();
     keep();
     timer = setTimeout(async () => {
       if (!also && !text.value.trim()) return swap(report);
@@ -263,7 +269,7 @@ function listPanel(context) {
     note.hidden = true;
     preview();
   });
-  for (const each of [format, column]) each.addEventListener("change", () => preview(text.value !== ""));
+  for (const each of [format, column, header]) each.addEventListener("change", () => preview(text.value !== ""));
   name.addEventListener("input", keep);
   file.addEventListener("change", () => read(file.files?.[0]));
   const node = panel("The list", form, copy.node);
@@ -305,7 +311,7 @@ function saveText(file, text) {
  * @param {string} name
  */
 function formatOf(name) {
-  const found = /\.(csv|tsv|jsonl|ndjson)$/i.exec(name)?.[1].toLowerCase() ?? "text";
+  const found = /\.(csv|tsv|json|jsonl|ndjson)$/i.exec(name)?.[1].toLowerCase() ?? "text";
   return found === "ndjson" ? "jsonl" : found;
 }
 
