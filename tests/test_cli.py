@@ -128,7 +128,7 @@ def test_a_file_named_like_a_built_in_list(
     monkeypatch.setattr(builtin, "names", lambda: ["emma", "olivia"])
     Path("names").write_text("anna\nnora\n")
     done = kamon("train", "names", "-o", "m", *TINY_FLAGS)
-    assert "names is built in: that is used; your own file is ./names" in done.err
+    assert "Kamon uses the built-in names: your own file is ./names" in done.err
     done = kamon("train", "./names", "-o", "m2", *TINY_FLAGS)
     assert "./names: 2 documents" in done.err
     assert "built in" not in done.err

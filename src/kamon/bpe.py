@@ -326,7 +326,7 @@ class BytePairTokenizer:
         merges, specials = content.get("merges"), content.get("specials")
         version = content.get("version", 1)
         if type(version) is not int or not 1 <= version <= VERSION:
-            raise TokenizerError(f"version {version!r} of a tokenizer is not known to this Kamon")
+            raise TokenizerError(f"this version of Kamon knows no tokenizer of version {version!r}")
         if not isinstance(merges, list) or not all(map(is_pair, merges)):
             raise TokenizerError('"merges" is not a list of pairs of tokens')
         if not isinstance(specials, list) or not all(isinstance(name, str) for name in specials):
