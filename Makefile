@@ -13,7 +13,7 @@ test: .venv/installed-dev lint        ## everything
 	$(BIN)/pytest -n auto --dist worksteal
 
 check: .venv/installed-dev lint       ## the fast part, about a minute
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not extra"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not extra and not torture"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

@@ -109,7 +109,7 @@ test("a search that gave up does not say that there is no more", () => {
   const some = (n, tried, ended) => ({ samples: Array(n), tried, ended });
   assert.equal(text.foundSentence(some(20, 48, "n"), 20, true), "20 found in 48 tries.");
   assert.match(text.foundSentence(some(0, 20000, "tried"), 20, false), /^None found in 20,000 tries\./);
-  assert.match(text.foundSentence(some(3, 500, "time"), 20, true), /^Only 3 of 20 found in 500 tries, as much as there was time for\. .*Only new names/);
+  assert.match(text.foundSentence(some(3, 500, "time"), 20, true), /^Only 3 of 20 found in 500 tries before time ran out\. .*Only new names/);
 });
 
 test("a name to save under is free, and one that the server takes", () => {

@@ -196,7 +196,7 @@ def test_what_is_built_in_wins(
     monkeypatch.setattr(builtin, "names", lambda: ["emma", "olivia"])
     letters = ["abcdefghijklm", "nopqrstuvwxyz"]
     package.train(letters, num_steps=1, hold_out=False, n_embd=8, output="base")
-    said = f"{name} is built in: that is used; your own file is ./{name}"
+    said = f"Kamon uses the built-in {name}: your own file is ./{name}"
     Path(name).mkdir()
     done = kamon(*argv)
     assert done.code == 0, done.err
@@ -252,9 +252,9 @@ def test_lines_above_a_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_no_pair_and_no_reward(folder: Path) -> None:
     for ask, error, message in (
-        (lambda: dpo(folder / "m", [PAIRS[0], ("a", "b")]), CorpusError, "^pair 2 is no kamon"),
-        (lambda: reward(folder / "m", [1]), CorpusError, "^pair 1 is no kamon"),
-        (lambda: reward(folder / "m", "common"), CorpusError, "^pair 1 is no kamon"),
+        (lambda: dpo(folder / "m", [PAIRS[0], ("a", "b")]), CorpusError, "^pair 2 is not a kamon"),
+        (lambda: reward(folder / "m", [1]), CorpusError, "^pair 1 is not a kamon"),
+        (lambda: reward(folder / "m", "common"), CorpusError, "^pair 1 is not a kamon"),
         (
             lambda: policy.ppo(folder / "m", lambda _: None),
             ConfigError,

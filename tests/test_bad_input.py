@@ -860,6 +860,7 @@ def test_a_prefix_of_unknown_characters(kamon: Kamon) -> None:
     assert done.json["prefix"] == "a"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_condition_that_nothing_fulfils_ends(kamon: Kamon) -> None:
     for argv in (["--regex", "[0-9]z+"], ["--contains", "aaaaaa"]):

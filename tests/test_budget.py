@@ -254,7 +254,7 @@ def test_a_stop_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
         (1, "native", 10_000, "documents", ["medium"]),
         (0.2, "native", 10_000, "documents", ["small"]),
         (60, "native", 100, "documents", ["tiny"]),
-        (5, "scalar", 10_000, "documents", ["large", "medium", "small", "tiny"]),
+        (5, "scalar", 10_000, "documents", ["tiny"]),
         (5, "native", 10**6, "text", ["small"]),
     ],
 )

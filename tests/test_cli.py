@@ -128,7 +128,7 @@ def test_a_file_named_like_a_built_in_list(
     monkeypatch.setattr(builtin, "names", lambda: ["emma", "olivia"])
     Path("names").write_text("anna\nnora\n")
     done = kamon("train", "names", "-o", "m", *TINY_FLAGS)
-    assert "names is built in: that is used; your own file is ./names" in done.err
+    assert "Kamon uses the built-in names: your own file is ./names" in done.err
     done = kamon("train", "./names", "-o", "m2", *TINY_FLAGS)
     assert "./names: 2 documents" in done.err
     assert "built in" not in done.err
@@ -459,6 +459,7 @@ def test_the_last_update_may_not_break_the_model(names: Path, tmp_path: Path, ka
 # ---- Ctrl-C
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_what_was_learned(names: Path, tmp_path: Path, process: Process) -> None:
     argv = ["train", names, "-o", tmp_path / "m", *TINY_FLAGS, "--num-steps", 10**6]
     running = process(*argv)

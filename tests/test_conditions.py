@@ -268,6 +268,7 @@ def test_the_first_ten_of_fifty(given: dict[str, Any]) -> None:
     assert texts(tiny(), 10, **given) == fifty[:10]
 
 
+@pytest.mark.slow
 @needs_native
 @pytest.mark.parametrize("given", [{"suffix": "abc"}, {"regex": "(ab|cd)+"}, {"unique": True}])
 def test_in_bulk_and_one_by_one_are_the_same(given: dict[str, Any]) -> None:
@@ -492,6 +493,7 @@ def model(names: Path, tmp_path: Path, kamon: Run) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_flags(model: Path, tmp_path: Path, kamon: Run) -> None:
     flags = ["-n", 8, "--temperature", 2, "--prefix", "a", "--suffix", "a", "--unique", "--novel"]
     flags += ["--min-len", 3, "--max-len", 6, "--top-k", 9, "--top-p", 0.95, "--contains", "n"]
@@ -505,6 +507,7 @@ def test_flags(model: Path, tmp_path: Path, kamon: Run) -> None:
     assert again.out.split()[:5] == first[3:]
 
 
+@pytest.mark.slow
 def test_copies_are_marked_in_a_terminal(
     model: Path, names: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,6 +555,7 @@ def test_json_and_details(model: Path, names: Path, kamon: Run) -> None:
     assert {"text", "number", "logprob", "in_list"} == set(plain[0])
 
 
+@pytest.mark.slow
 def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditions, "PATIENCE", 300)
     some = kamon("sample", model, "-n", 50, "--max-len", 1, "--unique", "--temperature", 1)

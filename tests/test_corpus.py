@@ -417,7 +417,7 @@ TAKEN = "has its first row taken as the header: {}; --no-header if it is data"
         ("sep=\t\nid,\tname\n1\tbo\n", "csv", "name", True, ["bo"], ["by tabs"]),
         ("sep=^\nid^name\n1^bo\n", "csv", "name", True, ["bo"], ["by '^'"]),
         ("sep=;\n" + ABOVE + "id;name\n" + ROW, "csv", "name", True, ["anna", "bo", "cid"],
-         ["semicolons", 'has its header in line 4: what is above is left out, "Names of 2026"']),
+         ["semicolons", 'in line 4: Kamon leaves out the lines above, "Names of 2026"']),
         ("sep=;\n1;bo\n", "csv", "2", False, ["bo"], ["semicolons"]),
         # lines above the header
         (ABOVE + "id;name\n" + ROW, "csv", "name", True, ["anna", "bo", "cid"],

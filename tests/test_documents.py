@@ -116,6 +116,7 @@ def test_starts_that_do_not_fit_into_four_bytes() -> None:
     assert list(wide.shuffled(random.Random(3))) == shuffled(texts, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_passes", [1, 2, 3])
 def test_repetitions_are_found_in_any_number_of_passes(num_passes: int) -> None:
     """The native code looks at half a million documents in one pass."""

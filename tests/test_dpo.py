@@ -214,7 +214,7 @@ def test_no_text_is_learned_and_tested_on(
         assert sides[False].isdisjoint(sides[True])
         num_left_out = kept.training["tuning"]["data"]["num_left_out"]
         assert num_left_out == (6 * 54 if answers is everyone else 0)
-        assert (f"{num_left_out} pairs left out: one text" in done.err) == bool(num_left_out)
+        assert (f"{num_left_out} pairs left out, with one text" in done.err) == bool(num_left_out)
 
 
 def test_answers_that_are_too_long(base: Path) -> None:

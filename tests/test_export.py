@@ -179,6 +179,7 @@ def test_scores_are_those_of_the_scalar_engine(both: tuple[Model, ModuleType]) -
         assert module.score(found.text) == (found.logprob, found.bits_per_char)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", [1, 9, 120])
 @pytest.mark.parametrize("n", [1, 30])
 def test_completions_are_those_of_the_scalar_engine(

@@ -103,6 +103,7 @@ def engine_with(name: str, step: Any, params: Any) -> Engine:
     return engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_AUTOGRAD)
 def test_autograd_finds_central_differences(name: str) -> None:
     step = program(name)

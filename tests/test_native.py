@@ -508,6 +508,7 @@ class StopError(Exception):
     """What a signal's handler could raise."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["train", "backward", "logprobs", "document_logprobs", "sample"])
 def test_a_long_call_can_be_stopped(what: str) -> None:
     """A handler that raises, as that of Ctrl-C does, ends the call, and the engine lives on.

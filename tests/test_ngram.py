@@ -351,7 +351,7 @@ def test_nothing_held_out(tmp_path: Path, kamon: Kamon) -> None:
     path.write_text("anna\nnora\n")
     done = kamon("ngram", path, "-n", 3, "--temperature", 0)
     assert done.code == 0
-    assert f"{NONE_HELD_OUT}: all are learned, and nothing is measured\n" in done.err
+    assert f"{NONE_HELD_OUT}: Kamon learns all of them and measures nothing\n" in done.err
     assert len(done.out.splitlines()) == 3
     found = kamon("ngram", path, "--json").json
     assert (found["num_train"], found["num_held_out"]) == (2, 0)

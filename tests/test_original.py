@@ -57,6 +57,7 @@ def test_recorded_runs(run: dict[str, Any], tmp_path: Path, kamon: Callable[...,
     assert run["printed"].startswith(f"{counts}num params: {found['num_params']}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(original.why_not(original.TEXT)), reason=original.why_not(original.TEXT))
 @pytest.mark.parametrize("seed", range(4))
 def test_live_runs(seed: int, tmp_path: Path, kamon: Callable[..., Result]) -> None:

@@ -263,6 +263,7 @@ def test_of_many_texts_whole_ones_are_held_out(num: int) -> None:
     assert both() == (divided(docs) if num == 100 else whole(docs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["char", "bpe"])
 def test_one_huge_line(tokenizer: str, kamon: Kamon) -> None:
     text = " ".join(LINES) * 30 + "東" * (1 << 20) + "\n" * 100 + "1234567 " * 9

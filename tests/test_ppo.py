@@ -87,6 +87,7 @@ def test_the_optimum_of_a_world_of_two_characters(critic: bool, base: Model) -> 
     assert begins_with_a(base.engine, bos) == before  # the base is what it was
 
 
+@pytest.mark.slow
 @needs_native
 @pytest.mark.parametrize("critic", [False, True])
 def test_the_optimum_of_answers(critic: bool, asked: Model) -> None:

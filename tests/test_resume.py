@@ -520,6 +520,14 @@ def test_resume_keeps_to_the_checkpoints_that_were_asked_for(tmp_path: Path) -> 
     assert saved == [*range((begun // 9 + 1) * 9, 30, 9), 30]
 
 
+def test_resume_keeps_to_a_time_between_checkpoints(tmp_path: Path) -> None:
+    settings = TINY | {"num_steps": 30, "hold_out": False}
+    path = tmp_path / "m"
+    kamon.train(DOCS, output=path, checkpoint_every="30s", should_stop=stop_after(1), **settings)
+    assert kamon.load(path).training["checkpoint_every"] == 30.0
+    assert kamon.resume(path).training["checkpoint_every"] == 30.0
+
+
 def test_stopped_within_the_step_behind_an_evaluation() -> None:
     """Nothing was made since: nothing is measured again."""
     from kamon import trainer

@@ -315,7 +315,7 @@ def test_the_oddest_first(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.Monk
         rows = [line.split("\t") for line in done.out.splitlines()]
         assert [row[-1] for row in rows] == ["Янд", "日本", "naX", last]
         assert [row[:-1] for row in rows[:3]] == [["inf", "-inf", "0.0", c] for c in "Я日X"]
-        assert "3 lines with characters unknown to the model: of probability 0" in done.err
+        assert "3 lines with characters unknown to the model: probability 0" in done.err
         assert "percentiles compare with 7 entries of the list" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=odd", "--top=2", "--json")
     first = json.loads(done.out.splitlines()[0], parse_constant=pytest.fail)

@@ -240,6 +240,7 @@ def at_each_call(
         yield passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("existing", [0, 2])
 @pytest.mark.parametrize("how", ["killed", "full disk"])
 def test_at_every_call_the_old_model_or_the_new(
@@ -645,6 +646,7 @@ def test_a_pipe_is_not_waited_for(name: str, model: Path) -> None:
         store.save(model, stored())
 
 
+@pytest.mark.slow
 def test_much_damage_takes_no_memory(model: Path) -> None:
     """Where the manifest agrees with the size: a hash of it all is taken, nothing more."""
     path = file_of(model, DOCUMENTS)

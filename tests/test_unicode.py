@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unicodedata import normalize
 
 import pytest
@@ -20,6 +22,8 @@ from kamon.bpe import BytePairTokenizer
 from kamon.cli.output import padded, print_marked
 from kamon.cli.suggest import shown
 from kamon.complete import completions, fill, next_tokens
+from kamon.conditions import Conditions, find
+from kamon.config import Config
 from kamon.documents import Documents
 from kamon.dpo import dpo
 from kamon.errors import TokenizerError
@@ -28,6 +32,7 @@ from kamon.export import export
 from kamon.pack import pack
 from kamon.policy import by_rule
 from kamon.preferences import Preference, parse_rule
+from kamon.sampler import SampleRequest
 from kamon.sft import sft
 from kamon.shards import open_shards
 from kamon.tokenizer import CharTokenizer, Tokenizer, tokenizer_from_json
@@ -368,3 +373,33 @@ def test_a_model_is_one_short_line(model: Model) -> None:
     assert repr(model) == (
         f"<Model of a list in memory: {model.num_params:,} parameters, 150 steps>"
     )
+
+
+class Writes:
+    """A model that writes one text."""
+
+    def __init__(self, tokens: list[int], vocab_size: int) -> None:
+        self.config = Config(block_size=8, vocab_size=vocab_size)
+        self.tokens = tokens
+
+    def decoder(self) -> Any:
+        left = iter(self.tokens)
+        vocab_size = self.config.vocab_size
+
+        def pushed(_: int) -> list[float]:
+            written = next(left)
+            return [10.0 * (token == written) for token in range(vocab_size)]
+
+        return SimpleNamespace(push=pushed)
+
+
+def test_no_sample_is_cut_that_gets_shorter_as_text() -> None:
+    """A letter and its mark may be one character: whether it is too long is known at the end."""
+    tokenizer = CharTokenizer(sorted("aben\u00e9\u0301"), composed=True)
+    assert not tokenizer.a_character_each
+    tokens = [*map(tokenizer.chars.index, "abe\u0301na"), tokenizer.bos]
+    model: Any = Writes(tokens, tokenizer.vocab_size)
+    request = SampleRequest(1, 0.0, 1, tokenizer.bos)
+    for most, texts in ((3, []), (4, []), (5, ["ab\u00e9na"])):
+        conditions = Conditions(min_len=1, max_len=most)
+        assert find(model, tokenizer, request, conditions, list).texts == texts

@@ -352,7 +352,7 @@ def resume(
     its end. docs and settings change nothing: they are compared, and a ConfigError says what
     differs. For the other arguments and errors see `train`.
     """
-    every = interval(checkpoint_every)
+    every = interval(checkpoint_every)  # before anything is read
     extend = checked_int("extend", extend, 0)
     ranks = here()
     with directory(None if ranks.rank else path, go_on=True) as writer:
@@ -365,7 +365,7 @@ def resume(
         training = found.training
         check_engine(training["engine"])
         if checkpoint_every is None:
-            every = interval(training.get("checkpoint_every"))
+            every = training.get("checkpoint_every")
         training = training | {"checkpoint_every": every}
         if found.state is None:
             raise StoreError(

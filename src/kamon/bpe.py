@@ -267,6 +267,8 @@ class BytePairTokenizer:
                             found[tuple(map(ord, whole + tokens))] = None
         return list(found)
 
+    a_character_each = False
+
     @cached_property
     def starts(self) -> list[int]:
         """How many characters begin in each token: bytes that are none behind the first of one."""
@@ -326,7 +328,7 @@ class BytePairTokenizer:
         merges, specials = content.get("merges"), content.get("specials")
         version = content.get("version", 1)
         if type(version) is not int or not 1 <= version <= VERSION:
-            raise TokenizerError(f"version {version!r} of a tokenizer is not known to this Kamon")
+            raise TokenizerError(f"this version of Kamon knows no tokenizer of version {version!r}")
         if not isinstance(merges, list) or not all(map(is_pair, merges)):
             raise TokenizerError('"merges" is not a list of pairs of tokens')
         if not isinstance(specials, list) or not all(isinstance(name, str) for name in specials):

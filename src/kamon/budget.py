@@ -132,7 +132,9 @@ def sizes_for(
     best = size_for(seconds, lengths, mode)
     usual = default_size(engine, lengths, mode)
     names = list(SIZES)
-    last = names.index("tiny" if usual == ORIGINAL else usual)
+    if usual == ORIGINAL:  # of the scalar engine, which is slow
+        return names[:1]
+    last = names.index(usual)
     if mode == "text" or names.index(best) <= last:
         return [best]
     return names[last : names.index(best) + 1][::-1]
@@ -205,7 +207,7 @@ def steps_for_seconds(
     least, most = max(LEAST_TRIAL, min(0.2, seconds / 10)), max(LEAST_TRIAL, seconds / 10)
     paces: list[float] = []  # seconds per step, ascending
     steps, spent = 1, 0.0
-    while len(paces) < 2 or spent < least or (spent < most and not agree(paces)):
+    while not paces or spent < least or (spent < most and not agree(paces)):
         plan = Plan(
             docs,
             config.batch_size,

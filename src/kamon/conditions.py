@@ -318,8 +318,8 @@ def steered_document(
     tokens: list[int] = []
     token, length = (before or (bos,))[-1], 0  # in characters
     most = math.inf if conditions.max_len is None else conditions.max_len
-    # Bytes may turn out to be no text later, so those are made to the end.
-    cut = most if tokenizer.unit == "character" else math.inf
+    # What may turn out to be no text, or shorter as a text, is made to the end.
+    cut = most if tokenizer.a_character_each else math.inf
     filled = len(conditions.prefix) == most  # there is one such document: it needs no draw
     for position in range(model.config.block_size - len(before)):
         if length > cut or (filled and position == len(prefix)):

@@ -151,12 +151,12 @@ def checked_int(name: str, value: Any, least: int | None = None, most: int | Non
         found = operator.index(value)
     except TypeError:
         raise ConfigError(f"{name} must be a whole number, not {reprlib.repr(value)}") from None
+    if abs(found) >= MAX_INT:
+        raise ConfigError(f"{name} must be below 2**128")
     if least is not None and most is not None and not least <= found <= most:
         raise ConfigError(f"{name} must be from {least:,} to {most:,}, not {reprlib.repr(found)}")
     if least is not None and found < least:
         raise ConfigError(f"{name} must be {least} or more, not {reprlib.repr(found)}")
-    if abs(found) >= MAX_INT:
-        raise ConfigError(f"{name} must be below 2**128")
     return found
 
 

@@ -597,7 +597,7 @@ def json_array(name: str, lines: Iterable[str]) -> list[Any]:
             )
     found = json_value(name, "\n".join(seen), 'an array such as ["…", "…"] or [{"text": "…"}]')
     if not isinstance(found, list):
-        raise CorpusError(f'{name} is no JSON array such as ["…", "…"]')
+        raise CorpusError(f'{name} is not a JSON array such as ["…", "…"]')
     return found
 
 
@@ -676,7 +676,7 @@ def table_head(
     if place:
         what = "header" if header else "first row"
         above = shortened(seen[begin:])
-        notes.append(f'has its {what} in line {first}: what is above is left out, "{above}"')
+        notes.append(f'has its {what} in line {first}: Kamon leaves out the lines above, "{above}"')
     if header and not by_name and (column is not None or len(columns) == 1):
         what = f"row in line {first}" if place else "first row"
         notes.append(

@@ -302,11 +302,11 @@ def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
     every = f"all {len(rewards):,} samples of the model"
     if prefer is None:
         raise ConfigError(
-            f"{every} have the same reward, {rewards[0]:g}: there is nothing to learn from; give a "
-            "reward that tells them apart"
+            f"{every} have the same reward, {rewards[0]:g}: give a reward that differs "
+            "between samples"
         )
     which = f"{every} fulfil" if rewards[0] else f"none of {len(rewards):,} samples fulfils"
-    raise ConfigError(f"{which} the rule: there is nothing to learn from; choose another rule")
+    raise ConfigError(f"{which} the rule, so there is nothing to learn: choose another rule")
 
 
 def judged(reward: Reward, texts: Sequence[str]) -> list[float]:

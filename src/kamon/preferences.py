@@ -292,7 +292,7 @@ def checked_answers(answers: Iterable[Answer]) -> list[Answer]:
     found = list(answers)
     for number, each in enumerate(found, 1):
         if not isinstance(each, Preference | Verdict):
-            raise CorpusError(f"pair {number} is no kamon.preferences.Preference but {each!r:.80}")
+            raise CorpusError(f"pair {number} is not a kamon.preferences.Preference: {each!r:.80}")
     return found
 
 

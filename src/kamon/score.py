@@ -130,7 +130,7 @@ def score_list(
             for text in texts:
                 tokenizer.encode(text)  # raises, and says which character where
         if unknown == "replace":
-            texts = list(map(tokenizer.replace_unknown, given))
+            texts = [tokenizer.normal(tokenizer.replace_unknown(text)) for text in given]
             strange = tokenizer.unknown("".join(texts))
         kept = [place for place, text in enumerate(texts) if strange.isdisjoint(text)]
         if unknown == "odd":
@@ -256,9 +256,13 @@ class Scale:
     reference: Literal["held_out", "list"] | None = "list"
 
     @classmethod
-    def of(cls, model: Model, unknown: str = "skip") -> Scale:
-        """Return the scale of a model; unknown: as for the texts to compare, of `score`."""
-        most = NUM_COMPARED if is_fast(model.engine) else NUM_COMPARED_SLOWLY
+    def of(cls, model: Model, unknown: str = "skip", most: int | None = None) -> Scale:
+        """Return the scale of a model; unknown: as for the texts to compare, of `score`.
+
+        most: entries to compare with; by default as many as the engine reads quickly.
+        """
+        if most is None:
+            most = NUM_COMPARED if is_fast(model.engine) else NUM_COMPARED_SLOWLY
         if "packed" in model.training["corpus"]:
             parts: tuple[Sequence[str], Sequence[str]] = packed_parts(model, most)
         else:

@@ -77,6 +77,10 @@ class Tokenizer(Protocol):
         `text`, which is not empty, at its start: each ends with the token that reaches its end."""
 
     @property
+    def a_character_each(self) -> bool:
+        """Whether any tokens but special ones make a text of as many characters."""
+
+    @property
     def starts(self) -> list[int]:
         """How many characters begin in each token; none in BOS."""
 
@@ -308,6 +312,11 @@ class CharTokenizer:
     def openings(self, text: str) -> list[tuple[int, ...]]:
         """Its own tokens: there is no other way."""
         return [tuple(self.encode(text))]
+
+    @cached_property
+    def a_character_each(self) -> bool:
+        """Not if NFC could make one character of two: nothing below U+0300 joins another."""
+        return not self.composed or max(self._tokens, default="") < "\u0300"
 
     @cached_property
     def starts(self) -> list[int]:

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     if held:
         say(f"{count(len(train), 'document')} to learn from, {len(held):,} held out")
     else:
-        say(f"{NONE_HELD_OUT}: all are learned, and nothing is measured")
+        say(f"{NONE_HELD_OUT}: Kamon learns all of them and measures nothing")
     learned = tokenizer.encode_documents(train)
     table: list[tuple[int, Figures]] = []
     if held:

@@ -107,7 +107,7 @@ def print_json(content: dict[str, Any]) -> None:
 def say_built_in(given: str, names: Collection[str]) -> None:
     """That a name is the built-in data, where the folder has a file of that name, too."""
     if given in names and os.path.isfile(given):
-        say(f"{given} is built in: that is used; your own file is ./{given}")
+        say(f"Kamon uses the built-in {given}: your own file is ./{given}")
 
 
 def say_corpus(source: Corpus, given: str) -> None:

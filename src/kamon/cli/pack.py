@@ -28,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
         nargs="+",
         metavar="INPUT",
         help="text, .csv, .tsv, .jsonl or .json, each also as .gz, .bz2, .xz or .zst; of a folder "
-        "all files in it, sorted by name, but hidden ones",
+        "all files but hidden ones, sorted by name",
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="SHARDS", help="the directory to write"
@@ -54,8 +54,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="hold nothing out; without it, a tenth of 100 or more different documents is held "
-        "out, and of fewer none, or with --mode text the last tenth of each",
+        help="hold nothing out; by default Kamon holds out a tenth of 100 or more different "
+        "documents, and of fewer none, or with --mode text the last tenth of each",
     )
     parser.add_argument(
         "--shard-tokens",

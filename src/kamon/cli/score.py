@@ -55,10 +55,10 @@ def add_arguments(parser: Parser) -> None:
         "--unknown",
         choices=("error", "skip", "replace", "odd"),
         default="error",
-        help="lines that have characters the model does not know: stop there (error, the default), "
-        "leave them out (skip), score them with the likes that it knows, such as e for É, and "
-        "leave out what has none (replace), or take them for the oddest of all, of probability 0 "
-        "(odd), together with lines that are longer than the model can write",
+        help="lines with characters that the model does not know: error stops there, skip leaves "
+        "them out, replace scores them with the closest known characters, such as e for É, or "
+        "leaves them out if there are none, odd gives them probability 0, and also lines that are "
+        "longer than the model can write [default: error]",
     )
     parser.add_argument(
         "--json",
@@ -135,13 +135,11 @@ def run(args: argparse.Namespace) -> int:
         why = ", not even by their likes," if args.unknown == "replace" else ""
         say(f"{left_out} with characters unknown to the model{why} left out")
     if num_odd:
-        say(
-            f"{count(num_odd, 'line')} with characters unknown to the model: of probability 0 to it"
-        )
+        say(f"{count(num_odd, 'line')} with characters unknown to the model: probability 0")
     if num_replaced:
         say(f"{count(num_replaced, 'line')} scored with the likes of characters unknown")
     if num_cut:
-        how = "of probability 0 to it" if args.unknown == "odd" else "scored in overlapping windows"
+        how = "probability 0" if args.unknown == "odd" else "scored in overlapping windows"
         say(
             f"{count(num_cut, 'line')} longer than the {model.config.block_size - 1} "
             f"{model.tokenizer.unit}s that the model can write: {how}"
@@ -157,7 +155,10 @@ def run(args: argparse.Namespace) -> int:
 def say_compared(scale: Scale) -> None:
     n = f"{len(scale.bits):,}"
     if scale.reference is None:
-        say("no percentiles: the model keeps no entries, and its packed corpus is not in its place")
+        say(
+            "no percentiles: the model keeps no entries, and its packed corpus is no longer "
+            "where it was"
+        )
     elif scale.reference == "held_out":
         say(f"percentiles compare with {n} entries that were held out from training")
     else:

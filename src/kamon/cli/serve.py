@@ -56,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="NAME=NUMBER",
-        help="change a limit, such as jobs=4, the trainings at a time; may be given again",
+        help="change a limit, such as jobs=4 for four trainings at a time; may be given again",
     )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument(

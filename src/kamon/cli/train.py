@@ -331,7 +331,7 @@ def say_trained(model: Model, loss: float, output: str) -> None:
     if held_out and held_out["over_fitted"]:
         say(
             f"over-fitting: after step {held_out['best_step']:,} the model did worse on "
-            f"{what_is_held_out(model)}, so the model of that step is kept{advice(model)}"
+            f"{what_is_held_out(model)}, so Kamon keeps the model of that step{advice(model)}"
         )
 
 

@@ -134,8 +134,8 @@ def say_start(start: Start) -> None:
     say(f"{tuning.source}: {count(len(tuning.examples), 'example')}{apart}")
     if tuning.num_left_out:
         say(
-            f"{count(tuning.num_left_out, 'pair')} left out: one text in it is learned, and the "
-            "other one held out"
+            f"{count(tuning.num_left_out, 'pair')} left out, with one text in the training "
+            "set and the other one in the validation set"
         )
     say(
         f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "

@@ -437,6 +437,6 @@ class NativeDecoder:
         logits = zeros(c.vocab_size)
         error = self.call["decoder_push"](self.handle, token, address(logits))
         if error == 3:
-            raise ValueError(f"block_size {c.block_size} tokens were pushed: it is full")
+            raise ValueError(f"the decoder is full: block_size {c.block_size} tokens were pushed")
         check(error)
         return logits

@@ -49,7 +49,7 @@ def address(
     if port is not None and not 0 <= port < 65536:
         raise ConfigError(f"port must be from 0 to 65535, not {port}")
     if token is not None and (len(token) < 16 or not token.isascii() or not token.isalnum()):
-        raise ConfigError("a token (KAMON_TOKEN) is of 16 or more letters and digits")
+        raise ConfigError("a token (KAMON_TOKEN) needs 16 or more letters and digits")
     numeric = "127.0.0.1" if host == "localhost" else host
     try:
         ip = ipaddress.ip_address(numeric)

@@ -316,13 +316,13 @@ async def get_job(id: JobId, ask: Ask) -> JobAnswer:
 
 @router.post("/jobs/{id}/pause")
 async def pause_job(id: JobId, ask: Ask) -> JobAnswer:
-    """Let a training wait after its next report, and others have its place."""
+    """Pause a training after its next report, so that others take its place."""
     return answer(ask.jobs.pause(id), ask)
 
 
 @router.post("/jobs/{id}/resume")
 async def resume_job(id: JobId, ask: Ask) -> JobAnswer:
-    """Go on with a training that waits, as soon as there is a place for it."""
+    """Resume a paused training, as soon as there is a place for it."""
     return answer(ask.jobs.resume(id), ask)
 
 

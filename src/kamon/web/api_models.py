@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +18,6 @@ from kamon.api import Model
 from kamon.complete import completions
 from kamon.conditions import WORK_AT_ONCE, WORK_AT_ONCE_SLOWLY, Conditions, allowed
 from kamon.describe import Nearest, details
-from kamon.documents import Documents
 from kamon.engine import is_fast
 from kamon.errors import ConfigError, KamonError
 from kamon.prompts import before_answer
@@ -356,7 +354,8 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
                 for each in score(model, some, unknown=body.unknown)
             ]
             which = "odd" if body.unknown == "odd" else "skip"
-            scale = entry.remember(f"scale {which}", lambda: Scale.of(with_fewer(model), which))
+            most = MOST_PIECES * num_at_once(model)
+            scale = entry.remember(f"scale {which}", lambda: Scale.of(model, which, most))
             return [
                 ScoreFound(
                     text=each.text,
@@ -428,14 +427,6 @@ def num_at_once(model: Model) -> int:
     """Return how many documents the model reads in a part of a second."""
     work = WORK_AT_ONCE if is_fast(model.engine) else WORK_AT_ONCE_SLOWLY
     return max(1, int(work / model.num_params / model.config.block_size))
-
-
-def with_fewer(model: Model) -> Model:
-    """Return a model with some of its documents, if it takes long to read them all."""
-    step = math.ceil(len(model.docs) / num_at_once(model) / MOST_PIECES)
-    if step <= 1:
-        return model
-    return replace(model, documents=Documents.of(model.docs[::step]))
 
 
 def data_of(model: Model, stop: Stop) -> Data:

@@ -448,9 +448,11 @@ class Jobs:
             )
         why = None
         if message["too_long"]:
-            why = f"stopped after {job.seconds:.0f} seconds, which is the longest a training may"
+            why = f"stopped after {job.seconds:.0f} seconds, the longest that a training may take"
         elif job.pause_ended:
-            why = f"stopped after a pause of {self.limits.pause_seconds:g} seconds, the most here"
+            why = (
+                f"stopped after a pause of {self.limits.pause_seconds:g} seconds, the longest here"
+            )
         job.end("done" if message["finished"] else "stopped", why)
 
     def put(

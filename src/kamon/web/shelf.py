@@ -165,7 +165,7 @@ class Shelf:
                 422, "a name is of a to z, 0 to 9, - and _, 40 at most, a letter or digit first"
             )
         if RESERVED.fullmatch(name):
-            raise WebError(422, f"Windows keeps the name {name} for itself: choose another one")
+            raise WebError(422, f"Windows reserves the name {name}: choose another one")
         path = self.folder / name
         if path.exists() or name in self.entries:
             raise WebError(409, f"there is a model {name} already: save it under another name")

@@ -124,7 +124,7 @@ class Stop:
         if self.late():
             raise WebError(
                 422,
-                f"this takes longer than {self.seconds:g} seconds, the most on this server: ask "
+                f"this takes longer than {self.seconds:g} seconds, the limit of this server: ask "
                 "for less at a time, or use a smaller model",
             )
         return False

@@ -50,7 +50,7 @@ function counts(data, text) {
       data.num_held_out
         ? text
           ? `${percent(share)} of the text is held out.`
-          : `${percent(share)} are held out. Which ones is decided by the entries themselves: nearly all of them stay held out when the list grows.`
+          : `${percent(share)} are held out. The entries themselves decide which ones. Nearly all of them stay held out when the list grows.`
         : "No entries are held out, so nothing shows how well the model does on what it has not seen.",
     ),
   );

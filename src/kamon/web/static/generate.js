@@ -272,7 +272,7 @@ function letterPanel(context, model, dial, known) {
     swap(told);
     if (model.tokenizer === "char" && !model.text && [...prefix].length >= model.block_size) {
       now = null;
-      swap(told, `The model reads no further: its block_size is ${model.block_size}.`);
+      swap(told, `The model cannot read more: its block_size is ${model.block_size}.`);
       for (const each of [draw, finish]) switchOff(each, true);
       chart.node.hidden = true;
       return;

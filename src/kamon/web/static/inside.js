@@ -120,7 +120,7 @@ export async function show(context, model) {
   put(
     root,
     h("h1", {}, "Look inside"),
-    h("p", { class: "lead" }, "The model reads a text letter by letter. You see what it computes, by the scalar engine whose code you can read."),
+    h("p", { class: "lead" }, "The model reads a text letter by letter. The scalar engine, whose code you can read, computes what you see."),
     textPanel,
     parts,
   );

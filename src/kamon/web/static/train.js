@@ -53,7 +53,7 @@ export async function show(context) {
     h(
       "p",
       { class: "lead" },
-      "Give a list; a tiny GPT learns what makes it sound right. Watch it improve, step by step.",
+      "Give a list, and a tiny GPT learns what makes it sound right. Watch it improve, step by step.",
     ),
     h("div", { class: "two" }, listPanel(context), runPanel(context)),
     shelfPanel(context),
@@ -561,7 +561,7 @@ function runPanel(context) {
     if (uniform !== null) rules.push({ y: uniform, name: "uniform", dash: "2 4" });
     if (ngram !== null) rules.push({ y: ngram, name: `${ngram_order}-gram`, dash: "8 4" });
     legend.textContent =
-      "Average surprise per token, in nats; lower is better. Test: on entries held out." +
+      "Average surprisal per token, in nats. Lower is better. Test: on entries held out." +
       (uniform === null ? "" : ` Uniform: guessing among all tokens costs ln V = ${fixed(uniform, 3)}.`) +
       (ngram === null ? "" : ` ${ngram_order}-gram: the best that counting alone does, ${fixed(ngram, 3)}.`);
     const smooth = means(job.losses);
