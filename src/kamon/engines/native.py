@@ -30,8 +30,10 @@ LEVELS = ("baseline", "avx2", "avx512")  # of instruction sets; the best one las
 DTYPES = {"float32": "f32", "float64": "f64"}
 
 MASK64 = 2**64 - 1
+SHORT = 1e7  # multiply-adds that take 0.1 ms or less: threads would wait longer for one another
 LONG = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
 POLL_SECONDS = 0.02
+TRIES = 20  # to take the lock, before a thread queues for it
 SIZES = {"d": 8, "i": 4, "q": 8}  # bytes of a number
 
 # Arrays are passed as the address of their buffer. Each name and type is that of engine.cpp.
@@ -107,8 +109,9 @@ def best_level() -> str:
 
 
 @cache
-def functions(dtype: str, level: str) -> dict[str, Callable[..., Any]]:
-    library = ctypes.CDLL(library_path(level))
+def functions(dtype: str, level: str, kind: Any = ctypes.CDLL) -> dict[str, Callable[..., Any]]:
+    """The functions of a library. kind: ctypes.PyDLL for those that keep the GIL."""
+    library = kind(library_path(level))
     found = {}
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, f"kamon_{name}_{DTYPES[dtype]}")
@@ -191,6 +194,7 @@ class NativeEngine:
         self.dtype = dtype
         self.options = threads, level
         self.call = functions(dtype, level or best_level())
+        self.short_call = functions(dtype, level or best_level(), ctypes.PyDLL)
         self.lock = RLock()  # held in each call: they share the memory for it
         self.working = 0  # in a thread of its own, for the thread with this number
         self.handle = self._create()
@@ -319,11 +323,21 @@ class NativeEngine:
     def decoder(self) -> NativeDecoder:
         return NativeDecoder(self)
 
-    def _call(self, name: str, *arguments: Any) -> int:
-        """What this function of the library returns: no other one works on the engine meanwhile."""
+    def _call(self, name: str, *arguments: Any, short: bool = False) -> int:
+        """What this function of the library returns: no other one works on the engine meanwhile.
+
+        short: keep the GIL. To let go of it costs more if other threads wait for it.
+        """
+        call = (self.short_call if short else self.call)[name]
+        # Threads that queue for a lock take turns at each call, and a turn costs more than a call.
+        for _ in range(TRIES):
+            if self.lock.acquire(blocking=False):
+                self.lock.release()
+                break
+            time.sleep(POLL_SECONDS / 100)
         with self.lock:
             self._check_idle()
-            return self.call[name](self.handle, *arguments)  # type: ignore[no-any-return]
+            return call(self.handle, *arguments)  # type: ignore[no-any-return]
 
     def _run(
         self, name: str, tokens: float, should_stop: Callable[[], bool] | None, *arguments: Any
@@ -333,8 +347,9 @@ class NativeEngine:
         A long one runs in a thread of its own, which keeps alive all its arguments. This one waits,
         in Python, where signals are heard: what their handlers raise ends the call.
         """
-        if tokens * self.num_params < LONG:
-            return self._call(name, *arguments, None)
+        size = tokens * self.num_params
+        if size < LONG:
+            return self._call(name, *arguments, None, short=size < SHORT)
         stop, results, finished = array("i", [0]), array("q"), allocate_lock()
         raised: BaseException | None = None
 
