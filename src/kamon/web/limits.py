@@ -22,7 +22,7 @@ class Limits:
     connections: int = 256
     streams: int = 96  # of them may stay open, for events
 
-    threads: int = 4  # that compute
+    threads: int = 2  # that compute
     waiting: int = 96  # requests that may wait for one of them; more are told to come back
     wait_seconds: float = 30.0  # that one may wait for its turn
     slice_seconds: float = 0.1  # that work computes before those who wait have their turn
