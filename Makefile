@@ -2,7 +2,7 @@
 # every target makes .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
-NATIVE := $(wildcard src/kamon/engines/native/*)
+NATIVE := $(wildcard src/kamon/native/src/*)
 
 .PHONY: demo test check lint torture bugs wheel docs clean
 
@@ -38,7 +38,7 @@ docs: .venv/installed-dev    ## the documentation as a site: docs/_build/html/in
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
 clean:
-	rm -rf .venv .demo src/kamon/engines/*.so build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .demo src/kamon/native/*.so build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Kamon needs Python 3.11 or newer; set PYTHON=…")'

@@ -21,7 +21,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
-SOURCE = Path("src", "kamon", "engines", "native", "engine.cpp")
+SOURCE = Path("src", "kamon", "native", "src", "c_api.cpp")
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread"]
 # The exact build rounds after every operation, as Python does; the fast one fuses a·b + c.
 DTYPES = {
@@ -156,7 +156,7 @@ class SameSource(sdist):
 
 setup(
     ext_modules=[
-        Extension(f"kamon.engines.kamon_{level}", [str(SOURCE)], optional=True)
+        Extension(f"kamon.native.kamon_{level}", [str(SOURCE)], optional=True)
         for level in LEVELS
         if NATIVE != "0"
     ],

@@ -29,7 +29,7 @@ BUILDS = {"baseline": ["-DKAMON_BYTES=16"]} | (
 needs_compiler = pytest.mark.skipif(not COMPILERS, reason="no C++ compiler (g++ or clang++)")
 
 
-SOURCE = TESTS.parent / "src" / "kamon" / "engines" / "native" / "engine.cpp"
+SOURCE = TESTS.parent / "src" / "kamon" / "native" / "src" / "c_api.cpp"
 NUMBERS = {
     "void": None,
     "int": c_int,

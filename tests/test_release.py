@@ -111,7 +111,7 @@ def expected_files() -> set[str]:
 def test_all_that_is_needed_and_nothing_else(wheel: Path) -> None:
     x86 = platform.machine() == "x86_64"
     levels = ("baseline", "avx2", "avx512") if x86 else ("baseline",)
-    libraries = {f"kamon/engines/kamon_{level}.so" for level in levels}
+    libraries = {f"kamon/native/kamon_{level}.so" for level in levels}
     about = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt")
     info = {f"kamon-{kamon.__version__}.dist-info/{name}" for name in about}
     with zipfile.ZipFile(wheel) as archive:
@@ -129,7 +129,7 @@ def test_one_wheel_for_every_python(wheel: Path, tmp_path: Path) -> None:
     assert re.fullmatch(rf"manylinux_2_\d+_{platform.machine()}(\..*)?", plat)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    for library in tmp_path.glob("kamon/engines/*.so"):
+    for library in tmp_path.glob("kamon/native/*.so"):
         needed = call("objdump", "-p", library)
         assert not re.search(r"NEEDED.*(libpython|libstdc\+\+|libgcc)", needed)
         undefined = call("objdump", "-T", library)

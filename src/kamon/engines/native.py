@@ -82,7 +82,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 
 def library_path(level: str) -> str:
-    return os.path.join(os.path.dirname(__file__), f"kamon_{level}.so")
+    return os.path.join(os.path.dirname(__file__), "..", "native", f"kamon_{level}.so")
 
 
 def why_not() -> str:

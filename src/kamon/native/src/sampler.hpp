@@ -6,7 +6,7 @@
 
 #include "model.hpp"
 #include "philox.hpp"
-#include "threads.hpp"
+#include "thread_pool.hpp"
 
 namespace {
 

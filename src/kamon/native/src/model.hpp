@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "philox.hpp"
-#include "sparse.hpp"
+#include "sparse_gemm.hpp"
 
 namespace {
 

@@ -1,0 +1,1 @@
+"""The C++ core: its source in `src`, and the libraries that `setup.py` builds from it."""
