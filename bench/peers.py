@@ -2,7 +2,7 @@
 
     python bench/peers.py [--seconds S ...] [--makemore FILE] [--nanogpt FOLDER] [--json]
 
-All learn the built-in names but those that `kamon.split` holds out, on one thread, for so much
+All learn the built-in names but those that `kamon.data.split` holds out, on one thread, for so much
 processor time from the first step on; imports and reading are not in it. Then each is tested on the
 names held out, in nats a token, the end of a name being one, and makes 1,000 at temperature 1.
 
@@ -31,12 +31,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import kamon
-from kamon.budget import size_for
-from kamon.builtin import names
-from kamon.fast_ngram import count_ngram
-from kamon.score import score_list, score_with
-from kamon.split import split
-from kamon.tokenizer import CharTokenizer
+from kamon.data.builtin import names
+from kamon.data.split import split
+from kamon.evaluation.score import score_list, score_with
+from kamon.ngrams.native import count_ngram
+from kamon.tokenizers.char import CharTokenizer
+from kamon.training.presets import size_for
 
 NUM_SAMPLES = 1_000
 Row = dict[str, Any]

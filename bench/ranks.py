@@ -17,11 +17,12 @@ import sys
 import time
 from array import array
 
-from kamon.batch import pack
 from kamon.config import Config
-from kamon.engine import Plan, make_engine, untrained
-from kamon.model import init
-from kamon.ranks import end, here
+from kamon.engines.base import Plan, untrained
+from kamon.engines.batch import pack
+from kamon.engines.distributed import end, here
+from kamon.engines.factory import make_engine
+from kamon.engines.parameters import init
 
 
 def work(accumulated: int, seconds: float) -> None:

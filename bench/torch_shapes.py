@@ -27,12 +27,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kamon.batch import Batch, pack
-from kamon.builtin import names
 from kamon.config import Config
-from kamon.engine import Plan, make_engine, train, untrained
-from kamon.model import init, parameter_shapes
-from kamon.tokenizer import CharTokenizer
+from kamon.data.builtin import names
+from kamon.engines.base import Plan, untrained
+from kamon.engines.batch import Batch, pack
+from kamon.engines.factory import make_engine
+from kamon.engines.loops import train
+from kamon.engines.parameters import init, parameter_shapes
+from kamon.tokenizers.char import CharTokenizer
 
 IGNORED = -100  # a target that is padding
 

@@ -21,16 +21,17 @@ import atheris
 
 with atheris.instrument_imports(include=["kamon", "csv", "json"]):
     import kamon
-    from kamon import contents, corpus, store
+    from kamon.data import corpus
     from kamon.errors import KamonError, StoreError
-    from kamon.tokenizer import CharTokenizer
+    from kamon.storage import checkpoint, model_dir
+    from kamon.tokenizers.char import CharTokenizer
 
 DOCS = ["anna", "hanna", "nora", "eleonora", "lea", "mia"]
 SETTINGS: dict[str, Any] = {
     "n_layer": 1, "n_embd": 4, "n_head": 2, "block_size": 5, "num_steps": 2, "batch_size": 1,
     "size": "original", "engine": "scalar",
 }  # fmt: skip
-SHARP = ("documents", *contents.FILES, contents.STATE)
+SHARP = ("documents", *checkpoint.FILES, checkpoint.STATE)
 FORMATS = [("text", None), ("csv", "text"), ("tsv", "text"), ("jsonl", None), ("json", None)]
 
 
@@ -44,12 +45,12 @@ class Model:
 
     def __init__(self, folder: Path) -> None:
         kamon.train(DOCS, output=folder / "m", **SETTINGS)
-        self.folder = store.newest_folder(folder / "m")
-        entry = store.read_manifest(self.folder)
+        self.folder = model_dir.newest_folder(folder / "m")
+        entry = model_dir.read_manifest(self.folder)
         names = entry["files"]
         self.contents = {name: (self.folder / name).read_bytes() for name in names}
         self.documents = (folder / "m" / entry["documents"]["name"]).read_bytes()
-        manifest = (self.folder / store.MANIFEST).read_bytes()
+        manifest = (self.folder / model_dir.MANIFEST).read_bytes()
         files = [self.documents, *(self.contents[name] for name in SHARP[1:]), manifest]
         self.seeds = [bytes([number]) + content for number, content in enumerate(files)]
 
@@ -58,12 +59,12 @@ class Model:
         number = int.from_bytes(which, "little") % (len(SHARP) + 1)
         try:
             if number == len(SHARP):
-                (self.folder / store.MANIFEST).write_bytes(content)
-                store.read_generation(self.folder)
+                (self.folder / model_dir.MANIFEST).write_bytes(content)
+                model_dir.read_generation(self.folder)
                 return
             name = SHARP[number]
             if name == "documents":
-                contents.unpack_documents(content)
+                checkpoint.unpack_documents(content)
                 return
             changed: dict[str, bytes] = self.contents | {name: content}
 
@@ -72,8 +73,8 @@ class Model:
                     raise StoreError(f"{name} is too large")
                 return changed[name]
 
-            found = contents.from_files(read, changed, self.documents)
-            contents.to_files(found)
+            found = checkpoint.from_files(read, changed, self.documents)
+            checkpoint.to_files(found)
             json.dumps(found.training, allow_nan=False)
         except StoreError:
             return

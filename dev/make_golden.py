@@ -1,4 +1,4 @@
-"""Record what the original microGPT prints and computes, for tests/golden.json.
+"""Record what the original microGPT prints and computes, for tests/engines/golden.json.
 
     python dev/make_golden.py ../shared/seed.txt
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-import original
-from kamon.builtin import names
+from helpers import original
+from kamon.data.builtin import names
 
 NUM_NAMES = 20
 SETTINGS: list[dict[str, float]] = [
@@ -27,7 +27,7 @@ SETTINGS: list[dict[str, float]] = [
     {"num_steps": 3, "n_layer": 2, "n_embd": 12, "n_head": 3, "seed": 7, "temperature": 1.0},
     {"num_steps": 5},
 ]
-TARGET = Path(__file__).parent.parent / "tests" / "golden.json"
+TARGET = Path(__file__).parent.parent / "tests" / "engines" / "golden.json"
 
 
 def main() -> None:

@@ -4,8 +4,8 @@
     python dev/make_ladder.py --outputs  # run the programs, too: two minutes
 
 A comment of the page says what belongs into the block behind it: `<!-- diff step1_counts.py
-step2_mlp.py -->`, `<!-- output step1_counts.py -->` or `<!-- table -->`. tests/test_ladder.py sees
-that the page is what this makes of it.
+step2_mlp.py -->`, `<!-- output step1_counts.py -->` or `<!-- table -->`. test_ladder.py checks
+that the page is what this script makes.
 """
 
 from __future__ import annotations

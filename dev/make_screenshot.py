@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from serving import serving  # noqa: E402
+from helpers.server import serving  # noqa: E402
 
 VIEW = "?view=generate&prefix=ka&top_k=8"
 

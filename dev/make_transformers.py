@@ -44,12 +44,12 @@ def picture() -> bytes:
     """The four masks of masks.py, two by two, on a ground of their own: legible on any page."""
     from matplotlib.figure import Figure
 
-    from kamon import plot
+    from kamon import plotting
 
     sys.path.insert(0, str(FOLDER))
     from masks import panels  # type: ignore[import-not-found]
 
-    with plot.style():
+    with plotting.style():
         figure = Figure(figsize=(4.6, 5.3), facecolor=PAPER)
         axes = figure.subplots(2, 2)
         for axis, panel in zip(axes.flat, panels(), strict=True):
@@ -58,7 +58,7 @@ def picture() -> bytes:
         for x, colour, label in KEY:
             figure.text(x, 0.025, "■", color=colour, fontsize=10)
             figure.text(x + 0.045, 0.025, label, color=INK, fontsize=10)
-    return plot.render(figure, "svg")
+    return plotting.render(figure, "svg")
 
 
 def draw(axis: Axes, title: str, mask: list[list[bool]], rows: str, columns: str) -> None:

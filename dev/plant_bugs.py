@@ -15,76 +15,76 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kamon.engines import native
+from kamon.native import library as native_library
 
 ROOT = Path(__file__).parent.parent
 SCALAR = "engines/scalar.py"
-GRADIENTS = ("tests/test_scalar.py",)
+GRADIENTS = ("tests/engines/test_scalar.py",)
 # A change of the model itself has right gradients: only the original's numbers tell.
-NUMBERS = ("tests/test_original.py",)
-NATIVE = ("tests/test_native.py",)
+NUMBERS = ("tests/engines/test_original.py",)
+NATIVE = ("tests/engines/test_native.py",)
 MODEL = "engines/native/model.hpp"
 ENGINE = "engines/native/engine.cpp"
 SAMPLER = "engines/native/sampler.hpp"
 NGRAM = "ngram.py"
-COUNTS = ("tests/test_ngram.py",)
+COUNTS = ("tests/ngrams/test_ngram.py",)
 COUNTER = "engines/native/ngram.hpp"
-COUNTED = ("tests/test_fast_ngram.py",)
+COUNTED = ("tests/ngrams/test_native_ngram.py",)
 EVALUATE = "evaluate.py"
-MEASURED = ("tests/test_evaluate.py",)
-DOCUMENTS = ("tests/test_documents.py",)
-CONDITIONS = ("tests/test_conditions.py",)
+MEASURED = ("tests/evaluation/test_evaluate.py",)
+DOCUMENTS = ("tests/data/test_documents.py",)
+CONDITIONS = ("tests/generation/test_constraints.py",)
 COMPLETE = "complete.py"
-PATTERNS = ("tests/test_complete.py",)
+PATTERNS = ("tests/generation/test_completion.py",)
 INSIDE = "inside.py"
-SEEN = ("tests/test_inside.py",)
+SEEN = ("tests/evaluation/test_introspection.py",)
 BPE = "bpe.py"
-PAIRS = ("tests/test_bpe.py",)
-OF_PIECES = ("tests/test_tokenizer_cli.py",)
+PAIRS = ("tests/tokenizers/test_bpe.py",)
+OF_PIECES = ("tests/cli/test_tokenizer_cli.py",)
 CURVE = "curve.py"
-CURVES = ("tests/test_curve.py",)
-PICTURES = ("tests/test_plot.py",)
+CURVES = ("tests/evaluation/test_curves.py",)
+PICTURES = ("tests/test_plotting.py",)
 STANDALONE = "standalone.py"
 EXPORT = "export.py"
 ONNX = "export_onnx.py"
-EXPORTED = ("tests/test_export.py",)
+EXPORTED = ("tests/exporters/test_export.py",)
 COMPARE = "compare.py"
-COMPARED = ("tests/test_compare.py",)
+COMPARED = ("tests/finetuning/test_compare.py",)
 REWARDS = "rewards.py"
-PAIRED = ("tests/test_reward.py",)
+PAIRED = ("tests/finetuning/test_reward_model.py",)
 POLICY = "policy.py"
-TUNED = ("tests/test_ppo.py",)
+TUNED = ("tests/finetuning/test_ppo.py",)
 STORE = "store.py"
 CONTENTS = "contents.py"
-KEPT = ("tests/test_store.py",)
-DAMAGED = ("tests/test_torture_store.py",)
-RESUMED = ("tests/test_resume.py",)
+KEPT = ("tests/storage/test_model_dir.py",)
+DAMAGED = ("tests/storage/test_torture_model_dir.py",)
+RESUMED = ("tests/training/test_resume.py",)
 TORCH = "engines/pytorch.py"
-IN_TORCH = ("tests/test_pytorch.py",)
+IN_TORCH = ("tests/engines/test_torch.py",)
 TRANSFORMERS = "../../docs/transformers"
-SEES = ("tests/test_transformers.py",)
-SEES_IN_TORCH = ("tests/test_transformers_torch.py",)
+SEES = ("tests/docs/test_transformers.py",)
+SEES_IN_TORCH = ("tests/docs/test_transformers_torch.py",)
 OBJECTIVES = "objectives.py"
-WEIGHED = ("tests/test_objectives.py",)
-EXTENDED = ("tests/test_extend.py",)
-LOOPED = ("tests/test_tune.py",)
-ANSWERED = ("tests/test_sft.py",)
-WINDOWS = ("tests/test_windows.py",)
-SHARDS = ("tests/test_shards.py",)
-PACKED = ("tests/test_pack.py",)
+WEIGHED = ("tests/finetuning/test_losses.py",)
+EXTENDED = ("tests/finetuning/test_expand_vocab.py",)
+LOOPED = ("tests/finetuning/test_finetuning_loop.py",)
+ANSWERED = ("tests/finetuning/test_sft.py",)
+WINDOWS = ("tests/data/test_shuffling.py",)
+SHARDS = ("tests/packing/test_shards.py",)
+PACKED = ("tests/packing/test_pack.py",)
 PREFERENCES = "preferences.py"
-PREFERRED = ("tests/test_preferences.py",)
-ALIGNED = ("tests/test_alignment.py",)
-BY_PAIRS = ("tests/test_dpo.py",)
-RATED = ("tests/test_rate.py",)
+PREFERRED = ("tests/finetuning/test_preferences.py",)
+ALIGNED = ("tests/finetuning/test_metrics.py",)
+BY_PAIRS = ("tests/finetuning/test_dpo.py",)
+RATED = ("tests/finetuning/test_rating.py",)
 JOBS = "web/jobs.py"
 WORKER = "web/worker.py"
-TURNS = ("tests/test_web_turns.py",)
-TRAININGS = ("tests/test_web_jobs.py",)
-PANELS = ("tests/test_web_inside.py",)
-GRAPHS = ("tests/test_web_graph.py",)
-AT_A_PAGE = ("tests/test_web_ratings.py",)
-IN_A_BROWSER = ("tests/test_page.py",)
+TURNS = ("tests/web/test_web_turns.py",)
+TRAININGS = ("tests/web/test_web_jobs.py",)
+PANELS = ("tests/web/test_web_inside.py",)
+GRAPHS = ("tests/web/test_web_graph.py",)
+AT_A_PAGE = ("tests/web/test_web_ratings.py",)
+IN_A_BROWSER = ("tests/web/test_page.py",)
 WIDEST = {
     "": [],
     "baseline": ["-DKAMON_BYTES=16"],
@@ -94,7 +94,7 @@ WIDEST = {
         *(f"-mavx512{part}" for part in ("f", "dq", "vl", "bw")),
         "-mfma",
     ],
-}["" if native.why_not() else native.best_level()]
+}["" if library.why_not() else library.best_level()]
 
 
 @dataclass(frozen=True)
@@ -233,14 +233,14 @@ BUGS = [
         "trainer.py",
         "else 1 - done",
         "else 1 - done - 1 / config.num_steps",
-        ("tests/test_trainer.py",),
+        ("tests/training/test_loop.py",),
     ),
     Bug(
         "trainer: the least learning rate on top of the others",
         "trainer.py",
         "(config.learning_rate - config.min_lr) * left",
         "config.learning_rate * left",
-        ("tests/test_trainer.py",),
+        ("tests/training/test_loop.py",),
     ),
     Bug(
         "engine: the mean of batches' means",
@@ -275,63 +275,63 @@ BUGS = [
         "examples.py",
         "yield tokens[begin : begin + block_size + 1]",
         "yield tokens[begin : begin + block_size]",
-        ("tests/test_text.py",),
+        ("tests/training/test_text_mode.py",),
     ),
     Bug(
         "examples: the last place of a text never taken",
         "examples.py",
         "places = len(self.tokens) - size + 1",
         "places = len(self.tokens) - size - 40",
-        ("tests/test_text.py",),
+        ("tests/training/test_text_mode.py",),
     ),
     Bug(
         "continuation: a window that begins too late",
         "continuation.py",
         "tokens[-max(1, size // 2) :]",
         "tokens[-max(1, size // 2 - 1) :]",
-        ("tests/test_text.py",),
+        ("tests/training/test_text_mode.py",),
     ),
     Bug(
         "continuation: the same draw for every token",
         "continuation.py",
         "temperature, u(number))]",
         "temperature, u(0))]",
-        ("tests/test_text.py",),
+        ("tests/training/test_text_mode.py",),
     ),
     Bug(
         "run: the end of a text learned and tested",
         "run.py",
         "Documents.of(doc[:end] for doc, end in pairs if end)",
         "Documents.of(doc for doc, end in pairs if end)",
-        ("tests/test_text.py",),
+        ("tests/training/test_text_mode.py",),
     ),
     Bug(
         "lesson: held-out documents of a packed corpus learned",
         "lesson.py",
         'docs = shards.documents("train", size, config.seed)',
         'docs = shards.documents("held_out", size, config.seed)',
-        ("tests/test_lesson.py",),
+        ("tests/training/test_lesson.py",),
     ),
     Bug(
         "trainer: every step starts with the first document",
         "trainer.py",
         "range(first * size, last * size)",
         "range((last - first) * size)",
-        ("tests/test_trainer.py",),
+        ("tests/training/test_loop.py",),
     ),
     Bug(
         "sampler: temperature multiplied",
         "sampler.py",
         "[logit * scale for",
         "[logit * temperature for",
-        ("tests/test_sampler.py",),
+        ("tests/generation/test_sampling.py",),
     ),
     Bug(
         "sampler: position left out of the draw",
         "sampler.py",
         "token = choose(logits, temperature, u(position))",
         "token = choose(logits, temperature, u(0))",
-        ("tests/test_sampler.py",),
+        ("tests/generation/test_sampling.py",),
     ),
     Bug(
         "conditions: a document may end before min_len",
@@ -410,20 +410,26 @@ BUGS = [
         "row = row - hit",
         CONDITIONS,
     ),
-    Bug("philox: nine rounds", "philox.py", "range(10)", "range(9)", ("tests/test_sampler.py",)),
+    Bug(
+        "philox: nine rounds",
+        "philox.py",
+        "range(10)",
+        "range(9)",
+        ("tests/generation/test_sampling.py",),
+    ),
     Bug(
         "store: files not synced",
         "files.py",
         "        os.fsync(file.fileno())\n",
         "",
-        ("tests/test_store.py",),
+        ("tests/storage/test_model_dir.py",),
     ),
     Bug(
         "corpus: the last line forgotten",
         "corpus.py",
         "return lines if lines[-1] else lines[:-1]",
         "return lines[:-1]",
-        ("tests/test_corpus.py",),
+        ("tests/data/test_corpus.py",),
     ),
     Bug(
         "bpe: numbers of the heap never grow old", BPE, "if total[pair] != -number:", "if 0:", PAIRS
@@ -510,14 +516,14 @@ BUGS = [
         "corpus.py",
         'bare = QUOTED.sub("", rest)',
         "bare = rest",
-        ("tests/test_corpus.py",),
+        ("tests/data/test_corpus.py",),
     ),
     Bug(
         "corpus: the first line is the first row",
         "corpus.py",
         "if (line and not inside) or size > MAX_LINE:",
         "if line:",
-        ("tests/test_corpus.py",),
+        ("tests/data/test_corpus.py",),
     ),
     Bug(
         "pack: CSV has commas",
@@ -545,77 +551,77 @@ BUGS = [
         "corpus.py",
         "decoder.decode(block, final=not block).encode()",
         "decoder.decode(block, final=True).encode()",
-        ("tests/test_corpus.py",),
+        ("tests/data/test_corpus.py",),
     ),
     Bug(
         "score: the oddest is the last unknown character",
         "score.py",
         "next(n for n, char in enumerate(text) if char in strange)",
         "max(n for n, char in enumerate(text) if char in strange)",
-        ("tests/test_score.py",),
+        ("tests/evaluation/test_score.py",),
     ),
     Bug(
         "score: known texts in the places of unknown ones",
         "score.py",
         "for own, place in enumerate(places):",
         "for place, own in enumerate(places):",
-        ("tests/test_score.py",),
+        ("tests/evaluation/test_score.py",),
     ),
     Bug(
         "corpus: prose looks like a table",
         "corpus.py",
         'row.count(", ") if separator == "," else 0',
         "0",
-        ("tests/test_corpus.py",),
+        ("tests/data/test_corpus.py",),
     ),
     Bug(
         "corpus: all of a mark is waited for",
         "corpus.py",
         "while any(len(begin) < len(mark) and mark.startswith(begin) for mark in marks):",
         "while len(begin) < 4:",
-        ("tests/test_corpus.py",),
+        ("tests/data/test_corpus.py",),
     ),
     Bug(
         "score: the unknown are scored and then forgotten",
         "score.py",
         'if unknown == "odd":',
         "if 0:",
-        ("tests/test_score.py",),
+        ("tests/evaluation/test_score.py",),
     ),
     Bug(
         "score: a window counts again what the one before has counted",
         "score.py",
         "for logprob in logprobs[end - num_new : end]:",
         "for logprob in logprobs[end - len(window) + 1 : end]:",
-        ("tests/test_score.py",),
+        ("tests/evaluation/test_score.py",),
     ),
     Bug(
         "score: percentiles compare with what was learned",
         "score.py",
         "compared = held_out if enough else docs",
         "compared = docs",
-        ("tests/test_score.py",),
+        ("tests/evaluation/test_score.py",),
     ),
     Bug(
         "score: what the model cannot end is only odd",
         "score.py",
         'possible=unknown != "odd"',
         "possible=True",
-        ("tests/test_score.py",),
+        ("tests/evaluation/test_score.py",),
     ),
     Bug(
         "preferences: a pair with a text on either side is learned",
         "preferences.py",
         "if side == {which}",
         "if which in side",
-        ("tests/test_preferences.py",),
+        ("tests/finetuning/test_preferences.py",),
     ),
     Bug(
         "preferences: pairs are held out whatever texts they share",
         "preferences.py",
         "group[root(a)] = root(b)",
         "pass",
-        ("tests/test_preferences.py",),
+        ("tests/finetuning/test_preferences.py",),
     ),
     Bug(
         "inside: a token is the nearest to itself",
@@ -629,28 +635,28 @@ BUGS = [
         "tokenizer.py",
         "        return cls(sorted(chars), composed=True)\n",
         "        return cls(dict.fromkeys(''.join(docs)), composed=True)\n",
-        ("tests/test_tokenizer.py",),
+        ("tests/tokenizers/test_char.py",),
     ),
     Bug(
         "tokenizer: long documents cut one token too early",
         "tokenizer.py",
         '[f"{bos}{text}{bos}"[: block_size + 1] for text in block]',
         '[f"{bos}{text}{bos}"[:block_size] + bos for text in block]',
-        ("tests/test_score.py",),
+        ("tests/evaluation/test_score.py",),
     ),
     Bug(
         "store: the end of a block of documents lost",
         "contents.py",
         'whole, rest, size = b"".join([*rest, whole]), [], 0',
         "rest, size = [], 0",
-        ("tests/test_store.py",),
+        ("tests/storage/test_model_dir.py",),
     ),
     Bug(
         "clean: of repetitions the later ones stay",
         "clean.py",
         "return docs.select(first) if step.count else docs",
         "return docs[::-1].select(docs[::-1].first_occurrences())[::-1]",
-        ("tests/test_clean.py",),
+        ("tests/data/test_cleaning.py",),
     ),
     Bug(
         "documents: one left out behind each full block",
@@ -840,7 +846,7 @@ BUGS = [
         "trainer.py",
         "first_draw=first * size,",
         "first_draw=0,",
-        ("tests/test_dropout.py",),
+        ("tests/engines/test_dropout.py",),
     ),
     Bug(
         "native: no weight decay",
@@ -889,14 +895,14 @@ BUGS = [
         "engines/native/mersenne.hpp",
         "while (r >= n);",
         "while (false);\n    r %= n;",
-        ("tests/test_mersenne.py",),
+        ("tests/native/test_mersenne.py",),
     ),
     Bug(
         "native: the second number of a pair forgotten",
         "engines/native/mersenne.hpp",
         "spare = sine(angle) * radius;",
         "",
-        ("tests/test_mersenne.py",),
+        ("tests/native/test_mersenne.py",),
     ),
     Bug(
         "native: an interrupted step is made all the same",
@@ -1346,7 +1352,7 @@ BUGS = [
         STORE,
         "        yield folder\n    finally:\n        shutil.rmtree(folder, ignore_errors=True)",
         "        yield folder\n    finally:\n        pass",
-        ("tests/test_disk_full.py",),
+        ("tests/storage/test_disk_full.py",),
     ),
     Bug(
         "a full disk: older generations go first",
@@ -1354,28 +1360,28 @@ BUGS = [
         "            number = max(generations(self.path), default=0) + 1\n",
         "            number = max(generations(self.path), default=0) + 1\n"
         "            for folder in folders(self.path):\n                remove(folder)\n",
-        ("tests/test_disk_full.py",),
+        ("tests/storage/test_disk_full.py",),
     ),
     Bug(
         "download: kept whatever it is",
         "builtin.py",
         "return content if is_original(content) else",
         "return content if content else",
-        ("tests/test_downloads.py",),
+        ("tests/data/test_downloads.py",),
     ),
     Bug(
         "format 2 cannot be read any more",
         STORE,
         'if found["format"] == FLAT_FORMAT:',
         'if found["format"] == 1:',
-        ("tests/test_old_models.py",),
+        ("tests/storage/test_old_models.py",),
     ),
     Bug(
         "corpus: a byte that is no text is passed over",
         "corpus.py",
         "if fault >= 0:\n            raise",
         "if fault > 300:\n            raise",
-        ("tests/test_torture_corpus.py",),
+        ("tests/data/test_torture_corpus.py",),
     ),
     Bug("torch looks ahead", TORCH, "apart(v), is_causal=True)", "apart(v))", IN_TORCH),
     Bug(
@@ -1517,21 +1523,21 @@ BUGS = [
         "split.py",
         'normalize("NFC", text).encode',
         "text.encode",
-        ("tests/test_split.py",),
+        ("tests/data/test_split.py",),
     ),
     Bug(
         "split: a model of before is divided by the new rule",
         "run.py",
         'training["corpus"].get("split", BY_PART)',
         'training["corpus"].get("split", RULE)',
-        ("tests/test_split.py",),
+        ("tests/data/test_split.py",),
     ),
     Bug(
         "lesson: the lengths of a packed corpus are those of the part held out",
         "lesson.py",
         'lengths = shards.lengths("train")',
         'lengths = shards.lengths("held_out")',
-        ("tests/test_lesson.py",),
+        ("tests/training/test_lesson.py",),
     ),
     Bug(
         "pack: texts are cut behind white space",
@@ -1806,14 +1812,14 @@ BUGS = [
         "sft.py",
         'usable = [each for each in examples if nfc(each["completion"]) not in spoilt]',
         "usable = list(examples)",
-        ("tests/test_sft.py",),
+        ("tests/finetuning/test_sft.py",),
     ),
     Bug(
         "sft: an answer is learned and tested on",
         "sft.py",
         "        if split == EARLIER_SPLIT:\n",
         "        if split:\n",
-        ("tests/test_sft.py",),
+        ("tests/finetuning/test_sft.py",),
     ),
     Bug(
         "answers: the draw of another position",
@@ -1908,7 +1914,7 @@ BUGS = [
         "cli/tuning.py",
         "value is not None and value is not False",
         "value not in (None, False)",
-        ("tests/test_bad_input.py",),
+        ("tests/cli/test_bad_input.py",),
     ),
     Bug(
         "ppo: what a prompt costs is part of the KL",
@@ -1999,7 +2005,7 @@ BUGS = [
         "standalone.py",
         "min(end + room - room // 2, len(tokens))",
         "min(end + room, len(tokens))",
-        ("tests/test_export.py",),
+        ("tests/exporters/test_export.py",),
     ),
     Bug(
         "standalone: a prompt is scored, too",
@@ -2084,7 +2090,7 @@ BUGS = [
         "        self.check_room(path)  # before anything is written\n"
         "        write(path)  # makes the folder, too\n",
         "        write(path)\n        self.check_room(path)\n",
-        ("tests/test_serve.py",),
+        ("tests/web/test_serve.py",),
     ),
     Bug(
         "shelf: trainings take the room of saved models",
@@ -2098,7 +2104,7 @@ BUGS = [
         "web/guard.py",
         "each.strip().partition",
         "each.partition",
-        ("tests/test_serve.py",),
+        ("tests/web/test_serve.py",),
     ),
     Bug(
         "ratings: a save that is given up writes all the same",
@@ -2385,7 +2391,7 @@ BUGS = [
         "web/guard.py",
         """if scope["method"] in READS and not scope["path"].startswith(API):""",
         """if scope["method"] in READS:""",
-        ("tests/test_web_guard.py",),
+        ("tests/web/test_web_guard.py",),
     ),
     Bug(
         "protocol: who never reads its answer is never asked to leave",
@@ -2420,7 +2426,7 @@ BUGS = [
         "trainer.py",
         "records = validation.records if isinstance(validation, Validation) else ()",
         "records = ()",
-        ("tests/test_trainer.py",),
+        ("tests/training/test_loop.py",),
     ),
     Bug(
         "transformers: a causal mask left in the encoder",

@@ -47,14 +47,15 @@ from functools import reduce
 from operator import add
 
 import kamon
-from kamon import corpus, inside, plot
-from kamon.batch import pack
-from kamon.bpe import BytePairTokenizer
-from kamon.compare import compare
+from kamon import plotting
 from kamon.config import Config
-from kamon.dpo import dpo
-from kamon.engine import make_engine, train, untrained
-from kamon.engines import native
+from kamon.data import corpus
+from kamon.data.split import split
+from kamon.engines.base import untrained
+from kamon.engines.batch import pack
+from kamon.engines.factory import make_engine
+from kamon.engines.loops import train
+from kamon.engines.parameters import init, num_params, parameter_shapes
 from kamon.engines.scalar import (
     Value,
     adam,
@@ -69,16 +70,19 @@ from kamon.engines.scalar import (
     softmax,
     topological_order,
 )
-from kamon.fast_ngram import count_ngram
-from kamon.inside import matrices
-from kamon.model import init, num_params, parameter_shapes
-from kamon.objectives import dpo_loss, sft_weights
-from kamon.sft import sft
-from kamon.split import split
-from kamon.tokenizer import CharTokenizer
-from kamon.trainer import learning_rate, make_plan
+from kamon.evaluation import introspection
+from kamon.evaluation.introspection import matrices
+from kamon.finetuning.compare import compare
+from kamon.finetuning.dpo import dpo
+from kamon.finetuning.losses import dpo_loss, sft_weights
+from kamon.finetuning.sft import sft
+from kamon.native import library
+from kamon.ngrams.native import count_ngram
+from kamon.tokenizers.bpe import BytePairTokenizer
+from kamon.tokenizers.char import CharTokenizer
+from kamon.training.loop import learning_rate, make_plan
 
-assert not native.why_not(), f"Chapters 7 to 9 need the native engine: {native.why_not()}"
+assert not library.why_not(), f"Chapters 7 to 9 need the native engine: {library.why_not()}"
 
 # %% [markdown]
 # Three helpers that have nothing to do with GPTs, folded away: `bars` prints numbers as bars,
@@ -101,7 +105,7 @@ def bars(rows, width=40):
 
 def show(figure):
     """A matplotlib figure as SVG."""
-    return SVG(plot.render(figure, "svg"))
+    return SVG(plotting.render(figure, "svg"))
 
 
 def is_right(answer, right):
@@ -398,14 +402,14 @@ def draw_graph(root, labels):
     for value, end in place.items():
         for source, local in zip(value.inputs, value.local_grads, strict=True):
             start = place[source]
-            arrow = {"arrowstyle": "<-", "color": plot.GREY, "shrinkA": 34, "shrinkB": 34}
+            arrow = {"arrowstyle": "<-", "color": plotting.GREY, "shrinkA": 34, "shrinkB": 34}
             axes.annotate("", start, end, arrowprops=arrow)
             # Nearer to where it starts: in the middle two arrows may cross.
             x, y = (0.68 * p + 0.32 * q for p, q in zip(start, end, strict=True))
-            axes.text(x, y + 0.14, f"× {local:g}", color=plot.ORANGE, ha="center")
+            axes.text(x, y + 0.14, f"× {local:g}", color=plotting.ORANGE, ha="center")
     for value, (x, y) in place.items():
         text = f"{labels[value]}\n{value.data:g}\ngrad {value.grad:g}"
-        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": plot.BLUE}
+        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": plotting.BLUE}
         axes.text(x, y, text, ha="center", va="center", bbox=box)
     return figure
 
@@ -795,7 +799,7 @@ print(f"about {round(times, digits):,.0f} times as fast on the machine where thi
 model = kamon.train("names", size="small")
 print(f"{model.num_params:,} parameters, {len(model.metrics):,} steps", end=", ")
 print(f"loss on the documents held out: {model.training['held_out']['loss']:.4f} nats a token")
-show(plot.draw_losses(inside.losses(model)))
+show(plotting.draw_losses(introspection.losses(model)))
 
 # %% [markdown]
 # The line on top is guessing among 27 tokens. The lower one is what the best table of counts
@@ -807,7 +811,7 @@ show(plot.draw_losses(inside.losses(model)))
 # Nobody told the model what a vowel is, or that position 3 comes after position 2.
 
 # %%
-show(plot.draw_embeddings(inside.embeddings(model)))
+show(plotting.draw_embeddings(introspection.embeddings(model)))
 
 # %% [markdown]
 # **Attention.** Each row is a letter that was read, each column a letter that it looks at. Compare
@@ -815,7 +819,7 @@ show(plot.draw_embeddings(inside.embeddings(model)))
 # that mostly looks at the letter before?
 
 # %%
-show(plot.draw_attention(inside.attention(model, "annabel")))
+show(plotting.draw_attention(introspection.attention(model, "annabel")))
 
 # %% [markdown]
 # ### Exercises

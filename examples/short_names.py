@@ -13,7 +13,7 @@ import sys
 from nicknames import NickNamer
 
 import kamon
-from kamon.sft import sft
+from kamon.finetuning.sft import sft
 
 
 def main() -> int:

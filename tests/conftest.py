@@ -15,16 +15,18 @@ from typing import Any
 import pytest
 from hypothesis import Phase, settings
 
-from kamon import cli, corpus
-from kamon.api import Model
-from kamon.bpe import BytePairTokenizer
+from kamon import cli
 from kamon.config import Config
-from kamon.engine import Engine
-from kamon.engines import native
-from kamon.metrics import Metrics
-from kamon.run import divide, prepare
-from kamon.trainer import pretrain
-from kamon.validation import mean_loss
+from kamon.data import corpus
+from kamon.data.split import divide
+from kamon.engines.base import Engine
+from kamon.model import Model
+from kamon.native import library
+from kamon.storage.metrics import Metrics
+from kamon.tokenizers.bpe import BytePairTokenizer
+from kamon.training.early_stopping import mean_loss
+from kamon.training.loop import pretrain
+from kamon.training.setup import prepare
 
 
 def pytest_configure() -> None:
@@ -70,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # What a test of both engines runs with: by the scalar one it is slow, unless that is all there is.
 ENGINES: list[Any] = ["scalar"]
 ENGINES_AND_DTYPES: list[Any] = [("scalar", "float64")]
-if not native.why_not():
+if not library.why_not():
     ENGINES = [pytest.param("scalar", marks=pytest.mark.slow), "native"]
     ENGINES_AND_DTYPES = [
         pytest.param("scalar", "float64", marks=pytest.mark.slow),

@@ -9,8 +9,8 @@ import pytest
 import kamon
 from conftest import TINY
 from kamon.config import Config
-from kamon.corpus import from_docs
-from kamon.run import prepare
+from kamon.data.corpus import from_docs
+from kamon.training.setup import prepare
 
 PUBLIC = [
     "Config",

@@ -9,8 +9,8 @@ import math
 import random
 from operator import mul
 
-from kamon.builtin import names
-from kamon.split import split
+from kamon.data.builtin import names
+from kamon.data.split import split
 
 # A token a character, and one more, BOS, that stands before and behind each name: where names begin
 # and end is learned like anything else.

@@ -25,9 +25,9 @@ from by_torch import (
     numbers,
     up_to,
 )
-from kamon.builtin import names
 from kamon.config import Config
-from kamon.split import part, split
+from kamon.data.builtin import names
+from kamon.data.split import part, split
 
 CHARS = sorted(set("".join(names())))
 BOS = len(CHARS)  # before and behind each name

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from by_scalar import shapes
-from kamon.engines.pytorch import Gpt, Layer, rmsnorm
+from kamon.engines.torch import Gpt, Layer, rmsnorm
 
 
 def causal(length):

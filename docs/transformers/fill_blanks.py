@@ -13,12 +13,12 @@ from torch.nn import functional
 import kamon
 from by_scalar import one_stack
 from by_torch import OneStack, filled_up, learn, made, numbers, up_to
-from kamon.batch import pack
-from kamon.builtin import names
-from kamon.complete import fill
+from kamon.completion import fill
 from kamon.config import Config
+from kamon.data.builtin import names
+from kamon.data.split import split
+from kamon.engines.batch import pack
 from kamon.engines.scalar import softmax
-from kamon.split import split
 from masks import full
 
 CHARS = sorted(set("".join(names())))

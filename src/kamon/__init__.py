@@ -9,8 +9,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from kamon._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from kamon.api import Model, load, resume, train
+    from kamon.api import resume, train
     from kamon.config import Config
     from kamon.errors import (
         ConfigError,
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
         TokenizerError,
         TrainingError,
     )
-
-__version__ = "0.1.0"
+    from kamon.model import Model, load
 
 __all__ = [
     "Config",

@@ -1,56 +1,189 @@
-"""The table of parameters: the name and shape of each, their order, and their first values."""
+"""The trained model that `train`, `resume` and `load` return."""
 
 from __future__ import annotations
 
-import random
+import math
+import reprlib
 from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
-from kamon import mersenne
-from kamon.config import Config
+from kamon.config import Config, checked_int
+from kamon.data.documents import Documents
+from kamon.data.split import divide_as
+from kamon.engines.base import Engine, State, untrained
+from kamon.engines.distributed import here
+from kamon.engines.factory import make_engine
+from kamon.engines.parameters import num_params
+from kamon.errors import ConfigError, StoreError
+from kamon.generation.sampling import SampleRequest
+from kamon.storage.checkpoint import unpack_documents
+from kamon.storage.metrics import Metrics
+from kamon.tokenizers.base import Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kamon.generation.constraints import Found
+    from kamon.storage.checkpoint import Stored
 
 
-def parameter_shapes(config: Config) -> dict[str, tuple[int, int]]:
-    """Every parameter matrix and its shape (out, in), in the order of all flat buffers.
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model: `sample` new documents, `save` it.
 
-    >>> sum(n_out * n_in for n_out, n_in in parameter_shapes(Config()).values())
-    4192
+    metrics: step, loss (nats per token) and learning_rate of each step, and held_out_loss of some;
+    training: what it was trained on, with which engine, and how far.
+
+    Several threads may use one model: each gets what it would get by itself. It can be copied, and
+    sent to another process by pickle; it equals no model but itself.
     """
-    n_embd = config.n_embd
-    shapes = {
-        "wte": (config.vocab_size, n_embd),
-        "wpe": (config.block_size, n_embd),
-        "lm_head": (config.vocab_size, n_embd),
-    }
-    for i in range(config.n_layer):
-        shapes |= {
-            f"layer{i}.attn_wq": (n_embd, n_embd),
-            f"layer{i}.attn_wk": (n_embd, n_embd),
-            f"layer{i}.attn_wv": (n_embd, n_embd),
-            f"layer{i}.attn_wo": (n_embd, n_embd),
-            f"layer{i}.mlp_fc1": (4 * n_embd, n_embd),
-            f"layer{i}.mlp_fc2": (n_embd, 4 * n_embd),
-        }
-    return shapes
+
+    config: Config
+    tokenizer: Tokenizer
+    engine: Engine
+    metrics: Metrics = field(repr=False)
+    training: dict[str, Any]
+    documents: bytes | Documents = field(repr=False)  # bytes as they are stored
+
+    def __repr__(self) -> str:
+        source, steps = self.training["corpus"]["source"], len(self.metrics)
+        return f"<Model of {source}: {self.num_params:,} parameters, {steps:,} steps>"
+
+    @cached_property
+    def docs(self) -> Documents:
+        """The different documents of its list: those learned from, and those held out; none of a
+        packed corpus."""
+        if "packed" in self.training["corpus"]:
+            return Documents.of([])
+        if isinstance(self.documents, Documents):
+            return self.documents
+        return unpack_documents(self.documents)
+
+    def parts(self) -> tuple[Documents, Documents]:
+        """(learned, held out) of its documents, as in training."""
+        return divide_as(self.training, self.docs, self.config.mode)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it has learned a text, which has no end, and not documents."""
+        return self.config.mode == "text"
+
+    def check_documents(self, what: str) -> None:
+        """ConfigError where this is a model of text; what: that needs documents, with their end."""
+        if self.writes_text:
+            raise ConfigError(f"{what}, which have an end, and this model has learned a text")
+
+    @property
+    def num_params(self) -> int:
+        return num_params(self.config)
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        temperature: float | None = None,
+        seed: int | None = None,
+        **conditions: Any,
+    ) -> list[str]:
+        """n new documents. Sample i depends on (seed, i) and the model alone, not on n.
+
+        By default the temperature and seed of the Config; temperature 0 is the likeliest token each
+        time. A document as long as block_size is one that the model did not end.
+
+        conditions: the fields of `Conditions`, such as prefix="an", max_len=6,
+        novel=True; of a model of text, length in tokens (500). Where too few documents fulfil
+        them, there are fewer than n samples.
+        """
+        return self.find(n, temperature=temperature, seed=seed, **conditions).texts
+
+    def find(
+        self,
+        n: int = 1,
+        *,
+        temperature: float | None = None,
+        seed: int | None = None,
+        should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
+        **conditions: Any,
+    ) -> Found:
+        """What `sample` returns, with each sample's number and how many were looked at.
+
+        should_stop: of documents under conditions, see `kamon.generation.constraints.find`.
+        """
+        from kamon.generation.constraints import Found, find, make_conditions
+
+        n = checked_int("the number of samples", n, 0)
+        given: dict[str, Any] = {"temperature": temperature, "seed": seed}
+        config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
+        request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
+        chosen = make_conditions(conditions)
+        if chosen.novel and "packed" in self.training["corpus"]:
+            raise ConfigError(
+                "the model does not keep the documents of its packed corpus, so it cannot tell "
+                "which samples are new: leave out novel"
+            )
+        if self.writes_text:
+            from kamon.generation.text import write
+
+            return Found(write(self.engine, self.tokenizer, request, chosen), range(n), n)
+        return find(self.engine, self.tokenizer, request, chosen, lambda: self.docs, should_stop)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model directory. StoreError where the path is taken or cannot be written."""
+        from kamon.storage import model_dir
+
+        model_dir.save(path, stored(self, self.engine.state()["params"]), overwrite=overwrite)
 
 
-def num_params(config: Config) -> int:
-    """All numbers of `parameter_shapes`, without making that table."""
-    c = config
-    return (2 * c.vocab_size + c.block_size + 12 * c.n_layer * c.n_embd) * c.n_embd
+def stored(model: Model, params: array[float], state: State | None = None) -> Stored:
+    """What is kept of a model with these parameters; with `state`, its training can go on."""
+    from kamon.storage.checkpoint import Stored
+
+    return Stored(
+        *(model.config, model.tokenizer, params, model.metrics, model.training, model.documents),
+        state,
+    )
 
 
-def flops_per_token(config: Config, length: float) -> float:
-    """Floating-point operations that learning one token takes, in documents of so many targets.
+def loaded(model: Model | str | Path, what: str = "the model", **how: Any) -> Model:
+    """The model itself, or the one in this directory. ConfigError for what is neither.
 
-    Two for each product and its sum, forward once and backward twice; of attention what a token
-    sees is counted, on average half of the document.
+    how: of `load`.
     """
-    c = config
-    linears = (12 * c.n_layer * c.n_embd + c.vocab_size) * c.n_embd
-    attention = c.n_layer * c.n_embd * (length + 1)
-    return 6.0 * (linears + attention)
+    if isinstance(model, str | PathLike):
+        return load(model, **how)
+    if not isinstance(model, Model):
+        raise ConfigError(f"{what} must be a model or its directory, not {reprlib.repr(model)}")
+    return model
 
 
-def init(config: Config, rng: random.Random) -> array[float]:
-    """The first parameters: normal, mean 0, deviation config.std, row by row down the table."""
-    return mersenne.gauss(rng, config.std, num_params(config))
+def load(
+    path: str | Path,
+    *,
+    engine: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
+) -> Model:
+    """The model that `Model.save` or `kamon train -o` wrote.
+
+    StoreError if it is not there or damaged.
+    """
+    from kamon.storage import model_dir
+
+    stored = here().all(partial(model_dir.load, path))
+    made = make_engine(
+        engine, stored.config, dtype=dtype, threads=threads, device=device, compile=compile
+    )
+    made.load(untrained(stored.params))
+    if not all(map(math.isfinite, made.decoder().push(stored.tokenizer.bos))):
+        raise StoreError(
+            f"{path} cannot be used: its parameters are too large to compute with in {made.dtype}"
+        )
+    return Model(
+        *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents)
+    )

@@ -68,8 +68,8 @@ def command() -> NoReturn:
     """
     gc.set_threshold(100_000)
     code = main()
-    if "kamon.ranks" in sys.modules:
-        from kamon.ranks import end
+    if "kamon.engines.distributed" in sys.modules:
+        from kamon.engines.distributed import end
 
         end(code)
     gc.freeze()
@@ -158,7 +158,7 @@ def run_without_verb(argv: list[str]) -> int:
         parser.error(f"there is no verb {argv[0]!r}{parser.nearest(argv[0], list(VERBS))}")
     args = parser.parse(argv)
     if args.version or args.json:
-        from kamon import __version__
+        from kamon._version import __version__
 
         print(f'{{"version": "{__version__}"}}' if args.json else f"kamon {__version__}")
         return 0

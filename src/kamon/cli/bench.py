@@ -20,16 +20,16 @@ def run(args: argparse.Namespace) -> None:
     import os
     import platform
 
-    from kamon.bench import measure
-    from kamon.engines import native
+    from kamon.benchmark import measure
     from kamon.errors import ConfigError
+    from kamon.native import library
 
     if not 0 <= args.seconds <= 3600:
         raise ConfigError(f"seconds must be from 0 to 3600, not {args.seconds}")
     machine = {
         "processor": processor(),
         "cores": os.cpu_count(),
-        "instructions": "" if native.why_not() else native.best_level(),
+        "instructions": "" if library.why_not() else library.best_level(),
         "python": platform.python_version(),
     }
     if args.json:

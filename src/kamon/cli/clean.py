@@ -19,8 +19,8 @@ from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
-    from kamon.clean import Step
-    from kamon.documents import Documents
+    from kamon.data.cleaning import Step
+    from kamon.data.documents import Documents
 
 EXAMPLE_WIDTH = 40
 EXTRA = 'needs pip install "kamon[clean]"'
@@ -97,8 +97,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from kamon import corpus
-    from kamon.clean import Options, clean
+    from kamon.data import corpus
+    from kamon.data.cleaning import Options, clean
 
     if args.output == "-":  # as the input's - is standard input
         args.output = None
@@ -195,7 +195,7 @@ def same_file(there: os.stat_result, input: str) -> bool:
 
 
 def write(output: str, docs: Documents) -> None:
-    from kamon.files import replace_file
+    from kamon.files.atomic import replace_file
 
     try:
         # Where a link leads: the link itself stays.

@@ -24,7 +24,7 @@ from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.compare import Compared, Comparison, Judge
+    from kamon.finetuning.compare import Compared, Comparison, Judge
 
 WIDTH = 80
 WIDEST = 20  # column of samples, or of names
@@ -63,11 +63,11 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     paths = [args.base, *args.tuned]
     check(args, paths)
-    from kamon.api import load
-    from kamon.compare import compare, heights
+    from kamon.finetuning.compare import compare, heights
+    from kamon.model import load
 
     if args.output is not None:
-        from kamon import plot
+        from kamon import plotting
     engine = chosen_engine(args)
     judge = judge_of(args, engine)
     names = names_of(paths)
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
         heights(found, by_wins)  # says where there is none
     if args.output is not None:
         output = Path(args.output)
-        figure = plot.draw_frontier(found, by_wins=by_wins)
-        write({output: plot.render(figure, output.suffix.removeprefix(".").lower())})
+        figure = plotting.draw_frontier(found, by_wins=by_wins)
+        write({output: plotting.render(figure, output.suffix.removeprefix(".").lower())})
         say(f"the frontier is drawn in {one_line(args.output)}")
     if args.json:
         print_json(as_json(found, args, paths))
@@ -126,8 +126,8 @@ def check(args: argparse.Namespace, paths: list[str]) -> None:
 
 def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> Judge | None:
     """What gives rewards: a reward model, or a rule."""
-    from kamon.compare import by_reward_model
-    from kamon.policy import by_rule, load_reward
+    from kamon.finetuning.compare import by_reward_model
+    from kamon.finetuning.ppo import by_rule, load_reward
 
     if args.prefer is not None:
         return by_rule(args.prefer)
@@ -148,7 +148,7 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 
 def as_json(found: Comparison, args: argparse.Namespace, paths: list[str]) -> dict[str, Any]:
-    from kamon.compare import QUANTILES
+    from kamon.finetuning.compare import QUANTILES
 
     models = []
     for path, each in zip(paths, found.all, strict=True):
@@ -242,7 +242,7 @@ def wins_of(each: Compared, base: bool) -> str:
 
 
 def print_rewards(found: Comparison) -> None:
-    from kamon.compare import QUANTILES
+    from kamon.finetuning.compare import QUANTILES
 
     width = name_width(found)
     heads = "".join(f"{f'{share:.0%}':>8}" for share in QUANTILES)
@@ -256,7 +256,7 @@ def print_rewards(found: Comparison) -> None:
 
 def print_frontier(found: Comparison, *, by_wins: bool) -> None:
     """By distance; * where no other model is as good at less."""
-    from kamon.compare import heights, undominated
+    from kamon.finetuning.compare import heights, undominated
 
     width = name_width(found)
     reached = [height for height, _, _ in heights(found, by_wins)]

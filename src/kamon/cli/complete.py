@@ -24,7 +24,7 @@ from kamon.cli.suggest import (
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.complete import NextToken
+    from kamon.completion import NextToken
 
 
 def add_arguments(parser: Parser) -> None:
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("--json is for programs and --interactive for people: give one")
         check_terminal()
 
-    from kamon.api import load
-    from kamon.complete import completions, next_tokens
+    from kamon.completion import completions, next_tokens
+    from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
     prefix = model.tokenizer.normal(args.prefix)

@@ -11,8 +11,8 @@ from kamon.cli.parser import Parser
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.api import Model
-    from kamon.tune import Start
+    from kamon.finetuning.loop import Start
+    from kamon.model import Model
 
 NUM_SAMPLES = 10
 OWN: tuning.Numbers = {
@@ -57,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is None and (args.data is None) == (args.prefer is None):
         raise ConfigError("give either DATA, a file of pairs or common, or --prefer RULE")
     if args.prefer is not None:
-        from kamon.preferences import parse_rule
+        from kamon.finetuning.preferences import parse_rule
 
         parse_rule(args.prefer)
     chosen = tuning.chosen(args, OWN)
     if args.loss is not None:
         chosen["loss"] = args.loss
-    from kamon import dpo
-    from kamon.preferences import COMMON
+    from kamon.finetuning import dpo
+    from kamon.finetuning.preferences import COMMON
 
     if args.data is not None:
         say_built_in(args.data, [COMMON])

@@ -30,7 +30,7 @@ from kamon.config import make_config
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.evaluate import Guessed, Sampled
+    from kamon.evaluation.evaluate import Guessed, Sampled
 
 
 def add_arguments(parser: Parser) -> None:
@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
     if args.file is None:
         check_unread(args, "a FILE, and there is none")
 
-    from kamon import corpus
-    from kamon.api import load
-    from kamon.evaluate import evaluate
+    from kamon.data import corpus
+    from kamon.evaluation.evaluate import evaluate
+    from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
     source = None
@@ -97,7 +97,7 @@ def say_left_out(found: Guessed, block_size: int, unit: str) -> None:
     if found.num_learned:
         say(f"{count(found.num_learned, 'document')} left out: the model learned from them")
     if found.num_unknown:
-        from kamon.evaluate import some
+        from kamon.evaluation.evaluate import some
 
         say(
             f"{count(found.num_unknown, 'document')} left out: the model does not know "

@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
 
     import hashlib
 
-    from kamon.export import export, fits_float32
-    from kamon.store import load
+    from kamon.exporters.export import export, fits_float32
+    from kamon.storage.model_dir import load
 
     stored = load(args.dir)
     content = export(stored, format)

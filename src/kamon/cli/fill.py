@@ -22,11 +22,11 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kamon.complete import fill, parse
+    from kamon.completion import fill, parse
 
     parse(args.pattern)  # says what is wrong with it before a model is read
 
-    from kamon.api import load
+    from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
     given = model.tokenizer.normal(args.pattern)

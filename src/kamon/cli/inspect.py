@@ -20,7 +20,7 @@ from kamon.errors import ConfigError
 MOST_POSITIONS = 16  # in a table: as wide as a terminal
 
 if TYPE_CHECKING:
-    from kamon.tokenizer import Tokenizer
+    from kamon.tokenizers.base import Tokenizer
 
 
 def add_arguments(parser: Parser) -> None:
@@ -51,20 +51,20 @@ def run(args: argparse.Namespace) -> None:
     elif args.positions:
         show_positions(args)
     else:
-        from kamon.shards import is_packed
+        from kamon.packing.shards import is_packed
 
         show_shards(args) if is_packed(args.dir) else show_model(args)
 
 
 def show_engine(args: argparse.Namespace) -> None:
-    from kamon.engines import native
+    from kamon.native import library
 
-    why_not = native.why_not()
+    why_not = library.why_not()
     found = {
         "engine": "scalar" if why_not else "native",
-        "instructions": None if why_not else native.best_level(),
-        "built": [level for level in native.LEVELS if os.path.exists(native.library_path(level))],
-        "threads": native.usable_cores(),
+        "instructions": None if why_not else library.best_level(),
+        "built": [level for level in library.LEVELS if os.path.exists(library.library_path(level))],
+        "threads": library.usable_cores(),
     }
     if args.json:
         print_json(found)
@@ -73,13 +73,13 @@ def show_engine(args: argparse.Namespace) -> None:
     else:
         print(
             f"native: {found['instructions']} instructions, chosen from "
-            f"{', '.join(native.LEVELS)}; {count(native.usable_cores(), 'thread')}"
+            f"{', '.join(library.LEVELS)}; {count(library.usable_cores(), 'thread')}"
         )
 
 
 def show_shards(args: argparse.Namespace) -> None:
     from kamon.cli.pack import show, summary
-    from kamon.shards import open_shards
+    from kamon.packing.shards import open_shards
 
     shards = open_shards(args.dir, "always")
     content = shards.manifest.content
@@ -94,8 +94,8 @@ def show_shards(args: argparse.Namespace) -> None:
 
 
 def show_model(args: argparse.Namespace) -> None:
-    from kamon.model import num_params, parameter_shapes
-    from kamon.store import load
+    from kamon.engines.parameters import num_params, parameter_shapes
+    from kamon.storage.model_dir import load
 
     stored = load(args.dir)
     shapes = parameter_shapes(stored.config)
@@ -154,8 +154,8 @@ def show_model(args: argparse.Namespace) -> None:
 
 
 def show_positions(args: argparse.Namespace) -> None:
-    from kamon.inside import cosines, matrices
-    from kamon.store import load
+    from kamon.evaluation.introspection import cosines, matrices
+    from kamon.storage.model_dir import load
 
     stored = load(args.dir)
     found = cosines(matrices(stored.config, stored.params)["wpe"])
@@ -172,8 +172,8 @@ def show_positions(args: argparse.Namespace) -> None:
 
 
 def tokens_line(tokenizer: Tokenizer) -> str:
-    from kamon.bpe import BYTES, BytePairTokenizer
-    from kamon.tokenizer import CharTokenizer
+    from kamon.tokenizers.bpe import BYTES, BytePairTokenizer
+    from kamon.tokenizers.char import CharTokenizer
 
     if isinstance(tokenizer, CharTokenizer):
         added = f", then {listed(tokenizer.added)}" if tokenizer.added else ""

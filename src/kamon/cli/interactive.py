@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from prompt_toolkit.application import Application
 
-    from kamon.api import Model
+    from kamon.model import Model
 
 EFFORT = 0.2  # of a search that a person waits for
 ROWS = 6  # of next tokens, and of completions: both stay on a small screen
@@ -54,7 +54,7 @@ def suggest(
     model: Model, text: str, known: Collection[str], args: argparse.Namespace
 ) -> Suggestions:
     """The tables for `text`, or the sentence that says why there are none."""
-    from kamon.complete import completions, next_tokens, replaced, replacements
+    from kamon.completion import completions, next_tokens, replaced, replacements
 
     try:
         prefix = model.tokenizer.normal(text)

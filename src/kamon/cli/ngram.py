@@ -22,12 +22,12 @@ LONGEST_SAMPLE = 1_000  # characters
 MOST_ROUNDS = 50  # of samples, while those before were empty
 
 if TYPE_CHECKING:
-    from kamon.batch import Batch
-    from kamon.evaluate import Figures
-    from kamon.fast_ngram import NativeNgram
-    from kamon.ngram import Ngram
-    from kamon.sampler import SampleRequest
-    from kamon.tokenizer import CharTokenizer
+    from kamon.engines.batch import Batch
+    from kamon.evaluation.evaluate import Figures
+    from kamon.generation.sampling import SampleRequest
+    from kamon.ngrams.native import NativeNgram
+    from kamon.ngrams.reference import Ngram
+    from kamon.tokenizers.char import CharTokenizer
 
 
 def add_arguments(parser: Parser) -> None:
@@ -61,18 +61,19 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from kamon.ngram import checked_order
+    from kamon.ngrams.reference import checked_order
 
     checked_order(args.order)
     chosen = make_config({"temperature": args.temperature, "seed": args.seed})
     if args.n < 0:
         raise ConfigError(f"the number of samples must be 0 or more, not {args.n}")
 
-    from kamon import corpus
-    from kamon.fast_ngram import best_ngram, count_ngram
-    from kamon.run import NONE_HELD_OUT, check_learnable, divide
-    from kamon.sampler import SampleRequest, check_room
-    from kamon.tokenizer import CharTokenizer
+    from kamon.data import corpus
+    from kamon.data.split import divide
+    from kamon.generation.sampling import SampleRequest, check_room
+    from kamon.ngrams.native import best_ngram, count_ngram
+    from kamon.tokenizers.char import CharTokenizer
+    from kamon.training.setup import NONE_HELD_OUT, check_learnable
 
     check_room(args.n)
     source = corpus.read(args.input, **reading(args))
@@ -129,7 +130,7 @@ def samples_of(
 ) -> tuple[list[str], list[int], int]:
     """(samples, tokens of each, how many empty ones were left out for them): as many as asked for,
     or fewer if nearly all are empty."""
-    from kamon.sampler import sample_texts
+    from kamon.generation.sampling import sample_texts
 
     found: list[tuple[str, int]] = []
     drawn = 0
@@ -145,7 +146,7 @@ def figures_of_orders(
     nats: list[float], unseen: Batch, vocab_size: int
 ) -> list[tuple[int, Figures]]:
     """Each order with its figures. `nats` are of order 1 and up; order 0 is uniform."""
-    from kamon.evaluate import figures
+    from kamon.evaluation.evaluate import figures
 
     num_chars = unseen.num_targets - len(unseen)
     uniform = unseen.num_targets * math.log(vocab_size)

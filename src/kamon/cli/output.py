@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from kamon.curve import spark_line
+from kamon.evaluation.curves import spark_line
 
 if TYPE_CHECKING:
-    from kamon.corpus import Corpus
-    from kamon.run import Resumed, Run
-    from kamon.trainer import Progress
+    from kamon.data.corpus import Corpus
+    from kamon.training.loop import Progress
+    from kamon.training.setup import Resumed, Run
 
 
 def say(text: str) -> None:
@@ -112,7 +112,7 @@ def say_built_in(given: str, names: Collection[str]) -> None:
 
 def say_corpus(source: Corpus, given: str) -> None:
     """How many documents there are, and what was done to the lines they came from."""
-    from kamon.builtin import BUILT_IN
+    from kamon.data.builtin import BUILT_IN
 
     say_built_in(given, BUILT_IN)
     repeated = len(source.docs) - len(source.different)

@@ -19,7 +19,7 @@ from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_json, add_reading, reading
 
 if TYPE_CHECKING:
-    from kamon.pack import Packed, Progress
+    from kamon.packing.pack import Packed, Progress
 
 
 def add_arguments(parser: Parser) -> None:
@@ -74,8 +74,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from kamon.engines.native import usable_cores
-    from kamon.pack import pack
+    from kamon.native.library import usable_cores
+    from kamon.packing.pack import pack
 
     with progress_bar() as on_progress:
         packed = pack(

@@ -64,16 +64,16 @@ def run(args: argparse.Namespace) -> None:
     format, paths = targets(args, kinds)
     check_free(paths, Path(args.dir), args.overwrite)
 
-    from kamon import plot
+    from kamon import plotting
 
     draw: dict[str, Callable[[Any], Any]] = {
-        "loss": plot.draw_losses,
-        "embeddings": plot.draw_embeddings,
-        "attention": plot.draw_attention,
-        "lengths": plot.draw_lengths,
+        "loss": plotting.draw_losses,
+        "embeddings": plotting.draw_embeddings,
+        "attention": plotting.draw_attention,
+        "lengths": plotting.draw_lengths,
     }
     found = numbers(args, kinds)
-    write({paths[kind]: plot.render(draw[kind](part), format) for kind, part in found.items()})
+    write({paths[kind]: plotting.render(draw[kind](part), format) for kind, part in found.items()})
     for kind in kinds:
         if kind in found:
             print(one_line(str(paths[kind])))
@@ -84,17 +84,17 @@ def numbers(args: argparse.Namespace, kinds: list[str]) -> dict[str, Any]:
 
     Lengths are left out, unless asked for, where there are no documents that have them.
     """
-    from kamon import inside
-    from kamon.api import load
+    from kamon.evaluation import introspection
+    from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
     if not args.kind and (model.writes_text or not model.docs):
         kinds = [kind for kind in kinds if kind != "lengths"]
     find: dict[str, Callable[[], Any]] = {
-        "attention": lambda: inside.attention(model, args.text),
-        "embeddings": lambda: inside.embeddings(model),
-        "lengths": lambda: inside.lengths(model),
-        "loss": lambda: inside.losses(model),
+        "attention": lambda: introspection.attention(model, args.text),
+        "embeddings": lambda: introspection.embeddings(model),
+        "lengths": lambda: introspection.lengths(model),
+        "loss": lambda: introspection.losses(model),
     }
     return {kind: find[kind]() for kind in find if kind in kinds}
 
@@ -149,7 +149,7 @@ def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
 
 def write(pictures: dict[Path, bytes]) -> None:
     """Each picture whole or not at all. StoreError where it cannot be written."""
-    from kamon.files import replace_file
+    from kamon.files.atomic import replace_file
 
     for path, content in pictures.items():
         try:

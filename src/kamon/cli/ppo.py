@@ -16,7 +16,7 @@ from kamon.cli.parser import Parser
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.api import Model
+    from kamon.model import Model
 
 LINES = 10  # in a tuning
 OWN: tuning.Numbers = {
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
         )
     chosen = tuning.chosen(args, OWN)
 
-    from kamon.api import load
-    from kamon.policy import ppo, resume
+    from kamon.finetuning.ppo import ppo, resume
+    from kamon.model import load
 
     def begin(engine: dict[str, Any], how: dict[str, Any]) -> Model:
         return ppo(

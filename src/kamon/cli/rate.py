@@ -64,11 +64,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("standard input is closed: answers come from there")
     from dataclasses import replace
 
-    from kamon import preferences, rate, store
-    from kamon.corpus import name_of
-    from kamon.prompts import before_answer
+    from kamon.data.corpus import name_of
+    from kamon.finetuning import preferences, rating
+    from kamon.storage import model_dir
+    from kamon.tokenizers.prompts import before_answer
 
-    base = rate.opened(args.dir, args.threads)
+    base = rating.opened(args.dir, args.threads)
     config = base.model.config
     before_answer(base.model.tokenizer, args.prompt, config.block_size)  # ConfigError for no room
     seed = config.seed if args.seed is None else args.seed
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     overwrite = args.overwrite or (
         going_on and os.path.realpath(output) == os.path.realpath(args.dir)
     )
-    store.check_target(output, overwrite=overwrite)
+    model_dir.check_target(output, overwrite=overwrite)
     journal = Path(args.prefs or f"{output.rstrip(os.sep)}.jsonl")
     answers = base.answers
     if journal.exists():
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
             say(f"{journal}: {len(answers):,} answers are there already")
     elif answers:
         preferences.write(journal, answers)
-    session = rate.Session(
+    session = rating.Session(
         *(base, answers, journal, say_line, args.every, args.pairs, seed, args.threads),
         args.prompt,
     )
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
             f"one that you do not; {len(session.answers):,} answers are kept in {journal}"
         )
         return stopped
-    model = rate.align(
+    model = rating.align(
         base,
         session.answers,
         threads=args.threads,
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=overwrite,
         source=name_of(journal),
     )
-    liked, disliked = rate.likelier(model, base.model, session.answers)
+    liked, disliked = rating.likelier(model, base.model, session.answers)
     say(
         f"{len(session.answers):,} answers: what you like is {liked:.2g} times as likely as at "
         f"first, what you do not {disliked:.2g} times; saved to {output}"
@@ -147,7 +148,7 @@ def say_line(text: str) -> None:
 @contextmanager
 def keys(pairs: bool) -> Iterator[Callable[[str], str]]:
     """Asks, and returns the key that was pressed; from a pipe the first character of a line."""
-    from kamon.rate import KEYS
+    from kamon.finetuning.rating import KEYS
 
     allowed = KEYS[pairs]
     with single_keys() as read:

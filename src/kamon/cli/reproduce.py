@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> None:
     engine = chosen_engine(args)
     engine["dtype"] = engine["dtype"] or "float64"  # as the original computes
 
-    from kamon import corpus
-    from kamon.builtin import BUILT_IN
     from kamon.config import Config
-    from kamon.model import num_params
-    from kamon.run import prepare
-    from kamon.sampler import sample_document
-    from kamon.tokenizer import CharTokenizer
-    from kamon.trainer import Progress, pretrain
+    from kamon.data import corpus
+    from kamon.data.builtin import BUILT_IN
+    from kamon.engines.parameters import num_params
+    from kamon.generation.sampling import sample_document
+    from kamon.tokenizers.char import CharTokenizer
+    from kamon.training.loop import Progress, pretrain
+    from kamon.training.setup import prepare
 
     # As the original takes them, which brings no characters to one form.
     format = None if args.input in BUILT_IN else "text"

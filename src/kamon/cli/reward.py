@@ -16,8 +16,8 @@ from kamon.cli.parser import Parser, whole_number
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.api import Model
-    from kamon.preferences import Answer, Preference
+    from kamon.finetuning.preferences import Answer, Preference
+    from kamon.model import Model
 
 NUM_PAIRS = 1_000
 NUM_HELD_OUT = 1_000
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--num-pairs is for the built-in pairs: DATA is common for those")
     chosen = tuning.chosen(args, OWN)
 
-    from kamon.api import load
-    from kamon.rewards import resume, reward
+    from kamon.finetuning.reward_model import resume, reward
+    from kamon.model import load
 
     def begin(engine: dict[str, Any], how: dict[str, Any]) -> Model:
         base = load(args.dir, **engine)
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 def read_pairs(
     data: str, num_pairs: int | None, seed: int
 ) -> tuple[Sequence[Answer], list[Preference] | None]:
-    from kamon import preferences
+    from kamon.finetuning import preferences
 
     if data == preferences.COMMON:
         say_built_in(data, [data])

@@ -35,8 +35,8 @@ from kamon.cli.settings import (
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.api import Model
-    from kamon.conditions import Found
+    from kamon.generation.constraints import Found
+    from kamon.model import Model
 
 # Flags that are conditions: what argparse needs, and the help.
 CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
@@ -104,14 +104,14 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kamon.api import load
-    from kamon.conditions import make_conditions
+    from kamon.generation.constraints import make_conditions
+    from kamon.model import load
 
     names = [name.replace("-", "_") for name in (*CONDITIONS, "length")]
     conditions = {name: getattr(args, name) for name in names if hasattr(args, name)}
     make_conditions({**conditions, "exclude": ()})  # what cannot be is said before anything is read
     if "exclude" in conditions:
-        from kamon import corpus
+        from kamon.data import corpus
 
         # As it is: `find` brings it to the model's form.
         excluded = corpus.read(conditions["exclude"], **reading(args), composed=False)
@@ -158,7 +158,7 @@ def described(
     model: Model, found: Found, nearest: bool, prompt: str | None = None
 ) -> list[dict[str, Any]]:
     """What --json shows of each sample."""
-    from kamon.describe import details
+    from kamon.evaluation.nearest import details
 
     known = model.docs.among(found.texts)
     found_out = details(model, found.texts, prompt, known=known, nearest=nearest)

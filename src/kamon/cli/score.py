@@ -31,8 +31,8 @@ from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
 if TYPE_CHECKING:
-    from kamon.score import Scale, Scores
-    from kamon.tokenizer import Tokenizer
+    from kamon.evaluation.score import Scale, Scores
+    from kamon.tokenizers.base import Tokenizer
 
 HEADS = "bits\tlogprob\tpercent\toddest\ttext"
 
@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("threshold must be a number of bits, not nan")
     engine = chosen_engine(args)
 
-    from kamon.api import load
-    from kamon.corpus import MAX_LINE, format_of, name_of, stream_entries
-    from kamon.score import Scale, score_list
+    from kamon.data.corpus import MAX_LINE, format_of, name_of, stream_entries
+    from kamon.evaluation.score import Scale, score_list
+    from kamon.model import load
 
     model = load(args.model, **engine)
     model.check_documents("scores are those of documents")

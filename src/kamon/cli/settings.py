@@ -9,8 +9,8 @@ from typing import Any
 from kamon.cli.output import say
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.config import SETTINGS, make_config, read_settings
-from kamon.corpus import FORMATS
-from kamon.engine import DEVICES, DTYPES, ENGINES, best_engine
+from kamon.data.corpus import FORMATS
+from kamon.engines.factory import DEVICES, DTYPES, ENGINES, best_engine
 from kamon.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def add_engine(parser: Parser) -> None:
 def chosen_engine(args: argparse.Namespace) -> dict[str, Any]:
     """What `make_engine` takes; says so where the native engine is missing and was not declined."""
     if args.engine is None and best_engine() != "native":
-        from kamon.engines.native import why_not
+        from kamon.native.library import why_not
 
         say(f"{why_not()}; the scalar engine works instead, tens of thousands of times slower")
     return {
@@ -65,7 +65,7 @@ def add_settings(
     if of_tuning:
         text = "a flag wins over the file, the file over what is in brackets"
     if picked:
-        from kamon.budget import PICKED
+        from kamon.training.presets import PICKED
 
         text += ", which --size picks where none is shown"
     group = parser.add_argument_group("settings", text)

@@ -19,7 +19,7 @@ from kamon.cli.output import columns, one_line, padded, print_json, say, say_bui
 from kamon.cli.parser import Parser
 
 if TYPE_CHECKING:
-    from kamon.api import Model
+    from kamon.model import Model
 
 OWN: tuning.Numbers = {
     "base_share": (float, "share of a step's documents that are of the model's own list (0.3)"),
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
     tuning.check(args, "dir", "data")
     chosen = tuning.chosen(args, OWN)
 
-    from kamon.instructions import TASKS
-    from kamon.sft import resume, sft
+    from kamon.finetuning.instructions import TASKS
+    from kamon.finetuning.sft import resume, sft
 
     if args.data is not None:
         say_built_in(args.data, TASKS)

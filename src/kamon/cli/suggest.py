@@ -24,8 +24,8 @@ from kamon.cli.settings import add_engine, add_json
 from kamon.errors import TokenizerError
 
 if TYPE_CHECKING:
-    from kamon.api import Model
-    from kamon.complete import Element, Found, NextToken
+    from kamon.completion import Element, Found, NextToken
+    from kamon.model import Model
 
 BAR = 50  # columns for a probability of 1
 MOST_NAMED = 5  # characters that a sentence names
@@ -61,8 +61,8 @@ def add_search(parser: Parser) -> None:
 def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[Element]:
     """The pattern with unknown characters left out or replaced, which is said. TokenizerError for
     an unknown one that is to be neither."""
-    from kamon.complete import replaced, replacements
-    from kamon.tokenizer import told_apart
+    from kamon.completion import replaced, replacements
+    from kamon.tokenizers.base import told_apart
 
     if unknown == "error":
         try:

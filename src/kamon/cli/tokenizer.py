@@ -38,9 +38,9 @@ from kamon.cli.settings import add_reading, check_unread, reading
 from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
 
 if TYPE_CHECKING:
-    from kamon.api import Model
-    from kamon.inside import Near
-    from kamon.tokenizer import Tokenizer
+    from kamon.evaluation.introspection import Near
+    from kamon.model import Model
+    from kamon.tokenizers.base import Tokenizer
 
 ACTIONS = ("train", "encode", "decode", "show")
 NUM_NEAR = 4  # tokens that are most like another
@@ -84,10 +84,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from kamon import corpus
-    from kamon.bpe import BytePairTokenizer, checked_vocab_size
-    from kamon.files import replace_file
-    from kamon.tokenizer import BPE_VOCAB
+    from kamon.data import corpus
+    from kamon.files.atomic import replace_file
+    from kamon.tokenizers.base import BPE_VOCAB
+    from kamon.tokenizers.bpe import BytePairTokenizer, checked_vocab_size
 
     wanted = BPE_VOCAB if args.vocab_size is None else args.vocab_size
     checked_vocab_size(wanted)
@@ -157,16 +157,16 @@ def check_target(output: str, source: str, overwrite: bool) -> Path:
 def tokenizer_at(path: str) -> Tokenizer:
     """Of a file, or of the model in a directory."""
     if os.path.isdir(path):
-        from kamon.store import load
+        from kamon.storage.model_dir import load
 
         return load(path).tokenizer
-    from kamon.tokenizer import read_tokenizer
+    from kamon.tokenizers.load import read_tokenizer
 
     return read_tokenizer(path)
 
 
 def encode(args: argparse.Namespace) -> None:
-    from kamon import corpus
+    from kamon.data import corpus
 
     tokenizer = tokenizer_at(args.source)
     name = args.words[0] if args.words else "-"
@@ -182,7 +182,7 @@ def numbers(tokens: Sequence[int]) -> str:
 
 
 def decode(args: argparse.Namespace) -> None:
-    from kamon.corpus import name_of, stream_lines
+    from kamon.data.corpus import name_of, stream_lines
 
     tokenizer = tokenizer_at(args.source)
     name = args.words[0] if args.words else "-"
@@ -228,7 +228,7 @@ def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
 def show(args: argparse.Namespace) -> None:
     model: Model | None = None
     if os.path.isdir(args.source):
-        from kamon.api import load
+        from kamon.model import load
 
         model = load(args.source)
         tokenizer = model.tokenizer
@@ -236,7 +236,7 @@ def show(args: argparse.Namespace) -> None:
         tokenizer = tokenizer_at(args.source)
     near: dict[int, list[Near]] = {}
     if model:
-        from kamon.inside import nearest_tokens
+        from kamon.evaluation.introspection import nearest_tokens
 
         shown = set().union(*map(tokenizer.encode, args.words))
         near = nearest_tokens(model, sorted(shown), NUM_NEAR)
@@ -254,7 +254,7 @@ def show(args: argparse.Namespace) -> None:
 
 def pieces_of(tokenizer: Tokenizer, text: str) -> list[list[list[int]]]:
     """Of each piece its tokens at first, and after each merge."""
-    from kamon.bpe import BytePairTokenizer
+    from kamon.tokenizers.bpe import BytePairTokenizer
 
     if isinstance(tokenizer, BytePairTokenizer):
         return tokenizer.steps(text)

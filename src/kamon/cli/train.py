@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from traceback import print_exception
 from typing import TYPE_CHECKING, Any
 
-from kamon.budget import ORIGINAL
 from kamon.cli.output import (
     count,
     print_json,
@@ -39,16 +38,19 @@ from kamon.cli.settings import (
     settings,
 )
 from kamon.config import SETTINGS
-from kamon.engine import is_fast
+from kamon.engines.base import is_fast
+from kamon.engines.distributed import check_engine, here, restarted, this_rank
 from kamon.errors import ConfigError
-from kamon.ranks import check_engine, here, restarted, this_rank
-from kamon.tokenizer import BPE_VOCAB, CharTokenizer, wants_composed
+from kamon.tokenizers.base import BPE_VOCAB
+from kamon.tokenizers.char import CharTokenizer
+from kamon.tokenizers.load import wants_composed
+from kamon.training.presets import ORIGINAL
 
 if TYPE_CHECKING:
-    from kamon.api import Model
     from kamon.config import Config
-    from kamon.corpus import Corpus
-    from kamon.shards import Shards
+    from kamon.data.corpus import Corpus
+    from kamon.model import Model
+    from kamon.packing.shards import Shards
 
 NUM_SAMPLES = 20
 LONG_ENTRY = 10  # characters in the mean, of which byte pairs make fewer tokens
@@ -120,18 +122,19 @@ def run(args: argparse.Namespace) -> int:
     chosen = settings(args)
     check_resume(args)
 
-    from kamon import corpus
-    from kamon.api import interval, resume, train
-    from kamon.budget import check_picks
-    from kamon.model import num_params
-    from kamon.run import NONE_HELD_OUT, Run
-    from kamon.shards import is_packed
+    from kamon.api import resume, train
+    from kamon.data import corpus
+    from kamon.engines.parameters import num_params
+    from kamon.packing.shards import is_packed
+    from kamon.training.presets import check_picks
+    from kamon.training.session import interval
+    from kamon.training.setup import NONE_HELD_OUT, Run
 
     going_on = args.resume is not None
     if going_on:
         output, name, engine = args.resume, args.input, {}
     else:
-        from kamon import store
+        from kamon.storage import model_dir
 
         output = "model" if args.output is None else args.output
         name = "names" if args.input is None else args.input
@@ -139,15 +142,15 @@ def run(args: argparse.Namespace) -> int:
         check_engine(engine["engine"])
         check_picks(args.budget, args.size)
         if not restarted() and not rank:
-            store.check_target(output, overwrite=args.overwrite)
+            model_dir.check_target(output, overwrite=args.overwrite)
     interval(args.checkpoint_every, "--checkpoint-every")
     ranks = here()
     mode, composed = chosen.get("mode", "documents"), True
     base = output if going_on else args.init_from
     if name is not None and base is not None:
-        from kamon import store
+        from kamon.storage import model_dir
 
-        found = ranks.all(lambda: None if rank else store.load(base))
+        found = ranks.all(lambda: None if rank else model_dir.load(base))
         kept = f"{found.config.mode} {found.tokenizer.composed}" if found else ""
         mode, form = ranks.send(kept.encode()).decode().split()
         composed = form == "True"
@@ -257,7 +260,7 @@ def be_silent() -> None:
 
 def packed_corpus(path: str, args: argparse.Namespace) -> Shards:
     """What `kamon pack` wrote there; ConfigError for flags that say how to read a file."""
-    from kamon.shards import open_shards
+    from kamon.packing.shards import open_shards
 
     check_unread(args, "a file, and INPUT is packed")
     shards = open_shards(path)
@@ -270,7 +273,7 @@ def packed_corpus(path: str, args: argparse.Namespace) -> Shards:
 
 def holds_out(source: Corpus | Shards | None) -> bool:
     """Whether some of it would be held out if it were longer."""
-    from kamon.shards import Shards
+    from kamon.packing.shards import Shards
 
     return source.may_hold_out if isinstance(source, Shards) else True
 
@@ -346,7 +349,7 @@ def advice(model: Model) -> str:
     found = f"; {' or '.join(may)} may help" if may else ""
     if not held_out or chars > MOST_COUNTED or not is_fast(model.engine):
         return found
-    from kamon.inside import ngram_loss
+    from kamon.evaluation.introspection import ngram_loss
 
     nats, _ = ngram_loss(model)
     loss = model.training["held_out"]["loss"]

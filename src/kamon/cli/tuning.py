@@ -15,8 +15,8 @@ from kamon.cli.train import stop_on_signals
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.api import Model
-    from kamon.tune import Start
+    from kamon.finetuning.loop import Start
+    from kamon.model import Model
 
 BASE = "the base's"
 SETTINGS = dict.fromkeys(  # of every tuning, and what is taken where none is given
@@ -66,7 +66,7 @@ def add_arguments(parser: Parser, verb: str, own: Numbers, taken: Mapping[str, s
 
 def check(args: argparse.Namespace, *needed: str) -> None:
     """ConfigError for what lacks of `needed`, or cannot be said where a tuning goes on."""
-    from kamon.api import interval
+    from kamon.training.session import interval
 
     interval(args.checkpoint_every, "--checkpoint-every")
     if args.resume is None:
@@ -106,9 +106,9 @@ def tuned(
     output = args.resume or (verb if args.output is None else args.output)
     engine = {"threads": args.threads, "device": args.device, "compile": args.compile}
     if args.resume is None:
-        from kamon import store
+        from kamon.storage import model_dir
 
-        store.check_target(output, overwrite=args.overwrite)
+        model_dir.check_target(output, overwrite=args.overwrite)
         engine = chosen_engine(args)
     with stop_on_signals() as stop, progress_bar() as on_progress:
         how = {
@@ -125,7 +125,7 @@ def tuned(
 
 
 def say_start(start: Start) -> None:
-    from kamon.model import num_params
+    from kamon.engines.parameters import num_params
 
     tuning, c = start.tuning, start.tuning.config
     say_resumed(start.resumed)

@@ -14,172 +14,26 @@ import time
 from _thread import RLock, allocate_lock, get_ident, start_new_thread
 from array import array
 from collections.abc import Callable, Sequence
-from ctypes import c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
-from functools import cache
-from mmap import mmap
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from kamon.batch import WRONG_INDEX, WRONG_OFFSETS, Batch, check_numbers, check_samples
+from kamon.engines.batch import Batch, check_samples
 
 if TYPE_CHECKING:
     from kamon.config import Config
-    from kamon.engine import Plan, State
+    from kamon.engines.base import Plan, State
 
-LEVELS = ("baseline", "avx2", "avx512")  # of instruction sets; the best one last
-DTYPES = {"float32": "f32", "float64": "f64"}
+from kamon.native.library import address, best_level, check, functions, usable_cores, zeros
 
 MASK64 = 2**64 - 1
 SHORT = 1e7  # multiply-adds that take 0.1 ms or less: threads would wait longer for one another
 LONG = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
 POLL_SECONDS = 0.02
 TRIES = 20  # to take the lock, before a thread queues for it
-SIZES = {"d": 8, "i": 4, "q": 8}  # bytes of a number
-
-# Arrays are passed as the address of their buffer. Each name and type is that of engine.cpp.
-SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "create": (c_int, [c_int] * 5 + [c_double] * 6 + [c_uint64, c_int, c_int64, c_void_p]),
-    "destroy": (None, [c_void_p]),
-    "load": (None, [c_void_p] * 4 + [c_int64]),
-    "state": (c_int64, [c_void_p] * 4),
-    "gradients": (None, [c_void_p] * 2),
-    "batch": (c_int, [c_void_p] * 2 + [c_int64, c_void_p, c_int64] + [c_void_p] * 4),
-    "document_logprobs": (c_int, [c_void_p] * 2 + [c_int64, c_void_p, c_int64] + [c_void_p] * 3),
-    "step": (c_int, [c_void_p, c_double]),
-    "train": (
-        c_int64,
-        [c_void_p] * 2
-        + [c_int64, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_uint64]
-        + [c_void_p] * 3,
-    ),
-    "sample": (
-        c_int,
-        [c_void_p] + [c_int64] * 2 + [c_double, c_uint64, c_int] + [c_void_p] * 3,
-    ),
-    "decoder_create": (c_void_p, [c_void_p]),
-    "decoder_destroy": (None, [c_void_p]),
-    "decoder_push": (c_int, [c_void_p, c_int, c_void_p]),
-    "shuffle": (None, [c_void_p, c_uint32, c_void_p, c_int]),
-    "gauss": (None, [c_void_p, c_double, c_int64, c_void_p, c_void_p]),
-    "find_starts": (c_int, [c_void_p] + [c_int64] * 2 + [c_void_p] * 2 + [c_int]),
-    "gather": (
-        c_int64,
-        [c_void_p, c_int64, c_void_p, c_int, c_int64, c_void_p, c_int64, c_void_p],
-    ),
-    "first_occurrences": (c_int64, [c_void_p, c_int64, c_void_p, c_int, c_int64, c_void_p]),
-    "ngram_create": (c_void_p, [c_int] * 2),
-    "ngram_destroy": (None, [c_void_p]),
-    "ngram_add": (c_int, [c_void_p] * 2 + [c_int64, c_void_p] + [c_int64] * 2),
-    "ngram_tally": (c_int64, [c_void_p] * 2),
-    "ngram_finish": (c_int, [c_void_p] * 2),
-    "ngram_logprobs": (
-        c_int64,
-        [c_void_p, c_int, c_int, c_void_p, c_int64, c_void_p] + [c_int64] * 2 + [c_void_p, c_int64],
-    ),
-    "ngram_probabilities": (c_int, [c_void_p, c_int, c_void_p, c_int64, c_void_p]),
-    "peak": (c_double, [c_double]),
-}
-
-
-def library_path(level: str) -> str:
-    return os.path.join(os.path.dirname(__file__), "..", "native", f"kamon_{level}.so")
-
-
-def why_not() -> str:
-    """Why there is no native engine here, as a sentence; empty where there is one."""
-    if os.path.exists(library_path("baseline")):
-        return ""
-    return (
-        "the native engine is not built: it needs a C++17 compiler (g++ or clang++) "
-        "at the time when Kamon is installed"
-    )
-
-
-@cache
-def best_level() -> str:
-    """The best instruction set of those built that this processor has."""
-    probe = ctypes.CDLL(library_path("baseline")).kamon_level_f32
-    probe.restype = c_int
-    has = probe()
-    return next(
-        level
-        for rank, level in reversed(list(enumerate(LEVELS)))
-        if rank <= has and os.path.exists(library_path(level))
-    )
-
-
-@cache
-def functions(dtype: str, level: str, kind: Any = ctypes.CDLL) -> dict[str, Callable[..., Any]]:
-    """The functions of a library. kind: ctypes.PyDLL for those that keep the GIL."""
-    library = kind(library_path(level))
-    found = {}
-    for name, (result, arguments) in SIGNATURES.items():
-        function = getattr(library, f"kamon_{name}_{DTYPES[dtype]}")
-        function.restype = result
-        function.argtypes = arguments
-        found[name] = function
-    return found
-
-
-def exact(name: str) -> Callable[..., Any]:
-    """A function of the exact build."""
-    return functions("float64", best_level())[name]
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-from_buffer = (ctypes.c_char * 0).from_buffer
-
-
-def address(
-    numbers: array[Any] | bytearray | memoryview | mmap, typecode: str = "", first: int = 0
-) -> Any:
-    """An argument for a function of the library: where number `first` lies in memory.
-
-    It keeps them alive, and their number as it is. typecode: what they must be, if they are
-    no plain bytes; ValueError for others.
-    """
-    if typecode:
-        check_numbers("numbers", numbers, typecode)
-    if first:
-        return from_buffer(numbers, first * numbers.itemsize)  # type: ignore[union-attr]
-    return from_buffer(numbers)
-
-
-def zeros(n: int, typecode: str = "d") -> array[Any]:
-    """An array of n zeros. MemoryError for more than there can be."""
-    try:
-        return array(typecode, bytes(SIZES[typecode] * n)) if n > 0 else array(typecode)
-    except OverflowError:
-        raise MemoryError from None
-
-
-def check(error: int, vocab_size: int = 0, block_size: int = 0) -> None:
-    """Raise what an Error of engine.cpp means, but for `stopped`."""
-    if error == 1:
-        raise MemoryError
-    if error == 2:
-        raise ValueError(f"a token is outside the vocabulary of {vocab_size}")
-    if error == 3:
-        raise ValueError(
-            f"a document has more tokens than the {block_size + 1} that "
-            f"block_size {block_size} holds"
-        )
-    if error == 4:
-        raise ValueError(WRONG_INDEX)
-    if error == 6:
-        raise ValueError(WRONG_OFFSETS)
-    if error == 7:
-        raise ValueError("there is no model of these sizes")
 
 
 class NativeEngine:
-    """The engine contract (kamon.engine); `train`, `sample` and `document_logprobs` are fused."""
+    """The engine contract of base.py; `train`, `sample` and `document_logprobs` are fused."""
 
     def __init__(
         self,

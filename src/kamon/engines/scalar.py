@@ -29,9 +29,9 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # types only: at run time this file stands alone
-    from kamon.batch import Batch
     from kamon.config import Config
-    from kamon.engine import State
+    from kamon.engines.base import State
+    from kamon.engines.batch import Batch
 
 
 # ---- 1. A number that remembers ---------------------------------------------------------------
@@ -331,7 +331,7 @@ def adam(
 
 
 class ScalarEngine:
-    """The engine contract (kamon.engine) on the functions above.
+    """The engine contract (kamon.engines.factory) on the functions above.
 
     `shapes` names every parameter matrix and its (out, in), in the order of the flat buffers;
     `masks` gives what dropout leaves out of the document with this draw. One thread at a time

@@ -14,13 +14,14 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
-from kamon import corpus
-from kamon.clean import clean as tidy
 from kamon.config import make_config
-from kamon.documents import Documents, nfc
+from kamon.data import corpus
+from kamon.data.cleaning import clean as tidy
+from kamon.data.documents import Documents, nfc
+from kamon.data.split import divide
+from kamon.engines.parameters import num_params
 from kamon.errors import CorpusError
-from kamon.model import num_params
-from kamon.run import NONE_HELD_OUT, check_learnable, divide
+from kamon.training.setup import NONE_HELD_OUT, check_learnable
 from kamon.web.errors import WebError
 from kamon.web.jobs import PASTED, Job, Jobs, Moment, moment_id
 from kamon.web.limits import Limits

@@ -14,15 +14,15 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from kamon.api import Model
-from kamon.complete import completions
-from kamon.conditions import WORK_AT_ONCE, WORK_AT_ONCE_SLOWLY, Conditions, allowed
-from kamon.describe import Nearest, details
-from kamon.engine import is_fast
+from kamon.completion import completions
+from kamon.engines.base import is_fast
 from kamon.errors import ConfigError, KamonError
-from kamon.prompts import before_answer
-from kamon.sampler import probabilities, started
-from kamon.score import Scale, score
+from kamon.evaluation.nearest import Nearest, details
+from kamon.evaluation.score import Scale, score
+from kamon.generation.constraints import WORK_AT_ONCE, WORK_AT_ONCE_SLOWLY, Conditions, allowed
+from kamon.generation.sampling import probabilities, started
+from kamon.model import Model
+from kamon.tokenizers.prompts import before_answer
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, file_name
@@ -203,7 +203,7 @@ class ScoreBody(Asking):
 class ScoreFound(BaseModel):
     """percentile: how many known entries are at least as odd, in percent; null if there are none.
 
-    compared_with: which entries, "held_out" or "list" (see `kamon.score.Scale`). logprob and
+    compared_with: which entries, "held_out" or "list" (see `Scale`). logprob and
     bits_per_char are null if the probability is 0. cut: the text is longer than the model reads at
     once.
     """

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from kamon.preferences import Answer, Preference, Verdict
+from kamon.finetuning.preferences import Answer, Preference, Verdict
 from kamon.web.api_models import LIMITS, Asking, ModelId, ModelInfo, SaveRequest, Seed, Text, info
 from kamon.web.ratings import Rated
 from kamon.web.state import Ask

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp
 
-import kamon
+from kamon._version import __version__
 from kamon.errors import KamonError, StoreError
 from kamon.web import api_inside, api_jobs, api_models, api_preferences
 from kamon.web.errors import WebError
@@ -76,7 +76,7 @@ def make_app(
     }
     app = FastAPI(
         title="Kamon",
-        version=kamon.__version__,
+        version=__version__,
         description="Names from a tiny GPT: samples, completions, scores, training, and your taste",
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # it loads its scripts from elsewhere
@@ -91,7 +91,7 @@ def make_app(
     @app.get("/health", tags=["server"])
     async def health() -> Health:
         """Whether the server is there."""
-        return Health(status="ok", version=kamon.__version__)
+        return Health(status="ok", version=__version__)
 
     @app.get("/api/v1/limits", tags=["server"])
     async def limits() -> Allowed:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kamon.engine import left_sum
 from kamon.engines import scalar
+from kamon.engines.numerics import left_sum
 from kamon.engines.scalar import Value, softmax, topological_order
 from kamon.errors import ConfigError
 from kamon.web.code import Source, sources_of
 
 if TYPE_CHECKING:
-    from kamon.api import Model
+    from kamon.model import Model
 
 LIKELIEST = 4  # tokens of a loss that are drawn, beside the target
 MOST_TOKENS = 20_000  # of a vocabulary: four Values each

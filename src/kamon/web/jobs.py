@@ -20,18 +20,20 @@ from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
-from kamon.api import Model
 from kamon.config import Config
-from kamon.contents import unpack_documents
-from kamon.documents import Documents
-from kamon.engine import make_engine, untrained
+from kamon.data.documents import Documents
+from kamon.engines.base import untrained
+from kamon.engines.factory import make_engine
+from kamon.engines.parameters import num_params
 from kamon.errors import KamonError
-from kamon.metrics import Metrics
-from kamon.model import num_params
-from kamon.run import tested
-from kamon.tokenizer import Tokenizer, tokenizer_from_json
-from kamon.trainer import learning_rate
-from kamon.validation import mean_loss
+from kamon.model import Model
+from kamon.storage.checkpoint import unpack_documents
+from kamon.storage.metrics import Metrics
+from kamon.tokenizers.base import Tokenizer
+from kamon.tokenizers.load import tokenizer_from_json
+from kamon.training.early_stopping import mean_loss
+from kamon.training.loop import learning_rate
+from kamon.training.setup import tested
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, Shelf

@@ -9,19 +9,19 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kamon import inside
-from kamon.batch import pack
 from kamon.config import check_text
 from kamon.engines import scalar
+from kamon.engines.batch import pack
 from kamon.errors import ConfigError
-from kamon.ngram import Ngram
-from kamon.score import BITS
+from kamon.evaluation import introspection
+from kamon.evaluation.score import BITS
+from kamon.ngrams.reference import Ngram
 from kamon.web.code import Source, sources_of
 from kamon.web.limits import Limits
 
 if TYPE_CHECKING:
-    from kamon.api import Model
-    from kamon.fast_ngram import NativeNgram
+    from kamon.model import Model
+    from kamon.ngrams.native import NativeNgram
 
 MOST_POINTS = 20_000
 NGRAMS_KEPT = 4  # each takes some hundred bytes for every character of its list
@@ -32,7 +32,7 @@ NGRAMS_KEPT = 4  # each takes some hundred bytes for every character of its list
 
 @dataclass(frozen=True)
 class TokenPoint:
-    """A token on the plane of `inside.embeddings`; named: whether there is room for its text."""
+    """A token on the plane of `embeddings`; named: whether there is room for its text."""
 
     id: int
     text: str
@@ -68,7 +68,7 @@ def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
             f"the model has {c.vocab_size + c.block_size:,} tokens and positions: {MOST_POINTS:,} "
             "are the most that a map shows"
         )
-    found = inside.embeddings(model)
+    found = introspection.embeddings(model)
     ids = [token for token in range(c.vocab_size) if token != found.bos]
     named = set(found.named)
     return EmbeddingMap(
@@ -79,7 +79,7 @@ def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
         token_shares=found.tokens.shares,
         positions=[PositionPoint(i, x, y) for i, (x, y) in enumerate(found.positions.points)],
         position_shares=found.positions.shares,
-        sources=sources_of(embeddings=scalar.gpt, axes=inside.principal_plane),
+        sources=sources_of(embeddings=scalar.gpt, axes=introspection.principal_plane),
     )
 
 
@@ -111,7 +111,7 @@ class Surprise:
 class Trace:
     """How a model reads BOS and a text of T − 1 tokens.
 
-    attention: (n_layer, n_head, T, T), as of `inside.attention_weights`. surprise: of each token
+    attention: (n_layer, n_head, T, T), as of `attention_weights`. surprise: of each token
     behind BOS and of the end, which a text model does not have. ngram_order: None where there is no
     n-gram, and `no_ngram` is a sentence that says why.
     """
@@ -132,7 +132,7 @@ def trace(model: Model, text: str, limits: Limits) -> Trace:
     tokens = [tokenizer.bos, *tokenizer.encode(text)]
     size = min(len(tokens), c.block_size)
     check_products(size * (model.num_params + c.n_layer * c.n_embd * size), limits)
-    weights = inside.attention_weights(model, text)
+    weights = introspection.attention_weights(model, text)
     document = tokens if model.writes_text else [*tokens, tokenizer.bos]
     pieces = ["" if token == tokenizer.bos else tokenizer.piece(token) for token in document]
     batch = pack([document])
@@ -181,7 +181,7 @@ _counting = threading.Lock()
 
 
 def counted(model: Model, limits: Limits) -> tuple[Ngram | NativeNgram, None] | tuple[None, str]:
-    """(`inside.ngram_of`, None), counted once for all models that learned the same; or (None, a
+    """(`ngram_of`, None), counted once for all models that learned the same; or (None, a
     sentence why there is none)."""
     docs, c = model.docs, model.config
     if not docs:
@@ -196,7 +196,7 @@ def counted(model: Model, limits: Limits) -> tuple[Ngram | NativeNgram, None] | 
     key = (docs.sha256(), *how)
     with _counting:
         if key not in _ngrams:
-            _ngrams[key], _ = inside.ngram_of(model)
+            _ngrams[key], _ = introspection.ngram_of(model)
             if len(_ngrams) > NGRAMS_KEPT:
                 _ngrams.popitem(last=False)
         _ngrams.move_to_end(key)

@@ -1,4 +1,4 @@
-"""Models that learn from the answers of somebody at a page: `kamon.rate`, a request at a time.
+"""Models that learn from the answers of somebody at a page: `rating`, a request at a time.
 
 What a session has come to is a `Rated`, which never changes: a request makes the next one, which
 takes its place when all of it is there. So a request that fails, or whose client goes away, has no
@@ -18,23 +18,24 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kamon import rate
-from kamon.alignment import novelty, sampled_kl
-from kamon.corpus import checked_text
-from kamon.describe import logprobs
-from kamon.documents import nfc
-from kamon.dpo import BETA
-from kamon.engine import is_fast, make_engine
+from kamon.data.corpus import checked_text
+from kamon.data.documents import nfc
+from kamon.engines.base import is_fast
+from kamon.engines.factory import make_engine
+from kamon.engines.numerics import mean
 from kamon.errors import ConfigError
-from kamon.objectives import mean
-from kamon.preferences import Answer, Preference, Verdict, pairs_of, texts_of
+from kamon.evaluation.nearest import logprobs
+from kamon.finetuning import rating
+from kamon.finetuning.dpo import BETA
+from kamon.finetuning.metrics import novelty, sampled_kl
+from kamon.finetuning.preferences import Answer, Preference, Verdict, pairs_of, texts_of
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, Shelf
 from kamon.web.work import Stop
 
 if TYPE_CHECKING:
-    from kamon.api import Model
+    from kamon.model import Model
 
 NUM_MEASURED = 100  # samples that are measured, of the base and of the tuned model
 NUM_MEASURED_SLOWLY = 10  # by the scalar engine
@@ -62,7 +63,7 @@ class Measured:
     """How far the tuned model has moved, by samples at temperature 1.
 
     kl: KL(tuned ‖ base) in nats a document, kl_error its standard error. liked, disliked: as of
-    `rate.likelier`. reward: DPO's own, β·(log p − log p of the base), which is known but for a
+    `rating.likelier`. reward: DPO's own, β·(log p − log p of the base), which is known but for a
     constant: so the mean over samples of the tuned model, less that over samples of the base.
     novelty, base_novelty: the share of samples that the list does not have. seconds: that the
     alignment took.
@@ -107,7 +108,7 @@ class Session:
     turn: how often other proposals were asked for. used: when it was last, of a counter.
     """
 
-    base: rate.Base
+    base: rating.Base
     rated: Rated
     used: int
     entry: Entry | None = None
@@ -205,7 +206,7 @@ class Ratings:
                 )
 
             def write(path: Path) -> None:
-                rate.align(base, answers, output=path, should_stop=stop.check)
+                rating.align(base, answers, output=path, should_stop=stop.check)
 
             self.shelf.write(name, "tuned", write)
 
@@ -255,9 +256,9 @@ class Ratings:
         aligned = 0 if undone else before.num_aligned
         model, measured, compared = before.model, before.measured, before.compared
         tuned = None
-        if rate.due(answers, aligned, every):
+        if rating.due(answers, aligned, every):
             start = time.perf_counter()
-            tuned = rate.align(base, answers, should_stop=stop.check)
+            tuned = rating.align(base, answers, should_stop=stop.check)
             seconds = time.perf_counter() - start
             stop.check()
             aligned = len(answers)
@@ -295,9 +296,9 @@ class Ratings:
         size = 2 * n if rated.pairs else n
         if tuned is None and session.entry and not back:
             with session.entry.use() as model:
-                found = rate.proposals(model, size, seed, answers)
+                found = rating.proposals(model, size, seed, answers)
         else:
-            found = rate.proposals(tuned or session.base.model, size, seed, answers)
+            found = rating.proposals(tuned or session.base.model, size, seed, answers)
         return list(zip(found[::2], found[1::2], strict=False)) if rated.pairs else [*found]
 
     def _measured(
@@ -308,7 +309,7 @@ class Ratings:
         session.samples = session.samples or base.sample(n, temperature=1.0, seed=seed)
         own, other = tuned.sample(n, temperature=1.0, seed=seed), session.samples
         kl, error = sampled_kl(tuned, base, n, seed)
-        liked, disliked = rate.likelier(tuned, base, answers)
+        liked, disliked = rating.likelier(tuned, base, answers)
         rewards = []
         for some in (own, other):
             scores = [logprobs(model.engine, model.tokenizer, some) for model in (tuned, base)]
@@ -355,15 +356,15 @@ def using(session: Session) -> Iterator[None]:
         yield
 
 
-def opened(entry: Entry) -> rate.Base:
+def opened(entry: Entry) -> rating.Base:
     """The base of a session, with an engine of its own: nobody else uses it."""
     with entry.use() as model:
         model.check_documents("ratings are of documents")
-        if entry.path and model.training.get("tuning", {}).get("kind") == rate.KIND:
-            return rate.opened(entry.path)
+        if entry.path and model.training.get("tuning", {}).get("kind") == rating.KIND:
+            return rating.opened(entry.path)
         engine = make_engine(None, model.config, dtype=model.engine.dtype)
         engine.load(model.engine.state())
-        return rate.base_from(replace(model, engine=engine), entry.path)
+        return rating.base_from(replace(model, engine=engine), entry.path)
 
 
 def check(model: Model, answers: Sequence[Answer]) -> None:

@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from kamon import store
-from kamon.api import load
-from kamon.bpe import BytePairTokenizer
 from kamon.errors import ConfigError, KamonError, StoreError
-from kamon.prompts import knows_prompts
+from kamon.model import load
+from kamon.storage import model_dir
+from kamon.tokenizers.bpe import BytePairTokenizer
+from kamon.tokenizers.prompts import knows_prompts
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 
 if TYPE_CHECKING:
-    from kamon.api import Model
+    from kamon.model import Model
     from kamon.web.work import Stop
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class Shelf:
         problems = []
         if self.folder.is_dir():
             for path in sorted(self.folder.iterdir()):
-                if NAME.fullmatch(path.name) and path.is_dir() and store.is_model(path):
+                if NAME.fullmatch(path.name) and path.is_dir() and model_dir.is_model(path):
                     try:
                         self.check_room(path)
                         self.add_directory(path, path.name)

@@ -29,19 +29,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import kamon
-from kamon import api, corpus
-from kamon.contents import pack_documents
+from kamon import api, model
+from kamon._version import __version__
+from kamon.data import corpus
+from kamon.data.split import RULE
+from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, KamonError
-from kamon.inside import ngram_loss
-from kamon.metrics import Metrics
-from kamon.model import num_params
-from kamon.split import RULE
+from kamon.evaluation.introspection import ngram_loss
+from kamon.storage.checkpoint import pack_documents
+from kamon.storage.metrics import Metrics
 
 if TYPE_CHECKING:
-    from kamon.corpus import Corpus
-    from kamon.run import Run
-    from kamon.trainer import Progress
+    from kamon.data.corpus import Corpus
+    from kamon.training.loop import Progress
+    from kamon.training.setup import Run
 
 MOST_REQUEST = 8 << 20  # bytes
 MOST_COMMAND = 100
@@ -147,7 +148,7 @@ class Training:
         self.wanted: list[int] = []
         self.keeping = 0.0  # seconds that went into moments
         self.too_long = False
-        self.model: api.Model | None = None  # as it stands; its engine is the one that learns
+        self.model: model.Model | None = None  # as it stands; its engine is the one that learns
         self.counting: threading.Thread | None = None
 
     def run(self) -> None:
@@ -197,7 +198,7 @@ class Training:
             )
         different = self.source.different
         training = {
-            "kamon": kamon.__version__,
+            "kamon": __version__,
             "engine": run.engine_name,
             "dtype": run.engine.dtype,
             "num_cut": run.num_cut,
@@ -207,7 +208,7 @@ class Training:
             "corpus": self.source.summary() | {"sha256": different.sha256(), "split": RULE},
             "held_out": None,
         }
-        self.model = api.Model(config, run.tokenizer, run.engine, Metrics(), training, different)
+        self.model = model.Model(config, run.tokenizer, run.engine, Metrics(), training, different)
         self.report(
             "start",
             config=asdict(config),
@@ -224,7 +225,7 @@ class Training:
         self.start = self.last_report = time.perf_counter()
         self.keep(0)
 
-    def count(self, model: api.Model) -> None:
+    def count(self, model: model.Model) -> None:
         divided = replace(model, training=model.training | {"held_out": {}})
         loss, order = ngram_loss(divided)
         self.report("ngram", loss=loss, order=order)

@@ -1,0 +1,3 @@
+"""The version of Kamon."""
+
+__version__ = "0.1.0"

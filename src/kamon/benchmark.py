@@ -1,0 +1,232 @@
+"""How fast this machine does Kamon's work: every figure is measured here, in one run.
+
+Times are the best of several runs: other programs only ever make one slower. Read them as ratios.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from kamon.config import Config
+from kamon.data.builtin import names
+from kamon.engines.base import Engine, Plan, untrained
+from kamon.engines.batch import Batch, pack
+from kamon.engines.factory import best_engine, make_engine
+from kamon.engines.loops import train
+from kamon.engines.parameters import init, num_params, parameter_shapes
+from kamon.generation.sampling import SampleRequest, sample
+from kamon.native import library
+from kamon.tokenizers.char import CharTokenizer
+
+SHAPES = (  # of batched training: n_layer, n_embd, block_size, batch_size
+    (1, 16, 16, 32),
+    (1, 64, 16, 32),
+    (1, 128, 16, 32),
+    (4, 128, 64, 12),
+    (4, 64, 16, 32),
+    (4, 64, 16, 64),
+)
+NUM_SAMPLES = 20_000
+Row = dict[str, Any]
+
+
+def measure(seconds: float = 0.5) -> Iterator[Row]:
+    """Rows of "what", "value", "unit" and more, each after about `seconds`."""
+    docs = names_batch()
+    # A few documents are enough for the scalar engine; for the ratio all are timed on the same.
+    few = docs.select(range(20))
+    scalar = best(training(ready("scalar", Config()), few, 1, 20), 0) / 20
+    yield row("the original's job, scalar float64", scalar * 1e6, "µs a step")
+    if best_engine() == "native":
+        for dtype in library.DTYPES:
+            engine = ready("native", Config(), dtype)
+            per_step = best(training(engine, docs, 1, 1000), seconds) / 1000
+            same = best(training(engine, few, 1, 1000), seconds) / 1000
+            what = f"the original's job, native {dtype}"
+            yield row(what, per_step * 1e6, "µs a step", ratio=scalar / same)
+        yield from measure_native(docs, seconds)
+    yield from measure_processes()
+    yield from measure_torch(docs, seconds)
+
+
+def measure_native(docs: Batch, seconds: float) -> Iterator[Row]:
+    cores = library.usable_cores()
+    for n_layer, n_embd, block_size, batch_size in SHAPES:
+        config = Config(n_layer=n_layer, n_embd=n_embd, block_size=block_size)
+        batch = docs if block_size == 16 else text_batch(block_size)
+        count = max(1, int(4e8 / (num_params(config) * batch_size * block_size)))
+        alone = 0.0
+        for threads in (1, 2) if cores > 1 else (1,):
+            engine = ready("native", config, "float32", threads)
+            peak = peak_gflops(engine, 0.1)
+            took = best(training(engine, batch, batch_size, count), seconds) / count
+            alone = alone or took
+            tokens = mean_tokens(batch, batch_size * count) * batch_size
+            flops = 6 * tokens * (num_params(config) - (27 + block_size) * n_embd)
+            yield row(
+                f"training, {n_layer} x {n_embd}, block {block_size}, batch {batch_size}, "
+                f"{threads} thread{'s' * (threads > 1)}",
+                took * 1e6,
+                "µs a step",
+                gflops=flops / took / 1e9,
+                share_of_peak=flops / took / 1e9 / peak / threads,
+                **({"speedup": alone / took} if threads > 1 else {}),
+            )
+    engine = ready("native", Config(), "float32", 1)
+    training(engine, docs, 1, 1000)()  # as the original's: an untrained model's names are longer
+    request = SampleRequest(NUM_SAMPLES, 0.5, 1, 26)
+    took = best(partial(sample, engine, request), seconds)
+    yield row("sampling in bulk, one thread", NUM_SAMPLES / took, "names a second")
+    many = docs.select(range(20_000))
+    took = best(partial(engine.logprobs, many), seconds)
+    yield row("scoring in bulk, one thread", 20_000 / took, "names a second")
+    yield row("peak of one core, float32 multiply-adds", peak_gflops(engine, seconds), "GFLOP/s")
+
+
+def measure_processes() -> Iterator[Row]:
+    """Whole processes of this interpreter: the command, and what it can be compared to."""
+    with TemporaryDirectory() as folder:
+        list_of_names = Path(folder, "names.txt")
+        list_of_names.write_text("\n".join(names()) + "\n")
+        kamon = ["-m", "kamon"]
+        commands = {
+            "a bare interpreter": ["-c", "pass"],
+            "import click": ["-c", "import click"],
+            "kamon --help": [*kamon, "--help"],
+        }
+        if best_engine() == "native":
+            reproduce = [*kamon, "reproduce", "--dtype=float32", "--input", str(list_of_names)]
+            commands["kamon reproduce, float32, names from a file"] = reproduce
+        took = best_processes(list(commands.values()))
+    bare, click = took[:2]
+    for name, each in zip(commands, took, strict=True):
+        if each:
+            more = {"ratio_to_click": each / click} if click and name.startswith("kamon") else {}
+            yield row(name, each * 1e3, "ms", ratio_to_bare=each / bare, **more)
+
+
+def measure_torch(docs: Batch, seconds: float) -> Iterator[Row]:
+    """The original's job written plainly in torch, where torch is installed."""
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError:
+        return
+    config = Config()
+    rng = random.Random(config.seed)
+    flat = init(config, rng)
+    params: dict[str, Any] = {}
+    at = 0
+    for name, (n_out, n_in) in parameter_shapes(config).items():
+        values = torch.tensor(flat[at : at + n_out * n_in], dtype=torch.float32)
+        params[name] = values.reshape(n_out, n_in).requires_grad_()
+        at += n_out * n_in
+    adam = torch.optim.Adam(params.values(), lr=0.01, betas=(0.85, 0.99), eps=1e-8)
+    functional = torch.nn.functional
+
+    def norm(x: Any) -> Any:
+        return x * (x.pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt()
+
+    def step(tokens: Any) -> None:
+        length = len(tokens) - 1
+        x = norm(params["wte"][tokens[:-1]] + params["wpe"][:length])
+        h = norm(x)
+        q, k, v = (
+            (h @ params[f"layer0.attn_w{n}"].T).view(length, 4, 4).transpose(0, 1) for n in "qkv"
+        )
+        heads = functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)
+        x = x + heads[0].transpose(0, 1).reshape(length, 16) @ params["layer0.attn_wo"].T
+        h = (norm(x) @ params["layer0.mlp_fc1"].T).relu()
+        x = x + h @ params["layer0.mlp_fc2"].T
+        loss = functional.cross_entropy(x @ params["lm_head"].T, tokens[1:])
+        loss.backward()
+        adam.step()
+        adam.zero_grad()
+
+    documents = [torch.tensor(list(docs.document(d))) for d in range(100)]
+    torch.set_num_threads(1)
+
+    def train_on_all() -> None:
+        for tokens in documents:
+            step(tokens)
+
+    took = best(train_on_all, seconds) / 100
+    yield row("the original's job, torch float32", took * 1e6, "µs a step")
+
+
+def row(what: str, value: float, unit: str, **more: float) -> Row:
+    return {"what": what, "value": value, "unit": unit, **more}
+
+
+def names_batch() -> Batch:
+    docs = names()
+    random.Random(42).shuffle(docs)
+    tokenizer = CharTokenizer.train(docs)
+    return pack(tokenizer.encode_document(doc) for doc in docs)
+
+
+def ready(name: str, config: Config, dtype: str | None = None, threads: int | None = 1) -> Engine:
+    engine = make_engine(name, config, dtype=dtype, threads=None if name == "scalar" else threads)
+    engine.load(untrained(init(config, random.Random(config.seed))))
+    return engine
+
+
+def training(engine: Engine, docs: Batch, batch_size: int, num_steps: int) -> Callable[[], object]:
+    """The work of so many steps, without what is got ready before."""
+    indices = array("q", [i % len(docs) for i in range(batch_size * num_steps)])
+    plan = Plan(docs, batch_size, indices, array("d", [1e-3]) * num_steps)
+    return partial(train, engine, plan)
+
+
+def text_batch(block_size: int) -> Batch:
+    """As text is cut up rather than names: every document fills the block."""
+    rng = random.Random(1)
+    return pack([rng.randrange(26) for _ in range(block_size + 1)] for _ in range(64))
+
+
+def mean_tokens(docs: Batch, num_docs: int) -> float:
+    lengths = [len(docs.document(i % len(docs))) - 1 for i in range(num_docs)]
+    return sum(lengths) / len(lengths)
+
+
+def peak_gflops(engine: Engine, seconds: float) -> float:
+    peak: float = engine.call["peak"](seconds)  # type: ignore[attr-defined]
+    return peak
+
+
+def best(work: Callable[[], Any], seconds: float) -> float:
+    """The shortest run of `work` of as many as fit into `seconds`: one if 0, else three or more."""
+    took: list[float] = []
+    begin = time.perf_counter()
+    while len(took) < (3 if seconds else 1) or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def best_processes(commands: list[list[str]]) -> list[float]:
+    """Seconds of processes of this interpreter, taken in turn; 0 where a module is missing.
+
+    Compiled modules are kept, as they are where a package is installed.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    took: list[list[float]] = [[] for _ in commands]
+    for _ in range(15):
+        for arguments, times in zip(commands, took, strict=True):
+            start = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, *arguments], capture_output=True, env=environment
+            )
+            times.append(0 if done.returncode else time.perf_counter() - start)
+    return [min(times) for times in took]

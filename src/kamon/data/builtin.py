@@ -1,0 +1,107 @@
+"""The lists that a user need not bring: `names`, in the package; `names-original`, fetched once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kamon.errors import CorpusError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = "names"
+NAMES_ORIGINAL = "names-original"
+BUILT_IN = (NAMES, NAMES_ORIGINAL)
+
+ORIGINAL_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+ORIGINAL_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+ORIGINAL_SIZE = 228_145
+WAIT_SECONDS = 20  # for more of it
+FETCH_SECONDS = 60  # for all of it
+MOST_REASON = 200  # characters
+
+
+def names_table() -> list[tuple[str, str, int]]:
+    """(name, sex, births) of the US first names of 2018: girls first, most births first.
+
+    Social Security card applications, a public record; names of fewer than five births are left out
+    there. A name that was given to both stands twice. dev/make_names.py derived the file.
+    """
+    import lzma
+    from importlib import resources
+
+    packed = resources.files("kamon").joinpath("data/names.csv.xz").read_bytes()
+    lines = lzma.decompress(packed).decode("ascii").splitlines()[1:]
+    rows = (line.split(",") for line in lines)
+    return [(name, sex, int(births)) for name, sex, births in rows]
+
+
+def names() -> list[str]:
+    """The 29,693 different names of `names_table`, in its order."""
+    return list(dict.fromkeys(name for name, _, _ in names_table()))
+
+
+def names_original() -> bytes:
+    """The 32,033 lines that the original microGPT learns from, from the cache or their source.
+
+    CorpusError says how to supply the file where neither can be had.
+    """
+    from platformdirs import user_cache_path
+
+    cached = user_cache_path("kamon") / f"{NAMES_ORIGINAL}.txt"
+    try:
+        content = cached.read_bytes()
+        if is_original(content):
+            return content
+    except OSError:
+        pass  # not there yet
+    content = fetch_original(cached)
+    from kamon.files.atomic import replace_file
+
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(cached, content)
+    except OSError as error:
+        raise CorpusError(f"cannot keep {NAMES_ORIGINAL} in {cached}: {error.strerror}") from None
+    return content
+
+
+def is_original(content: bytes) -> bool:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest() == ORIGINAL_SHA256
+
+
+def fetch_original(cached: Path) -> bytes:
+    """The file from its source, verified; `cached` is where a user could put it instead."""
+    from queue import Empty, SimpleQueue
+    from threading import Thread
+
+    # Beside us: the network's own limit is for each byte that comes, and for a name there is none.
+    answers: SimpleQueue[bytes | str] = SimpleQueue()
+    Thread(target=lambda: answers.put(download()), daemon=True).start()
+    try:
+        answer = answers.get(timeout=FETCH_SECONDS)
+    except Empty:
+        answer = f"it takes more than {FETCH_SECONDS} seconds"
+    if isinstance(answer, bytes):
+        return answer
+    raise CorpusError(
+        f"{NAMES_ORIGINAL} could not be fetched ({answer}): "
+        f"download {ORIGINAL_URL} and save it as {cached}, or name your copy as the input"
+    )
+
+
+def download() -> bytes | str:
+    """The file, or what is in the way."""
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(ORIGINAL_URL, timeout=WAIT_SECONDS) as response:
+            content: bytes = response.read(ORIGINAL_SIZE + 1)
+    except (OSError, HTTPException, ValueError) as error:  # the last by an address led on to
+        # Some have what the server said, line ends and all.
+        reason = " ".join(str(getattr(error, "reason", "") or error).split())
+        return reason[:MOST_REASON] or type(error).__name__
+    return content if is_original(content) else "what came is another file: its SHA-256 differs"

@@ -1,0 +1,465 @@
+"""A list as it was found to one fit to learn from: repaired, in one form, without repetitions."""
+
+from __future__ import annotations
+
+import html
+import importlib
+import re
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from html.entities import html5
+from math import log
+from typing import Any
+
+from kamon.config import check_text, checked_int, suggestion
+from kamon.data.documents import Documents
+from kamon.errors import ConfigError
+from kamon.files.spill import count
+
+NUM_EXAMPLES = 3
+MIN_NEAR = 75  # below it, words as short as names need share no GRAM characters in a row
+GRAM = 3
+DOTTED_I = "\u0130"  # its small letter in Unicode is an i with a combining dot; "i" is meant
+MAX_PASSES = 100  # two or three are common; only entities nested on purpose need more
+
+# Those in wide use, to suggest from; any other that Unicode names will do as well.
+SCRIPTS = (
+    "Arabic", "Armenian", "Bengali", "Bopomofo", "Cyrillic", "Devanagari", "Ethiopic", "Georgian",
+    "Greek", "Gujarati", "Gurmukhi", "Han", "Hangul", "Hebrew", "Hiragana", "Kannada", "Katakana",
+    "Khmer", "Lao", "Latin", "Malayalam", "Myanmar", "Oriya", "Sinhala", "Tamil", "Telugu",
+    "Thaana", "Thai", "Tibetan",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `clean` is to do. Raises ConfigError where an option cannot be.
+
+    near: a document is near an earlier one if at least this percentage of its characters agrees:
+    100 · (1 − edits / length of the longer one) ≥ near, where an edit inserts, deletes or replaces
+    one character. min_len, max_len: in characters as people see them, `num_characters`. scripts:
+    several allow letters of each of them, as Japanese needs. The regular
+    expressions are Python's and may match anywhere in the cleaned document.
+    """
+
+    mojibake: bool = False
+    html: bool = True
+    lower: bool = False
+    transliterate: bool = False
+    min_len: int = 1
+    max_len: int | None = None
+    keep_regex: str | None = None
+    drop_regex: str | None = None
+    scripts: tuple[str, ...] = ()
+    offensive: bool = False
+    drop_words: tuple[str, ...] = ()
+    repetitions: bool = False
+    near: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_len", "max_len", "near"):
+            if name == "min_len" or getattr(self, name) is not None:
+                object.__setattr__(self, name, checked_int(name, getattr(self, name)))
+        if self.min_len < 0:
+            raise ConfigError(f"min_len must be 0 or more, not {self.min_len}")
+        if self.max_len is not None and self.max_len < max(self.min_len, 1):
+            raise ConfigError(
+                f"max_len must be {max(self.min_len, 1)} or more, not {self.max_len}: "
+                "nothing would be left"
+            )
+        if self.near is not None and not MIN_NEAR <= self.near <= 100:
+            raise ConfigError(f"near must be from {MIN_NEAR} to 100 percent, not {self.near}")
+        if self.repetitions and self.near is not None:
+            raise ConfigError("near-duplicates cannot go while repetitions stay: choose one")
+        for name in ("scripts", "drop_words"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name} must be a tuple of strings, not one string")
+        for name in ("keep_regex", "drop_regex"):
+            pattern = getattr(self, name)
+            if pattern is not None:
+                check_text(name, pattern)
+                compiled(pattern, name)
+
+
+@dataclass
+class Step:
+    """What one step did: how many documents it changed or dropped, and the first few of them.
+
+    Examples are pairs: before and after; or what was dropped, and what it was dropped for.
+    """
+
+    name: str
+    action: str  # "changed" or "dropped"
+    count: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, doc: str, other: str) -> None:
+        self.count += 1
+        if len(self.examples) < NUM_EXAMPLES:
+            self.examples.append((doc, other))
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    docs: Documents
+    report: list[Step] = field(default_factory=list)
+
+
+def clean(docs: Iterable[str], options: Options | None = None) -> Cleaned:
+    """Documents in one clean form, and what each step did to them; cleaning again changes nothing.
+
+    Reads them as they come, and keeps only what stays, as one text; looking for near-duplicates
+    takes more memory. Raises ConfigError where a step needs a library that is not installed.
+
+    >>> clean(["<b>Anna</b>", "Tom &amp; Jo", " anna ", "Anna"], Options(lower=True)).docs
+    Documents(['anna', 'tom & jo'])
+    """
+    if isinstance(docs, str):
+        raise ConfigError("clean takes several documents, not one text: put it in a list")
+    options = options or Options()
+    changes, drops = rewriters(options), droppers(options)
+    near = options.near and near_finder(options.near)
+    found = Documents.of(one_by_one(docs, changes, drops))
+    report = [step for step, _ in changes] + [step for step, _ in drops]
+    if not options.repetitions:
+        report.append(Step("repetitions", "dropped"))
+        found = drop_repetitions(found, report[-1])
+    if near:
+        report.append(Step("near", "dropped"))
+        found = Documents.of(drop_near(list(found), report[-1], near))
+    return Cleaned(found, report)
+
+
+def one_by_one(docs: Iterable[str], changes: list[Rewriter], drops: list[Dropper]) -> Iterator[str]:
+    """Those that stay, after all steps that look at one document at a time."""
+    for doc in docs:
+        check_text("a document", doc)
+        doc = rewrite(doc, changes)
+        for step, reason_of in drops:
+            reason = reason_of(doc)
+            if reason is not None:
+                step.add(doc, reason)
+                break
+        else:
+            yield doc
+
+
+def drop_repetitions(docs: Documents, step: Step) -> Documents:
+    first = docs.first_occurrences()
+    step.count = count(first, 0)
+    place = first.find(b"\0")
+    while place >= 0 and len(step.examples) < NUM_EXAMPLES:
+        step.examples.append((docs[place], "there already"))
+        place = first.find(b"\0", place + 1)
+    return docs.select(first) if step.count else docs
+
+
+def drop_near(
+    docs: list[str], step: Step, near: Callable[[list[str]], Iterator[str | None]]
+) -> Iterator[str]:
+    for doc, other in zip(docs, near(docs), strict=True):
+        if other is None:
+            yield doc
+        else:
+            step.add(doc, other)
+
+
+# ---- steps that change a document
+
+
+Rewriter = tuple[Step, Callable[[str], str]]
+
+
+def rewriters(options: Options) -> list[Rewriter]:
+    steps: list[tuple[str, Callable[[str], str]]] = []
+    if options.mojibake:
+        fix: Callable[[str], str] = library("ftfy", "repairing mojibake").fix_encoding
+        steps.append(("mojibake", lambda doc: doc if doc.isascii() else fix(doc)))
+    if options.html:
+        steps.append(("html", strip_html))
+    steps.append(("normal form", lambda doc: unicodedata.normalize("NFC", doc)))
+    steps.append(("invisible", remove_invisible))
+    steps.append(("spaces", lambda doc: " ".join(doc.split())))
+    if options.lower:
+        steps.append(("lower", lambda doc: doc.replace(DOTTED_I, "i").lower()))
+    if options.transliterate:
+        to_ascii: Callable[[str], str] = library("anyascii", "transliterating").anyascii
+        steps.append(("transliterate", lambda doc: doc if doc.isascii() else to_ascii(doc)))
+    return [(Step(name, "changed"), function) for name, function in steps]
+
+
+def rewrite(doc: str, steps: list[Rewriter]) -> str:
+    """The document through all steps, again and again until none of them changes it.
+
+    One pass is not enough: "&lt;b&gt;" is "<b>" after it, and a transliterated "Ж" a capital "Zh".
+    """
+    changed: list[Step] = []
+    for _ in range(MAX_PASSES):
+        before_pass = doc
+        for step, function in steps:
+            before, doc = doc, function(doc)
+            if doc != before and not any(step is other for other in changed):
+                changed.append(step)
+                step.add(before, doc)
+        if doc == before_pass:
+            break
+    return doc
+
+
+# A "<" is a tag only before a letter: "I <3 you" and "a < b" stay. What html.parser makes of such
+# odd text differs from one Python to the next. Entities need their semicolon: "Q&Amp" has none.
+HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+TAG = re.compile(r"<[/!?]?([a-z][a-z0-9]*)[^<>]*>", re.IGNORECASE)
+AMPERSANDS = re.compile(r"&(?:(?:amp|#0*38|#x0*26);)+", re.IGNORECASE)
+ENTITY = re.compile(r"&(?:#[0-9]+|#x[0-9a-f]+|[a-z][a-z0-9]*);", re.IGNORECASE)
+INLINE = re.compile(
+    "a|abbr|b|bdi|bdo|big|cite|code|del|dfn|em|font|i|ins|kbd|label|mark|q|s|samp|small|span|"
+    "strike|strong|sub|sup|tt|u|var|wbr",
+    re.IGNORECASE,
+)
+
+
+def strip_html(doc: str) -> str:
+    """Without tags and comments, and with entities as the characters they stand for.
+
+    A tag within a line, such as <b>, leaves nothing; every other one, such as <br>, a space.
+    """
+    if "<" in doc:
+        doc = HIDDEN.sub(" ", doc)
+        doc = TAG.sub(lambda tag: "" if INLINE.fullmatch(tag[1]) else " ", doc)
+    if "&" in doc:
+        # "&amp;amp;amp;…" at once, or a long one would take as many passes.
+        doc = ENTITY.sub(character, AMPERSANDS.sub("&", doc))
+    return doc
+
+
+def character(entity: re.Match[str]) -> str:
+    """What it stands for; as it is if no such entity exists, though the start of its name may."""
+    known = entity[0][1] == "#" or entity[0][1:] in html5
+    return html.unescape(entity[0]) if known else entity[0]
+
+
+# Controls that are no white space; soft hyphen, zero-width space, marks of direction, invisible
+# operators, byte order mark, annotations, what is no character. And what looks blank: as a space.
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0001]"
+)
+BLANK = re.compile("[\u2800\u3164\uffa0]")
+# Tags spell the flags of England, Scotland and Wales behind a black flag; elsewhere they hide text.
+STRAY_TAGS = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+")
+# The joiners (U+200C, U+200D) choose the form of letters in scripts from Arabic to Mongolian, also
+# at the end of a word behind a virama; between emoji they make one of several. Elsewhere they hide.
+JOINABLE = (
+    "\u0590-\u1cff\u2190-\u2bff\u3030-\u303d\u3297\u3299\ua800-\uabff\ufe0f\U00010a00-\U000e007f"
+)
+VIRAMAS = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
+STRAY_JOINERS = re.compile(
+    f"(?<![{JOINABLE}])[\u200c\u200d]|(?<![{VIRAMAS}])[\u200c\u200d](?![{JOINABLE}])"
+)
+JOINERS = re.compile("([\u200c\u200d])[\u200c\u200d]+")
+
+
+def remove_invisible(doc: str) -> str:
+    """Without characters that show nothing, but with the joiners that emoji and scripts need."""
+    if doc.isprintable() and doc.isascii():
+        return doc
+    doc = BLANK.sub(" ", INVISIBLE.sub("", doc))
+    return STRAY_JOINERS.sub("", JOINERS.sub(r"\1", STRAY_TAGS.sub("", doc)))
+
+
+# ---- steps that drop documents: each gives the reason, or None to keep one
+
+
+Dropper = tuple[Step, Callable[[str], str | None]]
+
+
+def droppers(options: Options) -> list[Dropper]:
+    """Those that look at one document at a time; the others come after them: a document that goes
+    must not take its likes with it."""
+    steps: list[tuple[str, Callable[[str], str | None]]] = [
+        ("blank", lambda doc: None if doc else "blank")
+    ]
+    if options.min_len > 1 or options.max_len is not None:
+        most = options.max_len
+        steps.append(("length", lambda doc: wrong_length(doc, options.min_len, most)))
+    if options.keep_regex is not None:
+        keep = compiled(options.keep_regex, "keep_regex")
+        steps.append(("keep-regex", lambda doc: None if keep.search(doc) else "no match"))
+    if options.drop_regex is not None:
+        drop = compiled(options.drop_regex, "drop_regex")
+        steps.append(("drop-regex", lambda doc: found_by(drop, doc)))
+    if options.scripts:
+        foreign = foreign_letters(options.scripts)
+        steps.append(("script", lambda doc: found_by(foreign, doc)))
+    if options.drop_words:
+        steps.append(("drop-words", word_finder(options.drop_words)))
+    if options.offensive:
+        steps.append(("offensive", word_finder(offensive_words())))
+    return [(Step(name, "dropped"), reason_of) for name, reason_of in steps]
+
+
+def found_by(pattern: Any, doc: str) -> str | None:
+    match = pattern.search(doc)
+    return match and str(match[0])
+
+
+def wrong_length(doc: str, least: int, most: int | None) -> str | None:
+    size = num_characters(doc)
+    if size < least or (most is not None and size > most):
+        return f"{size:,} character{'' if size == 1 else 's'}"
+    return None
+
+
+def num_characters(text: str) -> int:
+    """How many characters people see: Unicode's grapheme clusters.
+
+    >>> num_characters("हिन्दी"), len("हिन्दी")
+    (2, 6)
+    """
+    if text.isascii():
+        return len(text)
+    from wcwidth import iter_graphemes
+
+    return sum(1 for _ in iter_graphemes(text))
+
+
+def near_finder(percent: int) -> Callable[[list[str]], Iterator[str | None]]:
+    rapidfuzz = library("rapidfuzz", "finding near-duplicates")
+    return lambda docs: near_duplicates(docs, percent, rapidfuzz)
+
+
+def near_duplicates(docs: list[str], percent: int, rapidfuzz: Any) -> Iterator[str | None]:
+    """For each document the kept one before it that it is near, as `Options` defines it.
+
+    Exact, though few pairs are compared. An edit breaks at most GRAM of a document's runs of GRAM
+    characters; so of two documents that are k edits apart, each sorted by how rare its runs are,
+    the first GRAM · k + 1 runs have one in common. Those of kept documents are looked up; lengths
+    that differ too much are kept apart.
+    """
+    width = -log(percent / 100) * (1 + 1e-9)  # a little wider, so that rounding decides nothing
+
+    def band(length: int) -> int:
+        """Documents that are near each other lie in the same band or in neighbouring ones."""
+        return length if percent == 100 else int(log(length) / width)
+
+    # Not its similarity, which rounds a pair at the threshold itself away.
+    distance = rapidfuzz.distance.Levenshtein.normalized_distance
+    most = (100 - percent) / 100 + 1e-9
+    how_common = Counter(gram for doc in docs for gram in grams(doc))
+    index: defaultdict[int, dict[str, list[int]]] = defaultdict(dict)
+    for number, doc in enumerate(docs):
+        num_edits = len(doc) * (100 - percent) // percent
+        rare = sorted(grams(doc), key=lambda gram: (how_common[gram], gram))
+        rare = rare[: GRAM * num_edits + 1]
+        own = band(len(doc))
+        found: set[int] = set()
+        for other in (own - 1, own, own + 1):
+            table = index.get(other, {})
+            found.update(*(table[gram] for gram in rare if gram in table))
+        near = rapidfuzz.process.extractOne(
+            doc, [docs[i] for i in found], scorer=distance, score_cutoff=most
+        )
+        yield near and near[0]
+        if near is None:
+            for gram in rare:
+                index[own].setdefault(gram, []).append(number)
+
+
+def grams(doc: str) -> list[str]:
+    """The runs of GRAM characters, also over the ends; a second one of a kind is told apart."""
+    padded = f"\0\0{doc}\0\0"
+    found = [padded[i : i + GRAM] for i in range(len(padded) - GRAM + 1)]
+    if len(set(found)) < len(found):
+        seen: Counter[str] = Counter()
+        for i, gram in enumerate(found):
+            seen[gram] += 1
+            if seen[gram] > 1:
+                found[i] = f"{gram}{seen[gram]}"
+    return found
+
+
+# ---- words
+
+
+def offensive_words() -> tuple[str, ...]:
+    """English ones, as the library lists them: single words and phrases."""
+    filter = library("glin_profanity", "finding offensive words").Filter({"languages": ["english"]})
+    return tuple(filter.words)
+
+
+def word_finder(listed: Iterable[str]) -> Callable[[str], str | None]:
+    """A function that finds the first listed word or phrase in a document: whole, in any case."""
+    known = {split for word in listed if (split := tuple(words(word)))}
+    lengths = sorted({len(split) for split in known})
+
+    def find(doc: str) -> str | None:
+        split = words(doc)
+        for length in lengths:
+            for i in range(len(split) - length + 1):
+                if tuple(split[i : i + length]) in known:
+                    return " ".join(split[i : i + length])
+        return None
+
+    return find
+
+
+def words(text: str) -> list[str]:
+    """Unbroken letters, digits, _, and the marks upon them, without regard to case."""
+    if text.isascii():
+        return re.findall(r"\w+", text.lower())
+    folded = unicodedata.normalize("NFC", text).replace(DOTTED_I, "i").casefold()
+    return word_pattern().findall(unicodedata.normalize("NFC", folded))
+
+
+@cache
+def word_pattern() -> re.Pattern[str]:
+    r"""In many scripts vowels are marks, which \w leaves out; joiners are in words too."""
+    marks = (chr(c) for c in range(0x300, 0xE01F0) if unicodedata.category(chr(c))[0] == "M")
+    return re.compile(rf"[\w\u200c\u200d{''.join(marks)}]+")
+
+
+# ---- what the options name
+
+
+def library(name: str, purpose: str) -> Any:
+    """A module of the extra, imported when it is needed."""
+    try:
+        if name == "rapidfuzz":
+            importlib.import_module("rapidfuzz.distance")
+            importlib.import_module("rapidfuzz.process")
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigError(f'{purpose} needs the extra: pip install "kamon[clean]"') from None
+
+
+def compiled(pattern: str, name: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what some later Python may read otherwise
+            return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{name} {pattern!r} is no regular expression: {error}") from None
+
+
+def foreign_letters(scripts: Iterable[str]) -> Any:
+    """A pattern for a letter of none of the scripts; those that all scripts share are of each."""
+    regex = library("regex", "telling scripts")
+    allowed = ""
+    for script in scripts:
+        # Extensions too: the long-vowel mark of Japanese is neither Hiragana nor Katakana alone.
+        part = rf"--\p{{scx={script}}}"
+        try:
+            if not re.fullmatch("[A-Za-z][A-Za-z _-]*", script):
+                raise ValueError(script)
+            regex.compile(rf"[\p{{L}}{part}]", regex.V1)
+        except (ValueError, regex.error):
+            raise ConfigError(
+                f"there is no Unicode script {script!r}{suggestion(script.title(), SCRIPTS)}"
+            ) from None
+        allowed += part
+    return regex.compile(rf"[\p{{L}}--\p{{scx=Common}}{allowed}]", regex.V1)

@@ -1,0 +1,1035 @@
+"""A list as people have it (text, CSV, TSV, JSON, compressed, standard input) to documents."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from operator import ne
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from unicodedata import is_normalized
+
+from kamon.config import listed, suggestion
+from kamon.data import builtin
+from kamon.data.documents import BLOCK, BLOCK_DOCS, Documents, nfc
+from kamon.errors import ConfigError, CorpusError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMATS = ("text", "csv", "tsv", "jsonl", "json")
+TABLES = ("csv", "tsv")
+SUFFIXES = {
+    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"
+}  # fmt: skip
+MAX_LINE = 1 << 24  # characters: what is longer is no list
+MAX_JSON = 1 << 27  # characters of a JSON array, which is read as a whole
+BLOCK_CHARS = 1 << 20  # of documents that are looked at together
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and every zip; .xls
+GZIP, XZ, ZSTANDARD = b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
+BZIP2 = tuple(b"BZh%d%b" % (n, e) for n in range(1, 10) for e in (b"1AY&SY", b"\x17rE8P\x90"))
+COMPRESSED = (GZIP, XZ, ZSTANDARD, *BZIP2)  # how such a file begins
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED_BLOCK = 1 << 12  # bytes unpacked at a time: to 128 MiB at the very worst
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
+SEPARATOR_LINE = re.compile(r'"?sep=([^"])"?')  # which Excel reads, and does not show
+QUOTED = re.compile(r'(?<![^,;\t|])"(?:[^"]++|"")*+("?)')  # a cell; without its end if it goes on
+CELL_END = re.compile(r'((?:[^"]++|"")*+)("?)')  # of a quoted cell, on the line
+LOOKED_AT = 100  # lines, to tell a table
+COMMENTS = 2  # among them, to tell that there are some
+LEAST_LOOKED_AT = 3
+SHARE = 0.8  # of them that are alike
+
+
+class ColumnError(ConfigError):
+    """Raised for a table of which no column is chosen. columns: those that it has."""
+
+    def __init__(self, name: str, columns: list[str]) -> None:
+        super().__init__(f"{name} has the columns {listed(columns)}: choose one with --column")
+        self.columns = columns
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents and where they came from. None is blank; none has white space at its ends.
+
+    num_entries counts what was read (lines, cells or records); the blank ones among them were
+    dropped, and white space was taken off the ends of num_stripped others. num_normalized were not
+    in Unicode's composed form (NFC), and are now. note: what people should know of how it was read;
+    each line is the end of a sentence that begins with `source`.
+    """
+
+    source: str
+    docs: Documents
+    num_entries: int
+    num_blank: int
+    num_stripped: int
+    note: str = ""
+    num_normalized: int = 0
+
+    @cached_property
+    def different(self) -> Documents:
+        """The documents without repetitions."""
+        return self.docs.different()
+
+    def summary(self) -> dict[str, str | int]:
+        """The figures above, for programs."""
+        return {
+            "source": self.source,
+            "num_docs": len(self.docs),
+            "num_different": len(self.different),
+            "num_entries": self.num_entries,
+            "num_blank": self.num_blank,
+            "num_stripped": self.num_stripped,
+            "num_normalized": self.num_normalized,
+        }
+
+
+def read(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    format: str | None = None,
+    header: bool = True,
+    mode: str = "documents",
+    composed: bool = True,
+) -> Corpus:
+    """Read a file, a built-in list ("names", "names-original") or standard input ("-").
+
+    format: one of FORMATS; by default the file's ending tells, and everything else is text, one
+    document a line. column: of a CSV or TSV file the column by its name in the header row, or by
+    its number from 1 on, and none for a table of one column; of JSON the key ("text" by default).
+    header: whether a table has a header row. mode: as of a Config; "text" makes one document of a
+    whole text, as it stands. composed: whether entries are brought to Unicode's composed form
+    (NFC), as every `Tokenizer.composed` wants them. Compressed files are unpacked. CorpusError says
+    what is wrong with the content and in which line.
+    """
+    if str(source) in builtin.BUILT_IN and isinstance(source, str):
+        if column or format or not header:
+            raise ConfigError(
+                f"the built-in list {source} has no columns and formats to choose from"
+            )
+        if source == builtin.NAMES:
+            return from_entries(builtin.NAMES, builtin.names())
+        return from_entries(builtin.NAMES_ORIGINAL, text_lines(builtin.names_original().decode()))
+    format = checked_format(source, column, format, header)
+    name = name_of(source)
+    lines = whole_lines(source)
+    if format == "text" and mode == "text":
+        return whole_text(name, lines, composed=composed)
+    notes: list[str] = []
+    entries = entries_in(name, lines, format, column, header, notes.append)
+    return from_entries(name, entries, notes, composed=composed)
+
+
+def checked_format(
+    source: str | Path, column: str | None, format: str | None, header: bool = True
+) -> str:
+    """One of FORMATS: as given, or as the file's ending says. ConfigError for what fits not."""
+    if format is None:
+        format = format_of(source)
+    elif format not in FORMATS:
+        raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
+    if format == "text" and column is not None:
+        raise ConfigError(
+            f"{source} is read as text, which has no columns: name a --format with --column, such "
+            "as --format csv; and --no-header if the first row is data"
+        )
+    if not header and format not in TABLES:
+        raise ConfigError(
+            f"{source} is read as {format}, which has no header: leave out --no-header, or name a "
+            "--format, such as --format csv"
+        )
+    return format
+
+
+def entries_in(
+    name: str,
+    lines: Iterator[str],
+    format: str,
+    column: str | None,
+    header: bool = True,
+    tell: Callable[[str], object] = len,
+) -> Iterator[str]:
+    """What the lines of a list in one of FORMATS hold: lines, cells of a column, or texts.
+
+    tell: is told each line of a Corpus's note, some only when the last entry was read.
+    """
+    if format == "text":
+        first = list(islice(lines, LOOKED_AT))
+        for note in text_notes(first):
+            tell(note)
+        return chain(first, lines)
+    key = "text" if column is None else column
+    if format == "json":
+        is_array, lines = begins_array(lines)
+        return array_texts(name, lines, key) if is_array else json_texts(name, lines, key)
+    if format == "jsonl":
+        return json_texts(name, lines, key)
+    head, lines = table_head(name, lines, format, column, header)
+    if head is None:
+        return iter(())
+    if head.columns and column is None and len(head.columns) > 1:
+        raise ColumnError(name, head.columns)
+    index = column_index(name, head, column)
+    for note in head.notes:
+        tell(note)
+    return cells(name, lines, head, index, tell)
+
+
+def columns_in(name: str, lines: Iterator[str], format: str, header: bool = True) -> list[str]:
+    """What a table has to choose from: the names in its header row, numbers where it has none, or
+    the keys of the first JSON object that have a text."""
+    if format in TABLES:
+        head, _ = table_head(name, lines, format, None, header)
+        return [] if head is None else head.columns
+    if format == "json":
+        is_array, lines = begins_array(lines)
+        if is_array:
+            first = next(iter(json_array(name, lines)), None)
+            return text_keys(first) if isinstance(first, dict) else []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            return text_keys(json_object(f"{name}, line {number}", line, example(["text"])))
+    return []
+
+
+def text_keys(record: dict[str, Any]) -> list[str]:
+    return [key for key, value in record.items() if isinstance(value, str)]
+
+
+def from_docs(
+    docs: Iterable[str], source: str = "a list in memory", *, composed: bool = True
+) -> Corpus:
+    """Documents that a program has at hand, cleaned as those of a file are; sets are sorted."""
+    if isinstance(docs, set | frozenset):
+        docs = sorted(docs)
+
+    def checked() -> Iterator[str]:
+        for number, doc in enumerate(docs, 1):
+            if not isinstance(doc, str):
+                raise CorpusError(f"{source}, document {number} is not a string but {doc!r}")
+            yield checked_text(source, f"document {number}", doc)
+
+    return from_entries(source, checked(), composed=composed)
+
+
+def from_text(
+    text: str,
+    source: str = "a text in memory",
+    *,
+    column: str | None = None,
+    format: str = "text",
+    header: bool = True,
+) -> Corpus:
+    """What `read` makes of a file with this content: of a text a document a line."""
+    notes: list[str] = []
+    lines = lines_in(text, source)
+    return from_entries(
+        source, entries_in(source, lines, format, column, header, notes.append), notes
+    )
+
+
+def lines_in(text: str, source: str) -> Iterator[str]:
+    """The lines that `read` would find in a text file with this content."""
+    content = text.encode("utf-8", "surrogatepass")
+    return chain.from_iterable(no_longer(lines_of(decoded([content], source)), source))
+
+
+def from_entries(
+    source: str, entries: Iterable[str], notes: Sequence[str] = (), *, composed: bool = True
+) -> Corpus:
+    num_entries = num_blank = num_stripped = num_normalized = 0
+
+    def docs() -> Iterator[str]:
+        nonlocal num_entries, num_blank, num_stripped, num_normalized
+        left = iter(entries)
+        while block := list(islice(left, BLOCK_DOCS)):
+            stripped = [entry.strip() for entry in block]
+            kept = list(filter(None, stripped))
+            blank = len(block) - len(kept)
+            num_entries += len(block)
+            num_blank += blank
+            num_stripped += sum(map(ne, block, stripped)) - (blank - block.count(""))
+            joined = "\0".join(kept) if composed else ""
+            if not (joined.isascii() or is_normalized("NFC", joined)):
+                given, kept = kept, list(map(nfc, kept))
+                num_normalized += sum(map(ne, given, kept))
+            yield from kept
+
+    found = Documents.of(docs())
+    if not found:
+        raise CorpusError(
+            f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
+        )
+    return Corpus(
+        *(source, found, num_entries, num_blank, num_stripped),
+        note="\n".join(notes),
+        num_normalized=num_normalized,
+    )
+
+
+def whole_text(source: str, lines: Iterable[str], *, composed: bool = True) -> Corpus:
+    given = "\n".join([*lines, ""])
+    text = nfc(given) if composed else given
+    if not text.strip():
+        raise CorpusError(
+            f"{source} holds nothing but white space" if text else f"{source} is empty"
+        )
+    return Corpus(source, Documents.of([text]), 1, 0, 0, num_normalized=int(text != given))
+
+
+def format_of(source: str | Path) -> str:
+    """What a file's ending says, before one of COMPRESSED_SUFFIXES."""
+    stem, suffix = os.path.splitext(source)
+    if suffix.lower() in COMPRESSED_SUFFIXES:
+        suffix = os.path.splitext(stem)[1]
+    return SUFFIXES.get(suffix.lower(), "text")
+
+
+@contextmanager
+def opened(source: str | Path, name: str, others: Iterable[str] = ()) -> Iterator[BinaryIO]:
+    """The file, or standard input for "-". CorpusError where it cannot be opened or read.
+
+    That lines are waited for is said where they come from a keyboard.
+    others: what could be meant by a name that is no file's, besides the files beside it.
+    """
+    try:
+        if str(source) == "-":
+            if sys.stdin is None:
+                raise CorpusError("standard input is closed")
+            if sys.stdin.buffer.isatty():
+                end = "Ctrl-Z and Enter end" if os.name == "nt" else "Ctrl-D ends"
+                print(f"reading lines from the keyboard; {end}", file=sys.stderr)
+            yield sys.stdin.buffer
+        else:
+            with open(source, "rb") as file:
+                yield file
+    except IsADirectoryError:
+        raise CorpusError(f"{name} is a directory: name a file in it") from None
+    except FileNotFoundError:
+        if not str(source):
+            raise CorpusError("there is no file with an empty name") from None
+        known = [other for other in (*others, *map(name_of, neighbours(source))) if other != name]
+        raise CorpusError(f"there is no file {name}{near(name, known)}") from None
+    except OSError as error:
+        raise CorpusError(f"cannot read {name}: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise CorpusError(f"cannot read {name!r}: {error}") from None
+
+
+def name_of(source: str | Path) -> str:
+    """What errors call it; odd bytes of a file name that is not UTF-8 are escaped."""
+    if str(source) == "-":
+        return "standard input"
+    return os.fsencode(source).decode("utf-8", "backslashreplace")
+
+
+def why_no_text(name: str, line: int, byte: int, value: int, *, utf16: bool = False) -> str:
+    """What is wrong with a byte that is NUL, or where none such may stand.
+
+    utf16: the text is UTF-16, by the mark at its start.
+    """
+    if utf16:
+        return (
+            f"{name}, line {line} {'is not UTF-16' if value else 'has a NUL character'}, though "
+            "the file begins with the mark of UTF-16 text: save it as UTF-8"
+        )
+    if value:
+        return (
+            f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{value:02x}; "
+            "convert the file, as in `iconv -f cp1252 -t utf-8`"
+        )
+    return (
+        f"{name}, line {line} has a NUL byte at byte {byte}: this looks like no text; Kamon reads "
+        "UTF-8 text, and UTF-16 with a byte order mark"
+    )
+
+
+def text_lines(text: str) -> list[str]:
+    r"""Lines that end in \n, \r\n or \r; the end of the last one begins no further line."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def whole_lines(source: str | Path) -> Iterator[str]:
+    """The lines of `stream_lines`, one by one; CorpusError for one that is longer than MAX_LINE."""
+    blocks = stream_lines(source, builtin.BUILT_IN)
+    return chain.from_iterable(no_longer(blocks, name_of(source)))
+
+
+def no_longer(blocks: Iterable[list[str]], name: str, number: int = 1) -> Iterator[list[str]]:
+    """The same lines; CorpusError for one that is longer than MAX_LINE.
+
+    number: of the first line in the file called `name`.
+    """
+    for lines in blocks:
+        if max(map(len, lines)) > MAX_LINE:
+            number += next(n for n, line in enumerate(lines) if len(line) > MAX_LINE)
+            raise CorpusError(
+                f"{name}, line {number} has more than {MAX_LINE:,} characters: "
+                "that is no list; put each document on a line of its own"
+            )
+        number += len(lines)
+        yield lines
+
+
+def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[list[str]]:
+    """The lines of a text, as they come and many at a time, in bounded memory; "-": standard input.
+
+    They are those of `text_lines`; but where one is longer than MAX_LINE, only its first
+    MAX_LINE + 1 characters. others: what else a name that is no file's could mean. CorpusError
+    says what is wrong with the content and in which line, when the lines before were yielded.
+    """
+    name = name_of(source)
+    with opened(source, name, others) as file:
+        # What is there, without waiting.
+        blocks = iter(lambda: file.read1(BLOCK), b"")  # type: ignore[attr-defined]
+        yield from lines_of(decoded(blocks, name))
+
+
+def lines_of(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The lines of `stream_lines`, of a text that comes in parts."""
+    line = ""  # the unfinished one
+    for text in texts:
+        whole, newline, text = text.rpartition("\n")
+        if newline:
+            whole, line = line + whole, ""
+            lines = whole.split("\n")
+            yield lines if len(whole) <= MAX_LINE else [each[: MAX_LINE + 1] for each in lines]
+        line += text[: MAX_LINE + 1 - len(line)]
+    if line:
+        yield [line]
+
+
+def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str]:
+    r"""The text of UTF-8 that comes in blocks: every line end is \n, a mark at the start is gone.
+
+    UTF-16 is read where a mark at the start says that it is, and what is compressed is unpacked.
+    number: of the first line in the file called `name`. CorpusError says what is no text, and in
+    which line, when the text before was yielded.
+    """
+    # It sees that a line end may be two characters, and a character several bytes, of two blocks.
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    left = filter(None, blocks)  # an empty one is the end
+    before = 0  # bytes of the unfinished line
+    fresh, utf16 = number == 1, False
+    if fresh:
+        left = filter(None, unpacked(left, name))
+        begin = beginning(left, (*UTF_16_MARKS, *SPREADSHEETS))
+        if begin.startswith(SPREADSHEETS):
+            raise CorpusError(
+                f"{name} is a spreadsheet or an archive, not text: save it as CSV (UTF-8), or "
+                "unpack it"
+            )
+        utf16 = begin.startswith(UTF_16_MARKS)
+        left = filter(None, utf_16_as_8(begin, left) if utf16 else chain([begin], left))
+        fresh = not utf16
+    for block in chain(left, [b""]):
+        text, fault = decode_block(decoder, block)
+        if fresh and text:
+            fresh = False
+            if text[0] == "\ufeff":
+                text, before = text[1:], 3
+        if text:
+            yield text
+        whole, newline, text = text.rpartition("\n")
+        if newline:
+            number += whole.count("\n") + 1
+            before = 0
+        before += len(text.encode())
+        if fault >= 0:
+            raise CorpusError(why_no_text(name, number, before + 1, fault, utf16=utf16))
+
+
+def beginning(blocks: Iterator[bytes], marks: Sequence[bytes]) -> bytes:
+    """The first blocks, so few that none is waited for which can tell nothing more of a mark."""
+    begin = b""
+    while any(len(begin) < len(mark) and mark.startswith(begin) for mark in marks):
+        block = next(blocks, b"")
+        if not block:
+            break
+        begin += block
+    return begin
+
+
+def unpacked(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """The same bytes, or what is in them where they begin as a compressed file does, of any number
+    of members. CorpusError where it is damaged or cut off."""
+    begin = beginning(blocks, COMPRESSED)
+    blocks = chain([begin], blocks)
+    if not begin.startswith(COMPRESSED):
+        yield from blocks
+        return
+    make, errors = unpacker(begin)
+    decoder: Any = None
+    for block in blocks:
+        for place in range(0, len(block), COMPRESSED_BLOCK):
+            left = block[place : place + COMPRESSED_BLOCK]
+            while left:
+                decoder = decoder or make()
+                try:
+                    found = decoder.decompress(left)
+                except errors as reason:
+                    raise CorpusError(f"{name} is damaged: {reason}") from None
+                left = b""
+                if decoder.eof:
+                    left, decoder = decoder.unused_data, None
+                yield found
+    if decoder is not None:
+        raise CorpusError(f"{name} is damaged: its end is missing")
+
+
+def unpacker(begin: bytes) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
+    """What makes a decoder for a file that begins so, and what that raises."""
+    if begin.startswith(GZIP):
+        return lambda: zlib.decompressobj(zlib.MAX_WBITS | 16), (zlib.error,)
+    if begin.startswith(BZIP2):
+        from bz2 import BZ2Decompressor
+
+        return BZ2Decompressor, (OSError, ValueError)
+    if begin.startswith(XZ):
+        from lzma import LZMADecompressor, LZMAError
+
+        return LZMADecompressor, (LZMAError,)
+    zstandard = import_zstandard()
+    return lambda: zstandard.ZstdDecompressor().decompressobj(), (zstandard.ZstdError,)
+
+
+def import_zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise ConfigError('reading .zst needs the extra: pip install "kamon[pack]"') from None
+    return zstandard
+
+
+def utf_16_as_8(begin: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """UTF-16 behind its mark as UTF-8 without one; 0xff, and the end, for what is none."""
+    codec = "utf-16-le" if begin.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
+    decoder = codecs.getincrementaldecoder(codec)()
+    for block in chain([begin[2:]], blocks, [b""]):
+        try:
+            yield decoder.decode(block, final=not block).encode()
+        except UnicodeDecodeError as error:
+            yield error.object[: error.start].decode(codec).encode() + b"\xff"
+            return
+
+
+def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[str, int]:
+    """The text of one more block up to the first byte that cannot be, and that byte, or −1."""
+    before, nul, _ = block.partition(b"\0")
+    try:
+        text, fault = decoder.decode(before, final=not block or bool(nul)), 0 if nul else -1
+    except UnicodeDecodeError as error:
+        fault = error.object[error.start]
+        good = error.start - (len(error.object) - len(before))  # below 0: in a block before
+        text = decoder.decode(before[: max(0, good)])
+    if fault >= 0 and decoder.getstate()[1] & 1:  # a \r that waits for \n
+        text += "\n"
+    return text, fault
+
+
+def json_texts(name: str, lines: Iterable[str], key: str, first: int = 1) -> Iterator[str]:
+    """The text that each record has under `key`; "" for a blank line. first: its line."""
+    for number, line in enumerate(lines, first):
+        yield json_record(name, number, line, [key])[0] if line.strip() else ""
+
+
+def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[str]:
+    """The texts that the record in a line has under `keys`. number: of the line."""
+    record = json_object(f"{name}, line {number}", line, example(keys))
+    return record_texts(name, f"line {number}", record, keys)
+
+
+def record_texts(name: str, where: str, record: dict[str, Any], keys: Sequence[str]) -> list[str]:
+    for key in keys:
+        if key in record and not isinstance(record[key], str):
+            raise CorpusError(f"{name}, {where} has something else than text under {key!r}")
+        if key not in record:
+            found = listed(record) or "none"
+            raise CorpusError(f"{name}, {where} has no text under {key!r}; its keys: {found}")
+    return [checked_text(name, where, record[key]) for key in keys]
+
+
+def begins_array(lines: Iterator[str]) -> tuple[bool, Iterator[str]]:
+    """Whether the first line that is not blank begins a JSON array, and the same lines again."""
+    seen: list[str] = []
+    for line in lines:
+        seen.append(line)
+        if line.strip():
+            break
+    return bool(seen) and seen[-1].lstrip().startswith("["), chain(seen, lines)
+
+
+def array_texts(name: str, lines: Iterable[str], key: str) -> Iterator[str]:
+    """The texts in a JSON array: its strings, and what its objects have under `key`."""
+    for number, record in enumerate(json_array(name, lines), 1):
+        if isinstance(record, str):
+            yield checked_text(name, f"element {number}", record)
+        elif isinstance(record, dict):
+            yield record_texts(name, f"element {number}", record, [key])[0]
+        else:
+            raise CorpusError(
+                f"{name}, element {number} is neither a text nor an object such as {example([key])}"
+            )
+
+
+def json_array(name: str, lines: Iterable[str]) -> list[Any]:
+    size = 0
+    seen: list[str] = []
+    for line in lines:
+        seen.append(line)
+        size += len(line) + 1
+        if size > MAX_JSON:
+            raise CorpusError(
+                f"{name} has a JSON array of more than {MAX_JSON:,} characters: write each element "
+                "on a line of its own, as `jq -c '.[]'` does, and read that with --format jsonl"
+            )
+    found = json_value(name, "\n".join(seen), 'an array such as ["…", "…"] or [{"text": "…"}]')
+    if not isinstance(found, list):
+        raise CorpusError(f'{name} is not a JSON array such as ["…", "…"]')
+    return found
+
+
+def json_object(
+    where: str, line: str, such: str, what: str = "each line is an object"
+) -> dict[str, Any]:
+    """The JSON object in a line. such, what: what it should be, in the error where it is none."""
+    record = json_value(where, line, f"{what} such as {such}")
+    if not isinstance(record, dict):
+        raise CorpusError(f"{where} is no JSON object such as {such}")
+    return record
+
+
+def json_value(where: str, text: str, wanted: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        other = "it is nested too deeply" if deep else "a number has too many digits"
+        reason = getattr(error, "msg", other)
+        if isinstance(error, json.JSONDecodeError) and "line" not in where:
+            where += f", line {error.lineno}"
+        raise CorpusError(f"{where} is not valid JSON: {reason}; {wanted}") from None
+
+
+def example(keys: Sequence[str]) -> str:
+    return "{" + ", ".join(f'"{key}": "…"' for key in keys) + "}"
+
+
+# ---- tables
+
+Row = tuple[int, int, list[str]]  # the lines in which it begins and ends, and its cells
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a table begins. columns: their names, or numbers if there is no header."""
+
+    separator: str
+    quotes: bool  # which a cell may be in
+    columns: list[str]
+    begin: int  # how many lines come before the first row with an entry
+    notes: list[str]
+
+
+def table_head(
+    name: str, lines: Iterator[str], format: str, column: str | None, header: bool
+) -> tuple[Head | None, Iterator[str]]:
+    """How a table begins, None if it has no rows; and the same lines again.
+
+    The header is the first row if that has the column, else a later one of the LOOKED_AT that has
+    it and a row of as many cells after it, if what is above is narrower or begins with #. Where the
+    column has no name, the header is the first row as wide as most are.
+    """
+    separators, begin, seen = separated(lines, format)
+    by_name = header and column is not None and not is_number(column)
+    tables = [first_rows(name, seen, begin, each, format) for each in separators]
+    found = header_with(tables, column) if by_name and column else None
+    if found is None:
+        seen += islice(lines, LOOKED_AT)
+        tables = [first_rows(name, seen, begin, each, format) for each in separators]
+        found = header_with(tables, column) if by_name and column else None
+    again = chain(seen, lines)
+    number, place = likely_header(tables, header) if found is None else found
+    if not tables[number]:
+        head = Head(separators[number], format == "csv", [], begin, [])
+        # A row that never ends has its error when it is read.
+        return (head if any(seen[begin:]) else None), again
+    first, last, row = tables[number][place]
+    columns = [cell.strip() for cell in row]
+    if not header:
+        columns = [str(n) for n in range(1, max(len(row) for *_, row in tables[number]) + 1)]
+    notes = separator_notes(separators[number]) if format == "csv" else []
+    if place:
+        what = "header" if header else "first row"
+        above = shortened(seen[begin:])
+        notes.append(f'has its {what} in line {first}: Kamon leaves out the lines above, "{above}"')
+    if header and not by_name and (column is not None or len(columns) == 1):
+        what = f"row in line {first}" if place else "first row"
+        notes.append(
+            f"has its {what} taken as the header: {listed(columns)}; --no-header if it is data"
+        )
+    return Head(
+        separators[number], format == "csv", columns, last if header else first - 1, notes
+    ), again
+
+
+def is_number(column: str) -> bool:
+    return column.isascii() and column.isdecimal()
+
+
+def shortened(lines: list[str]) -> str:
+    """The first line that is not blank, or its beginning."""
+    text = next(filter(None, map(str.strip, lines)), "")
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def first_rows(name: str, seen: list[str], begin: int, separator: str, format: str) -> list[Row]:
+    """The rows in the first lines that are not blank; without the last one if that goes on."""
+    found: list[Row] = []
+    try:
+        for row in rows(name, seen[begin:], separator, format == "csv", begin + 1):
+            if row[2]:
+                found.append(row)  # noqa: PERF401 - those before the error stay
+    except CorpusError:
+        pass
+    return found
+
+
+def width(row: Row) -> int:
+    """How many cells there are up to the last that is not blank."""
+    return max((n for n, cell in enumerate(row[2], 1) if cell.strip()), default=0)
+
+
+def header_with(tables: list[list[Row]], column: str) -> tuple[int, int] | None:
+    """Which of the tables, one for each separator, has the column, and in which row."""
+    for number, table in enumerate(tables):
+        if table and column in map(str.strip, table[0][2]):
+            return number, 0
+    for number, table in enumerate(tables):
+        for place in range(1, len(table) - 1):
+            row = table[place]
+            if (
+                column in map(str.strip, row[2])
+                and len(row[2]) == len(table[place + 1][2])
+                and all(width(e) < width(row) or e[2][0].startswith("#") for e in table[:place])
+            ):
+                return number, place
+    return None
+
+
+def likely_header(tables: list[list[Row]], header: bool) -> tuple[int, int]:
+    """The same where no name helps: as wide as most rows if the first row has only one cell. Above
+    it, and above the first row without a header, may be comments."""
+    number, narrow = 0, bool(tables[0]) and width(tables[0][0]) < 2
+    for each, table in enumerate(tables if narrow else []):
+        usual = usual_width(table)
+        if usual > 1 and (each == 0 or sum(width(row) == usual for row in table) > len(table) / 2):
+            number = each
+            break
+    usual = usual_width(tables[number])
+    for place, row in enumerate(tables[number]):
+        comment = row[2][0].startswith("#") and (usual == 1 or width(row) < usual)
+        if not comment and not (header and narrow and width(row) < usual):
+            return number, place
+    return number, 0
+
+
+def usual_width(table: list[Row]) -> int:
+    widths = [width(row) for row in table]
+    return max(set(widths), key=lambda n: (widths.count(n), n), default=1)
+
+
+def column_index(name: str, head: Head, column: str | None) -> int:
+    """Which cell of a row is meant. ConfigError where there is none such, or more than one."""
+    columns = head.columns
+    if column is None or not columns:
+        return 0
+    if columns.count(column) > 1:
+        raise ConfigError(f"{name} has more than one column {column!r}: give its number, from 1 on")
+    if column in columns:
+        return columns.index(column)
+    if is_number(column) and 1 <= int(column[:9]) <= len(columns):
+        return int(column) - 1
+    if columns == [str(n) for n in range(1, len(columns) + 1)]:
+        raise ConfigError(
+            f"{name} has no column {column!r}: without a header they are numbered, from 1 to "
+            f"{len(columns)}"
+        )
+    raise ConfigError(f"{name} has no column {column!r}{suggestion(column, columns)}")
+
+
+def separated(lines: Iterator[str], format: str) -> tuple[list[str], int, list[str]]:
+    r"""What may separate the cells of a table, the most likely first; how many lines say so, as
+    `sep=;` does; and the lines that were read for that. format: "csv" or "tsv".
+
+    In CSV it is the one of SEPARATORS of which the first row has most outside of quoted cells; of
+    several, or where there are none, the first.
+
+    >>> separated(iter(['id;"a,b,c"', "1;2"]), "csv")[0][0]
+    ';'
+    """
+    seen: list[str] = []
+    if format == "tsv":
+        return ["\t"], 0, seen
+    counts = dict.fromkeys(SEPARATORS, 0)
+    size, inside = 0, False  # a quoted cell, which may have several lines
+    for line in lines:
+        seen.append(line)
+        if len(seen) == 1 and (said := SEPARATOR_LINE.fullmatch(line)):
+            return [said[1]], 1, seen
+        size += len(line)
+        rest = '"' + line if inside else line
+        quoted = QUOTED.findall(rest)
+        inside = bool(quoted) and not quoted[-1]
+        bare = QUOTED.sub("", rest)
+        for separator in SEPARATORS:
+            counts[separator] += bare.count(separator)
+        if (line and not inside) or size > MAX_LINE:
+            break
+    return sorted(SEPARATORS, key=counts.__getitem__, reverse=True), 0, seen
+
+
+def separator_notes(separator: str) -> list[str]:
+    """What a Corpus says of CSV; nothing of commas, which it is named after."""
+    if separator == ",":
+        return []
+    return [f"has its cells separated by {SEPARATORS.get(separator, ascii(separator))}"]
+
+
+def rows(
+    name: str, lines: Iterable[str], separator: str, quotes: bool, number: int = 1
+) -> Iterator[Row]:
+    """The rows of a table, a blank line being one without cells. quotes: those of CSV may be around
+    a cell, and TSV has none. number: of the first line.
+
+    `csv.reader` is not for us: its limit on the length of a cell is one for the whole process.
+    """
+    numbered = enumerate(lines, number)
+    for begin, line in numbered:
+        if quotes and '"' in line:
+            yield quoted_row(name, numbered, separator, begin, line)
+        else:
+            yield begin, begin, line.split(separator) if line else []
+
+
+def quoted_row(
+    name: str, numbered: Iterator[tuple[int, str]], separator: str, begin: int, line: str
+) -> Row:
+    """A row with quotes, which goes on in the next lines if one is open. A quote inside of a cell
+    that does not begin with one is a character like any other."""
+    row: list[str] = []
+    end, place = begin, 0
+    while place <= len(line):
+        if not line.startswith('"', place):
+            if '"' not in line[place:]:
+                row += line[place:].split(separator)
+                break
+            stop = line.find(separator, place)
+            stop = len(line) if stop < 0 else stop
+            row.append(line[place:stop])
+            place = stop + 1
+            continue
+        stop = line.find('"', place + 1)
+        if stop > 0 and line[stop + 1 : stop + 2] in (separator, ""):  # as nearly all are
+            row.append(line[place + 1 : stop])
+            place = stop + 2
+            continue
+        parts, size, place = [], 0, place + 1
+        while True:
+            found = CELL_END.match(line, place)
+            assert found is not None
+            parts.append(found[1].replace('""', '"'))
+            size += len(found[1])
+            if found[2]:
+                break
+            end, line = next(numbered, (0, ""))
+            if not end or size > MAX_LINE:
+                raise CorpusError(
+                    f"{name}, line {begin} is not valid CSV: a quote that is opened there never "
+                    + ("ends" if not end else f"ends in {MAX_LINE:,} characters")
+                )
+            place = 0
+        row.append("\n".join(parts))
+        place = found.end() + 1
+        if not line.startswith(separator, place - 1) and place <= len(line):
+            where = f", in the row that begins in line {begin}" if begin < end else ""
+            raise CorpusError(
+                f"{name}, line {end} is not valid CSV: {line[place - 1]!r} follows the quote that "
+                f"ends a cell{where}"
+            )
+    return begin, end, row
+
+
+def cells(
+    name: str, lines: Iterator[str], head: Head, index: int, tell: Callable[[str], object]
+) -> Iterator[str]:
+    """A cell of each row after the head; "" for a blank row."""
+    several = first = 0  # rows of several lines, and where the first begins
+    longer = first_longer = 0  # and those that have more than the header
+    most = len(head.columns) if head.columns else MAX_LINE
+    wanted = (
+        repr(head.columns[index]) + ", which is number " if head.columns else "column "
+    ) + str(index + 1)
+    lines = islice(lines, head.begin, None)
+    for begin, end, row in rows(name, lines, head.separator, head.quotes, head.begin + 1):
+        if begin < end:
+            several += 1
+            first = first or begin
+        if len(row) > most and any(row[most:]):
+            longer += 1
+            first_longer = first_longer or begin
+        if not row:
+            yield ""
+        elif len(row) <= index:
+            raise CorpusError(
+                f"{name}, line {end} has {len(row)} cell{'' if len(row) == 1 else 's'}: "
+                f"none for {wanted}"
+            )
+        else:
+            yield row[index]
+    if several:
+        what = "1 row of several lines," if several == 1 else f"{several:,} rows of several lines,"
+        tell(f"has {what} from line {first} on: a quote that does not belong there makes such rows")
+    if longer:
+        what = "1 row" if longer == 1 else f"{longer:,} rows"
+        tell(
+            f"has {what} of more than {most:,} cells, from line {first_longer} on: put a cell that "
+            "has the separator in it in quotes"
+        )
+
+
+def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl", "json"] | None:
+    """Which format lines have that were read as text, where nearly all of them look like one.
+
+    So do rows with the same number of separators, not just one at the end; a comma before a space
+    is one of prose.
+    """
+    rows = list(filter(None, map(str.strip, islice(lines, LOOKED_AT))))
+    least = SHARE * len(rows)
+    if rows and (rows[0] == "[" or rows[0].startswith(('["', '[{"'))):
+        return "json"
+    if len(rows) < LEAST_LOOKED_AT:
+        return None
+    if sum(row[0] == "{" and row[-1] == "}" for row in rows) >= least:
+        return "jsonl"
+    for separator in SEPARATORS:
+        counts = [
+            row.count(separator) - (row.count(", ") if separator == "," else 0)
+            for row in rows
+            if not row.endswith(separator) or row.count(separator) > 1
+        ]
+        most = max(set(counts) - {0}, key=counts.count, default=0)
+        if most and counts.count(most) >= least:
+            return "tsv" if separator == "\t" else "csv"
+    return None
+
+
+def text_notes(lines: list[str]) -> list[str]:
+    """What a Corpus says of lines that were read as text and look like something else."""
+    found = table_in(lines)
+    if found == "jsonl":
+        return [
+            "looks like JSON lines: --format jsonl takes the text of each, --column another key"
+        ]
+    if found == "json":
+        return ["looks like a JSON array: --format json takes its texts, --column those of a key"]
+    if found:
+        return [
+            f"looks like a table: --format {found} --column NAME takes one column, "
+            "--column 1 --no-header one of a table without a header"
+        ]
+    if sum(line.startswith("# ") or " # " in line for line in lines) >= COMMENTS:
+        return [
+            "has comments after #, which are read as part of the list: "
+            "kamon clean --drop-regex '^#' drops lines that begin with it"
+        ]
+    return []
+
+
+def stream_entries(
+    source: str | Path,
+    column: str | None = None,
+    format: str | None = None,
+    header: bool = True,
+    *,
+    tell: Callable[[str], object],
+) -> Iterator[list[str]]:
+    """The lines of `stream_lines`, or the records or cells of a table, as they come.
+
+    column, format, header: as of `read`. tell: is told the note of a Corpus, before what it is
+    about where that is known then; that of a text is about the lines that came first.
+    """
+    format = checked_format(source, column, format, header)
+    name = name_of(source)
+    blocks = stream_lines(source)
+    if format == "text":
+        first = next(blocks, [])
+        for note in text_notes(first[:LOOKED_AT]):
+            tell(f"{name} {note}")
+        yield from chain(filter(None, [first]), blocks)
+        return
+    blocks = no_longer(blocks, name)
+    if format == "jsonl":
+        number = 1
+        for lines in blocks:
+            yield list(json_texts(name, lines, "text" if column is None else column, number))
+            number += len(lines)
+        return
+    each = chain.from_iterable(blocks)
+    yield from together(
+        entries_in(name, each, format, column, header, lambda note: tell(f"{name} {note}"))
+    )
+
+
+def together(docs: Iterable[str]) -> Iterator[list[str]]:
+    """Many at a time: so many that more would gain nothing, and few enough for memory."""
+    block: list[str] = []
+    size = 0
+    for doc in docs:
+        block.append(doc)
+        size += len(doc)
+        if size >= BLOCK_CHARS or len(block) == BLOCK_DOCS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def checked_text(name: str, where: str, text: str) -> str:
+    """Refuse what no UTF-8 file could hold as text: lone surrogates and NUL."""
+    if text.isprintable():  # as nearly all are, and quickly seen
+        return text
+    for number, char in enumerate(text, 1):
+        if char == "\0" or "\ud800" <= char <= "\udfff":
+            kind = "a NUL" if char == "\0" else f"a lone surrogate (U+{ord(char):04X})"
+            raise CorpusError(f"{name}, {where} has {kind} at character {number}: that is no text")
+    return text
+
+
+def neighbours(path: str | Path) -> list[str]:
+    """The files beside a path that is not there."""
+    folder = os.path.dirname(path)
+    try:
+        with os.scandir(folder or ".") as entries:
+            return [os.path.join(folder, entry.name) for entry in islice(entries, 1000)]
+    except OSError:
+        return []
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    found = suggestion(word, list(known))
+    return found if found.startswith(":") else ""

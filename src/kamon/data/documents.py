@@ -1,0 +1,248 @@
+"""Documents as one text: the few bytes that each has, where a list takes fifty more.
+
+What grows with their number lies in memory only while it is small (`kamon.files.spill`).
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, compress, islice
+from typing import Any, overload
+from unicodedata import normalize
+
+from kamon.files import spill
+from kamon.files.spill import Buffer, Growing, Numbers
+from kamon.native import library, mersenne
+
+BLOCK = 1 << 17  # bytes that are looked at together
+BLOCK_DOCS = 4096  # documents, where they come one by one
+NUL = b"\0"
+FEW = 200  # for fewer, Python is as fast as the native code
+NUM_SHOWN = 5
+
+
+def nfc(text: str) -> str:
+    """`text` in Unicode's composed form: one code point for ö, not an o and two dots above."""
+    return text if text.isascii() else normalize("NFC", text)
+
+
+class Documents(Sequence[str]):
+    """Texts without NUL, in UTF-8 one behind the other and each with a NUL behind it.
+
+    Subsets and permutations share the text of what they were taken from, and have an array of 'I'
+    or 'Q' with the places where their own documents start. Reading all of them from first to last
+    costs little; one by its number, a little more.
+
+    >>> docs = Documents.of(["anna", "bo", "anna"])
+    >>> docs, docs[1], docs.different()
+    (Documents(['anna', 'bo', 'anna']), 'bo', Documents(['anna', 'bo']))
+    """
+
+    def __init__(
+        self, text: Buffer, starts: Numbers | None = None, *, distinct: bool = False
+    ) -> None:
+        if starts is not None and spill.typecode_of(starts) not in ("I", "Q"):
+            raise ValueError("starts must be an array of 'I' or of 'Q'")
+        self.text = text
+        self._distinct = distinct  # known to be without repetitions
+        self._starts = starts
+        self.contiguous = starts is None  # all documents of the text, in their order
+        self._size = spill.count(text, 0) if starts is None else len(starts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (b"".join(self._encoded_blocks()), self._distinct)
+
+    @classmethod
+    def of(cls, docs: Iterable[str]) -> Documents:
+        """These documents, taken as they come. None may hold a NUL."""
+        if isinstance(docs, Documents):
+            return docs
+        text = Growing()
+        left = iter(docs)
+        while block := list(islice(left, BLOCK_DOCS)):
+            block.append("")
+            text.add("\0".join(block).encode("utf-8", "surrogatepass"))
+        return cls(text.done())
+
+    @property
+    def starts(self) -> Numbers:
+        """Where each document starts in the text."""
+        if self._starts is None:
+            self._starts = self._find_starts(None)
+        return self._starts
+
+    def _find_starts(self, chosen: Buffer | None) -> Numbers:
+        """Of a contiguous text the starts of all documents, or of the chosen ones."""
+        typecode = "I" if len(self.text) < 2**32 else "Q"
+        if self._size < FEW or library.why_not():
+            sizes = (len(doc) + 1 for doc in self.encoded())
+            found: Iterator[int] = islice(accumulate(sizes, initial=0), self._size)
+            if chosen is not None:
+                found = compress(found, memoryview(chosen))  # alone, a mapped file gives bytes
+            return spill.numbers(typecode, found)
+        size = self._size if chosen is None else spill.count(chosen, 1)
+        itemsize = array(typecode).itemsize
+        starts = spill.zeros(size * itemsize)
+        error = library.exact("find_starts")(
+            *(library.address(self.text), len(self.text), self._size),
+            None if chosen is None else library.address(chosen),
+            *(library.address(starts), itemsize),
+        )
+        library.check(error)
+        return spill.numbers_of(starts, typecode)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Documents: ...
+    def __getitem__(self, place: int | slice) -> str | Documents:
+        if isinstance(place, slice):
+            starts = spill.copied(self.starts[place])  # a view with gaps would not do
+            return Documents(self.text, starts, distinct=self._distinct)
+        begin = self.starts[place]
+        return self.text[begin : self.text.find(NUL, begin)].decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self.blocks())
+
+    def __contains__(self, doc: object) -> bool:
+        return isinstance(doc, str) and bool(self.among([doc]))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Documents | list | tuple):
+            return NotImplemented
+        return len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = repr(list(islice(self, NUM_SHOWN)))
+        return f"Documents({shown if len(self) <= NUM_SHOWN else f'{shown[:-1]}, …]'})"
+
+    def blocks(self) -> Iterator[list[str]]:
+        """All documents, many at a time."""
+        for block in self._encoded_blocks():
+            docs = block.decode("utf-8", "surrogatepass").split("\0")
+            docs.pop()
+            yield docs
+
+    def encoded(self) -> Iterator[bytes]:
+        """The UTF-8 of each document."""
+        for block in self._encoded_blocks():
+            docs = bytes(block).split(NUL)
+            docs.pop()
+            yield from docs
+
+    def _encoded_blocks(self) -> Iterator[bytes | bytearray]:
+        text, begin = self.text, 0
+        if self.contiguous:
+            while begin < len(text):
+                end = text.find(NUL, min(begin + BLOCK, len(text) - 1)) + 1
+                yield text[begin:end]
+                begin = end
+            return
+        starts, room = self.starts, BLOCK
+        if self._size < FEW or library.why_not():
+            for begin in range(0, len(starts), BLOCK_DOCS):
+                some = starts[begin : begin + BLOCK_DOCS]
+                yield b"".join([text[start : text.find(NUL, start) + 1] for start in some])
+            return
+        while begin < len(starts):
+            found, count = bytearray(room), array("q", [0])
+            used = library.exact("gather")(
+                *(library.address(text), len(text), library.address(starts, first=begin)),
+                *(starts.itemsize, len(starts) - begin),
+                *(library.address(found), room, library.address(count)),
+            )
+            library.check(-used)
+            if count[0]:
+                yield found[:used]
+            else:
+                room = used  # of one document longer than a block
+            begin += count[0]
+
+    def select(self, chosen: Buffer) -> Documents:
+        """Those for which `chosen` is 1, not 0: a byte for each document."""
+        if self._starts is None:  # no need for the others' starts
+            starts = self._find_starts(chosen)
+        else:
+            typecode = spill.typecode_of(self._starts)
+            starts = spill.numbers(typecode, compress(self._starts, memoryview(chosen)))
+        return Documents(self.text, starts, distinct=self._distinct)
+
+    def shuffled(self, rng: random.Random) -> Documents:
+        """In the order that `rng.shuffle` would give a list of them."""
+        starts = spill.copied(self.starts)
+        mersenne.shuffle(rng, starts)
+        return Documents(self.text, starts, distinct=self._distinct)
+
+    def first_occurrences(self) -> Buffer:
+        """For each document 1 where none before it is equal, otherwise 0."""
+        first = spill.zeros(self._size)
+        if self._size < FEW or library.why_not():
+            seen: set[bytes] = set()
+            for place, doc in enumerate(self.encoded()):
+                first[place] = doc not in seen
+                seen.add(doc)
+            return first
+        found = library.exact("first_occurrences")(
+            *(library.address(self.text), len(self.text)),
+            None if self.contiguous else library.address(self.starts),
+            0 if self.contiguous else self.starts.itemsize,
+            *(self._size, library.address(first)),
+        )
+        library.check(-found)
+        return first
+
+    def different(self) -> Documents:
+        """Without repetitions: the first of equal ones stays."""
+        if self._distinct:
+            return self
+        first = self.first_occurrences()
+        found = self if first.find(NUL) < 0 else self.select(first)
+        found._distinct = True
+        return found
+
+    def sha256(self) -> str:
+        """Of all of them, each with a NUL behind it, in hexadecimal."""
+        from hashlib import sha256
+
+        found = sha256()
+        for block in self._encoded_blocks():
+            found.update(block)
+        return found.hexdigest()
+
+    def among(self, texts: Iterable[str]) -> set[str]:
+        """Those of `texts` that are documents here."""
+        wanted = set(texts)
+        found: set[str] = set()
+        for block in self.blocks():
+            found |= wanted.intersection(block)
+        return found
+
+    def chars(self) -> set[str]:
+        """The characters that occur."""
+        found: set[str] = set()
+        for block in self.blocks():
+            found.update("".join(block))
+        return found
+
+    def lengths(self) -> Counter[int]:
+        """How many documents have so many characters, for each length that occurs."""
+        found: Counter[int] = Counter()
+        for block in self.blocks():
+            found.update(map(len, block))
+        return found
+
+
+def restored(text: bytes, distinct: bool) -> Documents:
+    """The documents that were copied or sent here."""
+    growing = Growing()
+    growing.add(text)
+    return Documents(growing.done(), distinct=distinct)

@@ -1,0 +1,77 @@
+"""What steps learn from where documents are long: windows of block_size + 1 tokens.
+
+Each target of a window is predicted from the tokens before it in the window alone, the first from
+one token. So text of any length is learned by a model of any block_size.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from kamon.data.shuffling import window_start
+from kamon.engines.batch import Batch, pack
+from kamon.files.spill import Growing, Numbers, numbers_of
+
+
+@dataclass(frozen=True)
+class TextWindows:
+    """Windows from random places of one stream of tokens: the place of number i is drawn by (seed,
+    i) alone. See `kamon.engines.batch.Examples`."""
+
+    tokens: Numbers
+    block_size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return max(1, (len(self.tokens) - 1) // self.block_size)
+
+    def take(self, first: int, count: int) -> Batch:
+        size = min(self.block_size + 1, len(self.tokens))
+        places = len(self.tokens) - size + 1
+        found = array("i")
+        for index in range(first, first + count):
+            start = window_start(self.seed, index, places)
+            found.extend(self.tokens[start : start + size])
+        return Batch(found, array("q", range(0, count * size + 1, size)))
+
+
+def stream(batch: Batch) -> Numbers:
+    """All documents one behind the other, one BOS between two of them, as one array of tokens."""
+    if len(batch) == 1:
+        return batch.tokens
+    joined = Growing()
+    for begin, end in pairwise(batch.offsets):
+        joined.add(batch.tokens[begin : end - 1].tobytes())
+    joined.add(batch.tokens[-1:].tobytes())
+    return numbers_of(joined.done(), "i")
+
+
+def consecutive(tokens: Numbers, block_size: int) -> Batch:
+    """Windows that follow one another and share one token, so that each target is in one of them.
+
+    >>> [list(window) for window in consecutive(array("i", [5, 1, 2, 3, 5]), 3)]
+    [[5, 1, 2, 3], [3, 5]]
+    """
+    return pack(cut(tokens, block_size))
+
+
+def cut(tokens: Numbers, block_size: int) -> Iterator[Numbers]:
+    for begin in range(0, max(1, len(tokens) - 1), block_size):
+        yield tokens[begin : begin + block_size + 1]
+
+
+def in_windows(batch: Batch, block_size: int, rng: random.Random) -> Batch:
+    """Documents longer than block_size + 1 tokens as `consecutive` windows, in a new order.
+
+    In their own order the windows of a long document would fill whole steps.
+    """
+    if all(end - begin <= block_size + 1 for begin, end in pairwise(batch.offsets)):
+        return batch
+    found = pack(piece for document in batch for piece in cut(document, block_size))
+    order = list(range(len(found)))
+    rng.shuffle(order)
+    return found.select(order)

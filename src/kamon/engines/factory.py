@@ -1,0 +1,122 @@
+"""The contract between Kamon and the code that computes, and the plain loop over it.
+
+An engine needs a single gradient: that of a weighted negative log-likelihood,
+
+    loss = Σ_t  w_t · (−log p(target_t))
+
+Pretraining, fine-tuning, preferences and rewards are all weights w = −∂L/∂log p: an engine never
+learns which it serves. It owns its memory, holds no randomness and knows no tokenizer; only flat
+buffers of ints and floats cross this line.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from kamon.config import Config, checked_int
+from kamon.engines.base import Engine
+from kamon.engines.dropout import masks
+from kamon.engines.parameters import num_params, parameter_shapes
+from kamon.errors import ConfigError
+
+ENGINES = ("native", "scalar", "torch")
+DTYPES = ("float32", "float64", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+MOST_THREADS = 1_024  # each has memory of its own, cores or not
+
+
+def best_engine() -> str:
+    """The engine that is used where none is named: the native one wherever it is built."""
+    from kamon.native import library
+
+    return "scalar" if library.why_not() else "native"
+
+
+def checked_threads(threads: int | None) -> int:
+    """How many cores may compute: those asked for, or all that this process may use."""
+    from kamon.native import library
+
+    if threads is None:
+        return library.usable_cores()
+    return checked_int("threads", threads, 1, MOST_THREADS)
+
+
+def device_type(name: str, device: str | None) -> str:
+    """Return where an engine computes, "cpu", "cuda" or "mps", by what "auto" means here."""
+    if name != "torch" or device not in (None, "auto"):
+        return "cpu" if device in (None, "auto") else device
+    try:
+        from kamon.engines.torch import find_device
+    except ModuleNotFoundError:  # `make_engine` says so
+        return "cpu"
+    from kamon.engines.distributed import here
+
+    return find_device("auto", here().size).type
+
+
+def make_engine(
+    name: str | None,
+    config: Config,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
+) -> Engine:
+    """An engine with all parameters zero: `load` comes next.
+
+    name: of ENGINES, or None for the best one. dtype: of DTYPES; None for the engine's own;
+    bfloat16 is torch's alone. threads: at most so many cores compute; None for all that this
+    process may use. The number of threads changes no bit of any result, but for torch, where it is
+    the whole process's. device, of DEVICES, and compile, by torch.compile, are torch's.
+    """
+    name = name or best_engine()
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(f"unknown dtype {dtype!r}: there are {', '.join(DTYPES)}")
+    if device not in (None, *DEVICES):
+        raise ConfigError(f"unknown device {device!r}: there are {', '.join(DEVICES)}")
+    threads = None if threads is None else checked_threads(threads)
+    if name == "torch":
+        return make_torch(config, dtype or "float32", threads, device or "auto", compile)
+    if name in ENGINES and (compile or device not in (None, "auto", "cpu")):
+        what = "compile" if compile else f"device {device}"
+        raise ConfigError(f"{what} is for the torch engine: the {name} engine computes on the CPU")
+    if name in ENGINES and dtype == "bfloat16":
+        raise ConfigError(f"bfloat16 is for the torch engine: the {name} engine does not have it")
+    if name == "native":
+        from kamon.engines import native
+        from kamon.native import library
+
+        if why := library.why_not():
+            raise ConfigError(f"{why}; the engine that is there is scalar")
+        return native.NativeEngine(config, num_params(config), dtype or "float32", threads)
+    if name == "scalar":
+        from kamon.engines.scalar import ScalarEngine
+
+        if dtype == "float32":
+            raise ConfigError("the scalar engine computes in float64 alone")
+        c = config
+        return ScalarEngine(
+            config,
+            parameter_shapes(config),
+            partial(masks, c.dropout, c.seed, n_layer=c.n_layer, n_embd=c.n_embd),
+        )
+    raise ConfigError(f"unknown engine {name!r}: there are {', '.join(ENGINES)}")
+
+
+def make_torch(
+    config: Config, dtype: str, threads: int | None, device: str, compile: bool
+) -> Engine:
+    try:
+        from kamon.engines.torch import TorchEngine
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise ConfigError("the torch engine needs torch: pip install 'kamon[torch]'") from None
+    from kamon.engines.distributed import here
+
+    try:
+        shapes = parameter_shapes(config)
+        return TorchEngine(config, shapes, dtype, threads, device, compile, here())
+    except ValueError as error:  # of what this machine does not have
+        raise ConfigError(str(error)) from None

@@ -1,0 +1,81 @@
+"""Training and scoring by single calls of an engine: the loops that fused calls must equal."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable
+from functools import partial
+
+from kamon.engines.base import Engine, Plan, Reader
+from kamon.engines.batch import Batch
+from kamon.engines.numerics import left_sum
+
+
+def document_logprobs(reader: Reader, batch: Batch) -> tuple[array[float], array[int]]:
+    """log p of each document in nats, and the place, from 0, of its least likely target.
+
+    Arrays of 'd' and 'q'. Of equally unlikely targets the first counts; a document without targets
+    has 0 twice. A reader with a `document_logprobs` of its own does it in one call.
+    """
+    fused = getattr(reader, "document_logprobs", None)
+    if fused is None:
+        return document_logprobs_one_by_one(reader, batch)
+    found: tuple[array[float], array[int]] = fused(batch)
+    return found
+
+
+def document_logprobs_one_by_one(reader: Reader, batch: Batch) -> tuple[array[float], array[int]]:
+    """The sums that every fused `document_logprobs` must equal, to the last bit."""
+    logprobs = reader.logprobs(batch)
+    totals, places = array("d"), array("q")
+    end = 0
+    for tokens in batch:
+        begin, end = end, end + max(0, len(tokens) - 1)
+        own = logprobs[begin:end]
+        totals.append(left_sum(own))
+        places.append(own.index(min(own)) if own else 0)
+    return totals, places
+
+
+def train(
+    engine: Engine, plan: Plan, should_stop: Callable[[], bool] | None = None
+) -> array[float]:
+    """Carry out `plan`; the loss of each step is the mean of −log p over its targets, in nats.
+
+    Stops at the first loss that is not finite, which is then the last one returned and was not
+    learned from. Where `should_stop` says so it stops too, between two steps or in the middle of
+    one, which is then not made. An engine with a `train` of its own does it all in one call.
+    """
+    how = getattr(engine, "train", None) or partial(train_step_by_step, engine)
+    done: array[float] = how(plan, should_stop)
+    return done
+
+
+def train_step_by_step(
+    engine: Engine, plan: Plan, should_stop: Callable[[], bool] | None = None
+) -> array[float]:
+    """The loop over `backward` and `step` that every fused `train` must equal."""
+    plan.docs.check(plan.indices)
+    losses = array("d")
+    for i, learning_rate in enumerate(plan.learning_rates):
+        batches = []
+        begin = i * plan.docs_per_step
+        for first in range(begin, begin + plan.docs_per_step, plan.batch_size):
+            indices = plan.indices[first : first + plan.batch_size]
+            batches.append((plan.first_draw + first, plan.docs.select(indices)))
+        share = 1 / sum(batch.num_targets for _, batch in batches)
+        try:
+            logprobs = array("d")
+            for draw, batch in batches:
+                weights = array("d", [share]) * batch.num_targets
+                logprobs.extend(engine.backward(batch, weights, range(draw, draw + len(batch))))
+            loss = share * left_sum([-logprob for logprob in logprobs])
+            if math.isfinite(loss):
+                engine.step(learning_rate)
+        except ArithmeticError:
+            loss = math.nan
+        losses.append(loss)
+        if not math.isfinite(loss) or (should_stop and should_stop()):
+            break
+    return losses

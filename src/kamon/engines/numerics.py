@@ -1,0 +1,17 @@
+"""Sums and means whose rounding is fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def left_sum(numbers: Iterable[float]) -> float:
+    """Added from left to right; `sum()` rounds differently since Python 3.12."""
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
+
+
+def mean(numbers: Sequence[float]) -> float:
+    return left_sum(numbers) / len(numbers)

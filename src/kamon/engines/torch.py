@@ -1,0 +1,603 @@
+"""The model as PyTorch has it: for a GPU, for bfloat16, and for several machines.
+
+`Gpt` is an ordinary module whose parameters have the names and shapes of a model directory, so that
+
+    gpt.load_state_dict(safetensors.torch.load_file("model.safetensors"))
+
+works, also without the engine around it. Its maths is that of the scalar engine. Legend of shapes:
+N inputs of all documents, one behind the other; B documents, T inputs of the longest of them,
+C n_embd, H n_head, D head_dim, V vocab_size.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kamon.engines.batch import Batch, check_samples
+from kamon.engines.distributed import Ranks
+from kamon.native.library import check_numbers
+
+if TYPE_CHECKING:
+    from kamon.config import Config
+    from kamon.engines.base import Plan, State
+
+MASK32 = 2**32 - 1
+MASK64 = 2**64 - 1
+DROPOUT_KEY = 0x64726F70  # as in kamon.engines.dropout
+MOST_NUMBERS = 1 << 25  # that are held at once where nothing is learned
+MOST_SAMPLES = 256  # that are made side by side
+
+
+# ---- The model
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What `Gpt` reads: the inputs of some documents, packed.
+
+    tokens, positions, targets: (N,). shape: (B, T). slots: (N,), the place of each among B · T;
+    None where all documents are T long, which are those places in turn. draws: (N,) twice, the low
+    and the high half of each document's number; None where dropout leaves nothing out.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    targets: Tensor
+    shape: tuple[int, int]
+    slots: Tensor | None
+    draws: tuple[Tensor, Tensor] | None = None
+
+
+class Layer(nn.Module):
+    """Layer `number` of a model; its parameters are (out, in) each."""
+
+    def __init__(self, config: Config, number: int, shapes: Mapping[str, tuple[int, int]]) -> None:
+        super().__init__()
+        self.config, self.number = config, number
+        self.attn_wq, self.attn_wk, self.attn_wv, self.attn_wo, self.mlp_fc1, self.mlp_fc2 = (
+            nn.Parameter(torch.zeros(shapes[name]))
+            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
+        )
+
+    def forward(self, x: Tensor, inputs: Inputs) -> Tensor:
+        """The residual stream (N, C) behind this layer."""
+        site = 2 * self.number + 1
+        heads = attention(*self.queries_keys_values(x), inputs, self.config)
+        x = x + drop(functional.linear(heads, self.attn_wo), inputs, site, self.config)
+        return x + drop(self.network(x), inputs, site + 1, self.config)
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = rmsnorm(x)
+        wq, wk, wv = self.attn_wq, self.attn_wk, self.attn_wv
+        return functional.linear(x, wq), functional.linear(x, wk), functional.linear(x, wv)
+
+    def network(self, x: Tensor) -> Tensor:
+        x = functional.linear(rmsnorm(x), self.mlp_fc1)
+        return functional.linear(functional.relu(x), self.mlp_fc2)
+
+
+class Gpt(nn.Module):
+    """`shapes` names every parameter and its (out, in), as `parameter_shapes` does."""
+
+    def __init__(self, config: Config, shapes: Mapping[str, tuple[int, int]]) -> None:
+        super().__init__()
+        self.config = config
+        self.wte, self.wpe, self.lm_head = (
+            nn.Parameter(torch.zeros(shapes[name])) for name in ("wte", "wpe", "lm_head")
+        )
+        for i in range(config.n_layer):
+            begin = f"layer{i}."
+            own = {n.removeprefix(begin): s for n, s in shapes.items() if n.startswith(begin)}
+            self.add_module(f"layer{i}", Layer(config, i, own))
+
+    def layers(self) -> Iterator[Layer]:
+        for i in range(self.config.n_layer):
+            layer = self.get_submodule(f"layer{i}")
+            assert isinstance(layer, Layer)
+            yield layer
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """−log p of every target (N,), in nats, at least in float32."""
+        x = self.embed(inputs.tokens, inputs.positions)
+        x = drop(x, inputs, 0, self.config)
+        for layer in self.layers():
+            x = layer(x, inputs)
+        logits = functional.linear(x, self.lm_head)
+        return functional.cross_entropy(logits, inputs.targets, reduction="none")
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        x = functional.embedding(tokens, self.wte) + functional.embedding(positions, self.wpe)
+        return rmsnorm(x)
+
+    def next_logits(self, tokens: Tensor, position: int, cache: list[Tensor]) -> Tensor:
+        """Logits (B, V) of the tokens behind `tokens` (B,), which stand at `position`.
+
+        cache: of each layer the keys and values, (2, B, H, block_size, D); this adds its own.
+        """
+        B, H, D = len(tokens), self.config.n_head, self.config.head_dim  # noqa: N806
+        x = self.embed(tokens, torch.full_like(tokens, position))
+        for layer, kept in zip(self.layers(), cache, strict=True):
+            q, k, v = (y.view(B, H, D) for y in layer.queries_keys_values(x))
+            kept[0, :, :, position], kept[1, :, :, position] = k, v
+            keys, values = kept[:, :, :, : position + 1].to(q.dtype)
+            heads = functional.scaled_dot_product_attention(q.unsqueeze(2), keys, values)
+            x = x + functional.linear(heads.reshape(B, H * D), layer.attn_wo)
+            x = x + layer.network(x)
+        return functional.linear(x, self.lm_head)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """Each document looks back at itself alone; (N, C) from (N, C).
+
+    Shorter ones are padded, for this alone and behind their end: what comes later is hidden from
+    every position, so none that counts sees it.
+    """
+    B, T = inputs.shape  # noqa: N806
+    H, D = config.n_head, config.head_dim  # noqa: N806
+
+    def apart(x: Tensor) -> Tensor:
+        if inputs.slots is not None:
+            x = x.new_zeros(B * T, H * D).index_copy(0, inputs.slots, x)
+        return x.view(B, T, H, D).transpose(1, 2)
+
+    x = functional.scaled_dot_product_attention(apart(q), apart(k), apart(v), is_causal=True)
+    x = x.transpose(1, 2).reshape(B * T, H * D)
+    return x if inputs.slots is None else x.index_select(0, inputs.slots)
+
+
+def drop(x: Tensor, inputs: Inputs, site: int, config: Config) -> Tensor:
+    """Without what dropout leaves out at this site."""
+    if inputs.draws is None:
+        return x
+    rate, seed, width = config.dropout, config.seed, config.n_embd
+    return x * masks(rate, seed, inputs.draws, inputs.positions, site, width, x.dtype)
+
+
+def rmsnorm(x: Tensor) -> Tensor:
+    return functional.rms_norm(x, x.shape[-1:], eps=1e-5)
+
+
+# ---- Random numbers
+
+
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`kamon.engines.philox.philox4x32` of many counters at once: int64, of which 32 bits are used.
+
+    A product's high bits survive where it overflows: they are the same in two's complement.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        product0 = 0xD2511F53 * c0
+        product1 = 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (
+            (product1 >> 32 & MASK32) ^ c1 ^ k0,
+            product1 & MASK32,
+            (product0 >> 32 & MASK32) ^ c3 ^ k1,
+            product0 & MASK32,
+        )
+        k0 = k0 + 0x9E3779B9 & MASK32
+        k1 = k1 + 0xBB67AE85 & MASK32
+    return c0, c1, c2, c3
+
+
+def masks(
+    rate: float,
+    seed: int,
+    draws: tuple[Tensor, Tensor],
+    positions: Tensor,
+    site: int,
+    n_embd: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The factors (N, C) of `kamon.engines.dropout.masks` at one site."""
+    groups = -(-n_embd // 4)
+    group = torch.arange(groups, device=positions.device) + site * groups
+    low, high = draws
+    counter = (group.unsqueeze(0), positions.unsqueeze(1), low.unsqueeze(1), high.unsqueeze(1))
+    key = (seed & MASK32) ^ DROPOUT_KEY, seed >> 32 & MASK32
+    words = torch.stack(philox(counter, key), 2).flatten(1)[:, :n_embd]
+    return (words >= int(rate * 2**32)).to(dtype) * (1 / (1 - rate))
+
+
+def uniform(seed: int, indices: Tensor, position: int) -> Tensor:
+    """`kamon.engines.philox.uniform` of many samples: float64."""
+    counter = (
+        torch.full_like(indices, position & MASK32),
+        torch.full_like(indices, position >> 32),
+        indices & MASK32,
+        indices >> 32 & MASK32,
+    )
+    high, low, _, _ = philox(counter, (seed & MASK32, seed >> 32 & MASK32))
+    return ((high << 21) | (low >> 11)).double() * 2.0**-53
+
+
+def choose(logits: Tensor, temperature: float, u: Tensor) -> Tensor:
+    """`kamon.generation.sampling.choose` for each row of logits (B, V) and its u (B,)."""
+    logits = logits.double()
+    scale = 1 / temperature if temperature else math.inf
+    scaled = logits * scale
+    running = functional.softmax(scaled, 1).cumsum(1)
+    found = torch.searchsorted(running, u.unsqueeze(1) * running[:, -1:], right=True).squeeze(1)
+    cold = ~torch.isfinite(scale * logits.abs().amax(1))
+    return torch.where(cold, logits.argmax(1), found.clamp(max=logits.shape[1] - 1))
+
+
+# ---- The engine
+
+
+def find_device(name: str, size: int) -> torch.device:
+    """auto: the GPU if there is one. ValueError, as a sentence, for a device that is not there.
+
+    size: of the ranks, which cannot add up what lies on mps.
+    """
+    there = ["cpu"]
+    if torch.backends.mps.is_available() and size == 1:
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there.insert(0, "cuda")
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        raise ValueError(
+            f"there is no device {name} that torch can use here, only {' and '.join(there)}"
+        )
+    return torch.device(name)
+
+
+class TorchEngine:
+    """The engine contract (engines/base.py); `train` and `sample` are fused.
+
+    Of several `ranks`, `load` takes over the state of rank 0, and `train` learns from this one's
+    part of each step: both are for all ranks together. What else there is, each does for itself.
+
+    All parameters lie in one buffer, and so do their gradients: the module's are views of them.
+    bfloat16 is the type of products alone; parameters, means and sums stay float32. threads: of
+    the whole process, since torch knows no others; without it as many as torch takes. Their number
+    changes the last bits. compile: by torch.compile, at the first use of each kind of batch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        shapes: Mapping[str, tuple[int, int]],
+        dtype: str = "float32",
+        threads: int | None = None,
+        device: str = "auto",
+        compile: bool = False,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.config = config
+        self.made_of = config, dict(shapes), dtype, threads, device, compile
+        self.dtype = dtype
+        self.lock = RLock()  # held by who reads or changes the parameters
+        self.ranks = ranks = ranks or Ranks()
+        self.device = find_device(device, ranks.size)
+        if dtype == "float64" and self.device.type == "mps":
+            raise ValueError("the device mps has no float64: compute on the cpu, or in float32")
+        if threads:
+            torch.set_num_threads(threads)
+        self.num_params = sum(n_out * n_in for n_out, n_in in shapes.values())
+        real = torch.float64 if dtype == "float64" else torch.float32
+        self.params = torch.zeros(self.num_params, dtype=real, device=self.device)
+        length = -(-self.num_params // ranks.size) * ranks.size
+        self.padded = torch.zeros(length, dtype=real, device=self.device)  # each rank has a piece
+        self.grads = self.padded[: self.num_params]
+        self.gpt = Gpt(config, shapes)
+        at = 0
+        for parameter in self.gpt.parameters():
+            part = slice(at, at + parameter.numel())
+            parameter.data = self.params[part].view(parameter.shape)
+            parameter.grad = self.grads[part].view(parameter.shape)
+            at = part.stop
+        self.adam = torch.optim.AdamW(
+            [self.params],
+            betas=(config.beta1, config.beta2),
+            eps=config.eps_adam,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.params.grad = self.grads
+        self.m, self.v = torch.zeros_like(self.params), torch.zeros_like(self.params)
+        self.num_updates = 0
+        self._place_moments()
+        self.nll: Callable[[Inputs], Tensor] = self.gpt
+        if compile:
+            self.nll = torch.compile(self.gpt, dynamic=True)
+        self.frozen: Gpt | None = None  # a copy of the module, until the parameters change
+
+    def _place_moments(self) -> None:
+        self.adam.state[self.params] = {
+            "step": torch.tensor(float(self.num_updates), device=self.device),
+            "exp_avg": self.m,
+            "exp_avg_sq": self.v,
+        }
+
+    def load(self, state: State) -> None:
+        if not len(state["params"]) == len(state["m"]) == len(state["v"]) == self.num_params:
+            raise ValueError(f"the state does not have this model's {self.num_params} parameters")
+        for name in ("params", "m", "v"):
+            check_numbers(name, state[name], "d")
+        if not 0 <= state["step"] < 2**63:
+            raise ValueError(f"a state cannot have {state['step']} steps")
+        with self.lock, torch.no_grad():
+            for kept, name in ((self.params, "params"), (self.m, "m"), (self.v, "v")):
+                kept.copy_(torch.frombuffer(state[name], dtype=torch.float64))  # type: ignore[literal-required]
+                self.ranks.broadcast(kept)
+            self.grads.zero_()
+            self.num_updates = int(self.ranks.first(state["step"]))
+            self._place_moments()
+            self.frozen = None
+
+    def state(self) -> State:
+        with self.lock:
+            params, m, v = (doubles(tensor) for tensor in (self.params, self.m, self.v))
+            return {"params": params, "m": m, "v": v, "step": self.num_updates}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (self.made_of, self.state())
+
+    def gradients(self) -> array[float]:
+        with self.lock:
+            return doubles(self.grads)
+
+    def logprobs(self, batch: Batch) -> array[float]:
+        c = self.config
+        batch.check()
+        most = MOST_NUMBERS // (16 * c.n_embd + 4 * c.vocab_size)
+        found = array("d")
+        with self.lock, torch.inference_mode(), self._computing():
+            for part in parts(batch, most):
+                if inputs := self._inputs(part, None):
+                    found.extend(doubles(-self.nll(inputs)))
+        return found
+
+    def backward(
+        self, batch: Batch, weights: Sequence[float], draws: Sequence[int] | None = None
+    ) -> array[float]:
+        if len(weights) != batch.num_targets:
+            raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
+        if draws is not None and len(draws) != len(batch):
+            raise ValueError(f"{len(draws)} draws for {len(batch)} documents")
+        batch.check()
+        inputs = self._inputs(batch, draws)
+        if inputs is None:
+            return array("d")
+        given = torch.tensor(list(weights), dtype=self.params.dtype, device=self.device)
+        with self.lock:
+            with self._computing():
+                nll = self.nll(inputs)
+            with self._computing(forward=False):
+                torch.autograd.backward(nll, given)
+            return doubles(-nll.detach())
+
+    def step(self, learning_rate: float) -> None:
+        with self.lock:
+            self._step(learning_rate)
+
+    def _step(self, learning_rate: float) -> None:
+        if clip := self.config.grad_clip:
+            norm = torch.linalg.vector_norm(self.grads)
+            self.grads.mul_(torch.where(norm > clip, clip / norm, 1.0))
+        self.adam.param_groups[0]["lr"] = learning_rate
+        self.adam.step()
+        self.grads.zero_()
+        self.num_updates += 1
+        self.frozen = None
+
+    def train(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> array[float]:
+        plan.docs.check(plan.indices)
+        with self.lock:
+            return self._train(plan, should_stop)
+
+    def _train(self, plan: Plan, should_stop: Callable[[], bool] | None) -> array[float]:
+        losses = array("d")
+        for i, learning_rate in enumerate(plan.learning_rates):
+            begin = i * plan.docs_per_step
+            step = range(begin, begin + plan.docs_per_step)
+            offsets = plan.docs.offsets
+            lengths = [offsets[d + 1] - offsets[d] for d in plan.indices[begin : step.stop]]
+            share = 1 / sum(max(0, length - 1) for length in lengths)
+            total = self._accumulate(plan, self.ranks.part(step), share)
+            stop = should_stop is not None and should_stop()
+            found = self.ranks.gather([total, stop])
+            loss = 0.0
+            for total, _ in found:
+                loss += total
+            losses.append(share * loss)
+            if not math.isfinite(losses[-1]):
+                break
+            self.ranks.add_up(self.padded)
+            self.step(learning_rate)
+            if any(stop for _, stop in found):
+                break
+        return losses
+
+    def _accumulate(self, plan: Plan, own: range, share: float) -> float:
+        """Add the gradient of share · Σ −log p over the documents at these places among the plan's
+        indices; that sum, without the share."""
+        sums = []
+        for first in range(own.start, own.stop, plan.batch_size):
+            places = range(first, min(first + plan.batch_size, own.stop))
+            batch = plan.docs.select(plan.indices[places.start : places.stop])
+            draws = range(plan.first_draw + places.start, plan.first_draw + places.stop)
+            inputs = self._inputs(batch, draws)
+            if inputs is None:
+                continue
+            with self._computing():
+                total = self.nll(inputs).sum()
+            with self._computing(forward=False):
+                torch.autograd.backward(total * share)
+            sums.append(total.detach())
+        added = 0.0
+        for total in sums:  # behind all of them: a GPU is not waited for in between
+            added += total.item()
+        return added
+
+    def sample(self, n: int, temperature: float, seed: int, bos: int, first: int = 0) -> Batch:
+        check_samples(n, temperature, first)
+        if not 0 <= bos < self.config.vocab_size:
+            raise ValueError(f"token {bos} is outside the vocabulary of {self.config.vocab_size}")
+        tokens, offsets = array("i"), array("q", [0])
+        for begin in range(first, first + n, MOST_SAMPLES):
+            indices = torch.arange(begin, min(begin + MOST_SAMPLES, first + n))
+            with self.lock:
+                made = self._side_by_side(indices, temperature, seed, bos)
+            for row in made.tolist():
+                row.append(bos)
+                tokens.extend(row[: row.index(bos)])
+                offsets.append(len(tokens))
+        return Batch(tokens, offsets)
+
+    def _side_by_side(self, indices: Tensor, temperature: float, seed: int, bos: int) -> Tensor:
+        """(B, T) tokens of the samples with these numbers; what is behind a BOS does not count."""
+        cache = self._cache(len(indices))
+        made = []
+        last = torch.full_like(indices, bos)
+        done = torch.zeros_like(indices, dtype=torch.bool)
+        for position in range(self.config.block_size):
+            logits = self._next_logits(last, position, cache).cpu()
+            last = choose(logits, temperature, uniform(seed & MASK64, indices, position))
+            made.append(last)
+            done |= last == bos
+            if done.all():
+                break
+        return torch.stack(made, 1)
+
+    def decoder(self) -> TorchDecoder:
+        return TorchDecoder(self)
+
+    def _cache(self, size: int) -> list[Tensor]:
+        """Room for the keys and values of so many documents."""
+        c = self.config
+        shape = (2, size, c.n_head, c.block_size, c.head_dim)
+        return [self.params.new_zeros(shape) for _ in range(c.n_layer)]
+
+    def _next_logits(
+        self, tokens: Tensor, position: int, cache: list[Tensor], gpt: Gpt | None = None
+    ) -> Tensor:
+        with torch.inference_mode(), self._computing():
+            return (gpt or self.gpt).next_logits(tokens.to(self.device), position, cache)
+
+    @contextmanager
+    def _computing(self, forward: bool = True) -> Iterator[None]:
+        """In the precision that is asked for; MemoryError where there is too little."""
+        half = forward and self.dtype == "bfloat16"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                yield
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise MemoryError from None
+            raise
+
+    def _inputs(self, batch: Batch, draws: Sequence[int] | None) -> Inputs | None:
+        """ValueError for what does not fit; None where there is no target."""
+        c = self.config
+        offsets = batch.offsets
+        if max(map(int.__sub__, offsets[1:], offsets), default=0) > c.block_size + 1:
+            raise ValueError(
+                f"a document has more tokens than the {c.block_size + 1} that "
+                f"block_size {c.block_size} holds"
+            )
+        if len(batch.tokens) and not 0 <= min(batch.tokens) <= max(batch.tokens) < c.vocab_size:
+            raise ValueError(f"a token is outside the vocabulary of {c.vocab_size}")
+        if not batch.num_targets:
+            return None
+        return packed(batch, self.device, draws if c.dropout else None)
+
+
+class TorchDecoder:
+    """Reads one document token by token, with the parameters of the moment it was made."""
+
+    def __init__(self, engine: TorchEngine) -> None:
+        with engine.lock:
+            if engine.frozen is None:
+                engine.frozen = copy.deepcopy(engine.gpt)
+            self.gpt = engine.frozen
+        self.engine = engine
+        self.cache = engine._cache(1)
+        self.position = 0
+
+    def push(self, token: int) -> array[float]:
+        c = self.engine.config
+        if not 0 <= token < c.vocab_size:
+            raise ValueError(f"token {token} is outside the vocabulary of {c.vocab_size}")
+        if self.position == c.block_size:
+            raise ValueError(f"block_size {c.block_size} tokens were pushed: it is full")
+        tokens = torch.tensor([token])
+        logits = self.engine._next_logits(tokens, self.position, self.cache, self.gpt)
+        self.position += 1
+        return doubles(logits[0])
+
+
+def restored(made_of: tuple[Any, ...], state: State) -> TorchEngine:
+    """The engine that was copied or sent here: of one process, whatever it was."""
+    engine = TorchEngine(*made_of)
+    engine.load(state)
+    return engine
+
+
+# ---- Across the line
+
+
+def doubles(numbers: Tensor) -> array[float]:
+    """A copy, flat, of 'd'."""
+    found = array("d", bytes(8 * numbers.numel()))
+    if found:
+        torch.frombuffer(found, dtype=torch.float64).copy_(numbers.detach().flatten())
+    return found
+
+
+def parts(batch: Batch, most: int) -> Iterator[Batch]:
+    """The documents in their order, at most so many tokens at a time, or one document."""
+    begin = 0
+    while begin < len(batch):
+        end = begin + 1
+        while end < len(batch) and batch.offsets[end + 1] - batch.offsets[begin] <= most:
+            end += 1
+        yield batch.select(range(begin, end))
+        begin = end
+
+
+def packed(batch: Batch, device: torch.device, draws: Sequence[int] | None = None) -> Inputs:
+    """A batch that has a target, or more."""
+    if not isinstance(batch.tokens, array):  # but a view of a file
+        batch = batch.select(range(len(batch)))
+    tokens = torch.frombuffer(batch.tokens, dtype=torch.int32).long()
+    offsets = torch.frombuffer(batch.offsets, dtype=torch.int64)
+    lengths = (offsets.diff() - 1).clamp(min=0)
+    B, T = len(lengths), int(lengths.max())  # noqa: N806
+    if int(lengths.min()) == T:
+        rows = tokens.view(B, T + 1)
+        positions = torch.arange(T).repeat(B)
+        found = Inputs(rows[:, :-1].reshape(-1), positions, rows[:, 1:].reshape(-1), (B, T), None)
+    else:
+        row = torch.arange(B).repeat_interleave(lengths)
+        positions = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
+        at = offsets[row] + positions
+        found = Inputs(tokens[at], positions, tokens[at + 1], (B, T), row * T + positions)
+    if draws is not None:
+        low = torch.tensor([draw & MASK32 for draw in draws]).repeat_interleave(lengths)
+        high = torch.tensor([draw >> 32 & MASK32 for draw in draws]).repeat_interleave(lengths)
+        found = replace(found, draws=(low.to(device), high.to(device)))
+    return replace(
+        found,
+        tokens=found.tokens.to(device),
+        positions=found.positions.to(device),
+        targets=found.targets.to(device),
+        slots=None if found.slots is None else found.slots.to(device),
+    )

@@ -1,0 +1,386 @@
+"""How good a model is: its guesses of documents it did not learn from, and what it makes by itself.
+
+Shares are from 0 to 1, lengths in characters, and each figure's formula is at its name.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress, pairwise
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from kamon.data import corpus
+from kamon.data.corpus import Corpus
+from kamon.data.text_windows import consecutive, in_windows, stream
+from kamon.errors import CorpusError, TrainingError
+from kamon.evaluation.nearest import Nearest
+from kamon.model import Model, loaded
+from kamon.ngrams.native import best_ngram
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+MAX_ORDER = 6
+NUM_SIMILAR = 5
+NUM_UNKNOWN_SHOWN = 10
+BOS = "\0"  # no document has it: `kamon.data.corpus` refuses NUL
+MAX_NATS = 700.0  # exp of little more is no float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How well documents are guessed; the lower, the better.
+
+    nats_per_token: the mean of −log p over all targets, each document's end among them;
+    bits_per_char: all bits, those of the ends too, over the number of characters;
+    perplexity: exp(nats_per_token), or None where that is too large for a float.
+    """
+
+    nats_per_token: float
+    bits_per_char: float
+    perplexity: float | None
+
+
+@dataclass(frozen=True)
+class Guessed:
+    """A model and its baselines on the same documents, none of which it learned from.
+
+    num_tokens: targets; num_cut: documents that lost what is behind block_size tokens, and
+    their end. Left out: num_learned, since the model learned them, and num_unknown, since they have
+    characters that it has no tokens for (unknown_chars, sorted).
+
+    uniform: all tokens equally likely; unigram and ngram: learned from what the model learned from,
+    uncut, and reading uncut what the model reads in windows; best_order: of 1 to MAX_ORDER the one
+    that does best on these very documents, which favours the n-gram a little. gain: nats a token by
+    which the model is better than `ngram`.
+    """
+
+    num_docs: int
+    num_tokens: int
+    num_chars: int
+    num_cut: int
+    num_learned: int
+    num_unknown: int
+    unknown_chars: str
+    uniform: Figures
+    unigram: Figures
+    ngram: Figures
+    best_order: int
+    model: Figures
+    gain: float
+
+
+@dataclass(frozen=True)
+class Similar:
+    """A sample that is not in the list, and the document it learned that resembles it most.
+
+    ratio: as `Nearest` has it. document: None where none shares a character.
+    """
+
+    text: str
+    document: str | None
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a model makes by itself, against the list it comes from. Shares are of all samples.
+
+    finished: ended by the model within block_size; unique: different samples; novel: not in the
+    list; in_learned, in_held_out: in that part of it: these two and novel add up to 1.
+    mean_length, mean_length_list: in characters; length_distance: `earth_movers` of the lengths, in
+    characters; bigram_divergence: `jensen_shannon` of the bigrams, in bits. The list is taken
+    uncut, and an unfinished sample as it is. chance_length_distance and chance_bigram_divergence:
+    the same of as many documents drawn from the list (with `seed`): no model can be expected to
+    come closer.
+    similar: the first few different samples that are finished and novel.
+    """
+
+    num_samples: int
+    temperature: float
+    seed: int
+    finished: float
+    unique: float
+    novel: float
+    in_learned: float
+    in_held_out: float
+    mean_length: float
+    mean_length_list: float
+    length_distance: float
+    chance_length_distance: float
+    bigram_divergence: float
+    chance_bigram_divergence: float
+    similar: list[Similar]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found; samples is None where none was asked for."""
+
+    documents: Guessed
+    samples: Sampled | None
+
+
+def evaluate(
+    model: Model | str | Path,
+    docs: Iterable[str] | str | Path | Corpus | None = None,
+    *,
+    n: int = 1000,
+    temperature: float = 1.0,
+    seed: int | None = None,
+) -> Evaluation:
+    """Measure a model on the documents that were held out of its list, and on n samples.
+
+    docs: test on these instead: a list, a path or a built-in list as in `kamon.train`; those that
+    the model learned from are left out. temperature: 1 is the model's own odds, and any other is
+    measured with it. seed: of the samples, by default as in training. Of a model of text no samples
+    are measured.
+
+    CorpusError where there is no document to test on, ConfigError for n, temperature or seed that
+    cannot be.
+
+    >>> import kamon
+    >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=3)
+    >>> found = evaluate(model, ["nora", "hannah"], n=10)
+    >>> found.documents.num_docs, found.documents.num_learned, found.samples.num_samples
+    (1, 1, 10)
+    """
+    model = loaded(model)
+    # As for samples, though n may be 0.
+    replace(model.config, temperature=temperature, seed=model.config.seed if seed is None else seed)
+    # Only what training says was held out was: a part of the same documents may have been learned.
+    learned, held_out = model.parts()
+    if docs is None and "packed" in model.training["corpus"]:
+        raise CorpusError(
+            "the model has learned a packed corpus, whose documents it does not keep: give a FILE "
+            "of documents"
+        )
+    if docs is None and not held_out:
+        raise CorpusError(
+            "the model has learned everything in its list, and nothing was held out to test on: "
+            "give a FILE of other documents"
+        )
+    if docs is None:
+        docs = held_out
+    elif isinstance(docs, Corpus):
+        docs = docs.docs
+    elif isinstance(docs, str | PathLike):
+        composed = model.tokenizer.composed
+        docs = corpus.read(docs, mode=model.config.mode, composed=composed).docs
+    else:
+        docs = corpus.from_docs(docs, composed=model.tokenizer.composed).docs
+    chosen = choose(docs, learned, model.tokenizer.unknown)
+    samples = None
+    if n != 0 and not model.writes_text:
+        made = model.find(n, temperature=temperature, seed=seed)
+        samples = look_at(
+            made.texts,
+            [size < model.config.block_size for size in made.sizes],
+            learned,
+            held_out,
+            temperature,
+            model.config.seed if seed is None else seed,
+        )
+    return Evaluation(guess(model, chosen, learned), samples)
+
+
+# ---- documents it did not learn from
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The documents to test on, and what was left out; see `Guessed`."""
+
+    docs: list[str]
+    num_learned: int
+    num_unknown: int
+    unknown_chars: str
+
+
+def choose(
+    docs: Iterable[str], learned: Iterable[str], unknown_of: Callable[[Iterable[str]], set[str]]
+) -> Chosen:
+    """Each different document that was not learned and has no unknown characters.
+
+    unknown_of: those of some characters that are unknown. CorpusError where none is left.
+
+    >>> docs = ["bo", "anna", "bob", "bo", "ünal"]
+    >>> choose(docs, ["anna"], lambda chars: set(chars) - set("abno"))
+    Chosen(docs=['bo', 'bob'], num_learned=1, num_unknown=1, unknown_chars='lü')
+    """
+    seen = set(learned)
+    different = list(dict.fromkeys(docs))
+    new = [doc for doc in different if doc not in seen]
+    strange = unknown_of(set().union(*new))
+    found = [doc for doc in new if strange.isdisjoint(doc)]
+    unknown = "".join(sorted(strange))
+    if not found:
+        why = "it learned them all"
+        if new:
+            why = f"those that it did not learn have characters it does not know ({some(unknown)})"
+        raise CorpusError(f"there is no document to test the model on: {why}")
+    return Chosen(found, len(different) - len(new), len(new) - len(found), unknown)
+
+
+def some(chars: str) -> str:
+    """The first of many characters, for a sentence.
+
+    >>> some("ABCDEFGHIJKL")
+    "'ABCDEFGHIJ' and 2 more"
+    """
+    more = len(chars) - NUM_UNKNOWN_SHOWN
+    return f"{chars[:NUM_UNKNOWN_SHOWN]!r}{f' and {more:,} more' if more > 0 else ''}"
+
+
+def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
+    """The figures of the model, and of what it must beat, on the chosen documents."""
+    tokenizer, block_size = model.tokenizer, model.config.block_size
+    text = model.config.mode == "text"
+    whole = text or model.config.long_documents == "windows"
+    batch = tokenizer.encode_documents(chosen.docs, None if whole else block_size)
+    ended = [tokens[-1] == tokenizer.bos for tokens in batch]
+    num_cut = len(batch) - sum(ended)
+    num_chars = sum(tokenizer.num_chars(chosen.docs, [len(tokens) - 1 for tokens in batch]))
+    seen = batch  # by the model: as in training
+    if text:
+        seen = consecutive(stream(batch), block_size)
+    elif whole:
+        seen = in_windows(batch, block_size, random.Random(0))
+
+    def measured(nats: float) -> Figures:
+        return figures(nats, batch.num_targets, num_chars)
+
+    nats = -math.fsum(model.engine.logprobs(seen))
+    if not math.isfinite(nats):
+        raise TrainingError(
+            "the model's odds are no longer finite: a smaller learning_rate may help in training"
+        )
+    ngram, grams = best_ngram(
+        tokenizer.encode_documents(learned), batch, tokenizer.vocab_size, MAX_ORDER
+    )
+    best = min(grams)
+    return Guessed(
+        num_docs=len(batch),
+        num_tokens=batch.num_targets,
+        num_chars=num_chars,
+        num_cut=num_cut,
+        num_learned=chosen.num_learned,
+        num_unknown=chosen.num_unknown,
+        unknown_chars=chosen.unknown_chars,
+        uniform=measured(batch.num_targets * math.log(tokenizer.vocab_size)),
+        unigram=measured(grams[0]),
+        ngram=measured(best),
+        best_order=ngram.order,
+        model=measured(nats),
+        gain=(best - nats) / batch.num_targets,
+    )
+
+
+def figures(nats: float, num_tokens: int, num_chars: int) -> Figures:
+    """Of `nats` in all.
+
+    >>> figures(6 * math.log(4), num_tokens=6, num_chars=4)  # a token is one of four
+    Figures(nats_per_token=1.3862943611198906, bits_per_char=3.0, perplexity=4.0)
+    """
+    mean = nats / num_tokens
+    perplexity = math.exp(mean) if mean < MAX_NATS else None
+    return Figures(mean, nats / math.log(2) / num_chars, perplexity)
+
+
+# ---- what it makes by itself
+
+
+def look_at(
+    texts: Sequence[str],
+    finished: Sequence[bool],
+    learned: Sequence[str],
+    held_out: Sequence[str],
+    temperature: float,
+    seed: int,
+) -> Sampled:
+    """The figures of these samples, one or more; `finished` says which the model ended."""
+    docs = [*learned, *held_out]
+    in_learned, in_held_out = set(learned), set(held_out)
+    in_list = in_learned | in_held_out
+    ended = list(compress(texts, finished))
+    unended = [text for text, end in zip(texts, finished, strict=True) if not end]
+    known = sum(text in in_learned for text in texts)
+    known_held_out = sum(text in in_held_out for text in texts)
+    new = [text for text in dict.fromkeys(ended) if text not in in_list]
+    drawn = random.Random(seed).choices(docs, k=len(texts))
+    lengths, pairs = Counter(map(len, docs)), bigrams(docs)
+    shown = new[:NUM_SIMILAR]
+    nearest = zip(shown, map(Nearest(learned), shown), strict=True)
+    return Sampled(
+        num_samples=len(texts),
+        temperature=temperature,
+        seed=seed,
+        finished=len(ended) / len(texts),
+        unique=len(set(texts)) / len(texts),
+        novel=(len(texts) - known - known_held_out) / len(texts),
+        in_learned=known / len(texts),
+        in_held_out=known_held_out / len(texts),
+        mean_length=sum(map(len, texts)) / len(texts),
+        mean_length_list=sum(map(len, docs)) / len(docs),
+        length_distance=earth_movers(Counter(map(len, texts)), lengths),
+        chance_length_distance=earth_movers(Counter(map(len, drawn)), lengths),
+        bigram_divergence=jensen_shannon(bigrams(ended, unended), pairs),
+        chance_bigram_divergence=jensen_shannon(bigrams(drawn), pairs),
+        similar=[Similar(text, doc or None, ratio) for text, (doc, ratio) in nearest],
+    )
+
+
+def bigrams(docs: Iterable[str], unended: Iterable[str] = ()) -> Counter[tuple[str, str]]:
+    """How often each pair of neighbours occurs, BOS before and behind; `unended` have none behind.
+
+    >>> sorted(bigrams(["ab", "b"]).elements())
+    [('\\x00', 'a'), ('\\x00', 'b'), ('a', 'b'), ('b', '\\x00'), ('b', '\\x00')]
+    """
+    text = BOS + "".join([doc + BOS for doc in docs])  # the end of one, the start of the next
+    counts = Counter(pairwise(text))
+    for doc in unended:
+        counts.update(pairwise(BOS + doc))
+    return counts
+
+
+def earth_movers(p: Counter[int], q: Counter[int]) -> float:
+    """By how much values counted in `p` must change, on average, to be distributed as those in `q`.
+
+    The earth mover's or first Wasserstein distance: ∫ |P(x) − Q(x)| dx, where P(x) and Q(x) are the
+    shares of the values up to x. In the unit of the values; symmetric; 0 for equal shares. Neither
+    may be empty.
+
+    >>> earth_movers(Counter([3, 5]), Counter([4, 8]))  # 3 to 4, 5 to 8
+    2.0
+    """
+    num_p, num_q = p.total(), q.total()
+    up_to_p = up_to_q = moved = 0
+    for value, following in pairwise(sorted(p.keys() | q.keys())):
+        up_to_p += p[value]
+        up_to_q += q[value]
+        moved += abs(up_to_p * num_q - up_to_q * num_p) * (following - value)
+    return moved / (num_p * num_q)
+
+
+def jensen_shannon(p: Counter[Any], q: Counter[Any]) -> float:
+    """How unlike two distributions are: 0 bits where they are equal, 1 where they share nothing.
+
+    ½ Σ P log2(P / M) + ½ Σ Q log2(Q / M), where P and Q are the shares in `p` and `q`, and M is
+    the mean of the two. Symmetric. Neither may be empty.
+
+    >>> jensen_shannon(Counter("ab"), Counter("ab")), jensen_shannon(Counter("ab"), Counter("c"))
+    (0.0, 1.0)
+    """
+    num_p, num_q = p.total(), q.total()
+    terms = []
+    for key in p.keys() | q.keys():
+        share_p, share_q = p[key] / num_p, q[key] / num_q
+        mean = (share_p + share_q) / 2
+        terms += [share * math.log2(share / mean) for share in (share_p, share_q) if share]
+    return min(1.0, max(0.0, math.fsum(terms) / 2))  # rounding may leave that by a hair

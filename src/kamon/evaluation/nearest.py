@@ -1,0 +1,136 @@
+"""What is known of a text: how likely the model finds it, and which document it resembles most."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from kamon.engines.base import Reader
+from kamon.engines.batch import pack
+from kamon.engines.loops import document_logprobs
+from kamon.engines.spans import answer_logprobs
+from kamon.tokenizers.base import Tokenizer
+from kamon.tokenizers.prompts import prompted
+
+if TYPE_CHECKING:
+    from kamon.model import Model
+
+NUL = "\0"
+
+
+def logprobs(
+    model: Reader, tokenizer: Tokenizer, texts: Sequence[str], prompt: str | None = None
+) -> list[float]:
+    """log p of each text in nats, at temperature 1 and under no conditions; with a prompt, as an
+    answer to it.
+
+    Its end counts, but for a text that fills block_size, which the model did not end.
+    """
+    if prompt is not None:
+        most = model.config.block_size + 1
+        found = [prompted(tokenizer, prompt, text) for text in texts]
+        whole = pack(tokens[:most] for tokens, _ in found)
+        spans = [span for _, span in found]
+        sizes = [end - begin - 1 for begin, end in pairwise(whole.offsets)]
+        return answer_logprobs(model.logprobs(whole), spans, sizes)
+    batch = tokenizer.encode_documents(texts, model.config.block_size)
+    return document_logprobs(model, batch)[0].tolist()
+
+
+class Detail(NamedTuple):
+    """What is known of a sample. logprob: as of `logprobs`; nearest: (document, similarity)."""
+
+    text: str
+    logprob: float
+    in_list: bool
+    nearest: tuple[str, float] | None
+
+
+def details(
+    model: Model,
+    texts: Sequence[str],
+    prompt: str | None = None,
+    *,
+    known: Collection[str],
+    nearest: bool = False,
+) -> Iterator[Detail]:
+    """A Detail for each, one after the other. known: those of the texts that are in the list;
+    nearest: whether the document that each resembles most is found, too."""
+    most_similar = Nearest(model.docs) if nearest else None
+    costs = logprobs(model.engine, model.tokenizer, texts, prompt)
+    for text, logprob in zip(texts, costs, strict=True):
+        near = most_similar(text) if most_similar else None
+        yield Detail(text, logprob, text in known, near)
+
+
+class Nearest:
+    """Finds the document that is most similar to a text; of equally similar ones the first.
+
+    The similarity is that of `difflib.SequenceMatcher`, without its automatic junk: twice the
+    characters in common blocks, over the characters of both. The characters in the longest common
+    subsequence can only be more, and those that occur in the text at all more still: where even
+    their number cannot win, no blocks are looked for. ValueError for a document with NUL, which
+    `kamon.data.corpus` refuses.
+    """
+
+    def __init__(self, docs: Sequence[str]) -> None:
+        self.docs = docs
+        self.joined = "".join([doc + NUL for doc in docs])
+        self.lengths = list(map(len, docs))
+        if self.joined.count(NUL) != len(self.lengths):
+            raise ValueError("a document has a NUL, which separates them here")
+        self.chars = set(self.joined) - {NUL}
+
+    def __call__(self, text: str) -> tuple[str, float]:
+        """The document and its similarity, from 0 to 1; ("", 0.0) where none has a character."""
+        from difflib import SequenceMatcher
+
+        size = len(text)
+        foreign = dict.fromkeys(map(ord, self.chars.difference(text)))
+        shared = self.joined.translate(foreign).split(NUL)[:-1]  # the rest of each
+        alike: dict[tuple[int, int], list[int]] = {}  # places, by characters left and at first
+        for place, sizes in enumerate(zip(map(len, shared), self.lengths, strict=True)):
+            alike.setdefault(sizes, []).append(place)
+        bounds = {(left, n): 2.0 * min(left, size) / (size + n) for left, n in alike if left}
+        matcher = SequenceMatcher(None, "", text, autojunk=False)
+        masks = positions(text)
+        best, similarity = -1, 0.0
+        for sizes in sorted(bounds, key=bounds.__getitem__, reverse=True):
+            if bounds[sizes] < similarity:
+                break
+            both = size + sizes[1]
+            for place in alike[sizes]:
+                bound = 2.0 * common_subsequence(masks, shared[place]) / both
+                if bound < similarity or (bound == similarity and place > best):
+                    continue
+                matcher.set_seq1(self.docs[place])
+                ratio = matcher.ratio()
+                if ratio > similarity or (ratio == similarity and place < best):
+                    best, similarity = place, ratio
+        return ("", 0.0) if best < 0 else (self.docs[best], similarity)
+
+
+def positions(text: str) -> dict[str, int]:
+    """Of each character where it stands: bit i is set for text[i]. And under "" all bits."""
+    found = {"": (1 << len(text)) - 1}
+    for place, char in enumerate(text):
+        found[char] = found.get(char, 0) | 1 << place
+    return found
+
+
+def common_subsequence(masks: dict[str, int], other: str) -> int:
+    """How many characters the longest subsequence has that a text and `other` share.
+
+    masks: `positions` of the text, which has each character of `other`. Source: Hyyrö 2004,
+    "Bit-parallel LCS-length computation revisited": a bit turns 0 where a prefix of the text has
+    one character more in common with what was read of `other`.
+
+    >>> common_subsequence(positions("johanna"), "hanno")
+    4
+    """
+    whole = row = masks[""]
+    for char in other:
+        hit = row & masks[char]
+        row = (row + hit) | (row - hit)
+    return (~row & whole).bit_count()

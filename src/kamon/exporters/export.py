@@ -1,0 +1,157 @@
+"""A model as one file for programs that are not Kamon: JSON, a Python program, ONNX.
+
+    json     settings, tokens and parameters as they are, for any language
+    python   standalone.py with the model in it: needs Python alone, equals the scalar engine
+    onnx     a decoder step with a KV cache (`kamon.exporters.onnx`)
+
+The same model makes the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from kamon.engines.parameters import parameter_shapes
+from kamon.errors import ConfigError
+from kamon.finetuning.reward_model import KIND as REWARD
+from kamon.model import Model, loaded, stored
+from kamon.storage import model_dir
+from kamon.storage.checkpoint import Stored, little_endian
+
+FORMATS = ("json", "python", "onnx")
+LEARNED = "# ---- 6. What was learned"  # the last part of standalone.py
+WIDTH = 100  # of lines
+
+
+def export(model: Model | str | Path | Stored, format: str) -> bytes:
+    """The file. ConfigError for an unknown format, and for a model that it cannot have.
+
+    model: or its directory, or what `kamon.storage.model_dir.load` returns.
+
+    >>> import json, kamon
+    >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
+    >>> file = export(model, "json")
+    >>> json.loads(file)["tokenizer"]
+    {'type': 'char', 'chars': ['a', 'h', 'n', 'o', 'r'], 'normalization': 'NFC'}
+    """
+    if isinstance(model, str | PathLike):
+        model = model_dir.load(model)
+    elif not isinstance(model, Stored):
+        model = stored(loaded(model), model.engine.state()["params"])
+    if format == "json":
+        return to_json(model)
+    if format == "python":
+        return to_python(model)
+    if format == "onnx":
+        try:
+            from kamon.exporters.onnx import to_onnx
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "onnx":
+                raise
+            raise ConfigError("ONNX files need onnx: pip install 'kamon[onnx]'") from None
+        return to_onnx(model)
+    raise ConfigError(f"unknown format {format!r}: there are {', '.join(FORMATS)}")
+
+
+def fits_float32(params: array[float]) -> bool:
+    """Whether float32 holds each number as it is."""
+    return array("d", array("f", params)) == params
+
+
+# ---- JSON
+
+
+def to_json(stored: Stored) -> bytes:
+    """One object: config, tokenizer, special (tokens by name), params (rows by name).
+
+    A number is the shortest that is read as the same float64, so a float32 comes back, too.
+    """
+    left = iter(stored.params)
+    params = {
+        name: [list(islice(left, n_in)) for _ in range(n_out)]
+        for name, (n_out, n_in) in parameter_shapes(stored.config).items()
+    }
+    content = {
+        "format": "kamon",
+        "version": 1,
+        "config": asdict(stored.config),
+        "tokenizer": json.loads(stored.tokenizer.to_json()),
+        "special": stored.tokenizer.special,
+        "params": params,
+    }
+    return json.dumps(content, allow_nan=False).encode() + b"\n"
+
+
+# ---- Python
+
+
+def to_python(stored: Stored) -> bytes:
+    """standalone.py with this model for its last part.
+
+    Numbers are in base 64, as float32 where that holds them all. They are not compressed: it would
+    save 7%, and cost that the same model makes the same bytes with any library.
+    """
+    from importlib.resources import files
+
+    config, tokenizer = stored.config, stored.tokenizer
+    if config.mode == "text":
+        raise ConfigError(
+            "the Python file makes documents, which have an end, and this model has learned a "
+            "text: --format onnx and --format json have it"
+        )
+    if stored.training.get("tuning", {}).get("kind") == REWARD:
+        raise ConfigError(
+            "the Python file makes documents, and this is a reward model, which judges them: "
+            "--format onnx and --format json have it"
+        )
+    type_ = "f" if fits_float32(stored.params) else "d"
+    numbers = base64.b64encode(little_endian(array(type_, stored.params)).tobytes()).decode()
+    content: dict[str, Any] = json.loads(tokenizer.to_json())
+    pieces: list[str] = []
+    if "chars" in content:
+        pieces = [tokenizer.piece(token) for token in range(config.vocab_size)]
+    code = files("kamon").joinpath("standalone.py").read_text(encoding="utf-8")
+    code, _, last = code.partition(LEARNED)
+    end = last[last.index("\nif __name__") :]
+    learned = [
+        f"{LEARNED} ".ljust(WIDTH - 1, "-"),
+        "",
+        f"N_LAYER, N_HEAD, N_EMBD = {config.n_layer}, {config.n_head}, {config.n_embd}",
+        f"BLOCK_SIZE, VOCAB_SIZE, BOS = {config.block_size}, {config.vocab_size}, {tokenizer.bos}",
+        f"TEMPERATURE, SEED = {config.temperature!r}, {config.seed}  # of samples, by default",
+        *literal("CHARACTERS: list[str]", map(ascii, pieces)),
+        *literal(
+            "MERGES: list[tuple[int, int]]", (f"({a}, {b})" for a, b in content.get("merges", []))
+        ),
+        *literal("SPECIALS: list[str]", map(ascii, content.get("specials", []))),
+        f"SPLIT_VERSION = {content.get('version', 1)}  # of the pieces that a text is split into",
+        f"COMPOSED = {tokenizer.composed}  # whether texts are brought to NFC",
+        f'NUMBER = "{type_}"  # {"float32" if type_ == "f" else "float64"}, low byte first',
+        'WEIGHTS = """',
+        *(numbers[i : i + WIDTH] for i in range(0, len(numbers), WIDTH)),
+        '"""',
+    ]
+    return (code + "\n".join(learned) + "\n" + end).encode()
+
+
+def literal(name: str, items: Iterable[str]) -> Iterator[str]:
+    """The lines of a list, as many items in each as fit."""
+    lines = [""]
+    for item in items:
+        if lines[-1] and len(lines[-1]) + len(item) + 6 > WIDTH:
+            lines.append("")
+        lines[-1] += f"{' ' if lines[-1] else ''}{item},"
+    if lines == [""]:
+        yield f"{name} = []"
+        return
+    yield f"{name} = ["
+    yield from (f"    {line}" for line in lines)
+    yield "]"

@@ -1,0 +1,153 @@
+"""A model as ONNX: one step of the decoder, for B documents side by side.
+
+    token         (B,) int64        the last token of each document
+    position      () int64          its place, from 0: that of BOS is 0
+    past_keys     (L, B, H, T, D)   what the steps before gave as present_keys; T is 0 at first
+    past_values   (L, B, H, T, D)
+    logits        (B, V)            of the token behind it
+    present_keys, present_values    (L, B, H, T + 1, D)
+
+L n_layer, H n_head, D n_embd / n_head, V vocab_size, T = position; all numbers are float32. The
+initializers have the names of `parameter_shapes`. What a program needs beside is in the metadata:
+config and tokenizer as JSON, bos, block_size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from onnx import NodeProto, TensorProto, ValueInfoProto, checker, helper
+
+from kamon._version import __version__
+from kamon.engines.parameters import num_params, parameter_shapes
+from kamon.errors import ConfigError
+from kamon.storage.checkpoint import little_endian
+
+if TYPE_CHECKING:
+    from kamon.config import Config
+    from kamon.storage.checkpoint import Stored
+
+OPSET = 17  # of 2022: old runtimes know it
+IR_VERSION = 8  # that came with it
+MOST_BYTES = 2**31 - (1 << 20)  # of the numbers: protobuf ends at 2 GiB
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+
+
+def to_onnx(stored: Stored) -> bytes:
+    """ConfigError where the parameters are too many for one file, or too large for float32."""
+    config = stored.config
+    if 4 * num_params(config) > MOST_BYTES:
+        raise ConfigError(
+            f"the {num_params(config):,} parameters are more than an ONNX file of 2 GiB holds"
+        )
+    numbers = array("f", stored.params)
+    if not all(map(math.isfinite, numbers)):
+        raise ConfigError("the parameters are too large for the float32 of an ONNX file")
+    numbers = little_endian(numbers)
+    initializers, end = [], 0
+    for name, (n_out, n_in) in parameter_shapes(config).items():
+        begin, end = end, end + n_out * n_in
+        content = numbers[begin:end].tobytes()
+        initializers.append(helper.make_tensor(name, FLOAT, (n_out, n_in), content, raw=True))
+    head_dim = config.head_dim
+    initializers += [
+        helper.make_tensor("eps", FLOAT, (), [1e-5]),
+        helper.make_tensor("scale", FLOAT, (), [head_dim**-0.5]),
+        helper.make_tensor("heads", INT64, (4,), [0, config.n_head, 1, head_dim]),  # 0: as it is
+        helper.make_tensor("flat", INT64, (2,), [0, config.n_embd]),
+        helper.make_tensor("first", INT64, (1,), [0]),
+        *(helper.make_tensor(f"layer{i}", INT64, (), [i]) for i in range(config.n_layer)),
+    ]
+    graph = helper.make_graph(
+        *(nodes(config), "kamon", inputs(config), outputs(config), initializers),
+        doc_string=__doc__,
+    )
+    model = helper.make_model(
+        graph,
+        producer_name="kamon",
+        producer_version=__version__,
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
+    helper.set_model_props(
+        model,
+        {
+            "config": json.dumps(asdict(config)),
+            "tokenizer": stored.tokenizer.to_json(),
+            "special": json.dumps(stored.tokenizer.special),
+            "bos": str(stored.tokenizer.bos),
+            "block_size": str(config.block_size),
+        },
+    )
+    checker.check_model(model, full_check=True)
+    done: bytes = model.SerializeToString(deterministic=True)
+    return done
+
+
+def cache(config: Config, name: str, length: str) -> ValueInfoProto:
+    shape = (config.n_layer, "B", config.n_head, length, config.head_dim)
+    return helper.make_tensor_value_info(name, FLOAT, shape)
+
+
+def inputs(config: Config) -> list[ValueInfoProto]:
+    return [
+        helper.make_tensor_value_info("token", INT64, ("B",)),
+        helper.make_tensor_value_info("position", INT64, ()),
+        cache(config, "past_keys", "T"),
+        cache(config, "past_values", "T"),
+    ]
+
+
+def outputs(config: Config) -> list[ValueInfoProto]:
+    return [
+        helper.make_tensor_value_info("logits", FLOAT, ("B", config.vocab_size)),
+        cache(config, "present_keys", "T + 1"),
+        cache(config, "present_values", "T + 1"),
+    ]
+
+
+def nodes(config: Config) -> list[NodeProto]:
+    """`kamon.engines.scalar.gpt`, operation by operation."""
+    found: list[NodeProto] = []
+
+    def add(op: str, *operands: str, out: str = "", **attributes: Any) -> str:
+        """One operation; the name of its result."""
+        name = out or f"x{len(found)}"
+        found.append(helper.make_node(op, operands, [name], **attributes))
+        return name
+
+    def linear(x: str, weights: str, out: str = "") -> str:
+        return add("Gemm", x, weights, out=out, transB=1)
+
+    def rmsnorm(x: str) -> str:
+        mean_square = add("ReduceMean", add("Mul", x, x), axes=[-1])
+        return add("Div", x, add("Sqrt", add("Add", mean_square, "eps")))
+
+    def remembered(past: str, layer: str, new: str) -> str:
+        """(B, H, T + 1, D): those of a layer so far, and the new one."""
+        earlier = add("Gather", past, layer, axis=0)
+        return add("Concat", earlier, add("Reshape", new, "heads"), axis=2)
+
+    x = rmsnorm(add("Add", add("Gather", "wte", "token"), add("Gather", "wpe", "position")))
+    present_keys, present_values = [], []
+    for i in range(config.n_layer):
+        normed = rmsnorm(x)
+        q = add("Reshape", linear(normed, f"layer{i}.attn_wq"), "heads")
+        keys = remembered("past_keys", f"layer{i}", linear(normed, f"layer{i}.attn_wk"))
+        values = remembered("past_values", f"layer{i}", linear(normed, f"layer{i}.attn_wv"))
+        present_keys.append(add("Unsqueeze", keys, "first"))
+        present_values.append(add("Unsqueeze", values, "first"))
+        fits = add("MatMul", q, add("Transpose", keys, perm=[0, 1, 3, 2]))
+        weights = add("Softmax", add("Mul", fits, "scale"), axis=-1)
+        seen = add("Reshape", add("MatMul", weights, values), "flat")
+        x = add("Add", linear(seen, f"layer{i}.attn_wo"), x)
+        hidden = add("Relu", linear(rmsnorm(x), f"layer{i}.mlp_fc1"))
+        x = add("Add", linear(hidden, f"layer{i}.mlp_fc2"), x)
+    linear(x, "lm_head", out="logits")
+    add("Concat", *present_keys, out="present_keys", axis=0)
+    add("Concat", *present_values, out="present_values", axis=0)
+    return found

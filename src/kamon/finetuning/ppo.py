@@ -1,0 +1,561 @@
+"""Learning from a reward: PPO, by samples of the model itself.
+
+A step draws documents at temperature 1, judges each, and makes several updates that raise the
+probability of those above the others (Schulman et al. 2017, arXiv:1707.06347). There is no prompt,
+so all documents of a step are one group, and the mean reward of the others is the baseline of each:
+a group baseline in place of a critic, as in RLOO and GRPO (see `objectives.group_advantages`).
+A critic can be had: a model beside that says good or bad behind each prefix, and the odds of good
+are the gain to expect there (`objectives.critic_weights`); then each token has its own advantage.
+
+What a document gains is its reward, in standard deviations of the base model's rewards, less
+beta · (log p − log p_base): the KL to the base, of which the model shall not move far. beta adapts
+so that this KL comes to a target. Source of both: Ziegler et al. 2019, "Fine-tuning language models
+from human preferences", arXiv:1909.08593, section 2.2.
+
+Document i of step s is number FIRST + s · batch_size + i of the counter generator, and beta follows
+from what the step before measured, which metrics.jsonl has: so a step depends on (seed, step), the
+parameters and Adam's moments alone, and going on comes to the same, bit for bit.
+
+With a prompt what is drawn are answers to it: a reward model judges each behind the prompt, and the
+prompt's own tokens are in no KL, no loss and no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, cycle, islice, pairwise
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kamon.config import checked_int, checked_positive
+from kamon.engines.base import Engine, untrained
+from kamon.engines.batch import BAD, GOOD, Batch, pack
+from kamon.engines.factory import make_engine
+from kamon.engines.numerics import mean
+from kamon.errors import ConfigError
+from kamon.finetuning.expand_vocab import extend
+from kamon.finetuning.loop import (
+    NewEngine,
+    Start,
+    Steps,
+    Tuning,
+    base_of,
+    configured,
+    fingerprint,
+    resume_tuning,
+    tune,
+)
+from kamon.finetuning.losses import (
+    advantages_with_critic,
+    critic_loss,
+    critic_values,
+    critic_weights,
+    group_advantages,
+    ppo_loss,
+    ppo_weights,
+)
+from kamon.finetuning.metrics import answers_logprobs, collapse, novelty, uniqueness, win_rate
+from kamon.finetuning.preferences import parse_rule
+from kamon.finetuning.reward_model import is_reward_model, reward_of
+from kamon.generation.sampling import SampleRequest, sample
+from kamon.model import Model, load, loaded
+from kamon.storage.checkpoint import critic_config, unpack_documents
+from kamon.tokenizers.base import Tokenizer
+from kamon.tokenizers.prompts import before_answer
+
+if TYPE_CHECKING:
+    from kamon.storage.metrics import Metrics
+    from kamon.training.loop import Progress
+
+KIND = "ppo"
+PICKED = {
+    "num_steps": 40,
+    "batch_size": 256,  # documents
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.002,
+    "min_lr": 0.0,
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+}
+TAKEN = ("temperature",)  # settings beside those of every tuning
+UPDATES = 4
+CLIP = 0.2
+BETA = 0.5
+KL_TARGET = 1.0  # nats a document
+GAIN = 0.5  # of the controller of beta: per step, at most a tenth up or down
+MOST_ERROR = 0.2
+FIRST = 1 << 40  # number of the first document that is drawn; those of `sample` begin at 0
+NUM_BASE = 1_000  # documents of the base model, and of the tuned one at the end
+NUM_BASE_SLOWLY = 100  # by an engine without fused calls
+
+DEVIATIONS = 4  # around the base's mean: the gains that a critic can tell apart
+CRITIC_RATE = 0.005  # learning rate of a critic
+DECAY = 0.95  # λ of the advantages by a critic
+READ_FOR_ROWS = 100  # documents from which the critic's first rows are found
+
+Reward = Callable[[Sequence[str]], Sequence[float]]
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+
+
+def next_beta(beta: float, kl: float, target: float) -> float:
+    """The coefficient of the next step: more where this one's KL is above the target, else less.
+
+    Source: Ziegler et al. 2019, equation 3; their gain is a tenth, for as many more steps.
+
+    >>> next_beta(1.0, 6.0, 3.0), next_beta(1.0, 3.0, 3.0)
+    (1.1, 1.0)
+    """
+    error = min(max((kl - target) / target, -MOST_ERROR), MOST_ERROR)
+    return beta * (1 + GAIN * error)
+
+
+def rewards_by(tuning: Tuning, reward: Reward | None) -> Reward:
+    """What judges texts, by a tuning's settings. ConfigError where it cannot be found again."""
+    kept = tuning.settings["reward"]
+    if reward is not None:
+        return reward
+    if "rule" in kept:
+        return by_rule(kept["rule"])
+    if kept.get("path") is None:
+        raise ConfigError(
+            f"the reward was {kept['name']}, which no directory keeps: go on from Python, by "
+            "kamon.finetuning.ppo.resume with the same function"
+        )
+    model = load_reward(kept["path"])
+    if fingerprint_of(model) != kept["sha256"]:
+        raise ConfigError(
+            f"{kept['path']} is not the reward model that this began with: put that one back"
+        )
+    return by_model(model, tuning.settings.get("prompt"))
+
+
+def by_rule(text: str) -> Reward:
+    """1 for a text that fulfils a rule (`preferences.parse_rule`), 0 for others."""
+    rule = parse_rule(text)
+    return lambda texts: [float(rule(each)) for each in texts]
+
+
+def by_model(model: Model, prompt: str | None = None) -> Reward:
+    return lambda texts: reward_of(model, texts, prompt)
+
+
+def load_reward(path: str | Path, **options: Any) -> Model:
+    model = load(path, **options)
+    if not is_reward_model(model):
+        raise ConfigError(f"{path} gives no rewards: `kamon reward` makes a model that does")
+    return model
+
+
+def fingerprint_of(model: Model) -> str:
+    return fingerprint(model.config, model.tokenizer, model.engine.state()["params"])
+
+
+def ppo(
+    model: Model | str | Path,
+    reward: Model | str | Path | Reward | None = None,
+    *,
+    prefer: str | None = None,
+    prompt: str | None = None,
+    base: str | Path | None = None,
+    updates: int = UPDATES,
+    clip: float = CLIP,
+    beta: float = BETA,
+    kl_target: float = KL_TARGET,
+    max_kl: float | None = None,
+    critic: bool = False,
+    engine: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    checkpoint_every: str | int | None = None,
+    on_start: Callable[[Start], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_step: OnStep | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **settings: Any,
+) -> Model:
+    """`model`, tuned so that its samples earn more. ConfigError where all samples of the model have
+    the same reward.
+
+    model: or its directory. reward: a reward model, or its directory, or a function of texts; or
+    `prefer`, a rule as of `preferences.parse_rule`, which a text fulfils (1) or not
+    (0). prompt: samples are answers to it; a reward model judges them as such, a rule or a function
+    is given the answer alone.
+    updates: so many are made from the documents of a step; clip: how far a ratio of probabilities
+    may go; beta: the first coefficient of the KL, kl_target: the KL that it is steered to, in nats
+    a document; max_kl: the tuning ends where a step would lead beyond, and that step is taken back.
+    critic: a learned baseline in place of the group's mean. on_step is called behind each step,
+    with its number from 1, how many there are, and what was measured. base: where the model was
+    loaded from. settings: batch_size (documents of a step) and the others of `tune.SETTINGS`,
+    temperature (of later samples: those of a step have 1); what is not given is picked. For the
+    other arguments and errors see `kamon.train`.
+    """
+    path = model if isinstance(model, str | PathLike) else None
+    base = base or path
+    options = {"dtype": dtype, "threads": threads, "device": device, "compile": compile}
+    model = loaded(model, "the model to tune", engine=engine, **options)
+    model.check_documents("rewards are of documents")
+    if is_reward_model(model):
+        raise ConfigError("the model to tune is a reward model: start from its base")
+    updates = checked_int("updates", updates, 1)
+    clip, beta = checked_positive("clip", clip), checked_positive("beta", beta)
+    kl_target = checked_positive("kl_target", kl_target)
+    max_kl = None if max_kl is None else checked_positive("max_kl", max_kl)
+    config = configured(model.config, PICKED, settings, *TAKEN)
+    checked_int("batch_size", config.batch_size, 2)
+    before = before_answer(model.tokenizer, prompt, config.block_size)
+    judge, kept = judge_of(reward, prefer, prompt)
+    params = model.engine.state()["params"]
+    reference = make_engine(
+        engine, config, dtype=dtype, threads=threads, device=device, compile=compile
+    )
+    reference.load(untrained(params))
+    number = num_measured(reference)
+    texts, _ = rollouts(reference, model.tokenizer, number, config.seed, 0, before)
+    base_rewards = judged(judge, texts)
+    check_differ(base_rewards, prefer)
+    tuning = Tuning(
+        kind=KIND,
+        config=config,
+        tokenizer=model.tokenizer,
+        params=params,
+        settings={
+            "reward": kept,
+            "clip": clip,
+            "beta": beta,
+            "kl_target": kl_target,
+            "max_kl": max_kl,
+            "critic": critic,
+            **({} if prompt is None else {"prompt": prompt}),
+        },
+        examples=[{"text": t, "reward": r} for t, r in zip(texts, base_rewards, strict=True)],
+        source=kept["name"],
+        base=base_of(model, base),
+        documents=model.documents,
+        updates=updates,
+        frozen=params,
+    )
+    return tune(
+        tuning,
+        lambda tuning, new_engine: steps_of(tuning, new_engine, judge, on_step),
+        engine=engine,
+        dtype=dtype,
+        threads=threads,
+        device=device,
+        compile=compile,
+        output=output,
+        overwrite=overwrite,
+        checkpoint_every=checkpoint_every,
+        on_start=on_start,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def resume(
+    path: str | Path, reward: Reward | None = None, *, on_step: OnStep | None = None, **how: Any
+) -> Model:
+    """Go on with what `ppo` kept in its output; reward: the function, where it was one; how: of
+    `tune.resume_tuning`."""
+    return resume_tuning(
+        path,
+        KIND,
+        lambda tuning, new: steps_of(tuning, new, rewards_by(tuning, reward), on_step),
+        **how,
+    )
+
+
+def judge_of(
+    reward: Model | str | Path | Reward | None, prefer: str | None, prompt: str | None
+) -> tuple[Reward, dict[str, Any]]:
+    """What judges, and what is kept of it."""
+    if (reward is None) == (prefer is None):
+        raise ConfigError("give a reward or a rule (prefer), one of both")
+    if prefer is not None:
+        return by_rule(prefer), {"name": f"the rule {prefer}", "rule": prefer}
+    path = None
+    if isinstance(reward, str | PathLike):
+        path = str(reward)
+        reward = load_reward(reward)
+    if isinstance(reward, Model):
+        if not is_reward_model(reward):
+            raise ConfigError("the reward is a model that gives none: `kamon reward` makes one")
+        name = "a reward model" if path is None else f"the reward model {path}"
+        kept = {"name": name, "path": path, "sha256": fingerprint_of(reward)}
+        return by_model(reward, prompt), kept
+    if not callable(reward):
+        raise ConfigError(f"the reward must be a model or a function of texts, not {reward!r:.80}")
+    return reward, {"name": f"the function {getattr(reward, '__name__', 'of Python')}"}
+
+
+def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
+    """ConfigError where all samples of the base have one reward: nothing is better than another."""
+    if len(set(rewards)) > 1:
+        return
+    every = f"all {len(rewards):,} samples of the model"
+    if prefer is None:
+        raise ConfigError(
+            f"{every} have the same reward, {rewards[0]:g}: give a reward that differs "
+            "between samples"
+        )
+    which = f"{every} fulfil" if rewards[0] else f"none of {len(rewards):,} samples fulfils"
+    raise ConfigError(f"{which} the rule, so there is nothing to learn: choose another rule")
+
+
+def judged(reward: Reward, texts: Sequence[str]) -> list[float]:
+    """The rewards as floats. ConfigError where there are not as many as texts, or one is none."""
+    given = reward(texts)
+    try:
+        found = [float(r) for r in given]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the reward function must give a number for each: {error}") from None
+    if len(found) != len(texts):
+        raise ConfigError(f"the reward function gave {len(found)} rewards for {len(texts)} texts")
+    if not all(map(math.isfinite, found)):
+        raise ConfigError("the reward function gave a reward that is not finite")
+    return found
+
+
+# ---- a step
+
+
+@dataclass
+class Control:
+    """What a step knows of the one before: the next beta, and whether it was the last one."""
+
+    beta: float
+    enough: bool = False
+
+
+def num_measured(engine: Engine) -> int:
+    return NUM_BASE if hasattr(engine, "sample") else NUM_BASE_SLOWLY
+
+
+def rollouts(
+    engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int, before: tuple[int, ...]
+) -> tuple[list[str], Batch]:
+    """Documents number `first` and on, as `Model.sample` makes them at temperature 1.
+
+    Returns their texts, and the documents with BOS and `before`, a prompt, before them and BOS
+    behind; without that where block_size tokens were full before. No special token is drawn.
+    """
+    bos, block_size = tokenizer.bos, engine.config.block_size
+    special = frozenset(tokenizer.special.values()) - {bos}
+    drawn = sample(engine, SampleRequest(n, 1.0, seed, bos, first, before, special))
+    whole = pack([bos, *before, *tokens, bos][: block_size + 1] for tokens in drawn)
+    return tokenizer.decode_documents(drawn), whole
+
+
+def kl_per_document(engine: Engine, reference: Engine, batch: Batch, skip: int) -> list[float]:
+    """log p − log p_base of each document, in nats, without its first `skip` targets; their mean is
+    the KL where the engine drew."""
+    own, other = (answers_logprobs(each, batch, skip) for each in (engine, reference))
+    return [p - q for p, q in zip(own, other, strict=True)]
+
+
+def deviation(numbers: Sequence[float]) -> float:
+    middle = mean(numbers)
+    return math.sqrt(mean([(x - middle) ** 2 for x in numbers]))
+
+
+@dataclass
+class Critic:
+    """Says what to expect behind each prefix of a document.
+
+    It starts as the base model with two tokens more, which stand for good and bad.
+    """
+
+    engine: Engine
+    good: int
+    bad: int
+
+    @classmethod
+    def of(cls, tuning: Tuning, new_engine: NewEngine, reference: Engine) -> Critic:
+        assert tuning.frozen is not None
+        config, tokenizer = tuning.config, tuning.tokenizer
+        texts = [each["text"] for each in tuning.examples[:READ_FOR_ROWS]]
+        _, known, params = extend(
+            config,
+            tokenizer,
+            tuning.frozen,
+            specials=(GOOD, BAD),
+            reader=reference,
+            docs=tokenizer.encode_documents(texts, config.block_size),
+        )
+        made = new_engine(params, critic_config(config))
+        return cls(made, known.special[GOOD], known.special[BAD])
+
+    def learn(
+        self, batch: Batch, returns: Sequence[float], rate: float, skip: int = 0
+    ) -> tuple[list[float], float]:
+        """(the advantage of each target, the loss), by what it knew before this update.
+
+        returns: of each document, from 0 to 1; skip: targets of a prompt, left out. Prefixes that
+        several documents begin with are read once.
+        """
+        places: dict[tuple[int, ...], int] = {}
+        of_targets: list[list[int]] = []
+        for tokens in batch:
+            prefixes = (tuple(tokens[:end]) for end in range(1 + skip, len(tokens)))
+            of_targets.append([places.setdefault(prefix, len(places)) for prefix in prefixes])
+        asked = pack([*prefix, verdict] for prefix in places for verdict in (self.good, self.bad))
+        ends = [end - d - 1 for d, end in enumerate(asked.offsets[1:], 1)]
+        owed = [r for r, own in zip(returns, of_targets, strict=True) for _ in own]
+        rows = [place for own in of_targets for place in own]
+        weights = array("d", bytes(8 * asked.num_targets))
+        for place, w_good, w_bad in zip(rows, *critic_weights(owed), strict=True):
+            weights[ends[2 * place]] += w_good
+            weights[ends[2 * place + 1]] += w_bad
+        logprobs = self.engine.backward(asked, weights)
+        self.engine.step(rate)
+        good, bad = ([logprobs[ends[2 * p + which]] for p in rows] for which in (0, 1))
+        values = iter(critic_values(good, bad))
+        advantages: list[float] = []
+        for r, own in zip(returns, of_targets, strict=True):
+            advantages += advantages_with_critic(r, [next(values) for _ in own], DECAY)
+        return advantages, critic_loss(good, bad, owed)
+
+
+def of_answers(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> Sequence[float]:
+    """Those of the targets behind each document's first `skip`; sizes: how many they are."""
+    if not skip:
+        return of_targets
+    found, end = array("d"), 0
+    for size in sizes:
+        end += skip + size
+        found.extend(of_targets[end - size : end])
+    return found
+
+
+def behind_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> list[float]:
+    """The reverse: 0 for each document's first `skip` targets.
+
+    >>> behind_prompts([1.0, 2.0, 3.0], [2, 1], 1), of_answers([0, 1.0, 2.0, 0, 3.0], [2, 1], 1)
+    ([0.0, 1.0, 2.0, 0.0, 3.0], array('d', [1.0, 2.0, 3.0]))
+    """
+    rest = iter(of_targets)
+    return [x for size in sizes for x in chain([0.0] * skip, islice(rest, size))]
+
+
+def steps_of(
+    tuning: Tuning,
+    new_engine: NewEngine,
+    reward: Reward,
+    on_step: OnStep | None,
+) -> Steps:
+    c, tokenizer, settings = tuning.config, tuning.tokenizer, tuning.settings
+    assert tuning.frozen is not None
+    docs = tuning.documents
+    docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
+    reference = new_engine(tuning.frozen)
+    clip, target, max_kl = settings["clip"], settings["kl_target"], settings["max_kl"]
+    base_texts = [each["text"] for each in tuning.examples]
+    base_rewards = [each["reward"] for each in tuning.examples]
+    in_turn = list(islice(cycle(base_rewards), c.batch_size))
+    unit = deviation(base_rewards) or 1.0
+    control = Control(settings["beta"])
+    before = before_answer(tokenizer, settings.get("prompt"), c.block_size)
+    skip = len(before)
+    critic = Critic.of(tuning, new_engine, reference) if settings["critic"] else None
+    usual = [r / unit for r in base_rewards]
+    low = min(mean(usual) - DEVIATIONS, *usual)
+    high = max(mean(usual) + DEVIATIONS, *usual)
+
+    def go_on(metrics: Metrics) -> None:
+        line = metrics[-1]
+        control.beta = next_beta(line["beta"], line["kl"], target)
+
+    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+        standing = engine.state() if max_kl is not None else None
+        first = FIRST + step * c.batch_size
+        texts, batch = rollouts(engine, tokenizer, c.batch_size, c.seed, first, before)
+        sizes = [end - begin - 1 - skip for begin, end in pairwise(batch.offsets)]
+        old = of_answers(engine.logprobs(batch), sizes, skip)
+        moved = kl_per_document(engine, reference, batch, skip)
+        rewards = judged(reward, texts)
+        beta, kl = control.beta, mean(moved)
+        gains = [r / unit - beta * d for r, d in zip(rewards, moved, strict=True)]
+        wins, more = win_rate(rewards, in_turn), {}
+        assert wins
+        if critic:
+            returns = [min(max((g - low) / (high - low), 0.0), 1.0) for g in gains]
+            of_targets, more["critic_loss"] = critic.learn(batch, returns, CRITIC_RATE, skip)
+        else:
+            advantages = group_advantages(gains, len(gains))
+            of_targets = [a for a, size in zip(advantages, sizes, strict=True) for _ in range(size)]
+        logprobs = old
+        for update in range(tuning.updates):
+            if update:
+                logprobs = of_answers(engine.logprobs(batch), sizes, skip)
+            weights = ppo_weights(logprobs, old, of_targets, clip)
+            engine.backward(batch, behind_prompts(weights, sizes, skip))
+            engine.step(rate)
+        measured = {
+            "loss": ppo_loss(logprobs, old, of_targets, clip),
+            "reward": mean(rewards),
+            "kl": kl,
+            "beta": beta,
+            "entropy": -mean(old),
+            "win_rate": wins[0],
+            "uniqueness": len(set(texts)) / len(texts),
+            "novelty": novelty(texts, docs),
+            "length": mean(list(map(len, texts))),
+            **more,
+        }
+        control.beta = next_beta(beta, kl, target)
+        if standing is not None and max_kl is not None:
+            # By other documents, from what the updates made: those of the next step.
+            following = first + c.batch_size
+            _, batch = rollouts(engine, tokenizer, c.batch_size, c.seed, following, before)
+            if mean(kl_per_document(engine, reference, batch, skip)) > max_kl:
+                engine.load(standing)
+                control.enough = True
+        if on_step:
+            on_step(step + 1, c.num_steps, measured)
+        return measured
+
+    def finish(engine: Engine) -> dict[str, Any]:
+        texts, batch = rollouts(engine, tokenizer, len(base_texts), c.seed, 0, before)
+        moved = kl_per_document(engine, reference, batch, skip)
+        rewards = judged(reward, texts)
+        rate, interval = win_rate(rewards, base_rewards) or (0.5, (0.0, 1.0))
+        wanted = None
+        if {*rewards, *base_rewards} <= {0.0, 1.0}:  # as of a rule
+            both = zip([*texts, *base_texts], [*rewards, *base_rewards], strict=True)
+            wanted = {text for text, r in both if r}
+        return {
+            "measured": {
+                "num_samples": len(texts),
+                "reward": mean(rewards),
+                "base_reward": mean(base_rewards),
+                "base_deviation": deviation(base_rewards),
+                "kl": mean(moved),
+                "kl_error": deviation(moved) / (len(moved) - 1) ** 0.5,
+                "win_rate": rate,
+                "win_rate_interval": list(interval),
+                "uniqueness": uniqueness(texts),
+                "base_uniqueness": uniqueness(base_texts),
+                "novelty": novelty(texts, docs),
+                "base_novelty": novelty(base_texts, docs),
+                "length": mean(list(map(len, texts))),
+                "base_length": mean(list(map(len, base_texts))),
+                "over_budget": control.enough,
+                "problems": collapse(texts, base_texts, wanted),
+            }
+        }
+
+    return Steps(
+        make,
+        go_on=go_on,
+        ended=lambda: control.enough,
+        critic=critic.engine if critic else None,
+        finish=finish,
+    )

@@ -1,0 +1,562 @@
+"""What is preferred to what: pairs from a file, from counts, or by a rule that is written down."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import random
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kamon.config import checked_int
+from kamon.data.builtin import names_table
+from kamon.data.corpus import checked_text, json_object, name_of, whole_lines
+from kamon.data.documents import nfc
+from kamon.data.split import PARTS
+from kamon.errors import ConfigError, CorpusError
+from kamon.files.atomic import replace_file
+from kamon.generation.constraints import compiled
+
+COMMON = "common"
+MOST_PAIRS = 1_000_000
+TIMES_AS_COMMON = 1000  # in a pair of `common_pairs`: spelling hardly tells closer ones apart
+HELD_OUT = 0.2  # of the names of `common_pairs`
+OTHERS = 4  # with which of the other kind a single verdict is paired
+LEAST_HELD_OUT = 5  # pairs: fewer tell nothing
+MOST_RULE = 1000  # characters
+MOST_DEPTH = 50  # of parentheses and `not` in a rule
+
+
+@dataclass(frozen=True)
+class Preference:
+    """`chosen` is preferred to `rejected`, as an answer to `prompt` where there is one."""
+
+    chosen: str
+    rejected: str
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was said of one text alone, as an answer to `prompt` where there is one."""
+
+    text: str
+    liked: bool
+    prompt: str | None = None
+
+
+Answer = Preference | Verdict
+
+# ---- files
+
+
+def read(path: str | Path) -> list[Answer]:
+    """The answers in a JSONL file, in their order: {"chosen": …, "rejected": …}, or {"text": …,
+    "liked": true}, each with a "prompt" or without. CorpusError says which line is none; blank
+    ones are passed over. A last line that was torn is no JSON: `mend` cuts it off.
+    """
+    name = name_of(path)
+    lines = list(whole_lines(path))
+    if not any(lines):
+        raise CorpusError(f"{name} is empty")
+    found = [parse(name, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise CorpusError(f"{name} holds nothing but blank lines")
+    return found
+
+
+def example() -> str:
+    return '{"chosen": "…", "rejected": "…"}'
+
+
+def parse(name: str, number: int, line: str) -> Answer:
+    """One line. CorpusError where it is none."""
+    where = f"{name}, line {number}"
+    record = json_object(where, line, example(), "pairs are JSON lines")
+    return of_record(name, number, record)
+
+
+def of_record(name: str, number: int, record: dict[str, Any]) -> Answer:
+    """The answer in a JSON object, line `number` of what is called `name`; other keys of it are
+    passed over."""
+    where = f"{name}, line {number}"
+
+    def text(key: str) -> str:
+        value = record.get(key)
+        if not isinstance(value, str):
+            what = "something else than text" if key in record else "no text"
+            raise CorpusError(f'{where} has {what} under "{key}": it should be {example()}')
+        return checked_text(name, f"line {number}", value)
+
+    prompt = None if record.get("prompt") is None else text("prompt")
+    if "liked" in record and "chosen" not in record:
+        if not isinstance(record["liked"], bool):
+            raise CorpusError(f'{where} has neither true nor false under "liked"')
+        return Verdict(text("text"), record["liked"], prompt)
+    pair = Preference(text("chosen"), text("rejected"), prompt)
+    if nfc(pair.chosen) == nfc(pair.rejected):
+        raise CorpusError(f"{where} prefers a text to itself: leave the line out")
+    return pair
+
+
+def to_record(answer: Answer) -> dict[str, Any]:
+    """What a line of a file holds."""
+    return {name: value for name, value in asdict(answer).items() if value is not None}
+
+
+def to_line(answer: Answer) -> bytes:
+    return json.dumps(to_record(answer), ensure_ascii=False).encode() + b"\n"
+
+
+def append(path: str | Path, answer: Answer) -> None:
+    """One more line, on the disk when this returns. CorpusError where it cannot be written."""
+    try:
+        with open(path, "ab") as file:
+            file.write(to_line(answer))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
+
+
+def drop_last(path: str | Path) -> None:
+    """Take the last line back: a reader sees the file with it or without it."""
+    path = Path(path)
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+        replace_file(path, b"".join(lines[:-1]))
+    except OSError as error:
+        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write(path: str | Path, answers: Iterable[Answer]) -> None:
+    """All lines of a new file."""
+    try:
+        replace_file(Path(path), b"".join(map(to_line, answers)))
+    except OSError as error:
+        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
+
+
+def mend(path: str | Path) -> str | None:
+    """Give the last line its end, or cut it off where it is torn; a sentence that says so, or None.
+
+    Only `append` of a process that was killed, or a full disk, leaves such a line.
+    """
+    try:
+        with open(path, "r+b") as file:
+            content = file.read()
+            whole, newline, last = content.rpartition(b"\n")
+            if not last:
+                return None
+            number = whole.count(b"\n") + bool(newline) + 1
+            try:
+                parse(str(path), number, last.decode())
+            except (CorpusError, UnicodeDecodeError):
+                file.truncate(len(whole) + len(newline))
+                said = f"{path}, line {number} was torn and is left out: {last[:60]!r}"
+            else:
+                file.write(b"\n")
+                said = f"{path}, line {number} had no end: it has one now"
+            file.flush()
+            os.fsync(file.fileno())
+            return said
+    except OSError as error:
+        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
+
+
+def pairs_of(answers: Iterable[Answer]) -> list[Preference]:
+    """All pairs, and those of a liked with a disliked text that answer the same prompt, or none.
+
+    Each of these is paired with as many as OTHERS of the other kind, which lie spread over them.
+
+    >>> pairs_of([Verdict("anna", True), Verdict("bo", False)])
+    [Preference(chosen='anna', rejected='bo', prompt=None)]
+    """
+    answers = list(answers)
+    found = [each for each in answers if isinstance(each, Preference)]
+    verdicts: dict[str | None, dict[str, bool]] = {}
+    for each in answers:
+        if isinstance(each, Verdict):
+            verdicts.setdefault(each.prompt, {})[each.text] = each.liked
+    for prompt, of_texts in verdicts.items():
+        liked = [text for text, good in of_texts.items() if good]
+        disliked = [text for text, good in of_texts.items() if not good]
+        more, fewer = sorted((liked, disliked), key=len, reverse=True)
+        for place, text in enumerate(more):
+            for turn in range(min(OTHERS, len(fewer))):
+                other = fewer[(place + turn) % len(fewer)]
+                chosen, rejected = (text, other) if more is liked else (other, text)
+                found.append(Preference(chosen, rejected, prompt))
+    return found
+
+
+# ---- training and validation
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Pairs to learn from and pairs held out, which share no text.
+
+    num_left_out: pairs of a text on either side, which are in neither.
+    """
+
+    learned: list[Preference]
+    held_out: list[Preference]
+    num_left_out: int = 0
+
+
+def divided(answers: Iterable[Answer]) -> Divided:
+    """Return the pairs of these answers, with about a tenth held out that shares no text with them.
+
+    The texts are divided, by `held_out_texts`. Ratings make pairs within each side. If fewer than
+    LEAST_HELD_OUT pairs would be held out, none is.
+
+    >>> found = divided(Verdict(f"{n}", n % 2 == 0) for n in range(100))
+    >>> len(found.learned), len(found.held_out), found.num_left_out
+    (180, 20, 0)
+    """
+    answers = list(answers)
+    pairs = pairs_of(answers)
+    liked = {nfc(each.text): each.liked for each in answers if isinstance(each, Verdict)}
+    links = [(nfc(pair.chosen), nfc(pair.rejected)) for pair in pairs]
+    apart = held_out_texts(links, liked.get)
+    sides = [{nfc(text) in apart for text in texts_of([answer])} for answer in answers]
+    learned, held_out = (
+        pairs_of(each for each, side in zip(answers, sides, strict=True) if side == {which})
+        for which in (False, True)
+    )
+    if len(held_out) < LEAST_HELD_OUT or not learned:
+        return Divided(pairs, [])
+    return Divided(learned, held_out, sum(len(side) == 2 for side in sides))
+
+
+def texts_of(answers: Iterable[Answer]) -> set[str]:
+    found = set()
+    for each in answers:
+        found |= {each.chosen, each.rejected} if isinstance(each, Preference) else {each.text}
+    return found
+
+
+def held_out_texts(
+    links: Sequence[tuple[str, str]], kind: Callable[[str], object] = lambda _: None
+) -> set[str]:
+    """Return the texts to hold out, a tenth, chosen by their content.
+
+    Texts that are linked stay on one side, in groups of up to a tenth of all links. The texts of a
+    larger group are divided one by one, a tenth of each kind.
+    """
+    group = {text: text for link in links for text in link}
+
+    def root(text: str) -> str:
+        while group[text] != text:
+            group[text] = text = group[group[text]]
+        return text
+
+    for a, b in links:
+        group[root(a)] = root(b)
+    sizes = Counter(root(a) for a, _ in links)
+    units: dict[object, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for text in sorted(group):
+        own = root(text)
+        whole = sizes[own] * PARTS <= len(links)
+        units["groups" if whole else ("of kind", kind(text))][own if whole else text].append(text)
+    found: set[str] = set()
+    for of_kind in units.values():
+        ordered = sorted(
+            of_kind.values(), key=lambda texts: sha256(f"held out: {texts[0]}".encode()).digest()
+        )
+        found.update(*ordered[: len(ordered) // PARTS])
+    return found
+
+
+# ---- counts
+
+
+def births() -> dict[str, int]:
+    """How often each name of the built-in list was given, to girls and boys."""
+    found: dict[str, int] = defaultdict(int)
+    for name, _, number in names_table():
+        found[name] += number
+    return dict(found)
+
+
+def checked_answers(answers: Iterable[Answer]) -> list[Answer]:
+    """The answers as a list. CorpusError for one that is neither a Preference nor a Verdict."""
+    found = list(answers)
+    for number, each in enumerate(found, 1):
+        if not isinstance(each, Preference | Verdict):
+            raise CorpusError(
+                f"pair {number} is not a kamon.finetuning.preferences.Preference: {each!r:.80}"
+            )
+    return found
+
+
+def common_pairs(
+    n: int, seed: int, num_held_out: int = 0
+) -> tuple[list[Preference], list[Preference]]:
+    """(pairs, held-out pairs): of two names of the same sex and initial the much more common one.
+
+    At least TIMES_AS_COMMON as many births. First names are drawn apart for the held-out pairs, so
+    that no training pair has any of their names. A name is drawn evenly among those that have a
+    rarer one, and then one of these. ConfigError for more than there are room for.
+    """
+    n = checked_int("the number of pairs", n, 1, MOST_PAIRS)
+    num_held_out = checked_int("num_held_out", num_held_out, 0, MOST_PAIRS)
+    rng = random.Random(seed)
+    names = sorted({name for name, _, _ in names_table()})
+    apart = set(rng.sample(names, int(HELD_OUT * len(names))))
+    groups: dict[tuple[bool, str, str], list[tuple[int, str]]] = defaultdict(list)
+    for name, sex, number in names_table():
+        groups[name in apart, sex, name[0]].append((number, name))
+    learned, held_out = (
+        [group for (aside, _, _), group in sorted(groups.items()) if aside == which]
+        for which in (False, True)
+    )
+    return drawn_pairs(learned, n, rng), drawn_pairs(held_out, num_held_out, rng)
+
+
+def drawn_pairs(
+    groups: Sequence[list[tuple[int, str]]], n: int, rng: random.Random
+) -> list[Preference]:
+    """n pairs of the same group: a name that has a rarer one, and one of these."""
+    from bisect import bisect_right
+
+    common: list[tuple[str, list[str]]] = []
+    for group in groups:
+        group.sort()
+        counts = [number for number, _ in group]
+        names = [name for _, name in group]
+        for number, name in group:
+            rarer = bisect_right(counts, number / TIMES_AS_COMMON)
+            if rarer:
+                common.append((name, names[:rarer]))
+    found = []
+    for _ in range(n):
+        chosen, rarer_names = rng.choice(common)
+        found.append(Preference(chosen, rng.choice(rarer_names)))
+    return found
+
+
+# ---- rules
+
+
+Rule = Callable[[str], bool]
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+}
+NUMBERS: dict[str, Callable[[str], int]] = {
+    "len": len,
+    "vowels": lambda text: sum(c in "aeiou" for c in unicodedata.normalize("NFD", text.casefold())),
+}
+TESTS: dict[str, Callable[[str, str], bool]] = {
+    "startswith": str.startswith,
+    "endswith": str.endswith,
+    "contains": operator.contains,
+}
+WORDS = (*NUMBERS, *TESTS, "matches", "not")
+
+
+class Token(NamedTuple):
+    """A part of a rule: its kind, its text, and the number of its first character, from 1."""
+
+    kind: str
+    text: str
+    at: int
+
+
+def parse_rule(text: str) -> Rule:
+    """Whether a text fulfils a rule, as a function of it.
+
+    A rule compares `len`, in code points, or `vowels` (a, e, i, o, u, with accents or without) with
+    a whole number by < <= > >= == !=; or says startswith "x", endswith "x", contains "x", or
+    matches /regex/, found anywhere in the text. `and` binds closer than `or`, `not` closer than
+    both; there are parentheses. Nothing of it is run as code. The rule and each text are compared
+    in NFC. ConfigError names the character at which it cannot be understood.
+
+    >>> rule = parse_rule('len <= 5 and not endswith "a"')
+    >>> rule("ellis"), rule("ella")
+    (True, False)
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"a rule must be text, not {text!r:.60}")
+    if len(text) > MOST_RULE:
+        raise ConfigError(
+            f"a rule has at most {MOST_RULE:,} characters, and this one {len(text):,}"
+        )
+    rule = RuleParser(nfc(text)).whole()
+    return lambda text: rule(nfc(text))
+
+
+class RuleParser:
+    """Recursive descent: a method for each level of the grammar, each of which returns a rule.
+
+    any_of = all_of {"or" all_of}
+    all_of = one {"and" one}
+    one    = "not" one | "(" any_of ")" | test
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens = self.split()
+        self.place = 0
+        self.depth = 0
+
+    def error(self, at: int, what: str) -> ConfigError:
+        return ConfigError(f"the rule {self.text!r:.200}, character {at}: {what}")
+
+    def split(self) -> list[Token]:
+        text, place, found = self.text, 0, []
+        while place < len(text):
+            char, at = text[place], place + 1
+            if char.isspace():
+                place += 1
+                continue
+            if char in "\"'/":
+                end = place + 1
+                while end < len(text) and text[end] != char:
+                    end += 1 + (text[end] == "\\")
+                if end >= len(text):
+                    raise self.error(at, f"what begins with {char} there does not end with {char}")
+                inside = text[place + 1 : end]
+                if char == "/":
+                    found.append(Token("regex", inside.replace("\\/", "/"), at))
+                else:
+                    found.append(Token("text", unescaped(inside), at))
+                place = end + 1
+            elif char in "()":
+                found.append(Token(char, char, at))
+                place += 1
+            elif char in "<>=!":
+                sign = text[place : place + 2] if text[place + 1 : place + 2] == "=" else char
+                if sign not in COMPARISONS:
+                    raise self.error(at, f"{sign!r} is no comparison: < <= > >= == != are")
+                found.append(Token("comparison", sign, at))
+                place += len(sign)
+            elif char.isalnum() or char == "_":
+                end = place
+                while end < len(text) and (text[end].isalnum() or text[end] == "_"):
+                    end += 1
+                word = text[place:end]
+                digits = word.isascii() and word.isdigit()
+                found.append(Token("number" if digits else "word", word, at))
+                place = end
+            else:
+                raise self.error(at, f"{char!r} has no meaning there")
+        return [*found, Token("end", "", len(text) + 1)]
+
+    def next(self, *kinds: str, wanted: str) -> Token:
+        """The token that comes, which has to be of one of these kinds."""
+        token = self.tokens[self.place]
+        if token.kind not in kinds:
+            shown = "nothing more comes" if token.kind == "end" else f"not {token.text!r:.60}"
+            raise self.error(token.at, f"{wanted} is needed there, {shown}")
+        self.place += 1
+        return token
+
+    def comes(self, word: str) -> bool:
+        """Whether the next token is this word; then it is taken."""
+        token = self.tokens[self.place]
+        found = token.kind in ("word", "(", ")") and token.text == word
+        self.place += found
+        return found
+
+    def whole(self) -> Rule:
+        rule = self.any_of()
+        self.next("end", wanted="`and`, `or` or the end")
+        return rule
+
+    def any_of(self) -> Rule:
+        rules = [self.all_of()]
+        while self.comes("or"):
+            rules.append(self.all_of())
+        return rules[0] if len(rules) == 1 else lambda text: any(rule(text) for rule in rules)
+
+    def all_of(self) -> Rule:
+        rules = [self.one()]
+        while self.comes("and"):
+            rules.append(self.one())
+        return rules[0] if len(rules) == 1 else lambda text: all(rule(text) for rule in rules)
+
+    def one(self) -> Rule:
+        at = self.tokens[self.place].at
+        if self.depth == MOST_DEPTH:
+            raise self.error(at, f"more than {MOST_DEPTH} `not` and parentheses in one another")
+        self.depth += 1
+        try:
+            if self.comes("not"):
+                rule = self.one()
+                return lambda text: not rule(text)
+            if self.comes("("):
+                inner = self.any_of()
+                if not self.comes(")"):
+                    token = self.tokens[self.place]
+                    raise self.error(token.at, f"the ( of character {at} is not closed")
+                return inner
+            return self.test()
+        finally:
+            self.depth -= 1
+
+    def test(self) -> Rule:
+        word = self.next("word", wanted=f"one of {', '.join(WORDS)}")
+        if word.text in NUMBERS:
+            measure = NUMBERS[word.text]
+            sign = self.next("comparison", wanted=f"a comparison behind {word.text}").text
+            token = self.next("number", wanted="a whole number")
+            if len(token.text) > 9:
+                raise self.error(token.at, "the number has too many digits")
+            compare, number = COMPARISONS[sign], int(token.text)
+            return lambda text: compare(measure(text), number)
+        if word.text in TESTS:
+            test = TESTS[word.text]
+            part = self.next("text", wanted=f'a text in quotes behind {word.text}, as in "a",').text
+            return lambda text: test(text, part)
+        if word.text == "matches":
+            token = self.next("regex", wanted="a regular expression between / and /")
+            try:
+                search = compiled(token.text).search
+            except ConfigError as error:
+                raise self.error(token.at, str(error)) from None
+            return lambda text: search(text) is not None
+        from kamon.config import suggestion
+
+        near = suggestion(word.text, WORDS)
+        raise self.error(word.at, f"there is no test {word.text!r:.60}{near}")
+
+
+def unescaped(text: str) -> str:
+    """A backslash stands for the character behind it."""
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+
+
+def rule_pairs(texts: Iterable[str], rule: Rule) -> list[Preference]:
+    """Pairs of a text that fulfils the rule with one that does not, in the order they come.
+
+    ConfigError where all do, or none.
+
+    >>> rule_pairs(["anna", "bo", "lea"], parse_rule("len <= 2"))
+    [Preference(chosen='bo', rejected='anna', prompt=None)]
+    """
+    good: list[str] = []
+    bad: list[str] = []
+    for text in texts:
+        (good if rule(text) else bad).append(text)
+    if not good or not bad:
+        which = "none" if not good else "each"
+        raise ConfigError(
+            f"{which} of {len(good) + len(bad):,} samples fulfils the rule: there is nothing to "
+            "compare; choose another rule"
+        )
+    return [Preference(g, b) for g, b in zip(good, bad, strict=False)]

@@ -1,0 +1,329 @@
+"""A reward model: the same transformer, which says good or bad behind a whole document.
+
+Two special tokens, `<|good|>` and `<|bad|>`, are targets behind the end of a document, and its
+reward is r = log p(good) − log p(bad): the odds of good, in nats. Learned from pairs of which one
+document is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
+
+Beside it goes on to learn the documents themselves, with a small weight. So it stays a language
+model, which gives special tokens no probability inside of a document. Source: Yang et al. 2024,
+"Regularizing hidden states enables learning generalizable reward model for LLMs", arXiv:2406.10216.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from kamon.config import Config, checked_float
+from kamon.engines.base import Engine, is_fast
+from kamon.engines.batch import ANSWER, BAD, GOOD, pack
+from kamon.engines.numerics import mean
+from kamon.errors import ConfigError, CorpusError
+from kamon.finetuning.expand_vocab import extend
+from kamon.finetuning.loop import (
+    Example,
+    NewEngine,
+    Start,
+    Steps,
+    Tuning,
+    base_of,
+    configured,
+    examples_of_step,
+    resume_tuning,
+    tune,
+)
+from kamon.finetuning.losses import bradley_terry_loss, bradley_terry_weights, sigmoid
+from kamon.finetuning.preferences import (
+    Answer,
+    Divided,
+    Preference,
+    checked_answers,
+    divided,
+    pairs_of,
+    to_record,
+)
+from kamon.model import Model, loaded
+from kamon.tokenizers.base import Tokenizer
+from kamon.tokenizers.prompts import knows_prompts, prompted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kamon.training.loop import Progress
+
+KIND = "reward"
+PICKED = {
+    "num_steps": 200,
+    "batch_size": 32,  # pairs
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.0015,
+    "min_lr": 0.0,
+    "warmup_steps": 0,
+    "dropout": 0.0,
+}
+LM_WEIGHT = 0.1
+NUM_BINS = 5
+ENDS = 2  # targets that a verdict needs more than its document: the verdict, and an end before it
+READ_FOR_ROWS = 100  # documents from which the rows of new tokens are found
+
+
+def is_reward_model(model: Model) -> bool:
+    return bool(model.training.get("tuning", {}).get("kind") == KIND)
+
+
+# ---- rewards
+
+
+def judged(tokenizer: Tokenizer, prompt: str | None, text: str) -> list[int]:
+    """The tokens of a document, behind which a verdict stands."""
+    return prompted(tokenizer, prompt, text)[0]
+
+
+def verdicts(
+    engine: Engine, tokenizer: Tokenizer, documents: Sequence[Sequence[int]]
+) -> list[float]:
+    """r of each document in nats, all by one call. documents: of `judged`."""
+    both = (tokenizer.special[GOOD], tokenizer.special[BAD])
+    batch = pack([*tokens, verdict] for tokens in documents for verdict in both)
+    logprobs = engine.logprobs(batch)
+    ends, end = [], 0
+    for tokens in documents:
+        ends.append((end + len(tokens) - 1, end + 2 * len(tokens) - 1))
+        end += 2 * len(tokens)
+    return [logprobs[good] - logprobs[bad] for good, bad in ends]
+
+
+def reward_of(
+    model: Model | str | Path, texts: Sequence[str], prompt: str | None = None
+) -> list[float]:
+    """The reward of each text in nats: the log odds of good behind it.
+
+    prompt: that each of them answers. ConfigError where the model is no reward model, or a text is
+    longer than it can read; TokenizerError for a character that it does not know.
+    """
+    model = loaded(model, "the reward model")
+    if not is_reward_model(model):
+        raise ConfigError("the model gives no rewards: `kamon reward` makes one that does")
+    check_prompt(model, prompt)
+    documents = [judged(model.tokenizer, prompt, text) for text in texts]
+    room = model.config.block_size
+    for text, tokens in zip(texts, documents, strict=True):
+        if len(tokens) > room:
+            raise ConfigError(
+                f"a text of {len(tokens):,} tokens is longer than the {room:,} that the reward "
+                f"model reads: {text[:30]!r}"
+            )
+    return verdicts(model.engine, model.tokenizer, documents)
+
+
+def check_prompt(model: Model, prompt: str | None) -> None:
+    if prompt is not None and not knows_prompts(model.tokenizer):
+        raise ConfigError(
+            "the reward model knows no prompts: `kamon reward` makes one that does from pairs that "
+            "have them"
+        )
+
+
+# ---- how good it is
+
+
+def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str, Any]:
+    """How often it is right, and whether it knows how often.
+
+    margins: r(chosen) − r(rejected) of each pair. The model prefers one with probability
+    σ(|margin|), which is put into bins from ½ to 1; observed is the share of those of which it is
+    right. calibration_error: the mean difference between both, weighted by pairs (expected
+    calibration error; Guo et al. 2017, arXiv:1706.04599). A margin of 0 is right half of the times.
+    """
+    rows: list[list[tuple[float, float]]] = [[] for _ in range(num_bins)]
+    right = [1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins]
+    for margin, observed in zip(margins, right, strict=True):
+        predicted = sigmoid(abs(margin))
+        rows[min(int((2 * predicted - 1) * num_bins), num_bins - 1)].append((predicted, observed))
+    bins, error = [], 0.0
+    for i, row in enumerate(rows):
+        if not row:
+            continue
+        predicted, observed = mean([p for p, _ in row]), mean([o for _, o in row])
+        error += abs(predicted - observed) * len(row) / len(margins)
+        bins.append(
+            {
+                "from": 0.5 + 0.5 * i / num_bins,
+                "to": 0.5 + 0.5 * (i + 1) / num_bins,
+                "num_pairs": len(row),
+                "predicted": predicted,
+                "observed": observed,
+            }
+        )
+    return {
+        "num_pairs": len(margins),
+        "accuracy": mean(right),
+        "loss": bradley_terry_loss(margins),
+        "calibration_error": error,
+        "bins": bins,
+    }
+
+
+# ---- learning
+
+
+def reward(
+    model: Model | str | Path,
+    pairs: Sequence[Answer],
+    held_out: Sequence[Preference] | None = None,
+    *,
+    source: str = "pairs",
+    base: str | Path | None = None,
+    lm_weight: float = LM_WEIGHT,
+    engine: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    checkpoint_every: str | int | None = None,
+    on_start: Callable[[Start], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **settings: Any,
+) -> Model:
+    """A reward model that starts from `model`, which may be a directory.
+
+    pairs: Preferences and Verdicts. held_out: pairs to test on, by which the best model is found
+    too; without them about a tenth of `pairs` that shares no text with the others
+    (`preferences.divided`). lm_weight: of a document's own mean −log p
+    beside the pairs' loss. source: what the pairs are called; base: where the model was loaded
+    from. settings: batch_size (pairs in a step) and the others of `tune.SETTINGS`; what is not
+    given is picked. For the other arguments and errors see `kamon.train`.
+    """
+    base = base or (model if isinstance(model, str | PathLike) else None)
+    model = loaded(model, "the base")
+    model.check_documents("a reward model judges documents")
+    if is_reward_model(model):
+        raise ConfigError("the model is a reward model already: start from its base")
+    weight = checked_float("lm_weight", lm_weight)
+    if not 0 <= weight < float("inf"):
+        raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
+    answers = checked_answers(pairs)
+    if held_out is None:
+        found = divided(answers)
+    else:
+        found = Divided(pairs_of(answers), pairs_of(checked_answers(held_out)))
+    if not found.learned:
+        raise CorpusError(f"{source} has no pairs to learn from")
+    examples = [to_record(pair) | {"held_out": False} for pair in found.learned]
+    examples += [to_record(pair) | {"held_out": True} for pair in found.held_out]
+    config, tokenizer, params = extended(model, examples)
+    config = configured(config, PICKED, settings)
+    tuning = Tuning(
+        kind=KIND,
+        config=config,
+        tokenizer=tokenizer,
+        params=params,
+        settings={"lm_weight": weight},
+        examples=examples,
+        source=source,
+        base=base_of(model, base),
+        documents=model.documents,
+        num_left_out=found.num_left_out,
+    )
+    return tune(
+        tuning,
+        steps_of,
+        engine=engine,
+        dtype=dtype,
+        threads=threads,
+        device=device,
+        compile=compile,
+        output=output,
+        overwrite=overwrite,
+        checkpoint_every=checkpoint_every,
+        on_start=on_start,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def resume(path: str | Path, **how: Any) -> Model:
+    """Go on with what `reward` kept in its output; how: of `tune.resume_tuning`."""
+    return resume_tuning(path, KIND, steps_of, **how)
+
+
+def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokenizer, array[float]]:
+    """The model with verdicts, with prompts where the examples have some, and with positions for
+    the longest of them and a verdict."""
+    names = [name for name in (GOOD, BAD) if name not in model.tokenizer.special]
+    if any("prompt" in each for each in examples) and ANSWER not in model.tokenizer.special:
+        names.append(ANSWER)
+    texts = [each.get(name, "") for each in examples for name in ("prompt", "chosen", "rejected")]
+    fast = is_fast(model.engine)
+    shown = islice(model.docs, READ_FOR_ROWS if fast else READ_FOR_ROWS // 10)
+    config, tokenizer, params = extend(
+        model.config,
+        model.tokenizer,
+        model.engine.state()["params"],
+        chars=set("".join(map(model.tokenizer.normal, texts))),
+        specials=names,
+        block_size=model.config.block_size + ENDS,
+        reader=model.engine,
+        docs=model.tokenizer.encode_documents(shown, model.config.block_size),
+    )
+    longest = max(
+        len(judged(tokenizer, each.get("prompt"), each[name]))
+        for each in examples
+        for name in ("chosen", "rejected")
+    )
+    if longest > config.block_size:
+        config, tokenizer, params = extend(config, tokenizer, params, block_size=longest)
+    return config, tokenizer, params
+
+
+def steps_of(tuning: Tuning, _new_engine: NewEngine) -> Steps:
+    tokenizer, config = tuning.tokenizer, tuning.config
+    good, bad = tokenizer.special[GOOD], tokenizer.special[BAD]
+    lm_weight = tuning.settings["lm_weight"]
+    learned, tested = (
+        [each for each in tuning.examples if each["held_out"] == apart] for apart in (False, True)
+    )
+
+    def both(pair: Example) -> list[list[int]]:
+        names = ("chosen", "rejected")
+        return [judged(tokenizer, pair.get("prompt"), pair[name]) for name in names]
+
+    documents = [both(pair) for pair in learned]
+    of_tested = [tokens for pair in tested for tokens in both(pair)]
+
+    def margins(engine: Engine, docs: Sequence[Sequence[int]]) -> list[float]:
+        found = verdicts(engine, tokenizer, docs)
+        return [c - r for c, r in zip(found[::2], found[1::2], strict=True)]
+
+    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+        chosen = examples_of_step(config.seed, step, config.batch_size, len(documents))
+        docs = [tokens for i in chosen for tokens in documents[i]]
+        found = margins(engine, docs)
+        share = lm_weight / sum(len(tokens) - 1 for tokens in docs)
+        weights: list[float] = []
+        of_pairs = bradley_terry_weights(found)
+        for i, tokens in enumerate(docs):
+            weight = -of_pairs[i // 2] if i % 2 else of_pairs[i // 2]
+            weights += [share] * (len(tokens) - 1) + [weight]
+            weights += [0.0] * (len(tokens) - 1) + [-weight]
+        batch = pack([*tokens, verdict] for tokens in docs for verdict in (good, bad))
+        engine.backward(batch, weights)
+        engine.step(rate)
+        right = mean([float(m > 0) for m in found])
+        return {"loss": bradley_terry_loss(found), "accuracy": right}
+
+    def finish(engine: Engine) -> dict[str, Any]:
+        return {"calibration": calibration(margins(engine, of_tested))} if tested else {}
+
+    return Steps(
+        make,
+        measure=(lambda engine: bradley_terry_loss(margins(engine, of_tested))) if tested else None,
+        num_held_out=len(tested),
+        finish=finish,
+    )

@@ -1,0 +1,373 @@
+"""Supervised fine-tuning: a trained model learns to answer prompts from examples of it.
+
+An example is a document BOS prompt `<|answer|>` completion BOS, of which the completion and the end
+are learned. A part of each step are documents of the base model's own list, which have no prompt:
+what it knew is not forgotten, and without a prompt it still makes documents.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import chain
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kamon.config import Config, checked_float, checked_settings
+from kamon.data.corpus import checked_text, json_record, name_of, no_longer, stream_lines
+from kamon.data.documents import nfc
+from kamon.data.split import MIN_HELD_OUT, divide_as, part
+from kamon.engines.base import Engine, untrained
+from kamon.engines.batch import ANSWER, Batch
+from kamon.engines.factory import make_engine
+from kamon.engines.numerics import left_sum
+from kamon.engines.spans import Span
+from kamon.errors import ConfigError, CorpusError
+from kamon.files.spill import Numbers
+from kamon.finetuning import instructions
+from kamon.finetuning.expand_vocab import extend
+from kamon.finetuning.loop import (
+    Example,
+    NewEngine,
+    Start,
+    Steps,
+    Tuning,
+    base_of,
+    configured,
+    examples_of_step,
+    resume_tuning,
+    tune,
+)
+from kamon.finetuning.losses import sft_loss, sft_weights
+from kamon.finetuning.preferences import held_out_texts
+from kamon.model import Model, loaded
+from kamon.storage.checkpoint import unpack_documents
+from kamon.tokenizers.base import Tokenizer
+from kamon.tokenizers.prompts import knows_prompts, prompted
+from kamon.training.early_stopping import EVALUATIONS, FEWEST_DOCS, mean_loss
+from kamon.training.loop import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KIND = "sft"
+Learnable: TypeAlias = "str | Path | Iterable[Mapping[str, str]]"
+KEYS = ("prompt", "completion")
+BASE_SHARE = 0.3  # of the documents in a step
+BATCH_SIZE = 32
+PASSES = 5  # over the examples, where no number of steps is named
+LEAST_STEPS = 300
+MOST_LEARNED = 71_680  # examples: 3,200 steps of the usual size
+WARM_UP = 0.02  # of all steps
+FASTER = 2.0  # than the base was trained: new tokens have all to learn
+READ = 200  # documents of the base by which new tokens are made unlikely
+NUM_SHOWN = 8  # prompts that are answered at the end, to be looked at
+TAKEN = ("block_size", "dropout", "gradient_accumulation_steps", "temperature")  # settings beside
+TESTED = 3_000  # documents that the base was not trained on
+SPLIT, EARLIER_SPLIT = "completions", "examples"  # by what examples are held out
+
+
+def sft(
+    base: str | Path | Model,
+    data: Learnable,
+    *,
+    base_share: float = BASE_SHARE,
+    engine: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    checkpoint_every: str | int | None = None,
+    on_start: Callable[[Start], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **settings: Any,
+) -> Model:
+    """Tune `base`, a model or its directory, on examples with a prompt and a completion each.
+
+    data: a JSONL file of {"prompt": "…", "completion": "…"}, one of the built-in
+    `instructions.TASKS`, or such mappings; an example that stands there twice is learned twice as
+    often. A tenth of them, chosen by their content, is held out, and shares no completion with the
+    others (see `divided`): the model is the one that does best on them. Completions that were held
+    out from the base are not learned. Characters that the base does not know, the special token,
+    and positions for the longest example are added.
+
+    base_share: of the documents in a step so many are of the base's list, without a prompt; 0 for
+    none. settings: those of training (learning_rate, num_steps, batch_size, seed …); what is not
+    given is picked. For the other arguments and errors see `kamon.train`.
+
+    >>> import kamon
+    >>> base = kamon.train(["anna", "hanna", "nora"], num_steps=3)
+    >>> data = [{"prompt": "short", "completion": "ann"}, {"prompt": "long", "completion": "hanna"}]
+    >>> model = sft(base, data, num_steps=3)
+    >>> len(model.sample(2, prompt="short", seed=1))
+    2
+    """
+    path = base if isinstance(base, str | PathLike) else None
+    how: dict[str, Any] = {"engine": engine, "dtype": dtype, "threads": threads, "device": device}
+    how["compile"] = compile
+    model = loaded(base, "the base", **how)
+    examples, source = examples_of(data)
+    tuning = prepare(model, path, examples, source, base_share, settings, **how)
+    return tune(
+        tuning,
+        steps_of,
+        **how,
+        output=output,
+        overwrite=overwrite,
+        checkpoint_every=checkpoint_every,
+        on_start=on_start,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def resume(path: str | Path, **how: Any) -> Model:
+    """Go on with `sft` as if it had never been interrupted; how: of `tune.resume_tuning`."""
+    return resume_tuning(path, KIND, steps_of, **how)
+
+
+# ---- examples
+
+
+def examples_of(data: Learnable) -> tuple[list[Example], str]:
+    """The examples and what they are called. CorpusError says what is wrong, and in which line."""
+    if isinstance(data, str) and data in instructions.TASKS:
+        return list(instructions.examples(data)), data
+    if isinstance(data, str | PathLike):
+        return read_examples(data), name_of(data)
+    found, name = [], "a list in memory"
+    for number, each in enumerate(data, 1):
+        if not isinstance(each, Mapping):
+            raise CorpusError(f"example {number} is not a mapping but {each!r:.80}")
+        texts = [each.get(key) for key in KEYS]
+        for key, text in zip(KEYS, texts, strict=True):
+            if not isinstance(text, str):
+                raise CorpusError(f"example {number} has no text under {key!r}")
+            checked_text(name, f"example {number}", text)
+        found.append(example(name, f"example {number}", texts[0] or "", texts[1] or ""))
+    if not found:
+        raise CorpusError(f"{name} is empty")
+    return found, name
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    name = name_of(path)
+    found, empty = [], True
+    blocks = stream_lines(path, instructions.TASKS)
+    for number, line in enumerate(chain.from_iterable(no_longer(blocks, name)), 1):
+        empty = False
+        if line.strip():
+            prompt, completion = json_record(name, number, line, KEYS)
+            found.append(example(name, f"line {number}", prompt, completion))
+    if not found:
+        raise CorpusError(f"{name} {'is empty' if empty else 'holds nothing but blank lines'}")
+    return found
+
+
+def example(name: str, where: str, prompt: str, completion: str) -> Example:
+    if not completion:
+        raise CorpusError(f"{name}, {where} has an empty completion: there is nothing to learn")
+    return {"prompt": prompt, "completion": completion}
+
+
+# ---- before the first step
+
+
+def prepare(
+    model: Model,
+    path: str | Path | None,
+    examples: list[Example],
+    source: str,
+    base_share: float,
+    settings: dict[str, Any],
+    *,
+    engine: str | None = None,
+    **how: Any,
+) -> Tuning:
+    """Everything decided: the model extended, the settings picked, the base measured.
+
+    engine, how: of the engine that measures, as of `make_engine`.
+    """
+    base_share = checked_float("base_share", base_share)
+    if not 0 <= base_share < 1:
+        raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
+    model.check_documents("prompts and answers are documents")
+    if base_share and "packed" in model.training["corpus"]:
+        raise ConfigError(
+            "the base has learned a packed corpus, whose documents it does not keep: only a "
+            "base_share of 0 goes without them"
+        )
+    settings = checked_settings(settings)
+    learned, held_out = model.parts()
+    reading = learned.shuffled(random.Random(model.config.seed))[:READ]
+    normal = model.tokenizer.normal
+    examples = [{key: normal(text) for key, text in each.items()} for each in examples]
+    texts = chain.from_iterable((each["prompt"], each["completion"]) for each in examples)
+    params = model.engine.state()["params"]
+    config, tokenizer, params = extend(
+        model.config,
+        model.tokenizer,
+        params,
+        chars=set().union(*texts),
+        specials=[] if knows_prompts(model.tokenizer) else [ANSWER],
+        reader=model.engine if reading else None,
+        docs=model.tokenizer.encode_documents(reading, model.config.block_size),
+    )
+    longest = max(len(tokens) for tokens, _ in encoded(tokenizer, examples)) - 1
+    size = max(config.block_size, longest, settings.get("block_size", 0))
+    if settings.get("block_size", size) < size:
+        raise ConfigError(
+            f"block_size {settings['block_size']} is too small: the longest example has "
+            f"{longest} tokens, and the base a block_size of {config.block_size}"
+        )
+    config, tokenizer, params = extend(config, tokenizer, params, block_size=size)
+    chosen = picked(model.config, len(examples), base_share, **settings)
+    config = configured(config, chosen, settings, *TAKEN)
+    warm_up = settings.get("warmup_steps", int(WARM_UP * config.num_steps))
+    config = replace(config, warmup_steps=warm_up, block_size=size)
+    base = base_of(model, path)
+    measuring = make_engine(engine, config, **how)
+    measuring.load(untrained(params))
+    if held_out:
+        batch = tokenizer.encode_documents(held_out[:TESTED], config.block_size)
+        base["held_out_loss"] = mean_loss(measuring, batch)
+    if source == instructions.INSTRUCTIONS:
+        base["obedience"] = asdict(instructions.obedience(measuring, tokenizer))
+    return Tuning(
+        kind=KIND,
+        config=config,
+        tokenizer=tokenizer,
+        params=params,
+        settings={"base_share": float(base_share), "split": SPLIT},
+        examples=examples,
+        source=source,
+        base=base,
+        documents=model.documents,
+    )
+
+
+def picked(
+    config: Config, num_examples: int, base_share: float = BASE_SHARE, **settings: Any
+) -> dict[str, Any]:
+    """Return the settings where none are given: so many steps that they make PASSES."""
+    sizes = {"batch_size": BATCH_SIZE, "gradient_accumulation_steps": 1}
+    given = replace(config, **sizes | {name: settings[name] for name in sizes & settings.keys()})
+    learned = min(PASSES * num_examples, MOST_LEARNED) / (given.docs_per_step * (1 - base_share))
+    return sizes | {
+        "num_steps": max(LEAST_STEPS, round(learned)),
+        "learning_rate": FASTER * config.learning_rate,
+        "min_lr": 0.0,
+    }
+
+
+def encoded(tokenizer: Tokenizer, examples: Iterable[Example]) -> list[tuple[Numbers, Span]]:
+    """The tokens and the span of each example."""
+    found = []
+    known: dict[tuple[str, str], tuple[Numbers, Span]] = {}  # of those that are repeated
+    for each in examples:
+        pair = each["prompt"], each["completion"]
+        if pair not in known:
+            tokens, span = prompted(tokenizer, *pair)
+            known[pair] = array("i", tokens), span
+        found.append(known[pair])
+    return found
+
+
+def divided(
+    examples: Sequence[Example], tested_base: Iterable[str], split: str = SPLIT
+) -> tuple[list[Example], list[Example]]:
+    """(learned, held out): a tenth by the content of an example, each of them once.
+
+    No completion is on both sides, and no prompt either unless it is one of a few that many
+    examples have (see `preferences.held_out_texts`). Those with a completion in tested_base, on
+    which the base was tested, are in neither: learning them would spoil that. If fewer than
+    MIN_HELD_OUT would be held out, none is. split: SPLIT, or EARLIER_SPLIT of a tuning to resume,
+    which looked at whole examples.
+    """
+    spoilt = set(map(nfc, tested_base))
+    usable = [each for each in examples if nfc(each["completion"]) not in spoilt]
+    links = dict.fromkeys((nfc(e["completion"]), f"\0{nfc(e['prompt'])}") for e in usable)
+    apart = held_out_texts(list(links), lambda text: text.startswith("\0"))
+
+    def is_apart(each: Example) -> bool:
+        if split == EARLIER_SPLIT:
+            return part(f"{each['prompt']}\n{each['completion']}".encode()) == 0
+        return nfc(each["completion"]) in apart
+
+    learned = [each for each in usable if not is_apart(each)]
+    held_out = {(each["prompt"], each["completion"]): each for each in usable if is_apart(each)}
+    if len(held_out) >= MIN_HELD_OUT and learned:
+        return learned, list(held_out.values())
+    return usable, []
+
+
+# ---- the steps
+
+
+def steps_of(tuning: Tuning, _: NewEngine) -> Steps:
+    c, tokenizer = tuning.config, tuning.tokenizer
+    docs = tuning.documents
+    docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
+    base = divide_as(tuning.base["training"], docs, c.mode)
+    split = tuning.settings.get("split", EARLIER_SPLIT)
+    chosen, apart = divided(tuning.examples, base[1], split)
+    learned = encoded(tokenizer, chosen)
+    size = c.docs_per_step
+    num_base = round(size * tuning.settings["base_share"]) if base[0] else 0
+    base_docs = tokenizer.encode_documents(base[0], c.block_size) if num_base else None
+    most = max(FEWEST_DOCS, c.num_steps * size // EVALUATIONS // 10)
+    tested = encoded(tokenizer, random.Random(c.seed).sample(apart, min(len(apart), most)))
+    base_tested = tokenizer.encode_documents(base[1][:TESTED], c.block_size)
+
+    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+        places = examples_of_step(c.seed, step, size - num_base, len(learned))
+        rows = [learned[i] for i in places]
+        if base_docs is not None:
+            for i in examples_of_step(c.seed + 1, step, num_base, len(base_docs)):
+                tokens = base_docs.document(i)
+                rows.append((tokens, (0, len(tokens) - 1)))
+        batch, spans, sizes = packed(rows)
+        weights = sft_weights(spans, sizes)
+        draws = range(step * size, (step + 1) * size)
+        logprobs = engine.backward(batch, weights, draws)
+        engine.step(rate)
+        own = sum(sizes[: len(places)])
+        share = sum(answer for _, answer in spans[: len(places)])
+        loss = -left_sum(p for p, w in zip(logprobs[:own], weights, strict=False) if w) / share
+        if base_docs is None:
+            return {"loss": loss}
+        return {"loss": loss, "base_loss": -left_sum(logprobs[own:]) / (len(logprobs) - own)}
+
+    def held_out_loss(engine: Engine) -> float:
+        batch, spans, sizes = packed(tested)
+        return sft_loss(engine.logprobs(batch), sft_weights(spans, sizes))
+
+    def finish(engine: Engine) -> dict[str, Any]:
+        prompts = dict.fromkeys(each["prompt"] for each in apart or chosen)
+        shown = random.Random(c.seed).sample(list(prompts), min(len(prompts), NUM_SHOWN))
+        found: dict[str, Any] = {"prompts": shown}
+        if base_tested:
+            found["base_held_out_loss"] = mean_loss(engine, base_tested)
+        if tuning.source == instructions.INSTRUCTIONS:
+            found["obedience"] = asdict(instructions.obedience(engine, tokenizer))
+        return found
+
+    measured = held_out_loss if tested else None
+    return Steps(make, measured, len(tested), finish=finish)
+
+
+def packed(rows: Iterable[tuple[Numbers, Span]]) -> tuple[Batch, list[Span], list[int]]:
+    """Documents as an engine takes them; their spans, and how many targets each has."""
+    tokens, offsets = array("i"), array("q", [0])
+    spans, sizes = [], []
+    for document, span in rows:
+        tokens.extend(document)
+        offsets.append(len(tokens))
+        spans.append(span)
+        sizes.append(len(document) - 1)
+    return Batch(tokens, offsets), spans, sizes

@@ -1,0 +1,401 @@
+"""New documents that fulfil conditions: some hold while a document is made, others decide after.
+
+Candidate c, for c = 0, 1, 2, …, is drawn with `philox.uniform(seed, c, position)`, as sample c is
+where there are no conditions. Under prefix, min_len, top_k and top_p the draw is among the tokens
+that these allow, in proportion to their probabilities; no position's draw moves. Those candidates
+that fulfil the other conditions, and are not empty, are the samples, in this order. So neither n
+nor how many are made at once changes which ones these are: the first 10 of 50 are the 10 of 10.
+With `unique` alone a sample depends on those before it.
+
+The search ends with n samples, or when its patience does: PATIENCE candidates at first, one fewer
+with each, ATTEMPTS more with each that is a sample, but never above PATIENCE again. What fits so
+seldom might not come at all. This, too, is independent of n.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import accumulate, count
+from typing import Any
+
+from kamon.config import check_text, checked_float, checked_int, suggestion
+from kamon.data.documents import nfc
+from kamon.engines.base import is_fast
+from kamon.engines.parameters import num_params
+from kamon.engines.philox import uniform
+from kamon.errors import ConfigError
+from kamon.generation.sampling import (
+    LanguageModel,
+    SampleRequest,
+    as_text,
+    check_room,
+    choose,
+    logprobs_of_openings,
+    probabilities,
+    sample_texts,
+    started,
+)
+from kamon.tokenizers.base import Tokenizer
+from kamon.tokenizers.prompts import before_answer
+
+ATTEMPTS = 1000  # more candidates to look at, for each sample found
+PATIENCE = 20_000  # candidates made one by one
+PATIENCE_IN_BULK = 1_000_000  # and by a fused `sample`, of a small model
+TOKENS_IN_BULK = 1 << 26  # at a time, however many there are to be
+WORK_IN_BULK = 7e10  # parameters times tokens in so many candidates of a larger one
+WORK_AT_ONCE = 2e9  # parameters times tokens between two looks whether to stop
+WORK_AT_ONCE_SLOWLY = 2e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What each sample must fulfil. Lengths are in code points. ConfigError where none can.
+
+    Texts are compared in the form of the model's tokenizer, which is Unicode's NFC.
+
+    length: tokens of a text, behind its prefix, of a model of text; such a model knows no other
+    conditions than prefix, top_k and top_p. prompt: what each is to be an answer to, of a model
+    that knows prompts; "" is one, too.
+
+    While a document is made, token by token:
+    prefix: its beginning. min_len: it cannot end before. top_k: only the k likeliest tokens stay,
+    of equal ones the first. top_p: of these, only the fewest likeliest whose probabilities reach p
+    together. Both look at the model's odds at the temperature, among the tokens that the conditions
+    before allow.
+
+    Of whole documents, of which the others are dropped:
+    max_len: it ends by then of itself, since none is cut. suffix: its end. contains: stands
+    anywhere in it. regex: matches all of it; one with repetitions in repetitions, such as (a+)+b,
+    may take Python longer than anyone waits. exclude: documents that it may not be. novel: not in
+    the list that was learned. unique: none of the samples before.
+    """
+
+    prefix: str = ""
+    min_len: int = 0
+    max_len: int | None = None
+    top_k: int | None = None
+    top_p: float = 1.0
+    suffix: str = ""
+    contains: str = ""
+    regex: str | None = None
+    exclude: Iterable[str] = ()
+    novel: bool = False
+    unique: bool = False
+    length: int | None = None
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prefix", "suffix", "contains", "regex", "prompt"):
+            value = getattr(self, name)
+            if not (name in ("regex", "prompt") and value is None):
+                check_text(name, value)
+        for name, least in (("min_len", 0), ("max_len", 1), ("top_k", 1), ("length", 0)):
+            value = getattr(self, name)
+            if value is not None or name == "min_len":
+                object.__setattr__(self, name, checked_int(name, value, least))
+        object.__setattr__(self, "top_p", checked_float("top_p", self.top_p))
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if isinstance(self.exclude, str):
+            raise ConfigError("exclude must be several documents, not one text")
+        exclude = list(self.exclude)
+        for doc in exclude:
+            check_text("a document to exclude", doc)
+        object.__setattr__(self, "exclude", frozenset(exclude))
+        if self.max_len is not None:
+            if self.min_len > self.max_len:
+                raise ConfigError(
+                    f"min_len {self.min_len} is above max_len {self.max_len}: no text is so long"
+                )
+            self.check_room(self.max_len, f"max_len {self.max_len}")
+        if self.regex is not None:
+            compiled(self.regex)
+
+    @property
+    def steer(self) -> bool:
+        """Whether any token is ruled out or given: each document is then made by itself."""
+        none = Conditions()
+        names = ("prefix", "min_len", "top_k", "top_p")
+        return any(getattr(self, name) != getattr(none, name) for name in names)
+
+    def check_room(self, most: int, what: str) -> None:
+        """ConfigError where a text that must be in each document is longer than `most`."""
+        for name in ("prefix", "suffix", "contains"):
+            text = nfc(getattr(self, name))  # of whatever form the model has, no more than it needs
+            if len(text) > most:
+                raise ConfigError(
+                    f"{name} {text!r} has {len(text)} characters, more than {what} allows"
+                )
+
+    def in_form(self, normal: Callable[[str], str]) -> Conditions:
+        """The same with its texts as `normal` of a tokenizer gives them."""
+        return replace(
+            self,
+            prefix=normal(self.prefix),
+            suffix=normal(self.suffix),
+            contains=normal(self.contains),
+            regex=None if self.regex is None else normal(self.regex),
+            exclude=map(normal, self.exclude),
+        )
+
+    def check_model(self, tokenizer: Tokenizer, block_size: int) -> None:
+        """ConfigError or TokenizerError where this model can make no such document."""
+        if self.length is not None:
+            raise ConfigError(
+                "length is for models of text: this one makes documents, which end by themselves; "
+                "max_len drops longer ones"
+            )
+        most = block_size * max(tokenizer.starts)
+        for name in ("min_len", "max_len"):
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise ConfigError(
+                    f"{name} {value} is above the {most} characters that the model's "
+                    f"block_size {block_size} allows"
+                )
+        self.check_room(most, f"the model's block_size {block_size}")
+        if self.max_len is not None and len(self.prefix) > self.max_len:  # not in NFC
+            raise ConfigError(f"prefix {self.prefix!r} is longer than max_len {self.max_len}")
+        size = len(tokenizer.encode(self.prefix))
+        if size > block_size:
+            raise ConfigError(
+                f"prefix {self.prefix!r} has {size} tokens, more than the model's block_size "
+                f"{block_size} allows"
+            )
+        tokenizer.encode(self.suffix)
+        tokenizer.encode(self.contains)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Samples, the number of each among the candidates, and how many candidates were looked at.
+
+    sizes: the tokens of each, `room` of one that the model did not end: block_size, of which a
+    prompt takes some.
+    """
+
+    texts: list[str]
+    numbers: Sequence[int]
+    tried: int
+    sizes: Sequence[int] = ()
+    room: int = 0
+
+
+def make_conditions(given: Mapping[str, Any]) -> Conditions:
+    """The Conditions of these names; an unknown one is a ConfigError with the nearest."""
+    names = [f.name for f in fields(Conditions)]
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"unknown condition {name!r}{suggestion(name, names)}")
+    return Conditions(**given)
+
+
+def find(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    conditions: Conditions,
+    docs: Callable[[], Iterable[str]],
+    should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
+) -> Found:
+    """The first `request.n` candidates that fulfil the conditions, or fewer: never one that fails.
+
+    docs: gives what `novel` compares with; only called for it. should_stop: asked with the number
+    of candidates so far; what was found by then is all.
+    """
+    block_size = model.config.block_size
+    if tokenizer.composed:
+        conditions = conditions.in_form(tokenizer.normal)
+    before = before_answer(tokenizer, conditions.prompt, block_size)
+    room = block_size - len(before)
+    conditions.check_model(tokenizer, room)
+    n = request.n
+    check_room(n)
+    # No special token but the end has a place in a document, or in an answer.
+    special = frozenset(tokenizer.special.values()) - {request.bos}
+    request = replace(request, before=before, excluded=special)
+    if replace(conditions, prompt=None) == Conditions():
+        made: list[tuple[str, int]] = []
+        for each in in_bulk(model, tokenizer, request, n):
+            if should_stop(len(made)):
+                break
+            made.append(each)
+        lengths = [size for _, size in made]
+        return Found([text for text, _ in made], range(len(made)), len(made), lengths, room)
+    fits = filter_of(conditions, docs)
+    if conditions.steer or special or not is_fast(model):
+        patience = PATIENCE
+        candidates = one_by_one(model, tokenizer, request, conditions)
+    else:
+        config = model.config
+        affordable = int(WORK_IN_BULK / num_params(config) / config.block_size)
+        patience = max(PATIENCE, min(PATIENCE_IN_BULK, affordable))
+        candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * n)
+    if request.temperature == 0:
+        patience = 1  # every candidate is the likeliest document
+    texts: list[str] = []
+    numbers: list[int] = []
+    sizes: list[int] = []
+    tried, left = 0, patience
+    while len(texts) < n and left > 0 and not should_stop(tried):
+        text, size = next(candidates)
+        left -= 1
+        if fits(text):
+            texts.append(text)
+            numbers.append(tried)
+            sizes.append(size)
+            left = min(patience, left + ATTEMPTS)
+        tried += 1
+    return Found(texts, numbers, tried, sizes, room)
+
+
+def in_bulk(
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, most: int
+) -> Iterator[tuple[str, int]]:
+    """The first `most` candidates and their tokens' number, where no condition steers any: ever
+    more at a time, but not so many that it takes long until somebody can stop it."""
+    config, done, size = model.config, 0, max(1000, 2 * request.n)
+    work = WORK_AT_ONCE if is_fast(model) else WORK_AT_ONCE_SLOWLY
+    largest = max(1, int(work / num_params(config) / config.block_size))
+    while done < most:
+        size = min(size, most - done, largest, max(1000, TOKENS_IN_BULK // config.block_size))
+        found = sample_texts(model, tokenizer, replace(request, n=size, first=done))
+        yield from zip(*found, strict=True)
+        done, size = done + size, 4 * size
+
+
+def one_by_one(
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, conditions: Conditions
+) -> Iterator[tuple[str, int]]:
+    """All candidates and their tokens' number.
+
+    Of the ways in which tokens may begin with the prefix, one is drawn like a token.
+    """
+    starts = tokenizer.starts
+    room = model.config.block_size - len(request.before)
+    openings: list[tuple[int, ...]] = [()]
+    logprobs = [0.0]
+    if conditions.prefix:
+        openings = [
+            tokens
+            for tokens in tokenizer.openings(conditions.prefix)
+            if len(tokens) <= room
+            and sum(starts[token] for token in tokens) <= (conditions.max_len or math.inf)
+        ]
+        if len(openings) > 1:
+            logprobs = logprobs_of_openings(model, request.bos, openings, request.before)
+    for number in count():
+        u = partial(uniform, request.seed, number)
+        prefix = openings[0]
+        if len(openings) > 1:  # no other draw is for position 0
+            prefix = openings[choose(logprobs, request.temperature, u(0))]
+        made = partial(steered_document, model, request, u, conditions, prefix, tokenizer)
+        tokens, size = as_text(tokenizer, made(), room, partial(made, valid=True))
+        yield tokenizer.normal(tokenizer.decode(tokens)), size
+
+
+def steered_document(
+    model: LanguageModel,
+    request: SampleRequest,
+    u: Callable[[int], float],
+    conditions: Conditions,
+    prefix: Sequence[int],
+    tokenizer: Tokenizer,
+    *,
+    valid: bool = False,
+) -> list[int]:
+    """`sample_document` under the conditions that hold for tokens; `prefix` as tokens.
+
+    valid: only tokens that a text can have.
+    """
+    bos, before, temperature = request.bos, request.before, request.temperature
+    decoder, starts = started(model, bos, before), tokenizer.starts
+    tokens: list[int] = []
+    token, length = (before or (bos,))[-1], 0  # in characters
+    most = math.inf if conditions.max_len is None else conditions.max_len
+    # What may turn out to be no text, or shorter as a text, is made to the end.
+    cut = most if tokenizer.a_character_each else math.inf
+    filled = len(conditions.prefix) == most  # there is one such document: it needs no draw
+    for position in range(model.config.block_size - len(before)):
+        if length > cut or (filled and position == len(prefix)):
+            break  # of what is too long already, the rest is not made
+        logits = decoder.push(token)
+        if position < len(prefix):
+            token = prefix[position]
+        else:
+            excluded = tokenizer.ruled_out(tokens) if valid else request.excluded
+            stay = allowed(logits, temperature, bos, length, conditions, excluded)
+            token = stay[choose([logits[t] for t in stay], temperature, u(position))]
+        if token == bos:
+            break
+        tokens.append(token)
+        length += starts[token]
+    return tokens
+
+
+def allowed(
+    logits: Sequence[float],
+    temperature: float,
+    bos: int,
+    length: int,
+    conditions: Conditions,
+    excluded: Collection[int] = (),
+) -> list[int]:
+    """The tokens that may stand behind `length` characters, in ascending order.
+
+    excluded: none of these.
+    """
+    tokens = [token for token in range(len(logits)) if token not in excluded]
+    if length < conditions.min_len and bos not in excluded:
+        tokens.remove(bos)
+    top_k, top_p = conditions.top_k, conditions.top_p
+    if top_k is not None or top_p < 1:
+        tokens.sort(key=lambda token: -logits[token])  # a stable sort: of equal ones the first
+        tokens = tokens[:top_k]
+        if top_p < 1:
+            shares = probabilities([logits[token] for token in tokens], temperature)
+            running = list(accumulate(shares))
+            # As exact as the sum is: it need not be 1 to the last bit.
+            reached = next(i for i, p in enumerate(running) if p >= top_p * running[-1])
+            tokens = tokens[: reached + 1]
+        tokens.sort()
+    return tokens
+
+
+def filter_of(conditions: Conditions, docs: Callable[[], Iterable[str]]) -> Callable[[str], bool]:
+    """Whether a text fulfils the conditions of whole documents, asked of one after the other."""
+    c = conditions
+    most = math.inf if c.max_len is None else c.max_len
+    match = None if c.regex is None else compiled(c.regex).fullmatch
+    taken = set(c.exclude)
+    if c.novel:
+        taken.update(docs())
+
+    def fits(text: str) -> bool:
+        if not text or text in taken or not text.endswith(c.suffix) or c.contains not in text:
+            return False
+        if not text.startswith(c.prefix):  # a mark drawn next made its last character another one
+            return False
+        if match and not match(text):
+            return False
+        if not c.min_len <= len(text) <= most:  # of bytes that are no characters
+            return False
+        if c.unique:
+            taken.add(text)
+        return True
+
+    return fits
+
+
+def compiled(regex: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():  # of what a later Python may read in another way
+            warnings.simplefilter("ignore")
+            return re.compile(regex)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"regex {regex!r} does not compile: {error}") from None

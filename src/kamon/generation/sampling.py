@@ -1,0 +1,247 @@
+"""From logits to text: how the next token is drawn, and documents token by token."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from operator import sub
+from typing import Protocol
+
+from kamon.config import Config
+from kamon.engines.base import Decoder
+from kamon.engines.batch import Batch, check_samples, pack
+from kamon.engines.memory import check_memory
+from kamon.engines.philox import uniform
+from kamon.engines.scalar import softmax
+from kamon.tokenizers.base import Tokenizer
+
+INVALID = "\ufffd"  # what bytes that are no UTF-8 become
+BYTES_OF_TEXT = 100.0  # of a short one, and of what is known of it
+
+
+class LanguageModel(Protocol):
+    """What sampling needs: every engine has it, and so has an n-gram."""
+
+    @property
+    def config(self) -> Config:
+        """Of which sampling reads block_size."""
+
+    def decoder(self) -> Decoder:
+        """A reader at the start of a document."""
+
+
+def choose(logits: Sequence[float], temperature: float, u: float) -> int:
+    """The token at which the running sum of softmax(logits / temperature) passes u, 0 ≤ u < 1.
+
+    Temperature 0 takes the largest logit, the first among equals.
+    """
+    running = list(accumulate(probabilities(logits, temperature)))
+    return bisect(running, u * running[-1], 0, len(running) - 1)
+
+
+def probabilities(logits: Sequence[float], temperature: float) -> list[float]:
+    """softmax(logits / temperature); so cold that only the largest logit is left, 1 for it."""
+    largest = max(logits)
+    try:
+        scale = temperature**-1
+    except ArithmeticError:  # 0, or too small to divide by
+        scale = math.inf
+    if not math.isfinite(scale * max(abs(logit) for logit in logits)):
+        found = [0.0] * len(logits)
+        found[logits.index(largest)] = 1.0
+        return found
+    return softmax([logit * scale for logit in logits])
+
+
+def sample_document(
+    model: LanguageModel,
+    bos: int,
+    temperature: float,
+    u: Callable[[int], float],
+    before: Sequence[int] = (),
+    excluded: Collection[int] = (),
+    tokenizer: Tokenizer | None = None,
+) -> list[int]:
+    """Tokens of one new document, without BOS; `u(position)` is the draw for each.
+
+    It ends where the model says BOS, or unfinished where block_size tokens are full. before,
+    excluded: see SampleRequest. tokenizer: rules out what its texts cannot have.
+    """
+    decoder = started(model, bos, before)
+    tokens: list[int] = []
+    token = before[-1] if before else bos
+    for position in range(model.config.block_size - len(before)):
+        logits = decoder.push(token)
+        if tokenizer:
+            excluded = tokenizer.ruled_out(tokens)
+        if excluded:
+            stay = [each for each in range(len(logits)) if each not in excluded]
+            token = stay[choose([logits[each] for each in stay], temperature, u(position))]
+        else:
+            token = choose(logits, temperature, u(position))
+        if token == bos:
+            break
+        tokens.append(token)
+    return tokens
+
+
+def started(model: LanguageModel, bos: int, before: Sequence[int]) -> Decoder:
+    """A decoder that has read BOS and `before`, but for the last of these, which comes next."""
+    decoder = model.decoder()
+    for token in [bos, *before][:-1]:
+        decoder.push(token)
+    return decoder
+
+
+class Reading:
+    """Logits behind a prefix; a decoder goes on where one prefix continues the one before.
+
+    before: tokens between BOS and every prefix.
+    """
+
+    def __init__(self, model: LanguageModel, bos: int, before: Sequence[int] = ()) -> None:
+        self.model = model
+        self.start = (bos, *before)
+        self.read: tuple[int, ...] | None = None
+        self.reads = 0
+
+    def logits(self, tokens: tuple[int, ...]) -> Sequence[float]:
+        """(V,) of the token behind the start and `tokens`."""
+        read = self.read
+        if read is not None and len(read) < len(tokens) and tokens[: len(read)] == read:
+            rest = tokens[len(read) :]
+        else:
+            self.decoder = self.model.decoder()
+            rest = (*self.start, *tokens)
+        for token in rest:
+            logits = self.decoder.push(token)
+        self.reads += len(rest)
+        self.read = tokens
+        return logits
+
+
+def log_sum_exp(logits: Sequence[float]) -> float:
+    largest = max(logits)
+    return largest + math.log(math.fsum([math.exp(logit - largest) for logit in logits]))
+
+
+def logprobs_of_openings(
+    model: LanguageModel,
+    bos: int,
+    openings: Sequence[tuple[int, ...]],
+    before: Sequence[int] = (),
+) -> list[float]:
+    """log p in nats that a document begins with these tokens, for each of `openings`; before: see
+    SampleRequest."""
+    reading = Reading(model, bos, before)
+    behind: dict[tuple[int, ...], list[float]] = {}  # log p of each token that may come next
+    within: dict[tuple[int, ...], list[float]] = {}  # log p of each of the tokens
+
+    def logprobs(tokens: tuple[int, ...]) -> list[float]:
+        if tokens not in behind:
+            logits = reading.logits(tokens)
+            base = log_sum_exp(logits)
+            behind[tokens] = [logit - base for logit in logits]
+        return behind[tokens]
+
+    for first in {tokens[:-1]: None for tokens in openings}:
+        within[first] = [logprobs(first[:i])[token] for i, token in enumerate(first)]
+    return [
+        math.fsum([*within[tokens[:-1]], logprobs(tokens[:-1])[tokens[-1]]]) for tokens in openings
+    ]
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """n new documents; the draws of number i are `philox.uniform(seed, i, position)`.
+
+    first: the number of the first one. before: tokens between BOS and each document, such as a
+    prompt, which are read and not returned. excluded: tokens that are never drawn; the others share
+    their probability in proportion.
+    """
+
+    n: int
+    temperature: float
+    seed: int
+    bos: int
+    first: int = 0
+    before: tuple[int, ...] = ()
+    excluded: frozenset[int] = frozenset()
+
+
+def sample(model: LanguageModel, request: SampleRequest) -> Batch:
+    """The documents, without BOS; all at once where an engine can.
+
+    ValueError for a number or temperature that cannot be, and a token outside the vocabulary.
+    """
+    check_samples(request.n, request.temperature, request.first)
+    fused = getattr(model, "sample", None)
+    if fused and not request.before and not request.excluded:
+        check_room(request.n, model.config.block_size)
+        found: Batch = fused(
+            request.n, request.temperature, request.seed, request.bos, request.first
+        )
+        return found
+    return sample_one_by_one(model, request)
+
+
+def check_room(n: int, length: int = 0) -> None:
+    """ConfigError where n texts, made all at once with room for `length` tokens, are too many."""
+    check_memory(
+        n * (BYTES_OF_TEXT + 8.0 * length),
+        f"{n:,} samples",
+        "ask for fewer at a time, each time with another seed",
+    )
+
+
+def sample_texts(
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest
+) -> tuple[list[str], list[int]]:
+    """The documents of `sample` as texts, and how many tokens each has."""
+    batch = sample(model, request)
+    texts = tokenizer.decode_documents(batch)
+    sizes = list(map(sub, batch.offsets[1:], batch.offsets))
+    room = model.config.block_size - len(request.before)
+    for i, text in enumerate(texts):
+        if INVALID in text:
+            u = partial(uniform, request.seed, request.first + i)
+            again = partial(
+                sample_document,
+                *(model, request.bos, request.temperature, u),
+                *(request.before, request.excluded, tokenizer),
+            )
+            tokens, sizes[i] = as_text(tokenizer, list(batch.document(i)), room, again)
+            texts[i] = tokenizer.normal(tokenizer.decode(tokens))
+    return texts, sizes
+
+
+def as_text(
+    tokenizer: Tokenizer, tokens: list[int], room: int, again: Callable[[], list[int]]
+) -> tuple[list[int], int]:
+    """The tokens of a sample if they are text, otherwise those that `again` draws in the same way
+    among the tokens that a text can have; and how many were drawn.
+
+    A character that the end of the `room` cuts is left out.
+    """
+    begun = tokenizer.unfinished(tokens)
+    if begun is None or (begun and len(tokens) < room):
+        tokens = again()
+    size = len(tokens)
+    while tokenizer.unfinished(tokens):
+        tokens = tokens[:-1]
+    return tokens, size
+
+
+def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> Batch:
+    """The loop over `sample_document` that every fused `sample` must equal."""
+    return pack(
+        sample_document(
+            *(model, request.bos, request.temperature, partial(uniform, request.seed, index)),
+            *(request.before, request.excluded),
+        )
+        for index in range(request.first, request.first + request.n)
+    )

@@ -1,0 +1,102 @@
+"""Text of any length from a model of text: it goes on from a prompt, and need not end.
+
+The model looks at block_size tokens at most. When those are full, it begins again with the last
+half of them as its first ones, so that between half and all of block_size is before its eyes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from kamon.engines.philox import uniform
+from kamon.errors import ConfigError
+from kamon.generation.constraints import Conditions, allowed
+from kamon.generation.sampling import LanguageModel, SampleRequest, as_text, check_room, choose
+from kamon.tokenizers.base import Tokenizer
+
+LENGTH = 500  # tokens, where no number is named
+MOST_LENGTH = 10_000_000
+OF_DOCUMENTS = (
+    *("min_len", "max_len", "suffix", "contains", "regex", "exclude", "novel", "unique", "prompt"),
+)
+
+
+def check_conditions(conditions: Conditions) -> None:
+    """ConfigError for conditions that only documents, which have an end, can fulfil."""
+    none = Conditions()
+    for name in OF_DOCUMENTS:
+        if getattr(conditions, name) != getattr(none, name):
+            raise ConfigError(
+                f"{name} is a condition for documents, and this model writes text without an end: "
+                "length, prefix, top_k and top_p are for that"
+            )
+
+
+def prompt_of(tokenizer: Tokenizer, prefix: str) -> list[int]:
+    """The tokens of `prefix`; without one a line end, as behind a line, or BOS.
+
+    BOS alone is no beginning: a model of one long text has hardly ever seen it.
+    """
+    start = prefix or "\n"
+    if not prefix and tokenizer.unknown({start}):
+        return [tokenizer.bos]
+    return tokenizer.encode(start)
+
+
+def continue_text(
+    model: LanguageModel,
+    bos: int,
+    prompt: Sequence[int],
+    length: int,
+    temperature: float,
+    u: Callable[[int], float],
+    conditions: Conditions | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> list[int]:
+    """`length` tokens after the prompt; `u(number)` is the draw for each.
+
+    BOS, which stands between documents of the text, ends it. tokenizer: rules out what its texts
+    cannot have.
+    """
+    conditions = conditions or Conditions()
+    size = model.config.block_size
+    tokens = list(prompt)
+    decoder, room = model.decoder(), size
+    waiting = tokens[-size:]  # tokens that the decoder has not read
+    for number in range(length):
+        if len(waiting) > room:
+            decoder, room = model.decoder(), size
+            waiting = tokens[-max(1, size // 2) :]
+        for token in waiting:
+            logits = decoder.push(token)
+        room -= len(waiting)
+        excluded = tokenizer.ruled_out(tokens[-3:]) if tokenizer else ()
+        stay = allowed(logits, temperature, bos, number, conditions, excluded)
+        token = stay[choose([logits[t] for t in stay], temperature, u(number))]
+        if token == bos:
+            break
+        tokens.append(token)
+        waiting = [token]
+    return tokens[len(prompt) :]
+
+
+def write(
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, conditions: Conditions
+) -> list[str]:
+    """`request.n` texts, each with its prefix. Text i depends on (seed, i) alone, not on n."""
+    check_conditions(conditions)
+    length = LENGTH if conditions.length is None else conditions.length
+    check_room(request.n, min(length, MOST_LENGTH))
+    prompt = prompt_of(tokenizer, conditions.prefix)
+    texts = []
+    for index in range(request.first, request.first + request.n):
+        u = partial(uniform, request.seed, index)
+        made = partial(
+            continue_text,
+            *(model, request.bos, prompt, length, request.temperature, u, conditions),
+        )
+        tokens, _ = as_text(tokenizer, made(), length, partial(made, tokenizer))
+        whole = [*prompt, *tokens] if conditions.prefix else tokens
+        texts.append(tokenizer.normal(tokenizer.decode(whole)))
+    return texts

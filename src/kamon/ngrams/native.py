@@ -1,0 +1,177 @@
+"""The n-grams of `kamon.ngrams.reference`, number for number, counted and looked up in C++.
+
+One count serves every order up to its own: all orders use the same counts but for their longest
+k-grams. Where the native engine is not built, `kamon.ngrams.reference` itself does the work.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from kamon.config import Config
+from kamon.engines import native
+from kamon.engines.batch import Batch
+from kamon.native import library
+from kamon.native.library import WRONG_OFFSETS
+from kamon.ngrams.reference import (
+    Ngram,
+    NgramDecoder,
+    check_tokens,
+    checked_order,
+    discounts,
+    train_ngram,
+)
+
+TOKENS_AT_ONCE = 1 << 17  # in one call, which no signal can interrupt
+
+
+@dataclass(frozen=True, eq=False)
+class NativeNgram:
+    """What `kamon.ngrams.reference.Ngram` is; `counts` are of its order or a higher one."""
+
+    config: Config
+    order: int
+    counts: Counts = field(repr=False)
+
+    def probabilities(self, context: Sequence[int]) -> list[float]:
+        """As `Ngram.probabilities` has them."""
+        vocab_size = self.counts.vocab_size
+        check_tokens(context, vocab_size)
+        read = array("i", context[max(0, len(context) - self.order + 1) :])
+        found = library.zeros(vocab_size)
+        error = library.exact("ngram_probabilities")(
+            *(self.counts.handle, self.order, library.address(read), len(read)),
+            library.address(found),
+        )
+        check(error, vocab_size)
+        return found.tolist()
+
+    def logprobs(self, batch: Batch) -> array[float]:
+        """As `Ngram.logprobs` has them."""
+        return self.counts.logprobs(batch, self.order, self.order)[0]
+
+    def logprobs_of_orders(self, batch: Batch) -> list[array[float]]:
+        """The `logprobs` of the n-grams of order 1, 2 … `order` that learned the same, at once."""
+        return self.counts.logprobs(batch, 1, self.order)
+
+    def of_order(self, order: int) -> NativeNgram:
+        """The n-gram of this order, no higher than its own, that learned the same."""
+        if not 1 <= order <= self.order:
+            raise ValueError(f"order {order} is not from 1 to {self.order}")
+        return replace(self, order=order)
+
+    def decoder(self) -> NgramDecoder:
+        """A reader at the start of a document."""
+        return NgramDecoder(self)
+
+
+class Counts:
+    """What C++ keeps of the learned documents; `longest` is how many tokens one has at most."""
+
+    def __init__(self, docs: Batch, vocab_size: int, order: int) -> None:
+        self.made_of = docs, vocab_size, order
+        self.vocab_size = vocab_size
+        self.destroy = library.exact("ngram_destroy")
+        self.handle = library.exact("ngram_create")(vocab_size, order)
+        if not self.handle:
+            raise MemoryError
+        arguments = native.documents(docs)[:3]
+        for first, last in pieces(docs):
+            error = library.exact("ngram_add")(self.handle, *arguments, first, last)
+            check(error, vocab_size, docs)
+        num_grams = array("q", bytes(8 * 2 * 5 * order))
+        self.longest: int = library.exact("ngram_tally")(self.handle, library.address(num_grams))
+        found = array("d")
+        for begin in range(0, len(num_grams), 5):
+            found.extend(discounts(Counter(dict(enumerate(num_grams[begin : begin + 5])))))
+        check(library.exact("ngram_finish")(self.handle, library.address(found)), vocab_size)
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.destroy(self.handle)
+
+    def __reduce__(self) -> tuple[type[Counts], tuple[Batch, int, int]]:
+        return Counts, self.made_of
+
+    def logprobs(self, batch: Batch, low: int, high: int) -> list[array[float]]:
+        """log p in nats of every target, for the orders low … high."""
+        arguments = native.documents(batch)[:3]
+        stride = len(batch.tokens) + 1  # more than there are targets, even where there are none
+        out = library.zeros(stride * (high - low + 1))
+        done = 0
+        for first, last in pieces(batch):
+            found = library.exact("ngram_logprobs")(
+                *(self.handle, low, high, *arguments, first, last),
+                *(library.address(out, "d", done), stride),
+            )
+            check(-found, self.vocab_size, batch)
+            done += found
+        return [out[begin : begin + done] for begin in range(0, len(out), stride)]
+
+
+def pieces(docs: Batch) -> Iterator[tuple[int, int]]:
+    """The documents in pieces, each from its first document to before the first of the next.
+
+    None has more than TOKENS_AT_ONCE, but one that is a single document.
+    """
+    if docs.offsets[0] != 0 or docs.offsets[-1] != len(docs.tokens):
+        raise ValueError(WRONG_OFFSETS)
+    last = 0
+    while last < len(docs):
+        first = last
+        last = bisect_right(docs.offsets, docs.offsets[first] + TOKENS_AT_ONCE) - 1
+        last = max(last, first + 1)
+        yield first, last
+
+
+def check(error: int, vocab_size: int, docs: Batch | None = None) -> None:
+    """Raise what an Error of engine.cpp means."""
+    if error == 2 and docs is not None:
+        check_tokens(docs.tokens, vocab_size)
+    library.check(error, vocab_size)
+
+
+def count_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram | NativeNgram:
+    """What `train_ngram` returns, or the same in C++ wherever that is built. The same errors.
+
+    >>> from kamon.engines.batch import pack
+    >>> ngram = count_ngram(pack([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
+    >>> [round(p, 3) for p in ngram.probabilities([2])]
+    [0.646, 0.146, 0.208]
+    """
+    train = train_ngram if library.why_not() else native_ngram
+    return train(docs, vocab_size, order)
+
+
+def native_ngram(docs: Batch, vocab_size: int, order: int) -> NativeNgram:
+    order = checked_order(order)
+    config = Config(vocab_size=vocab_size)  # refuses what is no size
+    counts = Counts(docs, vocab_size, order)
+    return NativeNgram(replace(config, block_size=max(1, counts.longest - 1)), order, counts)
+
+
+def best_ngram(
+    learned: Batch, tested: Batch, vocab_size: int, max_order: int
+) -> tuple[Ngram | NativeNgram, list[float]]:
+    """The n-gram to which the tested documents cost the fewest nats, of order 1, 2 … max_order.
+
+    Of equal ones the lowest order. And these nats, of all targets, for every order. The errors are
+    those of `train_ngram`.
+    """
+    max_order = checked_order(max_order)
+    if library.why_not():
+        nats = []
+        for order in range(1, max_order + 1):
+            trained = train_ngram(learned, vocab_size, order)
+            nats.append(-math.fsum(trained.logprobs(tested)))
+            if nats.index(min(nats)) + 1 == order:
+                best = trained  # only two at a time are in memory
+        return best, nats
+    ngram = native_ngram(learned, vocab_size, max_order)
+    nats = [-math.fsum(logprobs) for logprobs in ngram.logprobs_of_orders(tested)]
+    return ngram.of_order(nats.index(min(nats)) + 1), nats

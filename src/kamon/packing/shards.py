@@ -1,0 +1,477 @@
+"""A packed corpus: tokens of any number in mapped files, read where they are needed.
+
+    shards.json                     what is there: written last; the format is told below
+    tokenizer.json
+    train-000000-000.tokens         little-endian uint16, or uint32 where vocab_size is above 65,536
+    train-000000-000.offsets        little-endian uint64, one more than there are documents
+    held_out-000000-000.tokens …
+
+In a shard the documents stand one behind the other, each begun by BOS, and a last BOS behind them:
+document d is tokens[offsets[d] : offsets[d + 1] + 1], a BOS at both ends. The stream of a part is
+its shards in order, one BOS where two of them meet: the same however they are cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from array import array
+from bisect import bisect_right
+from collections import Counter, OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from itertools import accumulate, pairwise
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any, Literal
+
+from kamon.config import MODES
+from kamon.data.shuffling import permutation, window_start
+from kamon.data.split import BY_PART, RULE
+from kamon.engines.batch import Batch, pack
+from kamon.errors import ConfigError, StoreError, TokenizerError
+from kamon.files.atomic import replace_file
+from kamon.files.spill import BLOCK
+from kamon.storage.model_dir import open_file, readable
+from kamon.tokenizers.base import Tokenizer
+from kamon.tokenizers.load import tokenizer_from_json
+
+FORMAT = 1
+MANIFEST = "shards.json"
+PLAN = "plan.json"  # in place of it until all is packed
+TOKENIZER = "tokenizer.json"
+VERIFIED = "verified.json"
+MAX_MANIFEST_BYTES = 1 << 30
+MAX_TOKENIZER_BYTES = 1 << 28
+MOST_OPEN = 256  # files mapped at a time: a process may not have very many
+NO_CHAR = bytes(range(0x80, 0xC0))  # of UTF-8: bytes that no character begins with
+TYPECODES = {2: "H", 4: "I", 8: "Q"}
+
+Part = Literal["train", "held_out"]
+PARTS: tuple[Part, ...] = ("train", "held_out")
+Verify = Literal["once", "always", "never"]
+
+
+@dataclass(frozen=True)
+class File:
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    part: str
+    tokens: File
+    offsets: File
+    num_tokens: int
+    num_docs: int
+
+
+def is_packed(path: str | Path) -> bool:
+    """Whether it is a directory of shards, or was begun as one."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, PLAN))
+
+
+def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
+    """The shards in a directory, mapped and read only. StoreError says what is damaged.
+
+    Sizes are always compared. SHA-256 of all files: "once" compares them unless that was done and
+    no file has another size or time of change since (`verified.json` in the directory remembers;
+    where it cannot be written they are compared each time); "always" in any case; "never" not.
+    """
+    path = Path(path)
+    with readable(path):
+        manifest, digest = read_manifest(path)
+        files = [manifest.tokenizer]
+        for shard in manifest.shards:
+            files += (shard.tokens, shard.offsets)
+        stats = {file.name: check_size(path, file) for file in files}
+        done = {"manifest": digest, "files": stats}
+        if verify == "always" or (verify == "once" and read_verified(path) != done):
+            for file in files:
+                check_digest(path, file)
+            with suppress(OSError):  # a folder that may not be written to is verified each time
+                replace_file(path / VERIFIED, json.dumps(done).encode())
+        return Shards(path, manifest, read_tokenizer(path, manifest), digest)
+
+
+# ---- the manifest
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in shards.json. content: all of it, for those who show it."""
+
+    shards: list[Shard]
+    tokenizer: File
+    vocab_size: int
+    bytes_a_token: int
+    content: dict[str, Any]
+    lengths: dict[Part, Counter[int]] | None  # of each part; None where it was not counted
+    num_chars: dict[Part, int] | None
+
+
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """And its SHA-256."""
+    place = path / MANIFEST
+    if not place.exists():
+        begun = path.is_dir() and (path / PLAN).exists()
+        raise StoreError(
+            f"{path} is not packed to the end: run the same `kamon pack` again to go on"
+            if begun
+            else f"{path} holds no packed corpus: give the directory that `kamon pack -o` wrote"
+        )
+    try:
+        with open_file(place) as file:
+            text = file.read(MAX_MANIFEST_BYTES)
+    except OSError as error:
+        raise StoreError(f"cannot read {place}: {error.strerror}") from None
+    try:
+        content = json.loads(text)
+        if content["format"] != FORMAT:
+            raise StoreError(
+                f"{path} has format {content['format']!r:.20}, this version of Kamon reads {FORMAT}"
+            )
+        width = content["bytes_a_token"]
+        shards = [shard_of(entry, width) for entry in content["shards"]]
+        vocab_size = content["vocab_size"]
+        if type(vocab_size) is not int or width != bytes_a_token(vocab_size):
+            raise ValueError
+        if not shards or not isinstance(content["inputs"], list):
+            raise ValueError
+        if content["mode"] not in MODES:
+            raise ValueError
+        if content.get("settings", {}).get("split", BY_PART) not in (BY_PART, RULE):
+            raise ValueError
+        lengths, num_chars = counts_of(content, shards)
+        found = Manifest(
+            *(shards, file_of(content["tokenizer"]), vocab_size, width, content),
+            *(lengths, num_chars),
+        )
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise StoreError(f"{place} is damaged: it is not a manifest of shards") from None
+    return found, sha256(text).hexdigest()
+
+
+def counts_of(
+    content: dict[str, Any], shards: list[Shard]
+) -> tuple[dict[Part, Counter[int]] | None, dict[Part, int] | None]:
+    """The lengths of documents and the characters of each part; None where nobody counted them.
+    ValueError, TypeError or LookupError where the shards cannot have them."""
+    if "lengths" not in content:
+        return None, None
+    if type(content["num_docs"]) is not int:
+        raise TypeError
+    lengths, num_chars = {}, {}
+    for part in PARTS:
+        counted = {int(length): number for length, number in content["lengths"][part].items()}
+        own = [shard for shard in shards if shard.part == part]
+        num_docs = sum(shard.num_docs for shard in own)
+        num_tokens = sum(shard.num_tokens - 1 for shard in own)
+        lengths[part], num_chars[part] = Counter(counted), content["num_chars"][part]
+        if any(length < 0 or type(number) is not int for length, number in counted.items()):
+            raise ValueError
+        if sum(counted.values()) != num_docs or type(num_chars[part]) is not int:
+            raise ValueError
+        if sum((length + 1) * number for length, number in counted.items()) != num_tokens:
+            raise ValueError
+    return lengths, num_chars
+
+
+def bytes_a_token(vocab_size: int) -> int:
+    return 2 if vocab_size <= 1 << 16 else 4
+
+
+def file_of(entry: Any) -> File:
+    found = File(entry["name"], entry["size"], entry["sha256"])
+    if not isinstance(found.name, str) or type(found.size) is not int:
+        raise TypeError
+    if not isinstance(found.sha256, str) or os.path.basename(found.name) != found.name:
+        raise ValueError
+    return found
+
+
+def shard_of(entry: Any, width: int) -> Shard:
+    tokens, offsets = file_of(entry["tokens"]), file_of(entry["offsets"])
+    found = Shard(entry["part"], tokens, offsets, entry["num_tokens"], entry["num_docs"])
+    if type(found.num_tokens) is not int or type(found.num_docs) is not int:
+        raise TypeError
+    sizes = found.num_tokens * width, (found.num_docs + 1) * 8
+    if found.part not in PARTS or found.num_docs < 1 or (tokens.size, offsets.size) != sizes:
+        raise ValueError
+    return found
+
+
+def check_size(path: Path, file: File) -> list[int]:
+    """[size, time of change] of a file that is as large as it was written."""
+    try:
+        with open_file(path / file.name) as opened:
+            there = os.fstat(opened.fileno())
+    except OSError as error:
+        raise StoreError(f"cannot read {path / file.name}: {error.strerror}") from None
+    if there.st_size != file.size:
+        raise StoreError(
+            f"{path / file.name} is damaged: it has {there.st_size:,} bytes, and {file.size:,} "
+            "were written"
+        )
+    return [there.st_size, there.st_mtime_ns]
+
+
+def check_digest(path: Path, file: File) -> None:
+    try:
+        with open_file(path / file.name) as opened:
+            digest = file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"cannot read {path / file.name}: {error.strerror}") from None
+    if digest != file.sha256:
+        raise StoreError(f"{path / file.name} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+def read_verified(path: Path) -> Any:
+    try:
+        with open_file(path / VERIFIED) as file:
+            return json.loads(file.read(MAX_MANIFEST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
+    place = path / manifest.tokenizer.name
+    try:
+        with open_file(place) as file:
+            text = file.read(MAX_TOKENIZER_BYTES).decode("utf-8")
+        found = tokenizer_from_json(text)
+    except OSError as error:
+        raise StoreError(f"cannot read {place}: {error.strerror}") from None
+    except (ValueError, TokenizerError) as error:
+        raise StoreError(f"{place} is damaged: {error}") from None
+    if found.vocab_size != manifest.vocab_size:
+        raise StoreError(
+            f"{place} is damaged: it has {found.vocab_size:,} tokens, and {MANIFEST} says "
+            f"{manifest.vocab_size:,}"
+        )
+    return found
+
+
+# ---- the tokens
+
+
+class Shards:
+    """What `open_shards` found. A few files at a time are mapped, however many there are."""
+
+    def __init__(self, path: Path, manifest: Manifest, tokenizer: Tokenizer, digest: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.mode: str = manifest.content["mode"]
+        self.tokenizer = tokenizer
+        self.sha256 = digest  # of the manifest, and so of everything
+        self._shards = {part: [s for s in manifest.shards if s.part == part] for part in PARTS}
+        # Where each shard begins in the part's stream and among its documents, and the totals.
+        self._starts = {
+            part: list(accumulate((s.num_tokens - 1 for s in shards), initial=0))
+            for part, shards in self._shards.items()
+        }
+        self._firsts = {
+            part: list(accumulate((s.num_docs for s in shards), initial=0))
+            for part, shards in self._shards.items()
+        }
+        self._views: OrderedDict[str, memoryview[int]] = OrderedDict()
+
+    def num_docs(self, part: Part) -> int:
+        return self._firsts[part][-1]
+
+    def num_tokens(self, part: Part) -> int:
+        """Of the stream: each document's, a BOS before each, and a last one."""
+        last = self._starts[part][-1]
+        return last + 1 if last else 0
+
+    @property
+    def rule(self) -> int:
+        """Of `kamon.data.split.split`: by which documents were held out."""
+        settings = self.manifest.content.get("settings", {})
+        return int(settings.get("split", BY_PART))
+
+    @property
+    def may_hold_out(self) -> bool:
+        """Whether documents were to be held out, if there were enough of them."""
+        return bool(self.manifest.content.get("settings", {}).get("hold_out", True))
+
+    @property
+    def num_packed(self) -> int:
+        """How many documents were packed; one whose end is held out has a part on both sides."""
+        whole = sum(map(self.num_docs, PARTS))
+        return int(self.manifest.content.get("num_docs", whole))
+
+    def lengths(self, part: Part) -> Counter[int]:
+        """How many documents have so many tokens, BOS not counted, for each number that occurs."""
+        if self.manifest.lengths is not None:
+            return self.manifest.lengths[part]
+        found: Counter[int] = Counter()
+        for shard in self._shards[part]:
+            view = self._view(shard.offsets, 8)
+            for begin in range(0, shard.num_docs, BLOCK):
+                places = numbers(view, begin, min(begin + BLOCK, shard.num_docs) + 1)
+                found.update(end - start - 1 for start, end in pairwise(places))
+            if min(found) < 0:
+                raise self._bad_offsets(shard)
+        return found
+
+    def num_chars(self, part: Part) -> int:
+        """Of its documents."""
+        if self.manifest.num_chars is not None:
+            return self.manifest.num_chars[part]
+        from kamon.tokenizers.bpe import BytePairTokenizer
+
+        num_tokens = self.num_tokens(part)
+        if not isinstance(self.tokenizer, BytePairTokenizer):
+            return max(0, num_tokens - self.num_docs(part) - 1)
+        found, bos = 0, self.tokenizer.bos
+        for begin in range(0, num_tokens, BLOCK):
+            tokens = self.stream(part, begin, min(begin + BLOCK, num_tokens))
+            data = self.tokenizer.decode_bytes(token for token in tokens if token != bos)
+            found += len(data.translate(None, NO_CHAR))
+        return found
+
+    def _bad_offsets(self, shard: Shard) -> StoreError:
+        return StoreError(f"{self.path / shard.offsets.name} is damaged: its offsets cannot be")
+
+    def stream(self, part: Part, begin: int, end: int) -> array[int]:
+        """The tokens begin … end − 1 of the part's stream, an array of 'i'."""
+        starts, shards = self._starts[part], self._shards[part]
+        if not 0 <= begin <= end <= self.num_tokens(part):
+            raise IndexError(f"there are no tokens {begin} … {end} in {self.path}")
+        found = array("i")
+        number = min(bisect_right(starts, begin), len(shards)) - 1
+        while len(found) < end - begin:
+            place = begin + len(found) - starts[number]
+            most = min(shards[number].num_tokens, end - starts[number])
+            found += self._tokens(shards[number], place, most)
+            number += 1
+        return found
+
+    def document(self, part: Part, number: int, most: int | None = None) -> array[int]:
+        """Document `number` of the part, a BOS at both ends; its first `most` tokens."""
+        firsts = self._firsts[part]
+        if not 0 <= number < firsts[-1]:
+            raise IndexError(f"there is no document {number} in {self.path}")
+        place = bisect_right(firsts, number) - 1
+        shard = self._shards[part][place]
+        first = number - firsts[place]
+        begin, end = numbers(self._view(shard.offsets, 8), first, first + 2)
+        if not 0 <= begin < end < shard.num_tokens:
+            raise self._bad_offsets(shard)
+        return self._tokens(shard, begin, end + 1 if most is None else min(end + 1, begin + most))
+
+    def _tokens(self, shard: Shard, begin: int, end: int) -> array[int]:
+        found = numbers(self._view(shard.tokens, self.manifest.bytes_a_token), begin, end)
+        if found and max(found) >= self.manifest.vocab_size:
+            raise StoreError(
+                f"{self.path / shard.tokens.name} is damaged: token {max(found)} is none of "
+                f"{self.manifest.vocab_size:,}"
+            )
+        return array("i", found)
+
+    def _view(self, file: File, width: int) -> memoryview[int]:
+        """The file's numbers."""
+        view = self._views.pop(file.name, None)
+        if view is None:
+            check_size(self.path, file)
+            with readable(self.path), open_file(self.path / file.name) as opened:
+                mapped = mmap(opened.fileno(), file.size, access=ACCESS_READ)
+            view = memoryview(mapped).cast(TYPECODES[width])  # type: ignore[call-overload]
+            if len(self._views) == MOST_OPEN:
+                self._views.popitem(last=False)
+        self._views[file.name] = view
+        return view
+
+    # ---- examples to learn from
+
+    def windows(self, part: Part, block_size: int, seed: int) -> Windows:
+        """Examples from random places of the stream. ConfigError where it is too short."""
+        most = self.num_tokens(part) - 1
+        if not 1 <= block_size <= most:
+            raise ConfigError(
+                f"block_size {block_size} does not fit {self.path}, whose part {part} has "
+                f"{self.num_tokens(part):,} tokens: lower it to {most:,}"
+                if most > 0
+                else f"{self.path} has nothing in its part {part}"
+            )
+        return Windows(self, part, block_size, seed)
+
+    def documents(self, part: Part, block_size: int, seed: int) -> ShuffledDocuments:
+        """Whole documents, all of them in each epoch. ConfigError where there are none."""
+        if not self.num_docs(part):
+            raise ConfigError(f"{self.path} has nothing in its part {part}")
+        return ShuffledDocuments(self, part, block_size, seed)
+
+    def consecutive(self, part: Part, block_size: int, most: int) -> Batch:
+        """Windows of block_size + 1 tokens, each begun by the last token of the one before.
+
+        All targets of the stream once, the last window being shorter; or `most` windows, evenly
+        spread, if there are more.
+        """
+        end = self.num_tokens(part)
+        total = -(-max(0, end - 1) // block_size)
+        count = min(most, total)
+        places = (number * total // count * block_size for number in range(count))
+        return pack(self.stream(part, place, min(place + block_size + 1, end)) for place in places)
+
+
+def numbers(view: memoryview[int], begin: int, end: int) -> array[int]:
+    """A copy, in this machine's order of bytes."""
+    found = array(view.format)
+    found.frombytes(view[begin:end].cast("B"))
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Example number i: block_size + 1 tokens at `window_start(seed, i, …)` of the stream."""
+
+    shards: Shards
+    part: Part
+    block_size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return max(1, (self.shards.num_tokens(self.part) - 1) // self.block_size)
+
+    def take(self, first: int, count: int) -> Batch:
+        """Examples first … first + count − 1."""
+        n = self.shards.num_tokens(self.part) - self.block_size
+        starts = (window_start(self.seed, number, n) for number in range(first, first + count))
+        size = self.block_size + 1
+        return pack(self.shards.stream(self.part, start, start + size) for start in starts)
+
+
+@dataclass(frozen=True)
+class ShuffledDocuments:
+    """Example number i: document π(i mod n) of all n, π being `permutation(seed, i // n, n)`.
+
+    Of a document that is longer, the first block_size + 1 tokens.
+    """
+
+    shards: Shards
+    part: Part
+    block_size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.shards.num_docs(self.part)
+
+    def take(self, first: int, count: int) -> Batch:
+        """Examples first … first + count − 1."""
+        n = self.shards.num_docs(self.part)
+        epoch, place = -1, permutation(self.seed, 0, n)
+        docs = []
+        for number in range(first, first + count):
+            if number // n != epoch:
+                epoch = number // n
+                place = permutation(self.seed, epoch, n)
+            docs.append(self.shards.document(self.part, place(number % n), self.block_size + 1))
+        return pack(docs)

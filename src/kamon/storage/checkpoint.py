@@ -1,0 +1,415 @@
+"""What is in a model directory, as bytes and back: settings, tokens, parameters, documents.
+
+    config.json         the settings, vocab_size among them
+    tokenizer.json      the tokens
+    model.safetensors   the parameters, float64, under the names of `parameter_shapes`
+    metrics.jsonl       {"step": 1, "loss": …, "learning_rate": …}, a line for each step
+    training.json       what it was trained on, with which engine, how far
+    state.safetensors   what training needs to go on: params., m. and v. of each parameter's name
+    examples.jsonl.gz   of a model that is tuned: what it learns from, a JSON object a line
+    frozen.safetensors  and the parameters it may not stray from, where there are such
+    critic.safetensors  a critic beside: as state.safetensors, of a model with two tokens more
+    documents           the different documents of its list, a JSON string a line, compressed: what
+                        is new, and what was held out (`kamon.data.split`), is asked of them
+
+Nothing of it is code, and nothing is pickled. Reading takes no more memory than the settings ask
+for: what is larger than it can be is refused before it is looked into.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import sys
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any
+
+from kamon.config import Config
+from kamon.data.documents import Documents
+from kamon.data.split import BY_PART, RULE
+from kamon.engines.base import State
+from kamon.engines.factory import DTYPES, ENGINES
+from kamon.engines.parameters import num_params, parameter_shapes
+from kamon.errors import KamonError, StoreError
+from kamon.storage.metrics import Metrics
+from kamon.tokenizers.base import MAX_FILE, Tokenizer
+from kamon.tokenizers.char import CharTokenizer
+from kamon.tokenizers.load import tokenizer_from_json
+
+STATE = "state.safetensors"
+EXAMPLES = "examples.jsonl.gz"
+FROZEN = "frozen.safetensors"
+CRITIC = "critic.safetensors"
+OPTIONAL = {STATE, EXAMPLES, FROZEN, CRITIC}
+VERDICTS = 2  # tokens that a critic has more than the model
+# The most bytes that each may have; those of parameters follow from the settings.
+MOST_BYTES = {
+    "config.json": 1 << 20,
+    "tokenizer.json": MAX_FILE,
+    "training.json": 1 << 20,
+}
+FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json")
+LINE_BYTES = 500  # of one step in metrics.jsonl: a dozen numbers
+HEADER_BYTES = 200  # of one tensor in a safetensors file: its name, type, shape and place
+UNPACKED_BLOCK = 1 << 20
+MAX_EXAMPLES_BYTES = 1 << 30  # unpacked
+MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
+PARTS = ("params", "m", "v")
+BY_HASH = ("base", "data")  # what a tuning starts from, and learns
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a model directory holds.
+
+    params: flat array of 'd' in the order of `parameter_shapes`. state: of the engine behind the
+    last step; None where training is not to go on. examples: of `pack_examples`; frozen: as params;
+    both of a model that is tuned. critic: the state of a `critic_config`, where there is one.
+    """
+
+    config: Config
+    tokenizer: Tokenizer
+    params: array[float]
+    metrics: Metrics
+    training: dict[str, Any]
+    documents: bytes | Documents  # bytes, of `pack_documents`: few commands need them unpacked
+    state: State | None = None
+    examples: bytes | None = None
+    frozen: array[float] | None = None
+    critic: State | None = None
+
+
+def critic_config(config: Config) -> Config:
+    """Of a critic of a model with this Config: two tokens more, good and bad."""
+    return replace(config, vocab_size=config.vocab_size + VERDICTS)
+
+
+def state_bytes(config: Config, state: State) -> bytes:
+    numbers = {"params.": state["params"], "m.": state["m"], "v.": state["v"]}
+    return to_safetensors(config, numbers)
+
+
+def read_state(config: Config, name: str, content: bytes, step: int) -> State:
+    params, m, v = from_safetensors(config, name, [f"{part}." for part in PARTS], content)
+    if min(v) < 0:
+        raise StoreError(f"{name} has a mean of squares that is below 0")
+    return {"params": params, "m": m, "v": v, "step": step}
+
+
+def to_files(stored: Stored) -> dict[str, bytes | Iterable[bytes]]:
+    """Each file but the documents, by its name."""
+    config = stored.config
+    files: dict[str, bytes | Iterable[bytes]] = {
+        "config.json": to_json(asdict(config)),
+        "tokenizer.json": stored.tokenizer.to_json().encode(),
+        "model.safetensors": to_safetensors(config, {"": stored.params}),
+        "metrics.jsonl": stored.metrics.to_json_lines(),
+        "training.json": to_json(stored.training),
+    }
+    state = stored.state
+    if state is not None:
+        files[STATE] = state_bytes(config, state)
+    if stored.examples is not None:
+        files[EXAMPLES] = [stored.examples]
+    if stored.frozen is not None:
+        files[FROZEN] = to_safetensors(config, {"": stored.frozen})
+    if stored.critic is not None:
+        files[CRITIC] = state_bytes(critic_config(config), stored.critic)
+    return files
+
+
+def from_files(read: Callable[[str, int], bytes], names: Iterable[str], documents: bytes) -> Stored:
+    """`read` gives the content of a file that has no more bytes than so many.
+
+    StoreError says which file is not what it should be, and does not name the directory.
+    """
+    try:
+        name = "config.json"
+        config = Config(**json.loads(read(name, MOST_BYTES[name])))
+        name = "tokenizer.json"
+        tokenizer = tokenizer_from_json(read(name, MOST_BYTES[name]).decode("utf-8"))
+        if isinstance(tokenizer, CharTokenizer) and any(
+            char == "\0" or "\ud800" <= char <= "\udfff"
+            for char in (*tokenizer.chars, *tokenizer.added)
+        ):
+            raise StoreError(f"{name} has a NUL or a lone surrogate, which no text has")
+        if tokenizer.vocab_size != config.vocab_size:
+            raise StoreError(
+                f"tokenizer.json has {tokenizer.vocab_size} tokens, "
+                f"config.json says vocab_size {config.vocab_size}"
+            )
+        name = "metrics.jsonl"
+        metrics = Metrics.from_json_lines(io.BytesIO(read(name, LINE_BYTES * config.num_steps)))
+        if len(metrics) > config.num_steps:
+            raise StoreError(f"{name} has more steps than the {config.num_steps:,} of config.json")
+        name = "training.json"
+        training = json.loads(read(name, MOST_BYTES[name]))
+        check_training(training, len(metrics), goes_on=STATE in names)
+        if STATE in names and "tuning" in training and EXAMPLES not in names:
+            raise StoreError(f"{name} says that it is tuned, and there is no {EXAMPLES}")
+        name = "model.safetensors"
+        (params,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
+        state: State | None = None
+        if STATE in names:
+            name = STATE
+            state = read_state(config, STATE, read(STATE, most_bytes(config, 3)), len(metrics))
+        examples, frozen, critic = None, None, None
+        if EXAMPLES in names:
+            name = EXAMPLES
+            examples = read(name, MAX_EXAMPLES_BYTES)
+        if FROZEN in names:
+            name = FROZEN
+            (frozen,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
+        if CRITIC in names:
+            name, shape = CRITIC, critic_config(config)
+            critic = read_state(shape, CRITIC, read(CRITIC, most_bytes(shape, 3)), len(metrics))
+    except StoreError:
+        raise
+    except (KamonError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        reason = str(error) if name in str(error) else f"{name}: {error}"
+        raise StoreError(reason) from None
+    return Stored(
+        *(config, tokenizer, params, metrics, training, documents, state, examples, frozen, critic)
+    )
+
+
+def to_bytes(stored: Stored) -> bytes:
+    """All of it, the documents too, as `from_bytes` reads it: a line of JSON, then the files."""
+    documents = stored.documents
+    if not isinstance(documents, bytes):
+        documents = b"".join(pack_documents(documents))
+    files = {"": documents}
+    for name, content in to_files(stored).items():
+        files[name] = content if isinstance(content, bytes) else b"".join(content)
+    sizes = json.dumps({name: len(content) for name, content in files.items()})
+    return b"\n".join((sizes.encode(), b"".join(files.values())))
+
+
+def from_bytes(content: bytes) -> Stored:
+    line, _, rest = content.partition(b"\n")
+    files, begin = {}, 0
+    for name, size in json.loads(line).items():
+        files[name] = rest[begin : begin + size]
+        begin += size
+    documents = files.pop("")
+    return from_files(lambda name, _: files[name], files, documents)
+
+
+def most_bytes(config: Config, copies: int) -> int:
+    """Of a safetensors file with so many numbers for each parameter."""
+    return 8 + most_header(config, copies) + 8 * copies * num_params(config)
+
+
+def most_header(config: Config, copies: int) -> int:
+    return HEADER_BYTES * (copies * (3 + 6 * config.n_layer) + 1)
+
+
+# ---- documents
+
+
+def pack_documents(docs: Documents) -> Iterator[bytes]:
+    """The same bytes for the same documents."""
+    packer = zlib.compressobj(6, wbits=31)
+    for block in docs.blocks():
+        # As one array with line ends for commas, which takes a tenth of the time of as many lines.
+        lines = json.dumps(block, ensure_ascii=False, separators=("\n", ":"))[1:-1] + "\n"
+        yield packer.compress(lines.encode())
+    yield packer.flush()
+
+
+def unpack_documents(packed: bytes) -> Documents:
+    """StoreError where this is nothing that `pack_documents` made."""
+    try:
+        return Documents.of(unpacked(packed))
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise StoreError(f"the model's documents cannot be used: {error}") from None
+
+
+def unpacked(packed: bytes) -> Iterator[str]:
+    with gzip.open(io.BytesIO(packed)) as file:
+        rest: list[bytes] = []  # of the unfinished line, joined once: it may be long
+        size = 0
+        while block := file.read(UNPACKED_BLOCK):
+            whole, newline, tail = block.rpartition(b"\n")
+            if newline:
+                whole, rest, size = b"".join([*rest, whole]), [], 0
+            rest.append(tail)
+            size += len(tail)
+            if size > MAX_DOCUMENT_BYTES:
+                raise ValueError(f"one has more than {MAX_DOCUMENT_BYTES:,} bytes")
+            if newline:
+                lines = whole.decode().split("\n")
+                docs: list[str] = json.loads(f"[{','.join(lines)}]")
+                if len(docs) != len(lines) or not all(isinstance(doc, str) for doc in docs):
+                    raise ValueError("there is not one JSON string a line")
+                if "\0" in "".join(docs):
+                    raise ValueError("one has a NUL, which no text has")
+                yield from docs
+        if size or not file.tell():
+            raise ValueError("the last line has no end" if size else "there are none")
+
+
+# ---- examples
+
+
+def pack_examples(examples: Iterable[Mapping[str, Any]]) -> bytes:
+    """The same bytes for the same examples: a JSON object a line, compressed."""
+    packer = zlib.compressobj(6, wbits=31)
+    return packer.compress(examples_text(examples)) + packer.flush()
+
+
+def examples_text(examples: Iterable[Mapping[str, Any]]) -> bytes:
+    """The lines that are compressed, of which the hash of the examples is taken."""
+    lines = (json.dumps(each, ensure_ascii=False, allow_nan=False) for each in examples)
+    return "".join([line + "\n" for line in lines]).encode()
+
+
+def unpack_examples(packed: bytes) -> list[dict[str, Any]]:
+    """StoreError where this is nothing that `pack_examples` made."""
+    try:
+        with gzip.open(io.BytesIO(packed)) as file:
+            text = file.read(MAX_EXAMPLES_BYTES + 1)
+        if len(text) > MAX_EXAMPLES_BYTES:
+            raise ValueError(f"they have more than {MAX_EXAMPLES_BYTES:,} bytes")
+        found = [json.loads(line) for line in text.decode().split("\n")[:-1]]
+        if not found or not all(isinstance(each, dict) for each in found):
+            raise ValueError("there is not one JSON object a line")
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise StoreError(f"the model's examples cannot be used: {error}") from None
+    return found
+
+
+# ---- training
+
+
+def check_training(training: Any, num_steps: int, *, goes_on: bool) -> None:
+    """Raise ValueError where what Kamon reports of a training is not what Kamon writes.
+
+    num_steps: that were measured; goes_on: whether it may, and needs to know how.
+    """
+    corpus = training.get("corpus") if isinstance(training, dict) else None
+    if not (
+        isinstance(corpus, dict)
+        and isinstance(corpus.get("source"), str)
+        and isinstance(corpus.get("num_docs"), int)
+        and corpus.get("split", BY_PART) in (BY_PART, RULE)
+        and training.get("engine") in ENGINES
+        and training.get("dtype") in DTYPES
+        and isinstance(training.get("num_steps_done"), int)
+        and isinstance(training.get("seconds"), int | float)
+    ):
+        raise ValueError("training.json does not say what the model was trained on and with")
+    if training["num_steps_done"] != num_steps:
+        raise ValueError(f"training.json does not say {num_steps:,} steps, as metrics.jsonl does")
+    if goes_on and not (
+        isinstance(corpus.get("sha256"), str)
+        and isinstance(training.get("hold_out"), bool)
+        and isinstance(training.get("finished"), bool)
+    ):
+        raise ValueError("training.json does not say how the training goes on")
+    held_out = training.get("held_out")
+    if held_out is not None and not (
+        isinstance(held_out, dict)
+        and isinstance(held_out.get("best_step"), int)
+        and isinstance(held_out.get("loss"), float)
+    ):
+        raise ValueError("training.json does not say what was held out")
+    if "tuning" in training:
+        check_tuning(training["tuning"])
+    float(training["seconds"])  # OverflowError where it is far too long a number
+    to_json(training)  # ValueError where a number is not finite
+
+
+def check_tuning(tuning: Any) -> None:
+    """Raise ValueError where this is not what Kamon writes of a tuning."""
+    base, data = (tuning.get(name) if isinstance(tuning, dict) else None for name in BY_HASH)
+    if not (
+        isinstance(base, dict)
+        and isinstance(data, dict)
+        and isinstance(base.get("path"), str | None)
+        and isinstance(base.get("sha256"), str)
+        and isinstance(data.get("source"), str)
+        and isinstance(data.get("num_examples"), int)
+        and isinstance(data.get("sha256"), str)
+        and isinstance(tuning.get("kind"), str)
+        and isinstance(tuning.get("settings"), dict)
+        and isinstance(tuning.get("updates"), int)
+    ):
+        raise ValueError("training.json does not say how the model is tuned")
+
+
+def to_json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
+
+
+# ---- parameters
+
+
+def to_safetensors(config: Config, groups: Mapping[str, array[float]]) -> bytes:
+    """Numbers for each parameter, under its name with the group's prefix before it."""
+    from safetensors import TensorSpec, serialize
+
+    shapes = parameter_shapes(config)
+    kept = {prefix: little_endian(numbers) for prefix, numbers in groups.items()}
+    tensors = {}
+    for prefix, numbers in kept.items():
+        address, _ = numbers.buffer_info()  # valid as long as `kept`: to the end of this call
+        for name, shape in shapes.items():
+            size = prod(shape) * numbers.itemsize
+            tensors[prefix + name] = TensorSpec(
+                dtype="float64", shape=list(shape), data_ptr=address, data_len=size
+            )
+            address += size
+    return bytes(serialize(tensors, {"format": "kamon"}))
+
+
+def from_safetensors(
+    config: Config, file: str, prefixes: Sequence[str], content: bytes
+) -> list[array[float]]:
+    """The flat numbers of each prefix."""
+    from safetensors import SafetensorError, deserialize
+
+    if len(content) < 8 * len(prefixes) * num_params(config):
+        raise StoreError(f"{file} has fewer numbers than config.json asks for")
+    if int.from_bytes(content[:8], "little") > most_header(config, len(prefixes)):
+        raise StoreError(f"{file} is damaged: its header is longer than it can be")
+    table = parameter_shapes(config)
+    shapes = {prefix + name: shape for prefix in prefixes for name, shape in table.items()}
+    read: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = deserialize
+    try:
+        found = dict(read(content))
+    except SafetensorError as error:
+        raise StoreError(f"{file} is damaged: {error}") from None
+    if found.keys() != shapes.keys():
+        odd = sorted(found.keys() ^ shapes.keys())[0]
+        raise StoreError(f"{file} and config.json differ: parameter {odd} is in one alone")
+    groups = []
+    for prefix in prefixes:
+        numbers = array("d")
+        for name in table:
+            tensor, shape = found[prefix + name], shapes[prefix + name]
+            if tuple(tensor["shape"]) != shape or tensor["dtype"] != "F64":
+                raise StoreError(
+                    f"{file} has {prefix + name} as {tensor['dtype']} {tensor['shape']}, "
+                    f"config.json asks for F64 {list(shape)}"
+                )
+            numbers.frombytes(tensor["data"])
+        numbers = little_endian(numbers)
+        if not all(map(math.isfinite, numbers)):
+            raise StoreError(f"{file} has parameters that are not finite")
+        groups.append(numbers)
+    return groups
+
+
+def little_endian(numbers: array[float]) -> array[float]:
+    """To and from the order of bytes in safetensors; nearly every machine has it already."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers

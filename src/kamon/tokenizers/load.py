@@ -1,0 +1,58 @@
+"""Reads a tokenizer of either kind from its file."""
+
+from __future__ import annotations
+
+import os
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from kamon.errors import ConfigError, TokenizerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+from kamon.tokenizers.base import MAX_FILE, Tokenizer
+from kamon.tokenizers.char import CharTokenizer
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """The tokenizer of either type that wrote this. TokenizerError where none did."""
+    if '"bpe"' not in text:
+        return CharTokenizer.from_json(text)
+    import json
+
+    from kamon.tokenizers.bpe import BytePairTokenizer
+
+    try:
+        is_bpe = json.loads(text).get("type") == "bpe"
+    except (ValueError, AttributeError, RecursionError):
+        is_bpe = False  # and the other one says what is wrong
+    return (BytePairTokenizer if is_bpe else CharTokenizer).from_json(text)
+
+
+def wants_composed(tokenizer: str | Path | Tokenizer) -> bool:
+    """Whether a list for this tokenizer, a file with one, "char" or "bpe" is read as NFC."""
+    if isinstance(tokenizer, str | PathLike):
+        if not os.path.isfile(tokenizer):
+            return True
+        tokenizer = read_tokenizer(tokenizer)
+    return tokenizer.composed
+
+
+def read_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in a file. ConfigError where it cannot be read, or is none."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:
+            raise ConfigError(f"{path} has more than {MAX_FILE:,} bytes: no tokenizer has")
+        return tokenizer_from_json(content.decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+    except TokenizerError as error:
+        raise ConfigError(f"{path} is no tokenizer: {error}") from None
+    except ValueError as error:  # a NUL in the name
+        if isinstance(error, ConfigError):
+            raise
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ConfigError(f"cannot read the tokenizer {str(path)!r}: {reason}") from None

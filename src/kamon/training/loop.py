@@ -1,0 +1,171 @@
+"""Pretraining: the order of documents and the schedule. No maths of its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kamon.config import Config
+from kamon.engines.base import Engine, Plan
+from kamon.engines.batch import Batch, Examples
+from kamon.engines.distributed import here
+from kamon.engines.loops import train
+from kamon.engines.parameters import flops_per_token
+from kamon.errors import TrainingError
+from kamon.training.early_stopping import EVALUATIONS, Validation
+
+PROGRESS_SECONDS = 0.1
+FIRST_SECONDS = 10.0  # before a training is kept: a shorter one is made again as quickly
+SHARE = 0.01  # of the time, for keeping it
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands. `losses` of all steps so far, in nats per token; `seconds` for those
+    behind the first `num_before`, which an earlier training made; tokens and floating-point
+    operations in a second, evaluations not counted; held_out: the records of a `Validation`, so far
+    as there are any behind an earlier step."""
+
+    num_steps: int
+    losses: array[float]
+    seconds: float
+    num_before: int = 0
+    tokens_per_second: float = 0.0
+    flops: float = 0.0
+    held_out: Sequence[tuple[int, float]] = ()
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Rises for warmup_steps, then falls to min_lr behind the last one, as config.schedule says."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / (config.num_steps - config.warmup_steps)
+    left = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
+    return config.min_lr + (config.learning_rate - config.min_lr) * left
+
+
+def make_plan(docs: Batch | Examples, config: Config, first: int, last: int) -> Plan:
+    """Steps first … last − 1: documents in their order, from the start again after the last one."""
+    size = config.docs_per_step
+    wanted = range(first * size, last * size)
+    if isinstance(docs, Batch):
+        indices = array("q", [i % len(docs) for i in wanted])
+    else:
+        docs, indices = docs.take(wanted.start, len(wanted)), array("q", range(len(wanted)))
+    return Plan(
+        docs=docs,
+        batch_size=config.batch_size,
+        indices=indices,
+        learning_rates=array("d", [learning_rate(config, step) for step in range(first, last)]),
+        first_draw=first * size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+    )
+
+
+class Checkpoints:
+    """When a training is to be kept, and how.
+
+    every: a whole number of steps, or seconds as a float; without it, so seldom that keeping takes
+    less than a share of SHARE of the time. save: is given the losses so far.
+    """
+
+    def __init__(
+        self, save: Callable[[array[float]], None], every: int | float | None = None
+    ) -> None:
+        self.save = save
+        self.steps = every if isinstance(every, int) else None
+        self.seconds = every if isinstance(every, float) else None
+        self.wait = FIRST_SECONDS if self.seconds is None else self.seconds
+        self.last = time.perf_counter()
+
+    def after(self, losses: array[float]) -> None:
+        """Save behind these steps, if it is time."""
+        now = time.perf_counter()
+        if len(losses) % self.steps if self.steps else now - self.last < self.wait:
+            return
+        self.save(losses)
+        self.last = time.perf_counter()
+        if self.seconds is None:
+            self.wait = max(FIRST_SECONDS, (self.last - now) / SHARE)
+
+
+def pretrain(
+    engine: Engine,
+    docs: Batch | Examples,
+    config: Config,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    validation: Callable[[Engine, int], bool] | None = None,
+    checkpoints: Checkpoints | None = None,
+    losses: array[float] | None = None,
+) -> array[float]:
+    """Train for config.num_steps and return the loss of each step, in nats per token.
+
+    losses: of the steps that were made before, to which this adds; the engine stands behind them.
+
+    About ten times a second, between steps, `on_progress` is called. `should_stop` is asked more
+    often, by the native engine also within a long step: if it says True, training ends there and
+    the losses are fewer. So too where `validation` says True, which is called with the engine and
+    the steps done, EVALUATIONS times in a whole training and behind its last step. TrainingError
+    names the step where the loss or a parameter stops being finite.
+    """
+    every = max(1, config.num_steps // EVALUATIONS) if validation else config.num_steps
+    kept = (checkpoints and checkpoints.steps) or config.num_steps
+    losses = array("d") if losses is None else losses
+    before_us = len(losses)
+    length, ranks = mean_length(docs, config), here()
+    start, learning = time.perf_counter(), 0.0
+    steps = 1
+    while len(losses) < config.num_steps:
+        first = len(losses)
+        ends = (first - first % period + period for period in (every, kept))
+        # Clocks and signals are not the same for several ranks: what these do must be.
+        last = int(ranks.first(min(first + steps, *ends, config.num_steps)))
+        before = time.perf_counter()
+        losses.extend(train(engine, make_plan(docs, config, first, last), should_stop))
+        if losses and not math.isfinite(losses[-1]):
+            raise not_finite(len(losses), config)
+        now = time.perf_counter()
+        # The results do not depend on how the steps are cut; only the waiting between reports does.
+        learning += now - before
+        made = max(1, len(losses) - first)
+        pace = int(made * PROGRESS_SECONDS / max(now - before, 1e-9))
+        steps = max(1, min(2 * steps, pace, config.num_steps))
+        if on_progress and losses:
+            learned = (len(losses) - before_us) * config.docs_per_step * length
+            speed = learned / max(learning, 1e-9)
+            flops = speed * flops_per_token(config, length)
+            records = validation.records if isinstance(validation, Validation) else ()
+            on_progress(
+                Progress(config.num_steps, losses, now - start, before_us, speed, flops, records)
+            )
+        done = len(losses)
+        due = done > first and (done % every == 0 or done == config.num_steps)
+        # Also where the training is to stop: who goes on from here must find what it would have.
+        if validation and due and validation(engine, done):
+            break
+        if ranks.any(should_stop is not None and should_stop()):
+            break
+        if checkpoints and done < config.num_steps:
+            checkpoints.after(losses)
+    if not all(map(math.isfinite, engine.state()["params"])):  # the last update, or one before
+        raise not_finite(len(losses), config)
+    return losses
+
+
+def mean_length(docs: Batch | Examples, config: Config) -> float:
+    """Targets of a document, or of a window."""
+    if isinstance(docs, Batch):
+        return max(1.0, docs.num_targets / len(docs))
+    return float(config.block_size)
+
+
+def not_finite(step: int, config: Config) -> TrainingError:
+    name = "std" if config.std > 1 else "learning_rate"
+    return TrainingError(
+        f"the model is no longer finite at step {step} of {config.num_steps}: "
+        f"a smaller {name} than {getattr(config, name):g} may help"
+    )

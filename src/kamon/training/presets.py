@@ -1,0 +1,246 @@
+"""One dial: the time there is, or a size, to the settings that make the most of it.
+
+The recipes were chosen with the names of the original's list, by the loss on a part that is neither
+learned from nor reported on: part 1 of `kamon.data.split`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import reprlib
+import time
+from array import array
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+from kamon.config import Config, checked_float
+from kamon.engines.base import Engine, Plan
+from kamon.engines.batch import Batch, Examples
+from kamon.engines.distributed import here
+from kamon.engines.loops import train
+from kamon.errors import ConfigError
+
+ADAM = {"n_head": 4, "beta1": 0.8, "beta2": 0.99}
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"n_layer": 1, "n_embd": 16, "batch_size": 8, "learning_rate": 0.012, "std": 0.15},
+    "small": {"n_layer": 1, "n_embd": 32, "batch_size": 8, "learning_rate": 0.006, "std": 0.15},
+    "medium": {"n_layer": 2, "n_embd": 32, "batch_size": 16, "learning_rate": 0.006, "std": 0.15},
+    "large": {
+        "n_layer": 2, "n_embd": 64, "batch_size": 32, "learning_rate": 0.003, "std": 0.1,
+        "schedule": "cosine", "weight_decay": 0.1,
+    },
+    "huge": {
+        "n_layer": 4, "n_embd": 64, "batch_size": 32, "learning_rate": 0.003, "std": 0.1,
+        "schedule": "cosine", "weight_decay": 0.05, "dropout": 0.2,
+    },
+}  # fmt: skip
+TEXT_SIZES: dict[str, dict[str, Any]] = {  # of windows of text
+    "tiny": {
+        "n_layer": 1, "n_embd": 32, "block_size": 32, "batch_size": 16, "learning_rate": 0.01,
+    },
+    "small": {
+        "n_layer": 2, "n_embd": 64, "block_size": 64, "batch_size": 12, "learning_rate": 0.008,
+    },
+    "medium": {
+        "n_layer": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "learning_rate": 0.003,
+    },
+    "large": {
+        "n_layer": 6, "n_embd": 192, "block_size": 128, "batch_size": 16, "learning_rate": 0.002,
+    },
+    "huge": {
+        "n_layer": 6, "n_embd": 384, "block_size": 256, "batch_size": 32, "learning_rate": 0.001,
+    },
+}  # fmt: skip
+# Colder, a text falls into one line for ever, or into its indentation.
+TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1, "temperature": 0.8}
+ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
+PICKED = {*ADAM, "block_size", "num_steps", "warmup_steps"}.union(*SIZES.values())  # of lists
+LEAST_DOCS = {"tiny": 0, "small": 2_000, "medium": 3_000, "large": 3_000, "huge": 3_000}
+LEAST_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
+LEAST_CHARS = {
+    "tiny": 0,
+    "small": 50_000,
+    "medium": 200_000,
+    "large": 2_000_000,
+    "huge": 20_000_000,
+}
+LEAST_TEXT_SECONDS = {"tiny": 0.0, "small": 2.0, "medium": 20.0, "large": 240.0, "huge": 1800.0}
+TEXT_STEPS = 2_000  # where no time is named
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+MOST_SECONDS = 30 * 24 * 3600.0
+WARM_UP = 0.02  # of all steps
+PASSES = 5  # over the list where no time is named
+LEAST_LEARNED = 20_000  # documents, if these are no more than MOST_PASSES
+MOST_LEARNED = 300_000  # where no time is named: a long list is no reason to wait for minutes
+FASTEST = 1e6  # documents a second: no processor learns so many
+MOST_PASSES = 100  # whatever time there is: what is not learned by then is not to be learned
+EVALUATING = 0.04  # of the time goes into looking at the held-out documents
+LONGEST_BLOCK = 256
+TRIED = 1_000  # examples that a trial learns from
+LEAST_TRIAL = 0.02  # seconds of all trials: a processor needs some to reach its speed
+TRIAL = 0.01  # seconds of one, about
+MOST_LATE = 2  # times as long as the budget may a busy machine take, about
+
+
+def seconds_of(time: str | float, name: str = "budget") -> float:
+    """Seconds of "500ms", "10s", "2m", "1h" or a number of seconds. name: of the argument."""
+    if isinstance(time, str):
+        found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h)\s*", time)
+        seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    else:
+        seconds = checked_float(name, time)
+    if not 0.001 <= seconds <= MOST_SECONDS:
+        raise ConfigError(
+            f"{name} must be a time from 1ms to 30 days with its unit, such as 500ms, 10s, 2m or "
+            f"1h, not {reprlib.repr(time)}"
+        )
+    return seconds
+
+
+def default_size(engine: str, lengths: Counter[int], mode: str = "documents") -> str:
+    """Where neither a size nor a time is named. The scalar engine has no time for ours."""
+    if engine == "scalar":
+        return ORIGINAL
+    size, seconds = ("small", LEAST_TEXT_SECONDS) if mode == "text" else ("medium", LEAST_SECONDS)
+    return size_for(seconds[size], lengths, mode)
+
+
+def size_for(seconds: float, lengths: Counter[int], mode: str = "documents") -> str:
+    """The size that makes the most of so much time and what there is to learn from.
+
+    lengths: how many documents have so many characters.
+    """
+    if mode == "text":
+        there = sum(length * number for length, number in lengths.items())
+        wanted, time = LEAST_CHARS, LEAST_TEXT_SECONDS
+    else:
+        there, wanted, time = lengths.total(), LEAST_DOCS, LEAST_SECONDS
+    return [n for n in SIZES if time[n] <= seconds and wanted[n] <= there][-1]
+
+
+def sizes_for(
+    seconds: float, engine: str, lengths: Counter[int], mode: str = "documents"
+) -> list[str]:
+    """Return the sizes to try for so much time, the first that learns enough being the best.
+
+    A larger model than the usual one that learns fewer documents than that would do is worse.
+    """
+    best = size_for(seconds, lengths, mode)
+    usual = default_size(engine, lengths, mode)
+    names = list(SIZES)
+    if usual == ORIGINAL:  # of the scalar engine, which is slow
+        return names[:1]
+    last = names.index(usual)
+    if mode == "text" or names.index(best) <= last:
+        return [best]
+    return names[last : names.index(best) + 1][::-1]
+
+
+def check_picks(budget: str | None, size: str | None) -> None:
+    """ConfigError for what is no time or no size, as --budget and --size."""
+    if budget is not None:
+        seconds_of(budget, "--budget")
+    if size is not None:
+        recipe(Counter([0]), size)
+
+
+def recipe(lengths: Counter[int], size: str, mode: str = "documents") -> dict[str, Any]:
+    """The settings of this size for documents of these lengths; all others have their defaults.
+
+    lengths: how many documents have so many tokens.
+    """
+    if size == ORIGINAL:
+        return {}
+    if size not in SIZES:
+        raise ConfigError(f"unknown size {size!r}: there is {', '.join(SIZES)} and {ORIGINAL}")
+    if mode == "text":
+        return ADAM | TEXT | TEXT_SIZES[size]
+    return ADAM | SIZES[size] | {"block_size": block_size_for(lengths)}
+
+
+def block_size_for(lengths: Counter[int]) -> int:
+    """Room for the longest document and its end; where that is very long, for 99 of 100."""
+    longest = max(lengths)
+    if longest >= 64:
+        ordered = sorted(lengths)
+        shorter = accumulate(lengths[length] for length in ordered)
+        rank = (lengths.total() - 1) * 99 // 100
+        longest = next(n for n, up_to in zip(ordered, shorter, strict=True) if up_to > rank)
+    return min(max(longest + 1, 8), LONGEST_BLOCK)
+
+
+def steps_at_most(
+    num_docs: int, docs_per_step: int, seconds: float | None, mode: str = "documents"
+) -> int:
+    """How many steps are enough; for a budget, at least as many as `steps_for_seconds` finds."""
+    if mode == "text":
+        return TEXT_STEPS
+    learned = min(max(num_docs * PASSES, LEAST_LEARNED), MOST_LEARNED)
+    if seconds is not None:
+        learned = int(seconds * FASTEST)
+    return max(1, min(learned, num_docs * MOST_PASSES) // docs_per_step)
+
+
+def steps_for_seconds(
+    engine: Engine,
+    docs: Batch | Examples,
+    config: Config,
+    seconds: float,
+    enough: int = 0,
+    should_stop: Callable[[], bool] | None = None,
+) -> int:
+    """Return how many steps fit, by short trials; the engine is then as it was before.
+
+    Other programs slow trials down, so the fastest one counts. Then a busy machine takes longer: if
+    the time is likely to be exceeded more than MOST_LATE times, there are fewer steps, but no fewer
+    than `enough`. Trials go on until three agree, or for a tenth of the time. A stop or a loss that
+    is not finite ends them: the training then ends for the same reason.
+    """
+    state, size, ranks = engine.state(), config.docs_per_step, here()
+    passes = max(1, MOST_PASSES * len(docs) // size)
+    if not isinstance(docs, Batch):
+        docs = docs.take(0, min(len(docs), TRIED))
+    least, most = max(LEAST_TRIAL, min(0.2, seconds / 10)), max(LEAST_TRIAL, seconds / 10)
+    paces: list[float] = []  # seconds per step, ascending
+    steps, spent = 1, 0.0
+    while not paces or spent < least or (spent < most and not agree(paces)):
+        plan = Plan(
+            docs,
+            config.batch_size,
+            array("q", (i % len(docs) for i in range(steps * size))),
+            array("d", [0.0]) * steps,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+        )
+        start = time.perf_counter()
+        losses = train(engine, plan, should_stop)
+        took = ranks.first(time.perf_counter() - start)
+        if ranks.any(len(losses) < steps or not math.isfinite(losses[-1])):
+            break
+        spent += took
+        insort(paces, took / steps)
+        if took < TRIAL / 2:
+            steps = min(2 * steps, passes)
+    engine.load(state)
+    if not paces:
+        return 1
+    fit, late = (
+        int(times * seconds * (1 - EVALUATING) / pace)
+        for times, pace in ((1, paces[0]), (MOST_LATE, paces[len(paces) // 2]))
+    )
+    return max(1, min(fit, max(late, enough), passes))
+
+
+def agree(paces: Sequence[float]) -> bool:
+    """Whether the three fastest of ascending paces are within a tenth of the fastest one."""
+    return len(paces) >= 3 and paces[2] <= 1.1 * paces[0]
+
+
+def with_steps(config: Config, num_steps: int, given: Iterable[str]) -> Config:
+    """`config` with so many steps, and a warm-up in proportion unless one was `given`."""
+    warmup = config.warmup_steps if "warmup_steps" in given else int(num_steps * WARM_UP)
+    return replace(config, num_steps=num_steps, warmup_steps=warmup)

@@ -1,0 +1,346 @@
+"""The loop that tunings share: what is stopped and gone on with comes to the same, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kamon
+from conftest import ENGINES_AND_DTYPES, Result
+from helpers.lists import TRIPLES as DOCS
+from helpers.runs import same, stop_after
+from kamon.cli import dpo as cli_dpo
+from kamon.cli import ppo as cli_ppo
+from kamon.cli import reward as cli_reward
+from kamon.cli import sft as cli_sft
+from kamon.config import Config
+from kamon.engines.base import Engine
+from kamon.engines.batch import pack
+from kamon.errors import ConfigError, StoreError, TrainingError
+from kamon.finetuning import dpo, ppo, reward_model, sft
+from kamon.finetuning.loop import (
+    SETTINGS,
+    NewEngine,
+    Steps,
+    Tuning,
+    base_of,
+    configured,
+    examples_of_step,
+    fingerprint,
+    resume_tuning,
+    tune,
+)
+from kamon.finetuning.losses import sft_loss, sft_weights
+from kamon.model import Model
+from kamon.model import load as kamon_load
+from kamon.storage import model_dir
+from kamon.tokenizers.prompts import prompted
+
+
+@pytest.fixture(scope="module")
+def base() -> Model:
+    return kamon.train(DOCS, num_steps=20, n_embd=4, n_head=2, block_size=6, size="original")
+
+
+def toy(base: Model, *, num_steps: int = 12, **settings: Any) -> Tuning:
+    """Learns to end with "k"; two updates in a step, and parameters kept beside."""
+    config = replace(
+        base.config, num_steps=num_steps, batch_size=3, **{"learning_rate": 0.02} | settings
+    )
+    params = base.engine.state()["params"]
+    return Tuning(
+        kind="toy",
+        config=config,
+        tokenizer=base.tokenizer,
+        params=params,
+        settings={"pull": 0.5},
+        examples=[{"text": doc} for doc in DOCS if doc.endswith("k")],
+        source="toys",
+        base=base_of(base, "somewhere"),
+        documents=base.documents,
+        updates=2,
+        frozen=params,
+    )
+
+
+def steps_of(tuning: Tuning, new_engine: NewEngine) -> Steps:
+    frozen = new_engine(tuning.frozen or array("d"))
+    texts = [example["text"] for example in tuning.examples]
+    c, tokenizer = tuning.config, tuning.tokenizer
+
+    def loss_of(engine: Engine, docs: list[str], learn: bool) -> tuple[float, float]:
+        found = [prompted(tokenizer, None, doc) for doc in docs]
+        batch = pack(tokens for tokens, _ in found)
+        weights = sft_weights([span for _, span in found], [len(t) - 1 for t, _ in found])
+        logprobs = engine.backward(batch, weights) if learn else engine.logprobs(batch)
+        return sft_loss(logprobs, weights), sft_loss(frozen.logprobs(batch), weights)
+
+    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+        chosen = [texts[i] for i in examples_of_step(c.seed, step, c.batch_size, len(texts))]
+        for _ in range(tuning.updates):
+            loss, reference = loss_of(engine, chosen, learn=True)
+            engine.step(rate)
+        return {"loss": loss, "reference": reference}
+
+    return Steps(
+        make,
+        measure=lambda engine: loss_of(engine, texts[:4], learn=False)[0],
+        num_held_out=4,
+        finish=lambda engine: {"ends": loss_of(engine, texts, learn=False)[0]},
+    )
+
+
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
+def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path: Path) -> None:
+    whole = tune(toy(base), steps_of, engine=engine, dtype=dtype)
+    assert len(whole.metrics) == 12
+    assert {"loss", "learning_rate", "reference", "step"} <= whole.metrics[3].keys()
+    path = tmp_path / "m"
+    model = tune(
+        toy(base),
+        steps_of,
+        engine=engine,
+        dtype=dtype,
+        output=path,
+        checkpoint_every=2,
+        should_stop=stop_after(2),
+    )
+    rounds = 0
+    while not model.training["finished"]:
+        assert model.training["tuning"].get("ends") is None
+        rounds += 1
+        model = resume_tuning(path, "toy", steps_of, should_stop=stop_after(3), threads=1)
+    assert rounds == 3
+    same(model, whole)
+    same(kamon.load(path, engine=engine, dtype=dtype), whole)
+    with pytest.raises(ConfigError, match="is at its end, behind 12 steps on toys"):
+        resume_tuning(path, "toy", steps_of)
+
+
+def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
+    """Far too large steps: what was best stays, and the tuning ends early."""
+    tuning = toy(base, num_steps=200, learning_rate=0.3)
+    whole = tune(tuning, steps_of, engine="native", dtype="float64", output=tmp_path / "m")
+    known = whole.training["tuning"]["held_out"]
+    assert known["best_step"] < len(whole.metrics) < 200
+    assert known["loss"] == min(whole.metrics.held_out.values())
+    texts = [example["text"] for example in tuning.examples][:4]
+    batch = whole.tokenizer.encode_documents(texts)
+    found = -sum(whole.engine.logprobs(batch)) / batch.num_targets
+    assert found == pytest.approx(known["loss"], rel=1e-12)
+    same(kamon.load(tmp_path / "m", engine="native", dtype="float64"), whole)
+    model = tune(
+        tuning,
+        steps_of,
+        engine="native",
+        dtype="float64",
+        output=tmp_path / "n",
+        should_stop=stop_after(30),
+    )
+    while not model.training["finished"]:
+        model = resume_tuning(tmp_path / "n", "toy", steps_of, should_stop=stop_after(50))
+    same(model, whole)
+
+
+@pytest.mark.parametrize("held_out", [0, 4])
+def test_it_ends_where_it_says_so(held_out: int, base: Model, tmp_path: Path) -> None:
+    """Behind the step in which it was measured, with examples held out or none; that is its end."""
+    seen: list[int] = []
+
+    def ending(tuning: Tuning, new_engine: NewEngine) -> Steps:
+        steps, done = steps_of(tuning, new_engine), 0
+
+        def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+            nonlocal done
+            done = step + 1
+            return steps.make(engine, step, rate)
+
+        def measure(engine: Engine) -> float | None:
+            seen.append(done)
+            assert steps.measure
+            return steps.measure(engine) if held_out else None
+
+        return replace(
+            steps, make=make, measure=measure, num_held_out=held_out, ended=lambda: seen[-1:] == [8]
+        )
+
+    tuning = toy(base, num_steps=40)  # measured behind every other step
+    path = tmp_path / "m"
+    tune(tuning, ending, output=path, should_stop=stop_after(5))
+    model = resume_tuning(path, "toy", ending)
+    assert seen == [2, 4, 6, 8]
+    assert (len(model.metrics), model.training["finished"]) == (8, True)
+    assert "ends" in model.training["tuning"]
+    assert ("held_out" in model.training["tuning"]) == (held_out > 0)
+    with pytest.raises(ConfigError, match="is at its end, behind 8 steps"):
+        resume_tuning(path, "toy", ending)
+
+
+def test_settings_of_a_tuning(base: Model) -> None:
+    own = base.config
+    config = configured(own, {"min_lr": 0.0, "num_steps": 7}, {"num_steps": 9, "beta1": 0.5})
+    assert config == replace(own, min_lr=0.0, num_steps=9, beta1=0.5)
+    assert configured(own, {}, {"n_embd": own.n_embd, "mode": "documents"}) == own
+    assert configured(own, {}, {"temperature": 0.7}, "temperature").temperature == 0.7
+    for settings, message in (
+        ({"n_embd": 8}, "n_embd is 4 where this model is tuned, not 8: leave that out"),
+        ({"temperature": 0.7}, "temperature is 0.5 where this model is tuned"),
+        ({"beta3": 1}, "unknown setting 'beta3': did you mean 'beta1'?|unknown setting 'beta3'"),
+        ({"vocab_size": 3}, "vocab_size cannot be set"),
+        ({"num_steps": 0}, "num_steps must be 1 or more"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            configured(own, {}, settings)
+
+
+VERBS = {
+    "sft": (cli_sft, sft, sft.picked(Config(), 0)),
+    "dpo": (cli_dpo, dpo, {"batch_size": dpo.BATCH_SIZE, "learning_rate": dpo.LEARNING_RATE}),
+    "reward": (cli_reward, reward_model, reward_model.PICKED),
+    "ppo": (cli_ppo, ppo, ppo.PICKED),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_says_what_is_picked(verb: str) -> None:
+    command, module, picked = VERBS[verb]
+    taken = {*SETTINGS, *getattr(module, "TAKEN", ())} - {"gradient_accumulation_steps"}
+    assert set(command.TAKEN) == taken
+    in_words = {"sft": {"num_steps", "learning_rate"}}.get(verb, set())
+    for name in taken & picked.keys() - in_words:
+        assert command.TAKEN[name] == f"{picked[name]:g}", name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verbs_are_alike(
+    verb: str, base: Model, tmp_path: Path, kamon: Callable[..., Result], monkeypatch: Any
+) -> None:
+    """The same flags and settings, the same file of them, and a name where none is given."""
+    monkeypatch.chdir(tmp_path)
+    base.save("base")
+    Path("c.toml").write_text(f"grad_clip = 0.5\nnum_steps = 9\nn_embd = {base.config.n_embd}\n")
+    if verb == "sft":
+        rows = [{"prompt": "k", "completion": doc} for doc in DOCS]
+    else:
+        rows = [{"chosen": "afk", "rejected": doc} for doc in DOCS[1:]]
+    Path("x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["--prefer=len<3"] if verb == "ppo" else ["x.jsonl"]
+    flags = ["--num-steps=3", "--batch-size=4", "--beta1=0.7", "--device=cpu", "--seed=0"]
+    done = kamon(verb, "base", *data, "--config=c.toml", *flags, "--json")
+    assert done.code == 0, done.err
+    assert done.json["directory"] == verb
+    assert done.json["num_steps_done"] == 3
+    config = kamon_load(verb).config
+    found = (config.grad_clip, config.num_steps, config.batch_size, config.beta1, config.seed)
+    assert found == (0.5, 3, 4, 0.7, 0)
+    with model_dir.writing(verb, go_on=True) as writer:
+        training = {**writer.stored.training, "finished": False}
+        config = replace(writer.stored.config, num_steps=5)
+        writer.save(replace(writer.stored, training=training, config=config))
+    again = kamon(verb, "--resume", verb, "--device=cpu", "--threads=1", "--json")
+    assert again.code == 0, again.err
+    assert "going on from generation-" in again.err
+    assert (again.json["directory"], again.json["num_steps_done"]) == (verb, 5)
+    Path("c.toml").write_text("n_embd = 8\n")
+    refused = kamon(verb, "base", *data, "--config=c.toml", "-o=n")
+    assert refused.code == 2
+    assert "n_embd is 4 where this model is tuned, not 8: leave that out" in refused.err
+
+
+def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> None:
+    path = tmp_path / "m"
+    tune(toy(base), steps_of, output=path, should_stop=stop_after(3))
+    shown = kamon("inspect", path)
+    assert shown.code == 0
+    assert "tuned by toy on toys: 25 examples, 4 steps by the" in shown.out
+    assert "from somewhere (SHA-256 " in shown.out
+    assert f"step 4 of 12: `kamon toy --resume {path}` goes on from there" in shown.out
+    training = kamon("inspect", path, "--json").json["training"]
+    known = training["tuning"]
+    params = base.engine.state()["params"]
+    assert known["base"]["sha256"] == fingerprint(base.config, base.tokenizer, params)
+    assert known["settings"] == {"pull": 0.5}
+    assert training["corpus"]["num_docs"] == len(DOCS)
+    for verb in (["sample", path], ["eval", path, "-n", "5"]):
+        assert kamon(*verb).code == 0
+    refused = kamon("train", "--resume", path)
+    assert refused.code == 2
+    assert f"is tuned by toy: `kamon toy --resume {path}` goes on" in refused.err
+    with pytest.raises(ConfigError, match="is tuned by toy, not by dpo: `kamon toy --resume"):
+        resume_tuning(path, "dpo", steps_of)
+
+
+def test_a_model_that_is_not_tuned(base: Model, tmp_path: Path) -> None:
+    kamon.train(DOCS, num_steps=2, output=tmp_path / "m", size="tiny")
+    with pytest.raises(ConfigError, match="is trained and not tuned: `kamon train --resume"):
+        resume_tuning(tmp_path / "m", "toy", steps_of)
+    base.save(tmp_path / "n")
+    with pytest.raises(ConfigError, match="is trained and not tuned"):
+        resume_tuning(tmp_path / "n", "toy", steps_of)
+
+
+def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
+    """Their hash in the manifest is right: what they say is not what was learned."""
+    path = tmp_path / "m"
+    tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
+    with model_dir.writing(path, go_on=True) as writer:
+        from kamon.storage.checkpoint import pack_examples
+
+        writer.save(replace(writer.stored, examples=pack_examples([{"text": "abc"}])))
+    with pytest.raises(StoreError, match="its examples are not those it learned"):
+        resume_tuning(path, "toy", steps_of)
+    with model_dir.writing(path, go_on=True) as writer:
+        writer.save(replace(writer.stored, examples=b"x"))
+    with pytest.raises(StoreError, match="the model's examples cannot be used"):
+        resume_tuning(path, "toy", steps_of)
+    with model_dir.writing(path, go_on=True) as writer:
+        writer.save(replace(writer.stored, examples=None))
+    with pytest.raises(StoreError, match="there is no examples"):
+        model_dir.load(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"base": None}, {"data": {}}, {"kind": 3}, {"settings": []}, {"updates": "2"}]
+)
+def test_a_record_that_is_none(change: dict[str, Any], base: Model, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
+    with model_dir.writing(path, go_on=True) as writer:
+        training = json.loads(json.dumps(writer.stored.training))
+        training["tuning"] |= change
+        writer.save(replace(writer.stored, training=training))
+    with pytest.raises(StoreError, match="does not say how the model is tuned"):
+        model_dir.load(path)
+
+
+def test_a_loss_that_is_not_finite(base: Model) -> None:
+    def bad(tuning: Tuning, new_engine: NewEngine) -> Steps:
+        steps = steps_of(tuning, new_engine)
+
+        def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+            if step == 5:
+                return {"loss": 1.0, "reference": math.nan}
+            return steps.make(engine, step, rate)
+
+        return Steps(make)
+
+    with pytest.raises(TrainingError, match="no longer finite at step 6 of 12"):
+        tune(toy(base), bad)
+
+
+def test_every_example_once_an_epoch() -> None:
+    rng = random.Random(1)
+    for _ in range(20):
+        n, size, seed = rng.randint(1, 30), rng.randint(1, 7), rng.randrange(1000)
+        places = [i for step in range(2 * n) for i in examples_of_step(seed, step, size, n)]
+        for first in range(0, len(places) - n, n):
+            assert sorted(places[first : first + n]) == list(range(n))
+    assert examples_of_step(1, 0, 9, 9) != examples_of_step(2, 0, 9, 9)

@@ -1,0 +1,603 @@
+from __future__ import annotations
+
+import difflib
+import math
+import random
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import kamon
+from conftest import TINY_FLAGS, Result
+from kamon.config import Config
+from kamon.data.builtin import names
+from kamon.engines.base import Decoder, Engine, untrained
+from kamon.engines.batch import pack
+from kamon.engines.factory import make_engine
+from kamon.engines.parameters import init
+from kamon.engines.philox import uniform
+from kamon.engines.scalar import softmax
+from kamon.errors import ConfigError, TokenizerError
+from kamon.evaluation.nearest import Nearest, common_subsequence, logprobs, positions
+from kamon.generation import constraints
+from kamon.generation.constraints import (
+    Conditions,
+    allowed,
+    find,
+    make_conditions,
+    steered_document,
+)
+from kamon.generation.sampling import LanguageModel, SampleRequest, sample
+from kamon.model import Model, load
+from kamon.native import library
+from kamon.ngrams.reference import train_ngram
+from kamon.tokenizers.char import CharTokenizer
+
+Run = Callable[..., Result]
+NAMES = [
+    *("anna", "hanna", "johanna", "nora", "eleonora", "lea", "leah", "mia", "mira", "miriam"),
+    *("ida", "idan", "ari", "marie", "sara", "maria", "lena", "malena", "norah", "adina"),
+]
+CHARS = CharTokenizer("abcd")
+BOS = CHARS.bos
+LOGITS = st.lists(st.integers(-3, 3).map(float) | st.floats(-30, 30), min_size=2, max_size=8)
+TEMPERATURES = st.sampled_from([0.0, 1e-320, 0.5, 1.0, 2.0])
+
+needs_native = pytest.mark.skipif(bool(library.why_not()), reason=library.why_not())
+
+
+def tiny(seed: int = 1, name: str = "scalar", block_size: int = 6) -> Engine:
+    """An untrained model of abcd, whose documents are of all lengths."""
+    config = Config(
+        n_embd=4, n_head=2, block_size=block_size, vocab_size=CHARS.vocab_size, std=0.25
+    )
+    engine = make_engine(name, config, dtype="float64")
+    engine.load(untrained(init(config, random.Random(seed))))
+    return engine
+
+
+class Unfused:
+    """A model without the engine's fused `sample`."""
+
+    def __init__(self, engine: LanguageModel) -> None:
+        self.config = engine.config
+        self.decoder: Callable[[], Decoder] = engine.decoder
+
+
+def texts(model: LanguageModel, n: int, temperature: float = 1.0, **given: Any) -> list[str]:
+    request = SampleRequest(n, temperature, 5, BOS)
+    return find(model, CHARS, request, make_conditions(given), list).texts
+
+
+@pytest.fixture(scope="module")
+def trained() -> Model:
+    return kamon.train(NAMES, n_embd=8, num_steps=100, block_size=10)
+
+
+# ---- while a document is made
+
+
+def better(logits: Sequence[float], token: int) -> list[int]:
+    """The tokens that go before this one: more likely, or as likely and lower."""
+    return [
+        other
+        for other, logit in enumerate(logits)
+        if logit > logits[token] or (logit == logits[token] and other < token)
+    ]
+
+
+@given(LOGITS, st.integers(1, 9))
+def test_top_k(logits: list[float], top_k: int) -> None:
+    stay = [token for token in range(len(logits)) if len(better(logits, token)) < top_k]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=top_k)) == stay
+
+
+@given(LOGITS, st.floats(0, 1, exclude_min=True), st.sampled_from([0.5, 1.0, 2.0]))
+def test_top_p(logits: list[float], top_p: float, temperature: float) -> None:
+    exps = [math.exp((logit - max(logits)) / temperature) for logit in logits]
+    before = [
+        math.fsum(exps[other] for other in better(logits, token)) / math.fsum(exps)
+        for token in range(len(logits))
+    ]
+    assume(all(abs(p - top_p) > 1e-9 for p in before))  # rounding may decide what is so close
+    stay = [token for token, p in enumerate(before) if p < top_p or top_p == 1]
+    assert allowed(logits, temperature, 0, 0, Conditions(top_p=top_p)) == stay
+
+
+@given(LOGITS, st.floats(0, 1, exclude_min=True), st.sampled_from([0.0, 1e-320]))
+def test_top_p_in_the_cold(logits: list[float], top_p: float, temperature: float) -> None:
+    stay = allowed(logits, temperature, 0, 0, Conditions(top_p=top_p))
+    assert stay == list(range(len(logits))) if top_p == 1 else [logits.index(max(logits))]
+
+
+def test_top_k_comes_before_top_p() -> None:
+    logits = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
+    # 0.65 of the whole needs two; of 0.4 and 0.3 alone the first is 0.57, and needs the other.
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.55)) == [0, 1]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=2, top_p=0.55)) == [0]
+    # Neither sees what min_len forbids.
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=1, min_len=1)) == [1]
+    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.45, min_len=1)) == [1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_the_steps_are_those_of_a_literal_computation(data: st.DataObject) -> None:
+    """Every token of every document: p of what may not stand is 0, the rest is renormalised."""
+    engine = tiny(data.draw(st.integers(0, 99)))
+    max_len = data.draw(st.integers(1, 6))
+    min_len = data.draw(st.integers(0, max_len))
+    prefix = data.draw(st.text("abcd", max_size=max_len))
+    temperature = data.draw(st.sampled_from([0.0, 0.5, 1.0]))
+    given = Conditions(
+        prefix=prefix,
+        min_len=min_len,
+        max_len=max_len,
+        top_k=data.draw(st.none() | st.integers(1, 5)),
+    )
+    request = SampleRequest(8, temperature, 3, BOS)
+    for index in range(8):
+        u = partial(uniform, 3, index)
+        found = steered_document(engine, request, u, given, CHARS.encode(prefix), CHARS)
+        assert min_len <= len(found) <= max_len + 1  # one more is as good as all: it is dropped
+        assert CHARS.decode(found).startswith(prefix)
+        decoder, read = engine.decoder(), BOS
+        for position in range(6):
+            logits = list(decoder.push(read))
+            if position > max_len or len(prefix) == max_len == position:
+                assert len(found) == position
+                break
+            if position < min_len:
+                logits[BOS] = -math.inf
+            keep = [t for t in range(5) if len(better(logits, t)) < (given.top_k or 5)]
+            weights = [
+                math.exp((logits[t] - max(logits)) / (temperature or 1e-9)) if t in keep else 0.0
+                for t in range(5)
+            ]
+            running = list(accumulate(weights))
+            drawn = next(t for t in range(5) if running[t] > u(position) * running[-1])
+            expected = CHARS.encode(prefix)[position] if position < len(prefix) else drawn
+            assert expected == (found[position] if position < len(found) else BOS)
+            if expected == BOS:
+                break
+            read = expected
+
+
+def always(u: float) -> Callable[[int], float]:
+    return lambda _: u
+
+
+def test_the_distribution_is_the_renormalised_one() -> None:
+    """An even grid of draws: what min_len forbids is shared out in proportion."""
+    engine = tiny()
+    logits = engine.decoder().push(BOS)
+    p = softmax(list(logits))
+    n = 5000
+    given = Conditions(min_len=1)
+    draws = [(i + 0.5) / n for i in range(n)]
+    request = SampleRequest(n, 1.0, 0, BOS)
+    drawn = [steered_document(engine, request, always(u), given, [], CHARS)[0] for u in draws]
+    for token in range(BOS):
+        assert drawn.count(token) / n == pytest.approx(p[token] / (1 - p[BOS]), abs=2 / n)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), TEMPERATURES, st.data())
+def test_samples_obey(seed: int, temperature: float, data: st.DataObject) -> None:
+    min_len = data.draw(st.integers(1, 6))
+    prefix = data.draw(st.text("abcd", max_size=6))
+    top_p = data.draw(st.floats(0.01, 1))
+    given = {"min_len": min_len, "prefix": prefix, "top_p": top_p}
+    found = texts(tiny(seed), 30, temperature, **given)
+    assert len(found) == 30
+    assert all(len(text) >= min_len and text.startswith(prefix) for text in found)
+    # The shorter ones of them, and none that was cut to be shorter.
+    max_len = data.draw(st.integers(max(min_len, len(prefix) + 1), 7))
+    short = [text for text in found if len(text) <= max_len][:5]
+    assert texts(tiny(seed), len(short), temperature, **given, max_len=min(max_len, 6)) == short
+
+
+def test_a_prefix_that_fills_the_length_is_the_document() -> None:
+    """As of a name that is there already: nothing is drawn, however seldom it would end there."""
+    engine = tiny()
+    request = SampleRequest(3, 1.0, 5, BOS)
+    found = find(engine, CHARS, request, Conditions(prefix="abca", max_len=4), list)
+    assert (found.texts, found.tried) == (["abca"] * 3, 3)
+
+
+def test_the_likeliest_is_tried_once() -> None:
+    """At temperature 0 all candidates are alike: none is worth another look."""
+    found = find(tiny(), CHARS, SampleRequest(2, 0.0, 5, BOS), Conditions(suffix="dddd"), list)
+    assert (found.texts, found.tried) == ([], 1)
+    likeliest = texts(tiny(), 2, 0.0, min_len=1)
+    assert len(likeliest) == 2
+    assert texts(tiny(), 2, 0.0, min_len=1, unique=True) == likeliest[:1]
+
+
+def test_no_sample_under_conditions_is_empty() -> None:
+    """As no document of a list is. What is under none is what the model makes, whatever it is."""
+    engine = tiny()
+    plain = CHARS.decode_documents(sample(engine, SampleRequest(40, 1.0, 5, BOS)))
+    assert "" in plain
+    assert texts(engine, 40) == plain
+    found = find(engine, CHARS, SampleRequest(20, 1.0, 5, BOS), Conditions(novel=True), list)
+    assert found.texts == [text for text in plain if text][:20]
+    assert [plain[number] for number in found.numbers] == found.texts
+
+
+def test_what_steers_nothing_changes_nothing() -> None:
+    names = ["scalar"] if library.why_not() else ["scalar", "native"]
+    for engine in (tiny(name=name) for name in names):
+        plain = CHARS.decode_documents(sample(engine, SampleRequest(40, 1.0, 5, BOS)))
+        assert texts(engine, 40) == plain
+        assert texts(engine, 40, top_p=1) == plain
+        for idle in ({"top_k": 5}, {"max_len": 6}, {"regex": ".*"}):
+            assert texts(engine, 20, **idle) == [text for text in plain if text][:20]
+    assert len(set(plain)) > 10
+
+
+def test_a_prefix_takes_no_draw_from_what_follows() -> None:
+    """Where the prefix is what would have been drawn anyway, the document is the same."""
+    engine = tiny()
+    plain = CHARS.decode_documents(sample(engine, SampleRequest(20, 1.0, 5, BOS)))
+    for number, text in enumerate(plain):
+        for cut in range(len(text) + 1):
+            u = partial(uniform, 5, number)
+            prefix = CHARS.encode(text[:cut])
+            given = Conditions(prefix=text[:cut])
+            again = steered_document(engine, SampleRequest(1, 1.0, 5, BOS), u, given, prefix, CHARS)
+            assert CHARS.decode(again) == text
+
+
+# ---- of whole documents
+
+SOME: list[dict[str, Any]] = [
+    {"suffix": "a"},
+    {"contains": "bc", "min_len": 3},
+    {"regex": "[abc]+", "unique": True},
+    {"unique": True, "prefix": "b", "top_k": 3},
+    {"exclude": ["", "a", "b"], "top_p": 0.9},
+]
+
+
+@pytest.mark.parametrize("given", SOME)
+def test_the_first_ten_of_fifty(given: dict[str, Any]) -> None:
+    fifty = texts(tiny(), 50, **given)
+    assert len(fifty) == 50
+    assert texts(tiny(), 10, **given) == fifty[:10]
+
+
+@pytest.mark.slow
+@needs_native
+@pytest.mark.parametrize("given", [{"suffix": "abc"}, {"regex": "(ab|cd)+"}, {"unique": True}])
+def test_in_bulk_and_one_by_one_are_the_same(given: dict[str, Any]) -> None:
+    """Rare enough that several bulks are needed; each sample is the model's of that number."""
+    engine = tiny(name="native")
+    request = SampleRequest(60, 1.0, 5, BOS)
+    bulk = find(engine, CHARS, request, make_conditions(given), list)
+    assert bulk == find(Unfused(engine), CHARS, request, make_conditions(given), list)
+    assert len(bulk.texts) == 60
+    plain = CHARS.decode_documents(sample(engine, SampleRequest(bulk.tried, 1.0, 5, BOS)))
+    assert [plain[number] for number in bulk.numbers] == bulk.texts
+    if "unique" not in given:
+        assert bulk.tried > 1000
+        test = re.compile(given.get("regex", ".*abc")).fullmatch
+        assert [text for text in plain if test(text)] == bulk.texts
+
+
+def test_all_at_once(trained: Model) -> None:
+    given: dict[str, Any] = {
+        "prefix": "m",
+        "min_len": 4,
+        "max_len": 7,
+        "suffix": "a",
+        "contains": "ri",
+    }
+    taken = trained.sample(3, temperature=1.0, unique=True, **given)
+    found = trained.sample(
+        6, temperature=1.0, regex="[^o]*", novel=True, unique=True, exclude=taken, **given
+    )
+    assert len(set(found)) == 6
+    assert not {*found} & {*NAMES, *taken}
+    assert all(re.fullmatch("m(?=[^o]*ri)[^o]{2,5}a", text) for text in found)
+
+
+def test_regex_matches_the_whole() -> None:
+    assert set(texts(tiny(), 20, regex="a|aa")) <= {"a", "aa"}
+    assert Conditions(regex="[[a]")  # of which Python warns that it may be read otherwise one day
+
+
+def test_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 texts have one or two of four letters; none comes twice, and the search ends."""
+    monkeypatch.setattr(constraints, "PATIENCE", 100)
+    monkeypatch.setattr(constraints, "ATTEMPTS", 10)
+    request = SampleRequest(50, 2.0, 5, BOS)
+    given = Conditions(unique=True, max_len=2)
+    found = find(tiny(), CHARS, request, given, list)
+    assert 5 < len(found.texts) == len(set(found.texts)) <= 20
+    assert all(b - a <= 100 for a, b in pairwise(found.numbers))
+    assert found.numbers[-1] + 10 < found.tried <= found.numbers[-1] + 101
+    # The patience is the same for fewer, so these are the same, too.
+    few = find(tiny(), CHARS, SampleRequest(30, 2.0, 5, BOS), given, list)
+    assert few == found
+    none = find(tiny(), CHARS, request, Conditions(regex="e"), list)
+    assert (none.texts, none.tried) == ([], 100)
+
+
+def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a plain count of what is left; what comes seldom is not waited for n times."""
+    monkeypatch.setattr(constraints, "PATIENCE", 60)
+    monkeypatch.setattr(constraints, "ATTEMPTS", 4)
+    plain = CHARS.decode_documents(sample(tiny(), SampleRequest(3000, 1.0, 5, BOS)))
+    for letter in "abcd":
+        request = SampleRequest(50, 1.0, 5, BOS)
+        found = find(tiny(), CHARS, request, Conditions(regex=f"{letter}{{2}}"), list)
+        left, expected = 60, []
+        for number, text in enumerate(plain):
+            if not left:
+                break
+            left -= 1
+            if text == 2 * letter:
+                expected.append(number)
+                left = min(60, left + 4)
+        assert found.numbers == expected
+        assert found.tried == number < 3000
+
+
+@needs_native
+@pytest.mark.slow
+def test_a_hopeless_search_ends() -> None:
+    model = kamon.train("names", size="original", num_steps=50, engine="native")
+    assert model.find(50, regex="z{9}").tried == constraints.PATIENCE_IN_BULK
+    assert model.find(50, regex="z{9}", prefix="an").tried == constraints.PATIENCE
+
+
+@needs_native
+def test_a_large_model_has_less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "PATIENCE", 10)
+    monkeypatch.setattr(constraints, "WORK_IN_BULK", 5e6)
+    engine = tiny(name="native")
+    request = SampleRequest(5, 1.0, 5, BOS)
+    tried = find(engine, CHARS, request, Conditions(regex="e"), list).tried
+    assert tried == 5_000_000 // (len(engine.state()["params"]) * 6)
+
+
+# ---- n-grams
+
+
+def test_ngrams() -> None:
+    tokenizer = CharTokenizer.train(NAMES)
+    learned = pack(map(tokenizer.encode_document, NAMES))
+    ngram = train_ngram(learned, tokenizer.vocab_size, 3)
+    request = SampleRequest(20, 1.0, 5, tokenizer.bos)
+    given = Conditions(prefix="ma", max_len=6, suffix="a", novel=True)
+    found = find(ngram, tokenizer, request, given, lambda: NAMES).texts
+    assert len(found) == 20
+    assert all(re.fullmatch("ma|ma.{0,3}a", text) and text not in NAMES for text in found)
+    logprob = logprobs(ngram, tokenizer, ["maria"])[0]
+    document = tokenizer.encode_document("maria")
+    expected = [ngram.probabilities(document[:i])[document[i]] for i in range(1, len(document))]
+    assert logprob == pytest.approx(math.log(math.prod(expected)))
+
+
+# ---- what is known of a sample
+
+
+def test_logprobs() -> None:
+    engine = tiny()
+    assert logprobs(engine, CHARS, []) == []
+    found = logprobs(engine, CHARS, ["", "abc", "abcdab"])
+    for text, logprob in zip(["", "abc", "abcdab"], found, strict=True):
+        decoder = engine.decoder()
+        targets = [*CHARS.encode(text), BOS][:6]  # the model never gets to end the longest
+        read = [BOS, *targets]
+        p = [softmax(list(decoder.push(read[i])))[target] for i, target in enumerate(targets)]
+        assert logprob == pytest.approx(math.log(math.prod(p)))
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> tuple[list[str], str]:
+    """Documents, and a text of their characters and some others; short, or longer than a word."""
+    most = draw(st.sampled_from([6, 6, 90]))
+    document = st.text(draw(st.sampled_from(["ab", "abcdef", "aé\n\U0001f600"])), max_size=most)
+    docs = draw(st.lists(document, max_size=12))
+    return docs, draw(document | st.text("abcd", max_size=most))
+
+
+@given(alike())
+def test_nearest(given: tuple[list[str], str]) -> None:
+    docs, text = given
+    ratios = [difflib.SequenceMatcher(None, doc, text, autojunk=False).ratio() for doc in docs]
+    best = max(ratios, default=0.0)
+    if text:
+        expected = (docs[ratios.index(best)], best) if best else ("", 0.0)
+        assert Nearest(docs)(text) == expected
+
+
+def test_nearest_among_many() -> None:
+    docs = names()[::25]
+    nearest = Nearest(docs)
+    for text in ("mariaan", "mytonievie", "oa", docs[999]):
+        ratios = [difflib.SequenceMatcher(None, doc, text).ratio() for doc in docs]
+        assert nearest(text) == (docs[ratios.index(max(ratios))], max(ratios))
+
+
+def test_the_first_of_equally_similar_documents() -> None:
+    """Though the last one has more characters of the text, and is looked at first."""
+    assert Nearest(["xxx", "abx", "xab", "bab"])("abb") == ("abx", 4 / 6)
+
+
+def test_documents_with_nul_have_no_nearest() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        Nearest(["a\0b", "c"])
+
+
+@given(st.text("abc", max_size=80), st.text("abc", max_size=12))
+def test_common_subsequence(text: str, other: str) -> None:
+    """By the table of all prefixes."""
+    other = "".join(char for char in other if char in text)
+    row = [0] * (len(text) + 1)
+    for char in other:
+        above = row[:]
+        for i, own in enumerate(text):
+            row[i + 1] = above[i] + 1 if own == char else max(row[i], above[i + 1])
+    assert common_subsequence(positions(text), other) == row[-1]
+
+
+# ---- what cannot be
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"min_len": 5, "max_len": 4}, "min_len 5 is above max_len 4"),
+        ({"min_len": 7}, "min_len 7 is above the 6 characters that the model's block_size 6"),
+        ({"max_len": 7}, "max_len 7 is above the 6 characters"),
+        ({"max_len": -1}, "max_len must be 1 or more, not -1"),
+        ({"max_len": 2.5}, "max_len must be a whole number, not 2.5"),
+        ({"min_len": None}, "min_len must be a whole number, not None"),
+        ({"prefix": "abc", "max_len": 2}, "prefix 'abc' has 3 characters, more than max_len 2"),
+        ({"suffix": "abc", "max_len": 2}, "suffix 'abc' has 3 characters, more than max_len 2"),
+        ({"contains": "a" * 7}, "has 7 characters, more than the model's block_size 6 allows"),
+        ({"prefix": 3}, "prefix must be text, not 3"),
+        ({"top_k": 0}, "top_k must be 1 or more, not 0"),
+        ({"top_k": True}, "top_k must be a whole number, not True"),
+        ({"top_p": 0}, "top_p must be above 0 and at most 1, not 0"),
+        ({"top_p": 1.1}, "top_p must be above 0 and at most 1, not 1.1"),
+        ({"top_p": math.nan}, "top_p must be above 0 and at most 1, not nan"),
+        ({"regex": "a("}, r"regex 'a\(' does not compile: missing \)"),
+        ({"regex": "a{99999999999999999999}"}, "does not compile"),
+        ({"exclude": "anna"}, "exclude must be several documents, not one text"),
+        ({"sufix": "a"}, "unknown condition 'sufix': did you mean 'suffix'"),
+    ],
+)
+def test_conditions_that_cannot_be(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        texts(tiny(), 1, **given)
+
+
+@pytest.mark.parametrize("name", ["prefix", "suffix", "contains"])
+def test_characters_that_the_model_does_not_know(name: str) -> None:
+    with pytest.raises(TokenizerError, match="character 'x'"):
+        make_conditions({name: "ax"}).check_model(CHARS, 6)
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def model(names: Path, tmp_path: Path, kamon: Run) -> Path:
+    flags = [*TINY_FLAGS, "--block-size", 9]
+    assert kamon("train", names, "-o", tmp_path / "model", *flags).code == 0
+    return tmp_path / "model"
+
+
+@pytest.mark.slow
+def test_flags(model: Path, tmp_path: Path, kamon: Run) -> None:
+    flags = ["-n", 8, "--temperature", 2, "--prefix", "a", "--suffix", "a", "--unique", "--novel"]
+    flags += ["--min-len", 3, "--max-len", 6, "--top-k", 9, "--top-p", 0.95, "--contains", "n"]
+    done = kamon("sample", model, *flags, "--regex", "[^o]*")
+    assert (done.code, done.err) == (0, "")
+    first = done.out.split()
+    assert len(set(first)) == 8
+    assert all(re.fullmatch("a(?=.*n)[^o]{1,4}a", text) for text in first)
+    (tmp_path / "taken.txt").write_text("\n".join(first[:3]) + "\n")
+    again = kamon("sample", model, *flags, "--regex", "[^o]*", "--exclude", tmp_path / "taken.txt")
+    assert again.out.split()[:5] == first[3:]
+
+
+@pytest.mark.slow
+def test_copies_are_marked_in_a_terminal(
+    model: Path, names: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is piped has each text and no more."""
+    known = set(names.read_text().split())
+    argv = ["sample", model, "--unique", "--temperature", 1, "--regex", "ida|ari|lea|mia|am?"]
+    plain = kamon(*argv).out.splitlines()
+    assert 0 < len(known.intersection(plain)) < len(set(plain))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    shown = kamon(*argv).out.splitlines()
+    assert [line.split()[0] for line in shown] == plain
+    assert [line.endswith("(in the list)") for line in shown] == [text in known for text in plain]
+
+
+def test_json_and_details(model: Path, names: Path, kamon: Run) -> None:
+    loaded = load(model, engine="scalar")
+    flags = ["-n", 30, "--temperature", 0.8, "--regex", ".{2,}"]
+    known = set(names.read_text().split())
+    found = kamon("sample", model, *flags, "--max-len=3", "--unique", "--json", "--nearest").json
+    numbers = [sample["number"] for sample in found["samples"]]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] + 1 == found["tried"]
+    for shown in found["samples"]:
+        text = shown["text"]
+        assert shown["in_list"] == (text in known)
+        assert shown["logprob"] == pytest.approx(
+            logprobs(loaded.engine, loaded.tokenizer, [text])[0], rel=1e-4
+        )
+        assert shown["nearest"]["text"] in known
+        assert (shown["nearest"]["similarity"] == 1) == shown["in_list"]
+    lines = kamon("sample", model, *flags, "--max-len=3", "--unique", "--nearest").out.splitlines()
+    assert [line.split("\t") for line in lines] == [
+        [
+            shown["text"],
+            f"{shown['logprob']:.3f}",
+            "in the list" if shown["in_list"] else "new",
+            shown["nearest"]["text"],
+            f"{shown['nearest']['similarity']:.3f}",
+        ]
+        for shown in found["samples"]
+    ]
+    short = kamon("sample", model, *flags, "--max-len=3", "--unique", "--details").out.splitlines()
+    assert [line.split("\t") for line in short] == [line.split("\t")[:3] for line in lines]
+    plain = kamon("sample", model, *flags, "--json").json["samples"]
+    assert {"text", "number", "logprob", "in_list"} == set(plain[0])
+
+
+@pytest.mark.slow
+def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "PATIENCE", 300)
+    some = kamon("sample", model, "-n", 50, "--max-len", 1, "--unique", "--temperature", 1)
+    lines = some.out.splitlines()
+    assert some.code == 0
+    assert 1 < len(lines) == len(set(lines)) < 50
+    assert re.fullmatch(
+        rf"{len(lines)} of 50 found: among [\d,]+ candidates no more fulfil the conditions\n",
+        some.err,
+    )
+    none = kamon("sample", model, "--max-len", 1, "--regex", "aa")
+    assert (none.code, none.out) == (1, "")
+    assert re.match(r"0 of 20 found: among [\d,]+ candidates", none.err)
+    none = kamon("sample", model, "--max-len", 1, "--regex", "aa", "--json")
+    assert (none.code, none.json["samples"]) == (1, [])
+    assert kamon("sample", model, "-n", 0, "--regex", "aa", "--max-len", 1).code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--min-len=5", "--max-len=4"], 2, "min_len 5 is above max_len 4"),
+        (["--max-len=10"], 2, "max_len 10 is above the 9 characters"),
+        (["--prefix=annaa", "--max-len=4"], 2, "prefix 'annaa' has 5 characters"),
+        (["--prefix=X"], 1, "character 'X'"),
+        (["--top-k=0"], 2, "top_k must be 1 or more"),
+        (["--top-p=2"], 2, "top_p must be above 0 and at most 1"),
+        (["--top-p=x"], 2, "argument --top-p: must be a number"),
+        (["--regex=("], 2, "regex '(' does not compile"),
+        (["--exclude=none.txt"], 1, "there is no file none.txt"),
+        (["--prefx=a"], 2, "there is no flag --prefx: did you mean --prefix?"),
+    ],
+)
+def test_bad_flags(flags: list[str], code: int, message: str, model: Path, kamon: Run) -> None:
+    done = kamon("sample", model, *flags)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1

@@ -1,0 +1,25 @@
+"""Runs that stop, and their comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kamon.model import Model
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    """Asked once between two steps by the scalar engine, and now and then by the native one."""
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > steps
+
+    return stop
+
+
+def same(model: Model, other: Model) -> None:
+    assert model.metrics == other.metrics
+    assert model.engine.state()["params"] == other.engine.state()["params"]
+    assert model.training | {"seconds": 0} == other.training | {"seconds": 0}
