@@ -1,5 +1,6 @@
-// Python's random.Random, bit for bit: shuffle and gauss of Lib/random.py over MT19937 (Matsumoto and
-// Nishimura 1998, doi:10.1145/272991.272995). Seeding stays Python's: only the state comes here.
+// Python's random.Random, bit for bit: shuffle and gauss of Lib/random.py over MT19937 (Matsumoto
+// and Nishimura 1998, doi:10.1145/272991.272995). Seeding stays Python's: only the state comes
+// here.
 #pragma once
 
 #include <cmath>
@@ -10,7 +11,8 @@ namespace {
 
 class Mersenne {
  public:
-  // words: the 624 of the state and the place of the next one, as `getstate` has them; kept up to date.
+  // words: the 624 of the state and the place of the next one, as `getstate` has them; kept up to
+  // date.
   explicit Mersenne(uint32_t* words) : state(words), place(words[SIZE]) {}
 
   uint32_t bits32() {

@@ -62,7 +62,8 @@ struct Level {
   }
 
  private:
-  std::vector<uint32_t> slots;  // numbers, by open addressing: a power of two of them, a third empty
+  std::vector<uint32_t>
+      slots;  // numbers, by open addressing: a power of two of them, a third empty
 
   // Where a k-gram's number stands, or the empty slot where it would.
   size_t slot(uint32_t context, uint32_t token) const {
@@ -87,7 +88,7 @@ struct Level {
 class Ngram {
  public:
   const int vocab_size;
-  int64_t longest = 0;  // tokens of a document
+  int64_t longest = 0;    // tokens of a document
   bool finished = false;  // counting
 
   Ngram(int vocab, int order) : vocab_size(vocab), levels(size_t(order)) {}
@@ -99,7 +100,9 @@ class Ngram {
   }
 
   // Whether these orders can be looked up: all is counted, and none is higher than its own.
-  bool has(int low, int high) const { return finished && low >= 1 && low <= high && high <= order(); }
+  bool has(int low, int high) const {
+    return finished && low >= 1 && low <= high && high <= order();
+  }
 
   void add(const int32_t* document, int64_t length) {
     num_tokens += length;
@@ -153,7 +156,8 @@ class Ngram {
     finished = true;
   }
 
-  // log p of each target for the orders first … last, those of an order `stride` behind the one before.
+  // log p of each target for the orders first … last, those of an order `stride` behind the one
+  // before.
   void logprobs(int first, int last, const int32_t* document, int64_t length, double* out,
                 size_t stride) const {
     std::vector<uint32_t> before(last + 1, NO_GRAM), now(last + 1, NO_GRAM);

@@ -1,4 +1,5 @@
-// Random draws by counter, as kamon/philox.py has them: the same number for (seed, index, position).
+// Random draws by counter, as kamon/philox.py has them: the same number for (seed, index,
+// position).
 #pragma once
 
 #include <cstdint>

@@ -33,7 +33,8 @@ constexpr int L = KAMON_BYTES / sizeof(Real);  // lanes
 typedef Real Vec __attribute__((vector_size(KAMON_BYTES)));
 typedef Int IntVec __attribute__((vector_size(KAMON_BYTES)));
 typedef Real LooseVec __attribute__((vector_size(KAMON_BYTES), aligned(sizeof(Real))));
-// Half as wide: where the processor takes twice the time for a whole vector, half of one is cheaper.
+// Half as wide: where the processor takes twice the time for a whole vector, half of one is
+// cheaper.
 constexpr int HALF = L > 2 ? L / 2 : L;
 typedef Real Half __attribute__((vector_size(HALF * sizeof(Real))));
 typedef Real LooseHalf __attribute__((vector_size(HALF * sizeof(Real)), aligned(sizeof(Real))));
@@ -122,7 +123,8 @@ constexpr Real poly_exp[] = {
 // x = n ln 2 + r with |r| ≤ ln 2 / 2; a Taylor polynomial for eʳ; n goes into the exponent.
 KAMON_INLINE Vec vexp(Vec x) {
   constexpr Real lowest = is_float ? Real(-87.0) : Real(-708.0);
-  constexpr Real magic = is_float ? Real(12582912.0) : Real(6755399441055744.0);  // 1.5 · 2^mantissa
+  constexpr Real magic =
+      is_float ? Real(12582912.0) : Real(6755399441055744.0);  // 1.5 · 2^mantissa
   constexpr Real ln2_hi = is_float ? Real(0.693359375) : Real(6.93147180369123816490e-01);
   constexpr Real ln2_lo = is_float ? Real(-2.12194440e-4) : Real(1.90821492927058770002e-10);
   const Vec clamped = vmax(x, splat(lowest));
