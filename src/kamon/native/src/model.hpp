@@ -302,29 +302,35 @@ inline void attention(const Shape& shape, const Real* qkv, Real* heads, Real* pr
   }
 }
 
-// From workspace.dheads to workspace.dqkv, for one document with these qkv and probs.
-inline void attention_backward(const Shape& shape, const Real* qkv, const Real* probs,
-                               Chunk::Document doc, Workspace& workspace) {
-  const int T = doc.length, ldn = workspace.columns.ldn;
-  const ptrdiff_t matrix = ptrdiff_t(shape.n_embd) * ldn;
-  const Real scale = Real(1) / std::sqrt(Real(shape.head_dim));
-  const ptrdiff_t padded = round_up(T, L);
-  workspace.scores.resize(probs_size(shape, T) / shape.n_head);
-  workspace.blocks.resize(size_t(2 * padded * L));
-  for (int h = 0; h < shape.n_head; h++) {
-    const ptrdiff_t head = ptrdiff_t(h) * shape.head_dim * ldn + doc.begin;
-    const Real *q = qkv + head, *k = q + matrix, *v = k + matrix,
-               *dout = workspace.dheads.data + head;
-    Real *dq = workspace.dqkv.data + head, *dk = dq + matrix, *dv = dk + matrix;
-    // d loss / d score, laid out as `probs`
+// From the gradient of the output of one head of one document to those of q, k and v.
+struct HeadBackward {
+  const int head_dim, T, ldn;
+  const Real *q, *k, *v, *dout;
+  Real *dq, *dk, *dv;
+  const Real* probs;
+  Real* dscores;  // laid out as `probs`
+
+  HeadBackward(const Shape& shape, const Real* qkv, const Real* head_probs, Chunk::Document doc,
+               int h, const Workspace& workspace)
+      : head_dim(shape.head_dim), T(doc.length), ldn(workspace.columns.ldn), probs(head_probs) {
+    const ptrdiff_t head = ptrdiff_t(h) * head_dim * ldn + doc.begin;
+    const ptrdiff_t matrix = ptrdiff_t(shape.n_embd) * ldn;
+    q = qkv + head, k = q + matrix, v = k + matrix;
+    dq = workspace.dqkv.data + head, dk = dq + matrix, dv = dk + matrix;
+    dout = workspace.dheads.data + head;
+    dscores = workspace.scores.data;
+  }
+
+  void queries() const {
+    const Real scale = Real(1) / std::sqrt(Real(head_dim));
     const Real* p = probs;
-    Real* ds = workspace.scores.data;
+    Real* ds = dscores;
     for (int from = 0; from < T; from += L) {
       const int num_keys = std::min(from + L, round_up(T, BLOCK));
       Vec mean = {};
       for (int key = 0; key < num_keys; key += BLOCK) {
         Vec dp[BLOCK] = {};
-        dot_products(shape.head_dim, dout + from, v + key, ldn, dp);
+        dot_products(head_dim, dout + from, v + key, ldn, dp);
         for (int n = 0; n < BLOCK; n++) {
           store(ds + (key + n) * L, dp[n]);
           mean += dp[n] * load(p + (key + n) * L);
@@ -333,13 +339,15 @@ inline void attention_backward(const Shape& shape, const Real* qkv, const Real* 
       for (int key = 0; key < num_keys; key += BLOCK)
         for (int n = key; n < key + BLOCK; n++)
           store(ds + n * L, load(p + n * L) * (load(ds + n * L) - mean) * scale);
-      weighted_sum(shape.head_dim, num_keys, ds, k, dq + from, ldn);
+      weighted_sum(head_dim, num_keys, ds, k, dq + from, ldn);
       p += ptrdiff_t(from + L) * L;
       ds += ptrdiff_t(from + L) * L;
     }
-    // For dk and dv, queries and keys change places: L keys in the lanes, the queries in order.
-    Real* ds_by_query = workspace.blocks.data;
-    Real* p_by_query = ds_by_query + padded * L;
+  }
+
+  // After `queries`. Here keys and queries change places: L keys in the lanes, the queries in
+  // order.
+  void keys_and_values(Real* dscores_by_query, Real* probs_by_query) const {
     for (int key = 0; key < T; key += L) {
       for (int from = key; from < T; from += L) {
         const ptrdiff_t block = ptrdiff_t(from) * (from + L) / 2 + ptrdiff_t(key) * L;
@@ -347,19 +355,32 @@ inline void attention_backward(const Shape& shape, const Real* qkv, const Real* 
         const auto transpose_block = [=](const Real* by_key, Real* by_query) {
           transpose(T - key, T - from, [=](int n) { return by_key + n * L; }, by_query, L);
         };
-        transpose_block(workspace.scores.data + block, ds_by_query + row);
-        transpose_block(probs + block, p_by_query + row);
+        transpose_block(dscores + block, dscores_by_query + row);
+        transpose_block(probs + block, probs_by_query + row);
       }
       const int num_queries = round_up(T - key, BLOCK);
-      weighted_sum(shape.head_dim, num_queries, ds_by_query, q + key, dk + key, ldn);
-      weighted_sum(shape.head_dim, num_queries, p_by_query, dout + key, dv + key, ldn);
+      weighted_sum(head_dim, num_queries, dscores_by_query, q + key, dk + key, ldn);
+      weighted_sum(head_dim, num_queries, probs_by_query, dout + key, dv + key, ldn);
     }
-    probs = p;
+  }
+};
+
+// From workspace.dheads to workspace.dqkv, for one document with these qkv and probs.
+inline void attention_backward(const Shape& shape, const Real* qkv, const Real* probs,
+                               Chunk::Document doc, Workspace& workspace) {
+  const size_t head_size = probs_size(shape, doc.length) / shape.n_head;
+  const size_t block_size = size_t(round_up(doc.length, L)) * L;
+  workspace.scores.resize(head_size);
+  workspace.blocks.resize(2 * block_size);
+  Real* blocks = workspace.blocks.data;
+  for (int h = 0; h < shape.n_head; h++) {
+    const HeadBackward backward(shape, qkv, probs + h * head_size, doc, h, workspace);
+    backward.queries();
+    backward.keys_and_values(blocks, blocks + block_size);
   }
 }
 
-// Token plus position embeddings of a chunk, transposed into columns. Columns without a token are
-// 0.
+// Token plus position embeddings of a chunk, in columns. Columns without a token are 0.
 inline void embed(const Model& model, const Chunk& chunk, Real* x, Columns columns) {
   const ParamLayout& layout = model.layout;
   const Real* wte = model.weights(layout.wte());

@@ -32,53 +32,34 @@ class Sampler {
 
   // Every lane reads its input; `logit` then has the logits of the token after it.
   void push() {
-    workspace.columns = {NUM_LANES, NUM_LANES};
-    Chunk& chunk = workspace.chunk;
-    chunk.clear();
-    chunk.inputs.resize(std::max<size_t>(chunk.inputs.size(), NUM_LANES));
-    chunk.positions.resize(std::max<size_t>(chunk.positions.size(), NUM_LANES));
-    chunk.num_tokens = NUM_LANES;
-    int depth = 1;
-    for (int lane = 0; lane < NUM_LANES; lane++) {
-      chunk.inputs[lane] = input[lane];
-      chunk.positions[lane] = std::max(0, position[lane]);
-      depth = std::max(depth, position[lane] + 1);
-    }
-    // From the oldest round that a lane attends to up to this one. The first few may be too old for
-    // all lanes.
-    num_keys = round_up(depth, BLOCK);
-    const int now = round++ % shape.block_size;
-    for (int n = 0; n < num_keys; n++) {
-      age[n] = num_keys - 1 - n;
-      slot[n] = (now + 4 * shape.block_size - age[n] % shape.block_size) % shape.block_size;
-    }
-    embed(model, chunk, workspace.x.data, workspace.columns);
-    rmsnorm(shape.n_embd, workspace.x.data, workspace.normed0.data, workspace.scale0.data,
-            workspace.columns);
-    std::memcpy(workspace.x.data, workspace.normed0.data, sizeof(Real) * shape.n_embd * NUM_LANES);
-    const size_t row = size_t(shape.n_embd) * NUM_LANES;
+    const Columns columns{NUM_LANES, NUM_LANES};
+    const int n_embd = shape.n_embd;
+    const size_t row = size_t(n_embd) * NUM_LANES;
+    Real* x = workspace.x.data;
+    workspace.columns = columns;
+    fill_chunk();
+    const int now = start_round();
+    embed(model, workspace.chunk, x, columns);
+    rmsnorm(n_embd, x, workspace.normed0.data, workspace.scale0.data, columns);
+    std::memcpy(x, workspace.normed0.data, sizeof(Real) * row);
     for (int i = 0; i < shape.n_layer; i++) {
       auto& layer = workspace.layers[i];
+      Real *normed1 = layer.normed1.data, *normed2 = layer.normed2.data, *qkv = layer.qkv.data;
+      Real *layer_heads = layer.heads.data, *hidden = layer.hidden.data;
       Real* layer_keys = keys.data + size_t(i) * shape.block_size * row;
       Real* layer_values = values.data + size_t(i) * shape.block_size * row;
-      rmsnorm(shape.n_embd, workspace.x.data, layer.normed1.data, layer.scale1.data,
-              workspace.columns);
-      linear<Epilogue::set>(3 * shape.n_embd, layout.wqkv(i), model, layer.normed1.data,
-                            layer.qkv.data, workspace.columns);
-      std::memcpy(layer_keys + now * row, layer.qkv.data + row, sizeof(Real) * row);
-      std::memcpy(layer_values + now * row, layer.qkv.data + 2 * row, sizeof(Real) * row);
-      attend(layer.qkv.data, layer_keys, layer_values, layer.heads.data);
-      linear<Epilogue::add>(shape.n_embd, layout.wo(i), model, layer.heads.data, workspace.x.data,
-                            workspace.columns);
-      rmsnorm(shape.n_embd, workspace.x.data, layer.normed2.data, layer.scale2.data,
-              workspace.columns);
-      linear<Epilogue::relu>(shape.n_hidden, layout.fc1(i), model, layer.normed2.data,
-                             layer.hidden.data, workspace.columns);
-      linear<Epilogue::add>(shape.n_embd, layout.fc2(i), model, layer.hidden.data, workspace.x.data,
-                            workspace.columns);
+      rmsnorm(n_embd, x, normed1, layer.scale1.data, columns);
+      linear<Epilogue::set>(3 * n_embd, layout.wqkv(i), model, normed1, qkv, columns);
+      std::memcpy(layer_keys + now * row, qkv + row, sizeof(Real) * row);
+      std::memcpy(layer_values + now * row, qkv + 2 * row, sizeof(Real) * row);
+      attend(qkv, layer_keys, layer_values, layer_heads);
+      linear<Epilogue::add>(n_embd, layout.wo(i), model, layer_heads, x, columns);
+      rmsnorm(n_embd, x, normed2, layer.scale2.data, columns);
+      linear<Epilogue::relu>(shape.n_hidden, layout.fc1(i), model, normed2, hidden, columns);
+      linear<Epilogue::add>(n_embd, layout.fc2(i), model, hidden, x, columns);
     }
-    linear<Epilogue::set>(shape.vocab_size, layout.lm_head(), model, workspace.x.data,
-                          workspace.logits.data, workspace.columns);
+    linear<Epilogue::set>(shape.vocab_size, layout.lm_head(), model, x, workspace.logits.data,
+                          columns);
   }
 
   int block_size() const { return shape.block_size; }
@@ -121,9 +102,34 @@ class Sampler {
   const ParamLayout& layout = model.layout;
   Buffer keys, values;  // [layer][slot][feature][lane]
   Buffer probs;
-  std::vector<int> age, slot;  // of each key that a lane attends to
+  std::vector<int> age, slot;  // of each key: in rounds, and in the ring
   int num_keys = 0;
   int64_t round = 0;
+
+  void fill_chunk() {
+    Chunk& chunk = workspace.chunk;
+    chunk.clear();
+    chunk.inputs.resize(std::max<size_t>(chunk.inputs.size(), NUM_LANES));
+    chunk.positions.resize(std::max<size_t>(chunk.positions.size(), NUM_LANES));
+    chunk.num_tokens = NUM_LANES;
+    for (int lane = 0; lane < NUM_LANES; lane++) {
+      chunk.inputs[lane] = input[lane];
+      chunk.positions[lane] = std::max(0, position[lane]);
+    }
+  }
+
+  // Finds the keys that a lane may attend to, the oldest first. The first few may be too old for
+  // all lanes. Returns the slot of this round.
+  int start_round() {
+    const int depth = 1 + std::max(0, *std::max_element(position, position + NUM_LANES));
+    num_keys = round_up(depth, BLOCK);
+    const int now = round++ % shape.block_size;
+    for (int n = 0; n < num_keys; n++) {
+      age[n] = num_keys - 1 - n;
+      slot[n] = (now + 4 * shape.block_size - age[n] % shape.block_size) % shape.block_size;
+    }
+    return now;
+  }
 
   // Whether the temperature is so near to 0 that only the largest logit counts. Then `tokens` is
   // it, the first one among equals.
@@ -144,54 +150,63 @@ class Sampler {
 
   // `attention` of model.hpp for one query in each lane, which has its own keys.
   void attend(const Real* q, const Real* layer_keys, const Real* layer_values, Real* heads) {
+    for (int j = 0; j < NUM_LANES; j += L)
+      for (int h = 0; h < shape.n_head; h++) {
+        const size_t head = size_t(h) * shape.head_dim * NUM_LANES + j;
+        attention_probs(q + head, layer_keys + head, position + j);
+        sum_values(layer_values + head, heads + head);
+      }
+  }
+
+  // Sets `probs` to the attention weights of one head in L lanes with these positions.
+  void attention_probs(const Real* q, const Real* head_keys, const int* positions) {
     const Real scale = Real(1) / std::sqrt(Real(shape.head_dim));
     const Vec masked = splat(-std::numeric_limits<Real>::infinity());
     const size_t row = size_t(shape.n_embd) * NUM_LANES;
-    for (int j = 0; j < NUM_LANES; j += L) {
-      IntVec place;
-      for (int l = 0; l < L; l++) place[l] = Int(std::max(0, position[j + l]));
-      for (int h = 0; h < shape.n_head; h++) {
-        const size_t head = size_t(h) * shape.head_dim * NUM_LANES + j;
-        Vec largest = masked;
-        for (int key = 0; key < num_keys; key += BLOCK) {
-          const Real* k[BLOCK];
-          for (int n = 0; n < BLOCK; n++) k[n] = layer_keys + slot[key + n] * row + head;
-          Vec score[BLOCK] = {};
-          for (int i = 0; i < shape.head_dim; i++) {
-            const Vec query = load(q + head + i * NUM_LANES);
-            for (int n = 0; n < BLOCK; n++) score[n] += query * load(k[n] + i * NUM_LANES);
-          }
-          for (int n = 0; n < BLOCK; n++) {
-            score[n] = place >= Int(age[key + n]) ? score[n] * scale : masked;
-            store(probs.data + (key + n) * L, score[n]);
-            largest = vmax(score[n], largest);
-          }
-        }
-        Vec total = {};
-        for (int key = 0; key < num_keys; key += BLOCK)
-          for (int n = key; n < key + BLOCK; n++) {
-            const Vec p = vexp(load(probs.data + n * L) - largest);
-            store(probs.data + n * L, p);
-            total += p;
-          }
-        const Vec inverse = Real(1) / total;
-        for (int n = 0; n < num_keys; n++)
-          store(probs.data + n * L, load(probs.data + n * L) * inverse);
-        constexpr int FEATURES = 4;
-        for (int i = 0; i < shape.head_dim; i += FEATURES) {
-          const int count = std::min(FEATURES, shape.head_dim - i);
-          Vec sum[FEATURES] = {};
-          for (int n = 0; n < num_keys; n++) {
-            const Vec p = load(probs.data + n * L);
-            const Real* v = layer_values + slot[n] * row + head + i * NUM_LANES;
-            if (count == FEATURES)
-              for (int f = 0; f < FEATURES; f++) sum[f] += p * load(v + f * NUM_LANES);
-            else
-              for (int f = 0; f < count; f++) sum[f] += p * load(v + f * NUM_LANES);
-          }
-          for (int f = 0; f < count; f++) store(heads + head + (i + f) * NUM_LANES, sum[f]);
-        }
+    IntVec oldest;  // the age of the first key that a lane attends to
+    for (int l = 0; l < L; l++) oldest[l] = Int(std::max(0, positions[l]));
+    Vec largest = masked;
+    for (int key = 0; key < num_keys; key += BLOCK) {
+      const Real* k[BLOCK];
+      for (int n = 0; n < BLOCK; n++) k[n] = head_keys + slot[key + n] * row;
+      Vec score[BLOCK] = {};
+      for (int i = 0; i < shape.head_dim; i++) {
+        const Vec query = load(q + i * NUM_LANES);
+        for (int n = 0; n < BLOCK; n++) score[n] += query * load(k[n] + i * NUM_LANES);
       }
+      for (int n = 0; n < BLOCK; n++) {
+        score[n] = oldest >= Int(age[key + n]) ? score[n] * scale : masked;
+        store(probs.data + (key + n) * L, score[n]);
+        largest = vmax(score[n], largest);
+      }
+    }
+    Vec total = {};
+    for (int n = 0; n < num_keys; n++) {
+      const Vec p = vexp(load(probs.data + n * L) - largest);
+      store(probs.data + n * L, p);
+      total += p;
+    }
+    const Vec inverse = Real(1) / total;
+    for (int n = 0; n < num_keys; n++)
+      store(probs.data + n * L, load(probs.data + n * L) * inverse);
+  }
+
+  // The values of one head, weighted by `probs`.
+  void sum_values(const Real* head_values, Real* out) const {
+    constexpr int FEATURES = 4;
+    const size_t row = size_t(shape.n_embd) * NUM_LANES;
+    for (int i = 0; i < shape.head_dim; i += FEATURES) {
+      const int count = std::min(FEATURES, shape.head_dim - i);
+      Vec sum[FEATURES] = {};
+      for (int n = 0; n < num_keys; n++) {
+        const Vec p = load(probs.data + n * L);
+        const Real* v = head_values + slot[n] * row + i * NUM_LANES;
+        if (count == FEATURES)
+          for (int f = 0; f < FEATURES; f++) sum[f] += p * load(v + f * NUM_LANES);
+        else
+          for (int f = 0; f < count; f++) sum[f] += p * load(v + f * NUM_LANES);
+      }
+      for (int f = 0; f < count; f++) store(out + (i + f) * NUM_LANES, sum[f]);
     }
   }
 };

@@ -90,8 +90,8 @@ void sparse_rows(int first, int num_r, const Bits& bits, int w, const Real* a, p
       const int k = __builtin_ctzll(left);
       const Real x = a[offset<layout>(r, k, lda)];
       const Real* row = b + k * ldb;
-      asm(""
-          : "+r"(row));  // or the compiler keeps an address for each j, and runs out of registers
+      // Without this, the compiler keeps an address for each j, and runs out of registers.
+      asm("" : "+r"(row));
       for (int j = 0; j < JB; j++) sum[j] += x * load(row + j * L);
     }
     for (int j = 0; j < JB; j++) store(c + r * ldc + j * L, sum[j]);
