@@ -11,7 +11,7 @@
 
 // What a task throws reaches the caller, when no thread is at work any longer; the next call works.
 bool tasks_may_throw() {
-  Threads threads(3);
+  ThreadPool threads(3);
   for (int thrower = 0; thrower < 8; thrower++) {
     std::atomic<int> done{0};
     bool thrown = false;
@@ -41,13 +41,13 @@ int main() {
   for (int round = 0; round < 60; round++) {
     const int n_head = draw(1, 8), n_embd = n_head * draw(1, 5), n_layer = draw(1, 3);
     const int block_size = draw(1, 24), vocab_size = draw(1, 70), threads = draw(1, 3);
-    const size_t num_params = size_t(2 * vocab_size + block_size) * n_embd +
-                              size_t(n_layer) * 12 * n_embd * n_embd;
+    const size_t num_params =
+        size_t(2 * vocab_size + block_size) * n_embd + size_t(n_layer) * 12 * n_embd * n_embd;
     void* engine = nullptr;
     const auto create = [&](int heads, size_t size) {
-      return CALL(kamon_create)(n_layer, n_embd, heads, block_size, vocab_size, 0.85, 0.99, 1e-8, 0.1,
-                                round % 3 ? 0.0 : 0.05, round % 2 ? 0.3 : 0.0, 5, threads, int64_t(size),
-                                &engine);
+      return CALL(kamon_create)(n_layer, n_embd, heads, block_size, vocab_size, 0.85, 0.99, 1e-8,
+                                0.1, round % 3 ? 0.0 : 0.05, round % 2 ? 0.3 : 0.0, 5, threads,
+                                int64_t(size), &engine);
     };
     if (create(0, num_params) != Error::sizes || create(n_head, num_params + 1) != Error::sizes ||
         create(n_head, num_params) != Error::none)
@@ -63,7 +63,8 @@ int main() {
     std::vector<int64_t> offsets{0};
     const int num_docs = draw(1, round % 5 ? 6 : 150);
     for (int d = 0; d < num_docs; d++) {
-      for (int n = draw(d ? 0 : 2, block_size + 1); n; n--) tokens.push_back(draw(0, vocab_size - 1));
+      for (int n = draw(d ? 0 : 2, block_size + 1); n; n--)
+        tokens.push_back(draw(0, vocab_size - 1));
       offsets.push_back(int64_t(tokens.size()));
     }
     std::vector<double> weights(tokens.size() + 1, 0.5), logprobs(tokens.size() + 1);
@@ -78,8 +79,8 @@ int main() {
     for (const int64_t wrong : {int64_t(-1), num_tokens + 1, int64_t(1) << 40}) {
       std::vector<int64_t> others(offsets);
       others[draw(0, num_docs)] = wrong;
-      if (CALL(kamon_batch)(engine, tokens.data(), num_tokens, others.data(), num_docs, weights.data(),
-                            nullptr, logprobs.data(), nullptr) != Error::offsets)
+      if (CALL(kamon_batch)(engine, tokens.data(), num_tokens, others.data(), num_docs,
+                            weights.data(), nullptr, logprobs.data(), nullptr) != Error::offsets)
         return std::printf("round %d: offset %lld\n", round, static_cast<long long>(wrong)), 1;
     }
     CALL(kamon_step)(engine, 0.01);
@@ -91,8 +92,8 @@ int main() {
                       batch_size, 3, 7, rates.data(), losses.data(), nullptr);
     indices[0] = num_docs;  // an index too far is refused
     const int64_t refused =
-        CALL(kamon_train)(engine, tokens.data(), num_tokens, offsets.data(), num_docs, indices.data(),
-                          batch_size, 3, 7, rates.data(), losses.data(), nullptr);
+        CALL(kamon_train)(engine, tokens.data(), num_tokens, offsets.data(), num_docs,
+                          indices.data(), batch_size, 3, 7, rates.data(), losses.data(), nullptr);
     CALL(kamon_gradients)(engine, params.data());
     CALL(kamon_state)(engine, params.data(), m.data(), v.data());
     const int n = draw(0, 300);
@@ -117,18 +118,21 @@ int main() {
       text.push_back(0);
     }
     std::vector<uint8_t> first(num_texts);
-    const int64_t found = CALL(kamon_first_occurrences)(text.data(), int64_t(text.size()), nullptr, 0, num_texts, first.data());
+    const int64_t found = CALL(kamon_first_occurrences)(text.data(), int64_t(text.size()), nullptr,
+                                                        0, num_texts, first.data());
     std::vector<uint32_t> some(found);
-    CALL(kamon_find_starts)(text.data(), int64_t(text.size()), num_texts, first.data(), some.data(), 4);
+    CALL(kamon_find_starts)(text.data(), int64_t(text.size()), num_texts, first.data(), some.data(),
+                            4);
     std::vector<uint64_t> all(num_texts);
     CALL(kamon_find_starts)(text.data(), int64_t(text.size()), num_texts, nullptr, all.data(), 8);
     std::vector<uint64_t> more(num_texts + 1);
-    const int beyond =
-        CALL(kamon_find_starts)(text.data(), int64_t(text.size()), num_texts + 1, nullptr, more.data(), 8);
+    const int beyond = CALL(kamon_find_starts)(text.data(), int64_t(text.size()), num_texts + 1,
+                                               nullptr, more.data(), 8);
     if (beyond != Error::offsets) return std::printf("a document too many\n"), 1;
     CALL(kamon_shuffle)(state.data(), uint32_t(some.size()), some.data(), 4);
     CALL(kamon_shuffle)(state.data(), uint32_t(all.size()), all.data(), 8);
-    const int64_t again = CALL(kamon_first_occurrences)(text.data(), int64_t(text.size()), all.data(), 8, num_texts, first.data());
+    const int64_t again = CALL(kamon_first_occurrences)(text.data(), int64_t(text.size()),
+                                                        all.data(), 8, num_texts, first.data());
     std::vector<char> gathered(size_t(draw(1, 400)));
     int64_t count = 0;
     CALL(kamon_gather)(text.data(), int64_t(text.size()), some.data(), 4, found, gathered.data(),
@@ -137,19 +141,23 @@ int main() {
     std::vector<double> gaussian(size_t(draw(0, 9)));
     double spare = NAN;
     CALL(kamon_gauss)(state.data(), 0.1, int64_t(gaussian.size()), gaussian.data(), &spare);
-    const int longest = draw(1, 10);  // the n-gram learns all documents but the first, if there are more
+    const int longest =
+        draw(1, 10);  // the n-gram learns all documents but the first, if there are more
     void* ngram = CALL(kamon_ngram_create)(vocab_size, longest);
-    const int counted =
-        CALL(kamon_ngram_add)(ngram, tokens.data(), num_tokens, offsets.data(), num_docs > 1, num_docs);
+    const int counted = CALL(kamon_ngram_add)(ngram, tokens.data(), num_tokens, offsets.data(),
+                                              num_docs > 1, num_docs);
     std::vector<int64_t> num_grams(size_t(longest) * 2 * 5);
     CALL(kamon_ngram_tally)(ngram, num_grams.data());
     std::vector<double> discounts(size_t(longest) * 2 * 4, 0.5), of_orders(tokens.size() * longest);
     CALL(kamon_ngram_finish)(ngram, discounts.data());
-    const int64_t num_logprobs = CALL(kamon_ngram_logprobs)(
-        ngram, 1, longest, tokens.data(), num_tokens, offsets.data(), 0, num_docs, of_orders.data(), num_tokens);
+    const int64_t num_logprobs =
+        CALL(kamon_ngram_logprobs)(ngram, 1, longest, tokens.data(), num_tokens, offsets.data(), 0,
+                                   num_docs, of_orders.data(), num_tokens);
     std::vector<double> p(vocab_size);
-    CALL(kamon_ngram_probabilities)(ngram, draw(1, longest), tokens.data(), draw(0, int(offsets[1])), p.data());
-    if (CALL(kamon_ngram_probabilities)(ngram, longest + 1, tokens.data(), 0, p.data()) != Error::index)
+    CALL(kamon_ngram_probabilities)(ngram, draw(1, longest), tokens.data(),
+                                    draw(0, int(offsets[1])), p.data());
+    if (CALL(kamon_ngram_probabilities)(ngram, longest + 1, tokens.data(), 0, p.data()) !=
+        Error::index)
       return std::printf("an order too high\n"), 1;
     if (counted || num_logprobs < 0) return std::printf("round %d: an n-gram\n", round), 1;
     void* decoder = CALL(kamon_decoder_create)(engine);
@@ -166,29 +174,32 @@ int main() {
     std::vector<double> expected(tokens.size() + 1);
     CALL(kamon_batch)(engine, tokens.data(), num_tokens, offsets.data(), num_docs, nullptr, nullptr,
                       expected.data(), nullptr);
-    CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, sampled.data(), unused_offsets.data(), nullptr);
+    CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, sampled.data(), unused_offsets.data(),
+                       nullptr);
     void* shared = CALL(kamon_decoder_create)(engine);
     std::mutex turn;
     std::atomic<int> wrong{0};
     std::vector<std::thread> callers;
     for (int c = 0; c < 3; c++)
       callers.emplace_back([&] {
-        std::vector<double> own(tokens.size() + 1), own_orders(of_orders.size()), own_logits(vocab_size);
+        std::vector<double> own(tokens.size() + 1), own_orders(of_orders.size()),
+            own_logits(vocab_size);
         std::vector<int32_t> own_sampled(sampled.size());
         std::vector<int64_t> own_offsets(n + 1);
         void* own_decoder;
         {
           const std::lock_guard<std::mutex> lock(turn);
-          CALL(kamon_batch)(engine, tokens.data(), num_tokens, offsets.data(), num_docs, nullptr, nullptr,
-                            own.data(), nullptr);
+          CALL(kamon_batch)(engine, tokens.data(), num_tokens, offsets.data(), num_docs, nullptr,
+                            nullptr, own.data(), nullptr);
         }
         {
           const std::lock_guard<std::mutex> lock(turn);
-          CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, own_sampled.data(), own_offsets.data(), nullptr);
+          CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, own_sampled.data(),
+                             own_offsets.data(), nullptr);
           own_decoder = CALL(kamon_decoder_create)(engine);
         }
-        CALL(kamon_ngram_logprobs)(ngram, 1, longest, tokens.data(), num_tokens, offsets.data(), 0, num_docs,
-                                   own_orders.data(), num_tokens);
+        CALL(kamon_ngram_logprobs)(ngram, 1, longest, tokens.data(), num_tokens, offsets.data(), 0,
+                                   num_docs, own_orders.data(), num_tokens);
         for (int i = 0; i < block_size; i++) {
           CALL(kamon_decoder_push)(own_decoder, 0, own_logits.data());
           CALL(kamon_decoder_push)(shared, 0, own_logits.data());
@@ -200,7 +211,8 @@ int main() {
           wrong++;
       });
     for (auto& caller : callers) caller.join();
-    if (wrong) return std::printf("round %d: %d threads found something else\n", round, wrong.load()), 1;
+    if (wrong)
+      return std::printf("round %d: %d threads found something else\n", round, wrong.load()), 1;
     CALL(kamon_decoder_destroy)(shared);
     CALL(kamon_ngram_destroy)(ngram);
     CALL(kamon_destroy)(engine);

@@ -48,8 +48,8 @@ def test_python_declares_the_functions_that_there_are() -> None:
         return c_void_p if "*" in declared else NUMBERS[declared.split()[0]]
 
     found = {}
-    form = r"^API\(kamon_(\w+)\)\(([^)]*)\)\s*->\s*([\w *]+?) \{"
-    for name, arguments, result in re.findall(form, SOURCE.read_text(encoding="utf-8"), re.M):
+    form = r"^API\(([\w*]+), kamon_(\w+)\)\(([^)]*)\) \{"
+    for result, name, arguments in re.findall(form, SOURCE.read_text(encoding="utf-8"), re.M):
         each = [argument.strip() for argument in arguments.split(",") if argument.strip()]
         found[name] = (type_of(result), [type_of(argument) for argument in each])
     assert found.pop("level") == (c_int, [])

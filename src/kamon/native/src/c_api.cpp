@@ -1,6 +1,6 @@
-// The C interface, which kamon.native.library loads with ctypes.
+// The C interface, which kamon/native/library.py loads with ctypes.
 //
-// Compiled once for float and once for double, for each instruction set: see setup.py.
+// setup.py compiles it once for float and once for double, for each instruction set.
 
 #include <chrono>
 
@@ -11,7 +11,21 @@
 
 namespace {
 
-// Make the compiler believe that v may have changed.
+Engine& as_engine(void* handle) { return *static_cast<Engine*>(handle); }
+Decoder& as_decoder(void* handle) { return *static_cast<Decoder*>(handle); }
+Ngram& as_ngram(void* handle) { return *static_cast<Ngram*>(handle); }
+
+// What `make` returns: a new object; null if there is no memory for it.
+template <class Make>
+void* made_or_null(const Make& make) {
+  try {
+    return make();
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+// Makes the compiler believe that v may have changed.
 KAMON_INLINE void keep(Vec& v) {
 #if defined(__x86_64__)
   asm volatile("" : "+x"(v));
@@ -29,199 +43,202 @@ KAMON_INLINE void keep(Vec& v) {
 #else
 #define KAMON_EXPORT __attribute__((visibility("default")))
 #endif
-#define API(name) extern "C" KAMON_EXPORT auto KAMON_JOIN(name, KAMON_SUFFIX)
+#define API(result, name) extern "C" KAMON_EXPORT result KAMON_JOIN(name, KAMON_SUFFIX)
 
-API(kamon_create)(int n_layer, int n_embd, int n_head, int block_size, int vocab_size, double beta1,
-                  double beta2, double eps_adam, double weight_decay, double grad_clip, double dropout,
-                  uint64_t seed, int num_threads, int64_t num_params, void** engine)->int {
-  try {
+// A function that can fail returns an Error. One that returns a count returns an Error as a
+// negative number. `stop`: see StopFlag. Tokens, offsets and num_docs: see PackedBatch.
+
+API(int, kamon_create)(int n_layer, int n_embd, int n_head, int block_size, int vocab_size,
+                       double beta1, double beta2, double eps_adam, double weight_decay,
+                       double grad_clip, double dropout, uint64_t seed, int num_threads,
+                       int64_t num_params, void** engine) {
+  return error_of([&] {
     if (n_head < 1 || n_embd % n_head) return Error::sizes;
     const Shape shape{n_layer, n_embd, n_head, block_size, vocab_size};
     if (const Error error = check_sizes(shape, num_threads, num_params)) return error;
-    *engine = new Engine(shape, beta1, beta2, eps_adam, weight_decay, grad_clip, Dropout{dropout, seed},
-                         num_threads);
+    const AdamSettings adam{beta1, beta2, eps_adam, weight_decay, grad_clip};
+    *engine = new Engine(shape, adam, Dropout{dropout, seed}, num_threads);
     return Error::none;
-  } catch (const std::exception&) {
-    return Error::memory;
-  }
+  });
 }
 
-API(kamon_destroy)(void* engine)->void { delete static_cast<Engine*>(engine); }
+API(void, kamon_destroy)(void* handle) { delete static_cast<Engine*>(handle); }
 
-API(kamon_load)(void* engine, const double* params, const double* m, const double* v,
-                int64_t step)->void {
-  Engine& e = *static_cast<Engine*>(engine);
-  e.from_flat(params, e.params.data);
-  e.from_flat(m, e.m.data);
-  e.from_flat(v, e.v.data);
-  e.fresh = true;
-  e.step = step;
+// params, m and v: num_params numbers each. Gradients are 0 afterwards.
+API(void, kamon_load)(void* handle, const double* params, const double* m, const double* v,
+                      int64_t step) {
+  Engine& engine = as_engine(handle);
+  engine.from_flat(params, engine.params.data);
+  engine.from_flat(m, engine.m.data);
+  engine.from_flat(v, engine.v.data);
+  engine.grads_are_zero = true;
+  engine.step = step;
 }
 
-API(kamon_state)(void* engine, double* params, double* m, double* v)->int64_t {
-  Engine& e = *static_cast<Engine*>(engine);
-  e.to_flat(e.params.data, params);
-  e.to_flat(e.m.data, m);
-  e.to_flat(e.v.data, v);
-  return e.step;
+// Returns the number of steps of Adam so far.
+API(int64_t, kamon_state)(void* handle, double* params, double* m, double* v) {
+  const Engine& engine = as_engine(handle);
+  engine.to_flat(engine.params.data, params);
+  engine.to_flat(engine.m.data, m);
+  engine.to_flat(engine.v.data, v);
+  return engine.step;
 }
 
-API(kamon_gradients)(void* engine, double* grads)->void {
-  Engine& e = *static_cast<Engine*>(engine);
-  if (e.fresh) std::memset(e.grads[0]->data, 0, sizeof(Real) * e.layout.size);
-  e.to_flat(e.grads[0]->data, grads);
+API(void, kamon_gradients)(void* handle, double* grads) {
+  Engine& engine = as_engine(handle);
+  engine.clear_grads_if_zero();
+  engine.to_flat(engine.grads[0]->data, grads);
 }
 
-// weights: null for no gradient; draws: null for no dropout; stop: see Stop. Returns an Error; where that
-// is `stopped` or `memory`, gradients are cleared.
-API(kamon_batch)(void* engine, const int32_t* tokens, int64_t num_tokens, const int64_t* offsets,
-                 int64_t num_docs, const double* weights, const uint64_t* draws, double* logprobs,
-                 const int32_t* stop)->int {
-  Engine& e = *static_cast<Engine*>(engine);
-  try {
-    const Batch batch{tokens, num_tokens, offsets, nullptr, num_docs, draws != nullptr, draws};
-    if (const Error error = check(e, batch, num_docs)) return error;
-    const int num_groups = run_batch(e, batch, Stop{stop}, weights, 0, weights != nullptr, logprobs);
-    if (Stop{stop}()) {
-      if (weights) e.fresh = true;
-      return Error::stopped;
-    }
-    if (weights && num_groups > 1) add_up(e, num_groups);
+// Log-probabilities of all targets, and if there are weights for them the gradient, which is added
+// to that of earlier calls. After `stopped` or `memory` the whole gradient is 0.
+//
+// weights: null for no gradient. dropout_ids: one for each document, or null for no dropout.
+API(int, kamon_batch)(void* handle, const int32_t* tokens, int64_t num_tokens,
+                      const int64_t* offsets, int64_t num_docs, const double* weights,
+                      const uint64_t* dropout_ids, double* logprobs, const int32_t* stop) {
+  Engine& engine = as_engine(handle);
+  Batch batch{{tokens, num_tokens, offsets, num_docs}};
+  if (dropout_ids) batch.dropout = &engine.dropout, batch.dropout_ids = {dropout_ids};
+  const StopFlag stop_flag{stop};
+  const int error = error_of([&] {
+    if (const Error wrong = check(engine.shape, batch)) return wrong;
+    std::optional<Weights> loss_weights;
+    if (weights) loss_weights = Weights{weights};
+    const int num_groups = run_batch(engine, batch, loss_weights, logprobs, stop_flag);
+    if (stop_flag()) return Error::stopped;
+    if (weights) add_up(engine, num_groups);
     return Error::none;
-  } catch (const std::exception&) {
-    if (weights) e.fresh = true;
-    return Error::memory;
-  }
+  });
+  if (weights && (error == Error::stopped || error == Error::memory)) engine.grads_are_zero = true;
+  return error;
 }
 
-// Of each document the sum of its logprobs, from left to right, and the place of the least one,
-// the first among equals: `document_logprobs` of kamon/engine.py. Both 0 for one without targets.
-API(kamon_document_logprobs)(void* engine, const int32_t* tokens, int64_t num_tokens,
-                             const int64_t* offsets, int64_t num_docs, double* totals, int64_t* places,
-                             const int32_t* stop)->int {
-  try {
-    Engine& e = *static_cast<Engine*>(engine);
-    const Batch batch{tokens, num_tokens, offsets, nullptr, num_docs, false, nullptr};
-    if (const Error error = check(e, batch, num_docs)) return error;
+// totals: of each document the sum of its log-probabilities, from left to right. indices: which of
+// its targets is the least likely, the first among equals. Both are 0 without targets.
+API(int, kamon_document_logprobs)(void* handle, const int32_t* tokens, int64_t num_tokens,
+                                  const int64_t* offsets, int64_t num_docs, double* totals,
+                                  int64_t* indices, const int32_t* stop) {
+  Engine& engine = as_engine(handle);
+  const Batch batch{{tokens, num_tokens, offsets, num_docs}};
+  const StopFlag stop_flag{stop};
+  return error_of([&] {
+    if (const Error wrong = check(engine.shape, batch)) return wrong;
     std::vector<double> logprobs(static_cast<size_t>(num_tokens));
-    run_batch(e, batch, Stop{stop}, nullptr, 0, false, logprobs.data());
-    if (Stop{stop}()) return Error::stopped;
-    const double* own = logprobs.data();
-    for (int64_t d = 0; d < num_docs; own += batch.length(d++)) {
+    run_batch(engine, batch, std::nullopt, logprobs.data(), stop_flag);
+    if (stop_flag()) return Error::stopped;
+    const double* doc_logprobs = logprobs.data();
+    for (int64_t d = 0; d < num_docs; doc_logprobs += batch.num_targets(d++)) {
       double total = 0;
-      int place = 0;
-      for (int n = 0; n < batch.length(d); n++) {
-        total += own[n];
-        if (own[n] < own[place]) place = n;
+      int least = 0;
+      for (int n = 0; n < batch.num_targets(d); n++) {
+        total += doc_logprobs[n];
+        if (doc_logprobs[n] < doc_logprobs[least]) least = n;
       }
       totals[d] = total;
-      places[d] = place;
+      indices[d] = least;
     }
     return Error::none;
-  } catch (const std::exception&) {
-    return Error::memory;
-  }
+  });
 }
 
-API(kamon_step)(void* engine, double learning_rate)->int {
-  try {
-    adam_step(*static_cast<Engine*>(engine), learning_rate, 1);
+API(int, kamon_step)(void* handle, double learning_rate) {
+  return error_of([&] {
+    adam_step(as_engine(handle), learning_rate, 1);
     return Error::none;
-  } catch (const std::exception&) {
-    return Error::memory;
-  }
+  });
 }
 
-// num_steps steps of batch_size documents each, which `indices` names out of num_docs; stops behind
-// the first loss that is not finite, or in the middle of a step, which is then not made, if
-// told to stop. Returns the number of losses, or an Error, negative.
-API(kamon_train)(void* engine, const int32_t* tokens, int64_t num_tokens, const int64_t* offsets,
-                 int64_t num_docs, const int64_t* indices, int64_t batch_size, int64_t num_steps,
-                 uint64_t first_draw, const double* learning_rates, double* losses,
-                 const int32_t* stop)->int64_t {
-  Engine& e = *static_cast<Engine*>(engine);
-  try {
+// Trains for num_steps steps. Step i uses the documents indices[i · docs_per_step] and following.
+// Ends after the first loss that is not finite, or in the middle of a step, which then does not
+// count, if `stop` asks for it. Returns the number of losses.
+API(int64_t, kamon_train)(void* handle, const int32_t* tokens, int64_t num_tokens,
+                          const int64_t* offsets, int64_t num_docs, const int64_t* indices,
+                          int64_t docs_per_step, int64_t num_steps, uint64_t first_dropout_id,
+                          const double* learning_rates, double* losses, const int32_t* stop) {
+  Engine& engine = as_engine(handle);
+  const PackedBatch docs{tokens, num_tokens, offsets, num_docs};
+  const StopFlag stop_flag{stop};
+  const int64_t result = count_or_error([&]() -> int64_t {
     std::vector<double> logprobs;
     for (int64_t i = 0; i < num_steps; i++) {
-      const Batch batch{tokens,     num_tokens, offsets, indices + i * batch_size,
-                        batch_size, true,       nullptr, first_draw + uint64_t(i * batch_size)};
-      if (const Error error = check(e, batch, num_docs)) return -error;
-      int64_t num_targets = 0;
-      for (int64_t d = 0; d < batch_size; d++) num_targets += batch.length(d);
-      const double share = 1 / double(num_targets);
+      const int64_t first = i * docs_per_step;
+      const DropoutIds dropout_ids{nullptr, first_dropout_id + uint64_t(first)};
+      const Batch batch{docs, indices + first, docs_per_step, &engine.dropout, dropout_ids};
+      if (const Error wrong = check(engine.shape, batch)) return -wrong;
+      const int64_t num_targets = batch.num_targets();
+      const double weight = 1 / double(num_targets);
       logprobs.resize(size_t(num_targets));
-      const int num_groups = run_batch(e, batch, Stop{stop}, nullptr, share, true, logprobs.data());
-      if (Stop{stop}()) {
-        e.fresh = true;
+      const int num_groups =
+          run_batch(engine, batch, Weights{nullptr, weight}, logprobs.data(), stop_flag);
+      if (stop_flag()) {
+        engine.grads_are_zero = true;
         return i;
       }
       double total = 0;
       for (const double logprob : logprobs) total -= logprob;
-      losses[i] = share * total;
+      losses[i] = weight * total;
       if (!std::isfinite(losses[i])) return i + 1;
-      adam_step(e, learning_rates[i], num_groups);
+      adam_step(engine, learning_rates[i], num_groups);
     }
     return num_steps;
-  } catch (const std::exception&) {
-    e.fresh = true;
-    return -Error::memory;
-  }
+  });
+  if (result == -Error::memory) engine.grads_are_zero = true;
+  return result;
 }
 
-// tokens: room for n · block_size, of which offsets[n] are used; offsets: n + 1.
-// Documents number first … first + n − 1.
-API(kamon_sample)(void* engine, int64_t number, int64_t n, double temperature, uint64_t seed, int bos,
-                  int32_t* tokens, int64_t* offsets, const int32_t* stop)->int {
-  try {
-    Engine& e = *static_cast<Engine*>(engine);
-    if (bos < 0 || bos >= e.shape.vocab_size) return Error::token;
-    const int block_size = e.shape.block_size;
+// Samples documents number first … first + n − 1. tokens: room for n · block_size, of which
+// offsets[n] are used. offsets: n + 1.
+API(int, kamon_sample)(void* handle, int64_t first, int64_t n, double temperature, uint64_t seed,
+                       int bos, int32_t* tokens, int64_t* offsets, const int32_t* stop) {
+  Engine& engine = as_engine(handle);
+  const StopFlag stop_flag{stop};
+  return error_of([&] {
+    if (bos < 0 || bos >= engine.shape.vocab_size) return Error::token;
+    const int block_size = engine.shape.block_size;
     int64_t* lengths = offsets + 1;
-    constexpr int64_t PIECE = 64 * SIDE;
-    e.run(int((n + PIECE - 1) / PIECE), [&](int piece, int thread) {
+    const SampleParams params{first, temperature, seed, bos};
+    constexpr int64_t PIECE = 64 * NUM_LANES;
+    engine.run(int((n + PIECE - 1) / PIECE), [&](int piece, int thread) {
       FlushToZero flush;
-      Sampler sampler(e.shape, e.layout, e.params.data, *e.workspaces[thread]);
-      sample_documents(sampler, Stop{stop}, block_size, number, piece * PIECE,
-                       std::min(n, (piece + 1) * PIECE), temperature, seed, bos, tokens, lengths);
+      Sampler sampler(engine.model(), *engine.workspaces[thread]);
+      const SampleRows rows{piece * PIECE, std::min(n, (piece + 1) * PIECE), tokens, lengths};
+      sample_documents(sampler, params, rows, stop_flag);
     });
-    if (Stop{stop}()) return Error::stopped;
+    if (stop_flag()) return Error::stopped;
     offsets[0] = 0;
     for (int64_t i = 0; i < n; i++) {  // close the gaps
       std::memmove(tokens + offsets[i], tokens + i * block_size, sizeof(int32_t) * lengths[i]);
       offsets[i + 1] += offsets[i];
     }
     return Error::none;
-  } catch (const std::exception&) {
-    return Error::memory;
-  }
+  });
 }
 
-API(kamon_decoder_create)(void* engine)->void* {
-  try {
-    return new Decoder(*static_cast<Engine*>(engine));
-  } catch (const std::exception&) {
-    return nullptr;
-  }
+// Returns null if there is no memory.
+API(void*, kamon_decoder_create)(void* handle) {
+  return made_or_null([&] { return new Decoder(as_engine(handle)); });
 }
 
-API(kamon_decoder_destroy)(void* decoder)->void { delete static_cast<Decoder*>(decoder); }
+API(void, kamon_decoder_destroy)(void* handle) { delete static_cast<Decoder*>(handle); }
 
-// Returns an Error: `length` where block_size tokens were pushed.
-API(kamon_decoder_push)(void* decoder, int token, double* logits)->int {
+// Returns Error::length after block_size tokens.
+API(int, kamon_decoder_push)(void* handle, int token, double* logits) {
   FlushToZero flush;
-  Decoder& d = *static_cast<Decoder*>(decoder);
-  const std::lock_guard<std::mutex> lock(d.mutex);
-  if (token < 0 || token >= d.shape.vocab_size) return Error::token;
-  if (d.sampler.position[0] + 1 >= d.shape.block_size) return Error::length;
-  d.sampler.input[0] = token;
-  d.sampler.position[0]++;
-  d.sampler.push();
-  for (int o = 0; o < d.shape.vocab_size; o++) logits[o] = double(d.sampler.logit(o, 0));
+  Decoder& decoder = as_decoder(handle);
+  const std::lock_guard<std::mutex> lock(decoder.mutex);
+  if (token < 0 || token >= decoder.shape.vocab_size) return Error::token;
+  if (decoder.sampler.position[0] + 1 >= decoder.shape.block_size) return Error::length;
+  decoder.sampler.input[0] = token;
+  decoder.sampler.position[0]++;
+  decoder.sampler.push();
+  for (int o = 0; o < decoder.shape.vocab_size; o++)
+    logits[o] = double(decoder.sampler.logit(o, 0));
   return Error::none;
 }
 
-// items: of 4 or 8 bytes.
-API(kamon_shuffle)(uint32_t* state, uint32_t n, void* items, int bytes)->void {
+// items: of 4 or 8 bytes each.
+API(void, kamon_shuffle)(uint32_t* state, uint32_t n, void* items, int bytes) {
   Mersenne rng(state);
   if (bytes == 4)
     shuffle(rng, n, static_cast<uint32_t*>(items));
@@ -229,124 +246,105 @@ API(kamon_shuffle)(uint32_t* state, uint32_t n, void* items, int bytes)->void {
     shuffle(rng, n, static_cast<uint64_t*>(items));
 }
 
-API(kamon_gauss)(uint32_t* state, double std, int64_t n, double* out, double* spare)->void {
+API(void, kamon_gauss)(uint32_t* state, double std, int64_t n, double* out, double* spare) {
   Mersenne rng(state);
   gauss(rng, std, n, out, *spare);
 }
 
-// The texts have `size` bytes, of which the last is a NUL. starts: of 4 or 8 bytes each. Returns an Error.
-API(kamon_find_starts)(const char* text, int64_t size, int64_t n, const uint8_t* chosen, void* starts,
-                       int bytes)->int {
-  try {
+// text: of `size` bytes, the last of which is a NUL. starts: of 4 or 8 bytes each.
+API(int, kamon_find_starts)(const char* text, int64_t size, int64_t n, const uint8_t* chosen,
+                            void* starts, int bytes) {
+  return error_of([&] {
     find_starts(text, uint64_t(size), uint64_t(n), chosen, starts, bytes);
     return Error::none;
-  } catch (const Outside&) {
-    return Error::offsets;
-  }
+  });
 }
 
-// Returns the bytes, or an Error, negative.
-API(kamon_gather)(const char* text, int64_t size, const void* starts, int bytes, int64_t n, char* out,
-                  int64_t room, int64_t* count)->int64_t {
-  try {
-    return int64_t(
-        gather(text, uint64_t(size), Starts(starts, bytes), uint64_t(n), out, uint64_t(room), count));
-  } catch (const Outside&) {
-    return -Error::offsets;
-  }
+// Returns the number of bytes: see `gather`.
+API(int64_t, kamon_gather)(const char* text, int64_t size, const void* starts, int bytes, int64_t n,
+                           char* out, int64_t room, int64_t* count) {
+  return count_or_error([&] {
+    const Starts from(starts, bytes);
+    return int64_t(gather(text, uint64_t(size), from, uint64_t(n), out, uint64_t(room), count));
+  });
 }
 
-// starts: null for documents one behind the other. Returns how many, or an Error, negative.
-API(kamon_first_occurrences)(const char* text, int64_t size, const void* starts, int bytes, int64_t n,
-                             uint8_t* first)->int64_t {
-  try {
-    return first_occurrences(text, uint64_t(size), starts, bytes, uint64_t(n), first);
-  } catch (const Outside&) {
-    return -Error::offsets;
-  } catch (const std::exception&) {
-    return -Error::memory;
-  }
+// starts: null if the documents follow one another. Returns how many of them are the first.
+API(int64_t, kamon_first_occurrences)(const char* text, int64_t size, const void* starts, int bytes,
+                                      int64_t n, uint8_t* first) {
+  return count_or_error(
+      [&] { return first_occurrences(text, uint64_t(size), starts, bytes, uint64_t(n), first); });
 }
 
-API(kamon_ngram_create)(int vocab_size, int order)->void* {
-  try {
-    return new Ngram(vocab_size, order);
-  } catch (const std::exception&) {
-    return nullptr;
-  }
+// Returns null if there is no memory.
+API(void*, kamon_ngram_create)(int vocab_size, int order) {
+  return made_or_null([&] { return new Ngram(vocab_size, order); });
 }
 
-API(kamon_ngram_destroy)(void* ngram)->void { delete static_cast<Ngram*>(ngram); }
+API(void, kamon_ngram_destroy)(void* handle) { delete static_cast<Ngram*>(handle); }
 
-// Count documents first … last − 1. Returns an Error.
-API(kamon_ngram_add)(void* ngram, const int32_t* tokens, int64_t num_tokens, const int64_t* offsets,
-                     int64_t first, int64_t last)->int {
-  try {
-    Ngram& g = *static_cast<Ngram*>(ngram);
+// Counts documents first … last − 1.
+API(int, kamon_ngram_add)(void* handle, const int32_t* tokens, int64_t num_tokens,
+                          const int64_t* offsets, int64_t first, int64_t last) {
+  Ngram& ngram = as_ngram(handle);
+  const PackedBatch docs{tokens, num_tokens, offsets, last};
+  return error_of([&] {
     for (int64_t d = first; d < last; d++) {
-      if (!lies_within(offsets, d, num_tokens)) return Error::offsets;
-      const int32_t* document = tokens + offsets[d];
-      const int64_t length = offsets[d + 1] - offsets[d];
-      if (!g.knows(document, length)) return Error::token;
-      g.add(document, length);
+      if (!docs.is_within_tokens(d)) return Error::offsets;
+      if (!ngram.knows(docs.begin(d), docs.length(d))) return Error::token;
+      ngram.add(docs.begin(d), docs.length(d));
     }
     return Error::none;
-  } catch (const std::exception&) {
-    return Error::memory;
-  }
+  });
 }
 
-// num_grams: order · 2 · 5. Returns how many tokens the longest document has.
-API(kamon_ngram_tally)(void* ngram, int64_t* num_grams)->int64_t {
-  static_cast<Ngram*>(ngram)->tally(num_grams);
-  return static_cast<Ngram*>(ngram)->longest;
+// num_grams: order · 2 · 5. Returns the length of the longest document, in tokens.
+API(int64_t, kamon_ngram_tally)(void* handle, int64_t* num_grams) {
+  as_ngram(handle).tally(num_grams);
+  return as_ngram(handle).longest;
 }
 
-// discounts: order · 2 · 4. Then nothing can be added. Returns an Error.
-API(kamon_ngram_finish)(void* ngram, const double* discounts)->int {
-  try {
-    static_cast<Ngram*>(ngram)->finish(discounts);
+// discounts: order · 2 · 4. Nothing can be added afterwards.
+API(int, kamon_ngram_finish)(void* handle, const double* discounts) {
+  return error_of([&] {
+    as_ngram(handle).finish(discounts);
     return Error::none;
-  } catch (const std::exception&) {
-    return Error::memory;
-  }
+  });
 }
 
-// log p of the targets of documents first … last − 1, for the orders low … high, which are `stride`
-// numbers apart. Returns the number of targets, or an Error, negative.
-API(kamon_ngram_logprobs)(void* ngram, int low, int high, const int32_t* tokens, int64_t num_tokens,
-                          const int64_t* offsets, int64_t first, int64_t last, double* logprobs,
-                          int64_t stride)->int64_t {
-  try {
-    const Ngram& g = *static_cast<Ngram*>(ngram);
-    if (!g.has(low, high)) return -Error::index;
+// logprobs: of the targets of documents first … last − 1, for each of the orders low … high, which
+// begin `stride` numbers apart. Returns the number of targets.
+API(int64_t, kamon_ngram_logprobs)(void* handle, int low, int high, const int32_t* tokens,
+                                   int64_t num_tokens, const int64_t* offsets, int64_t first,
+                                   int64_t last, double* logprobs, int64_t stride) {
+  const Ngram& ngram = as_ngram(handle);
+  const PackedBatch docs{tokens, num_tokens, offsets, last};
+  return count_or_error([&]() -> int64_t {
+    if (!ngram.has(low, high)) return -Error::index;
     int64_t num_targets = 0;
     for (int64_t d = first; d < last; d++) {
-      if (!lies_within(offsets, d, num_tokens)) return -Error::offsets;
-      const int32_t* document = tokens + offsets[d];
-      const int64_t length = offsets[d + 1] - offsets[d];
-      if (!g.knows(document, length)) return -Error::token;
-      g.logprobs(low, high, document, length, logprobs + num_targets, size_t(stride));
-      num_targets += std::max(int64_t(0), length - 1);
+      if (!docs.is_within_tokens(d)) return -Error::offsets;
+      if (!ngram.knows(docs.begin(d), docs.length(d))) return -Error::token;
+      ngram.logprobs(low, high, docs.begin(d), docs.length(d), logprobs + num_targets,
+                     size_t(stride));
+      num_targets += std::max(int64_t(0), docs.length(d) - 1);
     }
     return num_targets;
-  } catch (const std::exception&) {
-    return -Error::memory;
-  }
+  });
 }
 
-// Returns an Error.
-API(kamon_ngram_probabilities)(void* ngram, int order, const int32_t* context, int64_t size,
-                               double* p)->int {
-  const Ngram& g = *static_cast<Ngram*>(ngram);
-  if (!g.has(order, order)) return Error::index;
-  if (!g.knows(context, size)) return Error::token;
-  g.probabilities(order, context, size, p);
+// p: of each token after the context.
+API(int, kamon_ngram_probabilities)(void* handle, int order, const int32_t* context, int64_t size,
+                                    double* p) {
+  const Ngram& ngram = as_ngram(handle);
+  if (!ngram.has(order, order)) return Error::index;
+  if (!ngram.knows(context, size)) return Error::token;
+  ngram.probabilities(order, context, size, p);
   return Error::none;
 }
 
-// Multiply-adds that one core does in vectors of this build, in GFLOP/s: nothing here can be faster.
-API(kamon_peak)(double seconds)->double {
+// The peak speed of one core in GFLOP/s: how many multiply-adds it does in vectors of this build.
+API(double, kamon_peak)(double seconds) {
   using Clock = std::chrono::steady_clock;
   constexpr int ROUNDS = 10000, SUMS = 12;
   Vec sum[SUMS];
@@ -358,7 +356,7 @@ API(kamon_peak)(double seconds)->double {
     const auto start = Clock::now();
     for (int i = 0; i < ROUNDS; i++) {
       for (auto& s : sum) s = s * factor + addend;
-      keep(factor);  // a round is not to be merged with the next
+      keep(factor);  // so that the compiler does not merge rounds
     }
     const double took = std::chrono::duration<double>(Clock::now() - start).count();
     best = std::max(best, 2.0 * L * SUMS * ROUNDS / took / 1e9);
@@ -368,8 +366,8 @@ API(kamon_peak)(double seconds)->double {
   return used > 0 ? best : 0;
 }
 
-// The best instruction set of this processor, as a place in LEVELS of native.py.
-API(kamon_level)()->int {
+// The best instruction set of this processor, as an index into LEVELS of the Python side.
+API(int, kamon_level)() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

@@ -1,18 +1,16 @@
-// Texts that lie in memory one behind the other, each with a NUL behind it: kamon/documents.py.
+// Texts in memory, one after the other, each with a NUL at its end.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <vector>
+
+#include "errors.hpp"
 
 namespace {
 
-// That a document starts where no text is.
-struct Outside : std::exception {};
-
-// Where each of n documents starts: in numbers of 4 or 8 bytes, or one behind the other.
+// Where each document starts in a text: numbers of 4 or 8 bytes.
 class Starts {
  public:
   Starts(const void* numbers, int bytes) : numbers(numbers), bytes(bytes) {}
@@ -26,38 +24,40 @@ class Starts {
   const int bytes;
 };
 
-// No document reaches beyond a text that ends with a NUL.
+// No document ends outside a text that ends with a NUL.
 inline void check_end(const char* text, uint64_t size, uint64_t n) {
-  if (n && (!size || text[size - 1])) throw Outside();
+  if (n && (!size || text[size - 1])) throw OutOfBounds();
 }
 
 inline size_t length_of(const char* document) { return std::strlen(document); }
 
-// Of n documents one behind the other; chosen: a byte for each, 0 for those left out, or null.
-inline void find_starts(const char* text, uint64_t size, uint64_t n, const uint8_t* chosen, void* starts,
-                        int bytes) {
+// Finds where each of n documents starts, which follow one another. chosen: a byte for each, 0 for
+// those to leave out; null to leave out none.
+inline void find_starts(const char* text, uint64_t size, uint64_t n, const uint8_t* chosen,
+                        void* starts, int bytes) {
   check_end(text, size, n);
-  const char* at = text;
+  const char* document = text;
   uint64_t found = 0;
-  for (uint64_t i = 0; i < n; i++, at += length_of(at) + 1) {
-    if (uint64_t(at - text) >= size) throw Outside();
+  for (uint64_t i = 0; i < n; i++, document += length_of(document) + 1) {
+    if (uint64_t(document - text) >= size) throw OutOfBounds();
     if (chosen && !chosen[i]) continue;
     if (bytes == 4)
-      static_cast<uint32_t*>(starts)[found++] = uint32_t(at - text);
+      static_cast<uint32_t*>(starts)[found++] = uint32_t(document - text);
     else
-      static_cast<uint64_t*>(starts)[found++] = uint64_t(at - text);
+      static_cast<uint64_t*>(starts)[found++] = uint64_t(document - text);
   }
 }
 
-// Copies documents, as many of n as fit whole into `room`. Returns the bytes written; where not even
-// the first one fits, how many it needs. count: of the documents copied.
-inline uint64_t gather(const char* text, uint64_t text_size, const Starts& starts, uint64_t n, char* out,
-                       uint64_t room, int64_t* count) {
+// Copies as many of n documents as fit whole into `room` bytes. Returns the number of bytes
+// written, or if not even the first document fits, the number that it needs. count: the documents
+// copied.
+inline uint64_t gather(const char* text, uint64_t text_size, const Starts& starts, uint64_t n,
+                       char* out, uint64_t room, int64_t* count) {
   check_end(text, text_size, n);
   uint64_t used = 0;
   *count = 0;
   for (uint64_t i = 0; i < n; i++) {
-    if (starts[i] >= text_size) throw Outside();
+    if (starts[i] >= text_size) throw OutOfBounds();
     const char* document = text + starts[i];
     const uint64_t size = length_of(document) + 1;
     if (used + size > room) return i ? used : size;
@@ -84,29 +84,31 @@ inline uint64_t hash_of(const char* document, size_t size) {
   return mix(mix(h ^ rest));
 }
 
-// first[i]: 1 for a document that equals none before it, otherwise 0. Returns how many are 1.
+// Sets first[i] to 1 if document i equals none before it, otherwise to 0. Returns how many are 1.
 //
-// In passes, each over those documents whose hash falls to it: so the table stays small, however many
-// documents there are, and no document needs more memory than its byte in `first`.
-inline int64_t first_occurrences(const char* text, uint64_t text_size, const void* numbers, int bytes,
-                                 uint64_t n, uint8_t* first) {
+// numbers: where the documents start; null if they follow one another.
+//
+// It works in passes, each over the documents with some of the hashes. So the table stays small,
+// however many documents there are, and a document needs no memory but its byte in `first`.
+inline int64_t first_occurrences(const char* text, uint64_t text_size, const void* numbers,
+                                 int bytes, uint64_t n, uint8_t* first) {
   check_end(text, text_size, n);
-  constexpr uint64_t PASS = 1 << 19;  // documents in a pass, about
+  constexpr uint64_t PASS = 1 << 19;  // documents in a pass, roughly
   const uint64_t num_passes = n / PASS + 1;
   const Starts starts(numbers, bytes);
   std::vector<uint64_t> sizes(num_passes);
-  const auto each = [&](const auto& task) {
-    const char* at = text;
+  const auto for_each_document = [&](const auto& task) {
+    const char* next = text;
     for (uint64_t i = 0; i < n; i++) {
-      const char* document = numbers ? text + starts[i] : at;
-      if (uint64_t(document - text) >= text_size) throw Outside();
+      const char* document = numbers ? text + starts[i] : next;
+      if (uint64_t(document - text) >= text_size) throw OutOfBounds();
       const size_t size = length_of(document);
-      at = document + size + 1;
+      next = document + size + 1;
       const uint64_t hash = hash_of(document, size);
       task(i, document, hash, (hash >> 32) % num_passes);
     }
   };
-  each([&](uint64_t, const char*, uint64_t, uint64_t pass) { sizes[pass]++; });
+  for_each_document([&](uint64_t, const char*, uint64_t, uint64_t pass) { sizes[pass]++; });
   uint64_t largest = 0;
   for (const uint64_t size : sizes) largest = std::max(largest, size);
   uint64_t slots = 16;
@@ -115,8 +117,8 @@ inline int64_t first_occurrences(const char* text, uint64_t text_size, const voi
   int64_t found = 0;
   for (uint64_t pass = 0; pass < num_passes; pass++) {
     std::fill(table.begin(), table.end(), 0);
-    each([&](uint64_t i, const char* document, uint64_t hash, uint64_t own) {
-      if (own != pass) return;
+    for_each_document([&](uint64_t i, const char* document, uint64_t hash, uint64_t its_pass) {
+      if (its_pass != pass) return;
       uint64_t slot = hash & (slots - 1);
       for (; table[slot]; slot = (slot + 1) & (slots - 1)) {
         if (!std::strcmp(text + table[slot] - 1, document)) {

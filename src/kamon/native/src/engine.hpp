@@ -3,371 +3,434 @@
 
 #include <climits>
 #include <memory>
+#include <optional>
 
+#include "errors.hpp"
 #include "fp_env.hpp"
 #include "sampler.hpp"
 #include "thread_pool.hpp"
 
 namespace {
 
-constexpr int CHUNK_TOKENS = 96;   // computed together: enough lanes, and small enough for the cache
-constexpr int GROUP_TOKENS = 96;   // the least that a thread is called for
+constexpr int CHUNK_TOKENS = 96;  // computed together: they fill the lanes and fit into the cache
+constexpr int MIN_GROUP_TOKENS = 96;  // fewer are not worth a thread
 constexpr int MAX_GROUPS = 8;
-constexpr int MOST_THREADS = 1024;  // as in kamon/engine.py
+constexpr int MAX_THREADS = 1024;  // the Python side has the same limit
+
+struct AdamSettings {
+  double beta1, beta2, eps, weight_decay;
+  double grad_clip;  // 0: gradients are not clipped
+};
 
 struct Engine {
-  Shape shape;
-  Layout layout;
-  double beta1, beta2, eps_adam, weight_decay, grad_clip;
-  Dropout dropout;
+  const Shape shape;
+  const ParamLayout layout;
+  const AdamSettings adam;
+  const Dropout dropout;
+  const int num_threads;
   int64_t step = 0;
   Buffer params, m, v;
-  std::vector<std::unique_ptr<Buffer>> grads;  // of each group; the first one is the sum
-  bool fresh = true;  // the gradients are zero, whatever grads holds: this saves clearing them
-  std::vector<std::unique_ptr<Workspace>> workspaces;
-  int num_threads;
+  std::vector<std::unique_ptr<Buffer>> grads;  // one for each group; the first is their sum
+  bool grads_are_zero = true;  // whatever `grads` holds: so nobody needs to clear them
+  std::vector<std::unique_ptr<Workspace>> workspaces;  // one for each thread
 
-  Engine(const Shape& s, double b1, double b2, double eps, double decay, double clip, Dropout drop, int n)
-      : shape(s), layout(s), beta1(b1), beta2(b2), eps_adam(eps), weight_decay(decay), grad_clip(clip), dropout(drop),
-        num_threads(n) {
-    for (Buffer* b : {&params, &m, &v}) b->resize(layout.size);
-    grads.push_back(std::make_unique<Buffer>());
-    grads[0]->resize(layout.size);
+  Engine(const Shape& shape_, const AdamSettings& adam_, const Dropout& dropout_, int threads)
+      : shape(shape_), layout(shape_), adam(adam_), dropout(dropout_), num_threads(threads) {
+    for (Buffer* buffer : {&params, &m, &v}) buffer->resize(layout.size);
+    make_grads(1);
     for (int t = 0; t < num_threads; t++) workspaces.push_back(std::make_unique<Workspace>());
   }
 
-  // task(i, thread) for each i < num_tasks, on all threads: they start when there is work for two.
+  Model model() const { return {shape, layout, params.data}; }
+
+  // Calls task(i, thread) for each i < num_tasks. The threads start when there are two tasks.
   template <class Task>
   void run(int num_tasks, const Task& task) {
     if (num_tasks < 2 || num_threads < 2) {
       for (int i = 0; i < num_tasks; i++) task(i, 0);
       return;
     }
-    if (!pool || pool->process != this_process()) pool.reset(new Threads(num_threads));
+    if (!pool || pool->process != this_process()) pool.reset(new ThreadPool(num_threads));
     pool->run(num_tasks, task);
   }
 
-  void from_flat(const double* flat, Real* padded) const {
-    for_each([&](size_t place) { padded[place] = Real(*flat++); });
-  }
-  void to_flat(const Real* padded, double* flat) const {
-    for_each([&](size_t place) { *flat++ = double(padded[place]); });
-  }
-
- private:
-  // visit(place among the padded) for each parameter in the order of the flat ones
-  template <class Visit>
-  void for_each(const Visit& visit) const {
-    for (const auto& m : layout.matrices) {
-      const int n_out = m.turned ? m.num_columns : m.num_rows, n_in = m.turned ? m.num_rows : m.num_columns;
-      for (int o = 0; o < n_out; o++)
-        for (int i = 0; i < n_in; i++)
-          visit(m.begin + (m.turned ? size_t(i) * m.ld + o : size_t(o) * m.ld + i));
+  void make_grads(int num_groups) {
+    while (int(grads.size()) < num_groups) {
+      auto buffer = std::make_unique<Buffer>();
+      buffer->resize(layout.size);
+      grads.push_back(std::move(buffer));
     }
   }
 
-  std::unique_ptr<Threads, Forget> pool;
+  void clear_grads_if_zero() {
+    if (grads_are_zero) std::memset(grads[0]->data, 0, sizeof(Real) * layout.size);
+  }
+
+  void from_flat(const double* flat, Real* padded) const {
+    for_each_param([&](size_t index) { padded[index] = Real(*flat++); });
+  }
+  void to_flat(const Real* padded, double* flat) const {
+    for_each_param([&](size_t index) { *flat++ = double(padded[index]); });
+  }
+
+ private:
+  // Calls visit(index in a padded buffer) for each parameter, in the order of Python's flat arrays.
+  template <class Visit>
+  void for_each_param(const Visit& visit) const {
+    for (const auto& matrix : layout.matrices) {
+      const ptrdiff_t ld = matrix.ld;
+      for (int o = 0; o < matrix.num_outputs(); o++)
+        for (int i = 0; i < matrix.num_inputs(); i++)
+          visit(matrix.begin + (matrix.transposed ? i * ld + o : o * ld + i));
+    }
+  }
+
+  std::unique_ptr<ThreadPool, DeleteUnlessForked> pool;
 };
 
-// A batch as Python packs it, or the documents of one step out of it.
-struct Batch {
+// Documents as Python packs them: document d has the tokens offsets[d] … offsets[d + 1] − 1.
+struct PackedBatch {
   const int32_t* tokens;
   int64_t num_tokens;
   const int64_t* offsets;
-  const int64_t* indices;  // which documents, in this order; null for all
   int64_t num_docs;
-  bool dropped = false;             // whether dropout is to leave something out of them
-  const uint64_t* draws = nullptr;  // of each document; null for first_draw and those that follow
-  uint64_t first_draw = 0;
-  uint64_t draw(int64_t i) const { return draws ? draws[i] : first_draw + uint64_t(i); }
-  int64_t doc(int64_t i) const { return indices ? indices[i] : i; }
-  int length(int64_t i) const {  // targets of the i-th document
-    const int64_t d = doc(i);
-    return int(offsets[d + 1] - offsets[d]) - (offsets[d + 1] > offsets[d] ? 1 : 0);
+
+  bool is_within_tokens(int64_t doc) const {
+    return offsets[doc] >= 0 && offsets[doc] <= offsets[doc + 1] && offsets[doc + 1] <= num_tokens;
   }
-  const int32_t* begin(int64_t i) const { return tokens + offsets[doc(i)]; }
+  const int32_t* begin(int64_t doc) const { return tokens + offsets[doc]; }
+  int64_t length(int64_t doc) const { return offsets[doc + 1] - offsets[doc]; }
+  int num_targets(int64_t doc) const { return int(std::max(int64_t(0), length(doc) - 1)); }
 };
 
-// Forward, the logarithm of the probability of each target, and backward if there are weights.
-void compute(const Engine& e, Workspace& w, const double* weights, double share, bool want_gradient,
-             bool dropped, Real* grads, bool fresh, double* logprobs) {
-  const int num_tokens = w.chunk.num_tokens, ldn = w.columns.ldn;
-  const int* targets = w.chunk.targets.data();
-  const Dropout* dropout = dropped && e.dropout.rate > 0 ? &e.dropout : nullptr;
-  forward(e.shape, e.layout, e.params.data, w, dropout);
-  Real* largest = w.lanes.data;
+// Which random draws the dropout of each document uses.
+struct DropoutIds {
+  const uint64_t* ids = nullptr;  // null: consecutive ones
+  uint64_t first = 0;
+  uint64_t operator[](int64_t i) const { return ids ? ids[i] : first + uint64_t(i); }
+};
+
+// The documents that are computed together: all of `docs`, or those that `indices` names.
+struct Batch {
+  PackedBatch docs;
+  const int64_t* indices = nullptr;  // null: all
+  int64_t size = docs.num_docs;
+  const Dropout* dropout = nullptr;  // null: none
+  DropoutIds dropout_ids{};
+
+  int64_t doc(int64_t i) const { return indices ? indices[i] : i; }
+  int num_targets(int64_t i) const { return docs.num_targets(doc(i)); }
+  int64_t num_targets() const {
+    int64_t total = 0;
+    for (int64_t i = 0; i < size; i++) total += num_targets(i);
+    return total;
+  }
+};
+
+// The weight of each target's log-probability in what is differentiated.
+struct Weights {
+  const double* weights;  // null: all are `same`
+  double same = 0;
+  double operator[](int64_t n) const { return weights ? weights[n] : same; }
+  Weights from(int64_t n) const { return {weights ? weights + n : nullptr, same}; }
+};
+
+// Some documents of a batch, which one thread computes, and the memory for the results.
+struct Group {
+  int64_t first, last;             // documents first … last − 1
+  std::optional<Weights> weights;  // from the first document's first target on
+  Gradient gradient;               // unused without weights
+  double* logprobs;                // from the first document's first target on
+};
+
+// Log-probabilities of the targets of workspace.chunk, from the logits. They are left behind as
+// probabilities.
+inline void target_logprobs(const Shape& shape, Workspace& workspace, double* logprobs) {
+  const int num_tokens = workspace.chunk.num_tokens, ldn = workspace.columns.ldn;
+  const int* targets = workspace.chunk.targets.data();
+  Real* largest = workspace.lanes.data;
   Real* total = largest + ldn;
   Real* target_logit = total + ldn;
-  Real* logits = w.logits.data;
+  Real* logits = workspace.logits.data;
   for (int n = 0; n < num_tokens; n++) target_logit[n] = logits[ptrdiff_t(targets[n]) * ldn + n];
-  softmax(logits, e.shape.vocab_size, largest, total, w.columns);
-  if constexpr (is_float) {  // finite even where the probability is too small for a float
-    for (int j = 0; j < w.columns.width; j += L) store(total + j, vlog(load(total + j)));
+  softmax(logits, shape.vocab_size, largest, total, workspace.columns);
+  if constexpr (is_float) {  // finite even if the probability is too small for a float
+    for (int j = 0; j < workspace.columns.width; j += L) store(total + j, vlog(load(total + j)));
     for (int n = 0; n < num_tokens; n++)
       logprobs[n] = double(target_logit[n] - largest[n]) - double(total[n]);
   } else {
     for (int n = 0; n < num_tokens; n++)
       logprobs[n] = std::log(logits[ptrdiff_t(targets[n]) * ldn + n]);
   }
-  if (!want_gradient) return;
-  // d loss / d logit = weight · (probability − 1 if it is the target)
-  Real* weight = w.weights.data;
+}
+
+// Turns probabilities into d loss / d logit = weight · (probability − 1 if it is the target's).
+inline void logit_gradients(const Shape& shape, Workspace& workspace, const Weights& weights) {
+  const int num_tokens = workspace.chunk.num_tokens, ldn = workspace.columns.ldn;
+  const int* targets = workspace.chunk.targets.data();
+  Real* logits = workspace.logits.data;
+  Real* weight = workspace.weights.data;
   std::memset(weight, 0, sizeof(Real) * ldn);
-  for (int n = 0; n < num_tokens; n++) weight[n] = Real(weights ? weights[n] : share);
-  for (int j = 0; j < w.columns.width; j += L) {
-    const Vec by = load(weight + j);
-    for (int o = 0; o < e.shape.vocab_size; o++) {
-      Real* at = logits + ptrdiff_t(o) * ldn + j;
-      store(at, load(at) * by);
+  for (int n = 0; n < num_tokens; n++) weight[n] = Real(weights[n]);
+  for (int j = 0; j < workspace.columns.width; j += L) {
+    const Vec factor = load(weight + j);
+    for (int o = 0; o < shape.vocab_size; o++) {
+      Real* row = logits + ptrdiff_t(o) * ldn + j;
+      store(row, load(row) * factor);
     }
   }
   for (int n = 0; n < num_tokens; n++) logits[ptrdiff_t(targets[n]) * ldn + n] -= weight[n];
-  backward(e.shape, e.layout, e.params.data, grads, fresh, w, dropout);
 }
 
-// As ERRORS of native.py has them.
-enum Error { none = 0, memory = 1, token = 2, length = 3, index = 4, stopped = 5, offsets = 6, sizes = 7 };
+// Computes the documents of a group in chunks; leaves off early if `stop` asks for it.
+void run_documents(const Engine& engine, Workspace& workspace, const Batch& batch, Group group,
+                   const StopFlag& stop) {
+  const Model model = engine.model();
+  const bool uses_dropout = batch.dropout && batch.dropout->rate > 0;
+  const Dropout* dropout = uses_dropout ? batch.dropout : nullptr;
+  Chunk& chunk = workspace.chunk;
+  int64_t num_left = 0;  // targets, which the chunks share evenly
+  for (int64_t i = group.first; i < group.last; i++) num_left += batch.num_targets(i);
+  for (int64_t i = group.first; i < group.last;) {
+    chunk.clear();
+    const int64_t num_chunks = (num_left + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
+    const int64_t size = num_chunks ? (num_left + num_chunks - 1) / num_chunks : 0;
+    do {
+      const int length = batch.num_targets(i);
+      if (length > 0) chunk.add(batch.docs.begin(batch.doc(i)), length, batch.dropout_ids[i]);
+      i++;
+    } while (i < group.last && chunk.num_tokens + batch.num_targets(i) / 2 <= size);
+    if (!chunk.num_tokens) continue;
+    num_left -= chunk.num_tokens;
+    if (stop()) return;
+    workspace.fit(engine.shape);
+    forward(model, workspace, dropout);
+    target_logprobs(engine.shape, workspace, group.logprobs);
+    group.logprobs += chunk.num_tokens;
+    if (!group.weights) continue;
+    logit_gradients(engine.shape, workspace, *group.weights);
+    backward(model, workspace, group.gradient, dropout);
+    group.gradient.is_zero = false;
+    group.weights = group.weights->from(chunk.num_tokens);
+  }
+  if (group.weights && group.gradient.is_zero)
+    std::memset(group.gradient.grads, 0, sizeof(Real) * engine.layout.size);
+}
 
-// Whether the numbers of memory that a model takes fit, and it is the model that Python means.
-Error check_sizes(const Shape& s, int num_threads, int64_t num_params) {
-  if (std::min({s.n_layer, s.n_embd, s.block_size, s.vocab_size, num_threads}) < 1) return Error::sizes;
-  if (num_threads > MOST_THREADS) return Error::sizes;
-  const double size = (2.0 * s.vocab_size + s.block_size + 12.0 * s.n_layer * s.n_embd) * s.n_embd;
+// Enough groups to give each thread one, as far as they are worth it: a power of two, so that two
+// threads share them evenly.
+inline int count_groups(int64_t num_targets, int64_t num_docs, int max_groups) {
+  const int64_t largest = std::min(num_docs, int64_t(max_groups));
+  int groups = 1;
+  while (2 * groups <= largest && num_targets >= 2 * groups * MIN_GROUP_TOKENS) groups *= 2;
+  return groups;
+}
+
+// Cuts the documents of a batch into groups of about as many targets.
+inline std::vector<Group> make_groups(const Batch& batch, const std::optional<Weights>& weights,
+                                      double* logprobs) {
+  const int64_t num_targets = batch.num_targets();
+  const int num_groups = count_groups(num_targets, batch.size, weights ? MAX_GROUPS : int(1) << 20);
+  std::vector<Group> groups;
+  const auto start_group = [&](int64_t first, int64_t targets_before) {
+    if (!groups.empty()) groups.back().last = first;
+    groups.push_back({first, batch.size, weights, {}, logprobs + targets_before});
+    if (weights) groups.back().weights = weights->from(targets_before);
+  };
+  start_group(0, 0);
+  int64_t targets_before = 0;
+  for (int64_t i = 0; num_groups > 1 && i < batch.size; i++) {
+    if (targets_before >= num_targets * int64_t(groups.size()) / num_groups &&
+        i > groups.back().first && int(groups.size()) < num_groups)
+      start_group(i, targets_before);
+    targets_before += batch.num_targets(i);
+  }
+  return groups;
+}
+
+// Computes the whole batch. Its documents alone decide about the groups: so any number of threads
+// computes the same sums in the same order.
+//
+// Returns the number of groups: the gradient is the sum of as many of engine.grads.
+int run_batch(Engine& engine, const Batch& batch, const std::optional<Weights>& weights,
+              double* logprobs, const StopFlag& stop) {
+  std::vector<Group> groups = make_groups(batch, weights, logprobs);
+  const int num_groups = int(groups.size());
+  if (weights) {
+    engine.make_grads(num_groups);
+    for (int g = 0; g < num_groups; g++)
+      groups[g].gradient = {engine.grads[g]->data, g > 0 || engine.grads_are_zero};
+    engine.grads_are_zero = false;
+  }
+  engine.run(num_groups, [&](int g, int thread) {
+    FlushToZero flush;
+    run_documents(engine, *engine.workspaces[thread], batch, groups[g], stop);
+  });
+  return num_groups;
+}
+
+// Whether the memory that a model takes can be addressed, and it has the size that Python expects.
+inline Error check_sizes(const Shape& shape, int num_threads, int64_t num_params) {
+  const int smallest =
+      std::min({shape.n_layer, shape.n_embd, shape.block_size, shape.vocab_size, num_threads});
+  if (smallest < 1 || num_threads > MAX_THREADS) return Error::sizes;
+  const double num_rows =
+      2.0 * shape.vocab_size + shape.block_size + 12.0 * shape.n_layer * shape.n_embd;
+  const double size = num_rows * shape.n_embd;
   if (size != double(num_params)) return Error::sizes;
-  const double longest_row = s.block_size + 2.0 * CHUNK_TOKENS + 2.0 * L;
-  return size > 1e15 || 4.0 * s.n_embd * longest_row > INT_MAX || s.vocab_size > INT_MAX / 2 ? Error::memory
-                                                                                             : Error::none;
+  const double longest_row = shape.block_size + 2.0 * CHUNK_TOKENS + 2.0 * L;
+  const bool is_too_large =
+      size > 1e15 || 4.0 * shape.n_embd * longest_row > INT_MAX || shape.vocab_size > INT_MAX / 2;
+  return is_too_large ? Error::memory : Error::none;
 }
 
-// Whether document d lies within the tokens.
-bool lies_within(const int64_t* offsets, int64_t d, int64_t num_tokens) {
-  return offsets[d] >= 0 && offsets[d] <= offsets[d + 1] && offsets[d + 1] <= num_tokens;
-}
-
-Error check(const Engine& e, const Batch& batch, int64_t num_known) {
-  if (!batch.indices && (batch.offsets[0] != 0 || batch.offsets[batch.num_docs] != batch.num_tokens))
+inline Error check(const Shape& shape, const Batch& batch) {
+  const PackedBatch& docs = batch.docs;
+  if (!batch.indices && (docs.offsets[0] != 0 || docs.offsets[docs.num_docs] != docs.num_tokens))
     return Error::offsets;
-  for (int64_t i = 0; i < batch.num_docs; i++) {
-    const int64_t d = batch.doc(i);
-    if (d < 0 || d >= num_known) return Error::index;
-    if (!lies_within(batch.offsets, d, batch.num_tokens)) return Error::offsets;
-    if (batch.offsets[d + 1] - batch.offsets[d] > int64_t(e.shape.block_size) + 1) return Error::length;
-    for (int64_t at = batch.offsets[d]; at < batch.offsets[d + 1]; at++)
-      if (batch.tokens[at] < 0 || batch.tokens[at] >= e.shape.vocab_size) return Error::token;
+  for (int64_t i = 0; i < batch.size; i++) {
+    const int64_t doc = batch.doc(i);
+    if (doc < 0 || doc >= docs.num_docs) return Error::index;
+    if (!docs.is_within_tokens(doc)) return Error::offsets;
+    if (docs.length(doc) > int64_t(shape.block_size) + 1) return Error::length;
+    for (int64_t n = 0; n < docs.length(doc); n++)
+      if (docs.begin(doc)[n] < 0 || docs.begin(doc)[n] >= shape.vocab_size) return Error::token;
   }
   return Error::none;
 }
 
-// Documents first … last − 1 in chunks, unless told to stop; logprobs and weights are those of the first one's first target.
-void run_documents(Engine& e, int thread, const Batch& batch, const Stop& stop, int64_t first, int64_t last,
-                   const double* weights, double share, bool want_gradient, Real* grads, bool fresh,
-                   double* logprobs) {
-  Workspace& w = *e.workspaces[thread];
-  int64_t left = 0;  // tokens, to be divided evenly
-  for (int64_t i = first; i < last; i++) left += batch.length(i);
-  for (int64_t i = first; i < last;) {
-    Chunk& chunk = w.chunk;
-    chunk.clear();
-    const int64_t num_chunks = (left + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
-    const int64_t size = num_chunks ? (left + num_chunks - 1) / num_chunks : 0;
-    do {
-      const int length = batch.length(i);
-      if (length > 0) chunk.add(batch.begin(i), length, batch.draw(i));
-      i++;
-    } while (i < last && chunk.num_tokens + batch.length(i) / 2 <= size);
-    if (!chunk.num_tokens) continue;
-    left -= chunk.num_tokens;
-    if (stop()) return;
-    w.fit(e.shape);
-    compute(e, w, weights, share, want_gradient, batch.dropped, grads, fresh, logprobs);
-    fresh = false;
-    logprobs += chunk.num_tokens;
-    if (weights) weights += chunk.num_tokens;
-  }
-  if (want_gradient && fresh) std::memset(grads, 0, sizeof(Real) * e.layout.size);
-}
-
-// As many groups as may be worth a thread each, and a power of two: two threads then share them evenly.
-int count_groups(int64_t num_targets, int64_t num_docs, bool want_gradient) {
-  const int64_t largest = std::min(num_docs, want_gradient ? int64_t(MAX_GROUPS) : int64_t(1) << 20);
-  int groups = 1;
-  while (2 * groups <= largest && num_targets >= 2 * groups * GROUP_TOKENS) groups *= 2;
-  return groups;
-}
-
-// The whole batch: cut into groups by its documents alone, so that any number of threads computes the
-// same sums in the same order.
-//
-// Returns the number of groups: the gradient is the sum of as many of e.grads.
-int run_batch(Engine& e, const Batch& batch, const Stop& stop, const double* weights, double share,
-              bool want_gradient, double* logprobs) {
-  int64_t num_targets = 0;
-  for (int64_t i = 0; i < batch.num_docs; i++) num_targets += batch.length(i);
-  const int num_groups = count_groups(num_targets, batch.num_docs, want_gradient);
-  const bool fresh = e.fresh;
-  if (want_gradient) e.fresh = false;
-  if (num_groups == 1) {
-    FlushToZero flush;
-    run_documents(e, 0, batch, stop, 0, batch.num_docs, weights, share, want_gradient,
-                  e.grads[0]->data, fresh, logprobs);
-    return 1;
-  }
-  std::vector<int64_t> firsts{0}, targets_before{0};
-  int64_t seen = 0;
-  for (int64_t i = 0; i < batch.num_docs; i++) {
-    if (seen >= num_targets * int64_t(firsts.size()) / num_groups && i > firsts.back() &&
-        int(firsts.size()) < num_groups) {
-      firsts.push_back(i);
-      targets_before.push_back(seen);
-    }
-    seen += batch.length(i);
-  }
-  const int found = int(firsts.size());
-  firsts.push_back(batch.num_docs);
-  if (want_gradient)
-    while (int(e.grads.size()) < found) {
-      auto more = std::make_unique<Buffer>();
-      more->resize(e.layout.size);
-      e.grads.push_back(std::move(more));
-    }
-  e.run(found, [&](int g, int thread) {
-    FlushToZero flush;
-    const int64_t before = targets_before[g];
-    run_documents(e, thread, batch, stop, firsts[g], firsts[g + 1],
-                  weights ? weights + before : nullptr, share, want_gradient,
-                  want_gradient ? e.grads[g]->data : nullptr, g || fresh, logprobs + before);
-  });
-  return found;
-}
-
-// task(first, last) for pieces of the parameters, on all threads if there are many.
+// Calls task(first, last) for pieces of the parameters, on all threads if there are many.
 template <class Task>
-void for_pieces(Engine& e, const Task& task) {
+void for_pieces(Engine& engine, const Task& task) {
   constexpr size_t PIECE = 16384;
-  const int num_pieces = int((e.layout.size + PIECE - 1) / PIECE);
+  const int num_pieces = int((engine.layout.size + PIECE - 1) / PIECE);
   const auto piece = [&](int i, int) {
     FlushToZero flush;
-    task(i * PIECE, std::min(e.layout.size, (i + 1) * PIECE));
+    task(i * PIECE, std::min(engine.layout.size, (i + 1) * PIECE));
   };
   if (num_pieces <= 2)
     for (int i = 0; i < num_pieces; i++) piece(i, 0);
   else
-    e.run(num_pieces, piece);
+    engine.run(num_pieces, piece);
 }
 
-// The gradients of all groups, to be added up in their order.
-struct Groups {
-  int size;
+// The gradients of all groups, which are added up in the order of the groups.
+struct GroupGradients {
+  const int num_groups;
   const Real* grads[MAX_GROUPS];
-  Groups(const Engine& e, int num_groups) : size(num_groups) {
-    for (int g = 0; g < size; g++) grads[g] = e.grads[g]->data;
+  GroupGradients(const Engine& engine, int num_groups_) : num_groups(num_groups_) {
+    for (int g = 0; g < num_groups; g++) grads[g] = engine.grads[g]->data;
   }
   KAMON_INLINE Vec sum(size_t i) const {
     Vec total = load(grads[0] + i);
-    for (int g = 1; g < size; g++) total += load(grads[g] + i);
+    for (int g = 1; g < num_groups; g++) total += load(grads[g] + i);
     return total;
   }
 };
 
-void add_up(Engine& e, int num_groups) {
-  for_pieces(e, [&](size_t first, size_t last) {
-    const Groups groups(e, num_groups);
-    for (size_t i = first; i < last; i += L) store(e.grads[0]->data + i, groups.sum(i));
+inline void add_up(Engine& engine, int num_groups) {
+  if (num_groups < 2) return;
+  for_pieces(engine, [&](size_t first, size_t last) {
+    const GroupGradients gradients(engine, num_groups);
+    for (size_t i = first; i < last; i += L) store(engine.grads[0]->data + i, gradients.sum(i));
   });
 }
 
 // One vector of parameters:
 // m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← (1 − ηλ) p − η m̂ / (√v̂ + ε).
-struct Adam {
-  Real beta1, beta2, rest1, rest2, m_scale, v_scale, eps, kept;
+struct AdamUpdate {
+  Real beta1, beta2, one_minus_beta1, one_minus_beta2, m_scale, v_scale, eps, decay;
 
-  Adam(const Engine& e, double learning_rate) {
-    const double t = double(e.step + 1);
-    beta1 = Real(e.beta1), beta2 = Real(e.beta2);
-    rest1 = Real(1 - e.beta1), rest2 = Real(1 - e.beta2);
-    const double v_correction = 1 / (1 - std::pow(e.beta2, t));
+  AdamUpdate(const AdamSettings& adam, int64_t step, double learning_rate) {
+    const double t = double(step + 1);
+    beta1 = Real(adam.beta1), beta2 = Real(adam.beta2);
+    one_minus_beta1 = Real(1 - adam.beta1), one_minus_beta2 = Real(1 - adam.beta2);
+    const double v_correction = 1 / (1 - std::pow(adam.beta2, t));
     const double root = is_float ? std::sqrt(v_correction) : 1;
-    m_scale = Real(learning_rate / (1 - std::pow(e.beta1, t)) / root);
+    m_scale = Real(learning_rate / (1 - std::pow(adam.beta1, t)) / root);
     v_scale = Real(v_correction);
-    eps = Real(e.eps_adam / root);
-    kept = Real(1 - learning_rate * e.weight_decay);
+    eps = Real(adam.eps / root);
+    decay = Real(1 - learning_rate * adam.weight_decay);
   }
 
-  KAMON_INLINE void update(Vec g, Real* p, Real* m, Real* v) const {
+  KAMON_INLINE void apply(Vec g, Real* p, Real* m, Real* v) const {
     Vec mean = load(m), square = load(v), root;
-    if constexpr (is_float) {  // the same with fewer operations, and other roundings
-      mean += rest1 * (g - mean);
-      square += rest2 * (g * g - square);
+    if constexpr (is_float) {  // the same with fewer operations; it rounds differently
+      mean += one_minus_beta1 * (g - mean);
+      square += one_minus_beta2 * (g * g - square);
       root = vsqrt(square);
     } else {
-      mean = beta1 * mean + rest1 * g;
-      square = beta2 * square + rest2 * (g * g);
+      mean = beta1 * mean + one_minus_beta1 * g;
+      square = beta2 * square + one_minus_beta2 * (g * g);
       root = vsqrt(square * v_scale);
     }
     store(m, mean);
     store(v, square);
-    store(p, load(p) * kept - quotient(m_scale * mean, root + eps));
+    store(p, load(p) * decay - quotient(m_scale * mean, root + eps));
   }
 };
 
-// Of the gradient of all parameters together. Number i of a row is added to sum i modulo LANES, whatever the width of
-// the machine's vectors: every build finds the same.
-double sum_of_squares(const Engine& e) {
-  constexpr int LANES = 8;
-  double sums[LANES] = {};
-  for (const auto& matrix : e.layout.matrices)
+// The sum of squares of the whole gradient. Number i of a row goes into sum i modulo NUM_SUMS,
+// however wide the machine's vectors are: so every build computes the same.
+inline double sum_of_squares(const Engine& engine) {
+  constexpr int NUM_SUMS = 8;
+  double sums[NUM_SUMS] = {};
+  for (const auto& matrix : engine.layout.matrices)
     for (int r = 0; r < matrix.num_rows; r++) {
-      const Real* row = e.grads[0]->data + matrix.begin + size_t(r) * matrix.ld;
-      for (int i = 0; i < matrix.num_columns; i += LANES)
-        for (int l = 0; l < std::min(LANES, matrix.num_columns - i); l++) sums[l] += double(row[i + l]) * double(row[i + l]);
+      const Real* row = engine.grads[0]->data + matrix.begin + size_t(r) * matrix.ld;
+      for (int i = 0; i < matrix.num_columns; i += NUM_SUMS)
+        for (int k = 0; k < std::min(NUM_SUMS, matrix.num_columns - i); k++)
+          sums[k] += double(row[i + k]) * double(row[i + k]);
     }
   double total = 0;
   for (const double sum : sums) total += sum;
   return total;
 }
 
-// Where the gradient is longer than grad_clip, shorten it to that.
-void clip(Engine& e) {
-  const double norm = std::sqrt(sum_of_squares(e));
-  if (norm <= e.grad_clip) return;
-  const Real factor = Real(e.grad_clip / norm);
-  for_pieces(e, [&](size_t first, size_t last) {
-    for (size_t i = first; i < last; i += L)
-      store(e.grads[0]->data + i, load(e.grads[0]->data + i) * factor);
+// Scales the gradient down to the norm grad_clip if its norm is greater.
+inline void clip(Engine& engine) {
+  const double norm = std::sqrt(sum_of_squares(engine));
+  if (norm <= engine.adam.grad_clip) return;
+  const Real factor = Real(engine.adam.grad_clip / norm);
+  Real* grads = engine.grads[0]->data;
+  for_pieces(engine, [&](size_t first, size_t last) {
+    for (size_t i = first; i < last; i += L) store(grads + i, load(grads + i) * factor);
   });
 }
 
-void adam_step(Engine& e, double learning_rate, int num_groups) {
-  if (e.fresh) std::memset(e.grads[0]->data, 0, sizeof(Real) * e.layout.size);
-  if (e.grad_clip > 0) {
-    if (num_groups > 1) add_up(e, num_groups);
+// One step of Adam by the gradient, the sum of those of num_groups groups; the gradient is then 0.
+void adam_step(Engine& engine, double learning_rate, int num_groups) {
+  engine.clear_grads_if_zero();
+  if (engine.adam.grad_clip > 0) {
+    add_up(engine, num_groups);
     num_groups = 1;
-    clip(e);
+    clip(engine);
   }
-  const Adam adam(e, learning_rate);
-  for_pieces(e, [&e, &adam, num_groups](size_t first, size_t last) {
-    const Groups groups(e, num_groups);
-    const Adam local = adam;
-    Real *p = e.params.data, *m = e.m.data, *v = e.v.data;
-    for (size_t i = first; i < last; i += L) local.update(groups.sum(i), p + i, m + i, v + i);
+  const AdamUpdate update(engine.adam, engine.step, learning_rate);
+  for_pieces(engine, [&engine, &update, num_groups](size_t first, size_t last) {
+    const GroupGradients gradients(engine, num_groups);
+    const AdamUpdate local = update;
+    Real *p = engine.params.data, *m = engine.m.data, *v = engine.v.data;
+    for (size_t i = first; i < last; i += L) local.apply(gradients.sum(i), p + i, m + i, v + i);
   });
-  e.step++;
-  e.fresh = true;
+  engine.step++;
+  engine.grads_are_zero = true;
 }
 
-// One document, token by token, in the first lane, with the parameters of the moment.
+// Reads one document token by token, in the first lane. It has its own copy of the parameters, so
+// that training does not change them meanwhile.
 struct Decoder {
   std::mutex mutex;
   const Shape shape;
-  const Layout layout;
+  const ParamLayout layout;
   const Buffer params;
   Workspace workspace;
   Sampler sampler;
-  explicit Decoder(const Engine& e)
-      : shape(e.shape),
-        layout(e.layout),
-        params(e.params.data, e.layout.size),
-        sampler(shape, layout, params.data, workspace) {}
+  explicit Decoder(const Engine& engine)
+      : shape(engine.shape),
+        layout(engine.layout),
+        params(engine.params.data, engine.layout.size),
+        sampler({shape, layout, params.data}, workspace) {}
 };
 
 }  // namespace

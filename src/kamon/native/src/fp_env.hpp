@@ -1,4 +1,4 @@
-// The floating-point environment: ours while we compute, the caller's again after it.
+// The floating-point environment of a thread: ours during a call, then the caller's again.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace {
 
-// How this thread rounds and what it does with denormals.
+// How the thread rounds, and what it does with denormals.
 #if defined(__x86_64__) || defined(__i386__)
 using Environment = unsigned;
 inline Environment get_environment() { return _mm_getcsr(); }
@@ -31,7 +31,8 @@ inline void set_environment(Environment) {}
 constexpr Environment OURS = 0;
 #endif
 
-// Denormals cost ten times a normal number and mean nothing here. The caller's setting comes back.
+// Treats denormals as 0, since they cost ten times the time of a normal number and make no
+// difference. The destructor restores the caller's setting.
 class FlushToZero {
  public:
   FlushToZero() : before(get_environment()) { set_environment(OURS); }

@@ -1,8 +1,9 @@
-// Counted n-grams: kamon/ngram.py in C++, to the last bit. Formulas and their source stand there.
+// Counted n-grams, with the same result as the reference in Python, to the last bit. The formulas
+// and their source are in the Python module.
 //
-// A k-gram is known by its number among those of its length. With the number of its context, the
-// (k − 1)-gram before its last token, and that token it is found by hashing: from one token to the
-// next a document moves on by one such step for each k.
+// Each k-gram has a number among those of its length. Hashing finds it from its last token and the
+// number of its context, which is the (k − 1)-gram before that token. So each token of a document
+// costs one look-up for each k.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +14,8 @@
 
 namespace {
 
-// Of a k-gram there are two counts: how often it occurs, for the n-grams of order k; and for those
-// of a higher order how many different tokens stand before it, plus how often it opens a document.
+// A k-gram has two counts. LONGEST, for order k: how often it occurs. SHORTER, for higher orders:
+// how many different tokens occur before it, plus how often it opens a document.
 enum CountKind { LONGEST = 0, SHORTER = 1 };
 
 constexpr uint32_t NO_GRAM = UINT32_MAX;
@@ -33,13 +34,13 @@ struct Followers {  // of a context, by one kind of count
 struct Level {
   std::vector<Gram> grams;
   std::vector<Followers> followers[2];  // by the number of the context
-  double discounts[2][4];               // by the count; 3 for all that is more
+  double discounts[2][4];               // by the count; 3 for all greater ones
 
   uint32_t find(uint32_t context, uint32_t token) const {
     return slots.empty() ? NO_GRAM : slots[slot(context, token)];
   }
 
-  // The number of a k-gram, a new one if there is none yet.
+  // The number of a k-gram, which is added if it is new.
   uint32_t add(uint32_t context, uint32_t token) {
     if (3 * grams.size() >= 2 * slots.size()) grow();
     uint32_t& number = slots[slot(context, token)];
@@ -50,8 +51,8 @@ struct Level {
     return number;
   }
 
-  // p of the token that ends `gram`, which may be none, from its p behind the shorter context.
-  double mix(CountKind kind, uint32_t context, uint32_t gram, double p) const {
+  // p of the last token of `gram`, which may be NO_GRAM, from its p after the shorter context.
+  double interpolate(CountKind kind, uint32_t context, uint32_t gram, double p) const {
     const Followers& after = followers[kind][context];
     const double* discount = discounts[kind];
     const double taken =
@@ -62,18 +63,19 @@ struct Level {
   }
 
  private:
-  std::vector<uint32_t> slots;  // numbers, by open addressing: a power of two of them, a third empty
+  // Numbers, by open addressing: a power of two of them, of which a third are empty.
+  std::vector<uint32_t> slots;
 
-  // Where a k-gram's number stands, or the empty slot where it would.
+  // The slot with the number of a k-gram, or the empty slot for it.
   size_t slot(uint32_t context, uint32_t token) const {
     uint64_t hash = uint64_t(context) << 32 | token;  // mixed as in MurmurHash3's finaliser
     hash = (hash ^ hash >> 33) * 0xFF51AFD7ED558CCDu;
     hash = (hash ^ hash >> 33) * 0xC4CEB9FE1A85EC53u;
-    size_t at = size_t(hash ^ hash >> 33) & (slots.size() - 1);
-    while (slots[at] != NO_GRAM &&
-           (grams[slots[at]].context != context || grams[slots[at]].token != token))
-      at = (at + 1) & (slots.size() - 1);
-    return at;
+    size_t index = size_t(hash ^ hash >> 33) & (slots.size() - 1);
+    while (slots[index] != NO_GRAM &&
+           (grams[slots[index]].context != context || grams[slots[index]].token != token))
+      index = (index + 1) & (slots.size() - 1);
+    return index;
   }
 
   void grow() {
@@ -83,37 +85,39 @@ struct Level {
   }
 };
 
-// Counts that serve the n-grams of every order from 1 to `order`.
+// Counts for the n-grams of every order from 1 to `order`.
 class Ngram {
  public:
   const int vocab_size;
-  int64_t longest = 0;  // tokens of a document
+  int64_t longest = 0;    // tokens of a document
   bool finished = false;  // counting
 
   Ngram(int vocab, int order) : vocab_size(vocab), levels(size_t(order)) {}
 
-  // Whether all tokens of a document are of the vocabulary.
+  // Whether all tokens of a document are in the vocabulary.
   bool knows(const int32_t* document, int64_t length) const {
     return std::all_of(document, document + length,
                        [this](int32_t token) { return token >= 0 && token < vocab_size; });
   }
 
-  // Whether these orders can be looked up: all is counted, and none is higher than its own.
-  bool has(int low, int high) const { return finished && low >= 1 && low <= high && high <= order(); }
+  // Whether these orders can be looked up.
+  bool has(int low, int high) const {
+    return finished && low >= 1 && low <= high && high <= order();
+  }
 
   void add(const int32_t* document, int64_t length) {
     num_tokens += length;
     if (num_tokens >= NO_GRAM) throw std::bad_alloc();  // more than numbers and counts can hold
     longest = std::max(longest, length);
     std::vector<uint32_t> before(order() + 1, 0), now(order() + 1, 0);  // k-grams that end there
-    for (int64_t place = 0; place < length; place++) {
-      for (int k = 1; k <= order() && k <= place + 1; k++) {
+    for (int64_t position = 0; position < length; position++) {
+      for (int k = 1; k <= order() && k <= position + 1; k++) {
         Level& level = levels[k - 1];
         const size_t known = level.grams.size();
-        now[k] = level.add(before[k - 1], uint32_t(document[place]));
+        now[k] = level.add(before[k - 1], uint32_t(document[position]));
         Gram& gram = level.grams[now[k]];
-        if (place > 0) gram.counts[LONGEST]++;  // its last token is a target
-        if (k > 1 && k == place + 1) gram.counts[SHORTER]++;
+        if (position > 0) gram.counts[LONGEST]++;  // its last token is a target
+        if (k > 1 && k == position + 1) gram.counts[SHORTER]++;
         if (k > 1 && level.grams.size() > known) levels[k - 2].grams[now[k - 1]].counts[SHORTER]++;
       }
       before.swap(now);
@@ -131,7 +135,7 @@ class Ngram {
       }
   }
 
-  // All is counted. discounts[k − 1][kind][j]: of a k-gram counted j times.
+  // Ends the counting. discounts[k − 1][kind][j]: of a k-gram counted j times.
   void finish(const double* discounts) {
     size_t num_contexts = 1;  // the empty one
     for (Level& level : levels) {
@@ -153,28 +157,30 @@ class Ngram {
     finished = true;
   }
 
-  // log p of each target for the orders first … last, those of an order `stride` behind the one before.
+  // log p of each target for the orders first … last. Each order has its numbers `stride` after
+  // those of the order before.
   void logprobs(int first, int last, const int32_t* document, int64_t length, double* out,
                 size_t stride) const {
     std::vector<uint32_t> before(last + 1, NO_GRAM), now(last + 1, NO_GRAM);
     before[0] = now[0] = 0;
-    for (int64_t place = 0; place < length; place++) {
+    for (int64_t position = 0; position < length; position++) {
       double p = 1.0 / vocab_size;
       for (int k = 1; k <= last; k++) {
         const Level& level = levels[k - 1];
         const uint32_t context = before[k - 1];
         const bool seen = context != NO_GRAM && level.followers[LONGEST][context].total > 0;
-        now[k] = seen ? level.find(context, uint32_t(document[place])) : NO_GRAM;
-        if (place > 0 && k >= first)
-          out[(k - first) * stride] = std::log(seen ? level.mix(LONGEST, context, now[k], p) : p);
-        if (seen && k < last) p = level.mix(SHORTER, context, now[k], p);
+        now[k] = seen ? level.find(context, uint32_t(document[position])) : NO_GRAM;
+        if (position > 0 && k >= first)
+          out[(k - first) * stride] =
+              std::log(seen ? level.interpolate(LONGEST, context, now[k], p) : p);
+        if (seen && k < last) p = level.interpolate(SHORTER, context, now[k], p);
       }
-      if (place > 0) out++;
+      if (position > 0) out++;
       before.swap(now);
     }
   }
 
-  // p of each token behind a context, of which no more than order − 1 tokens are looked at.
+  // p of each token after a context, of which the last order − 1 tokens count.
   void probabilities(int order, const int32_t* context, int64_t size, double* out) const {
     std::fill(out, out + vocab_size, 1.0 / vocab_size);
     for (int k = 1; k <= order && k - 1 <= size; k++) {
@@ -184,8 +190,8 @@ class Ngram {
         seen = levels[j - 1].find(seen, uint32_t(context[size - k + j]));
       if (seen == NO_GRAM || !level.followers[LONGEST][seen].total) return;
       for (int token = 0; token < vocab_size; token++)
-        out[token] = level.mix(k == order ? LONGEST : SHORTER, seen,
-                               level.find(seen, uint32_t(token)), out[token]);
+        out[token] = level.interpolate(k == order ? LONGEST : SHORTER, seen,
+                                       level.find(seen, uint32_t(token)), out[token]);
     }
   }
 

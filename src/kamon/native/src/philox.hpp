@@ -1,12 +1,12 @@
-// Random draws by counter, as kamon/philox.py has them: the same number for (seed, index, position).
+// Counter-based random numbers, the same as in Python for each (seed, index, position).
 #pragma once
 
 #include <cstdint>
 
 namespace {
 
-// Philox4x32-10 for N counters under one key: loops over a constant number of lanes become vector
-// instructions. c0 … c3 hold 32 bits each.
+// Philox4x32-10 for N counters with one key. Compilers vectorise loops over a constant number of
+// lanes. c0 … c3 hold 32 bits each.
 template <int N>
 void philox4x32(uint64_t (&c0)[N], uint64_t (&c1)[N], uint64_t (&c2)[N], uint64_t (&c3)[N],
                 uint64_t k0, uint64_t k1) {
@@ -24,7 +24,7 @@ void philox4x32(uint64_t (&c0)[N], uint64_t (&c1)[N], uint64_t (&c2)[N], uint64_
   }
 }
 
-// N draws at once, `uniform` of kamon/philox.py.
+// N random numbers from 0 to 1, as `uniform` in Python.
 template <int N, class Float>
 void uniforms(uint64_t seed, const uint64_t* index, const uint64_t* position, Float* u) {
   uint64_t c0[N], c1[N], c2[N], c3[N];

@@ -1,7 +1,7 @@
-// Sampling: documents side by side, one a lane, each at its own place.
+// Sampling: one document in each lane, each at its own position.
 //
-// A lane whose document has ended takes the next one. Keys and values go into a ring of the last
-// block_size rounds, of which a lane looks at those since its document began.
+// When the document of a lane has ended, the lane takes the next one. Keys and values go into a
+// ring of the last block_size rounds; a lane attends to those since its document began.
 #pragma once
 
 #include "model.hpp"
@@ -10,208 +10,255 @@
 
 namespace {
 
-constexpr int SIDE = 2 * L;
+constexpr int NUM_LANES = 2 * L;  // documents at a time
 
 class Sampler {
  public:
-  int position[SIDE];  // of the token that a lane reads next; −1 in an idle lane
-  int input[SIDE];
+  int position[NUM_LANES];  // of the token that a lane reads next; −1 in an idle lane
+  int input[NUM_LANES];
 
-  Sampler(const Shape& shape, const Layout& parameter_layout, const Real* parameters, Workspace& workspace)
-      : s(shape), layout(parameter_layout), params(parameters), w(workspace) {
-    std::fill_n(position, SIDE, -1);
-    std::fill_n(input, SIDE, 0);
-    w.fit(s, SIDE, 1);
-    const size_t cache = size_t(s.n_layer) * s.block_size * s.n_embd * SIDE;
+  Sampler(const Model& model_, Workspace& workspace_) : model(model_), workspace(workspace_) {
+    std::fill_n(position, NUM_LANES, -1);
+    std::fill_n(input, NUM_LANES, 0);
+    workspace.fit(shape, NUM_LANES, 1);
+    const size_t cache = size_t(shape.n_layer) * shape.block_size * shape.n_embd * NUM_LANES;
     keys.resize(cache);
     values.resize(cache);
-    const size_t most = size_t(round_up(s.block_size, BLOCK));
-    probs.resize(most * L);
-    age.resize(most);
-    slot.resize(most);
+    const size_t max_keys = size_t(round_up(shape.block_size, BLOCK));
+    probs.resize(max_keys * L);
+    age.resize(max_keys);
+    slot.resize(max_keys);
   }
 
-  // Every lane reads its input; the logits of what follows it are then in `logits`.
+  // Every lane reads its input; `logit` then has the logits of the token after it.
   void push() {
-    w.columns = {SIDE, SIDE};
-    Chunk& chunk = w.chunk;
-    chunk.clear();
-    chunk.inputs.resize(std::max<size_t>(chunk.inputs.size(), SIDE));
-    chunk.positions.resize(std::max<size_t>(chunk.positions.size(), SIDE));
-    chunk.num_tokens = SIDE;
-    int depth = 1;
-    for (int lane = 0; lane < SIDE; lane++) {
-      chunk.inputs[lane] = input[lane];
-      chunk.positions[lane] = std::max(0, position[lane]);
-      depth = std::max(depth, position[lane] + 1);
+    const Columns columns{NUM_LANES, NUM_LANES};
+    const int n_embd = shape.n_embd;
+    const size_t row = size_t(n_embd) * NUM_LANES;
+    Real* x = workspace.x.data;
+    workspace.columns = columns;
+    fill_chunk();
+    const int now = start_round();
+    embed(model, workspace.chunk, x, columns);
+    rmsnorm(n_embd, x, workspace.normed0.data, workspace.scale0.data, columns);
+    std::memcpy(x, workspace.normed0.data, sizeof(Real) * row);
+    for (int i = 0; i < shape.n_layer; i++) {
+      auto& layer = workspace.layers[i];
+      Real *normed1 = layer.normed1.data, *normed2 = layer.normed2.data, *qkv = layer.qkv.data;
+      Real *layer_heads = layer.heads.data, *hidden = layer.hidden.data;
+      Real* layer_keys = keys.data + size_t(i) * shape.block_size * row;
+      Real* layer_values = values.data + size_t(i) * shape.block_size * row;
+      rmsnorm(n_embd, x, normed1, layer.scale1.data, columns);
+      linear<Epilogue::set>(3 * n_embd, layout.wqkv(i), model, normed1, qkv, columns);
+      std::memcpy(layer_keys + now * row, qkv + row, sizeof(Real) * row);
+      std::memcpy(layer_values + now * row, qkv + 2 * row, sizeof(Real) * row);
+      attend(qkv, layer_keys, layer_values, layer_heads);
+      linear<Epilogue::add>(n_embd, layout.wo(i), model, layer_heads, x, columns);
+      rmsnorm(n_embd, x, normed2, layer.scale2.data, columns);
+      linear<Epilogue::relu>(shape.n_hidden, layout.fc1(i), model, normed2, hidden, columns);
+      linear<Epilogue::add>(n_embd, layout.fc2(i), model, hidden, x, columns);
     }
-    // From the oldest round that a lane may look at to this one; the first few may be too old for all.
-    num_keys = round_up(depth, BLOCK);
-    const int now = round++ % s.block_size;
-    for (int n = 0; n < num_keys; n++) {
-      age[n] = num_keys - 1 - n;
-      slot[n] = (now + 4 * s.block_size - age[n] % s.block_size) % s.block_size;
-    }
-    embed(layout, params, chunk, w.x.data, s.n_embd, w.columns);
-    rmsnorm(s.n_embd, w.x.data, w.normed0.data, w.scale0.data, w.columns);
-    std::memcpy(w.x.data, w.normed0.data, sizeof(Real) * s.n_embd * SIDE);
-    const size_t row = size_t(s.n_embd) * SIDE;
-    for (int i = 0; i < s.n_layer; i++) {
-      auto& b = w.layers[i];
-      Real* layer_keys = keys.data + size_t(i) * s.block_size * row;
-      Real* layer_values = values.data + size_t(i) * s.block_size * row;
-      rmsnorm(s.n_embd, w.x.data, b.normed1.data, b.scale1.data, w.columns);
-      linear<Put::set>(3 * s.n_embd, layout.wqkv(i), params, b.normed1.data, b.qkv.data, w.columns);
-      std::memcpy(layer_keys + now * row, b.qkv.data + row, sizeof(Real) * row);
-      std::memcpy(layer_values + now * row, b.qkv.data + 2 * row, sizeof(Real) * row);
-      attend(b.qkv.data, layer_keys, layer_values, b.heads.data);
-      linear<Put::add>(s.n_embd, layout.wo(i), params, b.heads.data, w.x.data, w.columns);
-      rmsnorm(s.n_embd, w.x.data, b.normed2.data, b.scale2.data, w.columns);
-      linear<Put::relu>(s.n_hidden, layout.fc1(i), params, b.normed2.data, b.hidden.data, w.columns);
-      linear<Put::add>(s.n_embd, layout.fc2(i), params, b.hidden.data, w.x.data, w.columns);
-    }
-    linear<Put::set>(s.vocab_size, layout.lm_head(), params, w.x.data, w.logits.data, w.columns);
+    linear<Epilogue::set>(shape.vocab_size, layout.lm_head(), model, x, workspace.logits.data,
+                          columns);
   }
 
-  Real logit(int token, int lane) const { return w.logits.data[ptrdiff_t(token) * SIDE + lane]; }
+  int block_size() const { return shape.block_size; }
 
-  // The next token of each lane, as `choose` in kamon/sampler.py: u is the draw of each lane.
-  // Consumes the logits.
+  // After `push`.
+  Real logit(int token, int lane) const {
+    return workspace.logits.data[ptrdiff_t(token) * NUM_LANES + lane];
+  }
+
+  // Chooses the next token of each lane, as the sampler in Python does. u: the random draw of each
+  // lane. Overwrites the logits.
   void choose(double temperature, const Real* u, int* tokens) {
     const double scale = 1 / temperature;
-    const Real by = Real(std::min(scale, double(std::numeric_limits<Real>::max())));
-    for (int j = 0; j < SIDE; j += L) {
-      Real* logits = w.logits.data + j;
+    const Real factor = Real(std::min(scale, double(std::numeric_limits<Real>::max())));
+    for (int j = 0; j < NUM_LANES; j += L) {
+      Real* logits = workspace.logits.data + j;
       Vec top = load(logits);
-      for (int o = 1; o < s.vocab_size; o++) top = vmax(load(logits + ptrdiff_t(o) * SIDE), top);
-      if (scale > 1e6 && cold(logits, top, scale, tokens + j)) continue;
+      for (int o = 1; o < shape.vocab_size; o++)
+        top = vmax(load(logits + ptrdiff_t(o) * NUM_LANES), top);
+      if (scale > 1e6 && near_greedy(logits, top, scale, tokens + j)) continue;
       Vec total = {};
-      for (int o = 0; o < s.vocab_size; o++) {
-        Real* at = logits + ptrdiff_t(o) * SIDE;
-        const Vec below = load(at) - top;
-        total += vexp(below * by);
-        store(at, total);
+      for (int o = 0; o < shape.vocab_size; o++) {
+        Real* row = logits + ptrdiff_t(o) * NUM_LANES;
+        const Vec below = load(row) - top;
+        total += vexp(below * factor);
+        store(row, total);
       }
       const Vec mark = load(u + j) * total;
       IntVec token = {};
-      for (int o = 0; o < s.vocab_size - 1; o++)  // those whose running sum does not pass the mark
-        token += (load(logits + ptrdiff_t(o) * SIDE) <= mark) ? IntVec{} + 1 : IntVec{};
+      for (int o = 0; o < shape.vocab_size - 1; o++)  // count the sums up to the mark
+        token += (load(logits + ptrdiff_t(o) * NUM_LANES) <= mark) ? IntVec{} + 1 : IntVec{};
       for (int l = 0; l < L; l++) tokens[j + l] = int(token[l]);
     }
   }
 
  private:
-  const Shape& s;
-  const Layout& layout;
-  const Real* params;
-  Workspace& w;
+  const Model model;
+  Workspace& workspace;
+  const Shape& shape = model.shape;
+  const ParamLayout& layout = model.layout;
   Buffer keys, values;  // [layer][slot][feature][lane]
   Buffer probs;
-  std::vector<int> age, slot;  // of each key that is looked at
+  std::vector<int> age, slot;  // of each key: in rounds, and in the ring
   int num_keys = 0;
   int64_t round = 0;
 
-  // So near to temperature 0 that only the largest logit is left, the first one among equals.
-  bool cold(const Real* logits, Vec top, double scale, int* tokens) const {
+  void fill_chunk() {
+    Chunk& chunk = workspace.chunk;
+    chunk.clear();
+    chunk.inputs.resize(std::max<size_t>(chunk.inputs.size(), NUM_LANES));
+    chunk.positions.resize(std::max<size_t>(chunk.positions.size(), NUM_LANES));
+    chunk.num_tokens = NUM_LANES;
+    for (int lane = 0; lane < NUM_LANES; lane++) {
+      chunk.inputs[lane] = input[lane];
+      chunk.positions[lane] = std::max(0, position[lane]);
+    }
+  }
+
+  // Finds the keys that a lane may attend to, the oldest first. The first few may be too old for
+  // all lanes. Returns the slot of this round.
+  int start_round() {
+    const int depth = 1 + std::max(0, *std::max_element(position, position + NUM_LANES));
+    num_keys = round_up(depth, BLOCK);
+    const int now = round++ % shape.block_size;
+    for (int n = 0; n < num_keys; n++) {
+      age[n] = num_keys - 1 - n;
+      slot[n] = (now + 4 * shape.block_size - age[n] % shape.block_size) % shape.block_size;
+    }
+    return now;
+  }
+
+  // Whether the temperature is so near to 0 that only the largest logit counts. Then `tokens` is
+  // it, the first one among equals.
+  bool near_greedy(const Real* logits, Vec top, double scale, int* tokens) const {
     double size = 0;
-    for (int o = 0; o < s.vocab_size; o++)
+    for (int o = 0; o < shape.vocab_size; o++)
       for (int l = 0; l < L; l++)
-        size = std::max(size, std::fabs(double(logits[ptrdiff_t(o) * SIDE + l])));
+        size = std::max(size, std::fabs(double(logits[ptrdiff_t(o) * NUM_LANES + l])));
     if (std::isfinite(scale * size)) return false;
     for (int l = 0; l < L; l++) {
       tokens[l] = 0;
-      while (tokens[l] < s.vocab_size - 1 && logits[ptrdiff_t(tokens[l]) * SIDE + l] != top[l])
+      while (tokens[l] < shape.vocab_size - 1 &&
+             logits[ptrdiff_t(tokens[l]) * NUM_LANES + l] != top[l])
         tokens[l]++;
     }
     return true;
   }
 
-  // `attention` of model.hpp for one query a lane, with keys of its own in every lane.
+  // `attention` of model.hpp for one query in each lane, which has its own keys.
   void attend(const Real* q, const Real* layer_keys, const Real* layer_values, Real* heads) {
-    const Real scale = Real(1) / std::sqrt(Real(s.head_dim));
-    const Vec unseen = splat(-std::numeric_limits<Real>::infinity());
-    const size_t row = size_t(s.n_embd) * SIDE;
-    for (int j = 0; j < SIDE; j += L) {
-      IntVec place;
-      for (int l = 0; l < L; l++) place[l] = Int(std::max(0, position[j + l]));
-      for (int h = 0; h < s.n_head; h++) {
-        const size_t head = size_t(h) * s.head_dim * SIDE + j;
-        Vec largest = unseen;
-        for (int key = 0; key < num_keys; key += BLOCK) {
-          const Real* k[BLOCK];
-          for (int n = 0; n < BLOCK; n++) k[n] = layer_keys + slot[key + n] * row + head;
-          Vec score[BLOCK] = {};
-          for (int i = 0; i < s.head_dim; i++) {
-            const Vec query = load(q + head + i * SIDE);
-            for (int n = 0; n < BLOCK; n++) score[n] += query * load(k[n] + i * SIDE);
-          }
-          for (int n = 0; n < BLOCK; n++) {
-            score[n] = place >= Int(age[key + n]) ? score[n] * scale : unseen;
-            store(probs.data + (key + n) * L, score[n]);
-            largest = vmax(score[n], largest);
-          }
-        }
-        Vec total = {};
-        for (int key = 0; key < num_keys; key += BLOCK)
-          for (int n = key; n < key + BLOCK; n++) {
-            const Vec p = vexp(load(probs.data + n * L) - largest);
-            store(probs.data + n * L, p);
-            total += p;
-          }
-        const Vec inverse = Real(1) / total;
-        for (int n = 0; n < num_keys; n++)
-          store(probs.data + n * L, load(probs.data + n * L) * inverse);
-        constexpr int FEATURES = 4;
-        for (int i = 0; i < s.head_dim; i += FEATURES) {
-          const int count = std::min(FEATURES, s.head_dim - i);
-          Vec sum[FEATURES] = {};
-          for (int n = 0; n < num_keys; n++) {
-            const Vec p = load(probs.data + n * L);
-            const Real* v = layer_values + slot[n] * row + head + i * SIDE;
-            if (count == FEATURES)
-              for (int f = 0; f < FEATURES; f++) sum[f] += p * load(v + f * SIDE);
-            else
-              for (int f = 0; f < count; f++) sum[f] += p * load(v + f * SIDE);
-          }
-          for (int f = 0; f < count; f++) store(heads + head + (i + f) * SIDE, sum[f]);
-        }
+    for (int j = 0; j < NUM_LANES; j += L)
+      for (int h = 0; h < shape.n_head; h++) {
+        const size_t head = size_t(h) * shape.head_dim * NUM_LANES + j;
+        attention_probs(q + head, layer_keys + head, position + j);
+        sum_values(layer_values + head, heads + head);
       }
+  }
+
+  // Sets `probs` to the attention weights of one head in L lanes with these positions.
+  void attention_probs(const Real* q, const Real* head_keys, const int* positions) {
+    const Real scale = Real(1) / std::sqrt(Real(shape.head_dim));
+    const Vec masked = splat(-std::numeric_limits<Real>::infinity());
+    const size_t row = size_t(shape.n_embd) * NUM_LANES;
+    IntVec oldest;  // the age of the first key that a lane attends to
+    for (int l = 0; l < L; l++) oldest[l] = Int(std::max(0, positions[l]));
+    Vec largest = masked;
+    for (int key = 0; key < num_keys; key += BLOCK) {
+      const Real* k[BLOCK];
+      for (int n = 0; n < BLOCK; n++) k[n] = head_keys + slot[key + n] * row;
+      Vec score[BLOCK] = {};
+      for (int i = 0; i < shape.head_dim; i++) {
+        const Vec query = load(q + i * NUM_LANES);
+        for (int n = 0; n < BLOCK; n++) score[n] += query * load(k[n] + i * NUM_LANES);
+      }
+      for (int n = 0; n < BLOCK; n++) {
+        score[n] = oldest >= Int(age[key + n]) ? score[n] * scale : masked;
+        store(probs.data + (key + n) * L, score[n]);
+        largest = vmax(score[n], largest);
+      }
+    }
+    Vec total = {};
+    for (int n = 0; n < num_keys; n++) {
+      const Vec p = vexp(load(probs.data + n * L) - largest);
+      store(probs.data + n * L, p);
+      total += p;
+    }
+    const Vec inverse = Real(1) / total;
+    for (int n = 0; n < num_keys; n++)
+      store(probs.data + n * L, load(probs.data + n * L) * inverse);
+  }
+
+  // The values of one head, weighted by `probs`.
+  void sum_values(const Real* head_values, Real* out) const {
+    constexpr int FEATURES = 4;
+    const size_t row = size_t(shape.n_embd) * NUM_LANES;
+    for (int i = 0; i < shape.head_dim; i += FEATURES) {
+      const int count = std::min(FEATURES, shape.head_dim - i);
+      Vec sum[FEATURES] = {};
+      for (int n = 0; n < num_keys; n++) {
+        const Vec p = load(probs.data + n * L);
+        const Real* v = head_values + slot[n] * row + i * NUM_LANES;
+        if (count == FEATURES)
+          for (int f = 0; f < FEATURES; f++) sum[f] += p * load(v + f * NUM_LANES);
+        else
+          for (int f = 0; f < count; f++) sum[f] += p * load(v + f * NUM_LANES);
+      }
+      for (int f = 0; f < count; f++) store(out + (i + f) * NUM_LANES, sum[f]);
     }
   }
 };
 
-// Documents first … last − 1: row i of `tokens` has block_size places, of which lengths[i] are used.
-// Its draws are those of document `number` + i. Leaves off when `stop` says so.
-void sample_documents(Sampler& sampler, const Stop& stop, int block_size, int64_t number, int64_t first, int64_t last,
-                      double temperature, uint64_t seed, int bos, int32_t* tokens, int64_t* lengths) {
-  int64_t index[SIDE];  // of each lane's document; −1 in an idle lane
-  uint64_t numbers[SIDE], positions[SIDE];
-  int chosen[SIDE];
-  Real u[SIDE];
-  int64_t next = first, running = 0;
+struct SampleParams {
+  int64_t first_doc;  // document i has the random draws of number first_doc + i
+  double temperature;
+  uint64_t seed;
+  int bos;
+};
+
+// Documents first … last − 1. Document i has block_size places in `tokens`, from i · block_size on,
+// of which lengths[i] are used.
+struct SampleRows {
+  int64_t first, last;
+  int32_t* tokens;
+  int64_t* lengths;
+};
+
+// Samples documents; leaves off early if `stop` asks for it.
+inline void sample_documents(Sampler& sampler, const SampleParams& params, const SampleRows& rows,
+                             const StopFlag& stop) {
+  int64_t docs[NUM_LANES];  // −1 in an idle lane
+  uint64_t ids[NUM_LANES], positions[NUM_LANES];
+  int chosen[NUM_LANES];
+  Real u[NUM_LANES];
+  const int block_size = sampler.block_size();
+  int64_t next = rows.first, num_running = 0;
   const auto begin = [&](int lane) {
-    index[lane] = next < last ? next++ : -1;
-    sampler.position[lane] = index[lane] < 0 ? -1 : 0;
-    sampler.input[lane] = bos;
-    running += index[lane] >= 0;
+    docs[lane] = next < rows.last ? next++ : -1;
+    sampler.position[lane] = docs[lane] < 0 ? -1 : 0;
+    sampler.input[lane] = params.bos;
+    num_running += docs[lane] >= 0;
   };
-  for (int lane = 0; lane < SIDE; lane++) begin(lane);
-  while (running && !stop()) {
+  for (int lane = 0; lane < NUM_LANES; lane++) begin(lane);
+  while (num_running && !stop()) {
     sampler.push();
-    for (int lane = 0; lane < SIDE; lane++) {
-      numbers[lane] = uint64_t(number + index[lane]);
+    for (int lane = 0; lane < NUM_LANES; lane++) {
+      ids[lane] = uint64_t(params.first_doc + docs[lane]);
       positions[lane] = uint64_t(sampler.position[lane]);
     }
-    uniforms<SIDE>(seed, numbers, positions, u);
-    sampler.choose(temperature, u, chosen);
-    for (int lane = 0; lane < SIDE; lane++) {
-      if (index[lane] < 0) continue;
+    uniforms<NUM_LANES>(params.seed, ids, positions, u);
+    sampler.choose(params.temperature, u, chosen);
+    for (int lane = 0; lane < NUM_LANES; lane++) {
+      const int64_t doc = docs[lane];
+      if (doc < 0) continue;
       int& position = sampler.position[lane];
-      const bool ends = chosen[lane] == bos;
-      if (!ends) tokens[index[lane] * block_size + position++] = chosen[lane];
+      const bool ends = chosen[lane] == params.bos;
+      if (!ends) rows.tokens[doc * block_size + position++] = chosen[lane];
       if (ends || position == block_size) {
-        lengths[index[lane]] = position;
-        running--;
+        rows.lengths[doc] = position;
+        num_running--;
         begin(lane);
       } else {
         sampler.input[lane] = chosen[lane];

@@ -1,15 +1,15 @@
-// The product of gemm.hpp where many of A are 0, as behind a ReLU, which is where two thirds of all
-// multiply-adds are: what is 0 is passed over.
+// The product of gemm.hpp if many numbers of A are 0, as after a ReLU: it leaves them out. Two
+// thirds of all multiply-adds come after the ReLU.
 //
-// Of a trained model's hidden units four in five are 0 for a token. A sum is added up in the same
-// order as there, and adding 0 · b changes none: the result is the same to the last bit.
+// Four in five hidden units of a trained model are 0 for a token. The sums have the same order as
+// in gemm.hpp, and adding 0 · b does not change a sum: the result is the same to the last bit.
 #pragma once
 
 #include "gemm.hpp"
 
 namespace {
 
-// For each row of a matrix a bit for each number in it: whether it is above 0.
+// One bit for each number of a matrix, row by row: whether it is above 0.
 struct Bits {
   static constexpr int WORD = 64;
   std::vector<uint64_t> words;
@@ -23,7 +23,8 @@ struct Bits {
   uint64_t word(int r, int w) const { return words[size_t(r) * num_words + w]; }
 };
 
-// Bit b of word w becomes bit w of word b: of ever smaller blocks, those off the diagonal change places.
+// Bit b of word w becomes bit w of word b. It exchanges the blocks off the diagonal, for smaller
+// and smaller blocks.
 inline void transpose_bits(uint64_t (&words)[64]) {
   uint64_t low = 0x00000000FFFFFFFF;
   for (int size = 32; size; size /= 2, low ^= low << size)
@@ -36,15 +37,16 @@ inline void transpose_bits(uint64_t (&words)[64]) {
 
 constexpr int WIDTH = 8;  // vectors of a row of C that are computed together
 
-// Multiply-adds of whole vectors that a row of C costs where all is computed; and where zeros are passed
-// over, which takes about four more for each number that is there, and 32 for each word.
+// What a row of C costs in multiply-adds of whole vectors, with the zeros and without. Without
+// them, each number that is left costs about four more, and each word 32.
 inline int64_t dense_cost(int64_t num_k, int width) { return num_k * width; }
 inline int64_t sparse_cost(int64_t num_k, int64_t num_words, int width) {
   return num_k * (width + 4) + num_words * 32;
 }
 
-// Which numbers of a matrix are above 0, by its rows and by its columns; false where they are too many
-// to save time in products of num_j lanes, or cannot be few enough.
+// Finds the numbers of a matrix that are above 0, by its rows and by its columns. Returns whether
+// they are so few that sparse_gemm saves time for num_j lanes; otherwise the bits may be
+// incomplete.
 inline bool find_positive(const Real* a, int num_rows, int num_columns, ptrdiff_t lda, int num_j,
                           Bits& by_row, Bits& by_column) {
   by_row.resize(num_rows, num_columns);
@@ -62,7 +64,7 @@ inline bool find_positive(const Real* a, int num_rows, int num_columns, ptrdiff_
       for (int r = 0; r < rows; r++) {
         const Real* from = a + (r0 + r) * lda + c0;
         for (int c = 0; c < columns; c += L) block[r] |= positive(load(from + c)) << c;
-        // what an earlier chunk left behind the last column is no reason to choose
+        // Behind the last column there are numbers of an earlier chunk.
         if (columns < Bits::WORD) block[r] &= (uint64_t(1) << columns) - 1;
         by_row.word(r0 + r, c0 / Bits::WORD) = block[r];
         count += __builtin_popcountll(block[r]);
@@ -73,64 +75,68 @@ inline bool find_positive(const Real* a, int num_rows, int num_columns, ptrdiff_
   return sparse_cost(count, num_words, width) < dense;
 }
 
-// C[r] = Σ_k A(r, k) · B[k], or where it `continues` C[r] += …, for rows from `first` on, over the
-// k of word w, in JB vectors.
-template <bool continues, A order, int JB>
+// C[r] = Σ_k A(r, k) · B[k], or C[r] += … to add, for num_r rows from `first` on, over the k of
+// word w, in JB vectors.
+template <Epilogue epilogue, Layout layout, int JB>
 void sparse_rows(int first, int num_r, const Bits& bits, int w, const Real* a, ptrdiff_t lda,
                  const Real* b, ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
-  a += at<order>(first, w * Bits::WORD, lda);
+  a += offset<layout>(first, w * Bits::WORD, lda);
   b += w * Bits::WORD * ldb;
   for (int r = 0; r < num_r; r++) {
     Vec sum[JB];
-    for (int j = 0; j < JB; j++) sum[j] = continues ? load(c + r * ldc + j * L) : Vec{};
+    for (int j = 0; j < JB; j++)
+      sum[j] = epilogue == Epilogue::add ? load(c + r * ldc + j * L) : Vec{};
     for (uint64_t left = bits.word(first + r, w); left; left &= left - 1) {
       const int k = __builtin_ctzll(left);
-      const Real x = a[at<order>(r, k, lda)];
+      const Real x = a[offset<layout>(r, k, lda)];
       const Real* row = b + k * ldb;
-      asm("" : "+r"(row));  // else the compiler keeps an address for each j, and has no registers left
+      // Without this, the compiler keeps an address for each j, and runs out of registers.
+      asm("" : "+r"(row));
       for (int j = 0; j < JB; j++) sum[j] += x * load(row + j * L);
     }
     for (int j = 0; j < JB; j++) store(c + r * ldc + j * L, sum[j]);
   }
 }
 
-template <A order, int JB>
-void sparse_words(int first, int num_r, const Bits& bits, const Real* a, ptrdiff_t lda, const Real* b,
-                  ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
-  sparse_rows<false, order, JB>(first, num_r, bits, 0, a, lda, b, ldb, c, ldc);
+template <Layout layout, int JB>
+void sparse_words(int first, int num_r, const Bits& bits, const Real* a, ptrdiff_t lda,
+                  const Real* b, ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
+  sparse_rows<Epilogue::set, layout, JB>(first, num_r, bits, 0, a, lda, b, ldb, c, ldc);
   for (int w = 1; w < bits.num_words; w++)
-    sparse_rows<true, order, JB>(first, num_r, bits, w, a, lda, b, ldb, c, ldc);
+    sparse_rows<Epilogue::add, layout, JB>(first, num_r, bits, w, a, lda, b, ldb, c, ldc);
 }
 
-template <Put put, A order, int JB>
+template <Epilogue epilogue, Layout layout, int JB>
 void sparse_panel(int num_r, const Bits& bits, const Real* a, ptrdiff_t lda, const Real* b,
                   ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
-  if constexpr (put == Put::set) {
-    sparse_words<order, JB>(0, num_r, bits, a, lda, b, ldb, c, ldc);
+  if constexpr (epilogue == Epilogue::set) {
+    sparse_words<layout, JB>(0, num_r, bits, a, lda, b, ldb, c, ldc);
   } else {  // the whole sum first, as in gemm.hpp
     constexpr int ROWS = 32, ld = JB * L;
     alignas(64) Real sums[ROWS * ld];
     for (int first = 0; first < num_r; first += ROWS) {
       const int rows = std::min(ROWS, num_r - first);
-      sparse_words<order, JB>(first, rows, bits, a, lda, b, ldb, sums, ld);
+      sparse_words<layout, JB>(first, rows, bits, a, lda, b, ldb, sums, ld);
       for (int r = 0; r < rows; r++)
         for (int j = 0; j < ld; j += L) {
-          Real* to = c + (first + r) * ldc + j;
-          store(to, load(to) + load(sums + r * ld + j));
+          Real* row = c + (first + r) * ldc + j;
+          store(row, load(row) + load(sums + r * ld + j));
         }
     }
   }
 }
 
-// As gemm, with Put::set or Put::add; num_j is a multiple of L.
-template <Put put, A order, int JB = WIDTH>
-void sparse_gemm(int num_r, const Bits& bits, int num_j, const Real* a, ptrdiff_t lda, const Real* b,
-                 ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
+// As gemm, for Epilogue::set and Epilogue::add. bits: which A(r, k) are not 0, row r by row. num_j
+// is a multiple of L.
+template <Epilogue epilogue, Layout layout, int JB = WIDTH>
+void sparse_gemm(int num_r, const Bits& bits, int num_j, const Real* a, ptrdiff_t lda,
+                 const Real* b, ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
   int j = 0;
   for (; j + JB * L <= num_j; j += JB * L)
-    sparse_panel<put, order, JB>(num_r, bits, a, lda, b + j, ldb, c + j, ldc);
+    sparse_panel<epilogue, layout, JB>(num_r, bits, a, lda, b + j, ldb, c + j, ldc);
   if constexpr (JB > 1)
-    if (j < num_j) sparse_gemm<put, order, JB - 1>(num_r, bits, num_j - j, a, lda, b + j, ldb, c + j, ldc);
+    if (j < num_j)
+      sparse_gemm<epilogue, layout, JB - 1>(num_r, bits, num_j - j, a, lda, b + j, ldb, c + j, ldc);
 }
 
 }  // namespace

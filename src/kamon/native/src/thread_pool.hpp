@@ -1,5 +1,5 @@
-// Threads that wait for work between calls. Which thread does a task changes no result: every task
-// writes to places of its own.
+// Threads that wait for work between calls. It makes no difference to the results which thread does
+// a task: every task writes to its own memory.
 #pragma once
 
 #include <atomic>
@@ -18,13 +18,14 @@
 
 namespace {
 
-// Whether a call shall leave off soon: another thread says so by a number other than 0. Null: never.
-struct Stop {
-  const int32_t* asked;
-  bool operator()() const { return asked && __atomic_load_n(asked, __ATOMIC_RELAXED); }
+// Whether a call is to end early: another thread sets the number to something other than 0. Null:
+// never.
+struct StopFlag {
+  const int32_t* number;
+  bool operator()() const { return number && __atomic_load_n(number, __ATOMIC_RELAXED); }
 };
 
-// Another one after a fork, in the child.
+// Identifies the process: after a fork the child has another one.
 inline int64_t this_process() {
 #ifdef _WIN32
   return 0;
@@ -33,24 +34,24 @@ inline int64_t this_process() {
 #endif
 }
 
-class Threads {
+class ThreadPool {
  public:
   const int64_t process = this_process();
 
-  // Throws if one of them cannot be started; none is left then.
-  explicit Threads(int num_threads) {
+  // Throws if a thread cannot be started, after it has ended the others.
+  explicit ThreadPool(int num_threads) {
     try {
-      pool.reserve(size_t(num_threads));
-      for (int t = 1; t < num_threads; t++) pool.emplace_back([this, t] { work(t); });
+      threads.reserve(size_t(num_threads));
+      for (int t = 1; t < num_threads; t++) threads.emplace_back([this, t] { work(t); });
     } catch (...) {
-      end();
+      join();
       throw;
     }
   }
-  ~Threads() { end(); }
+  ~ThreadPool() { join(); }
 
-  // task(i, thread) for each i < num_tasks; returns when all are done. Throws the first exception of
-  // a task; those not yet begun are then left out.
+  // Calls task(i, thread) for each i < num_tasks; returns when all are done. Throws the first
+  // exception of a task. Tasks that have not begun by then are left out.
   void run(int num_tasks, const std::function<void(int, int)>& task) {
     {
       std::lock_guard<std::mutex> lock(mutex);
@@ -58,45 +59,50 @@ class Threads {
       failure = nullptr;
       total = num_tasks;
       next.store(0);
-      busy.store(int(pool.size()));
+      busy.store(int(threads.size()));
       generation.fetch_add(1);
     }
     wake.notify_all();
-    take(0);
+    do_tasks(0);
     for (int spin = 1; busy.load(std::memory_order_acquire); spin++) pause(spin);
     if (failure) std::rethrow_exception(failure);
   }
 
  private:
-  std::vector<std::thread> pool;
+  std::vector<std::thread> threads;  // besides the one that calls `run`
   std::mutex mutex;
   std::condition_variable wake;
   const std::function<void(int, int)>* current = nullptr;
   std::exception_ptr failure;
   int total = 0;
-  std::atomic<int> next{0}, busy{0};
-  std::atomic<unsigned> generation{0};
+  std::atomic<int> next{0};             // the task that nobody has begun
+  std::atomic<int> busy{0};             // threads that may still be at work
+  std::atomic<unsigned> generation{0};  // counts the calls of `run`
   bool stopping = false;
 
-  // From time to time the core goes to whoever waits for it: perhaps the thread that we wait for.
+  // One turn of a loop that waits. Now and then it yields the core to another thread, perhaps the
+  // one that it waits for; otherwise it tells the processor that it only waits.
   static void pause(int spin) {
-    if (spin % 256 == 0) return std::this_thread::yield();
+    constexpr int SPINS_PER_YIELD = 256;
+    if (spin % SPINS_PER_YIELD == 0) return std::this_thread::yield();
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("isb");  // waits about as long as x86's pause; "yield" does not wait
 #endif
   }
 
-  void end() {
+  void join() {
     {
       std::lock_guard<std::mutex> lock(mutex);
       stopping = true;
       generation.fetch_add(1);
     }
     wake.notify_all();
-    for (auto& thread : pool) thread.join();
+    for (auto& thread : threads) thread.join();
   }
 
-  void take(int thread) {
+  void do_tasks(int thread) {
     try {
       for (int i; (i = next.fetch_add(1)) < total;) (*current)(i, thread);
     } catch (...) {
@@ -107,10 +113,10 @@ class Threads {
   }
 
   void work(int thread) {
+    constexpr int MAX_SPINS = 20000;  // the next call is usually a moment away
     unsigned seen = 0;
     for (;;) {
-      // The next step is usually a moment away: look a while before going to sleep.
-      for (int spin = 1; spin <= 20000 && generation.load() == seen; spin++) pause(spin);
+      for (int spin = 1; spin <= MAX_SPINS && generation.load() == seen; spin++) pause(spin);
       if (generation.load() == seen) {
         std::unique_lock<std::mutex> lock(mutex);
         wake.wait(lock, [&] { return generation.load() != seen; });
@@ -120,16 +126,16 @@ class Threads {
         seen = generation.load();
         if (stopping) return;
       }
-      take(thread);
+      do_tasks(thread);
       busy.fetch_sub(1, std::memory_order_release);
     }
   }
 };
 
-// The threads of a process that forked are not in its child: there they can only be forgotten.
-struct Forget {
-  void operator()(Threads* threads) const {
-    if (threads->process == this_process()) delete threads;
+// After a fork the child does not have the pool's threads: there a pool can only be left alone.
+struct DeleteUnlessForked {
+  void operator()(ThreadPool* pool) const {
+    if (pool->process == this_process()) delete pool;
   }
 };
 

@@ -1,8 +1,8 @@
-// A vector of numbers as wide as the machine's registers, and the few functions on it that we need.
+// A vector of numbers as wide as the machine's registers, and functions on it.
 //
-// Real is float or double and KAMON_BYTES the width, both given by the build. Everything here has
-// internal linkage: the same source is compiled for several instruction sets, and the linker must
-// never take one's code for another's.
+// The build sets Real, float or double, and the width KAMON_BYTES. Everything here has internal
+// linkage: the same source is compiled for several instruction sets, and the linker must never
+// exchange their code.
 #pragma once
 
 #include <cmath>
@@ -28,12 +28,12 @@ namespace {
 using Real = KAMON_REAL;
 constexpr bool is_float = std::is_same_v<Real, float>;
 using Int = std::conditional_t<is_float, std::int32_t, std::int64_t>;
-constexpr int L = KAMON_BYTES / sizeof(Real);  // lanes
+constexpr int L = KAMON_BYTES / sizeof(Real);  // lanes of a vector
 
 typedef Real Vec __attribute__((vector_size(KAMON_BYTES)));
 typedef Int IntVec __attribute__((vector_size(KAMON_BYTES)));
 typedef Real LooseVec __attribute__((vector_size(KAMON_BYTES), aligned(sizeof(Real))));
-// Half as wide: where the processor takes twice the time for a whole vector, half of one is cheaper.
+// Half a vector. It is cheaper if the processor takes twice the time for a whole one.
 constexpr int HALF = L > 2 ? L / 2 : L;
 typedef Real Half __attribute__((vector_size(HALF * sizeof(Real))));
 typedef Real LooseHalf __attribute__((vector_size(HALF * sizeof(Real)), aligned(sizeof(Real))));
@@ -53,8 +53,8 @@ KAMON_INLINE To bits(From from) {
   return to;
 }
 
-// a / b for b neither 0 nor denormal. Dividing is the slowest thing that processors do: where they
-// offer an estimate of 1/b, it is refined instead, and rounded in the end as the division is.
+// a / b for b neither 0 nor denormal. Division is slow: if the processor has an estimate
+// of 1/b, this refines it instead. The last step rounds as a division does.
 KAMON_INLINE Vec quotient(Vec a, Vec b) {
 #if defined(__AVX512F__)
   if constexpr (is_float) {
@@ -118,11 +118,12 @@ constexpr Real poly_exp[] = {
     Real(1.0 / 5040.0),       Real(1.0 / 720.0),       Real(1.0 / 120.0),
     Real(1.0 / 24.0),         Real(1.0 / 6.0),         Real(0.5)};
 
-// eˣ for x ≤ 0 or small, within an ulp or two; 0 where the result would be denormal. NaN stays NaN.
+// eˣ for x ≤ 0 or small, within an ulp or two; 0 if the result would be denormal. NaN stays NaN.
 // x = n ln 2 + r with |r| ≤ ln 2 / 2; a Taylor polynomial for eʳ; n goes into the exponent.
 KAMON_INLINE Vec vexp(Vec x) {
   constexpr Real lowest = is_float ? Real(-87.0) : Real(-708.0);
-  constexpr Real magic = is_float ? Real(12582912.0) : Real(6755399441055744.0);  // 1.5 · 2^mantissa
+  constexpr Real magic =
+      is_float ? Real(12582912.0) : Real(6755399441055744.0);  // 1.5 · 2^mantissa
   constexpr Real ln2_hi = is_float ? Real(0.693359375) : Real(6.93147180369123816490e-01);
   constexpr Real ln2_lo = is_float ? Real(-2.12194440e-4) : Real(1.90821492927058770002e-10);
   const Vec clamped = vmax(x, splat(lowest));
@@ -156,7 +157,7 @@ KAMON_INLINE Vec vlog(Vec x) {
   return __builtin_convertvector(n, Vec) * Real(0.69314718055994530942) + p * s;
 }
 
-// One stage of a transposition: of two rows, exchange the blocks of S lanes off the diagonal.
+// One stage of a transposition: exchanges the blocks of S lanes off the diagonal of two rows.
 template <int S, bool Low, class V, int... I>
 KAMON_INLINE V exchange(V a, V b, std::integer_sequence<int, I...>) {
   constexpr int N = sizeof...(I);
@@ -195,7 +196,7 @@ KAMON_INLINE void transpose_tile(int r, int c, int num_rows, int num_cols, const
   }
 }
 
-// to[c][r] = row(r)[c] for r < num_rows and c < num_cols; 0 for all other r and c < L. Where
+// to[c][r] = row(r)[c] for r < num_rows and c < num_cols; 0 for all other r and c < L. If
 // half a vector of columns is enough, the others are left alone.
 template <class Row>
 KAMON_INLINE void transpose(int num_rows, int num_cols, const Row& row, Real* to, ptrdiff_t ld_to) {
