@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kamon.native import library as native_library
+from kamon.native import library as library
 
 ROOT = Path(__file__).parent.parent
 SCALAR = "engines/scalar.py"
@@ -2538,8 +2538,8 @@ BUGS = [
 
 def build(folder: Path) -> None:
     """One library, quickly: in the place of the plainest, with this machine's widest vectors."""
-    for library in folder.glob("*.so"):
-        library.unlink()
+    for built in folder.glob("*.so"):
+        built.unlink()
     compiler = os.environ.get("CXX", "g++").split()
     flags = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-fno-math-errno", *WIDEST]
     objects = []

@@ -11,6 +11,7 @@ buffers of ints and floats cross this line.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 from kamon.config import Config, checked_int
@@ -102,6 +103,28 @@ def make_engine(
             partial(masks, c.dropout, c.seed, n_layer=c.n_layer, n_embd=c.n_embd),
         )
     raise ConfigError(f"unknown engine {name!r}: there are {', '.join(ENGINES)}")
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Which engine computes, in which precision, and where: the arguments of `make_engine`."""
+
+    name: str | None = None  # one of ENGINES; None for the best one
+    dtype: str | None = None  # one of DTYPES; None for the engine's own
+    threads: int | None = None  # None for all cores that this process may use
+    device: str | None = None  # one of DEVICES, for the torch engine
+    compile: bool = False  # by torch.compile
+
+    def create(self, config: Config) -> Engine:
+        """Return a new engine with all parameters zero. Raises ConfigError."""
+        return make_engine(
+            self.name,
+            config,
+            dtype=self.dtype,
+            threads=self.threads,
+            device=self.device,
+            compile=self.compile,
+        )
 
 
 def make_torch(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kamon.config import Config
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
-from kamon.data.split import RULE
+from kamon.data.split import RULE, divide
 from kamon.engines.batch import Examples, pack
 from kamon.engines.factory import best_engine
 from kamon.errors import ConfigError, CorpusError
@@ -28,7 +28,6 @@ from kamon.training.setup import (
     check_known,
     check_learnable,
     check_varied,
-    divide,
     make_tokenizer,
     num_cut,
     prepare,
