@@ -21,8 +21,20 @@ PUBLIC = [
     "StoreError",
     "TokenizerError",
     "TrainingError",
+    "clean",
+    "compare",
+    "complete",
+    "dpo",
+    "errors",
+    "evaluate",
+    "export",
+    "fill",
     "load",
+    "ppo",
     "resume",
+    "reward_model",
+    "score",
+    "sft",
     "train",
 ]
 
@@ -30,7 +42,7 @@ PUBLIC = [
 def test_public_names() -> None:
     assert sorted(kamon.__all__) == PUBLIC
     for name in PUBLIC:
-        assert getattr(kamon, name).__name__ == name
+        assert getattr(kamon, name).__name__.removeprefix("kamon.") == name
         assert name in dir(kamon)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         kamon.trian  # noqa: B018

@@ -160,7 +160,7 @@ def openings_of(
     return dict(zip(found, logprobs_of_openings(model, tokenizer.bos, found), strict=True))
 
 
-def completions(
+def complete(
     model: Model | str | Path, prefix: str = "", n: int = 10, *, effort: float = 1.0
 ) -> Found:
     """The n most probable documents that begin with `prefix`.
@@ -171,7 +171,7 @@ def completions(
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora", "nina"], num_steps=60, n_embd=8)
-    >>> found = completions(model, "an", 3)
+    >>> found = complete(model, "an", 3)
     >>> found.documents[0].text.startswith("an"), found.exact
     (True, 3)
     """

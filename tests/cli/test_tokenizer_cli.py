@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import Result, piece_model
-from kamon.completion import Wild, completions, fill, logprob_of_prefix, next_tokens, search
+from kamon.completion import Wild, complete, fill, logprob_of_prefix, next_tokens, search
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError
 from kamon.evaluation import introspection
@@ -282,7 +282,7 @@ def test_a_token_of_several_characters_counts_as_so_many(model: Model) -> None:
 
 def test_completions_are_those_of_the_tokenizer(model: Model) -> None:
     for prefix in ("", "th", "é", "a", "the o"):
-        found = completions(model, prefix, 8, effort=4)
+        found = complete(model, prefix, 8, effort=4)
         texts = [each.text for each in found.documents]
         assert len(set(texts)) == len(texts) == 8
         assert all(text.startswith(prefix) for text in texts)
@@ -319,7 +319,7 @@ def test_a_document_counts_as_the_tokens_of_the_tokenizer(model: Model) -> None:
 
 
 def test_no_document_of_the_list_is_better_than_those_found(model: Model) -> None:
-    found = completions(model, "th", 20, effort=10)
+    found = complete(model, "th", 20, effort=10)
     docs = [doc for doc in model.docs if doc.startswith("th")]
     best = dict(zip(logprobs(model.engine, model.tokenizer, docs), docs, strict=True))
     texts = [each.text for each in found.documents[: found.exact]]

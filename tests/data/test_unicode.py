@@ -18,7 +18,7 @@ import kamon as package
 from conftest import Result
 from kamon.cli.output import padded, print_marked
 from kamon.cli.suggest import shown
-from kamon.completion import completions, fill, next_tokens
+from kamon.completion import complete, fill, next_tokens
 from kamon.config import Config
 from kamon.data import corpus
 from kamon.data.documents import Documents
@@ -187,8 +187,8 @@ def test_scores_and_completions_in_either_form(model: Model) -> None:
     pairs = package.train(LIST, tokenizer="bpe", vocab_size=280, num_steps=2, size="tiny")
     for each in (model, pairs):
         assert next_tokens(each, nfd("bjö")) == next_tokens(each, "bjö")
-    found = completions(model, nfd("bjö"), 3)
-    assert found == completions(model, "bjö", 3)
+    found = complete(model, nfd("bjö"), 3)
+    assert found == complete(model, "bjö", 3)
     assert all(each.text.startswith("bjö") for each in found.documents)
     assert "björn" in [each.text for each in fill(model, "bj_rn", 20).documents]
     assert fill(model, nfd("_ör*"), 3) == fill(model, "_ör*", 3)

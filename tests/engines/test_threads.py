@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import kamon
-from kamon.completion import completions, fill, next_tokens
+from kamon.completion import complete, fill, next_tokens
 from kamon.config import Config
 from kamon.engines import native
 from kamon.engines.base import Engine, Plan, untrained
@@ -113,7 +113,7 @@ def jobs_of(model: Model, sizes: list[int]) -> Iterator[Callable[[], Any]]:
     yield lambda: len(copy.copy(model).docs)
     if sizes[-1] > 2:  # not by the slow engines
         yield lambda: evaluate(model, ["aaaaaa", "eeee"])
-        yield lambda: completions(model, "a", 2)
+        yield lambda: complete(model, "a", 2)
         yield lambda: fill(model, "a_b", 2)
 
 

@@ -191,7 +191,7 @@ def test_completions_are_those_of_the_scalar_engine(
     )
     for prefix in prefixes:
         if len(model.tokenizer.encode(prefix)) < 7:
-            wanted = completion.completions(model, prefix, n).documents
+            wanted = completion.complete(model, prefix, n).documents
             assert module.complete(prefix, n) == [(each.text, each.logprob) for each in wanted]
 
 
@@ -205,7 +205,7 @@ def test_what_bounds_the_search(
     most = 30.0 * (num_params(model.config) if bound == "WORK" else model.config.vocab_size)
     monkeypatch.setattr(completion, {"WORK": "WORK_SLOWLY"}.get(bound, bound), most)
     monkeypatch.setattr(module, bound, most)
-    found = completion.completions(model, "a", 20)
+    found = completion.complete(model, "a", 20)
     assert (found.complete, found.reads < 70) == (False, True)
     assert module.complete("a", 20) == [(each.text, each.logprob) for each in found.documents]
     assert (module.READS, module.LOOKS if bound == "WORK" else module.WORK) == (
@@ -259,7 +259,7 @@ def test_the_file_as_a_program(models: dict[str, Model], tmp_path: Path) -> None
     (found,) = score.score(model, ["afk"])
     wanted = f"{found.logprob:.3f} nats, {found.bits_per_char:.3f} bits a character\n"
     assert run(path, "--score", "afk").stdout == wanted
-    best = completion.completions(model, "af", 3).documents
+    best = completion.complete(model, "af", 3).documents
     wanted = "".join(f"{each.logprob:10.3f}  {each.text}\n" for each in best)
     assert run(path, "3", "--complete", "af").stdout == wanted
     assert "20 new ones" not in run(path, "--help").stdout

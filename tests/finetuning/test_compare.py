@@ -29,7 +29,7 @@ from kamon.finetuning.compare import by_reward_model, compare, heights, plain, r
 from kamon.finetuning.dpo import dpo
 from kamon.finetuning.expand_vocab import extend
 from kamon.finetuning.preferences import Preference
-from kamon.finetuning.reward_model import reward, reward_of
+from kamon.finetuning.reward_model import reward_model, reward_of
 from kamon.finetuning.sft import sft
 from kamon.model import Model
 from kamon.storage.metrics import Metrics
@@ -270,7 +270,7 @@ def test_texts_that_cannot_be_judged() -> None:
 
 def test_a_reward_model_judges_what_it_can_read(base: Model) -> None:
     pairs = [Preference(a, b) for a, b in zip(DOCS[:30], DOCS[30:60], strict=True)]
-    judge = reward(base, pairs, num_steps=2, batch_size=4)
+    judge = reward_model(base, pairs, num_steps=2, batch_size=4)
     room = judge.config.block_size - 2
     texts = ["afk", "z", "a" * room, "a" * (room + 1), ""]
     found = by_reward_model(judge)(texts)
@@ -288,7 +288,7 @@ def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
     one = sft(base, data, num_steps=30)
     pairs = [Preference(doc, doc + "k", "K") for doc in DOCS[:20]]
     other = dpo(one, pairs, num_steps=5, learning_rate=0.01)
-    judge = reward(one, pairs, [], num_steps=2)
+    judge = reward_model(one, pairs, [], num_steps=2)
     found = compare(one, {"other": other}, n=60, judge=by_reward_model(judge, "K"), prompt="K")
     tuned = found.tuned[0]
     assert found.prompt == "K"
@@ -310,7 +310,7 @@ def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
     with pytest.raises(ConfigError, match="which leave no room for an answer"):
         compare(one, {"other": other}, prompt="K" * 30)
     with pytest.raises(ConfigError, match="the reward model knows no prompts"):
-        by_reward_model(reward(base, [Preference("a", "b")], [], num_steps=1), "K")
+        by_reward_model(reward_model(base, [Preference("a", "b")], [], num_steps=1), "K")
     one.save(tmp_path / "one")
     other.save(tmp_path / "other")
     argv = ["compare", tmp_path / "one", tmp_path / "other", "-n=60", "--prompt=K"]

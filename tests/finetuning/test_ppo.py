@@ -153,7 +153,7 @@ def test_a_reward_model_judges_answers(
     """Behind the prompt, where it judges otherwise than without."""
     pairs = [Preference("b" + x, "a" + x, "?") for x in ("", "a", "b")] * 9
     settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 0.02}
-    judge = reward_model.reward(asked, pairs, [], **settings, output=tmp_path / "r")
+    judge = reward_model.reward_model(asked, pairs, [], **settings, output=tmp_path / "r")
     asked.save(tmp_path / "asked")
     argv = ["ppo", tmp_path / "asked", "--reward", tmp_path / "r", "--prompt=?", "-o"]
     flags = ["--num-steps=6", "--batch-size=16"]
@@ -176,7 +176,7 @@ def test_a_reward_model_judges_answers(
     )
     again = kamon("ppo", "--resume", tmp_path / "n", "--json")
     assert again.json["tuning"]["measured"] == found
-    reward_model.reward(base, [Preference("a", "b")] * 9, num_steps=1, output=tmp_path / "p")
+    reward_model.reward_model(base, [Preference("a", "b")] * 9, num_steps=1, output=tmp_path / "p")
     argv[3] = tmp_path / "p"
     refused = kamon(*argv, tmp_path / "o", *flags)
     assert refused.code == 2
@@ -309,7 +309,7 @@ def test_by_a_reward_model(base: Model, tmp_path: Path, kamon: Callable[..., Res
     base.save(tmp_path / "base")
     pairs = [Preference("a" + x, "b" + y) for x in ("", "a", "b") for y in ("", "a", "b")] * 3
     settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 0.02}
-    reward_model.reward(base, pairs, **settings, output=tmp_path / "r")
+    reward_model.reward_model(base, pairs, **settings, output=tmp_path / "r")
     out, flags = tmp_path / "m", ["--num-steps=12", "--batch-size=32", "--kl-target=0.3"]
     done = kamon("ppo", tmp_path / "base", "--reward", tmp_path / "r", "-o", out, *flags)
     assert done.code == 0, done.err
@@ -331,7 +331,7 @@ def test_by_a_reward_model(base: Model, tmp_path: Path, kamon: Callable[..., Res
     assert done.code == 0, done.err
     assert done.json["tuning"]["measured"] == found["measured"]
     ppo.ppo(base, tmp_path / "r", **SMALL, output=again, overwrite=True, should_stop=stop_after(1))
-    reward_model.reward(base, pairs[:9], **settings, output=tmp_path / "r", overwrite=True)
+    reward_model.reward_model(base, pairs[:9], **settings, output=tmp_path / "r", overwrite=True)
     refused = kamon("ppo", "--resume", again)
     assert refused.code == 2
     assert "is not the reward model that this began with" in refused.err

@@ -18,7 +18,7 @@ from conftest import piece_model
 from helpers.lists import DOCS
 from helpers.server import Server, serving
 from kamon import Model
-from kamon.completion import completions
+from kamon.completion import complete
 from kamon.evaluation.nearest import Nearest, logprobs
 from kamon.evaluation.score import Scale, score
 
@@ -126,7 +126,7 @@ def test_lines(server: Server, model: Model) -> None:
 
 def test_completions_and_scores(server: Server, model: Model) -> None:
     found = server.json("POST", "/complete", {"model": ID, "prefix": "ka", "n": 7})
-    expected = completions(model, "ka", 7)
+    expected = complete(model, "ka", 7)
     assert found["exact"] == expected.exact
     assert [each["text"] for each in found["completions"]] == [
         each.text for each in expected.documents

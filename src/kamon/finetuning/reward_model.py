@@ -170,7 +170,7 @@ def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str,
 # ---- learning
 
 
-def reward(
+def reward_model(
     model: Model | str | Path,
     pairs: Sequence[Answer],
     held_out: Sequence[Preference] | None = None,

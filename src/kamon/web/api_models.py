@@ -14,7 +14,7 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from kamon.completion import completions
+from kamon import completion
 from kamon.engines.base import is_fast
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.nearest import Nearest, details
@@ -332,7 +332,7 @@ async def complete(body: CompleteBody, ask: Ask) -> Completions:
 
     def search(stop: Stop) -> Completions:
         with entry.use(stop) as model:
-            found = completions(model, body.prefix, body.n)
+            found = completion.complete(model, body.prefix, body.n)
         return Completions(
             exact=found.exact,
             completions=[CompletionFound(**each._asdict()) for each in found.documents],
