@@ -19,7 +19,7 @@ from kamon.cli.output import progress_bar, say
 from kamon.config import Config
 from kamon.data import builtin
 from kamon.data.cleaning import Options
-from kamon.engines.factory import checked_threads
+from kamon.engines.factory import num_threads
 from kamon.errors import ConfigError, CorpusError
 from kamon.evaluation import introspection, score
 from kamon.evaluation.evaluate import evaluate
@@ -31,11 +31,11 @@ from kamon.finetuning.preferences import Preference
 from kamon.finetuning.rating import base_from
 from kamon.finetuning.reward_model import reward_model, reward_of
 from kamon.finetuning.sft import sft
-from kamon.generation.constraints import Conditions
+from kamon.generation.constraints import GenerationConstraints
 from kamon.model import Model
 from kamon.ngrams.reference import train_ngram
 from kamon.storage import model_dir
-from kamon.storage.checkpoint import Stored
+from kamon.storage.checkpoint import Checkpoint
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.training.loop import Progress
 
@@ -106,7 +106,7 @@ def test_the_base_is_known_by_its_path(folder: Path) -> None:
 def test_an_export_is_of_what_is_stored(folder: Path) -> None:
     """To the last bit, whichever engine would compute with it."""
     found = model_dir.load(folder / "m")
-    assert isinstance(found, Stored)
+    assert isinstance(found, Checkpoint)
     assert export(folder / "m", "json") == export(found, "json")
 
 
@@ -126,10 +126,10 @@ def test_whole_numbers_of_other_libraries(two: Any, folder: Path) -> None:
     assert Config(num_steps=two, seed=two) == Config(num_steps=2, seed=2)
     assert type(Config(num_steps=two).num_steps) is int
     assert model.sample(two, seed=two, top_k=two) == model.sample(2, seed=2, top_k=2)
-    conditions = Conditions(min_len=two, max_len=two, top_k=two)
+    conditions = GenerationConstraints(min_len=two, max_len=two, top_k=two)
     assert {type(x) for x in (conditions.min_len, conditions.max_len)} == {int}
     assert Options(min_len=two).min_len == 2
-    assert checked_threads(two) == 2
+    assert num_threads(two) == 2
     assert len(completion.complete(model, "", two, effort=0.01).documents) == 2
     assert len(evaluate(model, ["nana"], n=two).samples.similar) <= 2
     assert compare(model, {"same": model}, n=two).n == 2

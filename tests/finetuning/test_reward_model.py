@@ -13,7 +13,7 @@ import kamon
 from conftest import ENGINES_AND_DTYPES, Result
 from helpers.lists import TRIPLES as DOCS
 from helpers.runs import same, stop_after
-from kamon.engines.batch import BAD, GOOD, pack
+from kamon.engines.batch import BAD, GOOD, pack_sequences
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.finetuning import reward_model
 from kamon.finetuning.losses import sigmoid
@@ -73,7 +73,7 @@ def test_at_first_nothing_is_known(base: Model) -> None:
 def test_it_stays_a_language_model(base: Model, learned: Model) -> None:
     """What special tokens take from texts is hardly to be seen, and no sample has one."""
     tokenizer = learned.tokenizer
-    batch = pack([tokenizer.encode_document(doc) for doc in DOCS])
+    batch = pack_sequences([tokenizer.encode_document(doc) for doc in DOCS])
     before, after = (sum(m.engine.logprobs(batch)) / len(DOCS) for m in (base, learned))
     assert after > before - 0.5
     decoder = learned.engine.decoder()

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from conftest import Result
 from kamon import ConfigError, TokenizerError, train
 from kamon.completion import (
-    Wild,
+    Wildcard,
     complete,
     fill,
     logprob_of_prefix,
@@ -32,7 +32,7 @@ from kamon.completion import (
     replacements,
     search,
 )
-from kamon.engines.batch import pack
+from kamon.engines.batch import pack_sequences
 from kamon.evaluation import nearest
 from kamon.finetuning.sft import sft
 from kamon.generation.sampling import LanguageModel, probabilities
@@ -44,7 +44,7 @@ SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4, "num_steps": 30, "learning_r
 MODEL = train(DOCS, **SMALL, size="original", engine="scalar", hold_out=False)
 TOKENIZER = MODEL.tokenizer
 NATIVE = train(DOCS, **SMALL, size="original", dtype="float64", hold_out=False)
-NGRAM = train_ngram(pack(TOKENIZER.encode_document(doc) for doc in DOCS), 4, order=3)
+NGRAM = train_ngram(pack_sequences(TOKENIZER.encode_document(doc) for doc in DOCS), 4, order=3)
 READERS = {"scalar": MODEL.engine, "native": NATIVE.engine, "ngram": NGRAM}
 PATTERNS = st.lists(st.sampled_from(["a", "b", "c", "_", "*", "*"]), max_size=6).map("".join)
 MANY = 10**6  # reads: no bound here
@@ -99,7 +99,7 @@ def test_found_are_the_most_probable_that_match(name: str, pattern: str, n: int)
     assert [each.logprob for each in found.documents] == pytest.approx(best)
     for each in found.documents:
         assert each.logprob == pytest.approx(expected[each.text])
-    assert (found.exact, found.complete) == (len(texts), True)
+    assert (found.num_exact, found.complete) == (len(texts), True)
 
 
 @given(
@@ -112,11 +112,11 @@ def test_what_is_said_to_be_exact_is_so_under_any_bound(pattern: str, reads: int
     best = sorted(expected.values(), reverse=True)[:5]
     logprobs = [each.logprob for each in found.documents]
     assert logprobs == sorted(logprobs, reverse=True)
-    assert logprobs[: found.exact] == pytest.approx(best[: found.exact])
+    assert logprobs[: found.num_exact] == pytest.approx(best[: found.num_exact])
     assert {each.text for each in found.documents} <= set(expected)
     assert found.reads <= 2 * reads + 2 * 4
     if found.complete:
-        assert found.exact == len(best)
+        assert found.num_exact == len(best)
 
 
 def test_the_beam_finds_what_the_bound_kept_from_the_search() -> None:
@@ -156,7 +156,7 @@ def test_next_tokens() -> None:
 
 
 def test_text_is_taken_apart() -> None:
-    assert parse(r"a\_\*\\_*") == ["a", "_", "*", "\\", Wild.ONE, Wild.ANY]
+    assert parse(r"a\_\*\\_*") == ["a", "_", "*", "\\", Wildcard.ONE, Wildcard.ANY]
     with pytest.raises(ConfigError, match="empty"):
         parse("")
     with pytest.raises(ConfigError, match="nothing for it to escape"):
@@ -168,7 +168,7 @@ def test_unknown_characters() -> None:
     assert replacements(TOKENIZER, elements, "error") == {}
     assert replacements(TOKENIZER, elements, "skip") == {"Ä": "", "x": ""}
     assert replacements(TOKENIZER, elements, "replace") == {"Ä": "a"}
-    assert replaced(elements, {"Ä": "a", "x": ""}) == ["a", Wild.ONE, "b", Wild.ANY]
+    assert replaced(elements, {"Ä": "a", "x": ""}) == ["a", Wildcard.ONE, "b", Wildcard.ANY]
     with pytest.raises(TokenizerError, match="'x'"):
         fill(NATIVE, "x*")
     with pytest.raises(ConfigError, match="unknown must be"):

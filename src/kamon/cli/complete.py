@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if model.writes_text:
         return show_next(tokens, prefix, args)
     found = complete(model, prefix, args.n, effort=args.effort)
-    known = model.docs.among(each.text for each in found.documents)
+    known = model.docs.intersection(each.text for each in found.documents)
     if args.json:
         print_json(next_json(tokens, prefix, args) | found_json(found, known))
     else:

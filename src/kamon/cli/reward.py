@@ -16,7 +16,7 @@ from kamon.cli.parser import Parser, whole_number
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.finetuning.preferences import Answer, Preference
+    from kamon.finetuning.preferences import Feedback, Preference
     from kamon.model import Model
 
 NUM_PAIRS = 1_000
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_pairs(
     data: str, num_pairs: int | None, seed: int
-) -> tuple[Sequence[Answer], list[Preference] | None]:
+) -> tuple[Sequence[Feedback], list[Preference] | None]:
     from kamon.finetuning import preferences
 
     if data == preferences.COMMON:
