@@ -86,7 +86,7 @@ def test_growth_moves_few_documents() -> None:
 @pytest.mark.parametrize("num", [1_000, 1_001, 3_000])
 def test_of_very_many_a_tenth_of_all_keys(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which takes no more memory for a longer list, and depends on each document only."""
-    monkeypatch.setattr(module, "MANY", 1_000)
+    monkeypatch.setattr(module, "MAX_RANKED", 1_000)
     docs = [str(number) for number in range(num)]
     train, held = split([*docs, *docs])
     assert len(train) + len(held) == num

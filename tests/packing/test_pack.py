@@ -417,7 +417,7 @@ def test_where_shards_end_changes_no_example(many: list[str]) -> None:
     some, other = open_shards("s1000"), open_shards("s100000000")
     assert len(some.manifest.shards) > len(other.manifest.shards)
     for source in ("windows", "documents"):
-        found, same = (getattr(each, source)("train", 20, 1).take(7, 99) for each in (some, other))
+        found, same = (getattr(each, source)("train", 20, 1).get(7, 99) for each in (some, other))
         assert list(found) == list(same)
 
 

@@ -225,7 +225,7 @@ def test_a_packed_corpus_is_learned_like_the_same_list(
         )
         for form, more in forms
     ]
-    for one in ("mode", "learned", "lengths", "hold_out"):
+    for one in ("mode", "train_lengths", "lengths", "hold_out"):
         assert getattr(lessons[0], one) == getattr(lessons[1], one)
     chars = [sum(n * number for n, number in found.chars.items()) for found in lessons]
     assert chars[0] == chars[1]
@@ -250,7 +250,7 @@ def test_the_same_documents_are_held_out_of_shards_and_of_the_list(
     """Of units of any number; repetitions, and other spellings, are on the side of the first."""
     if many:
         for module in (split_module, units):
-            monkeypatch.setattr(module, "MANY", 150)
+            monkeypatch.setattr(module, "MAX_RANKED", 150)
     monkeypatch.setattr(units, "MIN_UNIT_BYTES", 300)
     docs = [f"{n:x}é" for n in range(300)]
     docs += [*docs[:99], *(normalize("NFD", doc) for doc in docs[50:200])]

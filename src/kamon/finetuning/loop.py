@@ -1,7 +1,7 @@
 """The loop that all tunings of a trained model share: steps, checkpoints, and going on from them.
 
-A tuning is a `FineTuneSpec`: data, the same in memory and in a model directory. What is particular to its
-kind is one function, which makes `FineTuneMethod` of it: how a step is made, and what is measured beside.
+A fine-tuning is a `FineTuneSpec`: data, the same in memory and in a model directory. What is
+particular to its kind is one function that returns a `FineTuneMethod`: its step and its evaluation.
 A step depends on (seed, step), the parameters and Adam's moments, and on nothing else: so whoever
 goes on from a checkpoint comes to the same model, bit for bit.
 
