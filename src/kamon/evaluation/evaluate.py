@@ -212,7 +212,7 @@ def select_test_set(
 
     >>> docs = ["bo", "anna", "bob", "bo", "ünal"]
     >>> select_test_set(docs, ["anna"], lambda chars: set(chars) - set("abno"))
-    Chosen(docs=['bo', 'bob'], num_learned=1, num_unknown=1, unknown_chars='lü')
+    EvaluationSet(docs=['bo', 'bob'], num_learned=1, num_unknown=1, unknown_chars='lü')
     """
     seen = set(learned)
     different = list(dict.fromkeys(docs))
@@ -287,7 +287,7 @@ def loss_metrics(nats: float, num_tokens: int, num_chars: int) -> LossMetrics:
     """Of `nats` in all.
 
     >>> loss_metrics(6 * math.log(4), num_tokens=6, num_chars=4)  # a token is one of four
-    Figures(nats_per_token=1.3862943611198906, bits_per_char=3.0, perplexity=4.0)
+    LossMetrics(nats_per_token=1.3862943611198906, bits_per_char=3.0, perplexity=4.0)
     """
     mean = nats / num_tokens
     perplexity = math.exp(mean) if mean < MAX_NATS else None

@@ -358,7 +358,7 @@ def summarize(rewards: Sequence[float]) -> Summary | None:
     """None of fewer than two.
 
     >>> summarize([1.0, 3.0, 2.0])
-    Spread(n=3, mean=2.0, deviation=1.0, quantiles=[1.1, 1.5, 2.0, 2.5, 2.9])
+    Summary(n=3, mean=2.0, deviation=1.0, quantiles=[1.1, 1.5, 2.0, 2.5, 2.9])
     """
     if len(rewards) < 2:
         return None
