@@ -9,7 +9,8 @@ import pytest
 import kamon
 from conftest import TINY
 from kamon.config import Config
-from kamon.data.corpus import from_docs
+from kamon.data.documents import Documents
+from kamon.training.data import as_given
 from kamon.training.setup import build_setup
 
 PUBLIC = [
@@ -96,7 +97,9 @@ def test_training_learns(names: Path) -> None:
 
 
 def test_documents_are_cut_at_block_size() -> None:
-    run = build_setup(from_docs(["abc", "abcd", "abcde"]), Config(**TINY | {"block_size": 4}))
+    run = build_setup(
+        as_given(Documents.of(["abc", "abcd", "abcde"])), Config(**TINY | {"block_size": 4})
+    )
     documents = sorted(list(run.docs.document(d)) for d in range(3))
     assert documents == [[5, 0, 1, 2, 3], [5, 0, 1, 2, 3], [5, 0, 1, 2, 5]]
     assert (run.num_cut, run.longest) == (2, 5)

@@ -28,7 +28,6 @@ from kamon.data.split import (
     split,
 )
 from kamon.storage import model_dir
-from kamon.training import lesson
 
 CHARS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 DOCS = st.lists(st.text(CHARS, min_size=1), unique_by=lambda doc: normalize("NFC", doc))
@@ -146,7 +145,7 @@ def test_what_was_divided_by_the_hash_stays_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setitem(lesson.list_data.__kwdefaults__, "rule", RULE_BY_BUCKET)
+        patch.setitem(data.list_data.__kwdefaults__, "rule", RULE_BY_BUCKET)
         whole = kamon.train(OLD, **TINY)
         asked = iter([False] * 9 + [True])
         kamon.train(OLD, output=tmp_path / "new", should_stop=lambda: next(asked, True), **TINY)

@@ -35,7 +35,7 @@ from kamon.config import Config
 from kamon.data import corpus
 from kamon.engines.base import Engine, StepPlan, initial_state
 from kamon.engines.batch import pack_sequences
-from kamon.engines.factory import make_engine
+from kamon.engines.factory import EngineSpec, make_engine
 from kamon.engines.loops import (
     document_logprobs,
     document_logprobs_one_by_one,
@@ -47,6 +47,7 @@ from kamon.engines.parameters import init, num_params, parameter_shapes
 from kamon.errors import ConfigError
 from kamon.generation.sampling import SampleRequest, sample, sample_document, sample_one_by_one
 from kamon.native import library
+from kamon.training.data import as_given
 from kamon.training.loop import make_plan, pretrain
 from kamon.training.setup import build_setup
 
@@ -337,7 +338,9 @@ def test_the_original_trace(
     """1,000 steps: each loss within the bound, and the same 20 names."""
     monkeypatch.setattr(library, "best_level", lambda: level)
     trace = json.loads(original.TRACE.read_text())
-    run = build_setup(corpus.read(original.NAMES), Config(), engine="native", dtype=dtype)
+    run = build_setup(
+        as_given(corpus.read(original.NAMES).docs), Config(), EngineSpec("native", dtype)
+    )
     losses = pretrain(run.engine, run.docs, run.config)
     assert max(abs(a - b) for a, b in zip(losses, trace["losses"], strict=True)) <= bound
     final = [float.fromhex(number) for number in trace["final"]]

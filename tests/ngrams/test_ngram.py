@@ -26,7 +26,7 @@ from kamon.errors import ConfigError
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.ngrams.reference import MAX_ORDER, discounts, train_ngram
 from kamon.tokenizers.char import CharTokenizer
-from kamon.training.setup import NONE_HELD_OUT
+from kamon.training.data import NONE_HELD_OUT
 
 Kamon = Callable[..., Result]
 Gram = tuple[int, ...]

@@ -31,7 +31,7 @@ from kamon.model import Model
 from kamon.native import library
 from kamon.storage import model_dir
 from kamon.tokenizers.char import CharTokenizer
-from kamon.training.session import checkpoint_interval
+from kamon.training.options import checkpoint_interval
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]

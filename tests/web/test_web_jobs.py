@@ -32,7 +32,7 @@ from kamon.data.cleaning import clean
 from kamon.data.split import divide
 from kamon.errors import CorpusError
 from kamon.evaluation.introspection import losses
-from kamon.training.setup import NONE_HELD_OUT
+from kamon.training.data import NONE_HELD_OUT
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 

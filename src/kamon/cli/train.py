@@ -126,9 +126,10 @@ def run(args: argparse.Namespace) -> int:
     from kamon.data import corpus
     from kamon.engines.parameters import num_params
     from kamon.packing.shards import is_packed
+    from kamon.training.data import NONE_HELD_OUT
+    from kamon.training.options import checkpoint_interval
     from kamon.training.presets import check_picks
-    from kamon.training.session import checkpoint_interval
-    from kamon.training.setup import NONE_HELD_OUT, TrainingSetup
+    from kamon.training.setup import TrainingSetup
 
     going_on = args.resume is not None
     if going_on:

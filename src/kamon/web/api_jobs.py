@@ -21,7 +21,7 @@ from kamon.data.documents import Documents, nfc
 from kamon.data.split import divide
 from kamon.engines.parameters import num_params
 from kamon.errors import CorpusError
-from kamon.training.setup import NONE_HELD_OUT, check_learnable
+from kamon.training.data import NONE_HELD_OUT, check_learnable
 from kamon.web.errors import WebError
 from kamon.web.jobs import PASTED, Job, Jobs, Moment, moment_id
 from kamon.web.limits import Limits

@@ -31,9 +31,9 @@ from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
+from kamon.training.data import validation_batch
 from kamon.training.early_stopping import mean_loss
 from kamon.training.loop import learning_rate
-from kamon.training.setup import validation_batch
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, Shelf

@@ -16,19 +16,19 @@ import pytest
 
 import kamon
 from conftest import Result
-from kamon.api import load_training_data
 from kamon.config import Config
 from kamon.data import split as split_module
 from kamon.data.documents import nfc
 from kamon.data.split import RULE, RULE_BY_BUCKET, key, split
 from kamon.engines.batch import PackedBatch
+from kamon.engines.factory import EngineSpec
 from kamon.errors import ConfigError
 from kamon.packing import units
 from kamon.packing.pack import pack
 from kamon.packing.shards import MANIFEST, SPLITS, open_shards
-from kamon.training.lesson import packed_data
+from kamon.training.data import NONE_HELD_OUT, DataOptions, load_training_data, packed_data
 from kamon.training.presets import TEXT_PRESETS
-from kamon.training.setup import NONE_HELD_OUT, TrainingSetup
+from kamon.training.setup import TrainingSetup, build_setup
 
 Kamon = Callable[..., Result]
 SHAPE = {"n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 8, "batch_size": 3, "num_steps": 6}
@@ -64,7 +64,7 @@ def test_every_engine_learns_the_same_and_nothing_that_is_held_out(packed: Path,
     )
     shards = open_shards(packed)
     lesson = packed_data(shards, mode=mode, hold_out=True)
-    run = lesson.prepare(Config(**SHAPE, mode=mode), engine="native")
+    run = build_setup(lesson, Config(**SHAPE, mode=mode), EngineSpec("native"))
     if mode == "documents":
         learned = {tuple(d) for d in run.docs.get(0, len(run.docs))}
         assert len(learned) > 300
@@ -72,9 +72,11 @@ def test_every_engine_learns_the_same_and_nothing_that_is_held_out(packed: Path,
     else:
         assert run.held_out.num_targets == shards.num_tokens("held_out") - 1
         # A training that was begun before looks at them in their order, and goes on so.
-        old = packed_data(shards, mode=mode, hold_out=True, old=True)
+        old = packed_data(shards, mode=mode, hold_out=True, in_order=True)
         in_order = shards.consecutive("held_out", SHAPE["block_size"], 10**6)
-        assert old.prepare(Config(**SHAPE, mode=mode), engine="native").held_out == in_order
+        assert (
+            build_setup(old, Config(**SHAPE, mode=mode), EngineSpec("native")).held_out == in_order
+        )
         assert run.held_out != in_order
         assert isinstance(run.docs.get(0, 2), PackedBatch)
 
@@ -98,7 +100,7 @@ def test_the_way_it_is_packed_decides(packed: Path, tmp_path: Path, kamon: Kamon
     text = tmp_path / "as-text"
     assert kamon("pack", tmp_path / "inputs", "-o", text, "--mode=text", "--all").code == 0
     lesson = packed_data(open_shards(text), mode=None, hold_out=True)
-    assert (lesson.mode, lesson.hold_out) == ("text", False)
+    assert (lesson.mode, lesson.has_validation) == ("text", False)
     with pytest.raises(ConfigError, match="is packed as text"):
         kamon_train(text, mode="documents")
     with pytest.raises(ConfigError, match=r"`kamon pack --all` makes shards without any"):
@@ -213,19 +215,10 @@ def test_a_packed_corpus_is_learned_like_the_same_list(
         assert sorted(map(list, packed.held_out)) == sorted(map(list, run.held_out))
         assert (run.num_cut > 0) == (mode == "documents" and run.longest >= run.config.block_size)
     lessons = [
-        load_training_data(
-            form,
-            column=None,
-            format=None,
-            header=True,
-            mode=mode,
-            base=None,
-            hold_out=hold_out,
-            **{"tokenizer": "char", "vocab_size": None} | more,
-        )
+        load_training_data(DataOptions(form, hold_out=hold_out, **more), mode)
         for form, more in forms
     ]
-    for one in ("mode", "train_lengths", "lengths", "hold_out"):
+    for one in ("mode", "train_lengths", "lengths", "has_validation"):
         assert getattr(lessons[0], one) == getattr(lessons[1], one)
     chars = [sum(n * number for n, number in found.chars.items()) for found in lessons]
     assert chars[0] == chars[1]
