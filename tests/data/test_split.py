@@ -28,6 +28,7 @@ from kamon.data.split import (
     split,
 )
 from kamon.storage import model_dir
+from kamon.training import data
 
 CHARS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 DOCS = st.lists(st.text(CHARS, min_size=1), unique_by=lambda doc: normalize("NFC", doc))
