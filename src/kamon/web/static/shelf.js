@@ -39,9 +39,11 @@ export function shelfPanel(context) {
   const twice = (label, of, act) => {
     let sure = false;
     const press = button(label, (event) => {
-      if (sure) return doing(act)(event);
-      sure = true;
-      press.textContent = `${label}: sure?`;
+      if (sure) doing(act)(event);
+      else {
+        sure = true;
+        press.textContent = `${label}: sure?`;
+      }
     }, { "aria-label": null, title: of });
     press.addEventListener("blur", () => {
       sure = false;

@@ -7,7 +7,7 @@ import { button, count, field, figures, fixed, h, isOff, many, name as named, na
 import { saveForm } from "./save.js";
 import { shelfPanel } from "./shelf.js";
 import { address, change, recall, remember } from "./state.js";
-import { decoded, safe, wordiest } from "./text.js";
+import { decoded, wordiest } from "./text.js";
 import { isOver, queued } from "./watch.js";
 
 /**
