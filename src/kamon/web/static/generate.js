@@ -11,7 +11,7 @@ import { foundSentence, inline, readAs, safe, unknownSentence } from "./text.js"
 /**
  * @typedef {import("./main.js").Context} Context
  * @typedef {import("./api.js").ModelInfo} ModelInfo
- * @typedef {import("./api.js").Next} Next
+ * @typedef {import("./api.js").NextToken} NextToken
  */
 
 const MOST_BARS = 30;
@@ -88,8 +88,8 @@ function dials(context, model, usual) {
 /** @param {Context} context @param {ModelInfo} model */
 export async function show(context, model) {
   const { root, signal } = context;
-  const [{ config }, known] = await Promise.all([api.details(model.id, signal), api.characters(model, signal)]);
-  const dial = dials(context, model, config.temperature);
+  const [{ config }, known] = await Promise.all([api.model(model.id, signal), api.characters(model, signal)]);
+  const dial = dials(context, model, Number(config.temperature));
   const letters = letterPanel(context, model, dial, known);
   const batch = model.text ? null : batchPanel(context, model, dial, known);
   dial.node.addEventListener("input", (event) => {
@@ -120,7 +120,7 @@ function letterPanel(context, model, dial, known) {
   const asked = readAs(state.prefix ?? "", known);
   let prefix = asked.unknown.length ? "" : asked.text;
   let ended = state.end === "1";
-  /** @type {{tokens: Next[], end: number, position: number}|null} */
+  /** @type {{tokens: NextToken[], end: number, position: number}|null} */
   let now = null;
   /** @type {number[]} */
   let order = [];
@@ -300,7 +300,7 @@ function letterPanel(context, model, dial, known) {
     add(now.tokens[order[place]]);
   }
 
-  /** @param {Next} token @param {boolean} [quiet] */
+  /** @param {NextToken} token @param {boolean} [quiet] */
   function add(token, quiet) {
     const end = token.id === now?.end;
     if (end || !quiet) say(end ? `${prefix}, ended` : visible(token.text));

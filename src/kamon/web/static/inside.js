@@ -426,6 +426,7 @@ function graphPanel(context, model, text) {
     swap(errors);
     picture.node.hidden = loss.checked && text() === "";
     if (picture.node.hidden) return swap(sources);
+    /** @type {api.BodyOf<"POST /graph">} */
     const asked = loss.checked
       ? { kind: "loss", model: model.id, text: text(), position: Number(position.value) }
       : { kind: "expression", a: Number(a.value), b: Number(b.value), c: Number(c.value) };

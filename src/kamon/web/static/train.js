@@ -108,13 +108,14 @@ function listPanel(context) {
       numbers.filter((input) => input.value !== "").map((input) => [input.name, Number(input.value)]),
     );
   const isTable = () => format.value !== "text";
+  const tableFormat = () => /** @type {Exclude<api.Format, "text">} */ (format.value);
   const mayHaveHeader = () => format.value === "csv" || format.value === "tsv";
   const hasHeader = () => header.checked || !mayHaveHeader();
   const given = () => (pasted.checked ? draft.file || `list.${isTable() ? format.value : "txt"}` : "names");
   const asked = () => ({
     text: text.value,
     ...(name.value ? { name: name.value } : {}),
-    ...(isTable() ? { format: format.value, column: column.value || null, header: hasHeader() } : {}),
+    ...(isTable() ? { format: tableFormat(), column: column.value || null, header: hasHeader() } : {}),
   });
   const table = () => ({
     format: format.value === formatOf(given()) ? null : format.value,
@@ -148,7 +149,7 @@ function listPanel(context) {
   };
   /** @param {AbortSignal} own_ */
   const findColumns = async (own_) => {
-    const found = await api.columns({ text: text.value, format: format.value, header: hasHeader(), ...(name.value ? { name: name.value } : {}) }, own_);
+    const found = await api.columns({ text: text.value, format: tableFormat(), header: hasHeader(), ...(name.value ? { name: name.value } : {}) }, own_);
     const before = column.value;
     swap(column, ...found.map((each) => h("option", { value: each }, each)));
     column.value = found.find((each) => each === before) ?? wordiest(text.value, format.value, found);
@@ -191,7 +192,7 @@ function listPanel(context) {
     name.value = given_.name.slice(0, 100);
     format.value = formatOf(given_.name);
     swap(column); // those of the file before
-    let { text: read_, note: told, fault } = { text: "", note: "", fault: given_.size > 2 * api.MOST_BYTES ? api.TOO_LARGE : "" };
+    let { text: read_, note: told, fault } = { text: "", note: "", fault: given_.size > 2 * api.MAX_BYTES ? api.TOO_LARGE : "" };
     try {
       if (!fault) ({ text: read_, note: told, fault } = decoded(new Uint8Array(await given_.arrayBuffer()), given_.name));
     } catch {
