@@ -3,7 +3,8 @@
 import * as api from "./api.js";
 import { bars } from "./charts.js";
 import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
-import { button, calm, count, field, fixed, h, isOff, many, name as named, panel, percent, put, swap, switchOff, tick, visible } from "./dom.js";
+import { button, calm, field, h, isOff, name as named, panel, put, swap, switchOff, tick } from "./dom.js";
+import { count, fixed, many, percent, visible } from "./format.js";
 import { allowed, choose, probabilities, uniform } from "./sampler.js";
 import { change, numberIn, recall, remember } from "./state.js";
 import { foundSentence, inline, readAs, safe, unknownSentence } from "./text.js";

@@ -1,6 +1,7 @@
 // A graph of Values, drawn in layers from what goes in to the loss, and stepped backwards.
 
-import { button, fixed, h, s, swap, switchOff, table } from "./dom.js";
+import { button, h, s, swap, switchOff, table } from "./dom.js";
+import { fixed } from "./format.js";
 
 /**
  * @typedef {import("./api.js").Graph} Graph

@@ -3,7 +3,8 @@
 import * as api from "./api.js";
 import { bars, heat, lines } from "./charts.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { button, field, fixed, h, panel, percent, put, swap, visible } from "./dom.js";
+import { button, field, h, panel, put, swap } from "./dom.js";
+import { fixed, percent, visible } from "./format.js";
 import { valueGraph } from "./graph.js";
 import { change, numberIn } from "./state.js";
 import { inline, readAs, unknownSentence } from "./text.js";

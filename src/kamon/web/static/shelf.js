@@ -1,7 +1,8 @@
 // The trainings and models that the server has: to look at, to stop, to save and to delete.
 
 import * as api from "./api.js";
-import { button, count, fixed, h, panel, percent, put, swap, switchOff } from "./dom.js";
+import { button, h, panel, put, swap, switchOff } from "./dom.js";
+import { count, fixed, percent } from "./format.js";
 import { saveForm } from "./save.js";
 import { inline } from "./text.js";
 import { address } from "./state.js";

@@ -2,7 +2,8 @@
 
 import * as api from "./api.js";
 import { copies, flags, placeOf, python, shell } from "./copy.js";
-import { button, calm, count, field, figures, fixed, h, isOff, isWriting, many, name, names, panel, percent, put, s, swap, switchOff, table } from "./dom.js";
+import { button, calm, field, figures, h, isOff, isWriting, name, names, panel, put, s, swap, switchOff, table } from "./dom.js";
+import { count, fixed, many, percent } from "./format.js";
 import { saveForm } from "./save.js";
 import { address, change } from "./state.js";
 import { inline, likedSentence } from "./text.js";

@@ -3,7 +3,8 @@
 import * as api from "./api.js";
 import { lines } from "./charts.js";
 import { copies, flags, keywords, python } from "./copy.js";
-import { button, count, field, figures, fixed, h, isOff, many, name as named, names as listOf, panel, put, swap, switchOff, table, tick } from "./dom.js";
+import { button, field, figures, h, isOff, name as named, names as listOf, panel, put, swap, switchOff, table, tick } from "./dom.js";
+import { count, fixed, many } from "./format.js";
 import { saveForm } from "./save.js";
 import { shelfPanel } from "./shelf.js";
 import { address, change, recall, remember } from "./state.js";
