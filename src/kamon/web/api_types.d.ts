@@ -372,11 +372,17 @@ export interface Rated {
   pairs: boolean;
   every: number;
   seed: number;
-  answers: (Preference | Verdict)[];
+  answers: (Preference | Rating)[];
   num_aligned: number;
   proposals: (string | [string, string])[];
   compared: Compared[];
   measured: Measured | null;
+}
+
+export interface Rating {
+  text: string;
+  liked: boolean;
+  prompt?: string | null;
 }
 
 export interface Removed {
@@ -509,12 +515,6 @@ export interface Trace {
 export interface TraceBody {
   model: string;
   text: string;
-}
-
-export interface Verdict {
-  text: string;
-  liked: boolean;
-  prompt?: string | null;
 }
 
 export interface VerdictBody {

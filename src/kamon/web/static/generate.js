@@ -159,7 +159,7 @@ function letterPanel(context, model, dial, known) {
         `${flags({ temperature })}\n\n# the name that Finish makes\nkamon sample ${shell(placeOf(model))} -n 1` +
         flags({ prefix, seed, temperature, ...conditions, prompt }),
       python:
-        `import kamon\nfrom kamon.complete import next_tokens\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
+        `import kamon\nfrom kamon.completion import next_tokens\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
         `next_tokens(model, ${python(prefix)}, temperature=${temperature})\n` +
         `model.sample(1${keywords({ prefix, seed, temperature, ...conditions, prompt })})`,
     };

@@ -93,7 +93,7 @@ export async function show(context, model) {
     copies(() => ({
       command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(wanted())}`,
       python:
-        `import kamon\nfrom kamon.inside import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
+        `import kamon\nfrom kamon.evaluation.introspection import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
         `attention(model, ${python(wanted())}).weights[${layer}][${head}]`,
     }), model).node,
   );
@@ -109,8 +109,8 @@ export async function show(context, model) {
     copies(() => ({
       command: `echo ${shell(wanted())} | kamon score ${shell(placeOf(model))} --json`,
       python:
-        `import kamon\nfrom kamon.score import score\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
-        `next(score(model, [${python(wanted())}]))`,
+        `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
+        `next(kamon.score(model, [${python(wanted())}]))`,
     }), model).node,
   );
   const embedded = embeddingPanel(context, model, (id) => {
@@ -326,7 +326,7 @@ function embeddingPanel(context, model, look) {
     sources,
     copies(() => ({
       command: `kamon plot ${shell(placeOf(model))} --kind embeddings`,
-      python: `import kamon\nfrom kamon.inside import embeddings\n\nmodel = kamon.load(${python(placeOf(model))})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
+      python: `import kamon\nfrom kamon.evaluation.introspection import embeddings\n\nmodel = kamon.load(${python(placeOf(model))})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
     }), model).node,
   );
   let lit = { id: -1, position: -1 };

@@ -125,7 +125,7 @@ const looks = (text) => `card${calm.matches ? "" : " come"}${[...text].length > 
 function codeOf(ratings, place) {
   const answers = ratings.answers.map((each) =>
     "text" in each
-      ? `    Verdict(${python(each.text)}, ${python(each.liked)}),\n`
+      ? `    Rating(${python(each.text)}, ${python(each.liked)}),\n`
       : `    Preference(${python(each.chosen)}, ${python(each.rejected)}),\n`,
   );
   return {
@@ -133,9 +133,9 @@ function codeOf(ratings, place) {
       `kamon rate ${shell(place)}${flags({ pairs: ratings.pairs, every: ratings.every })} -o rated\n\n` +
       "# in the terminal, with the same keys; what was answered is kept in rated.jsonl",
     python:
-      "from kamon import rate\nfrom kamon.preferences import Preference, Verdict\n\n" +
-      `base = rate.opened(${python(place)})\nanswers = [\n${answers.join("")}` +
-      ']\nmodel = rate.align(base, answers, output="rated")',
+      "from kamon.finetuning import rating\nfrom kamon.finetuning.preferences import Preference, Rating\n\n" +
+      `base = rating.opened(${python(place)})\nanswers = [\n${answers.join("")}` +
+      ']\nmodel = rating.align(base, answers, output="rated")',
   };
 }
 
