@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(wildcard src/kamon/native/src/*)
+TYPESCRIPT := typescript@5.9.3
 
 .PHONY: demo test check lint torture bugs wheel docs clean
 
@@ -19,6 +20,8 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	@if command -v npx >/dev/null; then npx --yes --prefer-offline --package=$(TYPESCRIPT) tsc --project jsconfig.json; \
+	else echo "npx is not installed, so the types in the page's JavaScript are not checked" >&2; fi
 
 torture: .venv/installed-dev  ## the tests that try their luck, for an hour and a half
 	KAMON_TORTURE=1 $(BIN)/pytest -n auto --dist worksteal -m torture

@@ -1,130 +1,36 @@
 // What the server is asked, and how what it answers looks.
 
 /**
- * @typedef {object} ModelInfo
- * @property {string} id
- * @property {"opened"|"trained"|"tuned"} kind
- * @property {number} num_params
- * @property {number} n_layer
- * @property {number} n_embd
- * @property {number} n_head
- * @property {number} block_size
- * @property {number} vocab_size
- * @property {number} num_docs
- * @property {number} num_steps
- * @property {number|null} held_out_loss
- * @property {boolean} saved
- * @property {string|null} path  of its directory, from where the server was started
- * @property {string|null} parent
- * @property {number|null} step
- * @property {number[]} steps
- * @property {boolean} prompts
- * @property {boolean} text
- * @property {number} seed
- * @property {"char"|"bpe"} tokenizer
- *
- * @typedef {{step: number, model: string, samples: string[]}} Moment
- * @typedef {object} Job
- * @property {string} id
- * @property {"queued"|"starting"|"running"|"paused"|"stopped"|"done"|"failed"} state
- * @property {number|null} [ahead]  of one that is queued: how many begin before it
- * @property {string|null} error
- * @property {string} source
- * @property {number} num_steps
- * @property {number} step
- * @property {number} seconds
- * @property {number|null} budget  seconds; null where the steps were given
- * @property {number} num_docs
- * @property {number} num_params
- * @property {{uniform: number|null, ngram: number|null, ngram_order: number|null}} lines
- * @property {[number, number][]} losses
- * @property {[number, number][]} held_out
- * @property {Moment[]} moments
- * @property {string|null} model
- * @property {{step: number, loss: number|null, over_fitted: boolean, samples: string[]}|null} best  which step's it is
- *
- * @typedef {{text: string, similarity: number}} Near
- * @typedef {{text: string, logprob: number|null, in_list: boolean, nearest: Near|null}} Sample
- * @typedef {{seed: number, temperature: number, tried: number, ended?: string, samples: Sample[]}} Samples
- * The largest values that the server takes; a browser without them leaves it to the server.
- * @typedef {{limits: Record<string, number>, settings: Record<string, number>}} Limits
- * @typedef {{id: number, text: string, logit: number, probability: number, kept: boolean}} Next
- * @typedef {{tokens: Next[], end: number, position: number}} NextTokens
- * @typedef {{function: string, file: string, line: number}} Source
- * @typedef {object} Trace
- * @property {{id: number, text: string, position: number}[]} tokens
- * @property {number[][][][]} attention
- * @property {{text: string, gpt: number|null, ngram: number|null}[]} surprise
- * @property {number|null} ngram_order
- * @property {string|null} no_ngram  why there is none
- * @property {Record<string, Source>} sources
- *
- * @typedef {object} Embeddings
- * @property {{id: number, text: string, x: number, y: number, named: boolean}[]} tokens
- * @property {[number, number]} token_shares
- * @property {{position: number, x: number, y: number}[]} positions
- * @property {[number, number]} position_shares
- * @property {Record<string, Source>} sources
- *
- * @typedef {object} GraphNode
- * @property {number} id
- * @property {string} label
- * @property {string} op
- * @property {number} data
- * @property {number} grad
- * @property {number[]} inputs
- * @property {number[]} local_grads
- * @typedef {{nodes: GraphNode[], backward: number[], root: number, folded: string|null, sources: Record<string, Source>}} Graph
- *
- * @typedef {object} Cleaned
- * @property {number} num_lines
- * @property {number} num_docs
- * @property {number} num_blank
- * @property {number} num_repetitions
- * @property {number} num_held_out
- * @property {number} longest
- * @property {number} num_stripped
- * @property {number} num_normalized
- * @property {number} characters
- * @property {{text: string, why: string, line: number}[]} removed
- * @property {{before: string, after: string, line: number}[]} changed
- * @property {string[]} docs
- * @property {{text: string, num_docs: number, steps: {name: string, action: string, count: number, examples: [string, string][]}[]}|null} tidied
- * @property {string[]} warnings
- * @property {"csv"|"tsv"|"jsonl"|"json"|null} looks_like
- *
- * @typedef {object} Data
- * @property {string} source
- * @property {number} num_docs
- * @property {number} num_repetitions
- * @property {number} num_cut
- * @property {number} num_learned
- * @property {number} num_held_out
- * @property {{text: string, count: number}[]} characters
- * @property {{length: number, learned: number, held_out: number}[]} lengths
- * @property {{learned: string[], held_out: string[]}} examples
- *
- * @typedef {{text: string, liked: boolean}|{chosen: string, rejected: string}} Answer
- * @typedef {object} Measured
- * @property {number} kl
- * @property {number} kl_error
- * @property {number} liked
- * @property {number} disliked
- * @property {number} reward
- * @property {number} novelty
- * @property {number} base_novelty
- * @property {number} seconds
- * @typedef {object} Ratings
- * @property {string} id
- * @property {string} base
- * @property {string} model
- * @property {boolean} pairs
- * @property {number} every
- * @property {Answer[]} answers
- * @property {number} num_aligned
- * @property {(string|string[])[]} proposals
- * @property {{base: string, tuned: string, base_in_list: boolean, tuned_in_list: boolean}[]} compared
- * @property {Measured|null} measured
+ * Each operation of the server, with its body and its answer; made from the server's OpenAPI document.
+ * @typedef {import("../api_types").Operations} Operations
+ */
+/**
+ * @template {keyof Operations} O
+ * @typedef {Operations[O]["answer"]} AnswerTo
+ */
+/**
+ * @template {keyof Operations} O
+ * @typedef {Operations[O]["body"]} BodyOf
+ */
+/**
+ * @typedef {AnswerTo<"GET /models">["models"][number]} ModelInfo
+ * @typedef {AnswerTo<"GET /jobs/{id}">} Job
+ * @typedef {Job["moments"][number]} Moment
+ * @typedef {AnswerTo<"POST /sample">} Samples
+ * @typedef {Samples["samples"][number]} Sample
+ * @typedef {AnswerTo<"POST /next-token">} NextTokens
+ * @typedef {NextTokens["tokens"][number]} NextToken
+ * @typedef {AnswerTo<"POST /trace">} Trace
+ * @typedef {Trace["sources"][string]} Source  where the scalar engine computes something
+ * @typedef {AnswerTo<"GET /models/{id}/embeddings">} Embeddings
+ * @typedef {AnswerTo<"POST /graph">} Graph
+ * @typedef {Graph["nodes"][number]} GraphNode
+ * @typedef {AnswerTo<"POST /clean">} Cleaned
+ * @typedef {NonNullable<BodyOf<"POST /clean">["format"]>} Format
+ * @typedef {AnswerTo<"GET /models/{id}/data">} Data
+ * @typedef {AnswerTo<"GET /preferences/{id}">} Ratings
+ * @typedef {BodyOf<"POST /preferences/{id}/answers">["answers"][number]} Answer
+ * @typedef {AnswerTo<"GET /limits">} Limits
  */
 
 /** What went wrong, as the sentence that the server says. */
@@ -140,38 +46,40 @@ export class ApiError extends Error {
 }
 
 const BASE = "/api/v1";
-export const MOST_BYTES = 256 << 10;
+export const MAX_BYTES = 256 << 10;
 export const TOO_LARGE = "That is more than 256 kB, the most the page sends: use the command line for it.";
 
 /**
- * @param {string} method
- * @param {string} path  behind /api/v1
- * @param {unknown} [body]
- * @param {AbortSignal} [signal]
- * @returns {Promise<any>}
+ * The server's answer; ApiError if it refuses or does not answer.
+ * @template {keyof Operations} O
+ * @param {O} operation  the method and the path after /api/v1
+ * @param {{id?: string, body?: BodyOf<O>, signal?: AbortSignal}} [given]  id: what stands for {id} in the path
+ * @returns {Promise<AnswerTo<O>>}
  */
-export async function call(method, path, body, signal) {
+async function call(operation, { id = "", body, signal } = {}) {
+  const [method, path] = operation.split(" ");
   /** @type {RequestInit} */
   const request = { method, signal, headers: { Accept: "application/json" } };
   if (body !== undefined) {
     const text = JSON.stringify(body);
-    if (new Blob([text]).size > MOST_BYTES) {
-      throw new ApiError(TOO_LARGE, 413);
-    }
+    if (new Blob([text]).size > MAX_BYTES) throw new ApiError(TOO_LARGE, 413);
     request.body = text;
     request.headers = { Accept: "application/json", "Content-Type": "application/json" };
   }
-  const answer = await patiently(() => fetch(BASE + path, request), signal);
-  if (answer.status === 204) return null;
-  const found = await answer.json().catch((error) => {
+  const response = await patiently(() => fetch(urlOf(path, id), request), signal);
+  /** @type {any} */
+  const nothing = null;
+  if (response.status === 204) return nothing;
+  const found = await response.json().catch((error) => {
     if (isAbort(error)) throw error;
     return null;
   });
-  if (!answer.ok) {
-    throw new ApiError(found?.error ?? `The server answered ${answer.status}.`, answer.status);
-  }
+  if (!response.ok) throw new ApiError(found?.error ?? `The server answered ${response.status}.`, response.status);
   return found;
 }
+
+/** @param {string} path @param {string} id */
+const urlOf = (path, id) => BASE + path.replace("{id}", () => encodeURIComponent(id));
 
 export const busy = {
   /** @type {(waiting: number) => void}  is told how many requests the server has put off */
@@ -228,64 +136,59 @@ export function isAbort(error) {
   return error instanceof DOMException && error.name === "AbortError";
 }
 
+/** @param {AbortSignal} [signal] */
+export const models = async (signal) => (await call("GET /models", { signal })).models;
+/** @param {string} id @param {AbortSignal} [signal] */
+export const model = (id, signal) => call("GET /models/{id}", { id, signal });
 /** @param {string} id */
-const at = (id) => encodeURIComponent(id);
-
-/** @type {(signal?: AbortSignal) => Promise<ModelInfo[]>} */
-export const models = async (signal) => (await call("GET", "/models", undefined, signal)).models;
-/** @type {(id: string, signal?: AbortSignal) => Promise<ModelInfo>} */
-export const model = (id, signal) => call("GET", `/models/${at(id)}`, undefined, signal);
-/** @type {(id: string) => Promise<null>} */
-export const forgetModel = (id) => call("DELETE", `/models/${at(id)}`);
-/** @type {(id: string) => Promise<null>} */
-export const forgetJob = (id) => call("DELETE", `/jobs/${at(id)}`);
-/** @type {(id: string, signal?: AbortSignal) => Promise<ModelInfo & {config: {temperature: number}, source: string}>} */
-export const details = (id, signal) => call("GET", `/models/${at(id)}`, undefined, signal);
-/** @type {(id: string, name: string) => Promise<ModelInfo>} */
-export const save = (id, name) => call("POST", `/models/${at(id)}/save`, { name });
-/** @type {(id: string, signal?: AbortSignal) => Promise<Data>} */
-export const data = (id, signal) => call("GET", `/models/${at(id)}/data`, undefined, signal);
-/** @type {(id: string, signal?: AbortSignal) => Promise<Embeddings>} */
-export const embeddings = (id, signal) => call("GET", `/models/${at(id)}/embeddings`, undefined, signal);
-/** @type {(asked: object, signal?: AbortSignal) => Promise<Samples>} */
-export const sample = (asked, signal) => call("POST", "/sample", asked, signal);
-/** @type {(asked: object, signal?: AbortSignal) => Promise<NextTokens>} */
-export const nextToken = (asked, signal) => call("POST", "/next-token", asked, signal);
-/** @type {(asked: object, signal?: AbortSignal) => Promise<Trace>} */
-export const trace = (asked, signal) => call("POST", "/trace", asked, signal);
-/** @type {(asked: object, signal?: AbortSignal) => Promise<Graph>} */
-export const graph = (asked, signal) => call("POST", "/graph", asked, signal);
-/** @type {(asked: object, signal?: AbortSignal) => Promise<Cleaned>} */
-export const clean = (asked, signal) => call("POST", "/clean", asked, signal);
-/** @type {(asked: object, signal?: AbortSignal) => Promise<string[]>} */
-export const columns = async (asked, signal) => (await call("POST", "/columns", asked, signal)).columns;
-/** @type {(signal?: AbortSignal) => Promise<Job[]>} */
-export const jobs = async (signal) => (await call("GET", "/jobs", undefined, signal)).jobs;
-/** @type {(id: string, signal?: AbortSignal) => Promise<Job>} */
-export const job = (id, signal) => call("GET", `/jobs/${at(id)}`, undefined, signal);
-/** @type {(asked: object) => Promise<Job>} */
-export const startJob = (asked) => call("POST", "/jobs", asked);
-/** @type {(id: string, what: "pause"|"resume"|"stop") => Promise<Job>} */
-export const steer = (id, what) => call("POST", `/jobs/${at(id)}/${what}`);
-/** @type {(id: string) => EventSource} */
-export const events = (id) => new EventSource(`${BASE}/jobs/${at(id)}/events`);
-/** @type {(asked: object) => Promise<Ratings>} */
-export const startRatings = (asked) => call("POST", "/preferences", asked);
-/** @type {(id: string, signal?: AbortSignal) => Promise<Ratings>} */
-export const ratings = (id, signal) => call("GET", `/preferences/${at(id)}`, undefined, signal);
-/** @type {(id: string, answers: Answer[]) => Promise<Ratings>} */
-export const answer = (id, answers) => call("POST", `/preferences/${at(id)}/answers`, { answers });
-/** @type {(id: string) => Promise<Ratings>} */
-export const undo = (id) => call("DELETE", `/preferences/${at(id)}/answers/last`);
-/** @type {(id: string, name: string) => Promise<ModelInfo>} */
-export const saveRatings = (id, name) => call("POST", `/preferences/${at(id)}/save`, { name });
+export const forgetModel = (id) => call("DELETE /models/{id}", { id });
+/** @param {string} id @param {string} name */
+export const save = (id, name) => call("POST /models/{id}/save", { id, body: { name } });
+/** @param {string} id @param {AbortSignal} [signal] */
+export const data = (id, signal) => call("GET /models/{id}/data", { id, signal });
+/** @param {string} id @param {AbortSignal} [signal] */
+export const embeddings = (id, signal) => call("GET /models/{id}/embeddings", { id, signal });
+/** @param {BodyOf<"POST /sample">} body @param {AbortSignal} [signal] */
+export const sample = (body, signal) => call("POST /sample", { body, signal });
+/** @param {BodyOf<"POST /next-token">} body @param {AbortSignal} [signal] */
+export const nextToken = (body, signal) => call("POST /next-token", { body, signal });
+/** @param {BodyOf<"POST /trace">} body @param {AbortSignal} [signal] */
+export const trace = (body, signal) => call("POST /trace", { body, signal });
+/** @param {BodyOf<"POST /graph">} body @param {AbortSignal} [signal] */
+export const graph = (body, signal) => call("POST /graph", { body, signal });
+/** @param {BodyOf<"POST /clean">} body @param {AbortSignal} [signal] */
+export const clean = (body, signal) => call("POST /clean", { body, signal });
+/** @param {BodyOf<"POST /columns">} body @param {AbortSignal} [signal] */
+export const columns = async (body, signal) => (await call("POST /columns", { body, signal })).columns;
+/** @param {AbortSignal} [signal] */
+export const jobs = async (signal) => (await call("GET /jobs", { signal })).jobs;
+/** @param {string} id @param {AbortSignal} [signal] */
+export const job = (id, signal) => call("GET /jobs/{id}", { id, signal });
+/** @param {string} id */
+export const forgetJob = (id) => call("DELETE /jobs/{id}", { id });
+/** @param {BodyOf<"POST /jobs">} body */
+export const startJob = (body) => call("POST /jobs", { body });
+/** @param {string} id @param {"pause"|"resume"|"stop"} action */
+export const steer = (id, action) => call(/** @type {const} */ (`POST /jobs/{id}/${action}`), { id });
+/** @param {string} id */
+export const events = (id) => new EventSource(urlOf("/jobs/{id}/events", id));
+/** @param {BodyOf<"POST /preferences">} body */
+export const startRatings = (body) => call("POST /preferences", { body });
+/** @param {string} id @param {AbortSignal} [signal] */
+export const ratings = (id, signal) => call("GET /preferences/{id}", { id, signal });
+/** @param {string} id @param {Answer[]} answers */
+export const answer = (id, answers) => call("POST /preferences/{id}/answers", { id, body: { answers } });
+/** @param {string} id */
+export const undo = (id) => call("DELETE /preferences/{id}/answers/last", { id });
+/** @param {string} id @param {string} name */
+export const saveRatings = (id, name) => call("POST /preferences/{id}/save", { id, body: { name } });
 
 /** @type {Promise<Limits>|null} */
 let known = null;
 
 /** @returns {Promise<Limits>} what the server takes; asked for once */
 export function limits() {
-  known ??= call("GET", "/limits").catch((error) => {
+  known ??= call("GET /limits").catch((error) => {
     known = null;
     throw error;
   });

@@ -3,7 +3,8 @@
 import * as api from "./api.js";
 import { bars } from "./charts.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { count, figures, h, many, name, panel, percent, put, visible } from "./dom.js";
+import { figures, h, name, panel, put } from "./dom.js";
+import { count, many, percent, visible } from "./format.js";
 
 const MOST_BARS = 60;
 

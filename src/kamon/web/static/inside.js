@@ -1,270 +1,282 @@
 // Inside: one text as tokens, as attention, as surprise; the embeddings; a graph of Values.
 
 import * as api from "./api.js";
-import { bars, heat, lines } from "./charts.js";
+import { bars, heat } from "./charts.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { button, field, fixed, h, panel, percent, put, swap, visible } from "./dom.js";
-import { valueGraph } from "./graph.js";
+import { button, field, h, panel, put, swap } from "./dom.js";
+import { EmbeddingPanel } from "./embedding_panel.js";
+import { percent } from "./format.js";
+import { GraphPanel } from "./graph_panel.js";
+import { sourceLine } from "./sources.js";
 import { change, numberIn } from "./state.js";
 import { inline, readAs, unknownSentence } from "./text.js";
+import { attentionSentence, labelsOf, surpriseChart, surpriseSentence, weightsOf } from "./trace.js";
 
 /**
  * @typedef {import("./main.js").Context} Context
  * @typedef {import("./api.js").ModelInfo} ModelInfo
- * @typedef {import("./api.js").Source} Source
  * @typedef {import("./api.js").Trace} Trace
  */
 
-/**
- * Where the scalar engine computes what a panel shows.
- * @param {Record<string, Source>|undefined} sources
- * @param {...string} names  of panels
- */
-function source(sources, ...names) {
-  const found = names.map((name) => sources?.[name]).filter((each) => each !== undefined);
-  if (!found.length) return null;
-  return h(
-    "p",
-    { class: "source" },
-    "Computed by ",
-    ...found.flatMap((each, i) => [i ? ", " : "", h("code", {}, each.function), " in ", h("code", {}, `${each.file}:${each.line}`)]),
-  );
-}
+const READ_DELAY = 120; // ms after the last key
+const METER = 28; // px of a token that gets all the attention
 
 /** @param {Context} context @param {ModelInfo} model */
 export async function show(context, model) {
-  const { root, signal, state } = context;
-  const ask = api.latest(signal);
-  const text = h("input", { type: "text", maxlength: 100, spellcheck: "false", autocomplete: "off" });
-  const errors = h("div", { class: "errors" });
-  const tokens = h("ol", { class: "tokens", dir: "auto", "aria-label": "Tokens of the text" });
-  const parts = h("div", { class: "two" });
-  const form = h(
-    "form",
-    { submit: (/** @type {Event} */ event) => event.preventDefault() },
-    field("Text to look at", text, `Up to ${model.block_size - 1} tokens. Everything below follows what you type.`),
-  );
-  const sources = h("div");
-  const reading = h("p", { class: "hint", "aria-live": "polite" });
-  const known = await api.characters(model, signal);
-  const wanted = () => readAs(text.value, known).text;
-  const textPanel = panel(
-    "The text as tokens",
-    form,
-    reading,
-    errors,
-    tokens,
-    h("p", { class: "hint" }, "Point at a token, or step through them with the arrow keys. The text, the map and the tables mark what it looks at."),
-    sources,
-    copies(
-      () => ({
-        command: `kamon tokenizer show ${shell(placeOf(model))} ${shell(wanted())}`,
-        python: `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\nmodel.tokenizer.encode(${python(wanted())})`,
-      }),
-      model,
-    ).node,
-  );
-  /** @type {Trace|null} */
-  let trace = null;
-  let row = -1; // the token looked at
-  let layer = numberIn(state.layer, 0, 0, model.n_layer - 1);
-  let head = numberIn(state.head, 0, 0, model.n_head - 1);
+  const known = await api.characters(model, context.signal);
+  await new InsideView(context, model, known).open();
+}
 
-  const map = heat("Attention: each row looks at the columns up to it", (to) => look(to));
-  const layers = chooser("Layer", model.n_layer, layer, (to) => {
-    layer = to;
-    change({ layer: to || null });
-    draw();
-  });
-  const heads = chooser("Head", model.n_head, head, (to) => {
-    head = to;
-    change({ head: to || null });
-    draw();
-  });
-  const attentionSource = h("div");
-  const attentionTold = h("p", { class: "told" });
-  const attention = panel(
-    "Attention",
-    h("div", { class: "choosers" }, layers, heads),
-    attentionTold,
-    map.node,
-    attentionSource,
-    copies(() => ({
-      command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(wanted())}`,
-      python:
-        `import kamon\nfrom kamon.inside import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
-        `attention(model, ${python(wanted())}).weights[${layer}][${head}]`,
-    }), model).node,
-  );
-  const surprise = bars("Surprise at each letter, in bits", { look: (to) => look(to) });
-  const surpriseTold = h("p", { class: "told" });
-  const surpriseSource = h("div");
-  const surprised = panel(
-    "Surprise",
-    h("p", {}, "How many bits each letter costs, given all the letters before it. Fewer bits: the model expected it more."),
-    surprise.node,
-    surpriseTold,
-    surpriseSource,
-    copies(() => ({
-      command: `echo ${shell(wanted())} | kamon score ${shell(placeOf(model))} --json`,
-      python:
-        `import kamon\nfrom kamon.score import score\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
-        `next(score(model, [${python(wanted())}]))`,
-    }), model).node,
-  );
-  const embedded = embeddingPanel(context, model, (id) => {
-    const found = trace?.tokens.findIndex((each) => each.id === id) ?? -1;
-    if (found >= 0) look(found);
-  });
-  const values = graphPanel(context, model, () => (trace ? wanted() : ""));
-  put(
-    root,
-    h("h1", {}, "Look inside"),
-    h("p", { class: "lead" }, "The model reads a text letter by letter. The scalar engine, whose code you can read, computes what you see."),
-    textPanel,
-    parts,
-  );
-  put(parts, attention, surprised);
-  put(root, embedded.node, values.node);
-
-  /** @param {string[]} all */
-  const labelsOf = (all) => all.map((each) => visible(each) === "end" ? "◦" : visible(each));
-
-  /** @param {number} to */
-  function look(to) {
-    if (!trace || to === row || to < 0 || to >= trace.tokens.length) return;
-    row = to;
-    draw();
+class InsideView {
+  /**
+   * @param {Context} context
+   * @param {ModelInfo} model
+   * @param {ReadonlySet<string>|null} known  the characters that the model knows; null if it knows all
+   */
+  constructor(context, model, known) {
+    const { state, signal } = context;
+    this.context = context;
+    this.model = model;
+    this.known = known;
+    this.ask = api.latest(signal);
+    /** @type {Trace|null} */
+    this.trace = null;
+    this.row = -1; // the token that is looked at
+    this.layer = numberIn(state.layer, 0, 0, model.n_layer - 1);
+    this.head = numberIn(state.head, 0, 0, model.n_head - 1);
+    this.text = h("input", { type: "text", maxlength: 100, spellcheck: "false", autocomplete: "off" });
+    this.errors = h("div", { class: "errors" });
+    this.reading = h("p", { class: "hint", "aria-live": "polite" });
+    this.tokens = h("ol", { class: "tokens", dir: "auto", "aria-label": "Tokens of the text" });
+    this.tokenSources = h("div");
+    this.parts = h("div", { class: "two" });
+    this.map = heat("Attention: each row looks at the columns up to it", (row) => this.look(row));
+    this.attentionTold = h("p", { class: "told" });
+    this.attentionSources = h("div");
+    this.surprise = bars("Surprise at each letter, in bits", { look: (row) => this.look(row) });
+    this.surpriseTold = h("p", { class: "told" });
+    this.surpriseSources = h("div");
+    this.embeddings = new EmbeddingPanel(context, model, (id) => this.lookAtToken(id));
+    this.graph = new GraphPanel(context, model, () => (this.trace ? this.wanted() : ""));
+    /** @type {ReturnType<typeof setTimeout>|undefined} */
+    this.timer = undefined;
+    this.tokens.addEventListener("keydown", (event) => this.pressed(event));
+    this.text.addEventListener("input", () => this.typed());
+    signal.addEventListener("abort", () => clearTimeout(this.timer));
   }
 
-  function draw() {
-    if (!trace) return;
-    const labels = labelsOf(trace.tokens.map((each) => each.text));
-    const weights = trace.attention[layer]?.[head] ?? [];
-    if (row < 0 || row >= labels.length) row = labels.length - 1;
-    const looked = weights[row] ?? [];
-    const focused = tokens.contains(document.activeElement);
-    swap(
-      tokens,
-      ...trace.tokens.map((each, i) => {
-        const weight = i <= row ? (looked[i] ?? 0) : 0;
-        const meter = h("span", { class: "weight" });
-        meter.style.height = `${Math.round(28 * weight)}px`;
-        return h(
-          "li",
-          {},
-          h(
-            "button",
-            {
-              type: "button",
-              class: i === row ? "here" : null,
-              "aria-pressed": String(i === row),
-              "aria-label": `${labels[i] === "◦" ? "beginning" : labels[i]}, token ${each.id}, position ${each.position}${i <= row ? `, looked at ${percent(weight)}` : ""}`,
-              tabindex: i === row ? 0 : -1,
-              click: () => look(i),
-              pointerenter: () => look(i),
-            },
-            meter,
-            h("span", { class: "piece" }, labels[i]),
-            h("span", { class: "id" }, each.id),
-          ),
-        );
-      }),
+  async open() {
+    const { root, signal, state } = this.context;
+    put(
+      root,
+      h("h1", {}, "Look inside"),
+      h("p", { class: "lead" }, "The model reads a text letter by letter. The scalar engine, whose code you can read, computes what you see."),
+      this.textPanel(),
+      this.parts,
     );
-    if (focused) /** @type {HTMLElement|null} */ (tokens.querySelector(".here"))?.focus();
-    if (weights.length) {
-      const best = looked.indexOf(Math.max(...looked));
-      const sentence = `In layer ${layer + 1}, head ${head + 1}, “${labels[row]}” at position ${row} looks most at “${labels[best]}” at position ${best}, with ${percent(looked[best] ?? 0)}.`;
-      attentionTold.textContent = sentence;
-      map.show({ labels, values: weights, row, description: sentence });
-    }
-    const target = trace.surprise[row];
-    surpriseTold.textContent = target
-      ? `After “${inline(labels[row])}”, ${target.text === "" ? "the end" : `“${inline(visible(target.text))}”`} cost the GPT ${fixed(target.gpt)} bits${target.ngram === null ? "" : `, the n-gram ${fixed(target.ngram)}`}.`
-      : "";
-    embedded.light(trace.tokens[row].id, trace.tokens[row].position);
+    put(this.parts, this.attentionPanel(), this.surprisePanel());
+    put(root, this.embeddings.node, this.graph.node);
+    this.text.value = state.text ?? (await firstText(this.model, signal));
+    const reading = this.read(true).then(() => (signal.aborted ? undefined : this.graph.begin()));
+    await Promise.all([reading, this.embeddings.begin()]);
   }
 
-  function drawSurprise() {
-    if (!trace) return;
-    const both = trace.surprise.some((each) => each.ngram !== null);
-    /** @param {number} x */
-    const bits = (x) => x.toFixed(1);
-    const total = trace.surprise.reduce((sum, each) => sum + (each.gpt ?? Infinity), 0);
-    surprise.show({
-      names: both ? ["GPT", `${trace.ngram_order ?? "n"}-gram`] : undefined,
-      format: bits,
-      bars: trace.surprise.map((each) => ({
-        label: visible(each.text),
-        value: each.gpt ?? 0,
-        second: each.ngram ?? undefined,
-        title: `${visible(each.text)}: ${fixed(each.gpt)} bits by the GPT${each.ngram === null ? "" : `, ${fixed(each.ngram)} by the n-gram`}`,
-      })),
-      description: `All letters and the end cost the GPT ${total.toFixed(2)} bits.`,
-      behind: {
-        head: ["Letter", "GPT, bits", "n-gram, bits"],
-        rows: trace.surprise.map((each) => [visible(each.text), fixed(each.gpt, 3), fixed(each.ngram, 3)]),
-      },
+  /** The text as the model reads it. */
+  wanted() {
+    return readAs(this.text.value, this.known).text;
+  }
+
+  textPanel() {
+    const { model } = this;
+    return panel(
+      "The text as tokens",
+      h(
+        "form",
+        { submit: (/** @type {Event} */ event) => event.preventDefault() },
+        field("Text to look at", this.text, `Up to ${model.block_size - 1} tokens. Everything below follows what you type.`),
+      ),
+      this.reading,
+      this.errors,
+      this.tokens,
+      h("p", { class: "hint" }, "Point at a token, or step through them with the arrow keys. The text, the map and the tables mark what it looks at."),
+      this.tokenSources,
+      copies(() => ({
+        command: `kamon tokenizer show ${shell(placeOf(model))} ${shell(this.wanted())}`,
+        python: `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\nmodel.tokenizer.encode(${python(this.wanted())})`,
+      }), model).node,
+    );
+  }
+
+  attentionPanel() {
+    const { model } = this;
+    const layers = chooser("Layer", model.n_layer, this.layer, (layer) => {
+      this.layer = layer;
+      change({ layer: layer || null });
+      this.draw();
     });
+    const heads = chooser("Head", model.n_head, this.head, (head) => {
+      this.head = head;
+      change({ head: head || null });
+      this.draw();
+    });
+    return panel(
+      "Attention",
+      h("div", { class: "choosers" }, layers, heads),
+      this.attentionTold,
+      this.map.node,
+      this.attentionSources,
+      copies(() => ({
+        command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(this.wanted())}`,
+        python:
+          `import kamon\nfrom kamon.evaluation.introspection import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
+          `attention(model, ${python(this.wanted())}).weights[${this.layer}][${this.head}]`,
+      }), model).node,
+    );
   }
 
-  tokens.addEventListener("keydown", (event) => {
-    const size = trace?.tokens.length ?? 0;
-    const on = getComputedStyle(tokens).direction === "rtl" ? -1 : 1;
-    const to = { ArrowRight: row + on, ArrowLeft: row - on, Home: 0, End: size - 1 }[event.key];
-    if (to === undefined) return;
-    event.preventDefault();
-    look(Math.min(size - 1, Math.max(0, to)));
-  });
+  surprisePanel() {
+    const { model } = this;
+    return panel(
+      "Surprise",
+      h("p", {}, "How many bits each letter costs, given all the letters before it. Fewer bits: the model expected it more."),
+      this.surprise.node,
+      this.surpriseTold,
+      this.surpriseSources,
+      copies(() => ({
+        command: `echo ${shell(this.wanted())} | kamon score ${shell(placeOf(model))} --json`,
+        python:
+          `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
+          `next(kamon.score(model, [${python(this.wanted())}]))`,
+      }), model).node,
+    );
+  }
 
-  /** @param {boolean} [fresh]  the view has just been opened, and draws its graph itself */
-  async function read(fresh = false) {
+  /** @param {number} id */
+  lookAtToken(id) {
+    const row = this.trace?.tokens.findIndex((each) => each.id === id) ?? -1;
+    if (row >= 0) this.look(row);
+  }
+
+  /** @param {number} row */
+  look(row) {
+    if (!this.trace || row === this.row || row < 0 || row >= this.trace.tokens.length) return;
+    this.row = row;
+    this.draw();
+  }
+
+  draw() {
+    const { trace } = this;
+    if (!trace) return;
+    if (this.row < 0 || this.row >= trace.tokens.length) this.row = trace.tokens.length - 1;
+    const { row } = this;
+    this.drawTokens(trace);
+    const values = trace.attention[this.layer]?.[this.head] ?? [];
+    if (values.length) {
+      const sentence = attentionSentence(trace, this);
+      this.attentionTold.textContent = sentence;
+      this.map.show({ labels: labelsOf(trace), values, row, description: sentence });
+    }
+    this.surpriseTold.textContent = surpriseSentence(trace, row);
+    this.embeddings.light(trace.tokens[row].id, trace.tokens[row].position);
+  }
+
+  /** @param {Trace} trace */
+  drawTokens(trace) {
+    const labels = labelsOf(trace);
+    const weights = weightsOf(trace, this);
+    const focused = this.tokens.contains(document.activeElement);
+    swap(this.tokens, ...trace.tokens.map((each, i) => this.tokenItem(each, labels[i], i, weights[i] ?? 0)));
+    if (focused) /** @type {HTMLElement|null} */ (this.tokens.querySelector(".here"))?.focus();
+  }
+
+  /**
+   * @param {Trace["tokens"][number]} token
+   * @param {string} label
+   * @param {number} place
+   * @param {number} weight  how much the token in the chosen row looks at it
+   */
+  tokenItem({ id, position }, label, place, weight) {
+    const here = place === this.row;
+    const seen = place <= this.row;
+    const meter = h("span", { class: "weight" });
+    meter.style.height = `${Math.round(METER * (seen ? weight : 0))}px`;
+    const looked = seen ? `, looked at ${percent(weight)}` : "";
+    const props = {
+      type: "button",
+      class: here ? "here" : null,
+      "aria-pressed": String(here),
+      "aria-label": `${label === "◦" ? "beginning" : label}, token ${id}, position ${position}${looked}`,
+      tabindex: here ? 0 : -1,
+      click: () => this.look(place),
+      pointerenter: () => this.look(place),
+    };
+    return h("li", {}, h("button", props, meter, h("span", { class: "piece" }, label), h("span", { class: "id" }, id)));
+  }
+
+  /** @param {KeyboardEvent} event */
+  pressed(event) {
+    const last = (this.trace?.tokens.length ?? 0) - 1;
+    const forward = getComputedStyle(this.tokens).direction === "rtl" ? -1 : 1;
+    const row = { ArrowRight: this.row + forward, ArrowLeft: this.row - forward, Home: 0, End: last }[event.key];
+    if (row === undefined) return;
+    event.preventDefault();
+    this.look(Math.min(last, Math.max(0, row)));
+  }
+
+  typed() {
+    change({ text: this.text.value });
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.read(), READ_DELAY);
+  }
+
+  /** @param {boolean} [fresh]  whether the view has just been opened, and draws its graph itself */
+  async read(fresh = false) {
+    const { text, errors, reading, known } = this;
     change({ text: text.value });
     swap(errors);
     reading.textContent = "";
     const { text: asked, unknown } = readAs(text.value, known);
     if (asked === "" || (unknown.length && known)) {
-      ask(async () => {}); // nobody waits for the text before
-      empty();
-      if (known && unknown.length) context.fail(new api.ApiError(unknownSentence(unknown, known), 0), errors);
+      this.ask(async () => {}); // ends the request about the text before
+      this.empty();
+      if (known && unknown.length) this.context.fail(new api.ApiError(unknownSentence(unknown, known), 0), errors);
       else reading.textContent = "Type a text to look at.";
       return;
     }
     if (asked !== text.value) reading.textContent = `Read as “${inline(asked)}”.`;
     try {
-      trace = await ask((own) => api.trace({ model: model.id, text: asked }, own));
-      for (const each of [parts, tokens]) each.hidden = false;
-      row = trace.tokens.length - 1;
-      swap(sources, source(trace.sources, "tokens"));
-      swap(attentionSource, source(trace.sources, "attention"));
-      swap(surpriseSource, source(trace.sources, "surprise", "ngram"), trace.no_ngram && h("p", { class: "hint" }, `No n-gram beside it: ${trace.no_ngram}.`));
-      drawSurprise();
-      draw();
-      if (!fresh) values.follow();
+      this.show(await this.ask((signal) => api.trace({ model: this.model.id, text: asked }, signal)));
+      if (!fresh) this.graph.follow();
     } catch (error) {
-      if (!api.isAbort(error)) empty();
-      context.fail(error, errors);
+      if (!api.isAbort(error)) this.empty();
+      this.context.fail(error, errors);
     }
   }
 
-  /** Nothing of a text that was there before. */
-  function empty() {
-    trace = null;
-    for (const each of [parts, tokens]) each.hidden = true;
-    swap(sources);
-    embedded.light(-1, -1);
-    values.follow();
+  /** @param {Trace} trace */
+  show(trace) {
+    this.trace = trace;
+    for (const each of [this.parts, this.tokens]) each.hidden = false;
+    this.row = trace.tokens.length - 1;
+    swap(this.tokenSources, sourceLine(trace.sources, "tokens"));
+    swap(this.attentionSources, sourceLine(trace.sources, "attention"));
+    swap(
+      this.surpriseSources,
+      sourceLine(trace.sources, "surprise", "ngram"),
+      trace.no_ngram && h("p", { class: "hint" }, `No n-gram beside it: ${trace.no_ngram}.`),
+    );
+    this.surprise.show(surpriseChart(trace));
+    this.draw();
   }
-  /** @type {ReturnType<typeof setTimeout>|undefined} */
-  let timer;
-  text.addEventListener("input", () => {
-    change({ text: text.value });
-    clearTimeout(timer);
-    timer = setTimeout(() => read(), 120);
-  });
-  signal.addEventListener("abort", () => clearTimeout(timer));
-  text.value = state.text ?? (await first(model, signal));
-  await Promise.all([read(true).then(() => (signal.aborted ? undefined : values.begin())), embedded.begin()]);
+
+  /** Hides what was there of the text before. */
+  empty() {
+    this.trace = null;
+    for (const each of [this.parts, this.tokens]) each.hidden = true;
+    swap(this.tokenSources);
+    this.embeddings.light(-1, -1);
+    this.graph.follow();
+  }
 }
 
 /**
@@ -272,19 +284,19 @@ export async function show(context, model) {
  * @param {ModelInfo} model
  * @param {AbortSignal} signal
  */
-async function first(model, signal) {
+async function firstText(model, signal) {
   try {
-    const most = Math.min(12, model.block_size - 1);
+    const length = Math.min(12, model.block_size - 1);
     if (model.text) {
       let text = "";
-      for (let i = 0; i < most; i++) {
+      for (let i = 0; i < length; i++) {
         const { tokens } = await api.nextToken({ model: model.id, prefix: text }, signal);
         text += tokens.filter((each) => each.kept).reduce((a, b) => (b.logit > a.logit ? b : a)).text;
       }
       return text;
     }
     const found = await api.sample({ model: model.id, n: 1, temperature: 0, min_len: 1 }, signal);
-    return [...(found.samples[0]?.text ?? "")].slice(0, most).join("");
+    return [...(found.samples[0]?.text ?? "")].slice(0, length).join("");
   } catch (error) {
     if (api.isAbort(error)) throw error;
     return "";
@@ -306,146 +318,4 @@ function chooser(name, n, at, choose) {
     }, { "aria-pressed": String(i === at), "aria-label": `${name} ${i + 1}` }),
   );
   return h("div", { class: "chooser", role: "group", "aria-label": name }, h("span", {}, name), ...presses);
-}
-
-/** @param {Context} context @param {ModelInfo} model @param {(id: number) => void} look */
-function embeddingPanel(context, model, look) {
-  /** @type {import("./api.js").Embeddings|null} */
-  let found = null;
-  const letters = lines("Tokens: similar ones lie close together", { height: 320, look: (i) => found && look(named()[i].id) });
-  const places = lines("Positions, from the first to the last", { height: 320 });
-  const told = h("p", { class: "told" });
-  const sources = h("div");
-  const named = () => (found ? found.tokens.filter((each) => each.named) : []);
-  const node = panel(
-    "Embeddings",
-    h("p", {}, `Each token and each position is ${model.n_embd} numbers. Here they lie on the two axes along which they differ most.`),
-    h("div", { class: "two" }, h("div", {}, letters.node), h("div", {}, places.node)),
-    told,
-    sources,
-    copies(() => ({
-      command: `kamon plot ${shell(placeOf(model))} --kind embeddings`,
-      python: `import kamon\nfrom kamon.inside import embeddings\n\nmodel = kamon.load(${python(placeOf(model))})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
-    }), model).node,
-  );
-  let lit = { id: -1, position: -1 };
-  /** @param {number} id @param {number} position */
-  function light(id, position) {
-    lit = { id, position };
-    if (!found) return;
-    const shown = named();
-    letters.show({
-      series: [{ name: "", kind: "names", points: shown.map((each) => [each.x, each.y]), labels: shown.map((each) => visible(each.text)) }],
-      lit: shown.findIndex((each) => each.id === id),
-      xName: "",
-      yName: "",
-      plain: true,
-      description: "Tokens on the plane of their first two principal components.",
-      behind: {
-        head: ["Token", "Id", "x", "y"],
-        rows: found.tokens.map((each) => [visible(each.text), each.id, fixed(each.x, 3), fixed(each.y, 3)]),
-      },
-    });
-    places.show({
-      series: [{ name: "", kind: "faint", points: found.positions.map((each) => [each.x, each.y]), labels: found.positions.map((each) => String(each.position)) }],
-      lit: found.positions.findIndex((each) => each.position === position),
-      xName: "",
-      yName: "",
-      plain: true,
-      description: "Positions on the plane of their first two principal components, joined in their order.",
-      behind: {
-        head: ["Position", "x", "y"],
-        rows: found.positions.map((each) => [each.position, fixed(each.x, 3), fixed(each.y, 3)]),
-      },
-    });
-  }
-  return {
-    node,
-    light,
-    async begin() {
-      try {
-        found = await api.embeddings(model.id, context.signal);
-        const [a, b] = found.token_shares;
-        const [c, d] = found.position_shares;
-        told.textContent = `These axes show ${percent(a + b)} of the variation among tokens, and ${percent(c + d)} of that among positions.`;
-        swap(sources, source(found.sources, ...Object.keys(found.sources)));
-        light(lit.id, lit.position);
-      } catch (error) {
-        context.fail(error, node);
-      }
-    },
-  };
-}
-
-/** @param {Context} context @param {ModelInfo} model @param {() => string} text */
-function graphPanel(context, model, text) {
-  const { state, signal, say } = context;
-  const ask = api.latest(signal);
-  const loss = h("input", { type: "radio", name: "graph", checked: state.graph === "loss" });
-  const small = h("input", { type: "radio", name: "graph", checked: state.graph !== "loss" });
-  /** @param {string} name @param {number} usual */
-  const letter = (name, usual) => h("input", { type: "number", step: "any", min: -100, max: 100, value: String(numberIn(state[name], usual, -100, 100)) });
-  const [a, b, c] = [letter("a", 2), letter("b", -3), letter("c", 10)];
-  const position = h("input", { type: "number", min: 0, max: model.block_size - 1, step: 1, value: state.position ?? "0" });
-  const errors = h("div", { class: "errors" });
-  const sources = h("div");
-  const folded = h("p", { class: "hint" });
-  const picture = valueGraph(say, (step) => change({ at: step || null }));
-  const given = h("div", { class: "row" }, field("a", a), field("b", b), field("c", c));
-  const where = h("div", { class: "row" }, field("Position, from 0", position));
-  const node = panel(
-    "A graph of Values",
-    h("p", {}, "Each number remembers how it was computed. Backwards, each hands its gradient on to what it came from, times the local derivative. The small expression is (relu(a·b + c) − 1)²."),
-    h("fieldset", { class: "choice" }, h("legend", {}, "Which graph"), h("label", {}, small, "a small expression"), h("label", {}, loss, "one term of the loss")),
-    given,
-    where,
-    errors,
-    picture.node,
-    folded,
-    sources,
-    copies(() => ({
-      command: "# the graph is for Python; this takes one step with such graphs\nkamon train names --all --engine scalar --num-steps 1 -o one-step",
-      python: loss.checked
-        ? `import kamon\n\nmodel = kamon.load(${python(placeOf(model))}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(text())}]))`
-        : `from kamon.engines.scalar import Value\n\na, b, c = Value(${Number(a.value)}), Value(${Number(b.value)}), Value(${Number(c.value)})\nloss = ((a * b + c).relu() - 1) ** 2\nloss.backward()\na.grad, b.grad, c.grad`,
-    }), model).node,
-  );
-
-  /** @param {number} [at] */
-  async function draw(at = 0) {
-    given.hidden = loss.checked;
-    where.hidden = !loss.checked;
-    change({
-      graph: loss.checked ? "loss" : null,
-      a: small.checked && a.value !== "2" ? a.value : null,
-      b: small.checked && b.value !== "-3" ? b.value : null,
-      c: small.checked && c.value !== "10" ? c.value : null,
-      position: loss.checked ? position.value : null,
-      at: at || null,
-    });
-    swap(errors);
-    picture.node.hidden = loss.checked && text() === "";
-    if (picture.node.hidden) return swap(sources);
-    const asked = loss.checked
-      ? { kind: "loss", model: model.id, text: text(), position: Number(position.value) }
-      : { kind: "expression", a: Number(a.value), b: Number(b.value), c: Number(c.value) };
-    try {
-      const found = await ask((own) => api.graph(asked, own));
-      swap(sources, source(found.sources, ...Object.keys(found.sources)));
-      folded.textContent = found.folded ?? "";
-      picture.show(found, at);
-    } catch (error) {
-      context.fail(error, errors);
-    }
-  }
-  for (const input of [a, b, c, position]) input.addEventListener("input", () => draw());
-  for (const input of [loss, small]) input.addEventListener("change", () => draw());
-  return {
-    node,
-    begin: () => draw(Math.floor(numberIn(state.at, 0, 0, 10000))),
-    follow: () => {
-      position.max = String([...text()].length);
-      if (loss.checked) draw();
-    },
-  };
 }

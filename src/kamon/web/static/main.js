@@ -3,7 +3,8 @@
 import * as api from "./api.js";
 import * as state from "./state.js";
 import { plans } from "./copy.js";
-import { button, calm, h, isWriting, percent, put, swap } from "./dom.js";
+import { button, calm, h, isWriting, put, swap } from "./dom.js";
+import { percent } from "./format.js";
 import { freeName, inline } from "./text.js";
 import { isOver, queued, watch } from "./watch.js";
 

@@ -1,7 +1,8 @@
 // The trainings and models that the server has: to look at, to stop, to save and to delete.
 
 import * as api from "./api.js";
-import { button, count, fixed, h, panel, percent, put, swap, switchOff } from "./dom.js";
+import { button, h, panel, put, swap, switchOff } from "./dom.js";
+import { count, fixed, percent } from "./format.js";
 import { saveForm } from "./save.js";
 import { inline } from "./text.js";
 import { address } from "./state.js";
@@ -39,9 +40,11 @@ export function shelfPanel(context) {
   const twice = (label, of, act) => {
     let sure = false;
     const press = button(label, (event) => {
-      if (sure) return doing(act)(event);
-      sure = true;
-      press.textContent = `${label}: sure?`;
+      if (sure) doing(act)(event);
+      else {
+        sure = true;
+        press.textContent = `${label}: sure?`;
+      }
     }, { "aria-label": null, title: of });
     press.addEventListener("blur", () => {
       sure = false;

@@ -2,8 +2,10 @@
 
 import * as api from "./api.js";
 import { copies, flags, placeOf, python, shell } from "./copy.js";
-import { button, calm, count, field, figures, fixed, h, isOff, isWriting, many, name, names, panel, percent, put, s, swap, switchOff, table } from "./dom.js";
+import { button, calm, field, figures, h, isOff, isWriting, name, names, panel, put, s, swap, switchOff, table } from "./dom.js";
+import { count, fixed, many, percent } from "./format.js";
 import { saveForm } from "./save.js";
+import * as session from "./session.js";
 import { address, change } from "./state.js";
 import { inline, likedSentence } from "./text.js";
 
@@ -11,7 +13,6 @@ import { inline, likedSentence } from "./text.js";
  * @typedef {import("./main.js").Context} Context
  * @typedef {import("./api.js").ModelInfo} ModelInfo
  * @typedef {import("./api.js").Ratings} Ratings
- * @typedef {import("./api.js").Answer} Answer
  */
 
 /** @param {Context} context @param {ModelInfo} model */
@@ -27,7 +28,7 @@ export async function show(context, model) {
     try {
       const found = await api.ratings(id, signal);
       change({ session: found.id });
-      return session(context, found);
+      return new SessionView(context, found).open();
     } catch (error) {
       if (!(error instanceof api.ApiError) || ![404, 410].includes(error.status)) throw error;
       context.forgetSession(id);
@@ -36,11 +37,11 @@ export async function show(context, model) {
       put(root, h("p", { class: "error", role: "alert" }, `⚠ ${why} Begin a new one.`));
     }
   }
-  put(root, beginning(context, model));
+  put(root, beginPanel(context, model));
 }
 
 /** @param {Context} context @param {ModelInfo} model */
-function beginning(context, model) {
+function beginPanel(context, model) {
   const { state, root } = context;
   if (model.text) return panel("Begin", h("p", {}, "This model has learned a text. Teaching is for models of names: take another one."));
   const one = h("input", { type: "radio", name: "way", checked: state.pairs !== "1" });
@@ -70,7 +71,7 @@ function beginning(context, model) {
             change({ session: found.id, pairs: found.pairs, every: found.every, seed: seed.value });
             root.querySelector(".panel")?.remove();
             root.querySelector(".error")?.remove();
-            session(context, found);
+            new SessionView(context, found).open();
             const stage = /** @type {HTMLElement} */ (root.querySelector(".stage"));
             stage.tabIndex = -1;
             stage.focus({ preventScroll: true });
@@ -116,295 +117,271 @@ function thumb(text, down, press, props) {
 /** @param {string} text */
 const looks = (text) => `card${calm.matches ? "" : " come"}${[...text].length > 30 ? " long" : ""}`;
 
-/** @param {string|string[]} proposal */
-const keyOf = (proposal) => JSON.stringify(proposal);
-
-/** @param {Answer} answer */
-const keyOfAnswer = (answer) =>
-  "text" in answer ? keyOf(answer.text) : keyOf([answer.chosen, answer.rejected].sort());
-
-/** @param {string|string[]} proposal */
-const plain = (proposal) => keyOf(typeof proposal === "string" ? proposal : [...proposal].sort());
-
 /**
- * A session that goes on: cards at once, without waiting for the server.
- * @param {Context} context
- * @param {Ratings} begun
+ * The session as Python, and the command that begins it.
+ * @param {Ratings} ratings
+ * @param {string} place  of the base model
  */
-function session(context, begun) {
-  const { root, signal, say } = context;
-  let ratings = begun;
-  /** @type {(string|string[])[]} */
-  let queue = [];
-  /** @type {Set<string>} */
-  const skipped = new Set();
-  /** @type {(Answer|"undo"|"more")[]} */
-  let waiting = []; // for the server, which has the first of them if it is `busy`
-  let busy = false;
-  /** @type {(string|string[])[]} */
-  let before = []; // what was proposed before it learned
-
-  const card = h("div", { class: "cards" });
-  const progress = h("p", { class: "status", "aria-live": "polite" });
-  const errors = h("div", { class: "errors" });
-  const results = h("div", { class: "two" });
-  const keys = ratings.pairs
-    ? "Keys: a or b for the better one, s to skip, u to undo"
-    : "Keys: y if you like it, n if not, s to skip, u to undo";
-  const undo = button("↶ Undo", takeBack, { "aria-keyshortcuts": "u" });
-  const stage = panel(ratings.pairs ? "Which is better?" : "Do you like it?", card, h("p", { class: "hint keys" }, keys), progress, errors);
-  stage.classList.add("stage");
-  const base = context.models.find((each) => each.id === ratings.base);
-  const place = base ? placeOf(base) : ratings.base;
-  const copy = copies(() => ({
+function codeOf(ratings, place) {
+  const answers = ratings.answers.map((each) =>
+    "text" in each
+      ? `    Rating(${python(each.text)}, ${python(each.liked)}),\n`
+      : `    Preference(${python(each.chosen)}, ${python(each.rejected)}),\n`,
+  );
+  return {
     command:
       `kamon rate ${shell(place)}${flags({ pairs: ratings.pairs, every: ratings.every })} -o rated\n\n` +
       "# in the terminal, with the same keys; what was answered is kept in rated.jsonl",
     python:
-      "from kamon import rate\nfrom kamon.preferences import Preference, Verdict\n\n" +
-      `base = rate.opened(${python(place)})\nanswers = [\n` +
-      ratings.answers
-        .map((each) =>
-          "text" in each
-            ? `    Verdict(${python(each.text)}, ${python(each.liked)}),\n`
-            : `    Preference(${python(each.chosen)}, ${python(each.rejected)}),\n`,
-        )
-        .join("") +
-      ']\nmodel = rate.align(base, answers, output="rated")',
-  }), base);
-  put(root, stage, results, savePanel(), copy.node);
+      "from kamon.finetuning import rating\nfrom kamon.finetuning.preferences import Preference, Rating\n\n" +
+      `base = rating.opened(${python(place)})\nanswers = [\n${answers.join("")}` +
+      ']\nmodel = rating.align(base, answers, output="rated")',
+  };
+}
 
-  const unsent = () => waiting.filter((each) => typeof each !== "string");
-
-  function refill() {
-    const gone = new Set([...unsent().map(keyOfAnswer), ...skipped]);
-    queue = ratings.proposals.filter((each) => !gone.has(plain(each)));
-  }
-
-  function draw() {
-    refill();
-    drawCard();
-    const taken = waiting.filter((each) => each === "undo").length;
-    const done = Math.max(0, ratings.answers.length + unsent().length - taken);
-    const left = ratings.every - ((done - ratings.num_aligned) % ratings.every || 0);
-    switchOff(undo, !done);
-    const learned = ratings.measured;
-    swap(
-      progress,
-      `${many(done, "answer")}. `,
-      learned && ratings.num_aligned
-        ? `It has learned from ${count(ratings.num_aligned)}, in ${fixed(learned.seconds, 2)} s. `
-        : "",
-      `${left} more until it learns${ratings.num_aligned ? " again" : ""}.`,
-    );
-    copy.refresh();
-  }
-
-  function drawCard() {
-    const focused = card.contains(document.activeElement) ? document.activeElement?.getAttribute("data-act") : null;
-    const shown = queue[0];
-    if (shown === undefined) {
-      swap(card, h("p", { class: "wait" }, waiting.length ? "It is learning …" : "It has no more names that you have not seen. Start over with another seed."), h("div", { class: "buttons" }, undo));
-      return;
-    }
-    const skip = button("Skip", pass, { "aria-keyshortcuts": "s", "data-act": "s" });
-    if (typeof shown === "string") {
-      swap(
-        card,
-        h("p", { class: looks(shown), "aria-live": "polite" }, name(shown)),
-        h(
-          "div",
-          { class: "buttons thumbs" },
-          thumb("No", true, () => answer("n"), { "data-act": "n", "aria-keyshortcuts": "n" }),
-          thumb("Yes", false, () => answer("y"), { "data-act": "y", "aria-keyshortcuts": "y", class: "main" }),
-        ),
-        h("div", { class: "buttons" }, skip, undo),
-      );
-    } else {
-      swap(
-        card,
-        h(
-          "div",
-          { class: "pair" },
-          ...shown.slice(0, 2).map((text, i) =>
-            h(
-              "button",
-              {
-                type: "button",
-                class: looks(text),
-                click: () => answer(i ? "b" : "a"),
-                "data-act": i ? "b" : "a",
-                "aria-keyshortcuts": i ? "b" : "a",
-              },
-              h("span", { class: "which" }, i ? "b" : "a"),
-              name(text),
-            ),
-          ),
-        ),
-        h("div", { class: "buttons" }, skip, undo),
-      );
-      say(shown.map((each) => inline(each)).join(" or "));
-    }
-    if (focused) /** @type {HTMLElement|null} */ (card.querySelector(`[data-act="${focused}"]`))?.focus();
-  }
-
-  /** @param {string} key */
-  function answer(key) {
-    const shown = queue[0];
-    if (shown === undefined) return;
-    /** @type {Answer} */
-    let given;
-    if (typeof shown === "string") {
-      if (key !== "y" && key !== "n") return;
-      given = { text: shown, liked: key === "y" };
-    } else {
-      if (key !== "a" && key !== "b") return;
-      const [first, second] = key === "a" ? shown : [shown[1], shown[0]];
-      given = { chosen: first, rejected: second };
-    }
-    send(given);
-  }
-
-  function pass() {
-    if (!queue.length) return;
-    skipped.add(plain(queue[0]));
-    draw();
-    if (!queue.length) send("more");
-  }
-
+/** A session under way. The next card appears at once, without waiting for the server. */
+class SessionView {
   /**
-   * One after the other; the next card does not wait for it.
-   * @param {Answer|"undo"|"more"} what  "more": other proposals, without an answer
+   * @param {Context} context
+   * @param {Ratings} ratings
    */
-  async function send(what) {
-    waiting.push(what);
-    draw();
-    if (busy) return;
-    busy = true;
-    swap(errors);
-    try {
-      while (waiting.length) { // also those of a view that was left
-        const first = waiting[0];
-        const last = ratings.num_aligned;
-        const shown = ratings.proposals.slice(0, 8);
-        if (first === "undo") ratings = await api.undo(ratings.id);
-        else ratings = await api.answer(ratings.id, first === "more" ? [] : [first]);
-        waiting.shift();
-        if (ratings.num_aligned > last) before = shown;
-        if (ratings.num_aligned !== last) learned();
-        draw();
-      }
-    } catch (error) {
-      waiting = [];
-      draw();
-      context.fail(error, errors);
-    } finally {
-      busy = false;
-    }
+  constructor(context, ratings) {
+    this.context = context;
+    this.state = session.begun(ratings);
+    this.busy = false; // whether the server works on a message
+    this.card = h("div", { class: "cards" });
+    this.progress = h("p", { class: "status", "aria-live": "polite" });
+    this.errors = h("div", { class: "errors" });
+    this.results = h("div", { class: "two" });
+    this.undo = button("↶ Undo", () => this.takeBack(), { "aria-keyshortcuts": "u" });
+    const base = context.models.find((each) => each.id === ratings.base);
+    this.copy = copies(() => codeOf(this.state.ratings, base ? placeOf(base) : ratings.base), base);
   }
 
-  function takeBack() {
-    if (isOff(undo)) return;
-    skipped.clear();
-    say("The last answer is undone.");
-    const last = waiting[waiting.length - 1];
-    if (last && typeof last !== "string" && (waiting.length > 1 || !busy)) {
-      waiting.pop();
-      draw();
-    } else send("undo");
+  open() {
+    const { root, signal } = this.context;
+    const { pairs } = this.state.ratings;
+    const keys = pairs
+      ? "Keys: a or b for the better one, s to skip, u to undo"
+      : "Keys: y if you like it, n if not, s to skip, u to undo";
+    const hint = h("p", { class: "hint keys" }, keys);
+    const stage = panel(pairs ? "Which is better?" : "Do you like it?", this.card, hint, this.progress, this.errors);
+    stage.classList.add("stage");
+    put(root, stage, this.results, this.savePanel(), this.copy.node);
+    document.addEventListener("keydown", (event) => this.pressed(event), { signal });
+    this.drawResults();
+    this.draw();
+    this.takeNote(true);
   }
 
-  function learned() {
-    const m = ratings.measured;
-    if (m && ratings.num_aligned) say(`It has learned from ${many(ratings.num_aligned, "answer")} in ${fixed(m.seconds, 2)} seconds. ${liking()}`);
-    drawResults();
-    context.taught(ratings, !signal.aborted).catch(() => {}); // The header still has the model before.
-  }
-
-  const liking = () => likedSentence(ratings.answers);
-
-  function drawResults() {
-    const m = ratings.measured;
-    if (!m || !ratings.num_aligned) {
-      swap(results);
-      return;
-    }
-    swap(
-      results,
-      panel(
-        "What it has learned",
-        h("p", { class: "big" }, liking() || `It has learned from ${many(ratings.num_aligned, "answer")}.`),
-        h("p", {}, `The names that you liked are now ${m.liked >= 1 ? "more" : "less"} probable than before, and those that you disliked ${m.disliked <= 1 ? "less" : "more"}.`),
-        figures([
-          ["reward, on average", fixed(m.reward)],
-          ["KL to the base, nats", `${fixed(m.kl)} ± ${fixed(m.kl_error)}`],
-          ["new names, taught", percent(m.novelty)],
-          ["new names, before", percent(m.base_novelty)],
-        ]),
-        h("p", { class: "hint" }, "Reward: how much better its names fit your answers than those of the base model. KL: how far it has moved. Near 0 it has hardly changed, above 5 it is another model. New: not in the list."),
-        before.length > 0 &&
-          h(
-            "dl",
-            { class: "change" },
-            h("dt", {}, "proposed before"),
-            h("dd", {}, ...names(before.flat(), ", ")),
-            h("dt", {}, "proposed now"),
-            h("dd", {}, ...names(ratings.proposals.slice(0, 8).flat(), ", ")),
-          ),
-      ),
-      panel(
-        "Side by side",
-        h("p", {}, "The same draws, by the model as it was and as it is."),
-        h(
-          "div",
-          { class: "scroll", tabindex: 0, role: "region", "aria-label": "Side by side" },
-          table(
-            "● is in the list that it learned",
-            ["#", "Before", "Taught"],
-            ratings.compared.map((each, i) => [
-              i + 1,
-              h("span", {}, name(each.base), each.base_in_list ? " ●" : ""),
-              h("span", { class: each.base === each.tuned ? "same" : "other" }, name(each.tuned), each.tuned_in_list ? " ●" : ""),
-            ]),
-          ),
-        ),
-        h(
-          "p",
-          { class: "onward" },
-          "This is now the model in use: ",
-          h("a", { href: address({ view: "generate", model: ratings.model }, {}) }, "generate"),
-          " · ",
-          h("a", { href: address({ view: "inside", model: ratings.model }, {}) }, "look inside"),
-        ),
-      ),
-    );
-  }
-
-  function savePanel() {
+  savePanel() {
+    const { context } = this;
+    const { id, base } = this.state.ratings;
     return panel(
       "Save",
-      saveForm(context, "Save the taught model as", (name) => api.saveRatings(ratings.id, name)),
+      saveForm(context, "Save the taught model as", (name) => api.saveRatings(id, name)),
       button("Start over", () => {
-        context.forgetSession(ratings.id);
-        context.go({ session: null, model: ratings.base });
+        context.forgetSession(id);
+        context.go({ session: null, model: base });
       }),
     );
   }
 
-  document.addEventListener(
-    "keydown",
-    (event) => {
-      if (isWriting(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-      const key = event.key.toLowerCase();
-      if (key === "u") takeBack();
-      else if (key === "s") pass();
-      else if (["y", "n", "a", "b"].includes(key)) answer(key);
-      else return;
-      event.preventDefault();
-    },
-    { signal },
+  /** @param {KeyboardEvent} event */
+  pressed(event) {
+    if (isWriting(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    const key = event.key.toLowerCase();
+    if (key === "u") this.takeBack();
+    else if (key === "s") this.skip();
+    else if (["y", "n", "a", "b"].includes(key)) this.answer(key);
+    else return;
+    event.preventDefault();
+  }
+
+  draw() {
+    this.drawCard();
+    const { ratings } = this.state;
+    const { done, left } = session.progressOf(this.state);
+    switchOff(this.undo, !done);
+    const measured = ratings.measured;
+    swap(
+      this.progress,
+      `${many(done, "answer")}. `,
+      measured && ratings.num_aligned
+        ? `It has learned from ${count(ratings.num_aligned)}, in ${fixed(measured.seconds, 2)} s. `
+        : "",
+      `${left} more until it learns${ratings.num_aligned ? " again" : ""}.`,
+    );
+    this.copy.refresh();
+  }
+
+  drawCard() {
+    const { card, undo } = this;
+    const focused = card.contains(document.activeElement) ? document.activeElement?.getAttribute("data-act") : null;
+    const shown = session.queueOf(this.state)[0];
+    if (shown === undefined) {
+      const text = this.state.waiting.length
+        ? "It is learning …"
+        : "It has no more names that you have not seen. Start over with another seed.";
+      swap(card, h("p", { class: "wait" }, text), h("div", { class: "buttons" }, undo));
+      return;
+    }
+    const skip = button("Skip", () => this.skip(), { "aria-keyshortcuts": "s", "data-act": "s" });
+    const choice = typeof shown === "string" ? this.nameCard(shown) : [this.pairCard(shown)];
+    swap(card, ...choice, h("div", { class: "buttons" }, skip, undo));
+    if (typeof shown !== "string") this.context.say(shown.map((each) => inline(each)).join(" or "));
+    if (focused) /** @type {HTMLElement|null} */ (card.querySelector(`[data-act="${focused}"]`))?.focus();
+  }
+
+  /** @param {string} text */
+  nameCard(text) {
+    return [
+      h("p", { class: looks(text), "aria-live": "polite" }, name(text)),
+      h(
+        "div",
+        { class: "buttons thumbs" },
+        thumb("No", true, () => this.answer("n"), { "data-act": "n", "aria-keyshortcuts": "n" }),
+        thumb("Yes", false, () => this.answer("y"), { "data-act": "y", "aria-keyshortcuts": "y", class: "main" }),
+      ),
+    ];
+  }
+
+  /** @param {string[]} pair */
+  pairCard(pair) {
+    const cards = pair.slice(0, 2).map((text, i) => {
+      const key = i ? "b" : "a";
+      const click = () => this.answer(key);
+      const props = { type: "button", class: looks(text), click, "data-act": key, "aria-keyshortcuts": key };
+      return h("button", props, h("span", { class: "which" }, key), name(text));
+    });
+    return h("div", { class: "pair" }, ...cards);
+  }
+
+  /** @param {string} key */
+  answer(key) {
+    const shown = session.queueOf(this.state)[0];
+    const given = shown === undefined ? null : session.answerOf(shown, key);
+    if (given) this.send(given);
+  }
+
+  skip() {
+    const shown = session.queueOf(this.state)[0];
+    if (shown === undefined) return;
+    this.state = session.skipping(this.state, shown);
+    this.draw();
+    if (!session.queueOf(this.state).length) this.send("more");
+  }
+
+  takeBack() {
+    if (isOff(this.undo)) return;
+    this.context.say("The last answer is undone.");
+    const { session: next, undo } = session.takenBack(this.state, this.busy);
+    this.state = next;
+    if (undo) this.send("undo");
+    else this.draw();
+  }
+
+  /**
+   * Sends a message after those that wait. The next card does not wait for it.
+   * @param {import("./session.js").Message} message
+   */
+  async send(message) {
+    this.state = session.sending(this.state, message);
+    this.draw();
+    if (this.busy) return;
+    this.busy = true;
+    swap(this.errors);
+    try {
+      while (this.state.waiting.length) await this.sendFirst(); // also if the user has left the view
+    } catch (error) {
+      this.state = session.failed(this.state);
+      this.draw();
+      this.context.fail(error, this.errors);
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  async sendFirst() {
+    const { ratings, waiting } = this.state;
+    const first = waiting[0];
+    const found = await (first === "undo" ? api.undo(ratings.id) : api.answer(ratings.id, first === "more" ? [] : [first]));
+    this.state = session.answered(this.state, found);
+    if (found.num_aligned !== ratings.num_aligned) this.learned();
+    this.draw();
+  }
+
+  learned() {
+    const { measured, num_aligned, answers } = this.state.ratings;
+    if (measured && num_aligned) {
+      const seconds = fixed(measured.seconds, 2);
+      this.context.say(`It has learned from ${many(num_aligned, "answer")} in ${seconds} seconds. ${likedSentence(answers)}`);
+    }
+    this.drawResults();
+    this.takeNote(!this.context.signal.aborted);
+  }
+
+  /** @param {boolean} use  whether to use the taught model from now on */
+  takeNote(use) {
+    this.context.taught(this.state.ratings, use).catch(() => {}); // then the header keeps the model before
+  }
+
+  drawResults() {
+    const { measured, num_aligned } = this.state.ratings;
+    if (measured && num_aligned) swap(this.results, learnedPanel(this.state, measured), comparedPanel(this.state.ratings));
+    else swap(this.results);
+  }
+}
+
+/**
+ * @param {session.Session} state
+ * @param {NonNullable<Ratings["measured"]>} measured
+ */
+function learnedPanel(state, measured) {
+  const { answers, num_aligned } = state.ratings;
+  const change = [
+    h("dt", {}, "proposed before"),
+    h("dd", {}, ...names(state.before.flat(), ", ")),
+    h("dt", {}, "proposed now"),
+    h("dd", {}, ...names(session.shownOf(state).flat(), ", ")),
+  ];
+  return panel(
+    "What it has learned",
+    h("p", { class: "big" }, likedSentence(answers) || `It has learned from ${many(num_aligned, "answer")}.`),
+    h("p", {}, `The names that you liked are now ${measured.liked >= 1 ? "more" : "less"} probable than before, and those that you disliked ${measured.disliked <= 1 ? "less" : "more"}.`),
+    figures([
+      ["reward, on average", fixed(measured.reward)],
+      ["KL to the base, nats", `${fixed(measured.kl)} ± ${fixed(measured.kl_error)}`],
+      ["new names, taught", percent(measured.novelty)],
+      ["new names, before", percent(measured.base_novelty)],
+    ]),
+    h("p", { class: "hint" }, "Reward: how much better its names fit your answers than those of the base model. KL: how far it has moved. Near 0 it has hardly changed, above 5 it is another model. New: not in the list."),
+    state.before.length > 0 && h("dl", { class: "change" }, ...change),
   );
-  drawResults();
-  draw();
-  context.taught(ratings, true).catch(() => {}); // as above
+}
+
+/** @param {Ratings} ratings */
+function comparedPanel(ratings) {
+  const rows = ratings.compared.map((each, i) => [
+    i + 1,
+    h("span", {}, name(each.base), each.base_in_list ? " ●" : ""),
+    h("span", { class: each.base === each.tuned ? "same" : "other" }, name(each.tuned), each.tuned_in_list ? " ●" : ""),
+  ]);
+  return panel(
+    "Side by side",
+    h("p", {}, "The same draws, by the model as it was and as it is."),
+    h(
+      "div",
+      { class: "scroll", tabindex: 0, role: "region", "aria-label": "Side by side" },
+      table("● is in the list that it learned", ["#", "Before", "Taught"], rows),
+    ),
+    h(
+      "p",
+      { class: "onward" },
+      "This is now the model in use: ",
+      h("a", { href: address({ view: "generate", model: ratings.model }, {}) }, "generate"),
+      " · ",
+      h("a", { href: address({ view: "inside", model: ratings.model }, {}) }, "look inside"),
+    ),
+  );
 }

@@ -1,0 +1,215 @@
+// Make a batch: many names at once, to order.
+
+import * as api from "./api.js";
+import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
+import { field, h, name as named, panel, swap, tick } from "./dom.js";
+import { count, fixed } from "./format.js";
+import { mark, star } from "./kept.js";
+import { change, recall, remember } from "./state.js";
+import { foundSentence, inline, readAs, unknownSentence } from "./text.js";
+
+/**
+ * @typedef {import("./main.js").Context} Context
+ * @typedef {import("./api.js").ModelInfo} ModelInfo
+ * @typedef {import("./api.js").Samples} Samples
+ * @typedef {import("./generate.js").Dials} Dials
+ */
+
+const USUAL_SIZE = "20";
+
+/** @param {HTMLInputElement} input  an empty one is null */
+const numberOf = (input) => (input.value === "" ? null : Number(input.value));
+
+export class BatchPanel {
+  /**
+   * @param {Context} context
+   * @param {ModelInfo} model
+   * @param {Dials} dials
+   * @param {ReadonlySet<string>|null} known  the characters that the model knows; null if it knows all
+   */
+  constructor(context, model, dials, known) {
+    const { state } = context;
+    this.context = context;
+    this.model = model;
+    this.dials = dials;
+    this.known = known;
+    this.ask = api.latest(context.signal);
+    /** @param {string} name */
+    const word = (name) => h("input", { type: "text", name, value: state[name] ?? "", maxlength: 100 });
+    /** @param {string} name */
+    const length = (name) => h("input", { type: "number", min: 0, max: 1000, name, value: state[name] ?? "" });
+    this.size = h("input", { type: "number", min: 1, value: state.n ?? USUAL_SIZE, required: true });
+    this.begins = word("begins");
+    this.suffix = word("suffix");
+    this.contains = word("contains");
+    this.minLen = length("min_len");
+    this.maxLen = length("max_len");
+    this.novel = h("input", { checked: state.novel !== "0" });
+    this.unique = h("input", { checked: state.unique !== "0" });
+    this.maxNearest = Infinity; // samples that the server finds neighbours for
+    this.takeLimits();
+    this.errors = h("div", { class: "errors" });
+    this.readings = h("div", { class: "errors" });
+    this.result = h("div");
+    this.submit = h("button", { type: "submit", class: "main" }, "Generate");
+    this.copy = copies(() => this.code(), model);
+    this.made = ""; // the request that the names on the page answer
+    this.searching = false;
+    this.node = this.layout();
+    this.restore();
+  }
+
+  takeLimits() {
+    api.limits().then(({ limits }) => {
+      this.size.max = String(limits.samples);
+      this.maxNearest = limits.nearest;
+    }).catch(() => {}); // then the server refuses what is too large
+  }
+
+  layout() {
+    const submit = (/** @type {Event} */ event) => {
+      event.preventDefault();
+      if (this.searching) this.ask(async () => {}); // which ends the search
+      else this.make();
+    };
+    const form = h(
+      "form",
+      { submit, input: this.copy.refresh },
+      h(
+        "div",
+        { class: "row" },
+        field("How many", this.size),
+        field("Begins with", this.begins),
+        field("Ends with", this.suffix),
+        field("Contains", this.contains),
+        field("Shortest", this.minLen),
+        field("Longest", this.maxLen),
+      ),
+      h("div", { class: "row end" }, tick("Only new names", this.novel), tick("No duplicates", this.unique), this.submit),
+    );
+    return panel(
+      "Make a batch",
+      h("p", {}, "Temperature, top-k, top-p and seed are those above. Pressing Generate again takes the next seed."),
+      form,
+      this.readings,
+      this.errors,
+      this.result,
+      this.copy.node,
+    );
+  }
+
+  /** Shows the names again that were made before the user left the view. */
+  restore() {
+    const before = recall("names", /** @type {any} */ (null));
+    if (before?.made !== JSON.stringify(this.request())) return;
+    this.made = before.made;
+    this.drawSamples(before.found, Number(this.size.value), this.novel.checked);
+  }
+
+  /** @param {HTMLInputElement} input */
+  read(input) {
+    return readAs(input.value, this.known);
+  }
+
+  conditions() {
+    return {
+      prefix: this.read(this.begins).text,
+      suffix: this.read(this.suffix).text,
+      contains: this.read(this.contains).text,
+      min_len: numberOf(this.minLen) ?? 0,
+      max_len: numberOf(this.maxLen),
+      novel: this.novel.checked,
+      unique: this.unique.checked,
+    };
+  }
+
+  request() {
+    const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
+    const n = Number(this.size.value);
+    return { model: this.model.id, n, temperature, seed, top_k, top_p, prompt, ...this.conditions(), nearest: n <= this.maxNearest };
+  }
+
+  code() {
+    const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
+    const { min_len, ...others } = this.conditions();
+    const given = { seed, temperature, top_k, top_p: top_p === 1 ? null : top_p, prompt, min_len: min_len || null, ...others };
+    const [n, place] = [this.size.value, placeOf(this.model)];
+    return {
+      command: `kamon sample ${shell(place)} -n ${n}${flags(given)} --nearest`,
+      python: `import kamon\n\nmodel = kamon.load(${python(place)})\nmodel.sample(${n}${keywords(given)})`,
+    };
+  }
+
+  /** Shows how texts were read; false, and why, if the model does not know a character of them. */
+  checkTexts() {
+    const inputs = [this.begins, this.suffix, this.contains];
+    const changed = inputs.filter((each) => this.read(each).text !== each.value && !this.read(each).unknown.length);
+    const hints = changed.map((each) => `“${inline(each.value)}” was read as “${inline(this.read(each).text)}”.`);
+    swap(this.readings, ...hints.map((each) => h("p", { class: "hint" }, each)));
+    const unknown = inputs.flatMap((each) => this.read(each).unknown);
+    if (!unknown.length || !this.known) return true;
+    swap(this.result);
+    this.context.fail(new api.ApiError(unknownSentence([...new Set(unknown)], this.known), 0), this.errors);
+    return false;
+  }
+
+  writeAddress() {
+    change({
+      n: this.size.value === USUAL_SIZE ? null : this.size.value,
+      begins: this.begins.value,
+      suffix: this.suffix.value,
+      contains: this.contains.value,
+      min_len: this.minLen.value,
+      max_len: this.maxLen.value,
+      novel: this.novel.checked ? null : "0",
+      unique: this.unique.checked ? null : "0",
+    });
+  }
+
+  async make() {
+    swap(this.errors);
+    if (!this.checkTexts()) return;
+    if (JSON.stringify(this.request()) === this.made) this.dials.advance(); // other names, and not the same again
+    this.writeAddress();
+    const request = this.request();
+    this.drawSearching(true);
+    try {
+      const found = await this.ask((signal) => api.sample(request, signal));
+      this.made = JSON.stringify(request);
+      this.drawSamples(found, request.n, request.novel);
+      remember("names", { made: this.made, found });
+    } catch (error) {
+      this.made = "";
+      swap(this.result, api.isAbort(error) && h("p", {}, "Stopped."));
+      this.context.fail(error, this.errors);
+    } finally {
+      this.drawSearching(false);
+    }
+  }
+
+  /** @param {boolean} searching */
+  drawSearching(searching) {
+    this.searching = searching;
+    this.result.setAttribute("aria-busy", String(searching));
+    this.submit.textContent = searching ? "Searching … Stop" : "Generate";
+    if (searching) this.context.say("Searching.");
+  }
+
+  /** @param {Samples} found @param {number} wanted @param {boolean} novel  whether only new names were wanted */
+  drawSamples(found, wanted, novel) {
+    const old = found.samples.filter((each) => each.in_list).length;
+    const sentence = foundSentence(found, wanted, novel) + (old ? ` ${count(old)} of them are in the list.` : "");
+    this.context.say(sentence);
+    const rows = found.samples.map((each) =>
+      h(
+        "li",
+        {},
+        star(each.text, this.model.id, each.logprob, each.in_list),
+        h("span", { class: "name" }, each.text === "" ? "(empty)" : named(each.text)),
+        h("span", { class: "number", title: "log probability in nats" }, fixed(each.logprob, 2)),
+        mark(each),
+      ),
+    );
+    swap(this.result, h("p", {}, sentence, ` Seed ${found.seed}.`), h("ul", { class: "samples" }, ...rows));
+  }
+}

@@ -1,0 +1,117 @@
+// What reading a list did to it: counts, what was left out or changed, and what `kamon clean` would do.
+
+import { button, figures, h, name as named, names as listOf, table } from "./dom.js";
+import { count, many } from "./format.js";
+
+/** @typedef {import("./api.js").Cleaned} Cleaned */
+
+/**
+ * The parts of the report.
+ * @param {Cleaned} found
+ * @param {string} format  of the list
+ * @param {(format: "csv"|"tsv"|"jsonl"|"json") => void} readAs  reads the list as a table
+ * @param {(text: string) => void} take  takes a better list
+ */
+export function cleanReport(found, format, readAs, take) {
+  const unit = ["csv", "tsv"].includes(format) ? "row" : "line";
+  return [
+    ...found.warnings.map((each) => h("p", { class: "error" }, `⚠ ${each}`)),
+    tableHint(found, readAs),
+    summary(found, unit),
+    h("p", { class: "hint" }, "The first: ", ...listOf(found.docs.slice(0, 5), " · ", 40)),
+    figures([
+      ["characters in the longest", count(found.longest)],
+      ["different characters", count(found.characters)],
+    ]),
+    ...changesOf(found, unit === "row" ? "Row" : "Line"),
+    tidying(found, take),
+  ];
+}
+
+/** @param {Cleaned} found @param {(format: "csv"|"tsv"|"jsonl"|"json") => void} readAs */
+function tableHint({ looks_like: table }, readAs) {
+  if (!table) return null;
+  return h(
+    "div",
+    { class: "stack" },
+    h("p", { class: "error" }, `⚠ These lines look like a table (${table.toUpperCase()}). As they stand, each is learned whole.`),
+    button("Read them as a table", () => readAs(table)),
+  );
+}
+
+/** @param {Cleaned} found @param {string} unit */
+function summary(found, unit) {
+  return h(
+    "p",
+    {},
+    `${many(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
+    `${many(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
+    `${count(found.num_stripped)} with spaces removed at their ends. `,
+    found.num_normalized > 0 && `${count(found.num_normalized)} brought to NFC (ö as one character). `,
+    `${count(found.num_held_out)} are held out to test on.`,
+  );
+}
+
+/** @param {Cleaned} found @param {string} heading  of the column of line numbers */
+function changesOf({ removed, changed }, heading) {
+  return [
+    removed.length > 0 &&
+      folded(
+        `Left out${removed.length >= 100 ? ", the first hundred" : ""}`,
+        "What was left out",
+        [heading, "Text", "Why"],
+        removed.map((each) => [each.line, named(each.text), each.why]),
+      ),
+    changed.length > 0 &&
+      folded(
+        "Changed",
+        "What was changed",
+        [heading, "Before", "After"],
+        changed.map((each) => [each.line, named(each.before), named(each.after)]),
+      ),
+  ];
+}
+
+/** @param {Cleaned} found @param {(text: string) => void} take */
+function tidying({ tidied }, take) {
+  if (!tidied) return null;
+  const steps = tidied.steps.filter((each) => each.count).map((each) =>
+    h(
+      "li",
+      {},
+      `${each.name}: ${count(each.count)} ${each.action}`,
+      ...(each.examples.length ? [", such as ", ...example(each.action, each.examples[0])] : []),
+    ),
+  );
+  return h(
+    "details",
+    { open: true },
+    h("summary", {}, "kamon clean would do more"),
+    h("ul", {}, ...steps),
+    button(`Take the cleaned list, ${many(tidied.num_docs, "entry").replace("entrys", "entries")}`, () => take(tidied.text)),
+  );
+}
+
+/**
+ * A long table that is opened when it is wanted.
+ * @param {string} summary
+ * @param {string} caption
+ * @param {string[]} headings
+ * @param {import("./dom.js").Child[][]} rows
+ */
+function folded(summary, caption, headings, rows) {
+  return h(
+    "details",
+    {},
+    h("summary", {}, summary),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, table(caption, headings, rows)),
+  );
+}
+
+/**
+ * @param {string} action
+ * @param {[string, string]} two  before and after, or what was dropped and why
+ */
+function example(action, [first, second]) {
+  return action === "dropped" ? ["“", named(first, 60), `” (${second})`] : ["“", named(first, 60), "” → “", named(second, 60), "”"];
+}

@@ -1,0 +1,101 @@
+// What may come next: the chances of each token, and the one that the sampler takes.
+
+import { count, fixed, many, percent, visible } from "./format.js";
+import { allowed, choose, probabilities, uniform } from "./sampler.js";
+
+/**
+ * @typedef {import("./api.js").NextTokens} NextTokens
+ * @typedef {{temperature: number, top_k: number|null, top_p: number}} Settings
+ *
+ * @typedef {object} Distribution
+ * @property {number[]} logits  of all tokens
+ * @property {number[]} free  the tokens that may come next, before top-k and top-p
+ * @property {number[]} stay  the tokens that may come next
+ * @property {Map<number, number>} shares  the probability of each token in `stay`
+ * @property {Map<number, number>} whole  the probability of each token in `free`
+ */
+
+export const MAX_BARS = 30;
+
+/**
+ * What the sampler makes of the logits.
+ * @param {NextTokens} next
+ * @param {string} prefix
+ * @param {Settings} settings
+ * @returns {Distribution}
+ */
+export function distributionOf({ tokens, end }, prefix, { temperature, top_k, top_p }) {
+  const logits = tokens.map((each) => each.logit);
+  const bos = tokens.findIndex((each) => each.id === end);
+  const excluded = new Set(tokens.flatMap((each, i) => (each.kept ? [] : [i])));
+  const free = tokens.map((_, i) => i).filter((i) => !excluded.has(i));
+  const stay = allowed(logits, temperature, bos, [...prefix].length, { top_k, top_p }, excluded);
+  /** @param {number[]} some */
+  const sharesOf = (some) => {
+    const shares = probabilities(some.map((i) => logits[i]), temperature);
+    return new Map(some.map((token, i) => [token, shares[i]]));
+  };
+  return { logits, free, stay, shares: sharesOf(stay), whole: sharesOf(free) };
+}
+
+/**
+ * The tokens that may come next before the cut, the most probable first.
+ * @param {Distribution} distribution
+ */
+export function orderOf({ free, logits }) {
+  return free.slice().sort((a, b) => logits[b] - logits[a]);
+}
+
+/**
+ * The token that `kamon sample` takes here, as sample 0 of this seed, and its random number.
+ * @param {NextTokens} next
+ * @param {Distribution} distribution
+ * @param {number} temperature
+ * @param {number} seed
+ */
+export function drawn(next, { stay, logits }, temperature, seed) {
+  const u = uniform(seed, 0, next.position);
+  const place = choose(stay.map((i) => logits[i]), temperature, u);
+  return { token: next.tokens[stay[place]], u };
+}
+
+/**
+ * The chart of a distribution: the first tokens, and the others in one bar.
+ * @param {NextTokens} next
+ * @param {Distribution} distribution
+ * @param {number[]} order  of the tokens
+ * @returns {import("./charts.js").BarData}
+ */
+export function chartOf({ tokens }, { logits, free, stay, shares, whole }, order) {
+  /** @param {number} i */
+  const value = (i) => shares.get(i) ?? whole.get(i) ?? 0;
+  /** @type {import("./charts.js").Bar[]} */
+  const bars = order.slice(0, MAX_BARS).map((i) => ({
+    label: visible(tokens[i].text),
+    value: value(i),
+    cut: !shares.has(i),
+    title: `${visible(tokens[i].text)}: ${shares.has(i) ? percent(value(i)) : `cut off, else ${percent(value(i))}`}`,
+  }));
+  const rest = order.slice(MAX_BARS);
+  if (rest.length) {
+    const sum = rest.reduce((total, i) => total + (shares.get(i) ?? 0), 0);
+    bars.push({ label: "rest", value: sum, sum: true, title: `${count(rest.length)} more: ${percent(sum)}` });
+  }
+  const best = order[0];
+  return {
+    bars,
+    description:
+      `${many(stay.length, "token")} of ${count(free.length)} may come next. ` +
+      `The most likely is ${visible(tokens[best].text)}, ${percent(value(best))}.`,
+    behind: {
+      head: ["Next", "Chance", "Before the cut", "Logit", "Token"],
+      rows: order.map((i) => [
+        visible(tokens[i].text),
+        shares.has(i) ? percent(value(i)) : "cut off",
+        percent(whole.get(i) ?? 0),
+        fixed(logits[i], 3),
+        tokens[i].id,
+      ]),
+    },
+  };
+}

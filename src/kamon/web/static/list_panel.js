@@ -1,0 +1,323 @@
+// The list to learn: built in or the user's own, what reading it does, and the button that begins the training.
+
+import * as api from "./api.js";
+import { cleanReport } from "./clean_report.js";
+import { copies } from "./copy.js";
+import { button, field, h, isOff, panel, swap, switchOff, tick } from "./dom.js";
+import { many } from "./format.js";
+import { change, recall, remember } from "./state.js";
+import { decoded, wordiest } from "./text.js";
+import { codeOf, columnsRequest, formatOf, isTable, jobRequest, listRequest, mayHaveHeader, sourceOf } from "./training_form.js";
+
+/** @typedef {import("./main.js").Context} Context */
+
+const BUDGETS = [0.5, 1, 3, 10, 30, 60, 120]; // seconds
+const SETTINGS = [
+  { name: "n_layer", label: "Layers", min: 1, max: 8 },
+  { name: "n_embd", label: "Width (n_embd)", min: 4, max: 256 },
+  { name: "n_head", label: "Heads", min: 1, max: 16 },
+  { name: "block_size", label: "Block size", min: 2, max: 256 },
+  { name: "num_steps", label: "Steps", min: 1, max: 100000 },
+  { name: "batch_size", label: "Batch size", min: 1, max: 512 },
+];
+/** @type {[api.Format, string][]} */
+const FORMATS = [
+  ["text", "one entry per line"],
+  ["csv", "a table, CSV"],
+  ["tsv", "a table, TSV"],
+  ["jsonl", "JSON lines"],
+  ["json", "JSON, an array"],
+];
+const PREVIEW_DELAY = 300; // ms after the last change
+// A list stays while other views are open. file: the name of the one that the list is from.
+const draft = { text: "", name: "", file: "", format: "text", column: "", header: true, ...recall("draft", {}) };
+
+export class ListPanel {
+  /** @param {Context} context */
+  constructor(context) {
+    const { state } = context;
+    this.context = context;
+    this.ask = api.latest(context.signal);
+    /** @type {ReturnType<typeof setTimeout>|undefined} */
+    this.timer = undefined;
+    this.list = listInputs();
+    this.budget = h("select", {}, ...BUDGETS.map((each) => h("option", { value: each }, many(each, "second"))));
+    this.budget.value = BUDGETS.map(String).includes(state.budget) ? state.budget : "1";
+    this.seed = h("input", { type: "number", min: 0, max: 2 ** 31, step: 1, value: state.seed ?? "42" });
+    this.settings = SETTINGS.map(({ name, min, max }) =>
+      h("input", { type: "number", name, min, max, step: 1, placeholder: "chosen" }),
+    );
+    this.errors = h("div", { class: "errors" });
+    this.start = h("button", { type: "submit", class: "main" }, "Train");
+    this.copy = copies(() => codeOf(this.form()), undefined, () => this.saveHint());
+    this.node = panel("The list", this.layout(), this.copy.node);
+    this.takeLimits();
+    this.listen();
+    this.preview();
+  }
+
+  layout() {
+    const submit = (/** @type {Event} */ event) => {
+      event.preventDefault();
+      this.train();
+    };
+    return h(
+      "form",
+      { submit, input: this.copy.refresh },
+      h(
+        "fieldset",
+        { class: "choice" },
+        h("legend", {}, "What to learn from"),
+        h("label", {}, this.list.builtin, "29,693 first names"),
+        h("label", {}, this.list.own, "Your own list"),
+      ),
+      this.list.node,
+      h("div", { class: "row" }, field("Training time", this.budget), field("Seed", this.seed)),
+      h(
+        "details",
+        {},
+        h("summary", {}, "Settings"),
+        h("p", {}, "Kamon chooses what you leave empty, to fit the training time. If you give the number of steps, the time does not count."),
+        h("div", { class: "row" }, ...SETTINGS.map(({ label }, i) => field(label, this.settings[i]))),
+      ),
+      this.start,
+      this.errors,
+    );
+  }
+
+  takeLimits() {
+    api.limits().then(({ limits, settings }) => {
+      for (const input of this.settings) if (input.name in settings) input.max = String(settings[input.name]);
+      for (const each of this.budget.options) each.hidden = each.disabled = Number(each.value) > (limits.job_seconds ?? Infinity);
+    }).catch(() => {}); // then the server refuses what is too large
+  }
+
+  listen() {
+    for (const radio of [this.list.builtin, this.list.own]) radio.addEventListener("change", () => this.drawChoice());
+    this.list.text.addEventListener("input", () => {
+      if (!this.list.text.value) draft.file = "";
+      this.list.note.hidden = true;
+      this.preview();
+    });
+    for (const each of [this.list.format, this.list.column, this.list.header]) {
+      each.addEventListener("change", () => this.preview(this.list.text.value !== ""));
+    }
+    this.list.name.addEventListener("input", () => this.keep());
+    this.list.file.addEventListener("change", () => this.readFile(this.list.file.files?.[0]));
+    this.node.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      this.node.classList.add("drop");
+    });
+    this.node.addEventListener("dragleave", () => this.node.classList.remove("drop"));
+    this.node.addEventListener("drop", (event) => {
+      event.preventDefault();
+      this.node.classList.remove("drop");
+      this.dropped(event.dataTransfer);
+    });
+  }
+
+  /** @returns {import("./training_form.js").Form} */
+  form() {
+    const filled = this.settings.filter((input) => input.value !== "");
+    return {
+      own: this.list.own.checked,
+      text: this.list.text.value,
+      name: this.list.name.value,
+      file: draft.file,
+      format: /** @type {api.Format} */ (this.list.format.value),
+      column: this.list.column.value,
+      header: this.list.header.checked,
+      budget: this.budget.value,
+      seed: this.seed.value,
+      settings: Object.fromEntries(filled.map((input) => [input.name, Number(input.value)])),
+    };
+  }
+
+  /** What to do before the commands run: a pasted list has no file yet. */
+  saveHint() {
+    const form = this.form();
+    if (!form.own || form.file) return null;
+    const file = sourceOf(form);
+    return h(
+      "div",
+      { class: "stack" },
+      h("p", { class: "hint" }, `Save the list first: then there is a ${file} to train on.`),
+      button("Save list", () => saveText(file, this.list.text.value)),
+    );
+  }
+
+  keep() {
+    const { text, name, format, column, header } = this.form();
+    Object.assign(draft, { text, name, format, column, header });
+    remember("draft", draft);
+  }
+
+  drawChoice() {
+    this.list.node.hidden = !this.list.own.checked;
+    this.copy.refresh();
+  }
+
+  /**
+   * Shows, a moment after the last change, what reading the list does.
+   * @param {boolean} [also]  also of an empty list, as a file may be
+   */
+  preview(also) {
+    clearTimeout(this.timer);
+    this.list.columnField.hidden = !isTable(this.form());
+    this.list.headerField.hidden = !mayHaveHeader(this.form());
+    this.keep();
+    this.timer = setTimeout(() => this.drawReport(also), PREVIEW_DELAY);
+  }
+
+  /** @param {boolean} [also] */
+  async drawReport(also) {
+    if (!also && !this.list.text.value.trim()) return swap(this.list.report);
+    try {
+      const found = await this.ask(async (signal) => {
+        if (isTable(this.form())) await this.findColumns(signal);
+        return api.clean(listRequest(this.form()), signal);
+      });
+      const { text, format } = this.form();
+      swap(this.list.report, ...cleanReport(found, format, (table) => this.take(text, table), (better) => this.take(better, "text")));
+    } catch (error) {
+      if (!api.isAbort(error)) swap(this.list.report);
+      this.context.fail(error, this.list.report);
+    }
+  }
+
+  /** @param {AbortSignal} signal */
+  async findColumns(signal) {
+    const found = await api.columns(columnsRequest(this.form()), signal);
+    const before = this.list.column.value;
+    swap(this.list.column, ...found.map((each) => h("option", { value: each }, each)));
+    this.list.column.value = found.find((each) => each === before) ?? wordiest(this.list.text.value, this.list.format.value, found);
+    this.keep();
+    this.copy.refresh();
+  }
+
+  /** @param {string} text @param {api.Format} format */
+  take(text, format) {
+    this.list.text.value = text;
+    this.list.format.value = format;
+    this.list.text.focus(); // the button that was pressed goes
+    this.preview();
+    this.copy.refresh();
+  }
+
+  /** @param {DataTransfer|null} transfer */
+  dropped(transfer) {
+    if (transfer?.files.length) {
+      this.readFile(transfer.files[0]);
+      return;
+    }
+    this.list.text.value = transfer?.getData("text/plain") ?? "";
+    draft.file = "";
+    this.list.own.checked = true;
+    this.drawChoice();
+    this.preview();
+  }
+
+  /** @param {File|undefined|null} file */
+  async readFile(file) {
+    if (!file) return;
+    this.list.own.checked = true;
+    draft.file = file.name;
+    this.list.name.value = file.name.slice(0, 100);
+    this.list.format.value = formatOf(file.name);
+    swap(this.list.column); // those of the file before
+    const { text, note, fault } = await textOf(file);
+    this.list.text.value = text;
+    if (note) draft.file = ""; // the command line may not read its encoding: it can be saved from here
+    this.list.note.textContent = note;
+    this.list.note.hidden = !note;
+    this.drawChoice();
+    this.preview(true);
+    if (!fault) return;
+    clearTimeout(this.timer);
+    swap(this.list.report);
+    this.context.fail(new api.ApiError(fault, 0), this.list.report);
+  }
+
+  async train() {
+    const { context, errors, start } = this;
+    if (isOff(start)) return;
+    swap(errors);
+    const form = this.form();
+    if (form.own && !form.text.trim()) {
+      context.fail(new api.ApiError("Paste a list or choose a file first.", 0), errors);
+      return;
+    }
+    switchOff(start, true);
+    try {
+      const job = await api.startJob(jobRequest(form));
+      change({ job: job.id, model: null, step: null, budget: this.budget.value, seed: this.seed.value });
+      context.say("The training has begun.");
+      context.watch.follow(job);
+    } catch (error) {
+      context.fail(error, errors);
+    } finally {
+      switchOff(start, false);
+    }
+  }
+}
+
+/** The inputs of the list; `node` has those of the user's own list. */
+function listInputs() {
+  const isOwn = draft.text !== "";
+  const builtin = h("input", { type: "radio", name: "source", checked: !isOwn, id: "source-names" });
+  const own = h("input", { type: "radio", name: "source", checked: isOwn, id: "source-own" });
+  const placeholder = "One entry per line: brands, places, plants …";
+  const text = h("textarea", { rows: 8, spellcheck: "false", placeholder, value: draft.text });
+  const file = h("input", { type: "file", accept: ".txt,.csv,.tsv,.json,.jsonl,.ndjson,text/plain" });
+  const name = h("input", { type: "text", maxlength: 100, placeholder: "a pasted list", value: draft.name });
+  const format = h("select", {}, ...FORMATS.map(([value, label]) => h("option", { value }, label)));
+  format.value = draft.format;
+  const column = h("select", {}, draft.column && h("option", { value: draft.column }, draft.column));
+  const columnField = field("Column to learn", column);
+  const header = h("input", { checked: draft.header });
+  const headerField = tick("The first row is a header", header);
+  const report = h("div", { class: "report stack", "aria-live": "polite" });
+  const note = h("p", { class: "hint", hidden: true });
+  const node = h(
+    "div",
+    { hidden: !isOwn, class: "stack" },
+    field("Your list", text, "One entry per line. Paste it, or drop a file here."),
+    h(
+      "div",
+      { class: "row wide" },
+      field("Or choose a file", file),
+      field("List name", name),
+      field("Format", format),
+      columnField,
+      headerField,
+    ),
+    note,
+    report,
+  );
+  return { builtin, own, text, file, name, format, column, columnField, header, headerField, report, note, node };
+}
+
+/**
+ * The text of a file, or why there is none.
+ * @param {File} file
+ * @returns {Promise<{text: string, note: string, fault: string}>}
+ */
+async function textOf(file) {
+  if (file.size > 2 * api.MAX_BYTES) return { text: "", note: "", fault: api.TOO_LARGE };
+  try {
+    return decoded(new Uint8Array(await file.arrayBuffer()), file.name);
+  } catch {
+    return { text: "", note: "", fault: `${file.name} cannot be read: choose it again` };
+  }
+}
+
+/**
+ * Saves a text as a file, by the browser.
+ * @param {string} file
+ * @param {string} text
+ */
+function saveText(file, text) {
+  const link = h("a", { href: URL.createObjectURL(new Blob([text.endsWith("\n") ? text : `${text}\n`])), download: file });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}

@@ -1,0 +1,163 @@
+// A training in numbers: its losses as a chart, and the steps to go back to.
+
+import { count, fixed } from "./format.js";
+
+/**
+ * @typedef {import("./api.js").Job} Job
+ * @typedef {import("./api.js").Moment} Moment
+ */
+
+/**
+ * The range of the chart, from the lowest loss to a little above guessing. The first steps are worse; with them in it,
+ * all others would look the same.
+ * @param {Job} job
+ * @returns {[number, number]}
+ */
+export function rangeOf(job) {
+  const all = [...job.losses, ...job.held_out].map(([, loss]) => loss);
+  const { uniform, ngram } = job.lines;
+  const most = uniform === null ? Math.max(...all) : uniform * 1.08;
+  const least = Math.min(...all, ngram ?? Infinity, most);
+  return [least - 0.06 * (most - least || 1), most];
+}
+
+/**
+ * The mean of the last tenth.
+ * @param {[number, number][]} losses
+ */
+export function lastMean(losses) {
+  const last = losses.slice(-Math.max(1, Math.floor(losses.length / 10)));
+  return last.reduce((total, [, loss]) => total + loss, 0) / last.length;
+}
+
+/**
+ * Each loss as the mean of 15 neighbours.
+ * @param {[number, number][]} losses
+ * @returns {[number, number][]}
+ */
+export function smoothed(losses) {
+  const half = Math.min(7, Math.floor(losses.length / 8));
+  return losses.map(([step], i) => {
+    const near = losses.slice(Math.max(0, i - half), i + half + 1);
+    return [step, near.reduce((total, [, loss]) => total + loss, 0) / near.length];
+  });
+}
+
+/**
+ * The steps to go back to, among them the one whose model the training made.
+ * @param {Job|null} job
+ * @returns {Moment[]}
+ */
+export function momentsOf(job) {
+  if (!job?.best || !job.model) return job?.moments ?? [];
+  const { step, samples } = job.best;
+  const others = job.moments.filter((each) => each.step !== step);
+  return [...others, { step, model: job.model, samples }].sort((a, b) => a.step - b.step);
+}
+
+/**
+ * The place, among the moments, of the model that the training made; else of the newest.
+ * @param {Job|null} job
+ */
+export function usualPlace(job) {
+  const moments = momentsOf(job);
+  const made = moments.findIndex((each) => each.model === job?.model);
+  return made < 0 ? moments.length - 1 : made;
+}
+
+/**
+ * The place of the moment that is nearest to a step; null means the usual place.
+ * @param {Job|null} job
+ * @param {number|null} step
+ */
+export function placeAt(job, step) {
+  if (step === null) return usualPlace(job);
+  const distances = momentsOf(job).map((each) => Math.abs(each.step - step));
+  return distances.reduce((best, distance, i) => (distance < distances[best] ? i : best), 0);
+}
+
+/**
+ * What became of a training whose last step is not its model.
+ * @param {Job} job
+ */
+export function whichStep(job) {
+  const { best } = job;
+  if (!best || best.step === job.step || best.loss === null) return "";
+  const early = job.state === "done" && job.step < job.num_steps ? ", ended early" : "";
+  return (
+    `${job.error ? ". Of its steps," : `${early}:`} step ${count(best.step)} did best on the entries held out, and is the model ` +
+    `(loss ${fixed(best.loss, 4)} there)` +
+    (best.over_fitted ? ". After that it only memorised: this list needs fewer steps or a smaller model." : ".")
+  );
+}
+
+/**
+ * The rows of the chart's table: about 60 losses, and all on the entries held out.
+ * @param {Job} job
+ */
+function rowsOf(job) {
+  /** @type {Map<number, [string, string]>} */
+  const rows = new Map();
+  const some = Math.ceil(job.losses.length / 60);
+  job.losses.forEach(([step, loss], i) => {
+    if (i % some === 0 || i === job.losses.length - 1) rows.set(step, [loss.toFixed(4), ""]);
+  });
+  for (const [step, loss] of job.held_out) rows.set(step, [rows.get(step)?.[0] ?? "", loss.toFixed(4)]);
+  return [...rows].sort((a, b) => a[0] - b[0]).map(([step, both]) => [count(step), ...both]);
+}
+
+/**
+ * What the lines of the chart are.
+ * @param {Job} job
+ */
+export function legendOf({ lines: { uniform, ngram, ngram_order } }) {
+  return (
+    "Average surprisal per token, in nats. Lower is better. Test: on entries held out." +
+    (uniform === null ? "" : ` Uniform: guessing among all tokens costs ln V = ${fixed(uniform, 3)}.`) +
+    (ngram === null ? "" : ` ${ngram_order}-gram: the best that counting alone does, ${fixed(ngram, 3)}.`)
+  );
+}
+
+/**
+ * The chart of a training that has losses.
+ * @param {Job} job
+ * @param {number|null} cursor  the step that is looked at
+ * @returns {import("./charts.js").LineData}
+ */
+export function chartOf(job, cursor) {
+  const { uniform, ngram, ngram_order } = job.lines;
+  const best = job.held_out.length ? Math.min(...job.held_out.map(([, loss]) => loss)) : null;
+  return {
+    series: [
+      { name: "", points: job.losses, kind: "faint" },
+      { name: "training", points: smoothed(job.losses), kind: "line" },
+      { name: "test", points: job.held_out, kind: "marked" },
+    ],
+    rules: [
+      ...(uniform === null ? [] : [{ y: uniform, name: "uniform", dash: "2 4" }]),
+      ...(ngram === null ? [] : [{ y: ngram, name: `${ngram_order}-gram`, dash: "8 4" }]),
+    ],
+    cursor,
+    xName: "step",
+    yName: "nats per token",
+    yRange: rangeOf(job),
+    xRange: [0, Math.max(1, job.num_steps, job.losses[job.losses.length - 1][0])],
+    description:
+      `Nats per token, lower is better, after ${job.step} of ${job.num_steps} steps.` +
+      (best === null ? "" : ` The best on what is held out is ${best.toFixed(3)}.`) +
+      (uniform === null ? "" : ` Guessing costs ${uniform.toFixed(3)}.`) +
+      (ngram === null ? "" : ` The best n-gram costs ${ngram.toFixed(3)}.`),
+    behind: { head: ["Step", "Training, nats per token", "Test"], rows: rowsOf(job) },
+  };
+}
+
+/**
+ * The step that is looked at, if it is not the last one anyway.
+ * @param {Job} job
+ * @param {number|null} wanted  a step that the user has chosen
+ */
+export function cursorOf(job, wanted) {
+  const moments = momentsOf(job);
+  if (!moments.length || (wanted === null && (job.best?.step ?? job.step) === job.step)) return null;
+  return moments[placeAt(job, wanted)].step;
+}

@@ -1,0 +1,74 @@
+// How a model reads a text, as labels, sentences and a chart.
+
+import { fixed, percent, visible } from "./format.js";
+import { inline } from "./text.js";
+
+/** @typedef {import("./api.js").Trace} Trace */
+
+/**
+ * The labels of the tokens; the one that begins and ends a document is "◦".
+ * @param {Trace} trace
+ */
+export function labelsOf(trace) {
+  return trace.tokens.map(({ text }) => (visible(text) === "end" ? "◦" : visible(text)));
+}
+
+/**
+ * How much a token looks at each token up to it.
+ * @param {Trace} trace
+ * @param {{layer: number, head: number, row: number}} at
+ */
+export function weightsOf(trace, { layer, head, row }) {
+  return trace.attention[layer]?.[head]?.[row] ?? [];
+}
+
+/**
+ * What a token looks at most.
+ * @param {Trace} trace
+ * @param {{layer: number, head: number, row: number}} at
+ */
+export function attentionSentence(trace, at) {
+  const labels = labelsOf(trace);
+  const weights = weightsOf(trace, at);
+  const best = weights.indexOf(Math.max(...weights));
+  return (
+    `In layer ${at.layer + 1}, head ${at.head + 1}, “${labels[at.row]}” at position ${at.row} looks most at ` +
+    `“${labels[best]}” at position ${best}, with ${percent(weights[best] ?? 0)}.`
+  );
+}
+
+/**
+ * What the token after this one cost; "" if there is none.
+ * @param {Trace} trace
+ * @param {number} row
+ */
+export function surpriseSentence(trace, row) {
+  const target = trace.surprise[row];
+  if (!target) return "";
+  const next = target.text === "" ? "the end" : `“${inline(visible(target.text))}”`;
+  const ngram = target.ngram === null ? "" : `, the n-gram ${fixed(target.ngram)}`;
+  return `After “${inline(labelsOf(trace)[row])}”, ${next} cost the GPT ${fixed(target.gpt)} bits${ngram}.`;
+}
+
+/**
+ * @param {Trace} trace
+ * @returns {import("./charts.js").BarData}
+ */
+export function surpriseChart({ surprise, ngram_order }) {
+  const total = surprise.reduce((sum, each) => sum + (each.gpt ?? Infinity), 0);
+  return {
+    names: surprise.some((each) => each.ngram !== null) ? ["GPT", `${ngram_order ?? "n"}-gram`] : undefined,
+    format: (bits) => bits.toFixed(1),
+    bars: surprise.map((each) => ({
+      label: visible(each.text),
+      value: each.gpt ?? 0,
+      second: each.ngram ?? undefined,
+      title: `${visible(each.text)}: ${fixed(each.gpt)} bits by the GPT${each.ngram === null ? "" : `, ${fixed(each.ngram)} by the n-gram`}`,
+    })),
+    description: `All letters and the end cost the GPT ${total.toFixed(2)} bits.`,
+    behind: {
+      head: ["Letter", "GPT, bits", "n-gram, bits"],
+      rows: surprise.map((each) => [visible(each.text), fixed(each.gpt, 3), fixed(each.ngram, 3)]),
+    },
+  };
+}

@@ -1,0 +1,112 @@
+// What the form of the Train view asks for: a list, a time and settings, as requests and as code.
+
+import { flags, keywords, python, shell } from "./copy.js";
+
+/**
+ * @typedef {import("./api.js").Format} Format
+ *
+ * @typedef {object} Form
+ * @property {boolean} own  whether to learn the user's own list, and not the built-in one
+ * @property {string} text  the list
+ * @property {string} name  of the list; "" if it has none
+ * @property {string} file  the name of the file that the list is from; "" for a pasted one
+ * @property {Format} format
+ * @property {string} column  of a table
+ * @property {boolean} header  whether the first row of a table is a header
+ * @property {string} budget  seconds to train for
+ * @property {string} seed
+ * @property {Record<string, number>} settings  those that the user has filled in
+ */
+
+/** @param {Pick<Form, "format">} form */
+export function isTable({ format }) {
+  return format !== "text";
+}
+
+/** @param {Pick<Form, "format">} form */
+export function mayHaveHeader({ format }) {
+  return format === "csv" || format === "tsv";
+}
+
+/** @param {Form} form */
+function hasHeader(form) {
+  return form.header || !mayHaveHeader(form);
+}
+
+/**
+ * The name of the list for the command line: a file, or the built-in list.
+ * @param {Form} form
+ */
+export function sourceOf(form) {
+  if (!form.own) return "names";
+  return form.file || `list.${isTable(form) ? form.format : "txt"}`;
+}
+
+/**
+ * The format that the name of a file says.
+ * @param {string} name
+ * @returns {Format}
+ */
+export function formatOf(name) {
+  const ending = /\.(csv|tsv|json|jsonl|ndjson)$/i.exec(name)?.[1].toLowerCase() ?? "text";
+  return ending === "ndjson" ? "jsonl" : /** @type {Format} */ (ending);
+}
+
+/** @param {Form} form */
+const named = ({ name }) => (name ? { name } : {});
+
+/**
+ * The body of a request about the list.
+ * @param {Form} form
+ */
+export function listRequest(form) {
+  const { text, format, column } = form;
+  return { text, ...named(form), ...(isTable(form) ? { format, column: column || null, header: hasHeader(form) } : {}) };
+}
+
+/**
+ * The body of a request for the columns of a table.
+ * @param {Form} form
+ */
+export function columnsRequest(form) {
+  const format = /** @type {Exclude<Format, "text">} */ (form.format);
+  return { text: form.text, format, header: hasHeader(form), ...named(form) };
+}
+
+/**
+ * The body of a request that begins the training.
+ * @param {Form} form
+ * @returns {import("./api.js").BodyOf<"POST /jobs">}
+ */
+export function jobRequest(form) {
+  const { own, budget, seed, settings } = form;
+  return {
+    ...(own ? listRequest(form) : { builtin: "names" }),
+    ...("num_steps" in settings ? {} : { budget: Number(budget) }),
+    seed: Number(seed),
+    settings,
+  };
+}
+
+/**
+ * The training as a command and as Python.
+ * @param {Form} form
+ */
+export function codeOf(form) {
+  const source = sourceOf(form);
+  const table = {
+    format: form.format === formatOf(source) ? null : form.format,
+    column: isTable(form) ? form.column : null,
+  };
+  const options = {
+    ...(form.own ? table : {}),
+    budget: "num_steps" in form.settings ? null : `${form.budget}s`,
+    seed: Number(form.seed),
+    ...form.settings,
+  };
+  const noHeader = form.own && !hasHeader(form);
+  return {
+    command: `kamon train ${shell(source)}${flags({ ...options, no_header: noHeader })} -o model`,
+    python: `import kamon\n\nmodel = kamon.train(${python(source)}${keywords(options)}${noHeader ? ", header=False" : ""})\nmodel.save("model")`,
+  };
+}
