@@ -23,8 +23,8 @@ lint: .venv/installed-dev
 torture: .venv/installed-dev  ## the tests that try their luck, for an hour and a half
 	KAMON_TORTURE=1 $(BIN)/pytest -n auto --dist worksteal -m torture
 
-bugs: .venv/installed-dev    ## plant bugs and see each caught
-	$(BIN)/python dev/plant_bugs.py
+bugs: .venv/installed-dev    ## plant each bug of tests/bugs and see it caught
+	KAMON_BUGS=1 $(BIN)/pytest -n auto --dist worksteal tests/test_planted_bugs.py
 
 # From the source distribution, so that this is tried, too. auditwheel names the oldest C library that will do.
 wheel: .venv/installed-dev   ## what a release has: dist/*.tar.gz and, of this platform, dist/*.whl
