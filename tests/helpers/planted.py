@@ -1,8 +1,8 @@
 """Plants a bug in a copy of the package, and runs the tests that must then fail.
 
 A bug is a patch `tests/bugs/FOLDER/NAME.patch`: the line `Caught by: tests/...`, then a unified
-diff of one file. Its line numbers and indentation do not matter: the lines that it removes, with those
-around them that it shows, must be in the file exactly once. So other lines may change and move.
+diff of one file. Its line numbers and indentation do not matter: the lines that it removes, with
+those around them that it shows, must be in the file exactly once. So other lines may change.
 """
 
 from __future__ import annotations
