@@ -232,7 +232,7 @@ def test_a_clipped_gradient_is_that_of_all_groups(dtype: str) -> None:
     config = Config(n_embd=8, n_head=2, block_size=12, vocab_size=9, std=0.3, grad_clip=0.05)
     rng = random.Random(7)
     batch = random_batch(config, rng, 1000)
-    assert batch.num_targets > 400  # four groups
+    assert batch.num_targets >= 2 * 96  # two groups
     start = random_state(config, rng)
     together, apart = (make_native(config, dtype) for _ in range(2))
     together.load(start)
