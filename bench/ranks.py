@@ -18,9 +18,9 @@ import time
 from array import array
 
 from kamon.config import Config
-from kamon.engines.base import Plan, untrained
-from kamon.engines.batch import pack
-from kamon.engines.distributed import end, here
+from kamon.engines.base import StepPlan, initial_state
+from kamon.engines.batch import pack_sequences
+from kamon.engines.distributed import get_group, hard_exit
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init
 
@@ -31,11 +31,11 @@ def work(accumulated: int, seconds: float) -> None:
         n_layer=4, n_embd=128, n_head=4, block_size=64, batch_size=12, vocab_size=65, beta1=0.9
     )
     engine = make_engine("torch", config, threads=1)
-    engine.load(untrained(init(config, random.Random(1))))
-    ranks = here()
+    engine.load(initial_state(init(config, random.Random(1))))
+    ranks = get_group()
     size = config.batch_size * accumulated
-    docs = pack([random.randrange(65) for _ in range(65)] for _ in range(size))
-    plan = Plan(
+    docs = pack_sequences([random.randrange(65) for _ in range(65)] for _ in range(size))
+    plan = StepPlan(
         docs,
         12,
         array("q", range(size)),
@@ -44,11 +44,11 @@ def work(accumulated: int, seconds: float) -> None:
     )
     best = summed = float("inf")
     end = time.perf_counter() + seconds
-    while ranks.first(time.perf_counter()) < ranks.first(end):
+    while ranks.broadcast_scalar(time.perf_counter()) < ranks.broadcast_scalar(end):
         start = time.perf_counter()
         engine.train(plan)  # type: ignore[attr-defined]
         middle = time.perf_counter()
-        ranks.add_up(engine.padded)  # type: ignore[attr-defined]
+        ranks.all_reduce_sum(engine.padded)  # type: ignore[attr-defined]
         best, summed = min(best, middle - start), min(summed, time.perf_counter() - middle)
     if ranks.rank == 0:
         print(json.dumps([best, summed]))
@@ -63,7 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         work(args.worker, args.seconds)
-        end(0)
+        hard_exit(0)
         return
     times = []
     for size in (1, args.ranks):

@@ -29,8 +29,8 @@ from torch.nn import functional
 
 from kamon.config import Config
 from kamon.data.builtin import names
-from kamon.engines.base import Plan, untrained
-from kamon.engines.batch import Batch, pack
+from kamon.engines.base import StepPlan, initial_state
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import train
 from kamon.engines.parameters import init, parameter_shapes
@@ -78,19 +78,23 @@ def norm(x: Tensor) -> Tensor:
     return functional.rms_norm(x, x.shape[-1:], eps=1e-5)
 
 
-def names_documents(config: Config) -> Batch:
+def names_documents(config: Config) -> PackedBatch:
     docs = names()
     random.Random(1).shuffle(docs)
     tokenizer = CharTokenizer.train(docs)
-    return pack(tokenizer.encode_document(doc)[: config.block_size + 1] for doc in docs[:6400])
+    return pack_sequences(
+        tokenizer.encode_document(doc)[: config.block_size + 1] for doc in docs[:6400]
+    )
 
 
-def text_documents(config: Config) -> Batch:
+def text_documents(config: Config) -> PackedBatch:
     rng = random.Random(1)
-    return pack([rng.randrange(26) for _ in range(config.block_size + 1)] for _ in range(600))
+    return pack_sequences(
+        [rng.randrange(26) for _ in range(config.block_size + 1)] for _ in range(600)
+    )
 
 
-def rectangles(docs: Batch, config: Config) -> list[tuple[Tensor, Tensor]]:
+def rectangles(docs: PackedBatch, config: Config) -> list[tuple[Tensor, Tensor]]:
     """The steps' documents, padded to block_size: inputs and targets (B, T)."""
     found = []
     for first in range(0, len(docs) - config.batch_size + 1, config.batch_size):
@@ -104,15 +108,17 @@ def rectangles(docs: Batch, config: Config) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def compare(what: str, config: Config, docs: Batch, args: argparse.Namespace) -> dict[str, Any]:
+def compare(
+    what: str, config: Config, docs: PackedBatch, args: argparse.Namespace
+) -> dict[str, Any]:
     start = init(config, random.Random(config.seed))
     engine = make_engine("native", config, dtype="float32", threads=args.threads)
     in_torch = make_engine("torch", config, threads=args.threads, compile=args.compile)
     for each in (engine, in_torch):
-        each.load(untrained(start))
+        each.load(initial_state(start))
     steps = rectangles(docs, config)
     count = len(steps)
-    plan = Plan(
+    plan = StepPlan(
         docs,
         config.batch_size,
         array("q", range(count * config.batch_size)),

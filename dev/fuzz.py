@@ -45,7 +45,7 @@ class Model:
 
     def __init__(self, folder: Path) -> None:
         kamon.train(DOCS, output=folder / "m", **SETTINGS)
-        self.folder = model_dir.newest_folder(folder / "m")
+        self.folder = model_dir.newest_checkpoint_dir(folder / "m")
         entry = model_dir.read_manifest(self.folder)
         names = entry["files"]
         self.contents = {name: (self.folder / name).read_bytes() for name in names}

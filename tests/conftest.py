@@ -26,7 +26,7 @@ from kamon.storage.metrics import Metrics
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.training.early_stopping import mean_loss
 from kamon.training.loop import pretrain
-from kamon.training.setup import prepare
+from kamon.training.setup import build_setup
 
 
 def pytest_configure() -> None:
@@ -177,7 +177,7 @@ def piece_model(docs: list[str], vocab_size: int, **settings: Any) -> Model:
     """A model whose tokens are byte pairs, trained on all of `docs` but those held out."""
     source = corpus.from_docs(docs)
     learned, held_out = divide(source.different)
-    run = prepare(
+    run = build_setup(
         replace(source, docs=learned),
         Config(**settings),
         held_out=held_out,

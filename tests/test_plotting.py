@@ -20,7 +20,7 @@ from helpers.pictures import texts
 from kamon import Model, load, plotting, train
 from kamon.cli.plot import FORMATS, KINDS
 from kamon.evaluation import introspection
-from kamon.evaluation.introspection import Attention, Embeddings, Lengths, Plane
+from kamon.evaluation.introspection import Attention, Embeddings, Lengths, Projection
 from kamon.storage import model_dir
 
 pytestmark = pytest.mark.extra
@@ -103,7 +103,7 @@ def test_of_5000_characters_100_are_named() -> None:
     rng = random.Random(1)
     points = [(rng.gauss(0, 1), rng.gauss(0, 1)) for _ in range(5001)]
     chars = [chr(0x4E00 + i) for i in range(5000)]
-    tokens, positions = Plane(points, (0.5, 0.2)), Plane(points[:256], (0.5, 0.2))
+    tokens, positions = Projection(points, (0.5, 0.2)), Projection(points[:256], (0.5, 0.2))
     figure = plotting.draw_embeddings(
         Embeddings(chars, tokens, positions, list(range(7, 107)), len(chars))
     )
@@ -167,7 +167,7 @@ def test_wide_bins_are_explained() -> None:
 def test_odd_characters() -> None:
     """Each is shown, and nothing is said about missing glyphs: here, a warning is an error."""
     points = [(float(i), float(-i * i)) for i in range(len(ODD) + 1)]
-    plane = Plane(points, (0.5, 0.2))
+    plane = Projection(points, (0.5, 0.2))
     figure = plotting.draw_embeddings(
         Embeddings(list(ODD), plane, plane, list(range(len(ODD))), len(ODD))
     )

@@ -27,7 +27,7 @@ from by_torch import (
 )
 from kamon.config import Config
 from kamon.data.builtin import names
-from kamon.data.split import part, split
+from kamon.data.split import bucket, split
 
 CHARS = sorted(set("".join(names())))
 BOS = len(CHARS)  # before and behind each name
@@ -165,7 +165,7 @@ def nickname_pairs():
     )
     right = {}
     for name, short in pairs:
-        if part(name.encode()) == 0:
+        if bucket(name.encode()) == 0:
             right.setdefault(name, set()).add(short)
     return [pair for pair in pairs if pair[0] not in right], right
 

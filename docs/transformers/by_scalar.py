@@ -24,8 +24,8 @@ from kamon.engines.scalar import (
     embed,
     linear,
     log,
-    network,
-    queries_keys_values,
+    mlp,
+    qkv,
     rmsnorm,
     softmax,
 )
@@ -55,7 +55,7 @@ def added(xs, ys):
 
 def look(params, layer, head_dim, xs, mask):
     """The residual stream (T, C) after the positions have looked at each other."""
-    queries, keys, values = zip(*[queries_keys_values(params, layer, x) for x in xs], strict=True)
+    queries, keys, values = zip(*[qkv(params, layer, x) for x in xs], strict=True)
     return added(attend(params, layer, head_dim, queries, keys, values, mask), xs)
 
 
@@ -69,7 +69,7 @@ def look_across(params, layer, head_dim, xs, memory, watched=None):
 
 
 def think(params, layer, xs):
-    return added([network(params, layer, x) for x in xs], xs)
+    return added([mlp(params, layer, x) for x in xs], xs)
 
 
 def embedded(params, tokens):

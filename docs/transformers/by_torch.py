@@ -51,7 +51,7 @@ class OneStack(Gpt):
         x = self.embed(tokens, torch.arange(tokens.shape[1]))
         for layer in self.layers():
             x = look(layer, x, mask)
-            x = x + layer.network(x)
+            x = x + layer.mlp(x)
         return functional.linear(x, self.lm_head)
 
 
@@ -99,7 +99,7 @@ class EncoderDecoder(Gpt):
         for i, layer in enumerate(self.layers()):
             x = look(layer, x, causal(target.shape[1]))
             x = self.get_submodule(f"cross{i}")(x, memory, up_to(lengths, memory.shape[1]))
-            x = x + layer.network(x)
+            x = x + layer.mlp(x)
         return functional.linear(x, self.lm_head)
 
     def forward(self, source, lengths, target):

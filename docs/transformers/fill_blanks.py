@@ -17,7 +17,7 @@ from kamon.completion import fill
 from kamon.config import Config
 from kamon.data.builtin import names
 from kamon.data.split import split
-from kamon.engines.batch import pack
+from kamon.engines.batch import pack_sequences
 from kamon.engines.scalar import softmax
 from masks import full
 
@@ -87,7 +87,7 @@ def by_gpt(gpt, patterns, right_side=True):
             for place, token in zip(places, way, strict=True):
                 tokens[place] = token
             docs.append(list(tokens) if right_side else tokens[: places[0] + 1])
-    batch = pack(docs)
+    batch = pack_sequences(docs)
     logprobs = torch.tensor(gpt.engine.logprobs(batch))
     lengths = torch.tensor([len(doc) - 1 for doc in docs])
     if right_side:

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 from kamon._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from kamon import errors
     from kamon.api import resume, train
+    from kamon.completion import complete, fill
     from kamon.config import Config
+    from kamon.data.cleaning import clean
     from kamon.errors import (
         ConfigError,
         CorpusError,
@@ -22,7 +25,34 @@ if TYPE_CHECKING:
         TokenizerError,
         TrainingError,
     )
+    from kamon.evaluation.evaluate import evaluate
+    from kamon.evaluation.score import score
+    from kamon.exporters.export import export
+    from kamon.finetuning.compare import compare
+    from kamon.finetuning.dpo import dpo
+    from kamon.finetuning.ppo import ppo
+    from kamon.finetuning.reward_model import reward_model
+    from kamon.finetuning.sft import sft
     from kamon.model import Model, load
+
+MODULES = {
+    "Config": "config",
+    "Model": "model",
+    "clean": "data.cleaning",
+    "compare": "finetuning.compare",
+    "complete": "completion",
+    "dpo": "finetuning.dpo",
+    "evaluate": "evaluation.evaluate",
+    "export": "exporters.export",
+    "fill": "completion",
+    "load": "model",
+    "ppo": "finetuning.ppo",
+    "resume": "api",
+    "reward_model": "finetuning.reward_model",
+    "score": "evaluation.score",
+    "sft": "finetuning.sft",
+    "train": "api",
+}
 
 __all__ = [
     "Config",
@@ -33,8 +63,20 @@ __all__ = [
     "StoreError",
     "TokenizerError",
     "TrainingError",
+    "clean",
+    "compare",
+    "complete",
+    "dpo",
+    "errors",
+    "evaluate",
+    "export",
+    "fill",
     "load",
+    "ppo",
     "resume",
+    "reward_model",
+    "score",
+    "sft",
     "train",
 ]
 
@@ -43,10 +85,12 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `kamon --help` needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module 'kamon' has no attribute {name!r}")
-    import importlib
+    from importlib import import_module
 
-    module = "errors" if name.endswith("Error") else "config" if name == "Config" else "api"
-    return getattr(importlib.import_module(f"kamon.{module}"), name)
+    if name == "errors":
+        return import_module("kamon.errors")
+    module = import_module(f"kamon.{MODULES.get(name, 'errors')}")
+    return globals().setdefault(name, getattr(module, name))
 
 
 def __dir__() -> list[str]:

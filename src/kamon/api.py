@@ -9,30 +9,30 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from kamon._version import __version__
-from kamon.config import checked_int, checked_settings, make_config
+from kamon.config import checked_settings, make_config, require_int
 from kamon.data import corpus
 from kamon.data.corpus import Corpus
-from kamon.data.split import BY_PART
-from kamon.engines.base import untrained
-from kamon.engines.distributed import check_engine, here, restarted
+from kamon.data.split import RULE_BY_BUCKET
+from kamon.engines.base import initial_state
+from kamon.engines.distributed import check_engine, get_group, restarted
 from kamon.engines.factory import best_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.storage.checkpoint import from_bytes, to_bytes, unpack_documents
 from kamon.tokenizers.base import Tokenizer
-from kamon.tokenizers.load import wants_composed
-from kamon.training.early_stopping import Validation, mean_loss
+from kamon.tokenizers.load import wants_nfc
+from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import Progress
-from kamon.training.setup import Resumed, Run, check_same, check_settings, shape_of
+from kamon.training.setup import ResumePoint, TrainingSetup, check_same, check_settings, shape_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kamon.packing.shards import Shards
-    from kamon.storage.checkpoint import Stored
-    from kamon.training.lesson import Lesson
+    from kamon.storage.checkpoint import Checkpoint
+    from kamon.training.lesson import TrainingData
 
-from kamon.model import Model, loaded
-from kamon.training.session import Course, directory, interval, learn
+from kamon.model import Model, as_model
+from kamon.training.session import TrainingSession, checkpoint_interval, learn, open_writer
 
 Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
 
@@ -57,7 +57,7 @@ def train(
     overwrite: bool = False,
     checkpoint_every: str | int | None = None,
     init_from: str | Path | Model | None = None,
-    on_start: Callable[[Run], None] | None = None,
+    on_start: Callable[[TrainingSetup], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
@@ -107,24 +107,24 @@ def train(
     from kamon.training.presets import (
         ORIGINAL,
         default_size,
-        recipe,
+        max_steps,
+        preset,
         seconds_of,
+        set_num_steps,
         sizes_for,
-        steps_at_most,
         steps_for_seconds,
-        with_steps,
     )
 
     make_config(settings)
     settings = checked_settings(settings)
     engine = engine or best_engine()
     check_engine(engine)
-    ranks = here()
-    every = interval(checkpoint_every)
+    ranks = get_group()
+    every = checkpoint_interval(checkpoint_every)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
         raise ConfigError("a budget decides the number of steps: give it or num_steps, not both")
-    if output is not None and restarted() and ranks.any(is_under_way(output, settings)):
+    if output is not None and restarted() and ranks.any_rank(is_unfinished(output, settings)):
         return resume(
             output,
             docs=docs,
@@ -137,12 +137,12 @@ def train(
             should_stop=should_stop,
             **settings,
         )
-    base = None if init_from is None else loaded(init_from, "init_from")
+    base = None if init_from is None else as_model(init_from, "init_from")
     if base is not None:
         settings = shape_of(base.config, settings)
-    with directory(None if ranks.rank else output, overwrite=overwrite) as writer:
-        lesson = ranks.all(
-            lambda: lesson_of(
+    with open_writer(None if ranks.rank else output, overwrite=overwrite) as writer:
+        lesson = ranks.run_on_all(
+            lambda: load_training_data(
                 docs,
                 column=column,
                 format=format,
@@ -154,7 +154,7 @@ def train(
                 base=base,
             )
         )
-        ranks.agree(lesson.summary["sha256"], "what is to be learned")
+        ranks.assert_equal(lesson.summary["sha256"], "what is to be learned")
         mode = lesson.mode
         if size is not None:
             sizes = [size]
@@ -162,12 +162,12 @@ def train(
             sizes = [default_size(engine, lesson.chars, mode)]
         else:
             sizes = sizes_for(seconds, engine, lesson.chars, mode)
-        num_docs = lesson.learned.total()
+        num_docs = lesson.train_lengths.total()
         for each in sizes:
-            config = make_config(recipe(lesson.lengths, each, mode) | settings | {"mode": mode})
+            config = make_config(preset(lesson.lengths, each, mode) | settings | {"mode": mode})
             if each != ORIGINAL:
-                most = steps_at_most(num_docs, config.docs_per_step, seconds, mode)
-                config = with_steps(config, settings.get("num_steps") or most, settings)
+                most = max_steps(num_docs, config.docs_per_step, seconds, mode)
+                config = set_num_steps(config, settings.get("num_steps") or most, settings)
             run = lesson.prepare(
                 config,
                 engine=engine,
@@ -178,15 +178,15 @@ def train(
                 params=base.engine.state()["params"] if base else None,
             )
             if seconds is not None:
-                enough = steps_at_most(num_docs, config.docs_per_step, None, mode)
+                enough = max_steps(num_docs, config.docs_per_step, None, mode)
                 steps = steps_for_seconds(
                     *(run.engine, run.docs, run.config, seconds, enough, should_stop)
                 )
-                run = replace(run, config=with_steps(run.config, steps, settings))
+                run = replace(run, config=set_num_steps(run.config, steps, settings))
                 stop = should_stop is not None and should_stop()
-                if ranks.any(steps >= enough or stop):
+                if ranks.any_rank(steps >= enough or stop):
                     break
-        validation = Validation.of(run.held_out, run.config) if lesson.hold_out else None
+        validation = EarlyStopping.of(run.held_out, run.config) if lesson.hold_out else None
         training = {
             "kamon": __version__,
             "engine": engine,
@@ -197,7 +197,7 @@ def train(
             "checkpoint_every": every,
             "corpus": lesson.summary,
         }
-        course = Course(run, validation, training, lesson.documents)
+        course = TrainingSession(run, validation, training, lesson.documents)
         return learn(course, writer, every, on_start, on_progress, should_stop)
 
 
@@ -210,7 +210,7 @@ def resume(
     device: str | None = None,
     compile: bool = False,
     checkpoint_every: str | int | None = None,
-    on_start: Callable[[Run], None] | None = None,
+    on_start: Callable[[TrainingSetup], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
@@ -225,14 +225,14 @@ def resume(
     its end. docs and settings change nothing: they are compared, and a ConfigError says what
     differs. For the other arguments and errors see `train`.
     """
-    every = interval(checkpoint_every)  # before anything is read
-    extend = checked_int("extend", extend, 0)
-    ranks = here()
-    with directory(None if ranks.rank else path, go_on=True) as writer:
+    every = checkpoint_interval(checkpoint_every)  # before anything is read
+    extend = require_int("extend", extend, 0)
+    ranks = get_group()
+    with open_writer(None if ranks.rank else path, go_on=True) as writer:
         # Rank 0 alone reads it, and tells the others: another machine may not see it.
         found = writer.stored if writer else None
         if ranks.size > 1:
-            content = ranks.send(to_bytes(found) if found else b"")
+            content = ranks.broadcast_bytes(to_bytes(found) if found else b"")
             found = found or from_bytes(content)
         assert found
         training = found.training
@@ -248,7 +248,7 @@ def resume(
             kind = training["tuning"]["kind"]
             raise ConfigError(f"{path} is tuned by {kind}: `kamon {kind} --resume {path}` goes on")
         check_settings(path, found.config, settings)
-        lesson = ranks.all(lambda: lesson_again(path, found, docs))
+        lesson = ranks.run_on_all(lambda: reload_training_data(path, found, docs))
         done = len(found.metrics)
         config, metrics = found.config, found.metrics
         if training["finished"] and not extend:
@@ -270,29 +270,29 @@ def resume(
             params=found.state["params"],
         )
         generation, problems = (writer.folder.name, writer.problems) if writer else ("", [])
-        resumed = Resumed(generation, done, problems)
+        resumed = ResumePoint(generation, done, problems)
         run = replace(run, resumed=resumed)
-        validation = Validation.of(run.held_out, config) if lesson.hold_out else None
+        validation = EarlyStopping.of(run.held_out, config) if lesson.hold_out else None
         if validation and metrics.held_out:
-            validation.best = untrained(found.params)
+            validation.best = initial_state(found.params)
             since = training.get("measured_since", 0)
-            validation.records = sorted((n, x) for n, x in metrics.held_out.items() if n >= since)
+            validation.history = sorted((n, x) for n, x in metrics.held_out.items() if n >= since)
             if extend:  # it looks at other documents now: of what was measured the best stays
                 best = validation.best_step
                 run.engine.load(validation.best)
-                validation.records = [(best, mean_loss(run.engine, validation.docs))]
+                validation.history = [(best, mean_loss(run.engine, validation.docs))]
                 earlier = {n: x for n, x in metrics.held_out.items() if n < best}
-                metrics.held_out = earlier | dict(validation.records)
+                metrics.held_out = earlier | dict(validation.history)
                 training = training | {"measured_since": best}
         run.engine.load(found.state)
         if resumed.problems and on_start is None:
             text = f"going on from {resumed.generation}: {resumed.problems[0]}"
             warnings.warn(text, stacklevel=2)
-        course = Course(run, validation, training, lesson.documents, metrics)
+        course = TrainingSession(run, validation, training, lesson.documents, metrics)
         return learn(course, writer, every, on_start, on_progress, should_stop)
 
 
-def lesson_of(
+def load_training_data(
     docs: Learnable,
     *,
     column: str | None,
@@ -303,9 +303,9 @@ def lesson_of(
     vocab_size: int | None,
     hold_out: bool,
     base: Model | None,
-) -> Lesson:
+) -> TrainingData:
     """What `train` is to learn; base: the model to start from."""
-    from kamon.training.lesson import lesson_of_list, lesson_of_shards
+    from kamon.training.lesson import list_data, packed_data
 
     whose = "the tokenizer"
     if base is not None:
@@ -314,7 +314,7 @@ def lesson_of(
         tokenizer, mode, whose = base.tokenizer, base.config.mode, "the model to start from"
     shards = shards_of(docs, column, format, header)
     if shards is not None:
-        return lesson_of_shards(
+        return packed_data(
             shards,
             mode=mode,
             hold_out=hold_out,
@@ -323,8 +323,8 @@ def lesson_of(
             whose=whose,
         )
     mode = mode or "documents"
-    return lesson_of_list(
-        corpus_of(docs, column, format, mode, header, composed=wants_composed(tokenizer)),
+    return list_data(
+        corpus_of(docs, column, format, mode, header, composed=wants_nfc(tokenizer)),
         mode=mode,
         hold_out=hold_out,
         tokenizer=tokenizer,
@@ -333,10 +333,12 @@ def lesson_of(
     )
 
 
-def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Lesson:
+def reload_training_data(
+    path: str | Path, found: Checkpoint, docs: Learnable | None
+) -> TrainingData:
     """What a training that goes on learns: StoreError or ConfigError where it is not the same."""
     from kamon.packing.shards import open_shards
-    from kamon.training.lesson import lesson_of_list, lesson_of_shards
+    from kamon.training.lesson import list_data, packed_data
 
     corpus, mode = found.training["corpus"], found.config.mode
     hold_out, shards = found.training["hold_out"], shards_of(docs)
@@ -346,7 +348,7 @@ def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Les
         shards = shards or open_shards(corpus["packed"])
         if shards.sha256 != corpus["sha256"]:
             raise ConfigError(f"{shards.path} is not the packed corpus that {path} learns")
-        return lesson_of_shards(shards, mode=mode, hold_out=hold_out, old="split" not in corpus)
+        return packed_data(shards, mode=mode, hold_out=hold_out, old="split" not in corpus)
     if shards is not None:
         raise ConfigError(f"{path} learns a list, and {docs} is a packed corpus")
     assert isinstance(found.documents, bytes)
@@ -358,10 +360,8 @@ def lesson_again(path: str | Path, found: Stored, docs: Learnable | None) -> Les
     if docs is not None:
         given = corpus_of(docs, mode=mode, composed=found.tokenizer.composed)
         check_same(path, documents, given)
-    source, rule = Corpus(corpus["source"], documents, 0, 0, 0), corpus.get("split", BY_PART)
-    return lesson_of_list(
-        source, mode=mode, hold_out=hold_out, tokenizer=found.tokenizer, rule=rule
-    )
+    source, rule = Corpus(corpus["source"], documents, 0, 0, 0), corpus.get("split", RULE_BY_BUCKET)
+    return list_data(source, mode=mode, hold_out=hold_out, tokenizer=found.tokenizer, rule=rule)
 
 
 def shards_of(
@@ -405,11 +405,11 @@ def corpus_of(
     return corpus.from_docs(cast("Iterable[str]", docs), composed=composed)
 
 
-def is_under_way(output: str | Path, settings: dict[str, Any]) -> bool:
+def is_unfinished(output: str | Path, settings: dict[str, Any]) -> bool:
     """Whether a training with these settings is kept there, as rank 0 sees it, and not finished."""
     from kamon.storage import model_dir
 
-    if here().rank:
+    if get_group().rank:
         return False
     try:
         found, _, _ = model_dir.load_newest_whole(output)

@@ -20,8 +20,8 @@ from typing import Any
 
 from kamon.config import Config
 from kamon.data.builtin import names
-from kamon.engines.base import Engine, Plan, untrained
-from kamon.engines.batch import Batch, pack
+from kamon.engines.base import Engine, StepPlan, initial_state
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.factory import best_engine, make_engine
 from kamon.engines.loops import train
 from kamon.engines.parameters import init, num_params, parameter_shapes
@@ -60,7 +60,7 @@ def measure(seconds: float = 0.5) -> Iterator[Row]:
     yield from measure_torch(docs, seconds)
 
 
-def measure_native(docs: Batch, seconds: float) -> Iterator[Row]:
+def measure_native(docs: PackedBatch, seconds: float) -> Iterator[Row]:
     cores = library.usable_cores()
     for n_layer, n_embd, block_size, batch_size in SHAPES:
         config = Config(n_layer=n_layer, n_embd=n_embd, block_size=block_size)
@@ -116,7 +116,7 @@ def measure_processes() -> Iterator[Row]:
             yield row(name, each * 1e3, "ms", ratio_to_bare=each / bare, **more)
 
 
-def measure_torch(docs: Batch, seconds: float) -> Iterator[Row]:
+def measure_torch(docs: PackedBatch, seconds: float) -> Iterator[Row]:
     """The original's job written plainly in torch, where torch is installed."""
     try:
         torch: Any = importlib.import_module("torch")
@@ -168,33 +168,35 @@ def row(what: str, value: float, unit: str, **more: float) -> Row:
     return {"what": what, "value": value, "unit": unit, **more}
 
 
-def names_batch() -> Batch:
+def names_batch() -> PackedBatch:
     docs = names()
     random.Random(42).shuffle(docs)
     tokenizer = CharTokenizer.train(docs)
-    return pack(tokenizer.encode_document(doc) for doc in docs)
+    return pack_sequences(tokenizer.encode_document(doc) for doc in docs)
 
 
 def ready(name: str, config: Config, dtype: str | None = None, threads: int | None = 1) -> Engine:
     engine = make_engine(name, config, dtype=dtype, threads=None if name == "scalar" else threads)
-    engine.load(untrained(init(config, random.Random(config.seed))))
+    engine.load(initial_state(init(config, random.Random(config.seed))))
     return engine
 
 
-def training(engine: Engine, docs: Batch, batch_size: int, num_steps: int) -> Callable[[], object]:
+def training(
+    engine: Engine, docs: PackedBatch, batch_size: int, num_steps: int
+) -> Callable[[], object]:
     """The work of so many steps, without what is got ready before."""
     indices = array("q", [i % len(docs) for i in range(batch_size * num_steps)])
-    plan = Plan(docs, batch_size, indices, array("d", [1e-3]) * num_steps)
+    plan = StepPlan(docs, batch_size, indices, array("d", [1e-3]) * num_steps)
     return partial(train, engine, plan)
 
 
-def text_batch(block_size: int) -> Batch:
+def text_batch(block_size: int) -> PackedBatch:
     """As text is cut up rather than names: every document fills the block."""
     rng = random.Random(1)
-    return pack([rng.randrange(26) for _ in range(block_size + 1)] for _ in range(64))
+    return pack_sequences([rng.randrange(26) for _ in range(block_size + 1)] for _ in range(64))
 
 
-def mean_tokens(docs: Batch, num_docs: int) -> float:
+def mean_tokens(docs: PackedBatch, num_docs: int) -> float:
     lengths = [len(docs.document(i % len(docs))) - 1 for i in range(num_docs)]
     return sum(lengths) / len(lengths)
 

@@ -25,38 +25,40 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from kamon.config import check_text, checked_float, checked_int
+from kamon.config import check_text, require_float, require_int
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError
 from kamon.generation.sampling import (
     LanguageModel,
-    Reading,
+    PrefixCache,
     log_sum_exp,
-    logprobs_of_openings,
+    logprobs_of_prefixes,
     probabilities,
 )
 from kamon.generation.text import prompt_of
-from kamon.model import Model, loaded
+from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 
-MOST = 10_000  # documents that can be asked for
-MOST_EFFORT = 1_000
-READS = 10_000  # tokens that a search reads, and as many in the beam
-READS_SLOWLY = 2_000  # by an engine without a `train` of its own: the scalar one
-LOOKS = 1e7  # tokens that might follow, looked at one by one: fewer are read of a large vocabulary
-WORK = 4e8  # parameters times tokens: fewer are read of a larger model
-WORK_SLOWLY = 8e6
+MAX_RESULTS = 10_000  # documents that can be asked for
+MAX_EFFORT = 1_000
+MAX_READS = 10_000  # tokens that a search reads, and as many in the beam
+MAX_READS_SLOW = 2_000  # by an engine without a `train` of its own: the scalar one
+MAX_EXPANSIONS = (
+    1e7  # tokens that might follow, looked at one by one: fewer are read of a large vocabulary
+)
+MAX_FLOPS = 4e8  # parameters times tokens: fewer are read of a larger model
+MAX_FLOPS_SLOW = 8e6
 
 
-class Wild(Enum):
+class Wildcard(Enum):
     """What stands in a pattern for characters that are not known."""
 
     ONE = "_"
     ANY = "*"
 
 
-Element = str | Wild  # a character that must stand here, or a gap
+Element = str | Wildcard  # a character that must stand here, or a gap
 
 
 class NextToken(NamedTuple):
@@ -82,7 +84,7 @@ class Completion(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Documents, the most probable first.
 
     The first `exact` of them are the most probable of all; the others may not be. complete: the
@@ -91,7 +93,7 @@ class Found:
     """
 
     documents: list[Completion]
-    exact: int
+    num_exact: int
     complete: bool
     reads: int
 
@@ -110,14 +112,14 @@ def next_tokens(
     A model of text sees as much of the end of `prefix` as it can. ConfigError for a prefix that
     leaves no room to others, TokenizerError for an unknown character.
     """
-    model = loaded(model)
-    temperature = checked_float("temperature", temperature)
+    model = as_model(model)
+    temperature = require_float("temperature", temperature)
     if not temperature >= 0 or math.isinf(temperature):
         raise ConfigError(f"temperature must be 0 or more and finite, not {temperature}")
     tokenizer = model.tokenizer
     check_text("the prefix", prefix)
     prefix = tokenizer.normal(prefix)
-    names = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
+    names = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
     names[tokenizer.bos] = ""
     if model.writes_text:  # goes on from whatever there is, of which it sees the end
         prompt = prompt_of(tokenizer, prefix)[-model.config.block_size :]
@@ -127,13 +129,13 @@ def next_tokens(
         return with_names(names, text_logits, temperature)
     check_prefix(tokenizer, prefix, model.config.block_size)
     tokens = tuple(tokenizer.encode(prefix))
-    logits = Reading(model.engine, tokenizer.bos).logits(tokens)
-    openings = openings_of(model.engine, tokenizer, prefix)
+    logits = PrefixCache(model.engine, tokenizer.bos).logits(tokens)
+    openings = prefixes_of(model.engine, tokenizer, prefix)
     if len(openings) > 1:
         whole, base = openings.pop(tokens), log_sum_exp(logits)
         texts = dict.fromkeys(names, -math.inf)  # log p of each
         rows = [(name, whole + logit - base) for name, logit in zip(names, logits, strict=True)]
-        rows += [(tokenizer.rest(prefix, longer), p) for longer, p in openings.items()]
+        rows += [(tokenizer.remainder(prefix, longer), p) for longer, p in openings.items()]
         for name, logprob in rows:
             before = texts.get(name, -math.inf)
             texts[name] = logprob if before == -math.inf else log_sum_exp([before, logprob])
@@ -149,20 +151,20 @@ def with_names(
     return sorted((NextToken(text, p) for text, p in found), key=lambda each: -each.probability)
 
 
-def openings_of(
+def prefixes_of(
     model: LanguageModel, tokenizer: Tokenizer, prefix: str
 ) -> dict[tuple[int, ...], float]:
     """The ways in which tokens may begin with `prefix` and their log p, those that have room."""
     if not prefix:
         return {(): 0.0}
     size = model.config.block_size
-    found = [tokens for tokens in tokenizer.openings(prefix) if len(tokens) <= size]
-    return dict(zip(found, logprobs_of_openings(model, tokenizer.bos, found), strict=True))
+    found = [tokens for tokens in tokenizer.prefix_tokenizations(prefix) if len(tokens) <= size]
+    return dict(zip(found, logprobs_of_prefixes(model, tokenizer.bos, found), strict=True))
 
 
-def completions(
+def complete(
     model: Model | str | Path, prefix: str = "", n: int = 10, *, effort: float = 1.0
-) -> Found:
+) -> SearchResult:
     """The n most probable documents that begin with `prefix`.
 
     Of the ways to write a document as tokens only that of the tokenizer counts, as for `score`.
@@ -171,28 +173,28 @@ def completions(
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora", "nina"], num_steps=60, n_embd=8)
-    >>> found = completions(model, "an", 3)
+    >>> found = complete(model, "an", 3)
     >>> found.documents[0].text.startswith("an"), found.exact
     (True, 3)
     """
-    model = loaded(model)
+    model = as_model(model)
     model.check_documents("completions are documents")
     check_text("the prefix", prefix)
     prefix = model.tokenizer.normal(prefix)
     check_prefix(model.tokenizer, prefix, model.config.block_size)
     if isinstance(model.tokenizer, CharTokenizer):
-        found = search_model(model, [*prefix, Wild.ANY], n, effort)
+        found = search_model(model, [*prefix, Wildcard.ANY], n, effort)
     else:
-        openings = openings_of(model.engine, model.tokenizer, prefix)
+        openings = prefixes_of(model.engine, model.tokenizer, prefix)
         begin = [(-logprob, tokens, 1) for tokens, logprob in openings.items()]
-        found = search_model(model, [Wild.ANY], n, effort, begin)
+        found = search_model(model, [Wildcard.ANY], n, effort, begin)
     shared = logprob_of_prefix(model.engine, model.tokenizer, prefix)
     return with_shares(found, shared)
 
 
 def fill(
     model: Model | str | Path, pattern: str | Sequence[Element], n: int = 10, *, effort: float = 1.0
-) -> Found:
+) -> SearchResult:
     """The n most probable documents that match `pattern`; text is taken apart by `parse`.
 
     ConfigError for an empty pattern or one that asks for more than block_size characters, and for a
@@ -203,7 +205,7 @@ def fill(
     >>> sorted(each.text for each in fill(model, "n_na", 9).documents)
     ['nana', 'nhna', 'nina', 'nnna', 'nona', 'nrna']
     """
-    model = loaded(model)
+    model = as_model(model)
     model.check_documents("patterns are for documents")
     if not isinstance(model.tokenizer, CharTokenizer):
         raise ConfigError(
@@ -221,7 +223,7 @@ def fill(
     return with_shares(found, math.log(math.fsum(math.exp(least - c) for c in costs) or 1) - least)
 
 
-def with_shares(found: Found, logprob: float) -> Found:
+def with_shares(found: SearchResult, logprob: float) -> SearchResult:
     """The share of each document in the probability that has this logarithm."""
     documents = [
         each._replace(share=min(1.0, math.exp(each.logprob - logprob))) for each in found.documents
@@ -246,7 +248,7 @@ def parse(pattern: str) -> list[Element]:
                 raise ConfigError(r"the pattern ends with a \: there is nothing for it to escape")
             elements.append(escaped)
         else:
-            elements.append(Wild(char) if char in "_*" else char)
+            elements.append(Wildcard(char) if char in "_*" else char)
     return elements
 
 
@@ -270,7 +272,7 @@ def replaced(elements: Sequence[Element], exchanged: Mapping[str, str]) -> list[
     """The pattern with these characters exchanged; its gaps stay."""
     found: list[Element] = []
     for element in elements:
-        if isinstance(element, Wild):
+        if isinstance(element, Wildcard):
             found.append(element)
         else:
             found.extend(exchanged.get(element, element))
@@ -290,7 +292,7 @@ def check_prefix(tokenizer: Tokenizer, prefix: str, block_size: int) -> None:
 
 def logprob_of_prefix(model: LanguageModel, tokenizer: Tokenizer, prefix: str) -> float:
     """log p in nats that a document begins like this."""
-    return log_sum_exp(list(openings_of(model, tokenizer, prefix).values()))
+    return log_sum_exp(list(prefixes_of(model, tokenizer, prefix).values()))
 
 
 def search_model(
@@ -299,16 +301,16 @@ def search_model(
     n: int,
     effort: float,
     begin: Sequence[Candidate] = NOTHING,
-) -> Found:
+) -> SearchResult:
     """`search` with the work that suits the model's engine and size."""
-    n = checked_int("n", n, 1, MOST)
-    effort = checked_float("effort", effort)
-    if not 0 < effort <= MOST_EFFORT:
-        raise ConfigError(f"effort must be above 0 and at most {MOST_EFFORT:,}, not {effort}")
+    n = require_int("n", n, 1, MAX_RESULTS)
+    effort = require_float("effort", effort)
+    if not 0 < effort <= MAX_EFFORT:
+        raise ConfigError(f"effort must be above 0 and at most {MAX_EFFORT:,}, not {effort}")
     fast = hasattr(model.engine, "train")
-    reads, work = (READS, WORK) if fast else (READS_SLOWLY, WORK_SLOWLY)
+    reads, work = (MAX_READS, MAX_FLOPS) if fast else (MAX_READS_SLOW, MAX_FLOPS_SLOW)
     config = model.config
-    affordable = min(reads, work / num_params(config), LOOKS / config.vocab_size)
+    affordable = min(reads, work / num_params(config), MAX_EXPANSIONS / config.vocab_size)
     most = max(1, int(effort * affordable))
     return search(model.engine, model.tokenizer, pattern, n, most, begin)
 
@@ -320,12 +322,12 @@ def search(
     n: int,
     most_reads: int,
     begin: Sequence[Candidate] = NOTHING,
-) -> Found:
+) -> SearchResult:
     """The n most probable documents that match; shares are 0. `most_reads` tokens are read to find
     them exactly, and as many where that is not enough. begin: what they all begin with, the pattern
     being for what follows."""
     matcher = Matcher(pattern, tokenizer, model.config.block_size)
-    reading = Reading(model, tokenizer.bos)
+    reading = PrefixCache(model, tokenizer.bos)
     best: list[tuple[float, tuple[int, ...]]] = []  # a heap with the least probable on top
     special = set(tokenizer.special.values())  # no text has them
 
@@ -380,14 +382,14 @@ def search(
         for logprob, tokens in sorted(best, key=lambda found: (-found[0], found[1]))
     ]
     exact = sum(-each.logprob <= unread for each in documents)
-    return Found(documents, exact, complete, reading.reads)
+    return SearchResult(documents, exact, complete, reading.reads)
 
 
 def beam(
     left: Sequence[Candidate],
     extend: Callable[[Candidate], list[Candidate]],
     matcher: Matcher,
-    reading: Reading,
+    reading: PrefixCache,
     most_reads: int,
 ) -> None:
     """Extend the prefixes left, shorter ones first, as far as so many more reads go.
@@ -422,11 +424,11 @@ class Matcher:
 
     def __init__(self, pattern: Sequence[Element], tokenizer: Tokenizer, block_size: int) -> None:
         for element in pattern:
-            if not isinstance(element, Wild) and (
+            if not isinstance(element, Wildcard) and (
                 not isinstance(element, str) or len(element) != 1
             ):
                 raise ConfigError(f"a pattern has characters and gaps, and {element!r} is neither")
-        chars = [element for element in pattern if element is not Wild.ANY]
+        chars = [element for element in pattern if element is not Wildcard.ANY]
         if len(chars) > block_size:
             raise ConfigError(
                 f"the pattern asks for {len(chars):,} characters or more, "
@@ -438,11 +440,11 @@ class Matcher:
         self.gaps = 0  # places where a `*` stands
         place = 0
         for element in pattern:
-            if element is Wild.ANY:
+            if element is Wildcard.ANY:
                 self.gaps |= 1 << place
             else:
                 place += 1
-        one = sum(1 << i for i, char in enumerate(chars) if char is Wild.ONE)
+        one = sum(1 << i for i, char in enumerate(chars) if char is Wildcard.ONE)
         self.any = one  # places that any token leaves for the next
         self.own: dict[int, int] = dict.fromkeys(tokenizer.encode(text), one)  # … and this one
         for i, char in enumerate(chars):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_SIZE = 2**31  # of anything that is counted
 MAX_INT = 2**128  # of a seed
 MAX_FILE = 1 << 20  # of settings
-MOST_LISTED = 30
+MAX_LISTED = 30
 
 
 SCHEDULES = ("linear", "cosine")
@@ -139,10 +139,10 @@ def check_type(name: str, value: Any, type_: object, choices: Collection[str]) -
         if not (isinstance(value, str) and value in choices):
             raise ConfigError(f"{name} must be {' or '.join(choices)}, not {reprlib.repr(value)}")
         return str(value)
-    return checked_int(name, value) if type_ is int else checked_float(name, value)
+    return require_int(name, value) if type_ is int else require_float(name, value)
 
 
-def checked_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+def require_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """The value as an int: also one of numpy's, or whatever else Python can index with, but no
     bool. ConfigError where it is none, or not from `least` to `most`."""
     try:
@@ -160,7 +160,7 @@ def checked_int(name: str, value: Any, least: int | None = None, most: int | Non
     return found
 
 
-def checked_float(name: str, value: Any) -> float:
+def require_float(name: str, value: Any) -> float:
     """The value as a float: also one of numpy's, but no bool and no text."""
     try:
         if is_bool(value) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
@@ -172,9 +172,9 @@ def checked_float(name: str, value: Any) -> float:
         raise ConfigError(f"{name} must be a number, not {reprlib.repr(value)}") from None
 
 
-def checked_positive(name: str, value: Any) -> float:
+def require_positive(name: str, value: Any) -> float:
     """The value as a float above 0 that is finite."""
-    found = checked_float(name, value)
+    found = require_float(name, value)
     if not 0 < found < math.inf:
         raise ConfigError(f"{name} must be above 0 and finite, not {found}")
     return found
@@ -263,6 +263,6 @@ def listed(words: Collection[str]) -> str:
     >>> listed(["anna", "nora"]), listed(["c"] * 50)[-16:]
     ('anna, nora', 'c, c and 20 more')
     """
-    shown = ", ".join(reprlib.repr(word)[1:-1] for word in list(words)[:MOST_LISTED])
-    more = len(words) - MOST_LISTED
+    shown = ", ".join(reprlib.repr(word)[1:-1] for word in list(words)[:MAX_LISTED])
+    more = len(words) - MAX_LISTED
     return f"{shown} and {more:,} more" if more > 0 else shown

@@ -11,11 +11,11 @@ from functools import cached_property, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from kamon.config import Config, checked_int
+from kamon.config import Config, require_int
 from kamon.data.documents import Documents
 from kamon.data.split import divide_as
-from kamon.engines.base import Engine, State, untrained
-from kamon.engines.distributed import here
+from kamon.engines.base import Engine, State, initial_state
+from kamon.engines.distributed import get_group
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, StoreError
@@ -27,8 +27,8 @@ from kamon.tokenizers.base import Tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kamon.generation.constraints import Found
-    from kamon.storage.checkpoint import Stored
+    from kamon.generation.constraints import SampleResult
+    from kamon.storage.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +94,13 @@ class Model:
         By default the temperature and seed of the Config; temperature 0 is the likeliest token each
         time. A document as long as block_size is one that the model did not end.
 
-        conditions: the fields of `Conditions`, such as prefix="an", max_len=6,
+        conditions: the fields of `GenerationConstraints`, such as prefix="an", max_len=6,
         novel=True; of a model of text, length in tokens (500). Where too few documents fulfil
         them, there are fewer than n samples.
         """
-        return self.find(n, temperature=temperature, seed=seed, **conditions).texts
+        return self.generate(n, temperature=temperature, seed=seed, **conditions).texts
 
-    def find(
+    def generate(
         self,
         n: int = 1,
         *,
@@ -108,47 +108,51 @@ class Model:
         seed: int | None = None,
         should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
         **conditions: Any,
-    ) -> Found:
+    ) -> SampleResult:
         """What `sample` returns, with each sample's number and how many were looked at.
 
         should_stop: of documents under conditions, see `kamon.generation.constraints.find`.
         """
-        from kamon.generation.constraints import Found, find, make_conditions
+        from kamon.generation.constraints import SampleResult, find, make_constraints
 
-        n = checked_int("the number of samples", n, 0)
+        n = require_int("the number of samples", n, 0)
         given: dict[str, Any] = {"temperature": temperature, "seed": seed}
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
-        chosen = make_conditions(conditions)
+        chosen = make_constraints(conditions)
         if chosen.novel and "packed" in self.training["corpus"]:
             raise ConfigError(
                 "the model does not keep the documents of its packed corpus, so it cannot tell "
                 "which samples are new: leave out novel"
             )
         if self.writes_text:
-            from kamon.generation.text import write
+            from kamon.generation.text import sample_continuations
 
-            return Found(write(self.engine, self.tokenizer, request, chosen), range(n), n)
+            return SampleResult(
+                sample_continuations(self.engine, self.tokenizer, request, chosen), range(n), n
+            )
         return find(self.engine, self.tokenizer, request, chosen, lambda: self.docs, should_stop)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. StoreError where the path is taken or cannot be written."""
         from kamon.storage import model_dir
 
-        model_dir.save(path, stored(self, self.engine.state()["params"]), overwrite=overwrite)
+        model_dir.save(
+            path, to_checkpoint(self, self.engine.state()["params"]), overwrite=overwrite
+        )
 
 
-def stored(model: Model, params: array[float], state: State | None = None) -> Stored:
+def to_checkpoint(model: Model, params: array[float], state: State | None = None) -> Checkpoint:
     """What is kept of a model with these parameters; with `state`, its training can go on."""
-    from kamon.storage.checkpoint import Stored
+    from kamon.storage.checkpoint import Checkpoint
 
-    return Stored(
+    return Checkpoint(
         *(model.config, model.tokenizer, params, model.metrics, model.training, model.documents),
         state,
     )
 
 
-def loaded(model: Model | str | Path, what: str = "the model", **how: Any) -> Model:
+def as_model(model: Model | str | Path, what: str = "the model", **how: Any) -> Model:
     """The model itself, or the one in this directory. ConfigError for what is neither.
 
     how: of `load`.
@@ -175,11 +179,11 @@ def load(
     """
     from kamon.storage import model_dir
 
-    stored = here().all(partial(model_dir.load, path))
+    stored = get_group().run_on_all(partial(model_dir.load, path))
     made = make_engine(
         engine, stored.config, dtype=dtype, threads=threads, device=device, compile=compile
     )
-    made.load(untrained(stored.params))
+    made.load(initial_state(stored.params))
     if not all(map(math.isfinite, made.decoder().push(stored.tokenizer.bos))):
         raise StoreError(
             f"{path} cannot be used: its parameters are too large to compute with in {made.dtype}"

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kamon.errors import ConfigError
-from kamon.evaluation.introspection import Attention, Embeddings, Lengths, Losses, Plane
-from kamon.finetuning.compare import Comparison, heights, undominated
+from kamon.evaluation.introspection import Attention, Embeddings, Lengths, Losses, Projection
+from kamon.finetuning.compare import Comparison, frontier_points, pareto_front
 
 try:
     import matplotlib
@@ -233,7 +233,7 @@ def tallness(points: Sequence[tuple[float, float]]) -> float:
     return min(max(height / width, 0.5), 1.0) if width else 1.0
 
 
-def plane(axes: Axes, found: Plane, names: Sequence[str], title: str) -> None:
+def plane(axes: Axes, found: Projection, names: Sequence[str], title: str) -> None:
     """A point where there is no name; BOS is no character, so it stands out."""
     unnamed = [point for point, name in zip(found.points, names, strict=True) if not name]
     axes.plot(*split(unnamed), color=PALE, marker=".", markersize=3, linestyle="none", zorder=1)
@@ -350,10 +350,10 @@ def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
-    pairs = zip(found.all, heights(found, by_wins), strict=True)
+    pairs = zip(found.all, frontier_points(found, by_wins), strict=True)
     shown = [pair for pair in pairs if math.isfinite(pair[0].kl)]
     points = [(each.kl, y) for each, (y, _, _) in shown]
-    best = sorted(mark for mark, free in zip(points, undominated(points), strict=True) if free)
+    best = sorted(mark for mark, free in zip(points, pareto_front(points), strict=True) if free)
     line: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
     axes.plot(*split(best), label="none is as good at less KL", **line)
     label = f"{found.n:,} samples of each, 95% intervals"

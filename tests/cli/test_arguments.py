@@ -19,7 +19,7 @@ from kamon.cli.output import progress_bar, say
 from kamon.config import Config
 from kamon.data import builtin
 from kamon.data.cleaning import Options
-from kamon.engines.factory import checked_threads
+from kamon.engines.factory import num_threads
 from kamon.errors import ConfigError, CorpusError
 from kamon.evaluation import introspection, score
 from kamon.evaluation.evaluate import evaluate
@@ -29,13 +29,13 @@ from kamon.finetuning.compare import by_reward_model, compare
 from kamon.finetuning.dpo import dpo
 from kamon.finetuning.preferences import Preference
 from kamon.finetuning.rating import base_from
-from kamon.finetuning.reward_model import reward, reward_of
+from kamon.finetuning.reward_model import reward_model, reward_of
 from kamon.finetuning.sft import sft
-from kamon.generation.constraints import Conditions
+from kamon.generation.constraints import GenerationConstraints
 from kamon.model import Model
 from kamon.ngrams.reference import train_ngram
 from kamon.storage import model_dir
-from kamon.storage.checkpoint import Stored
+from kamon.storage.checkpoint import Checkpoint
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.training.loop import Progress
 
@@ -49,7 +49,7 @@ STEPS: dict[str, Any] = {"num_steps": 1, "batch_size": 2}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
     package.train(DOCS, num_steps=3, hold_out=False, n_embd=8, output=path / "m")
-    reward(path / "m", PAIRS, **STEPS, output=path / "r")
+    reward_model(path / "m", PAIRS, **STEPS, output=path / "r")
     return path
 
 
@@ -60,13 +60,13 @@ TAKE_A_MODEL: list[Callable[[Any], object]] = [
     lambda m: sft(m, ASKED, **STEPS),
     lambda m: dpo(m, PAIRS, **STEPS),
     lambda m: ppo.ppo(m, prefer="len <= 3", **STEPS),
-    lambda m: reward(m, PAIRS, **STEPS),
+    lambda m: reward_model(m, PAIRS, **STEPS),
     lambda m: base_from(m),
     lambda m: compare(m, {"same": m}, n=2),
     lambda m: evaluate(m, ["nana"], n=2),
     lambda m: list(score.score(m, ["anna"])),
     lambda m: completion.next_tokens(m, "a"),
-    lambda m: completion.completions(m, "a", 1),
+    lambda m: completion.complete(m, "a", 1),
     lambda m: completion.fill(m, "a_", 1),
     lambda m: introspection.losses(m),
     lambda m: introspection.embeddings(m),
@@ -98,7 +98,7 @@ def test_a_model_or_its_directory(ask: Callable[[Any], object], folder: Path) ->
 def test_the_base_is_known_by_its_path(folder: Path) -> None:
     for tuned in (
         ppo.ppo(folder / "m", prefer="len <= 3", **STEPS),
-        reward(folder / "m", PAIRS, **STEPS),
+        reward_model(folder / "m", PAIRS, **STEPS),
     ):
         assert tuned.training["tuning"]["base"]["path"] == str(folder / "m")
 
@@ -106,7 +106,7 @@ def test_the_base_is_known_by_its_path(folder: Path) -> None:
 def test_an_export_is_of_what_is_stored(folder: Path) -> None:
     """To the last bit, whichever engine would compute with it."""
     found = model_dir.load(folder / "m")
-    assert isinstance(found, Stored)
+    assert isinstance(found, Checkpoint)
     assert export(folder / "m", "json") == export(found, "json")
 
 
@@ -126,11 +126,11 @@ def test_whole_numbers_of_other_libraries(two: Any, folder: Path) -> None:
     assert Config(num_steps=two, seed=two) == Config(num_steps=2, seed=2)
     assert type(Config(num_steps=two).num_steps) is int
     assert model.sample(two, seed=two, top_k=two) == model.sample(2, seed=2, top_k=2)
-    conditions = Conditions(min_len=two, max_len=two, top_k=two)
+    conditions = GenerationConstraints(min_len=two, max_len=two, top_k=two)
     assert {type(x) for x in (conditions.min_len, conditions.max_len)} == {int}
     assert Options(min_len=two).min_len == 2
-    assert checked_threads(two) == 2
-    assert len(completion.completions(model, "", two, effort=0.01).documents) == 2
+    assert num_threads(two) == 2
+    assert len(completion.complete(model, "", two, effort=0.01).documents) == 2
     assert len(evaluate(model, ["nana"], n=two).samples.similar) <= 2
     assert compare(model, {"same": model}, n=two).n == 2
     assert introspection.lengths(model, two).num_samples == 2
@@ -164,7 +164,7 @@ def test_what_is_no_whole_number(wrong: Any, folder: Path) -> None:
         lambda: Config(num_steps=wrong),
         lambda: model.sample(wrong),
         lambda: model.sample(1, min_len=wrong),
-        lambda: completion.completions(model, "", wrong),
+        lambda: completion.complete(model, "", wrong),
         lambda: compare(model, {}, n=wrong),
         lambda: ppo.ppo(model, prefer="len <= 3", updates=wrong),
         lambda: preferences.common_pairs(wrong, 1),
@@ -257,8 +257,8 @@ def test_lines_above_a_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_pair_and_no_reward(folder: Path) -> None:
     for ask, error, message in (
         (lambda: dpo(folder / "m", [PAIRS[0], ("a", "b")]), CorpusError, "^pair 2 is not a kamon"),
-        (lambda: reward(folder / "m", [1]), CorpusError, "^pair 1 is not a kamon"),
-        (lambda: reward(folder / "m", "common"), CorpusError, "^pair 1 is not a kamon"),
+        (lambda: reward_model(folder / "m", [1]), CorpusError, "^pair 1 is not a kamon"),
+        (lambda: reward_model(folder / "m", "common"), CorpusError, "^pair 1 is not a kamon"),
         (
             lambda: ppo.ppo(folder / "m", lambda _: None),
             ConfigError,

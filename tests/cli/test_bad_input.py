@@ -879,8 +879,8 @@ def test_a_condition_that_nothing_fulfils_ends(kamon: Kamon) -> None:
 def test_many_candidates_are_not_held_at_once(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made piece by piece, they are the same samples as in one piece."""
     model = package.load(shelf / "M")
-    wanted = model.find(50, regex="[a-e].[k-o]", temperature=1.0)
-    assert wanted.tried > 3000
+    wanted = model.generate(50, regex="[a-e].[k-o]", temperature=1.0)
+    assert wanted.num_candidates > 3000
     sizes = []
     real = sample
 
@@ -889,8 +889,8 @@ def test_many_candidates_are_not_held_at_once(shelf: Path, monkeypatch: pytest.M
         return real(model, request)
 
     monkeypatch.setattr("kamon.generation.sampling.sample", watched)
-    monkeypatch.setattr("kamon.generation.constraints.TOKENS_IN_BULK", 6 * 1000)
-    assert model.find(50, regex="[a-e].[k-o]", temperature=1.0) == wanted
+    monkeypatch.setattr("kamon.generation.constraints.MAX_BULK_TOKENS", 6 * 1000)
+    assert model.generate(50, regex="[a-e].[k-o]", temperature=1.0) == wanted
     assert max(sizes) == 1000
 
 
@@ -1120,7 +1120,7 @@ def test_models_that_are_none(verb: str, name: str, message: str, kamon: Kamon) 
 def test_damaged_models(verb: str, name: str, shelf: Path, tmp_path: Path, kamon: Kamon) -> None:
     shutil.copytree(shelf / "M", tmp_path / "m")
     (tmp_path / "two.txt").write_text("ab\n")
-    path = model_dir.newest_folder(tmp_path / "m") / name
+    path = model_dir.newest_checkpoint_dir(tmp_path / "m") / name
     whole = path.read_bytes()
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 0x80]) + whole[middle + 1 :]
@@ -1158,7 +1158,7 @@ def test_a_model_that_claims_to_be_huge(
     import hashlib
 
     shutil.copytree(shelf / "M", tmp_path / "m")
-    folder = model_dir.newest_folder(tmp_path / "m")
+    folder = model_dir.newest_checkpoint_dir(tmp_path / "m")
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -1346,9 +1346,9 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda m: list(score.score(m, ["a"], unknown="x")), ConfigError, "unknown must be one of"),
     (lambda m: completion.next_tokens(m, None), ConfigError, "the prefix must be text, not None"),
     (lambda m: completion.next_tokens(m, ["a"]), ConfigError, "the prefix must be text"),
-    (lambda m: completion.completions(m, b"a"), ConfigError, "the prefix must be text, not b'a'"),
-    (lambda m: completion.completions(m, "a", True), ConfigError, "n must be a whole number"),
-    (lambda m: completion.completions(m, "a", 0), ConfigError, "n must be from 1 to 10,000"),
+    (lambda m: completion.complete(m, b"a"), ConfigError, "the prefix must be text, not b'a'"),
+    (lambda m: completion.complete(m, "a", True), ConfigError, "n must be a whole number"),
+    (lambda m: completion.complete(m, "a", 0), ConfigError, "n must be from 1 to 10,000"),
     (lambda m: completion.fill(m, b"a"), ConfigError, "97 is neither"),
     (lambda m: completion.fill(m, [None]), ConfigError, "None is neither"),
     (lambda m: completion.fill(m, ["ab"]), ConfigError, "'ab' is neither"),

@@ -339,17 +339,17 @@ def test_a_temperature_that_cannot_be(value: str, model: Path, kamon: Kamon) -> 
 def test_a_taken_directory_is_noticed_before_the_work(
     names: Path, model: Path, kamon: Kamon
 ) -> None:
-    before = model_dir.newest_folder(model).joinpath("manifest.json").read_bytes()
+    before = model_dir.newest_checkpoint_dir(model).joinpath("manifest.json").read_bytes()
     done = kamon("train", names, "-o", model, "--num-steps", 10**9)
     assert done.code == 1
     assert "holds a model already: choose another name, or --overwrite it" in done.err
-    assert model_dir.newest_folder(model).joinpath("manifest.json").read_bytes() == before
+    assert model_dir.newest_checkpoint_dir(model).joinpath("manifest.json").read_bytes() == before
     assert kamon("train", names, "-o", model, "--overwrite", "--seed=2", *TINY_FLAGS).code == 0
-    assert model_dir.newest_folder(model).joinpath("manifest.json").read_bytes() != before
+    assert model_dir.newest_checkpoint_dir(model).joinpath("manifest.json").read_bytes() != before
 
 
 def test_a_damaged_model(model: Path, kamon: Kamon) -> None:
-    path = model_dir.newest_folder(model) / "model.safetensors"
+    path = model_dir.newest_checkpoint_dir(model) / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -15,14 +15,14 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import Result, piece_model
-from kamon.completion import Wild, completions, fill, logprob_of_prefix, next_tokens, search
+from kamon.completion import Wildcard, complete, fill, logprob_of_prefix, next_tokens, search
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError
 from kamon.evaluation import introspection
 from kamon.evaluation.evaluate import evaluate
 from kamon.evaluation.nearest import logprobs
 from kamon.evaluation.score import score
-from kamon.generation.constraints import Conditions, one_by_one, steered_document
+from kamon.generation.constraints import GenerationConstraints, constrained_document, one_by_one
 from kamon.generation.sampling import SampleRequest
 from kamon.model import Model, load
 from kamon.tokenizers.bpe import BytePairTokenizer
@@ -220,14 +220,14 @@ def test_what_eval_measures(model: Model) -> None:
     bits = guessed.model.nats_per_token * guessed.num_tokens / math.log(2)
     assert guessed.model.bits_per_char == pytest.approx(bits / guessed.num_chars)
     assert found.samples
-    sizes = model.find(200, temperature=1.0).sizes
+    sizes = model.generate(200, temperature=1.0).sizes
     assert found.samples.finished == sum(size < 8 for size in sizes) / 200
 
 
 def test_the_prefix_of_samples_may_end_inside_a_token(model: Model) -> None:
     """Beginnings come as often as the model says."""
     tokenizer = model.tokenizer
-    openings = tokenizer.openings("th")
+    openings = tokenizer.prefix_tokenizations("th")
     assert len(openings) > 2
     found = model.sample(100, prefix="th", temperature=1.0)
     assert len(found) == 100
@@ -235,7 +235,7 @@ def test_the_prefix_of_samples_may_end_inside_a_token(model: Model) -> None:
     first = softmax(model.engine.decoder().push(tokenizer.bos))
     shares = {tokens: first[tokens[0]] for tokens in openings if len(tokens) == 1}
     request = SampleRequest(1200, 1.0, 5, tokenizer.bos)
-    candidates = one_by_one(model.engine, tokenizer, request, Conditions(prefix="th"))
+    candidates = one_by_one(model.engine, tokenizer, request, GenerationConstraints(prefix="th"))
     drawn = Counter(tuple(tokenizer.encode(next(candidates)[0])[:1]) for _ in range(1200))
     for tokens, share in shares.items():
         expected = share / math.exp(logprob_of_prefix(model.engine, tokenizer, "th"))
@@ -253,8 +253,8 @@ def test_lengths_of_samples_are_in_characters(model: Model, temperature: float) 
 def test_a_token_of_several_characters_counts_as_so_many(model: Model) -> None:
     """One that is long enough may be all."""
     tokenizer = model.tokenizer
-    long = max(range(tokenizer.vocab_size), key=lambda token: tokenizer.starts[token])
-    assert tokenizer.starts[long] >= 3
+    long = max(range(tokenizer.vocab_size), key=lambda token: tokenizer.chars_per_token[token])
+    assert tokenizer.chars_per_token[long] >= 3
 
     class Once:
         """A model that writes this token, and ends if it may."""
@@ -267,9 +267,9 @@ def test_a_token_of_several_characters_counts_as_so_many(model: Model) -> None:
                 logits[tokenizer.bos if token == long else long] = 50.0
                 return logits
 
-    given = Conditions(min_len=3, max_len=tokenizer.starts[long])
+    given = GenerationConstraints(min_len=3, max_len=tokenizer.chars_per_token[long])
     request = SampleRequest(1, 0.0, 0, tokenizer.bos)
-    tokens = steered_document(
+    tokens = constrained_document(
         Once(),
         request,
         lambda _: 0.5,
@@ -282,7 +282,7 @@ def test_a_token_of_several_characters_counts_as_so_many(model: Model) -> None:
 
 def test_completions_are_those_of_the_tokenizer(model: Model) -> None:
     for prefix in ("", "th", "é", "a", "the o"):
-        found = completions(model, prefix, 8, effort=4)
+        found = complete(model, prefix, 8, effort=4)
         texts = [each.text for each in found.documents]
         assert len(set(texts)) == len(texts) == 8
         assert all(text.startswith(prefix) for text in texts)
@@ -310,7 +310,7 @@ def test_a_document_counts_as_the_tokens_of_the_tokenizer(model: Model) -> None:
                 return [liked.get(token, 0.0) for token in range(tokenizer.vocab_size)]
 
     (he,) = tokenizer.encode("he")
-    found = search(Byte(), tokenizer, [Wild.ANY], 20, 3000).documents  # type: ignore[arg-type]
+    found = search(Byte(), tokenizer, [Wildcard.ANY], 20, 3000).documents  # type: ignore[arg-type]
     texts = [each.text for each in found]
     assert texts[:5] == ["", "h", "e", "hh", "eh"]
     assert "he" not in texts  # it is as probable as eh, byte by byte
@@ -319,10 +319,10 @@ def test_a_document_counts_as_the_tokens_of_the_tokenizer(model: Model) -> None:
 
 
 def test_no_document_of_the_list_is_better_than_those_found(model: Model) -> None:
-    found = completions(model, "th", 20, effort=10)
+    found = complete(model, "th", 20, effort=10)
     docs = [doc for doc in model.docs if doc.startswith("th")]
     best = dict(zip(logprobs(model.engine, model.tokenizer, docs), docs, strict=True))
-    texts = [each.text for each in found.documents[: found.exact]]
+    texts = [each.text for each in found.documents[: found.num_exact]]
     assert len(texts) > 3
     better = [doc for p, doc in best.items() if p > found.documents[len(texts) - 1].logprob + 1e-4]
     assert set(better) <= set(texts)
@@ -332,7 +332,7 @@ def test_next_tokens_may_go_on_with_a_token_begun(model: Model) -> None:
     first = softmax(model.engine.decoder().push(model.tokenizer.bos))
     shares = {}
     for token, p in enumerate(first):
-        piece = model.tokenizer.piece(token)
+        piece = model.tokenizer.token_text(token)
         if piece.startswith("th") and len(piece) > 2:
             shares[piece[2:]] = p
     whole = math.exp(logprob_of_prefix(model.engine, model.tokenizer, "th"))
@@ -394,7 +394,7 @@ def test_inspect_names_the_merges(model: Model, kamon: Kamon) -> None:
 def test_attention_and_embeddings_have_the_pieces(model: Model) -> None:
     found = introspection.attention(model, "the ée")
     tokens = model.tokenizer.encode("the ée")
-    assert found.pieces == [model.tokenizer.piece(token) for token in tokens]
+    assert found.pieces == [model.tokenizer.token_text(token) for token in tokens]
     assert len(found.weights[0][0]) == len(tokens) + 1
     with pytest.raises(ConfigError, match="the text has 12 tokens: block_size 8 holds 7"):
         introspection.attention(model, "q" * 12)

@@ -26,11 +26,11 @@ def _code(request: pytest.FixtureRequest) -> Iterator[None]:
     if "native" in request.param and library.why_not():
         pytest.skip(library.why_not())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "FEW", 1)
+        patch.setattr(documents, "MIN_NATIVE_DOCS", 1)
         patch.setattr(documents, "BLOCK", 20)
         patch.setattr(documents, "BLOCK_DOCS", 7)
         if "mapped" in request.param:
-            patch.setattr(spill, "LARGE", 3)
+            patch.setattr(spill, "MAX_IN_MEMORY", 3)
             patch.setattr(spill, "BLOCK", 5)
         if "plain" in request.param:
             patch.setattr(library, "why_not", lambda: "not asked for")
@@ -68,7 +68,7 @@ def test_they_are_their_list(texts: list[str], seed: int, data: st.DataObject) -
         assert list(docs.first_occurrences()[:]) == first
         assert docs.chars() == set("".join(expected))
         assert docs.lengths() == Counter(map(len, expected))
-        assert docs.among(["anna", "é", "aa", ""]) == {"anna", "é", "aa", ""} & set(expected)
+        assert docs.intersection(["anna", "é", "aa", ""]) == {"anna", "é", "aa", ""} & set(expected)
         assert ("anna" in docs) == ("anna" in expected)
         assert docs == expected
         assert docs == tuple(expected)
@@ -121,7 +121,7 @@ def test_starts_that_do_not_fit_into_four_bytes() -> None:
 @pytest.mark.parametrize("num_passes", [1, 2, 3])
 def test_repetitions_are_found_in_any_number_of_passes(num_passes: int) -> None:
     """The native code looks at half a million documents in one pass."""
-    if library.why_not() or spill.LARGE == 3:
+    if library.why_not() or spill.MAX_IN_MEMORY == 3:
         pytest.skip("other code makes no passes, and mapped files have the same")
     size = num_passes * 2**19 - 100
     texts = [str(number % (size - 50)) for number in range(size)]

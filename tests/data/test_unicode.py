@@ -18,7 +18,7 @@ import kamon as package
 from conftest import Result
 from kamon.cli.output import padded, print_marked
 from kamon.cli.suggest import shown
-from kamon.completion import completions, fill, next_tokens
+from kamon.completion import complete, fill, next_tokens
 from kamon.config import Config
 from kamon.data import corpus
 from kamon.data.documents import Documents
@@ -31,9 +31,9 @@ from kamon.finetuning.dpo import dpo
 from kamon.finetuning.ppo import by_rule
 from kamon.finetuning.preferences import Preference, parse_rule
 from kamon.finetuning.sft import sft
-from kamon.generation.constraints import Conditions, find
+from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.sampling import SampleRequest
-from kamon.model import Model, stored
+from kamon.model import Model, to_checkpoint
 from kamon.packing.pack import pack
 from kamon.packing.shards import open_shards
 from kamon.storage import model_dir
@@ -110,7 +110,7 @@ def test_a_packed_corpus_is_the_list(
     assert tokenizer.composed
     assert tokenizer.to_json() == CharTokenizer.train(read.docs).to_json()
     found = shards.documents("train", 1 << 20, 0)
-    texts = [tokenizer.decode(tokens[1:-1]) for tokens in found.take(0, len(found))]
+    texts = [tokenizer.decode(tokens[1:-1]) for tokens in found.get(0, len(found))]
     assert sorted(texts) == sorted(read.docs)
 
 
@@ -125,7 +125,7 @@ def test_tokenizers_encode_nfc(make: Callable[[Iterable[str]], Tokenizer]) -> No
     for doc in DOCS:
         assert tokenizer.decode(tokenizer.encode(nfd(doc))) == doc
         assert same.encode(doc) == tokenizer.encode(nfd(doc))
-        assert same.openings(nfd(doc[:2])) == same.openings(doc[:2])
+        assert same.prefix_tokenizations(nfd(doc[:2])) == same.prefix_tokenizations(doc[:2])
     assert list(same.encode_documents(map(nfd, DOCS))) == list(same.encode_documents(DOCS))
     assert same.lengths(map(nfd, DOCS)) == same.lengths(DOCS)
     sizes = [2] * len(DOCS)
@@ -142,7 +142,7 @@ def test_what_a_model_writes_it_can_read() -> None:
     wanted = [[0, 3], [0, 3], [1, 3], [2], [2], [0, 3, 2]]
     assert [tokenizer.encode(text) for text in strange] == wanted
     assert [list(tokens[1:-1]) for tokens in tokenizer.encode_documents(strange)] == wanted
-    texts = tokenizer.decode_documents(batch.pack(wanted))
+    texts = tokenizer.decode_documents(batch.pack_sequences(wanted))
     assert [tokenizer.encode(text) for text in texts] == wanted
     assert tokenizer.encode_documents(["á"]).tokens.tolist() == [4, 0, 3, 4]
 
@@ -152,10 +152,10 @@ def test_what_a_model_writes_it_can_read() -> None:
 
 def test_conditions_in_either_form(model: Model) -> None:
     for name, text in (("prefix", "å"), ("suffix", "ö"), ("contains", "ä"), ("regex", ".*[åö].*")):
-        found = model.find(5, **{name: text})
+        found = model.generate(5, **{name: text})
         assert found.texts
         assert all(normalize("NFC", each) == each for each in found.texts)
-        assert model.find(5, **{name: nfd(text)}) == found
+        assert model.generate(5, **{name: nfd(text)}) == found
     known = model.sample(200)
     left = model.sample(200, exclude=map(nfd, known))
     assert not set(left) & set(known)
@@ -169,10 +169,10 @@ def test_conditions_in_either_form(model: Model) -> None:
 def test_a_mark_that_changes_the_prefix_ends_it() -> None:
     """An o with dots above is no beginning with o, though the model writes them one by one."""
     model = package.train(["öx", "q\u0308", "q\u0308o", "ox", "oo"] * 5, **SETTINGS)
-    found = model.find(100, prefix="o", temperature=3.0)
-    assert found.tried > len(found.texts)
+    found = model.generate(100, prefix="o", temperature=3.0)
+    assert found.num_candidates > len(found.texts)
     assert all(each.startswith("o") for each in found.texts)
-    either = model.find(100, regex="[oö].*", temperature=3.0).texts
+    either = model.generate(100, regex="[oö].*", temperature=3.0).texts
     assert {each[0] for each in either} == {"o", "ö"}
     assert all(model.tokenizer.normal(each) == each for each in either)
     assert len(list(score.score(model, either))) == 100
@@ -187,8 +187,8 @@ def test_scores_and_completions_in_either_form(model: Model) -> None:
     pairs = package.train(LIST, tokenizer="bpe", vocab_size=280, num_steps=2, size="tiny")
     for each in (model, pairs):
         assert next_tokens(each, nfd("bjö")) == next_tokens(each, "bjö")
-    found = completions(model, nfd("bjö"), 3)
-    assert found == completions(model, "bjö", 3)
+    found = complete(model, nfd("bjö"), 3)
+    assert found == complete(model, "bjö", 3)
     assert all(each.text.startswith("bjö") for each in found.documents)
     assert "björn" in [each.text for each in fill(model, "bj_rn", 20).documents]
     assert fill(model, nfd("_ör*"), 3) == fill(model, "_ör*", 3)
@@ -308,7 +308,7 @@ def test_the_exported_file_writes_utf_8(odd: Path, tmp_path: Path) -> None:
 
 
 def test_the_exported_file_takes_either_form(model: Model) -> None:
-    code = export(stored(model, model.engine.state()["params"]), "python").decode()
+    code = export(to_checkpoint(model, model.engine.state()["params"]), "python").decode()
     names: dict[str, object] = {"__name__": "exported"}
     exec(compile(code, "exported", "exec"), names)
     for name in ("score", "next_tokens", "complete"):
@@ -401,10 +401,10 @@ class Writes:
 def test_no_sample_is_cut_that_gets_shorter_as_text() -> None:
     """A letter and its mark may be one character: whether it is too long is known at the end."""
     tokenizer = CharTokenizer(sorted("aben\u00e9\u0301"), composed=True)
-    assert not tokenizer.a_character_each
+    assert not tokenizer.is_one_char_each
     tokens = [*map(tokenizer.chars.index, "abe\u0301na"), tokenizer.bos]
     model: Any = Writes(tokens, tokenizer.vocab_size)
     request = SampleRequest(1, 0.0, 1, tokenizer.bos)
     for most, texts in ((3, []), (4, []), (5, ["ab\u00e9na"])):
-        conditions = Conditions(min_len=1, max_len=most)
+        conditions = GenerationConstraints(min_len=1, max_len=most)
         assert find(model, tokenizer, request, conditions, list).texts == texts

@@ -20,8 +20,8 @@ import make_ladder
 from conftest import times
 from kamon.config import Config
 from kamon.data.builtin import names
-from kamon.engines.base import Engine, Plan
-from kamon.engines.batch import pack
+from kamon.engines.base import Engine, StepPlan
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.native import library
 
@@ -158,7 +158,7 @@ def test_the_last_step_computes_what_the_engines_compute(doc: str, engine_name: 
     loss, grads = step.gradient(params, doc)
     engine = engine_with(engine_name, step, params)
     num_targets = len(tokens) - 1
-    logprobs = engine.backward(pack([tokens]), [1 / num_targets] * num_targets)
+    logprobs = engine.backward(pack_sequences([tokens]), [1 / num_targets] * num_targets)
     assert loss == pytest.approx(-sum(logprobs) / num_targets, rel=1e-12)
     numbers = iter(engine.gradients())
     expected = {key: [[next(numbers) for _ in row] for row in w] for key, w in params.items()}
@@ -185,7 +185,7 @@ def test_the_native_engine_takes_the_same_steps() -> None:
     engine = engine_with("native", step, params)
     docs = random.Random(7).sample(names(), 500)
     rates = array("d", [step.LEARNING_RATE * (1 - i / len(docs)) for i in range(len(docs))])
-    plan = Plan(pack(map(step.encode, docs)), 1, array("q", range(len(docs))), rates)
+    plan = StepPlan(pack_sequences(map(step.encode, docs)), 1, array("q", range(len(docs))), rates)
     assert list(engine.train(plan)) == pytest.approx(step.train(params, docs), rel=0, abs=1e-9)
 
 

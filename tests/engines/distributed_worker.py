@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from kamon.config import Config
-from kamon.engines.base import Plan, untrained
-from kamon.engines.batch import Batch, pack
-from kamon.engines.distributed import end, here
+from kamon.engines.base import StepPlan, initial_state
+from kamon.engines.batch import PackedBatch, pack_sequences
+from kamon.engines.distributed import get_group, hard_exit
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import train
 from kamon.engines.parameters import init
@@ -27,19 +27,19 @@ from kamon.engines.parameters import init
 CONFIG = {"n_layer": 2, "n_embd": 12, "n_head": 3, "block_size": 9, "vocab_size": 13, "std": 0.3}
 
 
-def documents(ragged: bool) -> Batch:
+def documents(ragged: bool) -> PackedBatch:
     rng = random.Random(3)
-    return pack(
+    return pack_sequences(
         [rng.randrange(13) for _ in range(rng.randint(2, 10) if ragged else 10)] for _ in range(50)
     )
 
 
-def plan_of(job: dict[str, Any], first: int = 0) -> Plan:
+def plan_of(job: dict[str, Any], first: int = 0) -> StepPlan:
     """Steps from number `first` on of a training by `job`."""
     size, steps = job["batch_size"] * job["accumulated"], job["steps"]
     indices = array("q", [i % 50 for i in range(first * size, (first + steps) * size)])
     rates = array("d", [0.01] * steps)
-    return Plan(
+    return StepPlan(
         documents(job["ragged"]),
         job["batch_size"],
         indices,
@@ -52,13 +52,13 @@ def plan_of(job: dict[str, Any], first: int = 0) -> Plan:
 def main() -> None:
     torch.set_num_threads(1)
     path = Path(sys.argv[1])
-    ranks = here()
+    ranks = get_group()
     results = []
     for job in json.loads(path.read_text()):
         config = Config(**CONFIG, **job["settings"])
         engine = make_engine("torch", config, dtype=job["dtype"])
         # Only rank 0 knows where to begin: the others must be told.
-        state = untrained(init(config, random.Random(1 if ranks.rank == 0 else 2)))
+        state = initial_state(init(config, random.Random(1 if ranks.rank == 0 else 2)))
         state["step"] = job.get("first", 0) if ranks.rank == 0 else 99
         engine.load(state)
         stops = iter(range(job["steps"]))
@@ -81,4 +81,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    end(0)
+    hard_exit(0)

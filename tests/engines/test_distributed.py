@@ -20,8 +20,8 @@ import pytest
 from conftest import Result
 from kamon.config import Config
 from kamon.engines import distributed
-from kamon.engines.base import untrained
-from kamon.engines.distributed import Ranks
+from kamon.engines.base import initial_state
+from kamon.engines.distributed import ProcessGroup
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init
 from kamon.errors import ConfigError, KamonError
@@ -48,7 +48,7 @@ def job(**changes: Any) -> dict[str, Any]:
 
 
 def part(whole: int, rank: int, size: int) -> range:
-    return Ranks(rank, size).part(range(whole))
+    return ProcessGroup(rank, size).shard(range(whole))
 
 
 def test_parts_follow_each_other_and_differ_by_one() -> None:
@@ -58,26 +58,26 @@ def test_parts_follow_each_other_and_differ_by_one() -> None:
             assert [i for own in parts for i in own] == list(range(whole))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
     assert part(3, 1, 4) == range(1)
-    assert Ranks(1, 2).part(range(10, 15)) == range(12, 15)
+    assert ProcessGroup(1, 2).shard(range(10, 15)) == range(12, 15)
 
 
 @pytest.mark.extra
 def test_one_process_alone_asks_nobody() -> None:
     import torch
 
-    one = Ranks()
-    assert one.first(3.5) == one.most(3.5) == 3.5
-    assert one.any(True)
-    assert not one.any(False)
-    assert one.send(b"x") == b"x"
+    one = ProcessGroup()
+    assert one.broadcast_scalar(3.5) == one.all_reduce_max(3.5) == 3.5
+    assert one.any_rank(True)
+    assert not one.any_rank(False)
+    assert one.broadcast_bytes(b"x") == b"x"
     numbers = torch.tensor([1.0, 2.0])
-    one.add_up(numbers)
+    one.all_reduce_sum(numbers)
     one.broadcast(numbers)
     assert numbers.tolist() == [1.0, 2.0]
-    one.agree("a", "the list")
-    one.all_or_none(None)
+    one.assert_equal("a", "the list")
+    one.raise_on_all(None)
     with pytest.raises(KamonError, match="own"):
-        one.all_or_none(KamonError("own"))
+        one.raise_on_all(KamonError("own"))
 
 
 def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def one_after_the_other(job: dict[str, Any], size: int) -> dict[str, Any]:
 
     config = Config(**CONFIG, **job["settings"])
     engine, alone = (make_engine("torch", config, dtype=job["dtype"]) for _ in range(2))
-    state = untrained(init(config, random.Random(1)))
+    state = initial_state(init(config, random.Random(1)))
     state["step"] = job.get("first", 0)
     engine.load(state)
     plan = plan_of(job, job.get("first", 0))
@@ -132,7 +132,7 @@ def one_after_the_other(job: dict[str, Any], size: int) -> dict[str, Any]:
         loss = 0.0
         for rank in range(size):
             alone.grads.zero_()
-            own = Ranks(rank, size).part(places)
+            own = ProcessGroup(rank, size).shard(places)
             loss += alone._accumulate(plan, own, share)
             found += alone.grads
         losses.append(share * loss)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from conftest import ENGINES
 from kamon.config import Config
-from kamon.engines.base import Plan, untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import StepPlan, initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.dropout import masks, num_sites
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import train
@@ -20,7 +20,7 @@ from kamon.engines.parameters import init
 from kamon.training.loop import make_plan
 
 CONFIG = Config(n_embd=6, n_head=2, n_layer=2, block_size=5, vocab_size=7, std=0.4, dropout=0.3)
-DOCS = pack([[6, 1, 2, 6], [6, 3, 6], [6, 0, 5, 4, 1, 6]])
+DOCS = pack_sequences([[6, 1, 2, 6], [6, 3, 6], [6, 0, 5, 4, 1, 6]])
 
 
 @given(
@@ -59,7 +59,7 @@ def test_every_place_has_its_own() -> None:
 
 def test_gradients_are_central_differences() -> None:
     engine = make_engine("scalar", CONFIG)
-    state = untrained(init(CONFIG, random.Random(1)))
+    state = initial_state(init(CONFIG, random.Random(1)))
     rng = random.Random(2)
     weights = [rng.uniform(-1, 1) for _ in range(DOCS.num_targets)]
     draws = [4, 5, 6]
@@ -82,7 +82,7 @@ def test_gradients_are_central_differences() -> None:
 @pytest.mark.parametrize("name", ENGINES)
 def test_only_learning_leaves_out(name: str) -> None:
     engine = make_engine(name, CONFIG)
-    engine.load(untrained(init(CONFIG, random.Random(1))))
+    engine.load(initial_state(init(CONFIG, random.Random(1))))
     weights = [0.1] * DOCS.num_targets
     whole = engine.logprobs(DOCS)
     assert engine.backward(DOCS, weights) == whole
@@ -95,7 +95,7 @@ def test_training_goes_on_where_it_stopped(name: str) -> None:
     config = Config(**(vars(CONFIG) | {"num_steps": 8, "batch_size": 2}))
     whole, halves = (make_engine(name, config, dtype="float64") for _ in range(2))
     for engine in (whole, halves):
-        engine.load(untrained(init(config, random.Random(1))))
+        engine.load(initial_state(init(config, random.Random(1))))
     losses = train(whole, make_plan(DOCS, config, 0, 8))
     found = train(halves, make_plan(DOCS, config, 0, 3)) + train(
         halves, make_plan(DOCS, config, 3, 8)
@@ -103,7 +103,9 @@ def test_training_goes_on_where_it_stopped(name: str) -> None:
     assert found == losses
     assert halves.state() == whole.state()
     again = make_engine(name, config, dtype="float64")
-    again.load(untrained(init(config, random.Random(1))))
+    again.load(initial_state(init(config, random.Random(1))))
     plan = make_plan(DOCS, config, 0, 8)
-    other = Plan(plan.docs, plan.batch_size, plan.indices, plan.learning_rates, first_draw=99)
+    other = StepPlan(
+        plan.docs, plan.batch_size, plan.indices, plan.learning_rates, first_dropout_id=99
+    )
     assert train(again, other) != losses

@@ -33,8 +33,8 @@ from helpers.engines import (
 )
 from kamon.config import Config
 from kamon.data import corpus
-from kamon.engines.base import Engine, Plan, untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import Engine, StepPlan, initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import (
     document_logprobs,
@@ -48,7 +48,7 @@ from kamon.errors import ConfigError
 from kamon.generation.sampling import SampleRequest, sample, sample_document, sample_one_by_one
 from kamon.native import library
 from kamon.training.loop import make_plan, pretrain
-from kamon.training.setup import prepare
+from kamon.training.setup import build_setup
 
 pytestmark = pytest.mark.skipif(bool(library.why_not()), reason=library.why_not())
 
@@ -99,7 +99,7 @@ def test_decoding_is_the_whole_pass(dtype: str, config: Config) -> None:
         largest = max(logits)
         total = math.log(sum(math.exp(logit - largest) for logit in logits))
         decoded.append(logits[tokens[position + 1]] - largest - total)
-    found = list(engine.logprobs(pack([tokens])))
+    found = list(engine.logprobs(pack_sequences([tokens])))
     bound = {"float64": 1e-12, "float32": 1e-4}[dtype]
     assert found == pytest.approx(decoded, abs=bound, rel=bound)
 
@@ -125,16 +125,16 @@ def test_fused_training_is_the_plain_loop(
     dtype: str, config: Config, batch_size: int, accumulated: int
 ) -> None:
     rng = random.Random(config.seed)
-    docs = pack(
+    docs = pack_sequences(
         [rng.randrange(config.vocab_size) for _ in range(rng.randint(2, config.block_size + 1))]
         for _ in range(7)
     )
     indices = array("q", [rng.randrange(7) for _ in range(6 * batch_size * accumulated)])
     rates = array("d", [0.01 / (i + 1) for i in range(6)])
-    plan = Plan(docs, batch_size, indices, rates, 5, accumulated)
+    plan = StepPlan(docs, batch_size, indices, rates, 5, accumulated)
     fused, plain = make_native(config, dtype), make_native(config, dtype)
     for engine in (fused, plain):
-        engine.load(untrained(init(config, random.Random(1))))
+        engine.load(initial_state(init(config, random.Random(1))))
     found, expected = train(fused, plan), train_step_by_step(plain, plan)
     if accumulated == 1:
         assert found == pytest.approx(expected, rel=1e-15)
@@ -164,7 +164,7 @@ def test_training_goes_on_where_it_stopped(dtype: str) -> None:
     docs = random_batch(config, random.Random(2), 200)
     docs = docs.select(d for d in range(len(docs)) if len(docs.document(d)) > 1)
     whole, first, second = (make_native(config, dtype) for _ in range(3))
-    start = untrained(init(config, random.Random(1)))
+    start = initial_state(init(config, random.Random(1)))
     whole.load(start)
     losses = train(whole, make_plan(docs, config, 0, 20))
     first.load(start)
@@ -192,7 +192,7 @@ def test_threads_change_no_bit(dtype: str) -> None:
     batch = random_batch(config, rng, 3000)
     weights = [rng.uniform(-1, 1) for _ in range(batch.num_targets)]
     start = random_state(config, rng)
-    plan = Plan(
+    plan = StepPlan(
         batch, 120, array("q", [i % len(batch) for i in range(240)]), array("d", [0.01] * 2)
     )
 
@@ -250,7 +250,9 @@ def test_float64_is_the_same_on_any_instruction_set() -> None:
     rng = random.Random(6)
     batch = random_batch(config, rng, 1000)
     state = random_state(config, rng)
-    plan = Plan(batch, 70, array("q", [i % len(batch) for i in range(350)]), array("d", [0.01] * 5))
+    plan = StepPlan(
+        batch, 70, array("q", [i % len(batch) for i in range(350)]), array("d", [0.01] * 5)
+    )
     results = []
     for level in RUNNABLE:
         engine = make_native(config, "float64", level)
@@ -268,7 +270,7 @@ def test_hidden_units_that_are_zero_may_be_passed_over(dtype: str, level: str) -
     """
     config = Config(n_layer=2, n_embd=68, n_head=4, block_size=3, vocab_size=9, std=0.1)
     rng = random.Random(8)
-    state = untrained(init(config, rng))
+    state = initial_state(init(config, rng))
     at = 0
     for name, (n_out, n_in) in parameter_shapes(config).items():
         # inputs with much in common, which the weights turn negative: three in ten are above 0
@@ -276,7 +278,7 @@ def test_hidden_units_that_are_zero_may_be_passed_over(dtype: str, level: str) -
         for i in range(at, at + n_out * n_in):
             state["params"][i] += shift
         at += n_out * n_in
-    batch = pack([rng.randrange(9) for _ in range(4)] for _ in range(60))
+    batch = pack_sequences([rng.randrange(9) for _ in range(4)] for _ in range(60))
     weights = [rng.uniform(-1, 1) for _ in range(180)]
     together, alone = (make_native(config, dtype, level) for _ in range(2))
     for engine in (together, alone):
@@ -315,7 +317,7 @@ def test_samples_are_those_of_the_plain_loop_and_of_the_scalar_engine(
     temperature: float, config: Config
 ) -> None:
     """In bulk, one by one, and by the scalar engine: the same draws choose the same tokens."""
-    state = untrained(init(config, random.Random(config.seed)))
+    state = initial_state(init(config, random.Random(config.seed)))
     engine, scalar = make_native(config, "float64"), make_engine("scalar", config)
     for each in (engine, scalar):
         each.load(state)
@@ -330,7 +332,7 @@ def test_samples_of_a_long_block_and_many_documents() -> None:
     """More samples than lanes, of very different lengths: lanes are taken over in mid-air."""
     config = Config(n_embd=8, n_head=2, block_size=50, vocab_size=12, std=0.5)
     engine = make_native(config, "float64")
-    engine.load(untrained(init(config, random.Random(8))))
+    engine.load(initial_state(init(config, random.Random(8))))
     request = SampleRequest(300, 1.0, 1, 11)
     found = sample(engine, request)
     assert found == sample_one_by_one(engine, request)
@@ -352,7 +354,7 @@ def test_the_original_trace(
     """1,000 steps: each loss within the bound, and the same 20 names."""
     monkeypatch.setattr(library, "best_level", lambda: level)
     trace = json.loads(original.TRACE.read_text())
-    run = prepare(corpus.read(original.NAMES), Config(), engine="native", dtype=dtype)
+    run = build_setup(corpus.read(original.NAMES), Config(), engine="native", dtype=dtype)
     losses = pretrain(run.engine, run.docs, run.config)
     assert max(abs(a - b) for a, b in zip(losses, trace["losses"], strict=True)) <= bound
     final = [float.fromhex(number) for number in trace["final"]]
@@ -389,7 +391,7 @@ def test_recorded_runs(
 
 def ready(dtype: str = "float64", config: Config | None = None) -> NativeEngine:
     engine = make_native(config or Config(n_embd=4, n_head=2, block_size=4, vocab_size=5), dtype)
-    engine.load(untrained(init(engine.config, random.Random(1))))
+    engine.load(initial_state(init(engine.config, random.Random(1))))
     return engine
 
 
@@ -397,7 +399,7 @@ def ready(dtype: str = "float64", config: Config | None = None) -> NativeEngine:
 def test_what_does_not_fit_is_refused(tokens: list[int]) -> None:
     engine = ready()
     before = engine.state()
-    batch = pack([[0, 1], tokens])
+    batch = pack_sequences([[0, 1], tokens])
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
         engine.logprobs(batch)
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
@@ -405,7 +407,7 @@ def test_what_does_not_fit_is_refused(tokens: list[int]) -> None:
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
         engine.backward(batch, [1.0] * batch.num_targets)
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
-        engine.train(Plan(batch, 2, array("q", [0, 1]), array("d", [0.1])))
+        engine.train(StepPlan(batch, 2, array("q", [0, 1]), array("d", [0.1])))
     assert set(engine.gradients()) == {0.0}
     assert engine.state() == before
 
@@ -413,12 +415,12 @@ def test_what_does_not_fit_is_refused(tokens: list[int]) -> None:
 def test_wrong_sizes_are_refused() -> None:
     engine = ready()
     with pytest.raises(ValueError, match="weights"):
-        engine.backward(pack([[0, 1]]), [])
+        engine.backward(pack_sequences([[0, 1]]), [])
     with pytest.raises(ValueError, match="parameters"):
-        engine.load(untrained(array("d", [0.0])))
+        engine.load(initial_state(array("d", [0.0])))
     for indices in (array("q", [0]), array("q", [0, 2]), array("q", [0, -1])):
         with pytest.raises(ValueError, match=r"ind(ices|ex)"):
-            engine.train(Plan(pack([[0, 1], [1, 2]]), 2, indices, array("d", [0.1])))
+            engine.train(StepPlan(pack_sequences([[0, 1], [1, 2]]), 2, indices, array("d", [0.1])))
     assert_decoder_refuses(engine)
 
 
@@ -428,8 +430,8 @@ def test_training_stops_at_a_loss_that_is_not_finite(dtype: str) -> None:
     state = engine.state()
     state["params"][3] = math.nan
     engine.load(state)
-    docs = pack([[0, 1, 2], [0, 0, 3]])
-    losses = train(engine, Plan(docs, 1, array("q", [1, 1, 1]), array("d", [0.01] * 3)))
+    docs = pack_sequences([[0, 1, 2], [0, 0, 3]])
+    losses = train(engine, StepPlan(docs, 1, array("q", [1, 1, 1]), array("d", [0.01] * 3)))
     assert len(losses) == 1
     assert math.isnan(losses[0])
     assert engine.state()["step"] == 0
@@ -448,15 +450,15 @@ def test_a_long_call_can_be_stopped(what: str) -> None:
     """
     config = Config(n_layer=2, n_embd=64, block_size=64, vocab_size=27, num_steps=1)
     engine, untouched = make_native(config, "float32"), make_native(config, "float32")
-    state = untrained(init(config, random.Random(1)))
+    state = initial_state(init(config, random.Random(1)))
     engine.load(state)
     untouched.load(state)
     rng = random.Random(2)
-    few = pack([rng.randrange(27) for _ in range(30)] for _ in range(20))
-    many = pack(list(few) * 5_000)  # several times the bound below
+    few = pack_sequences([rng.randrange(27) for _ in range(30)] for _ in range(20))
+    many = pack_sequences(list(few) * 5_000)  # several times the bound below
     work = {
         "train": lambda: engine.train(
-            Plan(many, len(many), array("q", range(len(many))), array("d", [0.1]))
+            StepPlan(many, len(many), array("q", range(len(many))), array("d", [0.1]))
         ),
         "backward": lambda: engine.backward(many, [1.0] * many.num_targets),
         "logprobs": lambda: engine.logprobs(many),
@@ -485,11 +487,13 @@ def test_a_long_call_can_be_stopped(what: str) -> None:
 def test_training_stops_between_and_within_steps_where_it_is_told() -> None:
     config = Config(n_layer=2, n_embd=64, block_size=64, vocab_size=27)
     rng = random.Random(2)
-    docs = pack([rng.randrange(27) for _ in range(60)] for _ in range(200))
-    plan = Plan(docs, 10, array("q", [i % 200 for i in range(10**5)]), array("d", [0.01] * 10**4))
+    docs = pack_sequences([rng.randrange(27) for _ in range(60)] for _ in range(200))
+    plan = StepPlan(
+        docs, 10, array("q", [i % 200 for i in range(10**5)]), array("d", [0.01] * 10**4)
+    )
     engine, whole = make_native(config, "float32"), make_native(config, "float32")
     for each in (engine, whole):
-        each.load(untrained(init(config, random.Random(1))))
+        each.load(initial_state(init(config, random.Random(1))))
     calls = 0
 
     def should_stop() -> bool:
@@ -500,18 +504,20 @@ def test_training_stops_between_and_within_steps_where_it_is_told() -> None:
     losses = train(engine, plan, should_stop)
     assert calls >= 5
     assert 0 < len(losses) < 10**4
-    part = Plan(docs, 10, plan.indices[: len(losses) * 10], plan.learning_rates[: len(losses)])
+    part = StepPlan(docs, 10, plan.indices[: len(losses) * 10], plan.learning_rates[: len(losses)])
     assert train(whole, part) == losses
     assert whole.state() == engine.state()
 
 
 def test_empty_batches() -> None:
     engine = ready()
-    assert list(engine.logprobs(pack([]))) == []
-    assert list(engine.logprobs(pack([[1], [2]]))) == []
-    assert [list(found) for found in engine.document_logprobs(pack([]))] == [[], []]
-    assert [list(found) for found in engine.document_logprobs(pack([[1], [2]]))] == [[0, 0]] * 2
-    assert list(engine.backward(pack([[1]]), [])) == []
+    assert list(engine.logprobs(pack_sequences([]))) == []
+    assert list(engine.logprobs(pack_sequences([[1], [2]]))) == []
+    assert [list(found) for found in engine.document_logprobs(pack_sequences([]))] == [[], []]
+    assert [list(found) for found in engine.document_logprobs(pack_sequences([[1], [2]]))] == [
+        [0, 0]
+    ] * 2
+    assert list(engine.backward(pack_sequences([[1]]), [])) == []
     assert list(engine.sample(0, 1.0, 1, 4)) == []
 
 
@@ -519,9 +525,9 @@ def test_documents_without_a_token_have_no_targets() -> None:
     engine = ready()
     scalar = make_engine("scalar", engine.config)
     scalar.load(engine.state())
-    batch = pack([[], [0, 1, 2], [], [], [2, 1], []])
+    batch = pack_sequences([[], [0, 1, 2], [], [], [2, 1], []])
     assert batch.num_targets == 3
-    alone = pack([[0, 1, 2], [2, 1]])
+    alone = pack_sequences([[0, 1, 2], [2, 1]])
     assert engine.logprobs(batch) == engine.logprobs(alone)
     assert len(scalar.logprobs(batch)) == 3
     with pytest.raises(ValueError, match="2 weights for 3 targets"):
@@ -538,13 +544,13 @@ def test_the_callers_floating_point_environment_is_unchanged() -> None:
     if direction is None or not hasattr(libm, "fesetround"):
         pytest.skip("no fesetround, or its constants are unknown here")
     engine = ready("float32")
-    batch = pack([[0, 1, 2]])
+    batch = pack_sequences([[0, 1, 2]])
     before = libm.fegetround()
     try:
         assert libm.fesetround(direction) == 0
         engine.backward(batch, [1.0, 1.0])
         engine.step(0.1)
-        engine.train(Plan(batch, 1, array("q", [0]), array("d", [0.1])))
+        engine.train(StepPlan(batch, 1, array("q", [0]), array("d", [0.1])))
         engine.sample(3, 1.0, 1, 4)
         engine.decoder().push(1)
         after = libm.fegetround()
@@ -559,8 +565,8 @@ def test_other_threads_run_meanwhile() -> None:
     """The GIL is free during a call: this thread counts while another one trains."""
     config = Config(n_embd=32, n_layer=2, num_steps=8000)
     engine = make_native(config, "float32", threads=1)
-    engine.load(untrained(init(config, random.Random(1))))
-    docs = pack([[0, *range(1, 15), 0]])
+    engine.load(initial_state(init(config, random.Random(1))))
+    docs = pack_sequences([[0, *range(1, 15), 0]])
     plan = make_plan(docs, config, 0, 8000)
     worker = threading.Thread(target=train, args=(engine, plan))
     worker.start()

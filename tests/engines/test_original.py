@@ -21,7 +21,7 @@ from kamon.config import Config
 from kamon.data import builtin, corpus
 from kamon.generation.sampling import sample_document
 from kamon.training.loop import pretrain
-from kamon.training.setup import prepare
+from kamon.training.setup import build_setup
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 
@@ -95,7 +95,7 @@ def test_live_runs(seed: int, tmp_path: Path, kamon: Callable[..., Result]) -> N
 def test_the_whole_trace() -> None:
     """1,000 steps on the original names with seed 42: losses, final parameters, the 20 names."""
     trace = json.loads(original.TRACE.read_text())
-    run = prepare(corpus.read(original.NAMES), Config(), engine="scalar")
+    run = build_setup(corpus.read(original.NAMES), Config(), engine="scalar")
     assert run.engine.state()["params"] == floats(trace["initial"])
     losses = pretrain(run.engine, run.docs, run.config)
     assert list(losses) == trace["losses"]

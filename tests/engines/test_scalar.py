@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from conftest import assert_decoder_refuses
 from kamon.config import Config
 from kamon.engines import scalar
-from kamon.engines.base import Engine, Plan, untrained
-from kamon.engines.batch import Batch, pack
+from kamon.engines.base import Engine, StepPlan, initial_state
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import train
 from kamon.engines.parameters import init, num_params, parameter_shapes
@@ -37,7 +37,7 @@ SHAPES: list[tuple[dict[str, Any], list[int]]] = [
 
 def make(
     shape: dict[str, Any], lengths: list[int], seed: int = 1
-) -> tuple[Engine, Batch, list[float]]:
+) -> tuple[Engine, PackedBatch, list[float]]:
     """An engine with random parameters, moments and documents, and a random weight per target."""
     config = Config(std=0.6, **shape)
     rng = random.Random(seed)
@@ -46,7 +46,7 @@ def make(
     m = array("d", [rng.gauss(0, 0.1) for _ in params])
     v = array("d", [rng.random() for _ in params])
     engine.load({"params": params, "m": m, "v": v, "step": 3})
-    batch = pack([rng.randrange(config.vocab_size) for _ in range(n)] for n in lengths)
+    batch = pack_sequences([rng.randrange(config.vocab_size) for _ in range(n)] for n in lengths)
     return engine, batch, [rng.uniform(-2, 2) for _ in range(batch.num_targets)]
 
 
@@ -149,7 +149,7 @@ def test_logprobs_are_those_of_backward_and_of_decoding(
 def test_probabilities_of_all_tokens_add_up_to_one() -> None:
     engine, _, _ = make(*SHAPES[1])
     vocab_size = engine.config.vocab_size
-    logprobs = engine.logprobs(pack([0, 1, token] for token in range(vocab_size)))
+    logprobs = engine.logprobs(pack_sequences([0, 1, token] for token in range(vocab_size)))
     assert sum(map(math.exp, logprobs[1::2])) == pytest.approx(1, abs=1e-12)
 
 
@@ -179,10 +179,10 @@ def test_weights_of_zero_give_no_gradient() -> None:
 def test_a_weight_touches_its_own_target_alone() -> None:
     """With all weight on the first target, the tokens behind it have no influence."""
     engine, _, _ = make(*SHAPES[0])
-    engine.backward(pack([[4, 1, 2, 3]]), [1.0, 0.0, 0.0])
+    engine.backward(pack_sequences([[4, 1, 2, 3]]), [1.0, 0.0, 0.0])
     gradients = engine.gradients()
     engine.load(engine.state())
-    engine.backward(pack([[4, 1]]), [1.0])
+    engine.backward(pack_sequences([[4, 1]]), [1.0])
     assert engine.gradients() == gradients
 
 
@@ -230,10 +230,10 @@ def test_a_long_gradient_is_shortened_and_no_other() -> None:
 def test_batches_that_are_accumulated_are_one_step() -> None:
     """Ragged ones: the mean is that of all targets, not of the batches' means."""
     engine, other = make(*SHAPES[0])[0], make(*SHAPES[0])[0]
-    docs = pack([[4, 1, 2, 3], [4, 0], [4, 4, 4], [4, 1]])
+    docs = pack_sequences([[4, 1, 2, 3], [4, 0], [4, 4, 4], [4, 1]])
     rates, indices = array("d", [0.01, 0.01]), array("q", [0, 1, 2, 3, 1, 0, 3, 2])
-    found = train(engine, Plan(docs, 2, indices, rates, gradient_accumulation_steps=2))
-    expected = train(other, Plan(docs, 4, indices, rates))
+    found = train(engine, StepPlan(docs, 2, indices, rates, gradient_accumulation_steps=2))
+    expected = train(other, StepPlan(docs, 4, indices, rates))
     assert found == pytest.approx(expected, rel=1e-14)
     assert engine.state()["params"] == pytest.approx(other.state()["params"], rel=1e-12)
 
@@ -265,13 +265,13 @@ def test_training_goes_on_where_it_stopped() -> None:
     """train(20) = train(10), save, load into another engine, train(10): bit for bit."""
     config = Config(n_embd=4, n_head=2, block_size=4, vocab_size=5)
     rng = random.Random(3)
-    docs = pack([[4, *(rng.randrange(4) for _ in range(3)), 4] for _ in range(7)])
-    start = untrained(init(config, rng))
+    docs = pack_sequences([[4, *(rng.randrange(4) for _ in range(3)), 4] for _ in range(7)])
+    start = initial_state(init(config, rng))
 
     def steps(engine: Engine, first: int, last: int) -> list[float]:
         indices = array("q", [i % 7 for i in range(2 * first, 2 * last)])
         rates = array("d", [0.01 * (1 - step / 20) for step in range(first, last)])
-        return list(train(engine, Plan(docs, 2, indices, rates)))
+        return list(train(engine, StepPlan(docs, 2, indices, rates)))
 
     whole, first, second = (make_engine("scalar", config) for _ in range(3))
     whole.load(start)
@@ -287,7 +287,7 @@ def test_training_goes_on_where_it_stopped() -> None:
 def test_the_loss_of_a_step_is_the_mean_over_its_tokens() -> None:
     engine, batch, _ = make(*SHAPES[0])
     logprobs = engine.logprobs(batch)
-    losses = train(engine, Plan(batch, 3, array("q", [0, 1, 2]), array("d", [0.01])))
+    losses = train(engine, StepPlan(batch, 3, array("q", [0, 1, 2]), array("d", [0.01])))
     assert losses[0] == pytest.approx(-sum(logprobs) / len(logprobs), rel=1e-14)
 
 
@@ -297,7 +297,7 @@ def test_training_stops_at_a_loss_that_is_not_finite() -> None:
     state["params"] = array("d", [1e5 * p for p in state["params"]])  # some p(target) is 0
     engine.load(state)
     assert -math.inf in engine.logprobs(batch)
-    losses = train(engine, Plan(batch, 1, array("q", [0, 1, 2]), array("d", [0.01] * 3)))
+    losses = train(engine, StepPlan(batch, 1, array("q", [0, 1, 2]), array("d", [0.01] * 3)))
     assert len(losses) == 1
     assert not math.isfinite(losses[0])
     assert engine.state()["params"] == state["params"]
@@ -307,7 +307,7 @@ def test_training_stops_at_a_loss_that_is_not_finite() -> None:
 def test_what_does_not_fit_is_refused(tokens: list[int]) -> None:
     engine, _, _ = make(*SHAPES[0])
     before = engine.state()
-    batch = pack([[0, 1], tokens])
+    batch = pack_sequences([[0, 1], tokens])
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
         engine.logprobs(batch)
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
@@ -321,7 +321,7 @@ def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="weights"):
         engine.backward(batch, weights[:-1])
     with pytest.raises(ValueError, match="parameters"):
-        engine.load(untrained(array("d", [0.0])))
+        engine.load(initial_state(array("d", [0.0])))
     assert_decoder_refuses(engine)
 
 

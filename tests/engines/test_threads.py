@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 import kamon
-from kamon.completion import completions, fill, next_tokens
+from kamon.completion import complete, fill, next_tokens
 from kamon.config import Config
 from kamon.engines import native
-from kamon.engines.base import Engine, Plan, untrained
-from kamon.engines.batch import Batch, pack
+from kamon.engines.base import Engine, StepPlan, initial_state
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import document_logprobs, train
 from kamon.engines.native import NativeEngine
@@ -34,7 +34,7 @@ from kamon.evaluation.evaluate import evaluate
 from kamon.evaluation.score import score
 from kamon.exporters.export import export
 from kamon.generation.sampling import SampleRequest, sample
-from kamon.model import Model, stored
+from kamon.model import Model, to_checkpoint
 from kamon.native import library
 from kamon.ngrams.native import count_ngram
 from kamon.ngrams.reference import train_ngram
@@ -113,7 +113,7 @@ def jobs_of(model: Model, sizes: list[int]) -> Iterator[Callable[[], Any]]:
     yield lambda: len(copy.copy(model).docs)
     if sizes[-1] > 2:  # not by the slow engines
         yield lambda: evaluate(model, ["aaaaaa", "eeee"])
-        yield lambda: completions(model, "a", 2)
+        yield lambda: complete(model, "a", 2)
         yield lambda: fill(model, "a_b", 2)
 
 
@@ -126,7 +126,7 @@ def test_threads_find_what_one_thread_finds(model: Model) -> None:
 @pytest.mark.parametrize("learn", [count_ngram, train_ngram])
 def test_threads_at_an_n_gram(learn: Any) -> None:
     rng = random.Random(1)
-    docs = pack([5, *rng.choices(range(5), k=rng.randint(1, 8)), 5] for _ in range(300))
+    docs = pack_sequences([5, *rng.choices(range(5), k=rng.randint(1, 8)), 5] for _ in range(300))
     ngram = learn(docs, 6, 4)
     few = docs.select(range(50))
     request = SampleRequest(5, 1.0, 1, 5)
@@ -142,7 +142,7 @@ def test_threads_at_an_n_gram(learn: Any) -> None:
 @needs_native
 def test_threads_in_an_exported_file() -> None:
     model = small_model("native", "float32", 1)
-    code = export(stored(model, model.engine.state()["params"]), "python")
+    code = export(to_checkpoint(model, model.engine.state()["params"]), "python")
 
     def fresh() -> dict[str, Any]:
         found: dict[str, Any] = {"__name__": "exported"}
@@ -160,13 +160,13 @@ def test_threads_in_an_exported_file() -> None:
         assert list(pool.map(work, range(4))) == [expected] * 4
 
 
-def large(dtype: str = "float32") -> tuple[NativeEngine, Batch]:
+def large(dtype: str = "float32") -> tuple[NativeEngine, PackedBatch]:
     """An engine and documents that keep it busy for some tenths of a second."""
     config = Config(n_layer=2, n_embd=64, block_size=64, vocab_size=27)
     engine = NativeEngine(config, num_params(config), dtype, 2)
-    engine.load(untrained(init(config, random.Random(1))))
+    engine.load(initial_state(init(config, random.Random(1))))
     rng = random.Random(2)
-    return engine, pack([rng.randrange(27) for _ in range(64)] for _ in range(1500))
+    return engine, pack_sequences([rng.randrange(27) for _ in range(64)] for _ in range(1500))
 
 
 @needs_native
@@ -175,7 +175,7 @@ def test_a_call_that_is_stopped_stops_no_other() -> None:
     few = docs.select(range(50))
     expected = engine.logprobs(few), engine.logprobs(docs)
     rates = array("d", [0.0])
-    plan = Plan(docs, len(docs), array("q", range(len(docs))), rates)
+    plan = StepPlan(docs, len(docs), array("q", range(len(docs))), rates)
     with ThreadPoolExecutor(3) as pool:
         reading = [pool.submit(engine.logprobs, batch) for batch in (few, docs, few) * 2]
         while not all(each.done() for each in reading):
@@ -186,7 +186,7 @@ def test_a_call_that_is_stopped_stops_no_other() -> None:
 @needs_native
 def test_should_stop_cannot_use_the_engine_and_waits_for_nobody() -> None:
     engine, docs = large()
-    plan = Plan(docs, len(docs), array("q", range(len(docs))), array("d", [0.0]))
+    plan = StepPlan(docs, len(docs), array("q", range(len(docs))), array("d", [0.0]))
     few = docs.select(range(5))
     expected = engine.logprobs(few)
     with pytest.raises(RuntimeError, match="the engine is at work"):
@@ -319,7 +319,7 @@ def test_a_model_in_a_spawned_process() -> None:
 
 @pytest.mark.parametrize("learn", [count_ngram, train_ngram])
 def test_copies_of_an_n_gram(learn: Any) -> None:
-    docs = pack([[2, 0, 1, 2], [2, 0, 2]])
+    docs = pack_sequences([[2, 0, 1, 2], [2, 0, 2]])
     ngram = learn(docs, 3, 2)
     for same in (copy.copy(ngram), copy.deepcopy(ngram), pickle.loads(pickle.dumps(ngram))):
         assert same.logprobs(docs) == ngram.logprobs(docs)
@@ -340,9 +340,9 @@ def test_large_lists_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     from kamon.data.documents import Documents
     from kamon.files import spill
 
-    monkeypatch.setattr(spill, "LARGE", 10)
+    monkeypatch.setattr(spill, "MAX_IN_MEMORY", 10)
     docs = Documents.of(names(40))
-    tokens = Batch(spill.numbers("i", range(20)), spill.numbers("q", [0, 7, 20]))
+    tokens = PackedBatch(spill.numbers("i", range(20)), spill.numbers("q", [0, 7, 20]))
     assert not isinstance(tokens.tokens, array)
     some = docs[3:20]
     for same in (copy.deepcopy(docs), pickle.loads(pickle.dumps(docs))):
@@ -354,19 +354,19 @@ def test_large_lists_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- what does not fit
 
-GOOD = pack([[0, 1, 2], [2, 1]])
-BAD: dict[str, Batch] = {
-    "descending": Batch(array("i", [0, 1, 2, 0]), array("q", [0, 3, 1, 4])),
-    "negative": Batch(array("i", [0, 1]), array("q", [0, -1, 2])),
-    "beyond": Batch(array("i", [0, 1]), array("q", [0, 5])),
-    "far beyond": Batch(array("i", [0, 1]), array("q", [0, 2**40, 2**40 + 2])),
-    "wide tokens": Batch(array("q", [0, 1]), array("q", [0, 2])),
-    "unsigned tokens": Batch(array("I", [0, 1]), array("q", [0, 2])),
-    "narrow offsets": Batch(array("i", [0, 1]), array("i", [0, 2])),
-    "lists": Batch([0, 1], [0, 2]),  # type: ignore[arg-type]
-    "tokens before": Batch(array("i", [0, 1]), array("q", [1, 2])),
-    "tokens after": Batch(array("i", [0, 1, 2]), array("q", [0, 2])),
-    "no offsets": Batch(array("i", [0, 1]), array("q")),
+GOOD = pack_sequences([[0, 1, 2], [2, 1]])
+BAD: dict[str, PackedBatch] = {
+    "descending": PackedBatch(array("i", [0, 1, 2, 0]), array("q", [0, 3, 1, 4])),
+    "negative": PackedBatch(array("i", [0, 1]), array("q", [0, -1, 2])),
+    "beyond": PackedBatch(array("i", [0, 1]), array("q", [0, 5])),
+    "far beyond": PackedBatch(array("i", [0, 1]), array("q", [0, 2**40, 2**40 + 2])),
+    "wide tokens": PackedBatch(array("q", [0, 1]), array("q", [0, 2])),
+    "unsigned tokens": PackedBatch(array("I", [0, 1]), array("q", [0, 2])),
+    "narrow offsets": PackedBatch(array("i", [0, 1]), array("i", [0, 2])),
+    "lists": PackedBatch([0, 1], [0, 2]),  # type: ignore[arg-type]
+    "tokens before": PackedBatch(array("i", [0, 1]), array("q", [1, 2])),
+    "tokens after": PackedBatch(array("i", [0, 1, 2]), array("q", [0, 2])),
+    "no offsets": PackedBatch(array("i", [0, 1]), array("q")),
 }
 
 
@@ -375,7 +375,7 @@ def engine(kind: tuple[str, str | None, int | None]) -> Engine:
     name, dtype, threads = kind
     config = Config(n_embd=4, n_head=2, block_size=4, vocab_size=5)
     made = make_engine(name, config, dtype=dtype, threads=threads)
-    made.load(untrained(init(config, random.Random(1))))
+    made.load(initial_state(init(config, random.Random(1))))
     return made
 
 
@@ -390,7 +390,7 @@ def test_every_engine_refuses_the_same_batches(engine: Engine, what: str) -> Non
         engine.backward(batch, [1.0] * batch.num_targets)
     if not what.startswith("tokens "):  # which are of no document that is named
         with pytest.raises(ValueError):  # noqa: PT011
-            train(engine, Plan(batch, 2, array("q", [0, 1]), array("d", [0.1])))
+            train(engine, StepPlan(batch, 2, array("q", [0, 1]), array("d", [0.1])))
     assert engine.state() == before
     assert set(engine.gradients()) == {0.0}
 
@@ -400,13 +400,13 @@ def test_every_engine_refuses_the_same_numbers(engine: Engine) -> None:
     ones = array("q", [0, 1])
     for index in (-1, 2, 2**40):
         with pytest.raises(ValueError, match="an index is none"):
-            train(engine, Plan(GOOD, 2, array("q", [0, index]), array("d", [0.1])))
+            train(engine, StepPlan(GOOD, 2, array("q", [0, index]), array("d", [0.1])))
     for plan in (
-        lambda: Plan(GOOD, 2, array("i", [0, 1]), array("d", [0.1])),
-        lambda: Plan(GOOD, 2, ones, array("f", [0.1])),
-        lambda: Plan(GOOD, 2, ones, array("d", [0.1] * 2)),
-        lambda: Plan(GOOD, 0, array("q"), array("d", [0.1])),
-        lambda: Plan(GOOD, -1, array("q"), array("d")),
+        lambda: StepPlan(GOOD, 2, array("i", [0, 1]), array("d", [0.1])),
+        lambda: StepPlan(GOOD, 2, ones, array("f", [0.1])),
+        lambda: StepPlan(GOOD, 2, ones, array("d", [0.1] * 2)),
+        lambda: StepPlan(GOOD, 0, array("q"), array("d", [0.1])),
+        lambda: StepPlan(GOOD, -1, array("q"), array("d")),
     ):
         with pytest.raises(ValueError):  # noqa: PT011
             train(engine, plan())
@@ -539,10 +539,11 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 OUT_OF_MEMORY = """
 import random, resource
-from kamon.batch import pack
 from kamon.config import Config
-from kamon.engine import make_engine, untrained
-from kamon.model import init
+from kamon.engines.base import initial_state
+from kamon.engines.batch import pack_sequences
+from kamon.engines.factory import make_engine
+from kamon.engines.parameters import init
 
 def limit(more):
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -550,9 +551,9 @@ def limit(more):
 
 config = Config(n_embd=8, n_head=2, block_size=%(block_size)d, vocab_size=9)
 rng = random.Random(1)
-few = pack([[1, 2, 3]])
-many = pack([rng.randrange(9) for _ in range(%(length)d)] for _ in range(%(docs)d))
-state = untrained(init(config, rng))
+few = pack_sequences([[1, 2, 3]])
+many = pack_sequences([rng.randrange(9) for _ in range(%(length)d)] for _ in range(%(docs)d))
+state = initial_state(init(config, rng))
 engine = make_engine("native", config, threads=%(threads)d)
 engine.load(state)
 expected = engine.logprobs(few)

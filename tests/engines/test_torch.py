@@ -34,8 +34,8 @@ from helpers.engines import (
 from kamon.config import Config
 from kamon.data import corpus
 from kamon.engines import dropout, memory, philox
-from kamon.engines.base import Engine, Plan, is_fast, untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import Engine, StepPlan, has_fused_ops, initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import train, train_step_by_step
 from kamon.engines.memory import training_bytes
@@ -45,7 +45,7 @@ from kamon.finetuning import loop
 from kamon.generation.sampling import SampleRequest, sample, sample_document, sample_one_by_one
 from kamon.training import setup
 from kamon.training.loop import make_plan, pretrain
-from kamon.training.setup import prepare
+from kamon.training.setup import build_setup
 
 pytestmark = pytest.mark.extra
 
@@ -66,7 +66,7 @@ def make_torch(config: Config, dtype: str = "float64", **options: Any) -> TorchE
 
 def ready(dtype: str = "float64") -> TorchEngine:
     engine = make_torch(Config(n_embd=4, n_head=2, block_size=4, vocab_size=5), dtype)
-    engine.load(untrained(init(engine.config, random.Random(1))))
+    engine.load(initial_state(init(engine.config, random.Random(1))))
     return engine
 
 
@@ -102,7 +102,7 @@ def test_decoding_is_the_whole_pass(dtype: str, config: Config) -> None:
         largest = max(logits)
         total = math.log(sum(math.exp(logit - largest) for logit in logits))
         decoded.append(logits[tokens[position + 1]] - largest - total)
-    found = list(engine.logprobs(pack([tokens])))
+    found = list(engine.logprobs(pack_sequences([tokens])))
     assert found == pytest.approx(decoded, abs=BOUNDS[dtype], rel=BOUNDS[dtype])
 
 
@@ -114,7 +114,7 @@ def test_a_state_survives(dtype: str) -> None:
     engine.load(state)
     found = engine.state()
     assert found == (state if dtype == "float64" else rounded(state))
-    batch = pack([[0, 1, 2]])
+    batch = pack_sequences([[0, 1, 2]])
     engine.backward(batch, [1.0, 1.0])
     engine.load(found)
     assert engine.state() == found
@@ -128,16 +128,16 @@ def test_fused_training_is_the_plain_loop(
     dtype: str, config: Config, batch_size: int, accumulated: int
 ) -> None:
     rng = random.Random(config.seed)
-    docs = pack(
+    docs = pack_sequences(
         [rng.randrange(config.vocab_size) for _ in range(rng.randint(2, config.block_size + 1))]
         for _ in range(7)
     )
     indices = array("q", [rng.randrange(7) for _ in range(6 * batch_size * accumulated)])
     rates = array("d", [0.01 / (i + 1) for i in range(6)])
-    plan = Plan(docs, batch_size, indices, rates, 5, accumulated)
+    plan = StepPlan(docs, batch_size, indices, rates, 5, accumulated)
     fused, plain = make_torch(config, dtype), make_torch(config, dtype)
     for engine in (fused, plain):
-        engine.load(untrained(init(config, random.Random(1))))
+        engine.load(initial_state(init(config, random.Random(1))))
     found, expected = train(fused, plan), train_step_by_step(plain, plan)
     assert found == pytest.approx(expected, abs=1e-9 if dtype == "float64" else 1e-2)
     assert fused.state()["step"] == 6
@@ -150,13 +150,13 @@ def test_fused_training_is_that_of_the_scalar_engine() -> None:
         weight_decay=0.2, grad_clip=0.5,
     )  # fmt: skip
     rng = random.Random(4)
-    docs = pack([rng.randrange(11) for _ in range(rng.randint(2, 8))] for _ in range(9))
-    plan = Plan(
+    docs = pack_sequences([rng.randrange(11) for _ in range(rng.randint(2, 8))] for _ in range(9))
+    plan = StepPlan(
         docs, 3, array("q", [rng.randrange(9) for _ in range(30)]), array("d", [0.01] * 5), 7, 2
     )
     engines = make_torch(config), make_engine("scalar", config)
     for engine in engines:
-        engine.load(untrained(init(config, random.Random(1))))
+        engine.load(initial_state(init(config, random.Random(1))))
     found, expected = (train(engine, plan) for engine in engines)
     assert found == pytest.approx(expected, abs=1e-10)
     states = [engine.state() for engine in engines]
@@ -174,7 +174,7 @@ def test_training_goes_on_where_it_stopped(dtype: str, dropout_rate: float) -> N
     docs = random_batch(config, random.Random(2), 200)
     docs = docs.select(d for d in range(len(docs)) if len(docs.document(d)) > 1)
     whole, first, second = (make_torch(config, dtype) for _ in range(3))
-    start = untrained(init(config, random.Random(1)))
+    start = initial_state(init(config, random.Random(1)))
     whole.load(start)
     losses = train(whole, make_plan(docs, config, 0, 20))
     first.load(start)
@@ -207,25 +207,25 @@ def test_no_document_sees_another_nor_what_comes_later(lengths: tuple[int, ...])
     config = Config(n_layer=2, n_embd=12, n_head=3, block_size=8, vocab_size=13, std=0.5)
     rng = random.Random(7)
     engine = make_torch(config)
-    engine.load(untrained(init(config, rng)))
+    engine.load(initial_state(init(config, rng)))
     docs = [[rng.randrange(13) for _ in range(length)] for length in lengths]
-    before = engine.logprobs(pack(docs))
+    before = engine.logprobs(pack_sequences(docs))
     place = lengths[0] - 1
     for others in range(5):
         changed = [[rng.randrange(13) for _ in docs[0]], docs[1][:], [others] * lengths[2]]
         changed[1][-1] = (docs[1][-1] + 1) % 13
-        found = engine.logprobs(pack(changed))
+        found = engine.logprobs(pack_sequences(changed))
         own = slice(place, place + lengths[1] - 2)
         assert found[own] == before[own]
         assert found[: own.start] != before[: own.start]
-        alone = engine.logprobs(pack([docs[1]]))
+        alone = engine.logprobs(pack_sequences([docs[1]]))
         assert list(before[own]) == pytest.approx(list(alone[:-1]), abs=1e-12)
 
 
 def test_many_documents_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ready()
     rng = random.Random(3)
-    batch = pack([rng.randrange(5) for _ in range(rng.randint(0, 5))] for _ in range(60))
+    batch = pack_sequences([rng.randrange(5) for _ in range(rng.randint(0, 5))] for _ in range(60))
     whole = engine.logprobs(batch)
     monkeypatch.setattr(torch_engine, "MOST_NUMBERS", 17 * (16 * 4 + 4 * 5))
     assert list(engine.logprobs(batch)) == pytest.approx(list(whole), abs=1e-12)
@@ -267,7 +267,7 @@ def test_samples_draw_what_the_specification_draws() -> None:
 def test_samples_are_those_of_the_plain_loop_and_of_the_scalar_engine(
     temperature: float, config: Config
 ) -> None:
-    state = untrained(init(config, random.Random(config.seed)))
+    state = initial_state(init(config, random.Random(config.seed)))
     engine, scalar = make_torch(config), make_engine("scalar", config)
     for each in (engine, scalar):
         each.load(state)
@@ -298,7 +298,7 @@ def test_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_original_trace(dtype: str, bound: float) -> None:
     """1,000 steps: each loss within the bound, and the same 20 names."""
     trace = json.loads(original.TRACE.read_text())
-    run = prepare(corpus.read(original.NAMES), Config(), engine="torch", dtype=dtype)
+    run = build_setup(corpus.read(original.NAMES), Config(), engine="torch", dtype=dtype)
     losses = pretrain(run.engine, run.docs, run.config)
     assert max(abs(a - b) for a, b in zip(losses, trace["losses"], strict=True)) <= bound
     bos, rng = run.tokenizer.bos, run.rng
@@ -313,13 +313,13 @@ def test_the_original_trace(dtype: str, bound: float) -> None:
 def test_what_does_not_fit_is_refused(tokens: list[int]) -> None:
     engine = ready()
     before = engine.state()
-    batch = pack([[0, 1], tokens])
+    batch = pack_sequences([[0, 1], tokens])
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
         engine.logprobs(batch)
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
         engine.backward(batch, [1.0] * batch.num_targets)
     with pytest.raises(ValueError, match=r"vocabulary|block_size"):
-        engine.train(Plan(batch, 2, array("q", [0, 1]), array("d", [0.1])))
+        engine.train(StepPlan(batch, 2, array("q", [0, 1]), array("d", [0.1])))
     assert set(engine.gradients()) == {0.0}
     assert engine.state() == before
 
@@ -327,12 +327,12 @@ def test_what_does_not_fit_is_refused(tokens: list[int]) -> None:
 def test_wrong_sizes_are_refused() -> None:
     engine = ready()
     with pytest.raises(ValueError, match="weights"):
-        engine.backward(pack([[0, 1]]), [])
+        engine.backward(pack_sequences([[0, 1]]), [])
     with pytest.raises(ValueError, match="parameters"):
-        engine.load(untrained(array("d", [0.0])))
+        engine.load(initial_state(array("d", [0.0])))
     for indices in (array("q", [0]), array("q", [0, 2]), array("q", [0, -1])):
         with pytest.raises(ValueError, match=r"ind(ices|ex)"):
-            engine.train(Plan(pack([[0, 1], [1, 2]]), 2, indices, array("d", [0.1])))
+            engine.train(StepPlan(pack_sequences([[0, 1], [1, 2]]), 2, indices, array("d", [0.1])))
     assert_decoder_refuses(engine)
 
 
@@ -342,8 +342,8 @@ def test_training_stops_at_a_loss_that_is_not_finite(dtype: str) -> None:
     state = engine.state()
     state["params"][3] = math.nan
     engine.load(state)
-    docs = pack([[0, 1, 2], [0, 0, 3]])
-    losses = train(engine, Plan(docs, 1, array("q", [1, 1, 1]), array("d", [0.01] * 3)))
+    docs = pack_sequences([[0, 1, 2], [0, 0, 3]])
+    losses = train(engine, StepPlan(docs, 1, array("q", [1, 1, 1]), array("d", [0.01] * 3)))
     assert len(losses) == 1
     assert math.isnan(losses[0])
     assert engine.state()["step"] == 0
@@ -351,24 +351,24 @@ def test_training_stops_at_a_loss_that_is_not_finite(dtype: str) -> None:
 
 def test_training_stops_between_steps_where_it_is_told() -> None:
     engine, whole = ready(), ready()
-    docs = pack([[0, 1, 2], [0, 0, 3]])
+    docs = pack_sequences([[0, 1, 2], [0, 0, 3]])
     calls = iter([False, False, True])
-    plan = Plan(docs, 1, array("q", [0, 1] * 5), array("d", [0.01] * 10))
+    plan = StepPlan(docs, 1, array("q", [0, 1] * 5), array("d", [0.01] * 10))
     losses = train(engine, plan, lambda: next(calls))
     assert len(losses) == 3
-    part = Plan(docs, 1, plan.indices[:3], plan.learning_rates[:3])
+    part = StepPlan(docs, 1, plan.indices[:3], plan.learning_rates[:3])
     assert train(whole, part) == losses
     assert engine.state() == whole.state()
 
 
 def test_empty_batches_and_documents() -> None:
     engine = ready()
-    assert list(engine.logprobs(pack([]))) == []
-    assert list(engine.logprobs(pack([[1], [2]]))) == []
-    assert list(engine.backward(pack([[1]]), [])) == []
+    assert list(engine.logprobs(pack_sequences([]))) == []
+    assert list(engine.logprobs(pack_sequences([[1], [2]]))) == []
+    assert list(engine.backward(pack_sequences([[1]]), [])) == []
     assert list(engine.sample(0, 1.0, 1, 4)) == []
-    batch = pack([[], [0, 1, 2], [], [], [2, 1], []])
-    alone = engine.logprobs(pack([[0, 1, 2], [2, 1]]))
+    batch = pack_sequences([[], [0, 1, 2], [], [], [2, 1], []])
+    alone = engine.logprobs(pack_sequences([[0, 1, 2], [2, 1]]))
     assert list(engine.logprobs(batch)) == pytest.approx(list(alone), abs=1e-14)
     with pytest.raises(ValueError, match="2 weights for 3 targets"):
         engine.backward(batch, [1.0, 1.0])
@@ -378,7 +378,7 @@ def test_a_decoder_keeps_the_parameters_of_its_moment() -> None:
     engine = ready()
     one, two = engine.decoder(), engine.decoder()
     expected = one.push(4)
-    engine.backward(pack([[4, 0, 1, 4]]), [1.0] * 3)
+    engine.backward(pack_sequences([[4, 0, 1, 4]]), [1.0] * 3)
     engine.step(0.1)
     assert two.push(4) == expected
     assert engine.decoder().push(4) != expected
@@ -418,7 +418,7 @@ def test_compiled() -> None:
     docs = docs.select(d for d in range(len(docs)) if len(docs.document(d)) > 1)
     plain, compiled = make_torch(config), make_torch(config, compile=True)
     for engine in (plain, compiled):
-        engine.load(untrained(init(config, random.Random(1))))
+        engine.load(initial_state(init(config, random.Random(1))))
     plan = make_plan(docs, config, 0, 12)
     assert train(compiled, plan) == pytest.approx(train(plain, plan), abs=1e-10)
     assert list(compiled.logprobs(docs)) == pytest.approx(list(plain.logprobs(docs)), abs=1e-10)
@@ -430,7 +430,7 @@ def test_compiled() -> None:
 def test_engine_choices() -> None:
     engine: Engine = make_engine("torch", Config())
     assert engine.dtype == "float32"
-    assert is_fast(engine)
+    assert has_fused_ops(engine)
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"there is no device cuda .* here, only cpu"):
             make_engine("torch", Config(), device="cuda")
@@ -535,7 +535,7 @@ def test_a_gpu_has_memory_of_its_own(
 
     def train_one(engine: str) -> None:
         how: dict[str, Any] = {"dtype": None, "threads": 1, "device": device, "compile": False}
-        setup.started_engine(config, random.Random(1), large, 8, 0, engine=engine, **how)
+        setup.create_engine(config, random.Random(1), large, 8, 0, engine=engine, **how)
 
     def tune_one(engine: str) -> None:
         loop.engines(config, engine, None, 1, device, False)(large)

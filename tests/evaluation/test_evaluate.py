@@ -25,17 +25,17 @@ from kamon.cli.eval import print_guessed
 from kamon.config import Config
 from kamon.data import corpus
 from kamon.data.split import split
-from kamon.engines.batch import Batch, pack
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.errors import ConfigError
 from kamon.evaluation.evaluate import (
-    Chosen,
+    EvaluationSet,
     bigrams,
-    choose,
     earth_movers,
     evaluate,
-    guess,
+    held_out_metrics,
     jensen_shannon,
-    look_at,
+    sample_metrics,
+    select_test_set,
 )
 from kamon.ngrams.reference import train_ngram
 from kamon.tokenizers.char import CharTokenizer
@@ -135,15 +135,15 @@ def test_bigrams_of_each_document(ended: list[str], unended: list[str]) -> None:
 
 def test_choose() -> None:
     docs = ["bo", "anna", "öl", "bo", "nä", "ob"]
-    assert choose(iter(docs), ["anna"], CharTokenizer("abno").unknown) == Chosen(
+    assert select_test_set(iter(docs), ["anna"], CharTokenizer("abno").unknown) == EvaluationSet(
         ["bo", "ob"], 1, 2, "läö"
     )
     with pytest.raises(CorpusError, match="it learned them all"):
-        choose(["anna", "anna"], ["anna"], CharTokenizer("an").unknown)
+        select_test_set(["anna", "anna"], ["anna"], CharTokenizer("an").unknown)
     with pytest.raises(CorpusError, match=r"have characters it does not know \('ö'\)"):
-        choose(["anna", "nö"], ["anna"], CharTokenizer("an").unknown)
+        select_test_set(["anna", "nö"], ["anna"], CharTokenizer("an").unknown)
     with pytest.raises(CorpusError, match=r"not know \('BCDEFGHIJK' and 2 more\)"):
-        choose(["ABCDEFGHIJKLM"], ["anna"], CharTokenizer("An").unknown)
+        select_test_set(["ABCDEFGHIJKLM"], ["anna"], CharTokenizer("An").unknown)
 
 
 class Halves:
@@ -152,7 +152,7 @@ class Halves:
     def __init__(self, logprob: float = -math.log(2)) -> None:
         self.logprob = logprob
 
-    def logprobs(self, batch: Batch) -> array[float]:
+    def logprobs(self, batch: PackedBatch) -> array[float]:
         return array("d", [self.logprob] * batch.num_targets)
 
 
@@ -164,7 +164,9 @@ def named(engine: object, block_size: int) -> Any:
 
 def test_guess_by_hand() -> None:
     """Targets are a and its end, and abc without one: 5 bits of the model, 10 uniform."""
-    found = guess(named(Halves(), 3), Chosen(["a", "abcabc"], 7, 8, "xy"), ["ab", "ca"])
+    found = held_out_metrics(
+        named(Halves(), 3), EvaluationSet(["a", "abcabc"], 7, 8, "xy"), ["ab", "ca"]
+    )
     assert (found.num_docs, found.num_tokens, found.num_chars, found.num_cut) == (2, 5, 4, 1)
     assert (found.num_learned, found.num_unknown, found.unknown_chars) == (7, 8, "xy")
     assert found.model.nats_per_token == pytest.approx(math.log(2), rel=1e-14)
@@ -177,29 +179,31 @@ def test_guess_by_hand() -> None:
 @pytest.mark.parametrize(("size", "num_cut", "num_tokens"), [(4, 0, 4), (3, 1, 3), (2, 1, 2)])
 def test_a_document_is_cut_as_in_training(size: int, num_cut: int, num_tokens: int) -> None:
     """block_size holds a document of one character fewer, with its end."""
-    found = guess(named(Halves(), size), Chosen(["abc"], 0, 0, ""), ["ab", "ca"])
+    found = held_out_metrics(named(Halves(), size), EvaluationSet(["abc"], 0, 0, ""), ["ab", "ca"])
     assert (found.num_cut, found.num_tokens, found.num_chars) == (num_cut, num_tokens, min(3, size))
 
 
 def test_odds_too_small_for_a_perplexity() -> None:
-    found = guess(named(Halves(-1e6), 3), Chosen(["a"], 0, 0, ""), ["ab", "ca"])
+    found = held_out_metrics(named(Halves(-1e6), 3), EvaluationSet(["a"], 0, 0, ""), ["ab", "ca"])
     assert (found.model.nats_per_token, found.model.perplexity) == (1e6, None)
     assert found.gain < -9e5
     for logprob in (-math.inf, math.nan):
         with pytest.raises(TrainingError, match="no longer finite"):
-            guess(named(Halves(logprob), 3), Chosen(["a"], 0, 0, ""), ["ab", "ca"])
+            held_out_metrics(
+                named(Halves(logprob), 3), EvaluationSet(["a"], 0, 0, ""), ["ab", "ca"]
+            )
 
 
 def test_a_model_and_its_baselines(model: Model) -> None:
     found = evaluate(model, n=0).documents
     encode = model.tokenizer.encode_document
-    held_out = pack(encode(doc)[:6] for doc in HELD_OUT)
+    held_out = pack_sequences(encode(doc)[:6] for doc in HELD_OUT)
     assert (found.num_docs, found.num_tokens) == (len(HELD_OUT), held_out.num_targets)
     assert found.num_chars == sum(min(len(doc), 5) for doc in HELD_OUT)
     assert found.num_cut == sum(len(doc) > 4 for doc in HELD_OUT)
     assert (found.num_learned, found.num_unknown, found.unknown_chars) == (0, 0, "")
     assert found.model.nats_per_token == pytest.approx(mean_loss(model.engine, held_out), rel=1e-12)
-    vocab_size, learned = model.config.vocab_size, pack(map(encode, LEARNED))
+    vocab_size, learned = model.config.vocab_size, pack_sequences(map(encode, LEARNED))
     assert found.uniform.perplexity == pytest.approx(vocab_size, rel=1e-12)
     nats = []
     for order in range(1, 7):
@@ -244,7 +248,7 @@ def test_a_model_that_learned_everything() -> None:
 
 def test_samples_by_hand() -> None:
     texts = ["ab", "ab", "ba", "bab", "abab", "abab"]
-    found = look_at(
+    found = sample_metrics(
         texts, [len(text) < 4 for text in texts], ["ab", "bb"], ["ba"], temperature=0.5, seed=3
     )
     assert (found.num_samples, found.temperature, found.seed) == (6, 0.5, 3)
@@ -260,12 +264,14 @@ def test_samples_by_hand() -> None:
     assert 0 <= found.chance_bigram_divergence < 1
     assert [similar.text for similar in found.similar] == ["bab"]  # not what has no end
     assert (found.similar[0].document, found.similar[0].ratio) == ("ab", 0.8)
-    (nothing,) = look_at(["xyz"], [True], ["ab", "bb"], ["ba"], temperature=1, seed=0).similar
+    (nothing,) = sample_metrics(
+        ["xyz"], [True], ["ab", "bb"], ["ba"], temperature=1, seed=0
+    ).similar
     assert (nothing.document, nothing.ratio) == (None, 0)
 
 
 def test_samples_like_the_list() -> None:
-    found = look_at(DOCS, [True] * len(DOCS), LEARNED, HELD_OUT, temperature=1, seed=0)
+    found = sample_metrics(DOCS, [True] * len(DOCS), LEARNED, HELD_OUT, temperature=1, seed=0)
     assert (found.length_distance, found.bigram_divergence) == (0, 0)
     assert 0 < found.chance_length_distance < 0.5
     assert 0 < found.chance_bigram_divergence < 0.2
@@ -275,7 +281,9 @@ def test_samples_like_the_list() -> None:
 def test_samples_are_those_of_the_model(model: Model) -> None:
     found = evaluate(model, n=50, temperature=0.7, seed=4).samples
     texts = model.sample(50, temperature=0.7, seed=4)
-    assert found == look_at(texts, [len(text) < 5 for text in texts], LEARNED, HELD_OUT, 0.7, 4)
+    assert found == sample_metrics(
+        texts, [len(text) < 5 for text in texts], LEARNED, HELD_OUT, 0.7, 4
+    )
     assert found
     assert found.finished == sum(len(text) < 5 for text in texts) / 50
     assert evaluate(model, n=0).samples is None
@@ -381,7 +389,9 @@ def test_many_unknown_characters(
 
 
 def test_a_perplexity_beyond_floats_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    print_guessed(guess(named(Halves(-1e6), 3), Chosen(["a"], 0, 0, ""), ["ab", "ca"]))
+    print_guessed(
+        held_out_metrics(named(Halves(-1e6), 3), EvaluationSet(["a"], 0, 0, ""), ["ab", "ca"])
+    )
     assert capsys.readouterr().out.splitlines()[-2].endswith("over 1e304")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from helpers.lists import DOCS
 from kamon import ConfigError, Model, TokenizerError, TrainingError, load, train
-from kamon.engines.base import untrained
+from kamon.engines.base import initial_state
 from kamon.evaluation.evaluate import evaluate
 from kamon.evaluation.introspection import (
     attention,
@@ -275,7 +275,7 @@ def test_numbers_need_no_other_library(model: Model, tmp_path: Path) -> None:
 
 
 def test_parameters_are_rows(model: Model) -> None:
-    state = untrained(array("d", map(float, range(model.num_params))))
+    state = initial_state(array("d", map(float, range(model.num_params))))
     copy = train(DOCS, num_steps=1, **SETTINGS)
     copy.engine.load(state)
     found = parameters(copy)

@@ -20,12 +20,12 @@ from conftest import TINY, TINY_FLAGS, Result
 from kamon import load, train
 from kamon.data import corpus
 from kamon.data.builtin import names_table
-from kamon.engines.batch import Batch, pack
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.loops import document_logprobs
 from kamon.errors import ConfigError, TokenizerError
 from kamon.evaluation import score as scoring
 from kamon.evaluation.introspection import ngram_of
-from kamon.evaluation.score import Scale, score, score_list, score_with
+from kamon.evaluation.score import PercentileScale, score, score_list, score_with
 from kamon.ngrams.native import count_ngram
 from kamon.ngrams.reference import train_ngram
 from kamon.packing.shards import open_shards
@@ -39,14 +39,14 @@ MODEL = train(DOCS, **TINY)
 @given(st.lists(st.text("anhor é名", max_size=12)))
 def test_encoding_in_bulk_is_encoding(texts: list[str]) -> None:
     tokenizer = CharTokenizer("anhor é名")
-    expected = pack(tokenizer.encode_document(text)[:10] for text in texts)
+    expected = pack_sequences(tokenizer.encode_document(text)[:10] for text in texts)
     assert tokenizer.encode_documents(texts, 9) == expected
 
 
 def test_encoding_where_the_first_code_points_are_known() -> None:
     tokenizer = CharTokenizer("\0\1\3a")  # what else would stand for BOS is a character
     texts = ["\0a\1", "", "\3\3"]
-    expected = pack(map(tokenizer.encode_document, texts))
+    expected = pack_sequences(map(tokenizer.encode_document, texts))
     assert tokenizer.encode_documents(texts, 9) == expected
 
 
@@ -57,7 +57,7 @@ def logprobs_in_windows(text: str) -> list[float]:
     while len(found) < len(tokens):
         end = min(len(found) + (size - size // 2 if found else size), len(tokens))
         window = [bos, *tokens[max(0, end - size) : end]]
-        found += list(MODEL.engine.logprobs(pack([window])))[len(found) - end :]
+        found += list(MODEL.engine.logprobs(pack_sequences([window])))[len(found) - end :]
     return found
 
 
@@ -111,7 +111,7 @@ def test_what_the_model_cannot_make_is_the_oddest_of_all() -> None:
         assert (each.surprise, each.surprising) == (surprise, "x")
     columns = score_list(MODEL.engine, MODEL.tokenizer, given, unknown="odd")
     assert columns.given == columns.texts == given
-    assert Scale.of(MODEL, "odd").percentile(math.inf) == 0
+    assert PercentileScale.of(MODEL, "odd").percentile(math.inf) == 0
     assert next(score(MODEL, ["x"], unknown="odd")).surprise == 0
 
 
@@ -153,23 +153,25 @@ def test_a_long_text_with_unknown_characters_makes_a_short_error() -> None:
 
 
 def test_an_ngram_scores_as_a_model_does() -> None:
-    batch = pack(map(MODEL.tokenizer.encode_document, DOCS))
+    batch = pack_sequences(map(MODEL.tokenizer.encode_document, DOCS))
     ngram = train_ngram(batch, MODEL.tokenizer.vocab_size, 3)
     found = list(score_with(ngram, MODEL.tokenizer, ["anna", "nora", "éa"]))
     assert [each.text for each in found] == ["anna", "nora", "éa"]
     for each in found:
-        logprobs = list(ngram.logprobs(pack([MODEL.tokenizer.encode_document(each.text)])))
+        logprobs = list(
+            ngram.logprobs(pack_sequences([MODEL.tokenizer.encode_document(each.text)]))
+        )
         assert each.logprob == pytest.approx(sum(logprobs))
         assert logprobs[each.surprise] == min(logprobs)
 
 
 @pytest.mark.parametrize("train_one", [train_ngram, count_ngram])
 def test_an_ngram_reads_texts_of_any_length(train_one: Any) -> None:
-    batch = pack(map(MODEL.tokenizer.encode_document, DOCS))
+    batch = pack_sequences(map(MODEL.tokenizer.encode_document, DOCS))
     ngram = train_one(batch, MODEL.tokenizer.vocab_size, 3)
     text = "hannanora" * 5
     (found,) = score_with(ngram, MODEL.tokenizer, [text], unknown="odd")
-    logprobs = ngram.logprobs(pack([MODEL.tokenizer.encode_document(text)]))
+    logprobs = ngram.logprobs(pack_sequences([MODEL.tokenizer.encode_document(text)]))
     assert found.logprob == pytest.approx(sum(logprobs))
     assert not found.cut
 
@@ -183,24 +185,24 @@ def test_the_sums_of_documents(logprobs: list[tuple[float, ...]]) -> None:
     class Known:
         config = MODEL.config
 
-        def logprobs(self, batch: Batch) -> array[float]:  # noqa: ARG002
+        def logprobs(self, batch: PackedBatch) -> array[float]:  # noqa: ARG002
             return array("d", chain.from_iterable(logprobs))
 
-    batch = pack([[0] * (len(own) + 1) for own in logprobs])
+    batch = pack_sequences([[0] * (len(own) + 1) for own in logprobs])
     totals, places = document_logprobs(Known(), batch)
     assert list(totals) == pytest.approx([math.fsum(own) for own in logprobs])
     assert list(places) == [own.index(min(own)) if own else 0 for own in logprobs]
 
 
 def test_percentiles() -> None:
-    scale = Scale([1.0, 2.0, 2.0, 3.0])
+    scale = PercentileScale([1.0, 2.0, 2.0, 3.0])
     assert [scale.percentile(bits) for bits in (0.5, 1, 1.5, 2, 2.5, 3, 3.5)] == [
         100, 100, 75, 75, 25, 25, 0,
     ]  # fmt: skip
-    own = Scale.of(MODEL)
+    own = PercentileScale.of(MODEL)
     assert (len(own.bits), own.reference) == (len(DOCS), "list")
     assert own.bits == sorted(own.bits)
-    assert Scale([], None).percentiles([1.0, math.inf]) == [None, None]
+    assert PercentileScale([], None).percentiles([1.0, math.inf]) == [None, None]
 
 
 def test_unseen_entries_have_every_percentile_equally_often() -> None:
@@ -210,9 +212,9 @@ def test_unseen_entries_have_every_percentile_equally_often() -> None:
     model = train(learned, size="small", num_steps=1000, threads=1)
     held_out = model.parts()[1]
     for reader in (model.engine, ngram_of(model)[0]):
-        scale = Scale.between(reader, model.tokenizer, model.docs, held_out)
+        scale = PercentileScale.between(reader, model.tokenizer, model.docs, held_out)
         assert (scale.reference, len(scale.bits)) == ("held_out", len(held_out))
-        assert reader is not model.engine or scale == Scale.of(model)
+        assert reader is not model.engine or scale == PercentileScale.of(model)
         found = score_list(reader, model.tokenizer, unseen, unknown="skip").bits_per_char
         percentiles = sorted(scale.percentiles(found), key=lambda p: p or 0.0)
         for place in range(0, len(percentiles), 100):
@@ -227,7 +229,7 @@ def test_percentiles_of_a_packed_corpus(tmp_path: Path, kamon: Kamon) -> None:
     assert kamon("train", tmp_path / "shards", "-o", tmp_path / "m", *TINY_FLAGS).code == 0
     shards = open_shards(tmp_path / "shards")
     model = load(tmp_path / "m")
-    scale = Scale.of(model)
+    scale = PercentileScale.of(model)
     held_out = [
         shards.tokenizer.decode(shards.document("held_out", number)[1:-1])
         for number in range(shards.num_docs("held_out"))

@@ -23,7 +23,7 @@ from helpers.exported import run_as_module
 from kamon import Model, completion
 from kamon.config import Config
 from kamon.engines import scalar
-from kamon.engines.base import Engine, untrained
+from kamon.engines.base import Engine, initial_state
 from kamon.engines.batch import BOS
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import num_params, parameter_shapes
@@ -31,10 +31,10 @@ from kamon.errors import ConfigError
 from kamon.evaluation import nearest, score
 from kamon.exporters import export, standalone
 from kamon.finetuning.sft import sft
-from kamon.generation.sampling import Reading
-from kamon.model import stored
+from kamon.generation.sampling import PrefixCache
+from kamon.model import to_checkpoint
 from kamon.storage import model_dir
-from kamon.storage.checkpoint import Stored
+from kamon.storage.checkpoint import Checkpoint
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.bpe import SPLIT, BytePairTokenizer
 from kamon.tokenizers.char import CharTokenizer
@@ -60,7 +60,7 @@ SHAPES = st.fixed_dictionaries(
 )
 
 
-def of_shape(shape: dict[str, int], *, single: bool = True) -> Stored:
+def of_shape(shape: dict[str, int], *, single: bool = True) -> Checkpoint:
     """A model of random parameters; single: which float32 holds."""
     n_embd = shape["head_dim"] * shape["n_head"]
     config = Config(**{k: v for k, v in shape.items() if k != "head_dim"}, n_embd=n_embd)
@@ -68,17 +68,17 @@ def of_shape(shape: dict[str, int], *, single: bool = True) -> Stored:
     params = array("d", [rng.gauss(0, 0.3) for _ in range(num_params(config))])
     params = array("d", array("f", params)) if single else params
     tokenizer = CharTokenizer(map(chr, range(97, 96 + config.vocab_size)))
-    return Stored(config, tokenizer, params, Metrics(), {}, b"")
+    return Checkpoint(config, tokenizer, params, Metrics(), {}, b"")
 
 
-def scalar_of(made: Stored) -> Engine:
+def scalar_of(made: Checkpoint) -> Engine:
     engine = make_engine("scalar", made.config)
-    engine.load(untrained(made.params))
+    engine.load(initial_state(made.params))
     return engine
 
 
-def kept(model: Model) -> Stored:
-    return stored(model, model.engine.state()["params"])
+def kept(model: Model) -> Checkpoint:
+    return to_checkpoint(model, model.engine.state()["params"])
 
 
 def scalar_model(model: Model) -> Model:
@@ -184,14 +184,14 @@ def test_completions_are_those_of_the_scalar_engine(
     both: tuple[Model, ModuleType], n: int, reads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, module = both
-    monkeypatch.setattr(completion, "READS_SLOWLY", reads)
+    monkeypatch.setattr(completion, "MAX_READS_SLOW", reads)
     monkeypatch.setattr(module, "READS", reads)
     prefixes = dict.fromkeys(
         part for doc in list(model.docs)[:3] for part in (doc[:1], doc[:2], doc[:3], "")
     )
     for prefix in prefixes:
         if len(model.tokenizer.encode(prefix)) < 7:
-            wanted = completion.completions(model, prefix, n).documents
+            wanted = completion.complete(model, prefix, n).documents
             assert module.complete(prefix, n) == [(each.text, each.logprob) for each in wanted]
 
 
@@ -205,12 +205,12 @@ def test_what_bounds_the_search(
     most = 30.0 * (num_params(model.config) if bound == "WORK" else model.config.vocab_size)
     monkeypatch.setattr(completion, {"WORK": "WORK_SLOWLY"}.get(bound, bound), most)
     monkeypatch.setattr(module, bound, most)
-    found = completion.completions(model, "a", 20)
+    found = completion.complete(model, "a", 20)
     assert (found.complete, found.reads < 70) == (False, True)
     assert module.complete("a", 20) == [(each.text, each.logprob) for each in found.documents]
     assert (module.READS, module.LOOKS if bound == "WORK" else module.WORK) == (
-        completion.READS_SLOWLY,
-        completion.LOOKS if bound == "WORK" else completion.WORK_SLOWLY,
+        completion.MAX_READS_SLOW,
+        completion.MAX_EXPANSIONS if bound == "WORK" else completion.MAX_FLOPS_SLOW,
     )
 
 
@@ -225,14 +225,14 @@ def test_byte_pairs_are_the_same(text: str, version: int, models: dict[str, Mode
     assert theirs.encode(text) == tokenizer.encode(text)
     assert theirs.decode(theirs.encode(text)) == text
     if text:
-        assert set(theirs.openings(text)) == set(tokenizer.openings(text))
+        assert set(theirs.openings(text)) == set(tokenizer.prefix_tokenizations(text))
 
 
 def test_next_tokens(both: tuple[Model, ModuleType]) -> None:
     model, module = both
     prefix = next(iter(model.docs))[:1]
     found = module.next_tokens(prefix)
-    logits = Reading(model.engine, model.tokenizer.bos).logits(
+    logits = PrefixCache(model.engine, model.tokenizer.bos).logits(
         tuple(model.tokenizer.encode(prefix))
     )
     assert sorted(p for _, p in found) == sorted(scalar.softmax(logits))
@@ -259,7 +259,7 @@ def test_the_file_as_a_program(models: dict[str, Model], tmp_path: Path) -> None
     (found,) = score.score(model, ["afk"])
     wanted = f"{found.logprob:.3f} nats, {found.bits_per_char:.3f} bits a character\n"
     assert run(path, "--score", "afk").stdout == wanted
-    best = completion.completions(model, "af", 3).documents
+    best = completion.complete(model, "af", 3).documents
     wanted = "".join(f"{each.logprob:10.3f}  {each.text}\n" for each in best)
     assert run(path, "3", "--complete", "af").stdout == wanted
     assert "20 new ones" not in run(path, "--help").stdout
@@ -377,7 +377,7 @@ def test_onnx_computes_what_the_scalar_engine_does(
         assert_near([logits[row].tolist() for logits in found], made, document)
 
 
-def assert_near(found: list[list[float]], made: Stored, document: Sequence[int]) -> None:
+def assert_near(found: list[list[float]], made: Checkpoint, document: Sequence[int]) -> None:
     """Within 1e-5 of the scalar engine; where logits are above 1, of the largest of them."""
     decoder = scalar_of(made).decoder()
     for logits, token in zip(found, document, strict=True):
@@ -428,7 +428,7 @@ def test_what_onnx_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     large[0] = 1e39
     with pytest.raises(ConfigError, match="too large for the float32"):
         export.export(replace(made, params=large), "onnx")
-    monkeypatch.setattr(onnx, "MOST_BYTES", 4 * num_params(made.config) - 1)
+    monkeypatch.setattr(onnx, "MAX_BYTES", 4 * num_params(made.config) - 1)
     with pytest.raises(ConfigError, match="64 parameters are more than an ONNX file of 2 GiB"):
         export.export(made, "onnx")
 

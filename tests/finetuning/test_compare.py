@@ -19,17 +19,24 @@ from kamon import plotting
 from kamon.cli.compare import cell, name_cell
 from kamon.config import Config
 from kamon.data.documents import Documents
-from kamon.engines.base import untrained
+from kamon.engines.base import initial_state
 from kamon.engines.batch import ANSWER, GOOD
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import parameter_shapes
 from kamon.errors import ConfigError
 from kamon.evaluation.nearest import logprobs
-from kamon.finetuning.compare import by_reward_model, compare, heights, plain, readable, undominated
+from kamon.finetuning.compare import (
+    by_reward_model,
+    compare,
+    frontier_points,
+    pareto_front,
+    plain,
+    readable,
+)
 from kamon.finetuning.dpo import dpo
-from kamon.finetuning.expand_vocab import extend
+from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.finetuning.preferences import Preference
-from kamon.finetuning.reward_model import reward, reward_of
+from kamon.finetuning.reward_model import reward_model, reward_of
 from kamon.finetuning.sft import sft
 from kamon.model import Model
 from kamon.storage.metrics import Metrics
@@ -70,7 +77,7 @@ def coin(logit: float, chars: str = "a", **shape: int) -> Model:
     first = (config.vocab_size + config.block_size) * 2  # of lm_head
     params[first] = logit
     engine = make_engine("scalar", config)
-    engine.load(untrained(params))
+    engine.load(initial_state(params))
     training = {"corpus": {"sha256": ""}, "hold_out": False, "held_out": None}
     return Model(config, tokenizer, engine, Metrics(), training, Documents.of(["a", "aa"]))
 
@@ -125,11 +132,11 @@ def test_losses_by_hand() -> None:
 
 
 def test_special_tokens_do_not_count(base: Model) -> None:
-    config, tokenizer, params = extend(
+    config, tokenizer, params = expand_vocab(
         *(base.config, base.tokenizer, base.engine.state()["params"]), specials=[ANSWER, GOOD]
     )
     engine = make_engine(None, config)
-    engine.load(untrained(params))
+    engine.load(initial_state(params))
     more = replace(base, config=config, tokenizer=tokenizer, engine=engine)
     assert more.tokenizer.vocab_size == base.tokenizer.vocab_size + 2
     found = compare(base, {"more": more}, n=40).tuned[0]
@@ -140,12 +147,12 @@ def test_special_tokens_do_not_count(base: Model) -> None:
 
 def test_characters_that_the_base_does_not_know(base: Model) -> None:
     """Only texts without them are compared; a letter and a special token stand in turn."""
-    config, tokenizer, params = extend(
+    config, tokenizer, params = expand_vocab(
         *(base.config, base.tokenizer, base.engine.state()["params"]), specials=[ANSWER]
     )
-    config, tokenizer, params = extend(config, tokenizer, params, chars="z")
+    config, tokenizer, params = expand_vocab(config, tokenizer, params, chars="z")
     engine = make_engine(None, config)
-    engine.load(untrained(params))
+    engine.load(initial_state(params))
     more = replace(base, config=config, tokenizer=tokenizer, engine=engine)
     found = compare(base, {"more": more}, n=200).tuned[0]
     assert found.num_read == sum("z" not in text for text in found.samples) < 200
@@ -265,12 +272,12 @@ def test_texts_that_cannot_be_judged() -> None:
     )
     assert (nobody.base.rewards, nobody.tuned[0].win_rate) == (None, None)
     with pytest.raises(ConfigError, match="who can judge base"):
-        heights(nobody, by_wins=True)
+        frontier_points(nobody, by_wins=True)
 
 
 def test_a_reward_model_judges_what_it_can_read(base: Model) -> None:
     pairs = [Preference(a, b) for a, b in zip(DOCS[:30], DOCS[30:60], strict=True)]
-    judge = reward(base, pairs, num_steps=2, batch_size=4)
+    judge = reward_model(base, pairs, num_steps=2, batch_size=4)
     room = judge.config.block_size - 2
     texts = ["afk", "z", "a" * room, "a" * (room + 1), ""]
     found = by_reward_model(judge)(texts)
@@ -288,7 +295,7 @@ def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
     one = sft(base, data, num_steps=30)
     pairs = [Preference(doc, doc + "k", "K") for doc in DOCS[:20]]
     other = dpo(one, pairs, num_steps=5, learning_rate=0.01)
-    judge = reward(one, pairs, [], num_steps=2)
+    judge = reward_model(one, pairs, [], num_steps=2)
     found = compare(one, {"other": other}, n=60, judge=by_reward_model(judge, "K"), prompt="K")
     tuned = found.tuned[0]
     assert found.prompt == "K"
@@ -310,7 +317,7 @@ def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
     with pytest.raises(ConfigError, match="which leave no room for an answer"):
         compare(one, {"other": other}, prompt="K" * 30)
     with pytest.raises(ConfigError, match="the reward model knows no prompts"):
-        by_reward_model(reward(base, [Preference("a", "b")], [], num_steps=1), "K")
+        by_reward_model(reward_model(base, [Preference("a", "b")], [], num_steps=1), "K")
     one.save(tmp_path / "one")
     other.save(tmp_path / "other")
     argv = ["compare", tmp_path / "one", tmp_path / "other", "-n=60", "--prompt=K"]
@@ -327,9 +334,9 @@ def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
 def test_a_frontier(base: Model, tuned: Model) -> None:
     found = compare(base, {"tuned": tuned, "same": base}, n=100, judge=length)
     with pytest.raises(ConfigError, match="needs a judge"):
-        heights(compare(base, {"tuned": tuned}, n=2), by_wins=True)
+        frontier_points(compare(base, {"tuned": tuned}, n=2), by_wins=True)
     for by_wins in (True, False):
-        points = heights(found, by_wins)
+        points = frontier_points(found, by_wins)
         figure = plotting.draw_frontier(found, by_wins=by_wins)
         (axes,) = figure.axes
         for each, (y, low, high) in zip(found.all, points, strict=True):
@@ -347,7 +354,7 @@ def test_a_frontier(base: Model, tuned: Model) -> None:
         )
     rewards = found.tuned[0].rewards
     assert rewards
-    mean, low, _ = heights(found, by_wins=False)[1]
+    mean, low, _ = frontier_points(found, by_wins=False)[1]
     assert mean == rewards.mean
     assert mean - low == pytest.approx(1.96 * rewards.deviation / 10)
 
@@ -360,7 +367,7 @@ def test_names_do_not_cover_each_other(base: Model) -> None:
 
 
 def test_equal_points_beat_no_other() -> None:
-    assert undominated([(0, 1), (0, 1), (1, 1), (1, 2)]) == [True, True, False, True]
+    assert pareto_front([(0, 1), (0, 1), (1, 1), (1, 2)]) == [True, True, False, True]
 
 
 # ---- the command line

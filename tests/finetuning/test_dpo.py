@@ -14,15 +14,15 @@ import pytest
 import kamon
 from conftest import ENGINES, Result
 from helpers.runs import stop_after
-from kamon.engines.base import untrained
-from kamon.engines.numerics import left_sum
+from kamon.engines.base import initial_state
+from kamon.engines.numerics import sequential_sum
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import preferences
-from kamon.finetuning.dpo import Objective, dpo, examples_from, num_cut, pairs_of, resume
-from kamon.finetuning.loop import Start
-from kamon.finetuning.preferences import Answer, Preference, Verdict, parse_rule
+from kamon.finetuning.dpo import Objective, dpo, examples_from, num_cut, resume, tokenize_pairs
+from kamon.finetuning.loop import StartInfo
+from kamon.finetuning.preferences import Feedback, Preference, Rating, parse_rule
 from kamon.finetuning.sft import sft
 from kamon.model import Model, load
 from kamon.native import library
@@ -56,23 +56,23 @@ def test_a_step_goes_down_the_loss(objective: Objective, base: Path) -> None:
         {"chosen": "afk", "rejected": "bgl", "ref_chosen": -6.0, "ref_rejected": -5.0},
         {"chosen": "chm", "rejected": "afkxyz", "ref_chosen": -5.5, "ref_rejected": -4.0},
     ]
-    pairs = pairs_of(tokenizer, config.block_size, examples)
+    pairs = tokenize_pairs(tokenizer, config.block_size, examples)
     assert pairs.ref == [-6.0, -5.5, -5.0, -4.0]
     engine, params = model.engine, model.engine.state()["params"]
-    from kamon.engines.batch import pack
+    from kamon.engines.batch import pack_sequences
     from kamon.engines.spans import target_weights
-    from kamon.finetuning.dpo import sizes_of
+    from kamon.finetuning.dpo import num_targets_of
 
-    batch = pack(pairs.tokens)
+    batch = pack_sequences(pairs.tokens)
     weights = objective.weights(pairs.logprobs(engine), pairs.ref)
-    engine.load(untrained(params))
-    engine.backward(batch, target_weights(weights, pairs.spans, sizes_of(batch)))
+    engine.load(initial_state(params))
+    engine.backward(batch, target_weights(weights, pairs.spans, num_targets_of(batch)))
     gradients = engine.gradients()
 
     def loss_at(place: int, off: float) -> float:
         moved = params[:]
         moved[place] += off
-        engine.load(untrained(moved))
+        engine.load(initial_state(moved))
         return objective.measure(pairs.logprobs(engine), pairs.ref)["loss"]
 
     for place in range(0, num_params(config), 97):
@@ -105,7 +105,7 @@ def test_it_prefers_what_was_chosen(engine: str, base: Path) -> None:
 
     def gain(texts: list[str]) -> float:
         own, other = (logprobs(m.engine, m.tokenizer, texts) for m in (model, before))
-        return left_sum(p - q for p, q in zip(own, other, strict=True)) / len(texts)
+        return sequential_sum(p - q for p, q in zip(own, other, strict=True)) / len(texts)
 
     assert gain(chosen) > gain(rejected) + 0.3
     assert known["kl"] > 0
@@ -117,7 +117,7 @@ def test_the_reference_is_frozen(base: Path) -> None:
     model = dpo(base, PAIRS, num_steps=3, learning_rate=0.01)
     assert model.metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert model.metrics[0]["margin"] == pytest.approx(0, abs=1e-6)
-    seen: list[Start] = []
+    seen: list[StartInfo] = []
     dpo(base, PAIRS, num_steps=1, on_start=seen.append)
     start = kamon.load(base)
     [first, *_] = seen[0].tuning.examples
@@ -200,7 +200,7 @@ def test_no_text_is_learned_and_tested_on(
     verb: str, base: Path, tmp_path: Path, kamon: Callable[..., Result]
 ) -> None:
     path = tmp_path / "ratings.jsonl"
-    ratings: list[Answer] = [Verdict(doc, len(doc) < 5) for doc in DOCS]
+    ratings: list[Feedback] = [Rating(doc, len(doc) < 5) for doc in DOCS]
     everyone = [Preference(a, b) for a, b in itertools.combinations(DOCS[:60], 2)]
     for answers in (ratings, everyone):
         preferences.write(path, answers)
@@ -220,7 +220,7 @@ def test_no_text_is_learned_and_tested_on(
 
 
 def test_answers_that_are_too_long(base: Path) -> None:
-    seen: list[Start] = []
+    seen: list[StartInfo] = []
     pair = Preference("afk", "afkxyzxyzxyz")
     dpo(base, [pair, PAIRS[0]], num_steps=1, on_start=seen.append)
     assert num_cut(seen[0].tuning) == 1

@@ -10,12 +10,12 @@ import pytest
 
 import kamon
 from kamon.config import Config
-from kamon.engines.base import untrained
-from kamon.engines.batch import ANSWER, BOS, pack
+from kamon.engines.base import initial_state
+from kamon.engines.batch import ANSWER, BOS, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init, num_params
 from kamon.errors import ConfigError, TokenizerError
-from kamon.finetuning.expand_vocab import extend
+from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.model import Model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.bpe import BytePairTokenizer
@@ -41,8 +41,8 @@ def test_ids_stay() -> None:
     assert new.encode("é!a") == [6, 5, 0]
     assert new.special == {BOS: 4, ANSWER: 7, "<|good|>": 8}
     assert newer.encode("?") == [9]
-    assert newer.starts == [1, 1, 1, 1, 0, 1, 1, 0, 0, 1]
-    assert newer.piece(7) == ANSWER
+    assert newer.chars_per_token == [1, 1, 1, 1, 0, 1, 1, 0, 0, 1]
+    assert newer.token_text(7) == ANSWER
 
 
 def test_no_text_has_a_special_token() -> None:
@@ -58,8 +58,8 @@ def test_a_special_token_is_decoded_as_its_name() -> None:
     tokenizer = CharTokenizer.train(["ab"]).extended("!", [ANSWER])
     docs = [[0, 1, 3], [0, 4, 1], []]
     assert tokenizer.decode(docs[1]) == f"a{ANSWER}b"
-    assert tokenizer.decode_documents(pack(docs)) == ["ab!", f"a{ANSWER}b", ""]
-    assert tokenizer.decode_documents(pack(docs[:1])) == ["ab!"]
+    assert tokenizer.decode_documents(pack_sequences(docs)) == ["ab!", f"a{ANSWER}b", ""]
+    assert tokenizer.decode_documents(pack_sequences(docs[:1])) == ["ab!"]
     assert tokenizer.encode_documents(["a!", "b"]).tokens.tolist() == [2, 0, 3, 2, 2, 1, 2]
 
 
@@ -92,7 +92,7 @@ def test_nothing_old_changes(engine: str) -> None:
     config = Config(n_layer=2, n_embd=8, block_size=5, vocab_size=4, std=0.5)
     params = init(config, random.Random(1))
     tokenizer = CharTokenizer("abc")
-    larger, made, more = extend(
+    larger, made, more = expand_vocab(
         config, tokenizer, params, chars="!b", specials=[ANSWER], block_size=9
     )
     assert (larger.vocab_size, larger.block_size, made.vocab_size) == (6, 9, 6)
@@ -100,7 +100,7 @@ def test_nothing_old_changes(engine: str) -> None:
     decoders = []
     for c, p in ((config, params), (larger, more)):
         made_engine = make_engine(engine, c, dtype="float64")
-        made_engine.load(untrained(p))
+        made_engine.load(initial_state(p))
         decoders.append(made_engine.decoder())
     for token in (3, 0, 1, 1, 2):
         old, new = (decoder.push(token) for decoder in decoders)
@@ -115,7 +115,7 @@ def test_the_base_hardly_notices(base: Model) -> None:
     before = mean_loss(base.engine, base.tokenizer.encode_documents(held_out))
 
     def loss(docs: list[str]) -> float:
-        config, tokenizer, more = extend(
+        config, tokenizer, more = expand_vocab(
             base.config,
             base.tokenizer,
             params,
@@ -125,7 +125,7 @@ def test_the_base_hardly_notices(base: Model) -> None:
             docs=base.tokenizer.encode_documents(docs),
         )
         engine = make_engine(None, config)
-        engine.load(untrained(more))
+        engine.load(initial_state(more))
         return mean_loss(engine, tokenizer.encode_documents(held_out))
 
     assert before <= loss(list(learned)) < before + 0.01
@@ -136,7 +136,7 @@ def test_byte_pairs() -> None:
     tokenizer: Tokenizer = BytePairTokenizer.train(DOCS, 270)
     config = Config(n_embd=4, vocab_size=tokenizer.vocab_size)
     params = array("d", [0.5]) * num_params(config)
-    larger, made, more = extend(config, tokenizer, params, chars="é日", specials=[ANSWER])
+    larger, made, more = expand_vocab(config, tokenizer, params, chars="é日", specials=[ANSWER])
     assert made.vocab_size == larger.vocab_size == tokenizer.vocab_size + 1
     assert made.special[ANSWER] == tokenizer.vocab_size
     assert len(more) == num_params(larger)
@@ -144,13 +144,13 @@ def test_byte_pairs() -> None:
 
 def test_positions_are_only_added(base: Model) -> None:
     with pytest.raises(ConfigError, match=r"block_size 3 is below the model's 8: positions are"):
-        extend(base.config, base.tokenizer, base.engine.state()["params"], block_size=3)
+        expand_vocab(base.config, base.tokenizer, base.engine.state()["params"], block_size=3)
 
 
 def test_samples_have_no_special_tokens(base: Model, tmp_path: Path) -> None:
     """Even where the model would write nothing else."""
     params = base.engine.state()["params"]
-    config, tokenizer, more = extend(base.config, base.tokenizer, params, specials=[ANSWER])
+    config, tokenizer, more = expand_vocab(base.config, base.tokenizer, params, specials=[ANSWER])
     likely = more[:]
     width, first = config.n_embd, (config.vocab_size + config.block_size) * config.n_embd
     row = tokenizer.special[ANSWER]
@@ -158,7 +158,7 @@ def test_samples_have_no_special_tokens(base: Model, tmp_path: Path) -> None:
     for i in range(width):  # ten times the logit of BOS
         likely[first + row * width + i] = 10 * likely[first + bos * width + i]
     engine = make_engine(None, config)
-    engine.load(untrained(likely))
+    engine.load(initial_state(likely))
     model = Model(config, tokenizer, engine, base.metrics, base.training, base.documents)
     model.save(tmp_path / "m")
     model = kamon.load(tmp_path / "m")

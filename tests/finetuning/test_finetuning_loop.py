@@ -23,20 +23,20 @@ from kamon.cli import reward as cli_reward
 from kamon.cli import sft as cli_sft
 from kamon.config import Config
 from kamon.engines.base import Engine
-from kamon.engines.batch import pack
+from kamon.engines.batch import pack_sequences
 from kamon.errors import ConfigError, StoreError, TrainingError
 from kamon.finetuning import dpo, ppo, reward_model, sft
 from kamon.finetuning.loop import (
     SETTINGS,
+    FineTuneMethod,
+    FineTuneSpec,
     NewEngine,
-    Steps,
-    Tuning,
     base_of,
-    configured,
+    build_config,
     examples_of_step,
+    fine_tune,
     fingerprint,
-    resume_tuning,
-    tune,
+    resume_fine_tuning,
 )
 from kamon.finetuning.losses import sft_loss, sft_weights
 from kamon.model import Model
@@ -50,13 +50,13 @@ def base() -> Model:
     return kamon.train(DOCS, num_steps=20, n_embd=4, n_head=2, block_size=6, size="original")
 
 
-def toy(base: Model, *, num_steps: int = 12, **settings: Any) -> Tuning:
+def toy(base: Model, *, num_steps: int = 12, **settings: Any) -> FineTuneSpec:
     """Learns to end with "k"; two updates in a step, and parameters kept beside."""
     config = replace(
         base.config, num_steps=num_steps, batch_size=3, **{"learning_rate": 0.02} | settings
     )
     params = base.engine.state()["params"]
-    return Tuning(
+    return FineTuneSpec(
         kind="toy",
         config=config,
         tokenizer=base.tokenizer,
@@ -71,14 +71,14 @@ def toy(base: Model, *, num_steps: int = 12, **settings: Any) -> Tuning:
     )
 
 
-def steps_of(tuning: Tuning, new_engine: NewEngine) -> Steps:
+def steps_of(tuning: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
     frozen = new_engine(tuning.frozen or array("d"))
     texts = [example["text"] for example in tuning.examples]
     c, tokenizer = tuning.config, tuning.tokenizer
 
     def loss_of(engine: Engine, docs: list[str], learn: bool) -> tuple[float, float]:
         found = [prompted(tokenizer, None, doc) for doc in docs]
-        batch = pack(tokens for tokens, _ in found)
+        batch = pack_sequences(tokens for tokens, _ in found)
         weights = sft_weights([span for _, span in found], [len(t) - 1 for t, _ in found])
         logprobs = engine.backward(batch, weights) if learn else engine.logprobs(batch)
         return sft_loss(logprobs, weights), sft_loss(frozen.logprobs(batch), weights)
@@ -90,9 +90,9 @@ def steps_of(tuning: Tuning, new_engine: NewEngine) -> Steps:
             engine.step(rate)
         return {"loss": loss, "reference": reference}
 
-    return Steps(
+    return FineTuneMethod(
         make,
-        measure=lambda engine: loss_of(engine, texts[:4], learn=False)[0],
+        evaluate=lambda engine: loss_of(engine, texts[:4], learn=False)[0],
         num_held_out=4,
         finish=lambda engine: {"ends": loss_of(engine, texts, learn=False)[0]},
     )
@@ -100,11 +100,11 @@ def steps_of(tuning: Tuning, new_engine: NewEngine) -> Steps:
 
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path: Path) -> None:
-    whole = tune(toy(base), steps_of, engine=engine, dtype=dtype)
+    whole = fine_tune(toy(base), steps_of, engine=engine, dtype=dtype)
     assert len(whole.metrics) == 12
     assert {"loss", "learning_rate", "reference", "step"} <= whole.metrics[3].keys()
     path = tmp_path / "m"
-    model = tune(
+    model = fine_tune(
         toy(base),
         steps_of,
         engine=engine,
@@ -117,18 +117,18 @@ def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path:
     while not model.training["finished"]:
         assert model.training["tuning"].get("ends") is None
         rounds += 1
-        model = resume_tuning(path, "toy", steps_of, should_stop=stop_after(3), threads=1)
+        model = resume_fine_tuning(path, "toy", steps_of, should_stop=stop_after(3), threads=1)
     assert rounds == 3
     same(model, whole)
     same(kamon.load(path, engine=engine, dtype=dtype), whole)
     with pytest.raises(ConfigError, match="is at its end, behind 12 steps on toys"):
-        resume_tuning(path, "toy", steps_of)
+        resume_fine_tuning(path, "toy", steps_of)
 
 
 def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
     """Far too large steps: what was best stays, and the tuning ends early."""
     tuning = toy(base, num_steps=200, learning_rate=0.3)
-    whole = tune(tuning, steps_of, engine="native", dtype="float64", output=tmp_path / "m")
+    whole = fine_tune(tuning, steps_of, engine="native", dtype="float64", output=tmp_path / "m")
     known = whole.training["tuning"]["held_out"]
     assert known["best_step"] < len(whole.metrics) < 200
     assert known["loss"] == min(whole.metrics.held_out.values())
@@ -137,7 +137,7 @@ def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
     found = -sum(whole.engine.logprobs(batch)) / batch.num_targets
     assert found == pytest.approx(known["loss"], rel=1e-12)
     same(kamon.load(tmp_path / "m", engine="native", dtype="float64"), whole)
-    model = tune(
+    model = fine_tune(
         tuning,
         steps_of,
         engine="native",
@@ -146,7 +146,7 @@ def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
         should_stop=stop_after(30),
     )
     while not model.training["finished"]:
-        model = resume_tuning(tmp_path / "n", "toy", steps_of, should_stop=stop_after(50))
+        model = resume_fine_tuning(tmp_path / "n", "toy", steps_of, should_stop=stop_after(50))
     same(model, whole)
 
 
@@ -155,41 +155,45 @@ def test_it_ends_where_it_says_so(held_out: int, base: Model, tmp_path: Path) ->
     """Behind the step in which it was measured, with examples held out or none; that is its end."""
     seen: list[int] = []
 
-    def ending(tuning: Tuning, new_engine: NewEngine) -> Steps:
+    def ending(tuning: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
         steps, done = steps_of(tuning, new_engine), 0
 
         def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
             nonlocal done
             done = step + 1
-            return steps.make(engine, step, rate)
+            return steps.step(engine, step, rate)
 
         def measure(engine: Engine) -> float | None:
             seen.append(done)
-            assert steps.measure
-            return steps.measure(engine) if held_out else None
+            assert steps.evaluate
+            return steps.evaluate(engine) if held_out else None
 
         return replace(
-            steps, make=make, measure=measure, num_held_out=held_out, ended=lambda: seen[-1:] == [8]
+            steps,
+            step=make,
+            evaluate=measure,
+            num_held_out=held_out,
+            should_end=lambda: seen[-1:] == [8],
         )
 
     tuning = toy(base, num_steps=40)  # measured behind every other step
     path = tmp_path / "m"
-    tune(tuning, ending, output=path, should_stop=stop_after(5))
-    model = resume_tuning(path, "toy", ending)
+    fine_tune(tuning, ending, output=path, should_stop=stop_after(5))
+    model = resume_fine_tuning(path, "toy", ending)
     assert seen == [2, 4, 6, 8]
     assert (len(model.metrics), model.training["finished"]) == (8, True)
     assert "ends" in model.training["tuning"]
     assert ("held_out" in model.training["tuning"]) == (held_out > 0)
     with pytest.raises(ConfigError, match="is at its end, behind 8 steps"):
-        resume_tuning(path, "toy", ending)
+        resume_fine_tuning(path, "toy", ending)
 
 
 def test_settings_of_a_tuning(base: Model) -> None:
     own = base.config
-    config = configured(own, {"min_lr": 0.0, "num_steps": 7}, {"num_steps": 9, "beta1": 0.5})
+    config = build_config(own, {"min_lr": 0.0, "num_steps": 7}, {"num_steps": 9, "beta1": 0.5})
     assert config == replace(own, min_lr=0.0, num_steps=9, beta1=0.5)
-    assert configured(own, {}, {"n_embd": own.n_embd, "mode": "documents"}) == own
-    assert configured(own, {}, {"temperature": 0.7}, "temperature").temperature == 0.7
+    assert build_config(own, {}, {"n_embd": own.n_embd, "mode": "documents"}) == own
+    assert build_config(own, {}, {"temperature": 0.7}, "temperature").temperature == 0.7
     for settings, message in (
         ({"n_embd": 8}, "n_embd is 4 where this model is tuned, not 8: leave that out"),
         ({"temperature": 0.7}, "temperature is 0.5 where this model is tuned"),
@@ -198,7 +202,7 @@ def test_settings_of_a_tuning(base: Model) -> None:
         ({"num_steps": 0}, "num_steps must be 1 or more"),
     ):
         with pytest.raises(ConfigError, match=message):
-            configured(own, {}, settings)
+            build_config(own, {}, settings)
 
 
 VERBS = {
@@ -212,7 +216,7 @@ VERBS = {
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_says_what_is_picked(verb: str) -> None:
     command, module, picked = VERBS[verb]
-    taken = {*SETTINGS, *getattr(module, "TAKEN", ())} - {"gradient_accumulation_steps"}
+    taken = {*SETTINGS, *getattr(module, "ACCEPTED_SETTINGS", ())} - {"gradient_accumulation_steps"}
     assert set(command.TAKEN) == taken
     in_words = {"sft": {"num_steps", "learning_rate"}}.get(verb, set())
     for name in taken & picked.keys() - in_words:
@@ -257,7 +261,7 @@ def test_verbs_are_alike(
 
 def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> None:
     path = tmp_path / "m"
-    tune(toy(base), steps_of, output=path, should_stop=stop_after(3))
+    fine_tune(toy(base), steps_of, output=path, should_stop=stop_after(3))
     shown = kamon("inspect", path)
     assert shown.code == 0
     assert "tuned by toy on toys: 25 examples, 4 steps by the" in shown.out
@@ -275,32 +279,32 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
     assert refused.code == 2
     assert f"is tuned by toy: `kamon toy --resume {path}` goes on" in refused.err
     with pytest.raises(ConfigError, match="is tuned by toy, not by dpo: `kamon toy --resume"):
-        resume_tuning(path, "dpo", steps_of)
+        resume_fine_tuning(path, "dpo", steps_of)
 
 
 def test_a_model_that_is_not_tuned(base: Model, tmp_path: Path) -> None:
     kamon.train(DOCS, num_steps=2, output=tmp_path / "m", size="tiny")
     with pytest.raises(ConfigError, match="is trained and not tuned: `kamon train --resume"):
-        resume_tuning(tmp_path / "m", "toy", steps_of)
+        resume_fine_tuning(tmp_path / "m", "toy", steps_of)
     base.save(tmp_path / "n")
     with pytest.raises(ConfigError, match="is trained and not tuned"):
-        resume_tuning(tmp_path / "n", "toy", steps_of)
+        resume_fine_tuning(tmp_path / "n", "toy", steps_of)
 
 
 def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
     """Their hash in the manifest is right: what they say is not what was learned."""
     path = tmp_path / "m"
-    tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
+    fine_tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
     with model_dir.writing(path, go_on=True) as writer:
         from kamon.storage.checkpoint import pack_examples
 
         writer.save(replace(writer.stored, examples=pack_examples([{"text": "abc"}])))
     with pytest.raises(StoreError, match="its examples are not those it learned"):
-        resume_tuning(path, "toy", steps_of)
+        resume_fine_tuning(path, "toy", steps_of)
     with model_dir.writing(path, go_on=True) as writer:
         writer.save(replace(writer.stored, examples=b"x"))
     with pytest.raises(StoreError, match="the model's examples cannot be used"):
-        resume_tuning(path, "toy", steps_of)
+        resume_fine_tuning(path, "toy", steps_of)
     with model_dir.writing(path, go_on=True) as writer:
         writer.save(replace(writer.stored, examples=None))
     with pytest.raises(StoreError, match="there is no examples"):
@@ -312,7 +316,7 @@ def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
 )
 def test_a_record_that_is_none(change: dict[str, Any], base: Model, tmp_path: Path) -> None:
     path = tmp_path / "m"
-    tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
+    fine_tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
     with model_dir.writing(path, go_on=True) as writer:
         training = json.loads(json.dumps(writer.stored.training))
         training["tuning"] |= change
@@ -322,18 +326,18 @@ def test_a_record_that_is_none(change: dict[str, Any], base: Model, tmp_path: Pa
 
 
 def test_a_loss_that_is_not_finite(base: Model) -> None:
-    def bad(tuning: Tuning, new_engine: NewEngine) -> Steps:
+    def bad(tuning: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
         steps = steps_of(tuning, new_engine)
 
         def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
             if step == 5:
                 return {"loss": 1.0, "reference": math.nan}
-            return steps.make(engine, step, rate)
+            return steps.step(engine, step, rate)
 
-        return Steps(make)
+        return FineTuneMethod(make)
 
     with pytest.raises(TrainingError, match="no longer finite at step 6 of 12"):
-        tune(toy(base), bad)
+        fine_tune(toy(base), bad)
 
 
 def test_every_example_once_an_epoch() -> None:

@@ -19,8 +19,8 @@ import pytest
 
 from kamon.config import Config
 from kamon.engines import spans
-from kamon.engines.base import untrained
-from kamon.engines.batch import Batch, pack
+from kamon.engines.base import initial_state
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init
 from kamon.engines.scalar import ScalarEngine, Value, document_logprobs
@@ -34,13 +34,13 @@ Loss = Callable[[list[list[Value]]], Value]  # of the log-probabilities, documen
 
 def scalar_engine(seed: int = 1) -> ScalarEngine:
     engine = cast(ScalarEngine, make_engine("scalar", CONFIG))
-    engine.load(untrained(init(CONFIG, random.Random(seed))))
+    engine.load(initial_state(init(CONFIG, random.Random(seed))))
     return engine
 
 
-def documents(seed: int = 1, sizes: Sequence[int] = SIZES) -> Batch:
+def documents(seed: int = 1, sizes: Sequence[int] = SIZES) -> PackedBatch:
     rng = random.Random(seed)
-    return pack([rng.randrange(CONFIG.vocab_size) for _ in range(n + 1)] for n in sizes)
+    return pack_sequences([rng.randrange(CONFIG.vocab_size) for _ in range(n + 1)] for n in sizes)
 
 
 def total(values: Sequence[Value]) -> Value:
@@ -52,7 +52,7 @@ def log_sigmoid(z: Value) -> Value:
     return -((-z).exp() + 1.0).log()
 
 
-def autograd(batch: Batch, loss: Loss) -> tuple[float, list[float]]:
+def autograd(batch: PackedBatch, loss: Loss) -> tuple[float, list[float]]:
     """The loss and its gradient in all parameters, by the chain rule through the whole model."""
     engine = scalar_engine()
     rows = [
@@ -65,7 +65,7 @@ def autograd(batch: Batch, loss: Loss) -> tuple[float, list[float]]:
 
 
 def check(
-    batch: Batch, loss: Loss, ours: Callable[[array[float]], tuple[float, list[float]]]
+    batch: PackedBatch, loss: Loss, ours: Callable[[array[float]], tuple[float, list[float]]]
 ) -> None:
     """`ours` makes the loss and the weights of log-probabilities."""
     wanted_loss, wanted = autograd(batch, loss)
@@ -105,7 +105,7 @@ def test_sft_without_prompts_is_pretraining() -> None:
 
 GOOD, BAD = 4, 5
 TEXTS = ((0, 1, 2, 0), (0, 3, 0), (0, 2, 2, 1, 0), (0, 1, 0))  # chosen, rejected, chosen, rejected
-JUDGED = pack([*text, verdict] for text in TEXTS for verdict in (GOOD, BAD))
+JUDGED = pack_sequences([*text, verdict] for text in TEXTS for verdict in (GOOD, BAD))
 JUDGED_SIZES = [len(tokens) - 1 for tokens in JUDGED]
 JUDGED_SPANS = [(size - 1, 1) for size in JUDGED_SIZES]
 

@@ -8,12 +8,12 @@ import math
 import pytest
 
 import kamon
-from kamon.engines.base import untrained
-from kamon.engines.batch import ANSWER, pack
+from kamon.engines.base import initial_state
+from kamon.engines.batch import ANSWER, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import document_logprobs
 from kamon.finetuning import metrics
-from kamon.finetuning.expand_vocab import extend
+from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.model import Model
 from kamon.storage.metrics import Metrics
 
@@ -34,7 +34,7 @@ def exact_kl(tuned: Model, base: Model) -> float:
         for size in range(4)
         for tokens in itertools.product(range(bos), repeat=size)
     ]
-    own, other = (document_logprobs(m.engine, pack(docs))[0] for m in (tuned, base))
+    own, other = (document_logprobs(m.engine, pack_sequences(docs))[0] for m in (tuned, base))
     assert math.fsum(map(math.exp, own)) == pytest.approx(1, abs=1e-5)
     return math.fsum(math.exp(p) * (p - q) for p, q in zip(own, other, strict=True))
 
@@ -53,7 +53,7 @@ def test_sampled_kl_behind_a_prompt(models: tuple[Model, Model]) -> None:
     """The prompt costs both something else, which is no part of the KL."""
 
     def prompted(model: Model) -> Model:
-        config, tokenizer, params = extend(
+        config, tokenizer, params = expand_vocab(
             model.config,
             model.tokenizer,
             model.engine.state()["params"],
@@ -61,7 +61,7 @@ def test_sampled_kl_behind_a_prompt(models: tuple[Model, Model]) -> None:
             block_size=5,
         )
         engine = make_engine(None, config)
-        engine.load(untrained(params))
+        engine.load(initial_state(params))
         return Model(config, tokenizer, engine, Metrics(), {}, model.documents)
 
     tuned, base = map(prompted, models)
@@ -80,7 +80,7 @@ def test_wilson() -> None:
         for bound in metrics.wilson(won, n):
             if 1e-9 < bound < 1 - 1e-9:
                 off = abs(won / n - bound) / math.sqrt(bound * (1 - bound) / n)
-                assert off == pytest.approx(metrics.Z)
+                assert off == pytest.approx(metrics.Z_95)
     assert metrics.wilson(0, 10)[0] == pytest.approx(0)
     assert metrics.wilson(10, 10)[1] == pytest.approx(1)
     assert metrics.wilson(0, 0) == (0.0, 1.0)
@@ -97,16 +97,18 @@ def test_win_rate() -> None:
 
 def test_collapse() -> None:
     base = [f"{i:05}" for i in range(100)]
-    assert metrics.collapse(base, base) == []
-    assert metrics.collapse([], base) == []
-    assert metrics.collapse(base[:92] + base[:8], base) == []
-    [said] = metrics.collapse(base[:85] + base[:15], base)
+    assert metrics.detect_reward_hacking(base, base) == []
+    assert metrics.detect_reward_hacking([], base) == []
+    assert metrics.detect_reward_hacking(base[:92] + base[:8], base) == []
+    [said] = metrics.detect_reward_hacking(base[:85] + base[:15], base)
     assert said.startswith("samples repeat themselves: 85% of them are different, 100%")
-    [said] = metrics.collapse([text[:3] for text in base[:1]] + [t[3:] + "x" for t in base], base)
+    [said] = metrics.detect_reward_hacking(
+        [text[:3] for text in base[:1]] + [t[3:] + "x" for t in base], base
+    )
     assert said == "samples became shorter: 3.0 characters in the mean, 5.0 of the base model’s"
-    [said] = metrics.collapse([t + "xxx" for t in base], base)
+    [said] = metrics.detect_reward_hacking([t + "xxx" for t in base], base)
     assert "became longer: 8.0" in said
-    said = metrics.collapse(base[:80] + ["00000"] * 20, base)[1]
+    said = metrics.detect_reward_hacking(base[:80] + ["00000"] * 20, base)[1]
     assert said == "21% of the samples are '00000'"
 
 
@@ -114,9 +116,9 @@ def test_what_a_rule_asks_for_is_no_sign_of_a_hacked_reward() -> None:
     base = [f"{i:05}" for i in range(70)] + [f"{i:02}" for i in range(30)]
     short = [text for text in base if len(text) <= 2]
     tuned = (short * 4)[:100]  # fulfils the rule, as varied as the base is there
-    assert len(metrics.collapse(tuned, base)) == 2
-    assert metrics.collapse(tuned, base, wanted=set(short)) == []
-    [said, _] = metrics.collapse(["07"] * 100, base, wanted=set(short))
+    assert len(metrics.detect_reward_hacking(tuned, base)) == 2
+    assert metrics.detect_reward_hacking(tuned, base, wanted=set(short)) == []
+    [said, _] = metrics.detect_reward_hacking(["07"] * 100, base, wanted=set(short))
     assert said.startswith("samples repeat themselves: 3% of them are different, 100%")
 
 

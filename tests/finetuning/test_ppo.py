@@ -15,12 +15,12 @@ import kamon
 from conftest import ENGINES_AND_DTYPES, Result
 from helpers.runs import same, stop_after
 from kamon.engines.base import Engine
-from kamon.engines.batch import Batch
+from kamon.engines.batch import PackedBatch
 from kamon.errors import ConfigError, StoreError
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import ppo, reward_model
-from kamon.finetuning.loop import Start
-from kamon.finetuning.ppo import Critic, next_beta
+from kamon.finetuning.loop import StartInfo
+from kamon.finetuning.ppo import Critic, next_kl_coef
 from kamon.finetuning.preferences import Preference
 from kamon.finetuning.sft import sft
 from kamon.generation.sampling import probabilities
@@ -119,13 +119,13 @@ def test_the_optimum_of_answers(critic: bool, asked: Model) -> None:
 
 def test_prompts_have_no_weight(asked: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every target of an answer has one, and its sign is that of what the answer earned."""
-    monkeypatch.setattr(ppo, "NUM_BASE_SLOWLY", 40)
+    monkeypatch.setattr(ppo, "NUM_BASE_SLOW", 40)
     seen: list[tuple[list[int], list[float]]] = []
 
-    def watch(start: Start) -> None:
+    def watch(start: StartInfo) -> None:
         backward = start.engine.backward
 
-        def recorded(batch: Batch, weights: Sequence[float]) -> Any:
+        def recorded(batch: PackedBatch, weights: Sequence[float]) -> Any:
             rest = iter(weights)
             seen.extend((list(tokens), list(islice(rest, len(tokens) - 1))) for tokens in batch)
             return backward(batch, weights)
@@ -153,7 +153,7 @@ def test_a_reward_model_judges_answers(
     """Behind the prompt, where it judges otherwise than without."""
     pairs = [Preference("b" + x, "a" + x, "?") for x in ("", "a", "b")] * 9
     settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 0.02}
-    judge = reward_model.reward(asked, pairs, [], **settings, output=tmp_path / "r")
+    judge = reward_model.reward_model(asked, pairs, [], **settings, output=tmp_path / "r")
     asked.save(tmp_path / "asked")
     argv = ["ppo", tmp_path / "asked", "--reward", tmp_path / "r", "--prompt=?", "-o"]
     flags = ["--num-steps=6", "--batch-size=16"]
@@ -176,7 +176,7 @@ def test_a_reward_model_judges_answers(
     )
     again = kamon("ppo", "--resume", tmp_path / "n", "--json")
     assert again.json["tuning"]["measured"] == found
-    reward_model.reward(base, [Preference("a", "b")] * 9, num_steps=1, output=tmp_path / "p")
+    reward_model.reward_model(base, [Preference("a", "b")] * 9, num_steps=1, output=tmp_path / "p")
     argv[3] = tmp_path / "p"
     refused = kamon(*argv, tmp_path / "o", *flags)
     assert refused.code == 2
@@ -202,7 +202,7 @@ def test_interrupted(
 ) -> None:
     if prompt is not None:
         base = asked
-    monkeypatch.setattr(ppo, "NUM_BASE_SLOWLY", 40)
+    monkeypatch.setattr(ppo, "NUM_BASE_SLOW", 40)
     how = {**SMALL, "prefer": 'startswith "a"', "critic": critic, "kl_target": 0.01}
     how |= {"engine": engine, "dtype": dtype, "prompt": prompt}
     whole = ppo.ppo(base, **how)
@@ -273,32 +273,32 @@ def test_a_reward_for_length_is_named() -> None:
 
 
 def test_the_coefficient() -> None:
-    assert next_beta(1.0, 100.0, 1.0) == 1.1
-    assert next_beta(1.0, -5.0, 1.0) == 0.9
-    assert next_beta(2.0, 1.1, 1.0) == pytest.approx(2.1)
+    assert next_kl_coef(1.0, 100.0, 1.0) == 1.1
+    assert next_kl_coef(1.0, -5.0, 1.0) == 0.9
+    assert next_kl_coef(2.0, 1.1, 1.0) == pytest.approx(2.1)
 
 
 def test_a_critic_reads_each_prefix_once_and_knows_it(base: Model) -> None:
     """Its odds of good come to the mean return of the documents that begin so."""
-    from kamon.api import make_engine
-    from kamon.engines.base import untrained
-    from kamon.engines.batch import pack
-    from kamon.finetuning.expand_vocab import extend
+    from kamon.engines.base import initial_state
+    from kamon.engines.batch import pack_sequences
+    from kamon.engines.factory import make_engine
+    from kamon.finetuning.expand_vocab import expand_vocab
     from kamon.storage.checkpoint import critic_config
 
     tokenizer, config = base.tokenizer, base.config
     params = base.engine.state()["params"]
-    _, known, more = extend(config, tokenizer, params, specials=("<|good|>", "<|bad|>"))
+    _, known, more = expand_vocab(config, tokenizer, params, specials=("<|good|>", "<|bad|>"))
     engine = make_engine(None, critic_config(config))
-    engine.load(untrained(more))
+    engine.load(initial_state(more))
     critic = Critic(engine, known.special["<|good|>"], known.special["<|bad|>"])
     texts, returns = ["a", "ab", "ba", "b"], [1.0, 0.6, 0.2, 0.0]
-    batch = pack(map(tokenizer.encode_document, texts))
+    batch = pack_sequences(map(tokenizer.encode_document, texts))
     for _ in range(60):
         advantages, _ = critic.learn(batch, returns, 0.02)
     behind = {"": 0.45, "a": 0.8}
     last = 1.0 - behind["a"]
-    first = behind["a"] - behind[""] + ppo.DECAY * last
+    first = behind["a"] - behind[""] + ppo.GAE_LAMBDA * last
     assert list(advantages[:2]) == pytest.approx([first, last], abs=0.1)
     assert len(advantages) == batch.num_targets
 
@@ -309,7 +309,7 @@ def test_by_a_reward_model(base: Model, tmp_path: Path, kamon: Callable[..., Res
     base.save(tmp_path / "base")
     pairs = [Preference("a" + x, "b" + y) for x in ("", "a", "b") for y in ("", "a", "b")] * 3
     settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 0.02}
-    reward_model.reward(base, pairs, **settings, output=tmp_path / "r")
+    reward_model.reward_model(base, pairs, **settings, output=tmp_path / "r")
     out, flags = tmp_path / "m", ["--num-steps=12", "--batch-size=32", "--kl-target=0.3"]
     done = kamon("ppo", tmp_path / "base", "--reward", tmp_path / "r", "-o", out, *flags)
     assert done.code == 0, done.err
@@ -331,7 +331,7 @@ def test_by_a_reward_model(base: Model, tmp_path: Path, kamon: Callable[..., Res
     assert done.code == 0, done.err
     assert done.json["tuning"]["measured"] == found["measured"]
     ppo.ppo(base, tmp_path / "r", **SMALL, output=again, overwrite=True, should_stop=stop_after(1))
-    reward_model.reward(base, pairs[:9], **settings, output=tmp_path / "r", overwrite=True)
+    reward_model.reward_model(base, pairs[:9], **settings, output=tmp_path / "r", overwrite=True)
     refused = kamon("ppo", "--resume", again)
     assert refused.code == 2
     assert "is not the reward model that this began with" in refused.err

@@ -17,27 +17,27 @@ from hypothesis import strategies as st
 from kamon.errors import ConfigError, CorpusError
 from kamon.finetuning import preferences
 from kamon.finetuning.preferences import (
-    LEAST_HELD_OUT,
-    Answer,
+    MIN_HELD_OUT,
     Divided,
+    Feedback,
     Preference,
-    Verdict,
+    Rating,
     divided,
     parse_rule,
 )
 
-ANSWERS: list[Answer] = [
+ANSWERS: list[Feedback] = [
     Preference("anna", "bo"),
-    Verdict("léa", True),
+    Rating("léa", True),
     Preference("x\ny", "", "a prompt"),
-    Verdict("z", False, "a prompt"),
+    Rating("z", False, "a prompt"),
 ]
 
 
 WORDS = [f"{a}{b}" for a in "aeiou" for b in "bcdfghjklmnpqrstvwxyz"]
 PROMPTS = st.sampled_from([None, "short", "long"])
 SOME_ANSWERS = st.lists(
-    st.builds(Verdict, st.sampled_from([*WORDS, "é", "e\u0301"]), st.booleans(), PROMPTS)
+    st.builds(Rating, st.sampled_from([*WORDS, "é", "e\u0301"]), st.booleans(), PROMPTS)
     | st.lists(st.sampled_from(WORDS), min_size=2, max_size=2, unique=True).map(
         lambda texts: Preference(*texts)
     ),
@@ -51,10 +51,10 @@ def canonical(pairs: list[Preference]) -> set[str]:
 
 @settings(deadline=None)
 @given(SOME_ANSWERS)
-def test_no_text_is_on_both_sides(answers: list[Answer]) -> None:
+def test_no_text_is_on_both_sides(answers: list[Feedback]) -> None:
     found = divided(answers)
     assert canonical(found.learned).isdisjoint(canonical(found.held_out))
-    assert not 0 < len(found.held_out) < LEAST_HELD_OUT
+    assert not 0 < len(found.held_out) < MIN_HELD_OUT
     explicit = [each for each in answers if isinstance(each, Preference)]
     both = Counter([*found.learned, *found.held_out])
     kept = [each for each in explicit if both[each]]
@@ -62,7 +62,7 @@ def test_no_text_is_on_both_sides(answers: list[Answer]) -> None:
 
 
 def test_a_tenth_of_ratings_is_held_out() -> None:
-    ratings = [Verdict(word, word < "i") for word in WORDS]
+    ratings = [Rating(word, word < "i") for word in WORDS]
     found = divided(ratings)
     kinds = Counter(rating.liked for rating in ratings)
     assert len(canonical(found.held_out)) == sum(number // 10 for number in kinds.values())
@@ -107,11 +107,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         preferences.append(path, answer)
         assert preferences.read(path) == ANSWERS[:n]
         assert path.read_bytes().count(b"\n") == n
-    preferences.drop_last(path)
+    preferences.remove_last(path)
     assert preferences.read(path) == ANSWERS[:3]
     preferences.write(path, ANSWERS)
     assert preferences.read(path) == ANSWERS
-    assert preferences.mend(path) is None
+    assert preferences.repair_tail(path) is None
 
 
 def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
     content = path.read_bytes()
     for size in range(len(content)):
         path.write_bytes(content[:size])
-        said = preferences.mend(path)
+        said = preferences.repair_tail(path)
         whole = content[:size].count(b"\n")
         mended = path.read_bytes()
         if content[: size + 1].count(b"\n") > whole and content[:size]:  # all but its end is there
@@ -159,21 +159,21 @@ def test_lines_that_are_none(line: str, message: str, tmp_path: Path) -> None:
 
 def test_verdicts_make_pairs() -> None:
     liked, disliked = ["a", "b", "c", "d", "e", "f"], ["x", "y"]
-    answers = [*(Verdict(t, True) for t in liked), *(Verdict(t, False) for t in disliked)]
+    answers = [*(Rating(t, True) for t in liked), *(Rating(t, False) for t in disliked)]
     pairs = preferences.pairs_of([Preference("p", "q"), *answers])
     assert pairs[0] == Preference("p", "q")
     assert {pair.chosen for pair in pairs[1:]} == set(liked)
     assert {pair.rejected for pair in pairs[1:]} == set(disliked)
     assert len(set(pairs)) == len(pairs) == 1 + 12
-    turned = preferences.pairs_of(Verdict(each.text, not each.liked) for each in answers)
+    turned = preferences.pairs_of(Rating(each.text, not each.liked) for each in answers)
     assert [(p.rejected, p.chosen) for p in turned] == [(p.chosen, p.rejected) for p in pairs[1:]]
-    changed = preferences.pairs_of([*answers, Verdict("x", True), Verdict("y", True)])
+    changed = preferences.pairs_of([*answers, Rating("x", True), Rating("y", True)])
     assert changed == []
 
 
 def test_verdicts_of_one_prompt_make_pairs() -> None:
-    liked = [Verdict("a", True), Verdict("b", True, "x"), Verdict("c", True, "y")]
-    disliked = [Verdict("d", False, "x"), Verdict("b", False), Verdict("c", False, "")]
+    liked = [Rating("a", True), Rating("b", True, "x"), Rating("c", True, "y")]
+    disliked = [Rating("d", False, "x"), Rating("b", False), Rating("c", False, "")]
     assert preferences.pairs_of([*liked, *disliked]) == [
         Preference("a", "b"),
         Preference("b", "d", "x"),

@@ -22,7 +22,7 @@ from conftest import Result
 from helpers.lists import MORE_TRIPLES as DOCS
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import preferences, rating
-from kamon.finetuning.preferences import Preference, Verdict
+from kamon.finetuning.preferences import Preference, Rating
 from kamon.finetuning.sft import sft
 from kamon.model import load as kamon_load
 from kamon.native import library
@@ -62,15 +62,13 @@ def test_answers_from_a_pipe(
     done = kamon("rate", base, "--every=4", "--json")
     assert done.code == 0, done.err
     answers = preferences.read("rated.jsonl")
-    assert [a.liked for a in answers if isinstance(a, Verdict)] == [True, False, False, True, True]
+    assert [a.liked for a in answers if isinstance(a, Rating)] == [True, False, False, True, True]
     assert done.err.count("that is none of y, n, s, u, q") == 2
     assert "taken back: " in done.err
     assert done.err.count("aligned with 4 answers in") == 1
     assert done.json["answers"] == 5
     assert done.json["liked"] > 1 > done.json["disliked"]
-    assert (
-        len(set(done.json["samples"]) - {a.text for a in answers if isinstance(a, Verdict)}) == 10
-    )
+    assert len(set(done.json["samples"]) - {a.text for a in answers if isinstance(a, Rating)}) == 10
     assert kamon("sample", "rated").code == 0
     assert "tuned by rate on rated.jsonl: 5 examples" in kamon("inspect", "rated").out
 
@@ -80,7 +78,7 @@ def test_answers_from_a_pipe(
     assert "rated.jsonl: 5 answers are there already" in again.err
     assert again.json["answers"] == 6
     assert preferences.read("rated.jsonl")[:5] == answers
-    assert model_dir.load("rated").frozen == model_dir.load(base).params
+    assert model_dir.load("rated").reference_params == model_dir.load(base).params
     os.remove("rated.jsonl")  # all is in the directory, too
     lines("q")
     assert kamon("rate", "rated", "--json").json == again.json | {
@@ -104,13 +102,13 @@ def test_pairs_from_a_pipe(base: Path, tmp_path: Path, kamon: Kamon, lines: Line
 def test_the_model_depends_on_the_answers_alone(base: Path) -> None:
     """Aligned again and again, or an answer taken back: the same, bit for bit, as all at once."""
     opened = rating.opened(base)
-    answers = [Verdict(doc, doc[1] < "k") for doc in DOCS[::9]]
+    answers = [Rating(doc, doc[1] < "k") for doc in DOCS[::9]]
     params = rating.align(opened, answers).engine.state()["params"]
     rating.align(opened, answers[:9])
     assert rating.align(opened, answers).engine.state()["params"] == params
     assert opened.model.engine.state()["params"] == model_dir.load(base).params
     tuned = rating.align(opened, answers)
-    liked, disliked = rating.likelier(tuned, opened.model, answers)
+    liked, disliked = rating.likelihood_gain(tuned, opened.model, answers)
     assert liked > 1 > disliked
 
 
@@ -118,15 +116,13 @@ def test_rated_by_the_engine_that_is_there(tmp_path: Path) -> None:
     """Whatever engine the base was trained with."""
     shape = {"n_embd": 4, "n_head": 1, "block_size": 4, "num_steps": 1}
     kamon.train(["ain", "bjo"], engine="scalar", size="original", output=tmp_path / "m", **shape)
-    tuned = rating.align(
-        rating.opened(tmp_path / "m"), [Verdict("ain", True), Verdict("bjo", False)]
-    )
+    tuned = rating.align(rating.opened(tmp_path / "m"), [Rating("ain", True), Rating("bjo", False)])
     assert tuned.training["engine"] == "native"
 
 
 def test_rated_on_a_tuned_base(base: Path, tmp_path: Path) -> None:
     """What the base came from is kept, however often it is gone on with."""
-    answers = [Verdict("ain", True), Verdict("bjo", False)]
+    answers = [Rating("ain", True), Rating("bjo", False)]
     for _ in range(3):
         opened = rating.opened(tmp_path / "m" if (tmp_path / "m").exists() else base)
         rating.align(opened, answers, output=tmp_path / "m", overwrite=True)
@@ -163,7 +159,7 @@ def test_answers_to_a_prompt(base: Path, tmp_path: Path, kamon: Kamon, lines: Li
         )
         return own - other
 
-    liked = [gain(a.text) for a in first if isinstance(a, Verdict) and a.liked]
+    liked = [gain(a.text) for a in first if isinstance(a, Rating) and a.liked]
     assert done.json["liked"] == pytest.approx(math.exp(sum(liked) / len(liked)), rel=1e-5)
 
     lines("a", "q")
@@ -174,7 +170,7 @@ def test_answers_to_a_prompt(base: Path, tmp_path: Path, kamon: Kamon, lines: Li
     assert isinstance(last, Preference)
     assert last.prompt == "B"
     assert {pair.prompt for pair in preferences.pairs_of([*before, last])} == {"A", "B"}
-    said = {answer.text for answer in first if isinstance(answer, Verdict)}
+    said = {answer.text for answer in first if isinstance(answer, Rating)}
     exclude = rating.proposals(opened.model, 40, 7, first, "B")
     assert exclude == rating.proposals(opened.model, 40, 7, [], "B")
     assert said.isdisjoint(rating.proposals(opened.model, 40, 7, first, "A"))
@@ -182,7 +178,7 @@ def test_answers_to_a_prompt(base: Path, tmp_path: Path, kamon: Kamon, lines: Li
 
 def test_a_journal_that_was_torn(base: Path, tmp_path: Path, kamon: Kamon, lines: Lines) -> None:
     path = tmp_path / "p.jsonl"
-    preferences.write(path, [Verdict("ain", True), Verdict("bjo", False)])
+    preferences.write(path, [Rating("ain", True), Rating("bjo", False)])
     path.write_bytes(path.read_bytes() + b'{"text": "c')
     lines("q")
     done = kamon("rate", base, "-o", tmp_path / "m", "--prefs", path)
@@ -238,7 +234,7 @@ def test_keys_on_a_terminal(last: bytes, code: int, base: Path, tmp_path: Path) 
     found, shown = on_a_terminal(argv, [b"y", b"n", b"Y", last], b"[y/n] ")
     assert found == code, shown
     answers = preferences.read(tmp_path / "m.jsonl")
-    assert [a.liked for a in answers if isinstance(a, Verdict)] == [True, False, True]
+    assert [a.liked for a in answers if isinstance(a, Rating)] == [True, False, True]
     assert b"3 answers: what you like is " in shown
     assert model_dir.load(tmp_path / "m").training["tuning"]["kind"] == "rate"
 

@@ -13,7 +13,7 @@ import kamon
 from conftest import ENGINES_AND_DTYPES, Result
 from helpers.lists import TRIPLES as DOCS
 from helpers.runs import same, stop_after
-from kamon.engines.batch import BAD, GOOD, pack
+from kamon.engines.batch import BAD, GOOD, pack_sequences
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.finetuning import reward_model
 from kamon.finetuning.losses import sigmoid
@@ -35,7 +35,7 @@ def base() -> Model:
 
 @pytest.fixture(scope="module")
 def learned(base: Model) -> Model:
-    return reward_model.reward(base, PAIRS, **QUICK)
+    return reward_model.reward_model(base, PAIRS, **QUICK)
 
 
 @needs_native
@@ -50,7 +50,7 @@ def test_it_learns_what_is_preferred(learned: Model) -> None:
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_a_reward_is_the_odds_of_good(engine: str, dtype: str, base: Model) -> None:
     """Of the two tokens behind the whole document and its end, as a decoder reads them."""
-    model = reward_model.reward(
+    model = reward_model.reward_model(
         base, PAIRS[:9], [], num_steps=2, batch_size=2, engine=engine, dtype=dtype
     )
     texts = ["afk", "bg", "", "abcdef"]
@@ -65,7 +65,7 @@ def test_a_reward_is_the_odds_of_good(engine: str, dtype: str, base: Model) -> N
 
 def test_at_first_nothing_is_known(base: Model) -> None:
     """The loss of the first step is log 2: both tokens begin alike."""
-    model = reward_model.reward(base, PAIRS[:10], num_steps=1, batch_size=4)
+    model = reward_model.reward_model(base, PAIRS[:10], num_steps=1, batch_size=4)
     assert model.metrics[0]["loss"] == pytest.approx(math.log(2), rel=1e-6)
 
 
@@ -73,7 +73,7 @@ def test_at_first_nothing_is_known(base: Model) -> None:
 def test_it_stays_a_language_model(base: Model, learned: Model) -> None:
     """What special tokens take from texts is hardly to be seen, and no sample has one."""
     tokenizer = learned.tokenizer
-    batch = pack([tokenizer.encode_document(doc) for doc in DOCS])
+    batch = pack_sequences([tokenizer.encode_document(doc) for doc in DOCS])
     before, after = (sum(m.engine.logprobs(batch)) / len(DOCS) for m in (base, learned))
     assert after > before - 0.5
     decoder = learned.engine.decoder()
@@ -101,9 +101,9 @@ def test_calibration_by_hand() -> None:
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_interrupted(engine: str, dtype: str, base: Model, tmp_path: Path) -> None:
     some = {"num_steps": 4, "batch_size": 1, "engine": engine, "dtype": dtype}
-    whole = reward_model.reward(base, PAIRS[:16], PAIRS[16:18], **some)
+    whole = reward_model.reward_model(base, PAIRS[:16], PAIRS[16:18], **some)
     path = tmp_path / "m"
-    reward_model.reward(
+    reward_model.reward_model(
         base, PAIRS[:16], PAIRS[16:18], **some, output=path, should_stop=stop_after(1)
     )
     again = reward_model.resume(path)
@@ -116,7 +116,7 @@ def test_interrupted(engine: str, dtype: str, base: Model, tmp_path: Path) -> No
 def test_prompts_and_longer_texts(base: Model) -> None:
     """Characters and positions that the base lacks come with the pairs."""
     pairs = [Preference("afk" * 5, "bz", "which?"), Preference("a", "b", "which?")] * 8
-    model = reward_model.reward(base, pairs, [], num_steps=2)
+    model = reward_model.reward_model(base, pairs, [], num_steps=2)
     assert len(reward_model.reward_of(model, ["afk" * 5], "which?")) == 1
     with pytest.raises(ConfigError, match="is longer than the 24 that the reward"):
         reward_model.reward_of(model, ["a" * 30])
@@ -128,11 +128,11 @@ def test_what_cannot_be(base: Model, learned: Model) -> None:
     with pytest.raises(ConfigError, match="gives no rewards"):
         reward_model.reward_of(base, ["a"])
     with pytest.raises(ConfigError, match="a reward model already"):
-        reward_model.reward(learned, PAIRS)
+        reward_model.reward_model(learned, PAIRS)
     with pytest.raises(CorpusError, match="no pairs to learn from"):
-        reward_model.reward(base, [])
+        reward_model.reward_model(base, [])
     with pytest.raises(ConfigError, match="lm_weight must be 0 or more"):
-        reward_model.reward(base, PAIRS, lm_weight=-1.0)
+        reward_model.reward_model(base, PAIRS, lm_weight=-1.0)
 
 
 @needs_native

@@ -20,14 +20,14 @@ from conftest import ENGINES_AND_DTYPES, Result
 from helpers.lists import TRIPLES as DOCS
 from helpers.runs import stop_after
 from kamon.data.builtin import names_table
-from kamon.data.split import part
-from kamon.engines.base import Engine, untrained
-from kamon.engines.batch import ANSWER, pack
+from kamon.data.split import bucket
+from kamon.engines.base import Engine, initial_state
+from kamon.engines.batch import ANSWER, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import instructions
-from kamon.finetuning.instructions import Obedience, examples, judged, prompt_for
+from kamon.finetuning.instructions import Obedience, examples, obedience_of, prompt_for
 from kamon.finetuning.loop import examples_of_step
 from kamon.finetuning.losses import sft_weights
 from kamon.finetuning.sft import (
@@ -41,7 +41,7 @@ from kamon.finetuning.sft import (
     sft,
     steps_of,
 )
-from kamon.generation.constraints import Conditions, find
+from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.model import Model, load
 from kamon.native import library
@@ -126,13 +126,13 @@ def test_a_step_by_hand(tiny: Path) -> None:
     ]
     engine, other = (make_engine("scalar", tuning.config) for _ in range(2))
     for each in (engine, other):
-        each.load(untrained(tuning.params))
-    steps_of(tuning, lambda _: engine).make(engine, 0, 0.01)
+        each.load(initial_state(tuning.params))
+    steps_of(tuning, lambda _: engine).step(engine, 0, 0.01)
     weights = []
     n = sum(answer for _, (_, answer) in docs)
     for _, (prompt, answer) in docs:
         weights += [0.0] * prompt + [1 / n] * answer
-    other.backward(pack(tokens for tokens, _ in docs), weights)
+    other.backward(pack_sequences(tokens for tokens, _ in docs), weights)
     other.step(0.01)
     assert engine.state() == other.state()
 
@@ -174,7 +174,7 @@ def test_the_base_is_measured_by_the_engine_that_is_asked_for(
         asked.append((name, how.get("threads"), how.get("dtype")))
         return make_engine(name, *args, **how)
 
-    for module in ("kamon.finetuning.sft", "kamon.finetuning.loop", "kamon.api"):
+    for module in ("kamon.finetuning.sft", "kamon.finetuning.loop"):
         monkeypatch.setattr(f"{module}.make_engine", make)
     sft(tiny, DATA, num_steps=1, engine="scalar", threads=1, dtype="float64")
     assert set(asked) == {("scalar", 1, "float64")}
@@ -185,13 +185,13 @@ def test_a_tuning_of_before_keeps_what_it_held_out(base: Model) -> None:
         return f"{each['prompt']}\n{each['completion']}".encode()
 
     data = DATA + [{"prompt": doc[0].upper(), "completion": doc} for doc in DOCS]
-    assert all(part(key(each)) == 0 for each in divided(data, [], EARLIER_SPLIT)[1])
+    assert all(bucket(key(each)) == 0 for each in divided(data, [], EARLIER_SPLIT)[1])
     tuning = prepare(base, None, data, "x", 0.5, {"num_steps": 1})
     before = replace(tuning, settings={"base_share": 0.5})
     num_held_out = [steps_of(t, lambda _: base.engine).num_held_out for t in (tuning, before)]
     learned = base.parts()[0] if base.training["held_out"] else DOCS
     usable = [each for each in data if each["completion"] in set(learned)]
-    assert num_held_out[1] == sum(part(key(each)) == 0 for each in usable) != num_held_out[0]
+    assert num_held_out[1] == sum(bucket(key(each)) == 0 for each in usable) != num_held_out[0]
 
 
 def test_prompts_weigh_nothing() -> None:
@@ -228,7 +228,7 @@ def test_answers_under_conditions(tuned: Model) -> None:
     assert tuned.sample(1, prompt="", max_len=4)
     # A draw at each position is that of the same position without a prompt.
     tokens = (*tuned.tokenizer.encode("K"), tuned.tokenizer.special[ANSWER])
-    request = SampleRequest(9, 0.5, 42, tuned.tokenizer.bos, before=tokens)
+    request = SampleRequest(9, 0.5, 42, tuned.tokenizer.bos, prompt_tokens=tokens)
     texts = tuned.tokenizer.decode_documents(sample(tuned.engine, request))
     assert texts == tuned.sample(9, prompt="K", temperature=0.5, seed=42)
 
@@ -237,7 +237,7 @@ def test_a_prompt_too_long(tuned: Model) -> None:
     room = tuned.config.block_size
     with pytest.raises(ConfigError, match="leave no room for an answer"):
         tuned.sample(1, prompt="K" * room)
-    found = tuned.find(3, prompt="K" * (room - 3), temperature=5.0, min_len=2)
+    found = tuned.generate(3, prompt="K" * (room - 3), temperature=5.0, min_len=2)
     assert found.room == 2
     assert all(len(text) == 2 for text in found.texts)
     with pytest.raises(ConfigError, match="min_len 3 is above the 2 characters"):
@@ -341,7 +341,7 @@ def test_answers_are_judged() -> None:
         ("F", "m", 6, "maria"),  # too short
         ("F", "a", 5, "maria"),  # another letter
     ]
-    assert judged(asked) == Obedience(
+    assert obedience_of(asked) == Obedience(
         num_answers=5, initial=0.8, length=0.8, on_record=0.8, sex=0.75, strict_sex=0.6,
         together=0.25, strict=0.2,
     )  # fmt: skip
@@ -445,7 +445,7 @@ def test_answers_of_two_bytes(tmp_path: Path) -> None:
         model.engine,
         model.tokenizer,
         SampleRequest(4, 1.0, 1, model.tokenizer.bos),
-        Conditions(prompt="é", prefix="a"),
+        GenerationConstraints(prompt="é", prefix="a"),
         list,
     )
     assert all(text.startswith("a") for text in found.texts)

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from conftest import Result
 from kamon import ConfigError, TokenizerError, train
 from kamon.completion import (
-    Wild,
-    completions,
+    Wildcard,
+    complete,
     fill,
     logprob_of_prefix,
     next_tokens,
@@ -32,7 +32,7 @@ from kamon.completion import (
     replacements,
     search,
 )
-from kamon.engines.batch import pack
+from kamon.engines.batch import pack_sequences
 from kamon.evaluation import nearest
 from kamon.finetuning.sft import sft
 from kamon.generation.sampling import LanguageModel, probabilities
@@ -44,7 +44,7 @@ SMALL = {"n_embd": 4, "n_head": 2, "block_size": 4, "num_steps": 30, "learning_r
 MODEL = train(DOCS, **SMALL, size="original", engine="scalar", hold_out=False)
 TOKENIZER = MODEL.tokenizer
 NATIVE = train(DOCS, **SMALL, size="original", dtype="float64", hold_out=False)
-NGRAM = train_ngram(pack(TOKENIZER.encode_document(doc) for doc in DOCS), 4, order=3)
+NGRAM = train_ngram(pack_sequences(TOKENIZER.encode_document(doc) for doc in DOCS), 4, order=3)
 READERS = {"scalar": MODEL.engine, "native": NATIVE.engine, "ngram": NGRAM}
 PATTERNS = st.lists(st.sampled_from(["a", "b", "c", "_", "*", "*"]), max_size=6).map("".join)
 MANY = 10**6  # reads: no bound here
@@ -65,7 +65,7 @@ ALL = {name: everything(reader) for name, reader in READERS.items()}
 def test_no_document_has_a_special_token() -> None:
     """All that there are, of a model that answers prompts: its separator is no character."""
     model = sft(MODEL, [{"prompt": "a", "completion": "ab"}], num_steps=2, block_size=5)
-    found = completions(model, "ab", MANY_DOCS, effort=100)
+    found = complete(model, "ab", MANY_DOCS, effort=100)
     assert (found.complete, len(found.documents)) == (True, 1 + 3 + 9 + 27)
     assert {char for each in found.documents for char in each.text} == set("abc")
 
@@ -99,7 +99,7 @@ def test_found_are_the_most_probable_that_match(name: str, pattern: str, n: int)
     assert [each.logprob for each in found.documents] == pytest.approx(best)
     for each in found.documents:
         assert each.logprob == pytest.approx(expected[each.text])
-    assert (found.exact, found.complete) == (len(texts), True)
+    assert (found.num_exact, found.complete) == (len(texts), True)
 
 
 @given(
@@ -112,11 +112,11 @@ def test_what_is_said_to_be_exact_is_so_under_any_bound(pattern: str, reads: int
     best = sorted(expected.values(), reverse=True)[:5]
     logprobs = [each.logprob for each in found.documents]
     assert logprobs == sorted(logprobs, reverse=True)
-    assert logprobs[: found.exact] == pytest.approx(best[: found.exact])
+    assert logprobs[: found.num_exact] == pytest.approx(best[: found.num_exact])
     assert {each.text for each in found.documents} <= set(expected)
     assert found.reads <= 2 * reads + 2 * 4
     if found.complete:
-        assert found.exact == len(best)
+        assert found.num_exact == len(best)
 
 
 def test_the_beam_finds_what_the_bound_kept_from_the_search() -> None:
@@ -130,7 +130,7 @@ def test_the_beam_finds_what_the_bound_kept_from_the_search() -> None:
 def test_completions_share_what_begins_alike(prefix: str) -> None:
     beginning = {t: p for t, p in ALL["native"].items() if t.startswith(prefix)}
     whole = math.fsum(map(math.exp, beginning.values()))
-    found = completions(NATIVE, prefix, 200)
+    found = complete(NATIVE, prefix, 200)
     assert {each.text for each in found.documents} == set(beginning)
     for each in found.documents:
         assert each.share == pytest.approx(math.exp(each.logprob) / whole)
@@ -156,7 +156,7 @@ def test_next_tokens() -> None:
 
 
 def test_text_is_taken_apart() -> None:
-    assert parse(r"a\_\*\\_*") == ["a", "_", "*", "\\", Wild.ONE, Wild.ANY]
+    assert parse(r"a\_\*\\_*") == ["a", "_", "*", "\\", Wildcard.ONE, Wildcard.ANY]
     with pytest.raises(ConfigError, match="empty"):
         parse("")
     with pytest.raises(ConfigError, match="nothing for it to escape"):
@@ -168,7 +168,7 @@ def test_unknown_characters() -> None:
     assert replacements(TOKENIZER, elements, "error") == {}
     assert replacements(TOKENIZER, elements, "skip") == {"Ä": "", "x": ""}
     assert replacements(TOKENIZER, elements, "replace") == {"Ä": "a"}
-    assert replaced(elements, {"Ä": "a", "x": ""}) == ["a", Wild.ONE, "b", Wild.ANY]
+    assert replaced(elements, {"Ä": "a", "x": ""}) == ["a", Wildcard.ONE, "b", Wildcard.ANY]
     with pytest.raises(TokenizerError, match="'x'"):
         fill(NATIVE, "x*")
     with pytest.raises(ConfigError, match="unknown must be"):
@@ -178,7 +178,7 @@ def test_unknown_characters() -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: completions(NATIVE, "abca"), "block_size 4 leaves nothing"),
+        (lambda: complete(NATIVE, "abca"), "block_size 4 leaves nothing"),
         (lambda: next_tokens(NATIVE, "a" * 10**6), "1,000,000 characters"),
         (lambda: fill(NATIVE, "_" * 10**6), "asks for 1,000,000 characters"),
         (lambda: fill(NATIVE, "a", 0), "n must be from 1"),
@@ -211,7 +211,7 @@ def test_complete(directory: Path, kamon: Kamon) -> None:
     assert f"{first.probability:.1%}" in lines[1]
     assert lines[1].count("█") == round(50 * first.probability)
     found = kamon("complete", directory, "a", "--next", 2, "-n", 3, "--json").json
-    expected = completions(NATIVE, "a", 3).documents
+    expected = complete(NATIVE, "a", 3).documents
     assert [each["text"] for each in found["documents"]] == [each.text for each in expected]
     total = sum(each["probability"] for each in found["next"]) + found["others"]["probability"]
     assert total == pytest.approx(1)
@@ -266,7 +266,7 @@ def test_suggestions_under_the_line() -> None:
 
     args = Namespace(temperature=1.0, next=10, n=3, effort=5.0, unknown="error")
     found = suggest(NATIVE, "a", set(DOCS), args)
-    expected = completions(NATIVE, "a", 3).documents
+    expected = complete(NATIVE, "a", 3).documents
     assert found.best == next(each.text for each in expected if each.text != "a")
     assert sum("(in the list)" in line for line in found.lines) == sum(
         each.text in DOCS for each in expected
@@ -327,7 +327,7 @@ def test_on_a_real_terminal(directory: Path) -> None:
         os.write(ours, b"\x7f")
         wait_for(r"\d%")
         os.write(ours, b"\t")
-        best = next(each.text for each in completions(NATIVE, "", 6).documents if each.text)
+        best = next(each.text for each in complete(NATIVE, "", 6).documents if each.text)
         wait_for(best)
         os.write(ours, b"\r")
         wait_for(rf"{best}\r\n")

@@ -19,21 +19,21 @@ import kamon
 from conftest import TINY_FLAGS, Result
 from kamon.config import Config
 from kamon.data.builtin import names
-from kamon.engines.base import Decoder, Engine, untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import Decoder, Engine, initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init
 from kamon.engines.philox import uniform
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError, TokenizerError
-from kamon.evaluation.nearest import Nearest, common_subsequence, logprobs, positions
+from kamon.evaluation.nearest import NearestDocument, common_subsequence, logprobs, positions
 from kamon.generation import constraints
 from kamon.generation.constraints import (
-    Conditions,
+    GenerationConstraints,
     allowed,
+    constrained_document,
     find,
-    make_conditions,
-    steered_document,
+    make_constraints,
 )
 from kamon.generation.sampling import LanguageModel, SampleRequest, sample
 from kamon.model import Model, load
@@ -60,7 +60,7 @@ def tiny(seed: int = 1, name: str = "scalar", block_size: int = 6) -> Engine:
         n_embd=4, n_head=2, block_size=block_size, vocab_size=CHARS.vocab_size, std=0.25
     )
     engine = make_engine(name, config, dtype="float64")
-    engine.load(untrained(init(config, random.Random(seed))))
+    engine.load(initial_state(init(config, random.Random(seed))))
     return engine
 
 
@@ -74,7 +74,7 @@ class Unfused:
 
 def texts(model: LanguageModel, n: int, temperature: float = 1.0, **given: Any) -> list[str]:
     request = SampleRequest(n, temperature, 5, BOS)
-    return find(model, CHARS, request, make_conditions(given), list).texts
+    return find(model, CHARS, request, make_constraints(given), list).texts
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def better(logits: Sequence[float], token: int) -> list[int]:
 @given(LOGITS, st.integers(1, 9))
 def test_top_k(logits: list[float], top_k: int) -> None:
     stay = [token for token in range(len(logits)) if len(better(logits, token)) < top_k]
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=top_k)) == stay
+    assert allowed(logits, 1.0, 0, 0, GenerationConstraints(top_k=top_k)) == stay
 
 
 @given(LOGITS, st.floats(0, 1, exclude_min=True), st.sampled_from([0.5, 1.0, 2.0]))
@@ -109,23 +109,23 @@ def test_top_p(logits: list[float], top_p: float, temperature: float) -> None:
     ]
     assume(all(abs(p - top_p) > 1e-9 for p in before))  # rounding may decide what is so close
     stay = [token for token, p in enumerate(before) if p < top_p or top_p == 1]
-    assert allowed(logits, temperature, 0, 0, Conditions(top_p=top_p)) == stay
+    assert allowed(logits, temperature, 0, 0, GenerationConstraints(top_p=top_p)) == stay
 
 
 @given(LOGITS, st.floats(0, 1, exclude_min=True), st.sampled_from([0.0, 1e-320]))
 def test_top_p_in_the_cold(logits: list[float], top_p: float, temperature: float) -> None:
-    stay = allowed(logits, temperature, 0, 0, Conditions(top_p=top_p))
+    stay = allowed(logits, temperature, 0, 0, GenerationConstraints(top_p=top_p))
     assert stay == list(range(len(logits))) if top_p == 1 else [logits.index(max(logits))]
 
 
 def test_top_k_comes_before_top_p() -> None:
     logits = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
     # 0.65 of the whole needs two; of 0.4 and 0.3 alone the first is 0.57, and needs the other.
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.55)) == [0, 1]
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=2, top_p=0.55)) == [0]
+    assert allowed(logits, 1.0, 0, 0, GenerationConstraints(top_p=0.55)) == [0, 1]
+    assert allowed(logits, 1.0, 0, 0, GenerationConstraints(top_k=2, top_p=0.55)) == [0]
     # Neither sees what min_len forbids.
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_k=1, min_len=1)) == [1]
-    assert allowed(logits, 1.0, 0, 0, Conditions(top_p=0.45, min_len=1)) == [1]
+    assert allowed(logits, 1.0, 0, 0, GenerationConstraints(top_k=1, min_len=1)) == [1]
+    assert allowed(logits, 1.0, 0, 0, GenerationConstraints(top_p=0.45, min_len=1)) == [1]
 
 
 @settings(max_examples=25, deadline=None)
@@ -137,7 +137,7 @@ def test_the_steps_are_those_of_a_literal_computation(data: st.DataObject) -> No
     min_len = data.draw(st.integers(0, max_len))
     prefix = data.draw(st.text("abcd", max_size=max_len))
     temperature = data.draw(st.sampled_from([0.0, 0.5, 1.0]))
-    given = Conditions(
+    given = GenerationConstraints(
         prefix=prefix,
         min_len=min_len,
         max_len=max_len,
@@ -146,7 +146,7 @@ def test_the_steps_are_those_of_a_literal_computation(data: st.DataObject) -> No
     request = SampleRequest(8, temperature, 3, BOS)
     for index in range(8):
         u = partial(uniform, 3, index)
-        found = steered_document(engine, request, u, given, CHARS.encode(prefix), CHARS)
+        found = constrained_document(engine, request, u, given, CHARS.encode(prefix), CHARS)
         assert min_len <= len(found) <= max_len + 1  # one more is as good as all: it is dropped
         assert CHARS.decode(found).startswith(prefix)
         decoder, read = engine.decoder(), BOS
@@ -181,10 +181,10 @@ def test_the_distribution_is_the_renormalised_one() -> None:
     logits = engine.decoder().push(BOS)
     p = softmax(list(logits))
     n = 5000
-    given = Conditions(min_len=1)
+    given = GenerationConstraints(min_len=1)
     draws = [(i + 0.5) / n for i in range(n)]
     request = SampleRequest(n, 1.0, 0, BOS)
-    drawn = [steered_document(engine, request, always(u), given, [], CHARS)[0] for u in draws]
+    drawn = [constrained_document(engine, request, always(u), given, [], CHARS)[0] for u in draws]
     for token in range(BOS):
         assert drawn.count(token) / n == pytest.approx(p[token] / (1 - p[BOS]), abs=2 / n)
 
@@ -209,14 +209,16 @@ def test_a_prefix_that_fills_the_length_is_the_document() -> None:
     """As of a name that is there already: nothing is drawn, however seldom it would end there."""
     engine = tiny()
     request = SampleRequest(3, 1.0, 5, BOS)
-    found = find(engine, CHARS, request, Conditions(prefix="abca", max_len=4), list)
-    assert (found.texts, found.tried) == (["abca"] * 3, 3)
+    found = find(engine, CHARS, request, GenerationConstraints(prefix="abca", max_len=4), list)
+    assert (found.texts, found.num_candidates) == (["abca"] * 3, 3)
 
 
 def test_the_likeliest_is_tried_once() -> None:
     """At temperature 0 all candidates are alike: none is worth another look."""
-    found = find(tiny(), CHARS, SampleRequest(2, 0.0, 5, BOS), Conditions(suffix="dddd"), list)
-    assert (found.texts, found.tried) == ([], 1)
+    found = find(
+        tiny(), CHARS, SampleRequest(2, 0.0, 5, BOS), GenerationConstraints(suffix="dddd"), list
+    )
+    assert (found.texts, found.num_candidates) == ([], 1)
     likeliest = texts(tiny(), 2, 0.0, min_len=1)
     assert len(likeliest) == 2
     assert texts(tiny(), 2, 0.0, min_len=1, unique=True) == likeliest[:1]
@@ -228,7 +230,9 @@ def test_no_sample_under_conditions_is_empty() -> None:
     plain = CHARS.decode_documents(sample(engine, SampleRequest(40, 1.0, 5, BOS)))
     assert "" in plain
     assert texts(engine, 40) == plain
-    found = find(engine, CHARS, SampleRequest(20, 1.0, 5, BOS), Conditions(novel=True), list)
+    found = find(
+        engine, CHARS, SampleRequest(20, 1.0, 5, BOS), GenerationConstraints(novel=True), list
+    )
     assert found.texts == [text for text in plain if text][:20]
     assert [plain[number] for number in found.numbers] == found.texts
 
@@ -252,8 +256,10 @@ def test_a_prefix_takes_no_draw_from_what_follows() -> None:
         for cut in range(len(text) + 1):
             u = partial(uniform, 5, number)
             prefix = CHARS.encode(text[:cut])
-            given = Conditions(prefix=text[:cut])
-            again = steered_document(engine, SampleRequest(1, 1.0, 5, BOS), u, given, prefix, CHARS)
+            given = GenerationConstraints(prefix=text[:cut])
+            again = constrained_document(
+                engine, SampleRequest(1, 1.0, 5, BOS), u, given, prefix, CHARS
+            )
             assert CHARS.decode(again) == text
 
 
@@ -282,13 +288,13 @@ def test_in_bulk_and_one_by_one_are_the_same(given: dict[str, Any]) -> None:
     """Rare enough that several bulks are needed; each sample is the model's of that number."""
     engine = tiny(name="native")
     request = SampleRequest(60, 1.0, 5, BOS)
-    bulk = find(engine, CHARS, request, make_conditions(given), list)
-    assert bulk == find(Unfused(engine), CHARS, request, make_conditions(given), list)
+    bulk = find(engine, CHARS, request, make_constraints(given), list)
+    assert bulk == find(Unfused(engine), CHARS, request, make_constraints(given), list)
     assert len(bulk.texts) == 60
-    plain = CHARS.decode_documents(sample(engine, SampleRequest(bulk.tried, 1.0, 5, BOS)))
+    plain = CHARS.decode_documents(sample(engine, SampleRequest(bulk.num_candidates, 1.0, 5, BOS)))
     assert [plain[number] for number in bulk.numbers] == bulk.texts
     if "unique" not in given:
-        assert bulk.tried > 1000
+        assert bulk.num_candidates > 1000
         test = re.compile(given.get("regex", ".*abc")).fullmatch
         assert [text for text in plain if test(text)] == bulk.texts
 
@@ -312,7 +318,9 @@ def test_all_at_once(trained: Model) -> None:
 
 def test_regex_matches_the_whole() -> None:
     assert set(texts(tiny(), 20, regex="a|aa")) <= {"a", "aa"}
-    assert Conditions(regex="[[a]")  # of which Python warns that it may be read otherwise one day
+    assert GenerationConstraints(
+        regex="[[a]"
+    )  # of which Python warns that it may be read otherwise one day
 
 
 def test_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,16 +328,16 @@ def test_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constraints, "PATIENCE", 100)
     monkeypatch.setattr(constraints, "ATTEMPTS", 10)
     request = SampleRequest(50, 2.0, 5, BOS)
-    given = Conditions(unique=True, max_len=2)
+    given = GenerationConstraints(unique=True, max_len=2)
     found = find(tiny(), CHARS, request, given, list)
     assert 5 < len(found.texts) == len(set(found.texts)) <= 20
     assert all(b - a <= 100 for a, b in pairwise(found.numbers))
-    assert found.numbers[-1] + 10 < found.tried <= found.numbers[-1] + 101
+    assert found.numbers[-1] + 10 < found.num_candidates <= found.numbers[-1] + 101
     # The patience is the same for fewer, so these are the same, too.
     few = find(tiny(), CHARS, SampleRequest(30, 2.0, 5, BOS), given, list)
     assert few == found
-    none = find(tiny(), CHARS, request, Conditions(regex="e"), list)
-    assert (none.texts, none.tried) == ([], 100)
+    none = find(tiny(), CHARS, request, GenerationConstraints(regex="e"), list)
+    assert (none.texts, none.num_candidates) == ([], 100)
 
 
 def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +347,7 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = CHARS.decode_documents(sample(tiny(), SampleRequest(3000, 1.0, 5, BOS)))
     for letter in "abcd":
         request = SampleRequest(50, 1.0, 5, BOS)
-        found = find(tiny(), CHARS, request, Conditions(regex=f"{letter}{{2}}"), list)
+        found = find(tiny(), CHARS, request, GenerationConstraints(regex=f"{letter}{{2}}"), list)
         left, expected = 60, []
         for number, text in enumerate(plain):
             if not left:
@@ -349,24 +357,24 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
                 expected.append(number)
                 left = min(60, left + 4)
         assert found.numbers == expected
-        assert found.tried == number < 3000
+        assert found.num_candidates == number < 3000
 
 
 @needs_native
 @pytest.mark.slow
 def test_a_hopeless_search_ends() -> None:
     model = kamon.train("names", size="original", num_steps=50, engine="native")
-    assert model.find(50, regex="z{9}").tried == constraints.PATIENCE_IN_BULK
-    assert model.find(50, regex="z{9}", prefix="an").tried == constraints.PATIENCE
+    assert model.generate(50, regex="z{9}").num_candidates == constraints.PATIENCE_BULK
+    assert model.generate(50, regex="z{9}", prefix="an").num_candidates == constraints.PATIENCE
 
 
 @needs_native
 def test_a_large_model_has_less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constraints, "PATIENCE", 10)
-    monkeypatch.setattr(constraints, "WORK_IN_BULK", 5e6)
+    monkeypatch.setattr(constraints, "MAX_BULK_FLOPS", 5e6)
     engine = tiny(name="native")
     request = SampleRequest(5, 1.0, 5, BOS)
-    tried = find(engine, CHARS, request, Conditions(regex="e"), list).tried
+    tried = find(engine, CHARS, request, GenerationConstraints(regex="e"), list).num_candidates
     assert tried == 5_000_000 // (len(engine.state()["params"]) * 6)
 
 
@@ -375,10 +383,10 @@ def test_a_large_model_has_less_patience(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_ngrams() -> None:
     tokenizer = CharTokenizer.train(NAMES)
-    learned = pack(map(tokenizer.encode_document, NAMES))
+    learned = pack_sequences(map(tokenizer.encode_document, NAMES))
     ngram = train_ngram(learned, tokenizer.vocab_size, 3)
     request = SampleRequest(20, 1.0, 5, tokenizer.bos)
-    given = Conditions(prefix="ma", max_len=6, suffix="a", novel=True)
+    given = GenerationConstraints(prefix="ma", max_len=6, suffix="a", novel=True)
     found = find(ngram, tokenizer, request, given, lambda: NAMES).texts
     assert len(found) == 20
     assert all(re.fullmatch("ma|ma.{0,3}a", text) and text not in NAMES for text in found)
@@ -419,12 +427,12 @@ def test_nearest(given: tuple[list[str], str]) -> None:
     best = max(ratios, default=0.0)
     if text:
         expected = (docs[ratios.index(best)], best) if best else ("", 0.0)
-        assert Nearest(docs)(text) == expected
+        assert NearestDocument(docs)(text) == expected
 
 
 def test_nearest_among_many() -> None:
     docs = names()[::25]
-    nearest = Nearest(docs)
+    nearest = NearestDocument(docs)
     for text in ("mariaan", "mytonievie", "oa", docs[999]):
         ratios = [difflib.SequenceMatcher(None, doc, text).ratio() for doc in docs]
         assert nearest(text) == (docs[ratios.index(max(ratios))], max(ratios))
@@ -432,12 +440,12 @@ def test_nearest_among_many() -> None:
 
 def test_the_first_of_equally_similar_documents() -> None:
     """Though the last one has more characters of the text, and is looked at first."""
-    assert Nearest(["xxx", "abx", "xab", "bab"])("abb") == ("abx", 4 / 6)
+    assert NearestDocument(["xxx", "abx", "xab", "bab"])("abb") == ("abx", 4 / 6)
 
 
 def test_documents_with_nul_have_no_nearest() -> None:
     with pytest.raises(ValueError, match="NUL"):
-        Nearest(["a\0b", "c"])
+        NearestDocument(["a\0b", "c"])
 
 
 @given(st.text("abc", max_size=80), st.text("abc", max_size=12))
@@ -487,7 +495,7 @@ def test_conditions_that_cannot_be(given: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("name", ["prefix", "suffix", "contains"])
 def test_characters_that_the_model_does_not_know(name: str) -> None:
     with pytest.raises(TokenizerError, match="character 'x'"):
-        make_conditions({name: "ax"}).check_model(CHARS, 6)
+        make_constraints({name: "ax"}).check_model(CHARS, 6)
 
 
 # ---- the command line

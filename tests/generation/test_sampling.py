@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kamon.config import Config
-from kamon.engines.base import untrained
+from kamon.engines.base import initial_state
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init
 from kamon.engines.philox import philox4x32, uniform
 from kamon.engines.scalar import softmax
-from kamon.generation.sampling import SampleRequest, choose, sample
+from kamon.generation.sampling import SampleRequest, sample, sample_token
 
 LOGITS = st.lists(st.floats(-50, 50), min_size=1, max_size=30)
 DRAWS = st.floats(0, 1, exclude_max=True)
@@ -67,14 +67,14 @@ def test_choose_is_what_random_choices_does(
             return u
 
     weights = softmax([logit * temperature**-1 for logit in logits])
-    assert choose(logits, temperature, u) == Fixed().choices(range(len(logits)), weights)[0]
+    assert sample_token(logits, temperature, u) == Fixed().choices(range(len(logits)), weights)[0]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_choose_follows_the_probabilities(temperature: float) -> None:
     logits = [0.0, 1.0, -1.0, 2.0]
     n = 20_000
-    draws = [choose(logits, temperature, (i + 0.5) / n) for i in range(n)]
+    draws = [sample_token(logits, temperature, (i + 0.5) / n) for i in range(n)]
     exps = [math.exp(logit / temperature) for logit in logits]
     for token, e in enumerate(exps):
         assert draws.count(token) / n == pytest.approx(e / sum(exps), abs=1e-4)
@@ -87,22 +87,22 @@ def test_the_coldest_choice_is_the_largest_logit(
     if temperature == 1e-300:  # differences below 1e-297 are still drawn for
         logits = [float(round(logit)) for logit in logits]
         logits = [logit + i / 1000 for i, logit in enumerate(logits)]
-    assert choose(logits, temperature, u) == logits.index(max(logits))
+    assert sample_token(logits, temperature, u) == logits.index(max(logits))
 
 
 def test_first_among_equals() -> None:
-    assert choose([1.0, 3.0, 3.0], 0, 0.99) == 1
+    assert sample_token([1.0, 3.0, 3.0], 0, 0.99) == 1
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), DRAWS, st.floats(0, 1e300))
 def test_any_logits_choose_a_token(logits: list[float], u: float, temperature: float) -> None:
-    assert 0 <= choose(logits, temperature, u) < len(logits)
+    assert 0 <= sample_token(logits, temperature, u) < len(logits)
 
 
 def test_a_sample_depends_on_seed_and_index_alone() -> None:
     config = Config(n_embd=4, n_head=2, block_size=5, vocab_size=6, std=0.8)
     engine = make_engine("scalar", config)
-    engine.load(untrained(init(config, random.Random(1))))
+    engine.load(initial_state(init(config, random.Random(1))))
     request = SampleRequest(n=30, temperature=1.0, seed=9, bos=5)
     found = sample(engine, request)
     assert sample(engine, SampleRequest(7, 1.0, 9, 5)) == found.select(range(7))
@@ -118,5 +118,5 @@ def test_a_sample_ends_at_bos() -> None:
     params = array("d", [1.0] * len(init(config, random.Random(1))))
     for bos_logit, lengths in ((50.0, {0}), (-50.0, {4})):
         params[7 : 7 + 3] = array("d", [0.0, 0.0, bos_logit])
-        engine.load(untrained(params))
+        engine.load(initial_state(params))
         assert {len(tokens) for tokens in sample(engine, SampleRequest(9, 1.0, 0, 2))} == lengths

@@ -13,7 +13,7 @@ from helpers.exported import run_as_module
 from kamon.engines.factory import make_engine
 from kamon.exporters import export
 from kamon.generation.sampling import SampleRequest, sample, sample_texts
-from kamon.model import Model, stored
+from kamon.model import Model, to_checkpoint
 from kamon.native import library
 from kamon.ngrams.reference import train_ngram
 
@@ -91,7 +91,9 @@ def test_a_text_is_text() -> None:
 
 def test_the_exported_file_makes_the_same(model: Model) -> None:
     made = by(model, "scalar")
-    module = run_as_module(export.export(stored(made, made.engine.state()["params"]), "python"))
+    module = run_as_module(
+        export.export(to_checkpoint(made, made.engine.state()["params"]), "python")
+    )
     assert module.sample(20, 1.0, 5) == made.sample(20, temperature=1.0, seed=5)
 
 

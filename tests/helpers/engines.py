@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kamon.config import Config
 from kamon.engines.base import Engine, State
-from kamon.engines.batch import Batch, pack
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init, parameter_shapes
 
@@ -49,7 +49,7 @@ def random_state(config: Config, rng: random.Random) -> State:
     return {"params": params, "m": m, "v": v, "step": 3}
 
 
-def random_batch(config: Config, rng: random.Random, most_tokens: int = 24) -> Batch:
+def random_batch(config: Config, rng: random.Random, most_tokens: int = 24) -> PackedBatch:
     """Documents of one token (no target) up to as many as fit."""
     docs: list[list[int]] = []
     left = rng.randint(1, most_tokens)
@@ -57,7 +57,7 @@ def random_batch(config: Config, rng: random.Random, most_tokens: int = 24) -> B
         length = rng.choice([1, 2, config.block_size + 1, rng.randint(1, config.block_size + 1)])
         docs.append([rng.randrange(config.vocab_size) for _ in range(length)])
         left -= length
-    return pack(docs)
+    return pack_sequences(docs)
 
 
 def rounded(state: State) -> State:

@@ -19,7 +19,7 @@ SEEDS = st.one_of(st.integers(-(2**70), 2**70), st.integers(0, 9))
 @pytest.fixture(autouse=True)
 def _native_from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short lists too, which are left to Python otherwise."""
-    monkeypatch.setattr(mersenne, "FEW", 0)
+    monkeypatch.setattr(mersenne, "MIN_NATIVE", 0)
 
 
 def pair(seed: int, drawn: int) -> tuple[random.Random, random.Random]:

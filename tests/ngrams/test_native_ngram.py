@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Result
-from kamon.engines.batch import Batch, pack
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.errors import ConfigError
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.native import library
@@ -56,7 +56,7 @@ def skewed(seed: int, vocab_size: int, num_docs: int) -> Documents:
     ]
 
 
-def assert_the_same(ngram: NativeNgram, plain: Ngram, tested: Batch) -> None:
+def assert_the_same(ngram: NativeNgram, plain: Ngram, tested: PackedBatch) -> None:
     assert (ngram.order, ngram.config) == (plain.order, plain.config)
     assert ngram.logprobs(tested).tobytes() == plain.logprobs(tested).tobytes()
     for document in list(tested)[-3:]:
@@ -73,12 +73,12 @@ def assert_the_same(ngram: NativeNgram, plain: Ngram, tested: Batch) -> None:
 @given(corpora(), st.integers(1, 10))
 def test_the_same_bits(corpus: tuple[int, Documents, Documents], order: int) -> None:
     vocab_size, learned, other = corpus
-    tested = pack(other)
-    ngram = native_ngram(pack(learned), vocab_size, order)
+    tested = pack_sequences(other)
+    ngram = native_ngram(pack_sequences(learned), vocab_size, order)
     of_orders = ngram.logprobs_of_orders(tested)
     assert len(of_orders) == order
     for lower, logprobs in enumerate(of_orders, 1):
-        plain = train_ngram(pack(learned), vocab_size, lower)
+        plain = train_ngram(pack_sequences(learned), vocab_size, lower)
         assert logprobs.tobytes() == plain.logprobs(tested).tobytes()
         if lower in (1, order // 2, order - 1, order):
             assert_the_same(ngram.of_order(max(1, lower)), plain, tested)
@@ -88,7 +88,10 @@ def test_the_same_bits(corpus: tuple[int, Documents, Documents], order: int) -> 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 2**32), st.integers(2, 300), st.integers(1, 10))
 def test_the_same_bits_of_larger_lists(seed: int, vocab_size: int, order: int) -> None:
-    learned, tested = pack(skewed(seed, vocab_size, 600)), pack(skewed(seed + 1, vocab_size, 30))
+    learned, tested = (
+        pack_sequences(skewed(seed, vocab_size, 600)),
+        pack_sequences(skewed(seed + 1, vocab_size, 30)),
+    )
     ngram, plain = (train(learned, vocab_size, order) for train in (native_ngram, train_ngram))
     assert isinstance(ngram, NativeNgram)
     assert isinstance(plain, Ngram)
@@ -101,9 +104,11 @@ def test_the_same_bits_of_larger_lists(seed: int, vocab_size: int, order: int) -
 )
 @pytest.mark.parametrize("order", [1, 2, 3, 10])
 def test_the_same_bits_of_next_to_nothing(documents: Documents, order: int) -> None:
-    tested = pack([[2, 0, 1, 2], [], [1], [1] * 13, *documents])
+    tested = pack_sequences([[2, 0, 1, 2], [], [1], [1] * 13, *documents])
     assert_the_same(
-        native_ngram(pack(documents), 3, order), train_ngram(pack(documents), 3, order), tested
+        native_ngram(pack_sequences(documents), 3, order),
+        train_ngram(pack_sequences(documents), 3, order),
+        tested,
     )
 
 
@@ -113,8 +118,10 @@ def test_a_large_vocabulary() -> None:
     rng = random.Random(1)
     bos = vocab_size - 1
     documents = [[bos, *rng.choices(range(bos), k=9), bos] for _ in range(300)] * 2
-    ngram, plain = (train(pack(documents), vocab_size, 10) for train in (native_ngram, train_ngram))
-    tested = pack([*documents[:20], [bos, bos - 1, 0, bos]])
+    ngram, plain = (
+        train(pack_sequences(documents), vocab_size, 10) for train in (native_ngram, train_ngram)
+    )
+    tested = pack_sequences([*documents[:20], [bos, bos - 1, 0, bos]])
     assert ngram.logprobs(tested) == plain.logprobs(tested)
     assert ngram.probabilities(documents[0][:5]) == plain.probabilities(documents[0][:5])
 
@@ -122,11 +129,11 @@ def test_a_large_vocabulary() -> None:
 @needs_native
 @pytest.mark.parametrize("size", [0, 1, 16, 17, 200])
 def test_the_size_of_a_piece_changes_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = pack([*skewed(3, 9, 40), [], [1], []])
+    documents = pack_sequences([*skewed(3, 9, 40), [], [1], []])
     assert list(native.pieces(documents)) == [(0, len(documents))]
     ngram = native_ngram(documents, 9, 4)
     whole = ngram.logprobs_of_orders(documents)
-    monkeypatch.setattr(native, "TOKENS_AT_ONCE", size)
+    monkeypatch.setattr(native, "MAX_TOKENS_PER_CALL", size)
     cut = native_ngram(documents, 9, 4)
     assert cut.logprobs_of_orders(documents) == whole
     assert cut.config == ngram.config
@@ -135,7 +142,7 @@ def test_the_size_of_a_piece_changes_nothing(size: int, monkeypatch: pytest.Monk
 
 @needs_native
 def test_every_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = pack(skewed(4, 30, 300))
+    documents = pack_sequences(skewed(4, 30, 300))
     found = {train_ngram(documents, 30, 5).logprobs(documents).tobytes()}
     for level in library.LEVELS[: library.LEVELS.index(library.best_level()) + 1]:
         monkeypatch.setattr(library, "best_level", lambda level=level: level)
@@ -145,7 +152,7 @@ def test_every_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_native
 def test_samples_are_the_same() -> None:
-    documents = pack(skewed(5, 8, 200))
+    documents = pack_sequences(skewed(5, 8, 200))
     request = SampleRequest(n=20, temperature=0.8, seed=3, bos=7)
     ngram, plain = (train(documents, 8, 4) for train in (native_ngram, train_ngram))
     assert sample(ngram, request) == sample(plain, request)
@@ -153,7 +160,7 @@ def test_samples_are_the_same() -> None:
 
 @needs_native
 def test_a_lower_order_outlives_the_one_it_comes_from() -> None:
-    documents = pack(skewed(6, 8, 50))
+    documents = pack_sequences(skewed(6, 8, 50))
     ngram = native_ngram(documents, 8, 4).of_order(2)
     for order in (0, 3):
         with pytest.raises(ValueError, match=f"order {order} is not from 1 to 2"):
@@ -178,7 +185,9 @@ def test_the_best_n_gram(way: str) -> None:
     rng = random.Random(7)
     syllables = [[0, 1], [1, 2, 0], [3]]
     words = [[*chain(*rng.choices(syllables, k=rng.randint(1, 5)))] for _ in range(99)]
-    learned, tested = (pack([4, *word, 4] for word in part) for part in (words[:70], words[70:]))
+    learned, tested = (
+        pack_sequences([4, *word, 4] for word in part) for part in (words[:70], words[70:])
+    )
     best, nats = best_ngram(learned, tested, 5, 5)
     plain = [train_ngram(learned, 5, order) for order in range(1, 6)]
     assert nats == [-math.fsum(each.logprobs(tested)) for each in plain]
@@ -191,7 +200,7 @@ def test_the_best_n_gram(way: str) -> None:
 
 @pytest.mark.usefixtures("way")
 def test_of_equal_orders_the_lowest() -> None:
-    best, nats = best_ngram(pack([[1, 1]]), pack([[1, 0, 1]]), 2, 4)
+    best, nats = best_ngram(pack_sequences([[1, 1]]), pack_sequences([[1, 0, 1]]), 2, 4)
     assert nats[1:] == [nats[1]] * 3
     assert best.order == nats.index(min(nats)) + 1 <= 2
 
@@ -199,7 +208,7 @@ def test_of_equal_orders_the_lowest() -> None:
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("tokens", [[3], [-1], [0, 3, 0], [0, -1, 2**31 - 1]])
 def test_tokens_outside_the_vocabulary(tokens: list[int]) -> None:
-    good, bad = pack([[2, 0, 2]]), pack([[2, 0, 2], tokens])
+    good, bad = pack_sequences([[2, 0, 2]]), pack_sequences([[2, 0, 2], tokens])
     ngram = count_ngram(good, 3, 2)
     calls: list[Callable[[], Any]] = [
         lambda: count_ngram(bad, 3, 2),
@@ -217,7 +226,7 @@ def test_tokens_outside_the_vocabulary(tokens: list[int]) -> None:
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("order", [0, -1, 11, True, 2.0])
 def test_orders_that_cannot_be(order: Any) -> None:
-    docs = pack([[2, 0, 2]])
+    docs = pack_sequences([[2, 0, 2]])
     for call in (lambda: count_ngram(docs, 3, order), lambda: best_ngram(docs, docs, 3, order)):
         with pytest.raises(ConfigError, match=r"order must be (a whole number|from 1 to 10), not"):
             call()
@@ -238,7 +247,7 @@ def test_the_verb_says_the_same(
 
 @needs_native
 def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    docs = pack([[2, 0, 2]])
+    docs = pack_sequences([[2, 0, 2]])
     real = library.exact
 
     def failing(name: str, wanted: str, result: int | None) -> Callable[..., Any]:
@@ -257,6 +266,6 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_arrays_of_no_documents() -> None:
     """Which have no address."""
-    empty = Batch(array("i"), array("q", [0]))
+    empty = PackedBatch(array("i"), array("q", [0]))
     assert list(count_ngram(empty, 3, 2).logprobs(empty)) == []
     assert count_ngram(empty, 4, 2).probabilities([1, 2]) == [1 / 4] * 4

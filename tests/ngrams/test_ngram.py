@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from conftest import Result
 from helpers import original
-from kamon.data.split import BY_PART, RULE, key, split
-from kamon.engines.batch import pack
+from kamon.data.split import RULE, RULE_BY_BUCKET, key, split
+from kamon.engines.batch import pack_sequences
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError
 from kamon.generation.sampling import SampleRequest, sample
@@ -31,7 +31,7 @@ from kamon.training.setup import NONE_HELD_OUT
 Kamon = Callable[..., Result]
 Gram = tuple[int, ...]
 ORDERS = range(1, 7)
-HAND = pack([[2, 0, 1, 2], [2, 0, 2]])
+HAND = pack_sequences([[2, 0, 1, 2], [2, 0, 2]])
 
 
 @st.composite
@@ -115,7 +115,7 @@ def literal(
 def assert_as_the_formulas_say(
     vocab_size: int, documents: list[list[int]], order: int, contexts: list[list[int]]
 ) -> None:
-    ngram = train_ngram(pack(documents), vocab_size, order)
+    ngram = train_ngram(pack_sequences(documents), vocab_size, order)
     levels = literal_counts(documents, order)
     for context in contexts:
         looked_at = tuple(context[max(0, len(context) - order + 1) :])
@@ -153,7 +153,7 @@ def test_probabilities_of_every_context_add_up_to_1(
     corpus: tuple[int, list[list[int]]], order: int
 ) -> None:
     vocab_size, documents = corpus
-    ngram = train_ngram(pack(documents), vocab_size, order)
+    ngram = train_ngram(pack_sequences(documents), vocab_size, order)
     never = [context for n in range(4) for context in product(range(vocab_size), repeat=n)]
     for context in [*ngram.contexts, *never]:
         found = ngram.probabilities(context)
@@ -186,7 +186,7 @@ def test_order_2_by_hand() -> None:
 
 def test_an_opening_counts_as_often_as_it_occurs() -> None:
     """Where nothing is before a k-gram there is no different token to count."""
-    ngram = train_ngram(pack([[2, 0, 0, 0, 2]] * 9 + [[2, 1, 1, 1, 2]]), 3, 4)
+    ngram = train_ngram(pack_sequences([[2, 0, 0, 0, 2]] * 9 + [[2, 1, 1, 1, 2]]), 3, 4)
     assert ngram.probabilities([2])[0] > 0.8
 
 
@@ -215,8 +215,8 @@ def test_the_decoder_gives_what_logprobs_gives(
 ) -> None:
     """Bit for bit, on documents it learned and on others."""
     vocab_size = max(corpus[0], other[0])
-    batch = pack(corpus[1] + other[1])
-    ngram = train_ngram(pack(corpus[1]), vocab_size, order)
+    batch = pack_sequences(corpus[1] + other[1])
+    ngram = train_ngram(pack_sequences(corpus[1]), vocab_size, order)
     pushed = array("d")
     for document in batch:
         decoder = ngram.decoder()
@@ -227,13 +227,13 @@ def test_the_decoder_gives_what_logprobs_gives(
 
 
 def test_softmax_of_the_logits_is_the_probability() -> None:
-    ngram = train_ngram(pack(skewed(1)), 8, 3)
+    ngram = train_ngram(pack_sequences(skewed(1)), 8, 3)
     assert softmax(ngram.decoder().push(7)) == pytest.approx(ngram.probabilities([7]), rel=1e-12)
 
 
 @pytest.mark.parametrize("order", [1, 4])
 def test_a_sample_depends_on_seed_and_index_alone(order: int) -> None:
-    ngram = train_ngram(pack(skewed(2)), 8, order)
+    ngram = train_ngram(pack_sequences(skewed(2)), 8, order)
     found = sample(ngram, SampleRequest(n=30, temperature=1.0, seed=9, bos=7))
     assert sample(ngram, SampleRequest(7, 1.0, 9, 7)) == found.select(range(7))
     assert sample(ngram, SampleRequest(30, 1.0, 10, 7)) != found
@@ -244,16 +244,16 @@ def test_a_sample_depends_on_seed_and_index_alone(order: int) -> None:
 
 
 def test_a_sample_that_does_not_end_stops_at_block_size() -> None:
-    ngram = train_ngram(pack([[1, 0, 0, 0]] * 9), 2, 2)  # cut documents: none has its end
-    assert sample(ngram, SampleRequest(1, 0.0, 0, 1)) == pack([[0, 0, 0]])
+    ngram = train_ngram(pack_sequences([[1, 0, 0, 0]] * 9), 2, 2)  # cut documents: none has its end
+    assert sample(ngram, SampleRequest(1, 0.0, 0, 1)) == pack_sequences([[0, 0, 0]])
 
 
 @pytest.mark.parametrize("tokens", [[3], [-1], [0, 3, 0]])
 def test_tokens_outside_the_vocabulary(tokens: list[int]) -> None:
     ngram = train_ngram(HAND, 3, 2)
     calls: list[Callable[[], Any]] = [
-        lambda: ngram.logprobs(pack([tokens])),
-        lambda: train_ngram(pack([tokens]), 3, 2),
+        lambda: ngram.logprobs(pack_sequences([tokens])),
+        lambda: train_ngram(pack_sequences([tokens]), 3, 2),
         lambda: list(map(ngram.decoder().push, tokens)),
     ]
     for call in calls:
@@ -273,7 +273,9 @@ def test_orders_that_cannot_be(order: Any) -> None:
 def held_out_nats(docs: Sequence[str], order: int, rule: int = RULE) -> float:
     train, held = split(docs, rule=rule)
     tokenizer = CharTokenizer.train(docs)
-    learned, unseen = (pack(map(tokenizer.encode_document, part)) for part in (train, held))
+    learned, unseen = (
+        pack_sequences(map(tokenizer.encode_document, part)) for part in (train, held)
+    )
     logprobs = train_ngram(learned, tokenizer.vocab_size, order).logprobs(unseen)
     return -math.fsum(logprobs) / len(logprobs)
 
@@ -284,7 +286,7 @@ def held_out_nats(docs: Sequence[str], order: int, rule: int = RULE) -> float:
 )
 def test_the_originals_names(order: int, nats: float) -> None:
     """By the rule of before, by which the figures were measured elsewhere."""
-    found = held_out_nats(original.NAMES.read_text().split(), order, BY_PART)
+    found = held_out_nats(original.NAMES.read_text().split(), order, RULE_BY_BUCKET)
     assert nats - 0.001 < found <= nats
 
 

@@ -41,7 +41,7 @@ LINES = [" ".join(RNG.choices(WORDS, k=RNG.randint(1, 12))) for _ in range(500)]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, in which units are small."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(units, "SMALL", 1000)
+    monkeypatch.setattr(units, "MIN_UNIT_BYTES", 1000)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no power cut is tried here
     return tmp_path
 
@@ -214,7 +214,7 @@ def test_a_shard_ends_with_the_document_that_fills_it() -> None:
 def test_as_many_bytes_a_token_as_the_vocabulary_needs(
     vocab_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units, "SMALL", 1 << 20)
+    monkeypatch.setattr(units, "MIN_UNIT_BYTES", 1 << 20)
     codes = [*range(32, 0xD800), *range(0xE000, 0x20000)]
     chars = [chr(code) for code in codes if not chr(code).isspace() and chr(code) not in "\x1c\x85"]
     # NFC changes none of them, and none of two that stand side by side.
@@ -334,7 +334,7 @@ def test_a_tokenizer_that_is_there(kamon: Kamon) -> None:
         assert both(given[0] + "s") == (["anna", "nora"], [])
     Path("b.txt").write_text("\n" * 2000 + "nora\n" * 300 + "norax\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units, "SMALL", 100)
+        patch.setattr(units, "MIN_UNIT_BYTES", 100)
         done = kamon("pack", "b.txt", "-o", "x", "--tokenizer", "t.json")
         text = kamon("pack", "b.txt", "-o", "y", "--tokenizer", "t.json", "--mode=text")
     assert (done.code, text.code) == (1, 1)
@@ -363,7 +363,7 @@ def many(here: Path) -> list[str]:
 @pytest.mark.parametrize("mode", ["documents", "text"])
 def test_jobs_change_no_bit(mode: Any, many: list[str]) -> None:
     settings: dict[str, Any] = {"mode": mode, "column": "text", "shard_tokens": 3000}
-    seen: list[pack.Progress] = []
+    seen: list[pack.PackProgress] = []
     one = pack.pack(many, "one", **settings)
     three = pack.pack(many, "three", jobs=3, on_progress=seen.append, **settings)
     assert one.num_units > 3
@@ -381,7 +381,9 @@ def test_wherever_a_file_is_cut_its_lines_are_whole(content: str) -> None:
     found = inputs.find_sources(["a.txt"])[0]
     whole = corpus.text_lines(content.removeprefix("\ufeff"))
     for most in range(1, len(content.encode()) + 2):
-        pieces = [piece for unit in inputs.cut(found, most, whole_texts=False) for piece in unit]
+        pieces = [
+            piece for unit in inputs.split_source(found, most, whole_texts=False) for piece in unit
+        ]
         sizes: list[int] = []
         lines = [
             line
@@ -415,7 +417,7 @@ def test_where_shards_end_changes_no_example(many: list[str]) -> None:
     some, other = open_shards("s1000"), open_shards("s100000000")
     assert len(some.manifest.shards) > len(other.manifest.shards)
     for source in ("windows", "documents"):
-        found, same = (getattr(each, source)("train", 20, 1).take(7, 99) for each in (some, other))
+        found, same = (getattr(each, source)("train", 20, 1).get(7, 99) for each in (some, other))
         assert list(found) == list(same)
 
 
@@ -495,7 +497,7 @@ def start(process: Process, *argv: str) -> subprocess.Popen[str]:
 def test_a_process_that_is_stopped(
     how: signal.Signals, jobs: int, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units, "SMALL", 4 << 20)  # as in the process
+    monkeypatch.setattr(units, "MIN_UNIT_BYTES", 4 << 20)  # as in the process
     Path("a.txt").write_text("\n".join(LINES) * 300)
     running = start(process, f"--jobs={jobs}", "--shard-tokens=100000")
     if how == signal.SIGINT:

@@ -18,7 +18,7 @@ from kamon.data.split import split
 from kamon.errors import ConfigError, KamonError, StoreError
 from kamon.packing import shards as shards_module
 from kamon.packing.pack import pack
-from kamon.packing.shards import MANIFEST, PARTS, TOKENIZER, VERIFIED, Shards, open_shards
+from kamon.packing.shards import MANIFEST, SPLITS, TOKENIZER, VERIFIED, Shards, open_shards
 
 Kamon = Callable[..., Result]
 
@@ -54,7 +54,7 @@ def stream(shards: Shards, docs: list[str]) -> list[int]:
     return [*(t for doc in docs for t in (bos, *shards.tokenizer.encode(doc))), bos]
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", SPLITS)
 def test_documents_and_stream(shards: Shards, name: str) -> None:
     docs = EXPECTED[name]
     assert len([shard for shard in shards.manifest.shards if shard.part == name]) > 1
@@ -77,7 +77,7 @@ def test_documents_and_stream(shards: Shards, name: str) -> None:
 
 
 def test_few_files_are_open_at_a_time(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards_module, "MOST_OPEN", 2)
+    monkeypatch.setattr(shards_module, "MAX_OPEN_FILES", 2)
     shards = open_shards(packed)
     fds = Path("/proc/self/fd")
     before = len(list(fds.iterdir())) if fds.exists() else 0
@@ -89,19 +89,19 @@ def test_few_files_are_open_at_a_time(packed: Path, monkeypatch: pytest.MonkeyPa
 def test_windows_are_at_the_places_drawn(shards: Shards) -> None:
     whole = stream(shards, LEARNED)
     windows = shards.windows("train", 16, 3)
-    batch = windows.take(5, 40)
+    batch = windows.get(5, 40)
     starts = [window_start(3, number, len(whole) - 16) for number in range(5, 45)]
     assert [list(doc) for doc in batch] == [whole[start : start + 17] for start in starts]
     assert isinstance(batch.tokens, array)
     assert batch.tokens.typecode == "i"
-    one_by_one = [windows.take(number, 1).document(0) for number in range(5, 45)]
+    one_by_one = [windows.get(number, 1).document(0) for number in range(5, 45)]
     assert one_by_one == list(batch)
-    assert shards.windows("train", 16, 4).take(5, 40) != batch
+    assert shards.windows("train", 16, 4).get(5, 40) != batch
 
 
 def test_the_longest_window_is_the_whole_stream(shards: Shards) -> None:
     whole = stream(shards, HELD_OUT)
-    assert list(shards.windows("held_out", len(whole) - 1, 1).take(9, 1).document(0)) == whole
+    assert list(shards.windows("held_out", len(whole) - 1, 1).get(9, 1).document(0)) == whole
     for size in (0, len(whole)):
         with pytest.raises(ConfigError, match=f"lower it to {len(whole) - 1:,}"):
             shards.windows("held_out", size, 1)
@@ -110,7 +110,7 @@ def test_the_longest_window_is_the_whole_stream(shards: Shards) -> None:
 def test_documents_are_shuffled_in_each_epoch(shards: Shards) -> None:
     n = len(LEARNED)
     source = shards.documents("train", 12, 8)
-    batch = source.take(n - 3, n + 6)  # the end of epoch 0, all of 1, the beginning of 2
+    batch = source.get(n - 3, n + 6)  # the end of epoch 0, all of 1, the beginning of 2
     bos = shards.tokenizer.bos
     expected = []
     for number in range(n - 3, 2 * n + 3):
@@ -118,8 +118,8 @@ def test_documents_are_shuffled_in_each_epoch(shards: Shards) -> None:
         expected.append([bos, *shards.tokenizer.encode(doc), bos][:13])
     assert [list(doc) for doc in batch] == expected
     assert max(len(doc) for doc in batch) == 13
-    one = sorted(map(list, source.take(n, n)))
-    assert one == sorted(map(list, source.take(0, n)))
+    one = sorted(map(list, source.get(n, n)))
+    assert one == sorted(map(list, source.get(0, n)))
     assert len(one) == n
 
 
@@ -241,12 +241,12 @@ def test_what_is_damaged_and_not_verified_is_seen_where_it_matters(copy: Path) -
         place.write_bytes(b"\xff\xff" * (place.stat().st_size // 2))
     shards = open_shards(copy, "never")
     with pytest.raises(StoreError, match="token 65535 is none of 7"):
-        shards.windows("train", 4, 1).take(0, 1)
+        shards.windows("train", 4, 1).get(0, 1)
     for place in copy.glob("train-*.offsets"):
         place.write_bytes(b"\xff" * place.stat().st_size)
     shards = open_shards(copy, "never")
     with pytest.raises(StoreError, match="its offsets cannot be"):
-        shards.documents("train", 4, 1).take(0, 1)
+        shards.documents("train", 4, 1).get(0, 1)
     min(copy.glob("held_out-*.tokens")).write_bytes(b"")
     with pytest.raises(StoreError, match="it has 0 bytes"):
         shards.stream("held_out", 0, 5)

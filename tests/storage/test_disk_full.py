@@ -105,7 +105,7 @@ def may_mount(path: Path) -> bool:
 
 
 def full_disk(
-    path: Path, whole: model_dir.Stored, starve: Callable[[], Any], feed: Callable[[], Any]
+    path: Path, whole: model_dir.Checkpoint, starve: Callable[[], Any], feed: Callable[[], Any]
 ) -> bool:
     """One training in too little room, and on in enough. Whether there was something to go on."""
     starve()
@@ -116,7 +116,7 @@ def full_disk(
         said = str(error)
     finished = not said
     assert said in ("", f"cannot write {path}: No space left on device")
-    kept = path.exists() and bool(model_dir.generations(path))
+    kept = path.exists() and bool(model_dir.numbered_dirs(path))
     assert not finished or kept
     assert not [name for name in os.listdir(path.parent) if name.startswith(".")]
     if kept:
@@ -139,20 +139,20 @@ def full_disk(
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> model_dir.Stored:
+def whole(tmp_path: Path) -> model_dir.Checkpoint:
     kamon.train(DOCS, output=tmp_path / "whole", **SETTINGS)
     return model_dir.load(tmp_path / "whole")
 
 
 def sizes(tmp_path: Path) -> list[int]:
     """From none to three checkpoints, and around whole ones."""
-    generation = size_of(model_dir.newest_folder(tmp_path / "whole"))
+    generation = size_of(model_dir.newest_checkpoint_dir(tmp_path / "whole"))
     rng = random.Random(1)
     number = times(10, 200)
     return [int(3.3 * generation * (i + rng.random()) / number) for i in range(number)]
 
 
-def test_a_full_disk_at_every_size(tmp_path: Path, whole: model_dir.Stored) -> None:
+def test_a_full_disk_at_every_size(tmp_path: Path, whole: model_dir.Checkpoint) -> None:
     went_on = 0
     for number, size in enumerate(sizes(tmp_path)):
         folder = tmp_path / str(number)
@@ -167,7 +167,7 @@ def test_a_full_disk_at_every_size(tmp_path: Path, whole: model_dir.Stored) -> N
     assert went_on > times(10, 200) // 5
 
 
-def test_a_full_file_system(tmp_path: Path, whole: model_dir.Stored) -> None:
+def test_a_full_file_system(tmp_path: Path, whole: model_dir.Checkpoint) -> None:
     """The same on a real one."""
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -26,7 +26,7 @@ from kamon.engines.parameters import init, parameter_shapes
 from kamon.errors import StoreError
 from kamon.files import atomic
 from kamon.storage import checkpoint, model_dir
-from kamon.storage.checkpoint import Stored
+from kamon.storage.checkpoint import Checkpoint
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.char import CharTokenizer
 
@@ -34,8 +34,8 @@ DOCS = Documents.of(["aé", "名 a\n", "\u2028", ""])
 CONFIG = Config(n_embd=4, n_head=2, block_size=5, vocab_size=4)
 
 
-def stored(seed: int = 1) -> Stored:
-    return Stored(
+def stored(seed: int = 1) -> Checkpoint:
+    return Checkpoint(
         config=CONFIG,
         tokenizer=CharTokenizer("aé名"),
         params=init(CONFIG, random.Random(seed)),
@@ -65,7 +65,7 @@ def names(folder: Path) -> list[str]:
 
 
 def newest(model: Path) -> Path:
-    return model_dir.newest_folder(model)
+    return model_dir.newest_checkpoint_dir(model)
 
 
 def test_what_is_saved_is_loaded(model: Path) -> None:
@@ -266,7 +266,7 @@ def test_at_every_call_the_old_model_or_the_new(
 
     fresh()
     for passed in at_each_call(monkeypatch, save, error):
-        if existing or passed or (target.exists() and model_dir.generations(target)):
+        if existing or passed or (target.exists() and model_dir.numbered_dirs(target)):
             seed = model_dir.load(target).training["seed"]
             assert seed in {existing or 9, 9}
             assert seed == 9 or not passed
@@ -304,7 +304,7 @@ def test_a_training_keeps_two_generations_and_takes_the_newest_whole_one(tmp_pat
         for seed in range(2, 6):
             assert writer.save(stored(seed)) == seed
             assert model_dir.load(target).training["seed"] == seed
-    assert [folder.name[-1] for folder in model_dir.folders(target)] == ["4", "5"]
+    assert [folder.name[-1] for folder in model_dir.checkpoint_dirs(target)] == ["4", "5"]
     (newest(target) / "training.json").write_text("{}")
     with pytest.raises(
         StoreError, match=r"training.json is damaged.*; generation-000004 is whole: "
@@ -421,7 +421,7 @@ def test_damage_is_seen(name: str, tmp_path: Path) -> None:
     model_dir.load(model)
 
 
-def with_state(seed: int = 1) -> Stored:
+def with_state(seed: int = 1) -> Checkpoint:
     params, m, v = (init(CONFIG, random.Random(seed + i)) for i in range(3))
     v = array("d", [x * x for x in v])
     return replace(stored(seed), state={"params": params, "m": m, "v": v, "step": 1})

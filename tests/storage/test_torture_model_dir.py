@@ -30,7 +30,7 @@ import kamon
 from conftest import memory_limit, times
 from kamon.errors import KamonError, StoreError
 from kamon.storage import checkpoint, model_dir
-from kamon.storage.checkpoint import Stored
+from kamon.storage.checkpoint import Checkpoint
 
 pytestmark = [
     pytest.mark.torture,
@@ -73,7 +73,7 @@ class Base:
 
     tree: Tree
     other: Tree
-    whole: Stored  # what the training comes to
+    whole: Checkpoint  # what the training comes to
 
 
 def tree_of(path: Path) -> Tree:
@@ -136,7 +136,7 @@ def generations(tree: Tree) -> list[str]:
     return sorted({name.split("/")[0] for name in tree if "/" in name})
 
 
-def key(found: Stored) -> Any:
+def key(found: Checkpoint) -> Any:
     """All that is in it, to be compared."""
     documents = found.documents
     assert isinstance(documents, bytes)
@@ -170,13 +170,13 @@ def sentence(error: KamonError) -> None:
     assert len(said) < LONGEST, said[:2000]
 
 
-def outcome(path: Path) -> Stored | None:
+def outcome(path: Path) -> Checkpoint | None:
     """What is loaded, or None for a StoreError; nothing else, and soon."""
     with alarm(20):
         for attempt in range(3):  # another process may have had the processor
             begin = time.perf_counter()
             try:
-                found: Stored | None = model_dir.load(path)
+                found: Checkpoint | None = model_dir.load(path)
             except StoreError as error:
                 sentence(error)
                 found = None
@@ -313,7 +313,7 @@ def test_damage_is_recognised(base: Base, tmp_path: Path) -> None:
     """Every mutation: the newest generation that is there as it was, or a StoreError."""
     path = tmp_path / "m"
     write(base.tree, path)
-    genuine = [key(model_dir.read_generation(folder)) for folder in model_dir.folders(path)]
+    genuine = [key(model_dir.read_generation(folder)) for folder in model_dir.checkpoint_dirs(path)]
     rng = random.Random(1)
     refused = 0
     with memory_limit():
@@ -373,7 +373,7 @@ def whole_ones(before: Tree, after: Tree) -> list[str]:
     ]
 
 
-def goes_on(path: Path, whole: Stored) -> None:
+def goes_on(path: Path, whole: Checkpoint) -> None:
     """From the last good checkpoint, to where it would have come."""
     with alarm(20):
         kamon.resume(path, on_start=lambda _: None)
@@ -550,7 +550,7 @@ def samples(path: Path) -> None:
         text.encode()
 
 
-def uses(path: Path, found: Stored) -> None:
+def uses(path: Path, found: Checkpoint) -> None:
     """Whatever has been loaded can be used; what does not fit is said in a sentence."""
 
     def said(action: Callable[[], object]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kamon.engines.batch import pack
+from kamon.engines.batch import pack_sequences
 from kamon.errors import TokenizerError
 from kamon.tokenizers.char import CharTokenizer
 
@@ -20,14 +20,14 @@ def test_text_survives(docs: list[str]) -> None:
         assert tokens[0] == tokens[-1] == tokenizer.bos
         assert tokenizer.bos not in tokens[1:-1]
         assert tokenizer.decode(tokens[1:-1]) == doc
-    assert tokenizer.decode_documents(pack(map(tokenizer.encode, docs))) == docs
+    assert tokenizer.decode_documents(pack_sequences(map(tokenizer.encode, docs))) == docs
 
 
 def test_more_characters_than_there_are_code_points_below_the_surrogates() -> None:
     chars = [chr(code) for code in range(0x20000, 0x20000 + 0xE100)]
     tokenizer = CharTokenizer(chars)
     docs = ["".join(chars[-5000:]), "", chars[0]]
-    assert tokenizer.decode_documents(pack(map(tokenizer.encode, docs))) == docs
+    assert tokenizer.decode_documents(pack_sequences(map(tokenizer.encode, docs))) == docs
 
 
 def test_characters_are_sorted() -> None:

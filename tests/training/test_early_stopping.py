@@ -15,12 +15,12 @@ from helpers.lists import DOCS
 from kamon import train
 from kamon.config import Config
 from kamon.data.split import split
-from kamon.engines.base import untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init
 from kamon.storage import model_dir
-from kamon.training.early_stopping import EVALUATIONS, PATIENCE, Validation, mean_loss
+from kamon.training.early_stopping import NUM_EVALUATIONS, PATIENCE, EarlyStopping, mean_loss
 from kamon.training.loop import pretrain
 
 Kamon = Callable[..., Result]
@@ -58,7 +58,7 @@ class Losses:
     ],
 )
 def test_best_and_patience(losses: list[float], asked: int, best: int, over_fitted: bool) -> None:
-    engine, validation = Losses(losses), Validation(pack([[0, 0]]))
+    engine, validation = Losses(losses), EarlyStopping(pack_sequences([[0, 0]]))
     for step in range(1, len(losses) + 1):
         if validation(engine, step):  # type: ignore[arg-type]
             break
@@ -71,8 +71,8 @@ def test_best_and_patience(losses: list[float], asked: int, best: int, over_fitt
 def test_mean_loss_is_that_of_a_uniform_model() -> None:
     config = Config(n_embd=4, block_size=5, vocab_size=7, std=0)
     engine = make_engine("scalar", config)
-    engine.load(untrained(init(config, random.Random(1))))
-    assert mean_loss(engine, pack([[6, 1, 2, 6], [6, 6]])) == pytest.approx(math.log(7))
+    engine.load(initial_state(init(config, random.Random(1))))
+    assert mean_loss(engine, pack_sequences([[6, 1, 2, 6], [6, 6]])) == pytest.approx(math.log(7))
 
 
 def test_what_is_held_out_is_never_learned() -> None:
@@ -84,7 +84,7 @@ def test_what_is_held_out_is_never_learned() -> None:
     tested = model.training["held_out"]
     assert tested["num_docs"] == len(HELD_OUT) > 10
     assert others.training["held_out"] is None
-    batch = pack(map(model.tokenizer.encode_document, HELD_OUT))
+    batch = pack_sequences(map(model.tokenizer.encode_document, HELD_OUT))
     assert tested["loss"] == pytest.approx(mean_loss(model.engine, batch), rel=1e-12)
     if tested["best_step"] == model.config.num_steps:
         assert model.engine.state()["params"] == others.engine.state()["params"]
@@ -96,7 +96,7 @@ def test_the_held_out_loss_is_recorded_and_the_best_model_kept(tmp_path: Path) -
     model = train(DOCS, **settings)
     tested = model.training["held_out"]
     records = {m["step"]: m["held_out_loss"] for m in model.metrics if "held_out_loss" in m}
-    assert all(step % (400 // EVALUATIONS) == 0 for step in records)
+    assert all(step % (400 // NUM_EVALUATIONS) == 0 for step in records)
     assert len(model.metrics) == max(records)
     assert tested["best_step"] == min(records, key=records.__getitem__)
     assert tested["loss"] == pytest.approx(min(records.values()), rel=1e-9)
@@ -107,9 +107,9 @@ def test_the_held_out_loss_is_recorded_and_the_best_model_kept(tmp_path: Path) -
 
 def test_evaluations_do_not_depend_on_how_steps_are_cut() -> None:
     config = Config(n_embd=4, n_head=2, block_size=5, vocab_size=7, num_steps=47)
-    docs = pack([[6, 1, 2, 6], [6, 3, 6], [6, 0, 5, 4, 6]])
+    docs = pack_sequences([[6, 1, 2, 6], [6, 3, 6], [6, 0, 5, 4, 6]])
     engine = make_engine("scalar", config)
-    engine.load(untrained(init(config, random.Random(1))))
+    engine.load(initial_state(init(config, random.Random(1))))
     steps = []
     pretrain(engine, docs, config, validation=lambda _, step: steps.append(step) or False)  # type: ignore[func-returns-value]
     assert steps == [*range(2, 47, 2), 47]

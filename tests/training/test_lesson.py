@@ -16,19 +16,19 @@ import pytest
 
 import kamon
 from conftest import Result
-from kamon.api import lesson_of
+from kamon.api import load_training_data
 from kamon.config import Config
 from kamon.data import split as split_module
 from kamon.data.documents import nfc
-from kamon.data.split import BY_PART, RULE, key, split
-from kamon.engines.batch import Batch
+from kamon.data.split import RULE, RULE_BY_BUCKET, key, split
+from kamon.engines.batch import PackedBatch
 from kamon.errors import ConfigError
 from kamon.packing import units
 from kamon.packing.pack import pack
-from kamon.packing.shards import MANIFEST, PARTS, open_shards
-from kamon.training.lesson import lesson_of_shards
-from kamon.training.presets import TEXT_SIZES
-from kamon.training.setup import NONE_HELD_OUT, Run
+from kamon.packing.shards import MANIFEST, SPLITS, open_shards
+from kamon.training.lesson import packed_data
+from kamon.training.presets import TEXT_PRESETS
+from kamon.training.setup import NONE_HELD_OUT, TrainingSetup
 
 Kamon = Callable[..., Result]
 SHAPE = {"n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 8, "batch_size": 3, "num_steps": 6}
@@ -63,20 +63,20 @@ def test_every_engine_learns_the_same_and_nothing_that_is_held_out(packed: Path,
         scalar.training["held_out"]["loss"], rel=1e-9
     )
     shards = open_shards(packed)
-    lesson = lesson_of_shards(shards, mode=mode, hold_out=True)
+    lesson = packed_data(shards, mode=mode, hold_out=True)
     run = lesson.prepare(Config(**SHAPE, mode=mode), engine="native")
     if mode == "documents":
-        learned = {tuple(d) for d in run.docs.take(0, len(run.docs))}
+        learned = {tuple(d) for d in run.docs.get(0, len(run.docs))}
         assert len(learned) > 300
         assert not learned & {tuple(d) for d in run.held_out}
     else:
         assert run.held_out.num_targets == shards.num_tokens("held_out") - 1
         # A training that was begun before looks at them in their order, and goes on so.
-        old = lesson_of_shards(shards, mode=mode, hold_out=True, old=True)
+        old = packed_data(shards, mode=mode, hold_out=True, old=True)
         in_order = shards.consecutive("held_out", SHAPE["block_size"], 10**6)
         assert old.prepare(Config(**SHAPE, mode=mode), engine="native").held_out == in_order
         assert run.held_out != in_order
-        assert isinstance(run.docs.take(0, 2), Batch)
+        assert isinstance(run.docs.get(0, 2), PackedBatch)
 
 
 @pytest.mark.parametrize("mode", ["documents", "text"])
@@ -97,7 +97,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
 def test_the_way_it_is_packed_decides(packed: Path, tmp_path: Path, kamon: Kamon) -> None:
     text = tmp_path / "as-text"
     assert kamon("pack", tmp_path / "inputs", "-o", text, "--mode=text", "--all").code == 0
-    lesson = lesson_of_shards(open_shards(text), mode=None, hold_out=True)
+    lesson = packed_data(open_shards(text), mode=None, hold_out=True)
     assert (lesson.mode, lesson.hold_out) == ("text", False)
     with pytest.raises(ConfigError, match="is packed as text"):
         kamon_train(text, mode="documents")
@@ -166,11 +166,11 @@ class Stop(Exception):  # noqa: N818 - no error
     """All is decided."""
 
 
-def decided(docs: object, mode: str, **settings: Any) -> tuple[Run, dict[str, Any]]:
+def decided(docs: object, mode: str, **settings: Any) -> tuple[TrainingSetup, dict[str, Any]]:
     """The Run of a training, and what its record will say of the corpus."""
-    seen: list[Run] = []
+    seen: list[TrainingSetup] = []
 
-    def on_start(run: Run) -> None:
+    def on_start(run: TrainingSetup) -> None:
         seen.append(run)
         raise Stop
 
@@ -213,7 +213,7 @@ def test_a_packed_corpus_is_learned_like_the_same_list(
         assert sorted(map(list, packed.held_out)) == sorted(map(list, run.held_out))
         assert (run.num_cut > 0) == (mode == "documents" and run.longest >= run.config.block_size)
     lessons = [
-        lesson_of(
+        load_training_data(
             form,
             column=None,
             format=None,
@@ -225,7 +225,7 @@ def test_a_packed_corpus_is_learned_like_the_same_list(
         )
         for form, more in forms
     ]
-    for one in ("mode", "learned", "lengths", "hold_out"):
+    for one in ("mode", "train_lengths", "lengths", "hold_out"):
         assert getattr(lessons[0], one) == getattr(lessons[1], one)
     chars = [sum(n * number for n, number in found.chars.items()) for found in lessons]
     assert chars[0] == chars[1]
@@ -250,8 +250,8 @@ def test_the_same_documents_are_held_out_of_shards_and_of_the_list(
     """Of units of any number; repetitions, and other spellings, are on the side of the first."""
     if many:
         for module in (split_module, units):
-            monkeypatch.setattr(module, "MANY", 150)
-    monkeypatch.setattr(units, "SMALL", 300)
+            monkeypatch.setattr(module, "MAX_RANKED", 150)
+    monkeypatch.setattr(units, "MIN_UNIT_BYTES", 300)
     docs = [f"{n:x}é" for n in range(300)]
     docs += [*docs[:99], *(normalize("NFD", doc) for doc in docs[50:200])]
     path = tmp_path / "docs.txt"
@@ -265,7 +265,7 @@ def test_the_same_documents_are_held_out_of_shards_and_of_the_list(
                 shards.tokenizer.decode(shards.document(part, n)[1:-1])
                 for n in range(shards.num_docs(part))
             ]
-            for part in PARTS
+            for part in SPLITS
         )
         assert len(learned) + len(held_out) == len(docs)
         for part, of_list in zip((learned, held_out), split(docs), strict=True):
@@ -282,7 +282,7 @@ def test_what_was_packed_before_is_counted(tmp_path: Path) -> None:
         pack([str(path)], place, mode=mode, tokenizer=tokenizer, shard_tokens=900)  # type: ignore[arg-type]
         new = open_shards(place)
         content = new.manifest.content
-        found = {part: (new.lengths(part), new.num_chars(part)) for part in PARTS}
+        found = {part: (new.lengths(part), new.num_chars(part)) for part in SPLITS}
         assert sum(found["train"][0].values()) == new.num_docs("train") > 0
         size = len(path.read_text(encoding="utf-8"))
         if mode == "documents":
@@ -292,8 +292,8 @@ def test_what_was_packed_before_is_counted(tmp_path: Path) -> None:
         old["settings"] = {k: v for k, v in content["settings"].items() if k != "split"}
         (place / MANIFEST).write_text(json.dumps(old))
         shards = open_shards(place)
-        assert {part: (shards.lengths(part), shards.num_chars(part)) for part in PARTS} == found
-        assert (shards.rule, new.rule) == (BY_PART, RULE)
+        assert {part: (shards.lengths(part), shards.num_chars(part)) for part in SPLITS} == found
+        assert (shards.rule, new.rule) == (RULE_BY_BUCKET, RULE)
 
 
 def test_texts_have_the_size_of_their_characters(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_texts_have_the_size_of_their_characters(tmp_path: Path) -> None:
     pack([str(path)], tmp_path / "s", **how)
     for form, more in ((path, {"tokenizer": "bpe"}), (tmp_path / "s", {})):
         run, _ = decided(form, "text", **more)
-        assert run.config.n_embd == TEXT_SIZES["small"]["n_embd"]
+        assert run.config.n_embd == TEXT_PRESETS["small"]["n_embd"]
 
 
 def test_nothing_to_learn(tmp_path: Path, kamon: Kamon) -> None:

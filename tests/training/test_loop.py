@@ -7,21 +7,21 @@ from dataclasses import replace
 import pytest
 
 from kamon.config import Config
-from kamon.engines.base import Engine, untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import Engine, initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init
 from kamon.errors import TrainingError
-from kamon.training.early_stopping import Validation
+from kamon.training.early_stopping import EarlyStopping
 from kamon.training.loop import Progress, learning_rate, make_plan, not_finite, pretrain
 
 CONFIG = Config(n_embd=2, n_head=1, block_size=3, vocab_size=3, num_steps=40)
-DOCS = pack([[2, 0, 2], [2, 1, 2], [2, 0, 1, 2]])
+DOCS = pack_sequences([[2, 0, 2], [2, 1, 2], [2, 0, 1, 2]])
 
 
 def engine(config: Config = CONFIG) -> Engine:
     made = make_engine("scalar", config)
-    made.load(untrained(init(config, random.Random(0))))
+    made.load(initial_state(init(config, random.Random(0))))
     return made
 
 
@@ -70,7 +70,7 @@ def test_progress_reports_do_not_change_the_result() -> None:
 
 def test_progress_tells_what_was_measured_before() -> None:
     reports: list[Progress] = []
-    validation = Validation(DOCS)
+    validation = EarlyStopping(DOCS)
 
     def on_progress(progress: Progress) -> None:
         reports.append(replace(progress, held_out=list(progress.held_out)))
@@ -80,7 +80,7 @@ def test_progress_tells_what_was_measured_before() -> None:
     for report in reports:
         # Those of the step itself come behind its report.
         last = reports[-1].held_out[: len(report.held_out)]
-        assert report.held_out == last == validation.records[: len(last)]
+        assert report.held_out == last == validation.history[: len(last)]
     assert [step for step, _ in reports[-1].held_out] == list(range(2, 40, 2))
     pretrain(engine(), DOCS, CONFIG, reports.append)
     assert reports[-1].held_out == ()

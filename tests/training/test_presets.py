@@ -19,8 +19,8 @@ from helpers.lists import DOCS
 from kamon import train
 from kamon.config import Config
 from kamon.data.split import split
-from kamon.engines.base import Plan, untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import StepPlan, initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import train as train_steps
 from kamon.engines.parameters import init, num_params
@@ -29,24 +29,24 @@ from kamon.native import library
 from kamon.storage import model_dir
 from kamon.training import presets
 from kamon.training.presets import (
-    EVALUATING,
-    LEAST_CHARS,
-    LEAST_SECONDS,
-    LEAST_TEXT_SECONDS,
-    MOST_LATE,
-    MOST_PASSES,
+    EVAL_TIME_SHARE,
+    MAX_DELAY_SECONDS,
+    MAX_EPOCHS,
+    MIN_CHARS,
+    MIN_SECONDS,
+    MIN_TEXT_SECONDS,
     PICKED,
-    SIZES,
-    TEXT_SIZES,
+    PRESETS,
+    TEXT_PRESETS,
     block_size_for,
     default_size,
-    recipe,
+    max_steps,
+    preset,
     seconds_of,
+    set_num_steps,
     size_for,
     sizes_for,
-    steps_at_most,
     steps_for_seconds,
-    with_steps,
 )
 
 Kamon = Callable[..., Result]
@@ -70,13 +70,13 @@ def test_what_is_no_time(budget: str | float) -> None:
 
 
 def test_more_time_never_means_a_smaller_model() -> None:
-    assert list(LEAST_SECONDS) == list(SIZES)
+    assert list(MIN_SECONDS) == list(PRESETS)
     chosen = [size_for(seconds, many(10_000)) for seconds in (0.001, 0.1, 0.5, 4, 30, 1000)]
-    assert chosen == [*SIZES, "huge"]
-    sizes = [num_params(Config(**recipe(LENGTHS, size))) for size in SIZES]
+    assert chosen == [*PRESETS, "huge"]
+    sizes = [num_params(Config(**preset(LENGTHS, size))) for size in PRESETS]
     assert sizes == sorted(sizes)
     with pytest.raises(ConfigError, match=r"unknown size 'vast': there is tiny, small.*original"):
-        recipe(LENGTHS, "vast")
+        preset(LENGTHS, "vast")
 
 
 def many(num_docs: int) -> Counter[int]:
@@ -84,26 +84,26 @@ def many(num_docs: int) -> Counter[int]:
 
 
 def test_text_has_sizes_of_its_own() -> None:
-    assert list(TEXT_SIZES) == list(LEAST_CHARS) == list(LEAST_TEXT_SECONDS) == list(SIZES)
+    assert list(TEXT_PRESETS) == list(MIN_CHARS) == list(MIN_TEXT_SECONDS) == list(PRESETS)
     long = Counter({10**9: 1})
     chosen = [size_for(seconds, long, "text") for seconds in (0.01, 2, 20, 240, 1800)]
-    assert chosen == list(SIZES)
+    assert chosen == list(PRESETS)
     assert size_for(1800, Counter({60_000: 1}), "text") == "small"
     assert default_size("native", long, "text") == "small"
     assert default_size("native", Counter({1_000: 9}), "text") == "tiny"
     assert default_size("scalar", long, "text") == "original"
-    sizes = [num_params(Config(**recipe(long, size, "text"))) for size in SIZES]
+    sizes = [num_params(Config(**preset(long, size, "text"))) for size in PRESETS]
     assert sizes == sorted(sizes)
-    assert {name for size in SIZES for name in recipe(long, size, "text")} <= {
+    assert {name for size in PRESETS for name in preset(long, size, "text")} <= {
         *PICKED,
         "temperature",
     }
-    assert steps_at_most(1, 12, None, "text") == 2_000
+    assert max_steps(1, 12, None, "text") == 2_000
 
 
 def test_what_the_sizes_do_not_pick_is_as_in_the_original() -> None:
-    assert recipe(LENGTHS, "original") == {}
-    picked = {name for size in SIZES for name in recipe(LENGTHS, size)}
+    assert preset(LENGTHS, "original") == {}
+    picked = {name for size in PRESETS for name in preset(LENGTHS, size)}
     assert picked | {"num_steps", "warmup_steps"} == PICKED
     config = train(DOCS, size="original", num_steps=2).config
     assert config == Config(num_steps=2, vocab_size=config.vocab_size)
@@ -115,7 +115,7 @@ def test_the_default_is_medium_and_with_the_scalar_engine_the_original() -> None
     assert config == Config(**settings, vocab_size=config.vocab_size)
     assert default_size("native", many(10_000)) == "medium"
     if not library.why_not():
-        assert train(DOCS, **settings).config.batch_size == SIZES["tiny"]["batch_size"]
+        assert train(DOCS, **settings).config.batch_size == PRESETS["tiny"]["batch_size"]
 
 
 def test_a_short_list_gets_a_small_model() -> None:
@@ -138,8 +138,8 @@ def test_a_short_list_gets_a_small_model() -> None:
 )
 def test_how_much_is_learned(num_docs: int, seconds: float | None, learned: int) -> None:
     """Some passes; of few documents enough, of very many not all where no time is named."""
-    assert steps_at_most(num_docs, 1, seconds) == learned
-    assert steps_at_most(num_docs, 8, seconds) == learned // 8
+    assert max_steps(num_docs, 1, seconds) == learned
+    assert max_steps(num_docs, 8, seconds) == learned // 8
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_block_size(lengths: list[int], expected: int) -> None:
 def test_the_trial_leaves_no_trace_and_the_time_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(n_embd=4, n_head=2, block_size=5, vocab_size=7)
     engine = make_engine("scalar", config)
-    engine.load(untrained(init(config, random.Random(1))))
+    engine.load(initial_state(init(config, random.Random(1))))
     before = engine.state()
-    docs = pack([[6, 1, 2, 6], [6, 3, 6]] * 100)
+    docs = pack_sequences([[6, 1, 2, 6], [6, 3, 6]] * 100)
     now = 0.0
 
     def timed(*arguments: Any) -> Any:
@@ -169,14 +169,14 @@ def test_the_trial_leaves_no_trace_and_the_time_is_kept(monkeypatch: pytest.Monk
         patch.setattr(time, "perf_counter", lambda: now)
         for seconds in (0.4, 1.6):
             steps = steps_for_seconds(engine, docs, config, seconds)
-            assert steps == pytest.approx(seconds * (1 - EVALUATING) / 0.002, abs=1)
+            assert steps == pytest.approx(seconds * (1 - EVAL_TIME_SHARE) / 0.002, abs=1)
     assert engine.state() == before
     assert set(engine.gradients()) == {0.0}
-    few = pack([[6, 1, 2, 6]])
+    few = pack_sequences([[6, 1, 2, 6]])
     tiny = Config(n_embd=1, n_head=1, block_size=5, vocab_size=7)
     engine = make_engine("scalar", tiny)
-    engine.load(untrained(init(tiny, random.Random(1))))
-    assert steps_for_seconds(engine, few, tiny, 3.0) == MOST_PASSES
+    engine.load(initial_state(init(tiny, random.Random(1))))
+    assert steps_for_seconds(engine, few, tiny, 3.0) == MAX_EPOCHS
 
 
 def steps_beside_others(
@@ -185,11 +185,11 @@ def steps_beside_others(
     """How many steps fit into 10 s if trial number i takes slower(i) times 2 ms for a step."""
     config = Config(n_embd=1, n_head=1, block_size=5, vocab_size=7)
     engine = make_engine("scalar", config)
-    engine.load(untrained(init(config, random.Random(1))))
+    engine.load(initial_state(init(config, random.Random(1))))
     trials = itertools.count()
     now = 0.0
 
-    def timed(_: Any, plan: Plan, __: Any) -> array[float]:
+    def timed(_: Any, plan: StepPlan, __: Any) -> array[float]:
         nonlocal now
         now += 0.002 * len(plan.learning_rates) * slower(next(trials))
         return array("d", [1.0]) * len(plan.learning_rates)
@@ -197,11 +197,11 @@ def steps_beside_others(
     with monkeypatch.context() as patch:
         patch.setattr(presets, "train", timed)
         patch.setattr(time, "perf_counter", lambda: now)
-        return steps_for_seconds(engine, pack([[6, 1, 2, 6]] * 1000), config, 10, enough)
+        return steps_for_seconds(engine, pack_sequences([[6, 1, 2, 6]] * 1000), config, 10, enough)
 
 
 def test_a_busy_machine_learns_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = int(10 * (1 - EVALUATING) / 0.002)
+    fit = int(10 * (1 - EVAL_TIME_SHARE) / 0.002)
     seldom = steps_beside_others(lambda i: 20.0 if i % 3 == 0 else 1.0, monkeypatch)
     twice = steps_beside_others(lambda i: 1.9 if i % 4 else 1.0, monkeypatch)
     assert seldom == pytest.approx(fit, abs=1)
@@ -212,8 +212,8 @@ def test_a_very_busy_machine_takes_no_longer_than_it_must(monkeypatch: pytest.Mo
     def busy(i: int) -> float:
         return 10.0 if i % 5 else 1.0
 
-    fit = int(10 * (1 - EVALUATING) / 0.002)
-    for enough, steps in ((0, fit * MOST_LATE / 10), (3000, 3000), (10**6, fit)):
+    fit = int(10 * (1 - EVAL_TIME_SHARE) / 0.002)
+    for enough, steps in ((0, fit * MAX_DELAY_SECONDS / 10), (3000, 3000), (10**6, fit)):
         assert steps_beside_others(busy, monkeypatch, enough) == pytest.approx(steps, abs=2)
 
 
@@ -281,22 +281,22 @@ def test_a_slow_machine_gets_no_larger_model_that_learns_less_than_the_usual_one
     if not library.why_not():
         model = train(words, budget=5)
         assert list(enough) == [64, 32]
-        assert model.config.n_embd == SIZES["medium"]["n_embd"]
+        assert model.config.n_embd == PRESETS["medium"]["n_embd"]
         assert model.config.num_steps == 1
-        usual = steps_at_most(len(split(words)[0]), SIZES["medium"]["batch_size"], None)
+        usual = max_steps(len(split(words)[0]), PRESETS["medium"]["batch_size"], None)
         assert enough[32] == usual
 
 
 def test_warm_up_is_in_proportion_unless_it_is_given() -> None:
-    assert with_steps(Config(), 200, []).warmup_steps == 4
-    assert with_steps(Config(warmup_steps=3), 200, ["warmup_steps"]).warmup_steps == 3
+    assert set_num_steps(Config(), 200, []).warmup_steps == 4
+    assert set_num_steps(Config(warmup_steps=3), 200, ["warmup_steps"]).warmup_steps == 3
 
 
 def test_what_is_given_rules() -> None:
     model = train(DOCS, size="tiny", n_embd=8, num_steps=7)
     config = model.config
     assert (config.n_embd, config.num_steps, config.block_size) == (8, 7, 8)
-    assert config.learning_rate == SIZES["tiny"]["learning_rate"]
+    assert config.learning_rate == PRESETS["tiny"]["learning_rate"]
     assert config.warmup_steps == 0
     with pytest.raises(ConfigError, match="give it or num_steps, not both"):
         train(DOCS, budget=1, num_steps=3)
@@ -305,7 +305,7 @@ def test_what_is_given_rules() -> None:
 def test_a_size_alone_makes_the_same_model_each_time() -> None:
     one, two = (train(DOCS, size="tiny", n_embd=4) for _ in range(2))
     assert one.engine.state() == two.engine.state()
-    assert one.config.num_steps == steps_at_most(len(split(DOCS)[0]), 8, None)
+    assert one.config.num_steps == max_steps(len(split(DOCS)[0]), 8, None)
 
 
 def test_a_budget_is_kept_and_can_be_given_again_as_flags(tmp_path: Path, kamon: Kamon) -> None:

@@ -31,7 +31,7 @@ from kamon.model import Model
 from kamon.native import library
 from kamon.storage import model_dir
 from kamon.tokenizers.char import CharTokenizer
-from kamon.training.session import interval
+from kamon.training.session import checkpoint_interval
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
@@ -83,7 +83,7 @@ def test_any_generation_leads_to_the_same_model(engine: str, dtype: str, tmp_pat
     whole = kamon.train(DOCS, **chosen, **SETTINGS)
     path = tmp_path / "m"
     kamon.train(DOCS, output=path, checkpoint_every=6, **chosen, **SETTINGS)
-    first, second = model_dir.folders(path)
+    first, second = model_dir.checkpoint_dirs(path)
     assert [len(model_dir.read_generation(f).metrics) for f in (first, second)] == [12, 14]
     (second / "state.safetensors").write_bytes(b"")
     with pytest.warns(UserWarning, match=r"going on from generation-000002: .*000003/state"):
@@ -439,7 +439,7 @@ def test_killed_at_any_instant(
                 break  # by itself, or killed after its last save, which left nothing to go on with
             assert running.returncode == -signal.SIGKILL, said
             kills += 1
-            if not (model.exists() and model_dir.generations(model)):
+            if not (model.exists() and model_dir.numbered_dirs(model)):
                 running = start(process, folder, *flags)
                 continue
             saved += 1
@@ -474,14 +474,14 @@ def test_keeping_takes_no_more_than_its_share() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "perf_counter", lambda: now)
-        checkpoints = loop.Checkpoints(save)
+        checkpoints = loop.CheckpointSchedule(save)
         losses = array("d")
         for _ in range(2000):
             now += 0.1
             losses.append(1.0)
-            checkpoints.after(losses)
+            checkpoints.maybe_save(losses)
     assert saved[0] == pytest.approx(loop.FIRST_SECONDS / 0.1, abs=1)
-    assert 0.5 * len(saved[1:]) <= loop.SHARE * now + 0.5
+    assert 0.5 * len(saved[1:]) <= loop.MAX_CHECKPOINT_SHARE * now + 0.5
 
 
 def test_very_many_checkpoints(tmp_path: Path) -> None:
@@ -489,7 +489,9 @@ def test_very_many_checkpoints(tmp_path: Path) -> None:
     settings = TINY | {"num_steps": 1500, "hold_out": False}  # or it would end early
     saved: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_dir.Writer, "save", lambda _, stored: saved.append(len(stored.metrics)))
+        patch.setattr(
+            model_dir.CheckpointWriter, "save", lambda _, stored: saved.append(len(stored.metrics))
+        )
         kamon.train(DOCS, output=tmp_path / "m", checkpoint_every=1, **settings)
     assert saved == list(range(1, 1501))
 
@@ -502,7 +504,9 @@ def test_resume_keeps_to_the_checkpoints_that_were_asked_for(tmp_path: Path) -> 
     assert begun < 9
     saved: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_dir.Writer, "save", lambda _, stored: saved.append(len(stored.metrics)))
+        patch.setattr(
+            model_dir.CheckpointWriter, "save", lambda _, stored: saved.append(len(stored.metrics))
+        )
         kamon.resume(path)
         assert saved == [*range((begun // 4 + 1) * 4, 30, 4), 30]
         saved.clear()
@@ -542,11 +546,11 @@ def test_stopped_within_the_step_behind_an_evaluation() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", fused)
         from kamon.config import Config
-        from kamon.engines.batch import pack
+        from kamon.engines.batch import pack_sequences
 
         loop.pretrain(
             Engine(),  # type: ignore[arg-type]
-            pack([[0, 0]]),
+            pack_sequences([[0, 0]]),
             Config(num_steps=20),
             should_stop=stop,
             validation=lambda _, step: asked.append(step) or False,  # type: ignore[func-returns-value]
@@ -630,9 +634,9 @@ def test_what_is_no_interval(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"^checkpoint_every must be a"):
             kamon.train(DOCS, output=tmp_path / "m", checkpoint_every=every, **TINY)
     assert not (tmp_path / "m").exists()
-    assert [interval(each) for each in (30, np.int64(30), " 30 ", "30s", "1.5m", None)] == [
-        *(30, 30, 30, 30.0, 90.0, None)
-    ]
+    assert [
+        checkpoint_interval(each) for each in (30, np.int64(30), " 30 ", "30s", "1.5m", None)
+    ] == [*(30, 30, 30, 30.0, 90.0, None)]
 
 
 def test_nothing_is_left_where_nothing_was_learned(tmp_path: Path) -> None:

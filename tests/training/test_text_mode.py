@@ -22,19 +22,19 @@ from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
 from kamon.data.split import divide
 from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
-from kamon.engines.base import Engine, untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import Engine, initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import flops_per_token, init
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError, CorpusError
 from kamon.evaluation.evaluate import evaluate
-from kamon.generation.constraints import Conditions
-from kamon.generation.sampling import choose
+from kamon.generation.constraints import GenerationConstraints
+from kamon.generation.sampling import sample_token
 from kamon.generation.text import continue_text, prompt_of
 from kamon.tokenizers.char import CharTokenizer
 from kamon.training.loop import Progress, make_plan
-from kamon.training.setup import prepare
+from kamon.training.setup import build_setup
 
 Kamon = Callable[..., Result]
 SHAPE = {"n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 8, "batch_size": 4, "num_steps": 6}
@@ -62,7 +62,7 @@ def text(tmp_path: Path) -> Path:
     block_size=st.integers(1, 9),
 )
 def test_every_target_is_in_one_window(docs: list[list[int]], block_size: int) -> None:
-    tokens = stream(pack([9, *doc, 9] for doc in docs))
+    tokens = stream(pack_sequences([9, *doc, 9] for doc in docs))
     expected = [9]
     for doc in docs:
         expected += [*doc, 9]
@@ -83,7 +83,7 @@ def test_long_documents_lose_nothing_in_windows(
     sizes: list[int], block_size: int, seed: int
 ) -> None:
     numbers = iter(range(10**6))
-    batch = pack([-1, *(next(numbers) for _ in range(size)), -1] for size in sizes)
+    batch = pack_sequences([-1, *(next(numbers) for _ in range(size)), -1] for size in sizes)
     found = in_windows(batch, block_size, random.Random(seed))
     assert all(2 <= len(window) <= block_size + 1 for window in found)
     assert found.num_targets == batch.num_targets
@@ -92,7 +92,7 @@ def test_long_documents_lose_nothing_in_windows(
 
 
 def test_the_windows_of_one_document_are_not_neighbours() -> None:
-    batch = pack([range(1000), range(1000, 2000)])
+    batch = pack_sequences([range(1000), range(1000, 2000)])
     found = in_windows(batch, 10, random.Random(1))
     of_first = [window[0] < 1000 for window in found]
     assert 20 < sum(a != b for a, b in pairwise(of_first)) < 180
@@ -101,25 +101,25 @@ def test_the_windows_of_one_document_are_not_neighbours() -> None:
 def test_a_window_depends_on_its_number_alone() -> None:
     tokens = array("i", range(500))
     windows = TextWindows(tokens, 16, seed=5)
-    many = list(windows.take(0, 300))
-    assert [list(w) for w in windows.take(123, 7)] == [list(w) for w in many[123:130]]
+    many = list(windows.get(0, 300))
+    assert [list(w) for w in windows.get(123, 7)] == [list(w) for w in many[123:130]]
     assert all(list(w) == list(range(w[0], w[0] + 17)) for w in many)
     starts = {w[0] for w in many}
     assert len(starts) > 200
     assert max(starts) > 470
     assert min(starts) < 15
-    other = {w[0] for w in TextWindows(tokens, 16, seed=6).take(0, 300)}
+    other = {w[0] for w in TextWindows(tokens, 16, seed=6).get(0, 300)}
     assert other != starts
-    assert list(TextWindows(array("i", [1, 2, 3]), 16, 0).take(4, 1).tokens) == [1, 2, 3]
+    assert list(TextWindows(array("i", [1, 2, 3]), 16, 0).get(4, 1).tokens) == [1, 2, 3]
 
 
 def test_a_plan_takes_the_examples_of_its_steps() -> None:
     windows = TextWindows(array("i", range(99)), 4, seed=1)
     config = Config(batch_size=3, gradient_accumulation_steps=2, num_steps=9)
     plan = make_plan(windows, config, 2, 5)
-    assert plan.docs == windows.take(12, 18)
+    assert plan.docs == windows.get(12, 18)
     assert list(plan.indices) == list(range(18))
-    assert plan.first_draw == 12
+    assert plan.first_dropout_id == 12
 
 
 # ---- what is held out
@@ -139,7 +139,7 @@ def test_the_end_of_a_text_is_held_out_and_many_documents_as_ever() -> None:
 def test_what_is_held_out_is_not_learned_and_all_of_it_is_tested(text: Path) -> None:
     source = corpus.read(text, mode="text")
     learned, held_out = divide(source.docs, mode="text")
-    run = prepare(
+    run = build_setup(
         Corpus(source.source, learned, 1, 0, 0),
         Config(**SHAPE, mode="text"),
         held_out=held_out,
@@ -177,7 +177,7 @@ def test_a_text_that_is_too_short(names: Path, kamon: Kamon, tmp_path: Path) -> 
 def ready(block_size: int = 8) -> Engine:
     config = Config(n_embd=8, n_head=2, block_size=block_size, vocab_size=6, std=0.5, mode="text")
     engine = make_engine("scalar", config)
-    engine.load(untrained(init(config, random.Random(0))))
+    engine.load(initial_state(init(config, random.Random(0))))
     return engine
 
 
@@ -193,7 +193,7 @@ def plain_continuation(
         decoder = engine.decoder()
         for token in window:
             logits = decoder.push(token)
-        token = choose(logits, 1.0, u(number))
+        token = sample_token(logits, 1.0, u(number))
         if token == 5:
             return
         yield token
@@ -211,7 +211,9 @@ def test_a_continuation_sees_between_half_and_all_of_its_window(prompt: list[int
 
 def test_a_continuation_goes_on_far_behind_block_size() -> None:
     engine = ready()
-    found = continue_text(engine, 5, [1], 100, 1.0, partial(uniform, 1, 0), Conditions(top_k=1))
+    found = continue_text(
+        engine, 5, [1], 100, 1.0, partial(uniform, 1, 0), GenerationConstraints(top_k=1)
+    )
     assert len(found) == 100
     likeliest = continue_text(engine, 5, [1], 100, 0.0, partial(uniform, 2, 0))
     assert found == likeliest

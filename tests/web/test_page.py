@@ -21,8 +21,8 @@ from helpers.server import CHROMIUM, Server, serving
 from helpers.server import until as serving_until
 from kamon.engines.philox import uniform
 from kamon.engines.scalar import Value
-from kamon.generation.constraints import Conditions, allowed
-from kamon.generation.sampling import choose, probabilities
+from kamon.generation.constraints import GenerationConstraints, allowed
+from kamon.generation.sampling import probabilities, sample_token
 from kamon.training.setup import NONE_HELD_OUT
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
@@ -144,9 +144,9 @@ def test_the_samplers_are_one(watched: Watched) -> None:
         c["excluded"] = [token for token in c["excluded"] if token != c["bos"]]
         logits, heat = c["logits"], c["temperature"]
         u = uniform(c["seed"], c["index"], c["position"])
-        conditions = Conditions(**c["conditions"])
+        conditions = GenerationConstraints(**c["conditions"])
         stay = allowed(*(logits, heat, c["bos"], c["length"], conditions), set(c["excluded"]))
-        token = stay[choose([logits[t] for t in stay], heat, u)] if stay else None
+        token = stay[sample_token([logits[t] for t in stay], heat, u)] if stay else None
         wanted.append((u, probabilities(logits, heat), stay, token))
     page = watched.open("view=data")
     found = page.evaluate(

@@ -18,9 +18,9 @@ from conftest import piece_model
 from helpers.lists import DOCS
 from helpers.server import Server, serving
 from kamon import Model
-from kamon.completion import completions
-from kamon.evaluation.nearest import Nearest, logprobs
-from kamon.evaluation.score import Scale, score
+from kamon.completion import complete
+from kamon.evaluation.nearest import NearestDocument, logprobs
+from kamon.evaluation.score import PercentileScale, score
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
@@ -109,7 +109,7 @@ def test_samples(
         logprobs(model.engine, model.tokenizer, texts)
     )
     assert [each["in_list"] for each in samples] == [text in set(model.docs) for text in texts]
-    near = Nearest(model.docs)
+    near = NearestDocument(model.docs)
     for each in samples:
         assert (each["nearest"]["text"], each["nearest"]["similarity"]) == near(each["text"])
     assert found["seed"] == given.get("seed", model.config.seed)
@@ -126,14 +126,14 @@ def test_lines(server: Server, model: Model) -> None:
 
 def test_completions_and_scores(server: Server, model: Model) -> None:
     found = server.json("POST", "/complete", {"model": ID, "prefix": "ka", "n": 7})
-    expected = completions(model, "ka", 7)
-    assert found["exact"] == expected.exact
+    expected = complete(model, "ka", 7)
+    assert found["exact"] == expected.num_exact
     assert [each["text"] for each in found["completions"]] == [
         each.text for each in expected.documents
     ]
     texts = ["banna", "kara", "aaaaaa", "kara"]
     scores = server.json("POST", "/score", {"model": ID, "texts": texts})["scores"]
-    scale = Scale.of(model)
+    scale = PercentileScale.of(model)
     for each, own in zip(scores, score(model, texts), strict=True):
         assert each["logprob"] == pytest.approx(own.logprob)
         assert each["percentile"] == scale.percentile(own.bits_per_char)

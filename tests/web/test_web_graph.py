@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import kamon
 from helpers.lists import DOCS
 from kamon import ConfigError, Model, TokenizerError
-from kamon.engines.batch import pack
-from kamon.engines.numerics import left_sum
+from kamon.engines.batch import pack_sequences
+from kamon.engines.numerics import sequential_sum
 from kamon.engines.scalar import Value, softmax, topological_order
 from kamon.web.graph import LIKELIEST, MOST_TOKENS, Graph, expression, loss, loss_of
 
@@ -119,7 +119,7 @@ def test_a_loss_is_that_of_the_whole_graph(logits: list[float], data: st.DataObj
     folded = [node for node in found.nodes if node.folded]
     assert [node.folded for node in folded] == ([len(others)] if others else [])
     for node in folded:
-        assert node.data == left_sum(exps[token].data for token in others)
+        assert node.data == sequential_sum(exps[token].data for token in others)
         assert {exps[token].grad for token in others} == {node.grad}
     assert replayed(found) == [node.grad for node in found.nodes]
     drawn = len(found.nodes) - len(folded)
@@ -145,15 +145,15 @@ def test_the_loss_of_a_model(char: Model, bpe: Model) -> None:
     for model, text in ((char, "banna"), (bpe, "né🎉")):
         tokenizer = model.tokenizer
         tokens = [tokenizer.bos, *tokenizer.encode(text), tokenizer.bos][:7]
-        logprobs = model.engine.logprobs(pack([tokens]))
+        logprobs = model.engine.logprobs(pack_sequences([tokens]))
         decoder = model.engine.decoder()
         for position, token in enumerate(tokens[1:]):
             logits = list(decoder.push(tokens[position]))
             found = loss(model, text, position)
             assert found.nodes[found.root].data == pytest.approx(-logprobs[position], rel=1e-5)
-            name = "end" if token == tokenizer.bos else repr(tokenizer.piece(token))
+            name = "end" if token == tokenizer.bos else repr(tokenizer.token_text(token))
             assert found.nodes[found.root].label == f"−log p({name})"
-            names = [repr(tokenizer.piece(t)) for t in range(len(logits))]
+            names = [repr(tokenizer.token_text(t)) for t in range(len(logits))]
             names[tokenizer.bos] = "end"
             assert found == loss_of(logits, token, names)
             [own] = [node for node in found.nodes if node.label == f"logit({name})"]

@@ -15,8 +15,8 @@ import kamon
 from helpers.lists import DOCS
 from kamon import Model, TokenizerError
 from kamon.data.documents import Documents
-from kamon.engines.base import untrained
-from kamon.engines.batch import pack
+from kamon.engines.base import initial_state
+from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.scalar import gpt
 from kamon.errors import ConfigError
@@ -69,10 +69,10 @@ def test_a_trace_is_what_the_engines_say(
     tokens = [tokenizer.bos, *tokenizer.encode(given)]
     assert [each.id for each in found.tokens] == tokens
     assert [each.position for each in found.tokens] == list(range(len(tokens)))
-    assert [each.text for each in found.tokens] == ["", *map(tokenizer.piece, tokens[1:])]
+    assert [each.text for each in found.tokens] == ["", *map(tokenizer.token_text, tokens[1:])]
 
     scalar = make_engine("scalar", model.config)
-    scalar.load(untrained(model.engine.state()["params"]))
+    scalar.load(initial_state(model.engine.state()["params"]))
     params = scalar._floats()  # type: ignore[attr-defined]
     keys: list[Any] = [[] for _ in range(model.config.n_layer)]
     values: list[Any] = [[] for _ in range(model.config.n_layer)]
@@ -86,7 +86,7 @@ def test_a_trace_is_what_the_engines_say(
     assert found.attention == introspection.attention_weights(model, given)
 
     document = tokens if model.writes_text else [*tokens, tokenizer.bos]
-    batch = pack([document])
+    batch = pack_sequences([document])
     by_gpt = model.engine.logprobs(batch)
     assert [each.gpt for each in found.surprise] == [-BITS * each for each in by_gpt]
     learned, held_out = model.parts()

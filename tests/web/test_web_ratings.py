@@ -19,7 +19,7 @@ from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import rating
 from kamon.finetuning.dpo import BETA
 from kamon.finetuning.metrics import novelty, sampled_kl
-from kamon.finetuning.preferences import Answer, Preference, Verdict
+from kamon.finetuning.preferences import Feedback, Preference, Rating
 from kamon.native import library
 from kamon.storage import model_dir
 from kamon.web.errors import WebError
@@ -56,8 +56,8 @@ def start(ratings: Ratings, **how: Any) -> Rated:
     return ratings.start(given.pop("model", "m"), **given, stop=GO_ON)
 
 
-def verdicts(texts: Any) -> list[Answer]:
-    return [Verdict(text, text[-1] in "nop") for text in texts]
+def verdicts(texts: Any) -> list[Feedback]:
+    return [Rating(text, text[-1] in "nop") for text in texts]
 
 
 def params(ratings: Ratings, rated: Rated) -> Any:
@@ -65,7 +65,7 @@ def params(ratings: Ratings, rated: Rated) -> Any:
         return model.engine.state()["params"]
 
 
-def aligned(base: Model, answers: list[Answer]) -> Any:
+def aligned(base: Model, answers: list[Feedback]) -> Any:
     return rating.align(rating.base_from(base), answers).engine.state()["params"]
 
 
@@ -76,7 +76,7 @@ def test_the_model_learns_after_every_few_answers(base: Model, ratings: Ratings)
     wanted = 5 + NUM_PROPOSED
     assert rated.proposals == rating.proposals(base, wanted, rated.seed, [])
     given = verdicts(rated.proposals[:5])
-    assert {each.liked for each in given if isinstance(each, Verdict)} == {True, False}
+    assert {each.liked for each in given if isinstance(each, Rating)} == {True, False}
     for number, answer in enumerate(given[:4], 1):
         before = rated
         rated = ratings.answer(rated.id, [answer], GO_ON)
@@ -110,7 +110,7 @@ def test_what_is_measured(base: Model, ratings: Ratings) -> None:
     found = rated.measured
     assert found is not None
     assert (found.kl, found.kl_error) == sampled_kl(tuned, base, NUM_MEASURED, 7)
-    assert (found.liked, found.disliked) == rating.likelier(tuned, base, rated.answers)
+    assert (found.liked, found.disliked) == rating.likelihood_gain(tuned, base, rated.answers)
     assert found.liked > 1 > found.disliked
 
     def reward(texts: list[str]) -> float:
@@ -142,7 +142,7 @@ def test_pairs(base: Model, ratings: Ratings) -> None:
 def test_what_is_taken_back_leaves_no_trace(base: Model, ratings: Ratings) -> None:
     rated = start(ratings, every=3)
     first = rated.proposals
-    given = [Verdict(str(text), n % 2 == 0) for n, text in enumerate(first[:4])]
+    given = [Rating(str(text), n % 2 == 0) for n, text in enumerate(first[:4])]
     rated = ratings.answer(rated.id, given[:3], GO_ON)
     rated = ratings.answer(rated.id, given[3:], GO_ON)
     assert (rated.num_aligned, len(rated.answers)) == (3, 4)
@@ -170,14 +170,14 @@ def test_what_is_taken_back_leaves_no_trace(base: Model, ratings: Ratings) -> No
 def test_repeated_and_contradicting_answers(base: Model, ratings: Ratings) -> None:
     """Of two verdicts the later one counts."""
     rated = start(ratings, every=2)
-    given: list[Answer] = [Verdict("ain", True), Verdict("bjo", False), Verdict("ain", False)]
+    given: list[Feedback] = [Rating("ain", True), Rating("bjo", False), Rating("ain", False)]
     rated = ratings.answer(rated.id, given, GO_ON)
     assert (rated.model, rated.num_aligned, rated.answers) == ("m", 0, given)  # no pair
-    rated = ratings.answer(rated.id, [Verdict("ckp", True)], GO_ON)
-    now: list[Answer] = [Verdict("ain", False), Verdict("bjo", False), Verdict("ckp", True)]
+    rated = ratings.answer(rated.id, [Rating("ckp", True)], GO_ON)
+    now: list[Feedback] = [Rating("ain", False), Rating("bjo", False), Rating("ckp", True)]
     assert rated.num_aligned == 4
     assert params(ratings, rated) == aligned(base, now)
-    rated = ratings.answer(rated.id, [Verdict("ain", True)], GO_ON)
+    rated = ratings.answer(rated.id, [Rating("ain", True)], GO_ON)
     rated = ratings.undo(rated.id, GO_ON)
     assert "ain" not in rated.proposals  # an earlier answer about it is left
 
@@ -209,7 +209,7 @@ def test_a_model_that_has_nothing_new_to_say(tmp_path: Path) -> None:
     assert said < 50
     for number, text in enumerate(rated.proposals, 1):
         assert rated.num_aligned == 0
-        rated = ratings.answer(rated.id, [Verdict(str(text), number % 2 == 0)], GO_ON)
+        rated = ratings.answer(rated.id, [Rating(str(text), number % 2 == 0)], GO_ON)
     assert rated.num_aligned == said  # at once: there was nothing left to rate
     for _ in range(10):
         rated = ratings.answer(rated.id, verdicts(rated.proposals), GO_ON)
@@ -243,7 +243,7 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
     assert rated.num_aligned == 4
     ratings.save(rated.id, "mine", GO_ON)
     assert kamon.load(tmp_path / "mine").engine.state()["params"] == aligned(base, given)
-    assert model_dir.load(tmp_path / "mine").frozen == base.engine.state()["params"]
+    assert model_dir.load(tmp_path / "mine").reference_params == base.engine.state()["params"]
     entry = ratings.shelf.get("mine")
     assert (entry.kind, entry.path) == ("tuned", tmp_path / "mine")
     assert rating.opened(tmp_path / "mine").answers == given
@@ -266,22 +266,22 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [
-        (Verdict("Éa", True), TokenizerError, "U\\+00C9"),
-        (Verdict("", True), ConfigError, "answer 2 is about an empty text"),
-        (Verdict("ainbjockp", True), ConfigError, "9 characters: block_size 8"),
-        (Verdict("a\0", True), CorpusError, "NUL"),
+        (Rating("Éa", True), TokenizerError, "U\\+00C9"),
+        (Rating("", True), ConfigError, "answer 2 is about an empty text"),
+        (Rating("ainbjockp", True), ConfigError, "9 characters: block_size 8"),
+        (Rating("a\0", True), CorpusError, "NUL"),
         (Preference("ain", "ain"), ConfigError, "answer 2 prefers a text to itself"),
         (Preference("ain", "É"), TokenizerError, "U\\+00C9"),
     ],
 )
 def test_answers_that_cannot_be(
-    answer: Answer, error: type[Exception], said: str, ratings: Ratings
+    answer: Feedback, error: type[Exception], said: str, ratings: Ratings
 ) -> None:
     rated = start(ratings, every=1)
     with pytest.raises(error, match=said):
-        ratings.answer(rated.id, [Verdict("ain", True), answer], GO_ON)
+        ratings.answer(rated.id, [Rating("ain", True), answer], GO_ON)
     assert ratings.get(rated.id) is rated
-    assert ratings.answer(rated.id, [Verdict("ainbjock", True)], GO_ON).answers
+    assert ratings.answer(rated.id, [Rating("ainbjock", True)], GO_ON).answers
 
 
 def test_bounds(base: Model, tmp_path: Path) -> None:

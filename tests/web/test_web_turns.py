@@ -179,11 +179,11 @@ def test_a_search_ends_by_time_and_says_so(model: Model) -> None:
 
 def test_plain_samples_end_by_time_too(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some of those asked for, and they are the first ones."""
-    monkeypatch.setattr("kamon.generation.constraints.WORK_AT_ONCE", 1)
-    monkeypatch.setattr("kamon.generation.constraints.WORK_AT_ONCE_SLOWLY", 1)
-    found = model.find(50, should_stop=lambda tried: tried >= 7)
-    assert (found.texts, found.tried) == (model.sample(50)[:7], 7)
-    assert model.find(50).texts == model.sample(50)
+    monkeypatch.setattr("kamon.generation.constraints.MAX_FLOPS_AT_ONCE", 1)
+    monkeypatch.setattr("kamon.generation.constraints.MAX_FLOPS_AT_ONCE_SLOW", 1)
+    found = model.generate(50, should_stop=lambda tried: tried >= 7)
+    assert (found.texts, found.num_candidates) == (model.sample(50)[:7], 7)
+    assert model.generate(50).texts == model.sample(50)
 
 
 def test_everybody_else_is_answered_during_a_search(server: Server) -> None:

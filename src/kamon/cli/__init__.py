@@ -69,9 +69,9 @@ def command() -> NoReturn:
     gc.set_threshold(100_000)
     code = main()
     if "kamon.engines.distributed" in sys.modules:
-        from kamon.engines.distributed import end
+        from kamon.engines.distributed import hard_exit
 
-        end(code)
+        hard_exit(code)
     gc.freeze()
     sys.exit(code)
 

@@ -24,7 +24,7 @@ from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.finetuning.compare import Compared, Comparison, Judge
+    from kamon.finetuning.compare import Comparison, ModelMetrics, RewardFunction
 
 WIDTH = 80
 WIDEST = 20  # column of samples, or of names
@@ -63,7 +63,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     paths = [args.base, *args.tuned]
     check(args, paths)
-    from kamon.finetuning.compare import compare, heights
+    from kamon.finetuning.compare import compare, frontier_points
     from kamon.model import load
 
     if args.output is not None:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
             say(note)
     by_wins = args.prefer is not None
     if judge:
-        heights(found, by_wins)  # says where there is none
+        frontier_points(found, by_wins)  # says where there is none
     if args.output is not None:
         output = Path(args.output)
         figure = plotting.draw_frontier(found, by_wins=by_wins)
@@ -124,7 +124,7 @@ def check(args: argparse.Namespace, paths: list[str]) -> None:
         check_free({"frontier": output}, Path(path), args.overwrite)
 
 
-def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> Judge | None:
+def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> RewardFunction | None:
     """What gives rewards: a reward model, or a rule."""
     from kamon.finetuning.compare import by_reward_model
     from kamon.finetuning.ppo import by_rule, load_reward
@@ -234,7 +234,7 @@ def print_figures(found: Comparison) -> None:
     )
 
 
-def wins_of(each: Compared, base: bool) -> str:
+def wins_of(each: ModelMetrics, base: bool) -> str:
     if base or each.win_rate is None or each.win_interval is None:
         return "50%"
     low, high = each.win_interval
@@ -256,14 +256,14 @@ def print_rewards(found: Comparison) -> None:
 
 def print_frontier(found: Comparison, *, by_wins: bool) -> None:
     """By distance; * where no other model is as good at less."""
-    from kamon.finetuning.compare import heights, undominated
+    from kamon.finetuning.compare import frontier_points, pareto_front
 
     width = name_width(found)
-    reached = [height for height, _, _ in heights(found, by_wins)]
+    reached = [height for height, _, _ in frontier_points(found, by_wins)]
     points = [(each.kl, height) for each, height in zip(found.all, reached, strict=True)]
     what = "win rate   fulfil it" if by_wins else "mean reward"
     print(f"\n{'frontier':{width}} {'KL':>8} {what:>12}   *: none is as good at less KL")
-    rows = zip(points, undominated(points), found.all, strict=True)
+    rows = zip(points, pareto_front(points), found.all, strict=True)
     for (kl, height), best, each in sorted(rows, key=lambda row: row[0][0]):
         assert each.rewards
         shown = f"{height:8.1%} {each.rewards.mean:11.1%}" if by_wins else f"{height:12.3f}"

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("--json is for programs and --interactive for people: give one")
         check_terminal()
 
-    from kamon.completion import completions, next_tokens
+    from kamon.completion import complete, next_tokens
     from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
     tokens = next_tokens(model, prefix, temperature=args.temperature)
     if model.writes_text:
         return show_next(tokens, prefix, args)
-    found = completions(model, prefix, args.n, effort=args.effort)
-    known = model.docs.among(each.text for each in found.documents)
+    found = complete(model, prefix, args.n, effort=args.effort)
+    known = model.docs.intersection(each.text for each in found.documents)
     if args.json:
         print_json(next_json(tokens, prefix, args) | found_json(found, known))
     else:

@@ -11,7 +11,7 @@ from kamon.cli.parser import Parser
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.finetuning.loop import Start
+    from kamon.finetuning.loop import StartInfo
     from kamon.model import Model
 
 NUM_SAMPLES = 10
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         say_built_in(args.data, [COMMON])
     prompt: str | None = None
 
-    def on_start(start: Start) -> None:
+    def on_start(start: StartInfo) -> None:
         nonlocal prompt
         prompt = dpo.prompt_of(start.tuning)
         tuning.say_start(start)

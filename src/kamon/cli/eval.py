@@ -30,7 +30,7 @@ from kamon.config import make_config
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.evaluation.evaluate import Guessed, Sampled
+    from kamon.evaluation.evaluate import HeldOutMetrics, SampleMetrics
 
 
 def add_arguments(parser: Parser) -> None:
@@ -92,17 +92,17 @@ def run(args: argparse.Namespace) -> None:
         print_sampled(found.samples)
 
 
-def say_left_out(found: Guessed, block_size: int, unit: str) -> None:
+def say_left_out(found: HeldOutMetrics, block_size: int, unit: str) -> None:
     """Which documents were not looked at, or not to their end: never silently."""
     if found.num_learned:
         say(f"{count(found.num_learned, 'document')} left out: the model learned from them")
     if found.num_unknown:
-        from kamon.evaluation.evaluate import some
+        from kamon.evaluation.evaluate import first_or_all
 
         say(
             f"{count(found.num_unknown, 'document')} left out: the model does not know "
             f"{'character' if len(found.unknown_chars) == 1 else 'characters'} "
-            f"{some(found.unknown_chars)}"
+            f"{first_or_all(found.unknown_chars)}"
         )
     if found.num_cut:
         say(
@@ -111,7 +111,7 @@ def say_left_out(found: Guessed, block_size: int, unit: str) -> None:
         )
 
 
-def print_guessed(found: Guessed, *, whole: bool = True) -> None:
+def print_guessed(found: HeldOutMetrics, *, whole: bool = True) -> None:
     """whole: these are documents; otherwise what was held out of a text."""
     tested = count(found.num_docs, "document") if whole else "the part of the text"
     print(
@@ -131,7 +131,7 @@ def print_guessed(found: Guessed, *, whole: bool = True) -> None:
     print(f"the model is {abs(found.gain):.4f} nats a token {word} than the best n-gram")
 
 
-def print_sampled(found: Sampled) -> None:
+def print_sampled(found: SampleMetrics) -> None:
     print(
         f"{count(found.num_samples, 'sample')} at temperature {found.temperature:g}, "
         f"seed {found.seed}"

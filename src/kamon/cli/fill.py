@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     given = model.tokenizer.normal(args.pattern)
     pattern = exchange(model, parse(given), args.unknown)
     found = fill(model, pattern, args.n, effort=args.effort)
-    known = model.docs.among(each.text for each in found.documents)
+    known = model.docs.intersection(each.text for each in found.documents)
     if args.json:
         print_json({"directory": args.dir, "pattern": given} | found_json(found, known))
     elif found.documents:

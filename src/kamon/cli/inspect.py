@@ -17,7 +17,7 @@ from kamon.cli.settings import add_json
 from kamon.config import listed
 from kamon.errors import ConfigError
 
-MOST_POSITIONS = 16  # in a table: as wide as a terminal
+MAX_POSITIONS = 16  # in a table: as wide as a terminal
 
 if TYPE_CHECKING:
     from kamon.tokenizers.base import Tokenizer
@@ -162,7 +162,7 @@ def show_positions(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"directory": args.dir, "positions": found})
         return
-    apart = -(-len(found) // MOST_POSITIONS)
+    apart = -(-len(found) // MAX_POSITIONS)
     some = range(0, len(found), apart)
     which = "each other" if apart == 1 else f"each other, every {apart} of {len(found):,}"
     print(f"cosines of the position embeddings with {which}, in hundredths")

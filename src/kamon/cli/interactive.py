@@ -54,14 +54,14 @@ def suggest(
     model: Model, text: str, known: Collection[str], args: argparse.Namespace
 ) -> Suggestions:
     """The tables for `text`, or the sentence that says why there are none."""
-    from kamon.completion import completions, next_tokens, replaced, replacements
+    from kamon.completion import complete, next_tokens, replaced, replacements
 
     try:
         prefix = model.tokenizer.normal(text)
         exchanged = replacements(model.tokenizer, prefix, args.unknown)
         prefix = "".join(map(str, replaced(prefix, exchanged)))
         tokens = next_tokens(model, prefix, temperature=args.temperature)
-        found = completions(model, prefix, min(args.n, ROWS), effort=args.effort * EFFORT)
+        found = complete(model, prefix, min(args.n, ROWS), effort=args.effort * EFFORT)
     except KamonError as error:
         return Suggestions(text, text, [f"  {one_line(str(error))}"])
     lines = [*next_lines(tokens, min(args.next, ROWS)), "", *found_lines(found, known)]

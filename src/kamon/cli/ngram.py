@@ -19,11 +19,11 @@ from kamon.config import Config, make_config
 from kamon.errors import ConfigError
 
 LONGEST_SAMPLE = 1_000  # characters
-MOST_ROUNDS = 50  # of samples, while those before were empty
+MAX_ROUNDS = 50  # of samples, while those before were empty
 
 if TYPE_CHECKING:
-    from kamon.engines.batch import Batch
-    from kamon.evaluation.evaluate import Figures
+    from kamon.engines.batch import PackedBatch
+    from kamon.evaluation.evaluate import LossMetrics
     from kamon.generation.sampling import SampleRequest
     from kamon.ngrams.native import NativeNgram
     from kamon.ngrams.reference import Ngram
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         say(f"{NONE_HELD_OUT}: Kamon learns all of them and measures nothing")
     learned = tokenizer.encode_documents(train)
-    table: list[tuple[int, Figures]] = []
+    table: list[tuple[int, LossMetrics]] = []
     if held:
         unseen = tokenizer.encode_documents(held)
         ngram, nats = best_ngram(learned, unseen, tokenizer.vocab_size, args.order)
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         ngram = replace(ngram, config=replace(ngram.config, block_size=LONGEST_SAMPLE))
     request = SampleRequest(args.n, chosen.temperature, chosen.seed, tokenizer.bos)
     texts, sizes, num_empty = samples_of(ngram, tokenizer, request)
-    known = source.docs.among(texts)
+    known = source.docs.intersection(texts)
     marked = [(text, text in known) for text in texts]
     if args.json:
         print_json(
@@ -134,7 +134,7 @@ def samples_of(
 
     found: list[tuple[str, int]] = []
     drawn = 0
-    while len(found) < request.n and drawn < MOST_ROUNDS * request.n:
+    while len(found) < request.n and drawn < MAX_ROUNDS * request.n:
         texts, sizes = sample_texts(ngram, tokenizer, replace(request, first=request.first + drawn))
         drawn += request.n
         found += [(text, size) for text, size in zip(texts, sizes, strict=True) if text]
@@ -143,20 +143,20 @@ def samples_of(
 
 
 def figures_of_orders(
-    nats: list[float], unseen: Batch, vocab_size: int
-) -> list[tuple[int, Figures]]:
+    nats: list[float], unseen: PackedBatch, vocab_size: int
+) -> list[tuple[int, LossMetrics]]:
     """Each order with its figures. `nats` are of order 1 and up; order 0 is uniform."""
-    from kamon.evaluation.evaluate import figures
+    from kamon.evaluation.evaluate import loss_metrics
 
     num_chars = unseen.num_targets - len(unseen)
     uniform = unseen.num_targets * math.log(vocab_size)
     return [
-        (order, figures(each, unseen.num_targets, num_chars))
+        (order, loss_metrics(each, unseen.num_targets, num_chars))
         for order, each in enumerate([uniform, *nats])
     ]
 
 
-def print_table(table: list[tuple[int, Figures]]) -> None:
+def print_table(table: list[tuple[int, LossMetrics]]) -> None:
     print(f"{'order':8} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")
     for order, found in table:
         print(

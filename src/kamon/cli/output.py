@@ -14,7 +14,7 @@ from kamon.evaluation.curves import spark_line
 if TYPE_CHECKING:
     from kamon.data.corpus import Corpus
     from kamon.training.loop import Progress
-    from kamon.training.setup import Resumed, Run
+    from kamon.training.setup import ResumePoint, TrainingSetup
 
 
 def say(text: str) -> None:
@@ -138,7 +138,7 @@ def say_notes(source: Corpus) -> None:
         say(f"{source.source} {note}")
 
 
-def say_resumed(resumed: Resumed | None) -> None:
+def say_resumed(resumed: ResumePoint | None) -> None:
     """Where a training goes on, if it does, and what is wrong with what was kept later."""
     if resumed:
         for problem in resumed.problems:
@@ -146,7 +146,7 @@ def say_resumed(resumed: Resumed | None) -> None:
         say(f"going on from {resumed.generation}, step {resumed.num_steps_done:,}")
 
 
-def say_cut(run: Run) -> None:
+def say_cut(run: TrainingSetup) -> None:
     """That documents are longer than the model can hold, never silently."""
     if run.num_cut:
         size, longest = run.config.block_size, run.longest

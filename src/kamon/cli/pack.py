@@ -19,7 +19,7 @@ from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_json, add_reading, reading
 
 if TYPE_CHECKING:
-    from kamon.packing.pack import Packed, Progress
+    from kamon.packing.pack import Packed, PackProgress
 
 
 def add_arguments(parser: Parser) -> None:
@@ -142,7 +142,7 @@ def show(path: str, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+def progress_bar() -> Iterator[Callable[[PackProgress], None] | None]:
     """Bytes and tokens a second on stderr if that is a terminal, otherwise nothing."""
     if not sys.stderr.isatty():
         yield None
@@ -153,7 +153,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
     bar: Any = None
     stage, begin = "", 0.0
 
-    def update(progress: Progress) -> None:
+    def update(progress: PackProgress) -> None:
         nonlocal bar, stage, begin
         if progress.stage != stage:
             if bar is not None:

@@ -7,7 +7,7 @@ import reprlib
 import sys
 from typing import NoReturn
 
-MOST_DIGITS = 1_000  # Python itself reads no more than 4,300
+MAX_DIGITS = 1_000  # Python itself reads no more than 4,300
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,8 +78,8 @@ def whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        if len(text) > MOST_DIGITS and text.isdigit():
-            raise argparse.ArgumentTypeError(f"has more than {MOST_DIGITS:,} digits") from None
+        if len(text) > MAX_DIGITS and text.isdigit():
+            raise argparse.ArgumentTypeError(f"has more than {MAX_DIGITS:,} digits") from None
         shown = reprlib.repr(text)
         raise argparse.ArgumentTypeError(f"must be a whole number, not {shown}") from None
 

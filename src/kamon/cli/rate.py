@@ -67,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
     from kamon.data.corpus import name_of
     from kamon.finetuning import preferences, rating
     from kamon.storage import model_dir
-    from kamon.tokenizers.prompts import before_answer
+    from kamon.tokenizers.prompts import prompt_prefix
 
     base = rating.opened(args.dir, args.threads)
     config = base.model.config
-    before_answer(base.model.tokenizer, args.prompt, config.block_size)  # ConfigError for no room
+    prompt_prefix(base.model.tokenizer, args.prompt, config.block_size)  # ConfigError for no room
     seed = config.seed if args.seed is None else args.seed
     replace(config, seed=seed)  # ConfigError where it cannot be
     going_on = bool(base.answers)
@@ -83,14 +83,14 @@ def run(args: argparse.Namespace) -> int:
     journal = Path(args.prefs or f"{output.rstrip(os.sep)}.jsonl")
     answers = base.answers
     if journal.exists():
-        if said := preferences.mend(journal):
+        if said := preferences.repair_tail(journal):
             say(said)
         if journal.stat().st_size:
             answers = preferences.read(journal)
             say(f"{journal}: {len(answers):,} answers are there already")
     elif answers:
         preferences.write(journal, answers)
-    session = rating.Session(
+    session = rating.RatingSession(
         *(base, answers, journal, say_line, args.every, args.pairs, seed, args.threads),
         args.prompt,
     )
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=overwrite,
         source=name_of(journal),
     )
-    liked, disliked = rating.likelier(model, base.model, session.answers)
+    liked, disliked = rating.likelihood_gain(model, base.model, session.answers)
     say(
         f"{len(session.answers):,} answers: what you like is {liked:.2g} times as likely as at "
         f"first, what you do not {disliked:.2g} times; saved to {output}"

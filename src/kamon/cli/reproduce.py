@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> None:
     from kamon.generation.sampling import sample_document
     from kamon.tokenizers.char import CharTokenizer
     from kamon.training.loop import Progress, pretrain
-    from kamon.training.setup import prepare
+    from kamon.training.setup import build_setup
 
     # As the original takes them, which brings no characters to one form.
     format = None if args.input in BUILT_IN else "text"
     source = corpus.read(args.input, format=format, composed=False)
     tokenizer = CharTokenizer(sorted(source.docs.chars()))
-    run = prepare(source, Config(**chosen), tokenizer=tokenizer, **engine)
+    run = build_setup(source, Config(**chosen), tokenizer=tokenizer, **engine)
     say_cut(run)
     show = not args.json
     if show:

@@ -16,7 +16,7 @@ from kamon.cli.parser import Parser, whole_number
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.finetuning.preferences import Answer, Preference
+    from kamon.finetuning.preferences import Feedback, Preference
     from kamon.model import Model
 
 NUM_PAIRS = 1_000
@@ -54,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--num-pairs is for the built-in pairs: DATA is common for those")
     chosen = tuning.chosen(args, OWN)
 
-    from kamon.finetuning.reward_model import resume, reward
+    from kamon.finetuning.reward_model import resume, reward_model
     from kamon.model import load
 
     def begin(engine: dict[str, Any], how: dict[str, Any]) -> Model:
         base = load(args.dir, **engine)
         seed = chosen.get("seed", base.config.seed)
         pairs, held_out = read_pairs(args.data, args.num_pairs, seed)
-        return reward(
+        return reward_model(
             base, pairs, held_out, source=args.data, base=args.dir, **chosen, **engine, **how
         )
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_pairs(
     data: str, num_pairs: int | None, seed: int
-) -> tuple[Sequence[Answer], list[Preference] | None]:
+) -> tuple[Sequence[Feedback], list[Preference] | None]:
     from kamon.finetuning import preferences
 
     if data == preferences.COMMON:

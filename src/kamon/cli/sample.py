@@ -35,7 +35,7 @@ from kamon.cli.settings import (
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.generation.constraints import Found
+    from kamon.generation.constraints import SampleResult
     from kamon.model import Model
 
 # Flags that are conditions: what argparse needs, and the help.
@@ -104,12 +104,14 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kamon.generation.constraints import make_conditions
+    from kamon.generation.constraints import make_constraints
     from kamon.model import load
 
     names = [name.replace("-", "_") for name in (*CONDITIONS, "length")]
     conditions = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    make_conditions({**conditions, "exclude": ()})  # what cannot be is said before anything is read
+    make_constraints(
+        {**conditions, "exclude": ()}
+    )  # what cannot be is said before anything is read
     if "exclude" in conditions:
         from kamon.data import corpus
 
@@ -124,19 +126,19 @@ def run(args: argparse.Namespace) -> int:
     if is_text and (args.details or args.nearest):
         raise ConfigError("--details and --nearest compare documents, and this model writes text")
     n = args.n if args.n is not None else 1 if is_text else 20
-    found = model.find(n, temperature=args.temperature, seed=args.seed, **conditions)
+    found = model.generate(n, temperature=args.temperature, seed=args.seed, **conditions)
     if args.json and is_text:
         print_json({"directory": args.dir, "samples": [{"text": text} for text in found.texts]})
     elif args.json:
         samples = described(model, found, args.nearest, conditions.get("prompt"))
-        print_json({"directory": args.dir, "tried": found.tried, "samples": samples})
+        print_json({"directory": args.dir, "tried": found.num_candidates, "samples": samples})
     elif args.details or args.nearest:
         for sample in described(model, found, args.nearest, conditions.get("prompt")):
             print("\t".join(columns(sample)))
     elif is_text:
         print_texts(found.texts)
     elif sys.stdout.isatty():  # a program gets each text and no more
-        known = model.docs.among(found.texts)
+        known = model.docs.intersection(found.texts)
         print_marked([(text, text in known) for text in found.texts])
     else:
         for text in found.texts:
@@ -149,19 +151,19 @@ def run(args: argparse.Namespace) -> int:
         return 0
     say(
         f"{len(found.texts):,} of {n:,} found: "
-        f"among {found.tried:,} candidates no more fulfil the conditions"
+        f"among {found.num_candidates:,} candidates no more fulfil the conditions"
     )
     return 0 if found.texts else 1
 
 
 def described(
-    model: Model, found: Found, nearest: bool, prompt: str | None = None
+    model: Model, found: SampleResult, nearest: bool, prompt: str | None = None
 ) -> list[dict[str, Any]]:
     """What --json shows of each sample."""
-    from kamon.evaluation.nearest import details
+    from kamon.evaluation.nearest import sample_infos
 
-    known = model.docs.among(found.texts)
-    found_out = details(model, found.texts, prompt, known=known, nearest=nearest)
+    known = model.docs.intersection(found.texts)
+    found_out = sample_infos(model, found.texts, prompt, known=known, nearest=nearest)
     samples: list[dict[str, Any]] = []
     for place, each in zip(found.numbers, found_out, strict=True):
         sample = {

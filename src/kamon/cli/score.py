@@ -31,7 +31,7 @@ from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
 if TYPE_CHECKING:
-    from kamon.evaluation.score import Scale, Scores
+    from kamon.evaluation.score import PercentileScale, Scores
     from kamon.tokenizers.base import Tokenizer
 
 HEADS = "bits\tlogprob\tpercent\toddest\ttext"
@@ -77,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
     engine = chosen_engine(args)
 
     from kamon.data.corpus import MAX_LINE, format_of, name_of, stream_entries
-    from kamon.evaluation.score import Scale, score_list
+    from kamon.evaluation.score import PercentileScale, score_list
     from kamon.model import load
 
     model = load(args.model, **engine)
     model.check_documents("scores are those of documents")
-    scale = Scale.of(model, args.unknown)
+    scale = PercentileScale.of(model, args.unknown)
     num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = num_odd = (
         num_broken
     ) = 0
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if num_scored else 1
 
 
-def say_compared(scale: Scale) -> None:
+def say_compared(scale: PercentileScale) -> None:
     n = f"{len(scale.bits):,}"
     if scale.reference is None:
         say(
@@ -174,7 +174,7 @@ def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
     return next(n for n, line in enumerate(lines, 1) if tokenizer.unknown(normal(line.strip())))
 
 
-def text_rows(found: Scores, scale: Scale) -> list[str]:
+def text_rows(found: Scores, scale: PercentileScale) -> list[str]:
     surprising = found.surprising()
     shown = {char: one_line(char) or "end" for char in set(surprising)}
     given = found.given
@@ -191,7 +191,7 @@ def text_rows(found: Scores, scale: Scale) -> list[str]:
     ]
 
 
-def json_rows(found: Scores, scale: Scale) -> list[str]:
+def json_rows(found: Scores, scale: PercentileScale) -> list[str]:
     return [
         json_line(
             {

@@ -24,11 +24,11 @@ from kamon.cli.settings import add_engine, add_json
 from kamon.errors import TokenizerError
 
 if TYPE_CHECKING:
-    from kamon.completion import Element, Found, NextToken
+    from kamon.completion import Element, NextToken, SearchResult
     from kamon.model import Model
 
 BAR = 50  # columns for a probability of 1
-MOST_NAMED = 5  # characters that a sentence names
+MAX_NAMED = 5  # characters that a sentence names
 # Those that Unicode calls "default ignorable", such as selectors of a glyph, though Python thinks
 # that they can be printed.
 INVISIBLE = re.compile(
@@ -62,7 +62,7 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
     """The pattern with unknown characters left out or replaced, which is said. TokenizerError for
     an unknown one that is to be neither."""
     from kamon.completion import replaced, replacements
-    from kamon.tokenizers.base import told_apart
+    from kamon.tokenizers.base import quote_distinctly
 
     if unknown == "error":
         try:
@@ -75,8 +75,9 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
     exchanged = replacements(model.tokenizer, elements, unknown)
     if exchanged:
         named = [
-            f"{printable(char)} {f'replaced by {told_apart(like, char)}' if like else 'left out'}"
-            for char, like in list(exchanged.items())[:MOST_NAMED]
+            f"{printable(char)} "
+            + (f"replaced by {quote_distinctly(like, char)}" if like else "left out")
+            for char, like in list(exchanged.items())[:MAX_NAMED]
         ]
         more = len(exchanged) - len(named)
         say(f"unknown to the model: {', '.join(named)}{f' and {more:,} more' if more else ''}")
@@ -123,7 +124,7 @@ def bar(p: float) -> str:
     return block * round(BAR * p)
 
 
-def found_lines(found: Found, known: Collection[str]) -> list[str]:
+def found_lines(found: SearchResult, known: Collection[str]) -> list[str]:
     """Log probability, share and text of each."""
     return [
         f"  {each.logprob:8.3f}  {each.share:6.1%}  {entry_line(each.text) or '(empty)'}"
@@ -132,19 +133,19 @@ def found_lines(found: Found, known: Collection[str]) -> list[str]:
     ]
 
 
-def found_json(found: Found, known: Collection[str]) -> dict[str, Any]:
+def found_json(found: SearchResult, known: Collection[str]) -> dict[str, Any]:
     documents = [each._asdict() | {"in_list": each.text in known} for each in found.documents]
     return {
         "documents": documents,
-        "exact": found.exact,
+        "exact": found.num_exact,
         "complete": found.complete,
         "reads": found.reads,
     }
 
 
-def say_found(found: Found, n: int, model: Model) -> None:
+def say_found(found: SearchResult, n: int, model: Model) -> None:
     """That there are fewer than asked for, or that they may not be the most probable."""
-    have, exact = len(found.documents), found.exact
+    have, exact = len(found.documents), found.num_exact
     say_line_ends(sum(has_line_end(each.text) for each in found.documents))
     sizes = [len(model.tokenizer.encode(each.text)) for each in found.documents]
     say_unfinished(sizes, model.config.block_size, model.tokenizer.unit)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 ACTIONS = ("train", "encode", "decode", "show")
 NUM_NEAR = 4  # tokens that are most like another
-MOST_DIGITS = 10  # of a token: int() takes long over more
+MAX_DIGITS = 10  # of a token: int() takes long over more
 
 
 def add_arguments(parser: Parser) -> None:
@@ -206,10 +206,10 @@ def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
     """The numbers of a line, without BOS at its ends. TokenizerError for what is no token."""
     words = line.split()
     for word in words:
-        number = word.isascii() and word.isdigit() and len(word) <= MOST_DIGITS
+        number = word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS
         if not number or int(word) >= tokenizer.vocab_size:
             raise TokenizerError(
-                f"{word[:MOST_DIGITS]!r} is no token: they are numbers from 0 to "
+                f"{word[:MAX_DIGITS]!r} is no token: they are numbers from 0 to "
                 f"{tokenizer.vocab_size - 1:,}"
             )
     tokens = list(map(int, words))
@@ -267,13 +267,17 @@ def described(
     """What --json shows of a text."""
     tokens = [token for steps in pieces for token in steps[-1]]
     found: dict[str, Any] = {
-        "tokens": [{"token": token, "text": tokenizer.piece(token)} for token in tokens],
+        "tokens": [{"token": token, "text": tokenizer.token_text(token)} for token in tokens],
         "pieces": [{"steps": steps} for steps in pieces],
     }
     if near:
         found["nearest"] = {
             str(token): [
-                {"token": each.token, "text": tokenizer.piece(each.token), "cosine": each.cosine}
+                {
+                    "token": each.token,
+                    "text": tokenizer.token_text(each.token),
+                    "cosine": each.cosine,
+                }
                 for each in near[token]
             ]
             for token in dict.fromkeys(tokens)
@@ -291,11 +295,11 @@ def print_pieces(tokenizer: Tokenizer, text: str, pieces: list[list[list[int]]])
     tokens = [token for steps in pieces for token in steps[-1]]
     print(f"{one_line(text)}: {count(len(text), 'character')}, {count(len(tokens), 'token')}")
     for steps in pieces:
-        names = "  ".join(f"{visible(tokenizer.piece(token))} {token}" for token in steps[-1])
+        names = "  ".join(f"{visible(tokenizer.token_text(token))} {token}" for token in steps[-1])
         print(f"  {names}")
         for before, after in pairwise(steps):
             made = next(token for token in after if token not in before)
-            shown = {token: visible(tokenizer.piece(token)) for token in after}
+            shown = {token: visible(tokenizer.token_text(token)) for token in after}
             shown[made] = f"[{shown[made]}]"
             print(f"      {made:>6}  {' '.join(shown[token] for token in after)}")
 
@@ -303,9 +307,9 @@ def print_pieces(tokenizer: Tokenizer, text: str, pieces: list[list[list[int]]])
 def print_near(tokenizer: Tokenizer, tokens: list[int], near: dict[int, list[Near]]) -> None:
     """Of each token those whose embeddings are most alike."""
     print("  nearest by the cosine of their embeddings")
-    width = max(columns(visible(tokenizer.piece(token))) for token in tokens)
+    width = max(columns(visible(tokenizer.token_text(token))) for token in tokens)
     for token in tokens:
         others = "  ".join(
-            f"{visible(tokenizer.piece(each.token))} {each.cosine:.2f}" for each in near[token]
+            f"{visible(tokenizer.token_text(each.token))} {each.cosine:.2f}" for each in near[token]
         )
-        print(f"      {token:>6}  {padded(visible(tokenizer.piece(token)), width)}  {others}")
+        print(f"      {token:>6}  {padded(visible(tokenizer.token_text(token)), width)}  {others}")

@@ -38,12 +38,12 @@ from kamon.cli.settings import (
     settings,
 )
 from kamon.config import SETTINGS
-from kamon.engines.base import is_fast
-from kamon.engines.distributed import check_engine, here, restarted, this_rank
+from kamon.engines.base import has_fused_ops
+from kamon.engines.distributed import check_engine, get_group, restarted, this_rank
 from kamon.errors import ConfigError
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.char import CharTokenizer
-from kamon.tokenizers.load import wants_composed
+from kamon.tokenizers.load import wants_nfc
 from kamon.training.presets import ORIGINAL
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 20
 LONG_ENTRY = 10  # characters in the mean, of which byte pairs make fewer tokens
-MOST_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
+MAX_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
 
 
 def add_arguments(parser: Parser) -> None:
@@ -127,8 +127,8 @@ def run(args: argparse.Namespace) -> int:
     from kamon.engines.parameters import num_params
     from kamon.packing.shards import is_packed
     from kamon.training.presets import check_picks
-    from kamon.training.session import interval
-    from kamon.training.setup import NONE_HELD_OUT, Run
+    from kamon.training.session import checkpoint_interval
+    from kamon.training.setup import NONE_HELD_OUT, TrainingSetup
 
     going_on = args.resume is not None
     if going_on:
@@ -143,27 +143,29 @@ def run(args: argparse.Namespace) -> int:
         check_picks(args.budget, args.size)
         if not restarted() and not rank:
             model_dir.check_target(output, overwrite=args.overwrite)
-    interval(args.checkpoint_every, "--checkpoint-every")
-    ranks = here()
+    checkpoint_interval(args.checkpoint_every, "--checkpoint-every")
+    ranks = get_group()
     mode, composed = chosen.get("mode", "documents"), True
     base = output if going_on else args.init_from
     if name is not None and base is not None:
         from kamon.storage import model_dir
 
-        found = ranks.all(lambda: None if rank else model_dir.load(base))
+        found = ranks.run_on_all(lambda: None if rank else model_dir.load(base))
         kept = f"{found.config.mode} {found.tokenizer.composed}" if found else ""
-        mode, form = ranks.send(kept.encode()).decode().split()
+        mode, form = ranks.broadcast_bytes(kept.encode()).decode().split()
         composed = form == "True"
     elif name is not None:
-        composed = ranks.all(lambda: wants_composed(args.tokenizer))
+        composed = ranks.run_on_all(lambda: wants_nfc(args.tokenizer))
     source: Corpus | Shards | None = None
     if name is not None and is_packed(name):
-        source = ranks.all(lambda: packed_corpus(name, args))
+        source = ranks.run_on_all(lambda: packed_corpus(name, args))
     elif name is not None:
-        source = ranks.all(lambda: corpus.read(name, **reading(args), mode=mode, composed=composed))
+        source = ranks.run_on_all(
+            lambda: corpus.read(name, **reading(args), mode=mode, composed=composed)
+        )
         say_corpus(source, name)
 
-    def on_start(run: Run) -> None:
+    def on_start(run: TrainingSetup) -> None:
         say_resumed(run.resumed)
         say_cut(run)
         if run.held_out:
@@ -216,7 +218,7 @@ def run(args: argparse.Namespace) -> int:
             )
     # All know of a signal to one; and none ends, which torchrun would take for a failure of it,
     # before rank 0 has kept what was learned.
-    stop.signal = int(ranks.most(stop.signal or 0)) or None
+    stop.signal = int(ranks.all_reduce_max(stop.signal or 0)) or None
     stopped = stop.code(model)
     if not model.metrics or rank:
         return stopped
@@ -226,7 +228,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"`kamon train --resume {output}` goes on from here")
     is_text = model.config.mode == "text"
     samples = [] if stopped else model.sample(1 if is_text else NUM_SAMPLES)
-    known = set() if is_text else model.docs.among(samples)
+    known = set() if is_text else model.docs.intersection(samples)
     marked = [(text, text in known) for text in samples]
     if args.json:
         print_json(
@@ -347,7 +349,7 @@ def advice(model: Model) -> str:
     if isinstance(model.tokenizer, CharTokenizer) and chars >= LONG_ENTRY * len(learned):
         may.append("--tokenizer bpe")
     found = f"; {' or '.join(may)} may help" if may else ""
-    if not held_out or chars > MOST_COUNTED or not is_fast(model.engine):
+    if not held_out or chars > MAX_COUNTED or not has_fused_ops(model.engine):
         return found
     from kamon.evaluation.introspection import ngram_loss
 

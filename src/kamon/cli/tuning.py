@@ -15,7 +15,7 @@ from kamon.cli.train import stop_on_signals
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kamon.finetuning.loop import Start
+    from kamon.finetuning.loop import StartInfo
     from kamon.model import Model
 
 BASE = "the base's"
@@ -66,9 +66,9 @@ def add_arguments(parser: Parser, verb: str, own: Numbers, taken: Mapping[str, s
 
 def check(args: argparse.Namespace, *needed: str) -> None:
     """ConfigError for what lacks of `needed`, or cannot be said where a tuning goes on."""
-    from kamon.training.session import interval
+    from kamon.training.session import checkpoint_interval
 
-    interval(args.checkpoint_every, "--checkpoint-every")
+    checkpoint_interval(args.checkpoint_every, "--checkpoint-every")
     if args.resume is None:
         for name in needed:
             if getattr(args, name) is None:
@@ -124,7 +124,7 @@ def tuned(
     return model, output, stop.code(model)
 
 
-def say_start(start: Start) -> None:
+def say_start(start: StartInfo) -> None:
     from kamon.engines.parameters import num_params
 
     tuning, c = start.tuning, start.tuning.config

@@ -18,7 +18,7 @@ ORIGINAL_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8c
 ORIGINAL_SIZE = 228_145
 WAIT_SECONDS = 20  # for more of it
 FETCH_SECONDS = 60  # for all of it
-MOST_REASON = 200  # characters
+MAX_REASON = 200  # characters
 
 
 def names_table() -> list[tuple[str, str, int]]:
@@ -103,5 +103,5 @@ def download() -> bytes | str:
     except (OSError, HTTPException, ValueError) as error:  # the last by an address led on to
         # Some have what the server said, line ends and all.
         reason = " ".join(str(getattr(error, "reason", "") or error).split())
-        return reason[:MOST_REASON] or type(error).__name__
+        return reason[:MAX_REASON] or type(error).__name__
     return content if is_original(content) else "what came is another file: its SHA-256 differs"

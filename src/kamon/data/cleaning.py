@@ -15,14 +15,14 @@ from html.entities import html5
 from math import log
 from typing import Any
 
-from kamon.config import check_text, checked_int, suggestion
+from kamon.config import check_text, require_int, suggestion
 from kamon.data.documents import Documents
 from kamon.errors import ConfigError
 from kamon.files.spill import count
 
 NUM_EXAMPLES = 3
-MIN_NEAR = 75  # below it, words as short as names need share no GRAM characters in a row
-GRAM = 3
+MIN_NEAR_CHARS = 75  # below it, words as short as names need share no GRAM characters in a row
+GRAM_CHARS = 3
 DOTTED_I = "\u0130"  # its small letter in Unicode is an i with a combining dot; "i" is meant
 MAX_PASSES = 100  # two or three are common; only entities nested on purpose need more
 
@@ -63,7 +63,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("min_len", "max_len", "near"):
             if name == "min_len" or getattr(self, name) is not None:
-                object.__setattr__(self, name, checked_int(name, getattr(self, name)))
+                object.__setattr__(self, name, require_int(name, getattr(self, name)))
         if self.min_len < 0:
             raise ConfigError(f"min_len must be 0 or more, not {self.min_len}")
         if self.max_len is not None and self.max_len < max(self.min_len, 1):
@@ -71,8 +71,8 @@ class Options:
                 f"max_len must be {max(self.min_len, 1)} or more, not {self.max_len}: "
                 "nothing would be left"
             )
-        if self.near is not None and not MIN_NEAR <= self.near <= 100:
-            raise ConfigError(f"near must be from {MIN_NEAR} to 100 percent, not {self.near}")
+        if self.near is not None and not MIN_NEAR_CHARS <= self.near <= 100:
+            raise ConfigError(f"near must be from {MIN_NEAR_CHARS} to 100 percent, not {self.near}")
         if self.repetitions and self.near is not None:
             raise ConfigError("near-duplicates cannot go while repetitions stay: choose one")
         for name in ("scripts", "drop_words"):
@@ -355,7 +355,7 @@ def near_duplicates(docs: list[str], percent: int, rapidfuzz: Any) -> Iterator[s
     for number, doc in enumerate(docs):
         num_edits = len(doc) * (100 - percent) // percent
         rare = sorted(grams(doc), key=lambda gram: (how_common[gram], gram))
-        rare = rare[: GRAM * num_edits + 1]
+        rare = rare[: GRAM_CHARS * num_edits + 1]
         own = band(len(doc))
         found: set[int] = set()
         for other in (own - 1, own, own + 1):
@@ -373,7 +373,7 @@ def near_duplicates(docs: list[str], percent: int, rapidfuzz: Any) -> Iterator[s
 def grams(doc: str) -> list[str]:
     """The runs of GRAM characters, also over the ends; a second one of a kind is told apart."""
     padded = f"\0\0{doc}\0\0"
-    found = [padded[i : i + GRAM] for i in range(len(padded) - GRAM + 1)]
+    found = [padded[i : i + GRAM_CHARS] for i in range(len(padded) - GRAM_CHARS + 1)]
     if len(set(found)) < len(found):
         seen: Counter[str] = Counter()
         for i, gram in enumerate(found):

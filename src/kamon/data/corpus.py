@@ -44,9 +44,9 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 SEPARATOR_LINE = re.compile(r'"?sep=([^"])"?')  # which Excel reads, and does not show
 QUOTED = re.compile(r'(?<![^,;\t|])"(?:[^"]++|"")*+("?)')  # a cell; without its end if it goes on
 CELL_END = re.compile(r'((?:[^"]++|"")*+)("?)')  # of a quoted cell, on the line
-LOOKED_AT = 100  # lines, to tell a table
+MAX_ROWS_READ = 100  # lines, to tell a table
 COMMENTS = 2  # among them, to tell that there are some
-LEAST_LOOKED_AT = 3
+MIN_ROWS_READ = 3
 SHARE = 0.8  # of them that are alike
 
 
@@ -165,7 +165,7 @@ def entries_in(
     tell: is told each line of a Corpus's note, some only when the last entry was read.
     """
     if format == "text":
-        first = list(islice(lines, LOOKED_AT))
+        first = list(islice(lines, MAX_ROWS_READ))
         for note in text_notes(first):
             tell(note)
         return chain(first, lines)
@@ -175,7 +175,7 @@ def entries_in(
         return array_texts(name, lines, key) if is_array else json_texts(name, lines, key)
     if format == "jsonl":
         return json_texts(name, lines, key)
-    head, lines = table_head(name, lines, format, column, header)
+    head, lines = find_header(name, lines, format, column, header)
     if head is None:
         return iter(())
     if head.columns and column is None and len(head.columns) > 1:
@@ -190,7 +190,7 @@ def columns_in(name: str, lines: Iterator[str], format: str, header: bool = True
     """What a table has to choose from: the names in its header row, numbers where it has none, or
     the keys of the first JSON object that have a text."""
     if format in TABLES:
-        head, _ = table_head(name, lines, format, None, header)
+        head, _ = find_header(name, lines, format, None, header)
         return [] if head is None else head.columns
     if format == "json":
         is_array, lines = begins_array(lines)
@@ -242,7 +242,7 @@ def from_text(
 def lines_in(text: str, source: str) -> Iterator[str]:
     """The lines that `read` would find in a text file with this content."""
     content = text.encode("utf-8", "surrogatepass")
-    return chain.from_iterable(no_longer(lines_of(decoded([content], source)), source))
+    return chain.from_iterable(removed_message(lines_of(decoded([content], source)), source))
 
 
 def from_entries(
@@ -297,7 +297,7 @@ def format_of(source: str | Path) -> str:
 
 
 @contextmanager
-def opened(source: str | Path, name: str, others: Iterable[str] = ()) -> Iterator[BinaryIO]:
+def open_source(source: str | Path, name: str, others: Iterable[str] = ()) -> Iterator[BinaryIO]:
     """The file, or standard input for "-". CorpusError where it cannot be opened or read.
 
     That lines are waited for is said where they come from a keyboard.
@@ -319,8 +319,10 @@ def opened(source: str | Path, name: str, others: Iterable[str] = ()) -> Iterato
     except FileNotFoundError:
         if not str(source):
             raise CorpusError("there is no file with an empty name") from None
-        known = [other for other in (*others, *map(name_of, neighbours(source))) if other != name]
-        raise CorpusError(f"there is no file {name}{near(name, known)}") from None
+        known = [
+            other for other in (*others, *map(name_of, similar_files(source))) if other != name
+        ]
+        raise CorpusError(f"there is no file {name}{did_you_mean(name, known)}") from None
     except OSError as error:
         raise CorpusError(f"cannot read {name}: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
@@ -364,10 +366,10 @@ def text_lines(text: str) -> list[str]:
 def whole_lines(source: str | Path) -> Iterator[str]:
     """The lines of `stream_lines`, one by one; CorpusError for one that is longer than MAX_LINE."""
     blocks = stream_lines(source, builtin.BUILT_IN)
-    return chain.from_iterable(no_longer(blocks, name_of(source)))
+    return chain.from_iterable(removed_message(blocks, name_of(source)))
 
 
-def no_longer(blocks: Iterable[list[str]], name: str, number: int = 1) -> Iterator[list[str]]:
+def removed_message(blocks: Iterable[list[str]], name: str, number: int = 1) -> Iterator[list[str]]:
     """The same lines; CorpusError for one that is longer than MAX_LINE.
 
     number: of the first line in the file called `name`.
@@ -391,7 +393,7 @@ def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[lis
     says what is wrong with the content and in which line, when the lines before were yielded.
     """
     name = name_of(source)
-    with opened(source, name, others) as file:
+    with open_source(source, name, others) as file:
         # What is there, without waiting.
         blocks = iter(lambda: file.read1(BLOCK), b"")  # type: ignore[attr-defined]
         yield from lines_of(decoded(blocks, name))
@@ -635,7 +637,7 @@ Row = tuple[int, int, list[str]]  # the lines in which it begins and ends, and i
 
 
 @dataclass(frozen=True)
-class Head:
+class Header:
     """How a table begins. columns: their names, or numbers if there is no header."""
 
     separator: str
@@ -645,9 +647,9 @@ class Head:
     notes: list[str]
 
 
-def table_head(
+def find_header(
     name: str, lines: Iterator[str], format: str, column: str | None, header: bool
-) -> tuple[Head | None, Iterator[str]]:
+) -> tuple[Header | None, Iterator[str]]:
     """How a table begins, None if it has no rows; and the same lines again.
 
     The header is the first row if that has the column, else a later one of the LOOKED_AT that has
@@ -659,13 +661,13 @@ def table_head(
     tables = [first_rows(name, seen, begin, each, format) for each in separators]
     found = header_with(tables, column) if by_name and column else None
     if found is None:
-        seen += islice(lines, LOOKED_AT)
+        seen += islice(lines, MAX_ROWS_READ)
         tables = [first_rows(name, seen, begin, each, format) for each in separators]
         found = header_with(tables, column) if by_name and column else None
     again = chain(seen, lines)
     number, place = likely_header(tables, header) if found is None else found
     if not tables[number]:
-        head = Head(separators[number], format == "csv", [], begin, [])
+        head = Header(separators[number], format == "csv", [], begin, [])
         # A row that never ends has its error when it is read.
         return (head if any(seen[begin:]) else None), again
     first, last, row = tables[number][place]
@@ -682,7 +684,7 @@ def table_head(
         notes.append(
             f"has its {what} taken as the header: {listed(columns)}; --no-header if it is data"
         )
-    return Head(
+    return Header(
         separators[number], format == "csv", columns, last if header else first - 1, notes
     ), again
 
@@ -753,7 +755,7 @@ def usual_width(table: list[Row]) -> int:
     return max(set(widths), key=lambda n: (widths.count(n), n), default=1)
 
 
-def column_index(name: str, head: Head, column: str | None) -> int:
+def column_index(name: str, head: Header, column: str | None) -> int:
     """Which cell of a row is meant. ConfigError where there is none such, or more than one."""
     columns = head.columns
     if column is None or not columns:
@@ -875,7 +877,7 @@ def quoted_row(
 
 
 def cells(
-    name: str, lines: Iterator[str], head: Head, index: int, tell: Callable[[str], object]
+    name: str, lines: Iterator[str], head: Header, index: int, tell: Callable[[str], object]
 ) -> Iterator[str]:
     """A cell of each row after the head; "" for a blank row."""
     several = first = 0  # rows of several lines, and where the first begins
@@ -918,11 +920,11 @@ def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl", "json"] | N
     So do rows with the same number of separators, not just one at the end; a comma before a space
     is one of prose.
     """
-    rows = list(filter(None, map(str.strip, islice(lines, LOOKED_AT))))
+    rows = list(filter(None, map(str.strip, islice(lines, MAX_ROWS_READ))))
     least = SHARE * len(rows)
     if rows and (rows[0] == "[" or rows[0].startswith(('["', '[{"'))):
         return "json"
-    if len(rows) < LEAST_LOOKED_AT:
+    if len(rows) < MIN_ROWS_READ:
         return None
     if sum(row[0] == "{" and row[-1] == "}" for row in rows) >= least:
         return "jsonl"
@@ -978,11 +980,11 @@ def stream_entries(
     blocks = stream_lines(source)
     if format == "text":
         first = next(blocks, [])
-        for note in text_notes(first[:LOOKED_AT]):
+        for note in text_notes(first[:MAX_ROWS_READ]):
             tell(f"{name} {note}")
         yield from chain(filter(None, [first]), blocks)
         return
-    blocks = no_longer(blocks, name)
+    blocks = removed_message(blocks, name)
     if format == "jsonl":
         number = 1
         for lines in blocks:
@@ -990,12 +992,12 @@ def stream_entries(
             number += len(lines)
         return
     each = chain.from_iterable(blocks)
-    yield from together(
+    yield from in_blocks(
         entries_in(name, each, format, column, header, lambda note: tell(f"{name} {note}"))
     )
 
 
-def together(docs: Iterable[str]) -> Iterator[list[str]]:
+def in_blocks(docs: Iterable[str]) -> Iterator[list[str]]:
     """Many at a time: so many that more would gain nothing, and few enough for memory."""
     block: list[str] = []
     size = 0
@@ -1020,7 +1022,7 @@ def checked_text(name: str, where: str, text: str) -> str:
     return text
 
 
-def neighbours(path: str | Path) -> list[str]:
+def similar_files(path: str | Path) -> list[str]:
     """The files beside a path that is not there."""
     folder = os.path.dirname(path)
     try:
@@ -1030,6 +1032,6 @@ def neighbours(path: str | Path) -> list[str]:
         return []
 
 
-def near(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     found = suggestion(word, list(known))
     return found if found.startswith(":") else ""

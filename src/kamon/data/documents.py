@@ -14,13 +14,13 @@ from typing import Any, overload
 from unicodedata import normalize
 
 from kamon.files import spill
-from kamon.files.spill import Buffer, Growing, Numbers
+from kamon.files.spill import Buffer, IntArray, SpillBuffer
 from kamon.native import library, mersenne
 
 BLOCK = 1 << 17  # bytes that are looked at together
 BLOCK_DOCS = 4096  # documents, where they come one by one
 NUL = b"\0"
-FEW = 200  # for fewer, Python is as fast as the native code
+MIN_NATIVE_DOCS = 200  # for fewer, Python is as fast as the native code
 NUM_SHOWN = 5
 
 
@@ -42,7 +42,7 @@ class Documents(Sequence[str]):
     """
 
     def __init__(
-        self, text: Buffer, starts: Numbers | None = None, *, distinct: bool = False
+        self, text: Buffer, starts: IntArray | None = None, *, distinct: bool = False
     ) -> None:
         if starts is not None and spill.typecode_of(starts) not in ("I", "Q"):
             raise ValueError("starts must be an array of 'I' or of 'Q'")
@@ -53,31 +53,31 @@ class Documents(Sequence[str]):
         self._size = spill.count(text, 0) if starts is None else len(starts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (b"".join(self._encoded_blocks()), self._distinct)
+        return unpickle_documents, (b"".join(self._encoded_blocks()), self._distinct)
 
     @classmethod
     def of(cls, docs: Iterable[str]) -> Documents:
         """These documents, taken as they come. None may hold a NUL."""
         if isinstance(docs, Documents):
             return docs
-        text = Growing()
+        text = SpillBuffer()
         left = iter(docs)
         while block := list(islice(left, BLOCK_DOCS)):
             block.append("")
             text.add("\0".join(block).encode("utf-8", "surrogatepass"))
-        return cls(text.done())
+        return cls(text.finish())
 
     @property
-    def starts(self) -> Numbers:
+    def starts(self) -> IntArray:
         """Where each document starts in the text."""
         if self._starts is None:
             self._starts = self._find_starts(None)
         return self._starts
 
-    def _find_starts(self, chosen: Buffer | None) -> Numbers:
+    def _find_starts(self, chosen: Buffer | None) -> IntArray:
         """Of a contiguous text the starts of all documents, or of the chosen ones."""
         typecode = "I" if len(self.text) < 2**32 else "Q"
-        if self._size < FEW or library.why_not():
+        if self._size < MIN_NATIVE_DOCS or library.why_not():
             sizes = (len(doc) + 1 for doc in self.encoded())
             found: Iterator[int] = islice(accumulate(sizes, initial=0), self._size)
             if chosen is not None:
@@ -91,7 +91,7 @@ class Documents(Sequence[str]):
             None if chosen is None else library.address(chosen),
             *(library.address(starts), itemsize),
         )
-        library.check(error)
+        library.raise_for(error)
         return spill.numbers_of(starts, typecode)
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class Documents(Sequence[str]):
         return chain.from_iterable(self.blocks())
 
     def __contains__(self, doc: object) -> bool:
-        return isinstance(doc, str) and bool(self.among([doc]))
+        return isinstance(doc, str) and bool(self.intersection([doc]))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Documents | list | tuple):
@@ -148,7 +148,7 @@ class Documents(Sequence[str]):
                 begin = end
             return
         starts, room = self.starts, BLOCK
-        if self._size < FEW or library.why_not():
+        if self._size < MIN_NATIVE_DOCS or library.why_not():
             for begin in range(0, len(starts), BLOCK_DOCS):
                 some = starts[begin : begin + BLOCK_DOCS]
                 yield b"".join([text[start : text.find(NUL, start) + 1] for start in some])
@@ -160,7 +160,7 @@ class Documents(Sequence[str]):
                 *(starts.itemsize, len(starts) - begin),
                 *(library.address(found), room, library.address(count)),
             )
-            library.check(-used)
+            library.raise_for(-used)
             if count[0]:
                 yield found[:used]
             else:
@@ -185,7 +185,7 @@ class Documents(Sequence[str]):
     def first_occurrences(self) -> Buffer:
         """For each document 1 where none before it is equal, otherwise 0."""
         first = spill.zeros(self._size)
-        if self._size < FEW or library.why_not():
+        if self._size < MIN_NATIVE_DOCS or library.why_not():
             seen: set[bytes] = set()
             for place, doc in enumerate(self.encoded()):
                 first[place] = doc not in seen
@@ -197,7 +197,7 @@ class Documents(Sequence[str]):
             0 if self.contiguous else self.starts.itemsize,
             *(self._size, library.address(first)),
         )
-        library.check(-found)
+        library.raise_for(-found)
         return first
 
     def different(self) -> Documents:
@@ -218,7 +218,7 @@ class Documents(Sequence[str]):
             found.update(block)
         return found.hexdigest()
 
-    def among(self, texts: Iterable[str]) -> set[str]:
+    def intersection(self, texts: Iterable[str]) -> set[str]:
         """Those of `texts` that are documents here."""
         wanted = set(texts)
         found: set[str] = set()
@@ -241,8 +241,8 @@ class Documents(Sequence[str]):
         return found
 
 
-def restored(text: bytes, distinct: bool) -> Documents:
+def unpickle_documents(text: bytes, distinct: bool) -> Documents:
     """The documents that were copied or sent here."""
-    growing = Growing()
+    growing = SpillBuffer()
     growing.add(text)
-    return Documents(growing.done(), distinct=distinct)
+    return Documents(growing.finish(), distinct=distinct)

@@ -54,8 +54,8 @@ def permutation(seed: int, epoch: int, n: int) -> Callable[[int], int]:
         while True:
             row, column = divmod(i, columns)
             for first, second in pairs:
-                row = (row + mixed(column ^ first)) % rows
-                column = (column + mixed(row ^ second)) % columns
+                row = (row + feistel_round(column ^ first)) % rows
+                column = (column + feistel_round(row ^ second)) % columns
             i = row * columns + column
             if i < n:
                 return i
@@ -63,7 +63,7 @@ def permutation(seed: int, epoch: int, n: int) -> Callable[[int], int]:
     return place
 
 
-def mixed(number: int) -> int:
+def feistel_round(number: int) -> int:
     """64 bits scrambled: the last steps of SplitMix64 (Steele et al. 2014,
     doi:10.1145/2660193.2660195)."""
     number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & MASK64

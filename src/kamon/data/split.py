@@ -9,24 +9,26 @@ from typing import Any
 from unicodedata import normalize
 
 from kamon.data.documents import Documents
-from kamon.files.spill import BLOCK, Growing, numbers
+from kamon.files.spill import BLOCK, SpillBuffer, numbers
 
-PARTS = 10
-FEWEST = 100  # different documents: of fewer none is held out, since a tenth would tell nothing
-MANY = 200_000  # different documents: of more, a tenth of all possible keys is a tenth of them
+NUM_BUCKETS = 10
+MIN_DOCS = 100  # different documents: of fewer none is held out, since a tenth would tell nothing
+MAX_RANKED = (
+    200_000  # different documents: of more, a tenth of all possible keys is a tenth of them
+)
 RULE = 2  # of `split`, kept with each list; what was saved before has no number
-BY_PART = 1  # the rule before: part 0 of `part`, however many documents it had
-MIN_HELD_OUT = FEWEST // PARTS  # documents: fewer tell nothing
+RULE_BY_BUCKET = 1  # the rule before: part 0 of `part`, however many documents it had
+MIN_HELD_OUT = MIN_DOCS // NUM_BUCKETS  # documents: fewer tell nothing
 NUM_KEYS = 1 << 64
-OTHERS = bytes([1, 0, *range(2, 256)])  # exchanges 0 and 1
+FLIPPED_BYTES = bytes([1, 0, *range(2, 256)])  # exchanges 0 and 1
 
 
-def part(doc: bytes) -> int:
+def bucket(doc: bytes) -> int:
     """One of PARTS, by the document's UTF-8 alone: the first byte of its SHA-256, modulo PARTS.
 
     The order and the growth of a list move no document from one part to another.
     """
-    return sha256(doc).digest()[0] % PARTS
+    return sha256(doc).digest()[0] % NUM_BUCKETS
 
 
 def key(doc: str) -> int:
@@ -69,17 +71,17 @@ def keys_of_part(keys: Iterable[int], number: int = 0) -> range:
     left = iter(keys)
     while block := list(islice(left, BLOCK)):
         different.update(block)
-        if len(different) > MANY:
-            return range(*(NUM_KEYS * n // PARTS for n in (number, number + 1)))
-    if len(different) < FEWEST:
+        if len(different) > MAX_RANKED:
+            return range(*(NUM_KEYS * n // NUM_BUCKETS for n in (number, number + 1)))
+    if len(different) < MIN_DOCS:
         return range(0)
     ordered = [*sorted(different), NUM_KEYS]
-    return range(*(ordered[len(different) * n // PARTS] for n in (number, number + 1)))
+    return range(*(ordered[len(different) * n // NUM_BUCKETS] for n in (number, number + 1)))
 
 
-def end_of_learned(length: int) -> int:
+def train_end(length: int) -> int:
     """How much of a text is learned where there are few: all but its last tenth."""
-    return length * (PARTS - 1) // PARTS
+    return length * (NUM_BUCKETS - 1) // NUM_BUCKETS
 
 
 def split(docs: Iterable[str], held_out: int = 0, rule: int = RULE) -> tuple[Documents, Documents]:
@@ -95,16 +97,16 @@ def split(docs: Iterable[str], held_out: int = 0, rule: int = RULE) -> tuple[Doc
     """
     different = Documents.of(docs).different()
     found: Iterator[bool]
-    if rule == BY_PART:
-        found = (part(doc) == held_out for doc in different.encoded())
+    if rule == RULE_BY_BUCKET:
+        found = (bucket(doc) == held_out for doc in different.encoded())
     else:
         keys = numbers("Q", map(key, different))
         found = map(keys_of_part(keys, held_out).__contains__, keys)
-    apart, learned = Growing(), Growing()
+    apart, learned = SpillBuffer(), SpillBuffer()
     while block := bytes(islice(found, BLOCK)):
         apart.add(block)
-        learned.add(block.translate(OTHERS))
-    return different.select(learned.done()), different.select(apart.done())
+        learned.add(block.translate(FLIPPED_BYTES))
+    return different.select(learned.finish()), different.select(apart.finish())
 
 
 def divide(
@@ -121,7 +123,7 @@ def divide(
         if len(held_out) >= MIN_HELD_OUT and len(learned) >= MIN_HELD_OUT:
             return learned, held_out
         if mode == "text":
-            pairs = [(doc, end_of_learned(len(doc))) for doc in different]
+            pairs = [(doc, train_end(len(doc))) for doc in different]
             return (
                 Documents.of(doc[:end] for doc, end in pairs if end),
                 Documents.of(doc[end:] for doc, end in pairs),
@@ -131,5 +133,5 @@ def divide(
 
 def divide_as(training: dict[str, Any], docs: Documents, mode: str) -> tuple[Documents, Documents]:
     """(learned, held out) of a model's documents, as in the training that this is the record of."""
-    rule = training["corpus"].get("split", BY_PART)
+    rule = training["corpus"].get("split", RULE_BY_BUCKET)
     return divide(docs, training.get("held_out") is not None, mode, rule)

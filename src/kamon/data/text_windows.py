@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from kamon.data.shuffling import window_start
-from kamon.engines.batch import Batch, pack
-from kamon.files.spill import Growing, Numbers, numbers_of
+from kamon.engines.batch import PackedBatch, pack_sequences
+from kamon.files.spill import IntArray, SpillBuffer, numbers_of
 
 
 @dataclass(frozen=True)
@@ -22,56 +22,56 @@ class TextWindows:
     """Windows from random places of one stream of tokens: the place of number i is drawn by (seed,
     i) alone. See `kamon.engines.batch.Examples`."""
 
-    tokens: Numbers
+    tokens: IntArray
     block_size: int
     seed: int
 
     def __len__(self) -> int:
         return max(1, (len(self.tokens) - 1) // self.block_size)
 
-    def take(self, first: int, count: int) -> Batch:
+    def get(self, first: int, count: int) -> PackedBatch:
         size = min(self.block_size + 1, len(self.tokens))
         places = len(self.tokens) - size + 1
         found = array("i")
         for index in range(first, first + count):
             start = window_start(self.seed, index, places)
             found.extend(self.tokens[start : start + size])
-        return Batch(found, array("q", range(0, count * size + 1, size)))
+        return PackedBatch(found, array("q", range(0, count * size + 1, size)))
 
 
-def stream(batch: Batch) -> Numbers:
+def stream(batch: PackedBatch) -> IntArray:
     """All documents one behind the other, one BOS between two of them, as one array of tokens."""
     if len(batch) == 1:
         return batch.tokens
-    joined = Growing()
+    joined = SpillBuffer()
     for begin, end in pairwise(batch.offsets):
         joined.add(batch.tokens[begin : end - 1].tobytes())
     joined.add(batch.tokens[-1:].tobytes())
-    return numbers_of(joined.done(), "i")
+    return numbers_of(joined.finish(), "i")
 
 
-def consecutive(tokens: Numbers, block_size: int) -> Batch:
+def consecutive(tokens: IntArray, block_size: int) -> PackedBatch:
     """Windows that follow one another and share one token, so that each target is in one of them.
 
     >>> [list(window) for window in consecutive(array("i", [5, 1, 2, 3, 5]), 3)]
     [[5, 1, 2, 3], [3, 5]]
     """
-    return pack(cut(tokens, block_size))
+    return pack_sequences(cut(tokens, block_size))
 
 
-def cut(tokens: Numbers, block_size: int) -> Iterator[Numbers]:
+def cut(tokens: IntArray, block_size: int) -> Iterator[IntArray]:
     for begin in range(0, max(1, len(tokens) - 1), block_size):
         yield tokens[begin : begin + block_size + 1]
 
 
-def in_windows(batch: Batch, block_size: int, rng: random.Random) -> Batch:
+def in_windows(batch: PackedBatch, block_size: int, rng: random.Random) -> PackedBatch:
     """Documents longer than block_size + 1 tokens as `consecutive` windows, in a new order.
 
     In their own order the windows of a long document would fill whole steps.
     """
     if all(end - begin <= block_size + 1 for begin, end in pairwise(batch.offsets)):
         return batch
-    found = pack(piece for document in batch for piece in cut(document, block_size))
+    found = pack_sequences(piece for document in batch for piece in cut(document, block_size))
     order = list(range(len(found)))
     rng.shuffle(order)
     return found.select(order)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
 from kamon.config import Config
-from kamon.engines.batch import Batch
+from kamon.engines.batch import PackedBatch
 from kamon.native.library import check_numbers
 
 
@@ -21,7 +21,7 @@ class State(TypedDict):
     step: int  # updates made so far
 
 
-def untrained(params: array[float]) -> State:
+def initial_state(params: array[float]) -> State:
     """The state of parameters that no step has changed yet."""
     zeros = array("d", bytes(8 * len(params)))
     return {"params": params, "m": zeros, "v": zeros, "step": 0}
@@ -58,11 +58,11 @@ class Engine(Protocol):
     def gradients(self) -> array[float]:
         """A copy of what `backward` has accumulated since the last `step`."""
 
-    def logprobs(self, batch: Batch) -> array[float]:
+    def logprobs(self, batch: PackedBatch) -> array[float]:
         """log p of every target in nats, document by document."""
 
     def backward(
-        self, batch: Batch, weights: Sequence[float], draws: Sequence[int] | None = None
+        self, batch: PackedBatch, weights: Sequence[float], draws: Sequence[int] | None = None
     ) -> array[float]:
         """The same as `logprobs`; adds the gradient of Σ w_t · (−log p_t), one weight a target.
 
@@ -88,17 +88,17 @@ class Reader(Protocol):
     def config(self) -> Config:
         """Of which block_size is read."""
 
-    def logprobs(self, batch: Batch) -> array[float]:
+    def logprobs(self, batch: PackedBatch) -> array[float]:
         """log p of every target in nats, document by document."""
 
 
-def is_fast(model: object) -> bool:
+def has_fused_ops(model: object) -> bool:
     """Whether an engine has fused calls: those do in a second what takes others hours."""
     return hasattr(model, "train")
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """Pretraining steps to do in one call: each learns from as many of `indices` as it has batches
     of `batch_size` documents.
 
@@ -107,11 +107,11 @@ class Plan:
     does not grow with the batch may compute all batches of a step together.
     """
 
-    docs: Batch
+    docs: PackedBatch
     batch_size: int
     indices: array[int]
     learning_rates: array[float]
-    first_draw: int = 0
+    first_dropout_id: int = 0
     gradient_accumulation_steps: int = 1
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from operator import ne
 from typing import Protocol
 
-from kamon.files.spill import Numbers
+from kamon.files.spill import IntArray
 from kamon.native.library import WRONG_INDEX, WRONG_OFFSETS, check_numbers
 
 BOS = "<|bos|>"  # its name, where tokens are shown
@@ -20,7 +20,7 @@ UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # of text whose characters are tokens: a
 
 
 @dataclass(frozen=True)
-class Batch:
+class PackedBatch:
     """Document d is `tokens[offsets[d]:offsets[d + 1]]`, a BOS at both ends included.
 
     Its inputs are all but the last of them, its targets all but the first; nothing is padded.
@@ -28,11 +28,11 @@ class Batch:
     views of a file (`kamon.files.spill`).
     """
 
-    tokens: Numbers
-    offsets: Numbers
+    tokens: IntArray
+    offsets: IntArray
 
-    def __reduce__(self) -> tuple[type[Batch], tuple[Numbers, Numbers]]:
-        return Batch, (array("i", self.tokens), array("q", self.offsets))  # no view of a file
+    def __reduce__(self) -> tuple[type[PackedBatch], tuple[IntArray, IntArray]]:
+        return PackedBatch, (array("i", self.tokens), array("q", self.offsets))  # no view of a file
 
     def check(self, indices: Sequence[int] | None = None) -> None:
         """ValueError for documents that are not as said above: all of them, or those of `indices`,
@@ -58,15 +58,15 @@ class Batch:
         not_empty = sum(map(ne, self.offsets, self.offsets[1:]))
         return len(self.tokens) - int(not_empty)
 
-    def __iter__(self) -> Iterator[Numbers]:
+    def __iter__(self) -> Iterator[IntArray]:
         return map(self.document, range(len(self)))
 
-    def document(self, d: int) -> Numbers:
+    def document(self, d: int) -> IntArray:
         return self.tokens[self.offsets[d] : self.offsets[d + 1]]
 
-    def select(self, indices: Iterable[int]) -> Batch:
+    def select(self, indices: Iterable[int]) -> PackedBatch:
         """The documents with these indices, in this order."""
-        return pack(self.document(d) for d in indices)
+        return pack_sequences(self.document(d) for d in indices)
 
 
 def check_samples(n: int, temperature: float, first: int) -> None:
@@ -79,7 +79,7 @@ def check_samples(n: int, temperature: float, first: int) -> None:
         raise ValueError(f"temperature must be 0 or more and finite, not {temperature}")
 
 
-class Examples(Protocol):
+class BatchSource(Protocol):
     """What steps learn from where it is no Batch: each example made when it is its turn.
 
     Which one is number i depends on nothing but i: neither on the steps before nor on how many
@@ -89,13 +89,13 @@ class Examples(Protocol):
     def __len__(self) -> int:
         """How many make one pass over everything."""
 
-    def take(self, first: int, count: int) -> Batch:
+    def get(self, first: int, count: int) -> PackedBatch:
         """Examples number first … first + count − 1, from 0; there is no last one."""
 
 
-def pack(documents: Iterable[Sequence[int]]) -> Batch:
+def pack_sequences(documents: Iterable[Sequence[int]]) -> PackedBatch:
     """
-    >>> batch = pack([[2, 0, 1, 2], [2, 1, 2]])
+    >>> batch = pack_sequences([[2, 0, 1, 2], [2, 1, 2]])
     >>> list(batch.offsets), batch.num_targets
     ([0, 4, 7], 5)
     """
@@ -103,4 +103,4 @@ def pack(documents: Iterable[Sequence[int]]) -> Batch:
     for document in documents:
         tokens.extend(document)
         offsets.append(len(tokens))
-    return Batch(tokens, offsets)
+    return PackedBatch(tokens, offsets)

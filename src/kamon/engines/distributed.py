@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-MEETING_SECONDS = 600.0  # until all ranks must be there
+RENDEZVOUS_SECONDS = 600.0  # until all ranks must be there
 POLL_SECONDS = 0.02
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process's number, from 0, and how many there are."""
 
     rank: int = 0
     size: int = 1
 
-    def part(self, whole: range) -> range:
+    def shard(self, whole: range) -> range:
         """This rank's share of a range: the shares follow each other, and may be empty."""
         begin, end = (len(whole) * r // self.size for r in (self.rank, self.rank + 1))
         return whole[begin:end]
 
-    def gather(self, numbers: Sequence[float]) -> list[list[float]]:
+    def all_gather(self, numbers: Sequence[float]) -> list[list[float]]:
         """The numbers of every rank, as many of each, by rank."""
         if self.size == 1:
             return [list(numbers)]
@@ -57,67 +57,67 @@ class Ranks:
 
         own = torch.tensor(numbers, dtype=torch.float64)
         found = [torch.empty_like(own) for _ in range(self.size)]
-        with together():
+        with translate_errors():
             distributed.all_gather(found, own)
         return [numbers.tolist() for numbers in found]
 
-    def first(self, number: float) -> float:
+    def broadcast_scalar(self, number: float) -> float:
         """What rank 0 says, for all: of whatever a clock decides."""
-        return self.gather([number])[0][0]
+        return self.all_gather([number])[0][0]
 
-    def most(self, number: float) -> float:
+    def all_reduce_max(self, number: float) -> float:
         """The largest number that a rank says."""
-        return max(number for (number,) in self.gather([number]))
+        return max(number for (number,) in self.all_gather([number]))
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether one rank at least says so: of whatever a signal decides."""
-        return self.most(flag) > 0
+        return self.all_reduce_max(flag) > 0
 
-    def send(self, content: bytes, rank: int = 0) -> bytes:
+    def broadcast_bytes(self, content: bytes, rank: int = 0) -> bytes:
         """The bytes of that rank, for all."""
         if self.size == 1:
             return content
         import torch
         from torch import distributed
 
-        length = int(self.gather([len(content)])[rank][0])
+        length = int(self.all_gather([len(content)])[rank][0])
         sent = bytearray(content if self.rank == rank else length)
         if sent:
-            with together():
+            with translate_errors():
                 distributed.broadcast(torch.frombuffer(sent, dtype=torch.uint8), rank)
         return bytes(sent)
 
-    def agree(self, text: str, what: str) -> None:
+    def assert_equal(self, text: str, what: str) -> None:
         """ConfigError on every rank where they do not say the same. what: such as "the list"."""
-        if self.any(self.send(text.encode()) != text.encode()):
+        if self.any_rank(self.broadcast_bytes(text.encode()) != text.encode()):
             raise ConfigError(
                 f"{what} is not the same in all {self.size} processes: give each the same"
             )
 
-    def all_or_none(self, error: KamonError | None) -> None:
+    def raise_on_all(self, error: KamonError | None) -> None:
         """Raise on every rank what went wrong on one: its own, or that of the first that has one.
 
         So none waits for another that is at its end.
         """
         wrong = 0 if error is None else 2 if isinstance(error, ConfigError) else 1
-        kinds = [kind for (kind,) in self.gather([wrong])]
+        kinds = [kind for (kind,) in self.all_gather([wrong])]
         rank = next((rank for rank, kind in enumerate(kinds) if kind), None)
         if rank is None:
             return
-        text = self.send(str(error).encode(), rank).decode()
+        text = self.broadcast_bytes(str(error).encode(), rank).decode()
         if error is not None:
             raise error
         kind = ConfigError if kinds[rank] == 2 else TrainingError
         raise kind(f"process {rank} of {self.size}: {text}")
 
-    def all(self, make: Callable[[], T]) -> T:
+    def run_on_all(self, make: Callable[[], T]) -> T:
         """What `make` gives, where it works on every rank; otherwise the error, on each of them."""
         error = None
         try:
             made = make()
         except KamonError as found:
             error = found
-        self.all_or_none(error)
+        self.raise_on_all(error)
         return made
 
     def broadcast(self, numbers: Tensor) -> None:
@@ -125,10 +125,10 @@ class Ranks:
         if self.size > 1:
             from torch import distributed
 
-            with together():
+            with translate_errors():
                 distributed.broadcast(numbers, 0)
 
-    def add_up(self, numbers: Tensor) -> None:
+    def all_reduce_sum(self, numbers: Tensor) -> None:
         """The sum over all ranks, in their order, in place. The length is a multiple of `size`.
 
         Each rank is given its piece of everybody's numbers, adds these up, and gives all the sum.
@@ -139,7 +139,7 @@ class Ranks:
         from torch import distributed
 
         pieces = torch.empty_like(numbers)
-        with together():
+        with translate_errors():
             distributed.all_to_all_single(pieces, numbers)
             total, *others = pieces.view(self.size, -1)
             for piece in others:
@@ -148,7 +148,7 @@ class Ranks:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """A sentence where another rank has ended, or cannot be reached."""
     try:
         yield
@@ -159,21 +159,21 @@ def together() -> Iterator[None]:
 
 def world_size() -> int:
     """How many processes were started together; 1 where nothing says so."""
-    return number("WORLD_SIZE") if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 1
+    return env_int("WORLD_SIZE") if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 1
 
 
 def this_rank() -> int:
     """Known before the others are met: who is not 0 is silent and writes nothing."""
-    return number("RANK") if world_size() > 1 else 0
+    return env_int("RANK") if world_size() > 1 else 0
 
 
 def restarted() -> bool:
     """Whether torchrun starts this again, since a process died: here, or on another machine."""
     own = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    return world_size() > 1 and here().any(own)
+    return world_size() > 1 and get_group().any_rank(own)
 
 
-def number(name: str) -> int:
+def env_int(name: str) -> int:
     text = os.environ.get(name, "")
     if not (text.isdecimal() and text.isascii()):
         raise ConfigError(
@@ -183,12 +183,12 @@ def number(name: str) -> int:
 
 
 @cache
-def here() -> Ranks:
+def get_group() -> ProcessGroup:
     """The ranks that this process is one of; at its first call it waits for the others."""
     size = world_size()
     if size == 1:
-        return Ranks()
-    rank = number("RANK")
+        return ProcessGroup()
+    rank = env_int("RANK")
     if rank >= size:
         raise ConfigError(f"the environment has RANK={rank} of WORLD_SIZE={size}: use torchrun")
     try:
@@ -200,11 +200,11 @@ def here() -> Ranks:
         ) from None
     backend = "cpu:gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(number("LOCAL_RANK") % torch.cuda.device_count())
+        torch.cuda.set_device(env_int("LOCAL_RANK") % torch.cuda.device_count())
         backend += ",cuda:nccl"
     try:
         store, _, _ = next(distributed.rendezvous("env://", rank, size))  # type: ignore[attr-defined]
-        store = distributed.PrefixStore(meeting(store, rank, size), store)  # type: ignore[attr-defined]
+        store = distributed.PrefixStore(rendezvous(store, rank, size), store)  # type: ignore[attr-defined]
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -213,22 +213,22 @@ def here() -> Ranks:
             "with torchrun"
         ) from None
     atexit.register(distributed.destroy_process_group)
-    return Ranks(rank, size)
+    return ProcessGroup(rank, size)
 
 
-def end(code: int) -> None:
+def hard_exit(code: int) -> None:
     """End this process at once with this exit code, if it is one of several that have met.
 
     At an ordinary end torch's threads sometimes abort it (seen in one of ten), which torchrun takes
     for a failure, and ends the others. To be called where nothing is left to do.
     """
-    if here.cache_info().currsize and here().size > 1:
+    if get_group.cache_info().currsize and get_group().size > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def meeting(store: Store, rank: int, size: int) -> str:
+def rendezvous(store: Store, rank: int, size: int) -> str:
     """A name for this meeting of all ranks, which rank 0 makes up and the others are told.
 
     Where torchrun starts processes again, the store still has what their forerunners left, and who
@@ -242,7 +242,7 @@ def meeting(store: Store, rank: int, size: int) -> str:
         found = str(store.get(own).decode())
         store.set(f"{found}/{rank}", "knows")
         return found
-    end = time.monotonic() + MEETING_SECONDS
+    end = time.monotonic() + RENDEZVOUS_SECONDS
     waiting = set(range(1, size))
     while waiting:
         for other in list(waiting):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from kamon.config import Config, checked_int
+from kamon.config import Config, require_int
 from kamon.engines.base import Engine
 from kamon.engines.dropout import masks
 from kamon.engines.parameters import num_params, parameter_shapes
@@ -23,7 +23,7 @@ from kamon.errors import ConfigError
 ENGINES = ("native", "scalar", "torch")
 DTYPES = ("float32", "float64", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MOST_THREADS = 1_024  # each has memory of its own, cores or not
+MAX_THREADS = 1_024  # each has memory of its own, cores or not
 
 
 def best_engine() -> str:
@@ -33,13 +33,13 @@ def best_engine() -> str:
     return "scalar" if library.why_not() else "native"
 
 
-def checked_threads(threads: int | None) -> int:
+def num_threads(threads: int | None) -> int:
     """How many cores may compute: those asked for, or all that this process may use."""
     from kamon.native import library
 
     if threads is None:
         return library.usable_cores()
-    return checked_int("threads", threads, 1, MOST_THREADS)
+    return require_int("threads", threads, 1, MAX_THREADS)
 
 
 def device_type(name: str, device: str | None) -> str:
@@ -50,9 +50,9 @@ def device_type(name: str, device: str | None) -> str:
         from kamon.engines.torch import find_device
     except ModuleNotFoundError:  # `make_engine` says so
         return "cpu"
-    from kamon.engines.distributed import here
+    from kamon.engines.distributed import get_group
 
-    return find_device("auto", here().size).type
+    return find_device("auto", get_group().size).type
 
 
 def make_engine(
@@ -76,7 +76,7 @@ def make_engine(
         raise ConfigError(f"unknown dtype {dtype!r}: there are {', '.join(DTYPES)}")
     if device not in (None, *DEVICES):
         raise ConfigError(f"unknown device {device!r}: there are {', '.join(DEVICES)}")
-    threads = None if threads is None else checked_threads(threads)
+    threads = None if threads is None else num_threads(threads)
     if name == "torch":
         return make_torch(config, dtype or "float32", threads, device or "auto", compile)
     if name in ENGINES and (compile or device not in (None, "auto", "cpu")):
@@ -136,10 +136,10 @@ def make_torch(
         if (error.name or "").partition(".")[0] != "torch":
             raise
         raise ConfigError("the torch engine needs torch: pip install 'kamon[torch]'") from None
-    from kamon.engines.distributed import here
+    from kamon.engines.distributed import get_group
 
     try:
         shapes = parameter_shapes(config)
-        return TorchEngine(config, shapes, dtype, threads, device, compile, here())
+        return TorchEngine(config, shapes, dtype, threads, device, compile, get_group())
     except ValueError as error:  # of what this machine does not have
         raise ConfigError(str(error)) from None

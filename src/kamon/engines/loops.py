@@ -7,12 +7,12 @@ from array import array
 from collections.abc import Callable
 from functools import partial
 
-from kamon.engines.base import Engine, Plan, Reader
-from kamon.engines.batch import Batch
-from kamon.engines.numerics import left_sum
+from kamon.engines.base import Engine, Reader, StepPlan
+from kamon.engines.batch import PackedBatch
+from kamon.engines.numerics import sequential_sum
 
 
-def document_logprobs(reader: Reader, batch: Batch) -> tuple[array[float], array[int]]:
+def document_logprobs(reader: Reader, batch: PackedBatch) -> tuple[array[float], array[int]]:
     """log p of each document in nats, and the place, from 0, of its least likely target.
 
     Arrays of 'd' and 'q'. Of equally unlikely targets the first counts; a document without targets
@@ -25,7 +25,9 @@ def document_logprobs(reader: Reader, batch: Batch) -> tuple[array[float], array
     return found
 
 
-def document_logprobs_one_by_one(reader: Reader, batch: Batch) -> tuple[array[float], array[int]]:
+def document_logprobs_one_by_one(
+    reader: Reader, batch: PackedBatch
+) -> tuple[array[float], array[int]]:
     """The sums that every fused `document_logprobs` must equal, to the last bit."""
     logprobs = reader.logprobs(batch)
     totals, places = array("d"), array("q")
@@ -33,13 +35,13 @@ def document_logprobs_one_by_one(reader: Reader, batch: Batch) -> tuple[array[fl
     for tokens in batch:
         begin, end = end, end + max(0, len(tokens) - 1)
         own = logprobs[begin:end]
-        totals.append(left_sum(own))
+        totals.append(sequential_sum(own))
         places.append(own.index(min(own)) if own else 0)
     return totals, places
 
 
 def train(
-    engine: Engine, plan: Plan, should_stop: Callable[[], bool] | None = None
+    engine: Engine, plan: StepPlan, should_stop: Callable[[], bool] | None = None
 ) -> array[float]:
     """Carry out `plan`; the loss of each step is the mean of −log p over its targets, in nats.
 
@@ -53,7 +55,7 @@ def train(
 
 
 def train_step_by_step(
-    engine: Engine, plan: Plan, should_stop: Callable[[], bool] | None = None
+    engine: Engine, plan: StepPlan, should_stop: Callable[[], bool] | None = None
 ) -> array[float]:
     """The loop over `backward` and `step` that every fused `train` must equal."""
     plan.docs.check(plan.indices)
@@ -63,14 +65,14 @@ def train_step_by_step(
         begin = i * plan.docs_per_step
         for first in range(begin, begin + plan.docs_per_step, plan.batch_size):
             indices = plan.indices[first : first + plan.batch_size]
-            batches.append((plan.first_draw + first, plan.docs.select(indices)))
+            batches.append((plan.first_dropout_id + first, plan.docs.select(indices)))
         share = 1 / sum(batch.num_targets for _, batch in batches)
         try:
             logprobs = array("d")
             for draw, batch in batches:
                 weights = array("d", [share]) * batch.num_targets
                 logprobs.extend(engine.backward(batch, weights, range(draw, draw + len(batch))))
-            loss = share * left_sum([-logprob for logprob in logprobs])
+            loss = share * sequential_sum([-logprob for logprob in logprobs])
             if math.isfinite(loss):
                 engine.step(learning_rate)
         except ArithmeticError:

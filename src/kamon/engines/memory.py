@@ -14,10 +14,12 @@ from kamon.config import Config
 from kamon.errors import ConfigError
 
 GB = 1e9
-LITTLE = 1e8  # bytes: that is always there, and need not be asked for
+MIN_ASKED_BYTES = 1e8  # bytes: that is always there, and need not be asked for
 CHUNK_TOKENS = 96  # that the native engine computes together, or one longer document
-MOST_GROUPS = 8  # of documents, each with a gradient of its own
-SCALAR_NODE = 550  # bytes that the scalar engine takes for a parameter and a token, measured
+MAX_GROUPS = 8  # of documents, each with a gradient of its own
+SCALAR_BYTES_PER_NODE = (
+    550  # bytes that the scalar engine takes for a parameter and a token, measured
+)
 # Numbers that torch keeps for each input while it learns, measured:
 TORCH_LAYER = 17  # times n_embd, for each layer
 TORCH_DROPOUT = 6  # as many more where there is dropout
@@ -43,7 +45,7 @@ def available() -> float:
 
 def check_memory(needed: float, what: str, remedy: str) -> None:
     """ConfigError with both figures where that many bytes cannot be had. remedy: what to do."""
-    there = float("inf") if needed < LITTLE else available()
+    there = float("inf") if needed < MIN_ASKED_BYTES else available()
     if needed > there:
         raise ConfigError(
             f"{what} would need {needed / GB:,.1f} GB of memory, and {there / GB:,.1f} GB are "
@@ -92,12 +94,12 @@ def training_bytes(
     found = params * (48.0 if held_out else 24.0) + 80.0 * batch_size
     tokens = min(block_size, longest + 1)
     if engine == "scalar":
-        return found + params * SCALAR_NODE * float(tokens)
+        return found + params * SCALAR_BYTES_PER_NODE * float(tokens)
     if engine == "torch":
         layer = TORCH_LAYER + (TORCH_DROPOUT if sizes["dropout"] else 0)
         numbers = (layer * n_layer + TORCH_ENDS) * n_embd + TORCH_VOCAB * vocab_size
         return found + float(real) * (4 * params + batch_size * tokens * numbers)
-    found += params * float(real) * (3 + min(MOST_GROUPS, batch_size))
+    found += params * float(real) * (3 + min(MAX_GROUPS, batch_size))
     tokens = max(tokens, CHUNK_TOKENS)
     numbers = tokens * ((10 * n_layer + 16) * n_embd + vocab_size)
     weights = n_layer * sizes["n_head"] * min(block_size, longest + 1) ** 2 / 2

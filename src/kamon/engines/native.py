@@ -17,19 +17,21 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from kamon.engines.batch import Batch, check_samples
+from kamon.engines.batch import PackedBatch, check_samples
 
 if TYPE_CHECKING:
     from kamon.config import Config
-    from kamon.engines.base import Plan, State
+    from kamon.engines.base import State, StepPlan
 
-from kamon.native.library import address, best_level, check, functions, usable_cores, zeros
+from kamon.native.library import address, best_level, functions, raise_for, usable_cores, zeros
 
 MASK64 = 2**64 - 1
-SHORT = 1e7  # multiply-adds that take 0.1 ms or less: threads would wait longer for one another
-LONG = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
+MAX_SERIAL_OPS = (
+    1e7  # multiply-adds that take 0.1 ms or less: threads would wait longer for one another
+)
+MIN_STOPPABLE_OPS = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
 POLL_SECONDS = 0.02
-TRIES = 20  # to take the lock, before a thread queues for it
+LOCK_ATTEMPTS = 20  # to take the lock, before a thread queues for it
 
 
 class NativeEngine:
@@ -65,7 +67,7 @@ class NativeEngine:
             *(c.beta1, c.beta2, c.eps_adam, c.weight_decay, c.grad_clip, c.dropout),
             *(c.seed & MASK64, threads if fits else 0, self.num_params, address(handle)),
         )
-        check(error)
+        raise_for(error)
         return int(handle[0])
 
     def __del__(self) -> None:
@@ -73,7 +75,13 @@ class NativeEngine:
             self.call["destroy"](self.handle)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (self.config, self.num_params, self.dtype, *self.options, self.state())
+        return unpickle_engine, (
+            self.config,
+            self.num_params,
+            self.dtype,
+            *self.options,
+            self.state(),
+        )
 
     def after_fork(self) -> None:
         """In the child, where there is no thread but one: be free of what others were at."""
@@ -108,11 +116,11 @@ class NativeEngine:
         self._call("gradients", address(grads))
         return grads
 
-    def logprobs(self, batch: Batch) -> array[float]:
+    def logprobs(self, batch: PackedBatch) -> array[float]:
         return self._batch(batch, None, None)
 
     def backward(
-        self, batch: Batch, weights: Sequence[float], draws: Sequence[int] | None = None
+        self, batch: PackedBatch, weights: Sequence[float], draws: Sequence[int] | None = None
     ) -> array[float]:
         if len(weights) != batch.num_targets:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
@@ -123,13 +131,13 @@ class NativeEngine:
         return self._batch(batch, array("d", [*weights, 0.0]), drawn)
 
     def _batch(
-        self, batch: Batch, weights: array[float] | None, draws: array[int] | None
+        self, batch: PackedBatch, weights: array[float] | None, draws: array[int] | None
     ) -> array[float]:
         num_targets = batch.num_targets
         logprobs = zeros(num_targets)
         error = self._run(
             *("batch", num_targets * (1 if weights is None else 3), None),
-            *documents(batch),
+            *batch_arguments(batch),
             None if weights is None else address(weights),
             None if draws is None else address(draws),
             address(logprobs),
@@ -137,11 +145,11 @@ class NativeEngine:
         self._check(error)
         return logprobs
 
-    def document_logprobs(self, batch: Batch) -> tuple[array[float], array[int]]:
+    def document_logprobs(self, batch: PackedBatch) -> tuple[array[float], array[int]]:
         totals, places = zeros(len(batch)), zeros(len(batch), "q")
         error = self._run(
             *("document_logprobs", batch.num_targets, None),
-            *(*documents(batch), address(totals), address(places)),
+            *(*batch_arguments(batch), address(totals), address(places)),
         )
         self._check(error)
         return totals, places
@@ -149,19 +157,21 @@ class NativeEngine:
     def step(self, learning_rate: float) -> None:
         self._check(self._call("step", learning_rate))
 
-    def train(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> array[float]:
+    def train(self, plan: StepPlan, should_stop: Callable[[], bool] | None = None) -> array[float]:
         num_steps = len(plan.learning_rates)
         losses = zeros(num_steps)
         docs = plan.docs
         done = self._run(
             *("train", 3 * len(plan.indices) * len(docs.tokens) / max(1, len(docs)), should_stop),
-            *(*documents(docs), address(plan.indices, "q"), plan.docs_per_step, num_steps),
-            *(plan.first_draw & MASK64, address(plan.learning_rates, "d"), address(losses)),
+            *(*batch_arguments(docs), address(plan.indices, "q"), plan.docs_per_step, num_steps),
+            *(plan.first_dropout_id & MASK64, address(plan.learning_rates, "d"), address(losses)),
         )
         self._check(-done)
         return losses[:done]
 
-    def sample(self, n: int, temperature: float, seed: int, bos: int, first: int = 0) -> Batch:
+    def sample(
+        self, n: int, temperature: float, seed: int, bos: int, first: int = 0
+    ) -> PackedBatch:
         c = self.config
         check_samples(n, temperature, first)
         if not 0 <= bos < c.vocab_size:
@@ -172,7 +182,7 @@ class NativeEngine:
             *(first, n, temperature, seed & MASK64, bos, address(tokens), address(offsets)),
         )
         self._check(error)
-        return Batch(tokens[: offsets[n]], offsets)
+        return PackedBatch(tokens[: offsets[n]], offsets)
 
     def decoder(self) -> NativeDecoder:
         return NativeDecoder(self)
@@ -184,7 +194,7 @@ class NativeEngine:
         """
         call = (self.short_call if short else self.call)[name]
         # Threads that queue for a lock take turns at each call, and a turn costs more than a call.
-        for _ in range(TRIES):
+        for _ in range(LOCK_ATTEMPTS):
             if self.lock.acquire(blocking=False):
                 self.lock.release()
                 break
@@ -202,8 +212,8 @@ class NativeEngine:
         in Python, where signals are heard: what their handlers raise ends the call.
         """
         size = tokens * self.num_params
-        if size < LONG:
-            return self._call(name, *arguments, None, short=size < SHORT)
+        if size < MIN_STOPPABLE_OPS:
+            return self._call(name, *arguments, None, short=size < MAX_SERIAL_OPS)
         stop, results, finished = array("i", [0]), array("q"), allocate_lock()
         raised: BaseException | None = None
 
@@ -247,16 +257,16 @@ class NativeEngine:
             time.sleep(POLL_SECONDS)
 
     def _check(self, error: int) -> None:
-        check(error, self.config.vocab_size, self.config.block_size)
+        raise_for(error, self.config.vocab_size, self.config.block_size)
 
 
-def documents(batch: Batch) -> tuple[Any, int, Any, int]:
+def batch_arguments(batch: PackedBatch) -> tuple[Any, int, Any, int]:
     """A batch as the library takes it; the order of its offsets is checked there."""
     tokens, offsets = address(batch.tokens, "i"), address(batch.offsets, "q")
     return tokens, len(batch.tokens), offsets, len(batch)
 
 
-def restored(
+def unpickle_engine(
     config: Config,
     num_params: int,
     dtype: str,
@@ -307,5 +317,5 @@ class NativeDecoder:
         error = self.call["decoder_push"](self.handle, token, address(logits))
         if error == 3:
             raise ValueError(f"the decoder is full: block_size {c.block_size} tokens were pushed")
-        check(error)
+        raise_for(error)
         return logits

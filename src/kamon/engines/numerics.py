@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
-def left_sum(numbers: Iterable[float]) -> float:
+def sequential_sum(numbers: Iterable[float]) -> float:
     """Added from left to right; `sum()` rounds differently since Python 3.12."""
     total = 0.0
     for number in numbers:
@@ -14,4 +14,4 @@ def left_sum(numbers: Iterable[float]) -> float:
 
 
 def mean(numbers: Sequence[float]) -> float:
-    return left_sum(numbers) / len(numbers)
+    return sequential_sum(numbers) / len(numbers)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:  # types only: at run time this file stands alone
     from kamon.config import Config
     from kamon.engines.base import State
-    from kamon.engines.batch import Batch
+    from kamon.engines.batch import PackedBatch
 
 
 # ---- 1. A number that remembers ---------------------------------------------------------------
@@ -216,7 +216,7 @@ def embed(params: dict[str, list[list[Number]]], token: int, position: int) -> l
     return rmsnorm(x)  # not idle although the first layer norms again: the stream is normed
 
 
-def queries_keys_values(
+def qkv(
     params: dict[str, list[list[Number]]], layer: str, x: list[Number]
 ) -> tuple[list[Number], list[Number], list[Number]]:
     """Of the position with x: what it looks for, what it is found by, and what it has to give.
@@ -228,7 +228,7 @@ def queries_keys_values(
     return linear(x, wq), linear(x, wk), linear(x, wv)
 
 
-def network(params: dict[str, list[list[Number]]], layer: str, x: list[Number]) -> list[Number]:
+def mlp(params: dict[str, list[list[Number]]], layer: str, x: list[Number]) -> list[Number]:
     """Each position for itself: a layer of 4C numbers, none of them below 0, and back; (C,)."""
     x = linear(rmsnorm(x), params[f"{layer}.mlp_fc1"])
     x = [relu(xi) for xi in x]
@@ -255,7 +255,7 @@ def gpt(
     x = embed(params, token, position)
     x = x if masks is None else list(map(mul, x, masks[0]))
     for i in range(len(keys)):
-        q, k, v = queries_keys_values(params, f"layer{i}", x)
+        q, k, v = qkv(params, f"layer{i}", x)
         keys[i].append(k)
         values[i].append(v)
         weights = attention_weights(q, keys[i], head_dim)
@@ -264,7 +264,7 @@ def gpt(
         seen = linear(attention(weights, values[i], head_dim), params[f"layer{i}.attn_wo"])
         seen = seen if masks is None else list(map(mul, seen, masks[2 * i + 1]))
         x = list(map(add, seen, x))
-        thought = network(params, f"layer{i}", x)
+        thought = mlp(params, f"layer{i}", x)
         thought = thought if masks is None else list(map(mul, thought, masks[2 * i + 2]))
         x = list(map(add, thought, x))
     return linear(x, params["lm_head"])
@@ -379,13 +379,13 @@ class ScalarEngine:
             return {"params": params, "m": self.m[:], "v": self.v[:], "step": self.num_updates}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (self.config, self.shapes, self.masks, self.state())
+        return unpickle_engine, (self.config, self.shapes, self.masks, self.state())
 
     def gradients(self) -> array[float]:
         with self.lock:
             return array("d", [p.grad for p in self.flat])
 
-    def logprobs(self, batch: Batch) -> array[float]:
+    def logprobs(self, batch: PackedBatch) -> array[float]:
         params = self._floats()
         logprobs = array("d")
         for tokens in self._documents(batch):
@@ -395,7 +395,7 @@ class ScalarEngine:
         return logprobs
 
     def backward(
-        self, batch: Batch, weights: Sequence[float], draws: Sequence[int] | None = None
+        self, batch: PackedBatch, weights: Sequence[float], draws: Sequence[int] | None = None
     ) -> array[float]:
         documents = self._documents(batch)
         if len(weights) != batch.num_targets:
@@ -445,7 +445,7 @@ class ScalarEngine:
                 for name, matrix in self.params.items()
             }
 
-    def _documents(self, batch: Batch) -> list[Sequence[int]]:
+    def _documents(self, batch: PackedBatch) -> list[Sequence[int]]:
         batch.check()
         documents: list[Sequence[int]] = [batch.document(d) for d in range(len(batch))]
         for tokens in documents:
@@ -459,7 +459,7 @@ class ScalarEngine:
         return documents
 
 
-def restored(
+def unpickle_engine(
     config: Config,
     shapes: dict[str, tuple[int, int]],
     masks: Callable[[int], Callable[[int], list[list[float]]]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kamon.engines.numerics import left_sum
+from kamon.engines.numerics import sequential_sum
 
 Span = tuple[int, int]  # targets of the prompt, targets of the answer
 
@@ -22,7 +22,7 @@ def answer_logprobs(
     """
     found, first = [], 0
     for (prompt, answer), size in zip(spans, sizes, strict=True):
-        found.append(left_sum(logprobs[first + prompt : first + min(prompt + answer, size)]))
+        found.append(sequential_sum(logprobs[first + prompt : first + min(prompt + answer, size)]))
         first += size
     return found
 

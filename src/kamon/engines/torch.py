@@ -24,19 +24,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kamon.engines.batch import Batch, check_samples
-from kamon.engines.distributed import Ranks
+from kamon.engines.batch import PackedBatch, check_samples
+from kamon.engines.distributed import ProcessGroup
 from kamon.native.library import check_numbers
 
 if TYPE_CHECKING:
     from kamon.config import Config
-    from kamon.engines.base import Plan, State
+    from kamon.engines.base import State, StepPlan
 
 MASK32 = 2**32 - 1
 MASK64 = 2**64 - 1
 DROPOUT_KEY = 0x64726F70  # as in kamon.engines.dropout
-MOST_NUMBERS = 1 << 25  # that are held at once where nothing is learned
-MOST_SAMPLES = 256  # that are made side by side
+MAX_NUMBERS = 1 << 25  # that are held at once where nothing is learned
+MAX_SAMPLES = 256  # that are made side by side
 
 
 # ---- The model
@@ -56,7 +56,7 @@ class Inputs:
     targets: Tensor
     shape: tuple[int, int]
     slots: Tensor | None
-    draws: tuple[Tensor, Tensor] | None = None
+    dropout_ids: tuple[Tensor, Tensor] | None = None
 
 
 class Layer(nn.Module):
@@ -73,16 +73,16 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, inputs: Inputs) -> Tensor:
         """The residual stream (N, C) behind this layer."""
         site = 2 * self.number + 1
-        heads = attention(*self.queries_keys_values(x), inputs, self.config)
+        heads = attention(*self.qkv(x), inputs, self.config)
         x = x + drop(functional.linear(heads, self.attn_wo), inputs, site, self.config)
-        return x + drop(self.network(x), inputs, site + 1, self.config)
+        return x + drop(self.mlp(x), inputs, site + 1, self.config)
 
-    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = rmsnorm(x)
         wq, wk, wv = self.attn_wq, self.attn_wk, self.attn_wv
         return functional.linear(x, wq), functional.linear(x, wk), functional.linear(x, wv)
 
-    def network(self, x: Tensor) -> Tensor:
+    def mlp(self, x: Tensor) -> Tensor:
         x = functional.linear(rmsnorm(x), self.mlp_fc1)
         return functional.linear(functional.relu(x), self.mlp_fc2)
 
@@ -128,12 +128,12 @@ class Gpt(nn.Module):
         B, H, D = len(tokens), self.config.n_head, self.config.head_dim  # noqa: N806
         x = self.embed(tokens, torch.full_like(tokens, position))
         for layer, kept in zip(self.layers(), cache, strict=True):
-            q, k, v = (y.view(B, H, D) for y in layer.queries_keys_values(x))
+            q, k, v = (y.view(B, H, D) for y in layer.qkv(x))
             kept[0, :, :, position], kept[1, :, :, position] = k, v
             keys, values = kept[:, :, :, : position + 1].to(q.dtype)
             heads = functional.scaled_dot_product_attention(q.unsqueeze(2), keys, values)
             x = x + functional.linear(heads.reshape(B, H * D), layer.attn_wo)
-            x = x + layer.network(x)
+            x = x + layer.mlp(x)
         return functional.linear(x, self.lm_head)
 
 
@@ -158,10 +158,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -
 
 def drop(x: Tensor, inputs: Inputs, site: int, config: Config) -> Tensor:
     """Without what dropout leaves out at this site."""
-    if inputs.draws is None:
+    if inputs.dropout_ids is None:
         return x
     rate, seed, width = config.dropout, config.seed, config.n_embd
-    return x * masks(rate, seed, inputs.draws, inputs.positions, site, width, x.dtype)
+    return x * masks(rate, seed, inputs.dropout_ids, inputs.positions, site, width, x.dtype)
 
 
 def rmsnorm(x: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ def uniform(seed: int, indices: Tensor, position: int) -> Tensor:
     return ((high << 21) | (low >> 11)).double() * 2.0**-53
 
 
-def choose(logits: Tensor, temperature: float, u: Tensor) -> Tensor:
+def sample_token(logits: Tensor, temperature: float, u: Tensor) -> Tensor:
     """`kamon.generation.sampling.choose` for each row of logits (B, V) and its u (B,)."""
     logits = logits.double()
     scale = 1 / temperature if temperature else math.inf
@@ -278,13 +278,13 @@ class TorchEngine:
         threads: int | None = None,
         device: str = "auto",
         compile: bool = False,
-        ranks: Ranks | None = None,
+        ranks: ProcessGroup | None = None,
     ) -> None:
         self.config = config
         self.made_of = config, dict(shapes), dtype, threads, device, compile
         self.dtype = dtype
         self.lock = RLock()  # held by who reads or changes the parameters
-        self.ranks = ranks = ranks or Ranks()
+        self.ranks = ranks = ranks or ProcessGroup()
         self.device = find_device(device, ranks.size)
         if dtype == "float64" and self.device.type == "mps":
             raise ValueError("the device mps has no float64: compute on the cpu, or in float32")
@@ -338,7 +338,7 @@ class TorchEngine:
                 kept.copy_(torch.frombuffer(state[name], dtype=torch.float64))  # type: ignore[literal-required]
                 self.ranks.broadcast(kept)
             self.grads.zero_()
-            self.num_updates = int(self.ranks.first(state["step"]))
+            self.num_updates = int(self.ranks.broadcast_scalar(state["step"]))
             self._place_moments()
             self.frozen = None
 
@@ -348,25 +348,25 @@ class TorchEngine:
             return {"params": params, "m": m, "v": v, "step": self.num_updates}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (self.made_of, self.state())
+        return unpickle_engine, (self.made_of, self.state())
 
     def gradients(self) -> array[float]:
         with self.lock:
             return doubles(self.grads)
 
-    def logprobs(self, batch: Batch) -> array[float]:
+    def logprobs(self, batch: PackedBatch) -> array[float]:
         c = self.config
         batch.check()
-        most = MOST_NUMBERS // (16 * c.n_embd + 4 * c.vocab_size)
+        most = MAX_NUMBERS // (16 * c.n_embd + 4 * c.vocab_size)
         found = array("d")
         with self.lock, torch.inference_mode(), self._computing():
-            for part in parts(batch, most):
+            for part in chunks(batch, most):
                 if inputs := self._inputs(part, None):
                     found.extend(doubles(-self.nll(inputs)))
         return found
 
     def backward(
-        self, batch: Batch, weights: Sequence[float], draws: Sequence[int] | None = None
+        self, batch: PackedBatch, weights: Sequence[float], draws: Sequence[int] | None = None
     ) -> array[float]:
         if len(weights) != batch.num_targets:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
@@ -398,12 +398,12 @@ class TorchEngine:
         self.num_updates += 1
         self.frozen = None
 
-    def train(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> array[float]:
+    def train(self, plan: StepPlan, should_stop: Callable[[], bool] | None = None) -> array[float]:
         plan.docs.check(plan.indices)
         with self.lock:
             return self._train(plan, should_stop)
 
-    def _train(self, plan: Plan, should_stop: Callable[[], bool] | None) -> array[float]:
+    def _train(self, plan: StepPlan, should_stop: Callable[[], bool] | None) -> array[float]:
         losses = array("d")
         for i, learning_rate in enumerate(plan.learning_rates):
             begin = i * plan.docs_per_step
@@ -411,29 +411,29 @@ class TorchEngine:
             offsets = plan.docs.offsets
             lengths = [offsets[d + 1] - offsets[d] for d in plan.indices[begin : step.stop]]
             share = 1 / sum(max(0, length - 1) for length in lengths)
-            total = self._accumulate(plan, self.ranks.part(step), share)
+            total = self._accumulate(plan, self.ranks.shard(step), share)
             stop = should_stop is not None and should_stop()
-            found = self.ranks.gather([total, stop])
+            found = self.ranks.all_gather([total, stop])
             loss = 0.0
             for total, _ in found:
                 loss += total
             losses.append(share * loss)
             if not math.isfinite(losses[-1]):
                 break
-            self.ranks.add_up(self.padded)
+            self.ranks.all_reduce_sum(self.padded)
             self.step(learning_rate)
             if any(stop for _, stop in found):
                 break
         return losses
 
-    def _accumulate(self, plan: Plan, own: range, share: float) -> float:
+    def _accumulate(self, plan: StepPlan, own: range, share: float) -> float:
         """Add the gradient of share · Σ −log p over the documents at these places among the plan's
         indices; that sum, without the share."""
         sums = []
         for first in range(own.start, own.stop, plan.batch_size):
             places = range(first, min(first + plan.batch_size, own.stop))
             batch = plan.docs.select(plan.indices[places.start : places.stop])
-            draws = range(plan.first_draw + places.start, plan.first_draw + places.stop)
+            draws = range(plan.first_dropout_id + places.start, plan.first_dropout_id + places.stop)
             inputs = self._inputs(batch, draws)
             if inputs is None:
                 continue
@@ -447,20 +447,22 @@ class TorchEngine:
             added += total.item()
         return added
 
-    def sample(self, n: int, temperature: float, seed: int, bos: int, first: int = 0) -> Batch:
+    def sample(
+        self, n: int, temperature: float, seed: int, bos: int, first: int = 0
+    ) -> PackedBatch:
         check_samples(n, temperature, first)
         if not 0 <= bos < self.config.vocab_size:
             raise ValueError(f"token {bos} is outside the vocabulary of {self.config.vocab_size}")
         tokens, offsets = array("i"), array("q", [0])
-        for begin in range(first, first + n, MOST_SAMPLES):
-            indices = torch.arange(begin, min(begin + MOST_SAMPLES, first + n))
+        for begin in range(first, first + n, MAX_SAMPLES):
+            indices = torch.arange(begin, min(begin + MAX_SAMPLES, first + n))
             with self.lock:
                 made = self._side_by_side(indices, temperature, seed, bos)
             for row in made.tolist():
                 row.append(bos)
                 tokens.extend(row[: row.index(bos)])
                 offsets.append(len(tokens))
-        return Batch(tokens, offsets)
+        return PackedBatch(tokens, offsets)
 
     def _side_by_side(self, indices: Tensor, temperature: float, seed: int, bos: int) -> Tensor:
         """(B, T) tokens of the samples with these numbers; what is behind a BOS does not count."""
@@ -470,7 +472,7 @@ class TorchEngine:
         done = torch.zeros_like(indices, dtype=torch.bool)
         for position in range(self.config.block_size):
             logits = self._next_logits(last, position, cache).cpu()
-            last = choose(logits, temperature, uniform(seed & MASK64, indices, position))
+            last = sample_token(logits, temperature, uniform(seed & MASK64, indices, position))
             made.append(last)
             done |= last == bos
             if done.all():
@@ -504,7 +506,7 @@ class TorchEngine:
                 raise MemoryError from None
             raise
 
-    def _inputs(self, batch: Batch, draws: Sequence[int] | None) -> Inputs | None:
+    def _inputs(self, batch: PackedBatch, draws: Sequence[int] | None) -> Inputs | None:
         """ValueError for what does not fit; None where there is no target."""
         c = self.config
         offsets = batch.offsets
@@ -544,7 +546,7 @@ class TorchDecoder:
         return doubles(logits[0])
 
 
-def restored(made_of: tuple[Any, ...], state: State) -> TorchEngine:
+def unpickle_engine(made_of: tuple[Any, ...], state: State) -> TorchEngine:
     """The engine that was copied or sent here: of one process, whatever it was."""
     engine = TorchEngine(*made_of)
     engine.load(state)
@@ -562,7 +564,7 @@ def doubles(numbers: Tensor) -> array[float]:
     return found
 
 
-def parts(batch: Batch, most: int) -> Iterator[Batch]:
+def chunks(batch: PackedBatch, most: int) -> Iterator[PackedBatch]:
     """The documents in their order, at most so many tokens at a time, or one document."""
     begin = 0
     while begin < len(batch):
@@ -573,7 +575,7 @@ def parts(batch: Batch, most: int) -> Iterator[Batch]:
         begin = end
 
 
-def packed(batch: Batch, device: torch.device, draws: Sequence[int] | None = None) -> Inputs:
+def packed(batch: PackedBatch, device: torch.device, draws: Sequence[int] | None = None) -> Inputs:
     """A batch that has a target, or more."""
     if not isinstance(batch.tokens, array):  # but a view of a file
         batch = batch.select(range(len(batch)))
@@ -593,7 +595,7 @@ def packed(batch: Batch, device: torch.device, draws: Sequence[int] | None = Non
     if draws is not None:
         low = torch.tensor([draw & MASK32 for draw in draws]).repeat_interleave(lengths)
         high = torch.tensor([draw >> 32 & MASK32 for draw in draws]).repeat_interleave(lengths)
-        found = replace(found, draws=(low.to(device), high.to(device)))
+        found = replace(found, dropout_ids=(low.to(device), high.to(device)))
     return replace(
         found,
         tokens=found.tokens.to(device),

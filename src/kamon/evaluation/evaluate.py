@@ -18,8 +18,8 @@ from kamon.data import corpus
 from kamon.data.corpus import Corpus
 from kamon.data.text_windows import consecutive, in_windows, stream
 from kamon.errors import CorpusError, TrainingError
-from kamon.evaluation.nearest import Nearest
-from kamon.model import Model, loaded
+from kamon.evaluation.nearest import NearestDocument
+from kamon.model import Model, as_model
 from kamon.ngrams.native import best_ngram
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ MAX_NATS = 700.0  # exp of little more is no float
 
 
 @dataclass(frozen=True)
-class Figures:
+class LossMetrics:
     """How well documents are guessed; the lower, the better.
 
     nats_per_token: the mean of −log p over all targets, each document's end among them;
@@ -48,7 +48,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Guessed:
+class HeldOutMetrics:
     """A model and its baselines on the same documents, none of which it learned from.
 
     num_tokens: targets; num_cut: documents that lost what is behind block_size tokens, and
@@ -68,11 +68,11 @@ class Guessed:
     num_learned: int
     num_unknown: int
     unknown_chars: str
-    uniform: Figures
-    unigram: Figures
-    ngram: Figures
+    uniform: LossMetrics
+    unigram: LossMetrics
+    ngram: LossMetrics
     best_order: int
-    model: Figures
+    model: LossMetrics
     gain: float
 
 
@@ -80,7 +80,7 @@ class Guessed:
 class Similar:
     """A sample that is not in the list, and the document it learned that resembles it most.
 
-    ratio: as `Nearest` has it. document: None where none shares a character.
+    ratio: as `NearestDocument` has it. document: None where none shares a character.
     """
 
     text: str
@@ -89,7 +89,7 @@ class Similar:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampleMetrics:
     """What a model makes by itself, against the list it comes from. Shares are of all samples.
 
     finished: ended by the model within block_size; unique: different samples; novel: not in the
@@ -123,8 +123,8 @@ class Sampled:
 class Evaluation:
     """What `evaluate` found; samples is None where none was asked for."""
 
-    documents: Guessed
-    samples: Sampled | None
+    documents: HeldOutMetrics
+    samples: SampleMetrics | None
 
 
 def evaluate(
@@ -151,7 +151,7 @@ def evaluate(
     >>> found.documents.num_docs, found.documents.num_learned, found.samples.num_samples
     (1, 1, 10)
     """
-    model = loaded(model)
+    model = as_model(model)
     # As for samples, though n may be 0.
     replace(model.config, temperature=temperature, seed=model.config.seed if seed is None else seed)
     # Only what training says was held out was: a part of the same documents may have been learned.
@@ -175,11 +175,11 @@ def evaluate(
         docs = corpus.read(docs, mode=model.config.mode, composed=composed).docs
     else:
         docs = corpus.from_docs(docs, composed=model.tokenizer.composed).docs
-    chosen = choose(docs, learned, model.tokenizer.unknown)
+    chosen = select_test_set(docs, learned, model.tokenizer.unknown)
     samples = None
     if n != 0 and not model.writes_text:
-        made = model.find(n, temperature=temperature, seed=seed)
-        samples = look_at(
+        made = model.generate(n, temperature=temperature, seed=seed)
+        samples = sample_metrics(
             made.texts,
             [size < model.config.block_size for size in made.sizes],
             learned,
@@ -187,15 +187,15 @@ def evaluate(
             temperature,
             model.config.seed if seed is None else seed,
         )
-    return Evaluation(guess(model, chosen, learned), samples)
+    return Evaluation(held_out_metrics(model, chosen, learned), samples)
 
 
 # ---- documents it did not learn from
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The documents to test on, and what was left out; see `Guessed`."""
+class EvaluationSet:
+    """The documents to test on, and what was left out; see `HeldOutMetrics`."""
 
     docs: list[str]
     num_learned: int
@@ -203,15 +203,15 @@ class Chosen:
     unknown_chars: str
 
 
-def choose(
+def select_test_set(
     docs: Iterable[str], learned: Iterable[str], unknown_of: Callable[[Iterable[str]], set[str]]
-) -> Chosen:
+) -> EvaluationSet:
     """Each different document that was not learned and has no unknown characters.
 
     unknown_of: those of some characters that are unknown. CorpusError where none is left.
 
     >>> docs = ["bo", "anna", "bob", "bo", "ünal"]
-    >>> choose(docs, ["anna"], lambda chars: set(chars) - set("abno"))
+    >>> select_test_set(docs, ["anna"], lambda chars: set(chars) - set("abno"))
     Chosen(docs=['bo', 'bob'], num_learned=1, num_unknown=1, unknown_chars='lü')
     """
     seen = set(learned)
@@ -223,22 +223,23 @@ def choose(
     if not found:
         why = "it learned them all"
         if new:
-            why = f"those that it did not learn have characters it does not know ({some(unknown)})"
+            shown = first_or_all(unknown)
+            why = f"those that it did not learn have characters it does not know ({shown})"
         raise CorpusError(f"there is no document to test the model on: {why}")
-    return Chosen(found, len(different) - len(new), len(new) - len(found), unknown)
+    return EvaluationSet(found, len(different) - len(new), len(new) - len(found), unknown)
 
 
-def some(chars: str) -> str:
+def first_or_all(chars: str) -> str:
     """The first of many characters, for a sentence.
 
-    >>> some("ABCDEFGHIJKL")
+    >>> first_or_all("ABCDEFGHIJKL")
     "'ABCDEFGHIJ' and 2 more"
     """
     more = len(chars) - NUM_UNKNOWN_SHOWN
     return f"{chars[:NUM_UNKNOWN_SHOWN]!r}{f' and {more:,} more' if more > 0 else ''}"
 
 
-def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
+def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]) -> HeldOutMetrics:
     """The figures of the model, and of what it must beat, on the chosen documents."""
     tokenizer, block_size = model.tokenizer, model.config.block_size
     text = model.config.mode == "text"
@@ -253,8 +254,8 @@ def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
     elif whole:
         seen = in_windows(batch, block_size, random.Random(0))
 
-    def measured(nats: float) -> Figures:
-        return figures(nats, batch.num_targets, num_chars)
+    def measured(nats: float) -> LossMetrics:
+        return loss_metrics(nats, batch.num_targets, num_chars)
 
     nats = -math.fsum(model.engine.logprobs(seen))
     if not math.isfinite(nats):
@@ -265,7 +266,7 @@ def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
         tokenizer.encode_documents(learned), batch, tokenizer.vocab_size, MAX_ORDER
     )
     best = min(grams)
-    return Guessed(
+    return HeldOutMetrics(
         num_docs=len(batch),
         num_tokens=batch.num_targets,
         num_chars=num_chars,
@@ -282,28 +283,28 @@ def guess(model: Model, chosen: Chosen, learned: Iterable[str]) -> Guessed:
     )
 
 
-def figures(nats: float, num_tokens: int, num_chars: int) -> Figures:
+def loss_metrics(nats: float, num_tokens: int, num_chars: int) -> LossMetrics:
     """Of `nats` in all.
 
-    >>> figures(6 * math.log(4), num_tokens=6, num_chars=4)  # a token is one of four
+    >>> loss_metrics(6 * math.log(4), num_tokens=6, num_chars=4)  # a token is one of four
     Figures(nats_per_token=1.3862943611198906, bits_per_char=3.0, perplexity=4.0)
     """
     mean = nats / num_tokens
     perplexity = math.exp(mean) if mean < MAX_NATS else None
-    return Figures(mean, nats / math.log(2) / num_chars, perplexity)
+    return LossMetrics(mean, nats / math.log(2) / num_chars, perplexity)
 
 
 # ---- what it makes by itself
 
 
-def look_at(
+def sample_metrics(
     texts: Sequence[str],
     finished: Sequence[bool],
     learned: Sequence[str],
     held_out: Sequence[str],
     temperature: float,
     seed: int,
-) -> Sampled:
+) -> SampleMetrics:
     """The figures of these samples, one or more; `finished` says which the model ended."""
     docs = [*learned, *held_out]
     in_learned, in_held_out = set(learned), set(held_out)
@@ -316,8 +317,8 @@ def look_at(
     drawn = random.Random(seed).choices(docs, k=len(texts))
     lengths, pairs = Counter(map(len, docs)), bigrams(docs)
     shown = new[:NUM_SIMILAR]
-    nearest = zip(shown, map(Nearest(learned), shown), strict=True)
-    return Sampled(
+    nearest = zip(shown, map(NearestDocument(learned), shown), strict=True)
+    return SampleMetrics(
         num_samples=len(texts),
         temperature=temperature,
         seed=seed,

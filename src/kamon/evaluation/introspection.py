@@ -17,13 +17,13 @@ from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from kamon.config import Config, check_text, checked_int
+from kamon.config import Config, check_text, require_int
 from kamon.engines.parameters import parameter_shapes
 from kamon.engines.scalar import gpt
 from kamon.errors import ConfigError, CorpusError, TrainingError
 from kamon.evaluation.curves import extremes, moving_means, smoothing
 from kamon.evaluation.evaluate import MAX_ORDER
-from kamon.model import Model, loaded
+from kamon.model import Model, as_model
 from kamon.ngrams.native import best_ngram, count_ngram
 from kamon.tokenizers.char import CharTokenizer
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from kamon.ngrams.reference import Ngram
 
 POINTS = 400  # of the smooth curve
-MOST_EACH = 2_000  # single losses that are shown
-MOST_NAMED = 100  # characters: more would cover each other
-MOST_TURNS = 1_000
-STILL = 1e-13  # an axis that moves less in a turn has been found
+MAX_POINTS = 2_000  # single losses that are shown
+MAX_NAMED = 100  # characters: more would cover each other
+MAX_ITERATIONS = 1_000
+TOLERANCE = 1e-13  # an axis that moves less in a turn has been found
 NUM_SAMPLES = 1_000
 TEMPERATURE = 1.0  # the model's own odds
 BINS = 60
@@ -77,7 +77,7 @@ def losses(model: Model | str | Path) -> Losses:
     >>> found.window, len(found.smooth), round(found.uniform, 4)
     (1, 3, 1.7918)
     """
-    model = loaded(model)
+    model = as_model(model)
     if not model.metrics:
         raise TrainingError("the model was not trained for a single step: there is no loss to show")
     numbers = [line["loss"] for line in model.metrics]
@@ -87,7 +87,7 @@ def losses(model: Model | str | Path) -> Losses:
     return Losses(
         window=window,
         smooth=[(place + 1, mean) for place, mean in moving_means(numbers, window, POINTS)],
-        each=[(place + 1, numbers[place]) for place in extremes(numbers, MOST_EACH)],
+        each=[(place + 1, numbers[place]) for place in extremes(numbers, MAX_POINTS)],
         held_out=[
             (place + 1, line["held_out_loss"])
             for place, line in enumerate(model.metrics)
@@ -102,7 +102,7 @@ def losses(model: Model | str | Path) -> Losses:
 
 def ngram_loss(model: Model | str | Path) -> tuple[float, int]:
     """(nats a token, order) of `ngram_of`."""
-    ngram, nats = ngram_of(loaded(model))
+    ngram, nats = ngram_of(as_model(model))
     return nats, ngram.order
 
 
@@ -124,7 +124,7 @@ def ngram_of(model: Model) -> tuple[Ngram | NativeNgram, float]:
 
 
 @dataclass(frozen=True)
-class Plane:
+class Projection:
     """Rows of numbers on the two axes along which they differ most: points (N, 2).
 
     shares: of the rows' whole variance, what lies along each axis.
@@ -143,24 +143,24 @@ class Embeddings:
     """
 
     chars: list[str]
-    tokens: Plane
-    positions: Plane
+    tokens: Projection
+    positions: Projection
     named: list[int]
     bos: int
 
 
 def embeddings(model: Model | str | Path) -> Embeddings:
     """Where a model has put its tokens and positions."""
-    model = loaded(model)
+    model = as_model(model)
     found = parameters(model)
     tokenizer = model.tokenizer
     tokens = [token for token in range(tokenizer.vocab_size) if token != tokenizer.bos]
     named = list(range(len(tokens)))
-    if len(tokens) > MOST_NAMED:
+    if len(tokens) > MAX_NAMED:
         often = Counter(tokenizer.encode_documents(model.docs).tokens)
-        named = sorted(sorted(named, key=lambda place: -often[tokens[place]])[:MOST_NAMED])
+        named = sorted(sorted(named, key=lambda place: -often[tokens[place]])[:MAX_NAMED])
     return Embeddings(
-        chars=list(map(tokenizer.piece, tokens)),
+        chars=list(map(tokenizer.token_text, tokens)),
         tokens=principal_plane(found["wte"]),
         positions=principal_plane(found["wpe"]),
         named=named,
@@ -206,7 +206,7 @@ class Near(NamedTuple):
 
 def parameters(model: Model | str | Path) -> dict[str, list[list[float]]]:
     """The model's matrices by their names, each as rows."""
-    model = loaded(model)
+    model = as_model(model)
     return matrices(model.config, model.engine.state()["params"])
 
 
@@ -220,7 +220,7 @@ def matrices(config: Config, flat: array[float]) -> dict[str, list[list[float]]]
     return found
 
 
-def principal_plane(rows: Sequence[Sequence[float]]) -> Plane:
+def principal_plane(rows: Sequence[Sequence[float]]) -> Projection:
     """The first two principal components of rows (N, C), in plain Python: N C² / 2 products.
 
     Of each axis and its opposite, the one whose largest number is positive is taken. An axis along
@@ -243,7 +243,7 @@ def principal_plane(rows: Sequence[Sequence[float]]) -> Plane:
     second = principal_axis(covariance, [first])
     x, y = ([dot(axis, row) for row in zip(*columns, strict=True)] for axis in (first, second))
     share_x, share_y = (dot(c, c) / len(rows) / variance if variance else 0.0 for c in (x, y))
-    return Plane(list(zip(x, y, strict=True)), (share_x, share_y))
+    return Projection(list(zip(x, y, strict=True)), (share_x, share_y))
 
 
 def principal_axis(covariance: list[list[float]], others: Sequence[Sequence[float]]) -> list[float]:
@@ -255,7 +255,7 @@ def principal_axis(covariance: list[list[float]], others: Sequence[Sequence[floa
     tiny = 1e-14 * math.fsum(row[i] for i, row in enumerate(covariance))
     # Some direction, not that in which another axis began.
     axis = [math.sin((i + 1) * (len(others) + 1)) for i in range(len(covariance))]
-    for _ in range(MOST_TURNS):
+    for _ in range(MAX_ITERATIONS):
         turned = [dot(row, axis) for row in covariance]
         for other in others:
             along = dot(turned, other)
@@ -264,7 +264,7 @@ def principal_axis(covariance: list[list[float]], others: Sequence[Sequence[floa
         if length <= tiny:
             return [0.0] * len(covariance)
         before, axis = axis, [t / length for t in turned]
-        if max(abs(a - b) for a, b in zip(axis, before, strict=True)) < STILL:
+        if max(abs(a - b) for a, b in zip(axis, before, strict=True)) < TOLERANCE:
             break
     sign = math.copysign(1.0, max(axis, key=abs))
     return [sign * a for a in axis]
@@ -296,7 +296,7 @@ def attention(model: Model | str | Path, text: str | None = None) -> Attention:
 
     Errors as of `attention_weights`; ConfigError for an empty text, too: there is nothing to see.
     """
-    model = loaded(model)
+    model = as_model(model)
     if text == "":
         raise ConfigError("the text is empty: give one of a character or more to attend to")
     if text is None:
@@ -305,7 +305,9 @@ def attention(model: Model | str | Path, text: str | None = None) -> Attention:
         (size,) = model.tokenizer.num_chars([text], [model.config.block_size - 1])
         text = text[:size]
     weights = attention_weights(model, text)
-    return Attention(text, list(map(model.tokenizer.piece, model.tokenizer.encode(text))), weights)
+    return Attention(
+        text, list(map(model.tokenizer.token_text, model.tokenizer.encode(text))), weights
+    )
 
 
 def attention_weights(model: Model | str | Path, text: str) -> list[list[list[list[float]]]]:
@@ -316,7 +318,7 @@ def attention_weights(model: Model | str | Path, text: str) -> list[list[list[li
     with the parameters of the model's own. TokenizerError for a character that the model does not
     know, ConfigError for a text of block_size tokens or more.
     """
-    model = loaded(model)
+    model = as_model(model)
     config, tokenizer = model.config, model.tokenizer
     check_text("the text", text)
     text = tokenizer.normal(text)
@@ -371,13 +373,13 @@ def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
 
     ConfigError for a model of text.
     """
-    model, n = loaded(model), checked_int("n", n, 1)
+    model, n = as_model(model), require_int("n", n, 1)
     model.check_documents("lengths are those of documents")
     if not model.docs:
         raise CorpusError("the model keeps no documents, whose lengths there would be to show")
     size = model.config.block_size
     listed = list(map(len, model.docs))
-    samples = model.find(n, temperature=TEMPERATURE)
+    samples = model.generate(n, temperature=TEMPERATURE)
     sampled = list(map(len, samples.texts))
     first, width = bins(listed, sampled)
     return Lengths(

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from kamon.engines.base import Reader
-from kamon.engines.batch import pack
+from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
 from kamon.engines.spans import answer_logprobs
 from kamon.tokenizers.base import Tokenizer
@@ -30,7 +30,7 @@ def logprobs(
     if prompt is not None:
         most = model.config.block_size + 1
         found = [prompted(tokenizer, prompt, text) for text in texts]
-        whole = pack(tokens[:most] for tokens, _ in found)
+        whole = pack_sequences(tokens[:most] for tokens, _ in found)
         spans = [span for _, span in found]
         sizes = [end - begin - 1 for begin, end in pairwise(whole.offsets)]
         return answer_logprobs(model.logprobs(whole), spans, sizes)
@@ -38,7 +38,7 @@ def logprobs(
     return document_logprobs(model, batch)[0].tolist()
 
 
-class Detail(NamedTuple):
+class SampleInfo(NamedTuple):
     """What is known of a sample. logprob: as of `logprobs`; nearest: (document, similarity)."""
 
     text: str
@@ -47,24 +47,24 @@ class Detail(NamedTuple):
     nearest: tuple[str, float] | None
 
 
-def details(
+def sample_infos(
     model: Model,
     texts: Sequence[str],
     prompt: str | None = None,
     *,
     known: Collection[str],
     nearest: bool = False,
-) -> Iterator[Detail]:
+) -> Iterator[SampleInfo]:
     """A Detail for each, one after the other. known: those of the texts that are in the list;
     nearest: whether the document that each resembles most is found, too."""
-    most_similar = Nearest(model.docs) if nearest else None
+    most_similar = NearestDocument(model.docs) if nearest else None
     costs = logprobs(model.engine, model.tokenizer, texts, prompt)
     for text, logprob in zip(texts, costs, strict=True):
         near = most_similar(text) if most_similar else None
-        yield Detail(text, logprob, text in known, near)
+        yield SampleInfo(text, logprob, text in known, near)
 
 
-class Nearest:
+class NearestDocument:
     """Finds the document that is most similar to a text; of equally similar ones the first.
 
     The similarity is that of `difflib.SequenceMatcher`, without its automatic junk: twice the

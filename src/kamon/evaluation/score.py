@@ -12,11 +12,11 @@ from operator import sub
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from kamon.engines.base import Reader, is_fast
-from kamon.engines.batch import Batch, pack
+from kamon.engines.base import Reader, has_fused_ops
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.loops import document_logprobs
 from kamon.errors import ConfigError, StoreError
-from kamon.model import Model, loaded
+from kamon.model import Model, as_model
 from kamon.ngrams.native import NativeNgram
 from kamon.ngrams.reference import Ngram
 from kamon.tokenizers.base import Tokenizer
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 CHUNK = 20_000  # texts at a time
 NUM_WINDOWS = 4_000  # of a long text at a time
 NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
-NUM_COMPARED_SLOWLY = 200  # by the scalar engine
-LEAST_HELD_OUT = 10  # documents that a percentile compares with: fewer make steps above 10 %
+NUM_COMPARED_SLOW = 200  # by the scalar engine
+MIN_HELD_OUT = 10  # documents that a percentile compares with: fewer make steps above 10 %
 BITS = 1 / math.log(2)
 UNKNOWN = ("error", "skip", "replace", "odd")  # what is done with texts of unknown characters
 
@@ -72,7 +72,7 @@ def score(
     >>> [found.text for found in score(model, ["anna", "Hora", "xenia"], unknown="replace")]
     ['anna', 'hora']
     """
-    model = loaded(model)
+    model = as_model(model)
     model.check_documents("scores are those of documents")
     return score_with(model.engine, model.tokenizer, texts, unknown=unknown)
 
@@ -159,14 +159,16 @@ def room_of(reader: Reader) -> float:
 
 
 def of_any_length(
-    reader: Reader, batch: Batch, cut: Sequence[bool], *, possible: bool
+    reader: Reader, batch: PackedBatch, cut: Sequence[bool], *, possible: bool
 ) -> tuple[array[float], array[int]]:
     """`document_logprobs`, also of documents that are longer than the reader sees at once.
 
     cut: which of them are; not possible: these have probability 0.
     """
     room = reader.config.block_size
-    logprobs, places = document_logprobs(reader, pack(tokens[: room + 1] for tokens in batch))
+    logprobs, places = document_logprobs(
+        reader, pack_sequences(tokens[: room + 1] for tokens in batch)
+    )
     for place in compress(range(len(batch)), cut):
         if possible:
             logprobs[place], places[place] = long_logprob(reader, batch.document(place))
@@ -184,7 +186,7 @@ def long_logprob(reader: Reader, tokens: Sequence[int]) -> tuple[float, int]:
     left = windows(tokens, reader.config.block_size)
     total, least, place, done = 0.0, math.inf, 0, 0
     while block := list(islice(left, NUM_WINDOWS)):
-        logprobs = reader.logprobs(pack(window for window, _ in block))
+        logprobs = reader.logprobs(pack_sequences(window for window, _ in block))
         end = 0
         for window, num_new in block:
             end += len(window) - 1
@@ -246,7 +248,7 @@ def check_unknown(unknown: str) -> None:
 
 
 @dataclass(frozen=True)
-class Scale:
+class PercentileScale:
     """How odd known documents are: bits per character, in ascending order.
 
     reference: which documents; "held_out" of the list, "list" if too few of it are held out, or
@@ -257,13 +259,13 @@ class Scale:
     reference: Literal["held_out", "list"] | None = "list"
 
     @classmethod
-    def of(cls, model: Model, unknown: str = "skip", most: int | None = None) -> Scale:
+    def of(cls, model: Model, unknown: str = "skip", most: int | None = None) -> PercentileScale:
         """Return the scale of a model; unknown: as for the texts to compare, of `score`.
 
         most: entries to compare with; by default as many as the engine reads quickly.
         """
         if most is None:
-            most = NUM_COMPARED if is_fast(model.engine) else NUM_COMPARED_SLOWLY
+            most = NUM_COMPARED if has_fused_ops(model.engine) else NUM_COMPARED_SLOW
         if "packed" in model.training["corpus"]:
             parts: tuple[Sequence[str], Sequence[str]] = packed_parts(model, most)
         else:
@@ -280,13 +282,13 @@ class Scale:
         *,
         most: int = NUM_COMPARED,
         unknown: str = "skip",
-    ) -> Scale:
+    ) -> PercentileScale:
         """Return the scale of an engine or an n-gram that has not learned `held_out`.
 
         Unseen texts are as odd as documents held out, and odder than those learned. So the whole
         list, `docs`, is compared with only if fewer than LEAST_HELD_OUT are held out.
         """
-        enough = len(held_out) >= LEAST_HELD_OUT
+        enough = len(held_out) >= MIN_HELD_OUT
         compared = held_out if enough else docs
         some = islice(compared, 0, None, max(1, len(compared) // most))
         found = score_with(reader, tokenizer, some, unknown="odd" if unknown == "odd" else "skip")

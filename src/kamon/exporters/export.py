@@ -22,16 +22,16 @@ from typing import Any
 from kamon.engines.parameters import parameter_shapes
 from kamon.errors import ConfigError
 from kamon.finetuning.reward_model import KIND as REWARD
-from kamon.model import Model, loaded, stored
+from kamon.model import Model, as_model, to_checkpoint
 from kamon.storage import model_dir
-from kamon.storage.checkpoint import Stored, little_endian
+from kamon.storage.checkpoint import Checkpoint, little_endian
 
 FORMATS = ("json", "python", "onnx")
 LEARNED = "# ---- 6. What was learned"  # the last part of standalone.py
 WIDTH = 100  # of lines
 
 
-def export(model: Model | str | Path | Stored, format: str) -> bytes:
+def export(model: Model | str | Path | Checkpoint, format: str) -> bytes:
     """The file. ConfigError for an unknown format, and for a model that it cannot have.
 
     model: or its directory, or what `kamon.storage.model_dir.load` returns.
@@ -44,8 +44,8 @@ def export(model: Model | str | Path | Stored, format: str) -> bytes:
     """
     if isinstance(model, str | PathLike):
         model = model_dir.load(model)
-    elif not isinstance(model, Stored):
-        model = stored(loaded(model), model.engine.state()["params"])
+    elif not isinstance(model, Checkpoint):
+        model = to_checkpoint(as_model(model), model.engine.state()["params"])
     if format == "json":
         return to_json(model)
     if format == "python":
@@ -69,7 +69,7 @@ def fits_float32(params: array[float]) -> bool:
 # ---- JSON
 
 
-def to_json(stored: Stored) -> bytes:
+def to_json(stored: Checkpoint) -> bytes:
     """One object: config, tokenizer, special (tokens by name), params (rows by name).
 
     A number is the shortest that is read as the same float64, so a float32 comes back, too.
@@ -93,7 +93,7 @@ def to_json(stored: Stored) -> bytes:
 # ---- Python
 
 
-def to_python(stored: Stored) -> bytes:
+def to_python(stored: Checkpoint) -> bytes:
     """standalone.py with this model for its last part.
 
     Numbers are in base 64, as float32 where that holds them all. They are not compressed: it would
@@ -117,8 +117,8 @@ def to_python(stored: Stored) -> bytes:
     content: dict[str, Any] = json.loads(tokenizer.to_json())
     pieces: list[str] = []
     if "chars" in content:
-        pieces = [tokenizer.piece(token) for token in range(config.vocab_size)]
-    code = files("kamon").joinpath("standalone.py").read_text(encoding="utf-8")
+        pieces = [tokenizer.token_text(token) for token in range(config.vocab_size)]
+    code = files("kamon.exporters").joinpath("standalone.py").read_text(encoding="utf-8")
     code, _, last = code.partition(LEARNED)
     end = last[last.index("\nif __name__") :]
     learned = [

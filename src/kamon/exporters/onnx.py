@@ -29,18 +29,18 @@ from kamon.storage.checkpoint import little_endian
 
 if TYPE_CHECKING:
     from kamon.config import Config
-    from kamon.storage.checkpoint import Stored
+    from kamon.storage.checkpoint import Checkpoint
 
 OPSET = 17  # of 2022: old runtimes know it
 IR_VERSION = 8  # that came with it
-MOST_BYTES = 2**31 - (1 << 20)  # of the numbers: protobuf ends at 2 GiB
+MAX_BYTES = 2**31 - (1 << 20)  # of the numbers: protobuf ends at 2 GiB
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
-def to_onnx(stored: Stored) -> bytes:
+def to_onnx(stored: Checkpoint) -> bytes:
     """ConfigError where the parameters are too many for one file, or too large for float32."""
     config = stored.config
-    if 4 * num_params(config) > MOST_BYTES:
+    if 4 * num_params(config) > MAX_BYTES:
         raise ConfigError(
             f"the {num_params(config):,} parameters are more than an ONNX file of 2 GiB holds"
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kamon.errors import StoreError
 
-MOST_READ = 1000  # bytes of what a holder says
+MAX_LOCK_BYTES = 1000  # bytes of what a holder says
 
 
 @contextmanager
@@ -27,13 +27,15 @@ def locked(path: Path, what: str) -> Iterator[None]:
         # No link: what it leads to would be overwritten.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, flags, 0o666)
-        if not take(descriptor):
+        if not try_lock(descriptor):
             try:
-                holder = os.read(descriptor, MOST_READ)
+                holder = os.read(descriptor, MAX_LOCK_BYTES)
             finally:
                 os.close(descriptor)
-            raise StoreError(f"{what} is being written by {described(holder)}: wait for its end")
-        if is_there(path, descriptor):
+            raise StoreError(
+                f"{what} is being written by {describe_holder(holder)}: wait for its end"
+            )
+        if is_same_file(path, descriptor):
             break
         os.close(descriptor)  # its holder took it away in between: that was another file
     try:
@@ -46,7 +48,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)  # and with it goes the lock
 
 
-def take(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Whether the lock is ours now."""
     try:
         if sys.platform == "win32":
@@ -65,14 +67,14 @@ def take(descriptor: int) -> bool:
     return True
 
 
-def is_there(path: Path, descriptor: int) -> bool:
+def is_same_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def described(holder: bytes) -> str:
+def describe_holder(holder: bytes) -> str:
     try:
         who = json.loads(holder)
         return f"process {who['process']} on {who['host']} since {who['since']}"

@@ -16,16 +16,16 @@ from typing import IO, TypeAlias
 
 from kamon.errors import CorpusError
 
-LARGE = 1 << 22  # bytes
+MAX_IN_MEMORY = 1 << 22  # bytes
 BLOCK = 1 << 16  # numbers, or bytes
 
 Buffer = bytearray | mmap
-Numbers: TypeAlias = "array[int] | memoryview[int]"
+IntArray: TypeAlias = "array[int] | memoryview[int]"
 
 
 def zeros(num_bytes: int) -> Buffer:
     """So many bytes, all 0."""
-    if num_bytes <= LARGE:
+    if num_bytes <= MAX_IN_MEMORY:
         return bytearray(num_bytes)
     with enough_room(), tempfile.TemporaryFile() as file:
         # Written, not promised: where there is no room, a write to mapped memory ends the process.
@@ -46,7 +46,7 @@ def enough_room() -> Iterator[None]:
         ) from None
 
 
-class Growing:
+class SpillBuffer:
     """Bytes that come one after the other."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Growing:
     def add(self, more: bytes | bytearray) -> None:
         if not self.file:
             self.bytes += more
-            if len(self.bytes) <= LARGE:
+            if len(self.bytes) <= MAX_IN_MEMORY:
                 return
             more, self.bytes = self.bytes, bytearray()
         with enough_room():
@@ -64,7 +64,7 @@ class Growing:
                 self.file = tempfile.TemporaryFile()  # noqa: SIM115 - `done` closes it
             self.file.write(more)
 
-    def done(self) -> Buffer:
+    def finish(self) -> Buffer:
         """All of them; nothing can be added then."""
         if not self.file:
             return self.bytes
@@ -73,7 +73,7 @@ class Growing:
             return mmap(file.fileno(), 0)
 
 
-def numbers_of(buffer: Buffer, typecode: str) -> Numbers:
+def numbers_of(buffer: Buffer, typecode: str) -> IntArray:
     """The bytes as numbers of this type of `array`."""
     if isinstance(buffer, bytearray):
         found = array(typecode)
@@ -82,23 +82,23 @@ def numbers_of(buffer: Buffer, typecode: str) -> Numbers:
     return memoryview(buffer).cast(typecode)  # type: ignore[call-overload,no-any-return]
 
 
-def numbers(typecode: str, found: Iterable[int]) -> Numbers:
+def numbers(typecode: str, found: Iterable[int]) -> IntArray:
     """These numbers, taken as they come."""
-    growing, left = Growing(), iter(found)
+    growing, left = SpillBuffer(), iter(found)
     while block := array(typecode, islice(left, BLOCK)):
         growing.add(block.tobytes())
-    return numbers_of(growing.done(), typecode)
+    return numbers_of(growing.finish(), typecode)
 
 
-def typecode_of(found: Numbers) -> str:
+def typecode_of(found: IntArray) -> str:
     return found.typecode if isinstance(found, array) else found.format
 
 
-def copied(old: Numbers) -> Numbers:
-    growing = Growing()
+def copied(old: IntArray) -> IntArray:
+    growing = SpillBuffer()
     for begin in range(0, len(old), BLOCK):
         growing.add(old[begin : begin + BLOCK].tobytes())
-    return numbers_of(growing.done(), typecode_of(old))
+    return numbers_of(growing.finish(), typecode_of(old))
 
 
 def count(buffer: Buffer, byte: int) -> int:

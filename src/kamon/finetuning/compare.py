@@ -15,29 +15,31 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 
-from kamon.config import checked_int
-from kamon.engines.base import is_fast, untrained
+from kamon.config import require_int
+from kamon.engines.base import has_fused_ops, initial_state
 from kamon.engines.factory import best_engine, make_engine
 from kamon.engines.parameters import parameter_shapes
 from kamon.errors import ConfigError
 from kamon.evaluation import nearest
-from kamon.finetuning.metrics import collapse, novelty, uniqueness, win_rate
+from kamon.finetuning.metrics import detect_reward_hacking, novelty, uniqueness, win_rate
 from kamon.finetuning.reward_model import check_prompt, reward_of
-from kamon.model import Model, loaded
+from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.char import CharTokenizer
-from kamon.tokenizers.prompts import before_answer, knows_prompts
+from kamon.tokenizers.prompts import knows_prompts, prompt_prefix
 
-Judge = Callable[[Sequence[str]], Sequence[float | None]]  # of each text; None where it cannot
+RewardFunction = Callable[
+    [Sequence[str]], Sequence[float | None]
+]  # of each text; None where it cannot
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 INFINITE = "the base cannot read its samples, or gives one no probability"
-MOST_TESTED = 20_000  # documents of the list
-MOST_TESTED_SLOWLY = 500  # by the scalar engine
+MAX_EVAL_DOCS = 20_000  # documents of the list
+MAX_EVAL_DOCS_SLOW = 500  # by the scalar engine
 
 
 @dataclass(frozen=True)
-class Spread:
+class Summary:
     """How n rewards are distributed: deviation is that of the samples, quantiles are QUANTILES."""
 
     n: int
@@ -47,7 +49,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ModelMetrics:
     """A model beside its base; the base itself stands at 0 nats and wins half the time.
 
     samples: number i of every model is drawn with the same draws. unique: different samples; novel:
@@ -74,7 +76,7 @@ class Compared:
     kl: float
     kl_error: float
     num_read: int
-    rewards: Spread | None
+    rewards: Summary | None
     win_rate: float | None
     win_interval: tuple[float, float] | None
     loss: float | None
@@ -85,12 +87,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The base and the tuned models, as `Compared`. held_out: whether losses are of documents that
+    """The base and the tuned models, as `ModelMetrics`. held_out: whether losses are of documents
+    that
     the base did not learn from; in_list: those samples that are in its list; prompt: what samples
     answer."""
 
-    base: Compared
-    tuned: list[Compared]
+    base: ModelMetrics
+    tuned: list[ModelMetrics]
     n: int
     seed: int
     held_out: bool
@@ -98,7 +101,7 @@ class Comparison:
     prompt: str | None = None
 
     @property
-    def all(self) -> list[Compared]:
+    def all(self) -> list[ModelMetrics]:
         return [self.base, *self.tuned]
 
 
@@ -108,7 +111,7 @@ def compare(
     *,
     n: int = 1000,
     seed: int | None = None,
-    judge: Judge | None = None,
+    judge: RewardFunction | None = None,
     prompt: str | None = None,
     name: str = "base",
 ) -> Comparison:
@@ -126,27 +129,27 @@ def compare(
     >>> found.tuned[0].kl, found.tuned[0].win_rate
     (0.0, 0.5)
     """
-    n = checked_int("the number of samples to compare", n, 2)
+    n = require_int("the number of samples to compare", n, 2)
     if not isinstance(tuned, Mapping):
         raise ConfigError(f"tuned must be models by their names, not {tuned!r:.80}")
-    base = loaded(base, "the base")
-    models = {whose: loaded(model, whose) for whose, model in tuned.items()}
+    base = as_model(base, "the base")
+    models = {whose: as_model(model, whose) for whose, model in tuned.items()}
     for whose, model in [(name, base), *models.items()]:
         check_makes_documents(whose, model)
         if prompt is not None and not knows_prompts(model.tokenizer):
             raise ConfigError(
                 f"{whose} knows no prompts: `kamon sft` teaches a model to answer them"
             )
-    first = Subject.of(name, base, n, seed, judge, prompt)
+    first = ModelUnderTest.of(name, base, n, seed, judge, prompt)
     learned, held_out = base.parts()
     docs = held_out or learned
-    most = MOST_TESTED if is_fast(base.engine) else MOST_TESTED_SLOWLY
+    most = MAX_EVAL_DOCS if has_fused_ops(base.engine) else MAX_EVAL_DOCS_SLOW
     tested = list(docs[: min(len(docs), most)]) if docs else []
     listed = set(base.docs)
-    found = [beside(first, first, listed, tested)]
+    found = [compare_to_base(first, first, listed, tested)]
     for whose, model in models.items():
-        subject = Subject.of(whose, model, n, first.seed, judge, prompt)
-        found.append(beside(first, subject, listed, tested))
+        subject = ModelUnderTest.of(whose, model, n, first.seed, judge, prompt)
+        found.append(compare_to_base(first, subject, listed, tested))
     texts = {text for each in found for text in each.samples}
     return Comparison(found[0], found[1:], n, first.seed, bool(held_out), texts & listed, prompt)
 
@@ -161,7 +164,7 @@ def check_makes_documents(name: str, model: Model) -> None:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """A model, and its samples with what they are worth.
 
     plain: it without special tokens, which samples come from, too, where there is no prompt.
@@ -183,13 +186,13 @@ class Subject:
         model: Model,
         n: int,
         seed: int | None,
-        judge: Judge | None,
+        judge: RewardFunction | None,
         prompt: str | None,
-    ) -> Subject:
+    ) -> ModelUnderTest:
         without = plain(model)
         model = without if prompt is None else model
         seed = model.config.seed if seed is None else seed
-        found = model.find(n, temperature=1.0, seed=seed, prompt=prompt)
+        found = model.generate(n, temperature=1.0, seed=seed, prompt=prompt)
         ended = sum(size < found.room for size in found.sizes)
         rewards = judge(found.texts) if judge else None
         return cls(name, without, model, prompt, seed, found.texts, ended / n, rewards)
@@ -222,14 +225,16 @@ def plain(model: Model) -> Model:
     name = best_engine()
     exact = name == "scalar" or model.engine.dtype == "float64"
     engine = make_engine(name, config, dtype="float64" if exact else "float32")
-    engine.load(untrained(kept))
+    engine.load(initial_state(kept))
     return replace(model, config=config, tokenizer=made, engine=engine)
 
 
 # ---- one beside the other
 
 
-def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> Compared:
+def compare_to_base(
+    base: ModelUnderTest, other: ModelUnderTest, listed: set[str], docs: list[str]
+) -> ModelMetrics:
     n, prompt = len(other.texts), other.prompt
     read = readable(base.model, other.model, other.texts, prompt)
     texts = list(compress(other.texts, read))
@@ -249,7 +254,7 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
     wins = interval = None
     if base.rewards is not None and other.rewards is not None:
         wins, interval = win_rate(other.rewards, base.rewards) or (None, None)
-    return Compared(
+    return ModelMetrics(
         name=other.name,
         samples=other.texts,
         unique=uniqueness(other.texts),
@@ -261,7 +266,7 @@ def beside(base: Subject, other: Subject, listed: set[str], docs: list[str]) -> 
         num_read=len(texts),
         rewards=None
         if other.rewards is None
-        else spread([r for r in other.rewards if r is not None]),
+        else summarize([r for r in other.rewards if r is not None]),
         win_rate=wins,
         win_interval=None if other is base else interval,
         loss=loss,
@@ -301,7 +306,7 @@ def readable(
 def room_of(model: Model, prompt: str | None) -> int:
     """The tokens that a document may have behind its prompt, its end among them."""
     size = model.config.block_size
-    return size - len(before_answer(model.tokenizer, prompt, size))
+    return size - len(prompt_prefix(model.tokenizer, prompt, size))
 
 
 def sizes_of(model: Model, texts: list[str]) -> list[int]:
@@ -332,10 +337,10 @@ def mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(square / n)
 
 
-def by_reward_model(reward: Model | str | Path, prompt: str | None = None) -> Judge:
+def by_reward_model(reward: Model | str | Path, prompt: str | None = None) -> RewardFunction:
     """Rewards of `reward_of`, None of a text that the model cannot read. prompt: that
     each text answers. reward: the model or its directory."""
-    model = loaded(reward, "the reward model")
+    model = as_model(reward, "the reward model")
     check_prompt(model, prompt)
     tokenizer, room = model.tokenizer, room_of(model, prompt) - 2  # the end, and the verdict
 
@@ -349,10 +354,10 @@ def by_reward_model(reward: Model | str | Path, prompt: str | None = None) -> Ju
     return judge
 
 
-def spread(rewards: Sequence[float]) -> Spread | None:
+def summarize(rewards: Sequence[float]) -> Summary | None:
     """None of fewer than two.
 
-    >>> spread([1.0, 3.0, 2.0])
+    >>> summarize([1.0, 3.0, 2.0])
     Spread(n=3, mean=2.0, deviation=1.0, quantiles=[1.1, 1.5, 2.0, 2.5, 2.9])
     """
     if len(rewards) < 2:
@@ -360,7 +365,7 @@ def spread(rewards: Sequence[float]) -> Spread | None:
     mean = math.fsum(rewards) / len(rewards)
     square = math.fsum([(reward - mean) ** 2 for reward in rewards]) / (len(rewards) - 1)
     ordered = sorted(rewards)
-    return Spread(
+    return Summary(
         len(rewards), mean, math.sqrt(square), [quantile(ordered, share) for share in QUANTILES]
     )
 
@@ -373,7 +378,7 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
-def fulfilling(*subjects: Subject) -> set[str] | None:
+def fulfilling(*subjects: ModelUnderTest) -> set[str] | None:
     """The samples with a reward of 1, where a rule has judged: all rewards are 1 or 0."""
     if any(each.rewards is None for each in subjects):
         return None
@@ -383,9 +388,11 @@ def fulfilling(*subjects: Subject) -> set[str] | None:
     return {text for text, reward in rewards.items() if reward}
 
 
-def notes(base: Subject, other: Subject, num_samples: int, num_docs: int) -> list[str]:
+def notes(
+    base: ModelUnderTest, other: ModelUnderTest, num_samples: int, num_docs: int
+) -> list[str]:
     """What differs between the two, what was left out for it, and signs of a hacked reward."""
-    signs = collapse(other.texts, base.texts, fulfilling(base, other))
+    signs = detect_reward_hacking(other.texts, base.texts, fulfilling(base, other))
     found = [f"{other.name}: {sign}" for sign in signs]
     lists = [each.model.training["corpus"].get("sha256") for each in (base, other)]
     if lists[0] != lists[1]:
@@ -423,7 +430,7 @@ def notes(base: Subject, other: Subject, num_samples: int, num_docs: int) -> lis
 # ---- the frontier
 
 
-def heights(found: Comparison, by_wins: bool) -> list[tuple[float, float, float]]:
+def frontier_points(found: Comparison, by_wins: bool) -> list[tuple[float, float, float]]:
     """What each model of `found.all` has reached, with a 95% interval: its win rate, or its mean
     reward. ConfigError where nobody judged."""
     points = []
@@ -441,10 +448,10 @@ def heights(found: Comparison, by_wins: bool) -> list[tuple[float, float, float]
     return points
 
 
-def undominated(points: Sequence[tuple[float, float]]) -> list[bool]:
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Which (KL, height) no other beats: none is as high at less KL, none higher at as much.
 
-    >>> undominated([(0, 0.5), (2, 0.7), (3, 0.6), (5, 0.9)])
+    >>> pareto_front([(0, 0.5), (2, 0.7), (3, 0.6), (5, 0.9)])
     [True, True, False, True]
     """
     return [not any((a <= x and b > y) or (a < x and b >= y) for a, b in points) for x, y in points]

@@ -17,12 +17,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kamon.config import checked_float, checked_int, checked_positive, checked_settings
+from kamon.config import checked_settings, require_float, require_int, require_positive
 from kamon.data.corpus import name_of
 from kamon.data.documents import nfc
-from kamon.data.split import part
-from kamon.engines.base import Engine, is_fast, untrained
-from kamon.engines.batch import Batch, pack
+from kamon.data.split import bucket
+from kamon.engines.base import Engine, has_fused_ops, initial_state
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.factory import best_engine, make_engine
 from kamon.engines.numerics import mean
 from kamon.engines.spans import Span, answer_logprobs, target_weights
@@ -30,19 +30,19 @@ from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.finetuning import metrics, preferences
 from kamon.finetuning.loop import (
     Example,
+    FineTuneMethod,
+    FineTuneSpec,
     NewEngine,
-    Start,
-    Steps,
-    Tuning,
+    StartInfo,
     base_of,
-    configured,
+    build_config,
     examples_of_step,
-    resume_tuning,
-    tune,
+    fine_tune,
+    resume_fine_tuning,
 )
 from kamon.finetuning.losses import dpo_loss, dpo_margins, dpo_weights, ipo_loss, ipo_weights
-from kamon.finetuning.preferences import COMMON, Answer, Preference
-from kamon.model import Model, loaded
+from kamon.finetuning.preferences import COMMON, Feedback, Preference
+from kamon.model import Model, as_model
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompted
@@ -57,13 +57,13 @@ BATCH_SIZE = 64  # pairs in a step
 EPOCHS = 4
 LEARNING_RATE = 0.0007
 NUM_PAIRS = 1000  # of those that are made
-SAMPLES_A_PAIR = 4  # that are drawn to find pairs by a rule
+SAMPLES_PER_PAIR = 4  # that are drawn to find pairs by a rule
 HELD_OUT_SHARE = 4  # one held-out pair of `common` for so many others
 NUM_WATCHED = 250  # samples of which the KL is measured under way
 NUM_MEASURED = 1000  # and in the end
 SLOWLY = 20  # a scalar engine samples so many times fewer
 MIN_STEPS = 20
-TAKEN = ("temperature",)  # settings beside those of every tuning
+ACCEPTED_SETTINGS = ("temperature",)  # settings beside those of every tuning
 Watch = Callable[[dict[str, float]], None]
 Judge = Callable[[str], float | None]
 
@@ -91,16 +91,16 @@ class Pairs:
 
     def logprobs(self, engine: Engine) -> list[float]:
         """log p of every answer, in their order."""
-        batch = pack(self.tokens)
-        return answer_logprobs(engine.logprobs(batch), self.spans, sizes_of(batch))
+        batch = pack_sequences(self.tokens)
+        return answer_logprobs(engine.logprobs(batch), self.spans, num_targets_of(batch))
 
 
-def sizes_of(batch: Batch) -> list[int]:
+def num_targets_of(batch: PackedBatch) -> list[int]:
     """The targets of each document."""
     return [end - begin - 1 for begin, end in pairwise(batch.offsets)]
 
 
-def pairs_of(tokenizer: Tokenizer, block_size: int, examples: Sequence[Example]) -> Pairs:
+def tokenize_pairs(tokenizer: Tokenizer, block_size: int, examples: Sequence[Example]) -> Pairs:
     """TokenizerError says which pair has a character that the model does not know."""
     found = []
     for key in ("chosen", "rejected"):
@@ -127,7 +127,7 @@ def with_reference(
     """The same pairs with what the reference makes of them."""
     if not examples:
         return []
-    logprobs = pairs_of(tokenizer, reference.config.block_size, examples).logprobs(reference)
+    logprobs = tokenize_pairs(tokenizer, reference.config.block_size, examples).logprobs(reference)
     half = len(examples)
     return [
         {**each, "ref_chosen": logprobs[i], "ref_rejected": logprobs[half + i]}
@@ -150,8 +150,8 @@ class Objective:
     def check(self) -> None:
         if self.loss not in LOSSES:
             raise ConfigError(f"loss must be {' or '.join(LOSSES)}, not {self.loss!r:.60}")
-        checked_positive("beta", self.beta)
-        if not 0 <= checked_float("label_smoothing", self.label_smoothing) < 0.5:
+        require_positive("beta", self.beta)
+        if not 0 <= require_float("label_smoothing", self.label_smoothing) < 0.5:
             raise ConfigError(
                 f"label_smoothing must be from 0 to below 0.5, not {self.label_smoothing}"
             )
@@ -183,14 +183,18 @@ class Objective:
 
 
 def dpo_steps(
-    tuning: Tuning, new_engine: NewEngine, *, watch: Watch | None = None, measured: bool = True
-) -> Steps:
+    tuning: FineTuneSpec,
+    new_engine: NewEngine,
+    *,
+    watch: Watch | None = None,
+    measured: bool = True,
+) -> FineTuneMethod:
     """How DPO goes. watch: is given loss, accuracy, margin and KL, whenever they are measured;
     measured: whether samples are, in the end."""
     c, settings = tuning.config, tuning.settings
     objective = Objective.of(settings)
     learned, apart = (
-        pairs_of(
+        tokenize_pairs(
             tuning.tokenizer,
             c.block_size,
             [each for each in tuning.examples if bool(each.get("held_out")) == which],
@@ -200,7 +204,7 @@ def dpo_steps(
     assert tuning.frozen is not None
     base = model_of(tuning, new_engine(tuning.frozen))
     max_kl, tested = settings.get("max_kl"), apart if len(apart) else learned
-    slowly = 1 if is_fast(base.engine) else SLOWLY
+    slowly = 1 if has_fused_ops(base.engine) else SLOWLY
     last: dict[str, float] = {}
     done = 0
     prompt = prompt_of(tuning)
@@ -210,9 +214,9 @@ def dpo_steps(
         done = step + 1
         pairs = learned.select(examples_of_step(c.seed, step, c.batch_size, len(learned)))
         logprobs = pairs.logprobs(engine)
-        batch = pack(pairs.tokens)
+        batch = pack_sequences(pairs.tokens)
         weights = objective.weights(logprobs, pairs.ref)
-        engine.backward(batch, target_weights(weights, pairs.spans, sizes_of(batch)))
+        engine.backward(batch, target_weights(weights, pairs.spans, num_targets_of(batch)))
         engine.step(rate)
         return objective.measure(logprobs, pairs.ref)
 
@@ -246,25 +250,27 @@ def dpo_steps(
             "kept_within": over and look(engine)["kl"] <= (max_kl or 0.0),
         }
         if measured:
-            rule, judge = rule_of(tuning), judge_of(tuning)
-            found |= moved(own, base, judge, NUM_MEASURED // slowly, c.seed, prompt, rule)
+            rule, judge = rule_of(tuning), judge_from(tuning)
+            found |= preference_metrics(
+                own, base, judge, NUM_MEASURED // slowly, c.seed, prompt, rule
+            )
         return found
 
-    return Steps(
+    return FineTuneMethod(
         make,
-        measure=measure if len(apart) or watch or max_kl is not None else None,
+        evaluate=measure if len(apart) or watch or max_kl is not None else None,
         num_held_out=len(apart),
-        ended=is_over,
+        should_end=is_over,
         finish=finish,
     )
 
 
-def prompt_of(tuning: Tuning) -> str | None:
+def prompt_of(tuning: FineTuneSpec) -> str | None:
     """The one that is measured by: the first of the pairs that have one."""
     return next((each["prompt"] for each in tuning.examples if each.get("prompt")), None)
 
 
-def model_of(tuning: Tuning, engine: Engine) -> Model:
+def model_of(tuning: FineTuneSpec, engine: Engine) -> Model:
     return Model(
         tuning.config,
         tuning.tokenizer,
@@ -275,13 +281,13 @@ def model_of(tuning: Tuning, engine: Engine) -> Model:
     )
 
 
-def rule_of(tuning: Tuning) -> preferences.Rule | None:
+def rule_of(tuning: FineTuneSpec) -> preferences.Rule | None:
     """What the pairs were made by, if that is a rule."""
     text = tuning.settings.get("prefer")
     return None if text is None else preferences.parse_rule(text)
 
 
-def judge_of(tuning: Tuning) -> Judge | None:
+def judge_from(tuning: FineTuneSpec) -> Judge | None:
     """The reward of a text by what the pairs were made by: whether it fulfils the rule, or how
     often the name was given, 0 for one that never was. No judge of pairs from elsewhere."""
     if rule := rule_of(tuning):
@@ -292,7 +298,7 @@ def judge_of(tuning: Tuning) -> Judge | None:
     return lambda text: float(births.get(text, 0))
 
 
-def moved(
+def preference_metrics(
     tuned: Model,
     base: Model,
     judge: Judge | None,
@@ -328,7 +334,7 @@ def moved(
         "base_uniqueness": metrics.uniqueness(base_texts),
         "novelty": metrics.novelty(texts, base.docs),
         "base_novelty": metrics.novelty(base_texts, base.docs),
-        "collapse": metrics.collapse(texts, base_texts, wanted),
+        "collapse": metrics.detect_reward_hacking(texts, base_texts, wanted),
     }
 
 
@@ -337,7 +343,7 @@ def moved(
 
 def examples_from(
     model: Model,
-    data: str | PathLike[str] | Iterable[Answer] | None,
+    data: str | PathLike[str] | Iterable[Feedback] | None,
     prefer: str | None,
     num_pairs: int,
     seed: int,
@@ -345,7 +351,7 @@ def examples_from(
     """The pairs, some of them held out; where they come from; and how many are left out."""
     if (data is None) == (prefer is None):
         raise ConfigError("give either pairs, in a file or by name, or a rule to prefer by")
-    num_pairs = checked_int("the number of pairs", num_pairs, 1, preferences.MOST_PAIRS)
+    num_pairs = require_int("the number of pairs", num_pairs, 1, preferences.MAX_PAIRS)
     num_left_out = 0
     if prefer is not None:
         learned, apart = pairs_by_rule(model, prefer, num_pairs, seed)
@@ -377,8 +383,8 @@ def pairs_by_rule(
     """(pairs, held-out pairs) of the model's own samples, which fulfil a rule or not; no text is in
     pairs of both kinds."""
     rule = preferences.parse_rule(prefer)
-    texts = dict.fromkeys(model.sample(SAMPLES_A_PAIR * num_pairs, temperature=1.0, seed=seed))
-    apart = {text for text in texts if not part(nfc(text).encode())}
+    texts = dict.fromkeys(model.sample(SAMPLES_PER_PAIR * num_pairs, temperature=1.0, seed=seed))
+    apart = {text for text in texts if not bucket(nfc(text).encode())}
     learned = preferences.rule_pairs((text for text in texts if text not in apart), rule)
     held_out = [text for text in texts if text in apart]
     if len({rule(text) for text in held_out}) < 2:
@@ -391,7 +397,7 @@ def pairs_by_rule(
 
 def dpo(
     model: Model | str | Path,
-    data: str | Path | Iterable[Answer] | None = None,
+    data: str | Path | Iterable[Feedback] | None = None,
     *,
     prefer: str | None = None,
     num_pairs: int = NUM_PAIRS,
@@ -407,7 +413,7 @@ def dpo(
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | None = None,
-    on_start: Callable[[Start], None] | None = None,
+    on_start: Callable[[StartInfo], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_measured: Watch | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -428,19 +434,19 @@ def dpo(
     """
     objective = Objective(loss, beta, label_smoothing)
     objective.check()
-    max_kl = None if max_kl is None else checked_positive("max_kl", max_kl)
+    max_kl = None if max_kl is None else require_positive("max_kl", max_kl)
     path = model if isinstance(model, str | PathLike) else None
-    base = loaded(model, "the base", threads=threads)
+    base = as_model(model, "the base", threads=threads)
     base.check_documents("preferences are between documents")
     name = engine or best_engine()
     seed = settings.get("seed", base.config.seed)
-    seed = checked_int("seed", seed)
+    seed = require_int("seed", seed)
     examples, source, num_left_out = examples_from(base, data, prefer, num_pairs, seed)
     reference = make_engine(
         *(name, base.config), dtype=dtype, threads=threads, device=device, compile=compile
     )
     params = base.engine.state()["params"]
-    reference.load(untrained(params))
+    reference.load(initial_state(params))
     examples = with_reference(base.tokenizer, reference, examples)
     tuning = tuning_for(base, path, params, examples, source, settings)
     tuning = replace(
@@ -454,7 +460,7 @@ def dpo(
             "prefer": prefer,
         },
     )
-    return tune(
+    return fine_tune(
         tuning,
         partial(dpo_steps, watch=on_measured),
         engine=name,
@@ -474,12 +480,12 @@ def dpo(
 def resume(path: str | Path, *, on_measured: Watch | None = None, **how: Any) -> Model:
     """Go on with a tuning by `dpo`, as if it had never been interrupted, bit for bit; how: of
     `tune.resume_tuning`."""
-    return resume_tuning(path, KIND, partial(dpo_steps, watch=on_measured), **how)
+    return resume_fine_tuning(path, KIND, partial(dpo_steps, watch=on_measured), **how)
 
 
-def num_cut(tuning: Tuning) -> int:
+def num_cut(tuning: FineTuneSpec) -> int:
     """Answers that are longer than the model can hold: their beginnings alone are learned."""
-    return pairs_of(tuning.tokenizer, tuning.config.block_size, tuning.examples).num_cut
+    return tokenize_pairs(tuning.tokenizer, tuning.config.block_size, tuning.examples).num_cut
 
 
 def tuning_for(
@@ -490,7 +496,7 @@ def tuning_for(
     source: str,
     settings: Mapping[str, Any],
     kind: str = KIND,
-) -> Tuning:
+) -> FineTuneSpec:
     """Of these pairs, with `settings` of Config in place of those that are picked."""
     settings = checked_settings(settings)
     num_pairs = sum(not each.get("held_out") for each in examples)
@@ -506,9 +512,9 @@ def tuning_for(
         "weight_decay": 0.0,
         "dropout": 0.0,
     }
-    return Tuning(
+    return FineTuneSpec(
         kind=kind,
-        config=configured(base.config, picked, settings, *TAKEN),
+        config=build_config(base.config, picked, settings, *ACCEPTED_SETTINGS),
         tokenizer=base.tokenizer,
         params=params,
         settings={},

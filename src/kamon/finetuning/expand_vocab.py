@@ -16,8 +16,8 @@ from itertools import islice
 
 from kamon.config import Config
 from kamon.engines.base import Engine
-from kamon.engines.batch import Batch
-from kamon.engines.numerics import left_sum
+from kamon.engines.batch import PackedBatch
+from kamon.engines.numerics import sequential_sum
 from kamon.engines.parameters import parameter_shapes
 from kamon.errors import ConfigError
 from kamon.generation.sampling import log_sum_exp
@@ -26,13 +26,13 @@ from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.char import CharTokenizer
 
-UNLIKELY = 10.0  # nats: about how improbable a new token is at first, e⁻¹⁰ = 0.00005
-MOST_READ = 500  # tokens of documents from which that is found
+UNLIKELY_NATS = 10.0  # nats: about how improbable a new token is at first, e⁻¹⁰ = 0.00005
+MAX_TOKENS_READ = 500  # tokens of documents from which that is found
 ROUNDS = 50  # of conjugate gradients, at most
 CLOSE = 1e-3  # of the first residual: then they end
 
 
-def extend(
+def expand_vocab(
     config: Config,
     tokenizer: Tokenizer,
     params: array[float],
@@ -41,7 +41,7 @@ def extend(
     specials: Iterable[str] = (),
     block_size: int | None = None,
     reader: Engine | None = None,
-    docs: Batch | None = None,
+    docs: PackedBatch | None = None,
 ) -> tuple[Config, Tokenizer, array[float]]:
     """The same model with more characters, special tokens and positions, and new parameters.
 
@@ -90,14 +90,14 @@ def rows_like(old: array[float], width: int, more: int, rng: random.Random) -> a
     drawn = mersenne.gauss(rng, 1.0, more * width)
     for column in range(width):
         numbers = old[column::width]
-        middle = left_sum(numbers) / len(numbers)
-        deviation = math.sqrt(left_sum((x - middle) ** 2 for x in numbers) / len(numbers))
+        middle = sequential_sum(numbers) / len(numbers)
+        deviation = math.sqrt(sequential_sum((x - middle) ** 2 for x in numbers) / len(numbers))
         for place in range(column, len(drawn), width):
             drawn[place] = middle + deviation * drawn[place]
     return drawn
 
 
-def unlikely_row(rows: Sequence[Sequence[float]], reader: Engine, docs: Batch) -> list[float]:
+def unlikely_row(rows: Sequence[Sequence[float]], reader: Engine, docs: PackedBatch) -> list[float]:
     """A row (C,) for tokens that these documents do not have.
 
     Sought is row · h = log Σ exp(logits) − UNLIKELY for each hidden state h (C,) that the documents
@@ -109,10 +109,10 @@ def unlikely_row(rows: Sequence[Sequence[float]], reader: Engine, docs: Batch) -
     for tokens in docs:
         decoder = reader.decoder()
         logits += [decoder.push(token) for token in islice(tokens, len(tokens) - 1)]
-        if len(logits) >= MOST_READ:
+        if len(logits) >= MAX_TOKENS_READ:
             break
     columns = list(zip(*logits, strict=True))
-    wanted = [log_sum_exp(each) - UNLIKELY for each in logits]
+    wanted = [log_sum_exp(each) - UNLIKELY_NATS for each in logits]
     mixture = [0.0] * len(rows)
     residual = wanted
     slope = direction = [dot(column, residual) for column in columns]
@@ -132,4 +132,4 @@ def unlikely_row(rows: Sequence[Sequence[float]], reader: Engine, docs: Batch) -
 
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:
-    return left_sum(x * y for x, y in zip(a, b, strict=True))
+    return sequential_sum(x * y for x, y in zip(a, b, strict=True))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from kamon.data.builtin import names_table
 from kamon.engines.base import Engine
-from kamon.generation.constraints import Conditions, find
+from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.sampling import SampleRequest
 from kamon.tokenizers.base import Tokenizer
 
@@ -30,9 +30,9 @@ WORDS = {"F": "girl", "M": "boy"}
 BIRTHS = 80  # a name in the answers was given at least so often
 SHARE = 0.95  # to one sex, of all that have it
 WHOLE = 5  # times that a name answers to all parts, and PARTS times to some
-PARTS = 1
+TASK_SHARES = 1
 BOYS = 1.75  # times as many as girls, with each first letter
-MOST_REPEATED = 40
+MAX_REPEATED = 40
 COMMON = 50  # names on record, or more: then an instruction is one to be tested with
 ANSWERS = 2  # to each
 
@@ -61,9 +61,9 @@ def examples(task: str) -> list[dict[str, str]]:
         times = 1.0
         if sex == "M":
             times = BOYS * cells["F", name[0]] / cells["M", name[0]]
-        asked = TASKS[task] * max(1, min(MOST_REPEATED, round(WHOLE * times)))
+        asked = TASKS[task] * max(1, min(MAX_REPEATED, round(WHOLE * times)))
         if task == INSTRUCTIONS:
-            asked += [PARTIAL[(place + 3 * i) % len(PARTIAL)] for i in range(PARTS)]
+            asked += [PARTIAL[(place + 3 * i) % len(PARTIAL)] for i in range(TASK_SHARES)]
         found += [{"prompt": prompt_for(name, sex, parts), "completion": name} for parts in asked]
     return found
 
@@ -100,15 +100,15 @@ def obedience(
     for sex, initial, length in instructions():
         request = SampleRequest(ANSWERS, temperature, seed, tokenizer.bos)
         prompt = f"{WORDS[sex]}, {initial}, {length}"
-        found = find(engine, tokenizer, request, Conditions(prompt=prompt), list)
+        found = find(engine, tokenizer, request, GenerationConstraints(prompt=prompt), list)
         answers += [(sex, initial, length, text) for text in found.texts]
-    return judged(answers)
+    return obedience_of(answers)
 
 
-def judged(answers: Iterable[tuple[str, str, int, str]]) -> Obedience:
+def obedience_of(answers: Iterable[tuple[str, str, int, str]]) -> Obedience:
     """Of (sex, first letter, length, answer).
 
-    >>> judged([("F", "m", 5, "maria"), ("M", "m", 5, "mqrix")]).strict
+    >>> obedience_of([("F", "m", 5, "maria"), ("M", "m", 5, "mqrix")]).strict
     0.5
     """
     table = {(name, sex) for name, sex, _ in names_table()}

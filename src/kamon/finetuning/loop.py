@@ -1,7 +1,7 @@
 """The loop that all tunings of a trained model share: steps, checkpoints, and going on from them.
 
-A tuning is a `Tuning`: data, the same in memory and in a model directory. What is particular to its
-kind is one function, which makes `Steps` of it: how a step is made, and what is measured beside.
+A fine-tuning is a `FineTuneSpec`: data, the same in memory and in a model directory. What is
+particular to its kind is one function that returns a `FineTuneMethod`: its step and its evaluation.
 A step depends on (seed, step), the parameters and Adam's moments, and on nothing else: so whoever
 goes on from a checkpoint comes to the same model, bit for bit.
 
@@ -26,12 +26,12 @@ from kamon._version import __version__
 from kamon.config import Config, check_names
 from kamon.data.documents import Documents
 from kamon.data.shuffling import permutation
-from kamon.engines.base import Engine, untrained
-from kamon.engines.batch import pack
-from kamon.engines.distributed import here
+from kamon.engines.base import Engine, initial_state
+from kamon.engines.batch import pack_sequences
+from kamon.engines.distributed import get_group
 from kamon.engines.factory import best_engine, make_engine
 from kamon.errors import ConfigError, StoreError
-from kamon.model import Model, stored
+from kamon.model import Model, to_checkpoint
 from kamon.storage.checkpoint import (
     examples_text,
     little_endian,
@@ -41,19 +41,19 @@ from kamon.storage.checkpoint import (
 )
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
-from kamon.training.early_stopping import EVALUATIONS, Validation
-from kamon.training.loop import Checkpoints, Progress, learning_rate, not_finite
-from kamon.training.session import directory, interval
-from kamon.training.setup import Resumed, check_room
+from kamon.training.early_stopping import NUM_EVALUATIONS, EarlyStopping
+from kamon.training.loop import CheckpointSchedule, Progress, learning_rate, not_finite
+from kamon.training.session import checkpoint_interval, open_writer
+from kamon.training.setup import ResumePoint, check_room
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kamon.storage.checkpoint import Stored
-    from kamon.storage.model_dir import Writer
+    from kamon.storage.checkpoint import Checkpoint
+    from kamon.storage.model_dir import CheckpointWriter
 
 PROGRESS_SECONDS = 0.1
-MOST_LOSS = 1e300
+MAX_LOSS = 1e300
 SETTINGS = (  # of Config, that every kind of tuning takes
     *("seed", "num_steps", "batch_size", "learning_rate", "min_lr", "schedule", "warmup_steps"),
     *("weight_decay", "beta1", "beta2", "grad_clip"),
@@ -62,7 +62,7 @@ Example = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Tuning:
+class FineTuneSpec:
     """What a tuning is: all that the model it comes to depends on, but for the engine.
 
     kind: "sft", "reward", "dpo", "ppo", as its verb is called. config: of the model, extended where
@@ -90,7 +90,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Steps:
+class FineTuneMethod:
     """How a kind of tuning goes.
 
     make: makes a step, by its number from 0 and its learning rate: `backward` and `step` of the
@@ -103,10 +103,10 @@ class Steps:
     critic: a second engine that learns, whose state is kept.
     """
 
-    make: Callable[[Engine, int, float], Mapping[str, float]]
-    measure: Callable[[Engine], float | None] | None = None
+    step: Callable[[Engine, int, float], Mapping[str, float]]
+    evaluate: Callable[[Engine], float | None] | None = None
     num_held_out: int = 0
-    ended: Callable[[], bool] | None = None
+    should_end: Callable[[], bool] | None = None
     finish: Callable[[Engine], dict[str, Any]] | None = None
     go_on: Callable[[Metrics], None] | None = None
     critic: Engine | None = None
@@ -119,21 +119,21 @@ class NewEngine(Protocol):
     def __call__(self, params: array[float], shape: Config | None = None) -> Engine: ...
 
 
-MakeSteps = Callable[[Tuning, NewEngine], Steps]
+MakeSteps = Callable[[FineTuneSpec, NewEngine], FineTuneMethod]
 
 
 @dataclass(frozen=True)
-class Start:
+class StartInfo:
     """What is known before the first step: what `on_start` is given."""
 
-    tuning: Tuning
-    steps: Steps
+    tuning: FineTuneSpec
+    steps: FineTuneMethod
     engine: Engine
     engine_name: str
-    resumed: Resumed | None = None
+    resumed: ResumePoint | None = None
 
 
-def configured(
+def build_config(
     base: Config, picked: Mapping[str, Any], settings: Mapping[str, Any], *more: str
 ) -> Config:
     """The base's Config with what a kind of tuning has picked, and over it the settings given.
@@ -188,8 +188,8 @@ def base_of(model: Model, path: str | Path | None) -> dict[str, Any]:
     }
 
 
-def tune(
-    tuning: Tuning,
+def fine_tune(
+    tuning: FineTuneSpec,
     make_steps: MakeSteps,
     *,
     engine: str | None = None,
@@ -200,7 +200,7 @@ def tune(
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | None = None,
-    on_start: Callable[[Start], None] | None = None,
+    on_start: Callable[[StartInfo], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Model:
@@ -209,8 +209,8 @@ def tune(
     It is a model like any other, whose training.json has a "tuning". For the arguments and errors
     see `kamon.train`.
     """
-    every = interval(checkpoint_every)
-    with directory(output, overwrite=overwrite) as writer:
+    every = checkpoint_interval(checkpoint_every)
+    with open_writer(output, overwrite=overwrite) as writer:
         name = engine or best_engine()
         new_engine = engines(tuning.config, name, dtype, threads, device, compile)
         made = new_engine(tuning.params)
@@ -219,17 +219,17 @@ def tune(
             "engine": name,
             "dtype": made.dtype,
             "num_cut": 0,
-            **inherited(tuning),
+            **inherited_training(tuning),
             "tuning": record(tuning),
         }
         steps = make_steps(tuning, new_engine)
         if on_start:
-            on_start(Start(tuning, steps, made, name))
-        course = Course(tuning, steps, made, training, validation_of(steps))
-        return course.learn(writer, every, on_progress, should_stop)
+            on_start(StartInfo(tuning, steps, made, name))
+        course = FineTuneSession(tuning, steps, made, training, validation_of(steps))
+        return course.run(writer, every, on_progress, should_stop)
 
 
-def resume_tuning(
+def resume_fine_tuning(
     path: str | Path,
     kind: str,
     make_steps: MakeSteps,
@@ -238,7 +238,7 @@ def resume_tuning(
     device: str | None = None,
     compile: bool = False,
     checkpoint_every: str | int | None = None,
-    on_start: Callable[[Start], None] | None = None,
+    on_start: Callable[[StartInfo], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Model:
@@ -246,10 +246,10 @@ def resume_tuning(
     dtype, examples and settings, all of which are in its directory."""
     from kamon.storage import model_dir
 
-    every = interval(checkpoint_every)
+    every = checkpoint_interval(checkpoint_every)
     with model_dir.writing(path, go_on=True) as writer:
         found, training = writer.stored, writer.stored.training
-        tuning = tuning_of(path, found)
+        tuning = spec_of(path, found)
         if tuning.kind != kind:
             raise ConfigError(
                 f"{path} is tuned by {tuning.kind}, not by {kind}: "
@@ -267,8 +267,8 @@ def resume_tuning(
         steps = make_steps(tuning, new_engine)
         validation = validation_of(steps)
         if validation and found.metrics.held_out:
-            validation.best = untrained(found.params)
-            validation.records = sorted(found.metrics.held_out.items())
+            validation.best = initial_state(found.params)
+            validation.history = sorted(found.metrics.held_out.items())
         state = found.state
         state["step"] = len(found.metrics) * tuning.updates
         made.load(state)
@@ -278,14 +278,14 @@ def resume_tuning(
             if found.critic is None:
                 raise StoreError(f"{path} keeps no critic to go on with: tune its base anew")
             steps.critic.load(found.critic)
-        resumed = Resumed(writer.folder.name, len(found.metrics), writer.problems)
+        resumed = ResumePoint(writer.folder.name, len(found.metrics), writer.problems)
         if on_start:
-            on_start(Start(tuning, steps, made, training["engine"], resumed))
+            on_start(StartInfo(tuning, steps, made, training["engine"], resumed))
         elif resumed.problems:
             text = f"going on from {resumed.generation}: {resumed.problems[0]}"
             warnings.warn(text, stacklevel=2)
-        course = Course(tuning, steps, made, training, validation, found.metrics)
-        return course.learn(writer, every, on_progress, should_stop)
+        course = FineTuneSession(tuning, steps, made, training, validation, found.metrics)
+        return course.run(writer, every, on_progress, should_stop)
 
 
 def engines(
@@ -297,7 +297,7 @@ def engines(
     compile: bool,
 ) -> NewEngine:
     """Makes engines of one kind. ConfigError where memory lacks, or several processes ask."""
-    if here().size > 1:
+    if get_group().size > 1:
         raise ConfigError("a model is tuned by one process: start it without torchrun")
     check_room(config, name, dtype, threads, device, config.block_size)
 
@@ -305,31 +305,31 @@ def engines(
         made = make_engine(
             name, shape or config, dtype=dtype, threads=threads, device=device, compile=compile
         )
-        made.load(untrained(params))
+        made.load(initial_state(params))
         return made
 
     return new_engine
 
 
-def validation_of(steps: Steps) -> Validation | None:
+def validation_of(steps: FineTuneMethod) -> EarlyStopping | None:
     """One that measures by `steps.measure`: where a probability is too small for its logarithm,
     MOST_LOSS, which a file can keep. None where no example is held out."""
-    measure = steps.measure
+    measure = steps.evaluate
     if measure is None or not steps.num_held_out:
         return None
 
     def loss(engine: Engine) -> float:
         found = measure(engine)
         assert found is not None
-        return min(found, MOST_LOSS)
+        return min(found, MAX_LOSS)
 
-    return Validation(pack([]), measure=loss)
+    return EarlyStopping(pack_sequences([]), measure=loss)
 
 
 # ---- what training.json keeps
 
 
-def inherited(tuning: Tuning) -> dict[str, Any]:
+def inherited_training(tuning: FineTuneSpec) -> dict[str, Any]:
     """What a tuned model has from its base: its list, and which part of it was held out."""
     training = tuning.base["training"]
     corpus = training["corpus"]
@@ -344,7 +344,7 @@ def inherited(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def record(tuning: Tuning) -> dict[str, Any]:
+def record(tuning: FineTuneSpec) -> dict[str, Any]:
     base = {name: value for name, value in tuning.base.items() if name != "training"}
     before = tuning.base["training"].get("tuning")
     return {
@@ -361,7 +361,7 @@ def record(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def tuning_of(path: str | Path, found: Stored) -> Tuning:
+def spec_of(path: str | Path, found: Checkpoint) -> FineTuneSpec:
     """The Tuning in a model directory. ConfigError or StoreError where there is none to go on."""
     kept = found.training.get("tuning")
     if kept is None:
@@ -373,7 +373,7 @@ def tuning_of(path: str | Path, found: Stored) -> Tuning:
     examples = unpack_examples(found.examples)
     if hashlib.sha256(examples_text(examples)).hexdigest() != kept["data"]["sha256"]:
         raise StoreError(f"{path} cannot be used: its examples are not those it learned")
-    return Tuning(
+    return FineTuneSpec(
         kind=kept["kind"],
         config=found.config,
         tokenizer=found.tokenizer,
@@ -384,7 +384,7 @@ def tuning_of(path: str | Path, found: Stored) -> Tuning:
         base=kept["base"] | {"training": found.training},
         documents=found.documents,
         updates=kept["updates"],
-        frozen=found.frozen,
+        frozen=found.reference_params,
         num_left_out=kept["data"].get("num_left_out", 0),
     )
 
@@ -393,19 +393,19 @@ def tuning_of(path: str | Path, found: Stored) -> Tuning:
 
 
 @dataclass
-class Course:
+class FineTuneSession:
     """A tuning under way. training: what is known of it from the start."""
 
-    tuning: Tuning
-    steps: Steps
+    tuning: FineTuneSpec
+    steps: FineTuneMethod
     engine: Engine
     training: dict[str, Any]
-    validation: Validation | None
+    validation: EarlyStopping | None
     metrics: Metrics = field(default_factory=Metrics)
 
-    def learn(
+    def run(
         self,
-        writer: Writer | None,
+        writer: CheckpointWriter | None,
         every: int | float | None,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
@@ -421,9 +421,9 @@ class Course:
                 raise not_finite(len(self.metrics), self.tuning.config)
             model = self.model(before + time.perf_counter() - start, finished, more)
             if writer:
-                content = stored(model, params, state)
+                content = to_checkpoint(model, params, state)
                 critic = self.steps.critic
-                content = replace(content, examples=packed, frozen=self.tuning.frozen)
+                content = replace(content, examples=packed, reference_params=self.tuning.frozen)
                 writer.save(replace(content, critic=critic.state() if critic else None))
             return model
 
@@ -431,7 +431,7 @@ class Course:
             best = self.validation and self.validation.best
             keep(False, (best or engine.state())["params"], {})
 
-        checkpoints = Checkpoints(checkpoint, every) if writer else None
+        checkpoints = CheckpointSchedule(checkpoint, every) if writer else None
         self.make_steps(on_progress, should_stop, checkpoints)
         done, validation = len(self.metrics), self.validation
         finished = done == self.tuning.config.num_steps or self.ended
@@ -452,27 +452,27 @@ class Course:
     def ended(self) -> bool:
         """Whether more steps would only learn by heart, or the tuning itself says so."""
         steps, validation = self.steps, self.validation
-        exhausted = validation is not None and validation.exhausted
-        return exhausted or (steps.ended is not None and steps.ended())
+        exhausted = validation is not None and validation.patience_exceeded
+        return exhausted or (steps.should_end is not None and steps.should_end())
 
     def make_steps(
         self,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
-        checkpoints: Checkpoints | None,
+        checkpoints: CheckpointSchedule | None,
     ) -> None:
         """Steps until the last one, until it has `ended`, or until `should_stop` says so between
         two. TrainingError where a loss is not finite."""
         config, metrics, validation = self.tuning.config, self.metrics, self.validation
-        often = max(1, config.num_steps // EVALUATIONS)
+        often = max(1, config.num_steps // NUM_EVALUATIONS)
         first, start = len(metrics), time.perf_counter()
         told = start
-        if validation and validation.exhausted:
+        if validation and validation.patience_exceeded:
             return
         for step in range(first, config.num_steps):
             rate = learning_rate(config, step)
             try:
-                measured = self.steps.make(self.engine, step, rate)
+                measured = self.steps.step(self.engine, step, rate)
             except ArithmeticError:
                 raise not_finite(step + 1, config) from None
             if not all(map(math.isfinite, measured.values())):
@@ -486,22 +486,22 @@ class Course:
             if done % often == 0 or done == config.num_steps:
                 if validation:
                     validation(self.engine, done)
-                    metrics.held_out[done] = validation.records[-1][1]
-                elif self.steps.measure:
-                    self.steps.measure(self.engine)
+                    metrics.held_out[done] = validation.history[-1][1]
+                elif self.steps.evaluate:
+                    self.steps.evaluate(self.engine)
             if self.ended or (should_stop and should_stop()):
                 break
             if checkpoints and done < config.num_steps:
-                checkpoints.after(metrics.losses)
+                checkpoints.maybe_save(metrics.losses)
 
     def model(self, seconds: float, finished: bool, more: dict[str, Any]) -> Model:
         """What it has come to."""
         tuning, validation = self.tuning, self.validation
         known = self.training["tuning"] | more
-        if validation and validation.records:
+        if validation and validation.history:
             known["held_out"] = {
                 "num_examples": self.steps.num_held_out,
-                "loss": min(loss for _, loss in validation.records),
+                "loss": min(loss for _, loss in validation.history),
                 "best_step": validation.best_step,
             }
         training = self.training | {

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from kamon.engines.numerics import left_sum, mean
+from kamon.engines.numerics import mean, sequential_sum
 from kamon.engines.spans import Span, target_weights
 
 
@@ -59,7 +59,7 @@ def sft_weights(spans: Sequence[Span], sizes: Sequence[int]) -> list[float]:
 
 def sft_loss(logprobs: Sequence[float], weights: Sequence[float]) -> float:
     """L of `sft_weights`, in nats a token: Σ w_t · (−log p_t)."""
-    return left_sum(-w * p for w, p in zip(weights, logprobs, strict=True) if w)
+    return sequential_sum(-w * p for w, p in zip(weights, logprobs, strict=True) if w)
 
 
 # ---- a reward model
@@ -258,7 +258,7 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     found = []
     for first in range(0, len(rewards), group_size):
         group = rewards[first : first + group_size]
-        total = left_sum(group)
+        total = sequential_sum(group)
         found += [r - (total - r) / (group_size - 1) for r in group]
     return found
 

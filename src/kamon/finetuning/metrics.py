@@ -8,29 +8,31 @@ from itertools import pairwise
 
 from kamon.data.documents import Documents
 from kamon.engines.base import Engine
-from kamon.engines.batch import Batch, pack
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.loops import document_logprobs
-from kamon.engines.numerics import left_sum, mean
+from kamon.engines.numerics import mean, sequential_sum
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.model import Model
 from kamon.tokenizers.prompts import prompt_tokens
 
-Z = 1.959963984540054  # of the normal distribution, for 95 %
-LEAST_UNIQUE = 0.9  # of the base model's share of different samples
-LEAST_LENGTH, MOST_LENGTH = 2 / 3, 3 / 2  # of the base model's mean length
-LEAST_WANTED = 10  # samples that fulfil a rule, to compare only those
-MOST_OF_ONE = 0.1  # of the samples are the same one, more than the base model's
+Z_95 = 1.959963984540054  # of the normal distribution, for 95 %
+MIN_UNIQUE = 0.9  # of the base model's share of different samples
+MIN_LENGTH, MAX_LENGTH = 2 / 3, 3 / 2  # of the base model's mean length
+MIN_SUCCESS = 10  # samples that fulfil a rule, to compare only those
+MAX_REPEATED_SHARE = 0.1  # of the samples are the same one, more than the base model's
 
 
-def drawn(model: Model, n: int, seed: int, prompt: str | None = None) -> Batch:
+def sample_batch(model: Model, n: int, seed: int, prompt: str | None = None) -> PackedBatch:
     """n documents at temperature 1 as the model would read them: BOS, prompt, tokens, and BOS but
     where the model did not end one within block_size."""
     tokenizer = model.tokenizer
     before = () if prompt is None else prompt_tokens(tokenizer, prompt)
     excluded = frozenset(tokenizer.special.values()) - {tokenizer.bos}
-    request = SampleRequest(n, 1.0, seed, tokenizer.bos, before=before, excluded=excluded)
+    request = SampleRequest(n, 1.0, seed, tokenizer.bos, prompt_tokens=before, excluded=excluded)
     most, bos = model.config.block_size + 1, tokenizer.bos
-    return pack([bos, *before, *tokens, bos][:most] for tokens in sample(model.engine, request))
+    return pack_sequences(
+        [bos, *before, *tokens, bos][:most] for tokens in sample(model.engine, request)
+    )
 
 
 def sampled_kl(
@@ -42,24 +44,24 @@ def sampled_kl(
     the same. Samples are drawn at temperature 1, of which alone this is the KL; special tokens but
     the end are not drawn. What a prompt costs is the same text in both, and no part of it.
     """
-    batch = drawn(tuned, n, seed, prompt)
+    batch = sample_batch(tuned, n, seed, prompt)
     skip = 0 if prompt is None else len(prompt_tokens(tuned.tokenizer, prompt))
     own, other = (answers_logprobs(model.engine, batch, skip) for model in (tuned, base))
     differences = [p - q for p, q in zip(own, other, strict=True)]
     middle = mean(differences)
     if n < 2:
         return middle, math.inf
-    variance = left_sum((d - middle) ** 2 for d in differences) / (n - 1)
+    variance = sequential_sum((d - middle) ** 2 for d in differences) / (n - 1)
     return middle, math.sqrt(variance / n)
 
 
-def answers_logprobs(engine: Engine, batch: Batch, skip: int) -> Sequence[float]:
+def answers_logprobs(engine: Engine, batch: PackedBatch, skip: int) -> Sequence[float]:
     """log p of each document, its first `skip` targets left out."""
     if not skip:
         return document_logprobs(engine, batch)[0]
     logprobs = engine.logprobs(batch)
     ends = [place - d for d, place in enumerate(batch.offsets)]  # a target fewer than tokens
-    return [left_sum(logprobs[begin + skip : end]) for begin, end in pairwise(ends)]
+    return [sequential_sum(logprobs[begin + skip : end]) for begin, end in pairwise(ends)]
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -73,9 +75,9 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     """
     if not n:
         return 0.0, 1.0
-    rate, z2 = successes / n, Z * Z / n
+    rate, z2 = successes / n, Z_95 * Z_95 / n
     middle = rate + z2 / 2
-    half = Z * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n))
+    half = Z_95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n))
     return max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
 
 
@@ -95,7 +97,7 @@ def win_rate(
     """
     pairs = zip(rewards, base_rewards, strict=True)
     wins = [(a > b) + (a == b) / 2 for a, b in pairs if a is not None and b is not None]
-    won = left_sum(wins)
+    won = sequential_sum(wins)
     return (won / len(wins), wilson(won, len(wins))) if wins else None
 
 
@@ -114,11 +116,11 @@ def novelty(texts: Sequence[str], docs: Documents | Collection[str]) -> float:
     >>> novelty(["anna", "bo", "anna", "lea"], ["anna"])
     0.5
     """
-    known = docs.among(texts) if isinstance(docs, Documents) else set(docs)
+    known = docs.intersection(texts) if isinstance(docs, Documents) else set(docs)
     return sum(text not in known for text in texts) / max(1, len(texts))
 
 
-def collapse(
+def detect_reward_hacking(
     texts: Sequence[str], base_texts: Sequence[str], wanted: Container[str] | None = None
 ) -> list[str]:
     """A sentence for each sign that a reward was hacked: samples that repeat themselves, or have
@@ -127,28 +129,28 @@ def collapse(
     wanted: the texts that fulfil the rule of the reward. Then only samples that fulfil it are
     compared, as many of the one model as of the other: what the rule itself asks for is no sign.
 
-    >>> collapse(["anna"] * 10, ["anna", "bo", "lea", "ida", "mia"] * 2)[0]
+    >>> detect_reward_hacking(["anna"] * 10, ["anna", "bo", "lea", "ida", "mia"] * 2)[0]
     'samples repeat themselves: 10% of them are different, 50% of the base model’s'
     """
     if wanted is not None:
         own, other = ([t for t in some if t in wanted] for some in (texts, base_texts))
-        if min(len(own), len(other)) >= LEAST_WANTED:
+        if min(len(own), len(other)) >= MIN_SUCCESS:
             n = min(len(own), len(other))
             texts, base_texts = own[:n], other[:n]
     if not texts or not base_texts:
         return []
     found = []
     now, before = uniqueness(texts), uniqueness(base_texts)
-    if now < LEAST_UNIQUE * before:
+    if now < MIN_UNIQUE * before:
         found.append(
             f"samples repeat themselves: {now:.0%} of them are different, "
             f"{before:.0%} of the base model’s"
         )
     often, text = most_frequent(texts)
-    if often > most_frequent(base_texts)[0] + MOST_OF_ONE:
+    if often > most_frequent(base_texts)[0] + MAX_REPEATED_SHARE:
         found.append(f"{often:.0%} of the samples are {text!r:.60}")
     length, usual = (mean(list(map(len, some))) for some in (texts, base_texts))
-    if not LEAST_LENGTH * usual <= length <= MOST_LENGTH * usual:
+    if not MIN_LENGTH * usual <= length <= MAX_LENGTH * usual:
         found.append(
             f"samples became {'shorter' if length < usual else 'longer'}: {length:.1f} characters "
             f"in the mean, {usual:.1f} of the base model’s"

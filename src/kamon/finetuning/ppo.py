@@ -31,23 +31,23 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kamon.config import checked_int, checked_positive
-from kamon.engines.base import Engine, untrained
-from kamon.engines.batch import BAD, GOOD, Batch, pack
+from kamon.config import require_int, require_positive
+from kamon.engines.base import Engine, initial_state
+from kamon.engines.batch import BAD, GOOD, PackedBatch, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.numerics import mean
 from kamon.errors import ConfigError
-from kamon.finetuning.expand_vocab import extend
+from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.finetuning.loop import (
+    FineTuneMethod,
+    FineTuneSpec,
     NewEngine,
-    Start,
-    Steps,
-    Tuning,
+    StartInfo,
     base_of,
-    configured,
+    build_config,
+    fine_tune,
     fingerprint,
-    resume_tuning,
-    tune,
+    resume_fine_tuning,
 )
 from kamon.finetuning.losses import (
     advantages_with_critic,
@@ -58,14 +58,20 @@ from kamon.finetuning.losses import (
     ppo_loss,
     ppo_weights,
 )
-from kamon.finetuning.metrics import answers_logprobs, collapse, novelty, uniqueness, win_rate
+from kamon.finetuning.metrics import (
+    answers_logprobs,
+    detect_reward_hacking,
+    novelty,
+    uniqueness,
+    win_rate,
+)
 from kamon.finetuning.preferences import parse_rule
 from kamon.finetuning.reward_model import is_reward_model, reward_of
 from kamon.generation.sampling import SampleRequest, sample
-from kamon.model import Model, load, loaded
+from kamon.model import Model, as_model, load
 from kamon.storage.checkpoint import critic_config, unpack_documents
 from kamon.tokenizers.base import Tokenizer
-from kamon.tokenizers.prompts import before_answer
+from kamon.tokenizers.prompts import prompt_prefix
 
 if TYPE_CHECKING:
     from kamon.storage.metrics import Metrics
@@ -82,39 +88,39 @@ PICKED = {
     "weight_decay": 0.0,
     "dropout": 0.0,
 }
-TAKEN = ("temperature",)  # settings beside those of every tuning
-UPDATES = 4
-CLIP = 0.2
-BETA = 0.5
-KL_TARGET = 1.0  # nats a document
+ACCEPTED_SETTINGS = ("temperature",)  # settings beside those of every tuning
+NUM_PPO_EPOCHS = 4
+CLIP_RANGE = 0.2
+KL_COEF = 0.5
+TARGET_KL = 1.0  # nats a document
 GAIN = 0.5  # of the controller of beta: per step, at most a tenth up or down
-MOST_ERROR = 0.2
+MAX_KL_ERROR = 0.2
 FIRST = 1 << 40  # number of the first document that is drawn; those of `sample` begin at 0
 NUM_BASE = 1_000  # documents of the base model, and of the tuned one at the end
-NUM_BASE_SLOWLY = 100  # by an engine without fused calls
+NUM_BASE_SLOW = 100  # by an engine without fused calls
 
 DEVIATIONS = 4  # around the base's mean: the gains that a critic can tell apart
-CRITIC_RATE = 0.005  # learning rate of a critic
-DECAY = 0.95  # λ of the advantages by a critic
+CRITIC_LR = 0.005  # learning rate of a critic
+GAE_LAMBDA = 0.95  # λ of the advantages by a critic
 READ_FOR_ROWS = 100  # documents from which the critic's first rows are found
 
 Reward = Callable[[Sequence[str]], Sequence[float]]
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 
 
-def next_beta(beta: float, kl: float, target: float) -> float:
+def next_kl_coef(beta: float, kl: float, target: float) -> float:
     """The coefficient of the next step: more where this one's KL is above the target, else less.
 
     Source: Ziegler et al. 2019, equation 3; their gain is a tenth, for as many more steps.
 
-    >>> next_beta(1.0, 6.0, 3.0), next_beta(1.0, 3.0, 3.0)
+    >>> next_kl_coef(1.0, 6.0, 3.0), next_kl_coef(1.0, 3.0, 3.0)
     (1.1, 1.0)
     """
-    error = min(max((kl - target) / target, -MOST_ERROR), MOST_ERROR)
+    error = min(max((kl - target) / target, -MAX_KL_ERROR), MAX_KL_ERROR)
     return beta * (1 + GAIN * error)
 
 
-def rewards_by(tuning: Tuning, reward: Reward | None) -> Reward:
+def rewards_by(tuning: FineTuneSpec, reward: Reward | None) -> Reward:
     """What judges texts, by a tuning's settings. ConfigError where it cannot be found again."""
     kept = tuning.settings["reward"]
     if reward is not None:
@@ -162,10 +168,10 @@ def ppo(
     prefer: str | None = None,
     prompt: str | None = None,
     base: str | Path | None = None,
-    updates: int = UPDATES,
-    clip: float = CLIP,
-    beta: float = BETA,
-    kl_target: float = KL_TARGET,
+    updates: int = NUM_PPO_EPOCHS,
+    clip: float = CLIP_RANGE,
+    beta: float = KL_COEF,
+    kl_target: float = TARGET_KL,
     max_kl: float | None = None,
     critic: bool = False,
     engine: str | None = None,
@@ -176,7 +182,7 @@ def ppo(
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | None = None,
-    on_start: Callable[[Start], None] | None = None,
+    on_start: Callable[[StartInfo], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -201,28 +207,28 @@ def ppo(
     path = model if isinstance(model, str | PathLike) else None
     base = base or path
     options = {"dtype": dtype, "threads": threads, "device": device, "compile": compile}
-    model = loaded(model, "the model to tune", engine=engine, **options)
+    model = as_model(model, "the model to tune", engine=engine, **options)
     model.check_documents("rewards are of documents")
     if is_reward_model(model):
         raise ConfigError("the model to tune is a reward model: start from its base")
-    updates = checked_int("updates", updates, 1)
-    clip, beta = checked_positive("clip", clip), checked_positive("beta", beta)
-    kl_target = checked_positive("kl_target", kl_target)
-    max_kl = None if max_kl is None else checked_positive("max_kl", max_kl)
-    config = configured(model.config, PICKED, settings, *TAKEN)
-    checked_int("batch_size", config.batch_size, 2)
-    before = before_answer(model.tokenizer, prompt, config.block_size)
+    updates = require_int("updates", updates, 1)
+    clip, beta = require_positive("clip", clip), require_positive("beta", beta)
+    kl_target = require_positive("kl_target", kl_target)
+    max_kl = None if max_kl is None else require_positive("max_kl", max_kl)
+    config = build_config(model.config, PICKED, settings, *ACCEPTED_SETTINGS)
+    require_int("batch_size", config.batch_size, 2)
+    before = prompt_prefix(model.tokenizer, prompt, config.block_size)
     judge, kept = judge_of(reward, prefer, prompt)
     params = model.engine.state()["params"]
     reference = make_engine(
         engine, config, dtype=dtype, threads=threads, device=device, compile=compile
     )
-    reference.load(untrained(params))
+    reference.load(initial_state(params))
     number = num_measured(reference)
     texts, _ = rollouts(reference, model.tokenizer, number, config.seed, 0, before)
-    base_rewards = judged(judge, texts)
+    base_rewards = rewards_of(judge, texts)
     check_differ(base_rewards, prefer)
-    tuning = Tuning(
+    tuning = FineTuneSpec(
         kind=KIND,
         config=config,
         tokenizer=model.tokenizer,
@@ -243,7 +249,7 @@ def ppo(
         updates=updates,
         frozen=params,
     )
-    return tune(
+    return fine_tune(
         tuning,
         lambda tuning, new_engine: steps_of(tuning, new_engine, judge, on_step),
         engine=engine,
@@ -265,7 +271,7 @@ def resume(
 ) -> Model:
     """Go on with what `ppo` kept in its output; reward: the function, where it was one; how: of
     `tune.resume_tuning`."""
-    return resume_tuning(
+    return resume_fine_tuning(
         path,
         KIND,
         lambda tuning, new: steps_of(tuning, new, rewards_by(tuning, reward), on_step),
@@ -310,7 +316,7 @@ def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
     raise ConfigError(f"{which} the rule, so there is nothing to learn: choose another rule")
 
 
-def judged(reward: Reward, texts: Sequence[str]) -> list[float]:
+def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
     """The rewards as floats. ConfigError where there are not as many as texts, or one is none."""
     given = reward(texts)
     try:
@@ -328,7 +334,7 @@ def judged(reward: Reward, texts: Sequence[str]) -> list[float]:
 
 
 @dataclass
-class Control:
+class AdaptiveKLController:
     """What a step knows of the one before: the next beta, and whether it was the last one."""
 
     beta: float
@@ -336,12 +342,12 @@ class Control:
 
 
 def num_measured(engine: Engine) -> int:
-    return NUM_BASE if hasattr(engine, "sample") else NUM_BASE_SLOWLY
+    return NUM_BASE if hasattr(engine, "sample") else NUM_BASE_SLOW
 
 
 def rollouts(
     engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int, before: tuple[int, ...]
-) -> tuple[list[str], Batch]:
+) -> tuple[list[str], PackedBatch]:
     """Documents number `first` and on, as `Model.sample` makes them at temperature 1.
 
     Returns their texts, and the documents with BOS and `before`, a prompt, before them and BOS
@@ -350,11 +356,13 @@ def rollouts(
     bos, block_size = tokenizer.bos, engine.config.block_size
     special = frozenset(tokenizer.special.values()) - {bos}
     drawn = sample(engine, SampleRequest(n, 1.0, seed, bos, first, before, special))
-    whole = pack([bos, *before, *tokens, bos][: block_size + 1] for tokens in drawn)
+    whole = pack_sequences([bos, *before, *tokens, bos][: block_size + 1] for tokens in drawn)
     return tokenizer.decode_documents(drawn), whole
 
 
-def kl_per_document(engine: Engine, reference: Engine, batch: Batch, skip: int) -> list[float]:
+def kl_per_document(
+    engine: Engine, reference: Engine, batch: PackedBatch, skip: int
+) -> list[float]:
     """log p − log p_base of each document, in nats, without its first `skip` targets; their mean is
     the KL where the engine drew."""
     own, other = (answers_logprobs(each, batch, skip) for each in (engine, reference))
@@ -378,11 +386,11 @@ class Critic:
     bad: int
 
     @classmethod
-    def of(cls, tuning: Tuning, new_engine: NewEngine, reference: Engine) -> Critic:
+    def of(cls, tuning: FineTuneSpec, new_engine: NewEngine, reference: Engine) -> Critic:
         assert tuning.frozen is not None
         config, tokenizer = tuning.config, tuning.tokenizer
         texts = [each["text"] for each in tuning.examples[:READ_FOR_ROWS]]
-        _, known, params = extend(
+        _, known, params = expand_vocab(
             config,
             tokenizer,
             tuning.frozen,
@@ -394,7 +402,7 @@ class Critic:
         return cls(made, known.special[GOOD], known.special[BAD])
 
     def learn(
-        self, batch: Batch, returns: Sequence[float], rate: float, skip: int = 0
+        self, batch: PackedBatch, returns: Sequence[float], rate: float, skip: int = 0
     ) -> tuple[list[float], float]:
         """(the advantage of each target, the loss), by what it knew before this update.
 
@@ -406,7 +414,9 @@ class Critic:
         for tokens in batch:
             prefixes = (tuple(tokens[:end]) for end in range(1 + skip, len(tokens)))
             of_targets.append([places.setdefault(prefix, len(places)) for prefix in prefixes])
-        asked = pack([*prefix, verdict] for prefix in places for verdict in (self.good, self.bad))
+        asked = pack_sequences(
+            [*prefix, verdict] for prefix in places for verdict in (self.good, self.bad)
+        )
         ends = [end - d - 1 for d, end in enumerate(asked.offsets[1:], 1)]
         owed = [r for r, own in zip(returns, of_targets, strict=True) for _ in own]
         rows = [place for own in of_targets for place in own]
@@ -420,7 +430,7 @@ class Critic:
         values = iter(critic_values(good, bad))
         advantages: list[float] = []
         for r, own in zip(returns, of_targets, strict=True):
-            advantages += advantages_with_critic(r, [next(values) for _ in own], DECAY)
+            advantages += advantages_with_critic(r, [next(values) for _ in own], GAE_LAMBDA)
         return advantages, critic_loss(good, bad, owed)
 
 
@@ -446,11 +456,11 @@ def behind_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int)
 
 
 def steps_of(
-    tuning: Tuning,
+    tuning: FineTuneSpec,
     new_engine: NewEngine,
     reward: Reward,
     on_step: OnStep | None,
-) -> Steps:
+) -> FineTuneMethod:
     c, tokenizer, settings = tuning.config, tuning.tokenizer, tuning.settings
     assert tuning.frozen is not None
     docs = tuning.documents
@@ -461,8 +471,8 @@ def steps_of(
     base_rewards = [each["reward"] for each in tuning.examples]
     in_turn = list(islice(cycle(base_rewards), c.batch_size))
     unit = deviation(base_rewards) or 1.0
-    control = Control(settings["beta"])
-    before = before_answer(tokenizer, settings.get("prompt"), c.block_size)
+    control = AdaptiveKLController(settings["beta"])
+    before = prompt_prefix(tokenizer, settings.get("prompt"), c.block_size)
     skip = len(before)
     critic = Critic.of(tuning, new_engine, reference) if settings["critic"] else None
     usual = [r / unit for r in base_rewards]
@@ -471,7 +481,7 @@ def steps_of(
 
     def go_on(metrics: Metrics) -> None:
         line = metrics[-1]
-        control.beta = next_beta(line["beta"], line["kl"], target)
+        control.beta = next_kl_coef(line["beta"], line["kl"], target)
 
     def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
         standing = engine.state() if max_kl is not None else None
@@ -480,14 +490,14 @@ def steps_of(
         sizes = [end - begin - 1 - skip for begin, end in pairwise(batch.offsets)]
         old = of_answers(engine.logprobs(batch), sizes, skip)
         moved = kl_per_document(engine, reference, batch, skip)
-        rewards = judged(reward, texts)
+        rewards = rewards_of(reward, texts)
         beta, kl = control.beta, mean(moved)
         gains = [r / unit - beta * d for r, d in zip(rewards, moved, strict=True)]
         wins, more = win_rate(rewards, in_turn), {}
         assert wins
         if critic:
             returns = [min(max((g - low) / (high - low), 0.0), 1.0) for g in gains]
-            of_targets, more["critic_loss"] = critic.learn(batch, returns, CRITIC_RATE, skip)
+            of_targets, more["critic_loss"] = critic.learn(batch, returns, CRITIC_LR, skip)
         else:
             advantages = group_advantages(gains, len(gains))
             of_targets = [a for a, size in zip(advantages, sizes, strict=True) for _ in range(size)]
@@ -510,7 +520,7 @@ def steps_of(
             "length": mean(list(map(len, texts))),
             **more,
         }
-        control.beta = next_beta(beta, kl, target)
+        control.beta = next_kl_coef(beta, kl, target)
         if standing is not None and max_kl is not None:
             # By other documents, from what the updates made: those of the next step.
             following = first + c.batch_size
@@ -525,7 +535,7 @@ def steps_of(
     def finish(engine: Engine) -> dict[str, Any]:
         texts, batch = rollouts(engine, tokenizer, len(base_texts), c.seed, 0, before)
         moved = kl_per_document(engine, reference, batch, skip)
-        rewards = judged(reward, texts)
+        rewards = rewards_of(reward, texts)
         rate, interval = win_rate(rewards, base_rewards) or (0.5, (0.0, 1.0))
         wanted = None
         if {*rewards, *base_rewards} <= {0.0, 1.0}:  # as of a rule
@@ -548,14 +558,14 @@ def steps_of(
                 "length": mean(list(map(len, texts))),
                 "base_length": mean(list(map(len, base_texts))),
                 "over_budget": control.enough,
-                "problems": collapse(texts, base_texts, wanted),
+                "problems": detect_reward_hacking(texts, base_texts, wanted),
             }
         }
 
-    return Steps(
+    return FineTuneMethod(
         make,
         go_on=go_on,
-        ended=lambda: control.enough,
+        should_end=lambda: control.enough,
         critic=critic.engine if critic else None,
         finish=finish,
     )

@@ -15,23 +15,23 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kamon.config import checked_int
+from kamon.config import require_int
 from kamon.data.builtin import names_table
 from kamon.data.corpus import checked_text, json_object, name_of, whole_lines
 from kamon.data.documents import nfc
-from kamon.data.split import PARTS
+from kamon.data.split import NUM_BUCKETS
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.atomic import replace_file
-from kamon.generation.constraints import compiled
+from kamon.generation.constraints import compile_regex
 
 COMMON = "common"
-MOST_PAIRS = 1_000_000
+MAX_PAIRS = 1_000_000
 TIMES_AS_COMMON = 1000  # in a pair of `common_pairs`: spelling hardly tells closer ones apart
 HELD_OUT = 0.2  # of the names of `common_pairs`
-OTHERS = 4  # with which of the other kind a single verdict is paired
-LEAST_HELD_OUT = 5  # pairs: fewer tell nothing
-MOST_RULE = 1000  # characters
-MOST_DEPTH = 50  # of parentheses and `not` in a rule
+PAIRS_PER_RATING = 4  # with which of the other kind a single verdict is paired
+MIN_HELD_OUT = 5  # pairs: fewer tell nothing
+MAX_RULE_CHARS = 1000  # characters
+MAX_RULE_DEPTH = 50  # of parentheses and `not` in a rule
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Preference:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Rating:
     """What was said of one text alone, as an answer to `prompt` where there is one."""
 
     text: str
@@ -52,12 +52,12 @@ class Verdict:
     prompt: str | None = None
 
 
-Answer = Preference | Verdict
+Feedback = Preference | Rating
 
 # ---- files
 
 
-def read(path: str | Path) -> list[Answer]:
+def read(path: str | Path) -> list[Feedback]:
     """The answers in a JSONL file, in their order: {"chosen": …, "rejected": …}, or {"text": …,
     "liked": true}, each with a "prompt" or without. CorpusError says which line is none; blank
     ones are passed over. A last line that was torn is no JSON: `mend` cuts it off.
@@ -76,14 +76,14 @@ def example() -> str:
     return '{"chosen": "…", "rejected": "…"}'
 
 
-def parse(name: str, number: int, line: str) -> Answer:
+def parse(name: str, number: int, line: str) -> Feedback:
     """One line. CorpusError where it is none."""
     where = f"{name}, line {number}"
     record = json_object(where, line, example(), "pairs are JSON lines")
     return of_record(name, number, record)
 
 
-def of_record(name: str, number: int, record: dict[str, Any]) -> Answer:
+def of_record(name: str, number: int, record: dict[str, Any]) -> Feedback:
     """The answer in a JSON object, line `number` of what is called `name`; other keys of it are
     passed over."""
     where = f"{name}, line {number}"
@@ -99,23 +99,23 @@ def of_record(name: str, number: int, record: dict[str, Any]) -> Answer:
     if "liked" in record and "chosen" not in record:
         if not isinstance(record["liked"], bool):
             raise CorpusError(f'{where} has neither true nor false under "liked"')
-        return Verdict(text("text"), record["liked"], prompt)
+        return Rating(text("text"), record["liked"], prompt)
     pair = Preference(text("chosen"), text("rejected"), prompt)
     if nfc(pair.chosen) == nfc(pair.rejected):
         raise CorpusError(f"{where} prefers a text to itself: leave the line out")
     return pair
 
 
-def to_record(answer: Answer) -> dict[str, Any]:
+def to_record(answer: Feedback) -> dict[str, Any]:
     """What a line of a file holds."""
     return {name: value for name, value in asdict(answer).items() if value is not None}
 
 
-def to_line(answer: Answer) -> bytes:
+def to_line(answer: Feedback) -> bytes:
     return json.dumps(to_record(answer), ensure_ascii=False).encode() + b"\n"
 
 
-def append(path: str | Path, answer: Answer) -> None:
+def append(path: str | Path, answer: Feedback) -> None:
     """One more line, on the disk when this returns. CorpusError where it cannot be written."""
     try:
         with open(path, "ab") as file:
@@ -126,7 +126,7 @@ def append(path: str | Path, answer: Answer) -> None:
         raise CorpusError(f"cannot write {path}: {error.strerror}") from None
 
 
-def drop_last(path: str | Path) -> None:
+def remove_last(path: str | Path) -> None:
     """Take the last line back: a reader sees the file with it or without it."""
     path = Path(path)
     try:
@@ -136,7 +136,7 @@ def drop_last(path: str | Path) -> None:
         raise CorpusError(f"cannot write {path}: {error.strerror}") from None
 
 
-def write(path: str | Path, answers: Iterable[Answer]) -> None:
+def write(path: str | Path, answers: Iterable[Feedback]) -> None:
     """All lines of a new file."""
     try:
         replace_file(Path(path), b"".join(map(to_line, answers)))
@@ -144,7 +144,7 @@ def write(path: str | Path, answers: Iterable[Answer]) -> None:
         raise CorpusError(f"cannot write {path}: {error.strerror}") from None
 
 
-def mend(path: str | Path) -> str | None:
+def repair_tail(path: str | Path) -> str | None:
     """Give the last line its end, or cut it off where it is torn; a sentence that says so, or None.
 
     Only `append` of a process that was killed, or a full disk, leaves such a line.
@@ -171,26 +171,26 @@ def mend(path: str | Path) -> str | None:
         raise CorpusError(f"cannot write {path}: {error.strerror}") from None
 
 
-def pairs_of(answers: Iterable[Answer]) -> list[Preference]:
+def pairs_of(answers: Iterable[Feedback]) -> list[Preference]:
     """All pairs, and those of a liked with a disliked text that answer the same prompt, or none.
 
     Each of these is paired with as many as OTHERS of the other kind, which lie spread over them.
 
-    >>> pairs_of([Verdict("anna", True), Verdict("bo", False)])
+    >>> pairs_of([Rating("anna", True), Rating("bo", False)])
     [Preference(chosen='anna', rejected='bo', prompt=None)]
     """
     answers = list(answers)
     found = [each for each in answers if isinstance(each, Preference)]
     verdicts: dict[str | None, dict[str, bool]] = {}
     for each in answers:
-        if isinstance(each, Verdict):
+        if isinstance(each, Rating):
             verdicts.setdefault(each.prompt, {})[each.text] = each.liked
     for prompt, of_texts in verdicts.items():
         liked = [text for text, good in of_texts.items() if good]
         disliked = [text for text, good in of_texts.items() if not good]
         more, fewer = sorted((liked, disliked), key=len, reverse=True)
         for place, text in enumerate(more):
-            for turn in range(min(OTHERS, len(fewer))):
+            for turn in range(min(PAIRS_PER_RATING, len(fewer))):
                 other = fewer[(place + turn) % len(fewer)]
                 chosen, rejected = (text, other) if more is liked else (other, text)
                 found.append(Preference(chosen, rejected, prompt))
@@ -212,19 +212,19 @@ class Divided:
     num_left_out: int = 0
 
 
-def divided(answers: Iterable[Answer]) -> Divided:
+def divided(answers: Iterable[Feedback]) -> Divided:
     """Return the pairs of these answers, with about a tenth held out that shares no text with them.
 
     The texts are divided, by `held_out_texts`. Ratings make pairs within each side. If fewer than
     LEAST_HELD_OUT pairs would be held out, none is.
 
-    >>> found = divided(Verdict(f"{n}", n % 2 == 0) for n in range(100))
+    >>> found = divided(Rating(f"{n}", n % 2 == 0) for n in range(100))
     >>> len(found.learned), len(found.held_out), found.num_left_out
     (180, 20, 0)
     """
     answers = list(answers)
     pairs = pairs_of(answers)
-    liked = {nfc(each.text): each.liked for each in answers if isinstance(each, Verdict)}
+    liked = {nfc(each.text): each.liked for each in answers if isinstance(each, Rating)}
     links = [(nfc(pair.chosen), nfc(pair.rejected)) for pair in pairs]
     apart = held_out_texts(links, liked.get)
     sides = [{nfc(text) in apart for text in texts_of([answer])} for answer in answers]
@@ -232,12 +232,12 @@ def divided(answers: Iterable[Answer]) -> Divided:
         pairs_of(each for each, side in zip(answers, sides, strict=True) if side == {which})
         for which in (False, True)
     )
-    if len(held_out) < LEAST_HELD_OUT or not learned:
+    if len(held_out) < MIN_HELD_OUT or not learned:
         return Divided(pairs, [])
     return Divided(learned, held_out, sum(len(side) == 2 for side in sides))
 
 
-def texts_of(answers: Iterable[Answer]) -> set[str]:
+def texts_of(answers: Iterable[Feedback]) -> set[str]:
     found = set()
     for each in answers:
         found |= {each.chosen, each.rejected} if isinstance(each, Preference) else {each.text}
@@ -265,14 +265,14 @@ def held_out_texts(
     units: dict[object, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for text in sorted(group):
         own = root(text)
-        whole = sizes[own] * PARTS <= len(links)
+        whole = sizes[own] * NUM_BUCKETS <= len(links)
         units["groups" if whole else ("of kind", kind(text))][own if whole else text].append(text)
     found: set[str] = set()
     for of_kind in units.values():
         ordered = sorted(
             of_kind.values(), key=lambda texts: sha256(f"held out: {texts[0]}".encode()).digest()
         )
-        found.update(*ordered[: len(ordered) // PARTS])
+        found.update(*ordered[: len(ordered) // NUM_BUCKETS])
     return found
 
 
@@ -287,11 +287,11 @@ def births() -> dict[str, int]:
     return dict(found)
 
 
-def checked_answers(answers: Iterable[Answer]) -> list[Answer]:
+def checked_answers(answers: Iterable[Feedback]) -> list[Feedback]:
     """The answers as a list. CorpusError for one that is neither a Preference nor a Verdict."""
     found = list(answers)
     for number, each in enumerate(found, 1):
-        if not isinstance(each, Preference | Verdict):
+        if not isinstance(each, Preference | Rating):
             raise CorpusError(
                 f"pair {number} is not a kamon.finetuning.preferences.Preference: {each!r:.80}"
             )
@@ -307,8 +307,8 @@ def common_pairs(
     that no training pair has any of their names. A name is drawn evenly among those that have a
     rarer one, and then one of these. ConfigError for more than there are room for.
     """
-    n = checked_int("the number of pairs", n, 1, MOST_PAIRS)
-    num_held_out = checked_int("num_held_out", num_held_out, 0, MOST_PAIRS)
+    n = require_int("the number of pairs", n, 1, MAX_PAIRS)
+    num_held_out = require_int("num_held_out", num_held_out, 0, MAX_PAIRS)
     rng = random.Random(seed)
     names = sorted({name for name, _, _ in names_table()})
     apart = set(rng.sample(names, int(HELD_OUT * len(names))))
@@ -392,9 +392,9 @@ def parse_rule(text: str) -> Rule:
     """
     if not isinstance(text, str):
         raise ConfigError(f"a rule must be text, not {text!r:.60}")
-    if len(text) > MOST_RULE:
+    if len(text) > MAX_RULE_CHARS:
         raise ConfigError(
-            f"a rule has at most {MOST_RULE:,} characters, and this one {len(text):,}"
+            f"a rule has at most {MAX_RULE_CHARS:,} characters, and this one {len(text):,}"
         )
     rule = RuleParser(nfc(text)).whole()
     return lambda text: rule(nfc(text))
@@ -492,8 +492,8 @@ class RuleParser:
 
     def one(self) -> Rule:
         at = self.tokens[self.place].at
-        if self.depth == MOST_DEPTH:
-            raise self.error(at, f"more than {MOST_DEPTH} `not` and parentheses in one another")
+        if self.depth == MAX_RULE_DEPTH:
+            raise self.error(at, f"more than {MAX_RULE_DEPTH} `not` and parentheses in one another")
         self.depth += 1
         try:
             if self.comes("not"):
@@ -526,7 +526,7 @@ class RuleParser:
         if word.text == "matches":
             token = self.next("regex", wanted="a regular expression between / and /")
             try:
-                search = compiled(token.text).search
+                search = compile_regex(token.text).search
             except ConfigError as error:
                 raise self.error(token.at, str(error)) from None
             return lambda text: search(text) is not None

@@ -13,16 +13,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from kamon.engines.base import untrained
+from kamon.engines.base import initial_state
 from kamon.engines.factory import best_engine
 from kamon.engines.numerics import mean
 from kamon.errors import CorpusError
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import preferences
 from kamon.finetuning.dpo import BETA, dpo_steps, tuning_for, with_reference
-from kamon.finetuning.loop import NewEngine, Steps, Tuning, base_of, tune
-from kamon.finetuning.preferences import Answer, Preference, pairs_of, texts_of, to_record
-from kamon.model import Model, load, loaded
+from kamon.finetuning.loop import FineTuneMethod, FineTuneSpec, NewEngine, base_of, fine_tune
+from kamon.finetuning.preferences import Feedback, Preference, pairs_of, texts_of, to_record
+from kamon.model import Model, as_model, load
 from kamon.storage import model_dir
 from kamon.storage.checkpoint import unpack_examples
 
@@ -32,8 +32,8 @@ NUM_STEPS = 12
 BATCH_SIZE = 16
 LEARNING_RATE = 0.001
 TEMPERATURE = 1.0  # of proposals
-TRIES = 500  # for each proposal
-MOST_EXPONENT = 700.0  # whose exponential is a float
+MAX_ATTEMPTS = 500  # for each proposal
+MAX_EXPONENT = 700.0  # whose exponential is a float
 SETTINGS = {
     "loss": "dpo",
     "beta": BETA,
@@ -50,7 +50,7 @@ class Base:
 
     model: Model
     record: dict[str, Any]
-    answers: list[Answer]
+    answers: list[Feedback]
 
 
 def opened(path: str | Path, threads: int | None = None) -> Base:
@@ -60,13 +60,13 @@ def opened(path: str | Path, threads: int | None = None) -> Base:
     if kept is None or kept["kind"] != KIND:
         return base_from(model, path)
     found = model_dir.load(path)
-    if found.frozen is None or found.examples is None:  # saved by itself: `Model.save`
+    if found.reference_params is None or found.examples is None:  # saved by itself: `Model.save`
         return base_from(model, path)
     answers = [
         preferences.of_record(str(path), number, record)
         for number, record in enumerate(unpack_examples(found.examples), 1)
     ]
-    model.engine.load(untrained(found.frozen))
+    model.engine.load(initial_state(found.reference_params))
     record = dict(kept["base"])
     before = {"tuning": record.pop("tuning")} if "tuning" in record else {}
     training = {name: value for name, value in model.training.items() if name != "tuning"} | before
@@ -76,12 +76,12 @@ def opened(path: str | Path, threads: int | None = None) -> Base:
 def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base:
     """A model as it is, or in its directory, and no answers. ConfigError for a model of text."""
     path = path or (model if isinstance(model, str | PathLike) else None)
-    model = loaded(model, "the base")
+    model = as_model(model, "the base")
     model.check_documents("ratings are of documents")
     return Base(model, base_of(model, path), [])
 
 
-def rate_steps(tuning: Tuning, new_engine: NewEngine) -> Steps:
+def rate_steps(tuning: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
     """DPO on the pairs that the answers make."""
     assert tuning.frozen is not None
     pairs = pairs_in(tuning.examples)
@@ -96,7 +96,7 @@ def pairs_in(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def align(
     base: Base,
-    answers: Sequence[Answer],
+    answers: Sequence[Feedback],
     *,
     threads: int | None = None,
     output: str | Path | None = None,
@@ -118,7 +118,7 @@ def align(
     params = base.model.engine.state()["params"]
     records = list(map(to_record, answers))
     tuning = tuning_for(base.model, None, params, records, source, settings, KIND)
-    return tune(
+    return fine_tune(
         replace(tuning, settings=SETTINGS, base=base.record),
         rate_steps,
         engine=best_engine(),
@@ -131,28 +131,28 @@ def align(
 
 
 def proposals(
-    model: Model, n: int, seed: int, answers: Sequence[Answer], prompt: str | None = None
+    model: Model, n: int, seed: int, answers: Sequence[Feedback], prompt: str | None = None
 ) -> list[str]:
     """n different samples, none of which was rated; fewer where TRIES for each found no more.
     prompt: that they answer."""
     rated = texts_of(each for each in answers if each.prompt == prompt)
-    return model.find(
+    return model.generate(
         n,
         temperature=TEMPERATURE,
         seed=seed,
         unique=True,
         exclude=rated | {""},  # not by min_len: without it engines make many at once
-        should_stop=lambda tried: tried >= TRIES * n,
+        should_stop=lambda tried: tried >= MAX_ATTEMPTS * n,
         prompt=prompt,
     ).texts
 
 
-def due(answers: Sequence[Answer], num_aligned: int, every: int) -> bool:
+def needs_realignment(answers: Sequence[Feedback], num_aligned: int, every: int) -> bool:
     """Whether a model that is aligned with num_aligned of the answers is to be aligned again."""
     return len(answers) - num_aligned >= every and bool(pairs_of(answers))
 
 
-def likelier(tuned: Model, base: Model, answers: Sequence[Answer]) -> tuple[float, float]:
+def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> tuple[float, float]:
     """(liked, disliked): how many times as likely as by the base they are, the geometric mean over
     what was liked or chosen, and what was disliked or rejected; 1 where there is none."""
     gains: dict[bool, list[float]] = {True: [], False: []}
@@ -171,7 +171,7 @@ def likelier(tuned: Model, base: Model, answers: Sequence[Answer]) -> tuple[floa
                 own, other = (logprobs(m.engine, m.tokenizer, some, prompt) for m in (tuned, base))
                 gains[liked] += [p - q for p, q in zip(own, other, strict=True)]
     first, second = (
-        math.exp(min(MOST_EXPONENT, mean(some))) if some else 1.0 for some in gains.values()
+        math.exp(min(MAX_EXPONENT, mean(some))) if some else 1.0 for some in gains.values()
     )
     return first, second
 
@@ -181,7 +181,7 @@ KEYS = {False: "ynsuq", True: "absuq"}  # by whether two are shown
 
 
 @dataclass
-class Session:
+class RatingSession:
     """What is going on: answers are kept in `journal` as they come.
 
     prompt: that proposals answer. model: aligned with the first `num_aligned` answers; say: is told
@@ -189,7 +189,7 @@ class Session:
     """
 
     base: Base
-    answers: list[Answer]
+    answers: list[Feedback]
     journal: Path
     say: Callable[[str], None]
     every: int = EVERY
@@ -226,12 +226,12 @@ class Session:
         return proposals(model, n, seed, self.answers, self.prompt)
 
     def answer(self, shown: Sequence[str], key: str) -> None:
-        answer: Answer
+        answer: Feedback
         if self.pairs:
             first, second = shown if key == "a" else reversed(shown)
             answer = Preference(first, second, self.prompt)
         else:
-            answer = preferences.Verdict(shown[0], key == "y", self.prompt)
+            answer = preferences.Rating(shown[0], key == "y", self.prompt)
         preferences.append(self.journal, answer)
         self.answers.append(answer)
 
@@ -239,7 +239,7 @@ class Session:
         if not self.answers:
             self.say("there is no answer to take back")
             return
-        preferences.drop_last(self.journal)
+        preferences.remove_last(self.journal)
         taken = self.answers.pop()
         self.num_aligned = min(self.num_aligned, len(self.answers))
         shown = (
@@ -254,11 +254,11 @@ class Session:
         if self.model is None:
             self.model = self.base.model
         every = 1 if self.model is self.base.model else self.every
-        if due(self.answers, self.num_aligned, every):
+        if needs_realignment(self.answers, self.num_aligned, every):
             before = self.proposals(self.model, 5, self.seed)
             self.model = align(self.base, self.answers, threads=self.threads)
             self.num_aligned = len(self.answers)
-            liked, disliked = likelier(self.model, self.base.model, self.answers)
+            liked, disliked = likelihood_gain(self.model, self.base.model, self.answers)
             after = self.proposals(self.model, 5, self.seed)
             self.say(
                 f"aligned with {len(self.answers):,} answers in "

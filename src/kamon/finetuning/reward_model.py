@@ -17,35 +17,35 @@ from itertools import islice
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from kamon.config import Config, checked_float
-from kamon.engines.base import Engine, is_fast
-from kamon.engines.batch import ANSWER, BAD, GOOD, pack
+from kamon.config import Config, require_float
+from kamon.engines.base import Engine, has_fused_ops
+from kamon.engines.batch import ANSWER, BAD, GOOD, pack_sequences
 from kamon.engines.numerics import mean
 from kamon.errors import ConfigError, CorpusError
-from kamon.finetuning.expand_vocab import extend
+from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.finetuning.loop import (
     Example,
+    FineTuneMethod,
+    FineTuneSpec,
     NewEngine,
-    Start,
-    Steps,
-    Tuning,
+    StartInfo,
     base_of,
-    configured,
+    build_config,
     examples_of_step,
-    resume_tuning,
-    tune,
+    fine_tune,
+    resume_fine_tuning,
 )
 from kamon.finetuning.losses import bradley_terry_loss, bradley_terry_weights, sigmoid
 from kamon.finetuning.preferences import (
-    Answer,
     Divided,
+    Feedback,
     Preference,
     checked_answers,
     divided,
     pairs_of,
     to_record,
 )
-from kamon.model import Model, loaded
+from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
 
@@ -77,17 +77,17 @@ def is_reward_model(model: Model) -> bool:
 # ---- rewards
 
 
-def judged(tokenizer: Tokenizer, prompt: str | None, text: str) -> list[int]:
+def reward_input_ids(tokenizer: Tokenizer, prompt: str | None, text: str) -> list[int]:
     """The tokens of a document, behind which a verdict stands."""
     return prompted(tokenizer, prompt, text)[0]
 
 
-def verdicts(
+def score_documents(
     engine: Engine, tokenizer: Tokenizer, documents: Sequence[Sequence[int]]
 ) -> list[float]:
     """r of each document in nats, all by one call. documents: of `judged`."""
     both = (tokenizer.special[GOOD], tokenizer.special[BAD])
-    batch = pack([*tokens, verdict] for tokens in documents for verdict in both)
+    batch = pack_sequences([*tokens, verdict] for tokens in documents for verdict in both)
     logprobs = engine.logprobs(batch)
     ends, end = [], 0
     for tokens in documents:
@@ -104,11 +104,11 @@ def reward_of(
     prompt: that each of them answers. ConfigError where the model is no reward model, or a text is
     longer than it can read; TokenizerError for a character that it does not know.
     """
-    model = loaded(model, "the reward model")
+    model = as_model(model, "the reward model")
     if not is_reward_model(model):
         raise ConfigError("the model gives no rewards: `kamon reward` makes one that does")
     check_prompt(model, prompt)
-    documents = [judged(model.tokenizer, prompt, text) for text in texts]
+    documents = [reward_input_ids(model.tokenizer, prompt, text) for text in texts]
     room = model.config.block_size
     for text, tokens in zip(texts, documents, strict=True):
         if len(tokens) > room:
@@ -116,7 +116,7 @@ def reward_of(
                 f"a text of {len(tokens):,} tokens is longer than the {room:,} that the reward "
                 f"model reads: {text[:30]!r}"
             )
-    return verdicts(model.engine, model.tokenizer, documents)
+    return score_documents(model.engine, model.tokenizer, documents)
 
 
 def check_prompt(model: Model, prompt: str | None) -> None:
@@ -170,9 +170,9 @@ def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str,
 # ---- learning
 
 
-def reward(
+def reward_model(
     model: Model | str | Path,
-    pairs: Sequence[Answer],
+    pairs: Sequence[Feedback],
     held_out: Sequence[Preference] | None = None,
     *,
     source: str = "pairs",
@@ -186,7 +186,7 @@ def reward(
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | None = None,
-    on_start: Callable[[Start], None] | None = None,
+    on_start: Callable[[StartInfo], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
@@ -201,11 +201,11 @@ def reward(
     given is picked. For the other arguments and errors see `kamon.train`.
     """
     base = base or (model if isinstance(model, str | PathLike) else None)
-    model = loaded(model, "the base")
+    model = as_model(model, "the base")
     model.check_documents("a reward model judges documents")
     if is_reward_model(model):
         raise ConfigError("the model is a reward model already: start from its base")
-    weight = checked_float("lm_weight", lm_weight)
+    weight = require_float("lm_weight", lm_weight)
     if not 0 <= weight < float("inf"):
         raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
     answers = checked_answers(pairs)
@@ -218,8 +218,8 @@ def reward(
     examples = [to_record(pair) | {"held_out": False} for pair in found.learned]
     examples += [to_record(pair) | {"held_out": True} for pair in found.held_out]
     config, tokenizer, params = extended(model, examples)
-    config = configured(config, PICKED, settings)
-    tuning = Tuning(
+    config = build_config(config, PICKED, settings)
+    tuning = FineTuneSpec(
         kind=KIND,
         config=config,
         tokenizer=tokenizer,
@@ -231,7 +231,7 @@ def reward(
         documents=model.documents,
         num_left_out=found.num_left_out,
     )
-    return tune(
+    return fine_tune(
         tuning,
         steps_of,
         engine=engine,
@@ -250,7 +250,7 @@ def reward(
 
 def resume(path: str | Path, **how: Any) -> Model:
     """Go on with what `reward` kept in its output; how: of `tune.resume_tuning`."""
-    return resume_tuning(path, KIND, steps_of, **how)
+    return resume_fine_tuning(path, KIND, steps_of, **how)
 
 
 def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokenizer, array[float]]:
@@ -260,9 +260,9 @@ def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokeniz
     if any("prompt" in each for each in examples) and ANSWER not in model.tokenizer.special:
         names.append(ANSWER)
     texts = [each.get(name, "") for each in examples for name in ("prompt", "chosen", "rejected")]
-    fast = is_fast(model.engine)
+    fast = has_fused_ops(model.engine)
     shown = islice(model.docs, READ_FOR_ROWS if fast else READ_FOR_ROWS // 10)
-    config, tokenizer, params = extend(
+    config, tokenizer, params = expand_vocab(
         model.config,
         model.tokenizer,
         model.engine.state()["params"],
@@ -273,16 +273,16 @@ def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokeniz
         docs=model.tokenizer.encode_documents(shown, model.config.block_size),
     )
     longest = max(
-        len(judged(tokenizer, each.get("prompt"), each[name]))
+        len(reward_input_ids(tokenizer, each.get("prompt"), each[name]))
         for each in examples
         for name in ("chosen", "rejected")
     )
     if longest > config.block_size:
-        config, tokenizer, params = extend(config, tokenizer, params, block_size=longest)
+        config, tokenizer, params = expand_vocab(config, tokenizer, params, block_size=longest)
     return config, tokenizer, params
 
 
-def steps_of(tuning: Tuning, _new_engine: NewEngine) -> Steps:
+def steps_of(tuning: FineTuneSpec, _new_engine: NewEngine) -> FineTuneMethod:
     tokenizer, config = tuning.tokenizer, tuning.config
     good, bad = tokenizer.special[GOOD], tokenizer.special[BAD]
     lm_weight = tuning.settings["lm_weight"]
@@ -292,13 +292,13 @@ def steps_of(tuning: Tuning, _new_engine: NewEngine) -> Steps:
 
     def both(pair: Example) -> list[list[int]]:
         names = ("chosen", "rejected")
-        return [judged(tokenizer, pair.get("prompt"), pair[name]) for name in names]
+        return [reward_input_ids(tokenizer, pair.get("prompt"), pair[name]) for name in names]
 
     documents = [both(pair) for pair in learned]
     of_tested = [tokens for pair in tested for tokens in both(pair)]
 
     def margins(engine: Engine, docs: Sequence[Sequence[int]]) -> list[float]:
-        found = verdicts(engine, tokenizer, docs)
+        found = score_documents(engine, tokenizer, docs)
         return [c - r for c, r in zip(found[::2], found[1::2], strict=True)]
 
     def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
@@ -312,7 +312,7 @@ def steps_of(tuning: Tuning, _new_engine: NewEngine) -> Steps:
             weight = -of_pairs[i // 2] if i % 2 else of_pairs[i // 2]
             weights += [share] * (len(tokens) - 1) + [weight]
             weights += [0.0] * (len(tokens) - 1) + [-weight]
-        batch = pack([*tokens, verdict] for tokens in docs for verdict in (good, bad))
+        batch = pack_sequences([*tokens, verdict] for tokens in docs for verdict in (good, bad))
         engine.backward(batch, weights)
         engine.step(rate)
         right = mean([float(m > 0) for m in found])
@@ -321,9 +321,11 @@ def steps_of(tuning: Tuning, _new_engine: NewEngine) -> Steps:
     def finish(engine: Engine) -> dict[str, Any]:
         return {"calibration": calibration(margins(engine, of_tested))} if tested else {}
 
-    return Steps(
+    return FineTuneMethod(
         make,
-        measure=(lambda engine: bradley_terry_loss(margins(engine, of_tested))) if tested else None,
+        evaluate=(lambda engine: bradley_terry_loss(margins(engine, of_tested)))
+        if tested
+        else None,
         num_held_out=len(tested),
         finish=finish,
     )

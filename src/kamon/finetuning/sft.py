@@ -15,38 +15,38 @@ from itertools import chain
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kamon.config import Config, checked_float, checked_settings
-from kamon.data.corpus import checked_text, json_record, name_of, no_longer, stream_lines
+from kamon.config import Config, checked_settings, require_float
+from kamon.data.corpus import checked_text, json_record, name_of, removed_message, stream_lines
 from kamon.data.documents import nfc
-from kamon.data.split import MIN_HELD_OUT, divide_as, part
-from kamon.engines.base import Engine, untrained
-from kamon.engines.batch import ANSWER, Batch
+from kamon.data.split import MIN_HELD_OUT, bucket, divide_as
+from kamon.engines.base import Engine, initial_state
+from kamon.engines.batch import ANSWER, PackedBatch
 from kamon.engines.factory import make_engine
-from kamon.engines.numerics import left_sum
+from kamon.engines.numerics import sequential_sum
 from kamon.engines.spans import Span
 from kamon.errors import ConfigError, CorpusError
-from kamon.files.spill import Numbers
+from kamon.files.spill import IntArray
 from kamon.finetuning import instructions
-from kamon.finetuning.expand_vocab import extend
+from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.finetuning.loop import (
     Example,
+    FineTuneMethod,
+    FineTuneSpec,
     NewEngine,
-    Start,
-    Steps,
-    Tuning,
+    StartInfo,
     base_of,
-    configured,
+    build_config,
     examples_of_step,
-    resume_tuning,
-    tune,
+    fine_tune,
+    resume_fine_tuning,
 )
 from kamon.finetuning.losses import sft_loss, sft_weights
 from kamon.finetuning.preferences import held_out_texts
-from kamon.model import Model, loaded
+from kamon.model import Model, as_model
 from kamon.storage.checkpoint import unpack_documents
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
-from kamon.training.early_stopping import EVALUATIONS, FEWEST_DOCS, mean_loss
+from kamon.training.early_stopping import MIN_DOCS, NUM_EVALUATIONS, mean_loss
 from kamon.training.loop import Progress
 
 if TYPE_CHECKING:
@@ -57,14 +57,19 @@ Learnable: TypeAlias = "str | Path | Iterable[Mapping[str, str]]"
 KEYS = ("prompt", "completion")
 BASE_SHARE = 0.3  # of the documents in a step
 BATCH_SIZE = 32
-PASSES = 5  # over the examples, where no number of steps is named
-LEAST_STEPS = 300
-MOST_LEARNED = 71_680  # examples: 3,200 steps of the usual size
+EPOCHS = 5  # over the examples, where no number of steps is named
+MIN_STEPS = 300
+MAX_EXAMPLES = 71_680  # examples: 3,200 steps of the usual size
 WARM_UP = 0.02  # of all steps
-FASTER = 2.0  # than the base was trained: new tokens have all to learn
+LEARNING_RATE_FACTOR = 2.0  # than the base was trained: new tokens have all to learn
 READ = 200  # documents of the base by which new tokens are made unlikely
 NUM_SHOWN = 8  # prompts that are answered at the end, to be looked at
-TAKEN = ("block_size", "dropout", "gradient_accumulation_steps", "temperature")  # settings beside
+ACCEPTED_SETTINGS = (
+    "block_size",
+    "dropout",
+    "gradient_accumulation_steps",
+    "temperature",
+)  # settings beside
 TESTED = 3_000  # documents that the base was not trained on
 SPLIT, EARLIER_SPLIT = "completions", "examples"  # by what examples are held out
 
@@ -82,7 +87,7 @@ def sft(
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | None = None,
-    on_start: Callable[[Start], None] | None = None,
+    on_start: Callable[[StartInfo], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
@@ -110,10 +115,10 @@ def sft(
     path = base if isinstance(base, str | PathLike) else None
     how: dict[str, Any] = {"engine": engine, "dtype": dtype, "threads": threads, "device": device}
     how["compile"] = compile
-    model = loaded(base, "the base", **how)
+    model = as_model(base, "the base", **how)
     examples, source = examples_of(data)
     tuning = prepare(model, path, examples, source, base_share, settings, **how)
-    return tune(
+    return fine_tune(
         tuning,
         steps_of,
         **how,
@@ -128,7 +133,7 @@ def sft(
 
 def resume(path: str | Path, **how: Any) -> Model:
     """Go on with `sft` as if it had never been interrupted; how: of `tune.resume_tuning`."""
-    return resume_tuning(path, KIND, steps_of, **how)
+    return resume_fine_tuning(path, KIND, steps_of, **how)
 
 
 # ---- examples
@@ -159,7 +164,7 @@ def read_examples(path: str | Path) -> list[Example]:
     name = name_of(path)
     found, empty = [], True
     blocks = stream_lines(path, instructions.TASKS)
-    for number, line in enumerate(chain.from_iterable(no_longer(blocks, name)), 1):
+    for number, line in enumerate(chain.from_iterable(removed_message(blocks, name)), 1):
         empty = False
         if line.strip():
             prompt, completion = json_record(name, number, line, KEYS)
@@ -188,12 +193,12 @@ def prepare(
     *,
     engine: str | None = None,
     **how: Any,
-) -> Tuning:
+) -> FineTuneSpec:
     """Everything decided: the model extended, the settings picked, the base measured.
 
     engine, how: of the engine that measures, as of `make_engine`.
     """
-    base_share = checked_float("base_share", base_share)
+    base_share = require_float("base_share", base_share)
     if not 0 <= base_share < 1:
         raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
     model.check_documents("prompts and answers are documents")
@@ -209,7 +214,7 @@ def prepare(
     examples = [{key: normal(text) for key, text in each.items()} for each in examples]
     texts = chain.from_iterable((each["prompt"], each["completion"]) for each in examples)
     params = model.engine.state()["params"]
-    config, tokenizer, params = extend(
+    config, tokenizer, params = expand_vocab(
         model.config,
         model.tokenizer,
         params,
@@ -225,20 +230,20 @@ def prepare(
             f"block_size {settings['block_size']} is too small: the longest example has "
             f"{longest} tokens, and the base a block_size of {config.block_size}"
         )
-    config, tokenizer, params = extend(config, tokenizer, params, block_size=size)
+    config, tokenizer, params = expand_vocab(config, tokenizer, params, block_size=size)
     chosen = picked(model.config, len(examples), base_share, **settings)
-    config = configured(config, chosen, settings, *TAKEN)
+    config = build_config(config, chosen, settings, *ACCEPTED_SETTINGS)
     warm_up = settings.get("warmup_steps", int(WARM_UP * config.num_steps))
     config = replace(config, warmup_steps=warm_up, block_size=size)
     base = base_of(model, path)
     measuring = make_engine(engine, config, **how)
-    measuring.load(untrained(params))
+    measuring.load(initial_state(params))
     if held_out:
         batch = tokenizer.encode_documents(held_out[:TESTED], config.block_size)
         base["held_out_loss"] = mean_loss(measuring, batch)
     if source == instructions.INSTRUCTIONS:
         base["obedience"] = asdict(instructions.obedience(measuring, tokenizer))
-    return Tuning(
+    return FineTuneSpec(
         kind=KIND,
         config=config,
         tokenizer=tokenizer,
@@ -257,18 +262,18 @@ def picked(
     """Return the settings where none are given: so many steps that they make PASSES."""
     sizes = {"batch_size": BATCH_SIZE, "gradient_accumulation_steps": 1}
     given = replace(config, **sizes | {name: settings[name] for name in sizes & settings.keys()})
-    learned = min(PASSES * num_examples, MOST_LEARNED) / (given.docs_per_step * (1 - base_share))
+    learned = min(EPOCHS * num_examples, MAX_EXAMPLES) / (given.docs_per_step * (1 - base_share))
     return sizes | {
-        "num_steps": max(LEAST_STEPS, round(learned)),
-        "learning_rate": FASTER * config.learning_rate,
+        "num_steps": max(MIN_STEPS, round(learned)),
+        "learning_rate": LEARNING_RATE_FACTOR * config.learning_rate,
         "min_lr": 0.0,
     }
 
 
-def encoded(tokenizer: Tokenizer, examples: Iterable[Example]) -> list[tuple[Numbers, Span]]:
+def encoded(tokenizer: Tokenizer, examples: Iterable[Example]) -> list[tuple[IntArray, Span]]:
     """The tokens and the span of each example."""
     found = []
-    known: dict[tuple[str, str], tuple[Numbers, Span]] = {}  # of those that are repeated
+    known: dict[tuple[str, str], tuple[IntArray, Span]] = {}  # of those that are repeated
     for each in examples:
         pair = each["prompt"], each["completion"]
         if pair not in known:
@@ -296,7 +301,7 @@ def divided(
 
     def is_apart(each: Example) -> bool:
         if split == EARLIER_SPLIT:
-            return part(f"{each['prompt']}\n{each['completion']}".encode()) == 0
+            return bucket(f"{each['prompt']}\n{each['completion']}".encode()) == 0
         return nfc(each["completion"]) in apart
 
     learned = [each for each in usable if not is_apart(each)]
@@ -309,7 +314,7 @@ def divided(
 # ---- the steps
 
 
-def steps_of(tuning: Tuning, _: NewEngine) -> Steps:
+def steps_of(tuning: FineTuneSpec, _: NewEngine) -> FineTuneMethod:
     c, tokenizer = tuning.config, tuning.tokenizer
     docs = tuning.documents
     docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
@@ -320,7 +325,7 @@ def steps_of(tuning: Tuning, _: NewEngine) -> Steps:
     size = c.docs_per_step
     num_base = round(size * tuning.settings["base_share"]) if base[0] else 0
     base_docs = tokenizer.encode_documents(base[0], c.block_size) if num_base else None
-    most = max(FEWEST_DOCS, c.num_steps * size // EVALUATIONS // 10)
+    most = max(MIN_DOCS, c.num_steps * size // NUM_EVALUATIONS // 10)
     tested = encoded(tokenizer, random.Random(c.seed).sample(apart, min(len(apart), most)))
     base_tested = tokenizer.encode_documents(base[1][:TESTED], c.block_size)
 
@@ -338,10 +343,12 @@ def steps_of(tuning: Tuning, _: NewEngine) -> Steps:
         engine.step(rate)
         own = sum(sizes[: len(places)])
         share = sum(answer for _, answer in spans[: len(places)])
-        loss = -left_sum(p for p, w in zip(logprobs[:own], weights, strict=False) if w) / share
+        loss = (
+            -sequential_sum(p for p, w in zip(logprobs[:own], weights, strict=False) if w) / share
+        )
         if base_docs is None:
             return {"loss": loss}
-        return {"loss": loss, "base_loss": -left_sum(logprobs[own:]) / (len(logprobs) - own)}
+        return {"loss": loss, "base_loss": -sequential_sum(logprobs[own:]) / (len(logprobs) - own)}
 
     def held_out_loss(engine: Engine) -> float:
         batch, spans, sizes = packed(tested)
@@ -358,10 +365,10 @@ def steps_of(tuning: Tuning, _: NewEngine) -> Steps:
         return found
 
     measured = held_out_loss if tested else None
-    return Steps(make, measured, len(tested), finish=finish)
+    return FineTuneMethod(make, measured, len(tested), finish=finish)
 
 
-def packed(rows: Iterable[tuple[Numbers, Span]]) -> tuple[Batch, list[Span], list[int]]:
+def packed(rows: Iterable[tuple[IntArray, Span]]) -> tuple[PackedBatch, list[Span], list[int]]:
     """Documents as an engine takes them; their spans, and how many targets each has."""
     tokens, offsets = array("i"), array("q", [0])
     spans, sizes = [], []
@@ -370,4 +377,4 @@ def packed(rows: Iterable[tuple[Numbers, Span]]) -> tuple[Batch, list[Span], lis
         offsets.append(len(tokens))
         spans.append(span)
         sizes.append(len(document) - 1)
-    return Batch(tokens, offsets), spans, sizes
+    return PackedBatch(tokens, offsets), spans, sizes

@@ -23,9 +23,9 @@ from functools import partial
 from itertools import accumulate, count
 from typing import Any
 
-from kamon.config import check_text, checked_float, checked_int, suggestion
+from kamon.config import check_text, require_float, require_int, suggestion
 from kamon.data.documents import nfc
-from kamon.engines.base import is_fast
+from kamon.engines.base import has_fused_ops
 from kamon.engines.parameters import num_params
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
@@ -34,26 +34,26 @@ from kamon.generation.sampling import (
     SampleRequest,
     as_text,
     check_room,
-    choose,
-    logprobs_of_openings,
+    logprobs_of_prefixes,
+    prefill,
     probabilities,
     sample_texts,
-    started,
+    sample_token,
 )
 from kamon.tokenizers.base import Tokenizer
-from kamon.tokenizers.prompts import before_answer
+from kamon.tokenizers.prompts import prompt_prefix
 
 ATTEMPTS = 1000  # more candidates to look at, for each sample found
 PATIENCE = 20_000  # candidates made one by one
-PATIENCE_IN_BULK = 1_000_000  # and by a fused `sample`, of a small model
-TOKENS_IN_BULK = 1 << 26  # at a time, however many there are to be
-WORK_IN_BULK = 7e10  # parameters times tokens in so many candidates of a larger one
-WORK_AT_ONCE = 2e9  # parameters times tokens between two looks whether to stop
-WORK_AT_ONCE_SLOWLY = 2e6
+PATIENCE_BULK = 1_000_000  # and by a fused `sample`, of a small model
+MAX_BULK_TOKENS = 1 << 26  # at a time, however many there are to be
+MAX_BULK_FLOPS = 7e10  # parameters times tokens in so many candidates of a larger one
+MAX_FLOPS_AT_ONCE = 2e9  # parameters times tokens between two looks whether to stop
+MAX_FLOPS_AT_ONCE_SLOW = 2e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
+class GenerationConstraints:
     """What each sample must fulfil. Lengths are in code points. ConfigError where none can.
 
     Texts are compared in the form of the model's tokenizer, which is Unicode's NFC.
@@ -97,8 +97,8 @@ class Conditions:
         for name, least in (("min_len", 0), ("max_len", 1), ("top_k", 1), ("length", 0)):
             value = getattr(self, name)
             if value is not None or name == "min_len":
-                object.__setattr__(self, name, checked_int(name, value, least))
-        object.__setattr__(self, "top_p", checked_float("top_p", self.top_p))
+                object.__setattr__(self, name, require_int(name, value, least))
+        object.__setattr__(self, "top_p", require_float("top_p", self.top_p))
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if isinstance(self.exclude, str):
@@ -114,12 +114,12 @@ class Conditions:
                 )
             self.check_room(self.max_len, f"max_len {self.max_len}")
         if self.regex is not None:
-            compiled(self.regex)
+            compile_regex(self.regex)
 
     @property
-    def steer(self) -> bool:
+    def acts_per_token(self) -> bool:
         """Whether any token is ruled out or given: each document is then made by itself."""
-        none = Conditions()
+        none = GenerationConstraints()
         names = ("prefix", "min_len", "top_k", "top_p")
         return any(getattr(self, name) != getattr(none, name) for name in names)
 
@@ -132,7 +132,7 @@ class Conditions:
                     f"{name} {text!r} has {len(text)} characters, more than {what} allows"
                 )
 
-    def in_form(self, normal: Callable[[str], str]) -> Conditions:
+    def in_form(self, normal: Callable[[str], str]) -> GenerationConstraints:
         """The same with its texts as `normal` of a tokenizer gives them."""
         return replace(
             self,
@@ -150,7 +150,7 @@ class Conditions:
                 "length is for models of text: this one makes documents, which end by themselves; "
                 "max_len drops longer ones"
             )
-        most = block_size * max(tokenizer.starts)
+        most = block_size * max(tokenizer.chars_per_token)
         for name in ("min_len", "max_len"):
             value = getattr(self, name)
             if value is not None and value > most:
@@ -172,7 +172,7 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Found:
+class SampleResult:
     """Samples, the number of each among the candidates, and how many candidates were looked at.
 
     sizes: the tokens of each, `room` of one that the model did not end: block_size, of which a
@@ -181,28 +181,28 @@ class Found:
 
     texts: list[str]
     numbers: Sequence[int]
-    tried: int
+    num_candidates: int
     sizes: Sequence[int] = ()
     room: int = 0
 
 
-def make_conditions(given: Mapping[str, Any]) -> Conditions:
+def make_constraints(given: Mapping[str, Any]) -> GenerationConstraints:
     """The Conditions of these names; an unknown one is a ConfigError with the nearest."""
-    names = [f.name for f in fields(Conditions)]
+    names = [f.name for f in fields(GenerationConstraints)]
     for name in given:
         if name not in names:
             raise ConfigError(f"unknown condition {name!r}{suggestion(name, names)}")
-    return Conditions(**given)
+    return GenerationConstraints(**given)
 
 
 def find(
     model: LanguageModel,
     tokenizer: Tokenizer,
     request: SampleRequest,
-    conditions: Conditions,
+    conditions: GenerationConstraints,
     docs: Callable[[], Iterable[str]],
     should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
-) -> Found:
+) -> SampleResult:
     """The first `request.n` candidates that fulfil the conditions, or fewer: never one that fails.
 
     docs: gives what `novel` compares with; only called for it. should_stop: asked with the number
@@ -211,30 +211,30 @@ def find(
     block_size = model.config.block_size
     if tokenizer.composed:
         conditions = conditions.in_form(tokenizer.normal)
-    before = before_answer(tokenizer, conditions.prompt, block_size)
+    before = prompt_prefix(tokenizer, conditions.prompt, block_size)
     room = block_size - len(before)
     conditions.check_model(tokenizer, room)
     n = request.n
     check_room(n)
     # No special token but the end has a place in a document, or in an answer.
     special = frozenset(tokenizer.special.values()) - {request.bos}
-    request = replace(request, before=before, excluded=special)
-    if replace(conditions, prompt=None) == Conditions():
+    request = replace(request, prompt_tokens=before, excluded=special)
+    if replace(conditions, prompt=None) == GenerationConstraints():
         made: list[tuple[str, int]] = []
         for each in in_bulk(model, tokenizer, request, n):
             if should_stop(len(made)):
                 break
             made.append(each)
         lengths = [size for _, size in made]
-        return Found([text for text, _ in made], range(len(made)), len(made), lengths, room)
+        return SampleResult([text for text, _ in made], range(len(made)), len(made), lengths, room)
     fits = filter_of(conditions, docs)
-    if conditions.steer or special or not is_fast(model):
+    if conditions.acts_per_token or special or not has_fused_ops(model):
         patience = PATIENCE
         candidates = one_by_one(model, tokenizer, request, conditions)
     else:
         config = model.config
-        affordable = int(WORK_IN_BULK / num_params(config) / config.block_size)
-        patience = max(PATIENCE, min(PATIENCE_IN_BULK, affordable))
+        affordable = int(MAX_BULK_FLOPS / num_params(config) / config.block_size)
+        patience = max(PATIENCE, min(PATIENCE_BULK, affordable))
         candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * n)
     if request.temperature == 0:
         patience = 1  # every candidate is the likeliest document
@@ -251,7 +251,7 @@ def find(
             sizes.append(size)
             left = min(patience, left + ATTEMPTS)
         tried += 1
-    return Found(texts, numbers, tried, sizes, room)
+    return SampleResult(texts, numbers, tried, sizes, room)
 
 
 def in_bulk(
@@ -260,50 +260,53 @@ def in_bulk(
     """The first `most` candidates and their tokens' number, where no condition steers any: ever
     more at a time, but not so many that it takes long until somebody can stop it."""
     config, done, size = model.config, 0, max(1000, 2 * request.n)
-    work = WORK_AT_ONCE if is_fast(model) else WORK_AT_ONCE_SLOWLY
+    work = MAX_FLOPS_AT_ONCE if has_fused_ops(model) else MAX_FLOPS_AT_ONCE_SLOW
     largest = max(1, int(work / num_params(config) / config.block_size))
     while done < most:
-        size = min(size, most - done, largest, max(1000, TOKENS_IN_BULK // config.block_size))
+        size = min(size, most - done, largest, max(1000, MAX_BULK_TOKENS // config.block_size))
         found = sample_texts(model, tokenizer, replace(request, n=size, first=done))
         yield from zip(*found, strict=True)
         done, size = done + size, 4 * size
 
 
 def one_by_one(
-    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, conditions: Conditions
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    conditions: GenerationConstraints,
 ) -> Iterator[tuple[str, int]]:
     """All candidates and their tokens' number.
 
     Of the ways in which tokens may begin with the prefix, one is drawn like a token.
     """
-    starts = tokenizer.starts
-    room = model.config.block_size - len(request.before)
+    starts = tokenizer.chars_per_token
+    room = model.config.block_size - len(request.prompt_tokens)
     openings: list[tuple[int, ...]] = [()]
     logprobs = [0.0]
     if conditions.prefix:
         openings = [
             tokens
-            for tokens in tokenizer.openings(conditions.prefix)
+            for tokens in tokenizer.prefix_tokenizations(conditions.prefix)
             if len(tokens) <= room
             and sum(starts[token] for token in tokens) <= (conditions.max_len or math.inf)
         ]
         if len(openings) > 1:
-            logprobs = logprobs_of_openings(model, request.bos, openings, request.before)
+            logprobs = logprobs_of_prefixes(model, request.bos, openings, request.prompt_tokens)
     for number in count():
         u = partial(uniform, request.seed, number)
         prefix = openings[0]
         if len(openings) > 1:  # no other draw is for position 0
-            prefix = openings[choose(logprobs, request.temperature, u(0))]
-        made = partial(steered_document, model, request, u, conditions, prefix, tokenizer)
+            prefix = openings[sample_token(logprobs, request.temperature, u(0))]
+        made = partial(constrained_document, model, request, u, conditions, prefix, tokenizer)
         tokens, size = as_text(tokenizer, made(), room, partial(made, valid=True))
         yield tokenizer.normal(tokenizer.decode(tokens)), size
 
 
-def steered_document(
+def constrained_document(
     model: LanguageModel,
     request: SampleRequest,
     u: Callable[[int], float],
-    conditions: Conditions,
+    conditions: GenerationConstraints,
     prefix: Sequence[int],
     tokenizer: Tokenizer,
     *,
@@ -313,13 +316,13 @@ def steered_document(
 
     valid: only tokens that a text can have.
     """
-    bos, before, temperature = request.bos, request.before, request.temperature
-    decoder, starts = started(model, bos, before), tokenizer.starts
+    bos, before, temperature = request.bos, request.prompt_tokens, request.temperature
+    decoder, starts = prefill(model, bos, before), tokenizer.chars_per_token
     tokens: list[int] = []
     token, length = (before or (bos,))[-1], 0  # in characters
     most = math.inf if conditions.max_len is None else conditions.max_len
     # What may turn out to be no text, or shorter as a text, is made to the end.
-    cut = most if tokenizer.a_character_each else math.inf
+    cut = most if tokenizer.is_one_char_each else math.inf
     filled = len(conditions.prefix) == most  # there is one such document: it needs no draw
     for position in range(model.config.block_size - len(before)):
         if length > cut or (filled and position == len(prefix)):
@@ -330,7 +333,7 @@ def steered_document(
         else:
             excluded = tokenizer.ruled_out(tokens) if valid else request.excluded
             stay = allowed(logits, temperature, bos, length, conditions, excluded)
-            token = stay[choose([logits[t] for t in stay], temperature, u(position))]
+            token = stay[sample_token([logits[t] for t in stay], temperature, u(position))]
         if token == bos:
             break
         tokens.append(token)
@@ -343,7 +346,7 @@ def allowed(
     temperature: float,
     bos: int,
     length: int,
-    conditions: Conditions,
+    conditions: GenerationConstraints,
     excluded: Collection[int] = (),
 ) -> list[int]:
     """The tokens that may stand behind `length` characters, in ascending order.
@@ -367,11 +370,13 @@ def allowed(
     return tokens
 
 
-def filter_of(conditions: Conditions, docs: Callable[[], Iterable[str]]) -> Callable[[str], bool]:
+def filter_of(
+    conditions: GenerationConstraints, docs: Callable[[], Iterable[str]]
+) -> Callable[[str], bool]:
     """Whether a text fulfils the conditions of whole documents, asked of one after the other."""
     c = conditions
     most = math.inf if c.max_len is None else c.max_len
-    match = None if c.regex is None else compiled(c.regex).fullmatch
+    match = None if c.regex is None else compile_regex(c.regex).fullmatch
     taken = set(c.exclude)
     if c.novel:
         taken.update(docs())
@@ -392,7 +397,7 @@ def filter_of(conditions: Conditions, docs: Callable[[], Iterable[str]]) -> Call
     return fits
 
 
-def compiled(regex: str) -> re.Pattern[str]:
+def compile_regex(regex: str) -> re.Pattern[str]:
     try:
         with warnings.catch_warnings():  # of what a later Python may read in another way
             warnings.simplefilter("ignore")

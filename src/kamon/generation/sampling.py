@@ -13,7 +13,7 @@ from typing import Protocol
 
 from kamon.config import Config
 from kamon.engines.base import Decoder
-from kamon.engines.batch import Batch, check_samples, pack
+from kamon.engines.batch import PackedBatch, check_samples, pack_sequences
 from kamon.engines.memory import check_memory
 from kamon.engines.philox import uniform
 from kamon.engines.scalar import softmax
@@ -34,7 +34,7 @@ class LanguageModel(Protocol):
         """A reader at the start of a document."""
 
 
-def choose(logits: Sequence[float], temperature: float, u: float) -> int:
+def sample_token(logits: Sequence[float], temperature: float, u: float) -> int:
     """The token at which the running sum of softmax(logits / temperature) passes u, 0 ≤ u < 1.
 
     Temperature 0 takes the largest logit, the first among equals.
@@ -71,7 +71,7 @@ def sample_document(
     It ends where the model says BOS, or unfinished where block_size tokens are full. before,
     excluded: see SampleRequest. tokenizer: rules out what its texts cannot have.
     """
-    decoder = started(model, bos, before)
+    decoder = prefill(model, bos, before)
     tokens: list[int] = []
     token = before[-1] if before else bos
     for position in range(model.config.block_size - len(before)):
@@ -80,16 +80,16 @@ def sample_document(
             excluded = tokenizer.ruled_out(tokens)
         if excluded:
             stay = [each for each in range(len(logits)) if each not in excluded]
-            token = stay[choose([logits[each] for each in stay], temperature, u(position))]
+            token = stay[sample_token([logits[each] for each in stay], temperature, u(position))]
         else:
-            token = choose(logits, temperature, u(position))
+            token = sample_token(logits, temperature, u(position))
         if token == bos:
             break
         tokens.append(token)
     return tokens
 
 
-def started(model: LanguageModel, bos: int, before: Sequence[int]) -> Decoder:
+def prefill(model: LanguageModel, bos: int, before: Sequence[int]) -> Decoder:
     """A decoder that has read BOS and `before`, but for the last of these, which comes next."""
     decoder = model.decoder()
     for token in [bos, *before][:-1]:
@@ -97,7 +97,7 @@ def started(model: LanguageModel, bos: int, before: Sequence[int]) -> Decoder:
     return decoder
 
 
-class Reading:
+class PrefixCache:
     """Logits behind a prefix; a decoder goes on where one prefix continues the one before.
 
     before: tokens between BOS and every prefix.
@@ -129,7 +129,7 @@ def log_sum_exp(logits: Sequence[float]) -> float:
     return largest + math.log(math.fsum([math.exp(logit - largest) for logit in logits]))
 
 
-def logprobs_of_openings(
+def logprobs_of_prefixes(
     model: LanguageModel,
     bos: int,
     openings: Sequence[tuple[int, ...]],
@@ -137,7 +137,7 @@ def logprobs_of_openings(
 ) -> list[float]:
     """log p in nats that a document begins with these tokens, for each of `openings`; before: see
     SampleRequest."""
-    reading = Reading(model, bos, before)
+    reading = PrefixCache(model, bos, before)
     behind: dict[tuple[int, ...], list[float]] = {}  # log p of each token that may come next
     within: dict[tuple[int, ...], list[float]] = {}  # log p of each of the tokens
 
@@ -169,20 +169,20 @@ class SampleRequest:
     seed: int
     bos: int
     first: int = 0
-    before: tuple[int, ...] = ()
+    prompt_tokens: tuple[int, ...] = ()
     excluded: frozenset[int] = frozenset()
 
 
-def sample(model: LanguageModel, request: SampleRequest) -> Batch:
+def sample(model: LanguageModel, request: SampleRequest) -> PackedBatch:
     """The documents, without BOS; all at once where an engine can.
 
     ValueError for a number or temperature that cannot be, and a token outside the vocabulary.
     """
     check_samples(request.n, request.temperature, request.first)
     fused = getattr(model, "sample", None)
-    if fused and not request.before and not request.excluded:
+    if fused and not request.prompt_tokens and not request.excluded:
         check_room(request.n, model.config.block_size)
-        found: Batch = fused(
+        found: PackedBatch = fused(
             request.n, request.temperature, request.seed, request.bos, request.first
         )
         return found
@@ -205,14 +205,14 @@ def sample_texts(
     batch = sample(model, request)
     texts = tokenizer.decode_documents(batch)
     sizes = list(map(sub, batch.offsets[1:], batch.offsets))
-    room = model.config.block_size - len(request.before)
+    room = model.config.block_size - len(request.prompt_tokens)
     for i, text in enumerate(texts):
         if INVALID in text:
             u = partial(uniform, request.seed, request.first + i)
             again = partial(
                 sample_document,
                 *(model, request.bos, request.temperature, u),
-                *(request.before, request.excluded, tokenizer),
+                *(request.prompt_tokens, request.excluded, tokenizer),
             )
             tokens, sizes[i] = as_text(tokenizer, list(batch.document(i)), room, again)
             texts[i] = tokenizer.normal(tokenizer.decode(tokens))
@@ -236,12 +236,12 @@ def as_text(
     return tokens, size
 
 
-def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> Batch:
+def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> PackedBatch:
     """The loop over `sample_document` that every fused `sample` must equal."""
-    return pack(
+    return pack_sequences(
         sample_document(
             *(model, request.bos, request.temperature, partial(uniform, request.seed, index)),
-            *(request.before, request.excluded),
+            *(request.prompt_tokens, request.excluded),
         )
         for index in range(request.first, request.first + request.n)
     )

@@ -11,20 +11,26 @@ from functools import partial
 
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
-from kamon.generation.constraints import Conditions, allowed
-from kamon.generation.sampling import LanguageModel, SampleRequest, as_text, check_room, choose
+from kamon.generation.constraints import GenerationConstraints, allowed
+from kamon.generation.sampling import (
+    LanguageModel,
+    SampleRequest,
+    as_text,
+    check_room,
+    sample_token,
+)
 from kamon.tokenizers.base import Tokenizer
 
 LENGTH = 500  # tokens, where no number is named
-MOST_LENGTH = 10_000_000
+MAX_LENGTH = 10_000_000
 OF_DOCUMENTS = (
     *("min_len", "max_len", "suffix", "contains", "regex", "exclude", "novel", "unique", "prompt"),
 )
 
 
-def check_conditions(conditions: Conditions) -> None:
+def check_conditions(conditions: GenerationConstraints) -> None:
     """ConfigError for conditions that only documents, which have an end, can fulfil."""
-    none = Conditions()
+    none = GenerationConstraints()
     for name in OF_DOCUMENTS:
         if getattr(conditions, name) != getattr(none, name):
             raise ConfigError(
@@ -51,7 +57,7 @@ def continue_text(
     length: int,
     temperature: float,
     u: Callable[[int], float],
-    conditions: Conditions | None = None,
+    conditions: GenerationConstraints | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> list[int]:
     """`length` tokens after the prompt; `u(number)` is the draw for each.
@@ -59,7 +65,7 @@ def continue_text(
     BOS, which stands between documents of the text, ends it. tokenizer: rules out what its texts
     cannot have.
     """
-    conditions = conditions or Conditions()
+    conditions = conditions or GenerationConstraints()
     size = model.config.block_size
     tokens = list(prompt)
     decoder, room = model.decoder(), size
@@ -73,7 +79,7 @@ def continue_text(
         room -= len(waiting)
         excluded = tokenizer.ruled_out(tokens[-3:]) if tokenizer else ()
         stay = allowed(logits, temperature, bos, number, conditions, excluded)
-        token = stay[choose([logits[t] for t in stay], temperature, u(number))]
+        token = stay[sample_token([logits[t] for t in stay], temperature, u(number))]
         if token == bos:
             break
         tokens.append(token)
@@ -81,13 +87,16 @@ def continue_text(
     return tokens[len(prompt) :]
 
 
-def write(
-    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, conditions: Conditions
+def sample_continuations(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    conditions: GenerationConstraints,
 ) -> list[str]:
     """`request.n` texts, each with its prefix. Text i depends on (seed, i) alone, not on n."""
     check_conditions(conditions)
     length = LENGTH if conditions.length is None else conditions.length
-    check_room(request.n, min(length, MOST_LENGTH))
+    check_room(request.n, min(length, MAX_LENGTH))
     prompt = prompt_of(tokenizer, conditions.prefix)
     texts = []
     for index in range(request.first, request.first + request.n):

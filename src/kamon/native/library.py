@@ -151,7 +151,7 @@ def check_numbers(name: str, numbers: Any, typecode: str) -> None:
         raise ValueError(f"{name} must be an array of {typecode!r}, not {what}")
 
 
-def check(error: int, vocab_size: int = 0, block_size: int = 0) -> None:
+def raise_for(error: int, vocab_size: int = 0, block_size: int = 0) -> None:
     """Raise what an Error of engine.cpp means, but for `stopped`."""
     if error == 1:
         raise MemoryError

@@ -11,16 +11,16 @@ import random
 from array import array
 from typing import Any
 
-from kamon.files.spill import Numbers, typecode_of
+from kamon.files.spill import IntArray, typecode_of
 from kamon.native import library
 
-FEW = 500  # for fewer, handing over the state costs more than it saves
+MIN_NATIVE = 500  # for fewer, handing over the state costs more than it saves
 
 
-def shuffle(rng: random.Random, items: list[Any] | Numbers) -> None:
+def shuffle(rng: random.Random, items: list[Any] | IntArray) -> None:
     """What `rng.shuffle(items)` does; numbers need no memory for it."""
     known = isinstance(items, list) or typecode_of(items) in ("i", "I", "q", "Q")
-    if len(items) < FEW or len(items) >= 2**32 or not known or not applies(rng):
+    if len(items) < MIN_NATIVE or len(items) >= 2**32 or not known or not can_use_native(rng):
         rng.shuffle(items)  # type: ignore[arg-type]  # a view can be written to, too
         return
     version, words, spare = rng.getstate()
@@ -37,7 +37,7 @@ def shuffle(rng: random.Random, items: list[Any] | Numbers) -> None:
 
 def gauss(rng: random.Random, std: float, n: int) -> array[float]:
     """n times what `rng.gauss(0, std)` returns, as an array of 'd'."""
-    if n < FEW or not applies(rng):
+    if n < MIN_NATIVE or not can_use_native(rng):
         return array("d", [rng.gauss(0, std) for _ in range(n)])
     version, words, spare = rng.getstate()
     state, numbers = array("I", words), array("d", bytes(8 * n))
@@ -49,6 +49,6 @@ def gauss(rng: random.Random, std: float, n: int) -> array[float]:
     return numbers
 
 
-def applies(rng: random.Random) -> bool:
+def can_use_native(rng: random.Random) -> bool:
     """Whether the native code is there, and this generator is the one that it knows."""
     return type(rng) is random.Random and rng.getstate()[0] == 3 and not library.why_not()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from kamon.config import Config
 from kamon.engines import native
-from kamon.engines.batch import Batch
+from kamon.engines.batch import PackedBatch
 from kamon.native import library
 from kamon.native.library import WRONG_OFFSETS
 from kamon.ngrams.reference import (
@@ -27,7 +27,7 @@ from kamon.ngrams.reference import (
     train_ngram,
 )
 
-TOKENS_AT_ONCE = 1 << 17  # in one call, which no signal can interrupt
+MAX_TOKENS_PER_CALL = 1 << 17  # in one call, which no signal can interrupt
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +48,14 @@ class NativeNgram:
             *(self.counts.handle, self.order, library.address(read), len(read)),
             library.address(found),
         )
-        check(error, vocab_size)
+        check_documents(error, vocab_size)
         return found.tolist()
 
-    def logprobs(self, batch: Batch) -> array[float]:
+    def logprobs(self, batch: PackedBatch) -> array[float]:
         """As `Ngram.logprobs` has them."""
         return self.counts.logprobs(batch, self.order, self.order)[0]
 
-    def logprobs_of_orders(self, batch: Batch) -> list[array[float]]:
+    def logprobs_of_orders(self, batch: PackedBatch) -> list[array[float]]:
         """The `logprobs` of the n-grams of order 1, 2 … `order` that learned the same, at once."""
         return self.counts.logprobs(batch, 1, self.order)
 
@@ -73,34 +73,36 @@ class NativeNgram:
 class Counts:
     """What C++ keeps of the learned documents; `longest` is how many tokens one has at most."""
 
-    def __init__(self, docs: Batch, vocab_size: int, order: int) -> None:
+    def __init__(self, docs: PackedBatch, vocab_size: int, order: int) -> None:
         self.made_of = docs, vocab_size, order
         self.vocab_size = vocab_size
         self.destroy = library.exact("ngram_destroy")
         self.handle = library.exact("ngram_create")(vocab_size, order)
         if not self.handle:
             raise MemoryError
-        arguments = native.documents(docs)[:3]
+        arguments = native.batch_arguments(docs)[:3]
         for first, last in pieces(docs):
             error = library.exact("ngram_add")(self.handle, *arguments, first, last)
-            check(error, vocab_size, docs)
+            check_documents(error, vocab_size, docs)
         num_grams = array("q", bytes(8 * 2 * 5 * order))
         self.longest: int = library.exact("ngram_tally")(self.handle, library.address(num_grams))
         found = array("d")
         for begin in range(0, len(num_grams), 5):
             found.extend(discounts(Counter(dict(enumerate(num_grams[begin : begin + 5])))))
-        check(library.exact("ngram_finish")(self.handle, library.address(found)), vocab_size)
+        check_documents(
+            library.exact("ngram_finish")(self.handle, library.address(found)), vocab_size
+        )
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self.destroy(self.handle)
 
-    def __reduce__(self) -> tuple[type[Counts], tuple[Batch, int, int]]:
+    def __reduce__(self) -> tuple[type[Counts], tuple[PackedBatch, int, int]]:
         return Counts, self.made_of
 
-    def logprobs(self, batch: Batch, low: int, high: int) -> list[array[float]]:
+    def logprobs(self, batch: PackedBatch, low: int, high: int) -> list[array[float]]:
         """log p in nats of every target, for the orders low … high."""
-        arguments = native.documents(batch)[:3]
+        arguments = native.batch_arguments(batch)[:3]
         stride = len(batch.tokens) + 1  # more than there are targets, even where there are none
         out = library.zeros(stride * (high - low + 1))
         done = 0
@@ -109,12 +111,12 @@ class Counts:
                 *(self.handle, low, high, *arguments, first, last),
                 *(library.address(out, "d", done), stride),
             )
-            check(-found, self.vocab_size, batch)
+            check_documents(-found, self.vocab_size, batch)
             done += found
         return [out[begin : begin + done] for begin in range(0, len(out), stride)]
 
 
-def pieces(docs: Batch) -> Iterator[tuple[int, int]]:
+def pieces(docs: PackedBatch) -> Iterator[tuple[int, int]]:
     """The documents in pieces, each from its first document to before the first of the next.
 
     None has more than TOKENS_AT_ONCE, but one that is a single document.
@@ -124,23 +126,23 @@ def pieces(docs: Batch) -> Iterator[tuple[int, int]]:
     last = 0
     while last < len(docs):
         first = last
-        last = bisect_right(docs.offsets, docs.offsets[first] + TOKENS_AT_ONCE) - 1
+        last = bisect_right(docs.offsets, docs.offsets[first] + MAX_TOKENS_PER_CALL) - 1
         last = max(last, first + 1)
         yield first, last
 
 
-def check(error: int, vocab_size: int, docs: Batch | None = None) -> None:
+def check_documents(error: int, vocab_size: int, docs: PackedBatch | None = None) -> None:
     """Raise what an Error of engine.cpp means."""
     if error == 2 and docs is not None:
         check_tokens(docs.tokens, vocab_size)
-    library.check(error, vocab_size)
+    library.raise_for(error, vocab_size)
 
 
-def count_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram | NativeNgram:
+def count_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram | NativeNgram:
     """What `train_ngram` returns, or the same in C++ wherever that is built. The same errors.
 
-    >>> from kamon.engines.batch import pack
-    >>> ngram = count_ngram(pack([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
+    >>> from kamon.engines.batch import pack_sequences
+    >>> ngram = count_ngram(pack_sequences([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
     >>> [round(p, 3) for p in ngram.probabilities([2])]
     [0.646, 0.146, 0.208]
     """
@@ -148,7 +150,7 @@ def count_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram | NativeN
     return train(docs, vocab_size, order)
 
 
-def native_ngram(docs: Batch, vocab_size: int, order: int) -> NativeNgram:
+def native_ngram(docs: PackedBatch, vocab_size: int, order: int) -> NativeNgram:
     order = checked_order(order)
     config = Config(vocab_size=vocab_size)  # refuses what is no size
     counts = Counts(docs, vocab_size, order)
@@ -156,7 +158,7 @@ def native_ngram(docs: Batch, vocab_size: int, order: int) -> NativeNgram:
 
 
 def best_ngram(
-    learned: Batch, tested: Batch, vocab_size: int, max_order: int
+    learned: PackedBatch, tested: PackedBatch, vocab_size: int, max_order: int
 ) -> tuple[Ngram | NativeNgram, list[float]]:
     """The n-gram to which the tested documents cost the fewest nats, of order 1, 2 … max_order.
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
-from kamon.config import Config, checked_int
-from kamon.engines.batch import Batch
+from kamon.config import Config, require_int
+from kamon.engines.batch import PackedBatch
 
 MAX_ORDER = 10
 
@@ -62,7 +62,7 @@ class Ngram:
                 found[token] += share
         return found
 
-    def logprobs(self, batch: Batch) -> array[float]:
+    def logprobs(self, batch: PackedBatch) -> array[float]:
         """log p of every target in nats, document by document, as `Engine.logprobs` has them.
 
         Documents may have any length. ValueError for a token outside the vocabulary.
@@ -117,14 +117,14 @@ class NgramDecoder:
         return list(map(math.log, self.ngram.probabilities(self.context)))
 
 
-def train_ngram(docs: Batch, vocab_size: int, order: int = 6) -> Ngram:
+def train_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram:
     """The n-gram of these documents.
 
     Samples stop at block_size, as many tokens as the longest document has targets. ConfigError for
     an order that is not from 1 to MAX_ORDER, ValueError for a token outside the vocabulary.
 
-    >>> from kamon.engines.batch import pack
-    >>> ngram = train_ngram(pack([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
+    >>> from kamon.engines.batch import pack_sequences
+    >>> ngram = train_ngram(pack_sequences([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
     >>> [round(p, 3) for p in ngram.probabilities([2])]  # token 0 began both documents
     [0.646, 0.146, 0.208]
     """
@@ -202,7 +202,7 @@ def discounts(num_grams: Counter[int]) -> tuple[float, float, float, float]:
 
 def checked_order(order: int) -> int:
     """The order. ConfigError for what is none."""
-    return checked_int("order", order, 1, MAX_ORDER)
+    return require_int("order", order, 1, MAX_ORDER)
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:

@@ -15,15 +15,15 @@ from kamon.data.corpus import (
     UTF_16_MARKS,
     decoded,
     entries_in,
+    find_header,
     format_of,
     import_zstandard,
+    in_blocks,
     json_texts,
     lines_of,
     name_of,
-    no_longer,
-    opened,
-    table_head,
-    together,
+    open_source,
+    removed_message,
 )
 from kamon.data.documents import BLOCK
 from kamon.errors import ConfigError, CorpusError
@@ -105,14 +105,14 @@ def stat_of(path: str) -> os.stat_result:
     try:
         found = os.stat(path)
     except (OSError, ValueError):
-        with opened(path, name_of(path)) as file:  # says why not
+        with open_source(path, name_of(path)) as file:  # says why not
             found = os.fstat(file.fileno())
     if not stat.S_ISREG(found.st_mode):
         raise CorpusError(f"{name_of(path)} is not a file, and can be read but once: copy it first")
     return found
 
 
-def cut(sources: Sequence[Source], most: int, *, whole_texts: bool) -> list[list[Piece]]:
+def split_source(sources: Sequence[Source], most: int, *, whole_texts: bool) -> list[list[Piece]]:
     """All files as units of work: many small ones together, in their order, up to `most` bytes.
 
     A longer one is cut if it can be read from any place on and its lines are independent, which
@@ -138,7 +138,7 @@ def cut(sources: Sequence[Source], most: int, *, whole_texts: bool) -> list[list
 
 def is_cut(source: Source) -> bool:
     """Whether its bytes are text from any line on, which UTF-16 and what is compressed are not."""
-    with opened(source.path, source.name) as file:
+    with open_source(source.path, source.name) as file:
         return not file.read(10).startswith((*UTF_16_MARKS, *COMPRESSED))
 
 
@@ -146,7 +146,7 @@ def notes_of(source: Source, column: str | None, header: bool) -> list[str]:
     """What people should know of how a CSV or TSV file begins."""
     whole = texts(source, Piece(0, 0, source.size), lambda _: None)
     lines = (line for block in lines_of(whole) for line in block)
-    head, _ = table_head(source.name, lines, source.format, column, header)
+    head, _ = find_header(source.name, lines, source.format, column, header)
     return [] if head is None else head.notes
 
 
@@ -155,7 +155,7 @@ def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iter
 
     number: of its first line. CorpusError also where the file is no longer what it was.
     """
-    with opened(source.path, source.name) as file:
+    with open_source(source.path, source.name) as file:
         check_same(source, file)
         yield from decoded(piece_bytes(source, piece, file, report), source.name, number)
 
@@ -206,15 +206,15 @@ def entries(
 
     column, header: as of `corpus.read`. number: of the first line.
     """
-    lines = no_longer(lines_of(texts(source, piece, report, number)), source.name, number)
+    lines = removed_message(lines_of(texts(source, piece, report, number)), source.name, number)
     if source.format == "text":
         yield from lines
         return
     each: Iterator[str] = (line for block in lines for line in block)
     if source.format == "jsonl":
-        yield from together(json_texts(source.name, each, column or "text", number))
+        yield from in_blocks(json_texts(source.name, each, column or "text", number))
     else:
-        yield from together(entries_in(source.name, each, source.format, column, header))
+        yield from in_blocks(entries_in(source.name, each, source.format, column, header))
 
 
 def lines_before(source: Source, piece: Piece) -> int:

@@ -39,8 +39,8 @@ from kamon.packing.inputs import find_sources, notes_of
 from kamon.packing.shards import (
     FORMAT,
     MANIFEST,
-    PARTS,
     PLAN,
+    SPLITS,
     TOKENIZER,
     VERIFIED,
     Manifest,
@@ -50,7 +50,7 @@ from kamon.packing.shards import (
 from kamon.packing.units import (
     KINDS,
     Mode,
-    Plan,
+    PackPlan,
     Report,
     Survey,
     choose_unit_bytes,
@@ -76,7 +76,7 @@ SHARD_TOKENS = 100_000_000
 
 
 @dataclass(frozen=True)
-class Progress:
+class PackProgress:
     """How far it is: bytes of the input, of all that there are, and tokens made of them."""
 
     stage: str  # "survey" or "unit"
@@ -114,7 +114,7 @@ def pack(
     shard_tokens: int = SHARD_TOKENS,
     jobs: int = 1,
     overwrite: bool = False,
-    on_progress: Callable[[Progress], object] | None = None,
+    on_progress: Callable[[PackProgress], object] | None = None,
 ) -> Packed:
     """Encode files, and those in folders, and write the directory `output`.
 
@@ -142,7 +142,7 @@ def pack(
         vocab_size = BPE_VOCAB if vocab_size is None else vocab_size
         BytePairTokenizer.train([], vocab_size)  # says now what is wrong with it
     check_outside(inputs, given)
-    plan = Plan(
+    plan = PackPlan(
         os.path.abspath(output),
         mode,
         tokenizer,
@@ -162,7 +162,7 @@ def pack(
     with writing(given, plan, overwrite=overwrite) as path, as_store_error(given):
         was_whole = (path / MANIFEST).exists()
         before = 0 if was_whole else len(records(plan, "unit"))
-        seen = Counted(plan, on_progress)
+        seen = ProgressCounter(plan, on_progress)
         if not was_whole:
             surveyed = survey(plan, jobs, seen)
             text = ready or make_tokenizer(plan, surveyed)
@@ -215,7 +215,7 @@ def check_outside(inputs: Sequence[str], output: str) -> None:
 # ---- the directory
 
 
-def ours(name: str) -> bool:
+def own_files(name: str) -> bool:
     patterns = (RECORD, SHARD, UNFINISHED)
     return name in (MANIFEST, PLAN, TOKENIZER, VERIFIED, LOCK) or any(
         pattern.fullmatch(name) for pattern in patterns
@@ -223,7 +223,7 @@ def ours(name: str) -> bool:
 
 
 @contextmanager
-def writing(given: str, plan: Plan, *, overwrite: bool) -> Iterator[Path]:
+def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
     """Hold the directory, which has this plan then. Where nothing was packed, it goes again."""
     path = Path(plan.output)
     if path.resolve() == Path.cwd():
@@ -241,8 +241,8 @@ def writing(given: str, plan: Plan, *, overwrite: bool) -> Iterator[Path]:
             raise StoreError(f"{given} holds something else than shards: choose another name")
         made = not os.listdir(path)
         stack.enter_context(locked(path / LOCK, given))
-        stack.push(partial(leave, path, made))
-        clear(path, UNFINISHED.fullmatch)
+        stack.push(partial(remove_if_unused, path, made))
+        remove_outdated(path, UNFINISHED.fullmatch)
         found = planned(path)
         if found not in (None, plan.content) and not overwrite and is_packed_in_part(path):
             raise StoreError(
@@ -252,7 +252,7 @@ def writing(given: str, plan: Plan, *, overwrite: bool) -> Iterator[Path]:
         if overwrite or found != plan.content:
             (path / MANIFEST).unlink(missing_ok=True)  # first: never a manifest of what is gone
             replace_file(path / PLAN, json.dumps(plan.content).encode())
-            clear(path, lambda name: ours(name) and name not in (LOCK, PLAN))
+            remove_outdated(path, lambda name: own_files(name) and name not in (LOCK, PLAN))
         yield path
 
 
@@ -260,7 +260,7 @@ def is_ours(path: Path) -> bool:
     """Whether nothing else is there, and a plan or a manifest if there is anything."""
     names = set(os.listdir(path)) - {LOCK}
     whole = {name for name in names if not UNFINISHED.fullmatch(name)}
-    return all(map(ours, whole)) and (not whole or planned(path) is not None)
+    return all(map(own_files, whole)) and (not whole or planned(path) is not None)
 
 
 def planned(path: Path) -> Any:
@@ -304,7 +304,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else f"that of SHA-256 {text[:12]}…"
 
 
-def clear(path: Path, chosen: Callable[[str], object]) -> None:
+def remove_outdated(path: Path, chosen: Callable[[str], object]) -> None:
     for name in os.listdir(path):
         if chosen(name):
             if (path / name).is_dir():
@@ -313,7 +313,7 @@ def clear(path: Path, chosen: Callable[[str], object]) -> None:
                 (path / name).unlink()
 
 
-def leave(path: Path, made: bool, kind: type[BaseException] | None, *_: object) -> None:
+def remove_if_unused(path: Path, made: bool, kind: type[BaseException] | None, *_: object) -> None:
     """Where nothing was packed in a directory that was empty, it is empty again.
 
     kind: of what went wrong. What was looked at stays if that was Ctrl-C, but not if an input is
@@ -322,7 +322,7 @@ def leave(path: Path, made: bool, kind: type[BaseException] | None, *_: object) 
     bad = kind is not None and issubclass(kind, KamonError)
     records = ("unit-",) if bad else ("unit-", "survey-")
     if made and not any(name == MANIFEST or name.startswith(records) for name in os.listdir(path)):
-        clear(path, ours)
+        remove_outdated(path, own_files)
 
 
 def remove_empty(path: Path) -> None:
@@ -330,7 +330,7 @@ def remove_empty(path: Path) -> None:
         path.rmdir()
 
 
-def records(plan: Plan, stage: str) -> dict[int, Any]:
+def records(plan: PackPlan, stage: str) -> dict[int, Any]:
     """What the finished units left. One that does not fit the files beside it does not count."""
     path = Path(plan.output)
     found: dict[int, Any] = {}
@@ -347,10 +347,12 @@ def records(plan: Plan, stage: str) -> dict[int, Any]:
 # ---- units of work
 
 
-class Counted:
+class ProgressCounter:
     """Bytes and tokens of this run, and whom to tell."""
 
-    def __init__(self, plan: Plan, on_progress: Callable[[Progress], object] | None) -> None:
+    def __init__(
+        self, plan: PackPlan, on_progress: Callable[[PackProgress], object] | None
+    ) -> None:
         self.plan = plan
         self.on_progress = on_progress
         self.stage, self.before = "", 0
@@ -369,7 +371,7 @@ class Counted:
         if self.on_progress is not None and now - self.told > 0.1:
             self.told = now
             self.on_progress(
-                Progress(
+                PackProgress(
                     self.stage,
                     self.before + self.num_bytes,
                     self.plan.num_bytes,
@@ -379,7 +381,7 @@ class Counted:
 
 
 def run(
-    stage: str, work: Callable[[int, Report], Any], plan: Plan, jobs: int, seen: Counted
+    stage: str, work: Callable[[int, Report], Any], plan: PackPlan, jobs: int, seen: ProgressCounter
 ) -> list[Any]:
     """The records of all units, in order; those that are missing are made."""
     done = records(plan, stage)
@@ -398,7 +400,7 @@ def run(
 # ---- the pass before
 
 
-def survey(plan: Plan, jobs: int, seen: Counted) -> Survey:
+def survey(plan: PackPlan, jobs: int, seen: ProgressCounter) -> Survey:
     if plan.tokenizer != "char" and plan.mode == "documents" and not plan.hold_out:
         return Survey("", {}, range(0), False)
     found = run("survey", partial(survey_unit, plan), plan, jobs, seen)
@@ -415,7 +417,7 @@ def survey(plan: Plan, jobs: int, seen: Counted) -> Survey:
     )
 
 
-def raise_empty(plan: Plan) -> None:
+def raise_empty(plan: PackPlan) -> None:
     names = plan.sources[0].name if len(plan.sources) == 1 else "the input"
     size = plan.num_bytes
     raise CorpusError(f"{names} holds nothing but blank lines" if size else f"{names} is empty")
@@ -424,7 +426,7 @@ def raise_empty(plan: Plan) -> None:
 # ---- the tokenizer
 
 
-def make_tokenizer(plan: Plan, surveyed: Survey) -> str:
+def make_tokenizer(plan: PackPlan, surveyed: Survey) -> str:
     """Its JSON; the one that is there already, if a run before has made it."""
     path = Path(plan.output, TOKENIZER)
     if path.exists():
@@ -444,7 +446,7 @@ def make_tokenizer(plan: Plan, surveyed: Survey) -> str:
 # ---- the end
 
 
-def finish(plan: Plan, tokenizer: str, surveyed: Survey, done: list[Any]) -> None:
+def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) -> None:
     """The manifest of all units; what they left beside their shards goes."""
     path = Path(plan.output)
     shards: list[dict[str, Any]] = []
@@ -455,8 +457,10 @@ def finish(plan: Plan, tokenizer: str, surveyed: Survey, done: list[Any]) -> Non
             of_source[number] += [shard["tokens"]["name"] for shard in record["shards"]]
     if not shards:
         raise_empty(plan)
-    shards.sort(key=lambda shard: PARTS.index(shard["part"]))  # in a part they stay in order
-    whole = PARTS[1:] if surveyed.few else PARTS  # each of few has an end, which is held out
+    shards.sort(key=lambda shard: SPLITS.index(shard["part"]))  # in a part they stay in order
+    whole = (
+        SPLITS[1:] if surveyed.split_within_docs else SPLITS
+    )  # each of few has an end, which is held out
     counts = [record["counts"] for record in done]
     text = tokenizer.encode()
     vocab_size = tokenizer_of(tokenizer).vocab_size
@@ -467,9 +471,9 @@ def finish(plan: Plan, tokenizer: str, surveyed: Survey, done: list[Any]) -> Non
         "bytes_a_token": bytes_a_token(vocab_size),
         "tokenizer": {"name": TOKENIZER, "size": len(text), "sha256": sha256(text).hexdigest()},
         "num_docs": sum(shard["num_docs"] for shard in shards if shard["part"] in whole),
-        "lengths": {part: lengths([each[part] for each in counts]) for part in PARTS},
-        "num_chars": {part: sum(each[part]["num_chars"] for each in counts) for part in PARTS},
-        "totals": {part: totals([s for s in shards if s["part"] == part]) for part in PARTS},
+        "lengths": {part: lengths([each[part] for each in counts]) for part in SPLITS},
+        "num_chars": {part: sum(each[part]["num_chars"] for each in counts) for part in SPLITS},
+        "totals": {part: totals([s for s in shards if s["part"] == part]) for part in SPLITS},
         "shards": shards,
         "inputs": [
             {**source, "shards": names}
@@ -480,7 +484,7 @@ def finish(plan: Plan, tokenizer: str, surveyed: Survey, done: list[Any]) -> Non
     replace_file(path / TOKENIZER, text)
     replace_file(path / MANIFEST, json.dumps(content).encode())
     kept = {LOCK, MANIFEST, TOKENIZER, *(shard[kind]["name"] for shard in shards for kind in KINDS)}
-    clear(path, lambda name: ours(name) and name not in kept)
+    remove_outdated(path, lambda name: own_files(name) and name not in kept)
 
 
 def lengths(counts: list[dict[str, Any]]) -> dict[str, int]:

@@ -25,7 +25,7 @@ class Stopped(Exception):  # noqa: N818 - no error
 
 
 # Of a worker, set when it begins.
-own: tuple[Work, Any, Any]
+worker_stop: tuple[Work, Any, Any]
 
 
 def run_in_processes(work: Work, units: list[int], jobs: int, report: Report) -> dict[int, Any]:
@@ -75,8 +75,8 @@ def no_interrupt() -> Iterator[None]:
 
 def begin(work: Work, counts: Any, stop: Any) -> None:
     """What a worker begins with."""
-    global own
-    own = work, counts, stop
+    global worker_stop
+    worker_stop = work, counts, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
@@ -89,7 +89,7 @@ def end_with_parent() -> None:
 
 
 def call(unit: int) -> Any:
-    work, counts, stop = own
+    work, counts, stop = worker_stop
 
     def report(num_bytes: int, num_tokens: int) -> None:
         with counts.get_lock():

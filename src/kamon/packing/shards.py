@@ -29,8 +29,8 @@ from typing import Any, Literal
 
 from kamon.config import MODES
 from kamon.data.shuffling import permutation, window_start
-from kamon.data.split import BY_PART, RULE
-from kamon.engines.batch import Batch, pack
+from kamon.data.split import RULE, RULE_BY_BUCKET
+from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.errors import ConfigError, StoreError, TokenizerError
 from kamon.files.atomic import replace_file
 from kamon.files.spill import BLOCK
@@ -45,12 +45,12 @@ TOKENIZER = "tokenizer.json"
 VERIFIED = "verified.json"
 MAX_MANIFEST_BYTES = 1 << 30
 MAX_TOKENIZER_BYTES = 1 << 28
-MOST_OPEN = 256  # files mapped at a time: a process may not have very many
+MAX_OPEN_FILES = 256  # files mapped at a time: a process may not have very many
 NO_CHAR = bytes(range(0x80, 0xC0))  # of UTF-8: bytes that no character begins with
 TYPECODES = {2: "H", 4: "I", 8: "Q"}
 
 Part = Literal["train", "held_out"]
-PARTS: tuple[Part, ...] = ("train", "held_out")
+SPLITS: tuple[Part, ...] = ("train", "held_out")
 Verify = Literal["once", "always", "never"]
 
 
@@ -144,7 +144,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
             raise ValueError
         if content["mode"] not in MODES:
             raise ValueError
-        if content.get("settings", {}).get("split", BY_PART) not in (BY_PART, RULE):
+        if content.get("settings", {}).get("split", RULE_BY_BUCKET) not in (RULE_BY_BUCKET, RULE):
             raise ValueError
         lengths, num_chars = counts_of(content, shards)
         found = Manifest(
@@ -166,7 +166,7 @@ def counts_of(
     if type(content["num_docs"]) is not int:
         raise TypeError
     lengths, num_chars = {}, {}
-    for part in PARTS:
+    for part in SPLITS:
         counted = {int(length): number for length, number in content["lengths"][part].items()}
         own = [shard for shard in shards if shard.part == part]
         num_docs = sum(shard.num_docs for shard in own)
@@ -200,7 +200,7 @@ def shard_of(entry: Any, width: int) -> Shard:
     if type(found.num_tokens) is not int or type(found.num_docs) is not int:
         raise TypeError
     sizes = found.num_tokens * width, (found.num_docs + 1) * 8
-    if found.part not in PARTS or found.num_docs < 1 or (tokens.size, offsets.size) != sizes:
+    if found.part not in SPLITS or found.num_docs < 1 or (tokens.size, offsets.size) != sizes:
         raise ValueError
     return found
 
@@ -268,7 +268,7 @@ class Shards:
         self.mode: str = manifest.content["mode"]
         self.tokenizer = tokenizer
         self.sha256 = digest  # of the manifest, and so of everything
-        self._shards = {part: [s for s in manifest.shards if s.part == part] for part in PARTS}
+        self._shards = {part: [s for s in manifest.shards if s.part == part] for part in SPLITS}
         # Where each shard begins in the part's stream and among its documents, and the totals.
         self._starts = {
             part: list(accumulate((s.num_tokens - 1 for s in shards), initial=0))
@@ -292,7 +292,7 @@ class Shards:
     def rule(self) -> int:
         """Of `kamon.data.split.split`: by which documents were held out."""
         settings = self.manifest.content.get("settings", {})
-        return int(settings.get("split", BY_PART))
+        return int(settings.get("split", RULE_BY_BUCKET))
 
     @property
     def may_hold_out(self) -> bool:
@@ -302,7 +302,7 @@ class Shards:
     @property
     def num_packed(self) -> int:
         """How many documents were packed; one whose end is held out has a part on both sides."""
-        whole = sum(map(self.num_docs, PARTS))
+        whole = sum(map(self.num_docs, SPLITS))
         return int(self.manifest.content.get("num_docs", whole))
 
     def lengths(self, part: Part) -> Counter[int]:
@@ -382,7 +382,7 @@ class Shards:
             with readable(self.path), open_file(self.path / file.name) as opened:
                 mapped = mmap(opened.fileno(), file.size, access=ACCESS_READ)
             view = memoryview(mapped).cast(TYPECODES[width])  # type: ignore[call-overload]
-            if len(self._views) == MOST_OPEN:
+            if len(self._views) == MAX_OPEN_FILES:
                 self._views.popitem(last=False)
         self._views[file.name] = view
         return view
@@ -407,7 +407,7 @@ class Shards:
             raise ConfigError(f"{self.path} has nothing in its part {part}")
         return ShuffledDocuments(self, part, block_size, seed)
 
-    def consecutive(self, part: Part, block_size: int, most: int) -> Batch:
+    def consecutive(self, part: Part, block_size: int, most: int) -> PackedBatch:
         """Windows of block_size + 1 tokens, each begun by the last token of the one before.
 
         All targets of the stream once, the last window being shorter; or `most` windows, evenly
@@ -417,7 +417,9 @@ class Shards:
         total = -(-max(0, end - 1) // block_size)
         count = min(most, total)
         places = (number * total // count * block_size for number in range(count))
-        return pack(self.stream(part, place, min(place + block_size + 1, end)) for place in places)
+        return pack_sequences(
+            self.stream(part, place, min(place + block_size + 1, end)) for place in places
+        )
 
 
 def numbers(view: memoryview[int], begin: int, end: int) -> array[int]:
@@ -441,12 +443,14 @@ class Windows:
     def __len__(self) -> int:
         return max(1, (self.shards.num_tokens(self.part) - 1) // self.block_size)
 
-    def take(self, first: int, count: int) -> Batch:
+    def get(self, first: int, count: int) -> PackedBatch:
         """Examples first … first + count − 1."""
         n = self.shards.num_tokens(self.part) - self.block_size
         starts = (window_start(self.seed, number, n) for number in range(first, first + count))
         size = self.block_size + 1
-        return pack(self.shards.stream(self.part, start, start + size) for start in starts)
+        return pack_sequences(
+            self.shards.stream(self.part, start, start + size) for start in starts
+        )
 
 
 @dataclass(frozen=True)
@@ -464,7 +468,7 @@ class ShuffledDocuments:
     def __len__(self) -> int:
         return self.shards.num_docs(self.part)
 
-    def take(self, first: int, count: int) -> Batch:
+    def get(self, first: int, count: int) -> PackedBatch:
         """Examples first … first + count − 1."""
         n = self.shards.num_docs(self.part)
         epoch, place = -1, permutation(self.seed, 0, n)
@@ -474,4 +478,4 @@ class ShuffledDocuments:
                 epoch = number // n
                 place = permutation(self.seed, epoch, n)
             docs.append(self.shards.document(self.part, place(number % n), self.block_size + 1))
-        return pack(docs)
+        return pack_sequences(docs)

@@ -25,18 +25,18 @@ from typing import Any, Literal
 
 from kamon.data.corpus import BLOCK_CHARS
 from kamon.data.documents import nfc
-from kamon.data.split import MANY, RULE, Key, end_of_learned, key, keys_of_part
+from kamon.data.split import MAX_RANKED, RULE, Key, key, keys_of_part, train_end
 from kamon.engines.batch import UTF_32
 from kamon.errors import CorpusError, TokenizerError
 from kamon.files.atomic import replace_file, sync_folder
-from kamon.packing.inputs import Piece, Source, cut, entries, lines_before, texts
-from kamon.packing.shards import FORMAT, PARTS, bytes_a_token
+from kamon.packing.inputs import Piece, Source, entries, lines_before, split_source, texts
+from kamon.packing.shards import FORMAT, SPLITS, bytes_a_token
 from kamon.storage.model_dir import staging
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
 
-FEW_UNITS = 64  # that a corpus is cut into, unless that makes them small
-SMALL = 4 << 20  # bytes of a unit
+MIN_UNITS = 64  # that a corpus is cut into, unless that makes them small
+MIN_UNIT_BYTES = 4 << 20  # bytes of a unit
 ENCODINGS = {2: "utf-16-le", 4: "utf-32-le"}
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
 BEFORE_SPACE = re.compile(r"(?s:.*)\S(?=\s)")
@@ -47,7 +47,7 @@ Report = Callable[[int, int], object]  # is told of bytes that were read and tok
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackPlan:
     """All that decides about the bits of the shards; and `output`, which does not."""
 
     output: str
@@ -76,7 +76,7 @@ class Plan:
 
     @cached_property
     def units(self) -> list[list[Piece]]:
-        return cut(self.sources, self.unit_bytes, whole_texts=self.mode == "text")
+        return split_source(self.sources, self.unit_bytes, whole_texts=self.mode == "text")
 
     @property
     def num_bytes(self) -> int:
@@ -94,7 +94,7 @@ class Plan:
 def choose_unit_bytes(sources: Sequence[Source], shard_tokens: int) -> int:
     """So many that there is enough to share and to go on with, and no shard too many."""
     total = sum(source.size for source in sources)
-    return min(max(SMALL, total // FEW_UNITS), shard_tokens)
+    return min(max(MIN_UNIT_BYTES, total // MIN_UNITS), shard_tokens)
 
 
 @dataclass(frozen=True)
@@ -109,20 +109,20 @@ class Survey:
     chars: str
     texts: dict[int, tuple[int, int] | None]
     held_out: range
-    few: bool
+    split_within_docs: bool
 
 
-def survey_unit(plan: Plan, unit: int, report: Report) -> dict[str, Any]:
+def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
     """What `Survey` needs to know of a unit."""
     chars: set[str] = set()
     keys: set[int] = set()
     num_docs = 0
     found: dict[int, tuple[int, int] | None] = {}
-    with located(plan, unit):
+    with with_error_location(plan, unit):
         for piece in plan.units[unit]:
             source = plan.sources[piece.source]
             if plan.is_one_text(source):
-                known = survey_text(one_text(plan, piece, told(report)), chars)
+                known = survey_text(one_text(plan, piece, bytes_only(report)), chars)
                 found[piece.source] = known
                 if known is not None:
                     keys.add(known[1])
@@ -131,15 +131,15 @@ def survey_unit(plan: Plan, unit: int, report: Report) -> dict[str, Any]:
             for docs in documents(plan, piece, report):
                 if plan.tokenizer == "char":
                     chars.update("".join(docs))
-                if plan.hold_out and len(keys) <= MANY:
+                if plan.hold_out and len(keys) <= MAX_RANKED:
                     keys.update(map(key, docs))
                 num_docs += len(docs)
-                if plan.tokenizer != "char" and len(keys) > MANY:
+                if plan.tokenizer != "char" and len(keys) > MAX_RANKED:
                     break  # all that is asked is known
     if plan.tokenizer != "char":
         chars.clear()
     if plan.hold_out:
-        kept = array("Q", sorted(keys)[: MANY + 1])
+        kept = array("Q", sorted(keys)[: MAX_RANKED + 1])
         replace_file(record_path(plan, "survey", unit).with_suffix(".keys"), kept.tobytes())
     record = {
         "plan": plan.digest,
@@ -162,7 +162,7 @@ def survey_text(parts: Iterable[str], chars: set[str]) -> tuple[int, int] | None
     return None if blank else (length, digest.value)
 
 
-def keys_held_out(plan: Plan) -> range:
+def keys_held_out(plan: PackPlan) -> range:
     """Those of what is held out of all units, which have been surveyed."""
 
     def keys() -> Iterator[int]:
@@ -175,25 +175,25 @@ def keys_held_out(plan: Plan) -> range:
 
 
 def pack_unit(
-    plan: Plan, tokenizer: str, survey: Survey, unit: int, report: Report
+    plan: PackPlan, tokenizer: str, survey: Survey, unit: int, report: Report
 ) -> dict[str, Any]:
     """Write the shards of a unit and say which they are. tokenizer: its JSON."""
     path, found = Path(plan.output), tokenizer_of(tokenizer)
     with staging(path) as folder, ExitStack() as stack:
         writers = [
             stack.enter_context(
-                Writer(folder, name, unit, found, plan.shard_tokens, lambda n: report(0, n))
+                ShardWriter(folder, name, unit, found, plan.shard_tokens, lambda n: report(0, n))
             )
-            for name in PARTS
+            for name in SPLITS
         ]
-        with located(plan, unit, found):
+        with with_error_location(plan, unit, found):
             for piece in plan.units[unit]:
                 source = plan.sources[piece.source]
                 if plan.is_one_text(source):
                     known = survey.texts[piece.source]
                     if known is not None:
                         learned = num_learned(*known, survey)
-                        write_text(one_text(plan, piece, told(report)), learned, *writers)
+                        write_text(one_text(plan, piece, bytes_only(report)), learned, *writers)
                     continue
                 for docs in documents(plan, piece, report):
                     divided = divide(docs, survey)
@@ -215,7 +215,7 @@ def tokenizer_of(text: str) -> Tokenizer:
     return tokenizer_from_json(text)
 
 
-def record_path(plan: Plan, stage: str, unit: int) -> Path:
+def record_path(plan: PackPlan, stage: str, unit: int) -> Path:
     """Where the record of a unit is, which is finished when it is there."""
     return Path(plan.output, f"{stage}-{unit:06}.json")
 
@@ -223,19 +223,19 @@ def record_path(plan: Plan, stage: str, unit: int) -> Path:
 # ---- documents
 
 
-def told(report: Report) -> Callable[[int], object]:
+def bytes_only(report: Report) -> Callable[[int], object]:
     return lambda num_bytes: report(num_bytes, 0)
 
 
-def untold(_: int) -> None:
+def ignore_progress(_: int) -> None:
     pass
 
 
-def documents(plan: Plan, piece: Piece, report: Report) -> Iterator[list[str]]:
+def documents(plan: PackPlan, piece: Piece, report: Report) -> Iterator[list[str]]:
     """The documents of a piece of many, none of them blank, many at a time."""
     number = 2 if piece.begin else 1  # any but the first: `located` counts
     for block in entries(
-        plan.sources[piece.source], piece, plan.column, told(report), number, plan.header
+        plan.sources[piece.source], piece, plan.column, bytes_only(report), number, plan.header
     ):
         if plan.mode == "documents":  # as `as_document` does, faster
             docs = list(filter(None, map(str.strip, block)))
@@ -245,13 +245,13 @@ def documents(plan: Plan, piece: Piece, report: Report) -> Iterator[list[str]]:
             yield list(map(nfc, docs)) if plan.composed else docs
 
 
-def one_text(plan: Plan, piece: Piece, report: Callable[[int], object]) -> Iterator[str]:
+def one_text(plan: PackPlan, piece: Piece, report: Callable[[int], object]) -> Iterator[str]:
     """A whole file that is one document, in parts."""
     parts = texts(plan.sources[piece.source], piece, report)
     return map(nfc, before_spaces(parts)) if plan.composed else parts
 
 
-def as_document(plan: Plan, entry: str) -> str:
+def as_document(plan: PackPlan, entry: str) -> str:
     """What a line, record or cell is as a document; "" if it is blank."""
     if plan.mode == "documents":
         return entry.strip()
@@ -260,8 +260,8 @@ def as_document(plan: Plan, entry: str) -> str:
 
 def divide(docs: list[str], survey: Survey) -> tuple[list[str], list[str]]:
     """(learned, held out): by content; where there are few, the last tenth of each."""
-    if survey.few:
-        places = [(doc, end_of_learned(len(doc))) for doc in docs]
+    if survey.split_within_docs:
+        places = [(doc, train_end(len(doc))) for doc in docs]
         return [doc[:end] for doc, end in places if end], [doc[end:] for doc, end in places]
     if not survey.held_out:
         return docs, []
@@ -270,7 +270,9 @@ def divide(docs: list[str], survey: Survey) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def located(plan: Plan, unit: int, tokenizer: Tokenizer | None = None) -> Iterator[None]:
+def with_error_location(
+    plan: PackPlan, unit: int, tokenizer: Tokenizer | None = None
+) -> Iterator[None]:
     """Errors of a unit name the file and the line: all is read again for that, slowly."""
     try:
         yield
@@ -281,9 +283,9 @@ def located(plan: Plan, unit: int, tokenizer: Tokenizer | None = None) -> Iterat
             number = 1 + (lines_before(source, piece) if piece.begin else 0)
             blocks: Iterable[list[str]]
             if whole:
-                blocks = map(LINE.findall, texts(source, piece, untold, number))
+                blocks = map(LINE.findall, texts(source, piece, ignore_progress, number))
             else:
-                blocks = entries(source, piece, plan.column, untold, number, plan.header)
+                blocks = entries(source, piece, plan.column, ignore_progress, number, plan.header)
             for entry in chain.from_iterable(blocks):
                 try:
                     if tokenizer is not None:
@@ -297,12 +299,14 @@ def located(plan: Plan, unit: int, tokenizer: Tokenizer | None = None) -> Iterat
 
 def num_learned(length: int, own: int, survey: Survey) -> int:
     """How many of a text's first characters are learned; the others are held out. own: its key."""
-    if survey.few:
-        return end_of_learned(length)
+    if survey.split_within_docs:
+        return train_end(length)
     return 0 if own in survey.held_out else length
 
 
-def write_text(parts: Iterable[str], learned: int, train: Writer, held_out: Writer) -> None:
+def write_text(
+    parts: Iterable[str], learned: int, train: ShardWriter, held_out: ShardWriter
+) -> None:
     """One text, which comes in parts, as a document of one part of the corpus or of each."""
     place = 0
     for text in before_spaces(parts):
@@ -332,14 +336,14 @@ def before_spaces(parts: Iterable[str]) -> Iterator[str]:
         yield left
 
 
-def sample(plan: Plan, survey: Survey, unit: int, size: int) -> Iterator[str]:
+def sample(plan: PackPlan, survey: Survey, unit: int, size: int) -> Iterator[str]:
     """The first `size` characters of a unit that are learned from: what a tokenizer learns from."""
     for piece in plan.units[unit]:
         source = plan.sources[piece.source]
         if plan.is_one_text(source):
             known = survey.texts[piece.source]
             left = 0 if known is None else num_learned(*known, survey)
-            blocks = ([text] for text in one_text(plan, piece, untold))
+            blocks = ([text] for text in one_text(plan, piece, ignore_progress))
         else:
             left = size
             blocks = (divide(docs, survey)[0] for docs in documents(plan, piece, lambda *_: None))
@@ -353,7 +357,7 @@ def sample(plan: Plan, survey: Survey, unit: int, size: int) -> Iterator[str]:
                 break
 
 
-class Writer:
+class ShardWriter:
     """The shards of one part that a unit makes, one behind the other, in a folder.
 
     A shard ends with the document that brings it to `most` tokens, or more.
@@ -383,7 +387,7 @@ class Writer:
         self.begun: list[int] = []  # the lengths of the parts of the text that is written
         self.num_chars = 0
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

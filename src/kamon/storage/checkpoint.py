@@ -32,7 +32,7 @@ from typing import Any
 
 from kamon.config import Config
 from kamon.data.documents import Documents
-from kamon.data.split import BY_PART, RULE
+from kamon.data.split import RULE, RULE_BY_BUCKET
 from kamon.engines.base import State
 from kamon.engines.factory import DTYPES, ENGINES
 from kamon.engines.parameters import num_params, parameter_shapes
@@ -47,9 +47,9 @@ EXAMPLES = "examples.jsonl.gz"
 FROZEN = "frozen.safetensors"
 CRITIC = "critic.safetensors"
 OPTIONAL = {STATE, EXAMPLES, FROZEN, CRITIC}
-VERDICTS = 2  # tokens that a critic has more than the model
+NUM_VERDICT_TOKENS = 2  # tokens that a critic has more than the model
 # The most bytes that each may have; those of parameters follow from the settings.
-MOST_BYTES = {
+MAX_BYTES = {
     "config.json": 1 << 20,
     "tokenizer.json": MAX_FILE,
     "training.json": 1 << 20,
@@ -60,12 +60,12 @@ HEADER_BYTES = 200  # of one tensor in a safetensors file: its name, type, shape
 UNPACKED_BLOCK = 1 << 20
 MAX_EXAMPLES_BYTES = 1 << 30  # unpacked
 MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
-PARTS = ("params", "m", "v")
-BY_HASH = ("base", "data")  # what a tuning starts from, and learns
+STATE_FIELDS = ("params", "m", "v")
+HASHED = ("base", "data")  # what a tuning starts from, and learns
 
 
 @dataclass(frozen=True)
-class Stored:
+class Checkpoint:
     """What a model directory holds.
 
     params: flat array of 'd' in the order of `parameter_shapes`. state: of the engine behind the
@@ -81,13 +81,13 @@ class Stored:
     documents: bytes | Documents  # bytes, of `pack_documents`: few commands need them unpacked
     state: State | None = None
     examples: bytes | None = None
-    frozen: array[float] | None = None
+    reference_params: array[float] | None = None
     critic: State | None = None
 
 
 def critic_config(config: Config) -> Config:
     """Of a critic of a model with this Config: two tokens more, good and bad."""
-    return replace(config, vocab_size=config.vocab_size + VERDICTS)
+    return replace(config, vocab_size=config.vocab_size + NUM_VERDICT_TOKENS)
 
 
 def state_bytes(config: Config, state: State) -> bytes:
@@ -96,13 +96,13 @@ def state_bytes(config: Config, state: State) -> bytes:
 
 
 def read_state(config: Config, name: str, content: bytes, step: int) -> State:
-    params, m, v = from_safetensors(config, name, [f"{part}." for part in PARTS], content)
+    params, m, v = from_safetensors(config, name, [f"{part}." for part in STATE_FIELDS], content)
     if min(v) < 0:
         raise StoreError(f"{name} has a mean of squares that is below 0")
     return {"params": params, "m": m, "v": v, "step": step}
 
 
-def to_files(stored: Stored) -> dict[str, bytes | Iterable[bytes]]:
+def to_files(stored: Checkpoint) -> dict[str, bytes | Iterable[bytes]]:
     """Each file but the documents, by its name."""
     config = stored.config
     files: dict[str, bytes | Iterable[bytes]] = {
@@ -117,23 +117,25 @@ def to_files(stored: Stored) -> dict[str, bytes | Iterable[bytes]]:
         files[STATE] = state_bytes(config, state)
     if stored.examples is not None:
         files[EXAMPLES] = [stored.examples]
-    if stored.frozen is not None:
-        files[FROZEN] = to_safetensors(config, {"": stored.frozen})
+    if stored.reference_params is not None:
+        files[FROZEN] = to_safetensors(config, {"": stored.reference_params})
     if stored.critic is not None:
         files[CRITIC] = state_bytes(critic_config(config), stored.critic)
     return files
 
 
-def from_files(read: Callable[[str, int], bytes], names: Iterable[str], documents: bytes) -> Stored:
+def from_files(
+    read: Callable[[str, int], bytes], names: Iterable[str], documents: bytes
+) -> Checkpoint:
     """`read` gives the content of a file that has no more bytes than so many.
 
     StoreError says which file is not what it should be, and does not name the directory.
     """
     try:
         name = "config.json"
-        config = Config(**json.loads(read(name, MOST_BYTES[name])))
+        config = Config(**json.loads(read(name, MAX_BYTES[name])))
         name = "tokenizer.json"
-        tokenizer = tokenizer_from_json(read(name, MOST_BYTES[name]).decode("utf-8"))
+        tokenizer = tokenizer_from_json(read(name, MAX_BYTES[name]).decode("utf-8"))
         if isinstance(tokenizer, CharTokenizer) and any(
             char == "\0" or "\ud800" <= char <= "\udfff"
             for char in (*tokenizer.chars, *tokenizer.added)
@@ -149,37 +151,37 @@ def from_files(read: Callable[[str, int], bytes], names: Iterable[str], document
         if len(metrics) > config.num_steps:
             raise StoreError(f"{name} has more steps than the {config.num_steps:,} of config.json")
         name = "training.json"
-        training = json.loads(read(name, MOST_BYTES[name]))
+        training = json.loads(read(name, MAX_BYTES[name]))
         check_training(training, len(metrics), goes_on=STATE in names)
         if STATE in names and "tuning" in training and EXAMPLES not in names:
             raise StoreError(f"{name} says that it is tuned, and there is no {EXAMPLES}")
         name = "model.safetensors"
-        (params,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
+        (params,) = from_safetensors(config, name, [""], read(name, max_bytes(config, 1)))
         state: State | None = None
         if STATE in names:
             name = STATE
-            state = read_state(config, STATE, read(STATE, most_bytes(config, 3)), len(metrics))
+            state = read_state(config, STATE, read(STATE, max_bytes(config, 3)), len(metrics))
         examples, frozen, critic = None, None, None
         if EXAMPLES in names:
             name = EXAMPLES
             examples = read(name, MAX_EXAMPLES_BYTES)
         if FROZEN in names:
             name = FROZEN
-            (frozen,) = from_safetensors(config, name, [""], read(name, most_bytes(config, 1)))
+            (frozen,) = from_safetensors(config, name, [""], read(name, max_bytes(config, 1)))
         if CRITIC in names:
             name, shape = CRITIC, critic_config(config)
-            critic = read_state(shape, CRITIC, read(CRITIC, most_bytes(shape, 3)), len(metrics))
+            critic = read_state(shape, CRITIC, read(CRITIC, max_bytes(shape, 3)), len(metrics))
     except StoreError:
         raise
     except (KamonError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         reason = str(error) if name in str(error) else f"{name}: {error}"
         raise StoreError(reason) from None
-    return Stored(
+    return Checkpoint(
         *(config, tokenizer, params, metrics, training, documents, state, examples, frozen, critic)
     )
 
 
-def to_bytes(stored: Stored) -> bytes:
+def to_bytes(stored: Checkpoint) -> bytes:
     """All of it, the documents too, as `from_bytes` reads it: a line of JSON, then the files."""
     documents = stored.documents
     if not isinstance(documents, bytes):
@@ -191,7 +193,7 @@ def to_bytes(stored: Stored) -> bytes:
     return b"\n".join((sizes.encode(), b"".join(files.values())))
 
 
-def from_bytes(content: bytes) -> Stored:
+def from_bytes(content: bytes) -> Checkpoint:
     line, _, rest = content.partition(b"\n")
     files, begin = {}, 0
     for name, size in json.loads(line).items():
@@ -201,12 +203,12 @@ def from_bytes(content: bytes) -> Stored:
     return from_files(lambda name, _: files[name], files, documents)
 
 
-def most_bytes(config: Config, copies: int) -> int:
+def max_bytes(config: Config, copies: int) -> int:
     """Of a safetensors file with so many numbers for each parameter."""
-    return 8 + most_header(config, copies) + 8 * copies * num_params(config)
+    return 8 + max_header(config, copies) + 8 * copies * num_params(config)
 
 
-def most_header(config: Config, copies: int) -> int:
+def max_header(config: Config, copies: int) -> int:
     return HEADER_BYTES * (copies * (3 + 6 * config.n_layer) + 1)
 
 
@@ -298,7 +300,7 @@ def check_training(training: Any, num_steps: int, *, goes_on: bool) -> None:
         isinstance(corpus, dict)
         and isinstance(corpus.get("source"), str)
         and isinstance(corpus.get("num_docs"), int)
-        and corpus.get("split", BY_PART) in (BY_PART, RULE)
+        and corpus.get("split", RULE_BY_BUCKET) in (RULE_BY_BUCKET, RULE)
         and training.get("engine") in ENGINES
         and training.get("dtype") in DTYPES
         and isinstance(training.get("num_steps_done"), int)
@@ -328,7 +330,7 @@ def check_training(training: Any, num_steps: int, *, goes_on: bool) -> None:
 
 def check_tuning(tuning: Any) -> None:
     """Raise ValueError where this is not what Kamon writes of a tuning."""
-    base, data = (tuning.get(name) if isinstance(tuning, dict) else None for name in BY_HASH)
+    base, data = (tuning.get(name) if isinstance(tuning, dict) else None for name in HASHED)
     if not (
         isinstance(base, dict)
         and isinstance(data, dict)
@@ -377,7 +379,7 @@ def from_safetensors(
 
     if len(content) < 8 * len(prefixes) * num_params(config):
         raise StoreError(f"{file} has fewer numbers than config.json asks for")
-    if int.from_bytes(content[:8], "little") > most_header(config, len(prefixes)):
+    if int.from_bytes(content[:8], "little") > max_header(config, len(prefixes)):
         raise StoreError(f"{file} is damaged: its header is longer than it can be")
     table = parameter_shapes(config)
     shapes = {prefix + name: shape for prefix in prefixes for name, shape in table.items()}

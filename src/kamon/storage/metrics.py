@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 Line = dict[str, float]
-OWN = {"step", "loss", "learning_rate", "held_out_loss"}
+OWN_KEYS = {"step", "loss", "learning_rate", "held_out_loss"}
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Metrics(Sequence[Line]):
 
     def add_others(self, line: Line) -> None:
         """Of the line whose loss was added last."""
-        others = line.keys() - OWN
+        others = line.keys() - OWN_KEYS
         if len(self) == 1:
             self.others = {name: array("d") for name in line if name in others}
         if others != self.others.keys():

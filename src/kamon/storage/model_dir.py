@@ -33,15 +33,17 @@ from kamon.errors import StoreError
 from kamon.files.atomic import sync_folder, write_synced
 from kamon.files.lock import locked
 from kamon.storage import checkpoint
-from kamon.storage.checkpoint import Stored, from_files, pack_documents, to_files, to_json
+from kamon.storage.checkpoint import Checkpoint, from_files, pack_documents, to_files, to_json
 
 FORMAT = 3
 MANIFEST = "manifest.json"
 LOCK = "lock"
-KEPT = 2  # generations of a training
-GENERATION = re.compile(r"generation-([0-9]{6}|[1-9][0-9]{6,})")
+MAX_CHECKPOINTS = 2  # generations of a training
+CHECKPOINT_NAME = re.compile(r"generation-([0-9]{6}|[1-9][0-9]{6,})")
 DOCUMENTS = re.compile(r"documents-[0-9a-f]{16}\.jsonl\.gz")
-UNFINISHED = re.compile(r"\.(new|old)-[0-9a-f]{12}")  # what a process that was killed leaves behind
+TEMPORARY_NAME = re.compile(
+    r"\.(new|old)-[0-9a-f]{12}"
+)  # what a process that was killed leaves behind
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_PACKED_BYTES = 1 << 34
 
@@ -51,7 +53,7 @@ FLAT_DOCUMENTS = "documents.jsonl.gz"
 FLAT_FILES = (*checkpoint.FILES, FLAT_DOCUMENTS)
 
 
-def save(path: str | Path, stored: Stored, *, overwrite: bool = False) -> None:
+def save(path: str | Path, stored: Checkpoint, *, overwrite: bool = False) -> None:
     """Write a model directory, wholly or not at all.
 
     StoreError where `path` is taken (a model is replaced only with `overwrite`, all else never),
@@ -62,7 +64,9 @@ def save(path: str | Path, stored: Stored, *, overwrite: bool = False) -> None:
 
 
 @contextmanager
-def writing(path: str | Path, *, overwrite: bool = False, go_on: bool = False) -> Iterator[Writer]:
+def writing(
+    path: str | Path, *, overwrite: bool = False, go_on: bool = False
+) -> Iterator[CheckpointWriter]:
     """Hold a model directory, to save one generation after the other. Errors as of `save`.
 
     go_on: with the training whose generations are there; otherwise they go when the first new one
@@ -70,10 +74,10 @@ def writing(path: str | Path, *, overwrite: bool = False, go_on: bool = False) -
     """
     given = str(path)
     if go_on:
-        path = existing(path).resolve()
+        path = require_dir(path).resolve()
         with readable(path):
-            if not generations(path) and not (path / LOCK).exists():
-                newest_folder(path)  # says that there is none
+            if not numbered_dirs(path) and not (path / LOCK).exists():
+                newest_checkpoint_dir(path)  # says that there is none
     else:
         path = check_target(path, overwrite=overwrite)
     with ExitStack() as stack:
@@ -84,18 +88,18 @@ def writing(path: str | Path, *, overwrite: bool = False, go_on: bool = False) -
                 sync_folder(path.parent)
             made = not os.listdir(path)
             stack.enter_context(locked(path / LOCK, given))
-            stack.callback(leave, path, made)
+            stack.callback(remove_if_empty, path, made)
             if not go_on:
                 check_target(path, overwrite=overwrite)  # again: another may have been quicker
-            clear(path, UNFINISHED)
-            writer = Writer(path, go_on)
+            remove_matching(path, TEMPORARY_NAME)
+            writer = CheckpointWriter(path, go_on)
         yield writer
 
 
-def leave(path: Path, made: bool) -> None:
+def remove_if_empty(path: Path, made: bool) -> None:
     """Where nothing was saved in a directory that was empty, it is empty again."""
-    if made and not generations(path):
-        clear(path, UNFINISHED, DOCUMENTS, re.compile(LOCK))
+    if made and not numbered_dirs(path):
+        remove_matching(path, TEMPORARY_NAME, DOCUMENTS, re.compile(LOCK))
 
 
 @contextmanager
@@ -121,13 +125,13 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
         if path.is_symlink():
             raise StoreError(f"{given} is a symbolic link: name the directory itself")
         if path.is_dir():
-            there = generations(path)  # first: one that comes in between makes it a model
+            there = numbered_dirs(path)  # first: one that comes in between makes it a model
             if is_model(path):
                 if not overwrite:
                     raise StoreError(
                         f"{given} holds a model already: choose another name, or --overwrite it"
                     )
-            elif there or not all(map(ours, os.listdir(path))):
+            elif there or not all(map(is_own_name, os.listdir(path))):
                 raise StoreError(
                     f"{given} holds something else than a model, or a damaged one: "
                     "choose another name"
@@ -151,19 +155,19 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
     return path
 
 
-def ours(name: str) -> bool:
+def is_own_name(name: str) -> bool:
     """Whether an entry of a directory has a name that Kamon gives."""
     return name == LOCK or any(
-        pattern.fullmatch(name) for pattern in (GENERATION, DOCUMENTS, UNFINISHED)
+        pattern.fullmatch(name) for pattern in (CHECKPOINT_NAME, DOCUMENTS, TEMPORARY_NAME)
     )
 
 
 def is_model(path: Path) -> bool:
     """Whether a model's files are in the folder and nothing else: then it may be replaced."""
-    others = {name for name in os.listdir(path) if not ours(name)}
+    others = {name for name in os.listdir(path) if not is_own_name(name)}
     if others == {MANIFEST, *FLAT_FILES}:
         return has_manifest(path)
-    return not others and any(map(has_manifest, folders(path)))
+    return not others and any(map(has_manifest, checkpoint_dirs(path)))
 
 
 def has_manifest(folder: Path) -> bool:
@@ -176,14 +180,14 @@ def has_manifest(folder: Path) -> bool:
 # ---- writing
 
 
-class Writer:
+class CheckpointWriter:
     """Saves generations in a directory that this process holds.
 
     To go on: what the newest whole one of them has is in `stored`, its place is `folder`, and
     `problems` says what is wrong with newer ones.
     """
 
-    stored: Stored
+    stored: Checkpoint
     folder: Path
     problems: list[str]
 
@@ -194,15 +198,15 @@ class Writer:
         if go_on:
             self.stored, self.folder, self.problems = load_newest_whole(path)
             self.documents = read_manifest(self.folder)["documents"]
-            self.kept = [number for number, f in generations(path).items() if f == self.folder]
+            self.kept = [number for number, f in numbered_dirs(path).items() if f == self.folder]
 
-    def save(self, stored: Stored) -> int:
+    def save(self, stored: Checkpoint) -> int:
         """The number of the new generation. StoreError where it cannot be written: then the ones
         before are what they were."""
         with as_store_error(str(self.path)):
             if not self.documents:
                 self.documents = self._save_documents(stored.documents)
-            number = max(generations(self.path), default=0) + 1
+            number = max(numbered_dirs(self.path), default=0) + 1
             with staging(self.path) as folder:
                 files: dict[str, Any] = {}
                 for name, content in to_files(stored).items():
@@ -230,9 +234,9 @@ class Writer:
 
     def _prune(self) -> None:
         """Away with what the newest generation replaces. What cannot go now goes another time."""
-        self.kept = self.kept[-KEPT:]
+        self.kept = self.kept[-MAX_CHECKPOINTS:]
         with suppress(OSError):
-            for number, folder in generations(self.path).items():
+            for number, folder in numbered_dirs(self.path).items():
                 if number not in self.kept:
                     remove(folder)
             for name in os.listdir(self.path):
@@ -259,7 +263,7 @@ def remove(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def clear(path: Path, *patterns: re.Pattern[str]) -> None:
+def remove_matching(path: Path, *patterns: re.Pattern[str]) -> None:
     """Remove what has such a name."""
     for name in os.listdir(path):
         if any(pattern.fullmatch(name) for pattern in patterns):
@@ -273,24 +277,24 @@ def clear(path: Path, *patterns: re.Pattern[str]) -> None:
 # ---- reading
 
 
-def load(path: str | Path) -> Stored:
+def load(path: str | Path) -> Checkpoint:
     """Read the model: the newest generation. StoreError names what is missing, damaged or foreign.
 
     A damaged one is not passed over in silence: the error says whether an older one is whole.
     """
-    path = existing(path)
+    path = require_dir(path)
     with readable(path):
-        if (path / MANIFEST).is_file() and not generations(path):
+        if (path / MANIFEST).is_file() and not numbered_dirs(path):
             return read_flat(path)
-        newest = newest_folder(path)
+        newest = newest_checkpoint_dir(path)
         while True:
             try:
                 return read_generation(newest)
             except StoreError as error:
-                before, newest = newest, newest_folder(path)
+                before, newest = newest, newest_checkpoint_dir(path)
                 if newest != before:
                     continue  # a training beside us has gone on meanwhile
-                older = next((f for f in reversed(folders(path)[:-1]) if is_whole(f)), None)
+                older = next((f for f in reversed(checkpoint_dirs(path)[:-1]) if is_whole(f)), None)
                 if older is None:
                     raise
                 raise StoreError(
@@ -308,18 +312,18 @@ def readable(path: str | Path) -> Iterator[None]:
         raise StoreError(f"cannot read {str(path)!r}: {reason}") from None
 
 
-def load_newest_whole(path: str | Path) -> tuple[Stored, Path, list[str]]:
+def load_newest_whole(path: str | Path) -> tuple[Checkpoint, Path, list[str]]:
     """The newest generation that verifies, its folder, and what is wrong with those after it."""
-    path = existing(path)
+    path = require_dir(path)
     problems: list[str] = []
-    for folder in reversed(folders(path)):
+    for folder in reversed(checkpoint_dirs(path)):
         try:
             return read_generation(folder), folder, problems
         except StoreError as error:
             problems.append(str(error))
     if problems:
         raise StoreError(problems[0])
-    newest_folder(path)  # says that there is none
+    newest_checkpoint_dir(path)  # says that there is none
     raise AssertionError
 
 
@@ -331,7 +335,7 @@ def is_whole(folder: Path) -> bool:
     return True
 
 
-def existing(path: str | Path) -> Path:
+def require_dir(path: str | Path) -> Path:
     path = Path(path)
     with readable(path):
         if path.is_dir():
@@ -340,20 +344,20 @@ def existing(path: str | Path) -> Path:
     raise StoreError(f"{path} {kind}: give the directory that `kamon train -o` wrote")
 
 
-def generations(path: Path) -> dict[int, Path]:
+def numbered_dirs(path: Path) -> dict[int, Path]:
     """The folders of all generations, by number."""
-    found = ((GENERATION.fullmatch(name), path / name) for name in os.listdir(path))
+    found = ((CHECKPOINT_NAME.fullmatch(name), path / name) for name in os.listdir(path))
     return {int(match[1]): folder for match, folder in found if match}
 
 
-def folders(path: Path) -> list[Path]:
+def checkpoint_dirs(path: Path) -> list[Path]:
     """Those of all generations, the newest last."""
-    found = generations(path)
+    found = numbered_dirs(path)
     return [found[number] for number in sorted(found)]
 
 
-def newest_folder(path: Path) -> Path:
-    found = folders(path)
+def newest_checkpoint_dir(path: Path) -> Path:
+    found = checkpoint_dirs(path)
     if not found and (path / MANIFEST).is_file():
         raise StoreError(
             f"{path} has an older format, which keeps nothing to go on with: start a new training "
@@ -369,32 +373,32 @@ def newest_folder(path: Path) -> Path:
     return found[-1]
 
 
-def read_generation(folder: Path) -> Stored:
+def read_generation(folder: Path) -> Checkpoint:
     """All of it, verified. StoreError names the file that is missing, damaged or foreign."""
     manifest = read_manifest(folder)
     entry = manifest["documents"]
     if not entry:
         raise StoreError(f"{folder / MANIFEST} is damaged: it is that of another format")
-    documents = verified(folder.parent / entry["name"], entry, MAX_PACKED_BYTES)
+    documents = read_verified(folder.parent / entry["name"], entry, MAX_PACKED_BYTES)
     return read_stored(folder, manifest["files"], documents)
 
 
-def read_flat(path: Path) -> Stored:
+def read_flat(path: Path) -> Checkpoint:
     """A directory of format 2."""
     manifest = read_manifest(path)
     if manifest["documents"]:
         raise StoreError(f"{path} is one generation of a model: give the directory that it is in")
     files = manifest["files"]
-    documents = verified(path / FLAT_DOCUMENTS, files[FLAT_DOCUMENTS], MAX_PACKED_BYTES)
+    documents = read_verified(path / FLAT_DOCUMENTS, files[FLAT_DOCUMENTS], MAX_PACKED_BYTES)
     stored = read_stored(path, files, documents)
     training = stored.training  # which did not say so itself
     return replace(stored, training={"hold_out": training.get("held_out") is not None} | training)
 
 
-def read_stored(folder: Path, files: dict[str, Any], documents: bytes) -> Stored:
+def read_stored(folder: Path, files: dict[str, Any], documents: bytes) -> Checkpoint:
     try:
         return from_files(
-            lambda name, most: verified(folder / name, files[name], most), files, documents
+            lambda name, most: read_verified(folder / name, files[name], most), files, documents
         )
     except DamagedError as error:
         raise StoreError(str(error)) from None
@@ -406,7 +410,7 @@ class DamagedError(StoreError):
     """A file that is not the one in the manifest."""
 
 
-def verified(path: Path, entry: dict[str, Any], most: int) -> bytes:
+def read_verified(path: Path, entry: dict[str, Any], most: int) -> bytes:
     """The bytes of a file that is what the manifest says, and not larger than it may be."""
     try:
         with open_file(path) as file:

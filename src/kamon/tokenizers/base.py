@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from kamon.engines.batch import Batch
+from kamon.engines.batch import PackedBatch
 from kamon.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BPE_VOCAB = 1_024  # tokens of a BytePairTokenizer where nobody says how many
 MAX_FILE = 1 << 24  # bytes of a tokenizer as JSON
 MAX_NAME = 100  # characters of a special token's name
-MOST_SHOWN = 100  # characters of a text, in an error
+MAX_SHOWN = 100  # characters of a text, in an error
 
 
 class Tokenizer(Protocol):
@@ -44,7 +44,7 @@ class Tokenizer(Protocol):
     def encode_document(self, text: str) -> list[int]:
         """The tokens of `text` between two BOS."""
 
-    def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> Batch:
+    def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> PackedBatch:
         """The documents of many texts, each up to block_size + 1 tokens: see CharTokenizer."""
 
     def lengths(self, texts: Iterable[str]) -> Counter[int]:
@@ -56,7 +56,7 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`, none of which is BOS."""
 
-    def decode_documents(self, batch: Batch) -> list[str]:
+    def decode_documents(self, batch: PackedBatch) -> list[str]:
         """The text of each document of `batch`, none with a BOS."""
 
     def unfinished(self, tokens: Iterable[int]) -> bytes | None:
@@ -65,22 +65,22 @@ class Tokenizer(Protocol):
     def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:
         """The tokens that cannot follow these in a text."""
 
-    def openings(self, text: str) -> list[tuple[int, ...]]:
+    def prefix_tokenizations(self, text: str) -> list[tuple[int, ...]]:
         """All ways in which the tokens of a longer text, or of this one, may begin so as to have
         `text`, which is not empty, at its start: each ends with the token that reaches its end."""
 
     @property
-    def a_character_each(self) -> bool:
+    def is_one_char_each(self) -> bool:
         """Whether any tokens but special ones make a text of as many characters."""
 
     @property
-    def starts(self) -> list[int]:
+    def chars_per_token(self) -> list[int]:
         """How many characters begin in each token; none in BOS."""
 
-    def rest(self, text: str, tokens: Iterable[int]) -> str:
+    def remainder(self, text: str, tokens: Iterable[int]) -> str:
         """What `tokens`, one of the openings of `text`, have behind it; as of `piece`."""
 
-    def piece(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         """One token as people can see it."""
 
     def unknown(self, chars: Iterable[str]) -> set[str]:
@@ -92,10 +92,10 @@ class Tokenizer(Protocol):
     def to_json(self) -> str: ...
 
 
-def told_apart(text: str, other: str) -> str:
+def quote_distinctly(text: str, other: str) -> str:
     """In quotes; with its code points where it looks like the other.
 
-    >>> told_apart("o", "O"), told_apart("\u00f6", "o\u0308")
+    >>> quote_distinctly("o", "O"), quote_distinctly("\u00f6", "o\u0308")
     ("'o'", "'ö' (U+00F6)")
     """
     from unicodedata import normalize

@@ -23,19 +23,19 @@ from itertools import accumulate, islice, pairwise
 from operator import add
 from unicodedata import category
 
-from kamon.config import checked_int
+from kamon.config import require_int
 from kamon.data.documents import nfc
-from kamon.engines.batch import BOS, UTF_32, Batch
+from kamon.engines.batch import BOS, UTF_32, PackedBatch
 from kamon.errors import ConfigError, TokenizerError
-from kamon.files.spill import Growing, numbers_of
+from kamon.files.spill import SpillBuffer, numbers_of
 
 BYTES = 256
 MAX_VOCAB = 1 << 18
 MAX_SPECIALS = 1_000
 MAX_NAME = 100  # characters of a special token's name
-MOST_KEPT = 1 << 18  # pieces whose tokens are remembered
-MOST_SHOWN = 100  # characters of a text, in an error
-MOST_RULED_OUT = 100  # unfinished characters for which this is remembered
+MAX_CACHED = 1 << 18  # pieces whose tokens are remembered
+MAX_SHOWN = 100  # characters of a text, in an error
+MAX_RULED_OUT = 100  # unfinished characters for which this is remembered
 BLOCK = 1 << 20  # characters that are split together
 NUL = "\0"
 
@@ -162,14 +162,14 @@ class BytePairTokenizer:
         """The tokens of `text` between two BOS."""
         return [self.bos, *self.encode(text), self.bos]
 
-    def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> Batch:
+    def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> PackedBatch:
         """The documents of many texts, much faster than one by one. TokenizerError as of `encode`.
 
         block_size: a text of as many tokens or more has its first block_size tokens and no end: its
         `encode_document` up to the block_size + 1 tokens that a model can take.
         """
         bos, most = chr(self.bos), None if block_size is None else block_size + 1
-        tokens, offsets, end = Growing(), Growing(), 0
+        tokens, offsets, end = SpillBuffer(), SpillBuffer(), 0
         offsets.add(array("q", [0]).tobytes())
         for block in self._encoded_blocks(texts):
             docs = [f"{bos}{doc}{bos}"[:most] for doc in block]
@@ -177,7 +177,7 @@ class BytePairTokenizer:
             ends = array("q", islice(accumulate(map(len, docs), initial=end), 1, None))
             offsets.add(ends.tobytes())
             end = ends[-1]
-        return Batch(numbers_of(tokens.done(), "i"), numbers_of(offsets.done(), "q"))
+        return PackedBatch(numbers_of(tokens.finish(), "i"), numbers_of(offsets.finish(), "q"))
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """The tokens of any bytes: what is no UTF-8 has a token for each byte."""
@@ -222,11 +222,11 @@ class BytePairTokenizer:
                 or (token == self.bos and begun)
                 or (token < self.bos and unfinished(begun + self._bytes[token]) is None)
             )
-            if len(self._ruled_out) < MOST_RULED_OUT:
+            if len(self._ruled_out) < MAX_RULED_OUT:
                 self._ruled_out[begun] = found
         return found
 
-    def decode_documents(self, batch: Batch) -> list[str]:
+    def decode_documents(self, batch: PackedBatch) -> list[str]:
         """The text of each document of `batch`, as `normal` gives it, none with a BOS."""
         return [
             self.normal(self.decode(batch.tokens[begin:end]))
@@ -241,7 +241,7 @@ class BytePairTokenizer:
         """`text` as it is: there are no likes of lone surrogates."""
         return text
 
-    def openings(self, text: str) -> list[tuple[int, ...]]:
+    def prefix_tokenizations(self, text: str) -> list[tuple[int, ...]]:
         """All ways in which the tokens of a longer text, or of this one, may begin so as to have
         `text`, which is not empty, at its start: each ends with the token that reaches its end.
 
@@ -267,19 +267,19 @@ class BytePairTokenizer:
                             found[tuple(map(ord, whole + tokens))] = None
         return list(found)
 
-    a_character_each = False
+    is_one_char_each = False
 
     @cached_property
-    def starts(self) -> list[int]:
+    def chars_per_token(self) -> list[int]:
         """How many characters begin in each token: bytes that are none behind the first of one."""
         found = [sum(byte & 0xC0 != 0x80 for byte in each) for each in self._bytes.values()]
         return [*found[: self.bos], 0, *found[self.bos + 1 :]]
 
-    def rest(self, text: str, tokens: Iterable[int]) -> str:
+    def remainder(self, text: str, tokens: Iterable[int]) -> str:
         """What `tokens`, one of the openings of `text`, have behind it; as of `piece`."""
         return self.decode_bytes(tokens)[len(text.encode()) :].decode("utf-8", "backslashreplace")
 
-    def piece(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         r"""One token as it can be shown: with bytes that are part of a character as \xc3."""
         return self._bytes[token].decode("utf-8", "backslashreplace")
 
@@ -363,7 +363,7 @@ class Pieces(dict[str, str]):
 
     def __missing__(self, piece: str) -> str:
         found = self.merge(tokens_of(piece))
-        if len(self) >= MOST_KEPT:
+        if len(self) >= MAX_CACHED:
             self.clear()
         self[piece] = found
         return found
@@ -489,7 +489,7 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
 
 def checked_vocab_size(vocab_size: int) -> int:
     """The number of tokens to train. ConfigError for what is none."""
-    vocab_size = checked_int("vocab_size", vocab_size)
+    vocab_size = require_int("vocab_size", vocab_size)
     if not BYTES < vocab_size <= MAX_VOCAB:
         raise ConfigError(
             f"vocab_size must be from {BYTES + 1} (the bytes and BOS) to {MAX_VOCAB:,}, "
@@ -508,7 +508,7 @@ def check_surrogates(text: str, parts: Iterable[str] = ()) -> None:
         for part in parts or [text]:
             found = SURROGATE.search(part)
             if found:
-                shown = part if len(part) <= MOST_SHOWN else part[:MOST_SHOWN] + "…"
+                shown = part if len(part) <= MAX_SHOWN else part[:MAX_SHOWN] + "…"
                 raise TokenizerError(
                     f"character {found[0]!a} (U+{ord(found[0]):04X}), number "
                     f"{found.start() + 1} in {shown!r}, is a lone surrogate: that is no text"

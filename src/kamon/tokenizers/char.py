@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from unicodedata import combining, is_normalized, normalize
 
 from kamon.data.documents import BLOCK_DOCS, Documents, nfc
-from kamon.engines.batch import BOS, UTF_32, Batch
+from kamon.engines.batch import BOS, UTF_32, PackedBatch
 from kamon.errors import TokenizerError
-from kamon.files.spill import Growing, numbers_of
+from kamon.files.spill import SpillBuffer, numbers_of
 
 if TYPE_CHECKING:
     pass
 
-from kamon.tokenizers.base import MOST_SHOWN, check_special_names, told_apart
+from kamon.tokenizers.base import MAX_SHOWN, check_special_names, quote_distinctly
 
 
 class CharTokenizer:
@@ -92,7 +92,7 @@ class CharTokenizer:
         """The tokens of `text` between two BOS."""
         return [self.bos, *self.encode(text), self.bos]
 
-    def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> Batch:
+    def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> PackedBatch:
         """The documents of many texts, much faster than one by one. TokenizerError as of `encode`.
 
         block_size: a text of as many characters or more has its first block_size characters and no
@@ -103,7 +103,7 @@ class CharTokenizer:
         table = {ord(char): token for char, token in self._tokens.items()}
         code = next(code for code in count() if code not in table)
         bos, table[code] = chr(code), self.bos
-        tokens, offsets, end = Growing(), Growing(), 0
+        tokens, offsets, end = SpillBuffer(), SpillBuffer(), 0
         offsets.add(array("q", [0]).tobytes())
         left, known = iter(texts), self._tokens.keys()
         while block := list(islice(left, BLOCK_DOCS)):
@@ -126,7 +126,7 @@ class CharTokenizer:
             ends = array("q", islice(accumulate(sizes, initial=end), 1, None))
             offsets.add(ends.tobytes())
             end = ends[-1]
-        return Batch(numbers_of(tokens.done(), "i"), numbers_of(offsets.done(), "q"))
+        return PackedBatch(numbers_of(tokens.finish(), "i"), numbers_of(offsets.finish(), "q"))
 
     def lengths(self, texts: Iterable[str]) -> Counter[int]:
         """How many texts have so many characters, for each number that occurs."""
@@ -169,7 +169,7 @@ class CharTokenizer:
         """The text of `tokens`; a special one becomes its name."""
         return "".join([self._pieces[token] for token in tokens])
 
-    def decode_documents(self, batch: Batch) -> list[str]:
+    def decode_documents(self, batch: PackedBatch) -> list[str]:
         """The text of each document of `batch`, as `normal` gives it, none with a BOS; much faster
         than one by one."""
         # Tokens are taken for code points, which `translate` exchanges for the characters.
@@ -188,25 +188,25 @@ class CharTokenizer:
         """The special tokens except BOS."""
         return frozenset(self.special.values()) - {self.bos}
 
-    def openings(self, text: str) -> list[tuple[int, ...]]:
+    def prefix_tokenizations(self, text: str) -> list[tuple[int, ...]]:
         """Its own tokens: there is no other way."""
         return [tuple(self.encode(text))]
 
     @cached_property
-    def a_character_each(self) -> bool:
+    def is_one_char_each(self) -> bool:
         """Not if NFC could make one character of two: nothing below U+0300 joins another."""
         return not self.composed or max(self._tokens, default="") < "\u0300"
 
     @cached_property
-    def starts(self) -> list[int]:
+    def chars_per_token(self) -> list[int]:
         """Every token is a character, but special ones are none."""
         return [int(len(piece) == 1) for piece in self._pieces]
 
-    def rest(self, text: str, tokens: Iterable[int]) -> str:
+    def remainder(self, text: str, tokens: Iterable[int]) -> str:
         """Nothing."""
         return self.decode(tokens)[len(text) :]
 
-    def piece(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         """Its character, or the name of a special one."""
         return self._pieces[token]
 
@@ -254,7 +254,7 @@ class CharTokenizer:
 
     def _explain_unknown(self, text: str) -> str:
         place = next(i for i, char in enumerate(text) if char not in self._tokens)
-        shown = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
+        shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
         char = text[place]
         # An accent of its own would stand upon a quote.
         named = ascii(char) if combining(char) else repr(char)
@@ -266,9 +266,9 @@ class CharTokenizer:
     def _hint(self, text: str) -> str:
         """What the model knows instead, if that is one text; its code points, if it looks alike."""
         known = self.replace_unknown(text)
-        if not known or len(known) > MOST_SHOWN or self.unknown(known):
+        if not known or len(known) > MAX_SHOWN or self.unknown(known):
             return ""
-        return f"; it knows {told_apart(known, text)}"
+        return f"; it knows {quote_distinctly(known, text)}"
 
 
 def other_case(text: str) -> tuple[str, str]:

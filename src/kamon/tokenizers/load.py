@@ -30,7 +30,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     return (BytePairTokenizer if is_bpe else CharTokenizer).from_json(text)
 
 
-def wants_composed(tokenizer: str | Path | Tokenizer) -> bool:
+def wants_nfc(tokenizer: str | Path | Tokenizer) -> bool:
     """Whether a list for this tokenizer, a file with one, "char" or "bpe" is read as NFC."""
     if isinstance(tokenizer, str | PathLike):
         if not os.path.isfile(tokenizer):

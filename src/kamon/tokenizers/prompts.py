@@ -23,7 +23,7 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
     return (*tokenizer.encode(prompt), tokenizer.special[ANSWER])
 
 
-def before_answer(tokenizer: Tokenizer, prompt: str | None, block_size: int) -> tuple[int, ...]:
+def prompt_prefix(tokenizer: Tokenizer, prompt: str | None, block_size: int) -> tuple[int, ...]:
     """`prompt_tokens`, none where there is no prompt. ConfigError for one that leaves no room for
     an answer."""
     if prompt is None:

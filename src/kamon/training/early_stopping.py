@@ -7,56 +7,56 @@ from dataclasses import dataclass, field
 
 from kamon.config import Config
 from kamon.engines.base import Engine, State
-from kamon.engines.batch import Batch
-from kamon.engines.distributed import here
-from kamon.engines.numerics import left_sum
+from kamon.engines.batch import PackedBatch
+from kamon.engines.distributed import get_group
+from kamon.engines.numerics import sequential_sum
 
-EVALUATIONS = 20  # in a training
+NUM_EVALUATIONS = 20  # in a training
 PATIENCE = 5  # evaluations without a new best one: then more steps only learn by heart
-FEWEST_DOCS = 100  # that an evaluation looks at, if there are so many
-OVER_FITTED = 0.01  # nats that the held-out loss has risen since its best
+MIN_DOCS = 100  # that an evaluation looks at, if there are so many
+OVERFIT_TOLERANCE = 0.01  # nats that the held-out loss has risen since its best
 
 
-def mean_loss(engine: Engine, docs: Batch) -> float:
+def mean_loss(engine: Engine, docs: PackedBatch) -> float:
     """The mean of −log p over all targets, in nats. Several ranks share the documents."""
-    ranks = here()
-    own = docs if ranks.size == 1 else docs.select(ranks.part(range(len(docs))))
-    total = left_sum(-logprob for logprob in engine.logprobs(own))
-    return left_sum(of_rank for (of_rank,) in ranks.gather([total])) / docs.num_targets
+    ranks = get_group()
+    own = docs if ranks.size == 1 else docs.select(ranks.shard(range(len(docs))))
+    total = sequential_sum(-logprob for logprob in engine.logprobs(own))
+    return sequential_sum(of_rank for (of_rank,) in ranks.all_gather([total])) / docs.num_targets
 
 
 @dataclass
-class Validation:
+class EarlyStopping:
     """Called behind a step: measures the held-out loss there, and keeps the best model so far.
 
     records: (steps done, loss in nats per token), oldest first; best: the state behind best_step,
     which is 0 before the first record. measure: the loss, where it is not that of `docs`.
     """
 
-    docs: Batch
-    records: list[tuple[int, float]] = field(default_factory=list)
+    docs: PackedBatch
+    history: list[tuple[int, float]] = field(default_factory=list)
     best: State | None = None
     measure: Callable[[Engine], float] | None = None
 
     @classmethod
-    def of(cls, held_out: Batch, config: Config) -> Validation:
+    def of(cls, held_out: PackedBatch, config: Config) -> EarlyStopping:
         """A validation that takes a twenty-fifth of the training's time, or about that."""
         learned = config.num_steps * config.docs_per_step
-        most = max(FEWEST_DOCS, learned // EVALUATIONS // 10)
+        most = max(MIN_DOCS, learned // NUM_EVALUATIONS // 10)
         return cls(held_out.select(range(min(len(held_out), most))))
 
     def __call__(self, engine: Engine, step: int) -> bool:
         """Whether to stop, since the best step lies far behind."""
         loss = self.measure(engine) if self.measure else mean_loss(engine, self.docs)
-        self.records.append((step, loss))
+        self.history.append((step, loss))
         if self.best_step == step:
             self.best = engine.state()
-        return self.exhausted
+        return self.patience_exceeded
 
     @property
-    def exhausted(self) -> bool:
+    def patience_exceeded(self) -> bool:
         """Whether the best step lies so far behind that more steps only learn by heart."""
-        return len(self.records) - 1 - self._best_index() >= PATIENCE
+        return len(self.history) - 1 - self._best_index() >= PATIENCE
 
     def finish(self, engine: Engine, step: int) -> bool:
         """Go back from `step` to the best model that was measured; whether the last one measured
@@ -64,12 +64,12 @@ class Validation:
         if self.best is None or self.best_step == step:
             return False
         engine.load(self.best)
-        return self.records[-1][1] > self.records[self._best_index()][1] + OVER_FITTED
+        return self.history[-1][1] > self.history[self._best_index()][1] + OVERFIT_TOLERANCE
 
     @property
     def best_step(self) -> int:
-        return self.records[self._best_index()][0] if self.records else 0
+        return self.history[self._best_index()][0] if self.history else 0
 
     def _best_index(self) -> int:
-        losses = [loss for _, loss in self.records]
+        losses = [loss for _, loss in self.history]
         return losses.index(min(losses)) if losses else -1

@@ -15,33 +15,33 @@ from kamon.config import Config
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
 from kamon.data.split import RULE, divide
-from kamon.engines.batch import Examples, pack
+from kamon.engines.batch import BatchSource, pack_sequences
 from kamon.engines.factory import best_engine
 from kamon.errors import ConfigError, CorpusError
-from kamon.packing.shards import PARTS, Shards
+from kamon.packing.shards import SPLITS, Shards
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import read_tokenizer
 from kamon.training.setup import (
-    Run,
+    TrainingSetup,
+    build_setup,
     check_enough,
     check_known,
     check_learnable,
     check_varied,
+    create_engine,
     make_tokenizer,
     num_cut,
-    prepare,
-    started_engine,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MOST_TESTED_TOKENS = 4_000_000  # of what a packed corpus holds out
+MAX_EVAL_TOKENS = 4_000_000  # of what a packed corpus holds out
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingData:
     """What is learned.
 
     documents: those that the model keeps; none of a packed corpus. summary: of it, as a model keeps
@@ -54,14 +54,14 @@ class Lesson:
     tokenizer: Tokenizer
     documents: Documents
     summary: dict[str, Any]
-    learned: Counter[int]
+    train_lengths: Counter[int]
     lengths: Counter[int]
     chars: Counter[int]
     hold_out: bool
-    prepare: Callable[..., Run]
+    prepare: Callable[..., TrainingSetup]
 
 
-def lesson_of_list(
+def list_data(
     source: Corpus,
     *,
     mode: str,
@@ -70,7 +70,7 @@ def lesson_of_list(
     vocab_size: int | None = None,
     whose: str = "the tokenizer",
     rule: int = RULE,
-) -> Lesson:
+) -> TrainingData:
     """A list, divided by this rule of `split`; CorpusError where it has nothing to teach, or what
     the tokenizer, called `whose`, does not know."""
     check_learnable(source, mode)
@@ -79,17 +79,17 @@ def lesson_of_list(
     made = make_tokenizer(tokenizer, learned, held_out, vocab_size)
     check_known(source, made, whose)
     lengths = made.lengths(learned)
-    return Lesson(
+    return TrainingData(
         mode=mode,
         tokenizer=made,
         documents=different,
         summary=source.summary() | {"sha256": different.sha256(), "split": rule},
-        learned=lengths,
+        train_lengths=lengths,
         lengths=lengths + made.lengths(held_out),
         chars=learned.lengths() if mode == "text" else lengths,
         hold_out=bool(held_out),
         prepare=partial(
-            prepare,
+            build_setup,
             replace(source, docs=learned),
             held_out=held_out,
             tokenizer=made,
@@ -98,7 +98,7 @@ def lesson_of_list(
     )
 
 
-def lesson_of_shards(
+def packed_data(
     shards: Shards,
     *,
     mode: str | None,
@@ -107,7 +107,7 @@ def lesson_of_shards(
     vocab_size: int | None = None,
     whose: str = "the tokenizer",
     old: bool = False,
-) -> Lesson:
+) -> TrainingData:
     """A packed corpus. mode: as it was packed, if None. old: of `prepare_packed`.
 
     ConfigError where it was packed in another way than is asked for, CorpusError where it has
@@ -137,7 +137,7 @@ def lesson_of_shards(
     if not old:
         check_packed(shards, mode)
     lengths = shards.lengths("train")
-    return Lesson(
+    return TrainingData(
         mode=mode,
         tokenizer=shards.tokenizer,
         documents=Documents.of([]),
@@ -149,7 +149,7 @@ def lesson_of_shards(
             "sha256": shards.sha256,
             "split": shards.rule,
         },
-        learned=lengths,
+        train_lengths=lengths,
         lengths=lengths + shards.lengths("held_out"),
         chars=Counter([shards.num_chars("train")]) if mode == "text" else lengths,
         hold_out=hold_out and bool(shards.num_docs("held_out")),
@@ -161,11 +161,11 @@ def check_packed(shards: Shards, mode: str) -> None:
     """`run.check_learnable` of a packed corpus."""
     path = str(shards.path)
     if mode == "text":
-        check_enough(path, sum(map(shards.num_chars, PARTS)))
+        check_enough(path, sum(map(shards.num_chars, SPLITS)))
         return
     docs = (
         shards.tokenizer.decode(shards.document(part, number)[1:-1])
-        for part in PARTS
+        for part in SPLITS
         for number in range(shards.num_docs(part))
     )
     first = next(docs)
@@ -175,7 +175,7 @@ def check_packed(shards: Shards, mode: str) -> None:
         differ = differ or doc != first
         if differ and len(chars) > 1:
             return
-    check_varied(path, sum(map(shards.num_docs, PARTS)), differ, chars)
+    check_varied(path, sum(map(shards.num_docs, SPLITS)), differ, chars)
 
 
 def prepare_packed(
@@ -190,7 +190,7 @@ def prepare_packed(
     device: str | None = None,
     compile: bool = False,
     params: array[float] | None = None,
-) -> Run:
+) -> TrainingSetup:
     """As `run.prepare`; the order of documents is that of `Shards.documents`.
 
     lengths: of those to learn from. old: for a training that was begun when the windows held out
@@ -198,7 +198,7 @@ def prepare_packed(
     """
     size, longest = config.block_size, max(lengths)
     config = replace(config, vocab_size=shards.tokenizer.vocab_size)
-    docs: Examples
+    docs: BatchSource
     if config.mode == "text":
         size = min(size, shards.num_tokens("train") - 1)
         docs = shards.windows("train", size, config.seed)
@@ -208,7 +208,7 @@ def prepare_packed(
         )
     else:
         docs = shards.documents("train", size, config.seed)
-    most = max(1, MOST_TESTED_TOKENS // size)
+    most = max(1, MAX_EVAL_TOKENS // size)
     if config.mode == "text":
         held_out = shards.consecutive("held_out", size if old else config.block_size, most)
         if not old:
@@ -216,11 +216,11 @@ def prepare_packed(
             random.Random(config.seed).shuffle(order)
             held_out = held_out.select(order)
     elif num_docs := shards.num_docs("held_out"):
-        held_out = shards.documents("held_out", size, config.seed).take(0, min(num_docs, most))
+        held_out = shards.documents("held_out", size, config.seed).get(0, min(num_docs, most))
     else:
-        held_out = pack([])
+        held_out = pack_sequences([])
     rng = random.Random(config.seed)
-    made = started_engine(
+    made = create_engine(
         *(config, rng, params, longest, len(held_out)),
         engine=engine,
         dtype=dtype,
@@ -228,7 +228,7 @@ def prepare_packed(
         device=device,
         compile=compile,
     )
-    return Run(
+    return TrainingSetup(
         config=config,
         tokenizer=shards.tokenizer,
         docs=docs,

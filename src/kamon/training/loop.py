@@ -9,24 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kamon.config import Config
-from kamon.engines.base import Engine, Plan
-from kamon.engines.batch import Batch, Examples
-from kamon.engines.distributed import here
+from kamon.engines.base import Engine, StepPlan
+from kamon.engines.batch import BatchSource, PackedBatch
+from kamon.engines.distributed import get_group
 from kamon.engines.loops import train
 from kamon.engines.parameters import flops_per_token
 from kamon.errors import TrainingError
-from kamon.training.early_stopping import EVALUATIONS, Validation
+from kamon.training.early_stopping import NUM_EVALUATIONS, EarlyStopping
 
 PROGRESS_SECONDS = 0.1
 FIRST_SECONDS = 10.0  # before a training is kept: a shorter one is made again as quickly
-SHARE = 0.01  # of the time, for keeping it
+MAX_CHECKPOINT_SHARE = 0.01  # of the time, for keeping it
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where training stands. `losses` of all steps so far, in nats per token; `seconds` for those
     behind the first `num_before`, which an earlier training made; tokens and floating-point
-    operations in a second, evaluations not counted; held_out: the records of a `Validation`, so far
+    operations per second without evaluations; held_out: the history of `EarlyStopping` so far
     as there are any behind an earlier step."""
 
     num_steps: int
@@ -47,25 +47,25 @@ def learning_rate(config: Config, step: int) -> float:
     return config.min_lr + (config.learning_rate - config.min_lr) * left
 
 
-def make_plan(docs: Batch | Examples, config: Config, first: int, last: int) -> Plan:
+def make_plan(docs: PackedBatch | BatchSource, config: Config, first: int, last: int) -> StepPlan:
     """Steps first … last − 1: documents in their order, from the start again after the last one."""
     size = config.docs_per_step
     wanted = range(first * size, last * size)
-    if isinstance(docs, Batch):
+    if isinstance(docs, PackedBatch):
         indices = array("q", [i % len(docs) for i in wanted])
     else:
-        docs, indices = docs.take(wanted.start, len(wanted)), array("q", range(len(wanted)))
-    return Plan(
+        docs, indices = docs.get(wanted.start, len(wanted)), array("q", range(len(wanted)))
+    return StepPlan(
         docs=docs,
         batch_size=config.batch_size,
         indices=indices,
         learning_rates=array("d", [learning_rate(config, step) for step in range(first, last)]),
-        first_draw=first * size,
+        first_dropout_id=first * size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
     )
 
 
-class Checkpoints:
+class CheckpointSchedule:
     """When a training is to be kept, and how.
 
     every: a whole number of steps, or seconds as a float; without it, so seldom that keeping takes
@@ -81,7 +81,7 @@ class Checkpoints:
         self.wait = FIRST_SECONDS if self.seconds is None else self.seconds
         self.last = time.perf_counter()
 
-    def after(self, losses: array[float]) -> None:
+    def maybe_save(self, losses: array[float]) -> None:
         """Save behind these steps, if it is time."""
         now = time.perf_counter()
         if len(losses) % self.steps if self.steps else now - self.last < self.wait:
@@ -89,17 +89,17 @@ class Checkpoints:
         self.save(losses)
         self.last = time.perf_counter()
         if self.seconds is None:
-            self.wait = max(FIRST_SECONDS, (self.last - now) / SHARE)
+            self.wait = max(FIRST_SECONDS, (self.last - now) / MAX_CHECKPOINT_SHARE)
 
 
 def pretrain(
     engine: Engine,
-    docs: Batch | Examples,
+    docs: PackedBatch | BatchSource,
     config: Config,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     validation: Callable[[Engine, int], bool] | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: CheckpointSchedule | None = None,
     losses: array[float] | None = None,
 ) -> array[float]:
     """Train for config.num_steps and return the loss of each step, in nats per token.
@@ -112,18 +112,18 @@ def pretrain(
     the steps done, EVALUATIONS times in a whole training and behind its last step. TrainingError
     names the step where the loss or a parameter stops being finite.
     """
-    every = max(1, config.num_steps // EVALUATIONS) if validation else config.num_steps
+    every = max(1, config.num_steps // NUM_EVALUATIONS) if validation else config.num_steps
     kept = (checkpoints and checkpoints.steps) or config.num_steps
     losses = array("d") if losses is None else losses
     before_us = len(losses)
-    length, ranks = mean_length(docs, config), here()
+    length, ranks = mean_length(docs, config), get_group()
     start, learning = time.perf_counter(), 0.0
     steps = 1
     while len(losses) < config.num_steps:
         first = len(losses)
         ends = (first - first % period + period for period in (every, kept))
         # Clocks and signals are not the same for several ranks: what these do must be.
-        last = int(ranks.first(min(first + steps, *ends, config.num_steps)))
+        last = int(ranks.broadcast_scalar(min(first + steps, *ends, config.num_steps)))
         before = time.perf_counter()
         losses.extend(train(engine, make_plan(docs, config, first, last), should_stop))
         if losses and not math.isfinite(losses[-1]):
@@ -138,7 +138,7 @@ def pretrain(
             learned = (len(losses) - before_us) * config.docs_per_step * length
             speed = learned / max(learning, 1e-9)
             flops = speed * flops_per_token(config, length)
-            records = validation.records if isinstance(validation, Validation) else ()
+            records = validation.history if isinstance(validation, EarlyStopping) else ()
             on_progress(
                 Progress(config.num_steps, losses, now - start, before_us, speed, flops, records)
             )
@@ -147,18 +147,18 @@ def pretrain(
         # Also where the training is to stop: who goes on from here must find what it would have.
         if validation and due and validation(engine, done):
             break
-        if ranks.any(should_stop is not None and should_stop()):
+        if ranks.any_rank(should_stop is not None and should_stop()):
             break
         if checkpoints and done < config.num_steps:
-            checkpoints.after(losses)
+            checkpoints.maybe_save(losses)
     if not all(map(math.isfinite, engine.state()["params"])):  # the last update, or one before
         raise not_finite(len(losses), config)
     return losses
 
 
-def mean_length(docs: Batch | Examples, config: Config) -> float:
+def mean_length(docs: PackedBatch | BatchSource, config: Config) -> float:
     """Targets of a document, or of a window."""
-    if isinstance(docs, Batch):
+    if isinstance(docs, PackedBatch):
         return max(1.0, docs.num_targets / len(docs))
     return float(config.block_size)
 

@@ -18,15 +18,15 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
-from kamon.config import Config, checked_float
-from kamon.engines.base import Engine, Plan
-from kamon.engines.batch import Batch, Examples
-from kamon.engines.distributed import here
+from kamon.config import Config, require_float
+from kamon.engines.base import Engine, StepPlan
+from kamon.engines.batch import BatchSource, PackedBatch
+from kamon.engines.distributed import get_group
 from kamon.engines.loops import train
 from kamon.errors import ConfigError
 
 ADAM = {"n_head": 4, "beta1": 0.8, "beta2": 0.99}
-SIZES: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 1, "n_embd": 16, "batch_size": 8, "learning_rate": 0.012, "std": 0.15},
     "small": {"n_layer": 1, "n_embd": 32, "batch_size": 8, "learning_rate": 0.006, "std": 0.15},
     "medium": {"n_layer": 2, "n_embd": 32, "batch_size": 16, "learning_rate": 0.006, "std": 0.15},
@@ -39,7 +39,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "schedule": "cosine", "weight_decay": 0.05, "dropout": 0.2,
     },
 }  # fmt: skip
-TEXT_SIZES: dict[str, dict[str, Any]] = {  # of windows of text
+TEXT_PRESETS: dict[str, dict[str, Any]] = {  # of windows of text
     "tiny": {
         "n_layer": 1, "n_embd": 32, "block_size": 32, "batch_size": 16, "learning_rate": 0.01,
     },
@@ -59,32 +59,32 @@ TEXT_SIZES: dict[str, dict[str, Any]] = {  # of windows of text
 # Colder, a text falls into one line for ever, or into its indentation.
 TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1, "temperature": 0.8}
 ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
-PICKED = {*ADAM, "block_size", "num_steps", "warmup_steps"}.union(*SIZES.values())  # of lists
-LEAST_DOCS = {"tiny": 0, "small": 2_000, "medium": 3_000, "large": 3_000, "huge": 3_000}
-LEAST_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
-LEAST_CHARS = {
+PICKED = {*ADAM, "block_size", "num_steps", "warmup_steps"}.union(*PRESETS.values())  # of lists
+MIN_DOCS = {"tiny": 0, "small": 2_000, "medium": 3_000, "large": 3_000, "huge": 3_000}
+MIN_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
+MIN_CHARS = {
     "tiny": 0,
     "small": 50_000,
     "medium": 200_000,
     "large": 2_000_000,
     "huge": 20_000_000,
 }
-LEAST_TEXT_SECONDS = {"tiny": 0.0, "small": 2.0, "medium": 20.0, "large": 240.0, "huge": 1800.0}
+MIN_TEXT_SECONDS = {"tiny": 0.0, "small": 2.0, "medium": 20.0, "large": 240.0, "huge": 1800.0}
 TEXT_STEPS = 2_000  # where no time is named
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-MOST_SECONDS = 30 * 24 * 3600.0
+MAX_SECONDS = 30 * 24 * 3600.0
 WARM_UP = 0.02  # of all steps
-PASSES = 5  # over the list where no time is named
-LEAST_LEARNED = 20_000  # documents, if these are no more than MOST_PASSES
-MOST_LEARNED = 300_000  # where no time is named: a long list is no reason to wait for minutes
-FASTEST = 1e6  # documents a second: no processor learns so many
-MOST_PASSES = 100  # whatever time there is: what is not learned by then is not to be learned
-EVALUATING = 0.04  # of the time goes into looking at the held-out documents
-LONGEST_BLOCK = 256
-TRIED = 1_000  # examples that a trial learns from
-LEAST_TRIAL = 0.02  # seconds of all trials: a processor needs some to reach its speed
+EPOCHS = 5  # over the list where no time is named
+MIN_EXAMPLES = 20_000  # documents, if these are no more than MOST_PASSES
+MAX_EXAMPLES = 300_000  # where no time is named: a long list is no reason to wait for minutes
+MAX_LEARNING_RATE = 1e6  # documents a second: no processor learns so many
+MAX_EPOCHS = 100  # whatever time there is: what is not learned by then is not to be learned
+EVAL_TIME_SHARE = 0.04  # of the time goes into looking at the held-out documents
+MAX_BLOCK_SIZE = 256
+TRIAL_EXAMPLES = 1_000  # examples that a trial learns from
+MIN_TRIAL_SECONDS = 0.02  # seconds of all trials: a processor needs some to reach its speed
 TRIAL = 0.01  # seconds of one, about
-MOST_LATE = 2  # times as long as the budget may a busy machine take, about
+MAX_DELAY_SECONDS = 2  # times as long as the budget may a busy machine take, about
 
 
 def seconds_of(time: str | float, name: str = "budget") -> float:
@@ -93,8 +93,8 @@ def seconds_of(time: str | float, name: str = "budget") -> float:
         found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h)\s*", time)
         seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
     else:
-        seconds = checked_float(name, time)
-    if not 0.001 <= seconds <= MOST_SECONDS:
+        seconds = require_float(name, time)
+    if not 0.001 <= seconds <= MAX_SECONDS:
         raise ConfigError(
             f"{name} must be a time from 1ms to 30 days with its unit, such as 500ms, 10s, 2m or "
             f"1h, not {reprlib.repr(time)}"
@@ -106,7 +106,7 @@ def default_size(engine: str, lengths: Counter[int], mode: str = "documents") ->
     """Where neither a size nor a time is named. The scalar engine has no time for ours."""
     if engine == "scalar":
         return ORIGINAL
-    size, seconds = ("small", LEAST_TEXT_SECONDS) if mode == "text" else ("medium", LEAST_SECONDS)
+    size, seconds = ("small", MIN_TEXT_SECONDS) if mode == "text" else ("medium", MIN_SECONDS)
     return size_for(seconds[size], lengths, mode)
 
 
@@ -117,10 +117,10 @@ def size_for(seconds: float, lengths: Counter[int], mode: str = "documents") -> 
     """
     if mode == "text":
         there = sum(length * number for length, number in lengths.items())
-        wanted, time = LEAST_CHARS, LEAST_TEXT_SECONDS
+        wanted, time = MIN_CHARS, MIN_TEXT_SECONDS
     else:
-        there, wanted, time = lengths.total(), LEAST_DOCS, LEAST_SECONDS
-    return [n for n in SIZES if time[n] <= seconds and wanted[n] <= there][-1]
+        there, wanted, time = lengths.total(), MIN_DOCS, MIN_SECONDS
+    return [n for n in PRESETS if time[n] <= seconds and wanted[n] <= there][-1]
 
 
 def sizes_for(
@@ -132,7 +132,7 @@ def sizes_for(
     """
     best = size_for(seconds, lengths, mode)
     usual = default_size(engine, lengths, mode)
-    names = list(SIZES)
+    names = list(PRESETS)
     if usual == ORIGINAL:  # of the scalar engine, which is slow
         return names[:1]
     last = names.index(usual)
@@ -146,21 +146,21 @@ def check_picks(budget: str | None, size: str | None) -> None:
     if budget is not None:
         seconds_of(budget, "--budget")
     if size is not None:
-        recipe(Counter([0]), size)
+        preset(Counter([0]), size)
 
 
-def recipe(lengths: Counter[int], size: str, mode: str = "documents") -> dict[str, Any]:
+def preset(lengths: Counter[int], size: str, mode: str = "documents") -> dict[str, Any]:
     """The settings of this size for documents of these lengths; all others have their defaults.
 
     lengths: how many documents have so many tokens.
     """
     if size == ORIGINAL:
         return {}
-    if size not in SIZES:
-        raise ConfigError(f"unknown size {size!r}: there is {', '.join(SIZES)} and {ORIGINAL}")
+    if size not in PRESETS:
+        raise ConfigError(f"unknown size {size!r}: there is {', '.join(PRESETS)} and {ORIGINAL}")
     if mode == "text":
-        return ADAM | TEXT | TEXT_SIZES[size]
-    return ADAM | SIZES[size] | {"block_size": block_size_for(lengths)}
+        return ADAM | TEXT | TEXT_PRESETS[size]
+    return ADAM | PRESETS[size] | {"block_size": block_size_for(lengths)}
 
 
 def block_size_for(lengths: Counter[int]) -> int:
@@ -171,24 +171,24 @@ def block_size_for(lengths: Counter[int]) -> int:
         shorter = accumulate(lengths[length] for length in ordered)
         rank = (lengths.total() - 1) * 99 // 100
         longest = next(n for n, up_to in zip(ordered, shorter, strict=True) if up_to > rank)
-    return min(max(longest + 1, 8), LONGEST_BLOCK)
+    return min(max(longest + 1, 8), MAX_BLOCK_SIZE)
 
 
-def steps_at_most(
+def max_steps(
     num_docs: int, docs_per_step: int, seconds: float | None, mode: str = "documents"
 ) -> int:
     """How many steps are enough; for a budget, at least as many as `steps_for_seconds` finds."""
     if mode == "text":
         return TEXT_STEPS
-    learned = min(max(num_docs * PASSES, LEAST_LEARNED), MOST_LEARNED)
+    learned = min(max(num_docs * EPOCHS, MIN_EXAMPLES), MAX_EXAMPLES)
     if seconds is not None:
-        learned = int(seconds * FASTEST)
-    return max(1, min(learned, num_docs * MOST_PASSES) // docs_per_step)
+        learned = int(seconds * MAX_LEARNING_RATE)
+    return max(1, min(learned, num_docs * MAX_EPOCHS) // docs_per_step)
 
 
 def steps_for_seconds(
     engine: Engine,
-    docs: Batch | Examples,
+    docs: PackedBatch | BatchSource,
     config: Config,
     seconds: float,
     enough: int = 0,
@@ -201,15 +201,18 @@ def steps_for_seconds(
     than `enough`. Trials go on until three agree, or for a tenth of the time. A stop or a loss that
     is not finite ends them: the training then ends for the same reason.
     """
-    state, size, ranks = engine.state(), config.docs_per_step, here()
-    passes = max(1, MOST_PASSES * len(docs) // size)
-    if not isinstance(docs, Batch):
-        docs = docs.take(0, min(len(docs), TRIED))
-    least, most = max(LEAST_TRIAL, min(0.2, seconds / 10)), max(LEAST_TRIAL, seconds / 10)
+    state, size, ranks = engine.state(), config.docs_per_step, get_group()
+    passes = max(1, MAX_EPOCHS * len(docs) // size)
+    if not isinstance(docs, PackedBatch):
+        docs = docs.get(0, min(len(docs), TRIAL_EXAMPLES))
+    least, most = (
+        max(MIN_TRIAL_SECONDS, min(0.2, seconds / 10)),
+        max(MIN_TRIAL_SECONDS, seconds / 10),
+    )
     paces: list[float] = []  # seconds per step, ascending
     steps, spent = 1, 0.0
     while not paces or spent < least or (spent < most and not agree(paces)):
-        plan = Plan(
+        plan = StepPlan(
             docs,
             config.batch_size,
             array("q", (i % len(docs) for i in range(steps * size))),
@@ -218,8 +221,8 @@ def steps_for_seconds(
         )
         start = time.perf_counter()
         losses = train(engine, plan, should_stop)
-        took = ranks.first(time.perf_counter() - start)
-        if ranks.any(len(losses) < steps or not math.isfinite(losses[-1])):
+        took = ranks.broadcast_scalar(time.perf_counter() - start)
+        if ranks.any_rank(len(losses) < steps or not math.isfinite(losses[-1])):
             break
         spent += took
         insort(paces, took / steps)
@@ -229,8 +232,8 @@ def steps_for_seconds(
     if not paces:
         return 1
     fit, late = (
-        int(times * seconds * (1 - EVALUATING) / pace)
-        for times, pace in ((1, paces[0]), (MOST_LATE, paces[len(paces) // 2]))
+        int(times * seconds * (1 - EVAL_TIME_SHARE) / pace)
+        for times, pace in ((1, paces[0]), (MAX_DELAY_SECONDS, paces[len(paces) // 2]))
     )
     return max(1, min(fit, max(late, enough), passes))
 
@@ -240,7 +243,7 @@ def agree(paces: Sequence[float]) -> bool:
     return len(paces) >= 3 and paces[2] <= 1.1 * paces[0]
 
 
-def with_steps(config: Config, num_steps: int, given: Iterable[str]) -> Config:
+def set_num_steps(config: Config, num_steps: int, given: Iterable[str]) -> Config:
     """`config` with so many steps, and a warm-up in proportion unless one was `given`."""
     warmup = config.warmup_steps if "warmup_steps" in given else int(num_steps * WARM_UP)
     return replace(config, num_steps=num_steps, warmup_steps=warmup)

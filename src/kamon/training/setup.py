@@ -16,12 +16,12 @@ from kamon.config import Config, make_config, suggestion
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
 from kamon.data.split import (
-    FEWEST,
+    MIN_DOCS,
 )
 from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
-from kamon.engines.base import Engine, untrained
-from kamon.engines.batch import Batch, Examples
-from kamon.engines.factory import best_engine, checked_threads, device_type, make_engine
+from kamon.engines.base import Engine, initial_state
+from kamon.engines.batch import BatchSource, PackedBatch
+from kamon.engines.factory import best_engine, device_type, make_engine, num_threads
 from kamon.engines.memory import check_model
 from kamon.engines.parameters import init
 from kamon.errors import ConfigError, CorpusError
@@ -32,12 +32,12 @@ from kamon.tokenizers.load import read_tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
-LEAST_CHARS = 1_000  # of a text
-NONE_HELD_OUT = f"no document is held out, since there are fewer than {FEWEST} different ones"
+MIN_CHARS = 1_000  # of a text
+NONE_HELD_OUT = f"no document is held out, since there are fewer than {MIN_DOCS} different ones"
 
 
 @dataclass(frozen=True)
-class Resumed:
+class ResumePoint:
     """Where a training goes on: a generation's name and steps; what is wrong with newer ones."""
 
     generation: str
@@ -46,7 +46,7 @@ class Resumed:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingSetup:
     """Everything decided before the first step; `rng` stands where initialising left it.
 
     docs: as many of the shuffled documents as the steps will reach, or windows; longest: of all
@@ -55,17 +55,17 @@ class Run:
 
     config: Config
     tokenizer: Tokenizer
-    docs: Batch | Examples
+    docs: PackedBatch | BatchSource
     engine: Engine
     rng: random.Random
     longest: int
     num_cut: int
-    held_out: Batch
+    held_out: PackedBatch
     engine_name: str
-    resumed: Resumed | None = None
+    resumed: ResumePoint | None = None
 
 
-def prepare(
+def build_setup(
     source: Corpus,
     config: Config,
     *,
@@ -78,7 +78,7 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     lengths: Counter[int] | None = None,
     params: array[float] | None = None,
-) -> Run:
+) -> TrainingSetup:
     """Shuffle the documents, tokenize, cut the long ones, initialise: in this order.
 
     A document fits if it has fewer tokens than block_size; num_cut others lose their end, or are
@@ -95,7 +95,7 @@ def prepare(
     docs = source.docs if text else source.docs.shuffled(rng)
     lengths = lengths or tokenizer.lengths(source.docs)
     longest = max(lengths)
-    made = started_engine(
+    made = create_engine(
         *(config, rng, params, longest, len(apart)),
         engine=engine,
         dtype=dtype,
@@ -106,7 +106,7 @@ def prepare(
     if not text and config.long_documents == "cut":
         # The documents after the last step are never looked at.
         docs = docs[: config.num_steps * config.docs_per_step]
-    return Run(
+    return TrainingSetup(
         config=config,
         tokenizer=tokenizer,
         docs=examples(tokenizer, docs, config),
@@ -114,7 +114,7 @@ def prepare(
         engine_name=engine or best_engine(),
         rng=rng,
         longest=longest,
-        held_out=tested(tokenizer, apart, config),
+        held_out=validation_batch(tokenizer, apart, config),
         num_cut=num_cut(lengths, config),
     )
 
@@ -126,7 +126,7 @@ def num_cut(lengths: Counter[int], config: Config) -> int:
     return sum(number for length, number in lengths.items() if length >= config.block_size)
 
 
-def started_engine(
+def create_engine(
     config: Config,
     rng: random.Random,
     params: array[float] | None,
@@ -146,7 +146,7 @@ def started_engine(
     check_room(config, engine or best_engine(), dtype, threads, device, longest, num_held_out)
     params = params or init(config, rng)
     made = make_engine(engine, config, dtype=dtype, threads=threads, device=device, compile=compile)
-    made.load(untrained(params))
+    made.load(initial_state(params))
     return made
 
 
@@ -160,20 +160,20 @@ def check_room(
     num_held_out: int = 0,
 ) -> None:
     """ConfigError if this machine has not the memory to train by an engine on its device; see
-    `started_engine`."""
+    `create_engine`."""
     if device_type(engine, device) in ("cuda", "mps"):  # which have memory of their own
         return
     check_model(
         config,
         engine=engine,
         real=8 if dtype == "float64" else 4,
-        threads=checked_threads(threads),
+        threads=num_threads(threads),
         longest=longest,
         held_out=num_held_out,
     )
 
 
-def examples(tokenizer: Tokenizer, docs: Documents, config: Config) -> Batch | Examples:
+def examples(tokenizer: Tokenizer, docs: Documents, config: Config) -> PackedBatch | BatchSource:
     """What the steps learn from, of documents in the order of their turn."""
     if config.mode == "text":
         tokens = stream(tokenizer.encode_documents(docs))
@@ -184,7 +184,7 @@ def examples(tokenizer: Tokenizer, docs: Documents, config: Config) -> Batch | E
     return tokenizer.encode_documents(docs, config.block_size)
 
 
-def tested(tokenizer: Tokenizer, docs: Documents, config: Config) -> Batch:
+def validation_batch(tokenizer: Tokenizer, docs: Documents, config: Config) -> PackedBatch:
     """Documents held out, or all windows of them, in an order that favours no part of them."""
     rng = random.Random(config.seed)
     if config.mode == "text" and docs:
@@ -210,10 +210,9 @@ def check_learnable(source: Corpus, mode: str = "documents") -> None:
 
 def check_enough(source: str, num_chars: int) -> None:
     """CorpusError for a text that is too short to learn from."""
-    if num_chars < LEAST_CHARS:
+    if num_chars < MIN_CHARS:
         raise CorpusError(
-            f"{source} has {num_chars:,} characters: a text to learn from has "
-            f"{LEAST_CHARS:,} or more"
+            f"{source} has {num_chars:,} characters: a text to learn from has {MIN_CHARS:,} or more"
         )
 
 

@@ -14,15 +14,20 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from kamon.completion import completions
-from kamon.engines.base import is_fast
+from kamon import completion
+from kamon.engines.base import has_fused_ops
 from kamon.errors import ConfigError, KamonError
-from kamon.evaluation.nearest import Nearest, details
-from kamon.evaluation.score import Scale, score
-from kamon.generation.constraints import WORK_AT_ONCE, WORK_AT_ONCE_SLOWLY, Conditions, allowed
-from kamon.generation.sampling import probabilities, started
+from kamon.evaluation.nearest import NearestDocument, sample_infos
+from kamon.evaluation.score import PercentileScale, score
+from kamon.generation.constraints import (
+    MAX_FLOPS_AT_ONCE,
+    MAX_FLOPS_AT_ONCE_SLOW,
+    GenerationConstraints,
+    allowed,
+)
+from kamon.generation.sampling import prefill, probabilities
 from kamon.model import Model
-from kamon.tokenizers.prompts import before_answer
+from kamon.tokenizers.prompts import prompt_prefix
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, file_name
@@ -35,7 +40,7 @@ MOST_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer 
 NDJSON = "application/x-ndjson"
 LINES = 500  # of a stream, that are computed and sent together
 EXAMPLES = 10
-LONGEST_COMPARED = 2000  # characters of an entry: `Nearest` takes the square of them
+LONGEST_COMPARED = 2000  # characters of an entry: `NearestDocument` takes the square of them
 PIECE = 1000  # documents that are looked at before others have their turn
 MOST_PIECES = 5  # of a list, each of `num_at_once` documents, that texts are compared with
 MOST_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
@@ -203,7 +208,7 @@ class ScoreBody(Asking):
 class ScoreFound(BaseModel):
     """percentile: how many known entries are at least as odd, in percent; null if there are none.
 
-    compared_with: which entries, "held_out" or "list" (see `Scale`). logprob and
+    compared_with: which entries, "held_out" or "list" (see `PercentileScale`). logprob and
     bits_per_char are null if the probability is 0. cut: the text is longer than the model reads at
     once.
     """
@@ -332,9 +337,9 @@ async def complete(body: CompleteBody, ask: Ask) -> Completions:
 
     def search(stop: Stop) -> Completions:
         with entry.use(stop) as model:
-            found = completions(model, body.prefix, body.n)
+            found = completion.complete(model, body.prefix, body.n)
         return Completions(
-            exact=found.exact,
+            exact=found.num_exact,
             completions=[CompletionFound(**each._asdict()) for each in found.documents],
         )
 
@@ -355,7 +360,7 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
             ]
             which = "odd" if body.unknown == "odd" else "skip"
             most = MOST_PIECES * num_at_once(model)
-            scale = entry.remember(f"scale {which}", lambda: Scale.of(model, which, most))
+            scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
             return [
                 ScoreFound(
                     text=each.text,
@@ -425,7 +430,7 @@ def pieces(model: Model, texts: list[str], stop: Stop) -> Iterator[list[str]]:
 
 def num_at_once(model: Model) -> int:
     """Return how many documents the model reads in a part of a second."""
-    work = WORK_AT_ONCE if is_fast(model.engine) else WORK_AT_ONCE_SLOWLY
+    work = MAX_FLOPS_AT_ONCE if has_fused_ops(model.engine) else MAX_FLOPS_AT_ONCE_SLOW
     return max(1, int(work / model.num_params / model.config.block_size))
 
 
@@ -466,7 +471,7 @@ CONDITIONS = (
 def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
     """Which of some texts are in the list: at once by a set, where the list is no very long one."""
     if len(model.docs) > MOST_REMEMBERED:
-        return model.docs.among
+        return model.docs.intersection
     return entry.remember("documents", lambda: frozenset(model.docs)).intersection
 
 
@@ -479,13 +484,13 @@ def samples_of(
 ) -> Samples:
     model.check_documents("the server samples documents")
     given = {name: getattr(body, name) for name in CONDITIONS}
-    none = Conditions()
+    none = GenerationConstraints()
     conditions = {name: value for name, value in given.items() if value != getattr(none, name)}
 
     def enough(tried: int) -> bool:
         return stop() or tried >= limits.candidates or stop.late()
 
-    found = model.find(
+    found = model.generate(
         body.n,
         temperature=body.temperature,
         seed=body.seed,
@@ -494,13 +499,13 @@ def samples_of(
     )
     known = known_of(found.texts)
     short = max(model.docs.lengths(), default=0) <= LONGEST_COMPARED
-    similar = Nearest(model.docs) if body.nearest and short else None
+    similar = NearestDocument(model.docs) if body.nearest and short else None
     samples: list[Sample] = []
     ended: Literal["n", "tried", "time"]
     size = num_at_once(model)
     for begin in range(0, len(found.texts), size):
         some = found.texts[begin : begin + size]
-        for each in details(model, some, body.prompt, known=known):
+        for each in sample_infos(model, some, body.prompt, known=known):
             if stop():
                 raise Stopped
             near = similar(each.text) if similar and not stop.late() else None
@@ -519,7 +524,7 @@ def samples_of(
     return Samples(
         seed=model.config.seed if body.seed is None else body.seed,
         temperature=model.config.temperature if body.temperature is None else body.temperature,
-        tried=found.tried,
+        tried=found.num_candidates,
         ended=ended,
         samples=samples,
     )
@@ -532,20 +537,20 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
             f"the model has {tokenizer.vocab_size:,} tokens, and the next one is shown of models "
             f"that have {MOST_TOKENS:,} at most: ask for completions"
         )
-    before = before_answer(tokenizer, body.prompt, config.block_size)
+    before = prompt_prefix(tokenizer, body.prompt, config.block_size)
     prefix = tokenizer.encode(body.prefix)
     if len(before) + len(prefix) >= config.block_size:
         raise ConfigError(
             f"the prefix has {len(prefix):,} tokens, and the model's block_size "
             f"{config.block_size} leaves no room behind it"
         )
-    decoder = started(model.engine, tokenizer.bos, before)
+    decoder = prefill(model.engine, tokenizer.bos, before)
     token = (before or (tokenizer.bos,))[-1]
     logits = decoder.push(token)
     for token in prefix:
         logits = decoder.push(token)
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
-    conditions = Conditions(top_k=body.top_k, top_p=body.top_p)
+    conditions = GenerationConstraints(top_k=body.top_k, top_p=body.top_p)
     stay = allowed(
         *(logits, body.temperature, tokenizer.bos, len(body.prefix), conditions),
         special,
@@ -557,7 +562,7 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
         tokens=[
             NextToken(
                 id=token,
-                text="" if token == tokenizer.bos else tokenizer.piece(token),
+                text="" if token == tokenizer.bos else tokenizer.token_text(token),
                 logit=logit,
                 probability=shares.get(token, 0.0),
                 kept=token in shares,

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from kamon.finetuning.preferences import Answer, Preference, Verdict
+from kamon.finetuning.preferences import Feedback, Preference, Rating
 from kamon.web.api_models import LIMITS, Asking, ModelId, ModelInfo, SaveRequest, Seed, Text, info
 from kamon.web.ratings import Rated
 from kamon.web.state import Ask
@@ -66,8 +66,8 @@ async def show_ratings(id: RatingsId, ask: Ask) -> Rated:
 async def answer(id: RatingsId, body: AnswersBody, ask: Ask) -> Rated:
     """More answers; after every few of them the model learns, and the proposals change."""
     session = ask.ratings.session(id)
-    answers: list[Answer] = [
-        Verdict(each.text, each.liked)
+    answers: list[Feedback] = [
+        Rating(each.text, each.liked)
         if isinstance(each, VerdictBody)
         else Preference(each.chosen, each.rejected)
         for each in body.answers

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kamon.engines import scalar
-from kamon.engines.numerics import left_sum
+from kamon.engines.numerics import sequential_sum
 from kamon.engines.scalar import Value, softmax, topological_order
 from kamon.errors import ConfigError
 from kamon.web.code import Source, sources_of
@@ -136,7 +136,8 @@ def loss(model: Model, text: str, position: int) -> Graph:
     for token in [tokenizer.bos, *tokens[:position]]:
         logits = decoder.push(token)
     names = [
-        "end" if token == tokenizer.bos else repr(tokenizer.piece(token)) for token in range(size)
+        "end" if token == tokenizer.bos else repr(tokenizer.token_text(token))
+        for token in range(size)
     ]
     return loss_of(logits, targets[position], names)
 
@@ -175,7 +176,7 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
     terms = [exps[token] for token in shown]
     folded = None
     if others:
-        rest = Value(left_sum(exps[token].data for token in others))
+        rest = Value(sequential_sum(exps[token].data for token in others))
         rest.grad = exps[others[0]].grad  # each term's, as they are added alone
         drawn[rest] = Drawn(f"exp of {len(others)} others", "+", folded=len(others))
         terms.append(rest)

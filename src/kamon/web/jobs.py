@@ -22,7 +22,7 @@ from typing import Any
 
 from kamon.config import Config
 from kamon.data.documents import Documents
-from kamon.engines.base import untrained
+from kamon.engines.base import initial_state
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import num_params
 from kamon.errors import KamonError
@@ -33,7 +33,7 @@ from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
 from kamon.training.early_stopping import mean_loss
 from kamon.training.loop import learning_rate
-from kamon.training.setup import tested
+from kamon.training.setup import validation_batch
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, Shelf
@@ -528,7 +528,7 @@ def model_of(
     dtype = started.training["dtype"]
     engine = make_engine(started.training["engine"], config, dtype=dtype)
     params = array("d", array(TYPECODES[dtype], moment.params))
-    engine.load(untrained(params))
+    engine.load(initial_state(params))
     known = training or started.training | {
         "num_steps_done": step,
         "seconds": moment.seconds,
@@ -537,7 +537,7 @@ def model_of(
     }
     model = Model(config, tokenizer, engine, metrics, known, started.documents)
     if training is None and known["held_out"] is not None:
-        docs = tested(tokenizer, model.parts()[1], config)
+        docs = validation_batch(tokenizer, model.parts()[1], config)
         known["held_out"] = {
             "num_docs": len(docs),
             "loss": mean_loss(engine, docs),

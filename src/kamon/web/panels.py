@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kamon.config import check_text
 from kamon.engines import scalar
-from kamon.engines.batch import pack
+from kamon.engines.batch import pack_sequences
 from kamon.errors import ConfigError
 from kamon.evaluation import introspection
 from kamon.evaluation.score import BITS
@@ -134,8 +134,8 @@ def trace(model: Model, text: str, limits: Limits) -> Trace:
     check_products(size * (model.num_params + c.n_layer * c.n_embd * size), limits)
     weights = introspection.attention_weights(model, text)
     document = tokens if model.writes_text else [*tokens, tokenizer.bos]
-    pieces = ["" if token == tokenizer.bos else tokenizer.piece(token) for token in document]
-    batch = pack([document])
+    pieces = ["" if token == tokenizer.bos else tokenizer.token_text(token) for token in document]
+    batch = pack_sequences([document])
     ngram, why = counted(model, limits)
     by_ngram = map(bits, ngram.logprobs(batch)) if ngram else [None] * batch.num_targets
     by_gpt = map(bits, model.engine.logprobs(batch))

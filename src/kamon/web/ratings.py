@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from kamon.data.corpus import checked_text
 from kamon.data.documents import nfc
-from kamon.engines.base import is_fast
+from kamon.engines.base import has_fused_ops
 from kamon.engines.factory import make_engine
 from kamon.engines.numerics import mean
 from kamon.errors import ConfigError
@@ -28,7 +28,7 @@ from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import rating
 from kamon.finetuning.dpo import BETA
 from kamon.finetuning.metrics import novelty, sampled_kl
-from kamon.finetuning.preferences import Answer, Preference, Verdict, pairs_of, texts_of
+from kamon.finetuning.preferences import Feedback, Preference, Rating, pairs_of, texts_of
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.shelf import Entry, Shelf
@@ -94,7 +94,7 @@ class Rated:
     pairs: bool
     every: int
     seed: int
-    answers: list[Answer]
+    answers: list[Feedback]
     num_aligned: int
     proposals: list[Shown]
     compared: list[Compared]
@@ -163,7 +163,7 @@ class Ratings:
         """WebError 404 for an id that nothing has, 410 for a session that made room for others."""
         return self.session(id).rated
 
-    def answer(self, id: str, answers: Sequence[Answer], stop: Stop) -> Rated:
+    def answer(self, id: str, answers: Sequence[Feedback], stop: Stop) -> Rated:
         """More answers; the model is aligned again where `every` have come since, or nothing is
         left to propose. No answers ask for both at once.
 
@@ -239,11 +239,11 @@ class Ratings:
     def _go_on(
         self,
         session: Session,
-        answers: list[Answer],
+        answers: list[Feedback],
         stop: Stop,
         *,
         now: bool = False,
-        again: Answer | None = None,
+        again: Feedback | None = None,
     ) -> None:
         """To these answers, by who holds the session. now: whether to align and propose anew at
         once; again: what is proposed first, if it still may be."""
@@ -256,7 +256,7 @@ class Ratings:
         aligned = 0 if undone else before.num_aligned
         model, measured, compared = before.model, before.measured, before.compared
         tuned = None
-        if rating.due(answers, aligned, every):
+        if rating.needs_realignment(answers, aligned, every):
             start = time.perf_counter()
             tuned = rating.align(base, answers, should_stop=stop.check)
             seconds = time.perf_counter() - start
@@ -287,7 +287,7 @@ class Ratings:
         )
 
     def _proposals(
-        self, session: Session, tuned: Model | None, answers: Sequence[Answer], *, back: bool
+        self, session: Session, tuned: Model | None, answers: Sequence[Feedback], *, back: bool
     ) -> list[Shown]:
         """By the model that was just tuned, or else by the session's; back: by the base."""
         rated = session.rated
@@ -302,19 +302,19 @@ class Ratings:
         return list(zip(found[::2], found[1::2], strict=False)) if rated.pairs else [*found]
 
     def _measured(
-        self, session: Session, tuned: Model, answers: Sequence[Answer], seconds: float
+        self, session: Session, tuned: Model, answers: Sequence[Feedback], seconds: float
     ) -> tuple[Measured, list[Compared]]:
         base, seed = session.base.model, session.rated.seed
-        n = NUM_MEASURED if is_fast(base.engine) else NUM_MEASURED_SLOWLY
+        n = NUM_MEASURED if has_fused_ops(base.engine) else NUM_MEASURED_SLOWLY
         session.samples = session.samples or base.sample(n, temperature=1.0, seed=seed)
         own, other = tuned.sample(n, temperature=1.0, seed=seed), session.samples
         kl, error = sampled_kl(tuned, base, n, seed)
-        liked, disliked = rating.likelier(tuned, base, answers)
+        liked, disliked = rating.likelihood_gain(tuned, base, answers)
         rewards = []
         for some in (own, other):
             scores = [logprobs(model.engine, model.tokenizer, some) for model in (tuned, base)]
             rewards.append(BETA * mean([p - q for p, q in zip(*scores, strict=True)]))
-        copies = base.docs.among([*own, *other])
+        copies = base.docs.intersection([*own, *other])
         compared = [
             Compared(left, right, left in copies, right in copies)
             for left, right in zip(other, own, strict=True)
@@ -367,7 +367,7 @@ def opened(entry: Entry) -> rating.Base:
         return rating.base_from(replace(model, engine=engine), entry.path)
 
 
-def check(model: Model, answers: Sequence[Answer]) -> None:
+def check(model: Model, answers: Sequence[Feedback]) -> None:
     """Refuse what the model cannot read whole."""
     most = model.config.block_size
     for number, answer in enumerate(answers, 1):
@@ -390,9 +390,9 @@ def texts(shown: Shown) -> Sequence[str]:
     return (shown,) if isinstance(shown, str) else shown
 
 
-def shown_again(answer: Answer, pairs: bool) -> Shown | None:
+def shown_again(answer: Feedback, pairs: bool) -> Shown | None:
     """What an answer was about, in an order that does not tell it; None where that is not shown."""
-    if isinstance(answer, Verdict):
+    if isinstance(answer, Rating):
         return None if pairs else answer.text
     first, second = sorted((answer.chosen, answer.rejected))
     return (first, second) if pairs else None

@@ -42,7 +42,7 @@ from kamon.storage.metrics import Metrics
 if TYPE_CHECKING:
     from kamon.data.corpus import Corpus
     from kamon.training.loop import Progress
-    from kamon.training.setup import Run
+    from kamon.training.setup import TrainingSetup
 
 MOST_REQUEST = 8 << 20  # bytes
 MOST_COMMAND = 100
@@ -182,7 +182,7 @@ class Training:
         self.too_long = self.too_long or self.seconds() > self.request.most_seconds
         return self.control.stopped or self.too_long
 
-    def on_start(self, run: Run) -> None:
+    def on_start(self, run: TrainingSetup) -> None:
         request, config = self.request, run.config
         if config.num_steps > request.most_steps:
             raise ConfigError(
