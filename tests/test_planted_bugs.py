@@ -6,6 +6,8 @@ Here the first bug of each folder is planted; `make bugs` plants them all.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -41,6 +43,18 @@ def test_patch_still_applies(path: Path) -> None:
     assert apply(bug, code) != code
     for test in bug.tests:
         assert (ROOT / test.partition("::")[0]).is_file()
+
+
+def test_no_patch_uses_a_name_that_is_gone(tmp_path: Path) -> None:
+    """Otherwise any test would catch it."""
+    for path in PATCHES:
+        bug = read_bug(path)
+        if bug.file.endswith(".py"):
+            copy = tmp_path / f"{bug.name.replace('/', '-')}.py"
+            copy.write_text(apply(bug, (ROOT / bug.file).read_text("utf-8")), "utf-8")
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select=E9,F821", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -236,7 +236,7 @@ def test_a_clipped_gradient_is_that_of_all_groups(dtype: str) -> None:
     start = random_state(config, rng)
     together, apart = (make_native(config, dtype) for _ in range(2))
     together.load(start)
-    train(together, Plan(batch, len(batch), array("q", range(len(batch))), array("d", [0.01])))
+    train(together, StepPlan(batch, len(batch), array("q", range(len(batch))), array("d", [0.01])))
     apart.load(start)
     apart.backward(batch, [1 / batch.num_targets] * batch.num_targets)
     apart.step(0.01)
