@@ -31,7 +31,7 @@ from kamon.training.setup import build_setup
 
 
 def pytest_configure() -> None:
-    """dev/plant_bugs.py names the copy of the package that it means to test: be sure it is that."""
+    """Checks that the tests run on the copy of the package that helpers/planted.py names."""
     # What was started in the background of a shell ignores Ctrl-C, and so would all it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # No deadline: a shared machine may be slow for a moment, and that is no failure.

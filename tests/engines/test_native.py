@@ -227,6 +227,23 @@ def test_threads_change_no_bit(dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_a_clipped_gradient_is_that_of_all_groups(dtype: str) -> None:
+    """A step of a batch that several threads share, with `backward`, which adds their shares up."""
+    config = Config(n_embd=8, n_head=2, block_size=12, vocab_size=9, std=0.3, grad_clip=0.05)
+    rng = random.Random(7)
+    batch = random_batch(config, rng, 1000)
+    assert batch.num_targets >= 2 * 96  # two groups
+    start = random_state(config, rng)
+    together, apart = (make_native(config, dtype) for _ in range(2))
+    together.load(start)
+    train(together, StepPlan(batch, len(batch), array("q", range(len(batch))), array("d", [0.01])))
+    apart.load(start)
+    apart.backward(batch, [1 / batch.num_targets] * batch.num_targets)
+    apart.step(0.01)
+    assert together.state() == apart.state()
+
+
 def test_float64_is_the_same_on_any_instruction_set() -> None:
     config = Config(
         n_layer=2, n_embd=12, n_head=3, block_size=18, vocab_size=21, std=0.3, grad_clip=0.05

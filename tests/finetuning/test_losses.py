@@ -388,6 +388,7 @@ def test_a_group_is_its_own_baseline() -> None:
             assert found[first + i] == pytest.approx(group[i] - sum(others) / 3)
         assert sum(found[first : first + 4]) == pytest.approx(0)
     assert losses.group_advantages([2.0] * 6, 3) == [0.0] * 6
+    assert losses.group_advantages([1.0, 3.0], 2) == [-2.0, 2.0]  # the smallest group
 
 
 @pytest.mark.parametrize(("n", "size"), [(4, 1), (5, 2), (4, 0)])
