@@ -23,10 +23,10 @@ from kamon.engines.parameters import num_params
 from kamon.errors import CorpusError
 from kamon.training.data import NONE_HELD_OUT, check_learnable
 from kamon.web.errors import WebError
-from kamon.web.jobs import PASTED, Job, Jobs, Moment, moment_id
 from kamon.web.limits import Limits
-from kamon.web.state import Ask, Asked
-from kamon.web.work import Stop
+from kamon.web.routes.context import Ask, RequestContext
+from kamon.web.services.jobs import PASTED, Job, Jobs, Snapshot, moment_id
+from kamon.web.services.workers import Stop
 
 router = APIRouter(tags=["trainings"])
 LIMITS = Limits()
@@ -34,8 +34,8 @@ LOOK_SECONDS = 0.1  # between two looks at what is new
 HEARTBEAT_SECONDS = 10.0
 LISTED = 100  # lines that reading takes out or changes
 NUM_DOCS = 20
-MOST_SHOWN = 200  # characters of a line
-LONGEST_TIDIED = 1000  # characters of a document
+MAX_SHOWN = 200  # characters of a line
+MAX_TIDIED = 1000  # characters of a document
 TIDYING_SECONDS = 2.0
 
 JobId = Annotated[str, Path(max_length=80)]
@@ -43,13 +43,13 @@ Text = Annotated[str, Field(max_length=LIMITS.body_bytes)]
 Point = tuple[int, float]
 
 
-class Asking(BaseModel):
+class ApiModel(BaseModel):
     """What a request says; names that are not known are refused, and "1" is no number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Settings(Asking):
+class Settings(ApiModel):
     """Of a `Config`; what is left out is picked by the budget."""
 
     n_layer: Annotated[int | None, Field(ge=1, le=16)] = None
@@ -76,7 +76,7 @@ Column = Annotated[str | None, Field(max_length=1000)]
 Name = Annotated[str | None, Field(min_length=1, max_length=100)]
 
 
-class JobRequest(Asking):
+class JobRequest(ApiModel):
     """text or builtin: the list, pasted or in the package. budget: seconds, 1 where settings have
     no num_steps. name: what the pasted list is called. format: "text" is an entry a line; of a
     table, column is the one to learn, by its name in the header row, by its number or, in JSON, its
@@ -164,7 +164,7 @@ class ProgressEvent(BaseModel):
     held_out: list[Point]
 
 
-class ColumnsRequest(Asking):
+class ColumnsRequest(ApiModel):
     """A table, called `name`."""
 
     text: Text
@@ -179,7 +179,7 @@ class Columns(BaseModel):
     columns: list[str]
 
 
-class CleanRequest(Asking):
+class CleanRequest(ApiModel):
     """A list, as of a training."""
 
     text: Text
@@ -255,7 +255,7 @@ async def start_job(request: JobRequest, ask: Ask) -> JobAnswer:
     return answer(await ask.compute(lambda _: started(ask, request)), ask)
 
 
-def started(ask: Asked, request: JobRequest) -> Job:
+def started(ask: RequestContext, request: JobRequest) -> Job:
     limits = ask.limits
     settings = request.settings.model_dump(exclude_none=True) | {"seed": request.seed}
     if (request.text is None) == (request.builtin is None):
@@ -339,7 +339,7 @@ async def delete_job(id: JobId, ask: Ask) -> None:
     ask.jobs.forget(id)
 
 
-def answer(job: Job, ask: Asked) -> JobAnswer:
+def answer(job: Job, ask: RequestContext) -> JobAnswer:
     with job.lock:
         started = job.started
         return JobAnswer(
@@ -370,7 +370,7 @@ def lines(job: Job) -> Lines:
     return Lines(uniform=uniform, ngram=loss, ngram_order=order)
 
 
-def moment_answer(job: Job, moment: Moment) -> MomentAnswer:
+def moment_answer(job: Job, moment: Snapshot) -> MomentAnswer:
     return MomentAnswer(step=moment.step, model=moment_id(job, moment), samples=moment.samples)
 
 
@@ -378,7 +378,7 @@ def moment_answer(job: Job, moment: Moment) -> MomentAnswer:
 
 
 @dataclass(frozen=True)
-class Told:
+class EventCursor:
     """What somebody knows of a training, as the id of an event says it: whether it has started,
     whether it is over, and how many of each list. All of it only grows, so that whoever comes back
     with any id is told what he lacks."""
@@ -391,7 +391,7 @@ class Told:
     moments: int = 0
 
     @classmethod
-    def of(cls, job: Job) -> Told:
+    def of(cls, job: Job) -> EventCursor:
         return cls(
             int(job.started is not None),
             int(job.over),
@@ -404,7 +404,7 @@ class Told:
         return "-".join(map(str, vars(self).values()))
 
     @classmethod
-    def from_id(cls, id: str, job: Job) -> Told | None:
+    def from_id(cls, id: str, job: Job) -> EventCursor | None:
         """None for what is no id of this training: then all is new."""
         numbers = id.split("-")
         if len(numbers) != 6 or not all(
@@ -447,7 +447,7 @@ async def job_events(
 ) -> Response:
     """Server-sent events of a training: from its start, or from behind the one named."""
     job = ask.jobs.get(id)
-    told = Told.from_id(last_event_id, job)
+    told = EventCursor.from_id(last_event_id, job)
     if told and told.over:
         return Response(status_code=204)  # by which a browser knows not to come back
     if ask.jobs.streams >= ask.limits.streams:
@@ -455,7 +455,7 @@ async def job_events(
     return Events(ask.jobs, stream(ask, job, told))
 
 
-async def stream(ask: Asked, job: Job, told: Told | None) -> AsyncIterator[str]:
+async def stream(ask: RequestContext, job: Job, told: EventCursor | None) -> AsyncIterator[str]:
     """Looks now and then: no thread has to wait, and nothing queues up for a slow client."""
     stands: tuple[Any, ...] = ()
     last = time.monotonic()
@@ -474,13 +474,13 @@ async def stream(ask: Asked, job: Job, told: Told | None) -> AsyncIterator[str]:
 
 
 def news(
-    job: Job, ask: Asked, told: Told | None, stands: tuple[Any, ...]
-) -> tuple[list[str], Told, tuple[Any, ...]]:
+    job: Job, ask: RequestContext, told: EventCursor | None, stands: tuple[Any, ...]
+) -> tuple[list[str], EventCursor, tuple[Any, ...]]:
     """The events that somebody lacks, and what he knows then. stands: what does not only grow, as
     he was told it last."""
     events = []
     with job.lock:
-        now = Told.of(job)
+        now = EventCursor.of(job)
         at = (job.state, ask.jobs.ahead(job), len(job.losses), job.seconds)
         fresh = told is None or told.started < now.started
         if not fresh and told and (at != stands or told != now):
@@ -506,7 +506,7 @@ def news(
     return events, now, at
 
 
-def event(name: str, told: Told, data: BaseModel) -> str:
+def event(name: str, told: EventCursor, data: BaseModel) -> str:
     """The line of data has no line end: JSON writes those of a text as two characters."""
     return f"event: {name}\nid: {told.id}\ndata: {data.model_dump_json()}\n\n"
 
@@ -596,12 +596,12 @@ def warnings_of(source: corpus.Corpus, num_held_out: int) -> list[str]:
 
 
 def shown(text: str) -> str:
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def tidied(docs: Documents, stop: Stop) -> Tidied | None:
     """By those steps that need no extra. Some take the square of a document's length."""
-    if max(docs.lengths()) > LONGEST_TIDIED:
+    if max(docs.lengths()) > MAX_TIDIED:
         return None
     end = time.monotonic() + TIDYING_SECONDS
 

@@ -7,23 +7,23 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from kamon.web.api_models import Asking, ModelId, Text
-from kamon.web.graph import MOST_INPUT, Graph, expression, loss
-from kamon.web.panels import EmbeddingMap, Trace, check_chars, embedding_map, trace
-from kamon.web.state import Ask
-from kamon.web.work import Stop
+from kamon.web.routes.context import Ask
+from kamon.web.routes.models import ApiModel, ModelId, Text
+from kamon.web.services.workers import Stop
+from kamon.web.views.graph import MAX_INPUT, Graph, expression, loss
+from kamon.web.views.panels import EmbeddingMap, Trace, check_chars, embedding_map, trace
 
 router = APIRouter(tags=["inside"])
 
-Operand = Annotated[float, Field(ge=-MOST_INPUT, le=MOST_INPUT, allow_inf_nan=False)]
+Operand = Annotated[float, Field(ge=-MAX_INPUT, le=MAX_INPUT, allow_inf_nan=False)]
 
 
-class TraceBody(Asking):
+class TraceBody(ApiModel):
     model: ModelId
     text: Text
 
 
-class ExpressionBody(Asking):
+class ExpressionBody(ApiModel):
     """((a·b + c).relu() − 1)²"""
 
     kind: Literal["expression"]
@@ -32,7 +32,7 @@ class ExpressionBody(Asking):
     c: Operand
 
 
-class LossBody(Asking):
+class LossBody(ApiModel):
     """−log p of a token of the text, by its position from 0 on, or of the end behind them all."""
 
     kind: Literal["loss"]

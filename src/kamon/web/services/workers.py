@@ -29,7 +29,7 @@ class Turn:
         self.go = go
 
 
-class Turns:
+class FairTurns:
     """At most `most` turns are taken at a time, the one that was asked for first before others."""
 
     def __init__(self, most: int) -> None:
@@ -144,7 +144,7 @@ def busy() -> WebError:
     return WebError(503, "the server has enough to do: try again in a second")
 
 
-class Work:
+class WorkerPool:
     """Runs functions in threads, at most `limits.threads` at a time, and one for each key.
 
     `limits.waiting` more wait for their turn. More than that are told at once to come back (503),
@@ -157,7 +157,7 @@ class Work:
         self.most = limits.threads + limits.waiting
         self.pending = 0
         self.ending = False
-        self.turns = Turns(limits.threads)
+        self.turns = FairTurns(limits.threads)
         self.pool = ThreadPoolExecutor(self.most, thread_name_prefix="kamon-work")
 
     async def run(

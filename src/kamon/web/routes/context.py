@@ -7,24 +7,24 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
-from kamon.web.jobs import Jobs
 from kamon.web.limits import Limits
-from kamon.web.playground import Playground
-from kamon.web.ratings import Ratings
-from kamon.web.shelf import Shelf
-from kamon.web.work import Stop
+from kamon.web.services.jobs import Jobs
+from kamon.web.services.playground import Playground
+from kamon.web.services.ratings import Ratings
+from kamon.web.services.registry import ModelRegistry
+from kamon.web.services.workers import Stop
 
 T = TypeVar("T")
 
 
-class Asked:
+class RequestContext:
     """A request's hold on the server: computes for it as long as its client is there."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.playground: Playground = request.app.state.playground
         self.limits: Limits = self.playground.limits
-        self.shelf: Shelf = self.playground.shelf
+        self.shelf: ModelRegistry = self.playground.shelf
         self.jobs: Jobs = self.playground.jobs
         self.ratings: Ratings = self.playground.ratings
 
@@ -36,4 +36,4 @@ class Asked:
         return await work.run(function, gone, key=key, seconds=seconds)
 
 
-Ask = Annotated[Asked, Depends(Asked)]
+Ask = Annotated[RequestContext, Depends(RequestContext)]

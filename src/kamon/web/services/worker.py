@@ -1,4 +1,4 @@
-"""A training in a process of its own: `python -m kamon.web.worker`.
+"""A training in a process of its own: `python -m kamon.web.services.worker`.
 
 Standard input has one JSON object in its first line, the fields of `Request`, and then words, one a
 line: pause, resume, stop. Where it ends, this process ends at once: nobody is left to train for.
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from kamon.training.loop import Progress
     from kamon.training.setup import TrainingSetup
 
-MOST_REQUEST = 8 << 20  # bytes
-MOST_COMMAND = 100
+MAX_REQUEST_BYTES = 8 << 20  # bytes
+MAX_COMMAND_BYTES = 100
 REPORT_SECONDS = 0.1  # between two reports
 NUM_SAMPLES = 5
 KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training, that may go into moments
@@ -84,7 +84,7 @@ class Control:
 
     def listen(self, commands: BinaryIO) -> None:
         """Until the end of this process, which it makes."""
-        while command := commands.readline(MOST_COMMAND):
+        while command := commands.readline(MAX_COMMAND_BYTES):
             word = command.strip()
             if word == b"pause" and not self.stopped:
                 self.going.clear()
@@ -165,7 +165,7 @@ class Training:
             self.counting.join()
         training = model.training | {"seconds": round(self.seconds(), 3)}
         if model.metrics:
-            self.tell(model.metrics.losses, model.metrics.held_out.items())
+            self.send_progress(model.metrics.losses, model.metrics.held_out.items())
         self.report(
             "end",
             finished=training["finished"],
@@ -223,7 +223,7 @@ class Training:
         moments = max(2, min(request.moments, room))
         self.wanted = list(wanted_steps(config.num_steps, moments))
         self.start = self.last_report = time.perf_counter()
-        self.keep(0)
+        self.send_snapshot(0)
 
     def count(self, model: model.Model) -> None:
         divided = replace(model, training=model.training | {"held_out": {}})
@@ -237,12 +237,12 @@ class Training:
             due = due and self.keeping <= KEEPING_SECONDS + KEEPING_SHARE * self.seconds()
         paused = not self.control.going.is_set()
         if due or paused or time.perf_counter() - self.last_report >= REPORT_SECONDS:
-            self.tell(progress.losses, progress.held_out)
+            self.send_progress(progress.losses, progress.held_out)
         if due:
-            self.keep(step)
+            self.send_snapshot(step)
         self.control.wait()
 
-    def tell(self, losses: array[float], held_out: Iterable[tuple[int, float]]) -> None:
+    def send_progress(self, losses: array[float], held_out: Iterable[tuple[int, float]]) -> None:
         """What is new."""
         records = [pair for pair in held_out if math.isfinite(pair[1])]
         self.report(
@@ -255,7 +255,7 @@ class Training:
         self.num_losses, self.num_held_out = len(losses), len(records)
         self.last_report = time.perf_counter()
 
-    def keep(self, step: int) -> None:
+    def send_snapshot(self, step: int) -> None:
         """The model of this step."""
         assert self.model
         start = time.thread_time()
@@ -283,7 +283,7 @@ def main() -> int:
     with suppress(AttributeError, OSError):  # where there is no such thing
         os.nice(NICE)
     try:
-        request = Request(**json.loads(commands.readline(MOST_REQUEST)))
+        request = Request(**json.loads(commands.readline(MAX_REQUEST_BYTES)))
     except (ValueError, TypeError, RecursionError):
         report("failed", error="what came first on standard input is no training")
         return 2

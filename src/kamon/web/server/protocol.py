@@ -14,14 +14,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from kamon.web.errors import WebError
-from kamon.web.guard import refuse
 from kamon.web.limits import Limits
+from kamon.web.server.guard import refuse
 
 PATIENCE = 0.5  # seconds that a connection may be silent while others wait for its place
 REFUSED_AT_ONCE = 4  # times as many connections get an answer; beyond, they are only closed
 
 
-def protocol(limits: Limits) -> type[H11Protocol]:
+def protocol_class(limits: Limits) -> type[H11Protocol]:
     """The protocol of uvicorn, with these limits."""
 
     class Protocol(H11Protocol):

@@ -16,14 +16,14 @@ from kamon.errors import ConfigError
 from kamon.evaluation import introspection
 from kamon.evaluation.score import BITS
 from kamon.ngrams.reference import Ngram
-from kamon.web.code import Source, sources_of
 from kamon.web.limits import Limits
+from kamon.web.views.source_links import Source, sources_of
 
 if TYPE_CHECKING:
     from kamon.model import Model
     from kamon.ngrams.native import NativeNgram
 
-MOST_POINTS = 20_000
+MAX_POINTS = 20_000
 NGRAMS_KEPT = 4  # each takes some hundred bytes for every character of its list
 
 
@@ -63,9 +63,9 @@ def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
     """ConfigError for a model too large for it."""
     c = model.config
     check_products((c.vocab_size + c.block_size + 2_000) * c.n_embd**2, limits)
-    if c.vocab_size + c.block_size > MOST_POINTS:
+    if c.vocab_size + c.block_size > MAX_POINTS:
         raise ConfigError(
-            f"the model has {c.vocab_size + c.block_size:,} tokens and positions: {MOST_POINTS:,} "
+            f"the model has {c.vocab_size + c.block_size:,} tokens and positions: {MAX_POINTS:,} "
             "are the most that a map shows"
         )
     found = introspection.embeddings(model)

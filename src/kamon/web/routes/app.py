@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.resources import files
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,27 +12,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Match
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from kamon._version import __version__
 from kamon.errors import KamonError, StoreError
-from kamon.web import api_inside, api_jobs, api_models, api_preferences
 from kamon.web.errors import WebError
-from kamon.web.guard import Guard
-from kamon.web.playground import Playground
-from kamon.web.work import Stopped
+from kamon.web.routes import inside, jobs, models, preferences
+from kamon.web.server.guard import RequestGuard
+from kamon.web.services.playground import Playground
+from kamon.web.services.workers import Stopped
 
-LONGEST = 2000  # characters of what a client is told
+MAX_ERROR = 2000  # characters of what a client is told
 FOLDERS = re.compile(r"(?<![^\s'\"`(])(?:[A-Za-z]:)?[/\\](?:[^/\\:\n]*[/\\])*")  # of a whole path
-TYPES = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-    "png": "image/png",
-}
-LEAST_TO_PACK = 1000  # bytes of a file that is worth compressing
 
 
 class Problem(BaseModel):
@@ -47,14 +38,6 @@ class Problem(BaseModel):
 class Health(BaseModel):
     status: str
     version: str
-
-
-@dataclass(frozen=True)
-class File:
-    content: bytes
-    packed: bytes | None
-    media_type: str
-    etag: str
 
 
 class Allowed(BaseModel):
@@ -85,7 +68,7 @@ def make_app(
         responses=problems,
     )
     app.state.playground = playground
-    for api in (api_models, api_jobs, api_inside, api_preferences):
+    for api in (models, jobs, inside, preferences):
         app.include_router(api.router, prefix="/api/v1")
 
     @app.get("/health", tags=["server"])
@@ -96,11 +79,14 @@ def make_app(
     @app.get("/api/v1/limits", tags=["server"])
     async def limits() -> Allowed:
         """How much a request may ask for."""
-        return Allowed(limits=asdict(playground.limits), settings=api_jobs.largest_settings())
+        return Allowed(limits=asdict(playground.limits), settings=jobs.largest_settings())
 
-    for name, file in page_files().items():
-        for path in (f"/static/{name}", *(["/"] if name == "index.html" else [])):
-            app.add_api_route(path, serving(file), methods=["GET", "HEAD"], include_in_schema=False)
+    page = Page(packages=[("kamon.web", "static")])
+    app.mount("/static", GZipMiddleware(page))
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return await page.get_response("index.html", request.scope)
 
     app.add_exception_handler(WebError, tell_web_error)
     app.add_exception_handler(KamonError, tell_kamon_error)
@@ -108,58 +94,41 @@ def make_app(
     app.add_exception_handler(HTTPException, tell_http_error)
     app.add_exception_handler(Stopped, tell_nobody)
     app.add_exception_handler(Exception, tell_bug)
-    return Guard(app, playground.limits, hosts, token, **how)
+    return RequestGuard(app, playground.limits, hosts, token, **how)
 
 
-def page_files() -> dict[str, File]:
-    found = {}
-    for each in files("kamon.web").joinpath("static").iterdir():
-        kind = TYPES.get(each.name.rpartition(".")[2])
-        if kind is not None:
-            content = each.read_bytes()
-            packed = gzip.compress(content, mtime=0) if len(content) >= LEAST_TO_PACK else None
-            etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-            found[each.name] = File(content, packed, kind, etag)
-    return found
+class Page(StaticFiles):
+    """The files of the page; a browser asks each time whether they have changed."""
 
-
-def serving(file: File) -> Any:
-    async def serve(request: Request) -> Response:
-        headers = {"etag": file.etag, "cache-control": "no-cache", "vary": "accept-encoding"}
-        if request.headers.get("if-none-match") == file.etag:
-            return Response(status_code=304, headers=headers)
-        content = file.content
-        if file.packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
-            content = file.packed
-            headers["content-encoding"] = "gzip"
-        return Response(content, media_type=file.media_type, headers=headers)
-
-    return serve
+    def file_response(self, *args: Any, **how: Any) -> Response:
+        response = super().file_response(*args, **how)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 # ---- what went wrong
 
 
-def told(status: int, text: str) -> JSONResponse:
+def problem(status: int, text: str) -> JSONResponse:
     headers = {"retry-after": "1"} if status in (429, 503) else {}
-    return JSONResponse({"error": text[:LONGEST]}, status, headers)
+    return JSONResponse({"error": text[:MAX_ERROR]}, status, headers)
 
 
 async def tell_web_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, WebError)
-    return told(error.status, str(error))
+    return problem(error.status, str(error))
 
 
 async def tell_kamon_error(_: Request, error: Exception) -> Response:
     """What a client can change is 422; a directory that is taken or cannot be written is 409."""
     if isinstance(error, StoreError):
-        return told(409, FOLDERS.sub("", str(error)))
-    return told(422, str(error))
+        return problem(409, FOLDERS.sub("", str(error)))
+    return problem(422, str(error))
 
 
 async def tell_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return told(422, sentence(error.errors()))
+    return problem(422, sentence(error.errors()))
 
 
 def sentence(problems: Sequence[Any]) -> str:
@@ -180,7 +149,7 @@ async def tell_http_error(request: Request, error: Exception) -> Response:
         404: "there is nothing at this address",
         405: "this address takes another method",
     }.get(error.status_code, str(error.detail))
-    answer = told(error.status_code, text)
+    answer = problem(error.status_code, text)
     if error.status_code == 405:
         answer.headers["allow"] = ", ".join(methods_of(request))
     return answer
@@ -204,4 +173,4 @@ async def tell_nobody(_request: Request, _error: Exception) -> Response:
 
 async def tell_bug(_request: Request, _error: Exception) -> Response:
     """Which is raised on behind the answer, and so shown where the server was started."""
-    return told(500, "the server made a mistake: where it was started stands what happened")
+    return problem(500, "the server made a mistake: where it was started stands what happened")

@@ -30,20 +30,20 @@ from kamon.model import Model
 from kamon.tokenizers.prompts import prompt_prefix
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
-from kamon.web.shelf import Entry, file_name
-from kamon.web.state import Ask
-from kamon.web.work import Stop, Stopped
+from kamon.web.routes.context import Ask
+from kamon.web.services.registry import Entry, file_name
+from kamon.web.services.workers import Stop, Stopped
 
 router = APIRouter(tags=["models"])
 LIMITS = Limits()
-MOST_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer names each
+MAX_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer names each
 NDJSON = "application/x-ndjson"
 LINES = 500  # of a stream, that are computed and sent together
 EXAMPLES = 10
-LONGEST_COMPARED = 2000  # characters of an entry: `NearestDocument` takes the square of them
+MAX_COMPARED = 2000  # characters of an entry: `NearestDocument` takes the square of them
 PIECE = 1000  # documents that are looked at before others have their turn
-MOST_PIECES = 5  # of a list, each of `num_at_once` documents, that texts are compared with
-MOST_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
+MAX_PIECES = 5  # of a list, each of `num_at_once` documents, that texts are compared with
+MAX_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
 
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
 Text = Annotated[str, Field(max_length=LIMITS.text_chars)]
@@ -56,7 +56,7 @@ Length = Annotated[int, Field(ge=0, le=1_000_000)]
 Accept = Annotated[str, Header(include_in_schema=False)]
 
 
-class Asking(BaseModel):
+class ApiModel(BaseModel):
     """What a request says; names that are not known are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -98,7 +98,7 @@ class ModelDetails(ModelInfo):
     source: str
 
 
-class SaveRequest(Asking):
+class SaveRequest(ApiModel):
     name: Annotated[str, Field(max_length=40)]
 
 
@@ -132,7 +132,7 @@ class Data(BaseModel):
     examples: Examples
 
 
-class SampleBody(Asking):
+class SampleBody(ApiModel):
     """Conditions as of `kamon sample`; lengths in characters."""
 
     model: ModelId
@@ -178,7 +178,7 @@ class Samples(BaseModel):
     samples: list[Sample]
 
 
-class CompleteBody(Asking):
+class CompleteBody(ApiModel):
     model: ModelId
     prefix: ShortText = ""
     n: Annotated[int, Field(ge=1, le=LIMITS.completions)] = 10
@@ -197,7 +197,7 @@ class Completions(BaseModel):
     completions: list[CompletionFound]
 
 
-class ScoreBody(Asking):
+class ScoreBody(ApiModel):
     """unknown: what to do with a text that has characters which the model does not know."""
 
     model: ModelId
@@ -226,7 +226,7 @@ class Scores(BaseModel):
     scores: list[ScoreFound]
 
 
-class NextTokenBody(Asking):
+class NextTokenBody(ApiModel):
     model: ModelId
     prefix: ShortText = ""
     temperature: Temperature = 1.0
@@ -359,7 +359,7 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
                 for each in score(model, some, unknown=body.unknown)
             ]
             which = "odd" if body.unknown == "odd" else "skip"
-            most = MOST_PIECES * num_at_once(model)
+            most = MAX_PIECES * num_at_once(model)
             scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
             return [
                 ScoreFound(
@@ -470,7 +470,7 @@ CONDITIONS = (
 
 def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
     """Which of some texts are in the list: at once by a set, where the list is no very long one."""
-    if len(model.docs) > MOST_REMEMBERED:
+    if len(model.docs) > MAX_REMEMBERED:
         return model.docs.intersection
     return entry.remember("documents", lambda: frozenset(model.docs)).intersection
 
@@ -498,7 +498,7 @@ def samples_of(
         **conditions,
     )
     known = known_of(found.texts)
-    short = max(model.docs.lengths(), default=0) <= LONGEST_COMPARED
+    short = max(model.docs.lengths(), default=0) <= MAX_COMPARED
     similar = NearestDocument(model.docs) if body.nearest and short else None
     samples: list[Sample] = []
     ended: Literal["n", "tried", "time"]
@@ -532,10 +532,10 @@ def samples_of(
 
 def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
     tokenizer, config = model.tokenizer, model.config
-    if tokenizer.vocab_size > MOST_TOKENS:
+    if tokenizer.vocab_size > MAX_TOKENS:
         raise ConfigError(
             f"the model has {tokenizer.vocab_size:,} tokens, and the next one is shown of models "
-            f"that have {MOST_TOKENS:,} at most: ask for completions"
+            f"that have {MAX_TOKENS:,} at most: ask for completions"
         )
     before = prompt_prefix(tokenizer, body.prompt, config.block_size)
     prefix = tokenizer.encode(body.prefix)

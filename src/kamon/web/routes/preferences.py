@@ -8,17 +8,26 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from kamon.finetuning.preferences import Feedback, Preference, Rating
-from kamon.web.api_models import LIMITS, Asking, ModelId, ModelInfo, SaveRequest, Seed, Text, info
-from kamon.web.ratings import Rated
-from kamon.web.state import Ask
-from kamon.web.work import Stop
+from kamon.web.routes.context import Ask
+from kamon.web.routes.models import (
+    LIMITS,
+    ApiModel,
+    ModelId,
+    ModelInfo,
+    SaveRequest,
+    Seed,
+    Text,
+    info,
+)
+from kamon.web.services.ratings import Rated
+from kamon.web.services.workers import Stop
 
 router = APIRouter(tags=["preferences"])
 
 RatingsId = Annotated[str, Field(min_length=1, max_length=80)]
 
 
-class PreferencesBody(Asking):
+class PreferencesBody(ApiModel):
     """pairs: whether two are proposed at a time. every: after how many answers the model learns."""
 
     model: ModelId
@@ -27,17 +36,17 @@ class PreferencesBody(Asking):
     seed: Seed | None = None
 
 
-class VerdictBody(Asking):
+class VerdictBody(ApiModel):
     text: Text
     liked: bool
 
 
-class PreferenceBody(Asking):
+class PreferenceBody(ApiModel):
     chosen: Text
     rejected: Text
 
 
-class AnswersBody(Asking):
+class AnswersBody(ApiModel):
     """No answers ask for other proposals at once, by a model that has learned all so far."""
 
     answers: Annotated[list[VerdictBody | PreferenceBody], Field(max_length=LIMITS.answers)]

@@ -48,7 +48,7 @@ HEADERS = [
 ]
 
 
-class Guard:
+class RequestGuard:
     """ASGI: passes on to `app` what may come in, with its body read, and answers the rest itself.
 
     hosts: what Host may be, in lower case, with the port. anywhere: also the address of this

@@ -11,14 +11,14 @@ from kamon.engines import scalar
 from kamon.engines.numerics import sequential_sum
 from kamon.engines.scalar import Value, softmax, topological_order
 from kamon.errors import ConfigError
-from kamon.web.code import Source, sources_of
+from kamon.web.views.source_links import Source, sources_of
 
 if TYPE_CHECKING:
     from kamon.model import Model
 
-LIKELIEST = 4  # tokens of a loss that are drawn, beside the target
-MOST_TOKENS = 20_000  # of a vocabulary: four Values each
-MOST_INPUT = 1e6  # of an expression
+NUM_LIKELY = 4  # tokens of a loss that are drawn, beside the target
+MAX_TOKENS = 20_000  # of a vocabulary: four Values each
+MAX_INPUT = 1e6  # of an expression
 OF_ALL: dict[str, Callable[..., Any]] = {
     "value": Value.__init__,
     "order": topological_order,
@@ -89,8 +89,8 @@ class Drawn:
 def expression(a: float, b: float, c: float) -> Graph:
     """((a·b + c).relu() − 1)² and its gradient."""
     for name, number in (("a", a), ("b", b), ("c", c)):
-        if not abs(number) <= MOST_INPUT:
-            raise ConfigError(f"{name} must be from −{MOST_INPUT:,.0f} to {MOST_INPUT:,.0f}")
+        if not abs(number) <= MAX_INPUT:
+            raise ConfigError(f"{name} must be from −{MAX_INPUT:,.0f} to {MAX_INPUT:,.0f}")
     inputs = [Value(float(number)) for number in (a, b, c)]
     product = inputs[0] * inputs[1]
     total = product + inputs[2]
@@ -130,8 +130,8 @@ def loss(model: Model, text: str, position: int) -> Graph:
             f"position {position} is too far back: block_size {model.config.block_size} reaches "
             f"position {model.config.block_size - 1}"
         )
-    if size > MOST_TOKENS:
-        raise ConfigError(f"a sum over {size:,} tokens is too long to look at: {MOST_TOKENS:,} are")
+    if size > MAX_TOKENS:
+        raise ConfigError(f"a sum over {size:,} tokens is too long to look at: {MAX_TOKENS:,} are")
     decoder = model.engine.decoder()
     for token in [tokenizer.bos, *tokens[:position]]:
         logits = decoder.push(token)
@@ -162,7 +162,7 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
         partial, term = partial.inputs
         exps.append(term)
     exps = [*exps, partial][::-1]
-    likeliest = sorted(range(len(leaves)), key=lambda token: -leaves[token].data)[:LIKELIEST]
+    likeliest = sorted(range(len(leaves)), key=lambda token: -leaves[token].data)[:NUM_LIKELY]
     shown = sorted({*likeliest, target})
     others = [token for token in range(len(leaves)) if token not in shown]
     if len(others) == 1:

@@ -31,14 +31,14 @@ from kamon.finetuning.metrics import novelty, sampled_kl
 from kamon.finetuning.preferences import Feedback, Preference, Rating, pairs_of, texts_of
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
-from kamon.web.shelf import Entry, Shelf
-from kamon.web.work import Stop
+from kamon.web.services.registry import Entry, ModelRegistry
+from kamon.web.services.workers import Stop
 
 if TYPE_CHECKING:
     from kamon.model import Model
 
 NUM_MEASURED = 100  # samples that are measured, of the base and of the tuned model
-NUM_MEASURED_SLOWLY = 10  # by the scalar engine
+NUM_MEASURED_SLOW = 10  # by the scalar engine
 NUM_COMPARED = 10  # of them are shown
 NUM_PROPOSED = 10  # more than are rated until the next alignment: some are passed over
 SEEDS = 2**63
@@ -102,7 +102,7 @@ class Rated:
 
 
 @dataclass
-class Session:
+class RatedSession:
     """base: with an engine of its own. samples: of the base, to compare with, once they are made.
 
     turn: how often other proposals were asked for. used: when it was last, of a counter.
@@ -122,24 +122,24 @@ class Ratings:
     """The sessions. If there are too many, the one that was not used for longest is ended; `gone`
     remembers its id."""
 
-    def __init__(self, shelf: Shelf, limits: Limits) -> None:
+    def __init__(self, shelf: ModelRegistry, limits: Limits) -> None:
         self.shelf = shelf
         self.limits = limits
-        self.sessions: dict[str, Session] = {}
+        self.sessions: dict[str, RatedSession] = {}
         self.gone: deque[str] = deque(maxlen=GONE_KEPT)
         self.lock = threading.Lock()
         self.clock = count()
 
     def start(self, model: str, *, pairs: bool, every: int, seed: int | None, stop: Stop) -> Rated:
         """Of a model that was rated before, with its answers. ConfigError for a model of text."""
-        base = opened(self.shelf.get(model))
+        base = open_base(self.shelf.get(model))
         stop.check()
         seed = base.model.config.seed if seed is None else seed
         rated = Rated(
             *(secrets.token_hex(8), model, model, pairs, every, seed % SEEDS),
             *(base.answers, 0, [], [], None),
         )
-        session = Session(base, rated, next(self.clock))
+        session = RatedSession(base, rated, next(self.clock))
         with session.lock:
             self._go_on(session, base.answers, stop, now=True)
         self._make_room()
@@ -214,14 +214,14 @@ class Ratings:
         """A session and its model; what was saved stays."""
         self._end(self.session(id))
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: RatedSession) -> None:
         with self.lock:
             self.sessions.pop(session.rated.id, None)
         with session.lock:
             session.ended = True
             self._take_down(session)
 
-    def session(self, id: str) -> Session:
+    def session(self, id: str) -> RatedSession:
         """Return the session with this id, and count it as used. Errors as of `get`."""
         with self.lock:
             session = self.sessions.get(id)
@@ -238,7 +238,7 @@ class Ratings:
 
     def _go_on(
         self,
-        session: Session,
+        session: RatedSession,
         answers: list[Feedback],
         stop: Stop,
         *,
@@ -287,7 +287,7 @@ class Ratings:
         )
 
     def _proposals(
-        self, session: Session, tuned: Model | None, answers: Sequence[Feedback], *, back: bool
+        self, session: RatedSession, tuned: Model | None, answers: Sequence[Feedback], *, back: bool
     ) -> list[Shown]:
         """By the model that was just tuned, or else by the session's; back: by the base."""
         rated = session.rated
@@ -302,10 +302,10 @@ class Ratings:
         return list(zip(found[::2], found[1::2], strict=False)) if rated.pairs else [*found]
 
     def _measured(
-        self, session: Session, tuned: Model, answers: Sequence[Feedback], seconds: float
+        self, session: RatedSession, tuned: Model, answers: Sequence[Feedback], seconds: float
     ) -> tuple[Measured, list[Compared]]:
         base, seed = session.base.model, session.rated.seed
-        n = NUM_MEASURED if has_fused_ops(base.engine) else NUM_MEASURED_SLOWLY
+        n = NUM_MEASURED if has_fused_ops(base.engine) else NUM_MEASURED_SLOW
         session.samples = session.samples or base.sample(n, temperature=1.0, seed=seed)
         own, other = tuned.sample(n, temperature=1.0, seed=seed), session.samples
         kl, error = sampled_kl(tuned, base, n, seed)
@@ -325,7 +325,7 @@ class Ratings:
         )
         return measured, compared[:NUM_COMPARED]
 
-    def _put_up(self, session: Session, tuned: Model) -> str:
+    def _put_up(self, session: RatedSession, tuned: Model) -> str:
         """On the shelf, in the place of the session's model before, if that is still there."""
         with self.lock:
             before = session.entry
@@ -338,14 +338,14 @@ class Ratings:
         session.entry = entry
         return id
 
-    def _take_down(self, session: Session) -> None:
+    def _take_down(self, session: RatedSession) -> None:
         entry, session.entry = session.entry, None
         if entry and self.shelf.entries.get(entry.id) is entry:
             self.shelf.forget(entry.id)
 
 
 @contextmanager
-def using(session: Session) -> Iterator[None]:
+def using(session: RatedSession) -> Iterator[None]:
     """Hold a session. WebError 404 where it was forgotten meanwhile.
 
     It stays held while others have their turn: what needs it has the session as its key.
@@ -356,7 +356,7 @@ def using(session: Session) -> Iterator[None]:
         yield
 
 
-def opened(entry: Entry) -> rating.Base:
+def open_base(entry: Entry) -> rating.Base:
     """The base of a session, with an engine of its own: nobody else uses it."""
     with entry.use() as model:
         model.check_documents("ratings are of documents")

@@ -21,13 +21,13 @@ from kamon.web.limits import Limits
 
 if TYPE_CHECKING:
     from kamon.model import Model
-    from kamon.web.work import Stop
+    from kamon.web.services.workers import Stop
 
 T = TypeVar("T")
 Kind = Literal["opened", "trained", "tuned"]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-MOST_PRODUCTS = 5_000_000_000  # for one entry, which nothing interrupts
-MOST_NAME = 200  # characters of a source
+MAX_PRODUCTS = 5_000_000_000  # for one entry, which nothing interrupts
+MAX_NAME = 200  # characters of a source
 RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # no file of Windows may be called so
 
 
@@ -76,7 +76,7 @@ class Entry:
         return known
 
 
-class Shelf:
+class ModelRegistry:
     """folder: where models are saved, each under its id; what is there already is opened."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
@@ -180,10 +180,10 @@ def facts_of(model: Model) -> dict[str, Any]:
     config = model.config
     size = config.block_size
     products = size * (model.num_params + config.n_layer * config.n_embd * size)
-    if products > MOST_PRODUCTS and not model.writes_text:  # nobody samples a text here
+    if products > MAX_PRODUCTS and not model.writes_text:  # nobody samples a text here
         raise ConfigError(
             f"the model is too large for the playground: an entry of block_size {size:,} takes "
-            f"{products:,} products, and {MOST_PRODUCTS:,} are the most: use `kamon sample`"
+            f"{products:,} products, and {MAX_PRODUCTS:,} are the most: use `kamon sample`"
         )
     loss = (model.training.get("held_out") or {}).get("loss", math.nan)
     return {
@@ -213,4 +213,4 @@ def file_name(source: str) -> str:
     ('brands.txt', 'names')
     """
     name = re.split(r"[/\\]", source.rstrip("/\\"))[-1] or source
-    return "".join(char for char in name[:MOST_NAME] if char.isprintable())
+    return "".join(char for char in name[:MAX_NAME] if char.isprintable())

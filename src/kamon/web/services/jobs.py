@@ -1,4 +1,4 @@
-"""Trainings, each in a process of its own (`kamon.web.worker`), and what comes of them."""
+"""Trainings, each in a process of its own (`kamon.web.services.worker`), and what comes of them."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from kamon.training.early_stopping import mean_loss
 from kamon.training.loop import learning_rate
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
-from kamon.web.shelf import Entry, Shelf
+from kamon.web.services.registry import Entry, ModelRegistry
 
-COMMAND = [sys.executable, "-P", "-m", "kamon.web.worker"]  # -P: not what lies about there
+COMMAND = [sys.executable, "-P", "-m", "kamon.web.services.worker"]  # -P: not what lies about there
 PASTED = "a pasted list"
-MOST_LINE = 64 << 20  # bytes of a message: it has the parameters of a model
-MOST_POINTS = 500  # of the losses that are shown
-MOST_ERROR = 1000  # characters
+MAX_LINE_BYTES = 64 << 20  # bytes of a message: it has the parameters of a model
+MAX_POINTS = 500  # of the losses that are shown
+MAX_ERROR = 1000  # characters
 END_SECONDS = 1.0  # for a process to end by itself
 TYPECODES = {"float32": "f", "float64": "d"}
 OVER = ("stopped", "done", "failed")
@@ -65,7 +65,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """The model behind a step, made in so many seconds. params: flat, in the engine's dtype."""
 
     step: int
@@ -110,7 +110,7 @@ class Job:
     held_out: list[tuple[int, float]] = field(default_factory=list)
     every: int = 1
     points: list[tuple[int, float]] = field(default_factory=list)
-    moments: list[Moment] = field(default_factory=list)
+    moments: list[Snapshot] = field(default_factory=list)
     ngram: tuple[float, int] | None = None
     best: Best | None = None
     pause_ended: bool = False  # it was stopped, having been paused for too long
@@ -122,7 +122,7 @@ class Job:
     def end(self, state: str, error: str | None = None) -> None:
         """The first end counts."""
         if not self.over:
-            self.state, self.error = state, error and error[:MOST_ERROR]
+            self.state, self.error = state, error and error[:MAX_ERROR]
 
     def tell(self, word: str) -> None:
         self.outbox.put(word.encode() + b"\n")
@@ -145,7 +145,7 @@ class Jobs:
     kept. Who holds `lock` may take the lock of a job, and not the other way round.
     """
 
-    def __init__(self, shelf: Shelf, limits: Limits) -> None:
+    def __init__(self, shelf: ModelRegistry, limits: Limits) -> None:
         self.shelf = shelf
         self.limits = limits
         self.streams = 0  # that are open, for events
@@ -229,7 +229,7 @@ class Jobs:
             with job.lock:
                 job.end("failed", f"no process can be started: {error.strerror}")
             return
-        for target in (tell, self.follow):
+        for target in (write_commands, self.follow_process):
             thread = threading.Thread(
                 target=target, args=[job, job.process], name=job.id, daemon=True
             )
@@ -366,7 +366,7 @@ class Jobs:
 
     # ---- what its process tells
 
-    def follow(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+    def follow_process(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         """In a thread of its own, until the process ends."""
         problem = "the server made a mistake"
         try:
@@ -389,19 +389,19 @@ class Jobs:
         assert process.stdout
         with process.stdout as messages:
             try:
-                while line := messages.readline(MOST_LINE):
+                while line := messages.readline(MAX_LINE_BYTES):
                     message = json.loads(line)
                     with job.lock:
                         if not job.over:
-                            self.take(job, message)
+                            self.handle_message(job, message)
             except WebError as error:
                 return str(error)
             except (KamonError, ValueError, LookupError, TypeError, RecursionError):
                 return "its process said what nobody understands"
         return ""
 
-    def take(self, job: Job, message: dict[str, Any]) -> None:
-        """Errors of many kinds where it is not what `kamon.web.worker` says."""
+    def handle_message(self, job: Job, message: dict[str, Any]) -> None:
+        """Errors of many kinds where it is not what `kamon.web.services.worker` says."""
         if job.started is None and message["type"] not in ("start", "failed"):
             raise ValueError("it has not started")
         match message["type"]:
@@ -413,7 +413,7 @@ class Jobs:
                     message["training"],
                     base64.b64decode(message["documents"]),
                 )
-                job.every = -(-config.num_steps // MOST_POINTS)
+                job.every = -(-config.num_steps // MAX_POINTS)
                 if job.state == "starting":
                     job.state = "running"
             case "progress":
@@ -426,20 +426,20 @@ class Jobs:
                 if message["step"] > len(job.losses):  # its model would lack some of them
                     raise ValueError("a moment behind steps that nobody was told of")
                 params = params_in(job, message)
-                moment = Moment(message["step"], job.seconds, params, message["samples"])
+                moment = Snapshot(message["step"], job.seconds, params, message["samples"])
                 job.moments.append(moment)
                 self.put(job, moment, moment.step)
             case "end":
-                self.take_end(job, message)
+                self.handle_end(job, message)
             case "failed":
                 job.end("failed", message["error"])
             case other:
                 raise ValueError(other)
 
-    def take_end(self, job: Job, message: dict[str, Any]) -> None:
+    def handle_end(self, job: Job, message: dict[str, Any]) -> None:
         job.add_losses([], last=True)
         if message["params"] is not None:
-            last = Moment(len(job.losses), job.seconds, params_in(job, message), [])
+            last = Snapshot(len(job.losses), job.seconds, params_in(job, message), [])
             self.put(job, last, None, message["training"])
             found = message["training"]["held_out"] or {}
             job.best = Best(
@@ -458,7 +458,7 @@ class Jobs:
         job.end("done" if message["finished"] else "stopped", why)
 
     def put(
-        self, job: Job, moment: Moment, step: int | None, training: dict[str, Any] | None = None
+        self, job: Job, moment: Snapshot, step: int | None, training: dict[str, Any] | None = None
     ) -> None:
         """On the shelf: the model behind a step, or with None the one that is the training's."""
         assert job.started
@@ -482,7 +482,7 @@ class Jobs:
         return model
 
 
-def moment_id(job: Job, moment: Moment) -> str:
+def moment_id(job: Job, moment: Snapshot) -> str:
     return f"{job.id}@{moment.step}"
 
 
@@ -496,7 +496,7 @@ def params_in(job: Job, message: dict[str, Any]) -> bytes:
     return params
 
 
-def tell(job: Job, process: subprocess.Popen[bytes]) -> None:
+def write_commands(job: Job, process: subprocess.Popen[bytes]) -> None:
     """In a thread of its own: what is for the process, until None is."""
     assert process.stdin
     try:
@@ -514,7 +514,7 @@ def model_of(
     started: Started,
     losses: array[float],
     held_out: list[tuple[int, float]],
-    moment: Moment,
+    moment: Snapshot,
     training: dict[str, Any] | None,
 ) -> Model:
     """The model of a moment, as `kamon.train` would return it; training: of its end, where it is

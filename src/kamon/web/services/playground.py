@@ -5,23 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kamon.web.jobs import Jobs
 from kamon.web.limits import Limits
-from kamon.web.ratings import Ratings
-from kamon.web.shelf import Shelf
-from kamon.web.work import Work
+from kamon.web.services.jobs import Jobs
+from kamon.web.services.ratings import Ratings
+from kamon.web.services.registry import ModelRegistry
+from kamon.web.services.workers import WorkerPool
 
 
 @dataclass
 class Playground:
     limits: Limits
-    shelf: Shelf
-    work: Work
+    shelf: ModelRegistry
+    work: WorkerPool
     jobs: Jobs
     ratings: Ratings
 
 
 def make_playground(folder: Path, limits: Limits) -> Playground:
     """folder: where models are saved."""
-    shelf = Shelf(folder, limits)
-    return Playground(limits, shelf, Work(limits), Jobs(shelf, limits), Ratings(shelf, limits))
+    shelf = ModelRegistry(folder, limits)
+    return Playground(
+        limits, shelf, WorkerPool(limits), Jobs(shelf, limits), Ratings(shelf, limits)
+    )
