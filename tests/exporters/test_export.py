@@ -97,13 +97,13 @@ def models() -> dict[str, Model]:
     return {
         "chars": chars,
         "single": package.train(WORDS, **TINY, **tiny),
-        "odd": package.train(ODD, **TINY, **tiny),
+        "zero": package.train(ODD, **TINY, **tiny),
         "pieces": piece_model(PIECES, 280, **pieces),
         "prompts": sft(chars, PROMPTED, num_steps=20),
     }
 
 
-NAMES = ["chars", "single", "odd", "pieces", "prompts"]
+NAMES = ["chars", "single", "zero", "pieces", "prompts"]
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -98,12 +98,12 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
 
 def test_the_way_it_is_packed_decides(packed: Path, tmp_path: Path, kamon: Kamon) -> None:
     text = tmp_path / "as-text"
-    assert kamon("pack", tmp_path / "inputs", "-o", text, "--mode=text", "--all").code == 0
+    assert kamon("pack", tmp_path / "inputs", "-o", text, "--mode=text", "--no-holdout").code == 0
     lesson = packed_data(open_shards(text), mode=None, hold_out=True)
     assert (lesson.mode, lesson.has_validation) == ("text", False)
     with pytest.raises(ConfigError, match="is packed as text"):
         kamon_train(text, mode="documents")
-    with pytest.raises(ConfigError, match=r"`kamon pack --all` makes shards without any"):
+    with pytest.raises(ConfigError, match=r"`kamon pack --no-holdout` makes shards without any"):
         kamon_train(packed, hold_out=False)
     with pytest.raises(ConfigError, match="is packed with its tokenizer"):
         kamon_train(packed, vocab_size=300)
@@ -322,11 +322,11 @@ def test_nothing_to_learn(tmp_path: Path, kamon: Kamon) -> None:
 
 
 def test_what_is_said_of_a_packed_corpus(tmp_path: Path, kamon: Kamon) -> None:
-    """That documents are cut, and that none is held out, as of the list; nothing of `--all`."""
+    """Documents are cut, and none is held out, as of the list; `--no-holdout` says nothing."""
     path = tmp_path / "short.txt"
     path.write_text("\n".join(LISTS["short"]))
     said = {}
-    for flags in ([], ["--all"]):
+    for flags in ([], ["--no-holdout"]):
         place = tmp_path / f"s{len(flags)}"
         assert kamon("pack", path, "-o", place, *flags).code == 0
         for source in (path, place):

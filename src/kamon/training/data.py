@@ -337,7 +337,7 @@ def packed_data(
         raise ConfigError(f"{path} is packed as text: learn it as that, or pack it as documents")
     if not hold_out and shards.num_docs("held_out"):
         raise ConfigError(
-            f"{path} has documents held out: `kamon pack --all` makes shards without any"
+            f"{path} has documents held out: `kamon pack --no-holdout` makes shards without any"
         )
     if not shards.num_docs("train"):
         raise CorpusError(f"{path} holds nothing to learn from")

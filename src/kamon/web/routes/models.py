@@ -202,7 +202,7 @@ class ScoreBody(ApiModel):
 
     model: ModelId
     texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
-    unknown: Literal["error", "skip", "replace", "odd"] = "error"
+    unknown: Literal["error", "skip", "replace", "zero"] = "error"
 
 
 class ScoreFound(BaseModel):
@@ -358,7 +358,7 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
                 for some in pieces(model, body.texts, stop)
                 for each in score(model, some, unknown=body.unknown)
             ]
-            which = "odd" if body.unknown == "odd" else "skip"
+            which = "zero" if body.unknown == "zero" else "skip"
             most = MAX_PIECES * num_at_once(model)
             scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
             return [
