@@ -165,9 +165,8 @@ def say_counts(args: argparse.Namespace, model: Model, counts: Counts) -> None:
         why = ", not even by their likes," if args.unknown == "replace" else ""
         say(f"{left_out} with characters unknown to the model{why} left out")
     if counts.impossible:
-        say(
-            f"{count(counts.impossible, 'line')} with characters unknown to the model: probability 0"
-        )
+        unknown = count(counts.impossible, "line")
+        say(f"{unknown} with characters unknown to the model: probability 0")
     if counts.replaced:
         say(f"{count(counts.replaced, 'line')} scored with the likes of characters unknown")
     if counts.cut:
