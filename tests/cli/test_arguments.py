@@ -136,7 +136,7 @@ def test_whole_numbers_of_other_libraries(two: Any, folder: Path) -> None:
     assert introspection.lengths(model, two).num_samples == 2
     assert train_ngram(model.tokenizer.encode_documents(DOCS), 7, two).order == 2
     settings: dict[str, Any] = {"num_steps": two, "batch_size": two, "warmup_steps": two}
-    tuned = ppo.ppo(model, prefer="len <= 3", updates=two, **settings)
+    tuned = ppo.ppo(model, prefer="len <= 3", num_ppo_epochs=two, **settings)
     assert len(tuned.metrics) == 2
     assert len(dpo(model, PAIRS, **settings).metrics) == 2
     assert len(sft(model, ASKED, block_size=np.int32(64), **settings).metrics) == 2
@@ -153,7 +153,9 @@ def test_numbers_of_other_libraries(folder: Path) -> None:
     assert model.sample(3, top_p=half, temperature=half) == model.sample(
         3, top_p=0.5, temperature=0.5
     )
-    tuned = ppo.ppo(model, prefer="len <= 3", beta=half, clip=half, max_kl=np.int64(9), **STEPS)
+    tuned = ppo.ppo(
+        model, prefer="len <= 3", kl_coef=half, clip_range=half, max_kl=np.int64(9), **STEPS
+    )
     assert type(tuned.training["tuning"]["settings"]["beta"]) is float
 
 
@@ -166,7 +168,7 @@ def test_what_is_no_whole_number(wrong: Any, folder: Path) -> None:
         lambda: model.sample(1, min_len=wrong),
         lambda: completion.complete(model, "", wrong),
         lambda: compare(model, {}, n=wrong),
-        lambda: ppo.ppo(model, prefer="len <= 3", updates=wrong),
+        lambda: ppo.ppo(model, prefer="len <= 3", num_ppo_epochs=wrong),
         lambda: preferences.common_pairs(wrong, 1),
         lambda: dpo(model, PAIRS, batch_size=wrong),
         lambda: package.resume(folder / "m", extend=wrong),

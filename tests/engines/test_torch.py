@@ -534,14 +534,13 @@ def test_a_gpu_has_memory_of_its_own(
     large, made = array("d", [0.0]), SimpleNamespace(load=lambda _: None)
 
     monkeypatch.setattr(factory, "make_engine", lambda *_, **__: made)
-    monkeypatch.setattr(loop, "make_engine", lambda *_, **__: made)
 
     def train_one(engine: str) -> None:
         data = as_given(Documents.of(["abcdefgh"]))
         build_setup(data, config, EngineSpec(engine, threads=1, device=device), large)
 
     def tune_one(engine: str) -> None:
-        loop.engines(config, engine, None, 1, device, False)(large)
+        loop.engine_maker(config, EngineSpec(engine, threads=1, device=device))(large)
 
     of_gpu = device in ("cuda", "mps") or (device in (None, "auto") and gpu)
     for begin in (train_one, tune_one):

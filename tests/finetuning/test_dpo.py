@@ -20,7 +20,7 @@ from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import preferences
-from kamon.finetuning.dpo import Objective, dpo, examples_from, num_cut, resume, tokenize_pairs
+from kamon.finetuning.dpo import DPOConfig, dpo, examples_from, num_cut, resume, tokenize_pairs
 from kamon.finetuning.loop import StartInfo
 from kamon.finetuning.preferences import Feedback, Preference, Rating, parse_rule
 from kamon.finetuning.sft import sft
@@ -47,8 +47,8 @@ def same(model: Model, other: Model) -> None:
     assert model.training | {"seconds": 0} == other.training | {"seconds": 0}
 
 
-@pytest.mark.parametrize("objective", [Objective("dpo", 0.3, 0.1), Objective("ipo", 0.2, 0.0)])
-def test_a_step_goes_down_the_loss(objective: Objective, base: Path) -> None:
+@pytest.mark.parametrize("objective", [DPOConfig(0.3, "dpo", 0.1), DPOConfig(0.2, "ipo", 0.0)])
+def test_a_step_goes_down_the_loss(objective: DPOConfig, base: Path) -> None:
     """The gradient of a batch against differences of the loss, parameter by parameter."""
     model = kamon.load(base, engine="scalar")
     tokenizer, config = model.tokenizer, model.config
@@ -82,7 +82,7 @@ def test_a_step_goes_down_the_loss(objective: Objective, base: Path) -> None:
 
 def test_measured() -> None:
     """Margins 2, 0 and −1: half of an even pair is right."""
-    found = Objective("dpo", 0.5, 0.0).measure([-1, -2, -3, -3, -2, -2], [0.0] * 6)
+    found = DPOConfig(0.5, "dpo", 0.0).measure([-1, -2, -3, -3, -2, -2], [0.0] * 6)
     assert found["accuracy"] == pytest.approx(1.5 / 3)
     assert found["margin"] == pytest.approx(0.5 * (2 + 0 - 1) / 3)
     wanted = [math.log1p(math.exp(-0.5 * m)) for m in (2, 0, -1)]

@@ -24,8 +24,9 @@ from kamon.cli import sft as cli_sft
 from kamon.config import Config
 from kamon.engines.base import Engine
 from kamon.engines.batch import pack_sequences
+from kamon.engines.factory import EngineSpec
 from kamon.errors import ConfigError, StoreError, TrainingError
-from kamon.finetuning import dpo, ppo, reward_model, sft
+from kamon.finetuning import dpo, loop, ppo, reward_model, sft
 from kamon.finetuning.loop import (
     SETTINGS,
     FineTuneMethod,
@@ -34,7 +35,6 @@ from kamon.finetuning.loop import (
     base_of,
     build_config,
     examples_of_step,
-    fine_tune,
     fingerprint,
     resume_fine_tuning,
 )
@@ -43,6 +43,7 @@ from kamon.model import Model
 from kamon.model import load as kamon_load
 from kamon.storage import model_dir
 from kamon.tokenizers.prompts import prompted
+from kamon.training.options import Callbacks, RunOptions
 
 
 @pytest.fixture(scope="module")
@@ -71,42 +72,55 @@ def toy(base: Model, *, num_steps: int = 12, **settings: Any) -> FineTuneSpec:
     )
 
 
-def steps_of(tuning: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
-    frozen = new_engine(tuning.frozen or array("d"))
-    texts = [example["text"] for example in tuning.examples]
-    c, tokenizer = tuning.config, tuning.tokenizer
+class Toy(FineTuneMethod):
+    num_held_out = 4
 
-    def loss_of(engine: Engine, docs: list[str], learn: bool) -> tuple[float, float]:
-        found = [prompted(tokenizer, None, doc) for doc in docs]
+    def __init__(self, tuning: FineTuneSpec, new_engine: NewEngine) -> None:
+        self.tuning = tuning
+        self.frozen = new_engine(tuning.frozen or array("d"))
+        self.texts = [example["text"] for example in tuning.examples]
+
+    def loss_of(self, engine: Engine, docs: list[str], learn: bool = False) -> tuple[float, float]:
+        found = [prompted(self.tuning.tokenizer, None, doc) for doc in docs]
         batch = pack_sequences(tokens for tokens, _ in found)
         weights = sft_weights([span for _, span in found], [len(t) - 1 for t, _ in found])
         logprobs = engine.backward(batch, weights) if learn else engine.logprobs(batch)
-        return sft_loss(logprobs, weights), sft_loss(frozen.logprobs(batch), weights)
+        return sft_loss(logprobs, weights), sft_loss(self.frozen.logprobs(batch), weights)
 
-    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+    def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
+        c, texts = self.tuning.config, self.texts
         chosen = [texts[i] for i in examples_of_step(c.seed, step, c.batch_size, len(texts))]
-        for _ in range(tuning.updates):
-            loss, reference = loss_of(engine, chosen, learn=True)
-            engine.step(rate)
+        for _ in range(self.tuning.updates):
+            loss, reference = self.loss_of(engine, chosen, learn=True)
+            engine.step(learning_rate)
         return {"loss": loss, "reference": reference}
 
-    return FineTuneMethod(
-        make,
-        evaluate=lambda engine: loss_of(engine, texts[:4], learn=False)[0],
-        num_held_out=4,
-        finish=lambda engine: {"ends": loss_of(engine, texts, learn=False)[0]},
-    )
+    def evaluate(self, engine: Engine) -> float | None:
+        return self.loss_of(engine, self.texts[:4])[0]
+
+    def finish(self, engine: Engine) -> dict[str, Any]:
+        return {"ends": self.loss_of(engine, self.texts)[0]}
+
+
+def fine_tune(tuning: FineTuneSpec, make: Any, **how: Any) -> Model:
+    """`loop.fine_tune` with the keywords of `kamon.train`."""
+    names = ("output", "overwrite", "checkpoint_every")
+    options = {name: how.pop(name) for name in names if name in how}
+    stop = how.pop("should_stop", None)
+    engine = how.pop("engine", None)
+    options["callbacks"] = Callbacks(should_stop=stop)
+    return loop.fine_tune(tuning, make, EngineSpec(engine, **how), RunOptions(**options))
 
 
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path: Path) -> None:
-    whole = fine_tune(toy(base), steps_of, engine=engine, dtype=dtype)
+    whole = fine_tune(toy(base), Toy, engine=engine, dtype=dtype)
     assert len(whole.metrics) == 12
     assert {"loss", "learning_rate", "reference", "step"} <= whole.metrics[3].keys()
     path = tmp_path / "m"
     model = fine_tune(
         toy(base),
-        steps_of,
+        Toy,
         engine=engine,
         dtype=dtype,
         output=path,
@@ -117,18 +131,18 @@ def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path:
     while not model.training["finished"]:
         assert model.training["tuning"].get("ends") is None
         rounds += 1
-        model = resume_fine_tuning(path, "toy", steps_of, should_stop=stop_after(3), threads=1)
+        model = resume_fine_tuning(path, "toy", Toy, should_stop=stop_after(3), threads=1)
     assert rounds == 3
     same(model, whole)
     same(kamon.load(path, engine=engine, dtype=dtype), whole)
     with pytest.raises(ConfigError, match="is at its end, behind 12 steps on toys"):
-        resume_fine_tuning(path, "toy", steps_of)
+        resume_fine_tuning(path, "toy", Toy)
 
 
 def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
     """Far too large steps: what was best stays, and the tuning ends early."""
     tuning = toy(base, num_steps=200, learning_rate=0.3)
-    whole = fine_tune(tuning, steps_of, engine="native", dtype="float64", output=tmp_path / "m")
+    whole = fine_tune(tuning, Toy, engine="native", dtype="float64", output=tmp_path / "m")
     known = whole.training["tuning"]["held_out"]
     assert known["best_step"] < len(whole.metrics) < 200
     assert known["loss"] == min(whole.metrics.held_out.values())
@@ -139,14 +153,14 @@ def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
     same(kamon.load(tmp_path / "m", engine="native", dtype="float64"), whole)
     model = fine_tune(
         tuning,
-        steps_of,
+        Toy,
         engine="native",
         dtype="float64",
         output=tmp_path / "n",
         should_stop=stop_after(30),
     )
     while not model.training["finished"]:
-        model = resume_fine_tuning(tmp_path / "n", "toy", steps_of, should_stop=stop_after(50))
+        model = resume_fine_tuning(tmp_path / "n", "toy", Toy, should_stop=stop_after(50))
     same(model, whole)
 
 
@@ -155,37 +169,31 @@ def test_it_ends_where_it_says_so(held_out: int, base: Model, tmp_path: Path) ->
     """Behind the step in which it was measured, with examples held out or none; that is its end."""
     seen: list[int] = []
 
-    def ending(tuning: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
-        steps, done = steps_of(tuning, new_engine), 0
+    class Ending(Toy):
+        num_held_out = held_out
+        done = 0
 
-        def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
-            nonlocal done
-            done = step + 1
-            return steps.step(engine, step, rate)
+        def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
+            self.done = step + 1
+            return super().step(engine, step, learning_rate)
 
-        def measure(engine: Engine) -> float | None:
-            seen.append(done)
-            assert steps.evaluate
-            return steps.evaluate(engine) if held_out else None
+        def evaluate(self, engine: Engine) -> float | None:
+            seen.append(self.done)
+            return super().evaluate(engine) if held_out else None
 
-        return replace(
-            steps,
-            step=make,
-            evaluate=measure,
-            num_held_out=held_out,
-            should_end=lambda: seen[-1:] == [8],
-        )
+        def should_end(self) -> bool:
+            return seen[-1:] == [8]
 
     tuning = toy(base, num_steps=40)  # measured behind every other step
     path = tmp_path / "m"
-    fine_tune(tuning, ending, output=path, should_stop=stop_after(5))
-    model = resume_fine_tuning(path, "toy", ending)
+    fine_tune(tuning, Ending, output=path, should_stop=stop_after(5))
+    model = resume_fine_tuning(path, "toy", Ending)
     assert seen == [2, 4, 6, 8]
     assert (len(model.metrics), model.training["finished"]) == (8, True)
     assert "ends" in model.training["tuning"]
     assert ("held_out" in model.training["tuning"]) == (held_out > 0)
     with pytest.raises(ConfigError, match="is at its end, behind 8 steps"):
-        resume_fine_tuning(path, "toy", ending)
+        resume_fine_tuning(path, "toy", Ending)
 
 
 def test_settings_of_a_tuning(base: Model) -> None:
@@ -261,7 +269,7 @@ def test_verbs_are_alike(
 
 def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> None:
     path = tmp_path / "m"
-    fine_tune(toy(base), steps_of, output=path, should_stop=stop_after(3))
+    fine_tune(toy(base), Toy, output=path, should_stop=stop_after(3))
     shown = kamon("inspect", path)
     assert shown.code == 0
     assert "tuned by toy on toys: 25 examples, 4 steps by the" in shown.out
@@ -279,32 +287,32 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
     assert refused.code == 2
     assert f"is tuned by toy: `kamon toy --resume {path}` goes on" in refused.err
     with pytest.raises(ConfigError, match="is tuned by toy, not by dpo: `kamon toy --resume"):
-        resume_fine_tuning(path, "dpo", steps_of)
+        resume_fine_tuning(path, "dpo", Toy)
 
 
 def test_a_model_that_is_not_tuned(base: Model, tmp_path: Path) -> None:
     kamon.train(DOCS, num_steps=2, output=tmp_path / "m", size="tiny")
     with pytest.raises(ConfigError, match="is trained and not tuned: `kamon train --resume"):
-        resume_fine_tuning(tmp_path / "m", "toy", steps_of)
+        resume_fine_tuning(tmp_path / "m", "toy", Toy)
     base.save(tmp_path / "n")
     with pytest.raises(ConfigError, match="is trained and not tuned"):
-        resume_fine_tuning(tmp_path / "n", "toy", steps_of)
+        resume_fine_tuning(tmp_path / "n", "toy", Toy)
 
 
 def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
     """Their hash in the manifest is right: what they say is not what was learned."""
     path = tmp_path / "m"
-    fine_tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
+    fine_tune(toy(base), Toy, output=path, should_stop=stop_after(1))
     with model_dir.writing(path, go_on=True) as writer:
         from kamon.storage.checkpoint import pack_examples
 
         writer.save(replace(writer.stored, examples=pack_examples([{"text": "abc"}])))
     with pytest.raises(StoreError, match="its examples are not those it learned"):
-        resume_fine_tuning(path, "toy", steps_of)
+        resume_fine_tuning(path, "toy", Toy)
     with model_dir.writing(path, go_on=True) as writer:
         writer.save(replace(writer.stored, examples=b"x"))
     with pytest.raises(StoreError, match="the model's examples cannot be used"):
-        resume_fine_tuning(path, "toy", steps_of)
+        resume_fine_tuning(path, "toy", Toy)
     with model_dir.writing(path, go_on=True) as writer:
         writer.save(replace(writer.stored, examples=None))
     with pytest.raises(StoreError, match="there is no examples"):
@@ -316,7 +324,7 @@ def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
 )
 def test_a_record_that_is_none(change: dict[str, Any], base: Model, tmp_path: Path) -> None:
     path = tmp_path / "m"
-    fine_tune(toy(base), steps_of, output=path, should_stop=stop_after(1))
+    fine_tune(toy(base), Toy, output=path, should_stop=stop_after(1))
     with model_dir.writing(path, go_on=True) as writer:
         training = json.loads(json.dumps(writer.stored.training))
         training["tuning"] |= change
@@ -326,18 +334,14 @@ def test_a_record_that_is_none(change: dict[str, Any], base: Model, tmp_path: Pa
 
 
 def test_a_loss_that_is_not_finite(base: Model) -> None:
-    def bad(tuning: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
-        steps = steps_of(tuning, new_engine)
-
-        def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
+    class Bad(Toy):
+        def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
             if step == 5:
                 return {"loss": 1.0, "reference": math.nan}
-            return steps.step(engine, step, rate)
-
-        return FineTuneMethod(make)
+            return super().step(engine, step, learning_rate)
 
     with pytest.raises(TrainingError, match="no longer finite at step 6 of 12"):
-        fine_tune(toy(base), bad)
+        fine_tune(toy(base), Bad)
 
 
 def test_every_example_once_an_epoch() -> None:

@@ -32,7 +32,7 @@ from kamon.tokenizers.prompts import prompt_tokens
 
 needs_native = pytest.mark.skipif(bool(library.why_not()), reason="too slow by the scalar engine")
 WORDS = [a + b for a in "ab" for b in "ab"] + ["a", "b"]
-SMALL: dict[str, Any] = {"num_steps": 6, "batch_size": 6, "updates": 2}
+SMALL: dict[str, Any] = {"num_steps": 6, "batch_size": 6, "num_ppo_epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_optimum_of_a_world_of_two_characters(critic: bool, base: Model) -> 
     """At a KL of 0.2 the best is to change the first character alone, and by how much is known."""
     bos, target = base.tokenizer.bos, 0.2
     before = begins_with_a(base.engine, bos)
-    model = ppo.ppo(base, first_a, num_steps=80, kl_target=target, critic=critic, beta=1.0)
+    model = ppo.ppo(base, first_a, num_steps=80, target_kl=target, critic=critic, kl_coef=1.0)
     found = model.training["tuning"]["measured"]
     assert found["kl"] == pytest.approx(target, abs=0.07)
     assert begins_with_a(model.engine, bos) == pytest.approx(best_share(before, target), abs=0.06)
@@ -103,7 +103,7 @@ def test_the_optimum_of_answers(critic: bool, asked: Model) -> None:
     before = share(asked)
     assert before < 0.3
     model = ppo.ppo(
-        asked, first_a, prompt="!", num_steps=50, kl_target=target, critic=critic, beta=1.0
+        asked, first_a, prompt="!", num_steps=50, target_kl=target, critic=critic, kl_coef=1.0
     )
     known = model.training["tuning"]
     assert known["settings"]["prompt"] == "!"
@@ -132,7 +132,7 @@ def test_prompts_have_no_weight(asked: Model, monkeypatch: pytest.MonkeyPatch) -
 
         monkeypatch.setattr(start.engine, "backward", recorded)
 
-    how: dict[str, Any] = {"num_steps": 1, "batch_size": 20, "updates": 1}
+    how: dict[str, Any] = {"num_steps": 1, "batch_size": 20, "num_ppo_epochs": 1}
     ppo.ppo(asked, first_a, prompt="!", on_start=watch, **how)
     tokenizer = asked.tokenizer
     before = [tokenizer.bos, *prompt_tokens(tokenizer, "!")]
@@ -203,7 +203,7 @@ def test_interrupted(
     if prompt is not None:
         base = asked
     monkeypatch.setattr(ppo, "NUM_BASE_SLOW", 40)
-    how = {**SMALL, "prefer": 'startswith "a"', "critic": critic, "kl_target": 0.01}
+    how = {**SMALL, "prefer": 'startswith "a"', "critic": critic, "target_kl": 0.01}
     how |= {"engine": engine, "dtype": dtype, "prompt": prompt}
     whole = ppo.ppo(base, **how)
     path = tmp_path / "m"
@@ -234,7 +234,7 @@ def test_steps_draw_documents_of_their_own(base: Model) -> None:
         seen.append(list(texts))
         return list(map(float, map(len, texts)))
 
-    ppo.ppo(base, watched, num_steps=3, batch_size=40, updates=1)
+    ppo.ppo(base, watched, num_steps=3, batch_size=40, num_ppo_epochs=1)
     steps = [texts for texts in seen if len(texts) == 40]
     assert len(steps) == 3
     assert steps[0] != steps[1] != steps[2]
@@ -248,7 +248,7 @@ def test_a_budget_of_kl_ends_it(base: Model, tmp_path: Path) -> None:
         base,
         prefer='startswith "a"',
         num_steps=200,
-        kl_target=5.0,
+        target_kl=5.0,
         max_kl=0.1,
         output=tmp_path / "m",
     )
@@ -266,7 +266,7 @@ def test_a_reward_for_length_is_named() -> None:
     docs = [a + b + c for a in "abcde" for b in "fghij" for c in "klmno"]
     model = kamon.train(docs, num_steps=100, n_embd=8, n_head=2, block_size=12, size="original")
     tuned = ppo.ppo(
-        model, lambda texts: list(map(float, map(len, texts))), kl_target=20.0, num_steps=60
+        model, lambda texts: list(map(float, map(len, texts))), target_kl=20.0, num_steps=60
     )
     problems = tuned.training["tuning"]["measured"]["problems"]
     assert any("samples became longer" in problem for problem in problems), problems
@@ -310,7 +310,7 @@ def test_by_a_reward_model(base: Model, tmp_path: Path, kamon: Callable[..., Res
     pairs = [Preference("a" + x, "b" + y) for x in ("", "a", "b") for y in ("", "a", "b")] * 3
     settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 0.02}
     reward_model.reward_model(base, pairs, **settings, output=tmp_path / "r")
-    out, flags = tmp_path / "m", ["--num-steps=12", "--batch-size=32", "--kl-target=0.3"]
+    out, flags = tmp_path / "m", ["--num-steps=12", "--batch-size=32", "--target-kl=0.3"]
     done = kamon("ppo", tmp_path / "base", "--reward", tmp_path / "r", "-o", out, *flags)
     assert done.code == 0, done.err
     assert "step   12: reward" in done.err
@@ -323,7 +323,7 @@ def test_by_a_reward_model(base: Model, tmp_path: Path, kamon: Callable[..., Res
         tmp_path / "r",
         num_steps=12,
         batch_size=32,
-        kl_target=0.3,
+        target_kl=0.3,
         output=again,
         should_stop=stop_after(5),
     )
@@ -358,9 +358,9 @@ def test_a_function_goes_on_from_python_alone(
         ({"prefer": "len < 2", "dropout": 0.1}, "dropout is 0.0 where this model is tuned"),
         ({"prefer": "len <"}, "the rule 'len <'"),
         ({"prefer": "len < 2", "batch_size": 1}, "batch_size must be 2 or more"),
-        ({"prefer": "len < 2", "kl_target": 0.0}, "kl_target must be above 0"),
+        ({"prefer": "len < 2", "target_kl": 0.0}, "target_kl must be above 0"),
         ({"prefer": "len < 2", "max_kl": math.inf}, "max_kl must be above 0 and finite"),
-        ({"prefer": "len < 2", "updates": 0}, "updates must be 1 or more"),
+        ({"prefer": "len < 2", "num_ppo_epochs": 0}, "num_ppo_epochs must be 1 or more"),
         ({"reward": lambda _: [1.0]}, "gave 1 rewards for"),
         ({"reward": lambda texts: [math.nan] * len(texts)}, "a reward that is not finite"),
     ],

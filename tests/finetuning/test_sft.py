@@ -32,6 +32,7 @@ from kamon.finetuning.loop import examples_of_step
 from kamon.finetuning.losses import sft_weights
 from kamon.finetuning.sft import (
     EARLIER_SPLIT,
+    SFT,
     divided,
     encoded,
     packed,
@@ -39,7 +40,6 @@ from kamon.finetuning.sft import (
     prepare,
     resume,
     sft,
-    steps_of,
 )
 from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.sampling import SampleRequest, sample
@@ -127,7 +127,7 @@ def test_a_step_by_hand(tiny: Path) -> None:
     engine, other = (make_engine("scalar", tuning.config) for _ in range(2))
     for each in (engine, other):
         each.load(initial_state(tuning.params))
-    steps_of(tuning, lambda _: engine).step(engine, 0, 0.01)
+    SFT(tuning, lambda _: engine).step(engine, 0, 0.01)
     weights = []
     n = sum(answer for _, (_, answer) in docs)
     for _, (prompt, answer) in docs:
@@ -174,8 +174,7 @@ def test_the_base_is_measured_by_the_engine_that_is_asked_for(
         asked.append((name, how.get("threads"), how.get("dtype")))
         return make_engine(name, *args, **how)
 
-    for module in ("kamon.finetuning.sft", "kamon.finetuning.loop"):
-        monkeypatch.setattr(f"{module}.make_engine", make)
+    monkeypatch.setattr("kamon.engines.factory.make_engine", make)
     sft(tiny, DATA, num_steps=1, engine="scalar", threads=1, dtype="float64")
     assert set(asked) == {("scalar", 1, "float64")}
 
@@ -188,7 +187,7 @@ def test_a_tuning_of_before_keeps_what_it_held_out(base: Model) -> None:
     assert all(bucket(key(each)) == 0 for each in divided(data, [], EARLIER_SPLIT)[1])
     tuning = prepare(base, None, data, "x", 0.5, {"num_steps": 1})
     before = replace(tuning, settings={"base_share": 0.5})
-    num_held_out = [steps_of(t, lambda _: base.engine).num_held_out for t in (tuning, before)]
+    num_held_out = [SFT(t, lambda _: base.engine).num_held_out for t in (tuning, before)]
     learned = base.parts()[0] if base.training["held_out"] else DOCS
     usable = [each for each in data if each["completion"] in set(learned)]
     assert num_held_out[1] == sum(bucket(key(each)) == 0 for each in usable) != num_held_out[0]

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 LINES = 10  # in a tuning
 OWN: tuning.Numbers = {
-    "updates": (int, "updates from the documents of a step (4)"),
-    "clip": (float, "how far an update may change the odds of a token (0.2)"),
-    "beta": (float, "first weight of the KL, in deviations of the reward a nat (0.5)"),
-    "kl_target": (float, "the KL that the weight is steered to, in nats a document (1)"),
+    "num_ppo_epochs": (int, "updates from the documents of a step (4)"),
+    "clip_range": (float, "how far an update may change the odds of a token (0.2)"),
+    "kl_coef": (float, "first weight of the KL, in deviations of the reward a nat (0.5)"),
+    "target_kl": (float, "the KL that the weight is steered to, in nats a document (1)"),
     "max_kl": (float, "end where the KL would be more, in nats a document"),
 }
 TAKEN = tuning.SETTINGS | {

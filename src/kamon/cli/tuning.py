@@ -44,7 +44,8 @@ def add_arguments(parser: Parser, verb: str, own: Numbers, taken: Mapping[str, s
     parser.add_argument("--overwrite", action="store_true", help="replace the model in OUT")
     for name, (type_, help) in own.items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            flag_of(name),
+            dest=name,
             type=whole_number if type_ is int else number,
             metavar="N" if type_ is int else "X",
             help=help,
@@ -64,6 +65,10 @@ def add_arguments(parser: Parser, verb: str, own: Numbers, taken: Mapping[str, s
     add_settings(parser, of_tuning=taken)
 
 
+def flag_of(name: str) -> str:
+    return "--ppo-epochs" if name == "num_ppo_epochs" else f"--{name.replace('_', '-')}"
+
+
 def check(args: argparse.Namespace, *needed: str) -> None:
     """ConfigError for what lacks of `needed`, or cannot be said where a tuning goes on."""
     from kamon.training.options import checkpoint_interval
@@ -78,7 +83,7 @@ def check(args: argparse.Namespace, *needed: str) -> None:
         raise ConfigError("--resume needs the directory of a tuning, not an empty name")
     for name, value in vars(args).items():
         if name not in MAY_CHANGE and value is not None and value is not False:
-            flag = name.upper() if name in ("dir", "data") else f"--{name.replace('_', '-')}"
+            flag = name.upper() if name in ("dir", "data") else flag_of(name)
             flag = "-o" if name == "output" else flag
             raise ConfigError(
                 f"{flag} cannot be changed where a tuning goes on: leave it out, or tune anew"
@@ -129,7 +134,7 @@ def say_start(start: StartInfo) -> None:
 
     tuning, c = start.tuning, start.tuning.config
     say_resumed(start.resumed)
-    tested = start.steps.num_held_out
+    tested = start.method.num_held_out
     apart = f"; {tested:,} that are held out test it" if tested else ""
     say(f"{tuning.source}: {count(len(tuning.examples), 'example')}{apart}")
     if tuning.num_left_out:

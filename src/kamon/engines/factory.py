@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from kamon.config import Config, require_int
 from kamon.engines.base import Engine
@@ -117,14 +118,18 @@ class EngineSpec:
 
     def create(self, config: Config) -> Engine:
         """Return a new engine with all parameters zero. Raises ConfigError."""
-        return make_engine(
-            self.name,
-            config,
-            dtype=self.dtype,
-            threads=self.threads,
-            device=self.device,
-            compile=self.compile,
-        )
+        how = self.keywords()
+        return make_engine(how.pop("engine"), config, **how)
+
+    def keywords(self) -> dict[str, Any]:
+        """Return this as the keywords of `kamon.load`."""
+        return {
+            "engine": self.name,
+            "dtype": self.dtype,
+            "threads": self.threads,
+            "device": self.device,
+            "compile": self.compile,
+        }
 
 
 def make_torch(

@@ -23,7 +23,7 @@ from kamon.data.documents import nfc
 from kamon.data.split import bucket
 from kamon.engines.base import Engine, has_fused_ops, initial_state
 from kamon.engines.batch import PackedBatch, pack_sequences
-from kamon.engines.factory import best_engine, make_engine
+from kamon.engines.factory import EngineSpec, best_engine
 from kamon.engines.numerics import mean
 from kamon.engines.spans import Span, answer_logprobs, target_weights
 from kamon.errors import ConfigError, CorpusError, TokenizerError
@@ -46,6 +46,7 @@ from kamon.model import Model, as_model
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompted
+from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
 
 if TYPE_CHECKING:
     from kamon.training.loop import Progress
@@ -136,18 +137,23 @@ def with_reference(
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What is to become small, of the margins of pairs."""
+class DPOConfig:
+    """The objective of DPO.
 
-    loss: str
-    beta: float
-    label_smoothing: float
+    beta: strength of the KL penalty towards the base.
+    loss: "dpo" (the sigmoid loss of the paper) or "ipo".
+    label_smoothing: share of pairs that are believed to be the wrong way round.
+    max_kl: KL to the base, in nats per document, at which the run ends; None for no limit.
+    prefer: the rule that the pairs were made by, if they were.
+    """
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Objective:
-        return cls(settings["loss"], settings["beta"], settings["label_smoothing"])
+    beta: float = BETA
+    loss: str = "dpo"
+    label_smoothing: float = 0.0
+    max_kl: float | None = None
+    prefer: str | None = None
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ConfigError(f"loss must be {' or '.join(LOSSES)}, not {self.loss!r:.60}")
         require_positive("beta", self.beta)
@@ -157,9 +163,21 @@ class Objective:
             )
         if self.loss == "ipo" and self.label_smoothing:
             raise ConfigError("label_smoothing is for the loss dpo: ipo needs none")
+        if self.max_kl is not None:
+            require_positive("max_kl", self.max_kl)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what training.json keeps."""
+        return {
+            "loss": self.loss,
+            "beta": float(self.beta),
+            "label_smoothing": float(self.label_smoothing),
+            "max_kl": None if self.max_kl is None else float(self.max_kl),
+            "prefer": self.prefer,
+        }
 
     def weights(self, logprobs: Sequence[float], ref: Sequence[float]) -> list[float]:
-        """−∂L/∂log p of every answer: all that were chosen, then all that were rejected."""
+        """Return −∂L/∂log p of every answer: first all chosen, then all rejected."""
         half = len(ref) // 2
         sides = (logprobs[:half], logprobs[half:], ref[:half], ref[half:])
         if self.loss == "ipo":
@@ -169,8 +187,11 @@ class Objective:
         return [*chosen, *rejected]
 
     def measure(self, logprobs: Sequence[float], ref: Sequence[float]) -> dict[str, float]:
-        """loss; accuracy: the share of pairs whose chosen answer has the larger implicit reward
-        β·(log p − log p of the reference), of equal ones half; margin: by how much, in the mean."""
+        """Return the loss, the accuracy and the mean margin of the implicit reward.
+
+        The implicit reward is β·(log p − log p of the reference). accuracy: share of pairs whose
+        chosen answer has the larger one; ties count as half.
+        """
         half = len(ref) // 2
         margins = dpo_margins(logprobs[:half], logprobs[half:], ref[:half], ref[half:])
         loss = (
@@ -182,87 +203,94 @@ class Objective:
         return {"loss": loss, "accuracy": right / half, "margin": self.beta * mean(margins)}
 
 
-def dpo_steps(
-    tuning: FineTuneSpec,
-    new_engine: NewEngine,
-    *,
-    watch: Watch | None = None,
-    measured: bool = True,
-) -> FineTuneMethod:
-    """How DPO goes. watch: is given loss, accuracy, margin and KL, whenever they are measured;
-    measured: whether samples are, in the end."""
-    c, settings = tuning.config, tuning.settings
-    objective = Objective.of(settings)
-    learned, apart = (
-        tokenize_pairs(
-            tuning.tokenizer,
-            c.block_size,
-            [each for each in tuning.examples if bool(each.get("held_out")) == which],
-        )
-        for which in (False, True)
-    )
-    assert tuning.frozen is not None
-    base = model_of(tuning, new_engine(tuning.frozen))
-    max_kl, tested = settings.get("max_kl"), apart if len(apart) else learned
-    slowly = 1 if has_fused_ops(base.engine) else SLOWLY
-    last: dict[str, float] = {}
-    done = 0
-    prompt = prompt_of(tuning)
+class DPO(FineTuneMethod):
+    """Learns to prefer the chosen answer of each pair.
 
-    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
-        nonlocal done
-        done = step + 1
-        pairs = learned.select(examples_of_step(c.seed, step, c.batch_size, len(learned)))
+    watch: is given loss, accuracy, margin and KL whenever they are measured.
+    sample_at_end: measure samples of the final model.
+    """
+
+    def __init__(
+        self,
+        tuning: FineTuneSpec,
+        new_engine: NewEngine,
+        *,
+        watch: Watch | None = None,
+        sample_at_end: bool = True,
+    ) -> None:
+        self.tuning, self.config = tuning, tuning.config
+        self.objective = DPOConfig(**tuning.settings)
+        self.watch, self.sample_at_end = watch, sample_at_end
+        self.train, self.held_out = (
+            tokenize_pairs(
+                tuning.tokenizer,
+                tuning.config.block_size,
+                [each for each in tuning.examples if bool(each.get("held_out")) == which],
+            )
+            for which in (False, True)
+        )
+        self.num_held_out = len(self.held_out)
+        self.tested = self.held_out if self.num_held_out else self.train
+        assert tuning.frozen is not None
+        self.base = model_of(tuning, new_engine(tuning.frozen))
+        self.slowness = 1 if has_fused_ops(self.base.engine) else SLOWLY
+        self.prompt = prompt_of(tuning)
+        self.done, self.kl = 0, 0.0
+
+    def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
+        c = self.config
+        self.done = step + 1
+        chosen = examples_of_step(c.seed, step, c.batch_size, len(self.train))
+        pairs = self.train.select(chosen)
         logprobs = pairs.logprobs(engine)
         batch = pack_sequences(pairs.tokens)
-        weights = objective.weights(logprobs, pairs.ref)
+        weights = self.objective.weights(logprobs, pairs.ref)
         engine.backward(batch, target_weights(weights, pairs.spans, num_targets_of(batch)))
-        engine.step(rate)
-        return objective.measure(logprobs, pairs.ref)
+        engine.step(learning_rate)
+        return self.objective.measure(logprobs, pairs.ref)
 
-    def look(engine: Engine) -> dict[str, float]:
-        found = objective.measure(tested.logprobs(engine), tested.ref)
-        if max_kl is not None or watch:
-            own = model_of(tuning, engine)
-            found["kl"], _ = metrics.sampled_kl(own, base, NUM_WATCHED // slowly, c.seed, prompt)
-        last.clear()
-        last.update(found)
-        return found
-
-    def measure(engine: Engine) -> float | None:
-        found = look(engine)
-        if watch:
-            watch({"step": done, **found})
-        if not len(apart):
+    def evaluate(self, engine: Engine) -> float | None:
+        """Return the loss of the held-out pairs, infinite beyond max_kl."""
+        if not (self.num_held_out or self.watch or self.objective.max_kl is not None):
             return None
-        return math.inf if is_over() else found["loss"]
+        measured = self.measure(engine)
+        if self.watch:
+            self.watch({"step": self.done, **measured})
+        if not self.num_held_out:
+            return None
+        return math.inf if self.should_end() else measured["loss"]
 
-    def is_over() -> bool:
-        return max_kl is not None and last.get("kl", 0.0) > max_kl
+    def measure(self, engine: Engine) -> dict[str, float]:
+        measured = self.objective.measure(self.tested.logprobs(engine), self.tested.ref)
+        self.kl = 0.0
+        if self.objective.max_kl is not None or self.watch:
+            tuned, n = model_of(self.tuning, engine), NUM_WATCHED // self.slowness
+            self.kl, _ = metrics.sampled_kl(tuned, self.base, n, self.config.seed, self.prompt)
+            measured["kl"] = self.kl
+        return measured
 
-    def finish(engine: Engine) -> dict[str, Any]:
-        own = model_of(tuning, engine)
-        over = is_over()
+    def should_end(self) -> bool:
+        return self.objective.max_kl is not None and self.kl > self.objective.max_kl
+
+    def finish(self, engine: Engine) -> dict[str, Any]:
+        over = self.should_end()
+        pairs = self.objective.measure(self.tested.logprobs(engine), self.tested.ref)
         found: dict[str, Any] = {
-            "pairs": objective.measure(tested.logprobs(engine), tested.ref)
-            | {"num_pairs": len(tested), "held_out": bool(len(apart))},
+            "pairs": pairs | {"num_pairs": len(self.tested), "held_out": bool(self.num_held_out)},
             "over_budget": over,
-            "kept_within": over and look(engine)["kl"] <= (max_kl or 0.0),
+            "kept_within": over and self.measure(engine)["kl"] <= (self.objective.max_kl or 0.0),
         }
-        if measured:
-            rule, judge = rule_of(tuning), judge_from(tuning)
+        if self.sample_at_end:
             found |= preference_metrics(
-                own, base, judge, NUM_MEASURED // slowly, c.seed, prompt, rule
+                model_of(self.tuning, engine),
+                self.base,
+                judge_from(self.tuning),
+                NUM_MEASURED // self.slowness,
+                self.config.seed,
+                self.prompt,
+                rule_of(self.tuning),
             )
         return found
-
-    return FineTuneMethod(
-        make,
-        evaluate=measure if len(apart) or watch or max_kl is not None else None,
-        num_held_out=len(apart),
-        should_end=is_over,
-        finish=finish,
-    )
 
 
 def prompt_of(tuning: FineTuneSpec) -> str | None:
@@ -432,55 +460,30 @@ def dpo(
     `tune.SETTINGS`, temperature; what is not given is picked. For the other arguments and
     errors see `kamon.train`.
     """
-    objective = Objective(loss, beta, label_smoothing)
-    objective.check()
-    max_kl = None if max_kl is None else require_positive("max_kl", max_kl)
+    objective = DPOConfig(beta, loss, label_smoothing, max_kl, prefer)
+    spec = EngineSpec(engine or best_engine(), dtype, threads, device, compile)
+    callbacks = Callbacks(on_start, on_progress, should_stop)
+    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
     path = model if isinstance(model, str | PathLike) else None
     base = as_model(model, "the base", threads=threads)
     base.check_documents("preferences are between documents")
-    name = engine or best_engine()
-    seed = settings.get("seed", base.config.seed)
-    seed = require_int("seed", seed)
+    seed = require_int("seed", settings.get("seed", base.config.seed))
     examples, source, num_left_out = examples_from(base, data, prefer, num_pairs, seed)
-    reference = make_engine(
-        *(name, base.config), dtype=dtype, threads=threads, device=device, compile=compile
-    )
+    reference = spec.create(base.config)
     params = base.engine.state()["params"]
     reference.load(initial_state(params))
     examples = with_reference(base.tokenizer, reference, examples)
-    tuning = tuning_for(base, path, params, examples, source, settings)
     tuning = replace(
-        tuning,
+        tuning_for(base, path, params, examples, source, settings),
         num_left_out=num_left_out,
-        settings={
-            "loss": loss,
-            "beta": float(beta),
-            "label_smoothing": float(label_smoothing),
-            "max_kl": max_kl,
-            "prefer": prefer,
-        },
+        settings=objective.settings(),
     )
-    return fine_tune(
-        tuning,
-        partial(dpo_steps, watch=on_measured),
-        engine=name,
-        dtype=dtype,
-        threads=threads,
-        device=device,
-        compile=compile,
-        output=output,
-        overwrite=overwrite,
-        checkpoint_every=checkpoint_every,
-        on_start=on_start,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
+    return fine_tune(tuning, partial(DPO, watch=on_measured), spec, options)
 
 
 def resume(path: str | Path, *, on_measured: Watch | None = None, **how: Any) -> Model:
-    """Go on with a tuning by `dpo`, as if it had never been interrupted, bit for bit; how: of
-    `tune.resume_tuning`."""
-    return resume_fine_tuning(path, KIND, partial(dpo_steps, watch=on_measured), **how)
+    """Resume a run of `dpo`, bit for bit. how: as in `resume_fine_tuning`."""
+    return resume_fine_tuning(path, KIND, partial(DPO, watch=on_measured), **how)
 
 
 def num_cut(tuning: FineTuneSpec) -> int:

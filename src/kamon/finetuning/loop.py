@@ -29,7 +29,7 @@ from kamon.data.shuffling import permutation
 from kamon.engines.base import Engine, initial_state
 from kamon.engines.batch import pack_sequences
 from kamon.engines.distributed import get_group
-from kamon.engines.factory import EngineSpec, best_engine, make_engine
+from kamon.engines.factory import EngineSpec, best_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.model import Model, to_checkpoint
 from kamon.storage.checkpoint import (
@@ -43,7 +43,7 @@ from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
 from kamon.training.early_stopping import NUM_EVALUATIONS, EarlyStopping
 from kamon.training.loop import CheckpointSchedule, Progress, learning_rate, not_finite
-from kamon.training.options import RunOptions, checkpoint_interval
+from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
 from kamon.training.session import open_writer
 from kamon.training.setup import ResumePoint, check_room
 
@@ -90,37 +90,46 @@ class FineTuneSpec:
     num_left_out: int = 0
 
 
-@dataclass(frozen=True)
 class FineTuneMethod:
-    """How a kind of tuning goes.
+    """How one kind of fine-tuning goes: the loop calls a subclass of this.
 
-    make: makes a step, by its number from 0 and its learning rate: `backward` and `step` of the
-    engine, as often as Tuning.updates says; returns what was measured, "loss" among it, under the
-    same names each time. measure: asked now and then for the loss on num_held_out examples that are
-    not learned from, by which the best model is found; where there are none it returns None, and
-    the last model is the best. ended: asked behind each step, and what was measured then, whether
-    the tuning is at its end already. finish: what is known in the end, of the model that is kept,
-    for training.json. go_on: is told what the steps before have measured, where a tuning goes on.
-    critic: a second engine that learns, whose state is kept.
+    num_held_out: examples in the validation set. Without any, the last model is the best one.
+    critic: a second engine that learns, whose state is saved, too.
     """
 
-    step: Callable[[Engine, int, float], Mapping[str, float]]
-    evaluate: Callable[[Engine], float | None] | None = None
-    num_held_out: int = 0
-    should_end: Callable[[], bool] | None = None
-    finish: Callable[[Engine], dict[str, Any]] | None = None
-    go_on: Callable[[Metrics], None] | None = None
+    num_held_out = 0
     critic: Engine | None = None
+
+    def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
+        """Make step number `step`, from 0, and return what was measured, "loss" among it.
+
+        It calls the engine's `step` as often as `FineTuneSpec.updates` says.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, engine: Engine) -> float | None:  # noqa: ARG002
+        """Return the validation loss, or None without a validation set. Called now and then."""
+        return None
+
+    def should_end(self) -> bool:
+        """Return True if the run is to end after this step."""
+        return False
+
+    def finish(self, engine: Engine) -> dict[str, Any]:  # noqa: ARG002
+        """Return what training.json keeps of the final model."""
+        return {}
+
+    def resume(self, metrics: Metrics) -> None:
+        """Take over what the steps before have measured."""
 
 
 class NewEngine(Protocol):
-    """Makes one more engine of the same kind, with these parameters; shape: its Config, where
-    that is another one."""
+    """Returns one more engine of the same kind with these parameters. shape: another Config."""
 
     def __call__(self, params: array[float], shape: Config | None = None) -> Engine: ...
 
 
-MakeSteps = Callable[[FineTuneSpec, NewEngine], FineTuneMethod]
+MakeMethod = Callable[[FineTuneSpec, NewEngine], FineTuneMethod]
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ class StartInfo:
     """What is known before the first step: what `on_start` is given."""
 
     tuning: FineTuneSpec
-    steps: FineTuneMethod
+    method: FineTuneMethod
     engine: Engine
     engine_name: str
     resumed: ResumePoint | None = None
@@ -191,136 +200,129 @@ def base_of(model: Model, path: str | Path | None) -> dict[str, Any]:
 
 def fine_tune(
     tuning: FineTuneSpec,
-    make_steps: MakeSteps,
-    *,
-    engine: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-    compile: bool = False,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    checkpoint_every: str | int | None = None,
-    on_start: Callable[[StartInfo], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    make_method: MakeMethod,
+    engine: EngineSpec | None = None,
+    options: RunOptions | None = None,
 ) -> Model:
-    """The tuned model; written to `output`, from time to time and at the end.
+    """Return the fine-tuned model; it is also saved if `options` name an output.
 
-    It is a model like any other, whose training.json has a "tuning". For the arguments and errors
-    see `kamon.train`.
+    It is a model like any other, whose training.json has a "tuning".
     """
-    every = checkpoint_interval(checkpoint_every)
-    with open_writer(RunOptions(output, overwrite)) as writer:
-        name = engine or best_engine()
-        new_engine = engines(tuning.config, name, dtype, threads, device, compile)
+    engine, options = engine or EngineSpec(), options or RunOptions()
+    engine = replace(engine, name=engine.name or best_engine())
+    assert engine.name is not None
+    with open_writer(options) as writer:
+        new_engine = engine_maker(tuning.config, engine)
         made = new_engine(tuning.params)
         training = {
             "kamon": __version__,
-            "engine": name,
+            "engine": engine.name,
             "dtype": made.dtype,
             "num_cut": 0,
             **inherited_training(tuning),
             "tuning": record(tuning),
         }
-        steps = make_steps(tuning, new_engine)
-        if on_start:
-            on_start(StartInfo(tuning, steps, made, name))
-        course = FineTuneSession(tuning, steps, made, training, validation_of(steps))
-        return course.run(writer, every, on_progress, should_stop)
+        method = make_method(tuning, new_engine)
+        if options.callbacks.on_start:
+            options.callbacks.on_start(StartInfo(tuning, method, made, engine.name))
+        session = FineTuneSession(tuning, method, made, training, validation_of(method))
+        return session.run(writer, options)
 
 
-def resume_fine_tuning(
-    path: str | Path,
-    kind: str,
-    make_steps: MakeSteps,
-    *,
-    threads: int | None = None,
-    device: str | None = None,
-    compile: bool = False,
-    checkpoint_every: str | int | None = None,
-    on_start: Callable[[StartInfo], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Model:
-    """Go on with a tuning of this kind, as if it had never been interrupted: with its own engine,
-    dtype, examples and settings, all of which are in its directory."""
+def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **how: Any) -> Model:
+    """Return the model of an interrupted run of this kind, with the steps that were left.
+
+    Engine, dtype, examples and settings are those in its directory.
+
+    Args:
+        how: threads, device, compile, checkpoint_every, on_start, on_progress and should_stop, as
+            in `kamon.train`.
+    """
     from kamon.storage import model_dir
 
-    every = checkpoint_interval(checkpoint_every)
+    engine, options = resume_options(path, **how)
     with model_dir.writing(path, go_on=True) as writer:
         found, training = writer.stored, writer.stored.training
         tuning = spec_of(path, found)
-        if tuning.kind != kind:
-            raise ConfigError(
-                f"{path} is tuned by {tuning.kind}, not by {kind}: "
-                f"`kamon {tuning.kind} --resume {path}` goes on"
-            )
-        assert found.state is not None
-        if training["finished"]:
-            raise ConfigError(
-                f"{path} is at its end, behind {len(found.metrics):,} steps on {tuning.source}"
-            )
-        new_engine = engines(
-            *(tuning.config, training["engine"], training["dtype"], threads, device, compile)
-        )
+        check_unfinished(path, kind, tuning, found)
+        engine = replace(engine, name=training["engine"], dtype=training["dtype"])
+        new_engine = engine_maker(tuning.config, engine)
         made = new_engine(found.params)
-        steps = make_steps(tuning, new_engine)
-        validation = validation_of(steps)
+        method = make_method(tuning, new_engine)
+        validation = validation_of(method)
         if validation and found.metrics.held_out:
             validation.best = initial_state(found.params)
             validation.history = sorted(found.metrics.held_out.items())
         state = found.state
+        assert state is not None
         state["step"] = len(found.metrics) * tuning.updates
         made.load(state)
-        if steps.go_on:
-            steps.go_on(found.metrics)
-        if steps.critic:
+        method.resume(found.metrics)
+        if method.critic:
             if found.critic is None:
                 raise StoreError(f"{path} keeps no critic to go on with: tune its base anew")
-            steps.critic.load(found.critic)
+            method.critic.load(found.critic)
         resumed = ResumePoint(writer.folder.name, len(found.metrics), writer.problems)
-        if on_start:
-            on_start(StartInfo(tuning, steps, made, training["engine"], resumed))
+        if options.callbacks.on_start:
+            info = StartInfo(tuning, method, made, training["engine"], resumed)
+            options.callbacks.on_start(info)
         elif resumed.problems:
             text = f"going on from {resumed.generation}: {resumed.problems[0]}"
             warnings.warn(text, stacklevel=2)
-        course = FineTuneSession(tuning, steps, made, training, validation, found.metrics)
-        return course.run(writer, every, on_progress, should_stop)
+        session = FineTuneSession(tuning, method, made, training, validation, found.metrics)
+        return session.run(writer, options)
 
 
-def engines(
-    config: Config,
-    name: str,
-    dtype: str | None,
-    threads: int | None,
-    device: str | None,
-    compile: bool,
-) -> NewEngine:
-    """Makes engines of one kind. ConfigError where memory lacks, or several processes ask."""
+def resume_options(
+    path: str | Path, *, checkpoint_every: str | int | None = None, **how: Any
+) -> tuple[EngineSpec, RunOptions]:
+    """Return what `resume_fine_tuning` is given as an engine and as options."""
+    names = ("on_start", "on_progress", "should_stop")
+    callbacks = Callbacks(**{name: how.pop(name) for name in names if name in how})
+    every = checkpoint_interval(checkpoint_every)
+    return EngineSpec(**how), RunOptions(path, checkpoint_every=every, callbacks=callbacks)
+
+
+def check_unfinished(path: str | Path, kind: str, tuning: FineTuneSpec, found: Checkpoint) -> None:
+    """Raise ConfigError if the run in `path` is of another kind, or complete."""
+    if tuning.kind != kind:
+        raise ConfigError(
+            f"{path} is tuned by {tuning.kind}, not by {kind}: "
+            f"`kamon {tuning.kind} --resume {path}` goes on"
+        )
+    if found.training["finished"]:
+        raise ConfigError(
+            f"{path} is at its end, behind {len(found.metrics):,} steps on {tuning.source}"
+        )
+
+
+def engine_maker(config: Config, engine: EngineSpec) -> NewEngine:
+    """Return a function that makes engines of one kind.
+
+    Raises: ConfigError if there is too little memory, or if several processes ask.
+    """
     if get_group().size > 1:
         raise ConfigError("a model is tuned by one process: start it without torchrun")
-    check_room(config, EngineSpec(name, dtype, threads, device), config.block_size)
+    check_room(config, engine, config.block_size)
 
     def new_engine(params: array[float], shape: Config | None = None) -> Engine:
-        made = make_engine(
-            name, shape or config, dtype=dtype, threads=threads, device=device, compile=compile
-        )
+        made = engine.create(shape or config)
         made.load(initial_state(params))
         return made
 
     return new_engine
 
 
-def validation_of(steps: FineTuneMethod) -> EarlyStopping | None:
-    """One that measures by `steps.measure`: where a probability is too small for its logarithm,
-    MOST_LOSS, which a file can keep. None where no example is held out."""
-    measure = steps.evaluate
-    if measure is None or not steps.num_held_out:
+def validation_of(method: FineTuneMethod) -> EarlyStopping | None:
+    """Return early stopping by `method.evaluate`, or None without a validation set.
+
+    A loss that is not finite counts as MAX_LOSS, which a file can keep.
+    """
+    if not method.num_held_out:
         return None
 
     def loss(engine: Engine) -> float:
-        found = measure(engine)
+        found = method.evaluate(engine)
         assert found is not None
         return min(found, MAX_LOSS)
 
@@ -395,113 +397,124 @@ def spec_of(path: str | Path, found: Checkpoint) -> FineTuneSpec:
 
 @dataclass
 class FineTuneSession:
-    """A tuning under way. training: what is known of it from the start."""
+    """A run in progress. training: its record as far as it is known at the start."""
 
     tuning: FineTuneSpec
-    steps: FineTuneMethod
+    method: FineTuneMethod
     engine: Engine
     training: dict[str, Any]
     validation: EarlyStopping | None
     metrics: Metrics = field(default_factory=Metrics)
+    examples: bytes = b""
+    start: float = 0.0  # on time.perf_counter's clock
 
-    def run(
-        self,
-        writer: CheckpointWriter | None,
-        every: int | float | None,
-        on_progress: Callable[[Progress], None] | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> Model:
-        """The rest of it. A stop that is asked for keeps what was learned until then."""
-        start, engine = time.perf_counter(), self.engine
-        packed = pack_examples(self.tuning.examples) if writer else None
-        before = self.training.get("seconds", 0.0)
-
-        def keep(finished: bool, params: array[float], more: dict[str, Any]) -> Model:
-            state = engine.state()
-            if not all(map(math.isfinite, state["params"])):
-                raise not_finite(len(self.metrics), self.tuning.config)
-            model = self.model(before + time.perf_counter() - start, finished, more)
-            if writer:
-                content = to_checkpoint(model, params, state)
-                critic = self.steps.critic
-                content = replace(content, examples=packed, reference_params=self.tuning.frozen)
-                writer.save(replace(content, critic=critic.state() if critic else None))
-            return model
-
-        def checkpoint(_: array[float]) -> None:
-            best = self.validation and self.validation.best
-            keep(False, (best or engine.state())["params"], {})
-
-        checkpoints = CheckpointSchedule(checkpoint, every) if writer else None
-        self.make_steps(on_progress, should_stop, checkpoints)
-        done, validation = len(self.metrics), self.validation
-        finished = done == self.tuning.config.num_steps or self.ended
-        if not done:
+    def run(self, writer: CheckpointWriter | None, options: RunOptions) -> Model:
+        """Make the steps that are left and return the best model. A stop keeps what was learned."""
+        self.start = time.perf_counter()
+        checkpoints = None
+        if writer:
+            self.examples = pack_examples(self.tuning.examples)
+            checkpoints = CheckpointSchedule(
+                lambda _: self.save_checkpoint(writer), options.checkpoint_every
+            )
+        self.make_steps(options.callbacks, checkpoints)
+        if not self.metrics:
             return self.model(0.0, False, {})
-        last = engine.state()
-        more: dict[str, Any] = {}
-        if validation and validation.best:
-            engine.load(validation.best)
-        more = self.steps.finish(engine) if self.steps.finish and finished else {}
+        finished = len(self.metrics) == self.tuning.config.num_steps or self.ended
+        engine, last = self.engine, self.engine.state()
+        if self.validation and self.validation.best:
+            engine.load(self.validation.best)
+        more = self.method.finish(engine) if finished else {}
         best = engine.state()
         engine.load(last)
-        model = keep(finished, best["params"], more)
+        model = self.save(writer, finished, best["params"], more)
         engine.load(best)
+        return model
+
+    def save_checkpoint(self, writer: CheckpointWriter) -> None:
+        best = self.validation and self.validation.best
+        self.save(writer, False, (best or self.engine.state())["params"], {})
+
+    def save(
+        self,
+        writer: CheckpointWriter | None,
+        finished: bool,
+        params: array[float],
+        more: dict[str, Any],
+    ) -> Model:
+        """Return the model so far, and save it with these parameters and the engine's state."""
+        state = self.engine.state()
+        if not all(map(math.isfinite, state["params"])):
+            raise not_finite(len(self.metrics), self.tuning.config)
+        seconds = self.training.get("seconds", 0.0) + time.perf_counter() - self.start
+        model = self.model(seconds, finished, more)
+        if writer:
+            critic = self.method.critic
+            content = replace(
+                to_checkpoint(model, params, state),
+                examples=self.examples,
+                reference_params=self.tuning.frozen,
+                critic=critic.state() if critic else None,
+            )
+            writer.save(content)
         return model
 
     @property
     def ended(self) -> bool:
-        """Whether more steps would only learn by heart, or the tuning itself says so."""
-        steps, validation = self.steps, self.validation
+        """Whether patience is exceeded, or the method itself ends the run."""
+        validation = self.validation
         exhausted = validation is not None and validation.patience_exceeded
-        return exhausted or (steps.should_end is not None and steps.should_end())
+        return exhausted or self.method.should_end()
 
-    def make_steps(
-        self,
-        on_progress: Callable[[Progress], None] | None,
-        should_stop: Callable[[], bool] | None,
-        checkpoints: CheckpointSchedule | None,
-    ) -> None:
-        """Steps until the last one, until it has `ended`, or until `should_stop` says so between
-        two. TrainingError where a loss is not finite."""
+    def make_steps(self, callbacks: Callbacks, checkpoints: CheckpointSchedule | None) -> None:
+        """Make steps until the last one, until the run has `ended`, or until a stop is asked for.
+
+        Raises: TrainingError if a loss is not finite.
+        """
         config, metrics, validation = self.tuning.config, self.metrics, self.validation
         often = max(1, config.num_steps // NUM_EVALUATIONS)
         first, start = len(metrics), time.perf_counter()
-        told = start
+        reported = start
         if validation and validation.patience_exceeded:
             return
         for step in range(first, config.num_steps):
-            rate = learning_rate(config, step)
-            try:
-                measured = self.steps.step(self.engine, step, rate)
-            except ArithmeticError:
-                raise not_finite(step + 1, config) from None
-            if not all(map(math.isfinite, measured.values())):
-                raise not_finite(step + 1, config)
-            add_line(metrics, rate, measured)
+            self.one_step(step)
             done = step + 1
             now = time.perf_counter()
-            if on_progress and (now - told >= PROGRESS_SECONDS or done == config.num_steps):
-                told = now
-                on_progress(Progress(config.num_steps, metrics.losses, now - start, first))
+            due = now - reported >= PROGRESS_SECONDS or done == config.num_steps
+            if callbacks.on_progress and due:
+                reported = now
+                progress = Progress(config.num_steps, metrics.losses, now - start, first)
+                callbacks.on_progress(progress)
             if done % often == 0 or done == config.num_steps:
                 if validation:
                     validation(self.engine, done)
                     metrics.held_out[done] = validation.history[-1][1]
-                elif self.steps.evaluate:
-                    self.steps.evaluate(self.engine)
-            if self.ended or (should_stop and should_stop()):
+                else:
+                    self.method.evaluate(self.engine)
+            if self.ended or (callbacks.should_stop and callbacks.should_stop()):
                 break
             if checkpoints and done < config.num_steps:
                 checkpoints.maybe_save(metrics.losses)
 
+    def one_step(self, step: int) -> None:
+        config = self.tuning.config
+        rate = learning_rate(config, step)
+        try:
+            measured = self.method.step(self.engine, step, rate)
+        except ArithmeticError:
+            raise not_finite(step + 1, config) from None
+        if not all(map(math.isfinite, measured.values())):
+            raise not_finite(step + 1, config)
+        add_line(self.metrics, rate, measured)
+
     def model(self, seconds: float, finished: bool, more: dict[str, Any]) -> Model:
-        """What it has come to."""
+        """Return the model so far, with its record."""
         tuning, validation = self.tuning, self.validation
         known = self.training["tuning"] | more
         if validation and validation.history:
             known["held_out"] = {
-                "num_examples": self.steps.num_held_out,
+                "num_examples": self.method.num_held_out,
                 "loss": min(loss for _, loss in validation.history),
                 "best_step": validation.best_step,
             }
@@ -512,8 +525,12 @@ class FineTuneSession:
             "tuning": known,
         }
         return Model(
-            *(tuning.config, tuning.tokenizer, self.engine, self.metrics, training),
-            tuning.documents,
+            config=tuning.config,
+            tokenizer=tuning.tokenizer,
+            engine=self.engine,
+            metrics=self.metrics,
+            training=training,
+            documents=tuning.documents,
         )
 
 

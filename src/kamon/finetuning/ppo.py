@@ -26,15 +26,16 @@ import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, cycle, islice, pairwise
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kamon.config import require_int, require_positive
-from kamon.engines.base import Engine, initial_state
+from kamon.engines.base import Engine, State, initial_state
 from kamon.engines.batch import BAD, GOOD, PackedBatch, pack_sequences
-from kamon.engines.factory import make_engine
+from kamon.engines.factory import EngineSpec
 from kamon.engines.numerics import mean
 from kamon.errors import ConfigError
 from kamon.finetuning.expand_vocab import expand_vocab
@@ -72,6 +73,7 @@ from kamon.model import Model, as_model, load
 from kamon.storage.checkpoint import critic_config, unpack_documents
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompt_prefix
+from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
 
 if TYPE_CHECKING:
     from kamon.storage.metrics import Metrics
@@ -161,6 +163,59 @@ def fingerprint_of(model: Model) -> str:
     return fingerprint(model.config, model.tokenizer, model.engine.state()["params"])
 
 
+@dataclass(frozen=True)
+class PPOConfig:
+    """The objective of PPO, with TRL's names.
+
+    num_ppo_epochs: updates from the documents of one step.
+    clip_range: how far an update may change the ratio of probabilities of a token.
+    kl_coef: first coefficient of the KL penalty, in deviations of the reward per nat.
+    target_kl: KL that the coefficient is steered to, in nats per document.
+    max_kl: the run ends before a step that leads beyond this KL; None for no limit.
+    critic: use a learned baseline instead of the mean of the group.
+    prompt: samples answer this prompt.
+    """
+
+    num_ppo_epochs: int = NUM_PPO_EPOCHS
+    clip_range: float = CLIP_RANGE
+    kl_coef: float = KL_COEF
+    target_kl: float = TARGET_KL
+    max_kl: float | None = None
+    critic: bool = False
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        require_int("num_ppo_epochs", self.num_ppo_epochs, 1)
+        for name in ("clip_range", "kl_coef", "target_kl"):
+            require_positive(name, getattr(self, name))
+        if self.max_kl is not None:
+            require_positive("max_kl", self.max_kl)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], num_ppo_epochs: int) -> PPOConfig:
+        """Return what `settings` returned, read from training.json."""
+        return cls(
+            num_ppo_epochs=num_ppo_epochs,
+            clip_range=settings["clip"],
+            kl_coef=settings["beta"],
+            target_kl=settings["kl_target"],
+            max_kl=settings["max_kl"],
+            critic=settings["critic"],
+            prompt=settings.get("prompt"),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what training.json keeps, under the names that it has always had."""
+        return {
+            "clip": float(self.clip_range),
+            "beta": float(self.kl_coef),
+            "kl_target": float(self.target_kl),
+            "max_kl": None if self.max_kl is None else float(self.max_kl),
+            "critic": self.critic,
+            **({} if self.prompt is None else {"prompt": self.prompt}),
+        }
+
+
 def ppo(
     model: Model | str | Path,
     reward: Model | str | Path | Reward | None = None,
@@ -168,10 +223,10 @@ def ppo(
     prefer: str | None = None,
     prompt: str | None = None,
     base: str | Path | None = None,
-    updates: int = NUM_PPO_EPOCHS,
-    clip: float = CLIP_RANGE,
-    beta: float = KL_COEF,
-    kl_target: float = TARGET_KL,
+    num_ppo_epochs: int = NUM_PPO_EPOCHS,
+    clip_range: float = CLIP_RANGE,
+    kl_coef: float = KL_COEF,
+    target_kl: float = TARGET_KL,
     max_kl: float | None = None,
     critic: bool = False,
     engine: str | None = None,
@@ -195,34 +250,28 @@ def ppo(
     `prefer`, a rule as of `preferences.parse_rule`, which a text fulfils (1) or not
     (0). prompt: samples are answers to it; a reward model judges them as such, a rule or a function
     is given the answer alone.
-    updates: so many are made from the documents of a step; clip: how far a ratio of probabilities
-    may go; beta: the first coefficient of the KL, kl_target: the KL that it is steered to, in nats
-    a document; max_kl: the tuning ends where a step would lead beyond, and that step is taken back.
-    critic: a learned baseline in place of the group's mean. on_step is called behind each step,
+    num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.
+    on_step is called after each step,
     with its number from 1, how many there are, and what was measured. base: where the model was
     loaded from. settings: batch_size (documents of a step) and the others of `tune.SETTINGS`,
     temperature (of later samples: those of a step have 1); what is not given is picked. For the
     other arguments and errors see `kamon.train`.
     """
-    path = model if isinstance(model, str | PathLike) else None
-    base = base or path
-    options = {"dtype": dtype, "threads": threads, "device": device, "compile": compile}
-    model = as_model(model, "the model to tune", engine=engine, **options)
+    objective = PPOConfig(num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic, prompt)
+    spec = EngineSpec(engine, dtype, threads, device, compile)
+    callbacks = Callbacks(on_start, on_progress, should_stop)
+    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
+    base = base or (model if isinstance(model, str | PathLike) else None)
+    model = as_model(model, "the model to tune", **spec.keywords())
     model.check_documents("rewards are of documents")
     if is_reward_model(model):
         raise ConfigError("the model to tune is a reward model: start from its base")
-    updates = require_int("updates", updates, 1)
-    clip, beta = require_positive("clip", clip), require_positive("beta", beta)
-    kl_target = require_positive("kl_target", kl_target)
-    max_kl = None if max_kl is None else require_positive("max_kl", max_kl)
     config = build_config(model.config, PICKED, settings, *ACCEPTED_SETTINGS)
     require_int("batch_size", config.batch_size, 2)
     before = prompt_prefix(model.tokenizer, prompt, config.block_size)
     judge, kept = judge_of(reward, prefer, prompt)
     params = model.engine.state()["params"]
-    reference = make_engine(
-        engine, config, dtype=dtype, threads=threads, device=device, compile=compile
-    )
+    reference = spec.create(config)
     reference.load(initial_state(params))
     number = num_measured(reference)
     texts, _ = rollouts(reference, model.tokenizer, number, config.seed, 0, before)
@@ -233,50 +282,26 @@ def ppo(
         config=config,
         tokenizer=model.tokenizer,
         params=params,
-        settings={
-            "reward": kept,
-            "clip": clip,
-            "beta": beta,
-            "kl_target": kl_target,
-            "max_kl": max_kl,
-            "critic": critic,
-            **({} if prompt is None else {"prompt": prompt}),
-        },
+        settings={"reward": kept} | objective.settings(),
         examples=[{"text": t, "reward": r} for t, r in zip(texts, base_rewards, strict=True)],
         source=kept["name"],
         base=base_of(model, base),
         documents=model.documents,
-        updates=updates,
+        updates=objective.num_ppo_epochs,
         frozen=params,
     )
-    return fine_tune(
-        tuning,
-        lambda tuning, new_engine: steps_of(tuning, new_engine, judge, on_step),
-        engine=engine,
-        dtype=dtype,
-        threads=threads,
-        device=device,
-        compile=compile,
-        output=output,
-        overwrite=overwrite,
-        checkpoint_every=checkpoint_every,
-        on_start=on_start,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
+    return fine_tune(tuning, partial(PPO, reward=judge, on_step=on_step), spec, options)
 
 
 def resume(
     path: str | Path, reward: Reward | None = None, *, on_step: OnStep | None = None, **how: Any
 ) -> Model:
-    """Go on with what `ppo` kept in its output; reward: the function, where it was one; how: of
-    `tune.resume_tuning`."""
-    return resume_fine_tuning(
-        path,
-        KIND,
-        lambda tuning, new: steps_of(tuning, new, rewards_by(tuning, reward), on_step),
-        **how,
-    )
+    """Resume a run of `ppo`. reward: its function; how: as in `resume_fine_tuning`."""
+
+    def make(tuning: FineTuneSpec, new_engine: NewEngine) -> PPO:
+        return PPO(tuning, new_engine, rewards_by(tuning, reward), on_step)
+
+    return resume_fine_tuning(path, KIND, make, **how)
 
 
 def judge_of(
@@ -331,14 +356,6 @@ def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
 
 
 # ---- a step
-
-
-@dataclass
-class AdaptiveKLController:
-    """What a step knows of the one before: the next beta, and whether it was the last one."""
-
-    beta: float
-    enough: bool = False
 
 
 def num_measured(engine: Engine) -> int:
@@ -455,87 +472,159 @@ def behind_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int)
     return [x for size in sizes for x in chain([0.0] * skip, islice(rest, size))]
 
 
-def steps_of(
-    tuning: FineTuneSpec,
-    new_engine: NewEngine,
-    reward: Reward,
-    on_step: OnStep | None,
-) -> FineTuneMethod:
-    c, tokenizer, settings = tuning.config, tuning.tokenizer, tuning.settings
-    assert tuning.frozen is not None
-    docs = tuning.documents
-    docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-    reference = new_engine(tuning.frozen)
-    clip, target, max_kl = settings["clip"], settings["kl_target"], settings["max_kl"]
-    base_texts = [each["text"] for each in tuning.examples]
-    base_rewards = [each["reward"] for each in tuning.examples]
-    in_turn = list(islice(cycle(base_rewards), c.batch_size))
-    unit = deviation(base_rewards) or 1.0
-    control = AdaptiveKLController(settings["beta"])
-    before = prompt_prefix(tokenizer, settings.get("prompt"), c.block_size)
-    skip = len(before)
-    critic = Critic.of(tuning, new_engine, reference) if settings["critic"] else None
-    usual = [r / unit for r in base_rewards]
-    low = min(mean(usual) - DEVIATIONS, *usual)
-    high = max(mean(usual) + DEVIATIONS, *usual)
+@dataclass(frozen=True)
+class Rollout:
+    """The documents of one step, with their rewards.
 
-    def go_on(metrics: Metrics) -> None:
+    batch: with BOS, the prompt, and BOS at the end. sizes: targets of each document after the
+    prompt. old: log p of these targets when they were drawn. kl: log p − log p of the base, of
+    each document, in nats.
+    """
+
+    texts: list[str]
+    batch: PackedBatch
+    sizes: list[int]
+    old: Sequence[float]
+    kl: list[float]
+    rewards: list[float]
+
+
+class PPO(FineTuneMethod):
+    """Learns from its own samples, by their reward, and stays near its base.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347; the KL penalty: Ziegler et al. 2019,
+    arXiv:1909.08593.
+    """
+
+    def __init__(
+        self,
+        tuning: FineTuneSpec,
+        new_engine: NewEngine,
+        reward: Reward,
+        on_step: OnStep | None = None,
+    ) -> None:
+        c = self.config = tuning.config
+        self.tokenizer, self.reward, self.on_step = tuning.tokenizer, reward, on_step
+        self.objective = PPOConfig.of(tuning.settings, tuning.updates)
+        docs = tuning.documents
+        self.docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
+        assert tuning.frozen is not None
+        self.reference = new_engine(tuning.frozen)
+        self.base_texts = [each["text"] for each in tuning.examples]
+        self.base_rewards = [each["reward"] for each in tuning.examples]
+        self.unit = deviation(self.base_rewards) or 1.0
+        self.prompt = prompt_prefix(tuning.tokenizer, self.objective.prompt, c.block_size)
+        self.kl_coef = self.objective.kl_coef
+        self.over = False
+        self.value_model = None
+        if self.objective.critic:
+            self.value_model = Critic.of(tuning, new_engine, self.reference)
+            self.critic = self.value_model.engine
+
+    def resume(self, metrics: Metrics) -> None:
         line = metrics[-1]
-        control.beta = next_kl_coef(line["beta"], line["kl"], target)
+        self.kl_coef = next_kl_coef(line["beta"], line["kl"], self.objective.target_kl)
 
-    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
-        standing = engine.state() if max_kl is not None else None
-        first = FIRST + step * c.batch_size
-        texts, batch = rollouts(engine, tokenizer, c.batch_size, c.seed, first, before)
-        sizes = [end - begin - 1 - skip for begin, end in pairwise(batch.offsets)]
-        old = of_answers(engine.logprobs(batch), sizes, skip)
-        moved = kl_per_document(engine, reference, batch, skip)
-        rewards = rewards_of(reward, texts)
-        beta, kl = control.beta, mean(moved)
-        gains = [r / unit - beta * d for r, d in zip(rewards, moved, strict=True)]
-        wins, more = win_rate(rewards, in_turn), {}
-        assert wins
-        if critic:
-            returns = [min(max((g - low) / (high - low), 0.0), 1.0) for g in gains]
-            of_targets, more["critic_loss"] = critic.learn(batch, returns, CRITIC_LR, skip)
-        else:
-            advantages = group_advantages(gains, len(gains))
-            of_targets = [a for a, size in zip(advantages, sizes, strict=True) for _ in range(size)]
-        logprobs = old
-        for update in range(tuning.updates):
-            if update:
-                logprobs = of_answers(engine.logprobs(batch), sizes, skip)
-            weights = ppo_weights(logprobs, old, of_targets, clip)
-            engine.backward(batch, behind_prompts(weights, sizes, skip))
-            engine.step(rate)
-        measured = {
-            "loss": ppo_loss(logprobs, old, of_targets, clip),
-            "reward": mean(rewards),
-            "kl": kl,
-            "beta": beta,
-            "entropy": -mean(old),
-            "win_rate": wins[0],
-            "uniqueness": len(set(texts)) / len(texts),
-            "novelty": novelty(texts, docs),
-            "length": mean(list(map(len, texts))),
-            **more,
-        }
-        control.beta = next_kl_coef(beta, kl, target)
-        if standing is not None and max_kl is not None:
-            # By other documents, from what the updates made: those of the next step.
-            following = first + c.batch_size
-            _, batch = rollouts(engine, tokenizer, c.batch_size, c.seed, following, before)
-            if mean(kl_per_document(engine, reference, batch, skip)) > max_kl:
-                engine.load(standing)
-                control.enough = True
-        if on_step:
-            on_step(step + 1, c.num_steps, measured)
+    def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
+        state_before = engine.state() if self.objective.max_kl is not None else None
+        rollout = self.rollout(engine, step)
+        advantages, more = self.advantages(rollout)
+        loss = self.update(engine, rollout, advantages, learning_rate)
+        measured = self.metrics(rollout, loss) | more
+        self.kl_coef = next_kl_coef(self.kl_coef, measured["kl"], self.objective.target_kl)
+        if state_before is not None:
+            self.take_back(engine, step, state_before)
+        if self.on_step:
+            self.on_step(step + 1, self.config.num_steps, measured)
         return measured
 
-    def finish(engine: Engine) -> dict[str, Any]:
-        texts, batch = rollouts(engine, tokenizer, len(base_texts), c.seed, 0, before)
-        moved = kl_per_document(engine, reference, batch, skip)
-        rewards = rewards_of(reward, texts)
+    def rollout(self, engine: Engine, step: int) -> Rollout:
+        """Return documents drawn from the model, with their rewards."""
+        c, skip = self.config, len(self.prompt)
+        first = FIRST + step * c.batch_size
+        texts, batch = rollouts(engine, self.tokenizer, c.batch_size, c.seed, first, self.prompt)
+        sizes = [end - begin - 1 - skip for begin, end in pairwise(batch.offsets)]
+        return Rollout(
+            texts=texts,
+            batch=batch,
+            sizes=sizes,
+            old=of_answers(engine.logprobs(batch), sizes, skip),
+            kl=kl_per_document(engine, self.reference, batch, skip),
+            rewards=rewards_of(self.reward, texts),
+        )
+
+    def advantages(self, rollout: Rollout) -> tuple[list[float], dict[str, float]]:
+        """Return the advantage of each target, and the critic's loss if there is one."""
+        shaped_rewards = [
+            r / self.unit - self.kl_coef * kl
+            for r, kl in zip(rollout.rewards, rollout.kl, strict=True)
+        ]
+        if self.value_model is None:
+            of_docs = group_advantages(shaped_rewards, len(shaped_rewards))
+            pairs = zip(of_docs, rollout.sizes, strict=True)
+            return [a for a, size in pairs for _ in range(size)], {}
+        usual = [r / self.unit for r in self.base_rewards]
+        low = min(mean(usual) - DEVIATIONS, *usual)
+        high = max(mean(usual) + DEVIATIONS, *usual)
+        returns = [min(max((r - low) / (high - low), 0.0), 1.0) for r in shaped_rewards]
+        advantages, loss = self.value_model.learn(
+            rollout.batch, returns, CRITIC_LR, len(self.prompt)
+        )
+        return advantages, {"critic_loss": loss}
+
+    def update(
+        self, engine: Engine, rollout: Rollout, advantages: Sequence[float], learning_rate: float
+    ) -> float:
+        """Make `num_ppo_epochs` updates and return the loss before the last one."""
+        skip, clip, batch = len(self.prompt), self.objective.clip_range, rollout.batch
+        logprobs = rollout.old
+        for epoch in range(self.objective.num_ppo_epochs):
+            if epoch:
+                logprobs = of_answers(engine.logprobs(batch), rollout.sizes, skip)
+            weights = ppo_weights(logprobs, rollout.old, advantages, clip)
+            engine.backward(batch, behind_prompts(weights, rollout.sizes, skip))
+            engine.step(learning_rate)
+        return ppo_loss(logprobs, rollout.old, advantages, clip)
+
+    def metrics(self, rollout: Rollout, loss: float) -> dict[str, float]:
+        """Return what a line of metrics.jsonl keeps of a step."""
+        texts = rollout.texts
+        in_turn = list(islice(cycle(self.base_rewards), self.config.batch_size))
+        wins = win_rate(rollout.rewards, in_turn)
+        assert wins
+        return {
+            "loss": loss,
+            "reward": mean(rollout.rewards),
+            "kl": mean(rollout.kl),
+            "beta": self.kl_coef,
+            "entropy": -mean(rollout.old),
+            "win_rate": wins[0],
+            "uniqueness": len(set(texts)) / len(texts),
+            "novelty": novelty(texts, self.docs),
+            "length": mean(list(map(len, texts))),
+        }
+
+    def take_back(self, engine: Engine, step: int, state: State) -> None:
+        """Go back to `state` if the step led beyond max_kl, by the documents of the next step."""
+        c, max_kl = self.config, self.objective.max_kl
+        following = FIRST + (step + 1) * c.batch_size
+        _, batch = rollouts(engine, self.tokenizer, c.batch_size, c.seed, following, self.prompt)
+        kl = mean(kl_per_document(engine, self.reference, batch, len(self.prompt)))
+        if max_kl is not None and kl > max_kl:
+            engine.load(state)
+            self.over = True
+
+    def should_end(self) -> bool:
+        return self.over
+
+    def finish(self, engine: Engine) -> dict[str, Any]:
+        """Return the comparison of as many samples as the base was measured by."""
+        base_texts, base_rewards = self.base_texts, self.base_rewards
+        texts, batch = rollouts(
+            engine, self.tokenizer, len(base_texts), self.config.seed, 0, self.prompt
+        )
+        kl = kl_per_document(engine, self.reference, batch, len(self.prompt))
+        rewards = rewards_of(self.reward, texts)
         rate, interval = win_rate(rewards, base_rewards) or (0.5, (0.0, 1.0))
         wanted = None
         if {*rewards, *base_rewards} <= {0.0, 1.0}:  # as of a rule
@@ -547,25 +636,17 @@ def steps_of(
                 "reward": mean(rewards),
                 "base_reward": mean(base_rewards),
                 "base_deviation": deviation(base_rewards),
-                "kl": mean(moved),
-                "kl_error": deviation(moved) / (len(moved) - 1) ** 0.5,
+                "kl": mean(kl),
+                "kl_error": deviation(kl) / (len(kl) - 1) ** 0.5,
                 "win_rate": rate,
                 "win_rate_interval": list(interval),
                 "uniqueness": uniqueness(texts),
                 "base_uniqueness": uniqueness(base_texts),
-                "novelty": novelty(texts, docs),
-                "base_novelty": novelty(base_texts, docs),
+                "novelty": novelty(texts, self.docs),
+                "base_novelty": novelty(base_texts, self.docs),
                 "length": mean(list(map(len, texts))),
                 "base_length": mean(list(map(len, base_texts))),
-                "over_budget": control.enough,
+                "over_budget": self.over,
                 "problems": detect_reward_hacking(texts, base_texts, wanted),
             }
         }
-
-    return FineTuneMethod(
-        make,
-        go_on=go_on,
-        should_end=lambda: control.enough,
-        critic=critic.engine if critic else None,
-        finish=finish,
-    )

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from kamon.engines.base import initial_state
-from kamon.engines.factory import best_engine
+from kamon.engines.factory import EngineSpec, best_engine
 from kamon.engines.numerics import mean
 from kamon.errors import CorpusError
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import preferences
-from kamon.finetuning.dpo import BETA, dpo_steps, tuning_for, with_reference
+from kamon.finetuning.dpo import BETA, DPO, tuning_for, with_reference
 from kamon.finetuning.loop import FineTuneMethod, FineTuneSpec, NewEngine, base_of, fine_tune
 from kamon.finetuning.preferences import Feedback, Preference, pairs_of, texts_of, to_record
 from kamon.model import Model, as_model, load
 from kamon.storage import model_dir
 from kamon.storage.checkpoint import unpack_examples
+from kamon.training.options import Callbacks, RunOptions
 
 KIND = "rate"
 EVERY = 10  # answers, after which the model is aligned
@@ -86,7 +87,7 @@ def rate_steps(tuning: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
     assert tuning.frozen is not None
     pairs = pairs_in(tuning.examples)
     examples = with_reference(tuning.tokenizer, new_engine(tuning.frozen), pairs)
-    return dpo_steps(replace(tuning, examples=examples), new_engine, measured=False)
+    return DPO(replace(tuning, examples=examples), new_engine, sample_at_end=False)
 
 
 def pairs_in(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -121,12 +122,8 @@ def align(
     return fine_tune(
         replace(tuning, settings=SETTINGS, base=base.record),
         rate_steps,
-        engine=best_engine(),
-        dtype=base.model.engine.dtype,
-        threads=threads,
-        output=output,
-        overwrite=overwrite,
-        should_stop=should_stop,
+        EngineSpec(best_engine(), base.model.engine.dtype, threads),
+        RunOptions(output, overwrite, callbacks=Callbacks(should_stop=should_stop)),
     )
 
 

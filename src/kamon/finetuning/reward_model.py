@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kamon.config import Config, require_float
 from kamon.engines.base import Engine, has_fused_ops
 from kamon.engines.batch import ANSWER, BAD, GOOD, pack_sequences
+from kamon.engines.factory import EngineSpec
 from kamon.engines.numerics import mean
 from kamon.errors import ConfigError, CorpusError
 from kamon.finetuning.expand_vocab import expand_vocab
@@ -48,6 +49,7 @@ from kamon.finetuning.preferences import (
 from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
+from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,26 +233,16 @@ def reward_model(
         documents=model.documents,
         num_left_out=found.num_left_out,
     )
+    callbacks = Callbacks(on_start, on_progress, should_stop)
+    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
     return fine_tune(
-        tuning,
-        steps_of,
-        engine=engine,
-        dtype=dtype,
-        threads=threads,
-        device=device,
-        compile=compile,
-        output=output,
-        overwrite=overwrite,
-        checkpoint_every=checkpoint_every,
-        on_start=on_start,
-        on_progress=on_progress,
-        should_stop=should_stop,
+        tuning, RewardModel, EngineSpec(engine, dtype, threads, device, compile), options
     )
 
 
 def resume(path: str | Path, **how: Any) -> Model:
     """Go on with what `reward` kept in its output; how: of `tune.resume_tuning`."""
-    return resume_fine_tuning(path, KIND, steps_of, **how)
+    return resume_fine_tuning(path, KIND, RewardModel, **how)
 
 
 def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokenizer, array[float]]:
@@ -282,50 +274,53 @@ def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokeniz
     return config, tokenizer, params
 
 
-def steps_of(tuning: FineTuneSpec, _new_engine: NewEngine) -> FineTuneMethod:
-    tokenizer, config = tuning.tokenizer, tuning.config
-    good, bad = tokenizer.special[GOOD], tokenizer.special[BAD]
-    lm_weight = tuning.settings["lm_weight"]
-    learned, tested = (
-        [each for each in tuning.examples if each["held_out"] == apart] for apart in (False, True)
-    )
+class RewardModel(FineTuneMethod):
+    """Learns log odds of good against bad after a document, by the Bradley–Terry loss of pairs."""
 
-    def both(pair: Example) -> list[list[int]]:
-        names = ("chosen", "rejected")
-        return [reward_input_ids(tokenizer, pair.get("prompt"), pair[name]) for name in names]
+    def __init__(self, tuning: FineTuneSpec, _new_engine: NewEngine) -> None:
+        self.tokenizer, self.config = tuning.tokenizer, tuning.config
+        self.lm_weight = tuning.settings["lm_weight"]
+        train, held_out = (
+            [pair for pair in tuning.examples if pair["held_out"] == which]
+            for which in (False, True)
+        )
+        self.pairs = [self.input_ids(pair) for pair in train]
+        self.held_out = [tokens for pair in held_out for tokens in self.input_ids(pair)]
+        self.num_held_out = len(held_out)
 
-    documents = [both(pair) for pair in learned]
-    of_tested = [tokens for pair in tested for tokens in both(pair)]
+    def input_ids(self, pair: Example) -> list[list[int]]:
+        """Return the tokens of the chosen and of the rejected text."""
+        prompt, names = pair.get("prompt"), ("chosen", "rejected")
+        return [reward_input_ids(self.tokenizer, prompt, pair[name]) for name in names]
 
-    def margins(engine: Engine, docs: Sequence[Sequence[int]]) -> list[float]:
-        found = score_documents(engine, tokenizer, docs)
-        return [c - r for c, r in zip(found[::2], found[1::2], strict=True)]
+    def margins(self, engine: Engine, docs: Sequence[Sequence[int]]) -> list[float]:
+        """Return reward(chosen) − reward(rejected) of each pair."""
+        rewards = score_documents(engine, self.tokenizer, docs)
+        return [c - r for c, r in zip(rewards[::2], rewards[1::2], strict=True)]
 
-    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
-        chosen = examples_of_step(config.seed, step, config.batch_size, len(documents))
-        docs = [tokens for i in chosen for tokens in documents[i]]
-        found = margins(engine, docs)
-        share = lm_weight / sum(len(tokens) - 1 for tokens in docs)
+    def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
+        c, special = self.config, self.tokenizer.special
+        chosen = examples_of_step(c.seed, step, c.batch_size, len(self.pairs))
+        docs = [tokens for i in chosen for tokens in self.pairs[i]]
+        margins = self.margins(engine, docs)
+        share = self.lm_weight / sum(len(tokens) - 1 for tokens in docs)
         weights: list[float] = []
-        of_pairs = bradley_terry_weights(found)
+        of_pairs = bradley_terry_weights(margins)
         for i, tokens in enumerate(docs):
             weight = -of_pairs[i // 2] if i % 2 else of_pairs[i // 2]
             weights += [share] * (len(tokens) - 1) + [weight]
             weights += [0.0] * (len(tokens) - 1) + [-weight]
-        batch = pack_sequences([*tokens, verdict] for tokens in docs for verdict in (good, bad))
+        verdicts = (special[GOOD], special[BAD])
+        batch = pack_sequences([*tokens, verdict] for tokens in docs for verdict in verdicts)
         engine.backward(batch, weights)
-        engine.step(rate)
-        right = mean([float(m > 0) for m in found])
-        return {"loss": bradley_terry_loss(found), "accuracy": right}
+        engine.step(learning_rate)
+        right = mean([float(m > 0) for m in margins])
+        return {"loss": bradley_terry_loss(margins), "accuracy": right}
 
-    def finish(engine: Engine) -> dict[str, Any]:
-        return {"calibration": calibration(margins(engine, of_tested))} if tested else {}
+    def evaluate(self, engine: Engine) -> float | None:
+        return bradley_terry_loss(self.margins(engine, self.held_out)) if self.held_out else None
 
-    return FineTuneMethod(
-        make,
-        evaluate=(lambda engine: bradley_terry_loss(margins(engine, of_tested)))
-        if tested
-        else None,
-        num_held_out=len(tested),
-        finish=finish,
-    )
+    def finish(self, engine: Engine) -> dict[str, Any]:
+        if not self.held_out:
+            return {}
+        return {"calibration": calibration(self.margins(engine, self.held_out))}

@@ -21,7 +21,7 @@ from kamon.data.documents import nfc
 from kamon.data.split import MIN_HELD_OUT, bucket, divide_as
 from kamon.engines.base import Engine, initial_state
 from kamon.engines.batch import ANSWER, PackedBatch
-from kamon.engines.factory import make_engine
+from kamon.engines.factory import EngineSpec
 from kamon.engines.numerics import sequential_sum
 from kamon.engines.spans import Span
 from kamon.errors import ConfigError, CorpusError
@@ -48,6 +48,7 @@ from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
 from kamon.training.early_stopping import MIN_DOCS, NUM_EVALUATIONS, mean_loss
 from kamon.training.loop import Progress
+from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,27 +114,18 @@ def sft(
     2
     """
     path = base if isinstance(base, str | PathLike) else None
-    how: dict[str, Any] = {"engine": engine, "dtype": dtype, "threads": threads, "device": device}
-    how["compile"] = compile
-    model = as_model(base, "the base", **how)
+    spec = EngineSpec(engine, dtype, threads, device, compile)
+    callbacks = Callbacks(on_start, on_progress, should_stop)
+    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
+    model = as_model(base, "the base", **spec.keywords())
     examples, source = examples_of(data)
-    tuning = prepare(model, path, examples, source, base_share, settings, **how)
-    return fine_tune(
-        tuning,
-        steps_of,
-        **how,
-        output=output,
-        overwrite=overwrite,
-        checkpoint_every=checkpoint_every,
-        on_start=on_start,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
+    tuning = prepare(model, path, examples, source, base_share, settings, spec)
+    return fine_tune(tuning, SFT, spec, options)
 
 
 def resume(path: str | Path, **how: Any) -> Model:
     """Go on with `sft` as if it had never been interrupted; how: of `tune.resume_tuning`."""
-    return resume_fine_tuning(path, KIND, steps_of, **how)
+    return resume_fine_tuning(path, KIND, SFT, **how)
 
 
 # ---- examples
@@ -190,13 +182,11 @@ def prepare(
     source: str,
     base_share: float,
     settings: dict[str, Any],
-    *,
-    engine: str | None = None,
-    **how: Any,
+    engine: EngineSpec | None = None,
 ) -> FineTuneSpec:
     """Everything decided: the model extended, the settings picked, the base measured.
 
-    engine, how: of the engine that measures, as of `make_engine`.
+    engine: the one that measures the base.
     """
     base_share = require_float("base_share", base_share)
     if not 0 <= base_share < 1:
@@ -236,7 +226,7 @@ def prepare(
     warm_up = settings.get("warmup_steps", int(WARM_UP * config.num_steps))
     config = replace(config, warmup_steps=warm_up, block_size=size)
     base = base_of(model, path)
-    measuring = make_engine(engine, config, **how)
+    measuring = (engine or EngineSpec()).create(config)
     measuring.load(initial_state(params))
     if held_out:
         batch = tokenizer.encode_documents(held_out[:TESTED], config.block_size)
@@ -314,58 +304,67 @@ def divided(
 # ---- the steps
 
 
-def steps_of(tuning: FineTuneSpec, _: NewEngine) -> FineTuneMethod:
-    c, tokenizer = tuning.config, tuning.tokenizer
-    docs = tuning.documents
-    docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-    base = divide_as(tuning.base["training"], docs, c.mode)
-    split = tuning.settings.get("split", EARLIER_SPLIT)
-    chosen, apart = divided(tuning.examples, base[1], split)
-    learned = encoded(tokenizer, chosen)
-    size = c.docs_per_step
-    num_base = round(size * tuning.settings["base_share"]) if base[0] else 0
-    base_docs = tokenizer.encode_documents(base[0], c.block_size) if num_base else None
-    most = max(MIN_DOCS, c.num_steps * size // NUM_EVALUATIONS // 10)
-    tested = encoded(tokenizer, random.Random(c.seed).sample(apart, min(len(apart), most)))
-    base_tested = tokenizer.encode_documents(base[1][:TESTED], c.block_size)
+class SFT(FineTuneMethod):
+    """Learns the completions of examples, and some documents of the base's list beside them."""
 
-    def make(engine: Engine, step: int, rate: float) -> Mapping[str, float]:
-        places = examples_of_step(c.seed, step, size - num_base, len(learned))
-        rows = [learned[i] for i in places]
+    def __init__(self, tuning: FineTuneSpec, _: NewEngine) -> None:
+        c, tokenizer = tuning.config, tuning.tokenizer
+        self.tuning, self.config = tuning, c
+        docs = tuning.documents
+        docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
+        base_train, base_held_out = divide_as(tuning.base["training"], docs, c.mode)
+        split = tuning.settings.get("split", EARLIER_SPLIT)
+        train, held_out = divided(tuning.examples, base_held_out, split)
+        self.examples = encoded(tokenizer, train)
+        share = tuning.settings["base_share"]
+        self.num_base = round(c.docs_per_step * share) if base_train else 0
+        self.base_docs = None
+        if self.num_base:
+            self.base_docs = tokenizer.encode_documents(base_train, c.block_size)
+        most = max(MIN_DOCS, c.num_steps * c.docs_per_step // NUM_EVALUATIONS // 10)
+        chosen = random.Random(c.seed).sample(held_out, min(len(held_out), most))
+        self.held_out = encoded(tokenizer, chosen)
+        self.num_held_out = len(self.held_out)
+        self.base_held_out = tokenizer.encode_documents(base_held_out[:TESTED], c.block_size)
+        self.prompts = dict.fromkeys(example["prompt"] for example in held_out or train)
+
+    def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
+        c, base_docs = self.config, self.base_docs
+        size = c.docs_per_step
+        places = examples_of_step(c.seed, step, size - self.num_base, len(self.examples))
+        rows = [self.examples[i] for i in places]
         if base_docs is not None:
-            for i in examples_of_step(c.seed + 1, step, num_base, len(base_docs)):
+            for i in examples_of_step(c.seed + 1, step, self.num_base, len(base_docs)):
                 tokens = base_docs.document(i)
                 rows.append((tokens, (0, len(tokens) - 1)))
         batch, spans, sizes = packed(rows)
         weights = sft_weights(spans, sizes)
-        draws = range(step * size, (step + 1) * size)
-        logprobs = engine.backward(batch, weights, draws)
-        engine.step(rate)
+        logprobs = engine.backward(batch, weights, range(step * size, (step + 1) * size))
+        engine.step(learning_rate)
         own = sum(sizes[: len(places)])
         share = sum(answer for _, answer in spans[: len(places)])
-        loss = (
-            -sequential_sum(p for p, w in zip(logprobs[:own], weights, strict=False) if w) / share
-        )
+        answers = (p for p, w in zip(logprobs[:own], weights, strict=False) if w)
+        loss = -sequential_sum(answers) / share
         if base_docs is None:
             return {"loss": loss}
         return {"loss": loss, "base_loss": -sequential_sum(logprobs[own:]) / (len(logprobs) - own)}
 
-    def held_out_loss(engine: Engine) -> float:
-        batch, spans, sizes = packed(tested)
+    def evaluate(self, engine: Engine) -> float | None:
+        if not self.held_out:
+            return None
+        batch, spans, sizes = packed(self.held_out)
         return sft_loss(engine.logprobs(batch), sft_weights(spans, sizes))
 
-    def finish(engine: Engine) -> dict[str, Any]:
-        prompts = dict.fromkeys(each["prompt"] for each in apart or chosen)
-        shown = random.Random(c.seed).sample(list(prompts), min(len(prompts), NUM_SHOWN))
-        found: dict[str, Any] = {"prompts": shown}
-        if base_tested:
-            found["base_held_out_loss"] = mean_loss(engine, base_tested)
-        if tuning.source == instructions.INSTRUCTIONS:
-            found["obedience"] = asdict(instructions.obedience(engine, tokenizer))
+    def finish(self, engine: Engine) -> dict[str, Any]:
+        """Return prompts to show answers to, and measurements of the base's list."""
+        rng, prompts = random.Random(self.config.seed), list(self.prompts)
+        found: dict[str, Any] = {"prompts": rng.sample(prompts, min(len(prompts), NUM_SHOWN))}
+        if self.base_held_out:
+            found["base_held_out_loss"] = mean_loss(engine, self.base_held_out)
+        if self.tuning.source == instructions.INSTRUCTIONS:
+            obedience = instructions.obedience(engine, self.tuning.tokenizer)
+            found["obedience"] = asdict(obedience)
         return found
-
-    measured = held_out_loss if tested else None
-    return FineTuneMethod(make, measured, len(tested), finish=finish)
 
 
 def packed(rows: Iterable[tuple[IntArray, Span]]) -> tuple[PackedBatch, list[Span], list[int]]:
