@@ -1,7 +1,7 @@
 // Data: what the list of a model holds, how long its entries are, what was held out.
 
 import * as api from "./api.js";
-import { bars } from "./charts.js";
+import { bars } from "./bars.js";
 import { copies, placeOf, python, shell } from "./copy.js";
 import { figures, h, name, panel, put } from "./dom.js";
 import { count, many, percent, visible } from "./format.js";

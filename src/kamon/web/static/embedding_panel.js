@@ -1,7 +1,7 @@
 // Embeddings: tokens and positions on the two axes along which they differ most.
 
 import * as api from "./api.js";
-import { lines } from "./charts.js";
+import { lines } from "./lines.js";
 import { copies, placeOf, python, shell } from "./copy.js";
 import { h, panel, swap } from "./dom.js";
 import { fixed, percent, visible } from "./format.js";
@@ -15,12 +15,12 @@ import { sourceLine } from "./sources.js";
  */
 const namedTokens = (found) => found.tokens.filter((each) => each.named);
 
-const PLAIN = { xName: "", yName: "", plain: true };
+const PLAIN = { xName: "", plain: true };
 
 /**
  * @param {Embeddings} found
  * @param {number} id  of the token that is looked at
- * @returns {import("./charts.js").LineData}
+ * @returns {import("./lines.js").LineData}
  */
 function tokenChart(found, id) {
   const shown = namedTokens(found);
@@ -39,7 +39,7 @@ function tokenChart(found, id) {
 /**
  * @param {Embeddings} found
  * @param {number} position  that is looked at
- * @returns {import("./charts.js").LineData}
+ * @returns {import("./lines.js").LineData}
  */
 function positionChart({ positions }, position) {
   return {

@@ -1,12 +1,13 @@
 // Inside: one text as tokens, as attention, as surprise; the embeddings; a graph of Values.
 
 import * as api from "./api.js";
-import { bars, heat } from "./charts.js";
+import { bars } from "./bars.js";
 import { copies, placeOf, python, shell } from "./copy.js";
 import { button, field, h, panel, put, swap } from "./dom.js";
 import { EmbeddingPanel } from "./embedding_panel.js";
 import { percent } from "./format.js";
 import { GraphPanel } from "./graph_panel.js";
+import { heat } from "./heat.js";
 import { sourceLine } from "./sources.js";
 import { change, numberIn } from "./state.js";
 import { inline, readAs, unknownSentence } from "./text.js";

@@ -1,7 +1,7 @@
 // Letter by letter: a name grows by tokens that the user takes, or that the sampler draws.
 
 import * as api from "./api.js";
-import { bars } from "./charts.js";
+import { bars } from "./bars.js";
 import { copies, keywords, flags, placeOf, python, shell } from "./copy.js";
 import { button, calm, h, isOff, name as named, panel, swap, switchOff } from "./dom.js";
 import { visible } from "./format.js";

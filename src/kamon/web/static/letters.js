@@ -64,12 +64,12 @@ export function drawn(next, { stay, logits }, temperature, seed) {
  * @param {NextTokens} next
  * @param {Distribution} distribution
  * @param {number[]} order  of the tokens
- * @returns {import("./charts.js").BarData}
+ * @returns {import("./bars.js").BarData}
  */
 export function chartOf({ tokens }, { logits, free, stay, shares, whole }, order) {
   /** @param {number} i */
   const value = (i) => shares.get(i) ?? whole.get(i) ?? 0;
-  /** @type {import("./charts.js").Bar[]} */
+  /** @type {import("./bars.js").Bar[]} */
   const bars = order.slice(0, MAX_BARS).map((i) => ({
     label: visible(tokens[i].text),
     value: value(i),

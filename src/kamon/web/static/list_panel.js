@@ -173,26 +173,33 @@ export class ListPanel {
   async drawReport(also) {
     if (!also && !this.list.text.value.trim()) return swap(this.list.report);
     try {
+      const form = this.form();
       const found = await this.ask(async (signal) => {
-        if (isTable(this.form())) await this.findColumns(signal);
-        return api.clean(listRequest(this.form()), signal);
+        const column = isTable(form) ? await this.findColumns(form, signal) : "";
+        return api.clean(listRequest({ ...form, column }), signal);
       });
-      const { text, format } = this.form();
-      swap(this.list.report, ...cleanReport(found, format, (table) => this.take(text, table), (better) => this.take(better, "text")));
+      const readAs = (/** @type {api.Format} */ format) => this.take(form.text, format);
+      swap(this.list.report, ...cleanReport(found, form.format, readAs, (text) => this.take(text, "text")));
     } catch (error) {
       if (!api.isAbort(error)) swap(this.list.report);
       this.context.fail(error, this.list.report);
     }
   }
 
-  /** @param {AbortSignal} signal */
-  async findColumns(signal) {
-    const found = await api.columns(columnsRequest(this.form()), signal);
-    const before = this.list.column.value;
-    swap(this.list.column, ...found.map((each) => h("option", { value: each }, each)));
-    this.list.column.value = found.find((each) => each === before) ?? wordiest(this.list.text.value, this.list.format.value, found);
+  /**
+   * Offers the columns of a table, and returns the chosen one.
+   * @param {import("./training_form.js").Form} form
+   * @param {AbortSignal} signal
+   */
+  async findColumns(form, signal) {
+    const { column } = this.list;
+    const found = await api.columns(columnsRequest(form), signal);
+    const before = column.value;
+    swap(column, ...found.map((each) => h("option", { value: each }, each)));
+    column.value = found.find((each) => each === before) ?? wordiest(form.text, form.format, found);
     this.keep();
     this.copy.refresh();
+    return column.value;
   }
 
   /** @param {string} text @param {api.Format} format */

@@ -6,7 +6,7 @@ import { plans } from "./copy.js";
 import { button, calm, h, isWriting, put, swap } from "./dom.js";
 import { percent } from "./format.js";
 import { freeName, inline } from "./text.js";
-import { isOver, queued, watch } from "./watch.js";
+import { Watch, isOver, queued } from "./watch.js";
 
 /**
  * @typedef {import("./api.js").ModelInfo} ModelInfo
@@ -16,7 +16,7 @@ import { isOver, queued, watch } from "./watch.js";
  * @property {AbortSignal} signal
  * @property {state.State} state
  * @property {ModelInfo[]} models
- * @property {ReturnType<typeof watch>} watch
+ * @property {Watch} watch
  * @property {(text: string) => void} say  to those who cannot see it
  * @property {(error: unknown, where?: Element) => void} fail  shows what went wrong
  * @property {(changes: Record<string, any>) => void} go  to another view, or another model
@@ -45,7 +45,7 @@ const THEMES = ["auto", "light", "dark"];
 const byId = (id) => /** @type {T} */ (/** @type {unknown} */ (document.getElementById(id)));
 const root = /** @type {HTMLElement} */ (byId("main"));
 const select = /** @type {HTMLSelectElement} */ (byId("model"));
-const watched = watch();
+const watched = new Watch();
 /** @type {ModelInfo[]} */
 let models = [];
 let ends = new AbortController();

@@ -1,7 +1,7 @@
 // The training that is followed: its state, its losses, and its samples step by step.
 
 import * as api from "./api.js";
-import { lines } from "./charts.js";
+import { lines } from "./lines.js";
 import { button, figures, h, name as named, names as listOf, panel, swap, table } from "./dom.js";
 import { count, fixed } from "./format.js";
 import { chartOf, cursorOf, lastMean, legendOf, momentsOf, placeAt, usualPlace, whichStep } from "./losses.js";

@@ -3,7 +3,7 @@
 import { h, put } from "./dom.js";
 import { ListPanel } from "./list_panel.js";
 import { RunPanel } from "./run_panel.js";
-import { shelfPanel } from "./shelf.js";
+import { ShelfPanel } from "./shelf.js";
 
 /** @param {import("./main.js").Context} context */
 export async function show(context) {
@@ -12,6 +12,6 @@ export async function show(context) {
     h("h1", {}, "Train"),
     h("p", { class: "lead" }, "Give a list, and a tiny GPT learns what makes it sound right. Watch it improve, step by step."),
     h("div", { class: "two" }, new ListPanel(context).node, new RunPanel(context).node),
-    shelfPanel(context),
+    new ShelfPanel(context).node,
   );
 }
