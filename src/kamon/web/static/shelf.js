@@ -63,7 +63,8 @@ export class ShelfPanel {
     try {
       const [jobs, models] = await this.ask((signal) => Promise.all([api.jobs(signal), api.models(signal)]));
       if (this.context.signal.aborted) return;
-      if (refocus || !this.list.contains(document.activeElement)) this.draw(jobs, models);
+      const inUse = this.list.contains(document.activeElement); // a button or a name that is being typed
+      if (refocus || !inUse) this.draw(jobs, models);
       if (refocus && document.activeElement === document.body) {
         this.node.tabIndex = -1;
         this.node.focus();
@@ -81,12 +82,10 @@ export class ShelfPanel {
 
   /** @param {Job[]} jobs @param {ModelInfo[]} models */
   draw(jobs, models) {
-    const { node, saving } = this;
-    if (node.contains(document.activeElement) && document.activeElement !== node && saving) return; // somebody writes
     const trainings = jobs.filter((job) => !has(models, job)).map((job) => this.trainingRow(job));
     const whole = models.filter((model) => model.parent === null);
     const rows = [...trainings, ...whole.map((model) => this.modelRow(model, jobs, models))];
-    node.hidden = !rows.length;
+    this.node.hidden = !rows.length;
     swap(this.list, ...rows);
   }
 
