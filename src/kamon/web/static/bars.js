@@ -1,7 +1,7 @@
 // Bars, in as many rows as the width needs.
 
 import { chart, keyOf, onPointer, partId } from "./chart.js";
-import { put, s } from "./dom.js";
+import { append, s } from "./dom.js";
 
 /**
  * @typedef {import("./chart.js").Drawn} Drawn
@@ -117,7 +117,7 @@ function drawBars(data, width, options, place) {
       ];
     };
     const group = s("g", groupProps(bar, i, options, place));
-    put(
+    append(
       group,
       s("title", {}, bar.title),
       s("rect", { x, y: base - tall - 16, width: slot, height: tall + 40, class: "slot" }),

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
-import { field, h, name as named, panel, swap, tick } from "./dom.js";
+import { field, h, name as named, panel, replaceContent, tick } from "./dom.js";
 import { count, fixed } from "./format.js";
 import { mark, star } from "./kept.js";
 import { change, recall, remember } from "./state.js";
@@ -145,10 +145,10 @@ export class BatchPanel {
     const inputs = [this.begins, this.suffix, this.contains];
     const changed = inputs.filter((each) => this.read(each).text !== each.value && !this.read(each).unknown.length);
     const hints = changed.map((each) => `“${inline(each.value)}” was read as “${inline(this.read(each).text)}”.`);
-    swap(this.readings, ...hints.map((each) => h("p", { class: "hint" }, each)));
+    replaceContent(this.readings, ...hints.map((each) => h("p", { class: "hint" }, each)));
     const unknown = inputs.flatMap((each) => this.read(each).unknown);
     if (!unknown.length || !this.known) return true;
-    swap(this.result);
+    replaceContent(this.result);
     this.context.fail(new api.ApiError(unknownSentence([...new Set(unknown)], this.known), 0), this.errors);
     return false;
   }
@@ -167,7 +167,7 @@ export class BatchPanel {
   }
 
   async make() {
-    swap(this.errors);
+    replaceContent(this.errors);
     if (!this.checkTexts()) return;
     if (JSON.stringify(this.request()) === this.made) this.dials.advance(); // other names, and not the same again
     this.writeAddress();
@@ -180,7 +180,7 @@ export class BatchPanel {
       remember("names", { made: this.made, found });
     } catch (error) {
       this.made = "";
-      swap(this.result, api.isAbort(error) && h("p", {}, "Stopped."));
+      replaceContent(this.result, api.isAbort(error) && h("p", {}, "Stopped."));
       this.context.fail(error, this.errors);
     } finally {
       this.drawSearching(false);
@@ -210,6 +210,6 @@ export class BatchPanel {
         mark(each),
       ),
     );
-    swap(this.result, h("p", {}, sentence, ` Seed ${found.seed}.`), h("ul", { class: "samples" }, ...rows));
+    replaceContent(this.result, h("p", {}, sentence, ` Seed ${found.seed}.`), h("ul", { class: "samples" }, ...rows));
   }
 }

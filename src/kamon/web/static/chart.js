@@ -1,6 +1,6 @@
 // What all charts share: SVG with a title and a description, and a table of the same numbers below it.
 
-import { h, newId, s, swap, table } from "./dom.js";
+import { h, newId, s, replaceContent, table } from "./dom.js";
 
 /**
  * @typedef {import("./dom.js").Child} Child
@@ -55,7 +55,7 @@ export function chart(title, role, draw, behind) {
   const fillTable = () => {
     if (!details.open || data === undefined) return;
     const found = behind(data);
-    swap(inner, table(title, found.head, found.rows));
+    replaceContent(inner, table(title, found.head, found.rows));
   };
   details.addEventListener("toggle", fillTable);
   new ResizeObserver(([entry]) => {

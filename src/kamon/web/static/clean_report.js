@@ -1,7 +1,7 @@
 // What reading a list did to it: counts, what was left out or changed, and what `kamon clean` would do.
 
 import { button, figures, h, name as named, names as listOf, table } from "./dom.js";
-import { count, many } from "./format.js";
+import { count, plural } from "./format.js";
 
 /** @typedef {import("./api.js").Cleaned} Cleaned */
 
@@ -44,8 +44,8 @@ function summary(found, unit) {
   return h(
     "p",
     {},
-    `${many(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
-    `${many(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
+    `${plural(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
+    `${plural(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
     `${count(found.num_stripped)} with spaces removed at their ends. `,
     found.num_normalized > 0 && `${count(found.num_normalized)} brought to NFC (ö as one character). `,
     `${count(found.num_held_out)} are held out to test on.`,
@@ -88,7 +88,7 @@ function tidying({ tidied }, take) {
     { open: true },
     h("summary", {}, "kamon clean would do more"),
     h("ul", {}, ...steps),
-    button(`Take the cleaned list, ${many(tidied.num_docs, "entry").replace("entrys", "entries")}`, () => take(tidied.text)),
+    button(`Take the cleaned list, ${plural(tidied.num_docs, "entry").replace("entrys", "entries")}`, () => take(tidied.text)),
   );
 }
 

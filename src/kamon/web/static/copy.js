@@ -1,7 +1,7 @@
 // What a panel shows, as a command and as Python, to copy.
 
 import * as api from "./api.js";
-import { button, h, swap } from "./dom.js";
+import { button, h, replaceContent } from "./dom.js";
 import { freeName } from "./text.js";
 
 /**
@@ -96,7 +96,7 @@ export function copies(make, model, first) {
   const refresh = () => {
     if (!node.open) return;
     const found = make();
-    swap(inner, first?.() ?? unsaved(), piece("As command", found.command), piece("As Python", found.python));
+    replaceContent(inner, first?.() ?? unsaved(), piece("As command", found.command), piece("As Python", found.python));
   };
   /** A button that saves the model under the name that the commands have. */
   const unsaved = () => {

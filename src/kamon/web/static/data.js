@@ -3,15 +3,15 @@
 import * as api from "./api.js";
 import { bars } from "./bars.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { figures, h, name, panel, put } from "./dom.js";
-import { count, many, percent, visible } from "./format.js";
+import { figures, h, name, panel, append } from "./dom.js";
+import { count, plural, percent, visible } from "./format.js";
 
 const MOST_BARS = 60;
 
 /** @param {import("./main.js").Context} context @param {import("./api.js").ModelInfo} model */
 export async function show(context, model) {
   const { root, signal } = context;
-  put(root, h("h1", {}, "Data"), h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."));
+  append(root, h("h1", {}, "Data"), h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."));
   const data = await api.data(model.id, signal);
   const load = `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n`;
   /** @param {string} command @param {string} code */
@@ -69,7 +69,7 @@ function lengths(data) {
       label: String(each.length),
       value: share(each.learned, data.num_learned),
       second: share(each.held_out, data.num_held_out),
-      title: `${many(each.length, "character")}: ${count(each.learned)} learned, ${count(each.held_out)} held out`,
+      title: `${plural(each.length, "character")}: ${count(each.learned)} learned, ${count(each.held_out)} held out`,
     })),
     description: `How long the entries are: from ${shown[0]?.length ?? 0} to ${data.lengths[data.lengths.length - 1]?.length ?? 0} characters.`,
     behind: {

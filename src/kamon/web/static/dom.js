@@ -20,7 +20,7 @@ function fill(element, props, children) {
       element.setAttribute(name, String(value));
     }
   }
-  put(element, ...children);
+  append(element, ...children);
 }
 
 /**
@@ -57,7 +57,7 @@ export function s(tag, props = {}, ...children) {
  * @param {Element} element
  * @param {...Child} children
  */
-export function put(element, ...children) {
+export function append(element, ...children) {
   for (const child of children) {
     if (child === null || child === undefined || child === false) continue;
     element.append(typeof child === "number" ? String(child) : child);
@@ -69,9 +69,9 @@ export function put(element, ...children) {
  * @param {Element} element
  * @param {...Child} children
  */
-export function swap(element, ...children) {
+export function replaceContent(element, ...children) {
   element.replaceChildren();
-  put(element, ...children);
+  append(element, ...children);
 }
 
 /**
@@ -133,7 +133,7 @@ export function tick(text, box) {
  * @param {Record<string, any>} [props]
  */
 export function button(text, press, props = {}) {
-  const click = (/** @type {Event} */ event) => isOff(event.currentTarget) || press(event);
+  const click = (/** @type {Event} */ event) => isDisabled(event.currentTarget) || press(event);
   return h("button", { type: "button", click, ...props }, text);
 }
 
@@ -142,13 +142,13 @@ export function button(text, press, props = {}) {
  * @param {Element} node
  * @param {boolean} off
  */
-export function switchOff(node, off) {
+export function setDisabled(node, off) {
   if (off) node.setAttribute("aria-disabled", "true");
   else node.removeAttribute("aria-disabled");
 }
 
 /** @param {EventTarget|null} node */
-export function isOff(node) {
+export function isDisabled(node) {
   return node instanceof Element && node.getAttribute("aria-disabled") === "true";
 }
 
@@ -199,4 +199,4 @@ export function isWriting(target) {
   return target instanceof HTMLElement && target.matches("input, textarea, select");
 }
 
-export const calm = matchMedia("(prefers-reduced-motion: reduce)");
+export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { lines } from "./lines.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { h, panel, swap } from "./dom.js";
+import { h, panel, replaceContent } from "./dom.js";
 import { fixed, percent, visible } from "./format.js";
 import { sourceLine } from "./sources.js";
 
@@ -92,7 +92,7 @@ export class EmbeddingPanel {
       const [a, b] = this.found.token_shares;
       const [c, d] = this.found.position_shares;
       this.told.textContent = `These axes show ${percent(a + b)} of the variation among tokens, and ${percent(c + d)} of that among positions.`;
-      swap(this.sources, sourceLine(this.found.sources));
+      replaceContent(this.sources, sourceLine(this.found.sources));
       this.light(this.lit.id, this.lit.position);
     } catch (error) {
       this.context.fail(error, this.node);

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { copies, placeOf, python } from "./copy.js";
-import { field, h, panel, swap } from "./dom.js";
+import { field, h, panel, replaceContent } from "./dom.js";
 import { ValueGraph } from "./graph.js";
 import { sourceLine } from "./sources.js";
 import { change, numberIn } from "./state.js";
@@ -99,12 +99,12 @@ export class GraphPanel {
     this.expressionRow.hidden = this.loss.checked;
     this.lossRow.hidden = !this.loss.checked;
     this.writeAddress(at);
-    swap(this.errors);
+    replaceContent(this.errors);
     this.picture.node.hidden = this.loss.checked && this.text() === "";
-    if (this.picture.node.hidden) return swap(this.sources);
+    if (this.picture.node.hidden) return replaceContent(this.sources);
     try {
       const found = await this.ask((signal) => api.graph(this.request(), signal));
-      swap(this.sources, sourceLine(found.sources));
+      replaceContent(this.sources, sourceLine(found.sources));
       this.folded.textContent = found.folded ?? "";
       this.picture.show(found, at);
     } catch (error) {

@@ -1,7 +1,7 @@
 // A heat map: the larger the square in a cell, the larger its number.
 
 import { chart, keyOf } from "./chart.js";
-import { put, s } from "./dom.js";
+import { append, s } from "./dom.js";
 
 /**
  * @typedef {object} HeatData
@@ -37,7 +37,7 @@ function drawRow({ labels, values, row }, t, cell) {
     const side = Math.sqrt(Math.max(0, Math.min(1, values[t][i]))) * (cell - 3);
     const x = LEFT + i * cell;
     const title = s("title", {}, `${label} looks at ${labels[i]}: ${values[t][i].toFixed(3)}`);
-    put(
+    append(
       node,
       s("rect", { x: x + 0.5, y: y + 0.5, width: cell - 1, height: cell - 1, class: "cell" }),
       s("rect", { x: x + (cell - side) / 2, y: y + (cell - side) / 2, width: side, height: side, class: "bar" }, title),

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { bars } from "./bars.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { button, field, h, panel, put, swap } from "./dom.js";
+import { button, field, h, panel, append, replaceContent } from "./dom.js";
 import { EmbeddingPanel } from "./embedding_panel.js";
 import { percent } from "./format.js";
 import { GraphPanel } from "./graph_panel.js";
@@ -68,15 +68,15 @@ class InsideView {
 
   async open() {
     const { root, signal, state } = this.context;
-    put(
+    append(
       root,
       h("h1", {}, "Look inside"),
       h("p", { class: "lead" }, "The model reads a text letter by letter. The scalar engine, whose code you can read, computes what you see."),
       this.textPanel(),
       this.parts,
     );
-    put(this.parts, this.attentionPanel(), this.surprisePanel());
-    put(root, this.embeddings.node, this.graph.node);
+    append(this.parts, this.attentionPanel(), this.surprisePanel());
+    append(root, this.embeddings.node, this.graph.node);
     this.text.value = state.text ?? (await firstText(this.model, signal));
     const reading = this.read(true).then(() => (signal.aborted ? undefined : this.graph.begin()));
     await Promise.all([reading, this.embeddings.begin()]);
@@ -186,7 +186,7 @@ class InsideView {
     const labels = labelsOf(trace);
     const weights = weightsOf(trace, this);
     const focused = this.tokens.contains(document.activeElement);
-    swap(this.tokens, ...trace.tokens.map((each, i) => this.tokenItem(each, labels[i], i, weights[i] ?? 0)));
+    replaceContent(this.tokens, ...trace.tokens.map((each, i) => this.tokenItem(each, labels[i], i, weights[i] ?? 0)));
     if (focused) /** @type {HTMLElement|null} */ (this.tokens.querySelector(".here"))?.focus();
   }
 
@@ -234,7 +234,7 @@ class InsideView {
   async read(fresh = false) {
     const { text, errors, reading, known } = this;
     change({ text: text.value });
-    swap(errors);
+    replaceContent(errors);
     reading.textContent = "";
     const { text: asked, unknown } = readAs(text.value, known);
     if (asked === "" || (unknown.length && known)) {
@@ -259,9 +259,9 @@ class InsideView {
     this.trace = trace;
     for (const each of [this.parts, this.tokens]) each.hidden = false;
     this.row = trace.tokens.length - 1;
-    swap(this.tokenSources, sourceLine(trace.sources, "tokens"));
-    swap(this.attentionSources, sourceLine(trace.sources, "attention"));
-    swap(
+    replaceContent(this.tokenSources, sourceLine(trace.sources, "tokens"));
+    replaceContent(this.attentionSources, sourceLine(trace.sources, "attention"));
+    replaceContent(
       this.surpriseSources,
       sourceLine(trace.sources, "surprise", "ngram"),
       trace.no_ngram && h("p", { class: "hint" }, `No n-gram beside it: ${trace.no_ngram}.`),
@@ -274,7 +274,7 @@ class InsideView {
   empty() {
     this.trace = null;
     for (const each of [this.parts, this.tokens]) each.hidden = true;
-    swap(this.tokenSources);
+    replaceContent(this.tokenSources);
     this.embeddings.light(-1, -1);
     this.graph.follow();
   }

@@ -1,6 +1,6 @@
 // What may come next: the chances of each token, and the one that the sampler takes.
 
-import { count, fixed, many, percent, visible } from "./format.js";
+import { count, fixed, plural, percent, visible } from "./format.js";
 import { allowed, choose, probabilities, uniform } from "./sampler.js";
 
 /**
@@ -85,7 +85,7 @@ export function chartOf({ tokens }, { logits, free, stay, shares, whole }, order
   return {
     bars,
     description:
-      `${many(stay.length, "token")} of ${count(free.length)} may come next. ` +
+      `${plural(stay.length, "token")} of ${count(free.length)} may come next. ` +
       `The most likely is ${visible(tokens[best].text)}, ${percent(value(best))}.`,
     behind: {
       head: ["Next", "Chance", "Before the cut", "Logit", "Token"],

@@ -3,8 +3,8 @@
 import * as api from "./api.js";
 import { cleanReport } from "./clean_report.js";
 import { copies } from "./copy.js";
-import { button, field, h, isOff, panel, swap, switchOff, tick } from "./dom.js";
-import { many } from "./format.js";
+import { button, field, h, isDisabled, panel, replaceContent, setDisabled, tick } from "./dom.js";
+import { plural } from "./format.js";
 import { change, recall, remember } from "./state.js";
 import { decoded, wordiest } from "./text.js";
 import { codeOf, columnsRequest, formatOf, isTable, jobRequest, listRequest, mayHaveHeader, sourceOf } from "./training_form.js";
@@ -41,7 +41,7 @@ export class ListPanel {
     /** @type {ReturnType<typeof setTimeout>|undefined} */
     this.timer = undefined;
     this.list = listInputs();
-    this.budget = h("select", {}, ...BUDGETS.map((each) => h("option", { value: each }, many(each, "second"))));
+    this.budget = h("select", {}, ...BUDGETS.map((each) => h("option", { value: each }, plural(each, "second"))));
     this.budget.value = BUDGETS.map(String).includes(state.budget) ? state.budget : "1";
     this.seed = h("input", { type: "number", min: 0, max: 2 ** 31, step: 1, value: state.seed ?? "42" });
     this.settings = SETTINGS.map(({ name, min, max }) =>
@@ -171,7 +171,7 @@ export class ListPanel {
 
   /** @param {boolean} [also] */
   async drawReport(also) {
-    if (!also && !this.list.text.value.trim()) return swap(this.list.report);
+    if (!also && !this.list.text.value.trim()) return replaceContent(this.list.report);
     try {
       const form = this.form();
       const found = await this.ask(async (signal) => {
@@ -179,9 +179,9 @@ export class ListPanel {
         return api.clean(listRequest({ ...form, column }), signal);
       });
       const readAs = (/** @type {api.Format} */ format) => this.take(form.text, format);
-      swap(this.list.report, ...cleanReport(found, form.format, readAs, (text) => this.take(text, "text")));
+      replaceContent(this.list.report, ...cleanReport(found, form.format, readAs, (text) => this.take(text, "text")));
     } catch (error) {
-      if (!api.isAbort(error)) swap(this.list.report);
+      if (!api.isAbort(error)) replaceContent(this.list.report);
       this.context.fail(error, this.list.report);
     }
   }
@@ -195,7 +195,7 @@ export class ListPanel {
     const { column } = this.list;
     const found = await api.columns(columnsRequest(form), signal);
     const before = column.value;
-    swap(column, ...found.map((each) => h("option", { value: each }, each)));
+    replaceContent(column, ...found.map((each) => h("option", { value: each }, each)));
     column.value = found.find((each) => each === before) ?? wordiest(form.text, form.format, found);
     this.keep();
     this.copy.refresh();
@@ -231,7 +231,7 @@ export class ListPanel {
     draft.file = file.name;
     this.list.name.value = file.name.slice(0, 100);
     this.list.format.value = formatOf(file.name);
-    swap(this.list.column); // those of the file before
+    replaceContent(this.list.column); // those of the file before
     const { text, note, fault } = await textOf(file);
     this.list.text.value = text;
     if (note) draft.file = ""; // the command line may not read its encoding: it can be saved from here
@@ -241,20 +241,20 @@ export class ListPanel {
     this.preview(true);
     if (!fault) return;
     clearTimeout(this.timer);
-    swap(this.list.report);
+    replaceContent(this.list.report);
     this.context.fail(new api.ApiError(fault, 0), this.list.report);
   }
 
   async train() {
     const { context, errors, start } = this;
-    if (isOff(start)) return;
-    swap(errors);
+    if (isDisabled(start)) return;
+    replaceContent(errors);
     const form = this.form();
     if (form.own && !form.text.trim()) {
       context.fail(new api.ApiError("Paste a list or choose a file first.", 0), errors);
       return;
     }
-    switchOff(start, true);
+    setDisabled(start, true);
     try {
       const job = await api.startJob(jobRequest(form));
       change({ job: job.id, model: null, step: null, budget: this.budget.value, seed: this.seed.value });
@@ -263,7 +263,7 @@ export class ListPanel {
     } catch (error) {
       context.fail(error, errors);
     } finally {
-      switchOff(start, false);
+      setDisabled(start, false);
     }
   }
 }

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import * as state from "./state.js";
 import { plans } from "./copy.js";
-import { button, calm, h, isWriting, put, swap } from "./dom.js";
+import { button, reducedMotion, h, isWriting, append, replaceContent } from "./dom.js";
 import { percent } from "./format.js";
 import { freeName, inline } from "./text.js";
 import { Watch, isOver, queued } from "./watch.js";
@@ -149,12 +149,12 @@ function showModels(current) {
     const list = each.kind === "tuned" ? `${sessions[of]?.base ?? "names"}-taught` : (lists.get(of) ?? of);
     if (!each.saved) plans.set(each.id, freeName(each.parent === null ? list : `${freeName(list, [])}-step-${each.step}`, taken));
   }
-  swap(
+  replaceContent(
     select,
     ...listed.map((each) => h("option", { value: each.id }, each.parent !== null || each.saved ? nameOf(each) : `${nameOf(each)}, not saved`)),
   );
-  if (!listed.length) put(select, h("option", { value: "" }, "none yet"));
-  if (listed.length && !chosen) put(select, h("option", { value: "" }, "none yet"));
+  if (!listed.length) append(select, h("option", { value: "" }, "none yet"));
+  if (listed.length && !chosen) append(select, h("option", { value: "" }, "none yet"));
   select.disabled = !listed.length;
   select.value = chosen ?? "";
   const asked = state.read();
@@ -187,20 +187,20 @@ async function open() {
   showViews();
   /** @type {Context} */
   const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh, nameOf, taught, sessionOf, forgetSession };
-  swap(root, h("p", { class: "loading" }, "Loading …"));
+  replaceContent(root, h("p", { class: "loading" }, "Loading …"));
   root.dataset.view = name;
   try {
     await followAsked(asked, signal);
     const [model, { show }] = await Promise.all([wantedModel(), load(view)]);
     if (signal.aborted) return;
-    swap(root);
+    replaceContent(root);
     showModels(model);
     context.models = models;
     if (model === null && view.needsModel) {
       waitForModel(signal);
       return;
     }
-    if (notice) put(root, h("p", { class: "error notice", role: "alert" }, `⚠ ${notice}`));
+    if (notice) append(root, h("p", { class: "error notice", role: "alert" }, `⚠ ${notice}`));
     notice = "";
     await show(context, /** @type {ModelInfo} */ (model));
   } catch (error) {
@@ -266,7 +266,7 @@ function waysOn() {
     return start();
   };
   const offered = root.querySelector(".another") !== null;
-  put(root, button("Try again", retry), state.read().model && !offered ? button("Take another model", another) : null);
+  append(root, button("Try again", retry), state.read().model && !offered ? button("Take another model", another) : null);
 }
 
 /** Opens a view in place of another, in which the focus may have been. */
@@ -278,7 +278,7 @@ async function turn() {
 
 /** @param {AbortSignal} signal */
 function waitForModel(signal) {
-  put(
+  append(
     root,
     h("h1", {}, "No model yet"),
     h("p", {}, "The training has begun: its first model opens here in a moment. The Train view shows how it improves."),
@@ -310,7 +310,7 @@ function go(changes) {
 function paint(theme) {
   document.documentElement.dataset.theme = theme;
   const press = byId("theme");
-  swap(press, h("span", { "aria-hidden": "true" }, { auto: "◐", light: "○", dark: "●" }[theme]), ` Colours: ${theme}`);
+  replaceContent(press, h("span", { "aria-hidden": "true" }, { auto: "◐", light: "○", dark: "●" }[theme]), ` Colours: ${theme}`);
 }
 
 function setUpTheme() {
@@ -372,7 +372,7 @@ async function start() {
     watched.follow(jobs.find((job) => job.id === id) ?? own ?? (id === undefined ? newest : null));
     await refresh();
   } catch (error) {
-    swap(root);
+    replaceContent(root);
     fail(error);
     waysOn();
     return;
@@ -381,7 +381,7 @@ async function start() {
 }
 
 function setUp() {
-  swap(
+  replaceContent(
     byId("views"),
     ...Object.entries(VIEWS).map(([name, { title }], i) =>
       h("li", {}, h("a", { "data-view": name, "aria-keyshortcuts": i + 1 }, title)),
@@ -392,7 +392,7 @@ function setUp() {
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
     state.push(link.getAttribute("href") ?? "");
-    turn().then(() => scrollTo({ top: 0, behavior: calm.matches ? "auto" : "smooth" }));
+    turn().then(() => scrollTo({ top: 0, behavior: reducedMotion.matches ? "auto" : "smooth" }));
   });
   addEventListener("popstate", () => {
     state.moved();

@@ -1,6 +1,6 @@
 // A form that saves a model under a name, wherever one can be saved.
 
-import { field, h, swap } from "./dom.js";
+import { field, h, replaceContent } from "./dom.js";
 import { address } from "./state.js";
 
 /** @typedef {import("./main.js").Context} Context */
@@ -21,13 +21,13 @@ export function saveForm(context, label, save) {
       class: "save",
       submit: async (/** @type {Event} */ event) => {
         event.preventDefault();
-        swap(told);
+        replaceContent(told);
         const saving = save(name.value);
         if (!saving) return;
         try {
           const saved = await saving;
           await context.refresh();
-          swap(
+          replaceContent(
             told,
             h("p", {}, `Saved as ${saved.id}, in ${saved.path}. `, h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it")),
           );

@@ -1,7 +1,7 @@
 // The trainings and models that the server has: to look at, to stop, to save and to delete.
 
 import * as api from "./api.js";
-import { button, h, panel, put, swap, switchOff } from "./dom.js";
+import { button, h, panel, append, replaceContent, setDisabled } from "./dom.js";
 import { count, fixed, percent } from "./format.js";
 import { saveForm } from "./save.js";
 import { address } from "./state.js";
@@ -86,7 +86,7 @@ export class ShelfPanel {
     const whole = models.filter((model) => model.parent === null);
     const rows = [...trainings, ...whole.map((model) => this.modelRow(model, jobs, models))];
     this.node.hidden = !rows.length;
-    swap(this.list, ...rows);
+    replaceContent(this.list, ...rows);
   }
 
   /** @param {Job} job */
@@ -134,7 +134,7 @@ export class ShelfPanel {
         this.askTwice(model.saved ? "Remove" : "Delete", what, forget),
       ),
     );
-    if (this.saving === model.id) put(row, this.saveForm(model.id));
+    if (this.saving === model.id) append(row, this.saveForm(model.id));
     return row;
   }
 
@@ -154,15 +154,15 @@ export class ShelfPanel {
    */
   async act(event, act) {
     const press = /** @type {HTMLElement} */ (event.currentTarget);
-    switchOff(press, true);
-    swap(this.errors);
+    setDisabled(press, true);
+    replaceContent(this.errors);
     try {
       await act();
       await this.look(true);
     } catch (error) {
       this.context.fail(error, this.errors);
     } finally {
-      switchOff(press, false);
+      setDisabled(press, false);
     }
   }
 

@@ -2,8 +2,8 @@
 
 import * as api from "./api.js";
 import { copies, flags, placeOf, python, shell } from "./copy.js";
-import { button, calm, field, figures, h, isOff, isWriting, name, names, panel, put, s, swap, switchOff, table } from "./dom.js";
-import { count, fixed, many, percent } from "./format.js";
+import { button, reducedMotion, field, figures, h, isDisabled, isWriting, name, names, panel, append, s, replaceContent, setDisabled, table } from "./dom.js";
+import { count, fixed, plural, percent } from "./format.js";
 import { saveForm } from "./save.js";
 import * as session from "./session.js";
 import { address, change } from "./state.js";
@@ -18,7 +18,7 @@ import { inline, likedSentence } from "./text.js";
 /** @param {Context} context @param {ModelInfo} model */
 export async function show(context, model) {
   const { root, state, signal } = context;
-  put(
+  append(
     root,
     h("h1", {}, "Teach"),
     h("p", { class: "lead" }, "Say what you like. After every few answers the model learns from all of them, and proposes other names."),
@@ -34,10 +34,10 @@ export async function show(context, model) {
       context.forgetSession(id);
       change({ session: null });
       const why = error.status === 410 ? error.message : "That session is gone: the server was restarted, or newer sessions took its place.";
-      put(root, h("p", { class: "error", role: "alert" }, `⚠ ${why} Begin a new one.`));
+      append(root, h("p", { class: "error", role: "alert" }, `⚠ ${why} Begin a new one.`));
     }
   }
-  put(root, beginPanel(context, model));
+  append(root, beginPanel(context, model));
 }
 
 /** @param {Context} context @param {ModelInfo} model */
@@ -58,9 +58,9 @@ function beginPanel(context, model) {
       {
         submit: async (/** @type {Event} */ event) => {
           event.preventDefault();
-          if (isOff(start)) return;
-          swap(errors);
-          switchOff(start, true);
+          if (isDisabled(start)) return;
+          replaceContent(errors);
+          setDisabled(start, true);
           try {
             const found = await api.startRatings({
               model: model.id,
@@ -78,7 +78,7 @@ function beginPanel(context, model) {
           } catch (error) {
             context.fail(error, errors);
           } finally {
-            switchOff(start, false);
+            setDisabled(start, false);
           }
         },
       },
@@ -106,7 +106,7 @@ function beginPanel(context, model) {
 function thumb(text, down, press, props) {
   const hand = "M3 11h4v9H3z M8.5 11 12 3.5c1.6 0 2.6 1.2 2.3 2.7L13.6 10H19c1.3 0 2.2 1.1 1.9 2.4l-1.4 6c-.2.9-1 1.6-2 1.6H8.5z";
   const node = button("", press, props);
-  put(
+  append(
     node,
     s("svg", { viewBox: "0 0 24 24", width: 22, height: 22, "aria-hidden": "true" }, s("path", { d: hand, transform: down ? "rotate(180 12 12)" : null })),
     text,
@@ -115,7 +115,7 @@ function thumb(text, down, press, props) {
 }
 
 /** @param {string} text */
-const looks = (text) => `card${calm.matches ? "" : " come"}${[...text].length > 30 ? " long" : ""}`;
+const looks = (text) => `card${reducedMotion.matches ? "" : " come"}${[...text].length > 30 ? " long" : ""}`;
 
 /**
  * The session as Python, and the command that begins it.
@@ -167,7 +167,7 @@ class SessionView {
     const hint = h("p", { class: "hint keys" }, keys);
     const stage = panel(pairs ? "Which is better?" : "Do you like it?", this.card, hint, this.progress, this.errors);
     stage.classList.add("stage");
-    put(root, stage, this.results, this.savePanel(), this.copy.node);
+    append(root, stage, this.results, this.savePanel(), this.copy.node);
     document.addEventListener("keydown", (event) => this.pressed(event), { signal });
     this.drawResults();
     this.draw();
@@ -202,11 +202,11 @@ class SessionView {
     this.drawCard();
     const { ratings } = this.state;
     const { done, left } = session.progressOf(this.state);
-    switchOff(this.undo, !done);
+    setDisabled(this.undo, !done);
     const measured = ratings.measured;
-    swap(
+    replaceContent(
       this.progress,
-      `${many(done, "answer")}. `,
+      `${plural(done, "answer")}. `,
       measured && ratings.num_aligned
         ? `It has learned from ${count(ratings.num_aligned)}, in ${fixed(measured.seconds, 2)} s. `
         : "",
@@ -223,12 +223,12 @@ class SessionView {
       const text = this.state.waiting.length
         ? "It is learning …"
         : "It has no more names that you have not seen. Start over with another seed.";
-      swap(card, h("p", { class: "wait" }, text), h("div", { class: "buttons" }, undo));
+      replaceContent(card, h("p", { class: "wait" }, text), h("div", { class: "buttons" }, undo));
       return;
     }
     const skip = button("Skip", () => this.skip(), { "aria-keyshortcuts": "s", "data-act": "s" });
     const choice = typeof shown === "string" ? this.nameCard(shown) : [this.pairCard(shown)];
-    swap(card, ...choice, h("div", { class: "buttons" }, skip, undo));
+    replaceContent(card, ...choice, h("div", { class: "buttons" }, skip, undo));
     if (typeof shown !== "string") this.context.say(shown.map((each) => inline(each)).join(" or "));
     if (focused) /** @type {HTMLElement|null} */ (card.querySelector(`[data-act="${focused}"]`))?.focus();
   }
@@ -273,7 +273,7 @@ class SessionView {
   }
 
   takeBack() {
-    if (isOff(this.undo)) return;
+    if (isDisabled(this.undo)) return;
     this.context.say("The last answer is undone.");
     const { session: next, undo } = session.takenBack(this.state, this.busy);
     this.state = next;
@@ -290,7 +290,7 @@ class SessionView {
     this.draw();
     if (this.busy) return;
     this.busy = true;
-    swap(this.errors);
+    replaceContent(this.errors);
     try {
       while (this.state.waiting.length) await this.sendFirst(); // also if the user has left the view
     } catch (error) {
@@ -315,7 +315,7 @@ class SessionView {
     const { measured, num_aligned, answers } = this.state.ratings;
     if (measured && num_aligned) {
       const seconds = fixed(measured.seconds, 2);
-      this.context.say(`It has learned from ${many(num_aligned, "answer")} in ${seconds} seconds. ${likedSentence(answers)}`);
+      this.context.say(`It has learned from ${plural(num_aligned, "answer")} in ${seconds} seconds. ${likedSentence(answers)}`);
     }
     this.drawResults();
     this.takeNote(!this.context.signal.aborted);
@@ -328,8 +328,8 @@ class SessionView {
 
   drawResults() {
     const { measured, num_aligned } = this.state.ratings;
-    if (measured && num_aligned) swap(this.results, learnedPanel(this.state, measured), comparedPanel(this.state.ratings));
-    else swap(this.results);
+    if (measured && num_aligned) replaceContent(this.results, learnedPanel(this.state, measured), comparedPanel(this.state.ratings));
+    else replaceContent(this.results);
   }
 }
 
@@ -347,7 +347,7 @@ function learnedPanel(state, measured) {
   ];
   return panel(
     "What it has learned",
-    h("p", { class: "big" }, likedSentence(answers) || `It has learned from ${many(num_aligned, "answer")}.`),
+    h("p", { class: "big" }, likedSentence(answers) || `It has learned from ${plural(num_aligned, "answer")}.`),
     h("p", {}, `The names that you liked are now ${measured.liked >= 1 ? "more" : "less"} probable than before, and those that you disliked ${measured.disliked <= 1 ? "less" : "more"}.`),
     figures([
       ["reward, on average", fixed(measured.reward)],
