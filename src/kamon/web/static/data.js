@@ -1,4 +1,4 @@
-// Data: what the list of a model holds, how long its entries are, what was held out.
+// Data: the list of a model, how long its entries are, and which of them are held out.
 
 import * as api from "./api.js";
 import { bars } from "./bars.js";
@@ -6,7 +6,7 @@ import { copies, placeOf, python, shell } from "./copy.js";
 import { figures, h, name, panel, append } from "./dom.js";
 import { count, plural, percent, visible } from "./format.js";
 
-const MOST_BARS = 60;
+const MAX_BARS = 60;
 
 /** @param {import("./main.js").Context} context @param {import("./api.js").ModelInfo} model */
 export async function show(context, model) {
@@ -29,7 +29,7 @@ export async function show(context, model) {
   }
 }
 
-/** @param {import("./api.js").Data} data @param {boolean} text  of which a part is held out, and not entries */
+/** @param {import("./api.js").Data} data @param {boolean} text  whether it is a text, of which a part is held out and not entries */
 function counts(data, text) {
   const size = (/** @type {"learned"|"held_out"} */ part) =>
     data.lengths.reduce((sum, each) => sum + each[part] * (text ? each.length : 1), 0);
@@ -60,7 +60,7 @@ function counts(data, text) {
 /** @param {import("./api.js").Data} data */
 function lengths(data) {
   const chart = bars("Lengths in characters, in per cent of each part", {});
-  const shown = data.lengths.slice(0, MOST_BARS);
+  const shown = data.lengths.slice(0, MAX_BARS);
   /** @param {number} n @param {number} of */
   const share = (n, of) => (of ? n / of : 0);
   chart.show({
@@ -86,7 +86,7 @@ function characters(data) {
   const total = all.reduce((sum, each) => sum + each.count, 0) || 1;
   const chart = bars("Characters, in per cent of all", {});
   chart.show({
-    bars: all.slice(0, MOST_BARS).map((each) => ({
+    bars: all.slice(0, MAX_BARS).map((each) => ({
       label: visible(each.text),
       value: each.count / total,
       title: `${visible(each.text)}: ${count(each.count)}, ${percent(each.count / total)}`,

@@ -10,19 +10,19 @@ import { Watch, isOver, queued } from "./watch.js";
 
 /**
  * @typedef {import("./api.js").ModelInfo} ModelInfo
- * What a view is given: it fills `root`, and ends with `signal`.
+ * What a view gets. It fills `root`, and ends with `signal`.
  * @typedef {object} Context
  * @property {HTMLElement} root
  * @property {AbortSignal} signal
  * @property {state.State} state
  * @property {ModelInfo[]} models
  * @property {Watch} watch
- * @property {(text: string) => void} say  to those who cannot see it
- * @property {(error: unknown, where?: Element) => void} fail  shows what went wrong
+ * @property {(text: string) => void} say  has a screen reader say it
+ * @property {(error: unknown, place?: Element) => void} fail  shows what went wrong, in the place
  * @property {(changes: Record<string, any>) => void} go  to another view, or another model
  * @property {() => Promise<void>} refresh  asks for the models again
  * @property {(model: ModelInfo) => string} nameOf  as it is shown
- * @property {(ratings: import("./api.js").Ratings, use: boolean) => Promise<void>} taught  takes note of a session of Teach; use: its model from now on
+ * @property {(ratings: import("./api.js").Ratings, use: boolean) => Promise<void>} taught  takes note of a session of Teach; use: whether to use its model from now on
  * @property {(model: ModelInfo) => string|null} sessionOf  the session of Teach that a model belongs to
  * @property {(session: string) => void} forgetSession
  */
@@ -56,17 +56,17 @@ function say(text) {
 }
 
 /**
- * The sentence of an error, where it happened.
+ * Shows the sentence of an error in the place where it happened.
  * @param {unknown} error
- * @param {Element} [where]
+ * @param {Element} [place]
  */
-function fail(error, where = root) {
+function fail(error, place = root) {
   if (api.isAbort(error)) return;
   const known = error instanceof api.ApiError;
   const text = known ? error.message : "The page made a mistake: reload it, and please report what the browser's console says.";
-  for (const each of where.querySelectorAll(":scope > .error, :scope > .another")) each.remove();
-  where.append(h("p", { class: "error", role: "alert" }, `⚠ ${text}`));
-  if (known && error.status === 404 && /model/.test(text)) where.append(h("p", { class: "another" }, button("Take another model", another)));
+  for (const each of place.querySelectorAll(":scope > .error, :scope > .another")) each.remove();
+  place.append(h("p", { class: "error", role: "alert" }, `⚠ ${text}`));
+  if (known && error.status === 404 && /model/.test(text)) place.append(h("p", { class: "another" }, button("Take another model", another)));
   if (!known) throw error;
 }
 
@@ -76,8 +76,8 @@ async function refresh() {
   showViews();
 }
 
-/** The model of the address, else of its training, else the last one of this tab, else the newest that
- * was not taught, else a moment. Null while the training of the address has none. */
+/** The model of the address, else of its training, else the last one of this tab, else the newest one that
+ * was not taught, else one of an early step. Null if the training of the address has no model yet. */
 async function wantedModel() {
   const { model, job: id } = state.read();
   if (model) return models.find((each) => each.id === model) ?? api.model(model);
@@ -96,7 +96,7 @@ async function wantedModel() {
 }
 
 /** @type {Map<string, string>} */
-const lists = new Map(); // what a training learns from, by its id
+const lists = new Map(); // the names of the lists that trainings learn from, by the ids of the trainings
 /** @typedef {{session: string, base: string, name: string, answers: number}} Taught */
 /** @type {Record<string, Taught>} */
 let sessions = state.recall("sessions", {}); // of Teach, by the ids of their models
@@ -164,7 +164,7 @@ function showModels(current) {
 /** @param {state.State} asked */
 const viewOf = (asked) => (Object.hasOwn(VIEWS, asked.view) ? asked.view : "train");
 
-/** The links to the views, as they were left, with the model and the training of now. */
+/** The links lead to the views as the user left them, with the current model and training. */
 function showViews() {
   const asked = state.read();
   for (const link of document.querySelectorAll("#views a")) {
@@ -214,7 +214,7 @@ async function open() {
   }
 }
 
-let missing = false; // a part of the page that could not be loaded: a browser may not ask for it twice
+let missing = false; // whether a part of the page could not be loaded: a browser may not ask for it twice
 
 /** @param {{load: () => Promise<View>}} view */
 async function load(view) {
@@ -245,14 +245,14 @@ async function followAsked(asked, signal) {
   }
 }
 
-let notice = ""; // to be shown above the next view
+let notice = ""; // is shown above the next view
 
 function another() {
   state.push(state.address({ model: null, session: null }));
   return start();
 }
 
-/** Below an error, with which nothing else is to be done. */
+/** Offers ways to go on, below an error that leaves nothing else to do. */
 function waysOn() {
   const retry = async () => {
     if (missing) {
@@ -260,7 +260,7 @@ function waysOn() {
         await api.jobs();
         return location.reload();
       } catch {
-        // It is still gone: start says so.
+        // The server is still gone: start shows it.
       }
     }
     return start();
@@ -269,7 +269,7 @@ function waysOn() {
   append(root, button("Try again", retry), state.read().model && !offered ? button("Take another model", another) : null);
 }
 
-/** Opens a view in place of another, in which the focus may have been. */
+/** Opens another view. The focus may have been in the one before. */
 async function turn() {
   await open();
   if (document.activeElement === document.body) root.focus({ preventScroll: true });
@@ -296,7 +296,7 @@ function waitForModel(signal) {
 }
 
 /**
- * Another view, with a step back in the history.
+ * Goes to another view, or to another model. The browser's Back button comes back.
  * @param {Record<string, any>} changes
  */
 function go(changes) {
@@ -333,7 +333,10 @@ function setUpTheme() {
   });
 }
 
-/** @param {string} what */
+/**
+ * Shows what has happened to the training, in the header.
+ * @param {string} what
+ */
 function showTraining(what) {
   const job = watched.job;
   if (job) lists.set(job.id, job.source);
@@ -361,7 +364,7 @@ function showTraining(what) {
   }
 }
 
-/** Finds out what there is, and opens the view. */
+/** Asks the server for its trainings and models, and opens the view. */
 async function start() {
   try {
     const jobs = await api.jobs();

@@ -1,5 +1,5 @@
-// How a token is drawn: what kamon/philox.py, sampler.py and conditions.py compute, to be tried
-// without asking the server. The tests compare the two.
+// How a token is drawn, without asking the server: the same as kamon/engines/philox.py and kamon/generation/.
+// The tests compare the two.
 
 const MASK32 = 0xffffffffn;
 
@@ -30,15 +30,15 @@ export function uniform(seed, index, position) {
 }
 
 /**
- * softmax(logits / temperature); so cold that only the largest logit is left, 1 for it.
+ * softmax(logits / temperature). If the temperature is too low to compute it, the largest logit has all.
  * @param {number[]} logits
  * @param {number} temperature
  * @returns {number[]}
  */
 export function probabilities(logits, temperature) {
   const scale = 1 / temperature;
-  const most = logits.reduce((found, logit) => Math.max(found, Math.abs(logit)), 0);
-  if (!Number.isFinite(scale * most)) {
+  const largestSize = logits.reduce((found, logit) => Math.max(found, Math.abs(logit)), 0);
+  if (!Number.isFinite(scale * largestSize)) {
     const first = logits.indexOf(logits.reduce((a, b) => Math.max(a, b)));
     return logits.map((_, i) => (i === first ? 1 : 0));
   }
@@ -80,7 +80,7 @@ export function choose(logits, temperature, u) {
  */
 
 /**
- * The tokens that may stand behind `length` characters, in ascending order.
+ * The tokens that may come after `length` characters, in ascending order.
  * @param {number[]} logits
  * @param {number} temperature
  * @param {number} bos  the token that ends a document

@@ -1,4 +1,4 @@
-// A form that saves a model under a name, wherever one can be saved.
+// A form that saves a model under a name.
 
 import { field, h, replaceContent } from "./dom.js";
 import { address } from "./state.js";
@@ -10,7 +10,7 @@ const ALLOWED = "a to z, 0 to 9, - and _, 40 at most, a letter or digit first";
 /**
  * @param {Context} context
  * @param {string} label
- * @param {(name: string) => Promise<import("./api.js").ModelInfo>|null} save  null where there is nothing to save
+ * @param {(name: string) => Promise<import("./api.js").ModelInfo>|null} save  returns null if there is nothing to save
  */
 export function saveForm(context, label, save) {
   const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*", title: ALLOWED });

@@ -1,4 +1,4 @@
-// Follows one training by the events that the server sends, whatever view is open.
+// Follows one training by the events that the server sends, in all views.
 
 import * as api from "./api.js";
 
@@ -8,7 +8,7 @@ import * as api from "./api.js";
  */
 
 /**
- * How long a training has yet to wait for its turn.
+ * How many trainings begin before this one.
  * @param {Job} job
  */
 export function queued(job) {
