@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(wildcard src/kamon/native/src/*)
 TYPESCRIPT := typescript@5.9.3
 
-.PHONY: demo test check lint torture bugs wheel docs clean
+.PHONY: demo test check lint torture bugs mutants wheel docs clean
 
 demo: .venv/installed        ## learn a real list, print new names
 	$(BIN)/kamon train names -o .demo --overwrite
@@ -26,8 +26,17 @@ lint: .venv/installed-dev
 torture: .venv/installed-dev  ## the tests that try their luck, for an hour and a half
 	KAMON_TORTURE=1 $(BIN)/pytest -n auto --dist worksteal -m torture
 
-bugs: .venv/installed-dev    ## plant bugs and see each caught
-	$(BIN)/python dev/plant_bugs.py
+bugs: .venv/installed-dev    ## plant each bug of tests/bugs and see it caught
+	KAMON_BUGS=1 $(BIN)/pytest -n auto --dist worksteal tests/test_planted_bugs.py
+
+# In a copy, whose pyproject.toml ends with the section of mutmut: so these two lines belong to it.
+TESTS ?= $(patsubst src/kamon/%/,tests/%,$(dir $(FILE)))
+mutants: .venv/installed-dev ## change FILE=src/kamon/… at each place that mutmut knows, and list what TESTS=… overlook
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "mutmut>=3.8,<4"
+	rm -rf build/mutants && mkdir -p build/mutants && cp -R src tests pyproject.toml build/mutants
+	echo 'only_mutate = ["$(FILE)"]' >> build/mutants/pyproject.toml
+	echo 'pytest_add_cli_args_test_selection = ["$(TESTS)"]' >> build/mutants/pyproject.toml
+	cd build/mutants && $(abspath $(BIN))/mutmut run && $(abspath $(BIN))/mutmut results
 
 # From the source distribution, so that this is tried, too. auditwheel names the oldest C library that will do.
 wheel: .venv/installed-dev   ## what a release has: dist/*.tar.gz and, of this platform, dist/*.whl

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from kamon.model import Model
 from kamon.native import library
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.bpe import BytePairTokenizer
+from kamon.training.data import as_given
 from kamon.training.early_stopping import mean_loss
 from kamon.training.loop import pretrain
 from kamon.training.setup import build_setup
 
 
 def pytest_configure() -> None:
-    """dev/plant_bugs.py names the copy of the package that it means to test: be sure it is that."""
+    """Checks that the tests run on the copy of the package that helpers/planted.py names."""
     # What was started in the background of a shell ignores Ctrl-C, and so would all it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # No deadline: a shared machine may be slow for a moment, and that is no failure.
@@ -177,12 +178,9 @@ def piece_model(docs: list[str], vocab_size: int, **settings: Any) -> Model:
     """A model whose tokens are byte pairs, trained on all of `docs` but those held out."""
     source = corpus.from_docs(docs)
     learned, held_out = divide(source.different)
-    run = build_setup(
-        replace(source, docs=learned),
-        Config(**settings),
-        held_out=held_out,
-        tokenizer=BytePairTokenizer.train(source.docs, vocab_size),
-    )
+    tokenizer = BytePairTokenizer.train(source.docs, vocab_size)
+    data = as_given(learned, validation_docs=held_out, tokenizer=tokenizer)
+    run = build_setup(data, Config(**settings))
     metrics = Metrics()
     metrics.losses.extend(pretrain(run.engine, run.docs, run.config))
     metrics.learning_rates.extend([0.01] * len(metrics.losses))

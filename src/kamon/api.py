@@ -1,40 +1,47 @@
-"""What a program uses: train, load, and the Model that both return."""
+"""`train` and `resume`: read the options, load the data, choose config and engine, run, save."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
 from kamon._version import __version__
-from kamon.config import checked_settings, make_config, require_int
-from kamon.data import corpus
-from kamon.data.corpus import Corpus
-from kamon.data.split import RULE_BY_BUCKET
+from kamon.config import Config, checked_settings, make_config, require_int
 from kamon.engines.base import initial_state
 from kamon.engines.distributed import check_engine, get_group, restarted
-from kamon.engines.factory import best_engine
+from kamon.engines.factory import EngineSpec, best_engine
 from kamon.errors import ConfigError, StoreError
-from kamon.storage.checkpoint import from_bytes, to_bytes, unpack_documents
+from kamon.model import Model, as_model
+from kamon.storage.checkpoint import Checkpoint, from_bytes, to_bytes
+from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
-from kamon.tokenizers.load import wants_nfc
+from kamon.training.data import (
+    DataOptions,
+    Learnable,
+    load_training_data,
+    reload_training_data,
+)
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import Progress
-from kamon.training.setup import ResumePoint, TrainingSetup, check_same, check_settings, shape_of
+from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
+from kamon.training.presets import seconds_of
+from kamon.training.session import TrainingSession, open_writer
+from kamon.training.setup import (
+    ResumePoint,
+    TrainingSetup,
+    build_setup,
+    check_settings,
+    choose_setup,
+    shape_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kamon.packing.shards import Shards
-    from kamon.storage.checkpoint import Checkpoint
-    from kamon.training.lesson import TrainingData
-
-from kamon.model import Model, as_model
-from kamon.training.session import TrainingSession, checkpoint_interval, learn, open_writer
-
-Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
+    from kamon.storage.model_dir import CheckpointWriter
 
 
 def train(
@@ -104,101 +111,50 @@ def train(
     >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]
     (5, 1)
     """
-    from kamon.training.presets import (
-        ORIGINAL,
-        default_size,
-        max_steps,
-        preset,
-        seconds_of,
-        set_num_steps,
-        sizes_for,
-        steps_for_seconds,
-    )
-
     make_config(settings)
     settings = checked_settings(settings)
     engine = engine or best_engine()
     check_engine(engine)
-    ranks = get_group()
-    every = checkpoint_interval(checkpoint_every)
+    spec = EngineSpec(engine, dtype, threads, device, compile)
+    callbacks = Callbacks(on_start, on_progress, should_stop)
+    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
         raise ConfigError("a budget decides the number of steps: give it or num_steps, not both")
-    if output is not None and restarted() and ranks.any_rank(is_unfinished(output, settings)):
-        return resume(
-            output,
-            docs=docs,
-            threads=threads,
-            device=device,
-            compile=compile,
-            checkpoint_every=checkpoint_every,
-            on_start=on_start,
-            on_progress=on_progress,
-            should_stop=should_stop,
-            **settings,
-        )
+    group = get_group()
+    if output is not None and restarted() and group.any_rank(is_unfinished(output, settings)):
+        return resume_run(options, spec, docs=docs, settings=settings)
     base = None if init_from is None else as_model(init_from, "init_from")
     if base is not None:
         settings = shape_of(base.config, settings)
-    with open_writer(None if ranks.rank else output, overwrite=overwrite) as writer:
-        lesson = ranks.run_on_all(
-            lambda: load_training_data(
-                docs,
-                column=column,
-                format=format,
-                header=header,
-                mode=settings.get("mode"),
-                tokenizer=tokenizer,
-                vocab_size=vocab_size,
-                hold_out=hold_out,
-                base=base,
-            )
+    given = DataOptions(docs, column, format, header, tokenizer, vocab_size, hold_out)
+    with open_writer(options) as writer:
+        data = group.run_on_all(lambda: load_training_data(given, settings.get("mode"), base))
+        group.assert_equal(data.summary["sha256"], "what is to be learned")
+        setup = choose_setup(
+            data,
+            settings,
+            spec,
+            size=size,
+            seconds=seconds,
+            params=base.engine.state()["params"] if base else None,
+            should_stop=should_stop,
         )
-        ranks.assert_equal(lesson.summary["sha256"], "what is to be learned")
-        mode = lesson.mode
-        if size is not None:
-            sizes = [size]
-        elif seconds is None:
-            sizes = [default_size(engine, lesson.chars, mode)]
-        else:
-            sizes = sizes_for(seconds, engine, lesson.chars, mode)
-        num_docs = lesson.train_lengths.total()
-        for each in sizes:
-            config = make_config(preset(lesson.lengths, each, mode) | settings | {"mode": mode})
-            if each != ORIGINAL:
-                most = max_steps(num_docs, config.docs_per_step, seconds, mode)
-                config = set_num_steps(config, settings.get("num_steps") or most, settings)
-            run = lesson.prepare(
-                config,
-                engine=engine,
-                dtype=dtype,
-                threads=threads,
-                device=device,
-                compile=compile,
-                params=base.engine.state()["params"] if base else None,
-            )
-            if seconds is not None:
-                enough = max_steps(num_docs, config.docs_per_step, None, mode)
-                steps = steps_for_seconds(
-                    *(run.engine, run.docs, run.config, seconds, enough, should_stop)
-                )
-                run = replace(run, config=set_num_steps(run.config, steps, settings))
-                stop = should_stop is not None and should_stop()
-                if ranks.any_rank(steps >= enough or stop):
-                    break
-        validation = EarlyStopping.of(run.held_out, run.config) if lesson.hold_out else None
         training = {
             "kamon": __version__,
             "engine": engine,
-            "dtype": run.engine.dtype,
-            "num_cut": run.num_cut,
-            "hold_out": lesson.hold_out,
+            "dtype": setup.engine.dtype,
+            "num_cut": setup.num_cut,
+            "hold_out": data.has_validation,
             "init_from": str(init_from) if isinstance(init_from, str | PathLike) else None,
-            "checkpoint_every": every,
-            "corpus": lesson.summary,
+            "checkpoint_every": options.checkpoint_every,
+            "corpus": data.summary,
         }
-        course = TrainingSession(run, validation, training, lesson.documents)
-        return learn(course, writer, every, on_start, on_progress, should_stop)
+        validation = None
+        if data.has_validation:
+            validation = EarlyStopping.of(setup.held_out, setup.config)
+        session = TrainingSession(setup, validation, training, data.documents)
+        return session.run(options, writer)
 
 
 def resume(
@@ -225,184 +181,112 @@ def resume(
     its end. docs and settings change nothing: they are compared, and a ConfigError says what
     differs. For the other arguments and errors see `train`.
     """
-    every = checkpoint_interval(checkpoint_every)  # before anything is read
     extend = require_int("extend", extend, 0)
-    ranks = get_group()
-    with open_writer(None if ranks.rank else path, go_on=True) as writer:
-        # Rank 0 alone reads it, and tells the others: another machine may not see it.
-        found = writer.stored if writer else None
-        if ranks.size > 1:
-            content = ranks.broadcast_bytes(to_bytes(found) if found else b"")
-            found = found or from_bytes(content)
-        assert found
-        training = found.training
-        check_engine(training["engine"])
-        if checkpoint_every is None:
-            every = training.get("checkpoint_every")
-        training = training | {"checkpoint_every": every}
-        if found.state is None:
-            raise StoreError(
-                f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
-            )
-        if "tuning" in training:
-            kind = training["tuning"]["kind"]
-            raise ConfigError(f"{path} is tuned by {kind}: `kamon {kind} --resume {path}` goes on")
-        check_settings(path, found.config, settings)
-        lesson = ranks.run_on_all(lambda: reload_training_data(path, found, docs))
-        done = len(found.metrics)
-        config, metrics = found.config, found.metrics
-        if training["finished"] and not extend:
-            source = training["corpus"]["source"]
-            raise ConfigError(
-                f"{path} is at its end, behind {done:,} steps on {source}: extend it by a number "
-                "of steps (--extend) to go on"
-            )
-        if extend:
-            planned = done if training["finished"] else config.num_steps
-            config = replace(config, num_steps=planned + extend)
-        run = lesson.prepare(
-            config,
-            engine=training["engine"],
-            dtype=training["dtype"],
-            threads=threads,
-            device=device,
-            compile=compile,
-            params=found.state["params"],
-        )
-        generation, problems = (writer.folder.name, writer.problems) if writer else ("", [])
-        resumed = ResumePoint(generation, done, problems)
-        run = replace(run, resumed=resumed)
-        validation = EarlyStopping.of(run.held_out, config) if lesson.hold_out else None
-        if validation and metrics.held_out:
-            validation.best = initial_state(found.params)
-            since = training.get("measured_since", 0)
-            validation.history = sorted((n, x) for n, x in metrics.held_out.items() if n >= since)
-            if extend:  # it looks at other documents now: of what was measured the best stays
-                best = validation.best_step
-                run.engine.load(validation.best)
-                validation.history = [(best, mean_loss(run.engine, validation.docs))]
-                earlier = {n: x for n, x in metrics.held_out.items() if n < best}
-                metrics.held_out = earlier | dict(validation.history)
-                training = training | {"measured_since": best}
-        run.engine.load(found.state)
-        if resumed.problems and on_start is None:
-            text = f"going on from {resumed.generation}: {resumed.problems[0]}"
-            warnings.warn(text, stacklevel=2)
-        course = TrainingSession(run, validation, training, lesson.documents, metrics)
-        return learn(course, writer, every, on_start, on_progress, should_stop)
+    callbacks = Callbacks(on_start, on_progress, should_stop)
+    every = checkpoint_interval(checkpoint_every)
+    options = RunOptions(path, checkpoint_every=every, callbacks=callbacks)
+    spec = EngineSpec(threads=threads, device=device, compile=compile)
+    return resume_run(options, spec, docs=docs, settings=settings, extend=extend)
 
 
-def load_training_data(
-    docs: Learnable,
+def resume_run(
+    options: RunOptions,
+    engine: EngineSpec,
     *,
-    column: str | None,
-    format: str | None,
-    header: bool,
-    mode: str | None,
-    tokenizer: str | Path | Tokenizer,
-    vocab_size: int | None,
-    hold_out: bool,
-    base: Model | None,
-) -> TrainingData:
-    """What `train` is to learn; base: the model to start from."""
-    from kamon.training.lesson import list_data, packed_data
-
-    whose = "the tokenizer"
-    if base is not None:
-        if tokenizer != "char" or vocab_size is not None:
-            raise ConfigError("the model to start from has its tokenizer: name no other one")
-        tokenizer, mode, whose = base.tokenizer, base.config.mode, "the model to start from"
-    shards = shards_of(docs, column, format, header)
-    if shards is not None:
-        return packed_data(
-            shards,
-            mode=mode,
-            hold_out=hold_out,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            whose=whose,
-        )
-    mode = mode or "documents"
-    return list_data(
-        corpus_of(docs, column, format, mode, header, composed=wants_nfc(tokenizer)),
-        mode=mode,
-        hold_out=hold_out,
-        tokenizer=tokenizer,
-        vocab_size=vocab_size,
-        whose=whose,
-    )
-
-
-def reload_training_data(
-    path: str | Path, found: Checkpoint, docs: Learnable | None
-) -> TrainingData:
-    """What a training that goes on learns: StoreError or ConfigError where it is not the same."""
-    from kamon.packing.shards import open_shards
-    from kamon.training.lesson import list_data, packed_data
-
-    corpus, mode = found.training["corpus"], found.config.mode
-    hold_out, shards = found.training["hold_out"], shards_of(docs)
-    if "packed" in corpus:
-        if docs is not None and shards is None:
-            raise ConfigError(f"{path} learns a packed corpus: {docs!r:.80} is none")
-        shards = shards or open_shards(corpus["packed"])
-        if shards.sha256 != corpus["sha256"]:
-            raise ConfigError(f"{shards.path} is not the packed corpus that {path} learns")
-        return packed_data(shards, mode=mode, hold_out=hold_out, old="split" not in corpus)
-    if shards is not None:
-        raise ConfigError(f"{path} learns a list, and {docs} is a packed corpus")
-    assert isinstance(found.documents, bytes)
-    documents = unpack_documents(found.documents)
-    if documents.sha256() != corpus["sha256"]:
-        raise StoreError(f"{path} cannot be used: its documents are not those it learned")
-    if found.tokenizer.unknown(documents.chars()):
-        raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
-    if docs is not None:
-        given = corpus_of(docs, mode=mode, composed=found.tokenizer.composed)
-        check_same(path, documents, given)
-    source, rule = Corpus(corpus["source"], documents, 0, 0, 0), corpus.get("split", RULE_BY_BUCKET)
-    return list_data(source, mode=mode, hold_out=hold_out, tokenizer=found.tokenizer, rule=rule)
-
-
-def shards_of(
     docs: Learnable | None,
-    column: str | None = None,
-    format: str | None = None,
-    header: bool = True,
-) -> Shards | None:
-    """The packed corpus that this is, or is the directory of."""
-    from kamon.packing.shards import Shards, is_packed, open_shards
+    settings: dict[str, Any],
+    extend: int = 0,
+) -> Model:
+    """Return the model of the run in `options.output`, with the steps that were left."""
+    path = options.output
+    assert path is not None
+    group = get_group()
+    with open_writer(options, resume=True) as writer:
+        checkpoint = newest_checkpoint(writer)
+        state, training, metrics = checkpoint.state, checkpoint.training, checkpoint.metrics
+        check_engine(training["engine"])
+        check_resumable(path, checkpoint)
+        assert state is not None
+        check_settings(path, checkpoint.config, settings)
+        data = group.run_on_all(lambda: reload_training_data(path, checkpoint, docs))
+        config = planned_config(path, checkpoint, extend)
+        engine = replace(engine, name=training["engine"], dtype=training["dtype"])
+        setup = build_setup(data, config, engine, state["params"])
+        generation, problems = (writer.folder.name, writer.problems) if writer else ("", [])
+        setup = replace(setup, resumed=ResumePoint(generation, len(metrics), problems))
+        if options.checkpoint_every is None:
+            options = replace(options, checkpoint_every=training.get("checkpoint_every"))
+        training = training | {"checkpoint_every": options.checkpoint_every}
+        validation = None
+        if data.has_validation:
+            validation = EarlyStopping.of(setup.held_out, config)
+            training |= restore_validation(validation, checkpoint, setup, extend)
+        setup.engine.load(state)
+        if problems and options.callbacks.on_start is None:
+            warnings.warn(f"going on from {generation}: {problems[0]}", stacklevel=3)
+        session = TrainingSession(setup, validation, training, data.documents, metrics)
+        return session.run(options, writer)
 
-    if isinstance(docs, str | PathLike) and is_packed(docs):
-        docs = open_shards(docs)
-    if not isinstance(docs, Shards):
-        return None
-    if column is not None or format is not None or not header:
+
+def newest_checkpoint(writer: CheckpointWriter | None) -> Checkpoint:
+    """Return the checkpoint to resume from: rank 0 reads it and sends it to the others."""
+    group = get_group()
+    checkpoint = writer.stored if writer else None
+    if group.size > 1:
+        content = group.broadcast_bytes(to_bytes(checkpoint) if checkpoint else b"")
+        checkpoint = checkpoint or from_bytes(content)
+    assert checkpoint
+    return checkpoint
+
+
+def check_resumable(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Raise StoreError or ConfigError if `resume` cannot continue this run."""
+    if checkpoint.state is None:
+        raise StoreError(
+            f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
+        )
+    if "tuning" in checkpoint.training:
+        kind = checkpoint.training["tuning"]["kind"]
+        raise ConfigError(f"{path} is tuned by {kind}: `kamon {kind} --resume {path}` goes on")
+
+
+def planned_config(path: str | Path, checkpoint: Checkpoint, extend: int) -> Config:
+    """Return the config of the run with `extend` more steps than were planned."""
+    config, training = checkpoint.config, checkpoint.training
+    done, finished = len(checkpoint.metrics), training["finished"]
+    if finished and not extend:
+        source = training["corpus"]["source"]
         raise ConfigError(
-            "column, format and header say how to read a file, and this is a packed corpus"
+            f"{path} is at its end, behind {done:,} steps on {source}: extend it by a number "
+            "of steps (--extend) to go on"
         )
-    return docs
+    if not extend:
+        return config
+    return replace(config, num_steps=(done if finished else config.num_steps) + extend)
 
 
-def corpus_of(
-    docs: Learnable,
-    column: str | None = None,
-    format: str | None = None,
-    mode: str = "documents",
-    header: bool = True,
-    *,
-    composed: bool = True,
-) -> Corpus:
-    if isinstance(docs, str | PathLike):
-        return corpus.read(
-            docs, column=column, format=format, header=header, mode=mode, composed=composed
-        )
-    if column is not None or format is not None or not header:
-        raise ConfigError("column, format and header say how to read a file, and there is none")
-    if isinstance(docs, Corpus):
-        return docs
-    # Shards are no list: see `shards_of`
-    return corpus.from_docs(cast("Iterable[str]", docs), composed=composed)
+def restore_validation(
+    validation: EarlyStopping, checkpoint: Checkpoint, setup: TrainingSetup, extend: int
+) -> dict[str, Any]:
+    """Give `validation` the history and the best model of the run; return changes of the record.
+
+    An extended run validates on other documents, so only the best model of the past is measured
+    again and the rest of its history is dropped.
+    """
+    metrics: Metrics = checkpoint.metrics
+    if not metrics.held_out:
+        return {}
+    validation.best = initial_state(checkpoint.params)
+    since = checkpoint.training.get("measured_since", 0)
+    validation.history = sorted((n, x) for n, x in metrics.held_out.items() if n >= since)
+    if not extend:
+        return {}
+    best = validation.best_step
+    setup.engine.load(validation.best)
+    validation.history = [(best, mean_loss(setup.engine, validation.docs))]
+    earlier = {n: x for n, x in metrics.held_out.items() if n < best}
+    metrics.held_out = earlier | dict(validation.history)
+    return {"measured_since": best}
 
 
 def is_unfinished(output: str | Path, settings: dict[str, Any]) -> bool:

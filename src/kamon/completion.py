@@ -174,7 +174,7 @@ def complete(
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora", "nina"], num_steps=60, n_embd=8)
     >>> found = complete(model, "an", 3)
-    >>> found.documents[0].text.startswith("an"), found.exact
+    >>> found.documents[0].text.startswith("an"), found.num_exact
     (True, 3)
     """
     model = as_model(model)
@@ -235,7 +235,7 @@ def parse(pattern: str) -> list[Element]:
     r"""Characters and gaps. ConfigError for a `\` at the end, and where nothing is asked for.
 
     >>> parse(r"a_\_*")
-    ['a', <Wild.ONE: '_'>, '_', <Wild.ANY: '*'>]
+    ['a', <Wildcard.ONE: '_'>, '_', <Wildcard.ANY: '*'>]
     """
     if not pattern:
         raise ConfigError("the pattern is empty: _ stands for one character, * for any number")

@@ -278,7 +278,7 @@ def test_files_that_are_none(name: str, message: str, verb: str, kamon: Kamon) -
 def test_tables_that_cannot_be_read(name: str, verb: str, kamon: Kamon) -> None:
     column = ["--column=name"] if name.endswith("csv") else []
     code = 2 if "column" in BAD_TABLES[name][1] or name == "wide-no.csv" else 1
-    done = kamon(*reading(verb, name, *column, *["--unknown=odd"] * (verb == "score")))
+    done = kamon(*reading(verb, name, *column, *["--unknown=zero"] * (verb == "score")))
     assert_refused(done, code, BAD_TABLES[name][1], done.out if verb == "score" else "")
 
 
@@ -315,7 +315,7 @@ def test_strange_lists(name: str, here: Path, kamon: Kamon) -> None:
     for doc in docs:
         assert tokenizer.decode(tokenizer.encode(doc)) == doc
     assert (made.code, made.json["corpus"]["num_docs"]) == (0, len(docs))
-    packed = kamon("pack", path, "-o", "new", *column, "--all", "--jobs=1")
+    packed = kamon("pack", path, "-o", "new", *column, "--no-holdout", "--jobs=1")
     shards = open_shards("new")
     found = [shards.document("train", number)[1:-1] for number in range(len(docs))]
     shutil.rmtree("new")
@@ -495,7 +495,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("score M mark.csv --column x", 2, "mark.csv has no column 'x'; known are name, id"),
     ("score M keys.jsonl", 1, "keys.jsonl, line 1 has no text under 'text'; its keys: "),
     ("score M hebrew.txt --unknown drop", 2, "invalid choice: 'drop'"),
-    ("score M hebrew.txt", 1, "--unknown odd takes such lines for the oddest of all, skip leaves"),
+    ("score M hebrew.txt", 1, "--unknown zero takes such lines for the oddest of all, skip leaves"),
     ("dpo M semicolons.csv -o new", 1, '; pairs are JSON lines such as {"chosen": "…", "rejected"'),
     ("reward M two.txt -o new", 1, "two.txt, line 1 is not valid JSON: Expecting value; pairs are"),
     (

@@ -28,7 +28,7 @@ from kamon.data.split import (
     split,
 )
 from kamon.storage import model_dir
-from kamon.training import lesson
+from kamon.training import data
 
 CHARS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 DOCS = st.lists(st.text(CHARS, min_size=1), unique_by=lambda doc: normalize("NFC", doc))
@@ -86,7 +86,7 @@ def test_growth_moves_few_documents() -> None:
 @pytest.mark.parametrize("num", [1_000, 1_001, 3_000])
 def test_of_very_many_a_tenth_of_all_keys(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which takes no more memory for a longer list, and depends on each document only."""
-    monkeypatch.setattr(module, "MANY", 1_000)
+    monkeypatch.setattr(module, "MAX_RANKED", 1_000)
     docs = [str(number) for number in range(num)]
     train, held = split([*docs, *docs])
     assert len(train) + len(held) == num
@@ -146,7 +146,7 @@ def test_what_was_divided_by_the_hash_stays_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setitem(lesson.list_data.__kwdefaults__, "rule", RULE_BY_BUCKET)
+        patch.setitem(data.list_data.__kwdefaults__, "rule", RULE_BY_BUCKET)
         whole = kamon.train(OLD, **TINY)
         asked = iter([False] * 9 + [True])
         kamon.train(OLD, output=tmp_path / "new", should_stop=lambda: next(asked, True), **TINY)

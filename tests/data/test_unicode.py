@@ -180,7 +180,7 @@ def test_a_mark_that_changes_the_prefix_ends_it() -> None:
 
 def test_scores_and_completions_in_either_form(model: Model) -> None:
     given = ["björn", nfd("björn")]
-    first, second = score.score(model, given, unknown="odd")
+    first, second = score.score(model, given, unknown="zero")
     assert first == second
     assert first.text == "björn"
     assert first.logprob > -100
@@ -279,7 +279,7 @@ def piped(
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned ODD by heart."""
-    path = tmp_path_factory.mktemp("odd") / "m"
+    path = tmp_path_factory.mktemp("zero") / "m"
     settings = SETTINGS | {"num_steps": 400, "learning_rate": 0.03, "n_embd": 16}
     package.train(ODD, temperature=0.5, output=path, **settings)
     return path

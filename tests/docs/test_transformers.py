@@ -15,14 +15,12 @@ from typing import Any
 
 import pytest
 
-import kamon
 from conftest import times
 from kamon.config import Config
 from kamon.engines.parameters import parameter_shapes
 from kamon.engines.scalar import Value, gpt, log, softmax
 
-# Beside the package that is tested: a copy of it in dev/plant_bugs.py.
-FOLDER = Path(kamon.__file__).parents[2] / "docs" / "transformers"
+FOLDER = Path(__file__).parents[2] / "docs" / "transformers"
 sys.path.insert(0, str(FOLDER))
 sys.path.insert(0, str(Path(__file__).parents[2] / "dev"))
 

@@ -35,7 +35,7 @@ from kamon.config import Config
 from kamon.data import corpus
 from kamon.engines.base import Engine, StepPlan, initial_state
 from kamon.engines.batch import pack_sequences
-from kamon.engines.factory import make_engine
+from kamon.engines.factory import EngineSpec, make_engine
 from kamon.engines.loops import (
     document_logprobs,
     document_logprobs_one_by_one,
@@ -47,6 +47,7 @@ from kamon.engines.parameters import init, num_params, parameter_shapes
 from kamon.errors import ConfigError
 from kamon.generation.sampling import SampleRequest, sample, sample_document, sample_one_by_one
 from kamon.native import library
+from kamon.training.data import as_given
 from kamon.training.loop import make_plan, pretrain
 from kamon.training.setup import build_setup
 
@@ -226,6 +227,23 @@ def test_threads_change_no_bit(dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_a_clipped_gradient_is_that_of_all_groups(dtype: str) -> None:
+    """A step of a batch that several threads share, with `backward`, which adds their shares up."""
+    config = Config(n_embd=8, n_head=2, block_size=12, vocab_size=9, std=0.3, grad_clip=0.05)
+    rng = random.Random(7)
+    batch = random_batch(config, rng, 1000)
+    assert batch.num_targets >= 2 * 96  # two groups
+    start = random_state(config, rng)
+    together, apart = (make_native(config, dtype) for _ in range(2))
+    together.load(start)
+    train(together, StepPlan(batch, len(batch), array("q", range(len(batch))), array("d", [0.01])))
+    apart.load(start)
+    apart.backward(batch, [1 / batch.num_targets] * batch.num_targets)
+    apart.step(0.01)
+    assert together.state() == apart.state()
+
+
 def test_float64_is_the_same_on_any_instruction_set() -> None:
     config = Config(
         n_layer=2, n_embd=12, n_head=3, block_size=18, vocab_size=21, std=0.3, grad_clip=0.05
@@ -337,7 +355,9 @@ def test_the_original_trace(
     """1,000 steps: each loss within the bound, and the same 20 names."""
     monkeypatch.setattr(library, "best_level", lambda: level)
     trace = json.loads(original.TRACE.read_text())
-    run = build_setup(corpus.read(original.NAMES), Config(), engine="native", dtype=dtype)
+    run = build_setup(
+        as_given(corpus.read(original.NAMES).docs), Config(), EngineSpec("native", dtype)
+    )
     losses = pretrain(run.engine, run.docs, run.config)
     assert max(abs(a - b) for a, b in zip(losses, trace["losses"], strict=True)) <= bound
     final = [float.fromhex(number) for number in trace["final"]]

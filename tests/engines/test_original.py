@@ -19,7 +19,9 @@ from conftest import Result
 from helpers import original
 from kamon.config import Config
 from kamon.data import builtin, corpus
+from kamon.engines.factory import EngineSpec
 from kamon.generation.sampling import sample_document
+from kamon.training.data import as_given
 from kamon.training.loop import pretrain
 from kamon.training.setup import build_setup
 
@@ -95,7 +97,7 @@ def test_live_runs(seed: int, tmp_path: Path, kamon: Callable[..., Result]) -> N
 def test_the_whole_trace() -> None:
     """1,000 steps on the original names with seed 42: losses, final parameters, the 20 names."""
     trace = json.loads(original.TRACE.read_text())
-    run = build_setup(corpus.read(original.NAMES), Config(), engine="scalar")
+    run = build_setup(as_given(corpus.read(original.NAMES).docs), Config(), EngineSpec("scalar"))
     assert run.engine.state()["params"] == floats(trace["initial"])
     losses = pretrain(run.engine, run.docs, run.config)
     assert list(losses) == trace["losses"]

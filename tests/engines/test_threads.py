@@ -539,10 +539,11 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 OUT_OF_MEMORY = """
 import random, resource
-from kamon.batch import pack
 from kamon.config import Config
-from kamon.engine import make_engine, untrained
-from kamon.model import init
+from kamon.engines.base import initial_state
+from kamon.engines.batch import pack_sequences
+from kamon.engines.factory import make_engine
+from kamon.engines.parameters import init
 
 def limit(more):
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -550,9 +551,9 @@ def limit(more):
 
 config = Config(n_embd=8, n_head=2, block_size=%(block_size)d, vocab_size=9)
 rng = random.Random(1)
-few = pack([[1, 2, 3]])
-many = pack([rng.randrange(9) for _ in range(%(length)d)] for _ in range(%(docs)d))
-state = untrained(init(config, rng))
+few = pack_sequences([[1, 2, 3]])
+many = pack_sequences([rng.randrange(9) for _ in range(%(length)d)] for _ in range(%(docs)d))
+state = initial_state(init(config, rng))
 engine = make_engine("native", config, threads=%(threads)d)
 engine.load(state)
 expected = engine.logprobs(few)

@@ -33,17 +33,18 @@ from helpers.engines import (
 )
 from kamon.config import Config
 from kamon.data import corpus
-from kamon.engines import dropout, memory, philox
+from kamon.data.documents import Documents
+from kamon.engines import dropout, factory, memory, philox
 from kamon.engines.base import Engine, StepPlan, has_fused_ops, initial_state
 from kamon.engines.batch import pack_sequences
-from kamon.engines.factory import make_engine
+from kamon.engines.factory import EngineSpec, make_engine
 from kamon.engines.loops import train, train_step_by_step
 from kamon.engines.memory import training_bytes
 from kamon.engines.parameters import init, parameter_shapes
 from kamon.errors import ConfigError
 from kamon.finetuning import loop
 from kamon.generation.sampling import SampleRequest, sample, sample_document, sample_one_by_one
-from kamon.training import setup
+from kamon.training.data import as_given
 from kamon.training.loop import make_plan, pretrain
 from kamon.training.setup import build_setup
 
@@ -227,7 +228,7 @@ def test_many_documents_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     rng = random.Random(3)
     batch = pack_sequences([rng.randrange(5) for _ in range(rng.randint(0, 5))] for _ in range(60))
     whole = engine.logprobs(batch)
-    monkeypatch.setattr(torch_engine, "MOST_NUMBERS", 17 * (16 * 4 + 4 * 5))
+    monkeypatch.setattr(torch_engine, "MAX_NUMBERS", 17 * (16 * 4 + 4 * 5))
     assert list(engine.logprobs(batch)) == pytest.approx(list(whole), abs=1e-12)
     assert len(whole) == batch.num_targets
 
@@ -282,7 +283,7 @@ def test_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ready()
     found = engine.sample(30, 1.0, 1, 4)
     assert len({len(tokens) for tokens in found}) > 2
-    monkeypatch.setattr(torch_engine, "MOST_SAMPLES", 7)
+    monkeypatch.setattr(torch_engine, "MAX_SAMPLES", 7)
     assert engine.sample(30, 1.0, 1, 4) == found
 
 
@@ -298,7 +299,9 @@ def test_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_original_trace(dtype: str, bound: float) -> None:
     """1,000 steps: each loss within the bound, and the same 20 names."""
     trace = json.loads(original.TRACE.read_text())
-    run = build_setup(corpus.read(original.NAMES), Config(), engine="torch", dtype=dtype)
+    run = build_setup(
+        as_given(corpus.read(original.NAMES).docs), Config(), EngineSpec("torch", dtype)
+    )
     losses = pretrain(run.engine, run.docs, run.config)
     assert max(abs(a - b) for a, b in zip(losses, trace["losses"], strict=True)) <= bound
     bos, rng = run.tokenizer.bos, run.rng
@@ -530,12 +533,12 @@ def test_a_gpu_has_memory_of_its_own(
     config = Config(n_embd=1024, n_layer=8, vocab_size=9)
     large, made = array("d", [0.0]), SimpleNamespace(load=lambda _: None)
 
-    for module in (setup, loop):
-        monkeypatch.setattr(module, "make_engine", lambda *_, **__: made)
+    monkeypatch.setattr(factory, "make_engine", lambda *_, **__: made)
+    monkeypatch.setattr(loop, "make_engine", lambda *_, **__: made)
 
     def train_one(engine: str) -> None:
-        how: dict[str, Any] = {"dtype": None, "threads": 1, "device": device, "compile": False}
-        setup.create_engine(config, random.Random(1), large, 8, 0, engine=engine, **how)
+        data = as_given(Documents.of(["abcdefgh"]))
+        build_setup(data, config, EngineSpec(engine, threads=1, device=device), large)
 
     def tune_one(engine: str) -> None:
         loop.engines(config, engine, None, 1, device, False)(large)

@@ -28,7 +28,7 @@ from kamon.data.split import split
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.errors import ConfigError
 from kamon.evaluation.evaluate import (
-    TestSet,
+    EvaluationSet,
     bigrams,
     earth_movers,
     evaluate,
@@ -135,7 +135,7 @@ def test_bigrams_of_each_document(ended: list[str], unended: list[str]) -> None:
 
 def test_choose() -> None:
     docs = ["bo", "anna", "öl", "bo", "nä", "ob"]
-    assert select_test_set(iter(docs), ["anna"], CharTokenizer("abno").unknown) == TestSet(
+    assert select_test_set(iter(docs), ["anna"], CharTokenizer("abno").unknown) == EvaluationSet(
         ["bo", "ob"], 1, 2, "läö"
     )
     with pytest.raises(CorpusError, match="it learned them all"):
@@ -164,7 +164,9 @@ def named(engine: object, block_size: int) -> Any:
 
 def test_guess_by_hand() -> None:
     """Targets are a and its end, and abc without one: 5 bits of the model, 10 uniform."""
-    found = held_out_metrics(named(Halves(), 3), TestSet(["a", "abcabc"], 7, 8, "xy"), ["ab", "ca"])
+    found = held_out_metrics(
+        named(Halves(), 3), EvaluationSet(["a", "abcabc"], 7, 8, "xy"), ["ab", "ca"]
+    )
     assert (found.num_docs, found.num_tokens, found.num_chars, found.num_cut) == (2, 5, 4, 1)
     assert (found.num_learned, found.num_unknown, found.unknown_chars) == (7, 8, "xy")
     assert found.model.nats_per_token == pytest.approx(math.log(2), rel=1e-14)
@@ -177,17 +179,19 @@ def test_guess_by_hand() -> None:
 @pytest.mark.parametrize(("size", "num_cut", "num_tokens"), [(4, 0, 4), (3, 1, 3), (2, 1, 2)])
 def test_a_document_is_cut_as_in_training(size: int, num_cut: int, num_tokens: int) -> None:
     """block_size holds a document of one character fewer, with its end."""
-    found = held_out_metrics(named(Halves(), size), TestSet(["abc"], 0, 0, ""), ["ab", "ca"])
+    found = held_out_metrics(named(Halves(), size), EvaluationSet(["abc"], 0, 0, ""), ["ab", "ca"])
     assert (found.num_cut, found.num_tokens, found.num_chars) == (num_cut, num_tokens, min(3, size))
 
 
 def test_odds_too_small_for_a_perplexity() -> None:
-    found = held_out_metrics(named(Halves(-1e6), 3), TestSet(["a"], 0, 0, ""), ["ab", "ca"])
+    found = held_out_metrics(named(Halves(-1e6), 3), EvaluationSet(["a"], 0, 0, ""), ["ab", "ca"])
     assert (found.model.nats_per_token, found.model.perplexity) == (1e6, None)
     assert found.gain < -9e5
     for logprob in (-math.inf, math.nan):
         with pytest.raises(TrainingError, match="no longer finite"):
-            held_out_metrics(named(Halves(logprob), 3), TestSet(["a"], 0, 0, ""), ["ab", "ca"])
+            held_out_metrics(
+                named(Halves(logprob), 3), EvaluationSet(["a"], 0, 0, ""), ["ab", "ca"]
+            )
 
 
 def test_a_model_and_its_baselines(model: Model) -> None:
@@ -385,7 +389,9 @@ def test_many_unknown_characters(
 
 
 def test_a_perplexity_beyond_floats_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    print_guessed(held_out_metrics(named(Halves(-1e6), 3), TestSet(["a"], 0, 0, ""), ["ab", "ca"]))
+    print_guessed(
+        held_out_metrics(named(Halves(-1e6), 3), EvaluationSet(["a"], 0, 0, ""), ["ab", "ca"])
+    )
     assert capsys.readouterr().out.splitlines()[-2].endswith("over 1e304")
 
 

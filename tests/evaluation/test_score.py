@@ -95,13 +95,13 @@ def test_a_character_that_is_unknown() -> None:
     assert [each.text for each in found] == ["anna", "n"]
     with pytest.raises(TokenizerError, match="'x'"):  # behind what is scored, too
         list(score(MODEL, ["annaannaannax"]))
-    with pytest.raises(ConfigError, match="error, skip, replace, odd"):
+    with pytest.raises(ConfigError, match="error, skip, replace, zero"):
         score(MODEL, [], unknown="drop")
 
 
 def test_what_the_model_cannot_make_is_the_oddest_of_all() -> None:
     given = ["anna", "axa", "hanna", "x", "noé", "annaannaannax"]
-    found = list(score(MODEL, iter(given), unknown="odd"))
+    found = list(score(MODEL, iter(given), unknown="zero"))
     assert [each.text for each in found] == given
     known = [0, 2, 4]
     assert [found[place] for place in known] == list(score(MODEL, [given[i] for i in known]))
@@ -109,16 +109,16 @@ def test_what_the_model_cannot_make_is_the_oddest_of_all() -> None:
         each = found[place]
         assert (each.logprob, each.bits_per_char, each.cut) == (-math.inf, math.inf, False)
         assert (each.surprise, each.surprising) == (surprise, "x")
-    columns = score_list(MODEL.engine, MODEL.tokenizer, given, unknown="odd")
+    columns = score_list(MODEL.engine, MODEL.tokenizer, given, unknown="zero")
     assert columns.given == columns.texts == given
-    assert PercentileScale.of(MODEL, "odd").percentile(math.inf) == 0
-    assert next(score(MODEL, ["x"], unknown="odd")).surprise == 0
+    assert PercentileScale.of(MODEL, "zero").percentile(math.inf) == 0
+    assert next(score(MODEL, ["x"], unknown="zero")).surprise == 0
 
 
 def test_what_the_model_cannot_end_is_as_odd() -> None:
     size = MODEL.config.block_size
     texts = ["n" * (size - 1), "n" * size, "hanna" * 9, "n" * 9 + "x"]
-    fits, *long, strange = score(MODEL, texts, unknown="odd")
+    fits, *long, strange = score(MODEL, texts, unknown="zero")
     assert fits == next(score(MODEL, texts[:1]))
     assert not fits.cut
     for each in long:
@@ -170,7 +170,7 @@ def test_an_ngram_reads_texts_of_any_length(train_one: Any) -> None:
     batch = pack_sequences(map(MODEL.tokenizer.encode_document, DOCS))
     ngram = train_one(batch, MODEL.tokenizer.vocab_size, 3)
     text = "hannanora" * 5
-    (found,) = score_with(ngram, MODEL.tokenizer, [text], unknown="odd")
+    (found,) = score_with(ngram, MODEL.tokenizer, [text], unknown="zero")
     logprobs = ngram.logprobs(pack_sequences([MODEL.tokenizer.encode_document(text)]))
     assert found.logprob == pytest.approx(sum(logprobs))
     assert not found.cut
@@ -311,16 +311,16 @@ def test_the_oddest_first(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.Monk
     texts.write_text("anna\nЯнд\nhhhh\n日本\nnaX\n", encoding="utf-8")
     last = max(score(MODEL, ["anna", "hhhh"]), key=lambda each: each.bits_per_char).text
     done = kamon("score", tmp_path / "m", texts)
-    assert all(f"{word} " in done.err.replace(",", "") for word in ("odd", "skip", "replace"))
+    assert all(f"{word} " in done.err.replace(",", "") for word in ("zero", "skip", "replace"))
     for block in (1, 1 << 17):
         monkeypatch.setattr(corpus, "BLOCK", block)
-        done = kamon("score", tmp_path / "m", texts, "--unknown=odd", "--top=4")
+        done = kamon("score", tmp_path / "m", texts, "--unknown=zero", "--top=4")
         rows = [line.split("\t") for line in done.out.splitlines()]
         assert [row[-1] for row in rows] == ["Янд", "日本", "naX", last]
         assert [row[:-1] for row in rows[:3]] == [["inf", "-inf", "0.0", c] for c in "Я日X"]
         assert "3 lines with characters unknown to the model: probability 0" in done.err
         assert "percentiles compare with 7 entries of the list" in done.err
-    done = kamon("score", tmp_path / "m", texts, "--unknown=odd", "--top=2", "--json")
+    done = kamon("score", tmp_path / "m", texts, "--unknown=zero", "--top=2", "--json")
     first = json.loads(done.out.splitlines()[0], parse_constant=pytest.fail)
     assert (first["logprob"], first["bits_per_char"], first["percentile"]) == (None, None, 0)
     assert (first["text"], first["surprise"], first["surprising"]) == ("Янд", 0, "Я")
@@ -345,7 +345,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
         assert (done.code, "line 4 has something else than text" in done.err) == (1, True)
         assert expected.startswith(done.out)
     plain.write_text("1;anna\n" * 5)
-    done = kamon("score", tmp_path / "m", plain, "--unknown=odd")
+    done = kamon("score", tmp_path / "m", plain, "--unknown=zero")
     assert "looks like a table: --format csv --column NAME" in done.err
 
 

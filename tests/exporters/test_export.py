@@ -97,13 +97,13 @@ def models() -> dict[str, Model]:
     return {
         "chars": chars,
         "single": package.train(WORDS, **TINY, **tiny),
-        "odd": package.train(ODD, **TINY, **tiny),
+        "zero": package.train(ODD, **TINY, **tiny),
         "pieces": piece_model(PIECES, 280, **pieces),
         "prompts": sft(chars, PROMPTED, num_steps=20),
     }
 
 
-NAMES = ["chars", "single", "odd", "pieces", "prompts"]
+NAMES = ["chars", "single", "zero", "pieces", "prompts"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -203,7 +203,9 @@ def test_what_bounds_the_search(
     model = scalar_model(models["chars"])
     module = run_as_module(export.export(kept(model), "python"))
     most = 30.0 * (num_params(model.config) if bound == "WORK" else model.config.vocab_size)
-    monkeypatch.setattr(completion, {"WORK": "WORK_SLOWLY"}.get(bound, bound), most)
+    monkeypatch.setattr(
+        completion, {"WORK": "MAX_FLOPS_SLOW", "LOOKS": "MAX_EXPANSIONS"}[bound], most
+    )
     monkeypatch.setattr(module, bound, most)
     found = completion.complete(model, "a", 20)
     assert (found.complete, found.reads < 70) == (False, True)

@@ -169,7 +169,11 @@ def test_it_ends_where_it_says_so(held_out: int, base: Model, tmp_path: Path) ->
             return steps.evaluate(engine) if held_out else None
 
         return replace(
-            steps, make=make, measure=measure, num_held_out=held_out, ended=lambda: seen[-1:] == [8]
+            steps,
+            step=make,
+            evaluate=measure,
+            num_held_out=held_out,
+            should_end=lambda: seen[-1:] == [8],
         )
 
     tuning = toy(base, num_steps=40)  # measured behind every other step
@@ -212,7 +216,7 @@ VERBS = {
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_says_what_is_picked(verb: str) -> None:
     command, module, picked = VERBS[verb]
-    taken = {*SETTINGS, *getattr(module, "TAKEN", ())} - {"gradient_accumulation_steps"}
+    taken = {*SETTINGS, *getattr(module, "ACCEPTED_SETTINGS", ())} - {"gradient_accumulation_steps"}
     assert set(command.TAKEN) == taken
     in_words = {"sft": {"num_steps", "learning_rate"}}.get(verb, set())
     for name in taken & picked.keys() - in_words:

@@ -388,6 +388,7 @@ def test_a_group_is_its_own_baseline() -> None:
             assert found[first + i] == pytest.approx(group[i] - sum(others) / 3)
         assert sum(found[first : first + 4]) == pytest.approx(0)
     assert losses.group_advantages([2.0] * 6, 3) == [0.0] * 6
+    assert losses.group_advantages([1.0, 3.0], 2) == [-2.0, 2.0]  # the smallest group
 
 
 @pytest.mark.parametrize(("n", "size"), [(4, 1), (5, 2), (4, 0)])
@@ -424,9 +425,9 @@ def test_far_numbers() -> None:
 
 
 def test_a_cut_document_has_the_weights_of_what_is_left() -> None:
-    spans, sizes = [(2, 3), (0, 4), (3, 2)], [4, 4, 2]
-    weights = losses.sft_weights(spans, sizes)
+    answers, sizes = [(2, 3), (0, 4), (3, 2)], [4, 4, 2]
+    weights = losses.sft_weights(answers, sizes)
     assert weights == [0.0, 0.0, *[1 / 6] * 6, 0.0, 0.0]
     assert losses.sft_loss([-1.0] * 10, weights) == pytest.approx(1.0)
-    found = spans.answer_logprobs([float(-i) for i in range(10)], spans, sizes)
+    found = spans.answer_logprobs([float(-i) for i in range(10)], answers, sizes)
     assert found == [-5.0, -22.0, 0.0]

@@ -280,9 +280,9 @@ def test_the_coefficient() -> None:
 
 def test_a_critic_reads_each_prefix_once_and_knows_it(base: Model) -> None:
     """Its odds of good come to the mean return of the documents that begin so."""
-    from kamon.api import make_engine
     from kamon.engines.base import initial_state
     from kamon.engines.batch import pack_sequences
+    from kamon.engines.factory import make_engine
     from kamon.finetuning.expand_vocab import expand_vocab
     from kamon.storage.checkpoint import critic_config
 

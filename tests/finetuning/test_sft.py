@@ -174,7 +174,7 @@ def test_the_base_is_measured_by_the_engine_that_is_asked_for(
         asked.append((name, how.get("threads"), how.get("dtype")))
         return make_engine(name, *args, **how)
 
-    for module in ("kamon.finetuning.sft", "kamon.finetuning.loop", "kamon.api"):
+    for module in ("kamon.finetuning.sft", "kamon.finetuning.loop"):
         monkeypatch.setattr(f"{module}.make_engine", make)
     sft(tiny, DATA, num_steps=1, engine="scalar", threads=1, dtype="float64")
     assert set(asked) == {("scalar", 1, "float64")}

@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 
 from kamon.model import Model
-from kamon.web.app import make_app
-from kamon.web.jobs import Jobs
 from kamon.web.limits import Limits
-from kamon.web.playground import Playground
-from kamon.web.ratings import Ratings
-from kamon.web.shelf import Entry, Shelf
-from kamon.web.work import Work
+from kamon.web.routes.app import make_app
+from kamon.web.services.jobs import Jobs
+from kamon.web.services.playground import Playground
+from kamon.web.services.ratings import Ratings
+from kamon.web.services.registry import Entry, ModelRegistry
+from kamon.web.services.workers import WorkerPool
 
 
 class Asking:
@@ -23,11 +23,13 @@ class Asking:
 
     def __init__(self, folder: Path, models: dict[str, Model]) -> None:
         limits = Limits()
-        shelf = Shelf(folder, limits)
+        shelf = ModelRegistry(folder, limits)
         for id, model in models.items():
             shelf.add(Entry(id, "trained", lambda model=model: model, opened=model))
         ratings = Ratings(shelf, limits)
-        self.playground = Playground(limits, shelf, Work(limits), Jobs(shelf, limits), ratings)
+        self.playground = Playground(
+            limits, shelf, WorkerPool(limits), Jobs(shelf, limits), ratings
+        )
         self.app = make_app(self.playground, frozenset({"here"}))
 
     def send(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:

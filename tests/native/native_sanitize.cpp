@@ -1,7 +1,7 @@
 // Every function of the native engine on random shapes, to be run under sanitizers: they find what
 // no comparison of results does (a read behind a buffer, an overflow, a leak, a race).
 
-#include "../src/kamon/native/src/c_api.cpp"
+#include "../../src/kamon/native/src/c_api.cpp"
 
 #include <atomic>
 #include <cstdio>

@@ -26,7 +26,7 @@ from kamon.errors import ConfigError
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.ngrams.reference import MAX_ORDER, discounts, train_ngram
 from kamon.tokenizers.char import CharTokenizer
-from kamon.training.setup import NONE_HELD_OUT
+from kamon.training.data import NONE_HELD_OUT
 
 Kamon = Callable[..., Result]
 Gram = tuple[int, ...]
@@ -197,6 +197,7 @@ def test_an_opening_counts_as_often_as_it_occurs() -> None:
         ({}, (0.5, 1, 1.5)),
         ({1: 7}, (0.5, 1, 1.5)),  # D(1) would be 1: nothing counted would be believed
         ({2: 7, 3: 5, 4: 2}, (0.5, 1, 1.5)),  # Y would be 0 / 14
+        ({1: 10, 3: 4, 4: 1}, (0.5, 1, 2)),  # Y is 1, and D(1) would be 1
         ({1: 1, 2: 1, 3: 100, 4: 1}, (1 / 3, 1, 3 - 4 / 300)),  # D(2) would be −98
         ({1: 1, 2: 100, 3: 1, 4: 9}, (1 - 200 / 201, 2 - 3 / 201 / 100, 3 - 36 / 201)),
     ],

@@ -146,7 +146,7 @@ def test_a_table_is_packed_as_it_is_read(
     Path("a.csv").write_text(content)
     flags = [] if column is None else [f"--column={column}"]
     flags += [] if header else ["--no-header"]
-    done = kamon("pack", "a.csv", "-o", "s", "--all", "--jobs=1", *flags)
+    done = kamon("pack", "a.csv", "-o", "s", "--no-holdout", "--jobs=1", *flags)
     assert done.code == 0, done.err
     read = corpus.read("a.csv", column=column, header=header)
     assert docs_of("s", "train") == list(read.docs)
@@ -417,7 +417,7 @@ def test_where_shards_end_changes_no_example(many: list[str]) -> None:
     some, other = open_shards("s1000"), open_shards("s100000000")
     assert len(some.manifest.shards) > len(other.manifest.shards)
     for source in ("windows", "documents"):
-        found, same = (getattr(each, source)("train", 20, 1).take(7, 99) for each in (some, other))
+        found, same = (getattr(each, source)("train", 20, 1).get(7, 99) for each in (some, other))
         assert list(found) == list(same)
 
 

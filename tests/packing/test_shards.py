@@ -77,7 +77,7 @@ def test_documents_and_stream(shards: Shards, name: str) -> None:
 
 
 def test_few_files_are_open_at_a_time(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards_module, "MOST_OPEN", 2)
+    monkeypatch.setattr(shards_module, "MAX_OPEN_FILES", 2)
     shards = open_shards(packed)
     fds = Path("/proc/self/fd")
     before = len(list(fds.iterdir())) if fds.exists() else 0

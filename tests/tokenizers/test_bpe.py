@@ -249,7 +249,7 @@ def test_any_bytes_survive(data: bytes | list[bytes]) -> None:
     except UnicodeDecodeError:
         assert "\ufffd" in TRAINED.decode(tokens)
     else:
-        assert tokens == TRAINED.encode(text)
+        assert TRAINED.normal(text) != text or tokens == TRAINED.encode(text)
 
 
 @given(TEXTS, st.none() | st.integers(1, 9))
@@ -411,7 +411,9 @@ def shown_bytes() -> dict[int, str]:
 
 
 def test_tokens_are_those_of_the_tokenizers_library() -> None:
-    library = pytest.importorskip("tokenizers", reason="the tokenizers package is not installed")
+    library = pytest.importorskip(
+        "tokenizers.models", reason="the tokenizers package is not installed"
+    )
     if not SHAKESPEARE.exists():
         pytest.skip(f"{SHAKESPEARE} is not there to compare with")
     from tokenizers import Regex, models, pre_tokenizers
@@ -438,7 +440,9 @@ def test_tokens_are_those_of_the_tokenizers_library() -> None:
 
 def test_merges_are_those_of_the_tokenizers_library() -> None:
     """On words of small letters, whose bytes are in the same order there."""
-    library = pytest.importorskip("tokenizers", reason="the tokenizers package is not installed")
+    library = pytest.importorskip(
+        "tokenizers.models", reason="the tokenizers package is not installed"
+    )
     from tokenizers import models, trainers
 
     rng = random.Random(5)

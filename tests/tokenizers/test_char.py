@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unicodedata import normalize
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1)
 
 @given(TEXTS)
 def test_text_survives(docs: list[str]) -> None:
+    docs = [normalize("NFC", doc) for doc in docs]
     tokenizer = CharTokenizer.from_json(CharTokenizer.train(docs).to_json())
     assert tokenizer.vocab_size == len(set("".join(docs))) + 1 == tokenizer.bos + 1
     for doc in docs:

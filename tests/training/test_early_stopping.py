@@ -129,7 +129,7 @@ def test_the_command_says_what_it_holds_out(tmp_path: Path, kamon: Kamon) -> Non
     done = kamon("train", names, "-o", tmp_path / "m", *TINY_FLAGS)
     assert f"{len(HELD_OUT)} documents held out to test on" in done.err
     assert "on the documents held out; saved to" in done.err
-    done = kamon("train", names, "-o", tmp_path / "all", "--all", *TINY_FLAGS)
+    done = kamon("train", names, "-o", tmp_path / "all", "--no-holdout", *TINY_FLAGS)
     assert "held out" not in done.err
     flags = ["--n-embd=32", "--num-steps=400", "--batch-size=16", "--learning-rate=0.02"]
     done = kamon("train", names, "-o", tmp_path / "large", *flags)

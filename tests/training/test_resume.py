@@ -31,7 +31,7 @@ from kamon.model import Model
 from kamon.native import library
 from kamon.storage import model_dir
 from kamon.tokenizers.char import CharTokenizer
-from kamon.training.session import checkpoint_interval
+from kamon.training.options import checkpoint_interval
 
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
@@ -179,7 +179,14 @@ def test_another_list_or_another_setting_is_refused(tmp_path: Path, kamon: Kamon
     done = kamon("train", "--resume", path, "--n-embd=16", "--extend=5")
     assert done.code == 2
     assert "is trained with n_embd 4, not 16: leave that out to go on" in done.err
-    for flag in ("--size=tiny", "--budget=1s", "--all", "--dtype=float64", "--overwrite", "-o=x"):
+    for flag in (
+        "--size=tiny",
+        "--budget=1s",
+        "--no-holdout",
+        "--dtype=float64",
+        "--overwrite",
+        "-o=x",
+    ):
         done = kamon("train", "--resume", path, *flag.split("=", 1))
         assert (done.code, done.out) == (2, "")
         assert "cannot be changed where a training goes on" in done.err
@@ -393,7 +400,7 @@ def test_a_second_signal_ends_at_once_with_what_was_kept(
     before = model_dir.load(tmp_path / "m").params
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS))
-    running = process("train", names, "-o", tmp_path / "m", "--overwrite", "--all", *flags)
+    running = process("train", names, "-o", tmp_path / "m", "--overwrite", "--no-holdout", *flags)
     wait_for_steps(running)
     running.send_signal(number)
     time.sleep(0.3)

@@ -18,7 +18,6 @@ from conftest import Result
 from kamon.completion import next_tokens
 from kamon.config import Config
 from kamon.data import corpus
-from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
 from kamon.data.split import divide
 from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
@@ -33,6 +32,7 @@ from kamon.generation.constraints import GenerationConstraints
 from kamon.generation.sampling import sample_token
 from kamon.generation.text import continue_text, prompt_of
 from kamon.tokenizers.char import CharTokenizer
+from kamon.training.data import as_given
 from kamon.training.loop import Progress, make_plan
 from kamon.training.setup import build_setup
 
@@ -139,11 +139,8 @@ def test_the_end_of_a_text_is_held_out_and_many_documents_as_ever() -> None:
 def test_what_is_held_out_is_not_learned_and_all_of_it_is_tested(text: Path) -> None:
     source = corpus.read(text, mode="text")
     learned, held_out = divide(source.docs, mode="text")
-    run = build_setup(
-        Corpus(source.source, learned, 1, 0, 0),
-        Config(**SHAPE, mode="text"),
-        held_out=held_out,
-    )
+    data = as_given(learned, "text", validation_docs=held_out)
+    run = build_setup(data, Config(**SHAPE, mode="text"))
     assert isinstance(run.docs, TextWindows)
     assert len(run.docs.tokens) == len(learned[0]) + 2
     assert run.held_out.num_targets == len(held_out[0]) + 1

@@ -23,7 +23,7 @@ from kamon.engines.philox import uniform
 from kamon.engines.scalar import Value
 from kamon.generation.constraints import GenerationConstraints, allowed
 from kamon.generation.sampling import probabilities, sample_token
-from kamon.training.setup import NONE_HELD_OUT
+from kamon.training.data import NONE_HELD_OUT
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")

@@ -21,10 +21,10 @@ pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
 from helpers.lists import DOCS
 from kamon.errors import ConfigError, StoreError
-from kamon.web.address import address, own_addresses
-from kamon.web.guard import Guard
 from kamon.web.limits import Limits
-from kamon.web.shelf import Entry, Shelf
+from kamon.web.server.address import address, own_addresses
+from kamon.web.server.guard import RequestGuard
+from kamon.web.services.registry import Entry, ModelRegistry
 
 Kamon = Callable[..., Result]
 pytestmark = pytest.mark.extra
@@ -124,7 +124,7 @@ def test_a_token(folder: Path) -> None:
 def test_tokens_of_two_servers_are_two_cookies() -> None:
     async def nothing(*_: Any) -> None: ...
 
-    one, other = (Guard(nothing, Limits(), frozenset(), name * 16).cookie for name in "ab")
+    one, other = (RequestGuard(nothing, Limits(), frozenset(), name * 16).cookie for name in "ab")
     assert one != other
 
 
@@ -184,7 +184,7 @@ def test_more_saved_models_than_there_is_room_for(tmp_path: Path, folder: Path) 
     """Those left out are named; a training needs no room of theirs, and DIR is what was asked."""
     for number in range(Limits().models + 1):
         shutil.copytree(folder / "m", tmp_path / "models" / f"m{number:02}")
-    shelf = Shelf(tmp_path / "models", Limits())
+    shelf = ModelRegistry(tmp_path / "models", Limits())
     (problem,) = shelf.add_saved()
     last = tmp_path / "models" / "m64"
     assert problem == f"there is no room for {last}: 64 saved models are the most"
@@ -201,7 +201,7 @@ def test_a_saved_model_that_is_named_too(tmp_path: Path, folder: Path) -> None:
     """It is there once, and last: a page begins with it."""
     for name in ("mine", "other"):
         shutil.copytree(folder / "m", tmp_path / "models" / name)
-    shelf = Shelf(tmp_path / "models", Limits())
+    shelf = ModelRegistry(tmp_path / "models", Limits())
     assert shelf.add_saved() == []
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "models")

@@ -141,7 +141,7 @@ def test_completions_and_scores(server: Server, model: Model) -> None:
         assert each["surprising"] == own.surprising
     said = server.json("POST", "/score", {"model": ID, "texts": ["ba", "bXa"]}, 422)["error"]
     assert "'X'" in said
-    body = {"model": ID, "texts": ["ba", "bXa"], "unknown": "odd"}
+    body = {"model": ID, "texts": ["ba", "bXa"], "unknown": "zero"}
     known, odd = server.json("POST", "/score", body)["scores"]
     assert known["logprob"] == pytest.approx(next(score(model, ["ba"])).logprob)
     assert (odd["logprob"], odd["bits_per_char"], odd["percentile"]) == (None, None, 0)

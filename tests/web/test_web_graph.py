@@ -18,7 +18,7 @@ from kamon import ConfigError, Model, TokenizerError
 from kamon.engines.batch import pack_sequences
 from kamon.engines.numerics import sequential_sum
 from kamon.engines.scalar import Value, softmax, topological_order
-from kamon.web.graph import LIKELIEST, MOST_TOKENS, Graph, expression, loss, loss_of
+from kamon.web.views.graph import MAX_TOKENS, NUM_LIKELY, Graph, expression, loss, loss_of
 
 ROOT = Path(kamon.__file__).parent.parent
 
@@ -92,7 +92,7 @@ def test_a_loss_is_that_of_the_whole_graph(logits: list[float], data: st.DataObj
     assert found.num_values == len(whole)
     exps = [next(v for v in whole if v.inputs and v.inputs[0].inputs == (leaf,)) for leaf in leaves]
 
-    likeliest = sorted(range(len(logits)), key=lambda t: (-logits[t], t))[:LIKELIEST]
+    likeliest = sorted(range(len(logits)), key=lambda t: (-logits[t], t))[:NUM_LIKELY]
     shown = {*likeliest, target}
     others = [token for token in range(len(logits)) if token not in shown]
     if len(others) == 1:
@@ -183,8 +183,8 @@ def test_losses_that_cannot_be_drawn(char: Model) -> None:
 
 
 def test_a_vocabulary_that_is_too_large(char: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kamon.web.graph.MOST_TOKENS", 3)
-    assert MOST_TOKENS > 3
+    monkeypatch.setattr("kamon.web.views.graph.MAX_TOKENS", 3)
+    assert MAX_TOKENS > 3
     with pytest.raises(ConfigError, match="too long to look at"):
         loss(char, "b", 0)
 

@@ -24,9 +24,9 @@ from kamon.evaluation import introspection
 from kamon.evaluation.evaluate import MAX_ORDER
 from kamon.evaluation.score import BITS, score
 from kamon.ngrams.reference import train_ngram
-from kamon.web import panels
 from kamon.web.limits import Limits
-from kamon.web.panels import NGRAMS_KEPT, embedding_map, trace
+from kamon.web.views import panels
+from kamon.web.views.panels import NGRAMS_KEPT, embedding_map, trace
 
 SHAPE: dict[str, Any] = {"n_embd": 6, "n_head": 3, "n_layer": 2, "block_size": 8}
 LIMITS = Limits()

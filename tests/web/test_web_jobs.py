@@ -32,19 +32,20 @@ from kamon.data.cleaning import clean
 from kamon.data.split import divide
 from kamon.errors import CorpusError
 from kamon.evaluation.introspection import losses
-from kamon.training.setup import NONE_HELD_OUT
+from kamon.training.data import NONE_HELD_OUT
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
-from kamon.web import api_jobs, jobs, worker
-from kamon.web.api_jobs import Told, preview
-from kamon.web.app import make_app
 from kamon.web.errors import WebError
-from kamon.web.jobs import COMMAND, Job
 from kamon.web.limits import Limits
-from kamon.web.playground import make_playground
-from kamon.web.work import Stop
-from kamon.web.worker import wanted_steps
+from kamon.web.routes import jobs as job_routes
+from kamon.web.routes.app import make_app
+from kamon.web.routes.jobs import EventCursor, preview
+from kamon.web.services import jobs, worker
+from kamon.web.services.jobs import COMMAND, Job
+from kamon.web.services.playground import make_playground
+from kamon.web.services.worker import wanted_steps
+from kamon.web.services.workers import Stop
 
 pytestmark = pytest.mark.extra
 BEGINS = ["an", "be", "cor", "da", "el", "fi", "gro", "hu", "is", "jo", "ka", "lu", "mi", "no"]
@@ -558,7 +559,7 @@ def test_a_process_that_goes_wrong(
 ) -> None:
     program, error = WORKERS[name]
     monkeypatch.setattr(jobs, "COMMAND", [sys.executable, "-c", program])
-    monkeypatch.setattr(jobs, "MOST_LINE", 100_000)
+    monkeypatch.setattr(jobs, "MAX_LINE_BYTES", 100_000)
     monkeypatch.setattr(jobs, "END_SECONDS", 0.3)
     found = server.trained(text=LIST, settings=LONG)
     assert found["state"] == "failed"
@@ -718,7 +719,7 @@ def put_together(found: list[Event]) -> Any:
 
 
 def test_events_tell_the_whole_training(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_jobs, "LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(job_routes, "LOOK_SECONDS", 0.005)
     id = server.start(text=LIST, settings=SMALL | {"num_steps": 3000, "batch_size": 32})["id"]
     found = events(server, id)  # until its end
     names = [name for name, _, _ in found]
@@ -752,7 +753,7 @@ def test_an_id_of_nothing_begins_anew(server: Server) -> None:
         found = events(server, id, last)
         assert [name for name, _, _ in found] == ["start", "end"]
         assert found[0][2] == found[1][2] == whole
-    assert Told.from_id("²-0-0-0-0-0", server.job(id)) is None
+    assert EventCursor.from_id("²-0-0-0-0-0", server.job(id)) is None
 
 
 def test_a_failure_is_an_end(make: Callable[..., Server]) -> None:
@@ -808,7 +809,7 @@ async def comes_to(condition: Callable[[], bool]) -> None:
 def test_streams_are_few_and_beat_and_are_freed(
     make: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_jobs, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(job_routes, "HEARTBEAT_SECONDS", 0.2)
     server = make(streams=2)
     id = server.start(text=LIST, settings=LONG)["id"]
     server.ask("POST", f"/jobs/{id}/pause")
@@ -963,7 +964,7 @@ def test_tidying_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
     start = time.process_time()
     preview(nasty, Stop())
     assert time.process_time() - start < 10
-    monkeypatch.setattr(api_jobs, "TIDYING_SECONDS", -1.0)
+    monkeypatch.setattr(job_routes, "TIDYING_SECONDS", -1.0)
     assert preview("<b>anna</b>\nbo", Stop()).tidied is None
 
 

@@ -24,9 +24,9 @@ from kamon.native import library
 from kamon.storage import model_dir
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
-from kamon.web.ratings import NUM_COMPARED, NUM_MEASURED, NUM_PROPOSED, Rated, Ratings
-from kamon.web.shelf import Entry, Shelf
-from kamon.web.work import Stop, Stopped
+from kamon.web.services.ratings import NUM_COMPARED, NUM_MEASURED, NUM_PROPOSED, Rated, Ratings
+from kamon.web.services.registry import Entry, ModelRegistry
+from kamon.web.services.workers import Stop, Stopped
 
 pytestmark = pytest.mark.skipif(bool(library.why_not()), reason="the native engine is not built")
 
@@ -46,7 +46,7 @@ def ratings(base: Model, tmp_path: Path) -> Ratings:
 
 def ratings_of(model: Model, folder: Path, **limits: int) -> Ratings:
     bounds = Limits(**limits)  # type: ignore[arg-type]
-    shelf = Shelf(folder, bounds)
+    shelf = ModelRegistry(folder, bounds)
     shelf.add(Entry("m", "trained", lambda: model, opened=model))
     return Ratings(shelf, bounds)
 

@@ -22,11 +22,11 @@ from helpers.server import Server, serving, status_of, until
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
 from kamon.model import Model
-from kamon.web.api_models import SampleBody, samples_of
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
-from kamon.web.shelf import Entry, file_name
-from kamon.web.work import Stop, Stopped, Work
+from kamon.web.routes.models import SampleBody, samples_of
+from kamon.web.services.registry import Entry, file_name
+from kamon.web.services.workers import Stop, Stopped, WorkerPool
 
 pytestmark = pytest.mark.extra
 CLASS = 30
@@ -53,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[S
 # ---- turns
 
 
-def ran(work: Work, *asked: tuple[Any, Any]) -> list[Any]:
+def ran(work: WorkerPool, *asked: tuple[Any, Any]) -> list[Any]:
     """What comes of each (function, key), asked for at once."""
 
     async def all_of_them() -> list[Any]:
@@ -91,7 +91,7 @@ def test_one_turn_for_each_key_and_none_waits_in_a_thread() -> None:
         return function
 
     found = ran(
-        Work(limits(threads=2)),
+        WorkerPool(limits(threads=2)),
         *((work_of("a"), key), (work_of("b"), key), (work_of("other"), None)),
     )
     assert found == ["a", "b", "other"]
@@ -113,7 +113,7 @@ def test_long_work_gives_way_and_ends() -> None:
         with stop.holding(lock):
             ended.append("short")
 
-    work = Work(limits(threads=1, slice_seconds=0.01, work_seconds=0.5))
+    work = WorkerPool(limits(threads=1, slice_seconds=0.01, work_seconds=0.5))
     key = object()
     assert ran(work, (long, key), (short, key), (short, None)) == [None] * 3
     assert ended == ["short", "short", "long"]
@@ -130,7 +130,7 @@ def test_a_key_is_kept_while_its_work_cannot_be_parted() -> None:
             time.sleep(0.001)
         order.append("end")
 
-    work = Work(limits(threads=1, slice_seconds=0.005))
+    work = WorkerPool(limits(threads=1, slice_seconds=0.005))
     key = object()
     found = ran(work, (long, key), (lambda _: order.append("own"), key))
     assert found == [None, None]
@@ -143,7 +143,7 @@ def test_who_waits_too_long_is_told() -> None:
             time.sleep(0.001)
         return "held"
 
-    work = Work(limits(threads=1, wait_seconds=0.2, work_seconds=1.0, slice_seconds=10.0))
+    work = WorkerPool(limits(threads=1, wait_seconds=0.2, work_seconds=1.0, slice_seconds=10.0))
     begun: list[int] = []
     found = ran(work, (hold, None), (begun.append, None))
     assert found[0] == "held"
@@ -157,7 +157,7 @@ def test_work_that_takes_too_long_gets_a_sentence() -> None:
         while True:
             stop.check()
 
-    (found,) = ran(Work(limits(work_seconds=0.05)), (endless, None))
+    (found,) = ran(WorkerPool(limits(work_seconds=0.05)), (endless, None))
     assert isinstance(found, WebError)
     assert (found.status, "longer than 0.05 seconds" in str(found)) == (422, True)
 
@@ -332,11 +332,11 @@ def test_every_address_of_this_machine(tmp_path: Path, model: Model) -> None:
 
 def test_a_browser_gets_a_token_that_opens_once() -> None:
     """Its command line is seen by all users of the machine."""
-    from kamon.web.guard import Guard
+    from kamon.web.server.guard import RequestGuard
 
     async def nothing(*_: Any) -> None: ...
 
-    guard = Guard(nothing, Limits(), frozenset(), "a" * 16, once="b" * 16)
+    guard = RequestGuard(nothing, Limits(), frozenset(), "a" * 16, once="b" * 16)
 
     def opens(token: str) -> bool:
         scope = {"method": "GET", "path": "/", "query_string": f"token={token}".encode()}
@@ -453,6 +453,6 @@ def test_gone_clients_work_no_longer() -> None:
             await work.run(endless, gone)
         return await asyncio.wait_for(work.run(lambda _: "free"), 20)
 
-    work = Work(limits(threads=1))
+    work = WorkerPool(limits(threads=1))
     assert asyncio.run(asked()) == "free"
     work.close()

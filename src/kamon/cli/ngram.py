@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     from kamon.generation.sampling import SampleRequest, check_room
     from kamon.ngrams.native import best_ngram, count_ngram
     from kamon.tokenizers.char import CharTokenizer
-    from kamon.training.setup import NONE_HELD_OUT, check_learnable
+    from kamon.training.data import NONE_HELD_OUT, check_learnable
 
     check_room(args.n)
     source = corpus.read(args.input, **reading(args))

@@ -52,7 +52,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add_reading(parser, "all inputs")
     parser.add_argument(
-        "--all",
+        "--no-holdout",
         action="store_true",
         help="hold nothing out; by default Kamon holds out a tenth of 100 or more different "
         "documents, and of fewer none, or with --mode text the last tenth of each",
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
             tokenizer=args.tokenizer,
             vocab_size=args.vocab_size,
             **reading(args),
-            hold_out=not args.all,
+            hold_out=not args.no_holdout,
             shard_tokens=args.shard_tokens,
             jobs=usable_cores() if args.jobs is None else args.jobs,
             overwrite=args.overwrite,

@@ -40,14 +40,17 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     chosen = settings(args)
     engine = chosen_engine(args)
+    engine["name"] = engine.pop("engine")
     engine["dtype"] = engine["dtype"] or "float64"  # as the original computes
 
     from kamon.config import Config
     from kamon.data import corpus
     from kamon.data.builtin import BUILT_IN
+    from kamon.engines.factory import EngineSpec
     from kamon.engines.parameters import num_params
     from kamon.generation.sampling import sample_document
     from kamon.tokenizers.char import CharTokenizer
+    from kamon.training.data import as_given
     from kamon.training.loop import Progress, pretrain
     from kamon.training.setup import build_setup
 
@@ -55,7 +58,9 @@ def run(args: argparse.Namespace) -> None:
     format = None if args.input in BUILT_IN else "text"
     source = corpus.read(args.input, format=format, composed=False)
     tokenizer = CharTokenizer(sorted(source.docs.chars()))
-    run = build_setup(source, Config(**chosen), tokenizer=tokenizer, **engine)
+    config = Config(**chosen)
+    data = as_given(source.docs, config.mode, tokenizer=tokenizer)
+    run = build_setup(data, config, EngineSpec(**engine))
     say_cut(run)
     show = not args.json
     if show:

@@ -53,11 +53,11 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--unknown",
-        choices=("error", "skip", "replace", "odd"),
+        choices=("error", "skip", "replace", "zero"),
         default="error",
         help="lines with characters that the model does not know: error stops there, skip leaves "
         "them out, replace scores them with the closest known characters, such as e for É, or "
-        "leaves them out if there are none, odd gives them probability 0, and also lines that are "
+        "leaves them out if there are none, zero gives them probability 0, and also lines that are "
         "longer than the model can write [default: error]",
     )
     parser.add_argument(
@@ -98,14 +98,14 @@ def run(args: argparse.Namespace) -> int:
             place = num_lines + first_unknown(model.tokenizer, lines)
             raise TokenizerError(
                 f"{name_of(args.input)}, {'record' if table else 'line'} {place}: {error}; "
-                "--unknown odd takes such lines for the oddest of all, skip leaves them out, "
+                "--unknown zero takes such lines for the oddest of all, skip leaves them out, "
                 "replace looks for the characters that are most like those"
             ) from None
         num_lines += len(lines)
         num_texts += len(texts)
         num_scored += len(found.texts)
         num_cut += sum(found.cut)
-        if args.unknown == "odd":
+        if args.unknown == "zero":
             surprising = found.surprising()
             strange = model.tokenizer.unknown("".join(surprising))
             num_odd += sum(char in strange for char in surprising)
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     if num_replaced:
         say(f"{count(num_replaced, 'line')} scored with the likes of characters unknown")
     if num_cut:
-        how = "probability 0" if args.unknown == "odd" else "scored in overlapping windows"
+        how = "probability 0" if args.unknown == "zero" else "scored in overlapping windows"
         say(
             f"{count(num_cut, 'line')} longer than the {model.config.block_size - 1} "
             f"{model.tokenizer.unit}s that the model can write: {how}"

@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
     for name in ("fastapi", "uvicorn"):
         if find_spec(name) is None:
             raise ConfigError(f"the playground needs {name}: `pip install 'kamon[web]'` brings it")
-    from kamon.web.address import address
     from kamon.web.limits import Limits, with_options
-    from kamon.web.playground import make_playground
+    from kamon.web.server.address import address
+    from kamon.web.services.playground import make_playground
 
     playground = make_playground(Path(args.save_to), with_options(Limits(), args.limit))
     for problem in playground.shelf.add_saved():

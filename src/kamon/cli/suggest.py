@@ -75,7 +75,8 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
     exchanged = replacements(model.tokenizer, elements, unknown)
     if exchanged:
         named = [
-            f"{printable(char)} {f'replaced by {quote_distinctly(like, char)}' if like else 'left out'}"
+            f"{printable(char)} "
+            + (f"replaced by {quote_distinctly(like, char)}" if like else "left out")
             for char, like in list(exchanged.items())[:MAX_NAMED]
         ]
         more = len(exchanged) - len(named)

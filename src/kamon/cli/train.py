@@ -74,7 +74,9 @@ def add_arguments(parser: Parser) -> None:
         "those of the original microGPT (the default of the scalar engine)",
     )
     parser.add_argument(
-        "--all", action="store_true", help="learn from all documents: hold none out to test on"
+        "--no-holdout",
+        action="store_true",
+        help="learn from all documents: hold none out to test on",
     )
     add_reading(parser)
     parser.add_argument(
@@ -126,9 +128,10 @@ def run(args: argparse.Namespace) -> int:
     from kamon.data import corpus
     from kamon.engines.parameters import num_params
     from kamon.packing.shards import is_packed
+    from kamon.training.data import NONE_HELD_OUT
+    from kamon.training.options import checkpoint_interval
     from kamon.training.presets import check_picks
-    from kamon.training.session import checkpoint_interval
-    from kamon.training.setup import NONE_HELD_OUT, TrainingSetup
+    from kamon.training.setup import TrainingSetup
 
     going_on = args.resume is not None
     if going_on:
@@ -171,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
         if run.held_out:
             unit = "window" if run.config.mode == "text" else "document"
             say(f"{count(len(run.held_out), unit)} held out to test on")
-        elif not going_on and not args.all and holds_out(source):
+        elif not going_on and not args.no_holdout and holds_out(source):
             say(NONE_HELD_OUT)
         c = run.config
         say(
@@ -206,7 +209,7 @@ def run(args: argparse.Namespace) -> int:
                 source,
                 tokenizer=args.tokenizer,
                 vocab_size=args.vocab_size,
-                hold_out=not args.all,
+                hold_out=not args.no_holdout,
                 budget=args.budget,
                 size=args.size,
                 output=output,
@@ -293,7 +296,7 @@ def check_resume(args: argparse.Namespace) -> None:
         "--overwrite": args.overwrite,
         "--budget": args.budget is not None,
         "--size": args.size is not None,
-        "--all": args.all,
+        "--no-holdout": args.no_holdout,
         "--init-from": args.init_from is not None,
         "--engine": args.engine is not None,
         "--dtype": args.dtype is not None,

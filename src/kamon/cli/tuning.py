@@ -66,7 +66,7 @@ def add_arguments(parser: Parser, verb: str, own: Numbers, taken: Mapping[str, s
 
 def check(args: argparse.Namespace, *needed: str) -> None:
     """ConfigError for what lacks of `needed`, or cannot be said where a tuning goes on."""
-    from kamon.training.session import checkpoint_interval
+    from kamon.training.options import checkpoint_interval
 
     checkpoint_interval(args.checkpoint_every, "--checkpoint-every")
     if args.resume is None:

@@ -95,7 +95,7 @@ class BatchSource(Protocol):
 
 def pack_sequences(documents: Iterable[Sequence[int]]) -> PackedBatch:
     """
-    >>> batch = pack([[2, 0, 1, 2], [2, 1, 2]])
+    >>> batch = pack_sequences([[2, 0, 1, 2], [2, 1, 2]])
     >>> list(batch.offsets), batch.num_targets
     ([0, 4, 7], 5)
     """

@@ -194,7 +194,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class TestSet:
+class EvaluationSet:
     """The documents to test on, and what was left out; see `HeldOutMetrics`."""
 
     docs: list[str]
@@ -205,14 +205,14 @@ class TestSet:
 
 def select_test_set(
     docs: Iterable[str], learned: Iterable[str], unknown_of: Callable[[Iterable[str]], set[str]]
-) -> TestSet:
+) -> EvaluationSet:
     """Each different document that was not learned and has no unknown characters.
 
     unknown_of: those of some characters that are unknown. CorpusError where none is left.
 
     >>> docs = ["bo", "anna", "bob", "bo", "ünal"]
-    >>> choose(docs, ["anna"], lambda chars: set(chars) - set("abno"))
-    Chosen(docs=['bo', 'bob'], num_learned=1, num_unknown=1, unknown_chars='lü')
+    >>> select_test_set(docs, ["anna"], lambda chars: set(chars) - set("abno"))
+    EvaluationSet(docs=['bo', 'bob'], num_learned=1, num_unknown=1, unknown_chars='lü')
     """
     seen = set(learned)
     different = list(dict.fromkeys(docs))
@@ -223,22 +223,23 @@ def select_test_set(
     if not found:
         why = "it learned them all"
         if new:
-            why = f"those that it did not learn have characters it does not know ({first_or_all(unknown)})"
+            shown = first_or_all(unknown)
+            why = f"those that it did not learn have characters it does not know ({shown})"
         raise CorpusError(f"there is no document to test the model on: {why}")
-    return TestSet(found, len(different) - len(new), len(new) - len(found), unknown)
+    return EvaluationSet(found, len(different) - len(new), len(new) - len(found), unknown)
 
 
 def first_or_all(chars: str) -> str:
     """The first of many characters, for a sentence.
 
-    >>> some("ABCDEFGHIJKL")
+    >>> first_or_all("ABCDEFGHIJKL")
     "'ABCDEFGHIJ' and 2 more"
     """
     more = len(chars) - NUM_UNKNOWN_SHOWN
     return f"{chars[:NUM_UNKNOWN_SHOWN]!r}{f' and {more:,} more' if more > 0 else ''}"
 
 
-def held_out_metrics(model: Model, chosen: TestSet, learned: Iterable[str]) -> HeldOutMetrics:
+def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]) -> HeldOutMetrics:
     """The figures of the model, and of what it must beat, on the chosen documents."""
     tokenizer, block_size = model.tokenizer, model.config.block_size
     text = model.config.mode == "text"
@@ -285,8 +286,8 @@ def held_out_metrics(model: Model, chosen: TestSet, learned: Iterable[str]) -> H
 def loss_metrics(nats: float, num_tokens: int, num_chars: int) -> LossMetrics:
     """Of `nats` in all.
 
-    >>> figures(6 * math.log(4), num_tokens=6, num_chars=4)  # a token is one of four
-    Figures(nats_per_token=1.3862943611198906, bits_per_char=3.0, perplexity=4.0)
+    >>> loss_metrics(6 * math.log(4), num_tokens=6, num_chars=4)  # a token is one of four
+    LossMetrics(nats_per_token=1.3862943611198906, bits_per_char=3.0, perplexity=4.0)
     """
     mean = nats / num_tokens
     perplexity = math.exp(mean) if mean < MAX_NATS else None

@@ -30,7 +30,7 @@ NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
 NUM_COMPARED_SLOW = 200  # by the scalar engine
 MIN_HELD_OUT = 10  # documents that a percentile compares with: fewer make steps above 10 %
 BITS = 1 / math.log(2)
-UNKNOWN = ("error", "skip", "replace", "odd")  # what is done with texts of unknown characters
+UNKNOWN = ("error", "skip", "replace", "zero")  # what is done with texts of unknown characters
 
 
 class Score(NamedTuple):
@@ -62,8 +62,8 @@ def score(
     unknown: what to do with a text that has characters which the model does not know. "error"
     raises a TokenizerError; "skip" leaves it out; "replace" exchanges them for their likes
     (`CharTokenizer.replace_unknown`), leaves out a text that still has some, and gives the text as
-    it was scored; "odd" takes it for what it is to the model: of probability 0, its logprob −inf,
-    its bits_per_char inf, its least likely character the first unknown one. With "odd" a text that
+    it was scored; "zero" takes it for what it is to the model: of probability 0, its logprob −inf,
+    its bits_per_char inf, its least likely character the first unknown one. With "zero" a text that
     is cut has probability 0, too: the model cannot end it. Its least likely character is the first
     one that the model has no room for.
 
@@ -134,8 +134,8 @@ def score_list(
             texts = [tokenizer.normal(tokenizer.replace_unknown(text)) for text in given]
             strange = tokenizer.unknown("".join(texts))
         kept = [place for place, text in enumerate(texts) if strange.isdisjoint(text)]
-        if unknown == "odd":
-            known = score_list(reader, tokenizer, [texts[place] for place in kept], unknown="odd")
+        if unknown == "zero":
+            known = score_list(reader, tokenizer, [texts[place] for place in kept], unknown="zero")
             return with_impossible(known, kept, texts, strange)
         given = [given[place] for place in kept]
         texts = [texts[place] for place in kept]
@@ -144,7 +144,7 @@ def score_list(
     sizes = map(sub, batch.offsets[1:], batch.offsets)
     cut = [size > room + 1 for size in sizes]
     if any(cut):
-        logprobs, places = of_any_length(reader, batch, cut, possible=unknown != "odd")
+        logprobs, places = of_any_length(reader, batch, cut, possible=unknown != "zero")
     else:
         logprobs, places = document_logprobs(reader, batch)
     bits = [
@@ -291,7 +291,7 @@ class PercentileScale:
         enough = len(held_out) >= MIN_HELD_OUT
         compared = held_out if enough else docs
         some = islice(compared, 0, None, max(1, len(compared) // most))
-        found = score_with(reader, tokenizer, some, unknown="odd" if unknown == "odd" else "skip")
+        found = score_with(reader, tokenizer, some, unknown="zero" if unknown == "zero" else "skip")
         bits = sorted(each.bits_per_char for each in found)
         return cls(bits, ("held_out" if enough else "list") if bits else None)
 

@@ -118,7 +118,7 @@ def to_python(stored: Checkpoint) -> bytes:
     pieces: list[str] = []
     if "chars" in content:
         pieces = [tokenizer.token_text(token) for token in range(config.vocab_size)]
-    code = files("kamon").joinpath("standalone.py").read_text(encoding="utf-8")
+    code = files("kamon.exporters").joinpath("standalone.py").read_text(encoding="utf-8")
     code, _, last = code.partition(LEARNED)
     end = last[last.index("\nif __name__") :]
     learned = [

@@ -87,7 +87,8 @@ class ModelMetrics:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The base and the tuned models, as `ModelMetrics`. held_out: whether losses are of documents that
+    """The base and the tuned models, as `ModelMetrics`. held_out: whether losses are of documents
+    that
     the base did not learn from; in_list: those samples that are in its list; prompt: what samples
     answer."""
 
@@ -356,8 +357,8 @@ def by_reward_model(reward: Model | str | Path, prompt: str | None = None) -> Re
 def summarize(rewards: Sequence[float]) -> Summary | None:
     """None of fewer than two.
 
-    >>> spread([1.0, 3.0, 2.0])
-    Spread(n=3, mean=2.0, deviation=1.0, quantiles=[1.1, 1.5, 2.0, 2.5, 2.9])
+    >>> summarize([1.0, 3.0, 2.0])
+    Summary(n=3, mean=2.0, deviation=1.0, quantiles=[1.1, 1.5, 2.0, 2.5, 2.9])
     """
     if len(rewards) < 2:
         return None
@@ -450,7 +451,7 @@ def frontier_points(found: Comparison, by_wins: bool) -> list[tuple[float, float
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Which (KL, height) no other beats: none is as high at less KL, none higher at as much.
 
-    >>> undominated([(0, 0.5), (2, 0.7), (3, 0.6), (5, 0.9)])
+    >>> pareto_front([(0, 0.5), (2, 0.7), (3, 0.6), (5, 0.9)])
     [True, True, False, True]
     """
     return [not any((a <= x and b > y) or (a < x and b >= y) for a, b in points) for x, y in points]

@@ -108,7 +108,7 @@ def obedience(
 def obedience_of(answers: Iterable[tuple[str, str, int, str]]) -> Obedience:
     """Of (sex, first letter, length, answer).
 
-    >>> judged([("F", "m", 5, "maria"), ("M", "m", 5, "mqrix")]).strict
+    >>> obedience_of([("F", "m", 5, "maria"), ("M", "m", 5, "mqrix")]).strict
     0.5
     """
     table = {(name, sex) for name, sex, _ in names_table()}

@@ -1,7 +1,7 @@
 """The loop that all tunings of a trained model share: steps, checkpoints, and going on from them.
 
-A tuning is a `FineTuneSpec`: data, the same in memory and in a model directory. What is particular to its
-kind is one function, which makes `FineTuneMethod` of it: how a step is made, and what is measured beside.
+A fine-tuning is a `FineTuneSpec`: data, the same in memory and in a model directory. What is
+particular to its kind is one function that returns a `FineTuneMethod`: its step and its evaluation.
 A step depends on (seed, step), the parameters and Adam's moments, and on nothing else: so whoever
 goes on from a checkpoint comes to the same model, bit for bit.
 
@@ -29,7 +29,7 @@ from kamon.data.shuffling import permutation
 from kamon.engines.base import Engine, initial_state
 from kamon.engines.batch import pack_sequences
 from kamon.engines.distributed import get_group
-from kamon.engines.factory import best_engine, make_engine
+from kamon.engines.factory import EngineSpec, best_engine, make_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.model import Model, to_checkpoint
 from kamon.storage.checkpoint import (
@@ -43,7 +43,8 @@ from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
 from kamon.training.early_stopping import NUM_EVALUATIONS, EarlyStopping
 from kamon.training.loop import CheckpointSchedule, Progress, learning_rate, not_finite
-from kamon.training.session import checkpoint_interval, open_writer
+from kamon.training.options import RunOptions, checkpoint_interval
+from kamon.training.session import open_writer
 from kamon.training.setup import ResumePoint, check_room
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def fine_tune(
     see `kamon.train`.
     """
     every = checkpoint_interval(checkpoint_every)
-    with open_writer(output, overwrite=overwrite) as writer:
+    with open_writer(RunOptions(output, overwrite)) as writer:
         name = engine or best_engine()
         new_engine = engines(tuning.config, name, dtype, threads, device, compile)
         made = new_engine(tuning.params)
@@ -299,7 +300,7 @@ def engines(
     """Makes engines of one kind. ConfigError where memory lacks, or several processes ask."""
     if get_group().size > 1:
         raise ConfigError("a model is tuned by one process: start it without torchrun")
-    check_room(config, name, dtype, threads, device, config.block_size)
+    check_room(config, EngineSpec(name, dtype, threads, device), config.block_size)
 
     def new_engine(params: array[float], shape: Config | None = None) -> Engine:
         made = make_engine(

@@ -129,7 +129,7 @@ def detect_reward_hacking(
     wanted: the texts that fulfil the rule of the reward. Then only samples that fulfil it are
     compared, as many of the one model as of the other: what the rule itself asks for is no sign.
 
-    >>> collapse(["anna"] * 10, ["anna", "bo", "lea", "ida", "mia"] * 2)[0]
+    >>> detect_reward_hacking(["anna"] * 10, ["anna", "bo", "lea", "ida", "mia"] * 2)[0]
     'samples repeat themselves: 10% of them are different, 50% of the base model’s'
     """
     if wanted is not None:

@@ -113,7 +113,7 @@ def next_kl_coef(beta: float, kl: float, target: float) -> float:
 
     Source: Ziegler et al. 2019, equation 3; their gain is a tenth, for as many more steps.
 
-    >>> next_beta(1.0, 6.0, 3.0), next_beta(1.0, 3.0, 3.0)
+    >>> next_kl_coef(1.0, 6.0, 3.0), next_kl_coef(1.0, 3.0, 3.0)
     (1.1, 1.0)
     """
     error = min(max((kl - target) / target, -MAX_KL_ERROR), MAX_KL_ERROR)

@@ -176,7 +176,7 @@ def pairs_of(answers: Iterable[Feedback]) -> list[Preference]:
 
     Each of these is paired with as many as OTHERS of the other kind, which lie spread over them.
 
-    >>> pairs_of([Verdict("anna", True), Verdict("bo", False)])
+    >>> pairs_of([Rating("anna", True), Rating("bo", False)])
     [Preference(chosen='anna', rejected='bo', prompt=None)]
     """
     answers = list(answers)
@@ -218,7 +218,7 @@ def divided(answers: Iterable[Feedback]) -> Divided:
     The texts are divided, by `held_out_texts`. Ratings make pairs within each side. If fewer than
     LEAST_HELD_OUT pairs would be held out, none is.
 
-    >>> found = divided(Verdict(f"{n}", n % 2 == 0) for n in range(100))
+    >>> found = divided(Rating(f"{n}", n % 2 == 0) for n in range(100))
     >>> len(found.learned), len(found.held_out), found.num_left_out
     (180, 20, 0)
     """

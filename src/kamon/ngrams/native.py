@@ -141,8 +141,8 @@ def check_documents(error: int, vocab_size: int, docs: PackedBatch | None = None
 def count_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram | NativeNgram:
     """What `train_ngram` returns, or the same in C++ wherever that is built. The same errors.
 
-    >>> from kamon.engines.batch import pack
-    >>> ngram = count_ngram(pack([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
+    >>> from kamon.engines.batch import pack_sequences
+    >>> ngram = count_ngram(pack_sequences([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
     >>> [round(p, 3) for p in ngram.probabilities([2])]
     [0.646, 0.146, 0.208]
     """

@@ -123,8 +123,8 @@ def train_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram:
     Samples stop at block_size, as many tokens as the longest document has targets. ConfigError for
     an order that is not from 1 to MAX_ORDER, ValueError for a token outside the vocabulary.
 
-    >>> from kamon.engines.batch import pack
-    >>> ngram = train_ngram(pack([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
+    >>> from kamon.engines.batch import pack_sequences
+    >>> ngram = train_ngram(pack_sequences([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
     >>> [round(p, 3) for p in ngram.probabilities([2])]  # token 0 began both documents
     [0.646, 0.146, 0.208]
     """

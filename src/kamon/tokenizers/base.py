@@ -95,7 +95,7 @@ class Tokenizer(Protocol):
 def quote_distinctly(text: str, other: str) -> str:
     """In quotes; with its code points where it looks like the other.
 
-    >>> told_apart("o", "O"), told_apart("\u00f6", "o\u0308")
+    >>> quote_distinctly("o", "O"), quote_distinctly("\u00f6", "o\u0308")
     ("'o'", "'ö' (U+00F6)")
     """
     from unicodedata import normalize

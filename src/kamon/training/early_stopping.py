@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from kamon.config import Config
 from kamon.engines.base import Engine, State
@@ -65,6 +66,17 @@ class EarlyStopping:
             return False
         engine.load(self.best)
         return self.history[-1][1] > self.history[self._best_index()][1] + OVERFIT_TOLERANCE
+
+    def record(self) -> dict[str, Any] | None:
+        """Return what a checkpoint of an unfinished run keeps of it."""
+        if not self.history:
+            return None
+        return {
+            "num_docs": len(self.docs),
+            "loss": min(loss for _, loss in self.history),
+            "best_step": self.best_step,
+            "over_fitted": False,
+        }
 
     @property
     def best_step(self) -> int:

@@ -26,7 +26,7 @@ MAX_CHECKPOINT_SHARE = 0.01  # of the time, for keeping it
 class Progress:
     """Where training stands. `losses` of all steps so far, in nats per token; `seconds` for those
     behind the first `num_before`, which an earlier training made; tokens and floating-point
-    operations in a second, evaluations not counted; held_out: the records of a `EarlyStopping`, so far
+    operations per second without evaluations; held_out: the history of `EarlyStopping` so far
     as there are any behind an earlier step."""
 
     num_steps: int

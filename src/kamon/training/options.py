@@ -1,13 +1,17 @@
-"""What every kind of training takes besides its settings: where to save, and whom to tell."""
+"""What a run takes besides its data, its settings and its engine."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kamon.config import require_int
+from kamon.errors import ConfigError
 from kamon.training.loop import Progress
+from kamon.training.presets import seconds_of
 
 
 @dataclass(frozen=True)
@@ -15,19 +19,44 @@ class Callbacks:
     """Functions that a run calls; each may be None."""
 
     on_start: Callable[[Any], None] | None = None  # once, before the first step
-    on_progress: Callable[[Progress], None] | None = None  # from time to time
+    on_progress: Callable[[Progress], None] | None = None  # about ten times a second
     should_stop: Callable[[], bool] | None = None  # between steps; True stops the run
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a run saves its model, and how often.
+    """Where a run saves its model, how often, and what it calls.
 
-    checkpoint_every: a number of steps, or a time such as "30s"; None saves often enough to take
-        at most 1% of the time.
+    checkpoint_every: steps as an int, seconds as a float; None saves often enough to take at most
+        1% of the time (see `checkpoint_interval`).
     """
 
     output: str | Path | None = None  # None saves nothing
     overwrite: bool = False
-    checkpoint_every: str | int | None = None
+    checkpoint_every: int | float | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
+
+
+def checkpoint_interval(
+    every: str | int | None, name: str = "checkpoint_every"
+) -> int | float | None:
+    """Return steps as an int, or seconds as a float.
+
+    Args:
+        every: a whole number of steps, or text with a unit such as "30s". Other numbers are errors:
+            30.0 could mean 30 steps or 30 seconds.
+        name: what errors call it.
+
+    Raises: ConfigError.
+    """
+    if every is None:
+        return None
+    if isinstance(every, str) and every.strip()[-1:] in ("s", "m", "h"):
+        return seconds_of(every, name)
+    try:
+        return require_int(name, int(every) if isinstance(every, str) else every, 1)
+    except (ConfigError, ValueError):
+        raise ConfigError(
+            f"{name} must be a whole number of steps, such as 30, or a time with its unit, such as "
+            f'"30s", not {reprlib.repr(every)}'
+        ) from None

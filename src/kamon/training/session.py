@@ -1,130 +1,132 @@
-"""A training run: the loop, its checkpoints and the model at its end."""
+"""A run: the loop with its checkpoints, and the model at its end."""
 
 from __future__ import annotations
 
 import math
-import reprlib
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kamon.config import require_int
 from kamon.data.documents import Documents
-from kamon.engines.base import has_fused_ops
-from kamon.errors import ConfigError, TrainingError
+from kamon.engines.base import State, has_fused_ops
+from kamon.engines.distributed import get_group
+from kamon.errors import TrainingError
+from kamon.model import Model, to_checkpoint
 from kamon.storage.metrics import Metrics
 from kamon.training.early_stopping import EarlyStopping, mean_loss
-from kamon.training.loop import CheckpointSchedule, Progress, learning_rate, not_finite, pretrain
+from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
+from kamon.training.options import RunOptions
 from kamon.training.setup import TrainingSetup
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kamon.storage.model_dir import CheckpointWriter
 
-from kamon.model import Model, to_checkpoint
-
-MAX_EVAL_DOCS = 20_000  # in the end, of a short training
-TYPICAL_DOC_TOKENS = 16  # tokens of a document, of which so many are tested
-MAX_EVAL_DOCS_SLOW = 500  # by the scalar engine, which takes seconds for so many
+MAX_EVAL_DOCS = 20_000  # cap of the final evaluation after a short run
+MAX_EVAL_DOCS_SLOW = 500  # the same for the scalar engine
+TYPICAL_DOC_TOKENS = 16  # the document length that these caps assume
 
 
 @dataclass
 class TrainingSession:
-    """A training under way. training: what is known of it from the start."""
+    """A run in progress.
 
-    run: TrainingSetup
+    training: its record in the model directory, as far as it is known at the start.
+    documents: what the model keeps.
+    """
+
+    setup: TrainingSetup
     validation: EarlyStopping | None
     training: dict[str, Any]
     documents: Documents
     metrics: Metrics = field(default_factory=Metrics)
+    start: float = 0.0  # on time.perf_counter's clock
 
-    def model(self, *, seconds: float, finished: bool, held_out: dict[str, Any] | None) -> Model:
-        """What it has come to; the engine need not stand at the best step."""
-        run, metrics = self.run, self.metrics
+    def run(self, options: RunOptions, writer: CheckpointWriter | None) -> Model:
+        """Make the steps that are left and return the model. Saves to `writer` on schedule."""
+        setup, losses, callbacks = self.setup, self.metrics.losses, options.callbacks
+        if callbacks.on_start:
+            callbacks.on_start(setup)
+        self.start = time.perf_counter()
+        checkpoints = None
+        if writer:
+            checkpoints = CheckpointSchedule(lambda _: self.save(writer), options.checkpoint_every)
+        pretrain(
+            setup.engine,
+            setup.docs,
+            setup.config,
+            callbacks.on_progress,
+            callbacks.should_stop,
+            validation=self.validation,
+            checkpoints=checkpoints,
+            losses=losses,
+        )
+        state = setup.engine.state()
+        exhausted = self.validation is not None and self.validation.patience_exceeded
+        held_out = None
+        if self.validation and losses:
+            held_out = validation_record(setup, self.validation, losses)
+        finished = len(losses) == setup.config.num_steps or exhausted
+        model = self.model(finished=finished, held_out=held_out)
+        if writer and losses:
+            writer.save(to_checkpoint(model, setup.engine.state()["params"], state))
+        return model
+
+    def save(self, writer: CheckpointWriter) -> None:
+        """Save a checkpoint: the best parameters so far, and the state to resume from."""
+        state = self.setup.engine.state()
+        if not all(map(math.isfinite, state["params"])):
+            raise not_finite(len(self.metrics.losses), self.setup.config)
+        best: State = state
+        held_out = None
+        if self.validation:
+            best = self.validation.best or state
+            held_out = self.validation.record()
+        model = self.model(finished=False, held_out=held_out)
+        writer.save(to_checkpoint(model, best["params"], state))
+
+    def model(self, *, finished: bool, held_out: dict[str, Any] | None) -> Model:
+        """Return the model so far, with its record. held_out: of the validation set."""
+        setup, metrics = self.setup, self.metrics
         for step in range(len(metrics.learning_rates), len(metrics.losses)):
-            metrics.learning_rates.append(learning_rate(run.config, step))
+            metrics.learning_rates.append(learning_rate(setup.config, step))
         if self.validation:  # in float64 a probability may be too small for its logarithm
             finite = ((step, loss) for step, loss in self.validation.history if loss < math.inf)
             metrics.held_out.update(finite)
+        seconds = time.perf_counter() - self.start
         training = self.training | {
             "num_steps_done": len(metrics),
             "seconds": round(self.training.get("seconds", 0.0) + seconds, 3),
             "finished": finished,
             "held_out": held_out,
         }
-        return Model(run.config, run.tokenizer, run.engine, metrics, training, self.documents)
-
-
-def learn(
-    course: TrainingSession,
-    writer: CheckpointWriter | None,
-    every: int | float | None,
-    on_start: Callable[[TrainingSetup], None] | None,
-    on_progress: Callable[[Progress], None] | None,
-    should_stop: Callable[[], bool] | None,
-) -> Model:
-    """The rest of a training; kept by `writer` from time to time, and at the end."""
-    run, validation, losses = course.run, course.validation, course.metrics.losses
-    if on_start:
-        on_start(run)
-    start = time.perf_counter()
-
-    def keep(_: array[float]) -> None:
-        """A training under way: usable, with the best parameters so far."""
-        state = run.engine.state()
-        if not all(map(math.isfinite, state["params"])):
-            raise not_finite(len(losses), run.config)
-        best = validation.best if validation and validation.best else state
-        held_out = None
-        if validation and validation.history:
-            held_out = {
-                "num_docs": len(validation.docs),
-                "loss": min(loss for _, loss in validation.history),
-                "best_step": validation.best_step,
-                "over_fitted": False,
-            }
-        seconds = time.perf_counter() - start
-        model = course.model(seconds=seconds, finished=False, held_out=held_out)
-        if writer:
-            writer.save(to_checkpoint(model, best["params"], state))
-
-    checkpoints = CheckpointSchedule(keep, every) if writer else None
-    pretrain(
-        *(run.engine, run.docs, run.config, on_progress, should_stop),
-        *(validation, checkpoints, losses),
-    )
-    state = run.engine.state()
-    exhausted = validation is not None and validation.patience_exceeded
-    tested = validation_record(run, validation, losses) if validation and losses else None
-    model = course.model(
-        seconds=time.perf_counter() - start,
-        finished=len(losses) == run.config.num_steps or exhausted,
-        held_out=tested,
-    )
-    if writer and losses:
-        writer.save(to_checkpoint(model, run.engine.state()["params"], state))
-    return model
+        return Model(
+            config=setup.config,
+            tokenizer=setup.tokenizer,
+            engine=setup.engine,
+            metrics=metrics,
+            training=training,
+            documents=self.documents,
+        )
 
 
 def validation_record(
-    run: TrainingSetup, validation: EarlyStopping, losses: array[float]
+    setup: TrainingSetup, validation: EarlyStopping, losses: array[float]
 ) -> dict[str, Any]:
-    """Go back to the best model, and what is known of it."""
-    over_fitted = validation.finish(run.engine, len(losses))
-    least = MAX_EVAL_DOCS if has_fused_ops(run.engine) else MAX_EVAL_DOCS_SLOW
-    most = max(least, len(losses) * run.config.docs_per_step // 4)
+    """Restore the best model, and return its validation loss with what belongs to it."""
+    over_fitted = validation.finish(setup.engine, len(losses))
+    least = MAX_EVAL_DOCS if has_fused_ops(setup.engine) else MAX_EVAL_DOCS_SLOW
+    most = max(least, len(losses) * setup.config.docs_per_step // 4)
     # As many tokens, however long the documents are.
-    length = max(1.0, run.held_out.num_targets / len(run.held_out) / TYPICAL_DOC_TOKENS)
-    docs = run.held_out.select(range(min(len(run.held_out), int(most / length))))
-    loss = mean_loss(run.engine, docs)
+    length = max(1.0, setup.held_out.num_targets / len(setup.held_out) / TYPICAL_DOC_TOKENS)
+    docs = setup.held_out.select(range(min(len(setup.held_out), int(most / length))))
+    loss = mean_loss(setup.engine, docs)
     if not math.isfinite(loss):
         raise TrainingError(
             "the model gives documents held out no probability: "
-            f"a smaller learning_rate than {run.config.learning_rate:g}, or std, may help"
+            f"a smaller learning_rate than {setup.config.learning_rate:g}, or std, may help"
         )
     return {
         "num_docs": len(docs),
@@ -135,37 +137,15 @@ def validation_record(
 
 
 @contextmanager
-def open_writer(
-    output: str | Path | None, *, overwrite: bool = False, go_on: bool = False
-) -> Iterator[CheckpointWriter | None]:
-    """Of the model, held while it is learned; None where it is not to be written."""
-    if output is None:
+def open_writer(options: RunOptions, *, resume: bool = False) -> Iterator[CheckpointWriter | None]:
+    """Yield the writer of the model directory, which it locks; None if this process writes none.
+
+    Of several processes under torchrun the first one writes.
+    """
+    if options.output is None or get_group().rank:
         yield None
         return
     from kamon.storage import model_dir
 
-    with model_dir.writing(output, overwrite=overwrite, go_on=go_on) as writer:
+    with model_dir.writing(options.output, overwrite=options.overwrite, go_on=resume) as writer:
         yield writer
-
-
-def checkpoint_interval(
-    every: str | int | None, name: str = "checkpoint_every"
-) -> int | float | None:
-    """Steps as an int, seconds as a float. ConfigError for what is neither.
-
-    every: a whole number is steps, text with a unit is a time. No other number is either: 30.0
-    could be meant as 30 steps or as 30 seconds. name: of the argument.
-    """
-    from kamon.training.presets import seconds_of
-
-    if every is None:
-        return None
-    if isinstance(every, str) and every.strip()[-1:] in ("s", "m", "h"):
-        return seconds_of(every, name)
-    try:
-        return require_int(name, int(every) if isinstance(every, str) else every, 1)
-    except (ConfigError, ValueError):
-        raise ConfigError(
-            f"{name} must be a whole number of steps, such as 30, or a time with its unit, such as "
-            f'"30s", not {reprlib.repr(every)}'
-        ) from None

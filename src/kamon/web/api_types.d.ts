@@ -431,7 +431,7 @@ export interface SaveRequest {
 export interface ScoreBody {
   model: string;
   texts: string[];
-  unknown?: "error" | "skip" | "replace" | "odd";
+  unknown?: "error" | "skip" | "replace" | "zero";
 }
 
 export interface ScoreFound {

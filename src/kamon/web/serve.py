@@ -15,10 +15,10 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from kamon.web.address import Address
-from kamon.web.app import make_app
-from kamon.web.playground import Playground
-from kamon.web.protocol import protocol
+from kamon.web.routes.app import make_app
+from kamon.web.server.address import Address
+from kamon.web.server.protocol import protocol_class
+from kamon.web.services.playground import Playground
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SWITCH_SECONDS = 0.0005  # the server has its turn ten times as often beside what computes
@@ -40,7 +40,7 @@ def serve(
     guard = {"anywhere": where.anywhere, "once": once if open_browser else None}
     config = uvicorn.Config(
         make_app(playground, where.hosts, where.token, **guard),
-        http=protocol(playground.limits),
+        http=protocol_class(playground.limits),
         ws="none",
         lifespan="off",
         log_config=None,

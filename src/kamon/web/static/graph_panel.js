@@ -61,7 +61,7 @@ export class GraphPanel {
   code() {
     const { a, b, c } = this.values();
     return {
-      command: "# the graph is for Python; this takes one step with such graphs\nkamon train names --all --engine scalar --num-steps 1 -o one-step",
+      command: "# the graph is for Python; this takes one step with such graphs\nkamon train names --no-holdout --engine scalar --num-steps 1 -o one-step",
       python: this.loss.checked
         ? `import kamon\n\nmodel = kamon.load(${python(placeOf(this.model))}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(this.text())}]))`
         : `from kamon.engines.scalar import Value\n\na, b, c = Value(${a}), Value(${b}), Value(${c})\nloss = ((a * b + c).relu() - 1) ** 2\nloss.backward()\na.grad, b.grad, c.grad`,

@@ -1,0 +1,488 @@
+"""What a training learns from: a list or a packed corpus, with its tokenizer and its split."""
+
+from __future__ import annotations
+
+import os
+import random
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from kamon.config import Config, suggestion
+from kamon.data import corpus
+from kamon.data.corpus import Corpus
+from kamon.data.documents import Documents
+from kamon.data.split import MIN_DOCS, RULE, RULE_BY_BUCKET, divide
+from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
+from kamon.engines.batch import BatchSource, PackedBatch, pack_sequences
+from kamon.errors import ConfigError, CorpusError, StoreError
+from kamon.packing.shards import SPLITS, Shards, is_packed, open_shards
+from kamon.storage.checkpoint import unpack_documents
+from kamon.tokenizers.base import BPE_VOCAB, Tokenizer
+from kamon.tokenizers.char import CharTokenizer
+from kamon.tokenizers.load import read_tokenizer, wants_nfc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kamon.model import Model
+    from kamon.storage.checkpoint import Checkpoint
+
+Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
+MIN_CHARS = 1_000  # of a text
+MAX_EVAL_TOKENS = 4_000_000  # of the validation set of a packed corpus
+NONE_HELD_OUT = f"no document is held out, since there are fewer than {MIN_DOCS} different ones"
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What to learn and how to read it: the arguments of `train` about its data."""
+
+    docs: Learnable | None
+    column: str | None = None
+    format: str | None = None
+    header: bool = True
+    tokenizer: str | Path | Tokenizer = "char"
+    vocab_size: int | None = None
+    hold_out: bool = True
+
+
+@dataclass(frozen=True)
+class TrainingData(ABC):
+    """Documents with their tokenizer, divided into a training set and a validation set.
+
+    documents: those that the model keeps; none of a packed corpus.
+    summary: the record of the corpus in the model directory.
+    train_lengths, lengths: how many documents have each number of tokens (BOS not counted), of the
+        training set and of all.
+    chars: how many documents of the training set have each number of characters, for a text.
+    has_validation: whether there is a validation set.
+    """
+
+    mode: str
+    tokenizer: Tokenizer
+    documents: Documents
+    summary: dict[str, Any]
+    train_lengths: Counter[int]
+    lengths: Counter[int]
+    chars: Counter[int]
+    has_validation: bool
+
+    @abstractmethod
+    def examples(self, config: Config, rng: random.Random) -> PackedBatch | BatchSource:
+        """Return what the steps learn from, in the order of their turn."""
+
+    @abstractmethod
+    def validation_set(self, config: Config) -> PackedBatch:
+        """Return the validation set, in an order that favours no part of it."""
+
+
+@dataclass(frozen=True)
+class ListData(TrainingData):
+    """A list or a text in memory."""
+
+    train_docs: Documents
+    validation_docs: Documents = field(default_factory=lambda: Documents.of([]))
+
+    def examples(self, config: Config, rng: random.Random) -> PackedBatch | BatchSource:
+        """Return the shuffled documents, or windows of them, or of the text in its own order."""
+        if config.mode == "text":
+            tokens = stream(self.tokenizer.encode_documents(self.train_docs))
+            return TextWindows(tokens, config.block_size, config.seed)
+        docs = self.train_docs.shuffled(rng)
+        if config.long_documents == "windows":
+            batch = self.tokenizer.encode_documents(docs)
+            return in_windows(batch, config.block_size, random.Random(config.seed))
+        docs = docs[: config.num_steps * config.docs_per_step]  # no step reaches the others
+        return self.tokenizer.encode_documents(docs, config.block_size)
+
+    def validation_set(self, config: Config) -> PackedBatch:
+        return validation_batch(self.tokenizer, self.validation_docs, config)
+
+
+def validation_batch(tokenizer: Tokenizer, docs: Documents, config: Config) -> PackedBatch:
+    """Return these documents, or all windows of them, in random order."""
+    rng = random.Random(config.seed)
+    if config.mode == "text" and docs:
+        windows = consecutive(stream(tokenizer.encode_documents(docs)), config.block_size)
+        return shuffled_windows(windows, rng)
+    docs = docs.shuffled(rng)
+    if config.long_documents == "windows":
+        return in_windows(tokenizer.encode_documents(docs), config.block_size, rng)
+    return tokenizer.encode_documents(docs, config.block_size)
+
+
+@dataclass(frozen=True)
+class PackedData(TrainingData):
+    """A packed corpus, read from its shards.
+
+    in_order: keep the validation windows in their order, as runs did that began before windows
+        were shuffled.
+    """
+
+    shards: Shards
+    in_order: bool = False
+
+    def examples(self, config: Config, rng: random.Random) -> BatchSource:  # noqa: ARG002
+        """Return the documents in the order of `Shards.documents`, or windows of the text."""
+        size = self.block_size(config)
+        if config.mode == "text":
+            return self.shards.windows("train", size, config.seed)
+        if config.long_documents == "windows":
+            raise ConfigError(
+                "long_documents = windows is not for packed documents: pack "
+                f"{self.shards.path} as text"
+            )
+        return self.shards.documents("train", size, config.seed)
+
+    def validation_set(self, config: Config) -> PackedBatch:
+        size = self.block_size(config)
+        most = max(1, MAX_EVAL_TOKENS // size)
+        if config.mode != "text":
+            count = min(self.shards.num_docs("held_out"), most)
+            if not count:
+                return pack_sequences([])
+            return self.shards.documents("held_out", size, config.seed).get(0, count)
+        if self.in_order:
+            return self.shards.consecutive("held_out", size, most)
+        windows = self.shards.consecutive("held_out", config.block_size, most)
+        return shuffled_windows(windows, random.Random(config.seed))
+
+    def block_size(self, config: Config) -> int:
+        """Return the tokens of a window: no more than there are to learn from."""
+        if config.mode != "text":
+            return config.block_size
+        return min(config.block_size, self.shards.num_tokens("train") - 1)
+
+
+def shuffled_windows(windows: PackedBatch, rng: random.Random) -> PackedBatch:
+    order = list(range(len(windows)))
+    rng.shuffle(order)
+    return windows.select(order)
+
+
+# ---- from what the user gives
+
+
+def load_training_data(
+    options: DataOptions, mode: str | None = None, base: Model | None = None
+) -> TrainingData:
+    """Return what `train` learns.
+
+    mode: that of the settings, or None. base: the model to start from, whose tokenizer is used.
+
+    Raises: ConfigError, CorpusError.
+    """
+    tokenizer, whose = options.tokenizer, "the tokenizer"
+    if base is not None:
+        if tokenizer != "char" or options.vocab_size is not None:
+            raise ConfigError("the model to start from has its tokenizer: name no other one")
+        tokenizer, mode, whose = base.tokenizer, base.config.mode, "the model to start from"
+    shards = shards_of(options)
+    if shards is not None:
+        check_tokenizer(shards, tokenizer, options.vocab_size, whose)
+        return packed_data(shards, mode=mode, hold_out=options.hold_out)
+    mode = mode or "documents"
+    return list_data(
+        corpus_of(options, mode, composed=wants_nfc(tokenizer)),
+        mode=mode,
+        hold_out=options.hold_out,
+        tokenizer=tokenizer,
+        vocab_size=options.vocab_size,
+        whose=whose,
+    )
+
+
+def reload_training_data(
+    path: str | Path, checkpoint: Checkpoint, docs: Learnable | None
+) -> TrainingData:
+    """Return what the run in `path` learns, to resume it. docs: None, or what it should be.
+
+    Raises: ConfigError if `docs` is something else; StoreError if what is saved is not right.
+    """
+    record, mode = checkpoint.training["corpus"], checkpoint.config.mode
+    hold_out = checkpoint.training["hold_out"]
+    options = DataOptions(docs)
+    shards = shards_of(options)
+    if "packed" in record:
+        if docs is not None and shards is None:
+            raise ConfigError(f"{path} learns a packed corpus: {docs!r:.80} is none")
+        shards = shards or open_shards(record["packed"])
+        if shards.sha256 != record["sha256"]:
+            raise ConfigError(f"{shards.path} is not the packed corpus that {path} learns")
+        return packed_data(shards, mode=mode, hold_out=hold_out, in_order="split" not in record)
+    if shards is not None:
+        raise ConfigError(f"{path} learns a list, and {docs} is a packed corpus")
+    assert isinstance(checkpoint.documents, bytes)
+    documents = unpack_documents(checkpoint.documents)
+    if documents.sha256() != record["sha256"]:
+        raise StoreError(f"{path} cannot be used: its documents are not those it learned")
+    if checkpoint.tokenizer.unknown(documents.chars()):
+        raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
+    if docs is not None:
+        check_same(
+            path, documents, corpus_of(options, mode, composed=checkpoint.tokenizer.composed)
+        )
+    return list_data(
+        Corpus(record["source"], documents, 0, 0, 0),
+        mode=mode,
+        hold_out=hold_out,
+        tokenizer=checkpoint.tokenizer,
+        rule=record.get("split", RULE_BY_BUCKET),
+    )
+
+
+def shards_of(options: DataOptions) -> Shards | None:
+    """Return the packed corpus that these options name, or None if they name something else."""
+    docs = options.docs
+    if isinstance(docs, str | PathLike) and is_packed(docs):
+        docs = open_shards(docs)
+    if not isinstance(docs, Shards):
+        return None
+    if options.column is not None or options.format is not None or not options.header:
+        raise ConfigError(
+            "column, format and header say how to read a file, and this is a packed corpus"
+        )
+    return docs
+
+
+def corpus_of(options: DataOptions, mode: str, *, composed: bool) -> Corpus:
+    """Return the list that these options name. composed: bring its characters to NFC."""
+    docs, column, format, header = options.docs, options.column, options.format, options.header
+    if isinstance(docs, str | PathLike):
+        return corpus.read(
+            docs, column=column, format=format, header=header, mode=mode, composed=composed
+        )
+    if column is not None or format is not None or not header:
+        raise ConfigError("column, format and header say how to read a file, and there is none")
+    if isinstance(docs, Corpus):
+        return docs
+    return corpus.from_docs(cast("Iterable[str]", docs), composed=composed)
+
+
+def list_data(
+    source: Corpus,
+    *,
+    mode: str,
+    hold_out: bool,
+    tokenizer: str | Path | Tokenizer = "char",
+    vocab_size: int | None = None,
+    whose: str = "the tokenizer",
+    rule: int = RULE,
+) -> ListData:
+    """Return a list without its duplicates, divided by this rule of `split`.
+
+    whose: what errors call the tokenizer.
+
+    Raises: CorpusError if there is nothing to learn, or if the tokenizer lacks a character.
+    """
+    check_learnable(source, mode)
+    different = source.different
+    train_docs, validation_docs = divide(different, hold_out, mode, rule)
+    made = make_tokenizer(tokenizer, train_docs, validation_docs, vocab_size)
+    check_known(source, made, whose)
+    lengths = made.lengths(train_docs)
+    return ListData(
+        mode=mode,
+        tokenizer=made,
+        documents=different,
+        summary=source.summary() | {"sha256": different.sha256(), "split": rule},
+        train_lengths=lengths,
+        lengths=lengths + made.lengths(validation_docs),
+        chars=train_docs.lengths() if mode == "text" else lengths,
+        has_validation=bool(validation_docs),
+        train_docs=train_docs,
+        validation_docs=validation_docs,
+    )
+
+
+def as_given(
+    docs: Documents,
+    mode: str = "documents",
+    *,
+    validation_docs: Iterable[str] = (),
+    tokenizer: Tokenizer | None = None,
+) -> ListData:
+    """Return documents as they are, with their duplicates, as the original microGPT learns them."""
+    held_out = Documents.of(validation_docs)
+    tokenizer = tokenizer or make_tokenizer("char", docs, held_out, None)
+    lengths = tokenizer.lengths(docs)
+    return ListData(
+        mode=mode,
+        tokenizer=tokenizer,
+        documents=docs,
+        summary={},
+        train_lengths=lengths,
+        lengths=lengths,
+        chars=lengths,
+        has_validation=bool(held_out),
+        train_docs=docs,
+        validation_docs=held_out,
+    )
+
+
+def packed_data(
+    shards: Shards, *, mode: str | None, hold_out: bool, in_order: bool = False
+) -> PackedData:
+    """Return a packed corpus. mode: None for the one that it was packed in.
+
+    Raises: ConfigError if it was packed in another way; CorpusError if there is nothing to learn.
+    """
+    path, packed = shards.path, shards.mode
+    if mode == "documents" and packed == "text":
+        raise ConfigError(f"{path} is packed as text: learn it as that, or pack it as documents")
+    if not hold_out and shards.num_docs("held_out"):
+        raise ConfigError(
+            f"{path} has documents held out: `kamon pack --no-holdout` makes shards without any"
+        )
+    if not shards.num_docs("train"):
+        raise CorpusError(f"{path} holds nothing to learn from")
+    mode = mode or packed
+    if not in_order:
+        check_packed(shards, mode)
+    lengths = shards.lengths("train")
+    return PackedData(
+        mode=mode,
+        tokenizer=shards.tokenizer,
+        documents=Documents.of([]),
+        summary={
+            "source": str(path),
+            "num_docs": shards.num_packed,
+            "num_tokens": shards.num_tokens("train") + shards.num_tokens("held_out"),
+            "packed": str(path.resolve()),
+            "sha256": shards.sha256,
+            "split": shards.rule,
+        },
+        train_lengths=lengths,
+        lengths=lengths + shards.lengths("held_out"),
+        chars=Counter([shards.num_chars("train")]) if mode == "text" else lengths,
+        has_validation=hold_out and bool(shards.num_docs("held_out")),
+        shards=shards,
+        in_order=in_order,
+    )
+
+
+def make_tokenizer(
+    wanted: str | Path | Tokenizer,
+    train_docs: Documents,
+    validation_docs: Documents,
+    vocab_size: int | None,
+) -> Tokenizer:
+    """Return the tokenizer that `train` is asked for: "char", "bpe", a file or a tokenizer."""
+    if wanted == "bpe":
+        from kamon.tokenizers.bpe import BytePairTokenizer
+
+        return BytePairTokenizer.train(train_docs, BPE_VOCAB if vocab_size is None else vocab_size)
+    if vocab_size is not None:
+        raise ConfigError(
+            "vocab_size cannot be set: it is the tokenizer's number of tokens, to be chosen for a "
+            "new one of type bpe alone"
+        )
+    if wanted == "char":
+        return CharTokenizer(sorted(train_docs.chars() | validation_docs.chars()), composed=True)
+    if not isinstance(wanted, str | PathLike):
+        return wanted
+    if not os.path.exists(wanted):
+        known = suggestion(str(wanted), ["char", "bpe"])
+        raise ConfigError(f"there is no tokenizer and no file {wanted}{known}")
+    return read_tokenizer(wanted)
+
+
+# ---- checks
+
+
+def check_learnable(source: Corpus, mode: str = "documents") -> None:
+    """Raise CorpusError if a list or a text has nothing to teach."""
+    different = source.different
+    if mode == "text":
+        lengths = different.lengths()
+        check_enough(source.source, sum(length * number for length, number in lengths.items()))
+    else:
+        check_varied(source.source, len(source.docs), len(different) > 1, different.chars())
+
+
+def check_packed(shards: Shards, mode: str) -> None:
+    """Raise CorpusError if a packed corpus has nothing to teach."""
+    path = str(shards.path)
+    if mode == "text":
+        check_enough(path, sum(map(shards.num_chars, SPLITS)))
+        return
+    docs = (
+        shards.tokenizer.decode(shards.document(part, number)[1:-1])
+        for part in SPLITS
+        for number in range(shards.num_docs(part))
+    )
+    first = next(docs)
+    chars, differ = set(first), False
+    for doc in docs:
+        chars.update(doc)
+        differ = differ or doc != first
+        if differ and len(chars) > 1:
+            return
+    check_varied(path, sum(map(shards.num_docs, SPLITS)), differ, chars)
+
+
+def check_enough(source: str, num_chars: int) -> None:
+    """Raise CorpusError if a text is too short to learn from."""
+    if num_chars < MIN_CHARS:
+        raise CorpusError(
+            f"{source} has {num_chars:,} characters: a text to learn from has {MIN_CHARS:,} or more"
+        )
+
+
+def check_varied(source: str, num_docs: int, differ: bool, chars: Collection[str]) -> None:
+    """Raise CorpusError if all documents are equal, or have one character only."""
+    if not differ:
+        what = "one document" if num_docs == 1 else "one document again and again"
+        raise CorpusError(f"{source} holds {what}: there is nothing to learn but to repeat it")
+    if len(chars) == 1:
+        raise CorpusError(
+            f"the documents of {source} all consist of one character, {min(chars)!r}: "
+            "there is nothing to learn but their length"
+        )
+
+
+def check_tokenizer(
+    shards: Shards, wanted: str | Path | Tokenizer, vocab_size: int | None, whose: str
+) -> None:
+    """Raise ConfigError if a corpus was packed with another tokenizer than the wanted one."""
+    if wanted == "bpe":
+        same = not isinstance(shards.tokenizer, CharTokenizer)
+    else:  # "char" is also what `train` is given if nobody named a tokenizer
+        known = shards.tokenizer if wanted == "char" else wanted
+        known = read_tokenizer(known) if isinstance(known, str | PathLike) else known
+        same = known.to_json() == shards.tokenizer.to_json()
+    if not same:
+        raise ConfigError(f"{shards.path} is packed with another tokenizer than {whose}")
+    if vocab_size is not None:
+        raise ConfigError(f"vocab_size cannot be set: {shards.path} is packed with its tokenizer")
+
+
+def check_known(source: Corpus, tokenizer: Tokenizer, whose: str) -> None:
+    """Raise CorpusError for characters that the tokenizer, called `whose`, does not know."""
+    unknown = sorted(tokenizer.unknown(source.docs.chars()))
+    if unknown:
+        shown = "".join(unknown[:10])
+        raise CorpusError(
+            f"{source.source} has characters that {whose} does not know "
+            f"({shown!r}{f' and {len(unknown) - 10:,} more' if len(unknown) > 10 else ''}): "
+            "leave those documents out, or start anew"
+        )
+
+
+def check_same(path: str | Path, documents: Documents, docs: Corpus) -> None:
+    """Raise ConfigError if `docs` are not the documents that the run in `path` learns."""
+    given = docs.different
+    if given.sha256() == documents.sha256():
+        return
+    pairs = zip_longest(documents, given)
+    place, (own, other) = next((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    raise ConfigError(
+        f"{docs.source} is not the list that {path} learns: it has {len(given):,} different "
+        f"documents, not {len(documents):,}; the first that differs is number {place}, {other!r} "
+        f"for {own!r}"
+    )

@@ -1,0 +1,176 @@
+"""The application: routes, the files of the page, and one form for whatever goes wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Match
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from kamon._version import __version__
+from kamon.errors import KamonError, StoreError
+from kamon.web.errors import WebError
+from kamon.web.routes import inside, jobs, models, preferences
+from kamon.web.server.guard import RequestGuard
+from kamon.web.services.playground import Playground
+from kamon.web.services.workers import Stopped
+
+MAX_ERROR = 2000  # characters of what a client is told
+FOLDERS = re.compile(r"(?<![^\s'\"`(])(?:[A-Za-z]:)?[/\\](?:[^/\\:\n]*[/\\])*")  # of a whole path
+
+
+class Problem(BaseModel):
+    """What went wrong, in one sentence."""
+
+    error: str
+
+
+class Health(BaseModel):
+    status: str
+    version: str
+
+
+class Allowed(BaseModel):
+    """limits: of the server, by their names; settings: the largest value of each setting of a
+    training."""
+
+    limits: dict[str, float]
+    settings: dict[str, float]
+
+
+def make_app(
+    playground: Playground, hosts: frozenset[str], token: str | None = None, **how: Any
+) -> ASGIApp:
+    """hosts: what requests may name as their Host; token: what each must bring, if there is one.
+    how: the other arguments of Guard."""
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem}
+        for status in (400, 401, 403, 404, 409, 410, 413, 415, 421, 422, 429, 503)
+    }
+    app = FastAPI(
+        title="Kamon",
+        version=__version__,
+        description="Names from a tiny GPT: samples, completions, scores, training, and your taste",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # it loads its scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=problems,
+    )
+    app.state.playground = playground
+    for api in (models, jobs, inside, preferences):
+        app.include_router(api.router, prefix="/api/v1")
+
+    @app.get("/health", tags=["server"])
+    async def health() -> Health:
+        """Whether the server is there."""
+        return Health(status="ok", version=__version__)
+
+    @app.get("/api/v1/limits", tags=["server"])
+    async def limits() -> Allowed:
+        """How much a request may ask for."""
+        return Allowed(limits=asdict(playground.limits), settings=jobs.largest_settings())
+
+    page = Page(packages=[("kamon.web", "static")])
+    app.mount("/static", GZipMiddleware(page))
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return await page.get_response("index.html", request.scope)
+
+    app.add_exception_handler(WebError, tell_web_error)
+    app.add_exception_handler(KamonError, tell_kamon_error)
+    app.add_exception_handler(RequestValidationError, tell_invalid)
+    app.add_exception_handler(HTTPException, tell_http_error)
+    app.add_exception_handler(Stopped, tell_nobody)
+    app.add_exception_handler(Exception, tell_bug)
+    return RequestGuard(app, playground.limits, hosts, token, **how)
+
+
+class Page(StaticFiles):
+    """The files of the page; a browser asks each time whether they have changed."""
+
+    def file_response(self, *args: Any, **how: Any) -> Response:
+        response = super().file_response(*args, **how)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+# ---- what went wrong
+
+
+def problem(status: int, text: str) -> JSONResponse:
+    headers = {"retry-after": "1"} if status in (429, 503) else {}
+    return JSONResponse({"error": text[:MAX_ERROR]}, status, headers)
+
+
+async def tell_web_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, WebError)
+    return problem(error.status, str(error))
+
+
+async def tell_kamon_error(_: Request, error: Exception) -> Response:
+    """What a client can change is 422; a directory that is taken or cannot be written is 409."""
+    if isinstance(error, StoreError):
+        return problem(409, FOLDERS.sub("", str(error)))
+    return problem(422, str(error))
+
+
+async def tell_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return problem(422, sentence(error.errors()))
+
+
+def sentence(problems: Sequence[Any]) -> str:
+    """The first of them: where, and what.
+
+    >>> sentence([{"loc": ("body", "n"), "msg": "Input should be less than or equal to 10"}])
+    'n: Input should be less than or equal to 10'
+    """
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "path", "query"))
+    return f"{where[:200]}: {first['msg']}" if where else str(first["msg"])
+
+
+async def tell_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = {
+        400: "the request's body is no JSON that can be read",
+        404: "there is nothing at this address",
+        405: "this address takes another method",
+    }.get(error.status_code, str(error.detail))
+    answer = problem(error.status_code, text)
+    if error.status_code == 405:
+        answer.headers["allow"] = ", ".join(methods_of(request))
+    return answer
+
+
+def methods_of(request: Request) -> list[str]:
+    """What the address takes: each of its routes knows only its own."""
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "POST")
+        if any(
+            route.matches({**request.scope, "method": method})[0] == Match.FULL
+            for route in request.app.routes
+        )
+    ]
+
+
+async def tell_nobody(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)  # the client is gone
+
+
+async def tell_bug(_request: Request, _error: Exception) -> Response:
+    """Which is raised on behind the answer, and so shown where the server was started."""
+    return problem(500, "the server made a mistake: where it was started stands what happened")

@@ -1,0 +1,39 @@
+"""How a request reaches what the server has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Request
+
+from kamon.web.limits import Limits
+from kamon.web.services.jobs import Jobs
+from kamon.web.services.playground import Playground
+from kamon.web.services.ratings import Ratings
+from kamon.web.services.registry import ModelRegistry
+from kamon.web.services.workers import Stop
+
+T = TypeVar("T")
+
+
+class RequestContext:
+    """A request's hold on the server: computes for it as long as its client is there."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.playground: Playground = request.app.state.playground
+        self.limits: Limits = self.playground.limits
+        self.shelf: ModelRegistry = self.playground.shelf
+        self.jobs: Jobs = self.playground.jobs
+        self.ratings: Ratings = self.playground.ratings
+
+    async def compute(
+        self, function: Callable[[Stop], T], key: object = None, seconds: float | None = None
+    ) -> T:
+        """Return what `function` returns, in its turn; key, seconds: as of `Work.run`."""
+        work, gone = self.playground.work, self.request.is_disconnected
+        return await work.run(function, gone, key=key, seconds=seconds)
+
+
+Ask = Annotated[RequestContext, Depends(RequestContext)]

@@ -1,0 +1,594 @@
+"""Models and what they make: samples, completions, scores, the next token."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from kamon import completion
+from kamon.engines.base import has_fused_ops
+from kamon.errors import ConfigError, KamonError
+from kamon.evaluation.nearest import NearestDocument, sample_infos
+from kamon.evaluation.score import PercentileScale, score
+from kamon.generation.constraints import (
+    MAX_FLOPS_AT_ONCE,
+    MAX_FLOPS_AT_ONCE_SLOW,
+    GenerationConstraints,
+    allowed,
+)
+from kamon.generation.sampling import prefill, probabilities
+from kamon.model import Model
+from kamon.tokenizers.prompts import prompt_prefix
+from kamon.web.errors import WebError
+from kamon.web.limits import Limits
+from kamon.web.routes.context import Ask
+from kamon.web.services.registry import Entry, file_name
+from kamon.web.services.workers import Stop, Stopped
+
+router = APIRouter(tags=["models"])
+LIMITS = Limits()
+MAX_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer names each
+NDJSON = "application/x-ndjson"
+LINES = 500  # of a stream, that are computed and sent together
+EXAMPLES = 10
+MAX_COMPARED = 2000  # characters of an entry: `NearestDocument` takes the square of them
+PIECE = 1000  # documents that are looked at before others have their turn
+MAX_PIECES = 5  # of a list, each of `num_at_once` documents, that texts are compared with
+MAX_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
+
+ModelId = Annotated[str, Field(min_length=1, max_length=80)]
+Text = Annotated[str, Field(max_length=LIMITS.text_chars)]
+ShortText = Annotated[str, Field(max_length=1000)]
+Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # that JavaScript has, too
+Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+TopK = Annotated[int, Field(ge=1, le=1_000_000)]
+TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Length = Annotated[int, Field(ge=0, le=1_000_000)]
+Accept = Annotated[str, Header(include_in_schema=False)]
+
+
+class ApiModel(BaseModel):
+    """What a request says; names that are not known are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ModelInfo(BaseModel):
+    """A model on the shelf. steps: of its training, to which one can go back: model "ID@STEP".
+    path: its directory, from where the server was started, as `kamon sample` takes it; null where
+    it is not saved."""
+
+    id: str
+    kind: Literal["opened", "trained", "tuned"]
+    num_params: int
+    n_layer: int
+    n_embd: int
+    n_head: int
+    block_size: int
+    vocab_size: int
+    num_docs: int
+    num_steps: int
+    held_out_loss: float | None
+    saved: bool
+    path: str | None
+    parent: str | None
+    step: int | None
+    steps: list[int]
+    prompts: bool
+    text: bool
+    seed: int
+    tokenizer: Literal["char", "bpe"]
+
+
+class ModelList(BaseModel):
+    models: list[ModelInfo]
+
+
+class ModelDetails(ModelInfo):
+    config: dict[str, Any]
+    source: str
+
+
+class SaveRequest(ApiModel):
+    name: Annotated[str, Field(max_length=40)]
+
+
+class CharacterCount(BaseModel):
+    text: str
+    count: int
+
+
+class LengthCount(BaseModel):
+    length: int
+    learned: int
+    held_out: int
+
+
+class Examples(BaseModel):
+    learned: list[str]
+    held_out: list[str]
+
+
+class Data(BaseModel):
+    """The list of a model: what was read, what is held out, of what characters, how long."""
+
+    source: str
+    num_docs: int
+    num_repetitions: int
+    num_cut: int
+    num_learned: int
+    num_held_out: int
+    characters: list[CharacterCount]
+    lengths: list[LengthCount]
+    examples: Examples
+
+
+class SampleBody(ApiModel):
+    """Conditions as of `kamon sample`; lengths in characters."""
+
+    model: ModelId
+    n: Annotated[int, Field(ge=0, le=LIMITS.samples)] = 20
+    temperature: Temperature | None = None
+    seed: Seed | None = None
+    top_k: TopK | None = None
+    top_p: TopP = 1.0
+    prefix: ShortText = ""
+    suffix: ShortText = ""
+    contains: ShortText = ""
+    min_len: Length = 0
+    max_len: Length | None = None
+    novel: bool = False
+    unique: bool = False
+    prompt: ShortText | None = None
+    nearest: bool = False
+
+
+class Near(BaseModel):
+    text: str
+    similarity: float
+
+
+class Sample(BaseModel):
+    """logprob: of the whole text and its end, in nats, at temperature 1."""
+
+    text: str
+    logprob: float | None
+    in_list: bool
+    nearest: Near | None
+
+
+class Samples(BaseModel):
+    """tried: candidates so far. ended: why the search ended; "n": all were found, "tried": it gave
+    up, "time": its time was over. Samples after that have no `nearest`; nor have those of a list
+    with an entry of more than 2,000 characters."""
+
+    seed: int
+    temperature: float
+    tried: int
+    ended: Literal["n", "tried", "time"]
+    samples: list[Sample]
+
+
+class CompleteBody(ApiModel):
+    model: ModelId
+    prefix: ShortText = ""
+    n: Annotated[int, Field(ge=1, le=LIMITS.completions)] = 10
+
+
+class CompletionFound(BaseModel):
+    text: str
+    logprob: float
+    share: float
+
+
+class Completions(BaseModel):
+    """The most probable documents that begin so; the first `exact` are so for certain."""
+
+    exact: int
+    completions: list[CompletionFound]
+
+
+class ScoreBody(ApiModel):
+    """unknown: what to do with a text that has characters which the model does not know."""
+
+    model: ModelId
+    texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
+    unknown: Literal["error", "skip", "replace", "zero"] = "error"
+
+
+class ScoreFound(BaseModel):
+    """percentile: how many known entries are at least as odd, in percent; null if there are none.
+
+    compared_with: which entries, "held_out" or "list" (see `PercentileScale`). logprob and
+    bits_per_char are null if the probability is 0. cut: the text is longer than the model reads at
+    once.
+    """
+
+    text: str
+    logprob: float | None
+    bits_per_char: float | None
+    percentile: float | None
+    compared_with: Literal["held_out", "list"] | None
+    surprising: str
+    cut: bool
+
+
+class Scores(BaseModel):
+    scores: list[ScoreFound]
+
+
+class NextTokenBody(ApiModel):
+    model: ModelId
+    prefix: ShortText = ""
+    temperature: Temperature = 1.0
+    top_k: TopK | None = None
+    top_p: TopP = 1.0
+    prompt: ShortText | None = None
+
+
+class NextToken(BaseModel):
+    """probability: at the temperature, among those that are kept; 0 for one that is not."""
+
+    id: int
+    text: str
+    logit: float
+    probability: float
+    kept: bool
+
+
+class NextTokens(BaseModel):
+    """end: the token that ends a document. position: of the token to come, behind the prompt."""
+
+    tokens: list[NextToken]
+    end: int
+    position: int
+
+
+# ---- routes
+
+
+@router.get("/models")
+async def list_models(ask: Ask) -> ModelList:
+    """All models that can be used, without the moments of trainings."""
+    entries = [each for each in list(ask.shelf.entries.values()) if each.parent is None]
+    for entry in entries:
+        with suppress(KamonError):  # its directory was changed since: it is not listed
+            await facts_of(entry, ask)
+    known = [each for each in entries if each.facts is not None]
+    return ModelList(models=[info(each, ask.shelf.steps(each.id)) for each in known])
+
+
+async def facts_of(entry: Entry, ask: Ask) -> dict[str, Any]:
+    """Return `Entry.about`, at once if it is known."""
+    if entry.facts is not None:
+        return entry.facts
+    return await ask.compute(lambda _: entry.about(), entry)
+
+
+@router.get("/models/{id}")
+async def show_model(id: ModelId, ask: Ask) -> ModelDetails:
+    """One model, with its settings."""
+    entry = ask.shelf.get(id)
+    facts = await facts_of(entry, ask)
+    found = info(entry, ask.shelf.steps(id)).model_dump()
+    return ModelDetails(**found, config=facts["config"], source=facts["source"])
+
+
+@router.post("/models/{id}/save", status_code=201)
+async def save_model(id: ModelId, body: SaveRequest, ask: Ask) -> ModelInfo:
+    """Write a model to the folder of the server, under a name that is free."""
+    entry = ask.shelf.get(id)
+
+    def write(stop: Stop) -> ModelInfo:
+        ask.shelf.save(id, body.name, stop)
+        return info(ask.shelf.get(body.name), [])
+
+    return await ask.compute(write, entry)
+
+
+@router.delete("/models/{id}", status_code=204)
+async def forget_model(id: ModelId, ask: Ask) -> Response:
+    """Take a model off the shelf; what is saved stays where it is."""
+    ask.shelf.forget(id)
+    return Response(status_code=204)
+
+
+@router.get("/models/{id}/data")
+async def show_data(id: ModelId, ask: Ask) -> Data:
+    """The list that a model learned from."""
+    entry = ask.shelf.get(id)
+
+    def look(stop: Stop) -> Data:
+        with entry.use(stop) as model:
+            return entry.remember("data", lambda: data_of(model, stop))
+
+    return await ask.compute(look, entry)
+
+
+@router.post("/sample", response_model=Samples)
+async def draw_samples(body: SampleBody, ask: Ask, accept: Accept = "") -> Any:
+    """New documents; with "Accept: application/x-ndjson" one to a line."""
+    entry = ask.shelf.get(body.model)
+    most = ask.limits.nearest
+    if body.nearest and body.n > most:
+        raise WebError(422, f"nearest neighbours are found for {most} samples at most")
+
+    def draw(stop: Stop) -> Samples:
+        with entry.use(stop) as model:
+            return samples_of(model, body, ask.limits, stop, known_of(entry, model))
+
+    found = await ask.compute(draw, entry)
+    return lines(found.samples) if wants_lines(accept) else found
+
+
+@router.post("/complete")
+async def complete(body: CompleteBody, ask: Ask) -> Completions:
+    """The most probable documents that begin with a prefix."""
+    entry = ask.shelf.get(body.model)
+
+    def search(stop: Stop) -> Completions:
+        with entry.use(stop) as model:
+            found = completion.complete(model, body.prefix, body.n)
+        return Completions(
+            exact=found.num_exact,
+            completions=[CompletionFound(**each._asdict()) for each in found.documents],
+        )
+
+    return await ask.compute(search, entry)
+
+
+@router.post("/score", response_model=Scores)
+async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
+    """How odd texts are to a model; with "Accept: application/x-ndjson" one to a line."""
+    entry = ask.shelf.get(body.model)
+
+    def look(stop: Stop) -> list[ScoreFound]:
+        with entry.use(stop) as model:
+            found = [
+                each
+                for some in pieces(model, body.texts, stop)
+                for each in score(model, some, unknown=body.unknown)
+            ]
+            which = "zero" if body.unknown == "zero" else "skip"
+            most = MAX_PIECES * num_at_once(model)
+            scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
+            return [
+                ScoreFound(
+                    text=each.text,
+                    logprob=finite(each.logprob),
+                    bits_per_char=finite(each.bits_per_char),
+                    percentile=scale.percentile(each.bits_per_char),
+                    compared_with=scale.reference,
+                    surprising=each.surprising,
+                    cut=each.cut,
+                )
+                for each in found
+            ]
+
+    scores = await ask.compute(look, entry)
+    return lines(scores) if wants_lines(accept) else Scores(scores=scores)
+
+
+def finite(number: float) -> float | None:
+    """The number, or null, for JSON has no infinite ones."""
+    return number if math.isfinite(number) else None
+
+
+@router.post("/next-token")
+async def next_token(body: NextTokenBody, ask: Ask) -> NextTokens:
+    """Every token that may come next, with its logit and its probability."""
+    entry = ask.shelf.get(body.model)
+
+    def look(stop: Stop) -> NextTokens:
+        with entry.use(stop) as model:
+            return next_tokens_of(model, body)
+
+    return await ask.compute(look, entry)
+
+
+# ---- what they find
+
+
+def info(entry: Entry, steps: list[int]) -> ModelInfo:
+    facts = entry.about()
+    return ModelInfo(
+        id=entry.id,
+        kind=entry.kind,
+        saved=entry.path is not None,
+        path=None if entry.path is None else shown_path(entry.path),
+        parent=entry.parent,
+        step=entry.step,
+        steps=steps,
+        **{name: facts[name] for name in facts.keys() & ModelInfo.model_fields.keys()},
+    )
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as seen from where the server was started, or its name if it lies elsewhere."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return path.name
+
+
+def pieces(model: Model, texts: list[str], stop: Stop) -> Iterator[list[str]]:
+    """Yield so many texts at a time as the model reads quickly, as long as `stop` allows."""
+    size = num_at_once(model)
+    for begin in range(0, len(texts), size):
+        stop.check()
+        yield texts[begin : begin + size]
+
+
+def num_at_once(model: Model) -> int:
+    """Return how many documents the model reads in a part of a second."""
+    work = MAX_FLOPS_AT_ONCE if has_fused_ops(model.engine) else MAX_FLOPS_AT_ONCE_SLOW
+    return max(1, int(work / model.num_params / model.config.block_size))
+
+
+def data_of(model: Model, stop: Stop) -> Data:
+    learned, held_out = model.parts()
+    summary, num_docs = model.training["corpus"], len(model.docs)
+    counts: Counter[str] = Counter()
+    for number, doc in enumerate(model.docs):
+        counts.update(doc)
+        if number % PIECE == 0:
+            stop.check()
+    lengths = (learned.lengths(), held_out.lengths())
+    return Data(
+        source=file_name(summary["source"]),
+        num_docs=num_docs,
+        num_repetitions=summary["num_docs"] - num_docs if "num_different" in summary else 0,
+        num_cut=model.training.get("num_cut", 0),
+        num_learned=len(learned),
+        num_held_out=len(held_out),
+        characters=[CharacterCount(text=text, count=n) for text, n in counts.most_common(500)],
+        lengths=[
+            LengthCount(length=length, learned=lengths[0][length], held_out=lengths[1][length])
+            for length in sorted({*lengths[0], *lengths[1]})[:500]
+        ],
+        examples=Examples(
+            learned=[learned[i][:200] for i in range(min(EXAMPLES, len(learned)))],
+            held_out=[held_out[i][:200] for i in range(min(EXAMPLES, len(held_out)))],
+        ),
+    )
+
+
+CONDITIONS = (
+    *("top_k", "top_p", "prefix", "suffix", "contains", "min_len", "max_len", "novel", "unique"),
+    "prompt",
+)
+
+
+def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
+    """Which of some texts are in the list: at once by a set, where the list is no very long one."""
+    if len(model.docs) > MAX_REMEMBERED:
+        return model.docs.intersection
+    return entry.remember("documents", lambda: frozenset(model.docs)).intersection
+
+
+def samples_of(
+    model: Model,
+    body: SampleBody,
+    limits: Limits,
+    stop: Stop,
+    known_of: Callable[[list[str]], Collection[str]],
+) -> Samples:
+    model.check_documents("the server samples documents")
+    given = {name: getattr(body, name) for name in CONDITIONS}
+    none = GenerationConstraints()
+    conditions = {name: value for name, value in given.items() if value != getattr(none, name)}
+
+    def enough(tried: int) -> bool:
+        return stop() or tried >= limits.candidates or stop.late()
+
+    found = model.generate(
+        body.n,
+        temperature=body.temperature,
+        seed=body.seed,
+        should_stop=enough,
+        **conditions,
+    )
+    known = known_of(found.texts)
+    short = max(model.docs.lengths(), default=0) <= MAX_COMPARED
+    similar = NearestDocument(model.docs) if body.nearest and short else None
+    samples: list[Sample] = []
+    ended: Literal["n", "tried", "time"]
+    size = num_at_once(model)
+    for begin in range(0, len(found.texts), size):
+        some = found.texts[begin : begin + size]
+        for each in sample_infos(model, some, body.prompt, known=known):
+            if stop():
+                raise Stopped
+            near = similar(each.text) if similar and not stop.late() else None
+            samples.append(
+                Sample(
+                    text=each.text,
+                    logprob=finite(each.logprob),
+                    in_list=each.in_list,
+                    nearest=near and Near(text=near[0], similarity=near[1]),
+                )
+            )
+    if len(samples) == body.n and not any(similar and each.nearest is None for each in samples):
+        ended = "n"
+    else:
+        ended = "time" if stop.late() else "tried"
+    return Samples(
+        seed=model.config.seed if body.seed is None else body.seed,
+        temperature=model.config.temperature if body.temperature is None else body.temperature,
+        tried=found.num_candidates,
+        ended=ended,
+        samples=samples,
+    )
+
+
+def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
+    tokenizer, config = model.tokenizer, model.config
+    if tokenizer.vocab_size > MAX_TOKENS:
+        raise ConfigError(
+            f"the model has {tokenizer.vocab_size:,} tokens, and the next one is shown of models "
+            f"that have {MAX_TOKENS:,} at most: ask for completions"
+        )
+    before = prompt_prefix(tokenizer, body.prompt, config.block_size)
+    prefix = tokenizer.encode(body.prefix)
+    if len(before) + len(prefix) >= config.block_size:
+        raise ConfigError(
+            f"the prefix has {len(prefix):,} tokens, and the model's block_size "
+            f"{config.block_size} leaves no room behind it"
+        )
+    decoder = prefill(model.engine, tokenizer.bos, before)
+    token = (before or (tokenizer.bos,))[-1]
+    logits = decoder.push(token)
+    for token in prefix:
+        logits = decoder.push(token)
+    special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
+    conditions = GenerationConstraints(top_k=body.top_k, top_p=body.top_p)
+    stay = allowed(
+        *(logits, body.temperature, tokenizer.bos, len(body.prefix), conditions),
+        special,
+    )
+    shares = dict(
+        zip(stay, probabilities([logits[t] for t in stay], body.temperature), strict=True)
+    )
+    return NextTokens(
+        tokens=[
+            NextToken(
+                id=token,
+                text="" if token == tokenizer.bos else tokenizer.token_text(token),
+                logit=logit,
+                probability=shares.get(token, 0.0),
+                kept=token in shares,
+            )
+            for token, logit in enumerate(logits)
+            if token not in special
+        ],
+        end=tokenizer.bos,
+        position=len(prefix),
+    )
+
+
+def wants_lines(accept: str) -> bool:
+    return NDJSON in accept
+
+
+def lines(found: Iterable[BaseModel]) -> StreamingResponse:
+    """One JSON object to a line."""
+
+    def chunks() -> Iterator[bytes]:
+        part: list[str] = []
+        for each in found:
+            part.append(json.dumps(each.model_dump(), ensure_ascii=False) + "\n")
+            if len(part) == LINES:
+                yield "".join(part).encode()
+                part = []
+        yield "".join(part).encode()
+
+    return StreamingResponse(chunks(), media_type=NDJSON)

@@ -1,0 +1,320 @@
+"""A training in a process of its own: `python -m kamon.web.services.worker`.
+
+Standard input has one JSON object in its first line, the fields of `Request`, and then words, one a
+line: pause, resume, stop. Where it ends, this process ends at once: nobody is left to train for.
+Standard output has a JSON object a line, "type" among its fields:
+
+    start     what is known before the first step: config, tokenizer, training, documents, …
+    progress  step, seconds, losses of the steps since the last one, held_out ([step, loss]) too
+    moment    step, params, samples: the model of that step
+    ngram     loss, order: the best n-gram on the documents held out
+    end       finished, params (null where no step was made), training, samples of that model
+    failed    error: one sentence
+
+Documents are those of `contents.pack_documents`, params of the engine's dtype; both are base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from kamon import api, model
+from kamon._version import __version__
+from kamon.data import corpus
+from kamon.data.split import RULE
+from kamon.engines.parameters import num_params
+from kamon.errors import ConfigError, KamonError
+from kamon.evaluation.introspection import ngram_loss
+from kamon.storage.checkpoint import pack_documents
+from kamon.storage.metrics import Metrics
+
+if TYPE_CHECKING:
+    from kamon.data.corpus import Corpus
+    from kamon.training.loop import Progress
+    from kamon.training.setup import TrainingSetup
+
+MAX_REQUEST_BYTES = 8 << 20  # bytes
+MAX_COMMAND_BYTES = 100
+REPORT_SECONDS = 0.1  # between two reports
+NUM_SAMPLES = 5
+KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training, that may go into moments
+PARAM_BYTES = {"float32": 4}  # of one parameter; of other dtypes 8
+NICE = 5  # the page comes first
+
+
+@dataclass(frozen=True)
+class Request:
+    """text: the list, or None for the built-in one called `source`; format, column: as of
+    `corpus.from_text`. budget: seconds, or None where `settings` have num_steps. The others are
+    ends: most_seconds of the training, whatever its budget."""
+
+    text: str | None
+    source: str
+    budget: float | None
+    settings: dict[str, Any]
+    most_steps: int
+    most_params: int
+    most_seconds: float
+    moments: int
+    moment_bytes: int
+    format: str = "text"
+    column: str | None = None
+    header: bool = True
+
+
+class Control:
+    """What those who started the training want of it."""
+
+    def __init__(self) -> None:
+        self.going = threading.Event()
+        self.going.set()
+        self.stopped = False
+        self.paused_seconds = 0.0
+
+    def listen(self, commands: BinaryIO) -> None:
+        """Until the end of this process, which it makes."""
+        while command := commands.readline(MAX_COMMAND_BYTES):
+            word = command.strip()
+            if word == b"pause" and not self.stopped:
+                self.going.clear()
+            elif word == b"resume":
+                self.going.set()
+            elif word == b"stop":
+                self.stopped = True
+                self.going.set()
+        os._exit(0)
+
+    def wait(self) -> None:
+        """As long as there is a pause."""
+        start = time.perf_counter()
+        if not self.going.is_set():
+            self.going.wait()
+            self.paused_seconds += time.perf_counter() - start
+
+
+@dataclass
+class Report:
+    """Where messages go, from any thread."""
+
+    out: BinaryIO
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, type: str, **fields: Any) -> None:
+        line = json.dumps({"type": type} | fields).encode() + b"\n"
+        with self.lock:
+            try:
+                self.out.write(line)
+                self.out.flush()
+            except OSError:  # nobody reads any more
+                os._exit(0)
+
+
+def wanted_steps(num_steps: int, moments: int) -> Iterator[int]:
+    """Steps to keep the model of: the first and the last, and the denser the earlier, as a model
+    changes most at first.
+
+    >>> list(wanted_steps(1000, 8))
+    [0, 3, 23, 79, 187, 364, 630, 1000]
+    """
+    last = -1
+    for number in range(moments):
+        step = round(num_steps * (number / max(1, moments - 1)) ** 3)
+        if step > last:
+            yield step
+            last = step
+
+
+class Training:
+    """One training, told about as it goes."""
+
+    def __init__(self, request: Request, source: Corpus, control: Control, report: Report) -> None:
+        self.request = request
+        self.source = source
+        self.control = control
+        self.report = report
+        self.start = self.last_report = time.perf_counter()
+        self.num_losses = self.num_held_out = 0  # told already
+        self.wanted: list[int] = []
+        self.keeping = 0.0  # seconds that went into moments
+        self.too_long = False
+        self.model: model.Model | None = None  # as it stands; its engine is the one that learns
+        self.counting: threading.Thread | None = None
+
+    def run(self) -> None:
+        request = self.request
+        model = api.train(
+            self.source,
+            budget=request.budget,
+            on_start=self.on_start,
+            on_progress=self.on_progress,
+            should_stop=self.should_stop,
+            **request.settings,
+        )
+        if self.counting:
+            self.counting.join()
+        training = model.training | {"seconds": round(self.seconds(), 3)}
+        if model.metrics:
+            self.send_progress(model.metrics.losses, model.metrics.held_out.items())
+        self.report(
+            "end",
+            finished=training["finished"],
+            too_long=self.too_long,
+            params=self.as_text(model.engine.state()["params"]) if model.metrics else None,
+            training=training,
+            samples=model.sample(NUM_SAMPLES) if model.metrics else [],
+        )
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start - self.control.paused_seconds
+
+    def should_stop(self) -> bool:
+        self.too_long = self.too_long or self.seconds() > self.request.most_seconds
+        return self.control.stopped or self.too_long
+
+    def on_start(self, run: TrainingSetup) -> None:
+        request, config = self.request, run.config
+        if config.num_steps > request.most_steps:
+            raise ConfigError(
+                f"so small a model makes {config.num_steps:,} steps in that time, and "
+                f"{request.most_steps:,} are the most: choose a smaller budget"
+            )
+        size = num_params(config)
+        if size > request.most_params:
+            raise ConfigError(
+                f"the model would have {size:,} parameters, and {request.most_params:,} are the "
+                "most: choose a smaller n_embd, n_layer or block_size, or a list of fewer "
+                "different characters"
+            )
+        different = self.source.different
+        training = {
+            "kamon": __version__,
+            "engine": run.engine_name,
+            "dtype": run.engine.dtype,
+            "num_cut": run.num_cut,
+            "hold_out": bool(run.held_out),
+            "init_from": None,
+            "checkpoint_every": None,
+            "corpus": self.source.summary() | {"sha256": different.sha256(), "split": RULE},
+            "held_out": None,
+        }
+        self.model = model.Model(config, run.tokenizer, run.engine, Metrics(), training, different)
+        self.report(
+            "start",
+            config=asdict(config),
+            tokenizer=run.tokenizer.to_json(),
+            training=training,
+            documents=text_of(b"".join(pack_documents(different))),
+        )
+        if run.held_out:
+            self.counting = threading.Thread(target=self.count, args=[self.model], daemon=True)
+            self.counting.start()
+        room = request.moment_bytes // (size * PARAM_BYTES.get(run.engine.dtype, 8))
+        moments = max(2, min(request.moments, room))
+        self.wanted = list(wanted_steps(config.num_steps, moments))
+        self.start = self.last_report = time.perf_counter()
+        self.send_snapshot(0)
+
+    def count(self, model: model.Model) -> None:
+        divided = replace(model, training=model.training | {"held_out": {}})
+        loss, order = ngram_loss(divided)
+        self.report("ngram", loss=loss, order=order)
+
+    def on_progress(self, progress: Progress) -> None:
+        step = len(progress.losses)
+        due = bool(self.wanted) and step >= self.wanted[0]
+        if step < progress.num_steps:  # else later, so that a large model keeps to its budget
+            due = due and self.keeping <= KEEPING_SECONDS + KEEPING_SHARE * self.seconds()
+        paused = not self.control.going.is_set()
+        if due or paused or time.perf_counter() - self.last_report >= REPORT_SECONDS:
+            self.send_progress(progress.losses, progress.held_out)
+        if due:
+            self.send_snapshot(step)
+        self.control.wait()
+
+    def send_progress(self, losses: array[float], held_out: Iterable[tuple[int, float]]) -> None:
+        """What is new."""
+        records = [pair for pair in held_out if math.isfinite(pair[1])]
+        self.report(
+            "progress",
+            step=len(losses),
+            seconds=round(self.seconds(), 3),
+            losses=losses[self.num_losses :].tolist(),
+            held_out=records[self.num_held_out :],
+        )
+        self.num_losses, self.num_held_out = len(losses), len(records)
+        self.last_report = time.perf_counter()
+
+    def send_snapshot(self, step: int) -> None:
+        """The model of this step."""
+        assert self.model
+        start = time.thread_time()
+        self.wanted = [each for each in self.wanted if each > step]
+        params = self.model.engine.state()["params"]
+        if math.isfinite(sum(params)):
+            samples = self.model.sample(NUM_SAMPLES)
+            self.report("moment", step=step, params=self.as_text(params), samples=samples)
+        self.keeping += time.thread_time() - start
+
+    def as_text(self, params: array[float]) -> str:
+        assert self.model
+        typecode = "f" if self.model.engine.dtype == "float32" else "d"
+        return text_of(array(typecode, params).tobytes())
+
+
+def text_of(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def main() -> int:
+    report = Report(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)  # whatever else is printed is no message
+    commands = sys.stdin.buffer
+    with suppress(AttributeError, OSError):  # where there is no such thing
+        os.nice(NICE)
+    try:
+        request = Request(**json.loads(commands.readline(MAX_REQUEST_BYTES)))
+    except (ValueError, TypeError, RecursionError):
+        report("failed", error="what came first on standard input is no training")
+        return 2
+    control = Control()
+    threading.Thread(target=control.listen, args=[commands], daemon=True).start()
+    try:
+        if request.text is None:
+            source = corpus.read(request.source)
+        else:
+            source = corpus.from_text(
+                *(request.text, request.source),
+                column=request.column,
+                format=request.format,
+                header=request.header,
+            )
+        Training(request, source, control, report).run()
+    except KamonError as error:
+        report("failed", error=str(error))
+        return 1
+    except MemoryError:
+        report("failed", error="there is not enough memory for this training")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # Not by way of the interpreter's end, which waits for a thread that waits for input.
+    try:
+        code = main()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 70
+    sys.stderr.flush()
+    os._exit(code)
