@@ -77,7 +77,8 @@ class InsideView {
     );
     append(this.parts, this.attentionPanel(), this.surprisePanel());
     append(root, this.embeddings.node, this.graph.node);
-    this.text.value = state.text ?? (await firstText(this.model, signal));
+    const text = state.text ?? (await firstText(this.model, signal));
+    this.text.value ||= text; // the user may have typed already
     const reading = this.read(true).then(() => (signal.aborted ? undefined : this.graph.begin()));
     await Promise.all([reading, this.embeddings.begin()]);
   }
