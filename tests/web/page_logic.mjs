@@ -70,7 +70,12 @@ test("what is no text is refused with what to do", () => {
 
 test("the column of words is taken, and not the one of ids", () => {
   const table = (rows, by = ",") => rows.map((row) => row.join(by)).join("\r\n");
-  const rows = [["id", "name", "mail", "country"], ["1", "Anna", "anna@x.org", "DE"], ["2", "Bo", "bo@x.org", "DE"], ["3", "Cleo", "c@x.org", "DE"]];
+  const rows = [
+    ["id", "name", "mail", "country"],
+    ["1", "Anna", "anna@x.org", "DE"],
+    ["2", "Bo", "bo@x.org", "DE"],
+    ["3", "Cleo", "c@x.org", "DE"],
+  ];
   for (const by of [",", ";", "|"]) assert.equal(text.wordiest(table(rows, by), "csv", rows[0]), "name");
   assert.equal(text.wordiest(table(rows, "\t"), "tsv", rows[0]), "name");
   const quoted = 'key,"the, brand"\nab12cd,"Red, ""Fox"""\nfe98ba,"Blue\nOwl"\n';
@@ -119,7 +124,10 @@ test("a search that gave up does not say that there is no more", () => {
   const some = (n, tried, ended) => ({ samples: Array(n), tried, ended });
   assert.equal(text.foundSentence(some(20, 48, "n"), 20, true), "20 found in 48 tries.");
   assert.match(text.foundSentence(some(0, 20000, "tried"), 20, false), /^None found in 20,000 tries\./);
-  assert.match(text.foundSentence(some(3, 500, "time"), 20, true), /^Only 3 of 20 found in 500 tries before time ran out\. .*Only new names/);
+  assert.match(
+    text.foundSentence(some(3, 500, "time"), 20, true),
+    /^Only 3 of 20 found in 500 tries before time ran out\. .*Only new names/,
+  );
 });
 
 test("a name to save under is free, and one that the server takes", () => {
@@ -139,7 +147,11 @@ const answer = (status, body, headers = {}) => new Response(JSON.stringify(body)
 test("a busy server is asked again when it says", async () => {
   const told = [];
   api.busy.tell = (waiting) => told.push(waiting);
-  const answers = [answer(503, {}, { "Retry-After": "0" }), answer(503, {}, { "Retry-After": "0" }), answer(200, { models: [1] })];
+  const answers = [
+    answer(503, {}, { "Retry-After": "0" }),
+    answer(503, {}, { "Retry-After": "0" }),
+    answer(200, { models: [1] }),
+  ];
   let asked = 0;
   globalThis.fetch = async () => answers[asked++];
   assert.deepEqual(await api.models(), [1]);
@@ -170,7 +182,13 @@ test("an address has no empty values", () => {
 test("a view is found as it was left", () => {
   state.push("?view=generate&model=m&temperature=0.3&prefix=ka&seed=9");
   state.push("?view=data&model=m");
-  assert.deepEqual(state.left("generate"), { view: "generate", model: "m", temperature: "0.3", prefix: "ka", seed: "9" });
+  assert.deepEqual(state.left("generate"), {
+    view: "generate",
+    model: "m",
+    temperature: "0.3",
+    prefix: "ka",
+    seed: "9",
+  });
   state.push("?view=data&model=other&job=j");
   assert.deepEqual(state.left("generate"), { view: "generate", model: "other", job: "j", temperature: "0.3" });
 });
@@ -225,7 +243,13 @@ test("top-k, top-p and the shortest length leave tokens out", () => {
 const NEXT = {
   end: 26,
   position: 0,
-  tokens: ["a", "b", "c", ""].map((each, i) => ({ id: i === 3 ? 26 : i, text: each, logit: [1, 3, 2, 0][i], probability: 0, kept: each !== "c" })),
+  tokens: ["a", "b", "c", ""].map((each, i) => ({
+    id: i === 3 ? 26 : i,
+    text: each,
+    logit: [1, 3, 2, 0][i],
+    probability: 0,
+    kept: each !== "c",
+  })),
 };
 
 test("the chances of the next letter are those before and after the cut", () => {
@@ -238,7 +262,14 @@ test("the chances of the next letter are those before and after the cut", () => 
   const order = letters.orderOf(distribution);
   assert.deepEqual(order, [1, 0, 3]);
   const chart = letters.chartOf(NEXT, distribution, order);
-  assert.deepEqual(chart.bars.map((bar) => [bar.label, bar.cut]), [["b", false], ["a", true], ["end", true]]);
+  assert.deepEqual(
+    chart.bars.map((bar) => [bar.label, bar.cut]),
+    [
+      ["b", false],
+      ["a", true],
+      ["end", true],
+    ],
+  );
   assert.match(chart.bars[1].title, /^a: cut off, else 11%$/);
   assert.equal(chart.description, "1 token of 3 may come next. The most likely is b, 100%.");
   assert.deepEqual(chart.behind.rows[2], ["end", "cut off", "4.2%", "0.000", 26]);
@@ -247,7 +278,13 @@ test("the chances of the next letter are those before and after the cut", () => 
 });
 
 test("letters beyond the bars are one bar", () => {
-  const tokens = [...Array(40).keys()].map((i) => ({ id: i, text: String.fromCharCode(97 + i), logit: -i, probability: 0, kept: true }));
+  const tokens = [...Array(40).keys()].map((i) => ({
+    id: i,
+    text: String.fromCharCode(97 + i),
+    logit: -i,
+    probability: 0,
+    kept: true,
+  }));
   const next = { end: 39, position: 0, tokens };
   const distribution = letters.distributionOf(next, "", { temperature: 1, top_k: null, top_p: 1 });
   const { bars } = letters.chartOf(next, distribution, letters.orderOf(distribution));
@@ -265,7 +302,14 @@ test("a card that was answered or skipped does not come again", () => {
   now = session.skipping(now, "bo");
   assert.deepEqual(session.queueOf(now), ["cy"]);
   assert.deepEqual(session.progressOf(now), { done: 1, left: 2 });
-  const pairs = session.begun({ ...RATINGS, proposals: [["a", "b"], ["b", "a"], ["a", "c"]] });
+  const pairs = session.begun({
+    ...RATINGS,
+    proposals: [
+      ["a", "b"],
+      ["b", "a"],
+      ["a", "c"],
+    ],
+  });
   const answered = session.sending(pairs, session.answerOf(["a", "b"], "b"));
   assert.deepEqual(session.queueOf(answered), [["a", "c"]]);
 });
@@ -301,7 +345,18 @@ test("after learning, the proposals before are remembered", () => {
   assert.deepEqual(session.failed(asked).waiting, []);
 });
 
-const FORM = { own: false, text: "a,b\n1,2", name: "", file: "", format: "text", column: "", header: true, budget: "1", seed: "7", settings: {} };
+const FORM = {
+  own: false,
+  text: "a,b\n1,2",
+  name: "",
+  file: "",
+  format: "text",
+  column: "",
+  header: true,
+  budget: "1",
+  seed: "7",
+  settings: {},
+};
 
 test("a training asks for the built-in list, or for the user's own", () => {
   assert.deepEqual(form.jobRequest(FORM), { builtin: "names", budget: 1, seed: 7, settings: {} });
@@ -317,8 +372,14 @@ test("a training asks for the built-in list, or for the user's own", () => {
 test("a training as a command names its list and its table", () => {
   assert.equal(form.codeOf(FORM).command, "kamon train names --budget 1s --seed 7 -o model");
   const table = { ...FORM, own: true, file: "my dogs.csv", format: "csv", column: "b", header: false };
-  assert.equal(form.codeOf(table).command, "kamon train 'my dogs.csv' --column b --budget 1s --seed 7 --no-header -o model");
-  assert.match(form.codeOf(table).python, /kamon\.train\("my dogs\.csv", column="b", budget="1s", seed=7, header=False\)/);
+  assert.equal(
+    form.codeOf(table).command,
+    "kamon train 'my dogs.csv' --column b --budget 1s --seed 7 --no-header -o model",
+  );
+  assert.match(
+    form.codeOf(table).python,
+    /kamon\.train\("my dogs\.csv", column="b", budget="1s", seed=7, header=False\)/,
+  );
   const pasted = { ...FORM, own: true, format: "jsonl", column: "b", settings: { num_steps: 3 } };
   assert.equal(form.codeOf(pasted).command, "kamon train list.jsonl --column b --seed 7 --num-steps 3 -o model");
   assert.deepEqual(["a.CSV", "a.ndjson", "a.txt", "csv"].map(form.formatOf), ["csv", "jsonl", "text", "text"]);
@@ -329,18 +390,36 @@ const JOB = {
   state: "running",
   step: 20,
   num_steps: 100,
-  losses: [[1, 3], [2, 2]],
+  losses: [
+    [1, 3],
+    [2, 2],
+  ],
   held_out: [[2, 2.5]],
-  moments: [{ step: 10, model: "job-1@10", samples: ["ann"] }, { step: 20, model: "job-1@20", samples: ["bo"] }],
+  moments: [
+    { step: 10, model: "job-1@10", samples: ["ann"] },
+    { step: 20, model: "job-1@20", samples: ["bo"] },
+  ],
   model: null,
   best: null,
   lines: { uniform: 3.3, ngram: 1.9, ngram_order: 4 },
 };
 
 test("an event adds what is new to a training", () => {
-  const progress = { state: "paused", step: 30, losses: [[2, 2], [3, 1]], held_out: [] };
+  const progress = {
+    state: "paused",
+    step: 30,
+    losses: [
+      [2, 2],
+      [3, 1],
+    ],
+    held_out: [],
+  };
   const after = merged(JOB, "progress", progress);
-  assert.deepEqual(after.losses, [[1, 3], [2, 2], [3, 1]]);
+  assert.deepEqual(after.losses, [
+    [1, 3],
+    [2, 2],
+    [3, 1],
+  ]);
   assert.deepEqual([after.state, after.step, after.held_out, after.moments], ["paused", 30, [[2, 2.5]], JOB.moments]);
   const moment = { step: 30, model: "job-1@30", samples: [] };
   const more = merged(after, "moment", moment);
@@ -348,7 +427,10 @@ test("an event adds what is new to a training", () => {
   assert.equal(more.model, null);
   assert.deepEqual(merged(more, "moment", moment).moments, more.moments);
   assert.deepEqual(merged(JOB, "end", { ...JOB, losses: [[9, 9]], model: "job-1" }).losses, [[9, 9]]);
-  assert.deepEqual(JOB.losses, [[1, 3], [2, 2]]);
+  assert.deepEqual(JOB.losses, [
+    [1, 3],
+    [2, 2],
+  ]);
 });
 
 test("the step to look at is the model's, the newest or the nearest", () => {
@@ -356,21 +438,33 @@ test("the step to look at is the model's, the newest or the nearest", () => {
   assert.equal(losses.placeAt(JOB, null), 1);
   assert.equal(losses.placeAt(JOB, 12), 0);
   const done = { ...JOB, model: "job-1", step: 40, best: { step: 15, loss: 2.4, over_fitted: true, samples: ["cy"] } };
-  assert.deepEqual(losses.momentsOf(done).map((each) => each.model), ["job-1@10", "job-1", "job-1@20"]);
+  assert.deepEqual(
+    losses.momentsOf(done).map((each) => each.model),
+    ["job-1@10", "job-1", "job-1@20"],
+  );
   assert.equal(losses.usualPlace(done), 1);
   assert.equal(losses.cursorOf(done, null), 15);
   assert.equal(losses.cursorOf(done, 19), 20);
   assert.equal(losses.cursorOf(JOB, null), null);
-  assert.match(losses.whichStep(done), /^: step 15 did best on the entries held out.*\(loss 2\.4000 there\)\. After that it only memorised/);
+  assert.match(
+    losses.whichStep(done),
+    /^: step 15 did best on the entries held out.*\(loss 2\.4000 there\)\. After that it only memorised/,
+  );
   assert.equal(losses.whichStep(JOB), "");
 });
 
 test("the losses are a chart with lines to compare with", () => {
   const chart = losses.chartOf(JOB, 10);
-  assert.deepEqual(chart.rules.map((rule) => rule.name), ["uniform", "4-gram"]);
+  assert.deepEqual(
+    chart.rules.map((rule) => rule.name),
+    ["uniform", "4-gram"],
+  );
   assert.deepEqual(chart.xRange, [0, 100]);
   assert.ok(chart.yRange[0] < 1.9 && Math.abs(chart.yRange[1] - 3.3 * 1.08) < 1e-12);
-  assert.deepEqual(chart.behind.rows, [["1", "3.0000", ""], ["2", "2.0000", "2.5000"]]);
+  assert.deepEqual(chart.behind.rows, [
+    ["1", "3.0000", ""],
+    ["2", "2.0000", "2.5000"],
+  ]);
   const alone = { ...JOB, lines: { uniform: null, ngram: null, ngram_order: null } };
   assert.deepEqual(losses.chartOf(alone, null).rules, []);
   assert.ok(!losses.legendOf(alone).includes("Uniform") && losses.legendOf(JOB).includes("ln V = 3.300"));
@@ -381,9 +475,15 @@ test("the losses are a chart with lines to compare with", () => {
 });
 
 const TRACE = {
-  tokens: [{ id: 26, text: "", position: 0 }, { id: 0, text: "a", position: 1 }],
+  tokens: [
+    { id: 26, text: "", position: 0 },
+    { id: 0, text: "a", position: 1 },
+  ],
   attention: [[[[1], [0.3, 0.7]]]],
-  surprise: [{ text: "a", gpt: 1.5, ngram: 2 }, { text: "", gpt: null, ngram: null }],
+  surprise: [
+    { text: "a", gpt: 1.5, ngram: 2 },
+    { text: "", gpt: null, ngram: null },
+  ],
   ngram_order: 3,
 };
 
@@ -392,13 +492,22 @@ test("a trace is told in sentences", () => {
   const at = { layer: 0, head: 0, row: 1 };
   assert.deepEqual(trace.weightsOf(TRACE, at), [0.3, 0.7]);
   assert.deepEqual(trace.weightsOf(TRACE, { ...at, layer: 4 }), []);
-  assert.equal(trace.attentionSentence(TRACE, at), "In layer 1, head 1, “a” at position 1 looks most at “a” at position 1, with 70%.");
+  assert.equal(
+    trace.attentionSentence(TRACE, at),
+    "In layer 1, head 1, “a” at position 1 looks most at “a” at position 1, with 70%.",
+  );
   assert.equal(trace.surpriseSentence(TRACE, 0), "After “◦”, “a” cost the GPT 1.50 bits, the n-gram 2.00.");
   assert.equal(trace.surpriseSentence(TRACE, 1), "After “a”, the end cost the GPT – bits.");
   assert.equal(trace.surpriseSentence(TRACE, 2), "");
   const chart = trace.surpriseChart(TRACE);
   assert.deepEqual(chart.names, ["GPT", "3-gram"]);
-  assert.deepEqual(chart.bars.map((bar) => [bar.label, bar.value]), [["a", 1.5], ["end", 0]]);
+  assert.deepEqual(
+    chart.bars.map((bar) => [bar.label, bar.value]),
+    [
+      ["a", 1.5],
+      ["end", 0],
+    ],
+  );
 });
 
 // (a · b)², with its nodes out of order: ids 0 = a, 1 = b, 2 = a · b, 3 = the square.
@@ -422,7 +531,10 @@ test("a graph has a column after the last input, and gradients step by step", ()
   const last = graph.gradients(stepped, 2);
   for (const node of GRAPH.nodes) assert.equal(last.get(node.id), node.grad);
   assert.match(graph.stepSentence(stepped, 0), /^Forward: the root is 36\.000\./);
-  assert.equal(graph.stepSentence(stepped, 2), "Step 2 of 2: * (2) hands on its gradient 12.000: a gets 3.000 × 12.000; b gets 2.000 × 12.000.");
+  assert.equal(
+    graph.stepSentence(stepped, 2),
+    "Step 2 of 2: * (2) hands on its gradient 12.000: a gets 3.000 × 12.000; b gets 2.000 × 12.000.",
+  );
   assert.equal(graph.nodeAt(stepped, 0), null);
   assert.deepEqual([0, 12345, 0.0001, -1.5].map(graph.short), ["0", "1.2e+4", "1.0e−4", "−1.500"]);
 });
@@ -430,9 +542,12 @@ test("a graph has a column after the last input, and gradients step by step", ()
 test("no two nodes of a graph are drawn in one place", () => {
   const { corners, width, height } = graph.layoutOf(GRAPH);
   assert.equal(new Set([...corners.values()].map(({ x, y }) => `${x} ${y}`)).size, 4);
-  assert.ok(corners.get(0).x === corners.get(1).x && corners.get(1).x < corners.get(2).x && corners.get(2).x < corners.get(3).x);
+  assert.ok(
+    corners.get(0).x === corners.get(1).x && corners.get(1).x < corners.get(2).x && corners.get(2).x < corners.get(3).x,
+  );
   assert.ok(corners.get(0).y < corners.get(1).y);
-  for (const { x, y } of corners.values()) assert.ok(x >= 0 && x + graph.WIDTH <= width && y >= 0 && y + graph.HEIGHT <= height);
+  for (const { x, y } of corners.values())
+    assert.ok(x >= 0 && x + graph.WIDTH <= width && y >= 0 && y + graph.HEIGHT <= height);
 });
 
 test("bars have as many rows as the width needs, in one scale", () => {

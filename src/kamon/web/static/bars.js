@@ -49,7 +49,10 @@ export function short(x) {
 function pattern(kind) {
   const id = partId();
   const d = kind === "hatch" ? "M-1,7 L7,-1 M5,7 L7,5 M-1,1 L1,-1" : "M0,1.5 H6 M0,4.5 H6";
-  return { fill: `url(#${id})`, node: s("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse" }, s("path", { d, class: "lines" })) };
+  return {
+    fill: `url(#${id})`,
+    node: s("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse" }, s("path", { d, class: "lines" })),
+  };
 }
 
 /**
@@ -67,7 +70,9 @@ export function barLayout({ bars, names }, width) {
   const highest = (some) => Math.max(1e-12, ...some.map((bar) => Math.max(bar.value, bar.second ?? 0)));
   const top = highest(bars);
   const full = rows === 1 ? HIGHEST : HIGHEST_OF_MANY;
-  const heights = Array.from({ length: rows }, (_, i) => Math.max(12, (full * highest(bars.slice(i * perRow, (i + 1) * perRow))) / top));
+  const heights = Array.from({ length: rows }, (_, i) =>
+    Math.max(12, (full * highest(bars.slice(i * perRow, (i + 1) * perRow))) / top),
+  );
   /** @type {number[]} */
   const bases = [];
   heights.forEach((height, i) => bases.push((i ? bases[i - 1] + ABOVE : two ? ABOVE : 0) + height + BELOW));

@@ -60,16 +60,20 @@ export class BatchPanel {
   }
 
   takeLimits() {
-    api.limits().then(({ limits }) => {
-      this.size.max = String(limits.samples);
-      this.maxNearest = limits.nearest;
-    }).catch(() => {}); // then the server refuses what is too large
+    api
+      .limits()
+      .then(({ limits }) => {
+        this.size.max = String(limits.samples);
+        this.maxNearest = limits.nearest;
+      })
+      .catch(() => {}); // then the server refuses what is too large
   }
 
   layout() {
     const submit = (/** @type {Event} */ event) => {
       event.preventDefault();
-      if (this.searching) this.ask(async () => {}); // which ends the search
+      if (this.searching)
+        this.ask(async () => {}); // which ends the search
       else this.make();
     };
     const form = h(
@@ -85,7 +89,13 @@ export class BatchPanel {
         field("Shortest", this.minLen),
         field("Longest", this.maxLen),
       ),
-      h("div", { class: "row end" }, tick("Only new names", this.novel), tick("No duplicates", this.unique), this.submit),
+      h(
+        "div",
+        { class: "row end" },
+        tick("Only new names", this.novel),
+        tick("No duplicates", this.unique),
+        this.submit,
+      ),
     );
     return panel(
       "Make a batch",
@@ -126,13 +136,31 @@ export class BatchPanel {
   request() {
     const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
     const n = Number(this.size.value);
-    return { model: this.model.id, n, temperature, seed, top_k, top_p, prompt, ...this.conditions(), nearest: n <= this.maxNearest };
+    return {
+      model: this.model.id,
+      n,
+      temperature,
+      seed,
+      top_k,
+      top_p,
+      prompt,
+      ...this.conditions(),
+      nearest: n <= this.maxNearest,
+    };
   }
 
   code() {
     const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
     const { min_len, ...others } = this.conditions();
-    const given = { seed, temperature, top_k, top_p: top_p === 1 ? null : top_p, prompt, min_len: min_len || null, ...others };
+    const given = {
+      seed,
+      temperature,
+      top_k,
+      top_p: top_p === 1 ? null : top_p,
+      prompt,
+      min_len: min_len || null,
+      ...others,
+    };
     const [n, place] = [this.size.value, placeOf(this.model)];
     return {
       command: `kamon sample ${shell(place)} -n ${n}${flags(given)} --nearest`,

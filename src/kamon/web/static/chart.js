@@ -37,9 +37,7 @@ export function chart(title, role, draw, behind) {
 
   const redraw = () => {
     if (data === undefined || width === 0) return;
-    const focused = svg.contains(document.activeElement)
-      ? document.activeElement?.getAttribute("data-key")
-      : null;
+    const focused = svg.contains(document.activeElement) ? document.activeElement?.getAttribute("data-key") : null;
     const drawn = draw(data, width);
     svg.setAttribute("viewBox", `0 0 ${width} ${drawn.height}`);
     svg.setAttribute("width", String(width));

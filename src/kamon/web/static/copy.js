@@ -101,7 +101,11 @@ export function copies(make, model, first) {
   /** A button that saves the model under the name that the commands have. */
   const unsaved = () => {
     if (!model || model.path !== null || places.has(model.id)) return null;
-    const told = h("div", { class: "stack" }, h("p", { class: "hint" }, "This model is not saved yet. Save it first: then the lines below run as they are."));
+    const told = h(
+      "div",
+      { class: "stack" },
+      h("p", { class: "hint" }, "This model is not saved yet. Save it first: then the lines below run as they are."),
+    );
     const name = planOf(model);
     told.append(
       button(`Save as ${name}`, async () => {

@@ -11,14 +11,22 @@ const MAX_BARS = 60;
 /** @param {import("./main.js").Context} context @param {import("./api.js").ModelInfo} model */
 export async function show(context, model) {
   const { root, signal } = context;
-  append(root, h("h1", {}, "Data"), h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."));
+  append(
+    root,
+    h("h1", {}, "Data"),
+    h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."),
+  );
   const data = await api.data(model.id, signal);
   const load = `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n`;
   /** @param {string} command @param {string} code */
   const copy = (command, code) =>
-    copies(() => ({ command: `kamon ${command.replace("DIR", shell(placeOf(model)))}`, python: load + code }), model).node;
+    copies(() => ({ command: `kamon ${command.replace("DIR", shell(placeOf(model)))}`, python: load + code }), model)
+      .node;
   const parts = [
-    [counts(data, model.text), copy("inspect DIR", "learned, held_out = model.parts()\nlen(model.docs), len(learned), len(held_out)")],
+    [
+      counts(data, model.text),
+      copy("inspect DIR", "learned, held_out = model.parts()\nlen(model.docs), len(learned), len(held_out)"),
+    ],
     [lengths(data), copy("plot DIR --kind lengths --json", "[part.lengths() for part in model.parts()]")],
     [characters(data), copy("inspect DIR", 'from collections import Counter\n\nCounter("".join(model.docs))')],
     [examples(data), copy("inspect DIR --json", "[list(part[:10]) for part in model.parts()]")],
@@ -91,7 +99,9 @@ function characters(data) {
       value: each.count / total,
       title: `${visible(each.text)}: ${count(each.count)}, ${percent(each.count / total)}`,
     })),
-    description: all.length ? `${all.length} different characters; the most common is ${visible(all[0].text)}.` : "There are none.",
+    description: all.length
+      ? `${all.length} different characters; the most common is ${visible(all[0].text)}.`
+      : "There are none.",
     behind: {
       head: ["Character", "Count", "Share"],
       rows: all.map((each) => [visible(each.text), count(each.count), percent(each.count / total)]),
@@ -103,6 +113,10 @@ function characters(data) {
 /** @param {import("./api.js").Data} data */
 function examples(data) {
   /** @param {string} title @param {string[]} texts */
-  const list = (title, texts) => h("div", {}, h("h3", {}, title), h("ul", { class: "names" }, ...texts.map((each) => h("li", {}, name(each)))));
-  return panel("Some of them", h("div", { class: "two" }, list("learned", data.examples.learned), list("held out", data.examples.held_out)));
+  const list = (title, texts) =>
+    h("div", {}, h("h3", {}, title), h("ul", { class: "names" }, ...texts.map((each) => h("li", {}, name(each)))));
+  return panel(
+    "Some of them",
+    h("div", { class: "two" }, list("learned", data.examples.learned), list("held out", data.examples.held_out)),
+  );
 }

@@ -26,7 +26,14 @@ function tokenChart(found, id) {
   const shown = namedTokens(found);
   return {
     ...PLAIN,
-    series: [{ name: "", kind: "names", points: shown.map((each) => [each.x, each.y]), labels: shown.map((each) => visible(each.text)) }],
+    series: [
+      {
+        name: "",
+        kind: "names",
+        points: shown.map((each) => [each.x, each.y]),
+        labels: shown.map((each) => visible(each.text)),
+      },
+    ],
     lit: shown.findIndex((each) => each.id === id),
     description: "Tokens on the plane of their first two principal components.",
     behind: {
@@ -44,7 +51,14 @@ function tokenChart(found, id) {
 function positionChart({ positions }, position) {
   return {
     ...PLAIN,
-    series: [{ name: "", kind: "faint", points: positions.map((each) => [each.x, each.y]), labels: positions.map((each) => String(each.position)) }],
+    series: [
+      {
+        name: "",
+        kind: "faint",
+        points: positions.map((each) => [each.x, each.y]),
+        labels: positions.map((each) => String(each.position)),
+      },
+    ],
     lit: positions.findIndex((each) => each.position === position),
     description: "Positions on the plane of their first two principal components, joined in their order.",
     behind: {
@@ -75,14 +89,21 @@ export class EmbeddingPanel {
     this.sources = h("div");
     this.node = panel(
       "Embeddings",
-      h("p", {}, `Each token and each position is ${model.n_embd} numbers. Here they lie on the two axes along which they differ most.`),
+      h(
+        "p",
+        {},
+        `Each token and each position is ${model.n_embd} numbers. Here they lie on the two axes along which they differ most.`,
+      ),
       h("div", { class: "two" }, h("div", {}, this.tokens.node), h("div", {}, this.positions.node)),
       this.told,
       this.sources,
-      copies(() => ({
-        command: `kamon plot ${shell(placeOf(model))} --kind embeddings`,
-        python: `import kamon\nfrom kamon.evaluation.introspection import embeddings\n\nmodel = kamon.load(${python(placeOf(model))})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
-      }), model).node,
+      copies(
+        () => ({
+          command: `kamon plot ${shell(placeOf(model))} --kind embeddings`,
+          python: `import kamon\nfrom kamon.evaluation.introspection import embeddings\n\nmodel = kamon.load(${python(placeOf(model))})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
+        }),
+        model,
+      ).node,
     );
   }
 

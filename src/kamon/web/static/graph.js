@@ -1,7 +1,18 @@
 // A graph of Values, drawn in layers from what goes in to the loss, and stepped backwards.
 
 import { button, h, s, replaceContent, setDisabled, table } from "./dom.js";
-import { HEIGHT, WIDTH, gradients, layoutOf, nameOf, nodeAt, nodeOf, short, steppable, stepSentence } from "./graph_layout.js";
+import {
+  HEIGHT,
+  WIDTH,
+  gradients,
+  layoutOf,
+  nameOf,
+  nodeAt,
+  nodeOf,
+  short,
+  steppable,
+  stepSentence,
+} from "./graph_layout.js";
 
 /**
  * @typedef {import("./api.js").Graph} Graph
@@ -26,7 +37,12 @@ export class ValueGraph {
     this.graph = null;
     this.step = 0;
     this.told = h("p", { class: "told", "aria-live": "polite" });
-    this.place = h("div", { class: "scroll graph", tabindex: 0, role: "region", "aria-label": "The graph: left and right arrow keys step through it" });
+    this.place = h("div", {
+      class: "scroll graph",
+      tabindex: 0,
+      role: "region",
+      "aria-label": "The graph: left and right arrow keys step through it",
+    });
     this.inner = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The graph: table" });
     this.details = h("details", { class: "behind" }, h("summary", {}, "Table"), this.inner);
     this.reset = button("Reset", () => this.move(0));
@@ -77,7 +93,11 @@ export class ValueGraph {
     this.told.textContent = sentence;
     this.say(sentence);
     this.drawTable();
-    if (graph.nodes.length > MAX_NODES) replaceContent(this.place, h("p", {}, `${graph.nodes.length} Values are too many for a picture; the table has them.`));
+    if (graph.nodes.length > MAX_NODES)
+      replaceContent(
+        this.place,
+        h("p", {}, `${graph.nodes.length} Values are too many for a picture; the table has them.`),
+      );
     else this.drawPicture(graph);
   }
 

@@ -25,8 +25,17 @@ function drawRow({ labels, values, row }, t, cell) {
   const label = labels[t];
   const y = TOP + t * cell;
   const here = t === row;
-  const looks = labels.slice(0, t + 1).map((to, i) => `${to} ${Math.round(100 * values[t][i])}%`).join(", ");
-  const props = { "data-key": t, class: here ? "row here" : "row", role: "img", tabindex: here ? 0 : -1, "aria-label": `${label} looks at ${looks}` };
+  const looks = labels
+    .slice(0, t + 1)
+    .map((to, i) => `${to} ${Math.round(100 * values[t][i])}%`)
+    .join(", ");
+  const props = {
+    "data-key": t,
+    class: here ? "row here" : "row",
+    role: "img",
+    tabindex: here ? 0 : -1,
+    "aria-label": `${label} looks at ${looks}`,
+  };
   const node = s(
     "g",
     props,

@@ -71,7 +71,11 @@ class InsideView {
     append(
       root,
       h("h1", {}, "Look inside"),
-      h("p", { class: "lead" }, "The model reads a text letter by letter. The scalar engine, whose code you can read, computes what you see."),
+      h(
+        "p",
+        { class: "lead" },
+        "The model reads a text letter by letter. The scalar engine, whose code you can read, computes what you see.",
+      ),
       this.textPanel(),
       this.parts,
     );
@@ -95,17 +99,28 @@ class InsideView {
       h(
         "form",
         { submit: (/** @type {Event} */ event) => event.preventDefault() },
-        field("Text to look at", this.text, `Up to ${model.block_size - 1} tokens. Everything below follows what you type.`),
+        field(
+          "Text to look at",
+          this.text,
+          `Up to ${model.block_size - 1} tokens. Everything below follows what you type.`,
+        ),
       ),
       this.reading,
       this.errors,
       this.tokens,
-      h("p", { class: "hint" }, "Point at a token, or step through them with the arrow keys. The text, the map and the tables mark what it looks at."),
+      h(
+        "p",
+        { class: "hint" },
+        "Point at a token, or step through them with the arrow keys. The text, the map and the tables mark what it looks at.",
+      ),
       this.tokenSources,
-      copies(() => ({
-        command: `kamon tokenizer show ${shell(placeOf(model))} ${shell(this.wanted())}`,
-        python: `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\nmodel.tokenizer.encode(${python(this.wanted())})`,
-      }), model).node,
+      copies(
+        () => ({
+          command: `kamon tokenizer show ${shell(placeOf(model))} ${shell(this.wanted())}`,
+          python: `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\nmodel.tokenizer.encode(${python(this.wanted())})`,
+        }),
+        model,
+      ).node,
     );
   }
 
@@ -127,12 +142,15 @@ class InsideView {
       this.attentionTold,
       this.map.node,
       this.attentionSources,
-      copies(() => ({
-        command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(this.wanted())}`,
-        python:
-          `import kamon\nfrom kamon.evaluation.introspection import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
-          `attention(model, ${python(this.wanted())}).weights[${this.layer}][${this.head}]`,
-      }), model).node,
+      copies(
+        () => ({
+          command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(this.wanted())}`,
+          python:
+            `import kamon\nfrom kamon.evaluation.introspection import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
+            `attention(model, ${python(this.wanted())}).weights[${this.layer}][${this.head}]`,
+        }),
+        model,
+      ).node,
     );
   }
 
@@ -140,16 +158,23 @@ class InsideView {
     const { model } = this;
     return panel(
       "Surprise",
-      h("p", {}, "How many bits each letter costs, given all the letters before it. Fewer bits: the model expected it more."),
+      h(
+        "p",
+        {},
+        "How many bits each letter costs, given all the letters before it. Fewer bits: the model expected it more.",
+      ),
       this.surprise.node,
       this.surpriseTold,
       this.surpriseSources,
-      copies(() => ({
-        command: `echo ${shell(this.wanted())} | kamon score ${shell(placeOf(model))} --json`,
-        python:
-          `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
-          `next(kamon.score(model, [${python(this.wanted())}]))`,
-      }), model).node,
+      copies(
+        () => ({
+          command: `echo ${shell(this.wanted())} | kamon score ${shell(placeOf(model))} --json`,
+          python:
+            `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
+            `next(kamon.score(model, [${python(this.wanted())}]))`,
+        }),
+        model,
+      ).node,
     );
   }
 
@@ -314,10 +339,14 @@ async function firstText(model, signal) {
  */
 function chooser(name, n, at, choose) {
   const presses = Array.from({ length: n }, (_, i) =>
-    button(String(i + 1), () => {
-      presses.forEach((each, j) => each.setAttribute("aria-pressed", String(i === j)));
-      choose(i);
-    }, { "aria-pressed": String(i === at), "aria-label": `${name} ${i + 1}` }),
+    button(
+      String(i + 1),
+      () => {
+        presses.forEach((each, j) => each.setAttribute("aria-pressed", String(i === j)));
+        choose(i);
+      },
+      { "aria-pressed": String(i === at), "aria-label": `${name} ${i + 1}` },
+    ),
   );
   return h("div", { class: "chooser", role: "group", "aria-label": name }, h("span", {}, name), ...presses);
 }

@@ -62,7 +62,11 @@ function csvOf(names) {
 /** @param {import("./main.js").Context} context */
 export function keptPanel(context) {
   const list = h("ul", { class: "samples" });
-  const empty = h("p", {}, "Press a star to keep a name. They stay as long as this tab is open: export them to keep them.");
+  const empty = h(
+    "p",
+    {},
+    "Press a star to keep a name. They stay as long as this tab is open: export them to keep them.",
+  );
   const csv = button("Export CSV", () => {
     const blob = new Blob([csvOf([...kept.values()])], { type: "text/csv;charset=utf-8" });
     const link = h("a", { href: URL.createObjectURL(blob), download: "kept.csv" });

@@ -68,7 +68,11 @@ export class LetterPanel {
       h(
         "p",
         { class: "hint" },
-        h("span", { class: "keys" }, "Click a bar, or move with the arrow keys and press Enter. In the chart, typing a letter takes it and Backspace removes the last one. "),
+        h(
+          "span",
+          { class: "keys" },
+          "Click a bar, or move with the arrow keys and press Enter. In the chart, typing a letter takes it and Backspace removes the last one. ",
+        ),
         "Hatched: cut off by top-k or top-p.",
       ),
       this.copy.node,
@@ -96,7 +100,8 @@ export class LetterPanel {
     const { asked, known, context } = this;
     this.start = this.prefix;
     await this.go(this.prefix, this.ended);
-    if (asked.unknown.length && known) context.fail(new api.ApiError(unknownSentence(asked.unknown, known), 0), this.errors);
+    if (asked.unknown.length && known)
+      context.fail(new api.ApiError(unknownSentence(asked.unknown, known), 0), this.errors);
     else if (asked.text !== (context.state.prefix ?? "")) {
       replaceContent(this.told, `“${inline(context.state.prefix)}” was read as “${inline(this.prefix)}”.`);
     }
@@ -124,7 +129,11 @@ export class LetterPanel {
     const letters = [...this.prefix];
     const tiles = letters.map((letter, i) => {
       const undo = { "aria-label": `${visible(letter)}, undo from here`, title: "Undo from here" };
-      return h("li", {}, button(visible(letter), () => this.turn(letters.slice(0, i).join("")), undo));
+      return h(
+        "li",
+        {},
+        button(visible(letter), () => this.turn(letters.slice(0, i).join("")), undo),
+      );
     });
     replaceContent(this.tiles, ...tiles, h("li", { class: ended ? "stop" : "gap" }, ended ? "end" : "?"));
     for (const each of [draw, finish]) setDisabled(each, ended || this.running);
@@ -164,7 +173,9 @@ export class LetterPanel {
     }
     try {
       const { prompt } = this.dials.values();
-      this.next = await this.ask((signal) => api.nextToken({ model: model.id, prefix, temperature: 1, prompt }, signal));
+      this.next = await this.ask((signal) =>
+        api.nextToken({ model: model.id, prefix, temperature: 1, prompt }, signal),
+      );
       this.drawChart();
       this.drawTiles();
     } catch (error) {
@@ -181,7 +192,9 @@ export class LetterPanel {
    * @param {() => unknown} [then]
    */
   turn(prefix, then) {
-    return this.go(prefix).then(then).catch((error) => this.context.fail(error, this.errors));
+    return this.go(prefix)
+      .then(then)
+      .catch((error) => this.context.fail(error, this.errors));
   }
 
   startAgain() {
@@ -220,7 +233,8 @@ export class LetterPanel {
     if (!this.drew) this.start = this.prefix;
     this.drew = true;
     await this.add(token, this.running);
-    if (!this.ended) replaceContent(this.told, `The draw was ${u.toFixed(4)}, which falls on “${inline(visible(token.text))}”.`);
+    if (!this.ended)
+      replaceContent(this.told, `The draw was ${u.toFixed(4)}, which falls on “${inline(visible(token.text))}”.`);
     return true;
   }
 

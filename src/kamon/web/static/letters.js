@@ -32,7 +32,10 @@ export function distributionOf({ tokens, end }, prefix, { temperature, top_k, to
   const stay = allowed(logits, temperature, bos, [...prefix].length, { top_k, top_p }, excluded);
   /** @param {number[]} some */
   const sharesOf = (some) => {
-    const shares = probabilities(some.map((i) => logits[i]), temperature);
+    const shares = probabilities(
+      some.map((i) => logits[i]),
+      temperature,
+    );
     return new Map(some.map((token, i) => [token, shares[i]]));
   };
   return { logits, free, stay, shares: sharesOf(stay), whole: sharesOf(free) };
@@ -55,7 +58,11 @@ export function orderOf({ free, logits }) {
  */
 export function drawn(next, { stay, logits }, temperature, seed) {
   const u = uniform(seed, 0, next.position);
-  const place = choose(stay.map((i) => logits[i]), temperature, u);
+  const place = choose(
+    stay.map((i) => logits[i]),
+    temperature,
+    u,
+  );
   return { token: next.tokens[stay[place]], u };
 }
 

@@ -174,7 +174,9 @@ function draw(data, width, height) {
   const hasCursor = cursor !== null && cursor !== undefined && series.some((each) => each.points.length);
   const parts = [
     ...(plain ? [] : [s("clipPath", { id: clip }, inside), ...axes(area, data.xName)]),
-    ...rules.map(({ y, dash }) => s("line", { x1: left, x2: right, y1: py(y), y2: py(y), class: "rule", "stroke-dasharray": dash })),
+    ...rules.map(({ y, dash }) =>
+      s("line", { x1: left, x2: right, y1: py(y), y2: py(y), class: "rule", "stroke-dasharray": dash }),
+    ),
     ...drawn.flatMap((each) => each.parts),
     ...(hasCursor ? drawCursor(cursor, area) : []),
     ...tops, // above those that would hide it
@@ -189,7 +191,12 @@ function draw(data, width, height) {
  * @param {{height?: number, look?: (place: number) => void}} [options]
  */
 export function lines(title, { height = 300, look } = {}) {
-  const made = chart(title, "img", (/** @type {LineData} */ data, width) => draw(data, width, height), (data) => data.behind);
+  const made = chart(
+    title,
+    "img",
+    (/** @type {LineData} */ data, width) => draw(data, width, height),
+    (data) => data.behind,
+  );
   if (look) onPointer(made.svg, look);
   return made;
 }

@@ -7,7 +7,16 @@ import { button, field, h, isDisabled, panel, replaceContent, setDisabled, tick 
 import { plural } from "./format.js";
 import { change, recall, remember } from "./state.js";
 import { decoded, wordiest } from "./text.js";
-import { codeOf, columnsRequest, formatOf, isTable, jobRequest, listRequest, mayHaveHeader, sourceOf } from "./training_form.js";
+import {
+  codeOf,
+  columnsRequest,
+  formatOf,
+  isTable,
+  jobRequest,
+  listRequest,
+  mayHaveHeader,
+  sourceOf,
+} from "./training_form.js";
 
 /** @typedef {import("./main.js").Context} Context */
 
@@ -49,7 +58,11 @@ export class ListPanel {
     );
     this.errors = h("div", { class: "errors" });
     this.start = h("button", { type: "submit", class: "main" }, "Train");
-    this.copy = copies(() => codeOf(this.form()), undefined, () => this.saveHint());
+    this.copy = copies(
+      () => codeOf(this.form()),
+      undefined,
+      () => this.saveHint(),
+    );
     this.node = panel("The list", this.layout(), this.copy.node);
     this.takeLimits();
     this.listen();
@@ -77,7 +90,11 @@ export class ListPanel {
         "details",
         {},
         h("summary", {}, "Settings"),
-        h("p", {}, "Kamon chooses what you leave empty, to fit the training time. If you give the number of steps, the time does not count."),
+        h(
+          "p",
+          {},
+          "Kamon chooses what you leave empty, to fit the training time. If you give the number of steps, the time does not count.",
+        ),
         h("div", { class: "row" }, ...SETTINGS.map(({ label }, i) => field(label, this.settings[i]))),
       ),
       this.start,
@@ -86,10 +103,14 @@ export class ListPanel {
   }
 
   takeLimits() {
-    api.limits().then(({ limits, settings }) => {
-      for (const input of this.settings) if (input.name in settings) input.max = String(settings[input.name]);
-      for (const each of this.budget.options) each.hidden = each.disabled = Number(each.value) > (limits.job_seconds ?? Infinity);
-    }).catch(() => {}); // then the server refuses what is too large
+    api
+      .limits()
+      .then(({ limits, settings }) => {
+        for (const input of this.settings) if (input.name in settings) input.max = String(settings[input.name]);
+        for (const each of this.budget.options)
+          each.hidden = each.disabled = Number(each.value) > (limits.job_seconds ?? Infinity);
+      })
+      .catch(() => {}); // then the server refuses what is too large
   }
 
   listen() {
@@ -324,7 +345,10 @@ async function textOf(file) {
  * @param {string} text
  */
 function saveText(file, text) {
-  const link = h("a", { href: URL.createObjectURL(new Blob([text.endsWith("\n") ? text : `${text}\n`])), download: file });
+  const link = h("a", {
+    href: URL.createObjectURL(new Blob([text.endsWith("\n") ? text : `${text}\n`])),
+    download: file,
+  });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

@@ -63,10 +63,13 @@ function say(text) {
 function fail(error, place = root) {
   if (api.isAbort(error)) return;
   const known = error instanceof api.ApiError;
-  const text = known ? error.message : "The page made a mistake: reload it, and please report what the browser's console says.";
+  const text = known
+    ? error.message
+    : "The page made a mistake: reload it, and please report what the browser's console says.";
   for (const each of place.querySelectorAll(":scope > .error, :scope > .another")) each.remove();
   place.append(h("p", { class: "error", role: "alert" }, `⚠ ${text}`));
-  if (known && error.status === 404 && /model/.test(text)) place.append(h("p", { class: "another" }, button("Take another model", another)));
+  if (known && error.status === 404 && /model/.test(text))
+    place.append(h("p", { class: "another" }, button("Take another model", another)));
   if (!known) throw error;
 }
 
@@ -147,11 +150,14 @@ function showModels(current) {
   for (const each of listed) {
     const of = each.parent ?? each.id;
     const list = each.kind === "tuned" ? `${sessions[of]?.base ?? "names"}-taught` : (lists.get(of) ?? of);
-    if (!each.saved) plans.set(each.id, freeName(each.parent === null ? list : `${freeName(list, [])}-step-${each.step}`, taken));
+    if (!each.saved)
+      plans.set(each.id, freeName(each.parent === null ? list : `${freeName(list, [])}-step-${each.step}`, taken));
   }
   replaceContent(
     select,
-    ...listed.map((each) => h("option", { value: each.id }, each.parent !== null || each.saved ? nameOf(each) : `${nameOf(each)}, not saved`)),
+    ...listed.map((each) =>
+      h("option", { value: each.id }, each.parent !== null || each.saved ? nameOf(each) : `${nameOf(each)}, not saved`),
+    ),
   );
   if (!listed.length) append(select, h("option", { value: "" }, "none yet"));
   if (listed.length && !chosen) append(select, h("option", { value: "" }, "none yet"));
@@ -186,7 +192,21 @@ async function open() {
   document.title = `${view.title} · Kamon`;
   showViews();
   /** @type {Context} */
-  const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh, nameOf, taught, sessionOf, forgetSession };
+  const context = {
+    root,
+    signal,
+    state: asked,
+    models,
+    watch: watched,
+    say,
+    fail,
+    go,
+    refresh,
+    nameOf,
+    taught,
+    sessionOf,
+    forgetSession,
+  };
   replaceContent(root, h("p", { class: "loading" }, "Loading …"));
   root.dataset.view = name;
   try {
@@ -223,7 +243,10 @@ async function load(view) {
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     missing = true;
-    throw new api.ApiError("The server does not answer, so this part of the page could not be loaded: is kamon serve still running?", 0);
+    throw new api.ApiError(
+      "The server does not answer, so this part of the page could not be loaded: is kamon serve still running?",
+      0,
+    );
   }
 }
 
@@ -266,7 +289,11 @@ function waysOn() {
     return start();
   };
   const offered = root.querySelector(".another") !== null;
-  append(root, button("Try again", retry), state.read().model && !offered ? button("Take another model", another) : null);
+  append(
+    root,
+    button("Try again", retry),
+    state.read().model && !offered ? button("Take another model", another) : null,
+  );
 }
 
 /** Opens another view. The focus may have been in the one before. */
@@ -310,7 +337,11 @@ function go(changes) {
 function paint(theme) {
   document.documentElement.dataset.theme = theme;
   const press = byId("theme");
-  replaceContent(press, h("span", { "aria-hidden": "true" }, { auto: "◐", light: "○", dark: "●" }[theme]), ` Colours: ${theme}`);
+  replaceContent(
+    press,
+    h("span", { "aria-hidden": "true" }, { auto: "◐", light: "○", dark: "●" }[theme]),
+    ` Colours: ${theme}`,
+  );
 }
 
 function setUpTheme() {
@@ -408,7 +439,15 @@ function setUp() {
   });
   select.addEventListener("change", () => {
     const id = select.value.split("@")[0];
-    go({ model: select.value, job: lists.has(id) ? id : null, step: null, session: null, text: null, prefix: null, end: null });
+    go({
+      model: select.value,
+      job: lists.has(id) ? id : null,
+      step: null,
+      session: null,
+      text: null,
+      prefix: null,
+      end: null,
+    });
   });
   api.busy.tell = (waiting) => {
     byId("waiting").textContent = waiting ? "The server is busy: waiting for its answer …" : "";

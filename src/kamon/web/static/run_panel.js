@@ -197,7 +197,10 @@ export class RunPanel {
   }
 
   drawAll() {
-    const rows = momentsOf(this.watch.job).map((each) => [count(each.step), h("span", {}, ...listOf(each.samples, ", "))]);
+    const rows = momentsOf(this.watch.job).map((each) => [
+      count(each.step),
+      h("span", {}, ...listOf(each.samples, ", ")),
+    ]);
     replaceContent(this.allSamples, table("Samples of all steps", ["Step", "Samples"], rows));
   }
 }

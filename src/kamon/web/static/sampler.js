@@ -17,12 +17,7 @@ export function uniform(seed, index, position) {
   for (let round = 0; round < 10; round++) {
     const product0 = 0xd2511f53n * c0;
     const product1 = 0xcd9e8d57n * c2;
-    [c0, c1, c2, c3] = [
-      (product1 >> 32n) ^ c1 ^ k0,
-      product1 & MASK32,
-      (product0 >> 32n) ^ c3 ^ k1,
-      product0 & MASK32,
-    ];
+    [c0, c1, c2, c3] = [(product1 >> 32n) ^ c1 ^ k0, product1 & MASK32, (product0 >> 32n) ^ c3 ^ k1, product0 & MASK32];
     k0 = (k0 + 0x9e3779b9n) & MASK32;
     k1 = (k1 + 0xbb67ae85n) & MASK32;
   }
@@ -97,7 +92,12 @@ export function allowed(logits, temperature, bos, length, conditions, excluded) 
     tokens.sort((a, b) => logits[b] - logits[a]); // a stable sort: of equal ones the first
     if (top_k !== null) tokens = tokens.slice(0, top_k);
     if (top_p < 1) {
-      const running = sums(probabilities(tokens.map((token) => logits[token]), temperature));
+      const running = sums(
+        probabilities(
+          tokens.map((token) => logits[token]),
+          temperature,
+        ),
+      );
       const enough = top_p * running[running.length - 1];
       tokens = tokens.slice(0, running.findIndex((each) => each >= enough) + 1);
     }

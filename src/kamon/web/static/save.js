@@ -13,7 +13,13 @@ const ALLOWED = "a to z, 0 to 9, - and _, 40 at most, a letter or digit first";
  * @param {(name: string) => Promise<import("./api.js").ModelInfo>|null} save  returns null if there is nothing to save
  */
 export function saveForm(context, label, save) {
-  const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*", title: ALLOWED });
+  const name = h("input", {
+    type: "text",
+    required: true,
+    maxlength: 40,
+    pattern: "[a-z0-9][a-z0-9_\\-]*",
+    title: ALLOWED,
+  });
   const told = h("div", { class: "errors", "aria-live": "polite" });
   return h(
     "form",
@@ -29,7 +35,12 @@ export function saveForm(context, label, save) {
           await context.refresh();
           replaceContent(
             told,
-            h("p", {}, `Saved as ${saved.id}, in ${saved.path}. `, h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it")),
+            h(
+              "p",
+              {},
+              `Saved as ${saved.id}, in ${saved.path}. `,
+              h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it"),
+            ),
           );
           context.say(`Saved as ${saved.id}.`);
         } catch (error) {

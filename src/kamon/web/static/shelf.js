@@ -95,7 +95,11 @@ export class ShelfPanel {
     return h(
       "li",
       {},
-      h("a", { href: address({ view: "train", job: job.id }, {}) }, `${inline(job.source, 40)} (${job.id.slice(4, 8)})`),
+      h(
+        "a",
+        { href: address({ view: "train", job: job.id }, {}) },
+        `${inline(job.source, 40)} (${job.id.slice(4, 8)})`,
+      ),
       h("span", { class: "quiet" }, job.num_docs ? `${state} · ${count(job.num_docs)} entries` : state),
       h(
         "span",
@@ -125,7 +129,11 @@ export class ShelfPanel {
     const row = h(
       "li",
       {},
-      h("a", { href: address({ view: job ? "train" : "generate", model: model.id, job: job?.id }, {}) }, this.context.nameOf(model)),
+      h(
+        "a",
+        { href: address({ view: job ? "train" : "generate", model: model.id, job: job?.id }, {}) },
+        this.context.nameOf(model),
+      ),
       h("span", { class: "quiet" }, factsOf(model)),
       h(
         "span",
@@ -174,13 +182,17 @@ export class ShelfPanel {
    */
   askTwice(label, title, act) {
     let sure = false;
-    const press = button(label, (event) => {
-      if (sure) this.act(event, act);
-      else {
-        sure = true;
-        press.textContent = `${label}: sure?`;
-      }
-    }, { title });
+    const press = button(
+      label,
+      (event) => {
+        if (sure) this.act(event, act);
+        else {
+          sure = true;
+          press.textContent = `${label}: sure?`;
+        }
+      },
+      { title },
+    );
     press.addEventListener("blur", () => {
       sure = false;
       press.textContent = label;

@@ -2,7 +2,23 @@
 
 import * as api from "./api.js";
 import { copies, flags, placeOf, python, shell } from "./copy.js";
-import { button, reducedMotion, field, figures, h, isDisabled, isWriting, name, names, panel, append, s, replaceContent, setDisabled, table } from "./dom.js";
+import {
+  button,
+  reducedMotion,
+  field,
+  figures,
+  h,
+  isDisabled,
+  isWriting,
+  name,
+  names,
+  panel,
+  append,
+  s,
+  replaceContent,
+  setDisabled,
+  table,
+} from "./dom.js";
 import { count, fixed, plural, percent } from "./format.js";
 import { saveForm } from "./save.js";
 import * as session from "./session.js";
@@ -21,7 +37,11 @@ export async function show(context, model) {
   append(
     root,
     h("h1", {}, "Teach"),
-    h("p", { class: "lead" }, "Say what you like. After every few answers the model learns from all of them, and proposes other names."),
+    h(
+      "p",
+      { class: "lead" },
+      "Say what you like. After every few answers the model learns from all of them, and proposes other names.",
+    ),
   );
   const id = state.session ?? context.sessionOf(model);
   if (id) {
@@ -33,7 +53,10 @@ export async function show(context, model) {
       if (!(error instanceof api.ApiError) || ![404, 410].includes(error.status)) throw error;
       context.forgetSession(id);
       change({ session: null });
-      const why = error.status === 410 ? error.message : "That session is gone: the server was restarted, or newer sessions took its place.";
+      const why =
+        error.status === 410
+          ? error.message
+          : "That session is gone: the server was restarted, or newer sessions took its place.";
       append(root, h("p", { class: "error", role: "alert" }, `⚠ ${why} Begin a new one.`));
     }
   }
@@ -42,58 +65,65 @@ export async function show(context, model) {
 
 /** @param {Context} context @param {ModelInfo} model */
 function beginPanel(context, model) {
-  const { state, root } = context;
-  if (model.text) return panel("Begin", h("p", {}, "This model has learned a text. Teaching is for models of names: take another one."));
+  const { state } = context;
+  if (model.text)
+    return panel(
+      "Begin",
+      h("p", {}, "This model has learned a text. Teaching is for models of names: take another one."),
+    );
   const one = h("input", { type: "radio", name: "way", checked: state.pairs !== "1" });
   const two = h("input", { type: "radio", name: "way", checked: state.pairs === "1" });
   const every = h("select", {}, ...[3, 5, 10, 20].map((n) => h("option", { value: n }, `every ${n} answers`)));
   every.value = ["3", "5", "10", "20"].includes(state.every) ? state.every : "5";
-  const seed = h("input", { type: "number", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, value: state.seed ?? String(model.seed) });
+  const seed = h("input", {
+    type: "number",
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    step: 1,
+    value: state.seed ?? String(model.seed),
+  });
   const errors = h("div", { class: "errors" });
   const start = h("button", { type: "submit", class: "main" }, "Begin");
-  return panel(
-    "Begin",
-    h(
-      "form",
-      {
-        submit: async (/** @type {Event} */ event) => {
-          event.preventDefault();
-          if (isDisabled(start)) return;
-          replaceContent(errors);
-          setDisabled(start, true);
-          try {
-            const found = await api.startRatings({
-              model: model.id,
-              pairs: two.checked,
-              every: Number(every.value),
-              seed: Number(seed.value),
-            });
-            change({ session: found.id, pairs: found.pairs, every: found.every, seed: seed.value });
-            root.querySelector(".panel")?.remove();
-            root.querySelector(".error")?.remove();
-            new SessionView(context, found).open();
-            const stage = /** @type {HTMLElement} */ (root.querySelector(".stage"));
-            stage.tabIndex = -1;
-            stage.focus({ preventScroll: true });
-          } catch (error) {
-            context.fail(error, errors);
-          } finally {
-            setDisabled(start, false);
-          }
-        },
-      },
-      h(
-        "fieldset",
-        { class: "choice" },
-        h("legend", {}, `How ${context.nameOf(model)} proposes`),
-        h("label", {}, one, "one by one: good or not"),
-        h("label", {}, two, "in pairs: the better one"),
-      ),
-      h("div", { class: "row wide" }, field("It learns", every), field("Seed", seed)),
-      start,
-      errors,
-    ),
+  const submit = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    if (isDisabled(start)) return;
+    replaceContent(errors);
+    setDisabled(start, true);
+    try {
+      const request = { model: model.id, pairs: two.checked, every: Number(every.value), seed: Number(seed.value) };
+      const found = await api.startRatings(request);
+      change({ session: found.id, pairs: found.pairs, every: found.every, seed: seed.value });
+      openInPlace(context, found);
+    } catch (error) {
+      context.fail(error, errors);
+    } finally {
+      setDisabled(start, false);
+    }
+  };
+  const ways = h(
+    "fieldset",
+    { class: "choice" },
+    h("legend", {}, `How ${context.nameOf(model)} proposes`),
+    h("label", {}, one, "one by one: good or not"),
+    h("label", {}, two, "in pairs: the better one"),
   );
+  const row = h("div", { class: "row wide" }, field("It learns", every), field("Seed", seed));
+  return panel("Begin", h("form", { submit }, ways, row, start, errors));
+}
+
+/**
+ * Opens a session in place of the panel that began it, and gives it the focus.
+ * @param {Context} context
+ * @param {Ratings} ratings
+ */
+function openInPlace(context, ratings) {
+  const { root } = context;
+  root.querySelector(".panel")?.remove();
+  root.querySelector(".error")?.remove();
+  new SessionView(context, ratings).open();
+  const stage = /** @type {HTMLElement} */ (root.querySelector(".stage"));
+  stage.tabIndex = -1;
+  stage.focus({ preventScroll: true });
 }
 
 /**
@@ -104,11 +134,16 @@ function beginPanel(context, model) {
  * @param {Record<string, any>} props
  */
 function thumb(text, down, press, props) {
-  const hand = "M3 11h4v9H3z M8.5 11 12 3.5c1.6 0 2.6 1.2 2.3 2.7L13.6 10H19c1.3 0 2.2 1.1 1.9 2.4l-1.4 6c-.2.9-1 1.6-2 1.6H8.5z";
+  const hand =
+    "M3 11h4v9H3z M8.5 11 12 3.5c1.6 0 2.6 1.2 2.3 2.7L13.6 10H19c1.3 0 2.2 1.1 1.9 2.4l-1.4 6c-.2.9-1 1.6-2 1.6H8.5z";
   const node = button("", press, props);
   append(
     node,
-    s("svg", { viewBox: "0 0 24 24", width: 22, height: 22, "aria-hidden": "true" }, s("path", { d: hand, transform: down ? "rotate(180 12 12)" : null })),
+    s(
+      "svg",
+      { viewBox: "0 0 24 24", width: 22, height: 22, "aria-hidden": "true" },
+      s("path", { d: hand, transform: down ? "rotate(180 12 12)" : null }),
+    ),
     text,
   );
   return node;
@@ -305,7 +340,9 @@ class SessionView {
   async sendFirst() {
     const { ratings, waiting } = this.state;
     const first = waiting[0];
-    const found = await (first === "undo" ? api.undo(ratings.id) : api.answer(ratings.id, first === "more" ? [] : [first]));
+    const found = await (first === "undo"
+      ? api.undo(ratings.id)
+      : api.answer(ratings.id, first === "more" ? [] : [first]));
     this.state = session.answered(this.state, found);
     if (found.num_aligned !== ratings.num_aligned) this.learned();
     this.draw();
@@ -315,7 +352,9 @@ class SessionView {
     const { measured, num_aligned, answers } = this.state.ratings;
     if (measured && num_aligned) {
       const seconds = fixed(measured.seconds, 2);
-      this.context.say(`It has learned from ${plural(num_aligned, "answer")} in ${seconds} seconds. ${likedSentence(answers)}`);
+      this.context.say(
+        `It has learned from ${plural(num_aligned, "answer")} in ${seconds} seconds. ${likedSentence(answers)}`,
+      );
     }
     this.drawResults();
     this.takeNote(!this.context.signal.aborted);
@@ -328,7 +367,8 @@ class SessionView {
 
   drawResults() {
     const { measured, num_aligned } = this.state.ratings;
-    if (measured && num_aligned) replaceContent(this.results, learnedPanel(this.state, measured), comparedPanel(this.state.ratings));
+    if (measured && num_aligned)
+      replaceContent(this.results, learnedPanel(this.state, measured), comparedPanel(this.state.ratings));
     else replaceContent(this.results);
   }
 }
@@ -348,14 +388,22 @@ function learnedPanel(state, measured) {
   return panel(
     "What it has learned",
     h("p", { class: "big" }, likedSentence(answers) || `It has learned from ${plural(num_aligned, "answer")}.`),
-    h("p", {}, `The names that you liked are now ${measured.liked >= 1 ? "more" : "less"} probable than before, and those that you disliked ${measured.disliked <= 1 ? "less" : "more"}.`),
+    h(
+      "p",
+      {},
+      `The names that you liked are now ${measured.liked >= 1 ? "more" : "less"} probable than before, and those that you disliked ${measured.disliked <= 1 ? "less" : "more"}.`,
+    ),
     figures([
       ["reward, on average", fixed(measured.reward)],
       ["KL to the base, nats", `${fixed(measured.kl)} ± ${fixed(measured.kl_error)}`],
       ["new names, taught", percent(measured.novelty)],
       ["new names, before", percent(measured.base_novelty)],
     ]),
-    h("p", { class: "hint" }, "Reward: how much better its names fit your answers than those of the base model. KL: how far it has moved. Near 0 it has hardly changed, above 5 it is another model. New: not in the list."),
+    h(
+      "p",
+      { class: "hint" },
+      "Reward: how much better its names fit your answers than those of the base model. KL: how far it has moved. Near 0 it has hardly changed, above 5 it is another model. New: not in the list.",
+    ),
     state.before.length > 0 && h("dl", { class: "change" }, ...change),
   );
 }

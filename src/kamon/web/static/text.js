@@ -62,7 +62,10 @@ export function readAs(text, known) {
  * @param {ReadonlySet<string>} known
  */
 export function unknownSentence(unknown, known) {
-  const list = unknown.slice(0, 5).map((each) => `“${inline(each)}”`).join(", ");
+  const list = unknown
+    .slice(0, 5)
+    .map((each) => `“${inline(each)}”`)
+    .join(", ");
   return `This model does not know ${list}. It has only seen ${ranges(known)}.`;
 }
 
@@ -71,7 +74,10 @@ export function unknownSentence(unknown, known) {
  * @param {ReadonlySet<string>} known
  */
 export function ranges(known) {
-  const codes = [...known].filter((each) => each.length > 0).map((each) => each.codePointAt(0) ?? 0).sort((a, b) => a - b);
+  const codes = [...known]
+    .filter((each) => each.length > 0)
+    .map((each) => each.codePointAt(0) ?? 0)
+    .sort((a, b) => a - b);
   /** @type {[number, number][]} */
   const runs = [];
   for (const code of codes) {
@@ -98,7 +104,9 @@ export function decoded(bytes, name) {
   /** @param {string} fault */
   const refused = (fault) => ({ text: "", note: "", fault });
   if ((a === 0x50 && b === 0x4b) || (a === 0xd0 && b === 0xcf)) {
-    return refused(`${name} is a spreadsheet or an archive, not a text. Open it and save the sheet as CSV (UTF-8), then choose that file.`);
+    return refused(
+      `${name} is a spreadsheet or an archive, not a text. Open it and save the sheet as CSV (UTF-8), then choose that file.`,
+    );
   }
   if (a === 0xff && b === 0xfe) return { text: as("utf-16le"), note: "", fault: "" };
   if (a === 0xfe && b === 0xff) return { text: as("utf-16be"), note: "", fault: "" };
@@ -112,7 +120,11 @@ export function decoded(bytes, name) {
   try {
     return { text: as("utf-8", true), note: "", fault: "" };
   } catch {
-    return { text: as("windows-1252"), note: "The file is not UTF-8. It was read as Windows-1252 (Latin-1): check letters such as ä and é.", fault: "" };
+    return {
+      text: as("windows-1252"),
+      note: "The file is not UTF-8. It was read as Windows-1252 (Latin-1): check letters such as ä and é.",
+      fault: "",
+    };
   }
 }
 
@@ -216,7 +228,12 @@ export function likedSentence(answers) {
  */
 export function freeName(source, taken) {
   const plain = source.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
-  const base = plain.replace(/\.[a-z0-9]{1,5}$/, "").replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 34) || "model";
+  const base =
+    plain
+      .replace(/\.[a-z0-9]{1,5}$/, "")
+      .replace(/[^a-z0-9]+/g, "-")
+      .replace(/^-+|-+$/g, "")
+      .slice(0, 34) || "model";
   for (let i = 1; ; i++) {
     const name = i === 1 ? base : `${base}-${i}`;
     if (!taken.includes(name)) return name;

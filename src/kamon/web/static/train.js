@@ -10,7 +10,11 @@ export async function show(context) {
   append(
     context.root,
     h("h1", {}, "Train"),
-    h("p", { class: "lead" }, "Give a list, and a tiny GPT learns what makes it sound right. Watch it improve, step by step."),
+    h(
+      "p",
+      { class: "lead" },
+      "Give a list, and a tiny GPT learns what makes it sound right. Watch it improve, step by step.",
+    ),
     h("div", { class: "two" }, new ListPanel(context).node, new RunPanel(context).node),
     new ShelfPanel(context).node,
   );
