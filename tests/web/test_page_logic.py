@@ -1,4 +1,4 @@
-"""The parts of the page that need no browser, in Node: texts, states, requests, charts, patience."""
+"""The parts of the page that need no browser, in Node: texts, states, requests, charts."""
 
 from __future__ import annotations
 
