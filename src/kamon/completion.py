@@ -1,27 +1,10 @@
-r"""What a model would write where a text has gaps: next tokens, completions, fillings.
-
-A pattern is text in which `_` stands for one character and `*` for any number, also none; `\` takes
-the character behind it as it is. Documents that match it are ranked by the log probability of the
-whole document. A completion of P is a document that matches P and a `*` behind it.
-
-The search is exact as long as its work allows. It keeps prefixes of documents in a heap, reads the
-most probable one, and puts back its extensions that can still match. No document is more probable
-than its prefixes, so those found are the best as soon as none in the heap is above them. With each
-prefix goes the set of places in the pattern where it may have arrived, as bits of one number: each
-document is met once, in whatever ways it matches.
-
-Rare endings behind a `*` can make that long. Where the work that is allowed ends first, as much
-again goes into a beam: of the prefixes left, length by length, the best of each length and place
-reached. What that adds need not be the best there is; `Found.exact` tells how many surely are.
-"""
+"""Next tokens, completions and fillings: what a model would write where a text has gaps."""
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +17,15 @@ from kamon.generation.sampling import (
     log_sum_exp,
     logprobs_of_prefixes,
     probabilities,
+)
+from kamon.generation.search import (
+    NOTHING,
+    Candidate,
+    Element,
+    SearchResult,
+    Wildcard,
+    parse,
+    search,
 )
 from kamon.generation.text import prompt_of
 from kamon.model import Model, as_model
@@ -51,16 +43,6 @@ MAX_FLOPS = 4e8  # parameters times tokens: fewer are read of a larger model
 MAX_FLOPS_SLOW = 8e6
 
 
-class Wildcard(Enum):
-    """What stands in a pattern for characters that are not known."""
-
-    ONE = "_"
-    ANY = "*"
-
-
-Element = str | Wildcard  # a character that must stand here, or a gap
-
-
 class NextToken(NamedTuple):
     """What may come next: the text of a token, empty for the end of the document; also the rest of
     a token that the prefix has only the beginning of. Bytes that are part of a character are shown
@@ -68,40 +50,6 @@ class NextToken(NamedTuple):
 
     text: str
     probability: float
-
-
-class Completion(NamedTuple):
-    """A whole document. logprob: log p of it and its end in nats, at temperature 1; of a document
-    of block_size tokens without the end, which the model did not reach.
-
-    share: of `completions`, its probability among all documents that begin like it; of `fill`, its
-    part of the probability of those found.
-    """
-
-    text: str
-    logprob: float
-    share: float
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Documents, the most probable first.
-
-    The first `exact` of them are the most probable of all; the others may not be. complete: the
-    search ended by itself, so that all are exact, and where they are fewer than n no others match.
-    reads: tokens that the model has read.
-    """
-
-    documents: list[Completion]
-    num_exact: int
-    complete: bool
-    reads: int
-
-
-# −log p, the tokens, and the places in the pattern that they may have reached, of a prefix of
-# documents: as a heap wants it, the most probable first. Plain, since there are very many.
-Candidate = tuple[float, tuple[int, ...], int]
-NOTHING: tuple[Candidate, ...] = ((0.0, (), 1),)
 
 
 def next_tokens(
@@ -231,27 +179,6 @@ def with_shares(found: SearchResult, logprob: float) -> SearchResult:
     return replace(found, documents=documents)
 
 
-def parse(pattern: str) -> list[Element]:
-    r"""Characters and gaps. ConfigError for a `\` at the end, and where nothing is asked for.
-
-    >>> parse(r"a_\_*")
-    ['a', <Wildcard.ONE: '_'>, '_', <Wildcard.ANY: '*'>]
-    """
-    if not pattern:
-        raise ConfigError("the pattern is empty: _ stands for one character, * for any number")
-    elements: list[Element] = []
-    chars = iter(pattern)
-    for char in chars:
-        if char == "\\":
-            escaped = next(chars, "")
-            if not escaped:
-                raise ConfigError(r"the pattern ends with a \: there is nothing for it to escape")
-            elements.append(escaped)
-        else:
-            elements.append(Wildcard(char) if char in "_*" else char)
-    return elements
-
-
 def replacements(tokenizer: Tokenizer, elements: Sequence[Element], unknown: str) -> dict[str, str]:
     """What each unknown character is exchanged for: nothing with unknown="skip", with "replace" its
     like that the model knows, where there is one, and with "error" all are left as they are."""
@@ -313,158 +240,3 @@ def search_model(
     affordable = min(reads, work / num_params(config), MAX_EXPANSIONS / config.vocab_size)
     most = max(1, int(effort * affordable))
     return search(model.engine, model.tokenizer, pattern, n, most, begin)
-
-
-def search(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    pattern: Sequence[Element],
-    n: int,
-    most_reads: int,
-    begin: Sequence[Candidate] = NOTHING,
-) -> SearchResult:
-    """The n most probable documents that match; shares are 0. `most_reads` tokens are read to find
-    them exactly, and as many where that is not enough. begin: what they all begin with, the pattern
-    being for what follows."""
-    matcher = Matcher(pattern, tokenizer, model.config.block_size)
-    reading = PrefixCache(model, tokenizer.bos)
-    best: list[tuple[float, tuple[int, ...]]] = []  # a heap with the least probable on top
-    special = set(tokenizer.special.values())  # no text has them
-
-    def extend(candidate: Candidate) -> list[Candidate]:
-        """Its extensions that can be among the best; documents that end here go there at once."""
-        cost, tokens, places = candidate
-        logits = reading.logits(tokens)
-        base = cost + log_sum_exp(logits)
-        if matcher.ends(places):
-            keep(base - logits[tokenizer.bos], tokens)
-        last = len(tokens) + 1 == model.config.block_size
-        others, own = matcher.after(places, len(tokens))
-        found: list[Candidate] = []
-        for token, logit in enumerate(logits):
-            reached = own.get(token, others)
-            extended = base - logit
-            if not reached or token in special or extended >= worst():
-                continue
-            if last:
-                keep(extended, (*tokens, token))
-            else:
-                found.append((extended, (*tokens, token), reached))
-        return found
-
-    def worst() -> float:
-        """What a document must cost less than to be among the best."""
-        return -best[0][0] if len(best) == n else math.inf
-
-    def keep(cost: float, tokens: tuple[int, ...]) -> None:
-        if cost < worst() and tokenizer.encode(tokenizer.decode(tokens)) == list(tokens):
-            heapq.heappush(best, (-cost, tokens))
-            if len(best) > n:
-                heapq.heappop(best)
-
-    left: list[Candidate] = []
-    for candidate in begin:
-        if len(candidate[1]) < model.config.block_size:
-            heapq.heappush(left, candidate)
-        else:
-            keep(*candidate[:2])
-    while left and left[0][0] < worst() and reading.reads < most_reads:
-        for candidate in extend(heapq.heappop(left)):
-            heapq.heappush(left, candidate)
-        if len(left) > 4 * most_reads:  # no more than these can be read
-            left = heapq.nsmallest(most_reads, left)
-    unread = left[0][0] if left else math.inf  # no document left costs less
-    complete = unread >= worst()
-    if not complete:
-        beam(left, extend, matcher, reading, most_reads)
-    documents = [
-        Completion(tokenizer.decode(tokens), logprob, 0.0)
-        for logprob, tokens in sorted(best, key=lambda found: (-found[0], found[1]))
-    ]
-    exact = sum(-each.logprob <= unread for each in documents)
-    return SearchResult(documents, exact, complete, reading.reads)
-
-
-def beam(
-    left: Sequence[Candidate],
-    extend: Callable[[Candidate], list[Candidate]],
-    matcher: Matcher,
-    reading: PrefixCache,
-    most_reads: int,
-) -> None:
-    """Extend the prefixes left, shorter ones first, as far as so many more reads go.
-
-    Of each length the best stay, as many from each place reached in the pattern: a prefix that has
-    just left a `*` is less probable than those still inside, and would not be among the best.
-    """
-    block_size = matcher.block_size
-    end = reading.reads + most_reads
-    pools: list[list[Candidate]] = [[] for _ in range(block_size)]
-    for candidate in left:
-        pools[len(candidate[1])].append(candidate)
-    for length, pool in enumerate(pools):
-        cost = (block_size * (block_size + 1) - length * (length + 1)) // 2  # of reading one on
-        width = (end - reading.reads) // cost
-        groups: dict[int, list[Candidate]] = {}
-        for candidate in pool:
-            groups.setdefault(candidate[2].bit_length(), []).append(candidate)
-        for group in groups.values():
-            for candidate in heapq.nsmallest(max(1, width // len(groups)), group):
-                if reading.reads >= end:
-                    return
-                for extended in extend(candidate):
-                    pools[length + 1].append(extended)
-
-
-class Matcher:
-    """A pattern as sets of places, the bits of a number: bit i for the first i characters read.
-
-    A place with a `*` is kept by any token. Nothing read is place 0 alone: the number 1.
-    """
-
-    def __init__(self, pattern: Sequence[Element], tokenizer: Tokenizer, block_size: int) -> None:
-        for element in pattern:
-            if not isinstance(element, Wildcard) and (
-                not isinstance(element, str) or len(element) != 1
-            ):
-                raise ConfigError(f"a pattern has characters and gaps, and {element!r} is neither")
-        chars = [element for element in pattern if element is not Wildcard.ANY]
-        if len(chars) > block_size:
-            raise ConfigError(
-                f"the pattern asks for {len(chars):,} characters or more, "
-                f"and the model's block_size {block_size} allows {block_size}"
-            )
-        text = "".join(char for char in chars if isinstance(char, str))
-        self.block_size = block_size
-        self.size = len(chars)
-        self.gaps = 0  # places where a `*` stands
-        place = 0
-        for element in pattern:
-            if element is Wildcard.ANY:
-                self.gaps |= 1 << place
-            else:
-                place += 1
-        one = sum(1 << i for i, char in enumerate(chars) if char is Wildcard.ONE)
-        self.any = one  # places that any token leaves for the next
-        self.own: dict[int, int] = dict.fromkeys(tokenizer.encode(text), one)  # … and this one
-        for i, char in enumerate(chars):
-            if isinstance(char, str):
-                self.own[tokenizer.encode(char)[0]] |= 1 << i
-
-    def ends(self, places: int) -> bool:
-        """Whether the whole pattern may have been read."""
-        return bool(places >> self.size)
-
-    def after(self, places: int, length: int) -> tuple[int, dict[int, int]]:
-        """The places behind most tokens, and behind those that stand in the pattern.
-
-        0 where what follows can no longer match: `length` tokens were read, and too few are left.
-        """
-        least = self.size + length + 1 - self.block_size  # that must have been read by then
-        stay = places & self.gaps
-        others = (places & self.any) << 1 | stay
-        own = {token: (places & bits) << 1 | stay for token, bits in self.own.items()}
-        if least > 0:
-            own = {token: reached if reached >> least else 0 for token, reached in own.items()}
-            others = others if others >> least else 0
-        return others, own

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import TINY_FLAGS, Result
+from helpers.runs import read_until
 from kamon import __version__, cli, train
 from kamon.config import SETTINGS
 from kamon.data import builtin
@@ -466,8 +467,7 @@ def test_ctrl_c_saves_what_was_learned(names: Path, tmp_path: Path, process: Pro
     argv = ["train", names, "-o", tmp_path / "m", *TINY_FLAGS, "--num-steps", 10**6]
     running = process(*argv)
     assert running.stderr is not None
-    while "model: " not in running.stderr.readline():
-        pass
+    read_until(running.stderr, "model: ")
     time.sleep(0.5)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
@@ -484,12 +484,10 @@ def test_a_second_ctrl_c_quits_at_once(names: Path, tmp_path: Path, process: Pro
     big = ["--engine=scalar", "--n-layer=4", "--n-embd=64", "--batch-size=500"]
     running = process("train", names, "-o", tmp_path / "m", *big)
     assert running.stderr is not None
-    while "model: " not in running.stderr.readline():
-        pass
+    read_until(running.stderr, "model: ")
     time.sleep(0.3)
     running.send_signal(signal.SIGINT)
-    while "stopping;" not in running.stderr.readline():
-        pass
+    read_until(running.stderr, "stopping;")
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130
@@ -509,8 +507,7 @@ def test_ctrl_c_in_the_middle_of_a_long_step(
     big = ["--engine=native", "--n-layer=4", "--n-embd=512", "--n-head=8", "--batch-size=200000"]
     running = process("train", names, "-o", tmp_path / "m", *big)
     assert running.stderr is not None
-    while "model: " not in running.stderr.readline():
-        pass
+    read_until(running.stderr, "model: ")
     time.sleep(1)
     running.send_signal(signal.SIGINT)
     if again:

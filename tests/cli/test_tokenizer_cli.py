@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import Result, piece_model
-from kamon.completion import Wildcard, complete, fill, logprob_of_prefix, next_tokens, search
+from kamon.completion import complete, fill, logprob_of_prefix, next_tokens
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError
 from kamon.evaluation import introspection
@@ -24,6 +24,7 @@ from kamon.evaluation.nearest import logprobs
 from kamon.evaluation.score import score
 from kamon.generation.constraints import GenerationConstraints, constrained_document, one_by_one
 from kamon.generation.sampling import SampleRequest
+from kamon.generation.search import Wildcard, search
 from kamon.model import Model, load
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.char import CharTokenizer

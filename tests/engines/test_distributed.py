@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import Result
+from helpers.runs import read_until
 from kamon.config import Config
 from kamon.engines import distributed
 from kamon.engines.base import initial_state
@@ -328,8 +329,7 @@ def test_what_goes_wrong_in_one_is_said_by_the_first(
 def test_one_that_is_killed_ends_the_other(names: Path, together: Start) -> None:
     running = together(*[["train", names, "-o", "m", *FLAGS, "--num-steps=100000"]] * 2)
     assert running[0].stderr is not None
-    while "model: " not in running[0].stderr.readline():
-        pass
+    read_until(running[0].stderr, "model: ")
     time.sleep(0.5)
     running[1].kill()
     ends = ended(running)

@@ -21,21 +21,12 @@ from hypothesis import strategies as st
 
 from conftest import Result
 from kamon import ConfigError, TokenizerError, train
-from kamon.completion import (
-    Wildcard,
-    complete,
-    fill,
-    logprob_of_prefix,
-    next_tokens,
-    parse,
-    replaced,
-    replacements,
-    search,
-)
+from kamon.completion import complete, fill, logprob_of_prefix, next_tokens, replaced, replacements
 from kamon.engines.batch import pack_sequences
 from kamon.evaluation import nearest
 from kamon.finetuning.sft import sft
 from kamon.generation.sampling import LanguageModel, probabilities
+from kamon.generation.search import Wildcard, parse, search
 from kamon.ngrams.reference import train_ngram
 
 Kamon = Callable[..., Result]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import IO
 
 from kamon.model import Model
 
@@ -23,3 +24,13 @@ def same(model: Model, other: Model) -> None:
     assert model.metrics == other.metrics
     assert model.engine.state()["params"] == other.engine.state()["params"]
     assert model.training | {"seconds": 0} == other.training | {"seconds": 0}
+
+
+def read_until(stream: IO[str], text: str) -> str:
+    """Return the first line with this text. Fails if the stream ends without it."""
+    lines = []
+    for line in stream:
+        lines.append(line)
+        if text in line:
+            return line
+    raise AssertionError(f"no line with {text!r} in {lines}")

@@ -22,7 +22,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kamon.completion import fill, parse
+    from kamon.completion import fill
+    from kamon.generation.search import parse
 
     parse(args.pattern)  # says what is wrong with it before a model is read
 

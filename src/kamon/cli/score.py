@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import sys
+from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter, ne
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from kamon.errors import ConfigError, CorpusError, TokenizerError
 
 if TYPE_CHECKING:
     from kamon.evaluation.score import PercentileScale, Scores
+    from kamon.model import Model
     from kamon.tokenizers.base import Tokenizer
 
 HEADS = "bits\tlogprob\tpercent\toddest\ttext"
@@ -74,82 +76,110 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"top must be 1 or more, not {args.top}")
     if args.threshold is not None and args.threshold != args.threshold:
         raise ConfigError("threshold must be a number of bits, not nan")
-    engine = chosen_engine(args)
-
-    from kamon.data.corpus import MAX_LINE, format_of, name_of, stream_entries
-    from kamon.evaluation.score import PercentileScale, score_list
+    from kamon.data.corpus import stream_entries
+    from kamon.evaluation.score import PercentileScale
     from kamon.model import load
 
-    model = load(args.model, **engine)
+    model = load(args.model, **chosen_engine(args))
     model.check_documents("scores are those of documents")
     scale = PercentileScale.of(model, args.unknown)
-    num_lines = num_texts = num_scored = num_cut = num_replaced = num_long = num_odd = (
-        num_broken
-    ) = 0
-    table = (args.format or format_of(args.input)) in ("csv", "tsv", "json")
+    counts = Counts()
     headed = args.json or not sys.stdout.isatty()
-    top: list[tuple[float, str]] = []  # the oddest so far, with their lines
+    top: list[tuple[float, str]] = []  # the least likely lines so far, with their bits
     for lines in stream_entries(args.input, **reading(args), tell=say):
-        num_long += sum(len(line) > MAX_LINE for line in lines)
-        texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
-        try:
-            found = score_list(model.engine, model.tokenizer, texts, unknown=args.unknown)
-        except TokenizerError as error:
-            place = num_lines + first_unknown(model.tokenizer, lines)
-            raise TokenizerError(
-                f"{name_of(args.input)}, {'record' if table else 'line'} {place}: {error}; "
-                "--unknown zero takes such lines for the oddest of all, skip leaves them out, "
-                "replace looks for the characters that are most like those"
-            ) from None
-        num_lines += len(lines)
-        num_texts += len(texts)
-        num_scored += len(found.texts)
-        num_cut += sum(found.cut)
-        if args.unknown == "zero":
-            surprising = found.surprising()
-            strange = model.tokenizer.unknown("".join(surprising))
-            num_odd += sum(char in strange for char in surprising)
-        num_replaced += sum(map(ne, found.given, found.texts))
+        scores = score_lines(args, model, lines, counts)
         least = top[-1][0] if len(top) == args.top else args.threshold
         if least is not None:
-            found = found.select([bits >= least for bits in found.bits_per_char])
+            scores = scores.select([bits >= least for bits in scores.bits_per_char])
         if not headed:
             say(HEADS)
             headed = True
         if not args.json:
-            num_broken += sum(map(has_line_end, found.given))
-        rows = json_rows(found, scale) if args.json else text_rows(found, scale)
+            counts.broken += sum(map(has_line_end, scores.given))
+        rows = json_rows(scores, scale) if args.json else text_rows(scores, scale)
         if args.top is not None:
-            both = chain(top, zip(found.bits_per_char, rows, strict=True))
+            both = chain(top, zip(scores.bits_per_char, rows, strict=True))
             top = heapq.nlargest(args.top, both, key=itemgetter(0))
         elif rows:
             print("\n".join(rows), flush=True)
     for _, row in top:
         print(row)
-    say_line_ends(num_broken)
-    if not num_texts:
-        what = "holds nothing but blank lines" if num_lines else "is empty"
+    say_counts(args, model, counts)
+    say_compared(scale)
+    return 0 if counts.scored else 1
+
+
+@dataclass
+class Counts:
+    """How many lines there were, and of how many something must be said."""
+
+    lines: int = 0
+    texts: int = 0  # that are not blank
+    scored: int = 0
+    cut: int = 0
+    replaced: int = 0
+    long: int = 0
+    impossible: int = 0  # with an unknown character, so of probability 0
+    broken: int = 0  # with a line end inside
+
+
+def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts: Counts) -> Scores:
+    """Return the scores of these lines without the blank ones, and count them."""
+    from kamon.data.corpus import MAX_LINE, format_of, name_of
+    from kamon.evaluation.score import score_list
+
+    texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
+    try:
+        scores = score_list(model.engine, model.tokenizer, texts, unknown=args.unknown)
+    except TokenizerError as error:
+        place = counts.lines + first_unknown(model.tokenizer, lines)
+        table = (args.format or format_of(args.input)) in ("csv", "tsv", "json")
+        raise TokenizerError(
+            f"{name_of(args.input)}, {'record' if table else 'line'} {place}: {error}; "
+            "--unknown zero takes such lines for the oddest of all, skip leaves them out, "
+            "replace looks for the characters that are most like those"
+        ) from None
+    counts.lines += len(lines)
+    counts.texts += len(texts)
+    counts.scored += len(scores.texts)
+    counts.cut += sum(scores.cut)
+    counts.long += sum(len(line) > MAX_LINE for line in lines)
+    counts.replaced += sum(map(ne, scores.given, scores.texts))
+    if args.unknown == "zero":
+        surprising = scores.surprising()
+        unknown = model.tokenizer.unknown("".join(surprising))
+        counts.impossible += sum(char in unknown for char in surprising)
+    return scores
+
+
+def say_counts(args: argparse.Namespace, model: Model, counts: Counts) -> None:
+    """Say what is special about the lines. Raises CorpusError if there was no text."""
+    from kamon.data.corpus import MAX_LINE, name_of
+
+    say_line_ends(counts.broken)
+    if not counts.texts:
+        what = "holds nothing but blank lines" if counts.lines else "is empty"
         raise CorpusError(f"{name_of(args.input)} {what}")
-    if num_scored < num_texts:
-        left_out = count(num_texts - num_scored, "line")
+    if counts.scored < counts.texts:
+        left_out = count(counts.texts - counts.scored, "line")
         why = ", not even by their likes," if args.unknown == "replace" else ""
         say(f"{left_out} with characters unknown to the model{why} left out")
-    if num_odd:
-        say(f"{count(num_odd, 'line')} with characters unknown to the model: probability 0")
-    if num_replaced:
-        say(f"{count(num_replaced, 'line')} scored with the likes of characters unknown")
-    if num_cut:
+    if counts.impossible:
+        unknown = count(counts.impossible, "line")
+        say(f"{unknown} with characters unknown to the model: probability 0")
+    if counts.replaced:
+        say(f"{count(counts.replaced, 'line')} scored with the likes of characters unknown")
+    if counts.cut:
         how = "probability 0" if args.unknown == "zero" else "scored in overlapping windows"
         say(
-            f"{count(num_cut, 'line')} longer than the {model.config.block_size - 1} "
+            f"{count(counts.cut, 'line')} longer than the {model.config.block_size - 1} "
             f"{model.tokenizer.unit}s that the model can write: {how}"
         )
-    if num_long:
+    if counts.long:
         say(
-            f"{count(num_long, 'line')} of more than {MAX_LINE:,} characters: the rest was not read"
+            f"{count(counts.long, 'line')} of more than {MAX_LINE:,} characters: "
+            "the rest was not read"
         )
-    say_compared(scale)
-    return 0 if num_scored else 1
 
 
 def say_compared(scale: PercentileScale) -> None:

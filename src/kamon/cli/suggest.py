@@ -24,7 +24,8 @@ from kamon.cli.settings import add_engine, add_json
 from kamon.errors import TokenizerError
 
 if TYPE_CHECKING:
-    from kamon.completion import Element, NextToken, SearchResult
+    from kamon.completion import NextToken
+    from kamon.generation.search import Element, SearchResult
     from kamon.model import Model
 
 BAR = 50  # columns for a probability of 1

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from kamon.data.corpus import Corpus
     from kamon.model import Model
     from kamon.packing.shards import Shards
+    from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
 LONG_ENTRY = 10  # characters in the mean, of which byte pairs make fewer tokens
@@ -123,77 +124,84 @@ def run(args: argparse.Namespace) -> int:
         be_silent()
     chosen = settings(args)
     check_resume(args)
-
-    from kamon.api import resume, train
-    from kamon.data import corpus
-    from kamon.engines.parameters import num_params
-    from kamon.packing.shards import is_packed
-    from kamon.training.data import NONE_HELD_OUT
     from kamon.training.options import checkpoint_interval
-    from kamon.training.presets import check_picks
-    from kamon.training.setup import TrainingSetup
 
-    going_on = args.resume is not None
-    if going_on:
-        output, name, engine = args.resume, args.input, {}
-    else:
-        from kamon.storage import model_dir
-
-        output = "model" if args.output is None else args.output
-        name = "names" if args.input is None else args.input
-        engine = chosen_engine(args)
-        check_engine(engine["engine"])
-        check_picks(args.budget, args.size)
-        if not restarted() and not rank:
-            model_dir.check_target(output, overwrite=args.overwrite)
     checkpoint_interval(args.checkpoint_every, "--checkpoint-every")
-    ranks = get_group()
-    mode, composed = chosen.get("mode", "documents"), True
-    base = output if going_on else args.init_from
-    if name is not None and base is not None:
-        from kamon.storage import model_dir
+    output, engine = args.resume, {}
+    if args.resume is None:
+        output = "model" if args.output is None else args.output
+        engine = check_new(args, output)
+    source = open_source(args, chosen.get("mode", "documents"))
+    with stop_on_signals() as stop:
+        model = train_model(args, source, output, chosen, engine, stop)
+    # Share the signal among the ranks, and let none exit before rank 0 has saved: torchrun would
+    # see a failure.
+    stop.signal = int(get_group().all_reduce_max(stop.signal or 0)) or None
+    stopped = stop.code(model)
+    if model.metrics and not rank:
+        show_result(args, model, output, stopped)
+    return stopped
 
-        found = ranks.run_on_all(lambda: None if rank else model_dir.load(base))
+
+def check_new(args: argparse.Namespace, output: str) -> dict[str, Any]:
+    """Return the engine of a new run. Raises an error for what `train` would refuse later."""
+    from kamon.storage import model_dir
+    from kamon.training.presets import check_picks
+
+    engine = chosen_engine(args)
+    check_engine(engine["engine"])
+    check_picks(args.budget, args.size)
+    if not restarted() and not this_rank():
+        model_dir.check_target(output, overwrite=args.overwrite)
+    return engine
+
+
+def open_source(args: argparse.Namespace, mode: str) -> Corpus | Shards | None:
+    """Return the list or the packed corpus to learn, read as the tokenizer or the base needs it."""
+    from kamon.data import corpus
+    from kamon.packing.shards import is_packed
+    from kamon.storage import model_dir
+
+    name = "names" if args.input is None and args.resume is None else args.input
+    if name is None:
+        return None
+    group, base, composed = get_group(), args.resume or args.init_from, True
+    if base is not None:
+        found = group.run_on_all(lambda: None if group.rank else model_dir.load(base))
         kept = f"{found.config.mode} {found.tokenizer.composed}" if found else ""
-        mode, form = ranks.broadcast_bytes(kept.encode()).decode().split()
+        mode, form = group.broadcast_bytes(kept.encode()).decode().split()
         composed = form == "True"
-    elif name is not None:
-        composed = ranks.run_on_all(lambda: wants_nfc(args.tokenizer))
-    source: Corpus | Shards | None = None
-    if name is not None and is_packed(name):
-        source = ranks.run_on_all(lambda: packed_corpus(name, args))
-    elif name is not None:
-        source = ranks.run_on_all(
-            lambda: corpus.read(name, **reading(args), mode=mode, composed=composed)
-        )
-        say_corpus(source, name)
+    else:
+        composed = group.run_on_all(lambda: wants_nfc(args.tokenizer))
+    if is_packed(name):
+        return group.run_on_all(lambda: packed_corpus(name, args))
+    source = group.run_on_all(
+        lambda: corpus.read(name, **reading(args), mode=mode, composed=composed)
+    )
+    say_corpus(source, name)
+    return source
 
-    def on_start(run: TrainingSetup) -> None:
-        say_resumed(run.resumed)
-        say_cut(run)
-        if run.held_out:
-            unit = "window" if run.config.mode == "text" else "document"
-            say(f"{count(len(run.held_out), unit)} held out to test on")
-        elif not going_on and not args.no_holdout and holds_out(source):
-            say(NONE_HELD_OUT)
-        c = run.config
-        say(
-            f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
-            f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
-            f"{run.engine_name} engine, {run.engine.dtype}"
-        )
-        if not run.resumed:
-            say_picked(c, chosen)
 
-    with stop_on_signals() as stop, progress_bar() as on_progress:
+def train_model(
+    args: argparse.Namespace,
+    source: Corpus | Shards | None,
+    output: str,
+    chosen: dict[str, Any],
+    engine: dict[str, Any],
+    stop: Stop,
+) -> Model:
+    """Train a new model, or resume a run, with progress on stderr."""
+    from kamon.api import resume, train
+
+    with progress_bar() as on_progress:
         common = {
             "checkpoint_every": args.checkpoint_every,
-            "on_start": on_start,
+            "on_start": lambda setup: say_start(args, setup, source, chosen),
             "on_progress": on_progress,
             "should_stop": lambda: stop.signal is not None,
         }
-        if going_on:
-            model = resume(
+        if args.resume is not None:
+            return resume(
                 args.resume,
                 extend=args.extend,
                 docs=source,
@@ -203,28 +211,51 @@ def run(args: argparse.Namespace) -> int:
                 **common,
                 **chosen,
             )
-        else:
-            assert source is not None
-            model = train(
-                source,
-                tokenizer=args.tokenizer,
-                vocab_size=args.vocab_size,
-                hold_out=not args.no_holdout,
-                budget=args.budget,
-                size=args.size,
-                output=output,
-                overwrite=args.overwrite,
-                init_from=args.init_from,
-                **common,
-                **engine,
-                **chosen,
-            )
-    # All know of a signal to one; and none ends, which torchrun would take for a failure of it,
-    # before rank 0 has kept what was learned.
-    stop.signal = int(ranks.all_reduce_max(stop.signal or 0)) or None
-    stopped = stop.code(model)
-    if not model.metrics or rank:
-        return stopped
+        assert source is not None
+        return train(
+            source,
+            tokenizer=args.tokenizer,
+            vocab_size=args.vocab_size,
+            hold_out=not args.no_holdout,
+            budget=args.budget,
+            size=args.size,
+            output=output,
+            overwrite=args.overwrite,
+            init_from=args.init_from,
+            **common,
+            **engine,
+            **chosen,
+        )
+
+
+def say_start(
+    args: argparse.Namespace,
+    setup: TrainingSetup,
+    source: Corpus | Shards | None,
+    chosen: dict[str, Any],
+) -> None:
+    from kamon.engines.parameters import num_params
+    from kamon.training.data import NONE_HELD_OUT
+
+    say_resumed(setup.resumed)
+    say_cut(setup)
+    if setup.held_out:
+        unit = "window" if setup.config.mode == "text" else "document"
+        say(f"{count(len(setup.held_out), unit)} held out to test on")
+    elif args.resume is None and not args.no_holdout and holds_out(source):
+        say(NONE_HELD_OUT)
+    c = setup.config
+    say(
+        f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
+        f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
+        f"{setup.engine_name} engine, {setup.engine.dtype}"
+    )
+    if not setup.resumed:
+        say_picked(c, chosen)
+
+
+def show_result(args: argparse.Namespace, model: Model, output: str, stopped: int) -> None:
+    """Print samples, or everything as JSON, after a line about the loss."""
     loss = final_loss(model.metrics)
     say_trained(model, loss, output)
     if stopped:
@@ -253,7 +284,6 @@ def run(args: argparse.Namespace) -> int:
                 f"all of these are in the list: `kamon sample {output} --novel` makes others, and "
                 "--temperature 1 bolder ones"
             )
-    return stopped
 
 
 def be_silent() -> None:

@@ -1,0 +1,267 @@
+r"""Search for the most probable documents that match a pattern, with an engine and its tokenizer.
+
+A pattern is text in which `_` stands for one character and `*` for any number, also none; a
+backslash takes the next character literally. Documents are ranked by their log probability.
+
+The search is exact as long as its work allows. It keeps prefixes of documents in a heap, reads the
+most probable one, and puts back its extensions that can still match. No document is more probable
+than its prefixes, so those found are the best as soon as none in the heap is above them. With each
+prefix goes the set of places in the pattern where it may have arrived, as bits of one number: each
+document is met once, in whatever ways it matches.
+
+Rare endings after a `*` can make that long. If the allowed work ends first, as much again goes into
+a beam: of the prefixes left, length by length, the best of each length and place reached. What that
+adds need not be the best there is. `SearchResult.num_exact` counts those that surely are.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from kamon.errors import ConfigError
+from kamon.generation.sampling import LanguageModel, PrefixCache, log_sum_exp
+from kamon.tokenizers.base import Tokenizer
+
+
+class Wildcard(Enum):
+    """What stands in a pattern for characters that are not known."""
+
+    ONE = "_"
+    ANY = "*"
+
+
+Element = str | Wildcard  # a character that must stand here, or a gap
+
+
+class Completion(NamedTuple):
+    """A whole document. logprob: log p of it and its end in nats, at temperature 1; of a document
+    of block_size tokens without the end, which the model did not reach.
+
+    share: from `complete`, its probability among all documents that begin like it; from `fill`, its
+    part of the probability of those found.
+    """
+
+    text: str
+    logprob: float
+    share: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Documents, the most probable first.
+
+    The first `num_exact` of them are the most probable of all; the others may not be. complete: the
+    search ended by itself, so that all are exact, and where they are fewer than n no others match.
+    reads: tokens that the model has read.
+    """
+
+    documents: list[Completion]
+    num_exact: int
+    complete: bool
+    reads: int
+
+
+# −log p, the tokens, and the places in the pattern that they may have reached, of a prefix of
+# documents: as a heap wants it, the most probable first. Plain, since there are very many.
+Candidate = tuple[float, tuple[int, ...], int]
+NOTHING: tuple[Candidate, ...] = ((0.0, (), 1),)
+
+
+def parse(pattern: str) -> list[Element]:
+    r"""Characters and gaps. ConfigError for a `\` at the end, and where nothing is asked for.
+
+    >>> parse(r"a_\_*")
+    ['a', <Wildcard.ONE: '_'>, '_', <Wildcard.ANY: '*'>]
+    """
+    if not pattern:
+        raise ConfigError("the pattern is empty: _ stands for one character, * for any number")
+    elements: list[Element] = []
+    chars = iter(pattern)
+    for char in chars:
+        if char == "\\":
+            escaped = next(chars, "")
+            if not escaped:
+                raise ConfigError(r"the pattern ends with a \: there is nothing for it to escape")
+            elements.append(escaped)
+        else:
+            elements.append(Wildcard(char) if char in "_*" else char)
+    return elements
+
+
+def search(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    pattern: Sequence[Element],
+    n: int,
+    max_reads: int,
+    begin: Sequence[Candidate] = NOTHING,
+) -> SearchResult:
+    """Return the n most probable documents that match; their shares are 0.
+
+    Args:
+        max_reads: tokens to read for an exact answer, and as many again if that is not enough.
+        begin: prefixes that all documents start with; the pattern is for what follows them.
+    """
+    found = BestFirstSearch(model, tokenizer, pattern, n, max_reads)
+    return found.run(begin)
+
+
+class BestFirstSearch:
+    """One search: a heap of prefixes to extend, and the n best documents so far."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        pattern: Sequence[Element],
+        n: int,
+        max_reads: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.n = n
+        self.max_reads = max_reads
+        self.block_size = model.config.block_size
+        self.matcher = Matcher(pattern, tokenizer, self.block_size)
+        self.prefixes = PrefixCache(model, tokenizer.bos)
+        self.best: list[tuple[float, tuple[int, ...]]] = []  # a heap, the least probable first
+        self.special = set(tokenizer.special.values())  # no text has them
+
+    def run(self, begin: Sequence[Candidate]) -> SearchResult:
+        """Return the best documents that start with one of these prefixes."""
+        left: list[Candidate] = []
+        for candidate in begin:
+            if len(candidate[1]) < self.block_size:
+                heapq.heappush(left, candidate)
+            else:
+                self.offer(*candidate[:2])
+        while left and left[0][0] < self.threshold() and self.prefixes.reads < self.max_reads:
+            for candidate in self.expand(heapq.heappop(left)):
+                heapq.heappush(left, candidate)
+            if len(left) > 4 * self.max_reads:  # no more than these can be read
+                left = heapq.nsmallest(self.max_reads, left)
+        unread = left[0][0] if left else math.inf  # no document left costs less
+        complete = unread >= self.threshold()
+        if not complete:
+            self.beam(left)
+        documents = [
+            Completion(self.tokenizer.decode(tokens), logprob, 0.0)
+            for logprob, tokens in sorted(self.best, key=lambda item: (-item[0], item[1]))
+        ]
+        exact = sum(-document.logprob <= unread for document in documents)
+        return SearchResult(documents, exact, complete, self.prefixes.reads)
+
+    def expand(self, candidate: Candidate) -> list[Candidate]:
+        """Return the extensions that can be among the best; offer the documents that end here."""
+        cost, tokens, places = candidate
+        logits = self.prefixes.logits(tokens)
+        base = cost + log_sum_exp(logits)
+        if self.matcher.ends(places):
+            self.offer(base - logits[self.tokenizer.bos], tokens)
+        last = len(tokens) + 1 == self.block_size
+        others, own = self.matcher.after(places, len(tokens))
+        extensions: list[Candidate] = []
+        for token, logit in enumerate(logits):
+            reached = own.get(token, others)
+            extended = base - logit
+            if not reached or token in self.special or extended >= self.threshold():
+                continue
+            if last:
+                self.offer(extended, (*tokens, token))
+            else:
+                extensions.append((extended, (*tokens, token), reached))
+        return extensions
+
+    def threshold(self) -> float:
+        """Return what a document must cost less than to be among the best."""
+        return -self.best[0][0] if len(self.best) == self.n else math.inf
+
+    def offer(self, cost: float, tokens: tuple[int, ...]) -> None:
+        """Keep a document if it is among the best and its tokens are those of the tokenizer."""
+        encode, decode = self.tokenizer.encode, self.tokenizer.decode
+        if cost < self.threshold() and encode(decode(tokens)) == list(tokens):
+            heapq.heappush(self.best, (-cost, tokens))
+            if len(self.best) > self.n:
+                heapq.heappop(self.best)
+
+    def beam(self, left: Sequence[Candidate]) -> None:
+        """Extend the prefixes left, shorter ones first, as far as `max_reads` more reads go.
+
+        Of each length the best stay, as many from each place reached in the pattern: a prefix that
+        has just left a `*` is less probable than those still inside, and would be dropped.
+        """
+        end = self.prefixes.reads + self.max_reads
+        pools: list[list[Candidate]] = [[] for _ in range(self.block_size)]
+        for candidate in left:
+            pools[len(candidate[1])].append(candidate)
+        for length, pool in enumerate(pools):
+            # Reads until all candidates of this length are whole documents.
+            cost = (self.block_size * (self.block_size + 1) - length * (length + 1)) // 2
+            width = (end - self.prefixes.reads) // cost
+            groups: dict[int, list[Candidate]] = {}
+            for candidate in pool:
+                groups.setdefault(candidate[2].bit_length(), []).append(candidate)
+            for group in groups.values():
+                for candidate in heapq.nsmallest(max(1, width // len(groups)), group):
+                    if self.prefixes.reads >= end:
+                        return
+                    for extended in self.expand(candidate):
+                        pools[length + 1].append(extended)
+
+
+class Matcher:
+    """A pattern as sets of places, the bits of a number: bit i for the first i characters read.
+
+    A place with a `*` is kept by any token. Nothing read is place 0 alone: the number 1.
+    """
+
+    def __init__(self, pattern: Sequence[Element], tokenizer: Tokenizer, block_size: int) -> None:
+        for element in pattern:
+            if not isinstance(element, Wildcard) and (
+                not isinstance(element, str) or len(element) != 1
+            ):
+                raise ConfigError(f"a pattern has characters and gaps, and {element!r} is neither")
+        chars = [element for element in pattern if element is not Wildcard.ANY]
+        if len(chars) > block_size:
+            raise ConfigError(
+                f"the pattern asks for {len(chars):,} characters or more, "
+                f"and the model's block_size {block_size} allows {block_size}"
+            )
+        text = "".join(char for char in chars if isinstance(char, str))
+        self.block_size = block_size
+        self.size = len(chars)
+        self.gaps = 0  # places where a `*` stands
+        place = 0
+        for element in pattern:
+            if element is Wildcard.ANY:
+                self.gaps |= 1 << place
+            else:
+                place += 1
+        one = sum(1 << i for i, char in enumerate(chars) if char is Wildcard.ONE)
+        self.any = one  # places that any token leaves for the next
+        self.own: dict[int, int] = dict.fromkeys(tokenizer.encode(text), one)  # … and this one
+        for i, char in enumerate(chars):
+            if isinstance(char, str):
+                self.own[tokenizer.encode(char)[0]] |= 1 << i
+
+    def ends(self, places: int) -> bool:
+        """Whether the whole pattern may have been read."""
+        return bool(places >> self.size)
+
+    def after(self, places: int, length: int) -> tuple[int, dict[int, int]]:
+        """The places behind most tokens, and behind those that stand in the pattern.
+
+        0 where what follows can no longer match: `length` tokens were read, and too few are left.
+        """
+        least = self.size + length + 1 - self.block_size  # that must have been read by then
+        stay = places & self.gaps
+        others = (places & self.any) << 1 | stay
+        own = {token: (places & bits) << 1 | stay for token, bits in self.own.items()}
+        if least > 0:
+            own = {token: reached if reached >> least else 0 for token, reached in own.items()}
+            others = others if others >> least else 0
+        return others, own
