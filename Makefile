@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(wildcard src/kamon/native/src/*)
-TYPESCRIPT := typescript@5.9.3
+NPX := npx --yes --prefer-offline
 
 .PHONY: demo test check lint torture bugs mutants wheel docs clean
 
@@ -20,8 +20,12 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	@if command -v npx >/dev/null; then npx --yes --prefer-offline --package=$(TYPESCRIPT) tsc --project jsconfig.json; \
-	else echo "npx is not installed, so the types in the page's JavaScript are not checked" >&2; fi
+ifneq ($(shell command -v npx),)
+	$(NPX) --package=typescript@5.9.3 tsc --project jsconfig.json
+	$(NPX) prettier@3.6.2 --log-level=warn --print-width=120 --check 'src/kamon/web/static/*.js' 'tests/web/*.mjs'
+else
+	@echo "npx is not installed, so the page's JavaScript is not checked" >&2
+endif
 
 torture: .venv/installed-dev  ## the tests that try their luck, for an hour and a half
 	KAMON_TORTURE=1 $(BIN)/pytest -n auto --dist worksteal -m torture

@@ -705,6 +705,19 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     assert page.get_by_label("Format", exact=True).input_value() == "csv"
 
 
+def test_a_model_is_saved_from_the_shelf(watched: Watched, server: Server) -> None:
+    request = {"builtin": "names", "settings": {"num_steps": 2, "n_embd": 8}}
+    id = server.json("POST", "/jobs", request, 202)["id"]
+    serving_until(lambda: server.json("GET", f"/jobs/{id}")["state"] == "done")
+    page = watched.open("view=train")
+    row = page.locator(".shelf li", has_text=f"({id[4:8]})")
+    row.get_by_role("button", name="Save as …").click()
+    row.get_by_label("Save this model as").fill("shelved")
+    watched.keys("Enter")
+    until(page, "document.querySelector('.shelf').textContent.includes('shelved')")
+    assert server.json("GET", "/models/shelved")["saved"]
+
+
 def test_the_best_step_is_the_model(watched: Watched, server: Server) -> None:
     """A training that learns by heart: its model, and not its last step, is what the page shows."""
     settings = {"n_layer": 1, "n_embd": 32, "n_head": 2, "block_size": 8, "num_steps": 3000}

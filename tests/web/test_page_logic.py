@@ -1,4 +1,4 @@
-"""What the page works out without a browser, in Node: encodings, columns, letters, patience."""
+"""The parts of the page that need no browser, in Node: texts, states, requests, charts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// What the server is asked, and how what it answers looks.
+// Requests to the server, and the types of its answers.
 
 /**
  * Each operation of the server, with its body and its answer; made from the server's OpenAPI document.
@@ -33,11 +33,11 @@
  * @typedef {AnswerTo<"GET /limits">} Limits
  */
 
-/** What went wrong, as the sentence that the server says. */
+/** What went wrong, as the sentence that the server sends. */
 export class ApiError extends Error {
   /**
    * @param {string} text
-   * @param {number} status  0 where there was no answer
+   * @param {number} status  0 if there was no answer
    */
   constructor(text, status) {
     super(text);
@@ -53,7 +53,7 @@ export const TOO_LARGE = "That is more than 256 kB, the most the page sends: use
  * The server's answer; ApiError if it refuses or does not answer.
  * @template {keyof Operations} O
  * @param {O} operation  the method and the path after /api/v1
- * @param {{id?: string, body?: BodyOf<O>, signal?: AbortSignal}} [given]  id: what stands for {id} in the path
+ * @param {{id?: string, body?: BodyOf<O>, signal?: AbortSignal}} [given]  id: for {id} in the path
  * @returns {Promise<AnswerTo<O>>}
  */
 async function call(operation, { id = "", body, signal } = {}) {
@@ -82,13 +82,13 @@ async function call(operation, { id = "", body, signal } = {}) {
 const urlOf = (path, id) => BASE + path.replace("{id}", () => encodeURIComponent(id));
 
 export const busy = {
-  /** @type {(waiting: number) => void}  is told how many requests the server has put off */
+  /** @type {(waiting: number) => void}  is called with the number of requests that the server has put off */
   tell: () => {},
 };
 let putOff = 0;
 
 /**
- * An answer; a server that is busy says when to ask again, and is asked again then.
+ * The answer to a request. A busy server sends the time to wait, and gets the request again then.
  * @param {() => Promise<Response>} ask
  * @param {AbortSignal} [signal]
  */
@@ -112,6 +112,7 @@ async function patiently(ask, signal) {
 }
 
 /**
+ * Waits.
  * @param {number} ms
  * @param {AbortSignal} [signal]
  * @returns {Promise<void>}
@@ -131,7 +132,10 @@ function pause(ms, signal) {
   });
 }
 
-/** @param {unknown} error  whether it only says that nobody waits any more */
+/**
+ * Whether an error only means that nobody waits any more.
+ * @param {unknown} error
+ */
 export function isAbort(error) {
   return error instanceof DOMException && error.name === "AbortError";
 }
@@ -186,7 +190,10 @@ export const saveRatings = (id, name) => call("POST /preferences/{id}/save", { i
 /** @type {Promise<Limits>|null} */
 let known = null;
 
-/** @returns {Promise<Limits>} what the server takes; asked for once */
+/**
+ * The largest values that the server takes. The page asks for them once.
+ * @returns {Promise<Limits>}
+ */
 export function limits() {
   known ??= call("GET /limits").catch((error) => {
     known = null;
@@ -199,7 +206,7 @@ export function limits() {
 const letters = new Map();
 
 /**
- * The characters that a model knows; null where it knows all.
+ * The characters that a model knows; null if it knows all.
  * @param {ModelInfo} model
  * @param {AbortSignal} [signal]
  */
@@ -215,8 +222,8 @@ export async function characters(model, signal) {
 }
 
 /**
- * Runs one thing at a time: a new one aborts the one before.
- * @param {AbortSignal} whole  ends all
+ * A function that runs one thing at a time: a new one aborts the one before.
+ * @param {AbortSignal} whole  aborts all
  * @returns {<T>(work: (signal: AbortSignal) => Promise<T>) => Promise<T>}
  */
 export function latest(whole) {

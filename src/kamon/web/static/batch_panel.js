@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
-import { field, h, name as named, panel, swap, tick } from "./dom.js";
+import { field, h, name as named, panel, replaceContent, tick } from "./dom.js";
 import { count, fixed } from "./format.js";
 import { mark, star } from "./kept.js";
 import { change, recall, remember } from "./state.js";
@@ -60,16 +60,20 @@ export class BatchPanel {
   }
 
   takeLimits() {
-    api.limits().then(({ limits }) => {
-      this.size.max = String(limits.samples);
-      this.maxNearest = limits.nearest;
-    }).catch(() => {}); // then the server refuses what is too large
+    api
+      .limits()
+      .then(({ limits }) => {
+        this.size.max = String(limits.samples);
+        this.maxNearest = limits.nearest;
+      })
+      .catch(() => {}); // then the server refuses what is too large
   }
 
   layout() {
     const submit = (/** @type {Event} */ event) => {
       event.preventDefault();
-      if (this.searching) this.ask(async () => {}); // which ends the search
+      if (this.searching)
+        this.ask(async () => {}); // which ends the search
       else this.make();
     };
     const form = h(
@@ -85,7 +89,13 @@ export class BatchPanel {
         field("Shortest", this.minLen),
         field("Longest", this.maxLen),
       ),
-      h("div", { class: "row end" }, tick("Only new names", this.novel), tick("No duplicates", this.unique), this.submit),
+      h(
+        "div",
+        { class: "row end" },
+        tick("Only new names", this.novel),
+        tick("No duplicates", this.unique),
+        this.submit,
+      ),
     );
     return panel(
       "Make a batch",
@@ -126,13 +136,31 @@ export class BatchPanel {
   request() {
     const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
     const n = Number(this.size.value);
-    return { model: this.model.id, n, temperature, seed, top_k, top_p, prompt, ...this.conditions(), nearest: n <= this.maxNearest };
+    return {
+      model: this.model.id,
+      n,
+      temperature,
+      seed,
+      top_k,
+      top_p,
+      prompt,
+      ...this.conditions(),
+      nearest: n <= this.maxNearest,
+    };
   }
 
   code() {
     const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
     const { min_len, ...others } = this.conditions();
-    const given = { seed, temperature, top_k, top_p: top_p === 1 ? null : top_p, prompt, min_len: min_len || null, ...others };
+    const given = {
+      seed,
+      temperature,
+      top_k,
+      top_p: top_p === 1 ? null : top_p,
+      prompt,
+      min_len: min_len || null,
+      ...others,
+    };
     const [n, place] = [this.size.value, placeOf(this.model)];
     return {
       command: `kamon sample ${shell(place)} -n ${n}${flags(given)} --nearest`,
@@ -145,10 +173,10 @@ export class BatchPanel {
     const inputs = [this.begins, this.suffix, this.contains];
     const changed = inputs.filter((each) => this.read(each).text !== each.value && !this.read(each).unknown.length);
     const hints = changed.map((each) => `“${inline(each.value)}” was read as “${inline(this.read(each).text)}”.`);
-    swap(this.readings, ...hints.map((each) => h("p", { class: "hint" }, each)));
+    replaceContent(this.readings, ...hints.map((each) => h("p", { class: "hint" }, each)));
     const unknown = inputs.flatMap((each) => this.read(each).unknown);
     if (!unknown.length || !this.known) return true;
-    swap(this.result);
+    replaceContent(this.result);
     this.context.fail(new api.ApiError(unknownSentence([...new Set(unknown)], this.known), 0), this.errors);
     return false;
   }
@@ -167,7 +195,7 @@ export class BatchPanel {
   }
 
   async make() {
-    swap(this.errors);
+    replaceContent(this.errors);
     if (!this.checkTexts()) return;
     if (JSON.stringify(this.request()) === this.made) this.dials.advance(); // other names, and not the same again
     this.writeAddress();
@@ -180,7 +208,7 @@ export class BatchPanel {
       remember("names", { made: this.made, found });
     } catch (error) {
       this.made = "";
-      swap(this.result, api.isAbort(error) && h("p", {}, "Stopped."));
+      replaceContent(this.result, api.isAbort(error) && h("p", {}, "Stopped."));
       this.context.fail(error, this.errors);
     } finally {
       this.drawSearching(false);
@@ -210,6 +238,6 @@ export class BatchPanel {
         mark(each),
       ),
     );
-    swap(this.result, h("p", {}, sentence, ` Seed ${found.seed}.`), h("ul", { class: "samples" }, ...rows));
+    replaceContent(this.result, h("p", {}, sentence, ` Seed ${found.seed}.`), h("ul", { class: "samples" }, ...rows));
   }
 }

@@ -1,7 +1,7 @@
 // What reading a list did to it: counts, what was left out or changed, and what `kamon clean` would do.
 
 import { button, figures, h, name as named, names as listOf, table } from "./dom.js";
-import { count, many } from "./format.js";
+import { count, plural } from "./format.js";
 
 /** @typedef {import("./api.js").Cleaned} Cleaned */
 
@@ -34,7 +34,11 @@ function tableHint({ looks_like: table }, readAs) {
   return h(
     "div",
     { class: "stack" },
-    h("p", { class: "error" }, `⚠ These lines look like a table (${table.toUpperCase()}). As they stand, each is learned whole.`),
+    h(
+      "p",
+      { class: "error" },
+      `⚠ These lines look like a table (${table.toUpperCase()}). As they stand, each is learned whole.`,
+    ),
     button("Read them as a table", () => readAs(table)),
   );
 }
@@ -44,8 +48,8 @@ function summary(found, unit) {
   return h(
     "p",
     {},
-    `${many(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
-    `${many(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
+    `${plural(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
+    `${plural(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
     `${count(found.num_stripped)} with spaces removed at their ends. `,
     found.num_normalized > 0 && `${count(found.num_normalized)} brought to NFC (ö as one character). `,
     `${count(found.num_held_out)} are held out to test on.`,
@@ -75,20 +79,24 @@ function changesOf({ removed, changed }, heading) {
 /** @param {Cleaned} found @param {(text: string) => void} take */
 function tidying({ tidied }, take) {
   if (!tidied) return null;
-  const steps = tidied.steps.filter((each) => each.count).map((each) =>
-    h(
-      "li",
-      {},
-      `${each.name}: ${count(each.count)} ${each.action}`,
-      ...(each.examples.length ? [", such as ", ...example(each.action, each.examples[0])] : []),
-    ),
-  );
+  const steps = tidied.steps
+    .filter((each) => each.count)
+    .map((each) =>
+      h(
+        "li",
+        {},
+        `${each.name}: ${count(each.count)} ${each.action}`,
+        ...(each.examples.length ? [", such as ", ...example(each.action, each.examples[0])] : []),
+      ),
+    );
   return h(
     "details",
     { open: true },
     h("summary", {}, "kamon clean would do more"),
     h("ul", {}, ...steps),
-    button(`Take the cleaned list, ${many(tidied.num_docs, "entry").replace("entrys", "entries")}`, () => take(tidied.text)),
+    button(`Take the cleaned list, ${plural(tidied.num_docs, "entry").replace("entrys", "entries")}`, () =>
+      take(tidied.text),
+    ),
   );
 }
 
@@ -113,5 +121,7 @@ function folded(summary, caption, headings, rows) {
  * @param {[string, string]} two  before and after, or what was dropped and why
  */
 function example(action, [first, second]) {
-  return action === "dropped" ? ["“", named(first, 60), `” (${second})`] : ["“", named(first, 60), "” → “", named(second, 60), "”"];
+  return action === "dropped"
+    ? ["“", named(first, 60), `” (${second})`]
+    : ["“", named(first, 60), "” → “", named(second, 60), "”"];
 }

@@ -1,11 +1,11 @@
-// What a panel shows, as a command and as Python, to copy.
+// What a panel shows, as a command and as Python to copy.
 
 import * as api from "./api.js";
-import { button, h, swap } from "./dom.js";
+import { button, h, replaceContent } from "./dom.js";
 import { freeName } from "./text.js";
 
 /**
- * A word of a command, quoted where a shell would read more into it.
+ * A word of a command, in quotes if a shell would read more into it.
  * @param {string|number} word
  */
 export function shell(word) {
@@ -23,7 +23,7 @@ export function python(value) {
 }
 
 /**
- * " --prefix an --novel": flags that have a value; true stands alone.
+ * " --prefix an --novel": the flags that have a value; true needs none.
  * @param {Record<string, string|number|boolean|null|undefined>} given
  */
 export function flags(given) {
@@ -39,7 +39,7 @@ export function flags(given) {
 }
 
 /**
- * ", prefix="an", novel=True": arguments that have a value.
+ * ", prefix="an", novel=True": the arguments that have a value.
  * @param {Record<string, string|number|boolean|null|undefined>} given
  */
 export function keywords(given) {
@@ -71,24 +71,24 @@ function piece(name, code) {
 }
 
 /** @type {Map<string, string>} */
-export const plans = new Map(); // names that models can be saved under, by their ids
+export const plans = new Map(); // free names to save models under, by the ids of the models
 /** @type {Map<string, string>} */
-const places = new Map(); // where those are that were saved from here
+const places = new Map(); // the folders of models that were saved from here, by the ids of the models
 
 /** @param {{id: string}} model */
 const planOf = (model) => plans.get(model.id) ?? freeName(model.id, []);
 
 /**
- * Where a command finds a model; of one that is not saved, where it will be.
+ * The folder in which a command finds a model; for an unsaved one, the folder that it will have.
  * @param {{id: string, path: string|null}} model
  */
 export const placeOf = (model) => model.path ?? places.get(model.id) ?? `models/${planOf(model)}`;
 
 /**
- * The two, folded; they are made when they are opened, and by `refresh` where they are open.
+ * The command and the Python, folded. They are made when the user opens them, and again by `refresh`.
  * @param {() => {command: string, python: string}} make
- * @param {{id: string, path: string|null}} [model]  that they load
- * @param {() => Element|null} [first]  what has to be done before they run
+ * @param {{id: string, path: string|null}} [model]  the model that they load
+ * @param {() => Element|null} [first]  what the user has to do before they run
  */
 export function copies(make, model, first) {
   const inner = h("div", { class: "codes" });
@@ -96,12 +96,16 @@ export function copies(make, model, first) {
   const refresh = () => {
     if (!node.open) return;
     const found = make();
-    swap(inner, first?.() ?? unsaved(), piece("As command", found.command), piece("As Python", found.python));
+    replaceContent(inner, first?.() ?? unsaved(), piece("As command", found.command), piece("As Python", found.python));
   };
   /** A button that saves the model under the name that the commands have. */
   const unsaved = () => {
     if (!model || model.path !== null || places.has(model.id)) return null;
-    const told = h("div", { class: "stack" }, h("p", { class: "hint" }, "This model is not saved yet. Save it first: then the lines below run as they are."));
+    const told = h(
+      "div",
+      { class: "stack" },
+      h("p", { class: "hint" }, "This model is not saved yet. Save it first: then the lines below run as they are."),
+    );
     const name = planOf(model);
     told.append(
       button(`Save as ${name}`, async () => {

@@ -1,24 +1,32 @@
-// Data: what the list of a model holds, how long its entries are, what was held out.
+// Data: the list of a model, how long its entries are, and which of them are held out.
 
 import * as api from "./api.js";
-import { bars } from "./charts.js";
+import { bars } from "./bars.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { figures, h, name, panel, put } from "./dom.js";
-import { count, many, percent, visible } from "./format.js";
+import { figures, h, name, panel, append } from "./dom.js";
+import { count, plural, percent, visible } from "./format.js";
 
-const MOST_BARS = 60;
+const MAX_BARS = 60;
 
 /** @param {import("./main.js").Context} context @param {import("./api.js").ModelInfo} model */
 export async function show(context, model) {
   const { root, signal } = context;
-  put(root, h("h1", {}, "Data"), h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."));
+  append(
+    root,
+    h("h1", {}, "Data"),
+    h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."),
+  );
   const data = await api.data(model.id, signal);
   const load = `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n`;
   /** @param {string} command @param {string} code */
   const copy = (command, code) =>
-    copies(() => ({ command: `kamon ${command.replace("DIR", shell(placeOf(model)))}`, python: load + code }), model).node;
+    copies(() => ({ command: `kamon ${command.replace("DIR", shell(placeOf(model)))}`, python: load + code }), model)
+      .node;
   const parts = [
-    [counts(data, model.text), copy("inspect DIR", "learned, held_out = model.parts()\nlen(model.docs), len(learned), len(held_out)")],
+    [
+      counts(data, model.text),
+      copy("inspect DIR", "learned, held_out = model.parts()\nlen(model.docs), len(learned), len(held_out)"),
+    ],
     [lengths(data), copy("plot DIR --kind lengths --json", "[part.lengths() for part in model.parts()]")],
     [characters(data), copy("inspect DIR", 'from collections import Counter\n\nCounter("".join(model.docs))')],
     [examples(data), copy("inspect DIR --json", "[list(part[:10]) for part in model.parts()]")],
@@ -29,7 +37,7 @@ export async function show(context, model) {
   }
 }
 
-/** @param {import("./api.js").Data} data @param {boolean} text  of which a part is held out, and not entries */
+/** @param {import("./api.js").Data} data @param {boolean} text  whether it is a text, of which a part is held out and not entries */
 function counts(data, text) {
   const size = (/** @type {"learned"|"held_out"} */ part) =>
     data.lengths.reduce((sum, each) => sum + each[part] * (text ? each.length : 1), 0);
@@ -60,7 +68,7 @@ function counts(data, text) {
 /** @param {import("./api.js").Data} data */
 function lengths(data) {
   const chart = bars("Lengths in characters, in per cent of each part", {});
-  const shown = data.lengths.slice(0, MOST_BARS);
+  const shown = data.lengths.slice(0, MAX_BARS);
   /** @param {number} n @param {number} of */
   const share = (n, of) => (of ? n / of : 0);
   chart.show({
@@ -69,7 +77,7 @@ function lengths(data) {
       label: String(each.length),
       value: share(each.learned, data.num_learned),
       second: share(each.held_out, data.num_held_out),
-      title: `${many(each.length, "character")}: ${count(each.learned)} learned, ${count(each.held_out)} held out`,
+      title: `${plural(each.length, "character")}: ${count(each.learned)} learned, ${count(each.held_out)} held out`,
     })),
     description: `How long the entries are: from ${shown[0]?.length ?? 0} to ${data.lengths[data.lengths.length - 1]?.length ?? 0} characters.`,
     behind: {
@@ -86,12 +94,14 @@ function characters(data) {
   const total = all.reduce((sum, each) => sum + each.count, 0) || 1;
   const chart = bars("Characters, in per cent of all", {});
   chart.show({
-    bars: all.slice(0, MOST_BARS).map((each) => ({
+    bars: all.slice(0, MAX_BARS).map((each) => ({
       label: visible(each.text),
       value: each.count / total,
       title: `${visible(each.text)}: ${count(each.count)}, ${percent(each.count / total)}`,
     })),
-    description: all.length ? `${all.length} different characters; the most common is ${visible(all[0].text)}.` : "There are none.",
+    description: all.length
+      ? `${all.length} different characters; the most common is ${visible(all[0].text)}.`
+      : "There are none.",
     behind: {
       head: ["Character", "Count", "Share"],
       rows: all.map((each) => [visible(each.text), count(each.count), percent(each.count / total)]),
@@ -103,6 +113,10 @@ function characters(data) {
 /** @param {import("./api.js").Data} data */
 function examples(data) {
   /** @param {string} title @param {string[]} texts */
-  const list = (title, texts) => h("div", {}, h("h3", {}, title), h("ul", { class: "names" }, ...texts.map((each) => h("li", {}, name(each)))));
-  return panel("Some of them", h("div", { class: "two" }, list("learned", data.examples.learned), list("held out", data.examples.held_out)));
+  const list = (title, texts) =>
+    h("div", {}, h("h3", {}, title), h("ul", { class: "names" }, ...texts.map((each) => h("li", {}, name(each)))));
+  return panel(
+    "Some of them",
+    h("div", { class: "two" }, list("learned", data.examples.learned), list("held out", data.examples.held_out)),
+  );
 }

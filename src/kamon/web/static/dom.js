@@ -7,8 +7,9 @@ const SVG = "http://www.w3.org/2000/svg";
 /** @typedef {Node|string|number|null|undefined|false} Child */
 
 /**
+ * Sets attributes and listeners, and appends children.
  * @param {Element} element
- * @param {Record<string, any>} props  attributes; functions are listeners of the event they are named after
+ * @param {Record<string, any>} props  attributes; a function is a listener for the event that has its name
  * @param {Child[]} children
  */
 function fill(element, props, children) {
@@ -20,7 +21,7 @@ function fill(element, props, children) {
       element.setAttribute(name, String(value));
     }
   }
-  put(element, ...children);
+  append(element, ...children);
 }
 
 /**
@@ -53,11 +54,11 @@ export function s(tag, props = {}, ...children) {
 }
 
 /**
- * Appends what is something.
+ * Appends children. Those that are null, undefined or false are left out.
  * @param {Element} element
  * @param {...Child} children
  */
-export function put(element, ...children) {
+export function append(element, ...children) {
   for (const child of children) {
     if (child === null || child === undefined || child === false) continue;
     element.append(typeof child === "number" ? String(child) : child);
@@ -65,13 +66,13 @@ export function put(element, ...children) {
 }
 
 /**
- * Puts children in place of those that are there.
+ * Replaces all children.
  * @param {Element} element
  * @param {...Child} children
  */
-export function swap(element, ...children) {
+export function replaceContent(element, ...children) {
   element.replaceChildren();
-  put(element, ...children);
+  append(element, ...children);
 }
 
 /**
@@ -98,13 +99,13 @@ export function table(caption, head, rows) {
 
 let ids = 0;
 
-/** @returns {string} an id that nothing has */
+/** @returns {string} an id that no element has */
 export function newId() {
   return `k${++ids}`;
 }
 
 /**
- * A control with its label above, and a hint below where there is one.
+ * A control with its label above, and a hint below if there is one.
  * @param {string} text
  * @param {HTMLElement} control
  * @param {Child} [hint]
@@ -133,32 +134,32 @@ export function tick(text, box) {
  * @param {Record<string, any>} [props]
  */
 export function button(text, press, props = {}) {
-  const click = (/** @type {Event} */ event) => isOff(event.currentTarget) || press(event);
+  const click = (/** @type {Event} */ event) => isDisabled(event.currentTarget) || press(event);
   return h("button", { type: "button", click, ...props }, text);
 }
 
 /**
- * Switches a button off or on. It keeps the focus, which a disabled one would lose.
+ * Disables or enables a button. It keeps the focus, which the attribute "disabled" would take from it.
  * @param {Element} node
- * @param {boolean} off
+ * @param {boolean} disabled
  */
-export function switchOff(node, off) {
-  if (off) node.setAttribute("aria-disabled", "true");
+export function setDisabled(node, disabled) {
+  if (disabled) node.setAttribute("aria-disabled", "true");
   else node.removeAttribute("aria-disabled");
 }
 
 /** @param {EventTarget|null} node */
-export function isOff(node) {
+export function isDisabled(node) {
   return node instanceof Element && node.getAttribute("aria-disabled") === "true";
 }
 
 /**
- * A name among other words: of its own direction, with nothing in it that turns what is around it.
+ * A name among other words. It has its own direction, and no character in it turns the words around it.
  * @param {string} text
- * @param {number} [most]  characters of it
+ * @param {number} [max]  characters
  */
-export function name(text, most = 10000) {
-  const shown = clipped(text, most);
+export function name(text, max = 10000) {
+  const shown = clipped(text, max);
   return h("bdi", shown === text ? {} : { title: safe(text) }, safe(shown));
 }
 
@@ -166,10 +167,10 @@ export function name(text, most = 10000) {
  * Names with something between them.
  * @param {string[]} texts
  * @param {string} between
- * @param {number} [most]  characters of each
+ * @param {number} [max]  characters of each
  */
-export function names(texts, between, most = 60) {
-  return texts.flatMap((each, i) => [i ? between : "", name(each, most)]);
+export function names(texts, between, max = 60) {
+  return texts.flatMap((each, i) => [i ? between : "", name(each, max)]);
 }
 
 /**
@@ -183,7 +184,7 @@ export function panel(title, ...children) {
 }
 
 /**
- * Figures with what they count.
+ * Numbers, each with what it counts.
  * @param {[string, Child][]} pairs
  */
 export function figures(pairs) {
@@ -194,9 +195,12 @@ export function figures(pairs) {
   );
 }
 
-/** @param {EventTarget|null} target  whether keys there write */
+/**
+ * Whether keys write there.
+ * @param {EventTarget|null} target
+ */
 export function isWriting(target) {
   return target instanceof HTMLElement && target.matches("input, textarea, select");
 }
 
-export const calm = matchMedia("(prefers-reduced-motion: reduce)");
+export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");

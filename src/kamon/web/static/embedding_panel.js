@@ -1,9 +1,9 @@
 // Embeddings: tokens and positions on the two axes along which they differ most.
 
 import * as api from "./api.js";
-import { lines } from "./charts.js";
+import { lines } from "./lines.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { h, panel, swap } from "./dom.js";
+import { h, panel, replaceContent } from "./dom.js";
 import { fixed, percent, visible } from "./format.js";
 import { sourceLine } from "./sources.js";
 
@@ -15,18 +15,25 @@ import { sourceLine } from "./sources.js";
  */
 const namedTokens = (found) => found.tokens.filter((each) => each.named);
 
-const PLAIN = { xName: "", yName: "", plain: true };
+const PLAIN = { xName: "", plain: true };
 
 /**
  * @param {Embeddings} found
  * @param {number} id  of the token that is looked at
- * @returns {import("./charts.js").LineData}
+ * @returns {import("./lines.js").LineData}
  */
 function tokenChart(found, id) {
   const shown = namedTokens(found);
   return {
     ...PLAIN,
-    series: [{ name: "", kind: "names", points: shown.map((each) => [each.x, each.y]), labels: shown.map((each) => visible(each.text)) }],
+    series: [
+      {
+        name: "",
+        kind: "names",
+        points: shown.map((each) => [each.x, each.y]),
+        labels: shown.map((each) => visible(each.text)),
+      },
+    ],
     lit: shown.findIndex((each) => each.id === id),
     description: "Tokens on the plane of their first two principal components.",
     behind: {
@@ -39,12 +46,19 @@ function tokenChart(found, id) {
 /**
  * @param {Embeddings} found
  * @param {number} position  that is looked at
- * @returns {import("./charts.js").LineData}
+ * @returns {import("./lines.js").LineData}
  */
 function positionChart({ positions }, position) {
   return {
     ...PLAIN,
-    series: [{ name: "", kind: "faint", points: positions.map((each) => [each.x, each.y]), labels: positions.map((each) => String(each.position)) }],
+    series: [
+      {
+        name: "",
+        kind: "faint",
+        points: positions.map((each) => [each.x, each.y]),
+        labels: positions.map((each) => String(each.position)),
+      },
+    ],
     lit: positions.findIndex((each) => each.position === position),
     description: "Positions on the plane of their first two principal components, joined in their order.",
     behind: {
@@ -75,14 +89,21 @@ export class EmbeddingPanel {
     this.sources = h("div");
     this.node = panel(
       "Embeddings",
-      h("p", {}, `Each token and each position is ${model.n_embd} numbers. Here they lie on the two axes along which they differ most.`),
+      h(
+        "p",
+        {},
+        `Each token and each position is ${model.n_embd} numbers. Here they lie on the two axes along which they differ most.`,
+      ),
       h("div", { class: "two" }, h("div", {}, this.tokens.node), h("div", {}, this.positions.node)),
       this.told,
       this.sources,
-      copies(() => ({
-        command: `kamon plot ${shell(placeOf(model))} --kind embeddings`,
-        python: `import kamon\nfrom kamon.evaluation.introspection import embeddings\n\nmodel = kamon.load(${python(placeOf(model))})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
-      }), model).node,
+      copies(
+        () => ({
+          command: `kamon plot ${shell(placeOf(model))} --kind embeddings`,
+          python: `import kamon\nfrom kamon.evaluation.introspection import embeddings\n\nmodel = kamon.load(${python(placeOf(model))})\nfound = embeddings(model)\nfound.tokens.points, found.positions.points`,
+        }),
+        model,
+      ).node,
     );
   }
 
@@ -92,7 +113,7 @@ export class EmbeddingPanel {
       const [a, b] = this.found.token_shares;
       const [c, d] = this.found.position_shares;
       this.told.textContent = `These axes show ${percent(a + b)} of the variation among tokens, and ${percent(c + d)} of that among positions.`;
-      swap(this.sources, sourceLine(this.found.sources));
+      replaceContent(this.sources, sourceLine(this.found.sources));
       this.light(this.lit.id, this.lit.position);
     } catch (error) {
       this.context.fail(error, this.node);

@@ -12,7 +12,7 @@ export function count(n) {
  * @param {number} n
  * @param {string} word
  */
-export function many(n, word) {
+export function plural(n, word) {
   return `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 }
 

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { BatchPanel } from "./batch_panel.js";
-import { button, field, h, put } from "./dom.js";
+import { button, field, h, append } from "./dom.js";
 import { keptPanel } from "./kept.js";
 import { LetterPanel } from "./letter_panel.js";
 import { change, numberIn } from "./state.js";
@@ -90,7 +90,7 @@ export async function show(context, model) {
     letters.turned(/** @type {HTMLElement} */ (event.target));
     batch?.copy.refresh();
   });
-  put(
+  append(
     root,
     h("h1", {}, "Generate"),
     h("p", { class: "lead" }, "The model gives each letter a chance to come next. Take one yourself, or let it draw."),

@@ -1,7 +1,18 @@
 // A graph of Values, drawn in layers from what goes in to the loss, and stepped backwards.
 
-import { button, h, s, swap, switchOff, table } from "./dom.js";
-import { HEIGHT, WIDTH, gradients, layoutOf, nameOf, nodeAt, nodeOf, short, steppable, stepSentence } from "./graph_layout.js";
+import { button, h, s, replaceContent, setDisabled, table } from "./dom.js";
+import {
+  HEIGHT,
+  WIDTH,
+  gradients,
+  layoutOf,
+  nameOf,
+  nodeAt,
+  nodeOf,
+  short,
+  steppable,
+  stepSentence,
+} from "./graph_layout.js";
 
 /**
  * @typedef {import("./api.js").Graph} Graph
@@ -26,7 +37,12 @@ export class ValueGraph {
     this.graph = null;
     this.step = 0;
     this.told = h("p", { class: "told", "aria-live": "polite" });
-    this.place = h("div", { class: "scroll graph", tabindex: 0, role: "region", "aria-label": "The graph: left and right arrow keys step through it" });
+    this.place = h("div", {
+      class: "scroll graph",
+      tabindex: 0,
+      role: "region",
+      "aria-label": "The graph: left and right arrow keys step through it",
+    });
     this.inner = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The graph: table" });
     this.details = h("details", { class: "behind" }, h("summary", {}, "Table"), this.inner);
     this.reset = button("Reset", () => this.move(0));
@@ -71,13 +87,17 @@ export class ValueGraph {
   draw() {
     const { graph, step } = this;
     if (!graph) return;
-    for (const each of [this.reset, this.less]) switchOff(each, step === 0);
-    for (const each of [this.more, this.all]) switchOff(each, step === this.last());
+    for (const each of [this.reset, this.less]) setDisabled(each, step === 0);
+    for (const each of [this.more, this.all]) setDisabled(each, step === this.last());
     const sentence = stepSentence(graph, step);
     this.told.textContent = sentence;
     this.say(sentence);
     this.drawTable();
-    if (graph.nodes.length > MAX_NODES) swap(this.place, h("p", {}, `${graph.nodes.length} Values are too many for a picture; the table has them.`));
+    if (graph.nodes.length > MAX_NODES)
+      replaceContent(
+        this.place,
+        h("p", {}, `${graph.nodes.length} Values are too many for a picture; the table has them.`),
+      );
     else this.drawPicture(graph);
   }
 
@@ -94,7 +114,7 @@ export class ValueGraph {
       each.inputs.map((input, i) => `${nameOf(nodeOf(graph, input))} × ${short(each.local_grads[i])}`).join(", "),
     ]);
     const headings = ["Value", "Operation", "Data", "Gradient now", "In the end", "Inputs (× local gradient)"];
-    swap(this.inner, table("The Values of the graph", headings, rows));
+    replaceContent(this.inner, table("The Values of the graph", headings, rows));
   }
 
   /** @param {Graph} graph */
@@ -117,7 +137,7 @@ export class ValueGraph {
       ...nodes(graph, layout, this.step),
     );
     const left = now ? this.place.scrollLeft : 0; // forward, it begins with what goes in
-    swap(this.place, svg);
+    replaceContent(this.place, svg);
     this.place.scrollLeft = left;
     if (now && scale === 1) this.bringIntoView(now, layout, room);
   }

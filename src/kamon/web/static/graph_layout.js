@@ -90,7 +90,9 @@ function columnsOf(graph) {
   /** @type {GraphNode[][]} */
   const columns = Array.from({ length: size }, () => []);
   for (const each of graph.nodes) {
-    const users = graph.nodes.filter((other) => other.inputs.includes(each.id)).map((other) => column.get(other.id) ?? 0);
+    const users = graph.nodes
+      .filter((other) => other.inputs.includes(each.id))
+      .map((other) => column.get(other.id) ?? 0);
     const place = each.inputs.length || !users.length ? (column.get(each.id) ?? 0) : Math.min(...users) - 1;
     columns[Math.max(0, place)].push(each);
   }
@@ -133,7 +135,9 @@ export function stepSentence(graph, step) {
     return `Forward: the root is ${short(root.data)}. Its gradient by itself is 1; all others are 0 yet.`;
   }
   const gradient = short(gradients(graph, step).get(node.id) ?? 0);
-  const parts = node.inputs.map((input, i) => `${nameOf(nodeOf(graph, input))} gets ${short(node.local_grads[i])} × ${gradient}`);
+  const parts = node.inputs.map(
+    (input, i) => `${nameOf(nodeOf(graph, input))} gets ${short(node.local_grads[i])} × ${gradient}`,
+  );
   const given = parts.length ? `: ${parts.join("; ")}` : "";
   return `Step ${step} of ${graph.backward.length}: ${nameOf(node)} hands on its gradient ${gradient}${given}.`;
 }

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { copies, placeOf, python } from "./copy.js";
-import { field, h, panel, swap } from "./dom.js";
+import { field, h, panel, replaceContent } from "./dom.js";
 import { ValueGraph } from "./graph.js";
 import { sourceLine } from "./sources.js";
 import { change, numberIn } from "./state.js";
@@ -30,7 +30,13 @@ export class GraphPanel {
       return h("input", { type: "number", step: "any", min: -LIMIT, max: LIMIT, value });
     };
     this.numbers = { a: number("a"), b: number("b"), c: number("c") };
-    this.position = h("input", { type: "number", min: 0, max: model.block_size - 1, step: 1, value: state.position ?? "0" });
+    this.position = h("input", {
+      type: "number",
+      min: 0,
+      max: model.block_size - 1,
+      step: 1,
+      value: state.position ?? "0",
+    });
     this.errors = h("div", { class: "errors" });
     this.sources = h("div");
     this.folded = h("p", { class: "hint" });
@@ -46,8 +52,18 @@ export class GraphPanel {
   layout() {
     return panel(
       "A graph of Values",
-      h("p", {}, "Each number remembers how it was computed. Backwards, each hands its gradient on to what it came from, times the local derivative. The small expression is (relu(a·b + c) − 1)²."),
-      h("fieldset", { class: "choice" }, h("legend", {}, "Which graph"), h("label", {}, this.small, "a small expression"), h("label", {}, this.loss, "one term of the loss")),
+      h(
+        "p",
+        {},
+        "Each number remembers how it was computed. Backwards, each hands its gradient on to what it came from, times the local derivative. The small expression is (relu(a·b + c) − 1)².",
+      ),
+      h(
+        "fieldset",
+        { class: "choice" },
+        h("legend", {}, "Which graph"),
+        h("label", {}, this.small, "a small expression"),
+        h("label", {}, this.loss, "one term of the loss"),
+      ),
       this.expressionRow,
       this.lossRow,
       this.errors,
@@ -61,7 +77,8 @@ export class GraphPanel {
   code() {
     const { a, b, c } = this.values();
     return {
-      command: "# the graph is for Python; this takes one step with such graphs\nkamon train names --no-holdout --engine scalar --num-steps 1 -o one-step",
+      command:
+        "# the graph is for Python; this takes one step with such graphs\nkamon train names --no-holdout --engine scalar --num-steps 1 -o one-step",
       python: this.loss.checked
         ? `import kamon\n\nmodel = kamon.load(${python(placeOf(this.model))}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(this.text())}]))`
         : `from kamon.engines.scalar import Value\n\na, b, c = Value(${a}), Value(${b}), Value(${c})\nloss = ((a * b + c).relu() - 1) ** 2\nloss.backward()\na.grad, b.grad, c.grad`,
@@ -83,7 +100,8 @@ export class GraphPanel {
   /** @param {number} at  the step that is shown */
   writeAddress(at) {
     /** @param {"a"|"b"|"c"} name */
-    const unusual = (name) => (this.small.checked && this.numbers[name].value !== USUAL[name] ? this.numbers[name].value : null);
+    const unusual = (name) =>
+      this.small.checked && this.numbers[name].value !== USUAL[name] ? this.numbers[name].value : null;
     change({
       graph: this.loss.checked ? "loss" : null,
       a: unusual("a"),
@@ -99,12 +117,12 @@ export class GraphPanel {
     this.expressionRow.hidden = this.loss.checked;
     this.lossRow.hidden = !this.loss.checked;
     this.writeAddress(at);
-    swap(this.errors);
+    replaceContent(this.errors);
     this.picture.node.hidden = this.loss.checked && this.text() === "";
-    if (this.picture.node.hidden) return swap(this.sources);
+    if (this.picture.node.hidden) return replaceContent(this.sources);
     try {
       const found = await this.ask((signal) => api.graph(this.request(), signal));
-      swap(this.sources, sourceLine(found.sources));
+      replaceContent(this.sources, sourceLine(found.sources));
       this.folded.textContent = found.folded ?? "";
       this.picture.show(found, at);
     } catch (error) {

@@ -1,12 +1,13 @@
 // Inside: one text as tokens, as attention, as surprise; the embeddings; a graph of Values.
 
 import * as api from "./api.js";
-import { bars, heat } from "./charts.js";
+import { bars } from "./bars.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { button, field, h, panel, put, swap } from "./dom.js";
+import { button, field, h, panel, append, replaceContent } from "./dom.js";
 import { EmbeddingPanel } from "./embedding_panel.js";
 import { percent } from "./format.js";
 import { GraphPanel } from "./graph_panel.js";
+import { heat } from "./heat.js";
 import { sourceLine } from "./sources.js";
 import { change, numberIn } from "./state.js";
 import { inline, readAs, unknownSentence } from "./text.js";
@@ -67,16 +68,21 @@ class InsideView {
 
   async open() {
     const { root, signal, state } = this.context;
-    put(
+    append(
       root,
       h("h1", {}, "Look inside"),
-      h("p", { class: "lead" }, "The model reads a text letter by letter. The scalar engine, whose code you can read, computes what you see."),
+      h(
+        "p",
+        { class: "lead" },
+        "The model reads a text letter by letter. The scalar engine, whose code you can read, computes what you see.",
+      ),
       this.textPanel(),
       this.parts,
     );
-    put(this.parts, this.attentionPanel(), this.surprisePanel());
-    put(root, this.embeddings.node, this.graph.node);
-    this.text.value = state.text ?? (await firstText(this.model, signal));
+    append(this.parts, this.attentionPanel(), this.surprisePanel());
+    append(root, this.embeddings.node, this.graph.node);
+    const text = state.text ?? (await firstText(this.model, signal));
+    this.text.value ||= text; // the user may have typed already
     const reading = this.read(true).then(() => (signal.aborted ? undefined : this.graph.begin()));
     await Promise.all([reading, this.embeddings.begin()]);
   }
@@ -93,17 +99,28 @@ class InsideView {
       h(
         "form",
         { submit: (/** @type {Event} */ event) => event.preventDefault() },
-        field("Text to look at", this.text, `Up to ${model.block_size - 1} tokens. Everything below follows what you type.`),
+        field(
+          "Text to look at",
+          this.text,
+          `Up to ${model.block_size - 1} tokens. Everything below follows what you type.`,
+        ),
       ),
       this.reading,
       this.errors,
       this.tokens,
-      h("p", { class: "hint" }, "Point at a token, or step through them with the arrow keys. The text, the map and the tables mark what it looks at."),
+      h(
+        "p",
+        { class: "hint" },
+        "Point at a token, or step through them with the arrow keys. The text, the map and the tables mark what it looks at.",
+      ),
       this.tokenSources,
-      copies(() => ({
-        command: `kamon tokenizer show ${shell(placeOf(model))} ${shell(this.wanted())}`,
-        python: `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\nmodel.tokenizer.encode(${python(this.wanted())})`,
-      }), model).node,
+      copies(
+        () => ({
+          command: `kamon tokenizer show ${shell(placeOf(model))} ${shell(this.wanted())}`,
+          python: `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\nmodel.tokenizer.encode(${python(this.wanted())})`,
+        }),
+        model,
+      ).node,
     );
   }
 
@@ -125,12 +142,15 @@ class InsideView {
       this.attentionTold,
       this.map.node,
       this.attentionSources,
-      copies(() => ({
-        command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(this.wanted())}`,
-        python:
-          `import kamon\nfrom kamon.evaluation.introspection import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
-          `attention(model, ${python(this.wanted())}).weights[${this.layer}][${this.head}]`,
-      }), model).node,
+      copies(
+        () => ({
+          command: `kamon plot ${shell(placeOf(model))} --kind attention --text ${shell(this.wanted())}`,
+          python:
+            `import kamon\nfrom kamon.evaluation.introspection import attention\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
+            `attention(model, ${python(this.wanted())}).weights[${this.layer}][${this.head}]`,
+        }),
+        model,
+      ).node,
     );
   }
 
@@ -138,16 +158,23 @@ class InsideView {
     const { model } = this;
     return panel(
       "Surprise",
-      h("p", {}, "How many bits each letter costs, given all the letters before it. Fewer bits: the model expected it more."),
+      h(
+        "p",
+        {},
+        "How many bits each letter costs, given all the letters before it. Fewer bits: the model expected it more.",
+      ),
       this.surprise.node,
       this.surpriseTold,
       this.surpriseSources,
-      copies(() => ({
-        command: `echo ${shell(this.wanted())} | kamon score ${shell(placeOf(model))} --json`,
-        python:
-          `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
-          `next(kamon.score(model, [${python(this.wanted())}]))`,
-      }), model).node,
+      copies(
+        () => ({
+          command: `echo ${shell(this.wanted())} | kamon score ${shell(placeOf(model))} --json`,
+          python:
+            `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n` +
+            `next(kamon.score(model, [${python(this.wanted())}]))`,
+        }),
+        model,
+      ).node,
     );
   }
 
@@ -185,7 +212,7 @@ class InsideView {
     const labels = labelsOf(trace);
     const weights = weightsOf(trace, this);
     const focused = this.tokens.contains(document.activeElement);
-    swap(this.tokens, ...trace.tokens.map((each, i) => this.tokenItem(each, labels[i], i, weights[i] ?? 0)));
+    replaceContent(this.tokens, ...trace.tokens.map((each, i) => this.tokenItem(each, labels[i], i, weights[i] ?? 0)));
     if (focused) /** @type {HTMLElement|null} */ (this.tokens.querySelector(".here"))?.focus();
   }
 
@@ -233,7 +260,7 @@ class InsideView {
   async read(fresh = false) {
     const { text, errors, reading, known } = this;
     change({ text: text.value });
-    swap(errors);
+    replaceContent(errors);
     reading.textContent = "";
     const { text: asked, unknown } = readAs(text.value, known);
     if (asked === "" || (unknown.length && known)) {
@@ -258,9 +285,9 @@ class InsideView {
     this.trace = trace;
     for (const each of [this.parts, this.tokens]) each.hidden = false;
     this.row = trace.tokens.length - 1;
-    swap(this.tokenSources, sourceLine(trace.sources, "tokens"));
-    swap(this.attentionSources, sourceLine(trace.sources, "attention"));
-    swap(
+    replaceContent(this.tokenSources, sourceLine(trace.sources, "tokens"));
+    replaceContent(this.attentionSources, sourceLine(trace.sources, "attention"));
+    replaceContent(
       this.surpriseSources,
       sourceLine(trace.sources, "surprise", "ngram"),
       trace.no_ngram && h("p", { class: "hint" }, `No n-gram beside it: ${trace.no_ngram}.`),
@@ -273,7 +300,7 @@ class InsideView {
   empty() {
     this.trace = null;
     for (const each of [this.parts, this.tokens]) each.hidden = true;
-    swap(this.tokenSources);
+    replaceContent(this.tokenSources);
     this.embeddings.light(-1, -1);
     this.graph.follow();
   }
@@ -312,10 +339,14 @@ async function firstText(model, signal) {
  */
 function chooser(name, n, at, choose) {
   const presses = Array.from({ length: n }, (_, i) =>
-    button(String(i + 1), () => {
-      presses.forEach((each, j) => each.setAttribute("aria-pressed", String(i === j)));
-      choose(i);
-    }, { "aria-pressed": String(i === at), "aria-label": `${name} ${i + 1}` }),
+    button(
+      String(i + 1),
+      () => {
+        presses.forEach((each, j) => each.setAttribute("aria-pressed", String(i === j)));
+        choose(i);
+      },
+      { "aria-pressed": String(i === at), "aria-label": `${name} ${i + 1}` },
+    ),
   );
   return h("div", { class: "chooser", role: "group", "aria-label": name }, h("span", {}, name), ...presses);
 }

@@ -1,6 +1,6 @@
 // The names that the user keeps with a star, as long as the tab is open.
 
-import { button, h, name as named, panel, put, swap, switchOff } from "./dom.js";
+import { button, h, name as named, panel, append, replaceContent, setDisabled } from "./dom.js";
 import { percent } from "./format.js";
 import { recall, remember } from "./state.js";
 import { safe } from "./text.js";
@@ -19,7 +19,7 @@ export function mark(sample) {
   if (sample.in_list) return h("span", { class: "mark old" }, "● in the list");
   const near = sample.nearest;
   const node = h("span", { class: "mark new" }, "○ new");
-  if (near) put(node, "; most like ", named(near.text, 40), ` (${percent(near.similarity)})`);
+  if (near) append(node, "; most like ", named(near.text, 40), ` (${percent(near.similarity)})`);
   return node;
 }
 
@@ -62,7 +62,11 @@ function csvOf(names) {
 /** @param {import("./main.js").Context} context */
 export function keptPanel(context) {
   const list = h("ul", { class: "samples" });
-  const empty = h("p", {}, "Press a star to keep a name. They stay as long as this tab is open: export them to keep them.");
+  const empty = h(
+    "p",
+    {},
+    "Press a star to keep a name. They stay as long as this tab is open: export them to keep them.",
+  );
   const csv = button("Export CSV", () => {
     const blob = new Blob([csvOf([...kept.values()])], { type: "text/csv;charset=utf-8" });
     const link = h("a", { href: URL.createObjectURL(blob), download: "kept.csv" });
@@ -84,10 +88,10 @@ export function keptPanel(context) {
     /** @type {NodeListOf<HTMLElement>} */
     const stars = context.root.querySelectorAll(".star[data-text]");
     stars.forEach(lightStar);
-    switchOff(csv, !kept.size);
+    setDisabled(csv, !kept.size);
     remember("kept", [...kept.values()]);
     list.hidden = !kept.size;
-    swap(list, ...[...kept.values()].map(row));
+    replaceContent(list, ...[...kept.values()].map(row));
   };
   document.addEventListener("kept", draw, { signal: context.signal });
   draw();

@@ -1,9 +1,9 @@
 // Letter by letter: a name grows by tokens that the user takes, or that the sampler draws.
 
 import * as api from "./api.js";
-import { bars } from "./charts.js";
+import { bars } from "./bars.js";
 import { copies, keywords, flags, placeOf, python, shell } from "./copy.js";
-import { button, calm, h, isOff, name as named, panel, swap, switchOff } from "./dom.js";
+import { button, reducedMotion, h, isDisabled, name as named, panel, replaceContent, setDisabled } from "./dom.js";
 import { visible } from "./format.js";
 import { mark, star } from "./kept.js";
 import { MAX_BARS, chartOf, distributionOf, drawn, orderOf } from "./letters.js";
@@ -68,7 +68,11 @@ export class LetterPanel {
       h(
         "p",
         { class: "hint" },
-        h("span", { class: "keys" }, "Click a bar, or move with the arrow keys and press Enter. In the chart, typing a letter takes it and Backspace removes the last one. "),
+        h(
+          "span",
+          { class: "keys" },
+          "Click a bar, or move with the arrow keys and press Enter. In the chart, typing a letter takes it and Backspace removes the last one. ",
+        ),
         "Hatched: cut off by top-k or top-p.",
       ),
       this.copy.node,
@@ -96,9 +100,10 @@ export class LetterPanel {
     const { asked, known, context } = this;
     this.start = this.prefix;
     await this.go(this.prefix, this.ended);
-    if (asked.unknown.length && known) context.fail(new api.ApiError(unknownSentence(asked.unknown, known), 0), this.errors);
+    if (asked.unknown.length && known)
+      context.fail(new api.ApiError(unknownSentence(asked.unknown, known), 0), this.errors);
     else if (asked.text !== (context.state.prefix ?? "")) {
-      swap(this.told, `“${inline(context.state.prefix)}” was read as “${inline(this.prefix)}”.`);
+      replaceContent(this.told, `“${inline(context.state.prefix)}” was read as “${inline(this.prefix)}”.`);
     }
   }
 
@@ -124,11 +129,15 @@ export class LetterPanel {
     const letters = [...this.prefix];
     const tiles = letters.map((letter, i) => {
       const undo = { "aria-label": `${visible(letter)}, undo from here`, title: "Undo from here" };
-      return h("li", {}, button(visible(letter), () => this.turn(letters.slice(0, i).join("")), undo));
+      return h(
+        "li",
+        {},
+        button(visible(letter), () => this.turn(letters.slice(0, i).join("")), undo),
+      );
     });
-    swap(this.tiles, ...tiles, h("li", { class: ended ? "stop" : "gap" }, ended ? "end" : "?"));
-    for (const each of [draw, finish]) switchOff(each, ended || this.running);
-    for (const each of [this.back, this.again]) switchOff(each, !ended && !this.prefix);
+    replaceContent(this.tiles, ...tiles, h("li", { class: ended ? "stop" : "gap" }, ended ? "end" : "?"));
+    for (const each of [draw, finish]) setDisabled(each, ended || this.running);
+    for (const each of [this.back, this.again]) setDisabled(each, !ended && !this.prefix);
     const focused = document.activeElement;
     another.hidden = !ended || this.model.text;
     draw.hidden = finish.hidden = !another.hidden;
@@ -140,7 +149,7 @@ export class LetterPanel {
   /** Nothing can come next: there is no chart and nothing to draw. */
   close() {
     this.next = null;
-    for (const each of [this.draw, this.finish]) switchOff(each, true);
+    for (const each of [this.draw, this.finish]) setDisabled(each, true);
     this.chart.node.hidden = true;
   }
 
@@ -155,16 +164,18 @@ export class LetterPanel {
     change({ prefix, end: ended });
     this.drawTiles();
     this.copy.refresh();
-    swap(this.errors);
+    replaceContent(this.errors);
     if (ended) return this.showMark();
-    swap(this.told);
+    replaceContent(this.told);
     if (model.tokenizer === "char" && !model.text && [...prefix].length >= model.block_size) {
-      swap(this.told, `The model cannot read more: its block_size is ${model.block_size}.`);
+      replaceContent(this.told, `The model cannot read more: its block_size is ${model.block_size}.`);
       return this.close();
     }
     try {
       const { prompt } = this.dials.values();
-      this.next = await this.ask((signal) => api.nextToken({ model: model.id, prefix, temperature: 1, prompt }, signal));
+      this.next = await this.ask((signal) =>
+        api.nextToken({ model: model.id, prefix, temperature: 1, prompt }, signal),
+      );
       this.drawChart();
       this.drawTiles();
     } catch (error) {
@@ -181,7 +192,9 @@ export class LetterPanel {
    * @param {() => unknown} [then]
    */
   turn(prefix, then) {
-    return this.go(prefix).then(then).catch((error) => this.context.fail(error, this.errors));
+    return this.go(prefix)
+      .then(then)
+      .catch((error) => this.context.fail(error, this.errors));
   }
 
   startAgain() {
@@ -220,7 +233,8 @@ export class LetterPanel {
     if (!this.drew) this.start = this.prefix;
     this.drew = true;
     await this.add(token, this.running);
-    if (!this.ended) swap(this.told, `The draw was ${u.toFixed(4)}, which falls on “${inline(visible(token.text))}”.`);
+    if (!this.ended)
+      replaceContent(this.told, `The draw was ${u.toFixed(4)}, which falls on “${inline(visible(token.text))}”.`);
     return true;
   }
 
@@ -231,7 +245,7 @@ export class LetterPanel {
     this.drawTiles();
     while (this.running && this.next && !this.ended && !signal.aborted) {
       if (!(await this.drawOne())) break;
-      if (!this.ended && !calm.matches) await new Promise((done) => setTimeout(done, DRAW_PAUSE));
+      if (!this.ended && !reducedMotion.matches) await new Promise((done) => setTimeout(done, DRAW_PAUSE));
     }
     this.running = false;
     if (!signal.aborted && this.next) this.drawTiles();
@@ -240,7 +254,7 @@ export class LetterPanel {
   /** Shows whether a finished name is in the list, and what it is like. */
   async showMark() {
     const { model, prefix } = this;
-    swap(this.told, h("p", {}, "Finished."));
+    replaceContent(this.told, h("p", {}, "Finished."));
     if (prefix === "" || model.text) return;
     try {
       const size = [...prefix].length;
@@ -250,7 +264,7 @@ export class LetterPanel {
       const one = samples[0];
       if (!one) return;
       const kept = star(one.text, model.id, one.logprob, one.in_list);
-      swap(this.told, h("p", {}, h("strong", {}, named(one.text)), " ", mark(one), " ", kept));
+      replaceContent(this.told, h("p", {}, h("strong", {}, named(one.text)), " ", mark(one), " ", kept));
     } catch (error) {
       this.context.fail(error, this.errors);
     }
@@ -264,7 +278,7 @@ export class LetterPanel {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Backspace") {
       event.preventDefault();
-      if (!isOff(this.back)) this.back.click();
+      if (!isDisabled(this.back)) this.back.click();
     } else if ([...event.key].length === 1 && event.key !== " " && inChart && !this.ended) {
       const token = this.next?.tokens.find((each) => each.text === event.key && each.kept);
       if (token) {

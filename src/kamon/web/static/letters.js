@@ -1,6 +1,6 @@
 // What may come next: the chances of each token, and the one that the sampler takes.
 
-import { count, fixed, many, percent, visible } from "./format.js";
+import { count, fixed, plural, percent, visible } from "./format.js";
 import { allowed, choose, probabilities, uniform } from "./sampler.js";
 
 /**
@@ -32,7 +32,10 @@ export function distributionOf({ tokens, end }, prefix, { temperature, top_k, to
   const stay = allowed(logits, temperature, bos, [...prefix].length, { top_k, top_p }, excluded);
   /** @param {number[]} some */
   const sharesOf = (some) => {
-    const shares = probabilities(some.map((i) => logits[i]), temperature);
+    const shares = probabilities(
+      some.map((i) => logits[i]),
+      temperature,
+    );
     return new Map(some.map((token, i) => [token, shares[i]]));
   };
   return { logits, free, stay, shares: sharesOf(stay), whole: sharesOf(free) };
@@ -55,7 +58,11 @@ export function orderOf({ free, logits }) {
  */
 export function drawn(next, { stay, logits }, temperature, seed) {
   const u = uniform(seed, 0, next.position);
-  const place = choose(stay.map((i) => logits[i]), temperature, u);
+  const place = choose(
+    stay.map((i) => logits[i]),
+    temperature,
+    u,
+  );
   return { token: next.tokens[stay[place]], u };
 }
 
@@ -64,12 +71,12 @@ export function drawn(next, { stay, logits }, temperature, seed) {
  * @param {NextTokens} next
  * @param {Distribution} distribution
  * @param {number[]} order  of the tokens
- * @returns {import("./charts.js").BarData}
+ * @returns {import("./bars.js").BarData}
  */
 export function chartOf({ tokens }, { logits, free, stay, shares, whole }, order) {
   /** @param {number} i */
   const value = (i) => shares.get(i) ?? whole.get(i) ?? 0;
-  /** @type {import("./charts.js").Bar[]} */
+  /** @type {import("./bars.js").Bar[]} */
   const bars = order.slice(0, MAX_BARS).map((i) => ({
     label: visible(tokens[i].text),
     value: value(i),
@@ -85,7 +92,7 @@ export function chartOf({ tokens }, { logits, free, stay, shares, whole }, order
   return {
     bars,
     description:
-      `${many(stay.length, "token")} of ${count(free.length)} may come next. ` +
+      `${plural(stay.length, "token")} of ${count(free.length)} may come next. ` +
       `The most likely is ${visible(tokens[best].text)}, ${percent(value(best))}.`,
     behind: {
       head: ["Next", "Chance", "Before the cut", "Logit", "Token"],

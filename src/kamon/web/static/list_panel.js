@@ -3,11 +3,20 @@
 import * as api from "./api.js";
 import { cleanReport } from "./clean_report.js";
 import { copies } from "./copy.js";
-import { button, field, h, isOff, panel, swap, switchOff, tick } from "./dom.js";
-import { many } from "./format.js";
+import { button, field, h, isDisabled, panel, replaceContent, setDisabled, tick } from "./dom.js";
+import { plural } from "./format.js";
 import { change, recall, remember } from "./state.js";
 import { decoded, wordiest } from "./text.js";
-import { codeOf, columnsRequest, formatOf, isTable, jobRequest, listRequest, mayHaveHeader, sourceOf } from "./training_form.js";
+import {
+  codeOf,
+  columnsRequest,
+  formatOf,
+  isTable,
+  jobRequest,
+  listRequest,
+  mayHaveHeader,
+  sourceOf,
+} from "./training_form.js";
 
 /** @typedef {import("./main.js").Context} Context */
 
@@ -41,7 +50,7 @@ export class ListPanel {
     /** @type {ReturnType<typeof setTimeout>|undefined} */
     this.timer = undefined;
     this.list = listInputs();
-    this.budget = h("select", {}, ...BUDGETS.map((each) => h("option", { value: each }, many(each, "second"))));
+    this.budget = h("select", {}, ...BUDGETS.map((each) => h("option", { value: each }, plural(each, "second"))));
     this.budget.value = BUDGETS.map(String).includes(state.budget) ? state.budget : "1";
     this.seed = h("input", { type: "number", min: 0, max: 2 ** 31, step: 1, value: state.seed ?? "42" });
     this.settings = SETTINGS.map(({ name, min, max }) =>
@@ -49,7 +58,11 @@ export class ListPanel {
     );
     this.errors = h("div", { class: "errors" });
     this.start = h("button", { type: "submit", class: "main" }, "Train");
-    this.copy = copies(() => codeOf(this.form()), undefined, () => this.saveHint());
+    this.copy = copies(
+      () => codeOf(this.form()),
+      undefined,
+      () => this.saveHint(),
+    );
     this.node = panel("The list", this.layout(), this.copy.node);
     this.takeLimits();
     this.listen();
@@ -77,7 +90,11 @@ export class ListPanel {
         "details",
         {},
         h("summary", {}, "Settings"),
-        h("p", {}, "Kamon chooses what you leave empty, to fit the training time. If you give the number of steps, the time does not count."),
+        h(
+          "p",
+          {},
+          "Kamon chooses what you leave empty, to fit the training time. If you give the number of steps, the time does not count.",
+        ),
         h("div", { class: "row" }, ...SETTINGS.map(({ label }, i) => field(label, this.settings[i]))),
       ),
       this.start,
@@ -86,10 +103,14 @@ export class ListPanel {
   }
 
   takeLimits() {
-    api.limits().then(({ limits, settings }) => {
-      for (const input of this.settings) if (input.name in settings) input.max = String(settings[input.name]);
-      for (const each of this.budget.options) each.hidden = each.disabled = Number(each.value) > (limits.job_seconds ?? Infinity);
-    }).catch(() => {}); // then the server refuses what is too large
+    api
+      .limits()
+      .then(({ limits, settings }) => {
+        for (const input of this.settings) if (input.name in settings) input.max = String(settings[input.name]);
+        for (const each of this.budget.options)
+          each.hidden = each.disabled = Number(each.value) > (limits.job_seconds ?? Infinity);
+      })
+      .catch(() => {}); // then the server refuses what is too large
   }
 
   listen() {
@@ -171,28 +192,35 @@ export class ListPanel {
 
   /** @param {boolean} [also] */
   async drawReport(also) {
-    if (!also && !this.list.text.value.trim()) return swap(this.list.report);
+    if (!also && !this.list.text.value.trim()) return replaceContent(this.list.report);
     try {
+      const form = this.form();
       const found = await this.ask(async (signal) => {
-        if (isTable(this.form())) await this.findColumns(signal);
-        return api.clean(listRequest(this.form()), signal);
+        const column = isTable(form) ? await this.findColumns(form, signal) : "";
+        return api.clean(listRequest({ ...form, column }), signal);
       });
-      const { text, format } = this.form();
-      swap(this.list.report, ...cleanReport(found, format, (table) => this.take(text, table), (better) => this.take(better, "text")));
+      const readAs = (/** @type {api.Format} */ format) => this.take(form.text, format);
+      replaceContent(this.list.report, ...cleanReport(found, form.format, readAs, (text) => this.take(text, "text")));
     } catch (error) {
-      if (!api.isAbort(error)) swap(this.list.report);
+      if (!api.isAbort(error)) replaceContent(this.list.report);
       this.context.fail(error, this.list.report);
     }
   }
 
-  /** @param {AbortSignal} signal */
-  async findColumns(signal) {
-    const found = await api.columns(columnsRequest(this.form()), signal);
-    const before = this.list.column.value;
-    swap(this.list.column, ...found.map((each) => h("option", { value: each }, each)));
-    this.list.column.value = found.find((each) => each === before) ?? wordiest(this.list.text.value, this.list.format.value, found);
+  /**
+   * Offers the columns of a table, and returns the chosen one.
+   * @param {import("./training_form.js").Form} form
+   * @param {AbortSignal} signal
+   */
+  async findColumns(form, signal) {
+    const { column } = this.list;
+    const found = await api.columns(columnsRequest(form), signal);
+    const before = column.value;
+    replaceContent(column, ...found.map((each) => h("option", { value: each }, each)));
+    column.value = found.find((each) => each === before) ?? wordiest(form.text, form.format, found);
     this.keep();
     this.copy.refresh();
+    return column.value;
   }
 
   /** @param {string} text @param {api.Format} format */
@@ -224,7 +252,7 @@ export class ListPanel {
     draft.file = file.name;
     this.list.name.value = file.name.slice(0, 100);
     this.list.format.value = formatOf(file.name);
-    swap(this.list.column); // those of the file before
+    replaceContent(this.list.column); // those of the file before
     const { text, note, fault } = await textOf(file);
     this.list.text.value = text;
     if (note) draft.file = ""; // the command line may not read its encoding: it can be saved from here
@@ -234,20 +262,20 @@ export class ListPanel {
     this.preview(true);
     if (!fault) return;
     clearTimeout(this.timer);
-    swap(this.list.report);
+    replaceContent(this.list.report);
     this.context.fail(new api.ApiError(fault, 0), this.list.report);
   }
 
   async train() {
     const { context, errors, start } = this;
-    if (isOff(start)) return;
-    swap(errors);
+    if (isDisabled(start)) return;
+    replaceContent(errors);
     const form = this.form();
     if (form.own && !form.text.trim()) {
       context.fail(new api.ApiError("Paste a list or choose a file first.", 0), errors);
       return;
     }
-    switchOff(start, true);
+    setDisabled(start, true);
     try {
       const job = await api.startJob(jobRequest(form));
       change({ job: job.id, model: null, step: null, budget: this.budget.value, seed: this.seed.value });
@@ -256,7 +284,7 @@ export class ListPanel {
     } catch (error) {
       context.fail(error, errors);
     } finally {
-      switchOff(start, false);
+      setDisabled(start, false);
     }
   }
 }
@@ -317,7 +345,10 @@ async function textOf(file) {
  * @param {string} text
  */
 function saveText(file, text) {
-  const link = h("a", { href: URL.createObjectURL(new Blob([text.endsWith("\n") ? text : `${text}\n`])), download: file });
+  const link = h("a", {
+    href: URL.createObjectURL(new Blob([text.endsWith("\n") ? text : `${text}\n`])),
+    download: file,
+  });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

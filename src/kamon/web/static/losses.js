@@ -122,7 +122,7 @@ export function legendOf({ lines: { uniform, ngram, ngram_order } }) {
  * The chart of a training that has losses.
  * @param {Job} job
  * @param {number|null} cursor  the step that is looked at
- * @returns {import("./charts.js").LineData}
+ * @returns {import("./lines.js").LineData}
  */
 export function chartOf(job, cursor) {
   const { uniform, ngram, ngram_order } = job.lines;
@@ -139,7 +139,6 @@ export function chartOf(job, cursor) {
     ],
     cursor,
     xName: "step",
-    yName: "nats per token",
     yRange: rangeOf(job),
     xRange: [0, Math.max(1, job.num_steps, job.losses[job.losses.length - 1][0])],
     description:

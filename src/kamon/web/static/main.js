@@ -3,26 +3,26 @@
 import * as api from "./api.js";
 import * as state from "./state.js";
 import { plans } from "./copy.js";
-import { button, calm, h, isWriting, put, swap } from "./dom.js";
+import { button, reducedMotion, h, isWriting, append, replaceContent } from "./dom.js";
 import { percent } from "./format.js";
 import { freeName, inline } from "./text.js";
-import { isOver, queued, watch } from "./watch.js";
+import { Watch, isOver, queued } from "./watch.js";
 
 /**
  * @typedef {import("./api.js").ModelInfo} ModelInfo
- * What a view is given: it fills `root`, and ends with `signal`.
+ * What a view gets. It fills `root`, and ends with `signal`.
  * @typedef {object} Context
  * @property {HTMLElement} root
  * @property {AbortSignal} signal
  * @property {state.State} state
  * @property {ModelInfo[]} models
- * @property {ReturnType<typeof watch>} watch
- * @property {(text: string) => void} say  to those who cannot see it
- * @property {(error: unknown, where?: Element) => void} fail  shows what went wrong
+ * @property {Watch} watch
+ * @property {(text: string) => void} say  has a screen reader say it
+ * @property {(error: unknown, place?: Element) => void} fail  shows what went wrong, in the place
  * @property {(changes: Record<string, any>) => void} go  to another view, or another model
  * @property {() => Promise<void>} refresh  asks for the models again
  * @property {(model: ModelInfo) => string} nameOf  as it is shown
- * @property {(ratings: import("./api.js").Ratings, use: boolean) => Promise<void>} taught  takes note of a session of Teach; use: its model from now on
+ * @property {(ratings: import("./api.js").Ratings, use: boolean) => Promise<void>} taught  takes note of a session of Teach; use: whether to use its model from now on
  * @property {(model: ModelInfo) => string|null} sessionOf  the session of Teach that a model belongs to
  * @property {(session: string) => void} forgetSession
  */
@@ -45,7 +45,7 @@ const THEMES = ["auto", "light", "dark"];
 const byId = (id) => /** @type {T} */ (/** @type {unknown} */ (document.getElementById(id)));
 const root = /** @type {HTMLElement} */ (byId("main"));
 const select = /** @type {HTMLSelectElement} */ (byId("model"));
-const watched = watch();
+const watched = new Watch();
 /** @type {ModelInfo[]} */
 let models = [];
 let ends = new AbortController();
@@ -56,17 +56,20 @@ function say(text) {
 }
 
 /**
- * The sentence of an error, where it happened.
+ * Shows the sentence of an error in the place where it happened.
  * @param {unknown} error
- * @param {Element} [where]
+ * @param {Element} [place]
  */
-function fail(error, where = root) {
+function fail(error, place = root) {
   if (api.isAbort(error)) return;
   const known = error instanceof api.ApiError;
-  const text = known ? error.message : "The page made a mistake: reload it, and please report what the browser's console says.";
-  for (const each of where.querySelectorAll(":scope > .error, :scope > .another")) each.remove();
-  where.append(h("p", { class: "error", role: "alert" }, `⚠ ${text}`));
-  if (known && error.status === 404 && /model/.test(text)) where.append(h("p", { class: "another" }, button("Take another model", another)));
+  const text = known
+    ? error.message
+    : "The page made a mistake: reload it, and please report what the browser's console says.";
+  for (const each of place.querySelectorAll(":scope > .error, :scope > .another")) each.remove();
+  place.append(h("p", { class: "error", role: "alert" }, `⚠ ${text}`));
+  if (known && error.status === 404 && /model/.test(text))
+    place.append(h("p", { class: "another" }, button("Take another model", another)));
   if (!known) throw error;
 }
 
@@ -76,8 +79,8 @@ async function refresh() {
   showViews();
 }
 
-/** The model of the address, else of its training, else the last one of this tab, else the newest that
- * was not taught, else a moment. Null while the training of the address has none. */
+/** The model of the address, else of its training, else the last one of this tab, else the newest one that
+ * was not taught, else one of an early step. Null if the training of the address has no model yet. */
 async function wantedModel() {
   const { model, job: id } = state.read();
   if (model) return models.find((each) => each.id === model) ?? api.model(model);
@@ -96,7 +99,7 @@ async function wantedModel() {
 }
 
 /** @type {Map<string, string>} */
-const lists = new Map(); // what a training learns from, by its id
+const lists = new Map(); // the names of the lists that trainings learn from, by the ids of the trainings
 /** @typedef {{session: string, base: string, name: string, answers: number}} Taught */
 /** @type {Record<string, Taught>} */
 let sessions = state.recall("sessions", {}); // of Teach, by the ids of their models
@@ -147,14 +150,17 @@ function showModels(current) {
   for (const each of listed) {
     const of = each.parent ?? each.id;
     const list = each.kind === "tuned" ? `${sessions[of]?.base ?? "names"}-taught` : (lists.get(of) ?? of);
-    if (!each.saved) plans.set(each.id, freeName(each.parent === null ? list : `${freeName(list, [])}-step-${each.step}`, taken));
+    if (!each.saved)
+      plans.set(each.id, freeName(each.parent === null ? list : `${freeName(list, [])}-step-${each.step}`, taken));
   }
-  swap(
+  replaceContent(
     select,
-    ...listed.map((each) => h("option", { value: each.id }, each.parent !== null || each.saved ? nameOf(each) : `${nameOf(each)}, not saved`)),
+    ...listed.map((each) =>
+      h("option", { value: each.id }, each.parent !== null || each.saved ? nameOf(each) : `${nameOf(each)}, not saved`),
+    ),
   );
-  if (!listed.length) put(select, h("option", { value: "" }, "none yet"));
-  if (listed.length && !chosen) put(select, h("option", { value: "" }, "none yet"));
+  if (!listed.length) append(select, h("option", { value: "" }, "none yet"));
+  if (listed.length && !chosen) append(select, h("option", { value: "" }, "none yet"));
   select.disabled = !listed.length;
   select.value = chosen ?? "";
   const asked = state.read();
@@ -164,7 +170,7 @@ function showModels(current) {
 /** @param {state.State} asked */
 const viewOf = (asked) => (Object.hasOwn(VIEWS, asked.view) ? asked.view : "train");
 
-/** The links to the views, as they were left, with the model and the training of now. */
+/** The links lead to the views as the user left them, with the current model and training. */
 function showViews() {
   const asked = state.read();
   for (const link of document.querySelectorAll("#views a")) {
@@ -186,21 +192,35 @@ async function open() {
   document.title = `${view.title} · Kamon`;
   showViews();
   /** @type {Context} */
-  const context = { root, signal, state: asked, models, watch: watched, say, fail, go, refresh, nameOf, taught, sessionOf, forgetSession };
-  swap(root, h("p", { class: "loading" }, "Loading …"));
+  const context = {
+    root,
+    signal,
+    state: asked,
+    models,
+    watch: watched,
+    say,
+    fail,
+    go,
+    refresh,
+    nameOf,
+    taught,
+    sessionOf,
+    forgetSession,
+  };
+  replaceContent(root, h("p", { class: "loading" }, "Loading …"));
   root.dataset.view = name;
   try {
     await followAsked(asked, signal);
     const [model, { show }] = await Promise.all([wantedModel(), load(view)]);
     if (signal.aborted) return;
-    swap(root);
+    replaceContent(root);
     showModels(model);
     context.models = models;
     if (model === null && view.needsModel) {
       waitForModel(signal);
       return;
     }
-    if (notice) put(root, h("p", { class: "error notice", role: "alert" }, `⚠ ${notice}`));
+    if (notice) append(root, h("p", { class: "error notice", role: "alert" }, `⚠ ${notice}`));
     notice = "";
     await show(context, /** @type {ModelInfo} */ (model));
   } catch (error) {
@@ -214,7 +234,7 @@ async function open() {
   }
 }
 
-let missing = false; // a part of the page that could not be loaded: a browser may not ask for it twice
+let missing = false; // whether a part of the page could not be loaded: a browser may not ask for it twice
 
 /** @param {{load: () => Promise<View>}} view */
 async function load(view) {
@@ -223,7 +243,10 @@ async function load(view) {
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     missing = true;
-    throw new api.ApiError("The server does not answer, so this part of the page could not be loaded: is kamon serve still running?", 0);
+    throw new api.ApiError(
+      "The server does not answer, so this part of the page could not be loaded: is kamon serve still running?",
+      0,
+    );
   }
 }
 
@@ -245,14 +268,14 @@ async function followAsked(asked, signal) {
   }
 }
 
-let notice = ""; // to be shown above the next view
+let notice = ""; // is shown above the next view
 
 function another() {
   state.push(state.address({ model: null, session: null }));
   return start();
 }
 
-/** Below an error, with which nothing else is to be done. */
+/** Offers ways to go on, below an error that leaves nothing else to do. */
 function waysOn() {
   const retry = async () => {
     if (missing) {
@@ -260,16 +283,20 @@ function waysOn() {
         await api.jobs();
         return location.reload();
       } catch {
-        // It is still gone: start says so.
+        // The server is still gone: start shows it.
       }
     }
     return start();
   };
   const offered = root.querySelector(".another") !== null;
-  put(root, button("Try again", retry), state.read().model && !offered ? button("Take another model", another) : null);
+  append(
+    root,
+    button("Try again", retry),
+    state.read().model && !offered ? button("Take another model", another) : null,
+  );
 }
 
-/** Opens a view in place of another, in which the focus may have been. */
+/** Opens another view. The focus may have been in the one before. */
 async function turn() {
   await open();
   if (document.activeElement === document.body) root.focus({ preventScroll: true });
@@ -278,7 +305,7 @@ async function turn() {
 
 /** @param {AbortSignal} signal */
 function waitForModel(signal) {
-  put(
+  append(
     root,
     h("h1", {}, "No model yet"),
     h("p", {}, "The training has begun: its first model opens here in a moment. The Train view shows how it improves."),
@@ -296,7 +323,7 @@ function waitForModel(signal) {
 }
 
 /**
- * Another view, with a step back in the history.
+ * Goes to another view, or to another model. The browser's Back button comes back.
  * @param {Record<string, any>} changes
  */
 function go(changes) {
@@ -310,7 +337,11 @@ function go(changes) {
 function paint(theme) {
   document.documentElement.dataset.theme = theme;
   const press = byId("theme");
-  swap(press, h("span", { "aria-hidden": "true" }, { auto: "◐", light: "○", dark: "●" }[theme]), ` Colours: ${theme}`);
+  replaceContent(
+    press,
+    h("span", { "aria-hidden": "true" }, { auto: "◐", light: "○", dark: "●" }[theme]),
+    ` Colours: ${theme}`,
+  );
 }
 
 function setUpTheme() {
@@ -333,7 +364,10 @@ function setUpTheme() {
   });
 }
 
-/** @param {string} what */
+/**
+ * Shows what has happened to the training, in the header.
+ * @param {string} what
+ */
 function showTraining(what) {
   const job = watched.job;
   if (job) lists.set(job.id, job.source);
@@ -361,7 +395,7 @@ function showTraining(what) {
   }
 }
 
-/** Finds out what there is, and opens the view. */
+/** Asks the server for its trainings and models, and opens the view. */
 async function start() {
   try {
     const jobs = await api.jobs();
@@ -372,7 +406,7 @@ async function start() {
     watched.follow(jobs.find((job) => job.id === id) ?? own ?? (id === undefined ? newest : null));
     await refresh();
   } catch (error) {
-    swap(root);
+    replaceContent(root);
     fail(error);
     waysOn();
     return;
@@ -381,7 +415,7 @@ async function start() {
 }
 
 function setUp() {
-  swap(
+  replaceContent(
     byId("views"),
     ...Object.entries(VIEWS).map(([name, { title }], i) =>
       h("li", {}, h("a", { "data-view": name, "aria-keyshortcuts": i + 1 }, title)),
@@ -392,7 +426,7 @@ function setUp() {
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
     state.push(link.getAttribute("href") ?? "");
-    turn().then(() => scrollTo({ top: 0, behavior: calm.matches ? "auto" : "smooth" }));
+    turn().then(() => scrollTo({ top: 0, behavior: reducedMotion.matches ? "auto" : "smooth" }));
   });
   addEventListener("popstate", () => {
     state.moved();
@@ -405,7 +439,15 @@ function setUp() {
   });
   select.addEventListener("change", () => {
     const id = select.value.split("@")[0];
-    go({ model: select.value, job: lists.has(id) ? id : null, step: null, session: null, text: null, prefix: null, end: null });
+    go({
+      model: select.value,
+      job: lists.has(id) ? id : null,
+      step: null,
+      session: null,
+      text: null,
+      prefix: null,
+      end: null,
+    });
   });
   api.busy.tell = (waiting) => {
     byId("waiting").textContent = waiting ? "The server is busy: waiting for its answer …" : "";

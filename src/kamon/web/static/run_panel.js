@@ -1,8 +1,8 @@
 // The training that is followed: its state, its losses, and its samples step by step.
 
 import * as api from "./api.js";
-import { lines } from "./charts.js";
-import { button, figures, h, name as named, names as listOf, panel, swap, table } from "./dom.js";
+import { lines } from "./lines.js";
+import { button, figures, h, name as named, names as listOf, panel, replaceContent, table } from "./dom.js";
 import { count, fixed } from "./format.js";
 import { chartOf, cursorOf, lastMean, legendOf, momentsOf, placeAt, usualPlace, whichStep } from "./losses.js";
 import { saveForm } from "./save.js";
@@ -115,7 +115,7 @@ export class RunPanel {
   /** @param {"pause"|"resume"|"stop"} action */
   async steer(action) {
     const { watch } = this;
-    swap(this.errors);
+    replaceContent(this.errors);
     if (!watch.job) return;
     try {
       watch.take(await api.steer(watch.job.id, action));
@@ -135,10 +135,10 @@ export class RunPanel {
     this.stop.hidden = !job || isOver(job);
     this.drawMoment();
     if (!job) {
-      swap(this.status, "Nothing is being trained. Press Train to begin.");
+      replaceContent(this.status, "Nothing is being trained. Press Train to begin.");
       return;
     }
-    swap(
+    replaceContent(
       this.status,
       h("strong", {}, job.state === "queued" ? queued(job) : STATES[job.state]),
       job.error ? `: ${job.error}` : "",
@@ -159,7 +159,7 @@ export class RunPanel {
   drawNumbers(job) {
     const heldOut = job.held_out[job.held_out.length - 1];
     const done = job.state === "done" ? job.num_steps : job.step;
-    swap(
+    replaceContent(
       this.numbers,
       h("progress", { max: Math.max(1, job.num_steps), value: done, "aria-label": "Steps done" }),
       figures([
@@ -186,8 +186,8 @@ export class RunPanel {
     if (this.all.open) this.drawAll();
     if (this.shown === moment.model) return; // a link that is replaced cannot be clicked
     this.shown = moment.model;
-    swap(this.names, ...moment.samples.map((each) => h("li", {}, named(each))));
-    swap(
+    replaceContent(this.names, ...moment.samples.map((each) => h("li", {}, named(each))));
+    replaceContent(
       this.onward,
       "Use this model: ",
       h("a", { href: address({ view: "generate", model: moment.model }, {}) }, "generate"),
@@ -197,7 +197,10 @@ export class RunPanel {
   }
 
   drawAll() {
-    const rows = momentsOf(this.watch.job).map((each) => [count(each.step), h("span", {}, ...listOf(each.samples, ", "))]);
-    swap(this.allSamples, table("Samples of all steps", ["Step", "Samples"], rows));
+    const rows = momentsOf(this.watch.job).map((each) => [
+      count(each.step),
+      h("span", {}, ...listOf(each.samples, ", ")),
+    ]);
+    replaceContent(this.allSamples, table("Samples of all steps", ["Step", "Samples"], rows));
   }
 }

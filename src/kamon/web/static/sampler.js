@@ -1,5 +1,5 @@
-// How a token is drawn: what kamon/philox.py, sampler.py and conditions.py compute, to be tried
-// without asking the server. The tests compare the two.
+// How a token is drawn, without asking the server: the same as kamon/engines/philox.py and kamon/generation/.
+// The tests compare the two.
 
 const MASK32 = 0xffffffffn;
 
@@ -17,12 +17,7 @@ export function uniform(seed, index, position) {
   for (let round = 0; round < 10; round++) {
     const product0 = 0xd2511f53n * c0;
     const product1 = 0xcd9e8d57n * c2;
-    [c0, c1, c2, c3] = [
-      (product1 >> 32n) ^ c1 ^ k0,
-      product1 & MASK32,
-      (product0 >> 32n) ^ c3 ^ k1,
-      product0 & MASK32,
-    ];
+    [c0, c1, c2, c3] = [(product1 >> 32n) ^ c1 ^ k0, product1 & MASK32, (product0 >> 32n) ^ c3 ^ k1, product0 & MASK32];
     k0 = (k0 + 0x9e3779b9n) & MASK32;
     k1 = (k1 + 0xbb67ae85n) & MASK32;
   }
@@ -30,15 +25,15 @@ export function uniform(seed, index, position) {
 }
 
 /**
- * softmax(logits / temperature); so cold that only the largest logit is left, 1 for it.
+ * softmax(logits / temperature). If the temperature is too low to compute it, the largest logit has all.
  * @param {number[]} logits
  * @param {number} temperature
  * @returns {number[]}
  */
 export function probabilities(logits, temperature) {
   const scale = 1 / temperature;
-  const most = logits.reduce((found, logit) => Math.max(found, Math.abs(logit)), 0);
-  if (!Number.isFinite(scale * most)) {
+  const largestSize = logits.reduce((found, logit) => Math.max(found, Math.abs(logit)), 0);
+  if (!Number.isFinite(scale * largestSize)) {
     const first = logits.indexOf(logits.reduce((a, b) => Math.max(a, b)));
     return logits.map((_, i) => (i === first ? 1 : 0));
   }
@@ -80,7 +75,7 @@ export function choose(logits, temperature, u) {
  */
 
 /**
- * The tokens that may stand behind `length` characters, in ascending order.
+ * The tokens that may come after `length` characters, in ascending order.
  * @param {number[]} logits
  * @param {number} temperature
  * @param {number} bos  the token that ends a document
@@ -97,7 +92,12 @@ export function allowed(logits, temperature, bos, length, conditions, excluded) 
     tokens.sort((a, b) => logits[b] - logits[a]); // a stable sort: of equal ones the first
     if (top_k !== null) tokens = tokens.slice(0, top_k);
     if (top_p < 1) {
-      const running = sums(probabilities(tokens.map((token) => logits[token]), temperature));
+      const running = sums(
+        probabilities(
+          tokens.map((token) => logits[token]),
+          temperature,
+        ),
+      );
       const enough = top_p * running[running.length - 1];
       tokens = tokens.slice(0, running.findIndex((each) => each >= enough) + 1);
     }

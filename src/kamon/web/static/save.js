@@ -1,6 +1,6 @@
-// A form that saves a model under a name, wherever one can be saved.
+// A form that saves a model under a name.
 
-import { field, h, swap } from "./dom.js";
+import { field, h, replaceContent } from "./dom.js";
 import { address } from "./state.js";
 
 /** @typedef {import("./main.js").Context} Context */
@@ -10,10 +10,16 @@ const ALLOWED = "a to z, 0 to 9, - and _, 40 at most, a letter or digit first";
 /**
  * @param {Context} context
  * @param {string} label
- * @param {(name: string) => Promise<import("./api.js").ModelInfo>|null} save  null where there is nothing to save
+ * @param {(name: string) => Promise<import("./api.js").ModelInfo>|null} save  returns null if there is nothing to save
  */
 export function saveForm(context, label, save) {
-  const name = h("input", { type: "text", required: true, maxlength: 40, pattern: "[a-z0-9][a-z0-9_\\-]*", title: ALLOWED });
+  const name = h("input", {
+    type: "text",
+    required: true,
+    maxlength: 40,
+    pattern: "[a-z0-9][a-z0-9_\\-]*",
+    title: ALLOWED,
+  });
   const told = h("div", { class: "errors", "aria-live": "polite" });
   return h(
     "form",
@@ -21,15 +27,20 @@ export function saveForm(context, label, save) {
       class: "save",
       submit: async (/** @type {Event} */ event) => {
         event.preventDefault();
-        swap(told);
+        replaceContent(told);
         const saving = save(name.value);
         if (!saving) return;
         try {
           const saved = await saving;
           await context.refresh();
-          swap(
+          replaceContent(
             told,
-            h("p", {}, `Saved as ${saved.id}, in ${saved.path}. `, h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it")),
+            h(
+              "p",
+              {},
+              `Saved as ${saved.id}, in ${saved.path}. `,
+              h("a", { href: address({ view: "generate", model: saved.id }, {}) }, "Generate with it"),
+            ),
           );
           context.say(`Saved as ${saved.id}.`);
         } catch (error) {

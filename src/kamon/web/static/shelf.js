@@ -1,150 +1,214 @@
 // The trainings and models that the server has: to look at, to stop, to save and to delete.
 
 import * as api from "./api.js";
-import { button, h, panel, put, swap, switchOff } from "./dom.js";
+import { button, h, panel, append, replaceContent, setDisabled } from "./dom.js";
 import { count, fixed, percent } from "./format.js";
 import { saveForm } from "./save.js";
-import { inline } from "./text.js";
 import { address } from "./state.js";
+import { inline } from "./text.js";
 import { isOver, queued } from "./watch.js";
+
+/**
+ * @typedef {import("./api.js").ModelInfo} ModelInfo
+ * @typedef {import("./api.js").Job} Job
+ */
 
 const LOOK = 2000; // ms between two looks, while something is being trained
 
-/** @param {import("./main.js").Context} context */
-export function shelfPanel(context) {
-  const { signal, watch } = context;
-  const list = h("ul", { class: "shelf" });
-  const errors = h("div", { class: "errors" });
-  const node = panel("Trainings and models", list, errors);
-  const ask = api.latest(signal);
-  /** @type {ReturnType<typeof setTimeout>|undefined} */
-  let timer;
-  let saving = ""; // the id of the one whose form is open
+/** @param {ModelInfo[]} models @param {Job} job */
+const has = (models, job) => models.some((each) => each.id === job.id);
 
-  /** @param {() => Promise<unknown>} act */
-  const doing = (act) => async (/** @type {Event} */ event) => {
+/**
+ * How far a training is.
+ * @param {Job} job
+ */
+function stateOf(job) {
+  if (job.state === "queued") return queued(job);
+  if (isOver(job)) return job.state;
+  return `${job.state} ${job.num_steps ? percent(job.step / job.num_steps) : ""}`;
+}
+
+/** @param {ModelInfo} model */
+function factsOf(model) {
+  const loss = model.held_out_loss === null ? "" : ` · test loss ${fixed(model.held_out_loss, 2)}`;
+  return `${model.saved ? "saved" : "not saved"} · ${count(model.num_docs)} entries${loss}`;
+}
+
+export class ShelfPanel {
+  /** @param {import("./main.js").Context} context */
+  constructor(context) {
+    const { signal, watch } = context;
+    this.context = context;
+    this.list = h("ul", { class: "shelf" });
+    this.errors = h("div", { class: "errors" });
+    this.node = panel("Trainings and models", this.list, this.errors);
+    this.node.hidden = true;
+    this.ask = api.latest(signal);
+    /** @type {ReturnType<typeof setTimeout>|undefined} */
+    this.timer = undefined;
+    this.saving = ""; // the id of the model whose form is open
+    watch.listen((what) => {
+      if (what === "job" || what === "end") this.look();
+    }, signal);
+    signal.addEventListener("abort", () => clearTimeout(this.timer));
+    this.look();
+  }
+
+  /**
+   * Asks the server what there is, and draws it.
+   * @param {boolean} [refocus]  whether the button that had the focus may be gone
+   */
+  async look(refocus) {
+    clearTimeout(this.timer);
+    try {
+      const [jobs, models] = await this.ask((signal) => Promise.all([api.jobs(signal), api.models(signal)]));
+      if (this.context.signal.aborted) return;
+      const inUse = this.list.contains(document.activeElement); // a button or a name that is being typed
+      if (refocus || !inUse) this.draw(jobs, models);
+      if (refocus && document.activeElement === document.body) {
+        this.node.tabIndex = -1;
+        this.node.focus();
+      }
+      if (jobs.some((job) => !isOver(job) || (job.model && !has(models, job)))) this.lookIn(LOOK);
+    } catch (error) {
+      if (!api.isAbort(error)) this.lookIn(2 * LOOK); // the views show the error
+    }
+  }
+
+  /** @param {number} ms */
+  lookIn(ms) {
+    this.timer = setTimeout(() => this.look(), ms);
+  }
+
+  /** @param {Job[]} jobs @param {ModelInfo[]} models */
+  draw(jobs, models) {
+    const trainings = jobs.filter((job) => !has(models, job)).map((job) => this.trainingRow(job));
+    const whole = models.filter((model) => model.parent === null);
+    const rows = [...trainings, ...whole.map((model) => this.modelRow(model, jobs, models))];
+    this.node.hidden = !rows.length;
+    replaceContent(this.list, ...rows);
+  }
+
+  /** @param {Job} job */
+  trainingRow(job) {
+    const state = stateOf(job);
+    return h(
+      "li",
+      {},
+      h(
+        "a",
+        { href: address({ view: "train", job: job.id }, {}) },
+        `${inline(job.source, 40)} (${job.id.slice(4, 8)})`,
+      ),
+      h("span", { class: "quiet" }, job.num_docs ? `${state} · ${count(job.num_docs)} entries` : state),
+      h(
+        "span",
+        { class: "buttons" },
+        isOver(job) ? null : button("Stop", (event) => this.act(event, () => api.steer(job.id, "stop"))),
+        this.askTwice("Delete", "Forgets this training and its models", async () => {
+          await api.forgetJob(job.id);
+          await this.forgotten(job.id);
+        }),
+      ),
+    );
+  }
+
+  /** @param {ModelInfo} model @param {Job[]} jobs @param {ModelInfo[]} models */
+  modelRow(model, jobs, models) {
+    const job = jobs.find((each) => each.id === model.id);
+    const save = () => {
+      this.saving = this.saving === model.id ? "" : model.id;
+      this.draw(jobs, models);
+      this.list.querySelector("input")?.focus();
+    };
+    const forget = async () => {
+      await (job ? api.forgetJob(model.id) : api.forgetModel(model.id));
+      await this.forgotten(model.id);
+    };
+    const what = model.saved ? "Takes it off this list; its folder stays" : "Forgets this model";
+    const row = h(
+      "li",
+      {},
+      h(
+        "a",
+        { href: address({ view: job ? "train" : "generate", model: model.id, job: job?.id }, {}) },
+        this.context.nameOf(model),
+      ),
+      h("span", { class: "quiet" }, factsOf(model)),
+      h(
+        "span",
+        { class: "buttons" },
+        model.saved ? null : button("Save as …", save),
+        this.askTwice(model.saved ? "Remove" : "Delete", what, forget),
+      ),
+    );
+    if (this.saving === model.id) append(row, this.saveForm(model.id));
+    return row;
+  }
+
+  /** @param {string} id */
+  saveForm(id) {
+    return saveForm(this.context, "Save this model as", async (name) => {
+      const saved = await api.save(id, name);
+      this.saving = "";
+      return saved;
+    });
+  }
+
+  /**
+   * Does what a button is for, and draws what there is then.
+   * @param {Event} event
+   * @param {() => Promise<unknown>} act
+   */
+  async act(event, act) {
     const press = /** @type {HTMLElement} */ (event.currentTarget);
-    switchOff(press, true);
-    swap(errors);
+    setDisabled(press, true);
+    replaceContent(this.errors);
     try {
       await act();
-      await look(true);
+      await this.look(true);
     } catch (error) {
-      context.fail(error, errors);
+      this.context.fail(error, this.errors);
     } finally {
-      switchOff(press, false);
+      setDisabled(press, false);
     }
-  };
+  }
 
-  /** @param {string} label @param {string} of @param {() => Promise<unknown>} act */
-  const twice = (label, of, act) => {
+  /**
+   * A button that acts when it is pressed twice.
+   * @param {string} label
+   * @param {string} title
+   * @param {() => Promise<unknown>} act
+   */
+  askTwice(label, title, act) {
     let sure = false;
-    const press = button(label, (event) => {
-      if (sure) doing(act)(event);
-      else {
-        sure = true;
-        press.textContent = `${label}: sure?`;
-      }
-    }, { "aria-label": null, title: of });
+    const press = button(
+      label,
+      (event) => {
+        if (sure) this.act(event, act);
+        else {
+          sure = true;
+          press.textContent = `${label}: sure?`;
+        }
+      },
+      { title },
+    );
     press.addEventListener("blur", () => {
       sure = false;
       press.textContent = label;
     });
     return press;
-  };
-
-  /** @param {import("./api.js").ModelInfo[]} models @param {import("./api.js").Job} job */
-  const has = (models, job) => models.some((each) => each.id === job.id);
-
-  /** @param {string} id */
-  const gone = async (id) => {
-    const { model, job } = context.state;
-    if (model?.split("@")[0] === id || job === id || watch.job?.id === id) context.go({ model: null, job: null, step: null, session: null });
-    else await context.refresh();
-  };
-
-  /** @param {import("./api.js").Job[]} jobs @param {import("./api.js").ModelInfo[]} models */
-  const draw = (jobs, models) => {
-    if (node.contains(document.activeElement) && document.activeElement !== node && saving) return; // somebody writes
-    /** @type {HTMLElement[]} */
-    const rows = jobs.filter((job) => !has(models, job)).map((job) => {
-      const done = job.num_steps ? percent(job.step / job.num_steps) : "";
-      const state = job.state === "queued" ? queued(job) : isOver(job) ? job.state : `${job.state} ${done}`;
-      return h(
-        "li",
-        {},
-        h("a", { href: address({ view: "train", job: job.id }, {}) }, `${inline(job.source, 40)} (${job.id.slice(4, 8)})`),
-        h("span", { class: "quiet" }, job.num_docs ? `${state} · ${count(job.num_docs)} entries` : state),
-        h(
-          "span",
-          { class: "buttons" },
-          isOver(job) ? null : button("Stop", doing(() => api.steer(job.id, "stop"))),
-          twice("Delete", "Forgets this training and its models", async () => {
-            await api.forgetJob(job.id);
-            await gone(job.id);
-          }),
-        ),
-      );
-    });
-    for (const model of models) {
-      if (model.parent !== null) continue;
-      const job = jobs.find((each) => each.id === model.id);
-      const loss = model.held_out_loss === null ? "" : ` · test loss ${fixed(model.held_out_loss, 2)}`;
-      const facts = `${model.saved ? "saved" : "not saved"} · ${count(model.num_docs)} entries${loss}`;
-      const row = h(
-        "li",
-        {},
-        h("a", { href: address({ view: job ? "train" : "generate", model: model.id, job: job?.id }, {}) }, context.nameOf(model)),
-        h("span", { class: "quiet" }, facts),
-        h(
-          "span",
-          { class: "buttons" },
-          model.saved ? null : button("Save as …", () => {
-            saving = saving === model.id ? "" : model.id;
-            draw(jobs, models);
-            list.querySelector("input")?.focus();
-          }),
-          twice(model.saved ? "Remove" : "Delete", model.saved ? "Takes it off this list; its folder stays" : "Forgets this model", async () => {
-            await (job ? api.forgetJob(model.id) : api.forgetModel(model.id));
-            await gone(model.id);
-          }),
-        ),
-      );
-      if (saving === model.id) {
-        put(row, saveForm(context, "Save this model as", async (name) => {
-          const saved = await api.save(model.id, name);
-          saving = "";
-          return saved;
-        }));
-      }
-      rows.push(row);
-    }
-    node.hidden = !rows.length;
-    swap(list, ...rows);
-  };
-
-  /** @param {boolean} [refocus] */
-  async function look(refocus) {
-    clearTimeout(timer);
-    try {
-      const [jobs, models] = await ask((own) => Promise.all([api.jobs(own), api.models(own)]));
-      if (signal.aborted) return;
-      const pressed = list.contains(document.activeElement);
-      if (!pressed || refocus) draw(jobs, models);
-      if (refocus && document.activeElement === document.body) {
-        node.tabIndex = -1;
-        node.focus();
-      }
-      if (jobs.some((job) => !isOver(job) || (job.model && !has(models, job)))) timer = setTimeout(look, LOOK);
-    } catch (error) {
-      if (!api.isAbort(error)) timer = setTimeout(look, 2 * LOOK); // the views say it
-    }
   }
-  watch.listen((what) => {
-    if (what === "job" || what === "end") look();
-  }, signal);
-  signal.addEventListener("abort", () => clearTimeout(timer));
-  node.hidden = true;
-  look();
-  return node;
+
+  /**
+   * Leaves what is no longer there.
+   * @param {string} id  of a training or model that the server has forgotten
+   */
+  async forgotten(id) {
+    const { context } = this;
+    const { model, job } = context.state;
+    const open = model?.split("@")[0] === id || job === id || context.watch.job?.id === id;
+    if (open) context.go({ model: null, job: null, step: null, session: null });
+    else await context.refresh();
+  }
 }

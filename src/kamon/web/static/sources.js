@@ -8,7 +8,9 @@ import { h } from "./dom.js";
  * @param {...string} names  of panels; all if none is given
  */
 export function sourceLine(sources, ...names) {
-  const found = (names.length ? names : Object.keys(sources)).map((name) => sources[name]).filter((each) => each !== undefined);
+  const found = (names.length ? names : Object.keys(sources))
+    .map((name) => sources[name])
+    .filter((each) => each !== undefined);
   if (!found.length) return null;
   const places = found.flatMap((each, i) => [
     i ? ", " : "",

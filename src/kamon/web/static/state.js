@@ -2,13 +2,16 @@
 
 /** @typedef {Record<string, string>} State */
 
-const LATER = 150; // ms; browsers refuse an address that is changed with each move of a slider
+const DELAY = 150; // ms; a browser refuses an address that changes with each move of a slider
 /** @type {string|null} */
-let next = null; // the address to be
+let next = null; // the address that the browser will get
 /** @type {ReturnType<typeof setTimeout>|undefined} */
 let timer;
 
-/** @returns {State} */
+/**
+ * The state in the address.
+ * @returns {State}
+ */
 export function read() {
   return Object.fromEntries(new URLSearchParams(next ?? location.search));
 }
@@ -34,9 +37,10 @@ export function address(changes, from = read()) {
 export function change(changes) {
   next = address(changes);
   clearTimeout(timer);
-  timer = setTimeout(settle, LATER);
+  timer = setTimeout(settle, DELAY);
 }
 
+/** Gives the browser its new address, and remembers the state of the view. */
 function settle() {
   clearTimeout(timer);
   if (next !== null) history.replaceState(null, "", next);
@@ -48,7 +52,7 @@ function settle() {
 const OF_A_MODEL = ["prefix", "end", "seed", "position", "at", "layer", "head"];
 
 /**
- * How a view stood when it was left, for the model and the training of now.
+ * The state in which the user left a view, for the current model and training.
  * @param {string} view
  * @returns {State}
  */
@@ -61,10 +65,10 @@ export function left(view) {
   return { ...rest, view, ...(model ? { model } : {}), ...(job ? { job } : {}) };
 }
 
-const MOST = 1 << 20; // characters of one thing that is remembered
+const MAX_SIZE = 1 << 20; // characters of one value
 
 /**
- * What was remembered under a name, for as long as the tab is open.
+ * The value that was remembered under a name. It lasts as long as the tab is open.
  * @template T
  * @param {string} name
  * @param {T} usual
@@ -74,26 +78,27 @@ export function recall(name, usual) {
   try {
     return JSON.parse(sessionStorage.getItem(`kamon ${name}`) ?? "null") ?? usual;
   } catch {
-    return usual; // A browser that keeps nothing.
+    return usual; // the browser keeps nothing
   }
 }
 
 /**
+ * Remembers a value under a name.
  * @param {string} name
- * @param {unknown} value  null forgets
+ * @param {unknown} value  null forgets the value before
  */
 export function remember(name, value) {
   try {
     const text = JSON.stringify(value);
-    if (value === null || text.length > MOST) sessionStorage.removeItem(`kamon ${name}`);
+    if (value === null || text.length > MAX_SIZE) sessionStorage.removeItem(`kamon ${name}`);
     else sessionStorage.setItem(`kamon ${name}`, text);
   } catch {
-    // As above, or it is full.
+    // the browser keeps nothing, or its store is full
   }
 }
 
 /**
- * A step in the history.
+ * Goes to an address, as a step in the history.
  * @param {string} to
  */
 export function push(to) {
@@ -101,7 +106,7 @@ export function push(to) {
   history.pushState(null, "", to);
 }
 
-/** The browser has gone to another address by itself. */
+/** Forgets the address to be: the browser has gone to another one by itself. */
 export function moved() {
   clearTimeout(timer);
   next = null;
@@ -110,13 +115,13 @@ export function moved() {
 addEventListener("pagehide", settle);
 
 /**
- * A number out of the address, within its limits.
+ * A number from the address, moved into its limits.
  * @param {string|undefined} text
- * @param {number} usual
- * @param {number} least
- * @param {number} most
+ * @param {number} usual  the number if the text is none
+ * @param {number} min
+ * @param {number} max
  */
-export function numberIn(text, usual, least, most) {
+export function numberIn(text, usual, min, max) {
   const found = text === undefined || text.trim() === "" ? NaN : Number(text);
-  return Number.isFinite(found) ? Math.min(most, Math.max(least, found)) : usual;
+  return Number.isFinite(found) ? Math.min(max, Math.max(min, found)) : usual;
 }

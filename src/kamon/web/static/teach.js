@@ -2,8 +2,24 @@
 
 import * as api from "./api.js";
 import { copies, flags, placeOf, python, shell } from "./copy.js";
-import { button, calm, field, figures, h, isOff, isWriting, name, names, panel, put, s, swap, switchOff, table } from "./dom.js";
-import { count, fixed, many, percent } from "./format.js";
+import {
+  button,
+  reducedMotion,
+  field,
+  figures,
+  h,
+  isDisabled,
+  isWriting,
+  name,
+  names,
+  panel,
+  append,
+  s,
+  replaceContent,
+  setDisabled,
+  table,
+} from "./dom.js";
+import { count, fixed, plural, percent } from "./format.js";
 import { saveForm } from "./save.js";
 import * as session from "./session.js";
 import { address, change } from "./state.js";
@@ -18,10 +34,14 @@ import { inline, likedSentence } from "./text.js";
 /** @param {Context} context @param {ModelInfo} model */
 export async function show(context, model) {
   const { root, state, signal } = context;
-  put(
+  append(
     root,
     h("h1", {}, "Teach"),
-    h("p", { class: "lead" }, "Say what you like. After every few answers the model learns from all of them, and proposes other names."),
+    h(
+      "p",
+      { class: "lead" },
+      "Say what you like. After every few answers the model learns from all of them, and proposes other names.",
+    ),
   );
   const id = state.session ?? context.sessionOf(model);
   if (id) {
@@ -33,67 +53,77 @@ export async function show(context, model) {
       if (!(error instanceof api.ApiError) || ![404, 410].includes(error.status)) throw error;
       context.forgetSession(id);
       change({ session: null });
-      const why = error.status === 410 ? error.message : "That session is gone: the server was restarted, or newer sessions took its place.";
-      put(root, h("p", { class: "error", role: "alert" }, `⚠ ${why} Begin a new one.`));
+      const why =
+        error.status === 410
+          ? error.message
+          : "That session is gone: the server was restarted, or newer sessions took its place.";
+      append(root, h("p", { class: "error", role: "alert" }, `⚠ ${why} Begin a new one.`));
     }
   }
-  put(root, beginPanel(context, model));
+  append(root, beginPanel(context, model));
 }
 
 /** @param {Context} context @param {ModelInfo} model */
 function beginPanel(context, model) {
-  const { state, root } = context;
-  if (model.text) return panel("Begin", h("p", {}, "This model has learned a text. Teaching is for models of names: take another one."));
+  const { state } = context;
+  if (model.text)
+    return panel(
+      "Begin",
+      h("p", {}, "This model has learned a text. Teaching is for models of names: take another one."),
+    );
   const one = h("input", { type: "radio", name: "way", checked: state.pairs !== "1" });
   const two = h("input", { type: "radio", name: "way", checked: state.pairs === "1" });
   const every = h("select", {}, ...[3, 5, 10, 20].map((n) => h("option", { value: n }, `every ${n} answers`)));
   every.value = ["3", "5", "10", "20"].includes(state.every) ? state.every : "5";
-  const seed = h("input", { type: "number", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, value: state.seed ?? String(model.seed) });
+  const seed = h("input", {
+    type: "number",
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    step: 1,
+    value: state.seed ?? String(model.seed),
+  });
   const errors = h("div", { class: "errors" });
   const start = h("button", { type: "submit", class: "main" }, "Begin");
-  return panel(
-    "Begin",
-    h(
-      "form",
-      {
-        submit: async (/** @type {Event} */ event) => {
-          event.preventDefault();
-          if (isOff(start)) return;
-          swap(errors);
-          switchOff(start, true);
-          try {
-            const found = await api.startRatings({
-              model: model.id,
-              pairs: two.checked,
-              every: Number(every.value),
-              seed: Number(seed.value),
-            });
-            change({ session: found.id, pairs: found.pairs, every: found.every, seed: seed.value });
-            root.querySelector(".panel")?.remove();
-            root.querySelector(".error")?.remove();
-            new SessionView(context, found).open();
-            const stage = /** @type {HTMLElement} */ (root.querySelector(".stage"));
-            stage.tabIndex = -1;
-            stage.focus({ preventScroll: true });
-          } catch (error) {
-            context.fail(error, errors);
-          } finally {
-            switchOff(start, false);
-          }
-        },
-      },
-      h(
-        "fieldset",
-        { class: "choice" },
-        h("legend", {}, `How ${context.nameOf(model)} proposes`),
-        h("label", {}, one, "one by one: good or not"),
-        h("label", {}, two, "in pairs: the better one"),
-      ),
-      h("div", { class: "row wide" }, field("It learns", every), field("Seed", seed)),
-      start,
-      errors,
-    ),
+  const submit = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    if (isDisabled(start)) return;
+    replaceContent(errors);
+    setDisabled(start, true);
+    try {
+      const request = { model: model.id, pairs: two.checked, every: Number(every.value), seed: Number(seed.value) };
+      const found = await api.startRatings(request);
+      change({ session: found.id, pairs: found.pairs, every: found.every, seed: seed.value });
+      openInPlace(context, found);
+    } catch (error) {
+      context.fail(error, errors);
+    } finally {
+      setDisabled(start, false);
+    }
+  };
+  const ways = h(
+    "fieldset",
+    { class: "choice" },
+    h("legend", {}, `How ${context.nameOf(model)} proposes`),
+    h("label", {}, one, "one by one: good or not"),
+    h("label", {}, two, "in pairs: the better one"),
   );
+  const row = h("div", { class: "row wide" }, field("It learns", every), field("Seed", seed));
+  return panel("Begin", h("form", { submit }, ways, row, start, errors));
+}
+
+/**
+ * Opens a session in place of the panel that began it, and gives it the focus.
+ * @param {Context} context
+ * @param {Ratings} ratings
+ */
+function openInPlace(context, ratings) {
+  const { root } = context;
+  root.querySelector(".panel")?.remove();
+  root.querySelector(".error")?.remove();
+  new SessionView(context, ratings).open();
+  const stage = /** @type {HTMLElement} */ (root.querySelector(".stage"));
+  stage.tabIndex = -1;
+  stage.focus({ preventScroll: true });
 }
 
 /**
@@ -104,18 +134,23 @@ function beginPanel(context, model) {
  * @param {Record<string, any>} props
  */
 function thumb(text, down, press, props) {
-  const hand = "M3 11h4v9H3z M8.5 11 12 3.5c1.6 0 2.6 1.2 2.3 2.7L13.6 10H19c1.3 0 2.2 1.1 1.9 2.4l-1.4 6c-.2.9-1 1.6-2 1.6H8.5z";
+  const hand =
+    "M3 11h4v9H3z M8.5 11 12 3.5c1.6 0 2.6 1.2 2.3 2.7L13.6 10H19c1.3 0 2.2 1.1 1.9 2.4l-1.4 6c-.2.9-1 1.6-2 1.6H8.5z";
   const node = button("", press, props);
-  put(
+  append(
     node,
-    s("svg", { viewBox: "0 0 24 24", width: 22, height: 22, "aria-hidden": "true" }, s("path", { d: hand, transform: down ? "rotate(180 12 12)" : null })),
+    s(
+      "svg",
+      { viewBox: "0 0 24 24", width: 22, height: 22, "aria-hidden": "true" },
+      s("path", { d: hand, transform: down ? "rotate(180 12 12)" : null }),
+    ),
     text,
   );
   return node;
 }
 
 /** @param {string} text */
-const looks = (text) => `card${calm.matches ? "" : " come"}${[...text].length > 30 ? " long" : ""}`;
+const looks = (text) => `card${reducedMotion.matches ? "" : " come"}${[...text].length > 30 ? " long" : ""}`;
 
 /**
  * The session as Python, and the command that begins it.
@@ -167,7 +202,7 @@ class SessionView {
     const hint = h("p", { class: "hint keys" }, keys);
     const stage = panel(pairs ? "Which is better?" : "Do you like it?", this.card, hint, this.progress, this.errors);
     stage.classList.add("stage");
-    put(root, stage, this.results, this.savePanel(), this.copy.node);
+    append(root, stage, this.results, this.savePanel(), this.copy.node);
     document.addEventListener("keydown", (event) => this.pressed(event), { signal });
     this.drawResults();
     this.draw();
@@ -202,11 +237,11 @@ class SessionView {
     this.drawCard();
     const { ratings } = this.state;
     const { done, left } = session.progressOf(this.state);
-    switchOff(this.undo, !done);
+    setDisabled(this.undo, !done);
     const measured = ratings.measured;
-    swap(
+    replaceContent(
       this.progress,
-      `${many(done, "answer")}. `,
+      `${plural(done, "answer")}. `,
       measured && ratings.num_aligned
         ? `It has learned from ${count(ratings.num_aligned)}, in ${fixed(measured.seconds, 2)} s. `
         : "",
@@ -223,12 +258,12 @@ class SessionView {
       const text = this.state.waiting.length
         ? "It is learning …"
         : "It has no more names that you have not seen. Start over with another seed.";
-      swap(card, h("p", { class: "wait" }, text), h("div", { class: "buttons" }, undo));
+      replaceContent(card, h("p", { class: "wait" }, text), h("div", { class: "buttons" }, undo));
       return;
     }
     const skip = button("Skip", () => this.skip(), { "aria-keyshortcuts": "s", "data-act": "s" });
     const choice = typeof shown === "string" ? this.nameCard(shown) : [this.pairCard(shown)];
-    swap(card, ...choice, h("div", { class: "buttons" }, skip, undo));
+    replaceContent(card, ...choice, h("div", { class: "buttons" }, skip, undo));
     if (typeof shown !== "string") this.context.say(shown.map((each) => inline(each)).join(" or "));
     if (focused) /** @type {HTMLElement|null} */ (card.querySelector(`[data-act="${focused}"]`))?.focus();
   }
@@ -273,7 +308,7 @@ class SessionView {
   }
 
   takeBack() {
-    if (isOff(this.undo)) return;
+    if (isDisabled(this.undo)) return;
     this.context.say("The last answer is undone.");
     const { session: next, undo } = session.takenBack(this.state, this.busy);
     this.state = next;
@@ -290,7 +325,7 @@ class SessionView {
     this.draw();
     if (this.busy) return;
     this.busy = true;
-    swap(this.errors);
+    replaceContent(this.errors);
     try {
       while (this.state.waiting.length) await this.sendFirst(); // also if the user has left the view
     } catch (error) {
@@ -305,7 +340,9 @@ class SessionView {
   async sendFirst() {
     const { ratings, waiting } = this.state;
     const first = waiting[0];
-    const found = await (first === "undo" ? api.undo(ratings.id) : api.answer(ratings.id, first === "more" ? [] : [first]));
+    const found = await (first === "undo"
+      ? api.undo(ratings.id)
+      : api.answer(ratings.id, first === "more" ? [] : [first]));
     this.state = session.answered(this.state, found);
     if (found.num_aligned !== ratings.num_aligned) this.learned();
     this.draw();
@@ -315,7 +352,9 @@ class SessionView {
     const { measured, num_aligned, answers } = this.state.ratings;
     if (measured && num_aligned) {
       const seconds = fixed(measured.seconds, 2);
-      this.context.say(`It has learned from ${many(num_aligned, "answer")} in ${seconds} seconds. ${likedSentence(answers)}`);
+      this.context.say(
+        `It has learned from ${plural(num_aligned, "answer")} in ${seconds} seconds. ${likedSentence(answers)}`,
+      );
     }
     this.drawResults();
     this.takeNote(!this.context.signal.aborted);
@@ -328,8 +367,9 @@ class SessionView {
 
   drawResults() {
     const { measured, num_aligned } = this.state.ratings;
-    if (measured && num_aligned) swap(this.results, learnedPanel(this.state, measured), comparedPanel(this.state.ratings));
-    else swap(this.results);
+    if (measured && num_aligned)
+      replaceContent(this.results, learnedPanel(this.state, measured), comparedPanel(this.state.ratings));
+    else replaceContent(this.results);
   }
 }
 
@@ -347,15 +387,23 @@ function learnedPanel(state, measured) {
   ];
   return panel(
     "What it has learned",
-    h("p", { class: "big" }, likedSentence(answers) || `It has learned from ${many(num_aligned, "answer")}.`),
-    h("p", {}, `The names that you liked are now ${measured.liked >= 1 ? "more" : "less"} probable than before, and those that you disliked ${measured.disliked <= 1 ? "less" : "more"}.`),
+    h("p", { class: "big" }, likedSentence(answers) || `It has learned from ${plural(num_aligned, "answer")}.`),
+    h(
+      "p",
+      {},
+      `The names that you liked are now ${measured.liked >= 1 ? "more" : "less"} probable than before, and those that you disliked ${measured.disliked <= 1 ? "less" : "more"}.`,
+    ),
     figures([
       ["reward, on average", fixed(measured.reward)],
       ["KL to the base, nats", `${fixed(measured.kl)} ± ${fixed(measured.kl_error)}`],
       ["new names, taught", percent(measured.novelty)],
       ["new names, before", percent(measured.base_novelty)],
     ]),
-    h("p", { class: "hint" }, "Reward: how much better its names fit your answers than those of the base model. KL: how far it has moved. Near 0 it has hardly changed, above 5 it is another model. New: not in the list."),
+    h(
+      "p",
+      { class: "hint" },
+      "Reward: how much better its names fit your answers than those of the base model. KL: how far it has moved. Near 0 it has hardly changed, above 5 it is another model. New: not in the list.",
+    ),
     state.before.length > 0 && h("dl", { class: "change" }, ...change),
   );
 }

@@ -1,10 +1,10 @@
-// What the page finds out about texts, without a page: a list's encoding and columns, the letters
-// that a model knows, and names that are safe to show beside other words.
+// Texts: the encoding and the columns of a list, the letters that a model knows, and names that are
+// safe to show beside other words.
 
 const CONTROLS = /[\u202a-\u202e\u2066-\u2069]/g;
 
 /**
- * The text with the controls of direction spelled out: they would turn the words around it.
+ * The text with its controls of direction spelled out: they would turn the words around it.
  * @param {string} text
  */
 export function safe(text) {
@@ -14,29 +14,29 @@ export function safe(text) {
 const LEFTWARD = /[\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 
 /**
- * A text for the middle of a sentence: safe, cut after `most` characters, of its own direction.
+ * A text for the middle of a sentence: safe, cut after `max` characters, of its own direction.
  * @param {string} text
- * @param {number} [most]
+ * @param {number} [max]
  */
-export function inline(text, most = 60) {
-  const shown = safe(clipped(text, most));
+export function inline(text, max = 60) {
+  const shown = safe(clipped(text, max));
   return LEFTWARD.test(shown) ? `\u2068${shown}\u2069` : shown;
 }
 
 /**
  * The beginning of a text; "…" says that there is more.
  * @param {string} text
- * @param {number} [most]  characters
+ * @param {number} [max]  characters
  */
-export function clipped(text, most = 60) {
+export function clipped(text, max = 60) {
   const all = [...text];
-  return all.length <= most ? text : `${all.slice(0, most - 1).join("")}…`;
+  return all.length <= max ? text : `${all.slice(0, max - 1).join("")}…`;
 }
 
 /**
  * A text in the letters that a model knows: as it is, else in lower case, capitals, or without accents.
  * @param {string} text
- * @param {ReadonlySet<string>|null} known  single characters; null where a model knows them all
+ * @param {ReadonlySet<string>|null} known  single characters; null if the model knows them all
  * @returns {{text: string, unknown: string[]}}
  */
 export function readAs(text, known) {
@@ -62,16 +62,22 @@ export function readAs(text, known) {
  * @param {ReadonlySet<string>} known
  */
 export function unknownSentence(unknown, known) {
-  const list = unknown.slice(0, 5).map((each) => `“${inline(each)}”`).join(", ");
+  const list = unknown
+    .slice(0, 5)
+    .map((each) => `“${inline(each)}”`)
+    .join(", ");
   return `This model does not know ${list}. It has only seen ${ranges(known)}.`;
 }
 
 /**
- * "a–z, space and -": the characters of a list; only their number where they are many.
+ * "a–z, space and -": the characters of a list; only their number if they are many.
  * @param {ReadonlySet<string>} known
  */
 export function ranges(known) {
-  const codes = [...known].filter((each) => each.length > 0).map((each) => each.codePointAt(0) ?? 0).sort((a, b) => a - b);
+  const codes = [...known]
+    .filter((each) => each.length > 0)
+    .map((each) => each.codePointAt(0) ?? 0)
+    .sort((a, b) => a - b);
   /** @type {[number, number][]} */
   const runs = [];
   for (const code of codes) {
@@ -86,10 +92,10 @@ export function ranges(known) {
 }
 
 /**
- * The text of a file, whatever its encoding: UTF-8 or UTF-16, else Windows-1252, of which `note` tells.
+ * The text of a file in UTF-8 or UTF-16, else in Windows-1252, with a note for the user.
  * @param {Uint8Array} bytes
  * @param {string} name
- * @returns {{text: string, note: string, fault: string}}  fault: why it is no text
+ * @returns {{text: string, note: string, fault: string}}  fault: why it is not a text
  */
 export function decoded(bytes, name) {
   const [a, b] = bytes;
@@ -98,7 +104,9 @@ export function decoded(bytes, name) {
   /** @param {string} fault */
   const refused = (fault) => ({ text: "", note: "", fault });
   if ((a === 0x50 && b === 0x4b) || (a === 0xd0 && b === 0xcf)) {
-    return refused(`${name} is a spreadsheet or an archive, not a text. Open it and save the sheet as CSV (UTF-8), then choose that file.`);
+    return refused(
+      `${name} is a spreadsheet or an archive, not a text. Open it and save the sheet as CSV (UTF-8), then choose that file.`,
+    );
   }
   if (a === 0xff && b === 0xfe) return { text: as("utf-16le"), note: "", fault: "" };
   if (a === 0xfe && b === 0xff) return { text: as("utf-16be"), note: "", fault: "" };
@@ -112,7 +120,11 @@ export function decoded(bytes, name) {
   try {
     return { text: as("utf-8", true), note: "", fault: "" };
   } catch {
-    return { text: as("windows-1252"), note: "The file is not UTF-8. It was read as Windows-1252 (Latin-1): check letters such as ä and é.", fault: "" };
+    return {
+      text: as("windows-1252"),
+      note: "The file is not UTF-8. It was read as Windows-1252 (Latin-1): check letters such as ä and é.",
+      fault: "",
+    };
   }
 }
 
@@ -132,7 +144,10 @@ export function wordiest(text, format, columns) {
   return columns[scores.indexOf(Math.max(...scores))] ?? "";
 }
 
-/** @param {string[]} column */
+/**
+ * How much the cells of a column look like words or names, from 0 to 1.
+ * @param {string[]} column
+ */
 function wordy(column) {
   const some = column.map((each) => each.trim()).filter((each) => each !== "");
   if (!some.length) return 0;
@@ -152,7 +167,7 @@ function objects(text, columns, format) {
   return rows.map((row) => columns.map((each) => (typeof row?.[each] === "string" ? row[each] : "")));
 }
 
-/** @param {string} text @returns {any} null for what is no JSON */
+/** @param {string} text @returns {any} null if it is not JSON */
 function parsed(text) {
   try {
     return JSON.parse(text);
@@ -194,7 +209,7 @@ function split(text, delimiter) {
 const NUMBERS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 
 /**
- * "You liked 2 of the first ten, 6 of the last ten."; "" where there are too few to compare.
+ * "You liked 2 of the first ten, 6 of the last ten."; "" if there are too few to compare.
  * @param {import("./api.js").Answer[]} answers
  */
 export function likedSentence(answers) {
@@ -207,13 +222,18 @@ export function likedSentence(answers) {
 }
 
 /**
- * A name to save under that is free: "my brands.txt" is "my-brands".
+ * A free name to save a model under: "my brands.txt" is "my-brands".
  * @param {string} source
  * @param {string[]} taken
  */
 export function freeName(source, taken) {
   const plain = source.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
-  const base = plain.replace(/\.[a-z0-9]{1,5}$/, "").replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 34) || "model";
+  const base =
+    plain
+      .replace(/\.[a-z0-9]{1,5}$/, "")
+      .replace(/[^a-z0-9]+/g, "-")
+      .replace(/^-+|-+$/g, "")
+      .slice(0, 34) || "model";
   for (let i = 1; ; i++) {
     const name = i === 1 ? base : `${base}-${i}`;
     if (!taken.includes(name)) return name;
@@ -221,7 +241,7 @@ export function freeName(source, taken) {
 }
 
 /**
- * What a search for names came to.
+ * How many names a search found, and why it ended.
  * @param {{samples: unknown[], tried: number, ended?: string}} found
  * @param {number} wanted
  * @param {boolean} novel

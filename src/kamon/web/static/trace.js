@@ -52,7 +52,7 @@ export function surpriseSentence(trace, row) {
 
 /**
  * @param {Trace} trace
- * @returns {import("./charts.js").BarData}
+ * @returns {import("./bars.js").BarData}
  */
 export function surpriseChart({ surprise, ngram_order }) {
   const total = surprise.reduce((sum, each) => sum + (each.gpt ?? Infinity), 0);

@@ -1,17 +1,21 @@
 // Train: a list, its cleaning, a time; the losses and samples as they come, and back again.
 
-import { h, put } from "./dom.js";
+import { h, append } from "./dom.js";
 import { ListPanel } from "./list_panel.js";
 import { RunPanel } from "./run_panel.js";
-import { shelfPanel } from "./shelf.js";
+import { ShelfPanel } from "./shelf.js";
 
 /** @param {import("./main.js").Context} context */
 export async function show(context) {
-  put(
+  append(
     context.root,
     h("h1", {}, "Train"),
-    h("p", { class: "lead" }, "Give a list, and a tiny GPT learns what makes it sound right. Watch it improve, step by step."),
+    h(
+      "p",
+      { class: "lead" },
+      "Give a list, and a tiny GPT learns what makes it sound right. Watch it improve, step by step.",
+    ),
     h("div", { class: "two" }, new ListPanel(context).node, new RunPanel(context).node),
-    shelfPanel(context),
+    new ShelfPanel(context).node,
   );
 }

@@ -61,7 +61,11 @@ const named = ({ name }) => (name ? { name } : {});
  */
 export function listRequest(form) {
   const { text, format, column } = form;
-  return { text, ...named(form), ...(isTable(form) ? { format, column: column || null, header: hasHeader(form) } : {}) };
+  return {
+    text,
+    ...named(form),
+    ...(isTable(form) ? { format, column: column || null, header: hasHeader(form) } : {}),
+  };
 }
 
 /**

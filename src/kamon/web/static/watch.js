@@ -1,4 +1,4 @@
-// Follows one training by the events that the server sends, whatever view is open.
+// Follows one training by the events that the server sends, in all views.
 
 import * as api from "./api.js";
 
@@ -8,7 +8,7 @@ import * as api from "./api.js";
  */
 
 /**
- * How long a training has yet to wait for its turn.
+ * How many trainings begin before this one.
  * @param {Job} job
  */
 export function queued(job) {
@@ -22,76 +22,85 @@ export function isOver(job) {
   return OVER.includes(job.state);
 }
 
-/** What is known of the training that is followed. */
-export function watch() {
-  /** @type {Set<(what: string) => void>} */
-  const listeners = new Set();
-  /** @type {EventSource|null} */
-  let source = null;
-  /** @type {ReturnType<typeof setTimeout>|undefined} */
-  let again;
-  const self = {
+const KINDS = ["start", "progress", "moment", "end"];
+const LOOK_AGAIN = 1000; // ms after the stream of events has closed
+const RETRY = 2000; // ms after a question that was not answered
+
+/** Follows one training, and tells listeners what happens to it. */
+export class Watch {
+  constructor() {
     /** @type {Job|null} */
-    job: null,
+    this.job = null;
     /** @type {Connection} */
-    connection: "none",
-    follow,
-    /**
-     * Takes a job as it is known now.
-     * @param {Job} job
-     */
-    take(job) {
-      self.job = job;
-      tell("job");
-    },
-    /**
-     * @param {(what: string) => void} listener  is told "connection", or the kind of the event
-     * @param {AbortSignal} signal
-     */
-    listen(listener, signal) {
-      listeners.add(listener);
-      signal.addEventListener("abort", () => listeners.delete(listener));
-    },
-  };
+    this.connection = "none";
+    /** @type {Set<(what: string) => void>} */
+    this.listeners = new Set();
+    /** @type {EventSource|null} */
+    this.source = null;
+    /** @type {ReturnType<typeof setTimeout>|undefined} */
+    this.timer = undefined;
+  }
+
+  /**
+   * @param {(what: string) => void} listener  gets "job", "connection", "gone", or the kind of an event
+   * @param {AbortSignal} signal  ends the listening
+   */
+  listen(listener, signal) {
+    this.listeners.add(listener);
+    signal.addEventListener("abort", () => this.listeners.delete(listener));
+  }
 
   /** @param {string} what */
-  function tell(what) {
-    for (const listener of [...listeners]) listener(what);
+  tell(what) {
+    for (const listener of [...this.listeners]) listener(what);
+  }
+
+  /**
+   * Takes a job as the server has just sent it.
+   * @param {Job} job
+   */
+  take(job) {
+    this.job = job;
+    this.tell("job");
   }
 
   /** @param {Connection} connection */
-  function connect(connection) {
-    if (self.connection !== connection) {
-      self.connection = connection;
-      tell("connection");
-    }
+  connect(connection) {
+    if (this.connection === connection) return;
+    this.connection = connection;
+    this.tell("connection");
   }
 
-  /** @param {Job|null} job */
-  function follow(job) {
-    source?.close();
-    clearTimeout(again);
-    source = null;
-    self.job = job;
-    tell("job");
-    if (!job) return connect("none");
-    if (isOver(job)) return connect("ended");
-    const id = job.id;
-    const own = (source = api.events(id));
-    own.onopen = () => connect("live");
-    own.onerror = () => {
-      connect("reconnecting");
-      if (own.readyState === EventSource.CLOSED) again = setTimeout(() => look(id), 1000);
+  /** @param {Job|null} job  to follow from now on */
+  follow(job) {
+    this.source?.close();
+    clearTimeout(this.timer);
+    this.source = null;
+    this.job = job;
+    this.tell("job");
+    if (!job) this.connect("none");
+    else if (isOver(job)) this.connect("ended");
+    else this.open(job.id);
+  }
+
+  /** @param {string} id */
+  open(id) {
+    const source = api.events(id);
+    this.source = source;
+    source.onopen = () => this.connect("live");
+    source.onerror = () => {
+      this.connect("reconnecting");
+      if (source.readyState === EventSource.CLOSED) this.timer = setTimeout(() => this.look(id), LOOK_AGAIN);
     };
-    for (const kind of ["start", "progress", "moment", "end"]) {
-      own.addEventListener(kind, (event) => {
-        if (self.job?.id !== id) return;
-        self.job = merged(self.job, kind, JSON.parse(event.data));
-        connect("live");
+    for (const kind of KINDS) {
+      source.addEventListener(kind, (event) => {
+        if (this.job?.id !== id) return;
+        this.job = merged(this.job, kind, JSON.parse(event.data));
+        this.connect("live");
         if (kind === "end") {
-          own.close();
-          look(id);
-        } else tell(kind);
+          source.close();
+          this.look(id);
+        } else this.tell(kind);
       });
     }
   }
@@ -100,57 +109,53 @@ export function watch() {
    * Asks what has become of a training whose events have ended.
    * @param {string} id
    */
-  async function look(id) {
+  async look(id) {
     try {
       const job = await api.job(id);
-      if (self.job?.id !== id) return;
+      if (this.job?.id !== id) return;
       if (isOver(job)) {
-        self.job = job;
-        connect("ended");
-        tell("end");
-      } else follow(job);
+        this.job = job;
+        this.connect("ended");
+        this.tell("end");
+      } else this.follow(job);
     } catch (error) {
-      if (self.job?.id !== id) return;
+      if (this.job?.id !== id) return;
       if (error instanceof api.ApiError && error.status === 404) {
-        self.job = null;
-        connect("none");
-        tell("gone");
-      } else again = setTimeout(() => look(id), 2000);
+        this.job = null;
+        this.connect("none");
+        this.tell("gone");
+      } else this.timer = setTimeout(() => this.look(id), RETRY);
     }
   }
-  return self;
 }
 
 /**
- * A job with what an event says of it: whole lists instead of those before, new points after them.
+ * The job after an event: "start" and "end" have all of it, "progress" the new points, "moment" a new moment.
  * @param {Job} job
  * @param {string} kind
- * @param {any} said
+ * @param {any} event
  * @returns {Job}
  */
-export function merged(job, kind, said) {
-  const { losses, held_out, moments, loss, held_out_loss, samples, model, ...rest } = said;
-  const found = { ...job, ...rest, id: job.id };
-  if (kind === "start" || kind === "end") {
-    if (losses) found.losses = losses;
-    if (held_out) found.held_out = held_out;
-    if (moments) found.moments = moments;
-    if (model !== undefined) found.model = model;
-    return found;
-  }
+export function merged(job, kind, event) {
+  if (kind === "start" || kind === "end") return { ...job, ...event };
   if (kind === "moment") {
-    if (!job.moments.some((each) => each.step === said.step)) {
-      found.moments = [...job.moments, { step: said.step, model, samples }];
-    }
-    return found;
+    const known = job.moments.some((each) => each.step === event.step);
+    return known ? job : { ...job, moments: [...job.moments, event] };
   }
-  /** @param {[number, number][]} old @param {[number, number][]|undefined} more @param {number|null|undefined} one */
-  const longer = (old, more, one) => {
-    const added = more ?? (one === null || one === undefined ? [] : [[said.step, one]]);
-    const last = old.length ? old[old.length - 1][0] : -1;
-    return /** @type {[number, number][]} */ ([...old, ...added.filter(([step]) => step > last)]);
+  return {
+    ...job,
+    ...event,
+    losses: longer(job.losses, event.losses),
+    held_out: longer(job.held_out, event.held_out),
   };
-  found.losses = longer(job.losses, losses, loss);
-  found.held_out = longer(job.held_out, held_out, held_out_loss);
-  return found;
+}
+
+/**
+ * Points with those of an event that are after the last one.
+ * @param {[number, number][]} points
+ * @param {[number, number][]} more
+ */
+function longer(points, more) {
+  const last = points.length ? points[points.length - 1][0] : -1;
+  return [...points, ...more.filter(([step]) => step > last)];
 }
