@@ -693,7 +693,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["tokenizer", "show", "B", "\udcff"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
     ("dpo M", 2, "give either DATA, a file of pairs or common, or --prefer RULE"),
     ("dpo M common --prefer len<3", 2, "give either DATA, a file of pairs or common, or --prefer"),
-    (["dpo", "M", "--prefer", "len <"], 2, "the rule 'len <', character 6: a whole number is"),
+    (["dpo", "M", "--prefer", "len <"], 2, "the rule 'len <', character 6: this does not fit"),
     (["dpo", "M", "--prefer", "\x1b"], 2, r"character 1: '\x1b' has no meaning there"),
     (["dpo", "M", "--prefer", "matches /a{99999999999}/", "-o", "new"], 2, "is too large"),
     ("dpo M --prefer len<99 -o new", 2, "samples fulfils the rule: there is nothing to compare"),

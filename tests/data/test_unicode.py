@@ -29,7 +29,8 @@ from kamon.evaluation.evaluate import evaluate
 from kamon.exporters.export import export
 from kamon.finetuning.dpo import dpo
 from kamon.finetuning.ppo import by_rule
-from kamon.finetuning.preferences import Preference, parse_rule
+from kamon.finetuning.preferences import Preference
+from kamon.finetuning.rules import parse_rule
 from kamon.finetuning.sft import sft
 from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.sampling import SampleRequest

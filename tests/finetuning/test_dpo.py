@@ -22,7 +22,8 @@ from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import preferences
 from kamon.finetuning.dpo import DPOConfig, dpo, examples_from, num_cut, resume, tokenize_pairs
 from kamon.finetuning.loop import StartInfo
-from kamon.finetuning.preferences import Feedback, Preference, Rating, parse_rule
+from kamon.finetuning.preferences import Feedback, Preference, Rating
+from kamon.finetuning.rules import parse_rule
 from kamon.finetuning.sft import sft
 from kamon.model import Model, load
 from kamon.native import library

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is None and (args.data is None) == (args.prefer is None):
         raise ConfigError("give either DATA, a file of pairs or common, or --prefer RULE")
     if args.prefer is not None:
-        from kamon.finetuning.preferences import parse_rule
+        from kamon.finetuning.rules import parse_rule
 
         parse_rule(args.prefer)
     chosen = tuning.chosen(args, OWN)

@@ -42,6 +42,7 @@ from kamon.finetuning.loop import (
 )
 from kamon.finetuning.losses import dpo_loss, dpo_margins, dpo_weights, ipo_loss, ipo_weights
 from kamon.finetuning.preferences import COMMON, Feedback, Preference
+from kamon.finetuning.rules import Rule, parse_rule
 from kamon.model import Model, as_model
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
@@ -309,10 +310,10 @@ def model_of(tuning: FineTuneSpec, engine: Engine) -> Model:
     )
 
 
-def rule_of(tuning: FineTuneSpec) -> preferences.Rule | None:
+def rule_of(tuning: FineTuneSpec) -> Rule | None:
     """What the pairs were made by, if that is a rule."""
     text = tuning.settings.get("prefer")
-    return None if text is None else preferences.parse_rule(text)
+    return None if text is None else parse_rule(text)
 
 
 def judge_from(tuning: FineTuneSpec) -> Judge | None:
@@ -333,7 +334,7 @@ def preference_metrics(
     n: int,
     seed: int,
     prompt: str | None,
-    rule: preferences.Rule | None = None,
+    rule: Rule | None = None,
 ) -> dict[str, Any]:
     """How far the tuned model has moved, and how well, by n samples of each at temperature 1.
 
@@ -410,7 +411,7 @@ def pairs_by_rule(
 ) -> tuple[list[Preference], list[Preference]]:
     """(pairs, held-out pairs) of the model's own samples, which fulfil a rule or not; no text is in
     pairs of both kinds."""
-    rule = preferences.parse_rule(prefer)
+    rule = parse_rule(prefer)
     texts = dict.fromkeys(model.sample(SAMPLES_PER_PAIR * num_pairs, temperature=1.0, seed=seed))
     apart = {text for text in texts if not bucket(nfc(text).encode())}
     learned = preferences.rule_pairs((text for text in texts if text not in apart), rule)
@@ -452,7 +453,7 @@ def dpo(
 
     data: a JSONL file of pairs and ratings (`preferences.read`), Preferences and Verdicts, about a
     tenth of which is held out (`preferences.divided`), or "common": num_pairs pairs of first names,
-    the more common one preferred. prefer: a rule (`preferences.parse_rule`) in its
+    the more common one preferred. prefer: a rule (`parse_rule`) in its
     place; the pairs are then samples of the model itself. beta: how dear it is to leave the base
     model. loss: "dpo" or "ipo". label_smoothing: the share of pairs believed to stand the wrong way
     round. max_kl: in nats a document; a tuning that goes further from the base ends, and the best

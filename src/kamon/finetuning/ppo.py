@@ -66,8 +66,8 @@ from kamon.finetuning.metrics import (
     uniqueness,
     win_rate,
 )
-from kamon.finetuning.preferences import parse_rule
 from kamon.finetuning.reward_model import is_reward_model, reward_of
+from kamon.finetuning.rules import parse_rule
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.model import Model, as_model, load
 from kamon.storage.checkpoint import critic_config, unpack_documents
@@ -143,7 +143,7 @@ def rewards_by(tuning: FineTuneSpec, reward: Reward | None) -> Reward:
 
 
 def by_rule(text: str) -> Reward:
-    """1 for a text that fulfils a rule (`preferences.parse_rule`), 0 for others."""
+    """1 for a text that fulfils a rule (`parse_rule`), 0 for others."""
     rule = parse_rule(text)
     return lambda texts: [float(rule(each)) for each in texts]
 
@@ -247,7 +247,7 @@ def ppo(
     the same reward.
 
     model: or its directory. reward: a reward model, or its directory, or a function of texts; or
-    `prefer`, a rule as of `preferences.parse_rule`, which a text fulfils (1) or not
+    `prefer`, a rule as of `parse_rule`, which a text fulfils (1) or not
     (0). prompt: samples are answers to it; a reward model judges them as such, a rule or a function
     is given the answer alone.
     num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.

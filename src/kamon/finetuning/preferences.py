@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 import random
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kamon.config import require_int
 from kamon.data.builtin import names_table
@@ -22,7 +19,7 @@ from kamon.data.documents import nfc
 from kamon.data.split import NUM_BUCKETS
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.atomic import replace_file
-from kamon.generation.constraints import compile_regex
+from kamon.finetuning.rules import Rule
 
 COMMON = "common"
 MAX_PAIRS = 1_000_000
@@ -30,8 +27,6 @@ TIMES_AS_COMMON = 1000  # in a pair of `common_pairs`: spelling hardly tells clo
 HELD_OUT = 0.2  # of the names of `common_pairs`
 PAIRS_PER_RATING = 4  # with which of the other kind a single verdict is paired
 MIN_HELD_OUT = 5  # pairs: fewer tell nothing
-MAX_RULE_CHARS = 1000  # characters
-MAX_RULE_DEPTH = 50  # of parentheses and `not` in a rule
 
 
 @dataclass(frozen=True)
@@ -347,205 +342,12 @@ def drawn_pairs(
 # ---- rules
 
 
-Rule = Callable[[str], bool]
-COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    ">": operator.gt,
-    "=": operator.eq,
-}
-NUMBERS: dict[str, Callable[[str], int]] = {
-    "len": len,
-    "vowels": lambda text: sum(c in "aeiou" for c in unicodedata.normalize("NFD", text.casefold())),
-}
-TESTS: dict[str, Callable[[str, str], bool]] = {
-    "startswith": str.startswith,
-    "endswith": str.endswith,
-    "contains": operator.contains,
-}
-WORDS = (*NUMBERS, *TESTS, "matches", "not")
-
-
-class Token(NamedTuple):
-    """A part of a rule: its kind, its text, and the number of its first character, from 1."""
-
-    kind: str
-    text: str
-    at: int
-
-
-def parse_rule(text: str) -> Rule:
-    """Whether a text fulfils a rule, as a function of it.
-
-    A rule compares `len`, in code points, or `vowels` (a, e, i, o, u, with accents or without) with
-    a whole number by < <= > >= == !=; or says startswith "x", endswith "x", contains "x", or
-    matches /regex/, found anywhere in the text. `and` binds closer than `or`, `not` closer than
-    both; there are parentheses. Nothing of it is run as code. The rule and each text are compared
-    in NFC. ConfigError names the character at which it cannot be understood.
-
-    >>> rule = parse_rule('len <= 5 and not endswith "a"')
-    >>> rule("ellis"), rule("ella")
-    (True, False)
-    """
-    if not isinstance(text, str):
-        raise ConfigError(f"a rule must be text, not {text!r:.60}")
-    if len(text) > MAX_RULE_CHARS:
-        raise ConfigError(
-            f"a rule has at most {MAX_RULE_CHARS:,} characters, and this one {len(text):,}"
-        )
-    rule = RuleParser(nfc(text)).whole()
-    return lambda text: rule(nfc(text))
-
-
-class RuleParser:
-    """Recursive descent: a method for each level of the grammar, each of which returns a rule.
-
-    any_of = all_of {"or" all_of}
-    all_of = one {"and" one}
-    one    = "not" one | "(" any_of ")" | test
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = self.split()
-        self.place = 0
-        self.depth = 0
-
-    def error(self, at: int, what: str) -> ConfigError:
-        return ConfigError(f"the rule {self.text!r:.200}, character {at}: {what}")
-
-    def split(self) -> list[Token]:
-        text, place, found = self.text, 0, []
-        while place < len(text):
-            char, at = text[place], place + 1
-            if char.isspace():
-                place += 1
-                continue
-            if char in "\"'/":
-                end = place + 1
-                while end < len(text) and text[end] != char:
-                    end += 1 + (text[end] == "\\")
-                if end >= len(text):
-                    raise self.error(at, f"what begins with {char} there does not end with {char}")
-                inside = text[place + 1 : end]
-                if char == "/":
-                    found.append(Token("regex", inside.replace("\\/", "/"), at))
-                else:
-                    found.append(Token("text", unescaped(inside), at))
-                place = end + 1
-            elif char in "()":
-                found.append(Token(char, char, at))
-                place += 1
-            elif char in "<>=!":
-                sign = text[place : place + 2] if text[place + 1 : place + 2] == "=" else char
-                if sign not in COMPARISONS:
-                    raise self.error(at, f"{sign!r} is no comparison: < <= > >= == != are")
-                found.append(Token("comparison", sign, at))
-                place += len(sign)
-            elif char.isalnum() or char == "_":
-                end = place
-                while end < len(text) and (text[end].isalnum() or text[end] == "_"):
-                    end += 1
-                word = text[place:end]
-                digits = word.isascii() and word.isdigit()
-                found.append(Token("number" if digits else "word", word, at))
-                place = end
-            else:
-                raise self.error(at, f"{char!r} has no meaning there")
-        return [*found, Token("end", "", len(text) + 1)]
-
-    def next(self, *kinds: str, wanted: str) -> Token:
-        """The token that comes, which has to be of one of these kinds."""
-        token = self.tokens[self.place]
-        if token.kind not in kinds:
-            shown = "nothing more comes" if token.kind == "end" else f"not {token.text!r:.60}"
-            raise self.error(token.at, f"{wanted} is needed there, {shown}")
-        self.place += 1
-        return token
-
-    def comes(self, word: str) -> bool:
-        """Whether the next token is this word; then it is taken."""
-        token = self.tokens[self.place]
-        found = token.kind in ("word", "(", ")") and token.text == word
-        self.place += found
-        return found
-
-    def whole(self) -> Rule:
-        rule = self.any_of()
-        self.next("end", wanted="`and`, `or` or the end")
-        return rule
-
-    def any_of(self) -> Rule:
-        rules = [self.all_of()]
-        while self.comes("or"):
-            rules.append(self.all_of())
-        return rules[0] if len(rules) == 1 else lambda text: any(rule(text) for rule in rules)
-
-    def all_of(self) -> Rule:
-        rules = [self.one()]
-        while self.comes("and"):
-            rules.append(self.one())
-        return rules[0] if len(rules) == 1 else lambda text: all(rule(text) for rule in rules)
-
-    def one(self) -> Rule:
-        at = self.tokens[self.place].at
-        if self.depth == MAX_RULE_DEPTH:
-            raise self.error(at, f"more than {MAX_RULE_DEPTH} `not` and parentheses in one another")
-        self.depth += 1
-        try:
-            if self.comes("not"):
-                rule = self.one()
-                return lambda text: not rule(text)
-            if self.comes("("):
-                inner = self.any_of()
-                if not self.comes(")"):
-                    token = self.tokens[self.place]
-                    raise self.error(token.at, f"the ( of character {at} is not closed")
-                return inner
-            return self.test()
-        finally:
-            self.depth -= 1
-
-    def test(self) -> Rule:
-        word = self.next("word", wanted=f"one of {', '.join(WORDS)}")
-        if word.text in NUMBERS:
-            measure = NUMBERS[word.text]
-            sign = self.next("comparison", wanted=f"a comparison behind {word.text}").text
-            token = self.next("number", wanted="a whole number")
-            if len(token.text) > 9:
-                raise self.error(token.at, "the number has too many digits")
-            compare, number = COMPARISONS[sign], int(token.text)
-            return lambda text: compare(measure(text), number)
-        if word.text in TESTS:
-            test = TESTS[word.text]
-            part = self.next("text", wanted=f'a text in quotes behind {word.text}, as in "a",').text
-            return lambda text: test(text, part)
-        if word.text == "matches":
-            token = self.next("regex", wanted="a regular expression between / and /")
-            try:
-                search = compile_regex(token.text).search
-            except ConfigError as error:
-                raise self.error(token.at, str(error)) from None
-            return lambda text: search(text) is not None
-        from kamon.config import suggestion
-
-        near = suggestion(word.text, WORDS)
-        raise self.error(word.at, f"there is no test {word.text!r:.60}{near}")
-
-
-def unescaped(text: str) -> str:
-    """A backslash stands for the character behind it."""
-    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
-
-
 def rule_pairs(texts: Iterable[str], rule: Rule) -> list[Preference]:
     """Pairs of a text that fulfils the rule with one that does not, in the order they come.
 
     ConfigError where all do, or none.
 
+    >>> from kamon.finetuning.rules import parse_rule
     >>> rule_pairs(["anna", "bo", "lea"], parse_rule("len <= 2"))
     [Preference(chosen='bo', rejected='anna', prompt=None)]
     """

@@ -1,0 +1,180 @@
+"""Rules about texts, such as `len <= 5 and not endswith "a"`: a few words in Python's syntax."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from kamon.config import suggestion
+from kamon.data.documents import nfc
+from kamon.errors import ConfigError
+from kamon.generation.constraints import compile_regex
+
+MAX_CHARS = 1000
+MAX_DEPTH = 50
+MAX_DIGITS = 9
+TOKEN = re.compile(
+    r"""(?P<space>\s+) | (?P<word>[A-Za-z_]\w*) | (?P<number>[0-9]+) | (?P<sign>[<>=!]=|[<>=])
+    | (?P<paren>[()]) | (?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*') | (?P<regex>/(?:\\.|[^/\\])*/)
+    | (?P<other>.)""",
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.LtE: operator.le,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.Gt: operator.gt,
+}
+NUMBERS: dict[str, Callable[[str], int]] = {
+    "len": len,
+    "vowels": lambda text: sum(c in "aeiou" for c in unicodedata.normalize("NFD", text.casefold())),
+}
+TESTS: dict[str, Callable[[str, str], bool]] = {
+    "startswith": str.startswith,
+    "endswith": str.endswith,
+    "contains": operator.contains,
+}
+WORDS = (*NUMBERS, *TESTS, "matches")
+Rule = Callable[[str], bool]
+
+
+def parse_rule(text: str) -> Rule:
+    """Return the function that tells whether a text fulfils a rule.
+
+    A rule compares `len`, in code points, or `vowels` (a, e, i, o, u, with accents or without) with
+    a whole number by < <= > >= == !=; or is startswith "x", endswith "x", contains "x", or
+    matches /regex/, found anywhere in the text. `and`, `or`, `not` and parentheses are Python's.
+    Nothing of it is run as code. The rule and each text are compared in NFC.
+
+    Raises: ConfigError, which names the character at which the rule cannot be understood.
+
+    >>> rule = parse_rule('len <= 5 and not endswith "a"')
+    >>> rule("ellis"), rule("ella")
+    (True, False)
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"a rule must be text, not {text!r:.60}")
+    if len(text) > MAX_CHARS:
+        raise ConfigError(
+            f"a rule has at most {MAX_CHARS:,} characters, and this one {len(text):,}"
+        )
+    rule = Compiler(nfc(text)).compiled()
+    return lambda text: rule(nfc(text))
+
+
+class Compiler:
+    """Turns one rule into Python's syntax tree, and the nodes that are allowed into functions."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.places: list[int] = []  # for each character of the Python source, one of the rule
+
+    def fail(self, place: int, what: str) -> NoReturn:
+        raise ConfigError(f"the rule {self.text!r:.200}, character {place + 1}: {what}")
+
+    def fail_at(self, offset: int, what: str) -> NoReturn:
+        """Raise an error for a place in the Python source."""
+        self.fail(self.places[offset] if offset < len(self.places) else len(self.text), what)
+
+    def compiled(self) -> Rule:
+        source = self.source()
+        try:
+            tree = ast.parse(source, mode="eval")
+        except SyntaxError as error:
+            form = 'a rule looks like len <= 5 and not endswith "a"'
+            self.fail_at((error.offset or len(source) + 1) - 1, f"this does not fit there: {form}")
+        except (MemoryError, RecursionError):
+            self.fail(0, "the parentheses are too deep")
+        return self.rule(tree.body, 1)
+
+    def source(self) -> str:
+        """Return the rule as Python: tests become calls, regular expressions strings."""
+        source, before = "", ""
+        for token in TOKEN.finditer(self.text):
+            kind, python = token.lastgroup, token[0]
+            if kind == "space":
+                continue
+            if kind == "other":
+                self.fail(token.start(), self.why_not(python))
+            if kind == "word" and python not in (*WORDS, "and", "or", "not"):
+                near = suggestion(python, WORDS)
+                self.fail(token.start(), f"there is no test {python!r:.60}{near}")
+            if kind == "number":
+                if len(python) > MAX_DIGITS:
+                    self.fail(token.start(), "the number has too many digits")
+                python = str(int(python))
+            if kind in ("text", "regex"):
+                inside = python[1:-1]
+                if kind == "regex":
+                    python = ascii(re.sub(r"\\/", "/", inside))
+                else:
+                    python = ascii(re.sub(r"\\(.)", r"\1", inside, flags=re.DOTALL))
+                if (kind == "regex") != (before == "matches"):
+                    self.fail(token.start(), self.wanted(before))
+                if before in (*TESTS, "matches"):
+                    python = f"({python})"
+            before = python
+            python = "==" if python == "=" else python
+            source += f"{python} "
+            self.places += [token.start()] * (len(python) + 1)
+        return source
+
+    def why_not(self, char: str) -> str:
+        if char in "\"'/":
+            return f"what begins with {char} there does not end with {char}"
+        if char == "!":
+            return "'!' is no comparison: < <= > >= == != are"
+        return f"{char!r} has no meaning there"
+
+    def rule(self, node: ast.expr, depth: int) -> Rule:
+        if depth > MAX_DEPTH:
+            self.fail_at(node.col_offset, f"more than {MAX_DEPTH} `not` in one another")
+        match node:
+            case ast.BoolOp(op=op, values=values):
+                rules = [self.rule(value, depth + 1) for value in values]
+                every = all if isinstance(op, ast.And) else any
+                return lambda text: every(rule(text) for rule in rules)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                inner = self.rule(operand, depth + 1)
+                return lambda text: not inner(text)
+            case ast.Compare(
+                left=ast.Name(id=name), ops=[op], comparators=[ast.Constant(value=int(number))]
+            ) if name in NUMBERS:
+                measure, compare = NUMBERS[name], COMPARISONS[type(op)]
+                return lambda text: compare(measure(text), number)
+            case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(part))]) if (
+                name in TESTS
+            ):
+                test = TESTS[name]
+                return lambda text: test(text, part)
+            case ast.Call(func=ast.Name(id="matches"), args=[ast.Constant(value=str(part))]):
+                return self.matches(part, node.col_offset)
+        return self.fail_at(node.col_offset, self.advice(node))
+
+    def matches(self, pattern: str, offset: int) -> Rule:
+        try:
+            search = compile_regex(pattern).search
+        except ConfigError as error:
+            self.fail_at(offset, str(error))
+        return lambda text: search(text) is not None
+
+    def advice(self, node: ast.expr) -> str:
+        """Return what is wrong with a node that no rule has."""
+        names = [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
+        return self.wanted(names[0] if names else "")
+
+    def wanted(self, name: str) -> str:
+        """Return what this word needs after it."""
+        if name in NUMBERS:
+            return f"{name} is compared with one whole number, as in {name} <= 5"
+        if name == "matches":
+            return "matches needs a regular expression between / and /"
+        if name in TESTS:
+            return f'{name} needs a text in quotes, as in {name} "a"'
+        return f"one of {', '.join(WORDS)} is needed there"
