@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(wildcard src/kamon/native/src/*)
-NPX := npx --yes --prefer-offline
+NPX := npx --yes --prefer-offline --fetch-retries=1 --fetch-timeout=30000
+TSC := $(NPX) --package=typescript@5.9.3 tsc
 
 .PHONY: demo test check lint torture bugs mutants wheel docs clean
 
@@ -20,12 +21,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-ifneq ($(shell command -v npx),)
-	$(NPX) --package=typescript@5.9.3 tsc --project jsconfig.json
-	$(NPX) prettier@3.6.2 --log-level=warn --print-width=120 --check 'src/kamon/web/static/*.js' 'tests/web/*.mjs'
-else
-	@echo "npx is not installed, so the page's JavaScript is not checked" >&2
-endif
+	@if $(TSC) --version >/dev/null 2>&1; then \
+	  $(TSC) --project jsconfig.json && \
+	  $(NPX) prettier@3.6.2 --log-level=warn --print-width=120 --check 'src/kamon/web/static/*.js' 'tests/web/*.mjs'; \
+	else echo "npx cannot run TypeScript here, so the page's JavaScript is not checked" >&2; fi
 
 torture: .venv/installed-dev  ## the tests that try their luck, for an hour and a half
 	KAMON_TORTURE=1 $(BIN)/pytest -n auto --dist worksteal -m torture
