@@ -327,7 +327,7 @@ def test_a_file_is_written_wholly_and_only_if_it_may_be(tmp_path: Path, kamon: K
     assert out.read_bytes() == "é\nb\n".encode()
     again = kamon("clean", raw, "-o", out)
     assert again.code == 1
-    assert "is there already: choose another name, or --overwrite it" in again.err
+    assert "is there already: choose another -o, or --overwrite it" in again.err
     assert out.read_bytes() == "é\nb\n".encode()
     (tmp_path / "link.txt").symlink_to(out)
     assert kamon("clean", raw, "-o", tmp_path / "link.txt", "--overwrite").code == 0
@@ -414,11 +414,11 @@ def test_standard_input_and_columns(kamon: Kamon, monkeypatch: pytest.MonkeyPatc
         ([], 2, "INPUT"),
         (["none.txt"], 1, "there is no file none.txt"),
         (["raw.txt", "--min-len", "99"], 1, "nothing of raw.txt is left: all its documents were"),
-        (["raw.txt", "-o", "no/out.txt"], 1, "cannot write 'no/out.txt': there is no such folder"),
+        (["raw.txt", "-o", "no/out.txt"], 1, "cannot write no/out.txt: there is no such folder"),
         (["raw.txt", "-o", ""], 1, "cannot write ''"),
-        (["raw.txt", "-o", "raw.txt/x"], 1, "cannot write 'raw.txt/x': Not a directory"),
+        (["raw.txt", "-o", "raw.txt/x"], 1, "cannot write raw.txt/x: there is no such folder"),
         (["raw.txt", "-o", "a\0b"], 1, r"cannot write 'a\x00b'"),
-        (["raw.txt", "-o", "."], 1, ". is not a file: choose another name"),
+        (["raw.txt", "-o", "."], 1, ". is a directory: choose another name"),
         (["raw.txt", "-o", "x" * 250], 1, "cannot write xxx"),
         (["raw.txt", "--near", "50"], 2, "near must be from 75 to 100 percent, not 50"),
         (["raw.txt", "--near", "x"], 2, "must be a whole number, not 'x'"),

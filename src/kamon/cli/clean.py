@@ -17,6 +17,7 @@ from kamon.cli.output import count, one_line, print_json, say, say_corpus
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.errors import ConfigError, CorpusError
+from kamon.files.output_path import check_file, check_not_input
 
 if TYPE_CHECKING:
     from kamon.data.cleaning import Step
@@ -122,7 +123,8 @@ def run(args: argparse.Namespace) -> None:
         near=args.near,
     )
     if args.output is not None:
-        check_target(args.output, args.input, overwrite=args.overwrite)
+        check_not_input(args.output, args.input)
+        check_file(args.output, overwrite=args.overwrite, folder=True)
     # NFC is one of the steps, which says what it changed.
     source = corpus.read(args.input, **reading(args), composed=False)
     say_corpus(source, args.input)
@@ -167,31 +169,6 @@ def short(text: str) -> str:
     cut = text if len(text) <= EXAMPLE_WIDTH else text[: EXAMPLE_WIDTH - 1] + "…"
     shown = (char if char.isprintable() else ascii(char)[1:-1] for char in one_line(cut))
     return f'"{"".join(shown)}"'
-
-
-def check_target(output: str, input: str, *, overwrite: bool) -> None:
-    """That the file can be written, and is not the input: asked before the work."""
-    try:
-        there = os.stat(output)
-    except FileNotFoundError:
-        if not os.path.basename(output) or not os.path.isdir(os.path.dirname(output) or "."):
-            raise CorpusError(f"cannot write {output!r}: there is no such folder") from None
-        return
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"cannot write {output!r}: {getattr(error, 'strerror', error)}") from None
-    if same_file(there, input):
-        raise ConfigError(f"{output} is the input, which is never written to: choose another name")
-    if not os.path.isfile(output):
-        raise CorpusError(f"{output} is not a file: choose another name")
-    if not overwrite:
-        raise CorpusError(f"{output} is there already: choose another name, or --overwrite it")
-
-
-def same_file(there: os.stat_result, input: str) -> bool:
-    try:
-        return os.path.samestat(there, os.fstat(0) if input == "-" else os.stat(input))
-    except (OSError, ValueError):
-        return False
 
 
 def write(output: str, docs: Documents) -> None:

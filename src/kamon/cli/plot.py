@@ -16,6 +16,7 @@ from kamon.cli.output import one_line, print_json
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_engine, chosen_engine
 from kamon.errors import ConfigError, StoreError
+from kamon.files.output_path import as_store_error, check_file
 
 KINDS = ("loss", "embeddings", "attention", "lengths")
 FORMATS = ("png", "svg")
@@ -125,26 +126,15 @@ def targets(args: argparse.Namespace, kinds: list[str]) -> tuple[str, dict[str, 
 
 
 def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
-    """StoreError where a picture may not go, said before there is one."""
+    """Raise StoreError if a file may not be written there, before it is made."""
     for path in paths.values():
-        try:
+        with as_store_error(str(path)):
             if path.resolve().is_relative_to(model.resolve()):
                 raise StoreError(
                     f"{path} is in the model's own directory, where nothing may be added: "
                     "choose another name with -o"
                 )
-            folder = next(each for each in path.absolute().parents if each.exists())
-            if not folder.is_dir():
-                raise StoreError(f"{folder} is not a folder: choose another name with -o")
-            if path.is_dir():
-                raise StoreError(f"{path} is a directory: choose another name with -o")
-            if path.exists() and not path.is_file():
-                raise StoreError(f"{path} is not a file: choose another name with -o")
-            if path.exists() and not overwrite:
-                raise StoreError(f"{path} is there already: choose another -o, or --overwrite it")
-        except (OSError, ValueError) as error:  # a name that no file can have
-            reason = getattr(error, "strerror", None) or error
-            raise StoreError(f"cannot write {str(path)!r}: {reason}") from None
+        check_file(path, overwrite=overwrite)
 
 
 def write(pictures: dict[Path, bytes]) -> None:

@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import (
@@ -36,6 +34,7 @@ from kamon.cli.output import (
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_reading, check_unread, reading
 from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
+from kamon.files.output_path import check_file, check_not_input
 
 if TYPE_CHECKING:
     from kamon.evaluation.introspection import Near
@@ -93,7 +92,8 @@ def train(args: argparse.Namespace) -> None:
     checked_vocab_size(wanted)
     if args.output is None:
         raise ConfigError("name the FILE that the tokenizer goes to with -o")
-    path = check_target(args.output, args.source, args.overwrite)
+    check_not_input(args.output, args.source)
+    path = check_file(args.output, overwrite=args.overwrite, folder=True)
     source = corpus.read(args.source, **reading(args))
     say_corpus(source, args.source)
     tokenizer = BytePairTokenizer.train(source.docs, wanted)
@@ -126,29 +126,6 @@ def train(args: argparse.Namespace) -> None:
         f"{num_tokens:,} tokens, {num_bytes / num_tokens:.2f} bytes each; saved to "
         f"{one_line(str(path))}"
     )
-
-
-def check_target(output: str, source: str, overwrite: bool) -> Path:
-    """StoreError where the file may not go there, said before anything is learned."""
-    path = Path(output)
-    try:
-        with suppress(FileNotFoundError):
-            os.lstat(output)  # what is wrong with a name that no file can have
-        if not output or path.is_dir():
-            raise StoreError(f"{output!r} is no name for a file: choose another one with -o")
-        if path.exists():
-            if source != "-" and os.path.exists(source) and path.samefile(source):
-                raise StoreError(f"{path} is the input, which is never written to")
-            if not path.is_file():
-                raise StoreError(f"{path} is not a file: choose another name with -o")
-            if not overwrite:
-                raise StoreError(f"{path} is there already: choose another -o, or --overwrite it")
-        if not path.absolute().parent.is_dir():
-            raise StoreError(f"cannot write {path}: there is no such folder")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StoreError(f"cannot write {output!r}: {reason}") from None
-    return path
 
 
 # ---- encode, decode

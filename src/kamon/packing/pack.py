@@ -35,6 +35,7 @@ from kamon.data.corpus import TABLES, name_of
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files.atomic import replace_file, sync_folder
 from kamon.files.lock import locked
+from kamon.files.output_path import as_store_error, check_directory
 from kamon.packing.inputs import find_sources, notes_of
 from kamon.packing.shards import (
     FORMAT,
@@ -61,7 +62,7 @@ from kamon.packing.units import (
     survey_unit,
     tokenizer_of,
 )
-from kamon.storage.model_dir import LOCK, as_store_error, is_model, load
+from kamon.storage.model_dir import LOCK, is_model, load
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import read_tokenizer
@@ -226,11 +227,8 @@ def own_files(name: str) -> bool:
 def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
     """Hold the directory, which has this plan then. Where nothing was packed, it goes again."""
     path = Path(plan.output)
-    if path.resolve() == Path.cwd():
-        raise StoreError(f"{given} is the current directory: name a new one for the shards")
     with ExitStack() as stack, as_store_error(given):
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
-            raise StoreError(f"{given} is not a directory: choose another name for the shards")
+        check_directory(path, given, "the shards")
         if path.parent.is_dir() and is_model(path.parent):
             raise StoreError(f"{given} would lie in a model: choose another name")
         if not path.exists():

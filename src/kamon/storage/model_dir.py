@@ -32,6 +32,7 @@ from kamon.data.documents import Documents
 from kamon.errors import StoreError
 from kamon.files.atomic import sync_folder, write_synced
 from kamon.files.lock import locked
+from kamon.files.output_path import as_store_error, check_directory
 from kamon.storage import checkpoint
 from kamon.storage.checkpoint import Checkpoint, from_files, pack_documents, to_files, to_json
 
@@ -102,14 +103,6 @@ def remove_if_empty(path: Path, made: bool) -> None:
         remove_matching(path, TEMPORARY_NAME, DOCUMENTS, re.compile(LOCK))
 
 
-@contextmanager
-def as_store_error(given: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot write {given}: {error.strerror or error}") from None
-
-
 def remove_empty(path: Path) -> None:
     """Not if another process has begun to write there."""
     with suppress(OSError):
@@ -119,11 +112,10 @@ def remove_empty(path: Path) -> None:
 def check_target(path: str | Path, *, overwrite: bool) -> Path:
     """The absolute path that `save` will write to, or a StoreError: to be asked before the work."""
     given, path = str(path) or "an empty name", Path(path).absolute()
-    try:
-        if path.resolve() == Path.cwd():
-            raise StoreError(f"{given} is the current directory: name a new one for the model")
+    with as_store_error(given):
         if path.is_symlink():
             raise StoreError(f"{given} is a symbolic link: name the directory itself")
+        check_directory(path, given, "the model")
         if path.is_dir():
             there = numbered_dirs(path)  # first: one that comes in between makes it a model
             if is_model(path):
@@ -136,8 +128,6 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
                     f"{given} holds something else than a model, or a damaged one: "
                     "choose another name"
                 )
-        elif path.exists() and not path.is_dir():  # one that has just been made is
-            raise StoreError(f"{given} is not a directory: choose another name for the model")
         if path.parent.is_dir() and is_model(path.parent):
             raise StoreError(
                 f"{given} would lie in another model, where nothing may be added: "
@@ -148,10 +138,6 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
         probe.mkdir()  # it can be made: so can the model
         with suppress(FileNotFoundError):  # another process has cleared it away
             probe.rmdir()
-    except OSError as error:
-        raise StoreError(f"cannot write {given}: {error.strerror}") from None
-    except ValueError as error:
-        raise StoreError(f"cannot write {given!r}: {error}") from None
     return path
 
 

@@ -1,0 +1,68 @@
+"""Whether a file or a directory may be written, asked before the work that fills it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kamon.errors import ConfigError, KamonError, StoreError
+
+
+@contextmanager
+def as_store_error(given: str) -> Iterator[None]:
+    """Turn errors of the operating system into StoreError. given: the path as the user wrote it."""
+    try:
+        yield
+    except KamonError:  # some are ValueErrors, too
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        shown = repr(given) if isinstance(error, ValueError) else given
+        raise StoreError(f"cannot write {shown}: {reason}") from None
+
+
+def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> Path:
+    """Return the path of a file that may be written.
+
+    folder: whether its folder must exist already.
+
+    Raises: StoreError if the file is there and `overwrite` is False, or if it cannot be written.
+    """
+    path = Path(output)
+    with as_store_error(str(output)):
+        if not str(output):
+            raise StoreError("cannot write '': it is no name for a file")
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(output)  # raises an error for a name that no file can have
+        if path.is_dir():
+            raise StoreError(f"{path} is a directory: choose another name with -o")
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path} is not a file: choose another name with -o")
+        if path.exists() and not overwrite:
+            raise StoreError(f"{path} is there already: choose another -o, or --overwrite it")
+        above = next(parent for parent in path.absolute().parents if folder or parent.exists())
+        if folder and not above.is_dir():
+            raise StoreError(f"cannot write {path}: there is no such folder")
+        if not above.is_dir():
+            raise StoreError(f"{above} is not a folder: choose another name with -o")
+    return path
+
+
+def check_not_input(output: str | Path, source: str) -> None:
+    """Raise ConfigError if the output is the input, "-" being stdin."""
+    try:
+        same = os.path.samestat(os.stat(output), os.fstat(0) if source == "-" else os.stat(source))
+    except (OSError, ValueError):
+        return
+    if same:
+        raise ConfigError(f"{output} is the input, which is never written to: choose another name")
+
+
+def check_directory(path: Path, given: str, what: str) -> None:
+    """Raise StoreError if no directory of ours can be at this path. what: "the model"."""
+    if path.resolve() == Path.cwd():
+        raise StoreError(f"{given} is the current directory: name a new one for {what}")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise StoreError(f"{given} is not a directory: choose another name for {what}")
