@@ -24,7 +24,7 @@ from operator import add
 from unicodedata import category
 
 from kamon.config import require_int
-from kamon.data.documents import nfc
+from kamon.data.documents import NUL, nfc
 from kamon.engines.batch import BOS, UTF_32, PackedBatch
 from kamon.errors import ConfigError, TokenizerError
 from kamon.files.spill import SpillBuffer, numbers_of
@@ -37,7 +37,6 @@ MAX_CACHED = 1 << 18  # pieces whose tokens are remembered
 MAX_SHOWN = 100  # characters of a text, in an error
 MAX_RULED_OUT = 100  # unfinished characters for which this is remembered
 BLOCK = 1 << 20  # characters that are split together
-NUL = "\0"
 
 # What is longer is two pieces: the work on one grows with the square of its length.
 MAX_PIECE = 64  # characters; and a space before them
