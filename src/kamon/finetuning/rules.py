@@ -9,10 +9,9 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kamon.config import suggestion
+from kamon.config import compile_regex, suggestion
 from kamon.data.documents import nfc
 from kamon.errors import ConfigError
-from kamon.generation.constraints import compile_regex
 
 MAX_CHARS = 1000
 MAX_DEPTH = 50

@@ -15,15 +15,13 @@ seldom might not come at all. This, too, is independent of n.
 from __future__ import annotations
 
 import math
-import re
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import accumulate, count
 from typing import Any
 
-from kamon.config import check_text, require_float, require_int, suggestion
+from kamon.config import check_text, compile_regex, require_float, require_int, suggestion
 from kamon.data.documents import nfc
 from kamon.engines.base import has_fused_ops
 from kamon.engines.parameters import num_params
@@ -395,12 +393,3 @@ def filter_of(
         return True
 
     return fits
-
-
-def compile_regex(regex: str) -> re.Pattern[str]:
-    try:
-        with warnings.catch_warnings():  # of what a later Python may read in another way
-            warnings.simplefilter("ignore")
-            return re.compile(regex)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigError(f"regex {regex!r} does not compile: {error}") from None
