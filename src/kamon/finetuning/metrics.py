@@ -47,7 +47,8 @@ def sampled_kl(
     batch = sample_batch(tuned, n, seed, prompt)
     skip = 0 if prompt is None else len(prompt_tokens(tuned.tokenizer, prompt))
     own, other = (answers_logprobs(model.engine, batch, skip) for model in (tuned, base))
-    return mean_and_error([p - q for p, q in zip(own, other, strict=True)])
+    differences = [p - q for p, q in zip(own, other, strict=True)]
+    return mean_and_error(differences)
 
 
 def answers_logprobs(engine: Engine, batch: PackedBatch, skip: int) -> Sequence[float]:
