@@ -178,10 +178,6 @@ class BytePairTokenizer:
             end = ends[-1]
         return PackedBatch(numbers_of(tokens.finish(), "i"), numbers_of(offsets.finish(), "q"))
 
-    def encode_bytes(self, data: bytes) -> list[int]:
-        """The tokens of any bytes: what is no UTF-8 has a token for each byte."""
-        return list(map(ord, self._encoded(data.decode("utf-8", "surrogateescape"))))
-
     def lengths(self, texts: Iterable[str]) -> Counter[int]:
         """How many texts have so many tokens, BOS not counted, for each number that occurs."""
         found: Counter[int] = Counter()
@@ -195,7 +191,7 @@ class BytePairTokenizer:
         return self.decode_bytes(tokens).decode("utf-8", "replace")
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """The bytes of `tokens`: those that `encode_bytes` was given."""
+        """The bytes of `tokens`, which need not be UTF-8."""
         try:
             return b"".join(map(self._bytes.__getitem__, tokens))
         except KeyError as error:
