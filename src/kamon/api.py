@@ -18,12 +18,7 @@ from kamon.model import Model, as_model
 from kamon.storage.checkpoint import Checkpoint, from_bytes, to_bytes
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
-from kamon.training.data import (
-    DataOptions,
-    Learnable,
-    load_training_data,
-    reload_training_data,
-)
+from kamon.training.data import DataOptions, Learnable, load_training_data, reload_training_data
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import Progress
 from kamon.training.options import Callbacks, RunOptions, checkpoint_interval

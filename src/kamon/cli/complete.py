@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kamon.cli.output import print_json, say
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import chosen_engine
-from kamon.cli.suggest import (
-    add_search,
-    exchange,
-    found_json,
-    found_lines,
-    next_lines,
-    say_found,
-)
+from kamon.cli.suggest import add_search, exchange, found_json, found_lines, next_lines, say_found
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -209,37 +209,6 @@ def ppo_loss(
     return -mean(gains)
 
 
-def kl_weights(
-    logprobs: Sequence[float], ref_logprobs: Sequence[float], beta: float
-) -> list[float]:
-    """Weights of a penalty on leaving the reference, on targets drawn from the model itself.
-
-    L = β · mean ½ (logprobs − ref_logprobs)²
-
-    Of the usual estimators of KL(model ‖ reference) this (k2) is the one whose gradient, averaged
-    over what the model draws, is the gradient of that KL at each position: Σ_x p (log p − log ref)
-    ∇log p. The gradient of the better-known estimate k3 is that of KL(reference ‖ model), and that
-    of log p − log ref alone is 0. k3 is the better figure to report: see `kl_estimate`. Loss:
-    `kl_loss`. A bonus for entropy is the same against a uniform reference, whose log p is −log V.
-    Source: Schulman 2020, "Approximating KL divergence"; Tang and Munos 2025, arXiv:2506.09477.
-    """
-    share = beta / len(logprobs)
-    return [-share * (now - ref) for now, ref in zip(logprobs, ref_logprobs, strict=True)]
-
-
-def kl_loss(logprobs: Sequence[float], ref_logprobs: Sequence[float], beta: float) -> float:
-    """L of `kl_weights`."""
-    pairs = zip(logprobs, ref_logprobs, strict=True)
-    return beta * mean([0.5 * (now - ref) ** 2 for now, ref in pairs])
-
-
-def kl_estimate(logprobs: Sequence[float], ref_logprobs: Sequence[float]) -> float:
-    """KL(model ‖ reference) in nats a token, from targets that the model drew: the mean of
-    exp(d) − 1 − d, d = ref_logprobs − logprobs (k3): without bias, and never below 0."""
-    differences = [ref - now for now, ref in zip(logprobs, ref_logprobs, strict=True)]
-    return mean([math.expm1(d) - d for d in differences])
-
-
 def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     """Each reward less the mean of the others in its group: a group baseline instead of a critic.
 
