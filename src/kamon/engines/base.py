@@ -31,7 +31,7 @@ class Decoder(Protocol):
     """One document, read token by token; owns its KV cache. One thread at a time pushes."""
 
     def push(self, token: int) -> Sequence[float]:
-        """The logits (V,) of the token after this one. ValueError behind block_size pushes."""
+        """The logits (V,) of the token after this one. ValueError after block_size pushes."""
 
 
 class Engine(Protocol):

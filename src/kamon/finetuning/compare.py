@@ -55,7 +55,7 @@ class ModelMetrics:
     samples: number i of every model is drawn with the same draws. unique: different samples; novel:
     not in the base's list; finished: ended by the model within its block_size.
 
-    kl: KL(model ‖ base) in nats a document: the mean of log p(text) − log p_base(text) over the
+    kl: KL(model ‖ base) in nats per document: the mean of log p(text) − log p_base(text) over the
     samples that both can read (num_read of them), less the logarithm of their share, which makes it
     that of these texts alone; kl_error: its standard error. A model that has other tokens than the
     base is measured by the tokens that each has for a text.
@@ -304,7 +304,7 @@ def readable(
 
 
 def room_of(model: Model, prompt: str | None) -> int:
-    """The tokens that a document may have behind its prompt, its end among them."""
+    """The tokens that a document may have after its prompt, its end among them."""
     size = model.config.block_size
     return size - len(prompt_prefix(model.tokenizer, prompt, size))
 

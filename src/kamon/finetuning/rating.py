@@ -152,7 +152,7 @@ def needs_realignment(answers: Sequence[Feedback], num_aligned: int, every: int)
 
 def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> tuple[float, float]:
     """(liked, disliked): how many times as likely as by the base they are, the geometric mean over
-    what was liked or chosen, and what was disliked or rejected; 1 where there is none."""
+    what was liked or chosen, and what was disliked or rejected; 1 if there is none."""
     gains: dict[bool, list[float]] = {True: [], False: []}
     for prompt in {each.prompt: None for each in answers}:
         texts: dict[bool, list[str]] = {True: [], False: []}
@@ -308,7 +308,7 @@ def rate(
         journal: a JSON Lines file that keeps each answer at once.
         pairs: ask which of two samples is better.
         prompt: samples answer this prompt.
-        every: answers after which the model learns anew.
+        every: answers after which the model learns again.
         output: the model directory to write.
         say: is told what happens.
 

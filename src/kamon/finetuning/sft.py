@@ -124,7 +124,7 @@ def sft(
 
 
 def resume(path: str | Path, **how: Any) -> Model:
-    """Go on with `sft` as if it had never been interrupted; how: of `tune.resume_tuning`."""
+    """Resume `sft` as if it had never been interrupted; how: of `tune.resume_tuning`."""
     return resume_fine_tuning(path, KIND, SFT, **how)
 
 

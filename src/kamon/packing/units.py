@@ -358,7 +358,7 @@ def sample(plan: PackPlan, survey: Survey, unit: int, size: int) -> Iterator[str
 
 
 class ShardWriter:
-    """The shards of one part that a unit makes, one behind the other, in a folder.
+    """The shards of one part that a unit makes, one after the other, in a folder.
 
     A shard ends with the document that brings it to `most` tokens, or more.
     """
