@@ -100,7 +100,7 @@ def train(
 
     settings: the fields of Config. engine, dtype, threads, device, compile: see `make_engine`.
     on_start is called once before the first step; for on_progress and should_stop see
-    `trainer.pretrain`. Raises ConfigError, CorpusError, StoreError or TrainingError.
+    `pretrain`. Raises ConfigError, CorpusError, StoreError or TrainingError.
 
     >>> model = train(["anna", "hanna", "nora"], num_steps=3)
     >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]

@@ -139,7 +139,7 @@ class Embeddings:
     """wte and wpe, each on a plane of its own.
 
     chars: of the points of `tokens`, whose number `bos` is BOS: that stands not among them. named:
-    those of the most common in the model's list, or all where they are no more than MOST_NAMED.
+    those of the most common in the model's list, or all where they are no more than MAX_NAMED.
     """
 
     chars: list[str]

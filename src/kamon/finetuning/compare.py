@@ -60,7 +60,7 @@ class ModelMetrics:
     that of these texts alone; kl_error: its standard error. A model that has other tokens than the
     base is measured by the tokens that each has for a text.
 
-    rewards: of the samples that can be judged. win_rate: over the base, as `alignment.win_rate`
+    rewards: of the samples that can be judged. win_rate: over the base, as `win_rate`
     defines it; win_interval: its 95 % interval. All three None where nobody judges.
 
     loss, base_loss: of num_docs documents of the base's list that both can read, in nats for each

@@ -458,7 +458,7 @@ def dpo(
     model. loss: "dpo" or "ipo". label_smoothing: the share of pairs believed to stand the wrong way
     round. max_kl: in nats per document; a tuning that goes further from the base ends, and the best
     model within it is kept. settings: batch_size (pairs in a step) and the others of
-    `tune.SETTINGS`, temperature; what is not given is picked. For the other arguments and
+    `loop.SETTINGS`, temperature; what is not given is picked. For the other arguments and
     errors see `kamon.train`.
     """
     objective = DPOConfig(beta, loss, label_smoothing, max_kl, prefer)

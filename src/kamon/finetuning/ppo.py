@@ -3,9 +3,9 @@
 A step draws documents at temperature 1, judges each, and makes several updates that raise the
 probability of those above the others (Schulman et al. 2017, arXiv:1707.06347). There is no prompt,
 so all documents of a step are one group, and the mean reward of the others is the baseline of each:
-a group baseline instead of a critic, as in RLOO and GRPO (see `objectives.group_advantages`).
+a group baseline instead of a critic, as in RLOO and GRPO (see `group_advantages`).
 A critic can be had: a model beside that says good or bad after each prefix, and the odds of good
-are the gain to expect there (`objectives.critic_weights`); then each token has its own advantage.
+are the gain to expect there (`critic_weights`); then each token has its own advantage.
 
 What a document gains is its reward, in standard deviations of the base model's rewards, less
 beta · (log p − log p_base): the KL to the base, of which the model shall not move far. beta adapts
@@ -253,7 +253,7 @@ def ppo(
     num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.
     on_step is called after each step,
     with its number from 1, how many there are, and what was measured. base: where the model was
-    loaded from. settings: batch_size (documents of a step) and the others of `tune.SETTINGS`,
+    loaded from. settings: batch_size (documents of a step) and the others of `loop.SETTINGS`,
     temperature (of later samples: those of a step have 1); what is not given is picked. For the
     other arguments and errors see `kamon.train`.
     """

@@ -199,7 +199,7 @@ def reward_model(
     too; without them about a tenth of `pairs` that shares no text with the others
     (`preferences.divided`). lm_weight: of a document's own mean −log p
     beside the pairs' loss. source: what the pairs are called; base: where the model was loaded
-    from. settings: batch_size (pairs in a step) and the others of `tune.SETTINGS`; what is not
+    from. settings: batch_size (pairs in a step) and the others of `loop.SETTINGS`; what is not
     given is picked. For the other arguments and errors see `kamon.train`.
     """
     base = base or (model if isinstance(model, str | PathLike) else None)
@@ -241,7 +241,7 @@ def reward_model(
 
 
 def resume(path: str | Path, **how: Any) -> Model:
-    """Resume what `reward` kept in its output; how: of `tune.resume_tuning`."""
+    """Resume what `reward` kept in its output; how: as in `resume_fine_tuning`."""
     return resume_fine_tuning(path, KIND, RewardModel, **how)
 
 

@@ -119,7 +119,7 @@ class Counts:
 def pieces(docs: PackedBatch) -> Iterator[tuple[int, int]]:
     """The documents in pieces, each from its first document to before the first of the next.
 
-    None has more than TOKENS_AT_ONCE, but one that is a single document.
+    None has more than MAX_TOKENS_PER_CALL, but one that is a single document.
     """
     if docs.offsets[0] != 0 or docs.offsets[-1] != len(docs.tokens):
         raise ValueError(WRONG_OFFSETS)
@@ -132,7 +132,7 @@ def pieces(docs: PackedBatch) -> Iterator[tuple[int, int]]:
 
 
 def check_documents(error: int, vocab_size: int, docs: PackedBatch | None = None) -> None:
-    """Raise what an Error of engine.cpp means."""
+    """Raise what an Error of errors.hpp means."""
     if error == 2 and docs is not None:
         check_tokens(docs.tokens, vocab_size)
     library.raise_for(error, vocab_size)

@@ -69,7 +69,7 @@ class CheckpointSchedule:
     """When a training is to be kept, and how.
 
     every: a whole number of steps, or seconds as a float; without it, so rarely that keeping takes
-    less than a share of SHARE of the time. save: is given the losses so far.
+    less than MAX_CHECKPOINT_SHARE of the time. save: is given the losses so far.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ def pretrain(
     About ten times a second, between steps, `on_progress` is called. `should_stop` is asked more
     often, by the native engine also within a long step: if it says True, training ends there and
     the losses are fewer. So too where `validation` says True, which is called with the engine and
-    the steps done, EVALUATIONS times in a whole training and after its last step. TrainingError
+    the steps done, NUM_EVALUATIONS times in a whole training and after its last step. TrainingError
     names the step where the loss or a parameter stops being finite.
     """
     every = max(1, config.num_steps // NUM_EVALUATIONS) if validation else config.num_steps
