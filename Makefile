@@ -33,7 +33,7 @@ bugs: .venv/installed-dev    ## plant each bug of tests/bugs and see it caught
 	KAMON_BUGS=1 $(BIN)/pytest -n auto --dist worksteal tests/test_planted_bugs.py
 
 # In a copy, whose pyproject.toml ends with the section of mutmut: so these two lines belong to it.
-TESTS ?= $(patsubst src/kamon/%/,tests/%,$(dir $(FILE)))
+TESTS ?= tests/$(patsubst %.py,test_%.py,$(firstword $(subst /, ,$(FILE:src/kamon/%=%))))
 mutants: .venv/installed-dev ## change FILE=src/kamon/… at each place that mutmut knows, and list what TESTS=… overlook
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "mutmut>=3.8,<4"
 	rm -rf build/mutants && mkdir -p build/mutants && cp -R src tests pyproject.toml build/mutants

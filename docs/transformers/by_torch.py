@@ -39,7 +39,7 @@ def attend(queries, keys, values, mask, config):
 
 
 def look(layer, x, mask):
-    gathered = attend(*layer.queries_keys_values(x), mask, layer.config)
+    gathered = attend(*layer.qkv(x), mask, layer.config)
     return x + functional.linear(gathered, layer.attn_wo)
 
 
@@ -90,7 +90,7 @@ class EncoderDecoder(Gpt):
         for i in range(self.config.n_layer):
             encoder = self.get_submodule(f"encoder{i}")
             memory = look(encoder, memory, up_to(lengths, source.shape[1]))
-            memory = memory + encoder.network(memory)
+            memory = memory + encoder.mlp(memory)
         return memory
 
     def decode(self, memory, lengths, target):

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from kamon.evaluation.evaluate import evaluate
+    from kamon.evaluation.ngram import ngram
     from kamon.evaluation.score import score
     from kamon.exporters.export import export
     from kamon.finetuning.compare import compare
     from kamon.finetuning.dpo import dpo
     from kamon.finetuning.ppo import ppo
+    from kamon.finetuning.rating import rate
     from kamon.finetuning.reward_model import reward_model
     from kamon.finetuning.sft import sft
     from kamon.model import Model, load
@@ -46,7 +48,9 @@ MODULES = {
     "export": "exporters.export",
     "fill": "completion",
     "load": "model",
+    "ngram": "evaluation.ngram",
     "ppo": "finetuning.ppo",
+    "rate": "finetuning.rating",
     "resume": "api",
     "reward_model": "finetuning.reward_model",
     "score": "evaluation.score",
@@ -72,7 +76,9 @@ __all__ = [
     "export",
     "fill",
     "load",
+    "ngram",
     "ppo",
+    "rate",
     "resume",
     "reward_model",
     "score",

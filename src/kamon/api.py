@@ -68,7 +68,7 @@ def train(
 
     Repetitions are left out, and with hold_out a tenth of the documents, chosen by their content
     (see split.py): the model is the one that did best on them, and training ends when that lies
-    far behind. Of fewer than 100 different documents none is held out.
+    far after. Of fewer than 100 different documents none is held out.
 
     size: tiny, small, medium, large or huge picks what `settings` leave open; "original" leaves
     them at the defaults of Config, which are those of the original microGPT. budget: the time to
@@ -78,7 +78,7 @@ def train(
     given as settings make the same model again.
 
     mode: "text", of the settings, learns windows from random places of the text that the documents
-    are one behind the other; a text file is then one document. Where there are few documents, the
+    are one after the other; a text file is then one document. If there are few documents, the
     last tenth of each is held out. Its sizes and budgets are others than those of lists.
 
     tokenizer: "char"; "bpe", trained on what is learned, to vocab_size tokens; a file that `kamon
@@ -90,7 +90,7 @@ def train(
 
     output: the model directory to write, in which the training is kept from time to time and at its
     end, so that `resume` can go on with it. checkpoint_every: steps as a whole number, or a time
-    with its unit such as "30s"; by default so seldom that it takes a hundredth of the time or less.
+    with its unit such as "30s"; by default so rarely that it takes a hundredth of the time or less.
     `resume` keeps to it.
 
     init_from: a model, or its directory, to start from: with its tokens, parameters, n_layer,
@@ -100,7 +100,7 @@ def train(
 
     settings: the fields of Config. engine, dtype, threads, device, compile: see `make_engine`.
     on_start is called once before the first step; for on_progress and should_stop see
-    `trainer.pretrain`. Raises ConfigError, CorpusError, StoreError or TrainingError.
+    `pretrain`. Raises ConfigError, CorpusError, StoreError or TrainingError.
 
     >>> model = train(["anna", "hanna", "nora"], num_steps=3)
     >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]
@@ -166,13 +166,13 @@ def resume(
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
-    """Go on with a training that `train` kept, as if it had never been interrupted.
+    """Resume a training that `train` kept, as if it had never been interrupted.
 
     Everything it needs is in its directory; of its generations the newest that verifies is taken,
     with the same engine and dtype. Parameters, losses and samples are those of a training that was
     not interrupted, bit for bit on the same kind of machine.
 
-    extend: so many steps more than were planned, or behind the last one of a training that is at
+    extend: so many steps more than were planned, or after the last one of a training that is at
     its end. docs and settings change nothing: they are compared, and a ConfigError says what
     differs. For the other arguments and errors see `train`.
     """

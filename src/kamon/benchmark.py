@@ -5,7 +5,6 @@ Times are the best of several runs: other programs only ever make one slower. Re
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 import subprocess
@@ -24,7 +23,7 @@ from kamon.engines.base import Engine, StepPlan, initial_state
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.factory import best_engine, make_engine
 from kamon.engines.loops import train
-from kamon.engines.parameters import init, num_params, parameter_shapes
+from kamon.engines.parameters import init, num_params
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.native import library
 from kamon.tokenizers.char import CharTokenizer
@@ -57,7 +56,6 @@ def measure(seconds: float = 0.5) -> Iterator[Row]:
             yield row(what, per_step * 1e6, "µs a step", ratio=scalar / same)
         yield from measure_native(docs, seconds)
     yield from measure_processes()
-    yield from measure_torch(docs, seconds)
 
 
 def measure_native(docs: PackedBatch, seconds: float) -> Iterator[Row]:
@@ -114,54 +112,6 @@ def measure_processes() -> Iterator[Row]:
         if each:
             more = {"ratio_to_click": each / click} if click and name.startswith("kamon") else {}
             yield row(name, each * 1e3, "ms", ratio_to_bare=each / bare, **more)
-
-
-def measure_torch(docs: PackedBatch, seconds: float) -> Iterator[Row]:
-    """The original's job written plainly in torch, where torch is installed."""
-    try:
-        torch: Any = importlib.import_module("torch")
-    except ImportError:
-        return
-    config = Config()
-    rng = random.Random(config.seed)
-    flat = init(config, rng)
-    params: dict[str, Any] = {}
-    at = 0
-    for name, (n_out, n_in) in parameter_shapes(config).items():
-        values = torch.tensor(flat[at : at + n_out * n_in], dtype=torch.float32)
-        params[name] = values.reshape(n_out, n_in).requires_grad_()
-        at += n_out * n_in
-    adam = torch.optim.Adam(params.values(), lr=0.01, betas=(0.85, 0.99), eps=1e-8)
-    functional = torch.nn.functional
-
-    def norm(x: Any) -> Any:
-        return x * (x.pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt()
-
-    def step(tokens: Any) -> None:
-        length = len(tokens) - 1
-        x = norm(params["wte"][tokens[:-1]] + params["wpe"][:length])
-        h = norm(x)
-        q, k, v = (
-            (h @ params[f"layer0.attn_w{n}"].T).view(length, 4, 4).transpose(0, 1) for n in "qkv"
-        )
-        heads = functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)
-        x = x + heads[0].transpose(0, 1).reshape(length, 16) @ params["layer0.attn_wo"].T
-        h = (norm(x) @ params["layer0.mlp_fc1"].T).relu()
-        x = x + h @ params["layer0.mlp_fc2"].T
-        loss = functional.cross_entropy(x @ params["lm_head"].T, tokens[1:])
-        loss.backward()
-        adam.step()
-        adam.zero_grad()
-
-    documents = [torch.tensor(list(docs.document(d))) for d in range(100)]
-    torch.set_num_threads(1)
-
-    def train_on_all() -> None:
-        for tokens in documents:
-            step(tokens)
-
-    took = best(train_on_all, seconds) / 100
-    yield row("the original's job, torch float32", took * 1e6, "µs a step")
 
 
 def row(what: str, value: float, unit: str, **more: float) -> Row:

@@ -55,7 +55,7 @@ class NextToken(NamedTuple):
 def next_tokens(
     model: Model | str | Path, prefix: str = "", *, temperature: float = 1.0
 ) -> list[NextToken]:
-    """Every token and its probability behind `prefix`, the most probable first.
+    """Every token and its probability after `prefix`, the most probable first.
 
     A model of text sees as much of the end of `prefix` as it can. ConfigError for a prefix that
     leaves no room to others, TokenizerError for an unknown character.
@@ -181,7 +181,7 @@ def with_shares(found: SearchResult, logprob: float) -> SearchResult:
 
 def replacements(tokenizer: Tokenizer, elements: Sequence[Element], unknown: str) -> dict[str, str]:
     """What each unknown character is exchanged for: nothing with unknown="skip", with "replace" its
-    like that the model knows, where there is one, and with "error" all are left as they are."""
+    like that the model knows, if there is one, and with "error" all are left as they are."""
     if unknown not in ("error", "skip", "replace"):
         raise ConfigError(f"unknown must be error, skip or replace, not {unknown!r}")
     if unknown == "error":

@@ -91,7 +91,8 @@ class Model:
     ) -> list[str]:
         """n new documents. Sample i depends on (seed, i) and the model alone, not on n.
 
-        By default the temperature and seed of the Config; temperature 0 is the likeliest token each
+        By default the temperature and seed of the Config; temperature 0 takes the most likely token
+        each
         time. A document as long as block_size is one that the model did not end.
 
         conditions: the fields of `GenerationConstraints`, such as prefix="an", max_len=6,

@@ -234,16 +234,6 @@ def test_ppo_begins_as_the_policy_gradient() -> None:
     assert weights == pytest.approx([a / 10 for a in advantages], rel=1e-15)
 
 
-def test_a_penalty_on_leaving_the_reference() -> None:
-    refs = drawn(4, 10, -4.0, -0.1)
-
-    def loss(rows: list[list[Value]]) -> Value:
-        return total([(p - ref) ** 2 for p, ref in zip(flat(rows), refs, strict=True)]) * 0.015
-
-    weights = per_token(lambda logprobs: losses.kl_weights(logprobs, refs, 0.3))
-    check(documents(), loss, lambda p: (losses.kl_loss(own_logprobs(), refs, 0.3), weights(p)))
-
-
 def test_a_critic() -> None:
     returns = [1.0, 0.0, 0.3, 0.9]
 
@@ -300,7 +290,6 @@ def test_weights_are_slopes(seed: int) -> None:
             lambda p: losses.ppo_loss(p, refs, advantages, 0.2),
             losses.ppo_weights(logprobs, refs, advantages, 0.2),
         ),
-        (lambda p: losses.kl_loss(p, refs, 0.4), losses.kl_weights(logprobs, refs, 0.4)),
         (
             lambda p: losses.critic_loss(p[:4], p[4:], returns),
             joined(losses.critic_weights(returns)),
@@ -357,22 +346,6 @@ def test_ppo_of_two_tokens(theta: float) -> None:
         weights = losses.ppo_weights([now[token]], [now[token]], [float(token)], 0.2)
         slope += chance * slope_in_theta(weights, [token], theta)
     assert slope == pytest.approx(-p * (1 - p))
-
-
-@pytest.mark.parametrize("theta", [-2.0, 0.0, 0.5, 3.0])
-def test_the_penalty_is_that_of_the_divergence(theta: float) -> None:
-    """Averaged over what the model draws: KL(model ‖ ref) has the slope p(1 − p)(θ − θ_ref)."""
-    theta_ref = 0.4
-    p = 1 / (1 + math.exp(-theta))
-    now, ref = two_tokens(theta), two_tokens(theta_ref)
-    slope = kl = 0.0
-    for token, chance in ((1, p), (0, 1 - p)):
-        weights = losses.kl_weights([now[token]], [ref[token]], 1.0)
-        slope += chance * slope_in_theta(weights, [token], theta)
-        kl += chance * losses.kl_estimate([now[token]], [ref[token]])
-    assert slope == pytest.approx(p * (1 - p) * (theta - theta_ref))
-    assert kl == pytest.approx(p * (now[1] - ref[1]) + (1 - p) * (now[0] - ref[0]))
-    assert losses.kl_estimate(now, ref) >= 0
 
 
 # ---- advantages

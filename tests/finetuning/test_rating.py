@@ -256,3 +256,20 @@ def test_killed_between_two_answers(base: Path, tmp_path: Path) -> None:
     running.communicate()
     lines = (tmp_path / "m.jsonl").read_text().splitlines()
     assert [json.loads(line)["liked"] for line in lines] == [True, False]
+
+
+def test_rated_from_python(base: Path, tmp_path: Path) -> None:
+    """As many answers as keys, all of them kept, and the model that they make."""
+    keys = iter("ynynynq")
+    said: list[str] = []
+    journal = tmp_path / "j.jsonl"
+    model = kamon.rate(base, lambda _: next(keys), journal, output=tmp_path / "r", say=said.append)
+    answers = preferences.read(journal)
+    assert len(answers) == 6
+    again = rating.align(rating.opened(base, None), answers)
+    assert model.engine.state()["params"] == again.engine.state()["params"]
+    assert kamon.load(tmp_path / "r").sample(3, seed=1) == model.sample(3, seed=1)
+    more = iter("yq")
+    kamon.rate(base, lambda _: next(more), journal, say=said.append)
+    assert f"{journal}: 6 answers are there already" in said
+    assert len(preferences.read(journal)) == 7

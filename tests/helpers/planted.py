@@ -20,6 +20,8 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[2]
 BUGS = ROOT / "tests" / "bugs"
+# What a test says of a patch with a name that the package no longer has: any test would catch it.
+CRASH = r"^E +(AttributeError|ImportError|ModuleNotFoundError|NameError|TypeError)\b"
 
 
 class PatchError(Exception):
@@ -107,6 +109,7 @@ def run_tests(copy: Path, tests: Sequence[str]) -> bool:
         text=True,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert not re.search(CRASH, done.stdout, flags=re.MULTILINE), done.stdout
     return done.returncode == 0
 
 

@@ -149,7 +149,7 @@ def test_most_of_what_it_can(server: Server) -> None:
     assert set(statuses) == {200}
     assert len(found) > (0.6 if STRICT else 0.2) * capacity * seconds
     assert p99(found) < (0.25 if STRICT else 5)
-    assert server.memory() < 1.05 * before
+    assert server.memory() < (1.05 if STRICT else 1.15) * before  # few requests: pools still grow
 
 
 def test_more_than_it_can_at_once(server: Server) -> None:

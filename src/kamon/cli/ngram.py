@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, print_json, print_marked, say, say_corpus, say_unfinished
@@ -18,16 +18,9 @@ from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.config import Config, make_config
 from kamon.errors import ConfigError
 
-LONGEST_SAMPLE = 1_000  # characters
-MAX_ROUNDS = 50  # of samples, while those before were empty
-
 if TYPE_CHECKING:
     from kamon.engines.batch import PackedBatch
     from kamon.evaluation.evaluate import LossMetrics
-    from kamon.generation.sampling import SampleRequest
-    from kamon.ngrams.native import NativeNgram
-    from kamon.ngrams.reference import Ngram
-    from kamon.tokenizers.char import CharTokenizer
 
 
 def add_arguments(parser: Parser) -> None:
@@ -70,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
     from kamon.data import corpus
     from kamon.data.split import divide
+    from kamon.evaluation.ngram import MAX_SAMPLE, sample_not_empty
     from kamon.generation.sampling import SampleRequest, check_room
     from kamon.ngrams.native import best_ngram, count_ngram
     from kamon.tokenizers.char import CharTokenizer
@@ -95,10 +89,8 @@ def run(args: argparse.Namespace) -> None:
             print_table(table)
     else:
         ngram = count_ngram(learned, tokenizer.vocab_size, args.order)
-    if ngram.config.block_size > LONGEST_SAMPLE:  # one very long document, and samples that match
-        ngram = replace(ngram, config=replace(ngram.config, block_size=LONGEST_SAMPLE))
     request = SampleRequest(args.n, chosen.temperature, chosen.seed, tokenizer.bos)
-    texts, sizes, num_empty = samples_of(ngram, tokenizer, request)
+    texts, sizes, num_empty = sample_not_empty(ngram, tokenizer, request)
     known = source.docs.intersection(texts)
     marked = [(text, text in known) for text in texts]
     if args.json:
@@ -120,26 +112,9 @@ def run(args: argparse.Namespace) -> None:
             print(flush=True)
         say(f"samples of order {ngram.order}{', the best' if held else ''}:")
         print_marked(marked)
-    say_unfinished(sizes, ngram.config.block_size)
+    say_unfinished(sizes, min(ngram.config.block_size, MAX_SAMPLE))
     if num_empty:
         say(f"{count(num_empty, 'empty sample')} left out")
-
-
-def samples_of(
-    ngram: Ngram | NativeNgram, tokenizer: CharTokenizer, request: SampleRequest
-) -> tuple[list[str], list[int], int]:
-    """(samples, tokens of each, how many empty ones were left out for them): as many as asked for,
-    or fewer if nearly all are empty."""
-    from kamon.generation.sampling import sample_texts
-
-    found: list[tuple[str, int]] = []
-    drawn = 0
-    while len(found) < request.n and drawn < MAX_ROUNDS * request.n:
-        texts, sizes = sample_texts(ngram, tokenizer, replace(request, first=request.first + drawn))
-        drawn += request.n
-        found += [(text, size) for text, size in zip(texts, sizes, strict=True) if text]
-    kept = found[: request.n]
-    return [text for text, _ in kept], [size for _, size in kept], drawn - len(found)
 
 
 def figures_of_orders(

@@ -81,18 +81,15 @@ def run(args: argparse.Namespace) -> int:
     )
     model_dir.check_target(output, overwrite=overwrite)
     journal = Path(args.prefs or f"{output.rstrip(os.sep)}.jsonl")
-    answers = base.answers
-    if journal.exists():
-        if said := preferences.repair_tail(journal):
-            say(said)
-        if journal.stat().st_size:
-            answers = preferences.read(journal)
-            say(f"{journal}: {len(answers):,} answers are there already")
-    elif answers:
-        preferences.write(journal, answers)
-    session = rating.RatingSession(
-        *(base, answers, journal, say_line, args.every, args.pairs, seed, args.threads),
-        args.prompt,
+    session = rating.start_session(
+        base,
+        journal,
+        say_line,
+        every=args.every,
+        pairs=args.pairs,
+        seed=seed,
+        threads=args.threads,
+        prompt=args.prompt,
     )
     say(HELP[args.pairs])
     stopped = 0

@@ -249,10 +249,10 @@ INVISIBLE = re.compile(
     "\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0001]"
 )
 BLANK = re.compile("[\u2800\u3164\uffa0]")
-# Tags spell the flags of England, Scotland and Wales behind a black flag; elsewhere they hide text.
+# Tags spell the flags of England, Scotland and Wales after a black flag; elsewhere they hide text.
 STRAY_TAGS = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+")
 # The joiners (U+200C, U+200D) choose the form of letters in scripts from Arabic to Mongolian, also
-# at the end of a word behind a virama; between emoji they make one of several. Elsewhere they hide.
+# at the end of a word after a virama; between emoji they make one of several. Elsewhere they hide.
 JOINABLE = (
     "\u0590-\u1cff\u2190-\u2bff\u3030-\u303d\u3297\u3299\ua800-\uabff\ufe0f\U00010a00-\U000e007f"
 )

@@ -516,7 +516,7 @@ def import_zstandard() -> Any:
 
 
 def utf_16_as_8(begin: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """UTF-16 behind its mark as UTF-8 without one; 0xff, and the end, for what is none."""
+    """UTF-16 after its mark as UTF-8 without one; 0xff, and the end, for what is none."""
     codec = "utf-16-le" if begin.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
     decoder = codecs.getincrementaldecoder(codec)()
     for block in chain([begin[2:]], blocks, [b""]):
@@ -652,7 +652,7 @@ def find_header(
 ) -> tuple[Header | None, Iterator[str]]:
     """How a table begins, None if it has no rows; and the same lines again.
 
-    The header is the first row if that has the column, else a later one of the LOOKED_AT that has
+    The header is the first row if that has the column, else a later one of the MAX_ROWS_READ that has
     it and a row of as many cells after it, if what is above is narrower or begins with #. Where the
     column has no name, the header is the first row as wide as most are.
     """
@@ -756,7 +756,7 @@ def usual_width(table: list[Row]) -> int:
 
 
 def column_index(name: str, head: Header, column: str | None) -> int:
-    """Which cell of a row is meant. ConfigError where there is none such, or more than one."""
+    """Which cell of a row is meant. ConfigError if there is none such, or more than one."""
     columns = head.columns
     if column is None or not columns:
         return 0
@@ -779,7 +779,7 @@ def separated(lines: Iterator[str], format: str) -> tuple[list[str], int, list[s
     `sep=;` does; and the lines that were read for that. format: "csv" or "tsv".
 
     In CSV it is the one of SEPARATORS of which the first row has most outside of quoted cells; of
-    several, or where there are none, the first.
+    several, or if there are none, the first.
 
     >>> separated(iter(['id;"a,b,c"', "1;2"]), "csv")[0][0]
     ';'

@@ -31,7 +31,7 @@ def nfc(text: str) -> str:
 
 
 class Documents(Sequence[str]):
-    """Texts without NUL, in UTF-8 one behind the other and each with a NUL behind it.
+    """Texts without NUL, in UTF-8 one after the other and each with a NUL after it.
 
     Subsets and permutations share the text of what they were taken from, and have an array of 'I'
     or 'Q' with the places where their own documents start. Reading all of them from first to last
@@ -211,7 +211,7 @@ class Documents(Sequence[str]):
         return found
 
     def sha256(self) -> str:
-        """Of all of them, each with a NUL behind it, in hexadecimal."""
+        """Of all of them, each with a NUL after it, in hexadecimal."""
         from hashlib import sha256
 
         found = sha256()

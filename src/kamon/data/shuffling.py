@@ -20,7 +20,7 @@ ROUNDS = 6
 def window_start(seed: int, index: int, n: int) -> int:
     """A random place, 0 … n − 1, for example number `index`. n: from 1 to 2**64.
 
-    64 random bits times n, over 2**64: no place is likelier than another by more than n / 2**64.
+    64 random bits times n, over 2**64: no place is more likely than another by more than n / 2**64.
     seed and index count modulo 2**64.
     """
     seed, index = seed & MASK64, index & MASK64

@@ -40,7 +40,7 @@ class TextWindows:
 
 
 def stream(batch: PackedBatch) -> IntArray:
-    """All documents one behind the other, one BOS between two of them, as one array of tokens."""
+    """All documents one after the other, one BOS between two of them, as one array of tokens."""
     if len(batch) == 1:
         return batch.tokens
     joined = SpillBuffer()

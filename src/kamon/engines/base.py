@@ -31,7 +31,7 @@ class Decoder(Protocol):
     """One document, read token by token; owns its KV cache. One thread at a time pushes."""
 
     def push(self, token: int) -> Sequence[float]:
-        """The logits (V,) of the token after this one. ValueError behind block_size pushes."""
+        """The logits (V,) of the token after this one. ValueError after block_size pushes."""
 
 
 class Engine(Protocol):
@@ -39,7 +39,7 @@ class Engine(Protocol):
 
     ValueError for a token outside the vocabulary or a document of more than block_size + 1 tokens;
     ArithmeticError where `backward` or `step` leaves the range of floats. ValueError also for what
-    is no Batch (see `Batch.check`), for arrays of other types or lengths than are named here, and
+    is no Batch (see `PackedBatch.check`), for arrays of other types or lengths than are named here, and
     for samples of a number or temperature that cannot be. MemoryError where there is too little.
 
     Several threads may call one engine: each call waits for the one before it, and returns what it

@@ -1,4 +1,4 @@
-"""Documents of any length packed one behind the other: what every engine computes on."""
+"""Documents of any length packed one after the other: what every engine computes on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kamon.native.library import WRONG_INDEX, WRONG_OFFSETS, check_numbers
 
 BOS = "<|bos|>"  # its name, where tokens are shown
 ANSWER = "<|answer|>"  # stands between a prompt and its answer
-GOOD, BAD = "<|good|>", "<|bad|>"  # verdicts, behind a whole document
+GOOD, BAD = "<|good|>", "<|bad|>"  # verdicts, after a whole document
 UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # of text whose characters are tokens: as arrays of 'i' lie
 
 

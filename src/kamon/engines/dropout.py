@@ -1,7 +1,7 @@
 """Which numbers a training step leaves out: drawn by counter, the same ones in every engine.
 
 Dropout sets a share of the residual stream's inputs to 0 while learning, and scales up the others
-so that the mean stays: no number may rely on another one's company. Where: behind the first norm
+so that the mean stays: no number may rely on another one's company. Where: after the first norm
 (site 0), and in each layer behind the output of attention (site 2i + 1) and of the network (site
 2i + 2). Source: Srivastava et al. 2014, "Dropout", JMLR 15.
 """

@@ -28,7 +28,7 @@ MAX_THREADS = 1_024  # each has memory of its own, cores or not
 
 
 def best_engine() -> str:
-    """The engine that is used where none is named: the native one wherever it is built."""
+    """The engine that is used if none is named: the native one wherever it is built."""
     from kamon.native import library
 
     return "scalar" if library.why_not() else "native"

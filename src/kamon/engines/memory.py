@@ -23,7 +23,7 @@ SCALAR_BYTES_PER_NODE = (
 # Numbers that torch keeps for each input while it learns, measured:
 TORCH_LAYER = 17  # times n_embd, for each layer
 TORCH_DROPOUT = 6  # as many more where there is dropout
-TORCH_ENDS = 11  # times n_embd, for what is before and behind the layers
+TORCH_ENDS = 11  # times n_embd, for what is before and after the layers
 TORCH_VOCAB = 4  # times vocab_size
 
 

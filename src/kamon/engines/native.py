@@ -1,6 +1,6 @@
 """The native engine: the maths of the scalar engine in C++, tens of thousands of times faster.
 
-native/*.hpp hold the kernels, native/engine.cpp the functions called here. setup.py makes a
+native/src/*.hpp hold the kernels, c_api.cpp the functions called here. setup.py makes a
 library for each instruction set; the best one that this processor runs is loaded. float64 is the
 exact build, which rounds as Python does; float32 the fast one. ctypes lets go of the GIL in a call.
 What C++ cannot know of its arguments, such as the type of an array, is checked here.

@@ -3,7 +3,7 @@
     1. Value    a number that remembers how it was computed, so that a gradient can flow back
     2. gpt      linear, softmax, rmsnorm, attention and a small neural network: tokens -> logits
     3. adam     how a gradient becomes a better parameter
-    4. ScalarEngine   the three above behind the contract that every engine fulfils
+    4. ScalarEngine   the three above after the contract that every engine fulfils
 
 This engine is slow and exact. It is the specification: the faster engines are tested against it,
 tensor by tensor, and it is tested against the program it was born from, loss by loss, with ==.
@@ -108,9 +108,9 @@ class Value:
 
 
 def topological_order(root: Value) -> list[Value]:
-    """All Values that `root` depends on and itself, each behind its inputs.
+    """All Values that `root` depends on and itself, each after its inputs.
 
-    A depth-first walk with a stack of its own in place of recursion, so that no graph is too deep.
+    A depth-first walk with a stack of its own instead of recursion, so that no graph is too deep.
     The order is the one that recursion would give: gradients are summed in it, so it decides their
     last bits.
     """

@@ -5,7 +5,7 @@
     gpt.load_state_dict(safetensors.torch.load_file("model.safetensors"))
 
 works, also without the engine around it. Its maths is that of the scalar engine. Legend of shapes:
-N inputs of all documents, one behind the other; B documents, T inputs of the longest of them,
+N inputs of all documents, one after the other; B documents, T inputs of the longest of them,
 C n_embd, H n_head, D head_dim, V vocab_size.
 """
 
@@ -71,7 +71,7 @@ class Layer(nn.Module):
         )
 
     def forward(self, x: Tensor, inputs: Inputs) -> Tensor:
-        """The residual stream (N, C) behind this layer."""
+        """The residual stream (N, C) after this layer."""
         site = 2 * self.number + 1
         heads = attention(*self.qkv(x), inputs, self.config)
         x = x + drop(functional.linear(heads, self.attn_wo), inputs, site, self.config)
@@ -121,7 +121,7 @@ class Gpt(nn.Module):
         return rmsnorm(x)
 
     def next_logits(self, tokens: Tensor, position: int, cache: list[Tensor]) -> Tensor:
-        """Logits (B, V) of the tokens behind `tokens` (B,), which stand at `position`.
+        """Logits (B, V) of the tokens after `tokens` (B,), which stand at `position`.
 
         cache: of each layer the keys and values, (2, B, H, block_size, D); this adds its own.
         """
@@ -140,7 +140,7 @@ class Gpt(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -> Tensor:
     """Each document looks back at itself alone; (N, C) from (N, C).
 
-    Shorter ones are padded, for this alone and behind their end: what comes later is hidden from
+    Shorter ones are padded, for this alone and after their end: what comes later is hidden from
     every position, so none that counts sees it.
     """
     B, T = inputs.shape  # noqa: N806
@@ -443,7 +443,7 @@ class TorchEngine:
                 torch.autograd.backward(total * share)
             sums.append(total.detach())
         added = 0.0
-        for total in sums:  # behind all of them: a GPU is not waited for in between
+        for total in sums:  # after all of them: a GPU is not waited for in between
             added += total.item()
         return added
 
@@ -465,7 +465,7 @@ class TorchEngine:
         return PackedBatch(tokens, offsets)
 
     def _side_by_side(self, indices: Tensor, temperature: float, seed: int, bos: int) -> Tensor:
-        """(B, T) tokens of the samples with these numbers; what is behind a BOS does not count."""
+        """(B, T) tokens of the samples with these numbers; what is after a BOS does not count."""
         cache = self._cache(len(indices))
         made = []
         last = torch.full_like(indices, bos)

@@ -51,13 +51,13 @@ class LossMetrics:
 class HeldOutMetrics:
     """A model and its baselines on the same documents, none of which it learned from.
 
-    num_tokens: targets; num_cut: documents that lost what is behind block_size tokens, and
+    num_tokens: targets; num_cut: documents that lost what is after block_size tokens, and
     their end. Left out: num_learned, since the model learned them, and num_unknown, since they have
     characters that it has no tokens for (unknown_chars, sorted).
 
     uniform: all tokens equally likely; unigram and ngram: learned from what the model learned from,
     uncut, and reading uncut what the model reads in windows; best_order: of 1 to MAX_ORDER the one
-    that does best on these very documents, which favours the n-gram a little. gain: nats a token by
+    that does best on these documents, which favours the n-gram a little. gain: nats per token by
     which the model is better than `ngram`.
     """
 
@@ -208,7 +208,7 @@ def select_test_set(
 ) -> EvaluationSet:
     """Each different document that was not learned and has no unknown characters.
 
-    unknown_of: those of some characters that are unknown. CorpusError where none is left.
+    unknown_of: those of some characters that are unknown. CorpusError if none is left.
 
     >>> docs = ["bo", "anna", "bob", "bo", "ünal"]
     >>> select_test_set(docs, ["anna"], lambda chars: set(chars) - set("abno"))
@@ -338,7 +338,7 @@ def sample_metrics(
 
 
 def bigrams(docs: Iterable[str], unended: Iterable[str] = ()) -> Counter[tuple[str, str]]:
-    """How often each pair of neighbours occurs, BOS before and behind; `unended` have none behind.
+    """How often each pair of neighbours occurs, BOS before and after; `unended` have none after.
 
     >>> sorted(bigrams(["ab", "b"]).elements())
     [('\\x00', 'a'), ('\\x00', 'b'), ('a', 'b'), ('b', '\\x00'), ('b', '\\x00')]

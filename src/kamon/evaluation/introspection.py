@@ -41,7 +41,7 @@ TEMPERATURE = 1.0  # the model's own odds
 BINS = 60
 
 Point = tuple[float, float]
-Points = list[tuple[int, float]]  # (step, nats a token)
+Points = list[tuple[int, float]]  # (step, nats per token)
 
 
 # ---- losses
@@ -49,14 +49,14 @@ Points = list[tuple[int, float]]  # (step, nats a token)
 
 @dataclass(frozen=True)
 class Losses:
-    """How a training went; all losses in nats a token.
+    """How a training went; all losses in nats per token.
 
     smooth: means over `window` steps; each: the losses of single steps, of very many the extremes;
     held_out: of some steps, on a part of the documents held out. kept: the step whose model was
     kept, and its loss on the documents held out. uniform: ln V, all tokens equally likely. ngram:
     of the n-gram that does best on the documents held out, of 1 to MAX_ORDER order `ngram_order`,
     having learned what the model learned. What only documents held out can tell is empty or None
-    where there are none.
+    if there are none.
     """
 
     window: int
@@ -101,14 +101,14 @@ def losses(model: Model | str | Path) -> Losses:
 
 
 def ngram_loss(model: Model | str | Path) -> tuple[float, int]:
-    """(nats a token, order) of `ngram_of`."""
+    """(nats per token, order) of `ngram_of`."""
     ngram, nats = ngram_of(as_model(model))
     return nats, ngram.order
 
 
 def ngram_of(model: Model) -> tuple[Ngram | NativeNgram, float]:
     """The n-gram that does best on the documents held out, cut as in training, or on the text; and
-    its nats a token there. Without any, the usual order and NaN."""
+    its nats per token there. Without any, the usual order and NaN."""
     learned, held_out = model.parts()
     tokenizer = model.tokenizer
     learned_tokens = tokenizer.encode_documents(learned)
@@ -139,7 +139,7 @@ class Embeddings:
     """wte and wpe, each on a plane of its own.
 
     chars: of the points of `tokens`, whose number `bos` is BOS: that stands not among them. named:
-    those of the most common in the model's list, or all where they are no more than MOST_NAMED.
+    those of the most common in the model's list, or all where they are no more than MAX_NAMED.
     """
 
     chars: list[str]
@@ -292,7 +292,7 @@ class Attention:
 
 
 def attention(model: Model | str | Path, text: str | None = None) -> Attention:
-    """The attention to `text`, by default to the sample that takes the likeliest token each time.
+    """The attention to `text`, by default to the sample that takes the most likely token each time.
 
     Errors as of `attention_weights`; ConfigError for an empty text, too: there is nothing to see.
     """

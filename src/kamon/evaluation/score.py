@@ -286,7 +286,7 @@ class PercentileScale:
         """Return the scale of an engine or an n-gram that has not learned `held_out`.
 
         Unseen texts are as odd as documents held out, and odder than those learned. So the whole
-        list, `docs`, is compared with only if fewer than LEAST_HELD_OUT are held out.
+        list, `docs`, is compared with only if fewer than MIN_HELD_OUT are held out.
         """
         enough = len(held_out) >= MIN_HELD_OUT
         compared = held_out if enough else docs

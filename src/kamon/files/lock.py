@@ -54,7 +54,7 @@ def try_lock(descriptor: int) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
-            # A byte far behind what is written: others may still read who holds it.
+            # A byte far after what is written: others may still read who holds it.
             os.lseek(descriptor, 1 << 20, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             os.lseek(descriptor, 0, os.SEEK_SET)

@@ -56,12 +56,12 @@ class ModelMetrics:
     samples: number i of every model is drawn with the same draws. unique: different samples; novel:
     not in the base's list; finished: ended by the model within its block_size.
 
-    kl: KL(model ‖ base) in nats a document: the mean of log p(text) − log p_base(text) over the
+    kl: KL(model ‖ base) in nats per document: the mean of log p(text) − log p_base(text) over the
     samples that both can read (num_read of them), less the logarithm of their share, which makes it
     that of these texts alone; kl_error: its standard error. A model that has other tokens than the
     base is measured by the tokens that each has for a text.
 
-    rewards: of the samples that can be judged. win_rate: over the base, as `alignment.win_rate`
+    rewards: of the samples that can be judged. win_rate: over the base, as `win_rate`
     defines it; win_interval: its 95 % interval. All three None where nobody judges.
 
     loss, base_loss: of num_docs documents of the base's list that both can read, in nats for each
@@ -305,7 +305,7 @@ def readable(
 
 
 def room_of(model: Model, prompt: str | None) -> int:
-    """The tokens that a document may have behind its prompt, its end among them."""
+    """The tokens that a document may have after its prompt, its end among them."""
     size = model.config.block_size
     return size - len(prompt_prefix(model.tokenizer, prompt, size))
 

@@ -456,9 +456,9 @@ def dpo(
     the more common one preferred. prefer: a rule (`parse_rule`) in its
     place; the pairs are then samples of the model itself. beta: how dear it is to leave the base
     model. loss: "dpo" or "ipo". label_smoothing: the share of pairs believed to stand the wrong way
-    round. max_kl: in nats a document; a tuning that goes further from the base ends, and the best
+    round. max_kl: in nats per document; a tuning that goes further from the base ends, and the best
     model within it is kept. settings: batch_size (pairs in a step) and the others of
-    `tune.SETTINGS`, temperature; what is not given is picked. For the other arguments and
+    `loop.SETTINGS`, temperature; what is not given is picked. For the other arguments and
     errors see `kamon.train`.
     """
     objective = DPOConfig(beta, loss, label_smoothing, max_kl, prefer)
@@ -501,7 +501,7 @@ def tuning_for(
     settings: Mapping[str, Any],
     kind: str = KIND,
 ) -> FineTuneSpec:
-    """Of these pairs, with `settings` of Config in place of those that are picked."""
+    """Of these pairs, with `settings` of Config instead of those that are picked."""
     settings = checked_settings(settings)
     num_pairs = sum(not each.get("held_out") for each in examples)
     batch_size = settings.get("batch_size", min(BATCH_SIZE, num_pairs))

@@ -1,6 +1,6 @@
 """More tokens and positions for a model that has learned, which hardly notices them.
 
-New tokens stand behind those that are there, new positions behind the last one, and nothing that
+New tokens stand after those that are there, new positions after the last one, and nothing that
 was there changes: logits of old tokens stay what they were, to the last bit. What a new token takes
 from their probabilities is decided by its row of lm_head alone.
 """

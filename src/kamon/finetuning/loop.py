@@ -365,7 +365,7 @@ def record(tuning: FineTuneSpec) -> dict[str, Any]:
 
 
 def spec_of(path: str | Path, found: Checkpoint) -> FineTuneSpec:
-    """The Tuning in a model directory. ConfigError or StoreError where there is none to go on."""
+    """The Tuning in a model directory. ConfigError or StoreError if there is none to go on."""
     kept = found.training.get("tuning")
     if kept is None:
         raise ConfigError(

@@ -6,7 +6,7 @@ know of it. So a function here takes log-probabilities and returns weights, and 
 that returns L itself. No engine is in this file, and no engine knows what is here.
 
 All log-probabilities are in nats. A span says of a document how many of its targets belong to the
-prompt and how many behind them to the answer; targets behind these belong to neither. Losses are
+prompt and how many after them to the answer; targets after these belong to neither. Losses are
 means, over tokens or over pairs as each says, so a batch's size does not change the learning rate.
 """
 
@@ -58,7 +58,7 @@ def sft_weights(spans: Sequence[Span], sizes: Sequence[int]) -> list[float]:
 
 
 def sft_loss(logprobs: Sequence[float], weights: Sequence[float]) -> float:
-    """L of `sft_weights`, in nats a token: Σ w_t · (−log p_t)."""
+    """L of `sft_weights`, in nats per token: Σ w_t · (−log p_t)."""
     return sequential_sum(-w * p for w, p in zip(weights, logprobs, strict=True) if w)
 
 
@@ -70,7 +70,7 @@ def bradley_terry_weights(margins: Sequence[float]) -> list[float]:
 
     L = −mean log σ(m),  m = r(chosen) − r(rejected),  r = log p(good) − log p(bad)
 
-    good and bad are two special tokens, each a target behind the whole document. Takes the m of
+    good and bad are two special tokens, each a target after the whole document. Takes the m of
     each pair; returns one weight w = −∂L/∂m for each. With it go log p(good) of the chosen document
     and log p(bad) of the rejected one, and with −w the other two. Loss: `bradley_terry_loss`.
     Source: Bradley and Terry 1952, doi:10.2307/2334029; as in Ouyang et al. 2022, arXiv:2203.02155.
@@ -146,7 +146,7 @@ def ipo_weights(
     ref_rejected: Sequence[float],
     beta: float,
 ) -> tuple[list[float], list[float]]:
-    """The same for IPO, whose margin has a goal in place of growing for ever.
+    """The same for IPO, whose margin has a goal instead of growing for ever.
 
     L = mean (h − 1/(2β))²,  h = (chosen − ref_chosen) − (rejected − ref_rejected)
 
@@ -178,7 +178,7 @@ def ppo_weights(
     L = −mean min(ρA, clip(ρ, 1 − c, 1 + c)·A),  ρ = exp(logprobs − old_logprobs)
 
     Takes for each target of the answers its log-probability now and when it was drawn, and its
-    advantage A; the mean is over targets. Where the ratio has already gone beyond the clip in the
+    advantage A; the mean is over targets. If the ratio has already gone beyond the clip in the
     direction that A asks for, the weight is 0; elsewhere it is ρA/n. Before the first update ρ = 1,
     and this is the policy gradient (REINFORCE). Loss: `ppo_loss`.
     Source: Schulman et al. 2017, arXiv:1707.06347.
@@ -209,37 +209,6 @@ def ppo_loss(
     return -mean(gains)
 
 
-def kl_weights(
-    logprobs: Sequence[float], ref_logprobs: Sequence[float], beta: float
-) -> list[float]:
-    """Weights of a penalty on leaving the reference, on targets drawn from the model itself.
-
-    L = β · mean ½ (logprobs − ref_logprobs)²
-
-    Of the usual estimators of KL(model ‖ reference) this (k2) is the one whose gradient, averaged
-    over what the model draws, is the gradient of that KL at each position: Σ_x p (log p − log ref)
-    ∇log p. The gradient of the better-known estimate k3 is that of KL(reference ‖ model), and that
-    of log p − log ref alone is 0. k3 is the better figure to report: see `kl_estimate`. Loss:
-    `kl_loss`. A bonus for entropy is the same against a uniform reference, whose log p is −log V.
-    Source: Schulman 2020, "Approximating KL divergence"; Tang and Munos 2025, arXiv:2506.09477.
-    """
-    share = beta / len(logprobs)
-    return [-share * (now - ref) for now, ref in zip(logprobs, ref_logprobs, strict=True)]
-
-
-def kl_loss(logprobs: Sequence[float], ref_logprobs: Sequence[float], beta: float) -> float:
-    """L of `kl_weights`."""
-    pairs = zip(logprobs, ref_logprobs, strict=True)
-    return beta * mean([0.5 * (now - ref) ** 2 for now, ref in pairs])
-
-
-def kl_estimate(logprobs: Sequence[float], ref_logprobs: Sequence[float]) -> float:
-    """KL(model ‖ reference) in nats a token, from targets that the model drew: the mean of
-    exp(d) − 1 − d, d = ref_logprobs − logprobs (k3): without bias, and never below 0."""
-    differences = [ref - now for now, ref in zip(logprobs, ref_logprobs, strict=True)]
-    return mean([math.expm1(d) - d for d in differences])
-
-
 def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     """Each reward less the mean of the others in its group: a group baseline instead of a critic.
 
@@ -267,9 +236,9 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
 
 
 def critic_values(good: Sequence[float], bad: Sequence[float]) -> list[float]:
-    """V of each prefix, the reward to expect behind it: p(good) / (p(good) + p(bad)).
+    """V of each prefix, the reward to expect after it: p(good) / (p(good) + p(bad)).
 
-    good, bad: log p of the two special tokens as targets directly behind the prefix. Where
+    good, bad: log p of the two special tokens as targets directly after the prefix. Where
     `critic_weights` have taught all that there is to learn, both together have probability 1; as a
     share V means something from the first step on.
     """
@@ -277,7 +246,7 @@ def critic_values(good: Sequence[float], bad: Sequence[float]) -> list[float]:
 
 
 def critic_weights(returns: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Weights of a critic: behind each prefix the odds of good are to be the reward that came.
+    """Weights of a critic: after each prefix the odds of good are to be the reward that came.
 
     L = −mean [R log p(good) + (1 − R) log p(bad)],  R in [0, 1]
 
@@ -302,7 +271,7 @@ def advantages_with_critic(
 ) -> list[float]:
     """The advantage of each target of one answer, whose reward comes at its end.
 
-    A_t = Σ_k decay^k · (V_{t+k+1} − V_{t+k}),  V behind the last target being the reward
+    A_t = Σ_k decay^k · (V_{t+k+1} − V_{t+k}),  V after the last target being the reward
 
     values: V of the prefix before each target. decay is λ of GAE, γ being 1: with 1 this is
     reward − V_t, without bias; with 0 only the next value counts, which varies least.

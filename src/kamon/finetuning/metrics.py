@@ -38,7 +38,7 @@ def sample_batch(model: Model, n: int, seed: int, prompt: str | None = None) -> 
 def sampled_kl(
     tuned: Model, base: Model, n: int, seed: int, prompt: str | None = None
 ) -> tuple[float, float]:
-    """(mean, standard error) of KL(tuned ‖ base) in nats a document, from n samples of `tuned`.
+    """(mean, standard error) of KL(tuned ‖ base) in nats per document, from n samples of `tuned`.
 
     The mean of log p(x) − log p_base(x), without bias: so it may fall below 0 where both are nearly
     the same. Samples are drawn at temperature 1, of which alone this is the KL; special tokens but
@@ -120,7 +120,7 @@ def detect_reward_hacking(
     texts: Sequence[str], base_texts: Sequence[str], wanted: Container[str] | None = None
 ) -> list[str]:
     """A sentence for each sign that a reward was hacked: samples that repeat themselves, or have
-    quite another length than those of the base model. None where there is none, or no samples.
+    quite another length than those of the base model. None if there is none, or no samples.
 
     wanted: the texts that fulfil the rule of the reward. Then only samples that fulfil it are
     compared, as many of the one model as of the other: what the rule itself asks for is no sign.

@@ -3,9 +3,9 @@
 A step draws documents at temperature 1, judges each, and makes several updates that raise the
 probability of those above the others (Schulman et al. 2017, arXiv:1707.06347). There is no prompt,
 so all documents of a step are one group, and the mean reward of the others is the baseline of each:
-a group baseline in place of a critic, as in RLOO and GRPO (see `objectives.group_advantages`).
-A critic can be had: a model beside that says good or bad behind each prefix, and the odds of good
-are the gain to expect there (`objectives.critic_weights`); then each token has its own advantage.
+a group baseline instead of a critic, as in RLOO and GRPO (see `group_advantages`).
+A critic can be had: a model beside that says good or bad after each prefix, and the odds of good
+are the gain to expect there (`critic_weights`); then each token has its own advantage.
 
 What a document gains is its reward, in standard deviations of the base model's rewards, less
 beta · (log p − log p_base): the KL to the base, of which the model shall not move far. beta adapts
@@ -16,7 +16,7 @@ Document i of step s is number FIRST + s · batch_size + i of the counter genera
 from what the step before measured, which metrics.jsonl has: so a step depends on (seed, step), the
 parameters and Adam's moments alone, and going on comes to the same, bit for bit.
 
-With a prompt what is drawn are answers to it: a reward model judges each behind the prompt, and the
+With a prompt what is drawn are answers to it: a reward model judges each after the prompt, and the
 prompt's own tokens are in no KL, no loss and no gradient.
 """
 
@@ -94,7 +94,7 @@ ACCEPTED_SETTINGS = ("temperature",)  # settings beside those of every tuning
 NUM_PPO_EPOCHS = 4
 CLIP_RANGE = 0.2
 KL_COEF = 0.5
-TARGET_KL = 1.0  # nats a document
+TARGET_KL = 1.0  # nats per document
 GAIN = 0.5  # of the controller of beta: per step, at most a tenth up or down
 MAX_KL_ERROR = 0.2
 FIRST = 1 << 40  # number of the first document that is drawn; those of `sample` begin at 0
@@ -253,7 +253,7 @@ def ppo(
     num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.
     on_step is called after each step,
     with its number from 1, how many there are, and what was measured. base: where the model was
-    loaded from. settings: batch_size (documents of a step) and the others of `tune.SETTINGS`,
+    loaded from. settings: batch_size (documents of a step) and the others of `loop.SETTINGS`,
     temperature (of later samples: those of a step have 1); what is not given is picked. For the
     other arguments and errors see `kamon.train`.
     """
@@ -368,7 +368,7 @@ def rollouts(
     """Documents number `first` and on, as `Model.sample` makes them at temperature 1.
 
     Returns their texts, and the documents with BOS and `before`, a prompt, before them and BOS
-    behind; without that where block_size tokens were full before. No special token is drawn.
+    after; without that where block_size tokens were full before. No special token is drawn.
     """
     bos, block_size = tokenizer.bos, engine.config.block_size
     special = frozenset(tokenizer.special.values()) - {bos}
@@ -388,7 +388,7 @@ def kl_per_document(
 
 @dataclass
 class Critic:
-    """Says what to expect behind each prefix of a document.
+    """Says what to expect after each prefix of a document.
 
     It starts as the base model with two tokens more, which stand for good and bad.
     """
@@ -447,7 +447,7 @@ class Critic:
 
 
 def of_answers(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> Sequence[float]:
-    """Those of the targets behind each document's first `skip`; sizes: how many they are."""
+    """Those of the targets after each document's first `skip`; sizes: how many they are."""
     if not skip:
         return of_targets
     found, end = array("d"), 0

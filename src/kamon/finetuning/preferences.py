@@ -56,7 +56,7 @@ Feedback = Preference | Rating
 def read(path: str | Path) -> list[Feedback]:
     """The answers in a JSONL file, in their order: {"chosen": …, "rejected": …}, or {"text": …,
     "liked": true}, each with a "prompt" or without. CorpusError says which line is none; blank
-    ones are passed over. A last line that was torn is no JSON: `mend` cuts it off.
+    ones are passed over. A last line that was torn is no JSON: `repair_tail` cuts it off.
     """
     name = name_of(path)
     lines = list(whole_lines(path))
@@ -202,7 +202,7 @@ def divided(answers: Iterable[Feedback]) -> Divided:
     """Return the pairs of these answers, with about a tenth held out that shares no text with them.
 
     The texts are divided, by `held_out_texts`. Ratings make pairs within each side. If fewer than
-    LEAST_HELD_OUT pairs would be held out, none is.
+    MIN_HELD_OUT pairs would be held out, none is.
 
     >>> found = divided(Rating(f"{n}", n % 2 == 0) for n in range(100))
     >>> len(found.learned), len(found.held_out), found.num_left_out

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from kamon.data.corpus import name_of
 from kamon.engines.base import initial_state
 from kamon.engines.factory import EngineSpec, best_engine
 from kamon.engines.numerics import mean
@@ -151,7 +152,7 @@ def needs_realignment(answers: Sequence[Feedback], num_aligned: int, every: int)
 
 def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> tuple[float, float]:
     """(liked, disliked): how many times as likely as by the base they are, the geometric mean over
-    what was liked or chosen, and what was disliked or rejected; 1 where there is none."""
+    what was liked or chosen, and what was disliked or rejected; 1 if there is none."""
     gains: dict[bool, list[float]] = {True: [], False: []}
     for prompt in {each.prompt: None for each in answers}:
         texts: dict[bool, list[str]] = {True: [], False: []}
@@ -265,3 +266,71 @@ class RatingSession:
             self.say(f"before  {', '.join(before)}")
             self.say(f"now     {', '.join(after)}")
         return self.model
+
+
+def start_session(
+    base: Base, journal: str | Path, say: Callable[[str], None], **options: Any
+) -> RatingSession:
+    """Return a session that continues with the answers in `journal`, or in the base.
+
+    options: the other fields of `RatingSession`.
+    """
+    journal, answers = Path(journal), base.answers
+    if journal.exists():
+        if message := preferences.repair_tail(journal):
+            say(message)
+        if journal.stat().st_size:
+            answers = preferences.read(journal)
+            say(f"{journal}: {len(answers):,} answers are there already")
+    elif answers:
+        preferences.write(journal, answers)
+    return RatingSession(base, answers, journal, say, **options)
+
+
+def rate(
+    model: Model | str | Path,
+    ask: Ask,
+    journal: str | Path,
+    *,
+    pairs: bool = False,
+    prompt: str | None = None,
+    every: int = EVERY,
+    threads: int | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> Model:
+    """Ask about samples until `ask` returns "q", and return the model aligned with all answers.
+
+    Args:
+        ask: shows a question and returns a key: "y" or "n" (with pairs "a" or "b"), "s" to skip,
+            "u" to take the last answer back, "q" to end.
+        journal: a JSON Lines file that keeps each answer at once.
+        pairs: ask which of two samples is better.
+        prompt: samples answer this prompt.
+        every: answers after which the model learns again.
+        output: the model directory to write.
+        say: is told what happens.
+
+    Raises: CorpusError if no answer can be compared with another one.
+    """
+    opened_model = opened(model, threads) if isinstance(model, str | PathLike) else base_from(model)
+    session = start_session(
+        opened_model,
+        journal,
+        say,
+        every=every,
+        pairs=pairs,
+        threads=threads,
+        prompt=prompt,
+        seed=opened_model.model.config.seed,
+    )
+    session.run(ask)
+    return align(
+        opened_model,
+        session.answers,
+        threads=threads,
+        output=output,
+        overwrite=overwrite,
+        source=name_of(str(journal)),
+    )

@@ -1,6 +1,6 @@
-"""A reward model: the same transformer, which says good or bad behind a whole document.
+"""A reward model: the same transformer, which says good or bad after a whole document.
 
-Two special tokens, `<|good|>` and `<|bad|>`, are targets behind the end of a document, and its
+Two special tokens, `<|good|>` and `<|bad|>`, are targets after the end of a document, and its
 reward is r = log p(good) − log p(bad): the odds of good, in nats. Learned from pairs of which one
 document is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
 
@@ -80,7 +80,7 @@ def is_reward_model(model: Model) -> bool:
 
 
 def reward_input_ids(tokenizer: Tokenizer, prompt: str | None, text: str) -> list[int]:
-    """The tokens of a document, behind which a verdict stands."""
+    """The tokens of a document, after which a verdict stands."""
     return prompted(tokenizer, prompt, text)[0]
 
 
@@ -101,7 +101,7 @@ def score_documents(
 def reward_of(
     model: Model | str | Path, texts: Sequence[str], prompt: str | None = None
 ) -> list[float]:
-    """The reward of each text in nats: the log odds of good behind it.
+    """The reward of each text in nats: the log odds of good after it.
 
     prompt: that each of them answers. ConfigError where the model is no reward model, or a text is
     longer than it can read; TokenizerError for a character that it does not know.
@@ -199,7 +199,7 @@ def reward_model(
     too; without them about a tenth of `pairs` that shares no text with the others
     (`preferences.divided`). lm_weight: of a document's own mean −log p
     beside the pairs' loss. source: what the pairs are called; base: where the model was loaded
-    from. settings: batch_size (pairs in a step) and the others of `tune.SETTINGS`; what is not
+    from. settings: batch_size (pairs in a step) and the others of `loop.SETTINGS`; what is not
     given is picked. For the other arguments and errors see `kamon.train`.
     """
     base = base or (model if isinstance(model, str | PathLike) else None)
@@ -241,7 +241,7 @@ def reward_model(
 
 
 def resume(path: str | Path, **how: Any) -> Model:
-    """Go on with what `reward` kept in its output; how: of `tune.resume_tuning`."""
+    """Resume what `reward` kept in its output; how: as in `resume_fine_tuning`."""
     return resume_fine_tuning(path, KIND, RewardModel, **how)
 
 

@@ -124,7 +124,7 @@ def sft(
 
 
 def resume(path: str | Path, **how: Any) -> Model:
-    """Go on with `sft` as if it had never been interrupted; how: of `tune.resume_tuning`."""
+    """Resume `sft` as if it had never been interrupted; how: as in `resume_fine_tuning`."""
     return resume_fine_tuning(path, KIND, SFT, **how)
 
 
@@ -249,7 +249,7 @@ def prepare(
 def picked(
     config: Config, num_examples: int, base_share: float = BASE_SHARE, **settings: Any
 ) -> dict[str, Any]:
-    """Return the settings where none are given: so many steps that they make PASSES."""
+    """Return the settings where none are given: so many steps that they make EPOCHS."""
     sizes = {"batch_size": BATCH_SIZE, "gradient_accumulation_steps": 1}
     given = replace(config, **sizes | {name: settings[name] for name in sizes & settings.keys()})
     learned = min(EPOCHS * num_examples, MAX_EXAMPLES) / (given.docs_per_step * (1 - base_share))

@@ -9,7 +9,7 @@ With `unique` alone a sample depends on those before it.
 
 The search ends with n samples, or when its patience does: PATIENCE candidates at first, one fewer
 with each, ATTEMPTS more with each that is a sample, but never above PATIENCE again. What fits so
-seldom might not come at all. This, too, is independent of n.
+rarely might not come at all. This, too, is independent of n.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class GenerationConstraints:
 
     Texts are compared in the form of the model's tokenizer, which is Unicode's NFC.
 
-    length: tokens of a text, behind its prefix, of a model of text; such a model knows no other
+    length: tokens of a text, after its prefix, of a model of text; such a model knows no other
     conditions than prefix, top_k and top_p. prompt: what each is to be an answer to, of a model
     that knows prompts; "" is one, too.
 
     While a document is made, token by token:
-    prefix: its beginning. min_len: it cannot end before. top_k: only the k likeliest tokens stay,
-    of equal ones the first. top_p: of these, only the fewest likeliest whose probabilities reach p
+    prefix: its beginning. min_len: it cannot end before. top_k: only the k most likely tokens stay,
+    of ties the first. top_p: of these, only the fewest most likely whose probabilities reach p
     together. Both look at the model's odds at the temperature, among the tokens that the conditions
     before allow.
 
@@ -235,7 +235,7 @@ def find(
         patience = max(PATIENCE, min(PATIENCE_BULK, affordable))
         candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * n)
     if request.temperature == 0:
-        patience = 1  # every candidate is the likeliest document
+        patience = 1  # every candidate is the most likely document
     texts: list[str] = []
     numbers: list[int] = []
     sizes: list[int] = []
@@ -347,7 +347,7 @@ def allowed(
     conditions: GenerationConstraints,
     excluded: Collection[int] = (),
 ) -> list[int]:
-    """The tokens that may stand behind `length` characters, in ascending order.
+    """The tokens that may stand after `length` characters, in ascending order.
 
     excluded: none of these.
     """

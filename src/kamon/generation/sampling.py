@@ -98,7 +98,7 @@ def prefill(model: LanguageModel, bos: int, before: Sequence[int]) -> Decoder:
 
 
 class PrefixCache:
-    """Logits behind a prefix; a decoder goes on where one prefix continues the one before.
+    """Logits after a prefix; a decoder goes on where one prefix continues the one before.
 
     before: tokens between BOS and every prefix.
     """
@@ -110,7 +110,7 @@ class PrefixCache:
         self.reads = 0
 
     def logits(self, tokens: tuple[int, ...]) -> Sequence[float]:
-        """(V,) of the token behind the start and `tokens`."""
+        """(V,) of the token after the start and `tokens`."""
         read = self.read
         if read is not None and len(read) < len(tokens) and tokens[: len(read)] == read:
             rest = tokens[len(read) :]

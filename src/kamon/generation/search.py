@@ -253,7 +253,7 @@ class Matcher:
         return bool(places >> self.size)
 
     def after(self, places: int, length: int) -> tuple[int, dict[int, int]]:
-        """The places behind most tokens, and behind those that stand in the pattern.
+        """The places after most tokens, and after those that stand in the pattern.
 
         0 where what follows can no longer match: `length` tokens were read, and too few are left.
         """

@@ -40,7 +40,7 @@ def check_conditions(conditions: GenerationConstraints) -> None:
 
 
 def prompt_of(tokenizer: Tokenizer, prefix: str) -> list[int]:
-    """The tokens of `prefix`; without one a line end, as behind a line, or BOS.
+    """The tokens of `prefix`; without one a line end, as after a line, or BOS.
 
     BOS alone is no beginning: a model of one long text has hardly ever seen it.
     """

@@ -18,7 +18,7 @@ SIZES = {"d": 8, "i": 4, "q": 8}  # bytes of a number
 WRONG_OFFSETS = "the offsets of a batch must rise from 0 to its number of tokens"
 WRONG_INDEX = "an index is none of the documents'"
 
-# Arrays are passed as the address of their buffer. Each name and type is that of engine.cpp.
+# Arrays are passed as the address of their buffer. Each name and type is that of c_api.cpp.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "create": (c_int, [c_int] * 5 + [c_double] * 6 + [c_uint64, c_int, c_int64, c_void_p]),
     "destroy": (None, [c_void_p]),
@@ -152,7 +152,7 @@ def check_numbers(name: str, numbers: Any, typecode: str) -> None:
 
 
 def raise_for(error: int, vocab_size: int = 0, block_size: int = 0) -> None:
-    """Raise what an Error of engine.cpp means, but for `stopped`."""
+    """Raise what an Error of errors.hpp means, but for `stopped`."""
     if error == 1:
         raise MemoryError
     if error == 2:

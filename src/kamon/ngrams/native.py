@@ -1,7 +1,7 @@
 """The n-grams of `kamon.ngrams.reference`, number for number, counted and looked up in C++.
 
 One count serves every order up to its own: all orders use the same counts but for their longest
-k-grams. Where the native engine is not built, `kamon.ngrams.reference` itself does the work.
+k-grams. If the native engine is not built, `kamon.ngrams.reference` itself does the work.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Counts:
     def logprobs(self, batch: PackedBatch, low: int, high: int) -> list[array[float]]:
         """log p in nats of every target, for the orders low … high."""
         arguments = native.batch_arguments(batch)[:3]
-        stride = len(batch.tokens) + 1  # more than there are targets, even where there are none
+        stride = len(batch.tokens) + 1  # more than there are targets, even if there are none
         out = library.zeros(stride * (high - low + 1))
         done = 0
         for first, last in pieces(batch):
@@ -119,7 +119,7 @@ class Counts:
 def pieces(docs: PackedBatch) -> Iterator[tuple[int, int]]:
     """The documents in pieces, each from its first document to before the first of the next.
 
-    None has more than TOKENS_AT_ONCE, but one that is a single document.
+    None has more than MAX_TOKENS_PER_CALL, but one that is a single document.
     """
     if docs.offsets[0] != 0 or docs.offsets[-1] != len(docs.tokens):
         raise ValueError(WRONG_OFFSETS)
@@ -132,7 +132,7 @@ def pieces(docs: PackedBatch) -> Iterator[tuple[int, int]]:
 
 
 def check_documents(error: int, vocab_size: int, docs: PackedBatch | None = None) -> None:
-    """Raise what an Error of engine.cpp means."""
+    """Raise what an Error of errors.hpp means."""
     if error == 2 and docs is not None:
         check_tokens(docs.tokens, vocab_size)
     library.raise_for(error, vocab_size)

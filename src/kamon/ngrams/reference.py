@@ -7,7 +7,7 @@ N − 1 tokens at most, mixes what was counted after h with the same for h witho
     left(h) = Σ_w D(a(hw)) / a(h·)
 
 where a(h·) = Σ_w a(hw), and a token that was never counted after h adds nothing to the first term.
-Behind the empty context comes the uniform distribution: no token has probability 0. A context never
+After the empty context comes the uniform distribution: no token has probability 0. A context never
 seen leaves all to the shorter one. `adjusted_counts` says what a is, `discounts` what D is.
 Source: Chen and Goodman 1999, "An empirical study of smoothing techniques for language modeling"
 (doi:10.1006/csla.1999.0128).
@@ -187,7 +187,7 @@ def discounts(num_grams: Counter[int]) -> tuple[float, float, float, float]:
         D(j) = j − (j + 1) · Y · num_grams[j + 1] / num_grams[j]
         Y = num_grams[1] / (num_grams[1] + 2 · num_grams[2])
 
-    D(j) must take something of j and leave something. Where too few k-grams are counted so seldom
+    D(j) must take something of j and leave something. Where too few k-grams are counted so rarely
     for the formula to give such a number, half of j is taken.
     """
     found = [0.0]

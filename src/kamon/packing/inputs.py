@@ -184,7 +184,7 @@ def read(file: BinaryIO, begin: int, end: int, report: Report, size: int) -> Ite
 
 
 def line_start(file: BinaryIO, place: int) -> int:
-    r"""Where the first line begins at this place or behind it; lines end in \n here."""
+    r"""Where the first line begins at this place or after it; lines end in \n here."""
     if place == 0:
         return 0
     file.seek(place - 1)

@@ -120,7 +120,7 @@ def pack(
     """Encode files, and those in folders, and write the directory `output`.
 
     Called again after it was stopped, it goes on. Errors say what is wrong with an input, or how it
-    or a setting differs from what `output` was begun with; overwrite starts anew then.
+    or a setting differs from what `output` was begun with; overwrite starts again then.
     """
     given = str(output)
     if not given:
@@ -225,7 +225,7 @@ def own_files(name: str) -> bool:
 
 @contextmanager
 def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
-    """Hold the directory, which has this plan then. Where nothing was packed, it goes again."""
+    """Hold the directory, which has this plan then. If nothing was packed, it goes again."""
     path = Path(plan.output)
     with ExitStack() as stack, write_errors(given):
         check_directory(path, given, "the shards")
@@ -262,7 +262,7 @@ def is_ours(path: Path) -> bool:
 
 
 def planned(path: Path) -> Any:
-    """The plan of what is there, or was begun; None where there is none."""
+    """The plan of what is there, or was begun; None if there is none."""
     with suppress(OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         found = json.loads((path / MANIFEST).read_bytes())
         sources = [{k: v for k, v in each.items() if k != "shards"} for each in found["inputs"]]
@@ -312,7 +312,7 @@ def remove_outdated(path: Path, chosen: Callable[[str], object]) -> None:
 
 
 def remove_if_unused(path: Path, made: bool, kind: type[BaseException] | None, *_: object) -> None:
-    """Where nothing was packed in a directory that was empty, it is empty again.
+    """If nothing was packed in a directory that was empty, it is empty again.
 
     kind: of what went wrong. What was looked at stays if that was Ctrl-C, but not if an input is
     bad: it is another one when it is mended.

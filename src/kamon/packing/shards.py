@@ -6,7 +6,7 @@
     train-000000-000.offsets        little-endian uint64, one more than there are documents
     held_out-000000-000.tokens …
 
-In a shard the documents stand one behind the other, each begun by BOS, and a last BOS behind them:
+In a shard the documents stand one after the other, each begun by BOS, and a last BOS after them:
 document d is tokens[offsets[d] : offsets[d + 1] + 1], a BOS at both ends. The stream of a part is
 its shards in order, one BOS where two of them meet: the same however they are cut.
 """
@@ -40,7 +40,7 @@ from kamon.tokenizers.load import tokenizer_from_json
 
 FORMAT = 1
 MANIFEST = "shards.json"
-PLAN = "plan.json"  # in place of it until all is packed
+PLAN = "plan.json"  # instead of it until all is packed
 TOKENIZER = "tokenizer.json"
 VERIFIED = "verified.json"
 MAX_MANIFEST_BYTES = 1 << 30
@@ -402,7 +402,7 @@ class Shards:
         return Windows(self, part, block_size, seed)
 
     def documents(self, part: Part, block_size: int, seed: int) -> ShuffledDocuments:
-        """Whole documents, all of them in each epoch. ConfigError where there are none."""
+        """Whole documents, all of them in each epoch. ConfigError if there are none."""
         if not self.num_docs(part):
             raise ConfigError(f"{self.path} has nothing in its part {part}")
         return ShuffledDocuments(self, part, block_size, seed)

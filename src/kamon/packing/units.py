@@ -233,7 +233,7 @@ def ignore_progress(_: int) -> None:
 
 def documents(plan: PackPlan, piece: Piece, report: Report) -> Iterator[list[str]]:
     """The documents of a piece of many, none of them blank, many at a time."""
-    number = 2 if piece.begin else 1  # any but the first: `located` counts
+    number = 2 if piece.begin else 1  # any but the first: `with_error_location` counts
     for block in entries(
         plan.sources[piece.source], piece, plan.column, bytes_only(report), number, plan.header
     ):
@@ -358,7 +358,7 @@ def sample(plan: PackPlan, survey: Survey, unit: int, size: int) -> Iterator[str
 
 
 class ShardWriter:
-    """The shards of one part that a unit makes, one behind the other, in a folder.
+    """The shards of one part that a unit makes, one after the other, in a folder.
 
     A shard ends with the document that brings it to `most` tokens, or more.
     """

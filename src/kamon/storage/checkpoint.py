@@ -68,9 +68,9 @@ HASHED = ("base", "data")  # what a tuning starts from, and learns
 class Checkpoint:
     """What a model directory holds.
 
-    params: flat array of 'd' in the order of `parameter_shapes`. state: of the engine behind the
+    params: flat array of 'd' in the order of `parameter_shapes`. state: of the engine after the
     last step; None where training is not to go on. examples: of `pack_examples`; frozen: as params;
-    both of a model that is tuned. critic: the state of a `critic_config`, where there is one.
+    both of a model that is tuned. critic: the state of a `critic_config`, if there is one.
     """
 
     config: Config

@@ -17,7 +17,7 @@ OWN_KEYS = {"step", "loss", "learning_rate", "held_out_loss"}
 class Metrics(Sequence[Line]):
     """A sequence of {"step": 1, "loss": …, "learning_rate": …}, and of some steps "held_out_loss".
 
-    losses: nats a token, of each step; held_out: by the number of steps done; others: whatever else
+    losses: nats per token, of each step; held_out: by the number of steps done; others: what else
     was measured in every step, by its name.
 
     >>> metrics = Metrics(array("d", [3.5, 3.25]), array("d", [0.25, 0.125]), {2: 3.0})

@@ -71,7 +71,7 @@ def writing(
     """Hold a model directory, to save one generation after the other. Errors as of `save`.
 
     go_on: with the training whose generations are there; otherwise they go when the first new one
-    is there. Where nothing was saved, a new directory goes again.
+    is there. If nothing was saved, a new directory goes again.
     """
     given = str(path)
     if go_on:
@@ -98,7 +98,7 @@ def writing(
 
 
 def remove_if_empty(path: Path, made: bool) -> None:
-    """Where nothing was saved in a directory that was empty, it is empty again."""
+    """If nothing was saved in a directory that was empty, it is empty again."""
     if made and not numbered_dirs(path):
         remove_matching(path, TEMPORARY_NAME, DOCUMENTS, re.compile(LOCK))
 

@@ -78,7 +78,7 @@ class Tokenizer(Protocol):
         """How many characters begin in each token; none in BOS."""
 
     def remainder(self, text: str, tokens: Iterable[int]) -> str:
-        """What `tokens`, one of the openings of `text`, have behind it; as of `piece`."""
+        """What `tokens`, one of the openings of `text`, have after it; as of `piece`."""
 
     def token_text(self, token: int) -> str:
         """One token as people can see it."""

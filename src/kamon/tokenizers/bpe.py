@@ -266,12 +266,12 @@ class BytePairTokenizer:
 
     @cached_property
     def chars_per_token(self) -> list[int]:
-        """How many characters begin in each token: bytes that are none behind the first of one."""
+        """How many characters begin in each token: bytes that are none after the first of one."""
         found = [sum(byte & 0xC0 != 0x80 for byte in each) for each in self._bytes.values()]
         return [*found[: self.bos], 0, *found[self.bos + 1 :]]
 
     def remainder(self, text: str, tokens: Iterable[int]) -> str:
-        """What `tokens`, one of the openings of `text`, have behind it; as of `piece`."""
+        """What `tokens`, one of the openings of `text`, have after it; as of `piece`."""
         return self.decode_bytes(tokens)[len(text.encode()) :].decode("utf-8", "backslashreplace")
 
     def token_text(self, token: int) -> str:

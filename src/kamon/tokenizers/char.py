@@ -24,7 +24,7 @@ from kamon.tokenizers.base import MAX_SHOWN, check_special_names, quote_distinct
 class CharTokenizer:
     """Token i is the i-th of the sorted characters; the last is BOS, at both ends of a document.
 
-    A tokenizer may have been extended: `added` then stand behind BOS, in the order in which they
+    A tokenizer may have been extended: `added` then stand after BOS, in the order in which they
     came, characters and the names of special tokens, which are longer.
 
     >>> tokenizer = CharTokenizer.train(["anna", "bob"])

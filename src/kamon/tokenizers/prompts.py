@@ -1,6 +1,6 @@
 """Documents with a prompt: BOS prompt `<|answer|>` answer BOS.
 
-Of the targets of such a document, the prompt and the special token behind it are the prompt's, and
+Of the targets of such a document, the prompt and the special token after it are the prompt's, and
 the answer's are its tokens and the end.
 """
 

@@ -28,10 +28,10 @@ def mean_loss(engine: Engine, docs: PackedBatch) -> float:
 
 @dataclass
 class EarlyStopping:
-    """Called behind a step: measures the held-out loss there, and keeps the best model so far.
+    """Called after a step: measures the held-out loss there, and keeps the best model so far.
 
-    records: (steps done, loss in nats per token), oldest first; best: the state behind best_step,
-    which is 0 before the first record. measure: the loss, where it is not that of `docs`.
+    records: (steps done, loss in nats per token), oldest first; best: the state after best_step,
+    which is 0 before the first record. measure: the loss, if it is not that of `docs`.
     """
 
     docs: PackedBatch
@@ -47,7 +47,7 @@ class EarlyStopping:
         return cls(held_out.select(range(min(len(held_out), most))))
 
     def __call__(self, engine: Engine, step: int) -> bool:
-        """Whether to stop, since the best step lies far behind."""
+        """Whether to stop, since the best step lies far after."""
         loss = self.measure(engine) if self.measure else mean_loss(engine, self.docs)
         self.history.append((step, loss))
         if self.best_step == step:
@@ -56,7 +56,7 @@ class EarlyStopping:
 
     @property
     def patience_exceeded(self) -> bool:
-        """Whether the best step lies so far behind that more steps only learn by heart."""
+        """Whether the best step lies so far after that more steps only learn by heart."""
         return len(self.history) - 1 - self._best_index() >= PATIENCE
 
     def finish(self, engine: Engine, step: int) -> bool:

@@ -25,9 +25,9 @@ MAX_CHECKPOINT_SHARE = 0.01  # of the time, for keeping it
 @dataclass(frozen=True)
 class Progress:
     """Where training stands. `losses` of all steps so far, in nats per token; `seconds` for those
-    behind the first `num_before`, which an earlier training made; tokens and floating-point
+    after the first `num_before`, which an earlier training made; tokens and floating-point
     operations per second without evaluations; held_out: the history of `EarlyStopping` so far
-    as there are any behind an earlier step."""
+    as there are any after an earlier step."""
 
     num_steps: int
     losses: array[float]
@@ -39,7 +39,7 @@ class Progress:
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Rises for warmup_steps, then falls to min_lr behind the last one, as config.schedule says."""
+    """Rises for warmup_steps, then falls to min_lr after the last one, as config.schedule says."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / (config.num_steps - config.warmup_steps)
@@ -68,8 +68,8 @@ def make_plan(docs: PackedBatch | BatchSource, config: Config, first: int, last:
 class CheckpointSchedule:
     """When a training is to be kept, and how.
 
-    every: a whole number of steps, or seconds as a float; without it, so seldom that keeping takes
-    less than a share of SHARE of the time. save: is given the losses so far.
+    every: a whole number of steps, or seconds as a float; without it, so rarely that keeping takes
+    less than MAX_CHECKPOINT_SHARE of the time. save: is given the losses so far.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class CheckpointSchedule:
         self.last = time.perf_counter()
 
     def maybe_save(self, losses: array[float]) -> None:
-        """Save behind these steps, if it is time."""
+        """Save after these steps, if it is time."""
         now = time.perf_counter()
         if len(losses) % self.steps if self.steps else now - self.last < self.wait:
             return
@@ -104,12 +104,12 @@ def pretrain(
 ) -> array[float]:
     """Train for config.num_steps and return the loss of each step, in nats per token.
 
-    losses: of the steps that were made before, to which this adds; the engine stands behind them.
+    losses: of the steps that were made before, to which this adds; the engine stands after them.
 
     About ten times a second, between steps, `on_progress` is called. `should_stop` is asked more
     often, by the native engine also within a long step: if it says True, training ends there and
     the losses are fewer. So too where `validation` says True, which is called with the engine and
-    the steps done, EVALUATIONS times in a whole training and behind its last step. TrainingError
+    the steps done, NUM_EVALUATIONS times in a whole training and after its last step. TrainingError
     names the step where the loss or a parameter stops being finite.
     """
     every = max(1, config.num_steps // NUM_EVALUATIONS) if validation else config.num_steps

@@ -75,7 +75,7 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 MAX_SECONDS = 30 * 24 * 3600.0
 WARM_UP = 0.02  # of all steps
 EPOCHS = 5  # over the list where no time is named
-MIN_EXAMPLES = 20_000  # documents, if these are no more than MOST_PASSES
+MIN_EXAMPLES = 20_000  # documents, if these are no more than MAX_EPOCHS
 MAX_EXAMPLES = 300_000  # where no time is named: a long list is no reason to wait for minutes
 MAX_LEARNING_RATE = 1e6  # documents a second: no processor learns so many
 MAX_EPOCHS = 100  # whatever time there is: what is not learned by then is not to be learned
@@ -197,7 +197,7 @@ def steps_for_seconds(
     """Return how many steps fit, by short trials; the engine is then as it was before.
 
     Other programs slow trials down, so the fastest one counts. Then a busy machine takes longer: if
-    the time is likely to be exceeded more than MOST_LATE times, there are fewer steps, but no fewer
+    the time is likely to be exceeded more than MAX_DELAY_SECONDS times, there are fewer steps, but no fewer
     than `enough`. Trials go on until three agree, or for a tenth of the time. A stop or a loss that
     is not finite ends them: the training then ends for the same reason.
     """

@@ -53,7 +53,7 @@ class RequestGuard:
 
     hosts: what Host may be, in lower case, with the port. anywhere: also the address of this
     machine that a client has connected to. token: that each request must bring, as a cookie or as
-    "Authorization: Bearer …", where there is one. once: opens the page instead, a single time; a
+    "Authorization: Bearer …", if there is one. once: opens the page instead, a single time; a
     browser gets it on its command line, which everybody on this machine can see.
     """
 

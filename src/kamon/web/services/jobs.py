@@ -47,7 +47,7 @@ END_SECONDS = 1.0  # for a process to end by itself
 TYPECODES = {"float32": "f", "float64": "d"}
 OVER = ("stopped", "done", "failed")
 WAITS = ("queued", "paused")  # states in which others have its place
-OVERTIME = 2  # times the largest budget, behind which a training is stopped
+OVERTIME = 2  # times the largest budget, after which a training is stopped
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The model behind a step, made in so many seconds. params: flat, in the engine's dtype."""
+    """The model after a step, made in so many seconds. params: flat, in the engine's dtype."""
 
     step: int
     seconds: float
@@ -401,7 +401,7 @@ class Jobs:
         return ""
 
     def handle_message(self, job: Job, message: dict[str, Any]) -> None:
-        """Errors of many kinds where it is not what `kamon.web.services.worker` says."""
+        """Errors of many kinds if it is not what `kamon.web.services.worker` says."""
         if job.started is None and message["type"] not in ("start", "failed"):
             raise ValueError("it has not started")
         match message["type"]:
@@ -460,7 +460,7 @@ class Jobs:
     def put(
         self, job: Job, moment: Snapshot, step: int | None, training: dict[str, Any] | None = None
     ) -> None:
-        """On the shelf: the model behind a step, or with None the one that is the training's."""
+        """On the shelf: the model after a step, or with None the one that is the training's."""
         assert job.started
         open = partial(model_of, job.started, job.losses, job.held_out, moment, training)
         if step is None:

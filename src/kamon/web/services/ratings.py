@@ -62,8 +62,8 @@ class Compared:
 class Measured:
     """How far the tuned model has moved, by samples at temperature 1.
 
-    kl: KL(tuned ‖ base) in nats a document, kl_error its standard error. liked, disliked: as of
-    `rating.likelier`. reward: DPO's own, β·(log p − log p of the base), which is known but for a
+    kl: KL(tuned ‖ base) in nats per document, kl_error its standard error. liked, disliked: as of
+    `rating.more likely`. reward: DPO's own, β·(log p − log p of the base), which is known but for a
     constant: so the mean over samples of the tuned model, less that over samples of the base.
     novelty, base_novelty: the share of samples that the list does not have. seconds: that the
     alignment took.
@@ -245,7 +245,7 @@ class Ratings:
         now: bool = False,
         again: Feedback | None = None,
     ) -> None:
-        """To these answers, by who holds the session. now: whether to align and propose anew at
+        """To these answers, by who holds the session. now: whether to align and propose again at
         once; again: what is proposed first, if it still may be."""
         before, base = session.rated, session.base
         known = texts_of(answers)

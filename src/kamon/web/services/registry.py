@@ -111,7 +111,7 @@ class ModelRegistry:
 
     def add_directory(self, path: Path, id: str | None = None) -> str:
         """Open a model directory, under its name or one like it: the last of all, also where it was
-        open already. StoreError where there is none."""
+        open already. StoreError if there is none."""
         for each in self.entries.values():
             if each.path and each.path.resolve() == path.resolve():
                 self.add(self.entries.pop(each.id))

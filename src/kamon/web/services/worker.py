@@ -11,7 +11,7 @@ Standard output has a JSON object a line, "type" among its fields:
     end       finished, params (null where no step was made), training, samples of that model
     failed    error: one sentence
 
-Documents are those of `contents.pack_documents`, params of the engine's dtype; both are base64.
+Documents are those of `pack_documents`, params of the engine's dtype; both are base64.
 """
 
 from __future__ import annotations

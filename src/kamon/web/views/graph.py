@@ -61,7 +61,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes, each behind its inputs, and `Value.backward` step by step.
+    """Nodes, each after its inputs, and `Value.backward` step by step.
 
     backward: ids in the order in which the nodes hand their gradients on. num_values: all Values of
     the computation; where some are not drawn, `folded` is a sentence that says which.
@@ -109,10 +109,10 @@ def expression(a: float, b: float, c: float) -> Graph:
 
 
 def loss(model: Model, text: str, position: int) -> Graph:
-    """−log p of token `position` of `text`, counted from 0, or of the end behind its last one.
+    """−log p of token `position` of `text`, counted from 0, or of the end after its last one.
 
     From the model's own logits on, by the scalar engine's softmax and log. All of the sum is
-    computed; of its terms those of the likeliest tokens and of the target are drawn. TokenizerError
+    computed; its terms of the most likely tokens and of the target are drawn. TokenizerError
     for an unknown character; ConfigError for a position that is not there, or where the model's
     block_size does not reach.
     """

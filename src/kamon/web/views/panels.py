@@ -97,7 +97,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Surprise:
-    """What a token cost, in bits: −log₂ p behind all before it. None for a probability of 0.
+    """What a token cost, in bits: −log₂ p after all before it. None for a probability of 0.
 
     text: empty for the end. ngram: None, too, where there is no n-gram.
     """
@@ -112,7 +112,7 @@ class Trace:
     """How a model reads BOS and a text of T − 1 tokens.
 
     attention: (n_layer, n_head, T, T), as of `attention_weights`. surprise: of each token
-    behind BOS and of the end, which a text model does not have. ngram_order: None where there is no
+    after BOS and of the end, which a text model does not have. ngram_order: None where there is no
     n-gram, and `no_ngram` is a sentence that says why.
     """
 

@@ -28,7 +28,7 @@ def source_of(function: Callable[..., Any]) -> Source:
     """Of a function or method of Kamon.
 
     >>> source_of(sources_of).file
-    'kamon/web/code.py'
+    'kamon/web/views/source_links.py'
     """
     _, line = inspect.getsourcelines(function)
     path = Path(inspect.getfile(function)).relative_to(PACKAGE.parent)
