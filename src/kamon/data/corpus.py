@@ -652,9 +652,9 @@ def find_header(
 ) -> tuple[Header | None, Iterator[str]]:
     """How a table begins, None if it has no rows; and the same lines again.
 
-    The header is the first row if that has the column, else a later one of the MAX_ROWS_READ that has
-    it and a row of as many cells after it, if what is above is narrower or begins with #. Where the
-    column has no name, the header is the first row as wide as most are.
+    The header is the first row if that has the column, else a later one of the MAX_ROWS_READ that
+    has it and a row of as many cells after it, if what is above is narrower or begins with #. Where
+    the column has no name, the header is the first row as wide as most are.
     """
     separators, begin, seen = separated(lines, format)
     by_name = header and column is not None and not is_number(column)

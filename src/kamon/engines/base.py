@@ -38,9 +38,9 @@ class Engine(Protocol):
     """What every engine can do.
 
     ValueError for a token outside the vocabulary or a document of more than block_size + 1 tokens;
-    ArithmeticError where `backward` or `step` leaves the range of floats. ValueError also for what
-    is no Batch (see `PackedBatch.check`), for arrays of other types or lengths than are named here, and
-    for samples of a number or temperature that cannot be. MemoryError where there is too little.
+    ArithmeticError if `backward` or `step` leaves the range of floats. ValueError also for what is
+    no PackedBatch (see its `check`), for arrays of other types or lengths than are named here, and
+    for samples of a number or temperature that cannot be. MemoryError if there is too little.
 
     Several threads may call one engine: each call waits for the one before it, and returns what it
     would return to a single thread. A copy, also by pickle, has the same state, and no gradients.
