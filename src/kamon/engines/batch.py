@@ -1,4 +1,4 @@
-"""Documents of any length packed one behind the other: what every engine computes on."""
+"""Documents of any length packed one after the other: what every engine computes on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kamon.native.library import WRONG_INDEX, WRONG_OFFSETS, check_numbers
 
 BOS = "<|bos|>"  # its name, where tokens are shown
 ANSWER = "<|answer|>"  # stands between a prompt and its answer
-GOOD, BAD = "<|good|>", "<|bad|>"  # verdicts, behind a whole document
+GOOD, BAD = "<|good|>", "<|bad|>"  # verdicts, after a whole document
 UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # of text whose characters are tokens: as arrays of 'i' lie
 
 
@@ -65,7 +65,7 @@ class PackedBatch:
         return self.tokens[self.offsets[d] : self.offsets[d + 1]]
 
     def select(self, indices: Iterable[int]) -> PackedBatch:
-        """The documents with these indices, in this order."""
+        """Return the documents with these indices, in this order."""
         return pack_sequences(self.document(d) for d in indices)
 
 
@@ -87,10 +87,10 @@ class BatchSource(Protocol):
     """
 
     def __len__(self) -> int:
-        """How many make one pass over everything."""
+        """Return how many examples make one pass."""
 
     def get(self, first: int, count: int) -> PackedBatch:
-        """Examples number first … first + count − 1, from 0; there is no last one."""
+        """Return examples number first … first + count − 1, from 0; there is no last one."""
 
 
 def pack_sequences(documents: Iterable[Sequence[int]]) -> PackedBatch:

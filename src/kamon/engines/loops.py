@@ -13,7 +13,7 @@ from kamon.engines.numerics import sequential_sum
 
 
 def document_logprobs(reader: Reader, batch: PackedBatch) -> tuple[array[float], array[int]]:
-    """log p of each document in nats, and the place, from 0, of its least likely target.
+    """Return log p of each document in nats, and the place, from 0, of its least likely target.
 
     Arrays of 'd' and 'q'. Of equally unlikely targets the first counts; a document without targets
     has 0 twice. A reader with a `document_logprobs` of its own does it in one call.
@@ -28,7 +28,7 @@ def document_logprobs(reader: Reader, batch: PackedBatch) -> tuple[array[float],
 def document_logprobs_one_by_one(
     reader: Reader, batch: PackedBatch
 ) -> tuple[array[float], array[int]]:
-    """The sums that every fused `document_logprobs` must equal, to the last bit."""
+    """Return the sums that every fused `document_logprobs` must equal, to the last bit."""
     logprobs = reader.logprobs(batch)
     totals, places = array("d"), array("q")
     end = 0

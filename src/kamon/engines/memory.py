@@ -23,12 +23,12 @@ SCALAR_BYTES_PER_NODE = (
 # Numbers that torch keeps for each input while it learns, measured:
 TORCH_LAYER = 17  # times n_embd, for each layer
 TORCH_DROPOUT = 6  # as many more where there is dropout
-TORCH_ENDS = 11  # times n_embd, for what is before and behind the layers
+TORCH_ENDS = 11  # times n_embd, for what is before and after the layers
 TORCH_VOCAB = 4  # times vocab_size
 
 
 def available() -> float:
-    """Bytes that this process could still take; infinite where the system does not tell."""
+    """Return the bytes that this process could still take; infinite if unknown."""
     found = float("inf")
     with suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
         sizes = {line.split(":")[0]: 1024.0 * int(line.split()[1]) for line in file}
@@ -80,7 +80,7 @@ def check_model(
 def training_bytes(
     sizes: Mapping[str, float], *, engine: str, real: int, threads: int, longest: int, held_out: int
 ) -> float:
-    """Bytes that training takes at its height, of what grows with a setting; see `check_model`.
+    """Return the bytes that training takes at its peak; see `check_model`.
 
     >>> sizes = {"n_layer": 2, "n_embd": 1024, "n_head": 8, "block_size": 16, "vocab_size": 11}
     >>> size = {"engine": "native", "real": 4, "threads": 1, "longest": 8, "held_out": 20}

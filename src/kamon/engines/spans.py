@@ -15,7 +15,7 @@ Span = tuple[int, int]  # targets of the prompt, targets of the answer
 def answer_logprobs(
     logprobs: Sequence[float], spans: Sequence[Span], sizes: Sequence[int]
 ) -> list[float]:
-    """log p of each document's answer: the sum over its answer's targets.
+    """Return log p of each document's answer: the sum over its answer's targets.
 
     logprobs: (Σ sizes,) of all targets; sizes: targets of each document, of which `spans` tells the
     parts. A document that was cut has fewer targets than these, and its answer those that are left.
@@ -30,7 +30,7 @@ def answer_logprobs(
 def target_weights(
     weights: Sequence[float], spans: Sequence[Span], sizes: Sequence[int]
 ) -> list[float]:
-    """The weight of every target, where each document's answer as a whole has one of `weights`.
+    """Return the weight of every target, given a weight for each document's answer.
 
     As log p of an answer is a sum, its weight is that of each of its targets; all others have 0. Of
     a document that was cut those targets count that are left, as in `answer_logprobs`.

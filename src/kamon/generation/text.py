@@ -40,7 +40,7 @@ def check_conditions(conditions: GenerationConstraints) -> None:
 
 
 def prompt_of(tokenizer: Tokenizer, prefix: str) -> list[int]:
-    """The tokens of `prefix`; without one a line end, as behind a line, or BOS.
+    """The tokens of `prefix`; without one a line end, as after a line, or BOS.
 
     BOS alone is no beginning: a model of one long text has hardly ever seen it.
     """
@@ -93,7 +93,7 @@ def sample_continuations(
     request: SampleRequest,
     conditions: GenerationConstraints,
 ) -> list[str]:
-    """`request.n` texts, each with its prefix. Text i depends on (seed, i) alone, not on n."""
+    """Return `request.n` texts, each with its prefix. Text i depends only on (seed, i)."""
     check_conditions(conditions)
     length = LENGTH if conditions.length is None else conditions.length
     check_room(request.n, min(length, MAX_LENGTH))

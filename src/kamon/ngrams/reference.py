@@ -7,7 +7,7 @@ N − 1 tokens at most, mixes what was counted after h with the same for h witho
     left(h) = Σ_w D(a(hw)) / a(h·)
 
 where a(h·) = Σ_w a(hw), and a token that was never counted after h adds nothing to the first term.
-Behind the empty context comes the uniform distribution: no token has probability 0. A context never
+After the empty context comes the uniform distribution: no token has probability 0. A context never
 seen leaves all to the shorter one. `adjusted_counts` says what a is, `discounts` what D is.
 Source: Chen and Goodman 1999, "An empirical study of smoothing techniques for language modeling"
 (doi:10.1006/csla.1999.0128).
@@ -85,7 +85,7 @@ class Ngram:
         return logprobs
 
     def decoder(self) -> NgramDecoder:
-        """A reader at the start of a document."""
+        """Return a decoder at the start of a document."""
         return NgramDecoder(self)
 
 
@@ -118,7 +118,7 @@ class NgramDecoder:
 
 
 def train_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram:
-    """The n-gram of these documents.
+    """Return the n-gram of these documents.
 
     Samples stop at block_size, as many tokens as the longest document has targets. ConfigError for
     an order that is not from 1 to MAX_ORDER, ValueError for a token outside the vocabulary.
