@@ -63,7 +63,7 @@ class Ngram:
         return found
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
-        """log p of every target in nats, document by document, as `Engine.logprobs` has them.
+        """Return log p of every target in nats, document by document, as `Engine.logprobs` does.
 
         Documents may have any length. ValueError for a token outside the vocabulary.
         """
