@@ -34,9 +34,9 @@ def document_logprobs_one_by_one(
     end = 0
     for tokens in batch:
         begin, end = end, end + max(0, len(tokens) - 1)
-        own = logprobs[begin:end]
-        totals.append(sequential_sum(own))
-        places.append(own.index(min(own)) if own else 0)
+        doc_logprobs = logprobs[begin:end]
+        totals.append(sequential_sum(doc_logprobs))
+        places.append(doc_logprobs.index(min(doc_logprobs)) if doc_logprobs else 0)
     return totals, places
 
 

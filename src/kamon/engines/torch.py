@@ -558,10 +558,10 @@ def unpickle_engine(made_of: tuple[Any, ...], state: State) -> TorchEngine:
 
 def doubles(numbers: Tensor) -> array[float]:
     """Return a flat copy, an array of 'd'."""
-    found = array("d", bytes(8 * numbers.numel()))
-    if found:
-        torch.frombuffer(found, dtype=torch.float64).copy_(numbers.detach().flatten())
-    return found
+    copied = array("d", bytes(8 * numbers.numel()))
+    if copied:
+        torch.frombuffer(copied, dtype=torch.float64).copy_(numbers.detach().flatten())
+    return copied
 
 
 def chunks(batch: PackedBatch, most: int) -> Iterator[PackedBatch]:
