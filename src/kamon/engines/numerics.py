@@ -9,7 +9,7 @@ Sum = Callable[[Iterable[float]], float]
 
 
 def sequential_sum(numbers: Iterable[float]) -> float:
-    """Added from left to right; `sum()` rounds differently since Python 3.12."""
+    """Return the sum, added from left to right; `sum()` rounds differently since Python 3.12."""
     total = 0.0
     for number in numbers:
         total += number
