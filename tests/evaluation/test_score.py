@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from conftest import TINY, TINY_FLAGS, Result
 from kamon import load, train
-from kamon.data import corpus
+from kamon.data import corpus, readers
 from kamon.data.builtin import names_table
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.loops import document_logprobs
@@ -350,7 +350,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
 
 
 def test_lines_without_end(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "MAX_LINE", 20)
+    monkeypatch.setattr(readers, "MAX_LINE", 20)
     MODEL.save(tmp_path / "m")
     texts = tmp_path / "texts"
     texts.write_text("nora\n" + "a" * 20 + "\n" + "a" * 21 + "\n" + "n" * 1000)

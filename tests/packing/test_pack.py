@@ -21,7 +21,7 @@ import zstandard
 
 import kamon as package
 from conftest import Result
-from kamon.data import corpus
+from kamon.data import corpus, readers
 from kamon.data.split import divide, key, keys_of_part, split
 from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.packing import inputs, pack, units
@@ -169,7 +169,7 @@ def test_utf_16_is_packed_whole(ending: str) -> None:
 
 
 def test_a_block_that_unpacks_to_nothing_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "COMPRESSED_BLOCK", 1)
+    monkeypatch.setattr(readers, "COMPRESSED_BLOCK", 1)
     Path("a.txt.zst").write_bytes(b"".join(zstandard.compress(c) for c in (b"a\xc3", b"\xa9\nb")))
     pack.pack(["a.txt.zst"], "s", hold_out=False)
     assert docs_of("s", "train") == ["aé", "b"]
@@ -271,7 +271,7 @@ def test_one_huge_line(tokenizer: str, kamon: Kamon) -> None:
     pack.pack(["a.txt"], "s", mode="text", tokenizer=tokenizer, shard_tokens=1000)
     assert both() == whole([text])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "MAX_LINE", 10_000)
+        patch.setattr(readers, "MAX_LINE", 10_000)
         done = kamon("pack", "a.txt", "-o", "t", "--jobs=1")
     assert done.code == 1
     assert "a.txt, line 1 has more than 10,000 characters" in done.err
@@ -379,7 +379,7 @@ def test_jobs_change_no_bit(mode: Any, many: list[str]) -> None:
 def test_wherever_a_file_is_cut_its_lines_are_whole(content: str) -> None:
     Path("a.txt").write_bytes(content.encode())
     found = inputs.find_sources(["a.txt"])[0]
-    whole = corpus.text_lines(content.removeprefix("\ufeff"))
+    whole = readers.text_lines(content.removeprefix("\ufeff"))
     for most in range(1, len(content.encode()) + 2):
         pieces = [
             piece for unit in inputs.split_source(found, most, whole_texts=False) for piece in unit

@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from kamon.config import MODES
-from kamon.data.corpus import TABLES, name_of
+from kamon.data.readers import name_of
+from kamon.data.tables import TABLES
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files.atomic import replace_file, sync_folder
 from kamon.files.lock import locked
