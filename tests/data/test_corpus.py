@@ -225,7 +225,7 @@ def test_a_text_read_as_it_comes_is_the_text(
 ) -> None:
     path = write(tmp_path_factory.getbasetemp(), "stream", content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "BLOCK", block)
+        patch.setattr(readers, "BLOCK", block)
         found: list[str] = []
         error = ""
         try:
@@ -278,7 +278,7 @@ def test_a_stream_keeps_no_more_of_a_line_than_it_may(
 ) -> None:
     monkeypatch.setattr(readers, "MAX_LINE", 5)
     for block in (1, 3, 100):
-        monkeypatch.setattr(corpus, "BLOCK", block)
+        monkeypatch.setattr(readers, "BLOCK", block)
         path = write(tmp_path, "long", "abcde\nabcdé名\nabcdefgh\né".encode())
         lines = [line for some in readers.stream_lines(path) for line in some]
         assert lines == ["abcde", "abcdé名", "abcdef", "é"]
@@ -293,7 +293,7 @@ def test_a_stream_keeps_no_more_of_a_line_than_it_may(
 def test_utf_16_is_read_where_a_mark_says_so(
     codec: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "BLOCK", block)
+    monkeypatch.setattr(readers, "BLOCK", block)
     text = "\ufeffé\r\n名前\r\r\n👩🏽 x\n\ufeffa"
     path = write(tmp_path, "utf-16", text.encode(codec))
     assert [line for some in readers.stream_lines(path) for line in some] == [
@@ -309,7 +309,7 @@ def test_utf_16_is_read_where_a_mark_says_so(
 def test_a_spreadsheet_is_known_as_it_comes(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "BLOCK", block)
+    monkeypatch.setattr(readers, "BLOCK", block)
     for begin in readers.SPREADSHEETS:
         with pytest.raises(CorpusError, match="is a spreadsheet or an archive"):
             corpus.read(write(tmp_path, "x", begin + b"\0\0\n"))
@@ -605,7 +605,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 def test_compressed_files_are_known_by_their_bytes(
     ending: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "BLOCK", block)
+    monkeypatch.setattr(readers, "BLOCK", block)
     compress = COMPRESS[ending]
     members = compress("anna\nbö".encode()) + compress(b"b\n") + compress(b"")
     for name in ("x", "x.txt", f"x.txt{ending}"):
