@@ -36,6 +36,7 @@ from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.sampling import SampleRequest
 from kamon.model import Model, to_checkpoint
 from kamon.packing.pack import pack
+from kamon.packing.plan import PackOptions
 from kamon.packing.shards import open_shards
 from kamon.storage import model_dir
 from kamon.tokenizers.base import Tokenizer
@@ -104,7 +105,7 @@ def test_a_packed_corpus_is_the_list(
     monkeypatch.chdir(tmp_path)
     lines = [f"{nfd(doc)} {number}" for number in range(4000) for doc in DOCS[:4]]
     Path("list.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    pack(["list.txt"], "shards", mode=mode, hold_out=False)  # type: ignore[arg-type]
+    pack(["list.txt"], "shards", PackOptions(mode=mode, hold_out=False))  # type: ignore[arg-type]
     shards = open_shards("shards")
     read = corpus.read("list.txt", mode=mode)
     tokenizer = shards.tokenizer

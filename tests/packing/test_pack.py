@@ -25,6 +25,7 @@ from kamon.data import corpus, readers
 from kamon.data.split import divide, key, keys_of_part, split
 from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.packing import inputs, pack, plan, worker
+from kamon.packing.plan import PackOptions
 from kamon.packing.shards import MANIFEST, open_shards
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.char import CharTokenizer
@@ -104,7 +105,7 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 def test_every_format_comes_back(name: str, ending: str) -> None:
     content, docs = FILES[name]
     Path(name + ending).write_bytes(PACKED[ending](content))
-    found = pack.pack([name + ending], "s", column=None if "txt" in name else "text")
+    found = pack.pack([name + ending], "s", PackOptions(column=None if "txt" in name else "text"))
     assert both() == divided(docs)
     assert (found.num_units > 5) == (name in ("a.txt", "a.jsonl") and not ending)
     if not ending:
@@ -171,7 +172,7 @@ def test_utf_16_is_packed_whole(ending: str) -> None:
 def test_a_block_that_unpacks_to_nothing_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "COMPRESSED_BLOCK", 1)
     Path("a.txt.zst").write_bytes(b"".join(zstandard.compress(c) for c in (b"a\xc3", b"\xa9\nb")))
-    pack.pack(["a.txt.zst"], "s", hold_out=False)
+    pack.pack(["a.txt.zst"], "s", PackOptions(hold_out=False))
     assert docs_of("s", "train") == ["aé", "b"]
 
 
@@ -179,7 +180,7 @@ def test_the_manifest_says_what_there_is() -> None:
     Path("f").mkdir()
     Path("f/a.txt").write_bytes(AS_TEXT.encode())
     Path("f/b.txt").write_bytes(b" \n\n")
-    pack.pack(["f"], "s", shard_tokens=500)
+    pack.pack(["f"], "s", PackOptions(shard_tokens=500))
     found = json.loads(Path("s", MANIFEST).read_bytes())
     for name, docs in zip(("train", "held_out"), divided(TEXT_DOCS), strict=True):
         total = found["totals"][name]
@@ -205,7 +206,7 @@ def test_a_shard_ends_with_the_document_that_fills_it() -> None:
     docs = ["a" * n for n in (3, 4, 1, 20, 2, 2, 3)]
     Path("a.txt.gz").write_bytes(squeezed("\n".join(docs).encode()))  # is not cut
     for most, expected in [(9, [2, 2, 3]), (10, [3, 1, 3]), (1, [1] * 7), (10**9, [7])]:
-        pack.pack(["a.txt.gz"], "s", shard_tokens=most, hold_out=False, overwrite=True)
+        pack.pack(["a.txt.gz"], "s", PackOptions(shard_tokens=most, hold_out=False), overwrite=True)
         assert [shard.num_docs for shard in open_shards("s").manifest.shards] == expected
         assert both() == (docs, [])
 
@@ -224,7 +225,7 @@ def test_as_many_bytes_a_token_as_the_vocabulary_needs(
     chars = [char for char in chars if normalize("NFC", char) == char]
     text = "".join(chars[: vocab_size - 1])
     Path("a.txt").write_text("\n".join(text[i : i + 999] for i in range(0, len(text), 999)))
-    pack.pack(["a.txt"], "s", hold_out=False)
+    pack.pack(["a.txt"], "s", PackOptions(hold_out=False))
     shards = open_shards("s")
     assert shards.tokenizer.vocab_size == vocab_size
     assert shards.manifest.bytes_a_token == (2 if vocab_size <= 65_536 else 4)
@@ -245,10 +246,10 @@ def test_a_text_is_one_document_and_its_end_is_held_out(ending: str) -> None:
     Path("b.txt").write_text("short")
     Path("c.jsonl").write_text('{"text": " a\\r\\nb "}\n{"text": " "}\n{"text": "0123456789"}\n')
     Path("d.txt").write_text(" \n")
-    pack.pack(["a.txt" + ending, "b.txt", "c.jsonl", "d.txt"], "s", mode="text")
+    pack.pack(["a.txt" + ending, "b.txt", "c.jsonl", "d.txt"], "s", PackOptions(mode="text"))
     text = AS_TEXT.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     assert both() == whole([text, "short", " a\nb ", "0123456789"])
-    pack.pack(["b.txt"], "t", mode="text", hold_out=False)
+    pack.pack(["b.txt"], "t", PackOptions(mode="text", hold_out=False))
     assert both("t") == (["short"], [])
 
 
@@ -259,7 +260,7 @@ def test_of_many_texts_whole_ones_are_held_out(num: int) -> None:
     for n, doc in enumerate(docs[:-50]):
         Path("f", f"{n:03}.txt").write_text(doc)
     Path("f", "last.jsonl").write_text("".join(json.dumps({"text": d}) + "\n" for d in docs[-50:]))
-    pack.pack(["f"], "s", mode="text")
+    pack.pack(["f"], "s", PackOptions(mode="text"))
     assert both() == (divided(docs) if num == 100 else whole(docs))
 
 
@@ -268,7 +269,7 @@ def test_of_many_texts_whole_ones_are_held_out(num: int) -> None:
 def test_one_huge_line(tokenizer: str, kamon: Kamon) -> None:
     text = " ".join(LINES) * 30 + "東" * (1 << 20) + "\n" * 100 + "1234567 " * 9
     Path("a.txt").write_text(text)
-    pack.pack(["a.txt"], "s", mode="text", tokenizer=tokenizer, shard_tokens=1000)
+    pack.pack(["a.txt"], "s", PackOptions(mode="text", tokenizer=tokenizer, shard_tokens=1000))
     assert both() == whole([text])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "MAX_LINE", 10_000)
@@ -284,7 +285,7 @@ def test_one_huge_line(tokenizer: str, kamon: Kamon) -> None:
 def test_byte_pairs_are_those_of_the_whole_documents() -> None:
     Path("a.txt").write_text("\n".join(LINES))
     for mode in ("documents", "text"):
-        pack.pack(["a.txt"], mode, mode=mode, tokenizer="bpe", vocab_size=300)
+        pack.pack(["a.txt"], mode, PackOptions(mode=mode, tokenizer="bpe", vocab_size=300))
         shards = open_shards(mode)
         assert isinstance(shards.tokenizer, BytePairTokenizer)
         assert 257 < shards.tokenizer.vocab_size <= 300
@@ -313,12 +314,12 @@ def test_what_is_held_out_teaches_the_tokenizer_nothing() -> None:
     docs = [f"ab cd{n}" for n in range(200)]
     learned, held_out = divided(docs)
     Path("a.txt").write_text("\n".join([*learned, *held_out * 99]))
-    pack.pack(["a.txt"], "s", tokenizer="bpe")
+    pack.pack(["a.txt"], "s", PackOptions(tokenizer="bpe"))
     found = open_shards("s").tokenizer.to_json()
     assert found == BytePairTokenizer.train(learned, 1024).to_json()
     assert found != BytePairTokenizer.train(docs, 1024).to_json()
     Path("b.txt").write_text("ab" * 9 + "xy")
-    pack.pack(["b.txt"], "t", mode="text", tokenizer="bpe")
+    pack.pack(["b.txt"], "t", PackOptions(mode="text", tokenizer="bpe"))
     assert (
         open_shards("t").tokenizer.to_json() == BytePairTokenizer.train(["ab" * 9], 1024).to_json()
     )
@@ -330,7 +331,7 @@ def test_a_tokenizer_that_is_there(kamon: Kamon) -> None:
     model.save("m")
     Path("t.json").write_text(CharTokenizer("nora").to_json())
     for given in ("m", "t.json"):
-        pack.pack(["a.txt"], given[0] + "s", tokenizer=given, hold_out=False)
+        pack.pack(["a.txt"], given[0] + "s", PackOptions(tokenizer=given, hold_out=False))
         assert both(given[0] + "s") == (["anna", "nora"], [])
     Path("b.txt").write_text("\n" * 2000 + "nora\n" * 300 + "norax\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -364,8 +365,8 @@ def many(here: Path) -> list[str]:
 def test_jobs_change_no_bit(mode: Any, many: list[str]) -> None:
     settings: dict[str, Any] = {"mode": mode, "column": "text", "shard_tokens": 3000}
     seen: list[pack.PackProgress] = []
-    one = pack.pack(many, "one", **settings)
-    three = pack.pack(many, "three", jobs=3, on_progress=seen.append, **settings)
+    one = pack.pack(many, "one", PackOptions(**settings))
+    three = pack.pack(many, "three", PackOptions(**settings), jobs=3, on_progress=seen.append)
     assert one.num_units > 3
     assert bits("one") == bits("three")
     assert (one.num_bytes, one.num_tokens) == (three.num_bytes, three.num_tokens)
@@ -413,7 +414,7 @@ def test_a_folder_in_any_order_of_listing(many: list[str], monkeypatch: pytest.M
 
 def test_where_shards_end_changes_no_example(many: list[str]) -> None:
     for most in (1000, 10**8):
-        pack.pack(many, f"s{most}", column="text", shard_tokens=most)
+        pack.pack(many, f"s{most}", PackOptions(column="text", shard_tokens=most))
     some, other = open_shards("s1000"), open_shards("s100000000")
     assert len(some.manifest.shards) > len(other.manifest.shards)
     for source in ("windows", "documents"):
@@ -431,7 +432,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("stage", ["survey", "unit"])
 @pytest.mark.parametrize("place", [0, 1, 5])
 def test_going_on(stage: str, place: int, many: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    pack.pack(many, "whole", column="text")
+    pack.pack(many, "whole", PackOptions(column="text"))
     name = f"{stage}_unit" if stage == "survey" else "pack_unit"
     real, calls = getattr(pack, name), [0]
 
@@ -444,7 +445,7 @@ def test_going_on(stage: str, place: int, many: list[str], monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(pack, name, until)
         with pytest.raises(Killed):
-            pack.pack(many, "s", column="text")
+            pack.pack(many, "s", PackOptions(column="text"))
     if stage == "survey" and place == 0:
         assert not Path("s").exists()
     Path("s").mkdir(exist_ok=True)
@@ -453,11 +454,11 @@ def test_going_on(stage: str, place: int, many: list[str], monkeypatch: pytest.M
 
     done: list[int] = []
     monkeypatch.setattr(pack, name, lambda *args: done.append(args[-2]) or real(*args))
-    found = pack.pack(many, "s", column="text")
+    found = pack.pack(many, "s", PackOptions(column="text"))
     assert bits("s") == bits("whole")
     assert done == list(range(place, found.num_units))
     assert found.num_units_before == (place if stage == "unit" else 0)
-    again = pack.pack(many, "s", column="text", jobs=2)
+    again = pack.pack(many, "s", PackOptions(column="text"), jobs=2)
     assert again.was_whole
     assert bits("s") == bits("whole")
 
@@ -465,18 +466,18 @@ def test_going_on(stage: str, place: int, many: list[str], monkeypatch: pytest.M
 def test_a_unit_whose_files_are_not_whole_is_made_again(
     many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pack.pack(many, "whole", column="text")
+    pack.pack(many, "whole", PackOptions(column="text"))
     with monkeypatch.context() as patch:
         patch.setattr(pack, "finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            pack.pack(many, "s", column="text")
+            pack.pack(many, "s", PackOptions(column="text"))
     found = sorted(Path("s").glob("train-*.tokens"))
     found[0].write_bytes(found[0].read_bytes()[:-2])
     found[1].unlink()
     Path("s", "unit-000003.json").write_text("{")
     Path("s", "unit-000004.json").write_text('{"plan": "another", "shards": []}')
     Path("s", "survey-000000.json").write_text("")
-    assert pack.pack(many, "s", column="text").num_units_before <= len(found) - 4
+    assert pack.pack(many, "s", PackOptions(column="text")).num_units_before <= len(found) - 4
     assert bits("s") == bits("whole")
 
 
@@ -518,9 +519,9 @@ def test_a_process_that_is_stopped(
     assert not Path("s", MANIFEST).exists()
     with pytest.raises(StoreError, match="run the same `kamon pack` again to go on"):
         open_shards("s")
-    found = pack.pack(["a.txt"], "s", shard_tokens=100_000)
+    found = pack.pack(["a.txt"], "s", PackOptions(shard_tokens=100_000))
     assert found.num_units_before > 0
-    pack.pack(["a.txt"], "whole", shard_tokens=100_000)
+    pack.pack(["a.txt"], "whole", PackOptions(shard_tokens=100_000))
     assert bits("s") == bits("whole")
 
 
@@ -528,14 +529,14 @@ def test_what_differs_is_named(many: list[str], monkeypatch: pytest.MonkeyPatch)
     def refused(inputs: list[str], message: str, **settings: Any) -> None:
         before = bits()
         with pytest.raises(StoreError, match=message) as caught:
-            pack.pack(inputs, "s", **{"column": "text", **settings})
+            pack.pack(inputs, "s", PackOptions(**{"column": "text", **settings}))
         assert "--overwrite" in str(caught.value)
         assert bits() == before
 
     with monkeypatch.context() as patch:
         patch.setattr(pack, "finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            pack.pack(many, "s", column="text")
+            pack.pack(many, "s", PackOptions(column="text"))
     for _ in ("in part", "whole"):
         refused(many, "mode was documents, and is text now", mode="text")
         refused(many, "tokenizer was char, and is bpe now", tokenizer="bpe")
@@ -547,11 +548,11 @@ def test_what_differs_is_named(many: list[str], monkeypatch: pytest.MonkeyPatch)
         Path("f/new.txt").write_text("new")
         refused(many, "f/new.txt was no input")
         Path("f/new.txt").unlink()
-        pack.pack(many, "s", column="text")
+        pack.pack(many, "s", PackOptions(column="text"))
     os.utime("f/a.txt", ns=(0, 0))
     refused(many, "the input f/a.txt has changed since")
-    pack.pack(many, "s", mode="text", column="text", overwrite=True)
-    pack.pack(many, "t", mode="text", column="text")
+    pack.pack(many, "s", PackOptions(mode="text", column="text"), overwrite=True)
+    pack.pack(many, "t", PackOptions(mode="text", column="text"))
     assert bits() == bits("t")
 
 

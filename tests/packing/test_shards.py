@@ -18,6 +18,7 @@ from kamon.data.split import split
 from kamon.errors import ConfigError, KamonError, StoreError
 from kamon.packing import shards as shards_module
 from kamon.packing.pack import pack
+from kamon.packing.plan import PackOptions
 from kamon.packing.shards import MANIFEST, SPLITS, TOKENIZER, VERIFIED, Shards, open_shards
 
 Kamon = Callable[..., Result]
@@ -33,7 +34,7 @@ EXPECTED = {"train": LEARNED, "held_out": HELD_OUT}
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     (folder / "docs.txt").write_text("\n".join(DOCS), encoding="utf-8")
-    pack([str(folder / "docs.txt")], folder / "shards", shard_tokens=700)
+    pack([str(folder / "docs.txt")], folder / "shards", PackOptions(shard_tokens=700))
     return folder / "shards"
 
 
@@ -137,7 +138,7 @@ def test_consecutive_windows_have_each_target_once(shards: Shards, size: int) ->
 
 def test_a_part_with_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ab\ncd\n")
-    pack([str(tmp_path / "a.txt")], tmp_path / "s", hold_out=False)
+    pack([str(tmp_path / "a.txt")], tmp_path / "s", PackOptions(hold_out=False))
     shards = open_shards(tmp_path / "s")
     assert (shards.num_docs("held_out"), shards.num_tokens("held_out")) == (0, 0)
     assert len(shards.consecutive("held_out", 4, 9)) == 0

@@ -25,6 +25,7 @@ from kamon.engines.factory import EngineSpec
 from kamon.errors import ConfigError
 from kamon.packing import plan, worker
 from kamon.packing.pack import pack
+from kamon.packing.plan import PackOptions
 from kamon.packing.shards import MANIFEST, SPLITS, open_shards
 from kamon.training.data import NONE_HELD_OUT, DataOptions, load_training_data, packed_data
 from kamon.training.presets import TEXT_PRESETS
@@ -198,7 +199,7 @@ def test_a_packed_corpus_is_learned_like_the_same_list(
     path.write_text("".join(json.dumps({"text": doc}) + "\n" for doc in docs))
     vocab_size = 300 if tokenizer == "bpe" else None
     how: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size}
-    pack([str(path)], tmp_path / "s", mode=mode, hold_out=hold_out, **how)  # type: ignore[arg-type]
+    pack([str(path)], tmp_path / "s", PackOptions(mode=mode, hold_out=hold_out, **how))  # type: ignore[arg-type]
     forms = [(docs, how), (tmp_path / "s", {})]
     for settings in ({}, {"block_size": 6}, {"size": "small"}, {"budget": 0.6}):
         (run, config), (packed, its) = (
@@ -250,7 +251,7 @@ def test_the_same_documents_are_held_out_of_shards_and_of_the_list(
     path = tmp_path / "docs.txt"
     path.write_text("\n".join(docs), encoding="utf-8")
     for tokenizer in ("char", "bpe"):
-        found = pack([str(path)], tmp_path / tokenizer, tokenizer=tokenizer, jobs=1)
+        found = pack([str(path)], tmp_path / tokenizer, PackOptions(tokenizer=tokenizer), jobs=1)
         assert found.num_units > 5
         shards = open_shards(tmp_path / tokenizer)
         learned, held_out = (
@@ -272,7 +273,7 @@ def test_what_was_packed_before_is_counted(tmp_path: Path) -> None:
     path.write_text("\n".join(LISTS["usual"]) + "\nféé名\n", encoding="utf-8")
     for mode, tokenizer in product(("documents", "text"), ("char", "bpe")):
         place = tmp_path / f"{mode}-{tokenizer}"
-        pack([str(path)], place, mode=mode, tokenizer=tokenizer, shard_tokens=900)  # type: ignore[arg-type]
+        pack([str(path)], place, PackOptions(mode=mode, tokenizer=tokenizer, shard_tokens=900))  # type: ignore[arg-type]
         new = open_shards(place)
         content = new.manifest.content
         found = {part: (new.lengths(part), new.num_chars(part)) for part in SPLITS}
@@ -294,7 +295,7 @@ def test_texts_have_the_size_of_their_characters(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("the same few words and the same again " * 2000)  # 76,000 characters
     how: dict[str, Any] = {"mode": "text", "tokenizer": "bpe"}
-    pack([str(path)], tmp_path / "s", **how)
+    pack([str(path)], tmp_path / "s", PackOptions(**how))
     for form, more in ((path, {"tokenizer": "bpe"}), (tmp_path / "s", {})):
         run, _ = decided(form, "text", **more)
         assert run.config.n_embd == TEXT_PRESETS["small"]["n_embd"]

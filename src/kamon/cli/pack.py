@@ -73,17 +73,21 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     from kamon.native.library import usable_cores
     from kamon.packing.pack import pack
+    from kamon.packing.plan import PackOptions
 
+    options = PackOptions(
+        mode=args.mode,
+        tokenizer=args.tokenizer,
+        vocab_size=args.vocab_size,
+        **reading(args),
+        hold_out=not args.no_holdout,
+        shard_tokens=args.shard_tokens,
+    )
     with progress_bar(show_packing) as on_progress:
         packed = pack(
             args.inputs,
             args.output,
-            mode=args.mode,
-            tokenizer=args.tokenizer,
-            vocab_size=args.vocab_size,
-            **reading(args),
-            hold_out=not args.no_holdout,
-            shard_tokens=args.shard_tokens,
+            options,
             jobs=usable_cores() if args.jobs is None else args.jobs,
             overwrite=args.overwrite,
             on_progress=on_progress,

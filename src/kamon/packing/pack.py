@@ -30,15 +30,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from kamon.config import MODES
-from kamon.data.readers import name_of
 from kamon.data.tables import TABLES
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files.atomic import replace_file, sync_folder
 from kamon.files.lock import locked
 from kamon.files.output_path import check_directory, write_errors
-from kamon.packing.inputs import find_sources, notes_of
-from kamon.packing.plan import KINDS, Mode, PackPlan, Report, Survey, choose_unit_bytes, record_path
+from kamon.packing.inputs import notes_of
+from kamon.packing.plan import KINDS, PackOptions, PackPlan, Report, Survey, difference, make_plan
 from kamon.packing.shards import (
     FORMAT,
     MANIFEST,
@@ -51,18 +49,15 @@ from kamon.packing.shards import (
     read_manifest,
 )
 from kamon.packing.worker import keys_held_out, pack_unit, sample, survey_unit, tokenizer_of
-from kamon.storage.model_dir import LOCK, is_model, load
+from kamon.storage.model_dir import LOCK, is_model
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.char import CharTokenizer
-from kamon.tokenizers.load import read_tokenizer
 
 RECORD = re.compile(r"(survey|unit)-[0-9]{6,}\.json|survey-[0-9]{6,}\.keys")
 SHARD = re.compile(r"(train|held_out)-[0-9]{6,}-[0-9]{3,}\.(tokens|offsets)")
 UNFINISHED = re.compile(r"\.(new-[0-9a-f]{12}|[a-z0-9-]+\.(json|keys)\..*)")
-VERSIONS = ("format_version", "split")  # of a plan
 SAMPLE_CHARS = 16_000_000  # that a tokenizer learns from
 SAMPLE_UNITS = 64  # that they are of
-SHARD_TOKENS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -93,113 +88,59 @@ class Packed:
 def pack(
     inputs: Sequence[str],
     output: str | Path,
+    options: PackOptions | None = None,
     *,
-    mode: Mode = "documents",
-    tokenizer: str = "char",
-    vocab_size: int | None = None,
-    column: str | None = None,
-    format: str | None = None,
-    header: bool = True,
-    hold_out: bool = True,
-    shard_tokens: int = SHARD_TOKENS,
     jobs: int = 1,
     overwrite: bool = False,
     on_progress: Callable[[PackProgress], object] | None = None,
 ) -> Packed:
-    """Encode files, and those in folders, and write the directory `output`.
+    """Encode files as token shards in the directory `output`, or resume a run that was stopped.
 
-    Called again after it was stopped, it goes on. Errors say what is wrong with an input, or how it
-    or a setting differs from what `output` was begun with; overwrite starts again then.
+    Args:
+        inputs: files and folders.
+        output: a new directory, or one that a stopped run left.
+        options: how to pack; by default `PackOptions()`.
+        jobs: number of processes. It changes no bit of the shards.
+        overwrite: start again if `output` was begun with other inputs or options.
+        on_progress: called at most ten times per second.
+
+    Raises:
+        ConfigError, CorpusError, TokenizerError: an option or an input is not possible.
+        StoreError: `output` cannot be written, or was begun with other inputs or options.
     """
     given = str(output)
     if not given:
         raise StoreError("an empty name is no new directory: name one for the shards")
     if "\0" in given:
         raise StoreError(f"cannot write {given!r}: embedded null byte")
-    check_settings(mode, tokenizer, vocab_size, shard_tokens, jobs)
-    sources, num_hidden = find_sources(list(map(str, inputs)), format)
-    if column is not None and all(source.format == "text" for source in sources):
-        raise ConfigError("all files are read as text, which has no columns: name a --format")
-    if not header and not any(source.format in TABLES for source in sources):
-        raise ConfigError("no file is a table, which may have a header: leave out --no-header")
-    ready = None if tokenizer in ("char", "bpe") else given_tokenizer(tokenizer)
-    composed = ready is None or tokenizer_of(ready).composed
-    if ready is not None:
-        tokenizer = sha256(ready.encode()).hexdigest()
-    if tokenizer == "bpe":
-        from kamon.tokenizers.bpe import BytePairTokenizer
-
-        vocab_size = BPE_VOCAB if vocab_size is None else vocab_size
-        BytePairTokenizer.train([], vocab_size)  # says now what is wrong with it
-    check_outside(inputs, given)
-    plan = PackPlan(
-        os.path.abspath(output),
-        mode,
-        tokenizer,
-        vocab_size,
-        column,
-        format,
-        header,
-        hold_out,
-        composed,
-        shard_tokens,
-        choose_unit_bytes(sources, shard_tokens),
-        sources,
-    )
-    tables = [source for source in sources if source.format in TABLES]
-    notes = Counter(note for table in tables for note in notes_of(table, column, header))
+    options = options or PackOptions()
+    options.check()
+    if not 1 <= jobs <= 1024:
+        raise ConfigError(f"jobs must be from 1 to 1,024, not {jobs}")
+    plan, existing, num_hidden = make_plan(inputs, output, options)
+    tables = [source for source in plan.sources if source.format in TABLES]
+    notes = Counter(note for table in tables for note in notes_of(table, plan.column, plan.header))
     begin = time.perf_counter()
     with writing(given, plan, overwrite=overwrite) as path, write_errors(given):
         was_whole = (path / MANIFEST).exists()
-        before = 0 if was_whole else len(records(plan, "unit"))
-        seen = ProgressCounter(plan, on_progress)
+        num_units_before = 0 if was_whole else len(records(plan, "unit"))
+        progress = ProgressCounter(plan, on_progress)
         if not was_whole:
-            surveyed = survey(plan, jobs, seen)
-            text = ready or make_tokenizer(plan, surveyed)
-            work = partial(pack_unit, plan, text, surveyed)
-            finish(plan, text, surveyed, run("unit", work, plan, jobs, seen))
+            surveyed = survey(plan, jobs, progress)
+            tokenizer = existing or make_tokenizer(plan, surveyed)
+            work = partial(pack_unit, plan, tokenizer, surveyed)
+            finish(plan, tokenizer, surveyed, run("unit", work, plan, jobs, progress))
         return Packed(
-            read_manifest(path)[0],
-            seen.num_bytes,
-            seen.num_tokens,
-            time.perf_counter() - begin,
-            len(plan.units),
-            before,
-            was_whole,
-            num_hidden,
-            dict(notes),
+            manifest=read_manifest(path)[0],
+            num_bytes=progress.num_bytes,
+            num_tokens=progress.num_tokens,
+            seconds=time.perf_counter() - begin,
+            num_units=len(plan.units),
+            num_units_before=num_units_before,
+            was_whole=was_whole,
+            num_hidden=num_hidden,
+            notes=dict(notes),
         )
-
-
-def check_settings(
-    mode: str, tokenizer: str, vocab_size: int | None, shard_tokens: int, jobs: int
-) -> None:
-    if mode not in MODES:
-        raise ConfigError(f"mode must be documents or text, not {mode!r}")
-    if vocab_size is not None and tokenizer != "bpe":
-        raise ConfigError("vocab_size is of --tokenizer bpe alone: leave it out")
-    if shard_tokens < 1:
-        raise ConfigError(f"shard_tokens must be 1 or more, not {shard_tokens}")
-    if not 1 <= jobs <= 1024:
-        raise ConfigError(f"jobs must be from 1 to 1,024, not {jobs}")
-
-
-def given_tokenizer(name: str) -> str:
-    """The JSON of a tokenizer: in a file, or in a model directory."""
-    if os.path.isdir(name):
-        return load(name).tokenizer.to_json()
-    return read_tokenizer(name).to_json()
-
-
-def check_outside(inputs: Sequence[str], output: str) -> None:
-    """No input that is written to while it is read."""
-    path = Path(output).resolve()
-    for name in inputs:
-        folder = Path(name).resolve()
-        if folder == path or (folder.is_dir() and folder in path.parents):
-            raise ConfigError(f"{output} would lie in the input {name}: choose another place")
-        if path in folder.parents:
-            raise ConfigError(f"the input {name} lies in {output}: choose another name")
 
 
 # ---- the directory
@@ -266,31 +207,6 @@ def is_packed_in_part(path: Path) -> bool:
     return any(name == MANIFEST or name.startswith("unit-") for name in os.listdir(path))
 
 
-def difference(was: Any, now: dict[str, Any]) -> str:
-    """What of a plan is no longer so, in words."""
-    if not isinstance(was, dict) or any(was.get(name) != now[name] for name in VERSIONS):
-        return "by another version of Kamon"
-    for name, value in now.items():
-        if name not in ("sources", "unit_bytes") and was.get(name) != value:
-            return f"{name} was {shown(was.get(name))}, and is {shown(value)} now"
-    before = {source["path"]: source for source in was["sources"]}
-    for source in now["sources"]:
-        old = before.pop(source["path"], None)
-        if old is None:
-            return f"{name_of(source['path'])} was no input"
-        if old != source:
-            return f"the input {name_of(source['path'])} has changed since"
-    if before:
-        return f"the input {name_of(next(iter(before)))} is missing now"
-    same_order = was["sources"] == now["sources"]
-    return "by another version of Kamon" if same_order else "its inputs had another order"
-
-
-def shown(value: Any) -> str:
-    text = {None: "not given", True: "on", False: "off"}.get(value, str(value))
-    return text if len(text) <= 40 else f"that of SHA-256 {text[:12]}…"
-
-
 def remove_outdated(path: Path, chosen: Callable[[str], object]) -> None:
     for name in os.listdir(path):
         if chosen(name):
@@ -323,7 +239,7 @@ def records(plan: PackPlan, stage: str) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for unit in range(len(plan.units)):
         with suppress(OSError, ValueError, TypeError, LookupError):
-            record = json.loads(record_path(plan, stage, unit).read_bytes())
+            record = json.loads(plan.record_path(stage, unit).read_bytes())
             files = [shard[kind] for shard in record.get("shards", []) for kind in KINDS]
             sizes = [(path / file["name"]).stat().st_size for file in files]
             if record["plan"] == plan.digest and sizes == [file["size"] for file in files]:

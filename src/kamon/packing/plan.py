@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -10,24 +11,66 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from kamon.config import MODES
+from kamon.data.readers import name_of
 from kamon.data.split import RULE
-from kamon.packing.inputs import Piece, Source, split_source
+from kamon.data.tables import TABLES
+from kamon.errors import ConfigError
+from kamon.packing.inputs import Piece, Source, find_sources, split_source
 from kamon.packing.shards import FORMAT
+from kamon.storage.model_dir import load
+from kamon.tokenizers.base import BPE_VOCAB
+from kamon.tokenizers.load import read_tokenizer, tokenizer_from_json
 
-MIN_UNITS = 64  # that a corpus is cut into, unless that makes them small
-MIN_UNIT_BYTES = 4 << 20  # bytes of a unit
-KINDS = ("tokens", "offsets")
+MIN_UNITS = 64  # units of a corpus, unless they would have fewer than MIN_UNIT_BYTES
+MIN_UNIT_BYTES = 4 << 20
+SHARD_TOKENS = 100_000_000
+KINDS = ("tokens", "offsets")  # the files of a shard
+VERSIONS = ("format_version", "split")  # keys of a plan's content
+
 Mode = Literal["documents", "text"]
-Report = Callable[[int, int], object]  # is told of bytes that were read and tokens that were made
+Report = Callable[[int, int], object]  # called with the bytes just read and the tokens just made
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How a corpus is packed.
+
+    Attributes:
+        mode: what a document is: each entry, or each whole text file.
+        tokenizer: "char", "bpe", or the path of a tokenizer.json or of a model directory.
+        vocab_size: tokens of a new BPE tokenizer.
+        column, format, header: as in `kamon.data.corpus.read`, for all inputs.
+        hold_out: whether to set a validation set aside.
+        shard_tokens: a shard ends with the document that brings it to so many tokens.
+    """
+
+    mode: Mode = "documents"
+    tokenizer: str = "char"
+    vocab_size: int | None = None
+    column: str | None = None
+    format: str | None = None
+    header: bool = True
+    hold_out: bool = True
+    shard_tokens: int = SHARD_TOKENS
+
+    def check(self) -> None:
+        """Raise ConfigError for a value that is not possible."""
+        if self.mode not in MODES:
+            raise ConfigError(f"mode must be documents or text, not {self.mode!r}")
+        if self.vocab_size is not None and self.tokenizer != "bpe":
+            raise ConfigError("vocab_size is of --tokenizer bpe alone: leave it out")
+        if self.shard_tokens < 1:
+            raise ConfigError(f"shard_tokens must be 1 or more, not {self.shard_tokens}")
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """All that decides about the bits of the shards; and `output`, which does not."""
+    """Everything that determines the bits of the shards, and `output`, which does not."""
 
     output: str
     mode: Mode
-    tokenizer: str  # "char", "bpe", or the SHA-256 of one that is there
+    tokenizer: str  # "char", "bpe", or the SHA-256 of an existing one
     vocab_size: int | None
     column: str | None
     format: str | None
@@ -40,10 +83,10 @@ class PackPlan:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """As JSON has it."""
-        found = {"format_version": FORMAT, "split": RULE, **asdict(self)}
-        del found["output"]
-        return found
+        """The plan as JSON stores it."""
+        content = {"format_version": FORMAT, "split": RULE, **asdict(self)}
+        del content["output"]
+        return content
 
     @cached_property
     def digest(self) -> str:
@@ -65,20 +108,21 @@ class PackPlan:
         """Whether the whole file is one document."""
         return self.mode == "text" and source.format == "text"
 
-
-def choose_unit_bytes(sources: Sequence[Source], shard_tokens: int) -> int:
-    """So many that there is enough to share and to go on with, and no shard too many."""
-    total = sum(source.size for source in sources)
-    return min(max(MIN_UNIT_BYTES, total // MIN_UNITS), shard_tokens)
+    def record_path(self, stage: str, unit: int) -> Path:
+        """Where the record of a unit is. A unit is finished if its record exists."""
+        return Path(self.output, f"{stage}-{unit:06}.json")
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of a corpus before it is encoded.
+    """What Kamon knows of a corpus before it encodes it.
 
-    texts: of each source that is one document, how many characters it has and its key by
-    `kamon.data.split.key`; None if it is blank. held_out: the keys of what is held out. few: so few
-    documents that each is cut.
+    Attributes:
+        chars: the characters that occur.
+        texts: for each source that is one document, its length in characters and its
+            `kamon.data.split.key`; None if it is blank.
+        held_out: the keys of the validation set.
+        split_within_docs: whether each document is cut, because there are too few.
     """
 
     chars: str
@@ -87,6 +131,86 @@ class Survey:
     split_within_docs: bool
 
 
-def record_path(plan: PackPlan, stage: str, unit: int) -> Path:
-    """Where the record of a unit is, which is finished when it is there."""
-    return Path(plan.output, f"{stage}-{unit:06}.json")
+def make_plan(
+    inputs: Sequence[str], output: str | Path, options: PackOptions
+) -> tuple[PackPlan, str | None, int]:
+    """Return the plan, the JSON of the existing tokenizer if any, and the number of hidden files.
+
+    Raises:
+        ConfigError: an option does not fit the inputs, or an input and the output overlap.
+        CorpusError: an input cannot be read.
+    """
+    sources, num_hidden = find_sources(list(map(str, inputs)), options.format)
+    if options.column is not None and all(source.format == "text" for source in sources):
+        raise ConfigError("all files are read as text, which has no columns: name a --format")
+    if not options.header and not any(source.format in TABLES for source in sources):
+        raise ConfigError("no file is a table, which may have a header: leave out --no-header")
+    settings = {**vars(options)}
+    existing, composed = None, True
+    if options.tokenizer == "bpe":
+        from kamon.tokenizers.bpe import BytePairTokenizer
+
+        settings["vocab_size"] = BPE_VOCAB if options.vocab_size is None else options.vocab_size
+        BytePairTokenizer.train([], settings["vocab_size"])  # raises for an impossible size now
+    elif options.tokenizer != "char":
+        existing = existing_tokenizer(options.tokenizer)
+        composed = tokenizer_from_json(existing).composed
+        settings["tokenizer"] = sha256(existing.encode()).hexdigest()
+    check_apart(inputs, str(output))
+    plan = PackPlan(
+        output=os.path.abspath(output),
+        composed=composed,
+        unit_bytes=choose_unit_bytes(sources, options.shard_tokens),
+        sources=sources,
+        **settings,
+    )
+    return plan, existing, num_hidden
+
+
+def existing_tokenizer(path: str) -> str:
+    """Return the JSON of the tokenizer in a file or in a model directory."""
+    if os.path.isdir(path):
+        return load(path).tokenizer.to_json()
+    return read_tokenizer(path).to_json()
+
+
+def check_apart(inputs: Sequence[str], output: str) -> None:
+    """Raise ConfigError if the output would change an input while Kamon reads it."""
+    path = Path(output).resolve()
+    for name in inputs:
+        folder = Path(name).resolve()
+        if folder == path or (folder.is_dir() and folder in path.parents):
+            raise ConfigError(f"{output} would lie in the input {name}: choose another place")
+        if path in folder.parents:
+            raise ConfigError(f"the input {name} lies in {output}: choose another name")
+
+
+def choose_unit_bytes(sources: Sequence[Source], shard_tokens: int) -> int:
+    """Return a size of units that keeps all processes busy without making small shards."""
+    total = sum(source.size for source in sources)
+    return min(max(MIN_UNIT_BYTES, total // MIN_UNITS), shard_tokens)
+
+
+def difference(before: Any, now: dict[str, Any]) -> str:
+    """Describe in words what differs between the contents of two plans."""
+    if not isinstance(before, dict) or any(before.get(name) != now[name] for name in VERSIONS):
+        return "by another version of Kamon"
+    for name, value in now.items():
+        if name not in ("sources", "unit_bytes") and before.get(name) != value:
+            return f"{name} was {shown(before.get(name))}, and is {shown(value)} now"
+    missing = {source["path"]: source for source in before["sources"]}
+    for source in now["sources"]:
+        same_path = missing.pop(source["path"], None)
+        if same_path is None:
+            return f"{name_of(source['path'])} was no input"
+        if same_path != source:
+            return f"the input {name_of(source['path'])} has changed since"
+    if missing:
+        return f"the input {name_of(next(iter(missing)))} is missing now"
+    same_order = before["sources"] == now["sources"]
+    return "by another version of Kamon" if same_order else "its inputs had another order"
+
+
+def shown(value: Any) -> str:
+    text = {None: "not given", True: "on", False: "off"}.get(value, str(value))
+    return text if len(text) <= 40 else f"that of SHA-256 {text[:12]}…"

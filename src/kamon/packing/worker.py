@@ -28,7 +28,7 @@ from kamon.engines.batch import UTF_32
 from kamon.errors import CorpusError, TokenizerError
 from kamon.files.atomic import replace_file, sync_folder
 from kamon.packing.inputs import Piece, entries, lines_before, texts
-from kamon.packing.plan import KINDS, PackPlan, Report, Survey, record_path
+from kamon.packing.plan import KINDS, PackPlan, Report, Survey
 from kamon.packing.shards import SPLITS, bytes_a_token
 from kamon.storage.model_dir import staging
 from kamon.tokenizers.base import Tokenizer
@@ -67,7 +67,7 @@ def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
         chars.clear()
     if plan.hold_out:
         kept = array("Q", sorted(keys)[: MAX_RANKED + 1])
-        replace_file(record_path(plan, "survey", unit).with_suffix(".keys"), kept.tobytes())
+        replace_file(plan.record_path("survey", unit).with_suffix(".keys"), kept.tobytes())
     record = {
         "plan": plan.digest,
         "chars": "".join(sorted(chars)),
@@ -75,7 +75,7 @@ def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
         "texts": {str(number): text for number, text in found.items()},
     }
     # Not synced: one that the disk does not have after all is no JSON, and made again.
-    record_path(plan, "survey", unit).write_text(json.dumps(record))
+    plan.record_path("survey", unit).write_text(json.dumps(record))
     return record
 
 
@@ -95,7 +95,7 @@ def keys_held_out(plan: PackPlan) -> range:
     def keys() -> Iterator[int]:
         for unit in range(len(plan.units)):
             found = array("Q")
-            found.frombytes(record_path(plan, "survey", unit).with_suffix(".keys").read_bytes())
+            found.frombytes(plan.record_path("survey", unit).with_suffix(".keys").read_bytes())
             yield from found
 
     return keys_of_part(keys()) if plan.hold_out else range(0)
@@ -133,7 +133,7 @@ def pack_unit(
     sync_folder(path)
     counts = {writer.part: writer.counts() for writer in writers}
     record = {"plan": plan.digest, "shards": shards, "counts": counts}
-    replace_file(record_path(plan, "unit", unit), json.dumps(record).encode())
+    replace_file(plan.record_path("unit", unit), json.dumps(record).encode())
     return record
 
 
