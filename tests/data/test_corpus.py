@@ -353,7 +353,7 @@ def test_what_separates_the_cells(content: str, word: str, docs: list[str], tmp_
         (write(tmp_path, "x.txt", content.encode()), "csv"),
     ):
         told: list[str] = []
-        streamed = corpus.stream_entries(path, "name", format, tell=told.append)
+        streamed = corpus.stream_entries(path, "name", format, on_note=told.append)
         assert [doc for docs in streamed for doc in docs] == docs
         if docs:
             found = corpus.read(path, column="name", format=format)
@@ -399,7 +399,9 @@ def test_a_text_that_looks_like_a_table(lines: list[str], is_table: bool, tmp_pa
     assert corpus.from_text(text).note == found.note
     assert corpus.read(path, mode="text").note == ""
     told: list[str] = []
-    assert list(corpus.stream_entries(path, tell=told.append)) == list(readers.stream_lines(path))
+    assert list(corpus.stream_entries(path, on_note=told.append)) == list(
+        readers.stream_lines(path)
+    )
     assert told == [f"{path} {found.note}"] * is_table
 
 
@@ -473,7 +475,7 @@ def test_tables_as_people_have_them(
         assert len(found.note.splitlines()) == len(notes)
         assert all(map(str.__contains__, found.note.splitlines(), notes))
         told: list[str] = []
-        streamed = corpus.stream_entries(path, column, format, header, tell=told.append)
+        streamed = corpus.stream_entries(path, column, format, header, on_note=told.append)
         assert [doc for docs in streamed for doc in docs if doc] == docs
         assert told == [f"{path} {note}" for note in found.note.splitlines()]
     again = corpus.from_text(content, column=column, format=format, header=header)
@@ -637,7 +639,7 @@ def test_what_unpacks_to_far_more_is_bounded(tmp_path: Path) -> None:
         corpus.read(path)
     tracemalloc.start()
     try:
-        blocks = readers.unpacked(iter([path.read_bytes()]), "x")
+        blocks = readers.decompressed(iter([path.read_bytes()]), "x")
         assert sum(map(len, blocks)) == 1 << 26
         assert tracemalloc.get_traced_memory()[1] < 1 << 24
     finally:

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     counts = Counts()
     headed = args.json or not sys.stdout.isatty()
     top: list[tuple[float, str]] = []  # the least likely lines so far, with their bits
-    for lines in stream_entries(args.input, **reading(args), tell=say):
+    for lines in stream_entries(args.input, **reading(args), on_note=say):
         scores = score_lines(args, model, lines, counts)
         least = top[-1][0] if len(top) == args.top else args.threshold
         if least is not None:

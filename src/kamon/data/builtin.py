@@ -1,4 +1,4 @@
-"""The lists that a user need not bring: `names`, in the package; `names-original`, fetched once."""
+"""The built-in lists: `names`, which is in the package, and `names-original`, downloaded once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ BUILT_IN = (NAMES, NAMES_ORIGINAL)
 ORIGINAL_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
 ORIGINAL_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 ORIGINAL_SIZE = 228_145
-WAIT_SECONDS = 20  # for more of it
-FETCH_SECONDS = 60  # for all of it
+WAIT_SECONDS = 20  # for the next bytes
+FETCH_SECONDS = 60  # for the whole file
 MAX_REASON = 200  # characters
 
 
 def names_table() -> list[tuple[str, str, int]]:
-    """(name, sex, births) of the US first names of 2018: girls first, most births first.
+    """Return (name, sex, births) of the US first names of 2018: girls first, most births first.
 
-    Social Security card applications, a public record; names of fewer than five births are left out
-    there. A name that was given to both stands twice. dev/make_names.py derived the file.
+    The source is the Social Security card applications, a public record, which leaves out names of
+    fewer than five births. A name that was given to both sexes occurs twice. dev/make_names.py made
+    the file.
     """
     import lzma
     from importlib import resources
@@ -37,14 +38,14 @@ def names_table() -> list[tuple[str, str, int]]:
 
 
 def names() -> list[str]:
-    """The 29,693 different names of `names_table`, in its order."""
+    """Return the 29,693 different names of `names_table`, in its order."""
     return list(dict.fromkeys(name for name, _, _ in names_table()))
 
 
 def names_original() -> bytes:
-    """The 32,033 lines that the original microGPT learns from, from the cache or their source.
+    """Return the 32,033 lines that the original microGPT learns from, cached or downloaded.
 
-    CorpusError says how to supply the file where neither can be had.
+    Raises: CorpusError if neither works. The message explains how to supply the file.
     """
     from platformdirs import user_cache_path
 
@@ -73,11 +74,11 @@ def is_original(content: bytes) -> bool:
 
 
 def fetch_original(cached: Path) -> bytes:
-    """The file from its source, verified; `cached` is where a user could put it instead."""
+    """Download and verify the file. cached: where a user could put it instead, for the message."""
     from queue import Empty, SimpleQueue
     from threading import Thread
 
-    # Beside us: the network's own limit is for each byte that comes, and for a name there is none.
+    # In a thread: urlopen limits only the wait for the next bytes, and not that for an address.
     answers: SimpleQueue[bytes | str] = SimpleQueue()
     Thread(target=lambda: answers.put(download()), daemon=True).start()
     try:
@@ -93,15 +94,15 @@ def fetch_original(cached: Path) -> bytes:
 
 
 def download() -> bytes | str:
-    """The file, or what is in the way."""
+    """Return the file, or the reason why it cannot be downloaded."""
     from http.client import HTTPException
     from urllib.request import urlopen
 
     try:
         with urlopen(ORIGINAL_URL, timeout=WAIT_SECONDS) as response:
             content: bytes = response.read(ORIGINAL_SIZE + 1)
-    except (OSError, HTTPException, ValueError) as error:  # the last by an address led on to
-        # Some have what the server said, line ends and all.
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: a redirect to a bad URL
+        # Some reasons quote the server's answer, with its line ends.
         reason = " ".join(str(getattr(error, "reason", "") or error).split())
         return reason[:MAX_REASON] or type(error).__name__
     return content if is_original(content) else "what came is another file: its SHA-256 differs"

@@ -1,4 +1,4 @@
-"""A list as it was found to one fit to learn from: repaired, in one form, without repetitions."""
+"""Cleaning a list: repair its entries, bring them to one form, drop duplicates."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from kamon.errors import ConfigError
 from kamon.files.spill import count
 
 NUM_EXAMPLES = 3
-MIN_NEAR_CHARS = 75  # below it, words as short as names need share no GRAM characters in a row
+# Percent. Below it, two short words can be near and share no GRAM_CHARS characters in a row.
+MIN_NEAR = 75
 GRAM_CHARS = 3
-DOTTED_I = "\u0130"  # its small letter in Unicode is an i with a combining dot; "i" is meant
-MAX_PASSES = 100  # two or three are common; only entities nested on purpose need more
+DOTTED_I = "\u0130"  # becomes "i", not Unicode's small letter: an i with a combining dot
+MAX_PASSES = 100  # two or three are common; only deliberately nested entities need more
 
-# Those in wide use, to suggest from; any other that Unicode names will do as well.
+# Common scripts, for suggestions. All others that Unicode names work as well.
 SCRIPTS = (
     "Arabic", "Armenian", "Bengali", "Bopomofo", "Cyrillic", "Devanagari", "Ethiopic", "Georgian",
     "Greek", "Gujarati", "Gurmukhi", "Han", "Hangul", "Hebrew", "Hiragana", "Kannada", "Katakana",
@@ -36,13 +37,19 @@ SCRIPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `clean` is to do. Raises ConfigError where an option cannot be.
+    """What `clean` does.
 
-    near: a document is near an earlier one if at least this percentage of its characters agrees:
-    100 · (1 − edits / length of the longer one) ≥ near, where an edit inserts, deletes or replaces
-    one character. min_len, max_len: in characters as people see them, `num_characters`. scripts:
-    several allow letters of each of them, as Japanese needs. The regular
-    expressions are Python's and may match anywhere in the cleaned document.
+    Raises: ConfigError for a value that is not possible.
+
+    Attributes:
+        min_len, max_len: limits on the length in characters as people see them (`num_characters`).
+        keep_regex, drop_regex: Python regular expressions. They may match anywhere in the cleaned
+            document.
+        scripts: Unicode scripts. Letters of each of them are allowed, because Japanese needs
+            several.
+        near: drop a document if it agrees with an earlier one in at least this percentage of its
+            characters: 100 · (1 − edits / length of the longer one) ≥ near. An edit inserts,
+            deletes or replaces one character.
     """
 
     mojibake: bool = False
@@ -70,8 +77,8 @@ class Options:
                 f"max_len must be {max(self.min_len, 1)} or more, not {self.max_len}: "
                 "nothing would be left"
             )
-        if self.near is not None and not MIN_NEAR_CHARS <= self.near <= 100:
-            raise ConfigError(f"near must be from {MIN_NEAR_CHARS} to 100 percent, not {self.near}")
+        if self.near is not None and not MIN_NEAR <= self.near <= 100:
+            raise ConfigError(f"near must be from {MIN_NEAR} to 100 percent, not {self.near}")
         if self.repetitions and self.near is not None:
             raise ConfigError("near-duplicates cannot go while repetitions stay: choose one")
         for name in ("scripts", "drop_words"):
@@ -86,9 +93,9 @@ class Options:
 
 @dataclass
 class Step:
-    """What one step did: how many documents it changed or dropped, and the first few of them.
+    """How many documents one step changed or dropped, and the first few of them.
 
-    Examples are pairs: before and after; or what was dropped, and what it was dropped for.
+    Examples are pairs: before and after for a change, the document and the reason for a drop.
     """
 
     name: str
@@ -109,10 +116,12 @@ class Cleaned:
 
 
 def clean(docs: Iterable[str], options: Options | None = None) -> Cleaned:
-    """Documents in one clean form, and what each step did to them; cleaning again changes nothing.
+    """Return the documents in one clean form, and what each step did to them.
 
-    Reads them as they come, and keeps only what stays, as one text; looking for near-duplicates
-    takes more memory. Raises ConfigError where a step needs a library that is not installed.
+    Cleaning them again changes nothing. Kamon reads the documents one by one and keeps only those
+    that remain, as one text. Finding near-duplicates takes more memory.
+
+    Raises: ConfigError if a step needs a library that is not installed.
 
     >>> clean(["<b>Anna</b>", "Tom &amp; Jo", " anna ", "Anna"], Options(lower=True)).docs
     Documents(['anna', 'tom & jo'])
@@ -134,7 +143,7 @@ def clean(docs: Iterable[str], options: Options | None = None) -> Cleaned:
 
 
 def one_by_one(docs: Iterable[str], changes: list[Rewriter], drops: list[Dropper]) -> Iterator[str]:
-    """Those that stay, after all steps that look at one document at a time."""
+    """Yield the documents that remain after all steps that look at one document at a time."""
     for doc in docs:
         check_text("a document", doc)
         doc = rewrite(doc, changes)
@@ -192,9 +201,9 @@ def rewriters(options: Options) -> list[Rewriter]:
 
 
 def rewrite(doc: str, steps: list[Rewriter]) -> str:
-    """The document through all steps, again and again until none of them changes it.
+    """Apply all steps to the document, again and again until none of them changes it.
 
-    One pass is not enough: "&lt;b&gt;" is "<b>" after it, and a transliterated "Ж" a capital "Zh".
+    One pass is not enough: "&lt;b&gt;" becomes "<b>", and a transliterated "Ж" a capital "Zh".
     """
     changed: list[Step] = []
     for _ in range(MAX_PASSES):
@@ -209,8 +218,8 @@ def rewrite(doc: str, steps: list[Rewriter]) -> str:
     return doc
 
 
-# A "<" is a tag only before a letter: "I <3 you" and "a < b" stay. What html.parser makes of such
-# odd text differs from one Python to the next. Entities need their semicolon: "Q&Amp" has none.
+# A "<" begins a tag only before a letter, so "I <3 you" and "a < b" stay. html.parser is not used
+# because it treats such text differently in each Python. Entities need their semicolon.
 HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 TAG = re.compile(r"<[/!?]?([a-z][a-z0-9]*)[^<>]*>", re.IGNORECASE)
 AMPERSANDS = re.compile(r"&(?:(?:amp|#0*38|#x0*26);)+", re.IGNORECASE)
@@ -223,36 +232,36 @@ INLINE = re.compile(
 
 
 def strip_html(doc: str) -> str:
-    """Without tags and comments, and with entities as the characters they stand for.
+    """Remove tags and comments, and replace entities by their characters.
 
-    A tag within a line, such as <b>, leaves nothing; every other one, such as <br>, a space.
+    An inline tag such as <b> leaves nothing. Any other tag, such as <br>, leaves a space.
     """
     if "<" in doc:
         doc = HIDDEN.sub(" ", doc)
         doc = TAG.sub(lambda tag: "" if INLINE.fullmatch(tag[1]) else " ", doc)
     if "&" in doc:
-        # "&amp;amp;amp;…" at once, or a long one would take as many passes.
+        # All of "&amp;amp;amp;…" at once: otherwise each "amp;" would take a pass.
         doc = ENTITY.sub(character, AMPERSANDS.sub("&", doc))
     return doc
 
 
 def character(entity: re.Match[str]) -> str:
-    """What it stands for; as it is if no such entity exists, though the start of its name may."""
+    """Return the character of an entity, or the entity itself if it does not exist."""
     known = entity[0][1] == "#" or entity[0][1:] in html5
     return html.unescape(entity[0]) if known else entity[0]
 
 
-# Controls that are no white space; soft hyphen, zero-width space, marks of direction, invisible
-# operators, byte order mark, annotations, what is no character. And what looks blank: as a space.
+# Control characters that are not white space, soft hyphens, zero-width spaces, direction marks,
+# invisible operators, byte order marks, annotations and noncharacters.
 INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
     "\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0001]"
 )
-BLANK = re.compile("[\u2800\u3164\uffa0]")
-# Tags spell the flags of England, Scotland and Wales after a black flag; elsewhere they hide text.
+BLANK = re.compile("[\u2800\u3164\uffa0]")  # characters that look like a space
+# After a black flag, tags spell the flags of England, Scotland and Wales. Elsewhere they hide text.
 STRAY_TAGS = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+")
 # The joiners (U+200C, U+200D) choose the form of letters in scripts from Arabic to Mongolian, also
-# at the end of a word after a virama; between emoji they make one of several. Elsewhere they hide.
+# at the end of a word after a virama. They make one emoji of several. Elsewhere they are invisible.
 JOINABLE = (
     "\u0590-\u1cff\u2190-\u2bff\u3030-\u303d\u3297\u3299\ua800-\uabff\ufe0f\U00010a00-\U000e007f"
 )
@@ -264,22 +273,25 @@ JOINERS = re.compile("([\u200c\u200d])[\u200c\u200d]+")
 
 
 def remove_invisible(doc: str) -> str:
-    """Without characters that show nothing, but with the joiners that emoji and scripts need."""
+    """Remove characters that show nothing, except the joiners that emoji and some scripts need."""
     if doc.isprintable() and doc.isascii():
         return doc
     doc = BLANK.sub(" ", INVISIBLE.sub("", doc))
     return STRAY_JOINERS.sub("", JOINERS.sub(r"\1", STRAY_TAGS.sub("", doc)))
 
 
-# ---- steps that drop documents: each gives the reason, or None to keep one
+# ---- steps that drop documents: each returns the reason, or None to keep the document
 
 
 Dropper = tuple[Step, Callable[[str], str | None]]
 
 
 def droppers(options: Options) -> list[Dropper]:
-    """Those that look at one document at a time; the others come after them: a document that goes
-    must not take its likes with it."""
+    """Return the steps that drop documents and look at one document at a time.
+
+    The steps that compare documents come after them, so that a dropped document drops no
+    duplicates.
+    """
     steps: list[tuple[str, Callable[[str], str | None]]] = [
         ("blank", lambda doc: None if doc else "blank")
     ]
@@ -315,7 +327,7 @@ def wrong_length(doc: str, least: int, most: int | None) -> str | None:
 
 
 def num_characters(text: str) -> int:
-    """How many characters people see: Unicode's grapheme clusters.
+    """Return the number of characters that people see: Unicode's grapheme clusters.
 
     >>> num_characters("हिन्दी"), len("हिन्दी")
     (2, 6)
@@ -333,20 +345,20 @@ def near_finder(percent: int) -> Callable[[list[str]], Iterator[str | None]]:
 
 
 def near_duplicates(docs: list[str], percent: int, rapidfuzz: Any) -> Iterator[str | None]:
-    """For each document the kept one before it that it is near, as `Options` defines it.
+    """Yield for each document the earlier remaining one that it is near to, or None.
 
-    Exact, though few pairs are compared. An edit breaks at most GRAM of a document's runs of GRAM
-    characters; so of two documents that are k edits apart, each sorted by how rare its runs are,
-    the first GRAM · k + 1 runs have one in common. Those of kept documents are looked up; lengths
-    that differ too much are kept apart.
+    `Options.near` defines what is near. The result is exact, although few pairs are compared. An
+    edit breaks at most GRAM_CHARS of a document's runs of GRAM_CHARS characters. So if two
+    documents are k edits apart, and the runs of each are sorted by how rare they are, the first
+    GRAM_CHARS · k + 1 runs have one in common. Only documents of similar lengths are compared.
     """
-    width = -log(percent / 100) * (1 + 1e-9)  # a little wider, so that rounding decides nothing
+    width = -log(percent / 100) * (1 + 1e-9)  # a little wider, to be safe from rounding
 
     def band(length: int) -> int:
-        """Documents that are near each other lie in the same band or in neighbouring ones."""
+        """Return the band of a length. Near documents are in the same band or in neighbours."""
         return length if percent == 100 else int(log(length) / width)
 
-    # Not its similarity, which rounds a pair at the threshold itself away.
+    # Not the similarity: rounding would exclude a pair exactly at the threshold.
     distance = rapidfuzz.distance.Levenshtein.normalized_distance
     most = (100 - percent) / 100 + 1e-9
     how_common = Counter(gram for doc in docs for gram in grams(doc))
@@ -355,44 +367,44 @@ def near_duplicates(docs: list[str], percent: int, rapidfuzz: Any) -> Iterator[s
         num_edits = len(doc) * (100 - percent) // percent
         rare = sorted(grams(doc), key=lambda gram: (how_common[gram], gram))
         rare = rare[: GRAM_CHARS * num_edits + 1]
-        own = band(len(doc))
-        found: set[int] = set()
-        for other in (own - 1, own, own + 1):
-            table = index.get(other, {})
-            found.update(*(table[gram] for gram in rare if gram in table))
+        doc_band = band(len(doc))
+        candidates: set[int] = set()
+        for neighbour in (doc_band - 1, doc_band, doc_band + 1):
+            table = index.get(neighbour, {})
+            candidates.update(*(table[gram] for gram in rare if gram in table))
         near = rapidfuzz.process.extractOne(
-            doc, [docs[i] for i in found], scorer=distance, score_cutoff=most
+            doc, [docs[i] for i in candidates], scorer=distance, score_cutoff=most
         )
         yield near and near[0]
         if near is None:
             for gram in rare:
-                index[own].setdefault(gram, []).append(number)
+                index[doc_band].setdefault(gram, []).append(number)
 
 
 def grams(doc: str) -> list[str]:
-    """The runs of GRAM characters, also over the ends; a second one of a kind is told apart."""
+    """Return the runs of GRAM_CHARS characters, padded at the ends. Repeated runs get a number."""
     padded = f"\0\0{doc}\0\0"
-    found = [padded[i : i + GRAM_CHARS] for i in range(len(padded) - GRAM_CHARS + 1)]
-    if len(set(found)) < len(found):
+    runs = [padded[i : i + GRAM_CHARS] for i in range(len(padded) - GRAM_CHARS + 1)]
+    if len(set(runs)) < len(runs):
         seen: Counter[str] = Counter()
-        for i, gram in enumerate(found):
+        for i, gram in enumerate(runs):
             seen[gram] += 1
             if seen[gram] > 1:
-                found[i] = f"{gram}{seen[gram]}"
-    return found
+                runs[i] = f"{gram}{seen[gram]}"
+    return runs
 
 
 # ---- words
 
 
 def offensive_words() -> tuple[str, ...]:
-    """English ones, as the library lists them: single words and phrases."""
+    """Return the English words and phrases that the library lists."""
     filter = library("glin_profanity", "finding offensive words").Filter({"languages": ["english"]})
     return tuple(filter.words)
 
 
 def word_finder(listed: Iterable[str]) -> Callable[[str], str | None]:
-    """A function that finds the first listed word or phrase in a document: whole, in any case."""
+    """Return a function that finds the first listed word or phrase in a document, in any case."""
     known = {split for word in listed if (split := tuple(words(word)))}
     lengths = sorted({len(split) for split in known})
 
@@ -408,7 +420,7 @@ def word_finder(listed: Iterable[str]) -> Callable[[str], str | None]:
 
 
 def words(text: str) -> list[str]:
-    """Unbroken letters, digits, _, and the marks upon them, without regard to case."""
+    """Return the words: runs of letters, digits, _ and the marks on them, without case."""
     if text.isascii():
         return re.findall(r"\w+", text.lower())
     folded = unicodedata.normalize("NFC", text).replace(DOTTED_I, "i").casefold()
@@ -417,7 +429,7 @@ def words(text: str) -> list[str]:
 
 @cache
 def word_pattern() -> re.Pattern[str]:
-    r"""In many scripts vowels are marks, which \w leaves out; joiners are in words too."""
+    r"""Return the pattern of a word. In many scripts vowels are marks, which \w does not match."""
     marks = (chr(c) for c in range(0x300, 0xE01F0) if unicodedata.category(chr(c))[0] == "M")
     return re.compile(rf"[\w\u200c\u200d{''.join(marks)}]+")
 
@@ -426,7 +438,7 @@ def word_pattern() -> re.Pattern[str]:
 
 
 def library(name: str, purpose: str) -> Any:
-    """A module of the extra, imported when it is needed."""
+    """Import a module of the optional extra."""
     try:
         if name == "rapidfuzz":
             importlib.import_module("rapidfuzz.distance")
@@ -437,11 +449,14 @@ def library(name: str, purpose: str) -> Any:
 
 
 def foreign_letters(scripts: Iterable[str]) -> Any:
-    """A pattern for a letter of none of the scripts; those that all scripts share are of each."""
+    """Return a pattern for a letter that belongs to none of the scripts.
+
+    Letters that all scripts share belong to each of them.
+    """
     regex = library("regex", "telling scripts")
     allowed = ""
     for script in scripts:
-        # Extensions too: the long-vowel mark of Japanese is neither Hiragana nor Katakana alone.
+        # With script extensions: the long-vowel mark of Japanese is Hiragana and Katakana.
         part = rf"--\p{{scx={script}}}"
         try:
             if not re.fullmatch("[A-Za-z][A-Za-z _-]*", script):

@@ -13,10 +13,10 @@ from unicodedata import is_normalized
 from kamon.data import builtin
 from kamon.data.documents import BLOCK_DOCS, Documents, nfc
 from kamon.data.readers import (
+    check_line_lengths,
     checked_text,
     lines_in,
     name_of,
-    removed_message,
     stream_lines,
     text_lines,
     whole_lines,
@@ -27,17 +27,21 @@ from kamon.errors import ConfigError, CorpusError
 if TYPE_CHECKING:
     from pathlib import Path
 
-BLOCK_CHARS = 1 << 20  # of documents that are looked at together
+BLOCK_CHARS = 1 << 20  # characters of the documents that are processed together
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents and where they came from. None is blank; none has white space at its ends.
+    """Documents and how they were read. No document is blank or has white space at its ends.
 
-    num_entries counts what was read (lines, cells or records); the blank ones among them were
-    dropped, and white space was taken off the ends of num_stripped others. num_normalized were not
-    in Unicode's composed form (NFC), and are now. note: what people should know of how it was read;
-    each line is the end of a sentence that begins with `source`.
+    Attributes:
+        source: the name of the file or list, as messages show it.
+        num_entries: lines, cells or records that were read.
+        num_blank: entries that were blank, and so dropped.
+        num_stripped: other entries that had white space at their ends.
+        num_normalized: entries that were not in Unicode's composed form (NFC). All documents are.
+        note: what users should know about how it was read. Each line completes a sentence that
+            begins with `source`.
     """
 
     source: str
@@ -50,11 +54,11 @@ class Corpus:
 
     @cached_property
     def different(self) -> Documents:
-        """The documents without repetitions."""
+        """The documents without duplicates."""
         return self.docs.different()
 
     def summary(self) -> dict[str, str | int]:
-        """The figures above, for programs."""
+        """Return the figures above for JSON output."""
         return {
             "source": self.source,
             "num_docs": len(self.docs),
@@ -77,13 +81,21 @@ def read(
 ) -> Corpus:
     """Read a file, a built-in list ("names", "names-original") or standard input ("-").
 
-    format: one of FORMATS; by default the file's ending tells, and everything else is text, one
-    document a line. column: of a CSV or TSV file the column by its name in the header row, or by
-    its number from 1 on, and none for a table of one column; of JSON the key ("text" by default).
-    header: whether a table has a header row. mode: as of a Config; "text" makes one document of a
-    whole text, as it stands. composed: whether entries are brought to Unicode's composed form
-    (NFC), as every `Tokenizer.composed` wants them. Compressed files are unpacked. CorpusError says
-    what is wrong with the content and in which line.
+    Kamon decompresses compressed files.
+
+    Args:
+        source: the path, the name of a built-in list, or "-".
+        column: for a table, the column's name or its number from 1 on. None if the table has only
+            one column. For JSON, the key of the text, by default "text".
+        format: one of FORMATS, by default chosen by the file's ending. Without a known ending, it
+            is text with one document per line.
+        header: whether a table has a header row.
+        mode: the mode of a Config. In "text" mode, a whole text file is one document, as it is.
+        composed: whether to bring entries to NFC, as `Tokenizer.composed` requires.
+
+    Raises:
+        ConfigError: an option does not fit the format.
+        CorpusError: the content is not valid. The message names the line.
     """
     if str(source) in builtin.BUILT_IN and isinstance(source, str):
         if column or format or not header:
@@ -106,7 +118,10 @@ def read(
 def from_docs(
     docs: Iterable[str], source: str = "a list in memory", *, composed: bool = True
 ) -> Corpus:
-    """Documents that a program has at hand, cleaned as those of a file are; sets are sorted."""
+    """Return a corpus of a program's own documents, cleaned like those of a file.
+
+    Sets are sorted.
+    """
     if isinstance(docs, set | frozenset):
         docs = sorted(docs)
 
@@ -127,7 +142,7 @@ def from_text(
     format: str = "text",
     header: bool = True,
 ) -> Corpus:
-    """What `read` makes of a file with this content: of a text a document a line."""
+    """Return what `read` makes of a file with this content: for text, one document per line."""
     notes: list[str] = []
     lines = lines_in(text, source)
     return from_entries(
@@ -138,12 +153,13 @@ def from_text(
 def from_entries(
     source: str, entries: Iterable[str], notes: Sequence[str] = (), *, composed: bool = True
 ) -> Corpus:
+    """Strip the entries, drop blank ones, and bring the others to NFC if `composed`."""
     num_entries = num_blank = num_stripped = num_normalized = 0
 
     def docs() -> Iterator[str]:
         nonlocal num_entries, num_blank, num_stripped, num_normalized
-        left = iter(entries)
-        while block := list(islice(left, BLOCK_DOCS)):
+        remaining = iter(entries)
+        while block := list(islice(remaining, BLOCK_DOCS)):
             stripped = [entry.strip() for entry in block]
             kept = list(filter(None, stripped))
             blank = len(block) - len(kept)
@@ -152,23 +168,28 @@ def from_entries(
             num_stripped += sum(map(ne, block, stripped)) - (blank - block.count(""))
             joined = "\0".join(kept) if composed else ""
             if not (joined.isascii() or is_normalized("NFC", joined)):
-                given, kept = kept, list(map(nfc, kept))
-                num_normalized += sum(map(ne, given, kept))
+                before, kept = kept, list(map(nfc, kept))
+                num_normalized += sum(map(ne, before, kept))
             yield from kept
 
-    found = Documents.of(docs())
-    if not found:
+    documents = Documents.of(docs())
+    if not documents:
         raise CorpusError(
             f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
         )
     return Corpus(
-        *(source, found, num_entries, num_blank, num_stripped),
+        source=source,
+        docs=documents,
+        num_entries=num_entries,
+        num_blank=num_blank,
+        num_stripped=num_stripped,
         note="\n".join(notes),
         num_normalized=num_normalized,
     )
 
 
 def whole_text(source: str, lines: Iterable[str], *, composed: bool = True) -> Corpus:
+    """Return a corpus of one document: the whole text."""
     given = "\n".join([*lines, ""])
     text = nfc(given) if composed else given
     if not text.strip():
@@ -184,12 +205,14 @@ def stream_entries(
     format: str | None = None,
     header: bool = True,
     *,
-    tell: Callable[[str], object],
+    on_note: Callable[[str], object],
 ) -> Iterator[list[str]]:
-    """The lines of `stream_lines`, or the records or cells of a table, as they come.
+    """Yield the lines, cells or texts of a source as they arrive, many at a time.
 
-    column, format, header: as of `read`. tell: is told the note of a Corpus, before what it is
-    about where that is known then; that of a text is about the lines that came first.
+    Args:
+        source, column, format, header: as in `read`.
+        on_note: called with each note as of `Corpus.note`, as soon as it is known. For text, it
+            depends only on the first lines.
     """
     format = checked_format(source, column, format, header)
     name = name_of(source)
@@ -197,10 +220,10 @@ def stream_entries(
     if format == "text":
         first = next(blocks, [])
         for note in text_notes(first[:MAX_ROWS_READ]):
-            tell(f"{name} {note}")
+            on_note(f"{name} {note}")
         yield from chain(filter(None, [first]), blocks)
         return
-    blocks = removed_message(blocks, name)
+    blocks = check_line_lengths(blocks, name)
     if format == "jsonl":
         number = 1
         for lines in blocks:
@@ -209,12 +232,12 @@ def stream_entries(
         return
     each = chain.from_iterable(blocks)
     yield from in_blocks(
-        entries_in(name, each, format, column, header, lambda note: tell(f"{name} {note}"))
+        entries_in(name, each, format, column, header, lambda note: on_note(f"{name} {note}"))
     )
 
 
 def in_blocks(docs: Iterable[str]) -> Iterator[list[str]]:
-    """Many at a time: so many that more would gain nothing, and few enough for memory."""
+    """Yield the documents in blocks: large enough to be fast, small enough for memory."""
     block: list[str] = []
     size = 0
     for doc in docs:

@@ -1,6 +1,6 @@
-"""Documents as one text: the few bytes that each has, where a list takes fifty more.
+"""Documents as one text: a few bytes per document, while each string in a list takes fifty more.
 
-What grows with their number lies in memory only while it is small (`kamon.files.spill`).
+What grows with their number is in memory only while it is small (`kamon.files.spill`).
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from kamon.files import spill
 from kamon.files.spill import Buffer, IntArray, SpillBuffer
 from kamon.native import library, mersenne
 
-BLOCK = 1 << 17  # bytes that are looked at together
-BLOCK_DOCS = 4096  # documents, where they come one by one
-NUL = "\0"  # in no text: it separates texts
+BLOCK = 1 << 17  # bytes that are processed together
+BLOCK_DOCS = 4096  # documents that are processed together
+NUL = "\0"  # separates texts, and is in none of them
 NUL_BYTE = b"\0"
 MIN_NATIVE_DOCS = 200  # for fewer, Python is as fast as the native code
 NUM_SHOWN = 5
 
 
 def nfc(text: str) -> str:
-    """`text` in Unicode's composed form: one code point for ö, not an o and two dots above."""
+    """Return `text` in Unicode's composed form: ö as one code point, not as o and two dots."""
     return text if text.isascii() else normalize("NFC", text)
 
 
 class Documents(Sequence[str]):
-    """Texts without NUL, in UTF-8 one after the other and each with a NUL after it.
+    """Texts without NUL, stored in UTF-8 one after the other, each followed by a NUL.
 
-    Subsets and permutations share the text of what they were taken from, and have an array of 'I'
-    or 'Q' with the places where their own documents start. Reading all of them from first to last
-    costs little; one by its number, a little more.
+    Subsets and permutations share the text of the documents they come from. They have an array of
+    type 'I' or 'Q' with the places where their documents start. Reading all of them in order is
+    fast. Reading one by its number is a little slower.
 
     >>> docs = Documents.of(["anna", "bo", "anna"])
     >>> docs, docs[1], docs.different()
@@ -48,7 +48,7 @@ class Documents(Sequence[str]):
         if starts is not None and spill.typecode_of(starts) not in ("I", "Q"):
             raise ValueError("starts must be an array of 'I' or of 'Q'")
         self.text = text
-        self._distinct = distinct  # known to be without repetitions
+        self._distinct = distinct  # known to have no duplicates
         self._starts = starts
         self.contiguous = starts is None  # all documents of the text, in their order
         self._size = spill.count(text, 0) if starts is None else len(starts)
@@ -58,7 +58,7 @@ class Documents(Sequence[str]):
 
     @classmethod
     def of(cls, docs: Iterable[str]) -> Documents:
-        """These documents, taken as they come. None may hold a NUL."""
+        """Return these documents, read one by one. None may contain a NUL."""
         if isinstance(docs, Documents):
             return docs
         text = SpillBuffer()
@@ -76,13 +76,13 @@ class Documents(Sequence[str]):
         return self._starts
 
     def _find_starts(self, chosen: Buffer | None) -> IntArray:
-        """Of a contiguous text the starts of all documents, or of the chosen ones."""
+        """Return the starts of all documents of a contiguous text, or of the chosen ones."""
         typecode = "I" if len(self.text) < 2**32 else "Q"
         if self._size < MIN_NATIVE_DOCS or library.why_not():
             sizes = (len(doc) + 1 for doc in self.encoded())
             found: Iterator[int] = islice(accumulate(sizes, initial=0), self._size)
             if chosen is not None:
-                found = compress(found, memoryview(chosen))  # alone, a mapped file gives bytes
+                found = compress(found, memoryview(chosen))  # iterating a mapped file gives bytes
             return spill.numbers(typecode, found)
         size = self._size if chosen is None else spill.count(chosen, 1)
         itemsize = array(typecode).itemsize
@@ -104,7 +104,7 @@ class Documents(Sequence[str]):
     def __getitem__(self, place: slice) -> Documents: ...
     def __getitem__(self, place: int | slice) -> str | Documents:
         if isinstance(place, slice):
-            starts = spill.copied(self.starts[place])  # a view with gaps would not do
+            starts = spill.copied(self.starts[place])  # native code needs them without gaps
             return Documents(self.text, starts, distinct=self._distinct)
         begin = self.starts[place]
         return self.text[begin : self.text.find(NUL_BYTE, begin)].decode("utf-8", "surrogatepass")
@@ -127,14 +127,14 @@ class Documents(Sequence[str]):
         return f"Documents({shown if len(self) <= NUM_SHOWN else f'{shown[:-1]}, …]'})"
 
     def blocks(self) -> Iterator[list[str]]:
-        """All documents, many at a time."""
+        """Yield all documents, many at a time."""
         for block in self._encoded_blocks():
             docs = block.decode("utf-8", "surrogatepass").split(NUL)
             docs.pop()
             yield docs
 
     def encoded(self) -> Iterator[bytes]:
-        """The UTF-8 of each document."""
+        """Yield the UTF-8 of each document."""
         for block in self._encoded_blocks():
             docs = bytes(block).split(NUL_BYTE)
             docs.pop()
@@ -151,8 +151,8 @@ class Documents(Sequence[str]):
         starts, room = self.starts, BLOCK
         if self._size < MIN_NATIVE_DOCS or library.why_not():
             for begin in range(0, len(starts), BLOCK_DOCS):
-                some = starts[begin : begin + BLOCK_DOCS]
-                yield b"".join([text[start : text.find(NUL_BYTE, start) + 1] for start in some])
+                block = starts[begin : begin + BLOCK_DOCS]
+                yield b"".join([text[start : text.find(NUL_BYTE, start) + 1] for start in block])
             return
         while begin < len(starts):
             found, count = bytearray(room), array("q", [0])
@@ -165,12 +165,12 @@ class Documents(Sequence[str]):
             if count[0]:
                 yield found[:used]
             else:
-                room = used  # of one document longer than a block
+                room = used  # for one document longer than a block
             begin += count[0]
 
     def select(self, chosen: Buffer) -> Documents:
-        """Those for which `chosen` is 1, not 0: a byte for each document."""
-        if self._starts is None:  # no need for the others' starts
+        """Return the documents for which `chosen`, a byte per document, is 1 and not 0."""
+        if self._starts is None:  # the starts of the others are not needed
             starts = self._find_starts(chosen)
         else:
             typecode = spill.typecode_of(self._starts)
@@ -178,13 +178,13 @@ class Documents(Sequence[str]):
         return Documents(self.text, starts, distinct=self._distinct)
 
     def shuffled(self, rng: random.Random) -> Documents:
-        """In the order that `rng.shuffle` would give a list of them."""
+        """Return the documents in the order that `rng.shuffle` would give a list of them."""
         starts = spill.copied(self.starts)
         mersenne.shuffle(rng, starts)
         return Documents(self.text, starts, distinct=self._distinct)
 
     def first_occurrences(self) -> Buffer:
-        """For each document 1 where none before it is equal, otherwise 0."""
+        """Return a byte for each document: 1 if no earlier one is equal, otherwise 0."""
         first = spill.zeros(self._size)
         if self._size < MIN_NATIVE_DOCS or library.why_not():
             seen: set[bytes] = set()
@@ -202,7 +202,7 @@ class Documents(Sequence[str]):
         return first
 
     def different(self) -> Documents:
-        """Without repetitions: the first of equal ones stays."""
+        """Return the documents without duplicates, keeping the first of equal ones."""
         if self._distinct:
             return self
         first = self.first_occurrences()
@@ -211,7 +211,7 @@ class Documents(Sequence[str]):
         return found
 
     def sha256(self) -> str:
-        """Of all of them, each with a NUL after it, in hexadecimal."""
+        """Return the hexadecimal SHA-256 of all documents, each followed by a NUL."""
         from hashlib import sha256
 
         found = sha256()
@@ -220,7 +220,7 @@ class Documents(Sequence[str]):
         return found.hexdigest()
 
     def intersection(self, texts: Iterable[str]) -> set[str]:
-        """Those of `texts` that are documents here."""
+        """Return those of `texts` that are among the documents."""
         wanted = set(texts)
         found: set[str] = set()
         for block in self.blocks():
@@ -228,14 +228,14 @@ class Documents(Sequence[str]):
         return found
 
     def chars(self) -> set[str]:
-        """The characters that occur."""
+        """Return the characters that occur."""
         found: set[str] = set()
         for block in self.blocks():
             found.update("".join(block))
         return found
 
     def lengths(self) -> Counter[int]:
-        """How many documents have so many characters, for each length that occurs."""
+        """Return how many documents have each length in characters."""
         found: Counter[int] = Counter()
         for block in self.blocks():
             found.update(map(len, block))
@@ -243,7 +243,7 @@ class Documents(Sequence[str]):
 
 
 def unpickle_documents(text: bytes, distinct: bool) -> Documents:
-    """The documents that were copied or sent here."""
+    """Return the documents that `Documents.__reduce__` copied or sent to this process."""
     growing = SpillBuffer()
     growing.add(text)
     return Documents(growing.finish(), distinct=distinct)

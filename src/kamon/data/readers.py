@@ -20,28 +20,34 @@ from kamon.errors import ConfigError, CorpusError
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_LINE = 1 << 24  # characters: what is longer is no list
+MAX_LINE = 1 << 24  # characters
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and every zip; .xls
 GZIP, XZ, ZSTANDARD = b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
 BZIP2 = tuple(b"BZh%d%b" % (n, e) for n in range(1, 10) for e in (b"1AY&SY", b"\x17rE8P\x90"))
-COMPRESSED = (GZIP, XZ, ZSTANDARD, *BZIP2)  # how such a file begins
+COMPRESSED = (GZIP, XZ, ZSTANDARD, *BZIP2)  # first bytes of compressed files
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
-COMPRESSED_BLOCK = 1 << 12  # bytes unpacked at a time: to 128 MiB at the very worst
+COMPRESSED_BLOCK = 1 << 12  # bytes to decompress at a time: they become at most 128 MiB
 
 
 def lines_in(text: str, source: str) -> Iterator[str]:
-    """The lines that `read` would find in a text file with this content."""
+    """Yield the lines that a text file with this content would have."""
     content = text.encode("utf-8", "surrogatepass")
-    return chain.from_iterable(removed_message(lines_of(decoded([content], source)), source))
+    return chain.from_iterable(check_line_lengths(lines_of(decoded([content], source)), source))
 
 
 @contextmanager
 def open_source(source: str | Path, name: str, others: Iterable[str] = ()) -> Iterator[BinaryIO]:
-    """The file, or standard input for "-". CorpusError where it cannot be opened or read.
+    """Open a file, or standard input for "-".
 
-    That lines are waited for is said where they come from a keyboard.
-    others: what could be meant by a name that is no file's, besides the files beside it.
+    If the lines come from a keyboard, Kamon prints how to end them.
+
+    Args:
+        source: the path.
+        name: the source as messages show it.
+        others: names that a mistyped path could mean, besides the files in the same folder.
+
+    Raises: CorpusError if it cannot be opened or read.
     """
     try:
         if str(source) == "-":
@@ -70,16 +76,19 @@ def open_source(source: str | Path, name: str, others: Iterable[str] = ()) -> It
 
 
 def name_of(source: str | Path) -> str:
-    """What errors call it; odd bytes of a file name that is not UTF-8 are escaped."""
+    """Return how messages show a source. Bytes of a file name that are not UTF-8 are escaped."""
     if str(source) == "-":
         return "standard input"
     return os.fsencode(source).decode("utf-8", "backslashreplace")
 
 
-def why_no_text(name: str, line: int, byte: int, value: int, *, utf16: bool = False) -> str:
-    """What is wrong with a byte that is NUL, or where none such may stand.
+def encoding_error(name: str, line: int, byte: int, value: int, *, utf16: bool = False) -> str:
+    """Describe why a byte is not text.
 
-    utf16: the text is UTF-16, by the mark at its start.
+    Args:
+        name, line, byte: the source, and the place, counted from 1.
+        value: the byte, 0 for NUL.
+        utf16: whether a byte order mark at the start announces UTF-16.
     """
     if utf16:
         return (
@@ -98,21 +107,26 @@ def why_no_text(name: str, line: int, byte: int, value: int, *, utf16: bool = Fa
 
 
 def text_lines(text: str) -> list[str]:
-    r"""Lines that end in \n, \r\n or \r; the end of the last one begins no further line."""
+    r"""Split a text at \n, \r\n and \r. A final line end starts no further line."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def whole_lines(source: str | Path) -> Iterator[str]:
-    """The lines of `stream_lines`, one by one; CorpusError for one that is longer than MAX_LINE."""
+    """Yield the lines of a source one by one. Raise CorpusError for one longer than MAX_LINE."""
     blocks = stream_lines(source, builtin.BUILT_IN)
-    return chain.from_iterable(removed_message(blocks, name_of(source)))
+    return chain.from_iterable(check_line_lengths(blocks, name_of(source)))
 
 
-def removed_message(blocks: Iterable[list[str]], name: str, number: int = 1) -> Iterator[list[str]]:
-    """The same lines; CorpusError for one that is longer than MAX_LINE.
+def check_line_lengths(
+    blocks: Iterable[list[str]], name: str, number: int = 1
+) -> Iterator[list[str]]:
+    """Yield the same blocks of lines. Raise CorpusError for a line longer than MAX_LINE.
 
-    number: of the first line in the file called `name`.
+    Args:
+        blocks: as of `stream_lines`.
+        name: the source as messages show it.
+        number: the number of the first line.
     """
     for lines in blocks:
         if max(map(len, lines)) > MAX_LINE:
@@ -126,21 +140,26 @@ def removed_message(blocks: Iterable[list[str]], name: str, number: int = 1) -> 
 
 
 def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[list[str]]:
-    """The lines of a text, as they come and many at a time, in bounded memory; "-": standard input.
+    """Yield the lines of a text as they arrive, many at a time, in bounded memory.
 
-    They are those of `text_lines`; but where one is longer than MAX_LINE, only its first
-    MAX_LINE + 1 characters. others: what else a name that is no file's could mean. CorpusError
-    says what is wrong with the content and in which line, when the lines before were yielded.
+    The lines are those of `text_lines`. Only the first MAX_LINE + 1 characters of a longer line are
+    kept.
+
+    Args:
+        source: a path, or "-" for standard input.
+        others: as in `open_source`.
+
+    Raises: CorpusError, after the lines before the fault. The message names the line.
     """
     name = name_of(source)
     with open_source(source, name, others) as file:
-        # What is there, without waiting.
+        # read1 returns what has arrived, without waiting for more.
         blocks = iter(lambda: file.read1(BLOCK), b"")  # type: ignore[attr-defined]
         yield from lines_of(decoded(blocks, name))
 
 
 def lines_of(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The lines of `stream_lines`, of a text that comes in parts."""
+    """Yield the lines of a text that arrives in parts, as `stream_lines` does."""
     line = ""  # the unfinished one
     for text in texts:
         whole, newline, text = text.rpartition("\n")
@@ -154,29 +173,35 @@ def lines_of(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str]:
-    r"""The text of UTF-8 that comes in blocks: every line end is \n, a mark at the start is gone.
+    r"""Yield the text of bytes that arrive in blocks.
 
-    UTF-16 is read where a mark at the start says that it is, and what is compressed is unpacked.
-    number: of the first line in the file called `name`. CorpusError says what is no text, and in
-    which line, when the text before was yielded.
+    The bytes are UTF-8, or UTF-16 with a byte order mark, and may be compressed. In the text, every
+    line end is \n, and there is no byte order mark.
+
+    Args:
+        blocks: the bytes.
+        name: the source as messages show it.
+        number: the number of the first line. Only a text from its first line on can be compressed.
+
+    Raises: CorpusError, after the text before the fault. The message names the line.
     """
-    # It sees that a line end may be two characters, and a character several bytes, of two blocks.
+    # It handles line ends and characters that begin in one block and end in the next.
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    left = filter(None, blocks)  # an empty one is the end
+    blocks = filter(None, blocks)  # for the decoder, an empty block is the end
     before = 0  # bytes of the unfinished line
     fresh, utf16 = number == 1, False
     if fresh:
-        left = filter(None, unpacked(left, name))
-        begin = beginning(left, (*UTF_16_MARKS, *SPREADSHEETS))
+        blocks = filter(None, decompressed(blocks, name))
+        begin = beginning(blocks, (*UTF_16_MARKS, *SPREADSHEETS))
         if begin.startswith(SPREADSHEETS):
             raise CorpusError(
                 f"{name} is a spreadsheet or an archive, not text: save it as CSV (UTF-8), or "
                 "unpack it"
             )
         utf16 = begin.startswith(UTF_16_MARKS)
-        left = filter(None, utf_16_as_8(begin, left) if utf16 else chain([begin], left))
+        blocks = filter(None, utf_16_as_8(begin, blocks) if utf16 else chain([begin], blocks))
         fresh = not utf16
-    for block in chain(left, [b""]):
+    for block in chain(blocks, [b""]):
         text, fault = decode_block(decoder, block)
         if fresh and text:
             fresh = False
@@ -190,11 +215,11 @@ def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str
             before = 0
         before += len(text.encode())
         if fault >= 0:
-            raise CorpusError(why_no_text(name, number, before + 1, fault, utf16=utf16))
+            raise CorpusError(encoding_error(name, number, before + 1, fault, utf16=utf16))
 
 
 def beginning(blocks: Iterator[bytes], marks: Sequence[bytes]) -> bytes:
-    """The first blocks, so few that none is waited for which can tell nothing more of a mark."""
+    """Read the first blocks: as few as show whether the bytes begin with one of the marks."""
     begin = b""
     while any(len(begin) < len(mark) and mark.startswith(begin) for mark in marks):
         block = next(blocks, b"")
@@ -204,35 +229,38 @@ def beginning(blocks: Iterator[bytes], marks: Sequence[bytes]) -> bytes:
     return begin
 
 
-def unpacked(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """The same bytes, or what is in them where they begin as a compressed file does, of any number
-    of members. CorpusError where it is damaged or cut off."""
+def decompressed(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """Yield the same bytes, or their content if they begin like a compressed file.
+
+    A file may consist of several compressed members. Raises CorpusError if it is damaged or cut
+    off.
+    """
     begin = beginning(blocks, COMPRESSED)
     blocks = chain([begin], blocks)
     if not begin.startswith(COMPRESSED):
         yield from blocks
         return
-    make, errors = unpacker(begin)
+    make, errors = decompressor(begin)
     decoder: Any = None
     for block in blocks:
         for place in range(0, len(block), COMPRESSED_BLOCK):
-            left = block[place : place + COMPRESSED_BLOCK]
-            while left:
+            remaining = block[place : place + COMPRESSED_BLOCK]
+            while remaining:
                 decoder = decoder or make()
                 try:
-                    found = decoder.decompress(left)
+                    content = decoder.decompress(remaining)
                 except errors as reason:
                     raise CorpusError(f"{name} is damaged: {reason}") from None
-                left = b""
+                remaining = b""
                 if decoder.eof:
-                    left, decoder = decoder.unused_data, None
-                yield found
+                    remaining, decoder = decoder.unused_data, None
+                yield content
     if decoder is not None:
         raise CorpusError(f"{name} is damaged: its end is missing")
 
 
-def unpacker(begin: bytes) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
-    """What makes a decoder for a file that begins so, and what that raises."""
+def decompressor(begin: bytes) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
+    """Return a function that makes a decompressor for such a file, and the errors it raises."""
     if begin.startswith(GZIP):
         return lambda: zlib.decompressobj(zlib.MAX_WBITS | 16), (zlib.error,)
     if begin.startswith(BZIP2):
@@ -256,7 +284,7 @@ def import_zstandard() -> Any:
 
 
 def utf_16_as_8(begin: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """UTF-16 after its mark as UTF-8 without one; 0xff, and the end, for what is none."""
+    """Yield UTF-16 after its mark as UTF-8 without one. For invalid UTF-16, yield 0xff and stop."""
     codec = "utf-16-le" if begin.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
     decoder = codecs.getincrementaldecoder(codec)()
     for block in chain([begin[2:]], blocks, [b""]):
@@ -268,22 +296,22 @@ def utf_16_as_8(begin: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[str, int]:
-    """The text of one more block up to the first byte that cannot be, and that byte, or −1."""
+    """Return the text of one more block up to the first invalid byte, and that byte or −1."""
     before, nul, _ = block.partition(b"\0")
     try:
         text, fault = decoder.decode(before, final=not block or bool(nul)), 0 if nul else -1
     except UnicodeDecodeError as error:
         fault = error.object[error.start]
-        good = error.start - (len(error.object) - len(before))  # below 0: in a block before
+        good = error.start - (len(error.object) - len(before))  # negative: in an earlier block
         text = decoder.decode(before[: max(0, good)])
-    if fault >= 0 and decoder.getstate()[1] & 1:  # a \r that waits for \n
+    if fault >= 0 and decoder.getstate()[1] & 1:  # the decoder holds back a \r before a \n
         text += "\n"
     return text, fault
 
 
 def checked_text(name: str, where: str, text: str) -> str:
-    """Refuse what no UTF-8 file could hold as text: lone surrogates and NUL."""
-    if text.isprintable():  # as nearly all are, and quickly seen
+    """Return the text. Raise CorpusError for a NUL or a lone surrogate, which no UTF-8 text has."""
+    if text.isprintable():  # fast, and true for nearly all texts
         return text
     for number, char in enumerate(text, 1):
         if char == "\0" or "\ud800" <= char <= "\udfff":
@@ -293,7 +321,7 @@ def checked_text(name: str, where: str, text: str) -> str:
 
 
 def similar_files(path: str | Path) -> list[str]:
-    """The files beside a path that is not there."""
+    """Return the files in the folder of a path that does not exist."""
     folder = os.path.dirname(path)
     try:
         with os.scandir(folder or ".") as entries:
@@ -303,5 +331,5 @@ def similar_files(path: str | Path) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    found = suggestion(word, list(known))
-    return found if found.startswith(":") else ""
+    hint = suggestion(word, list(known))
+    return hint if hint.startswith(":") else ""

@@ -1,7 +1,6 @@
-"""Where the examples of a training lie: the place of each is a pure function of (seed, number).
+"""The order of training examples: each example's place is a pure function of (seed, number).
 
-So they need no list in memory, however many there are, and a training that goes on takes up where
-it stopped.
+So the order needs no memory, and a resumed training continues where it stopped.
 """
 
 from __future__ import annotations
@@ -11,17 +10,21 @@ from math import isqrt
 
 from kamon.engines.philox import MASK32, MASK64, philox4x32
 
-# Streams of their own, apart from those of samples and dropout.
+# These keys separate the random numbers from those of samples and dropout.
 WINDOW_KEY = 0x77696E64
 SHUFFLE_KEY = 0x73687566
 ROUNDS = 6
 
 
 def window_start(seed: int, index: int, n: int) -> int:
-    """A random place, 0 … n − 1, for example number `index`. n: from 1 to 2**64.
+    """Return a random place from 0 to n − 1 for example number `index`.
 
-    64 random bits times n, over 2**64: no place is more likely than another by more than n / 2**64.
-    seed and index count modulo 2**64.
+    It is 64 random bits times n, divided by 2**64. No place is more likely than another by more
+    than n / 2**64.
+
+    Args:
+        seed, index: integers, used modulo 2**64.
+        n: from 1 to 2**64.
     """
     seed, index = seed & MASK64, index & MASK64
     key = (seed & MASK32) ^ WINDOW_KEY, seed >> 32
@@ -30,13 +33,19 @@ def window_start(seed: int, index: int, n: int) -> int:
 
 
 def permutation(seed: int, epoch: int, n: int) -> Callable[[int], int]:
-    """π(i), a random order of 0 … n − 1 for each epoch, without a table of it. n: below 2**64.
+    """Return π(i), a random order of 0 … n − 1 for each epoch, without a table of it.
 
-    A Feistel network on the grid of a rows and b columns that just holds n numbers: each round
-    shifts the row by a hash of the column, or the column by a hash of the row, which can be undone
-    and hence is a permutation of a·b numbers. What falls on n or above goes through it again
-    (cycle walking) until it is below. Source: Black & Rogaway 2002, "Ciphers with arbitrary finite
-    domains" (doi:10.1007/3-540-45760-7_9).
+    It is a Feistel network on the smallest grid of a rows and b columns that holds n numbers. Each
+    round shifts the row by a hash of the column, or the column by a hash of the row. Both can be
+    undone, so it is a permutation of a·b numbers. A result of n or more goes through it again until
+    it is below n (cycle walking).
+
+    Args:
+        seed, epoch: integers, used modulo 2**64.
+        n: below 2**64.
+
+    Source: Black & Rogaway 2002, "Ciphers with arbitrary finite domains"
+    (doi:10.1007/3-540-45760-7_9).
     """
     seed, epoch = seed & MASK64, epoch & MASK64
     key = (seed & MASK32) ^ SHUFFLE_KEY, seed >> 32
@@ -64,8 +73,10 @@ def permutation(seed: int, epoch: int, n: int) -> Callable[[int], int]:
 
 
 def feistel_round(number: int) -> int:
-    """64 bits scrambled: the last steps of SplitMix64 (Steele et al. 2014,
-    doi:10.1145/2660193.2660195)."""
+    """Return 64 scrambled bits: the last steps of SplitMix64.
+
+    Source: Steele et al. 2014, doi:10.1145/2660193.2660195.
+    """
     number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & MASK64
     number = (number ^ number >> 27) * 0x94D049BB133111EB & MASK64
     return number ^ number >> 31

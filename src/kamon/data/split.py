@@ -1,4 +1,4 @@
-"""Which documents a model learns from and which it is tested on."""
+"""Which documents are in the training set and which in the validation set."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from kamon.data.documents import Documents
 from kamon.files.spill import BLOCK, SpillBuffer, numbers
 
 NUM_BUCKETS = 10
-MIN_DOCS = 100  # different documents: of fewer none is held out, since a tenth would tell nothing
-MAX_RANKED = (
-    200_000  # different documents: of more, a tenth of all possible keys is a tenth of them
-)
-RULE = 2  # of `split`, kept with each list; what was saved before has no number
-RULE_BY_BUCKET = 1  # the rule before: part 0 of `part`, however many documents it had
-MIN_HELD_OUT = MIN_DOCS // NUM_BUCKETS  # documents: fewer tell nothing
+# Different documents. With fewer there is no validation set: a tenth would be too small.
+MIN_DOCS = 100
+# Different documents. With more, a tenth of all possible keys is close to a tenth of the documents.
+MAX_RANKED = 200_000
+RULE = 2  # version of `split`, saved with each list; the first lists were saved without one
+RULE_BY_BUCKET = 1  # the earlier version: the documents in bucket 0, however many
+MIN_HELD_OUT = MIN_DOCS // NUM_BUCKETS  # documents
 NUM_KEYS = 1 << 64
 FLIPPED_BYTES = bytes([1, 0, *range(2, 256)])  # exchanges 0 and 1
 
 
 def bucket(doc: bytes) -> int:
-    """One of PARTS, by the document's UTF-8 alone: the first byte of its SHA-256, modulo PARTS.
+    """Return the first byte of the SHA-256 of the document's UTF-8, modulo NUM_BUCKETS.
 
-    The order and the growth of a list move no document from one part to another.
+    It depends only on the document. So a document stays in its bucket if the list grows or changes
+    its order.
     """
     return sha256(doc).digest()[0] % NUM_BUCKETS
 
 
 def key(doc: str) -> int:
-    """A number below NUM_KEYS that depends on the content of the document only: the first eight
-    bytes of the SHA-256 of its canonical form (NFC), so that its other spellings share it.
+    """Return a number below NUM_KEYS that depends only on the document's content.
+
+    It is the first eight bytes of the SHA-256 of the document's canonical form (NFC), so that all
+    spellings of a document share it.
 
     >>> key("jos\\u00e9") == key("jose\\u0301") != key("jose")
     True
@@ -43,7 +46,7 @@ def key(doc: str) -> int:
 
 
 class Key:
-    """The key of a document that comes in parts, each of which a new character begins."""
+    """The key of a document that arrives in parts, each of which begins with a new character."""
 
     def __init__(self) -> None:
         self._digest = sha256()
@@ -61,15 +64,15 @@ def canonical(text: str) -> bytes:
 
 
 def keys_of_part(keys: Iterable[int], number: int = 0) -> range:
-    """The keys of one part of PARTS, as a range; an empty one where fewer than FEWEST differ.
+    """Return the keys of one of NUM_BUCKETS parts as a range. It is empty for fewer than MIN_DOCS.
 
-    Of the different keys in their order, each part has a tenth (rounded: part 0, which is held out,
-    has `len // PARTS`). Of more than MANY they need not be collected: each part has a tenth of all
-    keys that are possible.
+    Each part has a tenth of the different keys in ascending order. Part 0, the validation set, has
+    `len // NUM_BUCKETS` of them. If there are more than MAX_RANKED, Kamon need not collect them:
+    each part has a tenth of all possible keys.
     """
     different: set[int] = set()
-    left = iter(keys)
-    while block := list(islice(left, BLOCK)):
+    remaining = iter(keys)
+    while block := list(islice(remaining, BLOCK)):
         different.update(block)
         if len(different) > MAX_RANKED:
             return range(*(NUM_KEYS * n // NUM_BUCKETS for n in (number, number + 1)))
@@ -80,42 +83,46 @@ def keys_of_part(keys: Iterable[int], number: int = 0) -> range:
 
 
 def train_end(length: int) -> int:
-    """How much of a text is learned where there are few: all but its last tenth."""
+    """Return how much of a text is for training if there are few: all but its last tenth."""
     return length * (NUM_BUCKETS - 1) // NUM_BUCKETS
 
 
 def split(docs: Iterable[str], held_out: int = 0, rule: int = RULE) -> tuple[Documents, Documents]:
-    """(train, held out): each different document once, in its order; part `held_out` apart.
+    """Return (training set, validation set). Each different document is once in one of them.
 
-    A tenth is held out, the documents with the smallest keys: the order of the list changes
-    nothing. None is where fewer than FEWEST differ. A repetition on both sides would be learned by
-    heart and then counted as a success.
+    The validation set is a tenth: the documents with the smallest keys, in any order of the list.
+    It is empty if fewer than MIN_DOCS documents differ. Duplicates are dropped, because one in both
+    sets would be learned by heart and then counted as a success.
+
+    Args:
+        docs: the documents.
+        held_out: number of the part that becomes the validation set.
+        rule: RULE, or RULE_BY_BUCKET for models that earlier versions saved.
 
     >>> learned, held_out = split([*map(str, range(120)), *map(str, range(60))])
     >>> len(learned), len(held_out), max(map(key, held_out)) < min(map(key, learned))
     (108, 12, True)
     """
     different = Documents.of(docs).different()
-    found: Iterator[bool]
+    is_held_out: Iterator[bool]
     if rule == RULE_BY_BUCKET:
-        found = (bucket(doc) == held_out for doc in different.encoded())
+        is_held_out = (bucket(doc) == held_out for doc in different.encoded())
     else:
         keys = numbers("Q", map(key, different))
-        found = map(keys_of_part(keys, held_out).__contains__, keys)
-    apart, learned = SpillBuffer(), SpillBuffer()
-    while block := bytes(islice(found, BLOCK)):
-        apart.add(block)
-        learned.add(block.translate(FLIPPED_BYTES))
-    return different.select(learned.finish()), different.select(apart.finish())
+        is_held_out = map(keys_of_part(keys, held_out).__contains__, keys)
+    validation, training = SpillBuffer(), SpillBuffer()
+    while block := bytes(islice(is_held_out, BLOCK)):
+        validation.add(block)
+        training.add(block.translate(FLIPPED_BYTES))
+    return different.select(training.finish()), different.select(validation.finish())
 
 
 def divide(
     docs: Iterable[str], hold_out: bool = True, mode: str = "documents", rule: int = RULE
 ) -> tuple[Documents, Documents]:
-    """(learned, held out) of the different documents: `split`, where both have MIN_HELD_OUT.
+    """Return (training set, validation set) if `split` gives each of them MIN_HELD_OUT documents.
 
-    In text mode, where they have not, the last tenth of each document is held out. rule: of
-    `split`.
+    Otherwise the validation set is empty, or in text mode the last tenth of each document.
     """
     different = Documents.of(docs).different()
     if hold_out:
@@ -132,6 +139,9 @@ def divide(
 
 
 def divide_as(training: dict[str, Any], docs: Documents, mode: str) -> tuple[Documents, Documents]:
-    """(learned, held out) of a model's documents, as in the training that this is the record of."""
+    """Return the (training set, validation set) of a saved model's documents.
+
+    training: the record of its training.
+    """
     rule = training["corpus"].get("split", RULE_BY_BUCKET)
     return divide(docs, training.get("held_out") is not None, mode, rule)

@@ -23,17 +23,21 @@ SUFFIXES = {
 }  # fmt: skip
 MAX_JSON = 1 << 27  # characters of a JSON array, which is read as a whole
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
-SEPARATOR_LINE = re.compile(r'"?sep=([^"])"?')  # which Excel reads, and does not show
-QUOTED = re.compile(r'(?<![^,;\t|])"(?:[^"]++|"")*+("?)')  # a cell; without its end if it goes on
-CELL_END = re.compile(r'((?:[^"]++|"")*+)("?)')  # of a quoted cell, on the line
-MAX_ROWS_READ = 100  # lines, to tell a table
-COMMENTS = 2  # among them, to tell that there are some
+SEPARATOR_LINE = re.compile(r'"?sep=([^"])"?')  # Excel reads this line and does not show it
+QUOTED = re.compile(r'(?<![^,;\t|])"(?:[^"]++|"")*+("?)')  # a cell, or its start if it continues
+CELL_END = re.compile(r'((?:[^"]++|"")*+)("?)')  # the rest of a quoted cell
+MAX_ROWS_READ = 100  # lines that Kamon reads to recognise a table
 MIN_ROWS_READ = 3
-SHARE = 0.8  # of them that are alike
+MIN_COMMENTS = 2  # lines with a comment among them, for a note
+MIN_SHARE = 0.8  # of these lines that must look alike
 
 
 class ColumnError(ConfigError):
-    """Raised for a table of which no column is chosen. columns: those that it has."""
+    """Raised if a table has several columns and the user has chosen none.
+
+    Attributes:
+        columns: the names of the columns.
+    """
 
     def __init__(self, name: str, columns: list[str]) -> None:
         super().__init__(f"{name} has the columns {listed(columns)}: choose one with --column")
@@ -43,7 +47,10 @@ class ColumnError(ConfigError):
 def checked_format(
     source: str | Path, column: str | None, format: str | None, header: bool = True
 ) -> str:
-    """One of FORMATS: as given, or as the file's ending says. ConfigError for what fits not."""
+    """Return the format that was given, or that the file's ending shows.
+
+    Raises: ConfigError for an unknown format, or if the column or header option does not fit it.
+    """
     if format is None:
         format = format_of(source)
     elif format not in FORMATS:
@@ -67,16 +74,22 @@ def entries_in(
     format: str,
     column: str | None,
     header: bool = True,
-    tell: Callable[[str], object] = len,
+    on_note: Callable[[str], object] = len,
 ) -> Iterator[str]:
-    """What the lines of a list in one of FORMATS hold: lines, cells of a column, or texts.
+    """Return the entries in the lines of a list: lines, cells of a column, or texts in JSON.
 
-    tell: is told each line of a Corpus's note, some only when the last entry was read.
+    Args:
+        name: the source as messages show it.
+        lines: all its lines.
+        format, column, header: as in `kamon.data.corpus.read`.
+        on_note: called with each note as of `Corpus.note`, sometimes only after the last entry.
+
+    Raises: ColumnError if no column is chosen, CorpusError for invalid content.
     """
     if format == "text":
         first = list(islice(lines, MAX_ROWS_READ))
         for note in text_notes(first):
-            tell(note)
+            on_note(note)
         return chain(first, lines)
     key = "text" if column is None else column
     if format == "json":
@@ -91,13 +104,16 @@ def entries_in(
         raise ColumnError(name, head.columns)
     index = column_index(name, head, column)
     for note in head.notes:
-        tell(note)
-    return cells(name, lines, head, index, tell)
+        on_note(note)
+    return cells(name, lines, head, index, on_note)
 
 
 def columns_in(name: str, lines: Iterator[str], format: str, header: bool = True) -> list[str]:
-    """What a table has to choose from: the names in its header row, numbers where it has none, or
-    the keys of the first JSON object that have a text."""
+    """Return the columns that a user can choose from.
+
+    These are the names in the header row, numbers if there is no header, or the keys of the first
+    JSON object that have a text.
+    """
     if format in TABLES:
         head, _ = find_header(name, lines, format, None, header)
         return [] if head is None else head.columns
@@ -117,7 +133,7 @@ def text_keys(record: dict[str, Any]) -> list[str]:
 
 
 def format_of(source: str | Path) -> str:
-    """What a file's ending says, before one of COMPRESSED_SUFFIXES."""
+    """Return the format that a file's ending shows, ignoring a compressed file's second ending."""
     stem, suffix = os.path.splitext(source)
     if suffix.lower() in COMPRESSED_SUFFIXES:
         suffix = os.path.splitext(stem)[1]
@@ -125,13 +141,16 @@ def format_of(source: str | Path) -> str:
 
 
 def json_texts(name: str, lines: Iterable[str], key: str, first: int = 1) -> Iterator[str]:
-    """The text that each record has under `key`; "" for a blank line. first: its line."""
+    """Yield the text that each record has under `key`, or "" for a blank line.
+
+    first: number of the first line.
+    """
     for number, line in enumerate(lines, first):
         yield json_record(name, number, line, [key])[0] if line.strip() else ""
 
 
 def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[str]:
-    """The texts that the record in a line has under `keys`. number: of the line."""
+    """Return the texts that the record in a line has under `keys`. number: of the line."""
     record = json_object(f"{name}, line {number}", line, example(keys))
     return record_texts(name, f"line {number}", record, keys)
 
@@ -141,13 +160,13 @@ def record_texts(name: str, where: str, record: dict[str, Any], keys: Sequence[s
         if key in record and not isinstance(record[key], str):
             raise CorpusError(f"{name}, {where} has something else than text under {key!r}")
         if key not in record:
-            found = listed(record) or "none"
-            raise CorpusError(f"{name}, {where} has no text under {key!r}; its keys: {found}")
+            keys_here = listed(record) or "none"
+            raise CorpusError(f"{name}, {where} has no text under {key!r}; its keys: {keys_here}")
     return [checked_text(name, where, record[key]) for key in keys]
 
 
 def begins_array(lines: Iterator[str]) -> tuple[bool, Iterator[str]]:
-    """Whether the first line that is not blank begins a JSON array, and the same lines again."""
+    """Return whether the first line that is not blank begins a JSON array, and all lines again."""
     seen: list[str] = []
     for line in lines:
         seen.append(line)
@@ -157,7 +176,7 @@ def begins_array(lines: Iterator[str]) -> tuple[bool, Iterator[str]]:
 
 
 def array_texts(name: str, lines: Iterable[str], key: str) -> Iterator[str]:
-    """The texts in a JSON array: its strings, and what its objects have under `key`."""
+    """Yield the texts in a JSON array: its strings, and the texts of its objects under `key`."""
     for number, record in enumerate(json_array(name, lines), 1):
         if isinstance(record, str):
             yield checked_text(name, f"element {number}", record)
@@ -180,16 +199,19 @@ def json_array(name: str, lines: Iterable[str]) -> list[Any]:
                 f"{name} has a JSON array of more than {MAX_JSON:,} characters: write each element "
                 "on a line of its own, as `jq -c '.[]'` does, and read that with --format jsonl"
             )
-    found = json_value(name, "\n".join(seen), 'an array such as ["…", "…"] or [{"text": "…"}]')
-    if not isinstance(found, list):
+    value = json_value(name, "\n".join(seen), 'an array such as ["…", "…"] or [{"text": "…"}]')
+    if not isinstance(value, list):
         raise CorpusError(f'{name} is not a JSON array such as ["…", "…"]')
-    return found
+    return value
 
 
 def json_object(
     where: str, line: str, such: str, what: str = "each line is an object"
 ) -> dict[str, Any]:
-    """The JSON object in a line. such, what: what it should be, in the error where it is none."""
+    """Return the JSON object in a line.
+
+    such, what: an example and a description of such an object, for the error message.
+    """
     record = json_value(where, line, f"{what} such as {such}")
     if not isinstance(record, dict):
         raise CorpusError(f"{where} is no JSON object such as {such}")
@@ -214,7 +236,7 @@ def example(keys: Sequence[str]) -> str:
     return "{" + ", ".join(f'"{key}": "…"' for key in keys) + "}"
 
 
-Row = tuple[int, int, list[str]]  # the lines in which it begins and ends, and its cells
+Row = tuple[int, int, list[str]]  # number of its first line, of its last line, its cells
 
 
 @dataclass(frozen=True)
@@ -222,34 +244,36 @@ class Header:
     """How a table begins. columns: their names, or numbers if there is no header."""
 
     separator: str
-    quotes: bool  # which a cell may be in
+    quotes: bool  # whether cells may be quoted
     columns: list[str]
-    begin: int  # how many lines come before the first row with an entry
+    begin: int  # number of lines before the first row with an entry
     notes: list[str]
 
 
 def find_header(
     name: str, lines: Iterator[str], format: str, column: str | None, header: bool
 ) -> tuple[Header | None, Iterator[str]]:
-    """How a table begins, None if it has no rows; and the same lines again.
+    """Return how a table begins, None if it has no rows, and all lines again.
 
-    The header is the first row if that has the column, else a later one of the MAX_ROWS_READ that
-    has it and a row of as many cells after it, if what is above is narrower or begins with #. Where
-    the column has no name, the header is the first row as wide as most are.
+    If the column is given by its name, the header is the first row, provided that it has this name.
+    Otherwise it is a later one of the first MAX_ROWS_READ rows that has the name, if the next row
+    has as many cells and all rows above are narrower or begin with "#".
+
+    Without a name, the header is the first row that is as wide as most rows.
     """
     separators, begin, seen = separated(lines, format)
     by_name = header and column is not None and not is_number(column)
-    tables = [first_rows(name, seen, begin, each, format) for each in separators]
-    found = header_with(tables, column) if by_name and column else None
-    if found is None:
+    tables = [first_rows(name, seen, begin, separator, format) for separator in separators]
+    place_of_header = header_with(tables, column) if by_name and column else None
+    if place_of_header is None:
         seen += islice(lines, MAX_ROWS_READ)
-        tables = [first_rows(name, seen, begin, each, format) for each in separators]
-        found = header_with(tables, column) if by_name and column else None
+        tables = [first_rows(name, seen, begin, separator, format) for separator in separators]
+        place_of_header = header_with(tables, column) if by_name and column else None
     again = chain(seen, lines)
-    number, place = likely_header(tables, header) if found is None else found
+    number, place = place_of_header or likely_header(tables, header)
     if not tables[number]:
         head = Header(separators[number], format == "csv", [], begin, [])
-        # A row that never ends has its error when it is read.
+        # An unfinished row raises its error when it is read.
         return (head if any(seen[begin:]) else None), again
     first, last, row = tables[number][place]
     columns = [cell.strip() for cell in row]
@@ -275,30 +299,30 @@ def is_number(column: str) -> bool:
 
 
 def shortened(lines: list[str]) -> str:
-    """The first line that is not blank, or its beginning."""
+    """Return the first line that is not blank, or its beginning."""
     text = next(filter(None, map(str.strip, lines)), "")
     return text if len(text) <= 60 else text[:59] + "…"
 
 
 def first_rows(name: str, seen: list[str], begin: int, separator: str, format: str) -> list[Row]:
-    """The rows in the first lines that are not blank; without the last one if that goes on."""
-    found: list[Row] = []
+    """Return the rows in the first lines that are not blank, without an unfinished last one."""
+    complete: list[Row] = []
     try:
         for row in rows(name, seen[begin:], separator, format == "csv", begin + 1):
             if row[2]:
-                found.append(row)  # noqa: PERF401 - those before the error stay
+                complete.append(row)  # noqa: PERF401 - keeps the rows before an error
     except CorpusError:
         pass
-    return found
+    return complete
 
 
 def width(row: Row) -> int:
-    """How many cells there are up to the last that is not blank."""
+    """Return the number of cells up to the last one that is not blank."""
     return max((n for n, cell in enumerate(row[2], 1) if cell.strip()), default=0)
 
 
 def header_with(tables: list[list[Row]], column: str) -> tuple[int, int] | None:
-    """Which of the tables, one for each separator, has the column, and in which row."""
+    """Return which table, one per separator, has the column, and in which row."""
     for number, table in enumerate(tables):
         if table and column in map(str.strip, table[0][2]):
             return number, 0
@@ -315,13 +339,16 @@ def header_with(tables: list[list[Row]], column: str) -> tuple[int, int] | None:
 
 
 def likely_header(tables: list[list[Row]], header: bool) -> tuple[int, int]:
-    """The same where no name helps: as wide as most rows if the first row has only one cell. Above
-    it, and above the first row without a header, may be comments."""
+    """Return the likely table and header row if the column is not given by its name.
+
+    The header is the first row. If that has only one cell, it is the first row as wide as most.
+    There may be comments above the header, or above the first row if there is no header.
+    """
     number, narrow = 0, bool(tables[0]) and width(tables[0][0]) < 2
-    for each, table in enumerate(tables if narrow else []):
+    for i, table in enumerate(tables if narrow else []):
         usual = usual_width(table)
-        if usual > 1 and (each == 0 or sum(width(row) == usual for row in table) > len(table) / 2):
-            number = each
+        if usual > 1 and (i == 0 or sum(width(row) == usual for row in table) > len(table) / 2):
+            number = i
             break
     usual = usual_width(tables[number])
     for place, row in enumerate(tables[number]):
@@ -337,7 +364,7 @@ def usual_width(table: list[Row]) -> int:
 
 
 def column_index(name: str, head: Header, column: str | None) -> int:
-    """Which cell of a row is meant. ConfigError if there is none such, or more than one."""
+    """Return the index of the column. Raise ConfigError if there is none, or more than one."""
     columns = head.columns
     if column is None or not columns:
         return 0
@@ -356,11 +383,14 @@ def column_index(name: str, head: Header, column: str | None) -> int:
 
 
 def separated(lines: Iterator[str], format: str) -> tuple[list[str], int, list[str]]:
-    r"""What may separate the cells of a table, the most likely first; how many lines say so, as
-    `sep=;` does; and the lines that were read for that. format: "csv" or "tsv".
+    r"""Return the likely separators, the number of lines that declare one, and the lines read.
 
-    In CSV it is the one of SEPARATORS of which the first row has most outside of quoted cells; of
-    several, or if there are none, the first.
+    The most likely separator comes first. In CSV, a first line such as `sep=;` declares it.
+    Otherwise it is the one that occurs most often outside quoted cells in the first row.
+
+    Args:
+        lines: of the table. Some are consumed.
+        format: "csv" or "tsv".
 
     >>> separated(iter(['id;"a,b,c"', "1;2"]), "csv")[0][0]
     ';'
@@ -369,11 +399,11 @@ def separated(lines: Iterator[str], format: str) -> tuple[list[str], int, list[s
     if format == "tsv":
         return ["\t"], 0, seen
     counts = dict.fromkeys(SEPARATORS, 0)
-    size, inside = 0, False  # a quoted cell, which may have several lines
+    size, inside = 0, False  # inside a quoted cell, which may have several lines
     for line in lines:
         seen.append(line)
-        if len(seen) == 1 and (said := SEPARATOR_LINE.fullmatch(line)):
-            return [said[1]], 1, seen
+        if len(seen) == 1 and (declared := SEPARATOR_LINE.fullmatch(line)):
+            return [declared[1]], 1, seen
         size += len(line)
         rest = '"' + line if inside else line
         quoted = QUOTED.findall(rest)
@@ -387,7 +417,7 @@ def separated(lines: Iterator[str], format: str) -> tuple[list[str], int, list[s
 
 
 def separator_notes(separator: str) -> list[str]:
-    """What a Corpus says of CSV; nothing of commas, which it is named after."""
+    """Return the notes about the separator: none for commas, which give CSV its name."""
     if separator == ",":
         return []
     return [f"has its cells separated by {SEPARATORS.get(separator, ascii(separator))}"]
@@ -396,10 +426,15 @@ def separator_notes(separator: str) -> list[str]:
 def rows(
     name: str, lines: Iterable[str], separator: str, quotes: bool, number: int = 1
 ) -> Iterator[Row]:
-    """The rows of a table, a blank line being one without cells. quotes: those of CSV may be around
-    a cell, and TSV has none. number: of the first line.
+    """Yield the rows of a table. A blank line is a row without cells.
 
-    `csv.reader` is not for us: its limit on the length of a cell is one for the whole process.
+    Kamon does not use `csv.reader`, because its limit on the length of a cell applies to the whole
+    process.
+
+    Args:
+        name, lines, separator: of the table.
+        quotes: whether cells may be quoted, as in CSV but not in TSV.
+        number: the number of the first line.
     """
     numbered = enumerate(lines, number)
     for begin, line in numbered:
@@ -412,8 +447,10 @@ def rows(
 def quoted_row(
     name: str, numbered: Iterator[tuple[int, str]], separator: str, begin: int, line: str
 ) -> Row:
-    """A row with quotes, which goes on in the next lines if one is open. A quote inside of a cell
-    that does not begin with one is a character like any other."""
+    """Return a row with quotes, which continues on the next lines if a quote is open.
+
+    A quote inside a cell that does not begin with one is an ordinary character.
+    """
     row: list[str] = []
     end, place = begin, 0
     while place <= len(line):
@@ -427,17 +464,17 @@ def quoted_row(
             place = stop + 1
             continue
         stop = line.find('"', place + 1)
-        if stop > 0 and line[stop + 1 : stop + 2] in (separator, ""):  # as nearly all are
+        if stop > 0 and line[stop + 1 : stop + 2] in (separator, ""):  # true for nearly all cells
             row.append(line[place + 1 : stop])
             place = stop + 2
             continue
         parts, size, place = [], 0, place + 1
         while True:
-            found = CELL_END.match(line, place)
-            assert found is not None
-            parts.append(found[1].replace('""', '"'))
-            size += len(found[1])
-            if found[2]:
+            match = CELL_END.match(line, place)
+            assert match is not None
+            parts.append(match[1].replace('""', '"'))
+            size += len(match[1])
+            if match[2]:
                 break
             end, line = next(numbered, (0, ""))
             if not end or size > MAX_LINE:
@@ -447,7 +484,7 @@ def quoted_row(
                 )
             place = 0
         row.append("\n".join(parts))
-        place = found.end() + 1
+        place = match.end() + 1
         if not line.startswith(separator, place - 1) and place <= len(line):
             where = f", in the row that begins in line {begin}" if begin < end else ""
             raise CorpusError(
@@ -458,11 +495,11 @@ def quoted_row(
 
 
 def cells(
-    name: str, lines: Iterator[str], head: Header, index: int, tell: Callable[[str], object]
+    name: str, lines: Iterator[str], head: Header, index: int, on_note: Callable[[str], object]
 ) -> Iterator[str]:
-    """A cell of each row after the head; "" for a blank row."""
-    several = first = 0  # rows of several lines, and where the first begins
-    longer = first_longer = 0  # and those that have more than the header
+    """Yield one cell of each row below the header, "" for a blank row."""
+    several = first = 0  # number of rows of several lines, and where the first one begins
+    longer = first_longer = 0  # the same for rows with more cells than the header
     most = len(head.columns) if head.columns else MAX_LINE
     wanted = (
         repr(head.columns[index]) + ", which is number " if head.columns else "column "
@@ -486,23 +523,25 @@ def cells(
             yield row[index]
     if several:
         what = "1 row of several lines," if several == 1 else f"{several:,} rows of several lines,"
-        tell(f"has {what} from line {first} on: a quote that does not belong there makes such rows")
+        on_note(
+            f"has {what} from line {first} on: a quote that does not belong there makes such rows"
+        )
     if longer:
         what = "1 row" if longer == 1 else f"{longer:,} rows"
-        tell(
+        on_note(
             f"has {what} of more than {most:,} cells, from line {first_longer} on: put a cell that "
             "has the separator in it in quotes"
         )
 
 
-def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl", "json"] | None:
-    """Which format lines have that were read as text, where nearly all of them look like one.
+def guess_format(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl", "json"] | None:
+    """Return the format that lines read as text seem to have, None for text.
 
-    So do rows with the same number of separators, not just one at the end; a comma before a space
-    is one of prose.
+    Nearly all lines must look like records, or have the same number of separators, and not only one
+    at the end. A comma before a space does not count, because prose has those.
     """
     rows = list(filter(None, map(str.strip, islice(lines, MAX_ROWS_READ))))
-    least = SHARE * len(rows)
+    least = MIN_SHARE * len(rows)
     if rows and (rows[0] == "[" or rows[0].startswith(('["', '[{"'))):
         return "json"
     if len(rows) < MIN_ROWS_READ:
@@ -522,20 +561,20 @@ def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl", "json"] | N
 
 
 def text_notes(lines: list[str]) -> list[str]:
-    """What a Corpus says of lines that were read as text and look like something else."""
-    found = table_in(lines)
-    if found == "jsonl":
+    """Return the notes about lines that were read as text but look like something else."""
+    guess = guess_format(lines)
+    if guess == "jsonl":
         return [
             "looks like JSON lines: --format jsonl takes the text of each, --column another key"
         ]
-    if found == "json":
+    if guess == "json":
         return ["looks like a JSON array: --format json takes its texts, --column those of a key"]
-    if found:
+    if guess:
         return [
-            f"looks like a table: --format {found} --column NAME takes one column, "
+            f"looks like a table: --format {guess} --column NAME takes one column, "
             "--column 1 --no-header one of a table without a header"
         ]
-    if sum(line.startswith("# ") or " # " in line for line in lines) >= COMMENTS:
+    if sum(line.startswith("# ") or " # " in line for line in lines) >= MIN_COMMENTS:
         return [
             "has comments after #, which are read as part of the list: "
             "kamon clean --drop-regex '^#' drops lines that begin with it"

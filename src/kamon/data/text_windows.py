@@ -1,7 +1,7 @@
-"""What steps learn from where documents are long: windows of block_size + 1 tokens.
+"""Training examples from long documents: windows of block_size + 1 tokens.
 
-Each target of a window is predicted from the tokens before it in the window alone, the first from
-one token. So text of any length is learned by a model of any block_size.
+Each target is predicted only from the tokens before it in its window, the first one from a single
+token. So a model of any block_size can learn a text of any length.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from kamon.files.spill import IntArray, SpillBuffer, numbers_of
 
 @dataclass(frozen=True)
 class TextWindows:
-    """Windows from random places of one stream of tokens: the place of number i is drawn by (seed,
-    i) alone. See `kamon.engines.batch.Examples`."""
+    """Windows from random places of one stream of tokens.
+
+    The place of window i depends only on (seed, i). See `kamon.engines.batch.Examples`.
+    """
 
     tokens: IntArray
     block_size: int
@@ -40,7 +42,7 @@ class TextWindows:
 
 
 def stream(batch: PackedBatch) -> IntArray:
-    """All documents one after the other, one BOS between two of them, as one array of tokens."""
+    """Join all documents, with one BOS between two of them, into one array of tokens."""
     if len(batch) == 1:
         return batch.tokens
     joined = SpillBuffer()
@@ -51,7 +53,7 @@ def stream(batch: PackedBatch) -> IntArray:
 
 
 def consecutive(tokens: IntArray, block_size: int) -> PackedBatch:
-    """Windows that follow one another and share one token, so that each target is in one of them.
+    """Return consecutive windows that overlap by one token, so that each target is in one window.
 
     >>> [list(window) for window in consecutive(array("i", [5, 1, 2, 3, 5]), 3)]
     [[5, 1, 2, 3], [3, 5]]
@@ -65,9 +67,9 @@ def cut(tokens: IntArray, block_size: int) -> Iterator[IntArray]:
 
 
 def in_windows(batch: PackedBatch, block_size: int, rng: random.Random) -> PackedBatch:
-    """Documents longer than block_size + 1 tokens as `consecutive` windows, in a new order.
+    """Cut documents longer than block_size + 1 tokens into `consecutive` windows, and shuffle all.
 
-    In their own order the windows of a long document would fill whole steps.
+    In their original order, the windows of a long document would fill whole steps.
     """
     if all(end - begin <= block_size + 1 for begin, end in pairwise(batch.offsets)):
         return batch

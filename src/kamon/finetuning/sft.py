@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kamon.config import Config, checked_settings, require_float
 from kamon.data.documents import Documents, nfc
-from kamon.data.readers import checked_text, name_of, removed_message, stream_lines
+from kamon.data.readers import check_line_lengths, checked_text, name_of, stream_lines
 from kamon.data.split import MIN_HELD_OUT, bucket, divide_as
 from kamon.data.tables import json_record
 from kamon.engines.base import Engine, initial_state
@@ -157,7 +157,7 @@ def read_examples(path: str | Path) -> list[Example]:
     name = name_of(path)
     found, empty = [], True
     blocks = stream_lines(path, instructions.TASKS)
-    for number, line in enumerate(chain.from_iterable(removed_message(blocks, name)), 1):
+    for number, line in enumerate(chain.from_iterable(check_line_lengths(blocks, name)), 1):
         empty = False
         if line.strip():
             prompt, completion = json_record(name, number, line, KEYS)

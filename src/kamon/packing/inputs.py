@@ -14,12 +14,12 @@ from kamon.data.documents import BLOCK
 from kamon.data.readers import (
     COMPRESSED,
     UTF_16_MARKS,
+    check_line_lengths,
     decoded,
     import_zstandard,
     lines_of,
     name_of,
     open_source,
-    removed_message,
 )
 from kamon.data.tables import FORMATS, entries_in, find_header, format_of, json_texts
 from kamon.errors import ConfigError, CorpusError
@@ -202,7 +202,7 @@ def entries(
 
     column, header: as of `corpus.read`. number: of the first line.
     """
-    lines = removed_message(lines_of(texts(source, piece, report, number)), source.name, number)
+    lines = check_line_lengths(lines_of(texts(source, piece, report, number)), source.name, number)
     if source.format == "text":
         yield from lines
         return

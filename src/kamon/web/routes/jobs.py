@@ -582,7 +582,7 @@ def preview(
         docs=[shown(doc) for doc in source.different[:NUM_DOCS]],
         tidied=tidied(source.different, stop),
         warnings=warnings_of(source, len(held_out)),
-        looks_like=tables.table_in(source.docs) if format == "text" else None,
+        looks_like=tables.guess_format(source.docs) if format == "text" else None,
     )
 
 
