@@ -157,7 +157,7 @@ def numbers(tokens: Sequence[int]) -> str:
 
 
 def decode(args: argparse.Namespace) -> None:
-    from kamon.data.corpus import name_of, stream_lines
+    from kamon.data.readers import name_of, stream_lines
 
     tokenizer = tokenizer_at(args.source)
     name = args.words[0] if args.words else "-"

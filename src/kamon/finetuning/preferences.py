@@ -14,9 +14,10 @@ from typing import Any
 
 from kamon.config import require_int
 from kamon.data.builtin import names_table
-from kamon.data.corpus import checked_text, json_object, name_of, whole_lines
 from kamon.data.documents import nfc
+from kamon.data.readers import checked_text, name_of, whole_lines
 from kamon.data.split import NUM_BUCKETS
+from kamon.data.tables import json_object
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.atomic import replace_file
 from kamon.files.output_path import write_errors

@@ -16,9 +16,10 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kamon.config import Config, checked_settings, require_float
-from kamon.data.corpus import checked_text, json_record, name_of, removed_message, stream_lines
 from kamon.data.documents import Documents, nfc
+from kamon.data.readers import checked_text, name_of, removed_message, stream_lines
 from kamon.data.split import MIN_HELD_OUT, bucket, divide_as
+from kamon.data.tables import json_record
 from kamon.engines.base import Engine, initial_state
 from kamon.engines.batch import ANSWER, PackedBatch
 from kamon.engines.factory import EngineSpec

@@ -31,12 +31,14 @@ from pathlib import Path
 from typing import Any
 
 from kamon.config import MODES
-from kamon.data.corpus import TABLES, name_of
+from kamon.data.readers import name_of
+from kamon.data.tables import TABLES
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files.atomic import replace_file, sync_folder
 from kamon.files.lock import locked
 from kamon.files.output_path import check_directory, write_errors
 from kamon.packing.inputs import find_sources, notes_of
+from kamon.packing.plan import KINDS, Mode, PackPlan, Report, Survey, choose_unit_bytes, record_path
 from kamon.packing.shards import (
     FORMAT,
     MANIFEST,
@@ -48,20 +50,7 @@ from kamon.packing.shards import (
     bytes_a_token,
     read_manifest,
 )
-from kamon.packing.units import (
-    KINDS,
-    Mode,
-    PackPlan,
-    Report,
-    Survey,
-    choose_unit_bytes,
-    keys_held_out,
-    pack_unit,
-    record_path,
-    sample,
-    survey_unit,
-    tokenizer_of,
-)
+from kamon.packing.worker import keys_held_out, pack_unit, sample, survey_unit, tokenizer_of
 from kamon.storage.model_dir import LOCK, is_model, load
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.char import CharTokenizer
