@@ -662,7 +662,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer train two.txt -o new --vocab-size 256", 2, "vocab_size must be from 257 (the"),
     (f"tokenizer train two.txt -o new --vocab-size {HUGE}", 2, "vocab_size must be from 257"),
     ("tokenizer train two.txt -o new --vocab-size 1.5", 2, "must be a whole number"),
-    ("tokenizer train two.txt -o two.txt --overwrite", 2, "is the input, which is never written"),
+    ("tokenizer train two.txt -o two.txt --overwrite", 1, "is the input, which is never written"),
     ("tokenizer train two.txt -o bom.txt", 1, "bom.txt is there already: choose another -o"),
     ("tokenizer train two.txt -o other", 1, "other is a directory: choose another name"),
     ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: there is no such folder"),

@@ -33,7 +33,7 @@ from kamon.cli.output import (
 )
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_reading, check_unread, reading
-from kamon.errors import ConfigError, CorpusError, TokenizerError
+from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
 from kamon.files.output_path import check_file, check_not_input, write_errors
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def train(args: argparse.Namespace) -> None:
     checked_vocab_size(wanted)
     if args.output is None:
         raise ConfigError("name the FILE that the tokenizer goes to with -o")
-    check_not_input(args.output, args.source)
+    if args.source != "-":
+        check_not_input(args.output, args.source, StoreError)
     path = check_file(args.output, overwrite=args.overwrite, folder=True)
     source = corpus.read(args.source, **reading(args))
     say_corpus(source, args.source)

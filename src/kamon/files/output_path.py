@@ -50,14 +50,14 @@ def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> 
     return path
 
 
-def check_not_input(output: str | Path, source: str) -> None:
-    """Raise ConfigError if the output is the input, "-" being stdin."""
+def check_not_input(output: str | Path, source: str, kind: type[KamonError] = ConfigError) -> None:
+    """Raise an error of this kind if the output is the input, "-" being stdin."""
     try:
         same = os.path.samestat(os.stat(output), os.fstat(0) if source == "-" else os.stat(source))
     except (OSError, ValueError):
         return
     if same:
-        raise ConfigError(f"{output} is the input, which is never written to: choose another name")
+        raise kind(f"{output} is the input, which is never written to: choose another name")
 
 
 def check_directory(path: Path, given: str, what: str) -> None:
