@@ -121,10 +121,10 @@ def test_the_reference_is_frozen(base: Path) -> None:
     seen: list[StartInfo] = []
     dpo(base, PAIRS, num_steps=1, on_start=seen.append)
     start = kamon.load(base)
-    [first, *_] = seen[0].tuning.examples
+    [first, *_] = seen[0].spec.examples
     own = logprobs(start.engine, start.tokenizer, [first["chosen"], first["rejected"]])
     assert [first["ref_chosen"], first["ref_rejected"]] == pytest.approx(own, abs=1e-5)
-    assert seen[0].tuning.frozen == start.engine.state()["params"]
+    assert seen[0].spec.frozen == start.engine.state()["params"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -224,7 +224,7 @@ def test_answers_that_are_too_long(base: Path) -> None:
     seen: list[StartInfo] = []
     pair = Preference("afk", "afkxyzxyzxyz")
     dpo(base, [pair, PAIRS[0]], num_steps=1, on_start=seen.append)
-    assert num_cut(seen[0].tuning) == 1
+    assert num_cut(seen[0].spec) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import random
@@ -21,6 +22,8 @@ from kamon.cli import dpo as cli_dpo
 from kamon.cli import ppo as cli_ppo
 from kamon.cli import reward as cli_reward
 from kamon.cli import sft as cli_sft
+from kamon.cli.parser import Parser
+from kamon.config import SETTINGS as CONFIG_SETTINGS
 from kamon.config import Config
 from kamon.engines.base import Engine
 from kamon.engines.batch import pack_sequences
@@ -215,7 +218,7 @@ def test_settings_of_a_tuning(base: Model) -> None:
 
 VERBS = {
     "sft": (cli_sft, sft, sft.picked(Config(), 0)),
-    "dpo": (cli_dpo, dpo, {"batch_size": dpo.BATCH_SIZE, "learning_rate": dpo.LEARNING_RATE}),
+    "dpo": (cli_dpo, dpo, dpo.PICKED),
     "reward": (cli_reward, reward_model, reward_model.PICKED),
     "ppo": (cli_ppo, ppo, ppo.PICKED),
 }
@@ -224,11 +227,37 @@ VERBS = {
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_says_what_is_picked(verb: str) -> None:
     command, module, picked = VERBS[verb]
-    taken = {*SETTINGS, *getattr(module, "ACCEPTED_SETTINGS", ())} - {"gradient_accumulation_steps"}
-    assert set(command.TAKEN) == taken
+    accepted = {*SETTINGS, *getattr(module, "ACCEPTED_SETTINGS", ())}
+    accepted -= {"gradient_accumulation_steps"}
+    parser = Parser()
+    command.add_arguments(parser)
+    shown = {action.dest: action.help or "" for action in parser._actions}
+    assert {field.name for field in CONFIG_SETTINGS} & shown.keys() == accepted
     in_words = {"sft": {"num_steps", "learning_rate"}}.get(verb, set())
-    for name in taken & picked.keys() - in_words:
-        assert command.TAKEN[name] == f"{picked[name]:g}", name
+    for name in accepted & picked.keys() - in_words:
+        value = picked[name]
+        assert shown[name].endswith(f" ({value if isinstance(value, str) else f'{value:g}'})"), name
+    assert shown["beta1"].endswith(" (the base's)")
+
+
+def test_help_says_the_defaults_of_each_verb() -> None:
+    """As the functions have them."""
+    for verb, function in (
+        ("sft", sft.sft),
+        ("dpo", dpo.dpo),
+        ("ppo", ppo.ppo),
+        ("reward", reward_model.reward_model),
+    ):
+        command = VERBS[verb][0]
+        parser = Parser()
+        command.add_arguments(parser)
+        shown = {action.dest: action.help or "" for action in parser._actions}
+        parameters = inspect.signature(function).parameters
+        for name in command.OWN:
+            default = parameters[name].default
+            end = "" if default is None else f" [default: {default:g}]"
+            assert shown[name].endswith(end), (verb, name)
+            assert ("[default" in shown[name]) == bool(end), (verb, name)
 
 
 @pytest.mark.parametrize("verb", VERBS)

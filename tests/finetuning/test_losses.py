@@ -373,10 +373,12 @@ def test_groups_that_are_none(n: int, size: int) -> None:
 def test_advantages_with_a_critic() -> None:
     values = [0.5, 0.7, 0.2]
     assert losses.advantages_with_critic(1.0, values) == pytest.approx([1 - v for v in values])
-    assert losses.advantages_with_critic(1.0, values, decay=0.0) == pytest.approx([0.2, -0.5, 0.8])
+    assert losses.advantages_with_critic(1.0, values, gae_lambda=0.0) == pytest.approx(
+        [0.2, -0.5, 0.8]
+    )
     deltas = [0.2, -0.5, 0.8]
     wanted = [sum(0.9**k * d for k, d in enumerate(deltas[t:])) for t in range(3)]
-    assert losses.advantages_with_critic(1.0, values, decay=0.9) == pytest.approx(wanted)
+    assert losses.advantages_with_critic(1.0, values, gae_lambda=0.9) == pytest.approx(wanted)
 
 
 def test_a_critic_settles_at_the_mean_reward() -> None:

@@ -17,7 +17,7 @@ from kamon.engines.batch import BAD, GOOD, pack_sequences
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.finetuning import reward_model
 from kamon.finetuning.losses import sigmoid
-from kamon.finetuning.preferences import Preference
+from kamon.finetuning.preferences import Preference, write
 from kamon.model import Model
 from kamon.native import library
 
@@ -122,6 +122,25 @@ def test_prompts_and_longer_texts(base: Model) -> None:
         reward_model.reward_of(model, ["a" * 30])
     with pytest.raises(TokenizerError):
         reward_model.reward_of(model, ["é"])
+
+
+def test_pairs_from_a_file_and_built_in(base: Model, tmp_path: Path) -> None:
+    """As from memory; a file's name is the source, and built-in pairs have held-out ones."""
+    path, how = tmp_path / "pairs.jsonl", {"num_steps": 2, "batch_size": 4}
+    write(path, PAIRS)
+    base.save(tmp_path / "base")
+    model = reward_model.reward_model(tmp_path / "base", path, **how)
+    wanted = reward_model.reward_model(base, PAIRS, **how)
+    assert model.engine.state()["params"] == wanted.engine.state()["params"]
+    known = model.training["tuning"]
+    assert (known["data"]["source"], known["base"]["path"]) == (str(path), str(tmp_path / "base"))
+    with pytest.raises(ConfigError, match="held_out goes with pairs in memory"):
+        reward_model.reward_model(base, path, PAIRS[:3])
+    built_in = reward_model.reward_model(base, "common", num_pairs=7, **how)
+    known = built_in.training["tuning"]
+    assert known["data"]["source"] == "common"
+    assert known["data"]["num_examples"] == 7 + reward_model.NUM_PAIRS
+    assert known["held_out"]["num_examples"] == reward_model.NUM_PAIRS
 
 
 def test_what_cannot_be(base: Model, learned: Model) -> None:

@@ -28,7 +28,7 @@ from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import instructions
 from kamon.finetuning.instructions import Obedience, examples, obedience_of, prompt_for
-from kamon.finetuning.loop import examples_of_step
+from kamon.finetuning.loop import base_of, examples_of_step
 from kamon.finetuning.losses import sft_weights
 from kamon.finetuning.sft import (
     EARLIER_SPLIT,
@@ -114,7 +114,7 @@ def test_stopped_and_gone_on(engine: str, dtype: str, share: float, tiny: Path) 
 def test_a_step_by_hand(tiny: Path) -> None:
     """The gradient of the first step is that of −log p of answers and documents, token by token."""
     base = kamon.load(tiny, engine="scalar")
-    tuning = prepare(base, None, DATA, "x", 0.5, {"batch_size": 4, "num_steps": 9})
+    tuning = prepare(base, base_of(base, None), DATA, "x", 0.5, {"batch_size": 4, "num_steps": 9})
     learned, _ = divided(DATA, set(base.parts()[1]))
     docs = [
         prompted(tuning.tokenizer, **as_document(learned[i]))
@@ -185,7 +185,7 @@ def test_a_tuning_of_before_keeps_what_it_held_out(base: Model) -> None:
 
     data = DATA + [{"prompt": doc[0].upper(), "completion": doc} for doc in DOCS]
     assert all(bucket(key(each)) == 0 for each in divided(data, [], EARLIER_SPLIT)[1])
-    tuning = prepare(base, None, data, "x", 0.5, {"num_steps": 1})
+    tuning = prepare(base, base_of(base, None), data, "x", 0.5, {"num_steps": 1})
     before = replace(tuning, settings={"base_share": 0.5})
     num_held_out = [SFT(t, lambda _: base.engine).num_held_out for t in (tuning, before)]
     learned = base.parts()[0] if base.training["held_out"] else DOCS

@@ -1,12 +1,12 @@
-"""Say what tuning did to a model: TUNED, one or more, beside the BASE that they were tuned from.
+"""Compare fine-tuned models with the BASE that they started from.
 
-Samples stand side by side: those in a line are made with the same draws, and * marks what is in the
-base's list. Then, of N such samples of each: KL, how far a model went from its base, in nats a
-document; rewards, of a reward model or a rule; how often a sample is worth more than the base's in
-its line (equal ones count half), with a 95% interval; which share is unique, and not in the list;
-mean length. Loss, in nats a token, is that of documents held out from the base's list.
+First come samples, side by side. Samples in the same line use the same random draws, and * marks
+those in the base's list. Then come measurements of N samples of each model: the KL to the base, in
+nats per document; the win rate over the base with its 95% interval (ties count as half); the shares
+of unique and novel samples; the mean length; the rewards, if a reward model or a rule judges. The
+loss, in nats per token, is that of the base's validation set.
 
-The frontier is what was reached at which distance; -o draws it.
+The frontier shows the win rate, or the mean reward, that each model reaches at its KL; -o draws it.
 """
 
 from __future__ import annotations
@@ -27,35 +27,42 @@ if TYPE_CHECKING:
     from kamon.finetuning.compare import Comparison, ModelMetrics, RewardFunction
 
 WIDTH = 80
-WIDEST = 20  # column of samples, or of names
-NARROWEST = 12
+MAX_WIDTH, MIN_WIDTH = 20, 12  # of a column of samples, or of names
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("base", metavar="BASE", help="the model that was tuned")
-    parser.add_argument("tuned", nargs="+", metavar="TUNED", help="what it was tuned to")
+    parser.add_argument("base", metavar="BASE", help="the model that was fine-tuned")
+    parser.add_argument("tuned", nargs="+", metavar="TUNED", help="fine-tuned models of it")
     parser.add_argument(
-        "-n", type=whole_number, default=1000, metavar="N", help="samples of each model (1000)"
+        "-n",
+        type=whole_number,
+        default=1000,
+        metavar="N",
+        help="samples of each model [default: 1000]",
     )
     parser.add_argument(
-        "--show", type=whole_number, default=10, metavar="N", help="how many are shown (10)"
+        "--show", type=whole_number, default=10, metavar="N", help="samples to print [default: 10]"
     )
-    parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
+    parser.add_argument(
+        "--seed", type=whole_number, metavar="S", help="seed of the samples [default: the base's]"
+    )
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
-        help="compare answers to TEXT; of models that `kamon sft` tuned, or that began as such",
+        help="compare answers to TEXT; for models that know prompts (see `kamon sft`)",
     )
     judge = parser.add_mutually_exclusive_group()
-    judge.add_argument("--reward", metavar="DIR", help="the reward model that judges samples")
-    judge.add_argument("--prefer", metavar="RULE", help="the rule that does, as in `kamon rate`")
+    judge.add_argument("--reward", metavar="DIR", help="judge samples by this reward model")
+    judge.add_argument(
+        "--prefer", metavar="RULE", help="judge samples by this rule, as in `kamon dpo`"
+    )
     parser.add_argument(
         "-o",
         "--output",
         metavar="FILE",
-        help="draw the frontier, in .png or .svg: mean reward, or win rate by a rule, against KL",
+        help="draw the frontier as .png or .svg: mean reward, or win rate by a rule, against KL",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     add_engine(parser)
     add_json(parser)
 
@@ -86,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
             say(note)
     by_wins = args.prefer is not None
     if judge:
-        frontier_points(found, by_wins)  # says where there is none
+        frontier_points(found, by_wins)  # raises ConfigError if a model cannot be judged
     if args.output is not None:
         output = Path(args.output)
         figure = plotting.draw_frontier(found, by_wins=by_wins)
@@ -104,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace, paths: list[str]) -> None:
-    """What cannot be is said before anything is read."""
+    """Raise ConfigError for arguments that do not fit together, before anything is read."""
     if args.show < 0:
         raise ConfigError(f"--show must be 0 or more, not {args.show}")
     whole = [str(Path(path)) for path in paths]
@@ -125,7 +132,7 @@ def check(args: argparse.Namespace, paths: list[str]) -> None:
 
 
 def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> RewardFunction | None:
-    """What gives rewards: a reward model, or a rule."""
+    """Return the judge, a reward model or a rule, or None without one."""
     from kamon.finetuning.compare import by_reward_model
     from kamon.finetuning.ppo import by_rule, load_reward
 
@@ -137,7 +144,7 @@ def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> RewardFunction
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """The last part of each path where that tells them apart, or all of it.
+    """Return the last part of each path if these differ, or else the whole paths.
 
     >>> names_of(["a/model", "a/dpo"]), names_of(["a/m", "b/m"])
     (['model', 'dpo'], ['a/m', 'b/m'])
@@ -174,7 +181,7 @@ def as_json(found: Comparison, args: argparse.Namespace, paths: list[str]) -> di
 
 
 def cell(text: str, width: int) -> str:
-    """Text in a column: cut where it is longer, and as wide as a terminal shows it."""
+    """Return text padded or cut to `width` columns of a terminal."""
     shown, left = text, len(text)
     while columns(shown) > width:
         left -= 1
@@ -183,7 +190,7 @@ def cell(text: str, width: int) -> str:
 
 
 def name_cell(name: str, width: int) -> str:
-    """The two ends of a name that is longer: what tells names apart is often at the end."""
+    """Return a name padded to `width`, or its two ends: names often differ at the end."""
     left = len(name)
     shown = name
     while columns(shown) > width:
@@ -192,15 +199,15 @@ def name_cell(name: str, width: int) -> str:
     return cell(shown, width)
 
 
-def print_samples(found: Comparison, most: int) -> None:
-    """Blocks of as many models as fit, the base in each."""
-    per_block = WIDTH // (NARROWEST + 2) - 1
+def print_samples(found: Comparison, num_shown: int) -> None:
+    """Print samples side by side, in blocks of as many models as fit, each with the base."""
+    per_block = WIDTH // (MIN_WIDTH + 2) - 1
     for first in range(0, len(found.tuned), per_block):
         block = [found.base, *found.tuned[first : first + per_block]]
-        width = min(WIDEST, WIDTH // len(block) - 2)
-        lines = zip(*(each.samples[:most] for each in block), strict=True)
+        width = min(MAX_WIDTH, WIDTH // len(block) - 2)
+        lines = zip(*(each.samples[:num_shown] for each in block), strict=True)
         marked = [[one_line(t) + "*" * (t in found.in_list) for t in texts] for texts in lines]
-        if most:
+        if num_shown:
             print("  ".join(name_cell(each.name, width) for each in block).rstrip())
             for row in marked:
                 print("  ".join(cell(text, width) for text in row).rstrip())
@@ -208,7 +215,7 @@ def print_samples(found: Comparison, most: int) -> None:
 
 
 def name_width(found: Comparison) -> int:
-    return min(WIDEST, max(columns(each.name) for each in found.all))
+    return min(MAX_WIDTH, max(columns(each.name) for each in found.all))
 
 
 def print_figures(found: Comparison) -> None:
@@ -255,7 +262,7 @@ def print_rewards(found: Comparison) -> None:
 
 
 def print_frontier(found: Comparison, *, by_wins: bool) -> None:
-    """By distance; * where no other model is as good at less."""
+    """Print the frontier by KL; * marks models that no other dominates."""
     from kamon.finetuning.compare import frontier_points, pareto_front
 
     width = name_width(found)

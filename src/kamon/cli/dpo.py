@@ -1,4 +1,4 @@
-"""Tune a saved model to prefer what you prefer: by pairs of answers, without a reward model."""
+"""Fine-tune a saved model to prefer what you prefer, by pairs and without a reward model (DPO)."""
 
 from __future__ import annotations
 
@@ -16,50 +16,45 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 10
 OWN: tuning.Numbers = {
-    "num_pairs": (int, "pairs of common and of --prefer (1000)"),
-    "beta": (float, "how dear it is to leave the base model (0.3)"),
-    "label_smoothing": (float, "share of pairs believed to stand the wrong way round (0)"),
-    "max_kl": (float, "end so far from the base, in nats a document"),
-}
-TAKEN = tuning.SETTINGS | {
-    "num_steps": "four passes, at least 20",
-    "batch_size": "64",
-    "learning_rate": "0.0007",
-    "min_lr": "0",
-    "schedule": "linear",
-    "warmup_steps": "5",
-    "weight_decay": "0",
-    "temperature": tuning.BASE,
+    "num_pairs": (int, "pairs to make, for common and --prefer"),
+    "beta": (float, "strength of the KL penalty towards the base"),
+    "label_smoothing": (float, "share of pairs that are assumed to be the wrong way round"),
+    "max_kl": (float, "end the run at this KL to the base, in nats per document"),
 }
 
 
 def add_arguments(parser: Parser) -> None:
+    from kamon.finetuning import dpo
+
     tuning.add_model(parser)
     parser.add_argument(
         "data",
         nargs="?",
         metavar="DATA",
-        help='a JSONL file of {"prompt"?, "chosen", "rejected"}, or common: pairs of first names, '
-        "the more common one preferred",
+        help='a JSON Lines file of {"chosen": …, "rejected": …}, each with or without a "prompt", '
+        "or common: built-in pairs of first names, of which the more common one is preferred",
     )
     parser.add_argument(
         "--prefer",
         metavar="RULE",
-        help="in place of DATA: samples that fulfil RULE are preferred; len<=5 and not endswith "
-        '"a"; len, vowels, startswith, endswith, contains, matches /regex/, and, or, not, ( )',
+        help="instead of DATA: prefer samples that fulfil RULE, such as 'len<=5 and not endswith "
+        '"a"\'; with len, vowels, startswith, endswith, contains, matches /regex/, and, or, not, '
+        "( )",
     )
-    parser.add_argument("--loss", choices=("dpo", "ipo"), help="the objective (dpo)")
-    tuning.add_arguments(parser, "dpo", OWN, TAKEN)
+    parser.add_argument(
+        "--loss", choices=dpo.LOSSES, help=f"objective [default: {dpo.DPOConfig.loss}]"
+    )
+    settings = tuning.default_settings(
+        dpo.PICKED,
+        dpo.ACCEPTED_SETTINGS,
+        num_steps=f"{dpo.EPOCHS} passes, at least {dpo.MIN_STEPS}",
+    )
+    defaults = vars(dpo.DPOConfig()) | {"num_pairs": dpo.NUM_PAIRS}
+    tuning.add_arguments(parser, "dpo", OWN, defaults, settings)
 
 
 def run(args: argparse.Namespace) -> int:
-    tuning.check(args, "dir")
-    if args.resume is None and (args.data is None) == (args.prefer is None):
-        raise ConfigError("give either DATA, a file of pairs or common, or --prefer RULE")
-    if args.prefer is not None:
-        from kamon.finetuning.rules import parse_rule
-
-        parse_rule(args.prefer)
+    check(args)
     chosen = tuning.chosen(args, OWN)
     if args.loss is not None:
         chosen["loss"] = args.loss
@@ -72,19 +67,13 @@ def run(args: argparse.Namespace) -> int:
 
     def on_start(start: StartInfo) -> None:
         nonlocal prompt
-        prompt = dpo.prompt_of(start.tuning)
+        prompt = dpo.prompt_of(start.spec)
         tuning.say_start(start)
-        if cut := dpo.num_cut(start.tuning):
-            size = start.tuning.config.block_size
+        if cut := dpo.num_cut(start.spec):
+            size = start.spec.config.block_size
             say(
                 f"{count(cut, 'answer')} too long for block_size {size}: what is behind is left out"
             )
-
-    def on_measured(found: dict[str, float]) -> None:
-        say(
-            f"step {found['step']:5,.0f}  loss {found['loss']:.4f}  accuracy "
-            f"{found['accuracy']:.1%}  margin {found['margin']:.3f}  KL {found['kl']:.2f} nats"
-        )
 
     model, output, stopped = tuning.tuned(
         args,
@@ -93,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             args.dir, args.data, prefer=args.prefer, **chosen, **engine, **how
         ),
         dpo.resume,
-        {"on_start": on_start, "on_measured": on_measured},
+        {"on_start": on_start, "on_measured": say_step},
     )
     if not model.metrics:
         return stopped
@@ -111,8 +100,26 @@ def run(args: argparse.Namespace) -> int:
     return stopped
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise ConfigError for arguments that do not fit together, or for a rule that is none."""
+    tuning.check(args, "dir")
+    if args.resume is None and (args.data is None) == (args.prefer is None):
+        raise ConfigError("give either DATA, a file of pairs or common, or --prefer RULE")
+    if args.prefer is not None:
+        from kamon.finetuning.rules import parse_rule
+
+        parse_rule(args.prefer)
+
+
+def say_step(measured: dict[str, float]) -> None:
+    say(
+        f"step {measured['step']:5,.0f}  loss {measured['loss']:.4f}  accuracy "
+        f"{measured['accuracy']:.1%}  margin {measured['margin']:.3f}  KL {measured['kl']:.2f} nats"
+    )
+
+
 def say_measured(model: Model) -> None:
-    """What was reached: figures, and what is amiss."""
+    """Print the measurements of the finished run, and signs of reward hacking."""
     found = model.training["tuning"]
     pairs, settings = found["pairs"], found["settings"]
     which = "held-out pairs" if pairs["held_out"] else "pairs that were learned"

@@ -1,7 +1,8 @@
-"""Tune a saved model so that its samples earn more of a reward, by PPO.
+"""Fine-tune a saved model so that its samples get a larger reward (PPO).
 
-The reward is a model of `kamon reward`, or a rule: 1 where a text fulfils it. How far the tuned
-model moves from the one it began as is measured as KL, in nats a document, and steered to a target.
+The reward comes from a model of `kamon reward`, or from a rule: 1 if a text fulfils it, or else 0.
+The KL, in nats per document, measures how far the model moves from its base. It is steered to a
+target.
 """
 
 from __future__ import annotations
@@ -18,40 +19,39 @@ from kamon.errors import ConfigError
 if TYPE_CHECKING:
     from kamon.model import Model
 
-LINES = 10  # in a tuning
+LINES = 10  # of progress in a run
 OWN: tuning.Numbers = {
-    "num_ppo_epochs": (int, "updates from the documents of a step (4)"),
-    "clip_range": (float, "how far an update may change the odds of a token (0.2)"),
-    "kl_coef": (float, "first weight of the KL, in deviations of the reward a nat (0.5)"),
-    "target_kl": (float, "the KL that the weight is steered to, in nats a document (1)"),
-    "max_kl": (float, "end where the KL would be more, in nats a document"),
-}
-TAKEN = tuning.SETTINGS | {
-    "num_steps": "40",
-    "batch_size": "256",
-    "learning_rate": "0.002",
-    "min_lr": "0",
-    "warmup_steps": "0",
-    "weight_decay": "0",
-    "temperature": tuning.BASE,
+    "num_ppo_epochs": (int, "updates per step, all by the documents of that step"),
+    "clip_range": (float, "how far an update may change a token's probability, as a ratio"),
+    "kl_coef": (
+        float,
+        "initial strength of the KL penalty, in standard deviations of the reward per nat",
+    ),
+    "target_kl": (float, "KL that the penalty is adapted to, in nats per document"),
+    "max_kl": (float, "end before the step that exceeds this KL, in nats per document"),
 }
 
 
 def add_arguments(parser: Parser) -> None:
+    from kamon.finetuning import ppo
+
     tuning.add_model(parser)
     parser.add_argument("--reward", metavar="REWARD_DIR", help="a model of `kamon reward`")
     parser.add_argument(
-        "--prefer", metavar="RULE", help="as 'len <= 5 and not endswith \"a\"': 1 where it is so"
+        "--prefer",
+        metavar="RULE",
+        help="reward texts that fulfil RULE, such as 'len <= 5 and not endswith \"a\"'",
     )
     parser.add_argument(
-        "--critic", action="store_true", help="a learned baseline in place of the group's mean"
+        "--critic", action="store_true", help="learn a baseline instead of using the group's mean"
     )
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
-        help="samples answer TEXT, and are judged as answers; of a model that `kamon sft` tuned",
+        help="draw and rate answers to TEXT; for a model of `kamon sft`",
     )
-    tuning.add_arguments(parser, "ppo", OWN, TAKEN)
+    settings = tuning.default_settings(ppo.PICKED, ppo.ACCEPTED_SETTINGS)
+    tuning.add_arguments(parser, "ppo", OWN, vars(ppo.PPOConfig()), settings)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,16 +63,14 @@ def run(args: argparse.Namespace) -> int:
     chosen = tuning.chosen(args, OWN)
 
     from kamon.finetuning.ppo import ppo, resume
-    from kamon.model import load
 
     def begin(engine: dict[str, Any], how: dict[str, Any]) -> Model:
         return ppo(
-            load(args.dir, **engine),
+            args.dir,
             args.reward,
             prefer=args.prefer,
             critic=args.critic,
             prompt=args.prompt,
-            base=args.dir,
             **chosen,
             **engine,
             **how,
@@ -86,21 +84,21 @@ def run(args: argparse.Namespace) -> int:
     tuning.say_end(model, output)
     if stopped:
         tuning.say_stopped("ppo", output)
-    found = model.training["tuning"].get("measured")
-    if found:
-        for problem in found["problems"]:
+    measured = model.training["tuning"].get("measured")
+    if measured:
+        for problem in measured["problems"]:
             say(f"reward hacking? {problem}")
-        if found["over_budget"]:
+        if measured["over_budget"]:
             say("the KL reached its budget: the step that would lead beyond was taken back")
     if args.json:
         print_json(tuning.as_json(model, output))
-    elif found:
-        show(found)
+    elif measured:
+        show(measured)
     return stopped
 
 
 def say_step(step: int, num_steps: int, line: Mapping[str, float]) -> None:
-    """A line every so often."""
+    """Print some of the steps, about LINES in all."""
     often = max(1, num_steps // LINES)
     if step % often == 0 or step in (1, num_steps):
         say(
@@ -110,23 +108,24 @@ def say_step(step: int, num_steps: int, line: Mapping[str, float]) -> None:
         )
 
 
-def show(found: dict[str, Any]) -> None:
+def show(measured: dict[str, Any]) -> None:
+    """Print the comparison with the base."""
     rows = [
         ("reward", "reward", ".4f"),
         ("different", "uniqueness", ".1%"),
         ("not in the list", "novelty", ".1%"),
         ("characters", "length", ".2f"),
     ]
-    print(f"of {found['num_samples']:,} samples      base     tuned")
+    print(f"of {measured['num_samples']:,} samples      base     tuned")
     for title, name, form in rows:
-        print(f"{title:16} {found['base_' + name]:9{form}} {found[name]:9{form}}")
-    gain = found["reward"] - found["base_reward"]
-    if found["base_deviation"]:
-        gain /= found["base_deviation"]
+        print(f"{title:16} {measured['base_' + name]:9{form}} {measured[name]:9{form}}")
+    gain = measured["reward"] - measured["base_reward"]
+    if measured["base_deviation"]:
+        gain /= measured["base_deviation"]
         print(f"\nreward up by {gain:.2f} standard deviations of the base's")
-    low, high = found["win_rate_interval"]
+    low, high = measured["win_rate_interval"]
     print(
-        f"win rate over the base {found['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count as "
-        "half"
+        f"win rate over the base {measured['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count "
+        "as half"
     )
-    print(f"KL to the base {found['kl']:.2f} ± {found['kl_error']:.2f} nats a document")
+    print(f"KL to the base {measured['kl']:.2f} ± {measured['kl_error']:.2f} nats a document")

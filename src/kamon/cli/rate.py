@@ -1,4 +1,4 @@
-"""Rate what a saved model proposes, key by key; it learns what you like as you go."""
+"""Rate samples of a saved model, key by key. It learns what you like as you go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kamon.cli.output import (
     entry_line,
@@ -23,6 +23,10 @@ from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
 
+if TYPE_CHECKING:
+    from kamon.finetuning.rating import RatingSession
+    from kamon.model import Model
+
 NUM_SAMPLES = 10
 HELP = {
     False: "y: I like it   n: I do not   s: skip   u: undo   q: save and quit",
@@ -31,66 +35,49 @@ HELP = {
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="a model; one that was rated is gone on with")
+    from kamon.finetuning.rating import EVERY
+
     parser.add_argument(
-        "-o", "--output", metavar="DIR", help="where the model goes (rated; DIR, if it was rated)"
+        "dir", metavar="DIR", help="a model; a rated one continues with its answers"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="directory of the new model [default: rated; or DIR, if it was rated]",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the model in its DIR")
     parser.add_argument(
         "--prefs",
         metavar="FILE",
-        help="where answers are kept as they come (the output's name with .jsonl)",
+        help="JSON Lines file that keeps each answer at once [default: the output's name with "
+        ".jsonl]",
     )
     parser.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="propose answers to TEXT; of a model that `kamon sft` made",
+        "--prompt", metavar="TEXT", help="rate answers to TEXT; for a model of `kamon sft`"
     )
-    parser.add_argument("--pairs", action="store_true", help="show two, to choose from")
     parser.add_argument(
-        "--every", type=whole_number, default=10, metavar="N", help="answers, then it learns (10)"
+        "--pairs", action="store_true", help="show two samples, of which you choose one"
     )
-    parser.add_argument("--seed", type=whole_number, metavar="N", help="of what is proposed")
-    parser.add_argument("--threads", type=whole_number, metavar="N", help="cores to use (all)")
+    parser.add_argument(
+        "--every",
+        type=whole_number,
+        default=EVERY,
+        metavar="N",
+        help=f"learn again after N answers [default: {EVERY}]",
+    )
+    parser.add_argument("--seed", type=whole_number, metavar="N", help="seed of the samples")
+    parser.add_argument(
+        "--threads", type=whole_number, metavar="N", help="cores to use [default: all]"
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.every < 1:
-        raise ConfigError(f"every must be 1 or more, not {args.every}")
-    if args.output == "" or args.prefs == "":
-        raise ConfigError("-o and --prefs need a name, not an empty one")
-    if sys.stdin is None:
-        raise ConfigError("standard input is closed: answers come from there")
-    from dataclasses import replace
+    check(args)
+    from kamon.finetuning.preferences import pairs_of
 
-    from kamon.data.readers import name_of
-    from kamon.finetuning import preferences, rating
-    from kamon.storage import model_dir
-    from kamon.tokenizers.prompts import prompt_prefix
-
-    base = rating.opened(args.dir, args.threads)
-    config = base.model.config
-    prompt_prefix(base.model.tokenizer, args.prompt, config.block_size)  # ConfigError for no room
-    seed = config.seed if args.seed is None else args.seed
-    replace(config, seed=seed)  # ConfigError where it cannot be
-    going_on = bool(base.answers)
-    output = args.output or (args.dir if going_on else "rated")
-    overwrite = args.overwrite or (
-        going_on and os.path.realpath(output) == os.path.realpath(args.dir)
-    )
-    model_dir.check_target(output, overwrite=overwrite)
-    journal = Path(args.prefs or f"{output.rstrip(os.sep)}.jsonl")
-    session = rating.start_session(
-        base,
-        journal,
-        say_line,
-        every=args.every,
-        pairs=args.pairs,
-        seed=seed,
-        threads=args.threads,
-        prompt=args.prompt,
-    )
+    session, output, overwrite = prepare(args)
     say(HELP[args.pairs])
     stopped = 0
     try:
@@ -99,43 +86,84 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # keeps what was answered, as q does
         say("")
         stopped = 130
-    if not preferences.pairs_of(session.answers):
+    if not pairs_of(session.answers):
         say(
             "nothing to learn from yet, and no model is written: it takes one that you like and "
-            f"one that you do not; {len(session.answers):,} answers are kept in {journal}"
+            f"one that you do not; {len(session.answers):,} answers are kept in {session.journal}"
         )
         return stopped
-    model = rating.align(
-        base,
-        session.answers,
-        threads=args.threads,
-        output=output,
-        overwrite=overwrite,
-        source=name_of(journal),
+    report(session, session.finish(output, overwrite), output, as_json=args.json)
+    return stopped
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ConfigError for arguments that cannot be, before anything is read."""
+    if args.every < 1:
+        raise ConfigError(f"every must be 1 or more, not {args.every}")
+    if args.output == "" or args.prefs == "":
+        raise ConfigError("-o and --prefs need a name, not an empty one")
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed: answers come from there")
+
+
+def prepare(args: argparse.Namespace) -> tuple[RatingSession, str, bool]:
+    """Return the session, the output directory, and whether it may be replaced."""
+    from dataclasses import replace
+
+    from kamon.finetuning import rating
+    from kamon.storage import model_dir
+    from kamon.tokenizers.prompts import prompt_prefix
+
+    base = rating.opened(args.dir, args.threads)
+    config = base.model.config
+    prompt_prefix(base.model.tokenizer, args.prompt, config.block_size)  # raises ConfigError
+    seed = config.seed if args.seed is None else args.seed
+    replace(config, seed=seed)  # raises ConfigError
+    resumed = bool(base.answers)
+    output = args.output or (args.dir if resumed else "rated")
+    overwrite = args.overwrite or (
+        resumed and os.path.realpath(output) == os.path.realpath(args.dir)
     )
-    liked, disliked = rating.likelihood_gain(model, base.model, session.answers)
+    model_dir.check_target(output, overwrite=overwrite)
+    session = rating.start_session(
+        base,
+        args.prefs or f"{output.rstrip(os.sep)}.jsonl",
+        say_line,
+        every=args.every,
+        pairs=args.pairs,
+        seed=seed,
+        threads=args.threads,
+        prompt=args.prompt,
+    )
+    return session, output, overwrite
+
+
+def report(session: RatingSession, model: Model, output: str, *, as_json: bool) -> None:
+    """Print how well the model has learned the answers, and samples of it."""
+    from kamon.finetuning.rating import likelihood_gain
+
+    liked, disliked = likelihood_gain(model, session.base.model, session.answers)
     say(
         f"{len(session.answers):,} answers: what you like is {liked:.2g} times as likely as at "
         f"first, what you do not {disliked:.2g} times; saved to {output}"
     )
-    asked = "" if args.prompt is None else f" --prompt {shlex.quote(args.prompt)}"
-    say_line(f"`kamon rate {output}{asked}` goes on from here")
-    samples = session.proposals(model, NUM_SAMPLES, seed)
-    if args.json:
-        print_json(
-            {
-                "directory": output,
-                "answers": len(session.answers),
-                "liked": liked,
-                "disliked": disliked,
-                "seconds": model.training["seconds"],
-                "samples": samples,
-            }
-        )
-    else:
+    prompt = "" if session.prompt is None else f" --prompt {shlex.quote(session.prompt)}"
+    say_line(f"`kamon rate {output}{prompt}` goes on from here")
+    samples = session.proposals(model, NUM_SAMPLES, session.seed)
+    if not as_json:
         print_texts(["\n".join(map(entry_line, samples))])
         say_line_ends(sum(map(has_line_end, samples)))
-    return stopped
+        return
+    print_json(
+        {
+            "directory": output,
+            "answers": len(session.answers),
+            "liked": liked,
+            "disliked": disliked,
+            "seconds": model.training["seconds"],
+            "samples": samples,
+        }
+    )
 
 
 def say_line(text: str) -> None:
@@ -144,7 +172,7 @@ def say_line(text: str) -> None:
 
 @contextmanager
 def keys(pairs: bool) -> Iterator[Callable[[str], str]]:
-    """Asks, and returns the key that was pressed; from a pipe the first character of a line."""
+    """Yield a function that shows a question and returns the key pressed."""
     from kamon.finetuning.rating import KEYS
 
     allowed = KEYS[pairs]
@@ -165,7 +193,10 @@ def keys(pairs: bool) -> Iterator[Callable[[str], str]]:
 
 @contextmanager
 def single_keys() -> Iterator[Callable[[], str]]:
-    """Reads a key, in lower case; "" where no more comes."""
+    """Yield a function that reads a key, in lower case; "" at the end of input.
+
+    From a pipe, the first character of a line counts.
+    """
     assert sys.stdin is not None
     stream = sys.stdin.buffer
     if not sys.stdin.isatty():
@@ -174,7 +205,7 @@ def single_keys() -> Iterator[Callable[[], str]]:
     try:
         import termios
         import tty
-    except ImportError:  # Windows: a line for each key
+    except ImportError:  # Windows: one line per key
         yield lambda: first_of(stream.readline())
         return
     number = sys.stdin.fileno()
@@ -187,7 +218,7 @@ def single_keys() -> Iterator[Callable[[], str]]:
 
 
 def first_of(line: bytes) -> str:
-    """A blank line is no answer, and no end either."""
+    """Return the first character of a line: " " for a blank line, "" at the end of input."""
     if not line:
         return ""
     return line.decode("utf-8", "replace").strip().lower()[:1] or " "

@@ -1,12 +1,12 @@
-"""Teach a saved model to answer prompts, from examples: supervised fine-tuning.
+"""Teach a saved model to answer prompts, from examples (supervised fine-tuning).
 
 DATA: JSON lines such as {"prompt": "short", "completion": "ann"}, or built-in examples of names:
-`instructions` ("girl, m, 5": whose, the first letter, how many letters; any part may be left out),
-`sexes` ("girl") or `initials` ("m, 5"). Then `kamon sample OUT --prompt "girl, m, 5"` answers.
+`instructions` ("girl, m, 5": sex, first letter, length; any part may be left out), `sexes` ("girl")
+or `initials` ("m, 5"). Afterwards `kamon sample OUT --prompt "girl, m, 5"` answers.
 
-Documents of the model's own list are mixed in, so that it does not forget them. At the end stands
-how much worse it guesses those that it was tested on; of `instructions` also which share of answers
-obeys, to the same instructions each time.
+Kamon mixes in documents of the model's own list, so that it does not forget them. At the end, it
+prints how much the loss on the base's validation set has risen. For `instructions`, it also prints
+the share of answers that obey.
 """
 
 from __future__ import annotations
@@ -22,17 +22,7 @@ if TYPE_CHECKING:
     from kamon.model import Model
 
 OWN: tuning.Numbers = {
-    "base_share": (float, "share of a step's documents that are of the model's own list (0.3)"),
-}
-TAKEN = tuning.SETTINGS | {
-    "block_size": "the base's, or the longest example",
-    "num_steps": "five passes, 300 to 3200",
-    "batch_size": "32",
-    "learning_rate": "twice the base's",
-    "min_lr": "0",
-    "warmup_steps": "a fiftieth of all",
-    "dropout": tuning.BASE,
-    "temperature": tuning.BASE,
+    "base_share": (float, "share of the documents in a step that come from the base's list"),
 }
 ROWS = (
     ("initial", "the first letter is right"),
@@ -45,14 +35,26 @@ ROWS = (
 
 
 def add_arguments(parser: Parser) -> None:
+    from kamon.finetuning import sft
+
+    max_steps = sft.MAX_EXAMPLES / (sft.BATCH_SIZE * (1 - sft.BASE_SHARE))
     tuning.add_model(parser)
     parser.add_argument(
         "data",
         nargs="?",
         metavar="DATA",
-        help="a JSONL file; - for standard input; or built-in: instructions, sexes, initials",
+        help="a JSON Lines file, - for standard input, or built-in examples: instructions, sexes, "
+        "initials",
     )
-    tuning.add_arguments(parser, "sft", OWN, TAKEN)
+    settings = tuning.default_settings(
+        {"batch_size": sft.BATCH_SIZE, "min_lr": 0.0},
+        ["block_size", "dropout", "temperature"],
+        block_size="the base's, or the longest example",
+        num_steps=f"{sft.EPOCHS} passes, {sft.MIN_STEPS} to {max_steps:.0f}",
+        learning_rate=f"{sft.LEARNING_RATE_FACTOR:g} times the base's",
+        warmup_steps=f"a {1 / sft.WARM_UP:.0f}th of the steps",
+    )
+    tuning.add_arguments(parser, "sft", OWN, {"base_share": sft.BASE_SHARE}, settings)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,15 +94,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def say_tuned(model: Model, output: str) -> None:
+    """Print the losses of the examples, and of the base's validation set."""
     known = model.training["tuning"]
     last = [line["loss"] for line in model.metrics[-100:]]
-    tested = ""
+    losses = f", loss {sum(last) / len(last):.4f} a token of the answers (mean of the last "
+    losses += f"{len(last)})"
     if "held_out" in known:
-        found = known["held_out"]
-        tested = f", {found['loss']:.4f} on those held out, at best, in step {found['best_step']:,}"
-    mean = sum(last) / len(last)
-    found = f", loss {mean:.4f} a token of the answers (mean of the last {len(last)}){tested}"
-    tuning.say_end(model, output, found)
+        best = known["held_out"]
+        losses += f", {best['loss']:.4f} on those held out, at best, in step {best['best_step']:,}"
+    tuning.say_end(model, output, losses)
     if "base_held_out_loss" in known:
         say(
             f"without a prompt {known['base_held_out_loss']:.4f} on documents that the base was "
@@ -116,6 +118,6 @@ def print_obedience(before: dict[str, float], after: dict[str, float]) -> None:
 
 
 def answered(model: Model) -> list[tuple[str, str]]:
-    """Some prompts, an answer to each."""
+    """Return some prompts, with an answer to each."""
     prompts = model.training["tuning"]["prompts"]
     return [(prompt, text) for prompt in prompts for text in model.sample(1, prompt=prompt)]

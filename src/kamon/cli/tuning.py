@@ -1,10 +1,9 @@
-"""What the verbs share that tune a model: their flags, how one is begun or gone on with, what is
-said of it."""
+"""What the fine-tuning commands share: options, starting and resuming a run, and messages."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -19,58 +18,78 @@ if TYPE_CHECKING:
     from kamon.model import Model
 
 BASE = "the base's"
-SETTINGS = dict.fromkeys(  # of every tuning, and what is taken where none is given
-    (
-        *("seed", "num_steps", "batch_size", "learning_rate", "min_lr", "schedule"),
-        *("warmup_steps", "weight_decay", "beta1", "beta2", "grad_clip"),
-    ),
-    BASE,
-)
 MAY_CHANGE = ("resume", "checkpoint_every", "threads", "device", "compile", "json")
-Numbers = Mapping[str, tuple[type, str]]  # a verb's own: the type and the help of each
+Numbers = Mapping[str, tuple[type, str]]  # a command's own options: type and help of each
 
 
 def add_model(parser: Parser) -> None:
-    parser.add_argument(
-        "dir", nargs="?", metavar="DIR", help="the model to tune, as `kamon train -o` wrote it"
-    )
+    parser.add_argument("dir", nargs="?", metavar="DIR", help="the model to fine-tune, a directory")
 
 
-def add_arguments(parser: Parser, verb: str, own: Numbers, taken: Mapping[str, str]) -> None:
-    """The flags of all. taken: the settings, each with what it is where it is not given."""
+def default_settings(
+    picked: Mapping[str, Any], accepted: Sequence[str] = (), **in_words: str
+) -> dict[str, str]:
+    """Return the default of each setting, as the help shows it.
+
+    Args:
+        picked: defaults that are not the base's values.
+        accepted: settings besides those of every kind of fine-tuning.
+        in_words: defaults that depend on something.
+    """
+    from kamon.finetuning.loop import SETTINGS
+
+    shown = {name: x if isinstance(x, str) else f"{x:g}" for name, x in picked.items()} | in_words
+    return {name: shown.get(name, BASE) for name in (*SETTINGS, *accepted)}
+
+
+def add_arguments(
+    parser: Parser,
+    verb: str,
+    own: Numbers,
+    defaults: Mapping[str, Any],
+    setting_defaults: Mapping[str, str],
+) -> None:
+    """Add the options of every fine-tuning command, and its own ones.
+
+    Args:
+        defaults: of its own options; None for none.
+        setting_defaults: the settings that it accepts (see `default_settings`).
+    """
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help=f"where the tuned model goes ({verb})"
+        "-o", "--output", metavar="OUT", help=f"directory of the new model [default: {verb}]"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the model in OUT")
     for name, (type_, help) in own.items():
+        default = defaults.get(name)
         parser.add_argument(
             flag_of(name),
             dest=name,
             type=whole_number if type_ is int else number,
             metavar="N" if type_ is int else "X",
-            help=help,
+            help=help if default is None else f"{help} [default: {default:g}]",
         )
     parser.add_argument(
         "--resume",
         metavar="OUT",
-        help="go on with the tuning in OUT, as if it had never been interrupted",
+        help="continue the run in OUT; the model is the same as without the interruption",
     )
     parser.add_argument(
         "--checkpoint-every",
         metavar="N",
-        help="keep the tuning every N steps, or every time such as 30s",
+        help="save a checkpoint every N steps, or after a time such as 30s",
     )
     add_json(parser)
     add_engine(parser)
-    add_settings(parser, of_tuning=taken)
+    add_settings(parser, of_tuning=setting_defaults)
 
 
 def flag_of(name: str) -> str:
+    """Return an option's name; TRL's num_ppo_epochs is --ppo-epochs here."""
     return "--ppo-epochs" if name == "num_ppo_epochs" else f"--{name.replace('_', '-')}"
 
 
 def check(args: argparse.Namespace, *needed: str) -> None:
-    """ConfigError for what lacks of `needed`, or cannot be said where a tuning goes on."""
+    """Raise ConfigError if an argument is missing, or if one cannot be given with --resume."""
     from kamon.training.options import checkpoint_interval
 
     checkpoint_interval(args.checkpoint_every, "--checkpoint-every")
@@ -91,7 +110,7 @@ def check(args: argparse.Namespace, *needed: str) -> None:
 
 
 def chosen(args: argparse.Namespace, own: Numbers) -> dict[str, Any]:
-    """The settings and the verb's own numbers that were given, for the function."""
+    """Return the settings and the command's own options that were given."""
     given = {name: getattr(args, name) for name in own}
     return settings(args) | {name: x for name, x in given.items() if x is not None}
 
@@ -101,12 +120,14 @@ def tuned(
     verb: str,
     begin: Callable[[dict[str, Any], dict[str, Any]], Model],
     resume: Callable[..., Model],
-    told: Mapping[str, Any],
+    callbacks: Mapping[str, Any],
 ) -> tuple[Model, str, int]:
-    """(the model, where it is, the exit code of what stopped it or 0).
+    """Start or resume a run. Returns (model, its directory, exit code if it was stopped, or 0).
 
-    begin: starts a tuning, by what `make_engine` takes and what all tunings take; resume: goes on
-    with one. told: on_start and the like.
+    Args:
+        begin: starts a run, with the keywords of an engine and those of `RunOptions`.
+        resume: resumes the run in a directory.
+        callbacks: on_start and the like.
     """
     output = args.resume or (verb if args.output is None else args.output)
     engine = {"threads": args.threads, "device": args.device, "compile": args.compile}
@@ -120,7 +141,7 @@ def tuned(
             "checkpoint_every": args.checkpoint_every,
             "on_progress": on_progress,
             "should_stop": lambda: stop.signal is not None,
-            **told,
+            **callbacks,
         }
         if args.resume is not None:
             model = resume(args.resume, **engine, **how)
@@ -130,16 +151,17 @@ def tuned(
 
 
 def say_start(start: StartInfo) -> None:
+    """Print what is known before the first step."""
     from kamon.engines.parameters import num_params
 
-    tuning, c = start.tuning, start.tuning.config
+    spec, c = start.spec, start.spec.config
     say_resumed(start.resumed)
-    tested = start.method.num_held_out
-    apart = f"; {tested:,} that are held out test it" if tested else ""
-    say(f"{tuning.source}: {count(len(tuning.examples), 'example')}{apart}")
-    if tuning.num_left_out:
+    num_held_out = start.method.num_held_out
+    held_out = f"; {num_held_out:,} that are held out test it" if num_held_out else ""
+    say(f"{spec.source}: {count(len(spec.examples), 'example')}{held_out}")
+    if spec.num_left_out:
         say(
-            f"{count(tuning.num_left_out, 'pair')} left out, with one text in the training "
+            f"{count(spec.num_left_out, 'pair')} left out, with one text in the training "
             "set and the other one in the validation set"
         )
     say(
@@ -149,12 +171,12 @@ def say_start(start: StartInfo) -> None:
     )
 
 
-def say_end(model: Model, output: str, found: str = "") -> None:
-    """How far it came, and where it is; found: the loss, and the like."""
+def say_end(model: Model, output: str, losses: str = "") -> None:
+    """Print how many steps were made, the losses, and where the model is."""
     done, wanted = len(model.metrics), model.config.num_steps
     what = f"ended after {done:,} of" if done < wanted else "tuned"
     say(
-        f"{what} {count(wanted, 'step')} in {model.training['seconds']:.1f} s{found}; "
+        f"{what} {count(wanted, 'step')} in {model.training['seconds']:.1f} s{losses}; "
         f"saved to {output}"
     )
 

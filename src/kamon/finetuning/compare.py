@@ -1,9 +1,9 @@
-"""What tuning did to a model: how far it went from its base, what that bought, and what it cost.
+"""A comparison of fine-tuned models with their base: the KL, what it gained, and what it cost.
 
-Everything is measured at temperature 1, the models' own odds. Documents without a prompt may have
-no special tokens: a model with such is taken without them (`plain`), so that what it would give to
-them does not count as a distance. With a prompt samples, KL and rewards are those of answers to it,
-by the models as they are. Shares are from 0 to 1, lengths in characters.
+Everything is measured at temperature 1, the model's own distribution. Documents without a prompt
+have no special tokens. So they are measured by a model without these tokens (`plain`), and their
+probability adds nothing to the KL. With a prompt, samples, KL and rewards are those of answers to
+it, by the models as they are. Shares are from 0 to 1, lengths in characters.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompt_prefix
 
-RewardFunction = Callable[
-    [Sequence[str]], Sequence[float | None]
-]  # of each text; None where it cannot
+# Returns the reward of each text, or None for a text that it cannot judge.
+RewardFunction = Callable[[Sequence[str]], Sequence[float | None]]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 INFINITE = "the base cannot read its samples, or gives one no probability"
-MAX_EVAL_DOCS = 20_000  # documents of the list
-MAX_EVAL_DOCS_SLOW = 500  # by the scalar engine
+MAX_EVAL_DOCS = 20_000  # documents of the list on which the loss is measured
+MAX_EVAL_DOCS_SLOW = 500  # the same for an engine without fused calls
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How n rewards are distributed: deviation is that of the samples, quantiles are QUANTILES."""
+    """The distribution of n rewards: mean, sample standard deviation, and QUANTILES."""
 
     n: int
     mean: float
@@ -51,21 +50,22 @@ class Summary:
 
 @dataclass(frozen=True)
 class ModelMetrics:
-    """A model beside its base; the base itself stands at 0 nats and wins half the time.
+    """The measurements of one model against its base. The base has a KL of 0 and a win rate of ½.
 
-    samples: number i of every model is drawn with the same draws. unique: different samples; novel:
-    not in the base's list; finished: ended by the model within its block_size.
-
-    kl: KL(model ‖ base) in nats per document: the mean of log p(text) − log p_base(text) over the
-    samples that both can read (num_read of them), less the logarithm of their share, which makes it
-    that of these texts alone; kl_error: its standard error. A model that has other tokens than the
-    base is measured by the tokens that each has for a text.
-
-    rewards: of the samples that can be judged. win_rate: over the base, as `win_rate`
-    defines it; win_interval: its 95 % interval. All three None where nobody judges.
-
-    loss, base_loss: of num_docs documents of the base's list that both can read, in nats for each
-    of the base's tokens. notes: what a reader of these figures must know, a sentence each.
+    Attributes:
+        samples: sample i of every model uses the same random draws.
+        unique, novel: shares of unique samples, and of those that are not in the base's list.
+        finished: share of samples that the model ended within its block_size.
+        mean_length: of the samples.
+        kl: KL(model ‖ base) in nats per document. It is the mean of log p(text) − log p_base(text)
+            over the num_read samples that both models can read, minus the log of their share. Each
+            model uses its own tokens for a text.
+        kl_error: its standard error.
+        rewards: of the samples that can be judged.
+        win_rate, win_interval: see `metrics.win_rate`. Without a judge, these and rewards are None.
+        loss, base_loss: loss of the model and of the base on num_docs documents of the base's list
+            that both can read, in nats per token of the base.
+        notes: sentences that a reader of these figures must know.
     """
 
     name: str
@@ -88,10 +88,14 @@ class ModelMetrics:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The base and the tuned models, as `ModelMetrics`. held_out: whether losses are of documents
-    that
-    the base did not learn from; in_list: those samples that are in its list; prompt: what samples
-    answer."""
+    """The measurements of the base and of the fine-tuned models.
+
+    Attributes:
+        n, seed: of the samples.
+        held_out: True if losses are of the base's validation set.
+        in_list: samples that are in the base's list.
+        prompt: samples answer this prompt.
+    """
 
     base: ModelMetrics
     tuned: list[ModelMetrics]
@@ -116,43 +120,56 @@ def compare(
     prompt: str | None = None,
     name: str = "base",
 ) -> Comparison:
-    """Compare models with the one they were tuned from, by n samples each and the base's list.
+    """Compare fine-tuned models with their base, by n samples each and by the base's list.
 
-    base, tuned: models or their directories, the tuned ones by their names; name: of the base.
-    seed: of the samples, by default the base's. judge: gives a reward for each of
-    several texts, or None for one that it cannot judge. prompt: samples are answers to it.
-    ConfigError for a model of text, for a reward model, for one that knows no prompts where there
-    is one, and where n is below 2.
+    Args:
+        base: a model, or its directory.
+        tuned: models or their directories, by name.
+        seed: of the samples. Default: the base's.
+        judge: returns a reward for each text, or None for a text that it cannot judge.
+        prompt: samples answer this prompt.
+        name: of the base.
+
+    Raises: ConfigError for a model of running text, for a reward model, for a model that knows no
+        prompts if one is given, and for n below 2.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
-    >>> found = compare(model, {"same": model}, n=10, judge=lambda texts: [len(t) for t in texts])
-    >>> found.tuned[0].kl, found.tuned[0].win_rate
+    >>> result = compare(model, {"same": model}, n=10, judge=lambda texts: [len(t) for t in texts])
+    >>> result.tuned[0].kl, result.tuned[0].win_rate
     (0.0, 0.5)
     """
     n = require_int("the number of samples to compare", n, 2)
     if not isinstance(tuned, Mapping):
         raise ConfigError(f"tuned must be models by their names, not {tuned!r:.80}")
     base = as_model(base, "the base")
-    models = {whose: as_model(model, whose) for whose, model in tuned.items()}
-    for whose, model in [(name, base), *models.items()]:
-        check_makes_documents(whose, model)
+    models = {label: as_model(model, label) for label, model in tuned.items()}
+    for label, model in [(name, base), *models.items()]:
+        check_makes_documents(label, model)
         if prompt is not None and not knows_prompts(model.tokenizer):
             raise ConfigError(
-                f"{whose} knows no prompts: `kamon sft` teaches a model to answer them"
+                f"{label} knows no prompts: `kamon sft` teaches a model to answer them"
             )
     first = ModelUnderTest.of(name, base, n, seed, judge, prompt)
     learned, held_out = base.parts()
     docs = held_out or learned
-    most = MAX_EVAL_DOCS if has_fused_ops(base.engine) else MAX_EVAL_DOCS_SLOW
-    tested = list(docs[: min(len(docs), most)]) if docs else []
+    max_docs = MAX_EVAL_DOCS if has_fused_ops(base.engine) else MAX_EVAL_DOCS_SLOW
+    tested = list(docs[: min(len(docs), max_docs)]) if docs else []
     listed = set(base.docs)
-    found = [compare_to_base(first, first, listed, tested)]
-    for whose, model in models.items():
-        subject = ModelUnderTest.of(whose, model, n, first.seed, judge, prompt)
-        found.append(compare_to_base(first, subject, listed, tested))
-    texts = {text for each in found for text in each.samples}
-    return Comparison(found[0], found[1:], n, first.seed, bool(held_out), texts & listed, prompt)
+    measured = [compare_to_base(first, first, listed, tested)]
+    for label, model in models.items():
+        other = ModelUnderTest.of(label, model, n, first.seed, judge, prompt)
+        measured.append(compare_to_base(first, other, listed, tested))
+    texts = {text for metrics in measured for text in metrics.samples}
+    return Comparison(
+        base=measured[0],
+        tuned=measured[1:],
+        n=n,
+        seed=first.seed,
+        held_out=bool(held_out),
+        in_list=texts & listed,
+        prompt=prompt,
+    )
 
 
 def check_makes_documents(name: str, model: Model) -> None:
@@ -166,9 +183,11 @@ def check_makes_documents(name: str, model: Model) -> None:
 
 @dataclass(frozen=True)
 class ModelUnderTest:
-    """A model, and its samples with what they are worth.
+    """A model with its samples and their rewards.
 
-    plain: it without special tokens, which samples come from, too, where there is no prompt.
+    Attributes:
+        plain: the model without special tokens, which draws the samples if there is no prompt.
+        finished: share of samples that the model ended within its block_size.
     """
 
     name: str
@@ -190,25 +209,35 @@ class ModelUnderTest:
         judge: RewardFunction | None,
         prompt: str | None,
     ) -> ModelUnderTest:
-        without = plain(model)
-        model = without if prompt is None else model
+        without_specials = plain(model)
+        model = without_specials if prompt is None else model
         seed = model.config.seed if seed is None else seed
-        found = model.generate(n, temperature=1.0, seed=seed, prompt=prompt)
-        ended = sum(size < found.room for size in found.sizes)
-        rewards = judge(found.texts) if judge else None
-        return cls(name, without, model, prompt, seed, found.texts, ended / n, rewards)
+        samples = model.generate(n, temperature=1.0, seed=seed, prompt=prompt)
+        return cls(
+            name=name,
+            plain=without_specials,
+            model=model,
+            prompt=prompt,
+            seed=seed,
+            texts=samples.texts,
+            finished=sum(size < samples.room for size in samples.sizes) / n,
+            rewards=judge(samples.texts) if judge else None,
+        )
 
 
 def plain(model: Model) -> Model:
-    """The same model without special tokens but BOS: the others have their probabilities in
-    proportion. It is computed by the best engine, in the same dtype."""
+    """Return the model without special tokens other than BOS.
+
+    The remaining tokens keep the proportions of their probabilities. The best engine computes the
+    new model, in the same dtype.
+    """
     tokenizer = model.tokenizer
     dropped = set(tokenizer.special.values()) - {tokenizer.bos}
     if not dropped:
         return model
     made: Tokenizer
     if isinstance(tokenizer, CharTokenizer):
-        added = [each for each in tokenizer.added if len(each) == 1]
+        added = [char for char in tokenizer.added if len(char) == 1]
         made = CharTokenizer(tokenizer.chars, added, composed=tokenizer.composed)
     else:
         assert isinstance(tokenizer, BytePairTokenizer)
@@ -230,12 +259,13 @@ def plain(model: Model) -> Model:
     return replace(model, config=config, tokenizer=made, engine=engine)
 
 
-# ---- one beside the other
+# ---- one model against the base
 
 
 def compare_to_base(
     base: ModelUnderTest, other: ModelUnderTest, listed: set[str], docs: list[str]
 ) -> ModelMetrics:
+    """Measure one model. listed: the base's list; docs: documents on which to measure the loss."""
     n, prompt = len(other.texts), other.prompt
     read = readable(base.model, other.model, other.texts, prompt)
     texts = list(compress(other.texts, read))
@@ -249,9 +279,7 @@ def compare_to_base(
     if tested:
         block_size = base.plain.config.block_size
         size = base.plain.tokenizer.encode_documents(tested, block_size).num_targets
-        loss, base_loss = (
-            -math.fsum(logprobs(each.plain, tested)) / size for each in (other, base)
-        )
+        loss, base_loss = (-math.fsum(logprobs(m.plain, tested)) / size for m in (other, base))
     wins = interval = None
     if base.rewards is not None and other.rewards is not None:
         wins, interval = win_rate(other.rewards, base.rewards) or (None, None)
@@ -281,43 +309,45 @@ def compare_to_base(
 
 
 def logprobs(model: Model, texts: Sequence[str], prompt: str | None = None) -> Sequence[float]:
-    """log p in nats of each text with its end, or of its beginning where block_size ends it; as
-    answers to the prompt."""
+    """Return log p of each text with its end in nats, or of its beginning that fits block_size."""
     return nearest.logprobs(model.engine, model.tokenizer, texts, prompt)
 
 
 def readable(
     base: Model, other: Model, texts: Sequence[str], prompt: str | None = None
 ) -> list[bool]:
-    """Which texts both can read, to the same place: with characters that both know, and to their
-    end, or where both have the same tokens and block_size, as far as these reach. prompt: that
-    stands before each."""
-    strange = base.tokenizer.unknown(set().union(*texts))
-    strange |= other.tokenizer.unknown(set().union(*texts))
-    known = [strange.isdisjoint(text) for text in texts]
+    """Return which texts both models can read up to the same place.
+
+    Both must know all characters. If they differ in tokens or block_size, both must also read the
+    text to its end.
+    """
+    unknown_chars = base.tokenizer.unknown(set().union(*texts))
+    unknown_chars |= other.tokenizer.unknown(set().union(*texts))
+    known = [unknown_chars.isdisjoint(text) for text in texts]
     if same_tokens(base, other) and base.config.block_size == other.config.block_size:
         return known
     ended = [True] * len(texts)
     for model in (base, other):
-        room, own = room_of(model, prompt), iter(sizes_of(model, list(compress(texts, known))))
-        ended = [end and (not ok or next(own) < room) for end, ok in zip(ended, known, strict=True)]
+        room, sizes = room_of(model, prompt), iter(num_tokens(model, list(compress(texts, known))))
+        rows = zip(ended, known, strict=True)
+        ended = [end and (not ok or next(sizes) < room) for end, ok in rows]
     return [ok and end for ok, end in zip(known, ended, strict=True)]
 
 
 def room_of(model: Model, prompt: str | None) -> int:
-    """The tokens that a document may have after its prompt, its end among them."""
+    """Return the number of tokens that fit after the prompt, including the end."""
     size = model.config.block_size
     return size - len(prompt_prefix(model.tokenizer, prompt, size))
 
 
-def sizes_of(model: Model, texts: list[str]) -> list[int]:
-    """Tokens of each text, without BOS."""
+def num_tokens(model: Model, texts: list[str]) -> list[int]:
+    """Return the number of tokens of each text, without BOS."""
     return [len(tokens) - 2 for tokens in model.tokenizer.encode_documents(texts)]
 
 
 def same_tokens(base: Model, other: Model) -> bool:
-    """Whether a text that both know is the same tokens to both, or as many."""
-    chars = [isinstance(each.tokenizer, CharTokenizer) for each in (base, other)]
+    """Return True if a text that both models know has the same number of tokens in both."""
+    chars = [isinstance(model.tokenizer, CharTokenizer) for model in (base, other)]
     return all(chars) or base.tokenizer.to_json() == other.tokenizer.to_json()
 
 
@@ -325,24 +355,28 @@ def same_tokens(base: Model, other: Model) -> bool:
 
 
 def by_reward_model(reward: Model | str | Path, prompt: str | None = None) -> RewardFunction:
-    """Rewards of `reward_of`, None of a text that the model cannot read. prompt: that
-    each text answers. reward: the model or its directory."""
+    """Return a judge that uses a reward model; it returns None for a text that it cannot read.
+
+    Args:
+        reward: the reward model, or its directory.
+        prompt: each text is an answer to this prompt.
+    """
     model = as_model(reward, "the reward model")
     check_prompt(model, prompt)
-    tokenizer, room = model.tokenizer, room_of(model, prompt) - 2  # the end, and the verdict
+    tokenizer, room = model.tokenizer, room_of(model, prompt) - 2  # the end, then good or bad
 
     def judge(texts: Sequence[str]) -> list[float | None]:
-        strange = tokenizer.unknown(set().union(*texts))
-        known = [text for text in texts if strange.isdisjoint(text)]
-        fit = [t for t, size in zip(known, sizes_of(model, known), strict=True) if size <= room]
-        found = dict(zip(fit, reward_of(model, fit, prompt), strict=True)) if fit else {}
-        return [found.get(text) for text in texts]
+        unknown_chars = tokenizer.unknown(set().union(*texts))
+        known = [text for text in texts if unknown_chars.isdisjoint(text)]
+        fit = [t for t, size in zip(known, num_tokens(model, known), strict=True) if size <= room]
+        rewards = dict(zip(fit, reward_of(model, fit, prompt), strict=True)) if fit else {}
+        return [rewards.get(text) for text in texts]
 
     return judge
 
 
 def summarize(rewards: Sequence[float]) -> Summary | None:
-    """None of fewer than two.
+    """Return the distribution of the rewards, or None for fewer than two.
 
     >>> summarize([1.0, 3.0, 2.0])
     Summary(n=3, mean=2.0, deviation=1.0, quantiles=[1.1, 1.5, 2.0, 2.5, 2.9])
@@ -359,18 +393,18 @@ def summarize(rewards: Sequence[float]) -> Summary | None:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """Of numbers in ascending order, between two of them in proportion."""
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
+    """Return a quantile of ascending numbers, with linear interpolation."""
+    position = share * (len(ordered) - 1)
+    low = math.floor(position)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
 
-def fulfilling(*subjects: ModelUnderTest) -> set[str] | None:
-    """The samples with a reward of 1, where a rule has judged: all rewards are 1 or 0."""
-    if any(each.rewards is None for each in subjects):
+def fulfilling(*models: ModelUnderTest) -> set[str] | None:
+    """Return the samples that fulfil the rule, or None if the rewards are not those of a rule."""
+    if any(m.rewards is None for m in models):
         return None
-    rewards = {t: r for s in subjects for t, r in zip(s.texts, s.rewards or (), strict=True)}
+    rewards = {t: r for m in models for t, r in zip(m.texts, m.rewards or (), strict=True)}
     if not set(rewards.values()) <= {0.0, 1.0}:
         return None
     return {text for text, reward in rewards.items() if reward}
@@ -379,65 +413,71 @@ def fulfilling(*subjects: ModelUnderTest) -> set[str] | None:
 def notes(
     base: ModelUnderTest, other: ModelUnderTest, num_samples: int, num_docs: int
 ) -> list[str]:
-    """What differs between the two, what was left out for it, and signs of a hacked reward."""
+    """Return sentences about signs of reward hacking, and about what cannot be compared.
+
+    Args:
+        num_samples, num_docs: how many samples, and documents of the list, were left out.
+    """
     signs = detect_reward_hacking(other.texts, base.texts, fulfilling(base, other))
-    found = [f"{other.name}: {sign}" for sign in signs]
-    lists = [each.model.training["corpus"].get("sha256") for each in (base, other)]
+    sentences = [f"{other.name}: {sign}" for sign in signs]
+    lists = [m.model.training["corpus"].get("sha256") for m in (base, other)]
     if lists[0] != lists[1]:
-        found.append(
+        sentences.append(
             f"{other.name} comes from another list than {base.name}: novelty and losses are by "
             f"that of {base.name}"
         )
     if not same_tokens(base.model, other.model):
-        found.append(
+        sentences.append(
             f"{other.name} has other tokens than {base.name}: probabilities are those of whole "
             "texts, each by the tokens that a model has for it"
         )
     if other.rewards is not None and None in other.rewards:
-        number = sum(reward is None for reward in other.rewards)
-        found.append(
-            f"{number:,} of {len(other.texts):,} samples of {other.name} cannot be judged: they "
-            "are too long for the reward model, or have characters that it does not know"
+        num_unjudged = sum(reward is None for reward in other.rewards)
+        sentences.append(
+            f"{num_unjudged:,} of {len(other.texts):,} samples of {other.name} cannot be judged: "
+            "they are too long for the reward model, or have characters that it does not know"
         )
     left_out = [
-        f"{number:,} {what}"
-        for number, what in (
+        f"{n:,} {what}"
+        for n, what in (
             (num_samples, f"of {len(other.texts):,} samples"),
             (num_docs, "documents of the list"),
         )
-        if number
+        if n
     ]
     if left_out:
-        found.append(
+        sentences.append(
             f"{' and '.join(left_out)} left out of the KL and losses of {other.name}: only one of "
             "the two models can read them"
         )
-    return found
+    return sentences
 
 
 # ---- the frontier
 
 
-def frontier_points(found: Comparison, by_wins: bool) -> list[tuple[float, float, float]]:
-    """What each model of `found.all` has reached, with a 95% interval: its win rate, or its mean
-    reward. ConfigError where nobody judged."""
+def frontier_points(comparison: Comparison, by_wins: bool) -> list[tuple[float, float, float]]:
+    """Return (win rate or mean reward, its 95% interval) of each model of `comparison.all`.
+
+    Raises: ConfigError if nothing was judged.
+    """
     points = []
-    for each in found.all:
-        if each.rewards is None or each.win_rate is None:
+    for m in comparison.all:
+        if m.rewards is None or m.win_rate is None:
             raise ConfigError(
-                f"a frontier needs a judge, a reward model or a rule, who can judge {each.name}"
+                f"a frontier needs a judge, a reward model or a rule, who can judge {m.name}"
             )
         if by_wins:
-            low, high = each.win_interval or (0.5, 0.5)
-            points.append((each.win_rate, low, high))
+            low, high = m.win_interval or (0.5, 0.5)
+            points.append((m.win_rate, low, high))
         else:
-            wide = 1.96 * each.rewards.deviation / math.sqrt(each.rewards.n)
-            points.append((each.rewards.mean, each.rewards.mean - wide, each.rewards.mean + wide))
+            half = 1.96 * m.rewards.deviation / math.sqrt(m.rewards.n)
+            points.append((m.rewards.mean, m.rewards.mean - half, m.rewards.mean + half))
     return points
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which (KL, height) no other beats: none is as high at less KL, none higher at as much.
+    """Return which points (KL, height) no other dominates, by less KL or by more height.
 
     >>> pareto_front([(0, 0.5), (2, 0.7), (3, 0.6), (5, 0.9)])
     [True, True, False, True]

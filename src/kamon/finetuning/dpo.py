@@ -1,16 +1,14 @@
-"""A model that is told what is preferred: DPO and IPO on pairs, without a reward model.
+"""Direct preference optimisation: DPO and IPO, which learn from pairs without a reward model.
 
-The frozen reference is the base model. Its log-probabilities of both answers of a pair are found
-once, and kept with the pair; its parameters are kept to measure how far the model has moved.
+The frozen reference is the base model. Its log-probabilities of both answers of a pair are computed
+once and kept with the pair. Its parameters are kept to measure how far the model has moved.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from os import PathLike
@@ -19,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.config import checked_settings, require_float, require_int, require_positive
 from kamon.data.documents import nfc
-from kamon.data.readers import name_of
 from kamon.data.split import bucket
 from kamon.engines.base import Engine, has_fused_ops, initial_state
 from kamon.engines.batch import PackedBatch, pack_sequences
@@ -41,7 +38,7 @@ from kamon.finetuning.loop import (
     resume_fine_tuning,
 )
 from kamon.finetuning.losses import dpo_loss, dpo_margins, dpo_weights, ipo_loss, ipo_weights
-from kamon.finetuning.preferences import COMMON, Feedback, Preference
+from kamon.finetuning.preferences import COMMON, Data, Divided
 from kamon.finetuning.rules import Rule, parse_rule
 from kamon.model import Model, as_model
 from kamon.storage.metrics import Metrics
@@ -57,22 +54,37 @@ LOSSES = ("dpo", "ipo")
 BETA = 0.3
 BATCH_SIZE = 64  # pairs in a step
 EPOCHS = 4
-LEARNING_RATE = 0.0007
-NUM_PAIRS = 1000  # of those that are made
-SAMPLES_PER_PAIR = 4  # that are drawn to find pairs by a rule
-HELD_OUT_SHARE = 4  # one held-out pair of `common` for so many others
-NUM_WATCHED = 250  # samples of which the KL is measured under way
-NUM_MEASURED = 1000  # and in the end
-SLOWLY = 20  # a scalar engine samples so many times fewer
+PICKED = {  # settings that are not the base's
+    "batch_size": BATCH_SIZE,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.0007,
+    "min_lr": 0.0,
+    "warmup_steps": 5,
+    "schedule": "linear",
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+}
 MIN_STEPS = 20
-ACCEPTED_SETTINGS = ("temperature",)  # settings beside those of every tuning
+NUM_PAIRS = 1000  # of the built-in pairs, or made by a rule
+SAMPLES_PER_PAIR = 4  # drawn to make pairs by a rule
+HELD_OUT_SHARE = 4  # of the built-in pairs, one is held out for this many that are learned
+NUM_WATCHED = 250  # samples by which the KL is measured during the run
+NUM_MEASURED = 1000  # and at the end
+SLOWDOWN = 20  # an engine without fused calls draws fewer samples, by this factor
+ACCEPTED_SETTINGS = ("temperature",)  # settings besides those of every kind
 Watch = Callable[[dict[str, float]], None]
 Judge = Callable[[str], float | None]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Tokens of the answers of pairs: first all that were chosen, then all that were rejected."""
+    """The tokenized answers of pairs: first all chosen ones, then all rejected ones.
+
+    Attributes:
+        spans: where each answer begins and ends.
+        ref: log p of each answer by the reference, in nats; 0 if it is not known yet.
+        num_cut: answers that are too long for the model; only their beginning is learned.
+    """
 
     tokens: Sequence[Sequence[int]]
     spans: Sequence[Span]
@@ -82,58 +94,62 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.tokens) // 2
 
-    def select(self, chosen: Sequence[int]) -> Pairs:
-        places = [*chosen, *(len(self) + i for i in chosen)]
+    def select(self, indices: Sequence[int]) -> Pairs:
+        rows = [*indices, *(len(self) + i for i in indices)]
         return Pairs(
-            [self.tokens[i] for i in places],
-            [self.spans[i] for i in places],
-            [self.ref[i] for i in places],
-            0,
+            tokens=[self.tokens[i] for i in rows],
+            spans=[self.spans[i] for i in rows],
+            ref=[self.ref[i] for i in rows],
+            num_cut=0,
         )
 
     def logprobs(self, engine: Engine) -> list[float]:
-        """log p of every answer, in their order."""
+        """Return log p of every answer, in nats."""
         batch = pack_sequences(self.tokens)
         return answer_logprobs(engine.logprobs(batch), self.spans, num_targets_of(batch))
 
 
 def num_targets_of(batch: PackedBatch) -> list[int]:
-    """The targets of each document."""
+    """Return the number of targets of each document."""
     return [end - begin - 1 for begin, end in pairwise(batch.offsets)]
 
 
 def tokenize_pairs(tokenizer: Tokenizer, block_size: int, examples: Sequence[Example]) -> Pairs:
-    """TokenizerError says which pair has a character that the model does not know."""
-    found = []
+    """Return the pairs as tokens, cut to block_size.
+
+    Raises: TokenizerError for a character that the model does not know; ConfigError if a prompt
+        leaves no room for an answer. Both name the pair.
+    """
+    encoded = []
     for key in ("chosen", "rejected"):
         for number, example in enumerate(examples, 1):
             try:
-                found.append(prompted(tokenizer, example.get("prompt"), example[key]))
+                encoded.append(prompted(tokenizer, example.get("prompt"), example[key]))
             except TokenizerError as error:
                 raise TokenizerError(f"pair {number}, {key}: {error}") from None
     ref = [example.get(f"ref_{key}", 0.0) for key in ("chosen", "rejected") for example in examples]
-    tokens = [each[: block_size + 1] for each, _ in found]
-    num_cut = sum(len(each) > block_size + 1 for each, _ in found)
-    for number, (each, (_, (prompt, _))) in enumerate(zip(tokens, found, strict=True)):
-        if len(each) - 1 <= prompt:
+    tokens = [whole[: block_size + 1] for whole, _ in encoded]
+    num_cut = sum(len(whole) > block_size + 1 for whole, _ in encoded)
+    for i, (row, (_, (prompt, _))) in enumerate(zip(tokens, encoded, strict=True)):
+        if len(row) - 1 <= prompt:
             raise ConfigError(
-                f"pair {number % len(examples) + 1}: its prompt leaves no room for an answer in "
+                f"pair {i % len(examples) + 1}: its prompt leaves no room for an answer in "
                 f"the model's block_size {block_size}"
             )
-    return Pairs(tokens, [span for _, span in found], ref, num_cut)
+    return Pairs(tokens, [span for _, span in encoded], ref, num_cut)
 
 
 def with_reference(
     tokenizer: Tokenizer, reference: Engine, examples: Sequence[Example]
 ) -> list[Example]:
-    """The same pairs with what the reference makes of them."""
+    """Return the pairs with the reference's log-probability of both answers, in nats."""
     if not examples:
         return []
     logprobs = tokenize_pairs(tokenizer, reference.config.block_size, examples).logprobs(reference)
     half = len(examples)
     return [
-        {**each, "ref_chosen": logprobs[i], "ref_rejected": logprobs[half + i]}
-        for i, each in enumerate(examples)
+        {**example, "ref_chosen": logprobs[i], "ref_rejected": logprobs[half + i]}
+        for i, example in enumerate(examples)
     ]
 
 
@@ -141,11 +157,12 @@ def with_reference(
 class DPOConfig:
     """The objective of DPO.
 
-    beta: strength of the KL penalty towards the base.
-    loss: "dpo" (the sigmoid loss of the paper) or "ipo".
-    label_smoothing: share of pairs that are believed to be the wrong way round.
-    max_kl: KL to the base, in nats per document, at which the run ends; None for no limit.
-    prefer: the rule that the pairs were made by, if they were.
+    Attributes:
+        beta: strength of the KL penalty towards the base.
+        loss: "dpo" (the paper's, which TRL calls sigmoid) or "ipo".
+        label_smoothing: share of pairs that are assumed to be the wrong way round.
+        max_kl: KL to the base, in nats per document, at which the run ends; None for no limit.
+        prefer: the rule that made the pairs, if one did.
     """
 
     beta: float = BETA
@@ -190,59 +207,93 @@ class DPOConfig:
     def measure(self, logprobs: Sequence[float], ref: Sequence[float]) -> dict[str, float]:
         """Return the loss, the accuracy and the mean margin of the implicit reward.
 
-        The implicit reward is β·(log p − log p of the reference). accuracy: share of pairs whose
-        chosen answer has the larger one; ties count as half.
+        The implicit reward is β·(log p − log p of the reference). The accuracy is the share of
+        pairs whose chosen answer has the larger one; ties count as half.
         """
         half = len(ref) // 2
         margins = dpo_margins(logprobs[:half], logprobs[half:], ref[:half], ref[half:])
-        loss = (
-            ipo_loss(margins, self.beta)
-            if self.loss == "ipo"
-            else dpo_loss(margins, self.beta, self.label_smoothing)
-        )
+        if self.loss == "ipo":
+            loss = ipo_loss(margins, self.beta)
+        else:
+            loss = dpo_loss(margins, self.beta, self.label_smoothing)
         right = sum(0.5 * (m >= 0) + 0.5 * (m > 0) for m in margins)
         return {"loss": loss, "accuracy": right / half, "margin": self.beta * mean(margins)}
+
+
+@dataclass(frozen=True)
+class PreferenceMetrics:
+    """How far a model has moved from its base and how well, by n samples of each.
+
+    Attributes:
+        fulfilled, base_fulfilled: shares of samples that fulfil the rule; None without a rule.
+        kl, kl_error: KL to the base in nats per document, and its standard error.
+        win_rate, win_rate_interval: see `metrics.win_rate`; None if nothing can be judged.
+        judged: share of pairs of samples that can be judged.
+        uniqueness, novelty: shares of unique samples, and of those that are not in the list.
+        collapse: a sentence for each sign of reward hacking.
+    """
+
+    fulfilled: float | None
+    base_fulfilled: float | None
+    num_samples: int
+    kl: float
+    kl_error: float
+    win_rate: float | None
+    win_rate_interval: list[float] | None
+    judged: float
+    uniqueness: float
+    base_uniqueness: float
+    novelty: float
+    base_novelty: float
+    collapse: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what training.json keeps."""
+        values = asdict(self)
+        if self.fulfilled is None:
+            del values["fulfilled"], values["base_fulfilled"]
+        return values
 
 
 class DPO(FineTuneMethod):
     """Learns to prefer the chosen answer of each pair.
 
-    watch: is given loss, accuracy, margin and KL whenever they are measured.
-    sample_at_end: measure samples of the final model.
+    Args:
+        watch: is called with loss, accuracy, margin and KL whenever they are measured.
+        sample_at_end: measure samples of the final model.
     """
 
     def __init__(
         self,
-        tuning: FineTuneSpec,
+        spec: FineTuneSpec,
         new_engine: NewEngine,
         *,
         watch: Watch | None = None,
         sample_at_end: bool = True,
     ) -> None:
-        self.tuning, self.config = tuning, tuning.config
-        self.objective = DPOConfig(**tuning.settings)
+        self.spec, self.config = spec, spec.config
+        self.objective = DPOConfig(**spec.settings)
         self.watch, self.sample_at_end = watch, sample_at_end
         self.train, self.held_out = (
             tokenize_pairs(
-                tuning.tokenizer,
-                tuning.config.block_size,
-                [each for each in tuning.examples if bool(each.get("held_out")) == which],
+                spec.tokenizer,
+                spec.config.block_size,
+                [example for example in spec.examples if bool(example.get("held_out")) == which],
             )
             for which in (False, True)
         )
         self.num_held_out = len(self.held_out)
-        self.tested = self.held_out if self.num_held_out else self.train
-        assert tuning.frozen is not None
-        self.base = model_of(tuning, new_engine(tuning.frozen))
-        self.slowness = 1 if has_fused_ops(self.base.engine) else SLOWLY
-        self.prompt = prompt_of(tuning)
-        self.done, self.kl = 0, 0.0
+        self.measured_pairs = self.held_out if self.num_held_out else self.train
+        assert spec.frozen is not None
+        self.base = model_of(spec, new_engine(spec.frozen))
+        self.slowdown = 1 if has_fused_ops(self.base.engine) else SLOWDOWN
+        self.prompt = prompt_of(spec)
+        self.num_steps_done, self.kl = 0, 0.0
 
     def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
         c = self.config
-        self.done = step + 1
-        chosen = examples_of_step(c.seed, step, c.batch_size, len(self.train))
-        pairs = self.train.select(chosen)
+        self.num_steps_done = step + 1
+        pairs = self.train.select(examples_of_step(c.seed, step, c.batch_size, len(self.train)))
         logprobs = pairs.logprobs(engine)
         batch = pack_sequences(pairs.tokens)
         weights = self.objective.weights(logprobs, pairs.ref)
@@ -251,21 +302,23 @@ class DPO(FineTuneMethod):
         return self.objective.measure(logprobs, pairs.ref)
 
     def evaluate(self, engine: Engine) -> float | None:
-        """Return the loss of the held-out pairs, infinite beyond max_kl."""
+        """Return the loss of the held-out pairs, or infinity beyond max_kl."""
         if not (self.num_held_out or self.watch or self.objective.max_kl is not None):
             return None
         measured = self.measure(engine)
         if self.watch:
-            self.watch({"step": self.done, **measured})
+            self.watch({"step": self.num_steps_done, **measured})
         if not self.num_held_out:
             return None
         return math.inf if self.should_end() else measured["loss"]
 
     def measure(self, engine: Engine) -> dict[str, float]:
-        measured = self.objective.measure(self.tested.logprobs(engine), self.tested.ref)
+        """Return loss, accuracy and margin of the pairs, and the KL if anyone needs it."""
+        pairs = self.measured_pairs
+        measured = self.objective.measure(pairs.logprobs(engine), pairs.ref)
         self.kl = 0.0
         if self.objective.max_kl is not None or self.watch:
-            tuned, n = model_of(self.tuning, engine), NUM_WATCHED // self.slowness
+            tuned, n = model_of(self.spec, engine), NUM_WATCHED // self.slowdown
             self.kl, _ = metrics.sampled_kl(tuned, self.base, n, self.config.seed, self.prompt)
             measured["kl"] = self.kl
         return measured
@@ -274,159 +327,133 @@ class DPO(FineTuneMethod):
         return self.objective.max_kl is not None and self.kl > self.objective.max_kl
 
     def finish(self, engine: Engine) -> dict[str, Any]:
-        over = self.should_end()
-        pairs = self.objective.measure(self.tested.logprobs(engine), self.tested.ref)
-        found: dict[str, Any] = {
-            "pairs": pairs | {"num_pairs": len(self.tested), "held_out": bool(self.num_held_out)},
+        over, pairs = self.should_end(), self.measured_pairs
+        of_pairs = self.objective.measure(pairs.logprobs(engine), pairs.ref)
+        measured: dict[str, Any] = {
+            "pairs": of_pairs | {"num_pairs": len(pairs), "held_out": bool(self.num_held_out)},
             "over_budget": over,
             "kept_within": over and self.measure(engine)["kl"] <= (self.objective.max_kl or 0.0),
         }
         if self.sample_at_end:
-            found |= preference_metrics(
-                model_of(self.tuning, engine),
-                self.base,
-                judge_from(self.tuning),
-                NUM_MEASURED // self.slowness,
-                self.config.seed,
-                self.prompt,
-                rule_of(self.tuning),
-            )
-        return found
+            n = NUM_MEASURED // self.slowdown
+            measured |= preference_metrics(self.spec, engine, self.base, n).to_json()
+        return measured
 
 
-def prompt_of(tuning: FineTuneSpec) -> str | None:
-    """The one that is measured by: the first of the pairs that have one."""
-    return next((each["prompt"] for each in tuning.examples if each.get("prompt")), None)
+def prompt_of(spec: FineTuneSpec) -> str | None:
+    """Return the prompt by which samples are measured: that of the first pair that has one."""
+    return next((pair["prompt"] for pair in spec.examples if pair.get("prompt")), None)
 
 
-def model_of(tuning: FineTuneSpec, engine: Engine) -> Model:
+def model_of(spec: FineTuneSpec, engine: Engine) -> Model:
     return Model(
-        tuning.config,
-        tuning.tokenizer,
-        engine,
-        Metrics(),
-        tuning.base["training"],
-        tuning.documents,
+        config=spec.config,
+        tokenizer=spec.tokenizer,
+        engine=engine,
+        metrics=Metrics(),
+        training=spec.base["training"],
+        documents=spec.documents,
     )
 
 
-def rule_of(tuning: FineTuneSpec) -> Rule | None:
-    """What the pairs were made by, if that is a rule."""
-    text = tuning.settings.get("prefer")
+def rule_of(spec: FineTuneSpec) -> Rule | None:
+    """Return the rule that made the pairs, if one did."""
+    text = spec.settings.get("prefer")
     return None if text is None else parse_rule(text)
 
 
-def judge_from(tuning: FineTuneSpec) -> Judge | None:
-    """The reward of a text by what the pairs were made by: whether it fulfils the rule, or how
-    often the name was given, 0 for one that never was. No judge of pairs from elsewhere."""
-    if rule := rule_of(tuning):
+def judge_from(spec: FineTuneSpec) -> Judge | None:
+    """Return the reward of a text by what made the pairs, or None for a user's own pairs.
+
+    By a rule, the reward is 1 if the text fulfils it, or else 0. By the built-in pairs, it is how
+    often the name was given.
+    """
+    if rule := rule_of(spec):
         return lambda text: float(rule(text))
-    if tuning.source != COMMON:
+    if spec.source != COMMON:
         return None
     births = preferences.births()
     return lambda text: float(births.get(text, 0))
 
 
 def preference_metrics(
-    tuned: Model,
-    base: Model,
-    judge: Judge | None,
-    n: int,
-    seed: int,
-    prompt: str | None,
-    rule: Rule | None = None,
-) -> dict[str, Any]:
-    """How far the tuned model has moved, and how well, by n samples of each at temperature 1.
-
-    rule: which share of them fulfils it is told, too.
-    """
+    spec: FineTuneSpec, engine: Engine, base: Model, n: int
+) -> PreferenceMetrics:
+    """Measure the model in `engine` by n samples of it and of its base, at temperature 1."""
+    tuned, seed, prompt = model_of(spec, engine), spec.config.seed, prompt_of(spec)
+    judge, rule = judge_from(spec), rule_of(spec)
     kl, error = metrics.sampled_kl(tuned, base, n, seed, prompt)
     texts, base_texts = (
         model.sample(n, temperature=1.0, seed=seed, prompt=prompt) for model in (tuned, base)
     )
     rewards = [[judge(t) for t in some] for some in (texts, base_texts)] if judge else [[], []]
     rate, interval = metrics.win_rate(*rewards) or (None, None)
-    fulfilled = {
-        name: sum(map(rule, some)) / max(1, n)
-        for name, some in (("fulfilled", texts), ("base_fulfilled", base_texts))
-        if rule
-    }
+    fulfilled = [sum(map(rule, some)) / max(1, n) if rule else None for some in (texts, base_texts)]
     wanted = {text for text in (*texts, *base_texts) if rule(text)} if rule else None
-    return fulfilled | {
-        "num_samples": n,
-        "kl": kl,
-        "kl_error": error,
-        "win_rate": rate,
-        "win_rate_interval": None if interval is None else list(interval),
-        "judged": sum(None not in pair for pair in zip(*rewards, strict=True)) / max(1, n),
-        "uniqueness": metrics.uniqueness(texts),
-        "base_uniqueness": metrics.uniqueness(base_texts),
-        "novelty": metrics.novelty(texts, base.docs),
-        "base_novelty": metrics.novelty(base_texts, base.docs),
-        "collapse": metrics.detect_reward_hacking(texts, base_texts, wanted),
-    }
+    return PreferenceMetrics(
+        fulfilled=fulfilled[0],
+        base_fulfilled=fulfilled[1],
+        num_samples=n,
+        kl=kl,
+        kl_error=error,
+        win_rate=rate,
+        win_rate_interval=None if interval is None else list(interval),
+        judged=sum(None not in pair for pair in zip(*rewards, strict=True)) / max(1, n),
+        uniqueness=metrics.uniqueness(texts),
+        base_uniqueness=metrics.uniqueness(base_texts),
+        novelty=metrics.novelty(texts, base.docs),
+        base_novelty=metrics.novelty(base_texts, base.docs),
+        collapse=metrics.detect_reward_hacking(texts, base_texts, wanted),
+    )
 
 
-# ---- what is learned from
+# ---- the training set and the validation set
 
 
 def examples_from(
-    model: Model,
-    data: str | PathLike[str] | Iterable[Feedback] | None,
-    prefer: str | None,
-    num_pairs: int,
-    seed: int,
+    model: Model, data: Data | None, prefer: str | None, num_pairs: int, seed: int
 ) -> tuple[list[Example], str, int]:
-    """The pairs, some of them held out; where they come from; and how many are left out."""
+    """Return (pairs, some of them held out; their source; how many pairs were left out)."""
     if (data is None) == (prefer is None):
         raise ConfigError("give either pairs, in a file or by name, or a rule to prefer by")
     num_pairs = require_int("the number of pairs", num_pairs, 1, preferences.MAX_PAIRS)
-    num_left_out = 0
     if prefer is not None:
-        learned, apart = pairs_by_rule(model, prefer, num_pairs, seed)
+        pairs = pairs_by_rule(model, prefer, num_pairs, seed)
         source = f"samples, by the rule {prefer}"
-    elif isinstance(data, str) and data == COMMON:
-        learned, apart = preferences.common_pairs(num_pairs, seed, -(-num_pairs // HELD_OUT_SHARE))
-        source = COMMON
     else:
-        if isinstance(data, str | PathLike):
-            answers = preferences.read(os.fspath(data))
-            source = name_of(str(data))
-        else:
-            assert data is not None
-            answers, source = preferences.checked_answers(data), "pairs in memory"
-        found = preferences.divided(answers)
-        if not found.learned:
+        assert data is not None
+        num_held_out = -(-num_pairs // HELD_OUT_SHARE)
+        pairs, source = preferences.load_pairs(data, num_pairs, num_held_out, seed)
+        if not pairs.learned:
             raise CorpusError(
                 f"{source} has no pair: it takes a liked and a disliked text, or two to choose from"
             )
-        learned, apart, num_left_out = found.learned, found.held_out, found.num_left_out
-    examples = [preferences.to_record(pair) for pair in learned]
-    examples += [preferences.to_record(pair) | {"held_out": True} for pair in apart]
-    return examples, source, num_left_out
+    examples = [preferences.to_record(pair) for pair in pairs.learned]
+    examples += [preferences.to_record(pair) | {"held_out": True} for pair in pairs.held_out]
+    return examples, source, pairs.num_left_out
 
 
-def pairs_by_rule(
-    model: Model, prefer: str, num_pairs: int, seed: int
-) -> tuple[list[Preference], list[Preference]]:
-    """(pairs, held-out pairs) of the model's own samples, which fulfil a rule or not; no text is in
-    pairs of both kinds."""
+def pairs_by_rule(model: Model, prefer: str, num_pairs: int, seed: int) -> Divided:
+    """Return pairs of the model's own samples, of which one fulfils the rule.
+
+    No text is in both sets.
+    """
     rule = parse_rule(prefer)
     texts = dict.fromkeys(model.sample(SAMPLES_PER_PAIR * num_pairs, temperature=1.0, seed=seed))
     apart = {text for text in texts if not bucket(nfc(text).encode())}
     learned = preferences.rule_pairs((text for text in texts if text not in apart), rule)
     held_out = [text for text in texts if text in apart]
     if len({rule(text) for text in held_out}) < 2:
-        return learned[:num_pairs], []
-    return learned[:num_pairs], preferences.rule_pairs(held_out, rule)[:num_pairs]
+        return Divided(learned[:num_pairs], [])
+    return Divided(learned[:num_pairs], preferences.rule_pairs(held_out, rule)[:num_pairs])
 
 
-# ---- what a program calls
+# ---- public functions
 
 
 def dpo(
     model: Model | str | Path,
-    data: str | Path | Iterable[Feedback] | None = None,
+    data: Data | None = None,
     *,
     prefer: str | None = None,
     num_pairs: int = NUM_PAIRS,
@@ -448,74 +475,85 @@ def dpo(
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
-    """The model, tuned to prefer what is chosen in pairs, and its measurements in
-    training["tuning"].
+    """Return `model`, fine-tuned to prefer the chosen answer of each pair.
 
-    data: a JSONL file of pairs and ratings (`preferences.read`), Preferences and Verdicts, about a
-    tenth of which is held out (`preferences.divided`), or "common": num_pairs pairs of first names,
-    the more common one preferred. prefer: a rule (`parse_rule`) in its
-    place; the pairs are then samples of the model itself. beta: how dear it is to leave the base
-    model. loss: "dpo" or "ipo". label_smoothing: the share of pairs believed to stand the wrong way
-    round. max_kl: in nats per document; a tuning that goes further from the base ends, and the best
-    model within it is kept. settings: batch_size (pairs in a step) and the others of
-    `loop.SETTINGS`, temperature; what is not given is picked. For the other arguments and
-    errors see `kamon.train`.
+    Its measurements are in training["tuning"].
+
+    Args:
+        model: the base, or its directory.
+        data: a JSON Lines file of pairs and ratings, a list of `Preference` and `Rating`, or
+            "common": built-in pairs of first names, of which the more common one is preferred.
+            About a tenth is held out, and shares no text with the others.
+        prefer: a rule (see `parse_rule`) instead of `data`. The pairs are then samples of the
+            model itself.
+        num_pairs: pairs to make, for "common" and for a rule.
+        beta: strength of the KL penalty towards the base.
+        loss: "dpo" or "ipo".
+        label_smoothing: share of pairs that are assumed to be the wrong way round.
+        max_kl: limit of the KL to the base, in nats per document. A run that exceeds it ends, and
+            the best model within the limit is returned.
+        on_measured: is called with loss, accuracy, margin and KL whenever they are measured.
+        settings: batch_size (pairs in a step), the other settings of `loop.SETTINGS`, and
+            temperature. Defaults are chosen for the number of pairs.
+
+    The other arguments, and errors, are those of `kamon.train`.
     """
     objective = DPOConfig(beta, loss, label_smoothing, max_kl, prefer)
-    spec = EngineSpec(engine or best_engine(), dtype, threads, device, compile)
+    how = EngineSpec(engine or best_engine(), dtype, threads, device, compile)
     callbacks = Callbacks(on_start, on_progress, should_stop)
     options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
-    path = model if isinstance(model, str | PathLike) else None
     base = as_model(model, "the base", threads=threads)
     base.check_documents("preferences are between documents")
     seed = require_int("seed", settings.get("seed", base.config.seed))
     examples, source, num_left_out = examples_from(base, data, prefer, num_pairs, seed)
-    reference = spec.create(base.config)
-    params = base.engine.state()["params"]
-    reference.load(initial_state(params))
+    reference = how.create(base.config)
+    reference.load(initial_state(base.engine.state()["params"]))
     examples = with_reference(base.tokenizer, reference, examples)
-    tuning = replace(
-        tuning_for(base, path, params, examples, source, settings),
+    record = base_of(base, model if isinstance(model, str | PathLike) else None)
+    spec = replace(
+        make_spec(base, record, examples, source, settings),
         num_left_out=num_left_out,
         settings=objective.settings(),
     )
-    return fine_tune(tuning, partial(DPO, watch=on_measured), spec, options)
+    return fine_tune(spec, partial(DPO, watch=on_measured), how, options)
 
 
 def resume(path: str | Path, *, on_measured: Watch | None = None, **how: Any) -> Model:
-    """Resume a run of `dpo`, bit for bit. how: as in `resume_fine_tuning`."""
+    """Finish an interrupted run of `dpo` in `path`; the model is the same, bit for bit.
+
+    Args:
+        how: see `resume_fine_tuning`.
+    """
     return resume_fine_tuning(path, KIND, partial(DPO, watch=on_measured), **how)
 
 
-def num_cut(tuning: FineTuneSpec) -> int:
-    """Answers that are longer than the model can hold: their beginnings alone are learned."""
-    return tokenize_pairs(tuning.tokenizer, tuning.config.block_size, tuning.examples).num_cut
+def num_cut(spec: FineTuneSpec) -> int:
+    """Return how many answers are too long for the model; only their beginning is learned."""
+    return tokenize_pairs(spec.tokenizer, spec.config.block_size, spec.examples).num_cut
 
 
-def tuning_for(
+def make_spec(
     base: Model,
-    path: str | Path | None,
-    params: array[float],
+    record: dict[str, Any],
     examples: list[Example],
     source: str,
     settings: Mapping[str, Any],
     kind: str = KIND,
 ) -> FineTuneSpec:
-    """Of these pairs, with `settings` of Config instead of those that are picked."""
+    """Return the spec of a run on these pairs, without the settings of its objective.
+
+    Args:
+        record: what is kept of the base (see `base_of`).
+        settings: of Config, over the defaults.
+    """
     settings = checked_settings(settings)
-    num_pairs = sum(not each.get("held_out") for each in examples)
+    num_pairs = sum(not example.get("held_out") for example in examples)
     batch_size = settings.get("batch_size", min(BATCH_SIZE, num_pairs))
-    picked = {
+    picked = PICKED | {
         "batch_size": batch_size,
-        "gradient_accumulation_steps": 1,
         "num_steps": max(MIN_STEPS, -(-EPOCHS * num_pairs // max(1, batch_size))),
-        "learning_rate": LEARNING_RATE,
-        "min_lr": 0.0,
-        "warmup_steps": 5,
-        "schedule": "linear",
-        "weight_decay": 0.0,
-        "dropout": 0.0,
     }
+    params = base.engine.state()["params"]
     return FineTuneSpec(
         kind=kind,
         config=build_config(base.config, picked, settings, *ACCEPTED_SETTINGS),
@@ -524,7 +562,7 @@ def tuning_for(
         settings={},
         examples=examples,
         source=source,
-        base=base_of(base, path),
+        base=record,
         documents=base.documents,
         frozen=params,
     )

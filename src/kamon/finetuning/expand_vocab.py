@@ -1,8 +1,7 @@
-"""More tokens and positions for a model that has learned, which hardly notices them.
+"""New tokens and positions for a trained model, which hardly change its predictions.
 
-New tokens stand after those that are there, new positions after the last one, and nothing that
-was there changes: logits of old tokens stay what they were, to the last bit. What a new token takes
-from their probabilities is decided by its row of lm_head alone.
+New tokens and positions follow the old ones. The logits of old tokens keep every bit. How much
+probability a new token takes from them depends only on its row of lm_head.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.char import CharTokenizer
 
-UNLIKELY_NATS = 10.0  # nats: about how improbable a new token is at first, e⁻¹⁰ = 0.00005
-MAX_TOKENS_READ = 500  # tokens of documents from which that is found
-ROUNDS = 50  # of conjugate gradients, at most
-CLOSE = 1e-3  # of the first residual: then they end
+UNLIKELY_NATS = 10.0  # −log p of a new token at first: p is about e⁻¹⁰ = 0.00005
+MAX_TOKENS_READ = 500  # of the documents by which the row of a new token is computed
+MAX_ROUNDS = 50  # of conjugate gradients
+TOLERANCE = 1e-3  # they end if the residual is this small, relative to the first one
 
 
 def expand_vocab(
@@ -42,15 +41,20 @@ def expand_vocab(
     reader: Engine | None = None,
     docs: PackedBatch | None = None,
 ) -> tuple[Config, Tokenizer, array[float]]:
-    """The same model with more characters, special tokens and positions, and new parameters.
+    """Return the model with more characters, special tokens and positions.
 
-    params: flat, in the order of `parameter_shapes`; so are the new ones. New rows of wte and wpe
-    are drawn by config.seed like those that are there: with their mean and deviation, number by
-    number. New rows of lm_head are all the same: the one that comes closest, in least squares over
-    what `reader`, an engine with `params`, reads of `docs`, to a probability of e^−UNLIKELY for
-    each new token. Without a reader they are 0, as likely as a middling token. A block_size below
-    the one that is there is a ConfigError. Characters that a tokenizer has already, or needs not,
-    are passed over; for a name that is there see `extended`.
+    New rows of wte and wpe are drawn by config.seed, with the mean and deviation of each column of
+    the old rows. All new rows of lm_head are equal: they give a new token a probability of about
+    e^−UNLIKELY_NATS after the prefixes of `docs`. Without a reader they are 0, an average logit.
+
+    Args:
+        params: flat, in the order of `parameter_shapes`, as are the new ones.
+        chars: characters; those that the tokenizer knows are ignored.
+        specials: names of special tokens.
+        block_size: the new one. Default: unchanged.
+        reader: an engine with `params`, which reads `docs`.
+
+    Raises: ConfigError for a smaller block_size; TokenizerError for a special token that exists.
     """
     added = sorted(tokenizer.unknown(set(chars)))
     names = list(specials)
@@ -67,41 +71,42 @@ def expand_vocab(
         )
     larger = replace(config, vocab_size=made.vocab_size, block_size=size)
     rng = random.Random(config.seed)
-    found = array("d")
+    new_params = array("d")
     first = 0
-    wanted = parameter_shapes(larger)
+    new_shapes = parameter_shapes(larger)
     for name, (n_out, n_in) in parameter_shapes(config).items():
         old = params[first : first + n_out * n_in]
         first += len(old)
-        found.extend(old)
-        more = wanted[name][0] - n_out
-        if more and name == "lm_head":
+        new_params.extend(old)
+        num_new = new_shapes[name][0] - n_out
+        if num_new and name == "lm_head":
             rows = [old[i : i + n_in] for i in range(0, len(old), n_in)]
             row = unlikely_row(rows, reader, docs) if reader and docs else [0.0] * n_in
-            found.extend(array("d", row) * more)
-        elif more:
-            found.extend(rows_like(old, n_in, more, rng))
-    return larger, made, found
+            new_params.extend(array("d", row) * num_new)
+        elif num_new:
+            new_params.extend(rows_like(old, n_in, num_new, rng))
+    return larger, made, new_params
 
 
-def rows_like(old: array[float], width: int, more: int, rng: random.Random) -> array[float]:
-    """New rows: normal, with the mean and the deviation of each column of the old ones."""
-    drawn = mersenne.gauss(rng, 1.0, more * width)
+def rows_like(old: array[float], width: int, num_rows: int, rng: random.Random) -> array[float]:
+    """Draw rows from normal distributions with the mean and deviation of each old column."""
+    drawn = mersenne.gauss(rng, 1.0, num_rows * width)
     for column in range(width):
         numbers = old[column::width]
-        middle, spread = mean(numbers), deviation(numbers)
-        for place in range(column, len(drawn), width):
-            drawn[place] = middle + spread * drawn[place]
+        centre, spread = mean(numbers), deviation(numbers)
+        for i in range(column, len(drawn), width):
+            drawn[i] = centre + spread * drawn[i]
     return drawn
 
 
 def unlikely_row(rows: Sequence[Sequence[float]], reader: Engine, docs: PackedBatch) -> list[float]:
-    """A row (C,) for tokens that these documents do not have.
+    """Return a row (C,) of lm_head for tokens that these documents do not have.
 
-    Sought is row · h = log Σ exp(logits) − UNLIKELY for each hidden state h (C,) that the documents
-    lead to. Engines show logits, W h, and no h: so the row is Σ a_v W_v, a mixture of the rows that
-    are there, whose logit is the same mixture of their logits. a is found by conjugate gradients on
-    the normal equations (CGLS, Hestenes and Stiefel 1952), and rows that nearly agree do no harm.
+    The row solves row · h = log Σ exp(logits) − UNLIKELY_NATS in least squares, over the hidden
+    states h (C,) that the documents lead to. Engines return the logits W h, but not h. So the row
+    is a mixture Σ a_v W_v of the old rows, whose logit is the same mixture of their logits. The
+    method is conjugate gradients on the normal equations (CGLS, Hestenes and Stiefel 1952), which
+    tolerates rows that are nearly equal.
     """
     logits: list[Sequence[float]] = []
     for tokens in docs:
@@ -110,22 +115,22 @@ def unlikely_row(rows: Sequence[Sequence[float]], reader: Engine, docs: PackedBa
         if len(logits) >= MAX_TOKENS_READ:
             break
     columns = list(zip(*logits, strict=True))
-    wanted = [log_sum_exp(each) - UNLIKELY_NATS for each in logits]
+    goals = [log_sum_exp(row) - UNLIKELY_NATS for row in logits]
     mixture = [0.0] * len(rows)
-    residual = wanted
+    residual = goals
     slope = direction = [dot(column, residual) for column in columns]
-    size = enough = dot(slope, slope)
-    for _ in range(min(ROUNDS, len(rows))):
-        image = [dot(each, direction) for each in logits]
+    size = first_size = dot(slope, slope)
+    for _ in range(min(MAX_ROUNDS, len(rows))):
+        image = [dot(row, direction) for row in logits]
         length = size / max(dot(image, image), 1e-300)
         mixture = [a + length * d for a, d in zip(mixture, direction, strict=True)]
         residual = [r - length * x for r, x in zip(residual, image, strict=True)]
         slope = [dot(column, residual) for column in columns]
         before, size = size, dot(slope, slope)
-        if size <= CLOSE * CLOSE * enough:
+        if size <= TOLERANCE * TOLERANCE * first_size:
             break
-        turned = size / before
-        direction = [s + turned * d for s, d in zip(slope, direction, strict=True)]
+        ratio = size / before
+        direction = [s + ratio * d for s, d in zip(slope, direction, strict=True)]
     return [dot(mixture, column) for column in zip(*rows, strict=True)]
 
 

@@ -1,10 +1,10 @@
-"""Instructions that come with Kamon: which name is wanted; and whether answers obey.
+"""Built-in instructions, which describe the name that is wanted, and a measure of obedience.
 
 A prompt has up to three parts, always in this order: `girl` or `boy`, the first letter, the number
-of letters: "girl, m, 5", "boy", "a, 7". Its answer is a name of the built-in list for which that is
-on record. Names that are rare, or given to both sexes, are left out of the answers: who has heard a
-name five times does not know whose it is. Boys' names are repeated, so that with each first letter
-they outweigh girls': the list has more girls, and a model that has learned it thinks of them first.
+of letters: "girl, m, 5", "boy", "a, 7". Its answer is a name of the built-in list that fits. Rare
+names, and names of both sexes, are no answers, because their sex is uncertain. Boys' names are
+repeated until they outnumber the girls' names with the same first letter. Otherwise the model would
+prefer girls' names, of which the list has more.
 """
 
 from __future__ import annotations
@@ -20,60 +20,66 @@ from kamon.generation.sampling import SampleRequest
 from kamon.tokenizers.base import Tokenizer
 
 INSTRUCTIONS = "instructions"
-TASKS = {  # which parts a prompt may have: sex, first letter, length
+TASKS = {  # the parts of a prompt: sex, first letter, length
     "sexes": [(True, False, False)],
     "initials": [(False, True, True)],
     INSTRUCTIONS: [(True, True, True)],
 }
 PARTIAL = [(bool(n & 1), bool(n & 2), bool(n & 4)) for n in range(1, 7)]
 WORDS = {"F": "girl", "M": "boy"}
-BIRTHS = 80  # a name in the answers was given at least so often
-SHARE = 0.95  # to one sex, of all that have it
-WHOLE = 5  # times that a name answers to all parts, and PARTS times to some
-TASK_SHARES = 1
-BOYS = 1.75  # times as many as girls, with each first letter
-MAX_REPEATED = 40
-COMMON = 50  # names on record, or more: then an instruction is one to be tested with
-ANSWERS = 2  # to each
+MIN_BIRTHS = 80  # an answer is a name that was given at least this often
+MIN_SHARE = 0.95  # … and this share of the times to one sex
+NUM_WHOLE = 5  # examples per name with all parts of the task
+NUM_PARTIAL = 1  # … and, for `instructions`, with some of them
+BOYS_PER_GIRL = 1.75  # examples, with each first letter
+MAX_REPEATED = 40  # examples per name
+MIN_NAMES = 50  # an instruction of `obedience` fits at least this many names
+NUM_ANSWERS = 2  # to each of them
 
 
 def prompt_for(name: str, sex: str, parts: tuple[bool, bool, bool]) -> str:
-    """
+    """Return the prompt that describes a name by these parts.
+
     >>> prompt_for("maria", "F", (True, True, True)), prompt_for("maria", "F", (False, True, True))
     ('girl, m, 5', 'm, 5')
     """
     words = (WORDS[sex], name[0], str(len(name)))
-    return ", ".join([word for word, there in zip(words, parts, strict=True) if there])
+    return ", ".join([word for word, wanted in zip(words, parts, strict=True) if wanted])
 
 
 def examples(task: str) -> list[dict[str, str]]:
-    """{"prompt", "completion"} of one of TASKS, some of them more than once."""
+    """Return the examples {"prompt": …, "completion": …} of one of TASKS, some repeatedly."""
     rows = names_table()
     births: Counter[str] = Counter()
-    for name, _, number in rows:
-        births[name] += number
+    for name, _, count in rows:
+        births[name] += count
     known = [
-        (name, sex) for name, sex, number in rows if number >= max(BIRTHS, SHARE * births[name])
+        (name, sex)
+        for name, sex, count in rows
+        if count >= max(MIN_BIRTHS, MIN_SHARE * births[name])
     ]
-    cells = Counter((sex, name[0]) for name, sex in known)
-    found = []
-    for place, (name, sex) in enumerate(known):
+    num_names = Counter((sex, name[0]) for name, sex in known)
+    pairs = []
+    for index, (name, sex) in enumerate(known):
         times = 1.0
         if sex == "M":
-            times = BOYS * cells["F", name[0]] / cells["M", name[0]]
-        asked = TASKS[task] * max(1, min(MAX_REPEATED, round(WHOLE * times)))
+            times = BOYS_PER_GIRL * num_names["F", name[0]] / num_names["M", name[0]]
+        asked = TASKS[task] * max(1, min(MAX_REPEATED, round(NUM_WHOLE * times)))
         if task == INSTRUCTIONS:
-            asked += [PARTIAL[(place + 3 * i) % len(PARTIAL)] for i in range(TASK_SHARES)]
-        found += [{"prompt": prompt_for(name, sex, parts), "completion": name} for parts in asked]
-    return found
+            asked += [PARTIAL[(index + 3 * i) % len(PARTIAL)] for i in range(NUM_PARTIAL)]
+        pairs += [{"prompt": prompt_for(name, sex, parts), "completion": name} for parts in asked]
+    return pairs
 
 
 @dataclass(frozen=True)
 class Obedience:
-    """Which share of answers obeys, part by part, of num_answers.
+    """The shares of answers that obey, by part.
 
-    sex: of the answers that are names on record, `on_record` of all; strict_sex: of all, a name
-    that is on record nowhere being none; together, strict: all three parts, in the same two ways.
+    Attributes:
+        on_record: share of answers that are names of the built-in list.
+        sex: share of the right sex, among the answers on record.
+        strict_sex: share of the right sex, among all answers.
+        together, strict: shares that obey in all three parts, among the same two.
     """
 
     num_answers: int
@@ -87,26 +93,26 @@ class Obedience:
 
 
 def instructions() -> list[tuple[str, str, int]]:
-    """(sex, first letter, length) of all that COMMON names or more fulfil: always the same."""
-    cells = Counter((sex, name[0], len(name)) for name, sex, _ in names_table())
-    return sorted(cell for cell, number in cells.items() if number >= COMMON)
+    """Return each (sex, first letter, length) that fits at least MIN_NAMES names."""
+    counts = Counter((sex, name[0], len(name)) for name, sex, _ in names_table())
+    return sorted(key for key, count in counts.items() if count >= MIN_NAMES)
 
 
 def obedience(
     engine: Engine, tokenizer: Tokenizer, temperature: float = 0.5, seed: int = 42
 ) -> Obedience:
-    """Ask for all `instructions`, and look at ANSWERS answers to each."""
+    """Measure NUM_ANSWERS answers to each of `instructions`."""
     answers = []
     for sex, initial, length in instructions():
-        request = SampleRequest(ANSWERS, temperature, seed, tokenizer.bos)
+        request = SampleRequest(NUM_ANSWERS, temperature, seed, tokenizer.bos)
         prompt = f"{WORDS[sex]}, {initial}, {length}"
-        found = find(engine, tokenizer, request, GenerationConstraints(prompt=prompt), list)
-        answers += [(sex, initial, length, text) for text in found.texts]
+        samples = find(engine, tokenizer, request, GenerationConstraints(prompt=prompt), list)
+        answers += [(sex, initial, length, text) for text in samples.texts]
     return obedience_of(answers)
 
 
 def obedience_of(answers: Iterable[tuple[str, str, int, str]]) -> Obedience:
-    """Of (sex, first letter, length, answer).
+    """Return the obedience of these (sex, first letter, length, answer).
 
     >>> obedience_of([("F", "m", 5, "maria"), ("M", "m", 5, "mqrix")]).strict
     0.5
@@ -124,14 +130,14 @@ def obedience_of(answers: Iterable[tuple[str, str, int, str]]) -> Obedience:
         right["together"] = right["initial"] and right["length"] and right["sex"]
         counts.update(name for name, is_right in right.items() if is_right)
         counts["all"] += 1
-    every, known = max(1, counts["all"]), max(1, counts["on_record"])
+    num_answers, known = max(1, counts["all"]), max(1, counts["on_record"])
     return Obedience(
         num_answers=counts["all"],
-        initial=counts["initial"] / every,
-        length=counts["length"] / every,
-        on_record=counts["on_record"] / every,
+        initial=counts["initial"] / num_answers,
+        length=counts["length"] / num_answers,
+        on_record=counts["on_record"] / num_answers,
         sex=counts["sex"] / known,
-        strict_sex=counts["sex"] / every,
+        strict_sex=counts["sex"] / num_answers,
         together=counts["together"] / known,
-        strict=counts["together"] / every,
+        strict=counts["together"] / num_answers,
     )

@@ -1,13 +1,12 @@
-"""The loop that all tunings of a trained model share: steps, checkpoints, and going on from them.
+"""The loop that all kinds of fine-tuning share: steps, checkpoints, and resuming from them.
 
-A fine-tuning is a `FineTuneSpec`: data, the same in memory and in a model directory. What is
-particular to its kind is one function that returns a `FineTuneMethod`: its step and its evaluation.
-A step depends on (seed, step), the parameters and Adam's moments, and on nothing else: so whoever
-goes on from a checkpoint comes to the same model, bit for bit.
+A `FineTuneSpec` is the data of a run, the same in memory and in a model directory. A
+`FineTuneMethod` is the algorithm: its step and its evaluation. A step depends only on (seed, step),
+the parameters and Adam's moments. So a resumed run gives the same model, bit for bit.
 
-All that going on needs is in the directory: the examples, with whatever a kind has computed once
-and added to them (the log-probabilities of a frozen reference), and where a reference itself is
-needed, its parameters. The base model may move or go; its path and hash are kept to be shown.
+The directory holds all that a resumed run needs: the examples, with what was computed once and
+added to them (the log-probabilities of a frozen reference), and the reference's parameters if they
+are needed. The base model may be moved or deleted; its path and hash are only kept for display.
 """
 
 from __future__ import annotations
@@ -53,9 +52,9 @@ if TYPE_CHECKING:
     from kamon.storage.checkpoint import Checkpoint
     from kamon.storage.model_dir import CheckpointWriter
 
-PROGRESS_SECONDS = 0.1
-MAX_LOSS = 1e300
-SETTINGS = (  # of Config, that every kind of tuning takes
+PROGRESS_SECONDS = 0.1  # between two calls of on_progress
+MAX_LOSS = 1e300  # stands for a validation loss that is not finite
+SETTINGS = (  # the settings of Config that every kind of fine-tuning accepts
     *("seed", "num_steps", "batch_size", "learning_rate", "min_lr", "schedule", "warmup_steps"),
     *("weight_decay", "beta1", "beta2", "grad_clip"),
 )
@@ -64,16 +63,20 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class FineTuneSpec:
-    """What a tuning is: all that the model it comes to depends on, but for the engine.
+    """All that the fine-tuned model depends on, except the engine.
 
-    kind: "sft", "reward", "dpo", "ppo", as its verb is called. config: of the model, extended where
-    it has to be, with num_steps, batch_size, learning_rate, seed and the like of the tuning.
-    params: where it starts; where it goes on, the best so far: a reference to compare with is in
-    `frozen`, or in the examples. settings: of the objective alone. examples: what it learns from
-    and is tested on; source: where they come from. base: the training of the base model, its path,
-    if it has one, and its `fingerprint`. documents: of the base. updates: of the parameters in a
-    step. frozen: parameters that are kept beside. num_left_out: examples that are neither learned
-    nor tested on, since they would join both.
+    Attributes:
+        kind: "sft", "reward", "dpo", "ppo" or "rate", the name of the command.
+        config: of the extended model, with num_steps, learning_rate and the like of this run.
+        params: where the run starts. In a resumed run these are the best parameters so far.
+        settings: of the objective only, as training.json keeps them.
+        examples: the training set and the validation set.
+        source: how messages call the examples.
+        base: the base's path, if it has one, its `fingerprint` and its training record.
+        documents: the base's list.
+        updates: optimiser updates per step.
+        frozen: parameters of a reference that the directory keeps.
+        num_left_out: examples in neither set, because they would link the two.
     """
 
     kind: str
@@ -91,24 +94,25 @@ class FineTuneSpec:
 
 
 class FineTuneMethod:
-    """How one kind of fine-tuning goes: the loop calls a subclass of this.
+    """The algorithm of one kind of fine-tuning: the loop calls a subclass of this.
 
-    num_held_out: examples in the validation set. Without any, the last model is the best one.
-    critic: a second engine that learns, whose state is saved, too.
+    Attributes:
+        num_held_out: size of the validation set. If it is 0, the last model is the best one.
+        critic: a second engine that learns; its state is saved as well.
     """
 
     num_held_out = 0
     critic: Engine | None = None
 
     def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
-        """Make step number `step`, from 0, and return what was measured, "loss" among it.
+        """Make step number `step`, counted from 0, and return measurements, including "loss".
 
-        It calls the engine's `step` as often as `FineTuneSpec.updates` says.
+        Calls the engine's `step` `FineTuneSpec.updates` times.
         """
         raise NotImplementedError
 
     def evaluate(self, engine: Engine) -> float | None:  # noqa: ARG002
-        """Return the validation loss, or None without a validation set. Called now and then."""
+        """Return the validation loss, or None without a validation set."""
         return None
 
     def should_end(self) -> bool:
@@ -116,15 +120,15 @@ class FineTuneMethod:
         return False
 
     def finish(self, engine: Engine) -> dict[str, Any]:  # noqa: ARG002
-        """Return what training.json keeps of the final model."""
+        """Return measurements of the final model, which training.json keeps."""
         return {}
 
     def resume(self, metrics: Metrics) -> None:
-        """Take over what the steps before have measured."""
+        """Restore what the method itself carries from step to step."""
 
 
 class NewEngine(Protocol):
-    """Returns one more engine of the same kind with these parameters. shape: another Config."""
+    """Makes another engine of the same kind with these parameters, and with another Config."""
 
     def __call__(self, params: array[float], shape: Config | None = None) -> Engine: ...
 
@@ -134,9 +138,9 @@ MakeMethod = Callable[[FineTuneSpec, NewEngine], FineTuneMethod]
 
 @dataclass(frozen=True)
 class StartInfo:
-    """What is known before the first step: what `on_start` is given."""
+    """What is known before the first step: the argument of `on_start`."""
 
-    tuning: FineTuneSpec
+    spec: FineTuneSpec
     method: FineTuneMethod
     engine: Engine
     engine_name: str
@@ -144,44 +148,50 @@ class StartInfo:
 
 
 def build_config(
-    base: Config, picked: Mapping[str, Any], settings: Mapping[str, Any], *more: str
+    base: Config, picked: Mapping[str, Any], settings: Mapping[str, Any], *accepted: str
 ) -> Config:
-    """The base's Config with what a kind of tuning has picked, and over it the settings given.
+    """Return the base's Config with the given settings.
 
-    more: settings that this kind takes beside SETTINGS. ConfigError for others, unless they say
-    what is so anyway, as in a file that the base was trained with.
+    Args:
+        picked: values for the settings that are not given.
+        accepted: settings that this kind of fine-tuning accepts besides SETTINGS.
+
+    Raises: ConfigError for any other setting, unless its value is the base's own. So the TOML file
+        that the base was trained with can be used again.
     """
     check_names(settings)
-    allowed = (*SETTINGS, *more)
+    allowed = (*SETTINGS, *accepted)
     given = {name: value for name, value in settings.items() if name in allowed}
     config = replace(base, **{**picked, **given})
     for name, value in settings.items():
-        own = getattr(config, name)
-        if value != own and name not in allowed:
+        fixed = getattr(config, name)
+        if value != fixed and name not in allowed:
             raise ConfigError(
-                f"{name} is {own} where this model is tuned, not {value!r:.60}: leave that out"
+                f"{name} is {fixed} where this model is tuned, not {value!r:.60}: leave that out"
             )
     return config
 
 
 def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]:
-    """Which of n examples a step learns from: all in a random order, then again in another one.
+    """Return the indices of the examples that a step learns from.
+
+    The steps go through all n examples in a random order, then again in another one.
 
     >>> sorted(examples_of_step(1, 0, 3, 6) + examples_of_step(1, 1, 3, 6))
     [0, 1, 2, 3, 4, 5]
     """
-    places = []
-    for number in range(step * batch_size, (step + 1) * batch_size):
-        epoch, i = divmod(number, n)
-        places.append(order(seed, epoch, n)(i))
-    return places
+    indices = []
+    for position in range(step * batch_size, (step + 1) * batch_size):
+        epoch, i = divmod(position, n)
+        indices.append(order(seed, epoch, n)(i))
+    return indices
 
 
-order = lru_cache(maxsize=8)(permutation)  # finding the keys of one takes as long as ten places
+order = lru_cache(maxsize=8)(permutation)  # making one costs as much as ten look-ups
 
 
 def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> str:
-    """SHA-256 of what a model computes with: shape, tokens and parameters."""
+    """Return the SHA-256 of a model's shape, tokens and parameters."""
     shape = (config.n_layer, config.n_embd, config.n_head, config.block_size, config.mode)
     digest = hashlib.sha256(f"{shape}\n{tokenizer.to_json()}".encode())
     digest.update(little_endian(params).tobytes())
@@ -189,7 +199,7 @@ def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> s
 
 
 def base_of(model: Model, path: str | Path | None) -> dict[str, Any]:
-    """What a Tuning keeps of its base model."""
+    """Return what a `FineTuneSpec` keeps of its base model."""
     params = model.engine.state()["params"]
     return {
         "path": None if path is None else str(path),
@@ -199,107 +209,110 @@ def base_of(model: Model, path: str | Path | None) -> dict[str, Any]:
 
 
 def fine_tune(
-    tuning: FineTuneSpec,
+    spec: FineTuneSpec,
     make_method: MakeMethod,
     engine: EngineSpec | None = None,
     options: RunOptions | None = None,
 ) -> Model:
-    """Return the fine-tuned model; it is also saved if `options` name an output.
+    """Return the fine-tuned model, and save it if `options` name an output.
 
-    It is a model like any other, whose training.json has a "tuning".
+    It is a model like any other; its training.json has a section "tuning".
     """
     engine, options = engine or EngineSpec(), options or RunOptions()
     engine = replace(engine, name=engine.name or best_engine())
     assert engine.name is not None
     with open_writer(options) as writer:
-        new_engine = engine_maker(tuning.config, engine)
-        made = new_engine(tuning.params)
+        new_engine = engine_maker(spec.config, engine)
+        made = new_engine(spec.params)
         training = {
             "kamon": __version__,
             "engine": engine.name,
             "dtype": made.dtype,
             "num_cut": 0,
-            **inherited_training(tuning),
-            "tuning": record(tuning),
+            **inherited_training(spec),
+            "tuning": record(spec),
         }
-        method = make_method(tuning, new_engine)
+        method = make_method(spec, new_engine)
         if options.callbacks.on_start:
-            options.callbacks.on_start(StartInfo(tuning, method, made, engine.name))
-        session = FineTuneSession(tuning, method, made, training, validation_of(method))
+            options.callbacks.on_start(StartInfo(spec, method, made, engine.name))
+        session = FineTuneSession(spec, method, made, training, validation_of(method))
         return session.run(writer, options)
 
 
 def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **how: Any) -> Model:
-    """Return the model of an interrupted run of this kind, with the steps that were left.
+    """Finish an interrupted run of this kind and return its model.
 
     Engine, dtype, examples and settings are those in its directory.
 
     Args:
         how: threads, device, compile, checkpoint_every, on_start, on_progress and should_stop, as
             in `kamon.train`.
+
+    Raises: ConfigError if the run is of another kind, or complete; StoreError if the directory
+        cannot be used.
     """
     from kamon.storage import model_dir
 
     engine, options = resume_options(path, **how)
     with model_dir.writing(path, go_on=True) as writer:
-        found, training = writer.stored, writer.stored.training
-        tuning = spec_of(path, found)
-        check_unfinished(path, kind, tuning, found)
+        saved, training = writer.stored, writer.stored.training
+        spec = spec_of(path, saved)
+        check_unfinished(path, kind, spec, saved)
         engine = replace(engine, name=training["engine"], dtype=training["dtype"])
-        new_engine = engine_maker(tuning.config, engine)
-        made = new_engine(found.params)
-        method = make_method(tuning, new_engine)
+        new_engine = engine_maker(spec.config, engine)
+        resumed_engine = new_engine(saved.params)
+        method = make_method(spec, new_engine)
         validation = validation_of(method)
-        if validation and found.metrics.held_out:
-            validation.best = initial_state(found.params)
-            validation.history = sorted(found.metrics.held_out.items())
-        state = found.state
+        if validation and saved.metrics.held_out:
+            validation.best = initial_state(saved.params)
+            validation.history = sorted(saved.metrics.held_out.items())
+        state = saved.state
         assert state is not None
-        state["step"] = len(found.metrics) * tuning.updates
-        made.load(state)
-        method.resume(found.metrics)
+        state["step"] = len(saved.metrics) * spec.updates
+        resumed_engine.load(state)
+        method.resume(saved.metrics)
         if method.critic:
-            if found.critic is None:
+            if saved.critic is None:
                 raise StoreError(f"{path} keeps no critic to go on with: tune its base anew")
-            method.critic.load(found.critic)
-        resumed = ResumePoint(writer.folder.name, len(found.metrics), writer.problems)
+            method.critic.load(saved.critic)
+        resumed = ResumePoint(writer.folder.name, len(saved.metrics), writer.problems)
         if options.callbacks.on_start:
-            info = StartInfo(tuning, method, made, training["engine"], resumed)
+            info = StartInfo(spec, method, resumed_engine, training["engine"], resumed)
             options.callbacks.on_start(info)
         elif resumed.problems:
             text = f"going on from {resumed.generation}: {resumed.problems[0]}"
             warnings.warn(text, stacklevel=2)
-        session = FineTuneSession(tuning, method, made, training, validation, found.metrics)
+        session = FineTuneSession(spec, method, resumed_engine, training, validation, saved.metrics)
         return session.run(writer, options)
 
 
 def resume_options(
     path: str | Path, *, checkpoint_every: str | int | None = None, **how: Any
 ) -> tuple[EngineSpec, RunOptions]:
-    """Return what `resume_fine_tuning` is given as an engine and as options."""
+    """Return the arguments of `resume_fine_tuning` as an `EngineSpec` and as `RunOptions`."""
     names = ("on_start", "on_progress", "should_stop")
     callbacks = Callbacks(**{name: how.pop(name) for name in names if name in how})
     every = checkpoint_interval(checkpoint_every)
     return EngineSpec(**how), RunOptions(path, checkpoint_every=every, callbacks=callbacks)
 
 
-def check_unfinished(path: str | Path, kind: str, tuning: FineTuneSpec, found: Checkpoint) -> None:
+def check_unfinished(path: str | Path, kind: str, spec: FineTuneSpec, saved: Checkpoint) -> None:
     """Raise ConfigError if the run in `path` is of another kind, or complete."""
-    if tuning.kind != kind:
+    if spec.kind != kind:
         raise ConfigError(
-            f"{path} is tuned by {tuning.kind}, not by {kind}: "
-            f"`kamon {tuning.kind} --resume {path}` goes on"
+            f"{path} is tuned by {spec.kind}, not by {kind}: "
+            f"`kamon {spec.kind} --resume {path}` goes on"
         )
-    if found.training["finished"]:
+    if saved.training["finished"]:
         raise ConfigError(
-            f"{path} is at its end, behind {len(found.metrics):,} steps on {tuning.source}"
+            f"{path} is at its end, behind {len(saved.metrics):,} steps on {spec.source}"
         )
 
 
 def engine_maker(config: Config, engine: EngineSpec) -> NewEngine:
     """Return a function that makes engines of one kind.
 
-    Raises: ConfigError if there is too little memory, or if several processes ask.
+    Raises: ConfigError if there is too little memory, or under torchrun.
     """
     if get_group().size > 1:
         raise ConfigError("a model is tuned by one process: start it without torchrun")
@@ -316,15 +329,15 @@ def engine_maker(config: Config, engine: EngineSpec) -> NewEngine:
 def validation_of(method: FineTuneMethod) -> EarlyStopping | None:
     """Return early stopping by `method.evaluate`, or None without a validation set.
 
-    A loss that is not finite counts as MAX_LOSS, which a file can keep.
+    A loss that is not finite counts as MAX_LOSS, because JSON has no infinity.
     """
     if not method.num_held_out:
         return None
 
     def loss(engine: Engine) -> float:
-        found = method.evaluate(engine)
-        assert found is not None
-        return min(found, MAX_LOSS)
+        measured = method.evaluate(engine)
+        assert measured is not None
+        return min(measured, MAX_LOSS)
 
     return EarlyStopping(pack_sequences([]), measure=loss)
 
@@ -332,12 +345,12 @@ def validation_of(method: FineTuneMethod) -> EarlyStopping | None:
 # ---- what training.json keeps
 
 
-def inherited_training(tuning: FineTuneSpec) -> dict[str, Any]:
-    """What a tuned model has from its base: its list, and which part of it was held out."""
-    training = tuning.base["training"]
+def inherited_training(spec: FineTuneSpec) -> dict[str, Any]:
+    """Return the part of the base's record that stays true: its list, and what was held out."""
+    training = spec.base["training"]
     corpus = training["corpus"]
     if "sha256" not in corpus:
-        docs = tuning.documents
+        docs = spec.documents
         docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
         corpus = corpus | {"sha256": docs.sha256()}
     return {
@@ -347,48 +360,52 @@ def inherited_training(tuning: FineTuneSpec) -> dict[str, Any]:
     }
 
 
-def record(tuning: FineTuneSpec) -> dict[str, Any]:
-    base = {name: value for name, value in tuning.base.items() if name != "training"}
-    before = tuning.base["training"].get("tuning")
+def record(spec: FineTuneSpec) -> dict[str, Any]:
+    """Return the section "tuning" of training.json, as known at the start."""
+    base = {name: value for name, value in spec.base.items() if name != "training"}
+    before = spec.base["training"].get("tuning")
     return {
-        "kind": tuning.kind,
+        "kind": spec.kind,
         "base": base | ({"tuning": before} if before else {}),
         "data": {
-            "source": tuning.source,
-            "num_examples": len(tuning.examples),
-            "sha256": hashlib.sha256(examples_text(tuning.examples)).hexdigest(),
-            "num_left_out": tuning.num_left_out,
+            "source": spec.source,
+            "num_examples": len(spec.examples),
+            "sha256": hashlib.sha256(examples_text(spec.examples)).hexdigest(),
+            "num_left_out": spec.num_left_out,
         },
-        "settings": tuning.settings,
-        "updates": tuning.updates,
+        "settings": spec.settings,
+        "updates": spec.updates,
     }
 
 
-def spec_of(path: str | Path, found: Checkpoint) -> FineTuneSpec:
-    """The Tuning in a model directory. ConfigError or StoreError if there is none to go on."""
-    kept = found.training.get("tuning")
-    if kept is None:
+def spec_of(path: str | Path, saved: Checkpoint) -> FineTuneSpec:
+    """Return the spec of the run in a model directory.
+
+    Raises: ConfigError if the model is not fine-tuned; StoreError if the run cannot be resumed.
+    """
+    known = saved.training.get("tuning")
+    if known is None:
         raise ConfigError(
             f"{path} is trained and not tuned: `kamon train --resume {path}` goes on with that"
         )
-    if found.state is None or found.examples is None:
+    if saved.state is None or saved.examples is None:
         raise StoreError(f"{path} keeps nothing to go on with: tune its base anew")
-    examples = unpack_examples(found.examples)
-    if hashlib.sha256(examples_text(examples)).hexdigest() != kept["data"]["sha256"]:
+    examples = unpack_examples(saved.examples)
+    if hashlib.sha256(examples_text(examples)).hexdigest() != known["data"]["sha256"]:
         raise StoreError(f"{path} cannot be used: its examples are not those it learned")
     return FineTuneSpec(
-        kind=kept["kind"],
-        config=found.config,
-        tokenizer=found.tokenizer,
-        params=found.params,
-        settings=kept["settings"],
+        kind=known["kind"],
+        config=saved.config,
+        tokenizer=saved.tokenizer,
+        params=saved.params,
+        settings=known["settings"],
         examples=examples,
-        source=kept["data"]["source"],
-        base=kept["base"] | {"training": found.training},
-        documents=found.documents,
-        updates=kept["updates"],
-        frozen=found.reference_params,
-        num_left_out=kept["data"].get("num_left_out", 0),
+        source=known["data"]["source"],
+        base=known["base"] | {"training": saved.training},
+        documents=saved.documents,
+        updates=known["updates"],
+        frozen=saved.reference_params,
+        num_left_out=known["data"].get("num_left_out", 0),
     )
 
 
@@ -397,38 +414,44 @@ def spec_of(path: str | Path, found: Checkpoint) -> FineTuneSpec:
 
 @dataclass
 class FineTuneSession:
-    """A run in progress. training: its record as far as it is known at the start."""
+    """A run in progress.
 
-    tuning: FineTuneSpec
+    Attributes:
+        training: what is known at the start of training.json.
+        examples: packed, as they are saved.
+        start: when `run` began, on time.perf_counter's clock.
+    """
+
+    spec: FineTuneSpec
     method: FineTuneMethod
     engine: Engine
     training: dict[str, Any]
     validation: EarlyStopping | None
     metrics: Metrics = field(default_factory=Metrics)
     examples: bytes = b""
-    start: float = 0.0  # on time.perf_counter's clock
+    start: float = 0.0
 
     def run(self, writer: CheckpointWriter | None, options: RunOptions) -> Model:
-        """Make the steps that are left and return the best model. A stop keeps what was learned."""
+        """Make the remaining steps and return the best model; after a stop, the best so far."""
         self.start = time.perf_counter()
         checkpoints = None
         if writer:
-            self.examples = pack_examples(self.tuning.examples)
+            self.examples = pack_examples(self.spec.examples)
             checkpoints = CheckpointSchedule(
                 lambda _: self.save_checkpoint(writer), options.checkpoint_every
             )
         self.make_steps(options.callbacks, checkpoints)
         if not self.metrics:
             return self.model(0.0, False, {})
-        finished = len(self.metrics) == self.tuning.config.num_steps or self.ended
-        engine, last = self.engine, self.engine.state()
+        finished = len(self.metrics) == self.spec.config.num_steps or self.ended
+        engine, last_state = self.engine, self.engine.state()
         if self.validation and self.validation.best:
             engine.load(self.validation.best)
-        more = self.method.finish(engine) if finished else {}
-        best = engine.state()
-        engine.load(last)
-        model = self.save(writer, finished, best["params"], more)
-        engine.load(best)
+        measured = self.method.finish(engine) if finished else {}
+        best_state = engine.state()
+        engine.load(last_state)
+        model = self.save(writer, finished, best_state["params"], measured)
+        engine.load(best_state)
         return model
 
     def save_checkpoint(self, writer: CheckpointWriter) -> None:
@@ -440,20 +463,20 @@ class FineTuneSession:
         writer: CheckpointWriter | None,
         finished: bool,
         params: array[float],
-        more: dict[str, Any],
+        measured: dict[str, Any],
     ) -> Model:
         """Return the model so far, and save it with these parameters and the engine's state."""
         state = self.engine.state()
         if not all(map(math.isfinite, state["params"])):
-            raise not_finite(len(self.metrics), self.tuning.config)
+            raise not_finite(len(self.metrics), self.spec.config)
         seconds = self.training.get("seconds", 0.0) + time.perf_counter() - self.start
-        model = self.model(seconds, finished, more)
+        model = self.model(seconds, finished, measured)
         if writer:
             critic = self.method.critic
             content = replace(
                 to_checkpoint(model, params, state),
                 examples=self.examples,
-                reference_params=self.tuning.frozen,
+                reference_params=self.spec.frozen,
                 critic=critic.state() if critic else None,
             )
             writer.save(content)
@@ -461,7 +484,7 @@ class FineTuneSession:
 
     @property
     def ended(self) -> bool:
-        """Whether patience is exceeded, or the method itself ends the run."""
+        """True if the loss no longer falls, or if the method itself ends the run."""
         validation = self.validation
         exhausted = validation is not None and validation.patience_exceeded
         return exhausted or self.method.should_end()
@@ -471,7 +494,7 @@ class FineTuneSession:
 
         Raises: TrainingError if a loss is not finite.
         """
-        config, metrics, validation = self.tuning.config, self.metrics, self.validation
+        config, metrics, validation = self.spec.config, self.metrics, self.validation
         often = max(1, config.num_steps // NUM_EVALUATIONS)
         first, start = len(metrics), time.perf_counter()
         reported = start
@@ -498,7 +521,8 @@ class FineTuneSession:
                 checkpoints.maybe_save(metrics.losses)
 
     def one_step(self, step: int) -> None:
-        config = self.tuning.config
+        """Make one step and add its line to the metrics."""
+        config = self.spec.config
         rate = learning_rate(config, step)
         try:
             measured = self.method.step(self.engine, step, rate)
@@ -508,10 +532,10 @@ class FineTuneSession:
             raise not_finite(step + 1, config)
         add_line(self.metrics, rate, measured)
 
-    def model(self, seconds: float, finished: bool, more: dict[str, Any]) -> Model:
+    def model(self, seconds: float, finished: bool, measured: dict[str, Any]) -> Model:
         """Return the model so far, with its record."""
-        tuning, validation = self.tuning, self.validation
-        known = self.training["tuning"] | more
+        spec, validation = self.spec, self.validation
+        known = self.training["tuning"] | measured
         if validation and validation.history:
             known["held_out"] = {
                 "num_examples": self.method.num_held_out,
@@ -525,12 +549,12 @@ class FineTuneSession:
             "tuning": known,
         }
         return Model(
-            config=tuning.config,
-            tokenizer=tuning.tokenizer,
+            config=spec.config,
+            tokenizer=spec.tokenizer,
             engine=self.engine,
             metrics=self.metrics,
             training=training,
-            documents=tuning.documents,
+            documents=spec.documents,
         )
 
 

@@ -1,13 +1,13 @@
-"""What a training wants, as weights: each objective is a short function of log-probabilities.
+"""Objectives as weights: each is a short function of log-probabilities.
 
 `Engine.backward(batch, weights)` adds the gradient of Σ w_t · (−log p_t). With w_t = −∂L/∂log p_t
-that is the gradient of L, whatever L is: by the chain rule −w_t is all that the parameters need to
-know of it. So a function here takes log-probabilities and returns weights, and beside it stands one
-that returns L itself. No engine is in this file, and no engine knows what is here.
+this is the gradient of any loss L, by the chain rule. So each objective has two functions here. One
+takes log-probabilities and returns the weights, the other returns L itself. No engine is in this
+file, and no engine knows an objective.
 
-All log-probabilities are in nats. A span says of a document how many of its targets belong to the
-prompt and how many after them to the answer; targets after these belong to neither. Losses are
-means, over tokens or over pairs as each says, so a batch's size does not change the learning rate.
+All log-probabilities are in nats. A span is (targets of the prompt, targets of the answer) of a
+document; further targets belong to neither. Losses are means over tokens or over pairs, so the
+batch size does not change the learning rate.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kamon.engines.spans import Span, target_weights
 
 
 def log_sigmoid(z: float) -> float:
-    """log σ(z) = −log(1 + exp(−z)), of any z.
+    """Return log σ(z) = −log(1 + exp(−z)), without overflow.
 
     >>> log_sigmoid(-1000.0), log_sigmoid(1000.0)
     (-1000.0, 0.0)
@@ -29,12 +29,12 @@ def log_sigmoid(z: float) -> float:
 
 
 def sigmoid(z: float) -> float:
-    """σ(z) = 1 / (1 + exp(−z)), of any z."""
+    """Return σ(z) = 1 / (1 + exp(−z)), without overflow."""
     return math.exp(log_sigmoid(z))
 
 
-def left_of(span: Span, size: int) -> int:
-    """Targets of an answer in a document that has so many in all, after it was cut."""
+def num_answer_targets(span: Span, size: int) -> int:
+    """Return the number of targets of the answer, in a document cut to `size` targets."""
     prompt, answer = span
     return max(0, min(prompt + answer, size) - prompt)
 
@@ -43,22 +43,26 @@ def left_of(span: Span, size: int) -> int:
 
 
 def sft_weights(spans: Sequence[Span], sizes: Sequence[int]) -> list[float]:
-    """Weights of supervised fine-tuning: answers are learned, and prompts are only read.
+    """Return the weights of supervised fine-tuning: only answers are learned, not prompts.
 
-    L = −(1/n) Σ log p_t  over the n targets of all answers, the end of each included
+    L = −(1/n) Σ log p_t  over the n targets of all answers, including the end of each
 
-    The loss is `sft_loss`. A document without a prompt has a span (0, all its targets): then this
-    is pretraining. Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
+    A document without a prompt has the span (0, all its targets). If no document has a prompt, this
+    is pretraining. Loss: `sft_loss`. Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
+
+    Args:
+        spans: of each document.
+        sizes: number of targets of each document.
 
     >>> sft_weights([(2, 1), (0, 3)], [3, 3])
     [0.0, 0.0, 0.25, 0.25, 0.25, 0.25]
     """
-    share = 1 / sum(map(left_of, spans, sizes))
+    share = 1 / sum(map(num_answer_targets, spans, sizes))
     return target_weights([share] * len(spans), spans, sizes)
 
 
 def sft_loss(logprobs: Sequence[float], weights: Sequence[float]) -> float:
-    """L of `sft_weights`, in nats per token: Σ w_t · (−log p_t)."""
+    """Return L of `sft_weights` in nats per token: Σ w_t · (−log p_t)."""
     return sequential_sum(-w * p for w, p in zip(weights, logprobs, strict=True) if w)
 
 
@@ -66,13 +70,13 @@ def sft_loss(logprobs: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def bradley_terry_weights(margins: Sequence[float]) -> list[float]:
-    """Weights of a reward model that learns which of two documents people prefer.
+    """Return the weights of a reward model, which learns which of two documents people prefer.
 
     L = −mean log σ(m),  m = r(chosen) − r(rejected),  r = log p(good) − log p(bad)
 
-    good and bad are two special tokens, each a target after the whole document. Takes the m of
-    each pair; returns one weight w = −∂L/∂m for each. With it go log p(good) of the chosen document
-    and log p(bad) of the rejected one, and with −w the other two. Loss: `bradley_terry_loss`.
+    good and bad are two special tokens, which are targets after the whole document. Returns
+    w = −∂L/∂m of each pair. This is the weight of log p(good) of the chosen document and of
+    log p(bad) of the rejected one; −w is that of the other two. Loss: `bradley_terry_loss`.
     Source: Bradley and Terry 1952, doi:10.2307/2334029; as in Ouyang et al. 2022, arXiv:2203.02155.
 
     >>> bradley_terry_weights([0.0, 0.0])
@@ -82,7 +86,7 @@ def bradley_terry_weights(margins: Sequence[float]) -> list[float]:
 
 
 def bradley_terry_loss(margins: Sequence[float]) -> float:
-    """L of `bradley_terry_weights`: log 2 where nothing is known."""
+    """Return L of `bradley_terry_weights`, in nats per pair; log 2 for an untrained model."""
     return -mean([log_sigmoid(m) for m in margins])
 
 
@@ -95,8 +99,10 @@ def dpo_margins(
     ref_chosen: Sequence[float],
     ref_rejected: Sequence[float],
 ) -> list[float]:
-    """(chosen − ref_chosen) − (rejected − ref_rejected) of each pair: how much more the model
-    prefers the chosen answer than the reference does, in nats."""
+    """Return (chosen − ref_chosen) − (rejected − ref_rejected) of each pair, in nats.
+
+    This is how much more the model prefers the chosen answer than the reference does.
+    """
     pairs = zip(chosen, rejected, ref_chosen, ref_rejected, strict=True)
     return [(c - rc) - (r - rr) for c, r, rc, rr in pairs]
 
@@ -109,28 +115,33 @@ def dpo_weights(
     beta: float,
     label_smoothing: float = 0.0,
 ) -> tuple[list[float], list[float]]:
-    """Weights that make `Engine.backward` descend the DPO loss.
+    """Return the weights that make `Engine.backward` descend the DPO loss.
 
     L = −mean [(1 − ε) log σ(z) + ε log σ(−z)]
     z = β·[(chosen − ref_chosen) − (rejected − ref_rejected)]
 
-    Takes the log-probability of each whole answer in nats, prompt excluded, by the model and by the
-    frozen reference; ε is label_smoothing, the share of pairs that are believed to stand the wrong
-    way round. Returns −∂L/∂logp for (chosen, rejected), to be given to every target of an answer
-    (`target_weights`). Loss: `dpo_loss`. Source: Rafailov et al. 2023, arXiv:2305.18290; ε:
-    Mitchell 2023, "A note on DPO with noisy preferences".
+    Loss: `dpo_loss`. Source: Rafailov et al. 2023, arXiv:2305.18290; ε: Mitchell 2023, "A note on
+    DPO with noisy preferences".
+
+    Args:
+        chosen, rejected: log p of each whole answer in nats, without its prompt.
+        ref_chosen, ref_rejected: the same by the frozen reference.
+        beta: strength of the KL penalty.
+        label_smoothing: ε, the share of pairs that are assumed to be the wrong way round.
+
+    Returns: −∂L/∂log p for (chosen, rejected): the weight of every target of an answer.
     """
     margins = dpo_margins(chosen, rejected, ref_chosen, ref_rejected)
     share = beta / len(margins)
-    found = [
+    weights = [
         share * ((1 - label_smoothing) * sigmoid(-beta * m) - label_smoothing * sigmoid(beta * m))
         for m in margins
     ]
-    return found, [-w for w in found]
+    return weights, [-w for w in weights]
 
 
 def dpo_loss(margins: Sequence[float], beta: float, label_smoothing: float = 0.0) -> float:
-    """L of `dpo_weights`, of `dpo_margins`."""
+    """Return L of `dpo_weights`. margins: from `dpo_margins`."""
     return -mean(
         [
             (1 - label_smoothing) * log_sigmoid(beta * m) + label_smoothing * log_sigmoid(-beta * m)
@@ -146,76 +157,79 @@ def ipo_weights(
     ref_rejected: Sequence[float],
     beta: float,
 ) -> tuple[list[float], list[float]]:
-    """The same for IPO, whose margin has a goal instead of growing for ever.
+    """Return the weights of IPO, which regresses the margin to 1/(2β) and not to infinity.
 
     L = mean (h − 1/(2β))²,  h = (chosen − ref_chosen) − (rejected − ref_rejected)
 
-    Arguments and result as of `dpo_weights`. β is the paper's τ; h is of whole answers, as there,
-    and not of means over tokens, as in some libraries. Loss: `ipo_loss`.
+    Arguments and result are those of `dpo_weights`. β is the paper's τ. As in the paper, h is of
+    whole answers; some libraries use means over tokens. Loss: `ipo_loss`.
     Source: Azar et al. 2023, arXiv:2310.12036.
     """
     margins = dpo_margins(chosen, rejected, ref_chosen, ref_rejected)
-    found = [-2 * (h - 1 / (2 * beta)) / len(margins) for h in margins]
-    return found, [-w for w in found]
+    weights = [-2 * (h - 1 / (2 * beta)) / len(margins) for h in margins]
+    return weights, [-w for w in weights]
 
 
 def ipo_loss(margins: Sequence[float], beta: float) -> float:
-    """L of `ipo_weights`, of `dpo_margins`."""
+    """Return L of `ipo_weights`. margins: from `dpo_margins`."""
     return mean([(h - 1 / (2 * beta)) ** 2 for h in margins])
 
 
-# ---- rewards: a policy, what it may not leave, and what it is compared with
+# ---- PPO
 
 
 def ppo_weights(
     logprobs: Sequence[float],
     old_logprobs: Sequence[float],
     advantages: Sequence[float],
-    clip: float,
+    clip_range: float,
 ) -> list[float]:
-    """Weights of PPO's clipped objective, a target at a time.
+    """Return the weights of PPO's clipped objective, one per target.
 
     L = −mean min(ρA, clip(ρ, 1 − c, 1 + c)·A),  ρ = exp(logprobs − old_logprobs)
 
-    Takes for each target of the answers its log-probability now and when it was drawn, and its
-    advantage A; the mean is over targets. If the ratio has already gone beyond the clip in the
-    direction that A asks for, the weight is 0; elsewhere it is ρA/n. Before the first update ρ = 1,
-    and this is the policy gradient (REINFORCE). Loss: `ppo_loss`.
+    The weight is 0 if ρ is already beyond the range in the direction of A, or else ρA/n. Before the
+    first update ρ = 1, and this is the policy gradient (REINFORCE). Loss: `ppo_loss`.
     Source: Schulman et al. 2017, arXiv:1707.06347.
 
-    >>> ppo_weights([-1.0, -1.0], [-1.0, -2.0], [2.0, 2.0], clip=0.2)
+    Args:
+        logprobs, old_logprobs: log p of each target now, and when it was drawn, in nats.
+        advantages: A of each target.
+        clip_range: c.
+
+    >>> ppo_weights([-1.0, -1.0], [-1.0, -2.0], [2.0, 2.0], clip_range=0.2)
     [1.0, 0.0]
     """
-    found = []
+    weights = []
     for now, old, advantage in zip(logprobs, old_logprobs, advantages, strict=True):
         ratio = math.exp(now - old)
-        beyond = ratio > 1 + clip if advantage > 0 else ratio < 1 - clip
-        found.append(0.0 if beyond else ratio * advantage / len(logprobs))
-    return found
+        beyond = ratio > 1 + clip_range if advantage > 0 else ratio < 1 - clip_range
+        weights.append(0.0 if beyond else ratio * advantage / len(logprobs))
+    return weights
 
 
 def ppo_loss(
     logprobs: Sequence[float],
     old_logprobs: Sequence[float],
     advantages: Sequence[float],
-    clip: float,
+    clip_range: float,
 ) -> float:
-    """L of `ppo_weights`."""
+    """Return L of `ppo_weights`."""
     gains = []
     for now, old, advantage in zip(logprobs, old_logprobs, advantages, strict=True):
         ratio = math.exp(now - old)
-        clipped = min(max(ratio, 1 - clip), 1 + clip)
+        clipped = min(max(ratio, 1 - clip_range), 1 + clip_range)
         gains.append(min(ratio * advantage, clipped * advantage))
     return -mean(gains)
 
 
 def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
-    """Each reward less the mean of the others in its group: a group baseline instead of a critic.
+    """Return each reward minus the mean of the others in its group.
 
-    A group is group_size answers in a row to the same prompt. What is taken off does not depend on
-    the answer itself, so the policy gradient keeps its mean and loses variance. Unlike in GRPO
-    nothing is divided by the group's deviation, which would weigh easy and hopeless prompts most.
-    ValueError for a group of one, or one that is not whole.
+    A group is group_size answers in a row to the same prompt. The baseline does not depend on the
+    answer itself, so the policy gradient keeps its mean and loses variance. Unlike GRPO, this does
+    not divide by the group's deviation, which would give easy and hopeless prompts most weight.
+    Raises: ValueError for a group of one, or an incomplete one.
     Source: Kool et al. 2019 (leave-one-out); Ahmadian et al. 2024, arXiv:2402.14740 (RLOO); the
     group: Shao et al. 2024, arXiv:2402.03300 (GRPO).
 
@@ -224,35 +238,41 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     """
     if group_size < 2 or len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rewards are not groups of {group_size}, 2 or more")
-    found = []
+    advantages = []
     for first in range(0, len(rewards), group_size):
         group = rewards[first : first + group_size]
         total = sequential_sum(group)
-        found += [r - (total - r) / (group_size - 1) for r in group]
-    return found
+        advantages += [r - (total - r) / (group_size - 1) for r in group]
+    return advantages
 
 
 # ---- a critic
 
 
 def critic_values(good: Sequence[float], bad: Sequence[float]) -> list[float]:
-    """V of each prefix, the reward to expect after it: p(good) / (p(good) + p(bad)).
+    """Return V of each prefix, the reward to expect after it: p(good) / (p(good) + p(bad)).
 
-    good, bad: log p of the two special tokens as targets directly after the prefix. Where
-    `critic_weights` have taught all that there is to learn, both together have probability 1; as a
-    share V means something from the first step on.
+    A trained critic gives both tokens together probability 1. As a share, V has a meaning from the
+    first step on.
+
+    Args:
+        good, bad: log p of the two special tokens as targets directly after the prefix, in nats.
     """
     return [sigmoid(g - b) for g, b in zip(good, bad, strict=True)]
 
 
 def critic_weights(returns: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Weights of a critic: after each prefix the odds of good are to be the reward that came.
+    """Return the weights of a critic, which learns the mean reward after each prefix as p(good).
 
     L = −mean [R log p(good) + (1 − R) log p(bad)],  R in [0, 1]
 
-    Takes R of each prefix, the reward of the answer that it is the beginning of; returns the
-    weights of (good, bad): one soft target as two weighted ones. A cross-entropy is least where
-    p(good) is the mean of R. Loss: `critic_loss`. ValueError for an R outside [0, 1].
+    This cross-entropy is smallest if p(good) is the mean of R. Loss: `critic_loss`.
+
+    Args:
+        returns: R of each prefix, the reward of the answer that it begins.
+
+    Returns: the weights of (good, bad): one soft target as two weighted ones.
+    Raises: ValueError for an R outside [0, 1].
     """
     if not all(0 <= r <= 1 for r in returns):
         raise ValueError("a critic learns rewards from 0 to 1")
@@ -261,31 +281,35 @@ def critic_weights(returns: Sequence[float]) -> tuple[list[float], list[float]]:
 
 
 def critic_loss(good: Sequence[float], bad: Sequence[float], returns: Sequence[float]) -> float:
-    """L of `critic_weights`, in nats a prefix."""
+    """Return L of `critic_weights`, in nats per prefix."""
     rows = zip(good, bad, returns, strict=True)
     return -mean([r * g + (1 - r) * b for g, b, r in rows])
 
 
 def advantages_with_critic(
-    reward: float, values: Sequence[float], decay: float = 1.0
+    reward: float, values: Sequence[float], gae_lambda: float = 1.0
 ) -> list[float]:
-    """The advantage of each target of one answer, whose reward comes at its end.
+    """Return the advantage of each target of one answer, whose reward comes at its end.
 
-    A_t = Σ_k decay^k · (V_{t+k+1} − V_{t+k}),  V after the last target being the reward
+    A_t = Σ_k λ^k · (V_{t+k+1} − V_{t+k}),  V after the last target being the reward
 
-    values: V of the prefix before each target. decay is λ of GAE, γ being 1: with 1 this is
-    reward − V_t, without bias; with 0 only the next value counts, which varies least.
+    This is generalised advantage estimation with γ = 1. With λ = 1 it is reward − V_t, without
+    bias. With λ = 0 only the next value counts, which has the least variance.
     Source: Schulman et al. 2015, arXiv:1506.02438.
+
+    Args:
+        values: V of the prefix before each target.
+        gae_lambda: λ.
 
     >>> advantages_with_critic(1.0, [0.25, 0.5])
     [0.75, 0.5]
-    >>> advantages_with_critic(1.0, [0.25, 0.5], decay=0.0)
+    >>> advantages_with_critic(1.0, [0.25, 0.5], gae_lambda=0.0)
     [0.25, 0.5]
     """
-    found: list[float] = []
-    after, ahead = reward, 0.0
+    advantages: list[float] = []
+    next_value, advantage = reward, 0.0
     for value in reversed(values):
-        ahead = after - value + decay * ahead
-        found.append(ahead)
-        after = value
-    return found[::-1]
+        advantage = next_value - value + gae_lambda * advantage
+        advantages.append(advantage)
+        next_value = value
+    return advantages[::-1]

@@ -1,4 +1,4 @@
-"""How far and how well a tuned model has moved from its base."""
+"""Measures of a fine-tuned model against its base: KL, win rate, uniqueness, reward hacking."""
 
 from __future__ import annotations
 
@@ -15,34 +15,38 @@ from kamon.generation.sampling import SampleRequest, sample
 from kamon.model import Model
 from kamon.tokenizers.prompts import prompt_tokens
 
-Z_95 = 1.959963984540054  # of the normal distribution, for 95 %
-MIN_UNIQUE = 0.9  # of the base model's share of different samples
-MIN_LENGTH, MAX_LENGTH = 2 / 3, 3 / 2  # of the base model's mean length
-MIN_SUCCESS = 10  # samples that fulfil a rule, to compare only those
-MAX_REPEATED_SHARE = 0.1  # of the samples are the same one, more than the base model's
+Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+# Limits of `detect_reward_hacking`:
+MIN_UNIQUE = 0.9  # times the base's uniqueness
+MIN_LENGTH, MAX_LENGTH = 2 / 3, 3 / 2  # times the base's mean length
+MIN_SUCCESS = 10  # compare only samples that fulfil the rule if both models have this many
+MAX_REPEATED_SHARE = 0.1  # by how much the most frequent sample may exceed the base's
 
 
 def sample_batch(model: Model, n: int, seed: int, prompt: str | None = None) -> PackedBatch:
-    """n documents at temperature 1 as the model would read them: BOS, prompt, tokens, and BOS but
-    where the model did not end one within block_size."""
+    """Draw n documents at temperature 1, and return them as the model reads them.
+
+    These are BOS, the prompt, the tokens and BOS. A document that fills block_size has no BOS at
+    the end.
+    """
     tokenizer = model.tokenizer
-    before = () if prompt is None else prompt_tokens(tokenizer, prompt)
+    prefix = () if prompt is None else prompt_tokens(tokenizer, prompt)
     excluded = frozenset(tokenizer.special.values()) - {tokenizer.bos}
-    request = SampleRequest(n, 1.0, seed, tokenizer.bos, prompt_tokens=before, excluded=excluded)
-    most, bos = model.config.block_size + 1, tokenizer.bos
+    request = SampleRequest(n, 1.0, seed, tokenizer.bos, prompt_tokens=prefix, excluded=excluded)
+    max_tokens, bos = model.config.block_size + 1, tokenizer.bos
     return pack_sequences(
-        [bos, *before, *tokens, bos][:most] for tokens in sample(model.engine, request)
+        [bos, *prefix, *tokens, bos][:max_tokens] for tokens in sample(model.engine, request)
     )
 
 
 def sampled_kl(
     tuned: Model, base: Model, n: int, seed: int, prompt: str | None = None
 ) -> tuple[float, float]:
-    """(mean, standard error) of KL(tuned ‖ base) in nats per document, from n samples of `tuned`.
+    """Estimate KL(tuned ‖ base) in nats per document, from n samples of `tuned` at temperature 1.
 
-    The mean of log p(x) − log p_base(x), without bias: so it may fall below 0 where both are nearly
-    the same. Samples are drawn at temperature 1, of which alone this is the KL; special tokens but
-    the end are not drawn. What a prompt costs is the same text in both, and no part of it.
+    Returns: the mean of log p(x) − log p_base(x), and its standard error. The estimate has no bias,
+        so it may be below 0 if the models are nearly equal. Special tokens are not drawn, and the
+        prompt's own tokens do not count.
     """
     batch = sample_batch(tuned, n, seed, prompt)
     skip = 0 if prompt is None else len(prompt_tokens(tuned.tokenizer, prompt))
@@ -52,16 +56,16 @@ def sampled_kl(
 
 
 def answers_logprobs(engine: Engine, batch: PackedBatch, skip: int) -> Sequence[float]:
-    """log p of each document, its first `skip` targets left out."""
+    """Return log p of each document in nats, without its first `skip` targets."""
     if not skip:
         return document_logprobs(engine, batch)[0]
     logprobs = engine.logprobs(batch)
-    ends = [place - d for d, place in enumerate(batch.offsets)]  # a target fewer than tokens
+    ends = [end - d for d, end in enumerate(batch.offsets)]  # one target fewer than tokens
     return [sequential_sum(logprobs[begin + skip : end]) for begin, end in pairwise(ends)]
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a rate of `successes` in n trials.
+    """Return the 95% confidence interval of a rate, from `successes` in n trials.
 
     Source: Wilson 1927, doi:10.2307/2276774.
 
@@ -80,12 +84,12 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 def win_rate(
     rewards: Sequence[float | None], base_rewards: Sequence[float | None]
 ) -> tuple[float, tuple[float, float]] | None:
-    """(win rate over the base, its 95 % interval): the one definition that every command uses.
+    """Return (win rate over the base, its 95% interval), as every command defines it.
 
     Sample i of the model is compared with sample i of the base. The win rate is the share of these
-    pairs in which the model's sample has the larger reward. Ties count as half. A pair of which a
-    reward is None, because nobody can judge it, is left out; None where no pair is left. ValueError
-    where there are not as many of one as of the other.
+    pairs in which the model's sample has the larger reward. Ties count as half. Pairs with a reward
+    of None are left out. If none remains, the result is None.
+    Raises: ValueError if the lengths differ.
 
     >>> rate, interval = win_rate([1.0, 0.0, 1.0, None], [0.0, 0.0, 1.0, 1.0])
     >>> round(rate, 4)
@@ -98,7 +102,7 @@ def win_rate(
 
 
 def uniqueness(texts: Sequence[str]) -> float:
-    """The share of different ones: 1 where none comes twice.
+    """Return the share of unique texts; 1 if there are no duplicates.
 
     >>> uniqueness(["anna", "bo", "anna", "lea"])
     0.75
@@ -107,7 +111,7 @@ def uniqueness(texts: Sequence[str]) -> float:
 
 
 def novelty(texts: Sequence[str], docs: Documents | Collection[str]) -> float:
-    """The share that is not in `docs`, the list that was learned.
+    """Return the share of texts that are not in `docs`.
 
     >>> novelty(["anna", "bo", "anna", "lea"], ["anna"])
     0.5
@@ -119,11 +123,14 @@ def novelty(texts: Sequence[str], docs: Documents | Collection[str]) -> float:
 def detect_reward_hacking(
     texts: Sequence[str], base_texts: Sequence[str], wanted: Container[str] | None = None
 ) -> list[str]:
-    """A sentence for each sign that a reward was hacked: samples that repeat themselves, or have
-    quite another length than those of the base model. None if there is none, or no samples.
+    """Return a sentence for each sign of reward hacking.
 
-    wanted: the texts that fulfil the rule of the reward. Then only samples that fulfil it are
-    compared, as many of the one model as of the other: what the rule itself asks for is no sign.
+    The signs are samples that repeat themselves, and samples that are much shorter or longer than
+    the base's.
+
+    Args:
+        wanted: texts that fulfil the rule. Then only these are compared, the same number from each
+            model, because what the rule asks for is no sign.
 
     >>> detect_reward_hacking(["anna"] * 10, ["anna", "bo", "lea", "ida", "mia"] * 2)[0]
     'samples repeat themselves: 10% of them are different, 50% of the base model’s'
@@ -135,27 +142,28 @@ def detect_reward_hacking(
             texts, base_texts = own[:n], other[:n]
     if not texts or not base_texts:
         return []
-    found = []
+    signs = []
     now, before = uniqueness(texts), uniqueness(base_texts)
     if now < MIN_UNIQUE * before:
-        found.append(
+        signs.append(
             f"samples repeat themselves: {now:.0%} of them are different, "
             f"{before:.0%} of the base model’s"
         )
     often, text = most_frequent(texts)
     if often > most_frequent(base_texts)[0] + MAX_REPEATED_SHARE:
-        found.append(f"{often:.0%} of the samples are {text!r:.60}")
-    length, usual = (mean(list(map(len, some))) for some in (texts, base_texts))
-    if not MIN_LENGTH * usual <= length <= MAX_LENGTH * usual:
-        found.append(
-            f"samples became {'shorter' if length < usual else 'longer'}: {length:.1f} characters "
-            f"in the mean, {usual:.1f} of the base model’s"
+        signs.append(f"{often:.0%} of the samples are {text!r:.60}")
+    length, base_length = (mean(list(map(len, some))) for some in (texts, base_texts))
+    if not MIN_LENGTH * base_length <= length <= MAX_LENGTH * base_length:
+        change = "shorter" if length < base_length else "longer"
+        signs.append(
+            f"samples became {change}: {length:.1f} characters "
+            f"in the mean, {base_length:.1f} of the base model’s"
         )
-    return found
+    return signs
 
 
 def most_frequent(texts: Sequence[str]) -> tuple[float, str]:
-    """The largest share that one text has, and that text."""
+    """Return the share of the most frequent text, and that text."""
     from collections import Counter
 
     [(text, times)] = Counter(texts).most_common(1)

@@ -1,22 +1,22 @@
-"""Learning from a reward: PPO, by samples of the model itself.
+"""Proximal policy optimisation (PPO): learning from a reward, by the model's own samples.
 
-A step draws documents at temperature 1, judges each, and makes several updates that raise the
-probability of those above the others (Schulman et al. 2017, arXiv:1707.06347). There is no prompt,
-so all documents of a step are one group, and the mean reward of the others is the baseline of each:
-a group baseline instead of a critic, as in RLOO and GRPO (see `group_advantages`).
-A critic can be had: a model beside that says good or bad after each prefix, and the odds of good
-are the gain to expect there (`critic_weights`); then each token has its own advantage.
+A step draws documents at temperature 1, rates each by the reward, and makes several updates that
+raise the probability of the better ones (Schulman et al. 2017, arXiv:1707.06347). All documents of
+a step answer the same prompt, or none. So the baseline of each is the mean reward of the others, as
+in RLOO and GRPO (see `group_advantages`). Alternatively, a critic learns the baseline: a second
+model that predicts good or bad after each prefix (see `critic_weights`). Then each token has its
+own advantage.
 
-What a document gains is its reward, in standard deviations of the base model's rewards, less
-beta · (log p − log p_base): the KL to the base, of which the model shall not move far. beta adapts
-so that this KL comes to a target. Source of both: Ziegler et al. 2019, "Fine-tuning language models
-from human preferences", arXiv:1909.08593, section 2.2.
+The shaped reward of a document is its reward, in standard deviations of the base's rewards, minus
+kl_coef · (log p − log p_base). This KL penalty keeps the model near its base. kl_coef adapts, so
+that the KL reaches a target. Source of both: Ziegler et al. 2019, "Fine-tuning language models from
+human preferences", arXiv:1909.08593, section 2.2.
 
-Document i of step s is number FIRST + s · batch_size + i of the counter generator, and beta follows
-from what the step before measured, which metrics.jsonl has: so a step depends on (seed, step), the
-parameters and Adam's moments alone, and going on comes to the same, bit for bit.
+Document i of step s has number FIRST + s · batch_size + i in the counter-based generator. kl_coef
+follows from the previous line of metrics.jsonl. So a step depends only on (seed, step), the
+parameters and Adam's moments, and a resumed run gives the same model, bit for bit.
 
-With a prompt what is drawn are answers to it: a reward model judges each after the prompt, and the
+With a prompt, the samples are answers to it. A reward model rates an answer after the prompt. The
 prompt's own tokens are in no KL, no loss and no gradient.
 """
 
@@ -80,9 +80,9 @@ if TYPE_CHECKING:
     from kamon.training.loop import Progress
 
 KIND = "ppo"
-PICKED = {
+PICKED = {  # settings that are not the base's
     "num_steps": 40,
-    "batch_size": 256,  # documents
+    "batch_size": 256,  # documents in a step
     "gradient_accumulation_steps": 1,
     "learning_rate": 0.002,
     "min_lr": 0.0,
@@ -90,41 +90,36 @@ PICKED = {
     "weight_decay": 0.0,
     "dropout": 0.0,
 }
-ACCEPTED_SETTINGS = ("temperature",)  # settings beside those of every tuning
-NUM_PPO_EPOCHS = 4
-CLIP_RANGE = 0.2
-KL_COEF = 0.5
-TARGET_KL = 1.0  # nats per document
-GAIN = 0.5  # of the controller of beta: per step, at most a tenth up or down
+ACCEPTED_SETTINGS = ("temperature",)  # settings besides those of every kind
+GAIN = 0.5  # of the controller of kl_coef, which changes it by at most a tenth per step
 MAX_KL_ERROR = 0.2
-FIRST = 1 << 40  # number of the first document that is drawn; those of `sample` begin at 0
-NUM_BASE = 1_000  # documents of the base model, and of the tuned one at the end
-NUM_BASE_SLOW = 100  # by an engine without fused calls
-
-DEVIATIONS = 4  # around the base's mean: the gains that a critic can tell apart
-CRITIC_LR = 0.005  # learning rate of a critic
-GAE_LAMBDA = 0.95  # λ of the advantages by a critic
-READ_FOR_ROWS = 100  # documents from which the critic's first rows are found
+FIRST = 1 << 40  # number of the first document of a rollout; those of `sample` begin at 0
+NUM_BASE = 1_000  # samples of the base, and of the fine-tuned model at the end
+NUM_BASE_SLOW = 100  # the same for an engine without fused calls
+DEVIATIONS = 4  # around the base's mean reward: the range of returns that a critic learns
+CRITIC_LR = 0.005  # learning rate of the critic
+GAE_LAMBDA = 0.95  # λ of generalised advantage estimation
+READ_FOR_ROWS = 100  # documents from which the critic's new rows are computed
 
 Reward = Callable[[Sequence[str]], Sequence[float]]
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 
 
-def next_kl_coef(beta: float, kl: float, target: float) -> float:
-    """The coefficient of the next step: more where this one's KL is above the target, else less.
+def next_kl_coef(kl_coef: float, kl: float, target: float) -> float:
+    """Return the KL coefficient of the next step: larger if the KL exceeds the target.
 
-    Source: Ziegler et al. 2019, equation 3; their gain is a tenth, for as many more steps.
+    Source: Ziegler et al. 2019, equation 3; their gain is a tenth, for ten times as many steps.
 
     >>> next_kl_coef(1.0, 6.0, 3.0), next_kl_coef(1.0, 3.0, 3.0)
     (1.1, 1.0)
     """
     error = min(max((kl - target) / target, -MAX_KL_ERROR), MAX_KL_ERROR)
-    return beta * (1 + GAIN * error)
+    return kl_coef * (1 + GAIN * error)
 
 
-def rewards_by(tuning: FineTuneSpec, reward: Reward | None) -> Reward:
-    """What judges texts, by a tuning's settings. ConfigError where it cannot be found again."""
-    kept = tuning.settings["reward"]
+def rewards_by(spec: FineTuneSpec, reward: Reward | None) -> Reward:
+    """Return the reward of a run to resume. Raises ConfigError if it cannot be restored."""
+    kept = spec.settings["reward"]
     if reward is not None:
         return reward
     if "rule" in kept:
@@ -139,16 +134,17 @@ def rewards_by(tuning: FineTuneSpec, reward: Reward | None) -> Reward:
         raise ConfigError(
             f"{kept['path']} is not the reward model that this began with: put that one back"
         )
-    return by_model(model, tuning.settings.get("prompt"))
+    return by_model(model, spec.settings.get("prompt"))
 
 
 def by_rule(text: str) -> Reward:
-    """1 for a text that fulfils a rule (`parse_rule`), 0 for others."""
+    """Return a reward that is 1 for texts that fulfil the rule (see `parse_rule`), or else 0."""
     rule = parse_rule(text)
-    return lambda texts: [float(rule(each)) for each in texts]
+    return lambda texts: [float(rule(text)) for text in texts]
 
 
 def by_model(model: Model, prompt: str | None = None) -> Reward:
+    """Return the reward by a reward model, of texts as answers to `prompt`."""
     return lambda texts: reward_of(model, texts, prompt)
 
 
@@ -167,19 +163,20 @@ def fingerprint_of(model: Model) -> str:
 class PPOConfig:
     """The objective of PPO, with TRL's names.
 
-    num_ppo_epochs: updates from the documents of one step.
-    clip_range: how far an update may change the ratio of probabilities of a token.
-    kl_coef: first coefficient of the KL penalty, in deviations of the reward per nat.
-    target_kl: KL that the coefficient is steered to, in nats per document.
-    max_kl: the run ends before a step that leads beyond this KL; None for no limit.
-    critic: use a learned baseline instead of the mean of the group.
-    prompt: samples answer this prompt.
+    Attributes:
+        num_ppo_epochs: updates per step, all by the documents of that step.
+        clip_range: how far an update may change a token's probability, as a ratio.
+        kl_coef: initial strength of the KL penalty, in deviations of the reward per nat.
+        target_kl: KL that the penalty is adapted to, in nats per document.
+        max_kl: the run ends before the step that exceeds this KL; None for no limit.
+        critic: use a learned baseline instead of the group's mean.
+        prompt: samples answer this prompt.
     """
 
-    num_ppo_epochs: int = NUM_PPO_EPOCHS
-    clip_range: float = CLIP_RANGE
-    kl_coef: float = KL_COEF
-    target_kl: float = TARGET_KL
+    num_ppo_epochs: int = 4
+    clip_range: float = 0.2
+    kl_coef: float = 0.5
+    target_kl: float = 1.0
     max_kl: float | None = None
     critic: bool = False
     prompt: str | None = None
@@ -193,7 +190,7 @@ class PPOConfig:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], num_ppo_epochs: int) -> PPOConfig:
-        """Return what `settings` returned, read from training.json."""
+        """Return the objective from training.json."""
         return cls(
             num_ppo_epochs=num_ppo_epochs,
             clip_range=settings["clip"],
@@ -205,7 +202,7 @@ class PPOConfig:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return what training.json keeps, under the names that it has always had."""
+        """Return what training.json keeps, whose names are older than TRL's."""
         return {
             "clip": float(self.clip_range),
             "beta": float(self.kl_coef),
@@ -222,11 +219,10 @@ def ppo(
     *,
     prefer: str | None = None,
     prompt: str | None = None,
-    base: str | Path | None = None,
-    num_ppo_epochs: int = NUM_PPO_EPOCHS,
-    clip_range: float = CLIP_RANGE,
-    kl_coef: float = KL_COEF,
-    target_kl: float = TARGET_KL,
+    num_ppo_epochs: int = PPOConfig.num_ppo_epochs,
+    clip_range: float = PPOConfig.clip_range,
+    kl_coef: float = PPOConfig.kl_coef,
+    target_kl: float = PPOConfig.target_kl,
     max_kl: float | None = None,
     critic: bool = False,
     engine: str | None = None,
@@ -243,63 +239,71 @@ def ppo(
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
-    """`model`, tuned so that its samples earn more. ConfigError where all samples of the model have
-    the same reward.
+    """Return `model`, fine-tuned so that its samples get a larger reward.
 
-    model: or its directory. reward: a reward model, or its directory, or a function of texts; or
-    `prefer`, a rule as of `parse_rule`, which a text fulfils (1) or not
-    (0). prompt: samples are answers to it; a reward model judges them as such, a rule or a function
-    is given the answer alone.
-    num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.
-    on_step is called after each step,
-    with its number from 1, how many there are, and what was measured. base: where the model was
-    loaded from. settings: batch_size (documents of a step) and the others of `loop.SETTINGS`,
-    temperature (of later samples: those of a step have 1); what is not given is picked. For the
-    other arguments and errors see `kamon.train`.
+    Its measurements are in training["tuning"].
+
+    Args:
+        model: the base, or its directory.
+        reward: a reward model, its directory, or a function that returns a number for each text.
+        prefer: a rule (see `parse_rule`) instead of `reward`: 1 if a text fulfils it, or else 0.
+        prompt: samples answer this prompt. A rule or a function gets only the answer.
+        num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.
+        on_step: is called after each step with its number, counted from 1, the number of steps,
+            and the measurements.
+        settings: batch_size (documents in a step), the other settings of `loop.SETTINGS`, and
+            temperature (of later samples; those of a step have 1).
+
+    The other arguments, and errors, are those of `kamon.train`. Also raises ConfigError if all
+    samples of the base have the same reward.
     """
     objective = PPOConfig(num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic, prompt)
-    spec = EngineSpec(engine, dtype, threads, device, compile)
+    how = EngineSpec(engine, dtype, threads, device, compile)
     callbacks = Callbacks(on_start, on_progress, should_stop)
     options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
-    base = base or (model if isinstance(model, str | PathLike) else None)
-    model = as_model(model, "the model to tune", **spec.keywords())
-    model.check_documents("rewards are of documents")
-    if is_reward_model(model):
+    base = as_model(model, "the model to tune", **how.keywords())
+    base.check_documents("rewards are of documents")
+    if is_reward_model(base):
         raise ConfigError("the model to tune is a reward model: start from its base")
-    config = build_config(model.config, PICKED, settings, *ACCEPTED_SETTINGS)
+    config = build_config(base.config, PICKED, settings, *ACCEPTED_SETTINGS)
     require_int("batch_size", config.batch_size, 2)
-    before = prompt_prefix(model.tokenizer, prompt, config.block_size)
+    prefix = prompt_prefix(base.tokenizer, prompt, config.block_size)
     judge, kept = judge_of(reward, prefer, prompt)
-    params = model.engine.state()["params"]
-    reference = spec.create(config)
+    params = base.engine.state()["params"]
+    reference = how.create(config)
     reference.load(initial_state(params))
-    number = num_measured(reference)
-    texts, _ = rollouts(reference, model.tokenizer, number, config.seed, 0, before)
-    base_rewards = rewards_of(judge, texts)
-    check_differ(base_rewards, prefer)
-    tuning = FineTuneSpec(
+    n = num_measured(reference)
+    texts, _ = draw_documents(reference, base.tokenizer, n, config.seed, 0, prefix)
+    rewards = rewards_of(judge, texts)
+    check_differ(rewards, prefer)
+    spec = FineTuneSpec(
         kind=KIND,
         config=config,
-        tokenizer=model.tokenizer,
+        tokenizer=base.tokenizer,
         params=params,
         settings={"reward": kept} | objective.settings(),
-        examples=[{"text": t, "reward": r} for t, r in zip(texts, base_rewards, strict=True)],
+        examples=[{"text": t, "reward": r} for t, r in zip(texts, rewards, strict=True)],
         source=kept["name"],
-        base=base_of(model, base),
-        documents=model.documents,
+        base=base_of(base, model if isinstance(model, str | PathLike) else None),
+        documents=base.documents,
         updates=objective.num_ppo_epochs,
         frozen=params,
     )
-    return fine_tune(tuning, partial(PPO, reward=judge, on_step=on_step), spec, options)
+    return fine_tune(spec, partial(PPO, reward=judge, on_step=on_step), how, options)
 
 
 def resume(
     path: str | Path, reward: Reward | None = None, *, on_step: OnStep | None = None, **how: Any
 ) -> Model:
-    """Resume a run of `ppo`. reward: its function; how: as in `resume_fine_tuning`."""
+    """Finish an interrupted run of `ppo` in `path`; the model is the same, bit for bit.
 
-    def make(tuning: FineTuneSpec, new_engine: NewEngine) -> PPO:
-        return PPO(tuning, new_engine, rewards_by(tuning, reward), on_step)
+    Args:
+        reward: the reward function, if the run has one.
+        how: see `resume_fine_tuning`.
+    """
+
+    def make(spec: FineTuneSpec, new_engine: NewEngine) -> PPO:
+        return PPO(spec, new_engine, rewards_by(spec, reward), on_step)
 
     return resume_fine_tuning(path, KIND, make, **how)
 
@@ -307,7 +311,7 @@ def resume(
 def judge_of(
     reward: Model | str | Path | Reward | None, prefer: str | None, prompt: str | None
 ) -> tuple[Reward, dict[str, Any]]:
-    """What judges, and what is kept of it."""
+    """Return the reward as a function, and what training.json keeps of it."""
     if (reward is None) == (prefer is None):
         raise ConfigError("give a reward or a rule (prefer), one of both")
     if prefer is not None:
@@ -328,7 +332,7 @@ def judge_of(
 
 
 def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
-    """ConfigError where all samples of the base have one reward: nothing is better than another."""
+    """Raise ConfigError if all samples of the base have the same reward."""
     if len(set(rewards)) > 1:
         return
     every = f"all {len(rewards):,} samples of the model"
@@ -342,17 +346,17 @@ def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
 
 
 def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
-    """The rewards as floats. ConfigError where there are not as many as texts, or one is none."""
+    """Call the reward function. Raises ConfigError unless it returns a finite number per text."""
     given = reward(texts)
     try:
-        found = [float(r) for r in given]
+        rewards = [float(r) for r in given]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the reward function must give a number for each: {error}") from None
-    if len(found) != len(texts):
-        raise ConfigError(f"the reward function gave {len(found)} rewards for {len(texts)} texts")
-    if not all(map(math.isfinite, found)):
+    if len(rewards) != len(texts):
+        raise ConfigError(f"the reward function gave {len(rewards)} rewards for {len(texts)} texts")
+    if not all(map(math.isfinite, rewards)):
         raise ConfigError("the reward function gave a reward that is not finite")
-    return found
+    return rewards
 
 
 # ---- a step
@@ -362,35 +366,42 @@ def num_measured(engine: Engine) -> int:
     return NUM_BASE if hasattr(engine, "sample") else NUM_BASE_SLOW
 
 
-def rollouts(
-    engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int, before: tuple[int, ...]
+def draw_documents(
+    engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int, prefix: tuple[int, ...]
 ) -> tuple[list[str], PackedBatch]:
-    """Documents number `first` and on, as `Model.sample` makes them at temperature 1.
+    """Draw n documents at temperature 1, from number `first` on, as `Model.sample` draws them.
 
-    Returns their texts, and the documents with BOS and `before`, a prompt, before them and BOS
-    after; without that where block_size tokens were full before. No special token is drawn.
+    Special tokens are not drawn.
+
+    Args:
+        prefix: tokens of the prompt.
+
+    Returns: the texts, and the documents with BOS, the prompt, and BOS at the end. A document that
+        fills block_size has no BOS at the end.
     """
     bos, block_size = tokenizer.bos, engine.config.block_size
     special = frozenset(tokenizer.special.values()) - {bos}
-    drawn = sample(engine, SampleRequest(n, 1.0, seed, bos, first, before, special))
-    whole = pack_sequences([bos, *before, *tokens, bos][: block_size + 1] for tokens in drawn)
+    drawn = sample(engine, SampleRequest(n, 1.0, seed, bos, first, prefix, special))
+    whole = pack_sequences([bos, *prefix, *tokens, bos][: block_size + 1] for tokens in drawn)
     return tokenizer.decode_documents(drawn), whole
 
 
 def kl_per_document(
     engine: Engine, reference: Engine, batch: PackedBatch, skip: int
 ) -> list[float]:
-    """log p − log p_base of each document, in nats, without its first `skip` targets; their mean is
-    the KL where the engine drew."""
+    """Return log p − log p_base of each document in nats, without its first `skip` targets.
+
+    If the engine drew the documents, the mean is the KL.
+    """
     own, other = (answers_logprobs(each, batch, skip) for each in (engine, reference))
     return [p - q for p, q in zip(own, other, strict=True)]
 
 
 @dataclass
 class Critic:
-    """Says what to expect after each prefix of a document.
+    """A model that predicts the reward to expect after each prefix of a document.
 
-    It starts as the base model with two tokens more, which stand for good and bad.
+    It starts as the base with two more tokens, for good and bad.
     """
 
     engine: Engine
@@ -398,94 +409,103 @@ class Critic:
     bad: int
 
     @classmethod
-    def of(cls, tuning: FineTuneSpec, new_engine: NewEngine, reference: Engine) -> Critic:
-        assert tuning.frozen is not None
-        config, tokenizer = tuning.config, tuning.tokenizer
-        texts = [each["text"] for each in tuning.examples[:READ_FOR_ROWS]]
-        _, known, params = expand_vocab(
+    def of(cls, spec: FineTuneSpec, new_engine: NewEngine, reference: Engine) -> Critic:
+        assert spec.frozen is not None
+        config, tokenizer = spec.config, spec.tokenizer
+        texts = [example["text"] for example in spec.examples[:READ_FOR_ROWS]]
+        _, extended, params = expand_vocab(
             config,
             tokenizer,
-            tuning.frozen,
+            spec.frozen,
             specials=(GOOD, BAD),
             reader=reference,
             docs=tokenizer.encode_documents(texts, config.block_size),
         )
-        made = new_engine(params, critic_config(config))
-        return cls(made, known.special[GOOD], known.special[BAD])
+        engine = new_engine(params, critic_config(config))
+        return cls(engine, extended.special[GOOD], extended.special[BAD])
 
     def learn(
-        self, batch: PackedBatch, returns: Sequence[float], rate: float, skip: int = 0
+        self, batch: PackedBatch, returns: Sequence[float], learning_rate: float, skip: int = 0
     ) -> tuple[list[float], float]:
-        """(the advantage of each target, the loss), by what it knew before this update.
+        """Make an update, and return (the advantage of each target, the loss) as before it.
 
-        returns: of each document, from 0 to 1; skip: targets of a prompt, left out. Prefixes that
-        several documents begin with are read once.
+        A prefix that several documents share is computed once.
+
+        Args:
+            returns: of each document, from 0 to 1.
+            skip: targets of the prompt, which are left out.
         """
-        places: dict[tuple[int, ...], int] = {}
-        of_targets: list[list[int]] = []
+        prefix_ids: dict[tuple[int, ...], int] = {}
+        per_document: list[list[int]] = []
         for tokens in batch:
             prefixes = (tuple(tokens[:end]) for end in range(1 + skip, len(tokens)))
-            of_targets.append([places.setdefault(prefix, len(places)) for prefix in prefixes])
+            per_document.append([prefix_ids.setdefault(p, len(prefix_ids)) for p in prefixes])
         asked = pack_sequences(
-            [*prefix, verdict] for prefix in places for verdict in (self.good, self.bad)
+            [*prefix, verdict] for prefix in prefix_ids for verdict in (self.good, self.bad)
         )
         ends = [end - d - 1 for d, end in enumerate(asked.offsets[1:], 1)]
-        owed = [r for r, own in zip(returns, of_targets, strict=True) for _ in own]
-        rows = [place for own in of_targets for place in own]
+        goals = [r for r, ids in zip(returns, per_document, strict=True) for _ in ids]
+        rows = [i for ids in per_document for i in ids]
         weights = array("d", bytes(8 * asked.num_targets))
-        for place, w_good, w_bad in zip(rows, *critic_weights(owed), strict=True):
-            weights[ends[2 * place]] += w_good
-            weights[ends[2 * place + 1]] += w_bad
+        for i, w_good, w_bad in zip(rows, *critic_weights(goals), strict=True):
+            weights[ends[2 * i]] += w_good
+            weights[ends[2 * i + 1]] += w_bad
         logprobs = self.engine.backward(asked, weights)
-        self.engine.step(rate)
-        good, bad = ([logprobs[ends[2 * p + which]] for p in rows] for which in (0, 1))
+        self.engine.step(learning_rate)
+        good, bad = ([logprobs[ends[2 * i + which]] for i in rows] for which in (0, 1))
         values = iter(critic_values(good, bad))
         advantages: list[float] = []
-        for r, own in zip(returns, of_targets, strict=True):
-            advantages += advantages_with_critic(r, [next(values) for _ in own], GAE_LAMBDA)
-        return advantages, critic_loss(good, bad, owed)
+        for r, ids in zip(returns, per_document, strict=True):
+            advantages += advantages_with_critic(r, [next(values) for _ in ids], GAE_LAMBDA)
+        return advantages, critic_loss(good, bad, goals)
 
 
-def of_answers(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> Sequence[float]:
-    """Those of the targets after each document's first `skip`; sizes: how many they are."""
+def skip_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> Sequence[float]:
+    """Return the numbers of all targets but the first `skip` of each document.
+
+    Args:
+        sizes: how many targets of each document remain.
+    """
     if not skip:
         return of_targets
-    found, end = array("d"), 0
+    kept, end = array("d"), 0
     for size in sizes:
         end += skip + size
-        found.extend(of_targets[end - size : end])
-    return found
+        kept.extend(of_targets[end - size : end])
+    return kept
 
 
-def behind_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> list[float]:
-    """The reverse: 0 for each document's first `skip` targets.
+def pad_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> list[float]:
+    """Return the reverse of `skip_prompts`: 0 for the first `skip` targets of each document.
 
-    >>> behind_prompts([1.0, 2.0, 3.0], [2, 1], 1), of_answers([0, 1.0, 2.0, 0, 3.0], [2, 1], 1)
+    >>> pad_prompts([1.0, 2.0, 3.0], [2, 1], 1), skip_prompts([0, 1.0, 2.0, 0, 3.0], [2, 1], 1)
     ([0.0, 1.0, 2.0, 0.0, 3.0], array('d', [1.0, 2.0, 3.0]))
     """
-    rest = iter(of_targets)
-    return [x for size in sizes for x in chain([0.0] * skip, islice(rest, size))]
+    remaining = iter(of_targets)
+    return [x for size in sizes for x in chain([0.0] * skip, islice(remaining, size))]
 
 
 @dataclass(frozen=True)
 class Rollout:
     """The documents of one step, with their rewards.
 
-    batch: with BOS, the prompt, and BOS at the end. sizes: targets of each document after the
-    prompt. old: log p of these targets when they were drawn. kl: log p − log p of the base, of
-    each document, in nats.
+    Attributes:
+        batch: the documents with BOS, the prompt, and BOS at the end.
+        sizes: targets of each document after the prompt.
+        old_logprobs: log p of these targets when they were drawn, in nats.
+        kl: log p − log p_base of each document, in nats.
     """
 
     texts: list[str]
     batch: PackedBatch
     sizes: list[int]
-    old: Sequence[float]
+    old_logprobs: Sequence[float]
     kl: list[float]
     rewards: list[float]
 
 
 class PPO(FineTuneMethod):
-    """Learns from its own samples, by their reward, and stays near its base.
+    """Learns from its own samples by their reward, and stays near its base.
 
     Source: Schulman et al. 2017, arXiv:1707.06347; the KL penalty: Ziegler et al. 2019,
     arXiv:1909.08593.
@@ -493,27 +513,27 @@ class PPO(FineTuneMethod):
 
     def __init__(
         self,
-        tuning: FineTuneSpec,
+        spec: FineTuneSpec,
         new_engine: NewEngine,
         reward: Reward,
         on_step: OnStep | None = None,
     ) -> None:
-        c = self.config = tuning.config
-        self.tokenizer, self.reward, self.on_step = tuning.tokenizer, reward, on_step
-        self.objective = PPOConfig.of(tuning.settings, tuning.updates)
-        docs = tuning.documents
+        c = self.config = spec.config
+        self.tokenizer, self.reward, self.on_step = spec.tokenizer, reward, on_step
+        self.objective = PPOConfig.of(spec.settings, spec.updates)
+        docs = spec.documents
         self.docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-        assert tuning.frozen is not None
-        self.reference = new_engine(tuning.frozen)
-        self.base_texts = [each["text"] for each in tuning.examples]
-        self.base_rewards = [each["reward"] for each in tuning.examples]
+        assert spec.frozen is not None
+        self.reference = new_engine(spec.frozen)
+        self.base_texts = [each["text"] for each in spec.examples]
+        self.base_rewards = [each["reward"] for each in spec.examples]
         self.unit = deviation(self.base_rewards) or 1.0
-        self.prompt = prompt_prefix(tuning.tokenizer, self.objective.prompt, c.block_size)
+        self.prompt = prompt_prefix(spec.tokenizer, self.objective.prompt, c.block_size)
         self.kl_coef = self.objective.kl_coef
         self.over = False
         self.value_model = None
         if self.objective.critic:
-            self.value_model = Critic.of(tuning, new_engine, self.reference)
+            self.value_model = Critic.of(spec, new_engine, self.reference)
             self.critic = self.value_model.engine
 
     def resume(self, metrics: Metrics) -> None:
@@ -523,9 +543,9 @@ class PPO(FineTuneMethod):
     def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
         state_before = engine.state() if self.objective.max_kl is not None else None
         rollout = self.rollout(engine, step)
-        advantages, more = self.advantages(rollout)
+        advantages, critic_metrics = self.advantages(rollout)
         loss = self.update(engine, rollout, advantages, learning_rate)
-        measured = self.metrics(rollout, loss) | more
+        measured = self.metrics(rollout, loss) | critic_metrics
         self.kl_coef = next_kl_coef(self.kl_coef, measured["kl"], self.objective.target_kl)
         if state_before is not None:
             self.take_back(engine, step, state_before)
@@ -537,13 +557,15 @@ class PPO(FineTuneMethod):
         """Return documents drawn from the model, with their rewards."""
         c, skip = self.config, len(self.prompt)
         first = FIRST + step * c.batch_size
-        texts, batch = rollouts(engine, self.tokenizer, c.batch_size, c.seed, first, self.prompt)
+        texts, batch = draw_documents(
+            engine, self.tokenizer, c.batch_size, c.seed, first, self.prompt
+        )
         sizes = [end - begin - 1 - skip for begin, end in pairwise(batch.offsets)]
         return Rollout(
             texts=texts,
             batch=batch,
             sizes=sizes,
-            old=of_answers(engine.logprobs(batch), sizes, skip),
+            old_logprobs=skip_prompts(engine.logprobs(batch), sizes, skip),
             kl=kl_per_document(engine, self.reference, batch, skip),
             rewards=rewards_of(self.reward, texts),
         )
@@ -558,9 +580,9 @@ class PPO(FineTuneMethod):
             of_docs = group_advantages(shaped_rewards, len(shaped_rewards))
             pairs = zip(of_docs, rollout.sizes, strict=True)
             return [a for a, size in pairs for _ in range(size)], {}
-        usual = [r / self.unit for r in self.base_rewards]
-        low = min(mean(usual) - DEVIATIONS, *usual)
-        high = max(mean(usual) + DEVIATIONS, *usual)
+        scaled = [r / self.unit for r in self.base_rewards]
+        low = min(mean(scaled) - DEVIATIONS, *scaled)
+        high = max(mean(scaled) + DEVIATIONS, *scaled)
         returns = [min(max((r - low) / (high - low), 0.0), 1.0) for r in shaped_rewards]
         advantages, loss = self.value_model.learn(
             rollout.batch, returns, CRITIC_LR, len(self.prompt)
@@ -571,18 +593,19 @@ class PPO(FineTuneMethod):
         self, engine: Engine, rollout: Rollout, advantages: Sequence[float], learning_rate: float
     ) -> float:
         """Make `num_ppo_epochs` updates and return the loss before the last one."""
-        skip, clip, batch = len(self.prompt), self.objective.clip_range, rollout.batch
-        logprobs = rollout.old
+        skip, batch = len(self.prompt), rollout.batch
+        clip_range = self.objective.clip_range
+        logprobs = rollout.old_logprobs
         for epoch in range(self.objective.num_ppo_epochs):
             if epoch:
-                logprobs = of_answers(engine.logprobs(batch), rollout.sizes, skip)
-            weights = ppo_weights(logprobs, rollout.old, advantages, clip)
-            engine.backward(batch, behind_prompts(weights, rollout.sizes, skip))
+                logprobs = skip_prompts(engine.logprobs(batch), rollout.sizes, skip)
+            weights = ppo_weights(logprobs, rollout.old_logprobs, advantages, clip_range)
+            engine.backward(batch, pad_prompts(weights, rollout.sizes, skip))
             engine.step(learning_rate)
-        return ppo_loss(logprobs, rollout.old, advantages, clip)
+        return ppo_loss(logprobs, rollout.old_logprobs, advantages, clip_range)
 
     def metrics(self, rollout: Rollout, loss: float) -> dict[str, float]:
-        """Return what a line of metrics.jsonl keeps of a step."""
+        """Return the measurements of a step, a line of metrics.jsonl."""
         texts = rollout.texts
         in_turn = list(islice(cycle(self.base_rewards), self.config.batch_size))
         wins = win_rate(rollout.rewards, in_turn)
@@ -592,7 +615,7 @@ class PPO(FineTuneMethod):
             "reward": mean(rollout.rewards),
             "kl": mean(rollout.kl),
             "beta": self.kl_coef,
-            "entropy": -mean(rollout.old),
+            "entropy": -mean(rollout.old_logprobs),
             "win_rate": wins[0],
             "uniqueness": len(set(texts)) / len(texts),
             "novelty": novelty(texts, self.docs),
@@ -600,10 +623,12 @@ class PPO(FineTuneMethod):
         }
 
     def take_back(self, engine: Engine, step: int, state: State) -> None:
-        """Go back to `state` if the step led beyond max_kl, by the documents of the next step."""
+        """Restore `state` if the KL, by the documents of the next step, now exceeds max_kl."""
         c, max_kl = self.config, self.objective.max_kl
         following = FIRST + (step + 1) * c.batch_size
-        _, batch = rollouts(engine, self.tokenizer, c.batch_size, c.seed, following, self.prompt)
+        _, batch = draw_documents(
+            engine, self.tokenizer, c.batch_size, c.seed, following, self.prompt
+        )
         kl = mean(kl_per_document(engine, self.reference, batch, len(self.prompt)))
         if max_kl is not None and kl > max_kl:
             engine.load(state)
@@ -613,16 +638,16 @@ class PPO(FineTuneMethod):
         return self.over
 
     def finish(self, engine: Engine) -> dict[str, Any]:
-        """Return the comparison of as many samples as the base was measured by."""
+        """Return a comparison of the model's samples with as many of the base."""
         base_texts, base_rewards = self.base_texts, self.base_rewards
-        texts, batch = rollouts(
+        texts, batch = draw_documents(
             engine, self.tokenizer, len(base_texts), self.config.seed, 0, self.prompt
         )
         kl = kl_per_document(engine, self.reference, batch, len(self.prompt))
         rewards = rewards_of(self.reward, texts)
         rate, interval = win_rate(rewards, base_rewards) or (0.5, (0.0, 1.0))
         wanted = None
-        if {*rewards, *base_rewards} <= {0.0, 1.0}:  # as of a rule
+        if {*rewards, *base_rewards} <= {0.0, 1.0}:  # the reward is a rule
             both = zip([*texts, *base_texts], [*rewards, *base_rewards], strict=True)
             wanted = {text for text, r in both if r}
         return {

@@ -1,4 +1,4 @@
-"""What is preferred to what: pairs from a file, from counts, or by a rule that is written down."""
+"""Preferences: pairs and ratings in files, built-in pairs of names, and pairs made by a rule."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,15 @@ from kamon.finetuning.rules import Rule
 
 COMMON = "common"
 MAX_PAIRS = 1_000_000
-TIMES_AS_COMMON = 1000  # in a pair of `common_pairs`: spelling hardly tells closer ones apart
-HELD_OUT = 0.2  # of the names of `common_pairs`
-PAIRS_PER_RATING = 4  # with which of the other kind a single verdict is paired
-MIN_HELD_OUT = 5  # pairs: fewer tell nothing
+TIMES_AS_COMMON = 1000  # in built-in pairs: spelling hardly tells closer names apart
+HELD_OUT = 0.2  # share of the names from which held-out built-in pairs are made
+PAIRS_PER_RATING = 4  # a rated text is paired with up to 4 of the other kind
+MIN_HELD_OUT = 5  # fewer held-out pairs measure nothing
 
 
 @dataclass(frozen=True)
 class Preference:
-    """`chosen` is preferred to `rejected`, as an answer to `prompt` where there is one."""
+    """`chosen` is preferred to `rejected`, as an answer to `prompt` if there is one."""
 
     chosen: str
     rejected: str
@@ -42,7 +43,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class Rating:
-    """What was said of one text alone, as an answer to `prompt` where there is one."""
+    """One text is liked or disliked, as an answer to `prompt` if there is one."""
 
     text: str
     liked: bool
@@ -50,23 +51,27 @@ class Rating:
 
 
 Feedback = Preference | Rating
+Data = str | PathLike[str] | Iterable[Feedback]  # a file, "common", or in memory
 
 # ---- files
 
 
 def read(path: str | Path) -> list[Feedback]:
-    """The answers in a JSONL file, in their order: {"chosen": …, "rejected": …}, or {"text": …,
-    "liked": true}, each with a "prompt" or without. CorpusError says which line is none; blank
-    ones are passed over. A last line that was torn is no JSON: `repair_tail` cuts it off.
+    """Return the pairs and ratings of a JSON Lines file, in their order.
+
+    A line is {"chosen": …, "rejected": …} or {"text": …, "liked": true}, with or without a
+    "prompt". Blank lines are skipped.
+
+    Raises: CorpusError, which names the line that is neither.
     """
     name = name_of(path)
     lines = list(whole_lines(path))
     if not any(lines):
         raise CorpusError(f"{name} is empty")
-    found = [parse(name, n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    if not found:
+    answers = [parse(name, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not answers:
         raise CorpusError(f"{name} holds nothing but blank lines")
-    return found
+    return answers
 
 
 def example() -> str:
@@ -74,15 +79,16 @@ def example() -> str:
 
 
 def parse(name: str, number: int, line: str) -> Feedback:
-    """One line. CorpusError where it is none."""
-    where = f"{name}, line {number}"
-    record = json_object(where, line, example(), "pairs are JSON lines")
+    record = json_object(f"{name}, line {number}", line, example(), "pairs are JSON lines")
     return of_record(name, number, record)
 
 
 def of_record(name: str, number: int, record: dict[str, Any]) -> Feedback:
-    """The answer in a JSON object, line `number` of what is called `name`; other keys of it are
-    passed over."""
+    """Return the pair or rating in a JSON object; other keys are ignored.
+
+    Args:
+        name, number: the file and the line, for errors.
+    """
     where = f"{name}, line {number}"
 
     def text(key: str) -> str:
@@ -104,7 +110,7 @@ def of_record(name: str, number: int, record: dict[str, Any]) -> Feedback:
 
 
 def to_record(answer: Feedback) -> dict[str, Any]:
-    """What a line of a file holds."""
+    """Return the JSON object of one line."""
     return {name: value for name, value in asdict(answer).items() if value is not None}
 
 
@@ -113,7 +119,7 @@ def to_line(answer: Feedback) -> bytes:
 
 
 def append(path: str | Path, answer: Feedback) -> None:
-    """One more line, on the disk when this returns. CorpusError where it cannot be written."""
+    """Append a line; it is on the disk when this returns. Raises CorpusError."""
     with write_errors(path, CorpusError), open(path, "ab") as file:
         file.write(to_line(answer))
         file.flush()
@@ -121,7 +127,7 @@ def append(path: str | Path, answer: Feedback) -> None:
 
 
 def remove_last(path: str | Path) -> None:
-    """Take the last line back: a reader sees the file with it or without it."""
+    """Remove the last line, atomically."""
     path = Path(path)
     with write_errors(path, CorpusError):
         lines = path.read_bytes().splitlines(keepends=True)
@@ -129,15 +135,15 @@ def remove_last(path: str | Path) -> None:
 
 
 def write(path: str | Path, answers: Iterable[Feedback]) -> None:
-    """All lines of a new file."""
+    """Write a file, atomically."""
     with write_errors(path, CorpusError):
         replace_file(Path(path), b"".join(map(to_line, answers)))
 
 
 def repair_tail(path: str | Path) -> str | None:
-    """Give the last line its end, or cut it off where it is torn; a sentence that says so, or None.
+    """End the last line, or remove it if it is incomplete; return a message if anything changed.
 
-    Only `append` of a process that was killed, or a full disk, leaves such a line.
+    Such a line is left by a full disk, or if the process is killed during `append`.
     """
     with write_errors(path, CorpusError), open(path, "r+b") as file:
         content = file.read()
@@ -149,39 +155,40 @@ def repair_tail(path: str | Path) -> str | None:
             parse(str(path), number, last.decode())
         except (CorpusError, UnicodeDecodeError):
             file.truncate(len(whole) + len(newline))
-            said = f"{path}, line {number} was torn and is left out: {last[:60]!r}"
+            message = f"{path}, line {number} was torn and is left out: {last[:60]!r}"
         else:
             file.write(b"\n")
-            said = f"{path}, line {number} had no end: it has one now"
+            message = f"{path}, line {number} had no end: it has one now"
         file.flush()
         os.fsync(file.fileno())
-        return said
+        return message
 
 
 def pairs_of(answers: Iterable[Feedback]) -> list[Preference]:
-    """All pairs, and those of a liked with a disliked text that answer the same prompt, or none.
+    """Return all pairs, and those that the ratings make.
 
-    Each of these is paired with as many as OTHERS of the other kind, which lie spread over them.
+    A liked and a disliked text make a pair if they answer the same prompt, or none. Each text is
+    paired with up to PAIRS_PER_RATING of the other kind, spread over all of them.
 
     >>> pairs_of([Rating("anna", True), Rating("bo", False)])
     [Preference(chosen='anna', rejected='bo', prompt=None)]
     """
     answers = list(answers)
-    found = [each for each in answers if isinstance(each, Preference)]
-    verdicts: dict[str | None, dict[str, bool]] = {}
-    for each in answers:
-        if isinstance(each, Rating):
-            verdicts.setdefault(each.prompt, {})[each.text] = each.liked
-    for prompt, of_texts in verdicts.items():
+    pairs = [answer for answer in answers if isinstance(answer, Preference)]
+    ratings: dict[str | None, dict[str, bool]] = {}
+    for answer in answers:
+        if isinstance(answer, Rating):
+            ratings.setdefault(answer.prompt, {})[answer.text] = answer.liked
+    for prompt, of_texts in ratings.items():
         liked = [text for text, good in of_texts.items() if good]
         disliked = [text for text, good in of_texts.items() if not good]
         more, fewer = sorted((liked, disliked), key=len, reverse=True)
-        for place, text in enumerate(more):
+        for i, text in enumerate(more):
             for turn in range(min(PAIRS_PER_RATING, len(fewer))):
-                other = fewer[(place + turn) % len(fewer)]
+                other = fewer[(i + turn) % len(fewer)]
                 chosen, rejected = (text, other) if more is liked else (other, text)
-                found.append(Preference(chosen, rejected, prompt))
-    return found
+                pairs.append(Preference(chosen, rejected, prompt))
+    return pairs
 
 
 # ---- training and validation
@@ -189,9 +196,10 @@ def pairs_of(answers: Iterable[Feedback]) -> list[Preference]:
 
 @dataclass(frozen=True)
 class Divided:
-    """Pairs to learn from and pairs held out, which share no text.
+    """A training set and a validation set of pairs, which share no text.
 
-    num_left_out: pairs of a text on either side, which are in neither.
+    Attributes:
+        num_left_out: pairs in neither set, because they have a text of each.
     """
 
     learned: list[Preference]
@@ -200,23 +208,23 @@ class Divided:
 
 
 def divided(answers: Iterable[Feedback]) -> Divided:
-    """Return the pairs of these answers, with about a tenth held out that shares no text with them.
+    """Return the pairs of these answers, about a tenth of them held out.
 
-    The texts are divided, by `held_out_texts`. Ratings make pairs within each side. If fewer than
-    MIN_HELD_OUT pairs would be held out, none is.
+    `held_out_texts` divides the texts. Ratings make pairs within each set. If fewer than
+    MIN_HELD_OUT pairs would be held out, all are learned.
 
-    >>> found = divided(Rating(f"{n}", n % 2 == 0) for n in range(100))
-    >>> len(found.learned), len(found.held_out), found.num_left_out
+    >>> pairs = divided(Rating(f"{n}", n % 2 == 0) for n in range(100))
+    >>> len(pairs.learned), len(pairs.held_out), pairs.num_left_out
     (180, 20, 0)
     """
     answers = list(answers)
     pairs = pairs_of(answers)
-    liked = {nfc(each.text): each.liked for each in answers if isinstance(each, Rating)}
+    liked = {nfc(answer.text): answer.liked for answer in answers if isinstance(answer, Rating)}
     links = [(nfc(pair.chosen), nfc(pair.rejected)) for pair in pairs]
     apart = held_out_texts(links, liked.get)
     sides = [{nfc(text) in apart for text in texts_of([answer])} for answer in answers]
     learned, held_out = (
-        pairs_of(each for each, side in zip(answers, sides, strict=True) if side == {which})
+        pairs_of(answer for answer, side in zip(answers, sides, strict=True) if side == {which})
         for which in (False, True)
     )
     if len(held_out) < MIN_HELD_OUT or not learned:
@@ -225,74 +233,91 @@ def divided(answers: Iterable[Feedback]) -> Divided:
 
 
 def texts_of(answers: Iterable[Feedback]) -> set[str]:
-    found = set()
-    for each in answers:
-        found |= {each.chosen, each.rejected} if isinstance(each, Preference) else {each.text}
-    return found
+    texts = set()
+    for answer in answers:
+        if isinstance(answer, Preference):
+            texts |= {answer.chosen, answer.rejected}
+        else:
+            texts.add(answer.text)
+    return texts
 
 
 def held_out_texts(
     links: Sequence[tuple[str, str]], kind: Callable[[str], object] = lambda _: None
 ) -> set[str]:
-    """Return the texts to hold out, a tenth, chosen by their content.
+    """Return the texts to hold out: a tenth, chosen by their content.
 
-    Texts that are linked stay on one side, in groups of up to a tenth of all links. The texts of a
-    larger group are divided one by one, a tenth of each kind.
+    Linked texts stay together, in groups of up to a tenth of all links. The texts of a larger group
+    are divided one by one, a tenth of each kind.
     """
-    group = {text: text for link in links for text in link}
+    parents = {text: text for link in links for text in link}  # a union-find forest
 
     def root(text: str) -> str:
-        while group[text] != text:
-            group[text] = text = group[group[text]]
+        while parents[text] != text:
+            parents[text] = text = parents[parents[text]]
         return text
 
     for a, b in links:
-        group[root(a)] = root(b)
+        parents[root(a)] = root(b)
     sizes = Counter(root(a) for a, _ in links)
     units: dict[object, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for text in sorted(group):
-        own = root(text)
-        whole = sizes[own] * NUM_BUCKETS <= len(links)
-        units["groups" if whole else ("of kind", kind(text))][own if whole else text].append(text)
-    found: set[str] = set()
+    for text in sorted(parents):
+        group = root(text)
+        whole = sizes[group] * NUM_BUCKETS <= len(links)
+        units["groups" if whole else ("of kind", kind(text))][group if whole else text].append(text)
+    apart: set[str] = set()
     for of_kind in units.values():
         ordered = sorted(
             of_kind.values(), key=lambda texts: sha256(f"held out: {texts[0]}".encode()).digest()
         )
-        found.update(*ordered[: len(ordered) // NUM_BUCKETS])
-    return found
+        apart.update(*ordered[: len(ordered) // NUM_BUCKETS])
+    return apart
 
 
-# ---- counts
+def load_pairs(data: Data, num_pairs: int, num_held_out: int, seed: int) -> tuple[Divided, str]:
+    """Return pairs to learn from and to hold out, and how messages call their source.
+
+    Args:
+        data: a file, pairs and ratings in memory, or "common".
+        num_pairs, num_held_out: how many of the built-in pairs "common" to make.
+    """
+    if isinstance(data, str) and data == COMMON:
+        return Divided(*common_pairs(num_pairs, seed, num_held_out)), COMMON
+    if isinstance(data, str | PathLike):
+        return divided(read(os.fspath(data))), name_of(os.fspath(data))
+    return divided(checked_answers(data)), "pairs in memory"
+
+
+# ---- built-in pairs
 
 
 def births() -> dict[str, int]:
-    """How often each name of the built-in list was given, to girls and boys."""
-    found: dict[str, int] = defaultdict(int)
-    for name, _, number in names_table():
-        found[name] += number
-    return dict(found)
+    """Return how often each name of the built-in list was given, to girls and boys together."""
+    births: dict[str, int] = defaultdict(int)
+    for name, _, count in names_table():
+        births[name] += count
+    return dict(births)
 
 
 def checked_answers(answers: Iterable[Feedback]) -> list[Feedback]:
-    """The answers as a list. CorpusError for one that is neither a Preference nor a Verdict."""
-    found = list(answers)
-    for number, each in enumerate(found, 1):
-        if not isinstance(each, Preference | Rating):
+    """Return the answers as a list. Raises CorpusError for what is no Preference and no Rating."""
+    checked = list(answers)
+    for number, answer in enumerate(checked, 1):
+        if not isinstance(answer, Preference | Rating):
             raise CorpusError(
-                f"pair {number} is not a kamon.finetuning.preferences.Preference: {each!r:.80}"
+                f"pair {number} is not a kamon.finetuning.preferences.Preference: {answer!r:.80}"
             )
-    return found
+    return checked
 
 
 def common_pairs(
     n: int, seed: int, num_held_out: int = 0
 ) -> tuple[list[Preference], list[Preference]]:
-    """(pairs, held-out pairs): of two names of the same sex and initial the much more common one.
+    """Return (pairs, held-out pairs) of names, of which the more common one is preferred.
 
-    At least TIMES_AS_COMMON as many births. First names are drawn apart for the held-out pairs, so
-    that no training pair has any of their names. A name is drawn evenly among those that have a
-    rarer one, and then one of these. ConfigError for more than there are room for.
+    Both names have the same sex and initial, and one was given at least TIMES_AS_COMMON times as
+    often. The sets share no name. The chosen name is drawn evenly from those that have a rarer one,
+    and the rejected one evenly from these.
     """
     n = require_int("the number of pairs", n, 1, MAX_PAIRS)
     num_held_out = require_int("num_held_out", num_held_out, 0, MAX_PAIRS)
@@ -300,8 +325,8 @@ def common_pairs(
     names = sorted({name for name, _, _ in names_table()})
     apart = set(rng.sample(names, int(HELD_OUT * len(names))))
     groups: dict[tuple[bool, str, str], list[tuple[int, str]]] = defaultdict(list)
-    for name, sex, number in names_table():
-        groups[name in apart, sex, name[0]].append((number, name))
+    for name, sex, count in names_table():
+        groups[name in apart, sex, name[0]].append((count, name))
     learned, held_out = (
         [group for (aside, _, _), group in sorted(groups.items()) if aside == which]
         for which in (False, True)
@@ -312,32 +337,32 @@ def common_pairs(
 def drawn_pairs(
     groups: Sequence[list[tuple[int, str]]], n: int, rng: random.Random
 ) -> list[Preference]:
-    """n pairs of the same group: a name that has a rarer one, and one of these."""
+    """Draw n pairs of names of the same group. groups: (how often it was given, name)."""
     from bisect import bisect_right
 
     common: list[tuple[str, list[str]]] = []
     for group in groups:
         group.sort()
-        counts = [number for number, _ in group]
+        counts = [count for count, _ in group]
         names = [name for _, name in group]
-        for number, name in group:
-            rarer = bisect_right(counts, number / TIMES_AS_COMMON)
-            if rarer:
-                common.append((name, names[:rarer]))
-    found = []
+        for count, name in group:
+            num_rarer = bisect_right(counts, count / TIMES_AS_COMMON)
+            if num_rarer:
+                common.append((name, names[:num_rarer]))
+    pairs = []
     for _ in range(n):
-        chosen, rarer_names = rng.choice(common)
-        found.append(Preference(chosen, rng.choice(rarer_names)))
-    return found
+        chosen, rarer = rng.choice(common)
+        pairs.append(Preference(chosen, rng.choice(rarer)))
+    return pairs
 
 
 # ---- rules
 
 
 def rule_pairs(texts: Iterable[str], rule: Rule) -> list[Preference]:
-    """Pairs of a text that fulfils the rule with one that does not, in the order they come.
+    """Pair each text that fulfils the rule with one that does not, in their order.
 
-    ConfigError where all do, or none.
+    Raises: ConfigError if all texts fulfil it, or none.
 
     >>> from kamon.finetuning.rules import parse_rule
     >>> rule_pairs(["anna", "bo", "lea"], parse_rule("len <= 2"))

@@ -1,7 +1,7 @@
-"""A model that learns while you rate what it proposes: DPO from its base with all answers so far.
+"""A model that learns while you rate its samples: DPO from its base with all answers so far.
 
-Each alignment starts at the base again: so the model depends on the answers alone, and not on when
-it was aligned, and an answer that is taken back leaves no trace.
+Each alignment starts at the base again. So the model depends only on the answers, not on when it
+was aligned, and an answer that is taken back leaves no trace.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kamon.engines.numerics import mean
 from kamon.errors import CorpusError
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import preferences
-from kamon.finetuning.dpo import BETA, DPO, tuning_for, with_reference
+from kamon.finetuning.dpo import DPO, DPOConfig, make_spec, with_reference
 from kamon.finetuning.loop import FineTuneMethod, FineTuneSpec, NewEngine, base_of, fine_tune
 from kamon.finetuning.preferences import Feedback, Preference, pairs_of, texts_of, to_record
 from kamon.model import Model, as_model, load
@@ -29,26 +29,23 @@ from kamon.storage.checkpoint import unpack_examples
 from kamon.training.options import Callbacks, RunOptions
 
 KIND = "rate"
-EVERY = 10  # answers, after which the model is aligned
+EVERY = 10  # answers between two alignments
 NUM_STEPS = 12
 BATCH_SIZE = 16
 LEARNING_RATE = 0.001
 TEMPERATURE = 1.0  # of proposals
-MAX_ATTEMPTS = 500  # for each proposal
-MAX_EXPONENT = 700.0  # whose exponential is a float
-SETTINGS = {
-    "loss": "dpo",
-    "beta": BETA,
-    "label_smoothing": 0.0,
-    "max_kl": None,
-    "prefer": None,
-}
+MAX_ATTEMPTS = 500  # samples drawn per proposal
+MAX_EXPONENT = 700.0  # the exponential of a larger number is no float
 
 
 @dataclass(frozen=True)
 class Base:
-    """Where every alignment starts; record: what a Tuning keeps of it; answers: that the directory
-    had already."""
+    """The model at which every alignment starts.
+
+    Attributes:
+        record: what training.json keeps of it (see `base_of`).
+        answers: those that the directory had already.
+    """
 
     model: Model
     record: dict[str, Any]
@@ -56,39 +53,41 @@ class Base:
 
 
 def opened(path: str | Path, threads: int | None = None) -> Base:
-    """The model in a directory; of one that was rated the base that is in it, and its answers."""
+    """Return the model in a directory. If it was rated, return its own base and the answers."""
     model = load(path, threads=threads)
-    kept = model.training.get("tuning")
-    if kept is None or kept["kind"] != KIND:
+    known = model.training.get("tuning")
+    if known is None or known["kind"] != KIND:
         return base_from(model, path)
-    found = model_dir.load(path)
-    if found.reference_params is None or found.examples is None:  # saved by itself: `Model.save`
+    saved = model_dir.load(path)
+    if saved.reference_params is None or saved.examples is None:  # written by `Model.save`
         return base_from(model, path)
     answers = [
         preferences.of_record(str(path), number, record)
-        for number, record in enumerate(unpack_examples(found.examples), 1)
+        for number, record in enumerate(unpack_examples(saved.examples), 1)
     ]
-    model.engine.load(initial_state(found.reference_params))
-    record = dict(kept["base"])
+    model.engine.load(initial_state(saved.reference_params))
+    record = dict(known["base"])
     before = {"tuning": record.pop("tuning")} if "tuning" in record else {}
     training = {name: value for name, value in model.training.items() if name != "tuning"} | before
     return Base(replace(model, training=training), record | {"training": training}, answers)
 
 
 def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base:
-    """A model as it is, or in its directory, and no answers. ConfigError for a model of text."""
+    """Return a model, or the one in a directory, without answers.
+
+    Raises: ConfigError for a model of running text.
+    """
     path = path or (model if isinstance(model, str | PathLike) else None)
     model = as_model(model, "the base")
     model.check_documents("ratings are of documents")
     return Base(model, base_of(model, path), [])
 
 
-def rate_steps(tuning: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
-    """DPO on the pairs that the answers make."""
-    assert tuning.frozen is not None
-    pairs = pairs_in(tuning.examples)
-    examples = with_reference(tuning.tokenizer, new_engine(tuning.frozen), pairs)
-    return DPO(replace(tuning, examples=examples), new_engine, sample_at_end=False)
+def make_method(spec: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
+    """Return DPO on the pairs that the answers make."""
+    assert spec.frozen is not None
+    examples = with_reference(spec.tokenizer, new_engine(spec.frozen), pairs_in(spec.examples))
+    return DPO(replace(spec, examples=examples), new_engine, sample_at_end=False)
 
 
 def pairs_in(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -106,8 +105,13 @@ def align(
     source: str = "ratings",
     should_stop: Callable[[], bool] | None = None,
 ) -> Model:
-    """The base, aligned with all answers. CorpusError where they make no pair. should_stop: asked
-    after each step; what it raises ends it, and nothing is written."""
+    """Return the base, aligned with all answers.
+
+    Args:
+        should_stop: is asked after each step. If it raises, nothing is written.
+
+    Raises: CorpusError if the answers make no pair.
+    """
     pairs = pairs_of(answers)
     if not pairs:
         raise CorpusError("there is nothing to compare yet: like one and dislike another")
@@ -117,12 +121,11 @@ def align(
         "learning_rate": LEARNING_RATE,
         "warmup_steps": 2,
     }
-    params = base.model.engine.state()["params"]
     records = list(map(to_record, answers))
-    tuning = tuning_for(base.model, None, params, records, source, settings, KIND)
+    spec = make_spec(base.model, base.record, records, source, settings, KIND)
     return fine_tune(
-        replace(tuning, settings=SETTINGS, base=base.record),
-        rate_steps,
+        replace(spec, settings=DPOConfig().settings()),
+        make_method,
         EngineSpec(best_engine(), base.model.engine.dtype, threads),
         RunOptions(output, overwrite, callbacks=Callbacks(should_stop=should_stop)),
     )
@@ -131,39 +134,45 @@ def align(
 def proposals(
     model: Model, n: int, seed: int, answers: Sequence[Feedback], prompt: str | None = None
 ) -> list[str]:
-    """n different samples, none of which was rated; fewer where TRIES for each found no more.
-    prompt: that they answer."""
+    """Return n unique samples that were not rated yet, or fewer after MAX_ATTEMPTS for each.
+
+    Args:
+        prompt: samples answer this prompt.
+    """
     rated = texts_of(each for each in answers if each.prompt == prompt)
     return model.generate(
         n,
         temperature=TEMPERATURE,
         seed=seed,
         unique=True,
-        exclude=rated | {""},  # not by min_len: without it engines make many at once
+        exclude=rated | {""},  # not min_len=1: engines draw many at once only without constraints
         should_stop=lambda tried: tried >= MAX_ATTEMPTS * n,
         prompt=prompt,
     ).texts
 
 
 def needs_realignment(answers: Sequence[Feedback], num_aligned: int, every: int) -> bool:
-    """Whether a model that is aligned with num_aligned of the answers is to be aligned again."""
+    """Return True if `every` answers have come since the first num_aligned of them."""
     return len(answers) - num_aligned >= every and bool(pairs_of(answers))
 
 
 def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> tuple[float, float]:
-    """(liked, disliked): how many times as likely as by the base they are, the geometric mean over
-    what was liked or chosen, and what was disliked or rejected; 1 if there is none."""
+    """Return how many times as likely as by the base (liked, disliked) texts have become.
+
+    These are geometric means, over what was liked or chosen, and over what was disliked or
+    rejected; 1 if there is none.
+    """
     gains: dict[bool, list[float]] = {True: [], False: []}
-    for prompt in {each.prompt: None for each in answers}:
+    for prompt in {answer.prompt: None for answer in answers}:
         texts: dict[bool, list[str]] = {True: [], False: []}
-        for each in answers:
-            if each.prompt != prompt:
+        for answer in answers:
+            if answer.prompt != prompt:
                 continue
-            if isinstance(each, Preference):
-                texts[True].append(each.chosen)
-                texts[False].append(each.rejected)
+            if isinstance(answer, Preference):
+                texts[True].append(answer.chosen)
+                texts[False].append(answer.rejected)
             else:
-                texts[each.liked].append(each.text)
+                texts[answer.liked].append(answer.text)
         for liked, some in texts.items():
             if some:
                 own, other = (logprobs(m.engine, m.tokenizer, some, prompt) for m in (tuned, base))
@@ -174,16 +183,20 @@ def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> t
     return first, second
 
 
-Ask = Callable[[str], str]  # shows a question; returns a key of KEYS, "q" where nobody answers
-KEYS = {False: "ynsuq", True: "absuq"}  # by whether two are shown
+Ask = Callable[[str], str]  # shows a question and returns a key of KEYS; "q" at the end of input
+KEYS = {False: "ynsuq", True: "absuq"}  # True: two samples are shown
 
 
 @dataclass
 class RatingSession:
-    """What is going on: answers are kept in `journal` as they come.
+    """A rating session, which appends each answer to `journal` at once.
 
-    prompt: that proposals answer. model: aligned with the first `num_aligned` answers; say: is told
-    what happens.
+    Attributes:
+        say: is called with each message.
+        every: answers between two alignments.
+        pairs: ask which of two samples is better.
+        prompt: samples answer this prompt.
+        model: aligned with the first `num_aligned` answers.
     """
 
     base: Base
@@ -199,24 +212,24 @@ class RatingSession:
     model: Model | None = None
 
     def run(self, ask: Ask) -> None:
-        """Until "q"."""
+        """Ask about samples until the answer is "q"."""
         while True:
             model = self.aligned()
             size = 2 if self.pairs else 1
-            wanted = size * max(1, self.every - len(self.answers) % self.every)
-            left = self.proposals(model, wanted, self.seed + len(self.answers))
-            if len(left) < size:
+            n = size * max(1, self.every - len(self.answers) % self.every)
+            remaining = self.proposals(model, n, self.seed + len(self.answers))
+            if len(remaining) < size:
                 self.say("the model proposes nothing that is not rated already")
                 return
-            while len(left) >= size:
-                shown = left[:size]
+            while len(remaining) >= size:
+                shown = remaining[:size]
                 key = ask("  ".join(shown) if size == 1 else f"A {shown[0]}   B {shown[1]}")
                 if key == "q":
                     return
                 if key == "u":
                     self.undo()
                     continue
-                del left[:size]
+                del remaining[:size]
                 if key != "s":
                     self.answer(shown, key)
 
@@ -248,7 +261,7 @@ class RatingSession:
         self.say(f"taken back: {shown}")
 
     def aligned(self) -> Model:
-        """The model for the next proposals: aligned where `every` answers have come since."""
+        """Return the model for the next samples, aligned again if `every` answers have come."""
         if self.model is None:
             self.model = self.base.model
         every = 1 if self.model is self.base.model else self.every
@@ -267,13 +280,25 @@ class RatingSession:
             self.say(f"now     {', '.join(after)}")
         return self.model
 
+    def finish(self, output: str | Path | None, overwrite: bool) -> Model:
+        """Return the base, aligned with all answers, and save it."""
+        return align(
+            self.base,
+            self.answers,
+            threads=self.threads,
+            output=output,
+            overwrite=overwrite,
+            source=name_of(self.journal),
+        )
+
 
 def start_session(
     base: Base, journal: str | Path, say: Callable[[str], None], **options: Any
 ) -> RatingSession:
-    """Return a session that continues with the answers in `journal`, or in the base.
+    """Return a session that continues with the answers in `journal`, or with those of the base.
 
-    options: the other fields of `RatingSession`.
+    Args:
+        options: the other attributes of `RatingSession`.
     """
     journal, answers = Path(journal), base.answers
     if journal.exists():
@@ -303,34 +328,20 @@ def rate(
     """Ask about samples until `ask` returns "q", and return the model aligned with all answers.
 
     Args:
+        model: the base, or its directory. A model that was rated continues with its answers.
         ask: shows a question and returns a key: "y" or "n" (with pairs "a" or "b"), "s" to skip,
             "u" to take the last answer back, "q" to end.
         journal: a JSON Lines file that keeps each answer at once.
         pairs: ask which of two samples is better.
         prompt: samples answer this prompt.
-        every: answers after which the model learns again.
+        every: answers between two alignments.
         output: the model directory to write.
-        say: is told what happens.
+        say: is called with each message.
 
     Raises: CorpusError if no answer can be compared with another one.
     """
-    opened_model = opened(model, threads) if isinstance(model, str | PathLike) else base_from(model)
-    session = start_session(
-        opened_model,
-        journal,
-        say,
-        every=every,
-        pairs=pairs,
-        threads=threads,
-        prompt=prompt,
-        seed=opened_model.model.config.seed,
-    )
+    base = opened(model, threads) if isinstance(model, str | PathLike) else base_from(model)
+    options = {"every": every, "pairs": pairs, "threads": threads, "prompt": prompt}
+    session = start_session(base, journal, say, seed=base.model.config.seed, **options)
     session.run(ask)
-    return align(
-        opened_model,
-        session.answers,
-        threads=threads,
-        output=output,
-        overwrite=overwrite,
-        source=name_of(str(journal)),
-    )
+    return session.finish(output, overwrite)

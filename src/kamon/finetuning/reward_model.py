@@ -1,11 +1,11 @@
-"""A reward model: the same transformer, which says good or bad after a whole document.
+"""A reward model: the same transformer, which predicts good or bad after a whole document.
 
-Two special tokens, `<|good|>` and `<|bad|>`, are targets after the end of a document, and its
-reward is r = log p(good) − log p(bad): the odds of good, in nats. Learned from pairs of which one
-document is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
+Two special tokens, `<|good|>` and `<|bad|>`, are targets after the end of a document. Its reward is
+r = log p(good) − log p(bad), the log odds of good, in nats. The model learns from pairs of which
+one document is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
 
-Beside it goes on to learn the documents themselves, with a small weight. So it stays a language
-model, which gives special tokens no probability inside of a document. Source: Yang et al. 2024,
+It also keeps learning the documents themselves, with a small weight. So it stays a language model
+that gives special tokens no probability inside a document. Source: Yang et al. 2024,
 "Regularizing hidden states enables learning generalizable reward model for LLMs", arXiv:2406.10216.
 """
 
@@ -17,7 +17,7 @@ from itertools import islice
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from kamon.config import Config, require_float
+from kamon.config import Config, require_float, require_int
 from kamon.engines.base import Engine, has_fused_ops
 from kamon.engines.batch import ANSWER, BAD, GOOD, pack_sequences
 from kamon.engines.factory import EngineSpec
@@ -38,11 +38,11 @@ from kamon.finetuning.loop import (
 )
 from kamon.finetuning.losses import bradley_terry_loss, bradley_terry_weights, sigmoid
 from kamon.finetuning.preferences import (
+    Data,
     Divided,
-    Feedback,
     Preference,
     checked_answers,
-    divided,
+    load_pairs,
     pairs_of,
     to_record,
 )
@@ -67,9 +67,10 @@ PICKED = {
     "dropout": 0.0,
 }
 LM_WEIGHT = 0.1
+NUM_PAIRS = 1_000  # of the built-in pairs: to learn from, and to hold out
 NUM_BINS = 5
-ENDS = 2  # targets that a verdict needs more than its document: the verdict, and an end before it
-READ_FOR_ROWS = 100  # documents from which the rows of new tokens are found
+ENDS = 2  # targets after a document: its end, then good or bad
+READ_FOR_ROWS = 100  # documents from which the rows of new tokens are computed
 
 
 def is_reward_model(model: Model) -> bool:
@@ -80,31 +81,35 @@ def is_reward_model(model: Model) -> bool:
 
 
 def reward_input_ids(tokenizer: Tokenizer, prompt: str | None, text: str) -> list[int]:
-    """The tokens of a document, after which a verdict stands."""
+    """Return the tokens after which the model predicts good or bad."""
     return prompted(tokenizer, prompt, text)[0]
 
 
 def score_documents(
     engine: Engine, tokenizer: Tokenizer, documents: Sequence[Sequence[int]]
 ) -> list[float]:
-    """r of each document in nats, all by one call. documents: of `judged`."""
-    both = (tokenizer.special[GOOD], tokenizer.special[BAD])
-    batch = pack_sequences([*tokens, verdict] for tokens in documents for verdict in both)
+    """Return the reward of each document in nats. documents: from `reward_input_ids`."""
+    verdicts = (tokenizer.special[GOOD], tokenizer.special[BAD])
+    batch = pack_sequences([*tokens, verdict] for tokens in documents for verdict in verdicts)
     logprobs = engine.logprobs(batch)
-    ends, end = [], 0
+    places, end = [], 0
     for tokens in documents:
-        ends.append((end + len(tokens) - 1, end + 2 * len(tokens) - 1))
+        places.append((end + len(tokens) - 1, end + 2 * len(tokens) - 1))
         end += 2 * len(tokens)
-    return [logprobs[good] - logprobs[bad] for good, bad in ends]
+    return [logprobs[good] - logprobs[bad] for good, bad in places]
 
 
 def reward_of(
     model: Model | str | Path, texts: Sequence[str], prompt: str | None = None
 ) -> list[float]:
-    """The reward of each text in nats: the log odds of good after it.
+    """Return the reward of each text in nats: the log odds of good after it.
 
-    prompt: that each of them answers. ConfigError where the model is no reward model, or a text is
-    longer than it can read; TokenizerError for a character that it does not know.
+    Args:
+        model: a reward model, or its directory.
+        prompt: each text is an answer to this prompt.
+
+    Raises: ConfigError if the model is not a reward model, or if a text is too long for it;
+        TokenizerError for a character that it does not know.
     """
     model = as_model(model, "the reward model")
     if not is_reward_model(model):
@@ -129,16 +134,19 @@ def check_prompt(model: Model, prompt: str | None) -> None:
         )
 
 
-# ---- how good it is
+# ---- evaluation
 
 
 def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str, Any]:
-    """How often it is right, and whether it knows how often.
+    """Return accuracy, loss and calibration of a reward model on pairs.
 
-    margins: r(chosen) − r(rejected) of each pair. The model prefers one with probability
-    σ(|margin|), which is put into bins from ½ to 1; observed is the share of those of which it is
-    right. calibration_error: the mean difference between both, weighted by pairs (expected
-    calibration error; Guo et al. 2017, arXiv:1706.04599). A margin of 0 is right half of the times.
+    The model prefers one text of a pair with probability σ(|margin|). The pairs are put into bins
+    of this probability, from ½ to 1. A margin of 0 counts as half right. calibration_error is the
+    expected calibration error: the mean difference between the predicted and the observed
+    accuracy of a bin, weighted by pairs (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        margins: r(chosen) − r(rejected) of each pair, in nats.
     """
     rows: list[list[tuple[float, float]]] = [[] for _ in range(num_bins)]
     right = [1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins]
@@ -169,16 +177,15 @@ def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str,
     }
 
 
-# ---- learning
+# ---- public functions
 
 
 def reward_model(
     model: Model | str | Path,
-    pairs: Sequence[Feedback],
+    data: Data,
     held_out: Sequence[Preference] | None = None,
     *,
-    source: str = "pairs",
-    base: str | Path | None = None,
+    num_pairs: int = NUM_PAIRS,
     lm_weight: float = LM_WEIGHT,
     engine: str | None = None,
     dtype: str | None = None,
@@ -193,67 +200,87 @@ def reward_model(
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
-    """A reward model that starts from `model`, which may be a directory.
+    """Return a reward model that starts from `model`.
 
-    pairs: Preferences and Verdicts. held_out: pairs to test on, by which the best model is found
-    too; without them about a tenth of `pairs` that shares no text with the others
-    (`preferences.divided`). lm_weight: of a document's own mean −log p
-    beside the pairs' loss. source: what the pairs are called; base: where the model was loaded
-    from. settings: batch_size (pairs in a step) and the others of `loop.SETTINGS`; what is not
-    given is picked. For the other arguments and errors see `kamon.train`.
+    Its accuracy and calibration on the held-out pairs are in training["tuning"].
+
+    Args:
+        model: the base, or its directory.
+        data: a JSON Lines file of pairs and ratings, a list of `Preference` and `Rating`, or
+            "common": built-in pairs of first names, of which the more common one is preferred.
+        held_out: pairs by which the best model is chosen. Default: about a tenth of `data`, which
+            shares no text with the rest.
+        num_pairs: pairs to make, for "common".
+        lm_weight: weight of the mean −log p of the documents themselves.
+        settings: batch_size (pairs in a step), and the other settings of `loop.SETTINGS`.
+
+    The other arguments, and errors, are those of `kamon.train`.
     """
-    base = base or (model if isinstance(model, str | PathLike) else None)
-    model = as_model(model, "the base")
-    model.check_documents("a reward model judges documents")
-    if is_reward_model(model):
+    how = EngineSpec(engine, dtype, threads, device, compile)
+    callbacks = Callbacks(on_start, on_progress, should_stop)
+    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
+    base = as_model(model, "the base", **how.keywords())
+    base.check_documents("a reward model judges documents")
+    if is_reward_model(base):
         raise ConfigError("the model is a reward model already: start from its base")
     weight = require_float("lm_weight", lm_weight)
     if not 0 <= weight < float("inf"):
         raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
-    answers = checked_answers(pairs)
-    if held_out is None:
-        found = divided(answers)
-    else:
-        found = Divided(pairs_of(answers), pairs_of(checked_answers(held_out)))
-    if not found.learned:
-        raise CorpusError(f"{source} has no pairs to learn from")
-    examples = [to_record(pair) | {"held_out": False} for pair in found.learned]
-    examples += [to_record(pair) | {"held_out": True} for pair in found.held_out]
-    config, tokenizer, params = extended(model, examples)
-    config = build_config(config, PICKED, settings)
-    tuning = FineTuneSpec(
+    seed = require_int("seed", settings.get("seed", base.config.seed))
+    pairs, source = given_pairs(data, held_out, num_pairs, seed)
+    examples = [to_record(pair) | {"held_out": False} for pair in pairs.learned]
+    examples += [to_record(pair) | {"held_out": True} for pair in pairs.held_out]
+    config, tokenizer, params = extended(base, examples)
+    spec = FineTuneSpec(
         kind=KIND,
-        config=config,
+        config=build_config(config, PICKED, settings),
         tokenizer=tokenizer,
         params=params,
         settings={"lm_weight": weight},
         examples=examples,
         source=source,
-        base=base_of(model, base),
-        documents=model.documents,
-        num_left_out=found.num_left_out,
+        base=base_of(base, model if isinstance(model, str | PathLike) else None),
+        documents=base.documents,
+        num_left_out=pairs.num_left_out,
     )
-    callbacks = Callbacks(on_start, on_progress, should_stop)
-    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
-    return fine_tune(
-        tuning, RewardModel, EngineSpec(engine, dtype, threads, device, compile), options
-    )
+    return fine_tune(spec, RewardModel, how, options)
 
 
 def resume(path: str | Path, **how: Any) -> Model:
-    """Resume what `reward` kept in its output; how: as in `resume_fine_tuning`."""
+    """Finish an interrupted run of `reward_model` in `path`; the model is the same, bit for bit.
+
+    Args:
+        how: see `resume_fine_tuning`.
+    """
     return resume_fine_tuning(path, KIND, RewardModel, **how)
 
 
+def given_pairs(
+    data: Data, held_out: Sequence[Preference] | None, num_pairs: int, seed: int
+) -> tuple[Divided, str]:
+    """Return the pairs, and how messages call their source."""
+    in_memory = not isinstance(data, str | PathLike)
+    if held_out is None:
+        pairs, source = load_pairs(data, num_pairs, NUM_PAIRS, seed)
+    elif isinstance(data, str | PathLike):
+        raise ConfigError("held_out goes with pairs in memory: leave it out, or read the file")
+    else:
+        pairs = Divided(pairs_of(checked_answers(data)), pairs_of(checked_answers(held_out)))
+    if in_memory:
+        source = "pairs"
+    if not pairs.learned:
+        raise CorpusError(f"{source} has no pairs to learn from")
+    return pairs, source
+
+
 def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokenizer, array[float]]:
-    """The model with verdicts, with prompts where the examples have some, and with positions for
-    the longest of them and a verdict."""
+    """Return the base with the special tokens, characters and positions that the pairs need."""
     names = [name for name in (GOOD, BAD) if name not in model.tokenizer.special]
-    if any("prompt" in each for each in examples) and ANSWER not in model.tokenizer.special:
+    if any("prompt" in pair for pair in examples) and ANSWER not in model.tokenizer.special:
         names.append(ANSWER)
-    texts = [each.get(name, "") for each in examples for name in ("prompt", "chosen", "rejected")]
+    texts = [pair.get(name, "") for pair in examples for name in ("prompt", "chosen", "rejected")]
     fast = has_fused_ops(model.engine)
-    shown = islice(model.docs, READ_FOR_ROWS if fast else READ_FOR_ROWS // 10)
+    read = islice(model.docs, READ_FOR_ROWS if fast else READ_FOR_ROWS // 10)
     config, tokenizer, params = expand_vocab(
         model.config,
         model.tokenizer,
@@ -262,11 +289,11 @@ def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokeniz
         specials=names,
         block_size=model.config.block_size + ENDS,
         reader=model.engine,
-        docs=model.tokenizer.encode_documents(shown, model.config.block_size),
+        docs=model.tokenizer.encode_documents(read, model.config.block_size),
     )
     longest = max(
-        len(reward_input_ids(tokenizer, each.get("prompt"), each[name]))
-        for each in examples
+        len(reward_input_ids(tokenizer, pair.get("prompt"), pair[name]))
+        for pair in examples
         for name in ("chosen", "rejected")
     )
     if longest > config.block_size:
@@ -275,14 +302,13 @@ def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokeniz
 
 
 class RewardModel(FineTuneMethod):
-    """Learns log odds of good against bad after a document, by the Bradley–Terry loss of pairs."""
+    """Learns the log odds of good after a document, by the Bradley–Terry loss of pairs."""
 
-    def __init__(self, tuning: FineTuneSpec, _new_engine: NewEngine) -> None:
-        self.tokenizer, self.config = tuning.tokenizer, tuning.config
-        self.lm_weight = tuning.settings["lm_weight"]
+    def __init__(self, spec: FineTuneSpec, _: NewEngine) -> None:
+        self.tokenizer, self.config = spec.tokenizer, spec.config
+        self.lm_weight = spec.settings["lm_weight"]
         train, held_out = (
-            [pair for pair in tuning.examples if pair["held_out"] == which]
-            for which in (False, True)
+            [pair for pair in spec.examples if pair["held_out"] == which] for which in (False, True)
         )
         self.pairs = [self.input_ids(pair) for pair in train]
         self.held_out = [tokens for pair in held_out for tokens in self.input_ids(pair)]
@@ -294,7 +320,7 @@ class RewardModel(FineTuneMethod):
         return [reward_input_ids(self.tokenizer, prompt, pair[name]) for name in names]
 
     def margins(self, engine: Engine, docs: Sequence[Sequence[int]]) -> list[float]:
-        """Return reward(chosen) − reward(rejected) of each pair."""
+        """Return r(chosen) − r(rejected) of each pair. docs: chosen and rejected ones in turn."""
         rewards = score_documents(engine, self.tokenizer, docs)
         return [c - r for c, r in zip(rewards[::2], rewards[1::2], strict=True)]
 
@@ -305,9 +331,9 @@ class RewardModel(FineTuneMethod):
         margins = self.margins(engine, docs)
         share = self.lm_weight / sum(len(tokens) - 1 for tokens in docs)
         weights: list[float] = []
-        of_pairs = bradley_terry_weights(margins)
+        pair_weights = bradley_terry_weights(margins)
         for i, tokens in enumerate(docs):
-            weight = -of_pairs[i // 2] if i % 2 else of_pairs[i // 2]
+            weight = -pair_weights[i // 2] if i % 2 else pair_weights[i // 2]
             weights += [share] * (len(tokens) - 1) + [weight]
             weights += [0.0] * (len(tokens) - 1) + [-weight]
         verdicts = (special[GOOD], special[BAD])

@@ -1,4 +1,4 @@
-"""Rules about texts, such as `len <= 5 and not endswith "a"`: a few words in Python's syntax."""
+"""Rules about texts, such as `len <= 5 and not endswith "a"`, in a subset of Python's syntax."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kamon.data.documents import nfc
 from kamon.errors import ConfigError
 
 MAX_CHARS = 1000
-MAX_NOT = 50  # in one another; MAX_CHARS bounds how deep parentheses are
+MAX_NOT = 50  # nesting of `not`; MAX_CHARS bounds that of parentheses
 MAX_DIGITS = 9
 TOKEN = re.compile(
     r"""(?P<space>\s+) | (?P<word>[A-Za-z_]\w*) | (?P<number>[0-9]+) | (?P<sign>[<>=!]=|[<>=])
@@ -44,14 +44,15 @@ Rule = Callable[[str], bool]
 
 
 def parse_rule(text: str) -> Rule:
-    """Return the function that tells whether a text fulfils a rule.
+    """Return a function that is True for texts that fulfil a rule.
 
-    A rule compares `len`, in code points, or `vowels` (a, e, i, o, u, with accents or without) with
-    a whole number by < <= > >= == !=; or is startswith "x", endswith "x", contains "x", or
-    matches /regex/, found anywhere in the text. `and`, `or`, `not` and parentheses are Python's.
-    Nothing of it is run as code. The rule and each text are compared in NFC.
+    A rule compares a number with < <= > >= == !=, or tests for a text. The numbers are `len`, in
+    code points, and `vowels`: a, e, i, o, u, with or without accents. The tests are startswith "x",
+    endswith "x", contains "x" and matches /regex/, which may match anywhere. `and`, `or`, `not` and
+    parentheses are Python's. No part of a rule is executed as code. Rules and texts are compared
+    in NFC.
 
-    Raises: ConfigError, which names the character at which the rule cannot be understood.
+    Raises: ConfigError, which names the character at which the rule is wrong.
 
     >>> rule = parse_rule('len <= 5 and not endswith "a"')
     >>> rule("ellis"), rule("ella")
@@ -68,17 +69,17 @@ def parse_rule(text: str) -> Rule:
 
 
 class Compiler:
-    """Turns one rule into Python's syntax tree, and the nodes that are allowed into functions."""
+    """Parses one rule with Python's parser, and turns the allowed nodes into functions."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.places: list[int] = []  # for each character of the Python source, one of the rule
+        self.places: list[int] = []  # position in the rule of each character of `source`
 
     def fail(self, place: int, what: str) -> NoReturn:
         raise ConfigError(f"the rule {self.text!r:.200}, character {place + 1}: {what}")
 
     def fail_at(self, offset: int, what: str) -> NoReturn:
-        """Raise an error for a place in the Python source."""
+        """Raise an error for a position in `source`."""
         self.fail(self.places[offset] if offset < len(self.places) else len(self.text), what)
 
     def compiled(self) -> Rule:
@@ -93,7 +94,7 @@ class Compiler:
         return self.rule(tree.body, 0)
 
     def source(self) -> str:
-        """Return the rule as Python: tests become calls, regular expressions strings."""
+        """Return the rule as Python: tests become calls, and regular expressions strings."""
         source, before = "", ""
         for token in TOKEN.finditer(self.text):
             kind, python = token.lastgroup, token[0]
@@ -163,12 +164,12 @@ class Compiler:
         return lambda text: search(text) is not None
 
     def advice(self, node: ast.expr) -> str:
-        """Return what is wrong with a node that no rule has."""
-        names = [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
+        """Return an error message for a node that is not allowed."""
+        names = [name.id for name in ast.walk(node) if isinstance(name, ast.Name)]
         return self.wanted(names[0] if names else "")
 
     def wanted(self, name: str) -> str:
-        """Return what this word needs after it."""
+        """Return an error message that says what this word needs after it."""
         if name in NUMBERS:
             return f"{name} is compared with one whole number, as in {name} <= 5"
         if name == "matches":

@@ -1,8 +1,8 @@
-"""Supervised fine-tuning: a trained model learns to answer prompts from examples of it.
+"""Supervised fine-tuning (SFT): a trained model learns to answer prompts from examples.
 
-An example is a document BOS prompt `<|answer|>` completion BOS, of which the completion and the end
-are learned. A part of each step are documents of the base model's own list, which have no prompt:
-what it knew is not forgotten, and without a prompt it still makes documents.
+An example is a document BOS prompt `<|answer|>` completion BOS. The model learns the completion and
+the end, and only reads the prompt. Each step also has documents of the base's own list, which have
+no prompt. So the model does not forget them, and still makes documents without a prompt.
 """
 
 from __future__ import annotations
@@ -57,27 +57,27 @@ if TYPE_CHECKING:
 KIND = "sft"
 Learnable: TypeAlias = "str | Path | Iterable[Mapping[str, str]]"
 KEYS = ("prompt", "completion")
-BASE_SHARE = 0.3  # of the documents in a step
+BASE_SHARE = 0.3  # share of the base's documents in a step
 BATCH_SIZE = 32
-EPOCHS = 5  # over the examples, where no number of steps is named
+EPOCHS = 5  # over the examples, if num_steps is not given
 MIN_STEPS = 300
-MAX_EXAMPLES = 71_680  # examples: 3,200 steps of the usual size
-WARM_UP = 0.02  # of all steps
-LEARNING_RATE_FACTOR = 2.0  # than the base was trained: new tokens have all to learn
+MAX_EXAMPLES = 71_680  # bounds the default num_steps: 3,200 steps of the default size
+WARM_UP = 0.02  # share of all steps
+LEARNING_RATE_FACTOR = 2.0  # times the base's: new tokens have everything to learn
 READ = 200  # documents of the base by which new tokens are made unlikely
-NUM_SHOWN = 8  # prompts that are answered at the end, to be looked at
-ACCEPTED_SETTINGS = (
+NUM_SHOWN = 8  # prompts that the model answers at the end, as examples
+MAX_EVAL_DOCS = 3_000  # documents of the base's validation set
+ACCEPTED_SETTINGS = (  # settings besides those of every kind
     "block_size",
     "dropout",
     "gradient_accumulation_steps",
     "temperature",
-)  # settings beside
-TESTED = 3_000  # documents that the base was not trained on
-SPLIT, EARLIER_SPLIT = "completions", "examples"  # by what examples are held out
+)
+SPLIT, EARLIER_SPLIT = "completions", "examples"  # how the validation set is chosen
 
 
 def sft(
-    base: str | Path | Model,
+    model: str | Path | Model,
     data: Learnable,
     *,
     base_share: float = BASE_SHARE,
@@ -94,18 +94,22 @@ def sft(
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
-    """Tune `base`, a model or its directory, on examples with a prompt and a completion each.
+    """Return `model`, fine-tuned on examples with a prompt and a completion each.
 
-    data: a JSONL file of {"prompt": "…", "completion": "…"}, one of the built-in
-    `instructions.TASKS`, or such mappings; an example that stands there twice is learned twice as
-    often. A tenth of them, chosen by their content, is held out, and shares no completion with the
-    others (see `divided`): the model is the one that does best on them. Completions that were held
-    out from the base are not learned. Characters that the base does not know, the special token,
-    and positions for the longest example are added.
+    About a tenth of the examples is held out, and shares no completion with the others (see
+    `divided`). The result is the model with the lowest loss on them. Completions that the base held
+    out are not learned. The model gets what it lacks: characters, a special token, and positions
+    for the longest example.
 
-    base_share: of the documents in a step so many are of the base's list, without a prompt; 0 for
-    none. settings: those of training (learning_rate, num_steps, batch_size, seed …); what is not
-    given is picked. For the other arguments and errors see `kamon.train`.
+    Args:
+        model: the base, or its directory.
+        data: a JSON Lines file of {"prompt": "…", "completion": "…"}, a list of such mappings, or
+            one of the built-in `instructions.TASKS`. An example that occurs twice counts twice.
+        base_share: share of the base's documents in a step, from 0 to below 1.
+        settings: num_steps, learning_rate and the other settings of `loop.SETTINGS`; block_size,
+            dropout, gradient_accumulation_steps and temperature.
+
+    The other arguments, and errors, are those of `kamon.train`.
 
     >>> import kamon
     >>> base = kamon.train(["anna", "hanna", "nora"], num_steps=3)
@@ -114,18 +118,22 @@ def sft(
     >>> len(model.sample(2, prompt="short", seed=1))
     2
     """
-    path = base if isinstance(base, str | PathLike) else None
-    spec = EngineSpec(engine, dtype, threads, device, compile)
+    how = EngineSpec(engine, dtype, threads, device, compile)
     callbacks = Callbacks(on_start, on_progress, should_stop)
     options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
-    model = as_model(base, "the base", **spec.keywords())
+    base = as_model(model, "the base", **how.keywords())
     examples, source = examples_of(data)
-    tuning = prepare(model, path, examples, source, base_share, settings, spec)
-    return fine_tune(tuning, SFT, spec, options)
+    record = base_of(base, model if isinstance(model, str | PathLike) else None)
+    spec = prepare(base, record, examples, source, base_share, settings, how)
+    return fine_tune(spec, SFT, how, options)
 
 
 def resume(path: str | Path, **how: Any) -> Model:
-    """Resume `sft` as if it had never been interrupted; how: as in `resume_fine_tuning`."""
+    """Finish an interrupted run of `sft` in `path`; the model is the same, bit for bit.
+
+    Args:
+        how: see `resume_fine_tuning`.
+    """
     return resume_fine_tuning(path, KIND, SFT, **how)
 
 
@@ -133,38 +141,41 @@ def resume(path: str | Path, **how: Any) -> Model:
 
 
 def examples_of(data: Learnable) -> tuple[list[Example], str]:
-    """The examples and what they are called. CorpusError says what is wrong, and in which line."""
+    """Return the examples, and how messages call them.
+
+    Raises: CorpusError, which names the example or the line.
+    """
     if isinstance(data, str) and data in instructions.TASKS:
         return list(instructions.examples(data)), data
     if isinstance(data, str | PathLike):
         return read_examples(data), name_of(data)
-    found, name = [], "a list in memory"
-    for number, each in enumerate(data, 1):
-        if not isinstance(each, Mapping):
-            raise CorpusError(f"example {number} is not a mapping but {each!r:.80}")
-        texts = [each.get(key) for key in KEYS]
+    examples, name = [], "a list in memory"
+    for number, item in enumerate(data, 1):
+        if not isinstance(item, Mapping):
+            raise CorpusError(f"example {number} is not a mapping but {item!r:.80}")
+        texts = [item.get(key) for key in KEYS]
         for key, text in zip(KEYS, texts, strict=True):
             if not isinstance(text, str):
                 raise CorpusError(f"example {number} has no text under {key!r}")
             checked_text(name, f"example {number}", text)
-        found.append(example(name, f"example {number}", texts[0] or "", texts[1] or ""))
-    if not found:
+        examples.append(example(name, f"example {number}", texts[0] or "", texts[1] or ""))
+    if not examples:
         raise CorpusError(f"{name} is empty")
-    return found, name
+    return examples, name
 
 
 def read_examples(path: str | Path) -> list[Example]:
     name = name_of(path)
-    found, empty = [], True
+    examples, empty = [], True
     blocks = stream_lines(path, instructions.TASKS)
     for number, line in enumerate(chain.from_iterable(check_line_lengths(blocks, name)), 1):
         empty = False
         if line.strip():
             prompt, completion = json_record(name, number, line, KEYS)
-            found.append(example(name, f"line {number}", prompt, completion))
-    if not found:
+            examples.append(example(name, f"line {number}", prompt, completion))
+    if not examples:
         raise CorpusError(f"{name} {'is empty' if empty else 'holds nothing but blank lines'}")
-    return found
+    return examples
 
 
 def example(name: str, where: str, prompt: str, completion: str) -> Example:
@@ -178,36 +189,37 @@ def example(name: str, where: str, prompt: str, completion: str) -> Example:
 
 def prepare(
     model: Model,
-    path: str | Path | None,
+    record: dict[str, Any],
     examples: list[Example],
     source: str,
     base_share: float,
     settings: dict[str, Any],
     engine: EngineSpec | None = None,
 ) -> FineTuneSpec:
-    """Everything decided: the model extended, the settings picked, the base measured.
+    """Extend the model, choose the settings, measure the base, and return the spec.
 
-    engine: the one that measures the base.
+    Args:
+        record: what is kept of the base (see `base_of`); its measurements are added.
+        engine: measures the base.
     """
     base_share = checked_share(model, base_share)
     settings = checked_settings(settings)
     train, held_out = model.parts()
     normal = model.tokenizer.normal
-    examples = [{key: normal(text) for key, text in each.items()} for each in examples]
+    examples = [{key: normal(text) for key, text in pair.items()} for pair in examples]
     config, tokenizer, params = expanded(model, train, examples, settings)
+    block_size = config.block_size
     chosen = picked(model.config, len(examples), base_share, **settings)
-    size = config.block_size
     config = build_config(config, chosen, settings, *ACCEPTED_SETTINGS)
     warm_up = settings.get("warmup_steps", int(WARM_UP * config.num_steps))
-    config = replace(config, warmup_steps=warm_up, block_size=size)
-    base = base_of(model, path)
+    config = replace(config, warmup_steps=warm_up, block_size=block_size)
     measuring = (engine or EngineSpec()).create(config)
     measuring.load(initial_state(params))
     if held_out:
-        batch = tokenizer.encode_documents(held_out[:TESTED], config.block_size)
-        base["held_out_loss"] = mean_loss(measuring, batch)
+        batch = tokenizer.encode_documents(held_out[:MAX_EVAL_DOCS], config.block_size)
+        record["held_out_loss"] = mean_loss(measuring, batch)
     if source == instructions.INSTRUCTIONS:
-        base["obedience"] = asdict(instructions.obedience(measuring, tokenizer))
+        record["obedience"] = asdict(instructions.obedience(measuring, tokenizer))
     return FineTuneSpec(
         kind=KIND,
         config=config,
@@ -216,13 +228,13 @@ def prepare(
         settings={"base_share": float(base_share), "split": SPLIT},
         examples=examples,
         source=source,
-        base=base,
+        base=record,
         documents=model.documents,
     )
 
 
 def checked_share(model: Model, base_share: float) -> float:
-    """Return base_share. Raises ConfigError if this base has no documents for it."""
+    """Return base_share as a float. Raises ConfigError if the base has no documents for it."""
     base_share = require_float("base_share", base_share)
     if not 0 <= base_share < 1:
         raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
@@ -239,16 +251,16 @@ def expanded(
     model: Model, train: Documents, examples: list[Example], settings: dict[str, Any]
 ) -> tuple[Config, Tokenizer, array[float]]:
     """Return the model with the characters, the special token and the positions it lacks."""
-    reading = train.shuffled(random.Random(model.config.seed))[:READ]
-    texts = chain.from_iterable((each["prompt"], each["completion"]) for each in examples)
+    read = train.shuffled(random.Random(model.config.seed))[:READ]
+    texts = chain.from_iterable((pair["prompt"], pair["completion"]) for pair in examples)
     config, tokenizer, params = expand_vocab(
         model.config,
         model.tokenizer,
         model.engine.state()["params"],
         chars=set().union(*texts),
         specials=[] if knows_prompts(model.tokenizer) else [ANSWER],
-        reader=model.engine if reading else None,
-        docs=model.tokenizer.encode_documents(reading, model.config.block_size),
+        reader=model.engine if read else None,
+        docs=model.tokenizer.encode_documents(read, model.config.block_size),
     )
     longest = max(len(tokens) for tokens, _ in encoded(tokenizer, examples)) - 1
     size = max(config.block_size, longest, settings.get("block_size", 0))
@@ -263,7 +275,7 @@ def expanded(
 def picked(
     config: Config, num_examples: int, base_share: float = BASE_SHARE, **settings: Any
 ) -> dict[str, Any]:
-    """Return the settings where none are given: so many steps that they make EPOCHS."""
+    """Return defaults for the settings: the steps make EPOCHS passes over the examples."""
     sizes = {"batch_size": BATCH_SIZE, "gradient_accumulation_steps": 1}
     given = replace(config, **sizes | {name: settings[name] for name in sizes & settings.keys()})
     learned = min(EPOCHS * num_examples, MAX_EXAMPLES) / (given.docs_per_step * (1 - base_share))
@@ -274,42 +286,42 @@ def picked(
     }
 
 
-def encoded(tokenizer: Tokenizer, examples: Iterable[Example]) -> list[tuple[IntArray, Span]]:
-    """The tokens and the span of each example."""
-    found = []
-    known: dict[tuple[str, str], tuple[IntArray, Span]] = {}  # of those that are repeated
-    for each in examples:
-        pair = each["prompt"], each["completion"]
+def encoded(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[tuple[IntArray, Span]]:
+    """Return the tokens and the span of each example."""
+    known: dict[tuple[str, str], tuple[IntArray, Span]] = {}  # examples may be repeated
+    for item in examples:
+        pair = item["prompt"], item["completion"]
         if pair not in known:
             tokens, span = prompted(tokenizer, *pair)
             known[pair] = array("i", tokens), span
-        found.append(known[pair])
-    return found
+    return [known[item["prompt"], item["completion"]] for item in examples]
 
 
 def divided(
     examples: Sequence[Example], tested_base: Iterable[str], split: str = SPLIT
 ) -> tuple[list[Example], list[Example]]:
-    """(learned, held out): a tenth by the content of an example, each of them once.
+    """Return (training set, validation set): about a tenth, chosen by content, is held out.
 
-    No completion is on both sides, and no prompt either unless it is one of a few that many
-    examples have (see `preferences.held_out_texts`). Those with a completion in tested_base, on
-    which the base was tested, are in neither: learning them would spoil that. If fewer than
-    MIN_HELD_OUT would be held out, none is. split: SPLIT, or EARLIER_SPLIT of a tuning to resume,
-    which looked at whole examples.
+    The sets share no completion, and no prompt either, unless it is one of a few that many examples
+    have (see `preferences.held_out_texts`). An example occurs only once in the validation set. If
+    fewer than MIN_HELD_OUT examples would be held out, all are learned.
+
+    Args:
+        tested_base: the base's validation set. Examples with such a completion are in neither set.
+        split: SPLIT, or EARLIER_SPLIT for a run that was begun when whole examples were divided.
     """
     spoilt = set(map(nfc, tested_base))
-    usable = [each for each in examples if nfc(each["completion"]) not in spoilt]
-    links = dict.fromkeys((nfc(e["completion"]), f"\0{nfc(e['prompt'])}") for e in usable)
+    usable = [pair for pair in examples if nfc(pair["completion"]) not in spoilt]
+    links = dict.fromkeys((nfc(pair["completion"]), f"\0{nfc(pair['prompt'])}") for pair in usable)
     apart = held_out_texts(list(links), lambda text: text.startswith("\0"))
 
-    def is_apart(each: Example) -> bool:
+    def is_apart(pair: Example) -> bool:
         if split == EARLIER_SPLIT:
-            return bucket(f"{each['prompt']}\n{each['completion']}".encode()) == 0
-        return nfc(each["completion"]) in apart
+            return bucket(f"{pair['prompt']}\n{pair['completion']}".encode()) == 0
+        return nfc(pair["completion"]) in apart
 
-    learned = [each for each in usable if not is_apart(each)]
-    held_out = {(each["prompt"], each["completion"]): each for each in usable if is_apart(each)}
+    learned = [pair for pair in usable if not is_apart(pair)]
+    held_out = {(pair["prompt"], pair["completion"]): pair for pair in usable if is_apart(pair)}
     if len(held_out) >= MIN_HELD_OUT and learned:
         return learned, list(held_out.values())
     return usable, []
@@ -319,34 +331,34 @@ def divided(
 
 
 class SFT(FineTuneMethod):
-    """Learns the completions of examples, and some documents of the base's list beside them."""
+    """Learns the completions of examples, mixed with documents of the base's list."""
 
-    def __init__(self, tuning: FineTuneSpec, _: NewEngine) -> None:
-        c, tokenizer = tuning.config, tuning.tokenizer
-        self.tuning, self.config = tuning, c
-        docs = tuning.documents
+    def __init__(self, spec: FineTuneSpec, _: NewEngine) -> None:
+        c, tokenizer = spec.config, spec.tokenizer
+        self.spec, self.config = spec, c
+        docs = spec.documents
         docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-        base_train, base_held_out = divide_as(tuning.base["training"], docs, c.mode)
-        split = tuning.settings.get("split", EARLIER_SPLIT)
-        train, held_out = divided(tuning.examples, base_held_out, split)
+        base_train, base_held_out = divide_as(spec.base["training"], docs, c.mode)
+        split = spec.settings.get("split", EARLIER_SPLIT)
+        train, held_out = divided(spec.examples, base_held_out, split)
         self.examples = encoded(tokenizer, train)
-        share = tuning.settings["base_share"]
+        share = spec.settings["base_share"]
         self.num_base = round(c.docs_per_step * share) if base_train else 0
         self.base_docs = None
         if self.num_base:
             self.base_docs = tokenizer.encode_documents(base_train, c.block_size)
-        most = max(MIN_DOCS, c.num_steps * c.docs_per_step // NUM_EVALUATIONS // 10)
-        chosen = random.Random(c.seed).sample(held_out, min(len(held_out), most))
+        max_docs = max(MIN_DOCS, c.num_steps * c.docs_per_step // NUM_EVALUATIONS // 10)
+        chosen = random.Random(c.seed).sample(held_out, min(len(held_out), max_docs))
         self.held_out = encoded(tokenizer, chosen)
         self.num_held_out = len(self.held_out)
-        self.base_held_out = tokenizer.encode_documents(base_held_out[:TESTED], c.block_size)
+        self.base_held_out = tokenizer.encode_documents(base_held_out[:MAX_EVAL_DOCS], c.block_size)
         self.prompts = dict.fromkeys(example["prompt"] for example in held_out or train)
 
     def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
         c, base_docs = self.config, self.base_docs
         size = c.docs_per_step
-        places = examples_of_step(c.seed, step, size - self.num_base, len(self.examples))
-        rows = [self.examples[i] for i in places]
+        indices = examples_of_step(c.seed, step, size - self.num_base, len(self.examples))
+        rows = [self.examples[i] for i in indices]
         if base_docs is not None:
             for i in examples_of_step(c.seed + 1, step, self.num_base, len(base_docs)):
                 tokens = base_docs.document(i)
@@ -355,13 +367,14 @@ class SFT(FineTuneMethod):
         weights = sft_weights(spans, sizes)
         logprobs = engine.backward(batch, weights, range(step * size, (step + 1) * size))
         engine.step(learning_rate)
-        own = sum(sizes[: len(places)])
-        share = sum(answer for _, answer in spans[: len(places)])
-        answers = (p for p, w in zip(logprobs[:own], weights, strict=False) if w)
-        loss = -sequential_sum(answers) / share
+        num_targets = sum(sizes[: len(indices)])  # of the examples; the base's documents follow
+        num_learned = sum(answer for _, answer in spans[: len(indices)])
+        answers = (p for p, w in zip(logprobs[:num_targets], weights, strict=False) if w)
+        loss = -sequential_sum(answers) / num_learned
         if base_docs is None:
             return {"loss": loss}
-        return {"loss": loss, "base_loss": -sequential_sum(logprobs[own:]) / (len(logprobs) - own)}
+        of_base = logprobs[num_targets:]
+        return {"loss": loss, "base_loss": -sequential_sum(of_base) / len(of_base)}
 
     def evaluate(self, engine: Engine) -> float | None:
         if not self.held_out:
@@ -370,19 +383,19 @@ class SFT(FineTuneMethod):
         return sft_loss(engine.logprobs(batch), sft_weights(spans, sizes))
 
     def finish(self, engine: Engine) -> dict[str, Any]:
-        """Return prompts to show answers to, and measurements of the base's list."""
+        """Return some prompts as examples, and the loss on the base's validation set."""
         rng, prompts = random.Random(self.config.seed), list(self.prompts)
-        found: dict[str, Any] = {"prompts": rng.sample(prompts, min(len(prompts), NUM_SHOWN))}
+        measured: dict[str, Any] = {"prompts": rng.sample(prompts, min(len(prompts), NUM_SHOWN))}
         if self.base_held_out:
-            found["base_held_out_loss"] = mean_loss(engine, self.base_held_out)
-        if self.tuning.source == instructions.INSTRUCTIONS:
-            obedience = instructions.obedience(engine, self.tuning.tokenizer)
-            found["obedience"] = asdict(obedience)
-        return found
+            measured["base_held_out_loss"] = mean_loss(engine, self.base_held_out)
+        if self.spec.source == instructions.INSTRUCTIONS:
+            obedience = instructions.obedience(engine, self.spec.tokenizer)
+            measured["obedience"] = asdict(obedience)
+        return measured
 
 
 def packed(rows: Iterable[tuple[IntArray, Span]]) -> tuple[PackedBatch, list[Span], list[int]]:
-    """Documents as an engine takes them; their spans, and how many targets each has."""
+    """Return documents as one batch, their spans, and the number of targets of each."""
     tokens, offsets = array("i"), array("q", [0])
     spans, sizes = [], []
     for document, span in rows:
