@@ -1,4 +1,4 @@
-"""Many files as one corpus, however long: which there are, and the text of any piece of one."""
+"""The inputs of packing: which files there are, and the text of any piece of one, however long."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from kamon.data.readers import (
 from kamon.data.tables import FORMATS, entries_in, find_header, format_of, json_texts
 from kamon.errors import ConfigError, CorpusError
 
-Report = Callable[[int], object]  # is told how many bytes of a file were read
+Report = Callable[[int], object]  # called with the number of bytes just read
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was when it was found. path: as given; format: one of FORMATS."""
+    """A file as it was when Kamon found it. path: as given. format: one of FORMATS."""
 
     path: str
     size: int
@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Piece:
-    """Of a source by its number the lines that begin in its bytes begin … end − 1."""
+    """The lines of a source, given by its number, that begin in the bytes begin … end − 1."""
 
     source: int
     begin: int
@@ -51,14 +51,18 @@ class Piece:
 
 
 def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[Source], int]:
-    """The files, those of a folder in order of their names, and how many hidden ones are left out.
+    """Return the files, those in folders in order of their names, and the number of hidden ones.
 
-    format: of all; by default the ending tells. Errors: what there is not, or
-    cannot be read twice, or is named twice.
+    Args:
+        paths: files and folders. Hidden files in folders are left out.
+        format: of all files, by default chosen by each file's ending.
+
+    Raises: ConfigError or CorpusError if a file does not exist, cannot be read twice, or is named
+    twice.
     """
     if format is not None and format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
-    found: list[Source] = []
+    sources: list[Source] = []
     num_hidden = 0
     seen: dict[tuple[int, int], str] = {}
     for path in paths:
@@ -69,77 +73,80 @@ def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[
         files, hidden = files_in(path) if os.path.isdir(path) else ([path], 0)
         num_hidden += hidden
         for file in files:
-            there = stat_of(file)
-            same = seen.setdefault((there.st_dev, there.st_ino), file)
+            status = stat_of(file)
+            same = seen.setdefault((status.st_dev, status.st_ino), file)
             if same is not file:
                 raise ConfigError(f"{name_of(file)} is packed already as {name_of(same)}: drop one")
             kind = format or format_of(file)
-            found.append(Source(file, there.st_size, there.st_mtime_ns, kind))
-    if any(source.path.lower().endswith(".zst") for source in found):
+            sources.append(Source(file, status.st_size, status.st_mtime_ns, kind))
+    if any(source.path.lower().endswith(".zst") for source in sources):
         import_zstandard()
-    return found, num_hidden
+    return sources, num_hidden
 
 
 def files_in(folder: str) -> tuple[list[str], int]:
-    """All files in a folder and those in it, sorted; hidden files and folders are counted alone."""
+    """Return all files in a folder and its subfolders, sorted, and the number of hidden ones."""
 
     def failed(error: OSError) -> None:
         raise CorpusError(f"cannot read {name_of(error.filename)}: {error.strerror}") from None
 
-    found: list[str] = []
+    names: list[str] = []
     num_hidden = 0
     for path, folders, files in os.walk(folder, onerror=failed):
         num_hidden += sum(name.startswith(".") for name in (*folders, *files))
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(path, name) for name in files if not name.startswith(".")]
-    if not found:
+        names += [os.path.join(path, name) for name in files if not name.startswith(".")]
+    if not names:
         raise CorpusError(f"{name_of(folder)} is a directory without files")
-    return sorted(found, key=lambda path: path.split(os.sep)), num_hidden
+    return sorted(names, key=lambda path: path.split(os.sep)), num_hidden
 
 
 def stat_of(path: str) -> os.stat_result:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
-        with open_source(path, name_of(path)) as file:  # says why not
-            found = os.fstat(file.fileno())
-    if not stat.S_ISREG(found.st_mode):
+        with open_source(path, name_of(path)) as file:  # raises an error that says why
+            status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
         raise CorpusError(f"{name_of(path)} is not a file, and can be read but once: copy it first")
-    return found
+    return status
 
 
-def split_source(sources: Sequence[Source], most: int, *, whole_texts: bool) -> list[list[Piece]]:
-    """All files as units of work: many small ones together, in their order, up to `most` bytes.
+def split_source(
+    sources: Sequence[Source], max_bytes: int, *, whole_texts: bool
+) -> list[list[Piece]]:
+    """Cut all files into units of work of up to `max_bytes` bytes.
 
-    A longer one is cut if it can be read from any place on and its lines are independent, which
-    those of text are not with `whole_texts`; else it is a unit of its own.
+    Small files share a unit, in their order. Kamon cuts a longer file if it can be read from any
+    place on and its lines are independent. With `whole_texts`, the lines of text files are not. Any
+    other longer file is one unit.
     """
-    free = ("jsonl",) if whole_texts else ("text", "jsonl")
+    divisible = ("jsonl",) if whole_texts else ("text", "jsonl")
     units: list[list[Piece]] = []
     room = -1
     for number, source in enumerate(sources):
         step = max(1, source.size)
-        if source.format in free and step > most and is_cut(source):
-            step = most
+        if source.format in divisible and step > max_bytes and is_cut(source):
+            step = max_bytes
         for begin in range(0, max(1, source.size), step):
             piece = Piece(number, begin, min(begin + step, source.size))
             size = piece.end - piece.begin
             if size > room:
                 units.append([])
-                room = most
+                room = max_bytes
             units[-1].append(piece)
             room -= size
     return units
 
 
 def is_cut(source: Source) -> bool:
-    """Whether its bytes are text from any line on, which UTF-16 and what is compressed are not."""
+    """Whether its bytes are text from any line on. UTF-16 and compressed files are not."""
     with open_source(source.path, source.name) as file:
         return not file.read(10).startswith((*UTF_16_MARKS, *COMPRESSED))
 
 
 def notes_of(source: Source, column: str | None, header: bool) -> list[str]:
-    """What people should know of how a CSV or TSV file begins."""
+    """Return the notes about how a CSV or TSV file begins."""
     whole = texts(source, Piece(0, 0, source.size), lambda _: None)
     lines = (line for block in lines_of(whole) for line in block)
     head, _ = find_header(source.name, lines, source.format, column, header)
@@ -147,9 +154,9 @@ def notes_of(source: Source, column: str | None, header: bool) -> list[str]:
 
 
 def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iterator[str]:
-    """The text of a piece as it comes: line ends are \\n, a mark at the start is gone.
+    r"""Yield the text of a piece as it arrives. Line ends are \n, and there is no byte order mark.
 
-    number: of its first line. CorpusError also where the file is no longer what it was.
+    number: of its first line. Raises CorpusError for invalid text, and if the file has changed.
     """
     with open_source(source.path, source.name) as file:
         check_same(source, file)
@@ -157,8 +164,8 @@ def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iter
 
 
 def check_same(source: Source, file: BinaryIO) -> None:
-    there = os.fstat(file.fileno())
-    if (there.st_size, there.st_mtime_ns) != (source.size, source.mtime_ns):
+    status = os.fstat(file.fileno())
+    if (status.st_size, status.st_mtime_ns) != (source.size, source.mtime_ns):
         raise CorpusError(
             f"{source.name} was changed while it was packed: run the command again, with "
             "--overwrite, when it stays as it is"
@@ -180,7 +187,7 @@ def read(file: BinaryIO, begin: int, end: int, report: Report, size: int) -> Ite
 
 
 def line_start(file: BinaryIO, place: int) -> int:
-    r"""Where the first line begins at this place or after it; lines end in \n here."""
+    r"""Return where the first line begins at `place` or after it. Lines end in \n here."""
     if place == 0:
         return 0
     file.seek(place - 1)
@@ -198,22 +205,26 @@ def entries(
     number: int = 1,
     header: bool = True,
 ) -> Iterator[list[str]]:
-    """The lines, records or cells of a piece, many at a time, blank ones too.
+    """Yield the lines, records or cells of a piece, many at a time, with blank ones.
 
-    column, header: as of `corpus.read`. number: of the first line.
+    Args:
+        source, piece: what to read.
+        column, header: as in `kamon.data.corpus.read`.
+        report: called with the number of bytes just read.
+        number: number of the first line.
     """
     lines = check_line_lengths(lines_of(texts(source, piece, report, number)), source.name, number)
     if source.format == "text":
         yield from lines
         return
-    each: Iterator[str] = (line for block in lines for line in block)
+    single: Iterator[str] = (line for block in lines for line in block)
     if source.format == "jsonl":
-        yield from in_blocks(json_texts(source.name, each, column or "text", number))
+        yield from in_blocks(json_texts(source.name, single, column or "text", number))
     else:
-        yield from in_blocks(entries_in(source.name, each, source.format, column, header))
+        yield from in_blocks(entries_in(source.name, single, source.format, column, header))
 
 
 def lines_before(source: Source, piece: Piece) -> int:
-    """How many lines of its file end before the piece begins."""
+    """Return how many lines of the file end before the piece begins."""
     before = Piece(piece.source, 0, piece.begin)
     return sum(text.count("\n") for text in texts(source, before, lambda _: None))

@@ -1,16 +1,17 @@
-"""A corpus of any size to shards: in parallel, in bounded memory, and going on after a kill.
+"""Packing: encode a corpus of any size in parallel and in bounded memory, resuming after a kill.
 
-The files are cut into units of bounded size. Each unit makes shards of its own, the same ones
-whoever makes them when, and a record that names them, written last; so what was finished is never
-made again. What a tokenizer must know first is gathered in a pass before, whose units leave records
-likewise. In the directory, until `shards.json` (see shards.py) is written and takes their
-place:
+Kamon cuts the files into units of bounded size. Each unit makes shards of its own, which do not
+depend on the process or the time. It then writes a record that names them, so that no finished unit
+is packed again. If a tokenizer or the split must know the corpus first, a survey of all units comes
+before, with records of its own.
 
-    plan.json             what is packed and how; another plan does not go on with this directory
-    survey-000000.json    of a unit: its characters, how many documents, how long its texts are
-    survey-000000.keys    and the different keys of its documents (see split.py), but no more of
-                          them than MANY: which are held out is decided by those of all units
-    unit-000000.json      of a unit: its shards
+Until `shards.json` (see shards.py) is written and replaces them, the directory has:
+
+    plan.json             what is packed and how. Another plan cannot resume this directory.
+    survey-000000.json    for a unit: its characters, number of documents, lengths of its texts
+    survey-000000.keys    and up to MAX_RANKED different keys of its documents (see split.py). The
+        keys of all units decide which documents are held out.
+    unit-000000.json      for a unit: its shards
 """
 
 from __future__ import annotations
@@ -56,15 +57,22 @@ from kamon.tokenizers.char import CharTokenizer
 RECORD = re.compile(r"(survey|unit)-[0-9]{6,}\.json|survey-[0-9]{6,}\.keys")
 SHARD = re.compile(r"(train|held_out)-[0-9]{6,}-[0-9]{3,}\.(tokens|offsets)")
 UNFINISHED = re.compile(r"\.(new-[0-9a-f]{12}|[a-z0-9-]+\.(json|keys)\..*)")
-SAMPLE_CHARS = 16_000_000  # that a tokenizer learns from
-SAMPLE_UNITS = 64  # that they are of
+SAMPLE_CHARS = 16_000_000  # characters that a tokenizer is trained on
+SAMPLE_UNITS = 64  # units that they come from
 
 
 @dataclass(frozen=True)
 class PackProgress:
-    """How far it is: bytes of the input, of all that there are, and tokens made of them."""
+    """Progress of packing.
 
-    stage: str  # "survey" or "unit"
+    Attributes:
+        stage: "survey" or "unit".
+        num_bytes: bytes of the input that were read, also in earlier runs.
+        total_bytes: bytes of the input.
+        num_tokens: tokens made in this run.
+    """
+
+    stage: str
     num_bytes: int
     total_bytes: int
     num_tokens: int
@@ -72,17 +80,27 @@ class PackProgress:
 
 @dataclass(frozen=True)
 class Packed:
-    """What came of it. num_bytes and seconds: of what was done this time."""
+    """The result of `pack`.
+
+    Attributes:
+        manifest: what the directory contains.
+        num_bytes, num_tokens, seconds: of this run.
+        num_units: units of the plan.
+        num_units_before: units that earlier runs packed.
+        was_whole: whether everything was packed before.
+        num_hidden: hidden files and folders that were left out.
+        notes: for each note as of `kamon.data.corpus.Corpus`, how many tables have it.
+    """
 
     manifest: Manifest
     num_bytes: int
     num_tokens: int
     seconds: float
     num_units: int
-    num_units_before: int  # of them were there
-    was_whole: bool  # so that there was nothing to do
-    num_hidden: int  # files and folders of the folders given, left out
-    notes: dict[str, int]  # how many tables have which note of a Corpus
+    num_units_before: int
+    was_whole: bool
+    num_hidden: int
+    notes: dict[str, int]
 
 
 def pack(
@@ -147,6 +165,7 @@ def pack(
 
 
 def own_files(name: str) -> bool:
+    """Whether packing gives a file this name."""
     patterns = (RECORD, SHARD, UNFINISHED)
     return name in (MANIFEST, PLAN, TOKENIZER, VERIFIED, LOCK) or any(
         pattern.fullmatch(name) for pattern in patterns
@@ -155,7 +174,7 @@ def own_files(name: str) -> bool:
 
 @contextmanager
 def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
-    """Hold the directory, which has this plan then. If nothing was packed, it goes again."""
+    """Hold the directory, and write the plan to it. Remove the directory if nothing was packed."""
     path = Path(plan.output)
     with ExitStack() as stack, write_errors(given):
         check_directory(path, given, "the shards")
@@ -171,35 +190,35 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
         stack.enter_context(locked(path / LOCK, given))
         stack.push(partial(remove_if_unused, path, made))
         remove_outdated(path, UNFINISHED.fullmatch)
-        found = planned(path)
-        if found not in (None, plan.content) and not overwrite and is_packed_in_part(path):
+        before = planned(path)
+        if before not in (None, plan.content) and not overwrite and is_packed_in_part(path):
             raise StoreError(
-                f"{given} was begun otherwise: {difference(found, plan.content)}; "
+                f"{given} was begun otherwise: {difference(before, plan.content)}; "
                 "choose another name, or start it anew with --overwrite"
             )
-        if overwrite or found != plan.content:
-            (path / MANIFEST).unlink(missing_ok=True)  # first: never a manifest of what is gone
+        if overwrite or before != plan.content:
+            (path / MANIFEST).unlink(missing_ok=True)  # first: it must not outlive its shards
             replace_file(path / PLAN, json.dumps(plan.content).encode())
             remove_outdated(path, lambda name: own_files(name) and name not in (LOCK, PLAN))
         yield path
 
 
 def is_ours(path: Path) -> bool:
-    """Whether nothing else is there, and a plan or a manifest if there is anything."""
+    """Whether the directory is empty, or has a plan or a manifest and only files of packing."""
     names = set(os.listdir(path)) - {LOCK}
-    whole = {name for name in names if not UNFINISHED.fullmatch(name)}
-    return all(map(own_files, whole)) and (not whole or planned(path) is not None)
+    finished = {name for name in names if not UNFINISHED.fullmatch(name)}
+    return all(map(own_files, finished)) and (not finished or planned(path) is not None)
 
 
 def planned(path: Path) -> Any:
-    """The plan of what is there, or was begun; None if there is none."""
+    """Return the content of the plan of what was packed or begun, or None if there is none."""
     with suppress(OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        found = json.loads((path / MANIFEST).read_bytes())
-        sources = [{k: v for k, v in each.items() if k != "shards"} for each in found["inputs"]]
-        return {**found["settings"], "sources": sources}
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        sources = [{k: v for k, v in file.items() if k != "shards"} for file in manifest["inputs"]]
+        return {**manifest["settings"], "sources": sources}
     with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
-        found = json.loads((path / PLAN).read_bytes())
-        return found if "format_version" in found else None
+        plan = json.loads((path / PLAN).read_bytes())
+        return plan if "format_version" in plan else None
     return None
 
 
@@ -217,10 +236,12 @@ def remove_outdated(path: Path, chosen: Callable[[str], object]) -> None:
 
 
 def remove_if_unused(path: Path, made: bool, kind: type[BaseException] | None, *_: object) -> None:
-    """If nothing was packed in a directory that was empty, it is empty again.
+    """Empty a directory again that was empty, if nothing was packed in it.
 
-    kind: of what went wrong. What was looked at stays if that was Ctrl-C, but not if an input is
-    bad: it is another one when it is mended.
+    A survey stays after Ctrl-C, for the next run. It goes after an error of Kamon, because the
+    input will change when the user corrects it.
+
+    kind: the type of the exception, or None.
     """
     bad = kind is not None and issubclass(kind, KamonError)
     records = ("unit-",) if bad else ("unit-", "survey-")
@@ -234,24 +255,24 @@ def remove_empty(path: Path) -> None:
 
 
 def records(plan: PackPlan, stage: str) -> dict[int, Any]:
-    """What the finished units left. One that does not fit the files beside it does not count."""
+    """Return the records of the finished units, without those that do not match their files."""
     path = Path(plan.output)
-    found: dict[int, Any] = {}
+    finished: dict[int, Any] = {}
     for unit in range(len(plan.units)):
         with suppress(OSError, ValueError, TypeError, LookupError):
             record = json.loads(plan.record_path(stage, unit).read_bytes())
             files = [shard[kind] for shard in record.get("shards", []) for kind in KINDS]
             sizes = [(path / file["name"]).stat().st_size for file in files]
             if record["plan"] == plan.digest and sizes == [file["size"] for file in files]:
-                found[unit] = record
-    return found
+                finished[unit] = record
+    return finished
 
 
 # ---- units of work
 
 
 class ProgressCounter:
-    """Bytes and tokens of this run, and whom to tell."""
+    """Counts the bytes and tokens of this run, and reports them."""
 
     def __init__(
         self, plan: PackPlan, on_progress: Callable[[PackProgress], object] | None
@@ -260,10 +281,10 @@ class ProgressCounter:
         self.on_progress = on_progress
         self.stage, self.before = "", 0
         self.num_bytes = self.num_tokens = 0
-        self.told = 0.0
+        self.last_report = 0.0
 
     def begin(self, stage: str, before: int) -> None:
-        """before: bytes of what is done already."""
+        """Begin a stage. before: bytes that earlier runs processed."""
         self.stage, self.before = stage, before
         self.num_bytes = self.num_tokens = 0
 
@@ -271,52 +292,52 @@ class ProgressCounter:
         self.num_bytes += num_bytes
         self.num_tokens += num_tokens
         now = time.monotonic()
-        if self.on_progress is not None and now - self.told > 0.1:
-            self.told = now
-            self.on_progress(
-                PackProgress(
-                    self.stage,
-                    self.before + self.num_bytes,
-                    self.plan.num_bytes,
-                    self.num_tokens,
-                )
-            )
+        if self.on_progress is not None and now - self.last_report > 0.1:
+            self.last_report = now
+            done = self.before + self.num_bytes
+            progress = PackProgress(self.stage, done, self.plan.num_bytes, self.num_tokens)
+            self.on_progress(progress)
 
 
 def run(
-    stage: str, work: Callable[[int, Report], Any], plan: PackPlan, jobs: int, seen: ProgressCounter
+    stage: str,
+    work: Callable[[int, Report], Any],
+    plan: PackPlan,
+    jobs: int,
+    progress: ProgressCounter,
 ) -> list[Any]:
-    """The records of all units, in order; those that are missing are made."""
+    """Return the records of all units, in order, doing the work of those that are missing."""
     done = records(plan, stage)
     missing = [unit for unit in range(len(plan.units)) if unit not in done]
-    seen.begin(stage, sum(map(plan.size, done)))
+    progress.begin(stage, sum(map(plan.size, done)))
     if jobs == 1 or len(missing) < 2:
         for unit in missing:
-            done[unit] = work(unit, seen.add)
+            done[unit] = work(unit, progress.add)
     else:
         from kamon.packing.pool import run_in_processes
 
-        done |= run_in_processes(work, missing, min(jobs, len(missing)), seen.add)
+        done |= run_in_processes(work, missing, min(jobs, len(missing)), progress.add)
     return [done[unit] for unit in range(len(plan.units))]
 
 
-# ---- the pass before
+# ---- the survey
 
 
-def survey(plan: PackPlan, jobs: int, seen: ProgressCounter) -> Survey:
+def survey(plan: PackPlan, jobs: int, progress: ProgressCounter) -> Survey:
+    """Survey the corpus, unless nothing of it is needed."""
     if plan.tokenizer != "char" and plan.mode == "documents" and not plan.hold_out:
-        return Survey("", {}, range(0), False)
-    found = run("survey", partial(survey_unit, plan), plan, jobs, seen)
-    num_docs = sum(record["num_docs"] for record in found)
+        return Survey(chars="", texts={}, held_out=range(0), split_within_docs=False)
+    records = run("survey", partial(survey_unit, plan), plan, jobs, progress)
+    num_docs = sum(record["num_docs"] for record in records)
     if not num_docs:
         raise_empty(plan)
     chars: set[str] = set()
     held_out = keys_held_out(plan)
     return Survey(
-        "".join(sorted(chars.union(*(record["chars"] for record in found)))),
-        {int(n): text and tuple(text) for each in found for n, text in each["texts"].items()},
-        held_out,
-        plan.hold_out and plan.mode == "text" and not held_out,
+        chars="".join(sorted(chars.union(*(record["chars"] for record in records)))),
+        texts={int(n): text and tuple(text) for r in records for n, text in r["texts"].items()},
+        held_out=held_out,
+        split_within_docs=plan.hold_out and plan.mode == "text" and not held_out,
     )
 
 
@@ -330,7 +351,7 @@ def raise_empty(plan: PackPlan) -> None:
 
 
 def make_tokenizer(plan: PackPlan, surveyed: Survey) -> str:
-    """Its JSON; the one that is there already, if a run before has made it."""
+    """Return the JSON of a new tokenizer, or of the one that an earlier run made."""
     path = Path(plan.output, TOKENIZER)
     if path.exists():
         return path.read_text(encoding="utf-8")
@@ -350,7 +371,7 @@ def make_tokenizer(plan: PackPlan, surveyed: Survey) -> str:
 
 
 def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) -> None:
-    """The manifest of all units; what they left beside their shards goes."""
+    """Write the manifest of all units, and remove what they left beside their shards."""
     path = Path(plan.output)
     shards: list[dict[str, Any]] = []
     of_source: list[list[str]] = [[] for _ in plan.sources]
@@ -360,10 +381,9 @@ def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) ->
             of_source[number] += [shard["tokens"]["name"] for shard in record["shards"]]
     if not shards:
         raise_empty(plan)
-    shards.sort(key=lambda shard: SPLITS.index(shard["part"]))  # in a part they stay in order
-    whole = (
-        SPLITS[1:] if surveyed.split_within_docs else SPLITS
-    )  # each of few has an end, which is held out
+    shards.sort(key=lambda shard: SPLITS.index(shard["part"]))  # keeps the order within a part
+    # If documents are cut, the end of each is in the validation set.
+    counted = SPLITS[1:] if surveyed.split_within_docs else SPLITS
     counts = [record["counts"] for record in done]
     text = tokenizer.encode()
     vocab_size = tokenizer_of(tokenizer).vocab_size
@@ -373,9 +393,9 @@ def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) ->
         "vocab_size": vocab_size,
         "bytes_a_token": bytes_a_token(vocab_size),
         "tokenizer": {"name": TOKENIZER, "size": len(text), "sha256": sha256(text).hexdigest()},
-        "num_docs": sum(shard["num_docs"] for shard in shards if shard["part"] in whole),
-        "lengths": {part: lengths([each[part] for each in counts]) for part in SPLITS},
-        "num_chars": {part: sum(each[part]["num_chars"] for each in counts) for part in SPLITS},
+        "num_docs": sum(shard["num_docs"] for shard in shards if shard["part"] in counted),
+        "lengths": {part: lengths([unit[part] for unit in counts]) for part in SPLITS},
+        "num_chars": {part: sum(unit[part]["num_chars"] for unit in counts) for part in SPLITS},
         "totals": {part: totals([s for s in shards if s["part"] == part]) for part in SPLITS},
         "shards": shards,
         "inputs": [
@@ -391,11 +411,11 @@ def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) ->
 
 
 def lengths(counts: list[dict[str, Any]]) -> dict[str, int]:
-    """How many documents of all units have so many tokens."""
-    found: Counter[str] = Counter()
-    for each in counts:
-        found.update(each["lengths"])
-    return dict(sorted(found.items(), key=lambda entry: int(entry[0])))
+    """Return how many documents of all units have each number of tokens."""
+    total: Counter[str] = Counter()
+    for unit in counts:
+        total.update(unit["lengths"])
+    return dict(sorted(total.items(), key=lambda entry: int(entry[0])))
 
 
 def totals(shards: list[dict[str, Any]]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Units of work in several processes, which end with this one however it ends."""
+"""Runs units of work in several processes, which end with this one however it ends."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Any
 
 from kamon.errors import CorpusError
 
-WAIT = 0.1  # seconds between looks at what was done
+WAIT = 0.1  # seconds between reports
 
 Report = Callable[[int, int], object]
 Work = Callable[[int, Report], Any]
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """This process was told to stop."""
+    """Raised in a worker when the main process stops it."""
 
 
-# Of a worker, set when it begins.
+# Set by `begin` in each worker.
 worker_stop: tuple[Work, Any, Any]
 
 
 def run_in_processes(work: Work, units: list[int], jobs: int, report: Report) -> dict[int, Any]:
-    """`work(unit, report)` for each unit. What goes wrong in one, or here, stops all of them.
+    """Return `work(unit, report)` for each unit. An error in one of them, or here, stops all.
 
-    work: can be pickled, and what it raises, too: processes are spawned, not forked.
+    work: a function that can be pickled, like the errors it raises, because processes are spawned.
     """
     context = multiprocessing.get_context("spawn")
     counts = context.Array("q", 2)
@@ -40,13 +40,13 @@ def run_in_processes(work: Work, units: list[int], jobs: int, report: Report) ->
     try:
         with no_interrupt():
             futures = {pool.submit(call, unit): unit for unit in units}
-        seen = [0, 0]
-        left: set[Future[Any]] = set(futures)
-        while left:
-            done, left = wait(left, WAIT, FIRST_EXCEPTION)
+        reported = [0, 0]
+        pending: set[Future[Any]] = set(futures)
+        while pending:
+            done, pending = wait(pending, WAIT, FIRST_EXCEPTION)
             now = counts[:]
-            report(now[0] - seen[0], now[1] - seen[1])
-            seen = now
+            report(now[0] - reported[0], now[1] - reported[1])
+            reported = now
             for future in sorted(done, key=lambda future: futures[future]):
                 future.result()
         return {unit: future.result() for future, unit in futures.items()}
@@ -62,7 +62,10 @@ def run_in_processes(work: Work, units: list[int], jobs: int, report: Report) ->
 
 @contextmanager
 def no_interrupt() -> Iterator[None]:
-    """Ctrl-C comes later; and never to processes that are started here: they are told to stop."""
+    """Postpone Ctrl-C.
+
+    Processes that are started here ignore it, and stop when the main process sets `stop`.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -74,7 +77,7 @@ def no_interrupt() -> Iterator[None]:
 
 
 def begin(work: Work, counts: Any, stop: Any) -> None:
-    """What a worker begins with."""
+    """Initialise a worker."""
     global worker_stop
     worker_stop = work, counts, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)

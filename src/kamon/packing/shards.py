@@ -1,14 +1,15 @@
-"""A packed corpus: tokens of any number in mapped files, read where they are needed.
+"""A packed corpus: any number of tokens in mapped files, read when they are needed.
 
-    shards.json                     what is there: written last; the format is told below
+    shards.json                     the manifest, written last
     tokenizer.json
-    train-000000-000.tokens         little-endian uint16, or uint32 where vocab_size is above 65,536
+    train-000000-000.tokens         little-endian uint16, or uint32 if vocab_size is above 65,536
     train-000000-000.offsets        little-endian uint64, one more than there are documents
     held_out-000000-000.tokens …
 
-In a shard the documents stand one after the other, each begun by BOS, and a last BOS after them:
-document d is tokens[offsets[d] : offsets[d + 1] + 1], a BOS at both ends. The stream of a part is
-its shards in order, one BOS where two of them meet: the same however they are cut.
+In a shard, the documents follow one another. Each begins with BOS, and a last BOS ends the shard.
+Document d is tokens[offsets[d] : offsets[d + 1] + 1], with a BOS at both ends. The stream of a part
+is its shards in order, with one BOS where two of them meet. It does not depend on how the shards
+are cut.
 """
 
 from __future__ import annotations
@@ -71,16 +72,23 @@ class Shard:
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether it is a directory of shards, or was begun as one."""
+    """Whether a path is a directory of shards, finished or not."""
     return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, PLAN))
 
 
 def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
-    """The shards in a directory, mapped and read only. StoreError says what is damaged.
+    """Open the shards in a directory for reading, mapped into memory.
 
-    Sizes are always compared. SHA-256 of all files: "once" compares them unless that was done and
-    no file has another size or time of change since (`verified.json` in the directory remembers;
-    where it cannot be written they are compared each time); "always" in any case; "never" not.
+    Kamon always compares the files' sizes.
+
+    Args:
+        path: the directory.
+        verify: when to compare the SHA-256 of all files. "once": unless Kamon has done so and no
+            file's size or time of change is different since. `verified.json` in the directory
+            records this. If it cannot be written, Kamon compares each time. "always" and "never":
+            as they say.
+
+    Raises: StoreError names a file that is missing or damaged.
     """
     path = Path(path)
     with readable(path):
@@ -103,7 +111,14 @@ def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in shards.json. content: all of it, for those who show it."""
+    """What is in shards.json.
+
+    Attributes:
+        shards, tokenizer, vocab_size, bytes_a_token: as their names say.
+        content: all of the JSON, to show it.
+        lengths: for each part, how many documents have each number of tokens. None if not counted.
+        num_chars: characters of each part. None if not counted.
+    """
 
     shards: list[Shard]
     tokenizer: File
@@ -115,7 +130,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
-    """And its SHA-256."""
+    """Return the manifest and its SHA-256."""
     place = path / MANIFEST
     if not place.exists():
         begun = path.is_dir() and (path / PLAN).exists()
@@ -159,8 +174,10 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
 def counts_of(
     content: dict[str, Any], shards: list[Shard]
 ) -> tuple[dict[Part, Counter[int]] | None, dict[Part, int] | None]:
-    """The lengths of documents and the characters of each part; None where nobody counted them.
-    ValueError, TypeError or LookupError where the shards cannot have them."""
+    """Return the lengths of documents and the characters of each part, None if not counted.
+
+    Raises: ValueError, TypeError or LookupError if they do not fit the shards.
+    """
     if "lengths" not in content:
         return None, None
     if type(content["num_docs"]) is not int:
@@ -206,7 +223,7 @@ def shard_of(entry: Any, width: int) -> Shard:
 
 
 def check_size(path: Path, file: File) -> list[int]:
-    """[size, time of change] of a file that is as large as it was written."""
+    """Return [size, time of change] of a file. Raise StoreError if its size is not as written."""
     try:
         with open_file(path / file.name) as opened:
             there = os.fstat(opened.fileno())
@@ -260,7 +277,7 @@ def read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
 
 
 class Shards:
-    """What `open_shards` found. A few files at a time are mapped, however many there are."""
+    """A packed corpus as `open_shards` returns it. It maps only a few files at a time."""
 
     def __init__(self, path: Path, manifest: Manifest, tokenizer: Tokenizer, digest: str) -> None:
         self.path = path
@@ -284,29 +301,32 @@ class Shards:
         return self._firsts[part][-1]
 
     def num_tokens(self, part: Part) -> int:
-        """Of the stream: each document's, a BOS before each, and a last one."""
+        """Return the length of a part's stream: its documents, each after a BOS, and a last BOS."""
         last = self._starts[part][-1]
         return last + 1 if last else 0
 
     @property
     def rule(self) -> int:
-        """Of `kamon.data.split.split`: by which documents were held out."""
+        """The rule of `kamon.data.split.split` that chose the validation set."""
         settings = self.manifest.content.get("settings", {})
         return int(settings.get("split", RULE_BY_BUCKET))
 
     @property
     def may_hold_out(self) -> bool:
-        """Whether documents were to be held out, if there were enough of them."""
+        """Whether there is a validation set, provided that there are enough documents."""
         return bool(self.manifest.content.get("settings", {}).get("hold_out", True))
 
     @property
     def num_packed(self) -> int:
-        """How many documents were packed; one whose end is held out has a part on both sides."""
+        """The number of documents that were packed.
+
+        A document whose end is held out counts once, although it is in both parts.
+        """
         whole = sum(map(self.num_docs, SPLITS))
         return int(self.manifest.content.get("num_docs", whole))
 
     def lengths(self, part: Part) -> Counter[int]:
-        """How many documents have so many tokens, BOS not counted, for each number that occurs."""
+        """Return how many documents of a part have each number of tokens, without BOS."""
         if self.manifest.lengths is not None:
             return self.manifest.lengths[part]
         found: Counter[int] = Counter()
@@ -320,7 +340,7 @@ class Shards:
         return found
 
     def num_chars(self, part: Part) -> int:
-        """Of its documents."""
+        """Return the number of characters of a part's documents."""
         if self.manifest.num_chars is not None:
             return self.manifest.num_chars[part]
         from kamon.tokenizers.bpe import BytePairTokenizer
@@ -339,7 +359,7 @@ class Shards:
         return StoreError(f"{self.path / shard.offsets.name} is damaged: its offsets cannot be")
 
     def stream(self, part: Part, begin: int, end: int) -> array[int]:
-        """The tokens begin … end − 1 of the part's stream, an array of 'i'."""
+        """Return the tokens begin … end − 1 of the part's stream, an array of 'i'."""
         starts, shards = self._starts[part], self._shards[part]
         if not 0 <= begin <= end <= self.num_tokens(part):
             raise IndexError(f"there are no tokens {begin} … {end} in {self.path}")
@@ -352,8 +372,8 @@ class Shards:
             number += 1
         return found
 
-    def document(self, part: Part, number: int, most: int | None = None) -> array[int]:
-        """Document `number` of the part, a BOS at both ends; its first `most` tokens."""
+    def document(self, part: Part, number: int, max_tokens: int | None = None) -> array[int]:
+        """Return document `number` with a BOS at both ends, or its first `max_tokens` tokens."""
         firsts = self._firsts[part]
         if not 0 <= number < firsts[-1]:
             raise IndexError(f"there is no document {number} in {self.path}")
@@ -363,7 +383,9 @@ class Shards:
         begin, end = numbers(self._view(shard.offsets, 8), first, first + 2)
         if not 0 <= begin < end < shard.num_tokens:
             raise self._bad_offsets(shard)
-        return self._tokens(shard, begin, end + 1 if most is None else min(end + 1, begin + most))
+        return self._tokens(
+            shard, begin, end + 1 if max_tokens is None else min(end + 1, begin + max_tokens)
+        )
 
     def _tokens(self, shard: Shard, begin: int, end: int) -> array[int]:
         found = numbers(self._view(shard.tokens, self.manifest.bytes_a_token), begin, end)
@@ -375,7 +397,7 @@ class Shards:
         return array("i", found)
 
     def _view(self, file: File, width: int) -> memoryview[int]:
-        """The file's numbers."""
+        """Map a file and return its numbers."""
         view = self._views.pop(file.name, None)
         if view is None:
             check_size(self.path, file)
@@ -390,7 +412,10 @@ class Shards:
     # ---- examples to learn from
 
     def windows(self, part: Part, block_size: int, seed: int) -> Windows:
-        """Examples from random places of the stream. ConfigError where it is too short."""
+        """Return examples from random places of the stream.
+
+        Raises: ConfigError if it is too short.
+        """
         most = self.num_tokens(part) - 1
         if not 1 <= block_size <= most:
             raise ConfigError(
@@ -402,20 +427,23 @@ class Shards:
         return Windows(self, part, block_size, seed)
 
     def documents(self, part: Part, block_size: int, seed: int) -> ShuffledDocuments:
-        """Whole documents, all of them in each epoch. ConfigError if there are none."""
+        """Return whole documents as examples, all of them in each epoch.
+
+        Raises: ConfigError if there are none.
+        """
         if not self.num_docs(part):
             raise ConfigError(f"{self.path} has nothing in its part {part}")
         return ShuffledDocuments(self, part, block_size, seed)
 
-    def consecutive(self, part: Part, block_size: int, most: int) -> PackedBatch:
-        """Windows of block_size + 1 tokens, each begun by the last token of the one before.
+    def consecutive(self, part: Part, block_size: int, max_windows: int) -> PackedBatch:
+        """Return windows of up to block_size + 1 tokens that overlap by one token.
 
-        All targets of the stream once, the last window being shorter; or `most` windows, evenly
-        spread, if there are more.
+        Each target of the stream is in one window. If there are more than `max_windows` windows,
+        only so many are returned, evenly spread.
         """
         end = self.num_tokens(part)
         total = -(-max(0, end - 1) // block_size)
-        count = min(most, total)
+        count = min(max_windows, total)
         places = (number * total // count * block_size for number in range(count))
         return pack_sequences(
             self.stream(part, place, min(place + block_size + 1, end)) for place in places
@@ -423,7 +451,7 @@ class Shards:
 
 
 def numbers(view: memoryview[int], begin: int, end: int) -> array[int]:
-    """A copy, in this machine's order of bytes."""
+    """Return a copy in this machine's byte order."""
     found = array(view.format)
     found.frombytes(view[begin:end].cast("B"))
     if sys.byteorder == "big":
@@ -433,7 +461,7 @@ def numbers(view: memoryview[int], begin: int, end: int) -> array[int]:
 
 @dataclass(frozen=True)
 class Windows:
-    """Example number i: block_size + 1 tokens at `window_start(seed, i, …)` of the stream."""
+    """Example i is the block_size + 1 tokens at `window_start(seed, i, …)` of the stream."""
 
     shards: Shards
     part: Part
@@ -444,7 +472,7 @@ class Windows:
         return max(1, (self.shards.num_tokens(self.part) - 1) // self.block_size)
 
     def get(self, first: int, count: int) -> PackedBatch:
-        """Examples first … first + count − 1."""
+        """Return the examples first … first + count − 1."""
         n = self.shards.num_tokens(self.part) - self.block_size
         starts = (window_start(self.seed, number, n) for number in range(first, first + count))
         size = self.block_size + 1
@@ -455,9 +483,9 @@ class Windows:
 
 @dataclass(frozen=True)
 class ShuffledDocuments:
-    """Example number i: document π(i mod n) of all n, π being `permutation(seed, i // n, n)`.
+    """Example i is document π(i mod n) of all n documents, with π = `permutation(seed, i // n, n)`.
 
-    Of a document that is longer, the first block_size + 1 tokens.
+    Only the first block_size + 1 tokens of a longer document are used.
     """
 
     shards: Shards
@@ -469,7 +497,7 @@ class ShuffledDocuments:
         return self.shards.num_docs(self.part)
 
     def get(self, first: int, count: int) -> PackedBatch:
-        """Examples first … first + count − 1."""
+        """Return the examples first … first + count − 1."""
         n = self.shards.num_docs(self.part)
         epoch, place = -1, permutation(self.seed, 0, n)
         docs = []

@@ -40,19 +40,19 @@ BEFORE_SPACE = re.compile(r"(?s:.*)\S(?=\s)")
 
 
 def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
-    """What `Survey` needs to know of a unit."""
+    """Write and return what a `Survey` needs to know about a unit."""
     chars: set[str] = set()
     keys: set[int] = set()
     num_docs = 0
-    found: dict[int, tuple[int, int] | None] = {}
+    known: dict[int, tuple[int, int] | None] = {}
     with with_error_location(plan, unit):
         for piece in plan.units[unit]:
             source = plan.sources[piece.source]
             if plan.is_one_text(source):
-                known = survey_text(one_text(plan, piece, bytes_only(report)), chars)
-                found[piece.source] = known
-                if known is not None:
-                    keys.add(known[1])
+                text = survey_text(one_text(plan, piece, bytes_only(report)), chars)
+                known[piece.source] = text
+                if text is not None:
+                    keys.add(text[1])
                     num_docs += 1
                 continue
             for docs in documents(plan, piece, report):
@@ -62,7 +62,7 @@ def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
                     keys.update(map(key, docs))
                 num_docs += len(docs)
                 if plan.tokenizer != "char" and len(keys) > MAX_RANKED:
-                    break  # all that is asked is known
+                    break  # nothing more is needed
     if plan.tokenizer != "char":
         chars.clear()
     if plan.hold_out:
@@ -72,16 +72,20 @@ def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
         "plan": plan.digest,
         "chars": "".join(sorted(chars)),
         "num_docs": num_docs,
-        "texts": {str(number): text for number, text in found.items()},
+        "texts": {str(number): text for number, text in known.items()},
     }
-    # Not synced: one that the disk does not have after all is no JSON, and made again.
+    # Not synced: a record that the disk loses is not valid JSON, and is made again.
     plan.record_path("survey", unit).write_text(json.dumps(record))
     return record
 
 
 def survey_text(parts: Iterable[str], chars: set[str]) -> tuple[int, int] | None:
+    """Return the length and key of a text that arrives in parts, or None if it is blank.
+
+    chars: the characters that occur are added to it.
+    """
     digest, length, blank = Key(), 0, True
-    for text in before_spaces(parts):  # what is composed of two characters is never cut there
+    for text in before_spaces(parts):  # such a border never cuts a composed character
         digest.update(text)
         length += len(text)
         blank = blank and text.isspace()
@@ -90,13 +94,13 @@ def survey_text(parts: Iterable[str], chars: set[str]) -> tuple[int, int] | None
 
 
 def keys_held_out(plan: PackPlan) -> range:
-    """Those of what is held out of all units, which have been surveyed."""
+    """Return the keys of the validation set. All units have been surveyed."""
 
     def keys() -> Iterator[int]:
         for unit in range(len(plan.units)):
-            found = array("Q")
-            found.frombytes(plan.record_path("survey", unit).with_suffix(".keys").read_bytes())
-            yield from found
+            unit_keys = array("Q")
+            unit_keys.frombytes(plan.record_path("survey", unit).with_suffix(".keys").read_bytes())
+            yield from unit_keys
 
     return keys_of_part(keys()) if plan.hold_out else range(0)
 
@@ -104,28 +108,28 @@ def keys_held_out(plan: PackPlan) -> range:
 def pack_unit(
     plan: PackPlan, tokenizer: str, survey: Survey, unit: int, report: Report
 ) -> dict[str, Any]:
-    """Write the shards of a unit and say which they are. tokenizer: its JSON."""
-    path, found = Path(plan.output), tokenizer_of(tokenizer)
+    """Write the shards of a unit, and return the record of it. tokenizer: its JSON."""
+    path, encoder = Path(plan.output), tokenizer_of(tokenizer)
     with staging(path) as folder, ExitStack() as stack:
         writers = [
             stack.enter_context(
-                ShardWriter(folder, name, unit, found, plan.shard_tokens, lambda n: report(0, n))
+                ShardWriter(folder, name, unit, encoder, plan.shard_tokens, lambda n: report(0, n))
             )
             for name in SPLITS
         ]
-        with with_error_location(plan, unit, found):
+        with with_error_location(plan, unit, encoder):
             for piece in plan.units[unit]:
                 source = plan.sources[piece.source]
                 if plan.is_one_text(source):
                     known = survey.texts[piece.source]
                     if known is not None:
-                        learned = num_learned(*known, survey)
-                        write_text(one_text(plan, piece, bytes_only(report)), learned, *writers)
+                        length = train_length(*known, survey)
+                        write_text(one_text(plan, piece, bytes_only(report)), length, *writers)
                     continue
                 for docs in documents(plan, piece, report):
                     divided = divide(docs, survey)
-                    for writer, some in zip(writers, divided, strict=True):
-                        writer.add(some)
+                    for writer, part in zip(writers, divided, strict=True):
+                        writer.add(part)
         shards = [shard for writer in writers for shard in writer.finish()]
         for shard in shards:
             for kind in KINDS:
@@ -151,12 +155,12 @@ def ignore_progress(_: int) -> None:
 
 
 def documents(plan: PackPlan, piece: Piece, report: Report) -> Iterator[list[str]]:
-    """The documents of a piece of many, none of them blank, many at a time."""
-    number = 2 if piece.begin else 1  # any but the first: `with_error_location` counts
+    """Yield the documents of a piece of a file, without blank ones, many at a time."""
+    number = 2 if piece.begin else 1  # any number but 1 will do: `with_error_location` counts
     for block in entries(
         plan.sources[piece.source], piece, plan.column, bytes_only(report), number, plan.header
     ):
-        if plan.mode == "documents":  # as `as_document` does, faster
+        if plan.mode == "documents":  # like `as_document`, but faster
             docs = list(filter(None, map(str.strip, block)))
         else:
             docs = list(filter(None, (as_document(plan, entry) for entry in block)))
@@ -165,34 +169,34 @@ def documents(plan: PackPlan, piece: Piece, report: Report) -> Iterator[list[str
 
 
 def one_text(plan: PackPlan, piece: Piece, report: Callable[[int], object]) -> Iterator[str]:
-    """A whole file that is one document, in parts."""
+    """Yield the parts of a whole file that is one document."""
     parts = texts(plan.sources[piece.source], piece, report)
     return map(nfc, before_spaces(parts)) if plan.composed else parts
 
 
 def as_document(plan: PackPlan, entry: str) -> str:
-    """What a line, record or cell is as a document; "" if it is blank."""
+    """Return a line, record or cell as a document, or "" if it is blank."""
     if plan.mode == "documents":
         return entry.strip()
     return entry.replace("\r\n", "\n").replace("\r", "\n") if entry.strip() else ""
 
 
 def divide(docs: list[str], survey: Survey) -> tuple[list[str], list[str]]:
-    """(learned, held out): by content; where there are few, the last tenth of each."""
+    """Return (training set, validation set) by content, or the ends of all if there are few."""
     if survey.split_within_docs:
         places = [(doc, train_end(len(doc))) for doc in docs]
         return [doc[:end] for doc, end in places if end], [doc[end:] for doc, end in places]
     if not survey.held_out:
         return docs, []
-    apart = [key(doc) in survey.held_out for doc in docs]
-    return list(compress(docs, map(not_, apart))), list(compress(docs, apart))
+    is_held_out = [key(doc) in survey.held_out for doc in docs]
+    return list(compress(docs, map(not_, is_held_out))), list(compress(docs, is_held_out))
 
 
 @contextmanager
 def with_error_location(
     plan: PackPlan, unit: int, tokenizer: Tokenizer | None = None
 ) -> Iterator[None]:
-    """Errors of a unit name the file and the line: all is read again for that, slowly."""
+    """Add the file and the line to errors, by slowly reading the unit again."""
     try:
         yield
     except (CorpusError, TokenizerError):
@@ -216,52 +220,55 @@ def with_error_location(
         raise
 
 
-def num_learned(length: int, own: int, survey: Survey) -> int:
-    """How many of a text's first characters are learned; the others are held out. own: its key."""
+def train_length(length: int, key: int, survey: Survey) -> int:
+    """Return how many characters at the start of a text are for training.
+
+    length, key: of the text.
+    """
     if survey.split_within_docs:
         return train_end(length)
-    return 0 if own in survey.held_out else length
+    return 0 if key in survey.held_out else length
 
 
 def write_text(
-    parts: Iterable[str], learned: int, train: ShardWriter, held_out: ShardWriter
+    parts: Iterable[str], length: int, train: ShardWriter, held_out: ShardWriter
 ) -> None:
-    """One text, which comes in parts, as a document of one part of the corpus or of each."""
+    """Write one text, which arrives in parts, to the training set, the validation set or both."""
     place = 0
     for text in before_spaces(parts):
-        here = max(0, min(len(text), learned - place))
+        here = max(0, min(len(text), length - place))
         if here:
             train.add_part(text[:here], first=place == 0)
         if here < len(text):
-            held_out.add_part(text[here:], first=place <= learned)
+            held_out.add_part(text[here:], first=place <= length)
         place += len(text)
 
 
 def before_spaces(parts: Iterable[str]) -> Iterator[str]:
-    """The same text in parts that begin with white space and end before it.
+    """Yield the same text in parts that begin with white space and end before it.
 
-    There no tokenizer's token reaches over, so that a text has the tokens that it would have as a
-    whole. One of BLOCK_CHARS without white space is cut where it is.
+    No token contains such a border, so the parts have the same tokens as the whole text. A part of
+    BLOCK_CHARS without white space is cut at its end.
     """
-    left = ""
+    rest = ""
     for text in parts:
-        left += text
-        found = BEFORE_SPACE.match(left)
-        place = found.end() if found else len(left) if len(left) >= BLOCK_CHARS else 0
+        rest += text
+        match = BEFORE_SPACE.match(rest)
+        place = match.end() if match else len(rest) if len(rest) >= BLOCK_CHARS else 0
         if place:
-            yield left[:place]
-            left = left[place:]
-    if left:
-        yield left
+            yield rest[:place]
+            rest = rest[place:]
+    if rest:
+        yield rest
 
 
 def sample(plan: PackPlan, survey: Survey, unit: int, size: int) -> Iterator[str]:
-    """The first `size` characters of a unit that are learned from: what a tokenizer learns from."""
+    """Yield up to `size` characters of a unit's training set, for training a tokenizer."""
     for piece in plan.units[unit]:
         source = plan.sources[piece.source]
         if plan.is_one_text(source):
             known = survey.texts[piece.source]
-            left = 0 if known is None else num_learned(*known, survey)
+            left = 0 if known is None else train_length(*known, survey)
             blocks = ([text] for text in one_text(plan, piece, ignore_progress))
         else:
             left = size
@@ -277,9 +284,9 @@ def sample(plan: PackPlan, survey: Survey, unit: int, size: int) -> Iterator[str
 
 
 class ShardWriter:
-    """The shards of one part that a unit makes, one after the other, in a folder.
+    """Writes the shards of one part of a unit, one after the other, to a folder.
 
-    A shard ends with the document that brings it to `most` tokens, or more.
+    A shard ends with the document that brings it to `max_tokens` tokens or more.
     """
 
     def __init__(
@@ -288,47 +295,47 @@ class ShardWriter:
         part: str,
         unit: int,
         tokenizer: Tokenizer,
-        most: int,
+        max_tokens: int,
         report: Callable[[int], object],
     ) -> None:
         self.folder = folder
         self.part = part
         self.stem = f"{part}-{unit:06}"
         self.tokenizer = tokenizer
-        self.most = most
+        self.max_tokens = max_tokens
         self.report = report
         self.bos = chr(tokenizer.bos)
         self.encoding = ENCODINGS[bytes_a_token(tokenizer.vocab_size)]
         self.shards: list[dict[str, Any]] = []
-        self.files: list[HashedFile] = []  # tokens and offsets of the shard that is written
-        self.num_tokens = self.num_docs = 0  # of it
+        self.files: list[HashedFile] = []  # tokens and offsets of the current shard
+        self.num_tokens = self.num_docs = 0  # of the current shard
         self.lengths: Counter[int] = Counter()  # of all documents, without BOS
-        self.begun: list[int] = []  # the lengths of the parts of the text that is written
+        self.begun: list[int] = []  # lengths of the parts of the current text
         self.num_chars = 0
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in self.files:
-            each.file.close()
+        for hashed in self.files:
+            hashed.file.close()
 
     def add(self, docs: list[str]) -> None:
-        """Whole documents."""
+        """Write whole documents."""
         if not docs:
             return
         batch = self.tokenizer.encode_documents(docs)
         self.lengths.update(end - begin - 2 for begin, end in pairwise(batch.offsets))
         self.num_chars += sum(map(len, docs))
-        # Tokens are code points here, which Python writes in as many bytes as we want. Where two
-        # documents meet one BOS of two goes, and so does the last one.
+        # Tokens are code points here, so that Python can write them in two or four bytes. Between
+        # two documents, one of two BOS goes. The last BOS goes too.
         codes = batch.tokens.tobytes().decode(UTF_32, "surrogatepass")
         codes = codes.replace(self.bos * 2, self.bos)[:-1]
         ends = list(accumulate(end - begin - 1 for begin, end in pairwise(batch.offsets)))
         first, begin = 0, 0
         while first < len(docs):
             self._room()
-            count = bisect_left(ends, begin + self.most - self.num_tokens, first) + 1
+            count = bisect_left(ends, begin + self.max_tokens - self.num_tokens, first) + 1
             count = min(count, len(docs))
             starts = [begin, *ends[first : count - 1]]
             self._offsets([self.num_tokens + start - begin for start in starts])
@@ -336,7 +343,7 @@ class ShardWriter:
             first, begin = count, ends[count - 1]
 
     def add_part(self, text: str, *, first: bool) -> None:
-        """The first part of a document, or one more."""
+        """Write the first or the next part of a document."""
         batch = self.tokenizer.encode_documents([text])
         codes = batch.tokens[1:-1].tobytes().decode(UTF_32, "surrogatepass")
         self.num_chars += len(text)
@@ -350,7 +357,7 @@ class ShardWriter:
         self._write(codes)
 
     def counts(self) -> dict[str, Any]:
-        """Of all its documents, for the manifest."""
+        """Return the counts of all its documents, for the manifest."""
         self._end_text()
         return {
             "lengths": {str(n): d for n, d in self.lengths.items()},
@@ -363,12 +370,12 @@ class ShardWriter:
             self.begun = []
 
     def finish(self) -> list[dict[str, Any]]:
-        """What a manifest says of the shards."""
+        """Return the manifest's entries for the shards."""
         self._close()
         return self.shards
 
     def _room(self) -> None:
-        if self.num_tokens >= self.most:
+        if self.num_tokens >= self.max_tokens:
             self._close()
         if not self.files:
             stem = f"{self.stem}-{len(self.shards):03}"
@@ -380,10 +387,10 @@ class ShardWriter:
         self.report(len(codes))
 
     def _offsets(self, places: list[int]) -> None:
-        found = array("Q", places)
+        offsets = array("Q", places)
         if sys.byteorder == "big":
-            found.byteswap()
-        self.files[1].write(found.tobytes())
+            offsets.byteswap()
+        self.files[1].write(offsets.tobytes())
         self.num_docs += len(places)
 
     def _close(self) -> None:
@@ -405,11 +412,11 @@ class ShardWriter:
 
 
 class HashedFile:
-    """A new file, and the hash of what is written to it."""
+    """A new file and the SHA-256 of what is written to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = open(path, "xb")  # noqa: SIM115 - closed by `finish`, or by who writes it
+        self.file = open(path, "xb")  # noqa: SIM115 - closed by `finish` or by ShardWriter
         self.digest = sha256()
         self.size = 0
 
@@ -419,7 +426,7 @@ class HashedFile:
         self.size += len(content)
 
     def finish(self) -> dict[str, Any]:
-        """Wait until the disk has it. What a manifest says of it."""
+        """Wait until the disk has the file, and return its entry in a manifest."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
