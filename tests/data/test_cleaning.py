@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from conftest import Result
-from kamon.data.cleaning import MIN_NEAR_CHARS, Options, Step, clean, words
+from kamon.data.cleaning import MIN_NEAR, Options, Step, clean, words
 from kamon.errors import ConfigError
 
 Kamon = Callable[..., Result]
@@ -207,7 +207,7 @@ def slowly(docs: list[str], percent: int) -> list[str]:
 
 @given(
     st.lists(st.text("ab", min_size=1, max_size=30) | st.text("abc", min_size=1), max_size=30),
-    st.integers(MIN_NEAR_CHARS, 100),
+    st.integers(MIN_NEAR, 100),
 )
 def test_near_is_what_it_says(docs: list[str], percent: int) -> None:
     assert cleaned(*docs, near=percent) == slowly(docs, percent)
