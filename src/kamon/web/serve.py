@@ -17,7 +17,7 @@ import uvicorn
 
 from kamon.web.routes.app import make_app
 from kamon.web.server.address import Address
-from kamon.web.server.protocol import protocol_class
+from kamon.web.server.protocol import LimitedProtocol
 from kamon.web.services.playground import Playground
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -40,7 +40,7 @@ def serve(
     guard = {"anywhere": where.anywhere, "once": once if open_browser else None}
     config = uvicorn.Config(
         make_app(playground, where.hosts, where.token, **guard),
-        http=protocol_class(playground.limits),
+        http=LimitedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
