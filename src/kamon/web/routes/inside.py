@@ -63,7 +63,7 @@ async def trace_text(body: TraceBody, ask: Ask) -> Trace:
 
     def look(stop: Stop) -> Trace:
         with entry.use(stop) as model:
-            return trace(model, body.text, ask.limits)
+            return trace(model, body.text, ask.limits, ask.playground.ngrams)
 
     return await ask.compute(look, entry)
 

@@ -1,8 +1,8 @@
-"""What a running server has: models, trainings, ratings, and threads that compute."""
+"""Everything that a running server shares between requests."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kamon.web.limits import Limits
@@ -10,6 +10,7 @@ from kamon.web.services.jobs import Jobs
 from kamon.web.services.ratings import Ratings
 from kamon.web.services.registry import ModelRegistry
 from kamon.web.services.workers import WorkerPool
+from kamon.web.views.panels import NgramCache
 
 
 @dataclass
@@ -19,10 +20,11 @@ class Playground:
     work: WorkerPool
     jobs: Jobs
     ratings: Ratings
+    ngrams: NgramCache = field(default_factory=NgramCache)
 
 
 def make_playground(folder: Path, limits: Limits) -> Playground:
-    """folder: where models are saved."""
+    """The state of a server that saves models to `folder`."""
     shelf = ModelRegistry(folder, limits)
     return Playground(
         limits, shelf, WorkerPool(limits), Jobs(shelf, limits), Ratings(shelf, limits)
