@@ -184,30 +184,30 @@ def test_more_saved_models_than_there_is_room_for(tmp_path: Path, folder: Path) 
     """Those left out are named; a training needs no room of theirs, and DIR is what was asked."""
     for number in range(Limits().models + 1):
         shutil.copytree(folder / "m", tmp_path / "models" / f"m{number:02}")
-    shelf = ModelRegistry(tmp_path / "models", Limits())
-    (problem,) = shelf.add_saved()
+    registry = ModelRegistry(tmp_path / "models", Limits())
+    (problem,) = registry.add_saved()
     last = tmp_path / "models" / "m64"
     assert problem == f"there is no room for {last}: 64 saved models are the most"
-    assert shelf.add_directory(folder / "m") == "m"
+    assert registry.add_directory(folder / "m") == "m"
     with pytest.raises(StoreError, match="no room"):
-        shelf.save("m", "mine")
+        registry.save("m", "mine")
     assert not (tmp_path / "models" / "mine").exists()
-    model = shelf.get("m").opened
+    model = registry.get("m").opened
     assert model
-    shelf.add(Entry("job-1", "trained", lambda: model))
+    registry.add(Entry("job-1", "trained", lambda: model))
 
 
 def test_a_saved_model_that_is_named_too(tmp_path: Path, folder: Path) -> None:
     """It is there once, and last: a page begins with it."""
     for name in ("mine", "other"):
         shutil.copytree(folder / "m", tmp_path / "models" / name)
-    shelf = ModelRegistry(tmp_path / "models", Limits())
-    assert shelf.add_saved() == []
+    registry = ModelRegistry(tmp_path / "models", Limits())
+    assert registry.add_saved() == []
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "models")
     for path in (tmp_path / "models" / "mine", link / "mine"):
-        assert shelf.add_directory(path) == "mine"
-        assert list(shelf.entries) == ["other", "mine"]
+        assert registry.add_directory(path) == "mine"
+        assert list(registry.entries) == ["other", "mine"]
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])

@@ -81,10 +81,10 @@ def run(args: argparse.Namespace) -> int:
     from kamon.web.services.playground import make_playground
 
     playground = make_playground(Path(args.save_to), with_options(Limits(), args.limit))
-    for problem in playground.shelf.add_saved():
+    for problem in playground.registry.add_saved():
         say(f"left out: {problem}")
     for path in args.dir:
-        playground.shelf.add_directory(Path(path))
+        playground.registry.add_directory(Path(path))
     token = os.environ.get("KAMON_TOKEN") or None
     where = address(args.host, args.port, token, args.allow_host, no_token=args.no_token)
     if not args.dir:
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
     def on_start() -> None:
         if args.json:
-            models = list(playground.shelf.entries)
+            models = list(playground.registry.entries)
             print_json({"url": where.url, "urls": where.urls, "models": models})
             sys.stdout.flush()
         else:

@@ -24,7 +24,7 @@ class RequestContext:
         self.request = request
         self.playground: Playground = request.app.state.playground
         self.limits: Limits = self.playground.limits
-        self.shelf: ModelRegistry = self.playground.shelf
+        self.registry: ModelRegistry = self.playground.registry
         self.jobs: Jobs = self.playground.jobs
         self.ratings: Ratings = self.playground.ratings
 
@@ -36,4 +36,4 @@ class RequestContext:
         return await work.run(function, gone, key=key, seconds=seconds)
 
 
-Ask = Annotated[RequestContext, Depends(RequestContext)]
+Context = Annotated[RequestContext, Depends(RequestContext)]

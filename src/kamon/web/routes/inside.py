@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from kamon.web.routes.context import Ask
+from kamon.web.routes.context import Context
 from kamon.web.routes.models import ApiModel, ModelId, Text
 from kamon.web.services.workers import Stop
 from kamon.web.views.graph import MAX_INPUT, Graph, expression, loss
@@ -45,39 +45,39 @@ GraphBody = Annotated[ExpressionBody | LossBody, Body(discriminator="kind")]
 
 
 @router.get("/models/{id}/embeddings")
-async def show_embeddings(id: ModelId, ask: Ask) -> EmbeddingMap:
+async def show_embeddings(id: ModelId, context: Context) -> EmbeddingMap:
     """Where a model has put its tokens and positions, on the two axes of most variance."""
-    entry = ask.shelf.get(id)
+    entry = context.registry.get(id)
 
     def look(stop: Stop) -> EmbeddingMap:
         with entry.use(stop) as model:
-            return entry.remember("embeddings", lambda: embedding_map(model, ask.limits))
+            return entry.remember("embeddings", lambda: embedding_map(model, context.limits))
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)
 
 
 @router.post("/trace")
-async def trace_text(body: TraceBody, ask: Ask) -> Trace:
+async def trace_text(body: TraceBody, context: Context) -> Trace:
     """How a model reads a text: its tokens, what each head attends to, what each token costs."""
-    entry = ask.shelf.get(body.model)
+    entry = context.registry.get(body.model)
 
     def look(stop: Stop) -> Trace:
         with entry.use(stop) as model:
-            return trace(model, body.text, ask.limits, ask.playground.ngrams)
+            return trace(model, body.text, context.limits, context.playground.ngrams)
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)
 
 
 @router.post("/graph")
-async def draw_graph(body: GraphBody, ask: Ask) -> Graph:
+async def draw_graph(body: GraphBody, context: Context) -> Graph:
     """A graph of Values of the scalar engine, with its gradients and how they flow back."""
     if isinstance(body, ExpressionBody):
         return expression(body.a, body.b, body.c)
-    entry, text, position = ask.shelf.get(body.model), body.text, body.position
+    entry, text, position = context.registry.get(body.model), body.text, body.position
 
     def look(stop: Stop) -> Graph:
-        check_chars(text, ask.limits)
+        check_chars(text, context.limits)
         with entry.use(stop) as model:
             return loss(model, text, position)
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)

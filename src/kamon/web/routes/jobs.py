@@ -24,7 +24,7 @@ from kamon.errors import CorpusError
 from kamon.training.data import NONE_HELD_OUT, check_learnable
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
-from kamon.web.routes.context import Ask, RequestContext
+from kamon.web.routes.context import Context, RequestContext
 from kamon.web.services.jobs import PASTED, Job, Jobs, Snapshot, moment_id
 from kamon.web.services.workers import Stop
 
@@ -250,13 +250,13 @@ class CleanAnswer(BaseModel):
 
 
 @router.post("/jobs", status_code=202, responses={429: {"description": "Too many trainings"}})
-async def start_job(request: JobRequest, ask: Ask) -> JobAnswer:
+async def start_job(request: JobRequest, context: Context) -> JobAnswer:
     """Start a training, or queue it until others have ended."""
-    return answer(await ask.compute(lambda _: started(ask, request)), ask)
+    return answer(await context.compute(lambda _: started(context, request)), context)
 
 
-def started(ask: RequestContext, request: JobRequest) -> Job:
-    limits = ask.limits
+def started(context: RequestContext, request: JobRequest) -> Job:
+    limits = context.limits
     settings = request.settings.model_dump(exclude_none=True) | {"seed": request.seed}
     if (request.text is None) == (request.builtin is None):
         raise WebError(422, 'a training needs a list: give "text", or "builtin", and not both')
@@ -291,7 +291,7 @@ def started(ask: RequestContext, request: JobRequest) -> Job:
             f"the model would have more than {limits.job_params:,} parameters: choose a smaller "
             "n_embd, n_layer or block_size, or a list of fewer different characters",
         )
-    return ask.jobs.start(
+    return context.jobs.start(
         text=request.text,
         name=request.name,
         format=request.format,
@@ -304,48 +304,48 @@ def started(ask: RequestContext, request: JobRequest) -> Job:
 
 
 @router.get("/jobs")
-async def list_jobs(ask: Ask) -> JobList:
+async def list_jobs(context: Context) -> JobList:
     """All trainings that are kept, the oldest first."""
-    return JobList(jobs=[answer(job, ask) for job in ask.jobs.all()])
+    return JobList(jobs=[answer(job, context) for job in context.jobs.all()])
 
 
 @router.get("/jobs/{id}")
-async def get_job(id: JobId, ask: Ask) -> JobAnswer:
+async def get_job(id: JobId, context: Context) -> JobAnswer:
     """A training, as it stands."""
-    return answer(ask.jobs.get(id), ask)
+    return answer(context.jobs.get(id), context)
 
 
 @router.post("/jobs/{id}/pause")
-async def pause_job(id: JobId, ask: Ask) -> JobAnswer:
+async def pause_job(id: JobId, context: Context) -> JobAnswer:
     """Pause a training after its next report, so that others take its place."""
-    return answer(ask.jobs.pause(id), ask)
+    return answer(context.jobs.pause(id), context)
 
 
 @router.post("/jobs/{id}/resume")
-async def resume_job(id: JobId, ask: Ask) -> JobAnswer:
+async def resume_job(id: JobId, context: Context) -> JobAnswer:
     """Resume a paused training, as soon as there is a place for it."""
-    return answer(ask.jobs.resume(id), ask)
+    return answer(context.jobs.resume(id), context)
 
 
 @router.post("/jobs/{id}/stop")
-async def stop_job(id: JobId, ask: Ask) -> JobAnswer:
+async def stop_job(id: JobId, context: Context) -> JobAnswer:
     """End a training early: what it has learned becomes a model."""
-    return answer(ask.jobs.stop(id), ask)
+    return answer(context.jobs.stop(id), context)
 
 
 @router.delete("/jobs/{id}", status_code=204)
-async def delete_job(id: JobId, ask: Ask) -> None:
+async def delete_job(id: JobId, context: Context) -> None:
     """Cancel a training, and forget it with its models; copies that were saved stay."""
-    ask.jobs.forget(id)
+    context.jobs.forget(id)
 
 
-def answer(job: Job, ask: RequestContext) -> JobAnswer:
+def answer(job: Job, context: RequestContext) -> JobAnswer:
     with job.lock:
         started = job.started
         return JobAnswer(
             id=job.id,
             state=job.state,  # type: ignore[arg-type]
-            ahead=ask.jobs.ahead(job),
+            ahead=context.jobs.ahead(job),
             error=job.error,
             source=job.source,
             num_steps=started.config.num_steps if started else 0,
@@ -359,7 +359,7 @@ def answer(job: Job, ask: RequestContext) -> JobAnswer:
             losses=list(job.points),
             held_out=list(job.held_out),
             moments=[moment_answer(job, moment) for moment in job.moments],
-            model=job.id if job.id in ask.shelf.entries else None,
+            model=job.id if job.id in context.registry.entries else None,
             best=BestAnswer(**vars(job.best)) if job.best else None,
         )
 
@@ -442,25 +442,25 @@ class Events(StreamingResponse):
 )
 async def job_events(
     id: JobId,
-    ask: Ask,
+    context: Context,
     last_event_id: Annotated[str, Header(max_length=100)] = "",
 ) -> Response:
     """Server-sent events of a training: from its start, or from behind the one named."""
-    job = ask.jobs.get(id)
+    job = context.jobs.get(id)
     told = EventCursor.from_id(last_event_id, job)
     if told and told.over:
         return Response(status_code=204)  # by which a browser knows not to come back
-    if ask.jobs.streams >= ask.limits.streams:
-        raise WebError(503, f"{ask.jobs.streams} streams of events are open: close one")
-    return Events(ask.jobs, stream(ask, job, told))
+    if context.jobs.streams >= context.limits.streams:
+        raise WebError(503, f"{context.jobs.streams} streams of events are open: close one")
+    return Events(context.jobs, stream(context, job, told))
 
 
-async def stream(ask: RequestContext, job: Job, told: EventCursor | None) -> AsyncIterator[str]:
+async def stream(context: RequestContext, job: Job, told: EventCursor | None) -> AsyncIterator[str]:
     """Looks now and then: no thread has to wait, and nothing queues up for a slow client."""
     stands: tuple[Any, ...] = ()
     last = time.monotonic()
-    while not (told and told.over) and not ask.jobs.ending:
-        events, told, stands = news(job, ask, told, stands)
+    while not (told and told.over) and not context.jobs.ending:
+        events, told, stands = news(job, context, told, stands)
         if events:
             last = time.monotonic()
             yield "".join(events)
@@ -469,24 +469,24 @@ async def stream(ask: RequestContext, job: Job, told: EventCursor | None) -> Asy
             yield ": still there\n\n"
         if not told.over:
             await asyncio.sleep(LOOK_SECONDS)
-            if await ask.request.is_disconnected():
+            if await context.request.is_disconnected():
                 return
 
 
 def news(
-    job: Job, ask: RequestContext, told: EventCursor | None, stands: tuple[Any, ...]
+    job: Job, context: RequestContext, told: EventCursor | None, stands: tuple[Any, ...]
 ) -> tuple[list[str], EventCursor, tuple[Any, ...]]:
     """The events that somebody lacks, and what he knows then. stands: what does not only grow, as
     he was told it last."""
     events = []
     with job.lock:
         now = EventCursor.of(job)
-        at = (job.state, ask.jobs.ahead(job), len(job.losses), job.seconds)
+        at = (job.state, context.jobs.ahead(job), len(job.losses), job.seconds)
         fresh = told is None or told.started < now.started
         if not fresh and told and (at != stands or told != now):
             progress = ProgressEvent(
                 state=job.state,
-                ahead=ask.jobs.ahead(job),
+                ahead=context.jobs.ahead(job),
                 step=len(job.losses),
                 seconds=job.seconds,
                 lines=lines(job),
@@ -500,9 +500,9 @@ def news(
             for number, moment in enumerate(moments, told.moments + 1):
                 events.append(event("moment", replace(up_to, moments=number), moment))
     if fresh:
-        events.append(event("start", replace(now, over=0), answer(job, ask)))
+        events.append(event("start", replace(now, over=0), answer(job, context)))
     if now.over:
-        events.append(event("end", now, answer(job, ask)))
+        events.append(event("end", now, answer(job, context)))
     return events, now, at
 
 
@@ -515,7 +515,7 @@ def event(name: str, told: EventCursor, data: BaseModel) -> str:
 
 
 @router.post("/columns")
-async def find_columns(request: ColumnsRequest, ask: Ask) -> Columns:
+async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
     """What a table has to choose from."""
     name = request.name or PASTED
 
@@ -524,16 +524,16 @@ async def find_columns(request: ColumnsRequest, ask: Ask) -> Columns:
         found = corpus.columns_in(name, lines, request.format, request.header)
         return Columns(columns=found)
 
-    return await ask.compute(look)
+    return await context.compute(look)
 
 
 @router.post("/clean")
-async def clean(request: CleanRequest, ask: Ask) -> CleanAnswer:
+async def clean(request: CleanRequest, context: Context) -> CleanAnswer:
     """What a training would read in a list: the documents, and what is left out and changed."""
     check_column(request.format, request.column)
     how: dict[str, Any] = {"format": request.format, "column": request.column}
     how |= {"name": request.name or PASTED, "header": request.header}
-    return await ask.compute(lambda stop: preview(request.text, stop, **how))
+    return await context.compute(lambda stop: preview(request.text, stop, **how))
 
 
 def check_column(format: str, column: str | None) -> None:

@@ -30,7 +30,7 @@ from kamon.model import Model
 from kamon.tokenizers.prompts import prompt_prefix
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
-from kamon.web.routes.context import Ask
+from kamon.web.routes.context import Context
 from kamon.web.services.registry import Entry, file_name
 from kamon.web.services.workers import Stop, Stopped
 
@@ -257,83 +257,83 @@ class NextTokens(BaseModel):
 
 
 @router.get("/models")
-async def list_models(ask: Ask) -> ModelList:
+async def list_models(context: Context) -> ModelList:
     """All models that can be used, without the moments of trainings."""
-    entries = [each for each in list(ask.shelf.entries.values()) if each.parent is None]
+    entries = [each for each in list(context.registry.entries.values()) if each.parent is None]
     for entry in entries:
         with suppress(KamonError):  # its directory was changed since: it is not listed
-            await facts_of(entry, ask)
+            await facts_of(entry, context)
     known = [each for each in entries if each.facts is not None]
-    return ModelList(models=[info(each, ask.shelf.steps(each.id)) for each in known])
+    return ModelList(models=[info(each, context.registry.steps(each.id)) for each in known])
 
 
-async def facts_of(entry: Entry, ask: Ask) -> dict[str, Any]:
+async def facts_of(entry: Entry, context: Context) -> dict[str, Any]:
     """Return `Entry.about`, at once if it is known."""
     if entry.facts is not None:
         return entry.facts
-    return await ask.compute(lambda _: entry.about(), entry)
+    return await context.compute(lambda _: entry.about(), entry)
 
 
 @router.get("/models/{id}")
-async def show_model(id: ModelId, ask: Ask) -> ModelDetails:
+async def show_model(id: ModelId, context: Context) -> ModelDetails:
     """One model, with its settings."""
-    entry = ask.shelf.get(id)
-    facts = await facts_of(entry, ask)
-    found = info(entry, ask.shelf.steps(id)).model_dump()
+    entry = context.registry.get(id)
+    facts = await facts_of(entry, context)
+    found = info(entry, context.registry.steps(id)).model_dump()
     return ModelDetails(**found, config=facts["config"], source=facts["source"])
 
 
 @router.post("/models/{id}/save", status_code=201)
-async def save_model(id: ModelId, body: SaveRequest, ask: Ask) -> ModelInfo:
+async def save_model(id: ModelId, body: SaveRequest, context: Context) -> ModelInfo:
     """Write a model to the folder of the server, under a name that is free."""
-    entry = ask.shelf.get(id)
+    entry = context.registry.get(id)
 
     def write(stop: Stop) -> ModelInfo:
-        ask.shelf.save(id, body.name, stop)
-        return info(ask.shelf.get(body.name), [])
+        context.registry.save(id, body.name, stop)
+        return info(context.registry.get(body.name), [])
 
-    return await ask.compute(write, entry)
+    return await context.compute(write, entry)
 
 
 @router.delete("/models/{id}", status_code=204)
-async def forget_model(id: ModelId, ask: Ask) -> Response:
+async def forget_model(id: ModelId, context: Context) -> Response:
     """Take a model off the shelf; what is saved stays where it is."""
-    ask.shelf.forget(id)
+    context.registry.forget(id)
     return Response(status_code=204)
 
 
 @router.get("/models/{id}/data")
-async def show_data(id: ModelId, ask: Ask) -> Data:
+async def show_data(id: ModelId, context: Context) -> Data:
     """The list that a model learned from."""
-    entry = ask.shelf.get(id)
+    entry = context.registry.get(id)
 
     def look(stop: Stop) -> Data:
         with entry.use(stop) as model:
             return entry.remember("data", lambda: data_of(model, stop))
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)
 
 
 @router.post("/sample", response_model=Samples)
-async def draw_samples(body: SampleBody, ask: Ask, accept: Accept = "") -> Any:
+async def draw_samples(body: SampleBody, context: Context, accept: Accept = "") -> Any:
     """New documents; with "Accept: application/x-ndjson" one to a line."""
-    entry = ask.shelf.get(body.model)
-    most = ask.limits.nearest
+    entry = context.registry.get(body.model)
+    most = context.limits.nearest
     if body.nearest and body.n > most:
         raise WebError(422, f"nearest neighbours are found for {most} samples at most")
 
     def draw(stop: Stop) -> Samples:
         with entry.use(stop) as model:
-            return samples_of(model, body, ask.limits, stop, known_of(entry, model))
+            return samples_of(model, body, context.limits, stop, known_of(entry, model))
 
-    found = await ask.compute(draw, entry)
+    found = await context.compute(draw, entry)
     return lines(found.samples) if wants_lines(accept) else found
 
 
 @router.post("/complete")
-async def complete(body: CompleteBody, ask: Ask) -> Completions:
+async def complete(body: CompleteBody, context: Context) -> Completions:
     """The most probable documents that begin with a prefix."""
-    entry = ask.shelf.get(body.model)
+    entry = context.registry.get(body.model)
 
     def search(stop: Stop) -> Completions:
         with entry.use(stop) as model:
@@ -343,13 +343,13 @@ async def complete(body: CompleteBody, ask: Ask) -> Completions:
             completions=[CompletionFound(**each._asdict()) for each in found.documents],
         )
 
-    return await ask.compute(search, entry)
+    return await context.compute(search, entry)
 
 
 @router.post("/score", response_model=Scores)
-async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
+async def score_texts(body: ScoreBody, context: Context, accept: Accept = "") -> Any:
     """How odd texts are to a model; with "Accept: application/x-ndjson" one to a line."""
-    entry = ask.shelf.get(body.model)
+    entry = context.registry.get(body.model)
 
     def look(stop: Stop) -> list[ScoreFound]:
         with entry.use(stop) as model:
@@ -374,7 +374,7 @@ async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
                 for each in found
             ]
 
-    scores = await ask.compute(look, entry)
+    scores = await context.compute(look, entry)
     return lines(scores) if wants_lines(accept) else Scores(scores=scores)
 
 
@@ -384,15 +384,15 @@ def finite(number: float) -> float | None:
 
 
 @router.post("/next-token")
-async def next_token(body: NextTokenBody, ask: Ask) -> NextTokens:
+async def next_token(body: NextTokenBody, context: Context) -> NextTokens:
     """Every token that may come next, with its logit and its probability."""
-    entry = ask.shelf.get(body.model)
+    entry = context.registry.get(body.model)
 
     def look(stop: Stop) -> NextTokens:
         with entry.use(stop) as model:
             return next_tokens_of(model, body)
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)
 
 
 # ---- what they find

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from kamon.finetuning.preferences import Feedback, Preference, Rating
-from kamon.web.routes.context import Ask
+from kamon.web.routes.context import Context
 from kamon.web.routes.models import (
     LIMITS,
     ApiModel,
@@ -53,63 +53,65 @@ class AnswersBody(ApiModel):
 
 
 @router.post("/preferences", status_code=201)
-async def start_ratings(body: PreferencesBody, ask: Ask) -> Rated:
+async def start_ratings(body: PreferencesBody, context: Context) -> Rated:
     """Begin to rate what a model proposes; of one that was rated, go on."""
-    ask.shelf.get(body.model)
+    context.registry.get(body.model)
 
     def begin(stop: Stop) -> Rated:
-        return ask.ratings.start(
+        return context.ratings.start(
             body.model, pairs=body.pairs, every=body.every, seed=body.seed, stop=stop
         )
 
-    return await ask.compute(begin, seconds=ask.limits.learn_seconds)
+    return await context.compute(begin, seconds=context.limits.learn_seconds)
 
 
 @router.get("/preferences/{id}")
-async def show_ratings(id: RatingsId, ask: Ask) -> Rated:
+async def show_ratings(id: RatingsId, context: Context) -> Rated:
     """What a session has come to."""
-    return ask.ratings.get(id)
+    return context.ratings.get(id)
 
 
 @router.post("/preferences/{id}/answers")
-async def answer(id: RatingsId, body: AnswersBody, ask: Ask) -> Rated:
+async def answer(id: RatingsId, body: AnswersBody, context: Context) -> Rated:
     """More answers; after every few of them the model learns, and the proposals change."""
-    session = ask.ratings.session(id)
+    session = context.ratings.session(id)
     answers: list[Feedback] = [
         Rating(each.text, each.liked)
         if isinstance(each, VerdictBody)
         else Preference(each.chosen, each.rejected)
         for each in body.answers
     ]
-    return await ask.compute(
-        lambda stop: ask.ratings.answer(id, answers, stop), session, ask.limits.learn_seconds
+    return await context.compute(
+        lambda stop: context.ratings.answer(id, answers, stop),
+        session,
+        context.limits.learn_seconds,
     )
 
 
 @router.delete("/preferences/{id}/answers/last")
-async def undo(id: RatingsId, ask: Ask) -> Rated:
+async def undo(id: RatingsId, context: Context) -> Rated:
     """Take the last answer back."""
-    session = ask.ratings.session(id)
-    return await ask.compute(
-        lambda stop: ask.ratings.undo(id, stop), session, ask.limits.learn_seconds
+    session = context.ratings.session(id)
+    return await context.compute(
+        lambda stop: context.ratings.undo(id, stop), session, context.limits.learn_seconds
     )
 
 
 @router.post("/preferences/{id}/save", status_code=201)
-async def save_ratings(id: RatingsId, body: SaveRequest, ask: Ask) -> ModelInfo:
+async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> ModelInfo:
     """Write the model, having learned all answers, with these, under a name that is free."""
-    session = ask.ratings.session(id)
+    session = context.ratings.session(id)
 
     def write(stop: Stop) -> ModelInfo:
-        ask.ratings.save(id, body.name, stop)
-        return info(ask.shelf.get(body.name), [])
+        context.ratings.save(id, body.name, stop)
+        return info(context.registry.get(body.name), [])
 
-    return await ask.compute(write, session, ask.limits.learn_seconds)
+    return await context.compute(write, session, context.limits.learn_seconds)
 
 
 @router.delete("/preferences/{id}", status_code=204)
-async def forget_ratings(id: RatingsId, ask: Ask) -> Response:
+async def forget_ratings(id: RatingsId, context: Context) -> Response:
     """End a session, and take its model off the shelf; what was saved stays."""
-    session = ask.ratings.session(id)
-    await ask.compute(lambda _: ask.ratings.forget(id), session)
+    session = context.ratings.session(id)
+    await context.compute(lambda _: context.ratings.forget(id), session)
     return Response(status_code=204)

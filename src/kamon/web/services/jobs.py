@@ -145,8 +145,8 @@ class Jobs:
     kept. Who holds `lock` may take the lock of a job, and not the other way round.
     """
 
-    def __init__(self, shelf: ModelRegistry, limits: Limits) -> None:
-        self.shelf = shelf
+    def __init__(self, registry: ModelRegistry, limits: Limits) -> None:
+        self.registry = registry
         self.limits = limits
         self.streams = 0  # that are open, for events
         self.jobs: dict[str, Job] = {}
@@ -331,7 +331,7 @@ class Jobs:
         self.go_on()
         for each in ids:
             with suppress(WebError):  # somebody has taken it off already
-                self.shelf.forget(each)
+                self.registry.forget(each)
 
     def forget_oldest(self) -> None:
         over = [job.id for job in self.all() if job.over]
@@ -464,11 +464,11 @@ class Jobs:
         assert job.started
         open = partial(model_of, job.started, job.losses, job.held_out, moment, training)
         if step is None:
-            self.shelf.add(Entry(job.id, "trained", open))
+            self.registry.add(Entry(job.id, "trained", open))
             return
         entry = Entry(moment_id(job, moment), "trained", open, parent=job.id, step=step)
         entry.open = lambda: self.opened(entry, open())
-        self.shelf.add(entry)
+        self.registry.add(entry)
 
     def opened(self, entry: Entry, model: Model) -> Model:
         """Close the moments that were opened longest ago, where they are too many."""

@@ -16,7 +16,7 @@ from kamon.web.views.panels import NgramCache
 @dataclass
 class Playground:
     limits: Limits
-    shelf: ModelRegistry
+    registry: ModelRegistry
     work: WorkerPool
     jobs: Jobs
     ratings: Ratings
@@ -25,7 +25,7 @@ class Playground:
 
 def make_playground(folder: Path, limits: Limits) -> Playground:
     """The state of a server that saves models to `folder`."""
-    shelf = ModelRegistry(folder, limits)
+    registry = ModelRegistry(folder, limits)
     return Playground(
-        limits, shelf, WorkerPool(limits), Jobs(shelf, limits), Ratings(shelf, limits)
+        limits, registry, WorkerPool(limits), Jobs(registry, limits), Ratings(registry, limits)
     )

@@ -122,8 +122,8 @@ class Ratings:
     """The sessions. If there are too many, the one that was not used for longest is ended; `gone`
     remembers its id."""
 
-    def __init__(self, shelf: ModelRegistry, limits: Limits) -> None:
-        self.shelf = shelf
+    def __init__(self, registry: ModelRegistry, limits: Limits) -> None:
+        self.registry = registry
         self.limits = limits
         self.sessions: dict[str, RatedSession] = {}
         self.gone: deque[str] = deque(maxlen=GONE_KEPT)
@@ -132,7 +132,7 @@ class Ratings:
 
     def start(self, model: str, *, pairs: bool, every: int, seed: int | None, stop: Stop) -> Rated:
         """Of a model that was rated before, with its answers. ConfigError for a model of text."""
-        base = open_base(self.shelf.get(model))
+        base = open_base(self.registry.get(model))
         stop.check()
         seed = base.model.config.seed if seed is None else seed
         rated = Rated(
@@ -208,7 +208,7 @@ class Ratings:
             def write(path: Path) -> None:
                 rating.align(base, answers, output=path, should_stop=stop.check)
 
-            self.shelf.write(name, "tuned", write)
+            self.registry.write(name, "tuned", write)
 
     def forget(self, id: str) -> None:
         """A session and its model; what was saved stays."""
@@ -329,19 +329,19 @@ class Ratings:
         """On the shelf, in the place of the session's model before, if that is still there."""
         with self.lock:
             before = session.entry
-            if before is None or self.shelf.entries.get(before.id) is not before:
-                id = next(id for n in count(1) if (id := f"rated-{n}") not in self.shelf.entries)
+            if before is None or self.registry.entries.get(before.id) is not before:
+                id = next(id for n in count(1) if (id := f"rated-{n}") not in self.registry.entries)
             else:
                 id = before.id
             entry = Entry(id, "tuned", lambda: tuned, opened=tuned)
-            self.shelf.add(entry)
+            self.registry.add(entry)
         session.entry = entry
         return id
 
     def _take_down(self, session: RatedSession) -> None:
         entry, session.entry = session.entry, None
-        if entry and self.shelf.entries.get(entry.id) is entry:
-            self.shelf.forget(entry.id)
+        if entry and self.registry.entries.get(entry.id) is entry:
+            self.registry.forget(entry.id)
 
 
 @contextmanager
