@@ -256,10 +256,10 @@ class CleanAnswer(BaseModel):
 @router.post("/jobs", status_code=202, responses={429: {"description": "Too many trainings"}})
 async def start_job(request: JobRequest, context: Context) -> JobAnswer:
     """Start a training, or queue it until others have ended."""
-    return answer(await context.compute(lambda _: started(context, request)), context)
+    return answer(await context.compute(lambda _: start_training(context, request)), context)
 
 
-def started(context: RequestContext, request: JobRequest) -> Job:
+def start_training(context: RequestContext, request: JobRequest) -> Job:
     limits = context.limits
     settings = request.settings.model_dump(exclude_none=True) | {"seed": request.seed}
     if (request.text is None) == (request.builtin is None):

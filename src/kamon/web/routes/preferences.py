@@ -1,4 +1,4 @@
-"""Sessions of ratings: a model that learns while somebody says what they like."""
+"""Sessions of ratings: a model learns while somebody says what they like."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from kamon.finetuning.preferences import Feedback, Preference, Rating
-from kamon.web.routes.context import Context
-from kamon.web.routes.models import (
-    LIMITS,
-    ApiModel,
-    ModelId,
-    ModelInfo,
-    SaveRequest,
-    Seed,
-    Text,
-    info,
-)
+from kamon.web.routes.context import ApiModel, Context
+from kamon.web.routes.models import LIMITS, ModelId, ModelInfo, SaveRequest, Seed, Text, info
 from kamon.web.services.ratings import Rated
 from kamon.web.services.workers import Stop
 
@@ -28,7 +19,8 @@ RatingsId = Annotated[str, Field(min_length=1, max_length=80)]
 
 
 class PreferencesBody(ApiModel):
-    """pairs: whether two are proposed at a time. every: after how many answers the model learns."""
+    """pairs: whether to propose two texts at a time. every: how many answers the model learns at
+    once."""
 
     model: ModelId
     pairs: bool = False
@@ -47,14 +39,14 @@ class PreferenceBody(ApiModel):
 
 
 class AnswersBody(ApiModel):
-    """No answers ask for other proposals at once, by a model that has learned all so far."""
+    """An empty list makes the model learn all answers so far and make new proposals."""
 
     answers: Annotated[list[VerdictBody | PreferenceBody], Field(max_length=LIMITS.answers)]
 
 
 @router.post("/preferences", status_code=201)
 async def start_ratings(body: PreferencesBody, context: Context) -> Rated:
-    """Begin to rate what a model proposes; of one that was rated, go on."""
+    """Begin to rate what a model proposes, or resume the session of a model that was rated."""
     context.registry.get(body.model)
 
     def begin(stop: Stop) -> Rated:
@@ -67,19 +59,19 @@ async def start_ratings(body: PreferencesBody, context: Context) -> Rated:
 
 @router.get("/preferences/{id}")
 async def show_ratings(id: RatingsId, context: Context) -> Rated:
-    """What a session has come to."""
+    """The state of a session."""
     return context.ratings.get(id)
 
 
 @router.post("/preferences/{id}/answers")
 async def answer(id: RatingsId, body: AnswersBody, context: Context) -> Rated:
-    """More answers; after every few of them the model learns, and the proposals change."""
+    """Add answers. After every few of them the model learns, and the proposals change."""
     session = context.ratings.session(id)
     answers: list[Feedback] = [
-        Rating(each.text, each.liked)
-        if isinstance(each, VerdictBody)
-        else Preference(each.chosen, each.rejected)
-        for each in body.answers
+        Rating(item.text, item.liked)
+        if isinstance(item, VerdictBody)
+        else Preference(item.chosen, item.rejected)
+        for item in body.answers
     ]
     return await context.compute(
         lambda stop: context.ratings.answer(id, answers, stop),
@@ -90,7 +82,7 @@ async def answer(id: RatingsId, body: AnswersBody, context: Context) -> Rated:
 
 @router.delete("/preferences/{id}/answers/last")
 async def undo(id: RatingsId, context: Context) -> Rated:
-    """Take the last answer back."""
+    """Undo the last answer."""
     session = context.ratings.session(id)
     return await context.compute(
         lambda stop: context.ratings.undo(id, stop), session, context.limits.learn_seconds
@@ -99,7 +91,7 @@ async def undo(id: RatingsId, context: Context) -> Rated:
 
 @router.post("/preferences/{id}/save", status_code=201)
 async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> ModelInfo:
-    """Write the model, having learned all answers, with these, under a name that is free."""
+    """Save the answers and the model that has learned all of them, under a new name."""
     session = context.ratings.session(id)
 
     def write(stop: Stop) -> ModelInfo:
@@ -111,7 +103,7 @@ async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> Mo
 
 @router.delete("/preferences/{id}", status_code=204)
 async def forget_ratings(id: RatingsId, context: Context) -> Response:
-    """End a session, and take its model off the shelf; what was saved stays."""
+    """End a session and forget its model. Saved models stay."""
     session = context.ratings.session(id)
     await context.compute(lambda _: context.ratings.forget(id), session)
     return Response(status_code=204)
