@@ -500,9 +500,9 @@ def request(**settings: Any) -> bytes:
         "source": "a list",
         "budget": None,
         "settings": settings,
-        "most_steps": 100_000,
-        "most_params": 100_000,
-        "most_seconds": 60.0,
+        "max_steps": 100_000,
+        "max_params": 100_000,
+        "max_seconds": 60.0,
         "moments": 3,
         "moment_bytes": 1 << 20,
     }
