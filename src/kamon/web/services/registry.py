@@ -109,8 +109,8 @@ class ModelRegistry:
             self.entries[entry.id] = entry
 
     def check_room(self, path: Path) -> None:
-        """StoreError if too many models are saved. Other models do not count, so that no training or
-        session fails at its end for lack of room."""
+        """StoreError if too many models are saved. Other models do not count, so that no
+        training or session fails at its end for lack of room."""
         with self.lock:
             size = sum(entry.path is not None for entry in self.entries.values())
         if size >= self.limits.models:
