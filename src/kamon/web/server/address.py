@@ -34,7 +34,7 @@ class Address:
         return self.urls[0]
 
 
-def address(
+def listen(
     host: str,
     port: int | None,
     token: str | None = None,
@@ -70,7 +70,7 @@ def address(
             f"without a token only this machine may use the server, not {host}: leave --no-token "
             "or --host out"
         )
-    sock = listening(ip, port)
+    sock = open_socket(ip, port)
     port = sock.getsockname()[1]
     literal = f"[{ip}]" if ip.version == 6 else str(ip)
     shown = [literal, *names]
@@ -109,7 +109,9 @@ def own_addresses(version: int) -> list[str]:
     return addresses
 
 
-def listening(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int | None) -> socket.socket:
+def open_socket(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int | None
+) -> socket.socket:
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     wanted = PORT if port is None else port
     while True:
