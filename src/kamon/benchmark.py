@@ -134,7 +134,7 @@ def ready(name: str, config: Config, dtype: str | None = None, threads: int | No
 def training(
     engine: Engine, docs: PackedBatch, batch_size: int, num_steps: int
 ) -> Callable[[], object]:
-    """The work of so many steps, without what is got ready before."""
+    """Return the work of `num_steps` steps, without the preparation."""
     indices = array("q", [i % len(docs) for i in range(batch_size * num_steps)])
     plan = StepPlan(docs, batch_size, indices, array("d", [1e-3]) * num_steps)
     return partial(train, engine, plan)
@@ -157,7 +157,7 @@ def peak_gflops(engine: Engine, seconds: float) -> float:
 
 
 def best(work: Callable[[], Any], seconds: float) -> float:
-    """The shortest run of `work` of as many as fit into `seconds`: one if 0, else three or more."""
+    """Return the shortest of the runs of `work` that fit into `seconds`: at least 3, or 1 if 0."""
     took: list[float] = []
     begin = time.perf_counter()
     while len(took) < (3 if seconds else 1) or time.perf_counter() - begin < seconds:
@@ -168,7 +168,7 @@ def best(work: Callable[[], Any], seconds: float) -> float:
 
 
 def best_processes(commands: list[list[str]]) -> list[float]:
-    """Seconds of processes of this interpreter, taken in turn; 0 where a module is missing.
+    """Seconds of processes of this interpreter, taken in turn; 0 if a module is missing.
 
     Compiled modules are kept, as they are where a package is installed.
     """

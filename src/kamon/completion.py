@@ -143,7 +143,7 @@ def complete(
 def fill(
     model: Model | str | Path, pattern: str | Sequence[Element], n: int = 10, *, effort: float = 1.0
 ) -> SearchResult:
-    """The n most probable documents that match `pattern`; text is taken apart by `parse`.
+    """Return the n most probable documents that match `pattern`; text is taken apart by `parse`.
 
     ConfigError for an empty pattern or one that asks for more than block_size characters, and for a
     model whose tokens are no characters; TokenizerError for an unknown character.
@@ -172,7 +172,7 @@ def fill(
 
 
 def with_shares(found: SearchResult, logprob: float) -> SearchResult:
-    """The share of each document in the probability that has this logarithm."""
+    """Set the share of each document in the probability with this logarithm."""
     documents = [
         each._replace(share=min(1.0, math.exp(each.logprob - logprob))) for each in found.documents
     ]
@@ -196,7 +196,7 @@ def replacements(tokenizer: Tokenizer, elements: Sequence[Element], unknown: str
 
 
 def replaced(elements: Sequence[Element], exchanged: Mapping[str, str]) -> list[Element]:
-    """The pattern with these characters exchanged; its gaps stay."""
+    """Return the pattern with these characters exchanged; its gaps stay."""
     found: list[Element] = []
     for element in elements:
         if isinstance(element, Wildcard):
@@ -218,7 +218,7 @@ def check_prefix(tokenizer: Tokenizer, prefix: str, block_size: int) -> None:
 
 
 def logprob_of_prefix(model: LanguageModel, tokenizer: Tokenizer, prefix: str) -> float:
-    """log p in nats that a document begins like this."""
+    """Return log p in nats that a document begins with `prefix`."""
     return log_sum_exp(list(prefixes_of(model, tokenizer, prefix).values()))
 
 

@@ -2,7 +2,9 @@
 
 import math
 import operator
+import re
 import reprlib
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -266,3 +268,12 @@ def listed(words: Collection[str]) -> str:
     shown = ", ".join(reprlib.repr(word)[1:-1] for word in list(words)[:MAX_LISTED])
     more = len(words) - MAX_LISTED
     return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def compile_regex(regex: str, name: str = "regex") -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():  # of what a later Python may read in another way
+            warnings.simplefilter("ignore")
+            return re.compile(regex)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{name} {regex!r} does not compile: {error}") from None

@@ -15,7 +15,7 @@ import pytest
 import kamon as package
 from conftest import TINY_FLAGS, Result
 from kamon import completion
-from kamon.cli.output import progress_bar, say
+from kamon.cli.output import progress_bar, say, show_training
 from kamon.config import Config
 from kamon.data import builtin
 from kamon.data.cleaning import Options
@@ -240,7 +240,7 @@ def test_lines_above_a_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stands on a line of its own, with nothing of the bar; and the bar counts no 0 tokens."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with progress_bar() as update:
+    with progress_bar(show_training) as update:
         assert update
         for step in (1, 2):
             update(Progress(100, array("d", [1.5]) * step, 1.0))
@@ -250,7 +250,7 @@ def test_lines_above_a_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "tokens/s" not in text
     lines = screen(text)
     assert [line for line in lines if "line" in line] == ["line 1", "line 2"], lines
-    with progress_bar() as update:
+    with progress_bar(show_training) as update:
         assert update
         update(Progress(100, array("d", [1.5]), 1.0, 0, 2_000.0, 3e9))
     assert "loss 1.5000, 2k tokens/s, 3 GFLOP/s" in terminal.getvalue()

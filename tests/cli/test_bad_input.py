@@ -46,7 +46,7 @@ from kamon.tokenizers.load import read_tokenizer
 Kamon = Callable[..., Result]
 Process = Callable[..., subprocess.Popen[str]]
 
-LIMIT = 10  # seconds for a cell
+LIMIT = 60  # seconds for a cell, also on a busy machine: one that hangs takes more
 LONGEST = 600  # characters of a sentence
 
 # ---- lists
@@ -544,7 +544,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("export M -o x.py --engine scalar", 2, "there is no flag --engine"),
     ("clean two.txt --min-len -1", 2, "min_len must be 0 or more"),
     ("clean two.txt --min-len 9 --max-len 5", 2, "max_len must be 9 or more, not 5"),
-    ("clean two.txt --keep-regex (", 2, "keep_regex '(' is no regular expression"),
+    ("clean two.txt --keep-regex (", 2, "keep_regex '(' does not compile"),
     ("clean two.txt --drop-regex .", 1, "nothing of two.txt is left"),
     ("clean two.txt --near 74", 2, "near must be from 75 to 100"),
     ("clean two.txt --near nan", 2, "must be a whole number"),

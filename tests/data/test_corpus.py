@@ -21,7 +21,7 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kamon.data import builtin, corpus
+from kamon.data import builtin, corpus, readers, tables
 from kamon.errors import ConfigError, CorpusError, KamonError
 
 
@@ -176,7 +176,7 @@ def test_standard_input(format: str | None, monkeypatch: pytest.MonkeyPatch) -> 
     assert (found.source, found.docs) == ("standard input", ["anna", "bob"])
 
 
-@given(st.binary(max_size=200), st.sampled_from(corpus.FORMATS))
+@given(st.binary(max_size=200), st.sampled_from(tables.FORMATS))
 def test_any_bytes_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, format: str
 ) -> None:
@@ -225,15 +225,15 @@ def test_a_text_read_as_it_comes_is_the_text(
 ) -> None:
     path = write(tmp_path_factory.getbasetemp(), "stream", content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "BLOCK", block)
+        patch.setattr(readers, "BLOCK", block)
         found: list[str] = []
         error = ""
         try:
-            for lines in corpus.stream_lines(path):
+            for lines in readers.stream_lines(path):
                 found += lines
         except CorpusError as caught:
             error = str(caught)
-    if content.startswith((*corpus.UTF_16_MARKS, *corpus.SPREADSHEETS, *corpus.COMPRESSED)):
+    if content.startswith((*readers.UTF_16_MARKS, *readers.SPREADSHEETS, *readers.COMPRESSED)):
         return  # looked at below
     bad = [place for place in [content.find(b"\0")] if place >= 0]
     try:
@@ -242,12 +242,12 @@ def test_a_text_read_as_it_comes_is_the_text(
         bad.append(caught_too.start)
     if not bad:
         assert error == ""
-        assert found == corpus.text_lines(content.decode().removeprefix("\ufeff"))
+        assert found == readers.text_lines(content.decode().removeprefix("\ufeff"))
     else:
         line, byte = place(content, min(bad))
         assert f", line {line} " in error
         assert f"byte {byte}" in error
-        before = corpus.text_lines(content[: min(bad)].decode().removeprefix("\ufeff"))
+        before = readers.text_lines(content[: min(bad)].decode().removeprefix("\ufeff"))
         assert found == before[: line - 1]
 
 
@@ -261,9 +261,9 @@ def place(content: bytes, offset: int) -> tuple[int, int]:
 def test_a_line_longer_than_any_document(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "MAX_LINE", 50)
+    monkeypatch.setattr(readers, "MAX_LINE", 50)
     path = write(tmp_path, f"x.{suffix}", b'text\n"b"\n' + b"a" * 50 + b"\n" + b"a" * 51)
-    monkeypatch.setattr(corpus, "json_texts", lambda _name, lines, *_: lines)
+    monkeypatch.setattr(tables, "json_texts", lambda _name, lines, *_: lines)
     with pytest.raises(CorpusError, match=r"line 4 has more than 50 characters: that is no list"):
         corpus.read(path, column="text" if suffix == "csv" else None)
 
@@ -276,16 +276,16 @@ def test_a_line_of_a_megabyte(tmp_path: Path) -> None:
 def test_a_stream_keeps_no_more_of_a_line_than_it_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "MAX_LINE", 5)
+    monkeypatch.setattr(readers, "MAX_LINE", 5)
     for block in (1, 3, 100):
-        monkeypatch.setattr(corpus, "BLOCK", block)
+        monkeypatch.setattr(readers, "BLOCK", block)
         path = write(tmp_path, "long", "abcde\nabcdé名\nabcdefgh\né".encode())
-        lines = [line for some in corpus.stream_lines(path) for line in some]
+        lines = [line for some in readers.stream_lines(path) for line in some]
         assert lines == ["abcde", "abcdé名", "abcdef", "é"]
         path = write(tmp_path, "bad", "\ufeffé\nabcdé名éé\xff".encode() + b"\xff")
         with pytest.raises(CorpusError, match="line 2 is not UTF-8: byte 16 of it is 0xff"):
-            list(corpus.stream_lines(path))
-    assert corpus.MAX_LINE == 5
+            list(readers.stream_lines(path))
+    assert readers.MAX_LINE == 5
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 18])
@@ -293,10 +293,10 @@ def test_a_stream_keeps_no_more_of_a_line_than_it_may(
 def test_utf_16_is_read_where_a_mark_says_so(
     codec: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "BLOCK", block)
+    monkeypatch.setattr(readers, "BLOCK", block)
     text = "\ufeffé\r\n名前\r\r\n👩🏽 x\n\ufeffa"
     path = write(tmp_path, "utf-16", text.encode(codec))
-    assert [line for some in corpus.stream_lines(path) for line in some] == [
+    assert [line for some in readers.stream_lines(path) for line in some] == [
         "é", "名前", "", "👩🏽 x", "\ufeffa",
     ]  # fmt: skip
     assert corpus.read(path).num_blank == 1
@@ -309,8 +309,8 @@ def test_utf_16_is_read_where_a_mark_says_so(
 def test_a_spreadsheet_is_known_as_it_comes(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "BLOCK", block)
-    for begin in corpus.SPREADSHEETS:
+    monkeypatch.setattr(readers, "BLOCK", block)
+    for begin in readers.SPREADSHEETS:
         with pytest.raises(CorpusError, match="is a spreadsheet or an archive"):
             corpus.read(write(tmp_path, "x", begin + b"\0\0\n"))
     assert corpus.read(write(tmp_path, "x", b"PK\x03")).docs == ["PK\x03"]
@@ -325,7 +325,7 @@ def test_what_tells_nothing_of_a_mark_is_not_waited_for() -> None:
             came.append(block)
             yield block
 
-    assert next(corpus.decoded(blocks(), "x")) == "a\n"
+    assert next(readers.decoded(blocks(), "x")) == "a\n"
     assert came == [b"a\n"]
 
 
@@ -399,7 +399,7 @@ def test_a_text_that_looks_like_a_table(lines: list[str], is_table: bool, tmp_pa
     assert corpus.from_text(text).note == found.note
     assert corpus.read(path, mode="text").note == ""
     told: list[str] = []
-    assert list(corpus.stream_entries(path, tell=told.append)) == list(corpus.stream_lines(path))
+    assert list(corpus.stream_entries(path, tell=told.append)) == list(readers.stream_lines(path))
     assert told == [f"{path} {found.note}"] * is_table
 
 
@@ -479,7 +479,7 @@ def test_tables_as_people_have_them(
     again = corpus.from_text(content, column=column, format=format, header=header)
     assert (again.docs, again.note) == (docs, found.note)
     if format != "json" and column is not None and header and not content.startswith("# "):
-        columns = corpus.columns_in("x", corpus.lines_in(content, "x"), format)
+        columns = tables.columns_in("x", readers.lines_in(content, "x"), format)
         assert column in columns or column.isdecimal()
 
 
@@ -522,7 +522,7 @@ def test_what_is_no_such_table(
 
 
 def test_a_json_array_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "MAX_JSON", 18)
+    monkeypatch.setattr(tables, "MAX_JSON", 18)
     assert corpus.read(write(tmp_path, "x.json", b'[\n"anna",\n"bo"\n]')).docs == ["anna", "bo"]
     with pytest.raises(CorpusError, match="more than 18 characters: write each element on a line"):
         corpus.read(write(tmp_path, "x.json", b'[\n"anna",\n"bobby"\n]'))
@@ -546,7 +546,7 @@ def test_readers_of_large_cells_do_not_meet() -> None:
     try:
         docs = [letter * 200_000 for letter in "abc"]
         readers = [
-            corpus.entries_in("x", iter(csv_of(docs).splitlines()), "csv", "name") for _ in range(2)
+            tables.entries_in("x", iter(csv_of(docs).splitlines()), "csv", "name") for _ in range(2)
         ]
         assert [next(readers[0]), next(readers[1])] == [docs[0]] * 2
         assert list(readers[0]) == docs[1:]
@@ -570,7 +570,7 @@ def test_rows_are_those_of_csv(table: list[list[str]], separator: str) -> None:
     csv.writer(text, delimiter=separator, lineterminator="\n").writerows(table)
     lines = text.getvalue().split("\n")[:-1]
     expected = list(csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True))
-    found = list(corpus.rows("x", lines, separator, quotes=True))
+    found = list(tables.rows("x", lines, separator, quotes=True))
     assert [row for *_, row in found] == expected
     assert [begin for begin, *_ in found] == [1, *(end + 1 for _, end, _ in found)][: len(found)]
 
@@ -583,7 +583,7 @@ def test_any_quotes_are_read_as_csv_reads_them(lines: list[str]) -> None:
     except csv.Error:
         expected = None
     try:
-        found = [row for *_, row in corpus.rows("x", lines, ",", quotes=True)]
+        found = [row for *_, row in tables.rows("x", lines, ",", quotes=True)]
     except CorpusError:
         assert expected is None
     else:
@@ -605,7 +605,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 def test_compressed_files_are_known_by_their_bytes(
     ending: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "BLOCK", block)
+    monkeypatch.setattr(readers, "BLOCK", block)
     compress = COMPRESS[ending]
     members = compress("anna\nbö".encode()) + compress(b"b\n") + compress(b"")
     for name in ("x", "x.txt", f"x.txt{ending}"):
@@ -637,7 +637,7 @@ def test_what_unpacks_to_far_more_is_bounded(tmp_path: Path) -> None:
         corpus.read(path)
     tracemalloc.start()
     try:
-        blocks = corpus.unpacked(iter([path.read_bytes()]), "x")
+        blocks = readers.unpacked(iter([path.read_bytes()]), "x")
         assert sum(map(len, blocks)) == 1 << 26
         assert tracemalloc.get_traced_memory()[1] < 1 << 24
     finally:

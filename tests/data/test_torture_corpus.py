@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import kamon
 from conftest import TINY, times
-from kamon.data import corpus
+from kamon.data import corpus, readers, tables
 from kamon.data.corpus import Corpus
 from kamon.errors import ConfigError, CorpusError, KamonError
 from kamon.tokenizers.char import CharTokenizer
@@ -46,7 +46,7 @@ BYTES = st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf5", b"\x00", b"
 @st.composite
 def files(draw: st.DrawFn) -> tuple[str, bytes]:
     """(format, content)"""
-    format = draw(st.sampled_from(corpus.FORMATS))
+    format = draw(st.sampled_from(tables.FORMATS))
     docs = draw(st.lists(TEXT, max_size=12))
     if draw(st.booleans()):  # of two forms that look the same
         docs += [unicodedata.normalize(form, doc) for doc in docs[:3] for form in ("NFC", "NFD")]
@@ -137,9 +137,9 @@ def test_any_list_is_learned_or_refused(tmp_path: Path, file: tuple[str, bytes])
         return said(error, str(path))
     assert len(source.docs) + source.num_blank == source.num_entries
     if format == "text":
-        marked = content.startswith(corpus.UTF_16_MARKS)
+        marked = content.startswith(readers.UTF_16_MARKS)
         text = content.decode("utf-16") if marked else content.decode().removeprefix("\ufeff")
-        lines = corpus.text_lines(text)
+        lines = readers.text_lines(text)
         stripped = [line.strip() for line in lines]
         wanted = [unicodedata.normalize("NFC", line) for line in stripped if line]
         assert list(source.docs) == wanted

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from conftest import TINY, TINY_FLAGS, Result
 from kamon import load, train
-from kamon.data import corpus
+from kamon.data import readers
 from kamon.data.builtin import names_table
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.loops import document_logprobs
@@ -270,7 +270,7 @@ def test_the_verb(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch)
         assert each["compared_with"] == "list"
     oddest = sorted(done.out.splitlines(), key=lambda line: -float(line.split("\t")[0]))
     for block in (1, 1 << 17):  # bytes read at a time
-        monkeypatch.setattr(corpus, "BLOCK", block)
+        monkeypatch.setattr(readers, "BLOCK", block)
         assert kamon("score", tmp_path / "m", texts).out == done.out
         assert kamon("score", tmp_path / "m", texts, "--top", 2).out.splitlines() == oddest[:2]
         assert kamon("score", tmp_path / "m", texts, "--top", 9).out.splitlines() == oddest
@@ -313,7 +313,7 @@ def test_the_oddest_first(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.Monk
     done = kamon("score", tmp_path / "m", texts)
     assert all(f"{word} " in done.err.replace(",", "") for word in ("zero", "skip", "replace"))
     for block in (1, 1 << 17):
-        monkeypatch.setattr(corpus, "BLOCK", block)
+        monkeypatch.setattr(readers, "BLOCK", block)
         done = kamon("score", tmp_path / "m", texts, "--unknown=zero", "--top=4")
         rows = [line.split("\t") for line in done.out.splitlines()]
         assert [row[-1] for row in rows] == ["Янд", "日本", "naX", last]
@@ -340,7 +340,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
     lines = tmp_path / "x.jsonl"
     lines.write_text('{"name": "anna"}\n\n{"name": "hanna"}\n{"name": 5}\n')
     for block in (1, 1 << 17):
-        monkeypatch.setattr(corpus, "BLOCK", block)
+        monkeypatch.setattr(readers, "BLOCK", block)
         done = kamon("score", tmp_path / "m", lines, "--column=name")
         assert (done.code, "line 4 has something else than text" in done.err) == (1, True)
         assert expected.startswith(done.out)
@@ -350,7 +350,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
 
 
 def test_lines_without_end(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "MAX_LINE", 20)
+    monkeypatch.setattr(readers, "MAX_LINE", 20)
     MODEL.save(tmp_path / "m")
     texts = tmp_path / "texts"
     texts.write_text("nora\n" + "a" * 20 + "\n" + "a" * 21 + "\n" + "n" * 1000)

@@ -21,10 +21,10 @@ import zstandard
 
 import kamon as package
 from conftest import Result
-from kamon.data import corpus
+from kamon.data import corpus, readers
 from kamon.data.split import divide, key, keys_of_part, split
 from kamon.errors import ConfigError, CorpusError, StoreError
-from kamon.packing import inputs, pack, units
+from kamon.packing import inputs, pack, plan, worker
 from kamon.packing.shards import MANIFEST, open_shards
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.char import CharTokenizer
@@ -41,7 +41,7 @@ LINES = [" ".join(RNG.choices(WORDS, k=RNG.randint(1, 12))) for _ in range(500)]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, in which units are small."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(units, "MIN_UNIT_BYTES", 1000)
+    monkeypatch.setattr(plan, "MIN_UNIT_BYTES", 1000)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no power cut is tried here
     return tmp_path
 
@@ -169,7 +169,7 @@ def test_utf_16_is_packed_whole(ending: str) -> None:
 
 
 def test_a_block_that_unpacks_to_nothing_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "COMPRESSED_BLOCK", 1)
+    monkeypatch.setattr(readers, "COMPRESSED_BLOCK", 1)
     Path("a.txt.zst").write_bytes(b"".join(zstandard.compress(c) for c in (b"a\xc3", b"\xa9\nb")))
     pack.pack(["a.txt.zst"], "s", hold_out=False)
     assert docs_of("s", "train") == ["aé", "b"]
@@ -214,7 +214,7 @@ def test_a_shard_ends_with_the_document_that_fills_it() -> None:
 def test_as_many_bytes_a_token_as_the_vocabulary_needs(
     vocab_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units, "MIN_UNIT_BYTES", 1 << 20)
+    monkeypatch.setattr(plan, "MIN_UNIT_BYTES", 1 << 20)
     codes = [*range(32, 0xD800), *range(0xE000, 0x20000)]
     chars = [chr(code) for code in codes if not chr(code).isspace() and chr(code) not in "\x1c\x85"]
     # NFC changes none of them, and none of two that stand side by side.
@@ -271,7 +271,7 @@ def test_one_huge_line(tokenizer: str, kamon: Kamon) -> None:
     pack.pack(["a.txt"], "s", mode="text", tokenizer=tokenizer, shard_tokens=1000)
     assert both() == whole([text])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "MAX_LINE", 10_000)
+        patch.setattr(readers, "MAX_LINE", 10_000)
         done = kamon("pack", "a.txt", "-o", "t", "--jobs=1")
     assert done.code == 1
     assert "a.txt, line 1 has more than 10,000 characters" in done.err
@@ -302,7 +302,7 @@ def test_parts_of_a_text_have_the_tokens_of_the_whole() -> None:
     for _ in range(300):
         text = "".join(rng.choices(["abc", "de", " ", "  ", "\n", "12", "!", "_", "\t", "é"], k=60))
         parts = [text[i : i + 7] for i in range(0, len(text), 7)]
-        found = list(units.before_spaces(parts))
+        found = list(worker.before_spaces(parts))
         assert "".join(found) == text
         assert [token for each in found for token in tokenizer.encode(each)] == tokenizer.encode(
             text
@@ -334,7 +334,7 @@ def test_a_tokenizer_that_is_there(kamon: Kamon) -> None:
         assert both(given[0] + "s") == (["anna", "nora"], [])
     Path("b.txt").write_text("\n" * 2000 + "nora\n" * 300 + "norax\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units, "MIN_UNIT_BYTES", 100)
+        patch.setattr(plan, "MIN_UNIT_BYTES", 100)
         done = kamon("pack", "b.txt", "-o", "x", "--tokenizer", "t.json")
         text = kamon("pack", "b.txt", "-o", "y", "--tokenizer", "t.json", "--mode=text")
     assert (done.code, text.code) == (1, 1)
@@ -379,7 +379,7 @@ def test_jobs_change_no_bit(mode: Any, many: list[str]) -> None:
 def test_wherever_a_file_is_cut_its_lines_are_whole(content: str) -> None:
     Path("a.txt").write_bytes(content.encode())
     found = inputs.find_sources(["a.txt"])[0]
-    whole = corpus.text_lines(content.removeprefix("\ufeff"))
+    whole = readers.text_lines(content.removeprefix("\ufeff"))
     for most in range(1, len(content.encode()) + 2):
         pieces = [
             piece for unit in inputs.split_source(found, most, whole_texts=False) for piece in unit
@@ -497,7 +497,7 @@ def start(process: Process, *argv: str) -> subprocess.Popen[str]:
 def test_a_process_that_is_stopped(
     how: signal.Signals, jobs: int, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units, "MIN_UNIT_BYTES", 4 << 20)  # as in the process
+    monkeypatch.setattr(plan, "MIN_UNIT_BYTES", 4 << 20)  # as in the process
     Path("a.txt").write_text("\n".join(LINES) * 300)
     running = start(process, f"--jobs={jobs}", "--shard-tokens=100000")
     if how == signal.SIGINT:

@@ -23,7 +23,7 @@ from kamon.data.split import RULE, RULE_BY_BUCKET, key, split
 from kamon.engines.batch import PackedBatch
 from kamon.engines.factory import EngineSpec
 from kamon.errors import ConfigError
-from kamon.packing import units
+from kamon.packing import plan, worker
 from kamon.packing.pack import pack
 from kamon.packing.shards import MANIFEST, SPLITS, open_shards
 from kamon.training.data import NONE_HELD_OUT, DataOptions, load_training_data, packed_data
@@ -242,9 +242,9 @@ def test_the_same_documents_are_held_out_of_shards_and_of_the_list(
 ) -> None:
     """Of units of any number; repetitions, and other spellings, are on the side of the first."""
     if many:
-        for module in (split_module, units):
+        for module in (split_module, worker):
             monkeypatch.setattr(module, "MAX_RANKED", 150)
-    monkeypatch.setattr(units, "MIN_UNIT_BYTES", 300)
+    monkeypatch.setattr(plan, "MIN_UNIT_BYTES", 300)
     docs = [f"{n:x}é" for n in range(300)]
     docs += [*docs[:99], *(normalize("NFD", doc) for doc in docs[50:200])]
     path = tmp_path / "docs.txt"

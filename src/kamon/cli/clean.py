@@ -17,7 +17,7 @@ from kamon.cli.output import count, one_line, print_json, say, say_corpus
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.errors import ConfigError, CorpusError
-from kamon.files.output_path import check_file, check_not_input
+from kamon.files.output_path import check_file, check_not_input, write_errors
 
 if TYPE_CHECKING:
     from kamon.data.cleaning import Step
@@ -174,9 +174,7 @@ def short(text: str) -> str:
 def write(output: str, docs: Documents) -> None:
     from kamon.files.atomic import replace_file
 
-    try:
+    with write_errors(output, CorpusError):
         # Where a link leads: the link itself stays.
         lines = ("\n".join([*block, ""]).encode() for block in docs.blocks())
         replace_file(Path(os.path.realpath(output)), lines)
-    except OSError as error:
-        raise CorpusError(f"cannot write {output}: {error.strerror}") from None

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from kamon.evaluation.curves import spark_line
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from kamon.data.corpus import Corpus
     from kamon.training.loop import Progress
     from kamon.training.setup import ResumePoint, TrainingSetup
+
+P = TypeVar("P")
 
 
 def say(text: str) -> None:
@@ -199,40 +201,47 @@ def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character
         )
 
 
+def show_training(bar: Any, progress: Progress) -> Any:
+    """A bar of steps, with the loss and the time left."""
+    if bar is None:
+        bar = open_bar(total=progress.num_steps, initial=progress.num_before, unit="step")
+        if not bar.disable:
+            bar.start_t = bar.last_print_t = bar.start_t - progress.seconds
+    recent = progress.losses[-100:]
+    shown = f"loss {sum(recent) / len(recent):.4f}"
+    if progress.tokens_per_second:  # a tuning counts no tokens
+        shown += f", {short(progress.tokens_per_second)} tokens/s"
+        shown += f", {progress.flops / 1e9:.3g} GFLOP/s"
+    bar.set_postfix_str(shown, refresh=False)
+    bar.update(len(progress.losses) - bar.n)
+    return bar
+
+
 @contextmanager
-def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
-    """A bar with loss and time left on stderr if that is a terminal, otherwise nothing."""
+def progress_bar(show: Callable[[Any, P], Any]) -> Iterator[Callable[[P], None] | None]:
+    """Yield a function that shows progress on stderr, or None if that is no terminal.
+
+    show: takes the bar, at first None, and the progress, and returns the bar that is shown then.
+    """
     if not sys.stderr.isatty():
         yield None
         return
-    from tqdm import tqdm
-
-    tqdm.monitor_interval = 0  # we report often enough to need no thread
     bar: Any = None
 
-    def update(progress: Progress) -> None:
+    def update(progress: P) -> None:
         nonlocal bar
-        if bar is None:
-            bar = tqdm(
-                total=progress.num_steps,
-                initial=progress.num_before,
-                unit="step",
-                file=sys.stderr,
-                leave=False,
-                dynamic_ncols=True,
-            )
-            if not bar.disable:
-                bar.start_t = bar.last_print_t = bar.start_t - progress.seconds
-        recent = progress.losses[-100:]
-        shown = f"loss {sum(recent) / len(recent):.4f}"
-        if progress.tokens_per_second:  # a tuning counts no tokens
-            shown += f", {short(progress.tokens_per_second)} tokens/s"
-            shown += f", {progress.flops / 1e9:.3g} GFLOP/s"
-        bar.set_postfix_str(shown, refresh=False)
-        bar.update(len(progress.losses) - bar.n)
+        bar = show(bar, progress)
 
     try:
         yield update
     finally:
         if bar is not None:
             bar.close()
+
+
+def open_bar(**options: Any) -> Any:
+    """A tqdm bar on stderr that leaves nothing there when it is closed."""
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # we report often enough to need no thread
+    return tqdm(file=sys.stderr, leave=False, dynamic_ncols=True, **options)

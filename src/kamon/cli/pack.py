@@ -8,13 +8,10 @@ by their content. Repetitions stay: dropping them would need all of the corpus i
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, print_json, say
+from kamon.cli.output import count, open_bar, print_json, progress_bar, say
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_json, add_reading, reading
 
@@ -77,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     from kamon.native.library import usable_cores
     from kamon.packing.pack import pack
 
-    with progress_bar() as on_progress:
+    with progress_bar(show_packing) as on_progress:
         packed = pack(
             args.inputs,
             args.output,
@@ -141,41 +138,21 @@ def show(path: str, content: dict[str, Any]) -> None:
         )
 
 
-@contextmanager
-def progress_bar() -> Iterator[Callable[[PackProgress], None] | None]:
-    """Bytes and tokens a second on stderr if that is a terminal, otherwise nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    tqdm.monitor_interval = 0
-    bar: Any = None
-    stage, begin = "", 0.0
-
-    def update(progress: PackProgress) -> None:
-        nonlocal bar, stage, begin
-        if progress.stage != stage:
-            if bar is not None:
-                bar.close()
-            stage, begin = progress.stage, time.monotonic()
-            bar = tqdm(
-                desc={"survey": "looking", "unit": "packing"}[stage],
-                total=progress.total_bytes,
-                initial=progress.num_bytes,
-                unit="B",
-                unit_scale=True,
-                file=sys.stderr,
-                leave=False,
-                dynamic_ncols=True,
-            )
-        if progress.num_tokens:
-            rate = progress.num_tokens / max(time.monotonic() - begin, 1e-9)
-            bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-        bar.update(progress.num_bytes - bar.n)
-
-    try:
-        yield update
-    finally:
+def show_packing(bar: Any, progress: PackProgress) -> Any:
+    """A bar of bytes for each stage, with tokens per second."""
+    if bar is None or bar.stage != progress.stage:
         if bar is not None:
             bar.close()
+        bar = open_bar(
+            desc={"survey": "looking", "unit": "packing"}[progress.stage],
+            total=progress.total_bytes,
+            initial=progress.num_bytes,
+            unit="B",
+            unit_scale=True,
+        )
+        bar.stage, bar.begin = progress.stage, time.monotonic()
+    if progress.num_tokens:
+        rate = progress.num_tokens / max(time.monotonic() - bar.begin, 1e-9)
+        bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+    bar.update(progress.num_bytes - bar.n)
+    return bar

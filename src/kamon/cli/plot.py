@@ -16,7 +16,7 @@ from kamon.cli.output import one_line, print_json
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_engine, chosen_engine
 from kamon.errors import ConfigError, StoreError
-from kamon.files.output_path import as_store_error, check_file
+from kamon.files.output_path import check_file, write_errors
 
 KINDS = ("loss", "embeddings", "attention", "lengths")
 FORMATS = ("png", "svg")
@@ -128,7 +128,7 @@ def targets(args: argparse.Namespace, kinds: list[str]) -> tuple[str, dict[str, 
 def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
     """Raise StoreError if a file may not be written there, before it is made."""
     for path in paths.values():
-        with as_store_error(str(path)):
+        with write_errors(path):
             if path.resolve().is_relative_to(model.resolve()):
                 raise StoreError(
                     f"{path} is in the model's own directory, where nothing may be added: "
@@ -142,8 +142,6 @@ def write(pictures: dict[Path, bytes]) -> None:
     from kamon.files.atomic import replace_file
 
     for path, content in pictures.items():
-        try:
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, content)
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from None

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("standard input is closed: answers come from there")
     from dataclasses import replace
 
-    from kamon.data.corpus import name_of
+    from kamon.data.readers import name_of
     from kamon.finetuning import preferences, rating
     from kamon.storage import model_dir
     from kamon.tokenizers.prompts import prompt_prefix

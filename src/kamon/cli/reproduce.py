@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from kamon.cli.output import print_json, say, say_cut
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
+
+if TYPE_CHECKING:
+    from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
 
@@ -48,7 +52,6 @@ def run(args: argparse.Namespace) -> None:
     from kamon.data.builtin import BUILT_IN
     from kamon.engines.factory import EngineSpec
     from kamon.engines.parameters import num_params
-    from kamon.generation.sampling import sample_document
     from kamon.tokenizers.char import CharTokenizer
     from kamon.training.data import as_given
     from kamon.training.loop import Progress, pretrain
@@ -80,6 +83,25 @@ def run(args: argparse.Namespace) -> None:
         sys.stdout.flush()
 
     losses = pretrain(run.engine, run.docs, run.config, on_progress if show else None)
+    samples = sample_and_show(run, show)
+    if len(source.docs) == ORIGINAL_DOCS and config == Config():
+        say_whether_same(samples, losses[-1])
+    if args.json:
+        print_json(
+            {
+                "num_docs": len(source.docs),
+                "vocab_size": run.config.vocab_size,
+                "num_params": num_params(run.config),
+                "losses": list(losses),
+                "samples": samples,
+            }
+        )
+
+
+def sample_and_show(run: TrainingSetup, show: bool) -> list[str]:
+    """Return samples drawn with Python's random numbers, as the original draws them."""
+    from kamon.generation.sampling import sample_document
+
     samples = []
     if show:
         print("\n--- inference (new, hallucinated names) ---")
@@ -93,21 +115,14 @@ def run(args: argparse.Namespace) -> None:
         samples.append(run.tokenizer.decode(tokens))
         if show:
             print(f"sample {number:2d}: {samples[-1]}")
-    if len(source.docs) == ORIGINAL_DOCS and Config(**chosen) == Config():
-        same = samples == ORIGINAL_NAMES and f"{losses[-1]:.4f}" == ORIGINAL_LOSS
+    return samples
+
+
+def say_whether_same(samples: list[str], loss: float) -> None:
+    if samples == ORIGINAL_NAMES and f"{loss:.4f}" == ORIGINAL_LOSS:
+        say(f"the last loss, {ORIGINAL_LOSS}, and all {NUM_SAMPLES} names are the original's")
+    else:
         say(
-            f"the last loss, {ORIGINAL_LOSS}, and all {NUM_SAMPLES} names are the original's"
-            if same
-            else "this is not what the original comes to: its last loss is "
+            "this is not what the original comes to: its last loss is "
             f"{ORIGINAL_LOSS}, its names begin with {', '.join(ORIGINAL_NAMES[:3])}"
-        )
-    if args.json:
-        print_json(
-            {
-                "num_docs": len(source.docs),
-                "vocab_size": run.config.vocab_size,
-                "num_params": num_params(run.config),
-                "losses": list(losses),
-                "samples": samples,
-            }
         )

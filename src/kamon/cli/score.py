@@ -125,7 +125,8 @@ class Counts:
 
 def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts: Counts) -> Scores:
     """Return the scores of these lines without the blank ones, and count them."""
-    from kamon.data.corpus import MAX_LINE, format_of, name_of
+    from kamon.data.readers import MAX_LINE, name_of
+    from kamon.data.tables import format_of
     from kamon.evaluation.score import score_list
 
     texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
@@ -154,7 +155,7 @@ def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts
 
 def say_counts(args: argparse.Namespace, model: Model, counts: Counts) -> None:
     """Say what is special about the lines. Raises CorpusError if there was no text."""
-    from kamon.data.corpus import MAX_LINE, name_of
+    from kamon.data.readers import MAX_LINE, name_of
 
     say_line_ends(counts.broken)
     if not counts.texts:

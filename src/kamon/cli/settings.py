@@ -9,7 +9,7 @@ from typing import Any
 from kamon.cli.output import say
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.config import SETTINGS, make_config, read_settings
-from kamon.data.corpus import FORMATS
+from kamon.data.tables import FORMATS
 from kamon.engines.factory import DEVICES, DTYPES, ENGINES, best_engine
 from kamon.errors import ConfigError
 

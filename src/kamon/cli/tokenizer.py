@@ -33,8 +33,8 @@ from kamon.cli.output import (
 )
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_reading, check_unread, reading
-from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
-from kamon.files.output_path import check_file, check_not_input
+from kamon.errors import ConfigError, CorpusError, TokenizerError
+from kamon.files.output_path import check_file, check_not_input, write_errors
 
 if TYPE_CHECKING:
     from kamon.evaluation.introspection import Near
@@ -97,10 +97,8 @@ def train(args: argparse.Namespace) -> None:
     source = corpus.read(args.source, **reading(args))
     say_corpus(source, args.source)
     tokenizer = BytePairTokenizer.train(source.docs, wanted)
-    try:
+    with write_errors(path):
         replace_file(path, tokenizer.to_json().encode())
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
     num_tokens = sum(size * number for size, number in tokenizer.lengths(source.docs).items())
     num_bytes = sum(map(len, source.docs.encoded()))
     if tokenizer.vocab_size < wanted:
@@ -159,7 +157,7 @@ def numbers(tokens: Sequence[int]) -> str:
 
 
 def decode(args: argparse.Namespace) -> None:
-    from kamon.data.corpus import name_of, stream_lines
+    from kamon.data.readers import name_of, stream_lines
 
     tokenizer = tokenizer_at(args.source)
     name = args.words[0] if args.words else "-"

@@ -23,6 +23,7 @@ from kamon.cli.output import (
     say_corpus,
     say_cut,
     say_resumed,
+    show_training,
     spark,
 )
 from kamon.cli.parser import Parser, whole_number
@@ -193,7 +194,7 @@ def train_model(
     """Train a new model, or resume a run, with progress on stderr."""
     from kamon.api import resume, train
 
-    with progress_bar() as on_progress:
+    with progress_bar(show_training) as on_progress:
         common = {
             "checkpoint_every": args.checkpoint_every,
             "on_start": lambda setup: say_start(args, setup, source, chosen),

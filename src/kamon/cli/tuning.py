@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, progress_bar, say, say_resumed
+from kamon.cli.output import count, progress_bar, say, say_resumed, show_training
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 from kamon.cli.train import stop_on_signals
@@ -115,7 +115,7 @@ def tuned(
 
         model_dir.check_target(output, overwrite=args.overwrite)
         engine = chosen_engine(args)
-    with stop_on_signals() as stop, progress_bar() as on_progress:
+    with stop_on_signals() as stop, progress_bar(show_training) as on_progress:
         how = {
             "checkpoint_every": args.checkpoint_every,
             "on_progress": on_progress,

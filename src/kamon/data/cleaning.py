@@ -6,7 +6,6 @@ import html
 import importlib
 import re
 import unicodedata
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from html.entities import html5
 from math import log
 from typing import Any
 
-from kamon.config import check_text, require_int, suggestion
+from kamon.config import check_text, compile_regex, require_int, suggestion
 from kamon.data.documents import Documents
 from kamon.errors import ConfigError
 from kamon.files.spill import count
@@ -82,7 +81,7 @@ class Options:
             pattern = getattr(self, name)
             if pattern is not None:
                 check_text(name, pattern)
-                compiled(pattern, name)
+                compile_regex(pattern, name)
 
 
 @dataclass
@@ -288,10 +287,10 @@ def droppers(options: Options) -> list[Dropper]:
         most = options.max_len
         steps.append(("length", lambda doc: wrong_length(doc, options.min_len, most)))
     if options.keep_regex is not None:
-        keep = compiled(options.keep_regex, "keep_regex")
+        keep = compile_regex(options.keep_regex, "keep_regex")
         steps.append(("keep-regex", lambda doc: None if keep.search(doc) else "no match"))
     if options.drop_regex is not None:
-        drop = compiled(options.drop_regex, "drop_regex")
+        drop = compile_regex(options.drop_regex, "drop_regex")
         steps.append(("drop-regex", lambda doc: found_by(drop, doc)))
     if options.scripts:
         foreign = foreign_letters(options.scripts)
@@ -435,15 +434,6 @@ def library(name: str, purpose: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise ConfigError(f'{purpose} needs the extra: pip install "kamon[clean]"') from None
-
-
-def compiled(pattern: str, name: str) -> re.Pattern[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what some later Python may read otherwise
-            return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{name} {pattern!r} is no regular expression: {error}") from None
 
 
 def foreign_letters(scripts: Iterable[str]) -> Any:

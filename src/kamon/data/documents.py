@@ -19,7 +19,8 @@ from kamon.native import library, mersenne
 
 BLOCK = 1 << 17  # bytes that are looked at together
 BLOCK_DOCS = 4096  # documents, where they come one by one
-NUL = b"\0"
+NUL = "\0"  # in no text: it separates texts
+NUL_BYTE = b"\0"
 MIN_NATIVE_DOCS = 200  # for fewer, Python is as fast as the native code
 NUM_SHOWN = 5
 
@@ -64,7 +65,7 @@ class Documents(Sequence[str]):
         left = iter(docs)
         while block := list(islice(left, BLOCK_DOCS)):
             block.append("")
-            text.add("\0".join(block).encode("utf-8", "surrogatepass"))
+            text.add(NUL.join(block).encode("utf-8", "surrogatepass"))
         return cls(text.finish())
 
     @property
@@ -106,7 +107,7 @@ class Documents(Sequence[str]):
             starts = spill.copied(self.starts[place])  # a view with gaps would not do
             return Documents(self.text, starts, distinct=self._distinct)
         begin = self.starts[place]
-        return self.text[begin : self.text.find(NUL, begin)].decode("utf-8", "surrogatepass")
+        return self.text[begin : self.text.find(NUL_BYTE, begin)].decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(self.blocks())
@@ -128,14 +129,14 @@ class Documents(Sequence[str]):
     def blocks(self) -> Iterator[list[str]]:
         """All documents, many at a time."""
         for block in self._encoded_blocks():
-            docs = block.decode("utf-8", "surrogatepass").split("\0")
+            docs = block.decode("utf-8", "surrogatepass").split(NUL)
             docs.pop()
             yield docs
 
     def encoded(self) -> Iterator[bytes]:
         """The UTF-8 of each document."""
         for block in self._encoded_blocks():
-            docs = bytes(block).split(NUL)
+            docs = bytes(block).split(NUL_BYTE)
             docs.pop()
             yield from docs
 
@@ -143,7 +144,7 @@ class Documents(Sequence[str]):
         text, begin = self.text, 0
         if self.contiguous:
             while begin < len(text):
-                end = text.find(NUL, min(begin + BLOCK, len(text) - 1)) + 1
+                end = text.find(NUL_BYTE, min(begin + BLOCK, len(text) - 1)) + 1
                 yield text[begin:end]
                 begin = end
             return
@@ -151,7 +152,7 @@ class Documents(Sequence[str]):
         if self._size < MIN_NATIVE_DOCS or library.why_not():
             for begin in range(0, len(starts), BLOCK_DOCS):
                 some = starts[begin : begin + BLOCK_DOCS]
-                yield b"".join([text[start : text.find(NUL, start) + 1] for start in some])
+                yield b"".join([text[start : text.find(NUL_BYTE, start) + 1] for start in some])
             return
         while begin < len(starts):
             found, count = bytearray(room), array("q", [0])
@@ -205,7 +206,7 @@ class Documents(Sequence[str]):
         if self._distinct:
             return self
         first = self.first_occurrences()
-        found = self if first.find(NUL) < 0 else self.select(first)
+        found = self if first.find(NUL_BYTE) < 0 else self.select(first)
         found._distinct = True
         return found
 

@@ -22,7 +22,7 @@ class State(TypedDict):
 
 
 def initial_state(params: array[float]) -> State:
-    """The state of parameters that no step has changed yet."""
+    """Return the state of parameters that no step has changed yet."""
     zeros = array("d", bytes(8 * len(params)))
     return {"params": params, "m": zeros, "v": zeros, "step": 0}
 
@@ -31,16 +31,16 @@ class Decoder(Protocol):
     """One document, read token by token; owns its KV cache. One thread at a time pushes."""
 
     def push(self, token: int) -> Sequence[float]:
-        """The logits (V,) of the token after this one. ValueError after block_size pushes."""
+        """Return the logits (V,) of the next token. ValueError after block_size pushes."""
 
 
 class Engine(Protocol):
     """What every engine can do.
 
     ValueError for a token outside the vocabulary or a document of more than block_size + 1 tokens;
-    ArithmeticError where `backward` or `step` leaves the range of floats. ValueError also for what
-    is no Batch (see `PackedBatch.check`), for arrays of other types or lengths than are named here, and
-    for samples of a number or temperature that cannot be. MemoryError where there is too little.
+    ArithmeticError if `backward` or `step` leaves the range of floats. ValueError also for what is
+    no PackedBatch (see its `check`), for arrays of other types or lengths than are named here, and
+    for samples of a number or temperature that cannot be. MemoryError if there is too little.
 
     Several threads may call one engine: each call waits for the one before it, and returns what it
     would return to a single thread. A copy, also by pickle, has the same state, and no gradients.
@@ -53,18 +53,18 @@ class Engine(Protocol):
         """Take over a copy of `state`; clear the gradients."""
 
     def state(self) -> State:
-        """A copy of all that `load` takes."""
+        """Return a copy of all that `load` takes."""
 
     def gradients(self) -> array[float]:
-        """A copy of what `backward` has accumulated since the last `step`."""
+        """Return a copy of what `backward` has accumulated since the last `step`."""
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
-        """log p of every target in nats, document by document."""
+        """Return log p of every target in nats, document by document."""
 
     def backward(
         self, batch: PackedBatch, weights: Sequence[float], draws: Sequence[int] | None = None
     ) -> array[float]:
-        """The same as `logprobs`; adds the gradient of Σ w_t · (−log p_t), one weight a target.
+        """The same as `logprobs`; adds the gradient of Σ w_t · (−log p_t), one weight per target.
 
         draws: a number for each document, from which follows what dropout leaves out of it (see
         kamon.engines.dropout); without them nothing is left out.
@@ -78,7 +78,7 @@ class Engine(Protocol):
         """
 
     def decoder(self) -> Decoder:
-        """A reader at the start of a document, with the parameters of this moment."""
+        """Return a decoder at the start of a document, with the current parameters."""
 
 
 class Reader(Protocol):
@@ -89,11 +89,11 @@ class Reader(Protocol):
         """Of which block_size is read."""
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
-        """log p of every target in nats, document by document."""
+        """Return log p of every target in nats, document by document."""
 
 
 def has_fused_ops(model: object) -> bool:
-    """Whether an engine has fused calls: those do in a second what takes others hours."""
+    """Return whether an engine has fused calls, which are far faster."""
     return hasattr(model, "train")
 
 
@@ -102,7 +102,7 @@ class StepPlan:
     """Pretraining steps to do in one call: each learns from as many of `indices` as it has batches
     of `batch_size` documents.
 
-    indices: array of 'q'; learning_rates: array of 'd', one a step. first_draw: of the first
+    indices: array of 'q'; learning_rates: array of 'd', one per step. first_draw: of the first
     document of the first step, for dropout; the others follow one by one. An engine whose memory
     does not grow with the batch may compute all batches of a step together.
     """

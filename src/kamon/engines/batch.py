@@ -65,7 +65,7 @@ class PackedBatch:
         return self.tokens[self.offsets[d] : self.offsets[d + 1]]
 
     def select(self, indices: Iterable[int]) -> PackedBatch:
-        """The documents with these indices, in this order."""
+        """Return the documents with these indices, in this order."""
         return pack_sequences(self.document(d) for d in indices)
 
 
@@ -87,10 +87,10 @@ class BatchSource(Protocol):
     """
 
     def __len__(self) -> int:
-        """How many make one pass over everything."""
+        """Return how many examples make one pass."""
 
     def get(self, first: int, count: int) -> PackedBatch:
-        """Examples number first … first + count − 1, from 0; there is no last one."""
+        """Return examples number first … first + count − 1, from 0; there is no last one."""
 
 
 def pack_sequences(documents: Iterable[Sequence[int]]) -> PackedBatch:

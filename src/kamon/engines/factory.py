@@ -28,14 +28,14 @@ MAX_THREADS = 1_024  # each has memory of its own, cores or not
 
 
 def best_engine() -> str:
-    """The engine that is used if none is named: the native one wherever it is built."""
+    """Return the name of the default engine: the native one if it is built."""
     from kamon.native import library
 
     return "scalar" if library.why_not() else "native"
 
 
 def num_threads(threads: int | None) -> int:
-    """How many cores may compute: those asked for, or all that this process may use."""
+    """Return how many cores may compute: `threads`, or all that this process may use."""
     from kamon.native import library
 
     if threads is None:
@@ -65,7 +65,7 @@ def make_engine(
     device: str | None = None,
     compile: bool = False,
 ) -> Engine:
-    """An engine with all parameters zero: `load` comes next.
+    """Return an engine with all parameters zero: `load` comes next.
 
     name: of ENGINES, or None for the best one. dtype: of DTYPES; None for the engine's own;
     bfloat16 is torch's alone. threads: at most so many cores compute; None for all that this

@@ -13,7 +13,7 @@ from kamon.engines.numerics import sequential_sum
 
 
 def document_logprobs(reader: Reader, batch: PackedBatch) -> tuple[array[float], array[int]]:
-    """log p of each document in nats, and the place, from 0, of its least likely target.
+    """Return log p of each document in nats, and the place, from 0, of its least likely target.
 
     Arrays of 'd' and 'q'. Of equally unlikely targets the first counts; a document without targets
     has 0 twice. A reader with a `document_logprobs` of its own does it in one call.
@@ -28,15 +28,15 @@ def document_logprobs(reader: Reader, batch: PackedBatch) -> tuple[array[float],
 def document_logprobs_one_by_one(
     reader: Reader, batch: PackedBatch
 ) -> tuple[array[float], array[int]]:
-    """The sums that every fused `document_logprobs` must equal, to the last bit."""
+    """Return the sums that every fused `document_logprobs` must equal, to the last bit."""
     logprobs = reader.logprobs(batch)
     totals, places = array("d"), array("q")
     end = 0
     for tokens in batch:
         begin, end = end, end + max(0, len(tokens) - 1)
-        own = logprobs[begin:end]
-        totals.append(sequential_sum(own))
-        places.append(own.index(min(own)) if own else 0)
+        doc_logprobs = logprobs[begin:end]
+        totals.append(sequential_sum(doc_logprobs))
+        places.append(doc_logprobs.index(min(doc_logprobs)) if doc_logprobs else 0)
     return totals, places
 
 

@@ -28,19 +28,19 @@ TORCH_VOCAB = 4  # times vocab_size
 
 
 def available() -> float:
-    """Bytes that this process could still take; infinite where the system does not tell."""
-    found = float("inf")
+    """Return the bytes that this process could still take; infinite if unknown."""
+    free = float("inf")
     with suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
         sizes = {line.split(":")[0]: 1024.0 * int(line.split()[1]) for line in file}
-        found = sizes.get("MemAvailable", found) + sizes.get("SwapFree", 0.0)
+        free = sizes.get("MemAvailable", free) + sizes.get("SwapFree", 0.0)
     with suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
         most = float(file.read())  # of a container; "max" is no number
         with open("/sys/fs/cgroup/memory.current") as taken:
-            found = min(found, max(0.0, most - float(taken.read())))
-    if found == float("inf"):
+            free = min(free, max(0.0, most - float(taken.read())))
+    if free == float("inf"):
         with suppress(OSError, ValueError, AttributeError):
-            found = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
-    return found
+            free = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    return free
 
 
 def check_memory(needed: float, what: str, remedy: str) -> None:
@@ -80,7 +80,7 @@ def check_model(
 def training_bytes(
     sizes: Mapping[str, float], *, engine: str, real: int, threads: int, longest: int, held_out: int
 ) -> float:
-    """Bytes that training takes at its height, of what grows with a setting; see `check_model`.
+    """Return the bytes that training takes at its peak; see `check_model`.
 
     >>> sizes = {"n_layer": 2, "n_embd": 1024, "n_head": 8, "block_size": 16, "vocab_size": 11}
     >>> size = {"engine": "native", "real": 4, "threads": 1, "longest": 8, "held_out": 20}
@@ -91,16 +91,16 @@ def training_bytes(
     vocab_size, batch_size = sizes["vocab_size"], sizes["batch_size"]
     params = (2 * vocab_size + block_size) * n_embd + 12 * n_layer * n_embd * n_embd
     # Parameters with Adam's means cross to Python as doubles; the best model so far is kept there.
-    found = params * (48.0 if held_out else 24.0) + 80.0 * batch_size
+    total = params * (48.0 if held_out else 24.0) + 80.0 * batch_size
     tokens = min(block_size, longest + 1)
     if engine == "scalar":
-        return found + params * SCALAR_BYTES_PER_NODE * float(tokens)
+        return total + params * SCALAR_BYTES_PER_NODE * float(tokens)
     if engine == "torch":
         layer = TORCH_LAYER + (TORCH_DROPOUT if sizes["dropout"] else 0)
         numbers = (layer * n_layer + TORCH_ENDS) * n_embd + TORCH_VOCAB * vocab_size
-        return found + float(real) * (4 * params + batch_size * tokens * numbers)
-    found += params * float(real) * (3 + min(MAX_GROUPS, batch_size))
+        return total + float(real) * (4 * params + batch_size * tokens * numbers)
+    total += params * float(real) * (3 + min(MAX_GROUPS, batch_size))
     tokens = max(tokens, CHUNK_TOKENS)
     numbers = tokens * ((10 * n_layer + 16) * n_embd + vocab_size)
     weights = n_layer * sizes["n_head"] * min(block_size, longest + 1) ** 2 / 2
-    return found + real * (numbers + weights) * min(threads, max(batch_size, held_out))
+    return total + real * (numbers + weights) * min(threads, max(batch_size, held_out))

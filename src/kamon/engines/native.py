@@ -261,7 +261,7 @@ class NativeEngine:
 
 
 def batch_arguments(batch: PackedBatch) -> tuple[Any, int, Any, int]:
-    """A batch as the library takes it; the order of its offsets is checked there."""
+    """Return a batch as the library takes it; the order of its offsets is checked there."""
     tokens, offsets = address(batch.tokens, "i"), address(batch.offsets, "q")
     return tokens, len(batch.tokens), offsets, len(batch)
 
@@ -274,7 +274,6 @@ def unpickle_engine(
     level: str | None,
     state: State,
 ) -> NativeEngine:
-    """The engine that was copied or sent here."""
     engine = NativeEngine(config, num_params, dtype, threads, level)
     engine.load(state)
     return engine

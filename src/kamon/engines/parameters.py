@@ -10,7 +10,7 @@ from kamon.native import mersenne
 
 
 def parameter_shapes(config: Config) -> dict[str, tuple[int, int]]:
-    """Every parameter matrix and its shape (out, in), in the order of all flat buffers.
+    """Return every parameter matrix and its shape (out, in), in the order of all flat buffers.
 
     >>> sum(n_out * n_in for n_out, n_in in parameter_shapes(Config()).values())
     4192
@@ -34,7 +34,7 @@ def parameter_shapes(config: Config) -> dict[str, tuple[int, int]]:
 
 
 def num_params(config: Config) -> int:
-    """All numbers of `parameter_shapes`, without making that table."""
+    """Return how many numbers the matrices of `parameter_shapes` have."""
     c = config
     return (2 * c.vocab_size + c.block_size + 12 * c.n_layer * c.n_embd) * c.n_embd
 

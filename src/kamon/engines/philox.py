@@ -12,7 +12,7 @@ MASK64 = 0xFFFFFFFFFFFFFFFF
 def philox4x32(
     counter: tuple[int, int, int, int], key: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Four random 32-bit numbers for four of counter and two of key."""
+    """Return four random 32-bit numbers for four of counter and two of key."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -30,7 +30,7 @@ def philox4x32(
 
 
 def uniform(seed: int, index: int, position: int) -> float:
-    """A float in [0, 1) of 53 random bits for the draw at `position` of sample `index`.
+    """Return a float in [0, 1) of 53 random bits for the draw at `position` of sample `index`.
 
     All three count modulo 2**64.
     """

@@ -28,7 +28,7 @@ from operator import add, mul
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:  # types only: at run time this file stands alone
+if TYPE_CHECKING:  # types only: at run time this file needs no other
     from kamon.config import Config
     from kamon.engines.base import State
     from kamon.engines.batch import PackedBatch
@@ -108,7 +108,7 @@ class Value:
 
 
 def topological_order(root: Value) -> list[Value]:
-    """All Values that `root` depends on and itself, each after its inputs.
+    """Return all Values that `root` depends on and itself, each after its inputs.
 
     A depth-first walk with a stack of its own instead of recursion, so that no graph is too deep.
     The order is the one that recursion would give: gradients are summed in it, so it decides their
@@ -465,7 +465,6 @@ def unpickle_engine(
     masks: Callable[[int], Callable[[int], list[list[float]]]],
     state: State,
 ) -> ScalarEngine:
-    """The engine that was copied or sent here."""
     engine = ScalarEngine(config, shapes, masks)
     engine.load(state)
     return engine

@@ -71,7 +71,7 @@ class Layer(nn.Module):
         )
 
     def forward(self, x: Tensor, inputs: Inputs) -> Tensor:
-        """The residual stream (N, C) after this layer."""
+        """Return the residual stream (N, C) after this layer."""
         site = 2 * self.number + 1
         heads = attention(*self.qkv(x), inputs, self.config)
         x = x + drop(functional.linear(heads, self.attn_wo), inputs, site, self.config)
@@ -108,7 +108,7 @@ class Gpt(nn.Module):
             yield layer
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """−log p of every target (N,), in nats, at least in float32."""
+        """Return −log p of every target (N,), in nats, at least in float32."""
         x = self.embed(inputs.tokens, inputs.positions)
         x = drop(x, inputs, 0, self.config)
         for layer in self.layers():
@@ -121,7 +121,7 @@ class Gpt(nn.Module):
         return rmsnorm(x)
 
     def next_logits(self, tokens: Tensor, position: int, cache: list[Tensor]) -> Tensor:
-        """Logits (B, V) of the tokens after `tokens` (B,), which stand at `position`.
+        """Return the logits (B, V) of the tokens after `tokens` (B,), which are at `position`.
 
         cache: of each layer the keys and values, (2, B, H, block_size, D); this adds its own.
         """
@@ -138,9 +138,9 @@ class Gpt(nn.Module):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """Each document looks back at itself alone; (N, C) from (N, C).
+    """Each document looks back only at itself; (N, C) from (N, C).
 
-    Shorter ones are padded, for this alone and after their end: what comes later is hidden from
+    Shorter ones are padded, only for this and after their end: what comes later is hidden from
     every position, so none that counts sees it.
     """
     B, T = inputs.shape  # noqa: N806
@@ -157,7 +157,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -
 
 
 def drop(x: Tensor, inputs: Inputs, site: int, config: Config) -> Tensor:
-    """Without what dropout leaves out at this site."""
+    """Return x without what dropout leaves out at this site."""
     if inputs.dropout_ids is None:
         return x
     rate, seed, width = config.dropout, config.seed, config.n_embd
@@ -265,7 +265,7 @@ class TorchEngine:
     part of each step: both are for all ranks together. What else there is, each does for itself.
 
     All parameters lie in one buffer, and so do their gradients: the module's are views of them.
-    bfloat16 is the type of products alone; parameters, means and sums stay float32. threads: of
+    bfloat16 is the type only of products; parameters, means and sums stay float32. threads: of
     the whole process, since torch knows no others; without it as many as torch takes. Their number
     changes the last bits. compile: by torch.compile, at the first use of each kind of batch.
     """
@@ -483,7 +483,7 @@ class TorchEngine:
         return TorchDecoder(self)
 
     def _cache(self, size: int) -> list[Tensor]:
-        """Room for the keys and values of so many documents."""
+        """Return room for the keys and values of `size` documents."""
         c = self.config
         shape = (2, size, c.n_head, c.block_size, c.head_dim)
         return [self.params.new_zeros(shape) for _ in range(c.n_layer)]
@@ -557,11 +557,11 @@ def unpickle_engine(made_of: tuple[Any, ...], state: State) -> TorchEngine:
 
 
 def doubles(numbers: Tensor) -> array[float]:
-    """A copy, flat, of 'd'."""
-    found = array("d", bytes(8 * numbers.numel()))
-    if found:
-        torch.frombuffer(found, dtype=torch.float64).copy_(numbers.detach().flatten())
-    return found
+    """Return a flat copy, an array of 'd'."""
+    copied = array("d", bytes(8 * numbers.numel()))
+    if copied:
+        torch.frombuffer(copied, dtype=torch.float64).copy_(numbers.detach().flatten())
+    return copied
 
 
 def chunks(batch: PackedBatch, most: int) -> Iterator[PackedBatch]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.data import corpus
 from kamon.data.corpus import Corpus
+from kamon.data.documents import NUL
 from kamon.data.text_windows import consecutive, in_windows, stream
 from kamon.errors import CorpusError, TrainingError
 from kamon.evaluation.nearest import NearestDocument
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 MAX_ORDER = 6
 NUM_SIMILAR = 5
 NUM_UNKNOWN_SHOWN = 10
-BOS = "\0"  # no document has it: `kamon.data.corpus` refuses NUL
 MAX_NATS = 700.0  # exp of little more is no float
 
 
@@ -343,10 +343,10 @@ def bigrams(docs: Iterable[str], unended: Iterable[str] = ()) -> Counter[tuple[s
     >>> sorted(bigrams(["ab", "b"]).elements())
     [('\\x00', 'a'), ('\\x00', 'b'), ('a', 'b'), ('b', '\\x00'), ('b', '\\x00')]
     """
-    text = BOS + "".join([doc + BOS for doc in docs])  # the end of one, the start of the next
+    text = NUL + "".join([doc + NUL for doc in docs])  # the end of one, the start of the next
     counts = Counter(pairwise(text))
     for doc in unended:
-        counts.update(pairwise(BOS + doc))
+        counts.update(pairwise(NUL + doc))
     return counts
 
 

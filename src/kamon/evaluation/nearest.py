@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from kamon.data.documents import NUL
 from kamon.engines.base import Reader
 from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
@@ -15,8 +16,6 @@ from kamon.tokenizers.prompts import prompted
 
 if TYPE_CHECKING:
     from kamon.model import Model
-
-NUL = "\0"
 
 
 def logprobs(

@@ -4,7 +4,7 @@
     position      () int64          its place, from 0: that of BOS is 0
     past_keys     (L, B, H, T, D)   what the steps before gave as present_keys; T is 0 at first
     past_values   (L, B, H, T, D)
-    logits        (B, V)            of the token after it
+    logits        (B, V)            of the token behind it
     present_keys, present_values    (L, B, H, T + 1, D)
 
 L n_layer, H n_head, D n_embd / n_head, V vocab_size, T = position; all numbers are float32. The

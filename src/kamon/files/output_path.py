@@ -11,16 +11,16 @@ from kamon.errors import ConfigError, KamonError, StoreError
 
 
 @contextmanager
-def as_store_error(given: str) -> Iterator[None]:
-    """Turn errors of the operating system into StoreError. given: the path as the user wrote it."""
+def write_errors(given: str | Path, kind: type[KamonError] = StoreError) -> Iterator[None]:
+    """Turn errors of the operating system into ours. given: the path as the user wrote it."""
     try:
         yield
     except KamonError:  # some are ValueErrors, too
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
-        shown = repr(given) if isinstance(error, ValueError) else given
-        raise StoreError(f"cannot write {shown}: {reason}") from None
+        shown = repr(str(given)) if isinstance(error, ValueError) else given
+        raise kind(f"cannot write {shown}: {reason}") from None
 
 
 def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> Path:
@@ -31,7 +31,7 @@ def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> 
     Raises: StoreError if the file is there and `overwrite` is False, or if it cannot be written.
     """
     path = Path(output)
-    with as_store_error(str(output)):
+    with write_errors(output):
         if not str(output):
             raise StoreError("cannot write '': it is no name for a file")
         with suppress(FileNotFoundError, NotADirectoryError):

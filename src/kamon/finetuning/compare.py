@@ -18,6 +18,7 @@ from pathlib import Path
 from kamon.config import require_int
 from kamon.engines.base import has_fused_ops, initial_state
 from kamon.engines.factory import best_engine, make_engine
+from kamon.engines.numerics import mean, mean_and_error, variance
 from kamon.engines.parameters import parameter_shapes
 from kamon.errors import ConfigError
 from kamon.evaluation import nearest
@@ -241,7 +242,7 @@ def compare_to_base(
     kl, error = math.inf, math.inf
     if texts:
         both = zip(*(logprobs(m.model, texts, prompt) for m in (other, base)), strict=True)
-        kl, error = mean_and_error([p - q for p, q in both])
+        kl, error = mean_and_error([p - q for p, q in both], math.fsum)
         kl -= math.log(len(texts) / n)
     tested = list(compress(docs, readable(base.plain, other.plain, docs)))
     loss = base_loss = None
@@ -323,20 +324,6 @@ def same_tokens(base: Model, other: Model) -> bool:
 # ---- measures
 
 
-def mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error; both infinite where a number is not finite.
-
-    >>> mean_and_error([0.5, 1.5])
-    (1.0, 0.5)
-    """
-    n = len(numbers)
-    mean = math.fsum(numbers) / n if all(map(math.isfinite, numbers)) else math.inf
-    if n < 2 or mean == math.inf:
-        return mean, math.inf
-    square = math.fsum([(number - mean) ** 2 for number in numbers]) / (n - 1)
-    return mean, math.sqrt(square / n)
-
-
 def by_reward_model(reward: Model | str | Path, prompt: str | None = None) -> RewardFunction:
     """Rewards of `reward_of`, None of a text that the model cannot read. prompt: that
     each text answers. reward: the model or its directory."""
@@ -362,11 +349,12 @@ def summarize(rewards: Sequence[float]) -> Summary | None:
     """
     if len(rewards) < 2:
         return None
-    mean = math.fsum(rewards) / len(rewards)
-    square = math.fsum([(reward - mean) ** 2 for reward in rewards]) / (len(rewards) - 1)
     ordered = sorted(rewards)
     return Summary(
-        len(rewards), mean, math.sqrt(square), [quantile(ordered, share) for share in QUANTILES]
+        n=len(rewards),
+        mean=mean(rewards, math.fsum),
+        deviation=math.sqrt(variance(rewards, math.fsum, ddof=1)),
+        quantiles=[quantile(ordered, share) for share in QUANTILES],
     )
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kamon.config import checked_settings, require_float, require_int, require_positive
-from kamon.data.corpus import name_of
 from kamon.data.documents import nfc
+from kamon.data.readers import name_of
 from kamon.data.split import bucket
 from kamon.engines.base import Engine, has_fused_ops, initial_state
 from kamon.engines.batch import PackedBatch, pack_sequences

@@ -7,7 +7,6 @@ from their probabilities is decided by its row of lm_head alone.
 
 from __future__ import annotations
 
-import math
 import random
 from array import array
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from itertools import islice
 from kamon.config import Config
 from kamon.engines.base import Engine
 from kamon.engines.batch import PackedBatch
-from kamon.engines.numerics import sequential_sum
+from kamon.engines.numerics import deviation, mean, sequential_sum
 from kamon.engines.parameters import parameter_shapes
 from kamon.errors import ConfigError
 from kamon.generation.sampling import log_sum_exp
@@ -90,10 +89,9 @@ def rows_like(old: array[float], width: int, more: int, rng: random.Random) -> a
     drawn = mersenne.gauss(rng, 1.0, more * width)
     for column in range(width):
         numbers = old[column::width]
-        middle = sequential_sum(numbers) / len(numbers)
-        deviation = math.sqrt(sequential_sum((x - middle) ** 2 for x in numbers) / len(numbers))
+        middle, spread = mean(numbers), deviation(numbers)
         for place in range(column, len(drawn), width):
-            drawn[place] = middle + deviation * drawn[place]
+            drawn[place] = middle + spread * drawn[place]
     return drawn
 
 

@@ -10,7 +10,7 @@ from kamon.data.documents import Documents
 from kamon.engines.base import Engine
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.loops import document_logprobs
-from kamon.engines.numerics import mean, sequential_sum
+from kamon.engines.numerics import mean, mean_and_error, sequential_sum
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.model import Model
 from kamon.tokenizers.prompts import prompt_tokens
@@ -48,11 +48,7 @@ def sampled_kl(
     skip = 0 if prompt is None else len(prompt_tokens(tuned.tokenizer, prompt))
     own, other = (answers_logprobs(model.engine, batch, skip) for model in (tuned, base))
     differences = [p - q for p, q in zip(own, other, strict=True)]
-    middle = mean(differences)
-    if n < 2:
-        return middle, math.inf
-    variance = sequential_sum((d - middle) ** 2 for d in differences) / (n - 1)
-    return middle, math.sqrt(variance / n)
+    return mean_and_error(differences)
 
 
 def answers_logprobs(engine: Engine, batch: PackedBatch, skip: int) -> Sequence[float]:

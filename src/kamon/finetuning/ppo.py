@@ -36,7 +36,7 @@ from kamon.config import require_int, require_positive
 from kamon.engines.base import Engine, State, initial_state
 from kamon.engines.batch import BAD, GOOD, PackedBatch, pack_sequences
 from kamon.engines.factory import EngineSpec
-from kamon.engines.numerics import mean
+from kamon.engines.numerics import deviation, mean
 from kamon.errors import ConfigError
 from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.finetuning.loop import (
@@ -384,11 +384,6 @@ def kl_per_document(
     the KL where the engine drew."""
     own, other = (answers_logprobs(each, batch, skip) for each in (engine, reference))
     return [p - q for p, q in zip(own, other, strict=True)]
-
-
-def deviation(numbers: Sequence[float]) -> float:
-    middle = mean(numbers)
-    return math.sqrt(mean([(x - middle) ** 2 for x in numbers]))
 
 
 @dataclass

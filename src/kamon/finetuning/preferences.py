@@ -14,11 +14,13 @@ from typing import Any
 
 from kamon.config import require_int
 from kamon.data.builtin import names_table
-from kamon.data.corpus import checked_text, json_object, name_of, whole_lines
 from kamon.data.documents import nfc
+from kamon.data.readers import checked_text, name_of, whole_lines
 from kamon.data.split import NUM_BUCKETS
+from kamon.data.tables import json_object
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.atomic import replace_file
+from kamon.files.output_path import write_errors
 from kamon.finetuning.rules import Rule
 
 COMMON = "common"
@@ -112,31 +114,24 @@ def to_line(answer: Feedback) -> bytes:
 
 def append(path: str | Path, answer: Feedback) -> None:
     """One more line, on the disk when this returns. CorpusError where it cannot be written."""
-    try:
-        with open(path, "ab") as file:
-            file.write(to_line(answer))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
+    with write_errors(path, CorpusError), open(path, "ab") as file:
+        file.write(to_line(answer))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_last(path: str | Path) -> None:
     """Take the last line back: a reader sees the file with it or without it."""
     path = Path(path)
-    try:
+    with write_errors(path, CorpusError):
         lines = path.read_bytes().splitlines(keepends=True)
         replace_file(path, b"".join(lines[:-1]))
-    except OSError as error:
-        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write(path: str | Path, answers: Iterable[Feedback]) -> None:
     """All lines of a new file."""
-    try:
+    with write_errors(path, CorpusError):
         replace_file(Path(path), b"".join(map(to_line, answers)))
-    except OSError as error:
-        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
 
 
 def repair_tail(path: str | Path) -> str | None:
@@ -144,26 +139,23 @@ def repair_tail(path: str | Path) -> str | None:
 
     Only `append` of a process that was killed, or a full disk, leaves such a line.
     """
-    try:
-        with open(path, "r+b") as file:
-            content = file.read()
-            whole, newline, last = content.rpartition(b"\n")
-            if not last:
-                return None
-            number = whole.count(b"\n") + bool(newline) + 1
-            try:
-                parse(str(path), number, last.decode())
-            except (CorpusError, UnicodeDecodeError):
-                file.truncate(len(whole) + len(newline))
-                said = f"{path}, line {number} was torn and is left out: {last[:60]!r}"
-            else:
-                file.write(b"\n")
-                said = f"{path}, line {number} had no end: it has one now"
-            file.flush()
-            os.fsync(file.fileno())
-            return said
-    except OSError as error:
-        raise CorpusError(f"cannot write {path}: {error.strerror}") from None
+    with write_errors(path, CorpusError), open(path, "r+b") as file:
+        content = file.read()
+        whole, newline, last = content.rpartition(b"\n")
+        if not last:
+            return None
+        number = whole.count(b"\n") + bool(newline) + 1
+        try:
+            parse(str(path), number, last.decode())
+        except (CorpusError, UnicodeDecodeError):
+            file.truncate(len(whole) + len(newline))
+            said = f"{path}, line {number} was torn and is left out: {last[:60]!r}"
+        else:
+            file.write(b"\n")
+            said = f"{path}, line {number} had no end: it has one now"
+        file.flush()
+        os.fsync(file.fileno())
+        return said
 
 
 def pairs_of(answers: Iterable[Feedback]) -> list[Preference]:

@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from kamon.data.corpus import name_of
+from kamon.data.readers import name_of
 from kamon.engines.base import initial_state
 from kamon.engines.factory import EngineSpec, best_engine
 from kamon.engines.numerics import mean

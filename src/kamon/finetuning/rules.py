@@ -9,19 +9,18 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kamon.config import suggestion
+from kamon.config import compile_regex, suggestion
 from kamon.data.documents import nfc
 from kamon.errors import ConfigError
-from kamon.generation.constraints import compile_regex
 
 MAX_CHARS = 1000
-MAX_DEPTH = 50
+MAX_NOT = 50  # in one another; MAX_CHARS bounds how deep parentheses are
 MAX_DIGITS = 9
 TOKEN = re.compile(
     r"""(?P<space>\s+) | (?P<word>[A-Za-z_]\w*) | (?P<number>[0-9]+) | (?P<sign>[<>=!]=|[<>=])
     | (?P<paren>[()]) | (?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*') | (?P<regex>/(?:\\.|[^/\\])*/)
     | (?P<other>.)""",
-    re.VERBOSE | re.DOTALL | re.ASCII,
+    re.VERBOSE | re.DOTALL,
 )
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.LtE: operator.le,
@@ -91,7 +90,7 @@ class Compiler:
             self.fail_at((error.offset or len(source) + 1) - 1, f"this does not fit there: {form}")
         except (MemoryError, RecursionError):
             self.fail(0, "the parentheses are too deep")
-        return self.rule(tree.body, 1)
+        return self.rule(tree.body, 0)
 
     def source(self) -> str:
         """Return the rule as Python: tests become calls, regular expressions strings."""
@@ -115,10 +114,9 @@ class Compiler:
                     python = ascii(re.sub(r"\\/", "/", inside))
                 else:
                     python = ascii(re.sub(r"\\(.)", r"\1", inside, flags=re.DOTALL))
-                if (kind == "regex") != (before == "matches"):
+                if before not in (TESTS if kind == "text" else ("matches",)):
                     self.fail(token.start(), self.wanted(before))
-                if before in (*TESTS, "matches"):
-                    python = f"({python})"
+                python = f"({python})"
             before = python
             python = "==" if python == "=" else python
             source += f"{python} "
@@ -132,16 +130,16 @@ class Compiler:
             return "'!' is no comparison: < <= > >= == != are"
         return f"{char!r} has no meaning there"
 
-    def rule(self, node: ast.expr, depth: int) -> Rule:
-        if depth > MAX_DEPTH:
-            self.fail_at(node.col_offset, f"more than {MAX_DEPTH} `not` in one another")
+    def rule(self, node: ast.expr, num_not: int) -> Rule:
+        if num_not > MAX_NOT:
+            self.fail_at(node.col_offset, f"more than {MAX_NOT} `not` in one another")
         match node:
             case ast.BoolOp(op=op, values=values):
-                rules = [self.rule(value, depth + 1) for value in values]
+                rules = [self.rule(value, num_not) for value in values]
                 every = all if isinstance(op, ast.And) else any
                 return lambda text: every(rule(text) for rule in rules)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                inner = self.rule(operand, depth + 1)
+                inner = self.rule(operand, num_not + 1)
                 return lambda text: not inner(text)
             case ast.Compare(
                 left=ast.Name(id=name), ops=[op], comparators=[ast.Constant(value=int(number))]

@@ -16,9 +16,10 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kamon.config import Config, checked_settings, require_float
-from kamon.data.corpus import checked_text, json_record, name_of, removed_message, stream_lines
-from kamon.data.documents import nfc
+from kamon.data.documents import Documents, nfc
+from kamon.data.readers import checked_text, name_of, removed_message, stream_lines
 from kamon.data.split import MIN_HELD_OUT, bucket, divide_as
+from kamon.data.tables import json_record
 from kamon.engines.base import Engine, initial_state
 from kamon.engines.batch import ANSWER, PackedBatch
 from kamon.engines.factory import EngineSpec
@@ -188,40 +189,14 @@ def prepare(
 
     engine: the one that measures the base.
     """
-    base_share = require_float("base_share", base_share)
-    if not 0 <= base_share < 1:
-        raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
-    model.check_documents("prompts and answers are documents")
-    if base_share and "packed" in model.training["corpus"]:
-        raise ConfigError(
-            "the base has learned a packed corpus, whose documents it does not keep: only a "
-            "base_share of 0 goes without them"
-        )
+    base_share = checked_share(model, base_share)
     settings = checked_settings(settings)
-    learned, held_out = model.parts()
-    reading = learned.shuffled(random.Random(model.config.seed))[:READ]
+    train, held_out = model.parts()
     normal = model.tokenizer.normal
     examples = [{key: normal(text) for key, text in each.items()} for each in examples]
-    texts = chain.from_iterable((each["prompt"], each["completion"]) for each in examples)
-    params = model.engine.state()["params"]
-    config, tokenizer, params = expand_vocab(
-        model.config,
-        model.tokenizer,
-        params,
-        chars=set().union(*texts),
-        specials=[] if knows_prompts(model.tokenizer) else [ANSWER],
-        reader=model.engine if reading else None,
-        docs=model.tokenizer.encode_documents(reading, model.config.block_size),
-    )
-    longest = max(len(tokens) for tokens, _ in encoded(tokenizer, examples)) - 1
-    size = max(config.block_size, longest, settings.get("block_size", 0))
-    if settings.get("block_size", size) < size:
-        raise ConfigError(
-            f"block_size {settings['block_size']} is too small: the longest example has "
-            f"{longest} tokens, and the base a block_size of {config.block_size}"
-        )
-    config, tokenizer, params = expand_vocab(config, tokenizer, params, block_size=size)
+    config, tokenizer, params = expanded(model, train, examples, settings)
     chosen = picked(model.config, len(examples), base_share, **settings)
+    size = config.block_size
     config = build_config(config, chosen, settings, *ACCEPTED_SETTINGS)
     warm_up = settings.get("warmup_steps", int(WARM_UP * config.num_steps))
     config = replace(config, warmup_steps=warm_up, block_size=size)
@@ -244,6 +219,45 @@ def prepare(
         base=base,
         documents=model.documents,
     )
+
+
+def checked_share(model: Model, base_share: float) -> float:
+    """Return base_share. Raises ConfigError if this base has no documents for it."""
+    base_share = require_float("base_share", base_share)
+    if not 0 <= base_share < 1:
+        raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
+    model.check_documents("prompts and answers are documents")
+    if base_share and "packed" in model.training["corpus"]:
+        raise ConfigError(
+            "the base has learned a packed corpus, whose documents it does not keep: only a "
+            "base_share of 0 goes without them"
+        )
+    return base_share
+
+
+def expanded(
+    model: Model, train: Documents, examples: list[Example], settings: dict[str, Any]
+) -> tuple[Config, Tokenizer, array[float]]:
+    """Return the model with the characters, the special token and the positions it lacks."""
+    reading = train.shuffled(random.Random(model.config.seed))[:READ]
+    texts = chain.from_iterable((each["prompt"], each["completion"]) for each in examples)
+    config, tokenizer, params = expand_vocab(
+        model.config,
+        model.tokenizer,
+        model.engine.state()["params"],
+        chars=set().union(*texts),
+        specials=[] if knows_prompts(model.tokenizer) else [ANSWER],
+        reader=model.engine if reading else None,
+        docs=model.tokenizer.encode_documents(reading, model.config.block_size),
+    )
+    longest = max(len(tokens) for tokens, _ in encoded(tokenizer, examples)) - 1
+    size = max(config.block_size, longest, settings.get("block_size", 0))
+    if settings.get("block_size", size) < size:
+        raise ConfigError(
+            f"block_size {settings['block_size']} is too small: the longest example has "
+            f"{longest} tokens, and the base a block_size of {config.block_size}"
+        )
+    return expand_vocab(config, tokenizer, params, block_size=size)
 
 
 def picked(

@@ -5,7 +5,7 @@ where there are no conditions. Under prefix, min_len, top_k and top_p the draw i
 that these allow, in proportion to their probabilities; no position's draw moves. Those candidates
 that fulfil the other conditions, and are not empty, are the samples, in this order. So neither n
 nor how many are made at once changes which ones these are: the first 10 of 50 are the 10 of 10.
-With `unique` alone a sample depends on those before it.
+Only with `unique` a sample depends on those before it.
 
 The search ends with n samples, or when its patience does: PATIENCE candidates at first, one fewer
 with each, ATTEMPTS more with each that is a sample, but never above PATIENCE again. What fits so
@@ -15,15 +15,13 @@ rarely might not come at all. This, too, is independent of n.
 from __future__ import annotations
 
 import math
-import re
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import accumulate, count
 from typing import Any
 
-from kamon.config import check_text, require_float, require_int, suggestion
+from kamon.config import check_text, compile_regex, require_float, require_int, suggestion
 from kamon.data.documents import nfc
 from kamon.engines.base import has_fused_ops
 from kamon.engines.parameters import num_params
@@ -118,7 +116,7 @@ class GenerationConstraints:
 
     @property
     def acts_per_token(self) -> bool:
-        """Whether any token is ruled out or given: each document is then made by itself."""
+        """Return whether any token is ruled out or given: each document is then made by itself."""
         none = GenerationConstraints()
         names = ("prefix", "min_len", "top_k", "top_p")
         return any(getattr(self, name) != getattr(none, name) for name in names)
@@ -187,7 +185,7 @@ class SampleResult:
 
 
 def make_constraints(given: Mapping[str, Any]) -> GenerationConstraints:
-    """The Conditions of these names; an unknown one is a ConfigError with the nearest."""
+    """Return the constraints of these names; an unknown one is a ConfigError with the nearest."""
     names = [f.name for f in fields(GenerationConstraints)]
     for name in given:
         if name not in names:
@@ -395,12 +393,3 @@ def filter_of(
         return True
 
     return fits
-
-
-def compile_regex(regex: str) -> re.Pattern[str]:
-    try:
-        with warnings.catch_warnings():  # of what a later Python may read in another way
-            warnings.simplefilter("ignore")
-            return re.compile(regex)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigError(f"regex {regex!r} does not compile: {error}") from None

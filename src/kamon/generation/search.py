@@ -249,13 +249,13 @@ class Matcher:
                 self.own[tokenizer.encode(char)[0]] |= 1 << i
 
     def ends(self, places: int) -> bool:
-        """Whether the whole pattern may have been read."""
+        """Return whether the whole pattern may have been read."""
         return bool(places >> self.size)
 
     def after(self, places: int, length: int) -> tuple[int, dict[int, int]]:
-        """The places after most tokens, and after those that stand in the pattern.
+        """Return the places after most tokens, and after those that are in the pattern.
 
-        0 where what follows can no longer match: `length` tokens were read, and too few are left.
+        0 if what follows can no longer match: `length` tokens were read, and too few are left.
         """
         least = self.size + length + 1 - self.block_size  # that must have been read by then
         stay = places & self.gaps

@@ -93,7 +93,7 @@ def sample_continuations(
     request: SampleRequest,
     conditions: GenerationConstraints,
 ) -> list[str]:
-    """`request.n` texts, each with its prefix. Text i depends on (seed, i) alone, not on n."""
+    """Return `request.n` texts, each with its prefix. Text i depends only on (seed, i)."""
     check_conditions(conditions)
     length = LENGTH if conditions.length is None else conditions.length
     check_room(request.n, min(length, MAX_LENGTH))

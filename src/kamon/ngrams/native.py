@@ -39,7 +39,7 @@ class NativeNgram:
     counts: Counts = field(repr=False)
 
     def probabilities(self, context: Sequence[int]) -> list[float]:
-        """As `Ngram.probabilities` has them."""
+        """Return the same as `Ngram.probabilities`."""
         vocab_size = self.counts.vocab_size
         check_tokens(context, vocab_size)
         read = array("i", context[max(0, len(context) - self.order + 1) :])
@@ -52,7 +52,7 @@ class NativeNgram:
         return found.tolist()
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
-        """As `Ngram.logprobs` has them."""
+        """Return the same as `Ngram.logprobs`."""
         return self.counts.logprobs(batch, self.order, self.order)[0]
 
     def logprobs_of_orders(self, batch: PackedBatch) -> list[array[float]]:
@@ -66,7 +66,7 @@ class NativeNgram:
         return replace(self, order=order)
 
     def decoder(self) -> NgramDecoder:
-        """A reader at the start of a document."""
+        """Return a decoder at the start of a document."""
         return NgramDecoder(self)
 
 
@@ -101,7 +101,7 @@ class Counts:
         return Counts, self.made_of
 
     def logprobs(self, batch: PackedBatch, low: int, high: int) -> list[array[float]]:
-        """log p in nats of every target, for the orders low … high."""
+        """Return log p in nats of every target, for the orders low … high."""
         arguments = native.batch_arguments(batch)[:3]
         stride = len(batch.tokens) + 1  # more than there are targets, even if there are none
         out = library.zeros(stride * (high - low + 1))

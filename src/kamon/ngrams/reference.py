@@ -63,7 +63,7 @@ class Ngram:
         return found
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
-        """log p of every target in nats, document by document, as `Engine.logprobs` has them.
+        """Return log p of every target in nats, document by document, as `Engine.logprobs` does.
 
         Documents may have any length. ValueError for a token outside the vocabulary.
         """
@@ -85,7 +85,7 @@ class Ngram:
         return logprobs
 
     def decoder(self) -> NgramDecoder:
-        """A reader at the start of a document."""
+        """Return a decoder at the start of a document."""
         return NgramDecoder(self)
 
 
@@ -118,7 +118,7 @@ class NgramDecoder:
 
 
 def train_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram:
-    """The n-gram of these documents.
+    """Return the n-gram of these documents.
 
     Samples stop at block_size, as many tokens as the longest document has targets. ConfigError for
     an order that is not from 1 to MAX_ORDER, ValueError for a token outside the vocabulary.

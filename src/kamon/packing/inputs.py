@@ -9,23 +9,19 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from kamon.config import suggestion
-from kamon.data.corpus import (
+from kamon.data.corpus import in_blocks
+from kamon.data.documents import BLOCK
+from kamon.data.readers import (
     COMPRESSED,
-    FORMATS,
     UTF_16_MARKS,
     decoded,
-    entries_in,
-    find_header,
-    format_of,
     import_zstandard,
-    in_blocks,
-    json_texts,
     lines_of,
     name_of,
     open_source,
     removed_message,
 )
-from kamon.data.documents import BLOCK
+from kamon.data.tables import FORMATS, entries_in, find_header, format_of, json_texts
 from kamon.errors import ConfigError, CorpusError
 
 Report = Callable[[int], object]  # is told how many bytes of a file were read

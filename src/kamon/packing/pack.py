@@ -31,12 +31,14 @@ from pathlib import Path
 from typing import Any
 
 from kamon.config import MODES
-from kamon.data.corpus import TABLES, name_of
+from kamon.data.readers import name_of
+from kamon.data.tables import TABLES
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files.atomic import replace_file, sync_folder
 from kamon.files.lock import locked
-from kamon.files.output_path import as_store_error, check_directory
+from kamon.files.output_path import check_directory, write_errors
 from kamon.packing.inputs import find_sources, notes_of
+from kamon.packing.plan import KINDS, Mode, PackPlan, Report, Survey, choose_unit_bytes, record_path
 from kamon.packing.shards import (
     FORMAT,
     MANIFEST,
@@ -48,20 +50,7 @@ from kamon.packing.shards import (
     bytes_a_token,
     read_manifest,
 )
-from kamon.packing.units import (
-    KINDS,
-    Mode,
-    PackPlan,
-    Report,
-    Survey,
-    choose_unit_bytes,
-    keys_held_out,
-    pack_unit,
-    record_path,
-    sample,
-    survey_unit,
-    tokenizer_of,
-)
+from kamon.packing.worker import keys_held_out, pack_unit, sample, survey_unit, tokenizer_of
 from kamon.storage.model_dir import LOCK, is_model, load
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.char import CharTokenizer
@@ -160,7 +149,7 @@ def pack(
     tables = [source for source in sources if source.format in TABLES]
     notes = Counter(note for table in tables for note in notes_of(table, column, header))
     begin = time.perf_counter()
-    with writing(given, plan, overwrite=overwrite) as path, as_store_error(given):
+    with writing(given, plan, overwrite=overwrite) as path, write_errors(given):
         was_whole = (path / MANIFEST).exists()
         before = 0 if was_whole else len(records(plan, "unit"))
         seen = ProgressCounter(plan, on_progress)
@@ -227,7 +216,7 @@ def own_files(name: str) -> bool:
 def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
     """Hold the directory, which has this plan then. If nothing was packed, it goes again."""
     path = Path(plan.output)
-    with ExitStack() as stack, as_store_error(given):
+    with ExitStack() as stack, write_errors(given):
         check_directory(path, given, "the shards")
         if path.parent.is_dir() and is_model(path.parent):
             raise StoreError(f"{given} would lie in a model: choose another name")

@@ -32,7 +32,7 @@ from kamon.data.documents import Documents
 from kamon.errors import StoreError
 from kamon.files.atomic import sync_folder, write_synced
 from kamon.files.lock import locked
-from kamon.files.output_path import as_store_error, check_directory
+from kamon.files.output_path import check_directory, write_errors
 from kamon.storage import checkpoint
 from kamon.storage.checkpoint import Checkpoint, from_files, pack_documents, to_files, to_json
 
@@ -82,7 +82,7 @@ def writing(
     else:
         path = check_target(path, overwrite=overwrite)
     with ExitStack() as stack:
-        with as_store_error(given):
+        with write_errors(given):
             if not path.exists():
                 path.mkdir(parents=True, exist_ok=True)
                 stack.callback(remove_empty, path)
@@ -112,7 +112,7 @@ def remove_empty(path: Path) -> None:
 def check_target(path: str | Path, *, overwrite: bool) -> Path:
     """The absolute path that `save` will write to, or a StoreError: to be asked before the work."""
     given, path = str(path) or "an empty name", Path(path).absolute()
-    with as_store_error(given):
+    with write_errors(given):
         if path.is_symlink():
             raise StoreError(f"{given} is a symbolic link: name the directory itself")
         check_directory(path, given, "the model")
@@ -189,7 +189,7 @@ class CheckpointWriter:
     def save(self, stored: Checkpoint) -> int:
         """The number of the new generation. StoreError where it cannot be written: then the ones
         before are what they were."""
-        with as_store_error(str(self.path)):
+        with write_errors(str(self.path)):
             if not self.documents:
                 self.documents = self._save_documents(stored.documents)
             number = max(numbered_dirs(self.path), default=0) + 1

@@ -24,7 +24,7 @@ from operator import add
 from unicodedata import category
 
 from kamon.config import require_int
-from kamon.data.documents import nfc
+from kamon.data.documents import NUL, nfc
 from kamon.engines.batch import BOS, UTF_32, PackedBatch
 from kamon.errors import ConfigError, TokenizerError
 from kamon.files.spill import SpillBuffer, numbers_of
@@ -37,7 +37,6 @@ MAX_CACHED = 1 << 18  # pieces whose tokens are remembered
 MAX_SHOWN = 100  # characters of a text, in an error
 MAX_RULED_OUT = 100  # unfinished characters for which this is remembered
 BLOCK = 1 << 20  # characters that are split together
-NUL = "\0"
 
 # What is longer is two pieces: the work on one grows with the square of its length.
 MAX_PIECE = 64  # characters; and a space before them
@@ -179,10 +178,6 @@ class BytePairTokenizer:
             end = ends[-1]
         return PackedBatch(numbers_of(tokens.finish(), "i"), numbers_of(offsets.finish(), "q"))
 
-    def encode_bytes(self, data: bytes) -> list[int]:
-        """The tokens of any bytes: what is no UTF-8 has a token for each byte."""
-        return list(map(ord, self._encoded(data.decode("utf-8", "surrogateescape"))))
-
     def lengths(self, texts: Iterable[str]) -> Counter[int]:
         """How many texts have so many tokens, BOS not counted, for each number that occurs."""
         found: Counter[int] = Counter()
@@ -196,7 +191,7 @@ class BytePairTokenizer:
         return self.decode_bytes(tokens).decode("utf-8", "replace")
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """The bytes of `tokens`: those that `encode_bytes` was given."""
+        """The bytes of `tokens`, which need not be UTF-8."""
         try:
             return b"".join(map(self._bytes.__getitem__, tokens))
         except KeyError as error:

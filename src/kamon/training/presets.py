@@ -197,9 +197,9 @@ def steps_for_seconds(
     """Return how many steps fit, by short trials; the engine is then as it was before.
 
     Other programs slow trials down, so the fastest one counts. Then a busy machine takes longer: if
-    the time is likely to be exceeded more than MAX_DELAY_SECONDS times, there are fewer steps, but no fewer
-    than `enough`. Trials go on until three agree, or for a tenth of the time. A stop or a loss that
-    is not finite ends them: the training then ends for the same reason.
+    the time is likely to be exceeded more than MAX_DELAY_SECONDS times, there are fewer steps, but
+    no fewer than `enough`. Trials go on until three agree, or for a tenth of the time. A stop or a
+    loss that is not finite ends them: the training then ends for the same reason.
     """
     state, size, ranks = engine.state(), config.docs_per_step, get_group()
     passes = max(1, MAX_EPOCHS * len(docs) // size)

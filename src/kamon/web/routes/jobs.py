@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from kamon.config import make_config
-from kamon.data import corpus
+from kamon.data import corpus, readers, tables
 from kamon.data.cleaning import clean as tidy
 from kamon.data.documents import Documents, nfc
 from kamon.data.split import divide
@@ -528,8 +528,8 @@ async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
     name = request.name or PASTED
 
     def look(_: Stop) -> Columns:
-        lines = corpus.lines_in(request.text, name)
-        columns = corpus.columns_in(name, lines, request.format, request.header)
+        lines = readers.lines_in(request.text, name)
+        columns = tables.columns_in(name, lines, request.format, request.header)
         return Columns(columns=columns)
 
     return await context.compute(look)
@@ -566,7 +566,7 @@ def preview(
     removed: list[Removed] = []
     changed: list[Changed] = []
     unit = {"csv": "row", "tsv": "row", "json": "element"}.get(format, "line")
-    entries = corpus.entries_in(name, corpus.lines_in(text, name), format, column, header)
+    entries = tables.entries_in(name, readers.lines_in(text, name), format, column, header)
     for number, line in enumerate(entries, 1):
         doc = nfc(line.strip())
         why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None
@@ -590,7 +590,7 @@ def preview(
         docs=[shown(doc) for doc in source.different[:NUM_DOCS]],
         tidied=tidied(source.different, stop),
         warnings=warnings_of(source, len(held_out)),
-        looks_like=corpus.table_in(source.docs) if format == "text" else None,
+        looks_like=tables.table_in(source.docs) if format == "text" else None,
     )
 
 

@@ -18,8 +18,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kamon.data.corpus import checked_text
 from kamon.data.documents import nfc
+from kamon.data.readers import checked_text
 from kamon.engines.base import has_fused_ops
 from kamon.engines.factory import make_engine
 from kamon.engines.numerics import mean

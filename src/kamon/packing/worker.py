@@ -1,7 +1,6 @@
-"""A plan of what is packed, cut into units of work; and what the work on each of them is.
+"""The work on one unit: survey its documents, then write their tokens as shards.
 
-A unit makes the same shards whoever does it and when: nothing here knows of the others, or of
-processes.
+A unit makes the same shards in any process and at any time: nothing here knows of the other units.
 """
 
 from __future__ import annotations
@@ -13,103 +12,31 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate, chain, compress, pairwise
 from operator import not_
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kamon.data.corpus import BLOCK_CHARS
 from kamon.data.documents import nfc
-from kamon.data.split import MAX_RANKED, RULE, Key, key, keys_of_part, train_end
+from kamon.data.split import MAX_RANKED, Key, key, keys_of_part, train_end
 from kamon.engines.batch import UTF_32
 from kamon.errors import CorpusError, TokenizerError
 from kamon.files.atomic import replace_file, sync_folder
-from kamon.packing.inputs import Piece, Source, entries, lines_before, split_source, texts
-from kamon.packing.shards import FORMAT, SPLITS, bytes_a_token
+from kamon.packing.inputs import Piece, entries, lines_before, texts
+from kamon.packing.plan import KINDS, PackPlan, Report, Survey, record_path
+from kamon.packing.shards import SPLITS, bytes_a_token
 from kamon.storage.model_dir import staging
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
 
-MIN_UNITS = 64  # that a corpus is cut into, unless that makes them small
-MIN_UNIT_BYTES = 4 << 20  # bytes of a unit
 ENCODINGS = {2: "utf-16-le", 4: "utf-32-le"}
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
 BEFORE_SPACE = re.compile(r"(?s:.*)\S(?=\s)")
-KINDS = ("tokens", "offsets")
-
-Mode = Literal["documents", "text"]
-Report = Callable[[int, int], object]  # is told of bytes that were read and tokens that were made
-
-
-@dataclass(frozen=True)
-class PackPlan:
-    """All that decides about the bits of the shards; and `output`, which does not."""
-
-    output: str
-    mode: Mode
-    tokenizer: str  # "char", "bpe", or the SHA-256 of one that is there
-    vocab_size: int | None
-    column: str | None
-    format: str | None
-    header: bool
-    hold_out: bool
-    composed: bool  # whether texts are brought to NFC
-    shard_tokens: int
-    unit_bytes: int
-    sources: list[Source]
-
-    @cached_property
-    def content(self) -> dict[str, Any]:
-        """As JSON has it."""
-        found = {"format_version": FORMAT, "split": RULE, **asdict(self)}
-        del found["output"]
-        return found
-
-    @cached_property
-    def digest(self) -> str:
-        return sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
-
-    @cached_property
-    def units(self) -> list[list[Piece]]:
-        return split_source(self.sources, self.unit_bytes, whole_texts=self.mode == "text")
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(source.size for source in self.sources)
-
-    def size(self, unit: int) -> int:
-        """Bytes of a unit."""
-        return sum(piece.end - piece.begin for piece in self.units[unit])
-
-    def is_one_text(self, source: Source) -> bool:
-        """Whether the whole file is one document."""
-        return self.mode == "text" and source.format == "text"
-
-
-def choose_unit_bytes(sources: Sequence[Source], shard_tokens: int) -> int:
-    """So many that there is enough to share and to go on with, and no shard too many."""
-    total = sum(source.size for source in sources)
-    return min(max(MIN_UNIT_BYTES, total // MIN_UNITS), shard_tokens)
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What is known of a corpus before it is encoded.
-
-    texts: of each source that is one document, how many characters it has and its key by
-    `kamon.data.split.key`; None if it is blank. held_out: the keys of what is held out. few: so few
-    documents that each is cut.
-    """
-
-    chars: str
-    texts: dict[int, tuple[int, int] | None]
-    held_out: range
-    split_within_docs: bool
 
 
 def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
@@ -213,14 +140,6 @@ def pack_unit(
 @lru_cache(1)
 def tokenizer_of(text: str) -> Tokenizer:
     return tokenizer_from_json(text)
-
-
-def record_path(plan: PackPlan, stage: str, unit: int) -> Path:
-    """Where the record of a unit is, which is finished when it is there."""
-    return Path(plan.output, f"{stage}-{unit:06}.json")
-
-
-# ---- documents
 
 
 def bytes_only(report: Report) -> Callable[[int], object]:

@@ -1,0 +1,543 @@
+"""The entries in the lines of a list: text, CSV, TSV, JSON Lines and JSON."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Literal
+
+from kamon.config import listed, suggestion
+from kamon.data.readers import COMPRESSED_SUFFIXES, MAX_LINE, checked_text
+from kamon.errors import ConfigError, CorpusError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMATS = ("text", "csv", "tsv", "jsonl", "json")
+TABLES = ("csv", "tsv")
+SUFFIXES = {
+    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"
+}  # fmt: skip
+MAX_JSON = 1 << 27  # characters of a JSON array, which is read as a whole
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
+SEPARATOR_LINE = re.compile(r'"?sep=([^"])"?')  # which Excel reads, and does not show
+QUOTED = re.compile(r'(?<![^,;\t|])"(?:[^"]++|"")*+("?)')  # a cell; without its end if it goes on
+CELL_END = re.compile(r'((?:[^"]++|"")*+)("?)')  # of a quoted cell, on the line
+MAX_ROWS_READ = 100  # lines, to tell a table
+COMMENTS = 2  # among them, to tell that there are some
+MIN_ROWS_READ = 3
+SHARE = 0.8  # of them that are alike
+
+
+class ColumnError(ConfigError):
+    """Raised for a table of which no column is chosen. columns: those that it has."""
+
+    def __init__(self, name: str, columns: list[str]) -> None:
+        super().__init__(f"{name} has the columns {listed(columns)}: choose one with --column")
+        self.columns = columns
+
+
+def checked_format(
+    source: str | Path, column: str | None, format: str | None, header: bool = True
+) -> str:
+    """One of FORMATS: as given, or as the file's ending says. ConfigError for what fits not."""
+    if format is None:
+        format = format_of(source)
+    elif format not in FORMATS:
+        raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
+    if format == "text" and column is not None:
+        raise ConfigError(
+            f"{source} is read as text, which has no columns: name a --format with --column, such "
+            "as --format csv; and --no-header if the first row is data"
+        )
+    if not header and format not in TABLES:
+        raise ConfigError(
+            f"{source} is read as {format}, which has no header: leave out --no-header, or name a "
+            "--format, such as --format csv"
+        )
+    return format
+
+
+def entries_in(
+    name: str,
+    lines: Iterator[str],
+    format: str,
+    column: str | None,
+    header: bool = True,
+    tell: Callable[[str], object] = len,
+) -> Iterator[str]:
+    """What the lines of a list in one of FORMATS hold: lines, cells of a column, or texts.
+
+    tell: is told each line of a Corpus's note, some only when the last entry was read.
+    """
+    if format == "text":
+        first = list(islice(lines, MAX_ROWS_READ))
+        for note in text_notes(first):
+            tell(note)
+        return chain(first, lines)
+    key = "text" if column is None else column
+    if format == "json":
+        is_array, lines = begins_array(lines)
+        return array_texts(name, lines, key) if is_array else json_texts(name, lines, key)
+    if format == "jsonl":
+        return json_texts(name, lines, key)
+    head, lines = find_header(name, lines, format, column, header)
+    if head is None:
+        return iter(())
+    if head.columns and column is None and len(head.columns) > 1:
+        raise ColumnError(name, head.columns)
+    index = column_index(name, head, column)
+    for note in head.notes:
+        tell(note)
+    return cells(name, lines, head, index, tell)
+
+
+def columns_in(name: str, lines: Iterator[str], format: str, header: bool = True) -> list[str]:
+    """What a table has to choose from: the names in its header row, numbers where it has none, or
+    the keys of the first JSON object that have a text."""
+    if format in TABLES:
+        head, _ = find_header(name, lines, format, None, header)
+        return [] if head is None else head.columns
+    if format == "json":
+        is_array, lines = begins_array(lines)
+        if is_array:
+            first = next(iter(json_array(name, lines)), None)
+            return text_keys(first) if isinstance(first, dict) else []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            return text_keys(json_object(f"{name}, line {number}", line, example(["text"])))
+    return []
+
+
+def text_keys(record: dict[str, Any]) -> list[str]:
+    return [key for key, value in record.items() if isinstance(value, str)]
+
+
+def format_of(source: str | Path) -> str:
+    """What a file's ending says, before one of COMPRESSED_SUFFIXES."""
+    stem, suffix = os.path.splitext(source)
+    if suffix.lower() in COMPRESSED_SUFFIXES:
+        suffix = os.path.splitext(stem)[1]
+    return SUFFIXES.get(suffix.lower(), "text")
+
+
+def json_texts(name: str, lines: Iterable[str], key: str, first: int = 1) -> Iterator[str]:
+    """The text that each record has under `key`; "" for a blank line. first: its line."""
+    for number, line in enumerate(lines, first):
+        yield json_record(name, number, line, [key])[0] if line.strip() else ""
+
+
+def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[str]:
+    """The texts that the record in a line has under `keys`. number: of the line."""
+    record = json_object(f"{name}, line {number}", line, example(keys))
+    return record_texts(name, f"line {number}", record, keys)
+
+
+def record_texts(name: str, where: str, record: dict[str, Any], keys: Sequence[str]) -> list[str]:
+    for key in keys:
+        if key in record and not isinstance(record[key], str):
+            raise CorpusError(f"{name}, {where} has something else than text under {key!r}")
+        if key not in record:
+            found = listed(record) or "none"
+            raise CorpusError(f"{name}, {where} has no text under {key!r}; its keys: {found}")
+    return [checked_text(name, where, record[key]) for key in keys]
+
+
+def begins_array(lines: Iterator[str]) -> tuple[bool, Iterator[str]]:
+    """Whether the first line that is not blank begins a JSON array, and the same lines again."""
+    seen: list[str] = []
+    for line in lines:
+        seen.append(line)
+        if line.strip():
+            break
+    return bool(seen) and seen[-1].lstrip().startswith("["), chain(seen, lines)
+
+
+def array_texts(name: str, lines: Iterable[str], key: str) -> Iterator[str]:
+    """The texts in a JSON array: its strings, and what its objects have under `key`."""
+    for number, record in enumerate(json_array(name, lines), 1):
+        if isinstance(record, str):
+            yield checked_text(name, f"element {number}", record)
+        elif isinstance(record, dict):
+            yield record_texts(name, f"element {number}", record, [key])[0]
+        else:
+            raise CorpusError(
+                f"{name}, element {number} is neither a text nor an object such as {example([key])}"
+            )
+
+
+def json_array(name: str, lines: Iterable[str]) -> list[Any]:
+    size = 0
+    seen: list[str] = []
+    for line in lines:
+        seen.append(line)
+        size += len(line) + 1
+        if size > MAX_JSON:
+            raise CorpusError(
+                f"{name} has a JSON array of more than {MAX_JSON:,} characters: write each element "
+                "on a line of its own, as `jq -c '.[]'` does, and read that with --format jsonl"
+            )
+    found = json_value(name, "\n".join(seen), 'an array such as ["…", "…"] or [{"text": "…"}]')
+    if not isinstance(found, list):
+        raise CorpusError(f'{name} is not a JSON array such as ["…", "…"]')
+    return found
+
+
+def json_object(
+    where: str, line: str, such: str, what: str = "each line is an object"
+) -> dict[str, Any]:
+    """The JSON object in a line. such, what: what it should be, in the error where it is none."""
+    record = json_value(where, line, f"{what} such as {such}")
+    if not isinstance(record, dict):
+        raise CorpusError(f"{where} is no JSON object such as {such}")
+    return record
+
+
+def json_value(where: str, text: str, wanted: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        other = "it is nested too deeply" if deep else "a number has too many digits"
+        reason = getattr(error, "msg", other)
+        if isinstance(error, json.JSONDecodeError) and "line" not in where:
+            where += f", line {error.lineno}"
+        raise CorpusError(f"{where} is not valid JSON: {reason}; {wanted}") from None
+
+
+def example(keys: Sequence[str]) -> str:
+    return "{" + ", ".join(f'"{key}": "…"' for key in keys) + "}"
+
+
+Row = tuple[int, int, list[str]]  # the lines in which it begins and ends, and its cells
+
+
+@dataclass(frozen=True)
+class Header:
+    """How a table begins. columns: their names, or numbers if there is no header."""
+
+    separator: str
+    quotes: bool  # which a cell may be in
+    columns: list[str]
+    begin: int  # how many lines come before the first row with an entry
+    notes: list[str]
+
+
+def find_header(
+    name: str, lines: Iterator[str], format: str, column: str | None, header: bool
+) -> tuple[Header | None, Iterator[str]]:
+    """How a table begins, None if it has no rows; and the same lines again.
+
+    The header is the first row if that has the column, else a later one of the MAX_ROWS_READ that
+    has it and a row of as many cells after it, if what is above is narrower or begins with #. Where
+    the column has no name, the header is the first row as wide as most are.
+    """
+    separators, begin, seen = separated(lines, format)
+    by_name = header and column is not None and not is_number(column)
+    tables = [first_rows(name, seen, begin, each, format) for each in separators]
+    found = header_with(tables, column) if by_name and column else None
+    if found is None:
+        seen += islice(lines, MAX_ROWS_READ)
+        tables = [first_rows(name, seen, begin, each, format) for each in separators]
+        found = header_with(tables, column) if by_name and column else None
+    again = chain(seen, lines)
+    number, place = likely_header(tables, header) if found is None else found
+    if not tables[number]:
+        head = Header(separators[number], format == "csv", [], begin, [])
+        # A row that never ends has its error when it is read.
+        return (head if any(seen[begin:]) else None), again
+    first, last, row = tables[number][place]
+    columns = [cell.strip() for cell in row]
+    if not header:
+        columns = [str(n) for n in range(1, max(len(row) for *_, row in tables[number]) + 1)]
+    notes = separator_notes(separators[number]) if format == "csv" else []
+    if place:
+        what = "header" if header else "first row"
+        above = shortened(seen[begin:])
+        notes.append(f'has its {what} in line {first}: Kamon leaves out the lines above, "{above}"')
+    if header and not by_name and (column is not None or len(columns) == 1):
+        what = f"row in line {first}" if place else "first row"
+        notes.append(
+            f"has its {what} taken as the header: {listed(columns)}; --no-header if it is data"
+        )
+    return Header(
+        separators[number], format == "csv", columns, last if header else first - 1, notes
+    ), again
+
+
+def is_number(column: str) -> bool:
+    return column.isascii() and column.isdecimal()
+
+
+def shortened(lines: list[str]) -> str:
+    """The first line that is not blank, or its beginning."""
+    text = next(filter(None, map(str.strip, lines)), "")
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def first_rows(name: str, seen: list[str], begin: int, separator: str, format: str) -> list[Row]:
+    """The rows in the first lines that are not blank; without the last one if that goes on."""
+    found: list[Row] = []
+    try:
+        for row in rows(name, seen[begin:], separator, format == "csv", begin + 1):
+            if row[2]:
+                found.append(row)  # noqa: PERF401 - those before the error stay
+    except CorpusError:
+        pass
+    return found
+
+
+def width(row: Row) -> int:
+    """How many cells there are up to the last that is not blank."""
+    return max((n for n, cell in enumerate(row[2], 1) if cell.strip()), default=0)
+
+
+def header_with(tables: list[list[Row]], column: str) -> tuple[int, int] | None:
+    """Which of the tables, one for each separator, has the column, and in which row."""
+    for number, table in enumerate(tables):
+        if table and column in map(str.strip, table[0][2]):
+            return number, 0
+    for number, table in enumerate(tables):
+        for place in range(1, len(table) - 1):
+            row = table[place]
+            if (
+                column in map(str.strip, row[2])
+                and len(row[2]) == len(table[place + 1][2])
+                and all(width(e) < width(row) or e[2][0].startswith("#") for e in table[:place])
+            ):
+                return number, place
+    return None
+
+
+def likely_header(tables: list[list[Row]], header: bool) -> tuple[int, int]:
+    """The same where no name helps: as wide as most rows if the first row has only one cell. Above
+    it, and above the first row without a header, may be comments."""
+    number, narrow = 0, bool(tables[0]) and width(tables[0][0]) < 2
+    for each, table in enumerate(tables if narrow else []):
+        usual = usual_width(table)
+        if usual > 1 and (each == 0 or sum(width(row) == usual for row in table) > len(table) / 2):
+            number = each
+            break
+    usual = usual_width(tables[number])
+    for place, row in enumerate(tables[number]):
+        comment = row[2][0].startswith("#") and (usual == 1 or width(row) < usual)
+        if not comment and not (header and narrow and width(row) < usual):
+            return number, place
+    return number, 0
+
+
+def usual_width(table: list[Row]) -> int:
+    widths = [width(row) for row in table]
+    return max(set(widths), key=lambda n: (widths.count(n), n), default=1)
+
+
+def column_index(name: str, head: Header, column: str | None) -> int:
+    """Which cell of a row is meant. ConfigError if there is none such, or more than one."""
+    columns = head.columns
+    if column is None or not columns:
+        return 0
+    if columns.count(column) > 1:
+        raise ConfigError(f"{name} has more than one column {column!r}: give its number, from 1 on")
+    if column in columns:
+        return columns.index(column)
+    if is_number(column) and 1 <= int(column[:9]) <= len(columns):
+        return int(column) - 1
+    if columns == [str(n) for n in range(1, len(columns) + 1)]:
+        raise ConfigError(
+            f"{name} has no column {column!r}: without a header they are numbered, from 1 to "
+            f"{len(columns)}"
+        )
+    raise ConfigError(f"{name} has no column {column!r}{suggestion(column, columns)}")
+
+
+def separated(lines: Iterator[str], format: str) -> tuple[list[str], int, list[str]]:
+    r"""What may separate the cells of a table, the most likely first; how many lines say so, as
+    `sep=;` does; and the lines that were read for that. format: "csv" or "tsv".
+
+    In CSV it is the one of SEPARATORS of which the first row has most outside of quoted cells; of
+    several, or if there are none, the first.
+
+    >>> separated(iter(['id;"a,b,c"', "1;2"]), "csv")[0][0]
+    ';'
+    """
+    seen: list[str] = []
+    if format == "tsv":
+        return ["\t"], 0, seen
+    counts = dict.fromkeys(SEPARATORS, 0)
+    size, inside = 0, False  # a quoted cell, which may have several lines
+    for line in lines:
+        seen.append(line)
+        if len(seen) == 1 and (said := SEPARATOR_LINE.fullmatch(line)):
+            return [said[1]], 1, seen
+        size += len(line)
+        rest = '"' + line if inside else line
+        quoted = QUOTED.findall(rest)
+        inside = bool(quoted) and not quoted[-1]
+        bare = QUOTED.sub("", rest)
+        for separator in SEPARATORS:
+            counts[separator] += bare.count(separator)
+        if (line and not inside) or size > MAX_LINE:
+            break
+    return sorted(SEPARATORS, key=counts.__getitem__, reverse=True), 0, seen
+
+
+def separator_notes(separator: str) -> list[str]:
+    """What a Corpus says of CSV; nothing of commas, which it is named after."""
+    if separator == ",":
+        return []
+    return [f"has its cells separated by {SEPARATORS.get(separator, ascii(separator))}"]
+
+
+def rows(
+    name: str, lines: Iterable[str], separator: str, quotes: bool, number: int = 1
+) -> Iterator[Row]:
+    """The rows of a table, a blank line being one without cells. quotes: those of CSV may be around
+    a cell, and TSV has none. number: of the first line.
+
+    `csv.reader` is not for us: its limit on the length of a cell is one for the whole process.
+    """
+    numbered = enumerate(lines, number)
+    for begin, line in numbered:
+        if quotes and '"' in line:
+            yield quoted_row(name, numbered, separator, begin, line)
+        else:
+            yield begin, begin, line.split(separator) if line else []
+
+
+def quoted_row(
+    name: str, numbered: Iterator[tuple[int, str]], separator: str, begin: int, line: str
+) -> Row:
+    """A row with quotes, which goes on in the next lines if one is open. A quote inside of a cell
+    that does not begin with one is a character like any other."""
+    row: list[str] = []
+    end, place = begin, 0
+    while place <= len(line):
+        if not line.startswith('"', place):
+            if '"' not in line[place:]:
+                row += line[place:].split(separator)
+                break
+            stop = line.find(separator, place)
+            stop = len(line) if stop < 0 else stop
+            row.append(line[place:stop])
+            place = stop + 1
+            continue
+        stop = line.find('"', place + 1)
+        if stop > 0 and line[stop + 1 : stop + 2] in (separator, ""):  # as nearly all are
+            row.append(line[place + 1 : stop])
+            place = stop + 2
+            continue
+        parts, size, place = [], 0, place + 1
+        while True:
+            found = CELL_END.match(line, place)
+            assert found is not None
+            parts.append(found[1].replace('""', '"'))
+            size += len(found[1])
+            if found[2]:
+                break
+            end, line = next(numbered, (0, ""))
+            if not end or size > MAX_LINE:
+                raise CorpusError(
+                    f"{name}, line {begin} is not valid CSV: a quote that is opened there never "
+                    + ("ends" if not end else f"ends in {MAX_LINE:,} characters")
+                )
+            place = 0
+        row.append("\n".join(parts))
+        place = found.end() + 1
+        if not line.startswith(separator, place - 1) and place <= len(line):
+            where = f", in the row that begins in line {begin}" if begin < end else ""
+            raise CorpusError(
+                f"{name}, line {end} is not valid CSV: {line[place - 1]!r} follows the quote that "
+                f"ends a cell{where}"
+            )
+    return begin, end, row
+
+
+def cells(
+    name: str, lines: Iterator[str], head: Header, index: int, tell: Callable[[str], object]
+) -> Iterator[str]:
+    """A cell of each row after the head; "" for a blank row."""
+    several = first = 0  # rows of several lines, and where the first begins
+    longer = first_longer = 0  # and those that have more than the header
+    most = len(head.columns) if head.columns else MAX_LINE
+    wanted = (
+        repr(head.columns[index]) + ", which is number " if head.columns else "column "
+    ) + str(index + 1)
+    lines = islice(lines, head.begin, None)
+    for begin, end, row in rows(name, lines, head.separator, head.quotes, head.begin + 1):
+        if begin < end:
+            several += 1
+            first = first or begin
+        if len(row) > most and any(row[most:]):
+            longer += 1
+            first_longer = first_longer or begin
+        if not row:
+            yield ""
+        elif len(row) <= index:
+            raise CorpusError(
+                f"{name}, line {end} has {len(row)} cell{'' if len(row) == 1 else 's'}: "
+                f"none for {wanted}"
+            )
+        else:
+            yield row[index]
+    if several:
+        what = "1 row of several lines," if several == 1 else f"{several:,} rows of several lines,"
+        tell(f"has {what} from line {first} on: a quote that does not belong there makes such rows")
+    if longer:
+        what = "1 row" if longer == 1 else f"{longer:,} rows"
+        tell(
+            f"has {what} of more than {most:,} cells, from line {first_longer} on: put a cell that "
+            "has the separator in it in quotes"
+        )
+
+
+def table_in(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl", "json"] | None:
+    """Which format lines have that were read as text, where nearly all of them look like one.
+
+    So do rows with the same number of separators, not just one at the end; a comma before a space
+    is one of prose.
+    """
+    rows = list(filter(None, map(str.strip, islice(lines, MAX_ROWS_READ))))
+    least = SHARE * len(rows)
+    if rows and (rows[0] == "[" or rows[0].startswith(('["', '[{"'))):
+        return "json"
+    if len(rows) < MIN_ROWS_READ:
+        return None
+    if sum(row[0] == "{" and row[-1] == "}" for row in rows) >= least:
+        return "jsonl"
+    for separator in SEPARATORS:
+        counts = [
+            row.count(separator) - (row.count(", ") if separator == "," else 0)
+            for row in rows
+            if not row.endswith(separator) or row.count(separator) > 1
+        ]
+        most = max(set(counts) - {0}, key=counts.count, default=0)
+        if most and counts.count(most) >= least:
+            return "tsv" if separator == "\t" else "csv"
+    return None
+
+
+def text_notes(lines: list[str]) -> list[str]:
+    """What a Corpus says of lines that were read as text and look like something else."""
+    found = table_in(lines)
+    if found == "jsonl":
+        return [
+            "looks like JSON lines: --format jsonl takes the text of each, --column another key"
+        ]
+    if found == "json":
+        return ["looks like a JSON array: --format json takes its texts, --column those of a key"]
+    if found:
+        return [
+            f"looks like a table: --format {found} --column NAME takes one column, "
+            "--column 1 --no-header one of a table without a header"
+        ]
+    if sum(line.startswith("# ") or " # " in line for line in lines) >= COMMENTS:
+        return [
+            "has comments after #, which are read as part of the list: "
+            "kamon clean --drop-regex '^#' drops lines that begin with it"
+        ]
+    return []
