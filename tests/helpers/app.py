@@ -23,12 +23,12 @@ class Asking:
 
     def __init__(self, folder: Path, models: dict[str, Model]) -> None:
         limits = Limits()
-        shelf = ModelRegistry(folder, limits)
+        registry = ModelRegistry(folder, limits)
         for id, model in models.items():
-            shelf.add(Entry(id, "trained", lambda model=model: model, opened=model))
-        ratings = Ratings(shelf, limits)
+            registry.add(Entry(id, "trained", lambda model=model: model, opened=model))
+        ratings = Ratings(registry, limits)
         self.playground = Playground(
-            limits, shelf, WorkerPool(limits), Jobs(shelf, limits), ratings
+            limits, registry, WorkerPool(limits), Jobs(registry, limits), ratings
         )
         self.app = make_app(self.playground, frozenset({"here"}))
 

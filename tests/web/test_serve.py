@@ -22,7 +22,7 @@ pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 from helpers.lists import DOCS
 from kamon.errors import ConfigError, StoreError
 from kamon.web.limits import Limits
-from kamon.web.server.address import address, own_addresses
+from kamon.web.server.address import listen, own_addresses
 from kamon.web.server.guard import RequestGuard
 from kamon.web.services.registry import Entry, ModelRegistry
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hosts(*argv: Any, **options: Any) -> tuple[set[str], str, str | None]:
-    where = address(*argv, **options)
+    where = listen(*argv, **options)
     port = where.sock.getsockname()[1]
     where.sock.close()
     names = {host.removesuffix(f":{port}") for host in where.hosts}
@@ -54,7 +54,7 @@ def test_this_machine_alone() -> None:
         assert hosts(host, 0, no_token=True) == (own, "http://127.0.0.1:PORT/", None)
     assert hosts("127.0.0.1", 0, None, ["Box.local"])[0] == own | {"box.local"}
     with pytest.raises(ConfigError, match="only this machine"):
-        address("0.0.0.0", 0, no_token=True)
+        listen("0.0.0.0", 0, no_token=True)
 
 
 def test_beyond_it_a_token_is_asked_for() -> None:
@@ -89,14 +89,14 @@ def test_beyond_it_a_token_is_asked_for() -> None:
 )
 def test_addresses_that_cannot_be(host: str, port: int, token: str | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        address(host, port, token)
+        listen(host, port, token)
 
 
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port}: .*; choose another --port"):
-            address("127.0.0.1", port)
+            listen("127.0.0.1", port)
 
 
 def test_a_token(folder: Path) -> None:
@@ -184,30 +184,30 @@ def test_more_saved_models_than_there_is_room_for(tmp_path: Path, folder: Path) 
     """Those left out are named; a training needs no room of theirs, and DIR is what was asked."""
     for number in range(Limits().models + 1):
         shutil.copytree(folder / "m", tmp_path / "models" / f"m{number:02}")
-    shelf = ModelRegistry(tmp_path / "models", Limits())
-    (problem,) = shelf.add_saved()
+    registry = ModelRegistry(tmp_path / "models", Limits())
+    (problem,) = registry.add_saved()
     last = tmp_path / "models" / "m64"
     assert problem == f"there is no room for {last}: 64 saved models are the most"
-    assert shelf.add_directory(folder / "m") == "m"
+    assert registry.add_directory(folder / "m") == "m"
     with pytest.raises(StoreError, match="no room"):
-        shelf.save("m", "mine")
+        registry.save("m", "mine")
     assert not (tmp_path / "models" / "mine").exists()
-    model = shelf.get("m").opened
+    model = registry.get("m").opened
     assert model
-    shelf.add(Entry("job-1", "trained", lambda: model))
+    registry.add(Entry("job-1", "trained", lambda: model))
 
 
 def test_a_saved_model_that_is_named_too(tmp_path: Path, folder: Path) -> None:
     """It is there once, and last: a page begins with it."""
     for name in ("mine", "other"):
         shutil.copytree(folder / "m", tmp_path / "models" / name)
-    shelf = ModelRegistry(tmp_path / "models", Limits())
-    assert shelf.add_saved() == []
+    registry = ModelRegistry(tmp_path / "models", Limits())
+    assert registry.add_saved() == []
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "models")
     for path in (tmp_path / "models" / "mine", link / "mine"):
-        assert shelf.add_directory(path) == "mine"
-        assert list(shelf.entries) == ["other", "mine"]
+        assert registry.add_directory(path) == "mine"
+        assert list(registry.entries) == ["other", "mine"]
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])

@@ -384,8 +384,8 @@ def test_more_than_can_wait_are_told_so(server: Server) -> None:
 def test_small_answers_are_not_held_back() -> None:
     """asyncio sets TCP_NODELAY where the listening socket names its protocol: else an answer waits
     for the client's delayed acknowledgement, 40 ms."""
-    from kamon.web.server.address import address
+    from kamon.web.server.address import listen
 
-    where = address("127.0.0.1", 0)
+    where = listen("127.0.0.1", 0)
     assert where.sock.proto == socket.IPPROTO_TCP
     where.sock.close()

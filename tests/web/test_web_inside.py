@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from kamon.evaluation.score import BITS, score
 from kamon.ngrams.reference import train_ngram
 from kamon.web.limits import Limits
 from kamon.web.views import panels
-from kamon.web.views.panels import NGRAMS_KEPT, embedding_map, trace
+from kamon.web.views.panels import NGRAMS_KEPT, NgramCache, Trace, embedding_map, trace
 
 SHAPE: dict[str, Any] = {"n_embd": 6, "n_head": 3, "n_layer": 2, "block_size": 8}
 LIMITS = Limits()
@@ -48,11 +47,8 @@ def text() -> Model:
     return kamon.train([" ".join(DOCS * 5)], mode="text", num_steps=30, **SHAPE)
 
 
-@pytest.fixture(autouse=True)
-def forget_ngrams() -> Iterator[None]:
-    panels._ngrams.clear()
-    yield
-    panels._ngrams.clear()
+def traced(model: Model, text: str, limits: Limits = LIMITS) -> Trace:
+    return trace(model, text, limits, NgramCache())
 
 
 TEXTS = {"char": ["", "n", "banna"], "bpe": ["", "banna", "é🎉", "\n"], "text": ["", "ban n"]}
@@ -65,7 +61,7 @@ def test_a_trace_is_what_the_engines_say(
 ) -> None:
     model: Model = request.getfixturevalue(name)
     tokenizer = model.tokenizer
-    found = trace(model, given, LIMITS)
+    found = traced(model, given)
     tokens = [tokenizer.bos, *tokenizer.encode(given)]
     assert [each.id for each in found.tokens] == tokens
     assert [each.position for each in found.tokens] == list(range(len(tokens)))
@@ -104,23 +100,23 @@ def test_a_trace_is_what_the_engines_say(
 def test_surprise_adds_up_to_the_score(char: Model, bpe: Model) -> None:
     for model in (char, bpe):
         [scored] = score(model, ["banna"])
-        bits = [each.gpt or 0.0 for each in trace(model, "banna", LIMITS).surprise]
+        bits = [each.gpt or 0.0 for each in traced(model, "banna").surprise]
         assert math.fsum(bits) == pytest.approx(-BITS * scored.logprob, rel=1e-6)
         assert math.fsum(bits) / 6 == pytest.approx(scored.bits_per_char, rel=1e-6)
 
 
 def test_what_cannot_be_traced(char: Model, bpe: Model) -> None:
     with pytest.raises(TokenizerError, match=r"'É' \(U\+00C9\), number 2"):
-        trace(char, "bÉ", LIMITS)
+        traced(char, "bÉ")
     with pytest.raises(TokenizerError, match="lone surrogate"):
-        trace(bpe, "a\ud800", LIMITS)
+        traced(bpe, "a\ud800")
     with pytest.raises(ConfigError, match="8 characters: block_size 8 holds 7"):
-        trace(char, "bannanna"[:8], LIMITS)
-    assert len(trace(char, "bannann", LIMITS).surprise) == 8
+        traced(char, "bannanna"[:8], LIMITS)
+    assert len(traced(char, "bannann").surprise) == 8
     with pytest.raises(ConfigError, match="101 characters: 100 are the most"):
-        trace(char, "b" * 101, LIMITS)
+        traced(char, "b" * 101, LIMITS)
     with pytest.raises(ConfigError, match="one by one"):
-        trace(char, "banna", replace(LIMITS, panel_products=6 * char.num_params - 1))
+        traced(char, "banna", replace(LIMITS, panel_products=6 * char.num_params - 1))
     with pytest.raises(ConfigError, match="one by one"):
         embedding_map(char, replace(LIMITS, panel_products=1000))
 
@@ -131,7 +127,7 @@ def test_models_without_an_ngram(char: Model) -> None:
         (no_docs, LIMITS, "keeps no documents"),
         (char, replace(LIMITS, ngram_bytes=100), "100 at most"),
     ):
-        found = trace(model, "banna", limits)
+        found = traced(model, "banna", limits)
         assert found.ngram_order is None
         assert why in (found.no_ngram or "")
         assert [each.ngram for each in found.surprise] == [None] * 6
@@ -147,23 +143,24 @@ def test_ngrams_are_counted_once_and_not_kept_for_ever(
     char: Model, bpe: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = []
+    ngrams = NgramCache()
     count = introspection.ngram_of
     monkeypatch.setattr(introspection, "ngram_of", lambda model: times.append(1) or count(model))
     moment = replace(char, engine=char.engine, metrics=char.metrics)  # of the same training
     for model in (char, moment, char, bpe, bpe):
-        trace(model, "banna", LIMITS)
+        trace(model, "banna", LIMITS, ngrams)
     assert len(times) == 2
     for n in range(NGRAMS_KEPT):
-        trace(replace(char, documents=Documents.of(DOCS[: 40 + n])), "banna", LIMITS)
-    assert len(panels._ngrams) == NGRAMS_KEPT
+        trace(replace(char, documents=Documents.of(DOCS[: 40 + n])), "banna", LIMITS, ngrams)
+    assert len(ngrams.ngrams) == NGRAMS_KEPT
     assert len(times) == 2 + NGRAMS_KEPT
-    trace(char, "banna", LIMITS)
+    trace(char, "banna", LIMITS, ngrams)
     assert len(times) == 3 + NGRAMS_KEPT
 
 
 def test_without_documents_held_out_the_ngram_is_of_the_usual_order() -> None:
     model = kamon.train(DOCS[:30], num_steps=1, hold_out=False, **SHAPE)
-    found = trace(model, "banna", LIMITS)
+    found = traced(model, "banna")
     usual = train_ngram(model.tokenizer.encode_documents(model.docs), model.config.vocab_size)
     batch = model.tokenizer.encode_documents(["banna"])
     assert found.ngram_order == usual.order
@@ -189,7 +186,7 @@ def test_the_map_is_that_of_inside(char: Model, bpe: Model, text: Model) -> None
 
 def test_sources_are_lines_of_the_code(char: Model, bpe: Model) -> None:
     for model in (char, bpe):
-        sources = trace(model, "b", LIMITS).sources | embedding_map(model, LIMITS).sources
+        sources = traced(model, "b").sources | embedding_map(model, LIMITS).sources
         assert {"tokens", "embeddings", "attention", "surprise", "ngram"} <= sources.keys()
         for source in sources.values():
             line = (ROOT / source.file).read_text(encoding="utf-8").splitlines()[source.line - 1]
@@ -205,7 +202,7 @@ def test_the_routes_tell_the_same(char: Model, bpe: Model, tmp_path: Path) -> No
 
     asking = Asking(tmp_path, {"c": char, "b": bpe})
     for id, model, given in (("c", char, "banna"), ("b", bpe, "é🎉")):
-        as_json = json.loads(json.dumps(asdict(trace(model, given, LIMITS))))
+        as_json = json.loads(json.dumps(asdict(traced(model, given))))
         assert asking.post("/trace", model=id, text=given) == (200, as_json)
         as_json = json.loads(json.dumps(asdict(embedding_map(model, LIMITS))))
         assert asking.get(f"/models/{id}/embeddings") == (200, as_json)

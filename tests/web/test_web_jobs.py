@@ -60,7 +60,7 @@ class Server:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.playground = make_playground(folder, limits)
-        self.jobs, self.shelf = self.playground.jobs, self.playground.shelf
+        self.jobs, self.registry = self.playground.jobs, self.playground.registry
         self.app = make_app(self.playground, frozenset({"here"}))
         self.pids: list[int] = []
 
@@ -166,7 +166,7 @@ def test_a_training_makes_the_model_that_train_makes(server: Server) -> None:
         "ngram": drawn.ngram,
         "ngram_order": drawn.ngram_order,
     }
-    with server.shelf.get(found["id"]).use() as model:
+    with server.registry.get(found["id"]).use() as model:
         assert model.config == wanted.config
         assert model.engine.state()["params"] == wanted.engine.state()["params"]
         assert model.metrics == wanted.metrics
@@ -177,7 +177,7 @@ def test_a_training_makes_the_model_that_train_makes(server: Server) -> None:
         assert model.training | own == wanted.training | own
     common = 0
     for moment in found["moments"]:
-        with server.shelf.get(moment["model"]).use() as model:
+        with server.registry.get(moment["model"]).use() as model:
             if moment["step"] in kept:  # a clock decides which steps are reported
                 common += 1
                 assert model.engine.state()["params"] == kept[moment["step"]]
@@ -190,10 +190,10 @@ def test_moments_are_models_of_their_steps(server: Server) -> None:
     assert steps[:2] == [0, 1]
     assert steps[-1] == 100
     assert steps == sorted(set(steps))
-    with server.shelf.get(found["id"]).use() as model:
+    with server.registry.get(found["id"]).use() as model:
         last = model
     for moment in found["moments"]:
-        entry = server.shelf.get(f"{found['id']}@{moment['step']}")
+        entry = server.registry.get(f"{found['id']}@{moment['step']}")
         assert (entry.parent, entry.step, entry.kind) == (found["id"], moment["step"], "trained")
         with entry.use() as model:
             assert model.sample(5) == moment["samples"]
@@ -210,13 +210,13 @@ def test_moments_are_models_of_their_steps(server: Server) -> None:
 
 def test_a_moment_can_be_saved_if_it_has_learned(server: Server) -> None:
     found = server.trained(text=LIST, settings=SMALL | {"num_steps": 30})
-    path = server.shelf.save(f"{found['id']}@1", "early")
+    path = server.registry.save(f"{found['id']}@1", "early")
     assert kamon.load(path).sample(5) == found["moments"][1]["samples"]
     with pytest.raises(WebError, match="not learned yet"):
-        server.shelf.save(f"{found['id']}@0", "first")
-    assert kamon.load(server.shelf.save(found["id"], "whole")).training["finished"]
+        server.registry.save(f"{found['id']}@0", "first")
+    assert kamon.load(server.registry.save(found["id"], "whole")).training["finished"]
     assert server.ask("DELETE", f"/jobs/{found['id']}").status_code == 204
-    assert set(server.shelf.entries) == {"early", "whole"}
+    assert set(server.registry.entries) == {"early", "whole"}
 
 
 def test_a_budget_picks_the_settings(server: Server) -> None:
@@ -226,7 +226,7 @@ def test_a_budget_picks_the_settings(server: Server) -> None:
     assert found["seconds"] < 5
     assert found["source"] == "names"
     assert len(found["losses"]) <= 500
-    with server.shelf.get(found["id"]).use() as model:
+    with server.registry.get(found["id"]).use() as model:
         assert found["lines"]["uniform"] == math.log(model.config.vocab_size)
         numbers = [m["loss"] for m in model.metrics]
     every = found["every"]
@@ -245,7 +245,7 @@ def test_the_best_step_is_told_where_the_last_is_worse(server: Server) -> None:
     assert found["state"] == "done"
     assert 0 < best["step"] < found["step"] < found["num_steps"]
     assert best["over_fitted"]
-    with server.shelf.get(found["id"]).use() as model:
+    with server.registry.get(found["id"]).use() as model:
         kept = model.training["held_out"]
         assert (best["step"], best["loss"]) == (kept["best_step"], kept["loss"])
         assert best["samples"] == model.sample(5)
@@ -260,7 +260,7 @@ def test_a_short_list_has_nothing_held_out(server: Server) -> None:
     assert found["best"] == best | {"samples": found["moments"][-1]["samples"]}
     assert (found["state"], found["source"], found["held_out"]) == ("done", "three", [])
     assert found["lines"]["ngram"] is None
-    with server.shelf.get(f"{found['id']}@0").use() as model:
+    with server.registry.get(f"{found['id']}@0").use() as model:
         assert model.training["held_out"] is None
         assert model.training["corpus"]["source"] == "three"
 
@@ -298,7 +298,7 @@ def test_moments_take_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> No
 def test_of_moments_only_some_stay_open(make: Callable[..., Server]) -> None:
     server = make(snapshots_open=2)
     found = server.trained(text=LIST, settings=SMALL | {"num_steps": 100})
-    entries = [server.shelf.get(moment["model"]) for moment in found["moments"]]
+    entries = [server.registry.get(moment["model"]) for moment in found["moments"]]
     assert len(entries) > 4
     with entries[0].use() as first:
         for entry in entries[1:]:
@@ -341,7 +341,7 @@ def test_pause_resume_and_stop(server: Server) -> None:
     assert found["model"] == id
     assert found["error"] is None
     assert stands < found["step"] < 100_000
-    with server.shelf.get(id).use() as model:
+    with server.registry.get(id).use() as model:
         assert len(model.metrics) == found["step"]
         assert not model.training["finished"]
         assert model.training["seconds"] < seconds + 5
@@ -380,7 +380,7 @@ def test_twenty_cancelled_trainings_leave_nothing(make: Callable[..., Server]) -
         assert server.ask("GET", f"/jobs/{id}").status_code == 404
     until(lambda: not any(map(is_running, server.pids)))
     until(lambda: not any(thread.is_alive() for thread in threads))
-    assert server.shelf.entries == {}
+    assert server.registry.entries == {}
     assert server.ask("GET", "/jobs").json() == {"jobs": []}
     with pytest.raises(ChildProcessError):  # all were asked for how they ended
         os.waitpid(server.pids[0], os.WNOHANG)
@@ -437,7 +437,7 @@ def test_the_oldest_is_forgotten(make: Callable[..., Server]) -> None:
     last = server.start(text=LIST, settings=LONG)["id"]
     kept = [job["id"] for job in server.ask("GET", "/jobs").json()["jobs"]]
     assert kept == [*ids[1:], last]
-    assert {entry.split("@")[0] for entry in server.shelf.entries} <= set(kept)
+    assert {entry.split("@")[0] for entry in server.registry.entries} <= set(kept)
 
 
 # ---- processes that end
@@ -500,9 +500,9 @@ def request(**settings: Any) -> bytes:
         "source": "a list",
         "budget": None,
         "settings": settings,
-        "most_steps": 100_000,
-        "most_params": 100_000,
-        "most_seconds": 60.0,
+        "max_steps": 100_000,
+        "max_params": 100_000,
+        "max_seconds": 60.0,
         "moments": 3,
         "moment_bytes": 1 << 20,
     }
@@ -1004,7 +1004,7 @@ def test_tables_are_read_as_files_are(format: str, server: Server, tmp_path: Pat
     assert found["looks_like"] is None
     trained = server.trained(**ask, column="name", settings=SMALL | {"num_steps": 2})
     assert trained["num_docs"] == len(source.different)
-    with server.shelf.get(trained["id"]).use() as model:
+    with server.registry.get(trained["id"]).use() as model:
         assert model.docs == source.different
 
 

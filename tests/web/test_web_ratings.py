@@ -46,9 +46,9 @@ def ratings(base: Model, tmp_path: Path) -> Ratings:
 
 def ratings_of(model: Model, folder: Path, **limits: int) -> Ratings:
     bounds = Limits(**limits)  # type: ignore[arg-type]
-    shelf = ModelRegistry(folder, bounds)
-    shelf.add(Entry("m", "trained", lambda: model, opened=model))
-    return Ratings(shelf, bounds)
+    registry = ModelRegistry(folder, bounds)
+    registry.add(Entry("m", "trained", lambda: model, opened=model))
+    return Ratings(registry, bounds)
 
 
 def start(ratings: Ratings, **how: Any) -> Rated:
@@ -61,7 +61,7 @@ def verdicts(texts: Any) -> list[Feedback]:
 
 
 def params(ratings: Ratings, rated: Rated) -> Any:
-    with ratings.shelf.get(rated.model).use() as model:
+    with ratings.registry.get(rated.model).use() as model:
         return model.engine.state()["params"]
 
 
@@ -86,7 +86,7 @@ def test_the_model_learns_after_every_few_answers(base: Model, ratings: Ratings)
     rated = ratings.answer(rated.id, given[4:], GO_ON)
     assert (rated.model, rated.num_aligned, rated.answers) == ("rated-1", 5, given)
     assert ratings.get(rated.id) is rated
-    assert ratings.shelf.get("rated-1").kind == "tuned"
+    assert ratings.registry.get("rated-1").kind == "tuned"
     assert params(ratings, rated) == aligned(base, given)
     tuned = rating.align(rating.base_from(base), given)
     assert rated.proposals == rating.proposals(tuned, wanted, rated.seed + 5, given)
@@ -157,7 +157,7 @@ def test_what_is_taken_back_leaves_no_trace(base: Model, ratings: Ratings) -> No
     rated = ratings.undo(rated.id, GO_ON)  # nothing to compare any longer: the base again
     assert (rated.model, rated.num_aligned) == ("m", 0)
     assert (rated.measured, rated.compared) == (None, [])
-    assert "rated-1" not in ratings.shelf.entries
+    assert "rated-1" not in ratings.registry.entries
     assert rated.proposals[0] == given[1].text
     rated = ratings.undo(rated.id, GO_ON)
     assert rated.answers == []
@@ -196,7 +196,7 @@ def test_no_answers_ask_for_other_proposals_at_once(base: Model, ratings: Rating
     assert rated.num_aligned == 4
     assert params(ratings, rated) == aligned(base, given)
     again = ratings.answer(rated.id, [], GO_ON)  # by the tuned model, without another alignment
-    with ratings.shelf.get("rated-1").use() as tuned:
+    with ratings.registry.get("rated-1").use() as tuned:
         assert again.proposals == rating.proposals(tuned, 60, rated.seed + 4 + 3, given)
 
 
@@ -220,16 +220,16 @@ def test_a_model_in_use_stays_as_it_is(ratings: Ratings) -> None:
     """Who holds the tuned model while it learns more keeps the one that they have."""
     rated = start(ratings, every=2)
     rated = ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
-    entry = ratings.shelf.get("rated-1")
+    entry = ratings.registry.get("rated-1")
     with entry.use() as model:
         before = model.engine.state()["params"]
         rated = ratings.answer(rated.id, verdicts(["ckn", "dlq"]), GO_ON)
         assert model.engine.state()["params"] == before
     assert params(ratings, rated) != before
-    assert ratings.shelf.get("rated-1") is not entry
-    ratings.shelf.forget("rated-1")  # by its own route: it comes back when it has learned more
+    assert ratings.registry.get("rated-1") is not entry
+    ratings.registry.forget("rated-1")  # by its own route: it comes back when it has learned more
     ratings.answer(rated.id, verdicts(["ekn", "flq"]), GO_ON)
-    assert ratings.shelf.get("rated-1").kind == "tuned"
+    assert ratings.registry.get("rated-1").kind == "tuned"
 
 
 def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
     ratings.save(rated.id, "mine", GO_ON)
     assert kamon.load(tmp_path / "mine").engine.state()["params"] == aligned(base, given)
     assert model_dir.load(tmp_path / "mine").reference_params == base.engine.state()["params"]
-    entry = ratings.shelf.get("mine")
+    entry = ratings.registry.get("mine")
     assert (entry.kind, entry.path) == ("tuned", tmp_path / "mine")
     assert rating.opened(tmp_path / "mine").answers == given
     with pytest.raises(WebError, match="there is a model mine already"):
@@ -257,7 +257,7 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
     other = ratings.undo(other.id, GO_ON)
     assert params(ratings, other) == aligned(base, given[:4])
 
-    ratings.shelf.save("rated-1", "plain")  # as any model, without what it learned from
+    ratings.registry.save("rated-1", "plain")  # as any model, without what it learned from
     assert rating.opened(tmp_path / "plain").answers == []
     plain = start(ratings, model="plain")
     assert (plain.answers, plain.num_aligned) == ([], 0)
@@ -295,7 +295,7 @@ def test_bounds(base: Model, tmp_path: Path) -> None:
     ratings.get(first.id)
     third = start(ratings)  # the second was not used for longest
     assert set(ratings.sessions) == {first.id, third.id}
-    assert "rated-1" not in ratings.shelf.entries
+    assert "rated-1" not in ratings.registry.entries
     for gone, status, said in (
         (second.id, 410, "ended: 2 others were in use after it"),
         ("x", 404, "no session of ratings"),
@@ -326,7 +326,7 @@ def test_a_save_that_is_given_up_writes_nothing(ratings: Ratings, tmp_path: Path
     with pytest.raises(Stopped):
         ratings.save(rated.id, "mine", stop)
     assert list(tmp_path.iterdir()) == []
-    assert "mine" not in ratings.shelf.entries
+    assert "mine" not in ratings.registry.entries
     ratings.save(rated.id, "mine", GO_ON)
 
 
@@ -341,7 +341,7 @@ def test_a_model_of_text(tmp_path: Path) -> None:
 def test_a_base_that_is_gone_and_the_engine_of_its_own(base: Model, ratings: Ratings) -> None:
     before = base.engine.state()["params"]
     rated = start(ratings, every=2)
-    ratings.shelf.forget("m")
+    ratings.registry.forget("m")
     rated = ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
     assert rated.num_aligned == 2
     assert base.engine.state()["params"] == before
@@ -355,7 +355,7 @@ def test_a_client_that_went_away_changes_nothing(ratings: Ratings) -> None:
     with pytest.raises(Stopped):
         ratings.answer(rated.id, verdicts(["ain", "bjq"]), gone)
     assert ratings.get(rated.id) is rated
-    assert "rated-1" not in ratings.shelf.entries
+    assert "rated-1" not in ratings.registry.entries
     with pytest.raises(Stopped):
         ratings.start("m", pairs=False, every=5, seed=None, stop=gone)
     assert set(ratings.sessions) == {rated.id}
@@ -370,7 +370,7 @@ def test_many_at_once(base: Model, ratings: Ratings) -> None:
         try:
             for text in [a + b + "n" for a in letters for b in "ij"]:
                 ratings.answer(rated.id, verdicts([text]), GO_ON)
-                if entry := ratings.shelf.entries.get("rated-1"):
+                if entry := ratings.registry.entries.get("rated-1"):
                     with entry.use() as model:
                         model.sample(5)
         except BaseException as error:
@@ -424,7 +424,7 @@ def test_the_routes(asking: Any, base: Model) -> None:
     status, rated = asking.post("/preferences", model="m", every=2, seed=3)
     assert status == 201
     own = asking.playground.ratings
-    known = start(ratings_of(base, own.shelf.folder), every=2, seed=3)
+    known = start(ratings_of(base, own.registry.folder), every=2, seed=3)
     assert rated == json.loads(json.dumps(asdict(known))) | {"id": rated["id"]}
     path = f"/preferences/{rated['id']}"
     assert asking.get(path) == (200, rated)

@@ -215,14 +215,14 @@ def test_the_list_of_models_waits_for_nobody(model: Model, tmp_path: Path) -> No
 
     asking = Asking(tmp_path, {"m": model})
     assert asking.get("/models")[0] == 200
-    with asking.playground.shelf.get("m").lock:
+    with asking.playground.registry.get("m").lock:
         assert asking.get("/models")[1]["models"][0]["id"] == "m"
         assert asking.get("/models/m")[0] == 200
 
     def broken() -> Model:
         raise kamon.StoreError("it was changed")
 
-    asking.playground.shelf.add(Entry("broken", "opened", broken))
+    asking.playground.registry.add(Entry("broken", "opened", broken))
     assert [each["id"] for each in asking.get("/models")[1]["models"]] == ["m"]
 
 
@@ -361,7 +361,7 @@ def test_folders_of_who_trained_are_not_told(tmp_path: Path, model: Model) -> No
     assert asking.get("/models")[1]["models"][0]["held_out_loss"] is None
     assert file_name(r"C:\Users\me\brands.txt") == "brands.txt"
     elsewhere = Entry("e", "opened", lambda: model, path=tmp_path / "private" / "x")
-    asking.playground.shelf.add(elsewhere)
+    asking.playground.registry.add(elsewhere)
     assert asking.get("/models/e")[1]["path"] == "x"
 
 

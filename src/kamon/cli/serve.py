@@ -1,10 +1,10 @@
 """Open the playground in the browser: train live, make names, teach it your taste, look inside.
 
 Everything stays on this machine. Without a model it trains a small one on US first names at once.
-Models that are saved from the page go to the folder --save-to, and are there again the next time.
-The address that is printed has a token, without which nobody else on this machine can use the
-server. Set KAMON_TOKEN to choose it yourself, or leave it out with --no-token.
-Programs use the same server: /api/v1/openapi.json describes it.
+The page saves models in the folder --save-to, and opens them again the next time.
+The printed address contains a token, without which nobody else on this machine can use the server.
+Set KAMON_TOKEN to choose the token, or turn it off with --no-token.
+Programs can use the same server: /api/v1/openapi.json describes it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
 
-FIRST_BUDGET = 1.0  # seconds, for the model that is trained where there is none
+FIRST_BUDGET = 1.0  # seconds, for the first model if no DIR is given
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", nargs="*", metavar="DIR", help="saved models to begin with")
+    parser.add_argument("dir", nargs="*", metavar="DIR", help="saved models to open")
     parser.add_argument(
         "--save-to",
         default="models",
         metavar="FOLDER",
-        help="where models are saved from the page (models)",
+        help="folder where the page saves models [default: models]",
     )
-    parser.add_argument("--port", type=whole_number, metavar="N", help="(8042, or a free one)")
+    parser.add_argument(
+        "--port",
+        type=whole_number,
+        metavar="N",
+        help="port to listen at [default: 8042, or any free one]",
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -44,7 +49,7 @@ def add_arguments(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a name by which others address this machine; may be given again",
+        help="another name of this machine, for others to use; may be repeated",
     )
     parser.add_argument(
         "--no-token",
@@ -56,14 +61,14 @@ def add_arguments(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="NAME=NUMBER",
-        help="change a limit, such as jobs=4 for four trainings at a time; may be given again",
+        help="change a limit, such as jobs=4 for four trainings at a time; may be repeated",
     )
-    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument(
         "--budget",
         type=number,
         metavar="SECONDS",
-        help="of the training that it begins with where no DIR is given (1)",
+        help="time for the first training, if no DIR is given [default: 1]",
     )
     add_json(parser)
 
@@ -77,31 +82,31 @@ def run(args: argparse.Namespace) -> int:
         if find_spec(name) is None:
             raise ConfigError(f"the playground needs {name}: `pip install 'kamon[web]'` brings it")
     from kamon.web.limits import Limits, with_options
-    from kamon.web.server.address import address
+    from kamon.web.server.address import listen
     from kamon.web.services.playground import make_playground
 
     playground = make_playground(Path(args.save_to), with_options(Limits(), args.limit))
-    for problem in playground.shelf.add_saved():
+    for problem in playground.registry.add_saved():
         say(f"left out: {problem}")
     for path in args.dir:
-        playground.shelf.add_directory(Path(path))
+        playground.registry.add_directory(Path(path))
     token = os.environ.get("KAMON_TOKEN") or None
-    where = address(args.host, args.port, token, args.allow_host, no_token=args.no_token)
+    address = listen(args.host, args.port, token, args.allow_host, no_token=args.no_token)
     if not args.dir:
         budget = FIRST_BUDGET if args.budget is None else args.budget
         playground.jobs.start(builtin="names", budget=budget)
-    from kamon.web.serve import serve  # takes half a second, in which the training has begun
+    from kamon.web.serve import serve  # takes half a second, in which the training begins
 
     def on_start() -> None:
         if args.json:
-            models = list(playground.shelf.entries)
-            print_json({"url": where.url, "urls": where.urls, "models": models})
+            models = list(playground.registry.entries)
+            print_json({"url": address.url, "urls": address.urls, "models": models})
             sys.stdout.flush()
         else:
-            print(where.url, flush=True)
-            for url in where.urls[1:]:
+            print(address.url, flush=True)
+            for url in address.urls[1:]:
                 say(f"or {url}")
         say("the playground is open there; Ctrl-C ends it")
 
-    serve(playground, where, open_browser=not args.no_browser, on_start=on_start)
+    serve(playground, address, open_browser=not args.no_browser, on_start=on_start)
     return 0

@@ -1,8 +1,8 @@
-"""What a request is told where it cannot be done."""
+"""Errors of requests."""
 
 
 class WebError(Exception):
-    """Becomes an answer with this status, and one sentence: what is wrong, what to do."""
+    """An answer with this status and one sentence: what is wrong, and what to do."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)

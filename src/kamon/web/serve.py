@@ -1,4 +1,4 @@
-"""The server and the browser, from their start to their end."""
+"""Run the server, and open the page in a browser."""
 
 from __future__ import annotations
 
@@ -17,30 +17,35 @@ import uvicorn
 
 from kamon.web.routes.app import make_app
 from kamon.web.server.address import Address
-from kamon.web.server.protocol import protocol_class
+from kamon.web.server.protocol import LimitedProtocol
 from kamon.web.services.playground import Playground
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SWITCH_SECONDS = 0.0005  # the server has its turn ten times as often beside what computes
-END_SECONDS = 2  # for answers under way, once the server is to end; what computes has half of it
+SWITCH_SECONDS = 0.0005  # a tenth of the default: the server waits less for threads that compute
+END_SECONDS = 2  # for answers when the server is to end; threads that compute have half of it
 
 
 def serve(
     playground: Playground,
-    where: Address,
+    address: Address,
     *,
     open_browser: bool = False,
     on_start: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until a signal ends it; trainings end with it."""
+    """Serve until a signal comes; then end all trainings. Calls on_start when it listens."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what clients do wrong is their affair
-    once = secrets.token_hex(16) if where.token else None
-    url = where.url.replace(f"={where.token}", f"={once}") if open_browser else None
-    guard = {"anywhere": where.anywhere, "once": once if open_browser else None}
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # without errors of clients
+    once = secrets.token_hex(16) if address.token else None
+    url = address.url.replace(f"={address.token}", f"={once}") if open_browser else None
     config = uvicorn.Config(
-        make_app(playground, where.hosts, where.token, **guard),
-        http=protocol_class(playground.limits),
+        make_app(
+            playground,
+            address.hosts,
+            address.token,
+            anywhere=address.anywhere,
+            once=once if open_browser else None,
+        ),
+        http=LimitedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -52,14 +57,14 @@ def serve(
     )
     server = Server(config, playground, on_start, url)
     try:
-        server.run([where.sock])
+        server.run([address.sock])
     finally:
         playground.jobs.close()
         playground.work.close()
 
 
 class Server(uvicorn.Server):
-    """Tells when it listens; lets streams of events end when it is to."""
+    """A server that calls `on_start`, opens `url`, and ends streams of events at its end."""
 
     def __init__(
         self,
@@ -75,19 +80,19 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """A signal is how a server ends, and no failure: it is not raised again afterwards."""
-        before = {each: signal.signal(each, self.handle_exit) for each in SIGNALS}
+        """Handle signals. uvicorn would raise them again at the end, as if they were failures."""
+        handlers = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
         try:
             yield
         finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.on_start:
             self.on_start()
-        if self.url is not None:  # a browser may take seconds to come
+        if self.url is not None:  # opening a browser may take seconds
             threading.Thread(target=webbrowser.open, args=(self.url,), daemon=True).start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The application: routes, the files of the page, and one form for whatever goes wrong."""
+"""The application: routes, the files of the page, and one form for all errors."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ from kamon.web.server.guard import RequestGuard
 from kamon.web.services.playground import Playground
 from kamon.web.services.workers import Stopped
 
-MAX_ERROR = 2000  # characters of what a client is told
-FOLDERS = re.compile(r"(?<![^\s'\"`(])(?:[A-Za-z]:)?[/\\](?:[^/\\:\n]*[/\\])*")  # of a whole path
+MAX_ERROR = 2000  # characters
+FOLDERS = re.compile(
+    r"(?<![^\s'\"`(])(?:[A-Za-z]:)?[/\\](?:[^/\\:\n]*[/\\])*"
+)  # of an absolute path
 
 
 class Problem(BaseModel):
@@ -41,18 +43,16 @@ class Health(BaseModel):
 
 
 class Allowed(BaseModel):
-    """limits: of the server, by their names; settings: the largest value of each setting of a
-    training."""
+    """limits: of the server (see `Limits`). settings: the maximum of each setting of a training."""
 
     limits: dict[str, float]
     settings: dict[str, float]
 
 
 def make_app(
-    playground: Playground, hosts: frozenset[str], token: str | None = None, **how: Any
+    playground: Playground, hosts: frozenset[str], token: str | None = None, **options: Any
 ) -> ASGIApp:
-    """hosts: what requests may name as their Host; token: what each must bring, if there is one.
-    how: the other arguments of Guard."""
+    """The application for a server; hosts, token and options are those of `RequestGuard`."""
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem}
         for status in (400, 401, 403, 404, 409, 410, 413, 415, 421, 422, 429, 503)
@@ -62,7 +62,7 @@ def make_app(
         version=__version__,
         description="Names from a tiny GPT: samples, completions, scores, training, and your taste",
         openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # it loads its scripts from elsewhere
+        docs_url=None,  # that page loads scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
         responses=problems,
@@ -73,12 +73,12 @@ def make_app(
 
     @app.get("/health", tags=["server"])
     async def health() -> Health:
-        """Whether the server is there."""
+        """Whether the server runs."""
         return Health(status="ok", version=__version__)
 
     @app.get("/api/v1/limits", tags=["server"])
     async def limits() -> Allowed:
-        """How much a request may ask for."""
+        """The limits of requests."""
         return Allowed(limits=asdict(playground.limits), settings=jobs.largest_settings())
 
     page = Page(packages=[("kamon.web", "static")])
@@ -94,19 +94,19 @@ def make_app(
     app.add_exception_handler(HTTPException, tell_http_error)
     app.add_exception_handler(Stopped, tell_nobody)
     app.add_exception_handler(Exception, tell_bug)
-    return RequestGuard(app, playground.limits, hosts, token, **how)
+    return RequestGuard(app, playground.limits, hosts, token, **options)
 
 
 class Page(StaticFiles):
-    """The files of the page; a browser asks each time whether they have changed."""
+    """The files of the page. A browser checks each time whether they have changed."""
 
-    def file_response(self, *args: Any, **how: Any) -> Response:
-        response = super().file_response(*args, **how)
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
         response.headers["cache-control"] = "no-cache"
         return response
 
 
-# ---- what went wrong
+# ---- errors
 
 
 def problem(status: int, text: str) -> JSONResponse:
@@ -120,7 +120,7 @@ async def tell_web_error(_: Request, error: Exception) -> Response:
 
 
 async def tell_kamon_error(_: Request, error: Exception) -> Response:
-    """What a client can change is 422; a directory that is taken or cannot be written is 409."""
+    """409 for a directory that exists or cannot be written, else 422."""
     if isinstance(error, StoreError):
         return problem(409, FOLDERS.sub("", str(error)))
     return problem(422, str(error))
@@ -132,7 +132,7 @@ async def tell_invalid(_: Request, error: Exception) -> Response:
 
 
 def sentence(problems: Sequence[Any]) -> str:
-    """The first of them: where, and what.
+    """The first problem in a sentence: where, and what.
 
     >>> sentence([{"loc": ("body", "n"), "msg": "Input should be less than or equal to 10"}])
     'n: Input should be less than or equal to 10'
@@ -156,7 +156,7 @@ async def tell_http_error(request: Request, error: Exception) -> Response:
 
 
 def methods_of(request: Request) -> list[str]:
-    """What the address takes: each of its routes knows only its own."""
+    """All methods of the address; Starlette names only those of one of its routes."""
     return [
         method
         for method in ("DELETE", "GET", "HEAD", "POST")
@@ -172,5 +172,5 @@ async def tell_nobody(_request: Request, _error: Exception) -> Response:
 
 
 async def tell_bug(_request: Request, _error: Exception) -> Response:
-    """Which is raised on behind the answer, and so shown where the server was started."""
+    # Starlette raises the error again after the answer, so the terminal shows it.
     return problem(500, "the server made a mistake: where it was started stands what happened")

@@ -1,4 +1,4 @@
-"""How a request reaches what the server has."""
+"""What every route has: the base of its requests, and access to the server's state."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict
 
 from kamon.web.limits import Limits
 from kamon.web.services.jobs import Jobs
@@ -17,23 +18,29 @@ from kamon.web.services.workers import Stop
 T = TypeVar("T")
 
 
+class ApiModel(BaseModel):
+    """A request's body. Unknown names are refused, and so is "1" for a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
 class RequestContext:
-    """A request's hold on the server: computes for it as long as its client is there."""
+    """The server's state, for one request. It computes until the client has gone away."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.playground: Playground = request.app.state.playground
         self.limits: Limits = self.playground.limits
-        self.shelf: ModelRegistry = self.playground.shelf
+        self.registry: ModelRegistry = self.playground.registry
         self.jobs: Jobs = self.playground.jobs
         self.ratings: Ratings = self.playground.ratings
 
     async def compute(
         self, function: Callable[[Stop], T], key: object = None, seconds: float | None = None
     ) -> T:
-        """Return what `function` returns, in its turn; key, seconds: as of `Work.run`."""
+        """Return what `function` returns. key, seconds: see `WorkerPool.run`."""
         work, gone = self.playground.work, self.request.is_disconnected
         return await work.run(function, gone, key=key, seconds=seconds)
 
 
-Ask = Annotated[RequestContext, Depends(RequestContext)]
+Context = Annotated[RequestContext, Depends(RequestContext)]

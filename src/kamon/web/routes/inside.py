@@ -1,4 +1,4 @@
-"""What a model looks like from inside: embeddings, a text token by token, graphs of Values."""
+"""Inside a model: embeddings, how it reads a text, and graphs of Values."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from kamon.web.routes.context import Ask
-from kamon.web.routes.models import ApiModel, ModelId, Text
+from kamon.web.routes.context import ApiModel, Context
+from kamon.web.routes.models import ModelId, Text
 from kamon.web.services.workers import Stop
 from kamon.web.views.graph import MAX_INPUT, Graph, expression, loss
 from kamon.web.views.panels import EmbeddingMap, Trace, check_chars, embedding_map, trace
@@ -33,7 +33,7 @@ class ExpressionBody(ApiModel):
 
 
 class LossBody(ApiModel):
-    """−log p of a token of the text, by its position from 0 on, or of the end behind them all."""
+    """−log p of the token at a position of the text, from 0, or of the end after the last one."""
 
     kind: Literal["loss"]
     model: ModelId
@@ -45,39 +45,39 @@ GraphBody = Annotated[ExpressionBody | LossBody, Body(discriminator="kind")]
 
 
 @router.get("/models/{id}/embeddings")
-async def show_embeddings(id: ModelId, ask: Ask) -> EmbeddingMap:
-    """Where a model has put its tokens and positions, on the two axes of most variance."""
-    entry = ask.shelf.get(id)
+async def show_embeddings(id: ModelId, context: Context) -> EmbeddingMap:
+    """The embeddings of tokens and of positions, each on its two principal axes."""
+    entry = context.registry.get(id)
 
     def look(stop: Stop) -> EmbeddingMap:
         with entry.use(stop) as model:
-            return entry.remember("embeddings", lambda: embedding_map(model, ask.limits))
+            return entry.remember("embeddings", lambda: embedding_map(model, context.limits))
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)
 
 
 @router.post("/trace")
-async def trace_text(body: TraceBody, ask: Ask) -> Trace:
-    """How a model reads a text: its tokens, what each head attends to, what each token costs."""
-    entry = ask.shelf.get(body.model)
+async def trace_text(body: TraceBody, context: Context) -> Trace:
+    """How a model reads a text: tokens, attention weights, and the surprisal of each token."""
+    entry = context.registry.get(body.model)
 
     def look(stop: Stop) -> Trace:
         with entry.use(stop) as model:
-            return trace(model, body.text, ask.limits)
+            return trace(model, body.text, context.limits, context.playground.ngrams)
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)
 
 
 @router.post("/graph")
-async def draw_graph(body: GraphBody, ask: Ask) -> Graph:
-    """A graph of Values of the scalar engine, with its gradients and how they flow back."""
+async def draw_graph(body: GraphBody, context: Context) -> Graph:
+    """A graph of Values of the scalar engine: their gradients, and the steps that compute them."""
     if isinstance(body, ExpressionBody):
         return expression(body.a, body.b, body.c)
-    entry, text, position = ask.shelf.get(body.model), body.text, body.position
+    entry, text, position = context.registry.get(body.model), body.text, body.position
 
     def look(stop: Stop) -> Graph:
-        check_chars(text, ask.limits)
+        check_chars(text, context.limits)
         with entry.use(stop) as model:
             return loss(model, text, position)
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)

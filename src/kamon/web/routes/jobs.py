@@ -1,4 +1,4 @@
-"""Trainings: start, watch and steer them; and what reading does to a list, before."""
+"""Trainings: start, watch and control them. Lists: see how a training would read one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from kamon.config import make_config
@@ -24,16 +24,16 @@ from kamon.errors import CorpusError
 from kamon.training.data import NONE_HELD_OUT, check_learnable
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
-from kamon.web.routes.context import Ask, RequestContext
+from kamon.web.routes.context import ApiModel, Context, RequestContext
 from kamon.web.services.jobs import PASTED, Job, Jobs, Snapshot, moment_id
 from kamon.web.services.workers import Stop
 
 router = APIRouter(tags=["trainings"])
 LIMITS = Limits()
-LOOK_SECONDS = 0.1  # between two looks at what is new
+LOOK_SECONDS = 0.1  # between two looks for news
 HEARTBEAT_SECONDS = 10.0
-LISTED = 100  # lines that reading takes out or changes
-NUM_DOCS = 20
+MAX_LISTED = 100  # lines that reading removes or changes
+NUM_DOCS = 20  # documents that an answer shows
 MAX_SHOWN = 200  # characters of a line
 MAX_TIDIED = 1000  # characters of a document
 TIDYING_SECONDS = 2.0
@@ -43,14 +43,8 @@ Text = Annotated[str, Field(max_length=LIMITS.body_bytes)]
 Point = tuple[int, float]
 
 
-class ApiModel(BaseModel):
-    """What a request says; names that are not known are refused, and "1" is no number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
 class Settings(ApiModel):
-    """Of a `Config`; what is left out is picked by the budget."""
+    """Settings of the model. Those that are left out are chosen to suit the budget."""
 
     n_layer: Annotated[int | None, Field(ge=1, le=16)] = None
     n_embd: Annotated[int | None, Field(ge=1, le=512)] = None
@@ -64,11 +58,9 @@ class Settings(ApiModel):
 
 def largest_settings() -> dict[str, float]:
     """Return the largest value of each setting."""
-    found = {}
-    for name, each in Settings.model_json_schema()["properties"].items():
-        bounds = each["anyOf"][0]
-        found[name] = bounds.get("maximum", bounds.get("exclusiveMaximum"))
-    return found
+    properties = Settings.model_json_schema()["properties"]
+    bounds = {name: schema["anyOf"][0] for name, schema in properties.items()}
+    return {name: b.get("maximum", b.get("exclusiveMaximum")) for name, b in bounds.items()}
 
 
 Format = Literal["text", "csv", "tsv", "jsonl", "json"]
@@ -77,10 +69,12 @@ Name = Annotated[str | None, Field(min_length=1, max_length=100)]
 
 
 class JobRequest(ApiModel):
-    """text or builtin: the list, pasted or in the package. budget: seconds, 1 where settings have
-    no num_steps. name: what the pasted list is called. format: "text" is an entry a line; of a
-    table, column is the one to learn, by its name in the header row, by its number or, in JSON, its
-    key ("text" if none is given); header: whether it has such a row."""
+    """A list to learn, either as `text` or as the name of a list in the package.
+
+    budget: seconds; by default 1, unless the settings have num_steps. name: of a list that is given
+    as text. format: "text" has one entry per line. column: of a table, its name in the header row,
+    its number or, in JSON, its key (by default "text"). header: whether the table has a header row.
+    """
 
     text: Text | None = None
     format: Format = "text"
@@ -94,8 +88,10 @@ class JobRequest(ApiModel):
 
 
 class Lines(BaseModel):
-    """Losses to compare with, in nats a token: of all tokens equally likely, and of the best n-gram
-    on the documents held out; null where not known, yet or at all."""
+    """Losses to compare with, in nats per token; null if not known (yet).
+
+    uniform: if all tokens are equally likely. ngram: of the best n-gram on the validation set.
+    """
 
     uniform: float | None
     ngram: float | None
@@ -103,7 +99,7 @@ class Lines(BaseModel):
 
 
 class MomentAnswer(BaseModel):
-    """model: its id, for as long as the training is kept; samples: by the training's seed."""
+    """The model after a step. model: its id, as long as the training is kept."""
 
     step: int
     model: str
@@ -111,9 +107,11 @@ class MomentAnswer(BaseModel):
 
 
 class BestAnswer(BaseModel):
-    """The step whose model a training made, and samples of it. loss: of that model on all documents
-    held out; null where none are, and the step is the last. over_fitted: whether it did worse on
-    them behind that step."""
+    """The step whose model is the result of a training, and samples of it.
+
+    loss: of that model on the whole validation set; null if there is none, and then the step is the
+    last one. over_fitted: whether the loss on the validation set rose after that step.
+    """
 
     step: int
     loss: float | None
@@ -122,11 +120,15 @@ class BestAnswer(BaseModel):
 
 
 class JobAnswer(BaseModel):
-    """A training. ahead: how many have their turn before it, while it is queued; else null. Sizes
-    are 0 until it has started. losses: of each `every` steps the last one and
-    their mean loss; held_out: of some steps, on documents held out. budget: seconds, or null where
-    the steps were given. model: the id of the one it made, which did best on what is held out;
-    best: which step that was. One that is done before num_steps saw that best step far behind."""
+    """A training.
+
+    ahead: how many trainings start before this one, while it is queued; else null. num_steps,
+    num_docs, num_params: 0 until it has started. budget: seconds; null if the steps were given.
+    losses: [step, mean loss of the last `every` steps]. held_out: [step, loss on the validation
+    set] after some steps. model: the id of the model that it made, which is the one with the lowest
+    loss on the validation set. best: the step of that model. A training may be done before
+    num_steps, if that loss has not improved for long.
+    """
 
     id: str
     state: Literal["queued", "starting", "running", "paused", "stopped", "done", "failed"]
@@ -153,7 +155,7 @@ class JobList(BaseModel):
 
 
 class ProgressEvent(BaseModel):
-    """Where it stands; of losses and held_out those since the event before."""
+    """The state of a training. losses, held_out: those since the previous event."""
 
     state: str
     ahead: int | None
@@ -165,7 +167,7 @@ class ProgressEvent(BaseModel):
 
 
 class ColumnsRequest(ApiModel):
-    """A table, called `name`."""
+    """A table. name: of its file."""
 
     text: Text
     format: Literal["csv", "tsv", "jsonl", "json"]
@@ -174,13 +176,13 @@ class ColumnsRequest(ApiModel):
 
 
 class Columns(BaseModel):
-    """The names in the first row, or the keys of the first JSON object that have a text."""
+    """The names in the header row, or the keys of the first JSON object whose values are texts."""
 
     columns: list[str]
 
 
 class CleanRequest(ApiModel):
-    """A list, as of a training."""
+    """A list, as in a request for a training."""
 
     text: Text
     format: Format = "text"
@@ -190,7 +192,7 @@ class CleanRequest(ApiModel):
 
 
 class Removed(BaseModel):
-    """line: of a table the row, the first not counted."""
+    """An entry that reading removes. line: in a table the row, without the header row."""
 
     text: str
     why: str
@@ -198,7 +200,7 @@ class Removed(BaseModel):
 
 
 class Changed(BaseModel):
-    """line: as of what is removed."""
+    """An entry that reading changes. line: in a table the row, without the header row."""
 
     before: str
     after: str
@@ -206,7 +208,7 @@ class Changed(BaseModel):
 
 
 class TidyingStep(BaseModel):
-    """Of how many documents, with the first few: before and after, or what was dropped and why."""
+    """A step of `kamon clean`. examples: (before, after), or (what was dropped, why)."""
 
     name: str
     action: Literal["changed", "dropped"]
@@ -215,7 +217,7 @@ class TidyingStep(BaseModel):
 
 
 class Tidied(BaseModel):
-    """The list that `kamon clean` would make of it, and how: no training does that by itself."""
+    """The list that `kamon clean` would make, and how. A training does not do that by itself."""
 
     text: str
     num_docs: int
@@ -223,11 +225,13 @@ class Tidied(BaseModel):
 
 
 class CleanAnswer(BaseModel):
-    """What reading a list does to it. num_lines = num_docs + num_blank + num_repetitions;
-    characters: how many different ones; longest: in characters. removed, changed, docs: the first
-    of them. tidied: null where `kamon clean` would leave it as it is, or needs too long. warnings:
-    what a training would warn of or refuse. looks_like: the format of the table that the lines of a
-    text seem to be."""
+    """What reading a list does to it. num_lines = num_docs + num_blank + num_repetitions.
+
+    longest: in characters. characters: the number of different ones. removed, changed, docs: the
+    first of them. tidied: null if `kamon clean` would change nothing, or would take too long.
+    warnings: what a training would warn of or refuse. looks_like: the format of a table, if the
+    lines of a text look like one.
+    """
 
     num_lines: int
     num_docs: int
@@ -250,13 +254,13 @@ class CleanAnswer(BaseModel):
 
 
 @router.post("/jobs", status_code=202, responses={429: {"description": "Too many trainings"}})
-async def start_job(request: JobRequest, ask: Ask) -> JobAnswer:
+async def start_job(request: JobRequest, context: Context) -> JobAnswer:
     """Start a training, or queue it until others have ended."""
-    return answer(await ask.compute(lambda _: started(ask, request)), ask)
+    return answer(await context.compute(lambda _: start_training(context, request)), context)
 
 
-def started(ask: RequestContext, request: JobRequest) -> Job:
-    limits = ask.limits
+def start_training(context: RequestContext, request: JobRequest) -> Job:
+    limits = context.limits
     settings = request.settings.model_dump(exclude_none=True) | {"seed": request.seed}
     if (request.text is None) == (request.builtin is None):
         raise WebError(422, 'a training needs a list: give "text", or "builtin", and not both')
@@ -283,7 +287,7 @@ def started(ask: RequestContext, request: JobRequest) -> Job:
         check_learnable(source)
         num_chars = len(source.different.chars())
     least = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 8} | settings
-    # What is picked may be larger: the training itself looks again.
+    # A lower bound: the training checks again, when it knows the settings chosen by the budget.
     size = num_params(replace(make_config(least), vocab_size=num_chars + 1))
     if size > limits.job_params:
         raise WebError(
@@ -291,7 +295,7 @@ def started(ask: RequestContext, request: JobRequest) -> Job:
             f"the model would have more than {limits.job_params:,} parameters: choose a smaller "
             "n_embd, n_layer or block_size, or a list of fewer different characters",
         )
-    return ask.jobs.start(
+    return context.jobs.start(
         text=request.text,
         name=request.name,
         format=request.format,
@@ -304,48 +308,48 @@ def started(ask: RequestContext, request: JobRequest) -> Job:
 
 
 @router.get("/jobs")
-async def list_jobs(ask: Ask) -> JobList:
+async def list_jobs(context: Context) -> JobList:
     """All trainings that are kept, the oldest first."""
-    return JobList(jobs=[answer(job, ask) for job in ask.jobs.all()])
+    return JobList(jobs=[answer(job, context) for job in context.jobs.all()])
 
 
 @router.get("/jobs/{id}")
-async def get_job(id: JobId, ask: Ask) -> JobAnswer:
-    """A training, as it stands."""
-    return answer(ask.jobs.get(id), ask)
+async def get_job(id: JobId, context: Context) -> JobAnswer:
+    """A training and its present state."""
+    return answer(context.jobs.get(id), context)
 
 
 @router.post("/jobs/{id}/pause")
-async def pause_job(id: JobId, ask: Ask) -> JobAnswer:
-    """Pause a training after its next report, so that others take its place."""
-    return answer(ask.jobs.pause(id), ask)
+async def pause_job(id: JobId, context: Context) -> JobAnswer:
+    """Pause a training after its next report, so that another one can run."""
+    return answer(context.jobs.pause(id), context)
 
 
 @router.post("/jobs/{id}/resume")
-async def resume_job(id: JobId, ask: Ask) -> JobAnswer:
-    """Resume a paused training, as soon as there is a place for it."""
-    return answer(ask.jobs.resume(id), ask)
+async def resume_job(id: JobId, context: Context) -> JobAnswer:
+    """Resume a paused training, as soon as fewer than the maximum run."""
+    return answer(context.jobs.resume(id), context)
 
 
 @router.post("/jobs/{id}/stop")
-async def stop_job(id: JobId, ask: Ask) -> JobAnswer:
+async def stop_job(id: JobId, context: Context) -> JobAnswer:
     """End a training early: what it has learned becomes a model."""
-    return answer(ask.jobs.stop(id), ask)
+    return answer(context.jobs.stop(id), context)
 
 
 @router.delete("/jobs/{id}", status_code=204)
-async def delete_job(id: JobId, ask: Ask) -> None:
-    """Cancel a training, and forget it with its models; copies that were saved stay."""
-    ask.jobs.forget(id)
+async def delete_job(id: JobId, context: Context) -> None:
+    """Cancel a training and forget it and its models. Saved copies stay."""
+    context.jobs.forget(id)
 
 
-def answer(job: Job, ask: RequestContext) -> JobAnswer:
+def answer(job: Job, context: RequestContext) -> JobAnswer:
     with job.lock:
         started = job.started
         return JobAnswer(
             id=job.id,
             state=job.state,  # type: ignore[arg-type]
-            ahead=ask.jobs.ahead(job),
+            ahead=context.jobs.ahead(job),
             error=job.error,
             source=job.source,
             num_steps=started.config.num_steps if started else 0,
@@ -359,7 +363,7 @@ def answer(job: Job, ask: RequestContext) -> JobAnswer:
             losses=list(job.points),
             held_out=list(job.held_out),
             moments=[moment_answer(job, moment) for moment in job.moments],
-            model=job.id if job.id in ask.shelf.entries else None,
+            model=job.id if job.id in context.registry.entries else None,
             best=BestAnswer(**vars(job.best)) if job.best else None,
         )
 
@@ -379,9 +383,9 @@ def moment_answer(job: Job, moment: Snapshot) -> MomentAnswer:
 
 @dataclass(frozen=True)
 class EventCursor:
-    """What somebody knows of a training, as the id of an event says it: whether it has started,
-    whether it is over, and how many of each list. All of it only grows, so that whoever comes back
-    with any id is told what he lacks."""
+    """What a client knows of a training: whether it has started or is over, and how many entries
+    of each list. All of these only grow, so a client that reconnects with the id of any event
+    receives exactly what it has missed."""
 
     started: int = 0
     over: int = 0
@@ -405,19 +409,19 @@ class EventCursor:
 
     @classmethod
     def from_id(cls, id: str, job: Job) -> EventCursor | None:
-        """None for what is no id of this training: then all is new."""
+        """The cursor with this id; None if it is not an id of this training, and so all is new."""
         numbers = id.split("-")
         if len(numbers) != 6 or not all(
             n.isascii() and n.isdigit() and len(n) < 10 for n in numbers
         ):
             return None
-        told = cls(*map(int, numbers))
+        cursor = cls(*map(int, numbers))
         now = vars(cls.of(job))
-        return told if all(n <= now[name] for name, n in vars(told).items()) else None
+        return cursor if all(n <= now[name] for name, n in vars(cursor).items()) else None
 
 
 class Events(StreamingResponse):
-    """Counted among the streams that are open, for as long as it is."""
+    """A stream of events, counted in `Jobs.streams` while it is open."""
 
     def __init__(self, jobs: Jobs, content: AsyncIterator[str]) -> None:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -437,103 +441,107 @@ class Events(StreamingResponse):
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {}}, "description": "start, progress, moment, end"},
-        204: {"description": "The end was told already"},
+        204: {"description": "The client knows the end already"},
     },
 )
 async def job_events(
     id: JobId,
-    ask: Ask,
+    context: Context,
     last_event_id: Annotated[str, Header(max_length=100)] = "",
 ) -> Response:
-    """Server-sent events of a training: from its start, or from behind the one named."""
-    job = ask.jobs.get(id)
-    told = EventCursor.from_id(last_event_id, job)
-    if told and told.over:
-        return Response(status_code=204)  # by which a browser knows not to come back
-    if ask.jobs.streams >= ask.limits.streams:
-        raise WebError(503, f"{ask.jobs.streams} streams of events are open: close one")
-    return Events(ask.jobs, stream(ask, job, told))
+    """Server-sent events of a training, from its start or after the event Last-Event-ID."""
+    job = context.jobs.get(id)
+    cursor = EventCursor.from_id(last_event_id, job)
+    if cursor and cursor.over:
+        return Response(status_code=204)  # a browser does not reconnect after this status
+    if context.jobs.streams >= context.limits.streams:
+        raise WebError(503, f"{context.jobs.streams} streams of events are open: close one")
+    return Events(context.jobs, stream(context, job, cursor))
 
 
-async def stream(ask: RequestContext, job: Job, told: EventCursor | None) -> AsyncIterator[str]:
-    """Looks now and then: no thread has to wait, and nothing queues up for a slow client."""
-    stands: tuple[Any, ...] = ()
+async def stream(
+    context: RequestContext, job: Job, cursor: EventCursor | None
+) -> AsyncIterator[str]:
+    """Events as they come. Polling needs no thread, and queues nothing for a slow client."""
+    state: tuple[Any, ...] = ()
     last = time.monotonic()
-    while not (told and told.over) and not ask.jobs.ending:
-        events, told, stands = news(job, ask, told, stands)
+    while not (cursor and cursor.over) and not context.jobs.ending:
+        events, cursor, state = news(job, context, cursor, state)
         if events:
             last = time.monotonic()
             yield "".join(events)
         elif time.monotonic() - last >= HEARTBEAT_SECONDS:
             last = time.monotonic()
             yield ": still there\n\n"
-        if not told.over:
+        if not cursor.over:
             await asyncio.sleep(LOOK_SECONDS)
-            if await ask.request.is_disconnected():
+            if await context.request.is_disconnected():
                 return
 
 
 def news(
-    job: Job, ask: RequestContext, told: EventCursor | None, stands: tuple[Any, ...]
+    job: Job, context: RequestContext, cursor: EventCursor | None, last_state: tuple[Any, ...]
 ) -> tuple[list[str], EventCursor, tuple[Any, ...]]:
-    """The events that somebody lacks, and what he knows then. stands: what does not only grow, as
-    he was told it last."""
+    """The events that a client lacks; then its new cursor and the state that it knows.
+
+    last_state: the values that do not only grow, as the client knows them.
+    """
     events = []
     with job.lock:
         now = EventCursor.of(job)
-        at = (job.state, ask.jobs.ahead(job), len(job.losses), job.seconds)
-        fresh = told is None or told.started < now.started
-        if not fresh and told and (at != stands or told != now):
+        state = (job.state, context.jobs.ahead(job), len(job.losses), job.seconds)
+        restart = cursor is None or cursor.started < now.started
+        if cursor and not restart and (state != last_state or cursor != now):
             progress = ProgressEvent(
                 state=job.state,
-                ahead=ask.jobs.ahead(job),
+                ahead=context.jobs.ahead(job),
                 step=len(job.losses),
                 seconds=job.seconds,
                 lines=lines(job),
-                losses=job.points[told.points :],
-                held_out=job.held_out[told.held_out :],
+                losses=job.points[cursor.points :],
+                held_out=job.held_out[cursor.held_out :],
             )
-            moments = [moment_answer(job, moment) for moment in job.moments[told.moments :]]
-            # An id says what was told up to its event, and not what is behind it.
-            up_to = replace(now, moments=told.moments, over=0)
-            events.append(event("progress", up_to, progress))
-            for number, moment in enumerate(moments, told.moments + 1):
-                events.append(event("moment", replace(up_to, moments=number), moment))
-    if fresh:
-        events.append(event("start", replace(now, over=0), answer(job, ask)))
+            moments = [moment_answer(job, moment) for moment in job.moments[cursor.moments :]]
+            # An id covers the events up to its own, not those that follow.
+            covered = replace(now, moments=cursor.moments, over=0)
+            events.append(event("progress", covered, progress))
+            for number, moment in enumerate(moments, cursor.moments + 1):
+                events.append(event("moment", replace(covered, moments=number), moment))
+    if restart:
+        events.append(event("start", replace(now, over=0), answer(job, context)))
     if now.over:
-        events.append(event("end", now, answer(job, ask)))
-    return events, now, at
+        events.append(event("end", now, answer(job, context)))
+    return events, now, state
 
 
-def event(name: str, told: EventCursor, data: BaseModel) -> str:
-    """The line of data has no line end: JSON writes those of a text as two characters."""
-    return f"event: {name}\nid: {told.id}\ndata: {data.model_dump_json()}\n\n"
+def event(name: str, cursor: EventCursor, data: BaseModel) -> str:
+    # JSON has no line ends, so the data is one line.
+    return f"event: {name}\nid: {cursor.id}\ndata: {data.model_dump_json()}\n\n"
 
 
-# ---- what reading does
+# ---- how a list is read
 
 
 @router.post("/columns")
-async def find_columns(request: ColumnsRequest, ask: Ask) -> Columns:
-    """What a table has to choose from."""
+async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
+    """The columns of a table."""
     name = request.name or PASTED
 
     def look(_: Stop) -> Columns:
         lines = readers.lines_in(request.text, name)
-        found = tables.columns_in(name, lines, request.format, request.header)
-        return Columns(columns=found)
+        columns = tables.columns_in(name, lines, request.format, request.header)
+        return Columns(columns=columns)
 
-    return await ask.compute(look)
+    return await context.compute(look)
 
 
 @router.post("/clean")
-async def clean(request: CleanRequest, ask: Ask) -> CleanAnswer:
-    """What a training would read in a list: the documents, and what is left out and changed."""
+async def clean(request: CleanRequest, context: Context) -> CleanAnswer:
+    """What a training would read in a list: the documents, and what it would remove or change."""
     check_column(request.format, request.column)
-    how: dict[str, Any] = {"format": request.format, "column": request.column}
-    how |= {"name": request.name or PASTED, "header": request.header}
-    return await ask.compute(lambda stop: preview(request.text, stop, **how))
+    options = request.model_dump(include={"format", "column", "header"})
+    options["name"] = request.name or PASTED
+    return await context.compute(lambda stop: preview(request.text, stop, **options))
 
 
 def check_column(format: str, column: str | None) -> None:
@@ -550,7 +558,7 @@ def preview(
     column: str | None = None,
     header: bool = True,
 ) -> CleanAnswer:
-    """CorpusError for what is no list."""
+    """What reading the list does to it. CorpusError if it cannot be read."""
     source = corpus.from_text(text, name, column=column, format=format, header=header)
     stop.check()
     _, held_out = divide(source.docs)
@@ -563,9 +571,9 @@ def preview(
         doc = nfc(line.strip())
         why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None
         first.setdefault(doc, number)
-        if why is not None and len(removed) < LISTED:
+        if why is not None and len(removed) < MAX_LISTED:
             removed.append(Removed(text=shown(line), why=why, line=number))
-        elif why is None and doc != line and len(changed) < LISTED:
+        elif why is None and doc != line and len(changed) < MAX_LISTED:
             changed.append(Changed(before=shown(line), after=shown(doc), line=number))
     return CleanAnswer(
         num_lines=source.num_entries,
@@ -587,7 +595,7 @@ def preview(
 
 
 def warnings_of(source: corpus.Corpus, num_held_out: int) -> list[str]:
-    """The sentences of a training."""
+    """What a training on the list would warn of or refuse."""
     try:
         check_learnable(source)
     except CorpusError as error:
@@ -600,7 +608,8 @@ def shown(text: str) -> str:
 
 
 def tidied(docs: Documents, stop: Stop) -> Tidied | None:
-    """By those steps that need no extra. Some take the square of a document's length."""
+    """What `kamon clean` makes of the list, without optional packages; None if it changes nothing
+    or takes too long. Some of its steps take time with the square of a document's length."""
     if max(docs.lengths()) > MAX_TIDIED:
         return None
     end = time.monotonic() + TIDYING_SECONDS

@@ -1,4 +1,4 @@
-"""Models and what they make: samples, completions, scores, the next token."""
+"""Models and what they compute: samples, completions, scores, the next token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from kamon import completion
 from kamon.engines.base import has_fused_ops
@@ -30,25 +30,25 @@ from kamon.model import Model
 from kamon.tokenizers.prompts import prompt_prefix
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
-from kamon.web.routes.context import Ask
+from kamon.web.routes.context import ApiModel, Context
 from kamon.web.services.registry import Entry, file_name
 from kamon.web.services.workers import Stop, Stopped
 
 router = APIRouter(tags=["models"])
 LIMITS = Limits()
-MAX_TOKENS = 8192  # of a vocabulary whose next token is asked for: the answer names each
+MAX_TOKENS = 8192  # of a vocabulary, all of which /next-token lists
 NDJSON = "application/x-ndjson"
-LINES = 500  # of a stream, that are computed and sent together
-EXAMPLES = 10
-MAX_COMPARED = 2000  # characters of an entry: `NearestDocument` takes the square of them
-PIECE = 1000  # documents that are looked at before others have their turn
-MAX_PIECES = 5  # of a list, each of `num_at_once` documents, that texts are compared with
-MAX_REMEMBERED = 200_000  # documents, of which a model's are kept as a set
+LINES_AT_ONCE = 500  # of a stream of JSON lines
+NUM_EXAMPLES = 10  # entries of a list that are shown
+MAX_COMPARED = 2000  # characters of an entry; `NearestDocument` takes time with their square
+DOCS_AT_ONCE = 1000  # that are counted before other requests have their turn
+MAX_PIECES = 5  # of `num_at_once` documents, with which scores are compared
+MAX_REMEMBERED = 200_000  # documents of a list that is kept as a set
 
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
 Text = Annotated[str, Field(max_length=LIMITS.text_chars)]
 ShortText = Annotated[str, Field(max_length=1000)]
-Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # that JavaScript has, too
+Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # JavaScript has no larger integers
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=1, le=1_000_000)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -56,16 +56,12 @@ Length = Annotated[int, Field(ge=0, le=1_000_000)]
 Accept = Annotated[str, Header(include_in_schema=False)]
 
 
-class ApiModel(BaseModel):
-    """What a request says; names that are not known are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 class ModelInfo(BaseModel):
-    """A model on the shelf. steps: of its training, to which one can go back: model "ID@STEP".
-    path: its directory, from where the server was started, as `kamon sample` takes it; null where
-    it is not saved."""
+    """A model that requests can name.
+
+    steps: of its training, whose models have the ids "ID@STEP". path: its directory, as seen from
+    where the server was started; null if it is not saved.
+    """
 
     id: str
     kind: Literal["opened", "trained", "tuned"]
@@ -119,7 +115,7 @@ class Examples(BaseModel):
 
 
 class Data(BaseModel):
-    """The list of a model: what was read, what is held out, of what characters, how long."""
+    """The list that a model learned: its sizes, characters, lengths and first entries."""
 
     source: str
     num_docs: int
@@ -133,7 +129,7 @@ class Data(BaseModel):
 
 
 class SampleBody(ApiModel):
-    """Conditions as of `kamon sample`; lengths in characters."""
+    """Conditions as in `kamon sample`. min_len, max_len: in characters."""
 
     model: ModelId
     n: Annotated[int, Field(ge=0, le=LIMITS.samples)] = 20
@@ -158,7 +154,7 @@ class Near(BaseModel):
 
 
 class Sample(BaseModel):
-    """logprob: of the whole text and its end, in nats, at temperature 1."""
+    """logprob: of the text and its end, in nats, at temperature 1."""
 
     text: str
     logprob: float | None
@@ -167,9 +163,9 @@ class Sample(BaseModel):
 
 
 class Samples(BaseModel):
-    """tried: candidates so far. ended: why the search ended; "n": all were found, "tried": it gave
-    up, "time": its time was over. Samples after that have no `nearest`; nor have those of a list
-    with an entry of more than 2,000 characters."""
+    """tried: the number of candidates. ended: why the search ended: "n" if it found all samples,
+    "tried" if it gave up, "time" if its time was over. After that time, and if the list has an
+    entry of more than 2,000 characters, `nearest` is null."""
 
     seed: int
     temperature: float
@@ -191,14 +187,14 @@ class CompletionFound(BaseModel):
 
 
 class Completions(BaseModel):
-    """The most probable documents that begin so; the first `exact` are so for certain."""
+    """The most probable documents with the prefix. The first `exact` are guaranteed to be."""
 
     exact: int
     completions: list[CompletionFound]
 
 
 class ScoreBody(ApiModel):
-    """unknown: what to do with a text that has characters which the model does not know."""
+    """unknown: what to do with a text of characters that the model does not know."""
 
     model: ModelId
     texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
@@ -206,11 +202,11 @@ class ScoreBody(ApiModel):
 
 
 class ScoreFound(BaseModel):
-    """percentile: how many known entries are at least as odd, in percent; null if there are none.
+    """logprob, bits_per_char: null if the probability is 0.
 
-    compared_with: which entries, "held_out" or "list" (see `PercentileScale`). logprob and
-    bits_per_char are null if the probability is 0. cut: the text is longer than the model reads at
-    once.
+    percentile: the share of known entries that are at least as unlikely; null if there are none.
+    compared_with: which entries, "held_out" or "list" (see `PercentileScale`). cut: whether the
+    text is longer than the model reads at once.
     """
 
     text: str
@@ -236,7 +232,7 @@ class NextTokenBody(ApiModel):
 
 
 class NextToken(BaseModel):
-    """probability: at the temperature, among those that are kept; 0 for one that is not."""
+    """probability: at the temperature, among the tokens that are kept; 0 for other tokens."""
 
     id: int
     text: str
@@ -246,7 +242,7 @@ class NextToken(BaseModel):
 
 
 class NextTokens(BaseModel):
-    """end: the token that ends a document. position: of the token to come, behind the prompt."""
+    """end: the token that ends a document. position: of the next token, after the prompt."""
 
     tokens: list[NextToken]
     end: int
@@ -257,145 +253,146 @@ class NextTokens(BaseModel):
 
 
 @router.get("/models")
-async def list_models(ask: Ask) -> ModelList:
-    """All models that can be used, without the moments of trainings."""
-    entries = [each for each in list(ask.shelf.entries.values()) if each.parent is None]
-    for entry in entries:
-        with suppress(KamonError):  # its directory was changed since: it is not listed
-            await facts_of(entry, ask)
-    known = [each for each in entries if each.facts is not None]
-    return ModelList(models=[info(each, ask.shelf.steps(each.id)) for each in known])
+async def list_models(context: Context) -> ModelList:
+    """All models, without those of the steps of trainings."""
+    models = []
+    for entry in list(context.registry.entries.values()):
+        if entry.parent is None:
+            with suppress(KamonError):  # its directory has changed: it is not listed
+                await facts_of(entry, context)
+                models.append(info(entry, context.registry.steps(entry.id)))
+    return ModelList(models=models)
 
 
-async def facts_of(entry: Entry, ask: Ask) -> dict[str, Any]:
-    """Return `Entry.about`, at once if it is known."""
+async def facts_of(entry: Entry, context: Context) -> dict[str, Any]:
+    """Return the entry's facts, at once if they are known."""
     if entry.facts is not None:
         return entry.facts
-    return await ask.compute(lambda _: entry.about(), entry)
+    return await context.compute(lambda _: entry.about(), entry)
 
 
 @router.get("/models/{id}")
-async def show_model(id: ModelId, ask: Ask) -> ModelDetails:
-    """One model, with its settings."""
-    entry = ask.shelf.get(id)
-    facts = await facts_of(entry, ask)
-    found = info(entry, ask.shelf.steps(id)).model_dump()
-    return ModelDetails(**found, config=facts["config"], source=facts["source"])
+async def show_model(id: ModelId, context: Context) -> ModelDetails:
+    """A model and its settings."""
+    entry = context.registry.get(id)
+    facts = await facts_of(entry, context)
+    about = info(entry, context.registry.steps(id)).model_dump()
+    return ModelDetails(**about, config=facts["config"], source=facts["source"])
 
 
 @router.post("/models/{id}/save", status_code=201)
-async def save_model(id: ModelId, body: SaveRequest, ask: Ask) -> ModelInfo:
-    """Write a model to the folder of the server, under a name that is free."""
-    entry = ask.shelf.get(id)
+async def save_model(id: ModelId, body: SaveRequest, context: Context) -> ModelInfo:
+    """Save a model in the server's folder, under a new name."""
+    entry = context.registry.get(id)
 
     def write(stop: Stop) -> ModelInfo:
-        ask.shelf.save(id, body.name, stop)
-        return info(ask.shelf.get(body.name), [])
+        context.registry.save(id, body.name, stop)
+        return info(context.registry.get(body.name), [])
 
-    return await ask.compute(write, entry)
+    return await context.compute(write, entry)
 
 
 @router.delete("/models/{id}", status_code=204)
-async def forget_model(id: ModelId, ask: Ask) -> Response:
-    """Take a model off the shelf; what is saved stays where it is."""
-    ask.shelf.forget(id)
+async def forget_model(id: ModelId, context: Context) -> Response:
+    """Forget a model. Its directory stays where it is."""
+    context.registry.forget(id)
     return Response(status_code=204)
 
 
 @router.get("/models/{id}/data")
-async def show_data(id: ModelId, ask: Ask) -> Data:
+async def show_data(id: ModelId, context: Context) -> Data:
     """The list that a model learned from."""
-    entry = ask.shelf.get(id)
+    entry = context.registry.get(id)
 
     def look(stop: Stop) -> Data:
         with entry.use(stop) as model:
             return entry.remember("data", lambda: data_of(model, stop))
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)
 
 
 @router.post("/sample", response_model=Samples)
-async def draw_samples(body: SampleBody, ask: Ask, accept: Accept = "") -> Any:
-    """New documents; with "Accept: application/x-ndjson" one to a line."""
-    entry = ask.shelf.get(body.model)
-    most = ask.limits.nearest
+async def draw_samples(body: SampleBody, context: Context, accept: Accept = "") -> Any:
+    """New documents; one per line with "Accept: application/x-ndjson"."""
+    entry = context.registry.get(body.model)
+    most = context.limits.nearest
     if body.nearest and body.n > most:
         raise WebError(422, f"nearest neighbours are found for {most} samples at most")
 
     def draw(stop: Stop) -> Samples:
         with entry.use(stop) as model:
-            return samples_of(model, body, ask.limits, stop, known_of(entry, model))
+            return samples_of(model, body, context.limits, stop, known_of(entry, model))
 
-    found = await ask.compute(draw, entry)
-    return lines(found.samples) if wants_lines(accept) else found
+    answer = await context.compute(draw, entry)
+    return lines(answer.samples) if wants_lines(accept) else answer
 
 
 @router.post("/complete")
-async def complete(body: CompleteBody, ask: Ask) -> Completions:
+async def complete(body: CompleteBody, context: Context) -> Completions:
     """The most probable documents that begin with a prefix."""
-    entry = ask.shelf.get(body.model)
+    entry = context.registry.get(body.model)
 
     def search(stop: Stop) -> Completions:
         with entry.use(stop) as model:
-            found = completion.complete(model, body.prefix, body.n)
+            result = completion.complete(model, body.prefix, body.n)
         return Completions(
-            exact=found.num_exact,
-            completions=[CompletionFound(**each._asdict()) for each in found.documents],
+            exact=result.num_exact,
+            completions=[CompletionFound(**doc._asdict()) for doc in result.documents],
         )
 
-    return await ask.compute(search, entry)
+    return await context.compute(search, entry)
 
 
 @router.post("/score", response_model=Scores)
-async def score_texts(body: ScoreBody, ask: Ask, accept: Accept = "") -> Any:
-    """How odd texts are to a model; with "Accept: application/x-ndjson" one to a line."""
-    entry = ask.shelf.get(body.model)
+async def score_texts(body: ScoreBody, context: Context, accept: Accept = "") -> Any:
+    """How likely texts are; one per line with "Accept: application/x-ndjson"."""
+    entry = context.registry.get(body.model)
 
     def look(stop: Stop) -> list[ScoreFound]:
         with entry.use(stop) as model:
-            found = [
-                each
-                for some in pieces(model, body.texts, stop)
-                for each in score(model, some, unknown=body.unknown)
+            scored = [
+                text_score
+                for texts in pieces(model, body.texts, stop)
+                for text_score in score(model, texts, unknown=body.unknown)
             ]
             which = "zero" if body.unknown == "zero" else "skip"
             most = MAX_PIECES * num_at_once(model)
             scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
             return [
                 ScoreFound(
-                    text=each.text,
-                    logprob=finite(each.logprob),
-                    bits_per_char=finite(each.bits_per_char),
-                    percentile=scale.percentile(each.bits_per_char),
+                    text=text_score.text,
+                    logprob=finite(text_score.logprob),
+                    bits_per_char=finite(text_score.bits_per_char),
+                    percentile=scale.percentile(text_score.bits_per_char),
                     compared_with=scale.reference,
-                    surprising=each.surprising,
-                    cut=each.cut,
+                    surprising=text_score.surprising,
+                    cut=text_score.cut,
                 )
-                for each in found
+                for text_score in scored
             ]
 
-    scores = await ask.compute(look, entry)
+    scores = await context.compute(look, entry)
     return lines(scores) if wants_lines(accept) else Scores(scores=scores)
 
 
 def finite(number: float) -> float | None:
-    """The number, or null, for JSON has no infinite ones."""
+    """The number, or None if it is infinite, which JSON cannot express."""
     return number if math.isfinite(number) else None
 
 
 @router.post("/next-token")
-async def next_token(body: NextTokenBody, ask: Ask) -> NextTokens:
-    """Every token that may come next, with its logit and its probability."""
-    entry = ask.shelf.get(body.model)
+async def next_token(body: NextTokenBody, context: Context) -> NextTokens:
+    """All tokens with their logits and probabilities as the next one."""
+    entry = context.registry.get(body.model)
 
     def look(stop: Stop) -> NextTokens:
         with entry.use(stop) as model:
             return next_tokens_of(model, body)
 
-    return await ask.compute(look, entry)
+    return await context.compute(look, entry)
 
 
-# ---- what they find
+# ---- what the routes compute
 
 
 def info(entry: Entry, steps: list[int]) -> ModelInfo:
@@ -421,7 +418,7 @@ def shown_path(path: Path) -> str:
 
 
 def pieces(model: Model, texts: list[str], stop: Stop) -> Iterator[list[str]]:
-    """Yield so many texts at a time as the model reads quickly, as long as `stop` allows."""
+    """Yield the texts in parts of `num_at_once`, as long as `stop` allows."""
     size = num_at_once(model)
     for begin in range(0, len(texts), size):
         stop.check()
@@ -429,7 +426,7 @@ def pieces(model: Model, texts: list[str], stop: Stop) -> Iterator[list[str]]:
 
 
 def num_at_once(model: Model) -> int:
-    """Return how many documents the model reads in a part of a second."""
+    """Return how many documents the model reads in a fraction of a second."""
     work = MAX_FLOPS_AT_ONCE if has_fused_ops(model.engine) else MAX_FLOPS_AT_ONCE_SLOW
     return max(1, int(work / model.num_params / model.config.block_size))
 
@@ -440,7 +437,7 @@ def data_of(model: Model, stop: Stop) -> Data:
     counts: Counter[str] = Counter()
     for number, doc in enumerate(model.docs):
         counts.update(doc)
-        if number % PIECE == 0:
+        if number % DOCS_AT_ONCE == 0:
             stop.check()
     lengths = (learned.lengths(), held_out.lengths())
     return Data(
@@ -456,8 +453,8 @@ def data_of(model: Model, stop: Stop) -> Data:
             for length in sorted({*lengths[0], *lengths[1]})[:500]
         ],
         examples=Examples(
-            learned=[learned[i][:200] for i in range(min(EXAMPLES, len(learned)))],
-            held_out=[held_out[i][:200] for i in range(min(EXAMPLES, len(held_out)))],
+            learned=[learned[i][:200] for i in range(min(NUM_EXAMPLES, len(learned)))],
+            held_out=[held_out[i][:200] for i in range(min(NUM_EXAMPLES, len(held_out)))],
         ),
     )
 
@@ -469,7 +466,7 @@ CONDITIONS = (
 
 
 def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
-    """Which of some texts are in the list: at once by a set, where the list is no very long one."""
+    """A function that returns which texts are in the list, from a set unless the list is huge."""
     if len(model.docs) > MAX_REMEMBERED:
         return model.docs.intersection
     return entry.remember("documents", lambda: frozenset(model.docs)).intersection
@@ -579,14 +576,14 @@ def wants_lines(accept: str) -> bool:
     return NDJSON in accept
 
 
-def lines(found: Iterable[BaseModel]) -> StreamingResponse:
-    """One JSON object to a line."""
+def lines(objects: Iterable[BaseModel]) -> StreamingResponse:
+    """One JSON object per line."""
 
     def chunks() -> Iterator[bytes]:
         part: list[str] = []
-        for each in found:
-            part.append(json.dumps(each.model_dump(), ensure_ascii=False) + "\n")
-            if len(part) == LINES:
+        for item in objects:
+            part.append(json.dumps(item.model_dump(), ensure_ascii=False) + "\n")
+            if len(part) == LINES_AT_ONCE:
                 yield "".join(part).encode()
                 part = []
         yield "".join(part).encode()

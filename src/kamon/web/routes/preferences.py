@@ -1,4 +1,4 @@
-"""Sessions of ratings: a model that learns while somebody says what they like."""
+"""Sessions of ratings: a model learns while somebody says what they like."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from kamon.finetuning.preferences import Feedback, Preference, Rating
-from kamon.web.routes.context import Ask
-from kamon.web.routes.models import (
-    LIMITS,
-    ApiModel,
-    ModelId,
-    ModelInfo,
-    SaveRequest,
-    Seed,
-    Text,
-    info,
-)
+from kamon.web.routes.context import ApiModel, Context
+from kamon.web.routes.models import LIMITS, ModelId, ModelInfo, SaveRequest, Seed, Text, info
 from kamon.web.services.ratings import Rated
 from kamon.web.services.workers import Stop
 
@@ -28,7 +19,8 @@ RatingsId = Annotated[str, Field(min_length=1, max_length=80)]
 
 
 class PreferencesBody(ApiModel):
-    """pairs: whether two are proposed at a time. every: after how many answers the model learns."""
+    """pairs: whether to propose two texts at a time. every: how many answers the model learns at
+    once."""
 
     model: ModelId
     pairs: bool = False
@@ -47,69 +39,71 @@ class PreferenceBody(ApiModel):
 
 
 class AnswersBody(ApiModel):
-    """No answers ask for other proposals at once, by a model that has learned all so far."""
+    """An empty list makes the model learn all answers so far and make new proposals."""
 
     answers: Annotated[list[VerdictBody | PreferenceBody], Field(max_length=LIMITS.answers)]
 
 
 @router.post("/preferences", status_code=201)
-async def start_ratings(body: PreferencesBody, ask: Ask) -> Rated:
-    """Begin to rate what a model proposes; of one that was rated, go on."""
-    ask.shelf.get(body.model)
+async def start_ratings(body: PreferencesBody, context: Context) -> Rated:
+    """Begin to rate what a model proposes, or resume the session of a model that was rated."""
+    context.registry.get(body.model)
 
     def begin(stop: Stop) -> Rated:
-        return ask.ratings.start(
+        return context.ratings.start(
             body.model, pairs=body.pairs, every=body.every, seed=body.seed, stop=stop
         )
 
-    return await ask.compute(begin, seconds=ask.limits.learn_seconds)
+    return await context.compute(begin, seconds=context.limits.learn_seconds)
 
 
 @router.get("/preferences/{id}")
-async def show_ratings(id: RatingsId, ask: Ask) -> Rated:
-    """What a session has come to."""
-    return ask.ratings.get(id)
+async def show_ratings(id: RatingsId, context: Context) -> Rated:
+    """The state of a session."""
+    return context.ratings.get(id)
 
 
 @router.post("/preferences/{id}/answers")
-async def answer(id: RatingsId, body: AnswersBody, ask: Ask) -> Rated:
-    """More answers; after every few of them the model learns, and the proposals change."""
-    session = ask.ratings.session(id)
+async def answer(id: RatingsId, body: AnswersBody, context: Context) -> Rated:
+    """Add answers. After every few of them the model learns, and the proposals change."""
+    session = context.ratings.session(id)
     answers: list[Feedback] = [
-        Rating(each.text, each.liked)
-        if isinstance(each, VerdictBody)
-        else Preference(each.chosen, each.rejected)
-        for each in body.answers
+        Rating(item.text, item.liked)
+        if isinstance(item, VerdictBody)
+        else Preference(item.chosen, item.rejected)
+        for item in body.answers
     ]
-    return await ask.compute(
-        lambda stop: ask.ratings.answer(id, answers, stop), session, ask.limits.learn_seconds
+    return await context.compute(
+        lambda stop: context.ratings.answer(id, answers, stop),
+        session,
+        context.limits.learn_seconds,
     )
 
 
 @router.delete("/preferences/{id}/answers/last")
-async def undo(id: RatingsId, ask: Ask) -> Rated:
-    """Take the last answer back."""
-    session = ask.ratings.session(id)
-    return await ask.compute(
-        lambda stop: ask.ratings.undo(id, stop), session, ask.limits.learn_seconds
+async def undo(id: RatingsId, context: Context) -> Rated:
+    """Undo the last answer."""
+    session = context.ratings.session(id)
+    return await context.compute(
+        lambda stop: context.ratings.undo(id, stop), session, context.limits.learn_seconds
     )
 
 
 @router.post("/preferences/{id}/save", status_code=201)
-async def save_ratings(id: RatingsId, body: SaveRequest, ask: Ask) -> ModelInfo:
-    """Write the model, having learned all answers, with these, under a name that is free."""
-    session = ask.ratings.session(id)
+async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> ModelInfo:
+    """Save the answers and the model that has learned all of them, under a new name."""
+    session = context.ratings.session(id)
 
     def write(stop: Stop) -> ModelInfo:
-        ask.ratings.save(id, body.name, stop)
-        return info(ask.shelf.get(body.name), [])
+        context.ratings.save(id, body.name, stop)
+        return info(context.registry.get(body.name), [])
 
-    return await ask.compute(write, session, ask.limits.learn_seconds)
+    return await context.compute(write, session, context.limits.learn_seconds)
 
 
 @router.delete("/preferences/{id}", status_code=204)
-async def forget_ratings(id: RatingsId, ask: Ask) -> Response:
-    """End a session, and take its model off the shelf; what was saved stays."""
-    session = ask.ratings.session(id)
-    await ask.compute(lambda _: ask.ratings.forget(id), session)
+async def forget_ratings(id: RatingsId, context: Context) -> Response:
+    """End a session and forget its model. Saved models stay."""
+    session = context.ratings.session(id)
+    await context.compute(lambda _: context.ratings.forget(id), session)
     return Response(status_code=204)

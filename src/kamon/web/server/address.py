@@ -1,4 +1,4 @@
-"""Where the server listens, and as what it may be addressed."""
+"""Where the server listens, and the addresses that lead to it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ PORT = 8042
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server listens, and as what it may be addressed. token: that it asks for.
+    """Where the server listens.
 
-    url: the first of `urls`, which all lead there. anywhere: it listens at all addresses of this
-    machine.
+    Attributes:
+        hosts: the values of Host that lead there, with the port.
+        urls: of the page; with the token, if there is one.
+        anywhere: whether it listens at all addresses of this machine.
     """
 
     sock: socket.socket
@@ -32,7 +34,7 @@ class Address:
         return self.urls[0]
 
 
-def address(
+def listen(
     host: str,
     port: int | None,
     token: str | None = None,
@@ -40,11 +42,17 @@ def address(
     *,
     no_token: bool = False,
 ) -> Address:
-    """A socket that listens. It asks for a token, a new one if none is given.
+    """The address of a server that listens from now on.
 
-    port: 0 takes any free one, and so does None where the usual one is taken. names: other names of
-    this machine, as it is addressed by. ConfigError where it cannot listen there, and for no_token
-    beyond loopback.
+    Args:
+        host: an IP address, or "localhost".
+        port: 0 for any free one; None for PORT, or any free one if that is taken.
+        token: by default a new one.
+        names: other names of this machine.
+        no_token: whether to ask for no token.
+
+    Raises:
+        ConfigError: it cannot listen there, or has no token although other machines can reach it.
     """
     if port is not None and not 0 <= port < 65536:
         raise ConfigError(f"port must be from 0 to 65535, not {port}")
@@ -62,29 +70,30 @@ def address(
             f"without a token only this machine may use the server, not {host}: leave --no-token "
             "or --host out"
         )
-    sock = listening(ip, port)
+    sock = open_socket(ip, port)
     port = sock.getsockname()[1]
-    own = f"[{ip}]" if ip.version == 6 else str(ip)
-    shown = [own, *names]
+    literal = f"[{ip}]" if ip.version == 6 else str(ip)
+    shown = [literal, *names]
     if ip.is_unspecified:
         shown = [*names, *own_addresses(ip.version), socket.gethostname(), "localhost"]
-    known = {own, *shown}
+    accepted = {literal, *shown}
     if ip.is_loopback or ip.is_unspecified:
-        known |= {"127.0.0.1", "localhost", "[::1]"}
-    hosts = {f"{name.lower()}:{port}" for name in known}
+        accepted |= {"127.0.0.1", "localhost", "[::1]"}
+    hosts = {f"{name.lower()}:{port}" for name in accepted}
     if port == 80:
-        hosts |= {name.lower() for name in known}
+        hosts |= {name.lower() for name in accepted}
     token = None if no_token else token or secrets.token_hex(16)
     urls = [f"http://{name}:{port}/" + (f"?token={token}" if token else "") for name in shown]
     return Address(sock, frozenset(hosts), urls, token, ip.is_unspecified)
 
 
 def own_addresses(version: int) -> list[str]:
-    """Return the addresses by which this machine is reached from its network, if it has one.
+    """Return the addresses of this machine in its network, if it has one.
 
-    A datagram socket is connected to a place that nobody has; nothing is sent.
+    They are those of a datagram socket that is connected to an address reserved for documentation.
+    Nothing is sent.
     """
-    found = []
+    addresses = []
     for family, nowhere in (
         (socket.AF_INET, "192.0.2.1"),
         *([(socket.AF_INET6, "2001:db8::1")] if version == 6 else []),
@@ -96,15 +105,17 @@ def own_addresses(version: int) -> list[str]:
         except OSError:
             continue
         if not ipaddress.ip_address(ip).is_loopback:
-            found.append(f"[{ip}]" if family == socket.AF_INET6 else ip)
-    return found
+            addresses.append(f"[{ip}]" if family == socket.AF_INET6 else ip)
+    return addresses
 
 
-def listening(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int | None) -> socket.socket:
+def open_socket(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int | None
+) -> socket.socket:
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     wanted = PORT if port is None else port
     while True:
-        # With the protocol named, asyncio sends small answers at once (TCP_NODELAY).
+        # asyncio sets TCP_NODELAY, which sends small answers at once, only for IPPROTO_TCP.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,8 +1,8 @@
-"""What every request passes on its way in: whom it is for, who sends it, how much, how fast.
+"""Checks of every request: its Host, the page that sends it, its token, its size and its speed.
 
-A page in the same browser can send requests to this address, and a name in the DNS can point to it
-(rebinding): so Host must be exactly one of ours, and what writes must come from our own page, or
-from no page at all.
+Any page in the same browser can send requests to this server, and any DNS name can point to it
+(DNS rebinding). So Host must be one of ours, and requests that change something must come from our
+page, or from no page.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from kamon.web.limits import Limits
 COOKIE = "kamon-token"
 READS = {"GET", "HEAD"}
 API = "/api/"
-NAME = re.compile(r"[\w.\[\]:-]{1,100}", re.ASCII)  # that a sentence may repeat
-HEARD = 16  # times as much as a body may have is heard out
+NAME = re.compile(r"[\w.\[\]:-]{1,100}", re.ASCII)  # of a host, that an error may repeat
+READ_TO = 16  # times the largest body: so much is read before an error is sent
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-ASKING = POLICY.replace("form-action 'none'", "form-action 'self'").encode()
+FORM_POLICY = POLICY.replace("form-action 'none'", "form-action 'self'").encode()
 PAGE = b"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Kamon</title>
@@ -49,12 +49,14 @@ HEADERS = [
 
 
 class RequestGuard:
-    """ASGI: passes on to `app` what may come in, with its body read, and answers the rest itself.
+    """An ASGI application that refuses bad requests, and reads the bodies of good ones for `app`.
 
-    hosts: what Host may be, in lower case, with the port. anywhere: also the address of this
-    machine that a client has connected to. token: that each request must bring, as a cookie or as
-    "Authorization: Bearer …", if there is one. once: opens the page instead, a single time; a
-    browser gets it on its command line, which everybody on this machine can see.
+    Args:
+        hosts: what Host may be: lower case, with the port.
+        anywhere: whether Host may also be the address that the client has connected to.
+        token: that each request must have in a cookie or as "Authorization: Bearer …".
+        once: opens the page a single time instead of the token. A browser gets it on its command
+            line, which every user of this machine can see.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class RequestGuard:
         self.token = token
         self.anywhere = anywhere
         self.once = once
-        # Ports share cookies: each server has a name of its own, so that two can be open at once.
+        # Ports share cookies, so each server needs a name of its own.
         self.cookie = f"{COOKIE}-{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,10 +86,10 @@ class RequestGuard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                more = [header for header in HEADERS if header[0] not in given]
+                present = {name for name, _ in message["headers"]}
+                more = [header for header in HEADERS if header[0] not in present]
                 message["headers"] = [*message["headers"], *more]
-            # A client that does not read its answer holds no connection for ever.
+            # Otherwise a client that does not read its answer would hold the connection for ever.
             async with asyncio.timeout(self.limits.idle_seconds):
                 await send(message)
 
@@ -122,11 +124,11 @@ class RequestGuard:
             return
 
     def check(self, scope: Scope) -> None:
-        """WebError 421 for what is for somebody else, 403 for what another page sends."""
+        """WebError 421 for a wrong Host, 403 for a request of another page."""
         hosts = self.hosts | self.connected(scope) if self.anywhere else self.hosts
-        found = [value.decode("latin-1").lower() for value in headers_of(scope, b"host")]
-        if len(found) != 1 or found[0] not in hosts:
-            raise WebError(421, other_host(found))
+        named = [value.decode("latin-1").lower() for value in headers_of(scope, b"host")]
+        if len(named) != 1 or named[0] not in hosts:
+            raise WebError(421, other_host(named))
         if not scope["path"].startswith("/"):
             raise WebError(400, "a path begins with /")
         if scope["method"] in READS and not scope["path"].startswith(API):
@@ -140,25 +142,26 @@ class RequestGuard:
 
     @staticmethod
     def connected(scope: Scope) -> frozenset[str]:
-        """Return the address of this machine that the client has connected to, as a Host has it."""
+        """Return the address that the client has connected to, in the form of a Host."""
         ip, port = scope.get("server") or ("", None)
         ip = ip.partition("%")[0].removeprefix("::ffff:")
         name = f"[{ip}]" if ":" in ip else ip
         return frozenset([f"{name}:{port}", *([name] if port == 80 else [])])
 
     def entrance(self, scope: Scope) -> Message | None:
-        """To the page without its token, which is then in a cookie: it stays in no history."""
+        """A redirect to the page without the token, if the address has it. It is then in a cookie,
+        and not in the browser's history."""
         if self.token is None or scope["method"] != "GET" or scope["path"] != "/":
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"))
-        given = query.pop("token", [])
-        known = [each.encode() for each in (self.token, self.once) if each]
-        if len(given) != 1 or not any(hmac.compare_digest(given[0].encode(), k) for k in known):
+        tokens = query.pop("token", [])
+        valid = [token.encode() for token in (self.token, self.once) if token]
+        if len(tokens) != 1 or not any(hmac.compare_digest(tokens[0].encode(), v) for v in valid):
             return None
-        if given[0] == self.once:
+        if tokens[0] == self.once:
             self.once = None
         rest = urlencode(query, doseq=True)
-        # Not Strict: a link in a mail or a chat would lead to a page that refuses itself.
+        # Not Strict: then a link in a mail or a chat would not open the page.
         cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"
         return {
             "type": "http.response.start",
@@ -173,30 +176,33 @@ class RequestGuard:
     def check_token(self, scope: Scope) -> None:
         if self.token is None:
             return
-        given = [
+        tokens = [
             value.decode("latin-1").removeprefix("Bearer ")
             for value in headers_of(scope, b"authorization")
         ]
-        for value in headers_of(scope, b"cookie"):  # others' may look like anything
-            for each in value.decode("latin-1").split(";"):
-                name, _, content = each.strip().partition("=")
+        for value in headers_of(scope, b"cookie"):  # too odd for a parser, if others set some
+            for cookie in value.decode("latin-1").split(";"):
+                name, _, content = cookie.strip().partition("=")
                 if name == self.cookie:
-                    given.append(content)
-        if not any(hmac.compare_digest(each.encode(), self.token.encode()) for each in given):
+                    tokens.append(content)
+        if not any(hmac.compare_digest(token.encode(), self.token.encode()) for token in tokens):
             raise WebError(401, "this server wants a token: open the address that it printed")
 
     async def body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body, counted as it comes. WebError 413, 415 or 408; None where the client
-        went away.
+        """The whole body; None if the client went away.
 
-        Somewhat more than is allowed is read, and dropped: who still sends hears no answer.
+        More than the maximum is read and dropped, because a client that still sends does not read
+        the error.
+
+        Raises:
+            WebError: 413 if it is too large, 408 if it is too slow, 415 if it is not JSON.
         """
-        most, size = self.limits.body_bytes, 0
-        too_large = WebError(413, f"a request may have {most // 1024} KB; this one has more")
+        max_size, size = self.limits.body_bytes, 0
+        too_large = WebError(413, f"a request may have {max_size // 1024} KB; this one has more")
         for value in headers_of(scope, b"content-length"):
-            if value.isdigit() and int(value[:20]) > HEARD * most:
+            if value.isdigit() and int(value[:20]) > READ_TO * max_size:
                 raise too_large
-        found = bytearray()
+        body = bytearray()
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 while True:
@@ -205,22 +211,22 @@ class RequestGuard:
                         return None
                     part = message.get("body", b"")
                     size += len(part)
-                    if size > HEARD * most:
+                    if size > READ_TO * max_size:
                         raise too_large
-                    if size <= most:
-                        found += part
+                    if size <= max_size:
+                        body += part
                     if not message.get("more_body", False):
                         break
         except TimeoutError:
             raise WebError(408, "the request took too long to come") from None
-        if size > most:
+        if size > max_size:
             raise too_large
         kinds = headers_of(scope, b"content-type")
-        if scope["method"] not in READS and (found or kinds):
+        if scope["method"] not in READS and (body or kinds):
             kind = kinds[0].split(b";")[0].strip().lower() if len(kinds) == 1 else b""
             if kind != b"application/json":
                 raise WebError(415, "a request is JSON: say Content-Type: application/json")
-        return bytes(found)
+        return bytes(body)
 
 
 def headers_of(scope: Scope, name: bytes) -> list[bytes]:
@@ -228,7 +234,7 @@ def headers_of(scope: Scope, name: bytes) -> list[bytes]:
 
 
 def other_host(hosts: list[str]) -> str:
-    """Return the sentence for a request that names these hosts."""
+    """Return the error for a request with these hosts."""
     if len(hosts) == 1 and NAME.fullmatch(hosts[0]):
         name = re.sub(r":[0-9]+$", "", hosts[0])
         return (
@@ -239,11 +245,11 @@ def other_host(hosts: list[str]) -> str:
 
 
 async def ask_for_token(send: Send) -> None:
-    """The page that a browser shows instead of an error."""
+    """Answer with a page that has a field for the token."""
     headers = [
         (b"content-type", b"text/html; charset=utf-8"),
         (b"content-length", str(len(PAGE)).encode()),
-        (b"content-security-policy", ASKING),
+        (b"content-security-policy", FORM_POLICY),
         (b"cache-control", b"no-store"),
     ]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
@@ -251,7 +257,7 @@ async def ask_for_token(send: Send) -> None:
 
 
 async def refuse(send: Send, error: WebError, *more: tuple[bytes, bytes]) -> None:
-    """The sentence as JSON; the connection is closed, since a body may be on its way."""
+    """Answer with the error as JSON, and close the connection: a body may follow."""
     body = json.dumps({"error": str(error)}).encode()
     headers: list[Any] = [
         (b"content-type", b"application/json"),

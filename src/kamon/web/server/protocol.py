@@ -1,4 +1,8 @@
-"""Connections: how many there may be, and how long one may take to say what it wants."""
+"""Connections: how many there may be, and how long each may take to send its request.
+
+uvicorn's options cannot set these limits. It waits without end for the headers of a request, so
+that a few hundred half requests would hold all places of `limit_concurrency` for ever.
+"""
 
 from __future__ import annotations
 
@@ -9,120 +13,113 @@ from typing import Any
 
 import h11
 from starlette.types import Receive, Scope, Send
-from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
 from kamon.web.errors import WebError
-from kamon.web.limits import Limits
-from kamon.web.server.guard import refuse
+from kamon.web.server.guard import RequestGuard, refuse
 
-PATIENCE = 0.5  # seconds that a connection may be silent while others wait for its place
-REFUSED_AT_ONCE = 4  # times as many connections get an answer; beyond, they are only closed
+MIN_SILENCE = 0.5  # seconds without a byte after which a connection may lose its place
+REFUSED_AT_ONCE = 4  # times the limit: beyond that, connections are closed without an answer
 
 
-def protocol_class(limits: Limits) -> type[H11Protocol]:
-    """The protocol of uvicorn, with these limits."""
+class LimitedProtocol(H11Protocol):
+    """A connection with the limits of the application, which is a `RequestGuard`.
 
-    class Protocol(H11Protocol):
-        """A connection that has said or read too little for too long makes room for another one.
+    A connection that waits too long for its client makes room for a new one.
 
-        silent: since when it owes us something: a request, the rest of one, or to read its answer.
-        """
+    Attributes:
+        silent_since: when it began to wait for a request, the rest of one, or room to write to.
+        timer: closes the connection if the headers of a request do not end in time.
+    """
 
-        def __init__(
-            self,
-            config: Config,
-            server_state: ServerState,
-            app_state: dict[str, Any],
-            _loop: asyncio.AbstractEventLoop | None = None,
-        ) -> None:
-            super().__init__(config, server_state, app_state, _loop)
-            self.timer: asyncio.TimerHandle | None = None
-            self.silent = 0.0
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        assert isinstance(self.app, RequestGuard)
+        self.limits = self.app.limits
+        self.timer: asyncio.TimerHandle | None = None
+        self.silent_since = 0.0
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self.silent = self.loop.time()
-            self.wait(limits.header_seconds)
-            if len(self.connections) <= limits.connections:
-                return
-            others = [each for each in self.connections if isinstance(each, Protocol)]
-            slow = [each for each in others if each.owes and self.silent - each.silent >= PATIENCE]
-            if slow:
-                min(slow, key=lambda each: each.silent).transport.abort()
-            elif len(self.connections) > REFUSED_AT_ONCE * limits.connections:
-                transport.abort()
-            else:
-                self.app = no_room
-                self.wait(PATIENCE)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.expect_request()
+        if len(self.connections) <= self.limits.connections:
+            return
+        others = [other for other in self.connections if isinstance(other, LimitedProtocol)]
+        longest = min(others, key=lambda other: other.silent_since if other.waits else self.now)
+        if longest.waits and self.now - longest.silent_since >= MIN_SILENCE:
+            longest.transport.abort()
+        elif len(self.connections) > REFUSED_AT_ONCE * self.limits.connections:
+            transport.abort()
+        else:
+            self.app = no_room
+            self.set_timer(MIN_SILENCE)
 
-        @property
-        def owes(self) -> bool:
-            """Whether it is the client's turn to send or to read something."""
-            cycle = self.cycle
-            if cycle is None or cycle.response_complete or cycle.more_body:
-                return True
-            return self.flow.write_paused
+    @property
+    def now(self) -> float:
+        return self.loop.time()
 
-        @property
-        def in_headers(self) -> bool:
-            return self.cycle is None or self.cycle.response_complete
+    @property
+    def between_requests(self) -> bool:
+        """Whether the headers of the next request are not complete."""
+        return self.cycle is None or self.cycle.response_complete
 
-        def data_received(self, data: bytes) -> None:
-            if self.in_headers and self.timer is None:  # the first byte of one more request
-                self.silent = self.loop.time()
-                self.wait(limits.header_seconds)
-            super().data_received(data)
-            if not self.in_headers:
-                self.wait(None)
+    @property
+    def waits(self) -> bool:
+        """Whether it is the client's turn to send or to read."""
+        return self.between_requests or self.cycle.more_body or self.flow.write_paused
 
-        def on_response_complete(self) -> None:
-            self.silent = self.loop.time()
-            if self.conn.trailing_data[0]:  # a beginning of the next request came with the last
-                self.wait(limits.header_seconds)
-            super().on_response_complete()
+    def data_received(self, data: bytes) -> None:
+        if self.between_requests and self.timer is None:  # the first byte of the next request
+            self.expect_request()
+        super().data_received(data)
+        if not self.between_requests:
+            self.set_timer(None)
 
-        def pause_writing(self) -> None:
-            self.silent = self.loop.time()
-            super().pause_writing()
+    def on_response_complete(self) -> None:
+        self.silent_since = self.now
+        if self.conn.trailing_data[0]:  # the next request began in the same packet
+            self.expect_request()
+        super().on_response_complete()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self.wait(None)
-            super().connection_lost(exc)
+    def pause_writing(self) -> None:
+        self.silent_since = self.now
+        super().pause_writing()
 
-        def wait(self, seconds: float | None) -> None:
-            if self.timer is not None:
-                self.timer.cancel()
-            self.timer = None if seconds is None else self.loop.call_later(seconds, self.late)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.set_timer(None)
+        super().connection_lost(exc)
 
-        def late(self) -> None:
-            if self.in_headers and self.transport is not None:
-                self.transport.abort()
+    def expect_request(self) -> None:
+        self.silent_since = self.now
+        self.set_timer(self.limits.header_seconds)
 
-        def send_400_response(self, msg: str) -> None:
-            """As our other errors; several Host headers, or none, are no address of ours."""
-            status, reason = 400, b"Bad Request"
-            if "Host:" in str(sys.exception()):
-                status, reason, msg = 421, b"Misdirected Request", "a request has one Host header"
-            body = json.dumps({"error": msg}).encode()
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-                (b"connection", b"close"),
-            ]
-            try:
-                for event in (
-                    h11.Response(status_code=status, headers=headers, reason=reason),
-                    h11.Data(data=body),
-                    h11.EndOfMessage(),
-                ):
-                    self.transport.write(self.conn.send(event) or b"")
-            except h11.LocalProtocolError:  # in the middle of an answer there is no other one
-                pass
-            self.transport.close()
+    def set_timer(self, seconds: float | None) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = None if seconds is None else self.loop.call_later(seconds, self.end_headers)
 
-    return Protocol
+    def end_headers(self) -> None:
+        if self.between_requests and self.transport is not None:
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer in JSON as for other errors, and 421 unless there is exactly one Host header."""
+        status, reason = 400, b"Bad Request"
+        if "Host:" in str(sys.exception()):
+            status, reason, msg = 421, b"Misdirected Request", "a request has one Host header"
+        body = json.dumps({"error": msg}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        response = h11.Response(status_code=status, headers=headers, reason=reason)
+        try:
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        except h11.LocalProtocolError:  # an answer has begun already
+            pass
+        self.transport.close()
 
 
 async def no_room(_scope: Scope, _receive: Receive, send: Send) -> None:

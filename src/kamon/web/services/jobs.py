@@ -1,4 +1,4 @@
-"""Trainings, each in a process of its own (`kamon.web.services.worker`), and what comes of them."""
+"""Trainings, each in a process of its own (see `kamon.web.services.worker`), and their models."""
 
 from __future__ import annotations
 
@@ -38,21 +38,26 @@ from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.services.registry import Entry, ModelRegistry
 
-COMMAND = [sys.executable, "-P", "-m", "kamon.web.services.worker"]  # -P: not what lies about there
+COMMAND = [
+    sys.executable,
+    "-P",
+    "-m",
+    "kamon.web.services.worker",
+]  # -P: import nothing from the current directory
 PASTED = "a pasted list"
-MAX_LINE_BYTES = 64 << 20  # bytes of a message: it has the parameters of a model
-MAX_POINTS = 500  # of the losses that are shown
+MAX_LINE_BYTES = 64 << 20  # of a message, which may contain a model's parameters
+MAX_POINTS = 500  # of the curve of losses
 MAX_ERROR = 1000  # characters
-END_SECONDS = 1.0  # for a process to end by itself
+END_SECONDS = 1.0  # for a process to end by itself before it is killed
 TYPECODES = {"float32": "f", "float64": "d"}
 OVER = ("stopped", "done", "failed")
-WAITS = ("queued", "paused")  # states in which others have its place
-OVERTIME = 2  # times the largest budget, after which a training is stopped
+WAITS = ("queued", "paused")  # states that do not count towards limits.jobs
+OVERTIME = 2  # times the largest budget: then a training is stopped
 
 
 @dataclass(frozen=True)
 class Started:
-    """What is known of a training before its first step. training: as a model keeps it."""
+    """What is known of a training before its first step. training: see `Model.training`."""
 
     config: Config
     tokenizer: Tokenizer
@@ -66,7 +71,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The model after a step, made in so many seconds. params: flat, in the engine's dtype."""
+    """The model after a step. seconds: since the start. params: flat, in the engine's dtype."""
 
     step: int
     seconds: float
@@ -76,8 +81,8 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Best:
-    """The model that a training made: that of the step that did best on documents held out, with
-    its loss there; where none are, that of the last step."""
+    """The model that a training made, from the step with the lowest validation loss. Without a
+    validation set, it is the model of the last step, and `loss` is None."""
 
     step: int
     loss: float | None
@@ -87,11 +92,16 @@ class Best:
 
 @dataclass
 class Job:
-    """A training. What its process tells is added by one thread; `lock` is held while it is, and by
-    whoever reads more than one thing.
+    """A training. One thread adds what its process reports.
 
-    every: the steps that each of `points` (the last of them, mean loss) is for. source: what its
-    list is called. process: None before its turn. timer: of a pause.
+    Attributes:
+        source: the name of its list.
+        process: None while the training waits for its first turn.
+        timer: ends a pause that is too long.
+        lock: held to change the training, or to read more than one attribute.
+        every: the number of steps per point.
+        points: (step, mean loss of the last `every` steps).
+        pause_ended: whether it was stopped because its pause was too long.
     """
 
     id: str
@@ -113,46 +123,46 @@ class Job:
     moments: list[Snapshot] = field(default_factory=list)
     ngram: tuple[float, int] | None = None
     best: Best | None = None
-    pause_ended: bool = False  # it was stopped, having been paused for too long
+    pause_ended: bool = False
 
     @property
     def over(self) -> bool:
         return self.state in OVER
 
     def end(self, state: str, error: str | None = None) -> None:
-        """The first end counts."""
+        """Set the final state, unless there is one already."""
         if not self.over:
             self.state, self.error = state, error and error[:MAX_ERROR]
 
-    def tell(self, word: str) -> None:
-        self.outbox.put(word.encode() + b"\n")
+    def send(self, line: str) -> None:
+        self.outbox.put(line.encode() + b"\n")
 
     def add_losses(self, losses: list[float], *, last: bool = False) -> None:
-        """Of the next steps. last: no others will come."""
+        """Add the losses of the next steps. last: no others follow."""
         self.losses.extend(losses)
         while True:
             begin = len(self.points) * self.every
-            some = self.losses[begin : begin + self.every]
-            if not some or (len(some) < self.every and not last):
+            part = self.losses[begin : begin + self.every]
+            if not part or (len(part) < self.every and not last):
                 break
-            self.points.append((begin + len(some), math.fsum(some) / len(some)))
+            self.points.append((begin + len(part), math.fsum(part) / len(part)))
 
 
 class Jobs:
-    """At most limits.jobs under way; the others wait for their turn, in the order of `queue`.
+    """All trainings. At most limits.jobs run, and the others wait in `queue`.
 
-    A paused one has given its place away. Of those that are over the last limits.jobs_kept are
-    kept. Who holds `lock` may take the lock of a job, and not the other way round.
+    A paused training does not count as running. The last limits.jobs_kept that are over are kept.
+    A thread that holds `lock` may take the lock of a job, but never the other way round.
     """
 
-    def __init__(self, shelf: ModelRegistry, limits: Limits) -> None:
-        self.shelf = shelf
+    def __init__(self, registry: ModelRegistry, limits: Limits) -> None:
+        self.registry = registry
         self.limits = limits
-        self.streams = 0  # that are open, for events
+        self.streams = 0  # of events, that are open
         self.jobs: dict[str, Job] = {}
         self.queue: list[Job] = []
         self.lock = threading.RLock()
-        self.ending = False  # the server is about to end
+        self.ending = False  # whether the server is about to end
         self.open_moments: deque[Entry] = deque()
 
     def start(
@@ -167,9 +177,18 @@ class Jobs:
         column: str | None = None,
         header: bool = True,
     ) -> Job:
-        """text: the list, called `name`, read as `corpus.from_text` does; or builtin: one in the
-        package. budget: seconds; None where `settings` (of a Config) have num_steps. WebError 429
-        where too many wait already."""
+        """Start a training, or queue it.
+
+        Args:
+            text: the list. `format`, `column` and `header` are those of `corpus.from_text`.
+            name: of the list.
+            builtin: the name of a list in the package, instead of a text.
+            budget: seconds; None if the settings have num_steps.
+            settings: of a `Config`.
+
+        Raises:
+            WebError: 429 if too many trainings wait already, 503 if the server is about to end.
+        """
         limits = self.limits
         source = builtin or name or PASTED
         request = {
@@ -180,9 +199,9 @@ class Jobs:
             "source": source,
             "budget": budget,
             "settings": dict(settings),
-            "most_steps": limits.job_steps,
-            "most_params": limits.job_params,
-            "most_seconds": OVERTIME * limits.job_seconds,
+            "max_steps": limits.job_steps,
+            "max_params": limits.job_params,
+            "max_seconds": OVERTIME * limits.job_seconds,
             "moments": limits.snapshots,
             "moment_bytes": limits.snapshot_bytes,
         }
@@ -194,15 +213,15 @@ class Jobs:
                     429, f"{len(self.queue)} trainings wait for their turn already: try again later"
                 )
             job = Job(f"job-{secrets.token_hex(4)}", source, budget, state="queued")
-            job.tell(json.dumps(request))
+            job.send(json.dumps(request))
             self.jobs[job.id] = job
             self.queue.append(job)
-            self.go_on()
+            self.start_queued()
         self.forget_oldest()
         return job
 
-    def go_on(self) -> None:
-        """Let those go on that have waited longest, if there are places for them."""
+    def start_queued(self) -> None:
+        """Start or resume the first of the queue, as long as fewer than limits.jobs run."""
         with self.lock:
             while self.queue and not self.ending:
                 busy = sum(not job.over and job.state not in WAITS for job in self.jobs.values())
@@ -212,18 +231,17 @@ class Jobs:
                 with job.lock:
                     job.state = "running" if job.started else "starting"
                 if job.process:
-                    job.tell("resume")
+                    job.send("resume")
                 else:
-                    self.begin(job)
+                    self.start_process(job)
 
-    def begin(self, job: Job) -> None:
-        """Start its process."""
+    def start_process(self, job: Job) -> None:
         try:
             job.process = subprocess.Popen(
                 COMMAND,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for the server, which tells its workers
+                start_new_session=True,  # Ctrl-C goes only to the server, which ends its workers
             )
         except OSError as error:
             with job.lock:
@@ -237,57 +255,57 @@ class Jobs:
             thread.start()
 
     def ahead(self, job: Job) -> int | None:
-        """Return how many trainings have their turn before a queued one."""
+        """Return how many trainings start before a queued one; None if it is not queued."""
         try:
             return self.queue.index(job)
         except ValueError:
             return None
 
     def get(self, id: str) -> Job:
-        """WebError 404 for an id that nothing has."""
+        """The training with this id, else WebError 404."""
         job = self.jobs.get(id)
         if job is None:
             raise not_found(f"training {id!r}")
         return job
 
     def all(self) -> list[Job]:
-        """The oldest first."""
+        """All trainings, the oldest first."""
         return list(self.jobs.values())
 
     def pause(self, id: str) -> Job:
-        """Let others have its place; after limits.pause_seconds it is stopped."""
+        """Pause a training, so that others can run. After limits.pause_seconds it is stopped."""
         with self.under_way(id, "pause") as job:
             if job.state == "paused":
                 return job
-            if sum(each.state == "paused" for each in self.all()) >= self.limits.jobs_paused:
+            if sum(other.state == "paused" for other in self.all()) >= self.limits.jobs_paused:
                 raise WebError(429, "too many trainings are paused: resume or stop one of them")
             self.leave(job)
             job.state = "paused"
-            job.tell("pause")
+            job.send("pause")
             job.timer = threading.Timer(self.limits.pause_seconds, self.end_pause, [job])
             job.timer.daemon = True
             job.timer.start()
-        self.go_on()
+        self.start_queued()
         return job
 
     def resume(self, id: str) -> Job:
-        """Let it go on, as soon as there is a place for it."""
+        """Resume a training, as soon as fewer than limits.jobs run."""
         with self.under_way(id, "resume") as job:
             if job.state == "paused":
                 self.leave(job)
                 job.state = "queued"
                 self.queue.append(job)
-        self.go_on()
+        self.start_queued()
         return job
 
     def stop(self, id: str) -> Job:
-        """It ends as soon as it can; what it has learned becomes a model. Again is no error."""
+        """End a training as soon as possible. What it has learned becomes a model."""
         with self.under_way(id, "stop") as job:
             if not job.over:
                 self.leave(job)
                 if job.process:
                     job.state = "running" if job.started else "starting"
-                    job.tell("stop")
+                    job.send("stop")
                 else:
                     job.end("stopped")
         return job
@@ -300,7 +318,7 @@ class Jobs:
 
     @contextmanager
     def under_way(self, id: str, word: str) -> Iterator[Job]:
-        """Hold a training. WebError 409 if it is over, but not for "stop"."""
+        """Lock a training. WebError 409 if it is over, unless `word` is "stop"."""
         with self.lock:
             job = self.get(id)
             with job.lock:
@@ -309,7 +327,7 @@ class Jobs:
                 yield job
 
     def leave(self, job: Job) -> None:
-        """Take it out of the queue, or end its pause."""
+        """Take a training out of the queue, or end its pause."""
         if job in self.queue:
             self.queue.remove(job)
         if job.timer:
@@ -317,41 +335,41 @@ class Jobs:
             job.timer = None
 
     def forget(self, id: str) -> None:
-        """End it at once, if it is not over; its models leave the shelf."""
+        """End a training at once, and forget it and its models."""
         with self.lock:
             job = self.get(id)
             del self.jobs[id]
             self.leave(job)
-        with job.lock:  # whatever it still tells is for nobody
+        with job.lock:  # later messages are ignored
             job.end("stopped")
             ids = [job.id, *(moment_id(job, moment) for moment in job.moments)]
         if job.process:
             job.process.kill()
         job.outbox.put(None)
-        self.go_on()
-        for each in ids:
-            with suppress(WebError):  # somebody has taken it off already
-                self.shelf.forget(each)
+        self.start_queued()
+        for model in ids:
+            with suppress(WebError):  # it is forgotten already
+                self.registry.forget(model)
 
     def forget_oldest(self) -> None:
         over = [job.id for job in self.all() if job.over]
         for id in over[: max(0, len(over) - self.limits.jobs_kept)]:
-            with suppress(WebError):  # somebody else was quicker
+            with suppress(WebError):  # another thread has forgotten it
                 self.forget(id)
 
     def end_streams(self) -> None:
-        """No new ones either; nor trainings."""
+        """End all streams of events; new trainings are refused."""
         with self.lock:
             self.ending = True
 
     def close(self) -> None:
-        """End all processes, and wait for it."""
+        """End all processes, and wait until they have ended."""
         self.end_streams()
         for job in self.all():
             with job.lock:
                 job.end("stopped")
             self.leave(job)
-            job.outbox.put(None)  # its standard input ends, and with it the process
+            job.outbox.put(None)  # closes its standard input, which ends the process
         deadline = time.monotonic() + END_SECONDS
         for job in self.all():
             if job.process is None:
@@ -364,14 +382,14 @@ class Jobs:
             for thread in job.threads:
                 thread.join(END_SECONDS)
 
-    # ---- what its process tells
+    # ---- messages of the processes
 
     def follow_process(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        """In a thread of its own, until the process ends."""
+        """Read the messages of a process until it ends. This is the target of a thread."""
         problem = "the server made a mistake"
         try:
             problem = self.read_messages(job, process)
-        finally:  # whatever happens, nothing waits for it for ever
+        finally:  # otherwise the training would never be over
             job.outbox.put(None)
             try:
                 code = process.wait(END_SECONDS)
@@ -382,10 +400,10 @@ class Jobs:
                 job.end("failed", problem or f"its process ended unexpectedly (exit code {code})")
             with self.lock:
                 self.leave(job)
-            self.go_on()
+            self.start_queued()
 
     def read_messages(self, job: Job, process: subprocess.Popen[bytes]) -> str:
-        """What is wrong with them, or "" where they end."""
+        """Handle all messages. Returns the error in them, or "" if there is none."""
         assert process.stdout
         with process.stdout as messages:
             try:
@@ -401,7 +419,7 @@ class Jobs:
         return ""
 
     def handle_message(self, job: Job, message: dict[str, Any]) -> None:
-        """Errors of many kinds if it is not what `kamon.web.services.worker` says."""
+        """Update the training. Raises many kinds of errors if the message is not valid."""
         if job.started is None and message["type"] not in ("start", "failed"):
             raise ValueError("it has not started")
         match message["type"]:
@@ -423,7 +441,7 @@ class Jobs:
             case "ngram":
                 job.ngram = message["loss"], message["order"]
             case "moment":
-                if message["step"] > len(job.losses):  # its model would lack some of them
+                if message["step"] > len(job.losses):  # its model would lack losses
                     raise ValueError("a moment behind steps that nobody was told of")
                 params = params_in(job, message)
                 moment = Snapshot(message["step"], job.seconds, params, message["samples"])
@@ -441,11 +459,11 @@ class Jobs:
         if message["params"] is not None:
             last = Snapshot(len(job.losses), job.seconds, params_in(job, message), [])
             self.put(job, last, None, message["training"])
-            found = message["training"]["held_out"] or {}
+            held_out = message["training"]["held_out"] or {}
             job.best = Best(
-                found.get("best_step", last.step),
-                found.get("loss"),
-                found.get("over_fitted", False),
+                held_out.get("best_step", last.step),
+                held_out.get("loss"),
+                held_out.get("over_fitted", False),
                 message["samples"],
             )
         why = None
@@ -460,22 +478,22 @@ class Jobs:
     def put(
         self, job: Job, moment: Snapshot, step: int | None, training: dict[str, Any] | None = None
     ) -> None:
-        """On the shelf: the model after a step, or with None the one that is the training's."""
+        """Add the model after a step to the registry; step None: the training's result."""
         assert job.started
         open = partial(model_of, job.started, job.losses, job.held_out, moment, training)
         if step is None:
-            self.shelf.add(Entry(job.id, "trained", open))
+            self.registry.add(Entry(job.id, "trained", open))
             return
         entry = Entry(moment_id(job, moment), "trained", open, parent=job.id, step=step)
-        entry.open = lambda: self.opened(entry, open())
-        self.shelf.add(entry)
+        entry.open = lambda: self.close_oldest(entry, open())
+        self.registry.add(entry)
 
-    def opened(self, entry: Entry, model: Model) -> Model:
-        """Close the moments that were opened longest ago, where they are too many."""
+    def close_oldest(self, entry: Entry, model: Model) -> Model:
+        """Return the model of a snapshot. If too many are open, close those opened longest ago."""
         with self.lock:
             self.open_moments.append(entry)
             for other in list(self.open_moments)[: -self.limits.snapshots_open]:
-                if other.lock.acquire(blocking=False):  # not while somebody uses it
+                if other.lock.acquire(blocking=False):  # not while it is in use
                     other.opened = None
                     other.lock.release()
                     self.open_moments.remove(other)
@@ -487,7 +505,7 @@ def moment_id(job: Job, moment: Snapshot) -> str:
 
 
 def params_in(job: Job, message: dict[str, Any]) -> bytes:
-    """ValueError where there are not as many as the model has."""
+    """The parameters in a message. ValueError if the model has another number of them."""
     assert job.started
     params = base64.b64decode(message["params"])
     itemsize = array(TYPECODES[job.started.training["dtype"]]).itemsize
@@ -497,7 +515,7 @@ def params_in(job: Job, message: dict[str, Any]) -> bytes:
 
 
 def write_commands(job: Job, process: subprocess.Popen[bytes]) -> None:
-    """In a thread of its own: what is for the process, until None is."""
+    """Send the lines of the outbox, until None comes. This is the target of a thread."""
     assert process.stdin
     try:
         while line := job.outbox.get():
@@ -517,8 +535,8 @@ def model_of(
     moment: Snapshot,
     training: dict[str, Any] | None,
 ) -> Model:
-    """The model of a moment, as `kamon.train` would return it; training: of its end, where it is
-    that."""
+    """The model of a snapshot, as `kamon.train` would return it. training: `Model.training`, if the
+    snapshot is the result of the training."""
     config, tokenizer, step = started.config, started.tokenizer, moment.step
     metrics = Metrics(
         losses[:step],
@@ -529,16 +547,16 @@ def model_of(
     engine = make_engine(started.training["engine"], config, dtype=dtype)
     params = array("d", array(TYPECODES[dtype], moment.params))
     engine.load(initial_state(params))
-    known = training or started.training | {
+    record = training or started.training | {
         "num_steps_done": step,
         "seconds": moment.seconds,
         "finished": False,
         "held_out": {} if started.training["hold_out"] else None,
     }
-    model = Model(config, tokenizer, engine, metrics, known, started.documents)
-    if training is None and known["held_out"] is not None:
+    model = Model(config, tokenizer, engine, metrics, record, started.documents)
+    if training is None and record["held_out"] is not None:
         docs = validation_batch(tokenizer, model.parts()[1], config)
-        known["held_out"] = {
+        record["held_out"] = {
             "num_docs": len(docs),
             "loss": mean_loss(engine, docs),
             "best_step": step,

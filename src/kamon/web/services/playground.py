@@ -1,8 +1,8 @@
-"""What a running server has: models, trainings, ratings, and threads that compute."""
+"""Everything that a running server shares between requests."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kamon.web.limits import Limits
@@ -10,20 +10,22 @@ from kamon.web.services.jobs import Jobs
 from kamon.web.services.ratings import Ratings
 from kamon.web.services.registry import ModelRegistry
 from kamon.web.services.workers import WorkerPool
+from kamon.web.views.panels import NgramCache
 
 
 @dataclass
 class Playground:
     limits: Limits
-    shelf: ModelRegistry
+    registry: ModelRegistry
     work: WorkerPool
     jobs: Jobs
     ratings: Ratings
+    ngrams: NgramCache = field(default_factory=NgramCache)
 
 
 def make_playground(folder: Path, limits: Limits) -> Playground:
-    """folder: where models are saved."""
-    shelf = ModelRegistry(folder, limits)
+    """The state of a server that saves models to `folder`."""
+    registry = ModelRegistry(folder, limits)
     return Playground(
-        limits, shelf, WorkerPool(limits), Jobs(shelf, limits), Ratings(shelf, limits)
+        limits, registry, WorkerPool(limits), Jobs(registry, limits), Ratings(registry, limits)
     )

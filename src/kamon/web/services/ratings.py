@@ -1,7 +1,7 @@
-"""Models that learn from the answers of somebody at a page: `rating`, a request at a time.
+"""Sessions in which a model learns from ratings, as in `kamon.finetuning.rating`.
 
-What a session has come to is a `Rated`, which never changes: a request makes the next one, which
-takes its place when all of it is there. So a request that fails, or whose client goes away, has no
+The state of a session is a `Rated`, which never changes: a request makes a new one, and replaces
+the old one only when it is complete. So a request that fails, or whose client goes away, has no
 effect.
 """
 
@@ -37,20 +37,20 @@ from kamon.web.services.workers import Stop
 if TYPE_CHECKING:
     from kamon.model import Model
 
-NUM_MEASURED = 100  # samples that are measured, of the base and of the tuned model
+NUM_MEASURED = 100  # samples of the base and of the tuned model, to measure
 NUM_MEASURED_SLOW = 10  # by the scalar engine
-NUM_COMPARED = 10  # of them are shown
-NUM_PROPOSED = 10  # more than are rated until the next alignment: some are passed over
+NUM_COMPARED = 10  # of these samples that are shown
+NUM_PROPOSED = 10  # proposals in addition to those to be rated: some may be skipped
 SEEDS = 2**63
-GONE_KEPT = 1000  # ids of sessions that made room for others
+GONE_KEPT = 1000  # ids of ended sessions
 
-Shown = str | tuple[str, str]  # a text, or two to choose from
+Shown = str | tuple[str, str]  # a text to rate, or two to choose from
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A sample of the base and one of the tuned model by the same draws; whether they are copies of
-    the list that was learned."""
+    """A sample of the base and one of the tuned model, with the same random numbers, and whether
+    each is in the list that the base learned."""
 
     base: str
     tuned: str
@@ -60,12 +60,12 @@ class Compared:
 
 @dataclass(frozen=True)
 class Measured:
-    """How far the tuned model has moved, by samples at temperature 1.
+    """How far the tuned model has moved, measured on samples at temperature 1.
 
-    kl: KL(tuned ‖ base) in nats per document, kl_error its standard error. liked, disliked: as of
-    `rating.more likely`. reward: DPO's own, β·(log p − log p of the base), which is known but for a
-    constant: so the mean over samples of the tuned model, less that over samples of the base.
-    novelty, base_novelty: the share of samples that the list does not have. seconds: that the
+    kl: KL(tuned ‖ base) in nats per document, kl_error its standard error. liked, disliked: see
+    `rating.likelihood_gain`. reward: DPO's implicit reward, β·(log p − log p of the base), which is
+    known up to a constant: its mean over samples of the tuned model, minus that over samples of the
+    base. novelty, base_novelty: the share of samples that are not in the list. seconds: that the
     alignment took.
     """
 
@@ -81,11 +81,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rated:
-    """What a session has come to.
+    """The state of a session.
 
-    model: the id of the model, which is aligned with the first num_aligned answers; that of the
-    base, where there was nothing to align with. proposals: what is not rated yet, and all to come
-    until the next alignment; none where the model has nothing else to say.
+    model: the id of the model that is aligned with the first num_aligned answers; of the base, if
+    it was not aligned yet. proposals: what to rate until the next alignment; empty if the model has
+    no new texts.
     """
 
     id: str
@@ -103,9 +103,15 @@ class Rated:
 
 @dataclass
 class RatedSession:
-    """base: with an engine of its own. samples: of the base, to compare with, once they are made.
+    """A session.
 
-    turn: how often other proposals were asked for. used: when it was last, of a counter.
+    Attributes:
+        base: with an engine of its own.
+        rated: the present state.
+        used: the time of the last use, by a counter.
+        entry: the tuned model in the registry.
+        samples: of the base, to compare with; empty until the first alignment.
+        turn: how often other proposals were requested.
     """
 
     base: rating.Base
@@ -119,11 +125,10 @@ class RatedSession:
 
 
 class Ratings:
-    """The sessions. If there are too many, the one that was not used for longest is ended; `gone`
-    remembers its id."""
+    """All sessions. If there are too many, the least recently used one ends; `gone` has its id."""
 
-    def __init__(self, shelf: ModelRegistry, limits: Limits) -> None:
-        self.shelf = shelf
+    def __init__(self, registry: ModelRegistry, limits: Limits) -> None:
+        self.registry = registry
         self.limits = limits
         self.sessions: dict[str, RatedSession] = {}
         self.gone: deque[str] = deque(maxlen=GONE_KEPT)
@@ -131,8 +136,9 @@ class Ratings:
         self.clock = count()
 
     def start(self, model: str, *, pairs: bool, every: int, seed: int | None, stop: Stop) -> Rated:
-        """Of a model that was rated before, with its answers. ConfigError for a model of text."""
-        base = open_base(self.shelf.get(model))
+        """Start a session; with the answers of before, if the model was rated. ConfigError for a
+        model of text."""
+        base = open_base(self.registry.get(model))
         stop.check()
         seed = base.model.config.seed if seed is None else seed
         rated = Rated(
@@ -141,62 +147,61 @@ class Ratings:
         )
         session = RatedSession(base, rated, next(self.clock))
         with session.lock:
-            self._go_on(session, base.answers, stop, now=True)
+            self._update(session, base.answers, stop, now=True)
         self._make_room()
         with self.lock:
             self.sessions[rated.id] = session
         return session.rated
 
     def _make_room(self) -> None:
-        """End what was not used for longest, but no session that computes: nobody waits for it."""
+        """End the least recently used session that does not compute at the moment."""
         with self.lock:
-            idle = sorted(self.sessions.values(), key=lambda each: each.used)
-        for each in idle:
+            oldest_first = sorted(self.sessions.values(), key=lambda session: session.used)
+        for session in oldest_first:
             if len(self.sessions) < self.limits.sessions:
                 return
-            if each.lock.acquire(blocking=False):
-                each.lock.release()
-                self.gone.append(each.rated.id)
-                self._end(each)
+            if session.lock.acquire(blocking=False):
+                session.lock.release()
+                self.gone.append(session.rated.id)
+                self._end(session)
 
     def get(self, id: str) -> Rated:
-        """WebError 404 for an id that nothing has, 410 for a session that made room for others."""
+        """The state of a session. WebError 404 for an unknown id, 410 for an ended session."""
         return self.session(id).rated
 
     def answer(self, id: str, answers: Sequence[Feedback], stop: Stop) -> Rated:
-        """More answers; the model is aligned again where `every` have come since, or nothing is
-        left to propose. No answers ask for both at once.
+        """Add answers. After every `every` answers, or when no proposals are left, the model is
+        aligned and makes new ones. An empty list does both at once.
 
-        Of two verdicts about one text the later one counts; pairs count each, also those that
+        Of two ratings of the same text the later one counts. Pairs all count, even if they
         contradict each other. TokenizerError for a character that the model does not know.
         """
         session = self.session(id)
         check(session.base.model, answers)
         with using(session):
-            both = [*session.rated.answers, *answers]
-            if len(both) > self.limits.answers:
+            all_answers = [*session.rated.answers, *answers]
+            if len(all_answers) > self.limits.answers:
                 raise WebError(
                     409,
                     f"a session takes {self.limits.answers:,} answers at most: save the model, and "
                     "go on with that",
                 )
             session.turn += not answers
-            self._go_on(session, both, stop, now=not answers)
+            self._update(session, all_answers, stop, now=not answers)
             return session.rated
 
     def undo(self, id: str, stop: Stop) -> Rated:
-        """Take the last answer back; it leaves no trace in the model. What it was about is proposed
-        again, first."""
+        """Undo the last answer, also in the model. Its text is the next proposal again."""
         session = self.session(id)
         with using(session):
             if not session.rated.answers:
                 raise WebError(409, "there is no answer to take back")
             *answers, last = session.rated.answers
-            self._go_on(session, answers, stop, again=last)
+            self._update(session, answers, stop, again=last)
             return session.rated
 
     def save(self, id: str, name: str, stop: Stop) -> None:
-        """Write the base, aligned with all answers, under a name: `kamon rate` goes on with it."""
+        """Save the base, aligned with all answers, under a name. `kamon rate` can resume it."""
         session = self.session(id)
         with using(session):
             answers, base = session.rated.answers, session.base
@@ -208,10 +213,10 @@ class Ratings:
             def write(path: Path) -> None:
                 rating.align(base, answers, output=path, should_stop=stop.check)
 
-            self.shelf.write(name, "tuned", write)
+            self.registry.write(name, "tuned", write)
 
     def forget(self, id: str) -> None:
-        """A session and its model; what was saved stays."""
+        """End a session and forget its model. Saved models stay."""
         self._end(self.session(id))
 
     def _end(self, session: RatedSession) -> None:
@@ -219,10 +224,10 @@ class Ratings:
             self.sessions.pop(session.rated.id, None)
         with session.lock:
             session.ended = True
-            self._take_down(session)
+            self._unregister(session)
 
     def session(self, id: str) -> RatedSession:
-        """Return the session with this id, and count it as used. Errors as of `get`."""
+        """Return the session with this id, and mark it as used. Errors as for `get`."""
         with self.lock:
             session = self.sessions.get(id)
             if session is None and id in self.gone:
@@ -236,7 +241,7 @@ class Ratings:
             session.used = next(self.clock)
             return session
 
-    def _go_on(
+    def _update(
         self,
         session: RatedSession,
         answers: list[Feedback],
@@ -245,14 +250,17 @@ class Ratings:
         now: bool = False,
         again: Feedback | None = None,
     ) -> None:
-        """To these answers, by who holds the session. now: whether to align and propose again at
-        once; again: what is proposed first, if it still may be."""
+        """Replace the state by one with these answers. The caller holds the session.
+
+        now: whether to align and to make new proposals at once. again: an answer whose text is the
+        first proposal, unless another answer is about it.
+        """
         before, base = session.rated, session.base
-        known = texts_of(answers)
-        left = [each for each in before.proposals if known.isdisjoint(texts(each))]
+        rated = texts_of(answers)
+        proposals = [shown for shown in before.proposals if rated.isdisjoint(texts(shown))]
         undone = len(answers) < before.num_aligned
-        empty = now or not left
-        every = 1 if undone or empty else before.every
+        now = now or not proposals
+        every = 1 if undone or now else before.every
         aligned = 0 if undone else before.num_aligned
         model, measured, compared = before.model, before.measured, before.compared
         tuned = None
@@ -264,42 +272,50 @@ class Ratings:
             aligned = len(answers)
             measured, compared = self._measured(session, tuned, answers, seconds)
         stop.check()
-        if tuned or undone or empty:
-            left = self._proposals(session, tuned, answers, back=undone and not tuned)
+        if tuned or undone or now:
+            proposals = self._proposals(session, tuned, answers, by_base=undone and not tuned)
             stop.check()
-        if again is not None and (shown := shown_again(again, before.pairs)):
-            here = {*texts(shown)}
-            if known.isdisjoint(here):
-                left = [shown, *(each for each in left if here.isdisjoint(texts(each)))]
+        if again is not None and (first := shown_again(again, before.pairs)):
+            its_texts = {*texts(first)}
+            if rated.isdisjoint(its_texts):
+                others = [shown for shown in proposals if its_texts.isdisjoint(texts(shown))]
+                proposals = [first, *others]
         if tuned:
-            model = self._put_up(session, tuned)
+            model = self._register(session, tuned)
         elif undone:
-            self._take_down(session)
+            self._unregister(session)
             aligned, model, measured, compared = 0, before.base, None, []
         session.rated = replace(
             before,
             model=model,
             answers=answers,
             num_aligned=aligned,
-            proposals=left,
+            proposals=proposals,
             compared=compared,
             measured=measured,
         )
 
     def _proposals(
-        self, session: RatedSession, tuned: Model | None, answers: Sequence[Feedback], *, back: bool
+        self,
+        session: RatedSession,
+        tuned: Model | None,
+        answers: Sequence[Feedback],
+        *,
+        by_base: bool,
     ) -> list[Shown]:
-        """By the model that was just tuned, or else by the session's; back: by the base."""
+        """New proposals: by `tuned`, else the session's model or, with by_base, the base."""
         rated = session.rated
         n = rated.every + NUM_PROPOSED
         seed = (rated.seed + len(answers) + session.turn) % SEEDS
         size = 2 * n if rated.pairs else n
-        if tuned is None and session.entry and not back:
+        if tuned is None and session.entry and not by_base:
             with session.entry.use() as model:
-                found = rating.proposals(model, size, seed, answers)
+                proposed = rating.proposals(model, size, seed, answers)
         else:
-            found = rating.proposals(tuned or session.base.model, size, seed, answers)
-        return list(zip(found[::2], found[1::2], strict=False)) if rated.pairs else [*found]
+            proposed = rating.proposals(tuned or session.base.model, size, seed, answers)
+        if rated.pairs:
+            return list(zip(proposed[::2], proposed[1::2], strict=False))
+        return [*proposed]
 
     def _measured(
         self, session: RatedSession, tuned: Model, answers: Sequence[Feedback], seconds: float
@@ -307,48 +323,54 @@ class Ratings:
         base, seed = session.base.model, session.rated.seed
         n = NUM_MEASURED if has_fused_ops(base.engine) else NUM_MEASURED_SLOW
         session.samples = session.samples or base.sample(n, temperature=1.0, seed=seed)
-        own, other = tuned.sample(n, temperature=1.0, seed=seed), session.samples
+        tuned_samples = tuned.sample(n, temperature=1.0, seed=seed)
         kl, error = sampled_kl(tuned, base, n, seed)
         liked, disliked = rating.likelihood_gain(tuned, base, answers)
         rewards = []
-        for some in (own, other):
-            scores = [logprobs(model.engine, model.tokenizer, some) for model in (tuned, base)]
+        for samples in (tuned_samples, session.samples):
+            scores = [logprobs(model.engine, model.tokenizer, samples) for model in (tuned, base)]
             rewards.append(BETA * mean([p - q for p, q in zip(*scores, strict=True)]))
-        copies = base.docs.intersection([*own, *other])
+        copies = base.docs.intersection([*tuned_samples, *session.samples])
         compared = [
-            Compared(left, right, left in copies, right in copies)
-            for left, right in zip(other, own, strict=True)
+            Compared(before, after, before in copies, after in copies)
+            for before, after in zip(session.samples, tuned_samples, strict=True)
         ]
         measured = Measured(
-            *(kl, error, liked, disliked, rewards[0] - rewards[1]),
-            *(novelty(own, copies), novelty(other, copies), seconds),
+            kl=kl,
+            kl_error=error,
+            liked=liked,
+            disliked=disliked,
+            reward=rewards[0] - rewards[1],
+            novelty=novelty(tuned_samples, copies),
+            base_novelty=novelty(session.samples, copies),
+            seconds=seconds,
         )
         return measured, compared[:NUM_COMPARED]
 
-    def _put_up(self, session: RatedSession, tuned: Model) -> str:
-        """On the shelf, in the place of the session's model before, if that is still there."""
+    def _register(self, session: RatedSession, tuned: Model) -> str:
+        """Add the tuned model to the registry, or replace the session's earlier model there."""
         with self.lock:
             before = session.entry
-            if before is None or self.shelf.entries.get(before.id) is not before:
-                id = next(id for n in count(1) if (id := f"rated-{n}") not in self.shelf.entries)
+            if before is None or self.registry.entries.get(before.id) is not before:
+                id = next(id for n in count(1) if (id := f"rated-{n}") not in self.registry.entries)
             else:
                 id = before.id
             entry = Entry(id, "tuned", lambda: tuned, opened=tuned)
-            self.shelf.add(entry)
+            self.registry.add(entry)
         session.entry = entry
         return id
 
-    def _take_down(self, session: RatedSession) -> None:
+    def _unregister(self, session: RatedSession) -> None:
         entry, session.entry = session.entry, None
-        if entry and self.shelf.entries.get(entry.id) is entry:
-            self.shelf.forget(entry.id)
+        if entry and self.registry.entries.get(entry.id) is entry:
+            self.registry.forget(entry.id)
 
 
 @contextmanager
 def using(session: RatedSession) -> Iterator[None]:
-    """Hold a session. WebError 404 where it was forgotten meanwhile.
+    """Hold a session, also while others have their turn. WebError 404 if it was forgotten.
 
-    It stays held while others have their turn: what needs it has the session as its key.
+    Work that needs the session has it as its key, so that nothing else waits for it.
     """
     with session.lock:
         if session.ended:
@@ -357,7 +379,7 @@ def using(session: RatedSession) -> Iterator[None]:
 
 
 def open_base(entry: Entry) -> rating.Base:
-    """The base of a session, with an engine of its own: nobody else uses it."""
+    """The base of a session, with an engine that nothing else uses."""
     with entry.use() as model:
         model.check_documents("ratings are of documents")
         if entry.path and model.training.get("tuning", {}).get("kind") == rating.KIND:
@@ -368,19 +390,19 @@ def open_base(entry: Entry) -> rating.Base:
 
 
 def check(model: Model, answers: Sequence[Feedback]) -> None:
-    """Refuse what the model cannot read whole."""
-    most = model.config.block_size
+    """Refuse answers about texts that the model cannot read completely."""
+    max_tokens = model.config.block_size
     for number, answer in enumerate(answers, 1):
         for text in sorted(texts_of([answer])):
             checked_text("the answers", f"number {number}", text)
             if not text:
                 raise ConfigError(f"answer {number} is about an empty text")
             size = len(model.tokenizer.encode(text))
-            if size > most:
+            if size > max_tokens:
                 unit = model.tokenizer.unit
                 raise ConfigError(
-                    f"answer {number} is about a text of {size:,} {unit}s: block_size {most} is "
-                    "all that the model reads"
+                    f"answer {number} is about a text of {size:,} {unit}s: block_size "
+                    f"{max_tokens} is all that the model reads"
                 )
         if isinstance(answer, Preference) and nfc(answer.chosen) == nfc(answer.rejected):
             raise ConfigError(f"answer {number} prefers a text to itself")
@@ -391,7 +413,8 @@ def texts(shown: Shown) -> Sequence[str]:
 
 
 def shown_again(answer: Feedback, pairs: bool) -> Shown | None:
-    """What an answer was about, in an order that does not tell it; None where that is not shown."""
+    """What an answer was about, in an order that does not reveal it; None if the session does not
+    show texts of that kind."""
     if isinstance(answer, Rating):
         return None if pairs else answer.text
     first, second = sorted((answer.chosen, answer.rejected))

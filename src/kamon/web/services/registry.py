@@ -1,4 +1,4 @@
-"""The models that a page can use, by ids: nobody names a path to the server."""
+"""The models that requests can name, by ids. No request contains a path."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Kind = Literal["opened", "trained", "tuned"]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-MAX_PRODUCTS = 5_000_000_000  # for one entry, which nothing interrupts
+MAX_PRODUCTS = 5_000_000_000  # for one entry, the smallest piece of work that can be stopped
 MAX_NAME = 200  # characters of a source
-RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # no file of Windows may be called so
+RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # file names that Windows forbids
 
 
 @dataclass
 class Entry:
-    """A model, and what is known of it. One thread at a time uses it: engines own their buffers.
+    """A model that one thread at a time uses.
 
-    kind: "opened" from a directory, "trained" or "tuned" here. parent: the id of the training that
-    this is a moment of, at `step`. path: where it is saved. facts: known since it was opened.
+    Attributes:
+        kind: "opened" from a directory, or "trained" or "tuned" here.
+        path: its directory, if it is saved.
+        parent: the id of the training that had this model after `step`.
+        opened: the model while it is in memory.
+        computed: results that `remember` keeps.
+        facts: `facts_of` the model, once they are known.
     """
 
     id: str
@@ -47,12 +52,12 @@ class Entry:
     step: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     opened: Model | None = None
-    found: dict[str, Any] = field(default_factory=dict)
+    computed: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] | None = None
 
     @contextmanager
     def use(self, stop: Stop | None = None) -> Iterator[Model]:
-        """stop: of work that gives way to others between two pieces."""
+        """Lock the model. stop: of work that lets other requests have their turn meanwhile."""
         with stop.holding(self.lock) if stop else self.lock:
             if self.opened is None:
                 self.opened = self.open()
@@ -61,7 +66,7 @@ class Entry:
             yield self.opened
 
     def about(self) -> dict[str, Any]:
-        """Return `facts_of` the model. Once they are known, nobody waits for who uses it."""
+        """Return `facts_of` the model. If they are known, this does not wait for the lock."""
         if self.facts is None:
             with self.use():
                 pass
@@ -69,15 +74,15 @@ class Entry:
         return self.facts
 
     def remember(self, name: str, find: Callable[[], T]) -> T:
-        """What takes a while to find, found once; by who uses the model."""
-        if name not in self.found:
-            self.found[name] = find()
-        known: T = self.found[name]
-        return known
+        """Return what `find` returned the first time. The caller holds the model."""
+        if name not in self.computed:
+            self.computed[name] = find()
+        result: T = self.computed[name]
+        return result
 
 
 class ModelRegistry:
-    """folder: where models are saved, each under its id; what is there already is opened."""
+    """All models. folder: where they are saved, each under its id."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder = folder
@@ -86,36 +91,40 @@ class ModelRegistry:
         self.lock = threading.Lock()
 
     def get(self, id: str) -> Entry:
-        """WebError 404 for an id that nothing has."""
+        """The entry with this id, else WebError 404."""
         entry = self.entries.get(id)
         if entry is None:
             raise not_found(f"model {id!r}")
         return entry
 
     def steps(self, id: str) -> list[int]:
-        """To which one can go back in a training."""
-        return sorted(each.step or 0 for each in list(self.entries.values()) if each.parent == id)
+        """The steps of a training whose models are here."""
+        return sorted(
+            entry.step or 0 for entry in list(self.entries.values()) if entry.parent == id
+        )
 
     def add(self, entry: Entry) -> None:
-        """Also in the place of one with its id."""
+        """Add an entry, or replace the one with its id."""
         with self.lock:
             self.entries[entry.id] = entry
 
     def check_room(self, path: Path) -> None:
-        """StoreError where there are too many models that have a directory. The others have ends of
-        their own, so that no training or session fails at its end for want of room."""
+        """StoreError if too many models are saved. Other models do not count, so that no
+        training or session fails at its end for lack of room."""
         with self.lock:
-            size = sum(each.path is not None for each in self.entries.values())
+            size = sum(entry.path is not None for entry in self.entries.values())
         if size >= self.limits.models:
             raise StoreError(f"there is no room for {path}: {size} saved models are the most")
 
     def add_directory(self, path: Path, id: str | None = None) -> str:
-        """Open a model directory, under its name or one like it: the last of all, also where it was
-        open already. StoreError if there is none."""
-        for each in self.entries.values():
-            if each.path and each.path.resolve() == path.resolve():
-                self.add(self.entries.pop(each.id))
-                return each.id
+        """Open a model directory as the last entry, under its name or a similar id.
+
+        Returns the id. StoreError if there is no model.
+        """
+        for entry in self.entries.values():
+            if entry.path and entry.path.resolve() == path.resolve():
+                self.add(self.entries.pop(entry.id))
+                return entry.id
         model = load(path)
         facts = facts_of(model)
         id = id or self.free_id(re.sub(r"[^a-z0-9_-]+", "-", path.name.lower()).strip("-_")[:40])
@@ -123,7 +132,7 @@ class ModelRegistry:
         return id
 
     def add_saved(self) -> list[str]:
-        """Open what was saved before. What is wrong with those that cannot be opened."""
+        """Open all models of the folder. Returns the errors of those that cannot be opened."""
         problems = []
         if self.folder.is_dir():
             for path in sorted(self.folder.iterdir()):
@@ -137,21 +146,21 @@ class ModelRegistry:
 
     def free_id(self, wanted: str) -> str:
         wanted, number = wanted or "model", 1
-        found = wanted
-        while found in self.entries:
+        id = wanted
+        while id in self.entries:
             number += 1
-            found = f"{wanted[:36]}-{number}"
-        return found
+            id = f"{wanted[:36]}-{number}"
+        return id
 
     def forget(self, id: str) -> None:
-        """Take a model off the shelf, with its moments; its directory stays."""
+        """Forget a model, and those of its steps. Its directory stays."""
         with self.lock:
             self.get(id)
-            for each in [e for e in self.entries.values() if id in (e.id, e.parent)]:
-                del self.entries[each.id]
+            for entry in [e for e in self.entries.values() if id in (e.id, e.parent)]:
+                del self.entries[entry.id]
 
     def save(self, id: str, name: str, stop: Stop | None = None) -> Path:
-        """Write a model to the folder, as its own entry `name`. WebError 409 where there is one."""
+        """Save a model in the folder, as a new entry. WebError 409 if the name is taken."""
         entry = self.get(id)
         with entry.use(stop) as model:
             if not model.metrics:
@@ -159,7 +168,7 @@ class ModelRegistry:
             return self.write(name, entry.kind, model.save)
 
     def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Path:
-        """`save` of what is written by `write`, given a path."""
+        """Add the model that `write` writes to a path in the folder. Errors as for `save`."""
         if not NAME.fullmatch(name):
             raise WebError(
                 422, "a name is of a to z, 0 to 9, - and _, 40 at most, a letter or digit first"
@@ -176,11 +185,11 @@ class ModelRegistry:
 
 
 def facts_of(model: Model) -> dict[str, Any]:
-    """Return what a page shows of a model. ConfigError if nobody could wait for it."""
+    """Return what the page shows of a model. ConfigError if the model is too large to sample."""
     config = model.config
     size = config.block_size
     products = size * (model.num_params + config.n_layer * config.n_embd * size)
-    if products > MAX_PRODUCTS and not model.writes_text:  # nobody samples a text here
+    if products > MAX_PRODUCTS and not model.writes_text:  # texts are not sampled here
         raise ConfigError(
             f"the model is too large for the playground: an entry of block_size {size:,} takes "
             f"{products:,} products, and {MAX_PRODUCTS:,} are the most: use `kamon sample`"
@@ -206,8 +215,8 @@ def facts_of(model: Model) -> dict[str, Any]:
 
 
 def file_name(source: str) -> str:
-    """Return the source of a list without the folders of whoever trained on it, and without
-    characters that turn the text beside it around.
+    """Return the file name of a list's source. Folders of other people stay private, and control
+    characters, which could reverse the text next to it, are left out.
 
     >>> file_name("/home/me/private/brands.txt"), file_name("names")
     ('brands.txt', 'names')

@@ -1,17 +1,17 @@
 """A training in a process of its own: `python -m kamon.web.services.worker`.
 
-Standard input has one JSON object in its first line, the fields of `Request`, and then words, one a
-line: pause, resume, stop. Where it ends, this process ends at once: nobody is left to train for.
-Standard output has a JSON object a line, "type" among its fields:
+The first line of standard input is a JSON object with the fields of `Request`. Each line after it
+is a command: pause, resume or stop. When standard input ends, this process ends at once.
+Each line of standard output is a JSON object with a "type":
 
     start     what is known before the first step: config, tokenizer, training, documents, …
-    progress  step, seconds, losses of the steps since the last one, held_out ([step, loss]) too
+    progress  step, seconds; losses and held_out ([step, loss]) since the last one
     moment    step, params, samples: the model of that step
-    ngram     loss, order: the best n-gram on the documents held out
-    end       finished, params (null where no step was made), training, samples of that model
+    ngram     loss, order: of the best n-gram on the validation set
+    end       finished, too_long, params (null if no step was made), training, samples
     failed    error: one sentence
 
-Documents are those of `pack_documents`, params of the engine's dtype; both are base64.
+Documents are packed by `pack_documents`, params have the engine's dtype; both are in base64.
 """
 
 from __future__ import annotations
@@ -44,28 +44,36 @@ if TYPE_CHECKING:
     from kamon.training.loop import Progress
     from kamon.training.setup import TrainingSetup
 
-MAX_REQUEST_BYTES = 8 << 20  # bytes
+MAX_REQUEST_BYTES = 8 << 20
 MAX_COMMAND_BYTES = 100
-REPORT_SECONDS = 0.1  # between two reports
+REPORT_SECONDS = 0.1  # between two progress messages
 NUM_SAMPLES = 5
-KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training, that may go into moments
-PARAM_BYTES = {"float32": 4}  # of one parameter; of other dtypes 8
-NICE = 5  # the page comes first
+KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training's time, for snapshots
+PARAM_BYTES = {"float32": 4}  # per parameter; 8 in other dtypes
+NICE = 5  # the server has priority
 
 
 @dataclass(frozen=True)
 class Request:
-    """text: the list, or None for the built-in one called `source`; format, column: as of
-    `corpus.from_text`. budget: seconds, or None where `settings` have num_steps. The others are
-    ends: most_seconds of the training, whatever its budget."""
+    """A training.
+
+    Attributes:
+        text: the list; None for the list of the package with the name `source`.
+        budget: seconds; None if the settings have num_steps.
+        settings: of a `Config`.
+        max_seconds: of the training, whatever its budget.
+        moments: the maximum number of snapshots.
+        moment_bytes: the maximum size of all snapshots.
+        format, column, header: see `corpus.from_text`.
+    """
 
     text: str | None
     source: str
     budget: float | None
     settings: dict[str, Any]
-    most_steps: int
-    most_params: int
-    most_seconds: float
+    max_steps: int
+    max_params: int
+    max_seconds: float
     moments: int
     moment_bytes: int
     format: str = "text"
@@ -74,7 +82,7 @@ class Request:
 
 
 class Control:
-    """What those who started the training want of it."""
+    """The state that commands set."""
 
     def __init__(self) -> None:
         self.going = threading.Event()
@@ -83,7 +91,7 @@ class Control:
         self.paused_seconds = 0.0
 
     def listen(self, commands: BinaryIO) -> None:
-        """Until the end of this process, which it makes."""
+        """Obey commands until there are no more, then end this process."""
         while command := commands.readline(MAX_COMMAND_BYTES):
             word = command.strip()
             if word == b"pause" and not self.stopped:
@@ -96,7 +104,7 @@ class Control:
         os._exit(0)
 
     def wait(self) -> None:
-        """As long as there is a pause."""
+        """Wait as long as the training is paused."""
         start = time.perf_counter()
         if not self.going.is_set():
             self.going.wait()
@@ -105,7 +113,7 @@ class Control:
 
 @dataclass
 class Report:
-    """Where messages go, from any thread."""
+    """Writes messages, from any thread."""
 
     out: BinaryIO
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -116,13 +124,12 @@ class Report:
             try:
                 self.out.write(line)
                 self.out.flush()
-            except OSError:  # nobody reads any more
+            except OSError:  # the server is gone
                 os._exit(0)
 
 
 def wanted_steps(num_steps: int, moments: int) -> Iterator[int]:
-    """Steps to keep the model of: the first and the last, and the denser the earlier, as a model
-    changes most at first.
+    """The steps after which to keep the model: denser at the beginning, when it changes most.
 
     >>> list(wanted_steps(1000, 8))
     [0, 3, 23, 79, 187, 364, 630, 1000]
@@ -136,7 +143,7 @@ def wanted_steps(num_steps: int, moments: int) -> Iterator[int]:
 
 
 class Training:
-    """One training, told about as it goes."""
+    """A training that reports its progress."""
 
     def __init__(self, request: Request, source: Corpus, control: Control, report: Report) -> None:
         self.request = request
@@ -144,11 +151,11 @@ class Training:
         self.control = control
         self.report = report
         self.start = self.last_report = time.perf_counter()
-        self.num_losses = self.num_held_out = 0  # told already
+        self.num_losses = self.num_held_out = 0  # that are reported
         self.wanted: list[int] = []
-        self.keeping = 0.0  # seconds that went into moments
+        self.keeping = 0.0  # seconds that snapshots took
         self.too_long = False
-        self.model: model.Model | None = None  # as it stands; its engine is the one that learns
+        self.model: model.Model | None = None  # with the engine that learns
         self.counting: threading.Thread | None = None
 
     def run(self) -> None:
@@ -179,20 +186,20 @@ class Training:
         return time.perf_counter() - self.start - self.control.paused_seconds
 
     def should_stop(self) -> bool:
-        self.too_long = self.too_long or self.seconds() > self.request.most_seconds
+        self.too_long = self.too_long or self.seconds() > self.request.max_seconds
         return self.control.stopped or self.too_long
 
     def on_start(self, run: TrainingSetup) -> None:
         request, config = self.request, run.config
-        if config.num_steps > request.most_steps:
+        if config.num_steps > request.max_steps:
             raise ConfigError(
                 f"so small a model makes {config.num_steps:,} steps in that time, and "
-                f"{request.most_steps:,} are the most: choose a smaller budget"
+                f"{request.max_steps:,} are the most: choose a smaller budget"
             )
         size = num_params(config)
-        if size > request.most_params:
+        if size > request.max_params:
             raise ConfigError(
-                f"the model would have {size:,} parameters, and {request.most_params:,} are the "
+                f"the model would have {size:,} parameters, and {request.max_params:,} are the "
                 "most: choose a smaller n_embd, n_layer or block_size, or a list of fewer "
                 "different characters"
             )
@@ -233,7 +240,7 @@ class Training:
     def on_progress(self, progress: Progress) -> None:
         step = len(progress.losses)
         due = bool(self.wanted) and step >= self.wanted[0]
-        if step < progress.num_steps:  # else later, so that a large model keeps to its budget
+        if step < progress.num_steps:  # a large model must keep to its budget
             due = due and self.keeping <= KEEPING_SECONDS + KEEPING_SHARE * self.seconds()
         paused = not self.control.going.is_set()
         if due or paused or time.perf_counter() - self.last_report >= REPORT_SECONDS:
@@ -243,7 +250,7 @@ class Training:
         self.control.wait()
 
     def send_progress(self, losses: array[float], held_out: Iterable[tuple[int, float]]) -> None:
-        """What is new."""
+        """Report what has not been reported."""
         records = [pair for pair in held_out if math.isfinite(pair[1])]
         self.report(
             "progress",
@@ -256,10 +263,10 @@ class Training:
         self.last_report = time.perf_counter()
 
     def send_snapshot(self, step: int) -> None:
-        """The model of this step."""
+        """Report the model of this step."""
         assert self.model
         start = time.thread_time()
-        self.wanted = [each for each in self.wanted if each > step]
+        self.wanted = [later for later in self.wanted if later > step]
         params = self.model.engine.state()["params"]
         if math.isfinite(sum(params)):
             samples = self.model.sample(NUM_SAMPLES)
@@ -278,9 +285,9 @@ def text_of(content: bytes) -> str:
 
 def main() -> int:
     report = Report(os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)  # whatever else is printed is no message
+    os.dup2(2, 1)  # anything else that is printed goes to standard error
     commands = sys.stdin.buffer
-    with suppress(AttributeError, OSError):  # where there is no such thing
+    with suppress(AttributeError, OSError):  # Windows has no priorities of this kind
         os.nice(NICE)
     try:
         request = Request(**json.loads(commands.readline(MAX_REQUEST_BYTES)))
@@ -310,7 +317,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Not by way of the interpreter's end, which waits for a thread that waits for input.
+    # A normal exit would wait for the thread that waits for input.
     try:
         code = main()
     except BaseException:

@@ -1,4 +1,4 @@
-"""Work that computes: fair turns, short ones while others wait, and nothing for those who left."""
+"""Threads that compute for requests: in fair turns, and only while the client is there."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 
 T = TypeVar("T")
-LOOK_SECONDS = 0.05  # between two looks whether the client is still there
+LOOK_SECONDS = 0.05  # between two checks whether the client is still there
 
 
 class Stopped(Exception):  # noqa: N818
-    """Raised by work that finds its Stop set."""
+    """The client has gone away, or the server ends."""
 
 
 class Turn:
-    """A place in the queue. key: two turns with the same one are never taken at once."""
+    """A place in the queue. Turns with the same key never run at the same time."""
 
     def __init__(self, key: object, go: Callable[[], object]) -> None:
         self.key = key
@@ -30,14 +30,14 @@ class Turn:
 
 
 class FairTurns:
-    """At most `most` turns are taken at a time, the one that was asked for first before others."""
+    """A queue of which at most `max_running` turns run at the same time, the oldest first."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, max_running: int) -> None:
+        self.max_running = max_running
         self.lock = threading.Lock()
         self.waiting: list[Turn] = []
-        self.taken: list[Turn] = []
-        self.keeping: list[Turn] = []  # turns that wait for their next part, and keep their key
+        self.running: list[Turn] = []
+        self.keeping: list[Turn] = []  # turns that wait to continue, and keep their key
 
     def ask(self, turn: Turn) -> None:
         with self.lock:
@@ -46,18 +46,17 @@ class FairTurns:
 
     def end(self, turn: Turn) -> None:
         with self.lock:
-            self.taken.remove(turn)
+            self.running.remove(turn)
             self._go()
 
     def rest(self, turn: Turn, *, keep: bool) -> None:
-        """Let those who wait have their turn before the rest of this one. keep: no others with its
-        key."""
+        """Let waiting turns run before the rest of this one. keep: none with the same key."""
         with self.lock:
             if not self.waiting:
                 return
             again = threading.Event()
             turn.go = again.set
-            self.taken.remove(turn)
+            self.running.remove(turn)
             self.waiting.append(turn)
             if keep:
                 self.keeping.append(turn)
@@ -65,7 +64,7 @@ class FairTurns:
         again.wait()
 
     def leave(self, turn: Turn) -> bool:
-        """Whether the turn still waited, and now does not."""
+        """Take a turn out of the queue. Returns whether it was there."""
         with self.lock:
             waits = turn in self.waiting
             if waits:
@@ -74,29 +73,31 @@ class FairTurns:
 
     def _go(self) -> None:
         for turn in list(self.waiting):
-            if len(self.taken) == self.most:
+            if len(self.running) == self.max_running:
                 break
-            others = [each.key for each in (*self.taken, *self.keeping) if each is not turn]
-            if turn.key is None or all(turn.key is not each for each in others):
+            others = [other.key for other in (*self.running, *self.keeping) if other is not turn]
+            if turn.key is None or all(turn.key is not key for key in others):
                 self.waiting.remove(turn)
-                self.taken.append(turn)
+                self.running.append(turn)
                 if turn in self.keeping:
                     self.keeping.remove(turn)
                 turn.go()
 
 
 class Stop:
-    """Asked by work that takes long, between two pieces of it.
+    """Whether work has to stop; long work checks this often.
 
-    seconds: how long the work may compute; its time while others have their turn is not counted.
-    rest: gives up the turn and gets another one; keep=True: others with its key wait meanwhile.
+    Attributes:
+        seconds: how long the work may compute, without the turns of others.
+        rest: lets others have their turn (see `FairTurns.rest`).
+        held: a lock to release meanwhile.
     """
 
     def __init__(self, seconds: float = float("inf"), slice_seconds: float = float("inf")) -> None:
         self.event = threading.Event()
         self.seconds = seconds
         self.slice_seconds = slice_seconds
-        self.used = 0.0  # in the turns before this one
+        self.used = 0.0  # seconds in earlier turns
         self.begun = time.monotonic()
         self.rest: Callable[[bool], None] = lambda keep: None  # noqa: ARG005
         self.held: threading.Lock | None = None
@@ -105,7 +106,7 @@ class Stop:
         return self.event.is_set()
 
     def late(self) -> bool:
-        """Whether the time is over; others have their turn first if they wait for one."""
+        """Whether the time is over. Others who wait may have their turn first."""
         now = time.monotonic()
         if now - self.begun >= self.slice_seconds:
             self.used += now - self.begun
@@ -118,7 +119,7 @@ class Stop:
         return self.used + now - self.begun > self.seconds
 
     def check(self) -> bool:
-        """False; raises Stopped if the client is gone, and WebError 422 if the time is over."""
+        """Return False, or raise Stopped if the client is gone, WebError 422 if it is too late."""
         if self():
             raise Stopped
         if self.late():
@@ -131,7 +132,7 @@ class Stop:
 
     @contextmanager
     def holding(self, lock: threading.Lock) -> Iterator[None]:
-        """Hold a lock, but not while others have their turn."""
+        """Hold a lock, except while others have their turn."""
         with lock:
             self.held = lock
             try:
@@ -145,20 +146,20 @@ def busy() -> WebError:
 
 
 class WorkerPool:
-    """Runs functions in threads, at most `limits.threads` at a time, and one for each key.
+    """Runs functions in threads: at most limits.threads at the same time, and one per key.
 
-    `limits.waiting` more wait for their turn. More than that are told at once to come back (503),
-    and so is whoever waits longer than `limits.wait_seconds`. A client that goes away takes its
-    work out of the queue, or has its Stop set. ending: all work is to do so.
+    Up to limits.waiting more wait for their turn. Others get 503 at once, and so does one that
+    waits longer than limits.wait_seconds. If a client goes away, its work leaves the queue or
+    stops. If the server is `ending`, all work does.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.most = limits.threads + limits.waiting
+        self.max_pending = limits.threads + limits.waiting
         self.pending = 0
         self.ending = False
         self.turns = FairTurns(limits.threads)
-        self.pool = ThreadPoolExecutor(self.most, thread_name_prefix="kamon-work")
+        self.pool = ThreadPoolExecutor(self.max_pending, thread_name_prefix="kamon-work")
 
     async def run(
         self,
@@ -170,11 +171,17 @@ class WorkerPool:
     ) -> T:
         """Return what `function` returns.
 
-        gone: whether nobody waits for it any more. key: what it uses, such as a model: others with
-        the same key have their turns before or after it. seconds: the limit of its Stop
-        (limits.work_seconds).
+        Args:
+            function: computes, and checks its argument often.
+            gone: whether the client has gone away.
+            key: what it uses, such as a model. Only one function uses it at a time.
+            seconds: how long it may compute (by default limits.work_seconds).
+
+        Raises:
+            WebError: 503 if too many wait, or if it waited too long for its turn.
+            Stopped: the client has gone away, or the server ends.
         """
-        if self.pending >= self.most:
+        if self.pending >= self.max_pending:
             raise busy()
         limits = self.limits
         stop = Stop(limits.work_seconds if seconds is None else seconds, limits.slice_seconds)
@@ -219,7 +226,7 @@ class WorkerPool:
     def _done(self, waiting: asyncio.Future[T]) -> None:
         self.pending -= 1
         if not waiting.cancelled():
-            waiting.exception()  # asked for, so that nobody is told it was not
+            waiting.exception()  # else asyncio complains that it was never retrieved
 
     def end(self) -> None:
         self.ending = True

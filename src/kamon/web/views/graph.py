@@ -1,4 +1,4 @@
-"""Graphs of Values to look at: what each was computed from, and how the gradient flows back."""
+"""Graphs of Values, with the steps of `Value.backward`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from kamon.web.views.source_links import Source, sources_of
 if TYPE_CHECKING:
     from kamon.model import Model
 
-NUM_LIKELY = 4  # tokens of a loss that are drawn, beside the target
-MAX_TOKENS = 20_000  # of a vocabulary: four Values each
+NUM_LIKELY = 4  # most likely tokens that are drawn, besides the target
+MAX_TOKENS = 20_000  # of a vocabulary; each takes four Values
 MAX_INPUT = 1e6  # of an expression
-OF_ALL: dict[str, Callable[..., Any]] = {
+COMMON_SOURCES: dict[str, Callable[..., Any]] = {
     "value": Value.__init__,
     "order": topological_order,
     "backward": Value.backward,
@@ -28,8 +28,11 @@ OF_ALL: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Node:
-    """A Value: `inputs` are the ids of what it was computed from, local_grads its derivatives by
-    these. folded: how many terms of a sum are in this one node."""
+    """A Value.
+
+    inputs: the ids of the nodes from which it was computed. local_grads: its derivatives with
+    respect to these. folded: the number of terms, if the node is a sum of several.
+    """
 
     id: int
     label: str
@@ -43,8 +46,8 @@ class Node:
 
 @dataclass(frozen=True)
 class Added:
-    """What a node adds to the gradient of one of its inputs, local_grad · grad, and what that is
-    then."""
+    """The amount local_grad · grad that a node adds to the gradient of its input `to`, and that
+    gradient afterwards."""
 
     to: int
     amount: float
@@ -53,7 +56,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Step:
-    """The node `id` hands its gradient on."""
+    """The node `id` adds to the gradients of its inputs."""
 
     id: int
     added: list[Added]
@@ -61,10 +64,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes, each after its inputs, and `Value.backward` step by step.
+    """Nodes, each after its inputs, and the steps of `Value.backward`.
 
-    backward: ids in the order in which the nodes hand their gradients on. num_values: all Values of
-    the computation; where some are not drawn, `folded` is a sentence that says which.
+    backward: ids in the order of the steps. num_values: of the whole computation. folded: a
+    sentence about the Values that are not drawn, if there are some.
     """
 
     nodes: list[Node]
@@ -78,7 +81,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Drawn:
-    """How a Value is drawn. inputs: others than its own, each counted once in it."""
+    """How a Value is drawn. inputs: to draw instead of its own, each with derivative 1."""
 
     label: str
     op: str
@@ -105,16 +108,18 @@ def expression(a: float, b: float, c: float) -> Graph:
         root: Drawn("(relu(a·b + c) − 1)²", "²"),
     }
     root.backward()
-    return graph(root, drawn, sources_of(**OF_ALL, relu=Value.relu))
+    return graph(root, drawn, sources_of(**COMMON_SOURCES, relu=Value.relu))
 
 
 def loss(model: Model, text: str, position: int) -> Graph:
-    """−log p of token `position` of `text`, counted from 0, or of the end after its last one.
+    """−log p of the token at `position` of the text, from 0, or of the end after the last token.
 
-    From the model's own logits on, by the scalar engine's softmax and log. All of the sum is
-    computed; its terms of the most likely tokens and of the target are drawn. TokenizerError
-    for an unknown character; ConfigError for a position that is not there, or where the model's
-    block_size does not reach.
+    The graph begins at the model's logits and uses the scalar engine's softmax and log. It draws
+    only the most likely tokens and the target, but the sum is over all tokens.
+
+    Raises:
+        TokenizerError: the model does not know a character.
+        ConfigError: the position is outside the text or the model's block_size.
     """
     tokenizer, size = model.tokenizer, model.config.vocab_size
     tokens = tokenizer.encode(text)
@@ -196,7 +201,7 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
                 "node here, and "
             )
         folded += f"the {len(leaves) - 2:,} sums on the way to Σ exp, which adds one term at a time"
-    sources = sources_of(**OF_ALL, softmax=softmax, log=Value.log)
+    sources = sources_of(**COMMON_SOURCES, softmax=softmax, log=Value.log)
     return graph(root, drawn, sources, folded)
 
 

@@ -1,5 +1,5 @@
-"""What a model looks like from inside, for the page: each panel by the function that a program
-would call, within what a server can bear."""
+"""The panels of the page's "Look inside": the results of `kamon.evaluation.introspection`, for
+models and texts that are small enough for a server."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from kamon.model import Model
     from kamon.ngrams.native import NativeNgram
 
-MAX_POINTS = 20_000
-NGRAMS_KEPT = 4  # each takes some hundred bytes for every character of its list
+MAX_POINTS = 20_000  # tokens and positions of an embedding map
+NGRAMS_KEPT = 4  # each takes a few hundred bytes per character of its list
 
 
 # ---- embeddings
@@ -32,7 +32,7 @@ NGRAMS_KEPT = 4  # each takes some hundred bytes for every character of its list
 
 @dataclass(frozen=True)
 class TokenPoint:
-    """A token on the plane of `embeddings`; named: whether there is room for its text."""
+    """A token on the plane of `embeddings`. named: whether there is room for its text."""
 
     id: int
     text: str
@@ -50,7 +50,7 @@ class PositionPoint:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """wte and wpe on the two axes along which each differs most; shares: of the variance."""
+    """wte and wpe, each on its two principal axes. shares: of the variance, per axis."""
 
     tokens: list[TokenPoint]
     token_shares: tuple[float, float]
@@ -60,7 +60,7 @@ class EmbeddingMap:
 
 
 def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
-    """ConfigError for a model too large for it."""
+    """Where the model's embeddings lie. ConfigError if the model is too large for the map."""
     c = model.config
     check_products((c.vocab_size + c.block_size + 2_000) * c.n_embd**2, limits)
     if c.vocab_size + c.block_size > MAX_POINTS:
@@ -68,17 +68,17 @@ def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
             f"the model has {c.vocab_size + c.block_size:,} tokens and positions: {MAX_POINTS:,} "
             "are the most that a map shows"
         )
-    found = introspection.embeddings(model)
-    ids = [token for token in range(c.vocab_size) if token != found.bos]
-    named = set(found.named)
+    planes = introspection.embeddings(model)
+    ids = [token for token in range(c.vocab_size) if token != planes.bos]
+    named = set(planes.named)
     return EmbeddingMap(
         tokens=[
-            TokenPoint(id, text, *found.tokens.points[id], place in named)
-            for place, (id, text) in enumerate(zip(ids, found.chars, strict=True))
+            TokenPoint(id, text, *planes.tokens.points[id], index in named)
+            for index, (id, text) in enumerate(zip(ids, planes.chars, strict=True))
         ],
-        token_shares=found.tokens.shares,
-        positions=[PositionPoint(i, x, y) for i, (x, y) in enumerate(found.positions.points)],
-        position_shares=found.positions.shares,
+        token_shares=planes.tokens.shares,
+        positions=[PositionPoint(i, x, y) for i, (x, y) in enumerate(planes.positions.points)],
+        position_shares=planes.positions.shares,
         sources=sources_of(embeddings=scalar.gpt, axes=introspection.principal_plane),
     )
 
@@ -88,7 +88,7 @@ def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
 
 @dataclass(frozen=True)
 class Token:
-    """text: empty for BOS, which stands at position 0."""
+    """text: empty for BOS, at position 0."""
 
     id: int
     text: str
@@ -97,9 +97,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Surprise:
-    """What a token cost, in bits: −log₂ p after all before it. None for a probability of 0.
+    """The surprisal of a token in bits, −log₂ p given all tokens before it; None if p is 0.
 
-    text: empty for the end. ngram: None, too, where there is no n-gram.
+    text: empty for the end. ngram: also None if there is no n-gram.
     """
 
     text: str
@@ -111,9 +111,9 @@ class Surprise:
 class Trace:
     """How a model reads BOS and a text of T − 1 tokens.
 
-    attention: (n_layer, n_head, T, T), as of `attention_weights`. surprise: of each token
-    after BOS and of the end, which a text model does not have. ngram_order: None where there is no
-    n-gram, and `no_ngram` is a sentence that says why.
+    attention: (n_layer, n_head, T, T), see `attention_weights`. surprise: of each token after BOS,
+    and of the end unless the model writes text. ngram_order: None if there is no n-gram; then
+    `no_ngram` is a sentence that says why.
     """
 
     tokens: list[Token]
@@ -124,9 +124,14 @@ class Trace:
     sources: dict[str, Source]
 
 
-def trace(model: Model, text: str, limits: Limits) -> Trace:
-    """TokenizerError for a character that the model does not know, ConfigError for a text of more
-    than limits.panel_chars or of block_size tokens, and for a model too large for it."""
+def trace(model: Model, text: str, limits: Limits, ngrams: NgramCache) -> Trace:
+    """How the model reads a text.
+
+    Raises:
+        TokenizerError: the model does not know a character.
+        ConfigError: the text has more than limits.panel_chars characters or block_size tokens,
+            or the model is too large to trace.
+    """
     check_chars(text, limits)
     c, tokenizer = model.config, model.tokenizer
     tokens = [tokenizer.bos, *tokenizer.encode(text)]
@@ -136,15 +141,16 @@ def trace(model: Model, text: str, limits: Limits) -> Trace:
     document = tokens if model.writes_text else [*tokens, tokenizer.bos]
     pieces = ["" if token == tokenizer.bos else tokenizer.token_text(token) for token in document]
     batch = pack_sequences([document])
-    ngram, why = counted(model, limits)
+    no_ngram = why_no_ngram(model, limits)
+    ngram = None if no_ngram else ngrams.get(model)
     by_ngram = map(bits, ngram.logprobs(batch)) if ngram else [None] * batch.num_targets
     by_gpt = map(bits, model.engine.logprobs(batch))
     return Trace(
-        tokens=[Token(id, pieces[place], place) for place, id in enumerate(tokens)],
+        tokens=[Token(id, pieces[position], position) for position, id in enumerate(tokens)],
         attention=weights,
-        surprise=[Surprise(*each) for each in zip(pieces[1:], by_gpt, by_ngram, strict=True)],
+        surprise=[Surprise(*costs) for costs in zip(pieces[1:], by_gpt, by_ngram, strict=True)],
         ngram_order=ngram.order if ngram else None,
-        no_ngram=why,
+        no_ngram=no_ngram,
         sources=sources_of(
             tokens=type(tokenizer).encode,
             attention=scalar.attention_weights,
@@ -174,30 +180,37 @@ def check_products(products: int, limits: Limits) -> None:
         )
 
 
-# ---- the n-gram beside it
-
-_ngrams: OrderedDict[object, Ngram | NativeNgram] = OrderedDict()
-_counting = threading.Lock()
+# ---- the n-gram
 
 
-def counted(model: Model, limits: Limits) -> tuple[Ngram | NativeNgram, None] | tuple[None, str]:
-    """(`ngram_of`, None), counted once for all models that learned the same; or (None, a
-    sentence why there is none)."""
-    docs, c = model.docs, model.config
-    if not docs:
-        return None, "the model keeps no documents, of which an n-gram could be counted"
-    if len(docs.text) > limits.ngram_bytes:
-        return None, (
-            f"the list has {len(docs.text):,} bytes: n-grams are counted of {limits.ngram_bytes:,} "
-            "at most here"
+class NgramCache:
+    """N-gram models of the last few lists, each counted once for all models that share its list."""
+
+    def __init__(self) -> None:
+        self.ngrams: OrderedDict[object, Ngram | NativeNgram] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, model: Model) -> Ngram | NativeNgram:
+        """`introspection.ngram_of` the model."""
+        hold_out, c = model.training.get("held_out") is not None, model.config
+        how = (hold_out, c.mode, c.long_documents, c.block_size, model.tokenizer.to_json())
+        key = (model.docs.sha256(), *how)
+        with self.lock:
+            if key not in self.ngrams:
+                self.ngrams[key], _ = introspection.ngram_of(model)
+                if len(self.ngrams) > NGRAMS_KEPT:
+                    self.ngrams.popitem(last=False)
+            self.ngrams.move_to_end(key)
+            return self.ngrams[key]
+
+
+def why_no_ngram(model: Model, limits: Limits) -> str | None:
+    """The reason why the model has no n-gram to compare it with, or None if it has one."""
+    if not model.docs:
+        return "the model keeps no documents, of which an n-gram could be counted"
+    if len(model.docs.text) > limits.ngram_bytes:
+        return (
+            f"the list has {len(model.docs.text):,} bytes: n-grams are counted of "
+            f"{limits.ngram_bytes:,} at most here"
         )
-    hold_out = model.training.get("held_out") is not None
-    how = (hold_out, c.mode, c.long_documents, c.block_size, model.tokenizer.to_json())
-    key = (docs.sha256(), *how)
-    with _counting:
-        if key not in _ngrams:
-            _ngrams[key], _ = introspection.ngram_of(model)
-            if len(_ngrams) > NGRAMS_KEPT:
-                _ngrams.popitem(last=False)
-        _ngrams.move_to_end(key)
-        return _ngrams[key], None
+    return None

@@ -1,4 +1,4 @@
-"""Where the code stands that computes what a panel shows: asked of the running program."""
+"""Where the code is that computes what a panel shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGE = Path(kamon.__file__).parent
 
 @dataclass(frozen=True)
 class Source:
-    """A function, its file as seen from the package's folder, and the line where it begins."""
+    """A function, its file relative to the folder of the package, and its first line."""
 
     function: str
     file: str
@@ -25,7 +25,7 @@ class Source:
 
 @cache
 def source_of(function: Callable[..., Any]) -> Source:
-    """Of a function or method of Kamon.
+    """Return where a function or method of Kamon is.
 
     >>> source_of(sources_of).file
     'kamon/web/views/source_links.py'
@@ -36,5 +36,5 @@ def source_of(function: Callable[..., Any]) -> Source:
 
 
 def sources_of(**functions: Callable[..., Any]) -> dict[str, Source]:
-    """`source_of` each, under the same names."""
+    """Return `source_of` each function, under the same names."""
     return {name: source_of(function) for name, function in functions.items()}
