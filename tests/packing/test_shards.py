@@ -195,7 +195,7 @@ def test_every_file_damaged_in_every_way(copy: Path) -> None:
         lambda found: found["shards"][0]["tokens"].update(size="1"),
         lambda found: found["tokenizer"].update(sha256="0"),
         lambda found: found["tokenizer"].update(name=[]),
-        lambda found: found["settings"].update(split=3),
+        lambda found: found["settings"].update(split=9),
         lambda found: found.update(settings=[]),
         lambda found: found.update(num_docs="5"),
         lambda found: found["lengths"].pop("train"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
 from typing import Any
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 from kamon.data.documents import Documents
 from kamon.files.spill import BLOCK, SpillBuffer, numbers
@@ -16,10 +16,14 @@ NUM_BUCKETS = 10
 MIN_DOCS = 100
 # Different documents. With more, a tenth of all possible keys is close to a tenth of the documents.
 MAX_RANKED = 200_000
-RULE = 2  # version of `split`, saved with each list; the first lists were saved without one
-RULE_BY_BUCKET = 1  # the earlier version: the documents in bucket 0, however many
-MIN_HELD_OUT = MIN_DOCS // NUM_BUCKETS  # documents
+RULE = 3  # version of `split`, saved with each list; the first lists were saved without one
+RULE_BY_SPELLING = 2  # keys of the text as it is written, and no key is reserved
+RULE_BY_BUCKET = 1  # the documents in bucket 0, however many
+RULES = (RULE_BY_BUCKET, RULE_BY_SPELLING, RULE)
+MIN_HELD_OUT = 5  # documents
 NUM_KEYS = 1 << 64
+# No validation set has a document with another key, and the pretrained base has read none of these.
+RESERVED_KEYS = range(NUM_KEYS // 8)
 FLIPPED_BYTES = bytes([1, 0, *range(2, 256)])  # exchanges 0 and 1
 
 
@@ -32,17 +36,32 @@ def bucket(doc: bytes) -> int:
     return sha256(doc).digest()[0] % NUM_BUCKETS
 
 
-def key(doc: str) -> int:
+def fold(text: str) -> str:
+    """Return the text without case, accents, vowel marks and white space, in NFKD.
+
+    >>> fold("S\u00e3o Paulo"), fold("SA\u0303O PAULO")
+    ('saopaulo', 'saopaulo')
+    """
+    if not text.isascii():
+        text = "".join(char for char in normalize("NFKD", text) if category(char) != "Mn")
+    return "".join(text.casefold().split())
+
+
+def key(doc: str, rule: int = RULE) -> int:
     """Return a number below NUM_KEYS that depends only on the document's content.
 
-    It is the first eight bytes of the SHA-256 of the document's canonical form (NFC), so that all
-    spellings of a document share it.
+    It is the first eight bytes of the SHA-256 of the folded text, so that a text has the same key
+    in any case and with any accents. By RULE_BY_SPELLING the text is only brought to NFC.
 
-    >>> key("jos\\u00e9") == key("jose\\u0301") != key("jose")
+    >>> key("jos\u00e9") == key("JOSE") != key("josef")
     True
     """
-    data = doc.encode() if doc.isascii() else canonical(doc)
-    return int.from_bytes(sha256(data).digest()[:8])
+    return int.from_bytes(sha256(hashed_form(doc, rule)).digest()[:8])
+
+
+def hashed_form(text: str, rule: int = RULE) -> bytes:
+    text = normalize("NFC", text) if rule == RULE_BY_SPELLING else fold(text)
+    return text.encode("utf-8", "surrogatepass")
 
 
 class Key:
@@ -52,23 +71,20 @@ class Key:
         self._digest = sha256()
 
     def update(self, text: str) -> None:
-        self._digest.update(canonical(text))
+        self._digest.update(hashed_form(text))
 
     @property
     def value(self) -> int:
         return int.from_bytes(self._digest.digest()[:8])
 
 
-def canonical(text: str) -> bytes:
-    return normalize("NFC", text).encode("utf-8", "surrogatepass")
-
-
-def keys_of_part(keys: Iterable[int], number: int = 0) -> range:
+def keys_of_part(keys: Iterable[int], number: int = 0, rule: int = RULE) -> range:
     """Return the keys of one of NUM_BUCKETS parts as a range. It is empty for fewer than MIN_DOCS.
 
     Each part has a tenth of the different keys in ascending order. Part 0, the validation set, has
-    `len // NUM_BUCKETS` of them. If there are more than MAX_RANKED, Kamon need not collect them:
-    each part has a tenth of all possible keys.
+    `len // NUM_BUCKETS` of them, or fewer if a key of these is not among the RESERVED_KEYS. If
+    there are more than MAX_RANKED, Kamon need not collect them: each part has a tenth of all
+    possible keys.
     """
     different: set[int] = set()
     remaining = iter(keys)
@@ -79,7 +95,10 @@ def keys_of_part(keys: Iterable[int], number: int = 0) -> range:
     if len(different) < MIN_DOCS:
         return range(0)
     ordered = [*sorted(different), NUM_KEYS]
-    return range(*(ordered[len(different) * n // NUM_BUCKETS] for n in (number, number + 1)))
+    first, end = (ordered[len(different) * n // NUM_BUCKETS] for n in (number, number + 1))
+    if number == 0 and rule == RULE:
+        end = min(end, RESERVED_KEYS.stop)
+    return range(first, end)
 
 
 def train_end(length: int) -> int:
@@ -92,24 +111,25 @@ def split(docs: Iterable[str], held_out: int = 0, rule: int = RULE) -> tuple[Doc
 
     The validation set is a tenth: the documents with the smallest keys, in any order of the list.
     It is empty if fewer than MIN_DOCS documents differ. Duplicates are dropped, because one in both
-    sets would be learned by heart and then counted as a success.
+    sets would be learned by heart and then counted as a success. Documents that differ in case or
+    accents stay together.
 
     Args:
         docs: the documents.
         held_out: number of the part that becomes the validation set.
-        rule: RULE, or RULE_BY_BUCKET for models that earlier versions saved.
+        rule: RULE, or another one of RULES for models that earlier versions saved.
 
     >>> learned, held_out = split([*map(str, range(120)), *map(str, range(60))])
     >>> len(learned), len(held_out), max(map(key, held_out)) < min(map(key, learned))
-    (108, 12, True)
+    (109, 11, True)
     """
     different = Documents.of(docs).different()
     is_held_out: Iterator[bool]
     if rule == RULE_BY_BUCKET:
         is_held_out = (bucket(doc) == held_out for doc in different.encoded())
     else:
-        keys = numbers("Q", map(key, different))
-        is_held_out = map(keys_of_part(keys, held_out).__contains__, keys)
+        keys = numbers("Q", (key(doc, rule) for doc in different))
+        is_held_out = map(keys_of_part(keys, held_out, rule).__contains__, keys)
     validation, training = SpillBuffer(), SpillBuffer()
     while block := bytes(islice(is_held_out, BLOCK)):
         validation.add(block)

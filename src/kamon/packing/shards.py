@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from kamon.config import MODES
 from kamon.data.shuffling import permutation, window_start
-from kamon.data.split import RULE, RULE_BY_BUCKET
+from kamon.data.split import RULE_BY_BUCKET, RULES
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.errors import ConfigError, StoreError, TokenizerError
 from kamon.files.atomic import replace_file
@@ -159,7 +159,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
             raise ValueError
         if content["mode"] not in MODES:
             raise ValueError
-        if content.get("settings", {}).get("split", RULE_BY_BUCKET) not in (RULE_BY_BUCKET, RULE):
+        if content.get("settings", {}).get("split", RULE_BY_BUCKET) not in RULES:
             raise ValueError
         lengths, num_chars = counts_of(content, shards)
         found = Manifest(

@@ -32,7 +32,7 @@ from typing import Any
 
 from kamon.config import Config
 from kamon.data.documents import Documents
-from kamon.data.split import RULE, RULE_BY_BUCKET
+from kamon.data.split import RULE_BY_BUCKET, RULES
 from kamon.engines.base import State
 from kamon.engines.factory import DTYPES, ENGINES
 from kamon.engines.parameters import num_params, parameter_shapes
@@ -300,7 +300,7 @@ def check_training(training: Any, num_steps: int, *, goes_on: bool) -> None:
         isinstance(corpus, dict)
         and isinstance(corpus.get("source"), str)
         and isinstance(corpus.get("num_docs"), int)
-        and corpus.get("split", RULE_BY_BUCKET) in (RULE_BY_BUCKET, RULE)
+        and corpus.get("split", RULE_BY_BUCKET) in RULES
         and training.get("engine") in ENGINES
         and training.get("dtype") in DTYPES
         and isinstance(training.get("num_steps_done"), int)
