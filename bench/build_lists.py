@@ -79,8 +79,11 @@ def members(package: str) -> dict[str, bytes]:
 def entries_of(card: Card) -> list[str]:
     """Return the entries that a card describes, as build/lists has them."""
     files = members(f"{card['registry']}:{card['package']}@{card['version']}")
-    found = read(card, files)
-    return tidy(found)[card.get("start", 0) :: card.get("every", 1)][: card.get("count")]
+    if card["licence_file"] not in files:
+        raise ValueError(f"{card['package']} has no {card['licence_file']}")
+    return tidy(read(card, files))[card.get("start", 0) :: card.get("every", 1)][
+        : card.get("count")
+    ]
 
 
 def read(card: Card, files: dict[str, bytes]) -> Iterable[str]:
