@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
@@ -49,7 +48,9 @@ ORDER = 6  # of the n-gram that a model's part is compared with
 NUM_SAMPLES = 1_000
 SEED = 42
 SYSTEMS = ("kamon", "ngram", "makemore", "nanogpt")
-SIZES = {"under 200": 200, "200 to 999": 1_000, "1,000 to 4,999": 5_000, "5,000 or more": 10**9}
+ROLES = ("report", "tune")
+GAIN_HEAD = ("lists", "number", "Kamon is better on", "median gain (nats per token)", "worst")
+SIZES = {"1 to 199": 200, "200 to 999": 1_000, "1,000 to 4,999": 5_000, "5,000 or more": 10**9}
 Row = dict[str, Any]
 
 
@@ -195,6 +196,8 @@ def by_peer(system: str, training: list[str], test: list[str], settings: dict[st
 
 def peak_memory() -> int:
     """Return the most memory that this process has had, in bytes."""
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -216,7 +219,8 @@ def stored_rows(path: Path | None) -> list[Row]:
     """Return the rows in a file. A last line without an end, of an interrupted run, is ignored."""
     if path is None or not path.exists():
         return []
-    return [json.loads(line) for line in path.open(encoding="utf-8") if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def append(path: Path, row: Row) -> None:
@@ -245,11 +249,15 @@ COLUMNS = [
     Column("its GPT", "kamon", lambda row: row.get("parts", {}).get("gpt")),
     Column("its n-gram", "kamon", lambda row: row.get("parts", {}).get("ngram")),
     Column("best n-gram", "ngram", lambda row: row.get("nats"), spread=True),
+    Column("its order", "ngram", lambda row: row.get("order"), ".1f"),
     Column("makemore", "makemore", lambda row: row.get("nats"), spread=True),
     Column("nanoGPT", "nanogpt", lambda row: row.get("nats"), spread=True),
     Column("time (s)", "kamon", lambda row: row.get("cpu_seconds"), ".1f"),
     Column("memory (MB)", "kamon", lambda row: row.get("memory", 0) / 1e6 or None, ".0f"),
     Column("novel", "kamon", lambda row: row.get("novel"), ".0%"),
+    Column(
+        "left out", "ngram", lambda row: row["left_out"] / (row["left_out"] + row["test"]), ".0%"
+    ),
 ]
 
 
@@ -294,7 +302,7 @@ def markdown(cards: dict[str, Row], rows: Iterable[Row]) -> str:
     """Return the table of all lists and the summary by groups, in Markdown."""
     results = Results(rows)
     measured = {name for name, _ in results.rows}
-    names = sorted((name for name in cards if name in measured), key=lambda n: cards[n]["role"])
+    names = [name for name in cards if name in measured]
     columns = [column for column in COLUMNS if any(results.values(name, column) for name in names)]
     head = ["list", "kind", "script", "entries", *(column.title for column in columns)]
     body = [
@@ -305,45 +313,51 @@ def markdown(cards: dict[str, Row], rows: Iterable[Row]) -> str:
         for name in names
     ]
     text = []
-    for role in ("report", "tune"):
+    for role in ROLES:
         chosen = [
             line for name, line in zip(names, body, strict=True) if cards[name]["role"] == role
         ]
         if chosen:
             text += [f"Lists with the role “{role}”:", "", *lines(head, chosen), ""]
-    return "\n".join([*text, *summary(cards, names, results)]) + "\n"
+    return "\n".join([*text, *summary(cards, names, results)]).rstrip("\n") + "\n"
 
 
 def summary(cards: dict[str, Row], names: Sequence[str], results: Results) -> list[str]:
-    """Return lines that compare Kamon with the best n-gram, by groups of lists."""
-    gains = {name: gain for name in names if (gain := results.gain(name)) is not None}
-    groups: dict[str, list[float]] = defaultdict(list)
-    for label, group in (
-        ("all", lambda card: card["role"]),
-        ("size", lambda card: size_of(card["entries"])),
-        ("script", lambda card: "Latin" if card["script"] == "Latin" else "others"),
-        ("kind", lambda card: card["kind"]),
-    ):
-        found: dict[str, list[float]] = defaultdict(list)
-        for name, gain in gains.items():
-            found[group(cards[name])].append(gain)
-        order = list(SIZES) if label == "size" else sorted(found)
-        groups |= {f"{label}: {value}": found[value] for value in order if found[value]}
-    if not groups:
-        return []
-    head = ["group", "lists", "Kamon is better on", "mean gain (nats per token)", "smallest"]
-    body = [
-        [
-            *(label, str(len(found)), str(sum(gain > 0 for gain in found))),
-            *(f"{statistics.fmean(found):+.3f}", f"{min(found):+.3f}"),
-        ]
-        for label, found in groups.items()
+    """Return lines that compare Kamon with the best n-gram, by groups of lists of each role."""
+    text = []
+    for role in ROLES:
+        groups: dict[tuple[int, str], list[float]] = defaultdict(list)
+        for name in names:
+            gain = results.gain(name)
+            if cards[name]["role"] == role and gain is not None:
+                for group in groups_of(cards[name]):
+                    groups[group].append(gain)
+        body = [gain_line(label, groups[place, label]) for place, label in sorted(groups)]
+        if body:
+            text += [f"Gain of Kamon over the best n-gram, role “{role}”:", ""]
+            text += [*lines(GAIN_HEAD, body), ""]
+    return text
+
+
+def gain_line(label: str, gains: list[float]) -> list[str]:
+    better = sum(gain > 0 for gain in gains)
+    shown = (f"{value:+.3f}" for value in (statistics.median(gains), min(gains)))
+    return [label, str(len(gains)), str(better), *shown]
+
+
+def groups_of(card: Row) -> list[tuple[int, str]]:
+    """Return the groups that a list is in: all, and those of its size, script and kind.
+
+    The number says where a group is in the table.
+    """
+    size = next(place for place, end in enumerate(SIZES.values()) if card["entries"] < end)
+    script = "Latin" if card["script"] == "Latin" else "others"
+    return [
+        (0, "all"),
+        (1 + size, f"entries: {[*SIZES][size]}"),
+        (10, f"script: {script}"),
+        (20, f"kind: {card['kind']}"),
     ]
-    return ["Kamon compared with the best n-gram:", "", *lines(head, body)]
-
-
-def size_of(entries: int) -> str:
-    return next(label for label, end in SIZES.items() if entries < end)
 
 
 def lines(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
@@ -397,7 +411,7 @@ def setting(text: str) -> tuple[str, Any]:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--lists", nargs="+", metavar="NAME", help="only these lists")
-    parser.add_argument("--role", choices=("tune", "report"), help="only lists with this role")
+    parser.add_argument("--role", choices=ROLES, help="only lists with this role")
     parser.add_argument(
         "--splits", type=int, default=MAX_SPLITS, choices=range(1, MAX_SPLITS + 1), help="[5]"
     )
