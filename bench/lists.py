@@ -11,7 +11,9 @@ than all of its entries, are left out for all systems and counted.
 
 With --json, each measurement is appended to FILE at once, and those that FILE has are not repeated.
 So an interrupted run continues, and the table is made again in a second. Settings other than the
-defaults (--set, --budget) are other measurements. makemore and nanoGPT need torch; for both see
+defaults (--set, --budget) are other measurements. After a change of Kamon, give a new FILE: rows do
+not say which code they are of. Times are processor times, and memory is the peak of a process that
+reads a list and trains once. makemore and nanoGPT need torch; for both see
 `bench/peers.py`.
 """
 
@@ -204,10 +206,13 @@ def peak_memory() -> int:
 
 def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[Row]:
     """Measure each task in a process of its own, so many at a time, and yield the rows."""
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1)
-    with pool:
-        for done in as_completed([pool.submit(measure, task) for task in tasks]):
-            yield done.result()
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
+        try:
+            for done in as_completed([pool.submit(measure, task) for task in tasks]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def key_of(row: Row) -> str:
