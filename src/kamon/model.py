@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.config import Config, require_int
 from kamon.data.documents import Documents
-from kamon.data.split import divide_as
 from kamon.engines.base import Engine, State, initial_state
 from kamon.engines.distributed import get_group
 from kamon.engines.factory import make_engine
@@ -22,6 +21,7 @@ from kamon.errors import ConfigError, StoreError
 from kamon.generation.sampling import SampleRequest
 from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -46,18 +46,18 @@ class Model:
     tokenizer: Tokenizer
     engine: Engine
     metrics: Metrics = field(repr=False)
-    training: dict[str, Any]
+    training: TrainingRecord
     documents: bytes | Documents = field(repr=False)  # bytes as they are stored
 
     def __repr__(self) -> str:
-        source, steps = self.training["corpus"]["source"], len(self.metrics)
+        source, steps = self.training.corpus.source, len(self.metrics)
         return f"<Model of {source}: {self.num_params:,} parameters, {steps:,} steps>"
 
     @cached_property
     def docs(self) -> Documents:
         """The different documents of its list: those learned from, and those held out; none of a
         packed corpus."""
-        if "packed" in self.training["corpus"]:
+        if self.training.corpus.packed:
             return Documents.of([])
         if isinstance(self.documents, Documents):
             return self.documents
@@ -65,7 +65,7 @@ class Model:
 
     def parts(self) -> tuple[Documents, Documents]:
         """(learned, held out) of its documents, as in training."""
-        return divide_as(self.training, self.docs, self.config.mode)
+        return self.training.divide(self.docs, self.config.mode)
 
     @property
     def writes_text(self) -> bool:
@@ -121,7 +121,7 @@ class Model:
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
         chosen = make_constraints(conditions)
-        if chosen.novel and "packed" in self.training["corpus"]:
+        if chosen.novel and self.training.corpus.packed:
             raise ConfigError(
                 "the model does not keep the documents of its packed corpus, so it cannot tell "
                 "which samples are new: leave out novel"

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import kamon as package
 from conftest import Result, piece_model
 from helpers.exported import run_as_module
+from helpers.runs import REWARD_TUNING
 from kamon import Model, completion
 from kamon.config import Config
 from kamon.engines import scalar
@@ -452,7 +453,7 @@ def test_what_the_python_file_cannot_be(models: dict[str, Model]) -> None:
     text = replace(made, config=replace(made.config, mode="text"))
     with pytest.raises(ConfigError, match="this model has learned a text: --format onnx"):
         export.export(text, "python")
-    judge = replace(made, training={"tuning": {"kind": "reward"}})
+    judge = replace(made, training=made.training | {"tuning": REWARD_TUNING})
     with pytest.raises(ConfigError, match="this is a reward model, which judges them"):
         export.export(judge, "python")
     for each in (text, judge):

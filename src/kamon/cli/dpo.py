@@ -120,7 +120,7 @@ def say_step(measured: dict[str, float]) -> None:
 
 def say_measured(model: Model) -> None:
     """Print the measurements of the finished run, and signs of reward hacking."""
-    found = model.training["tuning"]
+    found = model.training.measured
     pairs, settings = found["pairs"], found["settings"]
     which = "held-out pairs" if pairs["held_out"] else "pairs that were learned"
     say(

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     tuning.say_end(model, output)
     if stopped:
         tuning.say_stopped("ppo", output)
-    measured = model.training["tuning"].get("measured")
+    measured = model.training.measured.get("measured")
     if measured:
         for problem in measured["problems"]:
             say(f"reward hacking? {problem}")

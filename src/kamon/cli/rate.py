@@ -160,7 +160,7 @@ def report(session: RatingSession, model: Model, output: str, *, as_json: bool) 
             "answers": len(session.answers),
             "liked": liked,
             "disliked": disliked,
-            "seconds": model.training["seconds"],
+            "seconds": model.training.seconds,
             "samples": samples,
         }
     )

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     tuning.say_end(model, output)
     if stopped:
         tuning.say_stopped("reward", output)
-    measured = model.training["tuning"].get("calibration")
+    measured = model.training.measured.get("calibration")
     if args.json:
         print_json(tuning.as_json(model, output))
     elif measured:

@@ -83,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
         given = [{"prompt": prompt, "text": text} for prompt, text in answers]
         print_json({**tuning.as_json(model, output), "answers": given})
         return stopped
-    obedience = model.training["tuning"].get("obedience")
-    if obedience:
-        print_obedience(model.training["tuning"]["base"]["obedience"], obedience)
+    measured = model.training.measured
+    if obedience := measured.get("obedience"):
+        print_obedience(measured["base"]["obedience"], obedience)
         print()
     width = max((columns(one_line(prompt)) for prompt, _ in answers), default=0)
     for prompt, text in answers:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 def say_tuned(model: Model, output: str) -> None:
     """Print the losses of the examples, and of the base's validation set."""
-    known = model.training["tuning"]
+    known = model.training.measured
     last = [line["loss"] for line in model.metrics[-100:]]
     losses = f", loss {sum(last) / len(last):.4f} a token of the answers (mean of the last "
     losses += f"{len(last)})"
@@ -119,5 +119,5 @@ def print_obedience(before: dict[str, float], after: dict[str, float]) -> None:
 
 def answered(model: Model) -> list[tuple[str, str]]:
     """Return some prompts, with an answer to each."""
-    prompts = model.training["tuning"]["prompts"]
+    prompts = model.training.measured["prompts"]
     return [(prompt, text) for prompt in prompts for text in model.sample(1, prompt=prompt)]

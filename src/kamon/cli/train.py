@@ -357,19 +357,19 @@ def say_picked(config: Config, chosen: dict[str, Any]) -> None:
 
 def say_trained(model: Model, loss: float, output: str) -> None:
     done, wanted = len(model.metrics), model.config.num_steps
-    held_out = model.training["held_out"]
-    tested = f", {held_out['loss']:.4f} on {what_is_held_out(model)}" if held_out else ""
-    if held_out and held_out["over_fitted"]:
-        tested += f" at step {held_out['best_step']:,}"
+    held_out = model.training.held_out
+    tested = f", {held_out.loss:.4f} on {what_is_held_out(model)}" if held_out else ""
+    if held_out and held_out.over_fitted:
+        tested += f" at step {held_out.best_step:,}"
     say(
         f"{f'stopped after {done:,} of' if done < wanted else 'trained'} {count(wanted, 'step')} "
-        f"in {model.training['seconds']:.1f} s, loss {loss:.4f} (mean of the last "
+        f"in {model.training.seconds:.1f} s, loss {loss:.4f} (mean of the last "
         f"{min(done, 100)}){tested}; saved to {output}"
     )
     spark([line["loss"] for line in model.metrics], sys.stderr)
-    if held_out and held_out["over_fitted"]:
+    if held_out and held_out.over_fitted:
         say(
-            f"over-fitting: after step {held_out['best_step']:,} the model did worse on "
+            f"over-fitting: after step {held_out.best_step:,} the model did worse on "
             f"{what_is_held_out(model)}, so Kamon keeps the model of that step{advice(model)}"
         )
 
@@ -379,21 +379,21 @@ def advice(model: Model) -> str:
     list that is short."""
     may = [] if model.config.dropout else ["--dropout 0.3"]
     learned, held_out = model.parts()
+    measured = model.training.held_out
     chars = sum(map(len, learned))
     if isinstance(model.tokenizer, CharTokenizer) and chars >= LONG_ENTRY * len(learned):
         may.append("--tokenizer bpe")
     found = f"; {' or '.join(may)} may help" if may else ""
-    if not held_out or chars > MAX_COUNTED or not has_fused_ops(model.engine):
+    if not measured or not held_out or chars > MAX_COUNTED or not has_fused_ops(model.engine):
         return found
     from kamon.evaluation.introspection import ngram_loss
 
     nats, _ = ngram_loss(model)
-    loss = model.training["held_out"]["loss"]
     found += (
         f". On {what_is_held_out(model)} the best n-gram reaches {nats:.4f} nats per token, the "
-        f"model {loss:.4f}"
+        f"model {measured.loss:.4f}"
     )
-    return f"{found}: `kamon ngram` does better on this list" if nats < loss else found
+    return f"{found}: `kamon ngram` does better on this list" if nats < measured.loss else found
 
 
 def what_is_held_out(model: Model) -> str:
@@ -417,7 +417,7 @@ class Stop:
         anything is no stop."""
         if not model.metrics:
             say("stopped before the first step was done: there is nothing to save")
-        return 0 if self.signal is None or model.training["finished"] else 128 + self.signal
+        return 0 if self.signal is None or model.training.finished else 128 + self.signal
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def say_end(model: Model, output: str, losses: str = "") -> None:
     done, wanted = len(model.metrics), model.config.num_steps
     what = f"ended after {done:,} of" if done < wanted else "tuned"
     say(
-        f"{what} {count(wanted, 'step')} in {model.training['seconds']:.1f} s{losses}; "
+        f"{what} {count(wanted, 'step')} in {model.training.seconds:.1f} s{losses}; "
         f"saved to {output}"
     )
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
+<<<<<<< HEAD
 from typing import Any
 from unicodedata import category, normalize
+=======
+from unicodedata import normalize
+>>>>>>> fix/areastore
 
 from kamon.data.documents import Documents
 from kamon.files.spill import BLOCK, SpillBuffer, numbers
@@ -156,12 +160,3 @@ def divide(
                 Documents.of(doc[end:] for doc, end in pairs),
             )
     return different, Documents.of([])
-
-
-def divide_as(training: dict[str, Any], docs: Documents, mode: str) -> tuple[Documents, Documents]:
-    """Return the (training set, validation set) of a saved model's documents.
-
-    training: the record of its training.
-    """
-    rule = training["corpus"].get("split", RULE_BY_BUCKET)
-    return divide(docs, training.get("held_out") is not None, mode, rule)

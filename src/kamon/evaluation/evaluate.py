@@ -156,7 +156,7 @@ def evaluate(
     replace(model.config, temperature=temperature, seed=model.config.seed if seed is None else seed)
     # Only what training says was held out was: a part of the same documents may have been learned.
     learned, held_out = model.parts()
-    if docs is None and "packed" in model.training["corpus"]:
+    if docs is None and model.training.corpus.packed:
         raise CorpusError(
             "the model has learned a packed corpus, whose documents it does not keep: give a FILE "
             "of documents"

@@ -107,7 +107,7 @@ def to_python(stored: Checkpoint) -> bytes:
             "the Python file makes documents, which have an end, and this model has learned a "
             "text: --format onnx and --format json have it"
         )
-    if stored.training.get("tuning", {}).get("kind") == REWARD:
+    if stored.training.kind == REWARD:
         raise ConfigError(
             "the Python file makes documents, and this is a reward model, which judges them: "
             "--format onnx and --format json have it"

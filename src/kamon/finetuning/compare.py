@@ -175,7 +175,7 @@ def compare(
 def check_makes_documents(name: str, model: Model) -> None:
     if model.writes_text:
         raise ConfigError(f"{name} has learned a text, which has no end: documents are compared")
-    if model.training.get("tuning", {}).get("kind") == "reward":
+    if model.training.kind == "reward":
         raise ConfigError(
             f"{name} is a reward model, which judges documents and makes none: it may judge these"
         )
@@ -420,7 +420,7 @@ def notes(
     """
     signs = detect_reward_hacking(other.texts, base.texts, fulfilling(base, other))
     sentences = [f"{other.name}: {sign}" for sign in signs]
-    lists = [m.model.training["corpus"].get("sha256") for m in (base, other)]
+    lists = [m.model.training.corpus.sha256 for m in (base, other)]
     if lists[0] != lists[1]:
         sentences.append(
             f"{other.name} comes from another list than {base.name}: novelty and losses are by "

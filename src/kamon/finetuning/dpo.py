@@ -42,6 +42,7 @@ from kamon.finetuning.preferences import COMMON, Data, Divided
 from kamon.finetuning.rules import Rule, parse_rule
 from kamon.model import Model, as_model
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import BaseRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompted
 from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
@@ -351,7 +352,7 @@ def model_of(spec: FineTuneSpec, engine: Engine) -> Model:
         tokenizer=spec.tokenizer,
         engine=engine,
         metrics=Metrics(),
-        training=spec.base["training"],
+        training=spec.base_training,
         documents=spec.documents,
     )
 
@@ -534,7 +535,7 @@ def num_cut(spec: FineTuneSpec) -> int:
 
 def make_spec(
     base: Model,
-    record: dict[str, Any],
+    record: BaseRecord,
     examples: list[Example],
     source: str,
     settings: Mapping[str, Any],
@@ -563,6 +564,7 @@ def make_spec(
         examples=examples,
         source=source,
         base=record,
+        base_training=base.training,
         documents=base.documents,
         frozen=params,
     )

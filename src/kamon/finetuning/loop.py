@@ -39,6 +39,7 @@ from kamon.storage.checkpoint import (
     unpack_examples,
 )
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import BaseRecord, TrainingRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.training.early_stopping import NUM_EVALUATIONS, EarlyStopping
 from kamon.training.loop import CheckpointSchedule, Progress, learning_rate, not_finite
@@ -72,7 +73,8 @@ class FineTuneSpec:
         settings: of the objective only, as training.json keeps them.
         examples: the training set and the validation set.
         source: how messages call the examples.
-        base: the base's path, if it has one, its `fingerprint` and its training record.
+        base: the record of the base (see `base_of`).
+        base_training: how the base was trained.
         documents: the base's list.
         updates: optimiser updates per step.
         frozen: parameters of a reference that the directory keeps.
@@ -86,7 +88,8 @@ class FineTuneSpec:
     settings: dict[str, Any]
     examples: list[Example] = field(repr=False)
     source: str
-    base: dict[str, Any]
+    base: BaseRecord
+    base_training: TrainingRecord
     documents: bytes | Documents = field(repr=False)
     updates: int = 1
     frozen: array[float] | None = field(default=None, repr=False)
@@ -198,14 +201,15 @@ def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> s
     return digest.hexdigest()
 
 
-def base_of(model: Model, path: str | Path | None) -> dict[str, Any]:
+def base_of(model: Model, path: str | Path | None) -> BaseRecord:
     """Return what a `FineTuneSpec` keeps of its base model."""
     params = model.engine.state()["params"]
-    return {
-        "path": None if path is None else str(path),
-        "sha256": fingerprint(model.config, model.tokenizer, params),
-        "training": model.training,
-    }
+    return BaseRecord.read(
+        {
+            "path": None if path is None else str(path),
+            "sha256": fingerprint(model.config, model.tokenizer, params),
+        }
+    )
 
 
 def fine_tune(
@@ -224,14 +228,7 @@ def fine_tune(
     with open_writer(options) as writer:
         new_engine = engine_maker(spec.config, engine)
         made = new_engine(spec.params)
-        training = {
-            "kamon": __version__,
-            "engine": engine.name,
-            "dtype": made.dtype,
-            "num_cut": 0,
-            **inherited_training(spec),
-            "tuning": record(spec),
-        }
+        training = start_record(spec, engine.name, made.dtype)
         method = make_method(spec, new_engine)
         if options.callbacks.on_start:
             options.callbacks.on_start(StartInfo(spec, method, made, engine.name))
@@ -258,7 +255,7 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
         saved, training = writer.stored, writer.stored.training
         spec = spec_of(path, saved)
         check_unfinished(path, kind, spec, saved)
-        engine = replace(engine, name=training["engine"], dtype=training["dtype"])
+        engine = replace(engine, name=training.engine, dtype=training.dtype)
         new_engine = engine_maker(spec.config, engine)
         resumed_engine = new_engine(saved.params)
         method = make_method(spec, new_engine)
@@ -277,7 +274,7 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
             method.critic.load(saved.critic)
         resumed = ResumePoint(writer.folder.name, len(saved.metrics), writer.problems)
         if options.callbacks.on_start:
-            info = StartInfo(spec, method, resumed_engine, training["engine"], resumed)
+            info = StartInfo(spec, method, resumed_engine, training.engine, resumed)
             options.callbacks.on_start(info)
         elif resumed.problems:
             text = f"going on from {resumed.generation}: {resumed.problems[0]}"
@@ -303,7 +300,7 @@ def check_unfinished(path: str | Path, kind: str, spec: FineTuneSpec, saved: Che
             f"{path} is tuned by {spec.kind}, not by {kind}: "
             f"`kamon {spec.kind} --resume {path}` goes on"
         )
-    if saved.training["finished"]:
+    if saved.training.finished:
         raise ConfigError(
             f"{path} is at its end, behind {len(saved.metrics):,} steps on {spec.source}"
         )
@@ -345,37 +342,40 @@ def validation_of(method: FineTuneMethod) -> EarlyStopping | None:
 # ---- what training.json keeps
 
 
-def inherited_training(spec: FineTuneSpec) -> dict[str, Any]:
-    """Return the part of the base's record that stays true: its list, and what was held out."""
-    training = spec.base["training"]
-    corpus = training["corpus"]
-    if "sha256" not in corpus:
+def start_record(spec: FineTuneSpec, engine: str, dtype: str) -> TrainingRecord:
+    """Return the record of a run that is ready to start, with what stays true of its base's."""
+    training = spec.base_training
+    corpus = training.corpus
+    if not corpus.sha256:
         docs = spec.documents
         docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
         corpus = corpus | {"sha256": docs.sha256()}
-    return {
-        "corpus": corpus,
-        "hold_out": training.get("hold_out", False),
-        "held_out": training.get("held_out"),
-    }
-
-
-def record(spec: FineTuneSpec) -> dict[str, Any]:
-    """Return the section "tuning" of training.json, as known at the start."""
-    base = {name: value for name, value in spec.base.items() if name != "training"}
-    before = spec.base["training"].get("tuning")
-    return {
-        "kind": spec.kind,
-        "base": base | ({"tuning": before} if before else {}),
-        "data": {
-            "source": spec.source,
-            "num_examples": len(spec.examples),
-            "sha256": hashlib.sha256(examples_text(spec.examples)).hexdigest(),
-            "num_left_out": spec.num_left_out,
-        },
-        "settings": spec.settings,
-        "updates": spec.updates,
-    }
+    before = training.tuning
+    return TrainingRecord.read(
+        {
+            "kamon": __version__,
+            "engine": engine,
+            "dtype": dtype,
+            "num_cut": 0,
+            "corpus": corpus,
+            "hold_out": training.hold_out,
+            "held_out": training.held_out,
+            "tuning": {
+                "kind": spec.kind,
+                "base": spec.base.content | ({"tuning": before.content} if before else {}),
+                "data": {
+                    "source": spec.source,
+                    "num_examples": len(spec.examples),
+                    "sha256": hashlib.sha256(examples_text(spec.examples)).hexdigest(),
+                    "num_left_out": spec.num_left_out,
+                },
+                "settings": spec.settings,
+                "updates": spec.updates,
+            },
+            "num_steps_done": 0,
+            "seconds": 0.0,
+        }
+    )
 
 
 def spec_of(path: str | Path, saved: Checkpoint) -> FineTuneSpec:
@@ -383,7 +383,7 @@ def spec_of(path: str | Path, saved: Checkpoint) -> FineTuneSpec:
 
     Raises: ConfigError if the model is not fine-tuned; StoreError if the run cannot be resumed.
     """
-    known = saved.training.get("tuning")
+    known = saved.training.tuning
     if known is None:
         raise ConfigError(
             f"{path} is trained and not tuned: `kamon train --resume {path}` goes on with that"
@@ -391,21 +391,22 @@ def spec_of(path: str | Path, saved: Checkpoint) -> FineTuneSpec:
     if saved.state is None or saved.examples is None:
         raise StoreError(f"{path} keeps nothing to go on with: tune its base anew")
     examples = unpack_examples(saved.examples)
-    if hashlib.sha256(examples_text(examples)).hexdigest() != known["data"]["sha256"]:
+    if hashlib.sha256(examples_text(examples)).hexdigest() != known.data.sha256:
         raise StoreError(f"{path} cannot be used: its examples are not those it learned")
     return FineTuneSpec(
-        kind=known["kind"],
+        kind=known.kind,
         config=saved.config,
         tokenizer=saved.tokenizer,
         params=saved.params,
-        settings=known["settings"],
+        settings=known.settings,
         examples=examples,
-        source=known["data"]["source"],
-        base=known["base"] | {"training": saved.training},
+        source=known.data.source,
+        base=known.base,
+        base_training=saved.training,
         documents=saved.documents,
-        updates=known["updates"],
+        updates=known.updates,
         frozen=saved.reference_params,
-        num_left_out=known["data"].get("num_left_out", 0),
+        num_left_out=known.data.num_left_out,
     )
 
 
@@ -425,7 +426,7 @@ class FineTuneSession:
     spec: FineTuneSpec
     method: FineTuneMethod
     engine: Engine
-    training: dict[str, Any]
+    training: TrainingRecord
     validation: EarlyStopping | None
     metrics: Metrics = field(default_factory=Metrics)
     examples: bytes = b""
@@ -469,7 +470,7 @@ class FineTuneSession:
         state = self.engine.state()
         if not all(map(math.isfinite, state["params"])):
             raise not_finite(len(self.metrics), self.spec.config)
-        seconds = self.training.get("seconds", 0.0) + time.perf_counter() - self.start
+        seconds = self.training.seconds + time.perf_counter() - self.start
         model = self.model(seconds, finished, measured)
         if writer:
             critic = self.method.critic
@@ -535,18 +536,20 @@ class FineTuneSession:
     def model(self, seconds: float, finished: bool, measured: dict[str, Any]) -> Model:
         """Return the model so far, with its record."""
         spec, validation = self.spec, self.validation
-        known = self.training["tuning"] | measured
         if validation and validation.history:
-            known["held_out"] = {
-                "num_examples": self.method.num_held_out,
-                "loss": min(loss for _, loss in validation.history),
-                "best_step": validation.best_step,
+            measured = measured | {
+                "held_out": {
+                    "num_examples": self.method.num_held_out,
+                    "loss": min(loss for _, loss in validation.history),
+                    "best_step": validation.best_step,
+                }
             }
+        assert self.training.tuning
         training = self.training | {
             "num_steps_done": len(self.metrics),
             "seconds": round(seconds, 3),
             "finished": finished,
-            "tuning": known,
+            "tuning": self.training.tuning | measured,
         }
         return Model(
             config=spec.config,

@@ -285,6 +285,7 @@ def ppo(
         examples=[{"text": t, "reward": r} for t, r in zip(texts, rewards, strict=True)],
         source=kept["name"],
         base=base_of(base, model if isinstance(model, str | PathLike) else None),
+        base_training=base.training,
         documents=base.documents,
         updates=objective.num_ppo_epochs,
         frozen=params,

@@ -26,6 +26,7 @@ from kamon.finetuning.preferences import Feedback, Preference, pairs_of, texts_o
 from kamon.model import Model, as_model, load
 from kamon.storage import model_dir
 from kamon.storage.checkpoint import unpack_examples
+from kamon.storage.records import BaseRecord
 from kamon.training.options import Callbacks, RunOptions
 
 KIND = "rate"
@@ -48,15 +49,15 @@ class Base:
     """
 
     model: Model
-    record: dict[str, Any]
+    record: BaseRecord
     answers: list[Feedback]
 
 
 def opened(path: str | Path, threads: int | None = None) -> Base:
     """Return the model in a directory. If it was rated, return its own base and the answers."""
     model = load(path, threads=threads)
-    known = model.training.get("tuning")
-    if known is None or known["kind"] != KIND:
+    known = model.training.tuning
+    if known is None or known.kind != KIND:
         return base_from(model, path)
     saved = model_dir.load(path)
     if saved.reference_params is None or saved.examples is None:  # written by `Model.save`
@@ -66,10 +67,9 @@ def opened(path: str | Path, threads: int | None = None) -> Base:
         for number, record in enumerate(unpack_examples(saved.examples), 1)
     ]
     model.engine.load(initial_state(saved.reference_params))
-    record = dict(known["base"])
-    before = {"tuning": record.pop("tuning")} if "tuning" in record else {}
-    training = {name: value for name, value in model.training.items() if name != "tuning"} | before
-    return Base(replace(model, training=training), record | {"training": training}, answers)
+    record = {name: value for name, value in known.base.items() if name != "tuning"}
+    training = model.training | {"tuning": known.base.tuning}
+    return Base(replace(model, training=training), BaseRecord.read(record), answers)
 
 
 def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base:
@@ -273,7 +273,7 @@ class RatingSession:
             after = self.proposals(self.model, 5, self.seed)
             self.say(
                 f"aligned with {len(self.answers):,} answers in "
-                f"{self.model.training['seconds']:.2f} s: what you like is {liked:.2g} times as "
+                f"{self.model.training.seconds:.2f} s: what you like is {liked:.2g} times as "
                 f"likely as at first, what you do not {disliked:.2g} times"
             )
             self.say(f"before  {', '.join(before)}")

@@ -74,7 +74,7 @@ READ_FOR_ROWS = 100  # documents from which the rows of new tokens are computed
 
 
 def is_reward_model(model: Model) -> bool:
-    return bool(model.training.get("tuning", {}).get("kind") == KIND)
+    return model.training.kind == KIND
 
 
 # ---- rewards
@@ -240,6 +240,7 @@ def reward_model(
         examples=examples,
         source=source,
         base=base_of(base, model if isinstance(model, str | PathLike) else None),
+        base_training=base.training,
         documents=base.documents,
         num_left_out=pairs.num_left_out,
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kamon.config import Config, checked_settings, require_float
 from kamon.data.documents import Documents, nfc
 from kamon.data.readers import check_line_lengths, checked_text, name_of, stream_lines
-from kamon.data.split import MIN_HELD_OUT, bucket, divide_as
+from kamon.data.split import MIN_HELD_OUT, bucket
 from kamon.data.tables import json_record
 from kamon.engines.base import Engine, initial_state
 from kamon.engines.batch import ANSWER, PackedBatch
@@ -45,6 +45,7 @@ from kamon.finetuning.losses import sft_loss, sft_weights
 from kamon.finetuning.preferences import held_out_texts
 from kamon.model import Model, as_model
 from kamon.storage.checkpoint import unpack_documents
+from kamon.storage.records import BaseRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
 from kamon.training.early_stopping import MIN_DOCS, NUM_EVALUATIONS, mean_loss
@@ -189,7 +190,7 @@ def example(name: str, where: str, prompt: str, completion: str) -> Example:
 
 def prepare(
     model: Model,
-    record: dict[str, Any],
+    record: BaseRecord,
     examples: list[Example],
     source: str,
     base_share: float,
@@ -217,9 +218,9 @@ def prepare(
     measuring.load(initial_state(params))
     if held_out:
         batch = tokenizer.encode_documents(held_out[:MAX_EVAL_DOCS], config.block_size)
-        record["held_out_loss"] = mean_loss(measuring, batch)
+        record |= {"held_out_loss": mean_loss(measuring, batch)}
     if source == instructions.INSTRUCTIONS:
-        record["obedience"] = asdict(instructions.obedience(measuring, tokenizer))
+        record |= {"obedience": asdict(instructions.obedience(measuring, tokenizer))}
     return FineTuneSpec(
         kind=KIND,
         config=config,
@@ -229,6 +230,7 @@ def prepare(
         examples=examples,
         source=source,
         base=record,
+        base_training=model.training,
         documents=model.documents,
     )
 
@@ -239,7 +241,7 @@ def checked_share(model: Model, base_share: float) -> float:
     if not 0 <= base_share < 1:
         raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
     model.check_documents("prompts and answers are documents")
-    if base_share and "packed" in model.training["corpus"]:
+    if base_share and model.training.corpus.packed:
         raise ConfigError(
             "the base has learned a packed corpus, whose documents it does not keep: only a "
             "base_share of 0 goes without them"
@@ -338,7 +340,7 @@ class SFT(FineTuneMethod):
         self.spec, self.config = spec, c
         docs = spec.documents
         docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-        base_train, base_held_out = divide_as(spec.base["training"], docs, c.mode)
+        base_train, base_held_out = spec.base_training.divide(docs, c.mode)
         split = spec.settings.get("split", EARLIER_SPLIT)
         train, held_out = divided(spec.examples, base_held_out, split)
         self.examples = encoded(tokenizer, train)

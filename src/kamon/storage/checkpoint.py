@@ -32,12 +32,11 @@ from typing import Any
 
 from kamon.config import Config
 from kamon.data.documents import Documents
-from kamon.data.split import RULE_BY_BUCKET, RULES
 from kamon.engines.base import State
-from kamon.engines.factory import DTYPES, ENGINES
 from kamon.engines.parameters import num_params, parameter_shapes
 from kamon.errors import KamonError, StoreError
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.base import MAX_FILE, Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import tokenizer_from_json
@@ -61,7 +60,6 @@ UNPACKED_BLOCK = 1 << 20
 MAX_EXAMPLES_BYTES = 1 << 30  # unpacked
 MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
 STATE_FIELDS = ("params", "m", "v")
-HASHED = ("base", "data")  # what a tuning starts from, and learns
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     params: array[float]
     metrics: Metrics
-    training: dict[str, Any]
+    training: TrainingRecord
     documents: bytes | Documents  # bytes, of `pack_documents`: few commands need them unpacked
     state: State | None = None
     examples: bytes | None = None
@@ -110,7 +108,7 @@ def to_files(stored: Checkpoint) -> dict[str, bytes | Iterable[bytes]]:
         "tokenizer.json": stored.tokenizer.to_json().encode(),
         "model.safetensors": to_safetensors(config, {"": stored.params}),
         "metrics.jsonl": stored.metrics.to_json_lines(),
-        "training.json": to_json(stored.training),
+        "training.json": to_json(stored.training.content),
     }
     state = stored.state
     if state is not None:
@@ -151,9 +149,11 @@ def from_files(
         if len(metrics) > config.num_steps:
             raise StoreError(f"{name} has more steps than the {config.num_steps:,} of config.json")
         name = "training.json"
-        training = json.loads(read(name, MAX_BYTES[name]))
-        check_training(training, len(metrics), goes_on=STATE in names)
-        if STATE in names and "tuning" in training and EXAMPLES not in names:
+        training = TrainingRecord.read(json.loads(read(name, MAX_BYTES[name])))
+        training.check(len(metrics), resumable=STATE in names)
+        float(training.seconds)  # OverflowError if it is far too long a number
+        to_json(training.content)  # ValueError if a number is not finite
+        if STATE in names and training.tuning and EXAMPLES not in names:
             raise StoreError(f"{name} says that it is tuned, and there is no {EXAMPLES}")
         name = "model.safetensors"
         (params,) = from_safetensors(config, name, [""], read(name, max_bytes(config, 1)))
@@ -285,65 +285,6 @@ def unpack_examples(packed: bytes) -> list[dict[str, Any]]:
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise StoreError(f"the model's examples cannot be used: {error}") from None
     return found
-
-
-# ---- training
-
-
-def check_training(training: Any, num_steps: int, *, goes_on: bool) -> None:
-    """Raise ValueError where what Kamon reports of a training is not what Kamon writes.
-
-    num_steps: that were measured; goes_on: whether it may, and needs to know how.
-    """
-    corpus = training.get("corpus") if isinstance(training, dict) else None
-    if not (
-        isinstance(corpus, dict)
-        and isinstance(corpus.get("source"), str)
-        and isinstance(corpus.get("num_docs"), int)
-        and corpus.get("split", RULE_BY_BUCKET) in RULES
-        and training.get("engine") in ENGINES
-        and training.get("dtype") in DTYPES
-        and isinstance(training.get("num_steps_done"), int)
-        and isinstance(training.get("seconds"), int | float)
-    ):
-        raise ValueError("training.json does not say what the model was trained on and with")
-    if training["num_steps_done"] != num_steps:
-        raise ValueError(f"training.json does not say {num_steps:,} steps, as metrics.jsonl does")
-    if goes_on and not (
-        isinstance(corpus.get("sha256"), str)
-        and isinstance(training.get("hold_out"), bool)
-        and isinstance(training.get("finished"), bool)
-    ):
-        raise ValueError("training.json does not say how the training goes on")
-    held_out = training.get("held_out")
-    if held_out is not None and not (
-        isinstance(held_out, dict)
-        and isinstance(held_out.get("best_step"), int)
-        and isinstance(held_out.get("loss"), float)
-    ):
-        raise ValueError("training.json does not say what was held out")
-    if "tuning" in training:
-        check_tuning(training["tuning"])
-    float(training["seconds"])  # OverflowError where it is far too long a number
-    to_json(training)  # ValueError where a number is not finite
-
-
-def check_tuning(tuning: Any) -> None:
-    """Raise ValueError where this is not what Kamon writes of a tuning."""
-    base, data = (tuning.get(name) if isinstance(tuning, dict) else None for name in HASHED)
-    if not (
-        isinstance(base, dict)
-        and isinstance(data, dict)
-        and isinstance(base.get("path"), str | None)
-        and isinstance(base.get("sha256"), str)
-        and isinstance(data.get("source"), str)
-        and isinstance(data.get("num_examples"), int)
-        and isinstance(data.get("sha256"), str)
-        and isinstance(tuning.get("kind"), str)
-        and isinstance(tuning.get("settings"), dict)
-        and isinstance(tuning.get("updates"), int)
-    ):
-        raise ValueError("training.json does not say how the model is tuned")
 
 
 def to_json(content: dict[str, Any]) -> bytes:

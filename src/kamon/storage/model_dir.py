@@ -35,6 +35,7 @@ from kamon.files.lock import locked
 from kamon.files.output_path import check_directory, write_errors
 from kamon.storage import checkpoint
 from kamon.storage.checkpoint import Checkpoint, from_files, pack_documents, to_files, to_json
+from kamon.storage.records import TrainingRecord
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -378,7 +379,8 @@ def read_flat(path: Path) -> Checkpoint:
     documents = read_verified(path / FLAT_DOCUMENTS, files[FLAT_DOCUMENTS], MAX_PACKED_BYTES)
     stored = read_stored(path, files, documents)
     training = stored.training  # which did not say so itself
-    return replace(stored, training={"hold_out": training.get("held_out") is not None} | training)
+    hold_out = {"hold_out": training.held_out is not None}
+    return replace(stored, training=TrainingRecord.read({**hold_out, **training}))
 
 
 def read_stored(folder: Path, files: dict[str, Any], documents: bytes) -> Checkpoint:

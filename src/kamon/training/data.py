@@ -10,18 +10,19 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from kamon.config import Config, suggestion
 from kamon.data import corpus
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
-from kamon.data.split import MIN_DOCS, RULE, RULE_BY_BUCKET, divide
+from kamon.data.split import MIN_DOCS, RULE, divide
 from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
 from kamon.engines.batch import BatchSource, PackedBatch, pack_sequences
 from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.packing.shards import SPLITS, Shards, is_packed, open_shards
 from kamon.storage.checkpoint import unpack_documents
+from kamon.storage.records import CorpusRecord
 from kamon.tokenizers.base import BPE_VOCAB, Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import read_tokenizer, wants_nfc
@@ -56,7 +57,7 @@ class TrainingData(ABC):
     """Documents with their tokenizer, divided into a training set and a validation set.
 
     documents: those that the model keeps; none of a packed corpus.
-    summary: the record of the corpus in the model directory.
+    record: of the corpus, in the model directory.
     train_lengths, lengths: how many documents have each number of tokens (BOS not counted), of the
         training set and of all.
     chars: how many documents of the training set have each number of characters, for a text.
@@ -66,7 +67,7 @@ class TrainingData(ABC):
     mode: str
     tokenizer: Tokenizer
     documents: Documents
-    summary: dict[str, Any]
+    record: CorpusRecord
     train_lengths: Counter[int]
     lengths: Counter[int]
     chars: Counter[int]
@@ -204,22 +205,22 @@ def reload_training_data(
 
     Raises: ConfigError if `docs` is something else; StoreError if what is saved is not right.
     """
-    record, mode = checkpoint.training["corpus"], checkpoint.config.mode
-    hold_out = checkpoint.training["hold_out"]
+    record, mode = checkpoint.training.corpus, checkpoint.config.mode
+    hold_out = checkpoint.training.hold_out
     options = DataOptions(docs)
     shards = shards_of(options)
-    if "packed" in record:
+    if record.packed:
         if docs is not None and shards is None:
             raise ConfigError(f"{path} learns a packed corpus: {docs!r:.80} is none")
-        shards = shards or open_shards(record["packed"])
-        if shards.sha256 != record["sha256"]:
+        shards = shards or open_shards(record.packed)
+        if shards.sha256 != record.sha256:
             raise ConfigError(f"{shards.path} is not the packed corpus that {path} learns")
         return packed_data(shards, mode=mode, hold_out=hold_out, in_order="split" not in record)
     if shards is not None:
         raise ConfigError(f"{path} learns a list, and {docs} is a packed corpus")
     assert isinstance(checkpoint.documents, bytes)
     documents = unpack_documents(checkpoint.documents)
-    if documents.sha256() != record["sha256"]:
+    if documents.sha256() != record.sha256:
         raise StoreError(f"{path} cannot be used: its documents are not those it learned")
     if checkpoint.tokenizer.unknown(documents.chars()):
         raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
@@ -228,11 +229,11 @@ def reload_training_data(
             path, documents, corpus_of(options, mode, composed=checkpoint.tokenizer.composed)
         )
     return list_data(
-        Corpus(record["source"], documents, 0, 0, 0),
+        Corpus(record.source, documents, 0, 0, 0),
         mode=mode,
         hold_out=hold_out,
         tokenizer=checkpoint.tokenizer,
-        rule=record.get("split", RULE_BY_BUCKET),
+        rule=record.split,
     )
 
 
@@ -290,13 +291,20 @@ def list_data(
         mode=mode,
         tokenizer=made,
         documents=different,
-        summary=source.summary() | {"sha256": different.sha256(), "split": rule},
+        record=list_record(source, rule),
         train_lengths=lengths,
         lengths=lengths + made.lengths(validation_docs),
         chars=train_docs.lengths() if mode == "text" else lengths,
         has_validation=bool(validation_docs),
         train_docs=train_docs,
         validation_docs=validation_docs,
+    )
+
+
+def list_record(source: Corpus, rule: int = RULE) -> CorpusRecord:
+    """Return the record of a list that this rule of `split` divides."""
+    return CorpusRecord.read(
+        {**source.summary(), "sha256": source.different.sha256(), "split": rule}
     )
 
 
@@ -315,7 +323,7 @@ def as_given(
         mode=mode,
         tokenizer=tokenizer,
         documents=docs,
-        summary={},
+        record=CorpusRecord.read({"source": "", "num_docs": len(docs)}),
         train_lengths=lengths,
         lengths=lengths,
         chars=lengths,
@@ -349,14 +357,16 @@ def packed_data(
         mode=mode,
         tokenizer=shards.tokenizer,
         documents=Documents.of([]),
-        summary={
-            "source": str(path),
-            "num_docs": shards.num_packed,
-            "num_tokens": shards.num_tokens("train") + shards.num_tokens("held_out"),
-            "packed": str(path.resolve()),
-            "sha256": shards.sha256,
-            "split": shards.rule,
-        },
+        record=CorpusRecord.read(
+            {
+                "source": str(path),
+                "num_docs": shards.num_packed,
+                "num_tokens": shards.num_tokens("train") + shards.num_tokens("held_out"),
+                "packed": str(path.resolve()),
+                "sha256": shards.sha256,
+                "split": shards.rule,
+            }
+        ),
         train_lengths=lengths,
         lengths=lengths + shards.lengths("held_out"),
         chars=Counter([shards.num_chars("train")]) if mode == "text" else lengths,

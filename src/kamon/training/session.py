@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kamon._version import __version__
 from kamon.data.documents import Documents
 from kamon.engines.base import State, has_fused_ops
 from kamon.engines.distributed import get_group
 from kamon.errors import TrainingError
 from kamon.model import Model, to_checkpoint
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import CorpusRecord, TrainingRecord
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
 from kamon.training.options import RunOptions
@@ -39,7 +41,7 @@ class TrainingSession:
 
     setup: TrainingSetup
     validation: EarlyStopping | None
-    training: dict[str, Any]
+    training: TrainingRecord
     documents: Documents
     metrics: Metrics = field(default_factory=Metrics)
     start: float = 0.0  # on time.perf_counter's clock
@@ -98,7 +100,7 @@ class TrainingSession:
         seconds = time.perf_counter() - self.start
         training = self.training | {
             "num_steps_done": len(metrics),
-            "seconds": round(self.training.get("seconds", 0.0) + seconds, 3),
+            "seconds": round(self.training.seconds + seconds, 3),
             "finished": finished,
             "held_out": held_out,
         }
@@ -134,6 +136,31 @@ def validation_record(
         "best_step": validation.best_step or len(losses),
         "over_fitted": over_fitted,
     }
+
+
+def start_record(
+    setup: TrainingSetup,
+    corpus: CorpusRecord,
+    hold_out: bool,
+    *,
+    init_from: str | None = None,
+    checkpoint_every: int | float | None = None,
+) -> TrainingRecord:
+    """Return the record of a run that is ready to start."""
+    return TrainingRecord.read(
+        {
+            "kamon": __version__,
+            "engine": setup.engine_name,
+            "dtype": setup.engine.dtype,
+            "num_cut": setup.num_cut,
+            "hold_out": hold_out,
+            "init_from": init_from,
+            "checkpoint_every": checkpoint_every,
+            "corpus": corpus,
+            "num_steps_done": 0,
+            "seconds": 0.0,
+        }
+    )
 
 
 @contextmanager

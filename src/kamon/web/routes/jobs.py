@@ -356,7 +356,7 @@ def answer(job: Job, context: RequestContext) -> JobAnswer:
             step=len(job.losses),
             seconds=job.seconds,
             budget=job.budget,
-            num_docs=started.training["corpus"]["num_different"] if started else 0,
+            num_docs=(started.training.corpus.num_different or 0) if started else 0,
             num_params=num_params(started.config) if started else 0,
             lines=lines(job),
             every=job.every,

@@ -22,6 +22,7 @@ from typing import Any
 
 from kamon.config import Config
 from kamon.data.documents import Documents
+from kamon.data.split import divide
 from kamon.engines.base import initial_state
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import num_params
@@ -29,6 +30,7 @@ from kamon.errors import KamonError
 from kamon.model import Model
 from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
 from kamon.training.data import validation_batch
@@ -61,7 +63,7 @@ class Started:
 
     config: Config
     tokenizer: Tokenizer
-    training: dict[str, Any]
+    training: TrainingRecord
     packed: bytes
 
     @cached_property
@@ -428,7 +430,7 @@ class Jobs:
                 job.started = Started(
                     config,
                     tokenizer_from_json(message["tokenizer"]),
-                    message["training"],
+                    TrainingRecord.read(message["training"]),
                     base64.b64decode(message["documents"]),
                 )
                 job.every = -(-config.num_steps // MAX_POINTS)
@@ -458,14 +460,11 @@ class Jobs:
         job.add_losses([], last=True)
         if message["params"] is not None:
             last = Snapshot(len(job.losses), job.seconds, params_in(job, message), [])
-            self.put(job, last, None, message["training"])
-            held_out = message["training"]["held_out"] or {}
-            job.best = Best(
-                held_out.get("best_step", last.step),
-                held_out.get("loss"),
-                held_out.get("over_fitted", False),
-                message["samples"],
-            )
+            training = TrainingRecord.read(message["training"])
+            self.put(job, last, None, training)
+            job.best = Best(last.step, None, False, message["samples"])
+            if best := training.held_out:
+                job.best = Best(best.best_step, best.loss, best.over_fitted, message["samples"])
         why = None
         if message["too_long"]:
             why = f"stopped after {job.seconds:.0f} seconds, the longest that a training may take"
@@ -476,7 +475,7 @@ class Jobs:
         job.end("done" if message["finished"] else "stopped", why)
 
     def put(
-        self, job: Job, moment: Snapshot, step: int | None, training: dict[str, Any] | None = None
+        self, job: Job, moment: Snapshot, step: int | None, training: TrainingRecord | None = None
     ) -> None:
         """Add the model after a step to the registry; step None: the training's result."""
         assert job.started
@@ -508,7 +507,7 @@ def params_in(job: Job, message: dict[str, Any]) -> bytes:
     """The parameters in a message. ValueError if the model has another number of them."""
     assert job.started
     params = base64.b64decode(message["params"])
-    itemsize = array(TYPECODES[job.started.training["dtype"]]).itemsize
+    itemsize = array(TYPECODES[job.started.training.dtype]).itemsize
     if len(params) != itemsize * num_params(job.started.config):
         raise ValueError(f"{len(params)} bytes of parameters")
     return params
@@ -533,7 +532,7 @@ def model_of(
     losses: array[float],
     held_out: list[tuple[int, float]],
     moment: Snapshot,
-    training: dict[str, Any] | None,
+    training: TrainingRecord | None,
 ) -> Model:
     """The model of a snapshot, as `kamon.train` would return it. training: `Model.training`, if the
     snapshot is the result of the training."""
@@ -543,23 +542,26 @@ def model_of(
         array("d", [learning_rate(config, before) for before in range(step)]),
         {number: loss for number, loss in held_out if number <= step},
     )
-    dtype = started.training["dtype"]
-    engine = make_engine(started.training["engine"], config, dtype=dtype)
+    dtype = started.training.dtype
+    engine = make_engine(started.training.engine, config, dtype=dtype)
     params = array("d", array(TYPECODES[dtype], moment.params))
     engine.load(initial_state(params))
-    record = training or started.training | {
-        "num_steps_done": step,
-        "seconds": moment.seconds,
-        "finished": False,
-        "held_out": {} if started.training["hold_out"] else None,
-    }
-    model = Model(config, tokenizer, engine, metrics, record, started.documents)
-    if training is None and record["held_out"] is not None:
-        docs = validation_batch(tokenizer, model.parts()[1], config)
-        record["held_out"] = {
-            "num_docs": len(docs),
-            "loss": mean_loss(engine, docs),
-            "best_step": step,
-            "over_fitted": False,
+    if training is None:
+        training = started.training
+        measured = None
+        if training.hold_out:
+            _, docs = divide(started.documents, True, config.mode, training.corpus.split)
+            batch = validation_batch(tokenizer, docs, config)
+            measured = {
+                "num_docs": len(batch),
+                "loss": mean_loss(engine, batch),
+                "best_step": step,
+                "over_fitted": False,
+            }
+        training |= {
+            "num_steps_done": step,
+            "seconds": moment.seconds,
+            "finished": False,
+            "held_out": measured,
         }
-    return model
+    return Model(config, tokenizer, engine, metrics, training, started.documents)
