@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
-<<<<<<< HEAD
-from typing import Any
 from unicodedata import category, normalize
-=======
-from unicodedata import normalize
->>>>>>> fix/areastore
 
 from kamon.data.documents import Documents
 from kamon.files.spill import BLOCK, SpillBuffer, numbers
