@@ -14,6 +14,7 @@ import time
 from _thread import RLock, allocate_lock, get_ident, start_new_thread
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -170,8 +171,20 @@ class NativeEngine:
         return losses[:done]
 
     def sample(
-        self, n: int, temperature: float, seed: int, bos: int, first: int = 0
+        self,
+        n: int,
+        temperature: float,
+        seed: int,
+        bos: int,
+        first: int = 0,
+        *,
+        ngram: NgramTable | None = None,
+        weight: float = 1.0,
     ) -> PackedBatch:
+        """Return what `kamon.generation.sampling.sample` asks for, all at once.
+
+        ngram: made for this engine, to sample from weight · GPT + (1 − weight) · n-gram.
+        """
         c = self.config
         check_samples(n, temperature, first)
         if not 0 <= bos < c.vocab_size:
@@ -179,7 +192,8 @@ class NativeEngine:
         tokens, offsets = zeros(n * c.block_size, "i"), zeros(n + 1, "q")
         error = self._run(
             *("sample", len(tokens), None),
-            *(first, n, temperature, seed & MASK64, bos, address(tokens), address(offsets)),
+            *(first, n, temperature, seed & MASK64, bos),
+            *(ngram and ngram.handle, weight, address(tokens), address(offsets)),
         )
         self._check(error)
         return PackedBatch(tokens[: offsets[n]], offsets)
@@ -258,6 +272,59 @@ class NativeEngine:
 
     def _check(self, error: int) -> None:
         raise_for(error, self.config.vocab_size, self.config.block_size)
+
+
+@dataclass(frozen=True, eq=False)
+class NgramArrays:
+    """An n-gram as the C++ writes it down: see NgramArrays in ngram.hpp."""
+
+    kept: array[float]
+    shorter: array[int]
+    begins: array[int]
+    tokens: array[int]
+    shares: array[float]
+    longer: array[int]
+
+    @classmethod
+    def empty(cls, num_contexts: int, num_followers: int) -> NgramArrays:
+        """Return arrays of zeros, with room for an n-gram of these sizes."""
+        return cls(
+            kept=zeros(num_contexts),
+            shorter=zeros(num_contexts, "i"),
+            begins=zeros(num_contexts + 1, "q"),
+            tokens=zeros(num_followers, "i"),
+            shares=zeros(num_followers),
+            longer=zeros(num_followers, "i"),
+        )
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return them as the library takes them."""
+        floats = address(self.kept), address(self.shares)
+        return (
+            *(floats[0], address(self.shorter), address(self.begins, "q")),
+            *(address(self.tokens, "i"), floats[1], address(self.longer, "i")),
+        )
+
+
+class NgramTable:
+    """An n-gram in the form and the precision in which `NativeEngine.sample` reads it."""
+
+    def __init__(self, engine: NativeEngine, arrays: NgramArrays) -> None:
+        self.destroy = engine.call["table_destroy"]
+        handle = array("Q", [0])
+        error = engine.call["table_create"](
+            *(engine.config.vocab_size, len(arrays.kept), len(arrays.tokens)),
+            *(*arrays.arguments(), address(handle)),
+        )
+        raise_for(error)
+        self.handle = int(handle[0])
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.destroy(self.handle)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a table cannot be copied: make another one")
 
 
 def batch_arguments(batch: PackedBatch) -> tuple[Any, int, Any, int]:

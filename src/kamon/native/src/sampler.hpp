@@ -4,13 +4,12 @@
 // ring of the last block_size rounds; a lane attends to those since its document began.
 #pragma once
 
+#include "blend.hpp"
 #include "model.hpp"
 #include "philox.hpp"
 #include "thread_pool.hpp"
 
 namespace {
-
-constexpr int NUM_LANES = 2 * L;  // documents at a time
 
 class Sampler {
  public:
@@ -64,7 +63,8 @@ class Sampler {
 
   int block_size() const { return shape.block_size; }
 
-  // After `push`.
+  // After `push`: [token][lane].
+  Real* logits() { return workspace.logits.data; }
   Real logit(int token, int lane) const {
     return workspace.logits.data[ptrdiff_t(token) * NUM_LANES + lane];
   }
@@ -226,9 +226,10 @@ struct SampleRows {
   int64_t* lengths;
 };
 
-// Samples documents; leaves off early if `stop` asks for it.
-inline void sample_documents(Sampler& sampler, const SampleParams& params, const SampleRows& rows,
-                             const StopFlag& stop) {
+// Samples documents; leaves off early if `stop` asks for it. mixer: null for the GPT without an
+// n-gram.
+inline void sample_documents(Sampler& sampler, Mixer* mixer, const SampleParams& params,
+                             const SampleRows& rows, const StopFlag& stop) {
   int64_t docs[NUM_LANES];  // −1 in an idle lane
   uint64_t ids[NUM_LANES], positions[NUM_LANES];
   int chosen[NUM_LANES];
@@ -240,6 +241,7 @@ inline void sample_documents(Sampler& sampler, const SampleParams& params, const
     sampler.position[lane] = docs[lane] < 0 ? -1 : 0;
     sampler.input[lane] = params.bos;
     num_running += docs[lane] >= 0;
+    if (mixer) mixer->begin(lane, params.bos);
   };
   for (int lane = 0; lane < NUM_LANES; lane++) begin(lane);
   while (num_running && !stop()) {
@@ -249,6 +251,7 @@ inline void sample_documents(Sampler& sampler, const SampleParams& params, const
       positions[lane] = uint64_t(sampler.position[lane]);
     }
     uniforms<NUM_LANES>(params.seed, ids, positions, u);
+    if (mixer) mixer->mix(sampler.logits());
     sampler.choose(params.temperature, u, chosen);
     for (int lane = 0; lane < NUM_LANES; lane++) {
       const int64_t doc = docs[lane];
@@ -262,6 +265,7 @@ inline void sample_documents(Sampler& sampler, const SampleParams& params, const
         begin(lane);
       } else {
         sampler.input[lane] = chosen[lane];
+        if (mixer) mixer->read(lane, chosen[lane]);
       }
     }
   }
