@@ -150,7 +150,7 @@ def learn_weight(gpt: Sequence[float], ngram: Sequence[float]) -> float:
         The weight; ½ if every weight is equally good, as it is without targets.
 
     >>> round(learn_weight([-1.0, -1.0, -3.0], [-2.0, -2.0, -1.0]), 3)
-    0.618
+    0.577
     """
     pairs = []
     for a, b in zip(gpt, ngram, strict=True):
@@ -172,7 +172,7 @@ def learn_weight(gpt: Sequence[float], ngram: Sequence[float]) -> float:
         first, second = slope(weight)
         low, high = (weight, high) if first > 0 else (low, weight)
         before, weight = weight, weight + first / second
-        if not low < weight < high:
+        if not low <= weight <= high:
             weight = (low + high) / 2
         if abs(weight - before) < TOLERANCE:
             break

@@ -42,8 +42,11 @@ class NgramTable {
     contexts.reserve(size_t(num_contexts) + 1);
     for (int64_t f = 0; f < num_followers; f++)
       followers.push_back({arrays.tokens[f], Real(arrays.shares[f]), arrays.longer[f]});
-    for (int64_t c = 0; c < num_contexts; c++)
+    for (int64_t c = 0; c < num_contexts; c++) {
       contexts.push_back({arrays.begins[c], Real(arrays.kept[c]), arrays.shorter[c]});
+      for (int64_t f = arrays.begins[c]; f < arrays.begins[c + 1]; f++)
+        if (arrays.longer[f] >= 0) num_extended = int32_t(c + 1);
+    }
     contexts.push_back({num_followers, Real(0), 0});
     unigram.assign(size_t(vocab), Real(1.0 / vocab) * contexts[0].kept);
     for (const Follower* f = begin(0); f < end(0); f++) unigram[size_t(f->token)] += f->share;
@@ -56,17 +59,36 @@ class NgramTable {
   // The context after one more token.
   int32_t next(int32_t context, int32_t token) const {
     for (;; context = (*this)[context].shorter) {
-      const Follower* found =
-          std::lower_bound(begin(context), end(context), token,
-                           [](const Follower& f, int32_t wanted) { return f.token < wanted; });
-      if (found < end(context) && found->token == token && found->longer >= 0) return found->longer;
+      const int32_t longer = context < num_extended ? extended(context, token) : -1;
+      if (longer >= 0) return longer;
       if (context == 0) return 0;
     }
   }
 
+  // Loads a context, or its followers, into the cache, while other work is done.
+  void prefetch(int32_t context) const { __builtin_prefetch(&contexts[size_t(context)]); }
+  void prefetch_followers(int32_t context) const {
+    const Follower *first = begin(context), *last = end(context);
+    for (int line = 0; line < 3 && first < last; line++, first += 64 / sizeof(Follower))
+      __builtin_prefetch(first);
+  }
+
  private:
+  int32_t num_extended = 0;  // contexts up to the last one that a token makes longer
   std::vector<Context> contexts;  // and one more, at which the last one's followers end
   std::vector<Follower> followers;
+
+  // The context that ends with a follower; −1 if there is none. Its search has no branch to
+  // mispredict.
+  int32_t extended(int32_t context, int32_t token) const {
+    const Follower* found = begin(context);
+    for (int64_t left = end(context) - found; left > 1;) {
+      const int64_t half = left / 2;
+      found += found[half].token <= token ? half : 0;
+      left -= half;
+    }
+    return found < end(context) && found->token == token ? found->longer : -1;
+  }
 
   // Every number is in its range, and the way to ever shorter contexts ends.
   void check(int64_t num_contexts, int64_t num_followers, const NgramArrays& arrays) const {
@@ -95,15 +117,19 @@ class Mixer {
   }
 
   void begin(int lane, int32_t bos) { contexts[lane] = table.next(0, bos); }
-  void read(int lane, int32_t token) { contexts[lane] = table.next(contexts[lane], token); }
+  void read(int lane, int32_t token) {
+    contexts[lane] = table.next(contexts[lane], token);
+    table.prefetch(contexts[lane]);
+  }
 
   // Turns logits into the logarithms of the mixture. Those too small for a Real are the smallest.
   void mix(Real* logits) {
     const int vocab_size = table.vocab_size;
     std::memset(shares.data, 0, sizeof(Real) * shares.size);
     Real left[NUM_LANES], largest[NUM_LANES], total[NUM_LANES];
-    for (int lane = 0; lane < NUM_LANES; lane++) left[lane] = add_shares(lane);
+    prefetch();
     softmax(logits, vocab_size, largest, total, {NUM_LANES, NUM_LANES});
+    for (int lane = 0; lane < NUM_LANES; lane++) left[lane] = add_shares(lane);
     const Vec smallest = splat(std::numeric_limits<Real>::min());
     for (int o = 0; o < vocab_size; o++)
       for (int j = 0; j < NUM_LANES; j += L) {
@@ -118,6 +144,23 @@ class Mixer {
   const Real weight, rest;
   int32_t contexts[NUM_LANES] = {};
   Buffer shares;  // [token][lane], of all contexts but the empty one
+
+  // Prefetches all followers that `add_shares` reads: those of one length in all lanes, so that the
+  // processor waits for their contexts together.
+  void prefetch() const {
+    int32_t left[NUM_LANES];
+    std::copy_n(contexts, NUM_LANES, left);
+    for (bool any = true; any;) {
+      any = false;
+      for (int32_t& context : left) {
+        if (!context) continue;
+        table.prefetch_followers(context);
+        context = table[context].shorter;
+        table.prefetch(context);
+        any = true;
+      }
+    }
+  }
 
   // Adds the shares of a lane's context and the shorter ones. Returns what they leave to the empty
   // one.
