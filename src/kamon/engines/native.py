@@ -181,19 +181,21 @@ class NativeEngine:
         ngram: NgramTable | None = None,
         weight: float = 1.0,
     ) -> PackedBatch:
-        """Return what `kamon.generation.sampling.sample` asks for, all at once.
+        """Return n documents, without BOS: see `kamon.generation.sampling.SampleRequest`.
 
-        ngram: made for this engine, to sample from weight · GPT + (1 − weight) · n-gram.
+        ngram: to sample from weight · GPT + (1 − weight) · n-gram.
         """
         c = self.config
         check_samples(n, temperature, first)
         if not 0 <= bos < c.vocab_size:
             raise ValueError(f"token {bos} is outside the vocabulary of {c.vocab_size}")
+        if ngram and ngram.call is not self.call:
+            raise ValueError("the table of an n-gram is for engines of one dtype and level")
         tokens, offsets = zeros(n * c.block_size, "i"), zeros(n + 1, "q")
         error = self._run(
             *("sample", len(tokens), None),
             *(first, n, temperature, seed & MASK64, bos),
-            *(ngram and ngram.handle, weight, address(tokens), address(offsets)),
+            *(ngram.handle if ngram else None, weight, address(tokens), address(offsets)),
         )
         self._check(error)
         return PackedBatch(tokens[: offsets[n]], offsets)
@@ -276,7 +278,7 @@ class NativeEngine:
 
 @dataclass(frozen=True, eq=False)
 class NgramArrays:
-    """An n-gram as the C++ writes it down: see NgramArrays in ngram.hpp."""
+    """An n-gram as a graph of contexts: see NgramArrays in ngram.hpp."""
 
     kept: array[float]
     shorter: array[int]
@@ -286,8 +288,8 @@ class NgramArrays:
     longer: array[int]
 
     @classmethod
-    def empty(cls, num_contexts: int, num_followers: int) -> NgramArrays:
-        """Return arrays of zeros, with room for an n-gram of these sizes."""
+    def zeros(cls, num_contexts: int, num_followers: int) -> NgramArrays:
+        """Return arrays of these sizes, to be filled."""
         return cls(
             kept=zeros(num_contexts),
             shorter=zeros(num_contexts, "i"),
@@ -297,31 +299,28 @@ class NgramArrays:
             longer=zeros(num_followers, "i"),
         )
 
-    def arguments(self) -> tuple[Any, ...]:
-        """Return them as the library takes them."""
-        floats = address(self.kept), address(self.shares)
-        return (
-            *(floats[0], address(self.shorter), address(self.begins, "q")),
-            *(address(self.tokens, "i"), floats[1], address(self.longer, "i")),
-        )
+    def arguments(self) -> list[Any]:
+        """Return the arrays as the library takes them."""
+        typecodes = {"kept": "d", "shorter": "i", "begins": "q"}
+        typecodes |= {"tokens": "i", "shares": "d", "longer": "i"}
+        return [address(getattr(self, name), typecode) for name, typecode in typecodes.items()]
 
 
 class NgramTable:
-    """An n-gram in the form and the precision in which `NativeEngine.sample` reads it."""
+    """An n-gram in the memory of the library that an engine calls, for its `sample`."""
 
     def __init__(self, engine: NativeEngine, arrays: NgramArrays) -> None:
-        self.destroy = engine.call["table_destroy"]
+        if len(arrays.begins) != len(arrays.kept) + 1:
+            raise ValueError("the arrays of an n-gram do not fit together")
+        self.call = engine.call
         handle = array("Q", [0])
-        error = engine.call["table_create"](
-            *(engine.config.vocab_size, len(arrays.kept), len(arrays.tokens)),
-            *(*arrays.arguments(), address(handle)),
-        )
-        raise_for(error)
+        sizes = engine.config.vocab_size, len(arrays.kept), len(arrays.tokens)
+        raise_for(self.call["table_create"](*sizes, *arrays.arguments(), address(handle)))
         self.handle = int(handle[0])
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
-            self.destroy(self.handle)
+            self.call["table_destroy"](self.handle)
 
     def __reduce__(self) -> str:
         raise TypeError("a table cannot be copied: make another one")

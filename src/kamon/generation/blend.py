@@ -20,18 +20,17 @@ from kamon.native.library import address
 from kamon.ngrams.native import NativeNgram
 from kamon.ngrams.reference import Ngram, NgramDecoder
 
-MIN_P = sys.float_info.min  # smaller probabilities count as this one: each has a logarithm
-MIN_RATIO = 1e-150  # of the smaller to the larger p of a target: its inverse squared is no infinity
-MAX_ROUNDS = 100  # of `learn_weight`: each at least halves the interval, or converges as Newton does
+MIN_P = sys.float_info.min  # of a token: a smaller probability may have no logarithm
+MIN_RATIO = 1e-150  # of the smaller to the larger p of a target, whose inverse has a square
+MAX_ROUNDS = 100  # of `learn_weight`, which bisects at worst
 TOLERANCE = 1e-12  # of a learned weight
 
 
 class BlendedModel:
-    """What `kamon.generation.sampling` and scoring ask of an engine, from a GPT and an n-gram.
+    """A GPT mixed with an n-gram; what sampling and scoring ask of an engine, it has.
 
-    p = weight · softmax of the GPT's logits + (1 − weight) · `Ngram.probabilities`. A temperature
-    applies to this mixture, whose logits are log p. config: the GPT's, so that a document has at
-    most its block_size tokens.
+    p = weight · softmax(logits of the GPT) + (1 − weight) · p of the n-gram. The logits of the
+    mixture are log p, so a temperature applies to the mixture.
     """
 
     def __init__(self, gpt: Engine, ngram: Ngram | NativeNgram, weight: float) -> None:
@@ -49,7 +48,7 @@ class BlendedModel:
 
     @property
     def config(self) -> Config:
-        """The GPT's."""
+        """The GPT's: a document has at most its block_size tokens."""
         return self.gpt.config
 
     def decoder(self) -> BlendedDecoder:
@@ -59,16 +58,15 @@ class BlendedModel:
     def sample(
         self, n: int, temperature: float, seed: int, bos: int, first: int = 0
     ) -> PackedBatch:
-        """Return the documents of `sample_one_by_one`, all at once if both parts are native."""
+        """Return n documents, without BOS, at once if both parts are native: see SampleRequest."""
         if isinstance(self.gpt, NativeEngine) and self.table:
-            return self.gpt.sample(
-                n, temperature, seed, bos, first, ngram=self.table, weight=self.weight
-            )
+            request = n, temperature, seed, bos, first
+            return self.gpt.sample(*request, ngram=self.table, weight=self.weight)
         return sample_one_by_one(self, SampleRequest(n, temperature, seed, bos, first))
 
     @cached_property
     def table(self) -> NgramTable | None:
-        """The n-gram as the native GPT samples with it; None if not both of them are native."""
+        """The n-gram for the `sample` of the GPT; None unless both are native."""
         if isinstance(self.gpt, NativeEngine) and isinstance(self.ngram, NativeNgram):
             return NgramTable(self.gpt, self.ngram.arrays())
         return None
@@ -78,11 +76,11 @@ class BlendedModel:
         return mix_logprobs(*self.logprobs_of_parts(batch), self.weight)
 
     def logprobs_of_parts(self, batch: PackedBatch) -> tuple[array[float], array[float]]:
-        """Return the `logprobs` of the GPT and of the n-gram, from which a weight is learned."""
+        """Return the `logprobs` of the GPT and those of the n-gram: see `learn_weight`."""
         return self.gpt.logprobs(batch), self.ngram.logprobs(batch)
 
     def document_logprobs(self, batch: PackedBatch) -> tuple[array[float], array[int]]:
-        """Return what `kamon.engines.loops.document_logprobs` says."""
+        """Return what `kamon.engines.loops.document_logprobs` does, in a few calls."""
         if library.why_not():
             return document_logprobs_one_by_one(self, batch)
         logprobs = self.logprobs(batch)
@@ -106,16 +104,11 @@ class BlendedDecoder:
         gpt = softmax(self.gpt.push(token))
         ngram = self.ngram.push_for_probabilities(token)
         own, rest = self.weight, 1 - self.weight
-        return [
-            math.log(max(own * p + rest * q, MIN_P)) for p, q in zip(gpt, ngram, strict=True)
-        ]
+        return [math.log(max(own * p + rest * q, MIN_P)) for p, q in zip(gpt, ngram, strict=True)]
 
 
 def mix_logprobs(gpt: array[float], ngram: array[float], weight: float) -> array[float]:
-    """Return log(weight · eᵃ + (1 − weight) · eᵇ) for each a of the GPT and b of the n-gram.
-
-    The larger of the two is taken out first: so neither over- nor underflows.
-    """
+    """Return log(weight · eᵃ + (1 − weight) · eᵇ) for each a of the GPT and b of the n-gram."""
     if len(gpt) != len(ngram):
         raise ValueError(f"{len(gpt)} log-probabilities of the GPT, {len(ngram)} of the n-gram")
     if weight in (0, 1):
@@ -123,14 +116,16 @@ def mix_logprobs(gpt: array[float], ngram: array[float], weight: float) -> array
     if library.why_not():
         return array("d", map(mix, gpt, ngram, [weight] * len(gpt)))
     mixed = library.zeros(len(gpt))
-    library.exact("mix")(
-        *(len(gpt), weight, address(gpt, "d"), address(ngram, "d"), address(mixed)),
-    )
+    parts = address(gpt, "d"), address(ngram, "d")
+    library.exact("mix")(len(gpt), weight, *parts, address(mixed))
     return mixed
 
 
 def mix(a: float, b: float, weight: float) -> float:
-    """Return log(weight · eᵃ + (1 − weight) · eᵇ), for a weight between 0 and 1."""
+    """Return log(weight · eᵃ + (1 − weight) · eᵇ), for a weight between 0 and 1.
+
+    It is log of the larger term plus log of the sum of both over it, which cannot underflow.
+    """
     if a >= b:
         return a + math.log(weight + (1 - weight) * math.exp(b - a))
     return b + math.log(weight * math.exp(a - b) + (1 - weight))

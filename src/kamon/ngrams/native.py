@@ -71,10 +71,10 @@ class NativeNgram:
         return NgramDecoder(self)
 
     def arrays(self) -> NgramArrays:
-        """Return a copy of all that it knows, for `kamon.engines.native.NgramTable`."""
+        """Return a copy of the n-gram as arrays, for `kamon.engines.native.NgramTable`."""
         sizes = array("q", [0, 0])
         raise_for(library.exact("ngram_sizes")(self.counts.handle, self.order, address(sizes)))
-        arrays = NgramArrays.empty(*sizes)
+        arrays = NgramArrays.zeros(*sizes)
         tabulate = library.exact("ngram_tabulate")
         raise_for(tabulate(self.counts.handle, self.order, *arrays.arguments()))
         return arrays
@@ -99,9 +99,7 @@ class Counts:
         found = array("d")
         for begin in range(0, len(num_grams), 5):
             found.extend(discounts(Counter(dict(enumerate(num_grams[begin : begin + 5])))))
-        check_documents(
-            library.exact("ngram_finish")(self.handle, address(found)), vocab_size
-        )
+        check_documents(library.exact("ngram_finish")(self.handle, address(found)), vocab_size)
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
