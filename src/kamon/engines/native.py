@@ -14,6 +14,7 @@ import time
 from _thread import RLock, allocate_lock, get_ident, start_new_thread
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -170,16 +171,31 @@ class NativeEngine:
         return losses[:done]
 
     def sample(
-        self, n: int, temperature: float, seed: int, bos: int, first: int = 0
+        self,
+        n: int,
+        temperature: float,
+        seed: int,
+        bos: int,
+        first: int = 0,
+        *,
+        ngram: NgramTable | None = None,
+        weight: float = 1.0,
     ) -> PackedBatch:
+        """Return n documents, without BOS: see `kamon.generation.sampling.SampleRequest`.
+
+        ngram: to sample from weight · GPT + (1 − weight) · n-gram.
+        """
         c = self.config
         check_samples(n, temperature, first)
         if not 0 <= bos < c.vocab_size:
             raise ValueError(f"token {bos} is outside the vocabulary of {c.vocab_size}")
+        if ngram and ngram.call is not self.call:
+            raise ValueError("the table of an n-gram is for engines of one dtype and level")
         tokens, offsets = zeros(n * c.block_size, "i"), zeros(n + 1, "q")
         error = self._run(
             *("sample", len(tokens), None),
-            *(first, n, temperature, seed & MASK64, bos, address(tokens), address(offsets)),
+            *(first, n, temperature, seed & MASK64, bos),
+            *(ngram.handle if ngram else None, weight, address(tokens), address(offsets)),
         )
         self._check(error)
         return PackedBatch(tokens[: offsets[n]], offsets)
@@ -258,6 +274,56 @@ class NativeEngine:
 
     def _check(self, error: int) -> None:
         raise_for(error, self.config.vocab_size, self.config.block_size)
+
+
+@dataclass(frozen=True, eq=False)
+class NgramArrays:
+    """An n-gram as a graph of contexts: see NgramArrays in ngram.hpp."""
+
+    kept: array[float]
+    shorter: array[int]
+    begins: array[int]
+    tokens: array[int]
+    shares: array[float]
+    longer: array[int]
+
+    @classmethod
+    def zeros(cls, num_contexts: int, num_followers: int) -> NgramArrays:
+        """Return arrays of these sizes, to be filled."""
+        return cls(
+            kept=zeros(num_contexts),
+            shorter=zeros(num_contexts, "i"),
+            begins=zeros(num_contexts + 1, "q"),
+            tokens=zeros(num_followers, "i"),
+            shares=zeros(num_followers),
+            longer=zeros(num_followers, "i"),
+        )
+
+    def arguments(self) -> list[Any]:
+        """Return the arrays as the library takes them."""
+        typecodes = {"kept": "d", "shorter": "i", "begins": "q"}
+        typecodes |= {"tokens": "i", "shares": "d", "longer": "i"}
+        return [address(getattr(self, name), typecode) for name, typecode in typecodes.items()]
+
+
+class NgramTable:
+    """An n-gram in the memory of the library that an engine calls, for its `sample`."""
+
+    def __init__(self, engine: NativeEngine, arrays: NgramArrays) -> None:
+        if len(arrays.begins) != len(arrays.kept) + 1:
+            raise ValueError("the arrays of an n-gram do not fit together")
+        self.call = engine.call
+        handle = array("Q", [0])
+        sizes = engine.config.vocab_size, len(arrays.kept), len(arrays.tokens)
+        raise_for(self.call["table_create"](*sizes, *arrays.arguments(), address(handle)))
+        self.handle = int(handle[0])
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.call["table_destroy"](self.handle)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a table cannot be copied: make another one")
 
 
 def batch_arguments(batch: PackedBatch) -> tuple[Any, int, Any, int]:

@@ -36,7 +36,10 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "sample": (
         c_int,
-        [c_void_p] + [c_int64] * 2 + [c_double, c_uint64, c_int] + [c_void_p] * 3,
+        [c_void_p]
+        + [c_int64] * 2
+        + [c_double, c_uint64, c_int, c_void_p, c_double]
+        + [c_void_p] * 3,
     ),
     "decoder_create": (c_void_p, [c_void_p]),
     "decoder_destroy": (None, [c_void_p]),
@@ -59,6 +62,15 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, c_int, c_int, c_void_p, c_int64, c_void_p] + [c_int64] * 2 + [c_void_p, c_int64],
     ),
     "ngram_probabilities": (c_int, [c_void_p, c_int, c_void_p, c_int64, c_void_p]),
+    "ngram_sizes": (c_int, [c_void_p, c_int, c_void_p]),
+    "ngram_tabulate": (c_int, [c_void_p, c_int] + [c_void_p] * 6),
+    "table_create": (c_int, [c_int] + [c_int64] * 2 + [c_void_p] * 7),
+    "table_destroy": (None, [c_void_p]),
+    "mix": (None, [c_int64, c_double] + [c_void_p] * 3),
+    "sum_documents": (
+        c_int,
+        [c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_int64] + [c_void_p] * 2,
+    ),
     "peak": (c_double, [c_double]),
 }
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from kamon.config import Config
 from kamon.engines import native
 from kamon.engines.batch import PackedBatch
+from kamon.engines.native import NgramArrays
 from kamon.native import library
-from kamon.native.library import WRONG_OFFSETS
+from kamon.native.library import WRONG_OFFSETS, address, raise_for
 from kamon.ngrams.reference import (
     Ngram,
     NgramDecoder,
@@ -45,8 +46,8 @@ class NativeNgram:
         read = array("i", context[max(0, len(context) - self.order + 1) :])
         found = library.zeros(vocab_size)
         error = library.exact("ngram_probabilities")(
-            *(self.counts.handle, self.order, library.address(read), len(read)),
-            library.address(found),
+            *(self.counts.handle, self.order, address(read), len(read)),
+            address(found),
         )
         check_documents(error, vocab_size)
         return found.tolist()
@@ -69,6 +70,15 @@ class NativeNgram:
         """Return a decoder at the start of a document."""
         return NgramDecoder(self)
 
+    def arrays(self) -> NgramArrays:
+        """Return a copy of the n-gram as arrays, for `kamon.engines.native.NgramTable`."""
+        sizes = array("q", [0, 0])
+        raise_for(library.exact("ngram_sizes")(self.counts.handle, self.order, address(sizes)))
+        arrays = NgramArrays.zeros(*sizes)
+        tabulate = library.exact("ngram_tabulate")
+        raise_for(tabulate(self.counts.handle, self.order, *arrays.arguments()))
+        return arrays
+
 
 class Counts:
     """What C++ keeps of the learned documents; `longest` is how many tokens one has at most."""
@@ -85,13 +95,11 @@ class Counts:
             error = library.exact("ngram_add")(self.handle, *arguments, first, last)
             check_documents(error, vocab_size, docs)
         num_grams = array("q", bytes(8 * 2 * 5 * order))
-        self.longest: int = library.exact("ngram_tally")(self.handle, library.address(num_grams))
+        self.longest: int = library.exact("ngram_tally")(self.handle, address(num_grams))
         found = array("d")
         for begin in range(0, len(num_grams), 5):
             found.extend(discounts(Counter(dict(enumerate(num_grams[begin : begin + 5])))))
-        check_documents(
-            library.exact("ngram_finish")(self.handle, library.address(found)), vocab_size
-        )
+        check_documents(library.exact("ngram_finish")(self.handle, address(found)), vocab_size)
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
@@ -109,7 +117,7 @@ class Counts:
         for first, last in pieces(batch):
             found = library.exact("ngram_logprobs")(
                 *(self.handle, low, high, *arguments, first, last),
-                *(library.address(out, "d", done), stride),
+                *(address(out, "d", done), stride),
             )
             check_documents(-found, self.vocab_size, batch)
             done += found
@@ -135,7 +143,7 @@ def check_documents(error: int, vocab_size: int, docs: PackedBatch | None = None
     """Raise what an Error of errors.hpp means."""
     if error == 2 and docs is not None:
         check_tokens(docs.tokens, vocab_size)
-    library.raise_for(error, vocab_size)
+    raise_for(error, vocab_size)
 
 
 def count_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram | NativeNgram:

@@ -114,8 +114,7 @@ API(int, kamon_batch)(void* handle, const int32_t* tokens, int64_t num_tokens,
   return error;
 }
 
-// totals: of each document the sum of its log-probabilities, from left to right. indices: which of
-// its targets is the least likely, the first among equals. Both are 0 without targets.
+// totals and indices: see sum_documents.
 API(int, kamon_document_logprobs)(void* handle, const int32_t* tokens, int64_t num_tokens,
                                   const int64_t* offsets, int64_t num_docs, double* totals,
                                   int64_t* indices, const int32_t* stop) {
@@ -127,17 +126,7 @@ API(int, kamon_document_logprobs)(void* handle, const int32_t* tokens, int64_t n
     std::vector<double> logprobs(static_cast<size_t>(num_tokens));
     run_batch(engine, batch, std::nullopt, logprobs.data(), stop_flag);
     if (stop_flag()) return Error::stopped;
-    const double* doc_logprobs = logprobs.data();
-    for (int64_t d = 0; d < num_docs; doc_logprobs += batch.num_targets(d++)) {
-      double total = 0;
-      int least = 0;
-      for (int n = 0; n < batch.num_targets(d); n++) {
-        total += doc_logprobs[n];
-        if (doc_logprobs[n] < doc_logprobs[least]) least = n;
-      }
-      totals[d] = total;
-      indices[d] = least;
-    }
+    sum_documents(batch.docs, logprobs.data(), totals, indices);
     return Error::none;
   });
 }
@@ -188,13 +177,17 @@ API(int64_t, kamon_train)(void* handle, const int32_t* tokens, int64_t num_token
 }
 
 // Samples documents number first … first + n − 1. tokens: room for n · block_size, of which
-// offsets[n] are used. offsets: n + 1.
+// offsets[n] are used. offsets: n + 1. table: an n-gram to mix with the GPT, which has this weight;
+// null for the GPT alone.
 API(int, kamon_sample)(void* handle, int64_t first, int64_t n, double temperature, uint64_t seed,
-                       int bos, int32_t* tokens, int64_t* offsets, const int32_t* stop) {
+                       int bos, const void* table, double weight, int32_t* tokens, int64_t* offsets,
+                       const int32_t* stop) {
   Engine& engine = as_engine(handle);
+  const NgramTable* ngram = static_cast<const NgramTable*>(table);
   const StopFlag stop_flag{stop};
   return error_of([&] {
     if (bos < 0 || bos >= engine.shape.vocab_size) return Error::token;
+    if (ngram && ngram->vocab_size != engine.shape.vocab_size) return Error::sizes;
     const int block_size = engine.shape.block_size;
     int64_t* lengths = offsets + 1;
     const SampleParams params{first, temperature, seed, bos};
@@ -202,8 +195,10 @@ API(int, kamon_sample)(void* handle, int64_t first, int64_t n, double temperatur
     engine.run(int((n + PIECE - 1) / PIECE), [&](int piece, int thread) {
       FlushToZero flush;
       Sampler sampler(engine.model(), *engine.workspaces[thread]);
+      std::optional<Mixer> mixer;
+      if (ngram) mixer.emplace(*ngram, weight);
       const SampleRows rows{piece * PIECE, std::min(n, (piece + 1) * PIECE), tokens, lengths};
-      sample_documents(sampler, params, rows, stop_flag);
+      sample_documents(sampler, mixer ? &*mixer : nullptr, params, rows, stop_flag);
     });
     if (stop_flag()) return Error::stopped;
     offsets[0] = 0;
@@ -341,6 +336,57 @@ API(int, kamon_ngram_probabilities)(void* handle, int order, const int32_t* cont
   if (!ngram.knows(context, size)) return Error::token;
   ngram.probabilities(order, context, size, p);
   return Error::none;
+}
+
+// sizes: how many contexts and followers the n-gram of this order has.
+API(int, kamon_ngram_sizes)(void* handle, int order, int64_t* sizes) {
+  const Ngram& ngram = as_ngram(handle);
+  if (!ngram.has(order, order)) return Error::index;
+  sizes[0] = ngram.num_contexts(order);
+  sizes[1] = ngram.num_grams(order);
+  return Error::none;
+}
+
+// Fills arrays of these sizes: see NgramArrays.
+API(int, kamon_ngram_tabulate)(void* handle, int order, double* kept, int32_t* shorter,
+                               int64_t* begins, int32_t* tokens, double* shares, int32_t* longer) {
+  const Ngram& ngram = as_ngram(handle);
+  return error_of([&] {
+    if (!ngram.has(order, order)) return Error::index;
+    ngram.tabulate(order, {kept, shorter, begins, tokens, shares, longer});
+    return Error::none;
+  });
+}
+
+// A copy of the arrays, for `sample`. The library that counted the n-gram may be another one.
+API(int, kamon_table_create)(int vocab_size, int64_t num_contexts, int64_t num_followers,
+                             double* kept, int32_t* shorter, int64_t* begins, int32_t* tokens,
+                             double* shares, int32_t* longer, void** table) {
+  return error_of([&] {
+    const NgramArrays arrays{kept, shorter, begins, tokens, shares, longer};
+    *table = new NgramTable(vocab_size, num_contexts, num_followers, arrays);
+    return Error::none;
+  });
+}
+
+API(void, kamon_table_destroy)(void* table) { delete static_cast<NgramTable*>(table); }
+
+// Log-probabilities of a mixture from those of its parts: see mix_logprobs.
+API(void, kamon_mix)(int64_t n, double weight, const double* gpt, const double* ngram,
+                     double* mixed) {
+  mix_logprobs(n, weight, gpt, ngram, mixed);
+}
+
+// totals and indices, from the log-probabilities of all targets: see sum_documents.
+API(int, kamon_sum_documents)(const int32_t* tokens, int64_t num_tokens, const int64_t* offsets,
+                              int64_t num_docs, const double* logprobs, int64_t num_targets,
+                              double* totals, int64_t* indices) {
+  return error_of([&] {
+    const PackedBatch docs{tokens, num_tokens, offsets, num_docs};
+    if (!docs.is_whole() || docs.num_targets() != num_targets) return Error::offsets;
+    sum_documents(docs, logprobs, totals, indices);
+    return Error::none;
+  });
 }
 
 // The peak speed of one core in GFLOP/s: how many multiply-adds it does in vectors of this build.

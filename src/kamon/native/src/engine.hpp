@@ -101,6 +101,19 @@ struct PackedBatch {
   const int32_t* begin(int64_t doc) const { return tokens + offsets[doc]; }
   int64_t length(int64_t doc) const { return offsets[doc + 1] - offsets[doc]; }
   int num_targets(int64_t doc) const { return int(std::max(int64_t(0), length(doc) - 1)); }
+
+  // Whether the documents are all of the tokens, one after the other.
+  bool is_whole() const {
+    if (offsets[0] != 0 || offsets[num_docs] != num_tokens) return false;
+    for (int64_t d = 0; d < num_docs; d++)
+      if (!is_within_tokens(d)) return false;
+    return true;
+  }
+  int64_t num_targets() const {
+    int64_t total = 0;
+    for (int64_t d = 0; d < num_docs; d++) total += num_targets(d);
+    return total;
+  }
 };
 
 // Which random draws the dropout of each document uses.
@@ -267,6 +280,22 @@ int run_batch(Engine& engine, const Batch& batch, const std::optional<Weights>& 
     run_documents(engine, *engine.workspaces[thread], batch, groups[g], stop);
   });
   return num_groups;
+}
+
+// totals: of each document the sum of its log-probabilities, from left to right. indices: which of
+// its targets is the least likely, the first among equals. Both are 0 without targets.
+inline void sum_documents(const PackedBatch& docs, const double* logprobs, double* totals,
+                          int64_t* indices) {
+  for (int64_t d = 0; d < docs.num_docs; logprobs += docs.num_targets(d++)) {
+    double total = 0;
+    int least = 0;
+    for (int n = 0; n < docs.num_targets(d); n++) {
+      total += logprobs[n];
+      if (logprobs[n] < logprobs[least]) least = n;
+    }
+    totals[d] = total;
+    indices[d] = least;
+  }
 }
 
 // Whether the memory that a model takes can be addressed, and it has the size that Python expects.

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <new>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -51,15 +52,41 @@ struct Level {
     return number;
   }
 
-  // p of the last token of `gram`, which may be NO_GRAM, from its p after the shorter context.
-  double interpolate(CountKind kind, uint32_t context, uint32_t gram, double p) const {
+  // What a context leaves to the shorter one.
+  double kept(CountKind kind, uint32_t context) const {
     const Followers& after = followers[kind][context];
     const double* discount = discounts[kind];
     const double taken =
         after.num[0] * discount[1] + after.num[1] * discount[2] + after.num[2] * discount[3];
+    return taken / after.total;
+  }
+
+  // The share of the last token of `gram`, which may be NO_GRAM.
+  double share(CountKind kind, uint32_t context, uint32_t gram) const {
     const uint32_t count = gram == NO_GRAM ? 0 : grams[gram].counts[kind];
-    const double share = count ? (count - discount[std::min(count, 3u)]) / after.total : 0.0;
-    return taken / after.total * p + share;
+    if (!count) return 0;
+    return (count - discounts[kind][std::min(count, 3u)]) / followers[kind][context].total;
+  }
+
+  // p of the last token of `gram`, which may be NO_GRAM, from its p after the shorter context.
+  double interpolate(CountKind kind, uint32_t context, uint32_t gram, double p) const {
+    return kept(kind, context) * p + share(kind, context, gram);
+  }
+
+  // The numbers of all k-grams in this order.
+  std::vector<uint32_t> by_context_and_token(uint32_t num_contexts) const {
+    std::vector<uint32_t> ends(num_contexts), sorted(grams.size());
+    for (const Gram& gram : grams) ends[gram.context]++;
+    uint32_t begin = 0;
+    for (uint32_t& end : ends) begin += std::exchange(end, begin);
+    for (uint32_t i = 0; i < grams.size(); i++) sorted[ends[grams[i].context]++] = i;
+    begin = 0;
+    for (const uint32_t end : ends) {
+      std::sort(sorted.begin() + begin, sorted.begin() + end,
+                [this](uint32_t a, uint32_t b) { return grams[a].token < grams[b].token; });
+      begin = end;
+    }
+    return sorted;
   }
 
  private:
@@ -83,6 +110,17 @@ struct Level {
     for (size_t i = 0; i < grams.size(); i++)
       slots[slot(grams[i].context, grams[i].token)] = uint32_t(i);
   }
+};
+
+// The n-gram of one order as arrays. Number 0 is the empty context; those of one token follow, those
+// of two, and so on, seen or not. Each has its followers, in ascending order of tokens.
+struct NgramArrays {
+  double* kept;      // by each context, for the shorter one
+  int32_t* shorter;  // of each context: the one without the first token
+  int64_t* begins;   // of each context: its first follower; one more at the end
+  int32_t* tokens;   // of each follower
+  double* shares;    // of each follower's token after this context
+  int32_t* longer;   // of each follower: the context that ends with it, or −1 if it was not seen
 };
 
 // Counts for the n-grams of every order from 1 to `order`.
@@ -193,6 +231,45 @@ class Ngram {
         out[token] = level.interpolate(k == order ? LONGEST : SHORTER, seen,
                                        level.find(seen, uint32_t(token)), out[token]);
     }
+  }
+
+  int64_t num_grams(int order) const {
+    int64_t total = 0;
+    for (int k = 1; k <= order; k++) total += int64_t(levels[k - 1].grams.size());
+    return total;
+  }
+  int64_t num_contexts(int order) const { return 1 + num_grams(order - 1); }
+
+  // Fills the arrays, which have room for num_contexts and num_grams of this order.
+  void tabulate(int order, const NgramArrays& out) const {
+    if (num_contexts(order) > INT32_MAX) throw std::bad_alloc();
+    int64_t shorter = 0, context = 0, follower = 0;  // the first one of k − 2, k − 1 and k tokens
+    out.shorter[0] = 0;
+    for (int k = 1; k <= order; k++) {
+      const Level& level = levels[k - 1];
+      const CountKind kind = k == order ? LONGEST : SHORTER;
+      const uint32_t num_contexts = k == 1 ? 1 : uint32_t(levels[k - 2].grams.size());
+      const int64_t longer = context + num_contexts;
+      const std::vector<uint32_t> sorted = level.by_context_and_token(num_contexts);
+      size_t i = 0;
+      for (uint32_t c = 0; c < num_contexts; c++) {
+        out.begins[context + c] = follower + int64_t(i);
+        out.kept[context + c] = level.followers[kind][c].total ? level.kept(kind, c) : 1;
+        for (; i < sorted.size() && level.grams[sorted[i]].context == c; i++) {
+          const uint32_t number = sorted[i], token = level.grams[number].token;
+          const bool seen = k < order && levels[k].followers[LONGEST][number].total > 0;
+          out.tokens[follower + int64_t(i)] = int32_t(token);
+          out.shares[follower + int64_t(i)] = level.share(kind, c, number);
+          out.longer[follower + int64_t(i)] = seen ? int32_t(longer + number) : -1;
+          if (k == order) continue;
+          const uint32_t parent = uint32_t(out.shorter[context + c] - shorter);
+          out.shorter[longer + number] =
+              k == 1 ? 0 : int32_t(context + levels[k - 2].find(parent, token));
+        }
+      }
+      shorter = context, context = longer, follower += int64_t(sorted.size());
+    }
+    out.begins[context] = follower;
   }
 
  private:

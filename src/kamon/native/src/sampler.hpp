@@ -1,16 +1,17 @@
 // Sampling: one document in each lane, each at its own position.
 //
-// When the document of a lane has ended, the lane takes the next one. Keys and values go into a
-// ring of the last block_size rounds; a lane attends to those since its document began.
+// When the document of a lane has ended, the lane takes the next one. All documents begin with BOS:
+// the first round reads it, once for all of them, and its keys and values are kept. Those of the
+// other rounds go into a ring of the last block_size − 1 ones; a lane attends to those since its
+// document began.
 #pragma once
 
+#include "blend.hpp"
 #include "model.hpp"
 #include "philox.hpp"
 #include "thread_pool.hpp"
 
 namespace {
-
-constexpr int NUM_LANES = 2 * L;  // documents at a time
 
 class Sampler {
  public:
@@ -26,8 +27,8 @@ class Sampler {
     values.resize(cache);
     const size_t max_keys = size_t(round_up(shape.block_size, BLOCK));
     probs.resize(max_keys * L);
-    age.resize(max_keys);
-    slot.resize(max_keys);
+    age.assign(max_keys, -1);
+    slot.assign(max_keys, 0);
   }
 
   // Every lane reads its input; `logit` then has the logits of the token after it.
@@ -64,14 +65,14 @@ class Sampler {
 
   int block_size() const { return shape.block_size; }
 
-  // After `push`.
+  // After `push`: [token][lane].
+  Real* logits() { return workspace.logits.data; }
   Real logit(int token, int lane) const {
     return workspace.logits.data[ptrdiff_t(token) * NUM_LANES + lane];
   }
 
-  // Chooses the next token of each lane, as the sampler in Python does. u: the random draw of each
-  // lane. Overwrites the logits.
-  void choose(double temperature, const Real* u, int* tokens) {
+  // Turns the logits into running sums of probabilities, which need not reach 1.
+  void accumulate(double temperature) {
     const double scale = 1 / temperature;
     const Real factor = Real(std::min(scale, double(std::numeric_limits<Real>::max())));
     for (int j = 0; j < NUM_LANES; j += L) {
@@ -79,18 +80,30 @@ class Sampler {
       Vec top = load(logits);
       for (int o = 1; o < shape.vocab_size; o++)
         top = vmax(load(logits + ptrdiff_t(o) * NUM_LANES), top);
-      if (scale > 1e6 && near_greedy(logits, top, scale, tokens + j)) continue;
+      const bool greedy = scale > 1e6 && near_greedy(logits, scale);
       Vec total = {};
       for (int o = 0; o < shape.vocab_size; o++) {
         Real* row = logits + ptrdiff_t(o) * NUM_LANES;
-        const Vec below = load(row) - top;
-        total += vexp(below * factor);
+        const Vec logit = load(row);
+        if (greedy)
+          total = logit == top ? splat(Real(1)) : total;
+        else
+          total += vexp((logit - top) * factor);
         store(row, total);
       }
-      const Vec mark = load(u + j) * total;
+    }
+  }
+
+  // After `accumulate`: the next token of each lane, as the sampler in Python chooses it. u: the
+  // random draw of each lane.
+  void choose(const Real* u, int* tokens) const {
+    const Real* sums = workspace.logits.data;
+    const Real* totals = sums + ptrdiff_t(shape.vocab_size - 1) * NUM_LANES;
+    for (int j = 0; j < NUM_LANES; j += L) {
+      const Vec mark = load(u + j) * load(totals + j);
       IntVec token = {};
       for (int o = 0; o < shape.vocab_size - 1; o++)  // count the sums up to the mark
-        token += (load(logits + ptrdiff_t(o) * NUM_LANES) <= mark) ? IntVec{} + 1 : IntVec{};
+        token += (load(sums + ptrdiff_t(o) * NUM_LANES + j) <= mark) ? IntVec{} + 1 : IntVec{};
       for (int l = 0; l < L; l++) tokens[j + l] = int(token[l]);
     }
   }
@@ -102,7 +115,7 @@ class Sampler {
   const ParamLayout& layout = model.layout;
   Buffer keys, values;  // [layer][slot][feature][lane]
   Buffer probs;
-  std::vector<int> age, slot;  // of each key: in rounds, and in the ring
+  std::vector<int> age, slot;  // of each key: in rounds, −1 for that of the first; and where it is
   int num_keys = 0;
   int64_t round = 0;
 
@@ -118,34 +131,28 @@ class Sampler {
     }
   }
 
-  // Finds the keys that a lane may attend to, the oldest first. The first few may be too old for
-  // all lanes. Returns the slot of this round.
+  // Finds the keys that a lane may attend to, the oldest first. Those after the first may be too
+  // old for all lanes. Returns the slot of this round.
   int start_round() {
     const int depth = 1 + std::max(0, *std::max_element(position, position + NUM_LANES));
+    const int ring = shape.block_size - 1;
     num_keys = round_up(depth, BLOCK);
-    const int now = round++ % shape.block_size;
-    for (int n = 0; n < num_keys; n++) {
+    const auto slot_of = [&](int64_t number) { return ring ? 1 + int(number % ring) : 0; };
+    for (int n = 1; n < num_keys; n++) {
       age[n] = num_keys - 1 - n;
-      slot[n] = (now + 4 * shape.block_size - age[n] % shape.block_size) % shape.block_size;
+      slot[n] = slot_of(round - 1 + (ring ? ring - age[n] % ring : 0));
     }
-    return now;
+    return round++ ? slot_of(round - 2) : 0;
   }
 
-  // Whether the temperature is so near to 0 that only the largest logit counts. Then `tokens` is
-  // it, the first one among equals.
-  bool near_greedy(const Real* logits, Vec top, double scale, int* tokens) const {
+  // Whether the temperature is so near to 0 that only the largest logit counts, the first one among
+  // equals.
+  bool near_greedy(const Real* logits, double scale) const {
     double size = 0;
     for (int o = 0; o < shape.vocab_size; o++)
       for (int l = 0; l < L; l++)
         size = std::max(size, std::fabs(double(logits[ptrdiff_t(o) * NUM_LANES + l])));
-    if (std::isfinite(scale * size)) return false;
-    for (int l = 0; l < L; l++) {
-      tokens[l] = 0;
-      while (tokens[l] < shape.vocab_size - 1 &&
-             logits[ptrdiff_t(tokens[l]) * NUM_LANES + l] != top[l])
-        tokens[l]++;
-    }
-    return true;
+    return !std::isfinite(scale * size);
   }
 
   // `attention` of model.hpp for one query in each lane, which has its own keys.
@@ -163,8 +170,8 @@ class Sampler {
     const Real scale = Real(1) / std::sqrt(Real(shape.head_dim));
     const Vec masked = splat(-std::numeric_limits<Real>::infinity());
     const size_t row = size_t(shape.n_embd) * NUM_LANES;
-    IntVec oldest;  // the age of the first key that a lane attends to
-    for (int l = 0; l < L; l++) oldest[l] = Int(std::max(0, positions[l]));
+    IntVec reach;  // a lane attends to the keys of a lower age
+    for (int l = 0; l < L; l++) reach[l] = Int(std::max(0, positions[l]));
     Vec largest = masked;
     for (int key = 0; key < num_keys; key += BLOCK) {
       const Real* k[BLOCK];
@@ -175,7 +182,7 @@ class Sampler {
         for (int n = 0; n < BLOCK; n++) score[n] += query * load(k[n] + i * NUM_LANES);
       }
       for (int n = 0; n < BLOCK; n++) {
-        score[n] = oldest >= Int(age[key + n]) ? score[n] * scale : masked;
+        score[n] = reach > Int(age[key + n]) ? score[n] * scale : masked;
         store(probs.data + (key + n) * L, score[n]);
         largest = vmax(score[n], largest);
       }
@@ -226,44 +233,80 @@ struct SampleRows {
   int64_t* lengths;
 };
 
-// Samples documents; leaves off early if `stop` asks for it.
-inline void sample_documents(Sampler& sampler, const SampleParams& params, const SampleRows& rows,
-                             const StopFlag& stop) {
+// The first token of each document, from the sums after BOS, which are the same in every lane.
+inline std::vector<int> first_tokens(const Sampler& sampler, const SampleParams& params,
+                                     const SampleRows& rows) {
+  std::vector<int> tokens;
+  const uint64_t positions[NUM_LANES] = {};
+  for (int64_t doc = rows.first; doc < rows.last; doc += NUM_LANES) {
+    uint64_t ids[NUM_LANES];
+    Real u[NUM_LANES];
+    int chosen[NUM_LANES];
+    for (int lane = 0; lane < NUM_LANES; lane++) ids[lane] = uint64_t(params.first_doc + doc + lane);
+    uniforms<NUM_LANES>(params.seed, ids, positions, u);
+    sampler.choose(u, chosen);
+    tokens.insert(tokens.end(), chosen, chosen + std::min<int64_t>(NUM_LANES, rows.last - doc));
+  }
+  return tokens;
+}
+
+// Samples documents; leaves off early if `stop` asks for it. mixer: null for the GPT without an
+// n-gram.
+inline void sample_documents(Sampler& sampler, Mixer* mixer, const SampleParams& params,
+                             const SampleRows& rows, const StopFlag& stop) {
   int64_t docs[NUM_LANES];  // −1 in an idle lane
   uint64_t ids[NUM_LANES], positions[NUM_LANES];
   int chosen[NUM_LANES];
   Real u[NUM_LANES];
   const int block_size = sampler.block_size();
-  int64_t next = rows.first, num_running = 0;
+  int64_t next = rows.first, num_running = NUM_LANES;
+  const auto advance = [&] {
+    sampler.push();
+    if (mixer) mixer->mix(sampler.logits());
+    sampler.accumulate(params.temperature);
+  };
   const auto begin = [&](int lane) {
     docs[lane] = next < rows.last ? next++ : -1;
     sampler.position[lane] = docs[lane] < 0 ? -1 : 0;
-    sampler.input[lane] = params.bos;
-    num_running += docs[lane] >= 0;
+    num_running -= docs[lane] < 0;
+    if (mixer) mixer->begin(lane, params.bos);
   };
-  for (int lane = 0; lane < NUM_LANES; lane++) begin(lane);
+  std::fill_n(sampler.position, NUM_LANES, 0);
+  std::fill_n(sampler.input, NUM_LANES, params.bos);
+  for (int lane = 0; lane < NUM_LANES && mixer; lane++) mixer->begin(lane, params.bos);
+  advance();
+  const std::vector<int> firsts = first_tokens(sampler, params, rows);
+  // Gives a lane the next token of its document. If this ends, the lane takes others until one goes
+  // on.
+  const auto append = [&](int lane, int token) {
+    int& position = sampler.position[lane];
+    while (docs[lane] >= 0) {
+      const int64_t doc = docs[lane];
+      if (position == 0) token = firsts[size_t(doc - rows.first)];
+      const bool ends = token == params.bos;
+      if (!ends) rows.tokens[doc * block_size + position++] = token;
+      if (!ends && position < block_size) {
+        sampler.input[lane] = token;
+        if (mixer) mixer->read(lane, token);
+        return;
+      }
+      rows.lengths[doc] = position;
+      begin(lane);
+    }
+  };
+  for (int lane = 0; lane < NUM_LANES; lane++) {
+    begin(lane);
+    append(lane, params.bos);
+  }
   while (num_running && !stop()) {
-    sampler.push();
+    advance();
     for (int lane = 0; lane < NUM_LANES; lane++) {
       ids[lane] = uint64_t(params.first_doc + docs[lane]);
       positions[lane] = uint64_t(sampler.position[lane]);
     }
     uniforms<NUM_LANES>(params.seed, ids, positions, u);
-    sampler.choose(params.temperature, u, chosen);
-    for (int lane = 0; lane < NUM_LANES; lane++) {
-      const int64_t doc = docs[lane];
-      if (doc < 0) continue;
-      int& position = sampler.position[lane];
-      const bool ends = chosen[lane] == params.bos;
-      if (!ends) rows.tokens[doc * block_size + position++] = chosen[lane];
-      if (ends || position == block_size) {
-        rows.lengths[doc] = position;
-        num_running--;
-        begin(lane);
-      } else {
-        sampler.input[lane] = chosen[lane];
-      }
-    }
+    sampler.choose(u, chosen);
+    for (int lane = 0; lane < NUM_LANES; lane++) append(lane, chosen[lane]);
   }
 }
 

@@ -1,0 +1,199 @@
+// A mixture of the GPT with an n-gram: p = weight · GPT + (1 − weight) · n-gram.
+//
+// The n-gram is a graph. Its nodes are the contexts that were seen; the current one is the longest
+// of these that ends the document so far. A token leads to a longer context, if that was seen, or
+// else to one that follows from a shorter context.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "errors.hpp"
+#include "model.hpp"
+#include "ngram.hpp"
+
+namespace {
+
+constexpr int NUM_LANES = 2 * L;  // of the sampler: documents at a time
+
+// The n-gram as NgramArrays, for the numbers of this build.
+class NgramTable {
+ public:
+  struct Follower {
+    int32_t token;
+    Real share;      // of the token after this context
+    int32_t longer;  // context that ends with the token, or −1 if it was not seen
+  };
+  struct Context {
+    int64_t begin;    // its first follower; they are in ascending order of tokens
+    Real kept;        // what it leaves to the shorter context
+    int32_t shorter;  // context without the first token
+  };
+  const int vocab_size;
+  std::vector<Real> unigram;  // p after the empty context, which is number 0
+
+  NgramTable(int vocab, int64_t num_contexts, int64_t num_followers, const NgramArrays& arrays)
+      : vocab_size(vocab) {
+    check(num_contexts, num_followers, arrays);
+    followers.reserve(size_t(num_followers));
+    contexts.reserve(size_t(num_contexts) + 1);
+    for (int64_t f = 0; f < num_followers; f++)
+      followers.push_back({arrays.tokens[f], Real(arrays.shares[f]), arrays.longer[f]});
+    for (int64_t c = 0; c < num_contexts; c++) {
+      contexts.push_back({arrays.begins[c], Real(arrays.kept[c]), arrays.shorter[c]});
+      for (int64_t f = arrays.begins[c]; f < arrays.begins[c + 1]; f++)
+        if (arrays.longer[f] >= 0) num_extended = int32_t(c + 1);
+    }
+    contexts.push_back({num_followers, Real(0), 0});
+    unigram.assign(size_t(vocab), Real(1.0 / vocab) * contexts[0].kept);
+    for (const Follower* f = begin(0); f < end(0); f++) unigram[size_t(f->token)] += f->share;
+  }
+
+  const Context& operator[](int32_t context) const { return contexts[size_t(context)]; }
+  const Follower* begin(int32_t context) const { return followers.data() + (*this)[context].begin; }
+  const Follower* end(int32_t context) const { return begin(context + 1); }
+
+  // The context after one more token.
+  int32_t next(int32_t context, int32_t token) const {
+    for (;; context = (*this)[context].shorter) {
+      const int32_t longer = context < num_extended ? extended(context, token) : -1;
+      if (longer >= 0) return longer;
+      if (context == 0) return 0;
+    }
+  }
+
+  // Loads a context, or its followers, into the cache, while other work is done.
+  void prefetch(int32_t context) const { __builtin_prefetch(&contexts[size_t(context)]); }
+  void prefetch_followers(int32_t context) const {
+    const Follower *first = begin(context), *last = end(context);
+    for (int line = 0; line < 3 && first < last; line++, first += 64 / sizeof(Follower))
+      __builtin_prefetch(first);
+  }
+
+ private:
+  int32_t num_extended = 0;  // contexts up to the last one that a token makes longer
+  std::vector<Context> contexts;  // and one more, at which the last one's followers end
+  std::vector<Follower> followers;
+
+  // The context that ends with a follower; −1 if there is none. Its search has no branch to
+  // mispredict.
+  int32_t extended(int32_t context, int32_t token) const {
+    const Follower* found = begin(context);
+    for (int64_t left = end(context) - found; left > 1;) {
+      const int64_t half = left / 2;
+      found += found[half].token <= token ? half : 0;
+      left -= half;
+    }
+    return found < end(context) && found->token == token ? found->longer : -1;
+  }
+
+  // Every number is in its range, and the way to ever shorter contexts ends.
+  void check(int64_t num_contexts, int64_t num_followers, const NgramArrays& arrays) const {
+    const int64_t* begins = arrays.begins;
+    if (vocab_size < 1 || num_contexts < 1 || num_contexts > INT32_MAX || begins[0] != 0 ||
+        begins[num_contexts] != num_followers)
+      throw OutOfBounds();
+    for (int64_t c = 0; c < num_contexts; c++) {
+      const int64_t longest = std::max(int64_t(0), c - 1);
+      if (begins[c] > begins[c + 1] || arrays.shorter[c] < 0 || arrays.shorter[c] > longest)
+        throw OutOfBounds();
+    }
+    for (int64_t f = 0; f < num_followers; f++)
+      if (arrays.tokens[f] < 0 || arrays.tokens[f] >= vocab_size || arrays.longer[f] < -1 ||
+          arrays.longer[f] >= num_contexts)
+        throw OutOfBounds();
+  }
+};
+
+// Mixes the n-gram into the logits of a sampler, of which each lane has its own context.
+class Mixer {
+ public:
+  Mixer(const NgramTable& table_, double weight_)
+      : table(table_), weight(Real(weight_)), rest(Real(1 - weight_)) {
+    shares.resize(size_t(table.vocab_size) * NUM_LANES);
+  }
+
+  void begin(int lane, int32_t bos) { contexts[lane] = table.next(0, bos); }
+  void read(int lane, int32_t token) {
+    contexts[lane] = table.next(contexts[lane], token);
+    table.prefetch(contexts[lane]);
+  }
+
+  // Turns logits into the logarithms of the mixture. Those too small for a Real are the smallest.
+  void mix(Real* logits) {
+    const int vocab_size = table.vocab_size;
+    std::memset(shares.data, 0, sizeof(Real) * shares.size);
+    Real left[NUM_LANES], largest[NUM_LANES], total[NUM_LANES];
+    prefetch();
+    softmax(logits, vocab_size, largest, total, {NUM_LANES, NUM_LANES});
+    for (int lane = 0; lane < NUM_LANES; lane++) left[lane] = add_shares(lane);
+    const Vec smallest = splat(std::numeric_limits<Real>::min());
+    for (int o = 0; o < vocab_size; o++)
+      for (int j = 0; j < NUM_LANES; j += L) {
+        const ptrdiff_t place = ptrdiff_t(o) * NUM_LANES + j;
+        const Vec ngram = load(shares.data + place) + load(left + j) * table.unigram[size_t(o)];
+        store(logits + place, logarithm(vmax(load(logits + place) * weight + ngram, smallest)));
+      }
+  }
+
+ private:
+  const NgramTable& table;
+  const Real weight, rest;
+  int32_t contexts[NUM_LANES] = {};
+  Buffer shares;  // [token][lane], of all contexts but the empty one
+
+  // Prefetches all followers that `add_shares` reads: those of one length in all lanes, so that the
+  // processor waits for their contexts together.
+  void prefetch() const {
+    int32_t left[NUM_LANES];
+    std::copy_n(contexts, NUM_LANES, left);
+    for (bool any = true; any;) {
+      any = false;
+      for (int32_t& context : left) {
+        if (!context) continue;
+        table.prefetch_followers(context);
+        context = table[context].shorter;
+        table.prefetch(context);
+        any = true;
+      }
+    }
+  }
+
+  // Adds the shares of a lane's context and the shorter ones. Returns what they leave to the empty
+  // one.
+  Real add_shares(int lane) {
+    Real left = rest;
+    for (int32_t context = contexts[lane]; context; context = table[context].shorter) {
+      for (const auto* f = table.begin(context); f < table.end(context); f++)
+        shares.data[ptrdiff_t(f->token) * NUM_LANES + lane] += left * f->share;
+      left *= table[context].kept;
+    }
+    return left;
+  }
+
+  static KAMON_INLINE Vec logarithm(Vec x) {
+    if constexpr (is_float) {
+      return vlog(x);
+    } else {
+      for (int l = 0; l < L; l++) x[l] = std::log(x[l]);
+      return x;
+    }
+  }
+};
+
+// out = log(weight · eᵃ + (1 − weight) · eᵇ), number by number, without overflow or underflow.
+inline void mix_logprobs(int64_t n, double weight, const double* a, const double* b, double* out) {
+  for (int64_t i = 0; i < n; i++) {
+    if (weight == 1 || weight == 0)
+      out[i] = weight == 1 ? a[i] : b[i];
+    else if (a[i] >= b[i])
+      out[i] = a[i] + std::log(weight + (1 - weight) * std::exp(b[i] - a[i]));
+    else
+      out[i] = b[i] + std::log(weight * std::exp(a[i] - b[i]) + (1 - weight));
+  }
+}
+
+}  // namespace
