@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from kamon.config import Config, checked_settings, make_config, require_int
@@ -13,23 +12,26 @@ from kamon.engines.base import initial_state
 from kamon.engines.distributed import check_engine, get_group, restarted
 from kamon.engines.factory import EngineSpec, best_engine
 from kamon.errors import ConfigError, StoreError
-from kamon.model import Model, as_model
+from kamon.model import Model
 from kamon.storage.checkpoint import Checkpoint, from_bytes, to_bytes
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
+from kamon.training.base import BASE, starting_point
+from kamon.training.blend import blended_validation, can_blend
 from kamon.training.data import DataOptions, Learnable, load_training_data, reload_training_data
-from kamon.training.early_stopping import EarlyStopping, mean_loss
+from kamon.training.early_stopping import EarlyStopping
 from kamon.training.loop import Progress
 from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
-from kamon.training.presets import seconds_of
+from kamon.training.presets import ORIGINAL, seconds_of
 from kamon.training.session import TrainingSession, open_writer, start_record
 from kamon.training.setup import (
     ResumePoint,
     TrainingSetup,
+    base_helps,
     build_setup,
     check_settings,
     choose_setup,
-    shape_of,
+    cross_validated,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def train(
     overwrite: bool = False,
     checkpoint_every: str | int | None = None,
     init_from: str | Path | Model | None = None,
+    blend: bool = True,
     on_start: Callable[[TrainingSetup], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -92,8 +95,13 @@ def train(
     with its unit such as "30s"; by default so rarely that it takes a hundredth of the time or less.
     `resume` keeps to it.
 
-    init_from: a model, or its directory, to start from: with its tokens, parameters, n_layer,
-    n_embd, n_head and block_size.
+    init_from: "base", the pretrained base that Kamon ships; "scratch", random parameters; or a
+    model or its directory, whose tokens are kept and added to. By default a list of up to 20,000
+    documents starts from the base, unless a size or a shape is named.
+
+    blend: mix the probabilities of the GPT with those of an n-gram of the list. The weight of each
+    is what is best for documents that neither has learned. Models of a text, of a packed corpus or
+    of the size "original" are not blended.
 
     column, format, header: how to read a path or "-", as of `corpus.read`.
 
@@ -118,33 +126,40 @@ def train(
     group = get_group()
     if output is not None and restarted() and group.any_rank(is_unfinished(output, settings)):
         return resume_run(options, spec, docs=docs, settings=settings)
-    base = None if init_from is None else as_model(init_from, "init_from")
-    if base is not None:
-        settings = shape_of(base.config, settings)
+    start = starting_point(init_from) if init_from is not None else None
     given = DataOptions(docs, column, format, header, tokenizer, vocab_size, hold_out)
     with open_writer(options) as writer:
-        data = group.run_on_all(lambda: load_training_data(given, settings.get("mode"), base))
+        data = group.run_on_all(lambda: load_training_data(given, settings.get("mode"), start))
         group.assert_equal(data.record.sha256, "what is to be learned")
+        if init_from is None and base_helps(data, settings, size=size, engine=engine):
+            start = starting_point(BASE)
         setup = choose_setup(
             data,
             settings,
             spec,
             size=size,
             seconds=seconds,
-            params=base.engine.state()["params"] if base else None,
+            start=start,
             should_stop=should_stop,
         )
         training = start_record(
             setup,
             data.record,
             data.has_validation,
-            init_from=str(init_from) if isinstance(init_from, str | PathLike) else None,
+            init_from=start.name if start else None,
             checkpoint_every=options.checkpoint_every,
         )
+        blended = None
+        if blend and size != ORIGINAL:
+            if data.has_validation:
+                blended = blended_validation(data, setup.config, setup.held_out)
+            elif start is not None and can_blend(data, setup.config):
+                setup, records = cross_validated(data, setup, spec, settings, should_stop)
+                training |= records
         validation = None
         if data.has_validation:
-            validation = EarlyStopping.of(setup.held_out, setup.config)
-        session = TrainingSession(setup, validation, training, data.documents)
+            validation = EarlyStopping.of(setup.held_out, setup.config, blended)
+        session = TrainingSession(setup, validation, training, data.documents, blended=blended)
         return session.run(options, writer)
 
 
@@ -208,14 +223,16 @@ def resume_run(
         if options.checkpoint_every is None:
             options = replace(options, checkpoint_every=training.checkpoint_every)
         training = training | {"checkpoint_every": options.checkpoint_every}
-        validation = None
+        validation, blended = None, None
         if data.has_validation:
-            validation = EarlyStopping.of(setup.held_out, config)
+            if training.blend:
+                blended = blended_validation(data, config, setup.held_out)
+            validation = EarlyStopping.of(setup.held_out, config, blended)
             training |= restore_validation(validation, checkpoint, setup, extend)
         setup.engine.load(state)
         if problems and options.callbacks.on_start is None:
             warnings.warn(f"going on from {generation}: {problems[0]}", stacklevel=3)
-        session = TrainingSession(setup, validation, training, data.documents, metrics)
+        session = TrainingSession(setup, validation, training, data.documents, metrics, blended)
         return session.run(options, writer)
 
 
@@ -234,7 +251,7 @@ def check_resumable(path: str | Path, checkpoint: Checkpoint) -> None:
     """Raise StoreError or ConfigError if `resume` cannot continue this run."""
     if checkpoint.state is None:
         raise StoreError(
-            f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
+            f"{path} keeps nothing to go on with: start a new training from it (--from)"
         )
     if kind := checkpoint.training.kind:
         raise ConfigError(f"{path} is tuned by {kind}: `kamon {kind} --resume {path}` goes on")
@@ -273,7 +290,7 @@ def restore_validation(
         return {}
     best = validation.best_step
     setup.engine.load(validation.best)
-    validation.history = [(best, mean_loss(setup.engine, validation.docs))]
+    validation.history = [(best, validation.loss(setup.engine))]
     earlier = {n: x for n, x in metrics.held_out.items() if n < best}
     metrics.held_out = earlier | dict(validation.history)
     return {"measured_since": best}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
@@ -18,7 +18,9 @@ from kamon.engines.distributed import get_group
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, StoreError
+from kamon.generation.blend import BlendedModel
 from kamon.generation.sampling import SampleRequest
+from kamon.ngrams.native import count_ngram
 from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.metrics import Metrics
 from kamon.storage.records import TrainingRecord
@@ -62,6 +64,20 @@ class Model:
         if isinstance(self.documents, Documents):
             return self.documents
         return unpack_documents(self.documents)
+
+    @cached_property
+    def language_model(self) -> Engine | BlendedModel:
+        """What samples and scores: the engine, or its blend with the n-gram of the whole list."""
+        return self.blended_with(self.docs)
+
+    def blended_with(self, docs: Iterable[str]) -> Engine | BlendedModel:
+        """Return the engine's blend with the n-gram of these documents, or only the engine."""
+        blend = self.training.blend
+        if blend is None:
+            return self.engine
+        batch = self.tokenizer.encode_documents(docs)
+        ngram = count_ngram(batch, self.config.vocab_size, blend.order)
+        return BlendedModel(self.engine, ngram, blend.weight)
 
     def parts(self) -> tuple[Documents, Documents]:
         """(learned, held out) of its documents, as in training."""
@@ -132,7 +148,9 @@ class Model:
             return SampleResult(
                 sample_continuations(self.engine, self.tokenizer, request, chosen), range(n), n
             )
-        return find(self.engine, self.tokenizer, request, chosen, lambda: self.docs, should_stop)
+        return find(
+            self.language_model, self.tokenizer, request, chosen, lambda: self.docs, should_stop
+        )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. StoreError where the path is taken or cannot be written."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 from kamon.data.documents import Documents
 from kamon.data.split import RULE_BY_BUCKET, RULES, divide
 from kamon.engines.factory import DTYPES, ENGINES
+from kamon.ngrams.reference import MAX_ORDER
 
 # Metadata of a field of which a damaged value says this, not what its record is about.
 TO_RESUME = {"about": "how the training goes on"}
@@ -106,12 +107,45 @@ class CorpusRecord(Record):
 
 @dataclass(frozen=True, eq=False)
 class ValidationRecord(Record):
-    """The validation loss of the model, in nats per token, and the step that it is from."""
+    """The validation loss of the model, in nats per token, and the step that it is from.
+
+    Attributes:
+        gpt_loss, ngram_loss: of the parts of a blend; None if there is no blend.
+    """
 
     about = "what was held out"
     loss: float
     best_step: int
     over_fitted: bool = False
+    gpt_loss: float | None = None
+    ngram_loss: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BlendRecord(Record):
+    """The n-gram that a GPT is blended with: p = weight · GPT + (1 − weight) · n-gram."""
+
+    about = "what the model is blended with"
+    weight: float
+    order: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.weight <= 1 and 1 <= self.order <= MAX_ORDER):
+            raise damaged(self.about)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidationRecord(Record):
+    """Losses of models that each held out another part of a list, in nats per token.
+
+    The model itself has learned the whole list, in as many steps as were best for these.
+    """
+
+    about = "what the folds held out"
+    num_folds: int
+    loss: float
+    gpt_loss: float
+    ngram_loss: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +196,8 @@ class TrainingRecord(Record):
         hold_out: whether the run has a validation set.
         held_out: None if nothing is held out, or nothing is measured yet.
         measured_since: the step before which an extended run measured other documents.
+        blend: None for the GPT only.
+        cross_validation: of a list that is too short for a validation set.
         tuning: None if the model is not fine-tuned.
     """
 
@@ -177,6 +213,8 @@ class TrainingRecord(Record):
     checkpoint_every: int | float | None = None
     measured_since: int = 0
     held_out: ValidationRecord | None = None
+    blend: BlendRecord | None = None
+    cross_validation: CrossValidationRecord | None = None
     tuning: TuningRecord | None = None
 
     def __post_init__(self) -> None:

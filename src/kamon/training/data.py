@@ -26,11 +26,11 @@ from kamon.storage.records import CorpusRecord
 from kamon.tokenizers.base import BPE_VOCAB, Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import read_tokenizer, wants_nfc
+from kamon.training.base import StartingPoint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kamon.model import Model
     from kamon.storage.checkpoint import Checkpoint
 
 Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
@@ -170,26 +170,29 @@ def shuffled_windows(windows: PackedBatch, rng: random.Random) -> PackedBatch:
 
 
 def load_training_data(
-    options: DataOptions, mode: str | None = None, base: Model | None = None
+    options: DataOptions, mode: str | None = None, start: StartingPoint | None = None
 ) -> TrainingData:
     """Return what `train` learns.
 
-    mode: that of the settings, or None. base: the model to start from, whose tokenizer is used.
+    mode: that of the settings, or None. start: a model to start from, whose tokens are kept.
 
     Raises: ConfigError, CorpusError.
     """
     tokenizer, whose = options.tokenizer, "the tokenizer"
-    if base is not None:
+    if start is not None:
         if tokenizer != "char" or options.vocab_size is not None:
             raise ConfigError("the model to start from has its tokenizer: name no other one")
-        tokenizer, mode, whose = base.tokenizer, base.config.mode, "the model to start from"
+        tokenizer, mode, whose = start.tokenizer, start.config.mode, "the model to start from"
     shards = shards_of(options)
     if shards is not None:
         check_tokenizer(shards, tokenizer, options.vocab_size, whose)
         return packed_data(shards, mode=mode, hold_out=options.hold_out)
     mode = mode or "documents"
+    source = corpus_of(options, mode, composed=wants_nfc(tokenizer))
+    if start is not None:
+        tokenizer = start.tokenizer_for(source.different.chars())
     return list_data(
-        corpus_of(options, mode, composed=wants_nfc(tokenizer)),
+        source,
         mode=mode,
         hold_out=options.hold_out,
         tokenizer=tokenizer,

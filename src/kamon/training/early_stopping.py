@@ -11,6 +11,7 @@ from kamon.engines.base import Engine, State
 from kamon.engines.batch import PackedBatch
 from kamon.engines.distributed import get_group
 from kamon.engines.numerics import sequential_sum
+from kamon.training.blend import BlendedValidation
 
 NUM_EVALUATIONS = 20  # in a training
 PATIENCE = 5  # evaluations without a new best one: then more steps only learn by heart
@@ -40,16 +41,27 @@ class EarlyStopping:
     measure: Callable[[Engine], float] | None = None
 
     @classmethod
-    def of(cls, held_out: PackedBatch, config: Config) -> EarlyStopping:
-        """A validation that takes a twenty-fifth of the training's time, or about that."""
+    def of(
+        cls, held_out: PackedBatch, config: Config, blended: BlendedValidation | None = None
+    ) -> EarlyStopping:
+        """A validation that takes a twenty-fifth of the training's time, or about that.
+
+        blended: measures the blend with an n-gram instead of the engine alone.
+        """
         learned = config.num_steps * config.docs_per_step
-        most = max(MIN_DOCS, learned // NUM_EVALUATIONS // 10)
-        return cls(held_out.select(range(min(len(held_out), most))))
+        num_docs = min(len(held_out), max(MIN_DOCS, learned // NUM_EVALUATIONS // 10))
+        measure = None
+        if blended:
+            measure = lambda engine: blended.losses(engine, num_docs).loss  # noqa: E731
+        return cls(held_out.select(range(num_docs)), measure=measure)
+
+    def loss(self, engine: Engine) -> float:
+        """Return the validation loss of this engine, in nats per token."""
+        return self.measure(engine) if self.measure else mean_loss(engine, self.docs)
 
     def __call__(self, engine: Engine, step: int) -> bool:
         """Whether to stop, since the best step lies far after."""
-        loss = self.measure(engine) if self.measure else mean_loss(engine, self.docs)
-        self.history.append((step, loss))
+        self.history.append((step, self.loss(engine)))
         if self.best_step == step:
             self.best = engine.state()
         return self.patience_exceeded

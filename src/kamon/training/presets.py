@@ -56,6 +56,11 @@ TEXT_PRESETS: dict[str, dict[str, Any]] = {  # of windows of text
         "n_layer": 6, "n_embd": 384, "block_size": 256, "batch_size": 32, "learning_rate": 0.001,
     },
 }  # fmt: skip
+# Of a trained model. A learning rate of a run from scratch would destroy what it has learned.
+FINE_TUNING: dict[str, Any] = {
+    "batch_size": 16, "learning_rate": 0.001, "schedule": "cosine", "beta1": 0.9, "beta2": 0.99,
+    "dropout": 0.1,
+}  # fmt: skip
 # Colder, a text falls into one line for ever, or into its indentation.
 TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1, "temperature": 0.8}
 ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
@@ -78,6 +83,9 @@ EPOCHS = 5  # over the list where no time is named
 MIN_EXAMPLES = 20_000  # documents, if these are no more than MAX_EPOCHS
 MAX_EXAMPLES = 300_000  # where no time is named: a long list is no reason to wait for minutes
 MAX_LEARNING_RATE = 1e6  # documents a second: no processor learns so many
+FINE_TUNING_EPOCHS = 8
+MAX_FINE_TUNED = 40_000  # examples where no time is named, unless one epoch has more
+MAX_BASE_DOCS = 20_000  # documents of a list: a longer one teaches a new model as well
 MAX_EPOCHS = 100  # whatever time there is: what is not learned by then is not to be learned
 EVAL_TIME_SHARE = 0.04  # of the time goes into looking at the held-out documents
 MAX_BLOCK_SIZE = 256
@@ -161,6 +169,21 @@ def preset(lengths: Counter[int], size: str, mode: str = "documents") -> dict[st
     if mode == "text":
         return ADAM | TEXT | TEXT_PRESETS[size]
     return ADAM | PRESETS[size] | {"block_size": block_size_for(lengths)}
+
+
+def fine_tuning_preset(lengths: Counter[int], base: Config) -> dict[str, Any]:
+    """Return the settings to fine-tune a base on documents of these lengths, in tokens."""
+    if base.mode == "text":
+        return FINE_TUNING | TEXT | {"block_size": base.block_size}
+    return FINE_TUNING | {"block_size": block_size_for(lengths)}
+
+
+def fine_tuning_steps(num_docs: int, docs_per_step: int, has_budget: bool) -> int:
+    """Return how many steps are enough for so many documents."""
+    examples = num_docs * FINE_TUNING_EPOCHS
+    if not has_budget:
+        examples = min(examples, max(num_docs, MAX_FINE_TUNED))
+    return max(1, examples // docs_per_step)
 
 
 def block_size_for(lengths: Counter[int]) -> int:

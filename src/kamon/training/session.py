@@ -18,6 +18,7 @@ from kamon.errors import TrainingError
 from kamon.model import Model, to_checkpoint
 from kamon.storage.metrics import Metrics
 from kamon.storage.records import CorpusRecord, TrainingRecord
+from kamon.training.blend import BlendedValidation
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
 from kamon.training.options import RunOptions
@@ -37,6 +38,7 @@ class TrainingSession:
 
     training: its record in the model directory, as far as it is known at the start.
     documents: what the model keeps.
+    blended: the n-gram that the model is blended with; None for the GPT only.
     """
 
     setup: TrainingSetup
@@ -44,6 +46,7 @@ class TrainingSession:
     training: TrainingRecord
     documents: Documents
     metrics: Metrics = field(default_factory=Metrics)
+    blended: BlendedValidation | None = None
     start: float = 0.0  # on time.perf_counter's clock
 
     def run(self, options: RunOptions, writer: CheckpointWriter | None) -> Model:
@@ -69,7 +72,7 @@ class TrainingSession:
         exhausted = self.validation is not None and self.validation.patience_exceeded
         held_out = None
         if self.validation and losses:
-            held_out = validation_record(setup, self.validation, losses)
+            held_out = self.validation_record(self.validation, losses)
         finished = len(losses) == setup.config.num_steps or exhausted
         model = self.model(finished=finished, held_out=held_out)
         if writer and losses:
@@ -86,6 +89,8 @@ class TrainingSession:
         if self.validation:
             best = self.validation.best or state
             held_out = self.validation.record()
+        if self.blended and self.blended.best:
+            self.training |= {"blend": self.blended.record(self.blended.best)}
         model = self.model(finished=False, held_out=held_out)
         writer.save(to_checkpoint(model, best["params"], state))
 
@@ -113,29 +118,34 @@ class TrainingSession:
             documents=self.documents,
         )
 
-
-def validation_record(
-    setup: TrainingSetup, validation: EarlyStopping, losses: array[float]
-) -> dict[str, Any]:
-    """Restore the best model, and return its validation loss with what belongs to it."""
-    over_fitted = validation.finish(setup.engine, len(losses))
-    least = MAX_EVAL_DOCS if has_fused_ops(setup.engine) else MAX_EVAL_DOCS_SLOW
-    most = max(least, len(losses) * setup.config.docs_per_step // 4)
-    # As many tokens, however long the documents are.
-    length = max(1.0, setup.held_out.num_targets / len(setup.held_out) / TYPICAL_DOC_TOKENS)
-    docs = setup.held_out.select(range(min(len(setup.held_out), int(most / length))))
-    loss = mean_loss(setup.engine, docs)
-    if not math.isfinite(loss):
-        raise TrainingError(
-            "the model gives documents held out no probability: "
-            f"a smaller learning_rate than {setup.config.learning_rate:g}, or std, may help"
-        )
-    return {
-        "num_docs": len(docs),
-        "loss": loss,
-        "best_step": validation.best_step or len(losses),
-        "over_fitted": over_fitted,
-    }
+    def validation_record(self, validation: EarlyStopping, losses: array[float]) -> dict[str, Any]:
+        """Restore the best model, and return its validation loss with what belongs to it."""
+        setup = self.setup
+        over_fitted = validation.finish(setup.engine, len(losses))
+        least = MAX_EVAL_DOCS if has_fused_ops(setup.engine) else MAX_EVAL_DOCS_SLOW
+        most = max(least, len(losses) * setup.config.docs_per_step // 4)
+        # As many tokens, however long the documents are.
+        length = max(1.0, setup.held_out.num_targets / len(setup.held_out) / TYPICAL_DOC_TOKENS)
+        num_docs = min(len(setup.held_out), int(most / length))
+        parts = {}
+        if self.blended:
+            measured = self.blended.losses(setup.engine, num_docs)
+            loss, parts = measured.loss, measured.of_parts()
+            self.training |= {"blend": self.blended.record(measured)}
+        else:
+            loss = mean_loss(setup.engine, setup.held_out.select(range(num_docs)))
+        if not math.isfinite(loss):
+            raise TrainingError(
+                "the model gives documents held out no probability: "
+                f"a smaller learning_rate than {setup.config.learning_rate:g}, or std, may help"
+            )
+        return {
+            "num_docs": num_docs,
+            "loss": loss,
+            **parts,
+            "best_step": validation.best_step or len(losses),
+            "over_fitted": over_fitted,
+        }
 
 
 def start_record(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,16 @@ from kamon.engines.memory import check_model
 from kamon.engines.parameters import init
 from kamon.errors import ConfigError
 from kamon.tokenizers.base import Tokenizer
-from kamon.training.data import TrainingData
+from kamon.tokenizers.char import CharTokenizer
+from kamon.training.base import SCRATCH, StartingPoint
+from kamon.training.cross_validation import cross_validate
+from kamon.training.data import ListData, TrainingData
 from kamon.training.presets import (
+    MAX_BASE_DOCS,
     ORIGINAL,
     default_size,
+    fine_tuning_preset,
+    fine_tuning_steps,
     max_steps,
     preset,
     set_num_steps,
@@ -32,7 +38,7 @@ from kamon.training.presets import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-SHAPE = ("n_layer", "n_embd", "n_head", "block_size", "mode")
+SHAPE = ("n_layer", "n_embd", "n_head", "mode")  # that fine-tuning keeps
 
 
 @dataclass(frozen=True)
@@ -106,13 +112,86 @@ def choose_setup(
     *,
     size: str | None,
     seconds: float | None,
-    params: array[float] | None = None,
+    start: StartingPoint | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainingSetup:
     """Return the run of this size, or the one that makes the most of so many seconds.
 
-    settings: what the user chose; a preset decides the rest.
+    settings: what the user chose; a preset decides the rest. start: a model to fine-tune.
     """
+    for config in possible_configs(data, settings, engine, size, seconds, start):
+        params = start.params_for(data.tokenizer, config) if start else None
+        setup = build_setup(data, config, engine, params)
+        if seconds is None:
+            break
+        config, num_docs = setup.config, data.train_lengths.total()
+        enough = max_steps(num_docs, config.docs_per_step, None, data.mode)
+        steps = steps_for_seconds(setup.engine, setup.docs, config, seconds, enough, should_stop)
+        setup = replace(setup, config=set_num_steps(config, min(steps, config.num_steps), settings))
+        stop = should_stop is not None and should_stop()
+        if get_group().any_rank(steps >= enough or stop):
+            break
+    return setup
+
+
+def base_helps(
+    data: TrainingData, settings: dict[str, Any], *, size: str | None, engine: str
+) -> bool:
+    """Return whether the pretrained base is the best start, if nobody named one."""
+    return (
+        isinstance(data, ListData)
+        and data.mode == "documents"
+        and isinstance(data.tokenizer, CharTokenizer)
+        and not data.tokenizer.added
+        and size is None
+        and settings.keys().isdisjoint(("n_layer", "n_embd", "n_head"))
+        and engine != "scalar"  # too slow for it
+        and len(data.train_docs) <= MAX_BASE_DOCS
+    )
+
+
+def cross_validated(
+    data: TrainingData,
+    setup: TrainingSetup,
+    engine: EngineSpec,
+    settings: dict[str, Any],
+    should_stop: Callable[[], bool] | None,
+) -> tuple[TrainingSetup, dict[str, Any]]:
+    """Return the run with the best number of steps, and what its record says of that."""
+    assert isinstance(data, ListData)
+    found = cross_validate(
+        data,
+        setup.config,
+        engine,
+        setup.engine.state()["params"],
+        fixed_steps="num_steps" in settings,
+        should_stop=should_stop,
+    )
+    if found is None:
+        return setup, {}
+    config = set_num_steps(setup.config, found.num_steps, settings)
+    return replace(
+        setup, config=config, docs=data.examples(config, random.Random(config.seed))
+    ), found.records()
+
+
+def possible_configs(
+    data: TrainingData,
+    settings: dict[str, Any],
+    engine: EngineSpec,
+    size: str | None,
+    seconds: float | None,
+    start: StartingPoint | None,
+) -> Iterator[Config]:
+    """Yield the configs to try, the best one first, for the arguments of `choose_setup`."""
+    if start is not None:
+        if size is not None:
+            raise ConfigError(
+                f"a model that starts from another has its size: leave out the size {size}, or "
+                f"start from {SCRATCH}"
+            )
+        yield fine_tune_config(data, settings, start.config, seconds)
+        return
     name = engine.name or best_engine()
     if size is not None:
         sizes = [size]
@@ -121,17 +200,18 @@ def choose_setup(
     else:
         sizes = sizes_for(seconds, name, data.chars, data.mode)
     for each in sizes:
-        setup = build_setup(data, choose_config(data, settings, each, seconds), engine, params)
-        if seconds is None:
-            break
-        config, num_docs = setup.config, data.train_lengths.total()
-        enough = max_steps(num_docs, config.docs_per_step, None, data.mode)
-        steps = steps_for_seconds(setup.engine, setup.docs, config, seconds, enough, should_stop)
-        setup = replace(setup, config=set_num_steps(config, steps, settings))
-        stop = should_stop is not None and should_stop()
-        if get_group().any_rank(steps >= enough or stop):
-            break
-    return setup
+        yield choose_config(data, settings, each, seconds)
+
+
+def fine_tune_config(
+    data: TrainingData, settings: dict[str, Any], base: Config, seconds: float | None
+) -> Config:
+    """Return the config to fine-tune a base with the user's settings."""
+    settings = shape_of(base, settings)
+    config = make_config(fine_tuning_preset(data.lengths, base) | settings | {"mode": data.mode})
+    num_docs = data.train_lengths.total()
+    steps = fine_tuning_steps(num_docs, config.docs_per_step, seconds is not None)
+    return set_num_steps(config, settings.get("num_steps") or steps, settings)
 
 
 def choose_config(
@@ -190,5 +270,5 @@ def check_settings(path: str | Path, config: Config, settings: dict[str, Any]) -
         if value != getattr(config, name):
             raise ConfigError(
                 f"{path} is trained with {name} {getattr(config, name)}, not {value}: leave that "
-                "out to go on, or start a new training from it (--init-from)"
+                "out to go on, or start a new training from it (--from)"
             )

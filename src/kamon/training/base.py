@@ -1,0 +1,110 @@
+"""A trained model to start from: the base that Kamon ships, or another model."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from unicodedata import normalize
+
+from kamon.config import Config
+from kamon.engines.numerics import deviation, mean
+from kamon.engines.parameters import parameter_shapes
+from kamon.model import Model, as_model
+from kamon.storage.base_file import read_base
+from kamon.tokenizers.base import Tokenizer
+from kamon.tokenizers.char import CharTokenizer
+
+BASE = "base"  # the one that Kamon ships
+SCRATCH = "scratch"  # none
+NEW_LOGIT_SPREAD = 0.3  # of a new token's row of lm_head, relative to the other rows
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """A trained model to start from.
+
+    Attributes:
+        name: BASE, or the directory of a model; None for a model in memory.
+        params: flat, in the order of `parameter_shapes`.
+    """
+
+    name: str | None
+    config: Config
+    tokenizer: Tokenizer
+    params: array[float]
+
+    def tokenizer_for(self, chars: Iterable[str]) -> Tokenizer:
+        """Return the tokenizer for documents with these characters.
+
+        The base is reduced to these. Another model keeps its tokens and adds those that it lacks.
+        """
+        if self.name == BASE:
+            return CharTokenizer(sorted(chars), composed=True)
+        if isinstance(self.tokenizer, CharTokenizer):
+            return self.tokenizer.extended(sorted(self.tokenizer.unknown(set(chars))))
+        return self.tokenizer
+
+    def params_for(self, tokenizer: Tokenizer, config: Config) -> array[float]:
+        """Return parameters for these tokens and the block_size of this config, of the same shape.
+
+        A token that the model lacks starts like its letter without accent or in the other case, or,
+        if it lacks that too, with random numbers that are distributed like those of the others.
+        """
+        rng = random.Random(config.seed)
+        rows = token_rows(self.tokenizer, tokenizer)
+        shapes = parameter_shapes(replace(self.config, vocab_size=self.tokenizer.vocab_size))
+        params, first = array("d"), 0
+        for name, (n_out, n_in) in shapes.items():
+            matrix = self.params[first : first + n_out * n_in]
+            first += len(matrix)
+            if name == "wpe":
+                chosen: list[int | None] = [min(i, n_out - 1) for i in range(config.block_size)]
+            else:
+                chosen = rows if name in ("wte", "lm_head") else list(range(n_out))
+            spread = NEW_LOGIT_SPREAD if name == "lm_head" else 1.0
+            columns = [matrix[i::n_in] for i in range(n_in)] if None in chosen else []
+            moments = [(mean(column), spread * deviation(column)) for column in columns]
+            for row in chosen:
+                if row is None:
+                    params.extend(rng.gauss(*each) for each in moments)
+                else:
+                    params.extend(matrix[row * n_in : (row + 1) * n_in])
+        return params
+
+
+def token_rows(known: Tokenizer, wanted: Tokenizer) -> list[int | None]:
+    """Return for each wanted token the row of the same token, of one like it, or None."""
+    if wanted is known:
+        return list(range(known.vocab_size))
+    rows = {known.token_text(token): token for token in range(known.vocab_size)}
+    rows[wanted.token_text(wanted.bos)] = known.bos
+    texts = map(wanted.token_text, range(wanted.vocab_size))
+    return [next((rows[like] for like in likenesses(text) if like in rows), None) for text in texts]
+
+
+def likenesses(text: str) -> list[str]:
+    """Return a text, then what it resembles: without accents, and in the other case.
+
+    >>> likenesses("É")
+    ['É', 'E', 'é', 'e']
+    """
+    plain = normalize("NFKD", text)[:1] if len(text) == 1 else text
+    return list(dict.fromkeys([text, plain, text.swapcase(), plain.swapcase()]))
+
+
+def starting_point(init_from: str | Path | Model) -> StartingPoint | None:
+    """Return what `init_from` names: BASE, a model or its directory; None for SCRATCH.
+
+    Raises: ConfigError, StoreError.
+    """
+    if init_from == SCRATCH:
+        return None
+    if init_from == BASE:
+        return StartingPoint(BASE, *read_base())
+    model = as_model(init_from, "init_from")
+    name = str(init_from) if isinstance(init_from, str | PathLike) else None
+    return StartingPoint(name, model.config, model.tokenizer, model.engine.state()["params"])
