@@ -25,7 +25,6 @@ import statistics
 import sys
 import time
 import tomllib
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -36,7 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import kamon
+from kamon.data.split import key
 from kamon.evaluation.score import score_list
+from kamon.generation.blend import BlendedModel
 from kamon.ngrams.native import count_ngram
 from kamon.ngrams.reference import MAX_ORDER
 from kamon.tokenizers.char import CharTokenizer
@@ -56,22 +57,6 @@ SIZES = {"1 to 199": 200, "200 to 999": 1_000, "1,000 to 4,999": 5_000, "5,000 o
 Row = dict[str, Any]
 
 
-def fold(text: str) -> str:
-    """Return the text without case, accents and repeated white space.
-
-    >>> fold("  São  Paulo ")
-    'sao paulo'
-    """
-    apart = unicodedata.normalize("NFKD", text)
-    plain = "".join(char for char in apart if unicodedata.category(char) != "Mn")
-    return " ".join(plain.casefold().split())
-
-
-def fold_key(text: str) -> int:
-    """Return a number that depends only on the folded text, below 2 ** 64."""
-    return int.from_bytes(sha256(fold(text).encode()).digest()[:8])
-
-
 def split(entries: Iterable[str], number: int) -> tuple[list[str], list[str]]:
     """Return (training part, test part) of one of NUM_PARTS splits, in the list's order.
 
@@ -79,7 +64,7 @@ def split(entries: Iterable[str], number: int) -> tuple[list[str], list[str]]:
     is `number`. So entries that differ only in case or accents are in the same part.
     """
     unique = list(dict.fromkeys(entries))
-    keys = list(map(fold_key, unique))
+    keys = list(map(key, unique))
     rank = {key: place for place, key in enumerate(sorted(set(keys)))}
     is_test = [rank[key] % NUM_PARTS == number for key in keys]
     training = [entry for entry, test in zip(unique, is_test, strict=True) if not test]
@@ -159,9 +144,14 @@ def by_kamon(training: list[str], test: list[str], seed: int, settings: dict[str
 def parts_of(model: kamon.Model, test: list[str]) -> dict[str, float]:
     """Return the nats per token of each part of a model: its GPT, and an n-gram of its list."""
     tokens = num_tokens(test)
-    gpt = score_list(model.engine, model.tokenizer, test).logprobs
-    ngram = kamon.ngram(model.docs, order=ORDER)
-    return {"gpt": -sum(gpt) / tokens, "ngram": -sum(ngram.logprobs(test)) / tokens}
+    blend = model.language_model
+    if not isinstance(blend, BlendedModel):
+        return {"gpt": -sum(score_list(blend, model.tokenizer, test).logprobs) / tokens}
+    parts = {"gpt": blend.gpt, "ngram": blend.ngram}
+    return {
+        name: -sum(score_list(part, model.tokenizer, test).logprobs) / tokens
+        for name, part in parts.items()
+    }
 
 
 def by_ngram(training: list[str], test: list[str]) -> Row:

@@ -71,14 +71,14 @@ def next_tokens(
     names[tokenizer.bos] = ""
     if model.writes_text:  # goes on from whatever there is, of which it sees the end
         prompt = prompt_of(tokenizer, prefix)[-model.config.block_size :]
-        decoder = model.engine.decoder()
+        decoder = model.language_model.decoder()
         for token in prompt:
             text_logits = decoder.push(token)
         return with_names(names, text_logits, temperature)
     check_prefix(tokenizer, prefix, model.config.block_size)
     tokens = tuple(tokenizer.encode(prefix))
-    logits = PrefixCache(model.engine, tokenizer.bos).logits(tokens)
-    openings = prefixes_of(model.engine, tokenizer, prefix)
+    logits = PrefixCache(model.language_model, tokenizer.bos).logits(tokens)
+    openings = prefixes_of(model.language_model, tokenizer, prefix)
     if len(openings) > 1:
         whole, base = openings.pop(tokens), log_sum_exp(logits)
         texts = dict.fromkeys(names, -math.inf)  # log p of each
@@ -133,10 +133,10 @@ def complete(
     if isinstance(model.tokenizer, CharTokenizer):
         found = search_model(model, [*prefix, Wildcard.ANY], n, effort)
     else:
-        openings = prefixes_of(model.engine, model.tokenizer, prefix)
+        openings = prefixes_of(model.language_model, model.tokenizer, prefix)
         begin = [(-logprob, tokens, 1) for tokens, logprob in openings.items()]
         found = search_model(model, [Wildcard.ANY], n, effort, begin)
-    shared = logprob_of_prefix(model.engine, model.tokenizer, prefix)
+    shared = logprob_of_prefix(model.language_model, model.tokenizer, prefix)
     return with_shares(found, shared)
 
 
@@ -239,4 +239,4 @@ def search_model(
     config = model.config
     affordable = min(reads, work / num_params(config), MAX_EXPANSIONS / config.vocab_size)
     most = max(1, int(effort * affordable))
-    return search(model.engine, model.tokenizer, pattern, n, most, begin)
+    return search(model.language_model, model.tokenizer, pattern, n, most, begin)

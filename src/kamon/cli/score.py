@@ -131,7 +131,7 @@ def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts
 
     texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
     try:
-        scores = score_list(model.engine, model.tokenizer, texts, unknown=args.unknown)
+        scores = score_list(model.language_model, model.tokenizer, texts, unknown=args.unknown)
     except TokenizerError as error:
         place = counts.lines + first_unknown(model.tokenizer, lines)
         table = (args.format or format_of(args.input)) in ("csv", "tsv", "json")

@@ -257,7 +257,8 @@ def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]
     def measured(nats: float) -> LossMetrics:
         return loss_metrics(nats, batch.num_targets, num_chars)
 
-    nats = -math.fsum(model.engine.logprobs(seen))
+    # The blend's own n-gram has counted the validation set, too.
+    nats = -math.fsum(model.blended_with(learned).logprobs(seen))
     if not math.isfinite(nats):
         raise TrainingError(
             "the model's odds are no longer finite: a smaller learning_rate may help in training"

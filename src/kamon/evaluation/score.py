@@ -74,7 +74,7 @@ def score(
     """
     model = as_model(model)
     model.check_documents("scores are those of documents")
-    return score_with(model.engine, model.tokenizer, texts, unknown=unknown)
+    return score_with(model.language_model, model.tokenizer, texts, unknown=unknown)
 
 
 def score_with(
@@ -270,7 +270,9 @@ class PercentileScale:
             parts: tuple[Sequence[str], Sequence[str]] = packed_parts(model, most)
         else:
             parts = model.docs, model.parts()[1]
-        return cls.between(model.engine, model.tokenizer, *parts, most=most, unknown=unknown)
+        # The n-gram of the model has counted the validation set, too: unseen texts are odder.
+        reader = model.blended_with(model.parts()[0]) if parts[1] else model.language_model
+        return cls.between(reader, model.tokenizer, *parts, most=most, unknown=unknown)
 
     @classmethod
     def between(

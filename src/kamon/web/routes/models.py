@@ -541,7 +541,7 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
             f"the prefix has {len(prefix):,} tokens, and the model's block_size "
             f"{config.block_size} leaves no room behind it"
         )
-    decoder = prefill(model.engine, tokenizer.bos, before)
+    decoder = prefill(model.language_model, tokenizer.bos, before)
     token = (before or (tokenizer.bos,))[-1]
     logits = decoder.push(token)
     for token in prefix:
