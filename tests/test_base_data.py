@@ -53,8 +53,7 @@ def made_up(rules: ModuleType, reserved: bool) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "same",
-    ["Élodie", "ÉLODIE", "élodie", "elodie", "E\u0301lodie", "  Elodie ", "ELODI\u0308E", "Ｅlodie"],
+    "same", ["Élodie", "ÉLODIE", "elodie", "E\u0301lodie", " Elodie ", "ELODI\u0308E", "Ｅlodie"]
 )
 def test_fold_is_the_same_in_any_case_accent_and_normal_form(rules: ModuleType, same: str) -> None:
     assert rules.fold(same) == "elodie"
@@ -71,7 +70,7 @@ def test_fold_collapses_white_space(rules: ModuleType) -> None:
 
 
 def test_fold_key_is_the_first_eight_bytes_of_the_digest(rules: ModuleType) -> None:
-    digest = hashlib.sha256(b"straße".replace("ß".encode(), b"ss")).digest()
+    digest = hashlib.sha256(b"strasse").digest()
     assert rules.fold_key("STRAẞE") == int.from_bytes(digest[:8], "big")
 
 
@@ -80,14 +79,14 @@ def test_an_eighth_of_all_texts_is_reserved(rules: ModuleType) -> None:
     assert share == pytest.approx(1 / 8, abs=0.012)
 
 
-def selected(rules: ModuleType, texts: list[str], banned: set[str], kind: str = "word") -> list[str]:
-    source = {"made up": lambda: iter([(kind, "en", text) for text in texts])}
+def selected(rules: ModuleType, texts: list[str], banned: set[str]) -> list[str]:
+    source = {"made up": lambda: iter([("word", "en", text) for text in texts])}
     return [entry.text for entry in rules.select(source, banned)]
 
 
 def test_select_drops_what_is_reserved(rules: ModuleType) -> None:
     reserved = [*made_up(rules, reserved=True)][:20]
-    forms = [form for word in reserved for form in (word, word.upper(), word.lower(), rules.fold(word))]
+    forms = [*reserved, *map(str.lower, reserved), *map(rules.fold, reserved)]
     forms += [unicodedata.normalize("NFD", word) for word in reserved]
     free = [*made_up(rules, reserved=False)][:20]
     assert sorted(selected(rules, forms + free, set())) == sorted(free)

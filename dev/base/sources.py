@@ -92,6 +92,19 @@ def unpack(packed: Path, into: Path) -> None:
     new.rmdir()
 
 
+def licences() -> str:
+    """Return the licences in the packages' own files."""
+    texts: dict[str, list[str]] = {}
+    for name in (*NPM, *PYPI):
+        top = folder(name)
+        found = [*top.glob("[Ll][Ii][Cc][Ee][Nn][Ss][Ee]*"), *top.glob("Copyright")]
+        for path in sorted([*found, *top.glob("*.dist-info/licenses/LICENSE*")]):
+            texts.setdefault(path.read_text("utf-8").strip(), []).append(f"{name} {path.name}")
+    parts = [", ".join(names) + "\n\n" + text for text, names in texts.items()]
+    rule = "\n\n" + "=" * 80 + "\n"
+    return rule.join(parts).replace("\r\n", "\n") + "\n"
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
