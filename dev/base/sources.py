@@ -351,11 +351,22 @@ def dictionary(language: str) -> Callable[[], Found]:
     return read
 
 
+MNEMONIC_LANGUAGES = {
+    "czech": "cs",
+    "english": "en",
+    "french": "fr",
+    "italian": "it",
+    "japanese": "ja",
+    "portuguese": "pt",
+    "spanish": "es",
+}
+
+
 def mnemonics() -> Found:
-    """Return the words of BIP 39 in nine languages."""
-    for path in sorted((folder("bip39") / "src/wordlists").glob("*.json")):
-        for word in read_json(path):
-            yield "word", path.stem, word
+    """Return the word lists of BIP 39."""
+    for name, language in MNEMONIC_LANGUAGES.items():
+        for word in read_json(folder("bip39") / f"src/wordlists/{name}.json"):
+            yield "word", language, word
 
 
 def japanese_words() -> Found:
