@@ -481,8 +481,8 @@ def test_no_weight_of_a_grid_is_better(pairs: list[tuple[float, float]]) -> None
 def test_the_learned_weight_is_the_best_of_the_grid() -> None:
     rng = random.Random(4)
     for mean in (-0.4, -0.1, 0.0, 0.2, 0.4):
-        gpt = [-rng.expovariate(0.5) for _ in range(3000)]
-        ngram = [min(0.0, a + rng.gauss(mean, 1)) for a in gpt]
+        gpt = [-6 - rng.expovariate(0.5) for _ in range(3000)]
+        ngram = [a + rng.gauss(mean, 1) for a in gpt]
         weight = learn_weight(gpt, ngram)
         likelihoods = [likelihood(gpt, ngram, i / 100) for i in range(101)]
         best = likelihoods.index(max(likelihoods)) / 100
