@@ -394,9 +394,11 @@ def test_arrays_that_are_no_ngram_are_refused() -> None:
         getattr(arrays, name)[place] = value
         with pytest.raises(ValueError, match="do not fit together"):
             NgramTable(engine, arrays)
-    arrays.begins.append(0)
-    with pytest.raises(ValueError, match="do not fit together"):
-        NgramTable(engine, arrays)
+    for name in ("kept", "shorter", "begins", "tokens", "shares", "longer"):
+        arrays = ngram.arrays()
+        getattr(arrays, name).pop()
+        with pytest.raises(ValueError, match="do not fit together"):
+            NgramTable(engine, arrays)
 
 
 # ---- the object

@@ -311,11 +311,15 @@ class NgramTable:
     """An n-gram in the memory of the library that an engine calls, for its `sample`."""
 
     def __init__(self, engine: NativeEngine, arrays: NgramArrays) -> None:
-        if len(arrays.begins) != len(arrays.kept) + 1:
+        contexts, followers = len(arrays.kept), len(arrays.tokens)
+        found = [
+            len(each) for each in (arrays.shorter, arrays.begins, arrays.shares, arrays.longer)
+        ]
+        if found != [contexts, contexts + 1, followers, followers]:
             raise ValueError(MISFIT)
         self.call = engine.call
         handle = array("Q", [0])
-        sizes = engine.config.vocab_size, len(arrays.kept), len(arrays.tokens)
+        sizes = engine.config.vocab_size, contexts, followers
         error = self.call["table_create"](*sizes, *arrays.arguments(), address(handle))
         if error == 6:
             raise ValueError(MISFIT)
