@@ -100,14 +100,14 @@ int main() {
     std::vector<int32_t> sampled(size_t(n) * block_size);
     std::vector<int64_t> sampled_offsets(n + 1);
     const double temperature = round % 4 ? 1.0 : round % 8 ? 0.0 : 1e-300;
-    CALL(kamon_sample)(engine, 1000, n, temperature, 7, vocab_size - 1, sampled.data(),
-                       sampled_offsets.data(), nullptr);
+    CALL(kamon_sample)(engine, 1000, n, temperature, 7, vocab_size - 1, nullptr, 1,
+                       sampled.data(), sampled_offsets.data(), nullptr);
     std::atomic<int32_t> stop{0};
     std::thread other([&] { stop = 1; });  // before, within or after the call
     std::vector<int32_t> unused(sampled.size());
     std::vector<int64_t> unused_offsets(n + 1);
-    CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, unused.data(), unused_offsets.data(),
-                       reinterpret_cast<const int32_t*>(&stop));
+    CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, nullptr, 1, unused.data(),
+                       unused_offsets.data(), reinterpret_cast<const int32_t*>(&stop));
     other.join();
     std::vector<uint32_t> state(625, 12345);
     state[624] = 624;
@@ -160,6 +160,30 @@ int main() {
         Error::index)
       return std::printf("an order too high\n"), 1;
     if (counted || num_logprobs < 0) return std::printf("round %d: an n-gram\n", round), 1;
+    int64_t sizes[2];
+    const int order = draw(1, longest);
+    CALL(kamon_ngram_sizes)(ngram, order, sizes);
+    std::vector<double> kept(sizes[0]), shares(sizes[1]);
+    std::vector<int32_t> shorter(sizes[0]), followers(sizes[1]), longer(sizes[1]);
+    std::vector<int64_t> begins(sizes[0] + 1);
+    const int tabulated =
+        CALL(kamon_ngram_tabulate)(ngram, order, kept.data(), shorter.data(), begins.data(),
+                                   followers.data(), shares.data(), longer.data());
+    void* table = nullptr;
+    const auto create_table = [&] {
+      return CALL(kamon_table_create)(vocab_size, sizes[0], sizes[1], kept.data(), shorter.data(),
+                                      begins.data(), followers.data(), shares.data(),
+                                      longer.data(), &table);
+    };
+    if (tabulated || create_table())
+      return std::printf("round %d: a table\n", round), 1;
+    begins[0] = 1;
+    if (create_table() != Error::offsets)
+      return std::printf("round %d: a table that is none\n", round), 1;
+    CALL(kamon_mix)(num_logprobs, 0.5, logprobs.data(), of_orders.data(), logprobs.data());
+    if (CALL(kamon_sum_documents)(tokens.data(), num_tokens, offsets.data(), num_docs,
+                                  logprobs.data(), num_logprobs, totals.data(), places.data()))
+      return std::printf("round %d: sums\n", round), 1;
     void* decoder = CALL(kamon_decoder_create)(engine);
     std::vector<double> logits(vocab_size);
     for (int i = 0; i < block_size; i++)
@@ -174,8 +198,8 @@ int main() {
     std::vector<double> expected(tokens.size() + 1);
     CALL(kamon_batch)(engine, tokens.data(), num_tokens, offsets.data(), num_docs, nullptr, nullptr,
                       expected.data(), nullptr);
-    CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, sampled.data(), unused_offsets.data(),
-                       nullptr);
+    CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, table, 0.5, sampled.data(),
+                       unused_offsets.data(), nullptr);
     void* shared = CALL(kamon_decoder_create)(engine);
     std::mutex turn;
     std::atomic<int> wrong{0};
@@ -194,8 +218,8 @@ int main() {
         }
         {
           const std::lock_guard<std::mutex> lock(turn);
-          CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, own_sampled.data(),
-                             own_offsets.data(), nullptr);
+          CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, table, 0.5,
+                             own_sampled.data(), own_offsets.data(), nullptr);
           own_decoder = CALL(kamon_decoder_create)(engine);
         }
         CALL(kamon_ngram_logprobs)(ngram, 1, longest, tokens.data(), num_tokens, offsets.data(), 0,
@@ -214,6 +238,7 @@ int main() {
     if (wrong)
       return std::printf("round %d: %d threads found something else\n", round, wrong.load()), 1;
     CALL(kamon_decoder_destroy)(shared);
+    CALL(kamon_table_destroy)(table);
     CALL(kamon_ngram_destroy)(ngram);
     CALL(kamon_destroy)(engine);
     if (error || refused != -Error::index) return std::printf("round %d: an error\n", round), 1;

@@ -32,6 +32,7 @@ MAX_SERIAL_OPS = (
 )
 MIN_STOPPABLE_OPS = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
 POLL_SECONDS = 0.02
+MISFIT = "the arrays of an n-gram do not fit together, or to the vocabulary"
 LOCK_ATTEMPTS = 20  # to take the lock, before a thread queues for it
 
 
@@ -310,12 +311,19 @@ class NgramTable:
     """An n-gram in the memory of the library that an engine calls, for its `sample`."""
 
     def __init__(self, engine: NativeEngine, arrays: NgramArrays) -> None:
-        if len(arrays.begins) != len(arrays.kept) + 1:
-            raise ValueError("the arrays of an n-gram do not fit together")
+        contexts, followers = len(arrays.kept), len(arrays.tokens)
+        found = [
+            len(each) for each in (arrays.shorter, arrays.begins, arrays.shares, arrays.longer)
+        ]
+        if found != [contexts, contexts + 1, followers, followers]:
+            raise ValueError(MISFIT)
         self.call = engine.call
         handle = array("Q", [0])
-        sizes = engine.config.vocab_size, len(arrays.kept), len(arrays.tokens)
-        raise_for(self.call["table_create"](*sizes, *arrays.arguments(), address(handle)))
+        sizes = engine.config.vocab_size, contexts, followers
+        error = self.call["table_create"](*sizes, *arrays.arguments(), address(handle))
+        if error == 6:
+            raise ValueError(MISFIT)
+        raise_for(error)
         self.handle = int(handle[0])
 
     def __del__(self) -> None:

@@ -1,8 +1,7 @@
 // A mixture of the GPT with an n-gram: p = weight · GPT + (1 − weight) · n-gram.
 //
-// The n-gram is a graph. Its nodes are the contexts that were seen; the current one is the longest
-// of these that ends the document so far. A token leads to a longer context, if that was seen, or
-// else to one that follows from a shorter context.
+// The current context is the longest one with which the document so far ends. A token leads to the
+// context that is longer by it, if there is one; otherwise the shorter contexts are tried in turn.
 #pragma once
 
 #include <algorithm>
@@ -19,13 +18,13 @@ namespace {
 
 constexpr int NUM_LANES = 2 * L;  // of the sampler: documents at a time
 
-// The n-gram as NgramArrays, for the numbers of this build.
+// The n-gram of NgramArrays in the numbers of this build.
 class NgramTable {
  public:
   struct Follower {
     int32_t token;
     Real share;      // of the token after this context
-    int32_t longer;  // context that ends with the token, or −1 if it was not seen
+    int32_t longer;  // context that ends with the token; −1 after the longest contexts
   };
   struct Context {
     int64_t begin;    // its first follower; they are in ascending order of tokens

@@ -112,15 +112,19 @@ struct Level {
   }
 };
 
-// The n-gram of one order as arrays. Number 0 is the empty context; those of one token follow, those
-// of two, and so on, seen or not. Each has its followers, in ascending order of tokens.
+// The n-gram of one order as arrays. Context 0 is the empty one. Those of one token come next, then
+// those of two, and so on. A follower is a token that was counted after a context; the followers of
+// a context are in ascending order of tokens. A context without followers leaves all to the shorter
+// one.
 struct NgramArrays {
-  double* kept;      // by each context, for the shorter one
-  int32_t* shorter;  // of each context: the one without the first token
-  int64_t* begins;   // of each context: its first follower; one more at the end
-  int32_t* tokens;   // of each follower
-  double* shares;    // of each follower's token after this context
-  int32_t* longer;   // of each follower: the context that ends with it, or −1 if it was not seen
+  // Of each context:
+  double* kept;      // what it leaves to the shorter one
+  int32_t* shorter;  // the context without the first token
+  int64_t* begins;   // its first follower; the number of followers comes last
+  // Of each follower:
+  int32_t* tokens;
+  double* shares;   // of the token after this context
+  int32_t* longer;  // the context that ends with it; −1 after the longest contexts
 };
 
 // Counts for the n-grams of every order from 1 to `order`.
@@ -257,10 +261,9 @@ class Ngram {
         out.kept[context + c] = level.followers[kind][c].total ? level.kept(kind, c) : 1;
         for (; i < sorted.size() && level.grams[sorted[i]].context == c; i++) {
           const uint32_t number = sorted[i], token = level.grams[number].token;
-          const bool seen = k < order && levels[k].followers[LONGEST][number].total > 0;
           out.tokens[follower + int64_t(i)] = int32_t(token);
           out.shares[follower + int64_t(i)] = level.share(kind, c, number);
-          out.longer[follower + int64_t(i)] = seen ? int32_t(longer + number) : -1;
+          out.longer[follower + int64_t(i)] = k < order ? int32_t(longer + number) : -1;
           if (k == order) continue;
           const uint32_t parent = uint32_t(out.shorter[context + c] - shorter);
           out.shorter[longer + number] =

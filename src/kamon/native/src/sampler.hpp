@@ -242,7 +242,8 @@ inline std::vector<int> first_tokens(const Sampler& sampler, const SampleParams&
     uint64_t ids[NUM_LANES];
     Real u[NUM_LANES];
     int chosen[NUM_LANES];
-    for (int lane = 0; lane < NUM_LANES; lane++) ids[lane] = uint64_t(params.first_doc + doc + lane);
+    for (int lane = 0; lane < NUM_LANES; lane++)
+      ids[lane] = uint64_t(params.first_doc + doc + lane);
     uniforms<NUM_LANES>(params.seed, ids, positions, u);
     sampler.choose(u, chosen);
     tokens.insert(tokens.end(), chosen, chosen + std::min<int64_t>(NUM_LANES, rows.last - doc));
