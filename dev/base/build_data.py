@@ -15,6 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from kamon.data.split import RESERVED_KEYS, fold, key
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -22,7 +24,6 @@ DATA = Path(__file__).with_name("data.txt.xz")
 LISTS = Path("build/lists")  # bench/build_lists.py writes them
 OWN_SPLIT = "names"  # the benchmark's list whose training part may be in the data
 
-RESERVED = 2**64 // 8  # texts with a smaller key are kept for the validation sets of all lists
 MAX_LENGTH = 24
 MIN_ENTRIES = 12  # with a character, or it is not in the data; digits are
 
@@ -82,21 +83,9 @@ class Entry(NamedTuple):
     text: str
 
 
-def fold(text: str) -> str:
-    """Return the text without case, accents and different white space, to compare entries."""
-    decomposed = unicodedata.normalize("NFKD", text)
-    bare = "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
-    return " ".join(bare.casefold().split())
-
-
-def fold_key(text: str) -> int:
-    """Return a number below 2**64 that depends only on `fold(text)`."""
-    return int.from_bytes(hashlib.sha256(fold(text).encode()).digest()[:8], "big")
-
-
 def is_reserved(text: str) -> bool:
     """Return whether the validation set of some list may contain the text: an eighth of all."""
-    return fold_key(text) < RESERVED
+    return key(text) in RESERVED_KEYS
 
 
 def benchmark_folds(folder: Path) -> set[str]:
@@ -148,12 +137,12 @@ def select(
             text = clean(kind, raw)
             if text is not None and (low := text.casefold()) not in seen and text not in here:
                 here.add(text)
-                found.append((fold_key(text), Entry(source, kind, language, text), low))
+                found.append((key(text), Entry(source, kind, language, text), low))
         if source not in RANKED:
             found.sort()
         counts: Counter[tuple[str, str]] = Counter()
-        for key, entry, low in found:
-            if key < RESERVED or low in seen or fold(entry.text) in banned:
+        for number, entry, low in found:
+            if number in RESERVED_KEYS or low in seen or fold(entry.text) in banned:
                 continue
             native = entry.kind == "native place"
             group = (entry.kind, str(script(entry.text)) if native else entry.language)
@@ -209,12 +198,12 @@ def read(path: Path = DATA) -> list[Entry]:
 def report(entries: list[Entry]) -> str:
     """Return tables of the entries by source, kind and script, and of the characters."""
     tables = []
-    for title, key in (
+    for title, group in (
         ("source", lambda e: e.source),
         ("kind", lambda e: e.kind),
         ("script", lambda e: script(e.text)),
     ):
-        counts = Counter(map(key, entries))
+        counts = Counter(map(group, entries))
         rows = [f"| {name} | {count:,} |" for name, count in counts.most_common()]
         tables.append("\n".join([f"| {title} | entries |", "|---|---|", *rows]))
     characters = defaultdict(set)
