@@ -11,9 +11,9 @@ from kamon.engines.base import Engine
 from kamon.engines.batch import PackedBatch
 from kamon.generation.blend import learn_weight, mix_logprobs
 from kamon.ngrams.native import best_ngram
+from kamon.ngrams.reference import MAX_ORDER
 from kamon.training.data import ListData, TrainingData
 
-MAX_ORDER = 6  # of the n-gram
 MAX_DOCS = 200_000  # of a list: the n-gram of a longer one takes too long to count at each start
 
 

@@ -17,7 +17,8 @@ from kamon.engines.base import initial_state
 from kamon.engines.factory import EngineSpec
 from kamon.engines.loops import train
 from kamon.ngrams.native import count_ngram
-from kamon.training.blend import MAX_ORDER, BlendLosses
+from kamon.ngrams.reference import MAX_ORDER
+from kamon.training.blend import BlendLosses
 from kamon.training.data import ListData
 from kamon.training.loop import make_plan
 

@@ -58,8 +58,7 @@ TEXT_PRESETS: dict[str, dict[str, Any]] = {  # of windows of text
 }  # fmt: skip
 # Of a trained model. A learning rate of a run from scratch would destroy what it has learned.
 FINE_TUNING: dict[str, Any] = {
-    "batch_size": 16, "learning_rate": 0.001, "schedule": "cosine", "beta1": 0.9, "beta2": 0.99,
-    "dropout": 0.1,
+    "batch_size": 16, "learning_rate": 0.0005, "schedule": "cosine", "beta1": 0.9, "beta2": 0.99,
 }  # fmt: skip
 # Colder, a text falls into one line for ever, or into its indentation.
 TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1, "temperature": 0.8}
