@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 from pathlib import Path
+from typing import Any
 
 from build_data import read
 
@@ -24,7 +25,7 @@ MAX_LENGTH = 47  # characters
 # Shares of the entries that are added in another form: users' lists have every case.
 LOWER, TITLE, UPPER, JOINED = 0.35, 0.25, 0.06, 0.08
 SEPARATORS = (" ", " ", " ", "-", ", ")
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "n_layer": 4,
     "n_embd": 96,
     "n_head": 4,

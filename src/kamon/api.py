@@ -16,7 +16,7 @@ from kamon.model import Model
 from kamon.storage.checkpoint import Checkpoint, from_bytes, to_bytes
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.base import Tokenizer
-from kamon.training.base import BASE, starting_point
+from kamon.training.base import SCRATCH, starting_point
 from kamon.training.blend import blended_validation, can_blend
 from kamon.training.data import DataOptions, Learnable, load_training_data, reload_training_data
 from kamon.training.early_stopping import EarlyStopping
@@ -27,7 +27,6 @@ from kamon.training.session import TrainingSession, open_writer, start_record
 from kamon.training.setup import (
     ResumePoint,
     TrainingSetup,
-    base_helps,
     build_setup,
     check_settings,
     choose_setup,
@@ -100,8 +99,8 @@ def train(
     documents starts from the base, unless a size or a shape is named.
 
     blend: mix the probabilities of the GPT with those of an n-gram of the list. The weight of each
-    is what is best for documents that neither has learned. Models of a text, of a packed corpus or
-    of the size "original" are not blended.
+    is what is best for documents that neither has learned. Models of a text or a packed corpus, of
+    the size "original" and by the scalar engine are not blended.
 
     column, format, header: how to read a path or "-", as of `corpus.read`.
 
@@ -126,34 +125,32 @@ def train(
     group = get_group()
     if output is not None and restarted() and group.any_rank(is_unfinished(output, settings)):
         return resume_run(options, spec, docs=docs, settings=settings)
-    start = starting_point(init_from) if init_from is not None else None
+    start = None if init_from is None else starting_point(init_from)
     given = DataOptions(docs, column, format, header, tokenizer, vocab_size, hold_out)
     with open_writer(options) as writer:
         data = group.run_on_all(lambda: load_training_data(given, settings.get("mode"), start))
         group.assert_equal(data.record.sha256, "what is to be learned")
-        if init_from is None and base_helps(data, settings, size=size, engine=engine):
-            start = starting_point(BASE)
         setup = choose_setup(
             data,
             settings,
             spec,
             size=size,
             seconds=seconds,
-            start=start,
+            init_from=None if init_from is None else start or SCRATCH,
             should_stop=should_stop,
         )
         training = start_record(
             setup,
             data.record,
             data.has_validation,
-            init_from=start.name if start else None,
+            init_from=setup.start.name if setup.start else None,
             checkpoint_every=options.checkpoint_every,
         )
         blended = None
-        if blend and size != ORIGINAL:
+        if blend and size != ORIGINAL and engine != "scalar":
             if data.has_validation:
                 blended = blended_validation(data, setup.config, setup.held_out)
-            elif start is not None and can_blend(data, setup.config):
+            elif setup.start and can_blend(data, setup.config):
                 setup, records = cross_validated(data, setup, spec, settings, should_stop)
                 training |= records
         validation = None

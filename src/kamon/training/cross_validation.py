@@ -20,9 +20,10 @@ from kamon.ngrams.native import count_ngram
 from kamon.ngrams.reference import MAX_ORDER
 from kamon.training.blend import BlendLosses
 from kamon.training.data import ListData
-from kamon.training.loop import make_plan
+from kamon.training.loop import learning_rate, make_plan
 
 NUM_FOLDS = 5
+MAX_CROSS_VALIDATED = 1_000  # documents: of a longer list only one fold is left out
 NUM_EVALUATIONS = 10  # in each of the models
 
 
@@ -53,7 +54,8 @@ def cross_validate(
     fixed_steps: bool,
     should_stop: Callable[[], bool] | None = None,
 ) -> CrossValidation | None:
-    """Return what is best for documents that a model has not learned; None if it is stopped.
+    """Return what is best for documents that a model has not learned; None if it is stopped,
+    or if there are too few documents.
 
     Args:
         config: of the model; its num_steps are the most.
@@ -66,8 +68,10 @@ def cross_validate(
     steps = evaluated_steps(config.num_steps, fixed=fixed_steps)
     gpt: list[array[float]] = [array("d") for _ in steps]
     ngrams = [array("d") for _ in range(MAX_ORDER)]
-    num_folds = len(set(folds))
-    for fold in sorted(set(folds)) if num_folds > 1 else ():
+    if len(set(folds)) < 2:
+        return None
+    left_out = sorted(set(folds))[: 1 if len(docs) > MAX_CROSS_VALIDATED else NUM_FOLDS]
+    for fold in left_out:
         learned = [doc for doc, other in zip(docs, folds, strict=True) if other != fold]
         random.Random(config.seed).shuffle(learned)
         tested = [doc for doc, other in zip(docs, folds, strict=True) if other == fold]
@@ -84,12 +88,24 @@ def cross_validate(
             logprobs.extend(made.logprobs(test_batch))
             if should_stop is not None and should_stop():
                 return None
-    if num_folds < 2:
-        return None
     order = min(range(MAX_ORDER), key=lambda i: -math.fsum(ngrams[i])) + 1
     losses = [BlendLosses.of(logprobs, ngrams[order - 1]) for logprobs in gpt]
     best = min(range(len(steps)), key=lambda i: losses[i].loss)
-    return CrossValidation(num_folds, steps[best], order, losses[best])
+    num_steps = steps[best] if fixed_steps else equivalent_steps(config, steps[best])
+    return CrossValidation(len(left_out), num_steps, order, losses[best])
+
+
+def equivalent_steps(config: Config, num_steps: int) -> int:
+    """Return how many steps learn as much as the first ones of a longer schedule.
+
+    That is, their learning rates have the same sum, although they fall to 0.
+
+    >>> config = Config(num_steps=100, schedule="cosine")
+    >>> equivalent_steps(config, 10), equivalent_steps(config, 100)
+    (20, 100)
+    """
+    total = sum(learning_rate(config, step) for step in range(num_steps))
+    return min(config.num_steps, max(1, round(2 * total / config.learning_rate)))
 
 
 def evaluated_steps(num_steps: int, *, fixed: bool) -> list[int]:

@@ -85,6 +85,7 @@ MAX_LEARNING_RATE = 1e6  # documents a second: no processor learns so many
 FINE_TUNING_EPOCHS = 8
 MAX_FINE_TUNED = 40_000  # examples where no time is named, unless one epoch has more
 MAX_BASE_DOCS = 20_000  # documents of a list: a longer one teaches a new model as well
+MIN_BASE_EPOCHS = 1.5  # for which a budget must suffice
 MAX_EPOCHS = 100  # whatever time there is: what is not learned by then is not to be learned
 EVAL_TIME_SHARE = 0.04  # of the time goes into looking at the held-out documents
 MAX_BLOCK_SIZE = 256

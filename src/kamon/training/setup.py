@@ -19,11 +19,12 @@ from kamon.engines.parameters import init
 from kamon.errors import ConfigError
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
-from kamon.training.base import SCRATCH, StartingPoint
+from kamon.training.base import BASE, SCRATCH, StartingPoint, starting_point
 from kamon.training.cross_validation import cross_validate
 from kamon.training.data import ListData, TrainingData
 from kamon.training.presets import (
     MAX_BASE_DOCS,
+    MIN_BASE_EPOCHS,
     ORIGINAL,
     default_size,
     fine_tuning_preset,
@@ -55,6 +56,7 @@ class TrainingSetup:
     """A run that is ready to start; `rng` is in the state after drawing the parameters.
 
     docs: what the steps learn from; held_out: the validation set.
+    start: the model whose parameters it starts from; None for random ones.
     longest: tokens of the longest document, BOS not counted.
     num_cut: how many documents lose their end.
     """
@@ -68,6 +70,7 @@ class TrainingSetup:
     num_cut: int
     held_out: PackedBatch
     engine_name: str
+    start: StartingPoint | None = None
     resumed: ResumePoint | None = None
 
 
@@ -112,20 +115,22 @@ def choose_setup(
     *,
     size: str | None,
     seconds: float | None,
-    start: StartingPoint | None = None,
+    init_from: StartingPoint | str | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainingSetup:
     """Return the run of this size, or the one that makes the most of so many seconds.
 
-    settings: what the user chose; a preset decides the rest. start: a model to fine-tune.
+    Args:
+        settings: what the user chose; a preset decides the rest.
+        init_from: a model to start from, SCRATCH, or None for the better of SCRATCH and BASE.
     """
-    for config in possible_configs(data, settings, engine, size, seconds, start):
+    for candidate in candidates(data, settings, engine, size, seconds, init_from):
+        config, start = candidate.config, candidate.start
         params = start.params_for(data.tokenizer, config) if start else None
-        setup = build_setup(data, config, engine, params)
+        setup = replace(build_setup(data, config, engine, params), start=start)
         if seconds is None:
             break
-        config, num_docs = setup.config, data.train_lengths.total()
-        enough = max_steps(num_docs, config.docs_per_step, None, data.mode)
+        config, enough = setup.config, candidate.enough_steps
         steps = steps_for_seconds(setup.engine, setup.docs, config, seconds, enough, should_stop)
         setup = replace(setup, config=set_num_steps(config, min(steps, config.num_steps), settings))
         stop = should_stop is not None and should_stop()
@@ -134,19 +139,61 @@ def choose_setup(
     return setup
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A run to try, if there is a budget. enough_steps: with fewer, a smaller model is better."""
+
+    config: Config
+    enough_steps: int
+    start: StartingPoint | None = None
+
+
+def candidates(
+    data: TrainingData,
+    settings: dict[str, Any],
+    engine: EngineSpec,
+    size: str | None,
+    seconds: float | None,
+    init_from: StartingPoint | str | None,
+) -> Iterator[Candidate]:
+    """Yield the runs to try, the best one first, for the arguments of `choose_setup`."""
+    name, num_docs = engine.name or best_engine(), data.train_lengths.total()
+    if isinstance(init_from, StartingPoint):
+        if size is not None:
+            raise ConfigError(
+                f"a model that starts from another has its size: leave out the size {size}, or "
+                f"start from {SCRATCH}"
+            )
+        yield Candidate(fine_tune_config(data, settings, init_from.config, seconds), 0, init_from)
+        return
+    if init_from is None and size is None and base_helps(data, settings, name, seconds):
+        start = starting_point(BASE)
+        assert start is not None
+        config = fine_tune_config(data, settings, start.config, seconds)
+        yield Candidate(config, int(MIN_BASE_EPOCHS * num_docs) // config.docs_per_step, start)
+    if size is not None:
+        sizes = [size]
+    elif seconds is None:
+        sizes = [default_size(name, data.chars, data.mode)]
+    else:
+        sizes = sizes_for(seconds, name, data.chars, data.mode)
+    for each in sizes:
+        config = choose_config(data, settings, each, seconds)
+        yield Candidate(config, max_steps(num_docs, config.docs_per_step, None, data.mode))
+
+
 def base_helps(
-    data: TrainingData, settings: dict[str, Any], *, size: str | None, engine: str
+    data: TrainingData, settings: dict[str, Any], engine: str, seconds: float | None
 ) -> bool:
-    """Return whether the pretrained base is the best start, if nobody named one."""
+    """Return whether the pretrained base is a good start for this data."""
     return (
         isinstance(data, ListData)
         and data.mode == "documents"
         and isinstance(data.tokenizer, CharTokenizer)
         and not data.tokenizer.added
-        and size is None
-        and settings.keys().isdisjoint(("n_layer", "n_embd", "n_head"))
+        and settings.keys().isdisjoint(SHAPE)
         and engine != "scalar"  # too slow for it
-        and len(data.train_docs) <= MAX_BASE_DOCS
+        and (seconds is not None or len(data.train_docs) <= MAX_BASE_DOCS)
     )
 
 
@@ -173,34 +220,6 @@ def cross_validated(
     return replace(
         setup, config=config, docs=data.examples(config, random.Random(config.seed))
     ), found.records()
-
-
-def possible_configs(
-    data: TrainingData,
-    settings: dict[str, Any],
-    engine: EngineSpec,
-    size: str | None,
-    seconds: float | None,
-    start: StartingPoint | None,
-) -> Iterator[Config]:
-    """Yield the configs to try, the best one first, for the arguments of `choose_setup`."""
-    if start is not None:
-        if size is not None:
-            raise ConfigError(
-                f"a model that starts from another has its size: leave out the size {size}, or "
-                f"start from {SCRATCH}"
-            )
-        yield fine_tune_config(data, settings, start.config, seconds)
-        return
-    name = engine.name or best_engine()
-    if size is not None:
-        sizes = [size]
-    elif seconds is None:
-        sizes = [default_size(name, data.chars, data.mode)]
-    else:
-        sizes = sizes_for(seconds, name, data.chars, data.mode)
-    for each in sizes:
-        yield choose_config(data, settings, each, seconds)
 
 
 def fine_tune_config(
