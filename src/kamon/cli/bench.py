@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 
 from kamon.cli.output import print_json
-from kamon.cli.parser import Parser, number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_json
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--seconds", type=number, default=0.5, metavar="S", help="to spend on each figure (0.5)"
-    )
+    options(parser, {"--seconds S": "to spend on each figure (0.5)"}, seconds=0.5)
     add_json(parser)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, one_line, print_json, say, say_corpus
-from kamon.cli.parser import Parser, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.output_path import check_file, check_not_input, write_errors
@@ -27,74 +27,43 @@ EXAMPLE_WIDTH = 40
 EXTRA = 'needs pip install "kamon[clean]"'
 
 
+OPTIONS = {
+    "-o, --output FILE": "where the clean documents go, one a line; by default stdout, with --json "
+    "as its docs",
+    "--overwrite": "replace FILE",
+}
+CHANGES = {
+    "--mojibake": "repair text that was once read in a wrong encoding, such as cafÃ©; " + EXTRA,
+    "--keep-html": "leave tags and entities alone",
+    "--lower": "make all letters small",
+    "--transliterate": f"write all in ASCII, Жанна as Zhanna; {EXTRA}",
+}
+DROPS = {
+    "--min-len N": "what has fewer characters, as people see them: accents and signs belong to "
+    "letters",
+    "--max-len N": "what has more such characters",
+    "--keep-regex REGEX": "where this Python expression is nowhere found",
+    "--drop-regex REGEX": "where this Python expression is found",
+    "--script NAME": "what has a letter of another Unicode script than this, such as Latin; give "
+    f"it again to allow several; {EXTRA}",
+    "--drop-words FILE": "what has one of the words or phrases in FILE, one a line: whole words, "
+    "in any case",
+    "--offensive": f"what has one of some 400 offensive English words, likewise; {EXTRA}",
+    "--keep-repetitions": "leave repetitions in; not with --near",
+    "--near PERCENT": "what is too similar to an earlier document that stays: where 100 (1 - edits "
+    "/ length of the longer), an edit being one character inserted, deleted or replaced, is PERCENT"
+    f" (75 to 100) or more; 80 allows one edit in five characters; {EXTRA}",
+}
+
+
 def add_arguments(parser: Parser) -> None:
     add_input(parser, required=True)
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="where the clean documents go, one a line; by default stdout, with --json as its docs",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    options(parser, OPTIONS)
     add_reading(parser)
     add_json(parser)
-    group = parser.add_argument_group("what is changed")
-    group.add_argument(
-        "--mojibake",
-        action="store_true",
-        help=f"repair text that was once read in a wrong encoding, such as cafÃ©; {EXTRA}",
-    )
-    group.add_argument("--keep-html", action="store_true", help="leave tags and entities alone")
-    group.add_argument("--lower", action="store_true", help="make all letters small")
-    group.add_argument(
-        "--transliterate", action="store_true", help=f"write all in ASCII, Жанна as Zhanna; {EXTRA}"
-    )
+    options(parser.add_argument_group("what is changed"), CHANGES)
     group = parser.add_argument_group("what is dropped", "looked at as the changes above left it")
-    group.add_argument(
-        "--min-len",
-        type=whole_number,
-        default=1,
-        metavar="N",
-        help="what has fewer characters, as people see them: accents and signs belong to letters",
-    )
-    group.add_argument(
-        "--max-len", type=whole_number, metavar="N", help="what has more such characters"
-    )
-    group.add_argument(
-        "--keep-regex", metavar="REGEX", help="where this Python expression is nowhere found"
-    )
-    group.add_argument(
-        "--drop-regex", metavar="REGEX", help="where this Python expression is found"
-    )
-    group.add_argument(
-        "--script",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="what has a letter of another Unicode script than this, such as Latin; give it "
-        f"again to allow several; {EXTRA}",
-    )
-    group.add_argument(
-        "--drop-words",
-        metavar="FILE",
-        help="what has one of the words or phrases in FILE, one a line: whole words, in any case",
-    )
-    group.add_argument(
-        "--offensive",
-        action="store_true",
-        help=f"what has one of some 400 offensive English words, likewise; {EXTRA}",
-    )
-    group.add_argument(
-        "--keep-repetitions", action="store_true", help="leave repetitions in; not with --near"
-    )
-    group.add_argument(
-        "--near",
-        type=whole_number,
-        metavar="PERCENT",
-        help="what is too similar to an earlier document that stays: where 100 (1 - edits / length "
-        "of the longer), an edit being one character inserted, deleted or replaced, is PERCENT "
-        f"(75 to 100) or more; 80 allows one edit in five characters; {EXTRA}",
-    )
+    options(group, DROPS, min_len=1, script=[])
 
 
 def run(args: argparse.Namespace) -> None:

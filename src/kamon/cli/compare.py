@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import columns, one_line, padded, print_json, say
-from kamon.cli.parser import Parser, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.plot import FORMATS, check_free, write
 from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.errors import ConfigError
@@ -30,39 +30,29 @@ WIDTH = 80
 MAX_WIDTH, MIN_WIDTH = 20, 12  # of a column of samples, or of names
 
 
+OPTIONS = {
+    "BASE": "the model that was fine-tuned",
+    "TUNED...": "fine-tuned models of it",
+    "-n N": "samples of each model [default: 1000]",
+    "--show N": "samples to print [default: 10]",
+    "--seed S": "seed of the samples [default: the base's]",
+    "--prompt TEXT": "compare answers to TEXT; for models that know prompts (see `kamon sft`)",
+}
+JUDGES = {
+    "--reward DIR": "judge samples by this reward model",
+    "--prefer RULE": "judge samples by this rule, as in `kamon dpo`",
+}
+PICTURE = {
+    "-o, --output FILE": "draw the frontier as .png or .svg: mean reward, or win rate by a rule, "
+    "against KL",
+    "--overwrite": "replace FILE if it exists",
+}
+
+
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("base", metavar="BASE", help="the model that was fine-tuned")
-    parser.add_argument("tuned", nargs="+", metavar="TUNED", help="fine-tuned models of it")
-    parser.add_argument(
-        "-n",
-        type=whole_number,
-        default=1000,
-        metavar="N",
-        help="samples of each model [default: 1000]",
-    )
-    parser.add_argument(
-        "--show", type=whole_number, default=10, metavar="N", help="samples to print [default: 10]"
-    )
-    parser.add_argument(
-        "--seed", type=whole_number, metavar="S", help="seed of the samples [default: the base's]"
-    )
-    parser.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="compare answers to TEXT; for models that know prompts (see `kamon sft`)",
-    )
-    judge = parser.add_mutually_exclusive_group()
-    judge.add_argument("--reward", metavar="DIR", help="judge samples by this reward model")
-    judge.add_argument(
-        "--prefer", metavar="RULE", help="judge samples by this rule, as in `kamon dpo`"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="draw the frontier as .png or .svg: mean reward, or win rate by a rule, against KL",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    options(parser, OPTIONS, n=1000, show=10)
+    options(parser.add_mutually_exclusive_group(), JUDGES)
+    options(parser, PICTURE)
     add_engine(parser)
     add_json(parser)
 

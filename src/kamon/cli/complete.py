@@ -11,7 +11,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import print_json, say
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import chosen_engine
 from kamon.cli.suggest import add_search, exchange, found_json, found_lines, next_lines, say_found
 from kamon.errors import ConfigError
@@ -20,30 +20,18 @@ if TYPE_CHECKING:
     from kamon.completion import NextToken
 
 
+OPTIONS = {
+    "DIR": "the directory that `kamon train -o` wrote",
+    "[PREFIX]": "the beginning; by default empty",
+    "--next N": "how many next characters to show; the others are summed (10)",
+    "--temperature T": "of the next characters: 0 leaves the likeliest, 1 shows the model's odds "
+    "(1)",
+    "--interactive": "complete while you type: Tab accepts, Enter prints the line, Esc leaves",
+}
+
+
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", help="the beginning; by default empty"
-    )
-    parser.add_argument(
-        "--next",
-        type=whole_number,
-        default=10,
-        metavar="N",
-        help="how many next characters to show; the others are summed (10)",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=number,
-        default=1.0,
-        metavar="T",
-        help="of the next characters: 0 leaves the likeliest, 1 shows the model's odds (1)",
-    )
-    parser.add_argument(
-        "--interactive",
-        action="store_true",
-        help="complete while you type: Tab accepts, Enter prints the line, Esc leaves",
-    )
+    options(parser, OPTIONS, prefix="", next=10, temperature=1.0)
     add_search(parser)
 
 

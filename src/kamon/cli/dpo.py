@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
 from kamon.cli.output import count, print_json, print_texts, say, say_built_in
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, option, options
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,27 +23,21 @@ OWN: tuning.Numbers = {
 }
 
 
+OPTIONS = {
+    "[DATA]": tuning.PAIRS,
+    "--prefer RULE": "instead of DATA: prefer samples that fulfil RULE, such as 'len<=5 and not "
+    'endswith "a"\'; with len, vowels, startswith, endswith, contains, matches /regex/, and, or, '
+    "not, ( )",
+}
+
+
 def add_arguments(parser: Parser) -> None:
     from kamon.finetuning import dpo
 
     tuning.add_model(parser)
-    parser.add_argument(
-        "data",
-        nargs="?",
-        metavar="DATA",
-        help='a JSON Lines file of {"chosen": …, "rejected": …}, each with or without a "prompt", '
-        "or common: built-in pairs of first names, of which the more common one is preferred",
-    )
-    parser.add_argument(
-        "--prefer",
-        metavar="RULE",
-        help="instead of DATA: prefer samples that fulfil RULE, such as 'len<=5 and not endswith "
-        '"a"\'; with len, vowels, startswith, endswith, contains, matches /regex/, and, or, not, '
-        "( )",
-    )
-    parser.add_argument(
-        "--loss", choices=dpo.LOSSES, help=f"objective [default: {dpo.DPOConfig.loss}]"
-    )
+    options(parser, OPTIONS)
+    help = f"objective [default: {dpo.DPOConfig.loss}]"
+    option(parser, "--loss", help, choices=dpo.LOSSES)
     settings = tuning.default_settings(
         dpo.PICKED,
         dpo.ACCEPTED_SETTINGS,

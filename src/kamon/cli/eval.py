@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import columns, count, one_line, padded, print_json, say, say_corpus
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import (
     add_engine,
     add_json,
@@ -33,26 +33,18 @@ if TYPE_CHECKING:
     from kamon.evaluation.evaluate import HeldOutMetrics, SampleMetrics
 
 
+OPTIONS = {
+    "DIR": "the directory that `kamon train -o` wrote",
+    "[FILE]": "documents to test on, in any form that `kamon train` reads; by default those that "
+    "were held out in training",
+    "-n N": "how many samples (1000)",
+    "--temperature T": "of the samples: 0 takes the likeliest, 1 the model's odds (1)",
+    "--seed S": "by default as in training",
+}
+
+
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument(
-        "file",
-        nargs="?",
-        metavar="FILE",
-        help="documents to test on, in any form that `kamon train` reads; by default those that "
-        "were held out in training",
-    )
-    parser.add_argument(
-        "-n", type=whole_number, default=1000, metavar="N", help="how many samples (1000)"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=number,
-        default=1.0,
-        metavar="T",
-        help="of the samples: 0 takes the likeliest, 1 the model's odds (1)",
-    )
-    parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
+    options(parser, OPTIONS, n=1000, temperature=1.0)
     add_reading(parser)
     add_engine(parser)
     add_json(parser)

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from kamon.cli.output import one_line, print_json, say
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, option
 from kamon.cli.plot import check_free, write
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
@@ -22,12 +22,10 @@ FORMATS = {".json": "json", ".onnx": "onnx", ".py": "python"}  # by how a file e
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
-    parser.add_argument(
-        "--format", choices=sorted(FORMATS.values()), help="by default as FILE ends"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
+    option(parser, "DIR", "the directory that `kamon train -o` wrote")
+    option(parser, "-o, --output FILE", "the file to write", required=True)
+    option(parser, "--format {json,onnx,python}", "by default as FILE ends")
+    option(parser, "--overwrite", "replace FILE if it is there")
     add_json(parser)
 
 

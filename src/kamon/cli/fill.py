@@ -10,14 +10,18 @@ from __future__ import annotations
 import argparse
 
 from kamon.cli.output import print_json
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import chosen_engine
 from kamon.cli.suggest import add_search, exchange, found_json, found_lines, say_found
 
+OPTIONS = {
+    "DIR": "the directory that `kamon train -o` wrote",
+    "PATTERN": "text with _ and * for its gaps",
+}
+
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument("pattern", metavar="PATTERN", help="text with _ and * for its gaps")
+    options(parser, OPTIONS)
     add_search(parser)
 
 

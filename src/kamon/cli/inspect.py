@@ -12,7 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, one_line, print_json, spark
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_json
 from kamon.config import listed
 from kamon.errors import ConfigError
@@ -23,21 +23,15 @@ if TYPE_CHECKING:
     from kamon.tokenizers.base import Tokenizer
 
 
+OPTIONS = {
+    "[DIR]": "the directory that `kamon train -o` or `kamon pack -o` wrote",
+    "--engine": "show which engine works here, in place of a model",
+    "--positions": "show how alike the embeddings of positions, the rows of wpe, are to each other",
+}
+
+
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "dir",
-        nargs="?",
-        metavar="DIR",
-        help="the directory that `kamon train -o` or `kamon pack -o` wrote",
-    )
-    parser.add_argument(
-        "--engine", action="store_true", help="show which engine works here, in place of a model"
-    )
-    parser.add_argument(
-        "--positions",
-        action="store_true",
-        help="show how alike the embeddings of positions, the rows of wpe, are to each other",
-    )
+    options(parser, OPTIONS)
     add_json(parser)
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, print_json, print_marked, say, say_corpus, say_unfinished
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.config import Config, make_config
 from kamon.errors import ConfigError
@@ -23,32 +23,17 @@ if TYPE_CHECKING:
     from kamon.evaluation.evaluate import LossMetrics
 
 
+OPTIONS = {
+    "--order N": "the longest n-grams: a token and the N - 1 before it (6)",
+    "-n N": "how many samples (20)",
+    "--temperature T": f"0 takes the likeliest, 1 the n-gram's odds ({Config.temperature})",
+    "--seed S": f"decides the samples ({Config.seed})",
+}
+
+
 def add_arguments(parser: Parser) -> None:
     add_input(parser)
-    parser.add_argument(
-        "--order",
-        type=whole_number,
-        default=6,
-        metavar="N",
-        help="the longest n-grams: a token and the N - 1 before it (6)",
-    )
-    parser.add_argument(
-        "-n", type=whole_number, default=20, metavar="N", help="how many samples (20)"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=number,
-        default=Config.temperature,
-        metavar="T",
-        help=f"0 takes the likeliest, 1 the n-gram's odds ({Config.temperature})",
-    )
-    parser.add_argument(
-        "--seed",
-        type=whole_number,
-        default=Config.seed,
-        metavar="S",
-        help=f"decides the samples ({Config.seed})",
-    )
+    options(parser, OPTIONS, order=6, n=20, temperature=Config.temperature, seed=Config.seed)
     add_reading(parser)
     add_json(parser)
 

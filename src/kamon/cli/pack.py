@@ -12,61 +12,39 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, open_bar, print_json, progress_bar, say
-from kamon.cli.parser import Parser, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_json, add_reading, reading
 
 if TYPE_CHECKING:
     from kamon.packing.pack import Packed, PackProgress
 
 
+OPTIONS = {
+    "INPUT...": "text, .csv, .tsv, .jsonl or .json, each also as .gz, .bz2, .xz or .zst; of a "
+    "folder all files but hidden ones, sorted by name",
+    "-o, --output SHARDS": "the directory to write",
+    "--mode {documents,text}": "what a document is. documents: each line, record or cell, without "
+    "white space at its ends; text: each whole text file as it stands, each record or cell "
+    "(documents)",
+    "--tokenizer NAME": "char: one token a character; bpe: pairs that occur often, learned from 16 "
+    "million characters all over the inputs; or a tokenizer.json, or the directory of a model "
+    "(char)",
+    "--vocab-size N": "tokens of bpe (1,024)",
+}
+MORE_OPTIONS = {
+    "--no-holdout": "hold nothing out; by default Kamon holds out a tenth of 100 or more different "
+    "documents, and of fewer none, or with --mode text the last tenth of each",
+    "--shard-tokens N": "a shard ends with the document that brings it to so many tokens "
+    "(100,000,000)",
+    "--jobs N": "processes; by default one for each core",
+    "--overwrite": "start anew if SHARDS was packed otherwise",
+}
+
+
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="text, .csv, .tsv, .jsonl or .json, each also as .gz, .bz2, .xz or .zst; of a folder "
-        "all files but hidden ones, sorted by name",
-    )
-    parser.add_argument(
-        "-o", "--output", required=True, metavar="SHARDS", help="the directory to write"
-    )
-    parser.add_argument(
-        "--mode",
-        choices=("documents", "text"),
-        default="documents",
-        help="what a document is. documents: each line, record or cell, without white space at its "
-        "ends; text: each whole text file as it stands, each record or cell (documents)",
-    )
-    parser.add_argument(
-        "--tokenizer",
-        default="char",
-        metavar="NAME",
-        help="char: one token a character; bpe: pairs that occur often, learned from 16 million "
-        "characters all over the inputs; or a tokenizer.json, or the directory of a model (char)",
-    )
-    parser.add_argument(
-        "--vocab-size", type=whole_number, metavar="N", help="tokens of bpe (1,024)"
-    )
+    options(parser, OPTIONS, output={"required": True}, mode="documents", tokenizer="char")
     add_reading(parser, "all inputs")
-    parser.add_argument(
-        "--no-holdout",
-        action="store_true",
-        help="hold nothing out; by default Kamon holds out a tenth of 100 or more different "
-        "documents, and of fewer none, or with --mode text the last tenth of each",
-    )
-    parser.add_argument(
-        "--shard-tokens",
-        type=whole_number,
-        default=100_000_000,
-        metavar="N",
-        help="a shard ends with the document that brings it to so many tokens (100,000,000)",
-    )
-    parser.add_argument(
-        "--jobs", type=whole_number, metavar="N", help="processes; by default one for each core"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="start anew if SHARDS was packed otherwise"
-    )
+    options(parser, MORE_OPTIONS, shard_tokens=100_000_000)
     add_json(parser)
 
 
@@ -85,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     )
     with progress_bar(show_packing) as on_progress:
         packed = pack(
-            args.inputs,
+            args.input,
             args.output,
             options,
             jobs=usable_cores() if args.jobs is None else args.jobs,

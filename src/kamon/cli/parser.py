@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import reprlib
 import sys
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 MAX_DIGITS = 1_000  # Python itself reads no more than 4,300
 
@@ -74,6 +75,54 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def option(group: argparse._ActionsContainer, usage: str, help: str, **more: Any) -> None:
+    """Add an option or an argument to a parser or a group.
+
+    Args:
+        usage: as it is typed: "-o, --output FILE", "--mode {documents,text}", "[DIR]", "INPUT...".
+            An option without a metavar is a switch. TYPES has the types of metavars.
+        more: what `add_argument` takes.
+    """
+    *names, metavar = usage.replace(", ", " ").split()
+    if metavar.startswith("-"):
+        names.append(metavar)
+        if "choices" not in more:
+            more["action"] = "store_true"
+    elif metavar.startswith("{"):
+        more["choices"] = metavar.strip("{}").split(",")
+    else:
+        more["metavar"] = metavar.strip("[.]")
+        if metavar != more["metavar"]:
+            optional = metavar.startswith("[")
+            more["nargs"] = ("*" if optional else "+") if "..." in metavar else "?"
+        more.setdefault("type", TYPES.get(type(more.get("default")), TYPES.get(metavar, str)))
+    group.add_argument(*(names or [more.pop("dest", name_of(usage))]), help=help, **more)
+
+
+def options(group: argparse._ActionsContainer, table: Mapping[str, str], **more: Any) -> None:
+    """Add the options and arguments of a table from usages to helps.
+
+    Args:
+        more: the defaults of some by their names; a list is the default of an option that may be
+            given again, and a dict has other arguments of `add_argument`.
+    """
+    for usage, help in table.items():
+        extra = more.get(name_of(usage), {})
+        if isinstance(extra, list):
+            extra = {"action": "append", "default": extra}
+        option(group, usage, help, **(extra if isinstance(extra, dict) else {"default": extra}))
+
+
+def name_of(usage: str) -> str:
+    """
+    >>> name_of("-n, --max-len N"), name_of("-o, --output FILE"), name_of("[DIR...]")
+    ('max_len', 'output', 'dir')
+    """
+    words = usage.replace(", ", " ").split()
+    names = [word for word in words if word.startswith("-")] or [words[0].lower()]
+    return names[-1].strip("-[.]").replace("-", "_")
+
+
 def whole_number(text: str) -> int:
     try:
         return int(text)
@@ -89,3 +138,9 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, not {reprlib.repr(text)}") from None
+
+
+TYPES: Mapping[object, Callable[[str], Any]] = {
+    **dict.fromkeys((int, "N", "S", "K", "PERCENT"), whole_number),
+    **dict.fromkeys((float, "X", "T", "BITS", "SECONDS"), number),
+}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kamon.cli.output import one_line, print_json
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, option, options
 from kamon.cli.settings import add_engine, chosen_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.files.output_path import check_file, write_errors
@@ -23,33 +23,21 @@ FORMATS = ("png", "svg")
 OTHER_FORMATS = ("eps", "gif", "jpeg", "jpg", "pdf", "webp")  # which nobody means as a folder
 
 
+OPTIONS = {
+    "DIR": "the directory that `kamon train -o` wrote",
+    "-o, --output OUT": "a folder for the pictures (DIR-plots), or with one --kind a file in .png "
+    "or .svg",
+    "--kind {loss,embeddings,attention,lengths}": "draw this alone; may be given more than once",
+    "--format {png,svg}": "by default as OUT ends, or png",
+    "--text T": "what the heads attend to; by default the sample of the likeliest tokens",
+    "--overwrite": "replace pictures that are there",
+}
+
+
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help="a folder for the pictures (DIR-plots), or with one --kind a file in .png or .svg",
-    )
-    parser.add_argument(
-        "--kind",
-        choices=KINDS,
-        action="append",
-        help="draw this alone; may be given more than once",
-    )
-    parser.add_argument("--format", choices=FORMATS, help="by default as OUT ends, or png")
-    parser.add_argument(
-        "--text",
-        metavar="T",
-        help="what the heads attend to; by default the sample of the likeliest tokens",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
+    options(parser, OPTIONS, kind=[], text={"type": str})
     add_engine(parser)
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print the numbers as one JSON object on stdout, and draw nothing",
-    )
+    option(parser, "--json", "print the numbers as one JSON object on stdout, and draw nothing")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
 from kamon.cli.output import print_json, say
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, options
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,24 +32,19 @@ OWN: tuning.Numbers = {
 }
 
 
+OPTIONS = {
+    "--reward REWARD_DIR": "a model of `kamon reward`",
+    "--prefer RULE": "reward texts that fulfil RULE, such as 'len <= 5 and not endswith \"a\"'",
+    "--critic": "learn a baseline instead of using the group's mean",
+    "--prompt TEXT": "draw and rate answers to TEXT; for a model of `kamon sft`",
+}
+
+
 def add_arguments(parser: Parser) -> None:
     from kamon.finetuning import ppo
 
     tuning.add_model(parser)
-    parser.add_argument("--reward", metavar="REWARD_DIR", help="a model of `kamon reward`")
-    parser.add_argument(
-        "--prefer",
-        metavar="RULE",
-        help="reward texts that fulfil RULE, such as 'len <= 5 and not endswith \"a\"'",
-    )
-    parser.add_argument(
-        "--critic", action="store_true", help="learn a baseline instead of using the group's mean"
-    )
-    parser.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="draw and rate answers to TEXT; for a model of `kamon sft`",
-    )
+    options(parser, OPTIONS)
     settings = tuning.default_settings(ppo.PICKED, ppo.ACCEPTED_SETTINGS)
     tuning.add_arguments(parser, "ppo", OWN, vars(ppo.PPOConfig()), settings)
 

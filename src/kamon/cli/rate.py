@@ -19,7 +19,7 @@ from kamon.cli.output import (
     say,
     say_line_ends,
 )
-from kamon.cli.parser import Parser, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
 
@@ -34,42 +34,24 @@ HELP = {
 }
 
 
+OPTIONS = {
+    "DIR": "a model; a rated one continues with its answers",
+    "-o, --output DIR": "directory of the new model [default: rated; or DIR, if it was rated]",
+    "--overwrite": "replace the model in its DIR",
+    "--prefs FILE": "JSON Lines file that keeps each answer at once [default: the output's name "
+    "with .jsonl]",
+    "--prompt TEXT": "rate answers to TEXT; for a model of `kamon sft`",
+    "--pairs": "show two samples, of which you choose one",
+    "--every N": "learn again after N answers [default: %(default)s]",
+    "--seed N": "seed of the samples",
+    "--threads N": "cores to use [default: all]",
+}
+
+
 def add_arguments(parser: Parser) -> None:
     from kamon.finetuning.rating import EVERY
 
-    parser.add_argument(
-        "dir", metavar="DIR", help="a model; a rated one continues with its answers"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        help="directory of the new model [default: rated; or DIR, if it was rated]",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the model in its DIR")
-    parser.add_argument(
-        "--prefs",
-        metavar="FILE",
-        help="JSON Lines file that keeps each answer at once [default: the output's name with "
-        ".jsonl]",
-    )
-    parser.add_argument(
-        "--prompt", metavar="TEXT", help="rate answers to TEXT; for a model of `kamon sft`"
-    )
-    parser.add_argument(
-        "--pairs", action="store_true", help="show two samples, of which you choose one"
-    )
-    parser.add_argument(
-        "--every",
-        type=whole_number,
-        default=EVERY,
-        metavar="N",
-        help=f"learn again after N answers [default: {EVERY}]",
-    )
-    parser.add_argument("--seed", type=whole_number, metavar="N", help="seed of the samples")
-    parser.add_argument(
-        "--threads", type=whole_number, metavar="N", help="cores to use [default: all]"
-    )
+    options(parser, OPTIONS, every=EVERY)
     add_json(parser)
 
 

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import print_json, say, say_cut
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, option
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 
 if TYPE_CHECKING:
@@ -30,12 +30,8 @@ ORIGINAL_DOCS = 32_033
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--input",
-        default="names-original",
-        metavar="FILE",
-        help="text with one document a line; by default the original's list, fetched once",
-    )
+    help = "text with one document a line; by default the original's list, fetched once"
+    option(parser, "--input FILE", help, default="names-original")
     add_json(parser)
     add_engine(parser)
     add_settings(parser)

@@ -11,7 +11,7 @@ from typing import Any
 
 import kamon.cli.tuning as tuning
 from kamon.cli.output import count, print_json, say, say_built_in
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, option
 from kamon.errors import ConfigError
 
 OWN: tuning.Numbers = {
@@ -24,13 +24,7 @@ def add_arguments(parser: Parser) -> None:
     from kamon.finetuning import reward_model
 
     tuning.add_model(parser)
-    parser.add_argument(
-        "data",
-        nargs="?",
-        metavar="DATA",
-        help='a JSON Lines file of {"chosen": …, "rejected": …}, each with or without a "prompt", '
-        "or common: built-in pairs of first names, of which the more common one is preferred",
-    )
+    option(parser, "[DATA]", tuning.PAIRS)
     defaults = {"num_pairs": reward_model.NUM_PAIRS, "lm_weight": reward_model.LM_WEIGHT}
     settings = tuning.default_settings(reward_model.PICKED)
     tuning.add_arguments(parser, "reward", OWN, defaults, settings)

@@ -23,7 +23,7 @@ from kamon.cli.output import (
     say_notes,
     say_unfinished,
 )
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Parser, name_of, number, options
 from kamon.cli.settings import (
     add_engine,
     add_json,
@@ -39,66 +39,47 @@ if TYPE_CHECKING:
     from kamon.model import Model
 
 # Flags that are conditions: what argparse needs, and the help.
-CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "prompt": ({"metavar": "TEXT"}, "each answers TEXT; of a model that `kamon sft` tuned"),
-    "prefix": ({"metavar": "P"}, "each begins with P"),
-    "min-len": ({"type": whole_number, "metavar": "N"}, "no fewer characters"),
-    "max-len": (
-        {"type": whole_number, "metavar": "N"},
-        "no more characters: longer ones are dropped, none is cut",
-    ),
-    "top-k": ({"type": whole_number, "metavar": "K"}, "draw among the K likeliest tokens alone"),
-    "top-p": (
-        {"type": number, "metavar": "P"},
-        "draw among the fewest likeliest tokens that have probability P together",
-    ),
-    "suffix": ({"metavar": "S"}, "each ends with S"),
-    "contains": ({"metavar": "C"}, "each has C in it"),
-    "regex": (
-        {"metavar": "R"},
-        "R, in Python's syntax, matches all of it; one such as (a+)+b may take for ever",
-    ),
-    "exclude": ({"metavar": "FILE"}, "none that is in FILE, a list as `kamon train` reads it"),
-    "novel": ({"action": "store_true"}, "none that is in the list that was learned"),
-    "unique": ({"action": "store_true"}, "none twice"),
+
+
+OPTIONS = {
+    "DIR": "the directory that `kamon train -o` wrote",
+    "-n N": "how many (20; of a model of text, 1)",
+    "--length N": "of a model of text: how many tokens to write (500)",
+    "--temperature T": "0 takes the likeliest, 1 the model's odds; by default as in training",
+    "--seed S": "by default as in training",
+}
+CONDITIONS = {
+    "--prompt TEXT": "each answers TEXT; of a model that `kamon sft` tuned",
+    "--prefix P": "each begins with P",
+    "--min-len N": "no fewer characters",
+    "--max-len N": "no more characters: longer ones are dropped, none is cut",
+    "--top-k K": "draw among the K likeliest tokens alone",
+    "--top-p P": "draw among the fewest likeliest tokens that have probability P together",
+    "--suffix S": "each ends with S",
+    "--contains C": "each has C in it",
+    "--regex R": "R, in Python's syntax, matches all of it; one such as (a+)+b may take for ever",
+    "--exclude FILE": "none that is in FILE, a list as `kamon train` reads it",
+    "--novel": "none that is in the list that was learned",
+    "--unique": "none twice",
+}
+DETAILS = {
+    "--details": "after each a tab and its log probability in nats, a tab and if it is in the list",
+    "--nearest": "--details, a tab and the most similar document of the list, a tab and how "
+    "similar",
 }
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument(
-        "-n", type=whole_number, metavar="N", help="how many (20; of a model of text, 1)"
-    )
-    parser.add_argument(
-        "--length",
-        type=whole_number,
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help="of a model of text: how many tokens to write (500)",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=number,
-        metavar="T",
-        help="0 takes the likeliest, 1 the model's odds; by default as in training",
-    )
-    parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
+    options(parser, OPTIONS, length=argparse.SUPPRESS)
     group = parser.add_argument_group(
         "conditions", "lengths are in code points: ö is one, 👩‍🔧 three"
     )
-    for name, (options, help) in CONDITIONS.items():
-        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **options)
+    absent: dict[str, Any] = {name_of(usage): argparse.SUPPRESS for usage in CONDITIONS}
+    absent["top_p"] = {"type": number, "default": argparse.SUPPRESS}
+    absent["suffix"] = {"type": str, "default": argparse.SUPPRESS}
+    options(group, CONDITIONS, **absent)
     add_reading(parser, "the FILE of --exclude")
-    parser.add_argument(
-        "--details",
-        action="store_true",
-        help="after each a tab and its log probability in nats, a tab and if it is in the list",
-    )
-    parser.add_argument(
-        "--nearest",
-        action="store_true",
-        help="--details, a tab and the most similar document of the list, a tab and how similar",
-    )
+    options(parser, DETAILS)
     add_engine(parser)
     add_json(parser)
 
@@ -107,11 +88,9 @@ def run(args: argparse.Namespace) -> int:
     from kamon.generation.constraints import make_constraints
     from kamon.model import load
 
-    names = [name.replace("-", "_") for name in (*CONDITIONS, "length")]
+    names = ["length", *map(name_of, CONDITIONS)]
     conditions = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    make_constraints(
-        {**conditions, "exclude": ()}
-    )  # what cannot be is said before anything is read
+    make_constraints({**conditions, "exclude": ()})  # raises ConfigError before anything is read
     if "exclude" in conditions:
         from kamon.data import corpus
 

@@ -27,7 +27,7 @@ from kamon.cli.output import (
     say,
     say_line_ends,
 )
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
@@ -39,35 +39,26 @@ if TYPE_CHECKING:
 HEADS = "bits\tlogprob\tpercent\toddest\ttext"
 
 
+OPTIONS = {
+    "DIR": "the model, as `kamon train -o` wrote it",
+    "[FILE]": "text, .csv, .tsv or .jsonl; by default standard input",
+}
+SELECTION = {
+    "--top N": "only the N oddest, in order",
+    "--threshold BITS": "only those of so many bits a character",
+    "--unknown {error,skip,replace,zero}": "lines with characters that the model does not know: "
+    "error stops there, skip leaves them out, replace scores them with the closest known "
+    "characters, such as e for É, or leaves them out if there are none, zero gives them "
+    "probability 0, and also lines that are longer than the model can write [default: error]",
+    "--json": "print one JSON object a line, with the text as it was scored, too; what is not "
+    "finite is null",
+}
+
+
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("model", metavar="DIR", help="the model, as `kamon train -o` wrote it")
-    parser.add_argument(
-        "input",
-        nargs="?",
-        default="-",
-        metavar="FILE",
-        help="text, .csv, .tsv or .jsonl; by default standard input",
-    )
+    options(parser, OPTIONS, file="-")
     add_reading(parser)
-    parser.add_argument("--top", type=whole_number, metavar="N", help="only the N oddest, in order")
-    parser.add_argument(
-        "--threshold", type=number, metavar="BITS", help="only those of so many bits a character"
-    )
-    parser.add_argument(
-        "--unknown",
-        choices=("error", "skip", "replace", "zero"),
-        default="error",
-        help="lines with characters that the model does not know: error stops there, skip leaves "
-        "them out, replace scores them with the closest known characters, such as e for É, or "
-        "leaves them out if there are none, zero gives them probability 0, and also lines that are "
-        "longer than the model can write [default: error]",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object a line, with the text as it was scored, too; what is not "
-        "finite is null",
-    )
+    options(parser, SELECTION, unknown="error")
     add_engine(parser)
 
 
@@ -80,13 +71,13 @@ def run(args: argparse.Namespace) -> int:
     from kamon.evaluation.score import PercentileScale
     from kamon.model import load
 
-    model = load(args.model, **chosen_engine(args))
+    model = load(args.dir, **chosen_engine(args))
     model.check_documents("scores are those of documents")
     scale = PercentileScale.of(model, args.unknown)
     counts = Counts()
     headed = args.json or not sys.stdout.isatty()
     top: list[tuple[float, str]] = []  # the least likely lines so far, with their bits
-    for lines in stream_entries(args.input, **reading(args), on_note=say):
+    for lines in stream_entries(args.file, **reading(args), on_note=say):
         scores = score_lines(args, model, lines, counts)
         least = top[-1][0] if len(top) == args.top else args.threshold
         if least is not None:
@@ -134,9 +125,9 @@ def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts
         scores = score_list(model.engine, model.tokenizer, texts, unknown=args.unknown)
     except TokenizerError as error:
         place = counts.lines + first_unknown(model.tokenizer, lines)
-        table = (args.format or format_of(args.input)) in ("csv", "tsv", "json")
+        table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
         raise TokenizerError(
-            f"{name_of(args.input)}, {'record' if table else 'line'} {place}: {error}; "
+            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {error}; "
             "--unknown zero takes such lines for the oddest of all, skip leaves them out, "
             "replace looks for the characters that are most like those"
         ) from None
@@ -160,7 +151,7 @@ def say_counts(args: argparse.Namespace, model: Model, counts: Counts) -> None:
     say_line_ends(counts.broken)
     if not counts.texts:
         what = "holds nothing but blank lines" if counts.lines else "is empty"
-        raise CorpusError(f"{name_of(args.input)} {what}")
+        raise CorpusError(f"{name_of(args.file)} {what}")
     if counts.scored < counts.texts:
         left_out = count(counts.texts - counts.scored, "line")
         why = ", not even by their likes," if args.unknown == "replace" else ""

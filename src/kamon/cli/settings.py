@@ -7,35 +7,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from kamon.cli.output import say
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Parser, option, options
 from kamon.config import SETTINGS, make_config, read_settings
 from kamon.data.tables import FORMATS
 from kamon.engines.factory import DEVICES, DTYPES, ENGINES, best_engine
 from kamon.errors import ConfigError
 
+ENGINE_OPTIONS = {
+    f"--engine {{{','.join(ENGINES)}}}": "what computes; by default native wherever it is built",
+    f"--dtype {{{','.join(DTYPES)}}}": "float32 is fast, float64 exact; scalar has float64 alone, "
+    "bfloat16 torch alone",
+    "--threads N": "cores to use; by default all there are",
+    f"--device {{{','.join(DEVICES)}}}": "of the torch engine; auto, the default: a GPU if it can",
+    "--compile": "the torch engine, by torch.compile: starts slowly",
+}
+READING_OPTIONS = {
+    "--column NAME": "column of a CSV or TSV table, by its name or its number from 1 on; key of "
+    "JSON objects [default: the only column; text]",
+    f"--format {{{','.join(FORMATS)}}}": "format of {what}; csv has quotes, and tsv has none "
+    "[default: by the file's ending, otherwise text]",
+    "--no-header": "read the first row of a table as data",
+}
+
 
 def add_json(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    option(parser, "--json", "print one JSON object on stdout")
 
 
 def add_engine(parser: Parser) -> None:
-    parser.add_argument(
-        "--engine", choices=ENGINES, help="what computes; by default native wherever it is built"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        help="float32 is fast, float64 exact; scalar has float64 alone, bfloat16 torch alone",
-    )
-    parser.add_argument(
-        "--threads", type=whole_number, metavar="N", help="cores to use; by default all there are"
-    )
-    parser.add_argument(
-        "--device", choices=DEVICES, help="of the torch engine; auto, the default: a GPU if it can"
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="the torch engine, by torch.compile: starts slowly"
-    )
+    options(parser, ENGINE_OPTIONS)
 
 
 def chosen_engine(args: argparse.Namespace) -> dict[str, Any]:
@@ -69,22 +69,19 @@ def add_settings(
 
         text += ", which --size picks where none is shown"
     group = parser.add_argument_group("settings", text)
-    group.add_argument(
-        "--config", metavar="FILE", help="TOML file of settings, such as n_layer = 2"
-    )
+    option(group, "--config FILE", "TOML file of settings, such as n_layer = 2")
     for field in SETTINGS:
         if of_tuning and field.name not in of_tuning:
             continue
         default = of_tuning[field.name] if of_tuning else field.default
         choices = field.metadata["choices"]
-        group.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=str if choices else whole_number if field.type is int else number,
+        metavar = "N" if field.type is int else "X"
+        option(
+            group,
+            f"--{field.name.replace('_', '-')} {'NAME' if choices else metavar}",
+            field.metadata["help"] + ("" if picked and field.name in PICKED else f" ({default})"),
             choices=choices or None,
             default=argparse.SUPPRESS,
-            metavar="NAME" if choices else "N" if field.type is int else "X",
-            help=field.metadata["help"]
-            + ("" if picked and field.name in PICKED else f" ({default})"),
         )
 
 
@@ -97,34 +94,19 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_input(parser: Parser, *, required: bool = False) -> None:
-    parser.add_argument(
-        "input",
-        nargs=None if required else "?",
-        default=None if required else "names",
-        metavar="INPUT",
-        help="a file with one document a line, .csv, .tsv, .jsonl or .json, also compressed; - for "
-        "standard input; "
-        f"or a built-in list: names{'' if required else ' (the default)'}, names-original",
+    usage, names, default = "[INPUT]", "names (the default)", "names"
+    if required:
+        usage, names, default = "INPUT", "names", None
+    help = (
+        "a file with one document a line, .csv, .tsv, .jsonl or .json, also compressed; - for "
+        f"standard input; or a built-in list: {names}, names-original"
     )
+    option(parser, usage, help, default=default)
 
 
 def add_reading(parser: Parser, what: str = "the input") -> None:
-    """--column, --format and --no-header, which say how to read a list."""
-    parser.add_argument(
-        "--column",
-        metavar="NAME",
-        help="column of a CSV or TSV table, by its name or its number from 1 on; key of JSON "
-        "objects [default: the only column; text]",
-    )
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        help=f"format of {what}; csv has quotes, and tsv has none [default: by the file's ending, "
-        "otherwise text]",
-    )
-    parser.add_argument(
-        "--no-header", action="store_true", help="read the first row of a table as data"
-    )
+    """Add the options that say how to read `what`, a list."""
+    options(parser, {usage: text.format(what=what) for usage, text in READING_OPTIONS.items()})
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:

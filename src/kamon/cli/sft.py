@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
 from kamon.cli.output import columns, one_line, padded, print_json, say, say_built_in
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Parser, option
 
 if TYPE_CHECKING:
     from kamon.model import Model
@@ -39,13 +39,8 @@ def add_arguments(parser: Parser) -> None:
 
     max_steps = sft.MAX_EXAMPLES / (sft.BATCH_SIZE * (1 - sft.BASE_SHARE))
     tuning.add_model(parser)
-    parser.add_argument(
-        "data",
-        nargs="?",
-        metavar="DATA",
-        help="a JSON Lines file, - for standard input, or built-in examples: instructions, sexes, "
-        "initials",
-    )
+    help = "a JSON Lines file, - for standard input, or built-in examples: instructions, sexes, "
+    option(parser, "[DATA]", f"{help}initials")
     settings = tuning.default_settings(
         {"batch_size": sft.BATCH_SIZE, "min_lr": 0.0},
         ["block_size", "dropout", "temperature"],

@@ -19,7 +19,7 @@ from kamon.cli.output import (
     say_line_ends,
     say_unfinished,
 )
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_engine, add_json
 from kamon.errors import TokenizerError
 
@@ -35,26 +35,16 @@ MAX_NAMED = 5  # characters that a sentence names
 INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]+"
 )
+SEARCH = {
+    "-n, -k N": "how many documents (10)",
+    "--effort X": "search X times as long as usual before what is found may not be the best (1)",
+    "--unknown {error,skip,replace}": "characters that the model does not know: skip leaves them "
+    "out, replace takes their other case or the letter without accents (error)",
+}
 
 
 def add_search(parser: Parser) -> None:
-    parser.add_argument(
-        *("-n", "-k"), type=whole_number, default=10, metavar="N", help="how many documents (10)"
-    )
-    parser.add_argument(
-        "--effort",
-        type=number,
-        default=1.0,
-        metavar="X",
-        help="search X times as long as usual before what is found may not be the best (1)",
-    )
-    parser.add_argument(
-        "--unknown",
-        choices=("error", "skip", "replace"),
-        default="error",
-        help="characters that the model does not know: skip leaves them out, replace takes their "
-        "other case or the letter without accents (error)",
-    )
+    options(parser, SEARCH, k={"dest": "n", "default": 10}, effort=1.0, unknown="error")
     add_engine(parser)
     add_json(parser)
 

@@ -31,7 +31,7 @@ from kamon.cli.output import (
     say_corpus,
     say_line_ends,
 )
-from kamon.cli.parser import Parser, whole_number
+from kamon.cli.parser import Parser, option, options
 from kamon.cli.settings import add_reading, check_unread, reading
 from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
 from kamon.files.output_path import check_file, check_not_input, write_errors
@@ -46,24 +46,21 @@ NUM_NEAR = 4  # tokens that are most like another
 MAX_DIGITS = 10  # of a token: int() takes long over more
 
 
+OPTIONS = {
+    "FROM": "of train the INPUT, a list; else a file or a model's DIR",
+    "[TEXT...]": "of show texts; of encode and decode an INPUT",
+    "-o, --output FILE": "where train writes the tokenizer",
+    "--vocab-size N": "of train: how many tokens there may be; 256 are the bytes and one is BOS "
+    "(1024)",
+    "--overwrite": "of train: replace FILE",
+}
+
+
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help="|".join(ACTIONS))
-    parser.add_argument(
-        "source", metavar="FROM", help="of train the INPUT, a list; else a file or a model's DIR"
-    )
-    parser.add_argument(
-        "words", nargs="*", metavar="TEXT", help="of show texts; of encode and decode an INPUT"
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where train writes the tokenizer")
-    parser.add_argument(
-        "--vocab-size",
-        type=whole_number,
-        metavar="N",
-        help="of train: how many tokens there may be; 256 are the bytes and one is BOS (1024)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="of train: replace FILE")
+    option(parser, "ACTION", "|".join(ACTIONS), choices=ACTIONS)
+    options(parser, OPTIONS, **{"from": {"dest": "source"}}, text={"dest": "words"})
     add_reading(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    option(parser, "--json", "print JSON, one object a line")
 
 
 def run(args: argparse.Namespace) -> None:

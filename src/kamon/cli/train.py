@@ -26,7 +26,7 @@ from kamon.cli.output import (
     show_training,
     spark,
 )
-from kamon.cli.parser import Parser, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import (
     add_engine,
     add_input,
@@ -59,63 +59,37 @@ LONG_ENTRY = 10  # characters in the mean, of which byte pairs make fewer tokens
 MAX_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
 
 
+OPTIONS = {
+    "-o, --output DIR": "where the model goes (model)",
+    "--overwrite": "replace the model in DIR",
+    "--budget TIME": "time to train, as 500ms, 10s or 2m: picks the settings",
+    "--size NAME": "tiny, small, medium (the default), large or huge: picks the settings; "
+    "original: those of the original microGPT (the default of the scalar engine)",
+    "--no-holdout": "learn from all documents: hold none out to test on",
+}
+TOKENIZER = {
+    "--tokenizer NAME": "char (the default), bpe, or a file that `kamon tokenizer train` wrote",
+    "--vocab-size N": f"tokens of bpe ({BPE_VOCAB:,})",
+}
+RESUMING = {
+    "--resume DIR": "go on with the training in DIR, as if it had never been interrupted",
+    "--extend N": "with --resume: N steps more than were planned",
+    "--init-from DIR": "start a new training from the tokens and parameters of the model in DIR",
+    "--checkpoint-every N": "keep the training every N steps, or every time such as 30s; by "
+    "default so seldom that it takes a hundredth of the time or less",
+}
+
+
 def add_arguments(parser: Parser) -> None:
     add_input(parser)
     parser.set_defaults(input=None)
-    parser.add_argument("-o", "--output", metavar="DIR", help="where the model goes (model)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the model in DIR")
-    parser.add_argument(
-        "--budget",
-        metavar="TIME",
-        help="time to train, as 500ms, 10s or 2m: picks the settings",
-    )
-    parser.add_argument(
-        "--size",
-        metavar="NAME",
-        help="tiny, small, medium (the default), large or huge: picks the settings; original: "
-        "those of the original microGPT (the default of the scalar engine)",
-    )
-    parser.add_argument(
-        "--no-holdout",
-        action="store_true",
-        help="learn from all documents: hold none out to test on",
-    )
+    options(parser, OPTIONS)
     add_reading(parser)
-    parser.add_argument(
-        "--tokenizer",
-        default="char",
-        metavar="NAME",
-        help="char (the default), bpe, or a file that `kamon tokenizer train` wrote",
-    )
-    parser.add_argument(
-        "--vocab-size", type=whole_number, metavar="N", help=f"tokens of bpe ({BPE_VOCAB:,})"
-    )
+    options(parser, TOKENIZER, tokenizer="char")
     add_json(parser)
     add_engine(parser)
     group = parser.add_argument_group("interrupted and longer trainings")
-    group.add_argument(
-        "--resume",
-        metavar="DIR",
-        help="go on with the training in DIR, as if it had never been interrupted",
-    )
-    group.add_argument(
-        "--extend",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="with --resume: N steps more than were planned",
-    )
-    group.add_argument(
-        "--init-from",
-        metavar="DIR",
-        help="start a new training from the tokens and parameters of the model in DIR",
-    )
-    group.add_argument(
-        "--checkpoint-every",
-        metavar="N",
-        help="keep the training every N steps, or every time such as 30s; by default so seldom "
-        "that it takes a hundredth of the time or less",
-    )
+    options(group, RESUMING, extend=0, checkpoint_every={"type": str})
     add_settings(parser, picked=True)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, progress_bar, say, say_resumed, show_training
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Parser, option, options
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 from kamon.cli.train import stop_on_signals
 from kamon.errors import ConfigError
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 
 BASE = "the base's"
 MAY_CHANGE = ("resume", "checkpoint_every", "threads", "device", "compile", "json")
+PAIRS = (
+    'a JSON Lines file of {"chosen": …, "rejected": …}, each with or without a "prompt", or '
+    "common: built-in pairs of first names, of which the more common one is preferred"
+)
+RESUMING = {
+    "--resume OUT": "continue the run in OUT; the model is the same as without the interruption",
+    "--checkpoint-every N": "save a checkpoint every N steps, or after a time such as 30s",
+}
 Numbers = Mapping[str, tuple[type, str]]  # a command's own options: type and help of each
 
 
 def add_model(parser: Parser) -> None:
-    parser.add_argument("dir", nargs="?", metavar="DIR", help="the model to fine-tune, a directory")
+    option(parser, "[DIR]", "the model to fine-tune, a directory")
 
 
 def default_settings(
@@ -55,29 +63,17 @@ def add_arguments(
         defaults: of its own options; None for none.
         setting_defaults: the settings that it accepts (see `default_settings`).
     """
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", help=f"directory of the new model [default: {verb}]"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the model in OUT")
+    option(parser, "-o, --output OUT", f"directory of the new model [default: {verb}]")
+    option(parser, "--overwrite", "replace the model in OUT")
     for name, (type_, help) in own.items():
         default = defaults.get(name)
-        parser.add_argument(
-            flag_of(name),
+        option(
+            parser,
+            f"{flag_of(name)} {'N' if type_ is int else 'X'}",
+            help if default is None else f"{help} [default: {default:g}]",
             dest=name,
-            type=whole_number if type_ is int else number,
-            metavar="N" if type_ is int else "X",
-            help=help if default is None else f"{help} [default: {default:g}]",
         )
-    parser.add_argument(
-        "--resume",
-        metavar="OUT",
-        help="continue the run in OUT; the model is the same as without the interruption",
-    )
-    parser.add_argument(
-        "--checkpoint-every",
-        metavar="N",
-        help="save a checkpoint every N steps, or after a time such as 30s",
-    )
+    options(parser, RESUMING, checkpoint_every={"type": str})
     add_json(parser)
     add_engine(parser)
     add_settings(parser, of_tuning=setting_defaults)
