@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, print_json, print_texts, say, say_built_in
+from kamon.cli.output import count, say, say_built_in
 from kamon.cli.parser import Parser, option, options
 from kamon.errors import ConfigError
 
@@ -69,29 +70,17 @@ def run(args: argparse.Namespace) -> int:
                 f"{count(cut, 'answer')} too long for block_size {size}: what is behind is left out"
             )
 
-    model, output, stopped = tuning.tuned(
-        args,
-        "dpo",
-        lambda engine, how: dpo.dpo(
-            args.dir, args.data, prefer=args.prefer, **chosen, **engine, **how
-        ),
-        dpo.resume,
-        {"on_start": on_start, "on_measured": say_step},
-    )
-    if not model.metrics:
-        return stopped
-    tuning.say_end(model, output)
-    if stopped:
-        tuning.say_stopped("dpo", output)
-    else:
+    def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any]:
+        if stopped:
+            return {"samples": []}
         say_measured(model)
-    samples = [] if stopped else model.sample(NUM_SAMPLES, temperature=1.0, prompt=prompt)
-    if args.json:
-        print_json({**tuning.as_json(model, output), "samples": samples})
-    else:
-        for text in samples:
-            print_texts([text])
-    return stopped
+        samples = model.sample(NUM_SAMPLES, temperature=1.0, prompt=prompt)
+        if not as_json:
+            print(*samples, sep="\n")
+        return {"samples": samples}
+
+    begin = partial(dpo.dpo, args.dir, args.data, prefer=args.prefer, **chosen)
+    return tuning.run(args, "dpo", begin, dpo.resume, show, on_start=on_start, on_measured=say_step)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from kamon.evaluation.curves import spark_line
 
 if TYPE_CHECKING:
+    from kamon.config import Config
     from kamon.data.corpus import Corpus
+    from kamon.engines.base import Engine
     from kamon.training.loop import Progress
     from kamon.training.setup import ResumePoint, TrainingSetup
 
@@ -146,6 +148,17 @@ def say_resumed(resumed: ResumePoint | None) -> None:
         for problem in resumed.problems:
             say(problem)
         say(f"going on from {resumed.generation}, step {resumed.num_steps_done:,}")
+
+
+def say_model(config: Config, engine_name: str, engine: Engine) -> None:
+    """Print the size of the model, and what computes it."""
+    from kamon.engines.parameters import num_params
+
+    say(
+        f"model: {num_params(config):,} parameters; n_layer {config.n_layer}, n_embd "
+        f"{config.n_embd}, n_head {config.n_head}, block_size {config.block_size}, vocab_size "
+        f"{config.vocab_size}; {engine_name} engine, {engine.dtype}"
+    )
 
 
 def say_cut(run: TrainingSetup) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import print_json, say
+from kamon.cli.output import say
 from kamon.cli.parser import Parser, options
 from kamon.errors import ConfigError
 
@@ -59,37 +60,9 @@ def run(args: argparse.Namespace) -> int:
 
     from kamon.finetuning.ppo import ppo, resume
 
-    def begin(engine: dict[str, Any], how: dict[str, Any]) -> Model:
-        return ppo(
-            args.dir,
-            args.reward,
-            prefer=args.prefer,
-            critic=args.critic,
-            prompt=args.prompt,
-            **chosen,
-            **engine,
-            **how,
-        )
-
-    model, output, stopped = tuning.tuned(
-        args, "ppo", begin, resume, {"on_start": tuning.say_start, "on_step": say_step}
-    )
-    if not model.metrics:
-        return stopped
-    tuning.say_end(model, output)
-    if stopped:
-        tuning.say_stopped("ppo", output)
-    measured = model.training["tuning"].get("measured")
-    if measured:
-        for problem in measured["problems"]:
-            say(f"reward hacking? {problem}")
-        if measured["over_budget"]:
-            say("the KL reached its budget: the step that would lead beyond was taken back")
-    if args.json:
-        print_json(tuning.as_json(model, output))
-    elif measured:
-        show(measured)
-    return stopped
+    task = {"prefer": args.prefer, "critic": args.critic, "prompt": args.prompt}
+    begin = partial(ppo, args.dir, args.reward, **task, **chosen)
+    return tuning.run(args, "ppo", begin, resume, show, on_step=say_step)
 
 
 def say_step(step: int, num_steps: int, line: Mapping[str, float]) -> None:
@@ -103,8 +76,19 @@ def say_step(step: int, num_steps: int, line: Mapping[str, float]) -> None:
         )
 
 
-def show(measured: dict[str, Any]) -> None:
-    """Print the comparison with the base."""
+def show(model: Model, _stopped: bool, as_json: bool) -> None:
+    """Print signs of reward hacking, and the comparison with the base."""
+    measured = model.training["tuning"].get("measured")
+    if measured:
+        for problem in measured["problems"]:
+            say(f"reward hacking? {problem}")
+        if measured["over_budget"]:
+            say("the KL reached its budget: the step that would lead beyond was taken back")
+        if not as_json:
+            print_measured(measured)
+
+
+def print_measured(measured: dict[str, Any]) -> None:
     rows = [
         ("reward", "reward", ".4f"),
         ("different", "uniqueness", ".1%"),

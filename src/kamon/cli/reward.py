@@ -7,12 +7,16 @@ text is the log odds of good after it. `kamon ppo` learns from such a model.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, print_json, say, say_built_in
+from kamon.cli.output import count, say, say_built_in
 from kamon.cli.parser import Parser, option
 from kamon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kamon.model import Model
 
 OWN: tuning.Numbers = {
     "num_pairs": (int, "pairs to make, for common"),
@@ -41,30 +45,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.data is not None:
         say_built_in(args.data, [COMMON])
-    model, output, stopped = tuning.tuned(
-        args,
-        "reward",
-        lambda engine, how: reward_model(args.dir, args.data, **chosen, **engine, **how),
-        resume,
-        {"on_start": tuning.say_start},
-    )
-    if not model.metrics:
-        return stopped
-    tuning.say_end(model, output)
-    if stopped:
-        tuning.say_stopped("reward", output)
-    measured = model.training["tuning"].get("calibration")
-    if args.json:
-        print_json(tuning.as_json(model, output))
-    elif measured:
-        show(measured)
-    elif not stopped:
-        say("too few pairs to hold some out: nothing tells how good the rewards are")
-    return stopped
+    begin = partial(reward_model, args.dir, args.data, **chosen)
+    return tuning.run(args, "reward", begin, resume, show)
 
 
-def show(measured: dict[str, Any]) -> None:
+def show(model: Model, stopped: bool, as_json: bool) -> None:
     """Print the accuracy and the calibration on the held-out pairs."""
+    measured = model.training["tuning"].get("calibration")
+    if as_json or not measured:
+        if not (as_json or stopped):
+            say("too few pairs to hold some out: nothing tells how good the rewards are")
+        return
     print(
         f"{count(measured['num_pairs'], 'pair')} held out: {measured['accuracy']:.1%} are right, "
         f"loss {measured['loss']:.4f} nats a pair (0.6931 where nothing is known)"

@@ -94,14 +94,12 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_input(parser: Parser, *, required: bool = False) -> None:
-    usage, names, default = "[INPUT]", "names (the default)", "names"
-    if required:
-        usage, names, default = "INPUT", "names", None
     help = (
         "a file with one document a line, .csv, .tsv, .jsonl or .json, also compressed; - for "
-        f"standard input; or a built-in list: {names}, names-original"
+        f"standard input; or a built-in list: names{'' if required else ' (the default)'}, "
+        "names-original"
     )
-    option(parser, usage, help, default=default)
+    option(parser, "INPUT" if required else "[INPUT]", help, default=None if required else "names")
 
 
 def add_reading(parser: Parser, what: str = "the input") -> None:

@@ -12,11 +12,13 @@ the share of answers that obey.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import columns, one_line, padded, print_json, say, say_built_in
+from kamon.cli.output import columns, one_line, padded, say, say_built_in
 from kamon.cli.parser import Parser, option
+from kamon.cli.train import final_loss
 
 if TYPE_CHECKING:
     from kamon.model import Model
@@ -61,23 +63,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.data is not None:
         say_built_in(args.data, TASKS)
-    model, output, stopped = tuning.tuned(
-        args,
-        "sft",
-        lambda engine, how: sft(args.dir, args.data, **chosen, **engine, **how),
-        resume,
-        {"on_start": tuning.say_start},
-    )
-    if not model.metrics:
-        return stopped
-    say_tuned(model, output)
-    if stopped:
-        tuning.say_stopped("sft", output)
+    begin = partial(sft, args.dir, args.data, **chosen)
+    return tuning.run(args, "sft", begin, resume, show, say_tuned)
+
+
+def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any] | None:
+    """Print how well the answers obey, and some of them."""
     answers = [] if stopped else answered(model)
-    if args.json:
-        given = [{"prompt": prompt, "text": text} for prompt, text in answers]
-        print_json({**tuning.as_json(model, output), "answers": given})
-        return stopped
+    if as_json:
+        return {"answers": [{"prompt": prompt, "text": text} for prompt, text in answers]}
     obedience = model.training["tuning"].get("obedience")
     if obedience:
         print_obedience(model.training["tuning"]["base"]["obedience"], obedience)
@@ -85,15 +79,14 @@ def run(args: argparse.Namespace) -> int:
     width = max((columns(one_line(prompt)) for prompt, _ in answers), default=0)
     for prompt, text in answers:
         print(f"{padded(one_line(prompt), width)}  {one_line(text)}")
-    return stopped
+    return None
 
 
 def say_tuned(model: Model, output: str) -> None:
     """Print the losses of the examples, and of the base's validation set."""
-    known = model.training["tuning"]
-    last = [line["loss"] for line in model.metrics[-100:]]
-    losses = f", loss {sum(last) / len(last):.4f} a token of the answers (mean of the last "
-    losses += f"{len(last)})"
+    known, metrics = model.training["tuning"], model.metrics
+    losses = f", loss {final_loss(metrics):.4f} a token of the answers (mean of the last "
+    losses += f"{min(len(metrics), 100)})"
     if "held_out" in known:
         best = known["held_out"]
         losses += f", {best['loss']:.4f} on those held out, at best, in step {best['best_step']:,}"

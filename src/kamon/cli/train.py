@@ -22,6 +22,7 @@ from kamon.cli.output import (
     say,
     say_corpus,
     say_cut,
+    say_model,
     say_resumed,
     show_training,
     spark,
@@ -209,7 +210,6 @@ def say_start(
     source: Corpus | Shards | None,
     chosen: dict[str, Any],
 ) -> None:
-    from kamon.engines.parameters import num_params
     from kamon.training.data import NONE_HELD_OUT
 
     say_resumed(setup.resumed)
@@ -219,14 +219,9 @@ def say_start(
         say(f"{count(len(setup.held_out), unit)} held out to test on")
     elif args.resume is None and not args.no_holdout and holds_out(source):
         say(NONE_HELD_OUT)
-    c = setup.config
-    say(
-        f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
-        f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
-        f"{setup.engine_name} engine, {setup.engine.dtype}"
-    )
+    say_model(setup.config, setup.engine_name, setup.engine)
     if not setup.resumed:
-        say_picked(c, chosen)
+        say_picked(setup.config, chosen)
 
 
 def show_result(args: argparse.Namespace, model: Model, output: str, stopped: int) -> None:

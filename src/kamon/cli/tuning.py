@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, progress_bar, say, say_resumed, show_training
+from kamon.cli.output import (
+    count,
+    print_json,
+    progress_bar,
+    say,
+    say_model,
+    say_resumed,
+    show_training,
+)
 from kamon.cli.parser import Parser, option, options
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 from kamon.cli.train import stop_on_signals
@@ -105,25 +113,30 @@ def check(args: argparse.Namespace, *needed: str) -> None:
             )
 
 
-def chosen(args: argparse.Namespace, own: Numbers) -> dict[str, Any]:
+def chosen(args: argparse.Namespace, own: Iterable[str]) -> dict[str, Any]:
     """Return the settings and the command's own options that were given."""
     given = {name: getattr(args, name) for name in own}
     return settings(args) | {name: x for name, x in given.items() if x is not None}
 
 
-def tuned(
+def run(
     args: argparse.Namespace,
     verb: str,
-    begin: Callable[[dict[str, Any], dict[str, Any]], Model],
+    begin: Callable[..., Model],
     resume: Callable[..., Model],
-    callbacks: Mapping[str, Any],
-) -> tuple[Model, str, int]:
-    """Start or resume a run. Returns (model, its directory, exit code if it was stopped, or 0).
+    show: Callable[[Model, bool, bool], dict[str, Any] | None],
+    end: Callable[[Model, str], None] | None = None,
+    **callbacks: Any,
+) -> int:
+    """Start or resume a run, and return the exit code of the command.
 
     Args:
         begin: starts a run, with the keywords of an engine and those of `RunOptions`.
         resume: resumes the run in a directory.
-        callbacks: on_start and the like.
+        show: gets the model, whether it was stopped, and --json. Prints what people see of the
+            model, or returns what it adds to the JSON.
+        end: prints the number of steps and the like, instead of `say_end`.
+        callbacks: on_start and the like; `say_start` if there is no on_start.
     """
     output = args.resume or (verb if args.output is None else args.output)
     engine = {"threads": args.threads, "device": args.device, "compile": args.compile}
@@ -137,20 +150,29 @@ def tuned(
             "checkpoint_every": args.checkpoint_every,
             "on_progress": on_progress,
             "should_stop": lambda: stop.signal is not None,
+            "on_start": say_start,
             **callbacks,
         }
         if args.resume is not None:
             model = resume(args.resume, **engine, **how)
         else:
-            model = begin(engine, {"output": output, "overwrite": args.overwrite, **how})
-    return model, output, stop.code(model)
+            model = begin(output=output, overwrite=args.overwrite, **engine, **how)
+    code = stop.code(model)
+    if model.metrics:
+        (end or say_end)(model, output)
+        if code:
+            say(f"`kamon {verb} --resume {output}` goes on from here")
+        more = show(model, bool(code), args.json) or {}
+        if args.json:
+            config = asdict(model.config)
+            about = {"directory": output, "config": config, "num_params": model.num_params}
+            print_json({**about, **model.training, **more})
+    return code
 
 
 def say_start(start: StartInfo) -> None:
     """Print what is known before the first step."""
-    from kamon.engines.parameters import num_params
-
-    spec, c = start.spec, start.spec.config
+    spec = start.spec
     say_resumed(start.resumed)
     num_held_out = start.method.num_held_out
     held_out = f"; {num_held_out:,} that are held out test it" if num_held_out else ""
@@ -160,11 +182,7 @@ def say_start(start: StartInfo) -> None:
             f"{count(spec.num_left_out, 'pair')} left out, with one text in the training "
             "set and the other one in the validation set"
         )
-    say(
-        f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
-        f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
-        f"{start.engine_name} engine, {start.engine.dtype}"
-    )
+    say_model(spec.config, start.engine_name, start.engine)
 
 
 def say_end(model: Model, output: str, losses: str = "") -> None:
@@ -175,12 +193,3 @@ def say_end(model: Model, output: str, losses: str = "") -> None:
         f"{what} {count(wanted, 'step')} in {model.training['seconds']:.1f} s{losses}; "
         f"saved to {output}"
     )
-
-
-def as_json(model: Model, output: str) -> dict[str, Any]:
-    config, training = asdict(model.config), model.training
-    return {"directory": output, "config": config, "num_params": model.num_params, **training}
-
-
-def say_stopped(verb: str, output: str) -> None:
-    say(f"`kamon {verb} --resume {output}` goes on from here")
