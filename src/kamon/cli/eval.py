@@ -16,7 +16,16 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from kamon.cli.output import columns, count, one_line, padded, print_json, say, say_corpus
+from kamon.cli.output import (
+    columns,
+    count,
+    one_line,
+    padded,
+    print_json,
+    print_losses,
+    say,
+    say_corpus,
+)
 from kamon.cli.parser import Parser, options
 from kamon.cli.settings import (
     add_engine,
@@ -51,8 +60,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    given = {"temperature": args.temperature, "seed": args.seed}
-    make_config({name: value for name, value in given.items() if value is not None})
+    seed = {} if args.seed is None else {"seed": args.seed}
+    make_config({"temperature": args.temperature, **seed})
     if args.n < 0:
         raise ConfigError(f"the number of samples must be 0 or more, not {args.n}")
     if args.file is None:
@@ -65,12 +74,8 @@ def run(args: argparse.Namespace) -> None:
     model = load(args.dir, **chosen_engine(args))
     source = None
     if args.file is not None:
-        source = corpus.read(
-            args.file,
-            **reading(args),
-            mode=model.config.mode,
-            composed=model.tokenizer.composed,
-        )
+        mode, composed = model.config.mode, model.tokenizer.composed
+        source = corpus.read(args.file, **reading(args), mode=mode, composed=composed)
         say_corpus(source, args.file)
     found = evaluate(model, source, n=args.n, temperature=args.temperature, seed=args.seed)
     say_left_out(found.documents, model.config.block_size, model.tokenizer.unit)
@@ -91,11 +96,9 @@ def say_left_out(found: HeldOutMetrics, block_size: int, unit: str) -> None:
     if found.num_unknown:
         from kamon.evaluation.evaluate import first_or_all
 
-        say(
-            f"{count(found.num_unknown, 'document')} left out: the model does not know "
-            f"{'character' if len(found.unknown_chars) == 1 else 'characters'} "
-            f"{first_or_all(found.unknown_chars)}"
-        )
+        chars = "character" if len(found.unknown_chars) == 1 else "characters"
+        chars += f" {first_or_all(found.unknown_chars)}"
+        say(f"{count(found.num_unknown, 'document')} left out: the model does not know {chars}")
     if found.num_cut:
         say(
             f"{count(found.num_cut, 'document')} too long for block_size {block_size}, as in "
@@ -106,28 +109,18 @@ def say_left_out(found: HeldOutMetrics, block_size: int, unit: str) -> None:
 def print_guessed(found: HeldOutMetrics, *, whole: bool = True) -> None:
     """whole: these are documents; otherwise what was held out of a text."""
     tested = count(found.num_docs, "document") if whole else "the part of the text"
-    print(
-        f"{tested} that the model did not learn from: "
-        f"{count(found.num_tokens, 'token')}, {count(found.num_chars, 'character')}"
-    )
-    print(f"{'':17} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")
-    for name, row in (
-        ("uniform", found.uniform),
-        ("unigram", found.unigram),
-        (f"best n-gram, n={found.best_order}", found.ngram),
-        ("model", found.model),
-    ):
-        shown = "over 1e304" if row.perplexity is None else f"{row.perplexity:.3f}"
-        print(f"{name:17} {row.nats_per_token:12.4f} {row.bits_per_char:17.4f} {shown:>11}")
+    tokens, chars = count(found.num_tokens, "token"), count(found.num_chars, "character")
+    print(f"{tested} that the model did not learn from: {tokens}, {chars}")
+    baselines = [("uniform", found.uniform), ("unigram", found.unigram)]
+    best = (f"best n-gram, n={found.best_order}", found.ngram)
+    print_losses("", 17, [*baselines, best, ("model", found.model)])
     word = "better" if found.gain >= 0 else "worse"
     print(f"the model is {abs(found.gain):.4f} nats a token {word} than the best n-gram")
 
 
 def print_sampled(found: SampleMetrics) -> None:
-    print(
-        f"{count(found.num_samples, 'sample')} at temperature {found.temperature:g}, "
-        f"seed {found.seed}"
-    )
+    samples = count(found.num_samples, "sample")
+    print(f"{samples} at temperature {found.temperature:g}, seed {found.seed}")
     for name, share in (
         ("finished", found.finished),
         ("unique", found.unique),

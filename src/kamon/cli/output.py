@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from kamon.evaluation.curves import spark_line
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from kamon.config import Config
     from kamon.data.corpus import Corpus
     from kamon.engines.base import Engine
+    from kamon.evaluation.evaluate import LossMetrics
+    from kamon.model import Model
     from kamon.training.loop import Progress
     from kamon.training.setup import ResumePoint, TrainingSetup
 
@@ -104,8 +107,26 @@ def json_line(content: dict[str, Any]) -> str:
         return json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None))
 
 
+def print_losses(title: str, width: int, rows: Iterable[tuple[str, LossMetrics]]) -> None:
+    """Print a table with a row of losses for each name.
+
+    Args:
+        width: columns for the names.
+    """
+    print(f"{title:{width}} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")
+    for name, row in rows:
+        shown = "over 1e304" if row.perplexity is None else f"{row.perplexity:.3f}"
+        print(f"{name:<{width}} {row.nats_per_token:12.4f} {row.bits_per_char:17.4f} {shown:>11}")
+
+
 def print_json(content: dict[str, Any]) -> None:
     print(json_line(content))
+
+
+def model_json(model: Model, path: str) -> dict[str, Any]:
+    config = asdict(model.config)
+    about = {"directory": path, "config": config, "num_params": model.num_params}
+    return about | model.training
 
 
 def say_built_in(given: str, names: Collection[str]) -> None:
@@ -184,24 +205,17 @@ def spark(losses: list[float], stream: TextIO) -> None:
         print(line, file=stream)
 
 
-def print_marked(samples: list[tuple[str, bool]]) -> None:
-    """Each new document on a line of its own; those that are True are copies, and marked."""
-    shown = [(entry_line(text), known) for text, known in samples]
-    width = max((columns(text) for text, known in shown if known), default=0)
-    for text, known in shown:
-        print(f"{padded(text, width)}  (in the list)" if known else text)
-    say_line_ends(sum(has_line_end(text) for text, _ in samples))
+def print_marked(samples: Sequence[str], known: Collection[str] = ()) -> None:
+    """Print each sample on a line of its own, and mark those that are known."""
+    shown = [(entry_line(text), text in known) for text in samples]
+    width = max((columns(text) for text, copied in shown if copied), default=0)
+    for text, copied in shown:
+        print(f"{padded(text, width)}  (in the list)" if copied else text)
+    say_line_ends(sum(map(has_line_end, samples)))
 
 
-def print_texts(texts: list[str]) -> None:
-    """Texts as they are, an empty line between two of them."""
-    print("\n\n".join(texts))
-
-
-def say_empty(num_empty: int, n: int) -> None:
-    """That some samples have no character."""
-    if num_empty:
-        say(f"{num_empty:,} of {n:,} samples are empty: the model ended them at once")
+def marked_json(samples: Sequence[str], known: Collection[str]) -> list[dict[str, Any]]:
+    return [{"text": text, "in_list": text in known} for text in samples]
 
 
 def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character") -> None:

@@ -10,15 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kamon.cli.output import (
-    entry_line,
-    has_line_end,
-    one_line,
-    print_json,
-    print_texts,
-    say,
-    say_line_ends,
-)
+from kamon.cli.output import entry_line, has_line_end, one_line, print_json, say, say_line_ends
 from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
@@ -133,7 +125,7 @@ def report(session: RatingSession, model: Model, output: str, *, as_json: bool) 
     say_line(f"`kamon rate {output}{prompt}` goes on from here")
     samples = session.proposals(model, NUM_SAMPLES, session.seed)
     if not as_json:
-        print_texts(["\n".join(map(entry_line, samples))])
+        print("\n".join(map(entry_line, samples)))
         say_line_ends(sum(map(has_line_end, samples)))
         return
     print_json(

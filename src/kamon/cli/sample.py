@@ -10,19 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import (
-    entry_line,
-    has_line_end,
-    one_line,
-    print_json,
-    print_marked,
-    print_texts,
-    say,
-    say_empty,
-    say_line_ends,
-    say_notes,
-    say_unfinished,
-)
+from kamon.cli.output import one_line, print_json, print_marked, say, say_notes, say_unfinished
 from kamon.cli.parser import Parser, name_of, number, options
 from kamon.cli.settings import (
     add_engine,
@@ -108,24 +96,22 @@ def run(args: argparse.Namespace) -> int:
     found = model.generate(n, temperature=args.temperature, seed=args.seed, **conditions)
     if args.json and is_text:
         print_json({"directory": args.dir, "samples": [{"text": text} for text in found.texts]})
-    elif args.json:
+    elif args.json or args.details or args.nearest:
         samples = described(model, found, args.nearest, conditions.get("prompt"))
-        print_json({"directory": args.dir, "tried": found.num_candidates, "samples": samples})
-    elif args.details or args.nearest:
-        for sample in described(model, found, args.nearest, conditions.get("prompt")):
-            print("\t".join(columns(sample)))
+        if args.json:
+            print_json({"directory": args.dir, "tried": found.num_candidates, "samples": samples})
+        else:
+            print_details(samples)
     elif is_text:
-        print_texts(found.texts)
-    elif sys.stdout.isatty():  # a program gets each text and no more
-        known = model.docs.intersection(found.texts)
-        print_marked([(text, text in known) for text in found.texts])
-    else:
-        for text in found.texts:
-            print(entry_line(text))
-        say_line_ends(sum(map(has_line_end, found.texts)))
+        print(*found.texts, sep="\n\n")
+    else:  # a program gets each text and no more
+        known = model.docs.intersection(found.texts) if sys.stdout.isatty() else ()
+        print_marked(found.texts, known)
     if not is_text:
         say_unfinished(found.sizes, found.room, model.tokenizer.unit)
-        say_empty(found.texts.count(""), len(found.texts))
+        if num_empty := found.texts.count(""):
+            num = f"{num_empty:,} of {len(found.texts):,}"
+            say(f"{num} samples are empty: the model ended them at once")
     if len(found.texts) == n:
         return 0
     say(
@@ -138,31 +124,26 @@ def run(args: argparse.Namespace) -> int:
 def described(
     model: Model, found: SampleResult, nearest: bool, prompt: str | None = None
 ) -> list[dict[str, Any]]:
-    """What --json shows of each sample."""
+    """Return what --json shows of each sample."""
     from kamon.evaluation.nearest import sample_infos
 
     known = model.docs.intersection(found.texts)
-    found_out = sample_infos(model, found.texts, prompt, known=known, nearest=nearest)
+    infos = sample_infos(model, found.texts, prompt, known=known, nearest=nearest)
     samples: list[dict[str, Any]] = []
-    for place, each in zip(found.numbers, found_out, strict=True):
-        sample = {
-            "text": each.text,
-            "number": place,
-            "logprob": each.logprob,
-            "in_list": each.in_list,
-        }
-        if each.nearest:
-            text, similarity = each.nearest
-            sample["nearest"] = {"text": text, "similarity": similarity}
+    for place, info in zip(found.numbers, infos, strict=True):
+        sample = {"text": info.text, "number": place, "logprob": info.logprob}
+        sample["in_list"] = info.in_list
+        if info.nearest:
+            sample["nearest"] = dict(zip(("text", "similarity"), info.nearest, strict=True))
         samples.append(sample)
     return samples
 
 
-def columns(sample: dict[str, Any]) -> list[str]:
-    """What --details and --nearest show of one; as `one_line` shows it, no text has a tab."""
-    mark = "in the list" if sample["in_list"] else "new"
-    shown = [one_line(sample["text"]), f"{sample['logprob']:.3f}", mark]
-    if "nearest" in sample:
-        near = sample["nearest"]
-        shown += [one_line(near["text"]), f"{near['similarity']:.3f}"]
-    return shown
+def print_details(samples: list[dict[str, Any]]) -> None:
+    """Print columns between tabs, which no text has as `one_line` shows it."""
+    for sample in samples:
+        mark = "in the list" if sample["in_list"] else "new"
+        columns = [one_line(sample["text"]), f"{sample['logprob']:.3f}", mark]
+        if near := sample.get("nearest"):
+            columns += [one_line(near["text"]), f"{near['similarity']:.3f}"]
+        print("\t".join(columns))

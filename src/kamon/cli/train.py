@@ -9,15 +9,16 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from traceback import print_exception
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import (
     count,
+    marked_json,
+    model_json,
     print_json,
     print_marked,
-    print_texts,
     progress_bar,
     say,
     say_corpus,
@@ -56,6 +57,10 @@ if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
+FIXED = (  # arguments that cannot be changed when a run is resumed
+    *("output", "overwrite", "budget", "size", "no_holdout", "init_from", "engine", "dtype"),
+    *("tokenizer", "vocab_size"),
+)
 LONG_ENTRY = 10  # characters in the mean, of which byte pairs make fewer tokens
 MAX_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
 
@@ -233,23 +238,14 @@ def show_result(args: argparse.Namespace, model: Model, output: str, stopped: in
     is_text = model.config.mode == "text"
     samples = [] if stopped else model.sample(1 if is_text else NUM_SAMPLES)
     known = set() if is_text else model.docs.intersection(samples)
-    marked = [(text, text in known) for text in samples]
     if args.json:
-        print_json(
-            {
-                "directory": output,
-                "config": asdict(model.config),
-                "num_params": model.num_params,
-                **model.training,
-                "loss": loss,
-                "samples": [{"text": text, "in_list": known} for text, known in marked],
-            }
-        )
+        more = {"loss": loss, "samples": marked_json(samples, known)}
+        print_json(model_json(model, output) | more)
     elif is_text:
-        print_texts(samples)
+        print(*samples, sep="\n\n")
     else:
-        print_marked(marked)
-        if marked and all(known for _, known in marked):
+        print_marked(samples, known)
+        if samples and known.issuperset(samples):
             say(
                 f"all of these are in the list: `kamon sample {output} --novel` makes others, and "
                 "--temperature 1 bolder ones"
@@ -291,20 +287,10 @@ def check_resume(args: argparse.Namespace) -> None:
         return
     if not args.resume:
         raise ConfigError("--resume needs the DIR of a training, not an empty name")
-    given = {
-        "-o": args.output is not None,
-        "--overwrite": args.overwrite,
-        "--budget": args.budget is not None,
-        "--size": args.size is not None,
-        "--no-holdout": args.no_holdout,
-        "--init-from": args.init_from is not None,
-        "--engine": args.engine is not None,
-        "--dtype": args.dtype is not None,
-        "--tokenizer": args.tokenizer != "char",
-        "--vocab-size": args.vocab_size is not None,
-    }
-    for flag, there in given.items():
-        if there:
+    defaults = {"overwrite": False, "no_holdout": False, "tokenizer": "char"}
+    for name in FIXED:
+        if getattr(args, name) != defaults.get(name):
+            flag = "-o" if name == "output" else f"--{name.replace('_', '-')}"
             raise ConfigError(
                 f"{flag} cannot be changed where a training goes on: leave it out, or start a new "
                 f"one with --init-from {args.resume}"

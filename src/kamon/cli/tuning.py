@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import (
     count,
+    model_json,
     print_json,
     progress_bar,
     say,
@@ -164,9 +164,7 @@ def run(
             say(f"`kamon {verb} --resume {output}` goes on from here")
         more = show(model, bool(code), args.json) or {}
         if args.json:
-            config = asdict(model.config)
-            about = {"directory": output, "config": config, "num_params": model.num_params}
-            print_json({**about, **model.training, **more})
+            print_json(model_json(model, output) | more)
     return code
 
 
