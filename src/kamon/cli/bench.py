@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-
 from kamon.cli.output import print_json
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 
 
@@ -14,7 +12,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     import os
     import platform
 

@@ -8,13 +8,12 @@ Cleaning what is clean changes nothing. The input is never written to.
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, one_line, print_json, say, say_corpus
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.output_path import check_file, check_not_input, write_errors
@@ -66,7 +65,7 @@ def add_arguments(parser: Parser) -> None:
     options(group, DROPS, min_len=1, script=[])
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     from kamon.data import corpus
     from kamon.data.cleaning import Options, clean
 

@@ -11,14 +11,13 @@ The frontier shows the win rate, or the mean reward, that each model reaches at 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import columns, one_line, padded, print_json, say
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.plot import FORMATS, check_free, write
 from kamon.cli.settings import add_engine, add_json, chosen_engine
 from kamon.errors import ConfigError
@@ -57,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     paths = [args.base, *args.tuned]
     check(args, paths)
     from kamon.finetuning.compare import compare, frontier_points
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         print_frontier(found, by_wins=by_wins)
 
 
-def check(args: argparse.Namespace, paths: list[str]) -> None:
+def check(args: Args, paths: list[str]) -> None:
     """Raise ConfigError for arguments that do not fit together, before anything is read."""
     if args.show < 0:
         raise ConfigError(f"--show must be 0 or more, not {args.show}")
@@ -121,7 +120,7 @@ def check(args: argparse.Namespace, paths: list[str]) -> None:
         check_free({"frontier": output}, Path(path), args.overwrite)
 
 
-def judge_of(args: argparse.Namespace, engine: dict[str, Any]) -> RewardFunction | None:
+def judge_of(args: Args, engine: dict[str, Any]) -> RewardFunction | None:
     """Return the judge, a reward model or a rule, or None without one."""
     from kamon.finetuning.compare import by_reward_model
     from kamon.finetuning.ppo import by_rule, load_reward
@@ -144,7 +143,7 @@ def names_of(paths: Sequence[str]) -> list[str]:
     return short if different else [str(Path(path)) for path in paths]
 
 
-def as_json(found: Comparison, args: argparse.Namespace, paths: list[str]) -> dict[str, Any]:
+def as_json(found: Comparison, args: Args, paths: list[str]) -> dict[str, Any]:
     from kamon.finetuning.compare import QUANTILES
 
     models = []

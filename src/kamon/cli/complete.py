@@ -7,11 +7,10 @@ the probability of all that begin so.
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import print_json, say
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import chosen_engine
 from kamon.cli.suggest import add_search, exchange, found_json, found_lines, next_lines, say_found
 from kamon.errors import ConfigError
@@ -35,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     add_search(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     if args.next < 1:
         raise ConfigError(f"next must be 1 or more, not {args.next}")
     if args.interactive:
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if found.documents else 1
 
 
-def show_next(tokens: list[NextToken], prefix: str, args: argparse.Namespace) -> int:
+def show_next(tokens: list[NextToken], prefix: str, args: Args) -> int:
     """Of a model of text, whose completions have no end, the next tokens alone."""
     if args.json:
         print_json(next_json(tokens, prefix, args))
@@ -79,7 +78,7 @@ def show_next(tokens: list[NextToken], prefix: str, args: argparse.Namespace) ->
     return 0
 
 
-def next_json(tokens: list[NextToken], prefix: str, args: argparse.Namespace) -> dict[str, Any]:
+def next_json(tokens: list[NextToken], prefix: str, args: Args) -> dict[str, Any]:
     listed, others = tokens[: args.next], tokens[args.next :]
     shown = [{"text": each.text or None, "probability": each.probability} for each in listed]
     rest = {"tokens": len(others), "probability": sum(each.probability for each in others)}

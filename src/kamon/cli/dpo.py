@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
 from kamon.cli.output import count, say, say_built_in
-from kamon.cli.parser import Parser, option, options
+from kamon.cli.parser import Args, Parser, option, options
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
     tuning.add_arguments(parser, "dpo", OWN, defaults, settings)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     check(args)
     chosen = tuning.chosen(args, OWN)
     if args.loss is not None:
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     return tuning.run(args, "dpo", begin, dpo.resume, show, on_start=on_start, on_measured=say_step)
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: Args) -> None:
     """Raise ConfigError for arguments that do not fit together, or for a rule that is none."""
     tuning.check(args, "dir")
     if args.resume is None and (args.data is None) == (args.prefer is None):

@@ -12,7 +12,6 @@ chance" is the distance of as many documents drawn from the list itself.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from kamon.cli.output import (
     say,
     say_corpus,
 )
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import (
     add_engine,
     add_json,
@@ -59,7 +58,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     seed = {} if args.seed is None else {"seed": args.seed}
     make_config({"temperature": args.temperature, **seed})
     if args.n < 0:

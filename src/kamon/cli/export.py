@@ -9,11 +9,10 @@ Without --format the ending of FILE tells: .py, .json or .onnx.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from kamon.cli.output import one_line, print_json, say
-from kamon.cli.parser import Parser, option
+from kamon.cli.parser import Args, Parser, option
 from kamon.cli.plot import check_free, write
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
@@ -29,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     output = Path(args.output)
     format = args.format or FORMATS.get(output.suffix.lower())
     if format is None:

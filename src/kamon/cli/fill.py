@@ -7,10 +7,8 @@ the pattern: `'ma__a'`, `'*ia'`.
 
 from __future__ import annotations
 
-import argparse
-
 from kamon.cli.output import print_json
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import chosen_engine
 from kamon.cli.suggest import add_search, exchange, found_json, found_lines, say_found
 
@@ -25,7 +23,7 @@ def add_arguments(parser: Parser) -> None:
     add_search(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     from kamon.completion import fill
     from kamon.generation.search import parse
 

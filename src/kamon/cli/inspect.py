@@ -4,7 +4,6 @@ engine works here.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, one_line, print_json, spark
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 from kamon.config import listed
 from kamon.errors import ConfigError
@@ -35,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     if args.engine and args.positions:
         raise ConfigError("--positions is about a model and --engine is not: give one")
     if args.engine:
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         show_shards(args) if is_packed(args.dir) else show_model(args)
 
 
-def show_engine(args: argparse.Namespace) -> None:
+def show_engine(args: Args) -> None:
     from kamon.native import library
 
     why_not = library.why_not()
@@ -71,7 +70,7 @@ def show_engine(args: argparse.Namespace) -> None:
         )
 
 
-def show_shards(args: argparse.Namespace) -> None:
+def show_shards(args: Args) -> None:
     from kamon.cli.pack import show, summary
     from kamon.packing.shards import open_shards
 
@@ -87,7 +86,7 @@ def show_shards(args: argparse.Namespace) -> None:
         print(f"{one_line(each['path']):48} {each['size']:16,} {len(each['shards']):7,}")
 
 
-def show_model(args: argparse.Namespace) -> None:
+def show_model(args: Args) -> None:
     from kamon.engines.parameters import num_params, parameter_shapes
     from kamon.storage.model_dir import load
 
@@ -147,7 +146,7 @@ def show_model(args: argparse.Namespace) -> None:
     spark(losses, sys.stdout)
 
 
-def show_positions(args: argparse.Namespace) -> None:
+def show_positions(args: Args) -> None:
     from kamon.evaluation.introspection import cosines, matrices
     from kamon.storage.model_dir import load
 

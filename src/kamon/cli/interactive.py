@@ -6,12 +6,12 @@ alone: typing never waits for them.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from kamon.cli.output import entry_line, one_line
+from kamon.cli.parser import Args
 from kamon.cli.suggest import found_lines, next_lines
 from kamon.errors import ConfigError, KamonError
 
@@ -50,9 +50,7 @@ def check_terminal() -> None:
         ) from None
 
 
-def suggest(
-    model: Model, text: str, known: Collection[str], args: argparse.Namespace
-) -> Suggestions:
+def suggest(model: Model, text: str, known: Collection[str], args: Args) -> Suggestions:
     """The tables for `text`, or the sentence that says why there are none."""
     from kamon.completion import complete, next_tokens, replaced, replacements
 
@@ -69,7 +67,7 @@ def suggest(
     return Suggestions(text, best, lines)
 
 
-def complete_lines(model: Model, text: str, args: argparse.Namespace) -> None:
+def complete_lines(model: Model, text: str, args: Args) -> None:
     """Print each line that is finished with Enter, until Esc, Ctrl-C or Ctrl-D; `text` begins."""
     known = set(model.docs)
     while True:
@@ -81,7 +79,7 @@ def complete_lines(model: Model, text: str, args: argparse.Namespace) -> None:
 
 
 def line_editor(
-    model: Model, text: str, known: Collection[str], args: argparse.Namespace
+    model: Model, text: str, known: Collection[str], args: Args
 ) -> Application[str | None]:
     """One line with its suggestions; it gives the line, or None where the user leaves."""
     from prompt_toolkit.application import Application

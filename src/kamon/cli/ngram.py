@@ -7,7 +7,6 @@ perplexity of that tenth.
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from kamon.cli.output import (
     say_corpus,
     say_unfinished,
 )
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_input, add_json, add_reading, reading
 from kamon.config import Config, make_config
 from kamon.errors import ConfigError
@@ -50,7 +49,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     from kamon.ngrams.reference import checked_order
 
     checked_order(args.order)

@@ -7,12 +7,11 @@ by their content. Repetitions stay: dropping them would need all of the corpus i
 
 from __future__ import annotations
 
-import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, open_bar, print_json, progress_bar, say
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json, add_reading, reading
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     from kamon.native.library import usable_cores
     from kamon.packing.pack import pack
     from kamon.packing.plan import PackOptions

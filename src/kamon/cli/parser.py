@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+Args = argparse.Namespace  # what a command was called with
 MAX_DIGITS = 1_000  # Python itself reads no more than 4,300
 
 
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     argv: tuple[str, ...] = ()  # that is being parsed
 
-    def parse(self, argv: list[str]) -> argparse.Namespace:
+    def parse(self, argv: list[str]) -> Args:
         self.argv = tuple(argv)
         # Flags and words in any order: an optional last word may stand behind flags.
         args, unknown = self.parse_known_intermixed_args(argv)

@@ -6,14 +6,13 @@ Without --kind all four go into the folder DIR-plots, named after their kinds.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kamon.cli.output import one_line, print_json
-from kamon.cli.parser import Parser, option, options
+from kamon.cli.parser import Args, Parser, option, options
 from kamon.cli.settings import add_engine, chosen_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.files.output_path import check_file, write_errors
@@ -40,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
     option(parser, "--json", "print the numbers as one JSON object on stdout, and draw nothing")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     kinds = [kind for kind in KINDS if not args.kind or kind in args.kind]
     if args.text is not None and "attention" not in kinds:
         raise ConfigError("--text is what the heads attend to: it needs --kind attention")
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
             print(one_line(str(paths[kind])))
 
 
-def numbers(args: argparse.Namespace, kinds: list[str]) -> dict[str, Any]:
+def numbers(args: Args, kinds: list[str]) -> dict[str, Any]:
     """What there is to draw, by kind. A text is looked at first: a wrong one costs no time.
 
     Lengths are left out, unless asked for, where there are no documents that have them.
@@ -88,7 +87,7 @@ def numbers(args: argparse.Namespace, kinds: list[str]) -> dict[str, Any]:
     return {kind: find[kind]() for kind in find if kind in kinds}
 
 
-def targets(args: argparse.Namespace, kinds: list[str]) -> tuple[str, dict[str, Path]]:
+def targets(args: Args, kinds: list[str]) -> tuple[str, dict[str, Path]]:
     """The format, and the file of each kind."""
     if args.output is None:
         model = Path(args.dir)

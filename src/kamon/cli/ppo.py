@@ -7,14 +7,13 @@ target.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
 from kamon.cli.output import say
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def add_arguments(parser: Parser) -> None:
     tuning.add_arguments(parser, "ppo", OWN, vars(ppo.PPOConfig()), settings)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     tuning.check(args, "dir")
     if args.resume is None and (args.reward is None) == (args.prefer is None):
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import sys
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import entry_line, has_line_end, one_line, print_json, say, say_line_ends
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
 
@@ -47,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     check(args)
     from kamon.finetuning.preferences import pairs_of
 
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     return stopped
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: Args) -> None:
     """Raise ConfigError for arguments that cannot be, before anything is read."""
     if args.every < 1:
         raise ConfigError(f"every must be 1 or more, not {args.every}")
@@ -80,7 +79,7 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("standard input is closed: answers come from there")
 
 
-def prepare(args: argparse.Namespace) -> tuple[RatingSession, str, bool]:
+def prepare(args: Args) -> tuple[RatingSession, str, bool]:
     """Return the session, the output directory, and whether it may be replaced."""
     from dataclasses import replace
 

@@ -7,12 +7,11 @@ the original to the last bit; the native engine differs by rounding, less than 1
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import print_json, say, say_cut
-from kamon.cli.parser import Parser, option
+from kamon.cli.parser import Args, Parser, option
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
     add_settings(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     chosen = settings(args)
     engine = chosen_engine(args)
     engine["name"] = engine.pop("engine")

@@ -6,13 +6,12 @@ text is the log odds of good after it. `kamon ppo` learns from such a model.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
 from kamon.cli.output import count, say, say_built_in
-from kamon.cli.parser import Parser, option
+from kamon.cli.parser import Args, Parser, option
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
     tuning.add_arguments(parser, "reward", OWN, defaults, settings)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     tuning.check(args, "dir", "data")
     if args.num_pairs is not None and args.data != "common":
         raise ConfigError("--num-pairs is for the built-in pairs: DATA is common for those")

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import one_line, print_json, print_marked, say, say_notes, say_unfinished
-from kamon.cli.parser import Parser, name_of, number, options
+from kamon.cli.parser import Args, Parser, name_of, number, options
 from kamon.cli.settings import (
     add_engine,
     add_json,
@@ -72,7 +72,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     from kamon.generation.constraints import make_constraints
     from kamon.model import load
 

@@ -10,7 +10,6 @@ in bounded memory. On a terminal, a line of heads comes first, on stderr.
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import sys
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from kamon.cli.output import (
     say,
     say_line_ends,
 )
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
@@ -62,7 +61,7 @@ def add_arguments(parser: Parser) -> None:
     add_engine(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     if args.top is not None and args.top < 1:
         raise ConfigError(f"top must be 1 or more, not {args.top}")
     if args.threshold is not None and args.threshold != args.threshold:
@@ -114,7 +113,7 @@ class Counts:
     broken: int = 0  # with a line end inside
 
 
-def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts: Counts) -> Scores:
+def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> Scores:
     """Return the scores of these lines without the blank ones, and count them."""
     from kamon.data.readers import MAX_LINE, name_of
     from kamon.data.tables import format_of
@@ -144,7 +143,7 @@ def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts
     return scores
 
 
-def say_counts(args: argparse.Namespace, model: Model, counts: Counts) -> None:
+def say_counts(args: Args, model: Model, counts: Counts) -> None:
     """Say what is special about the lines. Raises CorpusError if there was no text."""
     from kamon.data.readers import MAX_LINE, name_of
 

@@ -9,14 +9,13 @@ Programs can use the same server: /api/v1/openapi.json describes it.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from kamon.cli.output import print_json, say
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
 
@@ -44,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     if args.budget is not None and args.dir:
         raise ConfigError("--budget is of the first training, and a model is given: leave one out")
     if "" in (args.save_to, *args.dir, *args.allow_host):

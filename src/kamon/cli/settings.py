@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kamon.cli.output import say
-from kamon.cli.parser import Parser, option, options
+from kamon.cli.parser import Args, Parser, option, options
 from kamon.config import SETTINGS, make_config, read_settings
 from kamon.data.tables import FORMATS
 from kamon.engines.factory import DEVICES, DTYPES, ENGINES, best_engine
@@ -38,7 +38,7 @@ def add_engine(parser: Parser) -> None:
     options(parser, ENGINE_OPTIONS)
 
 
-def chosen_engine(args: argparse.Namespace) -> dict[str, Any]:
+def chosen_engine(args: Args) -> dict[str, Any]:
     """What `make_engine` takes; says so where the native engine is missing and was not declined."""
     if args.engine is None and best_engine() != "native":
         from kamon.native.library import why_not
@@ -85,7 +85,7 @@ def add_settings(
         )
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
+def settings(args: Args) -> dict[str, Any]:
     """What the file and the flags say, checked together."""
     found = {} if args.config is None else read_settings(args.config)
     found |= {f.name: getattr(args, f.name) for f in SETTINGS if hasattr(args, f.name)}
@@ -107,12 +107,12 @@ def add_reading(parser: Parser, what: str = "the input") -> None:
     options(parser, {usage: text.format(what=what) for usage, text in READING_OPTIONS.items()})
 
 
-def reading(args: argparse.Namespace) -> dict[str, Any]:
+def reading(args: Args) -> dict[str, Any]:
     """What these flags say, for `corpus.read`."""
     return {"column": args.column, "format": args.format, "header": not args.no_header}
 
 
-def check_unread(args: argparse.Namespace, why: str) -> None:
+def check_unread(args: Args, why: str) -> None:
     """ConfigError if one of these flags is given, though no list is read."""
     if args.column is not None or args.format is not None or args.no_header:
         raise ConfigError(f"--column, --format and --no-header say how to read {why}")

@@ -11,13 +11,12 @@ the share of answers that obey.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
 from kamon.cli.output import columns, one_line, padded, say, say_built_in
-from kamon.cli.parser import Parser, option
+from kamon.cli.parser import Args, Parser, option
 from kamon.cli.train import final_loss
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
     tuning.add_arguments(parser, "sft", OWN, {"base_share": sft.BASE_SHARE}, settings)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     tuning.check(args, "dir", "data")
     chosen = tuning.chosen(args, OWN)
 

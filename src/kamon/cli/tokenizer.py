@@ -12,7 +12,6 @@ tokens are most like: the cosine of their embeddings, the rows of wte. INPUT is 
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -31,7 +30,7 @@ from kamon.cli.output import (
     say_corpus,
     say_line_ends,
 )
-from kamon.cli.parser import Parser, option, options
+from kamon.cli.parser import Args, Parser, option, options
 from kamon.cli.settings import add_reading, check_unread, reading
 from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
 from kamon.files.output_path import check_file, check_not_input, write_errors
@@ -63,7 +62,7 @@ def add_arguments(parser: Parser) -> None:
     option(parser, "--json", "print JSON, one object a line")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     if args.action != "train" and (args.output or args.overwrite or args.vocab_size is not None):
         raise ConfigError("-o, --overwrite and --vocab-size are for `kamon tokenizer train`")
     if args.action == "show":
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
 # ---- train
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: Args) -> None:
     from kamon.data import corpus
     from kamon.files.atomic import replace_file
     from kamon.tokenizers.base import BPE_VOCAB
@@ -138,7 +137,7 @@ def tokenizer_at(path: str) -> Tokenizer:
     return read_tokenizer(path)
 
 
-def encode(args: argparse.Namespace) -> None:
+def encode(args: Args) -> None:
     from kamon.data import corpus
 
     tokenizer = tokenizer_at(args.source)
@@ -154,7 +153,7 @@ def numbers(tokens: Sequence[int]) -> str:
     return " ".join(map(str, tokens))
 
 
-def decode(args: argparse.Namespace) -> None:
+def decode(args: Args) -> None:
     from kamon.data.readers import name_of, stream_lines
 
     tokenizer = tokenizer_at(args.source)
@@ -198,7 +197,7 @@ def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
 # ---- show
 
 
-def show(args: argparse.Namespace) -> None:
+def show(args: Args) -> None:
     model: Model | None = None
     if os.path.isdir(args.source):
         from kamon.model import load

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -28,7 +27,7 @@ from kamon.cli.output import (
     show_training,
     spark,
 )
-from kamon.cli.parser import Parser, options
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import (
     add_engine,
     add_input,
@@ -99,7 +98,7 @@ def add_arguments(parser: Parser) -> None:
     add_settings(parser, picked=True)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     rank = this_rank()
     if rank:
         be_silent()
@@ -124,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     return stopped
 
 
-def check_new(args: argparse.Namespace, output: str) -> dict[str, Any]:
+def check_new(args: Args, output: str) -> dict[str, Any]:
     """Return the engine of a new run. Raises an error for what `train` would refuse later."""
     from kamon.storage import model_dir
     from kamon.training.presets import check_picks
@@ -137,7 +136,7 @@ def check_new(args: argparse.Namespace, output: str) -> dict[str, Any]:
     return engine
 
 
-def open_source(args: argparse.Namespace, mode: str) -> Corpus | Shards | None:
+def open_source(args: Args, mode: str) -> Corpus | Shards | None:
     """Return the list or the packed corpus to learn, read as the tokenizer or the base needs it."""
     from kamon.data import corpus
     from kamon.packing.shards import is_packed
@@ -164,7 +163,7 @@ def open_source(args: argparse.Namespace, mode: str) -> Corpus | Shards | None:
 
 
 def train_model(
-    args: argparse.Namespace,
+    args: Args,
     source: Corpus | Shards | None,
     output: str,
     chosen: dict[str, Any],
@@ -210,7 +209,7 @@ def train_model(
 
 
 def say_start(
-    args: argparse.Namespace,
+    args: Args,
     setup: TrainingSetup,
     source: Corpus | Shards | None,
     chosen: dict[str, Any],
@@ -229,7 +228,7 @@ def say_start(
         say_picked(setup.config, chosen)
 
 
-def show_result(args: argparse.Namespace, model: Model, output: str, stopped: int) -> None:
+def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
     """Print samples, or everything as JSON, after a line about the loss."""
     loss = final_loss(model.metrics)
     say_trained(model, loss, output)
@@ -259,7 +258,7 @@ def be_silent() -> None:
     sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=said)
 
 
-def packed_corpus(path: str, args: argparse.Namespace) -> Shards:
+def packed_corpus(path: str, args: Args) -> Shards:
     """What `kamon pack` wrote there; ConfigError for flags that say how to read a file."""
     from kamon.packing.shards import open_shards
 
@@ -279,7 +278,7 @@ def holds_out(source: Corpus | Shards | None) -> bool:
     return source.may_hold_out if isinstance(source, Shards) else True
 
 
-def check_resume(args: argparse.Namespace) -> None:
+def check_resume(args: Args) -> None:
     """ConfigError for flags that say nothing, or something else, where a training goes on."""
     if args.resume is None:
         if args.extend:

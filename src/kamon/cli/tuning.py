@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from kamon.cli.output import (
     say_resumed,
     show_training,
 )
-from kamon.cli.parser import Parser, option, options
+from kamon.cli.parser import Args, Parser, option, options
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 from kamon.cli.train import stop_on_signals
 from kamon.errors import ConfigError
@@ -92,7 +91,7 @@ def flag_of(name: str) -> str:
     return "--ppo-epochs" if name == "num_ppo_epochs" else f"--{name.replace('_', '-')}"
 
 
-def check(args: argparse.Namespace, *needed: str) -> None:
+def check(args: Args, *needed: str) -> None:
     """Raise ConfigError if an argument is missing, or if one cannot be given with --resume."""
     from kamon.training.options import checkpoint_interval
 
@@ -113,14 +112,14 @@ def check(args: argparse.Namespace, *needed: str) -> None:
             )
 
 
-def chosen(args: argparse.Namespace, own: Iterable[str]) -> dict[str, Any]:
+def chosen(args: Args, own: Iterable[str]) -> dict[str, Any]:
     """Return the settings and the command's own options that were given."""
     given = {name: getattr(args, name) for name in own}
     return settings(args) | {name: x for name, x in given.items() if x is not None}
 
 
 def run(
-    args: argparse.Namespace,
+    args: Args,
     verb: str,
     begin: Callable[..., Model],
     resume: Callable[..., Model],
