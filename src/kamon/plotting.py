@@ -411,3 +411,11 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequen
             va="bottom" if above else "top",
             zorder=4,
         )
+
+
+DRAW: dict[str, Callable[[Any], Figure]] = {
+    "loss": draw_losses,
+    "embeddings": draw_embeddings,
+    "attention": draw_attention,
+    "lengths": draw_lengths,
+}

@@ -50,7 +50,6 @@ def run(args: Args) -> None:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
     import platform
     from pathlib import Path
 

@@ -73,8 +73,8 @@ def run(args: Args) -> None:
         args.output = None
     if args.input == args.drop_words == "-":
         raise ConfigError("standard input is either INPUT or --drop-words: name a file for one")
-    given = args.drop_words
-    listed = [] if given is None else corpus.read(given, format="text").docs
+    words = args.drop_words
+    dropped = () if words is None else tuple(corpus.read(words, format="text").docs)
     options = Options(
         mojibake=args.mojibake,
         html=not args.keep_html,
@@ -86,7 +86,7 @@ def run(args: Args) -> None:
         drop_regex=args.drop_regex,
         scripts=tuple(args.script),
         offensive=args.offensive,
-        drop_words=tuple(listed),
+        drop_words=dropped,
         repetitions=args.keep_repetitions,
         near=args.near,
     )
@@ -105,19 +105,13 @@ def run(args: Args) -> None:
     if args.output is not None:
         write(args.output, cleaned.docs)
     if args.json:
-        print_json(
-            {
-                "corpus": source.summary(),
-                "steps": [
-                    {"step": step.name, step.action: step.count, "examples": step.examples}
-                    for step in cleaned.report
-                ],
-                "num_docs": len(cleaned.docs),
-                **(
-                    {"docs": list(cleaned.docs)} if args.output is None else {"output": args.output}
-                ),
-            }
-        )
+        steps = [
+            {"step": step.name, step.action: step.count, "examples": step.examples}
+            for step in cleaned.report
+        ]
+        content = {"corpus": source.summary(), "steps": steps, "num_docs": len(cleaned.docs)}
+        place = {"docs": list(cleaned.docs)} if args.output is None else {"output": args.output}
+        print_json(content | place)
     elif args.output is None:
         for block in cleaned.docs.blocks():
             print("\n".join(block))
@@ -133,7 +127,7 @@ def say_step(step: Step) -> None:
 
 
 def short(text: str) -> str:
-    """On one line, not too long, with what shows nothing escaped: such is what steps remove."""
+    """Return the text on one line, cut, with invisible characters escaped: steps remove such."""
     cut = text if len(text) <= EXAMPLE_WIDTH else text[: EXAMPLE_WIDTH - 1] + "…"
     shown = (char if char.isprintable() else ascii(char)[1:-1] for char in one_line(cut))
     return f'"{"".join(shown)}"'
@@ -143,6 +137,5 @@ def write(output: str, docs: Documents) -> None:
     from kamon.files.atomic import replace_file
 
     with write_errors(output, CorpusError):
-        # Where a link leads: the link itself stays.
         lines = ("\n".join([*block, ""]).encode() for block in docs.blocks())
-        replace_file(Path(os.path.realpath(output)), lines)
+        replace_file(Path(os.path.realpath(output)), lines)  # a link stays a link

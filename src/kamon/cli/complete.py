@@ -69,7 +69,7 @@ def run(args: Args) -> int:
 
 
 def show_next(tokens: list[NextToken], prefix: str, args: Args) -> int:
-    """Of a model of text, whose completions have no end, the next tokens alone."""
+    """Print only the next tokens, for a model of text, whose completions have no end."""
     if args.json:
         print_json(next_json(tokens, prefix, args))
     else:

@@ -4,6 +4,7 @@ engine works here.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import asdict
@@ -82,8 +83,8 @@ def show_shards(args: Args) -> None:
     print(f"{args.dir}: all files as they were written\n")
     show(args.dir, content)
     print("\ninput                                                       bytes  shards")
-    for each in content["inputs"]:
-        print(f"{one_line(each['path']):48} {each['size']:16,} {len(each['shards']):7,}")
+    for entry in content["inputs"]:
+        print(f"{one_line(entry['path']):48} {entry['size']:16,} {len(entry['shards']):7,}")
 
 
 def show_model(args: Args) -> None:
@@ -94,11 +95,13 @@ def show_model(args: Args) -> None:
     shapes = parameter_shapes(stored.config)
     losses = [line["loss"] for line in stored.metrics]
     if args.json:
+        tokens: dict[str, Any] = json.loads(stored.tokenizer.to_json())
         print_json(
             {
                 "directory": args.dir,
                 "config": asdict(stored.config),
-                **tokens_json(stored.tokenizer),
+                "tokenizer": tokens.pop("type"),
+                **tokens,
                 "num_params": num_params(stored.config),
                 "parameters": {name: list(shape) for name, shape in shapes.items()},
                 "losses": losses,
@@ -128,11 +131,8 @@ def show_model(args: Args) -> None:
     print()
     if tuning:
         data = tuning["data"]
-        print(f"{trained}; then")
-        print(
-            f"tuned by {tuning['kind']} on {data['source']}: {data['num_examples']:,} examples, "
-            f"{steps}"
-        )
+        examples = f"{data['source']}: {data['num_examples']:,} examples"
+        print(f"{trained}; then\ntuned by {tuning['kind']} on {examples}, {steps}")
         print(f"from {tuning['base']['path'] or 'a model'} (SHA-256 {tuning['base']['sha256']})")
         for name, value in tuning["settings"].items():
             print(f"{name:14} {value}")
@@ -151,17 +151,17 @@ def show_positions(args: Args) -> None:
     from kamon.storage.model_dir import load
 
     stored = load(args.dir)
-    found = cosines(matrices(stored.config, stored.params)["wpe"])
+    rows = cosines(matrices(stored.config, stored.params)["wpe"])
     if args.json:
-        print_json({"directory": args.dir, "positions": found})
+        print_json({"directory": args.dir, "positions": rows})
         return
-    apart = -(-len(found) // MAX_POSITIONS)
-    some = range(0, len(found), apart)
-    which = "each other" if apart == 1 else f"each other, every {apart} of {len(found):,}"
-    print(f"cosines of the position embeddings with {which}, in hundredths")
+    apart = -(-len(rows) // MAX_POSITIONS)
+    some = range(0, len(rows), apart)
+    others = "each other" if apart == 1 else f"each other, every {apart} of {len(rows):,}"
+    print(f"cosines of the position embeddings with {others}, in hundredths")
     print("      " + "".join(f"{i:5}" for i in some))
     for i in some:
-        print(f"{i:6}" + "".join(f"{round(100 * found[i][j]):5}" for j in some))
+        print(f"{i:6}" + "".join(f"{round(100 * rows[i][j]):5}" for j in some))
 
 
 def tokens_line(tokenizer: Tokenizer) -> str:
@@ -177,11 +177,3 @@ def tokens_line(tokenizer: Tokenizer) -> str:
         f"tokens         {BYTES} bytes, {count(len(tokenizer.merges), 'merge')} and {specials}: "
         f"`kamon tokenizer show DIR TEXT` shows them"
     )
-
-
-def tokens_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What --json has of the tokens: those of tokenizer.json."""
-    import json
-
-    found: dict[str, Any] = json.loads(tokenizer.to_json())
-    return {"tokenizer": found.pop("type")} | found

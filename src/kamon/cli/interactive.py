@@ -1,7 +1,7 @@
 """Completion while you type: suggestions under the line, on a terminal.
 
-They are computed in a thread of their own, with a fraction of the usual effort, for the newest text
-alone: typing never waits for them.
+A thread computes them, with a fraction of the usual effort and only for the newest text, so that
+typing never waits for them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HELP = "Tab: the first that is longer   Enter: next line   Esc: leave"
 
 
 class Suggestions(NamedTuple):
-    """What is shown under the line `text`; best: the first completion longer than it, if any."""
+    """What is shown under the line `text`; best: its first longer completion, or the text."""
 
     text: str
     best: str
@@ -36,7 +36,7 @@ class Suggestions(NamedTuple):
 
 
 def check_terminal() -> None:
-    """ConfigError where nobody types or looks, and where prompt_toolkit is missing."""
+    """Raise ConfigError without a terminal or prompt_toolkit."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError(
             "--interactive needs a terminal for standard input and output; "
@@ -51,7 +51,7 @@ def check_terminal() -> None:
 
 
 def suggest(model: Model, text: str, known: Collection[str], args: Args) -> Suggestions:
-    """The tables for `text`, or the sentence that says why there are none."""
+    """Return the tables for `text`, or the message that says why there are none."""
     from kamon.completion import complete, next_tokens, replaced, replacements
 
     try:
@@ -68,7 +68,7 @@ def suggest(model: Model, text: str, known: Collection[str], args: Args) -> Sugg
 
 
 def complete_lines(model: Model, text: str, args: Args) -> None:
-    """Print each line that is finished with Enter, until Esc, Ctrl-C or Ctrl-D; `text` begins."""
+    """Print each line that ends with Enter, until Esc, Ctrl-C or Ctrl-D. `text` is the first."""
     known = set(model.docs)
     while True:
         line = line_editor(model, text, known, args).run()
@@ -81,7 +81,7 @@ def complete_lines(model: Model, text: str, args: Args) -> None:
 def line_editor(
     model: Model, text: str, known: Collection[str], args: Args
 ) -> Application[str | None]:
-    """One line with its suggestions; it gives the line, or None where the user leaves."""
+    """Return the editor of a line, which returns the line, or None if the user leaves."""
     from prompt_toolkit.application import Application
     from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.document import Document
@@ -93,7 +93,7 @@ def line_editor(
     task: asyncio.Task[None] | None = None
 
     async def refresh() -> None:
-        """Until what is shown is for the text that stands there."""
+        """Compute suggestions until they are for the current text."""
         nonlocal shown
         while True:
             text = buffer.text

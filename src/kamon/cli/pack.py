@@ -86,16 +86,13 @@ def say_packed(packed: Packed) -> None:
         return
     if packed.num_units_before:
         say(f"{packed.num_units_before:,} of {count(packed.num_units, 'unit')} were packed before")
-    seconds = max(packed.seconds, 1e-9)
-    say(
-        f"packed {packed.num_bytes / 1e6:,.1f} MB in {seconds:.1f} s: "
-        f"{packed.num_bytes / 1e6 / seconds:,.1f} MB and {packed.num_tokens / seconds:,.0f} tokens "
-        "a second"
-    )
+    megabytes, seconds = packed.num_bytes / 1e6, max(packed.seconds, 1e-9)
+    rates = f"{megabytes / seconds:,.1f} MB and {packed.num_tokens / seconds:,.0f} tokens"
+    say(f"packed {megabytes:,.1f} MB in {seconds:.1f} s: {rates} a second")
 
 
 def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
-    """What is in shards, for programs."""
+    """Return what --json shows of shards."""
     names = ("mode", "vocab_size", "bytes_a_token", "totals", "settings")
     return {
         "directory": path,
@@ -106,10 +103,8 @@ def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(path: str, content: dict[str, Any]) -> None:
-    """The same for people."""
-    num_inputs = len(content["inputs"])
-    size = sum(each["size"] for each in content["inputs"])
-    print(f"{path}: {count(num_inputs, 'file')}, {size:,} bytes, --mode {content['mode']}")
+    files, size = count(len(content["inputs"]), "file"), sum(x["size"] for x in content["inputs"])
+    print(f"{path}: {files}, {size:,} bytes, --mode {content['mode']}")
     print(f"vocab_size {content['vocab_size']:,}, {content['bytes_a_token']} bytes a token\n")
     print(f"{'part':10} {'documents':>15} {'tokens':>18} {'shards':>8} {'bytes':>20}")
     for part, total in content["totals"].items():
@@ -120,7 +115,7 @@ def show(path: str, content: dict[str, Any]) -> None:
 
 
 def show_packing(bar: Any, progress: PackProgress) -> Any:
-    """A bar of bytes for each stage, with tokens per second."""
+    """Return a bar of bytes for the stage, with tokens per second."""
     if bar is None or bar.stage != progress.stage:
         if bar is not None:
             bar.close()

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import one_line, print_json
 from kamon.cli.parser import Args, Parser, option, options
 from kamon.cli.settings import add_engine, chosen_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.files.output_path import check_file, write_errors
+
+if TYPE_CHECKING:
+    from kamon.model import Model
 
 KINDS = ("loss", "embeddings", "attention", "lengths")
 FORMATS = ("png", "svg")
@@ -54,23 +58,16 @@ def run(args: Args) -> None:
 
     from kamon import plotting
 
-    draw: dict[str, Callable[[Any], Any]] = {
-        "loss": plotting.draw_losses,
-        "embeddings": plotting.draw_embeddings,
-        "attention": plotting.draw_attention,
-        "lengths": plotting.draw_lengths,
-    }
+    draw = plotting.DRAW
     found = numbers(args, kinds)
     write({paths[kind]: plotting.render(draw[kind](part), format) for kind, part in found.items()})
-    for kind in kinds:
-        if kind in found:
-            print(one_line(str(paths[kind])))
+    print("\n".join(one_line(str(paths[kind])) for kind in kinds if kind in found))
 
 
 def numbers(args: Args, kinds: list[str]) -> dict[str, Any]:
-    """What there is to draw, by kind. A text is looked at first: a wrong one costs no time.
+    """Return what there is to draw, by kind; lengths only if there are documents.
 
-    Lengths are left out, unless asked for, where there are no documents that have them.
+    Attention comes first, since --text may be wrong.
     """
     from kamon.evaluation import introspection
     from kamon.model import load
@@ -78,17 +75,17 @@ def numbers(args: Args, kinds: list[str]) -> dict[str, Any]:
     model = load(args.dir, **chosen_engine(args))
     if not args.kind and (model.writes_text or not model.docs):
         kinds = [kind for kind in kinds if kind != "lengths"]
-    find: dict[str, Callable[[], Any]] = {
-        "attention": lambda: introspection.attention(model, args.text),
-        "embeddings": lambda: introspection.embeddings(model),
-        "lengths": lambda: introspection.lengths(model),
-        "loss": lambda: introspection.losses(model),
+    find: dict[str, Callable[[Model], Any]] = {
+        "attention": partial(introspection.attention, text=args.text),
+        "embeddings": introspection.embeddings,
+        "lengths": introspection.lengths,
+        "loss": introspection.losses,
     }
-    return {kind: find[kind]() for kind in find if kind in kinds}
+    return {kind: find[kind](model) for kind in find if kind in kinds}
 
 
 def targets(args: Args, kinds: list[str]) -> tuple[str, dict[str, Path]]:
-    """The format, and the file of each kind."""
+    """Return the format, and the file of each kind."""
     if args.output is None:
         model = Path(args.dir)
         if model.name in ("", ".."):  # `.` and the like have no name to put -plots behind
@@ -125,7 +122,7 @@ def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
 
 
 def write(pictures: dict[Path, bytes]) -> None:
-    """Each picture whole or not at all. StoreError where it cannot be written."""
+    """Write each picture whole or not at all. Raises StoreError."""
     from kamon.files.atomic import replace_file
 
     for path, content in pictures.items():

@@ -101,7 +101,7 @@ def run(args: Args) -> int:
 
 @dataclass
 class Counts:
-    """How many lines there were, and of how many something must be said."""
+    """The number of lines, and of those with something special."""
 
     lines: int = 0
     texts: int = 0  # that are not blank
@@ -152,12 +152,12 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
         what = "holds nothing but blank lines" if counts.lines else "is empty"
         raise CorpusError(f"{name_of(args.file)} {what}")
     if counts.scored < counts.texts:
-        left_out = count(counts.texts - counts.scored, "line")
         why = ", not even by their likes," if args.unknown == "replace" else ""
-        say(f"{left_out} with characters unknown to the model{why} left out")
+        what = f"with characters unknown to the model{why} left out"
+        say(f"{count(counts.texts - counts.scored, 'line')} {what}")
     if counts.impossible:
-        unknown = count(counts.impossible, "line")
-        say(f"{unknown} with characters unknown to the model: probability 0")
+        what = "with characters unknown to the model: probability 0"
+        say(f"{count(counts.impossible, 'line')} {what}")
     if counts.replaced:
         say(f"{count(counts.replaced, 'line')} scored with the likes of characters unknown")
     if counts.cut:
@@ -167,10 +167,8 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
             f"{model.tokenizer.unit}s that the model can write: {how}"
         )
     if counts.long:
-        say(
-            f"{count(counts.long, 'line')} of more than {MAX_LINE:,} characters: "
-            "the rest was not read"
-        )
+        what = f"of more than {MAX_LINE:,} characters: the rest was not read"
+        say(f"{count(counts.long, 'line')} {what}")
 
 
 def say_compared(scale: PercentileScale) -> None:
@@ -190,47 +188,37 @@ def say_compared(scale: PercentileScale) -> None:
 
 
 def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
-    """The number, from 1, of the first line that has an unknown character between its ends."""
+    """Return the number, from 1, of the first line with an unknown character."""
     normal = tokenizer.normal
     return next(n for n, line in enumerate(lines, 1) if tokenizer.unknown(normal(line.strip())))
 
 
-def text_rows(found: Scores, scale: PercentileScale) -> list[str]:
-    surprising = found.surprising()
+def text_rows(scores: Scores, scale: PercentileScale) -> list[str]:
+    surprising = scores.surprising()
     shown = {char: one_line(char) or "end" for char in set(surprising)}
-    given = found.given
+    given = scores.given
     if not "".join(given).isprintable():  # some need escapes; one call for all is much faster
         given = list(map(entry_line, given))
-    percentiles = ["-" if p is None else f"{p:.1f}" for p in scale.percentiles(found.bits_per_char)]
+    bits, logprobs = scores.bits_per_char, scores.logprobs
+    percentiles = ["-" if p is None else f"{p:.1f}" for p in scale.percentiles(bits)]
+    rows = zip(bits, logprobs, percentiles, surprising, given, strict=True)
     return [
         f"{bits:.3f}\t{logprob:.3f}\t{percentile}\t{shown[char]}\t{text}"
-        for bits, logprob, percentile, char, text in zip(
-            *(found.bits_per_char, found.logprobs, percentiles),
-            *(surprising, given),
-            strict=True,
-        )
+        for bits, logprob, percentile, char, text in rows
     ]
 
 
-def json_rows(found: Scores, scale: PercentileScale) -> list[str]:
-    return [
-        json_line(
-            {
-                "text": given,
-                "scored": text,
-                "logprob": logprob,
-                "bits_per_char": bits,
-                "percentile": percentile,
-                "compared_with": scale.reference,
-                "surprise": surprise,
-                "surprising": surprising or None,
-                "cut": cut,
-            }
-        )
-        for given, text, logprob, bits, percentile, surprise, surprising, cut in zip(
-            *(found.given, found.texts, found.logprobs, found.bits_per_char),
-            *(scale.percentiles(found.bits_per_char), found.surprises, found.surprising()),
-            found.cut,
-            strict=True,
-        )
-    ]
+def json_rows(scores: Scores, scale: PercentileScale) -> list[str]:
+    columns = {
+        "text": scores.given,
+        "scored": scores.texts,
+        "logprob": scores.logprobs,
+        "bits_per_char": scores.bits_per_char,
+        "percentile": scale.percentiles(scores.bits_per_char),
+        "compared_with": [scale.reference] * len(scores.texts),
+        "surprise": scores.surprises,
+        "surprising": [char or None for char in scores.surprising()],
+        "cut": scores.cut,
+    }
+    rows = zip(*columns.values(), strict=True)
+    return [json_line(dict(zip(columns, row, strict=True))) for row in rows]

@@ -32,6 +32,7 @@ ROWS = (
     ("together", "all three, of those on record"),
     ("strict_sex", "the name is on record for the sex, of all answers"),
     ("strict", "all three, of all answers"),
+    ("on_record", "on record at all"),
 )
 
 
@@ -68,12 +69,17 @@ def run(args: Args) -> int:
 
 def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any] | None:
     """Print how well the answers obey, and some of them."""
-    answers = [] if stopped else answered(model)
+    prompts = [] if stopped else model.training["tuning"]["prompts"]
+    answers = [(prompt, text) for prompt in prompts for text in model.sample(1, prompt=prompt)]
     if as_json:
         return {"answers": [{"prompt": prompt, "text": text} for prompt, text in answers]}
     obedience = model.training["tuning"].get("obedience")
     if obedience:
-        print_obedience(model.training["tuning"]["base"]["obedience"], obedience)
+        before = model.training["tuning"]["base"]["obedience"]
+        answered = f"of {obedience['num_answers']:,} answers to the same instructions"
+        print(f"{answered}   before   after")
+        for name, text in ROWS:
+            print(f"{text:62} {before[name]:7.1%} {obedience[name]:7.1%}")
         print()
     width = max((columns(one_line(prompt)) for prompt, _ in answers), default=0)
     for prompt, text in answers:
@@ -95,16 +101,3 @@ def say_tuned(model: Model, output: str) -> None:
             f"without a prompt {known['base_held_out_loss']:.4f} on documents that the base was "
             f"tested on, {known['base']['held_out_loss']:.4f} before"
         )
-
-
-def print_obedience(before: dict[str, float], after: dict[str, float]) -> None:
-    print(f"of {after['num_answers']:,} answers to the same instructions   before   after")
-    for name, text in ROWS:
-        print(f"{text:62} {before[name]:7.1%} {after[name]:7.1%}")
-    print(f"{'on record at all':62} {before['on_record']:7.1%} {after['on_record']:7.1%}")
-
-
-def answered(model: Model) -> list[tuple[str, str]]:
-    """Return some prompts, with an answer to each."""
-    prompts = model.training["tuning"]["prompts"]
-    return [(prompt, text) for prompt in prompts for text in model.sample(1, prompt=prompt)]

@@ -1,4 +1,4 @@
-"""What `kamon complete` and `kamon fill` share: their flags, their tables, what they say."""
+"""What `kamon complete` and `kamon fill` share: options, tables and messages."""
 
 from __future__ import annotations
 
@@ -50,8 +50,10 @@ def add_search(parser: Parser) -> None:
 
 
 def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[Element]:
-    """The pattern with unknown characters left out or replaced, which is said. TokenizerError for
-    an unknown one that is to be neither."""
+    """Return the pattern without unknown characters, and say what became of them.
+
+    Raises: TokenizerError for unknown characters if they are to be an error.
+    """
     from kamon.completion import replaced, replacements
     from kamon.tokenizers.base import quote_distinctly
 
@@ -65,25 +67,19 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
             ) from None
     exchanged = replacements(model.tokenizer, elements, unknown)
     if exchanged:
-        named = [
-            f"{printable(char)} "
-            + (f"replaced by {quote_distinctly(like, char)}" if like else "left out")
-            for char, like in list(exchanged.items())[:MAX_NAMED]
-        ]
+        named = []
+        for char, like in list(exchanged.items())[:MAX_NAMED]:
+            # An accent of its own would combine with the quote before it.
+            quoted = ascii(char) if unicodedata.combining(char) else repr(char)
+            how = f"replaced by {quote_distinctly(like, char)}" if like else "left out"
+            named.append(f"{quoted} (U+{ord(char):04X}) {how}")
         more = len(exchanged) - len(named)
         say(f"unknown to the model: {', '.join(named)}{f' and {more:,} more' if more else ''}")
     return replaced(elements, exchanged)
 
 
-def printable(char: str) -> str:
-    """In quotes, with its code point; an accent of its own would stand upon one of them."""
-    from unicodedata import combining
-
-    return f"{ascii(char) if combining(char) else repr(char)} (U+{ord(char):04X})"
-
-
 def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:
-    """The `most` likeliest, each with a bar; the others together."""
+    """Return a line with a bar for each of the `most` likeliest tokens, and one for the others."""
     from math import fsum
 
     rows = [(shown(each.text), each.probability) for each in tokens[:most]]
@@ -95,7 +91,7 @@ def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:
 
 
 def shown(token: str) -> str:
-    """A token as it can be seen: spaces in quotes, an accent without a letter by its number."""
+    """Return a token in visible form: spaces in quotes, an accent without a letter as U+0301."""
     if not token:
         return "(end)"
     escaped = one_line(token)
@@ -107,16 +103,14 @@ def shown(token: str) -> str:
 
 
 def bar(p: float) -> str:
-    block = "█"
     try:
-        block.encode(sys.stdout.encoding or "ascii")
+        "█".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
-        block = "#"
-    return block * round(BAR * p)
+        return "#" * round(BAR * p)
+    return "█" * round(BAR * p)
 
 
 def found_lines(found: SearchResult, known: Collection[str]) -> list[str]:
-    """Log probability, share and text of each."""
     return [
         f"  {each.logprob:8.3f}  {each.share:6.1%}  {entry_line(each.text) or '(empty)'}"
         f"{'  (in the list)' if each.text in known else ''}"
@@ -135,7 +129,7 @@ def found_json(found: SearchResult, known: Collection[str]) -> dict[str, Any]:
 
 
 def say_found(found: SearchResult, n: int, model: Model) -> None:
-    """That there are fewer than asked for, or that they may not be the most probable."""
+    """Say if there are fewer than asked for, or if they may not be the most probable."""
     have, exact = len(found.documents), found.num_exact
     say_line_ends(sum(has_line_end(each.text) for each in found.documents))
     sizes = [len(model.tokenizer.encode(each.text)) for each in found.documents]

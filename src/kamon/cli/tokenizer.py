@@ -13,7 +13,6 @@ tokens are most like: the cosine of their embeddings, the rows of wte. INPUT is 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,6 @@ from kamon.files.output_path import check_file, check_not_input, write_errors
 
 if TYPE_CHECKING:
     from kamon.evaluation.introspection import Near
-    from kamon.model import Model
     from kamon.tokenizers.base import Tokenizer
 
 ACTIONS = ("train", "encode", "decode", "show")
@@ -115,11 +113,10 @@ def train(args: Args) -> None:
             }
         )
         return
+    tokens, merges = count(tokenizer.vocab_size, "token"), count(len(tokenizer.merges), "merge")
     print(
-        f"{count(tokenizer.vocab_size, 'token')}: the bytes, "
-        f"{count(len(tokenizer.merges), 'merge')} and BOS; {num_bytes:,} bytes of the list are "
-        f"{num_tokens:,} tokens, {num_bytes / num_tokens:.2f} bytes each; saved to "
-        f"{one_line(str(path))}"
+        f"{tokens}: the bytes, {merges} and BOS; {num_bytes:,} bytes of the list are {num_tokens:,}"
+        f" tokens, {num_bytes / num_tokens:.2f} bytes each; saved to {one_line(str(path))}"
     )
 
 
@@ -127,7 +124,7 @@ def train(args: Args) -> None:
 
 
 def tokenizer_at(path: str) -> Tokenizer:
-    """Of a file, or of the model in a directory."""
+    """Return the tokenizer in a file, or that of the model in a directory."""
     if os.path.isdir(path):
         from kamon.storage.model_dir import load
 
@@ -146,11 +143,8 @@ def encode(args: Args) -> None:
     say_corpus(source, name)
     for doc in source.docs:
         tokens = tokenizer.encode(doc)
-        print(json_line({"text": doc, "tokens": tokens}) if args.json else numbers(tokens))
-
-
-def numbers(tokens: Sequence[int]) -> str:
-    return " ".join(map(str, tokens))
+        row = {"text": doc, "tokens": tokens}
+        print(json_line(row) if args.json else " ".join(map(str, tokens)))
 
 
 def decode(args: Args) -> None:
@@ -175,20 +169,16 @@ def decode(args: Args) -> None:
 
 
 def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
-    """The numbers of a line, without BOS at its ends. TokenizerError for what is no token."""
-    words = line.split()
-    for word in words:
+    """Return the tokens of a line without BOS at its ends. Raises TokenizerError."""
+    tokens, bos, last = [], tokenizer.bos, tokenizer.vocab_size - 1
+    for word in line.split():
         number = word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS
-        if not number or int(word) >= tokenizer.vocab_size:
-            raise TokenizerError(
-                f"{word[:MAX_DIGITS]!r} is no token: they are numbers from 0 to "
-                f"{tokenizer.vocab_size - 1:,}"
-            )
-    tokens = list(map(int, words))
-    bos = tokenizer.bos
-    begin = tokens[:1] == [bos]
+        if not number or int(word) > last:
+            found = repr(word[:MAX_DIGITS])
+            raise TokenizerError(f"{found} is no token: they are numbers from 0 to {last:,}")
+        tokens.append(int(word))
     end = len(tokens) - (len(tokens) > 1 and tokens[-1] == bos)
-    tokens = tokens[begin:end]
+    tokens = tokens[tokens[:1] == [bos] : end]
     if bos in tokens:
         raise TokenizerError(f"token {bos} is BOS, which stands at the ends of a document alone")
     return tokens
@@ -198,20 +188,17 @@ def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def show(args: Args) -> None:
-    model: Model | None = None
+    near: dict[int, list[Near]] = {}
     if os.path.isdir(args.source):
+        from kamon.evaluation.introspection import nearest_tokens
         from kamon.model import load
 
         model = load(args.source)
         tokenizer = model.tokenizer
+        tokens = set().union(*map(tokenizer.encode, args.words))
+        near = nearest_tokens(model, sorted(tokens), NUM_NEAR)
     else:
         tokenizer = tokenizer_at(args.source)
-    near: dict[int, list[Near]] = {}
-    if model:
-        from kamon.evaluation.introspection import nearest_tokens
-
-        shown = set().union(*map(tokenizer.encode, args.words))
-        near = nearest_tokens(model, sorted(shown), NUM_NEAR)
     for number, text in enumerate(map(tokenizer.normal, args.words)):
         pieces = pieces_of(tokenizer, text)
         if args.json:
@@ -225,7 +212,7 @@ def show(args: Args) -> None:
 
 
 def pieces_of(tokenizer: Tokenizer, text: str) -> list[list[list[int]]]:
-    """Of each piece its tokens at first, and after each merge."""
+    """Return for each piece its tokens before the first merge, and after each."""
     from kamon.tokenizers.bpe import BytePairTokenizer
 
     if isinstance(tokenizer, BytePairTokenizer):
@@ -236,52 +223,44 @@ def pieces_of(tokenizer: Tokenizer, text: str) -> list[list[list[int]]]:
 def described(
     tokenizer: Tokenizer, pieces: list[list[list[int]]], near: dict[int, list[Near]]
 ) -> dict[str, Any]:
-    """What --json shows of a text."""
+    """Return what --json shows of a text."""
+
+    def named(token: int) -> dict[str, Any]:
+        return {"token": token, "text": tokenizer.token_text(token)}
+
     tokens = [token for steps in pieces for token in steps[-1]]
-    found: dict[str, Any] = {
-        "tokens": [{"token": token, "text": tokenizer.token_text(token)} for token in tokens],
-        "pieces": [{"steps": steps} for steps in pieces],
-    }
+    found: dict[str, Any] = {"tokens": list(map(named, tokens))}
+    found["pieces"] = [{"steps": steps} for steps in pieces]
     if near:
         found["nearest"] = {
-            str(token): [
-                {
-                    "token": each.token,
-                    "text": tokenizer.token_text(each.token),
-                    "cosine": each.cosine,
-                }
-                for each in near[token]
-            ]
+            str(token): [named(other.token) | {"cosine": other.cosine} for other in near[token]]
             for token in dict.fromkeys(tokens)
         }
     return found
 
 
-def visible(piece: str) -> str:
-    """A token on a terminal: in one line, its spaces as ␣."""
-    return one_line(piece).replace(" ", "␣")
+def visible(tokenizer: Tokenizer, token: int) -> str:
+    return one_line(tokenizer.token_text(token)).replace(" ", "␣")
 
 
 def print_pieces(tokenizer: Tokenizer, text: str, pieces: list[list[list[int]]]) -> None:
-    """A line for each piece with its tokens; below one for each merge, which made what is in []."""
+    """Print a line for each piece, and below it one for each merge, which made what is in []."""
     tokens = [token for steps in pieces for token in steps[-1]]
     print(f"{one_line(text)}: {count(len(text), 'character')}, {count(len(tokens), 'token')}")
     for steps in pieces:
-        names = "  ".join(f"{visible(tokenizer.token_text(token))} {token}" for token in steps[-1])
-        print(f"  {names}")
+        names = (f"{visible(tokenizer, token)} {token}" for token in steps[-1])
+        print(f"  {'  '.join(names)}")
         for before, after in pairwise(steps):
             made = next(token for token in after if token not in before)
-            shown = {token: visible(tokenizer.token_text(token)) for token in after}
+            shown = {token: visible(tokenizer, token) for token in after}
             shown[made] = f"[{shown[made]}]"
             print(f"      {made:>6}  {' '.join(shown[token] for token in after)}")
 
 
 def print_near(tokenizer: Tokenizer, tokens: list[int], near: dict[int, list[Near]]) -> None:
-    """Of each token those whose embeddings are most alike."""
     print("  nearest by the cosine of their embeddings")
-    width = max(columns(visible(tokenizer.token_text(token))) for token in tokens)
+    width = max(columns(visible(tokenizer, token)) for token in tokens)
     for token in tokens:
-        others = "  ".join(
-            f"{visible(tokenizer.token_text(each.token))} {each.cosine:.2f}" for each in near[token]
-        )
-        print(f"      {token:>6}  {padded(visible(tokenizer.token_text(token)), width)}  {others}")
+        others = (f"{visible(tokenizer, x.token)} {x.cosine:.2f}" for x in near[token])
+        name = padded(visible(tokenizer, token), width)
+        print(f"      {token:>6}  {name}  {'  '.join(others)}")

@@ -124,7 +124,7 @@ def run(args: Args) -> int:
 
 
 def check_new(args: Args, output: str) -> dict[str, Any]:
-    """Return the engine of a new run. Raises an error for what `train` would refuse later."""
+    """Return the engine of a new run, after the checks that `train` makes later."""
     from kamon.storage import model_dir
     from kamon.training.presets import check_picks
 
@@ -137,7 +137,7 @@ def check_new(args: Args, output: str) -> dict[str, Any]:
 
 
 def open_source(args: Args, mode: str) -> Corpus | Shards | None:
-    """Return the list or the packed corpus to learn, read as the tokenizer or the base needs it."""
+    """Return the list or the packed corpus, read as the tokenizer or the base needs it."""
     from kamon.data import corpus
     from kamon.packing.shards import is_packed
     from kamon.storage import model_dir
@@ -145,12 +145,12 @@ def open_source(args: Args, mode: str) -> Corpus | Shards | None:
     name = "names" if args.input is None and args.resume is None else args.input
     if name is None:
         return None
-    group, base, composed = get_group(), args.resume or args.init_from, True
+    group, base = get_group(), args.resume or args.init_from
     if base is not None:
-        found = group.run_on_all(lambda: None if group.rank else model_dir.load(base))
-        kept = f"{found.config.mode} {found.tokenizer.composed}" if found else ""
-        mode, form = group.broadcast_bytes(kept.encode()).decode().split()
-        composed = form == "True"
+        stored = group.run_on_all(lambda: None if group.rank else model_dir.load(base))
+        form = f"{stored.config.mode} {stored.tokenizer.composed}" if stored else ""
+        mode, word = group.broadcast_bytes(form.encode()).decode().split()
+        composed = word == "True"
     else:
         composed = group.run_on_all(lambda: wants_nfc(args.tokenizer))
     if is_packed(name):
@@ -181,15 +181,9 @@ def train_model(
             "should_stop": lambda: stop.signal is not None,
         }
         if args.resume is not None:
+            engine = {name: getattr(args, name) for name in ("threads", "device", "compile")}
             return resume(
-                args.resume,
-                extend=args.extend,
-                docs=source,
-                threads=args.threads,
-                device=args.device,
-                compile=args.compile,
-                **common,
-                **chosen,
+                args.resume, extend=args.extend, docs=source, **engine, **common, **chosen
             )
         assert source is not None
         return train(
@@ -214,14 +208,16 @@ def say_start(
     source: Corpus | Shards | None,
     chosen: dict[str, Any],
 ) -> None:
+    from kamon.packing.shards import Shards
     from kamon.training.data import NONE_HELD_OUT
 
+    may_hold_out = not isinstance(source, Shards) or source.may_hold_out
     say_resumed(setup.resumed)
     say_cut(setup)
     if setup.held_out:
         unit = "window" if setup.config.mode == "text" else "document"
         say(f"{count(len(setup.held_out), unit)} held out to test on")
-    elif args.resume is None and not args.no_holdout and holds_out(source):
+    elif args.resume is None and not args.no_holdout and may_hold_out:
         say(NONE_HELD_OUT)
     say_model(setup.config, setup.engine_name, setup.engine)
     if not setup.resumed:
@@ -252,14 +248,14 @@ def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
 
 
 def be_silent() -> None:
-    """Of several processes the first speaks for all; what should never happen is still said."""
-    said = sys.stderr
+    """Print nothing more but unexpected errors: of several processes only the first prints."""
+    stderr = sys.stderr
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=said)
+    sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=stderr)
 
 
 def packed_corpus(path: str, args: Args) -> Shards:
-    """What `kamon pack` wrote there; ConfigError for flags that say how to read a file."""
+    """Return the packed corpus. Raises ConfigError for options that say how to read a file."""
     from kamon.packing.shards import open_shards
 
     check_unread(args, "a file, and INPUT is packed")
@@ -271,15 +267,8 @@ def packed_corpus(path: str, args: Args) -> Shards:
     return shards
 
 
-def holds_out(source: Corpus | Shards | None) -> bool:
-    """Whether some of it would be held out if it were longer."""
-    from kamon.packing.shards import Shards
-
-    return source.may_hold_out if isinstance(source, Shards) else True
-
-
 def check_resume(args: Args) -> None:
-    """ConfigError for flags that say nothing, or something else, where a training goes on."""
+    """Raise ConfigError for arguments that cannot be given with --resume, or without it."""
     if args.resume is None:
         if args.extend:
             raise ConfigError("--extend makes a training longer: name its DIR with --resume")
@@ -299,7 +288,7 @@ def check_resume(args: Args) -> None:
 
 
 def say_picked(config: Config, chosen: dict[str, Any]) -> None:
-    """The flags that make the same model again, besides those that were given."""
+    """Print the options that make the same model again, besides those that were given."""
     flags = [
         f"--{field.name.replace('_', '-')} {getattr(config, field.name)}"
         for field in SETTINGS
@@ -315,10 +304,10 @@ def say_trained(model: Model, loss: float, output: str) -> None:
     tested = f", {held_out['loss']:.4f} on {what_is_held_out(model)}" if held_out else ""
     if held_out and held_out["over_fitted"]:
         tested += f" at step {held_out['best_step']:,}"
+    verb = f"stopped after {done:,} of" if done < wanted else "trained"
     say(
-        f"{f'stopped after {done:,} of' if done < wanted else 'trained'} {count(wanted, 'step')} "
-        f"in {model.training['seconds']:.1f} s, loss {loss:.4f} (mean of the last "
-        f"{min(done, 100)}){tested}; saved to {output}"
+        f"{verb} {count(wanted, 'step')} in {model.training['seconds']:.1f} s, loss {loss:.4f} "
+        f"(mean of the last {min(done, 100)}){tested}; saved to {output}"
     )
     spark([line["loss"] for line in model.metrics], sys.stderr)
     if held_out and held_out["over_fitted"]:
@@ -329,25 +318,22 @@ def say_trained(model: Model, loss: float, output: str) -> None:
 
 
 def advice(model: Model) -> str:
-    """What may help a model that over-fits, and whether counting does better, which is found for a
-    list that is short."""
-    may = [] if model.config.dropout else ["--dropout 0.3"]
+    """Return what may help a model that over-fits, and for a short list what counting reaches."""
+    options = [] if model.config.dropout else ["--dropout 0.3"]
     learned, held_out = model.parts()
     chars = sum(map(len, learned))
     if isinstance(model.tokenizer, CharTokenizer) and chars >= LONG_ENTRY * len(learned):
-        may.append("--tokenizer bpe")
-    found = f"; {' or '.join(may)} may help" if may else ""
+        options.append("--tokenizer bpe")
+    text = f"; {' or '.join(options)} may help" if options else ""
     if not held_out or chars > MAX_COUNTED or not has_fused_ops(model.engine):
-        return found
+        return text
     from kamon.evaluation.introspection import ngram_loss
 
     nats, _ = ngram_loss(model)
     loss = model.training["held_out"]["loss"]
-    found += (
-        f". On {what_is_held_out(model)} the best n-gram reaches {nats:.4f} nats per token, the "
-        f"model {loss:.4f}"
-    )
-    return f"{found}: `kamon ngram` does better on this list" if nats < loss else found
+    text += f". On {what_is_held_out(model)} the best n-gram reaches {nats:.4f} nats per token, "
+    text += f"the model {loss:.4f}"
+    return f"{text}: `kamon ngram` does better on this list" if nats < loss else text
 
 
 def what_is_held_out(model: Model) -> str:
@@ -355,20 +341,19 @@ def what_is_held_out(model: Model) -> str:
 
 
 def final_loss(metrics: Sequence[dict[str, float]]) -> float:
-    """The mean over the last 100 steps: a single step's loss is that of a few documents."""
+    """Return the mean loss of the last 100 steps, since each sees only a few documents."""
     last = metrics[-100:]
     return sum(line["loss"] for line in last) / len(last)
 
 
 @dataclass
 class Stop:
-    """Which signal asked the training to stop."""
+    """The signal that asked the run to stop, if any."""
 
     signal: int | None = None
 
     def code(self, model: Model) -> int:
-        """The exit code; that there is nothing to save is said. A signal that came too late to stop
-        anything is no stop."""
+        """Return the exit code: 0 if the run was finished when the signal came."""
         if not model.metrics:
             say("stopped before the first step was done: there is nothing to save")
         return 0 if self.signal is None or model.training["finished"] else 128 + self.signal
@@ -376,8 +361,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """The first Ctrl-C or SIGTERM ends training and keeps what was learned; the second ends all at
-    once, with what was kept before."""
+    """Make the first Ctrl-C or SIGTERM stop and save the run, and the second one quit at once."""
     stop = Stop()
 
     def on_signal(number: int, _frame: types.FrameType | None) -> None:

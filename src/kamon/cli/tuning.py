@@ -138,7 +138,7 @@ def run(
         callbacks: on_start and the like; `say_start` if there is no on_start.
     """
     output = args.resume or (verb if args.output is None else args.output)
-    engine = {"threads": args.threads, "device": args.device, "compile": args.compile}
+    engine = {name: getattr(args, name) for name in ("threads", "device", "compile")}
     if args.resume is None:
         from kamon.storage import model_dir
 
