@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import columns, one_line, padded, print_json, say
+from kamon.cli.output import columns, marked_json, one_line, padded, print_json, say
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.plot import FORMATS, check_free, write
 from kamon.cli.settings import add_engine, add_json, chosen_engine
@@ -77,8 +77,8 @@ def run(args: Args) -> None:
         prompt=args.prompt,
         name=names[0],
     )
-    for each in found.all:
-        for note in each.notes:
+    for model in found.all:
+        for note in model.notes:
             say(note)
     by_wins = args.prefer is not None
     if judge:
@@ -147,12 +147,9 @@ def as_json(found: Comparison, args: Args, paths: list[str]) -> dict[str, Any]:
     from kamon.finetuning.compare import QUANTILES
 
     models = []
-    for path, each in zip(paths, found.all, strict=True):
-        figures = asdict(each)
-        figures["samples"] = [
-            {"text": text, "in_list": text in found.in_list} for text in each.samples[: args.show]
-        ]
-        models.append({"directory": path, **figures})
+    for path, model in zip(paths, found.all, strict=True):
+        samples = marked_json(model.samples[: args.show], found.in_list)
+        models.append({"directory": path, **asdict(model), "samples": samples})
     return {
         "n": found.n,
         "seed": found.seed,
@@ -171,21 +168,20 @@ def as_json(found: Comparison, args: Args, paths: list[str]) -> dict[str, Any]:
 
 def cell(text: str, width: int) -> str:
     """Return text padded or cut to `width` columns of a terminal."""
-    shown, left = text, len(text)
+    shown, size = text, len(text)
     while columns(shown) > width:
-        left -= 1
-        shown = text[:left] + "…"
+        size -= 1
+        shown = text[:size] + "…"
     return padded(shown, width)
 
 
 def name_cell(name: str, width: int) -> str:
     """Return a name padded to `width`, or its two ends: names often differ at the end."""
-    left = len(name)
-    shown = name
+    shown, size = name, len(name)
     while columns(shown) > width:
-        left -= 1
-        shown = f"{name[: left // 2]}…{name[len(name) - (left - left // 2) :]}"
-    return cell(shown, width)
+        size -= 1
+        shown = f"{name[: size // 2]}…{name[len(name) - (size - size // 2) :]}"
+    return padded(shown, width)
 
 
 def print_samples(found: Comparison, num_shown: int) -> None:

@@ -64,10 +64,8 @@ def run(args: Args) -> int:
         prompt = dpo.prompt_of(start.spec)
         tuning.say_start(start)
         if cut := dpo.num_cut(start.spec):
-            size = start.spec.config.block_size
-            say(
-                f"{count(cut, 'answer')} too long for block_size {size}: what is behind is left out"
-            )
+            size = f"block_size {start.spec.config.block_size}"
+            say(f"{count(cut, 'answer')} too long for {size}: what is behind is left out")
 
     def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any]:
         if stopped:
@@ -104,24 +102,19 @@ def say_measured(model: Model) -> None:
     """Print the measurements of the finished run, and signs of reward hacking."""
     found = model.training["tuning"]
     pairs, settings = found["pairs"], found["settings"]
-    which = "held-out pairs" if pairs["held_out"] else "pairs that were learned"
+    judged = "held-out pairs" if pairs["held_out"] else "pairs that were learned"
     say(
-        f"on {pairs['num_pairs']:,} {which}: loss {pairs['loss']:.4f}, accuracy of the implicit "
+        f"on {pairs['num_pairs']:,} {judged}: loss {pairs['loss']:.4f}, accuracy of the implicit "
         f"reward {pairs['accuracy']:.1%}, its margin {pairs['margin']:.3f}"
     )
     if "fulfilled" in found:
-        say(
-            f"the rule is fulfilled by {found['fulfilled']:.1%} of samples (base "
-            f"{found['base_fulfilled']:.1%})"
-        )
+        base = f"(base {found['base_fulfilled']:.1%})"
+        say(f"the rule is fulfilled by {found['fulfilled']:.1%} of samples {base}")
     say(f"KL to the base {found['kl']:.2f} ± {found['kl_error']:.2f} nats a document")
     if found["win_rate"] is not None:
         low, high = found["win_rate_interval"]
-        by = (
-            "by the rule"
-            if settings["prefer"] is not None
-            else "by how often both names were given"
-        )
+        by_rule = settings["prefer"] is not None
+        by = "by the rule" if by_rule else "by how often both names were given"
         say(
             f"win rate over the base {by}: {found['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties "
             f"count as half; {found['judged']:.0%} of {found['num_samples']:,} pairs of samples "

@@ -1,4 +1,4 @@
-"""What the verbs tell people: results on stdout, everything else on stderr."""
+"""What commands print: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ P = TypeVar("P")
 
 
 def say(text: str) -> None:
-    """A line on stderr; above a progress bar, if there is one."""
+    """Print a line on stderr, above the progress bar if there is one."""
     tqdm = sys.modules.get("tqdm")
     if tqdm is None:
         print(text, file=sys.stderr)
@@ -49,17 +49,14 @@ def short(number: float) -> str:
 
 
 def one_line(text: str) -> str:
-    """With line ends and other control characters escaped, for people: none moves a terminal."""
-    if text.isprintable():  # as nearly all are, and quickly seen
+    """Return the text with line ends and other control characters escaped."""
+    if text.isprintable():  # fast, and true of nearly all
         return text
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda c: repr(c[0])[1:-1], text)
 
 
 def entry_line(text: str) -> str:
-    """An entry as a line of stdout: for a program as it is, so that Kamon can read it again.
-
-    Only line ends inside it are escaped, for one entry is one line: see `say_line_ends`.
-    """
+    """Return an entry as a line of stdout. For a program only its line ends are escaped."""
     if text.isprintable():
         return text
     if sys.stdout.isatty():
@@ -72,14 +69,13 @@ def has_line_end(text: str) -> bool:
 
 
 def say_line_ends(number: int) -> None:
-    """That so many entries were not written as they are."""
     if number:
         have = "entry has" if number == 1 else "entries have"
         say(f"{number:,} {have} line ends inside, written as \\n or \\r: --json keeps them")
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal show it: 東 takes two, an accent none."""
+    """Return the number of columns of a terminal that show the text: 東 takes two."""
     if text.isascii():
         return len(text)
     from wcwidth import wcswidth
@@ -89,16 +85,11 @@ def columns(text: str) -> int:
 
 
 def padded(text: str, width: int) -> str:
-    """`text` with spaces after it, `width` columns wide."""
     return text + " " * (width - columns(text))
 
 
 def json_line(content: dict[str, Any]) -> str:
-    """One object on one line, in ASCII, so that no terminal or pipe can garble it.
-
-    A number that is not finite, which JSON has not, is null: the logarithm of a probability too
-    small for a float.
-    """
+    """Return an object on one line, in ASCII; numbers that are not finite become null."""
     import json
 
     try:
@@ -108,11 +99,7 @@ def json_line(content: dict[str, Any]) -> str:
 
 
 def print_losses(title: str, width: int, rows: Iterable[tuple[str, LossMetrics]]) -> None:
-    """Print a table with a row of losses for each name.
-
-    Args:
-        width: columns for the names.
-    """
+    """Print a table with a row of losses for each name, `width` columns for the names."""
     print(f"{title:{width}} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")
     for name, row in rows:
         shown = "over 1e304" if row.perplexity is None else f"{row.perplexity:.3f}"
@@ -130,13 +117,13 @@ def model_json(model: Model, path: str) -> dict[str, Any]:
 
 
 def say_built_in(given: str, names: Collection[str]) -> None:
-    """That a name is the built-in data, where the folder has a file of that name, too."""
+    """Say that a name is built-in data if the folder has a file of that name, too."""
     if given in names and os.path.isfile(given):
         say(f"Kamon uses the built-in {given}: your own file is ./{given}")
 
 
 def say_corpus(source: Corpus, given: str) -> None:
-    """How many documents there are, and what was done to the lines they came from."""
+    """Print the number of documents, and what was done to the lines that they came from."""
     from kamon.data.builtin import BUILT_IN
 
     say_built_in(given, BUILT_IN)
@@ -158,13 +145,12 @@ def say_corpus(source: Corpus, given: str) -> None:
 
 
 def say_notes(source: Corpus) -> None:
-    """How it was read, where people should know."""
     for note in source.note.splitlines():
         say(f"{source.source} {note}")
 
 
 def say_resumed(resumed: ResumePoint | None) -> None:
-    """Where a training goes on, if it does, and what is wrong with what was kept later."""
+    """Print where a run continues, and what is wrong with later checkpoints."""
     if resumed:
         for problem in resumed.problems:
             say(problem)
@@ -183,7 +169,6 @@ def say_model(config: Config, engine_name: str, engine: Engine) -> None:
 
 
 def say_cut(run: TrainingSetup) -> None:
-    """That documents are longer than the model can hold, never silently."""
     if run.num_cut:
         size, longest = run.config.block_size, run.longest
         say(
@@ -195,7 +180,7 @@ def say_cut(run: TrainingSetup) -> None:
 
 
 def spark(losses: list[float], stream: TextIO) -> None:
-    """The course of two or more losses as one line, where `stream` has such characters."""
+    """Print the course of two or more losses as one line, if `stream` has such characters."""
     line = f"loss by step {spark_line(losses)}"
     try:
         line.encode(stream.encoding or "ascii")
@@ -219,17 +204,14 @@ def marked_json(samples: Sequence[str], known: Collection[str]) -> list[dict[str
 
 
 def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character") -> None:
-    """That some have no end: they have as many tokens as block_size allows. unit: of the tokens."""
-    unfinished = sum(size == block_size for size in sizes)
-    if unfinished:
-        say(
-            f"{unfinished} of {len(sizes)} have no end: "
-            f"the model did not end them within {block_size} {unit}s"
-        )
+    """Print how many samples have as many tokens as block_size allows, and so no end."""
+    if unfinished := sum(size == block_size for size in sizes):
+        limit = f"{block_size} {unit}s"
+        say(f"{unfinished} of {len(sizes)} have no end: the model did not end them within {limit}")
 
 
 def show_training(bar: Any, progress: Progress) -> Any:
-    """A bar of steps, with the loss and the time left."""
+    """Return a bar of steps, with the loss and the time left."""
     if bar is None:
         bar = open_bar(total=progress.num_steps, initial=progress.num_before, unit="step")
         if not bar.disable:
@@ -246,9 +228,9 @@ def show_training(bar: Any, progress: Progress) -> Any:
 
 @contextmanager
 def progress_bar(show: Callable[[Any, P], Any]) -> Iterator[Callable[[P], None] | None]:
-    """Yield a function that shows progress on stderr, or None if that is no terminal.
+    """Yield a function that shows progress on stderr, or None if that is not a terminal.
 
-    show: takes the bar, at first None, and the progress, and returns the bar that is shown then.
+    show: takes the bar, at first None, and the progress, and returns the new bar.
     """
     if not sys.stderr.isatty():
         yield None
@@ -267,7 +249,7 @@ def progress_bar(show: Callable[[Any, P], Any]) -> Iterator[Callable[[P], None] 
 
 
 def open_bar(**options: Any) -> Any:
-    """A tqdm bar on stderr that leaves nothing there when it is closed."""
+    """Return a tqdm bar on stderr that leaves nothing there when it is closed."""
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # we report often enough to need no thread

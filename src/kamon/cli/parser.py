@@ -1,4 +1,4 @@
-"""argparse with our manners: an error is one sentence, and names the nearest flag."""
+"""argparse whose errors are one sentence and name the nearest option, and tables of options."""
 
 from __future__ import annotations
 
@@ -21,11 +21,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def formatter(self, prog: str) -> argparse.HelpFormatter:
-        """As wide as the terminal, which is asked only when there is help to show.
-
-        argparse makes a formatter for every flag that it is told of, and the first look for the
-        terminal's width imports half of the standard library.
-        """
+        # argparse makes a formatter for each option, and asking for the terminal's width is slow:
+        # only help asks for it.
         return argparse.RawDescriptionHelpFormatter(prog, width=self.width)
 
     width: int | None = 80

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import entry_line, has_line_end, one_line, print_json, say, say_line_ends
@@ -127,16 +128,9 @@ def report(session: RatingSession, model: Model, output: str, *, as_json: bool) 
         print("\n".join(map(entry_line, samples)))
         say_line_ends(sum(map(has_line_end, samples)))
         return
-    print_json(
-        {
-            "directory": output,
-            "answers": len(session.answers),
-            "liked": liked,
-            "disliked": disliked,
-            "seconds": model.training["seconds"],
-            "samples": samples,
-        }
-    )
+    content = {"directory": output, "answers": len(session.answers), "liked": liked}
+    content |= {"disliked": disliked, "seconds": model.training["seconds"], "samples": samples}
+    print_json(content)
 
 
 def say_line(text: str) -> None:
@@ -172,15 +166,12 @@ def single_keys() -> Iterator[Callable[[], str]]:
     """
     assert sys.stdin is not None
     stream = sys.stdin.buffer
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or find_spec("termios") is None:  # Windows: one line per key
         yield lambda: first_of(stream.readline())
         return
-    try:
-        import termios
-        import tty
-    except ImportError:  # Windows: one line per key
-        yield lambda: first_of(stream.readline())
-        return
+    import termios
+    import tty
+
     number = sys.stdin.fileno()
     before = termios.tcgetattr(number)
     try:

@@ -1,4 +1,4 @@
-"""The flags that several verbs share: one for every setting of Config, and those of the input."""
+"""Options that several commands share: those of the input, the engine and the settings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def add_engine(parser: Parser) -> None:
 
 
 def chosen_engine(args: Args) -> dict[str, Any]:
-    """What `make_engine` takes; says so where the native engine is missing and was not declined."""
+    """Return the engine's options; warn if the native engine is missing and no other was chosen."""
     if args.engine is None and best_engine() != "native":
         from kamon.native.library import why_not
 
@@ -56,10 +56,11 @@ def chosen_engine(args: Args) -> dict[str, Any]:
 def add_settings(
     parser: Parser, *, picked: bool = False, of_tuning: Mapping[str, str] | None = None
 ) -> None:
-    """--config and a flag for each setting, `--n-layer` for n_layer.
+    """Add --config and an option for each setting, `--n-layer` for n_layer.
 
-    picked: some are picked where they are not given, and so have no default. of_tuning: where a
-    model is tuned, these alone, each with what is taken where it is not given.
+    Args:
+        picked: whether a preset chooses some, which then have no default.
+        of_tuning: the settings of fine-tuning, each with its default in words.
     """
     text = "a flag wins over the file, the file over the default"
     if of_tuning:
@@ -86,11 +87,11 @@ def add_settings(
 
 
 def settings(args: Args) -> dict[str, Any]:
-    """What the file and the flags say, checked together."""
-    found = {} if args.config is None else read_settings(args.config)
-    found |= {f.name: getattr(args, f.name) for f in SETTINGS if hasattr(args, f.name)}
-    make_config(found)
-    return found
+    """Return the settings of the file and of the options. Raises ConfigError."""
+    given = {} if args.config is None else read_settings(args.config)
+    given |= {f.name: getattr(args, f.name) for f in SETTINGS if hasattr(args, f.name)}
+    make_config(given)
+    return given
 
 
 def add_input(parser: Parser, *, required: bool = False) -> None:
@@ -108,11 +109,11 @@ def add_reading(parser: Parser, what: str = "the input") -> None:
 
 
 def reading(args: Args) -> dict[str, Any]:
-    """What these flags say, for `corpus.read`."""
+    """Return the keywords of `corpus.read` that these options choose."""
     return {"column": args.column, "format": args.format, "header": not args.no_header}
 
 
 def check_unread(args: Args, why: str) -> None:
-    """ConfigError if one of these flags is given, though no list is read."""
+    """Raise ConfigError if an option of `add_reading` is given though no list is read."""
     if args.column is not None or args.format is not None or args.no_header:
         raise ConfigError(f"--column, --format and --no-header say how to read {why}")
