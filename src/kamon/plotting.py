@@ -1,8 +1,8 @@
 """Pictures of what `introspection` and `compare` find: matplotlib Figures, as PNG or SVG.
 
 Nothing here opens a window, asks for a display or reads the user's matplotlibrc: the same numbers
-make the same bytes. Colours are Okabe and Ito's, which colour-blind people tell apart, and none
-says anything alone: lines differ in style too and have their names beside them.
+make the same bytes. Colours are Okabe and Ito's, which colour-blind people tell apart. Lines also
+differ in style and have their names beside them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg")
 DPI = 150  # of a PNG
 BLUE, ORANGE, GREEN, GREY, PALE = "#0072B2", "#D55E00", "#007A5A", "#666666", "#BBBBBB"
-# Asked in this order for what matplotlib's own font lacks: those of them that are installed.
+# For characters that matplotlib's own font lacks, in this order, if they are installed.
 FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "PingFang SC", "Microsoft YaHei"),
     *("Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS"),
@@ -64,15 +64,11 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Our settings on matplotlib's defaults, whatever the user's are; theirs come back after it.
-
-    What matplotlib logs about the weights that a font lacks is kept from stderr.
-    """
-    settings: dict[Any, Any] = {
-        name: value for name, value in matplotlib.rcParamsDefault.items() if "backend" not in name
-    }
+    """Use our settings over matplotlib's defaults, and restore the user's afterwards."""
+    defaults = matplotlib.rcParamsDefault
+    settings: dict[Any, Any] = {name: defaults[name] for name in defaults if "backend" not in name}
     family = {"font.family": [*fonts(), "sans-serif"], "font.sans-serif": ["DejaVu Sans"]}
-    log = logging.getLogger("matplotlib.font_manager")
+    log = logging.getLogger("matplotlib.font_manager")  # complains about weights that a font lacks
     level = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -83,7 +79,7 @@ def style() -> Iterator[None]:
 
 
 def render(figure: Figure, format: str = "png") -> bytes:
-    """The figure as a file of one of FORMATS: the same bytes each time."""
+    """Return the figure as a file of one of FORMATS, the same bytes each time."""
     metadata = {"png": {"Software": None}, "svg": {"Date": None}}[format]
     file = io.BytesIO()
     with style():
@@ -95,34 +91,32 @@ def render(figure: Figure, format: str = "png") -> bytes:
 
 
 def fonts() -> list[str]:
-    """The names of those that are asked, one after the other, for each character."""
+    """Return the names of the fonts for a character, in the order of preference."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in FONTS if name in installed)]
 
 
 def glyph_finder() -> Callable[[str], bool]:
-    """Whether one of our fonts can draw a character."""
-    paths = [font_manager.findfont(name) for name in fonts()]
-    loaded = [font_manager.get_font(path) for path in paths]
+    """Return a function that says whether one of our fonts has a character."""
+    loaded = [font_manager.get_font(font_manager.findfont(name)) for name in fonts()]
     return lambda char: any(font.get_char_index(ord(char)) for font in loaded)
 
 
 def visible(char: str, has_glyph: Callable[[str], bool]) -> str:
-    """A character as it can be seen alone: itself, ␣ for a space, ◌ before a mark, or its number.
+    """Return a character in visible form: ␣ for a space, ◌ before a mark, or its number.
 
     >>> [visible(char, str.isascii) for char in "a \\n\\u0301é"]
     ['a', '␣', 'U+000A', 'U+0301', 'U+00E9']
     """
     if char == " ":
         return "␣"
-    selects = "\ufe00" <= char <= "\ufe0f"  # how the character before it looks; it looks like none
-    if selects or not char.isprintable() or not has_glyph(char):
+    is_selector = "\ufe00" <= char <= "\ufe0f"  # of the look of the character before it
+    if is_selector or not char.isprintable() or not has_glyph(char):
         return f"U+{ord(char):04X}"
     return f"◌{char}" if unicodedata.category(char)[0] == "M" else char
 
 
 def shown(piece: str, has_glyph: Callable[[str], bool]) -> str:
-    """The characters of a token as they can be seen."""
     return "".join(visible(char, has_glyph) for char in piece)
 
 
@@ -131,20 +125,18 @@ def shown(piece: str, has_glyph: Callable[[str], bool]) -> str:
 
 @style()
 def draw_losses(found: Losses) -> Figure:
-    """The losses of a training by step, between what no learning and what counting gives."""
+    """Draw the losses of a run by step, between those of no learning and of an n-gram."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
     last = found.smooth[-1][0]
-    axes.plot(
-        *split(found.each), color="#DDDDDD", linewidth=0.6, zorder=1, label="training, each step"
-    )
+    each: dict[str, Any] = {"color": "#DDDDDD", "linewidth": 0.6, "label": "training, each step"}
+    axes.plot(*split(found.each), zorder=1, **each)
     label = "training" if found.window == 1 else f"training, mean of {found.window:,} steps"
     axes.plot(*split(found.smooth), color=BLUE, linewidth=1.8, label=label, zorder=3)
     if found.held_out:
-        tested = "held out, a part"
         style: dict[str, Any] = {"color": ORANGE, "markersize": 4, "zorder": 4, "clip_on": False}
-        axes.plot(*split(found.held_out), "o--", label=tested, **style)
+        axes.plot(*split(found.held_out), "o--", label="held out, a part", **style)
     if found.kept:
         step, loss = found.kept
         label = f"held out, all, by the model kept: {loss:.3f}"
@@ -171,7 +163,7 @@ def split(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[floa
 
 
 def level(axes: Axes, y: float, name: str, *, below: bool = False) -> None:
-    """A horizontal line with its name above it, or below."""
+    """Draw a horizontal line with its name above it, or below."""
     axes.axhline(y, color=GREEN, linewidth=1, linestyle=":", zorder=2)
     axes.annotate(
         name,
@@ -187,15 +179,13 @@ def level(axes: Axes, y: float, name: str, *, below: bool = False) -> None:
 
 
 def margins(figure: Figure, wspace: float | None = None) -> None:
-    """Inches for what stands around the axes; to measure it would take as long as to draw it."""
+    """Leave fixed room around the axes: measuring labels would take as long as drawing them."""
     width, height = figure.get_size_inches()
-    figure.subplots_adjust(
-        *(0.75 / width, 0.55 / height, 1 - 0.3 / width, 1 - 0.55 / height), wspace
-    )
+    left, right, edge = 0.75 / width, 1 - 0.3 / width, 0.55 / height
+    figure.subplots_adjust(left, edge, right, 1 - edge, wspace)
 
 
 def legend_above(axes: Axes) -> None:
-    """Where it hides nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
@@ -204,16 +194,15 @@ def legend_above(axes: Axes) -> None:
 
 @style()
 def draw_embeddings(found: Embeddings) -> Figure:
-    """Tokens as the characters they stand for, positions as numbers on a path."""
+    """Draw tokens as their characters, and positions as numbers on a path."""
     height = max(tallness(found.tokens.points), tallness(found.positions.points))
     figure = Figure(figsize=(12, 5.1 * height + 1.1))
     left, right = figure.subplots(1, 2)
     margins(figure, wspace=0.18)
     has_glyph = glyph_finder()
     named = set(found.named)
-    names = [
-        shown(piece, has_glyph) if place in named else "" for place, piece in enumerate(found.chars)
-    ]
+    pieces = enumerate(found.chars)
+    names = [shown(piece, has_glyph) if i in named else "" for i, piece in pieces]
     title = f"tokens: wte, {len(names) + 1:,} of them"
     names.insert(found.bos, "BOS")
     if len(named) < len(found.chars):
@@ -228,25 +217,20 @@ def draw_embeddings(found: Embeddings) -> Figure:
 
 
 def tallness(points: Sequence[tuple[float, float]]) -> float:
-    """How tall a box is that holds the points, as a part of its width: from ½ to 1."""
+    """Return the height of the box around the points as a part of its width, from ½ to 1."""
     width, height = (max(numbers) - min(numbers) for numbers in split(points))
     return min(max(height / width, 0.5), 1.0) if width else 1.0
 
 
 def plane(axes: Axes, found: Projection, names: Sequence[str], title: str) -> None:
-    """A point where there is no name; BOS is no character, so it stands out."""
+    """Draw names, BOS in another colour, and dots for points without a name."""
     unnamed = [point for point, name in zip(found.points, names, strict=True) if not name]
     axes.plot(*split(unnamed), color=PALE, marker=".", markersize=3, linestyle="none", zorder=1)
     axes.update_datalim(found.points)
     for point, name in zip(found.points, names, strict=True):
         if name:
-            axes.text(
-                *point,
-                name,
-                color=ORANGE if name == "BOS" else BLUE,
-                fontsize=11 if len(name) <= 2 else 7,
-                **MIDDLE,
-            )
+            color, size = ORANGE if name == "BOS" else BLUE, 11 if len(name) <= 2 else 7
+            axes.text(*point, name, color=color, fontsize=size, **MIDDLE)
     axes.margins(0.06)
     axes.set_aspect("equal", "datalim")
     axes.locator_params(nbins=7)
@@ -260,9 +244,9 @@ def plane(axes: Axes, found: Projection, names: Sequence[str], title: str) -> No
 
 @style()
 def draw_attention(found: Attention) -> Figure:
-    """A square for each head, layer by layer: a row for each character read.
+    """Draw a square for each head, layer by layer, with a row for each character read.
 
-    The depth of the colour grows with the root of the share, so that a share of a tenth is seen.
+    The colour shows the root of the share, so that a tenth is visible.
     """
     num_layers, num_heads = len(found.weights), len(found.weights[0])
     has_glyph = glyph_finder()
@@ -311,16 +295,14 @@ def draw_attention(found: Attention) -> Figure:
 
 @style()
 def draw_lengths(found: Lengths) -> Figure:
-    """The shares of the list as bars, those of the samples as a line of steps over them."""
+    """Draw the shares of the list as bars, and those of the samples as a line of steps."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
     edges = [first - 0.5 for first in (*found.first, found.first[-1] + found.width)]
     shares = [[n / sum(counts) for n in counts] for counts in (found.listed, found.sampled)]
-    num_listed = sum(found.listed)
-    axes.stairs(
-        shares[0], edges, fill=True, color="#BFD9EA", label=f"the list, {num_listed:,} documents"
-    )
+    label = f"the list, {sum(found.listed):,} documents"
+    axes.stairs(shares[0], edges, fill=True, color="#BFD9EA", label=label)
     label = f"{found.num_samples:,} samples at temperature {found.temperature:g}"
     if found.unended:
         label += f", {found.unended:,} without an end"
@@ -345,8 +327,10 @@ def draw_lengths(found: Lengths) -> Figure:
 
 @style()
 def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
-    """What tuned models reached at which distance from their base, with 95% intervals; a line leads
-    through those that none beats. One at an infinite distance is left out."""
+    """Draw what fine-tuned models reach at their KL to the base, with 95% intervals.
+
+    A line connects those that no other dominates. Models at an infinite KL are left out.
+    """
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
@@ -357,18 +341,12 @@ def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
     line: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
     axes.plot(*split(best), label="none is as good at less KL", **line)
     label = f"{found.n:,} samples of each, 95% intervals"
-    for place, (each, (y, low, high)) in enumerate(shown):
-        axes.errorbar(
-            *(each.kl, y),
-            yerr=[[y - low], [high - y]],
-            xerr=1.96 * each.kl_error,
-            fmt="D" if place == 0 else "o",
-            color=GREY if place == 0 else BLUE,
-            label=label if place == 1 else None,
-            markersize=6,
-            elinewidth=1,
-            zorder=3,
-        )
+    style: dict[str, Any] = {"markersize": 6, "elinewidth": 1, "zorder": 3}
+    for i, (model, (y, low, high)) in enumerate(shown):
+        style |= {"fmt": "o" if i else "D", "color": BLUE if i else GREY}
+        style["label"] = label if i == 1 else None
+        yerr = [[y - low], [high - y]]
+        axes.errorbar(model.kl, y, yerr=yerr, xerr=1.96 * model.kl_error, **style)
     axes.margins(x=0.12, y=0.12)
     name_points(axes, points, [each.name for each, _ in shown])
     if by_wins:
@@ -380,7 +358,7 @@ def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
 
 
 def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
-    """Each name at a corner of its point where it covers no other name and no point, if it can."""
+    """Write each name at the corner of its point where it covers the fewest names and points."""
     axes.autoscale_view()
     has_glyph = glyph_finder()
     figure = axes.get_figure(root=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, one_line, print_json, say, say_corpus
 from kamon.cli.parser import Args, Parser, options
-from kamon.cli.settings import add_input, add_json, add_reading, reading
+from kamon.cli.settings import add_input, add_json, add_reading, reading, values
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.output_path import check_file, check_not_input, write_errors
 
@@ -76,19 +76,12 @@ def run(args: Args) -> None:
     words = args.drop_words
     dropped = () if words is None else tuple(corpus.read(words, format="text").docs)
     options = Options(
-        mojibake=args.mojibake,
+        **values(args, "mojibake", "lower", "transliterate", "offensive", "near"),
+        **values(args, "min_len", "max_len", "keep_regex", "drop_regex"),
         html=not args.keep_html,
-        lower=args.lower,
-        transliterate=args.transliterate,
-        min_len=args.min_len,
-        max_len=args.max_len,
-        keep_regex=args.keep_regex,
-        drop_regex=args.drop_regex,
         scripts=tuple(args.script),
-        offensive=args.offensive,
         drop_words=dropped,
         repetitions=args.keep_repetitions,
-        near=args.near,
     )
     if args.output is not None:
         check_not_input(args.output, args.input)

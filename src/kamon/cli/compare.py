@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kamon.cli.output import columns, marked_json, one_line, padded, print_json, say
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.plot import FORMATS, check_free, write
-from kamon.cli.settings import add_engine, add_json, chosen_engine
+from kamon.cli.settings import add_engine, add_json, chosen_engine, values
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,15 +68,9 @@ def run(args: Args) -> None:
     judge = judge_of(args, engine)
     names = names_of(paths)
     base, *tuned = (load(path, **engine) for path in paths)
-    found = compare(
-        base,
-        dict(zip(names[1:], tuned, strict=True)),
-        n=args.n,
-        seed=args.seed,
-        judge=judge,
-        prompt=args.prompt,
-        name=names[0],
-    )
+    named = dict(zip(names[1:], tuned, strict=True))
+    how = values(args, "n", "seed", "prompt")
+    found = compare(base, named, judge=judge, name=names[0], **how)
     for model in found.all:
         for note in model.notes:
             say(note)
@@ -150,17 +144,9 @@ def as_json(found: Comparison, args: Args, paths: list[str]) -> dict[str, Any]:
     for path, model in zip(paths, found.all, strict=True):
         samples = marked_json(model.samples[: args.show], found.in_list)
         models.append({"directory": path, **asdict(model), "samples": samples})
-    return {
-        "n": found.n,
-        "seed": found.seed,
-        "prompt": args.prompt,
-        "reward": args.reward,
-        "prefer": args.prefer,
-        "quantiles": QUANTILES,
-        "held_out": found.held_out,
-        "base": models[0],
-        "tuned": models[1:],
-    }
+    judge = values(args, "prompt", "reward", "prefer")
+    about = {"n": found.n, "seed": found.seed, **judge, "quantiles": QUANTILES}
+    return about | {"held_out": found.held_out, "base": models[0], "tuned": models[1:]}
 
 
 # ---- tables

@@ -46,18 +46,9 @@ def run(args: Args) -> None:
         say("the parameters are float64: ONNX has them rounded to float32")
     write({output: content})
     if args.json:
-        print_json(
-            {
-                "directory": args.dir,
-                "file": args.output,
-                "format": format,
-                "num_params": len(stored.params),
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-        )
+        about = {"directory": args.dir, "file": args.output, "format": format}
+        about |= {"num_params": len(stored.params), "bytes": len(content)}
+        print_json({**about, "sha256": hashlib.sha256(content).hexdigest()})
         return
-    print(
-        f"{one_line(args.output)}: {len(stored.params):,} parameters as {format}, "
-        f"{len(content):,} bytes"
-    )
+    file, size = one_line(args.output), f"{len(content):,} bytes"
+    print(f"{file}: {len(stored.params):,} parameters as {format}, {size}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import count, open_bar, print_json, progress_bar, say
 from kamon.cli.parser import Args, Parser, options
-from kamon.cli.settings import add_json, add_reading, reading
+from kamon.cli.settings import add_json, add_reading, reading, values
 
 if TYPE_CHECKING:
     from kamon.packing.pack import Packed, PackProgress
@@ -52,14 +52,8 @@ def run(args: Args) -> None:
     from kamon.packing.pack import pack
     from kamon.packing.plan import PackOptions
 
-    options = PackOptions(
-        mode=args.mode,
-        tokenizer=args.tokenizer,
-        vocab_size=args.vocab_size,
-        **reading(args),
-        hold_out=not args.no_holdout,
-        shard_tokens=args.shard_tokens,
-    )
+    given = values(args, "mode", "tokenizer", "vocab_size", "shard_tokens")
+    options = PackOptions(**given, **reading(args), hold_out=not args.no_holdout)
     with progress_bar(show_packing) as on_progress:
         packed = pack(
             args.input,

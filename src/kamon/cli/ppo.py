@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import kamon.cli.tuning as tuning
 from kamon.cli.output import say
 from kamon.cli.parser import Args, Parser, options
+from kamon.cli.settings import values
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run(args: Args) -> int:
 
     from kamon.finetuning.ppo import ppo, resume
 
-    task = {"prefer": args.prefer, "critic": args.critic, "prompt": args.prompt}
+    task = values(args, "prefer", "critic", "prompt")
     begin = partial(ppo, args.dir, args.reward, **task, **chosen)
     return tuning.run(args, "ppo", begin, resume, show, on_step=say_step)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kamon.cli.output import entry_line, has_line_end, one_line, print_json, say, say_line_ends
 from kamon.cli.parser import Args, Parser, options
-from kamon.cli.settings import add_json
+from kamon.cli.settings import add_json, values
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -103,11 +103,8 @@ def prepare(args: Args) -> tuple[RatingSession, str, bool]:
         base,
         args.prefs or f"{output.rstrip(os.sep)}.jsonl",
         say_line,
-        every=args.every,
-        pairs=args.pairs,
         seed=seed,
-        threads=args.threads,
-        prompt=args.prompt,
+        **values(args, "every", "pairs", "threads", "prompt"),
     )
     return session, output, overwrite
 

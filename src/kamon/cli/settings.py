@@ -44,13 +44,13 @@ def chosen_engine(args: Args) -> dict[str, Any]:
         from kamon.native.library import why_not
 
         say(f"{why_not()}; the scalar engine works instead, tens of thousands of times slower")
-    return {
-        "engine": args.engine or best_engine(),
-        "dtype": args.dtype,
-        "threads": args.threads,
-        "device": args.device,
-        "compile": args.compile,
-    }
+    others = values(args, "dtype", "threads", "device", "compile")
+    return {"engine": args.engine or best_engine(), **others}
+
+
+def values(args: Args, *names: str) -> dict[str, Any]:
+    """Return these arguments by their names."""
+    return {name: getattr(args, name) for name in names}
 
 
 def add_settings(

@@ -38,6 +38,7 @@ from kamon.cli.settings import (
     chosen_engine,
     reading,
     settings,
+    values,
 )
 from kamon.config import SETTINGS
 from kamon.engines.base import has_fused_ops
@@ -181,21 +182,16 @@ def train_model(
             "should_stop": lambda: stop.signal is not None,
         }
         if args.resume is not None:
-            engine = {name: getattr(args, name) for name in ("threads", "device", "compile")}
+            engine = values(args, "threads", "device", "compile")
             return resume(
                 args.resume, extend=args.extend, docs=source, **engine, **common, **chosen
             )
         assert source is not None
         return train(
             source,
-            tokenizer=args.tokenizer,
-            vocab_size=args.vocab_size,
             hold_out=not args.no_holdout,
-            budget=args.budget,
-            size=args.size,
             output=output,
-            overwrite=args.overwrite,
-            init_from=args.init_from,
+            **values(args, "tokenizer", "vocab_size", "budget", "size", "overwrite", "init_from"),
             **common,
             **engine,
             **chosen,

@@ -16,7 +16,7 @@ from kamon.cli.output import (
     show_training,
 )
 from kamon.cli.parser import Args, Parser, option, options
-from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
+from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings, values
 from kamon.cli.train import stop_on_signals
 from kamon.errors import ConfigError
 
@@ -114,8 +114,8 @@ def check(args: Args, *needed: str) -> None:
 
 def chosen(args: Args, own: Iterable[str]) -> dict[str, Any]:
     """Return the settings and the command's own options that were given."""
-    given = {name: getattr(args, name) for name in own}
-    return settings(args) | {name: x for name, x in given.items() if x is not None}
+    given = {name: x for name, x in values(args, *own).items() if x is not None}
+    return settings(args) | given
 
 
 def run(
@@ -138,7 +138,7 @@ def run(
         callbacks: on_start and the like; `say_start` if there is no on_start.
     """
     output = args.resume or (verb if args.output is None else args.output)
-    engine = {name: getattr(args, name) for name in ("threads", "device", "compile")}
+    engine = values(args, "threads", "device", "compile")
     if args.resume is None:
         from kamon.storage import model_dir
 

@@ -316,12 +316,9 @@ def choose(logits: Sequence[float], temperature: float, u: float) -> int:
 
 
 def sample(
-    n: int = 1,
-    temperature: float | None = None,
-    seed: int | None = None,
-    prompt: str | None = None,
+    n: int = 1, temperature: float | None = None, seed: int | None = None, prompt: str | None = None
 ) -> list[str]:
-    """n new documents, as answers to a prompt where there is one. Number i depends on (seed, i)."""
+    """n new documents, or answers to a prompt. Number i depends only on (seed, i)."""
     return list(samples(n, temperature, seed, prompt))
 
 
@@ -437,13 +434,83 @@ READS, WORK, LOOKS = 2_000, 8e6, 1e7
 Begun = tuple[float, tuple[int, ...]]  # −log p and the tokens of the beginning of documents
 
 
+class Search:
+    """The n most probable documents whose first tokens are `forced`, and how they are found."""
+
+    def __init__(self, n: int, forced: Sequence[int]) -> None:
+        self.n, self.forced = n, forced
+        self.reading = Reading()
+        self.best: list[Begun] = []  # documents, the least probable on top
+        self.left: list[Begun] = []  # beginnings that wait to be read
+        self.special = set(tokenizer().special.values())
+
+    def worst(self) -> float:
+        """What a document must cost less than to be among the best."""
+        return -self.best[0][0] if len(self.best) == self.n else math.inf
+
+    def keep(self, cost: float, tokens: tuple[int, ...]) -> None:
+        # Of the ways to write a document as tokens only that of the tokenizer counts.
+        if cost < self.worst() and tokenizer().encode(tokenizer().decode(tokens)) == list(tokens):
+            heapq.heappush(self.best, (-cost, tokens))
+            if len(self.best) > self.n:
+                heapq.heappop(self.best)
+
+    def add(self, begun: Begun) -> None:
+        if len(begun[1]) == BLOCK_SIZE:
+            self.keep(*begun)
+        else:
+            heapq.heappush(self.left, begun)
+
+    def extend(self, begun: Begun) -> list[Begun]:
+        """The extensions that can be among the best; documents that end here are kept at once."""
+        cost, tokens = begun
+        logits = self.reading.logits(tokens)
+        base = cost + log_sum_exp(logits)
+        size = len(tokens)
+        if size >= len(self.forced):
+            self.keep(base - logits[BOS], tokens)
+        found = []
+        for token in self.forced[size : size + 1] or range(VOCAB_SIZE):
+            extended = base - logits[token]
+            if token in self.special or extended >= self.worst():
+                continue
+            if size + 1 == BLOCK_SIZE:
+                self.keep(extended, (*tokens, token))
+            else:
+                found.append((extended, (*tokens, token)))
+        return found
+
+    def best_first(self, most_reads: int) -> None:
+        """Read the most probable beginning each time, until none can be among the best."""
+        while self.left and self.left[0][0] < self.worst() and self.reading.reads < most_reads:
+            for begun in self.extend(heapq.heappop(self.left)):
+                heapq.heappush(self.left, begun)
+            if len(self.left) > 4 * most_reads:  # no more than these can be read
+                self.left = heapq.nsmallest(most_reads, self.left)
+
+    def beam(self, most_reads: int) -> None:
+        """Read only the best beginnings of each length, of those that are left."""
+        pools: list[list[Begun]] = [[] for _ in range(BLOCK_SIZE)]  # by their length
+        for begun in self.left:
+            pools[len(begun[1])].append(begun)
+        end = self.reading.reads + most_reads
+        for length, pool in enumerate(pools):
+            cost = (BLOCK_SIZE * (BLOCK_SIZE + 1) - length * (length + 1)) // 2
+            width = max(1, (end - self.reading.reads) // cost)
+            for begun in heapq.nsmallest(width, pool):
+                if self.reading.reads >= end:
+                    break
+                for extended in self.extend(begun):
+                    pools[length + 1].append(extended)
+
+
 def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
     """The n most probable documents that begin with `prefix` and their log p, the best first.
 
     Beginnings wait in a heap; the most probable one is read and its extensions are put back. No
     document is more probable than its beginning, so those found are the best as soon as none that
-    waits is above them. Where that would take too long, the search goes on with the best beginnings
-    of each length alone, and what it adds need not be the best there is.
+    waits is above them. If that would take too long, the search goes on with only the best
+    beginnings of each length, and what it adds need not be the best there is.
     """
     encoded = tokenizer().encode(prefix)
     if not 1 <= n <= 10_000:
@@ -452,71 +519,17 @@ def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
         raise ValueError(f"the prefix leaves nothing to complete: it has {len(encoded)} tokens")
     num_params = (2 * VOCAB_SIZE + BLOCK_SIZE + 12 * N_LAYER * N_EMBD) * N_EMBD
     most_reads = max(1, int(min(READS, WORK / num_params, LOOKS / VOCAB_SIZE)))
-    reading = Reading()
-    best: list[Begun] = []  # the least probable on top
-    special = set(tokenizer().special.values())
     made_of = tokenizer()
-    forced = encoded if isinstance(made_of, Characters) else []  # first tokens of every document
-    left: list[Begun] = []
-
-    def worst() -> float:
-        """What a document must cost less than to be among the best."""
-        return -best[0][0] if len(best) == n else math.inf
-
-    def keep(cost: float, tokens: tuple[int, ...]) -> None:
-        # Of the ways to write a document as tokens only that of the tokenizer counts.
-        decoded = tokenizer().decode(tokens)
-        if cost < worst() and tokenizer().encode(decoded) == list(tokens):
-            heapq.heappush(best, (-cost, tokens))
-            if len(best) > n:
-                heapq.heappop(best)
-
-    def extend(begun: Begun) -> list[Begun]:
-        """Its extensions that can be among the best; documents that end here go there at once."""
-        cost, tokens = begun
-        logits = reading.logits(tokens)
-        base = cost + log_sum_exp(logits)
-        size = len(tokens)
-        if size >= len(forced):
-            keep(base - logits[BOS], tokens)
-        found = []
-        for token in forced[size : size + 1] or range(VOCAB_SIZE):
-            extended = base - logits[token]
-            if token in special or extended >= worst():
-                continue
-            if size + 1 == BLOCK_SIZE:
-                keep(extended, (*tokens, token))
-            else:
-                found.append((extended, (*tokens, token)))
-        return found
-
+    search = Search(n, encoded if isinstance(made_of, Characters) else [])
     if prefix and isinstance(made_of, BytePairs):
         for tokens, logprob in with_logprobs(made_of.openings(prefix)):
-            if len(tokens) < BLOCK_SIZE:
-                heapq.heappush(left, (-logprob, tokens))
-            else:
-                keep(-logprob, tokens)
+            search.add((-logprob, tokens))
     else:
-        left.append((0.0, ()))
-    while left and left[0][0] < worst() and reading.reads < most_reads:
-        for begun in extend(heapq.heappop(left)):
-            heapq.heappush(left, begun)
-        if len(left) > 4 * most_reads:  # no more than these can be read
-            left = heapq.nsmallest(most_reads, left)
-    if left and left[0][0] < worst():
-        pools: list[list[Begun]] = [[] for _ in range(BLOCK_SIZE)]  # by their length
-        for begun in left:
-            pools[len(begun[1])].append(begun)
-        end = reading.reads + most_reads
-        for length, pool in enumerate(pools):
-            cost = (BLOCK_SIZE * (BLOCK_SIZE + 1) - length * (length + 1)) // 2
-            width = max(1, (end - reading.reads) // cost)
-            for begun in heapq.nsmallest(width, pool):
-                if reading.reads >= end:
-                    break
-                for extended in extend(begun):
-                    pools[length + 1].append(extended)
-    found = sorted(best, key=lambda each: (-each[0], each[1]))
+        search.add((0.0, ()))
+    search.best_first(most_reads)
+    if search.left and search.left[0][0] < search.worst():
+        search.beam(most_reads)
+    found = sorted(search.best, key=lambda each: (-each[0], each[1]))
     return [(tokenizer().decode(tokens), logprob) for logprob, tokens in found]
 
 
@@ -547,9 +560,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "n", nargs="?", type=int, default=None, help="how many (20; completions 10)"
-    )
+    parser.add_argument("n", nargs="?", type=int, help="how many (20; completions 10)")
     parser.add_argument(
         "--temperature", type=float, metavar="T", help=f"of samples ({TEMPERATURE})"
     )
