@@ -136,13 +136,13 @@ def complete(
     prefix = model.tokenizer.normal(prefix)
     check_prefix(model.tokenizer, prefix, model.config.block_size)
     if isinstance(model.tokenizer, CharTokenizer):
-        found = search_model(model, [*prefix, Wildcard.ANY], n, effort)
+        result = search_model(model, [*prefix, Wildcard.ANY], n, effort)
     else:
         openings = prefixes_of(model.engine, model.tokenizer, prefix)
         begin = [(-logprob, tokens, 1) for tokens, logprob in openings.items()]
-        found = search_model(model, [Wildcard.ANY], n, effort, begin)
+        result = search_model(model, [Wildcard.ANY], n, effort, begin)
     shared = logprob_of_prefix(model.engine, model.tokenizer, prefix)
-    return with_shares(found, shared)
+    return with_shares(result, shared)
 
 
 def fill(

@@ -124,29 +124,29 @@ def shown(piece: str, has_glyph: Callable[[str], bool]) -> str:
 
 
 @style()
-def draw_losses(found: Losses) -> Figure:
+def draw_losses(losses: Losses) -> Figure:
     """Draw the losses of a run by step, between those of no learning and of an n-gram."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
-    last = found.smooth[-1][0]
+    last = losses.smooth[-1][0]
     each: dict[str, Any] = {"color": "#DDDDDD", "linewidth": 0.6, "label": "training, each step"}
-    axes.plot(*split(found.each), zorder=1, **each)
-    label = "training" if found.window == 1 else f"training, mean of {found.window:,} steps"
-    axes.plot(*split(found.smooth), color=BLUE, linewidth=1.8, label=label, zorder=3)
-    if found.held_out:
+    axes.plot(*split(losses.each), zorder=1, **each)
+    label = "training" if losses.window == 1 else f"training, mean of {losses.window:,} steps"
+    axes.plot(*split(losses.smooth), color=BLUE, linewidth=1.8, label=label, zorder=3)
+    if losses.held_out:
         style: dict[str, Any] = {"color": ORANGE, "markersize": 4, "zorder": 4, "clip_on": False}
-        axes.plot(*split(found.held_out), "o--", label="held out, a part", **style)
-    if found.kept:
-        step, loss = found.kept
+        axes.plot(*split(losses.held_out), "o--", label="held out, a part", **style)
+    if losses.kept:
+        step, loss = losses.kept
         label = f"held out, all, by the model kept: {loss:.3f}"
         axes.plot(step, loss, "D", color=ORANGE, markersize=7, zorder=5, clip_on=False, label=label)
-    level(axes, found.uniform, f"all tokens equally likely: {found.uniform:.3f}")
-    if found.ngram is not None:
-        name = f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}"
-        level(axes, found.ngram, name, below=True)  # most models end above it
-    shown = [y for points in (found.smooth, found.held_out) for _, y in points]
-    shown += [found.uniform, found.ngram or found.uniform]
+    level(axes, losses.uniform, f"all tokens equally likely: {losses.uniform:.3f}")
+    if losses.ngram is not None:
+        name = f"best n-gram, n = {losses.ngram_order}: {losses.ngram:.3f}"
+        level(axes, losses.ngram, name, below=True)  # most models end above it
+    shown = [y for points in (losses.smooth, losses.held_out) for _, y in points]
+    shown += [losses.uniform, losses.ngram or losses.uniform]
     room = 0.08 * (max(shown) - min(shown)) or 0.1
     axes.set_ylim(min(shown) - room, max(shown) + room)
     axes.set_xlim(1, max(last, 2))
@@ -193,26 +193,26 @@ def legend_above(axes: Axes) -> None:
 
 
 @style()
-def draw_embeddings(found: Embeddings) -> Figure:
+def draw_embeddings(embeddings: Embeddings) -> Figure:
     """Draw tokens as their characters, and positions as numbers on a path."""
-    height = max(tallness(found.tokens.points), tallness(found.positions.points))
+    height = max(tallness(embeddings.tokens.points), tallness(embeddings.positions.points))
     figure = Figure(figsize=(12, 5.1 * height + 1.1))
     left, right = figure.subplots(1, 2)
     margins(figure, wspace=0.18)
     has_glyph = glyph_finder()
-    named = set(found.named)
-    pieces = enumerate(found.chars)
+    named = set(embeddings.named)
+    pieces = enumerate(embeddings.chars)
     names = [shown(piece, has_glyph) if i in named else "" for i, piece in pieces]
     title = f"tokens: wte, {len(names) + 1:,} of them"
-    names.insert(found.bos, "BOS")
-    if len(named) < len(found.chars):
+    names.insert(embeddings.bos, "BOS")
+    if len(named) < len(embeddings.chars):
         title += f"; the {len(named)} most common are named"
-    plane(left, found.tokens, names, title)
-    size = len(found.positions.points)
+    plane(left, embeddings.tokens, names, title)
+    size = len(embeddings.positions.points)
     apart = -(-size // 32)  # more numbers would cover each other
     numbers = [f"{i}" if i % apart == 0 else "" for i in range(size)]
-    right.plot(*split(found.positions.points), color=PALE, linewidth=0.8, zorder=1)
-    plane(right, found.positions, numbers, f"positions: wpe, 0 to {size - 1:,}")
+    right.plot(*split(embeddings.positions.points), color=PALE, linewidth=0.8, zorder=1)
+    plane(right, embeddings.positions, numbers, f"positions: wpe, 0 to {size - 1:,}")
     return figure
 
 
@@ -222,12 +222,12 @@ def tallness(points: Sequence[tuple[float, float]]) -> float:
     return min(max(height / width, 0.5), 1.0) if width else 1.0
 
 
-def plane(axes: Axes, found: Projection, names: Sequence[str], title: str) -> None:
+def plane(axes: Axes, projection: Projection, names: Sequence[str], title: str) -> None:
     """Draw names, BOS in another colour, and dots for points without a name."""
-    unnamed = [point for point, name in zip(found.points, names, strict=True) if not name]
+    unnamed = [point for point, name in zip(projection.points, names, strict=True) if not name]
     axes.plot(*split(unnamed), color=PALE, marker=".", markersize=3, linestyle="none", zorder=1)
-    axes.update_datalim(found.points)
-    for point, name in zip(found.points, names, strict=True):
+    axes.update_datalim(projection.points)
+    for point, name in zip(projection.points, names, strict=True):
         if name:
             color, size = ORANGE if name == "BOS" else BLUE, 11 if len(name) <= 2 else 7
             axes.text(*point, name, color=color, fontsize=size, **MIDDLE)
@@ -235,22 +235,22 @@ def plane(axes: Axes, found: Projection, names: Sequence[str], title: str) -> No
     axes.set_aspect("equal", "datalim")
     axes.locator_params(nbins=7)
     axes.set_title(title)
-    axes.set_xlabel(f"first principal component, {found.shares[0]:.0%} of the variance")
-    axes.set_ylabel(f"second principal component, {found.shares[1]:.0%}")
+    axes.set_xlabel(f"first principal component, {projection.shares[0]:.0%} of the variance")
+    axes.set_ylabel(f"second principal component, {projection.shares[1]:.0%}")
 
 
 # ---- attention
 
 
 @style()
-def draw_attention(found: Attention) -> Figure:
+def draw_attention(attention: Attention) -> Figure:
     """Draw a square for each head, layer by layer, with a row for each character read.
 
     The colour shows the root of the share, so that a tenth is visible.
     """
-    num_layers, num_heads = len(found.weights), len(found.weights[0])
+    num_layers, num_heads = len(attention.weights), len(attention.weights[0])
     has_glyph = glyph_finder()
-    names = ["BOS", *(shown(piece, has_glyph) for piece in found.pieces)]
+    names = ["BOS", *(shown(piece, has_glyph) for piece in attention.pieces)]
     size = len(names)
     turned = 90 if max(map(len, names[1:]), default=1) > 2 else 0
     side = min(max(0.25 * size, 1.6), 13 / num_heads, 40 / num_layers)  # inches of a square
@@ -261,7 +261,7 @@ def draw_attention(found: Attention) -> Figure:
     width = num_heads * (side + 0.2) + 2.0
     height = num_layers * (side + 0.35) + below
     figure = Figure(figsize=(width, height))
-    for layer, heads in enumerate(found.weights):
+    for layer, heads in enumerate(attention.weights):
         y = below + (num_layers - 1 - layer) * (side + 0.35)
         for head, weights in enumerate(heads):
             x = 0.9 + head * (side + 0.2)
@@ -294,28 +294,28 @@ def draw_attention(found: Attention) -> Figure:
 
 
 @style()
-def draw_lengths(found: Lengths) -> Figure:
+def draw_lengths(lengths: Lengths) -> Figure:
     """Draw the shares of the list as bars, and those of the samples as a line of steps."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
-    edges = [first - 0.5 for first in (*found.first, found.first[-1] + found.width)]
-    shares = [[n / sum(counts) for n in counts] for counts in (found.listed, found.sampled)]
-    label = f"the list, {sum(found.listed):,} documents"
+    edges = [first - 0.5 for first in (*lengths.first, lengths.first[-1] + lengths.width)]
+    shares = [[n / sum(counts) for n in counts] for counts in (lengths.listed, lengths.sampled)]
+    label = f"the list, {sum(lengths.listed):,} documents"
     axes.stairs(shares[0], edges, fill=True, color="#BFD9EA", label=label)
-    label = f"{found.num_samples:,} samples at temperature {found.temperature:g}"
-    if found.unended:
-        label += f", {found.unended:,} without an end"
+    label = f"{lengths.num_samples:,} samples at temperature {lengths.temperature:g}"
+    if lengths.unended:
+        label += f", {lengths.unended:,} without an end"
     axes.stairs(shares[1], edges, color=ORANGE, linewidth=1.8, label=label)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, 1.1 * max(map(max, shares)))
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     name = "length, characters"
-    if found.width > 1:
-        name += f"; {found.width:,} lengths in one"
-    if found.longest >= found.first[-1] + found.width:
-        name += f", in the last all up to {found.longest:,}"
+    if lengths.width > 1:
+        name += f"; {lengths.width:,} lengths in one"
+    if lengths.longest >= lengths.first[-1] + lengths.width:
+        name += f", in the last all up to {lengths.longest:,}"
     axes.set_xlabel(name)
     axes.set_ylabel("share of all")
     legend_above(axes)
@@ -326,7 +326,7 @@ def draw_lengths(found: Lengths) -> Figure:
 
 
 @style()
-def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
+def draw_frontier(comparison: Comparison, *, by_wins: bool) -> Figure:
     """Draw what fine-tuned models reach at their KL to the base, with 95% intervals.
 
     A line connects those that no other dominates. Models at an infinite KL are left out.
@@ -334,13 +334,13 @@ def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
-    pairs = zip(found.all, frontier_points(found, by_wins), strict=True)
+    pairs = zip(comparison.all, frontier_points(comparison, by_wins), strict=True)
     shown = [pair for pair in pairs if math.isfinite(pair[0].kl)]
-    points = [(each.kl, y) for each, (y, _, _) in shown]
+    points = [(model.kl, y) for model, (y, _, _) in shown]
     best = sorted(mark for mark, free in zip(points, pareto_front(points), strict=True) if free)
     line: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
     axes.plot(*split(best), label="none is as good at less KL", **line)
-    label = f"{found.n:,} samples of each, 95% intervals"
+    label = f"{comparison.n:,} samples of each, 95% intervals"
     style: dict[str, Any] = {"markersize": 6, "elinewidth": 1, "zorder": 3}
     for i, (model, (y, low, high)) in enumerate(shown):
         style |= {"fmt": "o" if i else "D", "color": BLUE if i else GREY}
@@ -348,7 +348,7 @@ def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
         yerr = [[y - low], [high - y]]
         axes.errorbar(model.kl, y, yerr=yerr, xerr=1.96 * model.kl_error, **style)
     axes.margins(x=0.12, y=0.12)
-    name_points(axes, points, [each.name for each, _ in shown])
+    name_points(axes, points, [model.name for model, _ in shown])
     if by_wins:
         axes.yaxis.set_major_formatter("{x:.0%}")
     axes.set_xlabel("KL to the base, nats a document")

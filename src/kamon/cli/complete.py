@@ -57,15 +57,15 @@ def run(args: Args) -> int:
     tokens = next_tokens(model, prefix, temperature=args.temperature)
     if model.writes_text:
         return show_next(tokens, prefix, args)
-    found = complete(model, prefix, args.n, effort=args.effort)
-    known = model.docs.intersection(each.text for each in found.documents)
+    result = complete(model, prefix, args.n, effort=args.effort)
+    known = model.docs.intersection(document.text for document in result.documents)
     if args.json:
-        print_json(next_json(tokens, prefix, args) | found_json(found, known))
+        print_json(next_json(tokens, prefix, args) | found_json(result, known))
     else:
         print("\n".join(["next", *next_lines(tokens, args.next), "", "completions"]))
-        print("\n".join(found_lines(found, known)))
-    say_found(found, args.n, model)
-    return 0 if found.documents else 1
+        print("\n".join(found_lines(result, known)))
+    say_found(result, args.n, model)
+    return 0 if result.documents else 1
 
 
 def show_next(tokens: list[NextToken], prefix: str, args: Args) -> int:
@@ -79,7 +79,7 @@ def show_next(tokens: list[NextToken], prefix: str, args: Args) -> int:
 
 
 def next_json(tokens: list[NextToken], prefix: str, args: Args) -> dict[str, Any]:
-    listed, others = tokens[: args.next], tokens[args.next :]
-    shown = [{"text": each.text or None, "probability": each.probability} for each in listed]
-    rest = {"tokens": len(others), "probability": sum(each.probability for each in others)}
+    first, others = tokens[: args.next], tokens[args.next :]
+    shown = [{"text": token.text or None, "probability": token.probability} for token in first]
+    rest = {"tokens": len(others), "probability": sum(token.probability for token in others)}
     return {"directory": args.dir, "prefix": prefix, "next": shown, "others": rest}

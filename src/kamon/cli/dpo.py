@@ -100,34 +100,29 @@ def say_step(measured: dict[str, float]) -> None:
 
 def say_measured(model: Model) -> None:
     """Print the measurements of the finished run, and signs of reward hacking."""
-    found = model.training["tuning"]
-    pairs, settings = found["pairs"], found["settings"]
+    measured = model.training["tuning"]
+    pairs, settings = measured["pairs"], measured["settings"]
     judged = "held-out pairs" if pairs["held_out"] else "pairs that were learned"
     say(
         f"on {pairs['num_pairs']:,} {judged}: loss {pairs['loss']:.4f}, accuracy of the implicit "
         f"reward {pairs['accuracy']:.1%}, its margin {pairs['margin']:.3f}"
     )
-    if "fulfilled" in found:
-        base = f"(base {found['base_fulfilled']:.1%})"
-        say(f"the rule is fulfilled by {found['fulfilled']:.1%} of samples {base}")
-    say(f"KL to the base {found['kl']:.2f} ± {found['kl_error']:.2f} nats a document")
-    if found["win_rate"] is not None:
-        low, high = found["win_rate_interval"]
+    if "fulfilled" in measured:
+        base = f"(base {measured['base_fulfilled']:.1%})"
+        say(f"the rule is fulfilled by {measured['fulfilled']:.1%} of samples {base}")
+    say(f"KL to the base {measured['kl']:.2f} ± {measured['kl_error']:.2f} nats a document")
+    if measured["win_rate"] is not None:
+        low, high = measured["win_rate_interval"]
         by_rule = settings["prefer"] is not None
         by = "by the rule" if by_rule else "by how often both names were given"
-        say(
-            f"win rate over the base {by}: {found['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties "
-            f"count as half; {found['judged']:.0%} of {found['num_samples']:,} pairs of samples "
-            "can be judged"
-        )
-    say(
-        f"different samples {found['uniqueness']:.1%} (base {found['base_uniqueness']:.1%}), new "
-        f"ones {found['novelty']:.1%} (base {found['base_novelty']:.1%})"
-    )
-    if found["over_budget"]:
-        say(
-            f"stopped: the KL is above the budget of {settings['max_kl']:g} nats"
-            + ("; the best model within it is kept" if found["kept_within"] else "")
-        )
-    for sentence in found["collapse"]:
+        won = f"{by}: {measured['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count as half"
+        judged = f"{measured['judged']:.0%} of {measured['num_samples']:,} pairs of samples"
+        say(f"win rate over the base {won}; {judged} can be judged")
+    unique = f"{measured['uniqueness']:.1%} (base {measured['base_uniqueness']:.1%})"
+    novel = f"{measured['novelty']:.1%} (base {measured['base_novelty']:.1%})"
+    say(f"different samples {unique}, new ones {novel}")
+    if measured["over_budget"]:
+        kept = "; the best model within it is kept" if measured["kept_within"] else ""
+        say(f"stopped: the KL is above the budget of {settings['max_kl']:g} nats{kept}")
+    for sentence in measured["collapse"]:
         say(f"reward hacking: {sentence}; a larger --beta, --max-kl or fewer steps hold it back")

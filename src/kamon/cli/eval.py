@@ -76,74 +76,69 @@ def run(args: Args) -> None:
         mode, composed = model.config.mode, model.tokenizer.composed
         source = corpus.read(args.file, **reading(args), mode=mode, composed=composed)
         say_corpus(source, args.file)
-    found = evaluate(model, source, n=args.n, temperature=args.temperature, seed=args.seed)
-    say_left_out(found.documents, model.config.block_size, model.tokenizer.unit)
+    metrics = evaluate(model, source, n=args.n, temperature=args.temperature, seed=args.seed)
+    say_left_out(metrics.documents, model.config.block_size, model.tokenizer.unit)
     if args.json:
         summary = source.summary() if source else None
-        print_json({"directory": args.dir, "corpus": summary, **asdict(found)})
+        print_json({"directory": args.dir, "corpus": summary, **asdict(metrics)})
         return
-    print_guessed(found.documents, whole=args.file is not None or not model.writes_text)
-    if found.samples:
+    print_guessed(metrics.documents, whole=args.file is not None or not model.writes_text)
+    if metrics.samples:
         print()
-        print_sampled(found.samples)
+        print_sampled(metrics.samples)
 
 
-def say_left_out(found: HeldOutMetrics, block_size: int, unit: str) -> None:
-    """Which documents were not looked at, or not to their end: never silently."""
-    if found.num_learned:
-        say(f"{count(found.num_learned, 'document')} left out: the model learned from them")
-    if found.num_unknown:
+def say_left_out(metrics: HeldOutMetrics, block_size: int, unit: str) -> None:
+    """Say which documents were not measured, or not to their end."""
+    if metrics.num_learned:
+        say(f"{count(metrics.num_learned, 'document')} left out: the model learned from them")
+    if metrics.num_unknown:
         from kamon.evaluation.evaluate import first_or_all
 
-        chars = "character" if len(found.unknown_chars) == 1 else "characters"
-        chars += f" {first_or_all(found.unknown_chars)}"
-        say(f"{count(found.num_unknown, 'document')} left out: the model does not know {chars}")
-    if found.num_cut:
+        chars = "character" if len(metrics.unknown_chars) == 1 else "characters"
+        chars += f" {first_or_all(metrics.unknown_chars)}"
+        say(f"{count(metrics.num_unknown, 'document')} left out: the model does not know {chars}")
+    if metrics.num_cut:
         say(
-            f"{count(found.num_cut, 'document')} too long for block_size {block_size}, as in "
+            f"{count(metrics.num_cut, 'document')} too long for block_size {block_size}, as in "
             f"training: what is behind {count(block_size, unit)} is not tested"
         )
 
 
-def print_guessed(found: HeldOutMetrics, *, whole: bool = True) -> None:
-    """whole: these are documents; otherwise what was held out of a text."""
-    tested = count(found.num_docs, "document") if whole else "the part of the text"
-    tokens, chars = count(found.num_tokens, "token"), count(found.num_chars, "character")
+def print_guessed(metrics: HeldOutMetrics, *, whole: bool = True) -> None:
+    """Print a table of losses; whole: of documents, otherwise of a part of a text."""
+    tested = count(metrics.num_docs, "document") if whole else "the part of the text"
+    tokens, chars = count(metrics.num_tokens, "token"), count(metrics.num_chars, "character")
     print(f"{tested} that the model did not learn from: {tokens}, {chars}")
-    baselines = [("uniform", found.uniform), ("unigram", found.unigram)]
-    best = (f"best n-gram, n={found.best_order}", found.ngram)
-    print_losses("", 17, [*baselines, best, ("model", found.model)])
-    word = "better" if found.gain >= 0 else "worse"
-    print(f"the model is {abs(found.gain):.4f} nats a token {word} than the best n-gram")
+    baselines = [("uniform", metrics.uniform), ("unigram", metrics.unigram)]
+    best = (f"best n-gram, n={metrics.best_order}", metrics.ngram)
+    print_losses("", 17, [*baselines, best, ("model", metrics.model)])
+    word = "better" if metrics.gain >= 0 else "worse"
+    print(f"the model is {abs(metrics.gain):.4f} nats a token {word} than the best n-gram")
 
 
-def print_sampled(found: SampleMetrics) -> None:
-    samples = count(found.num_samples, "sample")
-    print(f"{samples} at temperature {found.temperature:g}, seed {found.seed}")
+def print_sampled(metrics: SampleMetrics) -> None:
+    samples = count(metrics.num_samples, "sample")
+    print(f"{samples} at temperature {metrics.temperature:g}, seed {metrics.seed}")
     for name, share in (
-        ("finished", found.finished),
-        ("unique", found.unique),
-        ("novel", found.novel),
-        ("in the list (learned)", found.in_learned),
-        ("in the list (held out)", found.in_held_out),
+        ("finished", metrics.finished),
+        ("unique", metrics.unique),
+        ("novel", metrics.novel),
+        ("in the list (learned)", metrics.in_learned),
+        ("in the list (held out)", metrics.in_held_out),
     ):
         print(f"{name:23} {share:7.1%}")
-    print(
-        f"{'mean length':23} {found.mean_length:7.2f} characters, {found.mean_length_list:.2f} in "
-        f"the list"
-    )
-    print(
-        f"{'distance of lengths':23} {found.length_distance:7.2f} characters (earth mover's); "
-        f"by chance {found.chance_length_distance:.2f}"
-    )
-    print(
-        f"{'distance of bigrams':23} {found.bigram_divergence:7.4f} bits (Jensen-Shannon); "
-        f"by chance {found.chance_bigram_divergence:.4f}"
-    )
-    if found.similar:
-        texts = [one_line(similar.text) for similar in found.similar]
+    listed, chance = metrics.mean_length_list, metrics.chance_length_distance
+    lengths = f"{metrics.length_distance:7.2f} characters (earth mover's); by chance {chance:.2f}"
+    chance = metrics.chance_bigram_divergence
+    bigrams = f"{metrics.bigram_divergence:7.4f} bits (Jensen-Shannon); by chance {chance:.4f}"
+    print(f"{'mean length':23} {metrics.mean_length:7.2f} characters, {listed:.2f} in the list")
+    print(f"{'distance of lengths':23} {lengths}")
+    print(f"{'distance of bigrams':23} {bigrams}")
+    if metrics.similar:
+        texts = [one_line(similar.text) for similar in metrics.similar]
         width = max(map(columns, [*texts, "novel"]))
         print(f"\n{'novel':{width}}  ratio  most similar of what it learned")
-        for text, similar in zip(texts, found.similar, strict=True):
+        for text, similar in zip(texts, metrics.similar, strict=True):
             nearest = "(nothing)" if similar.document is None else one_line(similar.document)
             print(f"{padded(text, width)}  {similar.ratio:5.2f}  {nearest}")

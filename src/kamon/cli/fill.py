@@ -34,11 +34,11 @@ def run(args: Args) -> int:
     model = load(args.dir, **chosen_engine(args))
     given = model.tokenizer.normal(args.pattern)
     pattern = exchange(model, parse(given), args.unknown)
-    found = fill(model, pattern, args.n, effort=args.effort)
-    known = model.docs.intersection(each.text for each in found.documents)
+    result = fill(model, pattern, args.n, effort=args.effort)
+    known = model.docs.intersection(document.text for document in result.documents)
     if args.json:
-        print_json({"directory": args.dir, "pattern": given} | found_json(found, known))
-    elif found.documents:
-        print("\n".join(found_lines(found, known)))
-    say_found(found, args.n, model)
-    return 0 if found.documents else 1
+        print_json({"directory": args.dir, "pattern": given} | found_json(result, known))
+    elif result.documents:
+        print("\n".join(found_lines(result, known)))
+    say_found(result, args.n, model)
+    return 0 if result.documents else 1

@@ -54,19 +54,19 @@ def show_engine(args: Args) -> None:
     from kamon.native import library
 
     why_not = library.why_not()
-    found = {
+    engine = {
         "engine": "scalar" if why_not else "native",
         "instructions": None if why_not else library.best_level(),
         "built": [level for level in library.LEVELS if os.path.exists(library.library_path(level))],
         "threads": library.usable_cores(),
     }
     if args.json:
-        print_json(found)
+        print_json(engine)
     elif why_not:
         print(f"scalar: {why_not}")
     else:
         print(
-            f"native: {found['instructions']} instructions, chosen from "
+            f"native: {engine['instructions']} instructions, chosen from "
             f"{', '.join(library.LEVELS)}; {count(library.usable_cores(), 'thread')}"
         )
 

@@ -59,11 +59,11 @@ def suggest(model: Model, text: str, known: Collection[str], args: Args) -> Sugg
         exchanged = replacements(model.tokenizer, prefix, args.unknown)
         prefix = "".join(map(str, replaced(prefix, exchanged)))
         tokens = next_tokens(model, prefix, temperature=args.temperature)
-        found = complete(model, prefix, min(args.n, ROWS), effort=args.effort * EFFORT)
+        result = complete(model, prefix, min(args.n, ROWS), effort=args.effort * EFFORT)
     except KamonError as error:
         return Suggestions(text, text, [f"  {one_line(str(error))}"])
-    lines = [*next_lines(tokens, min(args.next, ROWS)), "", *found_lines(found, known)]
-    best = next((each.text for each in found.documents if each.text != text), text)
+    lines = [*next_lines(tokens, min(args.next, ROWS)), "", *found_lines(result, known)]
+    best = next((document.text for document in result.documents if document.text != text), text)
     return Suggestions(text, best, lines)
 
 

@@ -122,4 +122,4 @@ def fit(
     ngram, nats = best_ngram(learned, unseen, tokenizer.vocab_size, max_order)
     num_chars = unseen.num_targets - len(unseen)
     uniform = unseen.num_targets * math.log(tokenizer.vocab_size)
-    return ngram, [loss_metrics(each, unseen.num_targets, num_chars) for each in [uniform, *nats]]
+    return ngram, [loss_metrics(total, unseen.num_targets, num_chars) for total in [uniform, *nats]]

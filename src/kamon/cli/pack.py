@@ -92,7 +92,7 @@ def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
         "directory": path,
         **{name: content[name] for name in names},
         "num_inputs": len(content["inputs"]),
-        "num_blank_inputs": sum(not each["shards"] for each in content["inputs"]),
+        "num_blank_inputs": sum(not entry["shards"] for entry in content["inputs"]),
     }
 
 

@@ -50,8 +50,8 @@ def run(args: Args) -> None:
     if args.json:
         if args.output is not None or args.format is not None or args.overwrite:
             raise ConfigError("--json draws nothing: leave out --output, --format and --overwrite")
-        found = {kind: asdict(part) for kind, part in numbers(args, kinds).items()}
-        print_json({"directory": args.dir} | found)
+        data = {kind: asdict(part) for kind, part in numbers(args, kinds).items()}
+        print_json({"directory": args.dir} | data)
         return
     format, paths = targets(args, kinds)
     check_free(paths, Path(args.dir), args.overwrite)
@@ -59,9 +59,9 @@ def run(args: Args) -> None:
     from kamon import plotting
 
     draw = plotting.DRAW
-    found = numbers(args, kinds)
-    write({paths[kind]: plotting.render(draw[kind](part), format) for kind, part in found.items()})
-    print("\n".join(one_line(str(paths[kind])) for kind in kinds if kind in found))
+    data = numbers(args, kinds)
+    write({paths[kind]: plotting.render(draw[kind](part), format) for kind, part in data.items()})
+    print("\n".join(one_line(str(paths[kind])) for kind in kinds if kind in data))
 
 
 def numbers(args: Args, kinds: list[str]) -> dict[str, Any]:

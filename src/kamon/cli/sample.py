@@ -93,44 +93,44 @@ def run(args: Args) -> int:
     if is_text and (args.details or args.nearest):
         raise ConfigError("--details and --nearest compare documents, and this model writes text")
     n = args.n if args.n is not None else 1 if is_text else 20
-    found = model.generate(n, temperature=args.temperature, seed=args.seed, **conditions)
+    result = model.generate(n, temperature=args.temperature, seed=args.seed, **conditions)
     if args.json and is_text:
-        print_json({"directory": args.dir, "samples": [{"text": text} for text in found.texts]})
+        print_json({"directory": args.dir, "samples": [{"text": text} for text in result.texts]})
     elif args.json or args.details or args.nearest:
-        samples = described(model, found, args.nearest, conditions.get("prompt"))
+        samples = described(model, result, args.nearest, conditions.get("prompt"))
         if args.json:
-            print_json({"directory": args.dir, "tried": found.num_candidates, "samples": samples})
+            print_json({"directory": args.dir, "tried": result.num_candidates, "samples": samples})
         else:
             print_details(samples)
     elif is_text:
-        print(*found.texts, sep="\n\n")
+        print(*result.texts, sep="\n\n")
     else:  # a program gets each text and no more
-        known = model.docs.intersection(found.texts) if sys.stdout.isatty() else ()
-        print_marked(found.texts, known)
+        known = model.docs.intersection(result.texts) if sys.stdout.isatty() else ()
+        print_marked(result.texts, known)
     if not is_text:
-        say_unfinished(found.sizes, found.room, model.tokenizer.unit)
-        if num_empty := found.texts.count(""):
-            num = f"{num_empty:,} of {len(found.texts):,}"
+        say_unfinished(result.sizes, result.room, model.tokenizer.unit)
+        if num_empty := result.texts.count(""):
+            num = f"{num_empty:,} of {len(result.texts):,}"
             say(f"{num} samples are empty: the model ended them at once")
-    if len(found.texts) == n:
+    if len(result.texts) == n:
         return 0
     say(
-        f"{len(found.texts):,} of {n:,} found: "
-        f"among {found.num_candidates:,} candidates no more fulfil the conditions"
+        f"{len(result.texts):,} of {n:,} found: "
+        f"among {result.num_candidates:,} candidates no more fulfil the conditions"
     )
-    return 0 if found.texts else 1
+    return 0 if result.texts else 1
 
 
 def described(
-    model: Model, found: SampleResult, nearest: bool, prompt: str | None = None
+    model: Model, result: SampleResult, nearest: bool, prompt: str | None = None
 ) -> list[dict[str, Any]]:
     """Return what --json shows of each sample."""
     from kamon.evaluation.nearest import sample_infos
 
-    known = model.docs.intersection(found.texts)
-    infos = sample_infos(model, found.texts, prompt, known=known, nearest=nearest)
+    known = model.docs.intersection(result.texts)
+    infos = sample_infos(model, result.texts, prompt, known=known, nearest=nearest)
     samples: list[dict[str, Any]] = []
-    for place, info in zip(found.numbers, infos, strict=True):
+    for place, info in zip(result.numbers, infos, strict=True):
         sample = {"text": info.text, "number": place, "logprob": info.logprob}
         sample["in_list"] = info.in_list
         if info.nearest:

@@ -59,7 +59,9 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
 
     if unknown == "error":
         try:
-            model.tokenizer.encode("".join(each for each in elements if isinstance(each, str)))
+            model.tokenizer.encode(
+                "".join(element for element in elements if isinstance(element, str))
+            )
         except TokenizerError as error:
             raise TokenizerError(
                 f"{error}; --unknown replace takes the closest known characters, --unknown skip "
@@ -82,10 +84,10 @@ def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:
     """Return a line with a bar for each of the `most` likeliest tokens, and one for the others."""
     from math import fsum
 
-    rows = [(shown(each.text), each.probability) for each in tokens[:most]]
+    rows = [(shown(token.text), token.probability) for token in tokens[:most]]
     others = tokens[most:]
     if others:
-        rows.append((count(len(others), "other"), fsum(each.probability for each in others)))
+        rows.append((count(len(others), "other"), fsum(token.probability for token in others)))
     width = max(columns(name) for name, _ in rows)
     return [f"  {padded(name, width)}  {p:6.1%}  {bar(p)}".rstrip() for name, p in rows]
 
@@ -110,36 +112,38 @@ def bar(p: float) -> str:
     return "█" * round(BAR * p)
 
 
-def found_lines(found: SearchResult, known: Collection[str]) -> list[str]:
-    return [
-        f"  {each.logprob:8.3f}  {each.share:6.1%}  {entry_line(each.text) or '(empty)'}"
-        f"{'  (in the list)' if each.text in known else ''}"
-        for each in found.documents
+def found_lines(result: SearchResult, known: Collection[str]) -> list[str]:
+    lines = []
+    for text, logprob, share in result.documents:
+        mark = "  (in the list)" if text in known else ""
+        lines.append(f"  {logprob:8.3f}  {share:6.1%}  {entry_line(text) or '(empty)'}{mark}")
+    return lines
+
+
+def found_json(result: SearchResult, known: Collection[str]) -> dict[str, Any]:
+    documents = [
+        document._asdict() | {"in_list": document.text in known} for document in result.documents
     ]
-
-
-def found_json(found: SearchResult, known: Collection[str]) -> dict[str, Any]:
-    documents = [each._asdict() | {"in_list": each.text in known} for each in found.documents]
     return {
         "documents": documents,
-        "exact": found.num_exact,
-        "complete": found.complete,
-        "reads": found.reads,
+        "exact": result.num_exact,
+        "complete": result.complete,
+        "reads": result.reads,
     }
 
 
-def say_found(found: SearchResult, n: int, model: Model) -> None:
+def say_found(result: SearchResult, n: int, model: Model) -> None:
     """Say if there are fewer than asked for, or if they may not be the most probable."""
-    have, exact = len(found.documents), found.num_exact
-    say_line_ends(sum(has_line_end(each.text) for each in found.documents))
-    sizes = [len(model.tokenizer.encode(each.text)) for each in found.documents]
+    have, exact = len(result.documents), result.num_exact
+    say_line_ends(sum(has_line_end(document.text) for document in result.documents))
+    sizes = [len(model.tokenizer.encode(document.text)) for document in result.documents]
     say_unfinished(sizes, model.config.block_size, model.tokenizer.unit)
-    if found.complete:
+    if result.complete:
         if have < n:
             say(f"{have:,} of {n:,} found: no other document matches")
         return
     sure = "none is" if not exact else "only the first is" if exact == 1 else f"{exact:,} are"
     say(
         f"{have:,} of {n:,} found, of which {sure} sure to be the most probable: the search ended "
-        f"after {count(found.reads, 'token')}, a larger --effort goes on"
+        f"after {count(result.reads, 'token')}, a larger --effort goes on"
     )

@@ -174,8 +174,8 @@ def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
     for word in line.split():
         number = word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS
         if not number or int(word) > last:
-            found = repr(word[:MAX_DIGITS])
-            raise TokenizerError(f"{found} is no token: they are numbers from 0 to {last:,}")
+            quoted = repr(word[:MAX_DIGITS])
+            raise TokenizerError(f"{quoted} is no token: they are numbers from 0 to {last:,}")
         tokens.append(int(word))
     end = len(tokens) - (len(tokens) > 1 and tokens[-1] == bos)
     tokens = tokens[tokens[:1] == [bos] : end]
@@ -229,14 +229,14 @@ def described(
         return {"token": token, "text": tokenizer.token_text(token)}
 
     tokens = [token for steps in pieces for token in steps[-1]]
-    found: dict[str, Any] = {"tokens": list(map(named, tokens))}
-    found["pieces"] = [{"steps": steps} for steps in pieces]
+    content: dict[str, Any] = {"tokens": list(map(named, tokens))}
+    content["pieces"] = [{"steps": steps} for steps in pieces]
     if near:
-        found["nearest"] = {
+        content["nearest"] = {
             str(token): [named(other.token) | {"cosine": other.cosine} for other in near[token]]
             for token in dict.fromkeys(tokens)
         }
-    return found
+    return content
 
 
 def visible(tokenizer: Tokenizer, token: int) -> str:

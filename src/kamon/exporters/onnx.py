@@ -97,12 +97,12 @@ def cache(config: Config, name: str, length: str) -> ValueInfoProto:
 
 def nodes(config: Config) -> list[NodeProto]:
     """Return the operations of `kamon.engines.scalar.gpt`."""
-    found: list[NodeProto] = []
+    operations: list[NodeProto] = []
 
     def add(op: str, *operands: str, out: str = "", **attributes: Any) -> str:
         """Add an operation, and return the name of its result."""
-        name = out or f"x{len(found)}"
-        found.append(helper.make_node(op, operands, [name], **attributes))
+        name = out or f"x{len(operations)}"
+        operations.append(helper.make_node(op, operands, [name], **attributes))
         return name
 
     def linear(x: str, weights: str, out: str = "") -> str:
@@ -135,4 +135,4 @@ def nodes(config: Config) -> list[NodeProto]:
     linear(x, "lm_head", out="logits")
     add("Concat", *present_keys, out="present_keys", axis=0)
     add("Concat", *present_values, out="present_values", axis=0)
-    return found
+    return operations
