@@ -109,10 +109,10 @@ def measure_processes() -> Iterator[Row]:
             commands["kamon reproduce, float32, names from a file"] = reproduce
         took = best_processes(list(commands.values()))
     bare, click = took[:2]
-    for name, each in zip(commands, took, strict=True):
-        if each:
-            more = {"ratio_to_click": each / click} if click and name.startswith("kamon") else {}
-            yield row(name, each * 1e3, "ms", ratio_to_bare=each / bare, **more)
+    for name, elapsed in zip(commands, took, strict=True):
+        if elapsed:
+            more = {"ratio_to_click": elapsed / click} if click and name.startswith("kamon") else {}
+            yield row(name, elapsed * 1e3, "ms", ratio_to_bare=elapsed / bare, **more)
 
 
 def row(what: str, value: float, unit: str, **more: float) -> Row:

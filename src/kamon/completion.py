@@ -32,7 +32,7 @@ from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 
-MAX_RESULTS = 10_000  # documents that can be asked for
+MAX_RESULTS = 10_000  # documents
 MAX_EFFORT = 1_000
 MAX_READS = 10_000  # tokens that a search reads, and as many in the beam
 MAX_READS_SLOW = 2_000  # by an engine without a `train` of its own: the scalar one

@@ -86,7 +86,7 @@ def run(args: Args) -> None:
     if args.output is not None:
         check_not_input(args.output, args.input)
         check_file(args.output, overwrite=args.overwrite, folder=True)
-    # NFC is one of the steps, which says what it changed.
+    # NFC is one of the steps: its changes are counted.
     source = corpus.read(args.input, **reading(args), composed=False)
     say_corpus(source, args.input)
     cleaned = clean(source.docs, options)
@@ -112,7 +112,7 @@ def run(args: Args) -> None:
 
 def say_step(step: Step) -> None:
     arrow = "->" if step.action == "changed" else "for"
-    if step.name == "repetitions":  # there is no more to say of them
+    if step.name == "repetitions":  # both texts are equal
         shown = "; ".join(short(doc) for doc, _ in step.examples)
     else:
         shown = "; ".join(f"{short(doc)} {arrow} {short(other)}" for doc, other in step.examples)

@@ -27,7 +27,7 @@ def run(args: Args) -> int:
     from kamon.completion import fill
     from kamon.generation.search import parse
 
-    parse(args.pattern)  # says what is wrong with it before a model is read
+    parse(args.pattern)  # raises ConfigError before a model is read
 
     from kamon.model import load
 

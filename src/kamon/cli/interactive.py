@@ -134,7 +134,7 @@ def line_editor(
     app: Application[str | None] = Application(
         layout=Layout(HSplit([line, table])), key_bindings=keys, erase_when_done=True
     )
-    app.ttimeoutlen = 0.05  # Esc alone is not the beginning of another key
+    app.ttimeoutlen = 0.05  # seconds after Esc, with which other keys begin
     app.timeoutlen = 0.05
     app.pre_run_callables.append(changed)
     return app

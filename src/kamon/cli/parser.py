@@ -31,11 +31,11 @@ class Parser(argparse.ArgumentParser):
         self.width = None
         return super().format_help()
 
-    argv: tuple[str, ...] = ()  # that is being parsed
+    argv: tuple[str, ...] = ()
 
     def parse(self, argv: list[str]) -> Args:
         self.argv = tuple(argv)
-        # Flags and words in any order: an optional last word may stand behind flags.
+        # An optional argument may come after options.
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             word = unknown[0].partition("=")[0]

@@ -88,7 +88,7 @@ def targets(args: Args, kinds: list[str]) -> tuple[str, dict[str, Path]]:
     """Return the format, and the file of each kind."""
     if args.output is None:
         model = Path(args.dir)
-        if model.name in ("", ".."):  # `.` and the like have no name to put -plots behind
+        if model.name in ("", ".."):  # `.` and the like have no name
             model = model.resolve()
         folder = model.with_name(f"{model.name}-plots")
     else:

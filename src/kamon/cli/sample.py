@@ -104,7 +104,7 @@ def run(args: Args) -> int:
             print_details(samples)
     elif is_text:
         print(*result.texts, sep="\n\n")
-    else:  # a program gets each text and no more
+    else:
         known = model.docs.intersection(result.texts) if sys.stdout.isatty() else ()
         print_marked(result.texts, known)
     if not is_text:

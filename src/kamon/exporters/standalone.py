@@ -91,7 +91,7 @@ def rmsnorm(x: list[float]) -> list[float]:
 
 
 def attention(q: list[float], keys: Matrix, values: Matrix) -> list[float]:
-    """Each head looks back: softmax(q·k / √D) says how much it takes of the values so far."""
+    """Each head adds up the values so far, weighted by softmax(q·k / √D)."""
     head_dim = N_EMBD // N_HEAD
     out = []
     for start in range(0, N_EMBD, head_dim):
@@ -102,7 +102,7 @@ def attention(q: list[float], keys: Matrix, values: Matrix) -> list[float]:
 
 
 class Decoder:
-    """Reads a document token by token; keys and values (N_LAYER, T, C) are what it remembers."""
+    """The model reads a document token by token, and remembers keys and values (N_LAYER, T, C)."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -146,8 +146,8 @@ class Characters:
         self.special = {piece: token for piece, token in self.tokens.items() if len(piece) > 1}
 
     def normal(self, text: str) -> str:
-        """`text` in the form of what was learned: in Unicode's NFC, where ö is one character, but
-        for characters without a token whose parts have one."""
+        """`text` in the form of the training set: Unicode's NFC, where ö is one character, except
+        for characters without a token whose parts have tokens."""
         if not COMPOSED or text.isascii():
             return text
         text = normalize("NFC", text)
@@ -199,14 +199,14 @@ class BytePairs:
             self.bytes.append(self.bytes[a] + self.bytes[b])
 
     def merge(self, piece: bytes) -> str:
-        """The tokens of a piece: of the merges that can be made, the earliest first."""
+        """The tokens of a piece. Of the merges that can be made, the earliest comes first."""
         tokens = piece.decode("latin-1")
-        while found := [*filter(None, map(self.made.get, map(add, tokens, tokens[1:])))]:
-            tokens = tokens.replace(self.pairs[min(found)], min(found))
+        while made := [*filter(None, map(self.made.get, map(add, tokens, tokens[1:])))]:
+            tokens = tokens.replace(self.pairs[min(made)], min(made))
         return tokens
 
     def normal(self, text: str) -> str:
-        """`text` in the form of what was learned: in Unicode's NFC, where ö is one character."""
+        """`text` in the form of the training set: Unicode's NFC, where ö is one character."""
         return normalize("NFC", text) if COMPOSED else text
 
     def encode(self, text: str) -> list[int]:
@@ -217,7 +217,7 @@ class BytePairs:
         return b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "replace")
 
     def unfinished(self, tokens: Sequence[int]) -> bytes | None:
-        """The bytes of a character that tokens begin and do not end; None if they are no text."""
+        """The bytes of a character that the tokens begin but do not end; None if they are no text."""
         return unfinished(b"".join(map(self.bytes.__getitem__, tokens)))
 
     def ruled_out(self, tokens: Sequence[int]) -> set[int]:
@@ -229,12 +229,12 @@ class BytePairs:
         return found | {t for t, each in enumerate(self.bytes) if unfinished(begun + each) is None}
 
     def openings(self, text: str) -> list[tuple[int, ...]]:
-        """All ways in which tokens may begin with `text`, whose end may lie inside a token."""
+        """All ways in which tokens can begin with `text`, which may end inside a token."""
         text = self.normal(text)
         found = {tuple(self.encode(text)): None}
         *before, last = self.split.findall(text)
         ways = [(before, last)]
-        if last.isspace() and last[1:].endswith(" "):  # the space may be that of a word behind it
+        if last.isspace() and last[1:].endswith(" "):  # a space can belong to the next word
             ways.append(([*before, last[:-1]], " "))
         for pieces, end in ways:
             whole, data = "".join(self.merge(piece.encode()) for piece in pieces), end.encode()
@@ -249,12 +249,13 @@ class BytePairs:
 
 
 def unfinished(data: bytes) -> bytes | None:
-    """The bytes of a character that `data` begins and does not end; None if it is no UTF-8."""
+    """The bytes of a character that `data` begins but does not end, or None if it is not UTF-8."""
     try:
         rest = data[codecs.utf_8_decode(data, "strict", False)[1] :]
     except UnicodeDecodeError:
         return None
-    return None if rest[:1] == b"\xed" and rest[1:] >= b"\xa0" else rest  # of a surrogate
+    is_surrogate = rest[:1] == b"\xed" and rest[1:] >= b"\xa0"
+    return None if is_surrogate else rest
 
 
 @cache
@@ -263,15 +264,15 @@ def tokenizer() -> Characters | BytePairs:
 
 
 def before_answer(prompt: str | None) -> list[int]:
-    """The tokens between BOS and an answer: the prompt, and a special one behind it."""
+    """The tokens between BOS and an answer: the prompt, then a special one."""
     if prompt is None:
         return []
     if "<|answer|>" not in tokenizer().special:
         raise ValueError("this model knows no prompts")
-    found = [*tokenizer().encode(prompt), tokenizer().special["<|answer|>"]]
-    if len(found) >= BLOCK_SIZE:
-        raise ValueError(f"the prompt leaves no room for an answer: it has {len(found) - 1} tokens")
-    return found
+    start = [*tokenizer().encode(prompt), tokenizer().special["<|answer|>"]]
+    if len(start) >= BLOCK_SIZE:
+        raise ValueError(f"the prompt leaves no room for an answer: it has {len(start) - 1} tokens")
+    return start
 
 
 # ---- 3. Draws ---------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ def uniform(seed: int, index: int, position: int) -> float:
 
 
 def probabilities(logits: Sequence[float], temperature: float) -> list[float]:
-    """softmax(logits / temperature); so cold that only the largest logit is left, 1 for it."""
+    """softmax(logits / temperature), or 1 for the largest logit if the quotients overflow."""
     try:
         scale = temperature**-1
     except ArithmeticError:  # 0, or too small to divide by
@@ -338,7 +339,7 @@ def samples(
         begun = tokenizer().unfinished(tokens)
         if begun is None or (begun and len(tokens) < BLOCK_SIZE - len(before)):
             tokens = draw(index, temperature, seed, before, valid=True)
-        while tokenizer().unfinished(tokens):  # a character that the end of the room cuts
+        while tokenizer().unfinished(tokens):  # BLOCK_SIZE ended inside a character
             tokens = tokens[:-1]
         yield tokenizer().normal(tokenizer().decode(tokens))
 
@@ -352,7 +353,7 @@ def draw(
         decoder.push(token)
     token = [BOS, *before][-1]
     tokens: list[int] = []
-    # No special token but the end has a place in a document.
+    # The end is the only special token of a document.
     out = {token for token in tokenizer().special.values() if token != BOS}
     for position in range(BLOCK_SIZE - len(before)):
         logits = decoder.push(token)
@@ -370,8 +371,8 @@ def draw(
 def score(text: str, prompt: str | None = None) -> tuple[float, float]:
     """(log p of the text and its end in nats, the same in bits a character, the end being one).
 
-    A text that is longer than the model reads at once is read in windows: each begins with BOS and
-    the prompt, and half of what follows there repeats the window before.
+    A text that is longer than BLOCK_SIZE is read in windows. Each begins with BOS and the prompt,
+    and half of the rest repeats the window before.
     """
     text = tokenizer().normal(text)
     before = [BOS, *before_answer(prompt)]
@@ -391,15 +392,14 @@ def score(text: str, prompt: str | None = None) -> tuple[float, float]:
 
 
 def next_tokens(prefix: str = "", prompt: str | None = None) -> list[tuple[str, float]]:
-    """Each token and its probability behind the tokens of `prefix`, the likeliest first; the end of
-    the document is ""."""
+    """Each token and its probability after `prefix`, the most probable first; the end is ""."""
     decoder = Decoder()
     for token in [BOS, *before_answer(prompt), *tokenizer().encode(prefix)]:
         logits = decoder.push(token)
     names = {BOS: ""} | {token: name for name, token in tokenizer().special.items() if token != BOS}
-    found = enumerate(softmax(logits))
-    shown = [(names[t] if t in names else tokenizer().decode([t]), p) for t, p in found]
-    return sorted(shown, key=lambda each: -each[1])
+    tokens = enumerate(softmax(logits))
+    rows = [(names[t] if t in names else tokenizer().decode([t]), p) for t, p in tokens]
+    return sorted(rows, key=lambda row: -row[1])
 
 
 def log_sum_exp(logits: Sequence[float]) -> float:
@@ -408,7 +408,7 @@ def log_sum_exp(logits: Sequence[float]) -> float:
 
 
 class Reading:
-    """Logits behind a beginning; goes on from the one before where that is the start of it."""
+    """Logits after tokens. It continues from the tokens before if these begin with them."""
 
     def __init__(self) -> None:
         self.read: tuple[int, ...] | None = None
@@ -428,14 +428,14 @@ class Reading:
         return logits
 
 
-# A search reads at most so many tokens: fewer of a larger model, or of many different tokens.
+# The most tokens that a search reads: fewer of a large model, or of a large vocabulary.
 READS, WORK, LOOKS = 2_000, 8e6, 1e7
 
 Begun = tuple[float, tuple[int, ...]]  # −log p and the tokens of the beginning of documents
 
 
 class Search:
-    """The n most probable documents whose first tokens are `forced`, and how they are found."""
+    """A search for the n most probable documents whose first tokens are `forced`."""
 
     def __init__(self, n: int, forced: Sequence[int]) -> None:
         self.n, self.forced = n, forced
@@ -469,7 +469,7 @@ class Search:
         size = len(tokens)
         if size >= len(self.forced):
             self.keep(base - logits[BOS], tokens)
-        found = []
+        extensions = []
         for token in self.forced[size : size + 1] or range(VOCAB_SIZE):
             extended = base - logits[token]
             if token in self.special or extended >= self.worst():
@@ -477,8 +477,8 @@ class Search:
             if size + 1 == BLOCK_SIZE:
                 self.keep(extended, (*tokens, token))
             else:
-                found.append((extended, (*tokens, token)))
-        return found
+                extensions.append((extended, (*tokens, token)))
+        return extensions
 
     def best_first(self, most_reads: int) -> None:
         """Read the most probable beginning each time, until none can be among the best."""
@@ -529,12 +529,12 @@ def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
     search.best_first(most_reads)
     if search.left and search.left[0][0] < search.worst():
         search.beam(most_reads)
-    found = sorted(search.best, key=lambda each: (-each[0], each[1]))
-    return [(tokenizer().decode(tokens), logprob) for logprob, tokens in found]
+    documents = sorted(search.best, key=lambda each: (-each[0], each[1]))
+    return [(tokenizer().decode(tokens), logprob) for logprob, tokens in documents]
 
 
 def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Those that have room, each with log p in nats that a document begins like it."""
+    """The openings that fit, each with log p in nats that a document begins like it."""
     reading = Reading()
 
     @cache
@@ -552,7 +552,7 @@ def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[i
 
 
 def on_one_line(text: str) -> str:
-    """An entry is one line: line ends inside it are escaped."""
+    """The text with its line ends escaped."""
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
