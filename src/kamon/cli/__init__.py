@@ -110,8 +110,8 @@ def write_utf_8() -> None:
     """Write UTF-8 with \\n to pipes and files, and escape what a terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            own = {} if stream.isatty() else {"encoding": "utf-8", "newline": "\n"}
-            stream.reconfigure(errors="backslashreplace", **own)
+            form = {} if stream.isatty() else {"encoding": "utf-8", "newline": "\n"}
+            stream.reconfigure(errors="backslashreplace", **form)
 
 
 def run(argv: list[str]) -> int:

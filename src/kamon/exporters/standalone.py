@@ -217,7 +217,7 @@ class BytePairs:
         return b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "replace")
 
     def unfinished(self, tokens: Sequence[int]) -> bytes | None:
-        """The bytes of a character that the tokens begin but do not end; None if they are no text."""
+        """The bytes of a character that the tokens begin but do not end; None if not UTF-8."""
         return unfinished(b"".join(map(self.bytes.__getitem__, tokens)))
 
     def ruled_out(self, tokens: Sequence[int]) -> set[int]:
