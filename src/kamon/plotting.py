@@ -165,17 +165,17 @@ def split(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[floa
 def level(axes: Axes, y: float, name: str, *, below: bool = False) -> None:
     """Draw a horizontal line with its name above it, or below."""
     axes.axhline(y, color=GREEN, linewidth=1, linestyle=":", zorder=2)
-    axes.annotate(
-        name,
-        (1, y),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, -3 if below else 3),
-        textcoords="offset points",
-        ha="right",
-        va="top" if below else "bottom",
-        color=GREEN,
-        zorder=6,
-    )
+    style: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "color": GREEN, "zorder": 6}
+    annotate(axes, name, (1, y), (-2, -3 if below else 3), **style)
+
+
+def annotate(axes: Axes, text: str, point: Any, offset: tuple[int, int], **style: Any) -> None:
+    """Write a text beside a point; offset: to the right and up, in 1/72 inch."""
+    style |= {
+        "ha": "left" if offset[0] > 0 else "right",
+        "va": "bottom" if offset[1] > 0 else "top",
+    }
+    axes.annotate(text, point, xytext=offset, textcoords="offset points", **style)
 
 
 def margins(figure: Figure, wspace: float | None = None) -> None:
@@ -380,15 +380,7 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequen
             boxes.append((covered, len(boxes), right, above, box))
         _, _, right, above, box = min(boxes)
         taken.append(box)
-        axes.annotate(
-            text,
-            point,
-            xytext=(7 if right else -7, 5 if above else -5),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="bottom" if above else "top",
-            zorder=4,
-        )
+        annotate(axes, text, point, (7 if right else -7, 5 if above else -5), zorder=4)
 
 
 DRAW: dict[str, Callable[[Any], Figure]] = {

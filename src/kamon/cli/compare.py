@@ -199,10 +199,8 @@ def print_figures(comparison: Comparison) -> None:
         kl = "0" if base else f"{model.kl:.3f} ± {model.kl_error:.3f}"
         won = f"{wins_of(model, base):>25}" if judged else ""
         loss = "-" if model.loss is None else f"{model.loss:.4f}"
-        print(
-            f"{name_cell(model.name, width)} {kl:>15}{won} {model.unique:7.1%} {model.novel:7.1%} "
-            f"{model.mean_length:6.2f} {loss:>7}"
-        )
+        samples = f"{model.unique:7.1%} {model.novel:7.1%} {model.mean_length:6.2f}"
+        print(f"{name_cell(model.name, width)} {kl:>15}{won} {samples} {loss:>7}")
     part = "held out from" if comparison.held_out else "of"
     if comparison.prompt is not None:
         print(f"samples are answers to {comparison.prompt!r:.50}")

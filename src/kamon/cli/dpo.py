@@ -38,13 +38,9 @@ def add_arguments(parser: Parser) -> None:
     options(parser, OPTIONS)
     help = f"objective [default: {dpo.DPOConfig.loss}]"
     option(parser, "--loss", help, choices=dpo.LOSSES)
-    settings = tuning.default_settings(
-        dpo.PICKED,
-        dpo.ACCEPTED_SETTINGS,
-        num_steps=f"{dpo.EPOCHS} passes, at least {dpo.MIN_STEPS}",
-    )
+    settings = dpo.PICKED | {"num_steps": f"{dpo.EPOCHS} passes, at least {dpo.MIN_STEPS}"}
     defaults = vars(dpo.DPOConfig()) | {"num_pairs": dpo.NUM_PAIRS}
-    tuning.add_arguments(parser, "dpo", OWN, defaults, settings)
+    tuning.add_arguments(parser, "dpo", OWN, defaults, settings, dpo.ACCEPTED_SETTINGS)
 
 
 def run(args: Args) -> int:

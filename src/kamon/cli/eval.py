@@ -99,10 +99,9 @@ def say_left_out(metrics: HeldOutMetrics, block_size: int, unit: str) -> None:
         chars += f" {first_or_all(metrics.unknown_chars)}"
         say(f"{count(metrics.num_unknown, 'document')} left out: the model does not know {chars}")
     if metrics.num_cut:
-        say(
-            f"{count(metrics.num_cut, 'document')} too long for block_size {block_size}, as in "
-            f"training: what is behind {count(block_size, unit)} is not tested"
-        )
+        cut, size = count(metrics.num_cut, "document"), count(block_size, unit)
+        why = f"too long for block_size {block_size}, as in training"
+        say(f"{cut} {why}: what is behind {size} is not tested")
 
 
 def print_guessed(metrics: HeldOutMetrics, *, whole: bool = True) -> None:

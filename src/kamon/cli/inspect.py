@@ -65,10 +65,8 @@ def show_engine(args: Args) -> None:
     elif why_not:
         print(f"scalar: {why_not}")
     else:
-        print(
-            f"native: {engine['instructions']} instructions, chosen from "
-            f"{', '.join(library.LEVELS)}; {count(library.usable_cores(), 'thread')}"
-        )
+        levels, threads = ", ".join(library.LEVELS), count(library.usable_cores(), "thread")
+        print(f"native: {engine['instructions']} instructions, chosen from {levels}; {threads}")
 
 
 def show_shards(args: Args) -> None:
@@ -123,10 +121,8 @@ def show_model(args: Args) -> None:
         print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.4f} {deviation:9.4f}")
     print(f"{'in all':16} {'':16} {start:9,}")
     corpus, tuning = stored.training["corpus"], stored.training.get("tuning")
-    steps = (
-        f"{stored.training['num_steps_done']:,} steps by the {stored.training['engine']} engine "
-        f"in {stored.training['seconds']:.1f} s"
-    )
+    steps = f"{stored.training['num_steps_done']:,} steps by the {stored.training['engine']} engine"
+    steps += f" in {stored.training['seconds']:.1f} s"
     trained = f"trained on {corpus['source']}: {corpus['num_docs']:,} documents"
     print()
     if tuning:
@@ -172,8 +168,6 @@ def tokens_line(tokenizer: Tokenizer) -> str:
         added = f", then {listed(tokenizer.added)}" if tokenizer.added else ""
         return f"characters     {''.join(tokenizer.chars)!r} and BOS{added}"
     assert isinstance(tokenizer, BytePairTokenizer)
-    specials = ", ".join(tokenizer.specials)
-    return (
-        f"tokens         {BYTES} bytes, {count(len(tokenizer.merges), 'merge')} and {specials}: "
-        f"`kamon tokenizer show DIR TEXT` shows them"
-    )
+    merges, specials = count(len(tokenizer.merges), "merge"), ", ".join(tokenizer.specials)
+    tokens = f"tokens         {BYTES} bytes, {merges} and {specials}"
+    return f"{tokens}: `kamon tokenizer show DIR TEXT` shows them"

@@ -126,11 +126,8 @@ def line_editor(
 
     buffer = Buffer(document=Document(text), multiline=False, on_text_changed=changed)
     line = Window(BufferControl(buffer, input_processors=[BeforeInput("> ")]), height=1)
-    table = Window(
-        FormattedTextControl(lambda: "\n".join([*shown.lines, "", HELP])),
-        dont_extend_height=True,
-        wrap_lines=True,
-    )
+    text_of_table = FormattedTextControl(lambda: "\n".join([*shown.lines, "", HELP]))
+    table = Window(text_of_table, dont_extend_height=True, wrap_lines=True)
     app: Application[str | None] = Application(
         layout=Layout(HSplit([line, table])), key_bindings=keys, erase_when_done=True
     )

@@ -55,14 +55,9 @@ def run(args: Args) -> None:
     given = values(args, "mode", "tokenizer", "vocab_size", "shard_tokens")
     options = PackOptions(**given, **reading(args), hold_out=not args.no_holdout)
     with progress_bar(show_packing) as on_progress:
-        packed = pack(
-            args.input,
-            args.output,
-            options,
-            jobs=usable_cores() if args.jobs is None else args.jobs,
-            overwrite=args.overwrite,
-            on_progress=on_progress,
-        )
+        how: dict[str, Any] = {"overwrite": args.overwrite, "on_progress": on_progress}
+        how["jobs"] = usable_cores() if args.jobs is None else args.jobs
+        packed = pack(args.input, args.output, options, **how)
     say_packed(packed)
     if args.json:
         print_json(summary(args.output, packed.manifest.content))
@@ -88,12 +83,9 @@ def say_packed(packed: Packed) -> None:
 def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
     """Return what --json shows of shards."""
     names = ("mode", "vocab_size", "bytes_a_token", "totals", "settings")
-    return {
-        "directory": path,
-        **{name: content[name] for name in names},
-        "num_inputs": len(content["inputs"]),
-        "num_blank_inputs": sum(not entry["shards"] for entry in content["inputs"]),
-    }
+    about = {"directory": path, **{name: content[name] for name in names}}
+    num_blank = sum(not entry["shards"] for entry in content["inputs"])
+    return about | {"num_inputs": len(content["inputs"]), "num_blank_inputs": num_blank}
 
 
 def show(path: str, content: dict[str, Any]) -> None:
@@ -102,10 +94,8 @@ def show(path: str, content: dict[str, Any]) -> None:
     print(f"vocab_size {content['vocab_size']:,}, {content['bytes_a_token']} bytes a token\n")
     print(f"{'part':10} {'documents':>15} {'tokens':>18} {'shards':>8} {'bytes':>20}")
     for part, total in content["totals"].items():
-        print(
-            f"{part:10} {total['num_docs']:15,} {total['num_tokens']:18,} "
-            f"{total['num_shards']:8,} {total['num_bytes']:20,}"
-        )
+        counts = f"{total['num_docs']:15,} {total['num_tokens']:18,} {total['num_shards']:8,}"
+        print(f"{part:10} {counts} {total['num_bytes']:20,}")
 
 
 def show_packing(bar: Any, progress: PackProgress) -> Any:
@@ -113,13 +103,9 @@ def show_packing(bar: Any, progress: PackProgress) -> Any:
     if bar is None or bar.stage != progress.stage:
         if bar is not None:
             bar.close()
-        bar = open_bar(
-            desc={"survey": "looking", "unit": "packing"}[progress.stage],
-            total=progress.total_bytes,
-            initial=progress.num_bytes,
-            unit="B",
-            unit_scale=True,
-        )
+        size = {"total": progress.total_bytes, "initial": progress.num_bytes}
+        desc = {"survey": "looking", "unit": "packing"}[progress.stage]
+        bar = open_bar(desc=desc, unit="B", unit_scale=True, **size)
         bar.stage, bar.begin = progress.stage, time.monotonic()
     if progress.num_tokens:
         rate = progress.num_tokens / max(time.monotonic() - bar.begin, 1e-9)

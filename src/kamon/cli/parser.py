@@ -43,29 +43,25 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("--"):
                 self.error(f"there is no flag {word}{self.nearest(word, known)}")
             if word.startswith("-"):
-                self.error(
-                    f"there is no flag {word}; what begins with - and is no flag stands behind --, "
-                    "at the end"
-                )
+                hint = "what begins with - and is no flag stands behind --, at the end"
+                self.error(f"there is no flag {word}; {hint}")
             self.error(f"one argument too many: {word!r}")
         return args
 
     def nearest(self, word: str, known: list[str]) -> str:
         import difflib
 
-        near = difflib.get_close_matches(word, known, n=1)
-        return (
-            f": did you mean {near[0]}?" if near else f"; `{self.prog} --help` lists what there is"
-        )
+        for near in difflib.get_close_matches(word, known, n=1):
+            return f": did you mean {near}?"
+        return f"; `{self.prog} --help` lists what there is"
 
     def error(self, message: str) -> NoReturn:
         flag = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
         if message.endswith("expected one argument") and flag.startswith("--"):
             message += f"; one that begins with - is given as {flag}=-…"
+        flags = self._option_string_actions
         dashed = [
-            word
-            for word in self.argv
-            if word[:1] == "-" < word and word.partition("=")[0] not in self._option_string_actions
+            word for word in self.argv if word[:1] == "-" < word and word.split("=")[0] not in flags
         ]
         if "are required" in message and dashed:
             message += f"; what begins with -, as {dashed[0]} does, stands behind --"

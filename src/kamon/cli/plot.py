@@ -96,10 +96,8 @@ def targets(args: Args, kinds: list[str]) -> tuple[str, dict[str, Path]]:
         ending = folder.suffix.removeprefix(".").lower()
         if ending in FORMATS:
             if len(kinds) > 1:
-                raise ConfigError(
-                    f"{args.output} is one file for {len(kinds)} pictures: choose one --kind, "
-                    "or name a folder"
-                )
+                why = f"is one file for {len(kinds)} pictures"
+                raise ConfigError(f"{args.output} {why}: choose one --kind, or name a folder")
             if args.format not in (None, ending):
                 raise ConfigError(f"{args.output} is no name for --format {args.format}")
             return ending, {kinds[0]: folder}

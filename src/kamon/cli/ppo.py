@@ -46,8 +46,8 @@ def add_arguments(parser: Parser) -> None:
 
     tuning.add_model(parser)
     options(parser, OPTIONS)
-    settings = tuning.default_settings(ppo.PICKED, ppo.ACCEPTED_SETTINGS)
-    tuning.add_arguments(parser, "ppo", OWN, vars(ppo.PPOConfig()), settings)
+    defaults = vars(ppo.PPOConfig())
+    tuning.add_arguments(parser, "ppo", OWN, defaults, ppo.PICKED, ppo.ACCEPTED_SETTINGS)
 
 
 def run(args: Args) -> int:
@@ -103,8 +103,6 @@ def print_measured(measured: dict[str, Any]) -> None:
         gain /= measured["base_deviation"]
         print(f"\nreward up by {gain:.2f} standard deviations of the base's")
     low, high = measured["win_rate_interval"]
-    print(
-        f"win rate over the base {measured['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count "
-        "as half"
-    )
+    won = f"{measured['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count as half"
+    print(f"win rate over the base {won}")
     print(f"KL to the base {measured['kl']:.2f} ± {measured['kl_error']:.2f} nats a document")

@@ -29,8 +29,7 @@ def add_arguments(parser: Parser) -> None:
     tuning.add_model(parser)
     option(parser, "[DATA]", tuning.PAIRS)
     defaults = {"num_pairs": reward_model.NUM_PAIRS, "lm_weight": reward_model.LM_WEIGHT}
-    settings = tuning.default_settings(reward_model.PICKED)
-    tuning.add_arguments(parser, "reward", OWN, defaults, settings)
+    tuning.add_arguments(parser, "reward", OWN, defaults, reward_model.PICKED)
 
 
 def run(args: Args) -> int:
@@ -62,7 +61,6 @@ def show(model: Model, stopped: bool, as_json: bool) -> None:
     print(f"expected calibration error {measured['calibration_error']:.4f}\n")
     print("how sure     pairs  predicted  right")
     for row in measured["bins"]:
-        print(
-            f"{row['from']:.2f} – {row['to']:.2f} {row['num_pairs']:6,} {row['predicted']:10.3f} "
-            f"{row['observed']:6.3f}"
-        )
+        predicted, observed = f"{row['predicted']:10.3f}", f"{row['observed']:6.3f}"
+        pairs = f"{row['num_pairs']:6,}"
+        print(f"{row['from']:.2f} – {row['to']:.2f} {pairs} {predicted} {observed}")

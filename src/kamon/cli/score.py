@@ -162,10 +162,8 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
         say(f"{count(counts.replaced, 'line')} scored with the likes of characters unknown")
     if counts.cut:
         how = "probability 0" if args.unknown == "zero" else "scored in overlapping windows"
-        say(
-            f"{count(counts.cut, 'line')} longer than the {model.config.block_size - 1} "
-            f"{model.tokenizer.unit}s that the model can write: {how}"
-        )
+        size = f"{model.config.block_size - 1} {model.tokenizer.unit}s"
+        say(f"{count(counts.cut, 'line')} longer than the {size} that the model can write: {how}")
     if counts.long:
         what = f"of more than {MAX_LINE:,} characters: the rest was not read"
         say(f"{count(counts.long, 'line')} {what}")
@@ -174,17 +172,13 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
 def say_compared(scale: PercentileScale) -> None:
     n = f"{len(scale.bits):,}"
     if scale.reference is None:
-        say(
-            "no percentiles: the model keeps no entries, and its packed corpus is no longer "
-            "where it was"
-        )
+        why = "the model keeps no entries, and its packed corpus is no longer where it was"
+        say(f"no percentiles: {why}")
     elif scale.reference == "held_out":
         say(f"percentiles compare with {n} entries that were held out from training")
     else:
-        say(
-            f"percentiles compare with {n} entries of the list, since too few are held out from "
-            "training: new entries get low ones too often"
-        )
+        why = "too few are held out from training: new entries get low ones too often"
+        say(f"percentiles compare with {n} entries of the list, since {why}")
 
 
 def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:

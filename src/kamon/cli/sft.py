@@ -43,15 +43,16 @@ def add_arguments(parser: Parser) -> None:
     tuning.add_model(parser)
     help = "a JSON Lines file, - for standard input, or built-in examples: instructions, sexes, "
     option(parser, "[DATA]", f"{help}initials")
-    settings = tuning.default_settings(
-        {"batch_size": sft.BATCH_SIZE, "min_lr": 0.0},
-        ["block_size", "dropout", "temperature"],
-        block_size="the base's, or the longest example",
-        num_steps=f"{sft.EPOCHS} passes, {sft.MIN_STEPS} to {max_steps:.0f}",
-        learning_rate=f"{sft.LEARNING_RATE_FACTOR:g} times the base's",
-        warmup_steps=f"a {1 / sft.WARM_UP:.0f}th of the steps",
-    )
-    tuning.add_arguments(parser, "sft", OWN, {"base_share": sft.BASE_SHARE}, settings)
+    settings = {
+        "batch_size": sft.BATCH_SIZE,
+        "min_lr": 0.0,
+        "block_size": "the base's, or the longest example",
+        "num_steps": f"{sft.EPOCHS} passes, {sft.MIN_STEPS} to {max_steps:.0f}",
+        "learning_rate": f"{sft.LEARNING_RATE_FACTOR:g} times the base's",
+        "warmup_steps": f"a {1 / sft.WARM_UP:.0f}th of the steps",
+    }
+    accepted, defaults = ("block_size", "dropout", "temperature"), {"base_share": sft.BASE_SHARE}
+    tuning.add_arguments(parser, "sft", OWN, defaults, settings, accepted)
 
 
 def run(args: Args) -> int:

@@ -59,9 +59,7 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
 
     if unknown == "error":
         try:
-            model.tokenizer.encode(
-                "".join(element for element in elements if isinstance(element, str))
-            )
+            model.tokenizer.encode("".join(x for x in elements if isinstance(x, str)))
         except TokenizerError as error:
             raise TokenizerError(
                 f"{error}; --unknown replace takes the closest known characters, --unknown skip "
@@ -121,15 +119,9 @@ def found_lines(result: SearchResult, known: Collection[str]) -> list[str]:
 
 
 def found_json(result: SearchResult, known: Collection[str]) -> dict[str, Any]:
-    documents = [
-        document._asdict() | {"in_list": document.text in known} for document in result.documents
-    ]
-    return {
-        "documents": documents,
-        "exact": result.num_exact,
-        "complete": result.complete,
-        "reads": result.reads,
-    }
+    documents = [x._asdict() | {"in_list": x.text in known} for x in result.documents]
+    about = {"exact": result.num_exact, "complete": result.complete, "reads": result.reads}
+    return {"documents": documents, **about}
 
 
 def say_found(result: SearchResult, n: int, model: Model) -> None:

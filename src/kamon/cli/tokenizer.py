@@ -97,21 +97,12 @@ def train(args: Args) -> None:
     num_tokens = sum(size * number for size, number in tokenizer.lengths(source.docs).items())
     num_bytes = sum(map(len, source.docs.encoded()))
     if tokenizer.vocab_size < wanted:
-        say(
-            f"only {tokenizer.vocab_size:,} of {wanted:,} tokens: "
-            "no two of them stand side by side twice any longer"
-        )
+        why = "no two of them stand side by side twice any longer"
+        say(f"only {tokenizer.vocab_size:,} of {wanted:,} tokens: {why}")
     if args.json:
-        print_json(
-            {
-                "file": args.output,
-                "vocab_size": tokenizer.vocab_size,
-                "bos": tokenizer.bos,
-                "num_bytes": num_bytes,
-                "num_tokens": num_tokens,
-                "corpus": source.summary(),
-            }
-        )
+        about = {"vocab_size": tokenizer.vocab_size, "bos": tokenizer.bos}
+        about |= {"num_bytes": num_bytes, "num_tokens": num_tokens}
+        print_json({"file": args.output, **about, "corpus": source.summary()})
         return
     tokens, merges = count(tokenizer.vocab_size, "token"), count(len(tokenizer.merges), "merge")
     print(

@@ -156,9 +156,8 @@ def open_source(args: Args, mode: str) -> Corpus | Shards | None:
         composed = group.run_on_all(lambda: wants_nfc(args.tokenizer))
     if is_packed(name):
         return group.run_on_all(lambda: packed_corpus(name, args))
-    source = group.run_on_all(
-        lambda: corpus.read(name, **reading(args), mode=mode, composed=composed)
-    )
+    how = {**reading(args), "mode": mode, "composed": composed}
+    source = group.run_on_all(lambda: corpus.read(name, **how))
     say_corpus(source, name)
     return source
 
@@ -183,9 +182,8 @@ def train_model(
         }
         if args.resume is not None:
             engine = values(args, "threads", "device", "compile")
-            return resume(
-                args.resume, extend=args.extend, docs=source, **engine, **common, **chosen
-            )
+            options = {**engine, **common, **chosen}
+            return resume(args.resume, extend=args.extend, docs=source, **options)
         assert source is not None
         return train(
             source,
@@ -199,10 +197,7 @@ def train_model(
 
 
 def say_start(
-    args: Args,
-    setup: TrainingSetup,
-    source: Corpus | Shards | None,
-    chosen: dict[str, Any],
+    args: Args, setup: TrainingSetup, source: Corpus | Shards | None, chosen: dict[str, Any]
 ) -> None:
     from kamon.packing.shards import Shards
     from kamon.training.data import NONE_HELD_OUT

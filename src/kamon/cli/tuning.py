@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from kamon.finetuning.loop import StartInfo
     from kamon.model import Model
 
-BASE = "the base's"
 MAY_CHANGE = ("resume", "checkpoint_every", "threads", "device", "compile", "json")
 PAIRS = (
     'a JSON Lines file of {"chosen": …, "rejected": …}, each with or without a "prompt", or '
@@ -41,35 +40,23 @@ def add_model(parser: Parser) -> None:
     option(parser, "[DIR]", "the model to fine-tune, a directory")
 
 
-def default_settings(
-    picked: Mapping[str, Any], accepted: Sequence[str] = (), **in_words: str
-) -> dict[str, str]:
-    """Return the default of each setting, as the help shows it.
-
-    Args:
-        picked: defaults that are not the base's values.
-        accepted: settings besides those of every kind of fine-tuning.
-        in_words: defaults that depend on something.
-    """
-    from kamon.finetuning.loop import SETTINGS
-
-    shown = {name: x if isinstance(x, str) else f"{x:g}" for name, x in picked.items()} | in_words
-    return {name: shown.get(name, BASE) for name in (*SETTINGS, *accepted)}
-
-
 def add_arguments(
     parser: Parser,
     verb: str,
     own: Numbers,
     defaults: Mapping[str, Any],
-    setting_defaults: Mapping[str, str],
+    settings: Mapping[str, Any],
+    accepted: Sequence[str] = (),
 ) -> None:
     """Add the options of every fine-tuning command, and its own ones.
 
     Args:
         defaults: of its own options; None for none.
-        setting_defaults: the settings that it accepts (see `default_settings`).
+        settings: defaults of settings, a number or words, if they are not the base's values.
+        accepted: settings besides those of every kind of fine-tuning.
     """
+    from kamon.finetuning.loop import SETTINGS
+
     option(parser, "-o, --output OUT", f"directory of the new model [default: {verb}]")
     option(parser, "--overwrite", "replace the model in OUT")
     for name, (type_, help) in own.items():
@@ -83,7 +70,9 @@ def add_arguments(
     options(parser, RESUMING, checkpoint_every={"type": str})
     add_json(parser)
     add_engine(parser)
-    add_settings(parser, of_tuning=setting_defaults)
+    shown = {name: x if isinstance(x, str) else f"{x:g}" for name, x in settings.items()}
+    every = (*SETTINGS, *accepted)
+    add_settings(parser, of_tuning={name: shown.get(name, "the base's") for name in every})
 
 
 def flag_of(name: str) -> str:
@@ -175,18 +164,14 @@ def say_start(start: StartInfo) -> None:
     held_out = f"; {num_held_out:,} that are held out test it" if num_held_out else ""
     say(f"{spec.source}: {count(len(spec.examples), 'example')}{held_out}")
     if spec.num_left_out:
-        say(
-            f"{count(spec.num_left_out, 'pair')} left out, with one text in the training "
-            "set and the other one in the validation set"
-        )
+        why = "with one text in the training set and the other one in the validation set"
+        say(f"{count(spec.num_left_out, 'pair')} left out, {why}")
     say_model(spec.config, start.engine_name, start.engine)
 
 
 def say_end(model: Model, output: str, losses: str = "") -> None:
-    """Print how many steps were made, the losses, and where the model is."""
+    """Print the number of steps, the losses, and the model's directory."""
     done, wanted = len(model.metrics), model.config.num_steps
-    what = f"ended after {done:,} of" if done < wanted else "tuned"
-    say(
-        f"{what} {count(wanted, 'step')} in {model.training['seconds']:.1f} s{losses}; "
-        f"saved to {output}"
-    )
+    verb = f"ended after {done:,} of" if done < wanted else "tuned"
+    seconds = f"{model.training['seconds']:.1f} s"
+    say(f"{verb} {count(wanted, 'step')} in {seconds}{losses}; saved to {output}")
