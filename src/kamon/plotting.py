@@ -171,10 +171,8 @@ def level(axes: Axes, y: float, name: str, *, below: bool = False) -> None:
 
 def annotate(axes: Axes, text: str, point: Any, offset: tuple[int, int], **style: Any) -> None:
     """Write a text beside a point; offset: to the right and up, in 1/72 inch."""
-    style |= {
-        "ha": "left" if offset[0] > 0 else "right",
-        "va": "bottom" if offset[1] > 0 else "top",
-    }
+    style["ha"] = "left" if offset[0] > 0 else "right"
+    style["va"] = "bottom" if offset[1] > 0 else "top"
     axes.annotate(text, point, xytext=offset, textcoords="offset points", **style)
 
 

@@ -74,7 +74,8 @@ def option(group: argparse._ActionsContainer, usage: str, help: str, **more: Any
 
     Args:
         usage: as it is typed: "-o, --output FILE", "--mode {documents,text}", "[DIR]", "INPUT...".
-            An option without a metavar is a switch. TYPES has the types of metavars.
+            An option without a metavar is a switch. The type follows from the default or the
+            metavar (see TYPES).
         more: what `add_argument` takes.
     """
     *names, metavar = usage.replace(", ", " ").split()
@@ -100,6 +101,7 @@ def options(group: argparse._ActionsContainer, table: Mapping[str, str], **more:
         more: the defaults of some by their names; a list is the default of an option that may be
             given again, and a dict has other arguments of `add_argument`.
     """
+    assert more.keys() <= set(map(name_of, table))
     for usage, help in table.items():
         extra = more.get(name_of(usage), {})
         if isinstance(extra, list):

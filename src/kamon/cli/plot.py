@@ -38,7 +38,7 @@ OPTIONS = {
 
 
 def add_arguments(parser: Parser) -> None:
-    options(parser, OPTIONS, kind=[], text={"type": str})
+    options(parser, OPTIONS, kind={"action": "append"}, text={"type": str})
     add_engine(parser)
     option(parser, "--json", "print the numbers as one JSON object on stdout, and draw nothing")
 
