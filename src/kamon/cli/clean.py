@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 EXAMPLE_WIDTH = 40
 EXTRA = 'needs pip install "kamon[clean]"'
 
-
 OPTIONS = {
     "-o, --output FILE": "where the clean documents go, one a line; by default stdout, with --json "
     "as its docs",
     "--overwrite": "replace FILE",
 }
 CHANGES = {
-    "--mojibake": "repair text that was once read in a wrong encoding, such as cafÃ©; " + EXTRA,
+    "--mojibake": f"repair text that was once read in a wrong encoding, such as cafÃ©; {EXTRA}",
     "--keep-html": "leave tags and entities alone",
     "--lower": "make all letters small",
     "--transliterate": f"write all in ASCII, Жанна as Zhanna; {EXTRA}",

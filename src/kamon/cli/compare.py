@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 WIDTH = 80
 MAX_WIDTH, MIN_WIDTH = 20, 12  # of a column of samples, or of names
 
-
 OPTIONS = {
     "BASE": "the model that was fine-tuned",
     "TUNED...": "fine-tuned models of it",

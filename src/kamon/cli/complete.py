@@ -18,7 +18,6 @@ from kamon.errors import ConfigError
 if TYPE_CHECKING:
     from kamon.completion import NextToken
 
-
 OPTIONS = {
     "DIR": "the directory that `kamon train -o` wrote",
     "[PREFIX]": "the beginning; by default empty",

@@ -22,7 +22,6 @@ OWN: tuning.Numbers = {
     "max_kl": (float, "end the run at this KL to the base, in nats per document"),
 }
 
-
 OPTIONS = {
     "[DATA]": tuning.PAIRS,
     "--prefer RULE": "instead of DATA: prefer samples that fulfil RULE, such as 'len<=5 and not "

@@ -40,7 +40,6 @@ from kamon.errors import ConfigError
 if TYPE_CHECKING:
     from kamon.evaluation.evaluate import HeldOutMetrics, SampleMetrics
 
-
 OPTIONS = {
     "DIR": "the directory that `kamon train -o` wrote",
     "[FILE]": "documents to test on, in any form that `kamon train` reads; by default those that "

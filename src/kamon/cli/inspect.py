@@ -22,7 +22,6 @@ MAX_POSITIONS = 16  # in a table: as wide as a terminal
 if TYPE_CHECKING:
     from kamon.tokenizers.base import Tokenizer
 
-
 OPTIONS = {
     "[DIR]": "the directory that `kamon train -o` or `kamon pack -o` wrote",
     "--engine": "show which engine works here, in place of a model",

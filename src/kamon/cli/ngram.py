@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from kamon.ngrams.reference import Ngram
     from kamon.tokenizers.char import CharTokenizer
 
-
 OPTIONS = {
     "--order N": "the longest n-grams: a token and the N - 1 before it (6)",
     "-n N": "how many samples (20)",

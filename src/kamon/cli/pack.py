@@ -17,7 +17,6 @@ from kamon.cli.settings import add_json, add_reading, reading, values
 if TYPE_CHECKING:
     from kamon.packing.pack import Packed, PackProgress
 
-
 OPTIONS = {
     "INPUT...": "text, .csv, .tsv, .jsonl or .json, each also as .gz, .bz2, .xz or .zst; of a "
     "folder all files but hidden ones, sorted by name",

@@ -25,7 +25,6 @@ KINDS = ("loss", "embeddings", "attention", "lengths")
 FORMATS = ("png", "svg")
 OTHER_FORMATS = ("eps", "gif", "jpeg", "jpg", "pdf", "webp")  # which nobody means as a folder
 
-
 OPTIONS = {
     "DIR": "the directory that `kamon train -o` wrote",
     "-o, --output OUT": "a folder for the pictures (DIR-plots), or with one --kind a file in .png "

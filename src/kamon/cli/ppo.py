@@ -32,7 +32,6 @@ OWN: tuning.Numbers = {
     "max_kl": (float, "end before the step that exceeds this KL, in nats per document"),
 }
 
-
 OPTIONS = {
     "--reward REWARD_DIR": "a model of `kamon reward`",
     "--prefer RULE": "reward texts that fulfil RULE, such as 'len <= 5 and not endswith \"a\"'",

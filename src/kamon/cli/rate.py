@@ -25,7 +25,6 @@ HELP = {
     True: "a or b: the better one   s: skip   u: undo   q: save and quit",
 }
 
-
 OPTIONS = {
     "DIR": "a model; a rated one continues with its answers",
     "-o, --output DIR": "directory of the new model [default: rated; or DIR, if it was rated]",

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 # Flags that are conditions: what argparse needs, and the help.
 
-
 OPTIONS = {
     "DIR": "the directory that `kamon train -o` wrote",
     "-n N": "how many (20; of a model of text, 1)",

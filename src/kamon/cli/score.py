@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 HEADS = "bits\tlogprob\tpercent\toddest\ttext"
 
-
 OPTIONS = {
     "DIR": "the model, as `kamon train -o` wrote it",
     "[FILE]": "text, .csv, .tsv or .jsonl; by default standard input",

@@ -21,7 +21,6 @@ from kamon.errors import ConfigError
 
 FIRST_BUDGET = 1.0  # seconds, for the first model if no DIR is given
 
-
 OPTIONS = {
     "[DIR...]": "saved models to open",
     "--save-to FOLDER": "folder where the page saves models [default: models]",

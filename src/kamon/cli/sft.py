@@ -41,8 +41,8 @@ def add_arguments(parser: Parser) -> None:
 
     max_steps = sft.MAX_EXAMPLES / (sft.BATCH_SIZE * (1 - sft.BASE_SHARE))
     tuning.add_model(parser)
-    help = "a JSON Lines file, - for standard input, or built-in examples: instructions, sexes, "
-    option(parser, "[DATA]", f"{help}initials")
+    data = "a JSON Lines file, - for standard input, or built-in examples"
+    option(parser, "[DATA]", f"{data}: instructions, sexes, initials")
     settings = {
         "batch_size": sft.BATCH_SIZE,
         "min_lr": 0.0,

@@ -42,7 +42,6 @@ ACTIONS = ("train", "encode", "decode", "show")
 NUM_NEAR = 4  # tokens that are most like another
 MAX_DIGITS = 10  # of a token: int() takes long over more
 
-
 OPTIONS = {
     "FROM": "of train the INPUT, a list; else a file or a model's DIR",
     "[TEXT...]": "of show texts; of encode and decode an INPUT",

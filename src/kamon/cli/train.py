@@ -64,7 +64,6 @@ FIXED = (  # arguments that cannot be changed when a run is resumed
 LONG_ENTRY = 10  # characters in the mean, of which byte pairs make fewer tokens
 MAX_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
 
-
 OPTIONS = {
     "-o, --output DIR": "where the model goes (model)",
     "--overwrite": "replace the model in DIR",
@@ -182,8 +181,8 @@ def train_model(
         }
         if args.resume is not None:
             engine = values(args, "threads", "device", "compile")
-            options = {**engine, **common, **chosen}
-            return resume(args.resume, extend=args.extend, docs=source, **options)
+            common |= {**engine, **chosen}
+            return resume(args.resume, extend=args.extend, docs=source, **common)
         assert source is not None
         return train(
             source,
@@ -310,12 +309,12 @@ def say_trained(model: Model, loss: float, output: str) -> None:
 
 def advice(model: Model) -> str:
     """Return what may help a model that over-fits, and for a short list what counting reaches."""
-    options = [] if model.config.dropout else ["--dropout 0.3"]
+    flags = [] if model.config.dropout else ["--dropout 0.3"]
     learned, held_out = model.parts()
     chars = sum(map(len, learned))
     if isinstance(model.tokenizer, CharTokenizer) and chars >= LONG_ENTRY * len(learned):
-        options.append("--tokenizer bpe")
-    text = f"; {' or '.join(options)} may help" if options else ""
+        flags.append("--tokenizer bpe")
+    text = f"; {' or '.join(flags)} may help" if flags else ""
     if not held_out or chars > MAX_COUNTED or not has_fused_ops(model.engine):
         return text
     from kamon.evaluation.introspection import ngram_loss
