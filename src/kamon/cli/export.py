@@ -23,7 +23,7 @@ FORMATS = {".json": "json", ".onnx": "onnx", ".py": "python"}  # by how a file e
 def add_arguments(parser: Parser) -> None:
     option(parser, "DIR", "the directory that `kamon train -o` wrote")
     option(parser, "-o, --output FILE", "the file to write", required=True)
-    option(parser, "--format {json,onnx,python}", "by default as FILE ends")
+    option(parser, "--format", "by default as FILE ends", choices=sorted(FORMATS.values()))
     option(parser, "--overwrite", "replace FILE if it is there")
     add_json(parser)
 

@@ -29,8 +29,8 @@ OPTIONS = {
     "DIR": "the directory that `kamon train -o` wrote",
     "-o, --output OUT": "a folder for the pictures (DIR-plots), or with one --kind a file in .png "
     "or .svg",
-    "--kind {loss,embeddings,attention,lengths}": "draw this alone; may be given more than once",
-    "--format {png,svg}": "by default as OUT ends, or png",
+    f"--kind {{{','.join(KINDS)}}}": "draw this alone; may be given more than once",
+    f"--format {{{','.join(FORMATS)}}}": "by default as OUT ends, or png",
     "--text T": "what the heads attend to; by default the sample of the likeliest tokens",
     "--overwrite": "replace pictures that are there",
 }

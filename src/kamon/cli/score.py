@@ -192,9 +192,9 @@ def text_rows(scores: Scores, scale: PercentileScale) -> list[str]:
     given = scores.given
     if not "".join(given).isprintable():  # some need escapes; one call for all is much faster
         given = list(map(entry_line, given))
-    bits, logprobs = scores.bits_per_char, scores.logprobs
-    percentiles = ["-" if p is None else f"{p:.1f}" for p in scale.percentiles(bits)]
-    rows = zip(bits, logprobs, percentiles, surprising, given, strict=True)
+    shares = scale.percentiles(scores.bits_per_char)
+    percentiles = ["-" if share is None else f"{share:.1f}" for share in shares]
+    rows = zip(scores.bits_per_char, scores.logprobs, percentiles, surprising, given, strict=True)
     return [
         f"{bits:.3f}\t{logprob:.3f}\t{percentile}\t{shown[char]}\t{text}"
         for bits, logprob, percentile, char, text in rows
