@@ -107,22 +107,21 @@ def to_python(stored: Checkpoint) -> bytes:
     from importlib.resources import files
 
     config, tokenizer = stored.config, stored.tokenizer
+    why_not = ""
     if config.mode == "text":
-        raise ConfigError(
-            "the Python file makes documents, which have an end, and this model has learned a "
-            "text: --format onnx and --format json have it"
-        )
-    if stored.training.get("tuning", {}).get("kind") == REWARD:
-        raise ConfigError(
-            "the Python file makes documents, and this is a reward model, which judges them: "
-            "--format onnx and --format json have it"
-        )
+        why_not = "which have an end, and this model has learned a text"
+    elif stored.training.get("tuning", {}).get("kind") == REWARD:
+        why_not = "and this is a reward model, which judges them"
+    if why_not:
+        others = "--format onnx and --format json have it"
+        raise ConfigError(f"the Python file makes documents, {why_not}: {others}")
     type_ = "f" if fits_float32(stored.params) else "d"
     numbers = base64.b64encode(little_endian(array(type_, stored.params)).tobytes()).decode()
     content: dict[str, Any] = json.loads(tokenizer.to_json())
     pieces: list[str] = []
     if "chars" in content:
         pieces = [tokenizer.token_text(token) for token in range(config.vocab_size)]
+    merges = (f"({a}, {b})" for a, b in content.get("merges", []))
     code = files("kamon.exporters").joinpath("standalone.py").read_text(encoding="utf-8")
     code, _, last = code.partition(LEARNED)
     end = last[last.index("\nif __name__") :]
@@ -133,9 +132,7 @@ def to_python(stored: Checkpoint) -> bytes:
         f"BLOCK_SIZE, VOCAB_SIZE, BOS = {config.block_size}, {config.vocab_size}, {tokenizer.bos}",
         f"TEMPERATURE, SEED = {config.temperature!r}, {config.seed}  # of samples, by default",
         *literal("CHARACTERS: list[str]", map(ascii, pieces)),
-        *literal(
-            "MERGES: list[tuple[int, int]]", (f"({a}, {b})" for a, b in content.get("merges", []))
-        ),
+        *literal("MERGES: list[tuple[int, int]]", merges),
         *literal("SPECIALS: list[str]", map(ascii, content.get("specials", []))),
         f"SPLIT_VERSION = {content.get('version', 1)}  # of the pieces that a text is split into",
         f"COMPOSED = {tokenizer.composed}  # whether texts are brought to NFC",
