@@ -52,10 +52,7 @@ class Value:
     __slots__ = ("data", "grad", "inputs", "local_grads")
 
     def __init__(
-        self,
-        data: float,
-        inputs: tuple[Value, ...] = (),
-        local_grads: tuple[float, ...] = (),
+        self, data: float, inputs: tuple[Value, ...] = (), local_grads: tuple[float, ...] = ()
     ) -> None:
         self.data = data
         self.grad = 0.0
@@ -406,10 +403,7 @@ class ScalarEngine:
             return self._backward(documents, weights, draws)
 
     def _backward(
-        self,
-        documents: list[Sequence[int]],
-        weights: Sequence[float],
-        draws: Sequence[int] | None,
+        self, documents: list[Sequence[int]], weights: Sequence[float], draws: Sequence[int] | None
     ) -> array[float]:
         logprobs = array("d")
         for d, tokens in enumerate(documents):

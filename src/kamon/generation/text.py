@@ -102,8 +102,7 @@ def sample_continuations(
     for index in range(request.first, request.first + request.n):
         u = partial(uniform, request.seed, index)
         made = partial(
-            continue_text,
-            *(model, request.bos, prompt, length, request.temperature, u, conditions),
+            continue_text, *(model, request.bos, prompt, length, request.temperature, u, conditions)
         )
         tokens, _ = as_text(tokenizer, made(), length, partial(made, tokenizer))
         whole = [*prompt, *tokens] if conditions.prefix else tokens

@@ -141,10 +141,7 @@ class BytePairTokenizer:
     def with_specials(self, names: Iterable[str]) -> BytePairTokenizer:
         """The same with more special tokens; every token that was there keeps its number."""
         return BytePairTokenizer(
-            self.merges,
-            [*self.specials, *names],
-            composed=self.composed,
-            version=self.version,
+            self.merges, [*self.specials, *names], composed=self.composed, version=self.version
         )
 
     def normal(self, text: str) -> str:
