@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from kamon.errors import CorpusError
+from kamon.packing.inputs import Report
 
 WAIT = 0.1  # seconds between reports
 
-Report = Callable[[int, int], object]
 Work = Callable[[int, Report], Any]
 
 
