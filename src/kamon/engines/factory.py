@@ -98,11 +98,8 @@ def make_engine(
         if dtype == "float32":
             raise ConfigError("the scalar engine computes in float64 alone")
         c = config
-        return ScalarEngine(
-            config,
-            parameter_shapes(config),
-            partial(masks, c.dropout, c.seed, n_layer=c.n_layer, n_embd=c.n_embd),
-        )
+        of_draw = partial(masks, c.dropout, c.seed, n_layer=c.n_layer, n_embd=c.n_embd)
+        return ScalarEngine(config, parameter_shapes(config), of_draw)
     raise ConfigError(f"unknown engine {name!r}: there are {', '.join(ENGINES)}")
 
 
@@ -118,18 +115,12 @@ class EngineSpec:
 
     def create(self, config: Config) -> Engine:
         """Return a new engine with all parameters zero. Raises ConfigError."""
-        how = self.keywords()
-        return make_engine(how.pop("engine"), config, **how)
+        keywords = self.keywords()
+        return make_engine(keywords.pop("engine"), config, **keywords)
 
     def keywords(self) -> dict[str, Any]:
         """Return this as the keywords of `kamon.load`."""
-        return {
-            "engine": self.name,
-            "dtype": self.dtype,
-            "threads": self.threads,
-            "device": self.device,
-            "compile": self.compile,
-        }
+        return {("engine" if name == "name" else name): value for name, value in vars(self).items()}
 
 
 def make_torch(
@@ -143,8 +134,8 @@ def make_torch(
         raise ConfigError("the torch engine needs torch: pip install 'kamon[torch]'") from None
     from kamon.engines.distributed import get_group
 
+    shapes = parameter_shapes(config)
     try:
-        shapes = parameter_shapes(config)
         return TorchEngine(config, shapes, dtype, threads, device, compile, get_group())
     except ValueError as error:  # of what this machine does not have
         raise ConfigError(str(error)) from None

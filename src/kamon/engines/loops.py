@@ -18,11 +18,11 @@ def document_logprobs(reader: Reader, batch: PackedBatch) -> tuple[array[float],
     Arrays of 'd' and 'q'. Of equally unlikely targets the first counts; a document without targets
     has 0 twice. A reader with a `document_logprobs` of its own does it in one call.
     """
-    fused = getattr(reader, "document_logprobs", None)
-    if fused is None:
-        return document_logprobs_one_by_one(reader, batch)
-    found: tuple[array[float], array[int]] = fused(batch)
-    return found
+    one_by_one = partial(document_logprobs_one_by_one, reader)
+    result: tuple[array[float], array[int]] = getattr(reader, "document_logprobs", one_by_one)(
+        batch
+    )
+    return result
 
 
 def document_logprobs_one_by_one(
@@ -50,8 +50,8 @@ def train(
     one, which is then not made. An engine with a `train` of its own does it all in one call.
     """
     how = getattr(engine, "train", None) or partial(train_step_by_step, engine)
-    done: array[float] = how(plan, should_stop)
-    return done
+    losses: array[float] = how(plan, should_stop)
+    return losses
 
 
 def train_step_by_step(
@@ -61,11 +61,12 @@ def train_step_by_step(
     plan.docs.check(plan.indices)
     losses = array("d")
     for i, learning_rate in enumerate(plan.learning_rates):
-        batches = []
         begin = i * plan.docs_per_step
-        for first in range(begin, begin + plan.docs_per_step, plan.batch_size):
-            indices = plan.indices[first : first + plan.batch_size]
-            batches.append((plan.first_dropout_id + first, plan.docs.select(indices)))
+        starts = range(begin, begin + plan.docs_per_step, plan.batch_size)
+        batches = [
+            (plan.first_dropout_id + at, plan.docs.select(plan.indices[at : at + plan.batch_size]))
+            for at in starts
+        ]
         share = 1 / sum(batch.num_targets for _, batch in batches)
         try:
             logprobs = array("d")

@@ -17,9 +17,7 @@ GB = 1e9
 MIN_ASKED_BYTES = 1e8  # bytes: that is always there, and need not be asked for
 CHUNK_TOKENS = 96  # that the native engine computes together, or one longer document
 MAX_GROUPS = 8  # of documents, each with a gradient of its own
-SCALAR_BYTES_PER_NODE = (
-    550  # bytes that the scalar engine takes for a parameter and a token, measured
-)
+SCALAR_BYTES_PER_NODE = 550  # bytes that the scalar engine takes per parameter and token, measured
 # Numbers that torch keeps for each input while it learns, measured:
 TORCH_LAYER = 17  # times n_embd, for each layer
 TORCH_DROPOUT = 6  # as many more where there is dropout

@@ -26,17 +26,17 @@ from torch.nn import functional
 
 from kamon.engines.batch import PackedBatch, check_samples
 from kamon.engines.distributed import ProcessGroup
+from kamon.engines.dropout import KEY
+from kamon.engines.numerics import sequential_sum
+from kamon.engines.philox import MASK32, MASK64, philox4x32
 from kamon.native.library import check_numbers
 
 if TYPE_CHECKING:
     from kamon.config import Config
     from kamon.engines.base import State, StepPlan
 
-MASK32 = 2**32 - 1
-MASK64 = 2**64 - 1
-DROPOUT_KEY = 0x64726F70  # as in kamon.engines.dropout
-MAX_NUMBERS = 1 << 25  # that are held at once where nothing is learned
-MAX_SAMPLES = 256  # that are made side by side
+MAX_NUMBERS = 1 << 25  # numbers held at once if nothing is learned
+MAX_SAMPLES = 256  # samples made side by side
 
 
 # ---- The model
@@ -171,29 +171,6 @@ def rmsnorm(x: Tensor) -> Tensor:
 # ---- Random numbers
 
 
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`kamon.engines.philox.philox4x32` of many counters at once: int64, of which 32 bits are used.
-
-    A product's high bits survive where it overflows: they are the same in two's complement.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        product0 = 0xD2511F53 * c0
-        product1 = 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = (
-            (product1 >> 32 & MASK32) ^ c1 ^ k0,
-            product1 & MASK32,
-            (product0 >> 32 & MASK32) ^ c3 ^ k1,
-            product0 & MASK32,
-        )
-        k0 = k0 + 0x9E3779B9 & MASK32
-        k1 = k1 + 0xBB67AE85 & MASK32
-    return c0, c1, c2, c3
-
-
 def masks(
     rate: float,
     seed: int,
@@ -208,8 +185,8 @@ def masks(
     group = torch.arange(groups, device=positions.device) + site * groups
     low, high = draws
     counter = (group.unsqueeze(0), positions.unsqueeze(1), low.unsqueeze(1), high.unsqueeze(1))
-    key = (seed & MASK32) ^ DROPOUT_KEY, seed >> 32 & MASK32
-    words = torch.stack(philox(counter, key), 2).flatten(1)[:, :n_embd]
+    key = (seed & MASK32) ^ KEY, seed >> 32 & MASK32
+    words = torch.stack(philox4x32(counter, key), 2).flatten(1)[:, :n_embd]
     return (words >= int(rate * 2**32)).to(dtype) * (1 / (1 - rate))
 
 
@@ -221,7 +198,7 @@ def uniform(seed: int, indices: Tensor, position: int) -> Tensor:
         indices & MASK32,
         indices >> 32 & MASK32,
     )
-    high, low, _, _ = philox(counter, (seed & MASK32, seed >> 32 & MASK32))
+    high, low, _, _ = philox4x32(counter, (seed & MASK32, seed >> 32 & MASK32))
     return ((high << 21) | (low >> 11)).double() * 2.0**-53
 
 
@@ -386,50 +363,41 @@ class TorchEngine:
 
     def step(self, learning_rate: float) -> None:
         with self.lock:
-            self._step(learning_rate)
-
-    def _step(self, learning_rate: float) -> None:
-        if clip := self.config.grad_clip:
-            norm = torch.linalg.vector_norm(self.grads)
-            self.grads.mul_(torch.where(norm > clip, clip / norm, 1.0))
-        self.adam.param_groups[0]["lr"] = learning_rate
-        self.adam.step()
-        self.grads.zero_()
-        self.num_updates += 1
-        self.frozen = None
+            if clip := self.config.grad_clip:
+                norm = torch.linalg.vector_norm(self.grads)
+                self.grads.mul_(torch.where(norm > clip, clip / norm, 1.0))
+            self.adam.param_groups[0]["lr"] = learning_rate
+            self.adam.step()
+            self.grads.zero_()
+            self.num_updates += 1
+            self.frozen = None
 
     def train(self, plan: StepPlan, should_stop: Callable[[], bool] | None = None) -> array[float]:
         plan.docs.check(plan.indices)
-        with self.lock:
-            return self._train(plan, should_stop)
-
-    def _train(self, plan: StepPlan, should_stop: Callable[[], bool] | None) -> array[float]:
         losses = array("d")
-        for i, learning_rate in enumerate(plan.learning_rates):
-            begin = i * plan.docs_per_step
-            step = range(begin, begin + plan.docs_per_step)
-            offsets = plan.docs.offsets
-            lengths = [offsets[d + 1] - offsets[d] for d in plan.indices[begin : step.stop]]
-            share = 1 / sum(max(0, length - 1) for length in lengths)
-            total = self._accumulate(plan, self.ranks.shard(step), share)
-            stop = should_stop is not None and should_stop()
-            found = self.ranks.all_gather([total, stop])
-            loss = 0.0
-            for total, _ in found:
-                loss += total
-            losses.append(share * loss)
-            if not math.isfinite(losses[-1]):
-                break
-            self.ranks.all_reduce_sum(self.padded)
-            self.step(learning_rate)
-            if any(stop for _, stop in found):
-                break
+        with self.lock:
+            for i, learning_rate in enumerate(plan.learning_rates):
+                begin = i * plan.docs_per_step
+                step = range(begin, begin + plan.docs_per_step)
+                offsets = plan.docs.offsets
+                lengths = [offsets[d + 1] - offsets[d] for d in plan.indices[begin : step.stop]]
+                share = 1 / sum(max(0, length - 1) for length in lengths)
+                total = self._accumulate(plan, self.ranks.shard(step), share)
+                stop = should_stop is not None and should_stop()
+                gathered = self.ranks.all_gather([total, stop])
+                losses.append(share * sequential_sum(total for total, _ in gathered))
+                if not math.isfinite(losses[-1]):
+                    break
+                self.ranks.all_reduce_sum(self.padded)
+                self.step(learning_rate)
+                if any(stop for _, stop in gathered):
+                    break
         return losses
 
     def _accumulate(self, plan: StepPlan, own: range, share: float) -> float:
         """Add the gradient of share · Σ −log p over the documents at these places among the plan's
         indices; that sum, without the share."""
-        sums = []
+        sums: list[Tensor] = []
         for first in range(own.start, own.stop, plan.batch_size):
             places = range(first, min(first + plan.batch_size, own.stop))
             batch = plan.docs.select(plan.indices[places.start : places.stop])
@@ -442,10 +410,8 @@ class TorchEngine:
             with self._computing(forward=False):
                 torch.autograd.backward(total * share)
             sums.append(total.detach())
-        added = 0.0
-        for total in sums:  # after all of them: a GPU is not waited for in between
-            added += total.item()
-        return added
+        # After all of them: Kamon does not wait for a GPU in between.
+        return sequential_sum(total.item() for total in sums)
 
     def sample(
         self, n: int, temperature: float, seed: int, bos: int, first: int = 0

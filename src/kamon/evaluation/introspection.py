@@ -315,8 +315,9 @@ def attention(model: Model | str | Path, text: str | None = None) -> Attention:
         text = model.sample(1, temperature=0.0, **wanted)[0]
         (size,) = model.tokenizer.num_chars([text], [model.config.block_size - 1])
         text = text[:size]
+    weights = attention_weights(model, text)
     pieces = list(map(model.tokenizer.token_text, model.tokenizer.encode(text)))
-    return Attention(text, pieces, attention_weights(model, text))
+    return Attention(text, pieces, weights)
 
 
 def attention_weights(model: Model | str | Path, text: str) -> list[list[list[list[float]]]]:
