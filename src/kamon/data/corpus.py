@@ -51,11 +51,9 @@ class Corpus:
 
     @cached_property
     def different(self) -> Documents:
-        """The documents without duplicates."""
         return self.docs.different()
 
     def summary(self) -> dict[str, str | int]:
-        """Return the figures above for JSON output."""
         sizes = {"num_docs": len(self.docs), "num_different": len(self.different)}
         counted = ("num_entries", "num_blank", "num_stripped", "num_normalized")
         return {"source": self.source, **sizes, **{name: vars(self)[name] for name in counted}}
@@ -171,7 +169,6 @@ def from_entries(
 
 
 def whole_text(source: str, lines: Iterable[str], *, composed: bool = True) -> Corpus:
-    """Return a corpus of one document: the whole text."""
     given = "\n".join([*lines, ""])
     text = nfc(given) if composed else given
     if not text.strip():

@@ -70,7 +70,6 @@ class Documents(Sequence[str]):
 
     @property
     def starts(self) -> IntArray:
-        """Where each document starts in the text."""
         if self._starts is None:
             self._starts = self._find_starts(None)
         return self._starts
@@ -127,14 +126,12 @@ class Documents(Sequence[str]):
         return f"Documents({shown if len(self) <= NUM_SHOWN else f'{shown[:-1]}, …]'})"
 
     def blocks(self) -> Iterator[list[str]]:
-        """Yield all documents, many at a time."""
         for block in self._encoded_blocks():
             docs = block.decode("utf-8", "surrogatepass").split(NUL)
             docs.pop()
             yield docs
 
     def encoded(self) -> Iterator[bytes]:
-        """Yield the UTF-8 of each document."""
         for block in self._encoded_blocks():
             docs = bytes(block).split(NUL_BYTE)
             docs.pop()
@@ -228,14 +225,12 @@ class Documents(Sequence[str]):
         return found
 
     def chars(self) -> set[str]:
-        """Return the characters that occur."""
         found: set[str] = set()
         for block in self.blocks():
             found.update("".join(block))
         return found
 
     def lengths(self) -> Counter[int]:
-        """Return how many documents have each length in characters."""
         found: Counter[int] = Counter()
         for block in self.blocks():
             found.update(map(len, block))
@@ -243,7 +238,6 @@ class Documents(Sequence[str]):
 
 
 def unpickle_documents(text: bytes, distinct: bool) -> Documents:
-    """Return the documents that `Documents.__reduce__` copied or sent to this process."""
     growing = SpillBuffer()
     growing.add(text)
     return Documents(growing.finish(), distinct=distinct)

@@ -319,7 +319,6 @@ def checked_text(name: str, where: str, text: str) -> str:
 
 
 def similar_files(path: str | Path) -> list[str]:
-    """Return the names of files in the folder of a path that does not exist."""
     folder = os.path.dirname(path)
     try:
         with os.scandir(folder or ".") as entries:

@@ -362,7 +362,6 @@ def usual_width(table: list[Row]) -> int:
 
 
 def column_index(name: str, head: Header, column: str | None) -> int:
-    """Return the index of the column. Raise ConfigError if there is none, or more than one."""
     columns = head.columns
     if column is None or not columns:
         return 0

@@ -40,7 +40,6 @@ class TextWindows:
         return max(1, (len(self.tokens) - 1) // self.block_size)
 
     def get(self, first: int, count: int) -> PackedBatch:
-        """Return the windows first … first + count − 1."""
         size = min(self.block_size + 1, len(self.tokens))
         places = len(self.tokens) - size + 1
         starts = (window_start(self.seed, index, places) for index in range(first, first + count))

@@ -22,7 +22,6 @@ class State(TypedDict):
 
 
 def initial_state(params: array[float]) -> State:
-    """Return the state of parameters that no step has changed yet."""
     zeros = array("d", bytes(8 * len(params)))
     return {"params": params, "m": zeros, "v": zeros, "step": 0}
 

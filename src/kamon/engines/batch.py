@@ -65,7 +65,6 @@ class PackedBatch:
         return self.tokens[self.offsets[d] : self.offsets[d + 1]]
 
     def select(self, indices: Iterable[int]) -> PackedBatch:
-        """Return the documents with these indices, in this order."""
         return pack_sequences(self.document(d) for d in indices)
 
 

@@ -28,7 +28,6 @@ MAX_THREADS = 1_024  # each has memory of its own, cores or not
 
 
 def best_engine() -> str:
-    """Return the name of the default engine: the native one if it is built."""
     from kamon.native import library
 
     return "scalar" if library.why_not() else "native"
@@ -119,7 +118,6 @@ class EngineSpec:
         return make_engine(keywords.pop("engine"), config, **keywords)
 
     def keywords(self) -> dict[str, Any]:
-        """Return this as the keywords of `kamon.load`."""
         return {("engine" if name == "name" else name): value for name, value in vars(self).items()}
 
 

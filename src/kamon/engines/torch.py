@@ -39,9 +39,6 @@ MAX_NUMBERS = 1 << 25  # numbers held at once if nothing is learned
 MAX_SAMPLES = 256  # samples made side by side
 
 
-# ---- The model
-
-
 @dataclass(frozen=True)
 class Inputs:
     """What `Gpt` reads: the inputs of some documents, packed.
@@ -71,7 +68,6 @@ class Layer(nn.Module):
         )
 
     def forward(self, x: Tensor, inputs: Inputs) -> Tensor:
-        """Return the residual stream (N, C) after this layer."""
         site = 2 * self.number + 1
         heads = attention(*self.qkv(x), inputs, self.config)
         x = x + drop(functional.linear(heads, self.attn_wo), inputs, site, self.config)
@@ -157,7 +153,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -
 
 
 def drop(x: Tensor, inputs: Inputs, site: int, config: Config) -> Tensor:
-    """Return x without what dropout leaves out at this site."""
     if inputs.dropout_ids is None:
         return x
     rate, seed, width = config.dropout, config.seed, config.n_embd
@@ -166,9 +161,6 @@ def drop(x: Tensor, inputs: Inputs, site: int, config: Config) -> Tensor:
 
 def rmsnorm(x: Tensor) -> Tensor:
     return functional.rms_norm(x, x.shape[-1:], eps=1e-5)
-
-
-# ---- Random numbers
 
 
 def masks(
@@ -449,7 +441,6 @@ class TorchEngine:
         return TorchDecoder(self)
 
     def _cache(self, size: int) -> list[Tensor]:
-        """Return room for the keys and values of `size` documents."""
         c = self.config
         shape = (2, size, c.n_head, c.block_size, c.head_dim)
         return [self.params.new_zeros(shape) for _ in range(c.n_layer)]

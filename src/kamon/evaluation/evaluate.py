@@ -192,9 +192,6 @@ def evaluate(
     return Evaluation(held_out_metrics(model, chosen, learned), samples)
 
 
-# ---- documents that the model has not learned
-
-
 @dataclass(frozen=True)
 class EvaluationSet:
     """The documents to test on, and what was left out. See `HeldOutMetrics`."""
@@ -244,7 +241,6 @@ def first_or_all(chars: str) -> str:
 
 
 def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]) -> HeldOutMetrics:
-    """Return the losses of the model and of its baselines on the chosen documents."""
     tokenizer, block_size = model.tokenizer, model.config.block_size
     text = model.config.mode == "text"
     whole = text or model.config.long_documents == "windows"
@@ -295,9 +291,6 @@ def loss_metrics(nats: float, num_tokens: int, num_chars: int) -> LossMetrics:
     mean = nats / num_tokens
     perplexity = math.exp(mean) if mean < MAX_NATS else None
     return LossMetrics(mean, nats / math.log(2) / num_chars, perplexity)
-
-
-# ---- samples
 
 
 def sample_metrics(

@@ -43,9 +43,6 @@ Point = tuple[float, float]
 Points = list[tuple[int, float]]  # (step, nats per token)
 
 
-# ---- losses
-
-
 @dataclass(frozen=True)
 class Losses:
     """The losses of a training run, in nats per token.
@@ -103,7 +100,6 @@ def losses(model: Model | str | Path) -> Losses:
 
 
 def ngram_loss(model: Model | str | Path) -> tuple[float, int]:
-    """Return (nats per token, order) of `ngram_of`."""
     ngram, nats = ngram_of(as_model(model))
     return nats, ngram.order
 
@@ -123,9 +119,6 @@ def ngram_of(model: Model) -> tuple[Ngram | NativeNgram, float]:
     tested = tokenizer.encode_documents(held_out, None if whole else model.config.block_size)
     ngram, nats = best_ngram(learned_tokens, tested, tokenizer.vocab_size, MAX_ORDER)
     return ngram, min(nats) / tested.num_targets
-
-
-# ---- embeddings
 
 
 @dataclass(frozen=True)
@@ -159,7 +152,6 @@ class Embeddings:
 
 
 def embeddings(model: Model | str | Path) -> Embeddings:
-    """Return the embeddings of a model's tokens and positions on planes."""
     model = as_model(model)
     params = parameters(model)
     tokenizer = model.tokenizer
@@ -188,7 +180,6 @@ def cosines(rows: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def unit(row: Sequence[float]) -> list[float]:
-    """Return the row scaled to length 1. Zeros stay."""
     length = math.sqrt(dot(row, row))
     return [x / length for x in row] if length else list(row)
 
@@ -214,7 +205,6 @@ class Near(NamedTuple):
 
 
 def parameters(model: Model | str | Path) -> dict[str, list[list[float]]]:
-    """Return the rows of each of the model's matrices, by name."""
     model = as_model(model)
     return matrices(model.config, model.engine.state()["params"])
 
@@ -283,9 +273,6 @@ def dot(a: Iterable[float], b: Iterable[float]) -> float:
     """Return a₀b₀ + a₁b₁ + … if the last bits do not matter."""
     total: float = sum(map(mul, a, b))
     return total
-
-
-# ---- attention
 
 
 @dataclass(frozen=True)
@@ -357,9 +344,6 @@ def attention_weights(model: Model | str | Path, text: str) -> list[list[list[li
     return weights
 
 
-# ---- lengths
-
-
 @dataclass(frozen=True)
 class Lengths:
     """The lengths of the documents of the list and of a model's samples, in characters.
@@ -426,6 +410,5 @@ def bins(listed: Sequence[int], sampled: Sequence[int]) -> tuple[list[int], int]
 
 
 def histogram(numbers: Iterable[int], first: Sequence[int], width: int) -> list[int]:
-    """Return how many numbers are in each bin of `Lengths`. None is below first[0]."""
     counts = Counter(min((n - first[0]) // width, len(first) - 1) for n in numbers)
     return [counts[i] for i in range(len(first))]

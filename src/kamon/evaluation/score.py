@@ -115,11 +115,9 @@ class Scores:
     cut: Sequence[bool]
 
     def surprising(self) -> list[str]:
-        """Return `Score.surprising` of each."""
         return [text[i : i + 1] for text, i in zip(self.texts, self.surprises, strict=True)]
 
     def select(self, chosen: Sequence[bool]) -> Scores:
-        """Return the scores for which `chosen` is true."""
         return Scores(*(list(compress(getattr(self, f.name), chosen)) for f in fields(self)))
 
 
@@ -201,7 +199,6 @@ def windows(tokens: Sequence[int], block_size: int) -> Iterator[tuple[Sequence[i
 def with_impossible(
     known: Scores, is_known: Sequence[bool], texts: Sequence[str], unknown_chars: set[str]
 ) -> Scores:
-    """Return the scores of all texts, with probability 0 for those that are not known."""
     rows = zip(known.logprobs, known.bits_per_char, known.surprises, known.cut, strict=True)
     scores: list[tuple[float, float, int, bool]] = []
     for text, possible in zip(texts, is_known, strict=True):

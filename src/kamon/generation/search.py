@@ -134,7 +134,6 @@ class BestFirstSearch:
         self.special = set(tokenizer.special.values())  # no text has them
 
     def run(self, begin: Sequence[Candidate]) -> SearchResult:
-        """Return the best documents that start with one of these prefixes."""
         left: list[Candidate] = []
         for candidate in begin:
             if len(candidate[1]) < self.block_size:
@@ -251,7 +250,6 @@ class Matcher:
                 self.of_token[tokenizer.encode(char)[0]] |= 1 << i
 
     def ends(self, places: int) -> bool:
-        """Return whether the whole pattern may have been read."""
         return bool(places >> self.size)
 
     def after(self, places: int, length: int) -> tuple[int, dict[int, int]]:

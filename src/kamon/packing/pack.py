@@ -163,11 +163,7 @@ def pack(
         )
 
 
-# ---- the directory
-
-
 def own_files(name: str) -> bool:
-    """Whether packing gives a file this name."""
     known = name in (MANIFEST, PLAN, TOKENIZER, VERIFIED, LOCK)
     return known or bool(RECORD_OR_SHARD.fullmatch(name) or UNFINISHED.fullmatch(name))
 
@@ -260,9 +256,6 @@ def records(plan: PackPlan, stage: str) -> dict[int, Any]:
     return finished
 
 
-# ---- units of work
-
-
 class ProgressCounter:
     """Counts the bytes and tokens of this run, and reports them."""
 
@@ -311,9 +304,6 @@ def run(
     return [done[unit] for unit in range(len(plan.units))]
 
 
-# ---- the survey
-
-
 def survey(plan: PackPlan, jobs: int, progress: ProgressCounter) -> Survey:
     """Survey the corpus, unless nothing of it is needed."""
     if plan.tokenizer != "char" and plan.mode == "documents" and not plan.hold_out:
@@ -336,9 +326,6 @@ def raise_empty(plan: PackPlan) -> None:
     raise CorpusError(f"{names} {what}")
 
 
-# ---- the tokenizer
-
-
 def make_tokenizer(plan: PackPlan, surveyed: Survey) -> str:
     """Return the JSON of a new tokenizer, or of the one that an earlier run made."""
     path = Path(plan.output, TOKENIZER)
@@ -354,9 +341,6 @@ def make_tokenizer(plan: PackPlan, surveyed: Survey) -> str:
     text = BytePairTokenizer.train(docs, plan.vocab_size or BPE_VOCAB).to_json()
     replace_file(path, text.encode())
     return text
-
-
-# ---- the end
 
 
 def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) -> None:
@@ -400,7 +384,6 @@ def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) ->
 
 
 def lengths(of_units: Iterable[dict[str, int]]) -> dict[str, int]:
-    """Return how many documents of all units have each number of tokens."""
     total: Counter[str] = Counter()
     for counts in of_units:
         total.update(counts)

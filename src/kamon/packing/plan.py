@@ -54,7 +54,6 @@ class PackOptions:
     shard_tokens: int = SHARD_TOKENS
 
     def check(self) -> None:
-        """Raise ConfigError for a value that is not possible."""
         if self.mode not in MODES:
             raise ConfigError(f"mode must be documents or text, not {self.mode!r}")
         if self.vocab_size is not None and self.tokenizer != "bpe":
@@ -82,7 +81,6 @@ class PackPlan:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The plan as JSON stores it."""
         content = {"format_version": FORMAT, "split": RULE, **asdict(self)}
         del content["output"]
         return content
@@ -100,7 +98,6 @@ class PackPlan:
         return sum(source.size for source in self.sources)
 
     def size(self, unit: int) -> int:
-        """Bytes of a unit."""
         return sum(piece.end - piece.begin for piece in self.units[unit])
 
     def is_one_text(self, source: Source) -> bool:

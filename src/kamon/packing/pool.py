@@ -77,7 +77,6 @@ def no_interrupt() -> Iterator[None]:
 
 
 def begin(work: Work, counts: Any, stop: Any) -> None:
-    """Initialise a worker."""
     global worker_stop
     worker_stop = work, counts, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)

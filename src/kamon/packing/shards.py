@@ -108,9 +108,6 @@ def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
         return Shards(path, manifest, read_tokenizer(path, manifest), digest)
 
 
-# ---- the manifest
-
-
 @dataclass(frozen=True)
 class Manifest:
     """What is in shards.json.
@@ -267,9 +264,6 @@ def read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
     return tokenizer
 
 
-# ---- the tokens
-
-
 class Shards:
     """A packed corpus as `open_shards` returns it. It maps only a few files at a time."""
 
@@ -333,7 +327,6 @@ class Shards:
         return counts
 
     def num_chars(self, part: Part) -> int:
-        """Return the number of characters of a part's documents."""
         if self.manifest.num_chars is not None:
             return self.manifest.num_chars[part]
         from kamon.tokenizers.bpe import BytePairTokenizer
@@ -390,7 +383,6 @@ class Shards:
         return array("i", tokens)
 
     def _view(self, file: File, width: int) -> memoryview[int]:
-        """Map a file and return its numbers."""
         view = self._views.pop(file.name, None)
         if view is None:
             check_size(self.path, file)
@@ -481,7 +473,6 @@ class ShuffledDocuments:
         return self.shards.num_docs(self.part)
 
     def get(self, first: int, count: int) -> PackedBatch:
-        """Return the examples first … first + count − 1."""
         n = self.shards.num_docs(self.part)
         epoch, place = 0, permutation(self.seed, 0, n)
         docs = []

@@ -290,12 +290,10 @@ class ShardWriter:
         self.num_chars = 0
 
     def abandon(self) -> None:
-        """Close the files of an unfinished shard."""
         for hashed in self.files:
             hashed.file.close()
 
     def add(self, docs: list[str]) -> None:
-        """Write whole documents."""
         if not docs:
             return
         batch = self.tokenizer.encode_documents(docs)
@@ -342,7 +340,6 @@ class ShardWriter:
             self.begun = []
 
     def finish(self) -> list[dict[str, Any]]:
-        """Return the manifest's entries for the shards."""
         self._close()
         return self.shards
 
