@@ -376,7 +376,9 @@ class ScalarEngine:
             return {"params": params, "m": self.m[:], "v": self.v[:], "step": self.num_updates}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return unpickle_engine, (self.config, self.shapes, self.masks, self.state())
+        return ScalarEngine, (self.config, self.shapes, self.masks), self.state()
+
+    __setstate__ = load
 
     def gradients(self) -> array[float]:
         with self.lock:
@@ -439,17 +441,6 @@ class ScalarEngine:
             for token in tokens:
                 check_token(token, self.config.vocab_size)
         return documents
-
-
-def unpickle_engine(
-    config: Config,
-    shapes: dict[str, tuple[int, int]],
-    masks: Callable[[int], Callable[[int], list[list[float]]]],
-    state: State,
-) -> ScalarEngine:
-    engine = ScalarEngine(config, shapes, masks)
-    engine.load(state)
-    return engine
 
 
 class ScalarDecoder:

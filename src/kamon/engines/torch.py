@@ -16,7 +16,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -153,33 +153,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -
 
 
 def drop(x: Tensor, inputs: Inputs, site: int, config: Config) -> Tensor:
+    """Return x (N, C) times `kamon.engines.dropout.masks` at one site."""
     if inputs.dropout_ids is None:
         return x
-    rate, seed, width = config.dropout, config.seed, config.n_embd
-    return x * masks(rate, seed, inputs.dropout_ids, inputs.positions, site, width, x.dtype)
+    groups = -(-config.n_embd // 4)
+    group = torch.arange(groups, device=x.device) + site * groups
+    positions, (low, high) = inputs.positions.unsqueeze(1), inputs.dropout_ids
+    counter = (group.unsqueeze(0), positions, low.unsqueeze(1), high.unsqueeze(1))
+    key = (config.seed & MASK32) ^ KEY, config.seed >> 32 & MASK32
+    words = torch.stack(philox4x32(counter, key), 2).flatten(1)[:, : config.n_embd]
+    is_left = (words >= int(config.dropout * 2**32)).to(x.dtype)
+    return x * (is_left * (1 / (1 - config.dropout)))
 
 
 def rmsnorm(x: Tensor) -> Tensor:
     return functional.rms_norm(x, x.shape[-1:], eps=1e-5)
-
-
-def masks(
-    rate: float,
-    seed: int,
-    draws: tuple[Tensor, Tensor],
-    positions: Tensor,
-    site: int,
-    n_embd: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """The factors (N, C) of `kamon.engines.dropout.masks` at one site."""
-    groups = -(-n_embd // 4)
-    group = torch.arange(groups, device=positions.device) + site * groups
-    low, high = draws
-    counter = (group.unsqueeze(0), positions.unsqueeze(1), low.unsqueeze(1), high.unsqueeze(1))
-    key = (seed & MASK32) ^ KEY, seed >> 32 & MASK32
-    words = torch.stack(philox4x32(counter, key), 2).flatten(1)[:, :n_embd]
-    return (words >= int(rate * 2**32)).to(dtype) * (1 / (1 - rate))
 
 
 def uniform(seed: int, indices: Tensor, position: int) -> Tensor:
@@ -317,7 +305,9 @@ class TorchEngine:
             return {"params": params, "m": m, "v": v, "step": self.num_updates}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return unpickle_engine, (self.made_of, self.state())
+        return TorchEngine, self.made_of, self.state()  # of one process
+
+    __setstate__ = load
 
     def gradients(self) -> array[float]:
         with self.lock:
@@ -503,13 +493,6 @@ class TorchDecoder:
         return doubles(logits[0])
 
 
-def unpickle_engine(made_of: tuple[Any, ...], state: State) -> TorchEngine:
-    """The engine that was copied or sent here: of one process, whatever it was."""
-    engine = TorchEngine(*made_of)
-    engine.load(state)
-    return engine
-
-
 # ---- Across the line
 
 
@@ -542,21 +525,18 @@ def packed(batch: PackedBatch, device: torch.device, draws: Sequence[int] | None
     B, T = len(lengths), int(lengths.max())  # noqa: N806
     if int(lengths.min()) == T:
         rows = tokens.view(B, T + 1)
-        positions = torch.arange(T).repeat(B)
-        found = Inputs(rows[:, :-1].reshape(-1), positions, rows[:, 1:].reshape(-1), (B, T), None)
+        positions, slots = torch.arange(T).repeat(B), None
+        inputs, targets = rows[:, :-1].reshape(-1), rows[:, 1:].reshape(-1)
     else:
         row = torch.arange(B).repeat_interleave(lengths)
         positions = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
         at = offsets[row] + positions
-        found = Inputs(tokens[at], positions, tokens[at + 1], (B, T), row * T + positions)
+        slots = (row * T + positions).to(device)
+        inputs, targets = tokens[at], tokens[at + 1]
+    dropout_ids = None
     if draws is not None:
         low = torch.tensor([draw & MASK32 for draw in draws]).repeat_interleave(lengths)
         high = torch.tensor([draw >> 32 & MASK32 for draw in draws]).repeat_interleave(lengths)
-        found = replace(found, dropout_ids=(low.to(device), high.to(device)))
-    return replace(
-        found,
-        tokens=found.tokens.to(device),
-        positions=found.positions.to(device),
-        targets=found.targets.to(device),
-        slots=None if found.slots is None else found.slots.to(device),
-    )
+        dropout_ids = low.to(device), high.to(device)
+    inputs, positions, targets = (x.to(device) for x in (inputs, positions, targets))
+    return Inputs(inputs, positions, targets, (B, T), slots, dropout_ids)
