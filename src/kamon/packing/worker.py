@@ -119,7 +119,9 @@ def pack_unit(
                     divided = divide(docs, survey)
                     for writer, part in zip(writers, divided, strict=True):
                         writer.add(part)
-        shards = [shard for writer in writers for shard in writer.finish()]
+        for writer in writers:
+            writer.close()
+        shards = [shard for writer in writers for shard in writer.shards]
         for shard in shards:
             for kind in KINDS:
                 os.replace(folder / shard[kind]["name"], path / shard[kind]["name"])
@@ -213,11 +215,11 @@ def write_text(
     """Write a text, which arrives in parts: its first `length` characters are for training."""
     place = 0
     for text in before_spaces(parts):
-        here = max(0, min(len(text), length - place))
-        if here:
-            train.add_part(text[:here], first=place == 0)
-        if here < len(text):
-            held_out.add_part(text[here:], first=place <= length)
+        cut = max(0, min(len(text), length - place))
+        if cut:
+            train.add_part(text[:cut], first=place == 0)
+        if cut < len(text):
+            held_out.add_part(text[cut:], first=place <= length)
         place += len(text)
 
 
@@ -286,7 +288,7 @@ class ShardWriter:
         self.files: list[HashedFile] = []  # tokens and offsets of the current shard
         self.num_tokens = self.num_docs = 0  # of the current shard
         self.lengths: Counter[int] = Counter()  # of all documents, without BOS
-        self.begun: list[int] = []  # lengths of the parts of the current text
+        self.begun = 0  # tokens of the current text, with BOS
         self.num_chars = 0
 
     def abandon(self) -> None:
@@ -321,11 +323,10 @@ class ShardWriter:
         self.num_chars += len(text)
         if first:
             self._end_text()
-        self.begun.append(len(codes))
-        if first:
             self._room()
             self._offsets([self.num_tokens])
             codes = self.bos + codes
+        self.begun += len(codes)
         self._write(codes)
 
     def counts(self) -> dict[str, Any]:
@@ -336,16 +337,12 @@ class ShardWriter:
 
     def _end_text(self) -> None:
         if self.begun:
-            self.lengths[sum(self.begun)] += 1
-            self.begun = []
-
-    def finish(self) -> list[dict[str, Any]]:
-        self._close()
-        return self.shards
+            self.lengths[self.begun - 1] += 1
+            self.begun = 0
 
     def _room(self) -> None:
         if self.num_tokens >= self.max_tokens:
-            self._close()
+            self.close()
         if not self.files:
             stem = f"{self.stem}-{len(self.shards):03}"
             self.files = [HashedFile(Path(f"{stem}.{kind}")) for kind in KINDS]
@@ -362,7 +359,8 @@ class ShardWriter:
         self.files[1].write(offsets.tobytes())
         self.num_docs += len(places)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the current shard."""
         if not self.files:
             return
         num_docs = self.num_docs
