@@ -1,12 +1,12 @@
-"""The contract between Kamon and the code that computes, and the plain loop over it.
+"""Choosing and making an engine.
 
 An engine needs a single gradient: that of a weighted negative log-likelihood,
 
     loss = Σ_t  w_t · (−log p(target_t))
 
-Pretraining, fine-tuning, preferences and rewards are all weights w = −∂L/∂log p: an engine never
-learns which it serves. It owns its memory, holds no randomness and knows no tokenizer; only flat
-buffers of ints and floats cross this line.
+Pretraining, fine-tuning, preferences and rewards differ only in the weights w = −∂L/∂log p. An
+engine owns its memory, and knows no randomness and no tokenizer. It exchanges only flat buffers of
+ints and floats.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kamon.errors import ConfigError
 ENGINES = ("native", "scalar", "torch")
 DTYPES = ("float32", "float64", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MAX_THREADS = 1_024  # each has memory of its own, cores or not
+MAX_THREADS = 1_024  # each needs memory, even without a core
 
 
 def best_engine() -> str:
@@ -43,12 +43,12 @@ def num_threads(threads: int | None) -> int:
 
 
 def device_type(name: str, device: str | None) -> str:
-    """Return where an engine computes, "cpu", "cuda" or "mps", by what "auto" means here."""
+    """Return where an engine computes: "cpu", "cuda" or "mps"."""
     if name != "torch" or device not in (None, "auto"):
         return "cpu" if device in (None, "auto") else device
     try:
         from kamon.engines.torch import find_device
-    except ModuleNotFoundError:  # `make_engine` says so
+    except ModuleNotFoundError:  # `make_engine` raises an error that says so
         return "cpu"
     from kamon.engines.distributed import get_group
 
@@ -64,12 +64,17 @@ def make_engine(
     device: str | None = None,
     compile: bool = False,
 ) -> Engine:
-    """Return an engine with all parameters zero: `load` comes next.
+    """Return an engine with all parameters zero. Call `load` next.
 
-    name: of ENGINES, or None for the best one. dtype: of DTYPES; None for the engine's own;
-    bfloat16 is torch's alone. threads: at most so many cores compute; None for all that this
-    process may use. The number of threads changes no bit of any result, but for torch, where it is
-    the whole process's. device, of DEVICES, and compile, by torch.compile, are torch's.
+    Args:
+        name: one of ENGINES, by default the best one.
+        dtype: one of DTYPES, by default the engine's own. Only torch has bfloat16.
+        threads: how many cores may compute, by default all that this process may use. It changes no
+            bit of any result, except for torch, where it applies to the whole process.
+        device: one of DEVICES, for torch.
+        compile: whether to use torch.compile.
+
+    Raises: ConfigError if the options do not fit, or this machine does not have the engine.
     """
     name = name or best_engine()
     if dtype not in (None, *DTYPES):
@@ -135,5 +140,5 @@ def make_torch(
     shapes = parameter_shapes(config)
     try:
         return TorchEngine(config, shapes, dtype, threads, device, compile, get_group())
-    except ValueError as error:  # of what this machine does not have
+    except ValueError as error:  # this machine does not have the device
         raise ConfigError(str(error)) from None

@@ -1,10 +1,11 @@
-"""The model as PyTorch has it: for a GPU, for bfloat16, and for several machines.
+"""The model in PyTorch, for GPUs, bfloat16 and several machines.
 
-`Gpt` is an ordinary module whose parameters have the names and shapes of a model directory, so that
+`Gpt` is an ordinary module, also without the engine. Its parameters have the names and shapes of a
+model directory, so this works:
 
     gpt.load_state_dict(safetensors.torch.load_file("model.safetensors"))
 
-works, also without the engine around it. Its maths is that of the scalar engine. Legend of shapes:
+Its maths is that of the scalar engine. Legend of shapes:
 N inputs of all documents, one after the other; B documents, T inputs of the longest of them,
 C n_embd, H n_head, D head_dim, V vocab_size.
 """
@@ -41,11 +42,14 @@ MAX_SAMPLES = 256  # samples made side by side
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `Gpt` reads: the inputs of some documents, packed.
+    """The inputs of some documents, packed for `Gpt`.
 
-    tokens, positions, targets: (N,). shape: (B, T). slots: (N,), the place of each among B · T;
-    None where all documents are T long, which are those places in turn. draws: (N,) twice, the low
-    and the high half of each document's number; None where dropout leaves nothing out.
+    Attributes:
+        tokens, positions, targets: (N,).
+        shape: (B, T).
+        slots: (N,), the place of each among B · T, or None if all documents have T inputs.
+        dropout_ids: (N,) twice, the low and the high half of each document's number, or None
+            without dropout.
     """
 
     tokens: Tensor
@@ -57,7 +61,7 @@ class Inputs:
 
 
 class Layer(nn.Module):
-    """Layer `number` of a model; its parameters are (out, in) each."""
+    """Layer `number` of a model. Each parameter is (out, in)."""
 
     def __init__(self, config: Config, number: int, shapes: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
@@ -84,7 +88,7 @@ class Layer(nn.Module):
 
 
 class Gpt(nn.Module):
-    """`shapes` names every parameter and its (out, in), as `parameter_shapes` does."""
+    """The model. shapes: as of `parameter_shapes`."""
 
     def __init__(self, config: Config, shapes: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
@@ -119,7 +123,7 @@ class Gpt(nn.Module):
     def next_logits(self, tokens: Tensor, position: int, cache: list[Tensor]) -> Tensor:
         """Return the logits (B, V) of the tokens after `tokens` (B,), which are at `position`.
 
-        cache: of each layer the keys and values, (2, B, H, block_size, D); this adds its own.
+        cache: the keys and values of each layer, (2, B, H, block_size, D), which grow by one.
         """
         B, H, D = len(tokens), self.config.n_head, self.config.head_dim  # noqa: N806
         x = self.embed(tokens, torch.full_like(tokens, position))
@@ -134,10 +138,9 @@ class Gpt(nn.Module):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """Each document looks back only at itself; (N, C) from (N, C).
+    """Return the attention of each document to itself: (N, C) from (N, C).
 
-    Shorter ones are padded, only for this and after their end: what comes later is hidden from
-    every position, so none that counts sees it.
+    Shorter documents are padded at their end, which no earlier position sees.
     """
     B, T = inputs.shape  # noqa: N806
     H, D = config.n_head, config.head_dim  # noqa: N806
@@ -171,7 +174,7 @@ def rmsnorm(x: Tensor) -> Tensor:
 
 
 def uniform(seed: int, indices: Tensor, position: int) -> Tensor:
-    """`kamon.engines.philox.uniform` of many samples: float64."""
+    """Return `kamon.engines.philox.uniform` of many samples in float64."""
     counter = (
         torch.full_like(indices, position & MASK32),
         torch.full_like(indices, position >> 32),
@@ -183,7 +186,7 @@ def uniform(seed: int, indices: Tensor, position: int) -> Tensor:
 
 
 def sample_token(logits: Tensor, temperature: float, u: Tensor) -> Tensor:
-    """`kamon.generation.sampling.choose` for each row of logits (B, V) and its u (B,)."""
+    """Return `kamon.generation.sampling.sample_token` of each row of logits (B, V) and u (B,)."""
     logits = logits.double()
     scale = 1 / temperature if temperature else math.inf
     scaled = logits * scale
@@ -197,34 +200,33 @@ def sample_token(logits: Tensor, temperature: float, u: Tensor) -> Tensor:
 
 
 def find_device(name: str, size: int) -> torch.device:
-    """auto: the GPU if there is one. ValueError, as a sentence, for a device that is not there.
+    """Return the device. "auto" is the GPU if there is one. Raises ValueError if it is not there.
 
-    size: of the ranks, which cannot add up what lies on mps.
+    size: number of ranks. Several cannot add up numbers on mps.
     """
-    there = ["cpu"]
+    devices = ["cpu"]
     if torch.backends.mps.is_available() and size == 1:
-        there.insert(0, "mps")
+        devices.insert(0, "mps")
     if torch.cuda.is_available():
-        there.insert(0, "cuda")
-    if name == "auto":
-        return torch.device(there[0])
-    if name not in there:
-        raise ValueError(
-            f"there is no device {name} that torch can use here, only {' and '.join(there)}"
-        )
-    return torch.device(name)
+        devices.insert(0, "cuda")
+    if name != "auto" and name not in devices:
+        known = " and ".join(devices)
+        raise ValueError(f"there is no device {name} that torch can use here, only {known}")
+    return torch.device(devices[0] if name == "auto" else name)
 
 
 class TorchEngine:
-    """The engine contract (engines/base.py); `train` and `sample` are fused.
+    """The engine contract (engines/base.py), with fused `train` and `sample`.
 
-    Of several `ranks`, `load` takes over the state of rank 0, and `train` learns from this one's
-    part of each step: both are for all ranks together. What else there is, each does for itself.
+    With several `ranks`, all must call `load` and `train` together: `load` takes the state of rank
+    0, and `train` learns from this rank's part of each step. Each rank makes other calls by itself.
 
-    All parameters lie in one buffer, and so do their gradients: the module's are views of them.
-    bfloat16 is the type only of products; parameters, means and sums stay float32. threads: of
-    the whole process, since torch knows no others; without it as many as torch takes. Their number
-    changes the last bits. compile: by torch.compile, at the first use of each kind of batch.
+    All parameters are in one buffer, and so are their gradients. The module has views of them. With
+    bfloat16, only products have that type. Parameters, means and sums stay float32.
+
+    Args:
+        threads: of the whole process, by default torch's number. It changes the last bits.
+        compile: whether to use torch.compile, at the first use of each kind of batch.
     """
 
     def __init__(
@@ -240,7 +242,7 @@ class TorchEngine:
         self.config = config
         self.made_of = config, dict(shapes), dtype, threads, device, compile
         self.dtype = dtype
-        self.lock = RLock()  # held by who reads or changes the parameters
+        self.lock = RLock()  # held while parameters are read or changed
         self.ranks = ranks = ranks or ProcessGroup()
         self.device = find_device(device, ranks.size)
         if dtype == "float64" and self.device.type == "mps":
@@ -377,8 +379,10 @@ class TorchEngine:
         return losses
 
     def _accumulate(self, plan: StepPlan, own: range, share: float) -> float:
-        """Add the gradient of share · Σ −log p over the documents at these places among the plan's
-        indices; that sum, without the share."""
+        """Add the gradient of share · Σ −log p over these indices of the plan, and return the sum.
+
+        The sum is without the share.
+        """
         sums: list[Tensor] = []
         for first in range(own.start, own.stop, plan.batch_size):
             places = range(first, min(first + plan.batch_size, own.stop))
@@ -413,7 +417,7 @@ class TorchEngine:
         return PackedBatch(tokens, offsets)
 
     def _side_by_side(self, indices: Tensor, temperature: float, seed: int, bos: int) -> Tensor:
-        """(B, T) tokens of the samples with these numbers; what is after a BOS does not count."""
+        """Return the tokens (B, T) of the samples with these numbers. Ignore those after a BOS."""
         cache = self._cache(len(indices))
         made = []
         last = torch.full_like(indices, bos)
@@ -443,7 +447,7 @@ class TorchEngine:
 
     @contextmanager
     def _computing(self, forward: bool = True) -> Iterator[None]:
-        """In the precision that is asked for; MemoryError where there is too little."""
+        """Compute in the engine's precision. Raises MemoryError if there is too little memory."""
         half = forward and self.dtype == "bfloat16"
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
@@ -454,7 +458,7 @@ class TorchEngine:
             raise
 
     def _inputs(self, batch: PackedBatch, draws: Sequence[int] | None) -> Inputs | None:
-        """ValueError for what does not fit; None where there is no target."""
+        """Return the inputs, None if there is no target. Raises ValueError if they do not fit."""
         c = self.config
         offsets = batch.offsets
         if max(map(int.__sub__, offsets[1:], offsets), default=0) > c.block_size + 1:
@@ -470,7 +474,7 @@ class TorchEngine:
 
 
 class TorchDecoder:
-    """Reads one document token by token, with the parameters of the moment it was made."""
+    """Reads one document token by token, with the parameters at the time it was made."""
 
     def __init__(self, engine: TorchEngine) -> None:
         with engine.lock:
@@ -505,7 +509,7 @@ def doubles(numbers: Tensor) -> array[float]:
 
 
 def chunks(batch: PackedBatch, most: int) -> Iterator[PackedBatch]:
-    """The documents in their order, at most so many tokens at a time, or one document."""
+    """Yield the documents in order, up to `most` tokens at a time, or one longer document."""
     begin = 0
     while begin < len(batch):
         end = begin + 1
@@ -516,7 +520,7 @@ def chunks(batch: PackedBatch, most: int) -> Iterator[PackedBatch]:
 
 
 def packed(batch: PackedBatch, device: torch.device, draws: Sequence[int] | None = None) -> Inputs:
-    """A batch that has a target, or more."""
+    """Return the inputs of a batch with one or more targets."""
     if not isinstance(batch.tokens, array):  # but a view of a file
         batch = batch.select(range(len(batch)))
     tokens = torch.frombuffer(batch.tokens, dtype=torch.int32).long()
