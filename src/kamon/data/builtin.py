@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,8 +64,6 @@ def names_original() -> bytes:
 
 
 def is_original(content: bytes) -> bool:
-    import hashlib
-
     return hashlib.sha256(content).hexdigest() == ORIGINAL_SHA256
 
 

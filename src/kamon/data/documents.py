@@ -9,6 +9,7 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from itertools import accumulate, chain, compress, islice
 from typing import Any, overload
 from unicodedata import normalize
@@ -209,32 +210,27 @@ class Documents(Sequence[str]):
 
     def sha256(self) -> str:
         """Return the hexadecimal SHA-256 of all documents, each followed by a NUL."""
-        from hashlib import sha256
-
-        found = sha256()
+        digest = sha256()
         for block in self._encoded_blocks():
-            found.update(block)
-        return found.hexdigest()
+            digest.update(block)
+        return digest.hexdigest()
 
     def intersection(self, texts: Iterable[str]) -> set[str]:
         """Return those of `texts` that are among the documents."""
         wanted = set(texts)
-        found: set[str] = set()
-        for block in self.blocks():
-            found |= wanted.intersection(block)
-        return found
+        return set().union(*map(wanted.intersection, self.blocks()))
 
     def chars(self) -> set[str]:
-        found: set[str] = set()
+        chars: set[str] = set()
         for block in self.blocks():
-            found.update("".join(block))
-        return found
+            chars.update("".join(block))
+        return chars
 
     def lengths(self) -> Counter[int]:
-        found: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         for block in self.blocks():
-            found.update(map(len, block))
-        return found
+            counts.update(map(len, block))
+        return counts
 
 
 def unpickle_documents(text: bytes, distinct: bool) -> Documents:

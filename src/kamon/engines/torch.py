@@ -19,22 +19,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kamon.config import Config
+from kamon.engines.base import State, StepPlan
 from kamon.engines.batch import PackedBatch, check_samples
 from kamon.engines.distributed import ProcessGroup
 from kamon.engines.dropout import KEY
 from kamon.engines.numerics import sequential_sum
 from kamon.engines.philox import MASK32, MASK64, philox4x32
 from kamon.native.library import check_numbers
-
-if TYPE_CHECKING:
-    from kamon.config import Config
-    from kamon.engines.base import State, StepPlan
 
 MAX_NUMBERS = 1 << 25  # numbers held at once if nothing is learned
 MAX_SAMPLES = 256  # samples made side by side

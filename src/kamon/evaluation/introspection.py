@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import mul
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from kamon.config import Config, check_text, require_int
 from kamon.engines.parameters import parameter_shapes
@@ -23,12 +23,9 @@ from kamon.errors import ConfigError, CorpusError, TrainingError
 from kamon.evaluation.curves import extremes, moving_means, smoothing
 from kamon.evaluation.evaluate import MAX_ORDER
 from kamon.model import Model, as_model
-from kamon.ngrams.native import best_ngram, count_ngram
+from kamon.ngrams.native import NativeNgram, best_ngram, count_ngram
+from kamon.ngrams.reference import Ngram
 from kamon.tokenizers.char import CharTokenizer
-
-if TYPE_CHECKING:
-    from kamon.ngrams.native import NativeNgram
-    from kamon.ngrams.reference import Ngram
 
 POINTS = 400  # of the smooth curve
 MAX_POINTS = 2_000  # single losses that are shown

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from kamon.data.documents import NUL
 from kamon.engines.base import Reader
 from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
 from kamon.engines.spans import answer_logprobs
+from kamon.model import Model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompted
-
-if TYPE_CHECKING:
-    from kamon.model import Model
 
 
 def logprobs(
