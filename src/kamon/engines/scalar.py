@@ -52,7 +52,10 @@ class Value:
     __slots__ = ("data", "grad", "inputs", "local_grads")
 
     def __init__(
-        self, data: float, inputs: tuple[Value, ...] = (), local_grads: tuple[float, ...] = ()
+        self,
+        data: float,
+        inputs: tuple[Value, ...] = (),
+        local_grads: tuple[float, ...] = (),
     ) -> None:
         self.data = data
         self.grad = 0.0
