@@ -141,10 +141,10 @@ def draw_losses(found: Losses) -> Figure:
     )
     label = "training" if found.window == 1 else f"training, mean of {found.window:,} steps"
     axes.plot(*split(found.smooth), color=BLUE, linewidth=1.8, label=label, zorder=3)
-    if found.held_out:
+    if found.validation_losses:
         tested = "held out, a part"
         style: dict[str, Any] = {"color": ORANGE, "markersize": 4, "zorder": 4, "clip_on": False}
-        axes.plot(*split(found.held_out), "o--", label=tested, **style)
+        axes.plot(*split(found.validation_losses), "o--", label=tested, **style)
     if found.kept:
         step, loss = found.kept
         label = f"held out, all, by the model kept: {loss:.3f}"
@@ -153,7 +153,7 @@ def draw_losses(found: Losses) -> Figure:
     if found.ngram is not None:
         name = f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}"
         level(axes, found.ngram, name, below=True)  # most models end above it
-    shown = [y for points in (found.smooth, found.held_out) for _, y in points]
+    shown = [y for points in (found.smooth, found.validation_losses) for _, y in points]
     shown += [found.uniform, found.ngram or found.uniform]
     room = 0.08 * (max(shown) - min(shown)) or 0.1
     axes.set_ylim(min(shown) - room, max(shown) + room)

@@ -158,7 +158,7 @@ def test_a_training_makes_the_model_that_train_makes(server: Server) -> None:
     assert found["num_params"] == wanted.num_params
     assert found["losses"] == [[m["step"], m["loss"]] for m in wanted.metrics]
     measured = [[step, loss] for step, loss in wanted.metrics.held_out.items()]
-    assert found["held_out"] == measured
+    assert found["validation_losses"] == measured
     assert measured
     drawn = losses(wanted)
     assert found["lines"] == {
@@ -258,7 +258,7 @@ def test_a_short_list_has_nothing_held_out(server: Server) -> None:
     found = server.trained(text="anna\nbert\ncora", settings={"num_steps": 5}, name="three")
     best = {"step": 5, "loss": None, "over_fitted": False}
     assert found["best"] == best | {"samples": found["moments"][-1]["samples"]}
-    assert (found["state"], found["source"], found["held_out"]) == ("done", "three", [])
+    assert (found["state"], found["source"], found["validation_losses"]) == ("done", "three", [])
     assert found["lines"]["ngram"] is None
     with server.registry.get(f"{found['id']}@0").use() as model:
         assert model.training["held_out"] is None
@@ -712,7 +712,7 @@ def put_together(found: list[Event]) -> Any:
         elif name == "moment":
             known["moments"].append(data)
         else:
-            for key in ("losses", "held_out"):
+            for key in ("losses", "validation_losses"):
                 known[key] = known[key] + data[key]
             known |= {key: data[key] for key in ("state", "step", "seconds", "lines")}
     return known
@@ -869,7 +869,7 @@ def test_what_reading_does_to_a_list(server: Server) -> None:
         "num_repetitions": 3,
         "num_stripped": 3,
         "num_normalized": 0,
-        "num_held_out": 0,
+        "num_validation": 0,
         "longest": 4,
         "characters": 8,
         "removed": [
@@ -912,7 +912,7 @@ def test_counts_are_those_of_a_file(tmp_path_factory: pytest.TempPathFactory, te
     assert found.num_lines == source.num_entries
     assert (found.num_blank, found.num_stripped) == (source.num_blank, source.num_stripped)
     assert found.num_docs == len(source.different) == len(learned) + len(held_out)
-    assert found.num_held_out == len(held_out)
+    assert found.num_validation == len(held_out)
     assert found.num_lines == found.num_docs + found.num_blank + found.num_repetitions
     assert len(found.removed) == found.num_blank + found.num_repetitions
     assert found.docs == list(source.different)[:20]
@@ -937,7 +937,7 @@ def test_what_is_shown_is_little_and_says_so() -> None:
 def test_held_out_are_those_of_a_training(server: Server) -> None:
     found = server.ask("POST", "/clean", {"text": LIST}).json()
     model = kamon.train(WORDS, num_steps=1)
-    assert found["num_held_out"] == len(model.parts()[1]) > 0
+    assert found["num_validation"] == len(model.parts()[1]) > 0
     assert found["characters"] == model.config.vocab_size - 1
 
 

@@ -171,7 +171,7 @@ def as_json(found: Comparison, args: argparse.Namespace, paths: list[str]) -> di
         "reward": args.reward,
         "prefer": args.prefer,
         "quantiles": QUANTILES,
-        "held_out": found.held_out,
+        "on_validation_set": found.held_out,
         "base": models[0],
         "tuned": models[1:],
     }

@@ -140,8 +140,8 @@ def print_sampled(found: SampleMetrics) -> None:
         ("finished", found.finished),
         ("unique", found.unique),
         ("novel", found.novel),
-        ("in the list (learned)", found.in_learned),
-        ("in the list (held out)", found.in_held_out),
+        ("in the list (learned)", found.in_train),
+        ("in the list (held out)", found.in_validation),
     ):
         print(f"{name:23} {share:7.1%}")
     print(

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, one_line, print_json, spark
+from kamon.cli.output import count, json_keys, one_line, print_json, spark
 from kamon.cli.parser import Parser
 from kamon.cli.settings import add_json
 from kamon.config import listed
@@ -109,7 +109,7 @@ def show_model(args: argparse.Namespace) -> None:
                 "num_params": num_params(stored.config),
                 "parameters": {name: list(shape) for name, shape in shapes.items()},
                 "losses": losses,
-                "training": stored.training,
+                "training": json_keys(stored.training),
             }
         )
         return

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
             {
                 "corpus": source.summary(),
                 "num_train": len(train),
-                "num_held_out": len(held),
+                "num_validation": len(held),
                 "vocab_size": tokenizer.vocab_size,
                 "orders": [{"order": order, **asdict(found)} for order, found in table],
                 "best_order": ngram.order if held else None,

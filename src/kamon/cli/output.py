@@ -106,6 +106,21 @@ def print_json(content: dict[str, Any]) -> None:
     print(json_line(content))
 
 
+def json_keys(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file of a model or of shards records, with the keys that --json has.
+
+    >>> json_keys({"held_out": {"loss": 2.5}, "pairs": {"held_out": True}})
+    {'validation': {'loss': 2.5}, 'pairs': {'on_validation_set': True}}
+    """
+    found = {}
+    for name, value in record.items():
+        key = name.replace("held_out", "validation")
+        if name == "held_out" and isinstance(value, bool):
+            key = "on_validation_set"
+        found[key] = json_keys(value) if isinstance(value, dict) else value
+    return found
+
+
 def say_built_in(given: str, names: Collection[str]) -> None:
     """That a name is the built-in data, where the folder has a file of that name, too."""
     if given in names and os.path.isfile(given):

@@ -11,7 +11,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, open_bar, print_json, progress_bar, say
+from kamon.cli.output import count, json_keys, open_bar, print_json, progress_bar, say
 from kamon.cli.parser import Parser, whole_number
 from kamon.cli.settings import add_json, add_reading, reading
 
@@ -122,7 +122,7 @@ def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
     names = ("mode", "vocab_size", "bytes_a_token", "totals", "settings")
     return {
         "directory": path,
-        **{name: content[name] for name in names},
+        **json_keys({name: content[name] for name in names}),
         "num_inputs": len(content["inputs"]),
         "num_blank_inputs": sum(not each["shards"] for each in content["inputs"]),
     }

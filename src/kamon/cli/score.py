@@ -190,7 +190,7 @@ def say_compared(scale: PercentileScale) -> None:
             "no percentiles: the model keeps no entries, and its packed corpus is no longer "
             "where it was"
         )
-    elif scale.reference == "held_out":
+    elif scale.reference == "validation":
         say(f"percentiles compare with {n} entries that were held out from training")
     else:
         say(

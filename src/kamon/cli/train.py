@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import (
     count,
+    json_keys,
     print_json,
     print_marked,
     print_texts,
@@ -271,7 +272,7 @@ def show_result(args: argparse.Namespace, model: Model, output: str, stopped: in
                 "directory": output,
                 "config": asdict(model.config),
                 "num_params": model.num_params,
-                **model.training,
+                **json_keys(model.training),
                 "loss": loss,
                 "samples": [{"text": text, "in_list": known} for text, known in marked],
             }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, progress_bar, say, say_resumed, show_training
+from kamon.cli.output import count, json_keys, progress_bar, say, say_resumed, show_training
 from kamon.cli.parser import Parser, number, whole_number
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 from kamon.cli.train import stop_on_signals
@@ -182,8 +182,12 @@ def say_end(model: Model, output: str, losses: str = "") -> None:
 
 
 def as_json(model: Model, output: str) -> dict[str, Any]:
-    config, training = asdict(model.config), model.training
-    return {"directory": output, "config": config, "num_params": model.num_params, **training}
+    return {
+        "directory": output,
+        "config": asdict(model.config),
+        "num_params": model.num_params,
+        **json_keys(model.training),
+    }
 
 
 def say_stopped(verb: str, output: str) -> None:

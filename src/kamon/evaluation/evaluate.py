@@ -93,7 +93,7 @@ class SampleMetrics:
     """What a model makes by itself, against the list it comes from. Shares are of all samples.
 
     finished: ended by the model within block_size; unique: different samples; novel: not in the
-    list; in_learned, in_held_out: in that part of it: these two and novel add up to 1.
+    list; in_train, in_validation: in that part of it: these two and novel add up to 1.
     mean_length, mean_length_list: in characters; length_distance: `earth_movers` of the lengths, in
     characters; bigram_divergence: `jensen_shannon` of the bigrams, in bits. The list is taken
     uncut, and an unfinished sample as it is. chance_length_distance and chance_bigram_divergence:
@@ -108,8 +108,8 @@ class SampleMetrics:
     finished: float
     unique: float
     novel: float
-    in_learned: float
-    in_held_out: float
+    in_train: float
+    in_validation: float
     mean_length: float
     mean_length_list: float
     length_distance: float
@@ -325,8 +325,8 @@ def sample_metrics(
         finished=len(ended) / len(texts),
         unique=len(set(texts)) / len(texts),
         novel=(len(texts) - known - known_held_out) / len(texts),
-        in_learned=known / len(texts),
-        in_held_out=known_held_out / len(texts),
+        in_train=known / len(texts),
+        in_validation=known_held_out / len(texts),
         mean_length=sum(map(len, texts)) / len(texts),
         mean_length_list=sum(map(len, docs)) / len(docs),
         length_distance=earth_movers(Counter(map(len, texts)), lengths),

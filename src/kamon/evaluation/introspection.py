@@ -52,17 +52,17 @@ class Losses:
     """How a training went; all losses in nats per token.
 
     smooth: means over `window` steps; each: the losses of single steps, of very many the extremes;
-    held_out: of some steps, on a part of the documents held out. kept: the step whose model was
-    kept, and its loss on the documents held out. uniform: ln V, all tokens equally likely. ngram:
-    of the n-gram that does best on the documents held out, of 1 to MAX_ORDER order `ngram_order`,
-    having learned what the model learned. What only documents held out can tell is empty or None
-    if there are none.
+    validation_losses: of some steps, on a part of the validation set. kept: the step whose model
+    was kept, and its loss on the whole validation set. uniform: ln V, all tokens equally likely.
+    ngram: of the best n-gram on the validation set, which is one of 1 to MAX_ORDER order
+    `ngram_order` and has learned what the model learned. Without a validation set,
+    validation_losses is empty, and kept, ngram and ngram_order are None.
     """
 
     window: int
     smooth: Points
     each: Points
-    held_out: Points
+    validation_losses: Points
     kept: tuple[int, float] | None
     uniform: float
     ngram: float | None
@@ -88,7 +88,7 @@ def losses(model: Model | str | Path) -> Losses:
         window=window,
         smooth=[(place + 1, mean) for place, mean in moving_means(numbers, window, POINTS)],
         each=[(place + 1, numbers[place]) for place in extremes(numbers, MAX_POINTS)],
-        held_out=[
+        validation_losses=[
             (place + 1, line["held_out_loss"])
             for place, line in enumerate(model.metrics)
             if "held_out_loss" in line

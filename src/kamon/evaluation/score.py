@@ -251,12 +251,12 @@ def check_unknown(unknown: str) -> None:
 class PercentileScale:
     """How odd known documents are: bits per character, in ascending order.
 
-    reference: which documents; "held_out" of the list, "list" if too few of it are held out, or
+    reference: which documents; "validation" of the list, "list" if too few of it are held out, or
     None if the model keeps no documents.
     """
 
     bits: Sequence[float]
-    reference: Literal["held_out", "list"] | None = "list"
+    reference: Literal["validation", "list"] | None = "list"
 
     @classmethod
     def of(cls, model: Model, unknown: str = "skip", most: int | None = None) -> PercentileScale:
@@ -293,7 +293,7 @@ class PercentileScale:
         some = islice(compared, 0, None, max(1, len(compared) // most))
         found = score_with(reader, tokenizer, some, unknown="zero" if unknown == "zero" else "skip")
         bits = sorted(each.bits_per_char for each in found)
-        return cls(bits, ("held_out" if enough else "list") if bits else None)
+        return cls(bits, ("validation" if enough else "list") if bits else None)
 
     def percentile(self, bits_per_char: float) -> float | None:
         """The percentage of `bits` that is at least as odd: 0 for a text odder than all of them."""

@@ -72,7 +72,7 @@ export interface CleanAnswer {
   num_repetitions: number;
   num_stripped: number;
   num_normalized: number;
-  num_held_out: number;
+  num_validation: number;
   longest: number;
   characters: number;
   removed: Removed[];
@@ -131,8 +131,8 @@ export interface Data {
   num_docs: number;
   num_repetitions: number;
   num_cut: number;
-  num_learned: number;
-  num_held_out: number;
+  num_train: number;
+  num_validation: number;
   characters: CharacterCount[];
   lengths: LengthCount[];
   examples: Examples;
@@ -147,8 +147,8 @@ export interface EmbeddingMap {
 }
 
 export interface Examples {
-  learned: string[];
-  held_out: string[];
+  train: string[];
+  validation: string[];
 }
 
 export interface ExpressionBody {
@@ -188,7 +188,7 @@ export interface JobAnswer {
   lines: Lines;
   every: number;
   losses: [number, number][];
-  held_out: [number, number][];
+  validation_losses: [number, number][];
   moments: MomentAnswer[];
   model: string | null;
   best: BestAnswer | null;
@@ -212,8 +212,8 @@ export interface JobRequest {
 
 export interface LengthCount {
   length: number;
-  learned: number;
-  held_out: number;
+  num_train: number;
+  num_validation: number;
 }
 
 export interface Lines {
@@ -251,7 +251,7 @@ export interface ModelDetails {
   vocab_size: number;
   num_docs: number;
   num_steps: number;
-  held_out_loss: number | null;
+  validation_loss: number | null;
   saved: boolean;
   path: string | null;
   parent: string | null;
@@ -276,7 +276,7 @@ export interface ModelInfo {
   vocab_size: number;
   num_docs: number;
   num_steps: number;
-  held_out_loss: number | null;
+  validation_loss: number | null;
   saved: boolean;
   path: string | null;
   parent: string | null;
@@ -439,7 +439,7 @@ export interface ScoreFound {
   logprob: number | null;
   bits_per_char: number | null;
   percentile: number | null;
-  compared_with: "held_out" | "list" | null;
+  compared_with: "validation" | "list" | null;
   surprising: string;
   cut: boolean;
 }

@@ -124,9 +124,9 @@ class JobAnswer(BaseModel):
 
     ahead: how many trainings start before this one, while it is queued; else null. num_steps,
     num_docs, num_params: 0 until it has started. budget: seconds; null if the steps were given.
-    losses: [step, mean loss of the last `every` steps]. held_out: [step, loss on the validation
-    set] after some steps. model: the id of the model that it made, which is the one with the lowest
-    loss on the validation set. best: the step of that model. A training may be done before
+    losses: [step, mean loss of the last `every` steps]. validation_losses: [step, loss on the
+    validation set] after some steps. model: the id of the model that it made, which is the one with
+    the lowest validation loss. best: the step of that model. A training may be done before
     num_steps, if that loss has not improved for long.
     """
 
@@ -144,7 +144,7 @@ class JobAnswer(BaseModel):
     lines: Lines
     every: int
     losses: list[Point]
-    held_out: list[Point]
+    validation_losses: list[Point]
     moments: list[MomentAnswer]
     model: str | None
     best: BestAnswer | None
@@ -155,7 +155,7 @@ class JobList(BaseModel):
 
 
 class ProgressEvent(BaseModel):
-    """The state of a training. losses, held_out: those since the previous event."""
+    """The state of a training. losses, validation_losses: those since the previous event."""
 
     state: str
     ahead: int | None
@@ -163,7 +163,7 @@ class ProgressEvent(BaseModel):
     seconds: float
     lines: Lines
     losses: list[Point]
-    held_out: list[Point]
+    validation_losses: list[Point]
 
 
 class ColumnsRequest(ApiModel):
@@ -239,7 +239,7 @@ class CleanAnswer(BaseModel):
     num_repetitions: int
     num_stripped: int
     num_normalized: int
-    num_held_out: int
+    num_validation: int
     longest: int
     characters: int
     removed: list[Removed]
@@ -361,7 +361,7 @@ def answer(job: Job, context: RequestContext) -> JobAnswer:
             lines=lines(job),
             every=job.every,
             losses=list(job.points),
-            held_out=list(job.held_out),
+            validation_losses=list(job.validation_losses),
             moments=[moment_answer(job, moment) for moment in job.moments],
             model=job.id if job.id in context.registry.entries else None,
             best=BestAnswer(**vars(job.best)) if job.best else None,
@@ -391,7 +391,7 @@ class EventCursor:
     over: int = 0
     ngram: int = 0
     points: int = 0
-    held_out: int = 0
+    validation_losses: int = 0
     moments: int = 0
 
     @classmethod
@@ -400,7 +400,7 @@ class EventCursor:
             int(job.started is not None),
             int(job.over),
             int(job.ngram is not None),
-            *(len(job.points), len(job.held_out), len(job.moments)),
+            *(len(job.points), len(job.validation_losses), len(job.moments)),
         )
 
     @property
@@ -499,7 +499,7 @@ def news(
                 seconds=job.seconds,
                 lines=lines(job),
                 losses=job.points[cursor.points :],
-                held_out=job.held_out[cursor.held_out :],
+                validation_losses=job.validation_losses[cursor.validation_losses :],
             )
             moments = [moment_answer(job, moment) for moment in job.moments[cursor.moments :]]
             # An id covers the events up to its own, not those that follow.
@@ -582,7 +582,7 @@ def preview(
         num_repetitions=len(source.docs) - len(source.different),
         num_stripped=source.num_stripped,
         num_normalized=source.num_normalized,
-        num_held_out=len(held_out),
+        num_validation=len(held_out),
         longest=max(source.different.lengths()),
         characters=len(source.different.chars()),
         removed=removed,

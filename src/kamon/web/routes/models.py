@@ -73,7 +73,7 @@ class ModelInfo(BaseModel):
     vocab_size: int
     num_docs: int
     num_steps: int
-    held_out_loss: float | None
+    validation_loss: float | None
     saved: bool
     path: str | None
     parent: str | None
@@ -105,13 +105,13 @@ class CharacterCount(BaseModel):
 
 class LengthCount(BaseModel):
     length: int
-    learned: int
-    held_out: int
+    num_train: int
+    num_validation: int
 
 
 class Examples(BaseModel):
-    learned: list[str]
-    held_out: list[str]
+    train: list[str]
+    validation: list[str]
 
 
 class Data(BaseModel):
@@ -121,8 +121,8 @@ class Data(BaseModel):
     num_docs: int
     num_repetitions: int
     num_cut: int
-    num_learned: int
-    num_held_out: int
+    num_train: int
+    num_validation: int
     characters: list[CharacterCount]
     lengths: list[LengthCount]
     examples: Examples
@@ -205,7 +205,7 @@ class ScoreFound(BaseModel):
     """logprob, bits_per_char: null if the probability is 0.
 
     percentile: the share of known entries that are at least as unlikely; null if there are none.
-    compared_with: which entries, "held_out" or "list" (see `PercentileScale`). cut: whether the
+    compared_with: which entries, "validation" or "list" (see `PercentileScale`). cut: whether the
     text is longer than the model reads at once.
     """
 
@@ -213,7 +213,7 @@ class ScoreFound(BaseModel):
     logprob: float | None
     bits_per_char: float | None
     percentile: float | None
-    compared_with: Literal["held_out", "list"] | None
+    compared_with: Literal["validation", "list"] | None
     surprising: str
     cut: bool
 
@@ -445,16 +445,18 @@ def data_of(model: Model, stop: Stop) -> Data:
         num_docs=num_docs,
         num_repetitions=summary["num_docs"] - num_docs if "num_different" in summary else 0,
         num_cut=model.training.get("num_cut", 0),
-        num_learned=len(learned),
-        num_held_out=len(held_out),
+        num_train=len(learned),
+        num_validation=len(held_out),
         characters=[CharacterCount(text=text, count=n) for text, n in counts.most_common(500)],
         lengths=[
-            LengthCount(length=length, learned=lengths[0][length], held_out=lengths[1][length])
+            LengthCount(
+                length=length, num_train=lengths[0][length], num_validation=lengths[1][length]
+            )
             for length in sorted({*lengths[0], *lengths[1]})[:500]
         ],
         examples=Examples(
-            learned=[learned[i][:200] for i in range(min(NUM_EXAMPLES, len(learned)))],
-            held_out=[held_out[i][:200] for i in range(min(NUM_EXAMPLES, len(held_out)))],
+            train=[learned[i][:200] for i in range(min(NUM_EXAMPLES, len(learned)))],
+            validation=[held_out[i][:200] for i in range(min(NUM_EXAMPLES, len(held_out)))],
         ),
     )
 

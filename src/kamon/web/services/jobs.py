@@ -117,7 +117,7 @@ class Job:
     started: Started | None = None
     seconds: float = 0.0
     losses: array[float] = field(default_factory=lambda: array("d"))
-    held_out: list[tuple[int, float]] = field(default_factory=list)
+    validation_losses: list[tuple[int, float]] = field(default_factory=list)
     every: int = 1
     points: list[tuple[int, float]] = field(default_factory=list)
     moments: list[Snapshot] = field(default_factory=list)
@@ -436,7 +436,9 @@ class Jobs:
                     job.state = "running"
             case "progress":
                 job.add_losses(message["losses"])
-                job.held_out.extend((step, loss) for step, loss in message["held_out"])
+                job.validation_losses.extend(
+                    (step, loss) for step, loss in message["validation_losses"]
+                )
                 job.seconds = message["seconds"]
             case "ngram":
                 job.ngram = message["loss"], message["order"]
@@ -480,7 +482,7 @@ class Jobs:
     ) -> None:
         """Add the model after a step to the registry; step None: the training's result."""
         assert job.started
-        open = partial(model_of, job.started, job.losses, job.held_out, moment, training)
+        open = partial(model_of, job.started, job.losses, job.validation_losses, moment, training)
         if step is None:
             self.registry.add(Entry(job.id, "trained", open))
             return

@@ -204,7 +204,7 @@ def facts_of(model: Model) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "num_docs": len(model.docs),
         "num_steps": len(model.metrics),
-        "held_out_loss": loss if math.isfinite(loss) else None,
+        "validation_loss": loss if math.isfinite(loss) else None,
         "prompts": knows_prompts(model.tokenizer),
         "text": model.writes_text,
         "seed": config.seed,

@@ -5,7 +5,7 @@ is a command: pause, resume or stop. When standard input ends, this process ends
 Each line of standard output is a JSON object with a "type":
 
     start     what is known before the first step: config, tokenizer, training, documents, …
-    progress  step, seconds; losses and held_out ([step, loss]) since the last one
+    progress  step, seconds; losses and validation_losses ([step, loss]) since the last one
     moment    step, params, samples: the model of that step
     ngram     loss, order: of the best n-gram on the validation set
     end       finished, too_long, params (null if no step was made), training, samples
@@ -151,7 +151,7 @@ class Training:
         self.control = control
         self.report = report
         self.start = self.last_report = time.perf_counter()
-        self.num_losses = self.num_held_out = 0  # that are reported
+        self.num_losses = self.num_validation_losses = 0  # that are reported
         self.wanted: list[int] = []
         self.keeping = 0.0  # seconds that snapshots took
         self.too_long = False
@@ -257,9 +257,9 @@ class Training:
             step=len(losses),
             seconds=round(self.seconds(), 3),
             losses=losses[self.num_losses :].tolist(),
-            held_out=records[self.num_held_out :],
+            validation_losses=records[self.num_validation_losses :],
         )
-        self.num_losses, self.num_held_out = len(losses), len(records)
+        self.num_losses, self.num_validation_losses = len(losses), len(records)
         self.last_report = time.perf_counter()
 
     def send_snapshot(self, step: int) -> None:
