@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -286,9 +286,9 @@ def test_moments_take_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(worker, "KEEPING_SECONDS", 0.0)
     monkeypatch.setattr(worker, "KEEPING_SHARE", 0.0)
     out = io.BytesIO()
-    wanted = json.loads(request(**SMALL, num_steps=100)) | {"moments": 40}
+    wanted = worker.Request("a list", None, Limits(), SMALL | {"num_steps": 100})
     training = worker.Training(
-        worker.Request(**wanted), corpus.from_docs(WORDS), worker.Control(), worker.Report(out)
+        wanted, corpus.from_docs(WORDS), worker.Control(), worker.Report(out)
     )
     training.run()
     said = list(map(json.loads, out.getvalue().splitlines()))
@@ -500,11 +500,7 @@ def request(**settings: Any) -> bytes:
         "source": "a list",
         "budget": None,
         "settings": settings,
-        "max_steps": 100_000,
-        "max_params": 100_000,
-        "max_seconds": 60.0,
-        "moments": 3,
-        "moment_bytes": 1 << 20,
+        "limits": asdict(Limits(job_seconds=30.0, snapshots=3)),
     }
     return json.dumps(fields).encode() + b"\n"
 

@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from kamon.web.limits import Limits, with_options
     from kamon.web.server.address import listen
     from kamon.web.services.playground import make_playground
+    from kamon.web.services.worker import Request
 
     playground = make_playground(Path(args.save_to), with_options(Limits(), args.limit))
     for problem in playground.registry.add_saved():
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     address = listen(args.host, args.port, token, args.allow_host, no_token=args.no_token)
     if not args.dir:
         budget = FIRST_BUDGET if args.budget is None else args.budget
-        playground.jobs.start(builtin="names", budget=budget)
+        playground.jobs.start(Request("names", budget, playground.limits))
     from kamon.web.serve import serve  # takes half a second, in which the training begins
 
     def on_start() -> None:

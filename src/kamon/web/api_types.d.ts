@@ -47,7 +47,7 @@ export interface AnswersBody {
   answers: (VerdictBody | PreferenceBody)[];
 }
 
-export interface BestAnswer {
+export interface Best {
   step: number;
   loss: number | null;
   over_fitted: boolean;
@@ -84,11 +84,11 @@ export interface CleanAnswer {
 }
 
 export interface CleanRequest {
-  text: string;
   format?: "text" | "csv" | "tsv" | "jsonl" | "json";
   column?: string | null;
   header?: boolean;
   name?: string | null;
+  text: string;
 }
 
 export interface Columns {
@@ -174,24 +174,24 @@ export interface Health {
 }
 
 export interface JobAnswer {
-  id: string;
   state: "queued" | "starting" | "running" | "paused" | "stopped" | "done" | "failed";
   ahead: number | null;
+  step: number;
+  seconds: number;
+  lines: Lines;
+  losses: [number, number][];
+  validation_losses: [number, number][];
+  id: string;
   error: string | null;
   source: string;
   num_steps: number;
-  step: number;
-  seconds: number;
   budget: number | null;
   num_docs: number;
   num_params: number;
-  lines: Lines;
   every: number;
-  losses: [number, number][];
-  validation_losses: [number, number][];
   moments: MomentAnswer[];
   model: string | null;
-  best: BestAnswer | null;
+  best: Best | null;
 }
 
 export interface JobList {
@@ -199,14 +199,14 @@ export interface JobList {
 }
 
 export interface JobRequest {
-  text?: string | null;
   format?: "text" | "csv" | "tsv" | "jsonl" | "json";
   column?: string | null;
   header?: boolean;
+  name?: string | null;
+  text?: string | null;
   builtin?: "names" | null;
   budget?: number | null;
   seed?: number;
-  name?: string | null;
   settings?: Settings;
 }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import StreamingResponse
@@ -25,7 +26,8 @@ from kamon.training.data import NONE_HELD_OUT, check_learnable
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.routes.context import ApiModel, Context, RequestContext
-from kamon.web.services.jobs import PASTED, Job, Jobs, Snapshot, moment_id
+from kamon.web.services.jobs import PASTED, Best, Job, Jobs, Snapshot, moment_id
+from kamon.web.services.worker import Request
 from kamon.web.services.workers import Stop
 
 router = APIRouter(tags=["trainings"])
@@ -68,22 +70,31 @@ Column = Annotated[str | None, Field(max_length=1000)]
 Name = Annotated[str | None, Field(min_length=1, max_length=100)]
 
 
-class JobRequest(ApiModel):
-    """A list to learn, either as `text` or as the name of a list in the package.
+class ListRequest(ApiModel):
+    """How to read a list.
 
-    budget: seconds; by default 1, unless the settings have num_steps. name: of a list that is given
-    as text. format: "text" has one entry per line. column: of a table, its name in the header row,
-    its number or, in JSON, its key (by default "text"). header: whether the table has a header row.
+    format: "text" has one entry per line. column: of a table, its name in the header row, its
+    number or, in JSON, its key (by default "text"). header: whether the table has a header row.
+    name: of the list, for messages.
     """
 
-    text: Text | None = None
     format: Format = "text"
     column: Column = None
     header: bool = True
+    name: Name = None
+
+
+class JobRequest(ListRequest):
+    """A list to learn, either as `text` or as the name of a list in the package.
+
+    budget: seconds; by default 1, unless the settings have num_steps. format, column, header, name:
+    of a list that is given as text, as in a `CleanRequest`.
+    """
+
+    text: Text | None = None
     builtin: Literal["names"] | None = None
     budget: Annotated[float | None, Field(ge=0.001, le=LIMITS.job_seconds)] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 42
-    name: Name = None
     settings: Settings = Settings()
 
 
@@ -106,20 +117,19 @@ class MomentAnswer(BaseModel):
     samples: list[str]
 
 
-class BestAnswer(BaseModel):
-    """The step whose model is the result of a training, and samples of it.
+class ProgressEvent(BaseModel):
+    """The state of a training. losses, validation_losses: those since the previous event."""
 
-    loss: of that model on the whole validation set; null if there is none, and then the step is the
-    last one. over_fitted: whether the loss on the validation set rose after that step.
-    """
-
+    state: Literal["queued", "starting", "running", "paused", "stopped", "done", "failed"]
+    ahead: int | None
     step: int
-    loss: float | None
-    over_fitted: bool
-    samples: list[str]
+    seconds: float
+    lines: Lines
+    losses: list[Point]
+    validation_losses: list[Point]
 
 
-class JobAnswer(BaseModel):
+class JobAnswer(ProgressEvent):
     """A training.
 
     ahead: how many trainings start before this one, while it is queued; else null. num_steps,
@@ -131,39 +141,20 @@ class JobAnswer(BaseModel):
     """
 
     id: str
-    state: Literal["queued", "starting", "running", "paused", "stopped", "done", "failed"]
-    ahead: int | None
     error: str | None
     source: str
     num_steps: int
-    step: int
-    seconds: float
     budget: float | None
     num_docs: int
     num_params: int
-    lines: Lines
     every: int
-    losses: list[Point]
-    validation_losses: list[Point]
     moments: list[MomentAnswer]
     model: str | None
-    best: BestAnswer | None
+    best: Best | None
 
 
 class JobList(BaseModel):
     jobs: list[JobAnswer]
-
-
-class ProgressEvent(BaseModel):
-    """The state of a training. losses, validation_losses: those since the previous event."""
-
-    state: str
-    ahead: int | None
-    step: int
-    seconds: float
-    lines: Lines
-    losses: list[Point]
-    validation_losses: list[Point]
 
 
 class ColumnsRequest(ApiModel):
@@ -181,14 +172,10 @@ class Columns(BaseModel):
     columns: list[str]
 
 
-class CleanRequest(ApiModel):
+class CleanRequest(ListRequest):
     """A list, as in a request for a training."""
 
     text: Text
-    format: Format = "text"
-    column: Column = None
-    header: bool = True
-    name: Name = None
 
 
 class Removed(BaseModel):
@@ -279,10 +266,9 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
         raise WebError(422, "the built-in list has no columns and formats to choose from")
     if request.text is not None:
         source = corpus.from_text(
-            *(request.text, request.name or PASTED),
-            column=request.column,
-            format=request.format,
-            header=request.header,
+            request.text,
+            request.name or PASTED,
+            **request.model_dump(include={"format", "column", "header"}),
         )
         check_learnable(source)
         num_chars = len(source.different.chars())
@@ -296,14 +282,14 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
             "n_embd, n_layer or block_size, or a list of fewer different characters",
         )
     return context.jobs.start(
-        text=request.text,
-        name=request.name,
-        format=request.format,
-        column=request.column,
-        header=request.header,
-        builtin=request.builtin,
-        budget=budget,
-        settings=settings,
+        Request(
+            text=request.text,
+            source=request.builtin or request.name or PASTED,
+            budget=budget,
+            settings=settings,
+            limits=limits,
+            **request.model_dump(include={"format", "column", "header"}),
+        )
     )
 
 
@@ -348,30 +334,33 @@ def answer(job: Job, context: RequestContext) -> JobAnswer:
         started = job.started
         return JobAnswer(
             id=job.id,
-            state=job.state,  # type: ignore[arg-type]
-            ahead=context.jobs.ahead(job),
             error=job.error,
             source=job.source,
             num_steps=started.config.num_steps if started else 0,
-            step=len(job.losses),
-            seconds=job.seconds,
             budget=job.budget,
             num_docs=started.training["corpus"]["num_different"] if started else 0,
             num_params=num_params(started.config) if started else 0,
-            lines=lines(job),
             every=job.every,
-            losses=list(job.points),
-            validation_losses=list(job.validation_losses),
             moments=[moment_answer(job, moment) for moment in job.moments],
             model=job.id if job.id in context.registry.entries else None,
-            best=BestAnswer(**vars(job.best)) if job.best else None,
+            best=job.best,
+            **progress_of(job, context, EventCursor()),
         )
 
 
-def lines(job: Job) -> Lines:
+def progress_of(job: Job, context: RequestContext, cursor: EventCursor) -> dict[str, Any]:
+    """Return the fields of a `ProgressEvent` for a client that knows what is before the cursor."""
     loss, order = job.ngram or (None, None)
     uniform = math.log(job.started.config.vocab_size) if job.started else None
-    return Lines(uniform=uniform, ngram=loss, ngram_order=order)
+    return {
+        "state": job.state,
+        "ahead": context.jobs.ahead(job),
+        "step": len(job.losses),
+        "seconds": job.seconds,
+        "lines": Lines(uniform=uniform, ngram=loss, ngram_order=order),
+        "losses": job.points[cursor.points :],
+        "validation_losses": job.validation_losses[cursor.validation_losses :],
+    }
 
 
 def moment_answer(job: Job, moment: Snapshot) -> MomentAnswer:
@@ -381,8 +370,7 @@ def moment_answer(job: Job, moment: Snapshot) -> MomentAnswer:
 # ---- events
 
 
-@dataclass(frozen=True)
-class EventCursor:
+class EventCursor(NamedTuple):
     """What a client knows of a training: whether it has started or is over, and how many entries
     of each list. All of these only grow, so a client that reconnects with the id of any event
     receives exactly what it has missed."""
@@ -397,27 +385,25 @@ class EventCursor:
     @classmethod
     def of(cls, job: Job) -> EventCursor:
         return cls(
-            int(job.started is not None),
-            int(job.over),
-            int(job.ngram is not None),
-            *(len(job.points), len(job.validation_losses), len(job.moments)),
+            started=int(job.started is not None),
+            over=int(job.over),
+            ngram=int(job.ngram is not None),
+            points=len(job.points),
+            validation_losses=len(job.validation_losses),
+            moments=len(job.moments),
         )
 
     @property
     def id(self) -> str:
-        return "-".join(map(str, vars(self).values()))
+        return "-".join(map(str, self))
 
     @classmethod
     def from_id(cls, id: str, job: Job) -> EventCursor | None:
-        """The cursor with this id; None if it is not an id of this training, and so all is new."""
-        numbers = id.split("-")
-        if len(numbers) != 6 or not all(
-            n.isascii() and n.isdigit() and len(n) < 10 for n in numbers
-        ):
+        """Return the cursor with this id, or None if it is not an id of this training."""
+        if not re.fullmatch("[0-9]{1,9}(-[0-9]{1,9}){5}", id):
             return None
-        cursor = cls(*map(int, numbers))
-        now = vars(cls.of(job))
-        return cursor if all(n <= now[name] for name, n in vars(cursor).items()) else None
+        cursor = cls(*map(int, id.split("-")))
+        return cursor if all(n <= now for n, now in zip(cursor, cls.of(job), strict=True)) else None
 
 
 class Events(StreamingResponse):
@@ -492,23 +478,15 @@ def news(
         state = (job.state, context.jobs.ahead(job), len(job.losses), job.seconds)
         restart = cursor is None or cursor.started < now.started
         if cursor and not restart and (state != last_state or cursor != now):
-            progress = ProgressEvent(
-                state=job.state,
-                ahead=context.jobs.ahead(job),
-                step=len(job.losses),
-                seconds=job.seconds,
-                lines=lines(job),
-                losses=job.points[cursor.points :],
-                validation_losses=job.validation_losses[cursor.validation_losses :],
-            )
+            progress = ProgressEvent(**progress_of(job, context, cursor))
             moments = [moment_answer(job, moment) for moment in job.moments[cursor.moments :]]
             # An id covers the events up to its own, not those that follow.
-            covered = replace(now, moments=cursor.moments, over=0)
+            covered = now._replace(moments=cursor.moments, over=0)
             events.append(event("progress", covered, progress))
             for number, moment in enumerate(moments, cursor.moments + 1):
-                events.append(event("moment", replace(covered, moments=number), moment))
+                events.append(event("moment", covered._replace(moments=number), moment))
     if restart:
-        events.append(event("start", replace(now, over=0), answer(job, context)))
+        events.append(event("start", now._replace(over=0), answer(job, context)))
     if now.over:
         events.append(event("end", now, answer(job, context)))
     return events, now, state
@@ -539,9 +517,8 @@ async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
 async def clean(request: CleanRequest, context: Context) -> CleanAnswer:
     """What a training would read in a list: the documents, and what it would remove or change."""
     check_column(request.format, request.column)
-    options = request.model_dump(include={"format", "column", "header"})
-    options["name"] = request.name or PASTED
-    return await context.compute(lambda stop: preview(request.text, stop, **options))
+    options = request.model_dump() | {"name": request.name or PASTED}
+    return await context.compute(lambda stop: preview(stop=stop, **options))
 
 
 def check_column(format: str, column: str | None) -> None:

@@ -13,11 +13,10 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from types import MappingProxyType
 from typing import Any
 
 from kamon.config import Config
@@ -37,13 +36,10 @@ from kamon.training.loop import learning_rate
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.services.registry import Entry, ModelRegistry
+from kamon.web.services.worker import Request
 
-COMMAND = [
-    sys.executable,
-    "-P",
-    "-m",
-    "kamon.web.services.worker",
-]  # -P: import nothing from the current directory
+# -P: import nothing from the current directory
+COMMAND = [sys.executable, "-P", "-m", "kamon.web.services.worker"]
 PASTED = "a pasted list"
 MAX_LINE_BYTES = 64 << 20  # of a message, which may contain a model's parameters
 MAX_POINTS = 500  # of the curve of losses
@@ -52,7 +48,6 @@ END_SECONDS = 1.0  # for a process to end by itself before it is killed
 TYPECODES = {"float32": "f", "float64": "d"}
 OVER = ("stopped", "done", "failed")
 WAITS = ("queued", "paused")  # states that do not count towards limits.jobs
-OVERTIME = 2  # times the largest budget: then a training is stopped
 
 
 @dataclass(frozen=True)
@@ -165,55 +160,22 @@ class Jobs:
         self.ending = False  # whether the server is about to end
         self.open_moments: deque[Entry] = deque()
 
-    def start(
-        self,
-        *,
-        text: str | None = None,
-        name: str | None = None,
-        builtin: str | None = None,
-        budget: float | None = None,
-        settings: Mapping[str, Any] = MappingProxyType({}),
-        format: str = "text",
-        column: str | None = None,
-        header: bool = True,
-    ) -> Job:
+    def start(self, request: Request) -> Job:
         """Start a training, or queue it.
-
-        Args:
-            text: the list. `format`, `column` and `header` are those of `corpus.from_text`.
-            name: of the list.
-            builtin: the name of a list in the package, instead of a text.
-            budget: seconds; None if the settings have num_steps.
-            settings: of a `Config`.
 
         Raises:
             WebError: 429 if too many trainings wait already, 503 if the server is about to end.
         """
-        limits = self.limits
-        source = builtin or name or PASTED
-        request = {
-            "text": text,
-            "format": format,
-            "column": column,
-            "header": header,
-            "source": source,
-            "budget": budget,
-            "settings": dict(settings),
-            "max_steps": limits.job_steps,
-            "max_params": limits.job_params,
-            "max_seconds": OVERTIME * limits.job_seconds,
-            "moments": limits.snapshots,
-            "moment_bytes": limits.snapshot_bytes,
-        }
         with self.lock:
             if self.ending:
                 raise WebError(503, "the server is about to end")
-            if len(self.queue) >= limits.jobs_waiting:
+            if len(self.queue) >= self.limits.jobs_waiting:
                 raise WebError(
                     429, f"{len(self.queue)} trainings wait for their turn already: try again later"
                 )
-            job = Job(f"job-{secrets.token_hex(4)}", source, budget, state="queued")
-            job.send(json.dumps(request))
+            id = f"job-{secrets.token_hex(4)}"
+            job = Job(id, request.source, request.budget, state="queued")
+            job.send(json.dumps(asdict(request)))
             self.jobs[job.id] = job
             self.queue.append(job)
             self.start_queued()
@@ -403,7 +365,7 @@ class Jobs:
             self.start_queued()
 
     def read_messages(self, job: Job, process: subprocess.Popen[bytes]) -> str:
-        """Handle all messages. Returns the error in them, or "" if there is none."""
+        """Handle all messages. Return the error in them, or "" if there is none."""
         assert process.stdout
         with process.stdout as messages:
             try:
@@ -412,8 +374,6 @@ class Jobs:
                     with job.lock:
                         if not job.over:
                             self.handle_message(job, message)
-            except WebError as error:
-                return str(error)
             except (KamonError, ValueError, LookupError, TypeError, RecursionError):
                 return "its process said what nobody understands"
         return ""
@@ -448,7 +408,7 @@ class Jobs:
                 params = params_in(job, message)
                 moment = Snapshot(message["step"], job.seconds, params, message["samples"])
                 job.moments.append(moment)
-                self.put(job, moment, moment.step)
+                self.add_moment(job, moment)
             case "end":
                 self.handle_end(job, message)
             case "failed":
@@ -460,33 +420,28 @@ class Jobs:
         job.add_losses([], last=True)
         if message["params"] is not None:
             last = Snapshot(len(job.losses), job.seconds, params_in(job, message), [])
-            self.put(job, last, None, message["training"])
-            held_out = message["training"]["held_out"] or {}
+            training = message["training"]
+            open = partial(model_of, job, last, training)
+            self.registry.add(Entry(job.id, "trained", open))
+            validation = training["held_out"] or {}
             job.best = Best(
-                held_out.get("best_step", last.step),
-                held_out.get("loss"),
-                held_out.get("over_fitted", False),
-                message["samples"],
+                step=validation.get("best_step", last.step),
+                loss=validation.get("loss"),
+                over_fitted=validation.get("over_fitted", False),
+                samples=message["samples"],
             )
         why = None
         if message["too_long"]:
             why = f"stopped after {job.seconds:.0f} seconds, the longest that a training may take"
         elif job.pause_ended:
-            why = (
-                f"stopped after a pause of {self.limits.pause_seconds:g} seconds, the longest here"
-            )
+            pause = self.limits.pause_seconds
+            why = f"stopped after a pause of {pause:g} seconds, the longest here"
         job.end("done" if message["finished"] else "stopped", why)
 
-    def put(
-        self, job: Job, moment: Snapshot, step: int | None, training: dict[str, Any] | None = None
-    ) -> None:
-        """Add the model after a step to the registry; step None: the training's result."""
-        assert job.started
-        open = partial(model_of, job.started, job.losses, job.validation_losses, moment, training)
-        if step is None:
-            self.registry.add(Entry(job.id, "trained", open))
-            return
-        entry = Entry(moment_id(job, moment), "trained", open, parent=job.id, step=step)
+    def add_moment(self, job: Job, moment: Snapshot) -> None:
+        """Add the model of a snapshot to the registry."""
+        id, open = moment_id(job, moment), partial(model_of, job, moment)
+        entry = Entry(id, "trained", open, parent=job.id, step=moment.step)
         entry.open = lambda: self.close_oldest(entry, open())
         self.registry.add(entry)
 
@@ -530,25 +485,20 @@ def write_commands(job: Job, process: subprocess.Popen[bytes]) -> None:
             process.stdin.close()
 
 
-def model_of(
-    started: Started,
-    losses: array[float],
-    held_out: list[tuple[int, float]],
-    moment: Snapshot,
-    training: dict[str, Any] | None,
-) -> Model:
+def model_of(job: Job, moment: Snapshot, training: dict[str, Any] | None = None) -> Model:
     """The model of a snapshot, as `kamon.train` would return it. training: `Model.training`, if the
     snapshot is the result of the training."""
-    config, tokenizer, step = started.config, started.tokenizer, moment.step
+    started, step = job.started, moment.step
+    assert started
+    config, tokenizer = started.config, started.tokenizer
     metrics = Metrics(
-        losses[:step],
+        job.losses[:step],
         array("d", [learning_rate(config, before) for before in range(step)]),
-        {number: loss for number, loss in held_out if number <= step},
+        {number: loss for number, loss in job.validation_losses if number <= step},
     )
     dtype = started.training["dtype"]
     engine = make_engine(started.training["engine"], config, dtype=dtype)
-    params = array("d", array(TYPECODES[dtype], moment.params))
-    engine.load(initial_state(params))
+    engine.load(initial_state(array("d", array(TYPECODES[dtype], moment.params))))
     record = training or started.training | {
         "num_steps_done": step,
         "seconds": moment.seconds,

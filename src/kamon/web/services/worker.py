@@ -38,6 +38,7 @@ from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.introspection import ngram_loss
 from kamon.storage.checkpoint import pack_documents
 from kamon.storage.metrics import Metrics
+from kamon.web.limits import Limits
 
 if TYPE_CHECKING:
     from kamon.data.corpus import Corpus
@@ -51,6 +52,7 @@ NUM_SAMPLES = 5
 KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training's time, for snapshots
 PARAM_BYTES = {"float32": 4}  # per parameter; 8 in other dtypes
 NICE = 5  # the server has priority
+OVERTIME = 2  # times the largest budget: then a training is stopped
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,18 @@ class Request:
     """A training.
 
     Attributes:
-        text: the list; None for the list of the package with the name `source`.
         budget: seconds; None if the settings have num_steps.
+        limits: of the server.
         settings: of a `Config`.
-        max_seconds: of the training, whatever its budget.
-        moments: the maximum number of snapshots.
-        moment_bytes: the maximum size of all snapshots.
+        text: the list; None for the list of the package with the name `source`.
         format, column, header: see `corpus.from_text`.
     """
 
-    text: str | None
     source: str
     budget: float | None
-    settings: dict[str, Any]
-    max_steps: int
-    max_params: int
-    max_seconds: float
-    moments: int
-    moment_bytes: int
+    limits: Limits
+    settings: dict[str, Any] = field(default_factory=dict)
+    text: str | None = None
     format: str = "text"
     column: str | None = None
     header: bool = True
@@ -147,6 +143,7 @@ class Training:
 
     def __init__(self, request: Request, source: Corpus, control: Control, report: Report) -> None:
         self.request = request
+        self.limits = request.limits
         self.source = source
         self.control = control
         self.report = report
@@ -186,20 +183,20 @@ class Training:
         return time.perf_counter() - self.start - self.control.paused_seconds
 
     def should_stop(self) -> bool:
-        self.too_long = self.too_long or self.seconds() > self.request.max_seconds
+        self.too_long = self.too_long or self.seconds() > OVERTIME * self.limits.job_seconds
         return self.control.stopped or self.too_long
 
     def on_start(self, run: TrainingSetup) -> None:
-        request, config = self.request, run.config
-        if config.num_steps > request.max_steps:
+        limits, config = self.limits, run.config
+        if config.num_steps > limits.job_steps:
             raise ConfigError(
                 f"so small a model makes {config.num_steps:,} steps in that time, and "
-                f"{request.max_steps:,} are the most: choose a smaller budget"
+                f"{limits.job_steps:,} are the most: choose a smaller budget"
             )
         size = num_params(config)
-        if size > request.max_params:
+        if size > limits.job_params:
             raise ConfigError(
-                f"the model would have {size:,} parameters, and {request.max_params:,} are the "
+                f"the model would have {size:,} parameters, and {limits.job_params:,} are the "
                 "most: choose a smaller n_embd, n_layer or block_size, or a list of fewer "
                 "different characters"
             )
@@ -226,8 +223,8 @@ class Training:
         if run.held_out:
             self.counting = threading.Thread(target=self.count, args=[self.model], daemon=True)
             self.counting.start()
-        room = request.moment_bytes // (size * PARAM_BYTES.get(run.engine.dtype, 8))
-        moments = max(2, min(request.moments, room))
+        room = limits.snapshot_bytes // (size * PARAM_BYTES.get(run.engine.dtype, 8))
+        moments = max(2, min(limits.snapshots, room))
         self.wanted = list(wanted_steps(config.num_steps, moments))
         self.start = self.last_report = time.perf_counter()
         self.send_snapshot(0)
@@ -290,8 +287,9 @@ def main() -> int:
     with suppress(AttributeError, OSError):  # Windows has no priorities of this kind
         os.nice(NICE)
     try:
-        request = Request(**json.loads(commands.readline(MAX_REQUEST_BYTES)))
-    except (ValueError, TypeError, RecursionError):
+        content = json.loads(commands.readline(MAX_REQUEST_BYTES))
+        request = Request(**content | {"limits": Limits(**content["limits"])})
+    except (ValueError, TypeError, LookupError, RecursionError):
         report("failed", error="what came first on standard input is no training")
         return 2
     control = Control()
