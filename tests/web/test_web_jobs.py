@@ -43,7 +43,7 @@ from kamon.web.routes.app import make_app
 from kamon.web.routes.jobs import EventCursor, preview
 from kamon.web.services import jobs, worker
 from kamon.web.services.jobs import COMMAND, Job
-from kamon.web.services.playground import make_playground
+from kamon.web.services.playground import Playground
 from kamon.web.services.worker import wanted_steps
 from kamon.web.services.workers import Stop
 
@@ -59,7 +59,7 @@ class Server:
     """A playground and its application, without a socket."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        self.playground = make_playground(folder, limits)
+        self.playground = Playground(folder, limits)
         self.jobs, self.registry = self.playground.jobs, self.playground.registry
         self.app = make_app(self.playground, frozenset({"here"}))
         self.pids: list[int] = []

@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"the playground needs {name}: `pip install 'kamon[web]'` brings it")
     from kamon.web.limits import Limits, with_options
     from kamon.web.server.address import listen
-    from kamon.web.services.playground import make_playground
+    from kamon.web.services.playground import Playground
     from kamon.web.services.worker import Request
 
-    playground = make_playground(Path(args.save_to), with_options(Limits(), args.limit))
+    playground = Playground(Path(args.save_to), with_options(Limits(), args.limit))
     for problem in playground.registry.add_saved():
         say(f"left out: {problem}")
     for path in args.dir:
