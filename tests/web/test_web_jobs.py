@@ -210,11 +210,11 @@ def test_moments_are_models_of_their_steps(server: Server) -> None:
 
 def test_a_moment_can_be_saved_if_it_has_learned(server: Server) -> None:
     found = server.trained(text=LIST, settings=SMALL | {"num_steps": 30})
-    path = server.registry.save(f"{found['id']}@1", "early")
+    path = server.registry.save(f"{found['id']}@1", "early").path
     assert kamon.load(path).sample(5) == found["moments"][1]["samples"]
     with pytest.raises(WebError, match="not learned yet"):
         server.registry.save(f"{found['id']}@0", "first")
-    assert kamon.load(server.registry.save(found["id"], "whole")).training["finished"]
+    assert kamon.load(server.registry.save(found["id"], "whole").path).training["finished"]
     assert server.ask("DELETE", f"/jobs/{found['id']}").status_code == 204
     assert set(server.registry.entries) == {"early", "whole"}
 

@@ -503,14 +503,13 @@ def event(name: str, cursor: EventCursor, data: BaseModel) -> str:
 @router.post("/columns")
 async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
     """The columns of a table."""
-    name = request.name or PASTED
-
-    def look(_: Stop) -> Columns:
-        lines = readers.lines_in(request.text, name)
-        columns = tables.columns_in(name, lines, request.format, request.header)
-        return Columns(columns=columns)
-
-    return await context.compute(look)
+    name, text = request.name or PASTED, request.text
+    columns = await context.compute(
+        lambda _: tables.columns_in(
+            name, readers.lines_in(text, name), request.format, request.header
+        )
+    )
+    return Columns(columns=columns)
 
 
 @router.post("/clean")

@@ -281,13 +281,8 @@ async def show_model(id: ModelId, context: Context) -> ModelDetails:
 @router.post("/models/{id}/save", status_code=201)
 async def save_model(id: ModelId, body: SaveRequest, context: Context) -> ModelInfo:
     """Save a model in the server's folder, under a new name."""
-    entry = context.registry.get(id)
-
-    def write(stop: Stop) -> ModelInfo:
-        context.registry.save(id, body.name, stop)
-        return info(context.registry.get(body.name), [])
-
-    return await context.compute(write, entry)
+    entry, save = context.registry.get(id), context.registry.save
+    return await context.compute(lambda stop: info(save(id, body.name, stop), []), entry)
 
 
 @router.delete("/models/{id}", status_code=204)

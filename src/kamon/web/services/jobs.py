@@ -36,7 +36,7 @@ from kamon.training.loop import learning_rate
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.services.registry import Entry, ModelRegistry
-from kamon.web.services.worker import Request
+from kamon.web.services.worker import TYPECODES, Request
 
 # -P: import nothing from the current directory
 COMMAND = [sys.executable, "-P", "-m", "kamon.web.services.worker"]
@@ -45,7 +45,6 @@ MAX_LINE_BYTES = 64 << 20  # of a message, which may contain a model's parameter
 MAX_POINTS = 500  # of the curve of losses
 MAX_ERROR = 1000  # characters
 END_SECONDS = 1.0  # for a process to end by itself before it is killed
-TYPECODES = {"float32": "f", "float64": "d"}
 OVER = ("stopped", "done", "failed")
 WAITS = ("queued", "paused")  # states that do not count towards limits.jobs
 

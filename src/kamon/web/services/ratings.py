@@ -141,13 +141,11 @@ class Ratings:
         base = open_base(self.registry.get(model))
         stop.check()
         seed = base.model.config.seed if seed is None else seed
-        rated = Rated(
-            *(secrets.token_hex(8), model, model, pairs, every, seed % SEEDS),
-            *(base.answers, 0, [], [], None),
-        )
+        id, answers = secrets.token_hex(8), base.answers
+        rated = Rated(id, model, model, pairs, every, seed % SEEDS, answers, 0, [], [], None)
         session = RatedSession(base, rated, next(self.clock))
         with session.lock:
-            self._update(session, base.answers, stop, now=True)
+            self._update(session, answers, stop, now=True)
         self._make_room()
         with self.lock:
             self.sessions[rated.id] = session
@@ -176,9 +174,8 @@ class Ratings:
         Of two ratings of the same text the later one counts. Pairs all count, even if they
         contradict each other. TokenizerError for a character that the model does not know.
         """
-        session = self.session(id)
-        check(session.base.model, answers)
-        with using(session):
+        with self.using(id) as session:
+            check(session.base.model, answers)
             all_answers = [*session.rated.answers, *answers]
             if len(all_answers) > self.limits.answers:
                 raise WebError(
@@ -192,28 +189,25 @@ class Ratings:
 
     def undo(self, id: str, stop: Stop) -> Rated:
         """Undo the last answer, also in the model. Its text is the next proposal again."""
-        session = self.session(id)
-        with using(session):
+        with self.using(id) as session:
             if not session.rated.answers:
                 raise WebError(409, "there is no answer to take back")
             *answers, last = session.rated.answers
             self._update(session, answers, stop, again=last)
             return session.rated
 
-    def save(self, id: str, name: str, stop: Stop) -> None:
+    def save(self, id: str, name: str, stop: Stop) -> Entry:
         """Save the base, aligned with all answers, under a name. `kamon rate` can resume it."""
-        session = self.session(id)
-        with using(session):
+        with self.using(id) as session:
             answers, base = session.rated.answers, session.base
             if not pairs_of(answers):
-                raise WebError(
-                    409, "there is nothing to save yet: like one, and dislike another, first"
-                )
+                why = "there is nothing to save yet: like one, and dislike another, first"
+                raise WebError(409, why)
 
             def write(path: Path) -> None:
                 rating.align(base, answers, output=path, should_stop=stop.check)
 
-            self.registry.write(name, "tuned", write)
+            return self.registry.write(name, "tuned", write)
 
     def forget(self, id: str) -> None:
         """End a session and forget its model. Saved models stay."""
@@ -225,6 +219,18 @@ class Ratings:
         with session.lock:
             session.ended = True
             self._unregister(session)
+
+    @contextmanager
+    def using(self, id: str) -> Iterator[RatedSession]:
+        """Hold a session, also while others have their turn. WebError 404 if it was forgotten.
+
+        Work that needs the session has it as its key, so that nothing else waits for it.
+        """
+        session = self.session(id)
+        with session.lock:
+            if session.ended:
+                raise not_found(f"session of ratings {id!r}")
+            yield session
 
     def session(self, id: str) -> RatedSession:
         """Return the session with this id, and mark it as used. Errors as for `get`."""
@@ -364,18 +370,6 @@ class Ratings:
         entry, session.entry = session.entry, None
         if entry and self.registry.entries.get(entry.id) is entry:
             self.registry.forget(entry.id)
-
-
-@contextmanager
-def using(session: RatedSession) -> Iterator[None]:
-    """Hold a session, also while others have their turn. WebError 404 if it was forgotten.
-
-    Work that needs the session has it as its key, so that nothing else waits for it.
-    """
-    with session.lock:
-        if session.ended:
-            raise not_found(f"session of ratings {session.rated.id!r}")
-        yield
 
 
 def open_base(entry: Entry) -> rating.Base:

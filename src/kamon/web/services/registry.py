@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -145,12 +146,9 @@ class ModelRegistry:
         return problems
 
     def free_id(self, wanted: str) -> str:
-        wanted, number = wanted or "model", 1
-        id = wanted
-        while id in self.entries:
-            number += 1
-            id = f"{wanted[:36]}-{number}"
-        return id
+        wanted = wanted or "model"
+        ids = chain([wanted], (f"{wanted[:36]}-{number}" for number in count(2)))
+        return next(id for id in ids if id not in self.entries)
 
     def forget(self, id: str) -> None:
         """Forget a model, and those of its steps. Its directory stays."""
@@ -159,7 +157,7 @@ class ModelRegistry:
             for entry in [e for e in self.entries.values() if id in (e.id, e.parent)]:
                 del self.entries[entry.id]
 
-    def save(self, id: str, name: str, stop: Stop | None = None) -> Path:
+    def save(self, id: str, name: str, stop: Stop | None = None) -> Entry:
         """Save a model in the folder, as a new entry. WebError 409 if the name is taken."""
         entry = self.get(id)
         with entry.use(stop) as model:
@@ -167,7 +165,7 @@ class ModelRegistry:
                 raise WebError(409, "this model has not learned yet: there is nothing to save")
             return self.write(name, entry.kind, model.save)
 
-    def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Path:
+    def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Entry:
         """Add the model that `write` writes to a path in the folder. Errors as for `save`."""
         if not NAME.fullmatch(name):
             raise WebError(
@@ -180,8 +178,9 @@ class ModelRegistry:
             raise WebError(409, f"there is a model {name} already: save it under another name")
         self.check_room(path)  # before anything is written
         write(path)  # makes the folder, too
-        self.add(Entry(name, kind, lambda: load(path), path=path))
-        return path
+        entry = Entry(name, kind, lambda: load(path), path=path)
+        self.add(entry)
+        return entry
 
 
 def facts_of(model: Model) -> dict[str, Any]:

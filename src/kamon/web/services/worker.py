@@ -50,7 +50,7 @@ MAX_COMMAND_BYTES = 100
 REPORT_SECONDS = 0.1  # between two progress messages
 NUM_SAMPLES = 5
 KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training's time, for snapshots
-PARAM_BYTES = {"float32": 4}  # per parameter; 8 in other dtypes
+TYPECODES = {"float32": "f", "float64": "d"}
 NICE = 5  # the server has priority
 OVERTIME = 2  # times the largest budget: then a training is stopped
 
@@ -223,7 +223,7 @@ class Training:
         if run.held_out:
             self.counting = threading.Thread(target=self.count, args=[self.model], daemon=True)
             self.counting.start()
-        room = limits.snapshot_bytes // (size * PARAM_BYTES.get(run.engine.dtype, 8))
+        room = limits.snapshot_bytes // (size * array(TYPECODES[run.engine.dtype]).itemsize)
         moments = max(2, min(limits.snapshots, room))
         self.wanted = list(wanted_steps(config.num_steps, moments))
         self.start = self.last_report = time.perf_counter()
@@ -272,8 +272,7 @@ class Training:
 
     def as_text(self, params: array[float]) -> str:
         assert self.model
-        typecode = "f" if self.model.engine.dtype == "float32" else "d"
-        return text_of(array(typecode, params).tobytes())
+        return text_of(array(TYPECODES[self.model.engine.dtype], params).tobytes())
 
 
 def text_of(content: bytes) -> str:
