@@ -223,9 +223,9 @@ export interface Lines {
 }
 
 export interface LossBody {
-  kind: "loss";
   model: string;
   text: string;
+  kind: "loss";
   position: number;
 }
 

@@ -140,18 +140,7 @@ def answer_http_error(request: Request, error: HTTPException) -> Response:
         405: "this address takes another method",
     }.get(error.status_code, str(error.detail))
     answer = problem(error.status_code, text)
-    if error.status_code == 405:
-        answer.headers["allow"] = ", ".join(methods_of(request))
+    if error.status_code == 405:  # Starlette names only the methods of one of the address's routes
+        routes = [r for r in request.app.routes if r.matches(request.scope)[0] == Match.PARTIAL]
+        answer.headers["allow"] = ", ".join(sorted({m for route in routes for m in route.methods}))
     return answer
-
-
-def methods_of(request: Request) -> list[str]:
-    """All methods of the address; Starlette names only those of one of its routes."""
-    return [
-        method
-        for method in ("DELETE", "GET", "HEAD", "POST")
-        if any(
-            route.matches({**request.scope, "method": method})[0] == Match.FULL
-            for route in request.app.routes
-        )
-    ]

@@ -34,12 +34,10 @@ class ExpressionBody(ApiModel):
     c: Operand
 
 
-class LossBody(ApiModel):
+class LossBody(TraceBody):
     """−log p of the token at a position of the text, from 0, or of the end after the last one."""
 
     kind: Literal["loss"]
-    model: ModelId
-    text: Text
     position: Annotated[int, Field(ge=0, le=1_000_000)]
 
 

@@ -257,25 +257,23 @@ async def list_models(context: Context) -> ModelList:
     for entry in list(context.registry.entries.values()):
         if entry.parent is None:
             with suppress(KamonError):  # its directory has changed: it is not listed
-                await facts_of(entry, context)
-                models.append(info(entry, context.registry.steps(entry.id)))
+                models.append(await info_of(entry, context))
     return ModelList(models=models)
 
 
-async def facts_of(entry: Entry, context: Context) -> dict[str, Any]:
-    """Return the entry's facts, at once if they are known."""
-    if entry.facts is not None:
-        return entry.facts
-    return await context.compute(lambda _: entry.about(), entry)
+async def info_of(entry: Entry, context: Context) -> ModelInfo:
+    """Return what is shown of an entry, at once if its facts are known."""
+    if entry.facts is None:
+        await context.compute(lambda _: entry.about(), entry)
+    return info(entry, context.registry.steps(entry.id))
 
 
 @router.get("/models/{id}")
 async def show_model(id: ModelId, context: Context) -> ModelDetails:
     """A model and its settings."""
     entry = context.registry.get(id)
-    facts = await facts_of(entry, context)
-    about = info(entry, context.registry.steps(id)).model_dump()
-    return ModelDetails(**about, config=facts["config"], source=facts["source"])
+    about = await info_of(entry, context)
+    return ModelDetails(**entry.about() | about.model_dump())
 
 
 @router.post("/models/{id}/save", status_code=201)

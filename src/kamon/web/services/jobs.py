@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from kamon.config import Config
@@ -56,11 +56,7 @@ class Started:
     config: Config
     tokenizer: Tokenizer
     training: dict[str, Any]
-    packed: bytes
-
-    @cached_property
-    def documents(self) -> Documents:
-        return unpack_documents(self.packed)
+    documents: Documents
 
 
 @dataclass(frozen=True)
@@ -209,9 +205,8 @@ class Jobs:
                 job.end("failed", f"no process can be started: {error.strerror}")
             return
         for target in (write_commands, self.follow_process):
-            thread = threading.Thread(
-                target=target, args=[job, job.process], name=job.id, daemon=True
-            )
+            args = [job, job.process]
+            thread = threading.Thread(target=target, args=args, name=job.id, daemon=True)
             job.threads.append(thread)
             thread.start()
 
@@ -335,11 +330,7 @@ class Jobs:
         for job in self.all():
             if job.process is None:
                 continue
-            try:
-                job.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                job.process.kill()
-                job.process.wait()
+            exit_code(job.process, max(0.0, deadline - time.monotonic()))
             for thread in job.threads:
                 thread.join(END_SECONDS)
 
@@ -352,11 +343,7 @@ class Jobs:
             problem = self.read_messages(job, process)
         finally:  # otherwise the training would never be over
             job.outbox.put(None)
-            try:
-                code = process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = process.wait()
+            code = exit_code(process, END_SECONDS)
             with job.lock:
                 job.end("failed", problem or f"its process ended unexpectedly (exit code {code})")
             with self.lock:
@@ -384,20 +371,15 @@ class Jobs:
         match message["type"]:
             case "start":
                 config = Config(**message["config"])
-                job.started = Started(
-                    config,
-                    tokenizer_from_json(message["tokenizer"]),
-                    message["training"],
-                    base64.b64decode(message["documents"]),
-                )
+                tokenizer = tokenizer_from_json(message["tokenizer"])
+                documents = unpack_documents(base64.b64decode(message["documents"]))
+                job.started = Started(config, tokenizer, message["training"], documents)
                 job.every = -(-config.num_steps // MAX_POINTS)
                 if job.state == "starting":
                     job.state = "running"
             case "progress":
                 job.add_losses(message["losses"])
-                job.validation_losses.extend(
-                    (step, loss) for step, loss in message["validation_losses"]
-                )
+                job.validation_losses += [(step, x) for step, x in message["validation_losses"]]
                 job.seconds = message["seconds"]
             case "ngram":
                 job.ngram = message["loss"], message["order"]
@@ -460,6 +442,15 @@ def moment_id(job: Job, moment: Snapshot) -> str:
     return f"{job.id}@{moment.step}"
 
 
+def exit_code(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """Return the exit code of a process, which is killed if it does not end by itself in time."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
 def params_in(job: Job, message: dict[str, Any]) -> bytes:
     """The parameters in a message. ValueError if the model has another number of them."""
     assert job.started
@@ -473,15 +464,10 @@ def params_in(job: Job, message: dict[str, Any]) -> bytes:
 def write_commands(job: Job, process: subprocess.Popen[bytes]) -> None:
     """Send the lines of the outbox, until None comes. This is the target of a thread."""
     assert process.stdin
-    try:
+    with suppress(OSError), process.stdin:  # it may have ended
         while line := job.outbox.get():
             process.stdin.write(line)
             process.stdin.flush()
-    except OSError:  # it has ended
-        pass
-    finally:
-        with suppress(OSError):
-            process.stdin.close()
 
 
 def model_of(job: Job, moment: Snapshot, training: dict[str, Any] | None = None) -> Model:

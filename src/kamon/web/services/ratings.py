@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from kamon.data.documents import nfc
 from kamon.data.readers import checked_text
@@ -29,13 +29,11 @@ from kamon.finetuning import rating
 from kamon.finetuning.dpo import BETA
 from kamon.finetuning.metrics import novelty, sampled_kl
 from kamon.finetuning.preferences import Feedback, Preference, Rating, pairs_of, texts_of
+from kamon.model import Model
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.services.registry import Entry, ModelRegistry
 from kamon.web.services.workers import Stop
-
-if TYPE_CHECKING:
-    from kamon.model import Model
 
 NUM_MEASURED = 100  # samples of the base and of the tuned model, to measure
 NUM_MEASURED_SLOW = 10  # by the scalar engine
@@ -261,22 +259,20 @@ class Ratings:
         now: whether to align and to make new proposals at once. again: an answer whose text is the
         first proposal, unless another answer is about it.
         """
-        before, base = session.rated, session.base
+        before = session.rated
         rated = texts_of(answers)
         proposals = [shown for shown in before.proposals if rated.isdisjoint(texts(shown))]
         undone = len(answers) < before.num_aligned
         now = now or not proposals
         every = 1 if undone or now else before.every
-        aligned = 0 if undone else before.num_aligned
-        model, measured, compared = before.model, before.measured, before.compared
         tuned = None
-        if rating.needs_realignment(answers, aligned, every):
+        changes: dict[str, Any] = {}
+        if rating.needs_realignment(answers, 0 if undone else before.num_aligned, every):
             start = time.perf_counter()
-            tuned = rating.align(base, answers, should_stop=stop.check)
+            tuned = rating.align(session.base, answers, should_stop=stop.check)
             seconds = time.perf_counter() - start
             stop.check()
-            aligned = len(answers)
-            measured, compared = self._measured(session, tuned, answers, seconds)
+            changes = self._measured(session, tuned, answers, seconds)
         stop.check()
         if tuned or undone or now:
             proposals = self._proposals(session, tuned, answers, by_base=undone and not tuned)
@@ -287,19 +283,11 @@ class Ratings:
                 others = [shown for shown in proposals if its_texts.isdisjoint(texts(shown))]
                 proposals = [first, *others]
         if tuned:
-            model = self._register(session, tuned)
+            changes |= {"num_aligned": len(answers), "model": self._register(session, tuned)}
         elif undone:
             self._unregister(session)
-            aligned, model, measured, compared = 0, before.base, None, []
-        session.rated = replace(
-            before,
-            model=model,
-            answers=answers,
-            num_aligned=aligned,
-            proposals=proposals,
-            compared=compared,
-            measured=measured,
-        )
+            changes = {"num_aligned": 0, "model": before.base, "measured": None, "compared": []}
+        session.rated = replace(before, answers=answers, proposals=proposals, **changes)
 
     def _proposals(
         self,
@@ -325,7 +313,8 @@ class Ratings:
 
     def _measured(
         self, session: RatedSession, tuned: Model, answers: Sequence[Feedback], seconds: float
-    ) -> tuple[Measured, list[Compared]]:
+    ) -> dict[str, Any]:
+        """Return the fields `measured` and `compared` of the session's next state."""
         base, seed = session.base.model, session.rated.seed
         n = NUM_MEASURED if has_fused_ops(base.engine) else NUM_MEASURED_SLOW
         session.samples = session.samples or base.sample(n, temperature=1.0, seed=seed)
@@ -351,7 +340,7 @@ class Ratings:
             base_novelty=novelty(session.samples, copies),
             seconds=seconds,
         )
-        return measured, compared[:NUM_COMPARED]
+        return {"measured": measured, "compared": compared[:NUM_COMPARED]}
 
     def _register(self, session: RatedSession, tuned: Model) -> str:
         """Add the tuned model to the registry, or replace the session's earlier model there."""
@@ -375,7 +364,6 @@ class Ratings:
 def open_base(entry: Entry) -> rating.Base:
     """The base of a session, with an engine that nothing else uses."""
     with entry.use() as model:
-        model.check_documents("ratings are of documents")
         if entry.path and model.training.get("tuning", {}).get("kind") == rating.KIND:
             return rating.opened(entry.path)
         engine = make_engine(None, model.config, dtype=model.engine.dtype)

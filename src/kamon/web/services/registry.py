@@ -10,19 +10,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from kamon.errors import ConfigError, KamonError, StoreError
-from kamon.model import load
+from kamon.model import Model, load
 from kamon.storage import model_dir
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.prompts import knows_prompts
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
-
-if TYPE_CHECKING:
-    from kamon.model import Model
-    from kamon.web.services.workers import Stop
+from kamon.web.services.workers import Stop
 
 T = TypeVar("T")
 Kind = Literal["opened", "trained", "tuned"]

@@ -27,7 +27,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from kamon import api, model
 from kamon._version import __version__
@@ -38,12 +38,9 @@ from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.introspection import ngram_loss
 from kamon.storage.checkpoint import pack_documents
 from kamon.storage.metrics import Metrics
+from kamon.training.loop import Progress
+from kamon.training.setup import TrainingSetup
 from kamon.web.limits import Limits
-
-if TYPE_CHECKING:
-    from kamon.data.corpus import Corpus
-    from kamon.training.loop import Progress
-    from kamon.training.setup import TrainingSetup
 
 MAX_REQUEST_BYTES = 8 << 20
 MAX_COMMAND_BYTES = 100
@@ -141,7 +138,9 @@ def wanted_steps(num_steps: int, moments: int) -> Iterator[int]:
 class Training:
     """A training that reports its progress."""
 
-    def __init__(self, request: Request, source: Corpus, control: Control, report: Report) -> None:
+    def __init__(
+        self, request: Request, source: corpus.Corpus, control: Control, report: Report
+    ) -> None:
         self.request = request
         self.limits = request.limits
         self.source = source
