@@ -40,7 +40,7 @@ from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.routes import jobs as job_routes
 from kamon.web.routes.app import make_app
-from kamon.web.routes.jobs import EventCursor, preview
+from kamon.web.routes.jobs import CleanAnswer, CleanRequest, EventCursor
 from kamon.web.services import jobs, worker
 from kamon.web.services.jobs import COMMAND, Job
 from kamon.web.services.playground import Playground
@@ -92,6 +92,10 @@ class Server:
 
     def trained(self, **request: Any) -> Any:
         return self.ended(self.start(**request)["id"])
+
+
+def preview(text: str) -> CleanAnswer:
+    return job_routes.preview(CleanRequest(text=text), Stop())
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -900,10 +904,10 @@ def test_counts_are_those_of_a_file(tmp_path_factory: pytest.TempPathFactory, te
     except CorpusError as found:
         problem = str(found).replace(str(path), "a pasted list")
         with pytest.raises(CorpusError, match=f"^{re.escape(problem)}$"):
-            preview(text, Stop())
+            preview(text)
         return
     assert corpus.from_text(text, str(path)) == source
-    found = preview(text, Stop())
+    found = preview(text)
     learned, held_out = divide(source.docs)
     assert found.num_lines == source.num_entries
     assert (found.num_blank, found.num_stripped) == (source.num_blank, source.num_stripped)
@@ -915,7 +919,7 @@ def test_counts_are_those_of_a_file(tmp_path_factory: pytest.TempPathFactory, te
 
 
 def test_reading_brings_a_list_to_nfc() -> None:
-    found = preview("björn\nbjo\u0308rn\no\u0308rjan", Stop())
+    found = preview("björn\nbjo\u0308rn\no\u0308rjan")
     assert (found.num_normalized, found.num_repetitions) == (2, 1)
     assert found.docs == ["björn", "örjan"]
     assert [each.why for each in found.removed] == ["as line 1"]
@@ -924,10 +928,10 @@ def test_reading_brings_a_list_to_nfc() -> None:
 
 def test_what_is_shown_is_little_and_says_so() -> None:
     text = "\n".join([*("" for _ in range(150)), *(f" {n}" for n in range(150)), "x" * 300])
-    found = preview(text, Stop())
+    found = preview(text)
     assert (len(found.removed), len(found.changed), len(found.docs)) == (100, 100, 20)
     assert (found.num_blank, found.num_docs, found.longest) == (150, 151, 300)
-    assert preview("x" * 300, Stop()).docs == ["x" * 199 + "…"]
+    assert preview("x" * 300).docs == ["x" * 199 + "…"]
 
 
 def test_held_out_are_those_of_a_training(server: Server) -> None:
@@ -955,13 +959,13 @@ def test_a_list_that_could_be_tidied(server: Server) -> None:
 
 
 def test_tidying_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert preview("<b>anna</b>\n" + "<" * 1001, Stop()).tidied is None
+    assert preview("<b>anna</b>\n" + "<" * 1001).tidied is None
     nasty = "\n".join(f"<{'a' * 900}{n}" for n in range(270))
     start = time.process_time()
-    preview(nasty, Stop())
+    preview(nasty)
     assert time.process_time() - start < 10
     monkeypatch.setattr(job_routes, "TIDYING_SECONDS", -1.0)
-    assert preview("<b>anna</b>\nbo", Stop()).tidied is None
+    assert preview("<b>anna</b>\nbo").tidied is None
 
 
 def test_what_a_training_would_warn_of(server: Server) -> None:
@@ -1048,7 +1052,7 @@ def test_what_no_table_may_say(server: Server) -> None:
     ],
 )
 def test_what_looks_like_a_table(text: str, wanted: str | None) -> None:
-    assert preview(text, Stop()).looks_like == wanted
+    assert preview(text).looks_like == wanted
 
 
 @pytest.mark.parametrize("text", ["", " \n", "a\0b"])

@@ -83,6 +83,10 @@ class ListRequest(ApiModel):
     header: bool = True
     name: Name = None
 
+    def read(self, text: str) -> corpus.Corpus:
+        options = self.model_dump(include={"format", "column", "header"})
+        return corpus.from_text(text, self.name or PASTED, **options)
+
 
 class JobRequest(ListRequest):
     """A list to learn, either as `text` or as the name of a list in the package.
@@ -251,25 +255,19 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
     settings = request.settings.model_dump(exclude_none=True) | {"seed": request.seed}
     if (request.text is None) == (request.builtin is None):
         raise WebError(422, 'a training needs a list: give "text", or "builtin", and not both')
-    budget = request.budget
-    if "num_steps" not in settings:
-        budget = 1.0 if budget is None else budget
-    elif budget is not None:
+    if request.budget is not None and "num_steps" in settings:
         raise WebError(422, "a budget decides the number of steps: give it or num_steps, not both")
+    budget = None if "num_steps" in settings else request.budget or 1.0
     if budget is not None and budget > limits.job_seconds:
         raise WebError(422, f"a budget has {limits.job_seconds:g} seconds at most, not {budget:g}")
     if settings.get("num_steps", 0) > limits.job_steps:
         raise WebError(422, f"a training has {limits.job_steps:,} steps at most")
     num_chars = 1
-    check_column(request.format, request.column)
+    check_column(request)
     if request.text is None and request.format != "text":
         raise WebError(422, "the built-in list has no columns and formats to choose from")
     if request.text is not None:
-        source = corpus.from_text(
-            request.text,
-            request.name or PASTED,
-            **request.model_dump(include={"format", "column", "header"}),
-        )
+        source = request.read(request.text)
         check_learnable(source)
         num_chars = len(source.different.chars())
     least = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 8} | settings
@@ -515,34 +513,27 @@ async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
 @router.post("/clean")
 async def clean(request: CleanRequest, context: Context) -> CleanAnswer:
     """What a training would read in a list: the documents, and what it would remove or change."""
-    check_column(request.format, request.column)
-    options = request.model_dump() | {"name": request.name or PASTED}
-    return await context.compute(lambda stop: preview(stop=stop, **options))
+    check_column(request)
+    return await context.compute(lambda stop: preview(request, stop))
 
 
-def check_column(format: str, column: str | None) -> None:
-    if format == "text" and column is not None:
+def check_column(request: ListRequest) -> None:
+    if request.format == "text" and request.column is not None:
         raise WebError(422, 'a text has no columns: name a "format" with the column')
 
 
-def preview(
-    text: str,
-    stop: Stop,
-    *,
-    name: str = PASTED,
-    format: str = "text",
-    column: str | None = None,
-    header: bool = True,
-) -> CleanAnswer:
-    """What reading the list does to it. CorpusError if it cannot be read."""
-    source = corpus.from_text(text, name, column=column, format=format, header=header)
+def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
+    """Return what reading the list does to it. CorpusError if it cannot be read."""
+    source = request.read(request.text)
     stop.check()
     _, held_out = divide(source.docs)
     first: dict[str, int] = {}
     removed: list[Removed] = []
     changed: list[Changed] = []
+    name, format = request.name or PASTED, request.format
     unit = {"csv": "row", "tsv": "row", "json": "element"}.get(format, "line")
-    entries = tables.entries_in(name, readers.lines_in(text, name), format, column, header)
+    lines = readers.lines_in(request.text, name)
+    entries = tables.entries_in(name, lines, format, request.column, request.header)
     for number, line in enumerate(entries, 1):
         doc = nfc(line.strip())
         why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None

@@ -451,11 +451,12 @@ def samples_of(
     model.check_documents("the server samples documents")
     conditions = body.model_dump(exclude={"model", "n", "temperature", "seed", "nearest"})
 
-    def enough(tried: int) -> bool:
-        return stop() or tried >= limits.candidates or stop.late()
-
     found = model.generate(
-        body.n, temperature=body.temperature, seed=body.seed, should_stop=enough, **conditions
+        body.n,
+        temperature=body.temperature,
+        seed=body.seed,
+        should_stop=lambda tried: stop() or tried >= limits.candidates or stop.late(),
+        **conditions,
     )
     known = known_of(found.texts)
     short = max(model.docs.lengths(), default=0) <= MAX_COMPARED

@@ -64,9 +64,7 @@ async def answer(id: RatingsId, body: AnswersBody, context: Context) -> Rated:
     """Add answers. After every few of them the model learns, and the proposals change."""
     session = context.ratings.session(id)
     answers: list[Feedback] = [
-        Rating(item.text, item.liked)
-        if isinstance(item, VerdictBody)
-        else Preference(item.chosen, item.rejected)
+        (Rating if isinstance(item, VerdictBody) else Preference)(**item.model_dump())
         for item in body.answers
     ]
     return await context.compute(

@@ -15,6 +15,7 @@ from contextlib import suppress
 from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -93,7 +94,7 @@ class RequestGuard:
                 present = {name for name, _ in message["headers"]}
                 more = [header for header in HEADERS if header[0] not in present]
                 message["headers"] = [*message["headers"], *more]
-            # Otherwise a client that does not read its answer would hold the connection for ever.
+            # Otherwise a client that does not read its answer would never give its connection back.
             async with asyncio.timeout(self.limits.idle_seconds):
                 await send(message)
 
@@ -119,7 +120,7 @@ class RequestGuard:
                 await self.app(scope, again, answer)
 
     def check(self, scope: Scope) -> None:
-        """WebError 421 for a wrong Host, 403 for a request of another page."""
+        """Raise WebError 421 for a wrong Host, 403 for a request of another page."""
         hosts = self.hosts | self.connected(scope) if self.anywhere else self.hosts
         headers = Headers(scope=scope)
         named = [host.lower() for host in headers.getlist("host")]
@@ -173,7 +174,7 @@ class RequestGuard:
             raise WebError(401, "this server wants a token: open the address that it printed")
 
     async def body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body; None if the client went away.
+        """Return the whole body, or None if the client went away.
 
         More than the maximum is read and dropped, because a client that still sends does not read
         the error.
@@ -190,18 +191,14 @@ class RequestGuard:
         body = bytearray()
         try:
             async with asyncio.timeout(self.limits.body_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    part = message.get("body", b"")
+                async for part in Request(scope, receive).stream():
                     size += len(part)
                     if size > READ_TO * max_size:
                         raise too_large
                     if size <= max_size:
                         body += part
-                    if not message.get("more_body", False):
-                        break
+        except ClientDisconnect:
+            return None
         except TimeoutError:
             raise WebError(408, "the request took too long to come") from None
         if size > max_size:

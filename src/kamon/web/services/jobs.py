@@ -339,8 +339,17 @@ class Jobs:
     def follow_process(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         """Read the messages of a process until it ends. This is the target of a thread."""
         problem = "the server made a mistake"
+        assert process.stdout
         try:
-            problem = self.read_messages(job, process)
+            with process.stdout as messages:
+                while line := messages.readline(MAX_LINE_BYTES):
+                    message = json.loads(line)
+                    with job.lock:
+                        if not job.over:
+                            self.handle_message(job, message)
+            problem = ""
+        except (KamonError, ValueError, LookupError, TypeError, RecursionError):
+            problem = "its process said what nobody understands"
         finally:  # otherwise the training would never be over
             job.outbox.put(None)
             code = exit_code(process, END_SECONDS)
@@ -349,20 +358,6 @@ class Jobs:
             with self.lock:
                 self.leave(job)
             self.start_queued()
-
-    def read_messages(self, job: Job, process: subprocess.Popen[bytes]) -> str:
-        """Handle all messages. Return the error in them, or "" if there is none."""
-        assert process.stdout
-        with process.stdout as messages:
-            try:
-                while line := messages.readline(MAX_LINE_BYTES):
-                    message = json.loads(line)
-                    with job.lock:
-                        if not job.over:
-                            self.handle_message(job, message)
-            except (KamonError, ValueError, LookupError, TypeError, RecursionError):
-                return "its process said what nobody understands"
-        return ""
 
     def handle_message(self, job: Job, message: dict[str, Any]) -> None:
         """Update the training. Raises many kinds of errors if the message is not valid."""

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from kamon.data.documents import nfc
@@ -201,11 +201,8 @@ class Ratings:
             if not pairs_of(answers):
                 why = "there is nothing to save yet: like one, and dislike another, first"
                 raise WebError(409, why)
-
-            def write(path: Path) -> None:
-                rating.align(base, answers, output=path, should_stop=stop.check)
-
-            return self.registry.write(name, "tuned", write)
+            align = partial(rating.align, base, answers, should_stop=stop.check)
+            return self.registry.write(name, "tuned", lambda path: align(output=path))
 
     def forget(self, id: str) -> None:
         """End a session and forget its model. Saved models stay."""

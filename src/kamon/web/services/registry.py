@@ -23,6 +23,7 @@ from kamon.web.services.workers import Stop
 
 T = TypeVar("T")
 Kind = Literal["opened", "trained", "tuned"]
+SHOWN_SETTINGS = ("n_layer", "n_embd", "n_head", "block_size", "vocab_size", "seed")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 MAX_PRODUCTS = 5_000_000_000  # for one entry, the smallest piece of work that can be stopped
 MAX_NAME = 200  # characters of a source
@@ -193,17 +194,12 @@ def facts_of(model: Model) -> dict[str, Any]:
     loss = (model.training.get("held_out") or {}).get("loss", math.nan)
     return {
         "num_params": model.num_params,
-        "n_layer": config.n_layer,
-        "n_embd": config.n_embd,
-        "n_head": config.n_head,
-        "block_size": config.block_size,
-        "vocab_size": config.vocab_size,
+        **{name: getattr(config, name) for name in SHOWN_SETTINGS},
         "num_docs": len(model.docs),
         "num_steps": len(model.metrics),
         "validation_loss": loss if math.isfinite(loss) else None,
         "prompts": knows_prompts(model.tokenizer),
         "text": model.writes_text,
-        "seed": config.seed,
         "tokenizer": "bpe" if isinstance(model.tokenizer, BytePairTokenizer) else "char",
         "config": asdict(config),
         "source": file_name(model.training["corpus"]["source"]),

@@ -209,7 +209,7 @@ def graph(
     sources: dict[str, Source],
     folded: str | None = None,
 ) -> Graph:
-    """Of a root that was asked for its `backward`; a folded Value stands before what it is in."""
+    """Return the graph of a root whose `backward` was called. A folded Value precedes its sum."""
     whole = topological_order(root)
     order: list[Value] = []
     for value in whole:
