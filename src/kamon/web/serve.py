@@ -38,13 +38,7 @@ def serve(
     once = secrets.token_hex(16) if address.token and open_browser else None
     url = address.url.replace(f"={address.token}", f"={once}")
     config = uvicorn.Config(
-        make_app(
-            playground,
-            address.hosts,
-            address.token,
-            anywhere=address.anywhere,
-            once=once,
-        ),
+        make_app(playground, address.hosts, address.token, anywhere=address.anywhere, once=once),
         http=LimitedProtocol,
         ws="none",
         lifespan="off",

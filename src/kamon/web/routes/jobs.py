@@ -26,7 +26,7 @@ from kamon.training.data import NONE_HELD_OUT, check_learnable
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.routes.context import ApiModel, Context, RequestContext
-from kamon.web.services.jobs import PASTED, Best, Job, Jobs, Snapshot, moment_id
+from kamon.web.services.jobs import PASTED, Best, Job, Jobs, Snapshot
 from kamon.web.services.worker import Request
 from kamon.web.services.workers import Stop
 
@@ -339,7 +339,7 @@ def answer(job: Job, context: RequestContext) -> JobAnswer:
             num_docs=started.training["corpus"]["num_different"] if started else 0,
             num_params=num_params(started.config) if started else 0,
             every=job.every,
-            moments=[moment_answer(job, moment) for moment in job.moments],
+            moments=[moment_answer(moment) for moment in job.moments],
             model=job.id if job.id in context.registry.entries else None,
             best=job.best,
             **progress_of(job, context, EventCursor()),
@@ -361,8 +361,8 @@ def progress_of(job: Job, context: RequestContext, cursor: EventCursor) -> dict[
     }
 
 
-def moment_answer(job: Job, moment: Snapshot) -> MomentAnswer:
-    return MomentAnswer(step=moment.step, model=moment_id(job, moment), samples=moment.samples)
+def moment_answer(moment: Snapshot) -> MomentAnswer:
+    return MomentAnswer(step=moment.step, model=moment.model, samples=moment.samples)
 
 
 # ---- events
@@ -429,9 +429,7 @@ class Events(StreamingResponse):
     },
 )
 async def job_events(
-    id: JobId,
-    context: Context,
-    last_event_id: Annotated[str, Header(max_length=100)] = "",
+    id: JobId, context: Context, last_event_id: Annotated[str, Header(max_length=100)] = ""
 ) -> Response:
     """Server-sent events of a training, from its start or after the event Last-Event-ID."""
     job = context.jobs.get(id)
@@ -477,7 +475,7 @@ def news(
         restart = cursor is None or cursor.started < now.started
         if cursor and not restart and (state != last_state or cursor != now):
             progress = ProgressEvent(**progress_of(job, context, cursor))
-            moments = [moment_answer(job, moment) for moment in job.moments[cursor.moments :]]
+            moments = [moment_answer(moment) for moment in job.moments[cursor.moments :]]
             # An id covers the events up to its own, not those that follow.
             covered = now._replace(moments=cursor.moments, over=0)
             events.append(event("progress", covered, progress))
@@ -501,11 +499,9 @@ def event(name: str, cursor: EventCursor, data: BaseModel) -> str:
 @router.post("/columns")
 async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
     """The columns of a table."""
-    name, text = request.name or PASTED, request.text
+    name, text, format = request.name or PASTED, request.text, request.format
     columns = await context.compute(
-        lambda _: tables.columns_in(
-            name, readers.lines_in(text, name), request.format, request.header
-        )
+        lambda _: tables.columns_in(name, readers.lines_in(text, name), format, request.header)
     )
     return Columns(columns=columns)
 
@@ -527,6 +523,11 @@ def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
     source = request.read(request.text)
     stop.check()
     _, held_out = divide(source.docs)
+    warnings = [] if held_out else [NONE_HELD_OUT]
+    try:
+        check_learnable(source)
+    except CorpusError as error:
+        warnings = [str(error)]
     first: dict[str, int] = {}
     removed: list[Removed] = []
     changed: list[Changed] = []
@@ -556,18 +557,9 @@ def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
         changed=changed,
         docs=[shown(doc) for doc in source.different[:NUM_DOCS]],
         tidied=tidied(source.different, stop),
-        warnings=warnings_of(source, len(held_out)),
+        warnings=warnings,
         looks_like=tables.guess_format(source.docs) if format == "text" else None,
     )
-
-
-def warnings_of(source: corpus.Corpus, num_held_out: int) -> list[str]:
-    """What a training on the list would warn of or refuse."""
-    try:
-        check_learnable(source)
-    except CorpusError as error:
-        return [str(error)]
-    return [] if num_held_out else [NONE_HELD_OUT]
 
 
 def shown(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from kamon import completion
 from kamon.engines.base import has_fused_ops
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.nearest import NearestDocument, sample_infos
-from kamon.evaluation.score import PercentileScale, score
+from kamon.evaluation.score import PercentileScale, Score, score
 from kamon.generation.constraints import (
     MAX_FLOPS_AT_ONCE,
     MAX_FLOPS_AT_ONCE_SLOW,
@@ -367,13 +367,13 @@ def shown_path(path: Path) -> str:
 
 
 def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[ScoreFound]:
-    scored = [
-        text_score
-        for texts in pieces(model, body.texts, stop)
-        for text_score in score(model, texts, unknown=body.unknown)
-    ]
+    scored: list[Score] = []
+    size = num_at_once(model)
+    for begin in range(0, len(body.texts), size):
+        stop.check()
+        scored += score(model, body.texts[begin : begin + size], unknown=body.unknown)
     which = "zero" if body.unknown == "zero" else "skip"
-    most = MAX_PIECES * num_at_once(model)
+    most = MAX_PIECES * size
     scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
     return [
         ScoreFound(
@@ -392,14 +392,6 @@ def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[S
 def finite(number: float) -> float | None:
     """Return the number, or None if it is infinite, which JSON cannot express."""
     return number if math.isfinite(number) else None
-
-
-def pieces(model: Model, texts: list[str], stop: Stop) -> Iterator[list[str]]:
-    """Yield the texts in parts of `num_at_once`, as long as `stop` allows."""
-    size = num_at_once(model)
-    for begin in range(0, len(texts), size):
-        stop.check()
-        yield texts[begin : begin + size]
 
 
 def num_at_once(model: Model) -> int:
@@ -435,7 +427,7 @@ def data_of(model: Model, stop: Stop) -> Data:
 
 
 def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
-    """A function that returns which texts are in the list, from a set unless the list is huge."""
+    """Return a function that finds texts of the list, in a set unless the list is huge."""
     if len(model.docs) > MAX_REMEMBERED:
         return model.docs.intersection
     return entry.remember("documents", lambda: frozenset(model.docs)).intersection
@@ -450,7 +442,6 @@ def samples_of(
 ) -> Samples:
     model.check_documents("the server samples documents")
     conditions = body.model_dump(exclude={"model", "n", "temperature", "seed", "nearest"})
-
     found = model.generate(
         body.n,
         temperature=body.temperature,

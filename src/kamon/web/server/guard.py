@@ -12,6 +12,8 @@ import hashlib
 import hmac
 import re
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers
@@ -19,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import kamon.web
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 
@@ -34,15 +37,7 @@ POLICY = (
 )
 FORM_POLICY = POLICY.replace("form-action 'none'", "form-action 'self'")
 TOKEN_PAGE = HTMLResponse(
-    """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Kamon</title>
-<h1>Kamon</h1>
-<p>Open the address that <code>kamon serve</code> printed, or give its token:</p>
-<form action="/"><label>Token <input name="token" type="password" autocomplete="off" autofocus>
-</label> <button>Open</button></form>
-</html>
-""",
+    (Path(kamon.web.__file__).parent / "static" / "token.html").read_bytes(),
     401,
     {"content-security-policy": FORM_POLICY, "cache-control": "no-store"},
 )
@@ -55,10 +50,11 @@ HEADERS = [
 ]
 
 
+@dataclass(eq=False)
 class RequestGuard:
     """An ASGI application that refuses bad requests, and reads the bodies of good ones for `app`.
 
-    Args:
+    Attributes:
         hosts: what Host may be: lower case, with the port.
         anywhere: whether Host may also be the address that the client has connected to.
         token: that each request must have in a cookie or as "Authorization: Bearer …".
@@ -66,24 +62,17 @@ class RequestGuard:
             line, which every user of this machine can see.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        limits: Limits,
-        hosts: frozenset[str],
-        token: str | None = None,
-        *,
-        anywhere: bool = False,
-        once: str | None = None,
-    ) -> None:
-        self.app = app
-        self.limits = limits
-        self.hosts = hosts
-        self.token = token
-        self.anywhere = anywhere
-        self.once = once
+    app: ASGIApp
+    limits: Limits
+    hosts: frozenset[str]
+    token: str | None = None
+    _: KW_ONLY
+    anywhere: bool = False
+    once: str | None = None
+
+    def __post_init__(self) -> None:
         # Ports share cookies, so each server needs a name of its own.
-        self.cookie = f"{COOKIE}-{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
+        self.cookie = f"{COOKIE}-{hashlib.sha256((self.token or '').encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -61,8 +61,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The model after a step. seconds: since the start. params: flat, in the engine's dtype."""
+    """The model after a step. model: its id. seconds: since the start. params: flat, in the
+    engine's dtype."""
 
+    model: str
     step: int
     seconds: float
     params: bytes
@@ -298,7 +300,7 @@ class Jobs:
             self.leave(job)
         with job.lock:  # later messages are ignored
             job.end("stopped")
-            ids = [job.id, *(moment_id(job, moment) for moment in job.moments)]
+            ids = [job.id, *(moment.model for moment in job.moments)]
         if job.process:
             job.process.kill()
         job.outbox.put(None)
@@ -382,7 +384,8 @@ class Jobs:
                 if message["step"] > len(job.losses):  # its model would lack losses
                     raise ValueError("a moment behind steps that nobody was told of")
                 params = params_in(job, message)
-                moment = Snapshot(message["step"], job.seconds, params, message["samples"])
+                step, samples = message["step"], message["samples"]
+                moment = Snapshot(f"{job.id}@{step}", step, job.seconds, params, samples)
                 job.moments.append(moment)
                 self.add_moment(job, moment)
             case "end":
@@ -395,7 +398,7 @@ class Jobs:
     def handle_end(self, job: Job, message: dict[str, Any]) -> None:
         job.add_losses([], last=True)
         if message["params"] is not None:
-            last = Snapshot(len(job.losses), job.seconds, params_in(job, message), [])
+            last = Snapshot(job.id, len(job.losses), job.seconds, params_in(job, message), [])
             training = message["training"]
             open = partial(model_of, job, last, training)
             self.registry.add(Entry(job.id, "trained", open))
@@ -416,8 +419,8 @@ class Jobs:
 
     def add_moment(self, job: Job, moment: Snapshot) -> None:
         """Add the model of a snapshot to the registry."""
-        id, open = moment_id(job, moment), partial(model_of, job, moment)
-        entry = Entry(id, "trained", open, parent=job.id, step=moment.step)
+        open = partial(model_of, job, moment)
+        entry = Entry(moment.model, "trained", open, parent=job.id, step=moment.step)
         entry.open = lambda: self.close_oldest(entry, open())
         self.registry.add(entry)
 
@@ -431,10 +434,6 @@ class Jobs:
                     other.lock.release()
                     self.open_moments.remove(other)
         return model
-
-
-def moment_id(job: Job, moment: Snapshot) -> str:
-    return f"{job.id}@{moment.step}"
 
 
 def exit_code(process: subprocess.Popen[bytes], seconds: float) -> int:

@@ -287,12 +287,7 @@ class Ratings:
         session.rated = replace(before, answers=answers, proposals=proposals, **changes)
 
     def _proposals(
-        self,
-        session: RatedSession,
-        tuned: Model | None,
-        answers: Sequence[Feedback],
-        *,
-        by_base: bool,
+        self, session: RatedSession, tuned: Model | None, answers: list[Feedback], *, by_base: bool
     ) -> list[Shown]:
         """New proposals: by `tuned`, else the session's model or, with by_base, the base."""
         rated = session.rated

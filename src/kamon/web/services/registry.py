@@ -98,9 +98,8 @@ class ModelRegistry:
 
     def steps(self, id: str) -> list[int]:
         """The steps of a training whose models are here."""
-        return sorted(
-            entry.step or 0 for entry in list(self.entries.values()) if entry.parent == id
-        )
+        entries = list(self.entries.values())
+        return sorted(entry.step or 0 for entry in entries if entry.parent == id)
 
     def add(self, entry: Entry) -> None:
         """Add an entry, or replace the one with its id."""

@@ -29,13 +29,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
-from kamon import api, model
+from kamon import api
 from kamon._version import __version__
 from kamon.data import corpus
 from kamon.data.split import RULE
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.introspection import ngram_loss
+from kamon.model import Model
 from kamon.storage.checkpoint import pack_documents
 from kamon.storage.metrics import Metrics
 from kamon.training.loop import Progress
@@ -135,24 +136,23 @@ def wanted_steps(num_steps: int, moments: int) -> Iterator[int]:
             last = step
 
 
+@dataclass
 class Training:
     """A training that reports its progress."""
 
-    def __init__(
-        self, request: Request, source: corpus.Corpus, control: Control, report: Report
-    ) -> None:
-        self.request = request
-        self.limits = request.limits
-        self.source = source
-        self.control = control
-        self.report = report
-        self.start = self.last_report = time.perf_counter()
-        self.num_losses = self.num_validation_losses = 0  # that are reported
-        self.wanted: list[int] = []
-        self.keeping = 0.0  # seconds that snapshots took
-        self.too_long = False
-        self.model: model.Model | None = None  # with the engine that learns
-        self.counting: threading.Thread | None = None
+    request: Request
+    source: corpus.Corpus
+    control: Control
+    report: Report
+    start: float = field(default_factory=time.perf_counter)
+    last_report: float = 0.0
+    num_losses: int = 0  # that are reported
+    num_validation_losses: int = 0
+    wanted: list[int] = field(default_factory=list)
+    keeping: float = 0.0  # seconds that snapshots took
+    too_long: bool = False
+    model: Model | None = None  # with the engine that learns
+    counting: threading.Thread | None = None
 
     def run(self) -> None:
         request = self.request
@@ -182,11 +182,11 @@ class Training:
         return time.perf_counter() - self.start - self.control.paused_seconds
 
     def should_stop(self) -> bool:
-        self.too_long = self.too_long or self.seconds() > OVERTIME * self.limits.job_seconds
+        self.too_long = self.too_long or self.seconds() > OVERTIME * self.request.limits.job_seconds
         return self.control.stopped or self.too_long
 
     def on_start(self, run: TrainingSetup) -> None:
-        limits, config = self.limits, run.config
+        limits, config = self.request.limits, run.config
         if config.num_steps > limits.job_steps:
             raise ConfigError(
                 f"so small a model makes {config.num_steps:,} steps in that time, and "
@@ -211,7 +211,7 @@ class Training:
             "corpus": self.source.summary() | {"sha256": different.sha256(), "split": RULE},
             "held_out": None,
         }
-        self.model = model.Model(config, run.tokenizer, run.engine, Metrics(), training, different)
+        self.model = Model(config, run.tokenizer, run.engine, Metrics(), training, different)
         self.report(
             "start",
             config=asdict(config),
@@ -228,7 +228,7 @@ class Training:
         self.start = self.last_report = time.perf_counter()
         self.send_snapshot(0)
 
-    def count(self, model: model.Model) -> None:
+    def count(self, model: Model) -> None:
         divided = replace(model, training=model.training | {"held_out": {}})
         loss, order = ngram_loss(divided)
         self.report("ngram", loss=loss, order=order)
@@ -297,7 +297,8 @@ def main() -> int:
             source = corpus.read(request.source)
         else:
             source = corpus.from_text(
-                *(request.text, request.source),
+                request.text,
+                request.source,
                 column=request.column,
                 format=request.format,
                 header=request.header,

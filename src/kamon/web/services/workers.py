@@ -207,10 +207,7 @@ class WorkerPool:
         waiting.add_done_callback(self._done)
         try:
             self.turns.ask(turn)
-            while not waiting.done():
-                await asyncio.wait({waiting}, timeout=LOOK_SECONDS)
-                if waiting.done():
-                    break
+            while not (await asyncio.wait({waiting}, timeout=LOOK_SECONDS))[0]:
                 if self.ending or (gone is not None and await gone()):
                     raise Stopped
                 late = time.monotonic() - asked > limits.wait_seconds

@@ -204,10 +204,7 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
 
 
 def graph(
-    root: Value,
-    drawn: Mapping[Value, Drawn],
-    sources: dict[str, Source],
-    folded: str | None = None,
+    root: Value, drawn: Mapping[Value, Drawn], sources: dict[str, Source], folded: str | None = None
 ) -> Graph:
     """Return the graph of a root whose `backward` was called. A folded Value precedes its sum."""
     whole = topological_order(root)
