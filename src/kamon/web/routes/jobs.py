@@ -391,10 +391,6 @@ class EventCursor(NamedTuple):
             moments=len(job.moments),
         )
 
-    @property
-    def id(self) -> str:
-        return "-".join(map(str, self))
-
     @classmethod
     def from_id(cls, id: str, job: Job) -> EventCursor | None:
         """Return the cursor with this id, or None if it is not an id of this training."""
@@ -489,8 +485,8 @@ def news(
 
 
 def event(name: str, cursor: EventCursor, data: BaseModel) -> str:
-    # JSON has no line ends, so the data is one line.
-    return f"event: {name}\nid: {cursor.id}\ndata: {data.model_dump_json()}\n\n"
+    id, content = "-".join(map(str, cursor)), data.model_dump_json()  # which has no line ends
+    return f"event: {name}\nid: {id}\ndata: {content}\n\n"
 
 
 # ---- how a list is read

@@ -45,19 +45,16 @@ class LimitedProtocol(H11Protocol):
         self.expect_request()
         if len(self.connections) <= self.limits.connections:
             return
+        now = self.loop.time()
         others = [other for other in self.connections if isinstance(other, LimitedProtocol)]
-        longest = min(others, key=lambda other: other.silent_since if other.waits else self.now)
-        if longest.waits and self.now - longest.silent_since >= MIN_SILENCE:
+        longest = min(others, key=lambda other: other.silent_since if other.waits else now)
+        if longest.waits and now - longest.silent_since >= MIN_SILENCE:
             longest.transport.abort()
         elif len(self.connections) > REFUSED_AT_ONCE * self.limits.connections:
             transport.abort()
         else:
             self.app = NO_ROOM
             self.set_timer(MIN_SILENCE)
-
-    @property
-    def now(self) -> float:
-        return self.loop.time()
 
     @property
     def between_requests(self) -> bool:
@@ -77,13 +74,13 @@ class LimitedProtocol(H11Protocol):
             self.set_timer(None)
 
     def on_response_complete(self) -> None:
-        self.silent_since = self.now
+        self.silent_since = self.loop.time()
         if self.conn.trailing_data[0]:  # the next request began in the same packet
             self.expect_request()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        self.silent_since = self.now
+        self.silent_since = self.loop.time()
         super().pause_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -91,7 +88,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def expect_request(self) -> None:
-        self.silent_since = self.now
+        self.silent_since = self.loop.time()
         self.set_timer(self.limits.header_seconds)
 
     def set_timer(self, seconds: float | None) -> None:

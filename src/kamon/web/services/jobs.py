@@ -61,8 +61,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The model after a step. model: its id. seconds: since the start. params: flat, in the
-    engine's dtype."""
+    """The model after a step. model: its id. params: flat, in the engine's dtype."""
 
     model: str
     step: int
