@@ -141,6 +141,10 @@ def answer_http_error(request: Request, error: HTTPException) -> Response:
     }.get(error.status_code, str(error.detail))
     answer = problem(error.status_code, text)
     if error.status_code == 405:  # Starlette names only the methods of one of the address's routes
-        routes = [r for r in request.app.routes if r.matches(request.scope)[0] == Match.PARTIAL]
-        answer.headers["allow"] = ", ".join(sorted({m for route in routes for m in route.methods}))
+        routes, methods = request.app.routes, []
+        for method in ("DELETE", "GET", "HEAD", "POST"):
+            scope = {**request.scope, "method": method}
+            if any(route.matches(scope)[0] == Match.FULL for route in routes):
+                methods.append(method)
+        answer.headers["allow"] = ", ".join(methods)
     return answer

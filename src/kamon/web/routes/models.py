@@ -283,7 +283,7 @@ async def save_model(id: ModelId, body: SaveRequest, context: Context) -> ModelI
     return await context.compute(lambda stop: info(save(id, body.name, stop), []), entry)
 
 
-@router.delete("/models/{id}", status_code=204)
+@router.delete("/models/{id}", status_code=204, response_class=Response)
 async def forget_model(id: ModelId, context: Context) -> None:
     """Forget a model. Its directory stays where it is."""
     context.registry.forget(id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from kamon.finetuning.preferences import Feedback, Preference, Rating
@@ -92,7 +92,7 @@ async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> Mo
     )
 
 
-@router.delete("/preferences/{id}", status_code=204)
+@router.delete("/preferences/{id}", status_code=204, response_class=Response)
 async def forget_ratings(id: RatingsId, context: Context) -> None:
     """End a session and forget its model. Saved models stay."""
     session = context.ratings.session(id)

@@ -165,10 +165,8 @@ class Jobs:
         with self.lock:
             if self.ending:
                 raise WebError(503, "the server is about to end")
-            if len(self.queue) >= self.limits.jobs_waiting:
-                raise WebError(
-                    429, f"{len(self.queue)} trainings wait for their turn already: try again later"
-                )
+            if (num := len(self.queue)) >= self.limits.jobs_waiting:
+                raise WebError(429, f"{num} trainings wait for their turn already: try again later")
             id = f"job-{secrets.token_hex(4)}"
             job = Job(id, request.source, request.budget, state="queued")
             job.send(json.dumps(asdict(request)))
