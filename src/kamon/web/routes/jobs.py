@@ -91,7 +91,7 @@ class ListRequest(ApiModel):
 class JobRequest(ListRequest):
     """A list to learn, either as `text` or as the name of a list in the package.
 
-    budget: seconds; by default 1, unless the settings have num_steps. name: of a list given as text.
+    budget: seconds; by default 1, unless the settings have num_steps. name: of a list in `text`.
     """
 
     text: Text | None = None
