@@ -134,9 +134,9 @@ def draw_losses(losses: Losses) -> Figure:
     axes.plot(*split(losses.each), zorder=1, **each)
     label = "training" if losses.window == 1 else f"training, mean of {losses.window:,} steps"
     axes.plot(*split(losses.smooth), color=BLUE, linewidth=1.8, label=label, zorder=3)
-    if losses.held_out:
+    if losses.validation_losses:
         style: dict[str, Any] = {"color": ORANGE, "markersize": 4, "zorder": 4, "clip_on": False}
-        axes.plot(*split(losses.held_out), "o--", label="held out, a part", **style)
+        axes.plot(*split(losses.validation_losses), "o--", label="held out, a part", **style)
     if losses.kept:
         step, loss = losses.kept
         label = f"held out, all, by the model kept: {loss:.3f}"
@@ -145,7 +145,7 @@ def draw_losses(losses: Losses) -> Figure:
     if losses.ngram is not None:
         name = f"best n-gram, n = {losses.ngram_order}: {losses.ngram:.3f}"
         level(axes, losses.ngram, name, below=True)  # most models end above it
-    shown = [y for points in (losses.smooth, losses.held_out) for _, y in points]
+    shown = [y for points in (losses.smooth, losses.validation_losses) for _, y in points]
     shown += [losses.uniform, losses.ngram or losses.uniform]
     room = 0.08 * (max(shown) - min(shown)) or 0.1
     axes.set_ylim(min(shown) - room, max(shown) + room)

@@ -145,7 +145,11 @@ def as_json(comparison: Comparison, args: Args, paths: list[str]) -> dict[str, A
         models.append({"directory": path, **asdict(model), "samples": samples})
     judge = values(args, "prompt", "reward", "prefer")
     about = {"n": comparison.n, "seed": comparison.seed, **judge, "quantiles": QUANTILES}
-    return about | {"held_out": comparison.held_out, "base": models[0], "tuned": models[1:]}
+    return about | {
+        "on_validation_set": comparison.held_out,
+        "base": models[0],
+        "tuned": models[1:],
+    }
 
 
 # ---- tables

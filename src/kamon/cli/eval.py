@@ -122,8 +122,8 @@ def print_sampled(metrics: SampleMetrics) -> None:
         ("finished", metrics.finished),
         ("unique", metrics.unique),
         ("novel", metrics.novel),
-        ("in the list (learned)", metrics.in_learned),
-        ("in the list (held out)", metrics.in_held_out),
+        ("in the list (learned)", metrics.in_train),
+        ("in the list (held out)", metrics.in_validation),
     ):
         print(f"{name:23} {share:7.1%}")
     listed, chance = metrics.mean_length_list, metrics.chance_length_distance

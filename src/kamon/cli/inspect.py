@@ -11,7 +11,7 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, one_line, print_json, spark
+from kamon.cli.output import count, json_keys, one_line, print_json, spark
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 from kamon.config import listed
@@ -102,7 +102,7 @@ def show_model(args: Args) -> None:
                 "num_params": num_params(stored.config),
                 "parameters": {name: list(shape) for name, shape in shapes.items()},
                 "losses": losses,
-                "training": stored.training,
+                "training": json_keys(stored.training),
             }
         )
         return

@@ -85,7 +85,7 @@ def run(args: Args) -> None:
             {
                 "corpus": source.summary(),
                 "num_train": len(train),
-                "num_held_out": len(held),
+                "num_validation": len(held),
                 "vocab_size": tokenizer.vocab_size,
                 "orders": [{"order": order, **asdict(row)} for order, row in enumerate(losses)],
                 "best_order": ngram.order if held else None,

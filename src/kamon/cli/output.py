@@ -113,7 +113,22 @@ def print_json(content: dict[str, Any]) -> None:
 def model_json(model: Model, path: str) -> dict[str, Any]:
     config = asdict(model.config)
     about = {"directory": path, "config": config, "num_params": model.num_params}
-    return about | model.training
+    return about | json_keys(model.training)
+
+
+def json_keys(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file of a model or of shards records, with the keys that --json has.
+
+    >>> json_keys({"held_out": {"loss": 2.5}, "pairs": {"held_out": True}})
+    {'validation': {'loss': 2.5}, 'pairs': {'on_validation_set': True}}
+    """
+    found = {}
+    for name, value in record.items():
+        key = name.replace("held_out", "validation")
+        if name == "held_out" and isinstance(value, bool):
+            key = "on_validation_set"
+        found[key] = json_keys(value) if isinstance(value, dict) else value
+    return found
 
 
 def say_built_in(given: str, names: Collection[str]) -> None:

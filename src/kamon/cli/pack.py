@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, open_bar, print_json, progress_bar, say
+from kamon.cli.output import count, json_keys, open_bar, print_json, progress_bar, say
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json, add_reading, reading, values
 
@@ -82,7 +82,7 @@ def say_packed(packed: Packed) -> None:
 def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
     """Return what --json shows of shards."""
     names = ("mode", "vocab_size", "bytes_a_token", "totals", "settings")
-    about = {"directory": path, **{name: content[name] for name in names}}
+    about = {"directory": path, **json_keys({name: content[name] for name in names})}
     num_blank = sum(not entry["shards"] for entry in content["inputs"])
     return about | {"num_inputs": len(content["inputs"]), "num_blank_inputs": num_blank}
 

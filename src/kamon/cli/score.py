@@ -173,7 +173,7 @@ def say_compared(scale: PercentileScale) -> None:
     if scale.reference is None:
         why = "the model keeps no entries, and its packed corpus is no longer where it was"
         say(f"no percentiles: {why}")
-    elif scale.reference == "held_out":
+    elif scale.reference == "validation":
         say(f"percentiles compare with {n} entries that were held out from training")
     else:
         why = "too few are held out from training: new entries get low ones too often"

@@ -52,9 +52,10 @@ def run(args: Args) -> int:
             raise ConfigError(f"the playground needs {name}: `pip install 'kamon[web]'` brings it")
     from kamon.web.limits import Limits, with_options
     from kamon.web.server.address import listen
-    from kamon.web.services.playground import make_playground
+    from kamon.web.services.playground import Playground
+    from kamon.web.services.worker import Request
 
-    playground = make_playground(Path(args.save_to), with_options(Limits(), args.limit))
+    playground = Playground(Path(args.save_to), with_options(Limits(), args.limit))
     for problem in playground.registry.add_saved():
         say(f"left out: {problem}")
     for path in args.dir:
@@ -63,7 +64,7 @@ def run(args: Args) -> int:
     address = listen(args.host, args.port, token, args.allow_host, no_token=args.no_token)
     if not args.dir:
         budget = FIRST_BUDGET if args.budget is None else args.budget
-        playground.jobs.start(builtin="names", budget=budget)
+        playground.jobs.start(Request("names", budget, playground.limits))
     from kamon.web.serve import serve  # takes half a second, in which the training begins
 
     def on_start() -> None:
