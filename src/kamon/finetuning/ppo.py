@@ -287,7 +287,7 @@ def ppo(
         base=base_of(base, model if isinstance(model, str | PathLike) else None),
         base_training=base.training,
         documents=base.documents,
-        updates=objective.num_ppo_epochs,
+        updates=require_int("num_ppo_epochs", num_ppo_epochs, 1),
         frozen=params,
     )
     return fine_tune(spec, partial(PPO, reward=judge, on_step=on_step), how, options)
