@@ -19,6 +19,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kamon._version import __version__
@@ -201,12 +202,12 @@ def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> s
     return digest.hexdigest()
 
 
-def base_of(model: Model, path: str | Path | None) -> BaseRecord:
-    """Return what a `FineTuneSpec` keeps of its base model."""
+def base_of(model: Model, path: object) -> BaseRecord:
+    """Return the record of a base model. path: its directory; anything else is no path."""
     params = model.engine.state()["params"]
     return BaseRecord.read(
         {
-            "path": None if path is None else str(path),
+            "path": str(path) if isinstance(path, str | PathLike) else None,
             "sha256": fingerprint(model.config, model.tokenizer, params),
         }
     )
@@ -250,7 +251,9 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
     """
     from kamon.storage import model_dir
 
-    engine, options = resume_options(path, **how)
+    engine, options, unknown = run_arguments(how)
+    if unknown:
+        raise TypeError(f"resume takes no argument {', '.join(unknown)}")
     with model_dir.writing(path, go_on=True) as writer:
         saved, training = writer.stored, writer.stored.training
         spec = spec_of(path, saved)
@@ -283,14 +286,22 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
         return session.run(writer, options)
 
 
-def resume_options(
-    path: str | Path, *, checkpoint_every: str | int | None = None, **how: Any
-) -> tuple[EngineSpec, RunOptions]:
-    """Return the arguments of `resume_fine_tuning` as an `EngineSpec` and as `RunOptions`."""
-    names = ("on_start", "on_progress", "should_stop")
-    callbacks = Callbacks(**{name: how.pop(name) for name in names if name in how})
-    every = checkpoint_interval(checkpoint_every)
-    return EngineSpec(**how), RunOptions(path, checkpoint_every=every, callbacks=callbacks)
+def run_arguments(given: dict[str, Any]) -> tuple[EngineSpec, RunOptions, dict[str, Any]]:
+    """Return the engine, the options of the run, and what is left: settings of Config.
+
+    Args:
+        given: keyword arguments of `kamon.train` that are not about its data.
+    """
+    left = dict(given)
+
+    def taken(*names: str) -> dict[str, Any]:
+        return {name: left.pop(name) for name in names if name in left}
+
+    engine = EngineSpec(left.pop("engine", None), **taken("dtype", "threads", "device", "compile"))
+    callbacks = Callbacks(**taken("on_start", "on_progress", "should_stop"))
+    every = checkpoint_interval(left.pop("checkpoint_every", None))
+    output = taken("output", "overwrite")
+    return engine, RunOptions(**output, checkpoint_every=every, callbacks=callbacks), left
 
 
 def check_unfinished(path: str | Path, kind: str, spec: FineTuneSpec, saved: Checkpoint) -> None:

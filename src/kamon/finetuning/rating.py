@@ -19,9 +19,8 @@ from kamon.engines.factory import EngineSpec, best_engine
 from kamon.engines.numerics import mean
 from kamon.errors import CorpusError
 from kamon.evaluation.nearest import logprobs
-from kamon.finetuning import preferences
+from kamon.finetuning import loop, preferences
 from kamon.finetuning.dpo import DPO, DPOConfig, make_spec, with_reference
-from kamon.finetuning.loop import FineTuneMethod, FineTuneSpec, NewEngine, base_of, fine_tune
 from kamon.finetuning.preferences import Feedback, Preference, pairs_of, texts_of, to_record
 from kamon.model import Model, as_model, load
 from kamon.storage import model_dir
@@ -77,13 +76,12 @@ def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base
 
     Raises: ConfigError for a model of running text.
     """
-    path = path or (model if isinstance(model, str | PathLike) else None)
-    model = as_model(model, "the base")
-    model.check_documents("ratings are of documents")
-    return Base(model, base_of(model, path), [])
+    base = as_model(model, "the base")
+    base.check_documents("ratings are of documents")
+    return Base(base, loop.base_of(base, path or model), [])
 
 
-def make_method(spec: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
+def make_method(spec: loop.FineTuneSpec, new_engine: loop.NewEngine) -> loop.FineTuneMethod:
     """Return DPO on the pairs that the answers make."""
     assert spec.frozen is not None
     examples = with_reference(spec.tokenizer, new_engine(spec.frozen), pairs_in(spec.examples))
@@ -123,7 +121,7 @@ def align(
     }
     records = list(map(to_record, answers))
     spec = make_spec(base.model, base.record, records, source, settings, KIND)
-    return fine_tune(
+    return loop.fine_tune(
         replace(spec, settings=DPOConfig().settings()),
         make_method,
         EngineSpec(best_engine(), base.model.engine.dtype, threads),

@@ -12,7 +12,7 @@ that gives special tokens no probability inside a document. Source: Yang et al. 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -20,22 +20,10 @@ from typing import TYPE_CHECKING, Any
 from kamon.config import Config, require_float, require_int
 from kamon.engines.base import Engine, has_fused_ops
 from kamon.engines.batch import ANSWER, BAD, GOOD, pack_sequences
-from kamon.engines.factory import EngineSpec
 from kamon.engines.numerics import mean
 from kamon.errors import ConfigError, CorpusError
+from kamon.finetuning import loop
 from kamon.finetuning.expand_vocab import expand_vocab
-from kamon.finetuning.loop import (
-    Example,
-    FineTuneMethod,
-    FineTuneSpec,
-    NewEngine,
-    StartInfo,
-    base_of,
-    build_config,
-    examples_of_step,
-    fine_tune,
-    resume_fine_tuning,
-)
 from kamon.finetuning.losses import bradley_terry_loss, bradley_terry_weights, sigmoid
 from kamon.finetuning.preferences import (
     Data,
@@ -49,12 +37,10 @@ from kamon.finetuning.preferences import (
 from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
-from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kamon.training.loop import Progress
 
 KIND = "reward"
 PICKED = {
@@ -187,18 +173,7 @@ def reward_model(
     *,
     num_pairs: int = NUM_PAIRS,
     lm_weight: float = LM_WEIGHT,
-    engine: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-    compile: bool = False,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    checkpoint_every: str | int | None = None,
-    on_start: Callable[[StartInfo], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Model:
     """Return a reward model that starts from `model`.
 
@@ -212,14 +187,13 @@ def reward_model(
             shares no text with the rest.
         num_pairs: pairs to make, for "common".
         lm_weight: weight of the mean −log p of the documents themselves.
-        settings: batch_size (pairs in a step), and the other settings of `loop.SETTINGS`.
+        options: batch_size (pairs in a step), and the other settings of `loop.SETTINGS`; engine,
+            output and the like.
 
-    The other arguments, and errors, are those of `kamon.train`.
+    The latter, and errors, are those of `kamon.train`.
     """
-    how = EngineSpec(engine, dtype, threads, device, compile)
-    callbacks = Callbacks(on_start, on_progress, should_stop)
-    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
-    base = as_model(model, "the base", **how.keywords())
+    engine, run, settings = loop.run_arguments(options)
+    base = as_model(model, "the base", **engine.keywords())
     base.check_documents("a reward model judges documents")
     if is_reward_model(base):
         raise ConfigError("the model is a reward model already: start from its base")
@@ -231,20 +205,20 @@ def reward_model(
     examples = [to_record(pair) | {"held_out": False} for pair in pairs.learned]
     examples += [to_record(pair) | {"held_out": True} for pair in pairs.held_out]
     config, tokenizer, params = extended(base, examples)
-    spec = FineTuneSpec(
+    spec = loop.FineTuneSpec(
         kind=KIND,
-        config=build_config(config, PICKED, settings),
+        config=loop.build_config(config, PICKED, settings),
         tokenizer=tokenizer,
         params=params,
         settings={"lm_weight": weight},
         examples=examples,
         source=source,
-        base=base_of(base, model if isinstance(model, str | PathLike) else None),
+        base=loop.base_of(base, model),
         base_training=base.training,
         documents=base.documents,
         num_left_out=pairs.num_left_out,
     )
-    return fine_tune(spec, RewardModel, how, options)
+    return loop.fine_tune(spec, RewardModel, engine, run)
 
 
 def resume(path: str | Path, **how: Any) -> Model:
@@ -253,7 +227,7 @@ def resume(path: str | Path, **how: Any) -> Model:
     Args:
         how: see `resume_fine_tuning`.
     """
-    return resume_fine_tuning(path, KIND, RewardModel, **how)
+    return loop.resume_fine_tuning(path, KIND, RewardModel, **how)
 
 
 def given_pairs(
@@ -274,7 +248,9 @@ def given_pairs(
     return pairs, source
 
 
-def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokenizer, array[float]]:
+def extended(
+    model: Model, examples: Sequence[loop.Example]
+) -> tuple[Config, Tokenizer, array[float]]:
     """Return the base with the special tokens, characters and positions that the pairs need."""
     names = [name for name in (GOOD, BAD) if name not in model.tokenizer.special]
     if any("prompt" in pair for pair in examples) and ANSWER not in model.tokenizer.special:
@@ -302,10 +278,10 @@ def extended(model: Model, examples: Sequence[Example]) -> tuple[Config, Tokeniz
     return config, tokenizer, params
 
 
-class RewardModel(FineTuneMethod):
+class RewardModel(loop.FineTuneMethod):
     """Learns the log odds of good after a document, by the Bradley–Terry loss of pairs."""
 
-    def __init__(self, spec: FineTuneSpec, _: NewEngine) -> None:
+    def __init__(self, spec: loop.FineTuneSpec, _: loop.NewEngine) -> None:
         self.tokenizer, self.config = spec.tokenizer, spec.config
         self.lm_weight = spec.settings["lm_weight"]
         train, held_out = (
@@ -315,7 +291,7 @@ class RewardModel(FineTuneMethod):
         self.held_out = [tokens for pair in held_out for tokens in self.input_ids(pair)]
         self.num_held_out = len(held_out)
 
-    def input_ids(self, pair: Example) -> list[list[int]]:
+    def input_ids(self, pair: loop.Example) -> list[list[int]]:
         """Return the tokens of the chosen and of the rejected text."""
         prompt, names = pair.get("prompt"), ("chosen", "rejected")
         return [reward_input_ids(self.tokenizer, prompt, pair[name]) for name in names]
@@ -327,7 +303,7 @@ class RewardModel(FineTuneMethod):
 
     def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
         c, special = self.config, self.tokenizer.special
-        chosen = examples_of_step(c.seed, step, c.batch_size, len(self.pairs))
+        chosen = loop.examples_of_step(c.seed, step, c.batch_size, len(self.pairs))
         docs = [tokens for i in chosen for tokens in self.pairs[i]]
         margins = self.margins(engine, docs)
         share = self.lm_weight / sum(len(tokens) - 1 for tokens in docs)
