@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kamon.config import checked_settings, require_float, require_int, require_positive
 from kamon.data.documents import nfc
@@ -32,9 +32,6 @@ from kamon.storage.metrics import Metrics
 from kamon.storage.records import BaseRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompted
-
-if TYPE_CHECKING:
-    pass
 
 KIND = "dpo"
 LOSSES = ("dpo", "ipo")

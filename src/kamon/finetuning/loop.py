@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from kamon._version import __version__
 from kamon.config import Config, check_names
@@ -32,7 +33,9 @@ from kamon.engines.distributed import get_group
 from kamon.engines.factory import EngineSpec, best_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.model import Model, to_checkpoint
+from kamon.storage import model_dir
 from kamon.storage.checkpoint import (
+    Checkpoint,
     examples_text,
     little_endian,
     pack_examples,
@@ -40,6 +43,7 @@ from kamon.storage.checkpoint import (
     unpack_examples,
 )
 from kamon.storage.metrics import Metrics
+from kamon.storage.model_dir import CheckpointWriter
 from kamon.storage.records import BaseRecord, TrainingRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.training.early_stopping import NUM_EVALUATIONS, EarlyStopping
@@ -47,12 +51,6 @@ from kamon.training.loop import CheckpointSchedule, Progress, learning_rate, not
 from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
 from kamon.training.session import open_writer
 from kamon.training.setup import ResumePoint, check_room
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kamon.storage.checkpoint import Checkpoint
-    from kamon.storage.model_dir import CheckpointWriter
 
 PROGRESS_SECONDS = 0.1  # between two calls of on_progress
 MAX_LOSS = 1e300  # stands for a validation loss that is not finite
@@ -249,8 +247,6 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
     Raises: ConfigError if the run is of another kind, or complete; StoreError if the directory
         cannot be used.
     """
-    from kamon.storage import model_dir
-
     engine, options, unknown = run_arguments(how)
     if unknown:
         raise TypeError(f"resume takes no argument {', '.join(unknown)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Container, Sequence
 from itertools import pairwise
 
@@ -178,7 +179,5 @@ def detect_reward_hacking(
 
 def most_frequent(texts: Sequence[str]) -> tuple[float, str]:
     """Return the share of the most frequent text, and that text."""
-    from collections import Counter
-
     [(text, times)] = Counter(texts).most_common(1)
     return times / len(texts), text

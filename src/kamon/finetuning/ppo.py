@@ -30,7 +30,7 @@ from functools import partial
 from itertools import chain, cycle, islice, pairwise
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kamon.config import require_int, require_positive
 from kamon.engines.base import Engine, State, initial_state
@@ -43,10 +43,8 @@ from kamon.finetuning.reward_model import is_reward_model, reward_of
 from kamon.finetuning.rules import parse_rule
 from kamon.model import Model, as_model, load
 from kamon.storage.checkpoint import critic_config, unpack_documents
+from kamon.storage.metrics import Metrics
 from kamon.tokenizers.prompts import prompt_prefix
-
-if TYPE_CHECKING:
-    from kamon.storage.metrics import Metrics
 
 KIND = "ppo"
 PICKED = {  # settings that are not the base's

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -338,8 +339,6 @@ def drawn_pairs(
     groups: Sequence[list[tuple[int, str]]], n: int, rng: random.Random
 ) -> list[Preference]:
     """Draw n pairs of names of the same group. groups: (how often it was given, name)."""
-    from bisect import bisect_right
-
     common: list[tuple[str, list[str]]] = []
     for group in groups:
         group.sort()

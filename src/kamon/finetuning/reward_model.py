@@ -15,7 +15,8 @@ from array import array
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from kamon.config import Config, require_float, require_int
 from kamon.engines.base import Engine, has_fused_ops
@@ -37,10 +38,6 @@ from kamon.finetuning.preferences import (
 from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 KIND = "reward"
 PICKED = {

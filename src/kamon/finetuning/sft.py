@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from kamon.config import Config, checked_settings, require_float
 from kamon.data.documents import Documents, nfc
@@ -37,9 +38,6 @@ from kamon.storage.records import BaseRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
 from kamon.training.early_stopping import MIN_DOCS, NUM_EVALUATIONS, mean_loss
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KIND = "sft"
 Learnable: TypeAlias = "str | Path | Iterable[Mapping[str, str]]"

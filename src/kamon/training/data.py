@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from os import PathLike
-from typing import TYPE_CHECKING, TypeAlias, cast
+from pathlib import Path
+from typing import TypeAlias, cast
 
 from kamon.config import Config, suggestion
 from kamon.data import corpus
@@ -20,18 +21,13 @@ from kamon.data.split import MIN_DOCS, RULE, divide
 from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
 from kamon.engines.batch import BatchSource, PackedBatch, pack_sequences
 from kamon.errors import ConfigError, CorpusError, StoreError
+from kamon.model import Model
 from kamon.packing.shards import SPLITS, Shards, is_packed, open_shards
-from kamon.storage.checkpoint import unpack_documents
+from kamon.storage.checkpoint import Checkpoint, unpack_documents
 from kamon.storage.records import CorpusRecord
 from kamon.tokenizers.base import BPE_VOCAB, Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import read_tokenizer, wants_nfc
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kamon.model import Model
-    from kamon.storage.checkpoint import Checkpoint
 
 Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
 MIN_CHARS = 1_000  # of a text

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kamon._version import __version__
 from kamon.data.documents import Documents
@@ -16,15 +16,14 @@ from kamon.engines.base import State, has_fused_ops
 from kamon.engines.distributed import get_group
 from kamon.errors import TrainingError
 from kamon.model import Model, to_checkpoint
+from kamon.storage import model_dir
 from kamon.storage.metrics import Metrics
+from kamon.storage.model_dir import CheckpointWriter
 from kamon.storage.records import CorpusRecord, TrainingRecord
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
 from kamon.training.options import RunOptions
 from kamon.training.setup import TrainingSetup
-
-if TYPE_CHECKING:
-    from kamon.storage.model_dir import CheckpointWriter
 
 MAX_EVAL_DOCS = 20_000  # cap of the final evaluation after a short run
 MAX_EVAL_DOCS_SLOW = 500  # the same for the scalar engine
@@ -172,7 +171,5 @@ def open_writer(options: RunOptions, *, resume: bool = False) -> Iterator[Checkp
     if options.output is None or get_group().rank:
         yield None
         return
-    from kamon.storage import model_dir
-
     with model_dir.writing(options.output, overwrite=options.overwrite, go_on=resume) as writer:
         yield writer

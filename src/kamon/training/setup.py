@@ -7,7 +7,8 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from kamon.config import Config, make_config
 from kamon.engines.base import Engine, initial_state
@@ -28,9 +29,6 @@ from kamon.training.presets import (
     sizes_for,
     steps_for_seconds,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SHAPE = ("n_layer", "n_embd", "n_head", "block_size", "mode")
 
