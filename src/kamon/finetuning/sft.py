@@ -126,12 +126,11 @@ def examples_of(data: Learnable) -> tuple[list[loop.Example], str]:
     for number, item in enumerate(data, 1):
         if not isinstance(item, Mapping):
             raise CorpusError(f"example {number} is not a mapping but {item!r:.80}")
-        texts = [item.get(key) for key in KEYS]
-        for key, text in zip(KEYS, texts, strict=True):
-            if not isinstance(text, str):
+        for key in KEYS:
+            if not isinstance(item.get(key), str):
                 raise CorpusError(f"example {number} has no text under {key!r}")
-            checked_text(name, f"example {number}", text)
-        examples.append(example(name, f"example {number}", texts[0] or "", texts[1] or ""))
+            checked_text(name, f"example {number}", item[key])
+        examples.append(example(name, f"example {number}", *(item[key] for key in KEYS)))
     if not examples:
         raise CorpusError(f"{name} is empty")
     return examples, name

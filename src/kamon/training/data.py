@@ -282,19 +282,7 @@ def list_data(
     train_docs, validation_docs = divide(different, hold_out, mode, rule)
     made = make_tokenizer(tokenizer, train_docs, validation_docs, vocab_size)
     check_known(source, made, whose)
-    lengths = made.lengths(train_docs)
-    return ListData(
-        mode=mode,
-        tokenizer=made,
-        documents=different,
-        record=list_record(source, rule),
-        train_lengths=lengths,
-        lengths=lengths + made.lengths(validation_docs),
-        chars=train_docs.lengths() if mode == "text" else lengths,
-        has_validation=bool(validation_docs),
-        train_docs=train_docs,
-        validation_docs=validation_docs,
-    )
+    return in_memory(different, mode, list_record(source, rule), made, train_docs, validation_docs)
 
 
 def list_record(source: Corpus, rule: int = RULE) -> CorpusRecord:
@@ -314,18 +302,30 @@ def as_given(
     """Return documents as they are, with their duplicates, as the original microGPT learns them."""
     held_out = Documents.of(validation_docs)
     tokenizer = tokenizer or make_tokenizer("char", docs, held_out, None)
-    lengths = tokenizer.lengths(docs)
+    record = CorpusRecord.read({"source": "", "num_docs": len(docs)})
+    return in_memory(docs, mode, record, tokenizer, docs, held_out)
+
+
+def in_memory(
+    documents: Documents,
+    mode: str,
+    record: CorpusRecord,
+    tokenizer: Tokenizer,
+    train_docs: Documents,
+    validation_docs: Documents,
+) -> ListData:
+    lengths = tokenizer.lengths(train_docs)
     return ListData(
         mode=mode,
         tokenizer=tokenizer,
-        documents=docs,
-        record=CorpusRecord.read({"source": "", "num_docs": len(docs)}),
+        documents=documents,
+        record=record,
         train_lengths=lengths,
-        lengths=lengths,
-        chars=lengths,
-        has_validation=bool(held_out),
-        train_docs=docs,
-        validation_docs=held_out,
+        lengths=lengths + tokenizer.lengths(validation_docs),
+        chars=train_docs.lengths() if mode == "text" else lengths,
+        has_validation=bool(validation_docs),
+        train_docs=train_docs,
+        validation_docs=validation_docs,
     )
 
 
