@@ -302,14 +302,8 @@ def prompt_of(spec: loop.FineTuneSpec) -> str | None:
 
 
 def model_of(spec: loop.FineTuneSpec, engine: Engine) -> Model:
-    return Model(
-        config=spec.config,
-        tokenizer=spec.tokenizer,
-        engine=engine,
-        metrics=Metrics(),
-        training=spec.base_training,
-        documents=spec.documents,
-    )
+    training, documents = spec.base_training, spec.documents
+    return Model(spec.config, spec.tokenizer, engine, Metrics(), training, documents)
 
 
 def rule_of(spec: loop.FineTuneSpec) -> Rule | None:

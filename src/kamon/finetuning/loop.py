@@ -27,7 +27,7 @@ from kamon._version import __version__
 from kamon.config import Config, check_names
 from kamon.data.documents import Documents
 from kamon.data.shuffling import permutation
-from kamon.engines.base import Engine, initial_state
+from kamon.engines.base import Engine, State, initial_state
 from kamon.engines.batch import pack_sequences
 from kamon.engines.distributed import get_group
 from kamon.engines.factory import EngineSpec, best_engine
@@ -93,6 +93,11 @@ class FineTuneSpec:
     updates: int = 1
     frozen: array[float] | None = field(default=None, repr=False)
     num_left_out: int = 0
+
+    @property
+    def docs(self) -> Documents:
+        packed = self.documents
+        return unpack_documents(packed) if isinstance(packed, bytes) else packed
 
 
 class FineTuneMethod:
@@ -247,8 +252,8 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
     Raises: ConfigError if the run is of another kind, or complete; StoreError if the directory
         cannot be used.
     """
-    engine, options, unknown = run_arguments(how)
-    if unknown:
+    engine, options, settings = run_arguments(how)
+    if unknown := [*settings, *({"output", "overwrite"} & how.keys())]:
         raise TypeError(f"resume takes no argument {', '.join(unknown)}")
     with model_dir.writing(path, go_on=True) as writer:
         saved, training = writer.stored, writer.stored.training
@@ -354,9 +359,7 @@ def start_record(spec: FineTuneSpec, engine: str, dtype: str) -> TrainingRecord:
     training = spec.base_training
     corpus = training.corpus
     if not corpus.sha256:
-        docs = spec.documents
-        docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-        corpus = corpus | {"sha256": docs.sha256()}
+        corpus |= {"sha256": spec.docs.sha256()}
     before = training.tuning
     return TrainingRecord.read(
         {
@@ -445,44 +448,40 @@ class FineTuneSession:
         checkpoints = None
         if writer:
             self.examples = pack_examples(self.spec.examples)
-            checkpoints = CheckpointSchedule(
-                lambda _: self.save_checkpoint(writer), options.checkpoint_every
-            )
+            checkpoints = CheckpointSchedule(lambda _: self.save(writer), options.checkpoint_every)
         self.make_steps(options.callbacks, checkpoints)
         if not self.metrics:
-            return self.model(0.0, False, {})
+            return self.model(False, {})
         finished = len(self.metrics) == self.spec.config.num_steps or self.ended
         engine, last_state = self.engine, self.engine.state()
-        if self.validation and self.validation.best:
-            engine.load(self.validation.best)
+        engine.load(self.best_state)
         measured = self.method.finish(engine) if finished else {}
         best_state = engine.state()
         engine.load(last_state)
-        model = self.save(writer, finished, best_state["params"], measured)
+        model = self.save(writer, best_state, finished, measured)
         engine.load(best_state)
         return model
 
-    def save_checkpoint(self, writer: CheckpointWriter) -> None:
-        best = self.validation and self.validation.best
-        self.save(writer, False, (best or self.engine.state())["params"], {})
+    @property
+    def best_state(self) -> State:
+        """The state with the lowest validation loss so far, or the current one."""
+        return (self.validation and self.validation.best) or self.engine.state()
 
     def save(
         self,
         writer: CheckpointWriter | None,
-        finished: bool,
-        params: array[float],
-        measured: dict[str, Any],
+        best: State | None = None,
+        finished: bool = False,
+        measured: Mapping[str, Any] | None = None,
     ) -> Model:
-        """Return the model so far, and save it with these parameters and the engine's state."""
-        state = self.engine.state()
+        """Return the model so far, and save it with the engine's state and the best parameters."""
+        state, critic = self.engine.state(), self.method.critic
         if not all(map(math.isfinite, state["params"])):
             raise not_finite(len(self.metrics), self.spec.config)
-        seconds = self.training.seconds + time.perf_counter() - self.start
-        model = self.model(seconds, finished, measured)
+        model = self.model(finished, measured or {})
         if writer:
-            critic = self.method.critic
             content = replace(
-                to_checkpoint(model, params, state),
+                to_checkpoint(model, (best or self.best_state)["params"], state),
                 examples=self.examples,
                 reference_params=self.spec.frozen,
                 critic=critic.state() if critic else None,
@@ -530,7 +529,7 @@ class FineTuneSession:
 
     def one_step(self, step: int) -> None:
         """Make one step and add its line to the metrics."""
-        config = self.spec.config
+        config, metrics = self.spec.config, self.metrics
         rate = learning_rate(config, step)
         try:
             measured = self.method.step(self.engine, step, rate)
@@ -538,39 +537,31 @@ class FineTuneSession:
             raise not_finite(step + 1, config) from None
         if not all(map(math.isfinite, measured.values())):
             raise not_finite(step + 1, config)
-        add_line(self.metrics, rate, measured)
+        metrics.losses.append(measured["loss"])
+        metrics.learning_rates.append(rate)
+        for name, number in measured.items():
+            if name != "loss":
+                metrics.others.setdefault(name, array("d")).append(number)
 
-    def model(self, seconds: float, finished: bool, measured: dict[str, Any]) -> Model:
+    def model(self, finished: bool, measured: Mapping[str, Any]) -> Model:
         """Return the model so far, with its record."""
         spec, validation = self.spec, self.validation
-        if validation and validation.history:
-            measured = measured | {
-                "held_out": {
-                    "num_examples": self.method.num_held_out,
-                    "loss": min(loss for _, loss in validation.history),
-                    "best_step": validation.best_step,
-                }
-            }
         assert self.training.tuning
+        tuning = self.training.tuning | measured
+        if validation and validation.history:
+            held_out = {
+                "num_examples": self.method.num_held_out,
+                "loss": min(loss for _, loss in validation.history),
+                "best_step": validation.best_step,
+            }
+            tuning |= {"held_out": held_out}
+        seconds = self.training.seconds + time.perf_counter() - self.start
         training = self.training | {
             "num_steps_done": len(self.metrics),
             "seconds": round(seconds, 3),
             "finished": finished,
-            "tuning": self.training.tuning | measured,
+            "tuning": tuning,
         }
         return Model(
-            config=spec.config,
-            tokenizer=spec.tokenizer,
-            engine=self.engine,
-            metrics=self.metrics,
-            training=training,
-            documents=spec.documents,
+            spec.config, spec.tokenizer, self.engine, self.metrics, training, spec.documents
         )
-
-
-def add_line(metrics: Metrics, rate: float, measured: Mapping[str, float]) -> None:
-    metrics.losses.append(measured["loss"])
-    metrics.learning_rates.append(rate)
-    for name, number in measured.items():
-        if name != "loss":
-            metrics.others.setdefault(name, array("d")).append(number)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain, cycle, islice, pairwise
 from os import PathLike
@@ -42,7 +42,7 @@ from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.finetuning.reward_model import is_reward_model, reward_of
 from kamon.finetuning.rules import parse_rule
 from kamon.model import Model, as_model, load
-from kamon.storage.checkpoint import critic_config, unpack_documents
+from kamon.storage.checkpoint import critic_config
 from kamon.storage.metrics import Metrics
 from kamon.tokenizers.prompts import prompt_prefix
 
@@ -158,15 +158,10 @@ class PPOConfig:
     @classmethod
     def of(cls, settings: Mapping[str, Any], num_ppo_epochs: int) -> PPOConfig:
         """Return the objective from training.json."""
-        return cls(
-            num_ppo_epochs=num_ppo_epochs,
-            clip_range=settings["clip"],
-            kl_coef=settings["beta"],
-            target_kl=settings["kl_target"],
-            max_kl=settings["max_kl"],
-            critic=settings["critic"],
-            prompt=settings.get("prompt"),
-        )
+        older = {"clip_range": "clip", "kl_coef": "beta", "target_kl": "kl_target"}
+        names = [field.name for field in fields(cls)[1:]]
+        kept: dict[str, Any] = {name: settings.get(older.get(name, name)) for name in names}
+        return cls(num_ppo_epochs, **kept)
 
     def settings(self) -> dict[str, Any]:
         """Return what training.json keeps, whose names are older than TRL's."""
@@ -226,7 +221,7 @@ def ppo(
     params = base.engine.state()["params"]
     reference = engine.create(config)
     reference.load(initial_state(params))
-    n = num_measured(reference)
+    n = NUM_BASE if hasattr(reference, "sample") else NUM_BASE_SLOW
     texts, _ = metrics.draw_documents(reference, base.tokenizer, n, config.seed, 0, prefix)
     rewards = rewards_of(judge, texts)
     check_differ(rewards, prefer)
@@ -317,10 +312,6 @@ def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
 # ---- a step
 
 
-def num_measured(engine: Engine) -> int:
-    return NUM_BASE if hasattr(engine, "sample") else NUM_BASE_SLOW
-
-
 @dataclass
 class Critic:
     """A model that predicts the reward to expect after each prefix of a document.
@@ -337,13 +328,9 @@ class Critic:
         assert spec.frozen is not None
         config, tokenizer = spec.config, spec.tokenizer
         texts = [example["text"] for example in spec.examples[:READ_FOR_ROWS]]
+        docs = tokenizer.encode_documents(texts, config.block_size)
         _, extended, params = expand_vocab(
-            config,
-            tokenizer,
-            spec.frozen,
-            specials=(GOOD, BAD),
-            reader=reference,
-            docs=tokenizer.encode_documents(texts, config.block_size),
+            config, tokenizer, spec.frozen, specials=(GOOD, BAD), reader=reference, docs=docs
         )
         engine = new_engine(params, critic_config(config))
         return cls(engine, extended.special[GOOD], extended.special[BAD])
@@ -385,11 +372,7 @@ class Critic:
 
 
 def skip_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> Sequence[float]:
-    """Return the numbers of all targets but the first `skip` of each document.
-
-    Args:
-        sizes: how many targets of each document remain.
-    """
+    """Return the numbers of all targets but the first `skip`; `sizes` of each document remain."""
     if not skip:
         return of_targets
     kept, end = array("d"), 0
@@ -445,8 +428,7 @@ class PPO(loop.FineTuneMethod):
         c = self.config = spec.config
         self.tokenizer, self.reward, self.on_step = spec.tokenizer, reward, on_step
         self.objective = PPOConfig.of(spec.settings, spec.updates)
-        docs = spec.documents
-        self.docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
+        self.docs = spec.docs
         assert spec.frozen is not None
         self.reference = new_engine(spec.frozen)
         self.base_texts = [each["text"] for each in spec.examples]

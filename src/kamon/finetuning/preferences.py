@@ -26,6 +26,7 @@ from kamon.files.output_path import write_errors
 from kamon.finetuning.rules import Rule
 
 COMMON = "common"
+EXAMPLE = '{"chosen": "…", "rejected": "…"}'
 MAX_PAIRS = 1_000_000
 TIMES_AS_COMMON = 1000  # in built-in pairs: spelling hardly tells closer names apart
 HELD_OUT = 0.2  # share of the names from which held-out built-in pairs are made
@@ -75,12 +76,8 @@ def read(path: str | Path) -> list[Feedback]:
     return answers
 
 
-def example() -> str:
-    return '{"chosen": "…", "rejected": "…"}'
-
-
 def parse(name: str, number: int, line: str) -> Feedback:
-    record = json_object(f"{name}, line {number}", line, example(), "pairs are JSON lines")
+    record = json_object(f"{name}, line {number}", line, EXAMPLE, "pairs are JSON lines")
     return of_record(name, number, record)
 
 
@@ -96,7 +93,7 @@ def of_record(name: str, number: int, record: dict[str, Any]) -> Feedback:
         value = record.get(key)
         if not isinstance(value, str):
             what = "something else than text" if key in record else "no text"
-            raise CorpusError(f'{where} has {what} under "{key}": it should be {example()}')
+            raise CorpusError(f'{where} has {what} under "{key}": it should be {EXAMPLE}')
         return checked_text(name, f"line {number}", value)
 
     prompt = None if record.get("prompt") is None else text("prompt")

@@ -84,13 +84,10 @@ def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base
 def make_method(spec: loop.FineTuneSpec, new_engine: loop.NewEngine) -> loop.FineTuneMethod:
     """Return DPO on the pairs that the answers make."""
     assert spec.frozen is not None
-    examples = with_reference(spec.tokenizer, new_engine(spec.frozen), pairs_in(spec.examples))
+    answers = [preferences.of_record("answers", n, each) for n, each in enumerate(spec.examples, 1)]
+    pairs = [to_record(pair) for pair in pairs_of(answers)]
+    examples = with_reference(spec.tokenizer, new_engine(spec.frozen), pairs)
     return DPO(replace(spec, examples=examples), new_engine, sample_at_end=False)
-
-
-def pairs_in(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    answers = [preferences.of_record("answers", n, record) for n, record in enumerate(records, 1)]
-    return [to_record(pair) for pair in pairs_of(answers)]
 
 
 def align(

@@ -23,18 +23,9 @@ from kamon.engines.base import Engine, has_fused_ops
 from kamon.engines.batch import ANSWER, BAD, GOOD, pack_sequences
 from kamon.engines.numerics import mean
 from kamon.errors import ConfigError, CorpusError
-from kamon.finetuning import loop
+from kamon.finetuning import loop, preferences
 from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.finetuning.losses import bradley_terry_loss, bradley_terry_weights, sigmoid
-from kamon.finetuning.preferences import (
-    Data,
-    Divided,
-    Preference,
-    checked_answers,
-    load_pairs,
-    pairs_of,
-    to_record,
-)
 from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
@@ -63,15 +54,10 @@ def is_reward_model(model: Model) -> bool:
 # ---- rewards
 
 
-def reward_input_ids(tokenizer: Tokenizer, prompt: str | None, text: str) -> list[int]:
-    """Return the tokens after which the model predicts good or bad."""
-    return prompted(tokenizer, prompt, text)[0]
-
-
 def score_documents(
     engine: Engine, tokenizer: Tokenizer, documents: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Return the reward of each document in nats. documents: from `reward_input_ids`."""
+    """Return the reward of each document in nats. documents: of `prompted`."""
     verdicts = (tokenizer.special[GOOD], tokenizer.special[BAD])
     batch = pack_sequences([*tokens, verdict] for tokens in documents for verdict in verdicts)
     logprobs = engine.logprobs(batch)
@@ -98,7 +84,7 @@ def reward_of(
     if not is_reward_model(model):
         raise ConfigError("the model gives no rewards: `kamon reward` makes one that does")
     check_prompt(model, prompt)
-    documents = [reward_input_ids(model.tokenizer, prompt, text) for text in texts]
+    documents = [prompted(model.tokenizer, prompt, text)[0] for text in texts]
     room = model.config.block_size
     for text, tokens in zip(texts, documents, strict=True):
         if len(tokens) > room:
@@ -165,8 +151,8 @@ def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str,
 
 def reward_model(
     model: Model | str | Path,
-    data: Data,
-    held_out: Sequence[Preference] | None = None,
+    data: preferences.Data,
+    held_out: Sequence[preferences.Preference] | None = None,
     *,
     num_pairs: int = NUM_PAIRS,
     lm_weight: float = LM_WEIGHT,
@@ -199,8 +185,8 @@ def reward_model(
         raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
     seed = require_int("seed", settings.get("seed", base.config.seed))
     pairs, source = given_pairs(data, held_out, num_pairs, seed)
-    examples = [to_record(pair) | {"held_out": False} for pair in pairs.learned]
-    examples += [to_record(pair) | {"held_out": True} for pair in pairs.held_out]
+    examples = [preferences.to_record(pair) | {"held_out": False} for pair in pairs.learned]
+    examples += [preferences.to_record(pair) | {"held_out": True} for pair in pairs.held_out]
     config, tokenizer, params = extended(base, examples)
     spec = loop.FineTuneSpec(
         kind=KIND,
@@ -228,16 +214,22 @@ def resume(path: str | Path, **how: Any) -> Model:
 
 
 def given_pairs(
-    data: Data, held_out: Sequence[Preference] | None, num_pairs: int, seed: int
-) -> tuple[Divided, str]:
+    data: preferences.Data,
+    held_out: Sequence[preferences.Preference] | None,
+    num_pairs: int,
+    seed: int,
+) -> tuple[preferences.Divided, str]:
     """Return the pairs, and how messages call their source."""
     in_memory = not isinstance(data, str | PathLike)
     if held_out is None:
-        pairs, source = load_pairs(data, num_pairs, NUM_PAIRS, seed)
+        pairs, source = preferences.load_pairs(data, num_pairs, NUM_PAIRS, seed)
     elif isinstance(data, str | PathLike):
         raise ConfigError("held_out goes with pairs in memory: leave it out, or read the file")
     else:
-        pairs = Divided(pairs_of(checked_answers(data)), pairs_of(checked_answers(held_out)))
+        pairs = preferences.Divided(
+            preferences.pairs_of(preferences.checked_answers(data)),
+            preferences.pairs_of(preferences.checked_answers(held_out)),
+        )
     if in_memory:
         source = "pairs"
     if not pairs.learned:
@@ -266,7 +258,7 @@ def extended(
         docs=model.tokenizer.encode_documents(read, model.config.block_size),
     )
     longest = max(
-        len(reward_input_ids(tokenizer, pair.get("prompt"), pair[name]))
+        len(prompted(tokenizer, pair.get("prompt"), pair[name])[0])
         for pair in examples
         for name in ("chosen", "rejected")
     )
@@ -291,7 +283,7 @@ class RewardModel(loop.FineTuneMethod):
     def input_ids(self, pair: loop.Example) -> list[list[int]]:
         """Return the tokens of the chosen and of the rejected text."""
         prompt, names = pair.get("prompt"), ("chosen", "rejected")
-        return [reward_input_ids(self.tokenizer, prompt, pair[name]) for name in names]
+        return [prompted(self.tokenizer, prompt, pair[name])[0] for name in names]
 
     def margins(self, engine: Engine, docs: Sequence[Sequence[int]]) -> list[float]:
         """Return r(chosen) − r(rejected) of each pair. docs: chosen and rejected ones in turn."""

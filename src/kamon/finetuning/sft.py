@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -33,7 +33,6 @@ from kamon.finetuning.expand_vocab import expand_vocab
 from kamon.finetuning.losses import sft_loss, sft_weights
 from kamon.finetuning.preferences import held_out_texts
 from kamon.model import Model, as_model
-from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.records import BaseRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
@@ -191,7 +190,7 @@ def prepare(
         batch = tokenizer.encode_documents(held_out[:MAX_EVAL_DOCS], config.block_size)
         record |= {"held_out_loss": mean_loss(measuring, batch)}
     if source == instructions.INSTRUCTIONS:
-        record |= {"obedience": asdict(instructions.obedience(measuring, tokenizer))}
+        record |= {"obedience": instructions.obedience(measuring, tokenizer)}
     return loop.FineTuneSpec(
         kind=KIND,
         config=config,
@@ -309,9 +308,7 @@ class SFT(loop.FineTuneMethod):
     def __init__(self, spec: loop.FineTuneSpec, _: loop.NewEngine) -> None:
         c, tokenizer = spec.config, spec.tokenizer
         self.spec, self.config = spec, c
-        docs = spec.documents
-        docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-        base_train, base_held_out = spec.base_training.divide(docs, c.mode)
+        base_train, base_held_out = spec.base_training.divide(spec.docs, c.mode)
         split = spec.settings.get("split", EARLIER_SPLIT)
         train, held_out = divided(spec.examples, base_held_out, split)
         self.examples = encoded(tokenizer, train)
@@ -362,8 +359,7 @@ class SFT(loop.FineTuneMethod):
         if self.base_held_out:
             measured["base_held_out_loss"] = mean_loss(engine, self.base_held_out)
         if self.spec.source == instructions.INSTRUCTIONS:
-            obedience = instructions.obedience(engine, self.spec.tokenizer)
-            measured["obedience"] = asdict(obedience)
+            measured["obedience"] = instructions.obedience(engine, self.spec.tokenizer)
         return measured
 
 

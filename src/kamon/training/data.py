@@ -6,7 +6,7 @@ import os
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from os import PathLike
@@ -403,45 +403,40 @@ def make_tokenizer(
 
 def check_learnable(source: Corpus, mode: str = "documents") -> None:
     """Raise CorpusError if a list or a text has nothing to teach."""
-    different = source.different
-    if mode == "text":
-        lengths = different.lengths()
-        check_enough(source.source, sum(length * number for length, number in lengths.items()))
-    else:
-        check_varied(source.source, len(source.docs), len(different) > 1, different.chars())
+    lengths = source.different.lengths()
+    num_chars = sum(length * number for length, number in lengths.items())
+    check_teaches(source.source, mode, num_chars, len(source.docs), source.different)
 
 
 def check_packed(shards: Shards, mode: str) -> None:
     """Raise CorpusError if a packed corpus has nothing to teach."""
-    path = str(shards.path)
-    if mode == "text":
-        check_enough(path, sum(map(shards.num_chars, SPLITS)))
-        return
     docs = (
         shards.tokenizer.decode(shards.document(part, number)[1:-1])
         for part in SPLITS
         for number in range(shards.num_docs(part))
     )
-    first = next(docs)
-    chars, differ = set(first), False
+    num_chars, num_docs = (sum(map(f, SPLITS)) for f in (shards.num_chars, shards.num_docs))
+    check_teaches(str(shards.path), mode, num_chars, num_docs, docs)
+
+
+def check_teaches(
+    source: str, mode: str, num_chars: int, num_docs: int, docs: Iterable[str]
+) -> None:
+    """Raise CorpusError for a short text, and for documents that are equal or of one character."""
+    if mode == "text":
+        if num_chars < MIN_CHARS:
+            raise CorpusError(
+                f"{source} has {num_chars:,} characters: a text to learn from has {MIN_CHARS:,} "
+                "or more"
+            )
+        return
+    first, differ, chars = None, False, set[str]()
     for doc in docs:
-        chars.update(doc)
+        first = doc if first is None else first
         differ = differ or doc != first
+        chars.update(doc)
         if differ and len(chars) > 1:
             return
-    check_varied(path, sum(map(shards.num_docs, SPLITS)), differ, chars)
-
-
-def check_enough(source: str, num_chars: int) -> None:
-    """Raise CorpusError if a text is too short to learn from."""
-    if num_chars < MIN_CHARS:
-        raise CorpusError(
-            f"{source} has {num_chars:,} characters: a text to learn from has {MIN_CHARS:,} or more"
-        )
-
-
-def check_varied(source: str, num_docs: int, differ: bool, chars: Collection[str]) -> None:
-    """Raise CorpusError if all documents are equal, or have one character only."""
     if not differ:
         what = "one document" if num_docs == 1 else "one document again and again"
         raise CorpusError(f"{source} holds {what}: there is nothing to learn but to repeat it")

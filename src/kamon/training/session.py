@@ -103,14 +103,7 @@ class TrainingSession:
             "finished": finished,
             "held_out": held_out,
         }
-        return Model(
-            config=setup.config,
-            tokenizer=setup.tokenizer,
-            engine=setup.engine,
-            metrics=metrics,
-            training=training,
-            documents=self.documents,
-        )
+        return Model(setup.config, setup.tokenizer, setup.engine, metrics, training, self.documents)
 
 
 def validation_record(
