@@ -401,8 +401,7 @@ def notes(
 ) -> list[str]:
     """Return sentences about signs of reward hacking, and about what cannot be compared.
 
-    Args:
-        num_samples, num_docs: how many samples, and documents of the list, were left out.
+    num_samples, num_docs: how many samples, and documents of the list, were left out.
     """
     signs = detect_reward_hacking(other.texts, base.texts, fulfilling(base, other))
     sentences = [f"{other.name}: {sign}" for sign in signs]

@@ -486,9 +486,8 @@ def make_spec(
 ) -> loop.FineTuneSpec:
     """Return the spec of a run on these pairs, without the settings of its objective.
 
-    Args:
-        record: what is kept of the base (see `base_of`).
-        settings: of Config, over the defaults.
+    record: what is kept of the base (see `base_of`).
+    settings: of Config, over the defaults.
     """
     settings = checked_settings(settings)
     num_pairs = sum(not example.get("held_out") for example in examples)

@@ -290,8 +290,7 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
 def run_arguments(given: dict[str, Any]) -> tuple[EngineSpec, RunOptions, dict[str, Any]]:
     """Return the engine, the options of the run, and what is left: settings of Config.
 
-    Args:
-        given: keyword arguments of `kamon.train` that are not about its data.
+    given: keyword arguments of `kamon.train` that are not about its data.
     """
     left = dict(given)
 

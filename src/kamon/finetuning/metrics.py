@@ -32,8 +32,7 @@ def draw_documents(
 
     Special tokens are not drawn.
 
-    Args:
-        prefix: tokens of the prompt.
+    prefix: tokens of the prompt.
 
     Returns: the texts, and the documents with BOS, the prompt, and BOS at the end. A document that
         fills block_size has no BOS at the end.
@@ -143,9 +142,8 @@ def detect_reward_hacking(
     The signs are samples that repeat themselves, and samples that are much shorter or longer than
     the base's.
 
-    Args:
-        wanted: texts that fulfil the rule. Then only these are compared, the same number from each
-            model, because what the rule asks for is no sign.
+    wanted: texts that fulfil the rule. Then only these are compared, the same number from each
+        model, because what the rule asks for is no sign.
 
     >>> detect_reward_hacking(["anna"] * 10, ["anna", "bo", "lea", "ida", "mia"] * 2)[0]
     'samples repeat themselves: 10% of them are different, 50% of the base model’s'

@@ -342,9 +342,8 @@ class Critic:
 
         A prefix that several documents share is computed once.
 
-        Args:
-            returns: of each document, from 0 to 1.
-            skip: targets of the prompt, which are left out.
+        returns: of each document, from 0 to 1.
+        skip: targets of the prompt, which are left out.
         """
         prefix_ids: dict[tuple[int, ...], int] = {}
         per_document: list[list[int]] = []

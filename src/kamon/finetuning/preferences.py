@@ -84,8 +84,7 @@ def parse(name: str, number: int, line: str) -> Feedback:
 def of_record(name: str, number: int, record: dict[str, Any]) -> Feedback:
     """Return the pair or rating in a JSON object; other keys are ignored.
 
-    Args:
-        name, number: the file and the line, for errors.
+    name, number: the file and the line, for errors.
     """
     where = f"{name}, line {number}"
 

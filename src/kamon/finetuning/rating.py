@@ -131,8 +131,7 @@ def proposals(
 ) -> list[str]:
     """Return n unique samples that were not rated yet, or fewer after MAX_ATTEMPTS for each.
 
-    Args:
-        prompt: samples answer this prompt.
+    prompt: samples answer this prompt.
     """
     rated = texts_of(each for each in answers if each.prompt == prompt)
     return model.generate(
@@ -292,8 +291,7 @@ def start_session(
 ) -> RatingSession:
     """Return a session that continues with the answers in `journal`, or with those of the base.
 
-    Args:
-        options: the other attributes of `RatingSession`.
+    options: the other attributes of `RatingSession`.
     """
     journal, answers = Path(journal), base.answers
     if journal.exists():

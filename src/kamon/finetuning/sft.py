@@ -169,9 +169,8 @@ def prepare(
 ) -> loop.FineTuneSpec:
     """Extend the model, choose the settings, measure the base, and return the spec.
 
-    Args:
-        record: what is kept of the base (see `base_of`); its measurements are added.
-        engine: measures the base.
+    record: what is kept of the base (see `base_of`); its measurements are added.
+    engine: measures the base.
     """
     base_share = checked_share(model, base_share)
     settings = checked_settings(settings)
@@ -278,9 +277,8 @@ def divided(
     have (see `preferences.held_out_texts`). An example occurs only once in the validation set. If
     fewer than MIN_HELD_OUT examples would be held out, all are learned.
 
-    Args:
-        tested_base: the base's validation set. Examples with such a completion are in neither set.
-        split: SPLIT, or EARLIER_SPLIT for a run that was begun when whole examples were divided.
+    tested_base: the base's validation set. Examples with such a completion are in neither set.
+    split: SPLIT, or EARLIER_SPLIT for a run that was begun when whole examples were divided.
     """
     spoilt = set(map(nfc, tested_base))
     usable = [pair for pair in examples if nfc(pair["completion"]) not in spoilt]
