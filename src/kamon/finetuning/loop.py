@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from kamon._version import __version__
 from kamon.config import Config, check_names
@@ -134,12 +134,8 @@ class FineTuneMethod:
         """Restore what the method itself carries from step to step."""
 
 
-class NewEngine(Protocol):
-    """Makes another engine of the same kind with these parameters, and with another Config."""
-
-    def __call__(self, params: array[float], shape: Config | None = None) -> Engine: ...
-
-
+# Makes another engine of the same kind with these parameters, and with another Config if given.
+NewEngine = Callable[..., Engine]
 MakeMethod = Callable[[FineTuneSpec, NewEngine], FineTuneMethod]
 
 
@@ -197,23 +193,19 @@ def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]
 order = lru_cache(maxsize=8)(permutation)  # making one costs as much as ten look-ups
 
 
-def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> str:
+def fingerprint(model: Model) -> str:
     """Return the SHA-256 of a model's shape, tokens and parameters."""
-    shape = (config.n_layer, config.n_embd, config.n_head, config.block_size, config.mode)
-    digest = hashlib.sha256(f"{shape}\n{tokenizer.to_json()}".encode())
-    digest.update(little_endian(params).tobytes())
+    c = model.config
+    shape = (c.n_layer, c.n_embd, c.n_head, c.block_size, c.mode)
+    digest = hashlib.sha256(f"{shape}\n{model.tokenizer.to_json()}".encode())
+    digest.update(little_endian(model.engine.state()["params"]).tobytes())
     return digest.hexdigest()
 
 
 def base_of(model: Model, path: object) -> BaseRecord:
     """Return the record of a base model. path: its directory; anything else is no path."""
-    params = model.engine.state()["params"]
-    return BaseRecord.read(
-        {
-            "path": str(path) if isinstance(path, str | PathLike) else None,
-            "sha256": fingerprint(model.config, model.tokenizer, params),
-        }
-    )
+    known = str(path) if isinstance(path, str | PathLike) else None
+    return BaseRecord.read({"path": known, "sha256": fingerprint(model)})
 
 
 def fine_tune(
@@ -227,16 +219,12 @@ def fine_tune(
     It is a model like any other; its training.json has a section "tuning".
     """
     engine, options = engine or EngineSpec(), options or RunOptions()
-    engine = replace(engine, name=engine.name or best_engine())
-    assert engine.name is not None
+    name = engine.name or best_engine()
     with open_writer(options) as writer:
-        new_engine = engine_maker(spec.config, engine)
+        new_engine = engine_maker(spec.config, replace(engine, name=name))
         made = new_engine(spec.params)
-        training = start_record(spec, engine.name, made.dtype)
-        method = make_method(spec, new_engine)
-        if options.callbacks.on_start:
-            options.callbacks.on_start(StartInfo(spec, method, made, engine.name))
-        session = FineTuneSession(spec, method, made, training, validation_of(method))
+        training = start_record(spec, name, made.dtype)
+        session = FineTuneSession(spec, make_method(spec, new_engine), made, training)
         return session.run(writer, options)
 
 
@@ -261,29 +249,21 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
         check_unfinished(path, kind, spec, saved)
         engine = replace(engine, name=training.engine, dtype=training.dtype)
         new_engine = engine_maker(spec.config, engine)
-        resumed_engine = new_engine(saved.params)
         method = make_method(spec, new_engine)
-        validation = validation_of(method)
-        if validation and saved.metrics.held_out:
-            validation.best = initial_state(saved.params)
-            validation.history = sorted(saved.metrics.held_out.items())
-        state = saved.state
+        made, metrics, state = new_engine(saved.params), saved.metrics, saved.state
+        session = FineTuneSession(spec, method, made, training, metrics)
+        session.resumed = ResumePoint(writer.folder.name, len(metrics), writer.problems)
+        if session.validation and metrics.held_out:
+            session.validation.best = initial_state(saved.params)
+            session.validation.history = sorted(metrics.held_out.items())
         assert state is not None
-        state["step"] = len(saved.metrics) * spec.updates
-        resumed_engine.load(state)
-        method.resume(saved.metrics)
+        state["step"] = len(metrics) * spec.updates
+        made.load(state)
+        method.resume(metrics)
         if method.critic:
             if saved.critic is None:
                 raise StoreError(f"{path} keeps no critic to go on with: tune its base anew")
             method.critic.load(saved.critic)
-        resumed = ResumePoint(writer.folder.name, len(saved.metrics), writer.problems)
-        if options.callbacks.on_start:
-            info = StartInfo(spec, method, resumed_engine, training.engine, resumed)
-            options.callbacks.on_start(info)
-        elif resumed.problems:
-            text = f"going on from {resumed.generation}: {resumed.problems[0]}"
-            warnings.warn(text, stacklevel=2)
-        session = FineTuneSession(spec, method, resumed_engine, training, validation, saved.metrics)
         return session.run(writer, options)
 
 
@@ -436,13 +416,22 @@ class FineTuneSession:
     method: FineTuneMethod
     engine: Engine
     training: TrainingRecord
-    validation: EarlyStopping | None
     metrics: Metrics = field(default_factory=Metrics)
+    resumed: ResumePoint | None = None
     examples: bytes = b""
     start: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.validation = validation_of(self.method)
+
     def run(self, writer: CheckpointWriter | None, options: RunOptions) -> Model:
         """Make the remaining steps and return the best model; after a stop, the best so far."""
+        if on_start := options.callbacks.on_start:
+            name = self.training.engine
+            on_start(StartInfo(self.spec, self.method, self.engine, name, self.resumed))
+        elif self.resumed and self.resumed.problems:
+            text = f"going on from {self.resumed.generation}: {self.resumed.problems[0]}"
+            warnings.warn(text, stacklevel=3)
         self.start = time.perf_counter()
         checkpoints = None
         if writer:

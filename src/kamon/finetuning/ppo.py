@@ -39,7 +39,7 @@ from kamon.engines.numerics import deviation, mean
 from kamon.errors import ConfigError
 from kamon.finetuning import loop, losses, metrics
 from kamon.finetuning.expand_vocab import expand_vocab
-from kamon.finetuning.reward_model import is_reward_model, reward_of
+from kamon.finetuning.reward_model import is_reward_model, last_targets, reward_of
 from kamon.finetuning.rules import parse_rule
 from kamon.model import Model, as_model, load
 from kamon.storage.checkpoint import critic_config
@@ -97,7 +97,7 @@ def rewards_by(spec: loop.FineTuneSpec, reward: Reward | None) -> Reward:
             "kamon.finetuning.ppo.resume with the same function"
         )
     model = load_reward(kept["path"])
-    if fingerprint_of(model) != kept["sha256"]:
+    if loop.fingerprint(model) != kept["sha256"]:
         raise ConfigError(
             f"{kept['path']} is not the reward model that this began with: put that one back"
         )
@@ -120,10 +120,6 @@ def load_reward(path: str | Path, **options: Any) -> Model:
     if not is_reward_model(model):
         raise ConfigError(f"{path} gives no rewards: `kamon reward` makes a model that does")
     return model
-
-
-def fingerprint_of(model: Model) -> str:
-    return loop.fingerprint(model.config, model.tokenizer, model.engine.state()["params"])
 
 
 @dataclass(frozen=True)
@@ -274,7 +270,7 @@ def judge_of(
         if not is_reward_model(reward):
             raise ConfigError("the reward is a model that gives none: `kamon reward` makes one")
         name = "a reward model" if path is None else f"the reward model {path}"
-        kept = {"name": name, "path": path, "sha256": fingerprint_of(reward)}
+        kept = {"name": name, "path": path, "sha256": loop.fingerprint(reward)}
         return by_model(reward, prompt), kept
     if not callable(reward):
         raise ConfigError(f"the reward must be a model or a function of texts, not {reward!r:.80}")
@@ -353,7 +349,7 @@ class Critic:
         asked = pack_sequences(
             [*prefix, verdict] for prefix in prefix_ids for verdict in (self.good, self.bad)
         )
-        ends = [end - d - 1 for d, end in enumerate(asked.offsets[1:], 1)]
+        ends = last_targets(asked)
         goals = [r for r, ids in zip(returns, per_document, strict=True) for _ in ids]
         rows = [i for ids in per_document for i in ids]
         weights = array("d", bytes(8 * asked.num_targets))

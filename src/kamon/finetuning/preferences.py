@@ -42,6 +42,11 @@ class Preference:
     rejected: str
     prompt: str | None = None
 
+    @property
+    def ratings(self) -> tuple[tuple[str, bool], ...]:
+        """Each text, and whether it is liked."""
+        return (self.chosen, True), (self.rejected, False)
+
 
 @dataclass(frozen=True)
 class Rating:
@@ -50,6 +55,10 @@ class Rating:
     text: str
     liked: bool
     prompt: str | None = None
+
+    @property
+    def ratings(self) -> tuple[tuple[str, bool], ...]:
+        return ((self.text, self.liked),)
 
 
 Feedback = Preference | Rating
@@ -230,13 +239,7 @@ def divided(answers: Iterable[Feedback]) -> Divided:
 
 
 def texts_of(answers: Iterable[Feedback]) -> set[str]:
-    texts = set()
-    for answer in answers:
-        if isinstance(answer, Preference):
-            texts |= {answer.chosen, answer.rejected}
-        else:
-            texts.add(answer.text)
-    return texts
+    return {text for answer in answers for text, _ in answer.ratings}
 
 
 def held_out_texts(

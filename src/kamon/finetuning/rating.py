@@ -157,20 +157,14 @@ def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> t
     rejected; 1 if there is none.
     """
     gains: dict[bool, list[float]] = {True: [], False: []}
-    for prompt in {answer.prompt: None for answer in answers}:
-        texts: dict[bool, list[str]] = {True: [], False: []}
-        for answer in answers:
-            if answer.prompt != prompt:
-                continue
-            if isinstance(answer, Preference):
-                texts[True].append(answer.chosen)
-                texts[False].append(answer.rejected)
-            else:
-                texts[answer.liked].append(answer.text)
-        for liked, some in texts.items():
-            if some:
-                own, other = (logprobs(m.engine, m.tokenizer, some, prompt) for m in (tuned, base))
-                gains[liked] += [p - q for p, q in zip(own, other, strict=True)]
+    texts = {(answer.prompt, liked): list[str]() for answer in answers for liked in gains}
+    for answer in answers:
+        for text, liked in answer.ratings:
+            texts[answer.prompt, liked].append(text)
+    for (prompt, liked), some in texts.items():
+        if some:
+            own, other = (logprobs(m.engine, m.tokenizer, some, prompt) for m in (tuned, base))
+            gains[liked] += [p - q for p, q in zip(own, other, strict=True)]
     first, second = (
         math.exp(min(MAX_EXPONENT, mean(some))) if some else 1.0 for some in gains.values()
     )

@@ -20,7 +20,7 @@ from typing import Any
 
 from kamon.config import Config, require_float, require_int
 from kamon.engines.base import Engine, has_fused_ops
-from kamon.engines.batch import ANSWER, BAD, GOOD, pack_sequences
+from kamon.engines.batch import ANSWER, BAD, GOOD, PackedBatch, pack_sequences
 from kamon.engines.numerics import mean
 from kamon.errors import ConfigError, CorpusError
 from kamon.finetuning import loop, preferences
@@ -61,11 +61,13 @@ def score_documents(
     verdicts = (tokenizer.special[GOOD], tokenizer.special[BAD])
     batch = pack_sequences([*tokens, verdict] for tokens in documents for verdict in verdicts)
     logprobs = engine.logprobs(batch)
-    places, end = [], 0
-    for tokens in documents:
-        places.append((end + len(tokens) - 1, end + 2 * len(tokens) - 1))
-        end += 2 * len(tokens)
-    return [logprobs[good] - logprobs[bad] for good, bad in places]
+    last = [logprobs[i] for i in last_targets(batch)]
+    return [good - bad for good, bad in zip(last[::2], last[1::2], strict=True)]
+
+
+def last_targets(batch: PackedBatch) -> list[int]:
+    """Return which target is the last one of each document."""
+    return [end - d - 1 for d, end in enumerate(batch.offsets[1:], 1)]
 
 
 def reward_of(
@@ -220,17 +222,14 @@ def given_pairs(
     seed: int,
 ) -> tuple[preferences.Divided, str]:
     """Return the pairs, and how messages call their source."""
-    in_memory = not isinstance(data, str | PathLike)
     if held_out is None:
         pairs, source = preferences.load_pairs(data, num_pairs, NUM_PAIRS, seed)
     elif isinstance(data, str | PathLike):
         raise ConfigError("held_out goes with pairs in memory: leave it out, or read the file")
     else:
-        pairs = preferences.Divided(
-            preferences.pairs_of(preferences.checked_answers(data)),
-            preferences.pairs_of(preferences.checked_answers(held_out)),
-        )
-    if in_memory:
+        learned, apart = map(preferences.checked_answers, (data, held_out))
+        pairs = preferences.Divided(preferences.pairs_of(learned), preferences.pairs_of(apart))
+    if not isinstance(data, str | PathLike):
         source = "pairs"
     if not pairs.learned:
         raise CorpusError(f"{source} has no pairs to learn from")

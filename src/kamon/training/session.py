@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from kamon._version import __version__
 from kamon.data.documents import Documents
@@ -19,7 +18,7 @@ from kamon.model import Model, to_checkpoint
 from kamon.storage import model_dir
 from kamon.storage.metrics import Metrics
 from kamon.storage.model_dir import CheckpointWriter
-from kamon.storage.records import CorpusRecord, TrainingRecord
+from kamon.storage.records import CorpusRecord, TrainingRecord, ValidationRecord
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
 from kamon.training.options import RunOptions
@@ -80,15 +79,12 @@ class TrainingSession:
         state = self.setup.engine.state()
         if not all(map(math.isfinite, state["params"])):
             raise not_finite(len(self.metrics.losses), self.setup.config)
-        best: State = state
-        held_out = None
-        if self.validation:
-            best = self.validation.best or state
-            held_out = self.validation.record()
-        model = self.model(finished=False, held_out=held_out)
+        validation = self.validation
+        best: State = (validation and validation.best) or state
+        model = self.model(finished=False, held_out=validation.record() if validation else None)
         writer.save(to_checkpoint(model, best["params"], state))
 
-    def model(self, *, finished: bool, held_out: dict[str, Any] | None) -> Model:
+    def model(self, *, finished: bool, held_out: ValidationRecord | None) -> Model:
         """Return the model so far, with its record. held_out: of the validation set."""
         setup, metrics = self.setup, self.metrics
         for step in range(len(metrics.learning_rates), len(metrics.losses)):
@@ -108,7 +104,7 @@ class TrainingSession:
 
 def validation_record(
     setup: TrainingSetup, validation: EarlyStopping, losses: array[float]
-) -> dict[str, Any]:
+) -> ValidationRecord:
     """Restore the best model, and return its validation loss with what belongs to it."""
     over_fitted = validation.finish(setup.engine, len(losses))
     least = MAX_EVAL_DOCS if has_fused_ops(setup.engine) else MAX_EVAL_DOCS_SLOW
@@ -122,12 +118,7 @@ def validation_record(
             "the model gives documents held out no probability: "
             f"a smaller learning_rate than {setup.config.learning_rate:g}, or std, may help"
         )
-    return {
-        "num_docs": len(docs),
-        "loss": loss,
-        "best_step": validation.best_step or len(losses),
-        "over_fitted": over_fitted,
-    }
+    return ValidationRecord.of(len(docs), loss, validation.best_step or len(losses), over_fitted)
 
 
 def start_record(

@@ -30,7 +30,7 @@ from kamon.errors import KamonError
 from kamon.model import Model
 from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.metrics import Metrics
-from kamon.storage.records import TrainingRecord
+from kamon.storage.records import TrainingRecord, ValidationRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
 from kamon.training.data import validation_batch
@@ -552,12 +552,7 @@ def model_of(
         if training.hold_out:
             _, docs = divide(started.documents, True, config.mode, training.corpus.split)
             batch = validation_batch(tokenizer, docs, config)
-            measured = {
-                "num_docs": len(batch),
-                "loss": mean_loss(engine, batch),
-                "best_step": step,
-                "over_fitted": False,
-            }
+            measured = ValidationRecord.of(len(batch), mean_loss(engine, batch), step)
         training |= {
             "num_steps_done": step,
             "seconds": moment.seconds,
