@@ -56,20 +56,22 @@ export class ShelfPanel {
 
   /**
    * Asks the server what there is, and draws it.
-   * @param {boolean} [refocus]  whether the button that had the focus may be gone
+   * @param {HTMLElement} [pressed]  a button that may be gone now
    */
-  async look(refocus) {
+  async look(pressed) {
     clearTimeout(this.timer);
     try {
       const [jobs, models] = await this.ask((signal) => Promise.all([api.jobs(signal), api.models(signal)]));
       if (this.context.signal.aborted) return;
-      const inUse = this.list.contains(document.activeElement); // a button or a name that is being typed
-      if (refocus || !inUse) this.draw(jobs, models);
-      if (refocus && document.activeElement === document.body) {
+      const focus = document.activeElement;
+      const inUse = focus !== pressed && this.list.contains(focus); // another button, or a name being typed
+      if (!inUse) this.draw(jobs, models);
+      if (pressed && document.activeElement === document.body) {
         this.node.tabIndex = -1;
         this.node.focus();
       }
-      if (jobs.some((job) => !isOver(job) || (job.model && !has(models, job)))) this.lookIn(LOOK);
+      const changing = jobs.some((job) => !isOver(job) || (job.model && !has(models, job)));
+      if (changing || inUse) this.lookIn(LOOK);
     } catch (error) {
       if (!api.isAbort(error)) this.lookIn(2 * LOOK); // the views show the error
     }
@@ -166,7 +168,7 @@ export class ShelfPanel {
     replaceContent(this.errors);
     try {
       await act();
-      await this.look(true);
+      await this.look(press);
     } catch (error) {
       this.context.fail(error, this.errors);
     } finally {
