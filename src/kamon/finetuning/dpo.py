@@ -422,7 +422,7 @@ def dpo(
 ) -> Model:
     """Return `model`, fine-tuned to prefer the chosen answer of each pair.
 
-    Its measurements are in training["tuning"].
+    Its measurements are in `training.tuning`.
 
     Args:
         model: the base, or its directory.

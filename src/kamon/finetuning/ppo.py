@@ -188,7 +188,7 @@ def ppo(
 ) -> Model:
     """Return `model`, fine-tuned so that its samples get a larger reward.
 
-    Its measurements are in training["tuning"].
+    Its measurements are in `training.tuning`.
 
     Args:
         model: the base, or its directory.

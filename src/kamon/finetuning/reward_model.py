@@ -162,7 +162,7 @@ def reward_model(
 ) -> Model:
     """Return a reward model that starts from `model`.
 
-    Its accuracy and calibration on the held-out pairs are in training["tuning"].
+    Its accuracy and calibration on the held-out pairs are in `training.tuning`.
 
     Args:
         model: the base, or its directory.

@@ -22,7 +22,7 @@ from kamon.data.readers import check_line_lengths, checked_text, name_of, stream
 from kamon.data.split import MIN_HELD_OUT, bucket
 from kamon.data.tables import json_record
 from kamon.engines.base import Engine, initial_state
-from kamon.engines.batch import ANSWER, PackedBatch
+from kamon.engines.batch import ANSWER, PackedBatch, pack_sequences
 from kamon.engines.factory import EngineSpec
 from kamon.engines.numerics import sequential_sum
 from kamon.engines.spans import Span
@@ -361,13 +361,7 @@ class SFT(loop.FineTuneMethod):
         return measured
 
 
-def packed(rows: Iterable[tuple[IntArray, Span]]) -> tuple[PackedBatch, list[Span], list[int]]:
+def packed(rows: Sequence[tuple[IntArray, Span]]) -> tuple[PackedBatch, list[Span], list[int]]:
     """Return documents as one batch, their spans, and the number of targets of each."""
-    tokens, offsets = array("i"), array("q", [0])
-    spans, sizes = [], []
-    for document, span in rows:
-        tokens.extend(document)
-        offsets.append(len(tokens))
-        spans.append(span)
-        sizes.append(len(document) - 1)
-    return PackedBatch(tokens, offsets), spans, sizes
+    batch = pack_sequences(tokens for tokens, _ in rows)
+    return batch, [span for _, span in rows], [len(tokens) - 1 for tokens, _ in rows]
