@@ -75,7 +75,7 @@ class Model:
 
             found = checkpoint.from_files(read, changed, self.documents)
             checkpoint.to_files(found)
-            json.dumps(found.training, allow_nan=False)
+            json.dumps(found.training.content, allow_nan=False)
         except StoreError:
             return
 

@@ -23,6 +23,7 @@ from kamon.engines.base import Engine
 from kamon.model import Model
 from kamon.native import library
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.training.data import as_given
 from kamon.training.early_stopping import mean_loss
@@ -190,14 +191,16 @@ def piece_model(docs: list[str], vocab_size: int, **settings: Any) -> Model:
         "best_step": len(metrics),
         "over_fitted": False,
     }
-    training = {
-        "engine": run.engine_name,
-        "dtype": run.engine.dtype,
-        "corpus": source.summary(),
-        "num_steps_done": len(metrics),
-        "seconds": 1.0,
-        "held_out": tested if held_out else None,
-    }
+    training = TrainingRecord.read(
+        {
+            "engine": run.engine_name,
+            "dtype": run.engine.dtype,
+            "corpus": source.summary(),
+            "num_steps_done": len(metrics),
+            "seconds": 1.0,
+            "held_out": tested if held_out else None,
+        }
+    )
     return Model(run.config, run.tokenizer, run.engine, metrics, training, source.different)
 
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from kamon._version import __version__
 from kamon.config import Config, checked_settings, make_config, require_int
 from kamon.engines.base import initial_state
 from kamon.engines.distributed import check_engine, get_group, restarted
 from kamon.engines.factory import EngineSpec, best_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.model import Model, as_model
-from kamon.storage.checkpoint import Checkpoint, from_bytes, to_bytes
+from kamon.storage import model_dir
+from kamon.storage.checkpoint import Checkpoint
 from kamon.storage.metrics import Metrics
+from kamon.storage.model_dir import CheckpointWriter
 from kamon.tokenizers.base import Tokenizer
 from kamon.training.data import DataOptions, Learnable, load_training_data, reload_training_data
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import Progress
 from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
 from kamon.training.presets import seconds_of
-from kamon.training.session import TrainingSession, open_writer
+from kamon.training.session import TrainingSession, open_writer, start_record
 from kamon.training.setup import (
     ResumePoint,
     TrainingSetup,
@@ -32,11 +35,6 @@ from kamon.training.setup import (
     choose_setup,
     shape_of,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kamon.storage.model_dir import CheckpointWriter
 
 
 def train(
@@ -125,7 +123,7 @@ def train(
     given = DataOptions(docs, column, format, header, tokenizer, vocab_size, hold_out)
     with open_writer(options) as writer:
         data = group.run_on_all(lambda: load_training_data(given, settings.get("mode"), base))
-        group.assert_equal(data.summary["sha256"], "what is to be learned")
+        group.assert_equal(data.record.sha256, "what is to be learned")
         setup = choose_setup(
             data,
             settings,
@@ -135,16 +133,13 @@ def train(
             params=base.engine.state()["params"] if base else None,
             should_stop=should_stop,
         )
-        training = {
-            "kamon": __version__,
-            "engine": engine,
-            "dtype": setup.engine.dtype,
-            "num_cut": setup.num_cut,
-            "hold_out": data.has_validation,
-            "init_from": str(init_from) if isinstance(init_from, str | PathLike) else None,
-            "checkpoint_every": options.checkpoint_every,
-            "corpus": data.summary,
-        }
+        training = start_record(
+            setup,
+            data.record,
+            data.has_validation,
+            init_from=str(init_from) if isinstance(init_from, str | PathLike) else None,
+            checkpoint_every=options.checkpoint_every,
+        )
         validation = None
         if data.has_validation:
             validation = EarlyStopping.of(setup.held_out, setup.config)
@@ -199,18 +194,18 @@ def resume_run(
     with open_writer(options, resume=True) as writer:
         checkpoint = newest_checkpoint(writer)
         state, training, metrics = checkpoint.state, checkpoint.training, checkpoint.metrics
-        check_engine(training["engine"])
+        check_engine(training.engine)
         check_resumable(path, checkpoint)
         assert state is not None
         check_settings(path, checkpoint.config, settings)
         data = group.run_on_all(lambda: reload_training_data(path, checkpoint, docs))
         config = planned_config(path, checkpoint, extend)
-        engine = replace(engine, name=training["engine"], dtype=training["dtype"])
+        engine = replace(engine, name=training.engine, dtype=training.dtype)
         setup = build_setup(data, config, engine, state["params"])
         generation, problems = (writer.folder.name, writer.problems) if writer else ("", [])
         setup = replace(setup, resumed=ResumePoint(generation, len(metrics), problems))
         if options.checkpoint_every is None:
-            options = replace(options, checkpoint_every=training.get("checkpoint_every"))
+            options = replace(options, checkpoint_every=training.checkpoint_every)
         training = training | {"checkpoint_every": options.checkpoint_every}
         validation = None
         if data.has_validation:
@@ -228,8 +223,7 @@ def newest_checkpoint(writer: CheckpointWriter | None) -> Checkpoint:
     group = get_group()
     checkpoint = writer.stored if writer else None
     if group.size > 1:
-        content = group.broadcast_bytes(to_bytes(checkpoint) if checkpoint else b"")
-        checkpoint = checkpoint or from_bytes(content)
+        checkpoint = pickle.loads(group.broadcast_bytes(pickle.dumps(checkpoint)))
     assert checkpoint
     return checkpoint
 
@@ -240,17 +234,16 @@ def check_resumable(path: str | Path, checkpoint: Checkpoint) -> None:
         raise StoreError(
             f"{path} keeps nothing to go on with: start a new training from it (--init-from)"
         )
-    if "tuning" in checkpoint.training:
-        kind = checkpoint.training["tuning"]["kind"]
+    if kind := checkpoint.training.kind:
         raise ConfigError(f"{path} is tuned by {kind}: `kamon {kind} --resume {path}` goes on")
 
 
 def planned_config(path: str | Path, checkpoint: Checkpoint, extend: int) -> Config:
     """Return the config of the run with `extend` more steps than were planned."""
     config, training = checkpoint.config, checkpoint.training
-    done, finished = len(checkpoint.metrics), training["finished"]
+    done, finished = len(checkpoint.metrics), training.finished
     if finished and not extend:
-        source = training["corpus"]["source"]
+        source = training.corpus.source
         raise ConfigError(
             f"{path} is at its end, behind {done:,} steps on {source}: extend it by a number "
             "of steps (--extend) to go on"
@@ -272,7 +265,7 @@ def restore_validation(
     if not metrics.held_out:
         return {}
     validation.best = initial_state(checkpoint.params)
-    since = checkpoint.training.get("measured_since", 0)
+    since = checkpoint.training.measured_since
     validation.history = sorted((n, x) for n, x in metrics.held_out.items() if n >= since)
     if not extend:
         return {}
@@ -286,8 +279,6 @@ def restore_validation(
 
 def is_unfinished(output: str | Path, settings: dict[str, Any]) -> bool:
     """Whether a training with these settings is kept there, as rank 0 sees it, and not finished."""
-    from kamon.storage import model_dir
-
     if get_group().rank:
         return False
     try:
@@ -295,4 +286,4 @@ def is_unfinished(output: str | Path, settings: dict[str, Any]) -> bool:
         check_settings(output, found.config, settings)
     except (ConfigError, StoreError):
         return False
-    return found.state is not None and not found.training["finished"]
+    return found.state is not None and not found.training.finished

@@ -9,26 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from kamon.config import Config, require_int
 from kamon.data.documents import Documents
-from kamon.data.split import divide_as
 from kamon.engines.base import Engine, State, initial_state
 from kamon.engines.distributed import get_group
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, StoreError
+from kamon.generation.constraints import SampleResult, find, make_constraints
 from kamon.generation.sampling import SampleRequest
-from kamon.storage.checkpoint import unpack_documents
+from kamon.storage import model_dir
+from kamon.storage.checkpoint import Checkpoint, unpack_documents
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.base import Tokenizer
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kamon.generation.constraints import SampleResult
-    from kamon.storage.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,18 +43,18 @@ class Model:
     tokenizer: Tokenizer
     engine: Engine
     metrics: Metrics = field(repr=False)
-    training: dict[str, Any]
+    training: TrainingRecord
     documents: bytes | Documents = field(repr=False)  # bytes as they are stored
 
     def __repr__(self) -> str:
-        source, steps = self.training["corpus"]["source"], len(self.metrics)
+        source, steps = self.training.corpus.source, len(self.metrics)
         return f"<Model of {source}: {self.num_params:,} parameters, {steps:,} steps>"
 
     @cached_property
     def docs(self) -> Documents:
         """The different documents of its list: those learned from, and those held out; none of a
         packed corpus."""
-        if "packed" in self.training["corpus"]:
+        if self.training.corpus.packed:
             return Documents.of([])
         if isinstance(self.documents, Documents):
             return self.documents
@@ -65,7 +62,7 @@ class Model:
 
     def parts(self) -> tuple[Documents, Documents]:
         """(learned, held out) of its documents, as in training."""
-        return divide_as(self.training, self.docs, self.config.mode)
+        return self.training.divide(self.docs, self.config.mode)
 
     @property
     def writes_text(self) -> bool:
@@ -114,14 +111,12 @@ class Model:
 
         should_stop: of documents under conditions, see `kamon.generation.constraints.find`.
         """
-        from kamon.generation.constraints import SampleResult, find, make_constraints
-
         n = require_int("the number of samples", n, 0)
         given: dict[str, Any] = {"temperature": temperature, "seed": seed}
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
         chosen = make_constraints(conditions)
-        if chosen.novel and "packed" in self.training["corpus"]:
+        if chosen.novel and self.training.corpus.packed:
             raise ConfigError(
                 "the model does not keep the documents of its packed corpus, so it cannot tell "
                 "which samples are new: leave out novel"
@@ -136,8 +131,6 @@ class Model:
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. StoreError where the path is taken or cannot be written."""
-        from kamon.storage import model_dir
-
         model_dir.save(
             path, to_checkpoint(self, self.engine.state()["params"]), overwrite=overwrite
         )
@@ -145,8 +138,6 @@ class Model:
 
 def to_checkpoint(model: Model, params: array[float], state: State | None = None) -> Checkpoint:
     """What is kept of a model with these parameters; with `state`, its training can go on."""
-    from kamon.storage.checkpoint import Checkpoint
-
     return Checkpoint(
         *(model.config, model.tokenizer, params, model.metrics, model.training, model.documents),
         state,
@@ -178,8 +169,6 @@ def load(
 
     StoreError if it is not there or damaged.
     """
-    from kamon.storage import model_dir
-
     stored = get_group().run_on_all(partial(model_dir.load, path))
     made = make_engine(
         engine, stored.config, dtype=dtype, threads=threads, device=device, compile=compile

@@ -28,6 +28,7 @@ from kamon.data.split import (
     split,
 )
 from kamon.storage import model_dir
+from kamon.storage.records import TrainingRecord
 from kamon.training import data
 
 CHARS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -139,7 +140,8 @@ def without_rule(path: Path, new: Path) -> None:
     found, _, _ = model_dir.load_newest_whole(path)
     corpus = {name: what for name, what in found.training["corpus"].items() if name != "split"}
     kept = {name: what for name, what in found.training.items() if name != "checkpoint_every"}
-    model_dir.save(new, replace(found, training=kept | {"corpus": corpus}))
+    training = TrainingRecord.read(kept | {"corpus": corpus})
+    model_dir.save(new, replace(found, training=training))
 
 
 def test_what_was_divided_by_the_hash_stays_so(

@@ -15,6 +15,7 @@ import numpy
 import pytest
 
 from helpers.lists import DOCS
+from helpers.runs import UNTRAINED
 from kamon import ConfigError, Model, TokenizerError, TrainingError, load, train
 from kamon.engines.base import initial_state
 from kamon.evaluation.evaluate import evaluate
@@ -231,7 +232,7 @@ def test_very_many_steps(model: Model) -> None:
     numbers = [rng.random() for _ in range(100_000)]
     numbers[77_777] = 9.0
     metrics = [{"step": i + 1.0, "loss": loss} for i, loss in enumerate(numbers)]
-    found = losses(Model(model.config, model.tokenizer, model.engine, metrics, {}, DOCS))
+    found = losses(Model(model.config, model.tokenizer, model.engine, metrics, UNTRAINED, DOCS))
     assert (found.window, len(found.smooth), len(found.each)) == (5001, 400, 2000)
     assert (77_778, 9.0) in found.each
     assert found.smooth[-1][0] == 100_000

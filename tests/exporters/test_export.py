@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import kamon as package
 from conftest import Result, piece_model
 from helpers.exported import run_as_module
+from helpers.runs import REWARD_TUNING, UNTRAINED
 from kamon import Model, completion
 from kamon.config import Config
 from kamon.engines import scalar
@@ -68,7 +69,7 @@ def of_shape(shape: dict[str, int], *, single: bool = True) -> Checkpoint:
     params = array("d", [rng.gauss(0, 0.3) for _ in range(num_params(config))])
     params = array("d", array("f", params)) if single else params
     tokenizer = CharTokenizer(map(chr, range(97, 96 + config.vocab_size)))
-    return Checkpoint(config, tokenizer, params, Metrics(), {}, b"")
+    return Checkpoint(config, tokenizer, params, Metrics(), UNTRAINED, b"")
 
 
 def scalar_of(made: Checkpoint) -> Engine:
@@ -452,7 +453,7 @@ def test_what_the_python_file_cannot_be(models: dict[str, Model]) -> None:
     text = replace(made, config=replace(made.config, mode="text"))
     with pytest.raises(ConfigError, match="this model has learned a text: --format onnx"):
         export.export(text, "python")
-    judge = replace(made, training={"tuning": {"kind": "reward"}})
+    judge = replace(made, training=made.training | {"tuning": REWARD_TUNING})
     with pytest.raises(ConfigError, match="this is a reward model, which judges them"):
         export.export(judge, "python")
     for each in (text, judge):

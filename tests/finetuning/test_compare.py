@@ -15,6 +15,7 @@ import kamon
 from conftest import TINY, Result, piece_model
 from helpers.lists import TRIPLES as DOCS
 from helpers.pictures import texts as written
+from helpers.runs import REWARD_TUNING, UNTRAINED
 from kamon import plotting
 from kamon.cli.compare import cell, name_cell
 from kamon.config import Config
@@ -78,8 +79,7 @@ def coin(logit: float, chars: str = "a", **shape: int) -> Model:
     params[first] = logit
     engine = make_engine("scalar", config)
     engine.load(initial_state(params))
-    training = {"corpus": {"sha256": ""}, "hold_out": False, "held_out": None}
-    return Model(config, tokenizer, engine, Metrics(), training, Documents.of(["a", "aa"]))
+    return Model(config, tokenizer, engine, Metrics(), UNTRAINED, Documents.of(["a", "aa"]))
 
 
 def odds(model: Model) -> float:
@@ -234,7 +234,7 @@ def test_what_a_collapse_leaves() -> None:
 
 
 def test_models_that_cannot_be_compared(base: Model) -> None:
-    judge = replace(base, training=base.training | {"tuning": {"kind": "reward"}})
+    judge = replace(base, training=base.training | {"tuning": REWARD_TUNING})
     with pytest.raises(ConfigError, match="x is a reward model, which judges documents"):
         compare(base, {"x": judge})
     text = kamon.train(["a text of some length. " * 60], mode="text", num_steps=1, n_embd=4)

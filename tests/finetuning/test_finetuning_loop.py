@@ -69,6 +69,7 @@ def toy(base: Model, *, num_steps: int = 12, **settings: Any) -> FineTuneSpec:
         examples=[{"text": doc} for doc in DOCS if doc.endswith("k")],
         source="toys",
         base=base_of(base, "somewhere"),
+        base_training=base.training,
         documents=base.documents,
         updates=2,
         frozen=params,
@@ -283,7 +284,7 @@ def test_verbs_are_alike(
     found = (config.grad_clip, config.num_steps, config.batch_size, config.beta1, config.seed)
     assert found == (0.5, 3, 4, 0.7, 0)
     with model_dir.writing(verb, go_on=True) as writer:
-        training = {**writer.stored.training, "finished": False}
+        training = writer.stored.training | {"finished": False}
         config = replace(writer.stored.config, num_steps=5)
         writer.save(replace(writer.stored, training=training, config=config))
     again = kamon(verb, "--resume", verb, "--device=cpu", "--threads=1", "--json")
@@ -306,8 +307,7 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
     assert f"step 4 of 12: `kamon toy --resume {path}` goes on from there" in shown.out
     training = kamon("inspect", path, "--json").json["training"]
     known = training["tuning"]
-    params = base.engine.state()["params"]
-    assert known["base"]["sha256"] == fingerprint(base.config, base.tokenizer, params)
+    assert known["base"]["sha256"] == fingerprint(base)
     assert known["settings"] == {"pull": 0.5}
     assert training["corpus"]["num_docs"] == len(DOCS)
     for verb in (["sample", path], ["eval", path, "-n", "5"]):
@@ -355,9 +355,9 @@ def test_a_record_that_is_none(change: dict[str, Any], base: Model, tmp_path: Pa
     path = tmp_path / "m"
     fine_tune(toy(base), Toy, output=path, should_stop=stop_after(1))
     with model_dir.writing(path, go_on=True) as writer:
-        training = json.loads(json.dumps(writer.stored.training))
-        training["tuning"] |= change
-        writer.save(replace(writer.stored, training=training))
+        known = writer.stored.training
+        content = known.content | {"tuning": known["tuning"] | change}
+        writer.save(replace(writer.stored, training=replace(known, content=content)))
     with pytest.raises(StoreError, match="does not say how the model is tuned"):
         model_dir.load(path)
 

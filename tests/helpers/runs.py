@@ -6,6 +6,24 @@ from collections.abc import Callable
 from typing import IO
 
 from kamon.model import Model
+from kamon.storage.records import TrainingRecord
+
+UNTRAINED = TrainingRecord.read(
+    {
+        "engine": "scalar",
+        "dtype": "float64",
+        "corpus": {"source": "nothing", "num_docs": 0},
+        "num_steps_done": 0,
+        "seconds": 0.0,
+    }
+)
+REWARD_TUNING = {
+    "kind": "reward",
+    "base": {"path": None, "sha256": ""},
+    "data": {"source": "pairs", "num_examples": 1, "sha256": ""},
+    "settings": {},
+    "updates": 1,
+}
 
 
 def stop_after(steps: int) -> Callable[[], bool]:

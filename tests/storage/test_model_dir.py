@@ -28,6 +28,7 @@ from kamon.files import atomic
 from kamon.storage import checkpoint, model_dir
 from kamon.storage.checkpoint import Checkpoint
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.char import CharTokenizer
 
 DOCS = Documents.of(["aé", "名 a\n", "\u2028", ""])
@@ -40,16 +41,18 @@ def stored(seed: int = 1) -> Checkpoint:
         tokenizer=CharTokenizer("aé名"),
         params=init(CONFIG, random.Random(seed)),
         metrics=Metrics(array("d", [1.25]), array("d", [0.1]), {1: 1.5}),
-        training={
-            "engine": "scalar",
-            "dtype": "float64",
-            "num_steps_done": 1,
-            "seconds": 0.5,
-            "corpus": {"source": "here", "num_docs": 3, "sha256": DOCS.sha256()},
-            "finished": True,
-            "hold_out": False,
-            "seed": seed,
-        },
+        training=TrainingRecord.read(
+            {
+                "engine": "scalar",
+                "dtype": "float64",
+                "num_steps_done": 1,
+                "seconds": 0.5,
+                "corpus": {"source": "here", "num_docs": 3, "sha256": DOCS.sha256()},
+                "finished": True,
+                "hold_out": False,
+                "seed": seed,
+            }
+        ),
         documents=b"".join(checkpoint.pack_documents(DOCS)),
     )
 

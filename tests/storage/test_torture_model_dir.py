@@ -559,7 +559,7 @@ def uses(path: Path, found: Checkpoint) -> None:
         except KamonError as error:
             sentence(error)
 
-    assert all(map(str.isascii, [json.dumps(found.training, allow_nan=False)]))
+    assert all(map(str.isascii, [json.dumps(found.training.content, allow_nan=False)]))
     said(lambda: checkpoint.unpack_documents(found.documents))  # type: ignore[arg-type]
     "".join(found.tokenizer.chars).encode()
     said(lambda: samples(path))

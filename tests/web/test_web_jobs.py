@@ -178,7 +178,7 @@ def test_a_training_makes_the_model_that_train_makes(server: Server) -> None:
         assert model.parts() == wanted.parts()
         assert model.sample(20) == wanted.sample(20)
         own = {"seconds": 0, "corpus": 0}  # what a list is called, and its time, are others
-        assert model.training | own == wanted.training | own
+        assert {**model.training, **own} == {**wanted.training, **own}
     common = 0
     for moment in found["moments"]:
         with server.registry.get(moment["model"]).use() as model:

@@ -352,7 +352,7 @@ def test_folders_of_who_trained_are_not_told(tmp_path: Path, model: Model) -> No
     source = "/home/me/private/\u202ebrands.txt"
     training = model.training | {
         "corpus": model.training["corpus"] | {"source": source},
-        "held_out": {"loss": float("inf")},
+        "held_out": {"loss": float("inf"), "best_step": 1},
     }
     asking = Asking(tmp_path, {"m": replace(model, training=training)})
     for path in ("/models/m", "/models/m/data"):

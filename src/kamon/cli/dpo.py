@@ -95,7 +95,7 @@ def say_step(measured: dict[str, float]) -> None:
 
 def say_measured(model: Model) -> None:
     """Print the measurements of the finished run, and signs of reward hacking."""
-    measured = model.training["tuning"]
+    measured = model.training.measured
     pairs, settings = measured["pairs"], measured["settings"]
     judged = "held-out pairs" if pairs["held_out"] else "pairs that were learned"
     say(

@@ -102,7 +102,7 @@ def show_model(args: Args) -> None:
                 "num_params": num_params(stored.config),
                 "parameters": {name: list(shape) for name, shape in shapes.items()},
                 "losses": losses,
-                "training": json_keys(stored.training),
+                "training": json_keys(stored.training.content),
             }
         )
         return
@@ -119,23 +119,24 @@ def show_model(args: Args) -> None:
         deviation = (sum((x - mean) * (x - mean) for x in numbers) / len(numbers)) ** 0.5
         print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.4f} {deviation:9.4f}")
     print(f"{'in all':16} {'':16} {start:9,}")
-    corpus, tuning = stored.training["corpus"], stored.training.get("tuning")
-    steps = f"{stored.training['num_steps_done']:,} steps by the {stored.training['engine']} engine"
-    steps += f" in {stored.training['seconds']:.1f} s"
-    trained = f"trained on {corpus['source']}: {corpus['num_docs']:,} documents"
+    training = stored.training
+    corpus, tuning = training.corpus, training.tuning
+    steps = f"{training.num_steps_done:,} steps by the {training.engine} engine"
+    steps += f" in {training.seconds:.1f} s"
+    trained = f"trained on {corpus.source}: {corpus.num_docs:,} documents"
     print()
     if tuning:
-        data = tuning["data"]
-        examples = f"{data['source']}: {data['num_examples']:,} examples"
-        print(f"{trained}; then\ntuned by {tuning['kind']} on {examples}, {steps}")
-        print(f"from {tuning['base']['path'] or 'a model'} (SHA-256 {tuning['base']['sha256']})")
-        for name, value in tuning["settings"].items():
+        data, base = tuning.data, tuning.base
+        examples = f"{data.source}: {data.num_examples:,} examples"
+        print(f"{trained}; then\ntuned by {tuning.kind} on {examples}, {steps}")
+        print(f"from {base.path or 'a model'} (SHA-256 {base.sha256})")
+        for name, value in tuning.settings.items():
             print(f"{name:14} {value}")
     else:
         print(f"{trained}, {steps}")
-    if not stored.training.get("finished", True):
+    if not training.finished:
         done, wanted = len(losses), stored.config.num_steps
-        verb = tuning["kind"] if tuning else "train"
+        verb = training.kind or "train"
         print(f"step {done:,} of {wanted:,}: `kamon {verb} --resume {args.dir}` goes on from there")
     print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")
     spark(losses, sys.stdout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -116,7 +116,7 @@ def model_json(model: Model, path: str) -> dict[str, Any]:
     return about | json_keys(model.training)
 
 
-def json_keys(record: dict[str, Any]) -> dict[str, Any]:
+def json_keys(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file of a model or of shards records, with the keys that --json has.
 
     >>> json_keys({"held_out": {"loss": 2.5}, "pairs": {"held_out": True}})

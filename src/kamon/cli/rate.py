@@ -125,7 +125,7 @@ def report(session: RatingSession, model: Model, output: str, *, as_json: bool) 
         say_line_ends(sum(map(has_line_end, samples)))
         return
     content = {"directory": output, "answers": len(session.answers), "liked": liked}
-    content |= {"disliked": disliked, "seconds": model.training["seconds"], "samples": samples}
+    content |= {"disliked": disliked, "seconds": model.training.seconds, "samples": samples}
     print_json(content)
 
 

@@ -70,13 +70,13 @@ def run(args: Args) -> int:
 
 def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any] | None:
     """Print how well the answers obey, and some of them."""
-    prompts = [] if stopped else model.training["tuning"]["prompts"]
+    prompts = [] if stopped else model.training.measured["prompts"]
     answers = [(prompt, text) for prompt in prompts for text in model.sample(1, prompt=prompt)]
     if as_json:
         return {"answers": [{"prompt": prompt, "text": text} for prompt, text in answers]}
-    obedience = model.training["tuning"].get("obedience")
+    obedience = model.training.measured.get("obedience")
     if obedience:
-        before = model.training["tuning"]["base"]["obedience"]
+        before = model.training.measured["base"]["obedience"]
         answered = f"of {obedience['num_answers']:,} answers to the same instructions"
         print(f"{answered}   before   after")
         for name, text in ROWS:
@@ -90,7 +90,7 @@ def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any] | None:
 
 def say_tuned(model: Model, output: str) -> None:
     """Print the losses of the examples, and of the base's validation set."""
-    known, metrics = model.training["tuning"], model.metrics
+    known, metrics = model.training.measured, model.metrics
     losses = f", loss {final_loss(metrics):.4f} a token of the answers (mean of the last "
     losses += f"{min(len(metrics), 100)})"
     if "held_out" in known:

@@ -290,19 +290,19 @@ def say_picked(config: Config, chosen: dict[str, Any]) -> None:
 
 def say_trained(model: Model, loss: float, output: str) -> None:
     done, wanted = len(model.metrics), model.config.num_steps
-    held_out = model.training["held_out"]
-    tested = f", {held_out['loss']:.4f} on {what_is_held_out(model)}" if held_out else ""
-    if held_out and held_out["over_fitted"]:
-        tested += f" at step {held_out['best_step']:,}"
+    held_out = model.training.held_out
+    tested = f", {held_out.loss:.4f} on {what_is_held_out(model)}" if held_out else ""
+    if held_out and held_out.over_fitted:
+        tested += f" at step {held_out.best_step:,}"
     verb = f"stopped after {done:,} of" if done < wanted else "trained"
     say(
-        f"{verb} {count(wanted, 'step')} in {model.training['seconds']:.1f} s, loss {loss:.4f} "
+        f"{verb} {count(wanted, 'step')} in {model.training.seconds:.1f} s, loss {loss:.4f} "
         f"(mean of the last {min(done, 100)}){tested}; saved to {output}"
     )
     spark([line["loss"] for line in model.metrics], sys.stderr)
-    if held_out and held_out["over_fitted"]:
+    if held_out and held_out.over_fitted:
         say(
-            f"over-fitting: after step {held_out['best_step']:,} the model did worse on "
+            f"over-fitting: after step {held_out.best_step:,} the model did worse on "
             f"{what_is_held_out(model)}, so Kamon keeps the model of that step{advice(model)}"
         )
 
@@ -311,19 +311,19 @@ def advice(model: Model) -> str:
     """Return what may help a model that over-fits, and for a short list what counting reaches."""
     flags = [] if model.config.dropout else ["--dropout 0.3"]
     learned, held_out = model.parts()
+    measured = model.training.held_out
     chars = sum(map(len, learned))
     if isinstance(model.tokenizer, CharTokenizer) and chars >= LONG_ENTRY * len(learned):
         flags.append("--tokenizer bpe")
     text = f"; {' or '.join(flags)} may help" if flags else ""
-    if not held_out or chars > MAX_COUNTED or not has_fused_ops(model.engine):
+    if not measured or not held_out or chars > MAX_COUNTED or not has_fused_ops(model.engine):
         return text
     from kamon.evaluation.introspection import ngram_loss
 
     nats, _ = ngram_loss(model)
-    loss = model.training["held_out"]["loss"]
     text += f". On {what_is_held_out(model)} the best n-gram reaches {nats:.4f} nats per token, "
-    text += f"the model {loss:.4f}"
-    return f"{text}: `kamon ngram` does better on this list" if nats < loss else text
+    text += f"the model {measured.loss:.4f}"
+    return f"{text}: `kamon ngram` does better on this list" if nats < measured.loss else text
 
 
 def what_is_held_out(model: Model) -> str:
@@ -346,7 +346,7 @@ class Stop:
         """Return the exit code: 0 if the run was finished when the signal came."""
         if not model.metrics:
             say("stopped before the first step was done: there is nothing to save")
-        return 0 if self.signal is None or model.training["finished"] else 128 + self.signal
+        return 0 if self.signal is None or model.training.finished else 128 + self.signal
 
 
 @contextmanager

@@ -173,5 +173,5 @@ def say_end(model: Model, output: str, losses: str = "") -> None:
     """Print the number of steps, the losses, and the model's directory."""
     done, wanted = len(model.metrics), model.config.num_steps
     verb = f"ended after {done:,} of" if done < wanted else "tuned"
-    seconds = f"{model.training['seconds']:.1f} s"
+    seconds = f"{model.training.seconds:.1f} s"
     say(f"{verb} {count(wanted, 'step')} in {seconds}{losses}; saved to {output}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
-from typing import Any
 from unicodedata import normalize
 
 from kamon.data.documents import Documents
@@ -136,12 +135,3 @@ def divide(
                 Documents.of(doc[end:] for doc, end in pairs),
             )
     return different, Documents.of([])
-
-
-def divide_as(training: dict[str, Any], docs: Documents, mode: str) -> tuple[Documents, Documents]:
-    """Return the (training set, validation set) of a saved model's documents.
-
-    training: the record of its training.
-    """
-    rule = training["corpus"].get("split", RULE_BY_BUCKET)
-    return divide(docs, training.get("held_out") is not None, mode, rule)

@@ -164,7 +164,7 @@ def evaluate(
     seed = model.config.seed if seed is None else seed
     replace(model.config, temperature=temperature, seed=seed)  # raises an error also if n is 0
     learned, held_out = model.parts()
-    if docs is None and "packed" in model.training["corpus"]:
+    if docs is None and model.training.corpus.packed:
         raise CorpusError(
             "the model has learned a packed corpus, whose documents it does not keep: give a FILE "
             "of documents"

@@ -78,7 +78,7 @@ def losses(model: Model | str | Path) -> Losses:
         raise TrainingError("the model was not trained for a single step: there is no loss to show")
     numbers = [line["loss"] for line in model.metrics]
     window = smoothing(len(numbers))
-    tested = model.training.get("held_out")
+    tested = model.training.held_out
     ngram, order = ngram_loss(model) if tested and model.docs else (None, None)
     return Losses(
         window=window,
@@ -89,7 +89,7 @@ def losses(model: Model | str | Path) -> Losses:
             for place, line in enumerate(model.metrics)
             if "held_out_loss" in line
         ],
-        kept=(tested["best_step"], tested["loss"]) if tested else None,
+        kept=(tested.best_step, tested.loss) if tested else None,
         uniform=math.log(model.config.vocab_size),
         ngram=ngram,
         ngram_order=order,

@@ -242,7 +242,7 @@ class PercentileScale:
         """
         if most is None:
             most = NUM_COMPARED if has_fused_ops(model.engine) else NUM_COMPARED_SLOW
-        if "packed" in model.training["corpus"]:
+        if model.training.corpus.packed:
             parts: tuple[Sequence[str], Sequence[str]] = packed_parts(model, most)
         else:
             parts = model.docs, model.parts()[1]
@@ -291,10 +291,10 @@ def packed_parts(model: Model, most: int) -> tuple[list[str], list[str]]:
     from kamon.packing.shards import open_shards
 
     try:
-        shards = open_shards(model.training["corpus"]["packed"])
+        shards = open_shards(model.training.corpus.packed or "")
     except StoreError:
         return [], []
-    if shards.sha256 != model.training["corpus"]["sha256"]:
+    if shards.sha256 != model.training.corpus.sha256:
         return [], []
 
     def some(part: Part) -> list[str]:

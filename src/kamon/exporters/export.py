@@ -110,7 +110,7 @@ def to_python(stored: Checkpoint) -> bytes:
     why_not = ""
     if config.mode == "text":
         why_not = "which have an end, and this model has learned a text"
-    elif stored.training.get("tuning", {}).get("kind") == REWARD:
+    elif stored.training.kind == REWARD:
         why_not = "and this is a reward model, which judges them"
     if why_not:
         others = "--format onnx and --format json have it"

@@ -6,31 +6,28 @@ import os
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from pathlib import Path
+from typing import TypeAlias, cast
 
 from kamon.config import Config, suggestion
 from kamon.data import corpus
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
-from kamon.data.split import MIN_DOCS, RULE, RULE_BY_BUCKET, divide
+from kamon.data.split import MIN_DOCS, RULE, divide
 from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
 from kamon.engines.batch import BatchSource, PackedBatch, pack_sequences
 from kamon.errors import ConfigError, CorpusError, StoreError
+from kamon.model import Model
 from kamon.packing.shards import SPLITS, Shards, is_packed, open_shards
-from kamon.storage.checkpoint import unpack_documents
+from kamon.storage.checkpoint import Checkpoint, unpack_documents
+from kamon.storage.records import CorpusRecord
 from kamon.tokenizers.base import BPE_VOCAB, Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import read_tokenizer, wants_nfc
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kamon.model import Model
-    from kamon.storage.checkpoint import Checkpoint
 
 Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
 MIN_CHARS = 1_000  # of a text
@@ -56,7 +53,7 @@ class TrainingData(ABC):
     """Documents with their tokenizer, divided into a training set and a validation set.
 
     documents: those that the model keeps; none of a packed corpus.
-    summary: the record of the corpus in the model directory.
+    record: of the corpus, in the model directory.
     train_lengths, lengths: how many documents have each number of tokens (BOS not counted), of the
         training set and of all.
     chars: how many documents of the training set have each number of characters, for a text.
@@ -66,7 +63,7 @@ class TrainingData(ABC):
     mode: str
     tokenizer: Tokenizer
     documents: Documents
-    summary: dict[str, Any]
+    record: CorpusRecord
     train_lengths: Counter[int]
     lengths: Counter[int]
     chars: Counter[int]
@@ -204,22 +201,22 @@ def reload_training_data(
 
     Raises: ConfigError if `docs` is something else; StoreError if what is saved is not right.
     """
-    record, mode = checkpoint.training["corpus"], checkpoint.config.mode
-    hold_out = checkpoint.training["hold_out"]
+    record, mode = checkpoint.training.corpus, checkpoint.config.mode
+    hold_out = checkpoint.training.hold_out
     options = DataOptions(docs)
     shards = shards_of(options)
-    if "packed" in record:
+    if record.packed:
         if docs is not None and shards is None:
             raise ConfigError(f"{path} learns a packed corpus: {docs!r:.80} is none")
-        shards = shards or open_shards(record["packed"])
-        if shards.sha256 != record["sha256"]:
+        shards = shards or open_shards(record.packed)
+        if shards.sha256 != record.sha256:
             raise ConfigError(f"{shards.path} is not the packed corpus that {path} learns")
         return packed_data(shards, mode=mode, hold_out=hold_out, in_order="split" not in record)
     if shards is not None:
         raise ConfigError(f"{path} learns a list, and {docs} is a packed corpus")
     assert isinstance(checkpoint.documents, bytes)
     documents = unpack_documents(checkpoint.documents)
-    if documents.sha256() != record["sha256"]:
+    if documents.sha256() != record.sha256:
         raise StoreError(f"{path} cannot be used: its documents are not those it learned")
     if checkpoint.tokenizer.unknown(documents.chars()):
         raise StoreError(f"{path} cannot be used: its tokens are not those of its documents")
@@ -228,11 +225,11 @@ def reload_training_data(
             path, documents, corpus_of(options, mode, composed=checkpoint.tokenizer.composed)
         )
     return list_data(
-        Corpus(record["source"], documents, 0, 0, 0),
+        Corpus(record.source, documents, 0, 0, 0),
         mode=mode,
         hold_out=hold_out,
         tokenizer=checkpoint.tokenizer,
-        rule=record.get("split", RULE_BY_BUCKET),
+        rule=record.split,
     )
 
 
@@ -285,18 +282,13 @@ def list_data(
     train_docs, validation_docs = divide(different, hold_out, mode, rule)
     made = make_tokenizer(tokenizer, train_docs, validation_docs, vocab_size)
     check_known(source, made, whose)
-    lengths = made.lengths(train_docs)
-    return ListData(
-        mode=mode,
-        tokenizer=made,
-        documents=different,
-        summary=source.summary() | {"sha256": different.sha256(), "split": rule},
-        train_lengths=lengths,
-        lengths=lengths + made.lengths(validation_docs),
-        chars=train_docs.lengths() if mode == "text" else lengths,
-        has_validation=bool(validation_docs),
-        train_docs=train_docs,
-        validation_docs=validation_docs,
+    return in_memory(different, mode, list_record(source, rule), made, train_docs, validation_docs)
+
+
+def list_record(source: Corpus, rule: int = RULE) -> CorpusRecord:
+    """Return the record of a list that this rule of `split` divides."""
+    return CorpusRecord.read(
+        {**source.summary(), "sha256": source.different.sha256(), "split": rule}
     )
 
 
@@ -310,18 +302,30 @@ def as_given(
     """Return documents as they are, with their duplicates, as the original microGPT learns them."""
     held_out = Documents.of(validation_docs)
     tokenizer = tokenizer or make_tokenizer("char", docs, held_out, None)
-    lengths = tokenizer.lengths(docs)
+    record = CorpusRecord.read({"source": "", "num_docs": len(docs)})
+    return in_memory(docs, mode, record, tokenizer, docs, held_out)
+
+
+def in_memory(
+    documents: Documents,
+    mode: str,
+    record: CorpusRecord,
+    tokenizer: Tokenizer,
+    train_docs: Documents,
+    validation_docs: Documents,
+) -> ListData:
+    lengths = tokenizer.lengths(train_docs)
     return ListData(
         mode=mode,
         tokenizer=tokenizer,
-        documents=docs,
-        summary={},
+        documents=documents,
+        record=record,
         train_lengths=lengths,
-        lengths=lengths,
-        chars=lengths,
-        has_validation=bool(held_out),
-        train_docs=docs,
-        validation_docs=held_out,
+        lengths=lengths + tokenizer.lengths(validation_docs),
+        chars=train_docs.lengths() if mode == "text" else lengths,
+        has_validation=bool(validation_docs),
+        train_docs=train_docs,
+        validation_docs=validation_docs,
     )
 
 
@@ -349,14 +353,16 @@ def packed_data(
         mode=mode,
         tokenizer=shards.tokenizer,
         documents=Documents.of([]),
-        summary={
-            "source": str(path),
-            "num_docs": shards.num_packed,
-            "num_tokens": shards.num_tokens("train") + shards.num_tokens("held_out"),
-            "packed": str(path.resolve()),
-            "sha256": shards.sha256,
-            "split": shards.rule,
-        },
+        record=CorpusRecord.read(
+            {
+                "source": str(path),
+                "num_docs": shards.num_packed,
+                "num_tokens": shards.num_tokens("train") + shards.num_tokens("held_out"),
+                "packed": str(path.resolve()),
+                "sha256": shards.sha256,
+                "split": shards.rule,
+            }
+        ),
         train_lengths=lengths,
         lengths=lengths + shards.lengths("held_out"),
         chars=Counter([shards.num_chars("train")]) if mode == "text" else lengths,
@@ -397,45 +403,40 @@ def make_tokenizer(
 
 def check_learnable(source: Corpus, mode: str = "documents") -> None:
     """Raise CorpusError if a list or a text has nothing to teach."""
-    different = source.different
-    if mode == "text":
-        lengths = different.lengths()
-        check_enough(source.source, sum(length * number for length, number in lengths.items()))
-    else:
-        check_varied(source.source, len(source.docs), len(different) > 1, different.chars())
+    lengths = source.different.lengths()
+    num_chars = sum(length * number for length, number in lengths.items())
+    check_teaches(source.source, mode, num_chars, len(source.docs), source.different)
 
 
 def check_packed(shards: Shards, mode: str) -> None:
     """Raise CorpusError if a packed corpus has nothing to teach."""
-    path = str(shards.path)
-    if mode == "text":
-        check_enough(path, sum(map(shards.num_chars, SPLITS)))
-        return
     docs = (
         shards.tokenizer.decode(shards.document(part, number)[1:-1])
         for part in SPLITS
         for number in range(shards.num_docs(part))
     )
-    first = next(docs)
-    chars, differ = set(first), False
+    num_chars, num_docs = (sum(map(f, SPLITS)) for f in (shards.num_chars, shards.num_docs))
+    check_teaches(str(shards.path), mode, num_chars, num_docs, docs)
+
+
+def check_teaches(
+    source: str, mode: str, num_chars: int, num_docs: int, docs: Iterable[str]
+) -> None:
+    """Raise CorpusError for a short text, and for documents that are equal or of one character."""
+    if mode == "text":
+        if num_chars < MIN_CHARS:
+            raise CorpusError(
+                f"{source} has {num_chars:,} characters: a text to learn from has {MIN_CHARS:,} "
+                "or more"
+            )
+        return
+    first, differ, chars = None, False, set[str]()
     for doc in docs:
-        chars.update(doc)
+        first = doc if first is None else first
         differ = differ or doc != first
+        chars.update(doc)
         if differ and len(chars) > 1:
             return
-    check_varied(path, sum(map(shards.num_docs, SPLITS)), differ, chars)
-
-
-def check_enough(source: str, num_chars: int) -> None:
-    """Raise CorpusError if a text is too short to learn from."""
-    if num_chars < MIN_CHARS:
-        raise CorpusError(
-            f"{source} has {num_chars:,} characters: a text to learn from has {MIN_CHARS:,} or more"
-        )
-
-
-def check_varied(source: str, num_docs: int, differ: bool, chars: Collection[str]) -> None:
-    """Raise CorpusError if all documents are equal, or have one character only."""
     if not differ:
         what = "one document" if num_docs == 1 else "one document again and again"
         raise CorpusError(f"{source} holds {what}: there is nothing to learn but to repeat it")

@@ -8,21 +8,21 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
+from kamon._version import __version__
 from kamon.data.documents import Documents
 from kamon.engines.base import State, has_fused_ops
 from kamon.engines.distributed import get_group
 from kamon.errors import TrainingError
 from kamon.model import Model, to_checkpoint
+from kamon.storage import model_dir
 from kamon.storage.metrics import Metrics
+from kamon.storage.model_dir import CheckpointWriter
+from kamon.storage.records import CorpusRecord, TrainingRecord, ValidationRecord
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
 from kamon.training.options import RunOptions
 from kamon.training.setup import TrainingSetup
-
-if TYPE_CHECKING:
-    from kamon.storage.model_dir import CheckpointWriter
 
 MAX_EVAL_DOCS = 20_000  # cap of the final evaluation after a short run
 MAX_EVAL_DOCS_SLOW = 500  # the same for the scalar engine
@@ -39,7 +39,7 @@ class TrainingSession:
 
     setup: TrainingSetup
     validation: EarlyStopping | None
-    training: dict[str, Any]
+    training: TrainingRecord
     documents: Documents
     metrics: Metrics = field(default_factory=Metrics)
     start: float = 0.0  # on time.perf_counter's clock
@@ -79,15 +79,12 @@ class TrainingSession:
         state = self.setup.engine.state()
         if not all(map(math.isfinite, state["params"])):
             raise not_finite(len(self.metrics.losses), self.setup.config)
-        best: State = state
-        held_out = None
-        if self.validation:
-            best = self.validation.best or state
-            held_out = self.validation.record()
-        model = self.model(finished=False, held_out=held_out)
+        validation = self.validation
+        best: State = (validation and validation.best) or state
+        model = self.model(finished=False, held_out=validation.record() if validation else None)
         writer.save(to_checkpoint(model, best["params"], state))
 
-    def model(self, *, finished: bool, held_out: dict[str, Any] | None) -> Model:
+    def model(self, *, finished: bool, held_out: ValidationRecord | None) -> Model:
         """Return the model so far, with its record. held_out: of the validation set."""
         setup, metrics = self.setup, self.metrics
         for step in range(len(metrics.learning_rates), len(metrics.losses)):
@@ -98,23 +95,16 @@ class TrainingSession:
         seconds = time.perf_counter() - self.start
         training = self.training | {
             "num_steps_done": len(metrics),
-            "seconds": round(self.training.get("seconds", 0.0) + seconds, 3),
+            "seconds": round(self.training.seconds + seconds, 3),
             "finished": finished,
             "held_out": held_out,
         }
-        return Model(
-            config=setup.config,
-            tokenizer=setup.tokenizer,
-            engine=setup.engine,
-            metrics=metrics,
-            training=training,
-            documents=self.documents,
-        )
+        return Model(setup.config, setup.tokenizer, setup.engine, metrics, training, self.documents)
 
 
 def validation_record(
     setup: TrainingSetup, validation: EarlyStopping, losses: array[float]
-) -> dict[str, Any]:
+) -> ValidationRecord:
     """Restore the best model, and return its validation loss with what belongs to it."""
     over_fitted = validation.finish(setup.engine, len(losses))
     least = MAX_EVAL_DOCS if has_fused_ops(setup.engine) else MAX_EVAL_DOCS_SLOW
@@ -128,12 +118,32 @@ def validation_record(
             "the model gives documents held out no probability: "
             f"a smaller learning_rate than {setup.config.learning_rate:g}, or std, may help"
         )
-    return {
-        "num_docs": len(docs),
-        "loss": loss,
-        "best_step": validation.best_step or len(losses),
-        "over_fitted": over_fitted,
-    }
+    return ValidationRecord.of(len(docs), loss, validation.best_step or len(losses), over_fitted)
+
+
+def start_record(
+    setup: TrainingSetup,
+    corpus: CorpusRecord,
+    hold_out: bool,
+    *,
+    init_from: str | None = None,
+    checkpoint_every: int | float | None = None,
+) -> TrainingRecord:
+    """Return the record of a run that is ready to start."""
+    return TrainingRecord.read(
+        {
+            "kamon": __version__,
+            "engine": setup.engine_name,
+            "dtype": setup.engine.dtype,
+            "num_cut": setup.num_cut,
+            "hold_out": hold_out,
+            "init_from": init_from,
+            "checkpoint_every": checkpoint_every,
+            "corpus": corpus,
+            "num_steps_done": 0,
+            "seconds": 0.0,
+        }
+    )
 
 
 @contextmanager
@@ -145,7 +155,5 @@ def open_writer(options: RunOptions, *, resume: bool = False) -> Iterator[Checkp
     if options.output is None or get_group().rank:
         yield None
         return
-    from kamon.storage import model_dir
-
     with model_dir.writing(options.output, overwrite=options.overwrite, go_on=resume) as writer:
         yield writer

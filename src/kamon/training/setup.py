@@ -7,7 +7,8 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from kamon.config import Config, make_config
 from kamon.engines.base import Engine, initial_state
@@ -18,19 +19,8 @@ from kamon.engines.memory import check_model
 from kamon.engines.parameters import init
 from kamon.errors import ConfigError
 from kamon.tokenizers.base import Tokenizer
+from kamon.training import presets
 from kamon.training.data import TrainingData
-from kamon.training.presets import (
-    ORIGINAL,
-    default_size,
-    max_steps,
-    preset,
-    set_num_steps,
-    sizes_for,
-    steps_for_seconds,
-)
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SHAPE = ("n_layer", "n_embd", "n_head", "block_size", "mode")
 
@@ -117,17 +107,19 @@ def choose_setup(
     if size is not None:
         sizes = [size]
     elif seconds is None:
-        sizes = [default_size(name, data.chars, data.mode)]
+        sizes = [presets.default_size(name, data.chars, data.mode)]
     else:
-        sizes = sizes_for(seconds, name, data.chars, data.mode)
+        sizes = presets.sizes_for(seconds, name, data.chars, data.mode)
     for each in sizes:
         setup = build_setup(data, choose_config(data, settings, each, seconds), engine, params)
         if seconds is None:
             break
         config, num_docs = setup.config, data.train_lengths.total()
-        enough = max_steps(num_docs, config.docs_per_step, None, data.mode)
-        steps = steps_for_seconds(setup.engine, setup.docs, config, seconds, enough, should_stop)
-        setup = replace(setup, config=set_num_steps(config, steps, settings))
+        enough = presets.max_steps(num_docs, config.docs_per_step, None, data.mode)
+        steps = presets.steps_for_seconds(
+            setup.engine, setup.docs, config, seconds, enough, should_stop
+        )
+        setup = replace(setup, config=presets.set_num_steps(config, steps, settings))
         stop = should_stop is not None and should_stop()
         if get_group().any_rank(steps >= enough or stop):
             break
@@ -138,11 +130,13 @@ def choose_config(
     data: TrainingData, settings: dict[str, Any], size: str, seconds: float | None
 ) -> Config:
     """Return the config of this size with the user's settings."""
-    config = make_config(preset(data.lengths, size, data.mode) | settings | {"mode": data.mode})
-    if size == ORIGINAL:
+    config = make_config(
+        presets.preset(data.lengths, size, data.mode) | settings | {"mode": data.mode}
+    )
+    if size == presets.ORIGINAL:
         return config
-    most = max_steps(data.train_lengths.total(), config.docs_per_step, seconds, data.mode)
-    return set_num_steps(config, settings.get("num_steps") or most, settings)
+    most = presets.max_steps(data.train_lengths.total(), config.docs_per_step, seconds, data.mode)
+    return presets.set_num_steps(config, settings.get("num_steps") or most, settings)
 
 
 def num_cut(lengths: Counter[int], config: Config) -> int:

@@ -335,7 +335,7 @@ def answer(job: Job, context: RequestContext) -> JobAnswer:
             source=job.source,
             num_steps=started.config.num_steps if started else 0,
             budget=job.budget,
-            num_docs=started.training["corpus"]["num_different"] if started else 0,
+            num_docs=(started.training.corpus.num_different or 0) if started else 0,
             num_params=num_params(started.config) if started else 0,
             every=job.every,
             moments=[moment_answer(moment) for moment in job.moments],

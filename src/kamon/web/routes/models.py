@@ -402,7 +402,7 @@ def num_at_once(model: Model) -> int:
 
 def data_of(model: Model, stop: Stop) -> Data:
     parts = train, validation = model.parts()
-    summary, num_docs = model.training["corpus"], len(model.docs)
+    corpus, num_docs = model.training.corpus, len(model.docs)
     counts: Counter[str] = Counter()
     for number, doc in enumerate(model.docs):
         counts.update(doc)
@@ -411,10 +411,10 @@ def data_of(model: Model, stop: Stop) -> Data:
     in_train, in_validation = (part.lengths() for part in parts)
     examples = [[document[:200] for document in part[:NUM_EXAMPLES]] for part in parts]
     return Data(
-        source=file_name(summary["source"]),
+        source=file_name(corpus.source),
         num_docs=num_docs,
-        num_repetitions=summary["num_docs"] - num_docs if "num_different" in summary else 0,
-        num_cut=model.training.get("num_cut", 0),
+        num_repetitions=corpus.num_docs - num_docs if corpus.num_different is not None else 0,
+        num_cut=model.training.num_cut,
         num_train=len(train),
         num_validation=len(validation),
         characters=[CharacterCount(text=text, count=n) for text, n in counts.most_common(500)],

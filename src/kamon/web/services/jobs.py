@@ -21,6 +21,7 @@ from typing import Any
 
 from kamon.config import Config
 from kamon.data.documents import Documents
+from kamon.data.split import divide
 from kamon.engines.base import initial_state
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import num_params
@@ -28,6 +29,7 @@ from kamon.errors import KamonError
 from kamon.model import Model
 from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.metrics import Metrics
+from kamon.storage.records import TrainingRecord, ValidationRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
 from kamon.training.data import validation_batch
@@ -55,7 +57,7 @@ class Started:
 
     config: Config
     tokenizer: Tokenizer
-    training: dict[str, Any]
+    training: TrainingRecord
     documents: Documents
 
 
@@ -367,7 +369,8 @@ class Jobs:
                 config = Config(**message["config"])
                 tokenizer = tokenizer_from_json(message["tokenizer"])
                 documents = unpack_documents(base64.b64decode(message["documents"]))
-                job.started = Started(config, tokenizer, message["training"], documents)
+                training = TrainingRecord.read(message["training"])
+                job.started = Started(config, tokenizer, training, documents)
                 job.every = -(-config.num_steps // MAX_POINTS)
                 if job.state == "starting":
                     job.state = "running"
@@ -396,16 +399,12 @@ class Jobs:
         job.add_losses([], last=True)
         if message["params"] is not None:
             last = Snapshot(job.id, len(job.losses), job.seconds, params_in(job, message), [])
-            training = message["training"]
+            training = TrainingRecord.read(message["training"])
             open = partial(model_of, job, last, training)
             self.registry.add(Entry(job.id, "trained", open))
-            validation = training["held_out"] or {}
-            job.best = Best(
-                step=validation.get("best_step", last.step),
-                loss=validation.get("loss"),
-                over_fitted=validation.get("over_fitted", False),
-                samples=message["samples"],
-            )
+            job.best = Best(last.step, None, False, message["samples"])
+            if best := training.held_out:
+                job.best = Best(best.best_step, best.loss, best.over_fitted, message["samples"])
         why = None
         if message["too_long"]:
             why = f"stopped after {job.seconds:.0f} seconds, the longest that a training may take"
@@ -446,7 +445,7 @@ def params_in(job: Job, message: dict[str, Any]) -> bytes:
     """The parameters in a message. ValueError if the model has another number of them."""
     assert job.started
     params = base64.b64decode(message["params"])
-    itemsize = array(TYPECODES[job.started.training["dtype"]]).itemsize
+    itemsize = array(TYPECODES[job.started.training.dtype]).itemsize
     if len(params) != itemsize * num_params(job.started.config):
         raise ValueError(f"{len(params)} bytes of parameters")
     return params
@@ -461,7 +460,7 @@ def write_commands(job: Job, process: subprocess.Popen[bytes]) -> None:
             process.stdin.flush()
 
 
-def model_of(job: Job, moment: Snapshot, training: dict[str, Any] | None = None) -> Model:
+def model_of(job: Job, moment: Snapshot, training: TrainingRecord | None = None) -> Model:
     """The model of a snapshot, as `kamon.train` would return it. training: `Model.training`, if the
     snapshot is the result of the training."""
     started, step = job.started, moment.step
@@ -472,22 +471,20 @@ def model_of(job: Job, moment: Snapshot, training: dict[str, Any] | None = None)
         array("d", [learning_rate(config, before) for before in range(step)]),
         {number: loss for number, loss in job.validation_losses if number <= step},
     )
-    dtype = started.training["dtype"]
-    engine = make_engine(started.training["engine"], config, dtype=dtype)
+    dtype = started.training.dtype
+    engine = make_engine(started.training.engine, config, dtype=dtype)
     engine.load(initial_state(array("d", array(TYPECODES[dtype], moment.params))))
-    record = training or started.training | {
-        "num_steps_done": step,
-        "seconds": moment.seconds,
-        "finished": False,
-        "held_out": {} if started.training["hold_out"] else None,
-    }
-    model = Model(config, tokenizer, engine, metrics, record, started.documents)
-    if training is None and record["held_out"] is not None:
-        docs = validation_batch(tokenizer, model.parts()[1], config)
-        record["held_out"] = {
-            "num_docs": len(docs),
-            "loss": mean_loss(engine, docs),
-            "best_step": step,
-            "over_fitted": False,
+    if training is None:
+        training = started.training
+        measured = None
+        if training.hold_out:
+            _, docs = divide(started.documents, True, config.mode, training.corpus.split)
+            batch = validation_batch(tokenizer, docs, config)
+            measured = ValidationRecord.of(len(batch), mean_loss(engine, batch), step)
+        training |= {
+            "num_steps_done": step,
+            "seconds": moment.seconds,
+            "finished": False,
+            "held_out": measured,
         }
-    return model
+    return Model(config, tokenizer, engine, metrics, training, started.documents)

@@ -356,7 +356,7 @@ class Ratings:
 def open_base(entry: Entry) -> rating.Base:
     """The base of a session, with an engine that nothing else uses."""
     with entry.use() as model:
-        if entry.path and model.training.get("tuning", {}).get("kind") == rating.KIND:
+        if entry.path and model.training.kind == rating.KIND:
             return rating.opened(entry.path)
         engine = make_engine(None, model.config, dtype=model.engine.dtype)
         engine.load(model.engine.state())

@@ -190,18 +190,18 @@ def facts_of(model: Model) -> dict[str, Any]:
             f"the model is too large for the playground: an entry of block_size {size:,} takes "
             f"{products:,} products, and {MAX_PRODUCTS:,} are the most: use `kamon sample`"
         )
-    loss = (model.training.get("held_out") or {}).get("loss", math.nan)
+    held_out = model.training.held_out
     return {
         "num_params": model.num_params,
         **{name: getattr(config, name) for name in SHOWN_SETTINGS},
         "num_docs": len(model.docs),
         "num_steps": len(model.metrics),
-        "validation_loss": loss if math.isfinite(loss) else None,
+        "validation_loss": held_out.loss if held_out and math.isfinite(held_out.loss) else None,
         "prompts": knows_prompts(model.tokenizer),
         "text": model.writes_text,
         "tokenizer": "bpe" if isinstance(model.tokenizer, BytePairTokenizer) else "char",
         "config": asdict(config),
-        "source": file_name(model.training["corpus"]["source"]),
+        "source": file_name(model.training.corpus.source),
     }
 
 

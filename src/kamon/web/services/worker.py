@@ -30,16 +30,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
 from kamon import api
-from kamon._version import __version__
 from kamon.data import corpus
-from kamon.data.split import RULE
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.introspection import ngram_loss
 from kamon.model import Model
 from kamon.storage.checkpoint import pack_documents
 from kamon.storage.metrics import Metrics
+from kamon.training.data import list_record
 from kamon.training.loop import Progress
+from kamon.training.session import start_record
 from kamon.training.setup import TrainingSetup
 from kamon.web.limits import Limits
 
@@ -171,10 +171,10 @@ class Training:
             self.send_progress(model.metrics.losses, model.metrics.held_out.items())
         self.report(
             "end",
-            finished=training["finished"],
+            finished=training.finished,
             too_long=self.too_long,
             params=self.as_text(model.engine.state()["params"]) if model.metrics else None,
-            training=training,
+            training=training.content,
             samples=model.sample(NUM_SAMPLES) if model.metrics else [],
         )
 
@@ -200,23 +200,13 @@ class Training:
                 "different characters"
             )
         different = self.source.different
-        training = {
-            "kamon": __version__,
-            "engine": run.engine_name,
-            "dtype": run.engine.dtype,
-            "num_cut": run.num_cut,
-            "hold_out": bool(run.held_out),
-            "init_from": None,
-            "checkpoint_every": None,
-            "corpus": self.source.summary() | {"sha256": different.sha256(), "split": RULE},
-            "held_out": None,
-        }
+        training = start_record(run, list_record(self.source), bool(run.held_out))
         self.model = Model(config, run.tokenizer, run.engine, Metrics(), training, different)
         self.report(
             "start",
             config=asdict(config),
             tokenizer=run.tokenizer.to_json(),
-            training=training,
+            training=training.content,
             documents=text_of(b"".join(pack_documents(different))),
         )
         if run.held_out:

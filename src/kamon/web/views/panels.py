@@ -189,7 +189,7 @@ class NgramCache:
 
     def get(self, model: Model) -> Ngram | NativeNgram:
         """`introspection.ngram_of` the model."""
-        hold_out, c = model.training.get("held_out") is not None, model.config
+        hold_out, c = model.training.held_out is not None, model.config
         how = (hold_out, c.mode, c.long_documents, c.block_size, model.tokenizer.to_json())
         key = (model.docs.sha256(), *how)
         with self.lock:
