@@ -201,7 +201,7 @@ def test_losses(model: Model) -> None:
     assert [step for step, _ in found.smooth] == list(range(1, 61))
     assert found.smooth[1][1] == pytest.approx(sum(numbers[:3]) / 3)
     tested = [line["step"] for line in model.metrics if "held_out_loss" in line]
-    assert [step for step, _ in found.held_out] == tested != []
+    assert [step for step, _ in found.validation_losses] == tested != []
     held_out = model.training["held_out"]
     assert found.kept == (held_out["best_step"], held_out["loss"])
     guessed = evaluate(model, n=0).documents
@@ -218,7 +218,12 @@ def test_the_baseline_is_measured_on_what_the_model_can_see() -> None:
 
 def test_losses_where_nothing_is_held_out() -> None:
     found = losses(train(DOCS, num_steps=2, hold_out=False, **SETTINGS))
-    assert (found.held_out, found.kept, found.ngram, found.ngram_order) == ([], None, None, None)
+    assert (found.validation_losses, found.kept, found.ngram, found.ngram_order) == (
+        [],
+        None,
+        None,
+        None,
+    )
     assert len(found.smooth) == 2
 
 

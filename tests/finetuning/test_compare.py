@@ -326,6 +326,7 @@ def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
     assert "samples are answers to 'K'\n60 samples of each" in done.out
     shown = kamon(*argv, "--json").json
     assert (shown["prompt"], shown["tuned"][0]["kl"]) == ("K", tuned.kl)
+    assert shown["on_validation_set"] == found.held_out
 
 
 # ---- the frontier

@@ -99,7 +99,7 @@ class SampleMetrics:
     Attributes:
         finished: samples that the model ended within block_size tokens.
         unique: different samples.
-        novel, in_learned, in_held_out: samples that are not in the list, in the training set, or in
+        novel, in_train, in_validation: samples that are not in the list, in the training set, or in
             the validation set. They add up to 1.
         length_distance: `earth_movers` of the lengths, in characters.
         bigram_divergence: `jensen_shannon` of the bigrams, in bits.
@@ -114,8 +114,8 @@ class SampleMetrics:
     finished: float
     unique: float
     novel: float
-    in_learned: float
-    in_held_out: float
+    in_train: float
+    in_validation: float
     mean_length: float
     mean_length_list: float
     length_distance: float
@@ -321,8 +321,8 @@ def sample_metrics(
         finished=len(ended) / len(texts),
         unique=len(set(texts)) / len(texts),
         novel=(len(texts) - known - known_held_out) / len(texts),
-        in_learned=known / len(texts),
-        in_held_out=known_held_out / len(texts),
+        in_train=known / len(texts),
+        in_validation=known_held_out / len(texts),
         mean_length=sum(map(len, texts)) / len(texts),
         mean_length_list=sum(map(len, docs)) / len(docs),
         length_distance=earth_movers(Counter(map(len, texts)), lengths),

@@ -47,7 +47,7 @@ class Losses:
     Attributes:
         window: how many steps each mean of `smooth` covers.
         each: losses of single steps, only the extremes if there are very many.
-        held_out: validation losses of some steps. Empty without a validation set, as are the
+        validation_losses: of some steps. Empty without a validation set, as are the
             following values, which are then None.
         kept: the step whose model was kept, and its validation loss.
         uniform: ln V, the loss if all tokens are equally likely.
@@ -58,7 +58,7 @@ class Losses:
     window: int
     smooth: Points
     each: Points
-    held_out: Points
+    validation_losses: Points
     kept: tuple[int, float] | None
     uniform: float
     ngram: float | None
@@ -84,7 +84,7 @@ def losses(model: Model | str | Path) -> Losses:
         window=window,
         smooth=[(place + 1, mean) for place, mean in moving_means(numbers, window, POINTS)],
         each=[(place + 1, numbers[place]) for place in extremes(numbers, MAX_POINTS)],
-        held_out=[
+        validation_losses=[
             (place + 1, line["held_out_loss"])
             for place, line in enumerate(model.metrics)
             if "held_out_loss" in line

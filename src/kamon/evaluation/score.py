@@ -226,12 +226,12 @@ class PercentileScale:
     """The bits per character of known documents, in ascending order.
 
     Attributes:
-        reference: which documents: the validation set ("held_out"), the whole "list" if that is too
-            small, or None if the model keeps no documents.
+        reference: which documents: those of the "validation" set, of the whole "list" if it has too
+            few, or None if the model keeps no documents.
     """
 
     bits: Sequence[float]
-    reference: Literal["held_out", "list"] | None = "list"
+    reference: Literal["validation", "list"] | None = "list"
 
     @classmethod
     def of(cls, model: Model, unknown: str = "skip", most: int | None = None) -> PercentileScale:
@@ -269,7 +269,7 @@ class PercentileScale:
         some = islice(compared, 0, None, max(1, len(compared) // most))
         unknown = "zero" if unknown == "zero" else "skip"
         bits = sorted(s.bits_per_char for s in score_with(reader, tokenizer, some, unknown=unknown))
-        return cls(bits, ("held_out" if enough else "list") if bits else None)
+        return cls(bits, ("validation" if enough else "list") if bits else None)
 
     def percentile(self, bits_per_char: float) -> float | None:
         """Return the percentage of documents that are at least as unlikely."""
