@@ -102,7 +102,7 @@ def show_model(args: Args) -> None:
                 "num_params": num_params(stored.config),
                 "parameters": {name: list(shape) for name, shape in shapes.items()},
                 "losses": losses,
-                "training": json_keys(stored.training.content),
+                "training": json_keys(stored.training),
             }
         )
         return
@@ -119,17 +119,15 @@ def show_model(args: Args) -> None:
         deviation = (sum((x - mean) * (x - mean) for x in numbers) / len(numbers)) ** 0.5
         print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.4f} {deviation:9.4f}")
     print(f"{'in all':16} {'':16} {start:9,}")
-    training = stored.training
-    corpus, tuning = training.corpus, training.tuning
+    training, tuning = stored.training, stored.training.tuning
     steps = f"{training.num_steps_done:,} steps by the {training.engine} engine"
     steps += f" in {training.seconds:.1f} s"
-    trained = f"trained on {corpus.source}: {corpus.num_docs:,} documents"
+    trained = f"trained on {training.corpus.source}: {training.corpus.num_docs:,} documents"
     print()
     if tuning:
-        data, base = tuning.data, tuning.base
-        examples = f"{data.source}: {data.num_examples:,} examples"
+        examples = f"{tuning.data.source}: {tuning.data.num_examples:,} examples"
         print(f"{trained}; then\ntuned by {tuning.kind} on {examples}, {steps}")
-        print(f"from {base.path or 'a model'} (SHA-256 {base.sha256})")
+        print(f"from {tuning.base.path or 'a model'} (SHA-256 {tuning.base.sha256})")
         for name, value in tuning.settings.items():
             print(f"{name:14} {value}")
     else:

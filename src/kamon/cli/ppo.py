@@ -77,7 +77,7 @@ def say_step(step: int, num_steps: int, line: Mapping[str, float]) -> None:
 
 def show(model: Model, _stopped: bool, as_json: bool) -> None:
     """Print signs of reward hacking, and the comparison with the base."""
-    measured = model.training["tuning"].get("measured")
+    measured = model.training.measured.get("measured")
     if measured:
         for problem in measured["problems"]:
             say(f"reward hacking? {problem}")

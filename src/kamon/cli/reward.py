@@ -49,7 +49,7 @@ def run(args: Args) -> int:
 
 def show(model: Model, stopped: bool, as_json: bool) -> None:
     """Print the accuracy and the calibration on the held-out pairs."""
-    measured = model.training["tuning"].get("calibration")
+    measured = model.training.measured.get("calibration")
     if as_json or not measured:
         if not (as_json or stopped):
             say("too few pairs to hold some out: nothing tells how good the rewards are")

@@ -475,8 +475,7 @@ def model_of(job: Job, moment: Snapshot, training: TrainingRecord | None = None)
     engine = make_engine(started.training.engine, config, dtype=dtype)
     engine.load(initial_state(array("d", array(TYPECODES[dtype], moment.params))))
     if training is None:
-        training = started.training
-        measured = None
+        training, measured = started.training, None
         if training.hold_out:
             _, docs = divide(started.documents, True, config.mode, training.corpus.split)
             batch = validation_batch(tokenizer, docs, config)

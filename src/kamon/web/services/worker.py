@@ -219,7 +219,8 @@ class Training:
         self.send_snapshot(0)
 
     def count(self, model: Model) -> None:
-        divided = replace(model, training=model.training | {"held_out": {}})
+        measured = {"loss": math.inf, "best_step": 0}  # later
+        divided = replace(model, training=model.training | {"held_out": measured})
         loss, order = ngram_loss(divided)
         self.report("ngram", loss=loss, order=order)
 
