@@ -52,7 +52,7 @@ def test_the_losses_are_drawn(model: Model) -> None:
     figure = plotting.draw_losses(found)
     (axes,) = figure.axes
     lines = [list(zip(*line.get_data(), strict=True)) for line in axes.lines]
-    for points in (found.each, found.smooth, found.held_out):
+    for points in (found.each, found.smooth, found.validation_losses):
         assert points in lines
     assert {line.get_ydata()[0] for line in axes.lines} >= {found.uniform, found.ngram}
     shown = texts(figure)
@@ -73,7 +73,7 @@ def test_the_losses_are_drawn(model: Model) -> None:
 
 def test_losses_without_documents_held_out(model: Model) -> None:
     found = replace(
-        introspection.losses(model), held_out=[], kept=None, ngram=None, ngram_order=None
+        introspection.losses(model), validation_losses=[], kept=None, ngram=None, ngram_order=None
     )
     shown = " ".join(texts(plotting.draw_losses(found)))
     assert "held out" not in shown

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from kamon.config import Config, checked_settings, make_config, require_int
 from kamon.engines.base import initial_state
@@ -13,8 +15,10 @@ from kamon.engines.distributed import check_engine, get_group, restarted
 from kamon.engines.factory import EngineSpec, best_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.model import Model
-from kamon.storage.checkpoint import Checkpoint, from_bytes, to_bytes
+from kamon.storage import model_dir
+from kamon.storage.checkpoint import Checkpoint
 from kamon.storage.metrics import Metrics
+from kamon.storage.model_dir import CheckpointWriter
 from kamon.tokenizers.base import Tokenizer
 from kamon.training.base import SCRATCH, starting_point
 from kamon.training.blend import blended_validation, can_blend
@@ -32,11 +36,6 @@ from kamon.training.setup import (
     choose_setup,
     cross_validated,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kamon.storage.model_dir import CheckpointWriter
 
 
 def train(
@@ -238,8 +237,7 @@ def newest_checkpoint(writer: CheckpointWriter | None) -> Checkpoint:
     group = get_group()
     checkpoint = writer.stored if writer else None
     if group.size > 1:
-        content = group.broadcast_bytes(to_bytes(checkpoint) if checkpoint else b"")
-        checkpoint = checkpoint or from_bytes(content)
+        checkpoint = pickle.loads(group.broadcast_bytes(pickle.dumps(checkpoint)))
     assert checkpoint
     return checkpoint
 
@@ -295,8 +293,6 @@ def restore_validation(
 
 def is_unfinished(output: str | Path, settings: dict[str, Any]) -> bool:
     """Whether a training with these settings is kept there, as rank 0 sees it, and not finished."""
-    from kamon.storage import model_dir
-
     if get_group().rank:
         return False
     try:

@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 
 def measure(seconds: float = 0.5) -> Iterator[Row]:
-    """Rows of "what", "value", "unit" and more, each after about `seconds`."""
+    """Yield rows of "what", "value", "unit" and more, each after about `seconds`."""
     docs = names_batch()
     # A few documents are enough for the scalar engine; for the ratio all are timed on the same.
     few = docs.select(range(20))
@@ -70,7 +70,8 @@ def measure_native(docs: PackedBatch, seconds: float) -> Iterator[Row]:
             peak = peak_gflops(engine, 0.1)
             took = best(training(engine, batch, batch_size, count), seconds) / count
             alone = alone or took
-            tokens = mean_tokens(batch, batch_size * count) * batch_size
+            lengths = [len(batch.document(i % len(batch))) - 1 for i in range(batch_size * count)]
+            tokens = sum(lengths) / len(lengths) * batch_size
             flops = 6 * tokens * (num_params(config) - (27 + block_size) * n_embd)
             yield row(
                 f"training, {n_layer} x {n_embd}, block {block_size}, batch {batch_size}, "
@@ -93,7 +94,7 @@ def measure_native(docs: PackedBatch, seconds: float) -> Iterator[Row]:
 
 
 def measure_processes() -> Iterator[Row]:
-    """Whole processes of this interpreter: the command, and what it can be compared to."""
+    """Yield rows of whole processes: the command, and what it can be compared to."""
     with TemporaryDirectory() as folder:
         list_of_names = Path(folder, "names.txt")
         list_of_names.write_text("\n".join(names()) + "\n")
@@ -108,10 +109,10 @@ def measure_processes() -> Iterator[Row]:
             commands["kamon reproduce, float32, names from a file"] = reproduce
         took = best_processes(list(commands.values()))
     bare, click = took[:2]
-    for name, each in zip(commands, took, strict=True):
-        if each:
-            more = {"ratio_to_click": each / click} if click and name.startswith("kamon") else {}
-            yield row(name, each * 1e3, "ms", ratio_to_bare=each / bare, **more)
+    for name, elapsed in zip(commands, took, strict=True):
+        if elapsed:
+            more = {"ratio_to_click": elapsed / click} if click and name.startswith("kamon") else {}
+            yield row(name, elapsed * 1e3, "ms", ratio_to_bare=elapsed / bare, **more)
 
 
 def row(what: str, value: float, unit: str, **more: float) -> Row:
@@ -141,14 +142,9 @@ def training(
 
 
 def text_batch(block_size: int) -> PackedBatch:
-    """As text is cut up rather than names: every document fills the block."""
+    """Return documents that fill the block, as those of a text do."""
     rng = random.Random(1)
     return pack_sequences([rng.randrange(26) for _ in range(block_size + 1)] for _ in range(64))
-
-
-def mean_tokens(docs: PackedBatch, num_docs: int) -> float:
-    lengths = [len(docs.document(i % len(docs))) - 1 for i in range(num_docs)]
-    return sum(lengths) / len(lengths)
 
 
 def peak_gflops(engine: Engine, seconds: float) -> float:
@@ -168,17 +164,14 @@ def best(work: Callable[[], Any], seconds: float) -> float:
 
 
 def best_processes(commands: list[list[str]]) -> list[float]:
-    """Seconds of processes of this interpreter, taken in turn; 0 if a module is missing.
-
-    Compiled modules are kept, as they are where a package is installed.
-    """
+    """Return the seconds of processes of this interpreter, or 0 if a module is missing."""
+    # Compiled modules are kept, as those of an installed package are.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     took: list[list[float]] = [[] for _ in commands]
     for _ in range(15):
         for arguments, times in zip(commands, took, strict=True):
             start = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, *arguments], capture_output=True, env=environment
-            )
+            command = [sys.executable, *arguments]
+            done = subprocess.run(command, capture_output=True, env=environment)
             times.append(0 if done.returncode else time.perf_counter() - start)
     return [min(times) for times in took]

@@ -32,21 +32,20 @@ from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 
-MAX_RESULTS = 10_000  # documents that can be asked for
+MAX_RESULTS = 10_000  # documents
 MAX_EFFORT = 1_000
 MAX_READS = 10_000  # tokens that a search reads, and as many in the beam
 MAX_READS_SLOW = 2_000  # by an engine without a `train` of its own: the scalar one
-MAX_EXPANSIONS = (
-    1e7  # tokens that might follow, looked at one by one: fewer are read of a large vocabulary
-)
+MAX_EXPANSIONS = 1e7  # tokens that might follow: fewer are read of a large vocabulary
 MAX_FLOPS = 4e8  # parameters times tokens: fewer are read of a larger model
 MAX_FLOPS_SLOW = 8e6
 
 
 class NextToken(NamedTuple):
-    """What may come next: the text of a token, empty for the end of the document; also the rest of
-    a token that the prefix has only the beginning of. Bytes that are part of a character are shown
-    as `Tokenizer.piece` does."""
+    """A token that may come next, or the rest of one that the prefix only begins.
+
+    text: empty for the end of the document; bytes of a part of a character as `token_text` has them
+    """
 
     text: str
     probability: float
@@ -55,10 +54,13 @@ class NextToken(NamedTuple):
 def next_tokens(
     model: Model | str | Path, prefix: str = "", *, temperature: float = 1.0
 ) -> list[NextToken]:
-    """Every token and its probability after `prefix`, the most probable first.
+    """Return every token and its probability after `prefix`, the most probable first.
 
-    A model of text sees as much of the end of `prefix` as it can. ConfigError for a prefix that
-    leaves no room to others, TokenizerError for an unknown character.
+    A model of text reads as much of the end of `prefix` as it can.
+
+    Raises:
+        ConfigError: the prefix leaves no room for another token, or the temperature is wrong.
+        TokenizerError: the prefix has an unknown character.
     """
     model = as_model(model)
     temperature = require_float("temperature", temperature)
@@ -69,7 +71,7 @@ def next_tokens(
     prefix = tokenizer.normal(prefix)
     names = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
     names[tokenizer.bos] = ""
-    if model.writes_text:  # goes on from whatever there is, of which it sees the end
+    if model.writes_text:
         prompt = prompt_of(tokenizer, prefix)[-model.config.block_size :]
         decoder = model.language_model.decoder()
         for token in prompt:
@@ -94,30 +96,33 @@ def next_tokens(
 def with_names(
     names: Sequence[str], logits: Sequence[float], temperature: float
 ) -> list[NextToken]:
-    """The tokens of these names, the most probable first."""
-    found = zip(names, probabilities(logits, temperature), strict=True)
-    return sorted((NextToken(text, p) for text, p in found), key=lambda each: -each.probability)
+    """Return the tokens of these names, the most probable first."""
+    tokens = map(NextToken, names, probabilities(logits, temperature))
+    return sorted(tokens, key=lambda token: -token.probability)
 
 
 def prefixes_of(
     model: LanguageModel, tokenizer: Tokenizer, prefix: str
 ) -> dict[tuple[int, ...], float]:
-    """The ways in which tokens may begin with `prefix` and their log p, those that have room."""
+    """Return the ways in which tokens can begin with `prefix` and fit, with log p of each."""
     if not prefix:
         return {(): 0.0}
     size = model.config.block_size
-    found = [tokens for tokens in tokenizer.prefix_tokenizations(prefix) if len(tokens) <= size]
-    return dict(zip(found, logprobs_of_prefixes(model, tokenizer.bos, found), strict=True))
+    ways = [tokens for tokens in tokenizer.prefix_tokenizations(prefix) if len(tokens) <= size]
+    return dict(zip(ways, logprobs_of_prefixes(model, tokenizer.bos, ways), strict=True))
 
 
 def complete(
     model: Model | str | Path, prefix: str = "", n: int = 10, *, effort: float = 1.0
 ) -> SearchResult:
-    """The n most probable documents that begin with `prefix`.
+    """Return the n most probable documents that begin with `prefix`.
 
     Of the ways to write a document as tokens only that of the tokenizer counts, as for `score`.
 
-    effort: how many times the usual work the search may do. Errors as of `next_tokens`.
+    Args:
+        effort: how many times the usual work the search may do.
+
+    Raises: ConfigError, TokenizerError as `next_tokens`.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora", "nina"], num_steps=60, n_embd=8)
@@ -131,13 +136,13 @@ def complete(
     prefix = model.tokenizer.normal(prefix)
     check_prefix(model.tokenizer, prefix, model.config.block_size)
     if isinstance(model.tokenizer, CharTokenizer):
-        found = search_model(model, [*prefix, Wildcard.ANY], n, effort)
+        result = search_model(model, [*prefix, Wildcard.ANY], n, effort)
     else:
         openings = prefixes_of(model.language_model, model.tokenizer, prefix)
         begin = [(-logprob, tokens, 1) for tokens, logprob in openings.items()]
-        found = search_model(model, [Wildcard.ANY], n, effort, begin)
+        result = search_model(model, [Wildcard.ANY], n, effort, begin)
     shared = logprob_of_prefix(model.language_model, model.tokenizer, prefix)
-    return with_shares(found, shared)
+    return with_shares(result, shared)
 
 
 def fill(
@@ -160,56 +165,54 @@ def fill(
             "the tokens of this model are pieces of text, not characters as in a pattern: "
             "`kamon complete` can go on behind a beginning"
         )
-    elements = list(pattern)
-    if isinstance(pattern, str):
-        elements = parse(model.tokenizer.normal(pattern))
+    normal = model.tokenizer.normal
+    elements = parse(normal(pattern)) if isinstance(pattern, str) else list(pattern)
     if not elements:
         raise ConfigError("the pattern is empty: it matches no document with a character")
-    found = search_model(model, elements, n, effort)
-    costs = [-each.logprob for each in found.documents]
+    result = search_model(model, elements, n, effort)
+    costs = [-document.logprob for document in result.documents]
     least = min(costs, default=0.0)
-    return with_shares(found, math.log(math.fsum(math.exp(least - c) for c in costs) or 1) - least)
+    return with_shares(result, math.log(math.fsum(math.exp(least - c) for c in costs) or 1) - least)
 
 
-def with_shares(found: SearchResult, logprob: float) -> SearchResult:
+def with_shares(result: SearchResult, logprob: float) -> SearchResult:
     """Set the share of each document in the probability with this logarithm."""
-    documents = [
-        each._replace(share=min(1.0, math.exp(each.logprob - logprob))) for each in found.documents
-    ]
-    return replace(found, documents=documents)
+    shares = [min(1.0, math.exp(document.logprob - logprob)) for document in result.documents]
+    pairs = zip(result.documents, shares, strict=True)
+    return replace(result, documents=[document._replace(share=share) for document, share in pairs])
 
 
 def replacements(tokenizer: Tokenizer, elements: Sequence[Element], unknown: str) -> dict[str, str]:
-    """What each unknown character is exchanged for: nothing with unknown="skip", with "replace" its
-    like that the model knows, if there is one, and with "error" all are left as they are."""
+    """Return what unknown characters are exchanged for.
+
+    Args:
+        unknown: "skip" leaves them out, "replace" takes the closest known character if there is
+            one, and "error" changes nothing.
+    """
     if unknown not in ("error", "skip", "replace"):
         raise ConfigError(f"unknown must be error, skip or replace, not {unknown!r}")
     if unknown == "error":
         return {}
     chars = dict.fromkeys(element for element in elements if isinstance(element, str))
     unknown_chars = tokenizer.unknown(chars)
-    strange = [char for char in chars if char in unknown_chars]
+    ordered = [char for char in chars if char in unknown_chars]
     if unknown == "skip":
-        return dict.fromkeys(strange, "")
-    likes = {char: tokenizer.replace_unknown(char) for char in strange}
-    return {char: like for char, like in likes.items() if like != char}
+        return dict.fromkeys(ordered, "")
+    known = {char: tokenizer.replace_unknown(char) for char in ordered}
+    return {char: closest for char, closest in known.items() if closest != char}
 
 
 def replaced(elements: Sequence[Element], exchanged: Mapping[str, str]) -> list[Element]:
     """Return the pattern with these characters exchanged; its gaps stay."""
-    found: list[Element] = []
-    for element in elements:
-        if isinstance(element, Wildcard):
-            found.append(element)
-        else:
-            found.extend(exchanged.get(element, element))
-    return found
+    parts: list[Sequence[Element]] = [
+        [element] if isinstance(element, Wildcard) else exchanged.get(element, element)
+        for element in elements
+    ]
+    return [element for part in parts for element in part]
 
 
 def check_prefix(tokenizer: Tokenizer, prefix: str, block_size: int) -> None:
-    size = len(prefix)
-    if not isinstance(tokenizer, CharTokenizer):
-        size = len(tokenizer.encode(prefix))
+    size = len(prefix if isinstance(tokenizer, CharTokenizer) else tokenizer.encode(prefix))
     if size >= block_size:
         raise ConfigError(
             f"the prefix has {size:,} {tokenizer.unit}s, and the model's block_size {block_size} "
@@ -229,7 +232,7 @@ def search_model(
     effort: float,
     begin: Sequence[Candidate] = NOTHING,
 ) -> SearchResult:
-    """`search` with the work that suits the model's engine and size."""
+    """Run `search` with the work that suits the model's engine and size."""
     n = require_int("n", n, 1, MAX_RESULTS)
     effort = require_float("effort", effort)
     if not 0 < effort <= MAX_EFFORT:
@@ -238,5 +241,5 @@ def search_model(
     reads, work = (MAX_READS, MAX_FLOPS) if fast else (MAX_READS_SLOW, MAX_FLOPS_SLOW)
     config = model.config
     affordable = min(reads, work / num_params(config), MAX_EXPANSIONS / config.vocab_size)
-    most = max(1, int(effort * affordable))
-    return search(model.language_model, model.tokenizer, pattern, n, most, begin)
+    max_reads = max(1, int(effort * affordable))
+    return search(model.language_model, model.tokenizer, pattern, n, max_reads, begin)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from kamon.config import Config, require_int
 from kamon.data.documents import Documents
@@ -19,18 +20,14 @@ from kamon.engines.factory import make_engine
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, StoreError
 from kamon.generation.blend import BlendedModel
+from kamon.generation.constraints import SampleResult, find, make_constraints
 from kamon.generation.sampling import SampleRequest
 from kamon.ngrams.native import count_ngram
-from kamon.storage.checkpoint import unpack_documents
+from kamon.storage import model_dir
+from kamon.storage.checkpoint import Checkpoint, unpack_documents
 from kamon.storage.metrics import Metrics
 from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.base import Tokenizer
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kamon.generation.constraints import SampleResult
-    from kamon.storage.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +127,6 @@ class Model:
 
         should_stop: of documents under conditions, see `kamon.generation.constraints.find`.
         """
-        from kamon.generation.constraints import SampleResult, find, make_constraints
-
         n = require_int("the number of samples", n, 0)
         given: dict[str, Any] = {"temperature": temperature, "seed": seed}
         config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
@@ -154,8 +149,6 @@ class Model:
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. StoreError where the path is taken or cannot be written."""
-        from kamon.storage import model_dir
-
         model_dir.save(
             path, to_checkpoint(self, self.engine.state()["params"]), overwrite=overwrite
         )
@@ -163,8 +156,6 @@ class Model:
 
 def to_checkpoint(model: Model, params: array[float], state: State | None = None) -> Checkpoint:
     """What is kept of a model with these parameters; with `state`, its training can go on."""
-    from kamon.storage.checkpoint import Checkpoint
-
     return Checkpoint(
         *(model.config, model.tokenizer, params, model.metrics, model.training, model.documents),
         state,
@@ -196,8 +187,6 @@ def load(
 
     StoreError if it is not there or damaged.
     """
-    from kamon.storage import model_dir
-
     stored = get_group().run_on_all(partial(model_dir.load, path))
     made = make_engine(
         engine, stored.config, dtype=dtype, threads=threads, device=device, compile=compile

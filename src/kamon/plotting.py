@@ -1,8 +1,8 @@
 """Pictures of what `introspection` and `compare` find: matplotlib Figures, as PNG or SVG.
 
 Nothing here opens a window, asks for a display or reads the user's matplotlibrc: the same numbers
-make the same bytes. Colours are Okabe and Ito's, which colour-blind people tell apart, and none
-says anything alone: lines differ in style too and have their names beside them.
+make the same bytes. Colours are Okabe and Ito's, which colour-blind people tell apart. Lines also
+differ in style and have their names beside them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg")
 DPI = 150  # of a PNG
 BLUE, ORANGE, GREEN, GREY, PALE = "#0072B2", "#D55E00", "#007A5A", "#666666", "#BBBBBB"
-# Asked in this order for what matplotlib's own font lacks: those of them that are installed.
+# For characters that matplotlib's own font lacks, in this order, if they are installed.
 FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "PingFang SC", "Microsoft YaHei"),
     *("Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS"),
@@ -64,15 +64,11 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Our settings on matplotlib's defaults, whatever the user's are; theirs come back after it.
-
-    What matplotlib logs about the weights that a font lacks is kept from stderr.
-    """
-    settings: dict[Any, Any] = {
-        name: value for name, value in matplotlib.rcParamsDefault.items() if "backend" not in name
-    }
+    """Use our settings over matplotlib's defaults, and restore the user's afterwards."""
+    defaults = matplotlib.rcParamsDefault
+    settings: dict[Any, Any] = {name: defaults[name] for name in defaults if "backend" not in name}
     family = {"font.family": [*fonts(), "sans-serif"], "font.sans-serif": ["DejaVu Sans"]}
-    log = logging.getLogger("matplotlib.font_manager")
+    log = logging.getLogger("matplotlib.font_manager")  # complains about weights that a font lacks
     level = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -83,7 +79,7 @@ def style() -> Iterator[None]:
 
 
 def render(figure: Figure, format: str = "png") -> bytes:
-    """The figure as a file of one of FORMATS: the same bytes each time."""
+    """Return the figure as a file of one of FORMATS, the same bytes each time."""
     metadata = {"png": {"Software": None}, "svg": {"Date": None}}[format]
     file = io.BytesIO()
     with style():
@@ -95,34 +91,32 @@ def render(figure: Figure, format: str = "png") -> bytes:
 
 
 def fonts() -> list[str]:
-    """The names of those that are asked, one after the other, for each character."""
+    """Return the names of the fonts for a character, in the order of preference."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in FONTS if name in installed)]
 
 
 def glyph_finder() -> Callable[[str], bool]:
-    """Whether one of our fonts can draw a character."""
-    paths = [font_manager.findfont(name) for name in fonts()]
-    loaded = [font_manager.get_font(path) for path in paths]
+    """Return a function that says whether one of our fonts has a character."""
+    loaded = [font_manager.get_font(font_manager.findfont(name)) for name in fonts()]
     return lambda char: any(font.get_char_index(ord(char)) for font in loaded)
 
 
 def visible(char: str, has_glyph: Callable[[str], bool]) -> str:
-    """A character as it can be seen alone: itself, ␣ for a space, ◌ before a mark, or its number.
+    """Return a character in visible form: ␣ for a space, ◌ before a mark, or its number.
 
     >>> [visible(char, str.isascii) for char in "a \\n\\u0301é"]
     ['a', '␣', 'U+000A', 'U+0301', 'U+00E9']
     """
     if char == " ":
         return "␣"
-    selects = "\ufe00" <= char <= "\ufe0f"  # how the character before it looks; it looks like none
-    if selects or not char.isprintable() or not has_glyph(char):
+    is_selector = "\ufe00" <= char <= "\ufe0f"  # of the look of the character before it
+    if is_selector or not char.isprintable() or not has_glyph(char):
         return f"U+{ord(char):04X}"
     return f"◌{char}" if unicodedata.category(char)[0] == "M" else char
 
 
 def shown(piece: str, has_glyph: Callable[[str], bool]) -> str:
-    """The characters of a token as they can be seen."""
     return "".join(visible(char, has_glyph) for char in piece)
 
 
@@ -130,31 +124,29 @@ def shown(piece: str, has_glyph: Callable[[str], bool]) -> str:
 
 
 @style()
-def draw_losses(found: Losses) -> Figure:
-    """The losses of a training by step, between what no learning and what counting gives."""
+def draw_losses(losses: Losses) -> Figure:
+    """Draw the losses of a run by step, between those of no learning and of an n-gram."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
-    last = found.smooth[-1][0]
-    axes.plot(
-        *split(found.each), color="#DDDDDD", linewidth=0.6, zorder=1, label="training, each step"
-    )
-    label = "training" if found.window == 1 else f"training, mean of {found.window:,} steps"
-    axes.plot(*split(found.smooth), color=BLUE, linewidth=1.8, label=label, zorder=3)
-    if found.held_out:
-        tested = "held out, a part"
+    last = losses.smooth[-1][0]
+    each: dict[str, Any] = {"color": "#DDDDDD", "linewidth": 0.6, "label": "training, each step"}
+    axes.plot(*split(losses.each), zorder=1, **each)
+    label = "training" if losses.window == 1 else f"training, mean of {losses.window:,} steps"
+    axes.plot(*split(losses.smooth), color=BLUE, linewidth=1.8, label=label, zorder=3)
+    if losses.validation_losses:
         style: dict[str, Any] = {"color": ORANGE, "markersize": 4, "zorder": 4, "clip_on": False}
-        axes.plot(*split(found.held_out), "o--", label=tested, **style)
-    if found.kept:
-        step, loss = found.kept
+        axes.plot(*split(losses.validation_losses), "o--", label="held out, a part", **style)
+    if losses.kept:
+        step, loss = losses.kept
         label = f"held out, all, by the model kept: {loss:.3f}"
         axes.plot(step, loss, "D", color=ORANGE, markersize=7, zorder=5, clip_on=False, label=label)
-    level(axes, found.uniform, f"all tokens equally likely: {found.uniform:.3f}")
-    if found.ngram is not None:
-        name = f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}"
-        level(axes, found.ngram, name, below=True)  # most models end above it
-    shown = [y for points in (found.smooth, found.held_out) for _, y in points]
-    shown += [found.uniform, found.ngram or found.uniform]
+    level(axes, losses.uniform, f"all tokens equally likely: {losses.uniform:.3f}")
+    if losses.ngram is not None:
+        name = f"best n-gram, n = {losses.ngram_order}: {losses.ngram:.3f}"
+        level(axes, losses.ngram, name, below=True)  # most models end above it
+    shown = [y for points in (losses.smooth, losses.validation_losses) for _, y in points]
+    shown += [losses.uniform, losses.ngram or losses.uniform]
     room = 0.08 * (max(shown) - min(shown)) or 0.1
     axes.set_ylim(min(shown) - room, max(shown) + room)
     axes.set_xlim(1, max(last, 2))
@@ -171,31 +163,27 @@ def split(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[floa
 
 
 def level(axes: Axes, y: float, name: str, *, below: bool = False) -> None:
-    """A horizontal line with its name above it, or below."""
+    """Draw a horizontal line with its name above it, or below."""
     axes.axhline(y, color=GREEN, linewidth=1, linestyle=":", zorder=2)
-    axes.annotate(
-        name,
-        (1, y),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, -3 if below else 3),
-        textcoords="offset points",
-        ha="right",
-        va="top" if below else "bottom",
-        color=GREEN,
-        zorder=6,
-    )
+    style: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "color": GREEN, "zorder": 6}
+    annotate(axes, name, (1, y), (-2, -3 if below else 3), **style)
+
+
+def annotate(axes: Axes, text: str, point: Any, offset: tuple[int, int], **style: Any) -> None:
+    """Write a text beside a point; offset: to the right and up, in 1/72 inch."""
+    style["ha"] = "left" if offset[0] > 0 else "right"
+    style["va"] = "bottom" if offset[1] > 0 else "top"
+    axes.annotate(text, point, xytext=offset, textcoords="offset points", **style)
 
 
 def margins(figure: Figure, wspace: float | None = None) -> None:
-    """Inches for what stands around the axes; to measure it would take as long as to draw it."""
+    """Leave fixed room around the axes: measuring labels would take as long as drawing them."""
     width, height = figure.get_size_inches()
-    figure.subplots_adjust(
-        *(0.75 / width, 0.55 / height, 1 - 0.3 / width, 1 - 0.55 / height), wspace
-    )
+    left, right, edge = 0.75 / width, 1 - 0.3 / width, 0.55 / height
+    figure.subplots_adjust(left, edge, right, 1 - edge, wspace)
 
 
 def legend_above(axes: Axes) -> None:
-    """Where it hides nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
@@ -203,70 +191,64 @@ def legend_above(axes: Axes) -> None:
 
 
 @style()
-def draw_embeddings(found: Embeddings) -> Figure:
-    """Tokens as the characters they stand for, positions as numbers on a path."""
-    height = max(tallness(found.tokens.points), tallness(found.positions.points))
+def draw_embeddings(embeddings: Embeddings) -> Figure:
+    """Draw tokens as their characters, and positions as numbers on a path."""
+    height = max(tallness(embeddings.tokens.points), tallness(embeddings.positions.points))
     figure = Figure(figsize=(12, 5.1 * height + 1.1))
     left, right = figure.subplots(1, 2)
     margins(figure, wspace=0.18)
     has_glyph = glyph_finder()
-    named = set(found.named)
-    names = [
-        shown(piece, has_glyph) if place in named else "" for place, piece in enumerate(found.chars)
-    ]
+    named = set(embeddings.named)
+    pieces = enumerate(embeddings.chars)
+    names = [shown(piece, has_glyph) if i in named else "" for i, piece in pieces]
     title = f"tokens: wte, {len(names) + 1:,} of them"
-    names.insert(found.bos, "BOS")
-    if len(named) < len(found.chars):
+    names.insert(embeddings.bos, "BOS")
+    if len(named) < len(embeddings.chars):
         title += f"; the {len(named)} most common are named"
-    plane(left, found.tokens, names, title)
-    size = len(found.positions.points)
+    plane(left, embeddings.tokens, names, title)
+    size = len(embeddings.positions.points)
     apart = -(-size // 32)  # more numbers would cover each other
     numbers = [f"{i}" if i % apart == 0 else "" for i in range(size)]
-    right.plot(*split(found.positions.points), color=PALE, linewidth=0.8, zorder=1)
-    plane(right, found.positions, numbers, f"positions: wpe, 0 to {size - 1:,}")
+    right.plot(*split(embeddings.positions.points), color=PALE, linewidth=0.8, zorder=1)
+    plane(right, embeddings.positions, numbers, f"positions: wpe, 0 to {size - 1:,}")
     return figure
 
 
 def tallness(points: Sequence[tuple[float, float]]) -> float:
-    """How tall a box is that holds the points, as a part of its width: from ½ to 1."""
+    """Return the height of the box around the points as a part of its width, from ½ to 1."""
     width, height = (max(numbers) - min(numbers) for numbers in split(points))
     return min(max(height / width, 0.5), 1.0) if width else 1.0
 
 
-def plane(axes: Axes, found: Projection, names: Sequence[str], title: str) -> None:
-    """A point where there is no name; BOS is no character, so it stands out."""
-    unnamed = [point for point, name in zip(found.points, names, strict=True) if not name]
+def plane(axes: Axes, projection: Projection, names: Sequence[str], title: str) -> None:
+    """Draw names, BOS in another colour, and dots for points without a name."""
+    unnamed = [point for point, name in zip(projection.points, names, strict=True) if not name]
     axes.plot(*split(unnamed), color=PALE, marker=".", markersize=3, linestyle="none", zorder=1)
-    axes.update_datalim(found.points)
-    for point, name in zip(found.points, names, strict=True):
+    axes.update_datalim(projection.points)
+    for point, name in zip(projection.points, names, strict=True):
         if name:
-            axes.text(
-                *point,
-                name,
-                color=ORANGE if name == "BOS" else BLUE,
-                fontsize=11 if len(name) <= 2 else 7,
-                **MIDDLE,
-            )
+            color, size = ORANGE if name == "BOS" else BLUE, 11 if len(name) <= 2 else 7
+            axes.text(*point, name, color=color, fontsize=size, **MIDDLE)
     axes.margins(0.06)
     axes.set_aspect("equal", "datalim")
     axes.locator_params(nbins=7)
     axes.set_title(title)
-    axes.set_xlabel(f"first principal component, {found.shares[0]:.0%} of the variance")
-    axes.set_ylabel(f"second principal component, {found.shares[1]:.0%}")
+    axes.set_xlabel(f"first principal component, {projection.shares[0]:.0%} of the variance")
+    axes.set_ylabel(f"second principal component, {projection.shares[1]:.0%}")
 
 
 # ---- attention
 
 
 @style()
-def draw_attention(found: Attention) -> Figure:
-    """A square for each head, layer by layer: a row for each character read.
+def draw_attention(attention: Attention) -> Figure:
+    """Draw a square for each head, layer by layer, with a row for each character read.
 
-    The depth of the colour grows with the root of the share, so that a share of a tenth is seen.
+    The colour shows the root of the share, so that a tenth is visible.
     """
-    num_layers, num_heads = len(found.weights), len(found.weights[0])
+    num_layers, num_heads = len(attention.weights), len(attention.weights[0])
     has_glyph = glyph_finder()
-    names = ["BOS", *(shown(piece, has_glyph) for piece in found.pieces)]
+    names = ["BOS", *(shown(piece, has_glyph) for piece in attention.pieces)]
     size = len(names)
     turned = 90 if max(map(len, names[1:]), default=1) > 2 else 0
     side = min(max(0.25 * size, 1.6), 13 / num_heads, 40 / num_layers)  # inches of a square
@@ -277,7 +259,7 @@ def draw_attention(found: Attention) -> Figure:
     width = num_heads * (side + 0.2) + 2.0
     height = num_layers * (side + 0.35) + below
     figure = Figure(figsize=(width, height))
-    for layer, heads in enumerate(found.weights):
+    for layer, heads in enumerate(attention.weights):
         y = below + (num_layers - 1 - layer) * (side + 0.35)
         for head, weights in enumerate(heads):
             x = 0.9 + head * (side + 0.2)
@@ -310,30 +292,28 @@ def draw_attention(found: Attention) -> Figure:
 
 
 @style()
-def draw_lengths(found: Lengths) -> Figure:
-    """The shares of the list as bars, those of the samples as a line of steps over them."""
+def draw_lengths(lengths: Lengths) -> Figure:
+    """Draw the shares of the list as bars, and those of the samples as a line of steps."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
-    edges = [first - 0.5 for first in (*found.first, found.first[-1] + found.width)]
-    shares = [[n / sum(counts) for n in counts] for counts in (found.listed, found.sampled)]
-    num_listed = sum(found.listed)
-    axes.stairs(
-        shares[0], edges, fill=True, color="#BFD9EA", label=f"the list, {num_listed:,} documents"
-    )
-    label = f"{found.num_samples:,} samples at temperature {found.temperature:g}"
-    if found.unended:
-        label += f", {found.unended:,} without an end"
+    edges = [first - 0.5 for first in (*lengths.first, lengths.first[-1] + lengths.width)]
+    shares = [[n / sum(counts) for n in counts] for counts in (lengths.listed, lengths.sampled)]
+    label = f"the list, {sum(lengths.listed):,} documents"
+    axes.stairs(shares[0], edges, fill=True, color="#BFD9EA", label=label)
+    label = f"{lengths.num_samples:,} samples at temperature {lengths.temperature:g}"
+    if lengths.unended:
+        label += f", {lengths.unended:,} without an end"
     axes.stairs(shares[1], edges, color=ORANGE, linewidth=1.8, label=label)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, 1.1 * max(map(max, shares)))
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     name = "length, characters"
-    if found.width > 1:
-        name += f"; {found.width:,} lengths in one"
-    if found.longest >= found.first[-1] + found.width:
-        name += f", in the last all up to {found.longest:,}"
+    if lengths.width > 1:
+        name += f"; {lengths.width:,} lengths in one"
+    if lengths.longest >= lengths.first[-1] + lengths.width:
+        name += f", in the last all up to {lengths.longest:,}"
     axes.set_xlabel(name)
     axes.set_ylabel("share of all")
     legend_above(axes)
@@ -344,33 +324,29 @@ def draw_lengths(found: Lengths) -> Figure:
 
 
 @style()
-def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
-    """What tuned models reached at which distance from their base, with 95% intervals; a line leads
-    through those that none beats. One at an infinite distance is left out."""
+def draw_frontier(comparison: Comparison, *, by_wins: bool) -> Figure:
+    """Draw what fine-tuned models reach at their KL to the base, with 95% intervals.
+
+    A line connects those that no other dominates. Models at an infinite KL are left out.
+    """
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
-    pairs = zip(found.all, frontier_points(found, by_wins), strict=True)
+    pairs = zip(comparison.all, frontier_points(comparison, by_wins), strict=True)
     shown = [pair for pair in pairs if math.isfinite(pair[0].kl)]
-    points = [(each.kl, y) for each, (y, _, _) in shown]
+    points = [(model.kl, y) for model, (y, _, _) in shown]
     best = sorted(mark for mark, free in zip(points, pareto_front(points), strict=True) if free)
     line: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
     axes.plot(*split(best), label="none is as good at less KL", **line)
-    label = f"{found.n:,} samples of each, 95% intervals"
-    for place, (each, (y, low, high)) in enumerate(shown):
-        axes.errorbar(
-            *(each.kl, y),
-            yerr=[[y - low], [high - y]],
-            xerr=1.96 * each.kl_error,
-            fmt="D" if place == 0 else "o",
-            color=GREY if place == 0 else BLUE,
-            label=label if place == 1 else None,
-            markersize=6,
-            elinewidth=1,
-            zorder=3,
-        )
+    label = f"{comparison.n:,} samples of each, 95% intervals"
+    style: dict[str, Any] = {"markersize": 6, "elinewidth": 1, "zorder": 3}
+    for i, (model, (y, low, high)) in enumerate(shown):
+        style |= {"fmt": "o" if i else "D", "color": BLUE if i else GREY}
+        style["label"] = label if i == 1 else None
+        yerr = [[y - low], [high - y]]
+        axes.errorbar(model.kl, y, yerr=yerr, xerr=1.96 * model.kl_error, **style)
     axes.margins(x=0.12, y=0.12)
-    name_points(axes, points, [each.name for each, _ in shown])
+    name_points(axes, points, [model.name for model, _ in shown])
     if by_wins:
         axes.yaxis.set_major_formatter("{x:.0%}")
     axes.set_xlabel("KL to the base, nats a document")
@@ -380,7 +356,7 @@ def draw_frontier(found: Comparison, *, by_wins: bool) -> Figure:
 
 
 def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
-    """Each name at a corner of its point where it covers no other name and no point, if it can."""
+    """Write each name at the corner of its point where it covers the fewest names and points."""
     axes.autoscale_view()
     has_glyph = glyph_finder()
     figure = axes.get_figure(root=True)
@@ -402,12 +378,12 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequen
             boxes.append((covered, len(boxes), right, above, box))
         _, _, right, above, box = min(boxes)
         taken.append(box)
-        axes.annotate(
-            text,
-            point,
-            xytext=(7 if right else -7, 5 if above else -5),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="bottom" if above else "top",
-            zorder=4,
-        )
+        annotate(axes, text, point, (7 if right else -7, 5 if above else -5), zorder=4)
+
+
+DRAW: dict[str, Callable[[Any], Figure]] = {
+    "loss": draw_losses,
+    "embeddings": draw_embeddings,
+    "attention": draw_attention,
+    "lengths": draw_lengths,
+}

@@ -168,6 +168,7 @@ def test_inspect(model: Path, kamon: Kamon) -> None:
     )
     assert found["losses"] == [line["loss"] for line in stored.metrics]
     assert found["chars"] == stored.tokenizer.chars
+    assert found["training"]["validation"] == stored.training["held_out"]
 
 
 def test_inspect_engine(kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:

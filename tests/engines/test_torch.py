@@ -244,9 +244,13 @@ def test_dropout_draws_what_the_specification_draws(seed: int, n_embd: int) -> N
         torch.tensor([draw >> 32 for draw in draws]),
     )
     positions = torch.tensor([0, 3, 1, 15, 70_000])
+    tokens = torch.zeros_like(positions)
+    inputs = torch_engine.Inputs(tokens, positions, tokens, (5, 1), None, halves)
+    ones = torch.ones(5, n_embd, dtype=torch.float64)
     for rate in (0.1, 0.5):
+        config = Config(n_embd=n_embd, n_head=1, dropout=rate, seed=seed)
         for site in range(dropout.num_sites(3)):
-            found = torch_engine.masks(rate, seed, halves, positions, site, n_embd, torch.float64)
+            found = torch_engine.drop(ones, inputs, site, config)
             expected = [
                 dropout.masks(rate, seed, draw, 3, n_embd)(position)[site]
                 for draw, position in zip(draws, positions.tolist(), strict=True)

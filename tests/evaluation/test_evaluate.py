@@ -240,7 +240,7 @@ def test_a_model_that_learned_everything() -> None:
     found = evaluate(model, [*HELD_OUT, "arno"], n=20)
     assert (found.documents.num_docs, found.documents.num_learned) == (1, len(HELD_OUT))
     assert found.samples
-    assert found.samples.in_held_out == 0
+    assert found.samples.in_validation == 0
 
 
 # ---- samples
@@ -254,7 +254,7 @@ def test_samples_by_hand() -> None:
     assert (found.num_samples, found.temperature, found.seed) == (6, 0.5, 3)
     assert found.finished == 4 / 6
     assert found.unique == 4 / 6
-    assert (found.in_learned, found.in_held_out, found.novel) == (2 / 6, 1 / 6, 3 / 6)
+    assert (found.in_train, found.in_validation, found.novel) == (2 / 6, 1 / 6, 3 / 6)
     assert (found.mean_length, found.mean_length_list) == (17 / 6, 2)
     assert found.length_distance == pytest.approx(5 / 6, rel=1e-14)
     pairs = [f"\0{text}\0" for text in texts[:4]] + [f"\0{text}" for text in texts[4:]]
@@ -342,8 +342,8 @@ def test_the_table(folder: Path, kamon: Kamon) -> None:
         f"finished {samples['finished']:.1%}",
         f"unique {samples['unique']:.1%}",
         f"novel {samples['novel']:.1%}",
-        f"in the list (learned) {samples['in_learned']:.1%}",
-        f"in the list (held out) {samples['in_held_out']:.1%}",
+        f"in the list (learned) {samples['in_train']:.1%}",
+        f"in the list (held out) {samples['in_validation']:.1%}",
         f"mean length {samples['mean_length']:.2f} characters, "
         f"{samples['mean_length_list']:.2f} in the list",
         f"distance of lengths {samples['length_distance']:.2f} characters (earth mover's); "

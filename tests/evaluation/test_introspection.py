@@ -15,6 +15,7 @@ import numpy
 import pytest
 
 from helpers.lists import DOCS
+from helpers.runs import UNTRAINED
 from kamon import ConfigError, Model, TokenizerError, TrainingError, load, train
 from kamon.engines.base import initial_state
 from kamon.evaluation.evaluate import evaluate
@@ -200,7 +201,7 @@ def test_losses(model: Model) -> None:
     assert [step for step, _ in found.smooth] == list(range(1, 61))
     assert found.smooth[1][1] == pytest.approx(sum(numbers[:3]) / 3)
     tested = [line["step"] for line in model.metrics if "held_out_loss" in line]
-    assert [step for step, _ in found.held_out] == tested != []
+    assert [step for step, _ in found.validation_losses] == tested != []
     held_out = model.training["held_out"]
     assert found.kept == (held_out["best_step"], held_out["loss"])
     guessed = evaluate(model, n=0).documents
@@ -217,7 +218,12 @@ def test_the_baseline_is_measured_on_what_the_model_can_see() -> None:
 
 def test_losses_where_nothing_is_held_out() -> None:
     found = losses(train(DOCS, num_steps=2, hold_out=False, **SETTINGS))
-    assert (found.held_out, found.kept, found.ngram, found.ngram_order) == ([], None, None, None)
+    assert (found.validation_losses, found.kept, found.ngram, found.ngram_order) == (
+        [],
+        None,
+        None,
+        None,
+    )
     assert len(found.smooth) == 2
 
 
@@ -226,7 +232,7 @@ def test_very_many_steps(model: Model) -> None:
     numbers = [rng.random() for _ in range(100_000)]
     numbers[77_777] = 9.0
     metrics = [{"step": i + 1.0, "loss": loss} for i, loss in enumerate(numbers)]
-    found = losses(Model(model.config, model.tokenizer, model.engine, metrics, {}, DOCS))
+    found = losses(Model(model.config, model.tokenizer, model.engine, metrics, UNTRAINED, DOCS))
     assert (found.window, len(found.smooth), len(found.each)) == (5001, 400, 2000)
     assert (77_778, 9.0) in found.each
     assert found.smooth[-1][0] == 100_000

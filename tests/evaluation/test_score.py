@@ -213,7 +213,7 @@ def test_unseen_entries_have_every_percentile_equally_often() -> None:
     held_out = model.parts()[1]
     for reader in (model.engine, ngram_of(model)[0]):
         scale = PercentileScale.between(reader, model.tokenizer, model.docs, held_out)
-        assert (scale.reference, len(scale.bits)) == ("held_out", len(held_out))
+        assert (scale.reference, len(scale.bits)) == ("validation", len(held_out))
         assert reader is not model.engine or scale == PercentileScale.of(model)
         found = score_list(reader, model.tokenizer, unseen, unknown="skip").bits_per_char
         percentiles = sorted(scale.percentiles(found), key=lambda p: p or 0.0)
@@ -235,7 +235,7 @@ def test_percentiles_of_a_packed_corpus(tmp_path: Path, kamon: Kamon) -> None:
         for number in range(shards.num_docs("held_out"))
     ]
     bits = score_list(model.engine, model.tokenizer, held_out).bits_per_char
-    assert (scale.bits, scale.reference) == (sorted(bits), "held_out")
+    assert (scale.bits, scale.reference) == (sorted(bits), "validation")
     shutil.rmtree(tmp_path / "shards")
     (tmp_path / "texts").write_text("anna\n")
     done = kamon("score", tmp_path / "m", tmp_path / "texts")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import kamon as package
 from conftest import Result, piece_model
 from helpers.exported import run_as_module
-from helpers.runs import REWARD_TUNING
+from helpers.runs import REWARD_TUNING, UNTRAINED
 from kamon import Model, completion
 from kamon.config import Config
 from kamon.engines import scalar
@@ -69,7 +69,7 @@ def of_shape(shape: dict[str, int], *, single: bool = True) -> Checkpoint:
     params = array("d", [rng.gauss(0, 0.3) for _ in range(num_params(config))])
     params = array("d", array("f", params)) if single else params
     tokenizer = CharTokenizer(map(chr, range(97, 96 + config.vocab_size)))
-    return Checkpoint(config, tokenizer, params, Metrics(), {}, b"")
+    return Checkpoint(config, tokenizer, params, Metrics(), UNTRAINED, b"")
 
 
 def scalar_of(made: Checkpoint) -> Engine:

@@ -15,7 +15,7 @@ import kamon
 from conftest import TINY, Result, piece_model
 from helpers.lists import TRIPLES as DOCS
 from helpers.pictures import texts as written
-from helpers.runs import REWARD_TUNING
+from helpers.runs import REWARD_TUNING, UNTRAINED
 from kamon import plotting
 from kamon.cli.compare import cell, name_cell
 from kamon.config import Config
@@ -79,8 +79,7 @@ def coin(logit: float, chars: str = "a", **shape: int) -> Model:
     params[first] = logit
     engine = make_engine("scalar", config)
     engine.load(initial_state(params))
-    training = {"corpus": {"sha256": ""}, "hold_out": False, "held_out": None}
-    return Model(config, tokenizer, engine, Metrics(), training, Documents.of(["a", "aa"]))
+    return Model(config, tokenizer, engine, Metrics(), UNTRAINED, Documents.of(["a", "aa"]))
 
 
 def odds(model: Model) -> float:
@@ -327,6 +326,7 @@ def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
     assert "samples are answers to 'K'\n60 samples of each" in done.out
     shown = kamon(*argv, "--json").json
     assert (shown["prompt"], shown["tuned"][0]["kl"]) == ("K", tuned.kl)
+    assert shown["on_validation_set"] == found.held_out
 
 
 # ---- the frontier

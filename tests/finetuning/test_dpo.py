@@ -263,6 +263,7 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     assert done.json["tuning"]["settings"]["prefer"] == "len<=3"
     found = done.json["tuning"]
     assert found["judged"] == 1
+    assert found["pairs"]["on_validation_set"]
     assert f"win rate over the base by the rule: {found['win_rate']:.1%} (" in done.err
     assert found["fulfilled"] > found["base_fulfilled"] > 0
     shares = f"{found['fulfilled']:.1%} of samples (base {found['base_fulfilled']:.1%})"

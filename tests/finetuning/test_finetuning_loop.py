@@ -307,8 +307,7 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
     assert f"step 4 of 12: `kamon toy --resume {path}` goes on from there" in shown.out
     training = kamon("inspect", path, "--json").json["training"]
     known = training["tuning"]
-    params = base.engine.state()["params"]
-    assert known["base"]["sha256"] == fingerprint(base.config, base.tokenizer, params)
+    assert known["base"]["sha256"] == fingerprint(base)
     assert known["settings"] == {"pull": 0.5}
     assert training["corpus"]["num_docs"] == len(DOCS)
     for verb in (["sample", path], ["eval", path, "-n", "5"]):

@@ -134,17 +134,17 @@ def test_a_reward_model() -> None:
 PREFERENCES: list[tuple[Any, Any, Any]] = [
     (
         lambda h: -(log_sigmoid(h * 0.7)),
-        lambda *pair: losses.dpo_weights(*pair, beta=0.7),
+        lambda margins: losses.dpo_weights(margins, 0.7),
         lambda margins: losses.dpo_loss(margins, 0.7),
     ),
     (
         lambda h: -(log_sigmoid(h * 0.7) * 0.9 + log_sigmoid(h * -0.7) * 0.1),
-        lambda *pair: losses.dpo_weights(*pair, beta=0.7, label_smoothing=0.1),
+        lambda margins: losses.dpo_weights(margins, 0.7, 0.1),
         lambda margins: losses.dpo_loss(margins, 0.7, 0.1),
     ),
     (
         lambda h: (h - 2.5) ** 2,
-        lambda *pair: losses.ipo_weights(*pair, beta=0.2),
+        lambda margins: losses.ipo_weights(margins, 0.2),
         lambda margins: losses.ipo_loss(margins, 0.2),
     ),
 ]
@@ -163,10 +163,9 @@ def test_preferences(of_margin: Any, weights_of: Any, loss_of: Any) -> None:
 
     def ours(logprobs: array[float]) -> tuple[float, list[float]]:
         found = spans.answer_logprobs(logprobs, SPANS, SIZES)
-        pair = (found[::2], found[1::2], refs[::2], refs[1::2])
-        chosen, rejected = weights_of(*pair)
-        each = [w for both in zip(chosen, rejected, strict=True) for w in both]
-        return loss_of(losses.dpo_margins(*pair)), spans.target_weights(each, SPANS, SIZES)
+        margins = losses.dpo_margins(found[::2], found[1::2], refs[::2], refs[1::2])
+        each = [w for weight in weights_of(margins) for w in (weight, -weight)]
+        return loss_of(margins), spans.target_weights(each, SPANS, SIZES)
 
     check(documents(), loss, ours)
 
@@ -266,24 +265,21 @@ def test_weights_are_slopes(seed: int) -> None:
     logprobs, refs = numbers_of(seed)
     advantages = drawn(seed + 2, 8)
 
-    def pairs(p: list[float]) -> tuple[list[float], ...]:
-        return p[:4], p[4:], refs[:4], refs[4:]
-
-    def joined(both: tuple[list[float], list[float]]) -> list[float]:
-        return both[0] + both[1]
+    def of_pairs(chosen: list[float]) -> list[float]:
+        return [*chosen, *(-w for w in chosen)]
 
     def margins(p: list[float]) -> list[float]:
-        return losses.dpo_margins(*pairs(p))  # type: ignore[arg-type]
+        return losses.dpo_margins(p[:4], p[4:], refs[:4], refs[4:])
 
     returns = [0.5 + a / 6 for a in advantages[:4]]
     cases: list[tuple[Callable[[list[float]], float], list[float]]] = [
         (
             lambda p: losses.dpo_loss(margins(p), 0.3, 0.2),
-            joined(losses.dpo_weights(*pairs(logprobs), 0.3, 0.2)),
+            of_pairs(losses.dpo_weights(margins(logprobs), 0.3, 0.2)),
         ),  # type: ignore[misc]
         (
             lambda p: losses.ipo_loss(margins(p), 0.3),
-            joined(losses.ipo_weights(*pairs(logprobs), 0.3)),
+            of_pairs(losses.ipo_weights(margins(logprobs), 0.3)),
         ),  # type: ignore[misc]
         (losses.bradley_terry_loss, losses.bradley_terry_weights(logprobs)),
         (
@@ -292,7 +288,7 @@ def test_weights_are_slopes(seed: int) -> None:
         ),
         (
             lambda p: losses.critic_loss(p[:4], p[4:], returns),
-            joined(losses.critic_weights(returns)),
+            [w for side in losses.critic_weights(returns) for w in side],
         ),
     ]
     h = 1e-5
@@ -326,14 +322,14 @@ def test_dpo_of_two_tokens(theta: float) -> None:
     """Token 1 is preferred: L = −log σ(β(θ − θ_ref)), since log p(1) − log p(0) is θ."""
     beta, theta_ref = 0.6, 0.4
     now, ref = two_tokens(theta), two_tokens(theta_ref)
-    weights = losses.dpo_weights([now[1]], [now[0]], [ref[1]], [ref[0]], beta)
     margins = losses.dpo_margins([now[1]], [now[0]], [ref[1]], [ref[0]])
+    weights = losses.dpo_weights(margins, beta)
     assert margins == [pytest.approx(theta - theta_ref)]
     assert losses.dpo_loss(margins, beta) == pytest.approx(
         math.log1p(math.exp(-beta * (theta - theta_ref)))
     )
     closed = -beta / (1 + math.exp(beta * (theta - theta_ref)))
-    assert slope_in_theta([weights[0][0], weights[1][0]], [1, 0], theta) == pytest.approx(closed)
+    assert slope_in_theta([weights[0], -weights[0]], [1, 0], theta) == pytest.approx(closed)
 
 
 @pytest.mark.parametrize("theta", [-2.0, 0.0, 0.5, 3.0])
@@ -395,7 +391,7 @@ def test_far_numbers() -> None:
     """Where exponentials overflow nothing else does."""
     far = [1e4, -1e4]
     assert losses.bradley_terry_weights(far) == [0.0, 0.5]
-    assert losses.dpo_weights(far, [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], 1.0)[0] == [0.0, 0.5]
+    assert losses.dpo_weights(far, 1.0) == [0.0, 0.5]
     assert losses.dpo_loss(far, 1.0) == 5000.0
 
 

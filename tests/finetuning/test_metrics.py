@@ -62,7 +62,7 @@ def test_sampled_kl_behind_a_prompt(models: tuple[Model, Model]) -> None:
         )
         engine = make_engine(None, config)
         engine.load(initial_state(params))
-        return Model(config, tokenizer, engine, Metrics(), {}, model.documents)
+        return Model(config, tokenizer, engine, Metrics(), model.training, model.documents)
 
     tuned, base = map(prompted, models)
     mean, error = metrics.sampled_kl(tuned, base, 300, 1, "a")

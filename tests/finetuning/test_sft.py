@@ -27,7 +27,7 @@ from kamon.engines.factory import make_engine
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import instructions
-from kamon.finetuning.instructions import Obedience, examples, obedience_of, prompt_for
+from kamon.finetuning.instructions import examples, obedience_of, prompt_for
 from kamon.finetuning.loop import base_of, examples_of_step
 from kamon.finetuning.losses import sft_weights
 from kamon.finetuning.sft import (
@@ -340,10 +340,10 @@ def test_answers_are_judged() -> None:
         ("F", "m", 6, "maria"),  # too short
         ("F", "a", 5, "maria"),  # another letter
     ]
-    assert obedience_of(asked) == Obedience(
-        num_answers=5, initial=0.8, length=0.8, on_record=0.8, sex=0.75, strict_sex=0.6,
-        together=0.25, strict=0.2,
-    )  # fmt: skip
+    assert obedience_of(asked) == {
+        "num_answers": 5, "initial": 0.8, "length": 0.8, "on_record": 0.8, "sex": 0.75,
+        "strict_sex": 0.6, "together": 0.25, "strict": 0.2,
+    }  # fmt: skip
     assert prompt_for("bo", "M", (True, False, True)) == "boy, 2"
     cells = instructions.instructions()
     assert cells == sorted(set(cells))
@@ -366,7 +366,7 @@ def test_most_answers_obey(seed: int, tmp_path: Path, kamon: Kamon) -> None:
     assert after["on_record"] > 0.3
     assert after["sex"] > 0.92
     assert after["together"] > 0.92
-    assert known["base_held_out_loss"] < known["base"]["held_out_loss"] + 0.15
+    assert known["base_validation_loss"] < known["base"]["validation_loss"] + 0.15
 
 
 # ---- the command

@@ -11,25 +11,18 @@ import httpx
 from kamon.model import Model
 from kamon.web.limits import Limits
 from kamon.web.routes.app import make_app
-from kamon.web.services.jobs import Jobs
 from kamon.web.services.playground import Playground
-from kamon.web.services.ratings import Ratings
-from kamon.web.services.registry import Entry, ModelRegistry
-from kamon.web.services.workers import WorkerPool
+from kamon.web.services.registry import Entry
 
 
 class Asking:
     """asking.post("/trace", model="m", text="anna") -> (200, {…})"""
 
     def __init__(self, folder: Path, models: dict[str, Model]) -> None:
-        limits = Limits()
-        registry = ModelRegistry(folder, limits)
+        self.playground = Playground(folder, Limits())
         for id, model in models.items():
-            registry.add(Entry(id, "trained", lambda model=model: model, opened=model))
-        ratings = Ratings(registry, limits)
-        self.playground = Playground(
-            limits, registry, WorkerPool(limits), Jobs(registry, limits), ratings
-        )
+            entry = Entry(id, "trained", lambda model=model: model, opened=model)
+            self.playground.registry.add(entry)
         self.app = make_app(self.playground, frozenset({"here"}))
 
     def send(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:

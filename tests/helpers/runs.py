@@ -6,7 +6,17 @@ from collections.abc import Callable
 from typing import IO
 
 from kamon.model import Model
+from kamon.storage.records import TrainingRecord
 
+UNTRAINED = TrainingRecord.read(
+    {
+        "engine": "scalar",
+        "dtype": "float64",
+        "corpus": {"source": "nothing", "num_docs": 0},
+        "num_steps_done": 0,
+        "seconds": 0.0,
+    }
+)
 REWARD_TUNING = {
     "kind": "reward",
     "base": {"path": None, "sha256": ""},

@@ -331,7 +331,7 @@ def test_json_of_ngram(words: Path, kamon: Kamon) -> None:
     found = kamon("ngram", words, "--order=4", "--json", "--temperature=0.75").json
     docs = words.read_text().split()
     assert found["corpus"]["num_docs"] == 216
-    assert (found["num_train"], found["num_held_out"]) == tuple(map(len, split(docs)))
+    assert (found["num_train"], found["num_validation"]) == tuple(map(len, split(docs)))
     vocab_size = len(set("".join(docs))) + 1
     assert found["vocab_size"] == vocab_size
     held = split(docs)[1]
@@ -357,7 +357,7 @@ def test_nothing_held_out(tmp_path: Path, kamon: Kamon) -> None:
     assert f"{NONE_HELD_OUT}: Kamon learns all of them and measures nothing\n" in done.err
     assert len(done.out.splitlines()) == 3
     found = kamon("ngram", path, "--json").json
-    assert (found["num_train"], found["num_held_out"]) == (2, 0)
+    assert (found["num_train"], found["num_validation"]) == (2, 0)
     assert (found["orders"], found["best_order"]) == ([], None)
 
 

@@ -386,10 +386,14 @@ def test_wherever_a_file_is_cut_its_lines_are_whole(content: str) -> None:
             piece for unit in inputs.split_source(found, most, whole_texts=False) for piece in unit
         ]
         sizes: list[int] = []
+
+        def report(num_bytes: int, _: int, sizes: list[int] = sizes) -> None:
+            sizes.append(num_bytes)
+
         lines = [
             line
             for piece in pieces
-            for block in inputs.entries(found[0], piece, None, sizes.append, 2 - (not piece.begin))
+            for block in inputs.entries(found[0], piece, None, report, 2 - (not piece.begin))
             for line in block
         ]
         assert lines == whole
@@ -628,7 +632,7 @@ def test_files_that_change_a_bit(here: Path) -> None:
             source = inputs.find_sources([str(path)])[0][0]
             piece = inputs.Piece(0, 0, source.size)
             try:
-                found = "".join(inputs.texts(source, piece, lambda _: None))
+                found = "".join(inputs.texts(source, piece, inputs.ignore_progress))
             except CorpusError:
                 continue
             assert found == text

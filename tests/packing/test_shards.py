@@ -273,7 +273,7 @@ def test_inspect(packed: Path, copy: Path, kamon: Kamon) -> None:
     assert "all files as they were written" in done.out
     assert f"{len(LEARNED):,}" in done.out
     found = kamon("inspect", packed, "--json").json
-    assert found["totals"]["held_out"]["num_docs"] == len(HELD_OUT)
+    assert found["totals"]["validation"]["num_docs"] == len(HELD_OUT)
     assert [each["size"] for each in found["inputs"]] == [len("\n".join(DOCS).encode())]
     next(copy.glob("*.tokens")).write_bytes(b"")
     done = kamon("inspect", copy)

@@ -225,7 +225,7 @@ def test_a_packed_corpus_is_learned_like_the_same_list(
     assert chars[0] == chars[1]
     small = SHAPE | {"mode": mode, "hold_out": hold_out}
     models = [kamon.train(form, **small, **more) for form, more in forms]
-    kept = [model.training for model in models]
+    kept = [model.training.content for model in models]
     for each in kept:
         assert each["corpus"]["num_docs"] == len(docs)
         if each["held_out"] is not None and mode == "documents":  # learned in another order

@@ -27,7 +27,7 @@ from kamon.engines.parameters import init, num_params
 from kamon.errors import ConfigError, TrainingError
 from kamon.native import library
 from kamon.storage import model_dir
-from kamon.training import presets, setup
+from kamon.training import presets
 from kamon.training.presets import (
     EVAL_TIME_SHARE,
     MAX_DELAY_SECONDS,
@@ -277,7 +277,7 @@ def test_a_slow_machine_gets_no_larger_model_that_learns_less_than_the_usual_one
         _, _, config, _, enough[config.n_embd], _ = arguments
         return 1
 
-    monkeypatch.setattr(setup, "steps_for_seconds", slow)
+    monkeypatch.setattr(presets, "steps_for_seconds", slow)
     if not library.why_not():
         model = train(words, budget=5)
         assert list(enough) == [64, 32]

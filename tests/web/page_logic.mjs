@@ -394,7 +394,7 @@ const JOB = {
     [1, 3],
     [2, 2],
   ],
-  held_out: [[2, 2.5]],
+  validation_losses: [[2, 2.5]],
   moments: [
     { step: 10, model: "job-1@10", samples: ["ann"] },
     { step: 20, model: "job-1@20", samples: ["bo"] },
@@ -412,7 +412,7 @@ test("an event adds what is new to a training", () => {
       [2, 2],
       [3, 1],
     ],
-    held_out: [],
+    validation_losses: [],
   };
   const after = merged(JOB, "progress", progress);
   assert.deepEqual(after.losses, [
@@ -420,7 +420,10 @@ test("an event adds what is new to a training", () => {
     [2, 2],
     [3, 1],
   ]);
-  assert.deepEqual([after.state, after.step, after.held_out, after.moments], ["paused", 30, [[2, 2.5]], JOB.moments]);
+  assert.deepEqual(
+    [after.state, after.step, after.validation_losses, after.moments],
+    ["paused", 30, [[2, 2.5]], JOB.moments],
+  );
   const moment = { step: 30, model: "job-1@30", samples: [] };
   const more = merged(after, "moment", moment);
   assert.deepEqual(more.moments, [...JOB.moments, moment]);

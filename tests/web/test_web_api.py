@@ -58,7 +58,7 @@ def test_models(server: Server, model: Model) -> None:
     assert one["num_params"] == model.num_params
     assert one["num_docs"] == len(model.docs) == 150
     assert one["num_steps"] == len(model.metrics)
-    assert one["held_out_loss"] == model.training["held_out"]["loss"]
+    assert one["validation_loss"] == model.training["held_out"]["loss"]
     assert [each["tokenizer"] for each in found] == ["char", "bpe"]
     assert server.json("GET", "/models/nobody", status=404)["error"]
 
@@ -66,16 +66,16 @@ def test_models(server: Server, model: Model) -> None:
 def test_data(server: Server, model: Model) -> None:
     found = server.json("GET", f"/models/{ID}/data")
     learned, held_out = model.parts()
-    assert (found["num_learned"], found["num_held_out"]) == (len(learned), len(held_out))
+    assert (found["num_train"], found["num_validation"]) == (len(learned), len(held_out))
     assert found["num_repetitions"] == 2
     assert {each["text"]: each["count"] for each in found["characters"]} == {
         char: sum(doc.count(char) for doc in model.docs) for char in set("".join(model.docs))
     }
     for each in found["lengths"]:
-        assert each["learned"] == sum(len(doc) == each["length"] for doc in learned)
-        assert each["held_out"] == sum(len(doc) == each["length"] for doc in held_out)
-    assert sum(each["learned"] + each["held_out"] for each in found["lengths"]) == 150
-    assert found["examples"]["held_out"] == list(held_out)[:10]
+        assert each["num_train"] == sum(len(doc) == each["length"] for doc in learned)
+        assert each["num_validation"] == sum(len(doc) == each["length"] for doc in held_out)
+    assert sum(each["num_train"] + each["num_validation"] for each in found["lengths"]) == 150
+    assert found["examples"]["validation"] == list(held_out)[:10]
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,10 @@ def test_no_other_methods(server: Server) -> None:
     for method in ("PUT", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"):
         answer = server.raw(get(server.host).replace(b"GET", method.encode(), 1))
         assert status_of(answer) == 405, method
+    for path, methods in (("/sample", b"POST"), ("/jobs", b"GET, POST")):
+        answer = server.raw(get(server.host, f"/api/v1{path}").replace(b"GET", b"PUT", 1))
+        assert status_of(answer) == 405
+        assert b"allow: %s\r\n" % methods in answer
     upgrade = get(server.host).replace(b"close", b"upgrade, close\r\nUpgrade: websocket")
     assert status_of(server.raw(upgrade)) == 200
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,10 @@ from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.routes import jobs as job_routes
 from kamon.web.routes.app import make_app
-from kamon.web.routes.jobs import EventCursor, preview
+from kamon.web.routes.jobs import CleanAnswer, CleanRequest, EventCursor
 from kamon.web.services import jobs, worker
 from kamon.web.services.jobs import COMMAND, Job
-from kamon.web.services.playground import make_playground
+from kamon.web.services.playground import Playground
 from kamon.web.services.worker import wanted_steps
 from kamon.web.services.workers import Stop
 
@@ -59,7 +59,7 @@ class Server:
     """A playground and its application, without a socket."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        self.playground = make_playground(folder, limits)
+        self.playground = Playground(folder, limits)
         self.jobs, self.registry = self.playground.jobs, self.playground.registry
         self.app = make_app(self.playground, frozenset({"here"}))
         self.pids: list[int] = []
@@ -92,6 +92,10 @@ class Server:
 
     def trained(self, **request: Any) -> Any:
         return self.ended(self.start(**request)["id"])
+
+
+def preview(text: str) -> CleanAnswer:
+    return job_routes.preview(CleanRequest(text=text), Stop())
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -158,7 +162,7 @@ def test_a_training_makes_the_model_that_train_makes(server: Server) -> None:
     assert found["num_params"] == wanted.num_params
     assert found["losses"] == [[m["step"], m["loss"]] for m in wanted.metrics]
     measured = [[step, loss] for step, loss in wanted.metrics.held_out.items()]
-    assert found["held_out"] == measured
+    assert found["validation_losses"] == measured
     assert measured
     drawn = losses(wanted)
     assert found["lines"] == {
@@ -174,7 +178,7 @@ def test_a_training_makes_the_model_that_train_makes(server: Server) -> None:
         assert model.parts() == wanted.parts()
         assert model.sample(20) == wanted.sample(20)
         own = {"seconds": 0, "corpus": 0}  # what a list is called, and its time, are others
-        assert model.training | own == wanted.training | own
+        assert {**model.training, **own} == {**wanted.training, **own}
     common = 0
     for moment in found["moments"]:
         with server.registry.get(moment["model"]).use() as model:
@@ -210,11 +214,11 @@ def test_moments_are_models_of_their_steps(server: Server) -> None:
 
 def test_a_moment_can_be_saved_if_it_has_learned(server: Server) -> None:
     found = server.trained(text=LIST, settings=SMALL | {"num_steps": 30})
-    path = server.registry.save(f"{found['id']}@1", "early")
+    path = server.registry.save(f"{found['id']}@1", "early").path
     assert kamon.load(path).sample(5) == found["moments"][1]["samples"]
     with pytest.raises(WebError, match="not learned yet"):
         server.registry.save(f"{found['id']}@0", "first")
-    assert kamon.load(server.registry.save(found["id"], "whole")).training["finished"]
+    assert kamon.load(server.registry.save(found["id"], "whole").path).training["finished"]
     assert server.ask("DELETE", f"/jobs/{found['id']}").status_code == 204
     assert set(server.registry.entries) == {"early", "whole"}
 
@@ -258,7 +262,7 @@ def test_a_short_list_has_nothing_held_out(server: Server) -> None:
     found = server.trained(text="anna\nbert\ncora", settings={"num_steps": 5}, name="three")
     best = {"step": 5, "loss": None, "over_fitted": False}
     assert found["best"] == best | {"samples": found["moments"][-1]["samples"]}
-    assert (found["state"], found["source"], found["held_out"]) == ("done", "three", [])
+    assert (found["state"], found["source"], found["validation_losses"]) == ("done", "three", [])
     assert found["lines"]["ngram"] is None
     with server.registry.get(f"{found['id']}@0").use() as model:
         assert model.training["held_out"] is None
@@ -286,9 +290,9 @@ def test_moments_take_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(worker, "KEEPING_SECONDS", 0.0)
     monkeypatch.setattr(worker, "KEEPING_SHARE", 0.0)
     out = io.BytesIO()
-    wanted = json.loads(request(**SMALL, num_steps=100)) | {"moments": 40}
+    wanted = worker.Request("a list", None, Limits(), SMALL | {"num_steps": 100})
     training = worker.Training(
-        worker.Request(**wanted), corpus.from_docs(WORDS), worker.Control(), worker.Report(out)
+        wanted, corpus.from_docs(WORDS), worker.Control(), worker.Report(out)
     )
     training.run()
     said = list(map(json.loads, out.getvalue().splitlines()))
@@ -500,11 +504,7 @@ def request(**settings: Any) -> bytes:
         "source": "a list",
         "budget": None,
         "settings": settings,
-        "max_steps": 100_000,
-        "max_params": 100_000,
-        "max_seconds": 60.0,
-        "moments": 3,
-        "moment_bytes": 1 << 20,
+        "limits": asdict(Limits(job_seconds=30.0, snapshots=3)),
     }
     return json.dumps(fields).encode() + b"\n"
 
@@ -712,7 +712,7 @@ def put_together(found: list[Event]) -> Any:
         elif name == "moment":
             known["moments"].append(data)
         else:
-            for key in ("losses", "held_out"):
+            for key in ("losses", "validation_losses"):
                 known[key] = known[key] + data[key]
             known |= {key: data[key] for key in ("state", "step", "seconds", "lines")}
     return known
@@ -869,7 +869,7 @@ def test_what_reading_does_to_a_list(server: Server) -> None:
         "num_repetitions": 3,
         "num_stripped": 3,
         "num_normalized": 0,
-        "num_held_out": 0,
+        "num_validation": 0,
         "longest": 4,
         "characters": 8,
         "removed": [
@@ -904,22 +904,22 @@ def test_counts_are_those_of_a_file(tmp_path_factory: pytest.TempPathFactory, te
     except CorpusError as found:
         problem = str(found).replace(str(path), "a pasted list")
         with pytest.raises(CorpusError, match=f"^{re.escape(problem)}$"):
-            preview(text, Stop())
+            preview(text)
         return
     assert corpus.from_text(text, str(path)) == source
-    found = preview(text, Stop())
+    found = preview(text)
     learned, held_out = divide(source.docs)
     assert found.num_lines == source.num_entries
     assert (found.num_blank, found.num_stripped) == (source.num_blank, source.num_stripped)
     assert found.num_docs == len(source.different) == len(learned) + len(held_out)
-    assert found.num_held_out == len(held_out)
+    assert found.num_validation == len(held_out)
     assert found.num_lines == found.num_docs + found.num_blank + found.num_repetitions
     assert len(found.removed) == found.num_blank + found.num_repetitions
     assert found.docs == list(source.different)[:20]
 
 
 def test_reading_brings_a_list_to_nfc() -> None:
-    found = preview("björn\nbjo\u0308rn\no\u0308rjan", Stop())
+    found = preview("björn\nbjo\u0308rn\no\u0308rjan")
     assert (found.num_normalized, found.num_repetitions) == (2, 1)
     assert found.docs == ["björn", "örjan"]
     assert [each.why for each in found.removed] == ["as line 1"]
@@ -928,16 +928,16 @@ def test_reading_brings_a_list_to_nfc() -> None:
 
 def test_what_is_shown_is_little_and_says_so() -> None:
     text = "\n".join([*("" for _ in range(150)), *(f" {n}" for n in range(150)), "x" * 300])
-    found = preview(text, Stop())
+    found = preview(text)
     assert (len(found.removed), len(found.changed), len(found.docs)) == (100, 100, 20)
     assert (found.num_blank, found.num_docs, found.longest) == (150, 151, 300)
-    assert preview("x" * 300, Stop()).docs == ["x" * 199 + "…"]
+    assert preview("x" * 300).docs == ["x" * 199 + "…"]
 
 
 def test_held_out_are_those_of_a_training(server: Server) -> None:
     found = server.ask("POST", "/clean", {"text": LIST}).json()
     model = kamon.train(WORDS, num_steps=1)
-    assert found["num_held_out"] == len(model.parts()[1]) > 0
+    assert found["num_validation"] == len(model.parts()[1]) > 0
     assert found["characters"] == model.config.vocab_size - 1
 
 
@@ -959,13 +959,13 @@ def test_a_list_that_could_be_tidied(server: Server) -> None:
 
 
 def test_tidying_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert preview("<b>anna</b>\n" + "<" * 1001, Stop()).tidied is None
+    assert preview("<b>anna</b>\n" + "<" * 1001).tidied is None
     nasty = "\n".join(f"<{'a' * 900}{n}" for n in range(270))
     start = time.process_time()
-    preview(nasty, Stop())
+    preview(nasty)
     assert time.process_time() - start < 10
     monkeypatch.setattr(job_routes, "TIDYING_SECONDS", -1.0)
-    assert preview("<b>anna</b>\nbo", Stop()).tidied is None
+    assert preview("<b>anna</b>\nbo").tidied is None
 
 
 def test_what_a_training_would_warn_of(server: Server) -> None:
@@ -1052,7 +1052,7 @@ def test_what_no_table_may_say(server: Server) -> None:
     ],
 )
 def test_what_looks_like_a_table(text: str, wanted: str | None) -> None:
-    assert preview(text, Stop()).looks_like == wanted
+    assert preview(text).looks_like == wanted
 
 
 @pytest.mark.parametrize("text", ["", " \n", "a\0b"])

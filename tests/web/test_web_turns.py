@@ -358,7 +358,7 @@ def test_folders_of_who_trained_are_not_told(tmp_path: Path, model: Model) -> No
     for path in ("/models/m", "/models/m/data"):
         status, found = asking.get(path)
         assert (status, found["source"]) == (200, "brands.txt")
-    assert asking.get("/models")[1]["models"][0]["held_out_loss"] is None
+    assert asking.get("/models")[1]["models"][0]["validation_loss"] is None
     assert file_name(r"C:\Users\me\brands.txt") == "brands.txt"
     elsewhere = Entry("e", "opened", lambda: model, path=tmp_path / "private" / "x")
     asking.playground.registry.add(elsewhere)

@@ -1,8 +1,8 @@
-"""The command line: finds the verb, calls it, and turns errors into sentences and exit codes.
+"""The command line: finds the command, runs it, and turns errors into messages and exit codes.
 
 0    done
-1    it could not be done: a file, a list, the disk
-2    it was asked wrongly: a flag, a value, a setting
+1    runtime error: a missing file, an unusable list, a full disk
+2    usage error: a bad option, value or setting
 130  stopped by Ctrl-C; 143 by SIGTERM, while training
 """
 
@@ -62,11 +62,8 @@ examples:
 
 
 def command() -> NoReturn:
-    """What the shell calls: `main`, for a process that ends with it.
-
-    Looking for garbage that the end of the process frees anyway takes a tenth of a short command.
-    """
-    gc.set_threshold(100_000)
+    """Run the command of this process, and exit."""
+    gc.set_threshold(100_000)  # collecting garbage takes a tenth of a short command
     code = main()
     if "kamon.engines.distributed" in sys.modules:
         from kamon.engines.distributed import hard_exit
@@ -80,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        if sys.stderr is None:  # closed: what is said there must not land elsewhere
+        if sys.stderr is None:  # closed: a file opened later must not become stderr
             sys.stderr = open(os.devnull, "w")  # noqa: SIM115
         if sys.stdout is None:
             print("kamon: standard output is closed", file=sys.stderr)
@@ -104,21 +101,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kamon: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except MemoryError:
-        print(
-            "kamon: this needs more memory than there is; a smaller model may fit", file=sys.stderr
-        )
+        text = "this needs more memory than there is; a smaller model may fit"
+        print(f"kamon: {text}", file=sys.stderr)
         return 1
 
 
 def write_utf_8() -> None:
-    """Pipes and files get UTF-8 with \\n, whatever the locale: what Kamon writes it can read.
-
-    A terminal keeps its encoding; what that lacks is escaped, and never an error.
-    """
+    """Write UTF-8 with \\n to pipes and files, and escape what a terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            own = {} if stream.isatty() else {"encoding": "utf-8", "newline": "\n"}
-            stream.reconfigure(errors="backslashreplace", **own)
+            form = {} if stream.isatty() else {"encoding": "utf-8", "newline": "\n"}
+            stream.reconfigure(errors="backslashreplace", **form)
 
 
 def run(argv: list[str]) -> int:
@@ -167,5 +160,5 @@ def run_without_verb(argv: list[str]) -> int:
 
 
 def discard_stdout() -> None:
-    """Keep Python from complaining at exit that the rest cannot be written."""
+    """Keep Python from failing at exit when it writes the rest."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-
 from kamon.cli.output import print_json
-from kamon.cli.parser import Parser, number
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--seconds", type=number, default=0.5, metavar="S", help="to spend on each figure (0.5)"
-    )
+    options(parser, {"--seconds S": "to spend on each figure (0.5)"}, seconds=0.5)
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     import os
     import platform
 
@@ -54,7 +50,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
     import platform
     from pathlib import Path
 

@@ -8,14 +8,13 @@ Cleaning what is clean changes nothing. The input is never written to.
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import count, one_line, print_json, say, say_corpus
-from kamon.cli.parser import Parser, whole_number
-from kamon.cli.settings import add_input, add_json, add_reading, reading
+from kamon.cli.parser import Args, Parser, options
+from kamon.cli.settings import add_input, add_json, add_reading, reading, values
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.output_path import check_file, check_not_input, write_errors
 
@@ -26,78 +25,46 @@ if TYPE_CHECKING:
 EXAMPLE_WIDTH = 40
 EXTRA = 'needs pip install "kamon[clean]"'
 
+OPTIONS = {
+    "-o, --output FILE": "where the clean documents go, one a line; by default stdout, with --json "
+    "as its docs",
+    "--overwrite": "replace FILE",
+}
+CHANGES = {
+    "--mojibake": f"repair text that was once read in a wrong encoding, such as cafÃ©; {EXTRA}",
+    "--keep-html": "leave tags and entities alone",
+    "--lower": "make all letters small",
+    "--transliterate": f"write all in ASCII, Жанна as Zhanna; {EXTRA}",
+}
+DROPS = {
+    "--min-len N": "what has fewer characters, as people see them: accents and signs belong to "
+    "letters",
+    "--max-len N": "what has more such characters",
+    "--keep-regex REGEX": "where this Python expression is nowhere found",
+    "--drop-regex REGEX": "where this Python expression is found",
+    "--script NAME": "what has a letter of another Unicode script than this, such as Latin; give "
+    f"it again to allow several; {EXTRA}",
+    "--drop-words FILE": "what has one of the words or phrases in FILE, one a line: whole words, "
+    "in any case",
+    "--offensive": f"what has one of some 400 offensive English words, likewise; {EXTRA}",
+    "--keep-repetitions": "leave repetitions in; not with --near",
+    "--near PERCENT": "what is too similar to an earlier document that stays: where 100 (1 - edits "
+    "/ length of the longer), an edit being one character inserted, deleted or replaced, is PERCENT"
+    f" (75 to 100) or more; 80 allows one edit in five characters; {EXTRA}",
+}
+
 
 def add_arguments(parser: Parser) -> None:
     add_input(parser, required=True)
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="where the clean documents go, one a line; by default stdout, with --json as its docs",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    options(parser, OPTIONS)
     add_reading(parser)
     add_json(parser)
-    group = parser.add_argument_group("what is changed")
-    group.add_argument(
-        "--mojibake",
-        action="store_true",
-        help=f"repair text that was once read in a wrong encoding, such as cafÃ©; {EXTRA}",
-    )
-    group.add_argument("--keep-html", action="store_true", help="leave tags and entities alone")
-    group.add_argument("--lower", action="store_true", help="make all letters small")
-    group.add_argument(
-        "--transliterate", action="store_true", help=f"write all in ASCII, Жанна as Zhanna; {EXTRA}"
-    )
+    options(parser.add_argument_group("what is changed"), CHANGES)
     group = parser.add_argument_group("what is dropped", "looked at as the changes above left it")
-    group.add_argument(
-        "--min-len",
-        type=whole_number,
-        default=1,
-        metavar="N",
-        help="what has fewer characters, as people see them: accents and signs belong to letters",
-    )
-    group.add_argument(
-        "--max-len", type=whole_number, metavar="N", help="what has more such characters"
-    )
-    group.add_argument(
-        "--keep-regex", metavar="REGEX", help="where this Python expression is nowhere found"
-    )
-    group.add_argument(
-        "--drop-regex", metavar="REGEX", help="where this Python expression is found"
-    )
-    group.add_argument(
-        "--script",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="what has a letter of another Unicode script than this, such as Latin; give it "
-        f"again to allow several; {EXTRA}",
-    )
-    group.add_argument(
-        "--drop-words",
-        metavar="FILE",
-        help="what has one of the words or phrases in FILE, one a line: whole words, in any case",
-    )
-    group.add_argument(
-        "--offensive",
-        action="store_true",
-        help=f"what has one of some 400 offensive English words, likewise; {EXTRA}",
-    )
-    group.add_argument(
-        "--keep-repetitions", action="store_true", help="leave repetitions in; not with --near"
-    )
-    group.add_argument(
-        "--near",
-        type=whole_number,
-        metavar="PERCENT",
-        help="what is too similar to an earlier document that stays: where 100 (1 - edits / length "
-        "of the longer), an edit being one character inserted, deleted or replaced, is PERCENT "
-        f"(75 to 100) or more; 80 allows one edit in five characters; {EXTRA}",
-    )
+    options(group, DROPS, min_len=1, script=[])
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     from kamon.data import corpus
     from kamon.data.cleaning import Options, clean
 
@@ -105,27 +72,20 @@ def run(args: argparse.Namespace) -> None:
         args.output = None
     if args.input == args.drop_words == "-":
         raise ConfigError("standard input is either INPUT or --drop-words: name a file for one")
-    given = args.drop_words
-    listed = [] if given is None else corpus.read(given, format="text").docs
+    words = args.drop_words
+    dropped = () if words is None else tuple(corpus.read(words, format="text").docs)
     options = Options(
-        mojibake=args.mojibake,
+        **values(args, "mojibake", "lower", "transliterate", "offensive", "near"),
+        **values(args, "min_len", "max_len", "keep_regex", "drop_regex"),
         html=not args.keep_html,
-        lower=args.lower,
-        transliterate=args.transliterate,
-        min_len=args.min_len,
-        max_len=args.max_len,
-        keep_regex=args.keep_regex,
-        drop_regex=args.drop_regex,
         scripts=tuple(args.script),
-        offensive=args.offensive,
-        drop_words=tuple(listed),
+        drop_words=dropped,
         repetitions=args.keep_repetitions,
-        near=args.near,
     )
     if args.output is not None:
         check_not_input(args.output, args.input)
         check_file(args.output, overwrite=args.overwrite, folder=True)
-    # NFC is one of the steps, which says what it changed.
+    # NFC is one of the steps: its changes are counted.
     source = corpus.read(args.input, **reading(args), composed=False)
     say_corpus(source, args.input)
     cleaned = clean(source.docs, options)
@@ -137,19 +97,13 @@ def run(args: argparse.Namespace) -> None:
     if args.output is not None:
         write(args.output, cleaned.docs)
     if args.json:
-        print_json(
-            {
-                "corpus": source.summary(),
-                "steps": [
-                    {"step": step.name, step.action: step.count, "examples": step.examples}
-                    for step in cleaned.report
-                ],
-                "num_docs": len(cleaned.docs),
-                **(
-                    {"docs": list(cleaned.docs)} if args.output is None else {"output": args.output}
-                ),
-            }
-        )
+        steps = [
+            {"step": step.name, step.action: step.count, "examples": step.examples}
+            for step in cleaned.report
+        ]
+        content = {"corpus": source.summary(), "steps": steps, "num_docs": len(cleaned.docs)}
+        place = {"docs": list(cleaned.docs)} if args.output is None else {"output": args.output}
+        print_json(content | place)
     elif args.output is None:
         for block in cleaned.docs.blocks():
             print("\n".join(block))
@@ -157,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 
 def say_step(step: Step) -> None:
     arrow = "->" if step.action == "changed" else "for"
-    if step.name == "repetitions":  # there is no more to say of them
+    if step.name == "repetitions":  # both texts are equal
         shown = "; ".join(short(doc) for doc, _ in step.examples)
     else:
         shown = "; ".join(f"{short(doc)} {arrow} {short(other)}" for doc, other in step.examples)
@@ -165,7 +119,7 @@ def say_step(step: Step) -> None:
 
 
 def short(text: str) -> str:
-    """On one line, not too long, with what shows nothing escaped: such is what steps remove."""
+    """Return the text on one line, cut, with invisible characters escaped: steps remove such."""
     cut = text if len(text) <= EXAMPLE_WIDTH else text[: EXAMPLE_WIDTH - 1] + "…"
     shown = (char if char.isprintable() else ascii(char)[1:-1] for char in one_line(cut))
     return f'"{"".join(shown)}"'
@@ -175,6 +129,5 @@ def write(output: str, docs: Documents) -> None:
     from kamon.files.atomic import replace_file
 
     with write_errors(output, CorpusError):
-        # Where a link leads: the link itself stays.
         lines = ("\n".join([*block, ""]).encode() for block in docs.blocks())
-        replace_file(Path(os.path.realpath(output)), lines)
+        replace_file(Path(os.path.realpath(output)), lines)  # a link stays a link

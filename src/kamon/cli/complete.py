@@ -7,11 +7,10 @@ the probability of all that begin so.
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import print_json, say
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import chosen_engine
 from kamon.cli.suggest import add_search, exchange, found_json, found_lines, next_lines, say_found
 from kamon.errors import ConfigError
@@ -19,35 +18,22 @@ from kamon.errors import ConfigError
 if TYPE_CHECKING:
     from kamon.completion import NextToken
 
+OPTIONS = {
+    "DIR": "the directory that `kamon train -o` wrote",
+    "[PREFIX]": "the beginning; by default empty",
+    "--next N": "how many next characters to show; the others are summed (10)",
+    "--temperature T": "of the next characters: 0 leaves the likeliest, 1 shows the model's odds "
+    "(1)",
+    "--interactive": "complete while you type: Tab accepts, Enter prints the line, Esc leaves",
+}
+
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", help="the beginning; by default empty"
-    )
-    parser.add_argument(
-        "--next",
-        type=whole_number,
-        default=10,
-        metavar="N",
-        help="how many next characters to show; the others are summed (10)",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=number,
-        default=1.0,
-        metavar="T",
-        help="of the next characters: 0 leaves the likeliest, 1 shows the model's odds (1)",
-    )
-    parser.add_argument(
-        "--interactive",
-        action="store_true",
-        help="complete while you type: Tab accepts, Enter prints the line, Esc leaves",
-    )
+    options(parser, OPTIONS, prefix="", next=10, temperature=1.0)
     add_search(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     if args.next < 1:
         raise ConfigError(f"next must be 1 or more, not {args.next}")
     if args.interactive:
@@ -70,19 +56,19 @@ def run(args: argparse.Namespace) -> int:
     tokens = next_tokens(model, prefix, temperature=args.temperature)
     if model.writes_text:
         return show_next(tokens, prefix, args)
-    found = complete(model, prefix, args.n, effort=args.effort)
-    known = model.docs.intersection(each.text for each in found.documents)
+    result = complete(model, prefix, args.n, effort=args.effort)
+    known = model.docs.intersection(document.text for document in result.documents)
     if args.json:
-        print_json(next_json(tokens, prefix, args) | found_json(found, known))
+        print_json(next_json(tokens, prefix, args) | found_json(result, known))
     else:
         print("\n".join(["next", *next_lines(tokens, args.next), "", "completions"]))
-        print("\n".join(found_lines(found, known)))
-    say_found(found, args.n, model)
-    return 0 if found.documents else 1
+        print("\n".join(found_lines(result, known)))
+    say_found(result, args.n, model)
+    return 0 if result.documents else 1
 
 
-def show_next(tokens: list[NextToken], prefix: str, args: argparse.Namespace) -> int:
-    """Of a model of text, whose completions have no end, the next tokens alone."""
+def show_next(tokens: list[NextToken], prefix: str, args: Args) -> int:
+    """Print only the next tokens, for a model of text, whose completions have no end."""
     if args.json:
         print_json(next_json(tokens, prefix, args))
     else:
@@ -91,8 +77,8 @@ def show_next(tokens: list[NextToken], prefix: str, args: argparse.Namespace) ->
     return 0
 
 
-def next_json(tokens: list[NextToken], prefix: str, args: argparse.Namespace) -> dict[str, Any]:
-    listed, others = tokens[: args.next], tokens[args.next :]
-    shown = [{"text": each.text or None, "probability": each.probability} for each in listed]
-    rest = {"tokens": len(others), "probability": sum(each.probability for each in others)}
+def next_json(tokens: list[NextToken], prefix: str, args: Args) -> dict[str, Any]:
+    first, others = tokens[: args.next], tokens[args.next :]
+    shown = [{"text": token.text or None, "probability": token.probability} for token in first]
+    rest = {"tokens": len(others), "probability": sum(token.probability for token in others)}
     return {"directory": args.dir, "prefix": prefix, "next": shown, "others": rest}

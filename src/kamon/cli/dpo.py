@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, print_json, print_texts, say, say_built_in
-from kamon.cli.parser import Parser
+from kamon.cli.output import count, say, say_built_in
+from kamon.cli.parser import Args, Parser, option, options
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,38 +22,27 @@ OWN: tuning.Numbers = {
     "max_kl": (float, "end the run at this KL to the base, in nats per document"),
 }
 
+OPTIONS = {
+    "[DATA]": tuning.PAIRS,
+    "--prefer RULE": "instead of DATA: prefer samples that fulfil RULE, such as 'len<=5 and not "
+    'endswith "a"\'; with len, vowels, startswith, endswith, contains, matches /regex/, and, or, '
+    "not, ( )",
+}
+
 
 def add_arguments(parser: Parser) -> None:
     from kamon.finetuning import dpo
 
     tuning.add_model(parser)
-    parser.add_argument(
-        "data",
-        nargs="?",
-        metavar="DATA",
-        help='a JSON Lines file of {"chosen": …, "rejected": …}, each with or without a "prompt", '
-        "or common: built-in pairs of first names, of which the more common one is preferred",
-    )
-    parser.add_argument(
-        "--prefer",
-        metavar="RULE",
-        help="instead of DATA: prefer samples that fulfil RULE, such as 'len<=5 and not endswith "
-        '"a"\'; with len, vowels, startswith, endswith, contains, matches /regex/, and, or, not, '
-        "( )",
-    )
-    parser.add_argument(
-        "--loss", choices=dpo.LOSSES, help=f"objective [default: {dpo.DPOConfig.loss}]"
-    )
-    settings = tuning.default_settings(
-        dpo.PICKED,
-        dpo.ACCEPTED_SETTINGS,
-        num_steps=f"{dpo.EPOCHS} passes, at least {dpo.MIN_STEPS}",
-    )
+    options(parser, OPTIONS)
+    help = f"objective [default: {dpo.DPOConfig.loss}]"
+    option(parser, "--loss", help, choices=dpo.LOSSES)
+    settings = dpo.PICKED | {"num_steps": f"{dpo.EPOCHS} passes, at least {dpo.MIN_STEPS}"}
     defaults = vars(dpo.DPOConfig()) | {"num_pairs": dpo.NUM_PAIRS}
-    tuning.add_arguments(parser, "dpo", OWN, defaults, settings)
+    tuning.add_arguments(parser, "dpo", OWN, defaults, settings, dpo.ACCEPTED_SETTINGS)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     check(args)
     chosen = tuning.chosen(args, OWN)
     if args.loss is not None:
@@ -70,37 +59,23 @@ def run(args: argparse.Namespace) -> int:
         prompt = dpo.prompt_of(start.spec)
         tuning.say_start(start)
         if cut := dpo.num_cut(start.spec):
-            size = start.spec.config.block_size
-            say(
-                f"{count(cut, 'answer')} too long for block_size {size}: what is behind is left out"
-            )
+            size = f"block_size {start.spec.config.block_size}"
+            say(f"{count(cut, 'answer')} too long for {size}: what is behind is left out")
 
-    model, output, stopped = tuning.tuned(
-        args,
-        "dpo",
-        lambda engine, how: dpo.dpo(
-            args.dir, args.data, prefer=args.prefer, **chosen, **engine, **how
-        ),
-        dpo.resume,
-        {"on_start": on_start, "on_measured": say_step},
-    )
-    if not model.metrics:
-        return stopped
-    tuning.say_end(model, output)
-    if stopped:
-        tuning.say_stopped("dpo", output)
-    else:
+    def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any]:
+        if stopped:
+            return {"samples": []}
         say_measured(model)
-    samples = [] if stopped else model.sample(NUM_SAMPLES, temperature=1.0, prompt=prompt)
-    if args.json:
-        print_json({**tuning.as_json(model, output), "samples": samples})
-    else:
-        for text in samples:
-            print_texts([text])
-    return stopped
+        samples = model.sample(NUM_SAMPLES, temperature=1.0, prompt=prompt)
+        if not as_json:
+            print(*samples, sep="\n")
+        return {"samples": samples}
+
+    begin = partial(dpo.dpo, args.dir, args.data, prefer=args.prefer, **chosen)
+    return tuning.run(args, "dpo", begin, dpo.resume, show, on_start=on_start, on_measured=say_step)
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: Args) -> None:
     """Raise ConfigError for arguments that do not fit together, or for a rule that is none."""
     tuning.check(args, "dir")
     if args.resume is None and (args.data is None) == (args.prefer is None):
@@ -120,39 +95,29 @@ def say_step(measured: dict[str, float]) -> None:
 
 def say_measured(model: Model) -> None:
     """Print the measurements of the finished run, and signs of reward hacking."""
-    found = model.training.measured
-    pairs, settings = found["pairs"], found["settings"]
-    which = "held-out pairs" if pairs["held_out"] else "pairs that were learned"
+    measured = model.training.measured
+    pairs, settings = measured["pairs"], measured["settings"]
+    judged = "held-out pairs" if pairs["held_out"] else "pairs that were learned"
     say(
-        f"on {pairs['num_pairs']:,} {which}: loss {pairs['loss']:.4f}, accuracy of the implicit "
+        f"on {pairs['num_pairs']:,} {judged}: loss {pairs['loss']:.4f}, accuracy of the implicit "
         f"reward {pairs['accuracy']:.1%}, its margin {pairs['margin']:.3f}"
     )
-    if "fulfilled" in found:
-        say(
-            f"the rule is fulfilled by {found['fulfilled']:.1%} of samples (base "
-            f"{found['base_fulfilled']:.1%})"
-        )
-    say(f"KL to the base {found['kl']:.2f} ± {found['kl_error']:.2f} nats a document")
-    if found["win_rate"] is not None:
-        low, high = found["win_rate_interval"]
-        by = (
-            "by the rule"
-            if settings["prefer"] is not None
-            else "by how often both names were given"
-        )
-        say(
-            f"win rate over the base {by}: {found['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties "
-            f"count as half; {found['judged']:.0%} of {found['num_samples']:,} pairs of samples "
-            "can be judged"
-        )
-    say(
-        f"different samples {found['uniqueness']:.1%} (base {found['base_uniqueness']:.1%}), new "
-        f"ones {found['novelty']:.1%} (base {found['base_novelty']:.1%})"
-    )
-    if found["over_budget"]:
-        say(
-            f"stopped: the KL is above the budget of {settings['max_kl']:g} nats"
-            + ("; the best model within it is kept" if found["kept_within"] else "")
-        )
-    for sentence in found["collapse"]:
+    if "fulfilled" in measured:
+        base = f"(base {measured['base_fulfilled']:.1%})"
+        say(f"the rule is fulfilled by {measured['fulfilled']:.1%} of samples {base}")
+    say(f"KL to the base {measured['kl']:.2f} ± {measured['kl_error']:.2f} nats a document")
+    if measured["win_rate"] is not None:
+        low, high = measured["win_rate_interval"]
+        by_rule = settings["prefer"] is not None
+        by = "by the rule" if by_rule else "by how often both names were given"
+        won = f"{by}: {measured['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count as half"
+        judged = f"{measured['judged']:.0%} of {measured['num_samples']:,} pairs of samples"
+        say(f"win rate over the base {won}; {judged} can be judged")
+    unique = f"{measured['uniqueness']:.1%} (base {measured['base_uniqueness']:.1%})"
+    novel = f"{measured['novelty']:.1%} (base {measured['base_novelty']:.1%})"
+    say(f"different samples {unique}, new ones {novel}")
+    if measured["over_budget"]:
+        kept = "; the best model within it is kept" if measured["kept_within"] else ""
+        say(f"stopped: the KL is above the budget of {settings['max_kl']:g} nats{kept}")
+    for sentence in measured["collapse"]:
         say(f"reward hacking: {sentence}; a larger --beta, --max-kl or fewer steps hold it back")

@@ -9,11 +9,10 @@ Without --format the ending of FILE tells: .py, .json or .onnx.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from kamon.cli.output import one_line, print_json, say
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Args, Parser, option
 from kamon.cli.plot import check_free, write
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
@@ -22,16 +21,14 @@ FORMATS = {".json": "json", ".onnx": "onnx", ".py": "python"}  # by how a file e
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
-    parser.add_argument(
-        "--format", choices=sorted(FORMATS.values()), help="by default as FILE ends"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
+    option(parser, "DIR", "the directory that `kamon train -o` wrote")
+    option(parser, "-o, --output FILE", "the file to write", required=True)
+    option(parser, "--format", "by default as FILE ends", choices=sorted(FORMATS.values()))
+    option(parser, "--overwrite", "replace FILE if it is there")
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     output = Path(args.output)
     format = args.format or FORMATS.get(output.suffix.lower())
     if format is None:
@@ -49,18 +46,9 @@ def run(args: argparse.Namespace) -> None:
         say("the parameters are float64: ONNX has them rounded to float32")
     write({output: content})
     if args.json:
-        print_json(
-            {
-                "directory": args.dir,
-                "file": args.output,
-                "format": format,
-                "num_params": len(stored.params),
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-        )
+        about = {"directory": args.dir, "file": args.output, "format": format}
+        about |= {"num_params": len(stored.params), "bytes": len(content)}
+        print_json({**about, "sha256": hashlib.sha256(content).hexdigest()})
         return
-    print(
-        f"{one_line(args.output)}: {len(stored.params):,} parameters as {format}, "
-        f"{len(content):,} bytes"
-    )
+    file, size = one_line(args.output), f"{len(content):,} bytes"
+    print(f"{file}: {len(stored.params):,} parameters as {format}, {size}")

@@ -7,36 +7,38 @@ the pattern: `'ma__a'`, `'*ia'`.
 
 from __future__ import annotations
 
-import argparse
-
 from kamon.cli.output import print_json
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import chosen_engine
 from kamon.cli.suggest import add_search, exchange, found_json, found_lines, say_found
 
+OPTIONS = {
+    "DIR": "the directory that `kamon train -o` wrote",
+    "PATTERN": "text with _ and * for its gaps",
+}
+
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument("pattern", metavar="PATTERN", help="text with _ and * for its gaps")
+    options(parser, OPTIONS)
     add_search(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     from kamon.completion import fill
     from kamon.generation.search import parse
 
-    parse(args.pattern)  # says what is wrong with it before a model is read
+    parse(args.pattern)  # raises ConfigError before a model is read
 
     from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
     given = model.tokenizer.normal(args.pattern)
     pattern = exchange(model, parse(given), args.unknown)
-    found = fill(model, pattern, args.n, effort=args.effort)
-    known = model.docs.intersection(each.text for each in found.documents)
+    result = fill(model, pattern, args.n, effort=args.effort)
+    known = model.docs.intersection(document.text for document in result.documents)
     if args.json:
-        print_json({"directory": args.dir, "pattern": given} | found_json(found, known))
-    elif found.documents:
-        print("\n".join(found_lines(found, known)))
-    say_found(found, args.n, model)
-    return 0 if found.documents else 1
+        print_json({"directory": args.dir, "pattern": given} | found_json(result, known))
+    elif result.documents:
+        print("\n".join(found_lines(result, known)))
+    say_found(result, args.n, model)
+    return 0 if result.documents else 1

@@ -4,15 +4,15 @@ engine works here.
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import sys
 from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, one_line, print_json, spark
-from kamon.cli.parser import Parser
+from kamon.cli.output import count, json_keys, one_line, print_json, spark
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 from kamon.config import listed
 from kamon.errors import ConfigError
@@ -22,26 +22,19 @@ MAX_POSITIONS = 16  # in a table: as wide as a terminal
 if TYPE_CHECKING:
     from kamon.tokenizers.base import Tokenizer
 
+OPTIONS = {
+    "[DIR]": "the directory that `kamon train -o` or `kamon pack -o` wrote",
+    "--engine": "show which engine works here, in place of a model",
+    "--positions": "show how alike the embeddings of positions, the rows of wpe, are to each other",
+}
+
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "dir",
-        nargs="?",
-        metavar="DIR",
-        help="the directory that `kamon train -o` or `kamon pack -o` wrote",
-    )
-    parser.add_argument(
-        "--engine", action="store_true", help="show which engine works here, in place of a model"
-    )
-    parser.add_argument(
-        "--positions",
-        action="store_true",
-        help="show how alike the embeddings of positions, the rows of wpe, are to each other",
-    )
+    options(parser, OPTIONS)
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     if args.engine and args.positions:
         raise ConfigError("--positions is about a model and --engine is not: give one")
     if args.engine:
@@ -56,28 +49,26 @@ def run(args: argparse.Namespace) -> None:
         show_shards(args) if is_packed(args.dir) else show_model(args)
 
 
-def show_engine(args: argparse.Namespace) -> None:
+def show_engine(args: Args) -> None:
     from kamon.native import library
 
     why_not = library.why_not()
-    found = {
+    engine = {
         "engine": "scalar" if why_not else "native",
         "instructions": None if why_not else library.best_level(),
         "built": [level for level in library.LEVELS if os.path.exists(library.library_path(level))],
         "threads": library.usable_cores(),
     }
     if args.json:
-        print_json(found)
+        print_json(engine)
     elif why_not:
         print(f"scalar: {why_not}")
     else:
-        print(
-            f"native: {found['instructions']} instructions, chosen from "
-            f"{', '.join(library.LEVELS)}; {count(library.usable_cores(), 'thread')}"
-        )
+        levels, threads = ", ".join(library.LEVELS), count(library.usable_cores(), "thread")
+        print(f"native: {engine['instructions']} instructions, chosen from {levels}; {threads}")
 
 
-def show_shards(args: argparse.Namespace) -> None:
+def show_shards(args: Args) -> None:
     from kamon.cli.pack import show, summary
     from kamon.packing.shards import open_shards
 
@@ -89,11 +80,11 @@ def show_shards(args: argparse.Namespace) -> None:
     print(f"{args.dir}: all files as they were written\n")
     show(args.dir, content)
     print("\ninput                                                       bytes  shards")
-    for each in content["inputs"]:
-        print(f"{one_line(each['path']):48} {each['size']:16,} {len(each['shards']):7,}")
+    for entry in content["inputs"]:
+        print(f"{one_line(entry['path']):48} {entry['size']:16,} {len(entry['shards']):7,}")
 
 
-def show_model(args: argparse.Namespace) -> None:
+def show_model(args: Args) -> None:
     from kamon.engines.parameters import num_params, parameter_shapes
     from kamon.storage.model_dir import load
 
@@ -101,15 +92,17 @@ def show_model(args: argparse.Namespace) -> None:
     shapes = parameter_shapes(stored.config)
     losses = [line["loss"] for line in stored.metrics]
     if args.json:
+        tokens: dict[str, Any] = json.loads(stored.tokenizer.to_json())
         print_json(
             {
                 "directory": args.dir,
                 "config": asdict(stored.config),
-                **tokens_json(stored.tokenizer),
+                "tokenizer": tokens.pop("type"),
+                **tokens,
                 "num_params": num_params(stored.config),
                 "parameters": {name: list(shape) for name, shape in shapes.items()},
                 "losses": losses,
-                "training": stored.training.content,
+                "training": json_keys(stored.training),
             }
         )
         return
@@ -126,19 +119,15 @@ def show_model(args: argparse.Namespace) -> None:
         deviation = (sum((x - mean) * (x - mean) for x in numbers) / len(numbers)) ** 0.5
         print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.4f} {deviation:9.4f}")
     print(f"{'in all':16} {'':16} {start:9,}")
-    training = stored.training
-    corpus, tuning = training.corpus, training.tuning
-    steps = (
-        f"{training.num_steps_done:,} steps by the {training.engine} engine "
-        f"in {training.seconds:.1f} s"
-    )
-    trained = f"trained on {corpus.source}: {corpus.num_docs:,} documents"
+    training, tuning = stored.training, stored.training.tuning
+    steps = f"{training.num_steps_done:,} steps by the {training.engine} engine"
+    steps += f" in {training.seconds:.1f} s"
+    trained = f"trained on {training.corpus.source}: {training.corpus.num_docs:,} documents"
     print()
     if tuning:
-        data, base = tuning.data, tuning.base
-        print(f"{trained}; then")
-        print(f"tuned by {tuning.kind} on {data.source}: {data.num_examples:,} examples, {steps}")
-        print(f"from {base.path or 'a model'} (SHA-256 {base.sha256})")
+        examples = f"{tuning.data.source}: {tuning.data.num_examples:,} examples"
+        print(f"{trained}; then\ntuned by {tuning.kind} on {examples}, {steps}")
+        print(f"from {tuning.base.path or 'a model'} (SHA-256 {tuning.base.sha256})")
         for name, value in tuning.settings.items():
             print(f"{name:14} {value}")
     else:
@@ -151,22 +140,22 @@ def show_model(args: argparse.Namespace) -> None:
     spark(losses, sys.stdout)
 
 
-def show_positions(args: argparse.Namespace) -> None:
+def show_positions(args: Args) -> None:
     from kamon.evaluation.introspection import cosines, matrices
     from kamon.storage.model_dir import load
 
     stored = load(args.dir)
-    found = cosines(matrices(stored.config, stored.params)["wpe"])
+    rows = cosines(matrices(stored.config, stored.params)["wpe"])
     if args.json:
-        print_json({"directory": args.dir, "positions": found})
+        print_json({"directory": args.dir, "positions": rows})
         return
-    apart = -(-len(found) // MAX_POSITIONS)
-    some = range(0, len(found), apart)
-    which = "each other" if apart == 1 else f"each other, every {apart} of {len(found):,}"
-    print(f"cosines of the position embeddings with {which}, in hundredths")
+    apart = -(-len(rows) // MAX_POSITIONS)
+    some = range(0, len(rows), apart)
+    others = "each other" if apart == 1 else f"each other, every {apart} of {len(rows):,}"
+    print(f"cosines of the position embeddings with {others}, in hundredths")
     print("      " + "".join(f"{i:5}" for i in some))
     for i in some:
-        print(f"{i:6}" + "".join(f"{round(100 * found[i][j]):5}" for j in some))
+        print(f"{i:6}" + "".join(f"{round(100 * rows[i][j]):5}" for j in some))
 
 
 def tokens_line(tokenizer: Tokenizer) -> str:
@@ -177,16 +166,6 @@ def tokens_line(tokenizer: Tokenizer) -> str:
         added = f", then {listed(tokenizer.added)}" if tokenizer.added else ""
         return f"characters     {''.join(tokenizer.chars)!r} and BOS{added}"
     assert isinstance(tokenizer, BytePairTokenizer)
-    specials = ", ".join(tokenizer.specials)
-    return (
-        f"tokens         {BYTES} bytes, {count(len(tokenizer.merges), 'merge')} and {specials}: "
-        f"`kamon tokenizer show DIR TEXT` shows them"
-    )
-
-
-def tokens_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What --json has of the tokens: those of tokenizer.json."""
-    import json
-
-    found: dict[str, Any] = json.loads(tokenizer.to_json())
-    return {"tokenizer": found.pop("type")} | found
+    merges, specials = count(len(tokenizer.merges), "merge"), ", ".join(tokenizer.specials)
+    tokens = f"tokens         {BYTES} bytes, {merges} and {specials}"
+    return f"{tokens}: `kamon tokenizer show DIR TEXT` shows them"

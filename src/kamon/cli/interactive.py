@@ -1,17 +1,17 @@
 """Completion while you type: suggestions under the line, on a terminal.
 
-They are computed in a thread of their own, with a fraction of the usual effort, for the newest text
-alone: typing never waits for them.
+A thread computes them, with a fraction of the usual effort and only for the newest text, so that
+typing never waits for them.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from kamon.cli.output import entry_line, one_line
+from kamon.cli.parser import Args
 from kamon.cli.suggest import found_lines, next_lines
 from kamon.errors import ConfigError, KamonError
 
@@ -28,7 +28,7 @@ HELP = "Tab: the first that is longer   Enter: next line   Esc: leave"
 
 
 class Suggestions(NamedTuple):
-    """What is shown under the line `text`; best: the first completion longer than it, if any."""
+    """What is shown under the line `text`; best: its first longer completion, or the text."""
 
     text: str
     best: str
@@ -36,7 +36,7 @@ class Suggestions(NamedTuple):
 
 
 def check_terminal() -> None:
-    """ConfigError where nobody types or looks, and where prompt_toolkit is missing."""
+    """Raise ConfigError without a terminal or prompt_toolkit."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError(
             "--interactive needs a terminal for standard input and output; "
@@ -50,10 +50,8 @@ def check_terminal() -> None:
         ) from None
 
 
-def suggest(
-    model: Model, text: str, known: Collection[str], args: argparse.Namespace
-) -> Suggestions:
-    """The tables for `text`, or the sentence that says why there are none."""
+def suggest(model: Model, text: str, known: Collection[str], args: Args) -> Suggestions:
+    """Return the tables for `text`, or the message that says why there are none."""
     from kamon.completion import complete, next_tokens, replaced, replacements
 
     try:
@@ -61,16 +59,16 @@ def suggest(
         exchanged = replacements(model.tokenizer, prefix, args.unknown)
         prefix = "".join(map(str, replaced(prefix, exchanged)))
         tokens = next_tokens(model, prefix, temperature=args.temperature)
-        found = complete(model, prefix, min(args.n, ROWS), effort=args.effort * EFFORT)
+        result = complete(model, prefix, min(args.n, ROWS), effort=args.effort * EFFORT)
     except KamonError as error:
         return Suggestions(text, text, [f"  {one_line(str(error))}"])
-    lines = [*next_lines(tokens, min(args.next, ROWS)), "", *found_lines(found, known)]
-    best = next((each.text for each in found.documents if each.text != text), text)
+    lines = [*next_lines(tokens, min(args.next, ROWS)), "", *found_lines(result, known)]
+    best = next((document.text for document in result.documents if document.text != text), text)
     return Suggestions(text, best, lines)
 
 
-def complete_lines(model: Model, text: str, args: argparse.Namespace) -> None:
-    """Print each line that is finished with Enter, until Esc, Ctrl-C or Ctrl-D; `text` begins."""
+def complete_lines(model: Model, text: str, args: Args) -> None:
+    """Print each line that ends with Enter, until Esc, Ctrl-C or Ctrl-D. `text` is the first."""
     known = set(model.docs)
     while True:
         line = line_editor(model, text, known, args).run()
@@ -81,9 +79,9 @@ def complete_lines(model: Model, text: str, args: argparse.Namespace) -> None:
 
 
 def line_editor(
-    model: Model, text: str, known: Collection[str], args: argparse.Namespace
+    model: Model, text: str, known: Collection[str], args: Args
 ) -> Application[str | None]:
-    """One line with its suggestions; it gives the line, or None where the user leaves."""
+    """Return the editor of a line, which returns the line, or None if the user leaves."""
     from prompt_toolkit.application import Application
     from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.document import Document
@@ -95,7 +93,7 @@ def line_editor(
     task: asyncio.Task[None] | None = None
 
     async def refresh() -> None:
-        """Until what is shown is for the text that stands there."""
+        """Compute suggestions until they are for the current text."""
         nonlocal shown
         while True:
             text = buffer.text
@@ -128,15 +126,12 @@ def line_editor(
 
     buffer = Buffer(document=Document(text), multiline=False, on_text_changed=changed)
     line = Window(BufferControl(buffer, input_processors=[BeforeInput("> ")]), height=1)
-    table = Window(
-        FormattedTextControl(lambda: "\n".join([*shown.lines, "", HELP])),
-        dont_extend_height=True,
-        wrap_lines=True,
-    )
+    text_of_table = FormattedTextControl(lambda: "\n".join([*shown.lines, "", HELP]))
+    table = Window(text_of_table, dont_extend_height=True, wrap_lines=True)
     app: Application[str | None] = Application(
         layout=Layout(HSplit([line, table])), key_bindings=keys, erase_when_done=True
     )
-    app.ttimeoutlen = 0.05  # Esc alone is not the beginning of another key
+    app.ttimeoutlen = 0.05  # seconds after Esc, with which other keys begin
     app.timeoutlen = 0.05
     app.pre_run_callables.append(changed)
     return app

@@ -1,18 +1,23 @@
-"""What the verbs tell people: results on stdout, everything else on stderr."""
+"""What commands print: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from kamon.evaluation.curves import spark_line
 
 if TYPE_CHECKING:
+    from kamon.config import Config
     from kamon.data.corpus import Corpus
+    from kamon.engines.base import Engine
+    from kamon.evaluation.evaluate import LossMetrics
+    from kamon.model import Model
     from kamon.training.loop import Progress
     from kamon.training.setup import ResumePoint, TrainingSetup
 
@@ -20,7 +25,7 @@ P = TypeVar("P")
 
 
 def say(text: str) -> None:
-    """A line on stderr; above a progress bar, if there is one."""
+    """Print a line on stderr, above the progress bar if there is one."""
     tqdm = sys.modules.get("tqdm")
     if tqdm is None:
         print(text, file=sys.stderr)
@@ -44,17 +49,14 @@ def short(number: float) -> str:
 
 
 def one_line(text: str) -> str:
-    """With line ends and other control characters escaped, for people: none moves a terminal."""
-    if text.isprintable():  # as nearly all are, and quickly seen
+    """Return the text with line ends and other control characters escaped."""
+    if text.isprintable():  # fast, and true of nearly all
         return text
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda c: repr(c[0])[1:-1], text)
 
 
 def entry_line(text: str) -> str:
-    """An entry as a line of stdout: for a program as it is, so that Kamon can read it again.
-
-    Only line ends inside it are escaped, for one entry is one line: see `say_line_ends`.
-    """
+    """Return an entry as a line of stdout. For a program only its line ends are escaped."""
     if text.isprintable():
         return text
     if sys.stdout.isatty():
@@ -67,14 +69,13 @@ def has_line_end(text: str) -> bool:
 
 
 def say_line_ends(number: int) -> None:
-    """That so many entries were not written as they are."""
     if number:
         have = "entry has" if number == 1 else "entries have"
         say(f"{number:,} {have} line ends inside, written as \\n or \\r: --json keeps them")
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal show it: 東 takes two, an accent none."""
+    """Return the number of columns of a terminal that show the text: 東 takes two."""
     if text.isascii():
         return len(text)
     from wcwidth import wcswidth
@@ -84,16 +85,11 @@ def columns(text: str) -> int:
 
 
 def padded(text: str, width: int) -> str:
-    """`text` with spaces after it, `width` columns wide."""
     return text + " " * (width - columns(text))
 
 
 def json_line(content: dict[str, Any]) -> str:
-    """One object on one line, in ASCII, so that no terminal or pipe can garble it.
-
-    A number that is not finite, which JSON has not, is null: the logarithm of a probability too
-    small for a float.
-    """
+    """Return an object on one line, in ASCII; numbers that are not finite become null."""
     import json
 
     try:
@@ -102,18 +98,47 @@ def json_line(content: dict[str, Any]) -> str:
         return json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None))
 
 
+def print_losses(title: str, width: int, rows: Iterable[tuple[str, LossMetrics]]) -> None:
+    """Print a table with a row of losses for each name, `width` columns for the names."""
+    print(f"{title:{width}} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")
+    for name, row in rows:
+        shown = "over 1e304" if row.perplexity is None else f"{row.perplexity:.3f}"
+        print(f"{name:<{width}} {row.nats_per_token:12.4f} {row.bits_per_char:17.4f} {shown:>11}")
+
+
 def print_json(content: dict[str, Any]) -> None:
     print(json_line(content))
 
 
+def model_json(model: Model, path: str) -> dict[str, Any]:
+    config = asdict(model.config)
+    about = {"directory": path, "config": config, "num_params": model.num_params}
+    return about | json_keys(model.training)
+
+
+def json_keys(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file of a model or of shards records, with the keys that --json has.
+
+    >>> json_keys({"held_out": {"loss": 2.5}, "pairs": {"held_out": True}})
+    {'validation': {'loss': 2.5}, 'pairs': {'on_validation_set': True}}
+    """
+    found = {}
+    for name, value in record.items():
+        key = name.replace("held_out", "validation")
+        if name == "held_out" and isinstance(value, bool):
+            key = "on_validation_set"
+        found[key] = json_keys(value) if isinstance(value, dict) else value
+    return found
+
+
 def say_built_in(given: str, names: Collection[str]) -> None:
-    """That a name is the built-in data, where the folder has a file of that name, too."""
+    """Say that a name is built-in data if the folder has a file of that name, too."""
     if given in names and os.path.isfile(given):
         say(f"Kamon uses the built-in {given}: your own file is ./{given}")
 
 
 def say_corpus(source: Corpus, given: str) -> None:
-    """How many documents there are, and what was done to the lines they came from."""
+    """Print the number of documents, and what was done to the lines that they came from."""
     from kamon.data.builtin import BUILT_IN
 
     say_built_in(given, BUILT_IN)
@@ -135,21 +160,30 @@ def say_corpus(source: Corpus, given: str) -> None:
 
 
 def say_notes(source: Corpus) -> None:
-    """How it was read, where people should know."""
     for note in source.note.splitlines():
         say(f"{source.source} {note}")
 
 
 def say_resumed(resumed: ResumePoint | None) -> None:
-    """Where a training goes on, if it does, and what is wrong with what was kept later."""
+    """Print where a run continues, and what is wrong with later checkpoints."""
     if resumed:
         for problem in resumed.problems:
             say(problem)
         say(f"going on from {resumed.generation}, step {resumed.num_steps_done:,}")
 
 
+def say_model(config: Config, engine_name: str, engine: Engine) -> None:
+    """Print the size of the model, and what computes it."""
+    from kamon.engines.parameters import num_params
+
+    say(
+        f"model: {num_params(config):,} parameters; n_layer {config.n_layer}, n_embd "
+        f"{config.n_embd}, n_head {config.n_head}, block_size {config.block_size}, vocab_size "
+        f"{config.vocab_size}; {engine_name} engine, {engine.dtype}"
+    )
+
+
 def say_cut(run: TrainingSetup) -> None:
-    """That documents are longer than the model can hold, never silently."""
     if run.num_cut:
         size, longest = run.config.block_size, run.longest
         say(
@@ -161,7 +195,7 @@ def say_cut(run: TrainingSetup) -> None:
 
 
 def spark(losses: list[float], stream: TextIO) -> None:
-    """The course of two or more losses as one line, where `stream` has such characters."""
+    """Print the course of two or more losses as one line, if `stream` has such characters."""
     line = f"loss by step {spark_line(losses)}"
     try:
         line.encode(stream.encoding or "ascii")
@@ -171,38 +205,28 @@ def spark(losses: list[float], stream: TextIO) -> None:
         print(line, file=stream)
 
 
-def print_marked(samples: list[tuple[str, bool]]) -> None:
-    """Each new document on a line of its own; those that are True are copies, and marked."""
-    shown = [(entry_line(text), known) for text, known in samples]
-    width = max((columns(text) for text, known in shown if known), default=0)
-    for text, known in shown:
-        print(f"{padded(text, width)}  (in the list)" if known else text)
-    say_line_ends(sum(has_line_end(text) for text, _ in samples))
+def print_marked(samples: Sequence[str], known: Collection[str] = ()) -> None:
+    """Print each sample on a line of its own, and mark those that are known."""
+    shown = [(entry_line(text), text in known) for text in samples]
+    width = max((columns(text) for text, copied in shown if copied), default=0)
+    for text, copied in shown:
+        print(f"{padded(text, width)}  (in the list)" if copied else text)
+    say_line_ends(sum(map(has_line_end, samples)))
 
 
-def print_texts(texts: list[str]) -> None:
-    """Texts as they are, an empty line between two of them."""
-    print("\n\n".join(texts))
-
-
-def say_empty(num_empty: int, n: int) -> None:
-    """That some samples have no character."""
-    if num_empty:
-        say(f"{num_empty:,} of {n:,} samples are empty: the model ended them at once")
+def marked_json(samples: Sequence[str], known: Collection[str]) -> list[dict[str, Any]]:
+    return [{"text": text, "in_list": text in known} for text in samples]
 
 
 def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character") -> None:
-    """That some have no end: they have as many tokens as block_size allows. unit: of the tokens."""
-    unfinished = sum(size == block_size for size in sizes)
-    if unfinished:
-        say(
-            f"{unfinished} of {len(sizes)} have no end: "
-            f"the model did not end them within {block_size} {unit}s"
-        )
+    """Print how many samples have as many tokens as block_size allows, and so no end."""
+    if unfinished := sum(size == block_size for size in sizes):
+        limit = f"{block_size} {unit}s"
+        say(f"{unfinished} of {len(sizes)} have no end: the model did not end them within {limit}")
 
 
 def show_training(bar: Any, progress: Progress) -> Any:
-    """A bar of steps, with the loss and the time left."""
+    """Return a bar of steps, with the loss and the time left."""
     if bar is None:
         bar = open_bar(total=progress.num_steps, initial=progress.num_before, unit="step")
         if not bar.disable:
@@ -219,9 +243,9 @@ def show_training(bar: Any, progress: Progress) -> Any:
 
 @contextmanager
 def progress_bar(show: Callable[[Any, P], Any]) -> Iterator[Callable[[P], None] | None]:
-    """Yield a function that shows progress on stderr, or None if that is no terminal.
+    """Yield a function that shows progress on stderr, or None if that is not a terminal.
 
-    show: takes the bar, at first None, and the progress, and returns the bar that is shown then.
+    show: takes the bar, at first None, and the progress, and returns the new bar.
     """
     if not sys.stderr.isatty():
         yield None
@@ -240,7 +264,7 @@ def progress_bar(show: Callable[[Any, P], Any]) -> Iterator[Callable[[P], None] 
 
 
 def open_bar(**options: Any) -> Any:
-    """A tqdm bar on stderr that leaves nothing there when it is closed."""
+    """Return a tqdm bar on stderr that leaves nothing there when it is closed."""
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # we report often enough to need no thread

@@ -1,12 +1,14 @@
-"""argparse with our manners: an error is one sentence, and names the nearest flag."""
+"""argparse whose errors are one sentence and name the nearest option, and tables of options."""
 
 from __future__ import annotations
 
 import argparse
 import reprlib
 import sys
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
+Args = argparse.Namespace  # what a command was called with
 MAX_DIGITS = 1_000  # Python itself reads no more than 4,300
 
 
@@ -19,11 +21,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def formatter(self, prog: str) -> argparse.HelpFormatter:
-        """As wide as the terminal, which is asked only when there is help to show.
-
-        argparse makes a formatter for every flag that it is told of, and the first look for the
-        terminal's width imports half of the standard library.
-        """
+        # argparse makes a formatter for each option, and asking for the terminal's width is slow:
+        # only help asks for it.
         return argparse.RawDescriptionHelpFormatter(prog, width=self.width)
 
     width: int | None = 80
@@ -32,11 +31,11 @@ class Parser(argparse.ArgumentParser):
         self.width = None
         return super().format_help()
 
-    argv: tuple[str, ...] = ()  # that is being parsed
+    argv: tuple[str, ...] = ()
 
-    def parse(self, argv: list[str]) -> argparse.Namespace:
+    def parse(self, argv: list[str]) -> Args:
         self.argv = tuple(argv)
-        # Flags and words in any order: an optional last word may stand behind flags.
+        # An optional argument may come after options.
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             word = unknown[0].partition("=")[0]
@@ -44,34 +43,80 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("--"):
                 self.error(f"there is no flag {word}{self.nearest(word, known)}")
             if word.startswith("-"):
-                self.error(
-                    f"there is no flag {word}; what begins with - and is no flag stands behind --, "
-                    "at the end"
-                )
+                hint = "what begins with - and is no flag stands behind --, at the end"
+                self.error(f"there is no flag {word}; {hint}")
             self.error(f"one argument too many: {word!r}")
         return args
 
     def nearest(self, word: str, known: list[str]) -> str:
         import difflib
 
-        near = difflib.get_close_matches(word, known, n=1)
-        return (
-            f": did you mean {near[0]}?" if near else f"; `{self.prog} --help` lists what there is"
-        )
+        for near in difflib.get_close_matches(word, known, n=1):
+            return f": did you mean {near}?"
+        return f"; `{self.prog} --help` lists what there is"
 
     def error(self, message: str) -> NoReturn:
         flag = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
         if message.endswith("expected one argument") and flag.startswith("--"):
             message += f"; one that begins with - is given as {flag}=-…"
+        flags = self._option_string_actions
         dashed = [
-            word
-            for word in self.argv
-            if word[:1] == "-" < word and word.partition("=")[0] not in self._option_string_actions
+            word for word in self.argv if word[:1] == "-" < word and word.split("=")[0] not in flags
         ]
         if "are required" in message and dashed:
             message += f"; what begins with -, as {dashed[0]} does, stands behind --"
         print(f"{self.prog}: {message}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def option(group: argparse._ActionsContainer, usage: str, help: str, **more: Any) -> None:
+    """Add an option or an argument to a parser or a group.
+
+    Args:
+        usage: as it is typed: "-o, --output FILE", "--mode {documents,text}", "[DIR]", "INPUT...".
+            An option without a metavar is a switch. The type follows from the default or the
+            metavar (see TYPES).
+        more: what `add_argument` takes.
+    """
+    *names, metavar = usage.replace(", ", " ").split()
+    if metavar.startswith("-"):
+        names.append(metavar)
+        if "choices" not in more:
+            more["action"] = "store_true"
+    elif metavar.startswith("{"):
+        more["choices"] = metavar.strip("{}").split(",")
+    else:
+        more["metavar"] = metavar.strip("[.]")
+        if metavar != more["metavar"]:
+            optional = metavar.startswith("[")
+            more["nargs"] = ("*" if optional else "+") if "..." in metavar else "?"
+        more.setdefault("type", TYPES.get(type(more.get("default")), TYPES.get(metavar, str)))
+    group.add_argument(*(names or [more.pop("dest", name_of(usage))]), help=help, **more)
+
+
+def options(group: argparse._ActionsContainer, table: Mapping[str, str], **more: Any) -> None:
+    """Add the options and arguments of a table from usages to helps.
+
+    Args:
+        more: the defaults of some by their names; a list is the default of an option that may be
+            given again, and a dict has other arguments of `add_argument`.
+    """
+    assert more.keys() <= set(map(name_of, table))
+    for usage, help in table.items():
+        extra = more.get(name_of(usage), {})
+        if isinstance(extra, list):
+            extra = {"action": "append", "default": extra}
+        option(group, usage, help, **(extra if isinstance(extra, dict) else {"default": extra}))
+
+
+def name_of(usage: str) -> str:
+    """
+    >>> name_of("-n, --max-len N"), name_of("-o, --output FILE"), name_of("[DIR...]")
+    ('max_len', 'output', 'dir')
+    """
+    words = usage.replace(", ", " ").split()
+    names = [word for word in words if word.startswith("-")] or [words[0].lower()]
+    return names[-1].strip("-[.]").replace("-", "_")
 
 
 def whole_number(text: str) -> int:
@@ -89,3 +134,9 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, not {reprlib.repr(text)}") from None
+
+
+TYPES: Mapping[object, Callable[[str], Any]] = {
+    **dict.fromkeys((int, "N", "S", "K", "PERCENT"), whole_number),
+    **dict.fromkeys((float, "X", "T", "BITS", "SECONDS"), number),
+}

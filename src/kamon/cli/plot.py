@@ -6,84 +6,67 @@ Without --kind all four go into the folder DIR-plots, named after their kinds.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import one_line, print_json
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Args, Parser, option, options
 from kamon.cli.settings import add_engine, chosen_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.files.output_path import check_file, write_errors
+
+if TYPE_CHECKING:
+    from kamon.model import Model
 
 KINDS = ("loss", "embeddings", "attention", "lengths")
 FORMATS = ("png", "svg")
 OTHER_FORMATS = ("eps", "gif", "jpeg", "jpg", "pdf", "webp")  # which nobody means as a folder
 
+OPTIONS = {
+    "DIR": "the directory that `kamon train -o` wrote",
+    "-o, --output OUT": "a folder for the pictures (DIR-plots), or with one --kind a file in .png "
+    "or .svg",
+    f"--kind {{{','.join(KINDS)}}}": "draw this alone; may be given more than once",
+    f"--format {{{','.join(FORMATS)}}}": "by default as OUT ends, or png",
+    "--text T": "what the heads attend to; by default the sample of the likeliest tokens",
+    "--overwrite": "replace pictures that are there",
+}
+
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help="a folder for the pictures (DIR-plots), or with one --kind a file in .png or .svg",
-    )
-    parser.add_argument(
-        "--kind",
-        choices=KINDS,
-        action="append",
-        help="draw this alone; may be given more than once",
-    )
-    parser.add_argument("--format", choices=FORMATS, help="by default as OUT ends, or png")
-    parser.add_argument(
-        "--text",
-        metavar="T",
-        help="what the heads attend to; by default the sample of the likeliest tokens",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
+    options(parser, OPTIONS, kind={"action": "append"}, text={"type": str})
     add_engine(parser)
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print the numbers as one JSON object on stdout, and draw nothing",
-    )
+    option(parser, "--json", "print the numbers as one JSON object on stdout, and draw nothing")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     kinds = [kind for kind in KINDS if not args.kind or kind in args.kind]
     if args.text is not None and "attention" not in kinds:
         raise ConfigError("--text is what the heads attend to: it needs --kind attention")
     if args.json:
         if args.output is not None or args.format is not None or args.overwrite:
             raise ConfigError("--json draws nothing: leave out --output, --format and --overwrite")
-        found = {kind: asdict(part) for kind, part in numbers(args, kinds).items()}
-        print_json({"directory": args.dir} | found)
+        data = {kind: asdict(part) for kind, part in numbers(args, kinds).items()}
+        print_json({"directory": args.dir} | data)
         return
     format, paths = targets(args, kinds)
     check_free(paths, Path(args.dir), args.overwrite)
 
     from kamon import plotting
 
-    draw: dict[str, Callable[[Any], Any]] = {
-        "loss": plotting.draw_losses,
-        "embeddings": plotting.draw_embeddings,
-        "attention": plotting.draw_attention,
-        "lengths": plotting.draw_lengths,
-    }
-    found = numbers(args, kinds)
-    write({paths[kind]: plotting.render(draw[kind](part), format) for kind, part in found.items()})
-    for kind in kinds:
-        if kind in found:
-            print(one_line(str(paths[kind])))
+    draw = plotting.DRAW
+    data = numbers(args, kinds)
+    write({paths[kind]: plotting.render(draw[kind](part), format) for kind, part in data.items()})
+    print("\n".join(one_line(str(paths[kind])) for kind in kinds if kind in data))
 
 
-def numbers(args: argparse.Namespace, kinds: list[str]) -> dict[str, Any]:
-    """What there is to draw, by kind. A text is looked at first: a wrong one costs no time.
+def numbers(args: Args, kinds: list[str]) -> dict[str, Any]:
+    """Return what there is to draw, by kind; lengths only if there are documents.
 
-    Lengths are left out, unless asked for, where there are no documents that have them.
+    Attention comes first, since --text may be wrong.
     """
     from kamon.evaluation import introspection
     from kamon.model import load
@@ -91,20 +74,20 @@ def numbers(args: argparse.Namespace, kinds: list[str]) -> dict[str, Any]:
     model = load(args.dir, **chosen_engine(args))
     if not args.kind and (model.writes_text or not model.docs):
         kinds = [kind for kind in kinds if kind != "lengths"]
-    find: dict[str, Callable[[], Any]] = {
-        "attention": lambda: introspection.attention(model, args.text),
-        "embeddings": lambda: introspection.embeddings(model),
-        "lengths": lambda: introspection.lengths(model),
-        "loss": lambda: introspection.losses(model),
+    find: dict[str, Callable[[Model], Any]] = {
+        "attention": partial(introspection.attention, text=args.text),
+        "embeddings": introspection.embeddings,
+        "lengths": introspection.lengths,
+        "loss": introspection.losses,
     }
-    return {kind: find[kind]() for kind in find if kind in kinds}
+    return {kind: find[kind](model) for kind in find if kind in kinds}
 
 
-def targets(args: argparse.Namespace, kinds: list[str]) -> tuple[str, dict[str, Path]]:
-    """The format, and the file of each kind."""
+def targets(args: Args, kinds: list[str]) -> tuple[str, dict[str, Path]]:
+    """Return the format, and the file of each kind."""
     if args.output is None:
         model = Path(args.dir)
-        if model.name in ("", ".."):  # `.` and the like have no name to put -plots behind
+        if model.name in ("", ".."):  # `.` and the like have no name
             model = model.resolve()
         folder = model.with_name(f"{model.name}-plots")
     else:
@@ -112,10 +95,8 @@ def targets(args: argparse.Namespace, kinds: list[str]) -> tuple[str, dict[str, 
         ending = folder.suffix.removeprefix(".").lower()
         if ending in FORMATS:
             if len(kinds) > 1:
-                raise ConfigError(
-                    f"{args.output} is one file for {len(kinds)} pictures: choose one --kind, "
-                    "or name a folder"
-                )
+                why = f"is one file for {len(kinds)} pictures"
+                raise ConfigError(f"{args.output} {why}: choose one --kind, or name a folder")
             if args.format not in (None, ending):
                 raise ConfigError(f"{args.output} is no name for --format {args.format}")
             return ending, {kinds[0]: folder}
@@ -138,7 +119,7 @@ def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
 
 
 def write(pictures: dict[Path, bytes]) -> None:
-    """Each picture whole or not at all. StoreError where it cannot be written."""
+    """Write each picture whole or not at all. Raises StoreError."""
     from kamon.files.atomic import replace_file
 
     for path, content in pictures.items():

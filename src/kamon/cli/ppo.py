@@ -7,13 +7,14 @@ target.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import print_json, say
-from kamon.cli.parser import Parser
+from kamon.cli.output import say
+from kamon.cli.parser import Args, Parser, options
+from kamon.cli.settings import values
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,30 +32,24 @@ OWN: tuning.Numbers = {
     "max_kl": (float, "end before the step that exceeds this KL, in nats per document"),
 }
 
+OPTIONS = {
+    "--reward REWARD_DIR": "a model of `kamon reward`",
+    "--prefer RULE": "reward texts that fulfil RULE, such as 'len <= 5 and not endswith \"a\"'",
+    "--critic": "learn a baseline instead of using the group's mean",
+    "--prompt TEXT": "draw and rate answers to TEXT; for a model of `kamon sft`",
+}
+
 
 def add_arguments(parser: Parser) -> None:
     from kamon.finetuning import ppo
 
     tuning.add_model(parser)
-    parser.add_argument("--reward", metavar="REWARD_DIR", help="a model of `kamon reward`")
-    parser.add_argument(
-        "--prefer",
-        metavar="RULE",
-        help="reward texts that fulfil RULE, such as 'len <= 5 and not endswith \"a\"'",
-    )
-    parser.add_argument(
-        "--critic", action="store_true", help="learn a baseline instead of using the group's mean"
-    )
-    parser.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="draw and rate answers to TEXT; for a model of `kamon sft`",
-    )
-    settings = tuning.default_settings(ppo.PICKED, ppo.ACCEPTED_SETTINGS)
-    tuning.add_arguments(parser, "ppo", OWN, vars(ppo.PPOConfig()), settings)
+    options(parser, OPTIONS)
+    defaults = vars(ppo.PPOConfig())
+    tuning.add_arguments(parser, "ppo", OWN, defaults, ppo.PICKED, ppo.ACCEPTED_SETTINGS)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     tuning.check(args, "dir")
     if args.resume is None and (args.reward is None) == (args.prefer is None):
         raise ConfigError(
@@ -64,37 +59,9 @@ def run(args: argparse.Namespace) -> int:
 
     from kamon.finetuning.ppo import ppo, resume
 
-    def begin(engine: dict[str, Any], how: dict[str, Any]) -> Model:
-        return ppo(
-            args.dir,
-            args.reward,
-            prefer=args.prefer,
-            critic=args.critic,
-            prompt=args.prompt,
-            **chosen,
-            **engine,
-            **how,
-        )
-
-    model, output, stopped = tuning.tuned(
-        args, "ppo", begin, resume, {"on_start": tuning.say_start, "on_step": say_step}
-    )
-    if not model.metrics:
-        return stopped
-    tuning.say_end(model, output)
-    if stopped:
-        tuning.say_stopped("ppo", output)
-    measured = model.training.measured.get("measured")
-    if measured:
-        for problem in measured["problems"]:
-            say(f"reward hacking? {problem}")
-        if measured["over_budget"]:
-            say("the KL reached its budget: the step that would lead beyond was taken back")
-    if args.json:
-        print_json(tuning.as_json(model, output))
-    elif measured:
-        show(measured)
-    return stopped
+    task = values(args, "prefer", "critic", "prompt")
+    begin = partial(ppo, args.dir, args.reward, **task, **chosen)
+    return tuning.run(args, "ppo", begin, resume, show, on_step=say_step)
 
 
 def say_step(step: int, num_steps: int, line: Mapping[str, float]) -> None:
@@ -108,8 +75,19 @@ def say_step(step: int, num_steps: int, line: Mapping[str, float]) -> None:
         )
 
 
-def show(measured: dict[str, Any]) -> None:
-    """Print the comparison with the base."""
+def show(model: Model, _stopped: bool, as_json: bool) -> None:
+    """Print signs of reward hacking, and the comparison with the base."""
+    measured = model.training.measured.get("measured")
+    if measured:
+        for problem in measured["problems"]:
+            say(f"reward hacking? {problem}")
+        if measured["over_budget"]:
+            say("the KL reached its budget: the step that would lead beyond was taken back")
+        if not as_json:
+            print_measured(measured)
+
+
+def print_measured(measured: dict[str, Any]) -> None:
     rows = [
         ("reward", "reward", ".4f"),
         ("different", "uniqueness", ".1%"),
@@ -124,8 +102,6 @@ def show(measured: dict[str, Any]) -> None:
         gain /= measured["base_deviation"]
         print(f"\nreward up by {gain:.2f} standard deviations of the base's")
     low, high = measured["win_rate_interval"]
-    print(
-        f"win rate over the base {measured['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count "
-        "as half"
-    )
+    won = f"{measured['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count as half"
+    print(f"win rate over the base {won}")
     print(f"KL to the base {measured['kl']:.2f} ± {measured['kl_error']:.2f} nats a document")

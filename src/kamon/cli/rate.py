@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from kamon.cli.output import (
-    entry_line,
-    has_line_end,
-    one_line,
-    print_json,
-    print_texts,
-    say,
-    say_line_ends,
-)
-from kamon.cli.parser import Parser, whole_number
-from kamon.cli.settings import add_json
+from kamon.cli.output import entry_line, has_line_end, one_line, print_json, say, say_line_ends
+from kamon.cli.parser import Args, Parser, options
+from kamon.cli.settings import add_json, values
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,47 +25,28 @@ HELP = {
     True: "a or b: the better one   s: skip   u: undo   q: save and quit",
 }
 
+OPTIONS = {
+    "DIR": "a model; a rated one continues with its answers",
+    "-o, --output DIR": "directory of the new model [default: rated; or DIR, if it was rated]",
+    "--overwrite": "replace the model in its DIR",
+    "--prefs FILE": "JSON Lines file that keeps each answer at once [default: the output's name "
+    "with .jsonl]",
+    "--prompt TEXT": "rate answers to TEXT; for a model of `kamon sft`",
+    "--pairs": "show two samples, of which you choose one",
+    "--every N": "learn again after N answers [default: %(default)s]",
+    "--seed N": "seed of the samples",
+    "--threads N": "cores to use [default: all]",
+}
+
 
 def add_arguments(parser: Parser) -> None:
     from kamon.finetuning.rating import EVERY
 
-    parser.add_argument(
-        "dir", metavar="DIR", help="a model; a rated one continues with its answers"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        help="directory of the new model [default: rated; or DIR, if it was rated]",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the model in its DIR")
-    parser.add_argument(
-        "--prefs",
-        metavar="FILE",
-        help="JSON Lines file that keeps each answer at once [default: the output's name with "
-        ".jsonl]",
-    )
-    parser.add_argument(
-        "--prompt", metavar="TEXT", help="rate answers to TEXT; for a model of `kamon sft`"
-    )
-    parser.add_argument(
-        "--pairs", action="store_true", help="show two samples, of which you choose one"
-    )
-    parser.add_argument(
-        "--every",
-        type=whole_number,
-        default=EVERY,
-        metavar="N",
-        help=f"learn again after N answers [default: {EVERY}]",
-    )
-    parser.add_argument("--seed", type=whole_number, metavar="N", help="seed of the samples")
-    parser.add_argument(
-        "--threads", type=whole_number, metavar="N", help="cores to use [default: all]"
-    )
+    options(parser, OPTIONS, every=EVERY)
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     check(args)
     from kamon.finetuning.preferences import pairs_of
 
@@ -96,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     return stopped
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: Args) -> None:
     """Raise ConfigError for arguments that cannot be, before anything is read."""
     if args.every < 1:
         raise ConfigError(f"every must be 1 or more, not {args.every}")
@@ -106,7 +79,7 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("standard input is closed: answers come from there")
 
 
-def prepare(args: argparse.Namespace) -> tuple[RatingSession, str, bool]:
+def prepare(args: Args) -> tuple[RatingSession, str, bool]:
     """Return the session, the output directory, and whether it may be replaced."""
     from dataclasses import replace
 
@@ -129,11 +102,8 @@ def prepare(args: argparse.Namespace) -> tuple[RatingSession, str, bool]:
         base,
         args.prefs or f"{output.rstrip(os.sep)}.jsonl",
         say_line,
-        every=args.every,
-        pairs=args.pairs,
         seed=seed,
-        threads=args.threads,
-        prompt=args.prompt,
+        **values(args, "every", "pairs", "threads", "prompt"),
     )
     return session, output, overwrite
 
@@ -151,19 +121,12 @@ def report(session: RatingSession, model: Model, output: str, *, as_json: bool) 
     say_line(f"`kamon rate {output}{prompt}` goes on from here")
     samples = session.proposals(model, NUM_SAMPLES, session.seed)
     if not as_json:
-        print_texts(["\n".join(map(entry_line, samples))])
+        print("\n".join(map(entry_line, samples)))
         say_line_ends(sum(map(has_line_end, samples)))
         return
-    print_json(
-        {
-            "directory": output,
-            "answers": len(session.answers),
-            "liked": liked,
-            "disliked": disliked,
-            "seconds": model.training.seconds,
-            "samples": samples,
-        }
-    )
+    content = {"directory": output, "answers": len(session.answers), "liked": liked}
+    content |= {"disliked": disliked, "seconds": model.training.seconds, "samples": samples}
+    print_json(content)
 
 
 def say_line(text: str) -> None:
@@ -199,15 +162,12 @@ def single_keys() -> Iterator[Callable[[], str]]:
     """
     assert sys.stdin is not None
     stream = sys.stdin.buffer
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or find_spec("termios") is None:  # Windows: one line per key
         yield lambda: first_of(stream.readline())
         return
-    try:
-        import termios
-        import tty
-    except ImportError:  # Windows: one line per key
-        yield lambda: first_of(stream.readline())
-        return
+    import termios
+    import tty
+
     number = sys.stdin.fileno()
     before = termios.tcgetattr(number)
     try:

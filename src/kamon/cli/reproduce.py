@@ -7,12 +7,11 @@ the original to the last bit; the native engine differs by rounding, less than 1
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
 from kamon.cli.output import print_json, say, say_cut
-from kamon.cli.parser import Parser
+from kamon.cli.parser import Args, Parser, option
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 
 if TYPE_CHECKING:
@@ -30,18 +29,14 @@ ORIGINAL_DOCS = 32_033
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--input",
-        default="names-original",
-        metavar="FILE",
-        help="text with one document a line; by default the original's list, fetched once",
-    )
+    help = "text with one document a line; by default the original's list, fetched once"
+    option(parser, "--input FILE", help, default="names-original")
     add_json(parser)
     add_engine(parser)
     add_settings(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     chosen = settings(args)
     engine = chosen_engine(args)
     engine["name"] = engine.pop("engine")
@@ -74,11 +69,8 @@ def run(args: argparse.Namespace) -> None:
 
     def on_progress(progress: Progress) -> None:
         nonlocal shown
-        for step in range(shown, len(progress.losses)):
-            print(
-                f"step {step + 1:4d} / {progress.num_steps:4d} | loss {progress.losses[step]:.4f}",
-                end="\r",
-            )
+        for step, loss in enumerate(progress.losses[shown:], shown + 1):
+            print(f"step {step:4d} / {progress.num_steps:4d} | loss {loss:.4f}", end="\r")
         shown = len(progress.losses)
         sys.stdout.flush()
 
@@ -87,15 +79,9 @@ def run(args: argparse.Namespace) -> None:
     if len(source.docs) == ORIGINAL_DOCS and config == Config():
         say_whether_same(samples, losses[-1])
     if args.json:
-        print_json(
-            {
-                "num_docs": len(source.docs),
-                "vocab_size": run.config.vocab_size,
-                "num_params": num_params(run.config),
-                "losses": list(losses),
-                "samples": samples,
-            }
-        )
+        about = {"num_docs": len(source.docs), "vocab_size": run.config.vocab_size}
+        about["num_params"] = num_params(run.config)
+        print_json({**about, "losses": list(losses), "samples": samples})
 
 
 def sample_and_show(run: TrainingSetup, show: bool) -> list[str]:
@@ -106,12 +92,8 @@ def sample_and_show(run: TrainingSetup, show: bool) -> list[str]:
     if show:
         print("\n--- inference (new, hallucinated names) ---")
     for number in range(1, NUM_SAMPLES + 1):
-        tokens = sample_document(
-            run.engine,
-            run.tokenizer.bos,
-            run.config.temperature,
-            lambda _: run.rng.random(),
-        )
+        bos, temperature = run.tokenizer.bos, run.config.temperature
+        tokens = sample_document(run.engine, bos, temperature, lambda _: run.rng.random())
         samples.append(run.tokenizer.decode(tokens))
         if show:
             print(f"sample {number:2d}: {samples[-1]}")
@@ -122,7 +104,6 @@ def say_whether_same(samples: list[str], loss: float) -> None:
     if samples == ORIGINAL_NAMES and f"{loss:.4f}" == ORIGINAL_LOSS:
         say(f"the last loss, {ORIGINAL_LOSS}, and all {NUM_SAMPLES} names are the original's")
     else:
-        say(
-            "this is not what the original comes to: its last loss is "
-            f"{ORIGINAL_LOSS}, its names begin with {', '.join(ORIGINAL_NAMES[:3])}"
-        )
+        original = f"its last loss is {ORIGINAL_LOSS}, its names begin with "
+        original += ", ".join(ORIGINAL_NAMES[:3])
+        say(f"this is not what the original comes to: {original}")

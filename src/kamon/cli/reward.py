@@ -6,13 +6,16 @@ text is the log odds of good after it. `kamon ppo` learns from such a model.
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, print_json, say, say_built_in
-from kamon.cli.parser import Parser
+from kamon.cli.output import count, say, say_built_in
+from kamon.cli.parser import Args, Parser, option
 from kamon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kamon.model import Model
 
 OWN: tuning.Numbers = {
     "num_pairs": (int, "pairs to make, for common"),
@@ -24,19 +27,12 @@ def add_arguments(parser: Parser) -> None:
     from kamon.finetuning import reward_model
 
     tuning.add_model(parser)
-    parser.add_argument(
-        "data",
-        nargs="?",
-        metavar="DATA",
-        help='a JSON Lines file of {"chosen": …, "rejected": …}, each with or without a "prompt", '
-        "or common: built-in pairs of first names, of which the more common one is preferred",
-    )
+    option(parser, "[DATA]", tuning.PAIRS)
     defaults = {"num_pairs": reward_model.NUM_PAIRS, "lm_weight": reward_model.LM_WEIGHT}
-    settings = tuning.default_settings(reward_model.PICKED)
-    tuning.add_arguments(parser, "reward", OWN, defaults, settings)
+    tuning.add_arguments(parser, "reward", OWN, defaults, reward_model.PICKED)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     tuning.check(args, "dir", "data")
     if args.num_pairs is not None and args.data != "common":
         raise ConfigError("--num-pairs is for the built-in pairs: DATA is common for those")
@@ -47,30 +43,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.data is not None:
         say_built_in(args.data, [COMMON])
-    model, output, stopped = tuning.tuned(
-        args,
-        "reward",
-        lambda engine, how: reward_model(args.dir, args.data, **chosen, **engine, **how),
-        resume,
-        {"on_start": tuning.say_start},
-    )
-    if not model.metrics:
-        return stopped
-    tuning.say_end(model, output)
-    if stopped:
-        tuning.say_stopped("reward", output)
-    measured = model.training.measured.get("calibration")
-    if args.json:
-        print_json(tuning.as_json(model, output))
-    elif measured:
-        show(measured)
-    elif not stopped:
-        say("too few pairs to hold some out: nothing tells how good the rewards are")
-    return stopped
+    begin = partial(reward_model, args.dir, args.data, **chosen)
+    return tuning.run(args, "reward", begin, resume, show)
 
 
-def show(measured: dict[str, Any]) -> None:
+def show(model: Model, stopped: bool, as_json: bool) -> None:
     """Print the accuracy and the calibration on the held-out pairs."""
+    measured = model.training.measured.get("calibration")
+    if as_json or not measured:
+        if not (as_json or stopped):
+            say("too few pairs to hold some out: nothing tells how good the rewards are")
+        return
     print(
         f"{count(measured['num_pairs'], 'pair')} held out: {measured['accuracy']:.1%} are right, "
         f"loss {measured['loss']:.4f} nats a pair (0.6931 where nothing is known)"
@@ -78,7 +61,6 @@ def show(measured: dict[str, Any]) -> None:
     print(f"expected calibration error {measured['calibration_error']:.4f}\n")
     print("how sure     pairs  predicted  right")
     for row in measured["bins"]:
-        print(
-            f"{row['from']:.2f} – {row['to']:.2f} {row['num_pairs']:6,} {row['predicted']:10.3f} "
-            f"{row['observed']:6.3f}"
-        )
+        predicted, observed = f"{row['predicted']:10.3f}", f"{row['observed']:6.3f}"
+        pairs = f"{row['num_pairs']:6,}"
+        print(f"{row['from']:.2f} – {row['to']:.2f} {pairs} {predicted} {observed}")

@@ -10,20 +10,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import (
-    entry_line,
-    has_line_end,
-    one_line,
-    print_json,
-    print_marked,
-    print_texts,
-    say,
-    say_empty,
-    say_line_ends,
-    say_notes,
-    say_unfinished,
-)
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.output import one_line, print_json, print_marked, say, say_notes, say_unfinished
+from kamon.cli.parser import Args, Parser, name_of, number, options
 from kamon.cli.settings import (
     add_engine,
     add_json,
@@ -39,79 +27,57 @@ if TYPE_CHECKING:
     from kamon.model import Model
 
 # Flags that are conditions: what argparse needs, and the help.
-CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "prompt": ({"metavar": "TEXT"}, "each answers TEXT; of a model that `kamon sft` tuned"),
-    "prefix": ({"metavar": "P"}, "each begins with P"),
-    "min-len": ({"type": whole_number, "metavar": "N"}, "no fewer characters"),
-    "max-len": (
-        {"type": whole_number, "metavar": "N"},
-        "no more characters: longer ones are dropped, none is cut",
-    ),
-    "top-k": ({"type": whole_number, "metavar": "K"}, "draw among the K likeliest tokens alone"),
-    "top-p": (
-        {"type": number, "metavar": "P"},
-        "draw among the fewest likeliest tokens that have probability P together",
-    ),
-    "suffix": ({"metavar": "S"}, "each ends with S"),
-    "contains": ({"metavar": "C"}, "each has C in it"),
-    "regex": (
-        {"metavar": "R"},
-        "R, in Python's syntax, matches all of it; one such as (a+)+b may take for ever",
-    ),
-    "exclude": ({"metavar": "FILE"}, "none that is in FILE, a list as `kamon train` reads it"),
-    "novel": ({"action": "store_true"}, "none that is in the list that was learned"),
-    "unique": ({"action": "store_true"}, "none twice"),
+
+OPTIONS = {
+    "DIR": "the directory that `kamon train -o` wrote",
+    "-n N": "how many (20; of a model of text, 1)",
+    "--length N": "of a model of text: how many tokens to write (500)",
+    "--temperature T": "0 takes the likeliest, 1 the model's odds; by default as in training",
+    "--seed S": "by default as in training",
+}
+CONDITIONS = {
+    "--prompt TEXT": "each answers TEXT; of a model that `kamon sft` tuned",
+    "--prefix P": "each begins with P",
+    "--min-len N": "no fewer characters",
+    "--max-len N": "no more characters: longer ones are dropped, none is cut",
+    "--top-k K": "draw among the K likeliest tokens alone",
+    "--top-p P": "draw among the fewest likeliest tokens that have probability P together",
+    "--suffix S": "each ends with S",
+    "--contains C": "each has C in it",
+    "--regex R": "R, in Python's syntax, matches all of it; one such as (a+)+b may take for ever",
+    "--exclude FILE": "none that is in FILE, a list as `kamon train` reads it",
+    "--novel": "none that is in the list that was learned",
+    "--unique": "none twice",
+}
+DETAILS = {
+    "--details": "after each a tab and its log probability in nats, a tab and if it is in the list",
+    "--nearest": "--details, a tab and the most similar document of the list, a tab and how "
+    "similar",
 }
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the directory that `kamon train -o` wrote")
-    parser.add_argument(
-        "-n", type=whole_number, metavar="N", help="how many (20; of a model of text, 1)"
-    )
-    parser.add_argument(
-        "--length",
-        type=whole_number,
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help="of a model of text: how many tokens to write (500)",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=number,
-        metavar="T",
-        help="0 takes the likeliest, 1 the model's odds; by default as in training",
-    )
-    parser.add_argument("--seed", type=whole_number, metavar="S", help="by default as in training")
+    options(parser, OPTIONS, length=argparse.SUPPRESS)
     group = parser.add_argument_group(
         "conditions", "lengths are in code points: ö is one, 👩‍🔧 three"
     )
-    for name, (options, help) in CONDITIONS.items():
-        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **options)
+    absent: dict[str, Any] = {name_of(usage): argparse.SUPPRESS for usage in CONDITIONS}
+    absent["top_p"] = {"type": number, "default": argparse.SUPPRESS}
+    absent["suffix"] = {"type": str, "default": argparse.SUPPRESS}
+    options(group, CONDITIONS, **absent)
     add_reading(parser, "the FILE of --exclude")
-    parser.add_argument(
-        "--details",
-        action="store_true",
-        help="after each a tab and its log probability in nats, a tab and if it is in the list",
-    )
-    parser.add_argument(
-        "--nearest",
-        action="store_true",
-        help="--details, a tab and the most similar document of the list, a tab and how similar",
-    )
+    options(parser, DETAILS)
     add_engine(parser)
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     from kamon.generation.constraints import make_constraints
     from kamon.model import load
 
-    names = [name.replace("-", "_") for name in (*CONDITIONS, "length")]
+    names = ["length", *map(name_of, CONDITIONS)]
     conditions = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    make_constraints(
-        {**conditions, "exclude": ()}
-    )  # what cannot be is said before anything is read
+    make_constraints({**conditions, "exclude": ()})  # raises ConfigError before anything is read
     if "exclude" in conditions:
         from kamon.data import corpus
 
@@ -126,64 +92,57 @@ def run(args: argparse.Namespace) -> int:
     if is_text and (args.details or args.nearest):
         raise ConfigError("--details and --nearest compare documents, and this model writes text")
     n = args.n if args.n is not None else 1 if is_text else 20
-    found = model.generate(n, temperature=args.temperature, seed=args.seed, **conditions)
+    result = model.generate(n, temperature=args.temperature, seed=args.seed, **conditions)
     if args.json and is_text:
-        print_json({"directory": args.dir, "samples": [{"text": text} for text in found.texts]})
-    elif args.json:
-        samples = described(model, found, args.nearest, conditions.get("prompt"))
-        print_json({"directory": args.dir, "tried": found.num_candidates, "samples": samples})
-    elif args.details or args.nearest:
-        for sample in described(model, found, args.nearest, conditions.get("prompt")):
-            print("\t".join(columns(sample)))
+        print_json({"directory": args.dir, "samples": [{"text": text} for text in result.texts]})
+    elif args.json or args.details or args.nearest:
+        samples = described(model, result, args.nearest, conditions.get("prompt"))
+        if args.json:
+            print_json({"directory": args.dir, "tried": result.num_candidates, "samples": samples})
+        else:
+            print_details(samples)
     elif is_text:
-        print_texts(found.texts)
-    elif sys.stdout.isatty():  # a program gets each text and no more
-        known = model.docs.intersection(found.texts)
-        print_marked([(text, text in known) for text in found.texts])
+        print(*result.texts, sep="\n\n")
     else:
-        for text in found.texts:
-            print(entry_line(text))
-        say_line_ends(sum(map(has_line_end, found.texts)))
+        known = model.docs.intersection(result.texts) if sys.stdout.isatty() else ()
+        print_marked(result.texts, known)
     if not is_text:
-        say_unfinished(found.sizes, found.room, model.tokenizer.unit)
-        say_empty(found.texts.count(""), len(found.texts))
-    if len(found.texts) == n:
+        say_unfinished(result.sizes, result.room, model.tokenizer.unit)
+        if num_empty := result.texts.count(""):
+            num = f"{num_empty:,} of {len(result.texts):,}"
+            say(f"{num} samples are empty: the model ended them at once")
+    if len(result.texts) == n:
         return 0
     say(
-        f"{len(found.texts):,} of {n:,} found: "
-        f"among {found.num_candidates:,} candidates no more fulfil the conditions"
+        f"{len(result.texts):,} of {n:,} found: "
+        f"among {result.num_candidates:,} candidates no more fulfil the conditions"
     )
-    return 0 if found.texts else 1
+    return 0 if result.texts else 1
 
 
 def described(
-    model: Model, found: SampleResult, nearest: bool, prompt: str | None = None
+    model: Model, result: SampleResult, nearest: bool, prompt: str | None = None
 ) -> list[dict[str, Any]]:
-    """What --json shows of each sample."""
+    """Return what --json shows of each sample."""
     from kamon.evaluation.nearest import sample_infos
 
-    known = model.docs.intersection(found.texts)
-    found_out = sample_infos(model, found.texts, prompt, known=known, nearest=nearest)
+    known = model.docs.intersection(result.texts)
+    infos = sample_infos(model, result.texts, prompt, known=known, nearest=nearest)
     samples: list[dict[str, Any]] = []
-    for place, each in zip(found.numbers, found_out, strict=True):
-        sample = {
-            "text": each.text,
-            "number": place,
-            "logprob": each.logprob,
-            "in_list": each.in_list,
-        }
-        if each.nearest:
-            text, similarity = each.nearest
-            sample["nearest"] = {"text": text, "similarity": similarity}
+    for place, info in zip(result.numbers, infos, strict=True):
+        sample = {"text": info.text, "number": place, "logprob": info.logprob}
+        sample["in_list"] = info.in_list
+        if info.nearest:
+            sample["nearest"] = dict(zip(("text", "similarity"), info.nearest, strict=True))
         samples.append(sample)
     return samples
 
 
-def columns(sample: dict[str, Any]) -> list[str]:
-    """What --details and --nearest show of one; as `one_line` shows it, no text has a tab."""
-    mark = "in the list" if sample["in_list"] else "new"
-    shown = [one_line(sample["text"]), f"{sample['logprob']:.3f}", mark]
-    if "nearest" in sample:
-        near = sample["nearest"]
-        shown += [one_line(near["text"]), f"{near['similarity']:.3f}"]
-    return shown
+def print_details(samples: list[dict[str, Any]]) -> None:
+    """Print columns between tabs, which no text has as `one_line` shows it."""
+    for sample in samples:
+        mark = "in the list" if sample["in_list"] else "new"
+        columns = [one_line(sample["text"]), f"{sample['logprob']:.3f}", mark]
+        if near := sample.get("nearest"):
+            columns += [one_line(near["text"]), f"{near['similarity']:.3f}"]
+        print("\t".join(columns))

@@ -10,7 +10,6 @@ in bounded memory. On a terminal, a line of heads comes first, on stderr.
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import sys
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from kamon.cli.output import (
     say,
     say_line_ends,
 )
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
@@ -38,40 +37,30 @@ if TYPE_CHECKING:
 
 HEADS = "bits\tlogprob\tpercent\toddest\ttext"
 
+OPTIONS = {
+    "DIR": "the model, as `kamon train -o` wrote it",
+    "[FILE]": "text, .csv, .tsv or .jsonl; by default standard input",
+}
+SELECTION = {
+    "--top N": "only the N oddest, in order",
+    "--threshold BITS": "only those of so many bits a character",
+    "--unknown {error,skip,replace,zero}": "lines with characters that the model does not know: "
+    "error stops there, skip leaves them out, replace scores them with the closest known "
+    "characters, such as e for É, or leaves them out if there are none, zero gives them "
+    "probability 0, and also lines that are longer than the model can write [default: error]",
+    "--json": "print one JSON object a line, with the text as it was scored, too; what is not "
+    "finite is null",
+}
+
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("model", metavar="DIR", help="the model, as `kamon train -o` wrote it")
-    parser.add_argument(
-        "input",
-        nargs="?",
-        default="-",
-        metavar="FILE",
-        help="text, .csv, .tsv or .jsonl; by default standard input",
-    )
+    options(parser, OPTIONS, file="-")
     add_reading(parser)
-    parser.add_argument("--top", type=whole_number, metavar="N", help="only the N oddest, in order")
-    parser.add_argument(
-        "--threshold", type=number, metavar="BITS", help="only those of so many bits a character"
-    )
-    parser.add_argument(
-        "--unknown",
-        choices=("error", "skip", "replace", "zero"),
-        default="error",
-        help="lines with characters that the model does not know: error stops there, skip leaves "
-        "them out, replace scores them with the closest known characters, such as e for É, or "
-        "leaves them out if there are none, zero gives them probability 0, and also lines that are "
-        "longer than the model can write [default: error]",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object a line, with the text as it was scored, too; what is not "
-        "finite is null",
-    )
+    options(parser, SELECTION, unknown="error")
     add_engine(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     if args.top is not None and args.top < 1:
         raise ConfigError(f"top must be 1 or more, not {args.top}")
     if args.threshold is not None and args.threshold != args.threshold:
@@ -80,13 +69,13 @@ def run(args: argparse.Namespace) -> int:
     from kamon.evaluation.score import PercentileScale
     from kamon.model import load
 
-    model = load(args.model, **chosen_engine(args))
+    model = load(args.dir, **chosen_engine(args))
     model.check_documents("scores are those of documents")
     scale = PercentileScale.of(model, args.unknown)
     counts = Counts()
     headed = args.json or not sys.stdout.isatty()
     top: list[tuple[float, str]] = []  # the least likely lines so far, with their bits
-    for lines in stream_entries(args.input, **reading(args), on_note=say):
+    for lines in stream_entries(args.file, **reading(args), on_note=say):
         scores = score_lines(args, model, lines, counts)
         least = top[-1][0] if len(top) == args.top else args.threshold
         if least is not None:
@@ -111,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass
 class Counts:
-    """How many lines there were, and of how many something must be said."""
+    """The number of lines, and of those with something special."""
 
     lines: int = 0
     texts: int = 0  # that are not blank
@@ -123,7 +112,7 @@ class Counts:
     broken: int = 0  # with a line end inside
 
 
-def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts: Counts) -> Scores:
+def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> Scores:
     """Return the scores of these lines without the blank ones, and count them."""
     from kamon.data.readers import MAX_LINE, name_of
     from kamon.data.tables import format_of
@@ -134,9 +123,9 @@ def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts
         scores = score_list(model.language_model, model.tokenizer, texts, unknown=args.unknown)
     except TokenizerError as error:
         place = counts.lines + first_unknown(model.tokenizer, lines)
-        table = (args.format or format_of(args.input)) in ("csv", "tsv", "json")
+        table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
         raise TokenizerError(
-            f"{name_of(args.input)}, {'record' if table else 'line'} {place}: {error}; "
+            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {error}; "
             "--unknown zero takes such lines for the oddest of all, skip leaves them out, "
             "replace looks for the characters that are most like those"
         ) from None
@@ -153,94 +142,76 @@ def score_lines(args: argparse.Namespace, model: Model, lines: list[str], counts
     return scores
 
 
-def say_counts(args: argparse.Namespace, model: Model, counts: Counts) -> None:
+def say_counts(args: Args, model: Model, counts: Counts) -> None:
     """Say what is special about the lines. Raises CorpusError if there was no text."""
     from kamon.data.readers import MAX_LINE, name_of
 
     say_line_ends(counts.broken)
     if not counts.texts:
         what = "holds nothing but blank lines" if counts.lines else "is empty"
-        raise CorpusError(f"{name_of(args.input)} {what}")
+        raise CorpusError(f"{name_of(args.file)} {what}")
     if counts.scored < counts.texts:
-        left_out = count(counts.texts - counts.scored, "line")
         why = ", not even by their likes," if args.unknown == "replace" else ""
-        say(f"{left_out} with characters unknown to the model{why} left out")
+        what = f"with characters unknown to the model{why} left out"
+        say(f"{count(counts.texts - counts.scored, 'line')} {what}")
     if counts.impossible:
-        unknown = count(counts.impossible, "line")
-        say(f"{unknown} with characters unknown to the model: probability 0")
+        what = "with characters unknown to the model: probability 0"
+        say(f"{count(counts.impossible, 'line')} {what}")
     if counts.replaced:
         say(f"{count(counts.replaced, 'line')} scored with the likes of characters unknown")
     if counts.cut:
         how = "probability 0" if args.unknown == "zero" else "scored in overlapping windows"
-        say(
-            f"{count(counts.cut, 'line')} longer than the {model.config.block_size - 1} "
-            f"{model.tokenizer.unit}s that the model can write: {how}"
-        )
+        size = f"{model.config.block_size - 1} {model.tokenizer.unit}s"
+        say(f"{count(counts.cut, 'line')} longer than the {size} that the model can write: {how}")
     if counts.long:
-        say(
-            f"{count(counts.long, 'line')} of more than {MAX_LINE:,} characters: "
-            "the rest was not read"
-        )
+        what = f"of more than {MAX_LINE:,} characters: the rest was not read"
+        say(f"{count(counts.long, 'line')} {what}")
 
 
 def say_compared(scale: PercentileScale) -> None:
     n = f"{len(scale.bits):,}"
     if scale.reference is None:
-        say(
-            "no percentiles: the model keeps no entries, and its packed corpus is no longer "
-            "where it was"
-        )
-    elif scale.reference == "held_out":
+        why = "the model keeps no entries, and its packed corpus is no longer where it was"
+        say(f"no percentiles: {why}")
+    elif scale.reference == "validation":
         say(f"percentiles compare with {n} entries that were held out from training")
     else:
-        say(
-            f"percentiles compare with {n} entries of the list, since too few are held out from "
-            "training: new entries get low ones too often"
-        )
+        why = "too few are held out from training: new entries get low ones too often"
+        say(f"percentiles compare with {n} entries of the list, since {why}")
 
 
 def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
-    """The number, from 1, of the first line that has an unknown character between its ends."""
+    """Return the number, from 1, of the first line with an unknown character."""
     normal = tokenizer.normal
     return next(n for n, line in enumerate(lines, 1) if tokenizer.unknown(normal(line.strip())))
 
 
-def text_rows(found: Scores, scale: PercentileScale) -> list[str]:
-    surprising = found.surprising()
+def text_rows(scores: Scores, scale: PercentileScale) -> list[str]:
+    surprising = scores.surprising()
     shown = {char: one_line(char) or "end" for char in set(surprising)}
-    given = found.given
+    given = scores.given
     if not "".join(given).isprintable():  # some need escapes; one call for all is much faster
         given = list(map(entry_line, given))
-    percentiles = ["-" if p is None else f"{p:.1f}" for p in scale.percentiles(found.bits_per_char)]
+    shares = scale.percentiles(scores.bits_per_char)
+    percentiles = ["-" if share is None else f"{share:.1f}" for share in shares]
+    rows = zip(scores.bits_per_char, scores.logprobs, percentiles, surprising, given, strict=True)
     return [
         f"{bits:.3f}\t{logprob:.3f}\t{percentile}\t{shown[char]}\t{text}"
-        for bits, logprob, percentile, char, text in zip(
-            *(found.bits_per_char, found.logprobs, percentiles),
-            *(surprising, given),
-            strict=True,
-        )
+        for bits, logprob, percentile, char, text in rows
     ]
 
 
-def json_rows(found: Scores, scale: PercentileScale) -> list[str]:
-    return [
-        json_line(
-            {
-                "text": given,
-                "scored": text,
-                "logprob": logprob,
-                "bits_per_char": bits,
-                "percentile": percentile,
-                "compared_with": scale.reference,
-                "surprise": surprise,
-                "surprising": surprising or None,
-                "cut": cut,
-            }
-        )
-        for given, text, logprob, bits, percentile, surprise, surprising, cut in zip(
-            *(found.given, found.texts, found.logprobs, found.bits_per_char),
-            *(scale.percentiles(found.bits_per_char), found.surprises, found.surprising()),
-            found.cut,
-            strict=True,
-        )
-    ]
+def json_rows(scores: Scores, scale: PercentileScale) -> list[str]:
+    columns = {
+        "text": scores.given,
+        "scored": scores.texts,
+        "logprob": scores.logprobs,
+        "bits_per_char": scores.bits_per_char,
+        "percentile": scale.percentiles(scores.bits_per_char),
+        "compared_with": [scale.reference] * len(scores.texts),
+        "surprise": scores.surprises,
+        "surprising": [char or None for char in scores.surprising()],
+        "cut": scores.cut,
+    }
+    rows = zip(*columns.values(), strict=True)
+    return [json_line(dict(zip(columns, row, strict=True))) for row in rows]

@@ -9,71 +9,40 @@ Programs can use the same server: /api/v1/openapi.json describes it.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from kamon.cli.output import print_json, say
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
 
 FIRST_BUDGET = 1.0  # seconds, for the first model if no DIR is given
 
+OPTIONS = {
+    "[DIR...]": "saved models to open",
+    "--save-to FOLDER": "folder where the page saves models [default: models]",
+    "--port N": "port to listen at [default: 8042, or any free one]",
+    "--host IP": "address to listen at; 0.0.0.0 is every address of this machine [default: "
+    "127.0.0.1, only this machine]",
+    "--allow-host NAME": "another name of this machine, for others to use; may be repeated",
+    "--no-token": "ask for no token: every user of this machine can use the server, and fill "
+    "--save-to",
+    "--limit NAME=NUMBER": "change a limit, such as jobs=4 for four trainings at a time; may be "
+    "repeated",
+    "--no-browser": "do not open a browser",
+    "--budget SECONDS": "time for the first training, if no DIR is given [default: 1]",
+}
+
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dir", nargs="*", metavar="DIR", help="saved models to open")
-    parser.add_argument(
-        "--save-to",
-        default="models",
-        metavar="FOLDER",
-        help="folder where the page saves models [default: models]",
-    )
-    parser.add_argument(
-        "--port",
-        type=whole_number,
-        metavar="N",
-        help="port to listen at [default: 8042, or any free one]",
-    )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="IP",
-        help="address to listen at; 0.0.0.0 is every address of this machine "
-        "[default: 127.0.0.1, only this machine]",
-    )
-    parser.add_argument(
-        "--allow-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="another name of this machine, for others to use; may be repeated",
-    )
-    parser.add_argument(
-        "--no-token",
-        action="store_true",
-        help="ask for no token: every user of this machine can use the server, and fill --save-to",
-    )
-    parser.add_argument(
-        "--limit",
-        action="append",
-        default=[],
-        metavar="NAME=NUMBER",
-        help="change a limit, such as jobs=4 for four trainings at a time; may be repeated",
-    )
-    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
-    parser.add_argument(
-        "--budget",
-        type=number,
-        metavar="SECONDS",
-        help="time for the first training, if no DIR is given [default: 1]",
-    )
+    options(parser, OPTIONS, save_to="models", host="127.0.0.1", allow_host=[], limit=[])
     add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     if args.budget is not None and args.dir:
         raise ConfigError("--budget is of the first training, and a model is given: leave one out")
     if "" in (args.save_to, *args.dir, *args.allow_host):
@@ -83,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"the playground needs {name}: `pip install 'kamon[web]'` brings it")
     from kamon.web.limits import Limits, with_options
     from kamon.web.server.address import listen
-    from kamon.web.services.playground import make_playground
+    from kamon.web.services.playground import Playground
+    from kamon.web.services.worker import Request
 
-    playground = make_playground(Path(args.save_to), with_options(Limits(), args.limit))
+    playground = Playground(Path(args.save_to), with_options(Limits(), args.limit))
     for problem in playground.registry.add_saved():
         say(f"left out: {problem}")
     for path in args.dir:
@@ -94,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     address = listen(args.host, args.port, token, args.allow_host, no_token=args.no_token)
     if not args.dir:
         budget = FIRST_BUDGET if args.budget is None else args.budget
-        playground.jobs.start(builtin="names", budget=budget)
+        playground.jobs.start(Request("names", budget, playground.limits))
     from kamon.web.serve import serve  # takes half a second, in which the training begins
 
     def on_start() -> None:

@@ -1,4 +1,4 @@
-"""The flags that several verbs share: one for every setting of Config, and those of the input."""
+"""Options that several commands share: those of the input, the engine and the settings."""
 
 from __future__ import annotations
 
@@ -7,59 +7,60 @@ from collections.abc import Mapping
 from typing import Any
 
 from kamon.cli.output import say
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Args, Parser, option, options
 from kamon.config import SETTINGS, make_config, read_settings
 from kamon.data.tables import FORMATS
 from kamon.engines.factory import DEVICES, DTYPES, ENGINES, best_engine
 from kamon.errors import ConfigError
 
+ENGINE_OPTIONS = {
+    f"--engine {{{','.join(ENGINES)}}}": "what computes; by default native wherever it is built",
+    f"--dtype {{{','.join(DTYPES)}}}": "float32 is fast, float64 exact; scalar has float64 alone, "
+    "bfloat16 torch alone",
+    "--threads N": "cores to use; by default all there are",
+    f"--device {{{','.join(DEVICES)}}}": "of the torch engine; auto, the default: a GPU if it can",
+    "--compile": "the torch engine, by torch.compile: starts slowly",
+}
+READING_OPTIONS = {
+    "--column NAME": "column of a CSV or TSV table, by its name or its number from 1 on; key of "
+    "JSON objects [default: the only column; text]",
+    f"--format {{{','.join(FORMATS)}}}": "format of {what}; csv has quotes, and tsv has none "
+    "[default: by the file's ending, otherwise text]",
+    "--no-header": "read the first row of a table as data",
+}
+
 
 def add_json(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    option(parser, "--json", "print one JSON object on stdout")
 
 
 def add_engine(parser: Parser) -> None:
-    parser.add_argument(
-        "--engine", choices=ENGINES, help="what computes; by default native wherever it is built"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        help="float32 is fast, float64 exact; scalar has float64 alone, bfloat16 torch alone",
-    )
-    parser.add_argument(
-        "--threads", type=whole_number, metavar="N", help="cores to use; by default all there are"
-    )
-    parser.add_argument(
-        "--device", choices=DEVICES, help="of the torch engine; auto, the default: a GPU if it can"
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="the torch engine, by torch.compile: starts slowly"
-    )
+    options(parser, ENGINE_OPTIONS)
 
 
-def chosen_engine(args: argparse.Namespace) -> dict[str, Any]:
-    """What `make_engine` takes; says so where the native engine is missing and was not declined."""
+def chosen_engine(args: Args) -> dict[str, Any]:
+    """Return the engine's options; warn if the native engine is missing and no other was chosen."""
     if args.engine is None and best_engine() != "native":
         from kamon.native.library import why_not
 
         say(f"{why_not()}; the scalar engine works instead, tens of thousands of times slower")
-    return {
-        "engine": args.engine or best_engine(),
-        "dtype": args.dtype,
-        "threads": args.threads,
-        "device": args.device,
-        "compile": args.compile,
-    }
+    others = values(args, "dtype", "threads", "device", "compile")
+    return {"engine": args.engine or best_engine(), **others}
+
+
+def values(args: Args, *names: str) -> dict[str, Any]:
+    """Return these arguments by their names."""
+    return {name: getattr(args, name) for name in names}
 
 
 def add_settings(
     parser: Parser, *, picked: bool = False, of_tuning: Mapping[str, str] | None = None
 ) -> None:
-    """--config and a flag for each setting, `--n-layer` for n_layer.
+    """Add --config and an option for each setting, `--n-layer` for n_layer.
 
-    picked: some are picked where they are not given, and so have no default. of_tuning: where a
-    model is tuned, these alone, each with what is taken where it is not given.
+    Args:
+        picked: whether a preset chooses some, which then have no default.
+        of_tuning: the settings of fine-tuning, each with its default in words.
     """
     text = "a flag wins over the file, the file over the default"
     if of_tuning:
@@ -69,70 +70,50 @@ def add_settings(
 
         text += ", which --size picks where none is shown"
     group = parser.add_argument_group("settings", text)
-    group.add_argument(
-        "--config", metavar="FILE", help="TOML file of settings, such as n_layer = 2"
-    )
+    option(group, "--config FILE", "TOML file of settings, such as n_layer = 2")
     for field in SETTINGS:
         if of_tuning and field.name not in of_tuning:
             continue
         default = of_tuning[field.name] if of_tuning else field.default
         choices = field.metadata["choices"]
-        group.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=str if choices else whole_number if field.type is int else number,
+        metavar = "N" if field.type is int else "X"
+        option(
+            group,
+            f"--{field.name.replace('_', '-')} {'NAME' if choices else metavar}",
+            field.metadata["help"] + ("" if picked and field.name in PICKED else f" ({default})"),
             choices=choices or None,
             default=argparse.SUPPRESS,
-            metavar="NAME" if choices else "N" if field.type is int else "X",
-            help=field.metadata["help"]
-            + ("" if picked and field.name in PICKED else f" ({default})"),
         )
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What the file and the flags say, checked together."""
-    found = {} if args.config is None else read_settings(args.config)
-    found |= {f.name: getattr(args, f.name) for f in SETTINGS if hasattr(args, f.name)}
-    make_config(found)
-    return found
+def settings(args: Args) -> dict[str, Any]:
+    """Return the settings of the file and of the options. Raises ConfigError."""
+    given = {} if args.config is None else read_settings(args.config)
+    given |= {f.name: getattr(args, f.name) for f in SETTINGS if hasattr(args, f.name)}
+    make_config(given)
+    return given
 
 
 def add_input(parser: Parser, *, required: bool = False) -> None:
-    parser.add_argument(
-        "input",
-        nargs=None if required else "?",
-        default=None if required else "names",
-        metavar="INPUT",
-        help="a file with one document a line, .csv, .tsv, .jsonl or .json, also compressed; - for "
-        "standard input; "
-        f"or a built-in list: names{'' if required else ' (the default)'}, names-original",
+    help = (
+        "a file with one document a line, .csv, .tsv, .jsonl or .json, also compressed; - for "
+        f"standard input; or a built-in list: names{'' if required else ' (the default)'}, "
+        "names-original"
     )
+    option(parser, "INPUT" if required else "[INPUT]", help, default=None if required else "names")
 
 
 def add_reading(parser: Parser, what: str = "the input") -> None:
-    """--column, --format and --no-header, which say how to read a list."""
-    parser.add_argument(
-        "--column",
-        metavar="NAME",
-        help="column of a CSV or TSV table, by its name or its number from 1 on; key of JSON "
-        "objects [default: the only column; text]",
-    )
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        help=f"format of {what}; csv has quotes, and tsv has none [default: by the file's ending, "
-        "otherwise text]",
-    )
-    parser.add_argument(
-        "--no-header", action="store_true", help="read the first row of a table as data"
-    )
+    """Add the options that say how to read `what`, a list."""
+    options(parser, {usage: text.format(what=what) for usage, text in READING_OPTIONS.items()})
 
 
-def reading(args: argparse.Namespace) -> dict[str, Any]:
-    """What these flags say, for `corpus.read`."""
+def reading(args: Args) -> dict[str, Any]:
+    """Return the keywords of `corpus.read` that these options choose."""
     return {"column": args.column, "format": args.format, "header": not args.no_header}
 
 
-def check_unread(args: argparse.Namespace, why: str) -> None:
-    """ConfigError if one of these flags is given, though no list is read."""
+def check_unread(args: Args, why: str) -> None:
+    """Raise ConfigError if an option of `add_reading` is given though no list is read."""
     if args.column is not None or args.format is not None or args.no_header:
         raise ConfigError(f"--column, --format and --no-header say how to read {why}")

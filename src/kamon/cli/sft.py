@@ -11,12 +11,13 @@ the share of answers that obey.
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import columns, one_line, padded, print_json, say, say_built_in
-from kamon.cli.parser import Parser
+from kamon.cli.output import columns, one_line, padded, say, say_built_in
+from kamon.cli.parser import Args, Parser, option
+from kamon.cli.train import final_loss
 
 if TYPE_CHECKING:
     from kamon.model import Model
@@ -31,6 +32,7 @@ ROWS = (
     ("together", "all three, of those on record"),
     ("strict_sex", "the name is on record for the sex, of all answers"),
     ("strict", "all three, of all answers"),
+    ("on_record", "on record at all"),
 )
 
 
@@ -39,25 +41,21 @@ def add_arguments(parser: Parser) -> None:
 
     max_steps = sft.MAX_EXAMPLES / (sft.BATCH_SIZE * (1 - sft.BASE_SHARE))
     tuning.add_model(parser)
-    parser.add_argument(
-        "data",
-        nargs="?",
-        metavar="DATA",
-        help="a JSON Lines file, - for standard input, or built-in examples: instructions, sexes, "
-        "initials",
-    )
-    settings = tuning.default_settings(
-        {"batch_size": sft.BATCH_SIZE, "min_lr": 0.0},
-        ["block_size", "dropout", "temperature"],
-        block_size="the base's, or the longest example",
-        num_steps=f"{sft.EPOCHS} passes, {sft.MIN_STEPS} to {max_steps:.0f}",
-        learning_rate=f"{sft.LEARNING_RATE_FACTOR:g} times the base's",
-        warmup_steps=f"a {1 / sft.WARM_UP:.0f}th of the steps",
-    )
-    tuning.add_arguments(parser, "sft", OWN, {"base_share": sft.BASE_SHARE}, settings)
+    data = "a JSON Lines file, - for standard input, or built-in examples"
+    option(parser, "[DATA]", f"{data}: instructions, sexes, initials")
+    settings = {
+        "batch_size": sft.BATCH_SIZE,
+        "min_lr": 0.0,
+        "block_size": "the base's, or the longest example",
+        "num_steps": f"{sft.EPOCHS} passes, {sft.MIN_STEPS} to {max_steps:.0f}",
+        "learning_rate": f"{sft.LEARNING_RATE_FACTOR:g} times the base's",
+        "warmup_steps": f"a {1 / sft.WARM_UP:.0f}th of the steps",
+    }
+    accepted, defaults = ("block_size", "dropout", "temperature"), {"base_share": sft.BASE_SHARE}
+    tuning.add_arguments(parser, "sft", OWN, defaults, settings, accepted)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     tuning.check(args, "dir", "data")
     chosen = tuning.chosen(args, OWN)
 
@@ -66,39 +64,35 @@ def run(args: argparse.Namespace) -> int:
 
     if args.data is not None:
         say_built_in(args.data, TASKS)
-    model, output, stopped = tuning.tuned(
-        args,
-        "sft",
-        lambda engine, how: sft(args.dir, args.data, **chosen, **engine, **how),
-        resume,
-        {"on_start": tuning.say_start},
-    )
-    if not model.metrics:
-        return stopped
-    say_tuned(model, output)
-    if stopped:
-        tuning.say_stopped("sft", output)
-    answers = [] if stopped else answered(model)
-    if args.json:
-        given = [{"prompt": prompt, "text": text} for prompt, text in answers]
-        print_json({**tuning.as_json(model, output), "answers": given})
-        return stopped
-    measured = model.training.measured
-    if obedience := measured.get("obedience"):
-        print_obedience(measured["base"]["obedience"], obedience)
+    begin = partial(sft, args.dir, args.data, **chosen)
+    return tuning.run(args, "sft", begin, resume, show, say_tuned)
+
+
+def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any] | None:
+    """Print how well the answers obey, and some of them."""
+    prompts = [] if stopped else model.training.measured["prompts"]
+    answers = [(prompt, text) for prompt in prompts for text in model.sample(1, prompt=prompt)]
+    if as_json:
+        return {"answers": [{"prompt": prompt, "text": text} for prompt, text in answers]}
+    obedience = model.training.measured.get("obedience")
+    if obedience:
+        before = model.training.measured["base"]["obedience"]
+        answered = f"of {obedience['num_answers']:,} answers to the same instructions"
+        print(f"{answered}   before   after")
+        for name, text in ROWS:
+            print(f"{text:62} {before[name]:7.1%} {obedience[name]:7.1%}")
         print()
     width = max((columns(one_line(prompt)) for prompt, _ in answers), default=0)
     for prompt, text in answers:
         print(f"{padded(one_line(prompt), width)}  {one_line(text)}")
-    return stopped
+    return None
 
 
 def say_tuned(model: Model, output: str) -> None:
     """Print the losses of the examples, and of the base's validation set."""
-    known = model.training.measured
-    last = [line["loss"] for line in model.metrics[-100:]]
-    losses = f", loss {sum(last) / len(last):.4f} a token of the answers (mean of the last "
-    losses += f"{len(last)})"
+    known, metrics = model.training.measured, model.metrics
+    losses = f", loss {final_loss(metrics):.4f} a token of the answers (mean of the last "
+    losses += f"{min(len(metrics), 100)})"
     if "held_out" in known:
         best = known["held_out"]
         losses += f", {best['loss']:.4f} on those held out, at best, in step {best['best_step']:,}"
@@ -108,16 +102,3 @@ def say_tuned(model: Model, output: str) -> None:
             f"without a prompt {known['base_held_out_loss']:.4f} on documents that the base was "
             f"tested on, {known['base']['held_out_loss']:.4f} before"
         )
-
-
-def print_obedience(before: dict[str, float], after: dict[str, float]) -> None:
-    print(f"of {after['num_answers']:,} answers to the same instructions   before   after")
-    for name, text in ROWS:
-        print(f"{text:62} {before[name]:7.1%} {after[name]:7.1%}")
-    print(f"{'on record at all':62} {before['on_record']:7.1%} {after['on_record']:7.1%}")
-
-
-def answered(model: Model) -> list[tuple[str, str]]:
-    """Return some prompts, with an answer to each."""
-    prompts = model.training.measured["prompts"]
-    return [(prompt, text) for prompt in prompts for text in model.sample(1, prompt=prompt)]

@@ -1,4 +1,4 @@
-"""What `kamon complete` and `kamon fill` share: their flags, their tables, what they say."""
+"""What `kamon complete` and `kamon fill` share: options, tables and messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kamon.cli.output import (
     say_line_ends,
     say_unfinished,
 )
-from kamon.cli.parser import Parser, number, whole_number
+from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_engine, add_json
 from kamon.errors import TokenizerError
 
@@ -35,39 +35,31 @@ MAX_NAMED = 5  # characters that a sentence names
 INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]+"
 )
+SEARCH = {
+    "-n, -k N": "how many documents (10)",
+    "--effort X": "search X times as long as usual before what is found may not be the best (1)",
+    "--unknown {error,skip,replace}": "characters that the model does not know: skip leaves them "
+    "out, replace takes their other case or the letter without accents (error)",
+}
 
 
 def add_search(parser: Parser) -> None:
-    parser.add_argument(
-        *("-n", "-k"), type=whole_number, default=10, metavar="N", help="how many documents (10)"
-    )
-    parser.add_argument(
-        "--effort",
-        type=number,
-        default=1.0,
-        metavar="X",
-        help="search X times as long as usual before what is found may not be the best (1)",
-    )
-    parser.add_argument(
-        "--unknown",
-        choices=("error", "skip", "replace"),
-        default="error",
-        help="characters that the model does not know: skip leaves them out, replace takes their "
-        "other case or the letter without accents (error)",
-    )
+    options(parser, SEARCH, k={"dest": "n", "default": 10}, effort=1.0, unknown="error")
     add_engine(parser)
     add_json(parser)
 
 
 def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[Element]:
-    """The pattern with unknown characters left out or replaced, which is said. TokenizerError for
-    an unknown one that is to be neither."""
+    """Return the pattern without unknown characters, and say what became of them.
+
+    Raises: TokenizerError for unknown characters if they are to be an error.
+    """
     from kamon.completion import replaced, replacements
     from kamon.tokenizers.base import quote_distinctly
 
     if unknown == "error":
         try:
-            model.tokenizer.encode("".join(each for each in elements if isinstance(each, str)))
+            model.tokenizer.encode("".join(x for x in elements if isinstance(x, str)))
         except TokenizerError as error:
             raise TokenizerError(
                 f"{error}; --unknown replace takes the closest known characters, --unknown skip "
@@ -75,37 +67,31 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
             ) from None
     exchanged = replacements(model.tokenizer, elements, unknown)
     if exchanged:
-        named = [
-            f"{printable(char)} "
-            + (f"replaced by {quote_distinctly(like, char)}" if like else "left out")
-            for char, like in list(exchanged.items())[:MAX_NAMED]
-        ]
+        named = []
+        for char, like in list(exchanged.items())[:MAX_NAMED]:
+            # An accent of its own would combine with the quote before it.
+            quoted = ascii(char) if unicodedata.combining(char) else repr(char)
+            how = f"replaced by {quote_distinctly(like, char)}" if like else "left out"
+            named.append(f"{quoted} (U+{ord(char):04X}) {how}")
         more = len(exchanged) - len(named)
         say(f"unknown to the model: {', '.join(named)}{f' and {more:,} more' if more else ''}")
     return replaced(elements, exchanged)
 
 
-def printable(char: str) -> str:
-    """In quotes, with its code point; an accent of its own would stand upon one of them."""
-    from unicodedata import combining
-
-    return f"{ascii(char) if combining(char) else repr(char)} (U+{ord(char):04X})"
-
-
 def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:
-    """The `most` likeliest, each with a bar; the others together."""
+    """Return a line with a bar for each of the `most` likeliest tokens, and one for the others."""
     from math import fsum
 
-    rows = [(shown(each.text), each.probability) for each in tokens[:most]]
+    rows = [(shown(token.text), token.probability) for token in tokens[:most]]
     others = tokens[most:]
     if others:
-        rows.append((count(len(others), "other"), fsum(each.probability for each in others)))
+        rows.append((count(len(others), "other"), fsum(token.probability for token in others)))
     width = max(columns(name) for name, _ in rows)
     return [f"  {padded(name, width)}  {p:6.1%}  {bar(p)}".rstrip() for name, p in rows]
 
 
 def shown(token: str) -> str:
-    """A token as it can be seen: spaces in quotes, an accent without a letter by its number."""
+    """Return a token in visible form: spaces in quotes, an accent without a letter as U+0301."""
     if not token:
         return "(end)"
     escaped = one_line(token)
@@ -117,45 +103,39 @@ def shown(token: str) -> str:
 
 
 def bar(p: float) -> str:
-    block = "█"
     try:
-        block.encode(sys.stdout.encoding or "ascii")
+        "█".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
-        block = "#"
-    return block * round(BAR * p)
+        return "#" * round(BAR * p)
+    return "█" * round(BAR * p)
 
 
-def found_lines(found: SearchResult, known: Collection[str]) -> list[str]:
-    """Log probability, share and text of each."""
-    return [
-        f"  {each.logprob:8.3f}  {each.share:6.1%}  {entry_line(each.text) or '(empty)'}"
-        f"{'  (in the list)' if each.text in known else ''}"
-        for each in found.documents
-    ]
+def found_lines(result: SearchResult, known: Collection[str]) -> list[str]:
+    lines = []
+    for text, logprob, share in result.documents:
+        mark = "  (in the list)" if text in known else ""
+        lines.append(f"  {logprob:8.3f}  {share:6.1%}  {entry_line(text) or '(empty)'}{mark}")
+    return lines
 
 
-def found_json(found: SearchResult, known: Collection[str]) -> dict[str, Any]:
-    documents = [each._asdict() | {"in_list": each.text in known} for each in found.documents]
-    return {
-        "documents": documents,
-        "exact": found.num_exact,
-        "complete": found.complete,
-        "reads": found.reads,
-    }
+def found_json(result: SearchResult, known: Collection[str]) -> dict[str, Any]:
+    documents = [x._asdict() | {"in_list": x.text in known} for x in result.documents]
+    about = {"exact": result.num_exact, "complete": result.complete, "reads": result.reads}
+    return {"documents": documents, **about}
 
 
-def say_found(found: SearchResult, n: int, model: Model) -> None:
-    """That there are fewer than asked for, or that they may not be the most probable."""
-    have, exact = len(found.documents), found.num_exact
-    say_line_ends(sum(has_line_end(each.text) for each in found.documents))
-    sizes = [len(model.tokenizer.encode(each.text)) for each in found.documents]
+def say_found(result: SearchResult, n: int, model: Model) -> None:
+    """Say if there are fewer than asked for, or if they may not be the most probable."""
+    have, exact = len(result.documents), result.num_exact
+    say_line_ends(sum(has_line_end(document.text) for document in result.documents))
+    sizes = [len(model.tokenizer.encode(document.text)) for document in result.documents]
     say_unfinished(sizes, model.config.block_size, model.tokenizer.unit)
-    if found.complete:
+    if result.complete:
         if have < n:
             say(f"{have:,} of {n:,} found: no other document matches")
         return
     sure = "none is" if not exact else "only the first is" if exact == 1 else f"{exact:,} are"
     say(
         f"{have:,} of {n:,} found, of which {sure} sure to be the most probable: the search ended "
-        f"after {count(found.reads, 'token')}, a larger --effort goes on"
+        f"after {count(result.reads, 'token')}, a larger --effort goes on"
     )

@@ -12,9 +12,7 @@ tokens are most like: the cosine of their embeddings, the rows of wte. INPUT is 
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -31,42 +29,37 @@ from kamon.cli.output import (
     say_corpus,
     say_line_ends,
 )
-from kamon.cli.parser import Parser, whole_number
+from kamon.cli.parser import Args, Parser, option, options
 from kamon.cli.settings import add_reading, check_unread, reading
 from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
 from kamon.files.output_path import check_file, check_not_input, write_errors
 
 if TYPE_CHECKING:
     from kamon.evaluation.introspection import Near
-    from kamon.model import Model
     from kamon.tokenizers.base import Tokenizer
 
 ACTIONS = ("train", "encode", "decode", "show")
 NUM_NEAR = 4  # tokens that are most like another
 MAX_DIGITS = 10  # of a token: int() takes long over more
 
+OPTIONS = {
+    "FROM": "of train the INPUT, a list; else a file or a model's DIR",
+    "[TEXT...]": "of show texts; of encode and decode an INPUT",
+    "-o, --output FILE": "where train writes the tokenizer",
+    "--vocab-size N": "of train: how many tokens there may be; 256 are the bytes and one is BOS "
+    "(1024)",
+    "--overwrite": "of train: replace FILE",
+}
+
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help="|".join(ACTIONS))
-    parser.add_argument(
-        "source", metavar="FROM", help="of train the INPUT, a list; else a file or a model's DIR"
-    )
-    parser.add_argument(
-        "words", nargs="*", metavar="TEXT", help="of show texts; of encode and decode an INPUT"
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where train writes the tokenizer")
-    parser.add_argument(
-        "--vocab-size",
-        type=whole_number,
-        metavar="N",
-        help="of train: how many tokens there may be; 256 are the bytes and one is BOS (1024)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="of train: replace FILE")
+    option(parser, "ACTION", "|".join(ACTIONS), choices=ACTIONS)
+    options(parser, OPTIONS, **{"from": {"dest": "source"}}, text={"dest": "words"})
     add_reading(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    option(parser, "--json", "print JSON, one object a line")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     if args.action != "train" and (args.output or args.overwrite or args.vocab_size is not None):
         raise ConfigError("-o, --overwrite and --vocab-size are for `kamon tokenizer train`")
     if args.action == "show":
@@ -82,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
 # ---- train
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: Args) -> None:
     from kamon.data import corpus
     from kamon.files.atomic import replace_file
     from kamon.tokenizers.base import BPE_VOCAB
@@ -103,27 +96,17 @@ def train(args: argparse.Namespace) -> None:
     num_tokens = sum(size * number for size, number in tokenizer.lengths(source.docs).items())
     num_bytes = sum(map(len, source.docs.encoded()))
     if tokenizer.vocab_size < wanted:
-        say(
-            f"only {tokenizer.vocab_size:,} of {wanted:,} tokens: "
-            "no two of them stand side by side twice any longer"
-        )
+        why = "no two of them stand side by side twice any longer"
+        say(f"only {tokenizer.vocab_size:,} of {wanted:,} tokens: {why}")
     if args.json:
-        print_json(
-            {
-                "file": args.output,
-                "vocab_size": tokenizer.vocab_size,
-                "bos": tokenizer.bos,
-                "num_bytes": num_bytes,
-                "num_tokens": num_tokens,
-                "corpus": source.summary(),
-            }
-        )
+        about = {"vocab_size": tokenizer.vocab_size, "bos": tokenizer.bos}
+        about |= {"num_bytes": num_bytes, "num_tokens": num_tokens}
+        print_json({"file": args.output, **about, "corpus": source.summary()})
         return
+    tokens, merges = count(tokenizer.vocab_size, "token"), count(len(tokenizer.merges), "merge")
     print(
-        f"{count(tokenizer.vocab_size, 'token')}: the bytes, "
-        f"{count(len(tokenizer.merges), 'merge')} and BOS; {num_bytes:,} bytes of the list are "
-        f"{num_tokens:,} tokens, {num_bytes / num_tokens:.2f} bytes each; saved to "
-        f"{one_line(str(path))}"
+        f"{tokens}: the bytes, {merges} and BOS; {num_bytes:,} bytes of the list are {num_tokens:,}"
+        f" tokens, {num_bytes / num_tokens:.2f} bytes each; saved to {one_line(str(path))}"
     )
 
 
@@ -131,7 +114,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def tokenizer_at(path: str) -> Tokenizer:
-    """Of a file, or of the model in a directory."""
+    """Return the tokenizer in a file, or that of the model in a directory."""
     if os.path.isdir(path):
         from kamon.storage.model_dir import load
 
@@ -141,7 +124,7 @@ def tokenizer_at(path: str) -> Tokenizer:
     return read_tokenizer(path)
 
 
-def encode(args: argparse.Namespace) -> None:
+def encode(args: Args) -> None:
     from kamon.data import corpus
 
     tokenizer = tokenizer_at(args.source)
@@ -150,14 +133,11 @@ def encode(args: argparse.Namespace) -> None:
     say_corpus(source, name)
     for doc in source.docs:
         tokens = tokenizer.encode(doc)
-        print(json_line({"text": doc, "tokens": tokens}) if args.json else numbers(tokens))
+        row = {"text": doc, "tokens": tokens}
+        print(json_line(row) if args.json else " ".join(map(str, tokens)))
 
 
-def numbers(tokens: Sequence[int]) -> str:
-    return " ".join(map(str, tokens))
-
-
-def decode(args: argparse.Namespace) -> None:
+def decode(args: Args) -> None:
     from kamon.data.readers import name_of, stream_lines
 
     tokenizer = tokenizer_at(args.source)
@@ -179,20 +159,16 @@ def decode(args: argparse.Namespace) -> None:
 
 
 def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
-    """The numbers of a line, without BOS at its ends. TokenizerError for what is no token."""
-    words = line.split()
-    for word in words:
+    """Return the tokens of a line without BOS at its ends. Raises TokenizerError."""
+    tokens, bos, last = [], tokenizer.bos, tokenizer.vocab_size - 1
+    for word in line.split():
         number = word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS
-        if not number or int(word) >= tokenizer.vocab_size:
-            raise TokenizerError(
-                f"{word[:MAX_DIGITS]!r} is no token: they are numbers from 0 to "
-                f"{tokenizer.vocab_size - 1:,}"
-            )
-    tokens = list(map(int, words))
-    bos = tokenizer.bos
-    begin = tokens[:1] == [bos]
+        if not number or int(word) > last:
+            quoted = repr(word[:MAX_DIGITS])
+            raise TokenizerError(f"{quoted} is no token: they are numbers from 0 to {last:,}")
+        tokens.append(int(word))
     end = len(tokens) - (len(tokens) > 1 and tokens[-1] == bos)
-    tokens = tokens[begin:end]
+    tokens = tokens[tokens[:1] == [bos] : end]
     if bos in tokens:
         raise TokenizerError(f"token {bos} is BOS, which stands at the ends of a document alone")
     return tokens
@@ -201,21 +177,18 @@ def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
 # ---- show
 
 
-def show(args: argparse.Namespace) -> None:
-    model: Model | None = None
+def show(args: Args) -> None:
+    near: dict[int, list[Near]] = {}
     if os.path.isdir(args.source):
+        from kamon.evaluation.introspection import nearest_tokens
         from kamon.model import load
 
         model = load(args.source)
         tokenizer = model.tokenizer
+        tokens = set().union(*map(tokenizer.encode, args.words))
+        near = nearest_tokens(model, sorted(tokens), NUM_NEAR)
     else:
         tokenizer = tokenizer_at(args.source)
-    near: dict[int, list[Near]] = {}
-    if model:
-        from kamon.evaluation.introspection import nearest_tokens
-
-        shown = set().union(*map(tokenizer.encode, args.words))
-        near = nearest_tokens(model, sorted(shown), NUM_NEAR)
     for number, text in enumerate(map(tokenizer.normal, args.words)):
         pieces = pieces_of(tokenizer, text)
         if args.json:
@@ -229,7 +202,7 @@ def show(args: argparse.Namespace) -> None:
 
 
 def pieces_of(tokenizer: Tokenizer, text: str) -> list[list[list[int]]]:
-    """Of each piece its tokens at first, and after each merge."""
+    """Return for each piece its tokens before the first merge, and after each."""
     from kamon.tokenizers.bpe import BytePairTokenizer
 
     if isinstance(tokenizer, BytePairTokenizer):
@@ -240,52 +213,44 @@ def pieces_of(tokenizer: Tokenizer, text: str) -> list[list[list[int]]]:
 def described(
     tokenizer: Tokenizer, pieces: list[list[list[int]]], near: dict[int, list[Near]]
 ) -> dict[str, Any]:
-    """What --json shows of a text."""
+    """Return what --json shows of a text."""
+
+    def named(token: int) -> dict[str, Any]:
+        return {"token": token, "text": tokenizer.token_text(token)}
+
     tokens = [token for steps in pieces for token in steps[-1]]
-    found: dict[str, Any] = {
-        "tokens": [{"token": token, "text": tokenizer.token_text(token)} for token in tokens],
-        "pieces": [{"steps": steps} for steps in pieces],
-    }
+    content: dict[str, Any] = {"tokens": list(map(named, tokens))}
+    content["pieces"] = [{"steps": steps} for steps in pieces]
     if near:
-        found["nearest"] = {
-            str(token): [
-                {
-                    "token": each.token,
-                    "text": tokenizer.token_text(each.token),
-                    "cosine": each.cosine,
-                }
-                for each in near[token]
-            ]
+        content["nearest"] = {
+            str(token): [named(other.token) | {"cosine": other.cosine} for other in near[token]]
             for token in dict.fromkeys(tokens)
         }
-    return found
+    return content
 
 
-def visible(piece: str) -> str:
-    """A token on a terminal: in one line, its spaces as ␣."""
-    return one_line(piece).replace(" ", "␣")
+def visible(tokenizer: Tokenizer, token: int) -> str:
+    return one_line(tokenizer.token_text(token)).replace(" ", "␣")
 
 
 def print_pieces(tokenizer: Tokenizer, text: str, pieces: list[list[list[int]]]) -> None:
-    """A line for each piece with its tokens; below one for each merge, which made what is in []."""
+    """Print a line for each piece, and below it one for each merge, which made what is in []."""
     tokens = [token for steps in pieces for token in steps[-1]]
     print(f"{one_line(text)}: {count(len(text), 'character')}, {count(len(tokens), 'token')}")
     for steps in pieces:
-        names = "  ".join(f"{visible(tokenizer.token_text(token))} {token}" for token in steps[-1])
-        print(f"  {names}")
+        names = (f"{visible(tokenizer, token)} {token}" for token in steps[-1])
+        print(f"  {'  '.join(names)}")
         for before, after in pairwise(steps):
             made = next(token for token in after if token not in before)
-            shown = {token: visible(tokenizer.token_text(token)) for token in after}
+            shown = {token: visible(tokenizer, token) for token in after}
             shown[made] = f"[{shown[made]}]"
             print(f"      {made:>6}  {' '.join(shown[token] for token in after)}")
 
 
 def print_near(tokenizer: Tokenizer, tokens: list[int], near: dict[int, list[Near]]) -> None:
-    """Of each token those whose embeddings are most alike."""
     print("  nearest by the cosine of their embeddings")
-    width = max(columns(visible(tokenizer.token_text(token))) for token in tokens)
+    width = max(columns(visible(tokenizer, token)) for token in tokens)
     for token in tokens:
-        others = "  ".join(
-            f"{visible(tokenizer.token_text(each.token))} {each.cosine:.2f}" for each in near[token]
-        )
-        print(f"      {token:>6}  {padded(visible(tokenizer.token_text(token)), width)}  {others}")
+        others = (f"{visible(tokenizer, x.token)} {x.cosine:.2f}" for x in near[token])
+        name = padded(visible(tokenizer, token), width)
+        print(f"      {token:>6}  {name}  {'  '.join(others)}")

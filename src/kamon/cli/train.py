@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from traceback import print_exception
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import (
     count,
+    marked_json,
+    model_json,
     print_json,
     print_marked,
-    print_texts,
     progress_bar,
     say,
     say_corpus,
     say_cut,
+    say_model,
     say_resumed,
     show_training,
     spark,
 )
-from kamon.cli.parser import Parser, whole_number
+from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import (
     add_engine,
     add_input,
@@ -37,6 +38,7 @@ from kamon.cli.settings import (
     chosen_engine,
     reading,
     settings,
+    values,
 )
 from kamon.config import SETTINGS
 from kamon.engines.base import has_fused_ops
@@ -55,71 +57,48 @@ if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
+FIXED = (  # arguments that cannot be changed when a run is resumed
+    *("output", "overwrite", "budget", "size", "no_holdout", "init_from", "engine", "dtype"),
+    *("tokenizer", "vocab_size"),
+)
 LONG_ENTRY = 10  # characters in the mean, of which byte pairs make fewer tokens
 MAX_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
+
+OPTIONS = {
+    "-o, --output DIR": "where the model goes (model)",
+    "--overwrite": "replace the model in DIR",
+    "--budget TIME": "time to train, as 500ms, 10s or 2m: picks the settings",
+    "--size NAME": "tiny, small, medium (the default), large or huge: picks the settings; "
+    "original: those of the original microGPT (the default of the scalar engine)",
+    "--no-holdout": "learn from all documents: hold none out to test on",
+}
+TOKENIZER = {
+    "--tokenizer NAME": "char (the default), bpe, or a file that `kamon tokenizer train` wrote",
+    "--vocab-size N": f"tokens of bpe ({BPE_VOCAB:,})",
+}
+RESUMING = {
+    "--resume DIR": "go on with the training in DIR, as if it had never been interrupted",
+    "--extend N": "with --resume: N steps more than were planned",
+    "--init-from DIR": "start a new training from the tokens and parameters of the model in DIR",
+    "--checkpoint-every N": "keep the training every N steps, or every time such as 30s; by "
+    "default so seldom that it takes a hundredth of the time or less",
+}
 
 
 def add_arguments(parser: Parser) -> None:
     add_input(parser)
     parser.set_defaults(input=None)
-    parser.add_argument("-o", "--output", metavar="DIR", help="where the model goes (model)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the model in DIR")
-    parser.add_argument(
-        "--budget",
-        metavar="TIME",
-        help="time to train, as 500ms, 10s or 2m: picks the settings",
-    )
-    parser.add_argument(
-        "--size",
-        metavar="NAME",
-        help="tiny, small, medium (the default), large or huge: picks the settings; original: "
-        "those of the original microGPT (the default of the scalar engine)",
-    )
-    parser.add_argument(
-        "--no-holdout",
-        action="store_true",
-        help="learn from all documents: hold none out to test on",
-    )
+    options(parser, OPTIONS)
     add_reading(parser)
-    parser.add_argument(
-        "--tokenizer",
-        default="char",
-        metavar="NAME",
-        help="char (the default), bpe, or a file that `kamon tokenizer train` wrote",
-    )
-    parser.add_argument(
-        "--vocab-size", type=whole_number, metavar="N", help=f"tokens of bpe ({BPE_VOCAB:,})"
-    )
+    options(parser, TOKENIZER, tokenizer="char")
     add_json(parser)
     add_engine(parser)
     group = parser.add_argument_group("interrupted and longer trainings")
-    group.add_argument(
-        "--resume",
-        metavar="DIR",
-        help="go on with the training in DIR, as if it had never been interrupted",
-    )
-    group.add_argument(
-        "--extend",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="with --resume: N steps more than were planned",
-    )
-    group.add_argument(
-        "--init-from",
-        metavar="DIR",
-        help="start a new training from the tokens and parameters of the model in DIR",
-    )
-    group.add_argument(
-        "--checkpoint-every",
-        metavar="N",
-        help="keep the training every N steps, or every time such as 30s; by default so seldom "
-        "that it takes a hundredth of the time or less",
-    )
+    options(group, RESUMING, extend=0, checkpoint_every={"type": str})
     add_settings(parser, picked=True)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Args) -> int:
     rank = this_rank()
     if rank:
         be_silent()
@@ -144,8 +123,8 @@ def run(args: argparse.Namespace) -> int:
     return stopped
 
 
-def check_new(args: argparse.Namespace, output: str) -> dict[str, Any]:
-    """Return the engine of a new run. Raises an error for what `train` would refuse later."""
+def check_new(args: Args, output: str) -> dict[str, Any]:
+    """Return the engine of a new run, after the checks that `train` makes later."""
     from kamon.storage import model_dir
     from kamon.training.presets import check_picks
 
@@ -157,8 +136,8 @@ def check_new(args: argparse.Namespace, output: str) -> dict[str, Any]:
     return engine
 
 
-def open_source(args: argparse.Namespace, mode: str) -> Corpus | Shards | None:
-    """Return the list or the packed corpus to learn, read as the tokenizer or the base needs it."""
+def open_source(args: Args, mode: str) -> Corpus | Shards | None:
+    """Return the list or the packed corpus, read as the tokenizer or the base needs it."""
     from kamon.data import corpus
     from kamon.packing.shards import is_packed
     from kamon.storage import model_dir
@@ -166,25 +145,24 @@ def open_source(args: argparse.Namespace, mode: str) -> Corpus | Shards | None:
     name = "names" if args.input is None and args.resume is None else args.input
     if name is None:
         return None
-    group, base, composed = get_group(), args.resume or args.init_from, True
+    group, base = get_group(), args.resume or args.init_from
     if base is not None:
-        found = group.run_on_all(lambda: None if group.rank else model_dir.load(base))
-        kept = f"{found.config.mode} {found.tokenizer.composed}" if found else ""
-        mode, form = group.broadcast_bytes(kept.encode()).decode().split()
-        composed = form == "True"
+        stored = group.run_on_all(lambda: None if group.rank else model_dir.load(base))
+        form = f"{stored.config.mode} {stored.tokenizer.composed}" if stored else ""
+        mode, word = group.broadcast_bytes(form.encode()).decode().split()
+        composed = word == "True"
     else:
         composed = group.run_on_all(lambda: wants_nfc(args.tokenizer))
     if is_packed(name):
         return group.run_on_all(lambda: packed_corpus(name, args))
-    source = group.run_on_all(
-        lambda: corpus.read(name, **reading(args), mode=mode, composed=composed)
-    )
+    how = {**reading(args), "mode": mode, "composed": composed}
+    source = group.run_on_all(lambda: corpus.read(name, **how))
     say_corpus(source, name)
     return source
 
 
 def train_model(
-    args: argparse.Namespace,
+    args: Args,
     source: Corpus | Shards | None,
     output: str,
     chosen: dict[str, Any],
@@ -202,27 +180,15 @@ def train_model(
             "should_stop": lambda: stop.signal is not None,
         }
         if args.resume is not None:
-            return resume(
-                args.resume,
-                extend=args.extend,
-                docs=source,
-                threads=args.threads,
-                device=args.device,
-                compile=args.compile,
-                **common,
-                **chosen,
-            )
+            engine = values(args, "threads", "device", "compile")
+            common |= {**engine, **chosen}
+            return resume(args.resume, extend=args.extend, docs=source, **common)
         assert source is not None
         return train(
             source,
-            tokenizer=args.tokenizer,
-            vocab_size=args.vocab_size,
             hold_out=not args.no_holdout,
-            budget=args.budget,
-            size=args.size,
             output=output,
-            overwrite=args.overwrite,
-            init_from=args.init_from,
+            **values(args, "tokenizer", "vocab_size", "budget", "size", "overwrite", "init_from"),
             **common,
             **engine,
             **chosen,
@@ -230,32 +196,25 @@ def train_model(
 
 
 def say_start(
-    args: argparse.Namespace,
-    setup: TrainingSetup,
-    source: Corpus | Shards | None,
-    chosen: dict[str, Any],
+    args: Args, setup: TrainingSetup, source: Corpus | Shards | None, chosen: dict[str, Any]
 ) -> None:
-    from kamon.engines.parameters import num_params
+    from kamon.packing.shards import Shards
     from kamon.training.data import NONE_HELD_OUT
 
+    may_hold_out = not isinstance(source, Shards) or source.may_hold_out
     say_resumed(setup.resumed)
     say_cut(setup)
     if setup.held_out:
         unit = "window" if setup.config.mode == "text" else "document"
         say(f"{count(len(setup.held_out), unit)} held out to test on")
-    elif args.resume is None and not args.no_holdout and holds_out(source):
+    elif args.resume is None and not args.no_holdout and may_hold_out:
         say(NONE_HELD_OUT)
-    c = setup.config
-    say(
-        f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
-        f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
-        f"{setup.engine_name} engine, {setup.engine.dtype}"
-    )
+    say_model(setup.config, setup.engine_name, setup.engine)
     if not setup.resumed:
-        say_picked(c, chosen)
+        say_picked(setup.config, chosen)
 
 
-def show_result(args: argparse.Namespace, model: Model, output: str, stopped: int) -> None:
+def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
     """Print samples, or everything as JSON, after a line about the loss."""
     loss = final_loss(model.metrics)
     say_trained(model, loss, output)
@@ -264,23 +223,14 @@ def show_result(args: argparse.Namespace, model: Model, output: str, stopped: in
     is_text = model.config.mode == "text"
     samples = [] if stopped else model.sample(1 if is_text else NUM_SAMPLES)
     known = set() if is_text else model.docs.intersection(samples)
-    marked = [(text, text in known) for text in samples]
     if args.json:
-        print_json(
-            {
-                "directory": output,
-                "config": asdict(model.config),
-                "num_params": model.num_params,
-                **model.training,
-                "loss": loss,
-                "samples": [{"text": text, "in_list": known} for text, known in marked],
-            }
-        )
+        more = {"loss": loss, "samples": marked_json(samples, known)}
+        print_json(model_json(model, output) | more)
     elif is_text:
-        print_texts(samples)
+        print(*samples, sep="\n\n")
     else:
-        print_marked(marked)
-        if marked and all(known for _, known in marked):
+        print_marked(samples, known)
+        if samples and known.issuperset(samples):
             say(
                 f"all of these are in the list: `kamon sample {output} --novel` makes others, and "
                 "--temperature 1 bolder ones"
@@ -288,14 +238,14 @@ def show_result(args: argparse.Namespace, model: Model, output: str, stopped: in
 
 
 def be_silent() -> None:
-    """Of several processes the first speaks for all; what should never happen is still said."""
-    said = sys.stderr
+    """Print nothing more but unexpected errors: of several processes only the first prints."""
+    stderr = sys.stderr
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=said)
+    sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=stderr)
 
 
-def packed_corpus(path: str, args: argparse.Namespace) -> Shards:
-    """What `kamon pack` wrote there; ConfigError for flags that say how to read a file."""
+def packed_corpus(path: str, args: Args) -> Shards:
+    """Return the packed corpus. Raises ConfigError for options that say how to read a file."""
     from kamon.packing.shards import open_shards
 
     check_unread(args, "a file, and INPUT is packed")
@@ -307,35 +257,18 @@ def packed_corpus(path: str, args: argparse.Namespace) -> Shards:
     return shards
 
 
-def holds_out(source: Corpus | Shards | None) -> bool:
-    """Whether some of it would be held out if it were longer."""
-    from kamon.packing.shards import Shards
-
-    return source.may_hold_out if isinstance(source, Shards) else True
-
-
-def check_resume(args: argparse.Namespace) -> None:
-    """ConfigError for flags that say nothing, or something else, where a training goes on."""
+def check_resume(args: Args) -> None:
+    """Raise ConfigError for arguments that cannot be given with --resume, or without it."""
     if args.resume is None:
         if args.extend:
             raise ConfigError("--extend makes a training longer: name its DIR with --resume")
         return
     if not args.resume:
         raise ConfigError("--resume needs the DIR of a training, not an empty name")
-    given = {
-        "-o": args.output is not None,
-        "--overwrite": args.overwrite,
-        "--budget": args.budget is not None,
-        "--size": args.size is not None,
-        "--no-holdout": args.no_holdout,
-        "--init-from": args.init_from is not None,
-        "--engine": args.engine is not None,
-        "--dtype": args.dtype is not None,
-        "--tokenizer": args.tokenizer != "char",
-        "--vocab-size": args.vocab_size is not None,
-    }
-    for flag, there in given.items():
-        if there:
+    defaults = {"overwrite": False, "no_holdout": False, "tokenizer": "char"}
+    for name in FIXED:
+        if getattr(args, name) != defaults.get(name):
+            flag = "-o" if name == "output" else f"--{name.replace('_', '-')}"
             raise ConfigError(
                 f"{flag} cannot be changed where a training goes on: leave it out, or start a new "
                 f"one with --init-from {args.resume}"
@@ -345,7 +278,7 @@ def check_resume(args: argparse.Namespace) -> None:
 
 
 def say_picked(config: Config, chosen: dict[str, Any]) -> None:
-    """The flags that make the same model again, besides those that were given."""
+    """Print the options that make the same model again, besides those that were given."""
     flags = [
         f"--{field.name.replace('_', '-')} {getattr(config, field.name)}"
         for field in SETTINGS
@@ -361,10 +294,10 @@ def say_trained(model: Model, loss: float, output: str) -> None:
     tested = f", {held_out.loss:.4f} on {what_is_held_out(model)}" if held_out else ""
     if held_out and held_out.over_fitted:
         tested += f" at step {held_out.best_step:,}"
+    verb = f"stopped after {done:,} of" if done < wanted else "trained"
     say(
-        f"{f'stopped after {done:,} of' if done < wanted else 'trained'} {count(wanted, 'step')} "
-        f"in {model.training.seconds:.1f} s, loss {loss:.4f} (mean of the last "
-        f"{min(done, 100)}){tested}; saved to {output}"
+        f"{verb} {count(wanted, 'step')} in {model.training.seconds:.1f} s, loss {loss:.4f} "
+        f"(mean of the last {min(done, 100)}){tested}; saved to {output}"
     )
     spark([line["loss"] for line in model.metrics], sys.stderr)
     if held_out and held_out.over_fitted:
@@ -375,25 +308,22 @@ def say_trained(model: Model, loss: float, output: str) -> None:
 
 
 def advice(model: Model) -> str:
-    """What may help a model that over-fits, and whether counting does better, which is found for a
-    list that is short."""
-    may = [] if model.config.dropout else ["--dropout 0.3"]
+    """Return what may help a model that over-fits, and for a short list what counting reaches."""
+    flags = [] if model.config.dropout else ["--dropout 0.3"]
     learned, held_out = model.parts()
     measured = model.training.held_out
     chars = sum(map(len, learned))
     if isinstance(model.tokenizer, CharTokenizer) and chars >= LONG_ENTRY * len(learned):
-        may.append("--tokenizer bpe")
-    found = f"; {' or '.join(may)} may help" if may else ""
+        flags.append("--tokenizer bpe")
+    text = f"; {' or '.join(flags)} may help" if flags else ""
     if not measured or not held_out or chars > MAX_COUNTED or not has_fused_ops(model.engine):
-        return found
+        return text
     from kamon.evaluation.introspection import ngram_loss
 
     nats, _ = ngram_loss(model)
-    found += (
-        f". On {what_is_held_out(model)} the best n-gram reaches {nats:.4f} nats per token, the "
-        f"model {measured.loss:.4f}"
-    )
-    return f"{found}: `kamon ngram` does better on this list" if nats < measured.loss else found
+    text += f". On {what_is_held_out(model)} the best n-gram reaches {nats:.4f} nats per token, "
+    text += f"the model {measured.loss:.4f}"
+    return f"{text}: `kamon ngram` does better on this list" if nats < measured.loss else text
 
 
 def what_is_held_out(model: Model) -> str:
@@ -401,20 +331,19 @@ def what_is_held_out(model: Model) -> str:
 
 
 def final_loss(metrics: Sequence[dict[str, float]]) -> float:
-    """The mean over the last 100 steps: a single step's loss is that of a few documents."""
+    """Return the mean loss of the last 100 steps, since each sees only a few documents."""
     last = metrics[-100:]
     return sum(line["loss"] for line in last) / len(last)
 
 
 @dataclass
 class Stop:
-    """Which signal asked the training to stop."""
+    """The signal that asked the run to stop, if any."""
 
     signal: int | None = None
 
     def code(self, model: Model) -> int:
-        """The exit code; that there is nothing to save is said. A signal that came too late to stop
-        anything is no stop."""
+        """Return the exit code: 0 if the run was finished when the signal came."""
         if not model.metrics:
             say("stopped before the first step was done: there is nothing to save")
         return 0 if self.signal is None or model.training.finished else 128 + self.signal
@@ -422,8 +351,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """The first Ctrl-C or SIGTERM ends training and keeps what was learned; the second ends all at
-    once, with what was kept before."""
+    """Make the first Ctrl-C or SIGTERM stop and save the run, and the second one quit at once."""
     stop = Stop()
 
     def on_signal(number: int, _frame: types.FrameType | None) -> None:

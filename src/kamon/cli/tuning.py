@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, progress_bar, say, say_resumed, show_training
-from kamon.cli.parser import Parser, number, whole_number
-from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
+from kamon.cli.output import (
+    count,
+    model_json,
+    print_json,
+    progress_bar,
+    say,
+    say_model,
+    say_resumed,
+    show_training,
+)
+from kamon.cli.parser import Args, Parser, option, options
+from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings, values
 from kamon.cli.train import stop_on_signals
 from kamon.errors import ConfigError
 
@@ -17,29 +24,20 @@ if TYPE_CHECKING:
     from kamon.finetuning.loop import StartInfo
     from kamon.model import Model
 
-BASE = "the base's"
 MAY_CHANGE = ("resume", "checkpoint_every", "threads", "device", "compile", "json")
+PAIRS = (
+    'a JSON Lines file of {"chosen": …, "rejected": …}, each with or without a "prompt", or '
+    "common: built-in pairs of first names, of which the more common one is preferred"
+)
+RESUMING = {
+    "--resume OUT": "continue the run in OUT; the model is the same as without the interruption",
+    "--checkpoint-every N": "save a checkpoint every N steps, or after a time such as 30s",
+}
 Numbers = Mapping[str, tuple[type, str]]  # a command's own options: type and help of each
 
 
 def add_model(parser: Parser) -> None:
-    parser.add_argument("dir", nargs="?", metavar="DIR", help="the model to fine-tune, a directory")
-
-
-def default_settings(
-    picked: Mapping[str, Any], accepted: Sequence[str] = (), **in_words: str
-) -> dict[str, str]:
-    """Return the default of each setting, as the help shows it.
-
-    Args:
-        picked: defaults that are not the base's values.
-        accepted: settings besides those of every kind of fine-tuning.
-        in_words: defaults that depend on something.
-    """
-    from kamon.finetuning.loop import SETTINGS
-
-    shown = {name: x if isinstance(x, str) else f"{x:g}" for name, x in picked.items()} | in_words
-    return {name: shown.get(name, BASE) for name in (*SETTINGS, *accepted)}
+    option(parser, "[DIR]", "the model to fine-tune, a directory")
 
 
 def add_arguments(
@@ -47,40 +45,34 @@ def add_arguments(
     verb: str,
     own: Numbers,
     defaults: Mapping[str, Any],
-    setting_defaults: Mapping[str, str],
+    settings: Mapping[str, Any],
+    accepted: Sequence[str] = (),
 ) -> None:
     """Add the options of every fine-tuning command, and its own ones.
 
     Args:
         defaults: of its own options; None for none.
-        setting_defaults: the settings that it accepts (see `default_settings`).
+        settings: defaults of settings, a number or words, if they are not the base's values.
+        accepted: settings besides those of every kind of fine-tuning.
     """
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", help=f"directory of the new model [default: {verb}]"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the model in OUT")
+    from kamon.finetuning.loop import SETTINGS
+
+    option(parser, "-o, --output OUT", f"directory of the new model [default: {verb}]")
+    option(parser, "--overwrite", "replace the model in OUT")
     for name, (type_, help) in own.items():
         default = defaults.get(name)
-        parser.add_argument(
-            flag_of(name),
+        option(
+            parser,
+            f"{flag_of(name)} {'N' if type_ is int else 'X'}",
+            help if default is None else f"{help} [default: {default:g}]",
             dest=name,
-            type=whole_number if type_ is int else number,
-            metavar="N" if type_ is int else "X",
-            help=help if default is None else f"{help} [default: {default:g}]",
         )
-    parser.add_argument(
-        "--resume",
-        metavar="OUT",
-        help="continue the run in OUT; the model is the same as without the interruption",
-    )
-    parser.add_argument(
-        "--checkpoint-every",
-        metavar="N",
-        help="save a checkpoint every N steps, or after a time such as 30s",
-    )
+    options(parser, RESUMING, checkpoint_every={"type": str})
     add_json(parser)
     add_engine(parser)
-    add_settings(parser, of_tuning=setting_defaults)
+    shown = {name: x if isinstance(x, str) else f"{x:g}" for name, x in settings.items()}
+    every = (*SETTINGS, *accepted)
+    add_settings(parser, of_tuning={name: shown.get(name, "the base's") for name in every})
 
 
 def flag_of(name: str) -> str:
@@ -88,7 +80,7 @@ def flag_of(name: str) -> str:
     return "--ppo-epochs" if name == "num_ppo_epochs" else f"--{name.replace('_', '-')}"
 
 
-def check(args: argparse.Namespace, *needed: str) -> None:
+def check(args: Args, *needed: str) -> None:
     """Raise ConfigError if an argument is missing, or if one cannot be given with --resume."""
     from kamon.training.options import checkpoint_interval
 
@@ -109,28 +101,33 @@ def check(args: argparse.Namespace, *needed: str) -> None:
             )
 
 
-def chosen(args: argparse.Namespace, own: Numbers) -> dict[str, Any]:
+def chosen(args: Args, own: Iterable[str]) -> dict[str, Any]:
     """Return the settings and the command's own options that were given."""
-    given = {name: getattr(args, name) for name in own}
-    return settings(args) | {name: x for name, x in given.items() if x is not None}
+    given = {name: x for name, x in values(args, *own).items() if x is not None}
+    return settings(args) | given
 
 
-def tuned(
-    args: argparse.Namespace,
+def run(
+    args: Args,
     verb: str,
-    begin: Callable[[dict[str, Any], dict[str, Any]], Model],
+    begin: Callable[..., Model],
     resume: Callable[..., Model],
-    callbacks: Mapping[str, Any],
-) -> tuple[Model, str, int]:
-    """Start or resume a run. Returns (model, its directory, exit code if it was stopped, or 0).
+    show: Callable[[Model, bool, bool], dict[str, Any] | None],
+    end: Callable[[Model, str], None] | None = None,
+    **callbacks: Any,
+) -> int:
+    """Start or resume a run, and return the exit code of the command.
 
     Args:
         begin: starts a run, with the keywords of an engine and those of `RunOptions`.
         resume: resumes the run in a directory.
-        callbacks: on_start and the like.
+        show: gets the model, whether it was stopped, and --json. Prints what people see of the
+            model, or returns what it adds to the JSON.
+        end: prints the number of steps and the like, instead of `say_end`.
+        callbacks: on_start and the like; `say_start` if there is no on_start.
     """
     output = args.resume or (verb if args.output is None else args.output)
-    engine = {"threads": args.threads, "device": args.device, "compile": args.compile}
+    engine = values(args, "threads", "device", "compile")
     if args.resume is None:
         from kamon.storage import model_dir
 
@@ -141,50 +138,40 @@ def tuned(
             "checkpoint_every": args.checkpoint_every,
             "on_progress": on_progress,
             "should_stop": lambda: stop.signal is not None,
+            "on_start": say_start,
             **callbacks,
         }
         if args.resume is not None:
             model = resume(args.resume, **engine, **how)
         else:
-            model = begin(engine, {"output": output, "overwrite": args.overwrite, **how})
-    return model, output, stop.code(model)
+            model = begin(output=output, overwrite=args.overwrite, **engine, **how)
+    code = stop.code(model)
+    if model.metrics:
+        (end or say_end)(model, output)
+        if code:
+            say(f"`kamon {verb} --resume {output}` goes on from here")
+        more = show(model, bool(code), args.json) or {}
+        if args.json:
+            print_json(model_json(model, output) | more)
+    return code
 
 
 def say_start(start: StartInfo) -> None:
     """Print what is known before the first step."""
-    from kamon.engines.parameters import num_params
-
-    spec, c = start.spec, start.spec.config
+    spec = start.spec
     say_resumed(start.resumed)
     num_held_out = start.method.num_held_out
     held_out = f"; {num_held_out:,} that are held out test it" if num_held_out else ""
     say(f"{spec.source}: {count(len(spec.examples), 'example')}{held_out}")
     if spec.num_left_out:
-        say(
-            f"{count(spec.num_left_out, 'pair')} left out, with one text in the training "
-            "set and the other one in the validation set"
-        )
-    say(
-        f"model: {num_params(c):,} parameters; n_layer {c.n_layer}, n_embd {c.n_embd}, "
-        f"n_head {c.n_head}, block_size {c.block_size}, vocab_size {c.vocab_size}; "
-        f"{start.engine_name} engine, {start.engine.dtype}"
-    )
+        why = "with one text in the training set and the other one in the validation set"
+        say(f"{count(spec.num_left_out, 'pair')} left out, {why}")
+    say_model(spec.config, start.engine_name, start.engine)
 
 
 def say_end(model: Model, output: str, losses: str = "") -> None:
-    """Print how many steps were made, the losses, and where the model is."""
+    """Print the number of steps, the losses, and the model's directory."""
     done, wanted = len(model.metrics), model.config.num_steps
-    what = f"ended after {done:,} of" if done < wanted else "tuned"
-    say(
-        f"{what} {count(wanted, 'step')} in {model.training.seconds:.1f} s{losses}; "
-        f"saved to {output}"
-    )
-
-
-def as_json(model: Model, output: str) -> dict[str, Any]:
-    config, training = asdict(model.config), model.training
-    return {"directory": output, "config": config, "num_params": model.num_params, **training}
-
-
-def say_stopped(verb: str, output: str) -> None:
-    say(f"`kamon {verb} --resume {output}` goes on from here")
+    verb = f"ended after {done:,} of" if done < wanted else "tuned"
+    seconds = f"{model.training.seconds:.1f} s"
+    say(f"{verb} {count(wanted, 'step')} in {seconds}{losses}; saved to {output}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from contextlib import suppress
+from pathlib import Path
 
 from kamon.errors import CorpusError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from kamon.files.atomic import replace_file
 
 NAMES = "names"
 NAMES_ORIGINAL = "names-original"
@@ -50,15 +50,11 @@ def names_original() -> bytes:
     from platformdirs import user_cache_path
 
     cached = user_cache_path("kamon") / f"{NAMES_ORIGINAL}.txt"
-    try:
+    with suppress(OSError):  # not there yet
         content = cached.read_bytes()
         if is_original(content):
             return content
-    except OSError:
-        pass  # not there yet
     content = fetch_original(cached)
-    from kamon.files.atomic import replace_file
-
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         replace_file(cached, content)
@@ -68,8 +64,6 @@ def names_original() -> bytes:
 
 
 def is_original(content: bytes) -> bool:
-    import hashlib
-
     return hashlib.sha256(content).hexdigest() == ORIGINAL_SHA256
 
 

@@ -130,20 +130,19 @@ def clean(docs: Iterable[str], options: Options | None = None) -> Cleaned:
         raise ConfigError("clean takes several documents, not one text: put it in a list")
     options = options or Options()
     changes, drops = rewriters(options), droppers(options)
-    near = options.near and near_finder(options.near)
-    found = Documents.of(one_by_one(docs, changes, drops))
+    rapidfuzz = options.near and library("rapidfuzz", "finding near-duplicates")
+    remaining = Documents.of(one_by_one(docs, changes, drops))
     report = [step for step, _ in changes] + [step for step, _ in drops]
     if not options.repetitions:
         report.append(Step("repetitions", "dropped"))
-        found = drop_repetitions(found, report[-1])
-    if near:
+        remaining = drop_repetitions(remaining, report[-1])
+    if options.near:
         report.append(Step("near", "dropped"))
-        found = Documents.of(drop_near(list(found), report[-1], near))
-    return Cleaned(found, report)
+        remaining = Documents.of(drop_near(list(remaining), report[-1], options.near, rapidfuzz))
+    return Cleaned(remaining, report)
 
 
 def one_by_one(docs: Iterable[str], changes: list[Rewriter], drops: list[Dropper]) -> Iterator[str]:
-    """Yield the documents that remain after all steps that look at one document at a time."""
     for doc in docs:
         check_text("a document", doc)
         doc = rewrite(doc, changes)
@@ -166,10 +165,8 @@ def drop_repetitions(docs: Documents, step: Step) -> Documents:
     return docs.select(first) if step.count else docs
 
 
-def drop_near(
-    docs: list[str], step: Step, near: Callable[[list[str]], Iterator[str | None]]
-) -> Iterator[str]:
-    for doc, other in zip(docs, near(docs), strict=True):
+def drop_near(docs: list[str], step: Step, percent: int, rapidfuzz: Any) -> Iterator[str]:
+    for doc, other in zip(docs, near_duplicates(docs, percent, rapidfuzz), strict=True):
         if other is None:
             yield doc
         else:
@@ -246,7 +243,6 @@ def strip_html(doc: str) -> str:
 
 
 def character(entity: re.Match[str]) -> str:
-    """Return the character of an entity, or the entity itself if it does not exist."""
     known = entity[0][1] == "#" or entity[0][1:] in html5
     return html.unescape(entity[0]) if known else entity[0]
 
@@ -310,7 +306,8 @@ def droppers(options: Options) -> list[Dropper]:
     if options.drop_words:
         steps.append(("drop-words", word_finder(options.drop_words)))
     if options.offensive:
-        steps.append(("offensive", word_finder(offensive_words())))
+        glin = library("glin_profanity", "finding offensive words")
+        steps.append(("offensive", word_finder(glin.Filter({"languages": ["english"]}).words)))
     return [(Step(name, "dropped"), reason_of) for name, reason_of in steps]
 
 
@@ -337,11 +334,6 @@ def num_characters(text: str) -> int:
     from wcwidth import iter_graphemes
 
     return sum(1 for _ in iter_graphemes(text))
-
-
-def near_finder(percent: int) -> Callable[[list[str]], Iterator[str | None]]:
-    rapidfuzz = library("rapidfuzz", "finding near-duplicates")
-    return lambda docs: near_duplicates(docs, percent, rapidfuzz)
 
 
 def near_duplicates(docs: list[str], percent: int, rapidfuzz: Any) -> Iterator[str | None]:
@@ -397,12 +389,6 @@ def grams(doc: str) -> list[str]:
 # ---- words
 
 
-def offensive_words() -> tuple[str, ...]:
-    """Return the English words and phrases that the library lists."""
-    filter = library("glin_profanity", "finding offensive words").Filter({"languages": ["english"]})
-    return tuple(filter.words)
-
-
 def word_finder(listed: Iterable[str]) -> Callable[[str], str | None]:
     """Return a function that finds the first listed word or phrase in a document, in any case."""
     known = {split for word in listed if (split := tuple(words(word)))}
@@ -438,7 +424,6 @@ def word_pattern() -> re.Pattern[str]:
 
 
 def library(name: str, purpose: str) -> Any:
-    """Import a module of the optional extra."""
     try:
         if name == "rapidfuzz":
             importlib.import_module("rapidfuzz.distance")

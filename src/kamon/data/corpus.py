@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from operator import ne
-from typing import TYPE_CHECKING
+from pathlib import Path
 from unicodedata import is_normalized
 
 from kamon.data import builtin
@@ -23,9 +23,6 @@ from kamon.data.readers import (
 )
 from kamon.data.tables import MAX_ROWS_READ, checked_format, entries_in, json_texts, text_notes
 from kamon.errors import ConfigError, CorpusError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BLOCK_CHARS = 1 << 20  # characters of the documents that are processed together
 
@@ -54,20 +51,12 @@ class Corpus:
 
     @cached_property
     def different(self) -> Documents:
-        """The documents without duplicates."""
         return self.docs.different()
 
     def summary(self) -> dict[str, str | int]:
-        """Return the figures above for JSON output."""
-        return {
-            "source": self.source,
-            "num_docs": len(self.docs),
-            "num_different": len(self.different),
-            "num_entries": self.num_entries,
-            "num_blank": self.num_blank,
-            "num_stripped": self.num_stripped,
-            "num_normalized": self.num_normalized,
-        }
+        sizes = {"num_docs": len(self.docs), "num_different": len(self.different)}
+        counted = ("num_entries", "num_blank", "num_stripped", "num_normalized")
+        return {"source": self.source, **sizes, **{name: vars(self)[name] for name in counted}}
 
 
 def read(
@@ -103,8 +92,8 @@ def read(
                 f"the built-in list {source} has no columns and formats to choose from"
             )
         if source == builtin.NAMES:
-            return from_entries(builtin.NAMES, builtin.names())
-        return from_entries(builtin.NAMES_ORIGINAL, text_lines(builtin.names_original().decode()))
+            return from_entries(source, builtin.names())
+        return from_entries(source, text_lines(builtin.names_original().decode()))
     format = checked_format(source, column, format, header)
     name = name_of(source)
     lines = whole_lines(source)
@@ -145,9 +134,8 @@ def from_text(
     """Return what `read` makes of a file with this content: for text, one document per line."""
     notes: list[str] = []
     lines = lines_in(text, source)
-    return from_entries(
-        source, entries_in(source, lines, format, column, header, notes.append), notes
-    )
+    entries = entries_in(source, lines, format, column, header, notes.append)
+    return from_entries(source, entries, notes)
 
 
 def from_entries(
@@ -161,41 +149,31 @@ def from_entries(
         remaining = iter(entries)
         while block := list(islice(remaining, BLOCK_DOCS)):
             stripped = [entry.strip() for entry in block]
-            kept = list(filter(None, stripped))
-            blank = len(block) - len(kept)
+            texts = list(filter(None, stripped))
+            blank = len(block) - len(texts)
             num_entries += len(block)
             num_blank += blank
             num_stripped += sum(map(ne, block, stripped)) - (blank - block.count(""))
-            joined = "\0".join(kept) if composed else ""
+            joined = "\0".join(texts) if composed else ""
             if not (joined.isascii() or is_normalized("NFC", joined)):
-                before, kept = kept, list(map(nfc, kept))
-                num_normalized += sum(map(ne, before, kept))
-            yield from kept
+                before, texts = texts, list(map(nfc, texts))
+                num_normalized += sum(map(ne, before, texts))
+            yield from texts
 
     documents = Documents.of(docs())
     if not documents:
-        raise CorpusError(
-            f"{source} holds nothing but blank lines" if num_entries else f"{source} is empty"
-        )
-    return Corpus(
-        source=source,
-        docs=documents,
-        num_entries=num_entries,
-        num_blank=num_blank,
-        num_stripped=num_stripped,
-        note="\n".join(notes),
-        num_normalized=num_normalized,
-    )
+        what = "holds nothing but blank lines" if num_entries else "is empty"
+        raise CorpusError(f"{source} {what}")
+    note = "\n".join(notes)
+    return Corpus(source, documents, num_entries, num_blank, num_stripped, note, num_normalized)
 
 
 def whole_text(source: str, lines: Iterable[str], *, composed: bool = True) -> Corpus:
-    """Return a corpus of one document: the whole text."""
     given = "\n".join([*lines, ""])
     text = nfc(given) if composed else given
     if not text.strip():
-        raise CorpusError(
-            f"{source} holds nothing but white space" if text else f"{source} is empty"
-        )
+        what = "holds nothing but white space" if text else "is empty"
+        raise CorpusError(f"{source} {what}")
     return Corpus(source, Documents.of([text]), 1, 0, 0, num_normalized=int(text != given))
 
 
@@ -230,10 +208,11 @@ def stream_entries(
             yield list(json_texts(name, lines, "text" if column is None else column, number))
             number += len(lines)
         return
-    each = chain.from_iterable(blocks)
-    yield from in_blocks(
-        entries_in(name, each, format, column, header, lambda note: on_note(f"{name} {note}"))
+    single = chain.from_iterable(blocks)
+    entries = entries_in(
+        name, single, format, column, header, lambda note: on_note(f"{name} {note}")
     )
+    yield from in_blocks(entries)
 
 
 def in_blocks(docs: Iterable[str]) -> Iterator[list[str]]:

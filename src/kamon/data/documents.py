@@ -9,6 +9,7 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from itertools import accumulate, chain, compress, islice
 from typing import Any, overload
 from unicodedata import normalize
@@ -70,7 +71,6 @@ class Documents(Sequence[str]):
 
     @property
     def starts(self) -> IntArray:
-        """Where each document starts in the text."""
         if self._starts is None:
             self._starts = self._find_starts(None)
         return self._starts
@@ -127,14 +127,12 @@ class Documents(Sequence[str]):
         return f"Documents({shown if len(self) <= NUM_SHOWN else f'{shown[:-1]}, …]'})"
 
     def blocks(self) -> Iterator[list[str]]:
-        """Yield all documents, many at a time."""
         for block in self._encoded_blocks():
             docs = block.decode("utf-8", "surrogatepass").split(NUL)
             docs.pop()
             yield docs
 
     def encoded(self) -> Iterator[bytes]:
-        """Yield the UTF-8 of each document."""
         for block in self._encoded_blocks():
             docs = bytes(block).split(NUL_BYTE)
             docs.pop()
@@ -212,38 +210,30 @@ class Documents(Sequence[str]):
 
     def sha256(self) -> str:
         """Return the hexadecimal SHA-256 of all documents, each followed by a NUL."""
-        from hashlib import sha256
-
-        found = sha256()
+        digest = sha256()
         for block in self._encoded_blocks():
-            found.update(block)
-        return found.hexdigest()
+            digest.update(block)
+        return digest.hexdigest()
 
     def intersection(self, texts: Iterable[str]) -> set[str]:
         """Return those of `texts` that are among the documents."""
         wanted = set(texts)
-        found: set[str] = set()
-        for block in self.blocks():
-            found |= wanted.intersection(block)
-        return found
+        return set().union(*map(wanted.intersection, self.blocks()))
 
     def chars(self) -> set[str]:
-        """Return the characters that occur."""
-        found: set[str] = set()
+        chars: set[str] = set()
         for block in self.blocks():
-            found.update("".join(block))
-        return found
+            chars.update("".join(block))
+        return chars
 
     def lengths(self) -> Counter[int]:
-        """Return how many documents have each length in characters."""
-        found: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         for block in self.blocks():
-            found.update(map(len, block))
-        return found
+            counts.update(map(len, block))
+        return counts
 
 
 def unpickle_documents(text: bytes, distinct: bool) -> Documents:
-    """Return the documents that `Documents.__reduce__` copied or sent to this process."""
     growing = SpillBuffer()
     growing.add(text)
     return Documents(growing.finish(), distinct=distinct)

@@ -10,15 +10,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from kamon.config import suggestion
 from kamon.data import builtin
 from kamon.data.documents import BLOCK
 from kamon.errors import ConfigError, CorpusError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_LINE = 1 << 24  # characters
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -65,10 +63,10 @@ def open_source(source: str | Path, name: str, others: Iterable[str] = ()) -> It
     except FileNotFoundError:
         if not str(source):
             raise CorpusError("there is no file with an empty name") from None
-        known = [
-            other for other in (*others, *map(name_of, similar_files(source))) if other != name
-        ]
-        raise CorpusError(f"there is no file {name}{did_you_mean(name, known)}") from None
+        known = [other for other in (*others, *similar_files(source)) if other != name]
+        hint = suggestion(name, known)
+        hint = hint if hint.startswith(":") else ""
+        raise CorpusError(f"there is no file {name}{hint}") from None
     except OSError as error:
         raise CorpusError(f"cannot read {name}: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
@@ -321,15 +319,9 @@ def checked_text(name: str, where: str, text: str) -> str:
 
 
 def similar_files(path: str | Path) -> list[str]:
-    """Return the files in the folder of a path that does not exist."""
     folder = os.path.dirname(path)
     try:
         with os.scandir(folder or ".") as entries:
-            return [os.path.join(folder, entry.name) for entry in islice(entries, 1000)]
+            return [name_of(os.path.join(folder, entry.name)) for entry in islice(entries, 1000)]
     except OSError:
         return []
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    hint = suggestion(word, list(known))
-    return hint if hint.startswith(":") else ""

@@ -7,20 +7,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from kamon.config import listed, suggestion
 from kamon.data.readers import COMPRESSED_SUFFIXES, MAX_LINE, checked_text
 from kamon.errors import ConfigError, CorpusError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 FORMATS = ("text", "csv", "tsv", "jsonl", "json")
 TABLES = ("csv", "tsv")
-SUFFIXES = {
-    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"
-}  # fmt: skip
+SUFFIXES = {".ndjson": "jsonl", **{f".{name}": name for name in FORMATS[1:]}}
 MAX_JSON = 1 << 27  # characters of a JSON array, which is read as a whole
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 SEPARATOR_LINE = re.compile(r'"?sep=([^"])"?')  # Excel reads this line and does not show it
@@ -263,12 +259,12 @@ def find_header(
     """
     separators, begin, seen = separated(lines, format)
     by_name = header and column is not None and not is_number(column)
-    tables = [first_rows(name, seen, begin, separator, format) for separator in separators]
-    place_of_header = header_with(tables, column) if by_name and column else None
-    if place_of_header is None:
-        seen += islice(lines, MAX_ROWS_READ)
-        tables = [first_rows(name, seen, begin, separator, format) for separator in separators]
-        place_of_header = header_with(tables, column) if by_name and column else None
+    place_of_header = None
+    for more in ((), islice(lines, MAX_ROWS_READ)):
+        if place_of_header is None:
+            seen += more
+            tables = [first_rows(name, seen, begin, separator, format) for separator in separators]
+            place_of_header = header_with(tables, column) if by_name and column else None
     again = chain(seen, lines)
     number, place = place_of_header or likely_header(tables, header)
     if not tables[number]:
@@ -279,7 +275,10 @@ def find_header(
     columns = [cell.strip() for cell in row]
     if not header:
         columns = [str(n) for n in range(1, max(len(row) for *_, row in tables[number]) + 1)]
-    notes = separator_notes(separators[number]) if format == "csv" else []
+    notes, separator = [], separators[number]
+    if format == "csv" and separator != ",":
+        shown = SEPARATORS.get(separator, ascii(separator))
+        notes.append(f"has its cells separated by {shown}")
     if place:
         what = "header" if header else "first row"
         above = shortened(seen[begin:])
@@ -289,9 +288,8 @@ def find_header(
         notes.append(
             f"has its {what} taken as the header: {listed(columns)}; --no-header if it is data"
         )
-    return Header(
-        separators[number], format == "csv", columns, last if header else first - 1, notes
-    ), again
+    begin = last if header else first - 1
+    return Header(separator, format == "csv", columns, begin, notes), again
 
 
 def is_number(column: str) -> bool:
@@ -364,7 +362,6 @@ def usual_width(table: list[Row]) -> int:
 
 
 def column_index(name: str, head: Header, column: str | None) -> int:
-    """Return the index of the column. Raise ConfigError if there is none, or more than one."""
     columns = head.columns
     if column is None or not columns:
         return 0
@@ -414,13 +411,6 @@ def separated(lines: Iterator[str], format: str) -> tuple[list[str], int, list[s
         if (line and not inside) or size > MAX_LINE:
             break
     return sorted(SEPARATORS, key=counts.__getitem__, reverse=True), 0, seen
-
-
-def separator_notes(separator: str) -> list[str]:
-    """Return the notes about the separator: none for commas, which give CSV its name."""
-    if separator == ",":
-        return []
-    return [f"has its cells separated by {SEPARATORS.get(separator, ascii(separator))}"]
 
 
 def rows(
@@ -501,9 +491,7 @@ def cells(
     several = first = 0  # number of rows of several lines, and where the first one begins
     longer = first_longer = 0  # the same for rows with more cells than the header
     most = len(head.columns) if head.columns else MAX_LINE
-    wanted = (
-        repr(head.columns[index]) + ", which is number " if head.columns else "column "
-    ) + str(index + 1)
+    wanted = repr(head.columns[index]) + ", which is number" if head.columns else "column"
     lines = islice(lines, head.begin, None)
     for begin, end, row in rows(name, lines, head.separator, head.quotes, head.begin + 1):
         if begin < end:
@@ -515,10 +503,8 @@ def cells(
         if not row:
             yield ""
         elif len(row) <= index:
-            raise CorpusError(
-                f"{name}, line {end} has {len(row)} cell{'' if len(row) == 1 else 's'}: "
-                f"none for {wanted}"
-            )
+            number = f"{len(row)} cell{'' if len(row) == 1 else 's'}"
+            raise CorpusError(f"{name}, line {end} has {number}: none for {wanted} {index + 1}")
         else:
             yield row[index]
     if several:

@@ -7,24 +7,32 @@ token. So a model of any block_size can learn a text of any length.
 from __future__ import annotations
 
 import random
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 from kamon.data.shuffling import window_start
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.files.spill import IntArray, SpillBuffer, numbers_of
 
 
+class TokenStream(Protocol):
+    """Tokens in memory, in a mapped file, or in the shards of a packed corpus."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, place: slice, /) -> IntArray: ...
+
+
 @dataclass(frozen=True)
 class TextWindows:
     """Windows from random places of one stream of tokens.
 
-    The place of window i depends only on (seed, i). See `kamon.engines.batch.Examples`.
+    Window i is the block_size + 1 tokens at `window_start(seed, i, …)`, or the whole stream if that
+    is shorter. See `kamon.engines.batch.BatchSource`.
     """
 
-    tokens: IntArray
+    tokens: TokenStream
     block_size: int
     seed: int
 
@@ -34,11 +42,8 @@ class TextWindows:
     def get(self, first: int, count: int) -> PackedBatch:
         size = min(self.block_size + 1, len(self.tokens))
         places = len(self.tokens) - size + 1
-        found = array("i")
-        for index in range(first, first + count):
-            start = window_start(self.seed, index, places)
-            found.extend(self.tokens[start : start + size])
-        return PackedBatch(found, array("q", range(0, count * size + 1, size)))
+        starts = (window_start(self.seed, index, places) for index in range(first, first + count))
+        return pack_sequences(self.tokens[start : start + size] for start in starts)
 
 
 def stream(batch: PackedBatch) -> IntArray:
@@ -55,6 +60,7 @@ def stream(batch: PackedBatch) -> IntArray:
 def consecutive(tokens: IntArray, block_size: int) -> PackedBatch:
     """Return consecutive windows that overlap by one token, so that each target is in one window.
 
+    >>> from array import array
     >>> [list(window) for window in consecutive(array("i", [5, 1, 2, 3, 5]), 3)]
     [[5, 1, 2, 3], [3, 5]]
     """
@@ -73,7 +79,7 @@ def in_windows(batch: PackedBatch, block_size: int, rng: random.Random) -> Packe
     """
     if all(end - begin <= block_size + 1 for begin, end in pairwise(batch.offsets)):
         return batch
-    found = pack_sequences(piece for document in batch for piece in cut(document, block_size))
-    order = list(range(len(found)))
+    windows = pack_sequences(window for document in batch for window in cut(document, block_size))
+    order = list(range(len(windows)))
     rng.shuffle(order)
-    return found.select(order)
+    return windows.select(order)

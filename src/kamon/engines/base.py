@@ -13,7 +13,7 @@ from kamon.native.library import check_numbers
 
 
 class State(TypedDict):
-    """All that an engine knows: flat arrays of 'd' in the order of `parameter_shapes`."""
+    """The state of an engine: flat arrays of 'd' in the order of `parameter_shapes`."""
 
     params: array[float]
     m: array[float]  # Adam's mean of the gradient
@@ -22,13 +22,12 @@ class State(TypedDict):
 
 
 def initial_state(params: array[float]) -> State:
-    """Return the state of parameters that no step has changed yet."""
     zeros = array("d", bytes(8 * len(params)))
     return {"params": params, "m": zeros, "v": zeros, "step": 0}
 
 
 class Decoder(Protocol):
-    """One document, read token by token; owns its KV cache. One thread at a time pushes."""
+    """Reads one document token by token, with its own KV cache. Only one thread may use it."""
 
     def push(self, token: int) -> Sequence[float]:
         """Return the logits (V,) of the next token. ValueError after block_size pushes."""
@@ -37,13 +36,15 @@ class Decoder(Protocol):
 class Engine(Protocol):
     """What every engine can do.
 
-    ValueError for a token outside the vocabulary or a document of more than block_size + 1 tokens;
-    ArithmeticError if `backward` or `step` leaves the range of floats. ValueError also for what is
-    no PackedBatch (see its `check`), for arrays of other types or lengths than are named here, and
-    for samples of a number or temperature that cannot be. MemoryError if there is too little.
-
-    Several threads may call one engine: each call waits for the one before it, and returns what it
+    Several threads may call one engine. Each call waits for the one before it, and returns what it
     would return to a single thread. A copy, also by pickle, has the same state, and no gradients.
+
+    Raises:
+        ValueError: a token outside the vocabulary, a document of more than block_size + 1 tokens,
+            an invalid PackedBatch (see its `check`), arrays of a wrong type or length, or samples
+            of an impossible number or temperature.
+        ArithmeticError: `backward` or `step` leaves the range of floats.
+        MemoryError: there is too little memory.
     """
 
     config: Config
@@ -64,17 +65,17 @@ class Engine(Protocol):
     def backward(
         self, batch: PackedBatch, weights: Sequence[float], draws: Sequence[int] | None = None
     ) -> array[float]:
-        """The same as `logprobs`; adds the gradient of Σ w_t · (−log p_t), one weight per target.
+        """Return `logprobs`, and add the gradient of Σ w_t · (−log p_t), one weight per target.
 
-        draws: a number for each document, from which follows what dropout leaves out of it (see
-        kamon.engines.dropout); without them nothing is left out.
+        draws: a number for each document, which determines its dropout (see kamon.engines.dropout).
+        Without them, there is no dropout.
         """
 
     def step(self, learning_rate: float) -> None:
-        """One update by Adam with the accumulated gradient, which is cleared.
+        """Make one update by Adam with the accumulated gradient, and clear it.
 
-        Where config.grad_clip is above 0 and the gradient longer (its L2 norm over all parameters),
-        it is shortened to that first. Source: Pascanu et al. 2013, arXiv:1211.5063.
+        If config.grad_clip is above 0 and the L2 norm of the gradient is larger, the gradient is
+        first scaled to that norm. Source: Pascanu et al. 2013, arXiv:1211.5063.
         """
 
     def decoder(self) -> Decoder:
@@ -82,29 +83,31 @@ class Engine(Protocol):
 
 
 class Reader(Protocol):
-    """What scoring needs: every engine has it, and so has an n-gram."""
+    """What scoring needs. Every engine and every n-gram has it."""
 
     @property
     def config(self) -> Config:
-        """Of which block_size is read."""
+        """Scoring reads its block_size."""
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
         """Return log p of every target in nats, document by document."""
 
 
 def has_fused_ops(model: object) -> bool:
-    """Return whether an engine has fused calls, which are far faster."""
+    """Return whether an engine has fused calls, which are much faster."""
     return hasattr(model, "train")
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Pretraining steps to do in one call: each learns from as many of `indices` as it has batches
-    of `batch_size` documents.
+    """Pretraining steps to make in one call, each from the next `docs_per_step` of `indices`.
 
-    indices: array of 'q'; learning_rates: array of 'd', one per step. first_draw: of the first
-    document of the first step, for dropout; the others follow one by one. An engine whose memory
-    does not grow with the batch may compute all batches of a step together.
+    An engine whose memory does not grow with the batch may compute all batches of a step together.
+
+    Attributes:
+        indices: documents, an array of 'q'.
+        learning_rates: array of 'd', one per step.
+        first_dropout_id: number of the first document for dropout. The others follow one by one.
     """
 
     docs: PackedBatch

@@ -13,19 +13,21 @@ from typing import Protocol
 from kamon.files.spill import IntArray
 from kamon.native.library import WRONG_INDEX, WRONG_OFFSETS, check_numbers
 
-BOS = "<|bos|>"  # its name, where tokens are shown
-ANSWER = "<|answer|>"  # stands between a prompt and its answer
+BOS = "<|bos|>"  # its name in messages and tables
+ANSWER = "<|answer|>"  # the token between a prompt and its answer
 GOOD, BAD = "<|good|>", "<|bad|>"  # verdicts, after a whole document
-UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # of text whose characters are tokens: as arrays of 'i' lie
+UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # turns code points into tokens as an array of 'i' has them
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Document d is `tokens[offsets[d]:offsets[d + 1]]`, a BOS at both ends included.
+    """Document d is `tokens[offsets[d]:offsets[d + 1]]`, including a BOS at both ends.
 
-    Its inputs are all but the last of them, its targets all but the first; nothing is padded.
-    tokens: array of 'i'; offsets: array of 'q', one more than there are documents; very many are
-    views of a file (`kamon.files.spill`).
+    Its inputs are all tokens but the last, and its targets all but the first. Nothing is padded.
+
+    Attributes:
+        tokens: array of 'i', or a view of a file if there are very many (`kamon.files.spill`).
+        offsets: array of 'q', one more than there are documents, or such a view.
     """
 
     tokens: IntArray
@@ -35,8 +37,7 @@ class PackedBatch:
         return PackedBatch, (array("i", self.tokens), array("q", self.offsets))  # no view of a file
 
     def check(self, indices: Sequence[int] | None = None) -> None:
-        """ValueError for documents that are not as said above: all of them, or those of `indices`,
-        also for one of these that is no document's."""
+        """Raise ValueError if documents are not valid: those of `indices`, or all of them."""
         check_numbers("tokens", self.tokens, "i")
         check_numbers("offsets", self.offsets, "q")
         offsets, end = self.offsets, len(self.tokens)
@@ -54,7 +55,7 @@ class PackedBatch:
 
     @property
     def num_targets(self) -> int:
-        """Targets of all documents, each of which has one fewer than tokens, or none of either."""
+        """The number of targets. An empty document has none, any other one fewer than tokens."""
         not_empty = sum(map(ne, self.offsets, self.offsets[1:]))
         return len(self.tokens) - int(not_empty)
 
@@ -65,12 +66,11 @@ class PackedBatch:
         return self.tokens[self.offsets[d] : self.offsets[d + 1]]
 
     def select(self, indices: Iterable[int]) -> PackedBatch:
-        """Return the documents with these indices, in this order."""
         return pack_sequences(self.document(d) for d in indices)
 
 
 def check_samples(n: int, temperature: float, first: int) -> None:
-    """ValueError for samples that cannot be drawn: documents number `first` and those after it."""
+    """Raise ValueError if n samples from number `first` on cannot be drawn."""
     if n < 0:
         raise ValueError(f"the number of samples must be 0 or more, not {n}")
     if not 0 <= first <= first + n < 2**63:
@@ -80,17 +80,16 @@ def check_samples(n: int, temperature: float, first: int) -> None:
 
 
 class BatchSource(Protocol):
-    """What steps learn from where it is no Batch: each example made when it is its turn.
+    """Training examples that are made when they are needed, unlike those of a PackedBatch.
 
-    Which one is number i depends on nothing but i: neither on the steps before nor on how many
-    processes share the work.
+    Example i depends only on i, not on earlier steps or on the number of processes.
     """
 
     def __len__(self) -> int:
         """Return how many examples make one pass."""
 
     def get(self, first: int, count: int) -> PackedBatch:
-        """Return examples number first … first + count − 1, from 0; there is no last one."""
+        """Return the examples first … first + count − 1. There is no last one."""
 
 
 def pack_sequences(documents: Iterable[Sequence[int]]) -> PackedBatch:

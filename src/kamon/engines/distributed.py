@@ -44,60 +44,58 @@ class ProcessGroup:
     size: int = 1
 
     def shard(self, whole: range) -> range:
-        """This rank's share of a range: the shares follow each other, and may be empty."""
+        """Return this rank's share of a range. Shares are in rank order and may be empty."""
         begin, end = (len(whole) * r // self.size for r in (self.rank, self.rank + 1))
         return whole[begin:end]
 
     def all_gather(self, numbers: Sequence[float]) -> list[list[float]]:
-        """The numbers of every rank, as many of each, by rank."""
+        """Return the numbers of every rank, equally many of each, by rank."""
         if self.size == 1:
             return [list(numbers)]
         import torch
         from torch import distributed
 
-        own = torch.tensor(numbers, dtype=torch.float64)
-        found = [torch.empty_like(own) for _ in range(self.size)]
+        local = torch.tensor(numbers, dtype=torch.float64)
+        gathered = [torch.empty_like(local) for _ in range(self.size)]
         with translate_errors():
-            distributed.all_gather(found, own)
-        return [numbers.tolist() for numbers in found]
+            distributed.all_gather(gathered, local)
+        return [numbers.tolist() for numbers in gathered]
 
     def broadcast_scalar(self, number: float) -> float:
-        """What rank 0 says, for all: of whatever a clock decides."""
+        """Return the number of rank 0 on all ranks, for decisions by a clock."""
         return self.all_gather([number])[0][0]
 
     def all_reduce_max(self, number: float) -> float:
-        """The largest number that a rank says."""
+        """Return the largest number of any rank."""
         return max(number for (number,) in self.all_gather([number]))
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether one rank at least says so: of whatever a signal decides."""
+        """Return whether the flag is true on any rank, for decisions by a signal."""
         return self.all_reduce_max(flag) > 0
 
     def broadcast_bytes(self, content: bytes, rank: int = 0) -> bytes:
-        """The bytes of that rank, for all."""
+        """Return the bytes of that rank on all ranks."""
         if self.size == 1:
             return content
         import torch
-        from torch import distributed
 
         length = int(self.all_gather([len(content)])[rank][0])
         sent = bytearray(content if self.rank == rank else length)
         if sent:
-            with translate_errors():
-                distributed.broadcast(torch.frombuffer(sent, dtype=torch.uint8), rank)
+            self.broadcast(torch.frombuffer(sent, dtype=torch.uint8), rank)
         return bytes(sent)
 
     def assert_equal(self, text: str, what: str) -> None:
-        """ConfigError on every rank where they do not say the same. what: such as "the list"."""
+        """Raise ConfigError on every rank if the texts differ. what: such as "the list"."""
         if self.any_rank(self.broadcast_bytes(text.encode()) != text.encode()):
             raise ConfigError(
                 f"{what} is not the same in all {self.size} processes: give each the same"
             )
 
     def raise_on_all(self, error: KamonError | None) -> None:
-        """Raise on every rank what went wrong on one: its own, or that of the first that has one.
+        """Raise an error on every rank if one has an error: its own, or the first one's.
 
-        So none waits for another that is at its end.
+        So no rank waits for another that has ended.
         """
         wrong = 0 if error is None else 2 if isinstance(error, ConfigError) else 1
         kinds = [kind for (kind,) in self.all_gather([wrong])]
@@ -111,27 +109,27 @@ class ProcessGroup:
         raise kind(f"process {rank} of {self.size}: {text}")
 
     def run_on_all(self, make: Callable[[], T]) -> T:
-        """What `make` gives, where it works on every rank; otherwise the error, on each of them."""
+        """Return `make()` if it works on every rank. Otherwise raise the error on each of them."""
         error = None
         try:
-            made = make()
-        except KamonError as found:
-            error = found
+            result = make()
+        except KamonError as own_error:
+            error = own_error
         self.raise_on_all(error)
-        return made
+        return result
 
-    def broadcast(self, numbers: Tensor) -> None:
-        """Those of rank 0, in place."""
+    def broadcast(self, numbers: Tensor, rank: int = 0) -> None:
+        """Copy the numbers of that rank to all ranks, in place."""
         if self.size > 1:
             from torch import distributed
 
             with translate_errors():
-                distributed.broadcast(numbers, 0)
+                distributed.broadcast(numbers, rank)
 
     def all_reduce_sum(self, numbers: Tensor) -> None:
-        """The sum over all ranks, in their order, in place. The length is a multiple of `size`.
+        """Replace numbers by their sum over all ranks in order. `size` divides their length.
 
-        Each rank is given its piece of everybody's numbers, adds these up, and gives all the sum.
+        Each rank gets its piece of the numbers of all, adds them up, and sends the sum to all.
         """
         if self.size == 1:
             return
@@ -149,7 +147,7 @@ class ProcessGroup:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """A sentence where another rank has ended, or cannot be reached."""
+    """Raise TrainingError if another rank has ended or cannot be reached."""
     try:
         yield
     except RuntimeError as error:
@@ -158,17 +156,17 @@ def translate_errors() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many processes were started together; 1 where nothing says so."""
+    """Return how many processes were started together, by default 1."""
     return env_int("WORLD_SIZE") if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 1
 
 
 def this_rank() -> int:
-    """Known before the others are met: who is not 0 is silent and writes nothing."""
+    """Return the rank without waiting for the others. Ranks above 0 print and write nothing."""
     return env_int("RANK") if world_size() > 1 else 0
 
 
 def restarted() -> bool:
-    """Whether torchrun starts this again, since a process died: here, or on another machine."""
+    """Return whether torchrun has restarted this after a process died, here or elsewhere."""
     own = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     return world_size() > 1 and get_group().any_rank(own)
 
@@ -184,7 +182,7 @@ def env_int(name: str) -> int:
 
 @cache
 def get_group() -> ProcessGroup:
-    """The ranks that this process is one of; at its first call it waits for the others."""
+    """Return the group of this process. The first call waits for the other processes."""
     size = world_size()
     if size == 1:
         return ProcessGroup()
@@ -219,8 +217,8 @@ def get_group() -> ProcessGroup:
 def hard_exit(code: int) -> None:
     """End this process at once with this exit code, if it is one of several that have met.
 
-    At an ordinary end torch's threads sometimes abort it (seen in one of ten), which torchrun takes
-    for a failure, and ends the others. To be called where nothing is left to do.
+    At a normal end, torch's threads abort about one process in ten. Then torchrun would end the
+    others. Call this when nothing is left to do.
     """
     if get_group.cache_info().currsize and get_group().size > 1:
         sys.stdout.flush()
@@ -229,35 +227,35 @@ def hard_exit(code: int) -> None:
 
 
 def rendezvous(store: Store, rank: int, size: int) -> str:
-    """A name for this meeting of all ranks, which rank 0 makes up and the others are told.
+    """Return a name for this meeting of all ranks, which rank 0 chooses.
 
-    Where torchrun starts processes again, the store still has what their forerunners left, and who
-    took that for news would wait for the dead. So each calls under a name of its own, and is
-    answered under that; rank 0 answers whoever calls until it has heard that all know.
+    If torchrun has restarted the processes, the store still has values of the earlier ones, and a
+    rank that used them would wait for ever. So each rank asks under a new name and gets the answer
+    under it. Rank 0 answers until all ranks have confirmed.
     """
-    own = f"kamon/{secrets.token_hex(8)}"
+    name = f"kamon/{secrets.token_hex(8)}"
     if rank:
-        store.set(f"kamon/caller/{rank}", own)
-        store.wait([own])
-        found = str(store.get(own).decode())
-        store.set(f"{found}/{rank}", "knows")
-        return found
+        store.set(f"kamon/caller/{rank}", name)
+        store.wait([name])
+        chosen = str(store.get(name).decode())
+        store.set(f"{chosen}/{rank}", "knows")
+        return chosen
     end = time.monotonic() + RENDEZVOUS_SECONDS
     waiting = set(range(1, size))
     while waiting:
         for other in list(waiting):
-            if store.check([f"{own}/{other}"]):
+            if store.check([f"{name}/{other}"]):
                 waiting.remove(other)
             elif store.check([f"kamon/caller/{other}"]):
-                store.set(store.get(f"kamon/caller/{other}").decode(), own)
+                store.set(store.get(f"kamon/caller/{other}").decode(), name)
         if time.monotonic() > end:
             raise ValueError(f"process {min(waiting)} is missing")
         time.sleep(POLL_SECONDS)
-    return own
+    return name
 
 
 def check_engine(engine: str) -> None:
-    """ConfigError where several processes were started and this engine knows one alone."""
+    """Raise ConfigError if several processes were started and this engine allows only one."""
     if (size := world_size()) > 1 and engine != "torch":
         raise ConfigError(
             f"{size} processes were started together, and the {engine} engine trains in one: "

@@ -1,12 +1,12 @@
-"""The contract between Kamon and the code that computes, and the plain loop over it.
+"""Choosing and making an engine.
 
 An engine needs a single gradient: that of a weighted negative log-likelihood,
 
     loss = Σ_t  w_t · (−log p(target_t))
 
-Pretraining, fine-tuning, preferences and rewards are all weights w = −∂L/∂log p: an engine never
-learns which it serves. It owns its memory, holds no randomness and knows no tokenizer; only flat
-buffers of ints and floats cross this line.
+Pretraining, fine-tuning, preferences and rewards differ only in the weights w = −∂L/∂log p. An
+engine owns its memory, and knows no randomness and no tokenizer. It exchanges only flat buffers of
+ints and floats.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from kamon.errors import ConfigError
 ENGINES = ("native", "scalar", "torch")
 DTYPES = ("float32", "float64", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MAX_THREADS = 1_024  # each has memory of its own, cores or not
+MAX_THREADS = 1_024  # each needs memory, even without a core
 
 
 def best_engine() -> str:
-    """Return the name of the default engine: the native one if it is built."""
     from kamon.native import library
 
     return "scalar" if library.why_not() else "native"
@@ -44,12 +43,12 @@ def num_threads(threads: int | None) -> int:
 
 
 def device_type(name: str, device: str | None) -> str:
-    """Return where an engine computes, "cpu", "cuda" or "mps", by what "auto" means here."""
+    """Return where an engine computes: "cpu", "cuda" or "mps"."""
     if name != "torch" or device not in (None, "auto"):
         return "cpu" if device in (None, "auto") else device
     try:
         from kamon.engines.torch import find_device
-    except ModuleNotFoundError:  # `make_engine` says so
+    except ModuleNotFoundError:  # `make_engine` raises an error that says so
         return "cpu"
     from kamon.engines.distributed import get_group
 
@@ -65,12 +64,17 @@ def make_engine(
     device: str | None = None,
     compile: bool = False,
 ) -> Engine:
-    """Return an engine with all parameters zero: `load` comes next.
+    """Return an engine with all parameters zero. Call `load` next.
 
-    name: of ENGINES, or None for the best one. dtype: of DTYPES; None for the engine's own;
-    bfloat16 is torch's alone. threads: at most so many cores compute; None for all that this
-    process may use. The number of threads changes no bit of any result, but for torch, where it is
-    the whole process's. device, of DEVICES, and compile, by torch.compile, are torch's.
+    Args:
+        name: one of ENGINES, by default the best one.
+        dtype: one of DTYPES, by default the engine's own. Only torch has bfloat16.
+        threads: how many cores may compute, by default all that this process may use. It changes no
+            bit of any result, except for torch, where it applies to the whole process.
+        device: one of DEVICES, for torch.
+        compile: whether to use torch.compile.
+
+    Raises: ConfigError if the options do not fit, or this machine does not have the engine.
     """
     name = name or best_engine()
     if dtype not in (None, *DTYPES):
@@ -98,11 +102,8 @@ def make_engine(
         if dtype == "float32":
             raise ConfigError("the scalar engine computes in float64 alone")
         c = config
-        return ScalarEngine(
-            config,
-            parameter_shapes(config),
-            partial(masks, c.dropout, c.seed, n_layer=c.n_layer, n_embd=c.n_embd),
-        )
+        of_draw = partial(masks, c.dropout, c.seed, n_layer=c.n_layer, n_embd=c.n_embd)
+        return ScalarEngine(config, parameter_shapes(config), of_draw)
     raise ConfigError(f"unknown engine {name!r}: there are {', '.join(ENGINES)}")
 
 
@@ -118,18 +119,11 @@ class EngineSpec:
 
     def create(self, config: Config) -> Engine:
         """Return a new engine with all parameters zero. Raises ConfigError."""
-        how = self.keywords()
-        return make_engine(how.pop("engine"), config, **how)
+        keywords = self.keywords()
+        return make_engine(keywords.pop("engine"), config, **keywords)
 
     def keywords(self) -> dict[str, Any]:
-        """Return this as the keywords of `kamon.load`."""
-        return {
-            "engine": self.name,
-            "dtype": self.dtype,
-            "threads": self.threads,
-            "device": self.device,
-            "compile": self.compile,
-        }
+        return {("engine" if name == "name" else name): value for name, value in vars(self).items()}
 
 
 def make_torch(
@@ -143,8 +137,8 @@ def make_torch(
         raise ConfigError("the torch engine needs torch: pip install 'kamon[torch]'") from None
     from kamon.engines.distributed import get_group
 
+    shapes = parameter_shapes(config)
     try:
-        shapes = parameter_shapes(config)
         return TorchEngine(config, shapes, dtype, threads, device, compile, get_group())
-    except ValueError as error:  # of what this machine does not have
+    except ValueError as error:  # this machine does not have the device
         raise ConfigError(str(error)) from None

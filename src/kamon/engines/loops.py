@@ -1,4 +1,4 @@
-"""Training and scoring by single calls of an engine: the loops that fused calls must equal."""
+"""Training and scoring with any engine. Fused calls must equal the loops here."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from kamon.engines.numerics import sequential_sum
 def document_logprobs(reader: Reader, batch: PackedBatch) -> tuple[array[float], array[int]]:
     """Return log p of each document in nats, and the place, from 0, of its least likely target.
 
-    Arrays of 'd' and 'q'. Of equally unlikely targets the first counts; a document without targets
-    has 0 twice. A reader with a `document_logprobs` of its own does it in one call.
+    These are arrays of 'd' and 'q'. Of equally unlikely targets the first counts. A document
+    without targets has 0 in both. Some readers have a fused `document_logprobs`.
     """
-    fused = getattr(reader, "document_logprobs", None)
-    if fused is None:
-        return document_logprobs_one_by_one(reader, batch)
-    found: tuple[array[float], array[int]] = fused(batch)
-    return found
+    one_by_one = partial(document_logprobs_one_by_one, reader)
+    result: tuple[array[float], array[int]] = getattr(reader, "document_logprobs", one_by_one)(
+        batch
+    )
+    return result
 
 
 def document_logprobs_one_by_one(
     reader: Reader, batch: PackedBatch
 ) -> tuple[array[float], array[int]]:
-    """Return the sums that every fused `document_logprobs` must equal, to the last bit."""
+    """Return what every fused `document_logprobs` must return, to the last bit."""
     logprobs = reader.logprobs(batch)
     totals, places = array("d"), array("q")
     end = 0
@@ -43,29 +43,30 @@ def document_logprobs_one_by_one(
 def train(
     engine: Engine, plan: StepPlan, should_stop: Callable[[], bool] | None = None
 ) -> array[float]:
-    """Carry out `plan`; the loss of each step is the mean of −log p over its targets, in nats.
+    """Train by `plan`, and return the loss of each step: the mean of −log p over its targets.
 
-    Stops at the first loss that is not finite, which is then the last one returned and was not
-    learned from. Where `should_stop` says so it stops too, between two steps or in the middle of
-    one, which is then not made. An engine with a `train` of its own does it all in one call.
+    Training stops at the first loss that is not finite. That loss is the last one returned, and its
+    step is not made. It also stops if `should_stop` returns true, after a step or in the middle of
+    one, which is then not made. Some engines have a fused `train`.
     """
     how = getattr(engine, "train", None) or partial(train_step_by_step, engine)
-    done: array[float] = how(plan, should_stop)
-    return done
+    losses: array[float] = how(plan, should_stop)
+    return losses
 
 
 def train_step_by_step(
     engine: Engine, plan: StepPlan, should_stop: Callable[[], bool] | None = None
 ) -> array[float]:
-    """The loop over `backward` and `step` that every fused `train` must equal."""
+    """Train by single calls of `backward` and `step`, as every fused `train` must."""
     plan.docs.check(plan.indices)
     losses = array("d")
     for i, learning_rate in enumerate(plan.learning_rates):
-        batches = []
         begin = i * plan.docs_per_step
-        for first in range(begin, begin + plan.docs_per_step, plan.batch_size):
-            indices = plan.indices[first : first + plan.batch_size]
-            batches.append((plan.first_dropout_id + first, plan.docs.select(indices)))
+        starts = range(begin, begin + plan.docs_per_step, plan.batch_size)
+        batches = [
+            (plan.first_dropout_id + at, plan.docs.select(plan.indices[at : at + plan.batch_size]))
+            for at in starts
+        ]
         share = 1 / sum(batch.num_targets for _, batch in batches)
         try:
             logprobs = array("d")

@@ -1,7 +1,6 @@
-"""How much memory a model needs, and how much there is: asked before any is taken.
+"""How much memory training needs and how much there is, to refuse too large models at once.
 
-The system may promise memory that it does not have, and then stop the process without a word, or
-the whole machine. So what is plainly too much is refused first.
+The system may promise memory that it does not have, and later end the process without a message.
 """
 
 from __future__ import annotations
@@ -9,26 +8,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 from kamon.config import Config
 from kamon.errors import ConfigError
 
 GB = 1e9
-MIN_ASKED_BYTES = 1e8  # bytes: that is always there, and need not be asked for
-CHUNK_TOKENS = 96  # that the native engine computes together, or one longer document
-MAX_GROUPS = 8  # of documents, each with a gradient of its own
-SCALAR_BYTES_PER_NODE = (
-    550  # bytes that the scalar engine takes for a parameter and a token, measured
-)
-# Numbers that torch keeps for each input while it learns, measured:
+MIN_ASKED_BYTES = 1e8  # less memory is always there
+CHUNK_TOKENS = 96  # tokens that the native engine computes together, or one longer document
+MAX_GROUPS = 8  # groups of documents with their own gradient
+SCALAR_BYTES_PER_NODE = 550  # bytes that the scalar engine takes per parameter and token, measured
+# Numbers that torch keeps for each input in training, measured:
 TORCH_LAYER = 17  # times n_embd, for each layer
-TORCH_DROPOUT = 6  # as many more where there is dropout
-TORCH_ENDS = 11  # times n_embd, for what is before and after the layers
+TORCH_DROPOUT = 6  # the same, if there is dropout
+TORCH_ENDS = 11  # times n_embd, before and after the layers
 TORCH_VOCAB = 4  # times vocab_size
 
 
 def available() -> float:
-    """Return the bytes that this process could still take; infinite if unknown."""
+    """Return how many bytes of memory are free for this process, infinite if unknown."""
     free = float("inf")
     with suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
         sizes = {line.split(":")[0]: 1024.0 * int(line.split()[1]) for line in file}
@@ -44,11 +42,11 @@ def available() -> float:
 
 
 def check_memory(needed: float, what: str, remedy: str) -> None:
-    """ConfigError with both figures where that many bytes cannot be had. remedy: what to do."""
-    there = float("inf") if needed < MIN_ASKED_BYTES else available()
-    if needed > there:
+    """Raise ConfigError if so many bytes are not free. remedy: what the user can do."""
+    free = float("inf") if needed < MIN_ASKED_BYTES else available()
+    if needed > free:
         raise ConfigError(
-            f"{what} would need {needed / GB:,.1f} GB of memory, and {there / GB:,.1f} GB are "
+            f"{what} would need {needed / GB:,.1f} GB of memory, and {free / GB:,.1f} GB are "
             f"free: {remedy}"
         )
 
@@ -56,31 +54,36 @@ def check_memory(needed: float, what: str, remedy: str) -> None:
 def check_model(
     config: Config, *, engine: str, real: int, threads: int, longest: int, held_out: int
 ) -> None:
-    """ConfigError where training cannot have its memory; it names the setting that would help most.
+    """Raise ConfigError if training needs too much memory, naming the setting that helps most.
 
-    engine: its name; real: bytes of a number; longest: of the documents, in characters; held_out:
-    how many there are.
+    Args:
+        engine: its name.
+        real: bytes per number.
+        longest: length of the longest document in characters.
+        held_out: number of documents in the validation set.
     """
     names = ("n_layer", "n_embd", "n_head", "block_size", "vocab_size", "batch_size", "dropout")
     sizes = {name: getattr(config, name) for name in names}
 
-    def needed(sizes: Mapping[str, float]) -> float:
-        return training_bytes(
-            sizes, engine=engine, real=real, threads=threads, longest=longest, held_out=held_out
-        )
-
-    settings = ("n_layer", "n_embd", "block_size", "batch_size")
-    usual = Config()
-    best = min(settings, key=lambda name: needed(sizes | {name: getattr(usual, name)}))
-    check_memory(
-        needed(sizes), "training this model", f"a smaller {best} than {sizes[best]} needs less"
+    needed = partial(
+        training_bytes,
+        engine=engine,
+        real=real,
+        threads=threads,
+        longest=longest,
+        held_out=held_out,
     )
+    default = Config()
+    settings = ("n_layer", "n_embd", "block_size", "batch_size")
+    best = min(settings, key=lambda name: needed(sizes | {name: getattr(default, name)}))
+    remedy = f"a smaller {best} than {sizes[best]} needs less"
+    check_memory(needed(sizes), "training this model", remedy)
 
 
 def training_bytes(
     sizes: Mapping[str, float], *, engine: str, real: int, threads: int, longest: int, held_out: int
 ) -> float:
-    """Return the bytes that training takes at its peak; see `check_model`.
+    """Return the bytes that training takes at its peak. See `check_model`.
 
     >>> sizes = {"n_layer": 2, "n_embd": 1024, "n_head": 8, "block_size": 16, "vocab_size": 11}
     >>> size = {"engine": "native", "real": 4, "threads": 1, "longest": 8, "held_out": 20}
@@ -90,7 +93,7 @@ def training_bytes(
     n_layer, n_embd, block_size = sizes["n_layer"], sizes["n_embd"], sizes["block_size"]
     vocab_size, batch_size = sizes["vocab_size"], sizes["batch_size"]
     params = (2 * vocab_size + block_size) * n_embd + 12 * n_layer * n_embd * n_embd
-    # Parameters with Adam's means cross to Python as doubles; the best model so far is kept there.
+    # Python has the parameters and Adam's means as doubles, and keeps the best model so far.
     total = params * (48.0 if held_out else 24.0) + 80.0 * batch_size
     tokens = min(block_size, longest + 1)
     if engine == "scalar":

@@ -34,16 +34,16 @@ def parameter_shapes(config: Config) -> dict[str, tuple[int, int]]:
 
 
 def num_params(config: Config) -> int:
-    """Return how many numbers the matrices of `parameter_shapes` have."""
+    """Return the number of parameters in the matrices of `parameter_shapes`."""
     c = config
     return (2 * c.vocab_size + c.block_size + 12 * c.n_layer * c.n_embd) * c.n_embd
 
 
 def flops_per_token(config: Config, length: float) -> float:
-    """Floating-point operations that learning one token takes, in documents of so many targets.
+    """Return the floating-point operations per token in training, for documents of this length.
 
-    Two for each product and its sum, forward once and backward twice; of attention what a token
-    sees is counted, on average half of the document.
+    Each product and its sum count as two, once forward and twice backward. A token attends to half
+    of the document on average.
     """
     c = config
     linears = (12 * c.n_layer * c.n_embd + c.vocab_size) * c.n_embd
@@ -52,5 +52,5 @@ def flops_per_token(config: Config, length: float) -> float:
 
 
 def init(config: Config, rng: random.Random) -> array[float]:
-    """The first parameters: normal, mean 0, deviation config.std, row by row down the table."""
+    """Return the initial parameters: normal numbers with deviation config.std, row by row."""
     return mersenne.gauss(rng, config.std, num_params(config))

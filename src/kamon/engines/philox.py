@@ -5,23 +5,34 @@ as 1, 2, 3" (doi:10.1145/2063384.2063405): ten rounds that scramble a 128-bit co
 64-bit key.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MASK32 = 0xFFFFFFFF
 MASK64 = 0xFFFFFFFFFFFFFFFF
+Number = TypeVar("Number", int, "Tensor")  # or a tensor of int64 for many numbers at once
 
 
 def philox4x32(
-    counter: tuple[int, int, int, int], key: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """Return four random 32-bit numbers for four of counter and two of key."""
+    counter: tuple[Number, Number, Number, Number], key: tuple[int, int]
+) -> tuple[Number, Number, Number, Number]:
+    """Return four random 32-bit numbers for four of counter and two of key.
+
+    A tensor's product may overflow. Its high bits remain, since they are those of two's complement.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
         product0 = 0xD2511F53 * c0
         product1 = 0xCD9E8D57 * c2
         c0, c1, c2, c3 = (
-            product1 >> 32 ^ c1 ^ k0,
+            product1 >> 32 & MASK32 ^ c1 ^ k0,
             product1 & MASK32,
-            product0 >> 32 ^ c3 ^ k1,
+            product0 >> 32 & MASK32 ^ c3 ^ k1,
             product0 & MASK32,
         )
         k0 = k0 + 0x9E3779B9 & MASK32

@@ -379,19 +379,18 @@ class ScalarEngine:
             return {"params": params, "m": self.m[:], "v": self.v[:], "step": self.num_updates}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return unpickle_engine, (self.config, self.shapes, self.masks, self.state())
+        return ScalarEngine, (self.config, self.shapes, self.masks), self.state()
+
+    __setstate__ = load
 
     def gradients(self) -> array[float]:
         with self.lock:
             return array("d", [p.grad for p in self.flat])
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
-        params = self._floats()
-        logprobs = array("d")
+        c, params, logprobs = self.config, self._floats(), array("d")
         for tokens in self._documents(batch):
-            logprobs.extend(
-                document_logprobs(params, self.config.n_layer, self.config.head_dim, tokens)
-            )
+            logprobs.extend(document_logprobs(params, c.n_layer, c.head_dim, tokens))
         return logprobs
 
     def backward(
@@ -402,28 +401,16 @@ class ScalarEngine:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
         if draws is not None and len(draws) != len(batch):
             raise ValueError(f"{len(draws)} draws for {len(batch)} documents")
+        c, logprobs = self.config, array("d")
         with self.lock:
-            return self._backward(documents, weights, draws)
-
-    def _backward(
-        self,
-        documents: list[Sequence[int]],
-        weights: Sequence[float],
-        draws: Sequence[int] | None,
-    ) -> array[float]:
-        logprobs = array("d")
-        for d, tokens in enumerate(documents):
-            masks = self.masks(draws[d]) if draws and self.config.dropout else None
-            found = document_logprobs(
-                self.params, self.config.n_layer, self.config.head_dim, tokens, masks
-            )
-            if found:
-                doc_weights = weights[len(logprobs) : len(logprobs) + len(found)]
-                loss: Value = reduce(
-                    add, [-logp * w for logp, w in zip(found, doc_weights, strict=True)]
-                )
-                loss.backward()
-            logprobs.extend([logp.data for logp in found])
+            for d, tokens in enumerate(documents):
+                masks = self.masks(draws[d]) if draws and c.dropout else None
+                found = document_logprobs(self.params, c.n_layer, c.head_dim, tokens, masks)
+                if found:
+                    doc_weights = weights[len(logprobs) : len(logprobs) + len(found)]
+                    losses = [-logp * w for logp, w in zip(found, doc_weights, strict=True)]
+                    reduce(add, losses).backward()
+                logprobs.extend([logp.data for logp in found])
         return logprobs
 
     def step(self, learning_rate: float) -> None:
@@ -459,17 +446,6 @@ class ScalarEngine:
         return documents
 
 
-def unpickle_engine(
-    config: Config,
-    shapes: dict[str, tuple[int, int]],
-    masks: Callable[[int], Callable[[int], list[list[float]]]],
-    state: State,
-) -> ScalarEngine:
-    engine = ScalarEngine(config, shapes, masks)
-    engine.load(state)
-    return engine
-
-
 class ScalarDecoder:
     """Reads one document token by token and keeps its keys and values."""
 
@@ -484,9 +460,8 @@ class ScalarDecoder:
         check_token(token, self.config.vocab_size)
         if self.position == self.config.block_size:
             raise ValueError(f"block_size {self.config.block_size} tokens were pushed: it is full")
-        logits = gpt(
-            self.params, self.config.head_dim, token, self.position, self.keys, self.values
-        )
+        head_dim = self.config.head_dim
+        logits = gpt(self.params, head_dim, token, self.position, self.keys, self.values)
         self.position += 1
         return logits
 

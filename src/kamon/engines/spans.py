@@ -9,9 +9,6 @@ from kamon.engines.numerics import sequential_sum
 Span = tuple[int, int]  # targets of the prompt, targets of the answer
 
 
-# ---- answers among the targets of a batch
-
-
 def answer_logprobs(
     logprobs: Sequence[float], spans: Sequence[Span], sizes: Sequence[int]
 ) -> list[float]:

@@ -1,10 +1,11 @@
-"""The model as PyTorch has it: for a GPU, for bfloat16, and for several machines.
+"""The model in PyTorch, for GPUs, bfloat16 and several machines.
 
-`Gpt` is an ordinary module whose parameters have the names and shapes of a model directory, so that
+`Gpt` is an ordinary module, also without the engine. Its parameters have the names and shapes of a
+model directory, so this works:
 
     gpt.load_state_dict(safetensors.torch.load_file("model.safetensors"))
 
-works, also without the engine around it. Its maths is that of the scalar engine. Legend of shapes:
+Its maths is that of the scalar engine. Legend of shapes:
 N inputs of all documents, one after the other; B documents, T inputs of the longest of them,
 C n_embd, H n_head, D head_dim, V vocab_size.
 """
@@ -16,39 +17,37 @@ import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kamon.config import Config
+from kamon.engines.base import State, StepPlan
 from kamon.engines.batch import PackedBatch, check_samples
 from kamon.engines.distributed import ProcessGroup
+from kamon.engines.dropout import KEY
+from kamon.engines.numerics import sequential_sum
+from kamon.engines.philox import MASK32, MASK64, philox4x32
 from kamon.native.library import check_numbers
 
-if TYPE_CHECKING:
-    from kamon.config import Config
-    from kamon.engines.base import State, StepPlan
-
-MASK32 = 2**32 - 1
-MASK64 = 2**64 - 1
-DROPOUT_KEY = 0x64726F70  # as in kamon.engines.dropout
-MAX_NUMBERS = 1 << 25  # that are held at once where nothing is learned
-MAX_SAMPLES = 256  # that are made side by side
-
-
-# ---- The model
+MAX_NUMBERS = 1 << 25  # numbers held at once if nothing is learned
+MAX_SAMPLES = 256  # samples made side by side
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `Gpt` reads: the inputs of some documents, packed.
+    """The inputs of some documents, packed for `Gpt`.
 
-    tokens, positions, targets: (N,). shape: (B, T). slots: (N,), the place of each among B · T;
-    None where all documents are T long, which are those places in turn. draws: (N,) twice, the low
-    and the high half of each document's number; None where dropout leaves nothing out.
+    Attributes:
+        tokens, positions, targets: (N,).
+        shape: (B, T).
+        slots: (N,), the place of each among B · T, or None if all documents have T inputs.
+        dropout_ids: (N,) twice, the low and the high half of each document's number, or None
+            without dropout.
     """
 
     tokens: Tensor
@@ -60,7 +59,7 @@ class Inputs:
 
 
 class Layer(nn.Module):
-    """Layer `number` of a model; its parameters are (out, in) each."""
+    """Layer `number` of a model. Each parameter is (out, in)."""
 
     def __init__(self, config: Config, number: int, shapes: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
@@ -71,7 +70,6 @@ class Layer(nn.Module):
         )
 
     def forward(self, x: Tensor, inputs: Inputs) -> Tensor:
-        """Return the residual stream (N, C) after this layer."""
         site = 2 * self.number + 1
         heads = attention(*self.qkv(x), inputs, self.config)
         x = x + drop(functional.linear(heads, self.attn_wo), inputs, site, self.config)
@@ -88,7 +86,7 @@ class Layer(nn.Module):
 
 
 class Gpt(nn.Module):
-    """`shapes` names every parameter and its (out, in), as `parameter_shapes` does."""
+    """The model. shapes: as of `parameter_shapes`."""
 
     def __init__(self, config: Config, shapes: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
@@ -123,7 +121,7 @@ class Gpt(nn.Module):
     def next_logits(self, tokens: Tensor, position: int, cache: list[Tensor]) -> Tensor:
         """Return the logits (B, V) of the tokens after `tokens` (B,), which are at `position`.
 
-        cache: of each layer the keys and values, (2, B, H, block_size, D); this adds its own.
+        cache: the keys and values of each layer, (2, B, H, block_size, D), which grow by one.
         """
         B, H, D = len(tokens), self.config.n_head, self.config.head_dim  # noqa: N806
         x = self.embed(tokens, torch.full_like(tokens, position))
@@ -138,10 +136,9 @@ class Gpt(nn.Module):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """Each document looks back only at itself; (N, C) from (N, C).
+    """Return the attention of each document to itself: (N, C) from (N, C).
 
-    Shorter ones are padded, only for this and after their end: what comes later is hidden from
-    every position, so none that counts sees it.
+    Shorter documents are padded at their end, which no earlier position sees.
     """
     B, T = inputs.shape  # noqa: N806
     H, D = config.n_head, config.head_dim  # noqa: N806
@@ -157,76 +154,37 @@ def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -
 
 
 def drop(x: Tensor, inputs: Inputs, site: int, config: Config) -> Tensor:
-    """Return x without what dropout leaves out at this site."""
+    """Return x (N, C) times `kamon.engines.dropout.masks` at one site."""
     if inputs.dropout_ids is None:
         return x
-    rate, seed, width = config.dropout, config.seed, config.n_embd
-    return x * masks(rate, seed, inputs.dropout_ids, inputs.positions, site, width, x.dtype)
+    groups = -(-config.n_embd // 4)
+    group = torch.arange(groups, device=x.device) + site * groups
+    positions, (low, high) = inputs.positions.unsqueeze(1), inputs.dropout_ids
+    counter = (group.unsqueeze(0), positions, low.unsqueeze(1), high.unsqueeze(1))
+    key = (config.seed & MASK32) ^ KEY, config.seed >> 32 & MASK32
+    words = torch.stack(philox4x32(counter, key), 2).flatten(1)[:, : config.n_embd]
+    is_left = (words >= int(config.dropout * 2**32)).to(x.dtype)
+    return x * (is_left * (1 / (1 - config.dropout)))
 
 
 def rmsnorm(x: Tensor) -> Tensor:
     return functional.rms_norm(x, x.shape[-1:], eps=1e-5)
 
 
-# ---- Random numbers
-
-
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`kamon.engines.philox.philox4x32` of many counters at once: int64, of which 32 bits are used.
-
-    A product's high bits survive where it overflows: they are the same in two's complement.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        product0 = 0xD2511F53 * c0
-        product1 = 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = (
-            (product1 >> 32 & MASK32) ^ c1 ^ k0,
-            product1 & MASK32,
-            (product0 >> 32 & MASK32) ^ c3 ^ k1,
-            product0 & MASK32,
-        )
-        k0 = k0 + 0x9E3779B9 & MASK32
-        k1 = k1 + 0xBB67AE85 & MASK32
-    return c0, c1, c2, c3
-
-
-def masks(
-    rate: float,
-    seed: int,
-    draws: tuple[Tensor, Tensor],
-    positions: Tensor,
-    site: int,
-    n_embd: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """The factors (N, C) of `kamon.engines.dropout.masks` at one site."""
-    groups = -(-n_embd // 4)
-    group = torch.arange(groups, device=positions.device) + site * groups
-    low, high = draws
-    counter = (group.unsqueeze(0), positions.unsqueeze(1), low.unsqueeze(1), high.unsqueeze(1))
-    key = (seed & MASK32) ^ DROPOUT_KEY, seed >> 32 & MASK32
-    words = torch.stack(philox(counter, key), 2).flatten(1)[:, :n_embd]
-    return (words >= int(rate * 2**32)).to(dtype) * (1 / (1 - rate))
-
-
 def uniform(seed: int, indices: Tensor, position: int) -> Tensor:
-    """`kamon.engines.philox.uniform` of many samples: float64."""
+    """Return `kamon.engines.philox.uniform` of many samples in float64."""
     counter = (
         torch.full_like(indices, position & MASK32),
         torch.full_like(indices, position >> 32),
         indices & MASK32,
         indices >> 32 & MASK32,
     )
-    high, low, _, _ = philox(counter, (seed & MASK32, seed >> 32 & MASK32))
+    high, low, _, _ = philox4x32(counter, (seed & MASK32, seed >> 32 & MASK32))
     return ((high << 21) | (low >> 11)).double() * 2.0**-53
 
 
 def sample_token(logits: Tensor, temperature: float, u: Tensor) -> Tensor:
-    """`kamon.generation.sampling.choose` for each row of logits (B, V) and its u (B,)."""
+    """Return `kamon.generation.sampling.sample_token` of each row of logits (B, V) and u (B,)."""
     logits = logits.double()
     scale = 1 / temperature if temperature else math.inf
     scaled = logits * scale
@@ -240,34 +198,33 @@ def sample_token(logits: Tensor, temperature: float, u: Tensor) -> Tensor:
 
 
 def find_device(name: str, size: int) -> torch.device:
-    """auto: the GPU if there is one. ValueError, as a sentence, for a device that is not there.
+    """Return the device. "auto" is the GPU if there is one. Raises ValueError if it is not there.
 
-    size: of the ranks, which cannot add up what lies on mps.
+    size: number of ranks. Several cannot add up numbers on mps.
     """
-    there = ["cpu"]
+    devices = ["cpu"]
     if torch.backends.mps.is_available() and size == 1:
-        there.insert(0, "mps")
+        devices.insert(0, "mps")
     if torch.cuda.is_available():
-        there.insert(0, "cuda")
-    if name == "auto":
-        return torch.device(there[0])
-    if name not in there:
-        raise ValueError(
-            f"there is no device {name} that torch can use here, only {' and '.join(there)}"
-        )
-    return torch.device(name)
+        devices.insert(0, "cuda")
+    if name != "auto" and name not in devices:
+        known = " and ".join(devices)
+        raise ValueError(f"there is no device {name} that torch can use here, only {known}")
+    return torch.device(devices[0] if name == "auto" else name)
 
 
 class TorchEngine:
-    """The engine contract (engines/base.py); `train` and `sample` are fused.
+    """The engine contract (engines/base.py), with fused `train` and `sample`.
 
-    Of several `ranks`, `load` takes over the state of rank 0, and `train` learns from this one's
-    part of each step: both are for all ranks together. What else there is, each does for itself.
+    With several `ranks`, all must call `load` and `train` together: `load` takes the state of rank
+    0, and `train` learns from this rank's part of each step. Each rank makes other calls by itself.
 
-    All parameters lie in one buffer, and so do their gradients: the module's are views of them.
-    bfloat16 is the type only of products; parameters, means and sums stay float32. threads: of
-    the whole process, since torch knows no others; without it as many as torch takes. Their number
-    changes the last bits. compile: by torch.compile, at the first use of each kind of batch.
+    All parameters are in one buffer, and so are their gradients. The module has views of them. With
+    bfloat16, only products have that type. Parameters, means and sums stay float32.
+
+    Args:
+        threads: of the whole process, by default torch's number. It changes the last bits.
+        compile: whether to use torch.compile, at the first use of each kind of batch.
     """
 
     def __init__(
@@ -283,7 +240,7 @@ class TorchEngine:
         self.config = config
         self.made_of = config, dict(shapes), dtype, threads, device, compile
         self.dtype = dtype
-        self.lock = RLock()  # held by who reads or changes the parameters
+        self.lock = RLock()  # held while parameters are read or changed
         self.ranks = ranks = ranks or ProcessGroup()
         self.device = find_device(device, ranks.size)
         if dtype == "float64" and self.device.type == "mps":
@@ -348,7 +305,9 @@ class TorchEngine:
             return {"params": params, "m": m, "v": v, "step": self.num_updates}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return unpickle_engine, (self.made_of, self.state())
+        return TorchEngine, self.made_of, self.state()  # of one process
+
+    __setstate__ = load
 
     def gradients(self) -> array[float]:
         with self.lock:
@@ -386,50 +345,43 @@ class TorchEngine:
 
     def step(self, learning_rate: float) -> None:
         with self.lock:
-            self._step(learning_rate)
-
-    def _step(self, learning_rate: float) -> None:
-        if clip := self.config.grad_clip:
-            norm = torch.linalg.vector_norm(self.grads)
-            self.grads.mul_(torch.where(norm > clip, clip / norm, 1.0))
-        self.adam.param_groups[0]["lr"] = learning_rate
-        self.adam.step()
-        self.grads.zero_()
-        self.num_updates += 1
-        self.frozen = None
+            if clip := self.config.grad_clip:
+                norm = torch.linalg.vector_norm(self.grads)
+                self.grads.mul_(torch.where(norm > clip, clip / norm, 1.0))
+            self.adam.param_groups[0]["lr"] = learning_rate
+            self.adam.step()
+            self.grads.zero_()
+            self.num_updates += 1
+            self.frozen = None
 
     def train(self, plan: StepPlan, should_stop: Callable[[], bool] | None = None) -> array[float]:
         plan.docs.check(plan.indices)
-        with self.lock:
-            return self._train(plan, should_stop)
-
-    def _train(self, plan: StepPlan, should_stop: Callable[[], bool] | None) -> array[float]:
         losses = array("d")
-        for i, learning_rate in enumerate(plan.learning_rates):
-            begin = i * plan.docs_per_step
-            step = range(begin, begin + plan.docs_per_step)
-            offsets = plan.docs.offsets
-            lengths = [offsets[d + 1] - offsets[d] for d in plan.indices[begin : step.stop]]
-            share = 1 / sum(max(0, length - 1) for length in lengths)
-            total = self._accumulate(plan, self.ranks.shard(step), share)
-            stop = should_stop is not None and should_stop()
-            found = self.ranks.all_gather([total, stop])
-            loss = 0.0
-            for total, _ in found:
-                loss += total
-            losses.append(share * loss)
-            if not math.isfinite(losses[-1]):
-                break
-            self.ranks.all_reduce_sum(self.padded)
-            self.step(learning_rate)
-            if any(stop for _, stop in found):
-                break
+        with self.lock:
+            for i, learning_rate in enumerate(plan.learning_rates):
+                begin = i * plan.docs_per_step
+                step = range(begin, begin + plan.docs_per_step)
+                offsets = plan.docs.offsets
+                lengths = [offsets[d + 1] - offsets[d] for d in plan.indices[begin : step.stop]]
+                share = 1 / sum(max(0, length - 1) for length in lengths)
+                total = self._accumulate(plan, self.ranks.shard(step), share)
+                stop = should_stop is not None and should_stop()
+                gathered = self.ranks.all_gather([total, stop])
+                losses.append(share * sequential_sum(total for total, _ in gathered))
+                if not math.isfinite(losses[-1]):
+                    break
+                self.ranks.all_reduce_sum(self.padded)
+                self.step(learning_rate)
+                if any(stop for _, stop in gathered):
+                    break
         return losses
 
     def _accumulate(self, plan: StepPlan, own: range, share: float) -> float:
-        """Add the gradient of share · Σ −log p over the documents at these places among the plan's
-        indices; that sum, without the share."""
-        sums = []
+        """Add the gradient of share · Σ −log p over these indices of the plan, and return the sum.
+
+        The sum is without the share.
+        """
+        sums: list[Tensor] = []
         for first in range(own.start, own.stop, plan.batch_size):
             places = range(first, min(first + plan.batch_size, own.stop))
             batch = plan.docs.select(plan.indices[places.start : places.stop])
@@ -442,10 +394,8 @@ class TorchEngine:
             with self._computing(forward=False):
                 torch.autograd.backward(total * share)
             sums.append(total.detach())
-        added = 0.0
-        for total in sums:  # after all of them: a GPU is not waited for in between
-            added += total.item()
-        return added
+        # After all of them: Kamon does not wait for a GPU in between.
+        return sequential_sum(total.item() for total in sums)
 
     def sample(
         self, n: int, temperature: float, seed: int, bos: int, first: int = 0
@@ -465,7 +415,7 @@ class TorchEngine:
         return PackedBatch(tokens, offsets)
 
     def _side_by_side(self, indices: Tensor, temperature: float, seed: int, bos: int) -> Tensor:
-        """(B, T) tokens of the samples with these numbers; what is after a BOS does not count."""
+        """Return the tokens (B, T) of the samples with these numbers. Ignore those after a BOS."""
         cache = self._cache(len(indices))
         made = []
         last = torch.full_like(indices, bos)
@@ -483,7 +433,6 @@ class TorchEngine:
         return TorchDecoder(self)
 
     def _cache(self, size: int) -> list[Tensor]:
-        """Return room for the keys and values of `size` documents."""
         c = self.config
         shape = (2, size, c.n_head, c.block_size, c.head_dim)
         return [self.params.new_zeros(shape) for _ in range(c.n_layer)]
@@ -496,7 +445,7 @@ class TorchEngine:
 
     @contextmanager
     def _computing(self, forward: bool = True) -> Iterator[None]:
-        """In the precision that is asked for; MemoryError where there is too little."""
+        """Compute in the engine's precision. Raises MemoryError if there is too little memory."""
         half = forward and self.dtype == "bfloat16"
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
@@ -507,7 +456,7 @@ class TorchEngine:
             raise
 
     def _inputs(self, batch: PackedBatch, draws: Sequence[int] | None) -> Inputs | None:
-        """ValueError for what does not fit; None where there is no target."""
+        """Return the inputs, None if there is no target. Raises ValueError if they do not fit."""
         c = self.config
         offsets = batch.offsets
         if max(map(int.__sub__, offsets[1:], offsets), default=0) > c.block_size + 1:
@@ -523,7 +472,7 @@ class TorchEngine:
 
 
 class TorchDecoder:
-    """Reads one document token by token, with the parameters of the moment it was made."""
+    """Reads one document token by token, with the parameters at the time it was made."""
 
     def __init__(self, engine: TorchEngine) -> None:
         with engine.lock:
@@ -546,13 +495,6 @@ class TorchDecoder:
         return doubles(logits[0])
 
 
-def unpickle_engine(made_of: tuple[Any, ...], state: State) -> TorchEngine:
-    """The engine that was copied or sent here: of one process, whatever it was."""
-    engine = TorchEngine(*made_of)
-    engine.load(state)
-    return engine
-
-
 # ---- Across the line
 
 
@@ -565,7 +507,7 @@ def doubles(numbers: Tensor) -> array[float]:
 
 
 def chunks(batch: PackedBatch, most: int) -> Iterator[PackedBatch]:
-    """The documents in their order, at most so many tokens at a time, or one document."""
+    """Yield the documents in order, up to `most` tokens at a time, or one longer document."""
     begin = 0
     while begin < len(batch):
         end = begin + 1
@@ -576,7 +518,7 @@ def chunks(batch: PackedBatch, most: int) -> Iterator[PackedBatch]:
 
 
 def packed(batch: PackedBatch, device: torch.device, draws: Sequence[int] | None = None) -> Inputs:
-    """A batch that has a target, or more."""
+    """Return the inputs of a batch with one or more targets."""
     if not isinstance(batch.tokens, array):  # but a view of a file
         batch = batch.select(range(len(batch)))
     tokens = torch.frombuffer(batch.tokens, dtype=torch.int32).long()
@@ -585,21 +527,18 @@ def packed(batch: PackedBatch, device: torch.device, draws: Sequence[int] | None
     B, T = len(lengths), int(lengths.max())  # noqa: N806
     if int(lengths.min()) == T:
         rows = tokens.view(B, T + 1)
-        positions = torch.arange(T).repeat(B)
-        found = Inputs(rows[:, :-1].reshape(-1), positions, rows[:, 1:].reshape(-1), (B, T), None)
+        positions, slots = torch.arange(T).repeat(B), None
+        inputs, targets = rows[:, :-1].reshape(-1), rows[:, 1:].reshape(-1)
     else:
         row = torch.arange(B).repeat_interleave(lengths)
         positions = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
         at = offsets[row] + positions
-        found = Inputs(tokens[at], positions, tokens[at + 1], (B, T), row * T + positions)
+        slots = (row * T + positions).to(device)
+        inputs, targets = tokens[at], tokens[at + 1]
+    dropout_ids = None
     if draws is not None:
         low = torch.tensor([draw & MASK32 for draw in draws]).repeat_interleave(lengths)
         high = torch.tensor([draw >> 32 & MASK32 for draw in draws]).repeat_interleave(lengths)
-        found = replace(found, dropout_ids=(low.to(device), high.to(device)))
-    return replace(
-        found,
-        tokens=found.tokens.to(device),
-        positions=found.positions.to(device),
-        targets=found.targets.to(device),
-        slots=None if found.slots is None else found.slots.to(device),
-    )
+        dropout_ids = low.to(device), high.to(device)
+    inputs, positions, targets = (x.to(device) for x in (inputs, positions, targets))
+    return Inputs(inputs, positions, targets, (B, T), slots, dropout_ids)

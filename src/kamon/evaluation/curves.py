@@ -1,4 +1,4 @@
-"""A long row of losses made short enough to look at: means, extremes, a line of blocks."""
+"""Summaries of many losses for plots and terminals: means, extremes, a line of blocks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ SPARK_WIDTH = 60  # characters: with a word in front it fits on 80 columns
 
 
 def smoothing(size: int) -> int:
-    """How many of `size` numbers to take the mean of: a twentieth, and odd."""
+    """Return how many of `size` numbers a mean covers: a twentieth, rounded to an odd number."""
     return size // 20 // 2 * 2 + 1
 
 
 def moving_means(numbers: Sequence[float], window: int, most: int) -> list[tuple[int, float]]:
-    """(place, mean of the `window` numbers around it) at `most` places or fewer, evenly spread.
+    """Return (place, mean of the `window` numbers around it) at up to `most` even places.
 
-    The first and the last place are among them, if `most` is 2 or more. `window` is odd; at the
-    ends there are fewer numbers around a place, and their mean is taken.
+    The first and the last place are among them if `most` is 2 or more.
+
+    window: odd. At the ends, the mean is of fewer numbers.
 
     >>> moving_means([4.0, 1.0, 1.0, 1.0, 6.0], window=3, most=3)
     [(0, 2.5), (2, 1.0), (4, 3.5)]
@@ -32,9 +33,9 @@ def moving_means(numbers: Sequence[float], window: int, most: int) -> list[tuple
 
 
 def extremes(numbers: Sequence[float], most: int) -> list[int]:
-    """The places, in order, of `most` numbers or fewer that look like all of them when drawn.
+    """Return up to `most` places, in order, whose numbers look like all numbers in a plot.
 
-    All where there are no more; else the least and the largest of each of most // 2 equal parts.
+    These are all places, or the least and the largest number of each of most // 2 equal parts.
 
     >>> extremes([3, 1, 2, 9, 5, 4, 6, 5], most=4)
     [1, 3, 5, 6]
@@ -52,10 +53,10 @@ def extremes(numbers: Sequence[float], most: int) -> list[int]:
 
 
 def spark_line(numbers: Sequence[float], width: int = SPARK_WIDTH) -> str:
-    """One line of at most `width` blocks, each as high as the mean of the numbers around it.
+    """Return a line of up to `width` blocks, each as high as the mean of the numbers around it.
 
-    The lowest block is the least of these means and the highest the largest; where all are equal,
-    all blocks are low.
+    The lowest block is the least of these means and the highest the largest. If all are equal, all
+    blocks are low.
 
     >>> spark_line([8, 7, 6, 5, 4, 3, 2, 1])
     '█▇▆▅▄▃▂▁'

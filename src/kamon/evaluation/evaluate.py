@@ -1,6 +1,6 @@
-"""How good a model is: its guesses of documents it did not learn from, and what it makes by itself.
+"""How good a model is: its loss on documents it has not learned, and its samples.
 
-Shares are from 0 to 1, lengths in characters, and each figure's formula is at its name.
+Shares are from 0 to 1, and lengths are in characters.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress, pairwise
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from kamon.data import corpus
 from kamon.data.corpus import Corpus
@@ -23,23 +24,20 @@ from kamon.evaluation.nearest import NearestDocument
 from kamon.model import Model, as_model
 from kamon.ngrams.native import best_ngram
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
 MAX_ORDER = 6
 NUM_SIMILAR = 5
 NUM_UNKNOWN_SHOWN = 10
-MAX_NATS = 700.0  # exp of little more is no float
+MAX_NATS = 700.0  # exp of a little more overflows
 
 
 @dataclass(frozen=True)
 class LossMetrics:
-    """How well documents are guessed; the lower, the better.
+    """How well documents are predicted. Lower is better.
 
-    nats_per_token: the mean of −log p over all targets, each document's end among them;
-    bits_per_char: all bits, those of the ends too, over the number of characters;
-    perplexity: exp(nats_per_token), or None where that is too large for a float.
+    Attributes:
+        nats_per_token: the mean of −log p over all targets, including the end of each document.
+        bits_per_char: all bits, including those of the ends, divided by the number of characters.
+        perplexity: exp(nats_per_token), or None if that is too large for a float.
     """
 
     nats_per_token: float
@@ -49,16 +47,20 @@ class LossMetrics:
 
 @dataclass(frozen=True)
 class HeldOutMetrics:
-    """A model and its baselines on the same documents, none of which it learned from.
+    """A model and its baselines on the same documents, which the model has not learned.
 
-    num_tokens: targets; num_cut: documents that lost what is after block_size tokens, and
-    their end. Left out: num_learned, since the model learned them, and num_unknown, since they have
-    characters that it has no tokens for (unknown_chars, sorted).
-
-    uniform: all tokens equally likely; unigram and ngram: learned from what the model learned from,
-    uncut, and reading uncut what the model reads in windows; best_order: of 1 to MAX_ORDER the one
-    that does best on these documents, which favours the n-gram a little. gain: nats per token by
-    which the model is better than `ngram`.
+    Attributes:
+        num_tokens: targets.
+        num_cut: documents that were cut after block_size tokens, and so have no end.
+        num_learned: documents that were left out because the model has learned them.
+        num_unknown, unknown_chars: documents that were left out because the model has no tokens for
+            these characters, which are sorted.
+        uniform: the loss if all tokens are equally likely.
+        unigram, ngram: losses of n-grams of the training set. They read whole documents, even if
+            the model reads them in windows.
+        best_order: the order of `ngram`: the best one of 1 to MAX_ORDER on these documents, which
+            favours the n-gram a little.
+        gain: nats per token by which the model is better than `ngram`.
     """
 
     num_docs: int
@@ -78,9 +80,11 @@ class HeldOutMetrics:
 
 @dataclass(frozen=True)
 class Similar:
-    """A sample that is not in the list, and the document it learned that resembles it most.
+    """A sample that is not in the list, and the most similar document of the training set.
 
-    ratio: as `NearestDocument` has it. document: None where none shares a character.
+    Attributes:
+        document: None if none shares a character.
+        ratio: the similarity, as of `NearestDocument`.
     """
 
     text: str
@@ -90,16 +94,18 @@ class Similar:
 
 @dataclass(frozen=True)
 class SampleMetrics:
-    """What a model makes by itself, against the list it comes from. Shares are of all samples.
+    """A model's samples compared with its list. Shares are of all samples.
 
-    finished: ended by the model within block_size; unique: different samples; novel: not in the
-    list; in_learned, in_held_out: in that part of it: these two and novel add up to 1.
-    mean_length, mean_length_list: in characters; length_distance: `earth_movers` of the lengths, in
-    characters; bigram_divergence: `jensen_shannon` of the bigrams, in bits. The list is taken
-    uncut, and an unfinished sample as it is. chance_length_distance and chance_bigram_divergence:
-    the same of as many documents drawn from the list (with `seed`): no model can be expected to
-    come closer.
-    similar: the first few different samples that are finished and novel.
+    Attributes:
+        finished: samples that the model ended within block_size tokens.
+        unique: different samples.
+        novel, in_train, in_validation: samples that are not in the list, in the training set, or in
+            the validation set. They add up to 1.
+        length_distance: `earth_movers` of the lengths, in characters.
+        bigram_divergence: `jensen_shannon` of the bigrams, in bits.
+        chance_length_distance, chance_bigram_divergence: the same for as many documents drawn from
+            the list with `seed`. A model cannot be expected to do better.
+        similar: the first few different samples that are finished and novel.
     """
 
     num_samples: int
@@ -108,8 +114,8 @@ class SampleMetrics:
     finished: float
     unique: float
     novel: float
-    in_learned: float
-    in_held_out: float
+    in_train: float
+    in_validation: float
     mean_length: float
     mean_length_list: float
     length_distance: float
@@ -121,7 +127,7 @@ class SampleMetrics:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found; samples is None where none was asked for."""
+    """The result of `evaluate`. samples: None if there are none."""
 
     documents: HeldOutMetrics
     samples: SampleMetrics | None
@@ -135,26 +141,28 @@ def evaluate(
     temperature: float = 1.0,
     seed: int | None = None,
 ) -> Evaluation:
-    """Measure a model on the documents that were held out of its list, and on n samples.
+    """Evaluate a model on its validation set and on n samples.
 
-    docs: test on these instead: a list, a path or a built-in list as in `kamon.train`; those that
-    the model learned from are left out. temperature: 1 is the model's own odds, and any other is
-    measured with it. seed: of the samples, by default as in training. Of a model of text no samples
-    are measured.
+    Args:
+        docs: documents to test on instead: a list, a path or a built-in list as in `kamon.train`.
+            Those that the model has learned are left out.
+        n: number of samples. A model of text makes none.
+        temperature: of the samples. 1 is the model's distribution.
+        seed: of the samples, by default as in training.
 
-    CorpusError where there is no document to test on, ConfigError for n, temperature or seed that
-    cannot be.
+    Raises:
+        CorpusError: there is no document to test on.
+        ConfigError: n, temperature or seed is not possible.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=3)
-    >>> found = evaluate(model, ["nora", "hannah"], n=10)
-    >>> found.documents.num_docs, found.documents.num_learned, found.samples.num_samples
+    >>> result = evaluate(model, ["nora", "hannah"], n=10)
+    >>> result.documents.num_docs, result.documents.num_learned, result.samples.num_samples
     (1, 1, 10)
     """
     model = as_model(model)
-    # As for samples, though n may be 0.
-    replace(model.config, temperature=temperature, seed=model.config.seed if seed is None else seed)
-    # Only what training says was held out was: a part of the same documents may have been learned.
+    seed = model.config.seed if seed is None else seed
+    replace(model.config, temperature=temperature, seed=seed)  # raises an error also if n is 0
     learned, held_out = model.parts()
     if docs is None and model.training.corpus.packed:
         raise CorpusError(
@@ -178,24 +186,15 @@ def evaluate(
     chosen = select_test_set(docs, learned, model.tokenizer.unknown)
     samples = None
     if n != 0 and not model.writes_text:
-        made = model.generate(n, temperature=temperature, seed=seed)
-        samples = sample_metrics(
-            made.texts,
-            [size < model.config.block_size for size in made.sizes],
-            learned,
-            held_out,
-            temperature,
-            model.config.seed if seed is None else seed,
-        )
+        sampled = model.generate(n, temperature=temperature, seed=seed)
+        finished = [size < model.config.block_size for size in sampled.sizes]
+        samples = sample_metrics(sampled.texts, finished, learned, held_out, temperature, seed)
     return Evaluation(held_out_metrics(model, chosen, learned), samples)
-
-
-# ---- documents it did not learn from
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The documents to test on, and what was left out; see `HeldOutMetrics`."""
+    """The documents to test on, and what was left out. See `HeldOutMetrics`."""
 
     docs: list[str]
     num_learned: int
@@ -206,9 +205,11 @@ class EvaluationSet:
 def select_test_set(
     docs: Iterable[str], learned: Iterable[str], unknown_of: Callable[[Iterable[str]], set[str]]
 ) -> EvaluationSet:
-    """Each different document that was not learned and has no unknown characters.
+    """Return each different document that was not learned and has no unknown characters.
 
-    unknown_of: those of some characters that are unknown. CorpusError if none is left.
+    unknown_of: returns which of some characters are unknown.
+
+    Raises: CorpusError if no document is left.
 
     >>> docs = ["bo", "anna", "bob", "bo", "ünal"]
     >>> select_test_set(docs, ["anna"], lambda chars: set(chars) - set("abno"))
@@ -217,20 +218,20 @@ def select_test_set(
     seen = set(learned)
     different = list(dict.fromkeys(docs))
     new = [doc for doc in different if doc not in seen]
-    strange = unknown_of(set().union(*new))
-    found = [doc for doc in new if strange.isdisjoint(doc)]
-    unknown = "".join(sorted(strange))
-    if not found:
+    unknown_chars = unknown_of(set().union(*new))
+    chosen = [doc for doc in new if unknown_chars.isdisjoint(doc)]
+    unknown = "".join(sorted(unknown_chars))
+    if not chosen:
         why = "it learned them all"
         if new:
             shown = first_or_all(unknown)
             why = f"those that it did not learn have characters it does not know ({shown})"
         raise CorpusError(f"there is no document to test the model on: {why}")
-    return EvaluationSet(found, len(different) - len(new), len(new) - len(found), unknown)
+    return EvaluationSet(chosen, len(different) - len(new), len(new) - len(chosen), unknown)
 
 
 def first_or_all(chars: str) -> str:
-    """The first of many characters, for a sentence.
+    """Return the first of many characters, for a message.
 
     >>> first_or_all("ABCDEFGHIJKL")
     "'ABCDEFGHIJ' and 2 more"
@@ -240,15 +241,13 @@ def first_or_all(chars: str) -> str:
 
 
 def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]) -> HeldOutMetrics:
-    """The figures of the model, and of what it must beat, on the chosen documents."""
     tokenizer, block_size = model.tokenizer, model.config.block_size
     text = model.config.mode == "text"
     whole = text or model.config.long_documents == "windows"
     batch = tokenizer.encode_documents(chosen.docs, None if whole else block_size)
-    ended = [tokens[-1] == tokenizer.bos for tokens in batch]
-    num_cut = len(batch) - sum(ended)
+    num_cut = sum(tokens[-1] != tokenizer.bos for tokens in batch)
     num_chars = sum(tokenizer.num_chars(chosen.docs, [len(tokens) - 1 for tokens in batch]))
-    seen = batch  # by the model: as in training
+    seen = batch  # what the model reads, as in training
     if text:
         seen = consecutive(stream(batch), block_size)
     elif whole:
@@ -285,7 +284,7 @@ def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]
 
 
 def loss_metrics(nats: float, num_tokens: int, num_chars: int) -> LossMetrics:
-    """Of `nats` in all.
+    """Return the metrics of a total loss of `nats`.
 
     >>> loss_metrics(6 * math.log(4), num_tokens=6, num_chars=4)  # a token is one of four
     LossMetrics(nats_per_token=1.3862943611198906, bits_per_char=3.0, perplexity=4.0)
@@ -293,9 +292,6 @@ def loss_metrics(nats: float, num_tokens: int, num_chars: int) -> LossMetrics:
     mean = nats / num_tokens
     perplexity = math.exp(mean) if mean < MAX_NATS else None
     return LossMetrics(mean, nats / math.log(2) / num_chars, perplexity)
-
-
-# ---- what it makes by itself
 
 
 def sample_metrics(
@@ -306,7 +302,7 @@ def sample_metrics(
     temperature: float,
     seed: int,
 ) -> SampleMetrics:
-    """The figures of these samples, one or more; `finished` says which the model ended."""
+    """Return the metrics of one or more samples. finished: which of them the model ended."""
     docs = [*learned, *held_out]
     in_learned, in_held_out = set(learned), set(held_out)
     in_list = in_learned | in_held_out
@@ -326,8 +322,8 @@ def sample_metrics(
         finished=len(ended) / len(texts),
         unique=len(set(texts)) / len(texts),
         novel=(len(texts) - known - known_held_out) / len(texts),
-        in_learned=known / len(texts),
-        in_held_out=known_held_out / len(texts),
+        in_train=known / len(texts),
+        in_validation=known_held_out / len(texts),
         mean_length=sum(map(len, texts)) / len(texts),
         mean_length_list=sum(map(len, docs)) / len(docs),
         length_distance=earth_movers(Counter(map(len, texts)), lengths),
@@ -339,12 +335,14 @@ def sample_metrics(
 
 
 def bigrams(docs: Iterable[str], unended: Iterable[str] = ()) -> Counter[tuple[str, str]]:
-    """How often each pair of neighbours occurs, BOS before and after; `unended` have none after.
+    """Return how often each pair of neighbours occurs. NUL is at both ends of a document.
+
+    unended: documents without NUL at their end.
 
     >>> sorted(bigrams(["ab", "b"]).elements())
     [('\\x00', 'a'), ('\\x00', 'b'), ('a', 'b'), ('b', '\\x00'), ('b', '\\x00')]
     """
-    text = NUL + "".join([doc + NUL for doc in docs])  # the end of one, the start of the next
+    text = NUL + "".join([doc + NUL for doc in docs])  # the end of one document begins the next
     counts = Counter(pairwise(text))
     for doc in unended:
         counts.update(pairwise(NUL + doc))
@@ -352,11 +350,11 @@ def bigrams(docs: Iterable[str], unended: Iterable[str] = ()) -> Counter[tuple[s
 
 
 def earth_movers(p: Counter[int], q: Counter[int]) -> float:
-    """By how much values counted in `p` must change, on average, to be distributed as those in `q`.
+    """Return how much the values in `p` must change, on average, to be distributed as in `q`.
 
-    The earth mover's or first Wasserstein distance: ∫ |P(x) − Q(x)| dx, where P(x) and Q(x) are the
-    shares of the values up to x. In the unit of the values; symmetric; 0 for equal shares. Neither
-    may be empty.
+    This is the earth mover's or first Wasserstein distance: ∫ |P(x) − Q(x)| dx, where P(x) and Q(x)
+    are the shares of the values up to x. It is symmetric, in the unit of the values, and 0 for
+    equal shares. Neither may be empty.
 
     >>> earth_movers(Counter([3, 5]), Counter([4, 8]))  # 3 to 4, 5 to 8
     2.0
@@ -371,10 +369,10 @@ def earth_movers(p: Counter[int], q: Counter[int]) -> float:
 
 
 def jensen_shannon(p: Counter[Any], q: Counter[Any]) -> float:
-    """How unlike two distributions are: 0 bits where they are equal, 1 where they share nothing.
+    """Return how different two distributions are: from 0 bits if equal to 1 if nothing is shared.
 
-    ½ Σ P log2(P / M) + ½ Σ Q log2(Q / M), where P and Q are the shares in `p` and `q`, and M is
-    the mean of the two. Symmetric. Neither may be empty.
+    This is ½ Σ P log2(P / M) + ½ Σ Q log2(Q / M), where P and Q are the shares in `p` and `q`, and
+    M is the mean of the two. It is symmetric. Neither may be empty.
 
     >>> jensen_shannon(Counter("ab"), Counter("ab")), jensen_shannon(Counter("ab"), Counter("c"))
     (0.0, 1.0)
@@ -385,4 +383,4 @@ def jensen_shannon(p: Counter[Any], q: Counter[Any]) -> float:
         share_p, share_q = p[key] / num_p, q[key] / num_q
         mean = (share_p + share_q) / 2
         terms += [share * math.log2(share / mean) for share in (share_p, share_q) if share]
-    return min(1.0, max(0.0, math.fsum(terms) / 2))  # rounding may leave that by a hair
+    return min(1.0, max(0.0, math.fsum(terms) / 2))  # rounding may be slightly outside

@@ -1,7 +1,7 @@
-"""What a model looks like from inside, as numbers: the course of its losses, its embeddings on a
-plane, what its heads attend to, the lengths of what it makes.
+"""A model from inside, as numbers for `kamon.plotting` to draw.
 
-`kamon.plotting` draws them.
+These are its losses during training, its embeddings on a plane, the attention of its heads, and the
+lengths of its samples.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
 from operator import mul
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from kamon.config import Config, check_text, require_int
 from kamon.engines.parameters import parameter_shapes
@@ -24,45 +23,42 @@ from kamon.errors import ConfigError, CorpusError, TrainingError
 from kamon.evaluation.curves import extremes, moving_means, smoothing
 from kamon.evaluation.evaluate import MAX_ORDER
 from kamon.model import Model, as_model
-from kamon.ngrams.native import best_ngram, count_ngram
+from kamon.ngrams.native import NativeNgram, best_ngram, count_ngram
+from kamon.ngrams.reference import Ngram
 from kamon.tokenizers.char import CharTokenizer
-
-if TYPE_CHECKING:
-    from kamon.ngrams.native import NativeNgram
-    from kamon.ngrams.reference import Ngram
 
 POINTS = 400  # of the smooth curve
 MAX_POINTS = 2_000  # single losses that are shown
-MAX_NAMED = 100  # characters: more would cover each other
+MAX_NAMED = 100  # characters: the names of more would cover each other
 MAX_ITERATIONS = 1_000
-TOLERANCE = 1e-13  # an axis that moves less in a turn has been found
+TOLERANCE = 1e-13  # an iteration that moves an axis less is the last one
 NUM_SAMPLES = 1_000
-TEMPERATURE = 1.0  # the model's own odds
+TEMPERATURE = 1.0  # the model's distribution
 BINS = 60
 
 Point = tuple[float, float]
 Points = list[tuple[int, float]]  # (step, nats per token)
 
 
-# ---- losses
-
-
 @dataclass(frozen=True)
 class Losses:
-    """How a training went; all losses in nats per token.
+    """The losses of a training run, in nats per token.
 
-    smooth: means over `window` steps; each: the losses of single steps, of very many the extremes;
-    held_out: of some steps, on a part of the documents held out. kept: the step whose model was
-    kept, and its loss on the documents held out. uniform: ln V, all tokens equally likely. ngram:
-    of the n-gram that does best on the documents held out, of 1 to MAX_ORDER order `ngram_order`,
-    having learned what the model learned. What only documents held out can tell is empty or None
-    if there are none.
+    Attributes:
+        window: how many steps each mean of `smooth` covers.
+        each: losses of single steps, only the extremes if there are very many.
+        validation_losses: of some steps. Empty without a validation set, as are the
+            following values, which are then None.
+        kept: the step whose model was kept, and its validation loss.
+        uniform: ln V, the loss if all tokens are equally likely.
+        ngram, ngram_order: validation loss and order of the best n-gram of the training set, of
+            order 1 to MAX_ORDER.
     """
 
     window: int
     smooth: Points
     each: Points
-    held_out: Points
+    validation_losses: Points
     kept: tuple[int, float] | None
     uniform: float
     ngram: float | None
@@ -70,7 +66,7 @@ class Losses:
 
 
 def losses(model: Model | str | Path) -> Losses:
-    """The course of a model's training. TrainingError where there was none.
+    """Return the losses of a model's training. Raises TrainingError if it was not trained.
 
     >>> import kamon
     >>> found = losses(kamon.train(["anna", "hanna", "nora"], num_steps=3))
@@ -82,18 +78,18 @@ def losses(model: Model | str | Path) -> Losses:
         raise TrainingError("the model was not trained for a single step: there is no loss to show")
     numbers = [line["loss"] for line in model.metrics]
     window = smoothing(len(numbers))
-    tested = model.training.get("held_out")
+    tested = model.training.held_out
     ngram, order = ngram_loss(model) if tested and model.docs else (None, None)
     return Losses(
         window=window,
         smooth=[(place + 1, mean) for place, mean in moving_means(numbers, window, POINTS)],
         each=[(place + 1, numbers[place]) for place in extremes(numbers, MAX_POINTS)],
-        held_out=[
+        validation_losses=[
             (place + 1, line["held_out_loss"])
             for place, line in enumerate(model.metrics)
             if "held_out_loss" in line
         ],
-        kept=(tested["best_step"], tested["loss"]) if tested else None,
+        kept=(tested.best_step, tested.loss) if tested else None,
         uniform=math.log(model.config.vocab_size),
         ngram=ngram,
         ngram_order=order,
@@ -101,14 +97,16 @@ def losses(model: Model | str | Path) -> Losses:
 
 
 def ngram_loss(model: Model | str | Path) -> tuple[float, int]:
-    """(nats per token, order) of `ngram_of`."""
     ngram, nats = ngram_of(as_model(model))
     return nats, ngram.order
 
 
 def ngram_of(model: Model) -> tuple[Ngram | NativeNgram, float]:
-    """The n-gram that does best on the documents held out, cut as in training, or on the text; and
-    its nats per token there. Without any, the usual order and NaN."""
+    """Return (the n-gram that is best on the validation set, its nats per token there).
+
+    Documents are cut as in training. Without a validation set, it is an n-gram of the default order
+    and NaN.
+    """
     learned, held_out = model.parts()
     tokenizer = model.tokenizer
     learned_tokens = tokenizer.encode_documents(learned)
@@ -120,14 +118,13 @@ def ngram_of(model: Model) -> tuple[Ngram | NativeNgram, float]:
     return ngram, min(nats) / tested.num_targets
 
 
-# ---- embeddings
-
-
 @dataclass(frozen=True)
 class Projection:
-    """Rows of numbers on the two axes along which they differ most: points (N, 2).
+    """Rows of numbers on the two axes along which they differ most.
 
-    shares: of the rows' whole variance, what lies along each axis.
+    Attributes:
+        points: (N, 2).
+        shares: the share of the rows' variance along each axis.
     """
 
     points: list[Point]
@@ -136,10 +133,12 @@ class Projection:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """wte and wpe, each on a plane of its own.
+    """The embeddings of tokens (wte) and of positions (wpe), each on its own plane.
 
-    chars: of the points of `tokens`, whose number `bos` is BOS: that stands not among them. named:
-    those of the most common in the model's list, or all where they are no more than MAX_NAMED.
+    Attributes:
+        chars: the text of each point of `tokens`.
+        named: the points whose text a plot shows: the MAX_NAMED most common tokens in the list.
+        bos: the token without a point.
     """
 
     chars: list[str]
@@ -150,9 +149,8 @@ class Embeddings:
 
 
 def embeddings(model: Model | str | Path) -> Embeddings:
-    """Where a model has put its tokens and positions."""
     model = as_model(model)
-    found = parameters(model)
+    params = parameters(model)
     tokenizer = model.tokenizer
     tokens = [token for token in range(tokenizer.vocab_size) if token != tokenizer.bos]
     named = list(range(len(tokens)))
@@ -161,15 +159,15 @@ def embeddings(model: Model | str | Path) -> Embeddings:
         named = sorted(sorted(named, key=lambda place: -often[tokens[place]])[:MAX_NAMED])
     return Embeddings(
         chars=list(map(tokenizer.token_text, tokens)),
-        tokens=principal_plane(found["wte"]),
-        positions=principal_plane(found["wpe"]),
+        tokens=principal_plane(params["wte"]),
+        positions=principal_plane(params["wpe"]),
         named=named,
         bos=tokenizer.bos,
     )
 
 
 def cosines(rows: Sequence[Sequence[float]]) -> list[list[float]]:
-    """How alike the directions of rows (N, C) are: (N, N), from −1 to 1; 0 for a row of zeros.
+    """Return the cosines of all pairs of rows (N, C): (N, N), 0 for a row of zeros.
 
     >>> [round(x, 3) for x in cosines([[2.0, 0.0], [3.0, 3.0], [0.0, -1.0]])[1]]
     [0.707, 1.0, -0.707]
@@ -179,7 +177,6 @@ def cosines(rows: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def unit(row: Sequence[float]) -> list[float]:
-    """Its direction, of length 1; zeros have none."""
     length = math.sqrt(dot(row, row))
     return [x / length for x in row] if length else list(row)
 
@@ -187,44 +184,43 @@ def unit(row: Sequence[float]) -> list[float]:
 def nearest_tokens(
     model: Model | str | Path, tokens: Iterable[int], n: int
 ) -> dict[int, list[Near]]:
-    """Of each of `tokens` the n other ones whose embeddings are most alike, and their cosines."""
+    """Return for each token the n other ones with the most similar embeddings."""
     units = list(map(unit, parameters(model)["wte"]))
-    found = {}
+    nearest = {}
     for token in tokens:
         rows = ((dot(units[token], other), -place) for place, other in enumerate(units))
         best = heapq.nlargest(n + 1, rows)
-        found[token] = [Near(-place, cosine) for cosine, place in best if -place != token][:n]
-    return found
+        nearest[token] = [Near(-place, cosine) for cosine, place in best if -place != token][:n]
+    return nearest
 
 
 class Near(NamedTuple):
-    """A token, and the cosine of its embedding with another's."""
+    """A token, and the cosine of its embedding with that of another."""
 
     token: int
     cosine: float
 
 
 def parameters(model: Model | str | Path) -> dict[str, list[list[float]]]:
-    """The model's matrices by their names, each as rows."""
     model = as_model(model)
     return matrices(model.config, model.engine.state()["params"])
 
 
 def matrices(config: Config, flat: array[float]) -> dict[str, list[list[float]]]:
-    """Flat parameters as matrices, by their names."""
-    found, start = {}, 0
-    for name, shape in parameter_shapes(config).items():
-        end = start + prod(shape)
-        found[name] = [flat[row : row + shape[1]].tolist() for row in range(start, end, shape[1])]
+    """Return the rows of each matrix in flat parameters, by name."""
+    rows, start = {}, 0
+    for name, (n_out, n_in) in parameter_shapes(config).items():
+        end = start + n_out * n_in
+        rows[name] = [flat[row : row + n_in].tolist() for row in range(start, end, n_in)]
         start = end
-    return found
+    return rows
 
 
 def principal_plane(rows: Sequence[Sequence[float]]) -> Projection:
-    """The first two principal components of rows (N, C), in plain Python: N C² / 2 products.
+    """Return the first two principal components of rows (N, C), in N C² / 2 products.
 
-    Of each axis and its opposite, the one whose largest number is positive is taken. An axis along
-    which nothing varies has coordinates 0.
+    Of each axis and its opposite, Kamon takes the one whose largest number is positive. Coordinates
+    are 0 on an axis along which nothing varies.
 
     >>> found = principal_plane([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
     >>> [round(x, 3) for x, _ in found.points], [round(share, 3) for share in found.shares]
@@ -247,13 +243,13 @@ def principal_plane(rows: Sequence[Sequence[float]]) -> Projection:
 
 
 def principal_axis(covariance: list[list[float]], others: Sequence[Sequence[float]]) -> list[float]:
-    """The unit vector (C,) of the largest variance at right angles to `others`, or zeros.
+    """Return the unit vector (C,) of the largest variance orthogonal to `others`, or zeros.
 
-    By power iteration: a product with the covariance turns any vector towards it. Where two axes
-    have nearly the same variance it may end between them, at a variance as good as theirs.
+    This is power iteration: a product with the covariance turns any vector towards that axis. If
+    two axes have nearly the same variance, the result may be between them, which is as good.
     """
     tiny = 1e-14 * math.fsum(row[i] for i, row in enumerate(covariance))
-    # Some direction, not that in which another axis began.
+    # Any direction, but not the first one of another axis.
     axis = [math.sin((i + 1) * (len(others) + 1)) for i in range(len(covariance))]
     for _ in range(MAX_ITERATIONS):
         turned = [dot(row, axis) for row in covariance]
@@ -271,19 +267,18 @@ def principal_axis(covariance: list[list[float]], others: Sequence[Sequence[floa
 
 
 def dot(a: Iterable[float], b: Iterable[float]) -> float:
-    """a₀b₀ + a₁b₁ + …, where the last bits do not matter."""
+    """Return a₀b₀ + a₁b₁ + … if the last bits do not matter."""
     total: float = sum(map(mul, a, b))
     return total
 
 
-# ---- attention
-
-
 @dataclass(frozen=True)
 class Attention:
-    """What each head looks at while it reads BOS and `text`; weights as of `attention_weights`.
+    """The attention of each head while the model reads BOS and a text.
 
-    pieces: the text of each token.
+    Attributes:
+        pieces: the text of each token.
+        weights: as of `attention_weights`.
     """
 
     text: str
@@ -292,9 +287,9 @@ class Attention:
 
 
 def attention(model: Model | str | Path, text: str | None = None) -> Attention:
-    """The attention to `text`, by default to the sample that takes the most likely token each time.
+    """Return the attention to a text, by default to the sample at temperature 0.
 
-    Errors as of `attention_weights`; ConfigError for an empty text, too: there is nothing to see.
+    Raises: as `attention_weights`, and ConfigError for an empty text.
     """
     model = as_model(model)
     if text == "":
@@ -305,18 +300,20 @@ def attention(model: Model | str | Path, text: str | None = None) -> Attention:
         (size,) = model.tokenizer.num_chars([text], [model.config.block_size - 1])
         text = text[:size]
     weights = attention_weights(model, text)
-    return Attention(
-        text, list(map(model.tokenizer.token_text, model.tokenizer.encode(text))), weights
-    )
+    pieces = list(map(model.tokenizer.token_text, model.tokenizer.encode(text)))
+    return Attention(text, pieces, weights)
 
 
 def attention_weights(model: Model | str | Path, text: str) -> list[list[list[list[float]]]]:
-    """How much each position of BOS and `text` looks at each: (n_layer, n_head, T, T).
+    """Return the attention of each position of BOS and `text`: (n_layer, n_head, T, T).
 
-    weights[layer][head][t][s] is the share of position s in what position t takes over from the
-    positions up to it: each row adds up to 1, and what comes later has 0. By the scalar engine,
-    with the parameters of the model's own. TokenizerError for a character that the model does not
-    know, ConfigError for a text of block_size tokens or more.
+    weights[layer][head][t][s] is the share of position s in what position t takes from the
+    positions up to it. Each row adds up to 1, and later positions have 0. The scalar engine
+    computes them with the model's parameters.
+
+    Raises:
+        TokenizerError: the model does not know a character.
+        ConfigError: the text has block_size tokens or more.
     """
     model = as_model(model)
     config, tokenizer = model.config, model.tokenizer
@@ -329,32 +326,30 @@ def attention_weights(model: Model | str | Path, text: str) -> list[list[list[li
             f"{config.block_size - 1} behind the beginning"
         )
     tokens = [tokenizer.bos, *tokenizer.encode(text)]
-    params = parameters(model) | {"lm_head": []}  # nobody asks for the logits
-    keys: list[list[list[float]]] = [[] for _ in range(config.n_layer)]
-    values: list[list[list[float]]] = [[] for _ in range(config.n_layer)]
-    found: list[list[list[list[float]]]] = [
-        [[] for _ in range(config.n_head)] for _ in range(config.n_layer)
-    ]
+    params = parameters(model) | {"lm_head": []}  # the logits are not needed
+    layers = range(config.n_layer)
+    keys: list[list[list[float]]] = [[] for _ in layers]
+    values: list[list[list[float]]] = [[] for _ in layers]
+    weights: list[list[list[list[float]]]] = [[[] for _ in range(config.n_head)] for _ in layers]
     for position, token in enumerate(tokens):
         watched: list[list[list[float]]] = []
         gpt(params, config.head_dim, token, position, keys, values, watched=watched)
         future = [0.0] * (len(tokens) - position - 1)
-        for heads, layer in zip(found, watched, strict=True):
-            for rows, weights in zip(heads, layer, strict=True):
-                rows.append(weights + future)
-    return found
-
-
-# ---- lengths
+        for heads, layer in zip(weights, watched, strict=True):
+            for rows, row in zip(heads, layer, strict=True):
+                rows.append(row + future)
+    return weights
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long the documents of the list and the samples of a model are, in characters.
+    """The lengths of the documents of the list and of a model's samples, in characters.
 
-    Bin i counts the documents (listed) and samples (sampled) of first[i] characters or more, but
-    fewer than first[i] + width; the last one those that are longer, too, up to `longest`.
-    unended: samples that the model did not end, all of block_size tokens.
+    Attributes:
+        first: bin i counts lengths from first[i] to first[i] + width − 1. The last bin also counts
+            longer ones, up to `longest`.
+        listed, sampled: documents and samples in each bin.
+        unended: samples that the model did not end, all of block_size tokens.
     """
 
     first: list[int]
@@ -369,9 +364,9 @@ class Lengths:
 
 
 def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
-    """The lengths of the model's list and of n samples, 1 or more, at the model's own odds.
+    """Return the lengths of the model's list and of n samples (1 or more) at temperature 1.
 
-    ConfigError for a model of text.
+    Raises: ConfigError for a model of text, CorpusError if the model keeps no documents.
     """
     model, n = as_model(model), require_int("n", n, 1)
     model.check_documents("lengths are those of documents")
@@ -388,7 +383,7 @@ def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
         longest=max(*listed, *sampled),
         listed=histogram(listed, first, width),
         sampled=histogram(sampled, first, width),
-        unended=sum(each == size for each in samples.sizes),
+        unended=samples.sizes.count(size),
         num_samples=n,
         temperature=TEMPERATURE,
         seed=model.config.seed,
@@ -396,10 +391,10 @@ def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
 
 
 def bins(listed: Sequence[int], sampled: Sequence[int]) -> tuple[list[int], int]:
-    """(the first length of each bin, the width of all): BINS or fewer, from the shortest on.
+    """Return (the first length of each bin, the width of all), for up to BINS bins.
 
-    Where that is wider than one, a hundredth of the list may be longer than the last bin is wide:
-    a few very long documents would leave one bin to all others.
+    If lengths differ by BINS or more, the longest hundredth of the list does not count. A few very
+    long documents would put all others into one bin.
 
     >>> bins([3, 4, 7], [5])
     ([3, 4, 5, 6, 7], 1)
@@ -412,6 +407,5 @@ def bins(listed: Sequence[int], sampled: Sequence[int]) -> tuple[list[int], int]
 
 
 def histogram(numbers: Iterable[int], first: Sequence[int], width: int) -> list[int]:
-    """How many numbers, all of first[0] or more, each bin has; see `Lengths`."""
     counts = Counter(min((n - first[0]) // width, len(first) - 1) for n in numbers)
     return [counts[i] for i in range(len(first))]

@@ -1,44 +1,48 @@
-"""What is known of a text: how likely the model finds it, and which document it resembles most."""
+"""How likely a text is to a model, and which document of the list is most similar to it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from kamon.data.documents import NUL
 from kamon.engines.base import Reader
 from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
 from kamon.engines.spans import answer_logprobs
+from kamon.model import Model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompted
-
-if TYPE_CHECKING:
-    from kamon.model import Model
 
 
 def logprobs(
     model: Reader, tokenizer: Tokenizer, texts: Sequence[str], prompt: str | None = None
 ) -> list[float]:
-    """log p of each text in nats, at temperature 1 and under no conditions; with a prompt, as an
-    answer to it.
+    """Return log p of each text and its end in nats, at temperature 1 and without conditions.
 
-    Its end counts, but for a text that fills block_size, which the model did not end.
+    The end does not count for a text that fills block_size, because the model did not end it.
+
+    prompt: each text is an answer to it.
     """
     if prompt is not None:
         most = model.config.block_size + 1
-        found = [prompted(tokenizer, prompt, text) for text in texts]
-        whole = pack_sequences(tokens[:most] for tokens, _ in found)
-        spans = [span for _, span in found]
-        sizes = [end - begin - 1 for begin, end in pairwise(whole.offsets)]
-        return answer_logprobs(model.logprobs(whole), spans, sizes)
+        documents = [prompted(tokenizer, prompt, text) for text in texts]
+        batch = pack_sequences(tokens[:most] for tokens, _ in documents)
+        spans = [span for _, span in documents]
+        sizes = [end - begin - 1 for begin, end in pairwise(batch.offsets)]
+        return answer_logprobs(model.logprobs(batch), spans, sizes)
     batch = tokenizer.encode_documents(texts, model.config.block_size)
     return document_logprobs(model, batch)[0].tolist()
 
 
 class SampleInfo(NamedTuple):
-    """What is known of a sample. logprob: as of `logprobs`; nearest: (document, similarity)."""
+    """Facts about a sample.
+
+    Attributes:
+        logprob: as of `logprobs`.
+        nearest: (the most similar document, its similarity), or None if not asked for.
+    """
 
     text: str
     logprob: float
@@ -54,8 +58,11 @@ def sample_infos(
     known: Collection[str],
     nearest: bool = False,
 ) -> Iterator[SampleInfo]:
-    """A Detail for each, one after the other. known: those of the texts that are in the list;
-    nearest: whether the document that each resembles most is found, too."""
+    """Yield the `SampleInfo` of each text.
+
+    known: those of the texts that are in the list. nearest: whether to find the most similar
+    document.
+    """
     most_similar = NearestDocument(model.docs) if nearest else None
     costs = logprobs(model.engine, model.tokenizer, texts, prompt)
     for text, logprob in zip(texts, costs, strict=True):
@@ -64,13 +71,14 @@ def sample_infos(
 
 
 class NearestDocument:
-    """Finds the document that is most similar to a text; of equally similar ones the first.
+    """Finds the document that is most similar to a text, the first of equally similar ones.
 
     The similarity is that of `difflib.SequenceMatcher`, without its automatic junk: twice the
-    characters in common blocks, over the characters of both. The characters in the longest common
-    subsequence can only be more, and those that occur in the text at all more still: where even
-    their number cannot win, no blocks are looked for. ValueError for a document with NUL, which
-    `kamon.data.corpus` refuses.
+    characters in common blocks, divided by the characters of both. Two bounds on it save most of
+    the work: the length of the longest common subsequence, and the number of characters that occur
+    in the text at all.
+
+    Raises: ValueError for a document with NUL, which `kamon.data.corpus` does not allow.
     """
 
     def __init__(self, docs: Sequence[str]) -> None:
@@ -82,13 +90,13 @@ class NearestDocument:
         self.chars = set(self.joined) - {NUL}
 
     def __call__(self, text: str) -> tuple[str, float]:
-        """The document and its similarity, from 0 to 1; ("", 0.0) where none has a character."""
+        """Return (document, similarity from 0 to 1), or ("", 0.0) if none shares a character."""
         from difflib import SequenceMatcher
 
         size = len(text)
         foreign = dict.fromkeys(map(ord, self.chars.difference(text)))
         shared = self.joined.translate(foreign).split(NUL)[:-1]  # the rest of each
-        alike: dict[tuple[int, int], list[int]] = {}  # places, by characters left and at first
+        alike: dict[tuple[int, int], list[int]] = {}  # places by (characters shared, length)
         for place, sizes in enumerate(zip(map(len, shared), self.lengths, strict=True)):
             alike.setdefault(sizes, []).append(place)
         bounds = {(left, n): 2.0 * min(left, size) / (size + n) for left, n in alike if left}
@@ -111,19 +119,20 @@ class NearestDocument:
 
 
 def positions(text: str) -> dict[str, int]:
-    """Of each character where it stands: bit i is set for text[i]. And under "" all bits."""
-    found = {"": (1 << len(text)) - 1}
+    """Return the places of each character as bits, bit i for text[i], and all bits under ""."""
+    masks = {"": (1 << len(text)) - 1}
     for place, char in enumerate(text):
-        found[char] = found.get(char, 0) | 1 << place
-    return found
+        masks[char] = masks.get(char, 0) | 1 << place
+    return masks
 
 
 def common_subsequence(masks: dict[str, int], other: str) -> int:
-    """How many characters the longest subsequence has that a text and `other` share.
+    """Return the length of the longest subsequence that a text and `other` have in common.
 
-    masks: `positions` of the text, which has each character of `other`. Source: Hyyrö 2004,
-    "Bit-parallel LCS-length computation revisited": a bit turns 0 where a prefix of the text has
-    one character more in common with what was read of `other`.
+    A bit becomes 0 if a longer prefix of the text has one more character in common with the
+    characters read. Source: Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
+
+    masks: `positions` of the text, which has each character of `other`.
 
     >>> common_subsequence(positions("johanna"), "hanno")
     4

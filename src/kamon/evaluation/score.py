@@ -1,9 +1,8 @@
-"""How odd a text is to a model: what its characters cost, in bulk and in bounded memory."""
+"""How unlikely texts are to a model, for many texts and in bounded memory."""
 
 from __future__ import annotations
 
 import math
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kamon.engines.base import Reader, has_fused_ops
-from kamon.engines.batch import PackedBatch, pack_sequences
+from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
 from kamon.errors import ConfigError, StoreError
 from kamon.model import Model, as_model
@@ -30,16 +29,18 @@ NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
 NUM_COMPARED_SLOW = 200  # by the scalar engine
 MIN_HELD_OUT = 10  # documents that a percentile compares with: fewer make steps above 10 %
 BITS = 1 / math.log(2)
-UNKNOWN = ("error", "skip", "replace", "zero")  # what is done with texts of unknown characters
+UNKNOWN = ("error", "skip", "replace", "zero")  # what to do with texts of unknown characters
 
 
 class Score(NamedTuple):
-    """What a model makes of one text.
+    """The score of one text.
 
-    logprob: of the whole text and its end, in nats; bits_per_char: the same in bits, over its
-    characters and its end; surprise: the place, from 0, of the least likely character, or where the
-    least likely token begins that has several, the text's length for its end. cut: the text is
-    longer than the model reads at once, so it was scored in windows: see `long_logprob`.
+    Attributes:
+        logprob: log p of the whole text and its end, in nats.
+        bits_per_char: −log2 p, divided by the number of characters plus 1 for the end.
+        surprise: the place, from 0, of the least likely character, or of the first character of the
+            least likely token. For the end, it is the length of the text.
+        cut: whether the text is longer than the model reads at once. See `long_logprob`.
     """
 
     text: str
@@ -50,26 +51,29 @@ class Score(NamedTuple):
 
     @property
     def surprising(self) -> str:
-        """The least likely character; empty for the end."""
+        """The least likely character, or "" for the end."""
         return self.text[self.surprise : self.surprise + 1]
 
 
 def score(
     model: Model | str | Path, texts: Iterable[str], *, unknown: str = "error"
 ) -> Iterator[Score]:
-    """A Score for each text, in their order, as many at a time as CHUNK.
+    """Yield a Score for each text, in order.
 
-    unknown: what to do with a text that has characters which the model does not know. "error"
-    raises a TokenizerError; "skip" leaves it out; "replace" exchanges them for their likes
-    (`CharTokenizer.replace_unknown`), leaves out a text that still has some, and gives the text as
-    it was scored; "zero" takes it for what it is to the model: of probability 0, its logprob −inf,
-    its bits_per_char inf, its least likely character the first unknown one. With "zero" a text that
-    is cut has probability 0, too: the model cannot end it. Its least likely character is the first
-    one that the model has no room for.
+    Args:
+        unknown: what to do with a text that has characters which the model does not know.
+            "error": raise TokenizerError.
+            "skip": leave the text out.
+            "replace": replace them by the closest known characters and yield that text, or leave
+            it out if there are none (`CharTokenizer.replace_unknown`).
+            "zero": score the text with probability 0, so logprob is −inf and bits_per_char is inf.
+            The first unknown character is the least likely one. A text that is cut also has
+            probability 0, since the model cannot end it. Its least likely character is the first
+            one after block_size tokens.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
-    >>> [found.text for found in score(model, ["anna", "Hora", "xenia"], unknown="replace")]
+    >>> [text for text, *_ in score(model, ["anna", "Hora", "xenia"], unknown="replace")]
     ['anna', 'hora']
     """
     model = as_model(model)
@@ -80,16 +84,16 @@ def score(
 def score_with(
     reader: Reader, tokenizer: Tokenizer, texts: Iterable[str], *, unknown: str = "error"
 ) -> Iterator[Score]:
-    """`score` by an engine or an n-gram."""
+    """Yield as `score`, by an engine or an n-gram, CHUNK texts at a time."""
     check_unknown(unknown)
     check_several(texts)
     left = iter(texts)
 
     def chunks() -> Iterator[Iterator[Score]]:
         while chunk := list(islice(left, CHUNK)):
-            found = score_list(reader, tokenizer, chunk, unknown=unknown)
-            columns = (found.texts, found.logprobs, found.bits_per_char, found.surprises, found.cut)
-            # As Score(…) would, in half the time.
+            scores = score_list(reader, tokenizer, chunk, unknown=unknown)
+            _, *columns = (getattr(scores, field.name) for field in fields(scores))
+            # The same as Score(…), in half the time.
             yield map(tuple.__new__, repeat(Score), zip(*columns, strict=True))
 
     return chain.from_iterable(chunks())
@@ -97,9 +101,10 @@ def score_with(
 
 @dataclass(frozen=True)
 class Scores:
-    """The columns of many a Score; `given` are the texts before unknown characters were replaced.
+    """Many scores as columns, without the texts that were left out.
 
-    Texts that were left out are in none.
+    Attributes:
+        given: the texts before unknown characters were replaced.
     """
 
     given: Sequence[str]
@@ -110,78 +115,55 @@ class Scores:
     cut: Sequence[bool]
 
     def surprising(self) -> list[str]:
-        """The least likely character of each; empty for the end."""
         return [text[i : i + 1] for text, i in zip(self.texts, self.surprises, strict=True)]
 
     def select(self, chosen: Sequence[bool]) -> Scores:
-        """Those for which `chosen` says so."""
         return Scores(*(list(compress(getattr(self, f.name), chosen)) for f in fields(self)))
 
 
 def score_list(
     reader: Reader, tokenizer: Tokenizer, given: Sequence[str], *, unknown: str = "error"
 ) -> Scores:
-    """`score_with` for texts that are at hand: all at once, as columns, and so the fastest way."""
+    """Return the scores of a list of texts as columns, which is the fastest way."""
     check_unknown(unknown)
     check_several(given)
     texts = given = list(map(tokenizer.normal, given))
-    strange = tokenizer.unknown("".join(texts))
-    if strange:
+    unknown_chars = tokenizer.unknown("".join(texts))
+    if unknown_chars:
         if unknown == "error":
             for text in texts:
-                tokenizer.encode(text)  # raises, and says which character where
+                tokenizer.encode(text)  # raises an error that names the character
         if unknown == "replace":
             texts = [tokenizer.normal(tokenizer.replace_unknown(text)) for text in given]
-            strange = tokenizer.unknown("".join(texts))
-        kept = [place for place, text in enumerate(texts) if strange.isdisjoint(text)]
+            unknown_chars = tokenizer.unknown("".join(texts))
+        is_known = list(map(unknown_chars.isdisjoint, texts))
         if unknown == "zero":
-            known = score_list(reader, tokenizer, [texts[place] for place in kept], unknown="zero")
-            return with_impossible(known, kept, texts, strange)
-        given = [given[place] for place in kept]
-        texts = [texts[place] for place in kept]
+            known = score_list(reader, tokenizer, list(compress(texts, is_known)), unknown="zero")
+            return with_impossible(known, is_known, texts, unknown_chars)
+        given, texts = list(compress(given, is_known)), list(compress(texts, is_known))
     batch = tokenizer.encode_documents(texts)
-    room = room_of(reader)
-    sizes = map(sub, batch.offsets[1:], batch.offsets)
-    cut = [size > room + 1 for size in sizes]
-    if any(cut):
-        logprobs, places = of_any_length(reader, batch, cut, possible=unknown != "zero")
-    else:
-        logprobs, places = document_logprobs(reader, batch)
+    # An n-gram reads any number of tokens at once.
+    room = math.inf if isinstance(reader, Ngram | NativeNgram) else reader.config.block_size
+    cut = [size > room + 1 for size in map(sub, batch.offsets[1:], batch.offsets)]
+    block_size = reader.config.block_size
+    whole = pack_sequences(tokens[: block_size + 1] for tokens in batch) if any(cut) else batch
+    logprobs, places = document_logprobs(reader, whole)
+    for place in compress(range(len(batch)), cut):
+        if unknown == "zero":
+            logprobs[place], places[place] = -math.inf, block_size - 1
+        else:
+            logprobs[place], places[place] = long_logprob(reader, batch.document(place))
     bits = [
         -BITS * logprob / (len(text) + 1) for logprob, text in zip(logprobs, texts, strict=True)
     ]
     return Scores(given, texts, logprobs, bits, tokenizer.num_chars(texts, places), cut)
 
 
-def room_of(reader: Reader) -> float:
-    """How many tokens a reader sees at once; infinite for an n-gram, which reads any number."""
-    return math.inf if isinstance(reader, Ngram | NativeNgram) else reader.config.block_size
-
-
-def of_any_length(
-    reader: Reader, batch: PackedBatch, cut: Sequence[bool], *, possible: bool
-) -> tuple[array[float], array[int]]:
-    """`document_logprobs`, also of documents that are longer than the reader sees at once.
-
-    cut: which of them are; not possible: these have probability 0.
-    """
-    room = reader.config.block_size
-    logprobs, places = document_logprobs(
-        reader, pack_sequences(tokens[: room + 1] for tokens in batch)
-    )
-    for place in compress(range(len(batch)), cut):
-        if possible:
-            logprobs[place], places[place] = long_logprob(reader, batch.document(place))
-        else:
-            logprobs[place], places[place] = -math.inf, room - 1
-    return logprobs, places
-
-
 def long_logprob(reader: Reader, tokens: Sequence[int]) -> tuple[float, int]:
-    """(log p in nats, place of the least likely target) of a document of any length.
+    """Return (log p in nats, place of the least likely target) of a document of any length.
 
-    What lies beyond the reader's context is read in windows (see `windows`), so that each token and
-    the end cost what they cost after the tokens before them.
+    The reader reads it in `windows`, so that each token and the end are predicted from the tokens
+    before them.
     """
     left = windows(tokens, reader.config.block_size)
     total, least, place, done = 0.0, math.inf, 0, 0
@@ -199,10 +181,10 @@ def long_logprob(reader: Reader, tokens: Sequence[int]) -> tuple[float, int]:
 
 
 def windows(tokens: Sequence[int], block_size: int) -> Iterator[tuple[Sequence[int], int]]:
-    """Yield windows of at most block_size + 1 tokens, and how many of its last targets are new.
+    """Yield windows of up to block_size + 1 tokens, and how many of their last targets are new.
 
-    Each begins with BOS: without it a model of short documents guesses much worse, since it has
-    only seen documents that begin. After the first one, at least half of a window is known already.
+    Each begins with BOS, because a model of short documents predicts much worse without it. After
+    the first window, at least half of each window is known already.
 
     >>> [("".join(window), num_new) for window, num_new in windows(list(".abcdefg."), 4)]
     [('.abcd', 4), ('.cdef', 2), ('.efg.', 2)]
@@ -215,29 +197,21 @@ def windows(tokens: Sequence[int], block_size: int) -> Iterator[tuple[Sequence[i
 
 
 def with_impossible(
-    known: Scores, places: Sequence[int], texts: Sequence[str], strange: set[str]
+    known: Scores, is_known: Sequence[bool], texts: Sequence[str], unknown_chars: set[str]
 ) -> Scores:
-    """The scores of all texts: `known` are of those at `places`, the others have probability 0.
-
-    strange: the unknown characters, of which each of the others has at least one.
-    """
-    logprobs = [-math.inf] * len(texts)
-    bits = [math.inf] * len(texts)
-    surprises = [-1] * len(texts)
-    cut = [False] * len(texts)
-    for own, place in enumerate(places):
-        logprobs[place] = known.logprobs[own]
-        bits[place] = known.bits_per_char[own]
-        surprises[place] = known.surprises[own]
-        cut[place] = known.cut[own]
-    for place, text in enumerate(texts):
-        if surprises[place] < 0:
-            surprises[place] = next(n for n, char in enumerate(text) if char in strange)
+    rows = zip(known.logprobs, known.bits_per_char, known.surprises, known.cut, strict=True)
+    scores: list[tuple[float, float, int, bool]] = []
+    for text, possible in zip(texts, is_known, strict=True):
+        if possible:
+            scores.append(next(rows))
+        else:
+            first_unknown = next(n for n, char in enumerate(text) if char in unknown_chars)
+            scores.append((-math.inf, math.inf, first_unknown, False))
+    logprobs, bits, surprises, cut = map(list, zip(*scores, strict=True))
     return Scores(texts, texts, logprobs, bits, surprises, cut)
 
 
 def check_several(texts: object) -> None:
-    """One text would be taken for as many as it has characters."""
     if isinstance(texts, str):
         raise ConfigError("score takes several texts, not one: put it in a list")
 
@@ -249,20 +223,22 @@ def check_unknown(unknown: str) -> None:
 
 @dataclass(frozen=True)
 class PercentileScale:
-    """How odd known documents are: bits per character, in ascending order.
+    """The bits per character of known documents, in ascending order.
 
-    reference: which documents; "held_out" of the list, "list" if too few of it are held out, or
-    None if the model keeps no documents.
+    Attributes:
+        reference: which documents: those of the "validation" set, of the whole "list" if it has too
+            few, or None if the model keeps no documents.
     """
 
     bits: Sequence[float]
-    reference: Literal["held_out", "list"] | None = "list"
+    reference: Literal["validation", "list"] | None = "list"
 
     @classmethod
     def of(cls, model: Model, unknown: str = "skip", most: int | None = None) -> PercentileScale:
-        """Return the scale of a model; unknown: as for the texts to compare, of `score`.
+        """Return the scale of a model.
 
-        most: entries to compare with; by default as many as the engine reads quickly.
+        unknown: of `score`, as for the texts to compare. most: number of documents to compare with,
+        by default as many as the engine scores quickly.
         """
         if most is None:
             most = NUM_COMPARED if has_fused_ops(model.engine) else NUM_COMPARED_SLOW
@@ -287,32 +263,32 @@ class PercentileScale:
     ) -> PercentileScale:
         """Return the scale of an engine or an n-gram that has not learned `held_out`.
 
-        Unseen texts are as odd as documents held out, and odder than those learned. So the whole
-        list, `docs`, is compared with only if fewer than MIN_HELD_OUT are held out.
+        New texts are as unlikely as documents of the validation set, and more unlikely than learned
+        ones. So Kamon uses the whole list, `docs`, only if fewer than MIN_HELD_OUT are held out.
         """
         enough = len(held_out) >= MIN_HELD_OUT
         compared = held_out if enough else docs
         some = islice(compared, 0, None, max(1, len(compared) // most))
-        found = score_with(reader, tokenizer, some, unknown="zero" if unknown == "zero" else "skip")
-        bits = sorted(each.bits_per_char for each in found)
-        return cls(bits, ("held_out" if enough else "list") if bits else None)
+        unknown = "zero" if unknown == "zero" else "skip"
+        bits = sorted(s.bits_per_char for s in score_with(reader, tokenizer, some, unknown=unknown))
+        return cls(bits, ("validation" if enough else "list") if bits else None)
 
     def percentile(self, bits_per_char: float) -> float | None:
-        """The percentage of `bits` that is at least as odd: 0 for a text odder than all of them."""
+        """Return the percentage of documents that are at least as unlikely."""
         return self.percentiles([bits_per_char])[0]
 
     def percentiles(self, bits_per_char: Iterable[float]) -> Sequence[float | None]:
-        """`percentile` of each; None if there is nothing to compare with."""
-        own, size = self.bits, len(self.bits)
+        """Return the `percentile` of each, None if there is nothing to compare with."""
+        size = len(self.bits)
         if not size:
             return [None for _ in bits_per_char]
-        return [100 * (size - bisect_left(own, bits)) / size for bits in bits_per_char]
+        return [100 * (size - bisect_left(self.bits, bits)) / size for bits in bits_per_char]
 
 
 def packed_parts(model: Model, most: int) -> tuple[list[str], list[str]]:
-    """(learned, held out): some documents of a model's packed corpus, about `most` of each.
+    """Return about `most` documents of the training and the validation set of a packed corpus.
 
-    Both are empty if the corpus is no longer in its place, or another one is.
+    Both are empty if the corpus is no longer there, or has changed.
     """
     from kamon.packing.shards import open_shards
 

@@ -1,7 +1,7 @@
 """A model as one file for programs that are not Kamon: JSON, a Python program, ONNX.
 
     json     settings, tokens and parameters as they are, for any language
-    python   standalone.py with the model in it: needs Python alone, equals the scalar engine
+    python   standalone.py with the model in it: needs only Python, equals the scalar engine
     onnx     a decoder step with a KV cache (`kamon.exporters.onnx`)
 
 The same model makes the same bytes.
@@ -32,9 +32,14 @@ WIDTH = 100  # of lines
 
 
 def export(model: Model | str | Path | Checkpoint, format: str) -> bytes:
-    """The file. ConfigError for an unknown format, and for a model that it cannot have.
+    """Return a model as the content of a file.
 
-    model: or its directory, or what `kamon.storage.model_dir.load` returns.
+    Args:
+        model: a model, its directory, or what `kamon.storage.model_dir.load` returns.
+        format: "json", "python" or "onnx".
+
+    Raises:
+        ConfigError: the format is unknown, or cannot hold this model.
 
     >>> import json, kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
@@ -62,7 +67,7 @@ def export(model: Model | str | Path | Checkpoint, format: str) -> bytes:
 
 
 def fits_float32(params: array[float]) -> bool:
-    """Whether float32 holds each number as it is."""
+    """Return True if float32 holds each number exactly."""
     return array("d", array("f", params)) == params
 
 
@@ -70,9 +75,9 @@ def fits_float32(params: array[float]) -> bool:
 
 
 def to_json(stored: Checkpoint) -> bytes:
-    """One object: config, tokenizer, special (tokens by name), params (rows by name).
+    """Return an object with config, tokenizer, special (tokens by name), params (rows by name).
 
-    A number is the shortest that is read as the same float64, so a float32 comes back, too.
+    Numbers are the shortest that are read as the same float64.
     """
     left = iter(stored.params)
     params = {
@@ -94,30 +99,29 @@ def to_json(stored: Checkpoint) -> bytes:
 
 
 def to_python(stored: Checkpoint) -> bytes:
-    """standalone.py with this model for its last part.
+    """Return standalone.py with this model as its last part.
 
-    Numbers are in base 64, as float32 where that holds them all. They are not compressed: it would
-    save 7%, and cost that the same model makes the same bytes with any library.
+    Numbers are in base 64, as float32 if that is exact. Compressing them would save 7%, but then
+    the bytes would depend on the library.
     """
     from importlib.resources import files
 
     config, tokenizer = stored.config, stored.tokenizer
+    why_not = ""
     if config.mode == "text":
-        raise ConfigError(
-            "the Python file makes documents, which have an end, and this model has learned a "
-            "text: --format onnx and --format json have it"
-        )
-    if stored.training.kind == REWARD:
-        raise ConfigError(
-            "the Python file makes documents, and this is a reward model, which judges them: "
-            "--format onnx and --format json have it"
-        )
+        why_not = "which have an end, and this model has learned a text"
+    elif stored.training.kind == REWARD:
+        why_not = "and this is a reward model, which judges them"
+    if why_not:
+        others = "--format onnx and --format json have it"
+        raise ConfigError(f"the Python file makes documents, {why_not}: {others}")
     type_ = "f" if fits_float32(stored.params) else "d"
     numbers = base64.b64encode(little_endian(array(type_, stored.params)).tobytes()).decode()
     content: dict[str, Any] = json.loads(tokenizer.to_json())
     pieces: list[str] = []
     if "chars" in content:
         pieces = [tokenizer.token_text(token) for token in range(config.vocab_size)]
+    merges = (f"({a}, {b})" for a, b in content.get("merges", []))
     code = files("kamon.exporters").joinpath("standalone.py").read_text(encoding="utf-8")
     code, _, last = code.partition(LEARNED)
     end = last[last.index("\nif __name__") :]
@@ -128,9 +132,7 @@ def to_python(stored: Checkpoint) -> bytes:
         f"BLOCK_SIZE, VOCAB_SIZE, BOS = {config.block_size}, {config.vocab_size}, {tokenizer.bos}",
         f"TEMPERATURE, SEED = {config.temperature!r}, {config.seed}  # of samples, by default",
         *literal("CHARACTERS: list[str]", map(ascii, pieces)),
-        *literal(
-            "MERGES: list[tuple[int, int]]", (f"({a}, {b})" for a, b in content.get("merges", []))
-        ),
+        *literal("MERGES: list[tuple[int, int]]", merges),
         *literal("SPECIALS: list[str]", map(ascii, content.get("specials", []))),
         f"SPLIT_VERSION = {content.get('version', 1)}  # of the pieces that a text is split into",
         f"COMPOSED = {tokenizer.composed}  # whether texts are brought to NFC",
@@ -143,7 +145,7 @@ def to_python(stored: Checkpoint) -> bytes:
 
 
 def literal(name: str, items: Iterable[str]) -> Iterator[str]:
-    """The lines of a list, as many items in each as fit."""
+    """Yield the lines of a list, as many items in each as fit."""
     lines = [""]
     for item in items:
         if lines[-1] and len(lines[-1]) + len(item) + 6 > WIDTH:

@@ -38,7 +38,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
 def to_onnx(stored: Checkpoint) -> bytes:
-    """ConfigError where the parameters are too many for one file, or too large for float32."""
+    """Return the file. Raises ConfigError if float32 or a file of 2 GiB cannot hold the model."""
     config = stored.config
     if 4 * num_params(config) > MAX_BYTES:
         raise ConfigError(
@@ -62,30 +62,32 @@ def to_onnx(stored: Checkpoint) -> bytes:
         helper.make_tensor("first", INT64, (1,), [0]),
         *(helper.make_tensor(f"layer{i}", INT64, (), [i]) for i in range(config.n_layer)),
     ]
+    inputs = [
+        helper.make_tensor_value_info("token", INT64, ("B",)),
+        helper.make_tensor_value_info("position", INT64, ()),
+        *(cache(config, name, "T") for name in ("past_keys", "past_values")),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("logits", FLOAT, ("B", config.vocab_size)),
+        *(cache(config, name, "T + 1") for name in ("present_keys", "present_values")),
+    ]
     graph = helper.make_graph(
-        *(nodes(config), "kamon", inputs(config), outputs(config), initializers),
-        doc_string=__doc__,
+        nodes(config), "kamon", inputs, outputs, initializers, doc_string=__doc__
     )
-    model = helper.make_model(
-        graph,
-        producer_name="kamon",
-        producer_version=__version__,
-        ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-    )
-    helper.set_model_props(
-        model,
-        {
-            "config": json.dumps(asdict(config)),
-            "tokenizer": stored.tokenizer.to_json(),
-            "special": json.dumps(stored.tokenizer.special),
-            "bos": str(stored.tokenizer.bos),
-            "block_size": str(config.block_size),
-        },
-    )
+    producer = {"producer_name": "kamon", "producer_version": __version__}
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, **producer, ir_version=IR_VERSION, opset_imports=opset)
+    metadata = {
+        "config": json.dumps(asdict(config)),
+        "tokenizer": stored.tokenizer.to_json(),
+        "special": json.dumps(stored.tokenizer.special),
+        "bos": str(stored.tokenizer.bos),
+        "block_size": str(config.block_size),
+    }
+    helper.set_model_props(model, metadata)
     checker.check_model(model, full_check=True)
-    done: bytes = model.SerializeToString(deterministic=True)
-    return done
+    file: bytes = model.SerializeToString(deterministic=True)
+    return file
 
 
 def cache(config: Config, name: str, length: str) -> ValueInfoProto:
@@ -93,31 +95,14 @@ def cache(config: Config, name: str, length: str) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, FLOAT, shape)
 
 
-def inputs(config: Config) -> list[ValueInfoProto]:
-    return [
-        helper.make_tensor_value_info("token", INT64, ("B",)),
-        helper.make_tensor_value_info("position", INT64, ()),
-        cache(config, "past_keys", "T"),
-        cache(config, "past_values", "T"),
-    ]
-
-
-def outputs(config: Config) -> list[ValueInfoProto]:
-    return [
-        helper.make_tensor_value_info("logits", FLOAT, ("B", config.vocab_size)),
-        cache(config, "present_keys", "T + 1"),
-        cache(config, "present_values", "T + 1"),
-    ]
-
-
 def nodes(config: Config) -> list[NodeProto]:
-    """`kamon.engines.scalar.gpt`, operation by operation."""
-    found: list[NodeProto] = []
+    """Return the operations of `kamon.engines.scalar.gpt`."""
+    operations: list[NodeProto] = []
 
     def add(op: str, *operands: str, out: str = "", **attributes: Any) -> str:
-        """One operation; the name of its result."""
-        name = out or f"x{len(found)}"
-        found.append(helper.make_node(op, operands, [name], **attributes))
+        """Add an operation, and return the name of its result."""
+        name = out or f"x{len(operations)}"
+        operations.append(helper.make_node(op, operands, [name], **attributes))
         return name
 
     def linear(x: str, weights: str, out: str = "") -> str:
@@ -128,7 +113,7 @@ def nodes(config: Config) -> list[NodeProto]:
         return add("Div", x, add("Sqrt", add("Add", mean_square, "eps")))
 
     def remembered(past: str, layer: str, new: str) -> str:
-        """(B, H, T + 1, D): those of a layer so far, and the new one."""
+        """Return the keys or values of a layer so far with the new ones, (B, H, T + 1, D)."""
         earlier = add("Gather", past, layer, axis=0)
         return add("Concat", earlier, add("Reshape", new, "heads"), axis=2)
 
@@ -150,4 +135,4 @@ def nodes(config: Config) -> list[NodeProto]:
     linear(x, "lm_head", out="logits")
     add("Concat", *present_keys, out="present_keys", axis=0)
     add("Concat", *present_values, out="present_values", axis=0)
-    return found
+    return operations

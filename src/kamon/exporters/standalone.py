@@ -91,7 +91,7 @@ def rmsnorm(x: list[float]) -> list[float]:
 
 
 def attention(q: list[float], keys: Matrix, values: Matrix) -> list[float]:
-    """Each head looks back: softmax(q·k / √D) says how much it takes of the values so far."""
+    """Each head adds up the values so far, weighted by softmax(q·k / √D)."""
     head_dim = N_EMBD // N_HEAD
     out = []
     for start in range(0, N_EMBD, head_dim):
@@ -102,7 +102,7 @@ def attention(q: list[float], keys: Matrix, values: Matrix) -> list[float]:
 
 
 class Decoder:
-    """Reads a document token by token; keys and values (N_LAYER, T, C) are what it remembers."""
+    """The model reads a document token by token, and remembers keys and values (N_LAYER, T, C)."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -146,8 +146,8 @@ class Characters:
         self.special = {piece: token for piece, token in self.tokens.items() if len(piece) > 1}
 
     def normal(self, text: str) -> str:
-        """`text` in the form of what was learned: in Unicode's NFC, where ö is one character, but
-        for characters without a token whose parts have one."""
+        """`text` in the form of the training set: Unicode's NFC, where ö is one character, except
+        for characters without a token whose parts have tokens."""
         if not COMPOSED or text.isascii():
             return text
         text = normalize("NFC", text)
@@ -199,14 +199,14 @@ class BytePairs:
             self.bytes.append(self.bytes[a] + self.bytes[b])
 
     def merge(self, piece: bytes) -> str:
-        """The tokens of a piece: of the merges that can be made, the earliest first."""
+        """The tokens of a piece. Of the merges that can be made, the earliest comes first."""
         tokens = piece.decode("latin-1")
-        while found := [*filter(None, map(self.made.get, map(add, tokens, tokens[1:])))]:
-            tokens = tokens.replace(self.pairs[min(found)], min(found))
+        while made := [*filter(None, map(self.made.get, map(add, tokens, tokens[1:])))]:
+            tokens = tokens.replace(self.pairs[min(made)], min(made))
         return tokens
 
     def normal(self, text: str) -> str:
-        """`text` in the form of what was learned: in Unicode's NFC, where ö is one character."""
+        """`text` in the form of the training set: Unicode's NFC, where ö is one character."""
         return normalize("NFC", text) if COMPOSED else text
 
     def encode(self, text: str) -> list[int]:
@@ -217,7 +217,7 @@ class BytePairs:
         return b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "replace")
 
     def unfinished(self, tokens: Sequence[int]) -> bytes | None:
-        """The bytes of a character that tokens begin and do not end; None if they are no text."""
+        """The bytes of a character that the tokens begin but do not end; None if not UTF-8."""
         return unfinished(b"".join(map(self.bytes.__getitem__, tokens)))
 
     def ruled_out(self, tokens: Sequence[int]) -> set[int]:
@@ -229,12 +229,12 @@ class BytePairs:
         return found | {t for t, each in enumerate(self.bytes) if unfinished(begun + each) is None}
 
     def openings(self, text: str) -> list[tuple[int, ...]]:
-        """All ways in which tokens may begin with `text`, whose end may lie inside a token."""
+        """All ways in which tokens can begin with `text`, which may end inside a token."""
         text = self.normal(text)
         found = {tuple(self.encode(text)): None}
         *before, last = self.split.findall(text)
         ways = [(before, last)]
-        if last.isspace() and last[1:].endswith(" "):  # the space may be that of a word behind it
+        if last.isspace() and last[1:].endswith(" "):  # a space can belong to the next word
             ways.append(([*before, last[:-1]], " "))
         for pieces, end in ways:
             whole, data = "".join(self.merge(piece.encode()) for piece in pieces), end.encode()
@@ -249,12 +249,13 @@ class BytePairs:
 
 
 def unfinished(data: bytes) -> bytes | None:
-    """The bytes of a character that `data` begins and does not end; None if it is no UTF-8."""
+    """The bytes of a character that `data` begins but does not end, or None if it is not UTF-8."""
     try:
         rest = data[codecs.utf_8_decode(data, "strict", False)[1] :]
     except UnicodeDecodeError:
         return None
-    return None if rest[:1] == b"\xed" and rest[1:] >= b"\xa0" else rest  # of a surrogate
+    is_surrogate = rest[:1] == b"\xed" and rest[1:] >= b"\xa0"
+    return None if is_surrogate else rest
 
 
 @cache
@@ -263,15 +264,15 @@ def tokenizer() -> Characters | BytePairs:
 
 
 def before_answer(prompt: str | None) -> list[int]:
-    """The tokens between BOS and an answer: the prompt, and a special one behind it."""
+    """The tokens between BOS and an answer: the prompt, then a special one."""
     if prompt is None:
         return []
     if "<|answer|>" not in tokenizer().special:
         raise ValueError("this model knows no prompts")
-    found = [*tokenizer().encode(prompt), tokenizer().special["<|answer|>"]]
-    if len(found) >= BLOCK_SIZE:
-        raise ValueError(f"the prompt leaves no room for an answer: it has {len(found) - 1} tokens")
-    return found
+    start = [*tokenizer().encode(prompt), tokenizer().special["<|answer|>"]]
+    if len(start) >= BLOCK_SIZE:
+        raise ValueError(f"the prompt leaves no room for an answer: it has {len(start) - 1} tokens")
+    return start
 
 
 # ---- 3. Draws ---------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ def uniform(seed: int, index: int, position: int) -> float:
 
 
 def probabilities(logits: Sequence[float], temperature: float) -> list[float]:
-    """softmax(logits / temperature); so cold that only the largest logit is left, 1 for it."""
+    """softmax(logits / temperature), or 1 for the largest logit if the quotients overflow."""
     try:
         scale = temperature**-1
     except ArithmeticError:  # 0, or too small to divide by
@@ -316,12 +317,9 @@ def choose(logits: Sequence[float], temperature: float, u: float) -> int:
 
 
 def sample(
-    n: int = 1,
-    temperature: float | None = None,
-    seed: int | None = None,
-    prompt: str | None = None,
+    n: int = 1, temperature: float | None = None, seed: int | None = None, prompt: str | None = None
 ) -> list[str]:
-    """n new documents, as answers to a prompt where there is one. Number i depends on (seed, i)."""
+    """n new documents, or answers to a prompt. Number i depends only on (seed, i)."""
     return list(samples(n, temperature, seed, prompt))
 
 
@@ -341,7 +339,7 @@ def samples(
         begun = tokenizer().unfinished(tokens)
         if begun is None or (begun and len(tokens) < BLOCK_SIZE - len(before)):
             tokens = draw(index, temperature, seed, before, valid=True)
-        while tokenizer().unfinished(tokens):  # a character that the end of the room cuts
+        while tokenizer().unfinished(tokens):  # BLOCK_SIZE ended inside a character
             tokens = tokens[:-1]
         yield tokenizer().normal(tokenizer().decode(tokens))
 
@@ -355,7 +353,7 @@ def draw(
         decoder.push(token)
     token = [BOS, *before][-1]
     tokens: list[int] = []
-    # No special token but the end has a place in a document.
+    # The end is the only special token of a document.
     out = {token for token in tokenizer().special.values() if token != BOS}
     for position in range(BLOCK_SIZE - len(before)):
         logits = decoder.push(token)
@@ -373,8 +371,8 @@ def draw(
 def score(text: str, prompt: str | None = None) -> tuple[float, float]:
     """(log p of the text and its end in nats, the same in bits a character, the end being one).
 
-    A text that is longer than the model reads at once is read in windows: each begins with BOS and
-    the prompt, and half of what follows there repeats the window before.
+    A text that is longer than BLOCK_SIZE is read in windows. Each begins with BOS and the prompt,
+    and half of the rest repeats the window before.
     """
     text = tokenizer().normal(text)
     before = [BOS, *before_answer(prompt)]
@@ -394,15 +392,14 @@ def score(text: str, prompt: str | None = None) -> tuple[float, float]:
 
 
 def next_tokens(prefix: str = "", prompt: str | None = None) -> list[tuple[str, float]]:
-    """Each token and its probability behind the tokens of `prefix`, the likeliest first; the end of
-    the document is ""."""
+    """Each token and its probability after `prefix`, the most probable first; the end is ""."""
     decoder = Decoder()
     for token in [BOS, *before_answer(prompt), *tokenizer().encode(prefix)]:
         logits = decoder.push(token)
     names = {BOS: ""} | {token: name for name, token in tokenizer().special.items() if token != BOS}
-    found = enumerate(softmax(logits))
-    shown = [(names[t] if t in names else tokenizer().decode([t]), p) for t, p in found]
-    return sorted(shown, key=lambda each: -each[1])
+    tokens = enumerate(softmax(logits))
+    rows = [(names[t] if t in names else tokenizer().decode([t]), p) for t, p in tokens]
+    return sorted(rows, key=lambda row: -row[1])
 
 
 def log_sum_exp(logits: Sequence[float]) -> float:
@@ -411,7 +408,7 @@ def log_sum_exp(logits: Sequence[float]) -> float:
 
 
 class Reading:
-    """Logits behind a beginning; goes on from the one before where that is the start of it."""
+    """Logits after tokens. It continues from the tokens before if these begin with them."""
 
     def __init__(self) -> None:
         self.read: tuple[int, ...] | None = None
@@ -431,10 +428,80 @@ class Reading:
         return logits
 
 
-# A search reads at most so many tokens: fewer of a larger model, or of many different tokens.
+# The most tokens that a search reads: fewer of a large model, or of a large vocabulary.
 READS, WORK, LOOKS = 2_000, 8e6, 1e7
 
 Begun = tuple[float, tuple[int, ...]]  # −log p and the tokens of the beginning of documents
+
+
+class Search:
+    """A search for the n most probable documents whose first tokens are `forced`."""
+
+    def __init__(self, n: int, forced: Sequence[int]) -> None:
+        self.n, self.forced = n, forced
+        self.reading = Reading()
+        self.best: list[Begun] = []  # documents, the least probable on top
+        self.left: list[Begun] = []  # beginnings that wait to be read
+        self.special = set(tokenizer().special.values())
+
+    def worst(self) -> float:
+        """What a document must cost less than to be among the best."""
+        return -self.best[0][0] if len(self.best) == self.n else math.inf
+
+    def keep(self, cost: float, tokens: tuple[int, ...]) -> None:
+        # Of the ways to write a document as tokens only that of the tokenizer counts.
+        if cost < self.worst() and tokenizer().encode(tokenizer().decode(tokens)) == list(tokens):
+            heapq.heappush(self.best, (-cost, tokens))
+            if len(self.best) > self.n:
+                heapq.heappop(self.best)
+
+    def add(self, begun: Begun) -> None:
+        if len(begun[1]) == BLOCK_SIZE:
+            self.keep(*begun)
+        else:
+            heapq.heappush(self.left, begun)
+
+    def extend(self, begun: Begun) -> list[Begun]:
+        """The extensions that can be among the best; documents that end here are kept at once."""
+        cost, tokens = begun
+        logits = self.reading.logits(tokens)
+        base = cost + log_sum_exp(logits)
+        size = len(tokens)
+        if size >= len(self.forced):
+            self.keep(base - logits[BOS], tokens)
+        extensions = []
+        for token in self.forced[size : size + 1] or range(VOCAB_SIZE):
+            extended = base - logits[token]
+            if token in self.special or extended >= self.worst():
+                continue
+            if size + 1 == BLOCK_SIZE:
+                self.keep(extended, (*tokens, token))
+            else:
+                extensions.append((extended, (*tokens, token)))
+        return extensions
+
+    def best_first(self, most_reads: int) -> None:
+        """Read the most probable beginning each time, until none can be among the best."""
+        while self.left and self.left[0][0] < self.worst() and self.reading.reads < most_reads:
+            for begun in self.extend(heapq.heappop(self.left)):
+                heapq.heappush(self.left, begun)
+            if len(self.left) > 4 * most_reads:  # no more than these can be read
+                self.left = heapq.nsmallest(most_reads, self.left)
+
+    def beam(self, most_reads: int) -> None:
+        """Read only the best beginnings of each length, of those that are left."""
+        pools: list[list[Begun]] = [[] for _ in range(BLOCK_SIZE)]  # by their length
+        for begun in self.left:
+            pools[len(begun[1])].append(begun)
+        end = self.reading.reads + most_reads
+        for length, pool in enumerate(pools):
+            cost = (BLOCK_SIZE * (BLOCK_SIZE + 1) - length * (length + 1)) // 2
+            width = max(1, (end - self.reading.reads) // cost)
+            for begun in heapq.nsmallest(width, pool):
+                if self.reading.reads >= end:
+                    break
+                for extended in self.extend(begun):
+                    pools[length + 1].append(extended)
 
 
 def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
@@ -442,8 +509,8 @@ def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
 
     Beginnings wait in a heap; the most probable one is read and its extensions are put back. No
     document is more probable than its beginning, so those found are the best as soon as none that
-    waits is above them. Where that would take too long, the search goes on with the best beginnings
-    of each length alone, and what it adds need not be the best there is.
+    waits is above them. If that would take too long, the search goes on with only the best
+    beginnings of each length, and what it adds need not be the best there is.
     """
     encoded = tokenizer().encode(prefix)
     if not 1 <= n <= 10_000:
@@ -452,76 +519,22 @@ def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
         raise ValueError(f"the prefix leaves nothing to complete: it has {len(encoded)} tokens")
     num_params = (2 * VOCAB_SIZE + BLOCK_SIZE + 12 * N_LAYER * N_EMBD) * N_EMBD
     most_reads = max(1, int(min(READS, WORK / num_params, LOOKS / VOCAB_SIZE)))
-    reading = Reading()
-    best: list[Begun] = []  # the least probable on top
-    special = set(tokenizer().special.values())
     made_of = tokenizer()
-    forced = encoded if isinstance(made_of, Characters) else []  # first tokens of every document
-    left: list[Begun] = []
-
-    def worst() -> float:
-        """What a document must cost less than to be among the best."""
-        return -best[0][0] if len(best) == n else math.inf
-
-    def keep(cost: float, tokens: tuple[int, ...]) -> None:
-        # Of the ways to write a document as tokens only that of the tokenizer counts.
-        decoded = tokenizer().decode(tokens)
-        if cost < worst() and tokenizer().encode(decoded) == list(tokens):
-            heapq.heappush(best, (-cost, tokens))
-            if len(best) > n:
-                heapq.heappop(best)
-
-    def extend(begun: Begun) -> list[Begun]:
-        """Its extensions that can be among the best; documents that end here go there at once."""
-        cost, tokens = begun
-        logits = reading.logits(tokens)
-        base = cost + log_sum_exp(logits)
-        size = len(tokens)
-        if size >= len(forced):
-            keep(base - logits[BOS], tokens)
-        found = []
-        for token in forced[size : size + 1] or range(VOCAB_SIZE):
-            extended = base - logits[token]
-            if token in special or extended >= worst():
-                continue
-            if size + 1 == BLOCK_SIZE:
-                keep(extended, (*tokens, token))
-            else:
-                found.append((extended, (*tokens, token)))
-        return found
-
+    search = Search(n, encoded if isinstance(made_of, Characters) else [])
     if prefix and isinstance(made_of, BytePairs):
         for tokens, logprob in with_logprobs(made_of.openings(prefix)):
-            if len(tokens) < BLOCK_SIZE:
-                heapq.heappush(left, (-logprob, tokens))
-            else:
-                keep(-logprob, tokens)
+            search.add((-logprob, tokens))
     else:
-        left.append((0.0, ()))
-    while left and left[0][0] < worst() and reading.reads < most_reads:
-        for begun in extend(heapq.heappop(left)):
-            heapq.heappush(left, begun)
-        if len(left) > 4 * most_reads:  # no more than these can be read
-            left = heapq.nsmallest(most_reads, left)
-    if left and left[0][0] < worst():
-        pools: list[list[Begun]] = [[] for _ in range(BLOCK_SIZE)]  # by their length
-        for begun in left:
-            pools[len(begun[1])].append(begun)
-        end = reading.reads + most_reads
-        for length, pool in enumerate(pools):
-            cost = (BLOCK_SIZE * (BLOCK_SIZE + 1) - length * (length + 1)) // 2
-            width = max(1, (end - reading.reads) // cost)
-            for begun in heapq.nsmallest(width, pool):
-                if reading.reads >= end:
-                    break
-                for extended in extend(begun):
-                    pools[length + 1].append(extended)
-    found = sorted(best, key=lambda each: (-each[0], each[1]))
-    return [(tokenizer().decode(tokens), logprob) for logprob, tokens in found]
+        search.add((0.0, ()))
+    search.best_first(most_reads)
+    if search.left and search.left[0][0] < search.worst():
+        search.beam(most_reads)
+    documents = sorted(search.best, key=lambda each: (-each[0], each[1]))
+    return [(tokenizer().decode(tokens), logprob) for logprob, tokens in documents]
 
 
 def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Those that have room, each with log p in nats that a document begins like it."""
+    """The openings that fit, each with log p in nats that a document begins like it."""
     reading = Reading()
 
     @cache
@@ -539,7 +552,7 @@ def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[i
 
 
 def on_one_line(text: str) -> str:
-    """An entry is one line: line ends inside it are escaped."""
+    """The text with its line ends escaped."""
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
@@ -547,9 +560,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "n", nargs="?", type=int, default=None, help="how many (20; completions 10)"
-    )
+    parser.add_argument("n", nargs="?", type=int, help="how many (20; completions 10)")
     parser.add_argument(
         "--temperature", type=float, metavar="T", help=f"of samples ({TEMPERATURE})"
     )

@@ -1,7 +1,8 @@
-"""Writing that either happens wholly or not at all."""
+"""Writing a file completely or not at all."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable
@@ -11,10 +12,8 @@ from pathlib import Path
 def write_synced(path: Path, content: bytes | Iterable[bytes]) -> str:
     """Write a new file, wait until the disk has it, and return its SHA-256 in hexadecimal.
 
-    content: all of it, or its parts as they come.
+    content: all of it, or its parts.
     """
-    import hashlib
-
     written = hashlib.sha256()
     with open(path, "xb") as file:
         for part in [content] if isinstance(content, bytes) else content:
@@ -26,7 +25,7 @@ def write_synced(path: Path, content: bytes | Iterable[bytes]) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the folder's list of names; Windows has no such call."""
+    """Wait until the disk has the folder's list of names. Windows has no such call."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -36,7 +35,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Put `content` at `path`: a reader sees the old file or the new one, never a part."""
+    """Put `content` at `path`. A reader sees the old file or the new one, never a part."""
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         new = Path(folder, path.name)
         write_synced(new, content)

@@ -1,7 +1,6 @@
-"""One writer: a file that only one process at a time can hold, and that says who does.
+"""A lock: a file that only one process at a time can hold, and that names its holder.
 
-The system takes the lock from a process that ends, however it ends: what a dead one leaves behind
-keeps nobody out. The file itself stays.
+The system releases the lock when a process ends, however it ends. The file itself stays.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from pathlib import Path
 
 from kamon.errors import StoreError
 
-MAX_LOCK_BYTES = 1000  # bytes of what a holder says
+MAX_LOCK_BYTES = 1000
 
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock. StoreError says which process does already; `what` is the thing it writes."""
+    """Hold the lock while writing `what`. Raises StoreError if another process holds it."""
     while True:
-        # No link: what it leads to would be overwritten.
+        # Not through a link: its target would be overwritten.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, flags, 0o666)
         if not try_lock(descriptor):
@@ -37,24 +36,24 @@ def locked(path: Path, what: str) -> Iterator[None]:
             )
         if is_same_file(path, descriptor):
             break
-        os.close(descriptor)  # its holder took it away in between: that was another file
+        os.close(descriptor)  # its holder has just removed this file
     try:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        own = {"process": os.getpid(), "host": socket.gethostname(), "since": now}
+        holding = {"process": os.getpid(), "host": socket.gethostname(), "since": now}
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(own).encode())
+        os.write(descriptor, json.dumps(holding).encode())
         yield
     finally:
-        os.close(descriptor)  # and with it goes the lock
+        os.close(descriptor)  # this releases the lock
 
 
 def try_lock(descriptor: int) -> bool:
-    """Whether the lock is ours now."""
+    """Return whether this process now holds the lock."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            # A byte far after what is written: others may still read who holds it.
+            # A byte far after the content, so that others can still read who holds the lock.
             os.lseek(descriptor, 1 << 20, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -78,5 +77,5 @@ def describe_holder(holder: bytes) -> str:
     try:
         who = json.loads(holder)
         return f"process {who['process']} on {who['host']} since {who['since']}"
-    except (ValueError, TypeError, LookupError):  # it has just begun
+    except (ValueError, TypeError, LookupError):  # the holder has not written it yet
         return "another process"

@@ -1,4 +1,4 @@
-"""Whether a file or a directory may be written, asked before the work that fills it."""
+"""Checks whether a file or a directory may be written, before the work begins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kamon.errors import ConfigError, KamonError, StoreError
 
 @contextmanager
 def write_errors(given: str | Path, kind: type[KamonError] = StoreError) -> Iterator[None]:
-    """Turn errors of the operating system into ours. given: the path as the user wrote it."""
+    """Turn errors of the operating system into Kamon's. given: the path as the user wrote it."""
     try:
         yield
     except KamonError:  # some are ValueErrors, too

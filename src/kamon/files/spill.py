@@ -1,7 +1,7 @@
-"""Many numbers or bytes: in memory as long as they are few, else in a file without a name.
+"""Many numbers or bytes: in memory while they are few, otherwise in a temporary file.
 
-The file is mapped into memory, and the system keeps of it what fits: a list may be larger than all
-memory. It lies where temporary files do (TMPDIR decides), and goes when nobody uses it any longer.
+The file is mapped, and the system keeps in memory what fits. So a list may be larger than memory.
+The file has no name. It is in the folder of temporary files (TMPDIR), and is deleted after use.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ IntArray: TypeAlias = "array[int] | memoryview[int]"
 
 
 def zeros(num_bytes: int) -> Buffer:
-    """So many bytes, all 0."""
     if num_bytes <= MAX_IN_MEMORY:
         return bytearray(num_bytes)
     with enough_room(), tempfile.TemporaryFile() as file:
-        # Written, not promised: where there is no room, a write to mapped memory ends the process.
+        # Without room on the disk, a later write to mapped memory would end the process.
         for _ in range(num_bytes // BLOCK + 1):
             file.write(bytes(BLOCK))
         file.flush()
@@ -47,7 +46,7 @@ def enough_room() -> Iterator[None]:
 
 
 class SpillBuffer:
-    """Bytes that come one after the other."""
+    """Bytes that arrive one after the other."""
 
     def __init__(self) -> None:
         self.bytes = bytearray()
@@ -61,11 +60,11 @@ class SpillBuffer:
             more, self.bytes = self.bytes, bytearray()
         with enough_room():
             if not self.file:
-                self.file = tempfile.TemporaryFile()  # noqa: SIM115 - `done` closes it
+                self.file = tempfile.TemporaryFile()  # noqa: SIM115 - `finish` closes it
             self.file.write(more)
 
     def finish(self) -> Buffer:
-        """All of them; nothing can be added then."""
+        """Return all bytes. Nothing can be added afterwards."""
         if not self.file:
             return self.bytes
         with enough_room(), self.file as file:
@@ -74,24 +73,21 @@ class SpillBuffer:
 
 
 def numbers_of(buffer: Buffer, typecode: str) -> IntArray:
-    """The bytes as numbers of this type of `array`."""
+    """Return the bytes as numbers of this type of `array`."""
     if isinstance(buffer, bytearray):
-        found = array(typecode)
-        found.frombytes(buffer)
-        return found
+        return array(typecode, buffer)
     return memoryview(buffer).cast(typecode)  # type: ignore[call-overload,no-any-return]
 
 
-def numbers(typecode: str, found: Iterable[int]) -> IntArray:
-    """These numbers, taken as they come."""
-    growing, left = SpillBuffer(), iter(found)
+def numbers(typecode: str, values: Iterable[int]) -> IntArray:
+    growing, left = SpillBuffer(), iter(values)
     while block := array(typecode, islice(left, BLOCK)):
         growing.add(block.tobytes())
     return numbers_of(growing.finish(), typecode)
 
 
-def typecode_of(found: IntArray) -> str:
-    return found.typecode if isinstance(found, array) else found.format
+def typecode_of(values: IntArray) -> str:
+    return values.typecode if isinstance(values, array) else values.format
 
 
 def copied(old: IntArray) -> IntArray:
@@ -102,6 +98,6 @@ def copied(old: IntArray) -> IntArray:
 
 
 def count(buffer: Buffer, byte: int) -> int:
-    """How many of the bytes are this one."""
+    """Return how often a byte occurs."""
     blocks = range(0, len(buffer), BLOCK)
     return sum(buffer[begin : begin + BLOCK].count(byte) for begin in blocks)

@@ -12,7 +12,7 @@ import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 
 from kamon.config import require_int
@@ -150,24 +150,23 @@ def compare(
             raise ConfigError(
                 f"{label} knows no prompts: `kamon sft` teaches a model to answer them"
             )
-    first = ModelUnderTest.of(name, base, n, seed, judge, prompt)
+    seed = base.config.seed if seed is None else seed
+    tested = [
+        ModelUnderTest.of(label, model, n, seed, judge, prompt)
+        for label, model in [(name, base), *models.items()]
+    ]
     learned, held_out = base.parts()
     docs = held_out or learned
     max_docs = MAX_EVAL_DOCS if has_fused_ops(base.engine) else MAX_EVAL_DOCS_SLOW
-    tested = list(docs[: min(len(docs), max_docs)]) if docs else []
-    listed = set(base.docs)
-    measured = [compare_to_base(first, first, listed, tested)]
-    for label, model in models.items():
-        other = ModelUnderTest.of(label, model, n, first.seed, judge, prompt)
-        measured.append(compare_to_base(first, other, listed, tested))
-    texts = {text for metrics in measured for text in metrics.samples}
+    some, listed = list(islice(docs, max_docs)), set(base.docs)
+    measured = [compare_to_base(tested[0], model, listed, some) for model in tested]
     return Comparison(
         base=measured[0],
         tuned=measured[1:],
         n=n,
-        seed=first.seed,
+        seed=seed,
         held_out=bool(held_out),
-        in_list=texts & listed,
+        in_list={text for model in measured for text in model.samples} & listed,
         prompt=prompt,
     )
 
@@ -194,7 +193,6 @@ class ModelUnderTest:
     plain: Model
     model: Model
     prompt: str | None
-    seed: int
     texts: list[str]
     finished: float
     rewards: Sequence[float | None] | None
@@ -205,24 +203,16 @@ class ModelUnderTest:
         name: str,
         model: Model,
         n: int,
-        seed: int | None,
+        seed: int,
         judge: RewardFunction | None,
         prompt: str | None,
     ) -> ModelUnderTest:
         without_specials = plain(model)
         model = without_specials if prompt is None else model
-        seed = model.config.seed if seed is None else seed
         samples = model.generate(n, temperature=1.0, seed=seed, prompt=prompt)
-        return cls(
-            name=name,
-            plain=without_specials,
-            model=model,
-            prompt=prompt,
-            seed=seed,
-            texts=samples.texts,
-            finished=sum(size < samples.room for size in samples.sizes) / n,
-            rewards=judge(samples.texts) if judge else None,
-        )
+        finished = sum(size < samples.room for size in samples.sizes) / n
+        rewards = judge(samples.texts) if judge else None
+        return cls(name, without_specials, model, prompt, samples.texts, finished, rewards)
 
 
 def plain(model: Model) -> Model:
@@ -280,9 +270,13 @@ def compare_to_base(
         block_size = base.plain.config.block_size
         size = base.plain.tokenizer.encode_documents(tested, block_size).num_targets
         loss, base_loss = (-math.fsum(logprobs(m.plain, tested)) / size for m in (other, base))
+    judged = [r for r in other.rewards or () if r is not None]
     wins = interval = None
     if base.rewards is not None and other.rewards is not None:
         wins, interval = win_rate(other.rewards, base.rewards) or (None, None)
+    sentences = notes(base, other, n - len(texts), len(docs) - len(tested))
+    if not math.isfinite(kl):
+        sentences.append(f"{other.name} is at no finite distance: {INFINITE}")
     return ModelMetrics(
         name=other.name,
         samples=other.texts,
@@ -293,18 +287,13 @@ def compare_to_base(
         kl=kl,
         kl_error=error,
         num_read=len(texts),
-        rewards=None
-        if other.rewards is None
-        else summarize([r for r in other.rewards if r is not None]),
+        rewards=summarize(judged),
         win_rate=wins,
         win_interval=None if other is base else interval,
         loss=loss,
         base_loss=base_loss,
         num_docs=len(tested),
-        notes=[
-            *notes(base, other, n - len(texts), len(docs) - len(tested)),
-            *([] if math.isfinite(kl) else [f"{other.name} is at no finite distance: {INFINITE}"]),
-        ],
+        notes=sentences,
     )
 
 
@@ -384,12 +373,9 @@ def summarize(rewards: Sequence[float]) -> Summary | None:
     if len(rewards) < 2:
         return None
     ordered = sorted(rewards)
-    return Summary(
-        n=len(rewards),
-        mean=mean(rewards, math.fsum),
-        deviation=math.sqrt(variance(rewards, math.fsum, ddof=1)),
-        quantiles=[quantile(ordered, share) for share in QUANTILES],
-    )
+    deviation = math.sqrt(variance(rewards, math.fsum, ddof=1))
+    quantiles = [quantile(ordered, share) for share in QUANTILES]
+    return Summary(len(rewards), mean(rewards, math.fsum), deviation, quantiles)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -415,8 +401,7 @@ def notes(
 ) -> list[str]:
     """Return sentences about signs of reward hacking, and about what cannot be compared.
 
-    Args:
-        num_samples, num_docs: how many samples, and documents of the list, were left out.
+    num_samples, num_docs: how many samples, and documents of the list, were left out.
     """
     signs = detect_reward_hacking(other.texts, base.texts, fulfilling(base, other))
     sentences = [f"{other.name}: {sign}" for sign in signs]
@@ -437,14 +422,8 @@ def notes(
             f"{num_unjudged:,} of {len(other.texts):,} samples of {other.name} cannot be judged: "
             "they are too long for the reward model, or have characters that it does not know"
         )
-    left_out = [
-        f"{n:,} {what}"
-        for n, what in (
-            (num_samples, f"of {len(other.texts):,} samples"),
-            (num_docs, "documents of the list"),
-        )
-        if n
-    ]
+    counts = {f"of {len(other.texts):,} samples": num_samples, "documents of the list": num_docs}
+    left_out = [f"{n:,} {what}" for what, n in counts.items() if n]
     if left_out:
         sentences.append(
             f"{' and '.join(left_out)} left out of the KL and losses of {other.name}: only one of "

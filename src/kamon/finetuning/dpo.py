@@ -8,35 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kamon.config import checked_settings, require_float, require_int, require_positive
 from kamon.data.documents import nfc
 from kamon.data.split import bucket
 from kamon.engines.base import Engine, has_fused_ops, initial_state
 from kamon.engines.batch import PackedBatch, pack_sequences
-from kamon.engines.factory import EngineSpec, best_engine
+from kamon.engines.factory import best_engine
 from kamon.engines.numerics import mean
 from kamon.engines.spans import Span, answer_logprobs, target_weights
 from kamon.errors import ConfigError, CorpusError, TokenizerError
-from kamon.finetuning import metrics, preferences
-from kamon.finetuning.loop import (
-    Example,
-    FineTuneMethod,
-    FineTuneSpec,
-    NewEngine,
-    StartInfo,
-    base_of,
-    build_config,
-    examples_of_step,
-    fine_tune,
-    resume_fine_tuning,
-)
+from kamon.finetuning import loop, metrics, preferences
 from kamon.finetuning.losses import dpo_loss, dpo_margins, dpo_weights, ipo_loss, ipo_weights
 from kamon.finetuning.preferences import COMMON, Data, Divided
 from kamon.finetuning.rules import Rule, parse_rule
@@ -45,10 +32,6 @@ from kamon.storage.metrics import Metrics
 from kamon.storage.records import BaseRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompted
-from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
-
-if TYPE_CHECKING:
-    from kamon.training.loop import Progress
 
 KIND = "dpo"
 LOSSES = ("dpo", "ipo")
@@ -115,7 +98,9 @@ def num_targets_of(batch: PackedBatch) -> list[int]:
     return [end - begin - 1 for begin, end in pairwise(batch.offsets)]
 
 
-def tokenize_pairs(tokenizer: Tokenizer, block_size: int, examples: Sequence[Example]) -> Pairs:
+def tokenize_pairs(
+    tokenizer: Tokenizer, block_size: int, examples: Sequence[loop.Example]
+) -> Pairs:
     """Return the pairs as tokens, cut to block_size.
 
     Raises: TokenizerError for a character that the model does not know; ConfigError if a prompt
@@ -141,8 +126,8 @@ def tokenize_pairs(tokenizer: Tokenizer, block_size: int, examples: Sequence[Exa
 
 
 def with_reference(
-    tokenizer: Tokenizer, reference: Engine, examples: Sequence[Example]
-) -> list[Example]:
+    tokenizer: Tokenizer, reference: Engine, examples: Sequence[loop.Example]
+) -> list[loop.Example]:
     """Return the pairs with the reference's log-probability of both answers, in nats."""
     if not examples:
         return []
@@ -197,13 +182,12 @@ class DPOConfig:
 
     def weights(self, logprobs: Sequence[float], ref: Sequence[float]) -> list[float]:
         """Return −∂L/∂log p of every answer: first all chosen, then all rejected."""
-        half = len(ref) // 2
-        sides = (logprobs[:half], logprobs[half:], ref[:half], ref[half:])
+        margins = margins_of(logprobs, ref)
         if self.loss == "ipo":
-            chosen, rejected = ipo_weights(*sides, self.beta)
+            chosen = ipo_weights(margins, self.beta)
         else:
-            chosen, rejected = dpo_weights(*sides, self.beta, self.label_smoothing)
-        return [*chosen, *rejected]
+            chosen = dpo_weights(margins, self.beta, self.label_smoothing)
+        return [*chosen, *(-w for w in chosen)]
 
     def measure(self, logprobs: Sequence[float], ref: Sequence[float]) -> dict[str, float]:
         """Return the loss, the accuracy and the mean margin of the implicit reward.
@@ -211,52 +195,21 @@ class DPOConfig:
         The implicit reward is β·(log p − log p of the reference). The accuracy is the share of
         pairs whose chosen answer has the larger one; ties count as half.
         """
-        half = len(ref) // 2
-        margins = dpo_margins(logprobs[:half], logprobs[half:], ref[:half], ref[half:])
+        margins = margins_of(logprobs, ref)
         if self.loss == "ipo":
             loss = ipo_loss(margins, self.beta)
         else:
             loss = dpo_loss(margins, self.beta, self.label_smoothing)
-        right = sum(0.5 * (m >= 0) + 0.5 * (m > 0) for m in margins)
-        return {"loss": loss, "accuracy": right / half, "margin": self.beta * mean(margins)}
+        accuracy = sum(0.5 * (m >= 0) + 0.5 * (m > 0) for m in margins) / len(margins)
+        return {"loss": loss, "accuracy": accuracy, "margin": self.beta * mean(margins)}
 
 
-@dataclass(frozen=True)
-class PreferenceMetrics:
-    """How far a model has moved from its base and how well, by n samples of each.
-
-    Attributes:
-        fulfilled, base_fulfilled: shares of samples that fulfil the rule; None without a rule.
-        kl, kl_error: KL to the base in nats per document, and its standard error.
-        win_rate, win_rate_interval: see `metrics.win_rate`; None if nothing can be judged.
-        judged: share of pairs of samples that can be judged.
-        uniqueness, novelty: shares of unique samples, and of those that are not in the list.
-        collapse: a sentence for each sign of reward hacking.
-    """
-
-    fulfilled: float | None
-    base_fulfilled: float | None
-    num_samples: int
-    kl: float
-    kl_error: float
-    win_rate: float | None
-    win_rate_interval: list[float] | None
-    judged: float
-    uniqueness: float
-    base_uniqueness: float
-    novelty: float
-    base_novelty: float
-    collapse: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what training.json keeps."""
-        values = asdict(self)
-        if self.fulfilled is None:
-            del values["fulfilled"], values["base_fulfilled"]
-        return values
+def margins_of(logprobs: Sequence[float], ref: Sequence[float]) -> list[float]:
+    half = len(ref) // 2
+    return dpo_margins(logprobs[:half], logprobs[half:], ref[:half], ref[half:])
 
 
-class DPO(FineTuneMethod):
+class DPO(loop.FineTuneMethod):
     """Learns to prefer the chosen answer of each pair.
 
     Args:
@@ -266,8 +219,8 @@ class DPO(FineTuneMethod):
 
     def __init__(
         self,
-        spec: FineTuneSpec,
-        new_engine: NewEngine,
+        spec: loop.FineTuneSpec,
+        new_engine: loop.NewEngine,
         *,
         watch: Watch | None = None,
         sample_at_end: bool = True,
@@ -294,7 +247,9 @@ class DPO(FineTuneMethod):
     def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
         c = self.config
         self.num_steps_done = step + 1
-        pairs = self.train.select(examples_of_step(c.seed, step, c.batch_size, len(self.train)))
+        pairs = self.train.select(
+            loop.examples_of_step(c.seed, step, c.batch_size, len(self.train))
+        )
         logprobs = pairs.logprobs(engine)
         batch = pack_sequences(pairs.tokens)
         weights = self.objective.weights(logprobs, pairs.ref)
@@ -337,33 +292,27 @@ class DPO(FineTuneMethod):
         }
         if self.sample_at_end:
             n = NUM_MEASURED // self.slowdown
-            measured |= preference_metrics(self.spec, engine, self.base, n).to_json()
+            measured |= sample_metrics(self.spec, engine, self.base, n)
         return measured
 
 
-def prompt_of(spec: FineTuneSpec) -> str | None:
+def prompt_of(spec: loop.FineTuneSpec) -> str | None:
     """Return the prompt by which samples are measured: that of the first pair that has one."""
     return next((pair["prompt"] for pair in spec.examples if pair.get("prompt")), None)
 
 
-def model_of(spec: FineTuneSpec, engine: Engine) -> Model:
-    return Model(
-        config=spec.config,
-        tokenizer=spec.tokenizer,
-        engine=engine,
-        metrics=Metrics(),
-        training=spec.base_training,
-        documents=spec.documents,
-    )
+def model_of(spec: loop.FineTuneSpec, engine: Engine) -> Model:
+    training, documents = spec.base_training, spec.documents
+    return Model(spec.config, spec.tokenizer, engine, Metrics(), training, documents)
 
 
-def rule_of(spec: FineTuneSpec) -> Rule | None:
+def rule_of(spec: loop.FineTuneSpec) -> Rule | None:
     """Return the rule that made the pairs, if one did."""
     text = spec.settings.get("prefer")
     return None if text is None else parse_rule(text)
 
 
-def judge_from(spec: FineTuneSpec) -> Judge | None:
+def judge_from(spec: loop.FineTuneSpec) -> Judge | None:
     """Return the reward of a text by what made the pairs, or None for a user's own pairs.
 
     By a rule, the reward is 1 if the text fulfils it, or else 0. By the built-in pairs, it is how
@@ -377,10 +326,14 @@ def judge_from(spec: FineTuneSpec) -> Judge | None:
     return lambda text: float(births.get(text, 0))
 
 
-def preference_metrics(
-    spec: FineTuneSpec, engine: Engine, base: Model, n: int
-) -> PreferenceMetrics:
-    """Measure the model in `engine` by n samples of it and of its base, at temperature 1."""
+def sample_metrics(spec: loop.FineTuneSpec, engine: Engine, base: Model, n: int) -> dict[str, Any]:
+    """Measure the model in `engine` by n samples of it and of its base, at temperature 1.
+
+    Returns: what training.json keeps. fulfilled: shares of samples that fulfil the rule, if there
+        is one. kl: to the base, in nats per document, with its standard error. win_rate: see
+        `metrics.win_rate`; None if nothing can be judged. judged: share of pairs of samples that
+        can be judged. collapse: a sentence for each sign of reward hacking.
+    """
     tuned, seed, prompt = model_of(spec, engine), spec.config.seed, prompt_of(spec)
     judge, rule = judge_from(spec), rule_of(spec)
     kl, error = metrics.sampled_kl(tuned, base, n, seed, prompt)
@@ -389,23 +342,25 @@ def preference_metrics(
     )
     rewards = [[judge(t) for t in some] for some in (texts, base_texts)] if judge else [[], []]
     rate, interval = metrics.win_rate(*rewards) or (None, None)
-    fulfilled = [sum(map(rule, some)) / max(1, n) if rule else None for some in (texts, base_texts)]
-    wanted = {text for text in (*texts, *base_texts) if rule(text)} if rule else None
-    return PreferenceMetrics(
-        fulfilled=fulfilled[0],
-        base_fulfilled=fulfilled[1],
-        num_samples=n,
-        kl=kl,
-        kl_error=error,
-        win_rate=rate,
-        win_rate_interval=None if interval is None else list(interval),
-        judged=sum(None not in pair for pair in zip(*rewards, strict=True)) / max(1, n),
-        uniqueness=metrics.uniqueness(texts),
-        base_uniqueness=metrics.uniqueness(base_texts),
-        novelty=metrics.novelty(texts, base.docs),
-        base_novelty=metrics.novelty(base_texts, base.docs),
-        collapse=metrics.detect_reward_hacking(texts, base_texts, wanted),
-    )
+    measured: dict[str, Any] = {}
+    wanted = None
+    if rule:
+        wanted = {text for text in (*texts, *base_texts) if rule(text)}
+        for name, some in (("fulfilled", texts), ("base_fulfilled", base_texts)):
+            measured[name] = sum(text in wanted for text in some) / max(1, n)
+    return measured | {
+        "num_samples": n,
+        "kl": kl,
+        "kl_error": error,
+        "win_rate": rate,
+        "win_rate_interval": None if interval is None else list(interval),
+        "judged": sum(None not in pair for pair in zip(*rewards, strict=True)) / max(1, n),
+        "uniqueness": metrics.uniqueness(texts),
+        "base_uniqueness": metrics.uniqueness(base_texts),
+        "novelty": metrics.novelty(texts, base.docs),
+        "base_novelty": metrics.novelty(base_texts, base.docs),
+        "collapse": metrics.detect_reward_hacking(texts, base_texts, wanted),
+    }
 
 
 # ---- the training set and the validation set
@@ -413,7 +368,7 @@ def preference_metrics(
 
 def examples_from(
     model: Model, data: Data | None, prefer: str | None, num_pairs: int, seed: int
-) -> tuple[list[Example], str, int]:
+) -> tuple[list[loop.Example], str, int]:
     """Return (pairs, some of them held out; their source; how many pairs were left out)."""
     if (data is None) == (prefer is None):
         raise ConfigError("give either pairs, in a file or by name, or a rule to prefer by")
@@ -462,23 +417,12 @@ def dpo(
     loss: str = "dpo",
     label_smoothing: float = 0.0,
     max_kl: float | None = None,
-    engine: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-    compile: bool = False,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    checkpoint_every: str | int | None = None,
-    on_start: Callable[[StartInfo], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
     on_measured: Watch | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Model:
     """Return `model`, fine-tuned to prefer the chosen answer of each pair.
 
-    Its measurements are in training["tuning"].
+    Its measurements are in `training.tuning`.
 
     Args:
         model: the base, or its directory.
@@ -494,29 +438,28 @@ def dpo(
         max_kl: limit of the KL to the base, in nats per document. A run that exceeds it ends, and
             the best model within the limit is returned.
         on_measured: is called with loss, accuracy, margin and KL whenever they are measured.
-        settings: batch_size (pairs in a step), the other settings of `loop.SETTINGS`, and
-            temperature. Defaults are chosen for the number of pairs.
+        options: batch_size (pairs in a step), the other settings of `loop.SETTINGS`, and
+            temperature, by default chosen for the number of pairs; engine, output and the like.
 
-    The other arguments, and errors, are those of `kamon.train`.
+    The latter, and errors, are those of `kamon.train`.
     """
     objective = DPOConfig(beta, loss, label_smoothing, max_kl, prefer)
-    how = EngineSpec(engine or best_engine(), dtype, threads, device, compile)
-    callbacks = Callbacks(on_start, on_progress, should_stop)
-    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
-    base = as_model(model, "the base", threads=threads)
+    engine, run, settings = loop.run_arguments(options)
+    engine = replace(engine, name=engine.name or best_engine())
+    base = as_model(model, "the base", threads=engine.threads)
     base.check_documents("preferences are between documents")
     seed = require_int("seed", settings.get("seed", base.config.seed))
     examples, source, num_left_out = examples_from(base, data, prefer, num_pairs, seed)
-    reference = how.create(base.config)
+    reference = engine.create(base.config)
     reference.load(initial_state(base.engine.state()["params"]))
     examples = with_reference(base.tokenizer, reference, examples)
-    record = base_of(base, model if isinstance(model, str | PathLike) else None)
+    record = loop.base_of(base, model)
     spec = replace(
         make_spec(base, record, examples, source, settings),
         num_left_out=num_left_out,
         settings=objective.settings(),
     )
-    return fine_tune(spec, partial(DPO, watch=on_measured), how, options)
+    return loop.fine_tune(spec, partial(DPO, watch=on_measured), engine, run)
 
 
 def resume(path: str | Path, *, on_measured: Watch | None = None, **how: Any) -> Model:
@@ -525,10 +468,10 @@ def resume(path: str | Path, *, on_measured: Watch | None = None, **how: Any) ->
     Args:
         how: see `resume_fine_tuning`.
     """
-    return resume_fine_tuning(path, KIND, partial(DPO, watch=on_measured), **how)
+    return loop.resume_fine_tuning(path, KIND, partial(DPO, watch=on_measured), **how)
 
 
-def num_cut(spec: FineTuneSpec) -> int:
+def num_cut(spec: loop.FineTuneSpec) -> int:
     """Return how many answers are too long for the model; only their beginning is learned."""
     return tokenize_pairs(spec.tokenizer, spec.config.block_size, spec.examples).num_cut
 
@@ -536,16 +479,15 @@ def num_cut(spec: FineTuneSpec) -> int:
 def make_spec(
     base: Model,
     record: BaseRecord,
-    examples: list[Example],
+    examples: list[loop.Example],
     source: str,
     settings: Mapping[str, Any],
     kind: str = KIND,
-) -> FineTuneSpec:
+) -> loop.FineTuneSpec:
     """Return the spec of a run on these pairs, without the settings of its objective.
 
-    Args:
-        record: what is kept of the base (see `base_of`).
-        settings: of Config, over the defaults.
+    record: what is kept of the base (see `base_of`).
+    settings: of Config, over the defaults.
     """
     settings = checked_settings(settings)
     num_pairs = sum(not example.get("held_out") for example in examples)
@@ -555,9 +497,9 @@ def make_spec(
         "num_steps": max(MIN_STEPS, -(-EPOCHS * num_pairs // max(1, batch_size))),
     }
     params = base.engine.state()["params"]
-    return FineTuneSpec(
+    return loop.FineTuneSpec(
         kind=kind,
-        config=build_config(base.config, picked, settings, *ACCEPTED_SETTINGS),
+        config=loop.build_config(base.config, picked, settings, *ACCEPTED_SETTINGS),
         tokenizer=base.tokenizer,
         params=params,
         settings={},

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from kamon.data.builtin import names_table
 from kamon.engines.base import Engine
+from kamon.finetuning.preferences import births
 from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.sampling import SampleRequest
 from kamon.tokenizers.base import Tokenizer
@@ -50,13 +50,9 @@ def prompt_for(name: str, sex: str, parts: tuple[bool, bool, bool]) -> str:
 def examples(task: str) -> list[dict[str, str]]:
     """Return the examples {"prompt": …, "completion": …} of one of TASKS, some repeatedly."""
     rows = names_table()
-    births: Counter[str] = Counter()
-    for name, _, count in rows:
-        births[name] += count
+    born = births()
     known = [
-        (name, sex)
-        for name, sex, count in rows
-        if count >= max(MIN_BIRTHS, MIN_SHARE * births[name])
+        (name, sex) for name, sex, count in rows if count >= max(MIN_BIRTHS, MIN_SHARE * born[name])
     ]
     num_names = Counter((sex, name[0]) for name, sex in known)
     pairs = []
@@ -71,27 +67,6 @@ def examples(task: str) -> list[dict[str, str]]:
     return pairs
 
 
-@dataclass(frozen=True)
-class Obedience:
-    """The shares of answers that obey, by part.
-
-    Attributes:
-        on_record: share of answers that are names of the built-in list.
-        sex: share of the right sex, among the answers on record.
-        strict_sex: share of the right sex, among all answers.
-        together, strict: shares that obey in all three parts, among the same two.
-    """
-
-    num_answers: int
-    initial: float
-    length: float
-    on_record: float
-    sex: float
-    strict_sex: float
-    together: float
-    strict: float
-
-
 def instructions() -> list[tuple[str, str, int]]:
     """Return each (sex, first letter, length) that fits at least MIN_NAMES names."""
     counts = Counter((sex, name[0], len(name)) for name, sex, _ in names_table())
@@ -100,7 +75,7 @@ def instructions() -> list[tuple[str, str, int]]:
 
 def obedience(
     engine: Engine, tokenizer: Tokenizer, temperature: float = 0.5, seed: int = 42
-) -> Obedience:
+) -> dict[str, float]:
     """Measure NUM_ANSWERS answers to each of `instructions`."""
     answers = []
     for sex, initial, length in instructions():
@@ -111,10 +86,13 @@ def obedience(
     return obedience_of(answers)
 
 
-def obedience_of(answers: Iterable[tuple[str, str, int, str]]) -> Obedience:
-    """Return the obedience of these (sex, first letter, length, answer).
+def obedience_of(answers: Iterable[tuple[str, str, int, str]]) -> dict[str, float]:
+    """Return the shares of these (sex, first letter, length, answer) that obey, by part.
 
-    >>> obedience_of([("F", "m", 5, "maria"), ("M", "m", 5, "mqrix")]).strict
+    on_record: answers that are names of the built-in list. sex: of the right sex, and together: in
+    all three parts, both among the answers on record; strict_sex, strict: among all answers.
+
+    >>> obedience_of([("F", "m", 5, "maria"), ("M", "m", 5, "mqrix")])["strict"]
     0.5
     """
     table = {(name, sex) for name, sex, _ in names_table()}
@@ -131,13 +109,13 @@ def obedience_of(answers: Iterable[tuple[str, str, int, str]]) -> Obedience:
         counts.update(name for name, is_right in right.items() if is_right)
         counts["all"] += 1
     num_answers, known = max(1, counts["all"]), max(1, counts["on_record"])
-    return Obedience(
-        num_answers=counts["all"],
-        initial=counts["initial"] / num_answers,
-        length=counts["length"] / num_answers,
-        on_record=counts["on_record"] / num_answers,
-        sex=counts["sex"] / known,
-        strict_sex=counts["sex"] / num_answers,
-        together=counts["together"] / known,
-        strict=counts["together"] / num_answers,
-    )
+    return {
+        "num_answers": counts["all"],
+        "initial": counts["initial"] / num_answers,
+        "length": counts["length"] / num_answers,
+        "on_record": counts["on_record"] / num_answers,
+        "sex": counts["sex"] / known,
+        "strict_sex": counts["sex"] / num_answers,
+        "together": counts["together"] / known,
+        "strict": counts["together"] / num_answers,
+    }

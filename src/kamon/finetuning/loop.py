@@ -19,19 +19,23 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 from kamon._version import __version__
 from kamon.config import Config, check_names
 from kamon.data.documents import Documents
 from kamon.data.shuffling import permutation
-from kamon.engines.base import Engine, initial_state
+from kamon.engines.base import Engine, State, initial_state
 from kamon.engines.batch import pack_sequences
 from kamon.engines.distributed import get_group
 from kamon.engines.factory import EngineSpec, best_engine
 from kamon.errors import ConfigError, StoreError
 from kamon.model import Model, to_checkpoint
+from kamon.storage import model_dir
 from kamon.storage.checkpoint import (
+    Checkpoint,
     examples_text,
     little_endian,
     pack_examples,
@@ -39,6 +43,7 @@ from kamon.storage.checkpoint import (
     unpack_examples,
 )
 from kamon.storage.metrics import Metrics
+from kamon.storage.model_dir import CheckpointWriter
 from kamon.storage.records import BaseRecord, TrainingRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.training.early_stopping import NUM_EVALUATIONS, EarlyStopping
@@ -46,12 +51,6 @@ from kamon.training.loop import CheckpointSchedule, Progress, learning_rate, not
 from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
 from kamon.training.session import open_writer
 from kamon.training.setup import ResumePoint, check_room
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kamon.storage.checkpoint import Checkpoint
-    from kamon.storage.model_dir import CheckpointWriter
 
 PROGRESS_SECONDS = 0.1  # between two calls of on_progress
 MAX_LOSS = 1e300  # stands for a validation loss that is not finite
@@ -95,6 +94,11 @@ class FineTuneSpec:
     frozen: array[float] | None = field(default=None, repr=False)
     num_left_out: int = 0
 
+    @property
+    def docs(self) -> Documents:
+        packed = self.documents
+        return unpack_documents(packed) if isinstance(packed, bytes) else packed
+
 
 class FineTuneMethod:
     """The algorithm of one kind of fine-tuning: the loop calls a subclass of this.
@@ -130,12 +134,8 @@ class FineTuneMethod:
         """Restore what the method itself carries from step to step."""
 
 
-class NewEngine(Protocol):
-    """Makes another engine of the same kind with these parameters, and with another Config."""
-
-    def __call__(self, params: array[float], shape: Config | None = None) -> Engine: ...
-
-
+# Makes another engine of the same kind with these parameters, and with another Config if given.
+NewEngine = Callable[..., Engine]
 MakeMethod = Callable[[FineTuneSpec, NewEngine], FineTuneMethod]
 
 
@@ -193,23 +193,19 @@ def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]
 order = lru_cache(maxsize=8)(permutation)  # making one costs as much as ten look-ups
 
 
-def fingerprint(config: Config, tokenizer: Tokenizer, params: array[float]) -> str:
+def fingerprint(model: Model) -> str:
     """Return the SHA-256 of a model's shape, tokens and parameters."""
-    shape = (config.n_layer, config.n_embd, config.n_head, config.block_size, config.mode)
-    digest = hashlib.sha256(f"{shape}\n{tokenizer.to_json()}".encode())
-    digest.update(little_endian(params).tobytes())
+    c = model.config
+    shape = (c.n_layer, c.n_embd, c.n_head, c.block_size, c.mode)
+    digest = hashlib.sha256(f"{shape}\n{model.tokenizer.to_json()}".encode())
+    digest.update(little_endian(model.engine.state()["params"]).tobytes())
     return digest.hexdigest()
 
 
-def base_of(model: Model, path: str | Path | None) -> BaseRecord:
-    """Return what a `FineTuneSpec` keeps of its base model."""
-    params = model.engine.state()["params"]
-    return BaseRecord.read(
-        {
-            "path": None if path is None else str(path),
-            "sha256": fingerprint(model.config, model.tokenizer, params),
-        }
-    )
+def base_of(model: Model, path: object) -> BaseRecord:
+    """Return the record of a base model. path: its directory; anything else is no path."""
+    known = str(path) if isinstance(path, str | PathLike) else None
+    return BaseRecord.read({"path": known, "sha256": fingerprint(model)})
 
 
 def fine_tune(
@@ -223,16 +219,12 @@ def fine_tune(
     It is a model like any other; its training.json has a section "tuning".
     """
     engine, options = engine or EngineSpec(), options or RunOptions()
-    engine = replace(engine, name=engine.name or best_engine())
-    assert engine.name is not None
+    name = engine.name or best_engine()
     with open_writer(options) as writer:
-        new_engine = engine_maker(spec.config, engine)
+        new_engine = engine_maker(spec.config, replace(engine, name=name))
         made = new_engine(spec.params)
-        training = start_record(spec, engine.name, made.dtype)
-        method = make_method(spec, new_engine)
-        if options.callbacks.on_start:
-            options.callbacks.on_start(StartInfo(spec, method, made, engine.name))
-        session = FineTuneSession(spec, method, made, training, validation_of(method))
+        training = start_record(spec, name, made.dtype)
+        session = FineTuneSession(spec, make_method(spec, new_engine), made, training)
         return session.run(writer, options)
 
 
@@ -248,49 +240,48 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
     Raises: ConfigError if the run is of another kind, or complete; StoreError if the directory
         cannot be used.
     """
-    from kamon.storage import model_dir
-
-    engine, options = resume_options(path, **how)
+    engine, options, settings = run_arguments(how)
+    if unknown := [*settings, *({"output", "overwrite"} & how.keys())]:
+        raise TypeError(f"resume takes no argument {', '.join(unknown)}")
     with model_dir.writing(path, go_on=True) as writer:
         saved, training = writer.stored, writer.stored.training
         spec = spec_of(path, saved)
         check_unfinished(path, kind, spec, saved)
         engine = replace(engine, name=training.engine, dtype=training.dtype)
         new_engine = engine_maker(spec.config, engine)
-        resumed_engine = new_engine(saved.params)
         method = make_method(spec, new_engine)
-        validation = validation_of(method)
-        if validation and saved.metrics.held_out:
-            validation.best = initial_state(saved.params)
-            validation.history = sorted(saved.metrics.held_out.items())
-        state = saved.state
+        made, metrics, state = new_engine(saved.params), saved.metrics, saved.state
+        session = FineTuneSession(spec, method, made, training, metrics)
+        session.resumed = ResumePoint(writer.folder.name, len(metrics), writer.problems)
+        if session.validation and metrics.held_out:
+            session.validation.best = initial_state(saved.params)
+            session.validation.history = sorted(metrics.held_out.items())
         assert state is not None
-        state["step"] = len(saved.metrics) * spec.updates
-        resumed_engine.load(state)
-        method.resume(saved.metrics)
+        state["step"] = len(metrics) * spec.updates
+        made.load(state)
+        method.resume(metrics)
         if method.critic:
             if saved.critic is None:
                 raise StoreError(f"{path} keeps no critic to go on with: tune its base anew")
             method.critic.load(saved.critic)
-        resumed = ResumePoint(writer.folder.name, len(saved.metrics), writer.problems)
-        if options.callbacks.on_start:
-            info = StartInfo(spec, method, resumed_engine, training.engine, resumed)
-            options.callbacks.on_start(info)
-        elif resumed.problems:
-            text = f"going on from {resumed.generation}: {resumed.problems[0]}"
-            warnings.warn(text, stacklevel=2)
-        session = FineTuneSession(spec, method, resumed_engine, training, validation, saved.metrics)
         return session.run(writer, options)
 
 
-def resume_options(
-    path: str | Path, *, checkpoint_every: str | int | None = None, **how: Any
-) -> tuple[EngineSpec, RunOptions]:
-    """Return the arguments of `resume_fine_tuning` as an `EngineSpec` and as `RunOptions`."""
-    names = ("on_start", "on_progress", "should_stop")
-    callbacks = Callbacks(**{name: how.pop(name) for name in names if name in how})
-    every = checkpoint_interval(checkpoint_every)
-    return EngineSpec(**how), RunOptions(path, checkpoint_every=every, callbacks=callbacks)
+def run_arguments(given: dict[str, Any]) -> tuple[EngineSpec, RunOptions, dict[str, Any]]:
+    """Return the engine, the options of the run, and what is left: settings of Config.
+
+    given: keyword arguments of `kamon.train` that are not about its data.
+    """
+    left = dict(given)
+
+    def taken(*names: str) -> dict[str, Any]:
+        return {name: left.pop(name) for name in names if name in left}
+
+    engine = EngineSpec(left.pop("engine", None), **taken("dtype", "threads", "device", "compile"))
+    callbacks = Callbacks(**taken("on_start", "on_progress", "should_stop"))
+    every = checkpoint_interval(left.pop("checkpoint_every", None))
+    output = taken("output", "overwrite")
+    return engine, RunOptions(**output, checkpoint_every=every, callbacks=callbacks), left
 
 
 def check_unfinished(path: str | Path, kind: str, spec: FineTuneSpec, saved: Checkpoint) -> None:
@@ -347,9 +338,7 @@ def start_record(spec: FineTuneSpec, engine: str, dtype: str) -> TrainingRecord:
     training = spec.base_training
     corpus = training.corpus
     if not corpus.sha256:
-        docs = spec.documents
-        docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-        corpus = corpus | {"sha256": docs.sha256()}
+        corpus |= {"sha256": spec.docs.sha256()}
     before = training.tuning
     return TrainingRecord.read(
         {
@@ -427,55 +416,60 @@ class FineTuneSession:
     method: FineTuneMethod
     engine: Engine
     training: TrainingRecord
-    validation: EarlyStopping | None
     metrics: Metrics = field(default_factory=Metrics)
+    resumed: ResumePoint | None = None
     examples: bytes = b""
     start: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.validation = validation_of(self.method)
+
     def run(self, writer: CheckpointWriter | None, options: RunOptions) -> Model:
         """Make the remaining steps and return the best model; after a stop, the best so far."""
+        if on_start := options.callbacks.on_start:
+            name = self.training.engine
+            on_start(StartInfo(self.spec, self.method, self.engine, name, self.resumed))
+        elif self.resumed and self.resumed.problems:
+            text = f"going on from {self.resumed.generation}: {self.resumed.problems[0]}"
+            warnings.warn(text, stacklevel=3)
         self.start = time.perf_counter()
         checkpoints = None
         if writer:
             self.examples = pack_examples(self.spec.examples)
-            checkpoints = CheckpointSchedule(
-                lambda _: self.save_checkpoint(writer), options.checkpoint_every
-            )
+            checkpoints = CheckpointSchedule(lambda _: self.save(writer), options.checkpoint_every)
         self.make_steps(options.callbacks, checkpoints)
         if not self.metrics:
-            return self.model(0.0, False, {})
+            return self.model(False, {})
         finished = len(self.metrics) == self.spec.config.num_steps or self.ended
         engine, last_state = self.engine, self.engine.state()
-        if self.validation and self.validation.best:
-            engine.load(self.validation.best)
+        engine.load(self.best_state)
         measured = self.method.finish(engine) if finished else {}
         best_state = engine.state()
         engine.load(last_state)
-        model = self.save(writer, finished, best_state["params"], measured)
+        model = self.save(writer, best_state, finished, measured)
         engine.load(best_state)
         return model
 
-    def save_checkpoint(self, writer: CheckpointWriter) -> None:
-        best = self.validation and self.validation.best
-        self.save(writer, False, (best or self.engine.state())["params"], {})
+    @property
+    def best_state(self) -> State:
+        """The state with the lowest validation loss so far, or the current one."""
+        return (self.validation and self.validation.best) or self.engine.state()
 
     def save(
         self,
         writer: CheckpointWriter | None,
-        finished: bool,
-        params: array[float],
-        measured: dict[str, Any],
+        best: State | None = None,
+        finished: bool = False,
+        measured: Mapping[str, Any] | None = None,
     ) -> Model:
-        """Return the model so far, and save it with these parameters and the engine's state."""
-        state = self.engine.state()
+        """Return the model so far, and save it with the engine's state and the best parameters."""
+        state, critic = self.engine.state(), self.method.critic
         if not all(map(math.isfinite, state["params"])):
             raise not_finite(len(self.metrics), self.spec.config)
-        seconds = self.training.seconds + time.perf_counter() - self.start
-        model = self.model(seconds, finished, measured)
+        model = self.model(finished, measured or {})
         if writer:
-            critic = self.method.critic
             content = replace(
-                to_checkpoint(model, params, state),
+                to_checkpoint(model, (best or self.best_state)["params"], state),
                 examples=self.examples,
                 reference_params=self.spec.frozen,
                 critic=critic.state() if critic else None,
@@ -523,7 +517,7 @@ class FineTuneSession:
 
     def one_step(self, step: int) -> None:
         """Make one step and add its line to the metrics."""
-        config = self.spec.config
+        config, metrics = self.spec.config, self.metrics
         rate = learning_rate(config, step)
         try:
             measured = self.method.step(self.engine, step, rate)
@@ -531,39 +525,31 @@ class FineTuneSession:
             raise not_finite(step + 1, config) from None
         if not all(map(math.isfinite, measured.values())):
             raise not_finite(step + 1, config)
-        add_line(self.metrics, rate, measured)
+        metrics.losses.append(measured["loss"])
+        metrics.learning_rates.append(rate)
+        for name, number in measured.items():
+            if name != "loss":
+                metrics.others.setdefault(name, array("d")).append(number)
 
-    def model(self, seconds: float, finished: bool, measured: dict[str, Any]) -> Model:
+    def model(self, finished: bool, measured: Mapping[str, Any]) -> Model:
         """Return the model so far, with its record."""
         spec, validation = self.spec, self.validation
-        if validation and validation.history:
-            measured = measured | {
-                "held_out": {
-                    "num_examples": self.method.num_held_out,
-                    "loss": min(loss for _, loss in validation.history),
-                    "best_step": validation.best_step,
-                }
-            }
         assert self.training.tuning
+        tuning = self.training.tuning | measured
+        if validation and validation.history:
+            held_out = {
+                "num_examples": self.method.num_held_out,
+                "loss": min(loss for _, loss in validation.history),
+                "best_step": validation.best_step,
+            }
+            tuning |= {"held_out": held_out}
+        seconds = self.training.seconds + time.perf_counter() - self.start
         training = self.training | {
             "num_steps_done": len(self.metrics),
             "seconds": round(seconds, 3),
             "finished": finished,
-            "tuning": self.training.tuning | measured,
+            "tuning": tuning,
         }
         return Model(
-            config=spec.config,
-            tokenizer=spec.tokenizer,
-            engine=self.engine,
-            metrics=self.metrics,
-            training=training,
-            documents=spec.documents,
+            spec.config, spec.tokenizer, self.engine, self.metrics, training, spec.documents
         )
-
-
-def add_line(metrics: Metrics, rate: float, measured: Mapping[str, float]) -> None:
-    metrics.losses.append(measured["loss"])
-    metrics.learning_rates.append(rate)
-    for name, number in measured.items():
-        if name != "loss":
-            metrics.others.setdefault(name, array("d")).append(number)

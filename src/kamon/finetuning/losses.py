@@ -101,43 +101,32 @@ def dpo_margins(
 ) -> list[float]:
     """Return (chosen − ref_chosen) − (rejected − ref_rejected) of each pair, in nats.
 
-    This is how much more the model prefers the chosen answer than the reference does.
+    This is how much more the model prefers the chosen answer than the frozen reference does. The
+    arguments are log p of each whole answer in nats, without its prompt.
     """
     pairs = zip(chosen, rejected, ref_chosen, ref_rejected, strict=True)
     return [(c - rc) - (r - rr) for c, r, rc, rr in pairs]
 
 
-def dpo_weights(
-    chosen: Sequence[float],
-    rejected: Sequence[float],
-    ref_chosen: Sequence[float],
-    ref_rejected: Sequence[float],
-    beta: float,
-    label_smoothing: float = 0.0,
-) -> tuple[list[float], list[float]]:
+def dpo_weights(margins: Sequence[float], beta: float, label_smoothing: float = 0.0) -> list[float]:
     """Return the weights that make `Engine.backward` descend the DPO loss.
 
-    L = −mean [(1 − ε) log σ(z) + ε log σ(−z)]
-    z = β·[(chosen − ref_chosen) − (rejected − ref_rejected)]
+    L = −mean [(1 − ε) log σ(βm) + ε log σ(−βm)],  m of `dpo_margins`
 
-    Loss: `dpo_loss`. Source: Rafailov et al. 2023, arXiv:2305.18290; ε: Mitchell 2023, "A note on
-    DPO with noisy preferences".
+    Returns w = −∂L/∂m of each pair: the weight of every target of the chosen answer, and −w
+    that of the rejected one. Loss: `dpo_loss`.
+    Source: Rafailov et al. 2023, arXiv:2305.18290; ε: Mitchell 2023, "A note on DPO with noisy
+    preferences".
 
     Args:
-        chosen, rejected: log p of each whole answer in nats, without its prompt.
-        ref_chosen, ref_rejected: the same by the frozen reference.
         beta: strength of the KL penalty.
         label_smoothing: ε, the share of pairs that are assumed to be the wrong way round.
-
-    Returns: −∂L/∂log p for (chosen, rejected): the weight of every target of an answer.
     """
-    margins = dpo_margins(chosen, rejected, ref_chosen, ref_rejected)
     share = beta / len(margins)
-    weights = [
+    return [
         share * ((1 - label_smoothing) * sigmoid(-beta * m) - label_smoothing * sigmoid(beta * m))
         for m in margins
     ]
-    return weights, [-w for w in weights]
 
 
 def dpo_loss(margins: Sequence[float], beta: float, label_smoothing: float = 0.0) -> float:
@@ -150,29 +139,21 @@ def dpo_loss(margins: Sequence[float], beta: float, label_smoothing: float = 0.0
     )
 
 
-def ipo_weights(
-    chosen: Sequence[float],
-    rejected: Sequence[float],
-    ref_chosen: Sequence[float],
-    ref_rejected: Sequence[float],
-    beta: float,
-) -> tuple[list[float], list[float]]:
+def ipo_weights(margins: Sequence[float], beta: float) -> list[float]:
     """Return the weights of IPO, which regresses the margin to 1/(2β) and not to infinity.
 
-    L = mean (h − 1/(2β))²,  h = (chosen − ref_chosen) − (rejected − ref_rejected)
+    L = mean (m − 1/(2β))²,  m of `dpo_margins`
 
-    Arguments and result are those of `dpo_weights`. β is the paper's τ. As in the paper, h is of
-    whole answers; some libraries use means over tokens. Loss: `ipo_loss`.
+    The result is as in `dpo_weights`. β is the paper's τ. As in the paper, m is of whole answers;
+    some libraries use means over tokens. Loss: `ipo_loss`.
     Source: Azar et al. 2023, arXiv:2310.12036.
     """
-    margins = dpo_margins(chosen, rejected, ref_chosen, ref_rejected)
-    weights = [-2 * (h - 1 / (2 * beta)) / len(margins) for h in margins]
-    return weights, [-w for w in weights]
+    return [-2 * (m - 1 / (2 * beta)) / len(margins) for m in margins]
 
 
 def ipo_loss(margins: Sequence[float], beta: float) -> float:
     """Return L of `ipo_weights`. margins: from `dpo_margins`."""
-    return mean([(h - 1 / (2 * beta)) ** 2 for h in margins])
+    return mean([(m - 1 / (2 * beta)) ** 2 for m in margins])
 
 
 # ---- PPO

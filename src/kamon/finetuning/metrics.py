@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Container, Sequence
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from kamon.engines.loops import document_logprobs
 from kamon.engines.numerics import mean, mean_and_error, sequential_sum
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.model import Model
+from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompt_tokens
 
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
@@ -23,20 +25,23 @@ MIN_SUCCESS = 10  # compare only samples that fulfil the rule if both models hav
 MAX_REPEATED_SHARE = 0.1  # by how much the most frequent sample may exceed the base's
 
 
-def sample_batch(model: Model, n: int, seed: int, prompt: str | None = None) -> PackedBatch:
-    """Draw n documents at temperature 1, and return them as the model reads them.
+def draw_documents(
+    engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int, prefix: tuple[int, ...]
+) -> tuple[list[str], PackedBatch]:
+    """Draw n documents at temperature 1, from number `first` on, as `Model.sample` draws them.
 
-    These are BOS, the prompt, the tokens and BOS. A document that fills block_size has no BOS at
-    the end.
+    Special tokens are not drawn.
+
+    prefix: tokens of the prompt.
+
+    Returns: the texts, and the documents with BOS, the prompt, and BOS at the end. A document that
+        fills block_size has no BOS at the end.
     """
-    tokenizer = model.tokenizer
-    prefix = () if prompt is None else prompt_tokens(tokenizer, prompt)
-    excluded = frozenset(tokenizer.special.values()) - {tokenizer.bos}
-    request = SampleRequest(n, 1.0, seed, tokenizer.bos, prompt_tokens=prefix, excluded=excluded)
-    max_tokens, bos = model.config.block_size + 1, tokenizer.bos
-    return pack_sequences(
-        [bos, *prefix, *tokens, bos][:max_tokens] for tokens in sample(model.engine, request)
-    )
+    bos, block_size = tokenizer.bos, engine.config.block_size
+    special = frozenset(tokenizer.special.values()) - {bos}
+    drawn = sample(engine, SampleRequest(n, 1.0, seed, bos, first, prefix, special))
+    whole = pack_sequences([bos, *prefix, *tokens, bos][: block_size + 1] for tokens in drawn)
+    return tokenizer.decode_documents(drawn), whole
 
 
 def sampled_kl(
@@ -48,11 +53,20 @@ def sampled_kl(
         so it may be below 0 if the models are nearly equal. Special tokens are not drawn, and the
         prompt's own tokens do not count.
     """
-    batch = sample_batch(tuned, n, seed, prompt)
-    skip = 0 if prompt is None else len(prompt_tokens(tuned.tokenizer, prompt))
-    own, other = (answers_logprobs(model.engine, batch, skip) for model in (tuned, base))
-    differences = [p - q for p, q in zip(own, other, strict=True)]
-    return mean_and_error(differences)
+    prefix = () if prompt is None else prompt_tokens(tuned.tokenizer, prompt)
+    _, batch = draw_documents(tuned.engine, tuned.tokenizer, n, seed, 0, prefix)
+    return mean_and_error(kl_per_document(tuned.engine, base.engine, batch, len(prefix)))
+
+
+def kl_per_document(
+    engine: Engine, reference: Engine, batch: PackedBatch, skip: int
+) -> list[float]:
+    """Return log p − log p_base of each document in nats, without its first `skip` targets.
+
+    If the engine drew the documents, the mean is the KL.
+    """
+    own, other = (answers_logprobs(each, batch, skip) for each in (engine, reference))
+    return [p - q for p, q in zip(own, other, strict=True)]
 
 
 def answers_logprobs(engine: Engine, batch: PackedBatch, skip: int) -> Sequence[float]:
@@ -128,9 +142,8 @@ def detect_reward_hacking(
     The signs are samples that repeat themselves, and samples that are much shorter or longer than
     the base's.
 
-    Args:
-        wanted: texts that fulfil the rule. Then only these are compared, the same number from each
-            model, because what the rule asks for is no sign.
+    wanted: texts that fulfil the rule. Then only these are compared, the same number from each
+        model, because what the rule asks for is no sign.
 
     >>> detect_reward_hacking(["anna"] * 10, ["anna", "bo", "lea", "ida", "mia"] * 2)[0]
     'samples repeat themselves: 10% of them are different, 50% of the base model’s'
@@ -164,7 +177,5 @@ def detect_reward_hacking(
 
 def most_frequent(texts: Sequence[str]) -> tuple[float, str]:
     """Return the share of the most frequent text, and that text."""
-    from collections import Counter
-
     [(text, times)] = Counter(texts).most_common(1)
     return times / len(texts), text

@@ -25,59 +25,26 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain, cycle, islice, pairwise
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kamon.config import require_int, require_positive
 from kamon.engines.base import Engine, State, initial_state
 from kamon.engines.batch import BAD, GOOD, PackedBatch, pack_sequences
-from kamon.engines.factory import EngineSpec
 from kamon.engines.numerics import deviation, mean
 from kamon.errors import ConfigError
+from kamon.finetuning import loop, losses, metrics
 from kamon.finetuning.expand_vocab import expand_vocab
-from kamon.finetuning.loop import (
-    FineTuneMethod,
-    FineTuneSpec,
-    NewEngine,
-    StartInfo,
-    base_of,
-    build_config,
-    fine_tune,
-    fingerprint,
-    resume_fine_tuning,
-)
-from kamon.finetuning.losses import (
-    advantages_with_critic,
-    critic_loss,
-    critic_values,
-    critic_weights,
-    group_advantages,
-    ppo_loss,
-    ppo_weights,
-)
-from kamon.finetuning.metrics import (
-    answers_logprobs,
-    detect_reward_hacking,
-    novelty,
-    uniqueness,
-    win_rate,
-)
-from kamon.finetuning.reward_model import is_reward_model, reward_of
+from kamon.finetuning.reward_model import is_reward_model, last_targets, reward_of
 from kamon.finetuning.rules import parse_rule
-from kamon.generation.sampling import SampleRequest, sample
 from kamon.model import Model, as_model, load
-from kamon.storage.checkpoint import critic_config, unpack_documents
-from kamon.tokenizers.base import Tokenizer
+from kamon.storage.checkpoint import critic_config
+from kamon.storage.metrics import Metrics
 from kamon.tokenizers.prompts import prompt_prefix
-from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
-
-if TYPE_CHECKING:
-    from kamon.storage.metrics import Metrics
-    from kamon.training.loop import Progress
 
 KIND = "ppo"
 PICKED = {  # settings that are not the base's
@@ -117,7 +84,7 @@ def next_kl_coef(kl_coef: float, kl: float, target: float) -> float:
     return kl_coef * (1 + GAIN * error)
 
 
-def rewards_by(spec: FineTuneSpec, reward: Reward | None) -> Reward:
+def rewards_by(spec: loop.FineTuneSpec, reward: Reward | None) -> Reward:
     """Return the reward of a run to resume. Raises ConfigError if it cannot be restored."""
     kept = spec.settings["reward"]
     if reward is not None:
@@ -130,7 +97,7 @@ def rewards_by(spec: FineTuneSpec, reward: Reward | None) -> Reward:
             "kamon.finetuning.ppo.resume with the same function"
         )
     model = load_reward(kept["path"])
-    if fingerprint_of(model) != kept["sha256"]:
+    if loop.fingerprint(model) != kept["sha256"]:
         raise ConfigError(
             f"{kept['path']} is not the reward model that this began with: put that one back"
         )
@@ -153,10 +120,6 @@ def load_reward(path: str | Path, **options: Any) -> Model:
     if not is_reward_model(model):
         raise ConfigError(f"{path} gives no rewards: `kamon reward` makes a model that does")
     return model
-
-
-def fingerprint_of(model: Model) -> str:
-    return fingerprint(model.config, model.tokenizer, model.engine.state()["params"])
 
 
 @dataclass(frozen=True)
@@ -191,15 +154,10 @@ class PPOConfig:
     @classmethod
     def of(cls, settings: Mapping[str, Any], num_ppo_epochs: int) -> PPOConfig:
         """Return the objective from training.json."""
-        return cls(
-            num_ppo_epochs=num_ppo_epochs,
-            clip_range=settings["clip"],
-            kl_coef=settings["beta"],
-            target_kl=settings["kl_target"],
-            max_kl=settings["max_kl"],
-            critic=settings["critic"],
-            prompt=settings.get("prompt"),
-        )
+        older = {"clip_range": "clip", "kl_coef": "beta", "target_kl": "kl_target"}
+        names = [field.name for field in fields(cls)[1:]]
+        kept: dict[str, Any] = {name: settings.get(older.get(name, name)) for name in names}
+        return cls(num_ppo_epochs, **kept)
 
     def settings(self) -> dict[str, Any]:
         """Return what training.json keeps, whose names are older than TRL's."""
@@ -225,23 +183,12 @@ def ppo(
     target_kl: float = PPOConfig.target_kl,
     max_kl: float | None = None,
     critic: bool = False,
-    engine: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-    compile: bool = False,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    checkpoint_every: str | int | None = None,
-    on_start: Callable[[StartInfo], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
     on_step: OnStep | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Model:
     """Return `model`, fine-tuned so that its samples get a larger reward.
 
-    Its measurements are in training["tuning"].
+    Its measurements are in `training.tuning`.
 
     Args:
         model: the base, or its directory.
@@ -251,32 +198,30 @@ def ppo(
         num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.
         on_step: is called after each step with its number, counted from 1, the number of steps,
             and the measurements.
-        settings: batch_size (documents in a step), the other settings of `loop.SETTINGS`, and
-            temperature (of later samples; those of a step have 1).
+        options: batch_size (documents in a step), the other settings of `loop.SETTINGS`, and
+            temperature (of later samples; those of a step have 1); engine, output and the like.
 
-    The other arguments, and errors, are those of `kamon.train`. Also raises ConfigError if all
-    samples of the base have the same reward.
+    The latter, and errors, are those of `kamon.train`. Also raises ConfigError if all samples of
+    the base have the same reward.
     """
     objective = PPOConfig(num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic, prompt)
-    how = EngineSpec(engine, dtype, threads, device, compile)
-    callbacks = Callbacks(on_start, on_progress, should_stop)
-    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
-    base = as_model(model, "the model to tune", **how.keywords())
+    engine, run, settings = loop.run_arguments(options)
+    base = as_model(model, "the model to tune", **engine.keywords())
     base.check_documents("rewards are of documents")
     if is_reward_model(base):
         raise ConfigError("the model to tune is a reward model: start from its base")
-    config = build_config(base.config, PICKED, settings, *ACCEPTED_SETTINGS)
+    config = loop.build_config(base.config, PICKED, settings, *ACCEPTED_SETTINGS)
     require_int("batch_size", config.batch_size, 2)
     prefix = prompt_prefix(base.tokenizer, prompt, config.block_size)
     judge, kept = judge_of(reward, prefer, prompt)
     params = base.engine.state()["params"]
-    reference = how.create(config)
+    reference = engine.create(config)
     reference.load(initial_state(params))
-    n = num_measured(reference)
-    texts, _ = draw_documents(reference, base.tokenizer, n, config.seed, 0, prefix)
+    n = NUM_BASE if hasattr(reference, "sample") else NUM_BASE_SLOW
+    texts, _ = metrics.draw_documents(reference, base.tokenizer, n, config.seed, 0, prefix)
     rewards = rewards_of(judge, texts)
     check_differ(rewards, prefer)
-    spec = FineTuneSpec(
+    spec = loop.FineTuneSpec(
         kind=KIND,
         config=config,
         tokenizer=base.tokenizer,
@@ -284,13 +229,13 @@ def ppo(
         settings={"reward": kept} | objective.settings(),
         examples=[{"text": t, "reward": r} for t, r in zip(texts, rewards, strict=True)],
         source=kept["name"],
-        base=base_of(base, model if isinstance(model, str | PathLike) else None),
+        base=loop.base_of(base, model),
         base_training=base.training,
         documents=base.documents,
-        updates=objective.num_ppo_epochs,
+        updates=require_int("num_ppo_epochs", num_ppo_epochs, 1),
         frozen=params,
     )
-    return fine_tune(spec, partial(PPO, reward=judge, on_step=on_step), how, options)
+    return loop.fine_tune(spec, partial(PPO, reward=judge, on_step=on_step), engine, run)
 
 
 def resume(
@@ -303,10 +248,10 @@ def resume(
         how: see `resume_fine_tuning`.
     """
 
-    def make(spec: FineTuneSpec, new_engine: NewEngine) -> PPO:
+    def make(spec: loop.FineTuneSpec, new_engine: loop.NewEngine) -> PPO:
         return PPO(spec, new_engine, rewards_by(spec, reward), on_step)
 
-    return resume_fine_tuning(path, KIND, make, **how)
+    return loop.resume_fine_tuning(path, KIND, make, **how)
 
 
 def judge_of(
@@ -325,7 +270,7 @@ def judge_of(
         if not is_reward_model(reward):
             raise ConfigError("the reward is a model that gives none: `kamon reward` makes one")
         name = "a reward model" if path is None else f"the reward model {path}"
-        kept = {"name": name, "path": path, "sha256": fingerprint_of(reward)}
+        kept = {"name": name, "path": path, "sha256": loop.fingerprint(reward)}
         return by_model(reward, prompt), kept
     if not callable(reward):
         raise ConfigError(f"the reward must be a model or a function of texts, not {reward!r:.80}")
@@ -363,41 +308,6 @@ def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
 # ---- a step
 
 
-def num_measured(engine: Engine) -> int:
-    return NUM_BASE if hasattr(engine, "sample") else NUM_BASE_SLOW
-
-
-def draw_documents(
-    engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int, prefix: tuple[int, ...]
-) -> tuple[list[str], PackedBatch]:
-    """Draw n documents at temperature 1, from number `first` on, as `Model.sample` draws them.
-
-    Special tokens are not drawn.
-
-    Args:
-        prefix: tokens of the prompt.
-
-    Returns: the texts, and the documents with BOS, the prompt, and BOS at the end. A document that
-        fills block_size has no BOS at the end.
-    """
-    bos, block_size = tokenizer.bos, engine.config.block_size
-    special = frozenset(tokenizer.special.values()) - {bos}
-    drawn = sample(engine, SampleRequest(n, 1.0, seed, bos, first, prefix, special))
-    whole = pack_sequences([bos, *prefix, *tokens, bos][: block_size + 1] for tokens in drawn)
-    return tokenizer.decode_documents(drawn), whole
-
-
-def kl_per_document(
-    engine: Engine, reference: Engine, batch: PackedBatch, skip: int
-) -> list[float]:
-    """Return log p − log p_base of each document in nats, without its first `skip` targets.
-
-    If the engine drew the documents, the mean is the KL.
-    """
-    own, other = (answers_logprobs(each, batch, skip) for each in (engine, reference))
-    return [p - q for p, q in zip(own, other, strict=True)]
-
-
 @dataclass
 class Critic:
     """A model that predicts the reward to expect after each prefix of a document.
@@ -410,17 +320,13 @@ class Critic:
     bad: int
 
     @classmethod
-    def of(cls, spec: FineTuneSpec, new_engine: NewEngine, reference: Engine) -> Critic:
+    def of(cls, spec: loop.FineTuneSpec, new_engine: loop.NewEngine, reference: Engine) -> Critic:
         assert spec.frozen is not None
         config, tokenizer = spec.config, spec.tokenizer
         texts = [example["text"] for example in spec.examples[:READ_FOR_ROWS]]
+        docs = tokenizer.encode_documents(texts, config.block_size)
         _, extended, params = expand_vocab(
-            config,
-            tokenizer,
-            spec.frozen,
-            specials=(GOOD, BAD),
-            reader=reference,
-            docs=tokenizer.encode_documents(texts, config.block_size),
+            config, tokenizer, spec.frozen, specials=(GOOD, BAD), reader=reference, docs=docs
         )
         engine = new_engine(params, critic_config(config))
         return cls(engine, extended.special[GOOD], extended.special[BAD])
@@ -432,9 +338,8 @@ class Critic:
 
         A prefix that several documents share is computed once.
 
-        Args:
-            returns: of each document, from 0 to 1.
-            skip: targets of the prompt, which are left out.
+        returns: of each document, from 0 to 1.
+        skip: targets of the prompt, which are left out.
         """
         prefix_ids: dict[tuple[int, ...], int] = {}
         per_document: list[list[int]] = []
@@ -444,29 +349,25 @@ class Critic:
         asked = pack_sequences(
             [*prefix, verdict] for prefix in prefix_ids for verdict in (self.good, self.bad)
         )
-        ends = [end - d - 1 for d, end in enumerate(asked.offsets[1:], 1)]
+        ends = last_targets(asked)
         goals = [r for r, ids in zip(returns, per_document, strict=True) for _ in ids]
         rows = [i for ids in per_document for i in ids]
         weights = array("d", bytes(8 * asked.num_targets))
-        for i, w_good, w_bad in zip(rows, *critic_weights(goals), strict=True):
+        for i, w_good, w_bad in zip(rows, *losses.critic_weights(goals), strict=True):
             weights[ends[2 * i]] += w_good
             weights[ends[2 * i + 1]] += w_bad
         logprobs = self.engine.backward(asked, weights)
         self.engine.step(learning_rate)
         good, bad = ([logprobs[ends[2 * i + which]] for i in rows] for which in (0, 1))
-        values = iter(critic_values(good, bad))
+        values = iter(losses.critic_values(good, bad))
         advantages: list[float] = []
         for r, ids in zip(returns, per_document, strict=True):
-            advantages += advantages_with_critic(r, [next(values) for _ in ids], GAE_LAMBDA)
-        return advantages, critic_loss(good, bad, goals)
+            advantages += losses.advantages_with_critic(r, [next(values) for _ in ids], GAE_LAMBDA)
+        return advantages, losses.critic_loss(good, bad, goals)
 
 
 def skip_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> Sequence[float]:
-    """Return the numbers of all targets but the first `skip` of each document.
-
-    Args:
-        sizes: how many targets of each document remain.
-    """
+    """Return the numbers of all targets but the first `skip`; `sizes` of each document remain."""
     if not skip:
         return of_targets
     kept, end = array("d"), 0
@@ -505,7 +406,7 @@ class Rollout:
     rewards: list[float]
 
 
-class PPO(FineTuneMethod):
+class PPO(loop.FineTuneMethod):
     """Learns from its own samples by their reward, and stays near its base.
 
     Source: Schulman et al. 2017, arXiv:1707.06347; the KL penalty: Ziegler et al. 2019,
@@ -514,16 +415,15 @@ class PPO(FineTuneMethod):
 
     def __init__(
         self,
-        spec: FineTuneSpec,
-        new_engine: NewEngine,
+        spec: loop.FineTuneSpec,
+        new_engine: loop.NewEngine,
         reward: Reward,
         on_step: OnStep | None = None,
     ) -> None:
         c = self.config = spec.config
         self.tokenizer, self.reward, self.on_step = spec.tokenizer, reward, on_step
         self.objective = PPOConfig.of(spec.settings, spec.updates)
-        docs = spec.documents
-        self.docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
+        self.docs = spec.docs
         assert spec.frozen is not None
         self.reference = new_engine(spec.frozen)
         self.base_texts = [each["text"] for each in spec.examples]
@@ -558,7 +458,7 @@ class PPO(FineTuneMethod):
         """Return documents drawn from the model, with their rewards."""
         c, skip = self.config, len(self.prompt)
         first = FIRST + step * c.batch_size
-        texts, batch = draw_documents(
+        texts, batch = metrics.draw_documents(
             engine, self.tokenizer, c.batch_size, c.seed, first, self.prompt
         )
         sizes = [end - begin - 1 - skip for begin, end in pairwise(batch.offsets)]
@@ -567,7 +467,7 @@ class PPO(FineTuneMethod):
             batch=batch,
             sizes=sizes,
             old_logprobs=skip_prompts(engine.logprobs(batch), sizes, skip),
-            kl=kl_per_document(engine, self.reference, batch, skip),
+            kl=metrics.kl_per_document(engine, self.reference, batch, skip),
             rewards=rewards_of(self.reward, texts),
         )
 
@@ -578,7 +478,7 @@ class PPO(FineTuneMethod):
             for r, kl in zip(rollout.rewards, rollout.kl, strict=True)
         ]
         if self.value_model is None:
-            of_docs = group_advantages(shaped_rewards, len(shaped_rewards))
+            of_docs = losses.group_advantages(shaped_rewards, len(shaped_rewards))
             pairs = zip(of_docs, rollout.sizes, strict=True)
             return [a for a, size in pairs for _ in range(size)], {}
         scaled = [r / self.unit for r in self.base_rewards]
@@ -600,16 +500,16 @@ class PPO(FineTuneMethod):
         for epoch in range(self.objective.num_ppo_epochs):
             if epoch:
                 logprobs = skip_prompts(engine.logprobs(batch), rollout.sizes, skip)
-            weights = ppo_weights(logprobs, rollout.old_logprobs, advantages, clip_range)
+            weights = losses.ppo_weights(logprobs, rollout.old_logprobs, advantages, clip_range)
             engine.backward(batch, pad_prompts(weights, rollout.sizes, skip))
             engine.step(learning_rate)
-        return ppo_loss(logprobs, rollout.old_logprobs, advantages, clip_range)
+        return losses.ppo_loss(logprobs, rollout.old_logprobs, advantages, clip_range)
 
     def metrics(self, rollout: Rollout, loss: float) -> dict[str, float]:
         """Return the measurements of a step, a line of metrics.jsonl."""
         texts = rollout.texts
         in_turn = list(islice(cycle(self.base_rewards), self.config.batch_size))
-        wins = win_rate(rollout.rewards, in_turn)
+        wins = metrics.win_rate(rollout.rewards, in_turn)
         assert wins
         return {
             "loss": loss,
@@ -619,7 +519,7 @@ class PPO(FineTuneMethod):
             "entropy": -mean(rollout.old_logprobs),
             "win_rate": wins[0],
             "uniqueness": len(set(texts)) / len(texts),
-            "novelty": novelty(texts, self.docs),
+            "novelty": metrics.novelty(texts, self.docs),
             "length": mean(list(map(len, texts))),
         }
 
@@ -627,10 +527,10 @@ class PPO(FineTuneMethod):
         """Restore `state` if the KL, by the documents of the next step, now exceeds max_kl."""
         c, max_kl = self.config, self.objective.max_kl
         following = FIRST + (step + 1) * c.batch_size
-        _, batch = draw_documents(
+        _, batch = metrics.draw_documents(
             engine, self.tokenizer, c.batch_size, c.seed, following, self.prompt
         )
-        kl = mean(kl_per_document(engine, self.reference, batch, len(self.prompt)))
+        kl = mean(metrics.kl_per_document(engine, self.reference, batch, len(self.prompt)))
         if max_kl is not None and kl > max_kl:
             engine.load(state)
             self.over = True
@@ -641,12 +541,12 @@ class PPO(FineTuneMethod):
     def finish(self, engine: Engine) -> dict[str, Any]:
         """Return a comparison of the model's samples with as many of the base."""
         base_texts, base_rewards = self.base_texts, self.base_rewards
-        texts, batch = draw_documents(
+        texts, batch = metrics.draw_documents(
             engine, self.tokenizer, len(base_texts), self.config.seed, 0, self.prompt
         )
-        kl = kl_per_document(engine, self.reference, batch, len(self.prompt))
+        kl = metrics.kl_per_document(engine, self.reference, batch, len(self.prompt))
         rewards = rewards_of(self.reward, texts)
-        rate, interval = win_rate(rewards, base_rewards) or (0.5, (0.0, 1.0))
+        rate, interval = metrics.win_rate(rewards, base_rewards) or (0.5, (0.0, 1.0))
         wanted = None
         if {*rewards, *base_rewards} <= {0.0, 1.0}:  # the reward is a rule
             both = zip([*texts, *base_texts], [*rewards, *base_rewards], strict=True)
@@ -661,13 +561,13 @@ class PPO(FineTuneMethod):
                 "kl_error": deviation(kl) / (len(kl) - 1) ** 0.5,
                 "win_rate": rate,
                 "win_rate_interval": list(interval),
-                "uniqueness": uniqueness(texts),
-                "base_uniqueness": uniqueness(base_texts),
-                "novelty": novelty(texts, self.docs),
-                "base_novelty": novelty(base_texts, self.docs),
+                "uniqueness": metrics.uniqueness(texts),
+                "base_uniqueness": metrics.uniqueness(base_texts),
+                "novelty": metrics.novelty(texts, self.docs),
+                "base_novelty": metrics.novelty(base_texts, self.docs),
                 "length": mean(list(map(len, texts))),
                 "base_length": mean(list(map(len, base_texts))),
                 "over_budget": self.over,
-                "problems": detect_reward_hacking(texts, base_texts, wanted),
+                "problems": metrics.detect_reward_hacking(texts, base_texts, wanted),
             }
         }

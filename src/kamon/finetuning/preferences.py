@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from kamon.files.output_path import write_errors
 from kamon.finetuning.rules import Rule
 
 COMMON = "common"
+EXAMPLE = '{"chosen": "…", "rejected": "…"}'
 MAX_PAIRS = 1_000_000
 TIMES_AS_COMMON = 1000  # in built-in pairs: spelling hardly tells closer names apart
 HELD_OUT = 0.2  # share of the names from which held-out built-in pairs are made
@@ -40,6 +42,11 @@ class Preference:
     rejected: str
     prompt: str | None = None
 
+    @property
+    def ratings(self) -> tuple[tuple[str, bool], ...]:
+        """Each text, and whether it is liked."""
+        return (self.chosen, True), (self.rejected, False)
+
 
 @dataclass(frozen=True)
 class Rating:
@@ -48,6 +55,10 @@ class Rating:
     text: str
     liked: bool
     prompt: str | None = None
+
+    @property
+    def ratings(self) -> tuple[tuple[str, bool], ...]:
+        return ((self.text, self.liked),)
 
 
 Feedback = Preference | Rating
@@ -74,20 +85,15 @@ def read(path: str | Path) -> list[Feedback]:
     return answers
 
 
-def example() -> str:
-    return '{"chosen": "…", "rejected": "…"}'
-
-
 def parse(name: str, number: int, line: str) -> Feedback:
-    record = json_object(f"{name}, line {number}", line, example(), "pairs are JSON lines")
+    record = json_object(f"{name}, line {number}", line, EXAMPLE, "pairs are JSON lines")
     return of_record(name, number, record)
 
 
 def of_record(name: str, number: int, record: dict[str, Any]) -> Feedback:
     """Return the pair or rating in a JSON object; other keys are ignored.
 
-    Args:
-        name, number: the file and the line, for errors.
+    name, number: the file and the line, for errors.
     """
     where = f"{name}, line {number}"
 
@@ -95,7 +101,7 @@ def of_record(name: str, number: int, record: dict[str, Any]) -> Feedback:
         value = record.get(key)
         if not isinstance(value, str):
             what = "something else than text" if key in record else "no text"
-            raise CorpusError(f'{where} has {what} under "{key}": it should be {example()}')
+            raise CorpusError(f'{where} has {what} under "{key}": it should be {EXAMPLE}')
         return checked_text(name, f"line {number}", value)
 
     prompt = None if record.get("prompt") is None else text("prompt")
@@ -233,13 +239,7 @@ def divided(answers: Iterable[Feedback]) -> Divided:
 
 
 def texts_of(answers: Iterable[Feedback]) -> set[str]:
-    texts = set()
-    for answer in answers:
-        if isinstance(answer, Preference):
-            texts |= {answer.chosen, answer.rejected}
-        else:
-            texts.add(answer.text)
-    return texts
+    return {text for answer in answers for text, _ in answer.ratings}
 
 
 def held_out_texts(
@@ -338,8 +338,6 @@ def drawn_pairs(
     groups: Sequence[list[tuple[int, str]]], n: int, rng: random.Random
 ) -> list[Preference]:
     """Draw n pairs of names of the same group. groups: (how often it was given, name)."""
-    from bisect import bisect_right
-
     common: list[tuple[str, list[str]]] = []
     for group in groups:
         group.sort()

@@ -19,9 +19,8 @@ from kamon.engines.factory import EngineSpec, best_engine
 from kamon.engines.numerics import mean
 from kamon.errors import CorpusError
 from kamon.evaluation.nearest import logprobs
-from kamon.finetuning import preferences
+from kamon.finetuning import loop, preferences
 from kamon.finetuning.dpo import DPO, DPOConfig, make_spec, with_reference
-from kamon.finetuning.loop import FineTuneMethod, FineTuneSpec, NewEngine, base_of, fine_tune
 from kamon.finetuning.preferences import Feedback, Preference, pairs_of, texts_of, to_record
 from kamon.model import Model, as_model, load
 from kamon.storage import model_dir
@@ -77,22 +76,18 @@ def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base
 
     Raises: ConfigError for a model of running text.
     """
-    path = path or (model if isinstance(model, str | PathLike) else None)
-    model = as_model(model, "the base")
-    model.check_documents("ratings are of documents")
-    return Base(model, base_of(model, path), [])
+    base = as_model(model, "the base")
+    base.check_documents("ratings are of documents")
+    return Base(base, loop.base_of(base, path or model), [])
 
 
-def make_method(spec: FineTuneSpec, new_engine: NewEngine) -> FineTuneMethod:
+def make_method(spec: loop.FineTuneSpec, new_engine: loop.NewEngine) -> loop.FineTuneMethod:
     """Return DPO on the pairs that the answers make."""
     assert spec.frozen is not None
-    examples = with_reference(spec.tokenizer, new_engine(spec.frozen), pairs_in(spec.examples))
+    answers = [preferences.of_record("answers", n, each) for n, each in enumerate(spec.examples, 1)]
+    pairs = [to_record(pair) for pair in pairs_of(answers)]
+    examples = with_reference(spec.tokenizer, new_engine(spec.frozen), pairs)
     return DPO(replace(spec, examples=examples), new_engine, sample_at_end=False)
-
-
-def pairs_in(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    answers = [preferences.of_record("answers", n, record) for n, record in enumerate(records, 1)]
-    return [to_record(pair) for pair in pairs_of(answers)]
 
 
 def align(
@@ -123,7 +118,7 @@ def align(
     }
     records = list(map(to_record, answers))
     spec = make_spec(base.model, base.record, records, source, settings, KIND)
-    return fine_tune(
+    return loop.fine_tune(
         replace(spec, settings=DPOConfig().settings()),
         make_method,
         EngineSpec(best_engine(), base.model.engine.dtype, threads),
@@ -136,8 +131,7 @@ def proposals(
 ) -> list[str]:
     """Return n unique samples that were not rated yet, or fewer after MAX_ATTEMPTS for each.
 
-    Args:
-        prompt: samples answer this prompt.
+    prompt: samples answer this prompt.
     """
     rated = texts_of(each for each in answers if each.prompt == prompt)
     return model.generate(
@@ -163,20 +157,14 @@ def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> t
     rejected; 1 if there is none.
     """
     gains: dict[bool, list[float]] = {True: [], False: []}
-    for prompt in {answer.prompt: None for answer in answers}:
-        texts: dict[bool, list[str]] = {True: [], False: []}
-        for answer in answers:
-            if answer.prompt != prompt:
-                continue
-            if isinstance(answer, Preference):
-                texts[True].append(answer.chosen)
-                texts[False].append(answer.rejected)
-            else:
-                texts[answer.liked].append(answer.text)
-        for liked, some in texts.items():
-            if some:
-                own, other = (logprobs(m.engine, m.tokenizer, some, prompt) for m in (tuned, base))
-                gains[liked] += [p - q for p, q in zip(own, other, strict=True)]
+    texts = {(answer.prompt, liked): list[str]() for answer in answers for liked in gains}
+    for answer in answers:
+        for text, liked in answer.ratings:
+            texts[answer.prompt, liked].append(text)
+    for (prompt, liked), some in texts.items():
+        if some:
+            own, other = (logprobs(m.engine, m.tokenizer, some, prompt) for m in (tuned, base))
+            gains[liked] += [p - q for p, q in zip(own, other, strict=True)]
     first, second = (
         math.exp(min(MAX_EXPONENT, mean(some))) if some else 1.0 for some in gains.values()
     )
@@ -297,8 +285,7 @@ def start_session(
 ) -> RatingSession:
     """Return a session that continues with the answers in `journal`, or with those of the base.
 
-    Args:
-        options: the other attributes of `RatingSession`.
+    options: the other attributes of `RatingSession`.
     """
     journal, answers = Path(journal), base.answers
     if journal.exists():

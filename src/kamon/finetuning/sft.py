@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from kamon.config import Config, checked_settings, require_float
 from kamon.data.documents import Documents, nfc
@@ -21,39 +22,21 @@ from kamon.data.readers import check_line_lengths, checked_text, name_of, stream
 from kamon.data.split import MIN_HELD_OUT, bucket
 from kamon.data.tables import json_record
 from kamon.engines.base import Engine, initial_state
-from kamon.engines.batch import ANSWER, PackedBatch
+from kamon.engines.batch import ANSWER, PackedBatch, pack_sequences
 from kamon.engines.factory import EngineSpec
 from kamon.engines.numerics import sequential_sum
 from kamon.engines.spans import Span
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.spill import IntArray
-from kamon.finetuning import instructions
+from kamon.finetuning import instructions, loop
 from kamon.finetuning.expand_vocab import expand_vocab
-from kamon.finetuning.loop import (
-    Example,
-    FineTuneMethod,
-    FineTuneSpec,
-    NewEngine,
-    StartInfo,
-    base_of,
-    build_config,
-    examples_of_step,
-    fine_tune,
-    resume_fine_tuning,
-)
 from kamon.finetuning.losses import sft_loss, sft_weights
 from kamon.finetuning.preferences import held_out_texts
 from kamon.model import Model, as_model
-from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.records import BaseRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import knows_prompts, prompted
 from kamon.training.early_stopping import MIN_DOCS, NUM_EVALUATIONS, mean_loss
-from kamon.training.loop import Progress
-from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KIND = "sft"
 Learnable: TypeAlias = "str | Path | Iterable[Mapping[str, str]]"
@@ -82,18 +65,7 @@ def sft(
     data: Learnable,
     *,
     base_share: float = BASE_SHARE,
-    engine: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-    compile: bool = False,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    checkpoint_every: str | int | None = None,
-    on_start: Callable[[StartInfo], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Model:
     """Return `model`, fine-tuned on examples with a prompt and a completion each.
 
@@ -107,10 +79,11 @@ def sft(
         data: a JSON Lines file of {"prompt": "…", "completion": "…"}, a list of such mappings, or
             one of the built-in `instructions.TASKS`. An example that occurs twice counts twice.
         base_share: share of the base's documents in a step, from 0 to below 1.
-        settings: num_steps, learning_rate and the other settings of `loop.SETTINGS`; block_size,
-            dropout, gradient_accumulation_steps and temperature.
+        options: num_steps, learning_rate and the other settings of `loop.SETTINGS`; block_size,
+            dropout, gradient_accumulation_steps and temperature; and what `kamon.train` takes
+            besides settings and data: engine, output, on_progress and the like.
 
-    The other arguments, and errors, are those of `kamon.train`.
+    Errors are those of `kamon.train`.
 
     >>> import kamon
     >>> base = kamon.train(["anna", "hanna", "nora"], num_steps=3)
@@ -119,14 +92,12 @@ def sft(
     >>> len(model.sample(2, prompt="short", seed=1))
     2
     """
-    how = EngineSpec(engine, dtype, threads, device, compile)
-    callbacks = Callbacks(on_start, on_progress, should_stop)
-    options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
-    base = as_model(model, "the base", **how.keywords())
+    engine, run, settings = loop.run_arguments(options)
+    base = as_model(model, "the base", **engine.keywords())
     examples, source = examples_of(data)
-    record = base_of(base, model if isinstance(model, str | PathLike) else None)
-    spec = prepare(base, record, examples, source, base_share, settings, how)
-    return fine_tune(spec, SFT, how, options)
+    record = loop.base_of(base, model)
+    spec = prepare(base, record, examples, source, base_share, settings, engine)
+    return loop.fine_tune(spec, SFT, engine, run)
 
 
 def resume(path: str | Path, **how: Any) -> Model:
@@ -135,13 +106,13 @@ def resume(path: str | Path, **how: Any) -> Model:
     Args:
         how: see `resume_fine_tuning`.
     """
-    return resume_fine_tuning(path, KIND, SFT, **how)
+    return loop.resume_fine_tuning(path, KIND, SFT, **how)
 
 
 # ---- examples
 
 
-def examples_of(data: Learnable) -> tuple[list[Example], str]:
+def examples_of(data: Learnable) -> tuple[list[loop.Example], str]:
     """Return the examples, and how messages call them.
 
     Raises: CorpusError, which names the example or the line.
@@ -154,18 +125,17 @@ def examples_of(data: Learnable) -> tuple[list[Example], str]:
     for number, item in enumerate(data, 1):
         if not isinstance(item, Mapping):
             raise CorpusError(f"example {number} is not a mapping but {item!r:.80}")
-        texts = [item.get(key) for key in KEYS]
-        for key, text in zip(KEYS, texts, strict=True):
-            if not isinstance(text, str):
+        for key in KEYS:
+            if not isinstance(item.get(key), str):
                 raise CorpusError(f"example {number} has no text under {key!r}")
-            checked_text(name, f"example {number}", text)
-        examples.append(example(name, f"example {number}", texts[0] or "", texts[1] or ""))
+            checked_text(name, f"example {number}", item[key])
+        examples.append(example(name, f"example {number}", *(item[key] for key in KEYS)))
     if not examples:
         raise CorpusError(f"{name} is empty")
     return examples, name
 
 
-def read_examples(path: str | Path) -> list[Example]:
+def read_examples(path: str | Path) -> list[loop.Example]:
     name = name_of(path)
     examples, empty = [], True
     blocks = stream_lines(path, instructions.TASKS)
@@ -179,7 +149,7 @@ def read_examples(path: str | Path) -> list[Example]:
     return examples
 
 
-def example(name: str, where: str, prompt: str, completion: str) -> Example:
+def example(name: str, where: str, prompt: str, completion: str) -> loop.Example:
     if not completion:
         raise CorpusError(f"{name}, {where} has an empty completion: there is nothing to learn")
     return {"prompt": prompt, "completion": completion}
@@ -191,17 +161,16 @@ def example(name: str, where: str, prompt: str, completion: str) -> Example:
 def prepare(
     model: Model,
     record: BaseRecord,
-    examples: list[Example],
+    examples: list[loop.Example],
     source: str,
     base_share: float,
     settings: dict[str, Any],
     engine: EngineSpec | None = None,
-) -> FineTuneSpec:
+) -> loop.FineTuneSpec:
     """Extend the model, choose the settings, measure the base, and return the spec.
 
-    Args:
-        record: what is kept of the base (see `base_of`); its measurements are added.
-        engine: measures the base.
+    record: what is kept of the base (see `base_of`); its measurements are added.
+    engine: measures the base.
     """
     base_share = checked_share(model, base_share)
     settings = checked_settings(settings)
@@ -211,7 +180,7 @@ def prepare(
     config, tokenizer, params = expanded(model, train, examples, settings)
     block_size = config.block_size
     chosen = picked(model.config, len(examples), base_share, **settings)
-    config = build_config(config, chosen, settings, *ACCEPTED_SETTINGS)
+    config = loop.build_config(config, chosen, settings, *ACCEPTED_SETTINGS)
     warm_up = settings.get("warmup_steps", int(WARM_UP * config.num_steps))
     config = replace(config, warmup_steps=warm_up, block_size=block_size)
     measuring = (engine or EngineSpec()).create(config)
@@ -220,8 +189,8 @@ def prepare(
         batch = tokenizer.encode_documents(held_out[:MAX_EVAL_DOCS], config.block_size)
         record |= {"held_out_loss": mean_loss(measuring, batch)}
     if source == instructions.INSTRUCTIONS:
-        record |= {"obedience": asdict(instructions.obedience(measuring, tokenizer))}
-    return FineTuneSpec(
+        record |= {"obedience": instructions.obedience(measuring, tokenizer)}
+    return loop.FineTuneSpec(
         kind=KIND,
         config=config,
         tokenizer=tokenizer,
@@ -250,7 +219,7 @@ def checked_share(model: Model, base_share: float) -> float:
 
 
 def expanded(
-    model: Model, train: Documents, examples: list[Example], settings: dict[str, Any]
+    model: Model, train: Documents, examples: list[loop.Example], settings: dict[str, Any]
 ) -> tuple[Config, Tokenizer, array[float]]:
     """Return the model with the characters, the special token and the positions it lacks."""
     read = train.shuffled(random.Random(model.config.seed))[:READ]
@@ -288,7 +257,7 @@ def picked(
     }
 
 
-def encoded(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[tuple[IntArray, Span]]:
+def encoded(tokenizer: Tokenizer, examples: Sequence[loop.Example]) -> list[tuple[IntArray, Span]]:
     """Return the tokens and the span of each example."""
     known: dict[tuple[str, str], tuple[IntArray, Span]] = {}  # examples may be repeated
     for item in examples:
@@ -300,24 +269,23 @@ def encoded(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[tuple[Int
 
 
 def divided(
-    examples: Sequence[Example], tested_base: Iterable[str], split: str = SPLIT
-) -> tuple[list[Example], list[Example]]:
+    examples: Sequence[loop.Example], tested_base: Iterable[str], split: str = SPLIT
+) -> tuple[list[loop.Example], list[loop.Example]]:
     """Return (training set, validation set): about a tenth, chosen by content, is held out.
 
     The sets share no completion, and no prompt either, unless it is one of a few that many examples
     have (see `preferences.held_out_texts`). An example occurs only once in the validation set. If
     fewer than MIN_HELD_OUT examples would be held out, all are learned.
 
-    Args:
-        tested_base: the base's validation set. Examples with such a completion are in neither set.
-        split: SPLIT, or EARLIER_SPLIT for a run that was begun when whole examples were divided.
+    tested_base: the base's validation set. Examples with such a completion are in neither set.
+    split: SPLIT, or EARLIER_SPLIT for a run that was begun when whole examples were divided.
     """
     spoilt = set(map(nfc, tested_base))
     usable = [pair for pair in examples if nfc(pair["completion"]) not in spoilt]
     links = dict.fromkeys((nfc(pair["completion"]), f"\0{nfc(pair['prompt'])}") for pair in usable)
     apart = held_out_texts(list(links), lambda text: text.startswith("\0"))
 
-    def is_apart(pair: Example) -> bool:
+    def is_apart(pair: loop.Example) -> bool:
         if split == EARLIER_SPLIT:
             return bucket(f"{pair['prompt']}\n{pair['completion']}".encode()) == 0
         return nfc(pair["completion"]) in apart
@@ -332,15 +300,13 @@ def divided(
 # ---- the steps
 
 
-class SFT(FineTuneMethod):
+class SFT(loop.FineTuneMethod):
     """Learns the completions of examples, mixed with documents of the base's list."""
 
-    def __init__(self, spec: FineTuneSpec, _: NewEngine) -> None:
+    def __init__(self, spec: loop.FineTuneSpec, _: loop.NewEngine) -> None:
         c, tokenizer = spec.config, spec.tokenizer
         self.spec, self.config = spec, c
-        docs = spec.documents
-        docs = unpack_documents(docs) if isinstance(docs, bytes) else docs
-        base_train, base_held_out = spec.base_training.divide(docs, c.mode)
+        base_train, base_held_out = spec.base_training.divide(spec.docs, c.mode)
         split = spec.settings.get("split", EARLIER_SPLIT)
         train, held_out = divided(spec.examples, base_held_out, split)
         self.examples = encoded(tokenizer, train)
@@ -359,10 +325,10 @@ class SFT(FineTuneMethod):
     def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
         c, base_docs = self.config, self.base_docs
         size = c.docs_per_step
-        indices = examples_of_step(c.seed, step, size - self.num_base, len(self.examples))
+        indices = loop.examples_of_step(c.seed, step, size - self.num_base, len(self.examples))
         rows = [self.examples[i] for i in indices]
         if base_docs is not None:
-            for i in examples_of_step(c.seed + 1, step, self.num_base, len(base_docs)):
+            for i in loop.examples_of_step(c.seed + 1, step, self.num_base, len(base_docs)):
                 tokens = base_docs.document(i)
                 rows.append((tokens, (0, len(tokens) - 1)))
         batch, spans, sizes = packed(rows)
@@ -391,18 +357,11 @@ class SFT(FineTuneMethod):
         if self.base_held_out:
             measured["base_held_out_loss"] = mean_loss(engine, self.base_held_out)
         if self.spec.source == instructions.INSTRUCTIONS:
-            obedience = instructions.obedience(engine, self.spec.tokenizer)
-            measured["obedience"] = asdict(obedience)
+            measured["obedience"] = instructions.obedience(engine, self.spec.tokenizer)
         return measured
 
 
-def packed(rows: Iterable[tuple[IntArray, Span]]) -> tuple[PackedBatch, list[Span], list[int]]:
+def packed(rows: Sequence[tuple[IntArray, Span]]) -> tuple[PackedBatch, list[Span], list[int]]:
     """Return documents as one batch, their spans, and the number of targets of each."""
-    tokens, offsets = array("i"), array("q", [0])
-    spans, sizes = [], []
-    for document, span in rows:
-        tokens.extend(document)
-        offsets.append(len(tokens))
-        spans.append(span)
-        sizes.append(len(document) - 1)
-    return PackedBatch(tokens, offsets), spans, sizes
+    batch = pack_sequences(tokens for tokens, _ in rows)
+    return batch, [span for _, span in rows], [len(tokens) - 1 for tokens, _ in rows]

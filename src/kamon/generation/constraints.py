@@ -1,15 +1,14 @@
-"""New documents that fulfil conditions: some hold while a document is made, others decide after.
+"""New documents that fulfil conditions.
 
-Candidate c, for c = 0, 1, 2, …, is drawn with `philox.uniform(seed, c, position)`, as sample c is
-where there are no conditions. Under prefix, min_len, top_k and top_p the draw is among the tokens
-that these allow, in proportion to their probabilities; no position's draw moves. Those candidates
-that fulfil the other conditions, and are not empty, are the samples, in this order. So neither n
-nor how many are made at once changes which ones these are: the first 10 of 50 are the 10 of 10.
-Only with `unique` a sample depends on those before it.
+Kamon draws candidate c = 0, 1, 2, … with `philox.uniform(seed, c, position)`, like sample c without
+conditions. Under prefix, min_len, top_k and top_p it draws from the tokens that these allow, in
+proportion to their probabilities. The candidates that fulfil the other conditions, and are not
+empty, are the samples, in this order. So the first 10 of 50 samples are the same as 10 of 10. Only
+with `unique` does a sample depend on those before it.
 
-The search ends with n samples, or when its patience does: PATIENCE candidates at first, one fewer
-with each, ATTEMPTS more with each that is a sample, but never above PATIENCE again. What fits so
-rarely might not come at all. This, too, is independent of n.
+The search ends when there are n samples, or when its patience is exhausted. That is PATIENCE
+candidates at first. Each candidate costs one, and each sample adds ATTEMPTS, up to PATIENCE. This
+does not depend on n either.
 """
 
 from __future__ import annotations
@@ -41,36 +40,37 @@ from kamon.generation.sampling import (
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompt_prefix
 
-ATTEMPTS = 1000  # more candidates to look at, for each sample found
+ATTEMPTS = 1000  # more candidates for each sample found
 PATIENCE = 20_000  # candidates made one by one
-PATIENCE_BULK = 1_000_000  # and by a fused `sample`, of a small model
-MAX_BULK_TOKENS = 1 << 26  # at a time, however many there are to be
-MAX_BULK_FLOPS = 7e10  # parameters times tokens in so many candidates of a larger one
-MAX_FLOPS_AT_ONCE = 2e9  # parameters times tokens between two looks whether to stop
+PATIENCE_BULK = 1_000_000  # candidates of a small model made by a fused `sample`
+MAX_BULK_TOKENS = 1 << 26  # at a time
+MAX_BULK_FLOPS = 7e10  # parameters times tokens of all candidates of a larger model
+MAX_FLOPS_AT_ONCE = 2e9  # parameters times tokens before `should_stop` is asked again
 MAX_FLOPS_AT_ONCE_SLOW = 2e6
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConstraints:
-    """What each sample must fulfil. Lengths are in code points. ConfigError where none can.
+    """What each sample must fulfil. Lengths are in code points, of texts in the tokenizer's form.
 
-    Texts are compared in the form of the model's tokenizer, which is Unicode's NFC.
+    Attributes:
+        prefix: the beginning of the document.
+        min_len: the document cannot end before this length.
+        max_len: drop longer documents.
+        top_k: draw only from the k most likely tokens that prefix and min_len allow, at the
+            temperature. Of equally likely tokens, the first count.
+        top_p: draw only from the fewest most likely of these whose probabilities add up to p.
+        suffix, contains: drop documents that do not end with this text, or do not contain it.
+        regex: drop documents that do not match as a whole. Nested repetitions, such as (a+)+b, may
+            take Python very long.
+        exclude: drop these documents.
+        novel: drop documents of the list that the model has learned.
+        unique: drop duplicates.
+        length: tokens after the prefix, for a model of text. Besides it, such a model allows only
+            prefix, top_k and top_p.
+        prompt: each sample is an answer to it, for a model that knows prompts. It may be "".
 
-    length: tokens of a text, after its prefix, of a model of text; such a model knows no other
-    conditions than prefix, top_k and top_p. prompt: what each is to be an answer to, of a model
-    that knows prompts; "" is one, too.
-
-    While a document is made, token by token:
-    prefix: its beginning. min_len: it cannot end before. top_k: only the k most likely tokens stay,
-    of ties the first. top_p: of these, only the fewest most likely whose probabilities reach p
-    together. Both look at the model's odds at the temperature, among the tokens that the conditions
-    before allow.
-
-    Of whole documents, of which the others are dropped:
-    max_len: it ends by then of itself, since none is cut. suffix: its end. contains: stands
-    anywhere in it. regex: matches all of it; one with repetitions in repetitions, such as (a+)+b,
-    may take Python longer than anyone waits. exclude: documents that it may not be. novel: not in
-    the list that was learned. unique: none of the samples before.
+    Raises: ConfigError if no document can fulfil them.
     """
 
     prefix: str = ""
@@ -116,22 +116,22 @@ class GenerationConstraints:
 
     @property
     def acts_per_token(self) -> bool:
-        """Return whether any token is ruled out or given: each document is then made by itself."""
+        """Whether a condition sets or rules out tokens. Kamon then makes documents one by one."""
         none = GenerationConstraints()
         names = ("prefix", "min_len", "top_k", "top_p")
         return any(getattr(self, name) != getattr(none, name) for name in names)
 
     def check_room(self, most: int, what: str) -> None:
-        """ConfigError where a text that must be in each document is longer than `most`."""
+        """Raise ConfigError if a text that must be in each document is longer than `most`."""
         for name in ("prefix", "suffix", "contains"):
-            text = nfc(getattr(self, name))  # of whatever form the model has, no more than it needs
+            text = nfc(getattr(self, name))  # the shortest form that a model may have
             if len(text) > most:
                 raise ConfigError(
                     f"{name} {text!r} has {len(text)} characters, more than {what} allows"
                 )
 
     def in_form(self, normal: Callable[[str], str]) -> GenerationConstraints:
-        """The same with its texts as `normal` of a tokenizer gives them."""
+        """Return the same with `normal` of a tokenizer applied to all texts."""
         return replace(
             self,
             prefix=normal(self.prefix),
@@ -142,7 +142,7 @@ class GenerationConstraints:
         )
 
     def check_model(self, tokenizer: Tokenizer, block_size: int) -> None:
-        """ConfigError or TokenizerError where this model can make no such document."""
+        """Raise ConfigError or TokenizerError if this model can make no such document."""
         if self.length is not None:
             raise ConfigError(
                 "length is for models of text: this one makes documents, which end by themselves; "
@@ -171,10 +171,13 @@ class GenerationConstraints:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """Samples, the number of each among the candidates, and how many candidates were looked at.
+    """Samples and how they were found.
 
-    sizes: the tokens of each, `room` of one that the model did not end: block_size, of which a
-    prompt takes some.
+    Attributes:
+        numbers: the number of each sample among the candidates.
+        num_candidates: candidates that were made.
+        sizes: tokens of each sample: `room` if the model did not end it.
+        room: block_size without the prompt.
     """
 
     texts: list[str]
@@ -185,7 +188,7 @@ class SampleResult:
 
 
 def make_constraints(given: Mapping[str, Any]) -> GenerationConstraints:
-    """Return the constraints of these names; an unknown one is a ConfigError with the nearest."""
+    """Return the constraints of these names. Raises ConfigError for an unknown name."""
     names = [f.name for f in fields(GenerationConstraints)]
     for name in given:
         if name not in names:
@@ -201,10 +204,11 @@ def find(
     docs: Callable[[], Iterable[str]],
     should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
 ) -> SampleResult:
-    """The first `request.n` candidates that fulfil the conditions, or fewer: never one that fails.
+    """Return the first `request.n` candidates that fulfil the conditions, or fewer.
 
-    docs: gives what `novel` compares with; only called for it. should_stop: asked with the number
-    of candidates so far; what was found by then is all.
+    Args:
+        docs: returns what `novel` compares with.
+        should_stop: called with the number of candidates so far. If true, the search ends.
     """
     block_size = model.config.block_size
     if tokenizer.composed:
@@ -214,31 +218,29 @@ def find(
     conditions.check_model(tokenizer, room)
     n = request.n
     check_room(n)
-    # No special token but the end has a place in a document, or in an answer.
+    # A document or an answer has no special token but the end.
     special = frozenset(tokenizer.special.values()) - {request.bos}
     request = replace(request, prompt_tokens=before, excluded=special)
+    texts: list[str] = []
+    numbers: list[int] = []
+    sizes: list[int] = []
     if replace(conditions, prompt=None) == GenerationConstraints():
-        made: list[tuple[str, int]] = []
-        for each in in_bulk(model, tokenizer, request, n):
-            if should_stop(len(made)):
+        for text, size in in_bulk(model, tokenizer, request, n):
+            if should_stop(len(texts)):
                 break
-            made.append(each)
-        lengths = [size for _, size in made]
-        return SampleResult([text for text, _ in made], range(len(made)), len(made), lengths, room)
+            texts.append(text)
+            sizes.append(size)
+        return SampleResult(texts, range(len(texts)), len(texts), sizes, room)
     fits = filter_of(conditions, docs)
     if conditions.acts_per_token or special or not has_fused_ops(model):
         patience = PATIENCE
         candidates = one_by_one(model, tokenizer, request, conditions)
     else:
-        config = model.config
-        affordable = int(MAX_BULK_FLOPS / num_params(config) / config.block_size)
+        affordable = int(MAX_BULK_FLOPS / num_params(model.config) / block_size)
         patience = max(PATIENCE, min(PATIENCE_BULK, affordable))
         candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * n)
     if request.temperature == 0:
         patience = 1  # every candidate is the most likely document
-    texts: list[str] = []
-    numbers: list[int] = []
-    sizes: list[int] = []
     tried, left = 0, patience
     while len(texts) < n and left > 0 and not should_stop(tried):
         text, size = next(candidates)
@@ -255,15 +257,18 @@ def find(
 def in_bulk(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, most: int
 ) -> Iterator[tuple[str, int]]:
-    """The first `most` candidates and their tokens' number, where no condition steers any: ever
-    more at a time, but not so many that it takes long until somebody can stop it."""
+    """Yield the first `most` candidates and their numbers of tokens if no condition acts per token.
+
+    Kamon makes more and more at a time, but not so many that stopping takes long.
+    """
     config, done, size = model.config, 0, max(1000, 2 * request.n)
     work = MAX_FLOPS_AT_ONCE if has_fused_ops(model) else MAX_FLOPS_AT_ONCE_SLOW
     largest = max(1, int(work / num_params(config) / config.block_size))
     while done < most:
         size = min(size, most - done, largest, max(1000, MAX_BULK_TOKENS // config.block_size))
-        found = sample_texts(model, tokenizer, replace(request, n=size, first=done))
-        yield from zip(*found, strict=True)
+        yield from zip(
+            *sample_texts(model, tokenizer, replace(request, n=size, first=done)), strict=True
+        )
         done, size = done + size, 4 * size
 
 
@@ -273,9 +278,9 @@ def one_by_one(
     request: SampleRequest,
     conditions: GenerationConstraints,
 ) -> Iterator[tuple[str, int]]:
-    """All candidates and their tokens' number.
+    """Yield all candidates and their numbers of tokens.
 
-    Of the ways in which tokens may begin with the prefix, one is drawn like a token.
+    If the tokens may begin with the prefix in several ways, one is drawn like a token.
     """
     starts = tokenizer.chars_per_token
     room = model.config.block_size - len(request.prompt_tokens)
@@ -293,10 +298,10 @@ def one_by_one(
     for number in count():
         u = partial(uniform, request.seed, number)
         prefix = openings[0]
-        if len(openings) > 1:  # no other draw is for position 0
+        if len(openings) > 1:  # nothing else is drawn for position 0
             prefix = openings[sample_token(logprobs, request.temperature, u(0))]
-        made = partial(constrained_document, model, request, u, conditions, prefix, tokenizer)
-        tokens, size = as_text(tokenizer, made(), room, partial(made, valid=True))
+        draw = partial(constrained_document, model, request, u, conditions, prefix, tokenizer)
+        tokens, size = as_text(tokenizer, draw(), room, partial(draw, valid=True))
         yield tokenizer.normal(tokenizer.decode(tokens)), size
 
 
@@ -310,21 +315,21 @@ def constrained_document(
     *,
     valid: bool = False,
 ) -> list[int]:
-    """`sample_document` under the conditions that hold for tokens; `prefix` as tokens.
+    """Return the tokens of a document under the conditions that act per token.
 
-    valid: only tokens that a text can have.
+    prefix: the tokens of the condition. valid: only tokens that a text can have.
     """
     bos, before, temperature = request.bos, request.prompt_tokens, request.temperature
     decoder, starts = prefill(model, bos, before), tokenizer.chars_per_token
     tokens: list[int] = []
     token, length = (before or (bos,))[-1], 0  # in characters
     most = math.inf if conditions.max_len is None else conditions.max_len
-    # What may turn out to be no text, or shorter as a text, is made to the end.
+    # Only if each token is a character is it clear that a document is too long before its end.
     cut = most if tokenizer.is_one_char_each else math.inf
-    filled = len(conditions.prefix) == most  # there is one such document: it needs no draw
+    filled = len(conditions.prefix) == most  # there is one such document, without a draw
     for position in range(model.config.block_size - len(before)):
         if length > cut or (filled and position == len(prefix)):
-            break  # of what is too long already, the rest is not made
+            break
         logits = decoder.push(token)
         if position < len(prefix):
             token = prefix[position]
@@ -347,21 +352,18 @@ def allowed(
     conditions: GenerationConstraints,
     excluded: Collection[int] = (),
 ) -> list[int]:
-    """The tokens that may stand after `length` characters, in ascending order.
-
-    excluded: none of these.
-    """
+    """Return the tokens that may follow `length` characters, in ascending order, not `excluded`."""
     tokens = [token for token in range(len(logits)) if token not in excluded]
     if length < conditions.min_len and bos not in excluded:
         tokens.remove(bos)
     top_k, top_p = conditions.top_k, conditions.top_p
     if top_k is not None or top_p < 1:
-        tokens.sort(key=lambda token: -logits[token])  # a stable sort: of equal ones the first
+        tokens.sort(key=lambda token: -logits[token])  # stable: the first of equal ones stay
         tokens = tokens[:top_k]
         if top_p < 1:
             shares = probabilities([logits[token] for token in tokens], temperature)
             running = list(accumulate(shares))
-            # As exact as the sum is: it need not be 1 to the last bit.
+            # Relative to the sum, because that may not be exactly 1.
             reached = next(i for i, p in enumerate(running) if p >= top_p * running[-1])
             tokens = tokens[: reached + 1]
         tokens.sort()
@@ -371,7 +373,7 @@ def allowed(
 def filter_of(
     conditions: GenerationConstraints, docs: Callable[[], Iterable[str]]
 ) -> Callable[[str], bool]:
-    """Whether a text fulfils the conditions of whole documents, asked of one after the other."""
+    """Return whether a text fulfils the conditions of whole documents, as a function to call."""
     c = conditions
     most = math.inf if c.max_len is None else c.max_len
     match = None if c.regex is None else compile_regex(c.regex).fullmatch
@@ -382,11 +384,10 @@ def filter_of(
     def fits(text: str) -> bool:
         if not text or text in taken or not text.endswith(c.suffix) or c.contains not in text:
             return False
-        if not text.startswith(c.prefix):  # a mark drawn next made its last character another one
+        # A mark after the prefix may change its last character. Not all bytes are characters.
+        if not text.startswith(c.prefix) or not c.min_len <= len(text) <= most:
             return False
         if match and not match(text):
-            return False
-        if not c.min_len <= len(text) <= most:  # of bytes that are no characters
             return False
         if c.unique:
             taken.add(text)

@@ -1,17 +1,17 @@
 r"""Search for the most probable documents that match a pattern, with an engine and its tokenizer.
 
-A pattern is text in which `_` stands for one character and `*` for any number, also none; a
-backslash takes the next character literally. Documents are ranked by their log probability.
+In a pattern, `_` matches one character and `*` any number of them, including none. A backslash
+takes the next character literally. Documents are ranked by their log probability.
 
-The search is exact as long as its work allows. It keeps prefixes of documents in a heap, reads the
-most probable one, and puts back its extensions that can still match. No document is more probable
-than its prefixes, so those found are the best as soon as none in the heap is above them. With each
-prefix goes the set of places in the pattern where it may have arrived, as bits of one number: each
-document is met once, in whatever ways it matches.
+The search is exact if it may read enough tokens. It keeps prefixes of documents in a heap. It reads
+the most probable one, and puts back its extensions that can still match. No document is more
+probable than its prefixes. So the documents found are the best when no prefix in the heap is more
+probable. Each prefix has the set of places in the pattern that it may have reached, as bits of one
+number. So the search finds each document once, even if it matches in several ways.
 
-Rare endings after a `*` can make that long. If the allowed work ends first, as much again goes into
-a beam: of the prefixes left, length by length, the best of each length and place reached. What that
-adds need not be the best there is. `SearchResult.num_exact` counts those that surely are.
+Rare endings after a `*` can take very long. If the search reaches its limit first, a beam search
+reads as many tokens again. It extends the best prefixes of each length and place reached. Its
+results may not be the best ones. `SearchResult.num_exact` counts those that certainly are.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ from kamon.tokenizers.base import Tokenizer
 
 
 class Wildcard(Enum):
-    """What stands in a pattern for characters that are not known."""
+    """An unknown part of a pattern."""
 
     ONE = "_"
     ANY = "*"
 
 
-Element = str | Wildcard  # a character that must stand here, or a gap
+Element = str | Wildcard  # a character that must be here, or a gap
 
 
 class Completion(NamedTuple):
-    """A whole document. logprob: log p of it and its end in nats, at temperature 1; of a document
-    of block_size tokens without the end, which the model did not reach.
+    """A whole document.
 
-    share: from `complete`, its probability among all documents that begin like it; from `fill`, its
-    part of the probability of those found.
+    Attributes:
+        logprob: log p of it and its end in nats, at temperature 1. The end of a document of
+            block_size tokens does not count.
+        share: from `complete`, its probability among all documents that begin with the prefix; from
+            `fill`, its part of the probability of all documents found.
     """
 
     text: str
@@ -53,11 +55,12 @@ class Completion(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Documents, the most probable first.
+    """The documents found, the most probable first.
 
-    The first `num_exact` of them are the most probable of all; the others may not be. complete: the
-    search ended by itself, so that all are exact, and where they are fewer than n no others match.
-    reads: tokens that the model has read.
+    Attributes:
+        num_exact: the first so many documents are certainly the most probable of all.
+        complete: whether all are exact, and there are fewer than n only because no others match.
+        reads: tokens that the model has read.
     """
 
     documents: list[Completion]
@@ -66,14 +69,14 @@ class SearchResult:
     reads: int
 
 
-# −log p, the tokens, and the places in the pattern that they may have reached, of a prefix of
-# documents: as a heap wants it, the most probable first. Plain, since there are very many.
+# A prefix of documents: −log p, the tokens, and the places in the pattern that they may have
+# reached. A heap has the most probable first. It is a tuple because there are very many.
 Candidate = tuple[float, tuple[int, ...], int]
 NOTHING: tuple[Candidate, ...] = ((0.0, (), 1),)
 
 
 def parse(pattern: str) -> list[Element]:
-    r"""Characters and gaps. ConfigError for a `\` at the end, and where nothing is asked for.
+    r"""Return the characters and gaps. Raises ConfigError for "" and for a `\` at the end.
 
     >>> parse(r"a_\_*")
     ['a', <Wildcard.ONE: '_'>, '_', <Wildcard.ANY: '*'>]
@@ -107,12 +110,11 @@ def search(
         max_reads: tokens to read for an exact answer, and as many again if that is not enough.
         begin: prefixes that all documents start with; the pattern is for what follows them.
     """
-    found = BestFirstSearch(model, tokenizer, pattern, n, max_reads)
-    return found.run(begin)
+    return BestFirstSearch(model, tokenizer, pattern, n, max_reads).run(begin)
 
 
 class BestFirstSearch:
-    """One search: a heap of prefixes to extend, and the n best documents so far."""
+    """One search: the prefixes read and the n best documents so far."""
 
     def __init__(
         self,
@@ -132,7 +134,6 @@ class BestFirstSearch:
         self.special = set(tokenizer.special.values())  # no text has them
 
     def run(self, begin: Sequence[Candidate]) -> SearchResult:
-        """Return the best documents that start with one of these prefixes."""
         left: list[Candidate] = []
         for candidate in begin:
             if len(candidate[1]) < self.block_size:
@@ -142,7 +143,7 @@ class BestFirstSearch:
         while left and left[0][0] < self.threshold() and self.prefixes.reads < self.max_reads:
             for candidate in self.expand(heapq.heappop(left)):
                 heapq.heappush(left, candidate)
-            if len(left) > 4 * self.max_reads:  # no more than these can be read
+            if len(left) > 4 * self.max_reads:  # the search can read no more than max_reads
                 left = heapq.nsmallest(self.max_reads, left)
         unread = left[0][0] if left else math.inf  # no document left costs less
         complete = unread >= self.threshold()
@@ -156,17 +157,17 @@ class BestFirstSearch:
         return SearchResult(documents, exact, complete, self.prefixes.reads)
 
     def expand(self, candidate: Candidate) -> list[Candidate]:
-        """Return the extensions that can be among the best; offer the documents that end here."""
+        """Return the extensions that can be among the best, and offer documents that end here."""
         cost, tokens, places = candidate
         logits = self.prefixes.logits(tokens)
         base = cost + log_sum_exp(logits)
         if self.matcher.ends(places):
             self.offer(base - logits[self.tokenizer.bos], tokens)
         last = len(tokens) + 1 == self.block_size
-        others, own = self.matcher.after(places, len(tokens))
+        others, in_pattern = self.matcher.after(places, len(tokens))
         extensions: list[Candidate] = []
         for token, logit in enumerate(logits):
-            reached = own.get(token, others)
+            reached = in_pattern.get(token, others)
             extended = base - logit
             if not reached or token in self.special or extended >= self.threshold():
                 continue
@@ -177,7 +178,7 @@ class BestFirstSearch:
         return extensions
 
     def threshold(self) -> float:
-        """Return what a document must cost less than to be among the best."""
+        """Return the cost below which a document is among the best."""
         return -self.best[0][0] if len(self.best) == self.n else math.inf
 
     def offer(self, cost: float, tokens: tuple[int, ...]) -> None:
@@ -189,10 +190,10 @@ class BestFirstSearch:
                 heapq.heappop(self.best)
 
     def beam(self, left: Sequence[Candidate]) -> None:
-        """Extend the prefixes left, shorter ones first, as far as `max_reads` more reads go.
+        """Extend the prefixes left, shorter ones first, with up to `max_reads` more reads.
 
-        Of each length the best stay, as many from each place reached in the pattern: a prefix that
-        has just left a `*` is less probable than those still inside, and would be dropped.
+        The best of each length stay, equally many from each place reached in the pattern. Otherwise
+        the beam would drop a prefix that has left a `*`: it is less probable than those inside.
         """
         end = self.prefixes.reads + self.max_reads
         pools: list[list[Candidate]] = [[] for _ in range(self.block_size)]
@@ -214,9 +215,9 @@ class BestFirstSearch:
 
 
 class Matcher:
-    """A pattern as sets of places, the bits of a number: bit i for the first i characters read.
+    """Matches a pattern with sets of places as bits: bit i if its first i characters are read.
 
-    A place with a `*` is kept by any token. Nothing read is place 0 alone: the number 1.
+    Any token keeps a place with a `*`. At the start, the only place is 0, which is the number 1.
     """
 
     def __init__(self, pattern: Sequence[Element], tokenizer: Tokenizer, block_size: int) -> None:
@@ -234,7 +235,7 @@ class Matcher:
         text = "".join(char for char in chars if isinstance(char, str))
         self.block_size = block_size
         self.size = len(chars)
-        self.gaps = 0  # places where a `*` stands
+        self.gaps = 0  # places with a `*`
         place = 0
         for element in pattern:
             if element is Wildcard.ANY:
@@ -243,25 +244,23 @@ class Matcher:
                 place += 1
         one = sum(1 << i for i, char in enumerate(chars) if char is Wildcard.ONE)
         self.any = one  # places that any token leaves for the next
-        self.own: dict[int, int] = dict.fromkeys(tokenizer.encode(text), one)  # … and this one
+        self.of_token: dict[int, int] = dict.fromkeys(tokenizer.encode(text), one)  # this token
         for i, char in enumerate(chars):
             if isinstance(char, str):
-                self.own[tokenizer.encode(char)[0]] |= 1 << i
+                self.of_token[tokenizer.encode(char)[0]] |= 1 << i
 
     def ends(self, places: int) -> bool:
-        """Return whether the whole pattern may have been read."""
         return bool(places >> self.size)
 
     def after(self, places: int, length: int) -> tuple[int, dict[int, int]]:
         """Return the places after most tokens, and after those that are in the pattern.
 
-        0 if what follows can no longer match: `length` tokens were read, and too few are left.
+        length: tokens read so far. If too few are left to match the rest, a result is 0.
         """
-        least = self.size + length + 1 - self.block_size  # that must have been read by then
+        least = max(0, self.size + length + 1 - self.block_size)  # place to reach by then
         stay = places & self.gaps
         others = (places & self.any) << 1 | stay
-        own = {token: (places & bits) << 1 | stay for token, bits in self.own.items()}
-        if least > 0:
-            own = {token: reached if reached >> least else 0 for token, reached in own.items()}
-            others = others if others >> least else 0
-        return others, own
+        reached = {token: (places & bits) << 1 | stay for token, bits in self.of_token.items()}
+        return others if others >> least else 0, {
+            t: r if r >> least else 0 for t, r in reached.items()
+        }

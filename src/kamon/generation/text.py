@@ -1,7 +1,7 @@
-"""Text of any length from a model of text: it goes on from a prompt, and need not end.
+"""Text of any length from a model of text, which continues a prompt and need not end.
 
-The model looks at block_size tokens at most. When those are full, it begins again with the last
-half of them as its first ones, so that between half and all of block_size is before its eyes.
+The model reads block_size tokens at most. When it has read them all, it starts again with the last
+half of them. So it always predicts from the last half of block_size tokens or more.
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ from kamon.generation.sampling import (
 )
 from kamon.tokenizers.base import Tokenizer
 
-LENGTH = 500  # tokens, where no number is named
+LENGTH = 500  # default number of tokens
 MAX_LENGTH = 10_000_000
-OF_DOCUMENTS = (
-    *("min_len", "max_len", "suffix", "contains", "regex", "exclude", "novel", "unique", "prompt"),
-)
+OF_TEXT = ("length", "prefix", "top_k", "top_p")  # constraints for a model of text
 
 
 def check_conditions(conditions: GenerationConstraints) -> None:
-    """ConfigError for conditions that only documents, which have an end, can fulfil."""
+    """Raise ConfigError for conditions that only documents, which have an end, can fulfil."""
     none = GenerationConstraints()
-    for name in OF_DOCUMENTS:
-        if getattr(conditions, name) != getattr(none, name):
+    for name, default in vars(none).items():
+        if name not in OF_TEXT and getattr(conditions, name) != default:
             raise ConfigError(
                 f"{name} is a condition for documents, and this model writes text without an end: "
                 "length, prefix, top_k and top_p are for that"
@@ -40,9 +38,9 @@ def check_conditions(conditions: GenerationConstraints) -> None:
 
 
 def prompt_of(tokenizer: Tokenizer, prefix: str) -> list[int]:
-    """The tokens of `prefix`; without one a line end, as after a line, or BOS.
+    """Return the tokens of `prefix`, by default of a line end, or BOS if that has no token.
 
-    BOS alone is no beginning: a model of one long text has hardly ever seen it.
+    BOS is the last choice, because a model of one long text has hardly ever seen it.
     """
     start = prefix or "\n"
     if not prefix and tokenizer.unknown({start}):
@@ -60,10 +58,10 @@ def continue_text(
     conditions: GenerationConstraints | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> list[int]:
-    """`length` tokens after the prompt; `u(number)` is the draw for each.
+    """Return up to `length` tokens after the prompt. BOS, which separates documents, ends the text.
 
-    BOS, which stands between documents of the text, ends it. tokenizer: rules out what its texts
-    cannot have.
+    u: returns the random number for each token by its number. tokenizer: if given, only tokens that
+    a text can have.
     """
     conditions = conditions or GenerationConstraints()
     size = model.config.block_size
@@ -98,14 +96,11 @@ def sample_continuations(
     length = LENGTH if conditions.length is None else conditions.length
     check_room(request.n, min(length, MAX_LENGTH))
     prompt = prompt_of(tokenizer, conditions.prefix)
+    draw_with = partial(continue_text, model, request.bos, prompt, length, request.temperature)
     texts = []
     for index in range(request.first, request.first + request.n):
-        u = partial(uniform, request.seed, index)
-        made = partial(
-            continue_text,
-            *(model, request.bos, prompt, length, request.temperature, u, conditions),
-        )
-        tokens, _ = as_text(tokenizer, made(), length, partial(made, tokenizer))
+        draw = partial(draw_with, partial(uniform, request.seed, index), conditions)
+        tokens, _ = as_text(tokenizer, draw(), length, partial(draw, tokenizer))
         whole = [*prompt, *tokens] if conditions.prefix else tokens
         texts.append(tokenizer.normal(tokenizer.decode(whole)))
     return texts

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import BinaryIO
 
 from kamon.config import suggestion
@@ -24,7 +25,7 @@ from kamon.data.readers import (
 from kamon.data.tables import FORMATS, entries_in, find_header, format_of, json_texts
 from kamon.errors import ConfigError, CorpusError
 
-Report = Callable[[int], object]  # called with the number of bytes just read
+Report = Callable[[int, int], object]  # called with the bytes just read and the tokens just made
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,8 @@ def is_cut(source: Source) -> bool:
 
 def notes_of(source: Source, column: str | None, header: bool) -> list[str]:
     """Return the notes about how a CSV or TSV file begins."""
-    whole = texts(source, Piece(0, 0, source.size), lambda _: None)
-    lines = (line for block in lines_of(whole) for line in block)
+    whole = texts(source, Piece(0, 0, source.size), ignore_progress)
+    lines = chain.from_iterable(lines_of(whole))
     head, _ = find_header(source.name, lines, source.format, column, header)
     return [] if head is None else head.notes
 
@@ -159,31 +160,27 @@ def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iter
     number: of its first line. Raises CorpusError for invalid text, and if the file has changed.
     """
     with open_source(source.path, source.name) as file:
-        check_same(source, file)
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != (source.size, source.mtime_ns):
+            raise CorpusError(
+                f"{source.name} was changed while it was packed: run the command again, with "
+                "--overwrite, when it stays as it is"
+            )
         yield from decoded(piece_bytes(source, piece, file, report), source.name, number)
-
-
-def check_same(source: Source, file: BinaryIO) -> None:
-    status = os.fstat(file.fileno())
-    if (status.st_size, status.st_mtime_ns) != (source.size, source.mtime_ns):
-        raise CorpusError(
-            f"{source.name} was changed while it was packed: run the command again, with "
-            "--overwrite, when it stays as it is"
-        )
 
 
 def piece_bytes(source: Source, piece: Piece, file: BinaryIO, report: Report) -> Iterator[bytes]:
     begin = line_start(file, piece.begin)
     end = line_start(file, piece.end) if piece.end < source.size else source.size
-    return read(file, begin, end, report, BLOCK)
-
-
-def read(file: BinaryIO, begin: int, end: int, report: Report, size: int) -> Iterator[bytes]:
     file.seek(begin)
-    while begin < end and (block := file.read(min(size, end - begin))):
+    while begin < end and (block := file.read(min(BLOCK, end - begin))):
         begin += len(block)
         yield block
-        report(len(block))
+        report(len(block), 0)
+
+
+def ignore_progress(_num_bytes: int, _num_tokens: int) -> None:
+    pass
 
 
 def line_start(file: BinaryIO, place: int) -> int:
@@ -210,14 +207,14 @@ def entries(
     Args:
         source, piece: what to read.
         column, header: as in `kamon.data.corpus.read`.
-        report: called with the number of bytes just read.
+        report: called with the bytes just read and 0.
         number: number of the first line.
     """
     lines = check_line_lengths(lines_of(texts(source, piece, report, number)), source.name, number)
     if source.format == "text":
         yield from lines
         return
-    single: Iterator[str] = (line for block in lines for line in block)
+    single = chain.from_iterable(lines)
     if source.format == "jsonl":
         yield from in_blocks(json_texts(source.name, single, column or "text", number))
     else:
@@ -227,4 +224,4 @@ def entries(
 def lines_before(source: Source, piece: Piece) -> int:
     """Return how many lines of the file end before the piece begins."""
     before = Piece(piece.source, 0, piece.begin)
-    return sum(text.count("\n") for text in texts(source, before, lambda _: None))
+    return sum(text.count("\n") for text in texts(source, before, ignore_progress))

@@ -22,7 +22,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +36,8 @@ from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files.atomic import replace_file, sync_folder
 from kamon.files.lock import locked
 from kamon.files.output_path import check_directory, write_errors
-from kamon.packing.inputs import notes_of
-from kamon.packing.plan import KINDS, PackOptions, PackPlan, Report, Survey, difference, make_plan
+from kamon.packing.inputs import Report, notes_of
+from kamon.packing.plan import KINDS, PackOptions, PackPlan, Survey, difference, make_plan
 from kamon.packing.shards import (
     FORMAT,
     MANIFEST,
@@ -54,8 +54,10 @@ from kamon.storage.model_dir import LOCK, is_model
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.char import CharTokenizer
 
-RECORD = re.compile(r"(survey|unit)-[0-9]{6,}\.json|survey-[0-9]{6,}\.keys")
-SHARD = re.compile(r"(train|held_out)-[0-9]{6,}-[0-9]{3,}\.(tokens|offsets)")
+RECORD_OR_SHARD = re.compile(
+    r"(survey|unit)-[0-9]{6,}\.json|survey-[0-9]{6,}\.keys"
+    r"|(train|held_out)-[0-9]{6,}-[0-9]{3,}\.(tokens|offsets)"
+)
 UNFINISHED = re.compile(r"\.(new-[0-9a-f]{12}|[a-z0-9-]+\.(json|keys)\..*)")
 SAMPLE_CHARS = 16_000_000  # characters that a tokenizer is trained on
 SAMPLE_UNITS = 64  # units that they come from
@@ -127,11 +129,11 @@ def pack(
         StoreError: `output` cannot be written, or was begun with other inputs or options.
     """
     given = str(output)
+    options = options or PackOptions()
     if not given:
         raise StoreError("an empty name is no new directory: name one for the shards")
     if "\0" in given:
         raise StoreError(f"cannot write {given!r}: embedded null byte")
-    options = options or PackOptions()
     options.check()
     if not 1 <= jobs <= 1024:
         raise ConfigError(f"jobs must be from 1 to 1,024, not {jobs}")
@@ -161,15 +163,9 @@ def pack(
         )
 
 
-# ---- the directory
-
-
 def own_files(name: str) -> bool:
-    """Whether packing gives a file this name."""
-    patterns = (RECORD, SHARD, UNFINISHED)
-    return name in (MANIFEST, PLAN, TOKENIZER, VERIFIED, LOCK) or any(
-        pattern.fullmatch(name) for pattern in patterns
-    )
+    known = name in (MANIFEST, PLAN, TOKENIZER, VERIFIED, LOCK)
+    return known or bool(RECORD_OR_SHARD.fullmatch(name) or UNFINISHED.fullmatch(name))
 
 
 @contextmanager
@@ -184,14 +180,17 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
             path.mkdir(parents=True)
             sync_folder(path.parent)
             stack.callback(remove_empty, path)
-        if not is_ours(path):
+        # A directory of ours is empty, or has a plan or a manifest and only files of packing.
+        finished = {name for name in os.listdir(path) if not UNFINISHED.fullmatch(name)} - {LOCK}
+        if not all(map(own_files, finished)) or (finished and planned(path) is None):
             raise StoreError(f"{given} holds something else than shards: choose another name")
         made = not os.listdir(path)
         stack.enter_context(locked(path / LOCK, given))
         stack.push(partial(remove_if_unused, path, made))
         remove_outdated(path, UNFINISHED.fullmatch)
         before = planned(path)
-        if before not in (None, plan.content) and not overwrite and is_packed_in_part(path):
+        begun = any(name == MANIFEST or name.startswith("unit-") for name in os.listdir(path))
+        if begun and before not in (None, plan.content) and not overwrite:
             raise StoreError(
                 f"{given} was begun otherwise: {difference(before, plan.content)}; "
                 "choose another name, or start it anew with --overwrite"
@@ -201,13 +200,6 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
             replace_file(path / PLAN, json.dumps(plan.content).encode())
             remove_outdated(path, lambda name: own_files(name) and name not in (LOCK, PLAN))
         yield path
-
-
-def is_ours(path: Path) -> bool:
-    """Whether the directory is empty, or has a plan or a manifest and only files of packing."""
-    names = set(os.listdir(path)) - {LOCK}
-    finished = {name for name in names if not UNFINISHED.fullmatch(name)}
-    return all(map(own_files, finished)) and (not finished or planned(path) is not None)
 
 
 def planned(path: Path) -> Any:
@@ -220,10 +212,6 @@ def planned(path: Path) -> Any:
         plan = json.loads((path / PLAN).read_bytes())
         return plan if "format_version" in plan else None
     return None
-
-
-def is_packed_in_part(path: Path) -> bool:
-    return any(name == MANIFEST or name.startswith("unit-") for name in os.listdir(path))
 
 
 def remove_outdated(path: Path, chosen: Callable[[str], object]) -> None:
@@ -268,9 +256,6 @@ def records(plan: PackPlan, stage: str) -> dict[int, Any]:
     return finished
 
 
-# ---- units of work
-
-
 class ProgressCounter:
     """Counts the bytes and tokens of this run, and reports them."""
 
@@ -295,8 +280,7 @@ class ProgressCounter:
         if self.on_progress is not None and now - self.last_report > 0.1:
             self.last_report = now
             done = self.before + self.num_bytes
-            progress = PackProgress(self.stage, done, self.plan.num_bytes, self.num_tokens)
-            self.on_progress(progress)
+            self.on_progress(PackProgress(self.stage, done, self.plan.num_bytes, self.num_tokens))
 
 
 def run(
@@ -320,21 +304,16 @@ def run(
     return [done[unit] for unit in range(len(plan.units))]
 
 
-# ---- the survey
-
-
 def survey(plan: PackPlan, jobs: int, progress: ProgressCounter) -> Survey:
     """Survey the corpus, unless nothing of it is needed."""
     if plan.tokenizer != "char" and plan.mode == "documents" and not plan.hold_out:
         return Survey(chars="", texts={}, held_out=range(0), split_within_docs=False)
     records = run("survey", partial(survey_unit, plan), plan, jobs, progress)
-    num_docs = sum(record["num_docs"] for record in records)
-    if not num_docs:
+    if not any(record["num_docs"] for record in records):
         raise_empty(plan)
-    chars: set[str] = set()
     held_out = keys_held_out(plan)
     return Survey(
-        chars="".join(sorted(chars.union(*(record["chars"] for record in records)))),
+        chars="".join(sorted(set().union(*(record["chars"] for record in records)))),
         texts={int(n): text and tuple(text) for r in records for n, text in r["texts"].items()},
         held_out=held_out,
         split_within_docs=plan.hold_out and plan.mode == "text" and not held_out,
@@ -343,11 +322,8 @@ def survey(plan: PackPlan, jobs: int, progress: ProgressCounter) -> Survey:
 
 def raise_empty(plan: PackPlan) -> None:
     names = plan.sources[0].name if len(plan.sources) == 1 else "the input"
-    size = plan.num_bytes
-    raise CorpusError(f"{names} holds nothing but blank lines" if size else f"{names} is empty")
-
-
-# ---- the tokenizer
+    what = "holds nothing but blank lines" if plan.num_bytes else "is empty"
+    raise CorpusError(f"{names} {what}")
 
 
 def make_tokenizer(plan: PackPlan, surveyed: Survey) -> str:
@@ -365,9 +341,6 @@ def make_tokenizer(plan: PackPlan, surveyed: Survey) -> str:
     text = BytePairTokenizer.train(docs, plan.vocab_size or BPE_VOCAB).to_json()
     replace_file(path, text.encode())
     return text
-
-
-# ---- the end
 
 
 def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) -> None:
@@ -394,7 +367,7 @@ def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) ->
         "bytes_a_token": bytes_a_token(vocab_size),
         "tokenizer": {"name": TOKENIZER, "size": len(text), "sha256": sha256(text).hexdigest()},
         "num_docs": sum(shard["num_docs"] for shard in shards if shard["part"] in counted),
-        "lengths": {part: lengths([unit[part] for unit in counts]) for part in SPLITS},
+        "lengths": {part: lengths(unit[part]["lengths"] for unit in counts) for part in SPLITS},
         "num_chars": {part: sum(unit[part]["num_chars"] for unit in counts) for part in SPLITS},
         "totals": {part: totals([s for s in shards if s["part"] == part]) for part in SPLITS},
         "shards": shards,
@@ -410,11 +383,10 @@ def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) ->
     remove_outdated(path, lambda name: own_files(name) and name not in kept)
 
 
-def lengths(counts: list[dict[str, Any]]) -> dict[str, int]:
-    """Return how many documents of all units have each number of tokens."""
+def lengths(of_units: Iterable[dict[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
-    for unit in counts:
-        total.update(unit["lengths"])
+    for counts in of_units:
+        total.update(counts)
     return dict(sorted(total.items(), key=lambda entry: int(entry[0])))
 
 

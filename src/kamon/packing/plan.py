@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -20,7 +20,7 @@ from kamon.packing.inputs import Piece, Source, find_sources, split_source
 from kamon.packing.shards import FORMAT
 from kamon.storage.model_dir import load
 from kamon.tokenizers.base import BPE_VOCAB
-from kamon.tokenizers.load import read_tokenizer, tokenizer_from_json
+from kamon.tokenizers.load import read_tokenizer
 
 MIN_UNITS = 64  # units of a corpus, unless they would have fewer than MIN_UNIT_BYTES
 MIN_UNIT_BYTES = 4 << 20
@@ -29,7 +29,6 @@ KINDS = ("tokens", "offsets")  # the files of a shard
 VERSIONS = ("format_version", "split")  # keys of a plan's content
 
 Mode = Literal["documents", "text"]
-Report = Callable[[int, int], object]  # called with the bytes just read and the tokens just made
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class PackOptions:
     shard_tokens: int = SHARD_TOKENS
 
     def check(self) -> None:
-        """Raise ConfigError for a value that is not possible."""
         if self.mode not in MODES:
             raise ConfigError(f"mode must be documents or text, not {self.mode!r}")
         if self.vocab_size is not None and self.tokenizer != "bpe":
@@ -83,7 +81,6 @@ class PackPlan:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The plan as JSON stores it."""
         content = {"format_version": FORMAT, "split": RULE, **asdict(self)}
         del content["output"]
         return content
@@ -101,7 +98,6 @@ class PackPlan:
         return sum(source.size for source in self.sources)
 
     def size(self, unit: int) -> int:
-        """Bytes of a unit."""
         return sum(piece.end - piece.begin for piece in self.units[unit])
 
     def is_one_text(self, source: Source) -> bool:
@@ -145,7 +141,7 @@ def make_plan(
         raise ConfigError("all files are read as text, which has no columns: name a --format")
     if not options.header and not any(source.format in TABLES for source in sources):
         raise ConfigError("no file is a table, which may have a header: leave out --no-header")
-    settings = {**vars(options)}
+    settings = dict(vars(options))
     existing, composed = None, True
     if options.tokenizer == "bpe":
         from kamon.tokenizers.bpe import BytePairTokenizer
@@ -153,25 +149,21 @@ def make_plan(
         settings["vocab_size"] = BPE_VOCAB if options.vocab_size is None else options.vocab_size
         BytePairTokenizer.train([], settings["vocab_size"])  # raises for an impossible size now
     elif options.tokenizer != "char":
-        existing = existing_tokenizer(options.tokenizer)
-        composed = tokenizer_from_json(existing).composed
+        name = options.tokenizer
+        tokenizer = load(name).tokenizer if os.path.isdir(name) else read_tokenizer(name)
+        existing, composed = tokenizer.to_json(), tokenizer.composed
         settings["tokenizer"] = sha256(existing.encode()).hexdigest()
     check_apart(inputs, str(output))
+    # Such units keep all processes busy without making small shards.
+    unit_bytes = max(MIN_UNIT_BYTES, sum(source.size for source in sources) // MIN_UNITS)
     plan = PackPlan(
         output=os.path.abspath(output),
         composed=composed,
-        unit_bytes=choose_unit_bytes(sources, options.shard_tokens),
+        unit_bytes=min(unit_bytes, options.shard_tokens),
         sources=sources,
         **settings,
     )
     return plan, existing, num_hidden
-
-
-def existing_tokenizer(path: str) -> str:
-    """Return the JSON of the tokenizer in a file or in a model directory."""
-    if os.path.isdir(path):
-        return load(path).tokenizer.to_json()
-    return read_tokenizer(path).to_json()
 
 
 def check_apart(inputs: Sequence[str], output: str) -> None:
@@ -183,12 +175,6 @@ def check_apart(inputs: Sequence[str], output: str) -> None:
             raise ConfigError(f"{output} would lie in the input {name}: choose another place")
         if path in folder.parents:
             raise ConfigError(f"the input {name} lies in {output}: choose another name")
-
-
-def choose_unit_bytes(sources: Sequence[Source], shard_tokens: int) -> int:
-    """Return a size of units that keeps all processes busy without making small shards."""
-    total = sum(source.size for source in sources)
-    return min(max(MIN_UNIT_BYTES, total // MIN_UNITS), shard_tokens)
 
 
 def difference(before: Any, now: dict[str, Any]) -> str:

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from kamon.errors import CorpusError
+from kamon.packing.inputs import Report
 
 WAIT = 0.1  # seconds between reports
 
-Report = Callable[[int, int], object]
 Work = Callable[[int, Report], Any]
 
 
@@ -77,7 +77,6 @@ def no_interrupt() -> Iterator[None]:
 
 
 def begin(work: Work, counts: Any, stop: Any) -> None:
-    """Initialise a worker."""
     global worker_stop
     worker_stop = work, counts, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -20,17 +20,20 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
+from io import BufferedReader
 from itertools import accumulate, pairwise
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Literal
 
 from kamon.config import MODES
-from kamon.data.shuffling import permutation, window_start
+from kamon.data.shuffling import permutation
 from kamon.data.split import RULE_BY_BUCKET, RULES
+from kamon.data.text_windows import TextWindows
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.errors import ConfigError, StoreError, TokenizerError
 from kamon.files.atomic import replace_file
@@ -93,9 +96,8 @@ def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
     path = Path(path)
     with readable(path):
         manifest, digest = read_manifest(path)
-        files = [manifest.tokenizer]
-        for shard in manifest.shards:
-            files += (shard.tokens, shard.offsets)
+        shards = [file for shard in manifest.shards for file in (shard.tokens, shard.offsets)]
+        files = [manifest.tokenizer, *shards]
         stats = {file.name: check_size(path, file) for file in files}
         done = {"manifest": digest, "files": stats}
         if verify == "always" or (verify == "once" and read_verified(path) != done):
@@ -106,15 +108,11 @@ def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
         return Shards(path, manifest, read_tokenizer(path, manifest), digest)
 
 
-# ---- the manifest
-
-
 @dataclass(frozen=True)
 class Manifest:
     """What is in shards.json.
 
     Attributes:
-        shards, tokenizer, vocab_size, bytes_a_token: as their names say.
         content: all of the JSON, to show it.
         lengths: for each part, how many documents have each number of tokens. None if not counted.
         num_chars: characters of each part. None if not counted.
@@ -125,8 +123,18 @@ class Manifest:
     vocab_size: int
     bytes_a_token: int
     content: dict[str, Any]
-    lengths: dict[Part, Counter[int]] | None  # of each part; None where it was not counted
+    lengths: dict[Part, Counter[int]] | None
     num_chars: dict[Part, int] | None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a file for reading. Raises StoreError if it cannot be opened or read."""
+    try:
+        with open_file(path) as file:
+            yield file
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from None
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
@@ -139,11 +147,8 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
             if begun
             else f"{path} holds no packed corpus: give the directory that `kamon pack -o` wrote"
         )
-    try:
-        with open_file(place) as file:
-            text = file.read(MAX_MANIFEST_BYTES)
-    except OSError as error:
-        raise StoreError(f"cannot read {place}: {error.strerror}") from None
+    with opened(place) as file:
+        text = file.read(MAX_MANIFEST_BYTES)
     try:
         content = json.loads(text)
         if content["format"] != FORMAT:
@@ -155,20 +160,15 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
         vocab_size = content["vocab_size"]
         if type(vocab_size) is not int or width != bytes_a_token(vocab_size):
             raise ValueError
-        if not shards or not isinstance(content["inputs"], list):
-            raise ValueError
-        if content["mode"] not in MODES:
+        if not shards or not isinstance(content["inputs"], list) or content["mode"] not in MODES:
             raise ValueError
         if content.get("settings", {}).get("split", RULE_BY_BUCKET) not in RULES:
             raise ValueError
-        lengths, num_chars = counts_of(content, shards)
-        found = Manifest(
-            *(shards, file_of(content["tokenizer"]), vocab_size, width, content),
-            *(lengths, num_chars),
-        )
+        tokenizer, counts = file_of(content["tokenizer"]), counts_of(content, shards)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise StoreError(f"{place} is damaged: it is not a manifest of shards") from None
-    return found, sha256(text).hexdigest()
+    manifest = Manifest(shards, tokenizer, vocab_size, width, content, *counts)
+    return manifest, sha256(text).hexdigest()
 
 
 def counts_of(
@@ -185,9 +185,8 @@ def counts_of(
     lengths, num_chars = {}, {}
     for part in SPLITS:
         counted = {int(length): number for length, number in content["lengths"][part].items()}
-        own = [shard for shard in shards if shard.part == part]
-        num_docs = sum(shard.num_docs for shard in own)
-        num_tokens = sum(shard.num_tokens - 1 for shard in own)
+        num_docs = sum(shard.num_docs for shard in shards if shard.part == part)
+        num_tokens = sum(shard.num_tokens - 1 for shard in shards if shard.part == part)
         lengths[part], num_chars[part] = Counter(counted), content["num_chars"][part]
         if any(length < 0 or type(number) is not int for length, number in counted.items()):
             raise ValueError
@@ -203,46 +202,40 @@ def bytes_a_token(vocab_size: int) -> int:
 
 
 def file_of(entry: Any) -> File:
-    found = File(entry["name"], entry["size"], entry["sha256"])
-    if not isinstance(found.name, str) or type(found.size) is not int:
+    file = File(entry["name"], entry["size"], entry["sha256"])
+    if not isinstance(file.name, str) or type(file.size) is not int:
         raise TypeError
-    if not isinstance(found.sha256, str) or os.path.basename(found.name) != found.name:
+    if not isinstance(file.sha256, str) or os.path.basename(file.name) != file.name:
         raise ValueError
-    return found
+    return file
 
 
 def shard_of(entry: Any, width: int) -> Shard:
     tokens, offsets = file_of(entry["tokens"]), file_of(entry["offsets"])
-    found = Shard(entry["part"], tokens, offsets, entry["num_tokens"], entry["num_docs"])
-    if type(found.num_tokens) is not int or type(found.num_docs) is not int:
+    shard = Shard(entry["part"], tokens, offsets, entry["num_tokens"], entry["num_docs"])
+    if type(shard.num_tokens) is not int or type(shard.num_docs) is not int:
         raise TypeError
-    sizes = found.num_tokens * width, (found.num_docs + 1) * 8
-    if found.part not in SPLITS or found.num_docs < 1 or (tokens.size, offsets.size) != sizes:
+    sizes = shard.num_tokens * width, (shard.num_docs + 1) * 8
+    if shard.part not in SPLITS or shard.num_docs < 1 or (tokens.size, offsets.size) != sizes:
         raise ValueError
-    return found
+    return shard
 
 
 def check_size(path: Path, file: File) -> list[int]:
     """Return [size, time of change] of a file. Raise StoreError if its size is not as written."""
-    try:
-        with open_file(path / file.name) as opened:
-            there = os.fstat(opened.fileno())
-    except OSError as error:
-        raise StoreError(f"cannot read {path / file.name}: {error.strerror}") from None
-    if there.st_size != file.size:
+    with opened(path / file.name) as binary:
+        status = os.fstat(binary.fileno())
+    if status.st_size != file.size:
         raise StoreError(
-            f"{path / file.name} is damaged: it has {there.st_size:,} bytes, and {file.size:,} "
+            f"{path / file.name} is damaged: it has {status.st_size:,} bytes, and {file.size:,} "
             "were written"
         )
-    return [there.st_size, there.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def check_digest(path: Path, file: File) -> None:
-    try:
-        with open_file(path / file.name) as opened:
-            digest = file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"cannot read {path / file.name}: {error.strerror}") from None
+    with opened(path / file.name) as binary:
+        digest = file_digest(binary, "sha256").hexdigest()
     if digest != file.sha256:
         raise StoreError(f"{path / file.name} is damaged: its SHA-256 is not the one in {MANIFEST}")
 
@@ -257,23 +250,18 @@ def read_verified(path: Path) -> Any:
 
 def read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
     place = path / manifest.tokenizer.name
+    with opened(place) as file:
+        content = file.read(MAX_TOKENIZER_BYTES)
     try:
-        with open_file(place) as file:
-            text = file.read(MAX_TOKENIZER_BYTES).decode("utf-8")
-        found = tokenizer_from_json(text)
-    except OSError as error:
-        raise StoreError(f"cannot read {place}: {error.strerror}") from None
+        tokenizer = tokenizer_from_json(content.decode("utf-8"))
     except (ValueError, TokenizerError) as error:
         raise StoreError(f"{place} is damaged: {error}") from None
-    if found.vocab_size != manifest.vocab_size:
+    if tokenizer.vocab_size != manifest.vocab_size:
         raise StoreError(
-            f"{place} is damaged: it has {found.vocab_size:,} tokens, and {MANIFEST} says "
+            f"{place} is damaged: it has {tokenizer.vocab_size:,} tokens, and {MANIFEST} says "
             f"{manifest.vocab_size:,}"
         )
-    return found
-
-
-# ---- the tokens
+    return tokenizer
 
 
 class Shards:
@@ -308,8 +296,7 @@ class Shards:
     @property
     def rule(self) -> int:
         """The rule of `kamon.data.split.split` that chose the validation set."""
-        settings = self.manifest.content.get("settings", {})
-        return int(settings.get("split", RULE_BY_BUCKET))
+        return int(self.manifest.content.get("settings", {}).get("split", RULE_BY_BUCKET))
 
     @property
     def may_hold_out(self) -> bool:
@@ -329,18 +316,17 @@ class Shards:
         """Return how many documents of a part have each number of tokens, without BOS."""
         if self.manifest.lengths is not None:
             return self.manifest.lengths[part]
-        found: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         for shard in self._shards[part]:
             view = self._view(shard.offsets, 8)
             for begin in range(0, shard.num_docs, BLOCK):
                 places = numbers(view, begin, min(begin + BLOCK, shard.num_docs) + 1)
-                found.update(end - start - 1 for start, end in pairwise(places))
-            if min(found) < 0:
+                counts.update(end - start - 1 for start, end in pairwise(places))
+            if min(counts) < 0:
                 raise self._bad_offsets(shard)
-        return found
+        return counts
 
     def num_chars(self, part: Part) -> int:
-        """Return the number of characters of a part's documents."""
         if self.manifest.num_chars is not None:
             return self.manifest.num_chars[part]
         from kamon.tokenizers.bpe import BytePairTokenizer
@@ -348,12 +334,12 @@ class Shards:
         num_tokens = self.num_tokens(part)
         if not isinstance(self.tokenizer, BytePairTokenizer):
             return max(0, num_tokens - self.num_docs(part) - 1)
-        found, bos = 0, self.tokenizer.bos
+        num_chars, bos = 0, self.tokenizer.bos
         for begin in range(0, num_tokens, BLOCK):
             tokens = self.stream(part, begin, min(begin + BLOCK, num_tokens))
             data = self.tokenizer.decode_bytes(token for token in tokens if token != bos)
-            found += len(data.translate(None, NO_CHAR))
-        return found
+            num_chars += len(data.translate(None, NO_CHAR))
+        return num_chars
 
     def _bad_offsets(self, shard: Shard) -> StoreError:
         return StoreError(f"{self.path / shard.offsets.name} is damaged: its offsets cannot be")
@@ -363,14 +349,14 @@ class Shards:
         starts, shards = self._starts[part], self._shards[part]
         if not 0 <= begin <= end <= self.num_tokens(part):
             raise IndexError(f"there are no tokens {begin} … {end} in {self.path}")
-        found = array("i")
+        tokens = array("i")
         number = min(bisect_right(starts, begin), len(shards)) - 1
-        while len(found) < end - begin:
-            place = begin + len(found) - starts[number]
-            most = min(shards[number].num_tokens, end - starts[number])
-            found += self._tokens(shards[number], place, most)
+        while len(tokens) < end - begin:
+            place = begin + len(tokens) - starts[number]
+            shard_end = min(shards[number].num_tokens, end - starts[number])
+            tokens += self._tokens(shards[number], place, shard_end)
             number += 1
-        return found
+        return tokens
 
     def document(self, part: Part, number: int, max_tokens: int | None = None) -> array[int]:
         """Return document `number` with a BOS at both ends, or its first `max_tokens` tokens."""
@@ -383,26 +369,25 @@ class Shards:
         begin, end = numbers(self._view(shard.offsets, 8), first, first + 2)
         if not 0 <= begin < end < shard.num_tokens:
             raise self._bad_offsets(shard)
-        return self._tokens(
-            shard, begin, end + 1 if max_tokens is None else min(end + 1, begin + max_tokens)
-        )
+        if max_tokens is not None:
+            end = min(end, begin + max_tokens - 1)
+        return self._tokens(shard, begin, end + 1)
 
     def _tokens(self, shard: Shard, begin: int, end: int) -> array[int]:
-        found = numbers(self._view(shard.tokens, self.manifest.bytes_a_token), begin, end)
-        if found and max(found) >= self.manifest.vocab_size:
+        tokens = numbers(self._view(shard.tokens, self.manifest.bytes_a_token), begin, end)
+        if tokens and max(tokens) >= self.manifest.vocab_size:
             raise StoreError(
-                f"{self.path / shard.tokens.name} is damaged: token {max(found)} is none of "
+                f"{self.path / shard.tokens.name} is damaged: token {max(tokens)} is none of "
                 f"{self.manifest.vocab_size:,}"
             )
-        return array("i", found)
+        return array("i", tokens)
 
     def _view(self, file: File, width: int) -> memoryview[int]:
-        """Map a file and return its numbers."""
         view = self._views.pop(file.name, None)
         if view is None:
             check_size(self.path, file)
-            with readable(self.path), open_file(self.path / file.name) as opened:
-                mapped = mmap(opened.fileno(), file.size, access=ACCESS_READ)
+            with readable(self.path), open_file(self.path / file.name) as binary:
+                mapped = mmap(binary.fileno(), file.size, access=ACCESS_READ)
             view = memoryview(mapped).cast(TYPECODES[width])  # type: ignore[call-overload]
             if len(self._views) == MAX_OPEN_FILES:
                 self._views.popitem(last=False)
@@ -411,7 +396,7 @@ class Shards:
 
     # ---- examples to learn from
 
-    def windows(self, part: Part, block_size: int, seed: int) -> Windows:
+    def windows(self, part: Part, block_size: int, seed: int) -> TextWindows:
         """Return examples from random places of the stream.
 
         Raises: ConfigError if it is too short.
@@ -424,7 +409,7 @@ class Shards:
                 if most > 0
                 else f"{self.path} has nothing in its part {part}"
             )
-        return Windows(self, part, block_size, seed)
+        return TextWindows(PartStream(self, part), block_size, seed)
 
     def documents(self, part: Part, block_size: int, seed: int) -> ShuffledDocuments:
         """Return whole documents as examples, all of them in each epoch.
@@ -452,33 +437,24 @@ class Shards:
 
 def numbers(view: memoryview[int], begin: int, end: int) -> array[int]:
     """Return a copy in this machine's byte order."""
-    found = array(view.format)
-    found.frombytes(view[begin:end].cast("B"))
+    copied = array(view.format, view[begin:end].tobytes())
     if sys.byteorder == "big":
-        found.byteswap()
-    return found
+        copied.byteswap()
+    return copied
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Example i is the block_size + 1 tokens at `window_start(seed, i, …)` of the stream."""
+class PartStream:
+    """The stream of a part as `TextWindows` reads it."""
 
     shards: Shards
     part: Part
-    block_size: int
-    seed: int
 
     def __len__(self) -> int:
-        return max(1, (self.shards.num_tokens(self.part) - 1) // self.block_size)
+        return self.shards.num_tokens(self.part)
 
-    def get(self, first: int, count: int) -> PackedBatch:
-        """Return the examples first … first + count − 1."""
-        n = self.shards.num_tokens(self.part) - self.block_size
-        starts = (window_start(self.seed, number, n) for number in range(first, first + count))
-        size = self.block_size + 1
-        return pack_sequences(
-            self.shards.stream(self.part, start, start + size) for start in starts
-        )
+    def __getitem__(self, place: slice) -> array[int]:
+        return self.shards.stream(self.part, place.start, place.stop)
 
 
 @dataclass(frozen=True)
@@ -497,9 +473,8 @@ class ShuffledDocuments:
         return self.shards.num_docs(self.part)
 
     def get(self, first: int, count: int) -> PackedBatch:
-        """Return the examples first … first + count − 1."""
         n = self.shards.num_docs(self.part)
-        epoch, place = -1, permutation(self.seed, 0, n)
+        epoch, place = 0, permutation(self.seed, 0, n)
         docs = []
         for number in range(first, first + count):
             if number // n != epoch:

@@ -12,7 +12,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from hashlib import sha256
@@ -27,8 +27,8 @@ from kamon.data.split import MAX_RANKED, Key, key, keys_of_part, train_end
 from kamon.engines.batch import UTF_32
 from kamon.errors import CorpusError, TokenizerError
 from kamon.files.atomic import replace_file, sync_folder
-from kamon.packing.inputs import Piece, entries, lines_before, texts
-from kamon.packing.plan import KINDS, PackPlan, Report, Survey
+from kamon.packing.inputs import Piece, Report, entries, ignore_progress, lines_before, texts
+from kamon.packing.plan import KINDS, PackPlan, Survey
 from kamon.packing.shards import SPLITS, bytes_a_token
 from kamon.storage.model_dir import staging
 from kamon.tokenizers.base import Tokenizer
@@ -44,13 +44,13 @@ def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
     chars: set[str] = set()
     keys: set[int] = set()
     num_docs = 0
-    known: dict[int, tuple[int, int] | None] = {}
+    known: dict[str, tuple[int, int] | None] = {}
     with with_error_location(plan, unit):
         for piece in plan.units[unit]:
             source = plan.sources[piece.source]
             if plan.is_one_text(source):
-                text = survey_text(one_text(plan, piece, bytes_only(report)), chars)
-                known[piece.source] = text
+                text = survey_text(one_text(plan, piece, report), chars)
+                known[str(piece.source)] = text
                 if text is not None:
                     keys.add(text[1])
                     num_docs += 1
@@ -63,19 +63,14 @@ def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
                 num_docs += len(docs)
                 if plan.tokenizer != "char" and len(keys) > MAX_RANKED:
                     break  # nothing more is needed
-    if plan.tokenizer != "char":
-        chars.clear()
+    path = plan.record_path("survey", unit)
     if plan.hold_out:
-        kept = array("Q", sorted(keys)[: MAX_RANKED + 1])
-        replace_file(plan.record_path("survey", unit).with_suffix(".keys"), kept.tobytes())
-    record = {
-        "plan": plan.digest,
-        "chars": "".join(sorted(chars)),
-        "num_docs": num_docs,
-        "texts": {str(number): text for number, text in known.items()},
-    }
+        lowest = array("Q", sorted(keys)[: MAX_RANKED + 1])
+        replace_file(path.with_suffix(".keys"), lowest.tobytes())
+    alphabet = "".join(sorted(chars)) if plan.tokenizer == "char" else ""
+    record = {"plan": plan.digest, "chars": alphabet, "num_docs": num_docs, "texts": known}
     # Not synced: a record that the disk loses is not valid JSON, and is made again.
-    plan.record_path("survey", unit).write_text(json.dumps(record))
+    path.write_text(json.dumps(record))
     return record
 
 
@@ -95,14 +90,11 @@ def survey_text(parts: Iterable[str], chars: set[str]) -> tuple[int, int] | None
 
 def keys_held_out(plan: PackPlan) -> range:
     """Return the keys of the validation set. All units have been surveyed."""
-
-    def keys() -> Iterator[int]:
-        for unit in range(len(plan.units)):
-            unit_keys = array("Q")
-            unit_keys.frombytes(plan.record_path("survey", unit).with_suffix(".keys").read_bytes())
-            yield from unit_keys
-
-    return keys_of_part(keys()) if plan.hold_out else range(0)
+    if not plan.hold_out:
+        return range(0)
+    paths = (plan.record_path("survey", unit) for unit in range(len(plan.units)))
+    keys = (array("Q", path.with_suffix(".keys").read_bytes()) for path in paths)
+    return keys_of_part(chain.from_iterable(keys))
 
 
 def pack_unit(
@@ -111,12 +103,9 @@ def pack_unit(
     """Write the shards of a unit, and return the record of it. tokenizer: its JSON."""
     path, encoder = Path(plan.output), tokenizer_of(tokenizer)
     with staging(path) as folder, ExitStack() as stack:
-        writers = [
-            stack.enter_context(
-                ShardWriter(folder, name, unit, encoder, plan.shard_tokens, lambda n: report(0, n))
-            )
-            for name in SPLITS
-        ]
+        writers = [ShardWriter(plan, folder, part, unit, encoder, report) for part in SPLITS]
+        for writer in writers:
+            stack.callback(writer.abandon)
         with with_error_location(plan, unit, encoder):
             for piece in plan.units[unit]:
                 source = plan.sources[piece.source]
@@ -124,13 +113,15 @@ def pack_unit(
                     known = survey.texts[piece.source]
                     if known is not None:
                         length = train_length(*known, survey)
-                        write_text(one_text(plan, piece, bytes_only(report)), length, *writers)
+                        write_text(one_text(plan, piece, report), length, *writers)
                     continue
                 for docs in documents(plan, piece, report):
                     divided = divide(docs, survey)
                     for writer, part in zip(writers, divided, strict=True):
                         writer.add(part)
-        shards = [shard for writer in writers for shard in writer.finish()]
+        for writer in writers:
+            writer.close()
+        shards = [shard for writer in writers for shard in writer.shards]
         for shard in shards:
             for kind in KINDS:
                 os.replace(folder / shard[kind]["name"], path / shard[kind]["name"])
@@ -146,20 +137,11 @@ def tokenizer_of(text: str) -> Tokenizer:
     return tokenizer_from_json(text)
 
 
-def bytes_only(report: Report) -> Callable[[int], object]:
-    return lambda num_bytes: report(num_bytes, 0)
-
-
-def ignore_progress(_: int) -> None:
-    pass
-
-
 def documents(plan: PackPlan, piece: Piece, report: Report) -> Iterator[list[str]]:
     """Yield the documents of a piece of a file, without blank ones, many at a time."""
     number = 2 if piece.begin else 1  # any number but 1 will do: `with_error_location` counts
-    for block in entries(
-        plan.sources[piece.source], piece, plan.column, bytes_only(report), number, plan.header
-    ):
+    source = plan.sources[piece.source]
+    for block in entries(source, piece, plan.column, report, number, plan.header):
         if plan.mode == "documents":  # like `as_document`, but faster
             docs = list(filter(None, map(str.strip, block)))
         else:
@@ -168,7 +150,7 @@ def documents(plan: PackPlan, piece: Piece, report: Report) -> Iterator[list[str
             yield list(map(nfc, docs)) if plan.composed else docs
 
 
-def one_text(plan: PackPlan, piece: Piece, report: Callable[[int], object]) -> Iterator[str]:
+def one_text(plan: PackPlan, piece: Piece, report: Report) -> Iterator[str]:
     """Yield the parts of a whole file that is one document."""
     parts = texts(plan.sources[piece.source], piece, report)
     return map(nfc, before_spaces(parts)) if plan.composed else parts
@@ -221,10 +203,7 @@ def with_error_location(
 
 
 def train_length(length: int, key: int, survey: Survey) -> int:
-    """Return how many characters at the start of a text are for training.
-
-    length, key: of the text.
-    """
+    """Return how many characters of a text of this length and key, from its start, are trained."""
     if survey.split_within_docs:
         return train_end(length)
     return 0 if key in survey.held_out else length
@@ -233,14 +212,14 @@ def train_length(length: int, key: int, survey: Survey) -> int:
 def write_text(
     parts: Iterable[str], length: int, train: ShardWriter, held_out: ShardWriter
 ) -> None:
-    """Write one text, which arrives in parts, to the training set, the validation set or both."""
+    """Write a text, which arrives in parts: its first `length` characters are for training."""
     place = 0
     for text in before_spaces(parts):
-        here = max(0, min(len(text), length - place))
-        if here:
-            train.add_part(text[:here], first=place == 0)
-        if here < len(text):
-            held_out.add_part(text[here:], first=place <= length)
+        cut = max(0, min(len(text), length - place))
+        if cut:
+            train.add_part(text[:cut], first=place == 0)
+        if cut < len(text):
+            held_out.add_part(text[cut:], first=place <= length)
         place += len(text)
 
 
@@ -272,7 +251,7 @@ def sample(plan: PackPlan, survey: Survey, unit: int, size: int) -> Iterator[str
             blocks = ([text] for text in one_text(plan, piece, ignore_progress))
         else:
             left = size
-            blocks = (divide(docs, survey)[0] for docs in documents(plan, piece, lambda *_: None))
+            blocks = (divide(docs, survey)[0] for docs in documents(plan, piece, ignore_progress))
         for text in chain.from_iterable(blocks):
             text = text[: min(left, size)]
             left -= len(text)
@@ -291,18 +270,17 @@ class ShardWriter:
 
     def __init__(
         self,
+        plan: PackPlan,
         folder: Path,
         part: str,
         unit: int,
         tokenizer: Tokenizer,
-        max_tokens: int,
-        report: Callable[[int], object],
+        report: Report,
     ) -> None:
-        self.folder = folder
+        self.stem = folder / f"{part}-{unit:06}"
         self.part = part
-        self.stem = f"{part}-{unit:06}"
         self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
+        self.max_tokens = plan.shard_tokens
         self.report = report
         self.bos = chr(tokenizer.bos)
         self.encoding = ENCODINGS[bytes_a_token(tokenizer.vocab_size)]
@@ -310,18 +288,14 @@ class ShardWriter:
         self.files: list[HashedFile] = []  # tokens and offsets of the current shard
         self.num_tokens = self.num_docs = 0  # of the current shard
         self.lengths: Counter[int] = Counter()  # of all documents, without BOS
-        self.begun: list[int] = []  # lengths of the parts of the current text
+        self.begun = 0  # tokens of the current text, with BOS
         self.num_chars = 0
 
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def abandon(self) -> None:
         for hashed in self.files:
             hashed.file.close()
 
     def add(self, docs: list[str]) -> None:
-        """Write whole documents."""
         if not docs:
             return
         batch = self.tokenizer.encode_documents(docs)
@@ -349,42 +323,34 @@ class ShardWriter:
         self.num_chars += len(text)
         if first:
             self._end_text()
-        self.begun.append(len(codes))
-        if first:
             self._room()
             self._offsets([self.num_tokens])
             codes = self.bos + codes
+        self.begun += len(codes)
         self._write(codes)
 
     def counts(self) -> dict[str, Any]:
         """Return the counts of all its documents, for the manifest."""
         self._end_text()
-        return {
-            "lengths": {str(n): d for n, d in self.lengths.items()},
-            "num_chars": self.num_chars,
-        }
+        lengths = {str(n): num_docs for n, num_docs in self.lengths.items()}
+        return {"lengths": lengths, "num_chars": self.num_chars}
 
     def _end_text(self) -> None:
         if self.begun:
-            self.lengths[sum(self.begun)] += 1
-            self.begun = []
-
-    def finish(self) -> list[dict[str, Any]]:
-        """Return the manifest's entries for the shards."""
-        self._close()
-        return self.shards
+            self.lengths[self.begun - 1] += 1
+            self.begun = 0
 
     def _room(self) -> None:
         if self.num_tokens >= self.max_tokens:
-            self._close()
+            self.close()
         if not self.files:
             stem = f"{self.stem}-{len(self.shards):03}"
-            self.files = [HashedFile(self.folder / f"{stem}.{kind}") for kind in KINDS]
+            self.files = [HashedFile(Path(f"{stem}.{kind}")) for kind in KINDS]
 
     def _write(self, codes: str) -> None:
         self.files[0].write(codes.encode(self.encoding, "surrogatepass"))
         self.num_tokens += len(codes)
-        self.report(len(codes))
+        self.report(0, len(codes))
 
     def _offsets(self, places: list[int]) -> None:
         offsets = array("Q", places)
@@ -393,21 +359,16 @@ class ShardWriter:
         self.files[1].write(offsets.tobytes())
         self.num_docs += len(places)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the current shard."""
         if not self.files:
             return
         num_docs = self.num_docs
         self._offsets([self.num_tokens])
         self._write(self.bos)
-        entries = [file.finish() for file in self.files]
-        self.shards.append(
-            {
-                "part": self.part,
-                **dict(zip(KINDS, entries, strict=True)),
-                "num_tokens": self.num_tokens,
-                "num_docs": num_docs,
-            }
-        )
+        files = dict(zip(KINDS, (file.finish() for file in self.files), strict=True))
+        sizes = {"num_tokens": self.num_tokens, "num_docs": num_docs}
+        self.shards.append({"part": self.part, **files, **sizes})
         self.files, self.num_tokens, self.num_docs = [], 0, 0
 
 

@@ -28,7 +28,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from kamon.config import Config
 from kamon.data.documents import Documents
@@ -47,19 +47,15 @@ FROZEN = "frozen.safetensors"
 CRITIC = "critic.safetensors"
 OPTIONAL = {STATE, EXAMPLES, FROZEN, CRITIC}
 NUM_VERDICT_TOKENS = 2  # tokens that a critic has more than the model
-# The most bytes that each may have; those of parameters follow from the settings.
-MAX_BYTES = {
-    "config.json": 1 << 20,
-    "tokenizer.json": MAX_FILE,
-    "training.json": 1 << 20,
-}
+# The most bytes of config.json and of training.json; those of parameters follow from the settings.
+MAX_JSON_BYTES = 1 << 20
 FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json")
 LINE_BYTES = 500  # of one step in metrics.jsonl: a dozen numbers
 HEADER_BYTES = 200  # of one tensor in a safetensors file: its name, type, shape and place
 UNPACKED_BLOCK = 1 << 20
 MAX_EXAMPLES_BYTES = 1 << 30  # unpacked
 MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
-STATE_FIELDS = ("params", "m", "v")
+STATE_FIELDS: tuple[Literal["params", "m", "v"], ...] = ("params", "m", "v")
 
 
 @dataclass(frozen=True)
@@ -89,8 +85,7 @@ def critic_config(config: Config) -> Config:
 
 
 def state_bytes(config: Config, state: State) -> bytes:
-    numbers = {"params.": state["params"], "m.": state["m"], "v.": state["v"]}
-    return to_safetensors(config, numbers)
+    return to_safetensors(config, {f"{part}.": state[part] for part in STATE_FIELDS})
 
 
 def read_state(config: Config, name: str, content: bytes, step: int) -> State:
@@ -110,9 +105,8 @@ def to_files(stored: Checkpoint) -> dict[str, bytes | Iterable[bytes]]:
         "metrics.jsonl": stored.metrics.to_json_lines(),
         "training.json": to_json(stored.training.content),
     }
-    state = stored.state
-    if state is not None:
-        files[STATE] = state_bytes(config, state)
+    if stored.state is not None:
+        files[STATE] = state_bytes(config, stored.state)
     if stored.examples is not None:
         files[EXAMPLES] = [stored.examples]
     if stored.reference_params is not None:
@@ -129,78 +123,66 @@ def from_files(
 
     StoreError says which file is not what it should be, and does not name the directory.
     """
+    name, names = "", set(names)
+
+    def content(file: str, most: int) -> bytes:
+        nonlocal name  # the file that is looked at
+        name = file
+        return read(file, most)
+
+    def numbers(file: str) -> array[float]:
+        (params,) = from_safetensors(config, file, [""], content(file, max_bytes(config, 1)))
+        return params
+
+    def state(file: str, shape: Config) -> State | None:
+        if file not in names:
+            return None
+        return read_state(shape, file, content(file, max_bytes(shape, 3)), len(metrics))
+
     try:
-        name = "config.json"
-        config = Config(**json.loads(read(name, MAX_BYTES[name])))
-        name = "tokenizer.json"
-        tokenizer = tokenizer_from_json(read(name, MAX_BYTES[name]).decode("utf-8"))
-        if isinstance(tokenizer, CharTokenizer) and any(
-            char == "\0" or "\ud800" <= char <= "\udfff"
-            for char in (*tokenizer.chars, *tokenizer.added)
-        ):
-            raise StoreError(f"{name} has a NUL or a lone surrogate, which no text has")
-        if tokenizer.vocab_size != config.vocab_size:
-            raise StoreError(
-                f"tokenizer.json has {tokenizer.vocab_size} tokens, "
-                f"config.json says vocab_size {config.vocab_size}"
-            )
-        name = "metrics.jsonl"
-        metrics = Metrics.from_json_lines(io.BytesIO(read(name, LINE_BYTES * config.num_steps)))
+        config = Config(**json.loads(content("config.json", MAX_JSON_BYTES)))
+        tokenizer = tokenizer_from_json(content("tokenizer.json", MAX_FILE).decode())
+        check_tokenizer(tokenizer, config)
+        lines = content("metrics.jsonl", LINE_BYTES * config.num_steps)
+        metrics = Metrics.from_json_lines(io.BytesIO(lines))
         if len(metrics) > config.num_steps:
             raise StoreError(f"{name} has more steps than the {config.num_steps:,} of config.json")
-        name = "training.json"
-        training = TrainingRecord.read(json.loads(read(name, MAX_BYTES[name])))
+        training = TrainingRecord.read(json.loads(content("training.json", MAX_JSON_BYTES)))
         training.check(len(metrics), resumable=STATE in names)
         float(training.seconds)  # OverflowError if it is far too long a number
         to_json(training.content)  # ValueError if a number is not finite
         if STATE in names and training.tuning and EXAMPLES not in names:
             raise StoreError(f"{name} says that it is tuned, and there is no {EXAMPLES}")
-        name = "model.safetensors"
-        (params,) = from_safetensors(config, name, [""], read(name, max_bytes(config, 1)))
-        state: State | None = None
-        if STATE in names:
-            name = STATE
-            state = read_state(config, STATE, read(STATE, max_bytes(config, 3)), len(metrics))
-        examples, frozen, critic = None, None, None
-        if EXAMPLES in names:
-            name = EXAMPLES
-            examples = read(name, MAX_EXAMPLES_BYTES)
-        if FROZEN in names:
-            name = FROZEN
-            (frozen,) = from_safetensors(config, name, [""], read(name, max_bytes(config, 1)))
-        if CRITIC in names:
-            name, shape = CRITIC, critic_config(config)
-            critic = read_state(shape, CRITIC, read(CRITIC, max_bytes(shape, 3)), len(metrics))
+        return Checkpoint(
+            config=config,
+            tokenizer=tokenizer,
+            params=numbers("model.safetensors"),
+            metrics=metrics,
+            training=training,
+            documents=documents,
+            state=state(STATE, config),
+            examples=content(EXAMPLES, MAX_EXAMPLES_BYTES) if EXAMPLES in names else None,
+            reference_params=numbers(FROZEN) if FROZEN in names else None,
+            critic=state(CRITIC, critic_config(config)),
+        )
     except StoreError:
         raise
     except (KamonError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         reason = str(error) if name in str(error) else f"{name}: {error}"
         raise StoreError(reason) from None
-    return Checkpoint(
-        *(config, tokenizer, params, metrics, training, documents, state, examples, frozen, critic)
-    )
 
 
-def to_bytes(stored: Checkpoint) -> bytes:
-    """All of it, the documents too, as `from_bytes` reads it: a line of JSON, then the files."""
-    documents = stored.documents
-    if not isinstance(documents, bytes):
-        documents = b"".join(pack_documents(documents))
-    files = {"": documents}
-    for name, content in to_files(stored).items():
-        files[name] = content if isinstance(content, bytes) else b"".join(content)
-    sizes = json.dumps({name: len(content) for name, content in files.items()})
-    return b"\n".join((sizes.encode(), b"".join(files.values())))
-
-
-def from_bytes(content: bytes) -> Checkpoint:
-    line, _, rest = content.partition(b"\n")
-    files, begin = {}, 0
-    for name, size in json.loads(line).items():
-        files[name] = rest[begin : begin + size]
-        begin += size
-    documents = files.pop("")
-    return from_files(lambda name, _: files[name], files, documents)
+def check_tokenizer(tokenizer: Tokenizer, config: Config) -> None:
+    if isinstance(tokenizer, CharTokenizer) and any(
+        char == "\0" or "\ud800" <= char <= "\udfff"
+        for char in (*tokenizer.chars, *tokenizer.added)
+    ):
+        raise StoreError("tokenizer.json has a NUL or a lone surrogate, which no text has")
+    if tokenizer.vocab_size != config.vocab_size:
+        raise StoreError(
+            f"tokenizer.json has {tokenizer.vocab_size} tokens, "
+            f"config.json says vocab_size {config.vocab_size}"
+        )
 
 
 def max_bytes(config: Config, copies: int) -> int:
@@ -262,8 +244,7 @@ def unpacked(packed: bytes) -> Iterator[str]:
 
 def pack_examples(examples: Iterable[Mapping[str, Any]]) -> bytes:
     """The same bytes for the same examples: a JSON object a line, compressed."""
-    packer = zlib.compressobj(6, wbits=31)
-    return packer.compress(examples_text(examples)) + packer.flush()
+    return zlib.compress(examples_text(examples), 6, wbits=31)
 
 
 def examples_text(examples: Iterable[Mapping[str, Any]]) -> bytes:

@@ -281,9 +281,7 @@ def load(path: str | Path) -> Checkpoint:
                 before, newest = newest, newest_checkpoint_dir(path)
                 if newest != before:
                     continue  # a training beside us has gone on meanwhile
-                older = next((f for f in reversed(checkpoint_dirs(path)[:-1]) if is_whole(f)), None)
-                if older is None:
-                    raise
+                _, older, _ = load_newest_whole(path)  # the same error, if none is whole
                 raise StoreError(
                     f"{error}; {older.name} is whole: `kamon train --resume {path}` goes on from "
                     "there"
@@ -302,24 +300,14 @@ def readable(path: str | Path) -> Iterator[None]:
 def load_newest_whole(path: str | Path) -> tuple[Checkpoint, Path, list[str]]:
     """The newest generation that verifies, its folder, and what is wrong with those after it."""
     path = require_dir(path)
+    newest_checkpoint_dir(path)  # says if there is none
     problems: list[str] = []
     for folder in reversed(checkpoint_dirs(path)):
         try:
             return read_generation(folder), folder, problems
         except StoreError as error:
             problems.append(str(error))
-    if problems:
-        raise StoreError(problems[0])
-    newest_checkpoint_dir(path)  # says that there is none
-    raise AssertionError
-
-
-def is_whole(folder: Path) -> bool:
-    try:
-        read_generation(folder)
-    except StoreError:
-        return False
-    return True
+    raise StoreError(problems[0])
 
 
 def require_dir(path: str | Path) -> Path:
@@ -332,15 +320,13 @@ def require_dir(path: str | Path) -> Path:
 
 
 def numbered_dirs(path: Path) -> dict[int, Path]:
-    """The folders of all generations, by number."""
-    found = ((CHECKPOINT_NAME.fullmatch(name), path / name) for name in os.listdir(path))
-    return {int(match[1]): folder for match, folder in found if match}
+    """The folders of all generations, by number, the newest last."""
+    matches = filter(None, map(CHECKPOINT_NAME.fullmatch, os.listdir(path)))
+    return {int(match[1]): path / match[0] for match in sorted(matches, key=lambda m: int(m[1]))}
 
 
 def checkpoint_dirs(path: Path) -> list[Path]:
-    """Those of all generations, the newest last."""
-    found = numbered_dirs(path)
-    return [found[number] for number in sorted(found)]
+    return list(numbered_dirs(path).values())
 
 
 def newest_checkpoint_dir(path: Path) -> Path:

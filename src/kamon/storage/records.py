@@ -37,15 +37,14 @@ class Record(Mapping[str, Any]):
 
         Raises: ValueError if a known field is missing, or has another type.
         """
-        if not isinstance(content, Mapping):
-            raise damaged(cls.about)
-        content = {k: v.content if isinstance(v, Record) else v for k, v in content.items()}
-        types, values = get_type_hints(cls), {}
-        for known in fields(cls)[1:]:
-            if known.name in content:
-                values[known.name] = typed(
-                    types[known.name], content[known.name], known.metadata.get("about", cls.about)
-                )
+        given = content if isinstance(content, Mapping) else {}
+        content = {k: v.content if isinstance(v, Record) else v for k, v in given.items()}
+        types = get_type_hints(cls)
+        values = {
+            known.name: typed(types[known.name], content[known.name], known.metadata or vars(cls))
+            for known in fields(cls)[1:]
+            if known.name in content
+        }
         try:
             return cls(content, **values)
         except TypeError:  # one is missing
@@ -65,16 +64,16 @@ class Record(Mapping[str, Any]):
         return self.read({**self, **changes})
 
 
-def typed(kind: Any, value: Any, about: str) -> Any:
+def typed(kind: Any, value: Any, owner: Mapping[str, Any]) -> Any:
     """Return a value of this type, which may be a record; ValueError if it is of another type."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     plain = tuple(get_origin(each) or each for each in kinds)
     if isinstance(value, plain):
         return value
-    records = [each for each in plain if issubclass(each, Record)]
-    if not records:
-        raise damaged(about)
-    return records[0].read(value)
+    for each in plain:
+        if issubclass(each, Record):
+            return each.read(value)
+    raise damaged(owner["about"])
 
 
 def damaged(about: str) -> ValueError:
@@ -119,6 +118,14 @@ class ValidationRecord(Record):
     over_fitted: bool = False
     gpt_loss: float | None = None
     ngram_loss: float | None = None
+
+    @classmethod
+    def of(
+        cls, num_docs: int, loss: float, best_step: int, over_fitted: bool = False
+    ) -> ValidationRecord:
+        """Return the record of a loss on so many documents."""
+        values = {"loss": loss, "best_step": best_step, "over_fitted": over_fitted}
+        return cls.read({"num_docs": num_docs, **values})
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,32 +1,36 @@
-"""What every tokenizer offers."""
+"""What every tokenizer offers, and what both of them share."""
 
 from __future__ import annotations
 
+import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from itertools import accumulate, islice
+from typing import Any, Protocol
 
-from kamon.engines.batch import PackedBatch
+from kamon.data.documents import nfc
+from kamon.engines.batch import UTF_32, PackedBatch
 from kamon.errors import TokenizerError
+from kamon.files.spill import SpillBuffer, numbers_of
 
-if TYPE_CHECKING:
-    pass
-
-
-BPE_VOCAB = 1_024  # tokens of a BytePairTokenizer where nobody says how many
+BPE_VOCAB = 1_024  # default vocab_size of a BytePairTokenizer
 MAX_FILE = 1 << 24  # bytes of a tokenizer as JSON
 MAX_NAME = 100  # characters of a special token's name
 MAX_SHOWN = 100  # characters of a text, in an error
 
 
 class Tokenizer(Protocol):
-    """What all that have text and a model ask of a tokenizer; `to_json` gives it for a file.
+    """Turns text into tokens and back.
 
-    bos: the token at both ends of a document; vocab_size: tokens, BOS included; unit: what a token
-    is called in a sentence, "character" or "token"; special: the special tokens by their names, BOS
-    the first of them. No text has one among its tokens; `decode` gives the name of one for it.
-    composed: texts are brought to Unicode's composed form (NFC) before their tokens are looked up,
-    as those were that it was trained on. One of an earlier version of Kamon takes them as given.
+    Attributes:
+        bos: the token at both ends of a document.
+        vocab_size: number of tokens, including BOS.
+        unit: what messages call a token: "character" or "token".
+        special: the special tokens by their names, BOS first. They are not in the tokens of any
+            text. `decode` returns their names.
+        composed: whether texts are brought to Unicode's composed form (NFC) before they are
+            encoded. Tokenizers of earlier versions of Kamon encode a text as it is.
     """
 
     bos: int
@@ -36,80 +40,127 @@ class Tokenizer(Protocol):
     composed: bool
 
     def normal(self, text: str) -> str:
-        """`text` as it is encoded: in NFC if `composed`, else as it is."""
+        """Return `text` as it is encoded: in NFC if `composed`, otherwise unchanged."""
+        return nfc(text) if self.composed else text
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of `text`, none of them special. TokenizerError for what has none."""
+        """Return the tokens of `text`, without BOS.
+
+        Raises: TokenizerError for a character that has no token.
+        """
 
     def encode_document(self, text: str) -> list[int]:
-        """The tokens of `text` between two BOS."""
+        """Return the tokens of `text` between two BOS."""
+        return [self.bos, *self.encode(text), self.bos]
 
     def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> PackedBatch:
-        """The documents of many texts, each up to block_size + 1 tokens: see CharTokenizer."""
+        """Return `encode_document` of many texts, much faster than one by one.
+
+        block_size: a text of this many tokens or more is cut to its first block_size tokens, after
+        BOS. These block_size + 1 tokens are all that a model can take.
+
+        Raises: TokenizerError as `encode`.
+        """
 
     def lengths(self, texts: Iterable[str]) -> Counter[int]:
-        """How many texts have so many tokens, BOS not counted, for each number that occurs."""
+        """Return how many texts have each number of tokens, without BOS."""
 
     def num_chars(self, texts: Iterable[str], sizes: Iterable[int]) -> list[int]:
-        """How many whole characters the first tokens of each text make, as many as `sizes` says."""
+        """Return how many whole characters the first `size` tokens of each text make."""
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of `tokens`, none of which is BOS."""
+        """Return the text of tokens, with the names of special ones.
+
+        In BPE, bytes that are not UTF-8 become U+FFFD, such as an unfinished character at the end.
+
+        Raises: TokenizerError if BPE has no such token.
+        """
 
     def decode_documents(self, batch: PackedBatch) -> list[str]:
-        """The text of each document of `batch`, none with a BOS."""
+        """Return the `normal` text of each document of a batch without BOS."""
+        return [self.normal(self.decode(tokens)) for tokens in batch]
 
     def unfinished(self, tokens: Iterable[int]) -> bytes | None:
-        """The bytes of a character that `tokens` begin and do not end; None if they are no text."""
+        """Return the bytes of a character that tokens leave unfinished, None if they are no text.
+
+        The result is empty if the last character is whole.
+        """
 
     def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:
-        """The tokens that cannot follow these in a text."""
+        """Return the tokens that cannot follow these in a text."""
 
     def prefix_tokenizations(self, text: str) -> list[tuple[int, ...]]:
-        """All ways in which the tokens of a longer text, or of this one, may begin so as to have
-        `text`, which is not empty, at its start: each ends with the token that reaches its end."""
+        """Return all ways in which the tokens of a text that starts with `text` may begin.
+
+        text: not empty. Each result ends with the token that reaches its end.
+        """
 
     @property
     def is_one_char_each(self) -> bool:
-        """Whether any tokens but special ones make a text of as many characters."""
+        """Whether n tokens that are not special always make a text of n characters."""
 
     @property
     def chars_per_token(self) -> list[int]:
-        """How many characters begin in each token; none in BOS."""
+        """How many characters begin in each token: 0 for BOS."""
 
     def remainder(self, text: str, tokens: Iterable[int]) -> str:
-        """What `tokens`, one of the openings of `text`, have after it; as of `piece`."""
+        """Return what one of the `prefix_tokenizations` of `text` has after it."""
 
     def token_text(self, token: int) -> str:
-        """One token as people can see it."""
+        r"""Return a token as people can see it. Bytes that are part of a character become \xc3."""
 
     def unknown(self, chars: Iterable[str]) -> set[str]:
-        """Those of `chars` that no text may have that is to be encoded."""
+        """Return the characters that cannot be encoded. In BPE these are lone surrogates."""
 
     def replace_unknown(self, text: str) -> str:
-        """`text` with unknown characters exchanged for their likes, where there are any."""
+        """Return `text` with unknown characters replaced by the closest known ones, if any."""
 
-    def to_json(self) -> str: ...
+    def to_json(self) -> str:
+        """Return the content of the tokenizer's file."""
+
+
+def pack_encoded(blocks: Iterable[tuple[str, Iterable[int]]]) -> PackedBatch:
+    """Pack documents that arrive in blocks: their tokens as code points, and the length of each."""
+    tokens, offsets, end = SpillBuffer(), SpillBuffer(), 0
+    offsets.add(array("q", [0]).tobytes())
+    for codes, sizes in blocks:
+        tokens.add(codes.encode(UTF_32, "surrogatepass"))
+        ends = array("q", islice(accumulate(sizes, initial=end), 1, None))
+        offsets.add(ends.tobytes())
+        end = ends[-1]
+    return PackedBatch(numbers_of(tokens.finish(), "i"), numbers_of(offsets.finish(), "q"))
+
+
+def parse_json(text: str, kind: str, kinds: str) -> dict[str, Any]:
+    """Return the JSON object of a tokenizer of this type.
+
+    kinds: the types that the message names. Raises: TokenizerError for anything else.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"not valid JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("type") != kind:
+        raise TokenizerError(f'not a tokenizer of "type": {kinds}')
+    return content
 
 
 def quote_distinctly(text: str, other: str) -> str:
-    """In quotes; with its code points where it looks like the other.
+    """Return `text` in quotes, with its code points if it looks like the other text.
 
     >>> quote_distinctly("o", "O"), quote_distinctly("\u00f6", "o\u0308")
     ("'o'", "'ö' (U+00F6)")
     """
-    from unicodedata import normalize
-
-    if normalize("NFC", text) != normalize("NFC", other):
+    if nfc(text) != nfc(other):
         return repr(text)
     return f"{text!r} ({' '.join(f'U+{ord(char):04X}' for char in text)})"
 
 
-def check_special_names(names: Iterable[str]) -> None:
-    """TokenizerError for what is no name of a special token."""
+def check_special_names(names: Iterable[str], least: int = 2) -> None:
+    """Raise TokenizerError for a name that no special token can have. least: characters."""
     for name in names:
-        if not (1 < len(name) <= MAX_NAME and name.isprintable()):
+        if not (least <= len(name) <= MAX_NAME and name.isprintable()):
             raise TokenizerError(
-                f"a special token's name has 2 to {MAX_NAME} visible characters, "
+                f"a special token's name has {least} to {MAX_NAME} visible characters, "
                 f"not {name[:MAX_NAME]!r}"
             )

@@ -1,31 +1,32 @@
-"""Text to tokens and back: what every tokenizer can do, and the one with a token a character."""
+"""The tokenizer with one token per character."""
 
 from __future__ import annotations
 
-from array import array
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import accumulate, chain, count, islice, pairwise
-from typing import TYPE_CHECKING
+from itertools import chain, count, islice, pairwise
 from unicodedata import combining, is_normalized, normalize
 
 from kamon.data.documents import BLOCK_DOCS, Documents, nfc
 from kamon.engines.batch import BOS, UTF_32, PackedBatch
 from kamon.errors import TokenizerError
-from kamon.files.spill import SpillBuffer, numbers_of
+from kamon.tokenizers.base import (
+    MAX_SHOWN,
+    Tokenizer,
+    check_special_names,
+    pack_encoded,
+    parse_json,
+    quote_distinctly,
+)
 
-if TYPE_CHECKING:
-    pass
 
-from kamon.tokenizers.base import MAX_SHOWN, check_special_names, quote_distinctly
+class CharTokenizer(Tokenizer):
+    """Token i is the i-th of the sorted characters, and BOS is the token after them.
 
-
-class CharTokenizer:
-    """Token i is the i-th of the sorted characters; the last is BOS, at both ends of a document.
-
-    A tokenizer may have been extended: `added` then stand after BOS, in the order in which they
-    came, characters and the names of special tokens, which are longer.
+    Fine-tuning may extend a tokenizer. The tokens in `added` then come after BOS, in the order in
+    which they were added: characters, and names of special tokens, which are longer.
 
     >>> tokenizer = CharTokenizer.train(["anna", "bob"])
     >>> tokenizer.encode("banana"), tokenizer.bos, tokenizer.vocab_size
@@ -54,19 +55,18 @@ class CharTokenizer:
 
     @classmethod
     def train(cls, docs: Iterable[str]) -> CharTokenizer:
-        """The tokenizer of every character that occurs in `docs`, in NFC."""
-        if not isinstance(docs, Documents):
-            docs = list(docs)
+        """Return the tokenizer of every character that occurs in `docs`, in NFC."""
+        docs = docs if isinstance(docs, Documents) else list(docs)
         chars = docs.chars() if isinstance(docs, Documents) else set("".join(docs))
         if not all(map(str.isascii, chars)):
             chars = set(chain.from_iterable(map(nfc, docs)))
         return cls(sorted(chars), composed=True)
 
     def normal(self, text: str) -> str:
-        """`text` as it is encoded: in NFC if `composed`, else as it is.
+        """Return `text` as it is encoded: in NFC if `composed`, otherwise unchanged.
 
-        A character without a token is taken apart if all its parts have one. So each text that the
-        model writes, which may put an accent on any letter, can be read again.
+        A character without a token is split into its parts if all of them have one. So Kamon can
+        encode each text that a model writes, although a model may put an accent on any letter.
 
         >>> CharTokenizer(["é"], composed=True).normal("e\u0301")
         'é'
@@ -77,34 +77,28 @@ class CharTokenizer:
         known = self._tokens.keys()
         if not known >= set(text):
             parts = {char: normalize("NFD", char) for char in set(text) - known}
-            text = text.translate({ord(c): each for c, each in parts.items() if known >= set(each)})
+            text = text.translate({ord(c): part for c, part in parts.items() if known >= set(part)})
         return text
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of `text`, without BOS. TokenizerError names a character without a token."""
         text = self.normal(text)
         try:
             return [self._tokens[char] for char in text]
         except KeyError:
             raise TokenizerError(self._explain_unknown(text)) from None
 
-    def encode_document(self, text: str) -> list[int]:
-        """The tokens of `text` between two BOS."""
-        return [self.bos, *self.encode(text), self.bos]
-
     def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> PackedBatch:
-        """The documents of many texts, much faster than one by one. TokenizerError as of `encode`.
+        return pack_encoded(self._encoded_blocks(texts, block_size))
 
-        block_size: a text of as many characters or more has its first block_size characters and no
-        end: its `encode_document` up to the block_size + 1 tokens that a model can take.
-        """
-        # One character that is no other's stands for BOS; one of ASCII if there is, since a text of
-        # ASCII alone is translated faster. Then all are exchanged for the code points of tokens.
+    def _encoded_blocks(
+        self, texts: Iterable[str], block_size: int | None
+    ) -> Iterator[tuple[str, list[int]]]:
+        """Yield many documents at a time: their tokens as code points, and the length of each."""
+        # The first character without a token represents BOS. It is usually one of ASCII, because
+        # Python translates a text faster if all of it is ASCII.
         table = {ord(char): token for char, token in self._tokens.items()}
         code = next(code for code in count() if code not in table)
         bos, table[code] = chr(code), self.bos
-        tokens, offsets, end = SpillBuffer(), SpillBuffer(), 0
-        offsets.add(array("q", [0]).tobytes())
         left, known = iter(texts), self._tokens.keys()
         while block := list(islice(left, BLOCK_DOCS)):
             joined = "".join(block)
@@ -114,7 +108,7 @@ class CharTokenizer:
                 joined = "".join(block)
                 if not known >= set(joined):
                     for text in block:
-                        self.encode(text)  # raises, and says which character where
+                        self.encode(text)  # raises an error that names the character
             lengths = list(map(len, block))
             if block_size is None or max(lengths) < block_size:
                 sizes = [length + 2 for length in lengths]
@@ -122,32 +116,25 @@ class CharTokenizer:
             else:
                 sizes = [min(length + 2, block_size + 1) for length in lengths]
                 joined = "".join([f"{bos}{text}{bos}"[: block_size + 1] for text in block])
-            tokens.add(joined.translate(table).encode(UTF_32, "surrogatepass"))
-            ends = array("q", islice(accumulate(sizes, initial=end), 1, None))
-            offsets.add(ends.tobytes())
-            end = ends[-1]
-        return PackedBatch(numbers_of(tokens.finish(), "i"), numbers_of(offsets.finish(), "q"))
+            yield joined.translate(table), sizes
 
     def lengths(self, texts: Iterable[str]) -> Counter[int]:
-        """How many texts have so many characters, for each number that occurs."""
-        if isinstance(texts, Documents):  # as they were read
+        if isinstance(texts, Documents):  # they are in NFC already
             return texts.lengths()
         return Counter(map(len, map(self.normal, texts)))
 
     def num_chars(self, texts: Iterable[str], sizes: Iterable[int]) -> list[int]:
-        """As many as tokens, but no more than the text has."""
         return list(map(min, map(len, map(self.normal, texts)), sizes))
 
     def unknown(self, chars: Iterable[str]) -> set[str]:
-        """Those of `chars` that have no token."""
         return set(chars) - self._tokens.keys()
 
     def replace_unknown(self, text: str) -> str:
-        """`text` with each character that has no token exchanged for its like that has one.
+        """Return `text` with each character without a token replaced by the closest known one.
 
-        Likes are, in this order: the other case, then the character without accents and in its
-        plain form (Unicode's NFKD), then the other case of that. An accent of its own goes; what
-        has no like stays.
+        Kamon tries the other case, then the character without accents in its plain form (Unicode's
+        NFKD), then the other case of that. It drops single accents. A character that is like no
+        known one stays.
 
         >>> CharTokenizer.train(["nora"]).replace_unknown("Ñö Я")
         'no Я'
@@ -162,57 +149,46 @@ class CharTokenizer:
     def _known_like(self, char: str) -> str:
         parts = normalize("NFKD", char)
         plain = "".join(c for c in parts if not combining(c) or c in self._tokens)
-        likes = (*other_case(char), plain, *other_case(plain))
+        likes = (char.lower(), char.upper(), plain, plain.lower(), plain.upper())
         return next((like for like in likes if self._tokens.keys() >= set(like)), char)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of `tokens`; a special one becomes its name."""
         return "".join([self._pieces[token] for token in tokens])
 
     def decode_documents(self, batch: PackedBatch) -> list[str]:
-        """The text of each document of `batch`, as `normal` gives it, none with a BOS; much faster
-        than one by one."""
-        # Tokens are taken for code points, which `translate` exchanges for the characters.
+        # Tokens are code points here, which `translate` replaces by the characters.
         codes = batch.tokens.tobytes().decode(UTF_32, "surrogatepass")
         if any(chr(token) in codes for token in self.special.values()):
-            return [self.normal(self.decode(tokens)) for tokens in batch]
+            return super().decode_documents(batch)
         text = codes.translate(dict(enumerate(self._pieces)))
         texts = [text[begin:end] for begin, end in pairwise(batch.offsets)]
         return texts if text.isascii() else list(map(self.normal, texts))
 
     def unfinished(self, tokens: Iterable[int]) -> bytes:  # noqa: ARG002
-        """No bytes: each token is a whole character."""
-        return b""
+        return b""  # each token is a whole character
 
     def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:  # noqa: ARG002
-        """The special tokens except BOS."""
         return frozenset(self.special.values()) - {self.bos}
 
     def prefix_tokenizations(self, text: str) -> list[tuple[int, ...]]:
-        """Its own tokens: there is no other way."""
         return [tuple(self.encode(text))]
 
     @cached_property
     def is_one_char_each(self) -> bool:
-        """Not if NFC could make one character of two: nothing below U+0300 joins another."""
+        # In NFC, two characters may become one. No character below U+0300 joins another.
         return not self.composed or max(self._tokens, default="") < "\u0300"
 
     @cached_property
     def chars_per_token(self) -> list[int]:
-        """Every token is a character, but special ones are none."""
         return [int(len(piece) == 1) for piece in self._pieces]
 
     def remainder(self, text: str, tokens: Iterable[int]) -> str:
-        """Nothing."""
         return self.decode(tokens)[len(text) :]
 
     def token_text(self, token: int) -> str:
-        """Its character, or the name of a special one."""
         return self._pieces[token]
 
     def to_json(self) -> str:
-        import json
-
         content = {"type": "char", "chars": self.chars}
         if self.added:
             content["added"] = self.added
@@ -222,15 +198,8 @@ class CharTokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> CharTokenizer:
-        """TokenizerError where `text` is not what `to_json` writes."""
-        import json
-
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise TokenizerError(f"not valid JSON: {error}") from None
-        if not isinstance(content, dict) or content.get("type") != "char":
-            raise TokenizerError('not a tokenizer of "type": "char" or "bpe"')
+        """Return the tokenizer that `to_json` wrote. Raises TokenizerError for any other text."""
+        content = parse_json(text, "char", '"char" or "bpe"')
         chars, added = content.get("chars"), content.get("added", [])
         if not isinstance(chars, list) or not all(isinstance(char, str) for char in chars):
             raise TokenizerError('"chars" is not a list of characters')
@@ -242,9 +211,9 @@ class CharTokenizer:
         return cls(chars, added, composed=form is not None)
 
     def extended(self, chars: Iterable[str] = (), specials: Iterable[str] = ()) -> CharTokenizer:
-        """The same with more characters and special tokens; each that was there keeps its number.
+        """Return a copy with more characters and special tokens after the existing ones.
 
-        TokenizerError for what is there already, and for a name that is none.
+        Raises: TokenizerError for one that exists already, or a name that is not possible.
         """
         chars, specials = list(chars), list(specials)
         if any(len(char) != 1 for char in chars) or any(len(name) == 1 for name in specials):
@@ -256,21 +225,12 @@ class CharTokenizer:
         place = next(i for i, char in enumerate(text) if char not in self._tokens)
         shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
         char = text[place]
-        # An accent of its own would stand upon a quote.
-        named = ascii(char) if combining(char) else repr(char)
+        named = ascii(char) if combining(char) else repr(char)  # a quote could carry an accent
+        known = self.replace_unknown(text)
+        hint = ""
+        if 0 < len(known) <= MAX_SHOWN and not self.unknown(known):
+            hint = f"; it knows {quote_distinctly(known, text)}"
         return (
             f"character {named} (U+{ord(char):04X}), number {place + 1} in {shown!r}, is none of "
-            f"the {len(self._tokens)} characters that the model was trained on{self._hint(text)}"
+            f"the {len(self._tokens)} characters that the model was trained on{hint}"
         )
-
-    def _hint(self, text: str) -> str:
-        """What the model knows instead, if that is one text; its code points, if it looks alike."""
-        known = self.replace_unknown(text)
-        if not known or len(known) > MAX_SHOWN or self.unknown(known):
-            return ""
-        return f"; it knows {quote_distinctly(known, text)}"
-
-
-def other_case(text: str) -> tuple[str, str]:
-    """In small letters, in capital ones."""
-    return text.lower(), text.upper()

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 from os import PathLike
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from kamon.errors import ConfigError, TokenizerError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 from kamon.tokenizers.base import MAX_FILE, Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """The tokenizer of either type that wrote this. TokenizerError where none did."""
+    """Return the tokenizer whose `to_json` this is. Raises TokenizerError for any other text."""
     if '"bpe"' not in text:
         return CharTokenizer.from_json(text)
-    import json
-
     from kamon.tokenizers.bpe import BytePairTokenizer
 
     try:
         is_bpe = json.loads(text).get("type") == "bpe"
     except (ValueError, AttributeError, RecursionError):
-        is_bpe = False  # and the other one says what is wrong
+        is_bpe = False  # CharTokenizer raises an error that says why
     return (BytePairTokenizer if is_bpe else CharTokenizer).from_json(text)
 
 
 def wants_nfc(tokenizer: str | Path | Tokenizer) -> bool:
-    """Whether a list for this tokenizer, a file with one, "char" or "bpe" is read as NFC."""
+    """Return whether a list for this tokenizer is brought to NFC.
+
+    tokenizer: the tokenizer, a path, "char" or "bpe".
+    """
     if isinstance(tokenizer, str | PathLike):
         if not os.path.isfile(tokenizer):
             return True
@@ -40,7 +38,7 @@ def wants_nfc(tokenizer: str | Path | Tokenizer) -> bool:
 
 
 def read_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a file. ConfigError where it cannot be read, or is none."""
+    """Return the tokenizer in a file. Raises ConfigError if it is not one or cannot be read."""
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_FILE + 1)

@@ -1,7 +1,7 @@
 """Documents with a prompt: BOS prompt `<|answer|>` answer BOS.
 
-Of the targets of such a document, the prompt and the special token after it are the prompt's, and
-the answer's are its tokens and the end.
+The first targets of such a document, up to `<|answer|>`, belong to the prompt. The others belong to
+the answer: its tokens and the end.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ def knows_prompts(tokenizer: Tokenizer) -> bool:
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
-    """What stands between BOS and the answer. TokenizerError for unknown characters, ConfigError
-    where the model knows no prompts."""
+    """Return the tokens between BOS and the answer.
+
+    Raises: TokenizerError for unknown characters, ConfigError if the model knows no prompts.
+    """
     if not knows_prompts(tokenizer):
         raise ConfigError("the model knows no prompts: `kamon sft` teaches a model to answer them")
     return (*tokenizer.encode(prompt), tokenizer.special[ANSWER])
 
 
 def prompt_prefix(tokenizer: Tokenizer, prompt: str | None, block_size: int) -> tuple[int, ...]:
-    """`prompt_tokens`, none where there is no prompt. ConfigError for one that leaves no room for
-    an answer."""
+    """Return `prompt_tokens`, or nothing if there is no prompt.
+
+    Raises: ConfigError also if the prompt leaves no room for an answer.
+    """
     if prompt is None:
         return ()
     before = prompt_tokens(tokenizer, prompt)
@@ -40,9 +44,9 @@ def prompt_prefix(tokenizer: Tokenizer, prompt: str | None, block_size: int) -> 
 def prompted(
     tokenizer: Tokenizer, prompt: str | None, answer: str
 ) -> tuple[list[int], tuple[int, int]]:
-    """The tokens of a document, and how many of its targets are the prompt's and the answer's.
+    """Return the tokens of a document, and how many targets its prompt and its answer have.
 
-    prompt: None for a document without one, all of which is an answer.
+    prompt: None for a document without one, which is all answer.
 
     >>> from kamon.tokenizers.char import CharTokenizer
     >>> tokenizer = CharTokenizer(["a", "b"]).extended(["?"], [ANSWER])

@@ -6,11 +6,12 @@ import os
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from os import PathLike
-from typing import TYPE_CHECKING, TypeAlias, cast
+from pathlib import Path
+from typing import TypeAlias, cast
 
 from kamon.config import Config, suggestion
 from kamon.data import corpus
@@ -21,17 +22,12 @@ from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
 from kamon.engines.batch import BatchSource, PackedBatch, pack_sequences
 from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.packing.shards import SPLITS, Shards, is_packed, open_shards
-from kamon.storage.checkpoint import unpack_documents
+from kamon.storage.checkpoint import Checkpoint, unpack_documents
 from kamon.storage.records import CorpusRecord
 from kamon.tokenizers.base import BPE_VOCAB, Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import read_tokenizer, wants_nfc
 from kamon.training.base import StartingPoint
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kamon.storage.checkpoint import Checkpoint
 
 Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
 MIN_CHARS = 1_000  # of a text
@@ -289,19 +285,7 @@ def list_data(
     train_docs, validation_docs = divide(different, hold_out, mode, rule)
     made = make_tokenizer(tokenizer, train_docs, validation_docs, vocab_size)
     check_known(source, made, whose)
-    lengths = made.lengths(train_docs)
-    return ListData(
-        mode=mode,
-        tokenizer=made,
-        documents=different,
-        record=list_record(source, rule),
-        train_lengths=lengths,
-        lengths=lengths + made.lengths(validation_docs),
-        chars=train_docs.lengths() if mode == "text" else lengths,
-        has_validation=bool(validation_docs),
-        train_docs=train_docs,
-        validation_docs=validation_docs,
-    )
+    return in_memory(different, mode, list_record(source, rule), made, train_docs, validation_docs)
 
 
 def list_record(source: Corpus, rule: int = RULE) -> CorpusRecord:
@@ -321,18 +305,30 @@ def as_given(
     """Return documents as they are, with their duplicates, as the original microGPT learns them."""
     held_out = Documents.of(validation_docs)
     tokenizer = tokenizer or make_tokenizer("char", docs, held_out, None)
-    lengths = tokenizer.lengths(docs)
+    record = CorpusRecord.read({"source": "", "num_docs": len(docs)})
+    return in_memory(docs, mode, record, tokenizer, docs, held_out)
+
+
+def in_memory(
+    documents: Documents,
+    mode: str,
+    record: CorpusRecord,
+    tokenizer: Tokenizer,
+    train_docs: Documents,
+    validation_docs: Documents,
+) -> ListData:
+    lengths = tokenizer.lengths(train_docs)
     return ListData(
         mode=mode,
         tokenizer=tokenizer,
-        documents=docs,
-        record=CorpusRecord.read({"source": "", "num_docs": len(docs)}),
+        documents=documents,
+        record=record,
         train_lengths=lengths,
-        lengths=lengths,
-        chars=lengths,
-        has_validation=bool(held_out),
-        train_docs=docs,
-        validation_docs=held_out,
+        lengths=lengths + tokenizer.lengths(validation_docs),
+        chars=train_docs.lengths() if mode == "text" else lengths,
+        has_validation=bool(validation_docs),
+        train_docs=train_docs,
+        validation_docs=validation_docs,
     )
 
 
@@ -410,45 +406,40 @@ def make_tokenizer(
 
 def check_learnable(source: Corpus, mode: str = "documents") -> None:
     """Raise CorpusError if a list or a text has nothing to teach."""
-    different = source.different
-    if mode == "text":
-        lengths = different.lengths()
-        check_enough(source.source, sum(length * number for length, number in lengths.items()))
-    else:
-        check_varied(source.source, len(source.docs), len(different) > 1, different.chars())
+    lengths = source.different.lengths()
+    num_chars = sum(length * number for length, number in lengths.items())
+    check_teaches(source.source, mode, num_chars, len(source.docs), source.different)
 
 
 def check_packed(shards: Shards, mode: str) -> None:
     """Raise CorpusError if a packed corpus has nothing to teach."""
-    path = str(shards.path)
-    if mode == "text":
-        check_enough(path, sum(map(shards.num_chars, SPLITS)))
-        return
     docs = (
         shards.tokenizer.decode(shards.document(part, number)[1:-1])
         for part in SPLITS
         for number in range(shards.num_docs(part))
     )
-    first = next(docs)
-    chars, differ = set(first), False
+    num_chars, num_docs = (sum(map(f, SPLITS)) for f in (shards.num_chars, shards.num_docs))
+    check_teaches(str(shards.path), mode, num_chars, num_docs, docs)
+
+
+def check_teaches(
+    source: str, mode: str, num_chars: int, num_docs: int, docs: Iterable[str]
+) -> None:
+    """Raise CorpusError for a short text, and for documents that are equal or of one character."""
+    if mode == "text":
+        if num_chars < MIN_CHARS:
+            raise CorpusError(
+                f"{source} has {num_chars:,} characters: a text to learn from has {MIN_CHARS:,} "
+                "or more"
+            )
+        return
+    first, differ, chars = None, False, set[str]()
     for doc in docs:
-        chars.update(doc)
+        first = doc if first is None else first
         differ = differ or doc != first
+        chars.update(doc)
         if differ and len(chars) > 1:
             return
-    check_varied(path, sum(map(shards.num_docs, SPLITS)), differ, chars)
-
-
-def check_enough(source: str, num_chars: int) -> None:
-    """Raise CorpusError if a text is too short to learn from."""
-    if num_chars < MIN_CHARS:
-        raise CorpusError(
-            f"{source} has {num_chars:,} characters: a text to learn from has {MIN_CHARS:,} or more"
-        )
-
-
-def check_varied(source: str, num_docs: int, differ: bool, chars: Collection[str]) -> None:
-    """Raise CorpusError if all documents are equal, or have one character only."""
     if not differ:
         what = "one document" if num_docs == 1 else "one document again and again"
         raise CorpusError(f"{source} holds {what}: there is nothing to learn but to repeat it")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from kamon.config import Config
 from kamon.engines.base import Engine, State
 from kamon.engines.batch import PackedBatch
 from kamon.engines.distributed import get_group
 from kamon.engines.numerics import sequential_sum
+from kamon.storage.records import ValidationRecord
 from kamon.training.blend import BlendedValidation
 
 NUM_EVALUATIONS = 20  # in a training
@@ -79,16 +79,11 @@ class EarlyStopping:
         engine.load(self.best)
         return self.history[-1][1] > self.history[self._best_index()][1] + OVERFIT_TOLERANCE
 
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> ValidationRecord | None:
         """Return what a checkpoint of an unfinished run keeps of it."""
         if not self.history:
             return None
-        return {
-            "num_docs": len(self.docs),
-            "loss": min(loss for _, loss in self.history),
-            "best_step": self.best_step,
-            "over_fitted": False,
-        }
+        return ValidationRecord.of(len(self.docs), min(x for _, x in self.history), self.best_step)
 
     @property
     def best_step(self) -> int:

@@ -73,7 +73,7 @@ class CheckpointSchedule:
     """
 
     def __init__(
-        self, save: Callable[[array[float]], None], every: int | float | None = None
+        self, save: Callable[[array[float]], object], every: int | float | None = None
     ) -> None:
         self.save = save
         self.steps = every if isinstance(every, int) else None

@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from kamon._version import __version__
 from kamon.data.documents import Documents
@@ -16,16 +15,15 @@ from kamon.engines.base import State, has_fused_ops
 from kamon.engines.distributed import get_group
 from kamon.errors import TrainingError
 from kamon.model import Model, to_checkpoint
+from kamon.storage import model_dir
 from kamon.storage.metrics import Metrics
-from kamon.storage.records import CorpusRecord, TrainingRecord
+from kamon.storage.model_dir import CheckpointWriter
+from kamon.storage.records import CorpusRecord, TrainingRecord, ValidationRecord
 from kamon.training.blend import BlendedValidation
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
 from kamon.training.options import RunOptions
 from kamon.training.setup import TrainingSetup
-
-if TYPE_CHECKING:
-    from kamon.storage.model_dir import CheckpointWriter
 
 MAX_EVAL_DOCS = 20_000  # cap of the final evaluation after a short run
 MAX_EVAL_DOCS_SLOW = 500  # the same for the scalar engine
@@ -84,17 +82,14 @@ class TrainingSession:
         state = self.setup.engine.state()
         if not all(map(math.isfinite, state["params"])):
             raise not_finite(len(self.metrics.losses), self.setup.config)
-        best: State = state
-        held_out = None
-        if self.validation:
-            best = self.validation.best or state
-            held_out = self.validation.record()
+        validation = self.validation
+        best: State = (validation and validation.best) or state
         if self.blended and self.blended.best:
             self.training |= {"blend": self.blended.record(self.blended.best)}
-        model = self.model(finished=False, held_out=held_out)
+        model = self.model(finished=False, held_out=validation.record() if validation else None)
         writer.save(to_checkpoint(model, best["params"], state))
 
-    def model(self, *, finished: bool, held_out: dict[str, Any] | None) -> Model:
+    def model(self, *, finished: bool, held_out: ValidationRecord | None) -> Model:
         """Return the model so far, with its record. held_out: of the validation set."""
         setup, metrics = self.setup, self.metrics
         for step in range(len(metrics.learning_rates), len(metrics.losses)):
@@ -109,16 +104,11 @@ class TrainingSession:
             "finished": finished,
             "held_out": held_out,
         }
-        return Model(
-            config=setup.config,
-            tokenizer=setup.tokenizer,
-            engine=setup.engine,
-            metrics=metrics,
-            training=training,
-            documents=self.documents,
-        )
+        return Model(setup.config, setup.tokenizer, setup.engine, metrics, training, self.documents)
 
-    def validation_record(self, validation: EarlyStopping, losses: array[float]) -> dict[str, Any]:
+    def validation_record(
+        self, validation: EarlyStopping, losses: array[float]
+    ) -> ValidationRecord:
         """Restore the best model, and return its validation loss with what belongs to it."""
         setup = self.setup
         over_fitted = validation.finish(setup.engine, len(losses))
@@ -139,13 +129,8 @@ class TrainingSession:
                 "the model gives documents held out no probability: "
                 f"a smaller learning_rate than {setup.config.learning_rate:g}, or std, may help"
             )
-        return {
-            "num_docs": num_docs,
-            "loss": loss,
-            **parts,
-            "best_step": validation.best_step or len(losses),
-            "over_fitted": over_fitted,
-        }
+        best_step = validation.best_step or len(losses)
+        return ValidationRecord.of(num_docs, loss, best_step, over_fitted) | parts
 
 
 def start_record(
@@ -182,7 +167,5 @@ def open_writer(options: RunOptions, *, resume: bool = False) -> Iterator[Checkp
     if options.output is None or get_group().rank:
         yield None
         return
-    from kamon.storage import model_dir
-
     with model_dir.writing(options.output, overwrite=options.overwrite, go_on=resume) as writer:
         yield writer

@@ -7,7 +7,8 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from kamon.config import Config, make_config
 from kamon.engines.base import Engine, initial_state
@@ -19,25 +20,10 @@ from kamon.engines.parameters import init
 from kamon.errors import ConfigError
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
+from kamon.training import presets
 from kamon.training.base import BASE, SCRATCH, StartingPoint, starting_point
 from kamon.training.cross_validation import cross_validate
 from kamon.training.data import ListData, TrainingData
-from kamon.training.presets import (
-    MAX_BASE_DOCS,
-    MIN_BASE_EPOCHS,
-    ORIGINAL,
-    default_size,
-    fine_tuning_preset,
-    fine_tuning_steps,
-    max_steps,
-    preset,
-    set_num_steps,
-    sizes_for,
-    steps_for_seconds,
-)
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SHAPE = ("n_layer", "n_embd", "n_head", "mode")  # that fine-tuning keeps
 
@@ -131,8 +117,12 @@ def choose_setup(
         if seconds is None:
             break
         config, enough = setup.config, candidate.enough_steps
-        steps = steps_for_seconds(setup.engine, setup.docs, config, seconds, enough, should_stop)
-        setup = replace(setup, config=set_num_steps(config, min(steps, config.num_steps), settings))
+        steps = presets.steps_for_seconds(
+            setup.engine, setup.docs, config, seconds, enough, should_stop
+        )
+        setup = replace(
+            setup, config=presets.set_num_steps(config, min(steps, config.num_steps), settings)
+        )
         stop = should_stop is not None and should_stop()
         if get_group().any_rank(steps >= enough or stop):
             break
@@ -170,16 +160,18 @@ def candidates(
         start = starting_point(BASE)
         assert start is not None
         config = fine_tune_config(data, settings, start.config, seconds)
-        yield Candidate(config, int(MIN_BASE_EPOCHS * num_docs) // config.docs_per_step, start)
+        yield Candidate(
+            config, int(presets.MIN_BASE_EPOCHS * num_docs) // config.docs_per_step, start
+        )
     if size is not None:
         sizes = [size]
     elif seconds is None:
-        sizes = [default_size(name, data.chars, data.mode)]
+        sizes = [presets.default_size(name, data.chars, data.mode)]
     else:
-        sizes = sizes_for(seconds, name, data.chars, data.mode)
+        sizes = presets.sizes_for(seconds, name, data.chars, data.mode)
     for each in sizes:
         config = choose_config(data, settings, each, seconds)
-        yield Candidate(config, max_steps(num_docs, config.docs_per_step, None, data.mode))
+        yield Candidate(config, presets.max_steps(num_docs, config.docs_per_step, None, data.mode))
 
 
 def base_helps(
@@ -193,7 +185,7 @@ def base_helps(
         and not data.tokenizer.added
         and settings.keys().isdisjoint(SHAPE)
         and engine != "scalar"  # too slow for it
-        and (seconds is not None or len(data.train_docs) <= MAX_BASE_DOCS)
+        and (seconds is not None or len(data.train_docs) <= presets.MAX_BASE_DOCS)
     )
 
 
@@ -216,7 +208,7 @@ def cross_validated(
     )
     if found is None:
         return setup, {}
-    config = set_num_steps(setup.config, found.num_steps, settings)
+    config = presets.set_num_steps(setup.config, found.num_steps, settings)
     return replace(
         setup, config=config, docs=data.examples(config, random.Random(config.seed))
     ), found.records()
@@ -227,21 +219,25 @@ def fine_tune_config(
 ) -> Config:
     """Return the config to fine-tune a base with the user's settings."""
     settings = shape_of(base, settings)
-    config = make_config(fine_tuning_preset(data.lengths, base) | settings | {"mode": data.mode})
+    config = make_config(
+        presets.fine_tuning_preset(data.lengths, base) | settings | {"mode": data.mode}
+    )
     num_docs = data.train_lengths.total()
-    steps = fine_tuning_steps(num_docs, config.docs_per_step, seconds is not None)
-    return set_num_steps(config, settings.get("num_steps") or steps, settings)
+    steps = presets.fine_tuning_steps(num_docs, config.docs_per_step, seconds is not None)
+    return presets.set_num_steps(config, settings.get("num_steps") or steps, settings)
 
 
 def choose_config(
     data: TrainingData, settings: dict[str, Any], size: str, seconds: float | None
 ) -> Config:
     """Return the config of this size with the user's settings."""
-    config = make_config(preset(data.lengths, size, data.mode) | settings | {"mode": data.mode})
-    if size == ORIGINAL:
+    config = make_config(
+        presets.preset(data.lengths, size, data.mode) | settings | {"mode": data.mode}
+    )
+    if size == presets.ORIGINAL:
         return config
-    most = max_steps(data.train_lengths.total(), config.docs_per_step, seconds, data.mode)
-    return set_num_steps(config, settings.get("num_steps") or most, settings)
+    most = presets.max_steps(data.train_lengths.total(), config.docs_per_step, seconds, data.mode)
+    return presets.set_num_steps(config, settings.get("num_steps") or most, settings)
 
 
 def num_cut(lengths: Counter[int], config: Config) -> int:

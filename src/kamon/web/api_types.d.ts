@@ -47,7 +47,7 @@ export interface AnswersBody {
   answers: (VerdictBody | PreferenceBody)[];
 }
 
-export interface BestAnswer {
+export interface Best {
   step: number;
   loss: number | null;
   over_fitted: boolean;
@@ -72,7 +72,7 @@ export interface CleanAnswer {
   num_repetitions: number;
   num_stripped: number;
   num_normalized: number;
-  num_held_out: number;
+  num_validation: number;
   longest: number;
   characters: number;
   removed: Removed[];
@@ -84,11 +84,11 @@ export interface CleanAnswer {
 }
 
 export interface CleanRequest {
-  text: string;
   format?: "text" | "csv" | "tsv" | "jsonl" | "json";
   column?: string | null;
   header?: boolean;
   name?: string | null;
+  text: string;
 }
 
 export interface Columns {
@@ -131,8 +131,8 @@ export interface Data {
   num_docs: number;
   num_repetitions: number;
   num_cut: number;
-  num_learned: number;
-  num_held_out: number;
+  num_train: number;
+  num_validation: number;
   characters: CharacterCount[];
   lengths: LengthCount[];
   examples: Examples;
@@ -147,8 +147,8 @@ export interface EmbeddingMap {
 }
 
 export interface Examples {
-  learned: string[];
-  held_out: string[];
+  train: string[];
+  validation: string[];
 }
 
 export interface ExpressionBody {
@@ -174,24 +174,24 @@ export interface Health {
 }
 
 export interface JobAnswer {
-  id: string;
   state: "queued" | "starting" | "running" | "paused" | "stopped" | "done" | "failed";
   ahead: number | null;
+  step: number;
+  seconds: number;
+  lines: Lines;
+  losses: [number, number][];
+  validation_losses: [number, number][];
+  id: string;
   error: string | null;
   source: string;
   num_steps: number;
-  step: number;
-  seconds: number;
   budget: number | null;
   num_docs: number;
   num_params: number;
-  lines: Lines;
   every: number;
-  losses: [number, number][];
-  held_out: [number, number][];
   moments: MomentAnswer[];
   model: string | null;
-  best: BestAnswer | null;
+  best: Best | null;
 }
 
 export interface JobList {
@@ -199,21 +199,21 @@ export interface JobList {
 }
 
 export interface JobRequest {
-  text?: string | null;
   format?: "text" | "csv" | "tsv" | "jsonl" | "json";
   column?: string | null;
   header?: boolean;
+  name?: string | null;
+  text?: string | null;
   builtin?: "names" | null;
   budget?: number | null;
   seed?: number;
-  name?: string | null;
   settings?: Settings;
 }
 
 export interface LengthCount {
   length: number;
-  learned: number;
-  held_out: number;
+  num_train: number;
+  num_validation: number;
 }
 
 export interface Lines {
@@ -223,9 +223,9 @@ export interface Lines {
 }
 
 export interface LossBody {
-  kind: "loss";
   model: string;
   text: string;
+  kind: "loss";
   position: number;
 }
 
@@ -251,7 +251,7 @@ export interface ModelDetails {
   vocab_size: number;
   num_docs: number;
   num_steps: number;
-  held_out_loss: number | null;
+  validation_loss: number | null;
   saved: boolean;
   path: string | null;
   parent: string | null;
@@ -276,7 +276,7 @@ export interface ModelInfo {
   vocab_size: number;
   num_docs: number;
   num_steps: number;
-  held_out_loss: number | null;
+  validation_loss: number | null;
   saved: boolean;
   path: string | null;
   parent: string | null;
@@ -439,7 +439,7 @@ export interface ScoreFound {
   logprob: number | null;
   bits_per_char: number | null;
   percentile: number | null;
-  compared_with: "held_out" | "list" | null;
+  compared_with: "validation" | "list" | null;
   surprising: string;
   cut: boolean;
 }

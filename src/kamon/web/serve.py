@@ -35,16 +35,10 @@ def serve(
     """Serve until a signal comes; then end all trainings. Calls on_start when it listens."""
     sys.setswitchinterval(SWITCH_SECONDS)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # without errors of clients
-    once = secrets.token_hex(16) if address.token else None
-    url = address.url.replace(f"={address.token}", f"={once}") if open_browser else None
+    once = secrets.token_hex(16) if address.token and open_browser else None
+    url = address.url.replace(f"={address.token}", f"={once}")
     config = uvicorn.Config(
-        make_app(
-            playground,
-            address.hosts,
-            address.token,
-            anywhere=address.anywhere,
-            once=once if open_browser else None,
-        ),
+        make_app(playground, address.hosts, address.token, anywhere=address.anywhere, once=once),
         http=LimitedProtocol,
         ws="none",
         lifespan="off",
@@ -55,28 +49,29 @@ def serve(
         timeout_keep_alive=int(playground.limits.idle_seconds),
         timeout_graceful_shutdown=END_SECONDS,
     )
-    server = Server(config, playground, on_start, url)
+
+    def start() -> None:
+        if on_start:
+            on_start()
+        if open_browser:  # which may take seconds
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
     try:
-        server.run([address.sock])
+        Server(config, playground, start).run([address.sock])
     finally:
         playground.jobs.close()
         playground.work.close()
 
 
 class Server(uvicorn.Server):
-    """A server that calls `on_start`, opens `url`, and ends streams of events at its end."""
+    """A server that calls `on_start`, and ends streams of events at its end."""
 
     def __init__(
-        self,
-        config: uvicorn.Config,
-        playground: Playground,
-        on_start: Callable[[], None] | None,
-        url: str | None,
+        self, config: uvicorn.Config, playground: Playground, on_start: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self.playground = playground
         self.on_start = on_start
-        self.url = url
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -90,10 +85,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.on_start:
-            self.on_start()
-        if self.url is not None:  # opening a browser may take seconds
-            threading.Thread(target=webbrowser.open, args=(self.url,), daemon=True).start()
+        self.on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.playground.jobs.end_streams()

@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
@@ -21,11 +20,10 @@ from kamon._version import __version__
 from kamon.errors import KamonError, StoreError
 from kamon.web.errors import WebError
 from kamon.web.routes import inside, jobs, models, preferences
-from kamon.web.server.guard import RequestGuard
+from kamon.web.server.guard import RequestGuard, problem
 from kamon.web.services.playground import Playground
 from kamon.web.services.workers import Stopped
 
-MAX_ERROR = 2000  # characters
 FOLDERS = re.compile(
     r"(?<![^\s'\"`(])(?:[A-Za-z]:)?[/\\](?:[^/\\:\n]*[/\\])*"
 )  # of an absolute path
@@ -88,12 +86,8 @@ def make_app(
     async def index(request: Request) -> Response:
         return await page.get_response("index.html", request.scope)
 
-    app.add_exception_handler(WebError, tell_web_error)
-    app.add_exception_handler(KamonError, tell_kamon_error)
-    app.add_exception_handler(RequestValidationError, tell_invalid)
-    app.add_exception_handler(HTTPException, tell_http_error)
-    app.add_exception_handler(Stopped, tell_nobody)
-    app.add_exception_handler(Exception, tell_bug)
+    for kind in (WebError, KamonError, RequestValidationError, HTTPException, Stopped, Exception):
+        app.add_exception_handler(kind, answer_error)
     return RequestGuard(app, playground.limits, hosts, token, **options)
 
 
@@ -109,26 +103,23 @@ class Page(StaticFiles):
 # ---- errors
 
 
-def problem(status: int, text: str) -> JSONResponse:
-    headers = {"retry-after": "1"} if status in (429, 503) else {}
-    return JSONResponse({"error": text[:MAX_ERROR]}, status, headers)
-
-
-async def tell_web_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, WebError)
-    return problem(error.status, str(error))
-
-
-async def tell_kamon_error(_: Request, error: Exception) -> Response:
-    """409 for a directory that exists or cannot be written, else 422."""
-    if isinstance(error, StoreError):
-        return problem(409, FOLDERS.sub("", str(error)))
-    return problem(422, str(error))
-
-
-async def tell_invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return problem(422, sentence(error.errors()))
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Return the answer to a request that raised an error."""
+    match error:
+        case WebError():
+            return problem(error.status, str(error))
+        case StoreError():  # a directory exists or cannot be written
+            return problem(409, FOLDERS.sub("", str(error)))
+        case KamonError():
+            return problem(422, str(error))
+        case RequestValidationError():
+            return problem(422, sentence(error.errors()))
+        case HTTPException():
+            return answer_http_error(request, error)
+        case Stopped():  # the client is gone
+            return Response(status_code=499)
+    # Starlette raises the error again after the answer, so the terminal shows it.
+    return problem(500, "the server made a mistake: where it was started stands what happened")
 
 
 def sentence(problems: Sequence[Any]) -> str:
@@ -142,35 +133,18 @@ def sentence(problems: Sequence[Any]) -> str:
     return f"{where[:200]}: {first['msg']}" if where else str(first["msg"])
 
 
-async def tell_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+def answer_http_error(request: Request, error: HTTPException) -> Response:
     text = {
         400: "the request's body is no JSON that can be read",
         404: "there is nothing at this address",
         405: "this address takes another method",
     }.get(error.status_code, str(error.detail))
     answer = problem(error.status_code, text)
-    if error.status_code == 405:
-        answer.headers["allow"] = ", ".join(methods_of(request))
+    if error.status_code == 405:  # Starlette names only the methods of one of the address's routes
+        routes, methods = request.app.routes, []
+        for method in ("DELETE", "GET", "HEAD", "POST"):
+            scope = {**request.scope, "method": method}
+            if any(route.matches(scope)[0] == Match.FULL for route in routes):
+                methods.append(method)
+        answer.headers["allow"] = ", ".join(methods)
     return answer
-
-
-def methods_of(request: Request) -> list[str]:
-    """All methods of the address; Starlette names only those of one of its routes."""
-    return [
-        method
-        for method in ("DELETE", "GET", "HEAD", "POST")
-        if any(
-            route.matches({**request.scope, "method": method})[0] == Match.FULL
-            for route in request.app.routes
-        )
-    ]
-
-
-async def tell_nobody(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=499)  # the client is gone
-
-
-async def tell_bug(_request: Request, _error: Exception) -> Response:
-    # Starlette raises the error again after the answer, so the terminal shows it.
-    return problem(500, "the server made a mistake: where it was started stands what happened")

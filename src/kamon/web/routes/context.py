@@ -8,11 +8,12 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict
 
+from kamon.model import Model
 from kamon.web.limits import Limits
 from kamon.web.services.jobs import Jobs
 from kamon.web.services.playground import Playground
 from kamon.web.services.ratings import Ratings
-from kamon.web.services.registry import ModelRegistry
+from kamon.web.services.registry import Entry, ModelRegistry
 from kamon.web.services.workers import Stop
 
 T = TypeVar("T")
@@ -41,6 +42,16 @@ class RequestContext:
         """Return what `function` returns. key, seconds: see `WorkerPool.run`."""
         work, gone = self.playground.work, self.request.is_disconnected
         return await work.run(function, gone, key=key, seconds=seconds)
+
+    async def use(self, id: str, function: Callable[[Model, Entry, Stop], T]) -> T:
+        """Return what `function` computes with the model of this id, which only it uses."""
+        entry = self.registry.get(id)
+
+        def compute(stop: Stop) -> T:
+            with entry.use(stop) as model:
+                return function(model, entry, stop)
+
+        return await self.compute(compute, entry)
 
 
 Context = Annotated[RequestContext, Depends(RequestContext)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import StreamingResponse
@@ -25,7 +26,8 @@ from kamon.training.data import NONE_HELD_OUT, check_learnable
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.routes.context import ApiModel, Context, RequestContext
-from kamon.web.services.jobs import PASTED, Job, Jobs, Snapshot, moment_id
+from kamon.web.services.jobs import PASTED, Best, Job, Jobs, Snapshot
+from kamon.web.services.worker import Request
 from kamon.web.services.workers import Stop
 
 router = APIRouter(tags=["trainings"])
@@ -68,22 +70,34 @@ Column = Annotated[str | None, Field(max_length=1000)]
 Name = Annotated[str | None, Field(min_length=1, max_length=100)]
 
 
-class JobRequest(ApiModel):
-    """A list to learn, either as `text` or as the name of a list in the package.
+class ListRequest(ApiModel):
+    """How to read a list.
 
-    budget: seconds; by default 1, unless the settings have num_steps. name: of a list that is given
-    as text. format: "text" has one entry per line. column: of a table, its name in the header row,
-    its number or, in JSON, its key (by default "text"). header: whether the table has a header row.
+    format: "text" has one entry per line. column: of a table, its name in the header row, its
+    number or, in JSON, its key (by default "text"). header: whether the table has a header row.
+    name: of the list, for messages.
     """
 
-    text: Text | None = None
     format: Format = "text"
     column: Column = None
     header: bool = True
+    name: Name = None
+
+    def read(self, text: str) -> corpus.Corpus:
+        options = self.model_dump(include={"format", "column", "header"})
+        return corpus.from_text(text, self.name or PASTED, **options)
+
+
+class JobRequest(ListRequest):
+    """A list to learn, either as `text` or as the name of a list in the package.
+
+    budget: seconds; by default 1, unless the settings have num_steps. name: of a list in `text`.
+    """
+
+    text: Text | None = None
     builtin: Literal["names"] | None = None
     budget: Annotated[float | None, Field(ge=0.001, le=LIMITS.job_seconds)] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 42
-    name: Name = None
     settings: Settings = Settings()
 
 
@@ -106,64 +120,44 @@ class MomentAnswer(BaseModel):
     samples: list[str]
 
 
-class BestAnswer(BaseModel):
-    """The step whose model is the result of a training, and samples of it.
+class ProgressEvent(BaseModel):
+    """The state of a training. losses, validation_losses: those since the previous event."""
 
-    loss: of that model on the whole validation set; null if there is none, and then the step is the
-    last one. over_fitted: whether the loss on the validation set rose after that step.
-    """
-
+    state: Literal["queued", "starting", "running", "paused", "stopped", "done", "failed"]
+    ahead: int | None
     step: int
-    loss: float | None
-    over_fitted: bool
-    samples: list[str]
+    seconds: float
+    lines: Lines
+    losses: list[Point]
+    validation_losses: list[Point]
 
 
-class JobAnswer(BaseModel):
+class JobAnswer(ProgressEvent):
     """A training.
 
     ahead: how many trainings start before this one, while it is queued; else null. num_steps,
     num_docs, num_params: 0 until it has started. budget: seconds; null if the steps were given.
-    losses: [step, mean loss of the last `every` steps]. held_out: [step, loss on the validation
-    set] after some steps. model: the id of the model that it made, which is the one with the lowest
-    loss on the validation set. best: the step of that model. A training may be done before
+    losses: [step, mean loss of the last `every` steps]. validation_losses: [step, loss on the
+    validation set] after some steps. model: the id of the model that it made, which is the one with
+    the lowest validation loss. best: the step of that model. A training may be done before
     num_steps, if that loss has not improved for long.
     """
 
     id: str
-    state: Literal["queued", "starting", "running", "paused", "stopped", "done", "failed"]
-    ahead: int | None
     error: str | None
     source: str
     num_steps: int
-    step: int
-    seconds: float
     budget: float | None
     num_docs: int
     num_params: int
-    lines: Lines
     every: int
-    losses: list[Point]
-    held_out: list[Point]
     moments: list[MomentAnswer]
     model: str | None
-    best: BestAnswer | None
+    best: Best | None
 
 
 class JobList(BaseModel):
     jobs: list[JobAnswer]
-
-
-class ProgressEvent(BaseModel):
-    """The state of a training. losses, held_out: those since the previous event."""
-
-    state: str
-    ahead: int | None
-    step: int
-    seconds: float
-    lines: Lines
-    losses: list[Point]
-    held_out: list[Point]
 
 
 class ColumnsRequest(ApiModel):
@@ -181,14 +175,10 @@ class Columns(BaseModel):
     columns: list[str]
 
 
-class CleanRequest(ApiModel):
+class CleanRequest(ListRequest):
     """A list, as in a request for a training."""
 
     text: Text
-    format: Format = "text"
-    column: Column = None
-    header: bool = True
-    name: Name = None
 
 
 class Removed(BaseModel):
@@ -239,7 +229,7 @@ class CleanAnswer(BaseModel):
     num_repetitions: int
     num_stripped: int
     num_normalized: int
-    num_held_out: int
+    num_validation: int
     longest: int
     characters: int
     removed: list[Removed]
@@ -264,26 +254,19 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
     settings = request.settings.model_dump(exclude_none=True) | {"seed": request.seed}
     if (request.text is None) == (request.builtin is None):
         raise WebError(422, 'a training needs a list: give "text", or "builtin", and not both')
-    budget = request.budget
-    if "num_steps" not in settings:
-        budget = 1.0 if budget is None else budget
-    elif budget is not None:
+    if request.budget is not None and "num_steps" in settings:
         raise WebError(422, "a budget decides the number of steps: give it or num_steps, not both")
+    budget = None if "num_steps" in settings else request.budget or 1.0
     if budget is not None and budget > limits.job_seconds:
         raise WebError(422, f"a budget has {limits.job_seconds:g} seconds at most, not {budget:g}")
     if settings.get("num_steps", 0) > limits.job_steps:
         raise WebError(422, f"a training has {limits.job_steps:,} steps at most")
     num_chars = 1
-    check_column(request.format, request.column)
+    check_column(request)
     if request.text is None and request.format != "text":
         raise WebError(422, "the built-in list has no columns and formats to choose from")
     if request.text is not None:
-        source = corpus.from_text(
-            *(request.text, request.name or PASTED),
-            column=request.column,
-            format=request.format,
-            header=request.header,
-        )
+        source = request.read(request.text)
         check_learnable(source)
         num_chars = len(source.different.chars())
     least = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 8} | settings
@@ -296,14 +279,14 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
             "n_embd, n_layer or block_size, or a list of fewer different characters",
         )
     return context.jobs.start(
-        text=request.text,
-        name=request.name,
-        format=request.format,
-        column=request.column,
-        header=request.header,
-        builtin=request.builtin,
-        budget=budget,
-        settings=settings,
+        Request(
+            text=request.text,
+            source=request.builtin or request.name or PASTED,
+            budget=budget,
+            settings=settings,
+            limits=limits,
+            **request.model_dump(include={"format", "column", "header"}),
+        )
     )
 
 
@@ -348,41 +331,43 @@ def answer(job: Job, context: RequestContext) -> JobAnswer:
         started = job.started
         return JobAnswer(
             id=job.id,
-            state=job.state,  # type: ignore[arg-type]
-            ahead=context.jobs.ahead(job),
             error=job.error,
             source=job.source,
             num_steps=started.config.num_steps if started else 0,
-            step=len(job.losses),
-            seconds=job.seconds,
             budget=job.budget,
             num_docs=(started.training.corpus.num_different or 0) if started else 0,
             num_params=num_params(started.config) if started else 0,
-            lines=lines(job),
             every=job.every,
-            losses=list(job.points),
-            held_out=list(job.held_out),
-            moments=[moment_answer(job, moment) for moment in job.moments],
+            moments=[moment_answer(moment) for moment in job.moments],
             model=job.id if job.id in context.registry.entries else None,
-            best=BestAnswer(**vars(job.best)) if job.best else None,
+            best=job.best,
+            **progress_of(job, context, EventCursor()),
         )
 
 
-def lines(job: Job) -> Lines:
+def progress_of(job: Job, context: RequestContext, cursor: EventCursor) -> dict[str, Any]:
+    """Return the fields of a `ProgressEvent` for a client that knows what is before the cursor."""
     loss, order = job.ngram or (None, None)
     uniform = math.log(job.started.config.vocab_size) if job.started else None
-    return Lines(uniform=uniform, ngram=loss, ngram_order=order)
+    return {
+        "state": job.state,
+        "ahead": context.jobs.ahead(job),
+        "step": len(job.losses),
+        "seconds": job.seconds,
+        "lines": Lines(uniform=uniform, ngram=loss, ngram_order=order),
+        "losses": job.points[cursor.points :],
+        "validation_losses": job.validation_losses[cursor.validation_losses :],
+    }
 
 
-def moment_answer(job: Job, moment: Snapshot) -> MomentAnswer:
-    return MomentAnswer(step=moment.step, model=moment_id(job, moment), samples=moment.samples)
+def moment_answer(moment: Snapshot) -> MomentAnswer:
+    return MomentAnswer(step=moment.step, model=moment.model, samples=moment.samples)
 
 
 # ---- events
 
 
-@dataclass(frozen=True)
-class EventCursor:
+class EventCursor(NamedTuple):
     """What a client knows of a training: whether it has started or is over, and how many entries
     of each list. All of these only grow, so a client that reconnects with the id of any event
     receives exactly what it has missed."""
@@ -391,33 +376,27 @@ class EventCursor:
     over: int = 0
     ngram: int = 0
     points: int = 0
-    held_out: int = 0
+    validation_losses: int = 0
     moments: int = 0
 
     @classmethod
     def of(cls, job: Job) -> EventCursor:
         return cls(
-            int(job.started is not None),
-            int(job.over),
-            int(job.ngram is not None),
-            *(len(job.points), len(job.held_out), len(job.moments)),
+            started=int(job.started is not None),
+            over=int(job.over),
+            ngram=int(job.ngram is not None),
+            points=len(job.points),
+            validation_losses=len(job.validation_losses),
+            moments=len(job.moments),
         )
-
-    @property
-    def id(self) -> str:
-        return "-".join(map(str, vars(self).values()))
 
     @classmethod
     def from_id(cls, id: str, job: Job) -> EventCursor | None:
-        """The cursor with this id; None if it is not an id of this training, and so all is new."""
-        numbers = id.split("-")
-        if len(numbers) != 6 or not all(
-            n.isascii() and n.isdigit() and len(n) < 10 for n in numbers
-        ):
+        """Return the cursor with this id, or None if it is not an id of this training."""
+        if not re.fullmatch("[0-9]{1,9}(-[0-9]{1,9}){5}", id):
             return None
-        cursor = cls(*map(int, numbers))
-        now = vars(cls.of(job))
-        return cursor if all(n <= now[name] for name, n in vars(cursor).items()) else None
+        cursor = cls(*map(int, id.split("-")))
+        return cursor if all(n <= now for n, now in zip(cursor, cls.of(job), strict=True)) else None
 
 
 class Events(StreamingResponse):
@@ -445,9 +424,7 @@ class Events(StreamingResponse):
     },
 )
 async def job_events(
-    id: JobId,
-    context: Context,
-    last_event_id: Annotated[str, Header(max_length=100)] = "",
+    id: JobId, context: Context, last_event_id: Annotated[str, Header(max_length=100)] = ""
 ) -> Response:
     """Server-sent events of a training, from its start or after the event Last-Event-ID."""
     job = context.jobs.get(id)
@@ -492,31 +469,23 @@ def news(
         state = (job.state, context.jobs.ahead(job), len(job.losses), job.seconds)
         restart = cursor is None or cursor.started < now.started
         if cursor and not restart and (state != last_state or cursor != now):
-            progress = ProgressEvent(
-                state=job.state,
-                ahead=context.jobs.ahead(job),
-                step=len(job.losses),
-                seconds=job.seconds,
-                lines=lines(job),
-                losses=job.points[cursor.points :],
-                held_out=job.held_out[cursor.held_out :],
-            )
-            moments = [moment_answer(job, moment) for moment in job.moments[cursor.moments :]]
+            progress = ProgressEvent(**progress_of(job, context, cursor))
+            moments = [moment_answer(moment) for moment in job.moments[cursor.moments :]]
             # An id covers the events up to its own, not those that follow.
-            covered = replace(now, moments=cursor.moments, over=0)
+            covered = now._replace(moments=cursor.moments, over=0)
             events.append(event("progress", covered, progress))
             for number, moment in enumerate(moments, cursor.moments + 1):
-                events.append(event("moment", replace(covered, moments=number), moment))
+                events.append(event("moment", covered._replace(moments=number), moment))
     if restart:
-        events.append(event("start", replace(now, over=0), answer(job, context)))
+        events.append(event("start", now._replace(over=0), answer(job, context)))
     if now.over:
         events.append(event("end", now, answer(job, context)))
     return events, now, state
 
 
 def event(name: str, cursor: EventCursor, data: BaseModel) -> str:
-    # JSON has no line ends, so the data is one line.
-    return f"event: {name}\nid: {cursor.id}\ndata: {data.model_dump_json()}\n\n"
+    id, content = "-".join(map(str, cursor)), data.model_dump_json()  # which has no line ends
+    return f"event: {name}\nid: {id}\ndata: {content}\n\n"
 
 
 # ---- how a list is read
@@ -525,48 +494,42 @@ def event(name: str, cursor: EventCursor, data: BaseModel) -> str:
 @router.post("/columns")
 async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
     """The columns of a table."""
-    name = request.name or PASTED
-
-    def look(_: Stop) -> Columns:
-        lines = readers.lines_in(request.text, name)
-        columns = tables.columns_in(name, lines, request.format, request.header)
-        return Columns(columns=columns)
-
-    return await context.compute(look)
+    name, text, format = request.name or PASTED, request.text, request.format
+    columns = await context.compute(
+        lambda _: tables.columns_in(name, readers.lines_in(text, name), format, request.header)
+    )
+    return Columns(columns=columns)
 
 
 @router.post("/clean")
 async def clean(request: CleanRequest, context: Context) -> CleanAnswer:
     """What a training would read in a list: the documents, and what it would remove or change."""
-    check_column(request.format, request.column)
-    options = request.model_dump(include={"format", "column", "header"})
-    options["name"] = request.name or PASTED
-    return await context.compute(lambda stop: preview(request.text, stop, **options))
+    check_column(request)
+    return await context.compute(lambda stop: preview(request, stop))
 
 
-def check_column(format: str, column: str | None) -> None:
-    if format == "text" and column is not None:
+def check_column(request: ListRequest) -> None:
+    if request.format == "text" and request.column is not None:
         raise WebError(422, 'a text has no columns: name a "format" with the column')
 
 
-def preview(
-    text: str,
-    stop: Stop,
-    *,
-    name: str = PASTED,
-    format: str = "text",
-    column: str | None = None,
-    header: bool = True,
-) -> CleanAnswer:
-    """What reading the list does to it. CorpusError if it cannot be read."""
-    source = corpus.from_text(text, name, column=column, format=format, header=header)
+def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
+    """Return what reading the list does to it. CorpusError if it cannot be read."""
+    source = request.read(request.text)
     stop.check()
     _, held_out = divide(source.docs)
+    warnings = [] if held_out else [NONE_HELD_OUT]
+    try:
+        check_learnable(source)
+    except CorpusError as error:
+        warnings = [str(error)]
     first: dict[str, int] = {}
     removed: list[Removed] = []
     changed: list[Changed] = []
+    name, format = request.name or PASTED, request.format
     unit = {"csv": "row", "tsv": "row", "json": "element"}.get(format, "line")
-    entries = tables.entries_in(name, readers.lines_in(text, name), format, column, header)
+    lines = readers.lines_in(request.text, name)
+    entries = tables.entries_in(name, lines, format, request.column, request.header)
     for number, line in enumerate(entries, 1):
         doc = nfc(line.strip())
         why = "blank" if not doc else f"as {unit} {first[doc]:,}" if doc in first else None
@@ -582,25 +545,16 @@ def preview(
         num_repetitions=len(source.docs) - len(source.different),
         num_stripped=source.num_stripped,
         num_normalized=source.num_normalized,
-        num_held_out=len(held_out),
+        num_validation=len(held_out),
         longest=max(source.different.lengths()),
         characters=len(source.different.chars()),
         removed=removed,
         changed=changed,
         docs=[shown(doc) for doc in source.different[:NUM_DOCS]],
         tidied=tidied(source.different, stop),
-        warnings=warnings_of(source, len(held_out)),
+        warnings=warnings,
         looks_like=tables.guess_format(source.docs) if format == "text" else None,
     )
-
-
-def warnings_of(source: corpus.Corpus, num_held_out: int) -> list[str]:
-    """What a training on the list would warn of or refuse."""
-    try:
-        check_learnable(source)
-    except CorpusError as error:
-        return [str(error)]
-    return [] if num_held_out else [NONE_HELD_OUT]
 
 
 def shown(text: str) -> str:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from kamon import completion
 from kamon.engines.base import has_fused_ops
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.nearest import NearestDocument, sample_infos
-from kamon.evaluation.score import PercentileScale, score
+from kamon.evaluation.score import PercentileScale, Score, score
 from kamon.generation.constraints import (
     MAX_FLOPS_AT_ONCE,
     MAX_FLOPS_AT_ONCE_SLOW,
@@ -38,7 +37,6 @@ router = APIRouter(tags=["models"])
 LIMITS = Limits()
 MAX_TOKENS = 8192  # of a vocabulary, all of which /next-token lists
 NDJSON = "application/x-ndjson"
-LINES_AT_ONCE = 500  # of a stream of JSON lines
 NUM_EXAMPLES = 10  # entries of a list that are shown
 MAX_COMPARED = 2000  # characters of an entry; `NearestDocument` takes time with their square
 DOCS_AT_ONCE = 1000  # that are counted before other requests have their turn
@@ -73,7 +71,7 @@ class ModelInfo(BaseModel):
     vocab_size: int
     num_docs: int
     num_steps: int
-    held_out_loss: float | None
+    validation_loss: float | None
     saved: bool
     path: str | None
     parent: str | None
@@ -105,13 +103,13 @@ class CharacterCount(BaseModel):
 
 class LengthCount(BaseModel):
     length: int
-    learned: int
-    held_out: int
+    num_train: int
+    num_validation: int
 
 
 class Examples(BaseModel):
-    learned: list[str]
-    held_out: list[str]
+    train: list[str]
+    validation: list[str]
 
 
 class Data(BaseModel):
@@ -121,8 +119,8 @@ class Data(BaseModel):
     num_docs: int
     num_repetitions: int
     num_cut: int
-    num_learned: int
-    num_held_out: int
+    num_train: int
+    num_validation: int
     characters: list[CharacterCount]
     lengths: list[LengthCount]
     examples: Examples
@@ -205,7 +203,7 @@ class ScoreFound(BaseModel):
     """logprob, bits_per_char: null if the probability is 0.
 
     percentile: the share of known entries that are at least as unlikely; null if there are none.
-    compared_with: which entries, "held_out" or "list" (see `PercentileScale`). cut: whether the
+    compared_with: which entries, "validation" or "list" (see `PercentileScale`). cut: whether the
     text is longer than the model reads at once.
     """
 
@@ -213,7 +211,7 @@ class ScoreFound(BaseModel):
     logprob: float | None
     bits_per_char: float | None
     percentile: float | None
-    compared_with: Literal["held_out", "list"] | None
+    compared_with: Literal["validation", "list"] | None
     surprising: str
     cut: bool
 
@@ -259,144 +257,95 @@ async def list_models(context: Context) -> ModelList:
     for entry in list(context.registry.entries.values()):
         if entry.parent is None:
             with suppress(KamonError):  # its directory has changed: it is not listed
-                await facts_of(entry, context)
-                models.append(info(entry, context.registry.steps(entry.id)))
+                models.append(await info_of(entry, context))
     return ModelList(models=models)
 
 
-async def facts_of(entry: Entry, context: Context) -> dict[str, Any]:
-    """Return the entry's facts, at once if they are known."""
-    if entry.facts is not None:
-        return entry.facts
-    return await context.compute(lambda _: entry.about(), entry)
+async def info_of(entry: Entry, context: Context) -> ModelInfo:
+    """Return what is shown of an entry, at once if its facts are known."""
+    if entry.facts is None:
+        await context.compute(lambda _: entry.about(), entry)
+    return info(entry, context.registry.steps(entry.id))
 
 
 @router.get("/models/{id}")
 async def show_model(id: ModelId, context: Context) -> ModelDetails:
     """A model and its settings."""
     entry = context.registry.get(id)
-    facts = await facts_of(entry, context)
-    about = info(entry, context.registry.steps(id)).model_dump()
-    return ModelDetails(**about, config=facts["config"], source=facts["source"])
+    about = await info_of(entry, context)
+    return ModelDetails(**entry.about() | about.model_dump())
 
 
 @router.post("/models/{id}/save", status_code=201)
 async def save_model(id: ModelId, body: SaveRequest, context: Context) -> ModelInfo:
     """Save a model in the server's folder, under a new name."""
-    entry = context.registry.get(id)
-
-    def write(stop: Stop) -> ModelInfo:
-        context.registry.save(id, body.name, stop)
-        return info(context.registry.get(body.name), [])
-
-    return await context.compute(write, entry)
+    entry, save = context.registry.get(id), context.registry.save
+    return await context.compute(lambda stop: info(save(id, body.name, stop), []), entry)
 
 
-@router.delete("/models/{id}", status_code=204)
-async def forget_model(id: ModelId, context: Context) -> Response:
+@router.delete("/models/{id}", status_code=204, response_class=Response)
+async def forget_model(id: ModelId, context: Context) -> None:
     """Forget a model. Its directory stays where it is."""
     context.registry.forget(id)
-    return Response(status_code=204)
 
 
 @router.get("/models/{id}/data")
 async def show_data(id: ModelId, context: Context) -> Data:
     """The list that a model learned from."""
-    entry = context.registry.get(id)
 
-    def look(stop: Stop) -> Data:
-        with entry.use(stop) as model:
-            return entry.remember("data", lambda: data_of(model, stop))
+    def look(model: Model, entry: Entry, stop: Stop) -> Data:
+        return entry.remember("data", lambda: data_of(model, stop))
 
-    return await context.compute(look, entry)
+    return await context.use(id, look)
 
 
 @router.post("/sample", response_model=Samples)
 async def draw_samples(body: SampleBody, context: Context, accept: Accept = "") -> Any:
     """New documents; one per line with "Accept: application/x-ndjson"."""
-    entry = context.registry.get(body.model)
-    most = context.limits.nearest
+    entry, most = context.registry.get(body.model), context.limits.nearest
     if body.nearest and body.n > most:
         raise WebError(422, f"nearest neighbours are found for {most} samples at most")
 
-    def draw(stop: Stop) -> Samples:
-        with entry.use(stop) as model:
-            return samples_of(model, body, context.limits, stop, known_of(entry, model))
+    def draw(model: Model, entry: Entry, stop: Stop) -> Samples | Response:
+        samples = samples_of(model, body, context.limits, stop, known_of(entry, model))
+        return lines(samples.samples) if NDJSON in accept else samples
 
-    answer = await context.compute(draw, entry)
-    return lines(answer.samples) if wants_lines(accept) else answer
+    return await context.use(entry.id, draw)
 
 
 @router.post("/complete")
 async def complete(body: CompleteBody, context: Context) -> Completions:
     """The most probable documents that begin with a prefix."""
-    entry = context.registry.get(body.model)
 
-    def search(stop: Stop) -> Completions:
-        with entry.use(stop) as model:
-            result = completion.complete(model, body.prefix, body.n)
-        return Completions(
-            exact=result.num_exact,
-            completions=[CompletionFound(**doc._asdict()) for doc in result.documents],
-        )
+    def search(model: Model, _entry: Entry, _stop: Stop) -> Completions:
+        result = completion.complete(model, body.prefix, body.n)
+        documents = [CompletionFound(**document._asdict()) for document in result.documents]
+        return Completions(exact=result.num_exact, completions=documents)
 
-    return await context.compute(search, entry)
+    return await context.use(body.model, search)
 
 
 @router.post("/score", response_model=Scores)
 async def score_texts(body: ScoreBody, context: Context, accept: Accept = "") -> Any:
     """How likely texts are; one per line with "Accept: application/x-ndjson"."""
-    entry = context.registry.get(body.model)
 
-    def look(stop: Stop) -> list[ScoreFound]:
-        with entry.use(stop) as model:
-            scored = [
-                text_score
-                for texts in pieces(model, body.texts, stop)
-                for text_score in score(model, texts, unknown=body.unknown)
-            ]
-            which = "zero" if body.unknown == "zero" else "skip"
-            most = MAX_PIECES * num_at_once(model)
-            scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
-            return [
-                ScoreFound(
-                    text=text_score.text,
-                    logprob=finite(text_score.logprob),
-                    bits_per_char=finite(text_score.bits_per_char),
-                    percentile=scale.percentile(text_score.bits_per_char),
-                    compared_with=scale.reference,
-                    surprising=text_score.surprising,
-                    cut=text_score.cut,
-                )
-                for text_score in scored
-            ]
+    def look(model: Model, entry: Entry, stop: Stop) -> Scores | Response:
+        scores = scores_of(model, body, entry, stop)
+        return lines(scores) if NDJSON in accept else Scores(scores=scores)
 
-    scores = await context.compute(look, entry)
-    return lines(scores) if wants_lines(accept) else Scores(scores=scores)
-
-
-def finite(number: float) -> float | None:
-    """The number, or None if it is infinite, which JSON cannot express."""
-    return number if math.isfinite(number) else None
+    return await context.use(body.model, look)
 
 
 @router.post("/next-token")
 async def next_token(body: NextTokenBody, context: Context) -> NextTokens:
     """All tokens with their logits and probabilities as the next one."""
-    entry = context.registry.get(body.model)
-
-    def look(stop: Stop) -> NextTokens:
-        with entry.use(stop) as model:
-            return next_tokens_of(model, body)
-
-    return await context.compute(look, entry)
+    return await context.use(body.model, lambda model, _entry, _stop: next_tokens_of(model, body))
 
 
 # ---- what the routes compute
 
 
 def info(entry: Entry, steps: list[int]) -> ModelInfo:
-    facts = entry.about()
     return ModelInfo(
         id=entry.id,
         kind=entry.kind,
@@ -405,7 +354,7 @@ def info(entry: Entry, steps: list[int]) -> ModelInfo:
         parent=entry.parent,
         step=entry.step,
         steps=steps,
-        **{name: facts[name] for name in facts.keys() & ModelInfo.model_fields.keys()},
+        **entry.about(),
     )
 
 
@@ -417,12 +366,32 @@ def shown_path(path: Path) -> str:
         return path.name
 
 
-def pieces(model: Model, texts: list[str], stop: Stop) -> Iterator[list[str]]:
-    """Yield the texts in parts of `num_at_once`, as long as `stop` allows."""
+def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[ScoreFound]:
+    scored: list[Score] = []
     size = num_at_once(model)
-    for begin in range(0, len(texts), size):
+    for begin in range(0, len(body.texts), size):
         stop.check()
-        yield texts[begin : begin + size]
+        scored += score(model, body.texts[begin : begin + size], unknown=body.unknown)
+    which = "zero" if body.unknown == "zero" else "skip"
+    most = MAX_PIECES * size
+    scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
+    return [
+        ScoreFound(
+            text=text_score.text,
+            logprob=finite(text_score.logprob),
+            bits_per_char=finite(text_score.bits_per_char),
+            percentile=scale.percentile(text_score.bits_per_char),
+            compared_with=scale.reference,
+            surprising=text_score.surprising,
+            cut=text_score.cut,
+        )
+        for text_score in scored
+    ]
+
+
+def finite(number: float) -> float | None:
+    """Return the number, or None if it is infinite, which JSON cannot express."""
+    return number if math.isfinite(number) else None
 
 
 def num_at_once(model: Model) -> int:
@@ -432,41 +401,33 @@ def num_at_once(model: Model) -> int:
 
 
 def data_of(model: Model, stop: Stop) -> Data:
-    learned, held_out = model.parts()
+    parts = train, validation = model.parts()
     corpus, num_docs = model.training.corpus, len(model.docs)
     counts: Counter[str] = Counter()
     for number, doc in enumerate(model.docs):
         counts.update(doc)
         if number % DOCS_AT_ONCE == 0:
             stop.check()
-    lengths = (learned.lengths(), held_out.lengths())
+    in_train, in_validation = (part.lengths() for part in parts)
+    examples = [[document[:200] for document in part[:NUM_EXAMPLES]] for part in parts]
     return Data(
         source=file_name(corpus.source),
         num_docs=num_docs,
         num_repetitions=corpus.num_docs - num_docs if corpus.num_different is not None else 0,
         num_cut=model.training.num_cut,
-        num_learned=len(learned),
-        num_held_out=len(held_out),
+        num_train=len(train),
+        num_validation=len(validation),
         characters=[CharacterCount(text=text, count=n) for text, n in counts.most_common(500)],
         lengths=[
-            LengthCount(length=length, learned=lengths[0][length], held_out=lengths[1][length])
-            for length in sorted({*lengths[0], *lengths[1]})[:500]
+            LengthCount(length=size, num_train=in_train[size], num_validation=in_validation[size])
+            for size in sorted({*in_train, *in_validation})[:500]
         ],
-        examples=Examples(
-            learned=[learned[i][:200] for i in range(min(NUM_EXAMPLES, len(learned)))],
-            held_out=[held_out[i][:200] for i in range(min(NUM_EXAMPLES, len(held_out)))],
-        ),
+        examples=Examples(train=examples[0], validation=examples[1]),
     )
 
 
-CONDITIONS = (
-    *("top_k", "top_p", "prefix", "suffix", "contains", "min_len", "max_len", "novel", "unique"),
-    "prompt",
-)
-
-
 def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
-    """A function that returns which texts are in the list, from a set unless the list is huge."""
+    """Return a function that finds texts of the list, in a set unless the list is huge."""
     if len(model.docs) > MAX_REMEMBERED:
         return model.docs.intersection
     return entry.remember("documents", lambda: frozenset(model.docs)).intersection
@@ -480,49 +441,39 @@ def samples_of(
     known_of: Callable[[list[str]], Collection[str]],
 ) -> Samples:
     model.check_documents("the server samples documents")
-    given = {name: getattr(body, name) for name in CONDITIONS}
-    none = GenerationConstraints()
-    conditions = {name: value for name, value in given.items() if value != getattr(none, name)}
-
-    def enough(tried: int) -> bool:
-        return stop() or tried >= limits.candidates or stop.late()
-
+    conditions = body.model_dump(exclude={"model", "n", "temperature", "seed", "nearest"})
     found = model.generate(
         body.n,
         temperature=body.temperature,
         seed=body.seed,
-        should_stop=enough,
+        should_stop=lambda tried: stop() or tried >= limits.candidates or stop.late(),
         **conditions,
     )
     known = known_of(found.texts)
     short = max(model.docs.lengths(), default=0) <= MAX_COMPARED
     similar = NearestDocument(model.docs) if body.nearest and short else None
     samples: list[Sample] = []
-    ended: Literal["n", "tried", "time"]
     size = num_at_once(model)
     for begin in range(0, len(found.texts), size):
         some = found.texts[begin : begin + size]
-        for each in sample_infos(model, some, body.prompt, known=known):
+        for sample in sample_infos(model, some, body.prompt, known=known):
             if stop():
                 raise Stopped
-            near = similar(each.text) if similar and not stop.late() else None
+            near = similar(sample.text) if similar and not stop.late() else None
             samples.append(
                 Sample(
-                    text=each.text,
-                    logprob=finite(each.logprob),
-                    in_list=each.in_list,
+                    text=sample.text,
+                    logprob=finite(sample.logprob),
+                    in_list=sample.in_list,
                     nearest=near and Near(text=near[0], similarity=near[1]),
                 )
             )
-    if len(samples) == body.n and not any(similar and each.nearest is None for each in samples):
-        ended = "n"
-    else:
-        ended = "time" if stop.late() else "tried"
+    whole = len(samples) == body.n and not any(similar and not s.nearest for s in samples)
     return Samples(
         seed=model.config.seed if body.seed is None else body.seed,
         temperature=model.config.temperature if body.temperature is None else body.temperature,
         tried=found.num_candidates,
-        ended=ended,
+        ended="n" if whole else "time" if stop.late() else "tried",
         samples=samples,
     )
 
@@ -542,19 +493,13 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
             f"{config.block_size} leaves no room behind it"
         )
     decoder = prefill(model.language_model, tokenizer.bos, before)
-    token = (before or (tokenizer.bos,))[-1]
-    logits = decoder.push(token)
-    for token in prefix:
+    for token in [before[-1] if before else tokenizer.bos, *prefix]:
         logits = decoder.push(token)
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
     conditions = GenerationConstraints(top_k=body.top_k, top_p=body.top_p)
-    stay = allowed(
-        *(logits, body.temperature, tokenizer.bos, len(body.prefix), conditions),
-        special,
-    )
-    shares = dict(
-        zip(stay, probabilities([logits[t] for t in stay], body.temperature), strict=True)
-    )
+    temperature, num_chars = body.temperature, len(body.prefix)
+    kept = allowed(logits, temperature, tokenizer.bos, num_chars, conditions, special)
+    shares = dict(zip(kept, probabilities([logits[t] for t in kept], temperature), strict=True))
     return NextTokens(
         tokens=[
             NextToken(
@@ -572,20 +517,7 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
     )
 
 
-def wants_lines(accept: str) -> bool:
-    return NDJSON in accept
-
-
-def lines(objects: Iterable[BaseModel]) -> StreamingResponse:
-    """One JSON object per line."""
-
-    def chunks() -> Iterator[bytes]:
-        part: list[str] = []
-        for item in objects:
-            part.append(json.dumps(item.model_dump(), ensure_ascii=False) + "\n")
-            if len(part) == LINES_AT_ONCE:
-                yield "".join(part).encode()
-                part = []
-        yield "".join(part).encode()
-
-    return StreamingResponse(chunks(), media_type=NDJSON)
+def lines(objects: Iterable[BaseModel]) -> Response:
+    """Return an answer of one JSON object per line."""
+    rows = (json.dumps(item.model_dump(), ensure_ascii=False) + "\n" for item in objects)
+    return Response("".join(rows), media_type=NDJSON)

@@ -11,7 +11,6 @@ from kamon.finetuning.preferences import Feedback, Preference, Rating
 from kamon.web.routes.context import ApiModel, Context
 from kamon.web.routes.models import LIMITS, ModelId, ModelInfo, SaveRequest, Seed, Text, info
 from kamon.web.services.ratings import Rated
-from kamon.web.services.workers import Stop
 
 router = APIRouter(tags=["preferences"])
 
@@ -48,13 +47,10 @@ class AnswersBody(ApiModel):
 async def start_ratings(body: PreferencesBody, context: Context) -> Rated:
     """Begin to rate what a model proposes, or resume the session of a model that was rated."""
     context.registry.get(body.model)
-
-    def begin(stop: Stop) -> Rated:
-        return context.ratings.start(
-            body.model, pairs=body.pairs, every=body.every, seed=body.seed, stop=stop
-        )
-
-    return await context.compute(begin, seconds=context.limits.learn_seconds)
+    options, start = body.model_dump(), context.ratings.start
+    return await context.compute(
+        lambda stop: start(**options, stop=stop), seconds=context.limits.learn_seconds
+    )
 
 
 @router.get("/preferences/{id}")
@@ -68,9 +64,7 @@ async def answer(id: RatingsId, body: AnswersBody, context: Context) -> Rated:
     """Add answers. After every few of them the model learns, and the proposals change."""
     session = context.ratings.session(id)
     answers: list[Feedback] = [
-        Rating(item.text, item.liked)
-        if isinstance(item, VerdictBody)
-        else Preference(item.chosen, item.rejected)
+        (Rating if isinstance(item, VerdictBody) else Preference)(**item.model_dump())
         for item in body.answers
     ]
     return await context.compute(
@@ -92,18 +86,14 @@ async def undo(id: RatingsId, context: Context) -> Rated:
 @router.post("/preferences/{id}/save", status_code=201)
 async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> ModelInfo:
     """Save the answers and the model that has learned all of them, under a new name."""
-    session = context.ratings.session(id)
-
-    def write(stop: Stop) -> ModelInfo:
-        context.ratings.save(id, body.name, stop)
-        return info(context.registry.get(body.name), [])
-
-    return await context.compute(write, session, context.limits.learn_seconds)
+    session, save = context.ratings.session(id), context.ratings.save
+    return await context.compute(
+        lambda stop: info(save(id, body.name, stop), []), session, context.limits.learn_seconds
+    )
 
 
-@router.delete("/preferences/{id}", status_code=204)
-async def forget_ratings(id: RatingsId, context: Context) -> Response:
+@router.delete("/preferences/{id}", status_code=204, response_class=Response)
+async def forget_ratings(id: RatingsId, context: Context) -> None:
     """End a session and forget its model. Saved models stay."""
     session = context.ratings.session(id)
     await context.compute(lambda _: context.ratings.forget(id), session)
-    return Response(status_code=204)

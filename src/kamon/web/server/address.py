@@ -94,10 +94,8 @@ def own_addresses(version: int) -> list[str]:
     Nothing is sent.
     """
     addresses = []
-    for family, nowhere in (
-        (socket.AF_INET, "192.0.2.1"),
-        *([(socket.AF_INET6, "2001:db8::1")] if version == 6 else []),
-    ):
+    families = [(socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")]
+    for family, nowhere in families if version == 6 else families[:1]:
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as sock:
                 sock.connect((nowhere, 9))
@@ -113,8 +111,7 @@ def open_socket(
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int | None
 ) -> socket.socket:
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
-    wanted = PORT if port is None else port
-    while True:
+    for wanted in (PORT, 0) if port is None else (port,):
         # asyncio sets TCP_NODELAY, which sends small answers at once, only for IPPROTO_TCP.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -124,10 +121,7 @@ def open_socket(
             return sock
         except OSError as error:
             sock.close()
-            if port is None and wanted == PORT:
-                wanted = 0
-                continue
             reason = error.strerror or str(error)
-            raise ConfigError(
-                f"the server cannot listen on {ip}, port {wanted}: {reason}; choose another --port"
-            ) from None
+    raise ConfigError(
+        f"the server cannot listen on {ip}, port {wanted}: {reason}; choose another --port"
+    )

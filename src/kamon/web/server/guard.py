@@ -10,16 +10,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import json
 import re
-from typing import Any
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import kamon.web
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 
+MAX_ERROR = 2000  # characters
 COOKIE = "kamon-token"
 READS = {"GET", "HEAD"}
 API = "/api/"
@@ -29,16 +35,12 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-FORM_POLICY = POLICY.replace("form-action 'none'", "form-action 'self'").encode()
-PAGE = b"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Kamon</title>
-<h1>Kamon</h1>
-<p>Open the address that <code>kamon serve</code> printed, or give its token:</p>
-<form action="/"><label>Token <input name="token" type="password" autocomplete="off" autofocus>
-</label> <button>Open</button></form>
-</html>
-"""
+FORM_POLICY = POLICY.replace("form-action 'none'", "form-action 'self'")
+TOKEN_PAGE = HTMLResponse(
+    (Path(kamon.web.__file__).parent / "static" / "token.html").read_bytes(),
+    401,
+    {"content-security-policy": FORM_POLICY, "cache-control": "no-store"},
+)
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -48,10 +50,11 @@ HEADERS = [
 ]
 
 
+@dataclass(eq=False)
 class RequestGuard:
     """An ASGI application that refuses bad requests, and reads the bodies of good ones for `app`.
 
-    Args:
+    Attributes:
         hosts: what Host may be: lower case, with the port.
         anywhere: whether Host may also be the address that the client has connected to.
         token: that each request must have in a cookie or as "Authorization: Bearer …".
@@ -59,29 +62,20 @@ class RequestGuard:
             line, which every user of this machine can see.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        limits: Limits,
-        hosts: frozenset[str],
-        token: str | None = None,
-        *,
-        anywhere: bool = False,
-        once: str | None = None,
-    ) -> None:
-        self.app = app
-        self.limits = limits
-        self.hosts = hosts
-        self.token = token
-        self.anywhere = anywhere
-        self.once = once
+    app: ASGIApp
+    limits: Limits
+    hosts: frozenset[str]
+    token: str | None = None
+    _: KW_ONLY
+    anywhere: bool = False
+    once: str | None = None
+
+    def __post_init__(self) -> None:
         # Ports share cookies, so each server needs a name of its own.
-        self.cookie = f"{COOKIE}-{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
+        self.cookie = f"{COOKIE}-{hashlib.sha256((self.token or '').encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
             return
 
         async def answer(message: Message) -> None:
@@ -89,56 +83,46 @@ class RequestGuard:
                 present = {name for name, _ in message["headers"]}
                 more = [header for header in HEADERS if header[0] not in present]
                 message["headers"] = [*message["headers"], *more]
-            # Otherwise a client that does not read its answer would hold the connection for ever.
+            # Otherwise a client that does not read its answer would never give its connection back.
             async with asyncio.timeout(self.limits.idle_seconds):
                 await send(message)
 
+        body = None
         try:
             self.check(scope)
-            if (location := self.entrance(scope)) is not None:
-                await answer(location)
-                await answer({"type": "http.response.body", "body": b""})
-                return
-            self.check_token(scope)
-            body = await self.body(scope, receive)
+            response = self.entrance(scope)
+            if response is None:
+                self.check_token(scope)
+                body = await self.body(scope, receive)
         except WebError as error:
-            if error.status == 401 and scope["method"] == "GET" and scope["path"] == "/":
-                await ask_for_token(answer)
-            else:
-                await refuse(answer, error)
-            return
-        if body is None:  # the client is gone
-            return
-        read = False
+            at_page = error.status == 401 and scope["method"] == "GET" and scope["path"] == "/"
+            response = TOKEN_PAGE if at_page else refusal(error)
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:
-            nonlocal read
-            if read:
-                return await receive()
-            read = True
-            return {"type": "http.request", "body": body, "more_body": False}
+            return messages.pop() if messages else await receive()
 
-        try:
-            await self.app(scope, again, answer)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            if response:
+                await response(scope, receive, answer)
+            elif body is not None:  # otherwise the client is gone
+                await self.app(scope, again, answer)
 
     def check(self, scope: Scope) -> None:
-        """WebError 421 for a wrong Host, 403 for a request of another page."""
+        """Raise WebError 421 for a wrong Host, 403 for a request of another page."""
         hosts = self.hosts | self.connected(scope) if self.anywhere else self.hosts
-        named = [value.decode("latin-1").lower() for value in headers_of(scope, b"host")]
+        headers = Headers(scope=scope)
+        named = [host.lower() for host in headers.getlist("host")]
         if len(named) != 1 or named[0] not in hosts:
             raise WebError(421, other_host(named))
         if not scope["path"].startswith("/"):
             raise WebError(400, "a path begins with /")
         if scope["method"] in READS and not scope["path"].startswith(API):
             return
-        origins = [value.decode("latin-1") for value in headers_of(scope, b"origin")]
-        if origins and origins not in [[f"http://{host}"] for host in hosts]:
+        origins, sites = headers.getlist("origin"), headers.getlist("sec-fetch-site")
+        ours = not origins or origins in [[f"http://{host}"] for host in hosts]
+        if not ours or not {"same-origin", "none"}.issuperset(sites):
             raise WebError(403, "another page may not use this server")
-        for site in headers_of(scope, b"sec-fetch-site"):
-            if site not in (b"same-origin", b"none"):
-                raise WebError(403, "another page may not use this server")
 
     @staticmethod
     def connected(scope: Scope) -> frozenset[str]:
@@ -148,9 +132,9 @@ class RequestGuard:
         name = f"[{ip}]" if ":" in ip else ip
         return frozenset([f"{name}:{port}", *([name] if port == 80 else [])])
 
-    def entrance(self, scope: Scope) -> Message | None:
-        """A redirect to the page without the token, if the address has it. It is then in a cookie,
-        and not in the browser's history."""
+    def entrance(self, scope: Scope) -> Response | None:
+        """Return a redirect to the page without the token, if the address has it. The token is then
+        in a cookie, and not in the browser's history."""
         if self.token is None or scope["method"] != "GET" or scope["path"] != "/":
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -163,33 +147,23 @@ class RequestGuard:
         rest = urlencode(query, doseq=True)
         # Not Strict: then a link in a mail or a chat would not open the page.
         cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"
-        return {
-            "type": "http.response.start",
-            "status": 303,
-            "headers": [
-                (b"location", f"/?{rest}".encode() if rest else b"/"),
-                (b"set-cookie", cookie.encode()),
-                (b"content-length", b"0"),
-            ],
-        }
+        return RedirectResponse(f"/?{rest}" if rest else "/", 303, {"set-cookie": cookie})
 
     def check_token(self, scope: Scope) -> None:
         if self.token is None:
             return
-        tokens = [
-            value.decode("latin-1").removeprefix("Bearer ")
-            for value in headers_of(scope, b"authorization")
-        ]
-        for value in headers_of(scope, b"cookie"):  # too odd for a parser, if others set some
-            for cookie in value.decode("latin-1").split(";"):
-                name, _, content = cookie.strip().partition("=")
-                if name == self.cookie:
-                    tokens.append(content)
+        headers = Headers(scope=scope)
+        tokens = [value.removeprefix("Bearer ") for value in headers.getlist("authorization")]
+        # Other servers' cookies may be too odd for a parser.
+        for cookie in ";".join(headers.getlist("cookie")).split(";"):
+            name, _, content = cookie.strip().partition("=")
+            if name == self.cookie:
+                tokens.append(content)
         if not any(hmac.compare_digest(token.encode(), self.token.encode()) for token in tokens):
             raise WebError(401, "this server wants a token: open the address that it printed")
 
     async def body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body; None if the client went away.
+        """Return the whole body, or None if the client went away.
 
         More than the maximum is read and dropped, because a client that still sends does not read
         the error.
@@ -199,38 +173,31 @@ class RequestGuard:
         """
         max_size, size = self.limits.body_bytes, 0
         too_large = WebError(413, f"a request may have {max_size // 1024} KB; this one has more")
-        for value in headers_of(scope, b"content-length"):
-            if value.isdigit() and int(value[:20]) > READ_TO * max_size:
+        headers = Headers(scope=scope)
+        for value in headers.getlist("content-length"):
+            if value.isdecimal() and int(value[:20]) > READ_TO * max_size:
                 raise too_large
         body = bytearray()
         try:
             async with asyncio.timeout(self.limits.body_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    part = message.get("body", b"")
+                async for part in Request(scope, receive).stream():
                     size += len(part)
                     if size > READ_TO * max_size:
                         raise too_large
                     if size <= max_size:
                         body += part
-                    if not message.get("more_body", False):
-                        break
+        except ClientDisconnect:
+            return None
         except TimeoutError:
             raise WebError(408, "the request took too long to come") from None
         if size > max_size:
             raise too_large
-        kinds = headers_of(scope, b"content-type")
-        if scope["method"] not in READS and (body or kinds):
-            kind = kinds[0].split(b";")[0].strip().lower() if len(kinds) == 1 else b""
-            if kind != b"application/json":
-                raise WebError(415, "a request is JSON: say Content-Type: application/json")
+        kinds = headers.getlist("content-type")
+        kinds = [kind.split(";")[0].strip(" \t").lower() for kind in kinds]
+        is_json = kinds == ["application/json"]
+        if scope["method"] not in READS and (body or kinds) and not is_json:
+            raise WebError(415, "a request is JSON: say Content-Type: application/json")
         return bytes(body)
-
-
-def headers_of(scope: Scope, name: bytes) -> list[bytes]:
-    return [value for key, value in scope["headers"] if key == name]
 
 
 def other_host(hosts: list[str]) -> str:
@@ -244,26 +211,14 @@ def other_host(hosts: list[str]) -> str:
     return "this server answers only to its own address: open the one that `kamon serve` printed"
 
 
-async def ask_for_token(send: Send) -> None:
-    """Answer with a page that has a field for the token."""
-    headers = [
-        (b"content-type", b"text/html; charset=utf-8"),
-        (b"content-length", str(len(PAGE)).encode()),
-        (b"content-security-policy", FORM_POLICY),
-        (b"cache-control", b"no-store"),
-    ]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": PAGE})
+def problem(status: int, text: str) -> JSONResponse:
+    """Return the answer that every error has."""
+    headers = {"retry-after": "1"} if status in (429, 503) else {}
+    return JSONResponse({"error": text[:MAX_ERROR]}, status, headers)
 
 
-async def refuse(send: Send, error: WebError, *more: tuple[bytes, bytes]) -> None:
-    """Answer with the error as JSON, and close the connection: a body may follow."""
-    body = json.dumps({"error": str(error)}).encode()
-    headers: list[Any] = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-        *more,
-    ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def refusal(error: WebError) -> JSONResponse:
+    """Return the answer to a request that is not read: a body may follow, so it is the last one."""
+    answer = problem(error.status, str(error))
+    answer.headers["connection"] = "close"
+    return answer

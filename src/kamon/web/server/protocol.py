@@ -7,19 +7,20 @@ that a few hundred half requests would hold all places of `limit_concurrency` fo
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import h11
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kamon.web.errors import WebError
-from kamon.web.server.guard import RequestGuard, refuse
+from kamon.web.server.guard import RequestGuard, refusal
 
 MIN_SILENCE = 0.5  # seconds without a byte after which a connection may lose its place
 REFUSED_AT_ONCE = 4  # times the limit: beyond that, connections are closed without an answer
+NO_ROOM = refusal(WebError(503, "too many connections are open: try again in a second"))
 
 
 class LimitedProtocol(H11Protocol):
@@ -44,19 +45,16 @@ class LimitedProtocol(H11Protocol):
         self.expect_request()
         if len(self.connections) <= self.limits.connections:
             return
+        now = self.loop.time()
         others = [other for other in self.connections if isinstance(other, LimitedProtocol)]
-        longest = min(others, key=lambda other: other.silent_since if other.waits else self.now)
-        if longest.waits and self.now - longest.silent_since >= MIN_SILENCE:
+        longest = min(others, key=lambda other: other.silent_since if other.waits else now)
+        if longest.waits and now - longest.silent_since >= MIN_SILENCE:
             longest.transport.abort()
         elif len(self.connections) > REFUSED_AT_ONCE * self.limits.connections:
             transport.abort()
         else:
-            self.app = no_room
+            self.app = NO_ROOM
             self.set_timer(MIN_SILENCE)
-
-    @property
-    def now(self) -> float:
-        return self.loop.time()
 
     @property
     def between_requests(self) -> bool:
@@ -76,13 +74,13 @@ class LimitedProtocol(H11Protocol):
             self.set_timer(None)
 
     def on_response_complete(self) -> None:
-        self.silent_since = self.now
+        self.silent_since = self.loop.time()
         if self.conn.trailing_data[0]:  # the next request began in the same packet
             self.expect_request()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        self.silent_since = self.now
+        self.silent_since = self.loop.time()
         super().pause_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -90,7 +88,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def expect_request(self) -> None:
-        self.silent_since = self.now
+        self.silent_since = self.loop.time()
         self.set_timer(self.limits.header_seconds)
 
     def set_timer(self, seconds: float | None) -> None:
@@ -104,24 +102,12 @@ class LimitedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer in JSON as for other errors, and 421 unless there is exactly one Host header."""
-        status, reason = 400, b"Bad Request"
+        status = 400
         if "Host:" in str(sys.exception()):
-            status, reason, msg = 421, b"Misdirected Request", "a request has one Host header"
-        body = json.dumps({"error": msg}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        response = h11.Response(status_code=status, headers=headers, reason=reason)
-        try:
-            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+            status, msg = 421, "a request has one Host header"
+        answer, reason = refusal(WebError(status, msg)), HTTPStatus(status).phrase.encode()
+        head = h11.Response(status_code=status, headers=answer.raw_headers, reason=reason)
+        with suppress(h11.LocalProtocolError):  # an answer has begun already
+            for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        except h11.LocalProtocolError:  # an answer has begun already
-            pass
         self.transport.close()
-
-
-async def no_room(_scope: Scope, _receive: Receive, send: Send) -> None:
-    error = WebError(503, "too many connections are open: try again in a second")
-    await refuse(send, error, (b"retry-after", b"1"))

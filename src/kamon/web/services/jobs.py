@@ -13,11 +13,10 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from types import MappingProxyType
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from kamon.config import Config
@@ -30,7 +29,7 @@ from kamon.errors import KamonError
 from kamon.model import Model
 from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.metrics import Metrics
-from kamon.storage.records import TrainingRecord
+from kamon.storage.records import TrainingRecord, ValidationRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
 from kamon.training.data import validation_batch
@@ -39,22 +38,17 @@ from kamon.training.loop import learning_rate
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.services.registry import Entry, ModelRegistry
+from kamon.web.services.worker import TYPECODES, Request
 
-COMMAND = [
-    sys.executable,
-    "-P",
-    "-m",
-    "kamon.web.services.worker",
-]  # -P: import nothing from the current directory
+# -P: import nothing from the current directory
+COMMAND = [sys.executable, "-P", "-m", "kamon.web.services.worker"]
 PASTED = "a pasted list"
 MAX_LINE_BYTES = 64 << 20  # of a message, which may contain a model's parameters
 MAX_POINTS = 500  # of the curve of losses
 MAX_ERROR = 1000  # characters
 END_SECONDS = 1.0  # for a process to end by itself before it is killed
-TYPECODES = {"float32": "f", "float64": "d"}
 OVER = ("stopped", "done", "failed")
 WAITS = ("queued", "paused")  # states that do not count towards limits.jobs
-OVERTIME = 2  # times the largest budget: then a training is stopped
 
 
 @dataclass(frozen=True)
@@ -64,17 +58,14 @@ class Started:
     config: Config
     tokenizer: Tokenizer
     training: TrainingRecord
-    packed: bytes
-
-    @cached_property
-    def documents(self) -> Documents:
-        return unpack_documents(self.packed)
+    documents: Documents
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The model after a step. seconds: since the start. params: flat, in the engine's dtype."""
+    """The model after a step. model: its id. params: flat, in the engine's dtype."""
 
+    model: str
     step: int
     seconds: float
     params: bytes
@@ -119,7 +110,7 @@ class Job:
     started: Started | None = None
     seconds: float = 0.0
     losses: array[float] = field(default_factory=lambda: array("d"))
-    held_out: list[tuple[int, float]] = field(default_factory=list)
+    validation_losses: list[tuple[int, float]] = field(default_factory=list)
     every: int = 1
     points: list[tuple[int, float]] = field(default_factory=list)
     moments: list[Snapshot] = field(default_factory=list)
@@ -167,55 +158,20 @@ class Jobs:
         self.ending = False  # whether the server is about to end
         self.open_moments: deque[Entry] = deque()
 
-    def start(
-        self,
-        *,
-        text: str | None = None,
-        name: str | None = None,
-        builtin: str | None = None,
-        budget: float | None = None,
-        settings: Mapping[str, Any] = MappingProxyType({}),
-        format: str = "text",
-        column: str | None = None,
-        header: bool = True,
-    ) -> Job:
+    def start(self, request: Request) -> Job:
         """Start a training, or queue it.
-
-        Args:
-            text: the list. `format`, `column` and `header` are those of `corpus.from_text`.
-            name: of the list.
-            builtin: the name of a list in the package, instead of a text.
-            budget: seconds; None if the settings have num_steps.
-            settings: of a `Config`.
 
         Raises:
             WebError: 429 if too many trainings wait already, 503 if the server is about to end.
         """
-        limits = self.limits
-        source = builtin or name or PASTED
-        request = {
-            "text": text,
-            "format": format,
-            "column": column,
-            "header": header,
-            "source": source,
-            "budget": budget,
-            "settings": dict(settings),
-            "max_steps": limits.job_steps,
-            "max_params": limits.job_params,
-            "max_seconds": OVERTIME * limits.job_seconds,
-            "moments": limits.snapshots,
-            "moment_bytes": limits.snapshot_bytes,
-        }
         with self.lock:
             if self.ending:
                 raise WebError(503, "the server is about to end")
-            if len(self.queue) >= limits.jobs_waiting:
-                raise WebError(
-                    429, f"{len(self.queue)} trainings wait for their turn already: try again later"
-                )
-            job = Job(f"job-{secrets.token_hex(4)}", source, budget, state="queued")
-            job.send(json.dumps(request))
+            if (num := len(self.queue)) >= self.limits.jobs_waiting:
+                raise WebError(429, f"{num} trainings wait for their turn already: try again later")
+            id = f"job-{secrets.token_hex(4)}"
+            job = Job(id, request.source, request.budget, state="queued")
+            job.send(json.dumps(asdict(request)))
             self.jobs[job.id] = job
             self.queue.append(job)
             self.start_queued()
@@ -250,9 +206,8 @@ class Jobs:
                 job.end("failed", f"no process can be started: {error.strerror}")
             return
         for target in (write_commands, self.follow_process):
-            thread = threading.Thread(
-                target=target, args=[job, job.process], name=job.id, daemon=True
-            )
+            args = [job, job.process]
+            thread = threading.Thread(target=target, args=args, name=job.id, daemon=True)
             job.threads.append(thread)
             thread.start()
 
@@ -344,7 +299,7 @@ class Jobs:
             self.leave(job)
         with job.lock:  # later messages are ignored
             job.end("stopped")
-            ids = [job.id, *(moment_id(job, moment) for moment in job.moments)]
+            ids = [job.id, *(moment.model for moment in job.moments)]
         if job.process:
             job.process.kill()
         job.outbox.put(None)
@@ -376,11 +331,7 @@ class Jobs:
         for job in self.all():
             if job.process is None:
                 continue
-            try:
-                job.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                job.process.kill()
-                job.process.wait()
+            exit_code(job.process, max(0.0, deadline - time.monotonic()))
             for thread in job.threads:
                 thread.join(END_SECONDS)
 
@@ -389,36 +340,25 @@ class Jobs:
     def follow_process(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         """Read the messages of a process until it ends. This is the target of a thread."""
         problem = "the server made a mistake"
-        try:
-            problem = self.read_messages(job, process)
-        finally:  # otherwise the training would never be over
-            job.outbox.put(None)
-            try:
-                code = process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = process.wait()
-            with job.lock:
-                job.end("failed", problem or f"its process ended unexpectedly (exit code {code})")
-            with self.lock:
-                self.leave(job)
-            self.start_queued()
-
-    def read_messages(self, job: Job, process: subprocess.Popen[bytes]) -> str:
-        """Handle all messages. Returns the error in them, or "" if there is none."""
         assert process.stdout
-        with process.stdout as messages:
-            try:
+        try:
+            with process.stdout as messages:
                 while line := messages.readline(MAX_LINE_BYTES):
                     message = json.loads(line)
                     with job.lock:
                         if not job.over:
                             self.handle_message(job, message)
-            except WebError as error:
-                return str(error)
-            except (KamonError, ValueError, LookupError, TypeError, RecursionError):
-                return "its process said what nobody understands"
-        return ""
+            problem = ""
+        except (KamonError, ValueError, LookupError, TypeError, RecursionError):
+            problem = "its process said what nobody understands"
+        finally:  # otherwise the training would never be over
+            job.outbox.put(None)
+            code = exit_code(process, END_SECONDS)
+            with job.lock:
+                job.end("failed", problem or f"its process ended unexpectedly (exit code {code})")
+            with self.lock:
+                self.leave(job)
+            self.start_queued()
 
     def handle_message(self, job: Job, message: dict[str, Any]) -> None:
         """Update the training. Raises many kinds of errors if the message is not valid."""
@@ -427,18 +367,16 @@ class Jobs:
         match message["type"]:
             case "start":
                 config = Config(**message["config"])
-                job.started = Started(
-                    config,
-                    tokenizer_from_json(message["tokenizer"]),
-                    TrainingRecord.read(message["training"]),
-                    base64.b64decode(message["documents"]),
-                )
+                tokenizer = tokenizer_from_json(message["tokenizer"])
+                documents = unpack_documents(base64.b64decode(message["documents"]))
+                training = TrainingRecord.read(message["training"])
+                job.started = Started(config, tokenizer, training, documents)
                 job.every = -(-config.num_steps // MAX_POINTS)
                 if job.state == "starting":
                     job.state = "running"
             case "progress":
                 job.add_losses(message["losses"])
-                job.held_out.extend((step, loss) for step, loss in message["held_out"])
+                job.validation_losses += [(step, x) for step, x in message["validation_losses"]]
                 job.seconds = message["seconds"]
             case "ngram":
                 job.ngram = message["loss"], message["order"]
@@ -446,9 +384,10 @@ class Jobs:
                 if message["step"] > len(job.losses):  # its model would lack losses
                     raise ValueError("a moment behind steps that nobody was told of")
                 params = params_in(job, message)
-                moment = Snapshot(message["step"], job.seconds, params, message["samples"])
+                step, samples = message["step"], message["samples"]
+                moment = Snapshot(f"{job.id}@{step}", step, job.seconds, params, samples)
                 job.moments.append(moment)
-                self.put(job, moment, moment.step)
+                self.add_moment(job, moment)
             case "end":
                 self.handle_end(job, message)
             case "failed":
@@ -459,9 +398,10 @@ class Jobs:
     def handle_end(self, job: Job, message: dict[str, Any]) -> None:
         job.add_losses([], last=True)
         if message["params"] is not None:
-            last = Snapshot(len(job.losses), job.seconds, params_in(job, message), [])
+            last = Snapshot(job.id, len(job.losses), job.seconds, params_in(job, message), [])
             training = TrainingRecord.read(message["training"])
-            self.put(job, last, None, training)
+            open = partial(model_of, job, last, training)
+            self.registry.add(Entry(job.id, "trained", open))
             job.best = Best(last.step, None, False, message["samples"])
             if best := training.held_out:
                 job.best = Best(best.best_step, best.loss, best.over_fitted, message["samples"])
@@ -469,21 +409,14 @@ class Jobs:
         if message["too_long"]:
             why = f"stopped after {job.seconds:.0f} seconds, the longest that a training may take"
         elif job.pause_ended:
-            why = (
-                f"stopped after a pause of {self.limits.pause_seconds:g} seconds, the longest here"
-            )
+            pause = self.limits.pause_seconds
+            why = f"stopped after a pause of {pause:g} seconds, the longest here"
         job.end("done" if message["finished"] else "stopped", why)
 
-    def put(
-        self, job: Job, moment: Snapshot, step: int | None, training: TrainingRecord | None = None
-    ) -> None:
-        """Add the model after a step to the registry; step None: the training's result."""
-        assert job.started
-        open = partial(model_of, job.started, job.losses, job.held_out, moment, training)
-        if step is None:
-            self.registry.add(Entry(job.id, "trained", open))
-            return
-        entry = Entry(moment_id(job, moment), "trained", open, parent=job.id, step=step)
+    def add_moment(self, job: Job, moment: Snapshot) -> None:
+        """Add the model of a snapshot to the registry."""
+        open = partial(model_of, job, moment)
+        entry = Entry(moment.model, "trained", open, parent=job.id, step=moment.step)
         entry.open = lambda: self.close_oldest(entry, open())
         self.registry.add(entry)
 
@@ -499,8 +432,13 @@ class Jobs:
         return model
 
 
-def moment_id(job: Job, moment: Snapshot) -> str:
-    return f"{job.id}@{moment.step}"
+def exit_code(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """Return the exit code of a process, which is killed if it does not end by itself in time."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def params_in(job: Job, message: dict[str, Any]) -> bytes:
@@ -516,48 +454,32 @@ def params_in(job: Job, message: dict[str, Any]) -> bytes:
 def write_commands(job: Job, process: subprocess.Popen[bytes]) -> None:
     """Send the lines of the outbox, until None comes. This is the target of a thread."""
     assert process.stdin
-    try:
+    with suppress(OSError), process.stdin:  # it may have ended
         while line := job.outbox.get():
             process.stdin.write(line)
             process.stdin.flush()
-    except OSError:  # it has ended
-        pass
-    finally:
-        with suppress(OSError):
-            process.stdin.close()
 
 
-def model_of(
-    started: Started,
-    losses: array[float],
-    held_out: list[tuple[int, float]],
-    moment: Snapshot,
-    training: TrainingRecord | None,
-) -> Model:
+def model_of(job: Job, moment: Snapshot, training: TrainingRecord | None = None) -> Model:
     """The model of a snapshot, as `kamon.train` would return it. training: `Model.training`, if the
     snapshot is the result of the training."""
-    config, tokenizer, step = started.config, started.tokenizer, moment.step
+    started, step = job.started, moment.step
+    assert started
+    config, tokenizer = started.config, started.tokenizer
     metrics = Metrics(
-        losses[:step],
+        job.losses[:step],
         array("d", [learning_rate(config, before) for before in range(step)]),
-        {number: loss for number, loss in held_out if number <= step},
+        {number: loss for number, loss in job.validation_losses if number <= step},
     )
     dtype = started.training.dtype
     engine = make_engine(started.training.engine, config, dtype=dtype)
-    params = array("d", array(TYPECODES[dtype], moment.params))
-    engine.load(initial_state(params))
+    engine.load(initial_state(array("d", array(TYPECODES[dtype], moment.params))))
     if training is None:
-        training = started.training
-        measured = None
+        training, measured = started.training, None
         if training.hold_out:
             _, docs = divide(started.documents, True, config.mode, training.corpus.split)
             batch = validation_batch(tokenizer, docs, config)
-            measured = {
-                "num_docs": len(batch),
-                "loss": mean_loss(engine, batch),
-                "best_step": step,
-                "over_fitted": False,
-            }
+            measured = ValidationRecord.of(len(batch), mean_loss(engine, batch), step)
         training |= {
             "num_steps_done": step,
             "seconds": moment.seconds,

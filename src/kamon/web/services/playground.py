@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from kamon.web.limits import Limits
@@ -13,19 +12,13 @@ from kamon.web.services.workers import WorkerPool
 from kamon.web.views.panels import NgramCache
 
 
-@dataclass
 class Playground:
-    limits: Limits
-    registry: ModelRegistry
-    work: WorkerPool
-    jobs: Jobs
-    ratings: Ratings
-    ngrams: NgramCache = field(default_factory=NgramCache)
-
-
-def make_playground(folder: Path, limits: Limits) -> Playground:
     """The state of a server that saves models to `folder`."""
-    registry = ModelRegistry(folder, limits)
-    return Playground(
-        limits, registry, WorkerPool(limits), Jobs(registry, limits), Ratings(registry, limits)
-    )
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self.limits = limits
+        self.registry = ModelRegistry(folder, limits)
+        self.work = WorkerPool(limits)
+        self.jobs = Jobs(self.registry, limits)
+        self.ratings = Ratings(self.registry, limits)
+        self.ngrams = NgramCache()

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from kamon.data.documents import nfc
 from kamon.data.readers import checked_text
@@ -29,13 +29,11 @@ from kamon.finetuning import rating
 from kamon.finetuning.dpo import BETA
 from kamon.finetuning.metrics import novelty, sampled_kl
 from kamon.finetuning.preferences import Feedback, Preference, Rating, pairs_of, texts_of
+from kamon.model import Model
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
 from kamon.web.services.registry import Entry, ModelRegistry
 from kamon.web.services.workers import Stop
-
-if TYPE_CHECKING:
-    from kamon.model import Model
 
 NUM_MEASURED = 100  # samples of the base and of the tuned model, to measure
 NUM_MEASURED_SLOW = 10  # by the scalar engine
@@ -141,13 +139,11 @@ class Ratings:
         base = open_base(self.registry.get(model))
         stop.check()
         seed = base.model.config.seed if seed is None else seed
-        rated = Rated(
-            *(secrets.token_hex(8), model, model, pairs, every, seed % SEEDS),
-            *(base.answers, 0, [], [], None),
-        )
+        id, answers = secrets.token_hex(8), base.answers
+        rated = Rated(id, model, model, pairs, every, seed % SEEDS, answers, 0, [], [], None)
         session = RatedSession(base, rated, next(self.clock))
         with session.lock:
-            self._update(session, base.answers, stop, now=True)
+            self._update(session, answers, stop, now=True)
         self._make_room()
         with self.lock:
             self.sessions[rated.id] = session
@@ -176,9 +172,8 @@ class Ratings:
         Of two ratings of the same text the later one counts. Pairs all count, even if they
         contradict each other. TokenizerError for a character that the model does not know.
         """
-        session = self.session(id)
-        check(session.base.model, answers)
-        with using(session):
+        with self.using(id) as session:
+            check(session.base.model, answers)
             all_answers = [*session.rated.answers, *answers]
             if len(all_answers) > self.limits.answers:
                 raise WebError(
@@ -192,28 +187,22 @@ class Ratings:
 
     def undo(self, id: str, stop: Stop) -> Rated:
         """Undo the last answer, also in the model. Its text is the next proposal again."""
-        session = self.session(id)
-        with using(session):
+        with self.using(id) as session:
             if not session.rated.answers:
                 raise WebError(409, "there is no answer to take back")
             *answers, last = session.rated.answers
             self._update(session, answers, stop, again=last)
             return session.rated
 
-    def save(self, id: str, name: str, stop: Stop) -> None:
+    def save(self, id: str, name: str, stop: Stop) -> Entry:
         """Save the base, aligned with all answers, under a name. `kamon rate` can resume it."""
-        session = self.session(id)
-        with using(session):
+        with self.using(id) as session:
             answers, base = session.rated.answers, session.base
             if not pairs_of(answers):
-                raise WebError(
-                    409, "there is nothing to save yet: like one, and dislike another, first"
-                )
-
-            def write(path: Path) -> None:
-                rating.align(base, answers, output=path, should_stop=stop.check)
-
-            self.registry.write(name, "tuned", write)
+                why = "there is nothing to save yet: like one, and dislike another, first"
+                raise WebError(409, why)
+            align = partial(rating.align, base, answers, should_stop=stop.check)
+            return self.registry.write(name, "tuned", lambda path: align(output=path))
 
     def forget(self, id: str) -> None:
         """End a session and forget its model. Saved models stay."""
@@ -225,6 +214,18 @@ class Ratings:
         with session.lock:
             session.ended = True
             self._unregister(session)
+
+    @contextmanager
+    def using(self, id: str) -> Iterator[RatedSession]:
+        """Hold a session, also while others have their turn. WebError 404 if it was forgotten.
+
+        Work that needs the session has it as its key, so that nothing else waits for it.
+        """
+        session = self.session(id)
+        with session.lock:
+            if session.ended:
+                raise not_found(f"session of ratings {id!r}")
+            yield session
 
     def session(self, id: str) -> RatedSession:
         """Return the session with this id, and mark it as used. Errors as for `get`."""
@@ -255,22 +256,20 @@ class Ratings:
         now: whether to align and to make new proposals at once. again: an answer whose text is the
         first proposal, unless another answer is about it.
         """
-        before, base = session.rated, session.base
+        before = session.rated
         rated = texts_of(answers)
         proposals = [shown for shown in before.proposals if rated.isdisjoint(texts(shown))]
         undone = len(answers) < before.num_aligned
         now = now or not proposals
         every = 1 if undone or now else before.every
-        aligned = 0 if undone else before.num_aligned
-        model, measured, compared = before.model, before.measured, before.compared
         tuned = None
-        if rating.needs_realignment(answers, aligned, every):
+        changes: dict[str, Any] = {}
+        if rating.needs_realignment(answers, 0 if undone else before.num_aligned, every):
             start = time.perf_counter()
-            tuned = rating.align(base, answers, should_stop=stop.check)
+            tuned = rating.align(session.base, answers, should_stop=stop.check)
             seconds = time.perf_counter() - start
             stop.check()
-            aligned = len(answers)
-            measured, compared = self._measured(session, tuned, answers, seconds)
+            changes = self._measured(session, tuned, answers, seconds)
         stop.check()
         if tuned or undone or now:
             proposals = self._proposals(session, tuned, answers, by_base=undone and not tuned)
@@ -281,27 +280,14 @@ class Ratings:
                 others = [shown for shown in proposals if its_texts.isdisjoint(texts(shown))]
                 proposals = [first, *others]
         if tuned:
-            model = self._register(session, tuned)
+            changes |= {"num_aligned": len(answers), "model": self._register(session, tuned)}
         elif undone:
             self._unregister(session)
-            aligned, model, measured, compared = 0, before.base, None, []
-        session.rated = replace(
-            before,
-            model=model,
-            answers=answers,
-            num_aligned=aligned,
-            proposals=proposals,
-            compared=compared,
-            measured=measured,
-        )
+            changes = {"num_aligned": 0, "model": before.base, "measured": None, "compared": []}
+        session.rated = replace(before, answers=answers, proposals=proposals, **changes)
 
     def _proposals(
-        self,
-        session: RatedSession,
-        tuned: Model | None,
-        answers: Sequence[Feedback],
-        *,
-        by_base: bool,
+        self, session: RatedSession, tuned: Model | None, answers: list[Feedback], *, by_base: bool
     ) -> list[Shown]:
         """New proposals: by `tuned`, else the session's model or, with by_base, the base."""
         rated = session.rated
@@ -319,7 +305,8 @@ class Ratings:
 
     def _measured(
         self, session: RatedSession, tuned: Model, answers: Sequence[Feedback], seconds: float
-    ) -> tuple[Measured, list[Compared]]:
+    ) -> dict[str, Any]:
+        """Return the fields `measured` and `compared` of the session's next state."""
         base, seed = session.base.model, session.rated.seed
         n = NUM_MEASURED if has_fused_ops(base.engine) else NUM_MEASURED_SLOW
         session.samples = session.samples or base.sample(n, temperature=1.0, seed=seed)
@@ -345,7 +332,7 @@ class Ratings:
             base_novelty=novelty(session.samples, copies),
             seconds=seconds,
         )
-        return measured, compared[:NUM_COMPARED]
+        return {"measured": measured, "compared": compared[:NUM_COMPARED]}
 
     def _register(self, session: RatedSession, tuned: Model) -> str:
         """Add the tuned model to the registry, or replace the session's earlier model there."""
@@ -366,22 +353,9 @@ class Ratings:
             self.registry.forget(entry.id)
 
 
-@contextmanager
-def using(session: RatedSession) -> Iterator[None]:
-    """Hold a session, also while others have their turn. WebError 404 if it was forgotten.
-
-    Work that needs the session has it as its key, so that nothing else waits for it.
-    """
-    with session.lock:
-        if session.ended:
-            raise not_found(f"session of ratings {session.rated.id!r}")
-        yield
-
-
 def open_base(entry: Entry) -> rating.Base:
     """The base of a session, with an engine that nothing else uses."""
     with entry.use() as model:
-        model.check_documents("ratings are of documents")
         if entry.path and model.training.kind == rating.KIND:
             return rating.opened(entry.path)
         engine = make_engine(None, model.config, dtype=model.engine.dtype)

@@ -8,23 +8,22 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from kamon.errors import ConfigError, KamonError, StoreError
-from kamon.model import load
+from kamon.model import Model, load
 from kamon.storage import model_dir
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.prompts import knows_prompts
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
-
-if TYPE_CHECKING:
-    from kamon.model import Model
-    from kamon.web.services.workers import Stop
+from kamon.web.services.workers import Stop
 
 T = TypeVar("T")
 Kind = Literal["opened", "trained", "tuned"]
+SHOWN_SETTINGS = ("n_layer", "n_embd", "n_head", "block_size", "vocab_size", "seed")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 MAX_PRODUCTS = 5_000_000_000  # for one entry, the smallest piece of work that can be stopped
 MAX_NAME = 200  # characters of a source
@@ -99,9 +98,8 @@ class ModelRegistry:
 
     def steps(self, id: str) -> list[int]:
         """The steps of a training whose models are here."""
-        return sorted(
-            entry.step or 0 for entry in list(self.entries.values()) if entry.parent == id
-        )
+        entries = list(self.entries.values())
+        return sorted(entry.step or 0 for entry in entries if entry.parent == id)
 
     def add(self, entry: Entry) -> None:
         """Add an entry, or replace the one with its id."""
@@ -145,12 +143,9 @@ class ModelRegistry:
         return problems
 
     def free_id(self, wanted: str) -> str:
-        wanted, number = wanted or "model", 1
-        id = wanted
-        while id in self.entries:
-            number += 1
-            id = f"{wanted[:36]}-{number}"
-        return id
+        wanted = wanted or "model"
+        ids = chain([wanted], (f"{wanted[:36]}-{number}" for number in count(2)))
+        return next(id for id in ids if id not in self.entries)
 
     def forget(self, id: str) -> None:
         """Forget a model, and those of its steps. Its directory stays."""
@@ -159,7 +154,7 @@ class ModelRegistry:
             for entry in [e for e in self.entries.values() if id in (e.id, e.parent)]:
                 del self.entries[entry.id]
 
-    def save(self, id: str, name: str, stop: Stop | None = None) -> Path:
+    def save(self, id: str, name: str, stop: Stop | None = None) -> Entry:
         """Save a model in the folder, as a new entry. WebError 409 if the name is taken."""
         entry = self.get(id)
         with entry.use(stop) as model:
@@ -167,7 +162,7 @@ class ModelRegistry:
                 raise WebError(409, "this model has not learned yet: there is nothing to save")
             return self.write(name, entry.kind, model.save)
 
-    def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Path:
+    def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Entry:
         """Add the model that `write` writes to a path in the folder. Errors as for `save`."""
         if not NAME.fullmatch(name):
             raise WebError(
@@ -180,8 +175,9 @@ class ModelRegistry:
             raise WebError(409, f"there is a model {name} already: save it under another name")
         self.check_room(path)  # before anything is written
         write(path)  # makes the folder, too
-        self.add(Entry(name, kind, lambda: load(path), path=path))
-        return path
+        entry = Entry(name, kind, lambda: load(path), path=path)
+        self.add(entry)
+        return entry
 
 
 def facts_of(model: Model) -> dict[str, Any]:
@@ -197,17 +193,12 @@ def facts_of(model: Model) -> dict[str, Any]:
     held_out = model.training.held_out
     return {
         "num_params": model.num_params,
-        "n_layer": config.n_layer,
-        "n_embd": config.n_embd,
-        "n_head": config.n_head,
-        "block_size": config.block_size,
-        "vocab_size": config.vocab_size,
+        **{name: getattr(config, name) for name in SHOWN_SETTINGS},
         "num_docs": len(model.docs),
         "num_steps": len(model.metrics),
-        "held_out_loss": held_out.loss if held_out and math.isfinite(held_out.loss) else None,
+        "validation_loss": held_out.loss if held_out and math.isfinite(held_out.loss) else None,
         "prompts": knows_prompts(model.tokenizer),
         "text": model.writes_text,
-        "seed": config.seed,
         "tokenizer": "bpe" if isinstance(model.tokenizer, BytePairTokenizer) else "char",
         "config": asdict(config),
         "source": file_name(model.training.corpus.source),

@@ -5,7 +5,7 @@ is a command: pause, resume or stop. When standard input ends, this process ends
 Each line of standard output is a JSON object with a "type":
 
     start     what is known before the first step: config, tokenizer, training, documents, …
-    progress  step, seconds; losses and held_out ([step, loss]) since the last one
+    progress  step, seconds; losses and validation_losses ([step, loss]) since the last one
     moment    step, params, samples: the model of that step
     ngram     loss, order: of the best n-gram on the validation set
     end       finished, too_long, params (null if no step was made), training, samples
@@ -27,30 +27,30 @@ from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from kamon import api, model
+from kamon import api
 from kamon.data import corpus
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.introspection import ngram_loss
+from kamon.model import Model
 from kamon.storage.checkpoint import pack_documents
 from kamon.storage.metrics import Metrics
 from kamon.training.data import list_record
+from kamon.training.loop import Progress
 from kamon.training.session import start_record
-
-if TYPE_CHECKING:
-    from kamon.data.corpus import Corpus
-    from kamon.training.loop import Progress
-    from kamon.training.setup import TrainingSetup
+from kamon.training.setup import TrainingSetup
+from kamon.web.limits import Limits
 
 MAX_REQUEST_BYTES = 8 << 20
 MAX_COMMAND_BYTES = 100
 REPORT_SECONDS = 0.1  # between two progress messages
 NUM_SAMPLES = 5
 KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training's time, for snapshots
-PARAM_BYTES = {"float32": 4}  # per parameter; 8 in other dtypes
+TYPECODES = {"float32": "f", "float64": "d"}
 NICE = 5  # the server has priority
+OVERTIME = 2  # times the largest budget: then a training is stopped
 
 
 @dataclass(frozen=True)
@@ -58,24 +58,18 @@ class Request:
     """A training.
 
     Attributes:
-        text: the list; None for the list of the package with the name `source`.
         budget: seconds; None if the settings have num_steps.
+        limits: of the server.
         settings: of a `Config`.
-        max_seconds: of the training, whatever its budget.
-        moments: the maximum number of snapshots.
-        moment_bytes: the maximum size of all snapshots.
+        text: the list; None for the list of the package with the name `source`.
         format, column, header: see `corpus.from_text`.
     """
 
-    text: str | None
     source: str
     budget: float | None
-    settings: dict[str, Any]
-    max_steps: int
-    max_params: int
-    max_seconds: float
-    moments: int
-    moment_bytes: int
+    limits: Limits
+    settings: dict[str, Any] = field(default_factory=dict)
+    text: str | None = None
     format: str = "text"
     column: str | None = None
     header: bool = True
@@ -142,21 +136,23 @@ def wanted_steps(num_steps: int, moments: int) -> Iterator[int]:
             last = step
 
 
+@dataclass
 class Training:
     """A training that reports its progress."""
 
-    def __init__(self, request: Request, source: Corpus, control: Control, report: Report) -> None:
-        self.request = request
-        self.source = source
-        self.control = control
-        self.report = report
-        self.start = self.last_report = time.perf_counter()
-        self.num_losses = self.num_held_out = 0  # that are reported
-        self.wanted: list[int] = []
-        self.keeping = 0.0  # seconds that snapshots took
-        self.too_long = False
-        self.model: model.Model | None = None  # with the engine that learns
-        self.counting: threading.Thread | None = None
+    request: Request
+    source: corpus.Corpus
+    control: Control
+    report: Report
+    start: float = field(default_factory=time.perf_counter)
+    last_report: float = 0.0
+    num_losses: int = 0  # that are reported
+    num_validation_losses: int = 0
+    wanted: list[int] = field(default_factory=list)
+    keeping: float = 0.0  # seconds that snapshots took
+    too_long: bool = False
+    model: Model | None = None  # with the engine that learns
+    counting: threading.Thread | None = None
 
     def run(self) -> None:
         request = self.request
@@ -186,26 +182,26 @@ class Training:
         return time.perf_counter() - self.start - self.control.paused_seconds
 
     def should_stop(self) -> bool:
-        self.too_long = self.too_long or self.seconds() > self.request.max_seconds
+        self.too_long = self.too_long or self.seconds() > OVERTIME * self.request.limits.job_seconds
         return self.control.stopped or self.too_long
 
     def on_start(self, run: TrainingSetup) -> None:
-        request, config = self.request, run.config
-        if config.num_steps > request.max_steps:
+        limits, config = self.request.limits, run.config
+        if config.num_steps > limits.job_steps:
             raise ConfigError(
                 f"so small a model makes {config.num_steps:,} steps in that time, and "
-                f"{request.max_steps:,} are the most: choose a smaller budget"
+                f"{limits.job_steps:,} are the most: choose a smaller budget"
             )
         size = num_params(config)
-        if size > request.max_params:
+        if size > limits.job_params:
             raise ConfigError(
-                f"the model would have {size:,} parameters, and {request.max_params:,} are the "
+                f"the model would have {size:,} parameters, and {limits.job_params:,} are the "
                 "most: choose a smaller n_embd, n_layer or block_size, or a list of fewer "
                 "different characters"
             )
         different = self.source.different
         training = start_record(run, list_record(self.source), bool(run.held_out))
-        self.model = model.Model(config, run.tokenizer, run.engine, Metrics(), training, different)
+        self.model = Model(config, run.tokenizer, run.engine, Metrics(), training, different)
         self.report(
             "start",
             config=asdict(config),
@@ -216,13 +212,13 @@ class Training:
         if run.held_out:
             self.counting = threading.Thread(target=self.count, args=[self.model], daemon=True)
             self.counting.start()
-        room = request.moment_bytes // (size * PARAM_BYTES.get(run.engine.dtype, 8))
-        moments = max(2, min(request.moments, room))
+        room = limits.snapshot_bytes // (size * array(TYPECODES[run.engine.dtype]).itemsize)
+        moments = max(2, min(limits.snapshots, room))
         self.wanted = list(wanted_steps(config.num_steps, moments))
         self.start = self.last_report = time.perf_counter()
         self.send_snapshot(0)
 
-    def count(self, model: model.Model) -> None:
+    def count(self, model: Model) -> None:
         measured = {"loss": math.inf, "best_step": 0}  # later
         divided = replace(model, training=model.training | {"held_out": measured})
         loss, order = ngram_loss(divided)
@@ -248,9 +244,9 @@ class Training:
             step=len(losses),
             seconds=round(self.seconds(), 3),
             losses=losses[self.num_losses :].tolist(),
-            held_out=records[self.num_held_out :],
+            validation_losses=records[self.num_validation_losses :],
         )
-        self.num_losses, self.num_held_out = len(losses), len(records)
+        self.num_losses, self.num_validation_losses = len(losses), len(records)
         self.last_report = time.perf_counter()
 
     def send_snapshot(self, step: int) -> None:
@@ -266,8 +262,7 @@ class Training:
 
     def as_text(self, params: array[float]) -> str:
         assert self.model
-        typecode = "f" if self.model.engine.dtype == "float32" else "d"
-        return text_of(array(typecode, params).tobytes())
+        return text_of(array(TYPECODES[self.model.engine.dtype], params).tobytes())
 
 
 def text_of(content: bytes) -> str:
@@ -281,8 +276,9 @@ def main() -> int:
     with suppress(AttributeError, OSError):  # Windows has no priorities of this kind
         os.nice(NICE)
     try:
-        request = Request(**json.loads(commands.readline(MAX_REQUEST_BYTES)))
-    except (ValueError, TypeError, RecursionError):
+        content = json.loads(commands.readline(MAX_REQUEST_BYTES))
+        request = Request(**content | {"limits": Limits(**content["limits"])})
+    except (ValueError, TypeError, LookupError, RecursionError):
         report("failed", error="what came first on standard input is no training")
         return 2
     control = Control()
@@ -292,7 +288,8 @@ def main() -> int:
             source = corpus.read(request.source)
         else:
             source = corpus.from_text(
-                *(request.text, request.source),
+                request.text,
+                request.source,
                 column=request.column,
                 format=request.format,
                 header=request.header,

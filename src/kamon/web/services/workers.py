@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from kamon.web.errors import WebError
@@ -21,12 +22,12 @@ class Stopped(Exception):  # noqa: N818
     """The client has gone away, or the server ends."""
 
 
+@dataclass(eq=False)
 class Turn:
     """A place in the queue. Turns with the same key never run at the same time."""
 
-    def __init__(self, key: object, go: Callable[[], object]) -> None:
-        self.key = key
-        self.go = go
+    key: object
+    go: Callable[[], object]
 
 
 class FairTurns:
@@ -206,10 +207,7 @@ class WorkerPool:
         waiting.add_done_callback(self._done)
         try:
             self.turns.ask(turn)
-            while not waiting.done():
-                await asyncio.wait({waiting}, timeout=LOOK_SECONDS)
-                if waiting.done():
-                    break
+            while not (await asyncio.wait({waiting}, timeout=LOOK_SECONDS))[0]:
                 if self.ending or (gone is not None and await gone()):
                     raise Stopped
                 late = time.monotonic() - asked > limits.wait_seconds

@@ -52,7 +52,7 @@ function summary(found, unit) {
     `${plural(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
     `${count(found.num_stripped)} with spaces removed at their ends. `,
     found.num_normalized > 0 && `${count(found.num_normalized)} brought to NFC (ö as one character). `,
-    `${count(found.num_held_out)} are held out to test on.`,
+    `${count(found.num_validation)} are held out to test on.`,
   );
 }
 

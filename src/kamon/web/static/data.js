@@ -39,9 +39,9 @@ export async function show(context, model) {
 
 /** @param {import("./api.js").Data} data @param {boolean} text  whether it is a text, of which a part is held out and not entries */
 function counts(data, text) {
-  const size = (/** @type {"learned"|"held_out"} */ part) =>
+  const size = (/** @type {"num_train"|"num_validation"} */ part) =>
     data.lengths.reduce((sum, each) => sum + each[part] * (text ? each.length : 1), 0);
-  const share = size("held_out") / (size("learned") + size("held_out") || 1);
+  const share = size("num_validation") / (size("num_train") + size("num_validation") || 1);
   return panel(
     "The list",
     h("p", {}, "From ", name(data.source, 100), "."),
@@ -49,14 +49,14 @@ function counts(data, text) {
       ["different entries", count(data.num_docs)],
       ["duplicates left out", count(data.num_repetitions)],
       ["truncated", count(data.num_cut)],
-      ["to learn from", count(data.num_learned)],
-      ["held out to test on", count(data.num_held_out)],
+      ["to learn from", count(data.num_train)],
+      ["held out to test on", count(data.num_validation)],
     ]),
     h("meter", { value: share, min: 0, max: 1, "aria-label": "Share held out" }),
     h(
       "p",
       {},
-      data.num_held_out
+      data.num_validation
         ? text
           ? `${percent(share)} of the text is held out.`
           : `${percent(share)} are held out. The entries themselves decide which ones. Nearly all of them stay held out when the list grows.`
@@ -75,14 +75,14 @@ function lengths(data) {
     names: ["learned", "held out"],
     bars: shown.map((each) => ({
       label: String(each.length),
-      value: share(each.learned, data.num_learned),
-      second: share(each.held_out, data.num_held_out),
-      title: `${plural(each.length, "character")}: ${count(each.learned)} learned, ${count(each.held_out)} held out`,
+      value: share(each.num_train, data.num_train),
+      second: share(each.num_validation, data.num_validation),
+      title: `${plural(each.length, "character")}: ${count(each.num_train)} learned, ${count(each.num_validation)} held out`,
     })),
     description: `How long the entries are: from ${shown[0]?.length ?? 0} to ${data.lengths[data.lengths.length - 1]?.length ?? 0} characters.`,
     behind: {
       head: ["Characters", "Learned", "Held out"],
-      rows: data.lengths.map((each) => [count(each.length), count(each.learned), count(each.held_out)]),
+      rows: data.lengths.map((each) => [count(each.length), count(each.num_train), count(each.num_validation)]),
     },
   });
   return panel("Lengths", chart.node);
@@ -117,6 +117,6 @@ function examples(data) {
     h("div", {}, h("h3", {}, title), h("ul", { class: "names" }, ...texts.map((each) => h("li", {}, name(each)))));
   return panel(
     "Some of them",
-    h("div", { class: "two" }, list("learned", data.examples.learned), list("held out", data.examples.held_out)),
+    h("div", { class: "two" }, list("learned", data.examples.train), list("held out", data.examples.validation)),
   );
 }

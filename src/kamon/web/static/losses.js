@@ -14,7 +14,7 @@ import { count, fixed } from "./format.js";
  * @returns {[number, number]}
  */
 export function rangeOf(job) {
-  const all = [...job.losses, ...job.held_out].map(([, loss]) => loss);
+  const all = [...job.losses, ...job.validation_losses].map(([, loss]) => loss);
   const { uniform, ngram } = job.lines;
   const most = uniform === null ? Math.max(...all) : uniform * 1.08;
   const least = Math.min(...all, ngram ?? Infinity, most);
@@ -102,7 +102,7 @@ function rowsOf(job) {
   job.losses.forEach(([step, loss], i) => {
     if (i % some === 0 || i === job.losses.length - 1) rows.set(step, [loss.toFixed(4), ""]);
   });
-  for (const [step, loss] of job.held_out) rows.set(step, [rows.get(step)?.[0] ?? "", loss.toFixed(4)]);
+  for (const [step, loss] of job.validation_losses) rows.set(step, [rows.get(step)?.[0] ?? "", loss.toFixed(4)]);
   return [...rows].sort((a, b) => a[0] - b[0]).map(([step, both]) => [count(step), ...both]);
 }
 
@@ -126,12 +126,12 @@ export function legendOf({ lines: { uniform, ngram, ngram_order } }) {
  */
 export function chartOf(job, cursor) {
   const { uniform, ngram, ngram_order } = job.lines;
-  const best = job.held_out.length ? Math.min(...job.held_out.map(([, loss]) => loss)) : null;
+  const best = job.validation_losses.length ? Math.min(...job.validation_losses.map(([, loss]) => loss)) : null;
   return {
     series: [
       { name: "", points: job.losses, kind: "faint" },
       { name: "training", points: smoothed(job.losses), kind: "line" },
-      { name: "test", points: job.held_out, kind: "marked" },
+      { name: "test", points: job.validation_losses, kind: "marked" },
     ],
     rules: [
       ...(uniform === null ? [] : [{ y: uniform, name: "uniform", dash: "2 4" }]),

@@ -157,7 +157,7 @@ export class RunPanel {
 
   /** @param {Job} job */
   drawNumbers(job) {
-    const heldOut = job.held_out[job.held_out.length - 1];
+    const validation = job.validation_losses[job.validation_losses.length - 1];
     const done = job.state === "done" ? job.num_steps : job.step;
     replaceContent(
       this.numbers,
@@ -165,7 +165,7 @@ export class RunPanel {
       figures([
         ["step", `${count(job.step)} of ${count(job.num_steps)}`],
         ["seconds", `${fixed(job.seconds, 1)}${job.budget === null ? "" : ` of ${job.budget}`}`],
-        ["test loss", fixed(job.best ? job.best.loss : heldOut?.[1], 3)],
+        ["test loss", fixed(job.best ? job.best.loss : validation?.[1], 3)],
         ["training loss", job.losses.length ? fixed(lastMean(job.losses), 3) : "–"],
         ["entries", count(job.num_docs)],
         ["parameters", count(job.num_params)],

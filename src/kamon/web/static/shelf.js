@@ -30,7 +30,7 @@ function stateOf(job) {
 
 /** @param {ModelInfo} model */
 function factsOf(model) {
-  const loss = model.held_out_loss === null ? "" : ` · test loss ${fixed(model.held_out_loss, 2)}`;
+  const loss = model.validation_loss === null ? "" : ` · test loss ${fixed(model.validation_loss, 2)}`;
   return `${model.saved ? "saved" : "not saved"} · ${count(model.num_docs)} entries${loss}`;
 }
 

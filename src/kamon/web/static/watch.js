@@ -146,7 +146,7 @@ export function merged(job, kind, event) {
     ...job,
     ...event,
     losses: longer(job.losses, event.losses),
-    held_out: longer(job.held_out, event.held_out),
+    validation_losses: longer(job.validation_losses, event.validation_losses),
   };
 }
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kamon.engines import scalar
 from kamon.engines.numerics import sequential_sum
 from kamon.engines.scalar import Value, softmax, topological_order
 from kamon.errors import ConfigError
+from kamon.model import Model
 from kamon.web.views.source_links import Source, sources_of
-
-if TYPE_CHECKING:
-    from kamon.model import Model
 
 NUM_LIKELY = 4  # most likely tokens that are drawn, besides the target
 MAX_TOKENS = 20_000  # of a vocabulary; each takes four Values
@@ -206,12 +204,9 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
 
 
 def graph(
-    root: Value,
-    drawn: Mapping[Value, Drawn],
-    sources: dict[str, Source],
-    folded: str | None = None,
+    root: Value, drawn: Mapping[Value, Drawn], sources: dict[str, Source], folded: str | None = None
 ) -> Graph:
-    """Of a root that was asked for its `backward`; a folded Value stands before what it is in."""
+    """Return the graph of a root whose `backward` was called. A folded Value precedes its sum."""
     whole = topological_order(root)
     order: list[Value] = []
     for value in whole:
@@ -224,12 +219,9 @@ def graph(
         how = drawn[value]
         inputs = value.inputs if how.inputs is None else how.inputs
         local_grads = value.local_grads if how.inputs is None else [1.0] * len(inputs)
-        nodes.append(
-            Node(
-                *(id, how.label, how.op, value.data, value.grad),
-                *([ids[each] for each in inputs], list(local_grads), how.folded),
-            )
-        )
+        node = Node(id, how.label, how.op, value.data, value.grad, [], [*local_grads], how.folded)
+        node.inputs.extend(ids[source] for source in inputs)
+        nodes.append(node)
     if not all(math.isfinite(number) for n in nodes for number in (n.data, n.grad, *n.local_grads)):
         raise ConfigError("a number of the graph is too large to compute with")
     backward = [node.id for node in reversed(nodes)]

@@ -7,7 +7,6 @@ import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kamon.config import check_text
 from kamon.engines import scalar
@@ -15,13 +14,11 @@ from kamon.engines.batch import pack_sequences
 from kamon.errors import ConfigError
 from kamon.evaluation import introspection
 from kamon.evaluation.score import BITS
+from kamon.model import Model
+from kamon.ngrams.native import NativeNgram
 from kamon.ngrams.reference import Ngram
 from kamon.web.limits import Limits
 from kamon.web.views.source_links import Source, sources_of
-
-if TYPE_CHECKING:
-    from kamon.model import Model
-    from kamon.ngrams.native import NativeNgram
 
 MAX_POINTS = 20_000  # tokens and positions of an embedding map
 NGRAMS_KEPT = 4  # each takes a few hundred bytes per character of its list

@@ -11,8 +11,6 @@ from typing import Any
 
 import kamon
 
-PACKAGE = Path(kamon.__file__).parent
-
 
 @dataclass(frozen=True)
 class Source:
@@ -31,7 +29,7 @@ def source_of(function: Callable[..., Any]) -> Source:
     'kamon/web/views/source_links.py'
     """
     _, line = inspect.getsourcelines(function)
-    path = Path(inspect.getfile(function)).relative_to(PACKAGE.parent)
+    path = Path(inspect.getfile(function)).relative_to(Path(kamon.__file__).parent.parent)
     return Source(function.__qualname__, path.as_posix(), line)
 
 
