@@ -149,6 +149,7 @@ def train(
         if blend and size != ORIGINAL and engine != "scalar":
             if data.has_validation:
                 blended = blended_validation(data, setup.config, setup.held_out)
+                setup = replace(setup, blended=blended)
             elif setup.start and can_blend(data, setup.config):
                 setup, records = cross_validated(data, setup, spec, settings, should_stop)
                 training |= records

@@ -22,7 +22,8 @@ from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.training import presets
 from kamon.training.base import BASE, SCRATCH, StartingPoint, starting_point
-from kamon.training.cross_validation import cross_validate
+from kamon.training.blend import BlendedValidation
+from kamon.training.cross_validation import CrossValidation, cross_validate
 from kamon.training.data import ListData, TrainingData
 
 SHAPE = ("n_layer", "n_embd", "n_head", "mode")  # that fine-tuning keeps
@@ -43,6 +44,8 @@ class TrainingSetup:
 
     docs: what the steps learn from; held_out: the validation set.
     start: the model whose parameters it starts from; None for random ones.
+    blended: measures the blend with an n-gram on the validation set; None without either.
+    cross_validation: of a short list, which has no validation set.
     longest: tokens of the longest document, BOS not counted.
     num_cut: how many documents lose their end.
     """
@@ -57,6 +60,8 @@ class TrainingSetup:
     held_out: PackedBatch
     engine_name: str
     start: StartingPoint | None = None
+    blended: BlendedValidation | None = None
+    cross_validation: CrossValidation | None = None
     resumed: ResumePoint | None = None
 
 
@@ -209,9 +214,8 @@ def cross_validated(
     if found is None:
         return setup, {}
     config = presets.set_num_steps(setup.config, found.num_steps, settings)
-    return replace(
-        setup, config=config, docs=data.examples(config, random.Random(config.seed))
-    ), found.records()
+    docs = data.examples(config, random.Random(config.seed))
+    return replace(setup, config=config, docs=docs, cross_validation=found), found.records()
 
 
 def fine_tune_config(
