@@ -27,6 +27,7 @@ from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.routes.context import ApiModel, Context, RequestContext
 from kamon.web.services.jobs import PASTED, Best, Job, Jobs, Snapshot
+from kamon.web.services.registry import Blend
 from kamon.web.services.worker import Request
 from kamon.web.services.workers import Stop
 
@@ -92,6 +93,8 @@ class JobRequest(ListRequest):
     """A list to learn, either as `text` or as the name of a list in the package.
 
     budget: seconds; by default 1, unless the settings have num_steps. name: of a list in `text`.
+    init_from: "base" for the pretrained base, "scratch" for random parameters; by default what is
+    better for the list. blend: whether to blend the GPT with an n-gram of the list.
     """
 
     text: Text | None = None
@@ -99,6 +102,8 @@ class JobRequest(ListRequest):
     budget: Annotated[float | None, Field(ge=0.001, le=LIMITS.job_seconds)] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 42
     settings: Settings = Settings()
+    init_from: Literal["base", "scratch"] | None = None
+    blend: bool = True
 
 
 class Lines(BaseModel):
@@ -113,11 +118,16 @@ class Lines(BaseModel):
 
 
 class MomentAnswer(BaseModel):
-    """The model after a step. model: its id, as long as the training is kept."""
+    """The model after a step. model: its id, as long as the training is kept.
+
+    samples: novel and unique, so there are fewer than 5 if most are copies. blend: with the weight
+    that is best at this step; null for the GPT only.
+    """
 
     step: int
     model: str
     samples: list[str]
+    blend: Blend | None
 
 
 class ProgressEvent(BaseModel):
@@ -137,10 +147,11 @@ class JobAnswer(ProgressEvent):
 
     ahead: how many trainings start before this one, while it is queued; else null. num_steps,
     num_docs, num_params: 0 until it has started. budget: seconds; null if the steps were given.
-    losses: [step, mean loss of the last `every` steps]. validation_losses: [step, loss on the
-    validation set] after some steps. model: the id of the model that it made, which is the one with
-    the lowest validation loss. best: the step of that model. A training may be done before
-    num_steps, if that loss has not improved for long.
+    losses: [step, mean loss of the GPT in the last `every` steps]. validation_losses: [step, loss
+    on the validation set] after some steps, of the blend if there is one. seconds: before the first
+    step, those that finding the best number of steps has taken. model: the id of the model that it
+    made, which is the one with the lowest validation loss. best: the step of that model. A training
+    may be done before num_steps, if that loss has not improved for long.
     """
 
     id: str
@@ -285,7 +296,7 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
             budget=budget,
             settings=settings,
             limits=limits,
-            **request.model_dump(include={"format", "column", "header"}),
+            **request.model_dump(include={"format", "column", "header", "init_from", "blend"}),
         )
     )
 
@@ -361,7 +372,8 @@ def progress_of(job: Job, context: RequestContext, cursor: EventCursor) -> dict[
 
 
 def moment_answer(moment: Snapshot) -> MomentAnswer:
-    return MomentAnswer(step=moment.step, model=moment.model, samples=moment.samples)
+    shown = {name: getattr(moment, name) for name in MomentAnswer.model_fields}
+    return MomentAnswer(**shown)
 
 
 # ---- events

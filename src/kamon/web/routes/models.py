@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,22 +15,24 @@ from pydantic import BaseModel, Field
 
 from kamon import completion
 from kamon.engines.base import has_fused_ops
+from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.nearest import NearestDocument, sample_infos
 from kamon.evaluation.score import PercentileScale, Score, score
+from kamon.generation.blend import BlendedModel
 from kamon.generation.constraints import (
     MAX_FLOPS_AT_ONCE,
     MAX_FLOPS_AT_ONCE_SLOW,
     GenerationConstraints,
     allowed,
 )
-from kamon.generation.sampling import prefill, probabilities
+from kamon.generation.sampling import LanguageModel, prefill, probabilities
 from kamon.model import Model
 from kamon.tokenizers.prompts import prompt_prefix
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.routes.context import ApiModel, Context
-from kamon.web.services.registry import Entry, file_name
+from kamon.web.services.registry import Blend, Entry, file_name, losses_of
 from kamon.web.services.workers import Stop, Stopped
 
 router = APIRouter(tags=["models"])
@@ -58,7 +60,9 @@ class ModelInfo(BaseModel):
     """A model that requests can name.
 
     steps: of its training, whose models have the ids "ID@STEP". path: its directory, as seen from
-    where the server was started; null if it is not saved.
+    where the server was started; null if it is not saved. validation_loss: in nats per token; of a
+    list without a validation set the mean of `num_folds` models that each left out another part, or
+    null. gpt_loss, ngram_loss: of the parts of a blend. blend: null for the GPT only.
     """
 
     id: str
@@ -72,6 +76,10 @@ class ModelInfo(BaseModel):
     num_docs: int
     num_steps: int
     validation_loss: float | None
+    gpt_loss: float | None
+    ngram_loss: float | None
+    blend: Blend | None
+    num_folds: int | None
     saved: bool
     path: str | None
     parent: str | None
@@ -230,13 +238,19 @@ class NextTokenBody(ApiModel):
 
 
 class NextToken(BaseModel):
-    """probability: at the temperature, among the tokens that are kept; 0 for other tokens."""
+    """probability: at the temperature, among the tokens that are kept; 0 for other tokens.
+
+    logit: log p of a blend. gpt, ngram: the probabilities of the parts of a blend, at temperature 1
+    and before the cut; null for the GPT only.
+    """
 
     id: int
     text: str
     logit: float
     probability: float
     kept: bool
+    gpt: float | None
+    ngram: float | None
 
 
 class NextTokens(BaseModel):
@@ -245,6 +259,7 @@ class NextTokens(BaseModel):
     tokens: list[NextToken]
     end: int
     position: int
+    blend: Blend | None
 
 
 # ---- routes
@@ -495,6 +510,8 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
     decoder = prefill(model.language_model, tokenizer.bos, before)
     for token in [before[-1] if before else tokenizer.bos, *prefix]:
         logits = decoder.push(token)
+    read = [tokenizer.bos, *before, *prefix]
+    gpt, ngram = parts_of(model.language_model, read)
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
     conditions = GenerationConstraints(top_k=body.top_k, top_p=body.top_p)
     temperature, num_chars = body.temperature, len(body.prefix)
@@ -508,13 +525,28 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
                 logit=logit,
                 probability=shares.get(token, 0.0),
                 kept=token in shares,
+                gpt=gpt[token] if gpt else None,
+                ngram=ngram[token] if ngram else None,
             )
             for token, logit in enumerate(logits)
             if token not in special
         ],
         end=tokenizer.bos,
         position=len(prefix),
+        blend=losses_of(model.training)["blend"],
     )
+
+
+def parts_of(
+    model: LanguageModel, tokens: Sequence[int]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return p of each token after these, by the GPT and by the n-gram of a blend; else nothing."""
+    if not isinstance(model, BlendedModel):
+        return [], []
+    gpt, ngram = model.gpt.decoder(), model.ngram.decoder()
+    for token in tokens:
+        logits, shares = gpt.push(token), ngram.push_for_probabilities(token)
+    return softmax(logits), shares
 
 
 def lines(objects: Iterable[BaseModel]) -> Response:

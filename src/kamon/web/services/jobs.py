@@ -15,7 +15,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,18 +26,20 @@ from kamon.engines.base import initial_state
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import num_params
 from kamon.errors import KamonError
+from kamon.generation.blend import BlendedModel, mix_logprobs
 from kamon.model import Model
 from kamon.storage.checkpoint import unpack_documents
 from kamon.storage.metrics import Metrics
 from kamon.storage.records import TrainingRecord, ValidationRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
+from kamon.training.blend import mean_nats
 from kamon.training.data import validation_batch
 from kamon.training.early_stopping import mean_loss
 from kamon.training.loop import learning_rate
 from kamon.web.errors import WebError, not_found
 from kamon.web.limits import Limits
-from kamon.web.services.registry import Entry, ModelRegistry
+from kamon.web.services.registry import Blend, Entry, ModelRegistry, losses_of
 from kamon.web.services.worker import TYPECODES, Request
 
 # -P: import nothing from the current directory
@@ -63,24 +65,37 @@ class Started:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The model after a step. model: its id. params: flat, in the engine's dtype."""
+    """The model after a step. model: its id. params: flat, in the engine's dtype.
+
+    blend: with the weight that is best at this step; None for the GPT only.
+    """
 
     model: str
     step: int
     seconds: float
     params: bytes
     samples: list[str]
+    blend: Blend | None = None
 
 
 @dataclass(frozen=True)
 class Best:
     """The model that a training made, from the step with the lowest validation loss. Without a
-    validation set, it is the model of the last step, and `loss` is None."""
+    validation set, it is the model of the last step.
+
+    validation_loss: in nats per token; of a list without a validation set the mean of `num_folds`
+    models that each left out another part, or None. gpt_loss, ngram_loss: of the parts of a blend.
+    samples: novel and unique.
+    """
 
     step: int
-    loss: float | None
     over_fitted: bool
     samples: list[str]
+    validation_loss: float | None
+    gpt_loss: float | None
+    ngram_loss: float | None
+    blend: Blend | None
+    num_folds: int | None
 
 
 @dataclass
@@ -362,7 +377,7 @@ class Jobs:
 
     def handle_message(self, job: Job, message: dict[str, Any]) -> None:
         """Update the training. Raises many kinds of errors if the message is not valid."""
-        if job.started is None and message["type"] not in ("start", "failed"):
+        if job.started is None and message["type"] not in ("preparing", "start", "failed"):
             raise ValueError("it has not started")
         match message["type"]:
             case "start":
@@ -378,6 +393,8 @@ class Jobs:
                 job.add_losses(message["losses"])
                 job.validation_losses += [(step, x) for step, x in message["validation_losses"]]
                 job.seconds = message["seconds"]
+            case "preparing":
+                job.seconds = message["seconds"]
             case "ngram":
                 job.ngram = message["loss"], message["order"]
             case "moment":
@@ -385,7 +402,8 @@ class Jobs:
                     raise ValueError("a moment behind steps that nobody was told of")
                 params = params_in(job, message)
                 step, samples = message["step"], message["samples"]
-                moment = Snapshot(f"{job.id}@{step}", step, job.seconds, params, samples)
+                blend = Blend(**message["blend"]) if message["blend"] else None
+                moment = Snapshot(f"{job.id}@{step}", step, job.seconds, params, samples, blend)
                 job.moments.append(moment)
                 self.add_moment(job, moment)
             case "end":
@@ -402,9 +420,13 @@ class Jobs:
             training = TrainingRecord.read(message["training"])
             open = partial(model_of, job, last, training)
             self.registry.add(Entry(job.id, "trained", open))
-            job.best = Best(last.step, None, False, message["samples"])
-            if best := training.held_out:
-                job.best = Best(best.best_step, best.loss, best.over_fitted, message["samples"])
+            best = training.held_out
+            job.best = Best(
+                step=best.best_step if best else last.step,
+                over_fitted=best is not None and best.over_fitted,
+                samples=message["samples"],
+                **losses_of(training),
+            )
         why = None
         if message["too_long"]:
             why = f"stopped after {job.seconds:.0f} seconds, the longest that a training may take"
@@ -475,15 +497,26 @@ def model_of(job: Job, moment: Snapshot, training: TrainingRecord | None = None)
     engine = make_engine(started.training.engine, config, dtype=dtype)
     engine.load(initial_state(array("d", array(TYPECODES[dtype], moment.params))))
     if training is None:
-        training, measured = started.training, None
-        if training.hold_out:
-            _, docs = divide(started.documents, True, config.mode, training.corpus.split)
-            batch = validation_batch(tokenizer, docs, config)
-            measured = ValidationRecord.of(len(batch), mean_loss(engine, batch), step)
-        training |= {
+        training = started.training | {
             "num_steps_done": step,
             "seconds": moment.seconds,
             "finished": False,
-            "held_out": measured,
+            "blend": asdict(moment.blend) if moment.blend else None,
         }
-    return Model(config, tokenizer, engine, metrics, training, started.documents)
+    model = Model(config, tokenizer, engine, metrics, training, started.documents)
+    if moment.model != job.id and training.hold_out:
+        return replace(model, training=training | {"held_out": validation_record(model, step)})
+    return model
+
+
+def validation_record(model: Model, step: int) -> ValidationRecord:
+    """Return the validation loss of a snapshot, of a blend also those of its parts."""
+    learned, docs = divide(model.docs, True, model.config.mode, model.training.corpus.split)
+    batch = validation_batch(model.tokenizer, docs, model.config)
+    reader = model.blended_with(learned)
+    if not isinstance(reader, BlendedModel):
+        return ValidationRecord.of(len(batch), mean_loss(reader, batch), step)
+    gpt, ngram = reader.logprobs_of_parts(batch)
+    mixed = mix_logprobs(gpt, ngram, reader.weight)
+    parts = {"gpt_loss": mean_nats(gpt), "ngram_loss": mean_nats(ngram)}
+    return ValidationRecord.of(len(batch), mean_nats(mixed), step) | parts

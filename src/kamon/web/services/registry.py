@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from kamon.errors import ConfigError, KamonError, StoreError
 from kamon.model import Model, load
 from kamon.storage import model_dir
+from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.prompts import knows_prompts
 from kamon.web.errors import WebError, not_found
@@ -28,6 +29,14 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 MAX_PRODUCTS = 5_000_000_000  # for one entry, the smallest piece of work that can be stopped
 MAX_NAME = 200  # characters of a source
 RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # file names that Windows forbids
+
+
+@dataclass(frozen=True)
+class Blend:
+    """p = weight · GPT + (1 − weight) · n-gram of this order."""
+
+    weight: float
+    order: int
 
 
 @dataclass
@@ -190,18 +199,36 @@ def facts_of(model: Model) -> dict[str, Any]:
             f"the model is too large for the playground: an entry of block_size {size:,} takes "
             f"{products:,} products, and {MAX_PRODUCTS:,} are the most: use `kamon sample`"
         )
-    held_out = model.training.held_out
     return {
         "num_params": model.num_params,
         **{name: getattr(config, name) for name in SHOWN_SETTINGS},
         "num_docs": len(model.docs),
         "num_steps": len(model.metrics),
-        "validation_loss": held_out.loss if held_out and math.isfinite(held_out.loss) else None,
+        **losses_of(model.training),
         "prompts": knows_prompts(model.tokenizer),
         "text": model.writes_text,
         "tokenizer": "bpe" if isinstance(model.tokenizer, BytePairTokenizer) else "char",
         "config": asdict(config),
         "source": file_name(model.training.corpus.source),
+    }
+
+
+def losses_of(training: TrainingRecord) -> dict[str, Any]:
+    """Return the validation losses, of a blend also those of its parts, and the blend.
+
+    num_folds: of the cross-validation that measured them, of a list without a validation set.
+    """
+    blend, folds = training.blend, training.cross_validation
+    measured = training.held_out or folds
+    losses = {
+        "validation_loss": measured.loss if measured else None,
+        "gpt_loss": measured.gpt_loss if measured else None,
+        "ngram_loss": measured.ngram_loss if measured else None,
+    }
+    return {
+        **{k: x if x is not None and math.isfinite(x) else None for k, x in losses.items()},
+        "blend": Blend(blend.weight, blend.order) if blend else None,
+        "num_folds": folds.num_folds if folds and measured is folds else None,
     }
 
 

@@ -6,7 +6,8 @@ Each line of standard output is a JSON object with a "type":
 
     start     what is known before the first step: config, tokenizer, training, documents, …
     progress  step, seconds; losses and validation_losses ([step, loss]) since the last one
-    moment    step, params, samples: the model of that step
+    preparing seconds: since the beginning, until the first step
+    moment    step, params, samples, blend (weight and order, or null): the model of that step
     ngram     loss, order: of the best n-gram on the validation set
     end       finished, too_long, params (null if no step was made), training, samples
     failed    error: one sentence
@@ -34,10 +35,16 @@ from kamon.data import corpus
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.introspection import ngram_loss
+from kamon.generation.blend import BlendedModel, learn_weight
+from kamon.generation.sampling import LanguageModel, SampleRequest, sample_texts
 from kamon.model import Model
+from kamon.ngrams.native import NativeNgram, count_ngram
+from kamon.ngrams.reference import Ngram
 from kamon.storage.checkpoint import pack_documents
 from kamon.storage.metrics import Metrics
+from kamon.training.blend import mean_nats
 from kamon.training.data import list_record
+from kamon.training.early_stopping import MIN_DOCS
 from kamon.training.loop import Progress
 from kamon.training.session import start_record
 from kamon.training.setup import TrainingSetup
@@ -47,6 +54,7 @@ MAX_REQUEST_BYTES = 8 << 20
 MAX_COMMAND_BYTES = 100
 REPORT_SECONDS = 0.1  # between two progress messages
 NUM_SAMPLES = 5
+NUM_TRIED = 50  # samples, to find so many novel ones
 KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training's time, for snapshots
 TYPECODES = {"float32": "f", "float64": "d"}
 NICE = 5  # the server has priority
@@ -61,6 +69,7 @@ class Request:
         budget: seconds; None if the settings have num_steps.
         limits: of the server.
         settings: of a `Config`.
+        init_from, blend: see `kamon.train`.
         text: the list; None for the list of the package with the name `source`.
         format, column, header: see `corpus.from_text`.
     """
@@ -73,6 +82,8 @@ class Request:
     format: str = "text"
     column: str | None = None
     header: bool = True
+    init_from: str | None = None
+    blend: bool = True
 
 
 class Control:
@@ -152,6 +163,8 @@ class Training:
     keeping: float = 0.0  # seconds that snapshots took
     too_long: bool = False
     model: Model | None = None  # with the engine that learns
+    setup: TrainingSetup | None = None
+    ngram: Ngram | NativeNgram | None = None  # of the whole list, to blend with
     counting: threading.Thread | None = None
 
     def run(self) -> None:
@@ -159,6 +172,8 @@ class Training:
         model = api.train(
             self.source,
             budget=request.budget,
+            init_from=request.init_from,
+            blend=request.blend,
             on_start=self.on_start,
             on_progress=self.on_progress,
             should_stop=self.should_stop,
@@ -175,13 +190,18 @@ class Training:
             too_long=self.too_long,
             params=self.as_text(model.engine.state()["params"]) if model.metrics else None,
             training=training.content,
-            samples=model.sample(NUM_SAMPLES) if model.metrics else [],
+            samples=self.samples(model.language_model) if model.metrics else [],
         )
 
     def seconds(self) -> float:
         return time.perf_counter() - self.start - self.control.paused_seconds
 
     def should_stop(self) -> bool:
+        if not self.model:  # that may take seconds, before a training starts
+            if time.perf_counter() - self.last_report >= REPORT_SECONDS:
+                self.last_report = time.perf_counter()
+                self.report("preparing", seconds=round(self.seconds(), 3))
+            self.control.wait()
         self.too_long = self.too_long or self.seconds() > OVERTIME * self.request.limits.job_seconds
         return self.control.stopped or self.too_long
 
@@ -200,7 +220,13 @@ class Training:
                 "different characters"
             )
         different = self.source.different
-        training = start_record(run, list_record(self.source), bool(run.held_out))
+        training = start_record(
+            run,
+            list_record(self.source),
+            bool(run.held_out),
+            init_from=run.start.name if run.start else None,
+        )
+        self.setup = run
         self.model = Model(config, run.tokenizer, run.engine, Metrics(), training, different)
         self.report(
             "start",
@@ -209,13 +235,23 @@ class Training:
             training=training.content,
             documents=text_of(b"".join(pack_documents(different))),
         )
-        if run.held_out:
+        order = None
+        if run.blended:
+            order = run.blended.order
+            self.report("ngram", loss=mean_nats(run.blended.logprobs), order=order)
+        elif run.cross_validation:
+            order = run.cross_validation.order
+        elif run.held_out:
             self.counting = threading.Thread(target=self.count, args=[self.model], daemon=True)
             self.counting.start()
+        if order is not None:
+            batch = run.tokenizer.encode_documents(different)
+            self.ngram = count_ngram(batch, config.vocab_size, order)
         room = limits.snapshot_bytes // (size * array(TYPECODES[run.engine.dtype]).itemsize)
         moments = max(2, min(limits.snapshots, room))
         self.wanted = list(wanted_steps(config.num_steps, moments))
         self.start = self.last_report = time.perf_counter()
+        self.control.paused_seconds = 0.0
         self.send_snapshot(0)
 
     def count(self, model: Model) -> None:
@@ -256,9 +292,41 @@ class Training:
         self.wanted = [later for later in self.wanted if later > step]
         params = self.model.engine.state()["params"]
         if math.isfinite(sum(params)):
-            samples = self.model.sample(NUM_SAMPLES)
-            self.report("moment", step=step, params=self.as_text(params), samples=samples)
+            engine, weight = self.model.engine, self.weight()
+            blend = samples = None
+            if self.ngram and weight is not None:
+                blend = {"weight": weight, "order": self.ngram.order}
+                samples = self.samples(BlendedModel(engine, self.ngram, weight))
+            self.report(
+                "moment",
+                step=step,
+                params=self.as_text(params),
+                samples=self.samples(engine) if samples is None else samples,
+                blend=blend,
+            )
         self.keeping += time.thread_time() - start
+
+    def weight(self) -> float | None:
+        """Return how much the GPT counts at this step: what is best for the validation set, or
+        for a short list what cross-validation has found; None if there is no blend."""
+        run = self.setup
+        assert run
+        if run.cross_validation:
+            return run.cross_validation.losses.weight
+        if run.blended is None:
+            return None
+        docs = run.blended.docs
+        gpt = run.engine.logprobs(docs.select(range(min(len(docs), MIN_DOCS))))
+        return learn_weight(gpt, run.blended.logprobs[: len(gpt)])
+
+    def samples(self, model: LanguageModel) -> list[str]:
+        """Return the first novel, unique samples among NUM_TRIED; fewer if most are copies."""
+        assert self.model
+        config, tokenizer = self.model.config, self.model.tokenizer
+        request = SampleRequest(NUM_TRIED, config.temperature, config.seed, tokenizer.bos)
+        texts, _ = sample_texts(model, tokenizer, request)
+        known = self.source.different.intersection(texts) | {""}
+        return [text for text in dict.fromkeys(texts) if text not in known][:NUM_SAMPLES]
 
     def as_text(self, params: array[float]) -> str:
         assert self.model
