@@ -502,6 +502,7 @@ def model_of(job: Job, moment: Snapshot, training: TrainingRecord | None = None)
             "seconds": moment.seconds,
             "finished": False,
             "blend": asdict(moment.blend) if moment.blend else None,
+            "held_out": None,
         }
     model = Model(config, tokenizer, engine, metrics, training, started.documents)
     if moment.model != job.id and training.hold_out:
