@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kamon.data.corpus import Corpus
     from kamon.engines.base import Engine
     from kamon.evaluation.evaluate import LossMetrics
+    from kamon.generation.constraints import SampleResult
     from kamon.model import Model
     from kamon.training.loop import Progress
     from kamon.training.setup import ResumePoint, TrainingSetup
@@ -225,14 +226,35 @@ def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character
         say(f"{unfinished} of {len(sizes)} have no end: the model did not end them within {limit}")
 
 
-def show_training(bar: Any, progress: Progress) -> Any:
-    """Return a bar of steps, with the loss and the time left."""
+def say_left_out(result: SampleResult, n: int, flag: str) -> None:
+    """Print how many candidates were left out, and whether there are fewer than n samples.
+
+    flag: what includes copies and duplicates.
+    """
+    copies, duplicates = result.num_copies, result.num_duplicates
+    parts = []
+    if copies:
+        parts.append(f"{copies:,} {'entry' if copies == 1 else 'entries'} of the list")
+    if duplicates:
+        parts.append(count(duplicates, "duplicate"))
+    if parts:
+        say(f"left out {' and '.join(parts)}; {flag} includes them")
+    if len(result.texts) < n:
+        say(
+            f"{len(result.texts):,} of {n:,} found: "
+            f"among {count(result.num_candidates, 'candidate')} no more fulfil the conditions"
+        )
+
+
+def show_training(bar: Any, progress: Progress, sample: str = "") -> Any:
+    """Return a bar of steps, with a sample of the model, the loss and the time left."""
     if bar is None:
         bar = open_bar(total=progress.num_steps, initial=progress.num_before, unit="step")
         if not bar.disable:
             bar.start_t = bar.last_print_t = bar.start_t - progress.seconds
     recent = progress.losses[-100:]
-    shown = f"loss {sum(recent) / len(recent):.4f}"
+    shown = f"{one_line(sample)}, " if sample else ""
+    shown += f"loss {sum(recent) / len(recent):.4f}"
     if progress.tokens_per_second:  # a tuning counts no tokens
         shown += f", {short(progress.tokens_per_second)} tokens/s"
         shown += f", {progress.flops / 1e9:.3g} GFLOP/s"

@@ -1,7 +1,8 @@
-"""Make new names with a saved model, one a line. The same seed makes the same names.
+"""Make new names with a saved model, one per line. The same seed makes the same names.
 
-In a terminal those that are copies of the list are marked, as --details does everywhere. Where too
-few fulfil the conditions, there are fewer than N, and that is said.
+Entries of the list and duplicates are left out, unless --copies includes them. In a terminal, the
+entries of the list are then marked. If too few candidates fulfil the conditions, there are fewer
+than N names.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import one_line, print_json, print_marked, say, say_notes, say_unfinished
+from kamon.cli.output import (
+    one_line,
+    print_json,
+    print_marked,
+    say,
+    say_left_out,
+    say_notes,
+    say_unfinished,
+)
 from kamon.cli.parser import Args, Parser, name_of, number, options
 from kamon.cli.settings import (
     add_engine,
@@ -34,6 +43,7 @@ OPTIONS = {
     "--length N": "of a model of text: how many tokens to write (500)",
     "--temperature T": "0 takes the likeliest, 1 the model's odds; by default as in training",
     "--seed S": "by default as in training",
+    "--copies": "include entries of the list and duplicates",
 }
 CONDITIONS = {
     "--prompt TEXT": "each answers TEXT; of a model that `kamon sft` tuned",
@@ -46,8 +56,6 @@ CONDITIONS = {
     "--contains C": "each has C in it",
     "--regex R": "R, in Python's syntax, matches all of it; one such as (a+)+b may take for ever",
     "--exclude FILE": "none that is in FILE, a list as `kamon train` reads it",
-    "--novel": "none that is in the list that was learned",
-    "--unique": "none twice",
 }
 DETAILS = {
     "--details": "after each a tab and its log probability in nats, a tab and if it is in the list",
@@ -89,35 +97,46 @@ def run(args: Args) -> int:
         check_unread(args, "the FILE of --exclude, and there is none")
     model = load(args.dir, **chosen_engine(args))
     is_text = model.config.mode == "text"
-    if is_text and (args.details or args.nearest):
-        raise ConfigError("--details and --nearest compare documents, and this model writes text")
+    if is_text and (args.details or args.nearest or args.copies):
+        raise ConfigError(
+            "--copies, --details and --nearest compare documents, and this model writes text"
+        )
     n = args.n if args.n is not None else 1 if is_text else 20
+    if not args.copies and "prompt" not in conditions:
+        conditions |= new_entries(model)
     result = model.generate(n, temperature=args.temperature, seed=args.seed, **conditions)
     if args.json and is_text:
         print_json({"directory": args.dir, "samples": [{"text": text} for text in result.texts]})
     elif args.json or args.details or args.nearest:
         samples = described(model, result, args.nearest, conditions.get("prompt"))
         if args.json:
-            print_json({"directory": args.dir, "tried": result.num_candidates, "samples": samples})
+            about = {"directory": args.dir, "tried": result.num_candidates}
+            print_json({**about, "left_out": left_out_json(result), "samples": samples})
         else:
             print_details(samples)
     elif is_text:
         print(*result.texts, sep="\n\n")
     else:
-        known = model.docs.intersection(result.texts) if sys.stdout.isatty() else ()
-        print_marked(result.texts, known)
+        marks = sys.stdout.isatty() and not conditions.get("novel")
+        print_marked(result.texts, model.docs.intersection(result.texts) if marks else ())
     if not is_text:
         say_unfinished(result.sizes, result.room, model.tokenizer.unit)
         if num_empty := result.texts.count(""):
             num = f"{num_empty:,} of {len(result.texts):,}"
             say(f"{num} samples are empty: the model ended them at once")
-    if len(result.texts) == n:
-        return 0
-    say(
-        f"{len(result.texts):,} of {n:,} found: "
-        f"among {result.num_candidates:,} candidates no more fulfil the conditions"
-    )
-    return 0 if result.texts else 1
+    say_left_out(result, n, "--copies")
+    return 0 if result.texts or not n else 1
+
+
+def new_entries(model: Model) -> dict[str, bool]:
+    """Return the conditions that leave out entries of the model's list and duplicates."""
+    if model.writes_text:
+        return {}
+    return {"novel": not model.training.corpus.packed, "unique": True}
+
+
+def left_out_json(result: SampleResult) -> dict[str, int]:
+    return {"copies": result.num_copies, "duplicates": result.num_duplicates}
 
 
 def described(

@@ -22,12 +22,14 @@ from kamon.cli.output import (
     say,
     say_corpus,
     say_cut,
+    say_left_out,
     say_model,
     say_resumed,
     show_training,
     spark,
 )
 from kamon.cli.parser import Args, Parser, options
+from kamon.cli.sample import left_out_json, new_entries
 from kamon.cli.settings import (
     add_engine,
     add_input,
@@ -40,28 +42,28 @@ from kamon.cli.settings import (
     settings,
     values,
 )
-from kamon.config import SETTINGS
 from kamon.engines.base import has_fused_ops
 from kamon.engines.distributed import check_engine, get_group, restarted, this_rank
 from kamon.errors import ConfigError
 from kamon.tokenizers.base import BPE_VOCAB
-from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import wants_nfc
-from kamon.training.presets import ORIGINAL
+from kamon.training.presets import ORIGINAL, size_of
 
 if TYPE_CHECKING:
-    from kamon.config import Config
     from kamon.data.corpus import Corpus
     from kamon.model import Model
     from kamon.packing.shards import Shards
+    from kamon.storage.records import CrossValidationRecord, ValidationRecord
+    from kamon.training.loop import Progress
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
 FIXED = (  # arguments that cannot be changed when a run is resumed
-    *("output", "overwrite", "budget", "size", "no_holdout", "init_from", "engine", "dtype"),
+    *("output", "overwrite", "budget", "size", "from", "no_blend", "no_holdout", "engine", "dtype"),
     *("tokenizer", "vocab_size"),
 )
-LONG_ENTRY = 10  # characters in the mean, of which byte pairs make fewer tokens
+MAX_CANDIDATES = 1_000  # to find so many samples that are not in the list
+MAX_CANDIDATES_SLOW = 100
 MAX_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
 
 OPTIONS = {
@@ -70,7 +72,12 @@ OPTIONS = {
     "--budget TIME": "time to train, as 500ms, 10s or 2m: picks the settings",
     "--size NAME": "tiny, small, medium (the default), large or huge: picks the settings; "
     "original: those of the original microGPT (the default of the scalar engine)",
+    "--from START": "base, the pretrained base of Kamon (the default for lists of up to 20,000 "
+    "entries, unless a size or a shape is given); scratch; or the directory of a model, whose "
+    "tokens are kept",
+    "--no-blend": "do not mix the model with an n-gram of the list",
     "--no-holdout": "learn from all documents: hold none out to test on",
+    "--copies": "include entries of the list and duplicates in the names that are printed",
 }
 TOKENIZER = {
     "--tokenizer NAME": "char (the default), bpe, or a file that `kamon tokenizer train` wrote",
@@ -79,7 +86,6 @@ TOKENIZER = {
 RESUMING = {
     "--resume DIR": "go on with the training in DIR, as if it had never been interrupted",
     "--extend N": "with --resume: N steps more than were planned",
-    "--init-from DIR": "start a new training from the tokens and parameters of the model in DIR",
     "--checkpoint-every N": "keep the training every N steps, or every time such as 30s; by "
     "default so seldom that it takes a hundredth of the time or less",
 }
@@ -141,12 +147,13 @@ def open_source(args: Args, mode: str) -> Corpus | Shards | None:
     from kamon.data import corpus
     from kamon.packing.shards import is_packed
     from kamon.storage import model_dir
+    from kamon.training.base import BASE, SCRATCH
 
     name = "names" if args.input is None and args.resume is None else args.input
     if name is None:
         return None
-    group, base = get_group(), args.resume or args.init_from
-    if base is not None:
+    group, base = get_group(), args.resume or start_of(args)
+    if base not in (None, BASE, SCRATCH):
         stored = group.run_on_all(lambda: None if group.rank else model_dir.load(base))
         form = f"{stored.config.mode} {stored.tokenizer.composed}" if stored else ""
         mode, word = group.broadcast_bytes(form.encode()).decode().split()
@@ -172,10 +179,19 @@ def train_model(
     """Train a new model, or resume a run, with progress on stderr."""
     from kamon.api import resume, train
 
-    with progress_bar(show_training) as on_progress:
+    setups: list[TrainingSetup] = []
+
+    def on_start(setup: TrainingSetup) -> None:
+        setups.append(setup)
+        say_start(args, setup, source, chosen)
+
+    def show(bar: Any, progress: Progress) -> Any:
+        return show_training(bar, progress, preview(setups[0], len(progress.losses)))
+
+    with progress_bar(show) as on_progress:
         common = {
             "checkpoint_every": args.checkpoint_every,
-            "on_start": lambda setup: say_start(args, setup, source, chosen),
+            "on_start": on_start,
             "on_progress": on_progress,
             "should_stop": lambda: stop.signal is not None,
         }
@@ -188,7 +204,9 @@ def train_model(
             source,
             hold_out=not args.no_holdout,
             output=output,
-            **values(args, "tokenizer", "vocab_size", "budget", "size", "overwrite", "init_from"),
+            blend=not args.no_blend,
+            init_from=start_of(args),
+            **values(args, "tokenizer", "vocab_size", "budget", "size", "overwrite"),
             **common,
             **engine,
             **chosen,
@@ -211,30 +229,40 @@ def say_start(
         say(NONE_HELD_OUT)
     say_model(setup.config, setup.engine_name, setup.engine)
     if not setup.resumed:
-        say_picked(setup.config, chosen)
+        say_picked(args, setup, chosen)
+
+
+def preview(setup: TrainingSetup, seed: int) -> str:
+    """Return what a model in training writes, if that takes no time."""
+    from kamon.generation.sampling import SampleRequest, sample_texts
+
+    config = setup.config
+    if config.mode == "text" or not has_fused_ops(setup.engine):
+        return ""
+    request = SampleRequest(1, config.temperature, seed, setup.tokenizer.bos)
+    return sample_texts(setup.engine, setup.tokenizer, request)[0][0]
 
 
 def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
-    """Print samples, or everything as JSON, after a line about the loss."""
+    """Print samples, or everything as JSON, after lines about the losses."""
     loss = final_loss(model.metrics)
     say_trained(model, loss, output)
     if stopped:
         say(f"`kamon train --resume {output}` goes on from here")
-    is_text = model.config.mode == "text"
-    samples = [] if stopped else model.sample(1 if is_text else NUM_SAMPLES)
-    known = set() if is_text else model.docs.intersection(samples)
+    n = 0 if stopped else 1 if model.writes_text else NUM_SAMPLES
+    most = MAX_CANDIDATES if has_fused_ops(model.engine) else MAX_CANDIDATES_SLOW
+    conditions = {} if args.copies else new_entries(model)
+    found = model.generate(n, should_stop=lambda tried: tried >= most, **conditions)
+    known = set() if model.writes_text else model.docs.intersection(found.texts)
     if args.json:
-        more = {"loss": loss, "samples": marked_json(samples, known)}
+        samples = marked_json(found.texts, known)
+        more = {"loss": loss, "left_out": left_out_json(found), "samples": samples}
         print_json(model_json(model, output) | more)
-    elif is_text:
-        print(*samples, sep="\n\n")
+    elif model.writes_text:
+        print(*found.texts, sep="\n\n")
     else:
-        print_marked(samples, known)
-        if samples and known.issuperset(samples):
-            say(
-                f"all of these are in the list: `kamon sample {output} --novel` makes others, and "
-                "--temperature 1 bolder ones"
-            )
+        print_marked(found.texts, known)
+    say_left_out(found, n, f"`kamon sample {output} --copies`")
 
 
 def be_silent() -> None:
@@ -271,63 +299,90 @@ def check_resume(args: Args) -> None:
             flag = "-o" if name == "output" else f"--{name.replace('_', '-')}"
             raise ConfigError(
                 f"{flag} cannot be changed where a training goes on: leave it out, or start a new "
-                f"one with --init-from {args.resume}"
+                f"one with --from {args.resume}"
             )
     if args.input is None:
         check_unread(args, "an INPUT, and there is none")
 
 
-def say_picked(config: Config, chosen: dict[str, Any]) -> None:
+def start_of(args: Args) -> str | None:
+    start: str | None = getattr(args, "from")
+    return start
+
+
+def say_picked(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> None:
     """Print the options that make the same model again, besides those that were given."""
-    flags = [
-        f"--{field.name.replace('_', '-')} {getattr(config, field.name)}"
-        for field in SETTINGS
-        if field.name not in chosen and getattr(config, field.name) != field.default
-    ]
+    from kamon.training.base import BASE
+
+    size, flags = args.size, []
+    if setup.start is None and size is None:
+        size = size_of(setup.config, chosen)
+        flags = [f"--size {size}"]
+    elif setup.start and start_of(args) is None:
+        flags = [f"--from {BASE}"]
+    if setup.start is None and size in (None, ORIGINAL):
+        return
+    # Cross-validation picks the number of steps and what depends on it again.
+    cross_validated = setup.start and not setup.held_out and not args.no_blend
+    if "num_steps" not in chosen and not cross_validated:
+        flags.append(f"--num-steps {setup.config.num_steps}")
     if flags:
-        say(f"picked: --size {ORIGINAL} {' '.join(flags)}")
+        say(f"picked: {' '.join(flags)}")
 
 
 def say_trained(model: Model, loss: float, output: str) -> None:
     done, wanted = len(model.metrics), model.config.num_steps
-    held_out = model.training.held_out
-    tested = f", {held_out.loss:.4f} on {what_is_held_out(model)}" if held_out else ""
-    if held_out and held_out.over_fitted:
-        tested += f" at step {held_out.best_step:,}"
     verb = f"stopped after {done:,} of" if done < wanted else "trained"
     say(
         f"{verb} {count(wanted, 'step')} in {model.training.seconds:.1f} s, loss {loss:.4f} "
-        f"(mean of the last {min(done, 100)}){tested}; saved to {output}"
+        f"(mean of the last {min(done, 100)}); saved to {output}"
     )
     spark([line["loss"] for line in model.metrics], sys.stderr)
-    if held_out and held_out.over_fitted:
-        say(
-            f"over-fitting: after step {held_out.best_step:,} the model did worse on "
-            f"{what_is_held_out(model)}, so Kamon keeps the model of that step{advice(model)}"
-        )
+    training = model.training
+    if crossed := training.cross_validation:
+        about = f"{crossed.num_folds}-fold cross-validation; {losses_of_parts(model, crossed)}"
+        say(f"loss {nats(crossed.loss)} on entries left out in turn ({about})")
+    elif held_out := training.held_out:
+        parts = f" ({losses_of_parts(model, held_out)})" if training.blend else ""
+        say(f"validation loss {nats(held_out.loss)} nats per token{parts}{about_best_step(model)}")
 
 
-def advice(model: Model) -> str:
-    """Return what may help a model that over-fits, and for a short list what counting reaches."""
-    flags = [] if model.config.dropout else ["--dropout 0.3"]
-    learned, held_out = model.parts()
+def losses_of_parts(model: Model, losses: ValidationRecord | CrossValidationRecord) -> str:
+    """Return the losses of the GPT and the n-gram of a blend."""
+    blend, gpt, ngram = model.training.blend, losses.gpt_loss, losses.ngram_loss
+    assert blend
+    assert gpt is not None
+    assert ngram is not None
+    return f"GPT {nats(gpt)}, {blend.order}-gram {nats(ngram)}"
+
+
+def nats(loss: float) -> str:
+    """Return a loss with three significant digits.
+
+    >>> nats(2), nats(0.98765), nats(123.4)
+    ('2.00', '0.988', '123')
+    """
+    return f"{loss:#.3g}".rstrip(".")
+
+
+def about_best_step(model: Model) -> str:
+    """Return which step a model that over-fits is from, and what may help if it has one part."""
     measured = model.training.held_out
-    chars = sum(map(len, learned))
-    if isinstance(model.tokenizer, CharTokenizer) and chars >= LONG_ENTRY * len(learned):
-        flags.append("--tokenizer bpe")
-    text = f"; {' or '.join(flags)} may help" if flags else ""
-    if not measured or not held_out or chars > MAX_COUNTED or not has_fused_ops(model.engine):
+    if not measured or not measured.over_fitted:
+        return ""
+    text = f" after step {measured.best_step:,}: Kamon keeps that model, since later ones are worse"
+    if model.training.blend or model.training.get("init_from"):
+        return text
+    if not model.config.dropout:
+        text += "; --dropout 0.3 may help"
+    learned, _ = model.parts()
+    if sum(map(len, learned)) > MAX_COUNTED or not has_fused_ops(model.engine):
         return text
     from kamon.evaluation.introspection import ngram_loss
 
-    nats, _ = ngram_loss(model)
-    text += f". On {what_is_held_out(model)} the best n-gram reaches {nats:.4f} nats per token, "
-    text += f"the model {measured.loss:.4f}"
-    return f"{text}: `kamon ngram` does better on this list" if nats < measured.loss else text
-
-
-def what_is_held_out(model: Model) -> str:
-    return "the text held out" if model.writes_text else "the documents held out"
+    loss, order = ngram_loss(model)
+    better = ", which is better" if loss < measured.loss else ""
+    return f"{text}. The best n-gram has {nats(loss)} (order {order}){better}"
 
 
 def final_loss(metrics: Sequence[dict[str, float]]) -> float:

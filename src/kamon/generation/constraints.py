@@ -17,15 +17,16 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import accumulate, count
+from itertools import accumulate, count, islice
 from typing import Any
 
 from kamon.config import check_text, compile_regex, require_float, require_int, suggestion
-from kamon.data.documents import nfc
+from kamon.data.documents import Documents, nfc
 from kamon.engines.base import has_fused_ops
 from kamon.engines.parameters import num_params
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
+from kamon.generation.blend import BlendedModel
 from kamon.generation.sampling import (
     LanguageModel,
     SampleRequest,
@@ -47,6 +48,8 @@ MAX_BULK_TOKENS = 1 << 26  # at a time
 MAX_BULK_FLOPS = 7e10  # parameters times tokens of all candidates of a larger model
 MAX_FLOPS_AT_ONCE = 2e9  # parameters times tokens before `should_stop` is asked again
 MAX_FLOPS_AT_ONCE_SLOW = 2e6
+MAX_IN_SET = 200_000  # documents of a list: a set of more would take too much memory
+Candidates = Iterator[tuple[str, int]]  # texts, and their numbers of tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +181,8 @@ class SampleResult:
         num_candidates: candidates that were made.
         sizes: tokens of each sample: `room` if the model did not end it.
         room: block_size without the prompt.
+        num_copies: candidates that only `novel` dropped.
+        num_duplicates: candidates that only `unique` dropped.
     """
 
     texts: list[str]
@@ -185,6 +190,8 @@ class SampleResult:
     num_candidates: int
     sizes: Sequence[int] = ()
     room: int = 0
+    num_copies: int = 0
+    num_duplicates: int = 0
 
 
 def make_constraints(given: Mapping[str, Any]) -> GenerationConstraints:
@@ -231,8 +238,7 @@ def find(
             texts.append(text)
             sizes.append(size)
         return SampleResult(texts, range(len(texts)), len(texts), sizes, room)
-    fits = filter_of(conditions, docs)
-    if conditions.acts_per_token or special or not has_fused_ops(model):
+    if conditions.acts_per_token or special or not samples_fast(model):
         patience = PATIENCE
         candidates = one_by_one(model, tokenizer, request, conditions)
     else:
@@ -241,28 +247,64 @@ def find(
         candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * n)
     if request.temperature == 0:
         patience = 1  # every candidate is the most likely document
-    tried, left = 0, patience
+    fits, taken = filter_of(conditions), set[str]()
+    marked = mark_copies(candidates, Documents.of(docs() if conditions.novel else ()), n)
+    tried, left, num_copies, num_duplicates = 0, patience, 0, 0
     while len(texts) < n and left > 0 and not should_stop(tried):
-        text, size = next(candidates)
+        text, size, copied = next(marked)
         left -= 1
-        if fits(text):
+        if not fits(text):
+            pass
+        elif copied:
+            num_copies += 1
+        elif text in taken:
+            num_duplicates += 1
+        else:
+            if conditions.unique:
+                taken.add(text)
             texts.append(text)
             numbers.append(tried)
             sizes.append(size)
             left = min(patience, left + ATTEMPTS)
         tried += 1
-    return SampleResult(texts, numbers, tried, sizes, room)
+    return SampleResult(texts, numbers, tried, sizes, room, num_copies, num_duplicates)
+
+
+def samples_fast(model: LanguageModel) -> bool:
+    """Return whether the model makes many samples in one call."""
+    if isinstance(model, BlendedModel):
+        return model.table is not None
+    return has_fused_ops(model)
+
+
+def mark_copies(
+    candidates: Candidates, docs: Documents, num_ahead: int
+) -> Iterator[tuple[str, int, bool]]:
+    """Yield the candidates, each with whether it is one of the documents.
+
+    num_ahead: candidates to look up together, and then more and more, if there are many documents.
+    """
+    if len(docs) <= MAX_IN_SET:
+        known = set(docs)
+        for text, size in candidates:
+            yield text, size, text in known
+        return
+    while block := list(islice(candidates, num_ahead)):
+        known = docs.intersection(text for text, _ in block)
+        for text, size in block:
+            yield text, size, text in known
+        num_ahead *= 2
 
 
 def in_bulk(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, most: int
-) -> Iterator[tuple[str, int]]:
+) -> Candidates:
     """Yield the first `most` candidates and their numbers of tokens if no condition acts per token.
 
     Kamon makes more and more at a time, but not so many that stopping takes long.
     """
     config, done, size = model.config, 0, max(1000, 2 * request.n)
-    work = MAX_FLOPS_AT_ONCE if has_fused_ops(model) else MAX_FLOPS_AT_ONCE_SLOW
+    work = MAX_FLOPS_AT_ONCE if samples_fast(model) else MAX_FLOPS_AT_ONCE_SLOW
     largest = max(1, int(work / num_params(config) / config.block_size))
     while done < most:
         size = min(size, most - done, largest, max(1000, MAX_BULK_TOKENS // config.block_size))
@@ -277,7 +319,7 @@ def one_by_one(
     tokenizer: Tokenizer,
     request: SampleRequest,
     conditions: GenerationConstraints,
-) -> Iterator[tuple[str, int]]:
+) -> Candidates:
     """Yield all candidates and their numbers of tokens.
 
     If the tokens may begin with the prefix in several ways, one is drawn like a token.
@@ -370,27 +412,18 @@ def allowed(
     return tokens
 
 
-def filter_of(
-    conditions: GenerationConstraints, docs: Callable[[], Iterable[str]]
-) -> Callable[[str], bool]:
-    """Return whether a text fulfils the conditions of whole documents, as a function to call."""
-    c = conditions
+def filter_of(c: GenerationConstraints) -> Callable[[str], bool]:
+    """Return whether a text fulfils the conditions of one whole document, as a function to call."""
     most = math.inf if c.max_len is None else c.max_len
     match = None if c.regex is None else compile_regex(c.regex).fullmatch
-    taken = set(c.exclude)
-    if c.novel:
-        taken.update(docs())
+    excluded = set(c.exclude)
 
     def fits(text: str) -> bool:
-        if not text or text in taken or not text.endswith(c.suffix) or c.contains not in text:
+        if not text or text in excluded or not text.endswith(c.suffix) or c.contains not in text:
             return False
         # A mark after the prefix may change its last character. Not all bytes are characters.
         if not text.startswith(c.prefix) or not c.min_len <= len(text) <= most:
             return False
-        if match and not match(text):
-            return False
-        if c.unique:
-            taken.add(text)
-        return True
+        return match is None or match(text) is not None
 
     return fits

@@ -334,7 +334,7 @@ def newest_checkpoint_dir(path: Path) -> Path:
     if not found and (path / MANIFEST).is_file():
         raise StoreError(
             f"{path} has an older format, which keeps nothing to go on with: start a new training "
-            "from it (--init-from)"
+            "from it (--from)"
         )
     if not found and (path / LOCK).exists():
         raise StoreError(

@@ -13,7 +13,7 @@ import time
 from array import array
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -25,7 +25,9 @@ from kamon.engines.distributed import get_group
 from kamon.engines.loops import train
 from kamon.errors import ConfigError
 
-ADAM = {"n_head": 4, "beta1": 0.8, "beta2": 0.99}
+# Novel samples are as probable as entries that the model has not seen at about this temperature. A
+# text at a lower one repeats itself.
+COMMON = {"n_head": 4, "beta1": 0.8, "beta2": 0.99, "temperature": 0.8}
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 1, "n_embd": 16, "batch_size": 8, "learning_rate": 0.012, "std": 0.15},
     "small": {"n_layer": 1, "n_embd": 32, "batch_size": 8, "learning_rate": 0.006, "std": 0.15},
@@ -59,11 +61,11 @@ TEXT_PRESETS: dict[str, dict[str, Any]] = {  # of windows of text
 # Of a trained model. A learning rate of a run from scratch would destroy what it has learned.
 FINE_TUNING: dict[str, Any] = {
     "batch_size": 16, "learning_rate": 0.0005, "schedule": "cosine", "beta1": 0.9, "beta2": 0.99,
+    "temperature": COMMON["temperature"],
 }  # fmt: skip
-# Colder, a text falls into one line for ever, or into its indentation.
-TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1, "temperature": 0.8}
+TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1}
 ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
-PICKED = {*ADAM, "block_size", "num_steps", "warmup_steps"}.union(*PRESETS.values())  # of lists
+PICKED = {*COMMON, "block_size", "num_steps", "warmup_steps"}.union(*PRESETS.values())  # of lists
 MIN_DOCS = {"tiny": 0, "small": 2_000, "medium": 3_000, "large": 3_000, "huge": 3_000}
 MIN_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
 MIN_CHARS = {
@@ -167,8 +169,19 @@ def preset(lengths: Counter[int], size: str, mode: str = "documents") -> dict[st
     if size not in PRESETS:
         raise ConfigError(f"unknown size {size!r}: there is {', '.join(PRESETS)} and {ORIGINAL}")
     if mode == "text":
-        return ADAM | TEXT | TEXT_PRESETS[size]
-    return ADAM | PRESETS[size] | {"block_size": block_size_for(lengths)}
+        return COMMON | TEXT | TEXT_PRESETS[size]
+    return COMMON | PRESETS[size] | {"block_size": block_size_for(lengths)}
+
+
+def size_of(config: Config, given: Collection[str]) -> str | None:
+    """Return the size that picked the settings of this config that were not `given`, if any."""
+    for size in PRESETS:
+        picked = preset(Counter([0]), size, config.mode)
+        if config.mode == "documents":
+            del picked["block_size"]  # depends on the documents
+        if all(getattr(config, name) == picked[name] for name in picked.keys() - set(given)):
+            return size
+    return None
 
 
 def fine_tuning_preset(lengths: Counter[int], base: Config) -> dict[str, Any]:
