@@ -49,9 +49,18 @@ export interface AnswersBody {
 
 export interface Best {
   step: number;
-  loss: number | null;
   over_fitted: boolean;
   samples: string[];
+  validation_loss: number | null;
+  gpt_loss: number | null;
+  ngram_loss: number | null;
+  blend: Blend | null;
+  num_folds: number | null;
+}
+
+export interface Blend {
+  weight: number;
+  order: number;
 }
 
 export interface Changed {
@@ -208,6 +217,13 @@ export interface JobRequest {
   budget?: number | null;
   seed?: number;
   settings?: Settings;
+  init_from?: "base" | "scratch" | null;
+  blend?: boolean;
+}
+
+export interface LeftOut {
+  copies: number;
+  duplicates: number;
 }
 
 export interface LengthCount {
@@ -252,6 +268,10 @@ export interface ModelDetails {
   num_docs: number;
   num_steps: number;
   validation_loss: number | null;
+  gpt_loss: number | null;
+  ngram_loss: number | null;
+  blend: Blend | null;
+  num_folds: number | null;
   saved: boolean;
   path: string | null;
   parent: string | null;
@@ -277,6 +297,10 @@ export interface ModelInfo {
   num_docs: number;
   num_steps: number;
   validation_loss: number | null;
+  gpt_loss: number | null;
+  ngram_loss: number | null;
+  blend: Blend | null;
+  num_folds: number | null;
   saved: boolean;
   path: string | null;
   parent: string | null;
@@ -296,6 +320,7 @@ export interface MomentAnswer {
   step: number;
   model: string;
   samples: string[];
+  blend: Blend | null;
 }
 
 export interface Near {
@@ -309,6 +334,8 @@ export interface NextToken {
   logit: number;
   probability: number;
   kept: boolean;
+  gpt: number | null;
+  ngram: number | null;
 }
 
 export interface NextTokenBody {
@@ -324,6 +351,7 @@ export interface NextTokens {
   tokens: NextToken[];
   end: number;
   position: number;
+  blend: Blend | null;
 }
 
 export interface Node {
@@ -421,6 +449,7 @@ export interface Samples {
   temperature: number;
   tried: number;
   ended: "n" | "tried" | "time";
+  left_out: LeftOut;
   samples: Sample[];
 }
 

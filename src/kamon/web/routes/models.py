@@ -168,6 +168,13 @@ class Sample(BaseModel):
     nearest: Near | None
 
 
+class LeftOut(BaseModel):
+    """Candidates that only `novel` dropped, and those that only `unique` dropped."""
+
+    copies: int
+    duplicates: int
+
+
 class Samples(BaseModel):
     """tried: the number of candidates. ended: why the search ended: "n" if it found all samples,
     "tried" if it gave up, "time" if its time was over. After that time, and if the list has an
@@ -177,6 +184,7 @@ class Samples(BaseModel):
     temperature: float
     tried: int
     ended: Literal["n", "tried", "time"]
+    left_out: LeftOut
     samples: list[Sample]
 
 
@@ -489,6 +497,7 @@ def samples_of(
         temperature=model.config.temperature if body.temperature is None else body.temperature,
         tried=found.num_candidates,
         ended="n" if whole else "time" if stop.late() else "tried",
+        left_out=LeftOut(copies=found.num_copies, duplicates=found.num_duplicates),
         samples=samples,
     )
 

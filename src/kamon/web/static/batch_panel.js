@@ -3,10 +3,10 @@
 import * as api from "./api.js";
 import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
 import { field, h, name as named, panel, replaceContent, tick } from "./dom.js";
-import { count, fixed } from "./format.js";
+import { count, fixed, foundSentence } from "./format.js";
 import { mark, star } from "./kept.js";
 import { change, recall, remember } from "./state.js";
-import { foundSentence, inline, readAs, unknownSentence } from "./text.js";
+import { inline, readAs, unknownSentence } from "./text.js";
 
 /**
  * @typedef {import("./main.js").Context} Context
@@ -44,8 +44,7 @@ export class BatchPanel {
     this.contains = word("contains");
     this.minLen = length("min_len");
     this.maxLen = length("max_len");
-    this.novel = h("input", { checked: state.novel !== "0" });
-    this.unique = h("input", { checked: state.unique !== "0" });
+    this.copies = h("input", { checked: state.copies === "1" });
     this.maxNearest = Infinity; // samples that the server finds neighbours for
     this.takeLimits();
     this.errors = h("div", { class: "errors" });
@@ -89,13 +88,7 @@ export class BatchPanel {
         field("Shortest", this.minLen),
         field("Longest", this.maxLen),
       ),
-      h(
-        "div",
-        { class: "row end" },
-        tick("Only new names", this.novel),
-        tick("No duplicates", this.unique),
-        this.submit,
-      ),
+      h("div", { class: "row end" }, tick("Copies of the list and duplicates, too", this.copies), this.submit),
     );
     return panel(
       "Make a batch",
@@ -113,7 +106,7 @@ export class BatchPanel {
     const before = recall("names", /** @type {any} */ (null));
     if (before?.made !== JSON.stringify(this.request())) return;
     this.made = before.made;
-    this.drawSamples(before.found, Number(this.size.value), this.novel.checked);
+    this.drawSamples(before.found, Number(this.size.value));
   }
 
   /** @param {HTMLInputElement} input */
@@ -122,14 +115,15 @@ export class BatchPanel {
   }
 
   conditions() {
+    const fresh = !this.copies.checked && this.dials.values().prompt === null; // answers may repeat
     return {
       prefix: this.read(this.begins).text,
       suffix: this.read(this.suffix).text,
       contains: this.read(this.contains).text,
       min_len: numberOf(this.minLen) ?? 0,
       max_len: numberOf(this.maxLen),
-      novel: this.novel.checked,
-      unique: this.unique.checked,
+      novel: fresh && this.model.num_docs > 0,
+      unique: fresh,
     };
   }
 
@@ -151,7 +145,7 @@ export class BatchPanel {
 
   code() {
     const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
-    const { min_len, ...others } = this.conditions();
+    const { min_len, novel, unique, ...others } = this.conditions();
     const given = {
       seed,
       temperature,
@@ -163,8 +157,8 @@ export class BatchPanel {
     };
     const [n, place] = [this.size.value, placeOf(this.model)];
     return {
-      command: `kamon sample ${shell(place)} -n ${n}${flags(given)} --nearest`,
-      python: `import kamon\n\nmodel = kamon.load(${python(place)})\nmodel.sample(${n}${keywords(given)})`,
+      command: `kamon sample ${shell(place)} -n ${n}${flags({ ...given, copies: this.copies.checked })} --nearest`,
+      python: `import kamon\n\nmodel = kamon.load(${python(place)})\nmodel.sample(${n}${keywords({ ...given, novel, unique })})`,
     };
   }
 
@@ -189,8 +183,7 @@ export class BatchPanel {
       contains: this.contains.value,
       min_len: this.minLen.value,
       max_len: this.maxLen.value,
-      novel: this.novel.checked ? null : "0",
-      unique: this.unique.checked ? null : "0",
+      copies: this.copies.checked ? "1" : null,
     });
   }
 
@@ -204,7 +197,7 @@ export class BatchPanel {
     try {
       const found = await this.ask((signal) => api.sample(request, signal));
       this.made = JSON.stringify(request);
-      this.drawSamples(found, request.n, request.novel);
+      this.drawSamples(found, request.n);
       remember("names", { made: this.made, found });
     } catch (error) {
       this.made = "";
@@ -223,10 +216,10 @@ export class BatchPanel {
     if (searching) this.context.say("Searching.");
   }
 
-  /** @param {Samples} found @param {number} wanted @param {boolean} novel  whether only new names were wanted */
-  drawSamples(found, wanted, novel) {
+  /** @param {Samples} found @param {number} wanted */
+  drawSamples(found, wanted) {
     const old = found.samples.filter((each) => each.in_list).length;
-    const sentence = foundSentence(found, wanted, novel) + (old ? ` ${count(old)} of them are in the list.` : "");
+    const sentence = foundSentence(found, wanted) + (old ? ` ${count(old)} of them are in the list.` : "");
     this.context.say(sentence);
     const rows = found.samples.map((each) =>
       h(

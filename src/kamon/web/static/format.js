@@ -11,9 +11,10 @@ export function count(n) {
  * "1 line", "2 lines".
  * @param {number} n
  * @param {string} word
+ * @param {string} [several]
  */
-export function plural(n, word) {
-  return `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+export function plural(n, word, several = `${word}s`) {
+  return `${count(n)} ${n === 1 ? word : several}`;
 }
 
 /**
@@ -37,4 +38,23 @@ export function percent(x) {
  */
 export function visible(text) {
   return text === "" ? "end" : safe(text).replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+}
+
+/**
+ * How many names were found, in how many tries, and what was left out.
+ * @param {Pick<import("./api.js").Samples, "samples"|"tried"|"ended"|"left_out">} found
+ * @param {number} wanted
+ */
+export function foundSentence({ samples, tried, ended, left_out }, wanted) {
+  const n = samples.length;
+  const tries = plural(tried, "candidate");
+  const left = [
+    left_out.copies && `${plural(left_out.copies, "copy", "copies")} of the list`,
+    left_out.duplicates && plural(left_out.duplicates, "duplicate"),
+  ].filter(Boolean);
+  const dropped = left.length ? ` Left out: ${left.join(" and ")}.` : "";
+  if (n >= wanted) return `${plural(n, "name")} from ${tries}.${dropped}`;
+  const why = ended === "time" ? " before time ran out" : "";
+  const hint = left.length ? "Ask for less, or include copies and duplicates." : "Ask for less.";
+  return `${n ? `Only ${count(n)} of ${count(wanted)} names` : "None"} from ${tries}${why}.${dropped} ${hint}`;
 }

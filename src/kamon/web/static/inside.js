@@ -74,7 +74,8 @@ class InsideView {
       h(
         "p",
         { class: "lead" },
-        "The model reads a text letter by letter. The scalar engine, whose code you can read, computes what you see.",
+        (this.model.blend ? "What you see here is the GPT without the n-gram that it is blended with. " : "") +
+          "The GPT reads a text letter by letter. The scalar engine, whose code you can read, computes what you see.",
       ),
       this.textPanel(),
       this.parts,

@@ -6,6 +6,7 @@ import { copies, keywords, flags, placeOf, python, shell } from "./copy.js";
 import { button, reducedMotion, h, isDisabled, name as named, panel, replaceContent, setDisabled } from "./dom.js";
 import { visible } from "./format.js";
 import { mark, star } from "./kept.js";
+import { blendSentence } from "./losses.js";
 import { MAX_BARS, chartOf, distributionOf, drawn, orderOf } from "./letters.js";
 import { change } from "./state.js";
 import { inline, readAs, unknownSentence } from "./text.js";
@@ -74,6 +75,9 @@ export class LetterPanel {
           "Click a bar, or move with the arrow keys and press Enter. In the chart, typing a letter takes it and Backspace removes the last one. ",
         ),
         "Hatched: cut off by top-k or top-p.",
+        this.model.blend
+          ? ` ${blendSentence(this.model.blend)} Point at a bar for the chance that each part gives, at temperature 1.`
+          : null,
       ),
       this.copy.node,
     );

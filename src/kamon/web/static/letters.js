@@ -67,13 +67,21 @@ export function drawn(next, { stay, logits }, temperature, seed) {
 }
 
 /**
+ * What each part of a blend gives a token, at temperature 1.
+ * @param {import("./api.js").NextToken} token
+ * @param {NextTokens["blend"]} blend
+ */
+const partsOf = ({ gpt, ngram }, blend) =>
+  blend ? ` (GPT ${percent(gpt ?? 0)}, ${blend.order}-gram ${percent(ngram ?? 0)})` : "";
+
+/**
  * The chart of a distribution: the first tokens, and the others in one bar.
  * @param {NextTokens} next
  * @param {Distribution} distribution
  * @param {number[]} order  of the tokens
  * @returns {import("./bars.js").BarData}
  */
-export function chartOf({ tokens }, { logits, free, stay, shares, whole }, order) {
+export function chartOf({ tokens, blend }, { logits, free, stay, shares, whole }, order) {
   /** @param {number} i */
   const value = (i) => shares.get(i) ?? whole.get(i) ?? 0;
   /** @type {import("./bars.js").Bar[]} */
@@ -81,7 +89,7 @@ export function chartOf({ tokens }, { logits, free, stay, shares, whole }, order
     label: visible(tokens[i].text),
     value: value(i),
     cut: !shares.has(i),
-    title: `${visible(tokens[i].text)}: ${shares.has(i) ? percent(value(i)) : `cut off, else ${percent(value(i))}`}`,
+    title: `${visible(tokens[i].text)}: ${shares.has(i) ? percent(value(i)) : `cut off, else ${percent(value(i))}`}${partsOf(tokens[i], blend)}`,
   }));
   const rest = order.slice(MAX_BARS);
   if (rest.length) {
@@ -95,11 +103,19 @@ export function chartOf({ tokens }, { logits, free, stay, shares, whole }, order
       `${plural(stay.length, "token")} of ${count(free.length)} may come next. ` +
       `The most likely is ${visible(tokens[best].text)}, ${percent(value(best))}.`,
     behind: {
-      head: ["Next", "Chance", "Before the cut", "Logit", "Token"],
+      head: [
+        "Next",
+        "Chance",
+        "Before the cut",
+        ...(blend ? ["GPT", `${blend.order}-gram`] : []),
+        blend ? "log p" : "Logit",
+        "Token",
+      ],
       rows: order.map((i) => [
         visible(tokens[i].text),
         shares.has(i) ? percent(value(i)) : "cut off",
         percent(whole.get(i) ?? 0),
+        ...(blend ? [percent(tokens[i].gpt ?? 0), percent(tokens[i].ngram ?? 0)] : []),
         fixed(logits[i], 3),
         tokens[i].id,
       ]),

@@ -29,6 +29,11 @@ const SETTINGS = [
   { name: "num_steps", label: "Steps", min: 1, max: 100000 },
   { name: "batch_size", label: "Batch size", min: 1, max: 512 },
 ];
+const STARTS = [
+  ["", "what suits the list"],
+  ["base", "the pretrained base"],
+  ["scratch", "random parameters"],
+];
 /** @type {[api.Format, string][]} */
 const FORMATS = [
   ["text", "one entry per line"],
@@ -56,6 +61,8 @@ export class ListPanel {
     this.settings = SETTINGS.map(({ name, min, max }) =>
       h("input", { type: "number", name, min, max, step: 1, placeholder: "chosen" }),
     );
+    this.initFrom = h("select", {}, ...STARTS.map(([value, label]) => h("option", { value }, label)));
+    this.blend = h("input", { checked: true });
     this.errors = h("div", { class: "errors" });
     this.start = h("button", { type: "submit", class: "main" }, "Train");
     this.copy = copies(
@@ -96,6 +103,12 @@ export class ListPanel {
           "Kamon chooses what you leave empty, to fit the training time. If you give the number of steps, the time does not count.",
         ),
         h("div", { class: "row" }, ...SETTINGS.map(({ label }, i) => field(label, this.settings[i]))),
+        h("div", { class: "row end" }, field("Start from", this.initFrom), tick("Blend with an n-gram", this.blend)),
+        h(
+          "p",
+          { class: "hint" },
+          "The base is a GPT of 4 layers that knows names, places and words of many languages. Layers, width or heads of your own need random parameters.",
+        ),
       ),
       this.start,
       this.errors,
@@ -150,6 +163,8 @@ export class ListPanel {
       header: this.list.header.checked,
       budget: this.budget.value,
       seed: this.seed.value,
+      initFrom: this.initFrom.value,
+      blend: this.blend.checked,
       settings: Object.fromEntries(filled.map((input) => [input.name, Number(input.value)])),
     };
   }

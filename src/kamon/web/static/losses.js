@@ -1,10 +1,11 @@
 // A training in numbers: its losses as a chart, and the steps to go back to.
 
-import { count, fixed } from "./format.js";
+import { count, fixed, percent } from "./format.js";
 
 /**
  * @typedef {import("./api.js").Job} Job
  * @typedef {import("./api.js").Moment} Moment
+ * @typedef {Pick<import("./api.js").ModelInfo, "validation_loss"|"gpt_loss"|"ngram_loss"|"blend"|"num_folds">} Losses
  */
 
 /**
@@ -50,9 +51,9 @@ export function smoothed(losses) {
  */
 export function momentsOf(job) {
   if (!job?.best || !job.model) return job?.moments ?? [];
-  const { step, samples } = job.best;
+  const { step, samples, blend } = job.best;
   const others = job.moments.filter((each) => each.step !== step);
-  return [...others, { step, model: job.model, samples }].sort((a, b) => a.step - b.step);
+  return [...others, { step, model: job.model, samples, blend }].sort((a, b) => a.step - b.step);
 }
 
 /**
@@ -82,13 +83,47 @@ export function placeAt(job, step) {
  */
 export function whichStep(job) {
   const { best } = job;
-  if (!best || best.step === job.step || best.loss === null) return "";
+  if (!best || best.step === job.step || best.validation_loss === null) return "";
   const early = job.state === "done" && job.step < job.num_steps ? ", ended early" : "";
   return (
     `${job.error ? ". Of its steps," : `${early}:`} step ${count(best.step)} did best on the entries held out, and is the model ` +
-    `(loss ${fixed(best.loss, 4)} there)` +
+    `(loss ${fixed(best.validation_loss, 4)} there)` +
     (best.over_fitted ? ". After that it only memorised: this list needs fewer steps or a smaller model." : ".")
   );
+}
+
+/**
+ * The validation loss of a model, and those of the parts of a blend; "" if none was measured.
+ * @param {Losses} losses
+ * @param {number} [digits]
+ */
+export function lossesOf({ validation_loss, gpt_loss, ngram_loss, blend, num_folds }, digits = 3) {
+  if (validation_loss === null) return "";
+  const parts =
+    blend && ngram_loss !== null
+      ? ` (GPT ${fixed(gpt_loss, digits)}, ${blend.order}-gram ${fixed(ngram_loss, digits)})`
+      : "";
+  const how = num_folds === null ? "" : `, by cross-validation in ${num_folds} parts`;
+  return `${fixed(validation_loss, digits)}${parts}${how}`;
+}
+
+/**
+ * How the parts of a model are blended.
+ * @param {Losses["blend"]} blend
+ */
+export function blendSentence(blend) {
+  if (!blend) return "The model is a GPT without an n-gram.";
+  return `The model is a blend: ${percent(blend.weight)} GPT, ${percent(1 - blend.weight)} ${blend.order}-gram.`;
+}
+
+/**
+ * What the model of a training scores, and how it is made.
+ * @param {Job} job
+ */
+export function bestSentence({ best }) {
+  if (!best) return "";
+  const losses = lossesOf(best);
+  return `${losses && `Validation loss: ${losses} nats per token. `}${blendSentence(best.blend)}`;
 }
 
 /**

@@ -4,7 +4,17 @@ import * as api from "./api.js";
 import { lines } from "./lines.js";
 import { button, figures, h, name as named, names as listOf, panel, replaceContent, table } from "./dom.js";
 import { count, fixed } from "./format.js";
-import { chartOf, cursorOf, lastMean, legendOf, momentsOf, placeAt, usualPlace, whichStep } from "./losses.js";
+import {
+  bestSentence,
+  chartOf,
+  cursorOf,
+  lastMean,
+  legendOf,
+  momentsOf,
+  placeAt,
+  usualPlace,
+  whichStep,
+} from "./losses.js";
 import { saveForm } from "./save.js";
 import { address, change } from "./state.js";
 import { isOver, queued } from "./watch.js";
@@ -36,6 +46,7 @@ export class RunPanel {
     this.wanted = state.step === undefined ? null : Number(state.step); // the step to look at; null: the usual one
     this.status = h("p", { class: "status" });
     this.numbers = h("div");
+    this.made = h("p", { class: "made" });
     this.chart = lines("Loss by step");
     this.legend = h("p", { class: "hint" });
     this.errors = h("div", { class: "errors" });
@@ -72,6 +83,7 @@ export class RunPanel {
       h("div", { class: "buttons" }, this.pause, this.resume, this.stop),
       this.errors,
       this.numbers,
+      this.made,
       this.chart.node,
       this.legend,
       this.back,
@@ -129,7 +141,7 @@ export class RunPanel {
 
   draw() {
     const { job } = this.watch;
-    for (const part of [this.numbers, this.chart.node, this.legend]) part.hidden = !job;
+    for (const part of [this.numbers, this.made, this.chart.node, this.legend]) part.hidden = !job;
     this.pause.hidden = !job || (job.state !== "running" && job.state !== "starting");
     this.resume.hidden = job?.state !== "paused";
     this.stop.hidden = !job || isOver(job);
@@ -141,12 +153,15 @@ export class RunPanel {
     replaceContent(
       this.status,
       h("strong", {}, job.state === "queued" ? queued(job) : STATES[job.state]),
+      job.state === "starting" && job.seconds ? `: finding the best number of steps, ${fixed(job.seconds, 1)} s` : "",
       job.error ? `: ${job.error}` : "",
       whichStep(job),
       this.watch.connection === "reconnecting" &&
         h("span", { class: "lost" }, " ⚠ the connection is lost; trying again"),
     );
     this.drawNumbers(job);
+    this.made.textContent = bestSentence(job);
+    this.made.hidden = !job.best;
     if (!job.losses.length) {
       this.chart.node.hidden = this.legend.hidden = true;
       return;
@@ -165,7 +180,7 @@ export class RunPanel {
       figures([
         ["step", `${count(job.step)} of ${count(job.num_steps)}`],
         ["seconds", `${fixed(job.seconds, 1)}${job.budget === null ? "" : ` of ${job.budget}`}`],
-        ["test loss", fixed(job.best ? job.best.loss : validation?.[1], 3)],
+        ["test loss", fixed(job.best ? job.best.validation_loss : validation?.[1], 3)],
         ["training loss", job.losses.length ? fixed(lastMean(job.losses), 3) : "–"],
         ["entries", count(job.num_docs)],
         ["parameters", count(job.num_params)],
@@ -186,7 +201,8 @@ export class RunPanel {
     if (this.all.open) this.drawAll();
     if (this.shown === moment.model) return; // a link that is replaced cannot be clicked
     this.shown = moment.model;
-    replaceContent(this.names, ...moment.samples.map((each) => h("li", {}, named(each))));
+    if (!moment.samples.length) replaceContent(this.names, h("li", {}, "only copies of the list"));
+    else replaceContent(this.names, ...moment.samples.map((each) => h("li", {}, named(each))));
     replaceContent(
       this.onward,
       "Use this model: ",

@@ -2,7 +2,8 @@
 
 import * as api from "./api.js";
 import { button, h, panel, append, replaceContent, setDisabled } from "./dom.js";
-import { count, fixed, percent } from "./format.js";
+import { count, percent } from "./format.js";
+import { lossesOf } from "./losses.js";
 import { saveForm } from "./save.js";
 import { address } from "./state.js";
 import { inline } from "./text.js";
@@ -30,8 +31,8 @@ function stateOf(job) {
 
 /** @param {ModelInfo} model */
 function factsOf(model) {
-  const loss = model.validation_loss === null ? "" : ` · test loss ${fixed(model.validation_loss, 2)}`;
-  return `${model.saved ? "saved" : "not saved"} · ${count(model.num_docs)} entries${loss}`;
+  const losses = lossesOf(model, 2);
+  return `${model.saved ? "saved" : "not saved"} · ${count(model.num_docs)} entries${losses && ` · test loss ${losses}`}`;
 }
 
 export class ShelfPanel {

@@ -239,18 +239,3 @@ export function freeName(source, taken) {
     if (!taken.includes(name)) return name;
   }
 }
-
-/**
- * How many names a search found, and why it ended.
- * @param {{samples: unknown[], tried: number, ended?: string}} found
- * @param {number} wanted
- * @param {boolean} novel
- */
-export function foundSentence(found, wanted, novel) {
-  const n = found.samples.length;
-  const tried = `${found.tried.toLocaleString("en-GB")} tries`;
-  if (n >= wanted) return `${n.toLocaleString("en-GB")} found in ${tried}.`;
-  const why = found.ended === "time" ? " before time ran out" : "";
-  const hint = novel ? "Ask for less, or untick “Only new names”." : "Ask for less.";
-  return `${n ? `Only ${n.toLocaleString("en-GB")} of ${wanted.toLocaleString("en-GB")}` : "None"} found in ${tried}${why}. ${hint}`;
-}

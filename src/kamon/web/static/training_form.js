@@ -15,6 +15,8 @@ import { flags, keywords, python, shell } from "./copy.js";
  * @property {boolean} header  whether the first row of a table is a header
  * @property {string} budget  seconds to train for
  * @property {string} seed
+ * @property {string} initFrom  "base" or "scratch"; "" for what suits the list
+ * @property {boolean} blend  whether to blend the GPT with an n-gram
  * @property {Record<string, number>} settings  those that the user has filled in
  */
 
@@ -83,11 +85,13 @@ export function columnsRequest(form) {
  * @returns {import("./api.js").BodyOf<"POST /jobs">}
  */
 export function jobRequest(form) {
-  const { own, budget, seed, settings } = form;
+  const { own, budget, seed, initFrom, blend, settings } = form;
   return {
     ...(own ? listRequest(form) : { builtin: "names" }),
     ...("num_steps" in settings ? {} : { budget: Number(budget) }),
     seed: Number(seed),
+    ...(initFrom ? { init_from: /** @type {"base"|"scratch"} */ (initFrom) } : {}),
+    ...(blend ? {} : { blend }),
     settings,
   };
 }
@@ -109,8 +113,10 @@ export function codeOf(form) {
     ...form.settings,
   };
   const noHeader = form.own && !hasHeader(form);
+  const command = flags({ ...options, from: form.initFrom, no_blend: !form.blend, no_header: noHeader });
+  const others = `${form.blend ? "" : ", blend=False"}${noHeader ? ", header=False" : ""}`;
   return {
-    command: `kamon train ${shell(source)}${flags({ ...options, no_header: noHeader })} -o model`,
-    python: `import kamon\n\nmodel = kamon.train(${python(source)}${keywords(options)}${noHeader ? ", header=False" : ""})\nmodel.save("model")`,
+    command: `kamon train ${shell(source)}${command} -o model`,
+    python: `import kamon\n\nmodel = kamon.train(${python(source)}${keywords({ ...options, init_from: form.initFrom })}${others})\nmodel.save("model")`,
   };
 }
