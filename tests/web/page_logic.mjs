@@ -26,6 +26,7 @@ Object.assign(globalThis, {
 const api = await import("./api.js");
 const state = await import("./state.js");
 const text = await import("./text.js");
+const format = await import("./format.js");
 const sampler = await import("./sampler.js");
 const letters = await import("./letters.js");
 const session = await import("./session.js");
@@ -120,13 +121,23 @@ test("what teaching did is counted", () => {
   assert.equal(text.likedSentence([{ chosen: "a", rejected: "b" }]), "");
 });
 
-test("a search that gave up does not say that there is no more", () => {
-  const some = (n, tried, ended) => ({ samples: Array(n), tried, ended });
-  assert.equal(text.foundSentence(some(20, 48, "n"), 20, true), "20 found in 48 tries.");
-  assert.match(text.foundSentence(some(0, 20000, "tried"), 20, false), /^None found in 20,000 tries\./);
+test("a search says what it left out, and does not say that there is no more", () => {
+  const some = (n, tried, ended, copies, duplicates) => ({
+    samples: Array(n),
+    tried,
+    ended,
+    left_out: { copies, duplicates },
+  });
+  const found = (...given) => format.foundSentence(some(...given), 20);
+  assert.equal(found(20, 20, "n", 0, 0), "20 names from 20 candidates.");
+  assert.equal(
+    found(20, 48, "n", 27, 1),
+    "20 names from 48 candidates. Left out: 27 copies of the list and 1 duplicate.",
+  );
+  assert.match(found(0, 20000, "tried", 0, 0), /^None from 20,000 candidates\. Ask for less\.$/);
   assert.match(
-    text.foundSentence(some(3, 500, "time"), 20, true),
-    /^Only 3 of 20 found in 500 tries before time ran out\. .*Only new names/,
+    found(3, 500, "time", 1, 0),
+    /^Only 3 of 20 names from 500 candidates before time ran out\. Left out: 1 copy of the list\. .*include copies/,
   );
 });
 
@@ -277,6 +288,16 @@ test("the chances of the next letter are those before and after the cut", () => 
   assert.equal(letters.drawn(NEXT, distribution, 1, 5).u, sampler.uniform(5, 0, 0));
 });
 
+test("a letter of a blend has the chance that each part gives it", () => {
+  const tokens = NEXT.tokens.map((each, i) => ({ ...each, gpt: [0.1, 0.6, 0.2, 0.1][i], ngram: [0, 0.5, 0.5, 0][i] }));
+  const next = { ...NEXT, tokens, blend: { weight: 0.5, order: 3 } };
+  const distribution = letters.distributionOf(next, "x", { temperature: 1, top_k: 1, top_p: 1 });
+  const chart = letters.chartOf(next, distribution, letters.orderOf(distribution));
+  assert.match(chart.bars[0].title, /^b: 100% \(GPT 60%, 3-gram 50%\)$/);
+  assert.deepEqual(chart.behind.head, ["Next", "Chance", "Before the cut", "GPT", "3-gram", "log p", "Token"]);
+  assert.deepEqual(chart.behind.rows[1].slice(3, 5), ["10%", "0%"]);
+});
+
 test("letters beyond the bars are one bar", () => {
   const tokens = [...Array(40).keys()].map((i) => ({
     id: i,
@@ -355,6 +376,8 @@ const FORM = {
   header: true,
   budget: "1",
   seed: "7",
+  initFrom: "",
+  blend: true,
   settings: {},
 };
 
@@ -362,6 +385,15 @@ test("a training asks for the built-in list, or for the user's own", () => {
   assert.deepEqual(form.jobRequest(FORM), { builtin: "names", budget: 1, seed: 7, settings: {} });
   const steps = form.jobRequest({ ...FORM, settings: { num_steps: 5 } });
   assert.deepEqual(steps, { builtin: "names", seed: 7, settings: { num_steps: 5 } });
+  const scratch = form.jobRequest({ ...FORM, initFrom: "scratch", blend: false });
+  assert.deepEqual(scratch, {
+    builtin: "names",
+    budget: 1,
+    seed: 7,
+    init_from: "scratch",
+    blend: false,
+    settings: {},
+  });
   const table = { ...FORM, own: true, format: "csv", column: "b", header: false, name: "n" };
   assert.deepEqual(form.listRequest(table), { text: "a,b\n1,2", name: "n", format: "csv", column: "b", header: false });
   assert.deepEqual(form.columnsRequest(table), { text: "a,b\n1,2", name: "n", format: "csv", header: false });
@@ -380,6 +412,9 @@ test("a training as a command names its list and its table", () => {
     form.codeOf(table).python,
     /kamon\.train\("my dogs\.csv", column="b", budget="1s", seed=7, header=False\)/,
   );
+  const scratch = form.codeOf({ ...FORM, initFrom: "scratch", blend: false });
+  assert.equal(scratch.command, "kamon train names --budget 1s --seed 7 --from scratch --no-blend -o model");
+  assert.match(scratch.python, /train\("names", budget="1s", seed=7, init_from="scratch", blend=False\)/);
   const pasted = { ...FORM, own: true, format: "jsonl", column: "b", settings: { num_steps: 3 } };
   assert.equal(form.codeOf(pasted).command, "kamon train list.jsonl --column b --seed 7 --num-steps 3 -o model");
   assert.deepEqual(["a.CSV", "a.ndjson", "a.txt", "csv"].map(form.formatOf), ["csv", "jsonl", "text", "text"]);
@@ -402,6 +437,17 @@ const JOB = {
   model: null,
   best: null,
   lines: { uniform: 3.3, ngram: 1.9, ngram_order: 4 },
+};
+
+const BEST = {
+  step: 15,
+  over_fitted: true,
+  samples: ["cy"],
+  validation_loss: 2.4,
+  gpt_loss: null,
+  ngram_loss: null,
+  blend: null,
+  num_folds: null,
 };
 
 test("an event adds what is new to a training", () => {
@@ -440,7 +486,7 @@ test("the step to look at is the model's, the newest or the nearest", () => {
   assert.equal(losses.placeAt(null, null), -1);
   assert.equal(losses.placeAt(JOB, null), 1);
   assert.equal(losses.placeAt(JOB, 12), 0);
-  const done = { ...JOB, model: "job-1", step: 40, best: { step: 15, loss: 2.4, over_fitted: true, samples: ["cy"] } };
+  const done = { ...JOB, model: "job-1", step: 40, best: BEST };
   assert.deepEqual(
     losses.momentsOf(done).map((each) => each.model),
     ["job-1@10", "job-1", "job-1@20"],
@@ -454,6 +500,23 @@ test("the step to look at is the model's, the newest or the nearest", () => {
     /^: step 15 did best on the entries held out.*\(loss 2\.4000 there\)\. After that it only memorised/,
   );
   assert.equal(losses.whichStep(JOB), "");
+});
+
+test("a model says its losses and how its parts are blended", () => {
+  const blended = { ...BEST, gpt_loss: 2.5, ngram_loss: 2.45, blend: { weight: 0.75, order: 5 } };
+  assert.equal(losses.lossesOf(blended), "2.400 (GPT 2.500, 5-gram 2.450)");
+  assert.equal(
+    losses.lossesOf({ ...blended, num_folds: 5 }, 1),
+    "2.4 (GPT 2.5, 5-gram 2.5), by cross-validation in 5 parts",
+  );
+  assert.equal(losses.lossesOf(BEST), "2.400");
+  assert.equal(losses.lossesOf({ ...BEST, validation_loss: null }), "");
+  assert.equal(
+    losses.bestSentence({ ...JOB, best: blended }),
+    "Validation loss: 2.400 (GPT 2.500, 5-gram 2.450) nats per token. The model is a blend: 75% GPT, 25% 5-gram.",
+  );
+  assert.match(losses.bestSentence({ ...JOB, best: BEST }), /a GPT without an n-gram\.$/);
+  assert.equal(losses.bestSentence(JOB), "");
 });
 
 test("the losses are a chart with lines to compare with", () => {

@@ -105,6 +105,12 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
+def fresh(model: kamon.Model) -> list[str]:
+    """The first novel and unique ones of 50 samples, at most 5: what a training shows."""
+    known = {"", *model.docs}
+    return [text for text in dict.fromkeys(model.sample(50)) if text not in known][:5]
+
+
 def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -188,8 +194,10 @@ def test_a_training_makes_the_model_that_train_makes(server: Server) -> None:
     assert common >= 3
 
 
-def test_moments_are_models_of_their_steps(server: Server) -> None:
-    found = server.trained(text=LIST, settings=SMALL | {"num_steps": 100, "learning_rate": 0.001})
+@pytest.mark.parametrize("blend", [True, False])
+def test_moments_are_models_of_their_steps(server: Server, *, blend: bool) -> None:
+    settings = SMALL | {"num_steps": 100, "learning_rate": 0.03 if blend else 0.001}
+    found = server.trained(text=LIST, settings=settings, blend=blend)
     steps = [moment["step"] for moment in found["moments"]]
     assert steps[:2] == [0, 1]
     assert steps[-1] == 100
@@ -200,13 +208,19 @@ def test_moments_are_models_of_their_steps(server: Server) -> None:
         entry = server.registry.get(f"{found['id']}@{moment['step']}")
         assert (entry.parent, entry.step, entry.kind) == (found["id"], moment["step"], "trained")
         with entry.use() as model:
-            assert model.sample(5) == moment["samples"]
+            assert fresh(model) == moment["samples"]
+            assert (model.training.blend is not None) == blend
+            assert moment["blend"] == (model.training.blend and dict(model.training.blend))
             assert len(model.metrics) == moment["step"] == model.training["num_steps_done"]
             assert model.metrics[:] == last.metrics[: moment["step"]]
             assert max(model.metrics.held_out, default=0) <= moment["step"]
             assert model.training.keys() == last.training.keys()
             assert model.training["held_out"]["best_step"] == moment["step"]
             assert model.parts() == last.parts()
+    if blend:
+        weights = [moment["blend"]["weight"] for moment in found["moments"]]
+        assert weights[0] < weights[-1]
+        return
     # The last step did best here: its model is the one that was kept, with the same figures.
     assert last.training["held_out"]["best_step"] == 100
     assert last.training["held_out"] == model.training["held_out"]
@@ -215,7 +229,7 @@ def test_moments_are_models_of_their_steps(server: Server) -> None:
 def test_a_moment_can_be_saved_if_it_has_learned(server: Server) -> None:
     found = server.trained(text=LIST, settings=SMALL | {"num_steps": 30})
     path = server.registry.save(f"{found['id']}@1", "early").path
-    assert kamon.load(path).sample(5) == found["moments"][1]["samples"]
+    assert fresh(kamon.load(path)) == found["moments"][1]["samples"]
     with pytest.raises(WebError, match="not learned yet"):
         server.registry.save(f"{found['id']}@0", "first")
     assert kamon.load(server.registry.save(found["id"], "whole").path).training["finished"]
@@ -251,8 +265,10 @@ def test_the_best_step_is_told_where_the_last_is_worse(server: Server) -> None:
     assert best["over_fitted"]
     with server.registry.get(found["id"]).use() as model:
         kept = model.training["held_out"]
-        assert (best["step"], best["loss"]) == (kept["best_step"], kept["loss"])
-        assert best["samples"] == model.sample(5)
+        assert (best["step"], best["validation_loss"]) == (kept["best_step"], kept["loss"])
+        assert (best["gpt_loss"], best["ngram_loss"]) == (kept["gpt_loss"], kept["ngram_loss"])
+        assert best["blend"] == model.training["blend"]
+        assert best["samples"] == fresh(model)
         last = found["moments"][-1]
         assert last["step"] == best["step"] or last["samples"] != best["samples"]
     assert events(server, found["id"])[-1][2]["best"] == best
@@ -260,13 +276,61 @@ def test_the_best_step_is_told_where_the_last_is_worse(server: Server) -> None:
 
 def test_a_short_list_has_nothing_held_out(server: Server) -> None:
     found = server.trained(text="anna\nbert\ncora", settings={"num_steps": 5}, name="three")
-    best = {"step": 5, "loss": None, "over_fitted": False}
-    assert found["best"] == best | {"samples": found["moments"][-1]["samples"]}
+    best = found["best"]
+    assert (best["step"], best["over_fitted"]) == (5, False)
+    assert best["samples"] == found["moments"][-1]["samples"]
+    assert (found["init_from"], best["num_folds"]) == ("base", 3)
     assert (found["state"], found["source"], found["validation_losses"]) == ("done", "three", [])
     assert found["lines"]["ngram"] is None
     with server.registry.get(f"{found['id']}@0").use() as model:
         assert model.training["held_out"] is None
         assert model.training["corpus"]["source"] == "three"
+    with server.registry.get(found["id"]).use() as model:
+        folds = model.training["cross_validation"]
+        assert (best["validation_loss"], best["gpt_loss"]) == (folds["loss"], folds["gpt_loss"])
+        assert best["blend"] == model.training["blend"]
+
+
+def test_a_training_says_that_it_prepares(make: Callable[..., Server]) -> None:
+    server = make()
+    id = server.start(text="\n".join(WORDS[:60]), settings={"num_steps": 1000})["id"]
+    until(lambda: server.job(id).state == "starting" and server.job(id).seconds > 0)
+    seconds = server.job(id).seconds
+    server.ask("POST", f"/jobs/{id}/pause")
+    time.sleep(0.3)
+    paused = server.job(id).seconds
+    time.sleep(0.3)
+    assert server.job(id).seconds == paused >= seconds
+    server.ask("POST", f"/jobs/{id}/resume")
+    until(lambda: server.job(id).seconds > paused)
+    server.ask("POST", f"/jobs/{id}/stop")
+    assert server.ended(id)["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("request_", "start", "blended"),
+    [
+        ({}, "base", True),
+        ({"init_from": "base"}, "base", True),
+        ({"init_from": "scratch"}, None, True),
+        ({"blend": False}, "base", False),
+    ],
+)
+def test_a_request_chooses_the_start_and_the_blend(
+    server: Server, request_: Any, start: str | None, *, blended: bool
+) -> None:
+    found = server.trained(text=LIST, settings={"num_steps": 5}, **request_)
+    assert found["init_from"] == start
+    model = server.ask("GET", f"/models/{found['id']}").json()
+    with server.registry.get(found["id"]).use() as own:
+        assert own.training["init_from"] == start
+        measured = own.training["held_out"]
+    parts = [found["best"][name] for name in ("validation_loss", "gpt_loss", "ngram_loss")]
+    assert parts == [model[name] for name in ("validation_loss", "gpt_loss", "ngram_loss")]
+    assert parts == [measured["loss"], measured.get("gpt_loss"), measured.get("ngram_loss")]
+    assert (None not in parts) == (found["best"]["blend"] is not None) == blended
+    assert model["blend"] == found["best"]["blend"]
+    assert model["n_layer"] == (4 if start else 1)
 
 
 def test_wanted_steps_are_few_and_dense_at_first() -> None:
@@ -312,7 +376,7 @@ def test_of_moments_only_some_stay_open(make: Callable[..., Server]) -> None:
         assert [e for e in entries if e.opened] == [entries[0], *entries[-2:]]
     for moment, entry in zip(found["moments"], entries, strict=True):
         with entry.use() as model:
-            assert model.sample(5) == moment["samples"]
+            assert fresh(model) == moment["samples"]
     assert [e for e in entries if e.opened] == entries[-2:]
 
 

@@ -90,5 +90,6 @@ class EarlyStopping:
         return self.history[self._best_index()][0] if self.history else 0
 
     def _best_index(self) -> int:
+        # The latest of equal ones: as long as a blend is only its n-gram, the GPT still improves.
         losses = [loss for _, loss in self.history]
-        return losses.index(min(losses)) if losses else -1
+        return len(losses) - 1 - losses[::-1].index(min(losses)) if losses else -1

@@ -193,6 +193,7 @@ export interface JobAnswer {
   id: string;
   error: string | null;
   source: string;
+  init_from: string | null;
   num_steps: number;
   budget: number | null;
   num_docs: number;

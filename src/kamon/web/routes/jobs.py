@@ -146,17 +146,19 @@ class JobAnswer(ProgressEvent):
     """A training.
 
     ahead: how many trainings start before this one, while it is queued; else null. num_steps,
-    num_docs, num_params: 0 until it has started. budget: seconds; null if the steps were given.
-    losses: [step, mean loss of the GPT in the last `every` steps]. validation_losses: [step, loss
-    on the validation set] after some steps, of the blend if there is one. seconds: before the first
-    step, those that finding the best number of steps has taken. model: the id of the model that it
-    made, which is the one with the lowest validation loss. best: the step of that model. A training
-    may be done before num_steps, if that loss has not improved for long.
+    num_docs, num_params: 0 until it has started. init_from: "base" if it starts from the pretrained
+    base; null for random parameters, or until it has started. budget: seconds; null if the steps
+    were given. losses: [step, mean loss of the GPT in the last `every` steps]. validation_losses:
+    [step, loss on the validation set] after some steps, of the blend if there is one. seconds:
+    before the first step, those that finding the best number of steps has taken. model: the id of
+    the model that it made, which is the one with the lowest validation loss. best: the step of that
+    model. A training may be done before num_steps, if that loss has not improved for long.
     """
 
     id: str
     error: str | None
     source: str
+    init_from: str | None
     num_steps: int
     budget: float | None
     num_docs: int
@@ -344,6 +346,7 @@ def answer(job: Job, context: RequestContext) -> JobAnswer:
             id=job.id,
             error=job.error,
             source=job.source,
+            init_from=started.training.get("init_from") if started else None,
             num_steps=started.config.num_steps if started else 0,
             budget=job.budget,
             num_docs=(started.training.corpus.num_different or 0) if started else 0,

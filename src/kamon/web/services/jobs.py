@@ -501,9 +501,10 @@ def model_of(job: Job, moment: Snapshot, training: TrainingRecord | None = None)
             "num_steps_done": step,
             "seconds": moment.seconds,
             "finished": False,
-            "blend": asdict(moment.blend) if moment.blend else None,
             "held_out": None,
         }
+        if moment.blend:
+            training |= {"blend": asdict(moment.blend)}
     model = Model(config, tokenizer, engine, metrics, training, started.documents)
     if moment.model != job.id and training.hold_out:
         return replace(model, training=training | {"held_out": validation_record(model, step)})
