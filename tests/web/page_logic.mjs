@@ -547,8 +547,8 @@ const TRACE = {
   ],
   attention: [[[[1], [0.3, 0.7]]]],
   surprise: [
-    { text: "a", gpt: 1.5, ngram: 2 },
-    { text: "", gpt: null, ngram: null },
+    { text: "a", gpt: 1.5, ngram: 2, blend: null },
+    { text: "", gpt: null, ngram: null, blend: null },
   ],
   ngram_order: 3,
 };
@@ -574,6 +574,16 @@ test("a trace is told in sentences", () => {
       ["end", 0],
     ],
   );
+});
+
+test("the surprise of a blend is beside that of its parts", () => {
+  const surprise = TRACE.surprise.map((each, i) => ({ ...each, blend: [1, 2][i] }));
+  const blended = { ...TRACE, surprise };
+  assert.match(trace.surpriseSentence(blended, 0), /the GPT 1\.50 bits, the n-gram 2\.00, their blend 1\.00\.$/);
+  const chart = trace.surpriseChart(blended);
+  assert.match(chart.description, /, its blend 3\.00\.$/);
+  assert.deepEqual(chart.behind.head[3], "blend, bits");
+  assert.deepEqual(chart.behind.rows[1].slice(1), ["–", "–", "2.000"]);
 });
 
 // (a · b)², with its nodes out of order: ids 0 = a, 1 = b, 2 = a · b, 3 = the square.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from helpers.lists import DOCS
 from helpers.server import Server, serving
 from kamon import Model
 from kamon.completion import complete
+from kamon.engines.scalar import softmax
 from kamon.evaluation.nearest import NearestDocument, logprobs
 from kamon.evaluation.score import PercentileScale, score
 
@@ -58,7 +60,12 @@ def test_models(server: Server, model: Model) -> None:
     assert one["num_params"] == model.num_params
     assert one["num_docs"] == len(model.docs) == 150
     assert one["num_steps"] == len(model.metrics)
-    assert one["validation_loss"] == model.training["held_out"]["loss"]
+    measured = model.training["held_out"]
+    assert one["validation_loss"] == measured["loss"]
+    assert (one["gpt_loss"], one["ngram_loss"]) == (measured["gpt_loss"], measured["ngram_loss"])
+    assert one["blend"] == model.training["blend"]
+    assert one["num_folds"] is None
+    assert one["n_layer"] == 4  # of the base
     assert [each["tokenizer"] for each in found] == ["char", "bpe"]
     assert server.json("GET", "/models/nobody", status=404)["error"]
 
@@ -153,10 +160,20 @@ def test_next_tokens(id: str, server: Server, model: Model, folder: Path) -> Non
     model = model if id == ID else kamon.load(folder / id)
     body = {"model": id, "prefix": "ba", "temperature": 0.7, "top_k": 5, "top_p": 0.9}
     found = server.json("POST", "/next-token", body)
-    decoder = model.engine.decoder()
+    decoder, gpt = model.language_model.decoder(), model.engine.decoder()
     for token in (model.tokenizer.bos, *model.tokenizer.encode("ba")):
-        logits = decoder.push(token)
+        logits, own = decoder.push(token), gpt.push(token)
     assert [each["logit"] for each in found["tokens"]] == list(logits)
+    blend = model.training.blend
+    assert (blend is not None) == (id == ID)
+    assert found["blend"] == blend
+    for token, share in zip(found["tokens"], softmax(own), strict=True):
+        assert token["gpt"] == (share if blend else None)
+        if blend:
+            mixed = blend.weight * share + (1 - blend.weight) * token["ngram"]
+            assert mixed == pytest.approx(math.exp(token["logit"]), rel=1e-9)
+        else:
+            assert token["ngram"] is None
     assert found["end"] == model.tokenizer.bos
     kept = [each for each in found["tokens"] if each["kept"]]
     assert 1 <= len(kept) <= 5

@@ -34,12 +34,12 @@ ROOT = Path(kamon.__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def char() -> Model:
-    return kamon.train(DOCS, num_steps=60, **SHAPE)
+    return kamon.train(DOCS, num_steps=60, blend=False, **SHAPE)
 
 
 @pytest.fixture(scope="module")
 def bpe() -> Model:
-    return kamon.train(DOCS, tokenizer="bpe", vocab_size=270, num_steps=30, **SHAPE)
+    return kamon.train(DOCS, tokenizer="bpe", vocab_size=270, num_steps=30, blend=False, **SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +98,12 @@ def test_a_trace_is_what_the_engines_say(
 
 
 def test_surprise_adds_up_to_the_score(char: Model, bpe: Model) -> None:
-    for model in (char, bpe):
+    blended = kamon.train(DOCS, num_steps=60, **SHAPE)
+    for model in (char, bpe, blended):
         [scored] = score(model, ["banna"])
-        bits = [each.gpt or 0.0 for each in traced(model, "banna").surprise]
+        surprise = traced(model, "banna").surprise
+        assert all((each.blend is not None) == (model is blended) for each in surprise)
+        bits = [(each.gpt if each.blend is None else each.blend) or 0.0 for each in surprise]
         assert math.fsum(bits) == pytest.approx(-BITS * scored.logprob, rel=1e-6)
         assert math.fsum(bits) / 6 == pytest.approx(scored.bits_per_char, rel=1e-6)
 

@@ -504,6 +504,7 @@ export interface Surprise {
   text: string;
   gpt: number | null;
   ngram: number | null;
+  blend: number | null;
 }
 
 export interface Tidied {

@@ -184,6 +184,7 @@ export class RunPanel {
         ["training loss", job.losses.length ? fixed(lastMean(job.losses), 3) : "–"],
         ["entries", count(job.num_docs)],
         ["parameters", count(job.num_params)],
+        ["start", job.num_params ? (job.init_from ?? "random") : "–"],
       ]),
     );
   }

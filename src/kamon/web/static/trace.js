@@ -47,7 +47,8 @@ export function surpriseSentence(trace, row) {
   if (!target) return "";
   const next = target.text === "" ? "the end" : `“${inline(visible(target.text))}”`;
   const ngram = target.ngram === null ? "" : `, the n-gram ${fixed(target.ngram)}`;
-  return `After “${inline(labelsOf(trace)[row])}”, ${next} cost the GPT ${fixed(target.gpt)} bits${ngram}.`;
+  const blend = target.blend === null ? "" : `, their blend ${fixed(target.blend)}`;
+  return `After “${inline(labelsOf(trace)[row])}”, ${next} cost the GPT ${fixed(target.gpt)} bits${ngram}${blend}.`;
 }
 
 /**
@@ -55,7 +56,9 @@ export function surpriseSentence(trace, row) {
  * @returns {import("./bars.js").BarData}
  */
 export function surpriseChart({ surprise, ngram_order }) {
-  const total = surprise.reduce((sum, each) => sum + (each.gpt ?? Infinity), 0);
+  const blended = surprise.some((each) => each.blend !== null);
+  const gpt = surprise.reduce((sum, each) => sum + (each.gpt ?? Infinity), 0);
+  const blend = surprise.reduce((sum, each) => sum + (each.blend ?? Infinity), 0);
   return {
     names: surprise.some((each) => each.ngram !== null) ? ["GPT", `${ngram_order ?? "n"}-gram`] : undefined,
     format: (bits) => bits.toFixed(1),
@@ -65,10 +68,15 @@ export function surpriseChart({ surprise, ngram_order }) {
       second: each.ngram ?? undefined,
       title: `${visible(each.text)}: ${fixed(each.gpt)} bits by the GPT${each.ngram === null ? "" : `, ${fixed(each.ngram)} by the n-gram`}`,
     })),
-    description: `All letters and the end cost the GPT ${total.toFixed(2)} bits.`,
+    description: `All letters and the end cost the GPT ${gpt.toFixed(2)} bits${blended ? `, its blend ${blend.toFixed(2)}` : ""}.`,
     behind: {
-      head: ["Letter", "GPT, bits", "n-gram, bits"],
-      rows: surprise.map((each) => [visible(each.text), fixed(each.gpt, 3), fixed(each.ngram, 3)]),
+      head: ["Letter", "GPT, bits", "n-gram, bits", ...(blended ? ["blend, bits"] : [])],
+      rows: surprise.map((each) => [
+        visible(each.text),
+        fixed(each.gpt, 3),
+        fixed(each.ngram, 3),
+        ...(blended ? [fixed(each.blend, 3)] : []),
+      ]),
     },
   };
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kamon.config import check_text
@@ -96,19 +97,21 @@ class Token:
 class Surprise:
     """The surprisal of a token in bits, −log₂ p given all tokens before it; None if p is 0.
 
-    text: empty for the end. ngram: also None if there is no n-gram.
+    text: empty for the end. ngram: of the training set; also None if there is no n-gram. blend: of
+    the model, with an n-gram of the whole list; also None for the GPT only.
     """
 
     text: str
     gpt: float | None
     ngram: float | None
+    blend: float | None
 
 
 @dataclass(frozen=True)
 class Trace:
     """How a model reads BOS and a text of T − 1 tokens.
 
-    attention: (n_layer, n_head, T, T), see `attention_weights`. surprise: of each token after BOS,
+    attention: of the GPT, (n_layer, n_head, T, T), see `attention_weights`. surprise: of each token after BOS,
     and of the end unless the model writes text. ngram_order: None if there is no n-gram; then
     `no_ngram` is a sentence that says why.
     """
@@ -142,10 +145,14 @@ def trace(model: Model, text: str, limits: Limits, ngrams: NgramCache) -> Trace:
     ngram = None if no_ngram else ngrams.get(model)
     by_ngram = map(bits, ngram.logprobs(batch)) if ngram else [None] * batch.num_targets
     by_gpt = map(bits, model.engine.logprobs(batch))
+    by_blend: Iterable[float | None] = [None] * batch.num_targets
+    if model.training.blend:
+        by_blend = map(bits, model.language_model.logprobs(batch))
+    costs = zip(pieces[1:], by_gpt, by_ngram, by_blend, strict=True)
     return Trace(
         tokens=[Token(id, pieces[position], position) for position, id in enumerate(tokens)],
         attention=weights,
-        surprise=[Surprise(*costs) for costs in zip(pieces[1:], by_gpt, by_ngram, strict=True)],
+        surprise=[Surprise(*cost) for cost in costs],
         ngram_order=ngram.order if ngram else None,
         no_ngram=no_ngram,
         sources=sources_of(
