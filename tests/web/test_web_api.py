@@ -32,7 +32,7 @@ pytestmark = pytest.mark.extra
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("server")
-    kamon.train([*DOCS, "bara", " nanna"], num_steps=60, output=folder / "Names No. 1")
+    kamon.train([*DOCS, "bara", " nanna"], num_steps=20, output=folder / "Names No. 1")
     piece_model(DOCS, 270, num_steps=20).save(folder / "pieces")
     return folder
 
@@ -104,16 +104,20 @@ def test_samples(
     model = model if id == ID else kamon.load(folder / id)
     found = server.json("POST", "/sample", {"model": id, "nearest": True, **given})
     conditions = {k: v for k, v in given.items() if k not in ("n", "seed", "temperature")}
-    texts = model.sample(
+    wanted = model.generate(
         given.get("n", 20),
         seed=given.get("seed"),
         temperature=given.get("temperature"),
         **conditions,
     )
+    texts = wanted.texts
+    left_out = {"copies": wanted.num_copies, "duplicates": wanted.num_duplicates}
+    assert found["left_out"] == left_out
+    assert any(left_out.values()) or not given.get("novel")
     samples = found["samples"]
     assert [each["text"] for each in samples] == texts
     assert [each["logprob"] for each in samples] == pytest.approx(
-        logprobs(model.engine, model.tokenizer, texts)
+        logprobs(model.language_model, model.tokenizer, texts)
     )
     assert [each["in_list"] for each in samples] == [text in set(model.docs) for text in texts]
     near = NearestDocument(model.docs)

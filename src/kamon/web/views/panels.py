@@ -111,9 +111,9 @@ class Surprise:
 class Trace:
     """How a model reads BOS and a text of T − 1 tokens.
 
-    attention: of the GPT, (n_layer, n_head, T, T), see `attention_weights`. surprise: of each token after BOS,
-    and of the end unless the model writes text. ngram_order: None if there is no n-gram; then
-    `no_ngram` is a sentence that says why.
+    attention: of the GPT, (n_layer, n_head, T, T), see `attention_weights`. surprise: of each token
+    after BOS, and of the end unless the model writes text. ngram_order: None if there is no n-gram;
+    then `no_ngram` is a sentence that says why.
     """
 
     tokens: list[Token]
