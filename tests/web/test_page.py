@@ -38,7 +38,7 @@ if CHROMIUM is None and not os.environ.get("CI"):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    kamon.train(["<b>bad</b>", *DOCS], num_steps=60, output=folder / "m")
+    kamon.train(["<b>bad</b>", *DOCS], num_steps=60, init_from="scratch", output=folder / "m")
     kamon.train([*ARABIC, f"{ARABIC[0]}\u202e" + "a" * 40], num_steps=2, output=folder / "ar")
     return folder
 
@@ -208,7 +208,7 @@ def test_again_is_another(watched: Watched, server: Server) -> None:
         until(page, f"document.querySelector('[aria-busy=false]')?.textContent.includes({seed})")
         seen.append(page.locator(".samples .name").all_inner_texts())
         assert seen[-1] == sampled(n=20, seed=seed, novel=True, unique=True)
-    page.get_by_label("Only new names").uncheck()
+    page.get_by_label("Copies of the list and duplicates, too").check()
     page.get_by_role("button", name="Generate").click()  # of the same seed, since asked otherwise
     until(page, "document.querySelector('[aria-busy=false]')?.textContent.includes('in the list')")
     assert page.get_by_label("Seed").input_value() == "45"
@@ -269,7 +269,7 @@ def test_what_the_server_takes_is_what_the_page_lets_one_ask(
     page = watched.open("view=generate&n=501")
     until(page, f"document.querySelector('main input[required]').max === '{most}'")
     page.get_by_role("button", name="Generate").click()  # more than have neighbours found
-    until(page, "document.querySelector('[aria-busy=false]')?.textContent.includes(' tries')")
+    until(page, "document.querySelector('[aria-busy=false]')?.textContent.includes(' candidates')")
     page = watched.open("view=train")
     for name, field in schema["Settings"]["properties"].items():
         if page.locator(f"[name={name}]").count():
@@ -731,7 +731,7 @@ def test_the_best_step_is_the_model(watched: Watched, server: Server) -> None:
     until(page, f"location.search.includes('{id}') && document.querySelector('progress')")
     said = page.inner_text("p.status")
     assert said.startswith(f"done, ended early: step {best['step']:,} did best")
-    assert f"{best['loss']:.4f}" in said
+    assert f"{best['validation_loss']:.4f}" in said
     assert page.evaluate("document.querySelector('progress').position") == 1
     assert page.locator(".scrub .names li").all_inner_texts() == best["samples"]
     assert page.inner_text(".range output") == f"step {best['step']:,}"

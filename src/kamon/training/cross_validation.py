@@ -84,7 +84,7 @@ def cross_validate(
         made = engine.create(config)
         made.load(initial_state(params))
         for first, last, logprobs in zip((0, *steps), steps, gpt, strict=False):
-            train(made, make_plan(train_batch, config, first, last))
+            train(made, make_plan(train_batch, config, first, last), should_stop)
             logprobs.extend(made.logprobs(test_batch))
             if should_stop is not None and should_stop():
                 return None

@@ -34,7 +34,7 @@ class Limits:
     candidates: int = 200_000  # samples that a request may draw until enough meet its conditions
     text_chars: int = 10_000
     panel_chars: int = 100  # of a text to trace, which takes time with its square
-    panel_products: int = 30_000_000  # of the scalar engine for a panel: about a second
+    panel_products: int = 50_000_000  # of the scalar engine for a panel: one or two seconds
     ngram_bytes: int = 5_000_000  # of a list for which n-grams are counted
     completions: int = 100
 

@@ -150,9 +150,10 @@ class JobAnswer(ProgressEvent):
     base; null for random parameters, or until it has started. budget: seconds; null if the steps
     were given. losses: [step, mean loss of the GPT in the last `every` steps]. validation_losses:
     [step, loss on the validation set] after some steps, of the blend if there is one. seconds:
-    before the first step, those that finding the best number of steps has taken. model: the id of
-    the model that it made, which is the one with the lowest validation loss. best: the step of that
-    model. A training may be done before num_steps, if that loss has not improved for long.
+    before the first step, those of the short trainings that find the best number of steps. model:
+    the id of the model that it made, which is the one with the lowest validation loss. best: the
+    step of that model. A training may be done before num_steps, if that loss has not improved for
+    long.
     """
 
     id: str

@@ -153,7 +153,7 @@ export class RunPanel {
     replaceContent(
       this.status,
       h("strong", {}, job.state === "queued" ? queued(job) : STATES[job.state]),
-      job.state === "starting" && job.seconds ? `: finding the best number of steps, ${fixed(job.seconds, 1)} s` : "",
+      job.state === "starting" && job.seconds ? `: trying short trainings first, ${fixed(job.seconds, 1)} s` : "",
       job.error ? `: ${job.error}` : "",
       whichStep(job),
       this.watch.connection === "reconnecting" &&
