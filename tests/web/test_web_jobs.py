@@ -105,10 +105,10 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def fresh(model: kamon.Model) -> list[str]:
-    """The first novel and unique ones of 50 samples, at most 5: what a training shows."""
+def fresh(model: kamon.Model, num_tried: int = 50) -> list[str]:
+    """The first novel and unique ones of so many samples, at most 5: what a training shows."""
     known = {"", *model.docs}
-    return [text for text in dict.fromkeys(model.sample(50)) if text not in known][:5]
+    return [text for text in dict.fromkeys(model.sample(num_tried)) if text not in known][:5]
 
 
 def is_running(pid: int) -> bool:
@@ -268,7 +268,7 @@ def test_the_best_step_is_told_where_the_last_is_worse(server: Server) -> None:
         assert (best["step"], best["validation_loss"]) == (kept["best_step"], kept["loss"])
         assert (best["gpt_loss"], best["ngram_loss"]) == (kept["gpt_loss"], kept["ngram_loss"])
         assert best["blend"] == model.training["blend"]
-        assert best["samples"] == fresh(model)
+        assert best["samples"] == fresh(model, 1000)
         last = found["moments"][-1]
         assert last["step"] == best["step"] or last["samples"] != best["samples"]
     assert events(server, found["id"])[-1][2]["best"] == best

@@ -54,7 +54,8 @@ MAX_REQUEST_BYTES = 8 << 20
 MAX_COMMAND_BYTES = 100
 REPORT_SECONDS = 0.1  # between two progress messages
 NUM_SAMPLES = 5
-NUM_TRIED = 50  # samples, to find so many novel ones
+NUM_TRIED = 50  # samples of a snapshot, to find so many novel ones
+MAX_TRIED = 1000  # of the model at the end
 KEEPING_SECONDS, KEEPING_SHARE = 0.02, 0.05  # of a training's time, for snapshots
 TYPECODES = {"float32": "f", "float64": "d"}
 NICE = 5  # the server has priority
@@ -190,7 +191,7 @@ class Training:
             too_long=self.too_long,
             params=self.as_text(model.engine.state()["params"]) if model.metrics else None,
             training=training.content,
-            samples=self.samples(model.language_model) if model.metrics else [],
+            samples=new_samples(model) if model.metrics else [],
         )
 
     def seconds(self) -> float:
@@ -331,6 +332,13 @@ class Training:
     def as_text(self, params: array[float]) -> str:
         assert self.model
         return text_of(array(TYPECODES[self.model.engine.dtype], params).tobytes())
+
+
+def new_samples(model: Model) -> list[str]:
+    """Return novel, unique samples, or fewer if most are copies."""
+    return model.generate(
+        NUM_SAMPLES, novel=True, unique=True, should_stop=lambda tried: tried >= MAX_TRIED
+    ).texts
 
 
 def text_of(content: bytes) -> str:
