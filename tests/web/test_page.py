@@ -740,7 +740,8 @@ def test_the_best_step_is_the_model(watched: Watched, server: Server) -> None:
     watched.keys("End")
     last = job["moments"][-1]  # of the last steps there may be none
     until(page, f"document.querySelector('.range output').textContent === 'step {last['step']:,}'")
-    assert page.locator(".scrub .names li").all_inner_texts() == last["samples"]
+    shown = last["samples"] or ["only copies of the list"]
+    assert page.locator(".scrub .names li").all_inner_texts() == shown
 
 
 def test_the_graph_begins_with_what_goes_in(watched: Watched) -> None:
