@@ -513,7 +513,7 @@ test("a model says its losses and how its parts are blended", () => {
   assert.equal(losses.lossesOf({ ...BEST, validation_loss: null }), "");
   assert.equal(
     losses.bestSentence({ ...JOB, best: blended }),
-    "Validation loss: 2.400 (GPT 2.500, 5-gram 2.450) nats per token. The model is a blend: 75% GPT, 25% 5-gram.",
+    "Validation loss: 2.400 nats per token (GPT 2.500, 5-gram 2.450). The model is a blend: 75% GPT, 25% 5-gram.",
   );
   assert.match(losses.bestSentence({ ...JOB, best: BEST }), /a GPT without an n-gram\.$/);
   assert.equal(losses.bestSentence(JOB), "");

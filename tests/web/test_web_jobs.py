@@ -32,7 +32,6 @@ from kamon.data.cleaning import clean
 from kamon.data.split import divide
 from kamon.errors import CorpusError
 from kamon.evaluation.introspection import losses
-from kamon.training.data import NONE_HELD_OUT
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 
@@ -948,7 +947,7 @@ def test_what_reading_does_to_a_list(server: Server) -> None:
             {"before": "\tcora", "after": "cora", "line": 5},
         ],
         "docs": ["anna", "bert", "cora"],
-        "warnings": [NONE_HELD_OUT],
+        "warnings": [],
         "looks_like": None,
     }
 
@@ -1035,7 +1034,7 @@ def test_tidying_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_a_training_would_warn_of(server: Server) -> None:
     for text, wanted in (
         (LIST, []),
-        ("\n".join(WORDS[:12]), [NONE_HELD_OUT]),
+        ("\n".join(WORDS[:12]), []),
         ("anna", ["three.txt holds one document: there is nothing to learn but to repeat it"]),
     ):
         found = server.ask("POST", "/clean", {"text": text, "name": "three.txt"}).json()

@@ -22,7 +22,7 @@ from kamon.data.documents import Documents, nfc
 from kamon.data.split import divide
 from kamon.engines.parameters import num_params
 from kamon.errors import CorpusError
-from kamon.training.data import NONE_HELD_OUT, check_learnable
+from kamon.training.data import check_learnable
 from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 from kamon.web.routes.context import ApiModel, Context, RequestContext
@@ -534,7 +534,7 @@ def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
     source = request.read(request.text)
     stop.check()
     _, held_out = divide(source.docs)
-    warnings = [] if held_out else [NONE_HELD_OUT]
+    warnings = []
     try:
         check_learnable(source)
     except CorpusError as error:

@@ -52,7 +52,9 @@ function summary(found, unit) {
     `${plural(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
     `${count(found.num_stripped)} with spaces removed at their ends. `,
     found.num_normalized > 0 && `${count(found.num_normalized)} brought to NFC (ö as one character). `,
-    `${count(found.num_validation)} are held out to test on.`,
+    found.num_validation > 0
+      ? `${count(found.num_validation)} are held out to test on.`
+      : "With fewer than 100 entries none is held out: short trainings first leave out one part each to test on.",
   );
 }
 

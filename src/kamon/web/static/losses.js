@@ -96,15 +96,16 @@ export function whichStep(job) {
  * The validation loss of a model, and those of the parts of a blend; "" if none was measured.
  * @param {Losses} losses
  * @param {number} [digits]
+ * @param {string} [unit]
  */
-export function lossesOf({ validation_loss, gpt_loss, ngram_loss, blend, num_folds }, digits = 3) {
+export function lossesOf({ validation_loss, gpt_loss, ngram_loss, blend, num_folds }, digits = 3, unit = "") {
   if (validation_loss === null) return "";
   const parts =
     blend && ngram_loss !== null
       ? ` (GPT ${fixed(gpt_loss, digits)}, ${blend.order}-gram ${fixed(ngram_loss, digits)})`
       : "";
   const how = num_folds === null ? "" : `, by cross-validation in ${num_folds} parts`;
-  return `${fixed(validation_loss, digits)}${parts}${how}`;
+  return `${fixed(validation_loss, digits)}${unit}${parts}${how}`;
 }
 
 /**
@@ -122,8 +123,8 @@ export function blendSentence(blend) {
  */
 export function bestSentence({ best }) {
   if (!best) return "";
-  const losses = lossesOf(best);
-  return `${losses && `Validation loss: ${losses} nats per token. `}${blendSentence(best.blend)}`;
+  const losses = lossesOf(best, 3, " nats per token");
+  return `${losses && `Validation loss: ${losses}. `}${blendSentence(best.blend)}`;
 }
 
 /**
