@@ -43,13 +43,13 @@ class Limits:
     jobs_waiting: int = 40  # trainings in the queue; more get 429
     jobs_paused: int = 8
     pause_seconds: float = 600.0  # after which a paused training is stopped, and its model kept
-    jobs_kept: int = 60  # trainings that are over, but not forgotten
+    jobs_kept: int = 40  # trainings that are over, but not forgotten
     job_seconds: float = 120.0  # of a budget
     job_steps: int = 100_000
     job_params: int = 2_000_000
     snapshots: int = 40  # of a training
-    snapshot_bytes: int = 16 << 20  # of all snapshots of a training: large models have fewer
-    snapshots_open: int = 16  # of all trainings; others are opened again when they are used
+    snapshot_bytes: int = 12 << 20  # of all snapshots of a training: large models have fewer
+    snapshots_open: int = 16  # and results of trainings; others are opened when they are used
     sessions: int = 64  # of ratings
     answers: int = 2_000  # of a session
 

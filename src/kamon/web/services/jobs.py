@@ -419,7 +419,7 @@ class Jobs:
             last = Snapshot(job.id, len(job.losses), job.seconds, params_in(job, message), [])
             training = TrainingRecord.read(message["training"])
             open = partial(model_of, job, last, training)
-            self.registry.add(Entry(job.id, "trained", open))
+            self.add_model(Entry(job.id, "trained", open))
             best = training.held_out
             job.best = Best(
                 step=best.best_step if best else last.step,
@@ -438,12 +438,16 @@ class Jobs:
     def add_moment(self, job: Job, moment: Snapshot) -> None:
         """Add the model of a snapshot to the registry."""
         open = partial(model_of, job, moment)
-        entry = Entry(moment.model, "trained", open, parent=job.id, step=moment.step)
+        self.add_model(Entry(moment.model, "trained", open, parent=job.id, step=moment.step))
+
+    def add_model(self, entry: Entry) -> None:
+        """Add a model to the registry. It is closed again if too many are open."""
+        open = entry.open
         entry.open = lambda: self.close_oldest(entry, open())
         self.registry.add(entry)
 
     def close_oldest(self, entry: Entry, model: Model) -> Model:
-        """Return the model of a snapshot. If too many are open, close those opened longest ago."""
+        """Return the model of an entry. If too many are open, close those opened longest ago."""
         with self.lock:
             self.open_moments.append(entry)
             for other in list(self.open_moments)[: -self.limits.snapshots_open]:
