@@ -617,6 +617,7 @@ def test_a_page_uses_the_model_that_it_shows(watched: Watched, server: Server) -
     until(page, "document.querySelector('.status').textContent.startsWith('done')")
     until(page, "location.search.includes('model=job-')")  # with the training's end
     assert page.evaluate("document.activeElement.textContent") == "Train"
+    until(page, "!document.querySelector('#model').value.includes('@')")  # of an earlier step
     own = page.locator("#model").input_value()
     assert f"job={own}" in page.url
     request = {"text": "a\nb", "name": "others", "settings": {"num_steps": 100_000}}
