@@ -114,7 +114,9 @@ def print_guessed(metrics: HeldOutMetrics, *, whole: bool = True) -> None:
     parts = []
     if metrics.gpt and metrics.ngram and metrics.weight is not None:
         parts.append((f"GPT, weight {metrics.weight:.2f}", metrics.gpt))
-        parts.append((f"{metrics.ngram_order}-gram, weight {1 - metrics.weight:.2f}", metrics.ngram))
+        parts.append(
+            (f"{metrics.ngram_order}-gram, weight {1 - metrics.weight:.2f}", metrics.ngram)
+        )
     print_losses("", 20, [*baselines, best, *parts, ("model", metrics.model)])
     word = "better" if metrics.gain >= 0 else "worse"
     print(f"the model is {abs(metrics.gain):.4f} nats a token {word} than the best n-gram")
