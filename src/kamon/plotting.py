@@ -140,16 +140,16 @@ def draw_losses(losses: Losses) -> Figure:
     if losses.kept:
         step, loss = losses.kept
         label = f"held out, all, by the model kept: {loss:.3f}"
-        axes.plot(step, loss, "D", color=ORANGE, markersize=7, zorder=5, clip_on=False, label=label)
         if losses.gpt is not None:
-            style = {"color": BLUE, "markersize": 6, "zorder": 5, "clip_on": False}
-            axes.plot(step, losses.gpt, "s", label=f"its GPT only: {losses.gpt:.3f}", **style)
+            label += f" (GPT {losses.gpt:.3f})"
+        axes.plot(step, loss, "D", color=ORANGE, markersize=7, zorder=5, clip_on=False, label=label)
     level(axes, losses.uniform, f"all tokens equally likely: {losses.uniform:.3f}")
     if losses.ngram is not None:
         name = f"best n-gram, n = {losses.ngram_order}: {losses.ngram:.3f}"
-        level(axes, losses.ngram, name, below=True)  # most models end above it
+        beaten = losses.kept is not None and losses.kept[1] < losses.ngram
+        level(axes, losses.ngram, name, below=not beaten)  # where the curve is not
     shown = [y for points in (losses.smooth, losses.validation_losses) for _, y in points]
-    shown += [losses.uniform, losses.ngram or losses.uniform, losses.gpt or losses.uniform]
+    shown += [losses.uniform, losses.ngram or losses.uniform]
     room = 0.08 * (max(shown) - min(shown)) or 0.1
     axes.set_ylim(min(shown) - room, max(shown) + room)
     axes.set_xlim(1, max(last, 2))

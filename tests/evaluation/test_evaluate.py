@@ -162,7 +162,7 @@ def named(engine: object, block_size: int) -> Any:
     return SimpleNamespace(
         config=Config(block_size=block_size, vocab_size=4),
         tokenizer=CharTokenizer("abc"),
-        blended_with=lambda docs: engine,
+        blended_with=lambda _docs: engine,
     )
 
 
