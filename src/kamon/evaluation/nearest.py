@@ -64,7 +64,7 @@ def sample_infos(
     document.
     """
     most_similar = NearestDocument(model.docs) if nearest else None
-    costs = logprobs(model.engine, model.tokenizer, texts, prompt)
+    costs = logprobs(model.language_model, model.tokenizer, texts, prompt)
     for text, logprob in zip(texts, costs, strict=True):
         near = most_similar(text) if most_similar else None
         yield SampleInfo(text, logprob, text in known, near)
