@@ -31,9 +31,12 @@ ODD = (
 )
 
 
+SHAPE: dict[str, Any] = {"n_layer": 2, "n_embd": 6, "n_head": 3, "block_size": 6}
+
+
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return train(DOCS, size="medium", n_layer=2, n_embd=6, n_head=3, block_size=6, num_steps=60)
+    return train(DOCS, size="medium", num_steps=60, blend=False, **SHAPE)
 
 
 @pytest.fixture
@@ -69,6 +72,22 @@ def test_the_losses_are_drawn(model: Model) -> None:
         assert text in shown
     low, high = axes.get_ylim()
     assert low < found.ngram < found.uniform < high
+
+
+def test_the_losses_of_a_blend_are_drawn() -> None:
+    found = introspection.losses(train(DOCS, num_steps=60, **SHAPE))
+    assert found.kept
+    assert found.gpt
+    figure = plotting.draw_losses(found)
+    (axes,) = figure.axes
+    points = [list(zip(*line.get_data(), strict=True)) for line in axes.lines]
+    assert [found.kept] in points
+    shown = texts(figure)
+    label = f"held out, all, by the model kept: {found.kept[1]:.3f} (GPT {found.gpt:.3f})"
+    assert label in shown
+    assert f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}" in shown
+    low, high = axes.get_ylim()
+    assert low < found.kept[1] < high
 
 
 def test_losses_without_documents_held_out(model: Model) -> None:

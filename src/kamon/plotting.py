@@ -140,11 +140,14 @@ def draw_losses(losses: Losses) -> Figure:
     if losses.kept:
         step, loss = losses.kept
         label = f"held out, all, by the model kept: {loss:.3f}"
+        if losses.gpt is not None:
+            label += f" (GPT {losses.gpt:.3f})"
         axes.plot(step, loss, "D", color=ORANGE, markersize=7, zorder=5, clip_on=False, label=label)
     level(axes, losses.uniform, f"all tokens equally likely: {losses.uniform:.3f}")
     if losses.ngram is not None:
         name = f"best n-gram, n = {losses.ngram_order}: {losses.ngram:.3f}"
-        level(axes, losses.ngram, name, below=True)  # most models end above it
+        beaten = losses.kept is not None and losses.kept[1] < losses.ngram
+        level(axes, losses.ngram, name, below=not beaten)  # where the curve is not
     shown = [y for points in (losses.smooth, losses.validation_losses) for _, y in points]
     shown += [losses.uniform, losses.ngram or losses.uniform]
     room = 0.08 * (max(shown) - min(shown)) or 0.1

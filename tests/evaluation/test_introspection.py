@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {"n_embd": 6, "n_head": 3, "n_layer": 2, "block_size"
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return train(DOCS, size="medium", num_steps=60, **SETTINGS)
+    return train(DOCS, size="medium", num_steps=60, blend=False, **SETTINGS)
 
 
 # ---- attention
@@ -206,14 +206,29 @@ def test_losses(model: Model) -> None:
     assert found.kept == (held_out["best_step"], held_out["loss"])
     guessed = evaluate(model, n=0).documents
     assert found.uniform == pytest.approx(guessed.uniform.nats_per_token)
-    assert found.ngram == pytest.approx(guessed.ngram.nats_per_token, abs=1e-12)
+    assert found.ngram == pytest.approx(guessed.best_ngram.nats_per_token, abs=1e-12)
     assert found.ngram_order == guessed.best_order
+    assert found.gpt is None
+
+
+def test_losses_of_a_blend() -> None:
+    model = train(DOCS, num_steps=60, **SETTINGS)
+    found, guessed = losses(model), evaluate(model, n=0).documents
+    assert guessed.gpt
+    assert guessed.ngram
+    assert found.kept
+    assert found.kept[1] == pytest.approx(guessed.model.nats_per_token, rel=1e-9)
+    assert found.kept[1] == min(loss for _, loss in found.validation_losses)
+    assert found.gpt == pytest.approx(guessed.gpt.nats_per_token, rel=1e-9)
+    assert found.ngram == pytest.approx(guessed.ngram.nats_per_token, rel=1e-9)
+    assert found.ngram_order == guessed.ngram_order
+    assert found.gpt != found.ngram
 
 
 def test_the_baseline_is_measured_on_what_the_model_can_see() -> None:
     model = train(DOCS, num_steps=1, **SETTINGS | {"block_size": 3})
     expected = evaluate(model, n=0).documents
-    assert losses(model).ngram == pytest.approx(expected.ngram.nats_per_token, abs=1e-12)
+    assert losses(model).ngram == pytest.approx(expected.best_ngram.nats_per_token, abs=1e-12)
 
 
 def test_losses_where_nothing_is_held_out() -> None:

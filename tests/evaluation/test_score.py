@@ -26,6 +26,7 @@ from kamon.errors import ConfigError, TokenizerError
 from kamon.evaluation import score as scoring
 from kamon.evaluation.introspection import ngram_of
 from kamon.evaluation.score import PercentileScale, score, score_list, score_with
+from kamon.generation.blend import BlendedModel
 from kamon.ngrams.native import count_ngram
 from kamon.ngrams.reference import train_ngram
 from kamon.packing.shards import open_shards
@@ -211,10 +212,13 @@ def test_unseen_entries_have_every_percentile_equally_often() -> None:
     learned, unseen = names[:2000], names[2000:4000]
     model = train(learned, size="small", num_steps=1000, threads=1)
     held_out = model.parts()[1]
-    for reader in (model.engine, ngram_of(model)[0]):
+    # The n-gram of the saved model has counted the validation set, which is then less odd.
+    blend = model.blended_with(model.parts()[0])
+    assert isinstance(blend, BlendedModel)
+    for reader in (blend, ngram_of(model)[0]):
         scale = PercentileScale.between(reader, model.tokenizer, model.docs, held_out)
         assert (scale.reference, len(scale.bits)) == ("validation", len(held_out))
-        assert reader is not model.engine or scale == PercentileScale.of(model)
+        assert reader is not blend or scale == PercentileScale.of(model)
         found = score_list(reader, model.tokenizer, unseen, unknown="skip").bits_per_char
         percentiles = sorted(scale.percentiles(found), key=lambda p: p or 0.0)
         for place in range(0, len(percentiles), 100):

@@ -156,6 +156,40 @@ def test_native_logprobs_are_the_scalar_ones(
 
 
 @needs_native
+@settings(max_examples=20, deadline=None)
+@given(config=configs(), weight=WEIGHTS, order=ORDERS)
+def test_a_native_ngram_is_mixed_as_the_plain_one(
+    config: Config, weight: float, order: int
+) -> None:
+    rng = random.Random(config.seed)
+    learned, vocab_size = corpus_of(config, rng), config.vocab_size
+    gpt = loaded(make_engine("scalar", config))
+    decoders = [
+        BlendedModel(gpt, count(learned, vocab_size, order), weight).decoder()
+        for count in (native_ngram, train_ngram)
+    ]
+    for _ in range(config.block_size):
+        token = rng.randrange(vocab_size)
+        found, expected = (decoder.push(token) for decoder in decoders)
+        assert list(found) == pytest.approx(expected, rel=1e-13, abs=1e-13)
+
+
+@needs_native
+def test_a_native_ngram_is_mixed_with_what_fits_it() -> None:
+    ngram = native_ngram(pack_sequences([[4, 0, 4]]), 5, 2)
+    context = array("i", [4])
+    for num_logits in (0, 4, 6):
+        with pytest.raises(ValueError, match=f"{num_logits} logits for a vocabulary of 5"):
+            ngram.mix([0.0] * num_logits, context, 0.5)
+    with pytest.raises(ValueError, match="outside the vocabulary of 5"):
+        ngram.mix([0.0] * 5, array("i", [5]), 0.5)
+    with pytest.raises(ValueError, match="an array of 'i'"):
+        ngram.mix([0.0] * 5, array("q", [4]), 0.5)  # type: ignore[type-var]
+    mixed = ngram.mix([-900.0, 0.0, 0.0, 0.0, 0.0], context, 1.0)
+    assert mixed[0] == math.log(blend.MIN_P)
+
+
+@needs_native
 def test_documents_without_targets() -> None:
     config = Config(n_embd=4, n_head=1, block_size=3, vocab_size=5)
     ngram = native_ngram(pack_sequences([[4, 0, 4]]), 5, 2)
@@ -492,7 +526,7 @@ def test_the_learned_weight_is_the_best_of_the_grid() -> None:
         assert 0.02 < weight < 0.98
         shuffled = rng.sample(range(3000), 3000)
         again = learn_weight([gpt[i] for i in shuffled], [ngram[i] for i in shuffled])
-        assert again == weight
+        assert again == pytest.approx(weight, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -517,5 +551,20 @@ def test_weights_of_few_targets(gpt: list[float], ngram: list[float], weight: fl
 
 
 def test_weights_of_different_targets_are_refused() -> None:
-    with pytest.raises(ValueError, match="argument 2 is shorter"):
+    with pytest.raises(ValueError, match="2 log-probabilities of the GPT, 1 of the n-gram"):
         learn_weight([-1.0, -2.0], [-1.0])
+
+
+@needs_native
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 20.0, 600.0])
+def test_the_learned_weight_is_the_same_in_plain_python(
+    spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(5)
+    gpt = [-rng.expovariate(0.5) for _ in range(5000)]
+    gaps = [rng.gauss(0, spread) for _ in gpt]
+    ngram = [a + gap - math.fsum(gaps) / len(gaps) for a, gap in zip(gpt, gaps, strict=True)]
+    found = learn_weight(gpt, ngram)
+    assert 0.1 < found < 0.9
+    monkeypatch.setattr(library, "why_not", lambda: "it is not built")
+    assert found == pytest.approx(learn_weight(gpt, ngram), abs=1e-9)

@@ -12,6 +12,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Result
-from kamon import ConfigError, TokenizerError, train
+from kamon import ConfigError, Model, TokenizerError, train
 from kamon.completion import complete, fill, logprob_of_prefix, next_tokens, replaced, replacements
 from kamon.engines.batch import pack_sequences
 from kamon.evaluation import nearest
@@ -36,7 +37,13 @@ MODEL = train(DOCS, **SMALL, size="original", engine="scalar", hold_out=False)
 TOKENIZER = MODEL.tokenizer
 NATIVE = train(DOCS, **SMALL, size="original", dtype="float64", hold_out=False)
 NGRAM = train_ngram(pack_sequences(TOKENIZER.encode_document(doc) for doc in DOCS), 4, order=3)
-READERS = {"scalar": MODEL.engine, "native": NATIVE.engine, "ngram": NGRAM}
+BLEND = replace(NATIVE, training=NATIVE.training | {"blend": {"weight": 0.6, "order": 3}})
+READERS: dict[str, LanguageModel] = {
+    "scalar": MODEL.engine,
+    "native": NATIVE.engine,
+    "ngram": NGRAM,
+    "blend": BLEND.language_model,
+}
 PATTERNS = st.lists(st.sampled_from(["a", "b", "c", "_", "*", "*"]), max_size=6).map("".join)
 MANY = 10**6  # reads: no bound here
 MANY_DOCS = 1000
@@ -118,14 +125,20 @@ def test_the_beam_finds_what_the_bound_kept_from_the_search() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "a", "ca", "abc"])
-def test_completions_share_what_begins_alike(prefix: str) -> None:
-    beginning = {t: p for t, p in ALL["native"].items() if t.startswith(prefix)}
+@pytest.mark.parametrize(("name", "model"), [("native", NATIVE), ("blend", BLEND)])
+def test_completions_share_what_begins_alike(name: str, model: Model, prefix: str) -> None:
+    beginning = {t: p for t, p in ALL[name].items() if t.startswith(prefix)}
     whole = math.fsum(map(math.exp, beginning.values()))
-    found = complete(NATIVE, prefix, 200)
+    found = complete(model, prefix, 200)
     assert {each.text for each in found.documents} == set(beginning)
     for each in found.documents:
         assert each.share == pytest.approx(math.exp(each.logprob) / whole)
-    assert math.exp(logprob_of_prefix(NATIVE.engine, TOKENIZER, prefix)) == pytest.approx(whole)
+    shared = logprob_of_prefix(model.language_model, TOKENIZER, prefix)
+    assert math.exp(shared) == pytest.approx(whole)
+    if len(prefix) < 3:
+        following = {t: p for t, p in beginning.items() if t[len(prefix) :][:1] == "b"}
+        share = math.fsum(map(math.exp, following.values())) / whole
+        assert dict(next_tokens(model, prefix))["b"] == pytest.approx(share)
 
 
 def test_shares_of_fillings_are_of_those_found() -> None:

@@ -192,6 +192,16 @@ int main() {
         CALL(kamon_decoder_push)(decoder, vocab_size, logits.data()) != Error::token)
       return std::printf("pushed too much\n"), 1;
     CALL(kamon_decoder_destroy)(decoder);
+    const auto mix_logits = [&](int of_order, int64_t size) {
+      return CALL(kamon_mix_logits)(ngram, of_order, tokens.data(), size, 0.5, logits.data());
+    };
+    const int64_t context_size = std::min(num_tokens, int64_t(draw(0, 12)));
+    if (mix_logits(order, context_size) || mix_logits(longest + 1, 0) != Error::index)
+      return std::printf("round %d: logits of a mixture\n", round), 1;
+    std::vector<double> ratios(num_logprobs);
+    double sums[2];
+    CALL(kamon_ratios)(num_logprobs, logprobs.data(), of_orders.data(), 345, ratios.data());
+    CALL(kamon_derivatives)(num_logprobs, ratios.data(), 0.5, sums);
 
     // Several threads: at the engine one after the other, as native.py has it; at an n-gram and a
     // decoder all at once. Each finds what one alone finds, if no step is made.

@@ -321,7 +321,7 @@ def test_evaluation_of_a_text(model: Path, kamon: Kamon) -> None:
     assert guessed.num_chars == len(held_out)
     assert guessed.num_tokens == len(held_out) + 1
     assert guessed.model.nats_per_token == pytest.approx(found.training["held_out"]["loss"])
-    assert guessed.ngram.nats_per_token < guessed.unigram.nats_per_token
+    assert guessed.best_ngram.nats_per_token < guessed.unigram.nats_per_token
     assert evaluate(found).samples is None
     done = kamon("eval", model)
     assert done.code == 0
@@ -360,5 +360,5 @@ def test_pictures_of_a_text(model: Path, kamon: Kamon) -> None:
     assert set(drawn) == {"directory", "loss", "embeddings", "attention"}
     assert len(drawn["attention"]["text"]) == 7
     assert drawn["loss"]["ngram"] == pytest.approx(
-        evaluate(kamon_load(model)).documents.ngram.nats_per_token
+        evaluate(kamon_load(model)).documents.best_ngram.nats_per_token
     )

@@ -2,8 +2,9 @@
 
 Documents: those that were held out of the model's list, or those of FILE that it did not learn
 from. Beside the model, on the same documents: all tokens equally likely, single characters as often
-as they occur, and the best n-gram that learned what the model learned. Nats are a token, a
-document's end being one; bits are all bits over the number of characters.
+as they occur, the best n-gram that learned what the model learned, and the parts of the model: its
+GPT and its n-gram, with their weights. Nats are a token, a document's end being one; bits are all
+bits over the number of characters.
 
 Samples: which share ended within block_size, is unique, novel, or in the list; the distance between
 the lengths of samples and list (earth mover's) and between their bigrams (Jensen-Shannon). "By
@@ -109,8 +110,14 @@ def print_guessed(metrics: HeldOutMetrics, *, whole: bool = True) -> None:
     tokens, chars = count(metrics.num_tokens, "token"), count(metrics.num_chars, "character")
     print(f"{tested} that the model did not learn from: {tokens}, {chars}")
     baselines = [("uniform", metrics.uniform), ("unigram", metrics.unigram)]
-    best = (f"best n-gram, n={metrics.best_order}", metrics.ngram)
-    print_losses("", 17, [*baselines, best, ("model", metrics.model)])
+    best = (f"best n-gram, n={metrics.best_order}", metrics.best_ngram)
+    parts = []
+    if metrics.gpt and metrics.ngram and metrics.weight is not None:
+        parts.append((f"GPT, weight {metrics.weight:.2f}", metrics.gpt))
+        parts.append(
+            (f"{metrics.ngram_order}-gram, weight {1 - metrics.weight:.2f}", metrics.ngram)
+        )
+    print_losses("", 20, [*baselines, best, *parts, ("model", metrics.model)])
     word = "better" if metrics.gain >= 0 else "worse"
     print(f"the model is {abs(metrics.gain):.4f} nats a token {word} than the best n-gram")
 

@@ -20,6 +20,7 @@ from kamon.errors import ConfigError
 MAX_POSITIONS = 16  # in a table: as wide as a terminal
 
 if TYPE_CHECKING:
+    from kamon.storage.records import TrainingRecord
     from kamon.tokenizers.base import Tokenizer
 
 OPTIONS = {
@@ -132,12 +133,34 @@ def show_model(args: Args) -> None:
             print(f"{name:14} {value}")
     else:
         print(f"{trained}, {steps}")
+    for line in about_parts(training):
+        print(line)
     if not training.finished:
         done, wanted = len(losses), stored.config.num_steps
         verb = training.kind or "train"
         print(f"step {done:,} of {wanted:,}: `kamon {verb} --resume {args.dir}` goes on from there")
     print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")
     spark(losses, sys.stdout)
+
+
+def about_parts(training: TrainingRecord) -> list[str]:
+    """Return the lines on the base, the blend, and the losses on entries that were not learned."""
+    lines = []
+    base, blend = training.get("init_from"), training.blend
+    if base:
+        lines.append(f"started from {'the base that Kamon ships' if base == 'base' else base}")
+    if blend:
+        weights = f"{blend.weight:.3f} GPT + {1 - blend.weight:.3f} {blend.order}-gram"
+        lines.append(f"blend: {weights}")
+    losses, name = training.held_out or training.cross_validation, "validation loss"
+    if training.cross_validation:
+        name = f"loss in {training.cross_validation.num_folds}-fold cross-validation"
+    if losses:
+        lines.append(f"{name} {losses.loss:.4f} nats per token")
+        if blend and losses.gpt_loss is not None and losses.ngram_loss is not None:
+            parts = f"GPT {losses.gpt_loss:.4f}, {blend.order}-gram {losses.ngram_loss:.4f}"
+            lines[-1] += f" ({parts})"
+    return lines
 
 
 def show_positions(args: Args) -> None:

@@ -21,6 +21,7 @@ from kamon.data.documents import NUL
 from kamon.data.text_windows import consecutive, in_windows, stream
 from kamon.errors import CorpusError, TrainingError
 from kamon.evaluation.nearest import NearestDocument
+from kamon.generation.blend import BlendedModel, mix_logprobs
 from kamon.model import Model, as_model
 from kamon.ngrams.native import best_ngram
 
@@ -56,11 +57,13 @@ class HeldOutMetrics:
         num_unknown, unknown_chars: documents that were left out because the model has no tokens for
             these characters, which are sorted.
         uniform: the loss if all tokens are equally likely.
-        unigram, ngram: losses of n-grams of the training set. They read whole documents, even if
-            the model reads them in windows.
-        best_order: the order of `ngram`: the best one of 1 to MAX_ORDER on these documents, which
-            favours the n-gram a little.
-        gain: nats per token by which the model is better than `ngram`.
+        unigram, best_ngram: losses of n-grams of the training set. They read whole documents, even
+            if the model reads them in windows.
+        best_order: the order of `best_ngram`: the best one of 1 to MAX_ORDER on these documents,
+            which favours the n-gram a little.
+        gpt, ngram, weight, ngram_order: losses of the parts of a blend, the weight of the GPT, and
+            the order of the n-gram, of the training set. All are None if there is only a GPT.
+        gain: nats per token by which the model is better than `best_ngram`.
     """
 
     num_docs: int
@@ -72,8 +75,12 @@ class HeldOutMetrics:
     unknown_chars: str
     uniform: LossMetrics
     unigram: LossMetrics
-    ngram: LossMetrics
+    best_ngram: LossMetrics
     best_order: int
+    gpt: LossMetrics | None
+    ngram: LossMetrics | None
+    weight: float | None
+    ngram_order: int | None
     model: LossMetrics
     gain: float
 
@@ -256,8 +263,16 @@ def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]
     def measured(nats: float) -> LossMetrics:
         return loss_metrics(nats, batch.num_targets, num_chars)
 
-    # The blend's own n-gram has counted the validation set, too.
-    nats = -math.fsum(model.blended_with(learned).logprobs(seen))
+    # The n-gram of the saved model has counted the validation set, too.
+    reader = model.blended_with(learned)
+    gpt = part = weight = order = None
+    if isinstance(reader, BlendedModel):
+        parts = reader.logprobs_of_parts(seen)
+        gpt, part = (measured(-math.fsum(logprobs)) for logprobs in parts)
+        weight, order = reader.weight, reader.ngram.order
+        nats = -math.fsum(mix_logprobs(*parts, weight))
+    else:
+        nats = -math.fsum(reader.logprobs(seen))
     if not math.isfinite(nats):
         raise TrainingError(
             "the model's odds are no longer finite: a smaller learning_rate may help in training"
@@ -276,8 +291,12 @@ def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]
         unknown_chars=chosen.unknown_chars,
         uniform=measured(batch.num_targets * math.log(tokenizer.vocab_size)),
         unigram=measured(grams[0]),
-        ngram=measured(best),
+        best_ngram=measured(best),
         best_order=ngram.order,
+        gpt=gpt,
+        ngram=part,
+        weight=weight,
+        ngram_order=order,
         model=measured(nats),
         gain=(best - nats) / batch.num_targets,
     )

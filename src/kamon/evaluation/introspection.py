@@ -50,9 +50,10 @@ class Losses:
         validation_losses: of some steps. Empty without a validation set, as are the
             following values, which are then None.
         kept: the step whose model was kept, and its validation loss.
+        gpt: the validation loss of the GPT in the blend that was kept; None without a blend.
         uniform: ln V, the loss if all tokens are equally likely.
-        ngram, ngram_order: validation loss and order of the best n-gram of the training set, of
-            order 1 to MAX_ORDER.
+        ngram, ngram_order: validation loss and order of the n-gram in the blend, or else of the
+            best n-gram of the training set, of order 1 to MAX_ORDER.
     """
 
     window: int
@@ -60,6 +61,7 @@ class Losses:
     each: Points
     validation_losses: Points
     kept: tuple[int, float] | None
+    gpt: float | None
     uniform: float
     ngram: float | None
     ngram_order: int | None
@@ -78,8 +80,12 @@ def losses(model: Model | str | Path) -> Losses:
         raise TrainingError("the model was not trained for a single step: there is no loss to show")
     numbers = [line["loss"] for line in model.metrics]
     window = smoothing(len(numbers))
-    tested = model.training.held_out
-    ngram, order = ngram_loss(model) if tested and model.docs else (None, None)
+    tested, blend = model.training.held_out, model.training.blend
+    ngram, order = None, None
+    if tested and blend:
+        ngram, order = tested.ngram_loss, blend.order
+    elif tested and model.docs:
+        ngram, order = ngram_loss(model)
     return Losses(
         window=window,
         smooth=[(place + 1, mean) for place, mean in moving_means(numbers, window, POINTS)],
@@ -90,6 +96,7 @@ def losses(model: Model | str | Path) -> Losses:
             if "held_out_loss" in line
         ],
         kept=(tested.best_step, tested.loss) if tested else None,
+        gpt=tested.gpt_loss if tested else None,
         uniform=math.log(model.config.vocab_size),
         ngram=ngram,
         ngram_order=order,

@@ -246,8 +246,9 @@ class PercentileScale:
             parts: tuple[Sequence[str], Sequence[str]] = packed_parts(model, most)
         else:
             parts = model.docs, model.parts()[1]
-        # The n-gram of the model has counted the validation set, too: unseen texts are odder.
-        reader = model.blended_with(model.parts()[0]) if parts[1] else model.language_model
+        reader: Reader = model.language_model
+        if len(parts[1]) >= MIN_HELD_OUT:  # its n-gram has counted the validation set, too
+            reader = model.blended_with(model.parts()[0])
         return cls.between(reader, model.tokenizer, *parts, most=most, unknown=unknown)
 
     @classmethod

@@ -7,6 +7,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from functools import cached_property
+from operator import sub
 
 from kamon.config import Config
 from kamon.engines.base import Decoder, Engine
@@ -18,10 +19,10 @@ from kamon.generation.sampling import SampleRequest, sample_one_by_one
 from kamon.native import library
 from kamon.native.library import address
 from kamon.ngrams.native import NativeNgram
-from kamon.ngrams.reference import Ngram, NgramDecoder
+from kamon.ngrams.reference import Ngram
 
 MIN_P = sys.float_info.min  # of a token: a smaller probability may have no logarithm
-MIN_RATIO = 1e-150  # of the smaller to the larger p of a target, whose inverse has a square
+MAX_LOG_RATIO = 345.0  # of two p of a target: the square of a larger ratio overflows
 MAX_ROUNDS = 100  # of `learn_weight`, which bisects at worst
 TOLERANCE = 1e-12  # of a learned weight
 
@@ -53,7 +54,7 @@ class BlendedModel:
 
     def decoder(self) -> BlendedDecoder:
         """Return a decoder at the start of a document."""
-        return BlendedDecoder(self.gpt.decoder(), self.ngram.decoder(), self.weight)
+        return BlendedDecoder(self.gpt.decoder(), self.ngram, self.weight)
 
     def sample(
         self, n: int, temperature: float, seed: int, bos: int, first: int = 0
@@ -96,15 +97,20 @@ class BlendedModel:
 class BlendedDecoder:
     """One document, read token by token by both parts."""
 
-    def __init__(self, gpt: Decoder, ngram: NgramDecoder, weight: float) -> None:
+    def __init__(self, gpt: Decoder, ngram: Ngram | NativeNgram, weight: float) -> None:
         self.gpt, self.ngram, self.weight = gpt, ngram, weight
+        self.tokens = array("i")
 
-    def push(self, token: int) -> list[float]:
+    def push(self, token: int) -> Sequence[float]:
         """Return log p (V,) of the token after this one."""
-        gpt = softmax(self.gpt.push(token))
-        ngram = self.ngram.push_for_probabilities(token)
+        logits = self.gpt.push(token)
+        self.tokens.append(token)
+        if isinstance(self.ngram, NativeNgram):
+            return self.ngram.mix(logits, self.tokens, self.weight)
+        ngram = self.ngram.probabilities(self.tokens)
         own, rest = self.weight, 1 - self.weight
-        return [math.log(max(own * p + rest * q, MIN_P)) for p, q in zip(gpt, ngram, strict=True)]
+        pairs = zip(softmax(logits), ngram, strict=True)
+        return [math.log(max(own * p + rest * q, MIN_P)) for p, q in pairs]
 
 
 def mix_logprobs(gpt: array[float], ngram: array[float], weight: float) -> array[float]:
@@ -147,24 +153,15 @@ def learn_weight(gpt: Sequence[float], ngram: Sequence[float]) -> float:
     >>> round(learn_weight([-1.0, -1.0, -3.0], [-2.0, -2.0, -1.0]), 3)
     0.577
     """
-    pairs = []
-    for a, b in zip(gpt, ngram, strict=True):
-        top = max(a, b)
-        pairs.append((max(math.exp(a - top), MIN_RATIO), max(math.exp(b - top), MIN_RATIO)))
-
-    def slope(weight: float) -> tuple[float, float]:
-        """The first derivative, and minus the second one."""
-        terms = [(p - q) / (weight * p + (1 - weight) * q) for p, q in pairs]
-        return math.fsum(terms), math.fsum([term * term for term in terms])
-
-    at_0, at_1 = slope(0)[0], slope(1)[0]
+    ratios = ratios_of(gpt, ngram)
+    at_0, at_1 = derivatives(ratios, 0)[0], derivatives(ratios, 1)[0]
     if at_0 <= 0 <= at_1:
         return 0.5
     if at_0 <= 0 or at_1 >= 0:
         return 0.0 if at_0 <= 0 else 1.0
     low, high, weight = 0.0, 1.0, 0.5
     for _ in range(MAX_ROUNDS):
-        first, second = slope(weight)
+        first, second = derivatives(ratios, weight)
         low, high = (weight, high) if first > 0 else (low, weight)
         before, weight = weight, weight + first / second
         if not low <= weight <= high:
@@ -172,3 +169,26 @@ def learn_weight(gpt: Sequence[float], ngram: Sequence[float]) -> float:
         if abs(weight - before) < TOLERANCE:
             break
     return weight
+
+
+def ratios_of(gpt: Sequence[float], ngram: Sequence[float]) -> array[float]:
+    """Return p of the n-gram over p of the GPT for each target, from their logarithms."""
+    if len(gpt) != len(ngram):
+        raise ValueError(f"{len(gpt)} log-probabilities of the GPT, {len(ngram)} of the n-gram")
+    if library.why_not():
+        gaps = map(sub, ngram, gpt)
+        return array("d", [math.exp(min(max(x, -MAX_LOG_RATIO), MAX_LOG_RATIO)) for x in gaps])
+    ratios = library.zeros(len(gpt))
+    parts = address(array("d", gpt)), address(array("d", ngram))
+    library.exact("ratios")(len(gpt), *parts, MAX_LOG_RATIO, address(ratios))
+    return ratios
+
+
+def derivatives(ratios: array[float], weight: float) -> tuple[float, float]:
+    """Return the first derivative of the log-likelihood by the weight, and minus the second one."""
+    if library.why_not():
+        terms = [(1 - ratio) / (weight + (1 - weight) * ratio) for ratio in ratios]
+        return math.fsum(terms), math.fsum([term * term for term in terms])
+    sums = library.zeros(2)
+    library.exact("derivatives")(len(ratios), address(ratios), weight, address(sums))
+    return sums[0], sums[1]

@@ -70,6 +70,18 @@ class NativeNgram:
         """Return a decoder at the start of a document."""
         return NgramDecoder(self)
 
+    def mix(self, logits: Sequence[float], context: array[int], weight: float) -> array[float]:
+        """Return log(weight · softmax(logits) + (1 − weight) · p) of each token after `context`."""
+        if len(logits) != self.counts.vocab_size:
+            raise ValueError(f"{len(logits)} logits for a vocabulary of {self.counts.vocab_size}")
+        mixed = array("d", logits)
+        error = library.exact("mix_logits")(
+            *(self.counts.handle, self.order, address(context, "i"), len(context)),
+            *(weight, address(mixed)),
+        )
+        check_documents(error, self.counts.vocab_size)
+        return mixed
+
     def arrays(self) -> NgramArrays:
         """Return a copy of the n-gram as arrays, for `kamon.engines.native.NgramTable`."""
         sizes = array("q", [0, 0])

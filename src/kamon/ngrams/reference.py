@@ -111,14 +111,10 @@ class NgramDecoder:
 
     def push(self, token: int) -> list[float]:
         """The logits (V,) of the token after this one: log p, so that softmax gives p again."""
-        return list(map(math.log, self.push_for_probabilities(token)))
-
-    def push_for_probabilities(self, token: int) -> Sequence[float]:
-        """Return p (V,) of the token after this one."""
         check_tokens([token], self.ngram.config.vocab_size)
         read = (*self.context, token)
         self.context = read[max(0, len(read) - self.ngram.order + 1) :]
-        return self.ngram.probabilities(self.context)
+        return list(map(math.log, self.ngram.probabilities(self.context)))
 
 
 def train_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram:

@@ -79,7 +79,7 @@ def blended_validation(
     if not can_blend(data, config) or not validation_set:
         return None
     assert isinstance(data, ListData)
-    learned = data.tokenizer.encode_documents(data.train_docs, config.block_size)
+    learned = data.tokenizer.encode_documents(data.train_docs)  # whole, as `Model.blended_with`
     ngram, _ = best_ngram(learned, validation_set, data.tokenizer.vocab_size, MAX_ORDER)
     return BlendedValidation(ngram.order, validation_set, ngram.logprobs(validation_set))
 

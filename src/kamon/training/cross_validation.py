@@ -78,8 +78,9 @@ def cross_validate(
         train_batch, test_batch = (
             data.tokenizer.encode_documents(part, config.block_size) for part in (learned, tested)
         )
+        whole = data.tokenizer.encode_documents(learned)  # as `Model.blended_with` counts
         for order, logprobs in enumerate(ngrams, 1):
-            ngram = count_ngram(train_batch, config.vocab_size, order)
+            ngram = count_ngram(whole, config.vocab_size, order)
             logprobs.extend(ngram.logprobs(test_batch))
         made = engine.create(config)
         made.load(initial_state(params))

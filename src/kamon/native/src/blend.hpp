@@ -183,6 +183,22 @@ class Mixer {
   }
 };
 
+// Turns the logits after a context into log p of the mixture: see BlendedDecoder of the Python side.
+inline void mix_logits(const Ngram& ngram, int order, const int32_t* context, int64_t size,
+                       double weight, double* logits) {
+  const int vocab_size = ngram.vocab_size;
+  std::vector<double> p(static_cast<size_t>(vocab_size));
+  ngram.probabilities(order, context, size, p.data());
+  const double largest = *std::max_element(logits, logits + vocab_size);
+  double total = 0;
+  for (int o = 0; o < vocab_size; o++) total += logits[o] = std::exp(logits[o] - largest);
+  const double scale = 1 / total;
+  for (int o = 0; o < vocab_size; o++) {
+    const double mixed = weight * (logits[o] * scale) + (1 - weight) * p[size_t(o)];
+    logits[o] = std::log(std::max(mixed, std::numeric_limits<double>::min()));
+  }
+}
+
 // out = log(weight · eᵃ + (1 − weight) · eᵇ), number by number, without overflow or underflow.
 inline void mix_logprobs(int64_t n, double weight, const double* a, const double* b, double* out) {
   for (int64_t i = 0; i < n; i++) {
@@ -193,6 +209,24 @@ inline void mix_logprobs(int64_t n, double weight, const double* a, const double
     else
       out[i] = b[i] + std::log(weight * std::exp(a[i] - b[i]) + (1 - weight));
   }
+}
+
+// p of the n-gram over p of the GPT, from log p of both: at most e to the power of max_log, and at
+// least its inverse.
+inline void ratios(int64_t n, const double* gpt, const double* ngram, double max_log, double* out) {
+  for (int64_t i = 0; i < n; i++)
+    out[i] = std::exp(std::min(std::max(ngram[i] - gpt[i], -max_log), max_log));
+}
+
+// The first derivative of the log-likelihood by the weight, and minus the second one, from ratios.
+inline void derivatives(int64_t n, const double* ratios, double weight, double* out) {
+  double first = 0, second = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const double term = (1 - ratios[i]) / (weight + (1 - weight) * ratios[i]);
+    first += term;
+    second += term * term;
+  }
+  out[0] = first, out[1] = second;
 }
 
 }  // namespace

@@ -377,6 +377,27 @@ API(void, kamon_mix)(int64_t n, double weight, const double* gpt, const double* 
   mix_logprobs(n, weight, gpt, ngram, mixed);
 }
 
+// logits: of each token after the context; they become log p of the mixture.
+API(int, kamon_mix_logits)(void* handle, int order, const int32_t* context, int64_t size,
+                           double weight, double* logits) {
+  const Ngram& ngram = as_ngram(handle);
+  return error_of([&] {
+    if (!ngram.has(order, order)) return Error::index;
+    if (!ngram.knows(context, size)) return Error::token;
+    mix_logits(ngram, order, context, size, weight, logits);
+    return Error::none;
+  });
+}
+
+// For the weight of a mixture: see ratios and derivatives.
+API(void, kamon_ratios)(int64_t n, const double* gpt, const double* ngram, double max_log,
+                        double* out) {
+  ratios(n, gpt, ngram, max_log, out);
+}
+API(void, kamon_derivatives)(int64_t n, const double* of_ratios, double weight, double* out) {
+  derivatives(n, of_ratios, weight, out);
+}
+
 // totals and indices, from the log-probabilities of all targets: see sum_documents.
 API(int, kamon_sum_documents)(const int32_t* tokens, int64_t num_tokens, const int64_t* offsets,
                               int64_t num_docs, const double* logprobs, int64_t num_targets,
