@@ -18,8 +18,8 @@ model itself. Read it from top to bottom:
     7. what was learned: settings, tokens, weights, counts
 
 Sums run from left to right and the GPT has a * b**-1 for a / b, for then every number is that of
-Kamon's scalar engine, to the last bit. Legend of shapes: T positions so far, C N_EMBD, D C / N_HEAD, V
-tokens. A document stands between two BOS; the model sees at most BLOCK_SIZE tokens.
+Kamon's scalar engine, to the last bit. Legend of shapes: T positions so far, C N_EMBD, D C /
+N_HEAD, V tokens. A document stands between two BOS; the model sees at most BLOCK_SIZE tokens.
 """
 
 from __future__ import annotations
