@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +26,7 @@ from helpers.exported import run_as_module
 from helpers.runs import REWARD_TUNING, UNTRAINED
 from kamon import Model, completion
 from kamon.config import Config
+from kamon.data.documents import Documents
 from kamon.engines import scalar
 from kamon.engines.base import Engine, initial_state
 from kamon.engines.batch import BOS
@@ -95,16 +99,27 @@ def models() -> dict[str, Model]:
     tiny = {"size": "original", "num_steps": 30, "learning_rate": 0.05}
     chars = package.train(WORDS, **TINY, **tiny, n_layer=2, dtype="float64")
     pieces: dict[str, Any] = {"n_embd": 6, "n_head": 3, "block_size": 7, "num_steps": 30}
-    return {
+    trained = {
         "chars": chars,
         "single": package.train(WORDS, **TINY, **tiny),
         "zero": package.train(ODD, **TINY, **tiny),
         "pieces": piece_model(PIECES, 280, **pieces),
         "prompts": sft(chars, PROMPTED, num_steps=20),
     }
+    return trained | {
+        "blended": blended(trained["single"], 0.3, 6),
+        "blended pieces": blended(trained["pieces"], 0.6, 3),
+        "blended prompts": blended(trained["prompts"], 0.5, 2),
+    }
 
 
 NAMES = ["chars", "single", "zero", "pieces", "prompts"]
+NAMES += ["blended", "blended pieces", "blended prompts"]
+
+
+def blended(model: Model, weight: float, order: int) -> Model:
+    """The model blended with an n-gram of its list."""
+    return replace(model, training=model.training | {"blend": {"weight": weight, "order": order}})
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -115,6 +130,59 @@ def both(request: pytest.FixtureRequest, models: dict[str, Model]) -> tuple[Mode
 
 
 # ---- Python
+
+
+@given(
+    shape=SHAPES,
+    documents=st.lists(st.text("abcd", max_size=8), min_size=1, max_size=60),
+    weight=st.sampled_from([0.0, 1e-9, 0.5, 1.0]) | st.floats(0, 1),
+    order=st.integers(1, 10),
+    tokens=st.lists(st.integers(0, 10**6), min_size=1),
+)
+@settings(max_examples=40)
+def test_a_blend_is_that_of_the_language_model(
+    shape: dict[str, int], documents: list[str], weight: float, order: int, tokens: list[int]
+) -> None:
+    """Logits, scores, samples and completions, to the last bit, for any model and list."""
+    shape["vocab_size"] += 3  # a to d are known
+    made = of_shape(shape)
+    docs = Documents.of(dict.fromkeys(documents))
+    training = UNTRAINED | {"blend": {"weight": weight, "order": order}}
+    made = replace(made, documents=docs, training=training)
+    model = Model(*(made.config, made.tokenizer, scalar_of(made), made.metrics, training, docs))
+    module = run_as_module(export.export(made, "python"))
+    ours, theirs = model.language_model.decoder(), module.Decoder()
+    for token in tokens[: made.config.block_size]:
+        token %= made.config.vocab_size
+        assert theirs.push(token) == ours.push(token)
+    texts = [*documents[:3], "", "abcd" * 5, "dcba"]
+    assert [module.score(text)[0] for text in texts] == [
+        found.logprob for found in score.score(model, texts)
+    ]
+    for temperature in (0, 0.5, 1.5):
+        wanted = model.sample(4, temperature=temperature, seed=shape["seed"])
+        assert module.sample(4, temperature, shape["seed"]) == wanted
+    if made.config.block_size > 1:
+        module.READS = 20
+        with mock.patch.object(completion, "MAX_READS_SLOW", 20):
+            wanted_docs = completion.complete(model, "a", 5).documents
+        assert module.complete("a", 5) == [(each.text, each.logprob) for each in wanted_docs]
+
+
+def test_without_the_blend_it_is_the_gpt(models: dict[str, Model]) -> None:
+    gpt, model = models["single"], models["blended"]
+    for format in ("python", "json"):
+        content = export.export(model, format, blend=False)
+        assert content == export.export(gpt, format)
+        assert len(export.export(model, format)) > len(content)
+    assert 'NGRAM = ""' in export.export(gpt, "python").decode()
+
+
+def test_nothing_is_unpacked_before_it_is_needed(models: dict[str, Model]) -> None:
+    module = run_as_module(export.export(models["blended"], "python"))
+    assert module.grams.cache_info().misses == 0
+    module.sample(2)
+    assert module.grams.cache_info().misses == 1
 
 
 @given(shape=SHAPES, single=st.booleans(), tokens=st.lists(st.integers(0, 10**6), min_size=1))
@@ -151,16 +219,17 @@ def test_samples_are_those_of_the_scalar_engine(
     assert module.sample(4, temperature, seed) == wanted[:4]
 
 
-def test_answers_to_prompts(models: dict[str, Model]) -> None:
-    model = scalar_model(models["prompts"])
+@pytest.mark.parametrize("name", ["prompts", "blended prompts"])
+def test_answers_to_prompts(name: str, models: dict[str, Model]) -> None:
+    model = scalar_model(models[name])
     module = run_as_module(export.export(kept(model), "python"))
     for prompt in ("a?", "?", ""):
         wanted = model.sample(12, temperature=1.5, seed=3, prompt=prompt)
         assert module.sample(12, 1.5, 3, prompt) == wanted
         for text in ("afk", ""):
-            (logprob,) = nearest.logprobs(model.engine, model.tokenizer, [text], prompt)
+            (logprob,) = nearest.logprobs(model.language_model, model.tokenizer, [text], prompt)
             assert module.score(text, prompt)[0] == logprob
-        (logprob,) = nearest.logprobs(model.engine, model.tokenizer, ["bglbglbgl"], prompt)
+        (logprob,) = nearest.logprobs(model.language_model, model.tokenizer, ["bglbglbgl"], prompt)
         assert module.score("bglbglbgl", prompt)[0] < logprob  # of its beginning
     with pytest.raises(ValueError, match="leaves no room for an answer: it has 20 tokens"):
         module.sample(1, prompt="a" * 20)
@@ -235,7 +304,7 @@ def test_next_tokens(both: tuple[Model, ModuleType]) -> None:
     model, module = both
     prefix = next(iter(model.docs))[:1]
     found = module.next_tokens(prefix)
-    logits = PrefixCache(model.engine, model.tokenizer.bos).logits(
+    logits = PrefixCache(model.language_model, model.tokenizer.bos).logits(
         tuple(model.tokenizer.encode(prefix))
     )
     assert sorted(p for _, p in found) == sorted(scalar.softmax(logits))
@@ -309,7 +378,7 @@ def test_the_file_can_be_read(models: dict[str, Model]) -> None:
         content = export.export(kept(model), "python").decode()
         assert max(map(len, content.splitlines())) <= 100
         assert content.startswith(
-            Path(standalone.__file__).read_text("utf-8").split("# ---- 6.")[0]
+            Path(standalone.__file__).read_text("utf-8").split("# ---- 7.")[0]
         )
 
 
@@ -320,8 +389,10 @@ def test_the_file_can_be_read(models: dict[str, Model]) -> None:
 def test_json_has_everything(name: str, models: dict[str, Model]) -> None:
     made = kept(models[name])
     content = json.loads(export.export(made, "json"))
-    assert list(content) == ["format", "version", "config", "tokenizer", "special", "params"]
-    assert (content["format"], content["version"]) == ("kamon", 1)
+    blend = made.training.blend
+    names = ["format", "version", "config", "tokenizer", "special", "params"]
+    assert list(content) == ([*names, "ngram"] if blend else names)
+    assert (content["format"], content["version"]) == ("kamon", 2 if blend else 1)
     assert Config(**content["config"]) == made.config
     assert content["tokenizer"] == json.loads(made.tokenizer.to_json())
     assert content["special"] == made.tokenizer.special
@@ -334,6 +405,49 @@ def test_json_has_everything(name: str, models: dict[str, Model]) -> None:
         params, made.config.head_dim, 1, 0, empty, [[] for _ in range(made.config.n_layer)]
     )
     assert logits == scalar_of(made).decoder().push(1)
+
+
+def read_mixture(content: bytes) -> Callable[[Sequence[int], Sequence[float]], list[float]]:
+    """A reader of JSON files, as another language would have it: p of (tokens, GPT's p)."""
+    about = json.loads(content)
+    ngram, vocab_size = about["ngram"], about["config"]["vocab_size"]
+    followers: dict[tuple[int, ...], dict[int, int]] = {}
+    nodes: list[tuple[int, ...]] = [()]
+    children = zip(ngram["tokens"], ngram["counts"], strict=True)
+    for i, num in enumerate(ngram["num_children"]):
+        followers[nodes[i]] = dict(islice(children, num))
+        nodes += [(*nodes[i], token) for token in followers[nodes[i]]]
+
+    def mixture(tokens: Sequence[int], gpt: Sequence[float]) -> list[float]:
+        p = [1 / vocab_size] * vocab_size
+        for size in range(min(ngram["order"], len(tokens) + 1)):
+            counts = followers.get(tuple(tokens[len(tokens) - size :]))
+            if not counts:
+                break
+            total = sum(counts.values())
+            taken = {token: ngram["discounts"][size][min(c, 3)] for token, c in counts.items()}
+            p = [sum(taken.values()) / total * each for each in p]
+            for token, count in counts.items():
+                p[token] += (count - taken[token]) / total
+        weight = ngram["gpt_weight"]
+        return [weight * a + (1 - weight) * b for a, b in zip(gpt, p, strict=True)]
+
+    return mixture
+
+
+@pytest.mark.parametrize("name", ["blended", "blended pieces", "blended prompts"])
+def test_json_has_the_blend(name: str, models: dict[str, Model]) -> None:
+    model = scalar_model(models[name])
+    mixture = read_mixture(export.export(model, "json"))
+    read = 0
+    for doc in list(model.docs)[:20]:
+        tokens = model.tokenizer.encode_document(doc)[:6]
+        ours, gpt = model.language_model.decoder(), model.engine.decoder()
+        for i, token in enumerate(tokens, 1):
+            p = mixture(tokens[:i], scalar.softmax(gpt.push(token)))
+            assert p == pytest.approx(list(map(math.exp, ours.push(token))), rel=1e-12)
+            read += 1
+    assert read > 15
 
 
 # ---- ONNX
@@ -493,6 +607,7 @@ def test_the_verb(folder: Path, kamon: Kamon) -> None:
         "format": "json",
         "num_params": len(made.params),
         "bytes": len(content),
+        "ngram_order": None,
     }
     assert sorted(path.name for path in folder.rglob("*.*") if "m" not in path.parts[-3:-1]) == [
         "words.py"
@@ -511,3 +626,39 @@ def test_rounding_is_said(models: dict[str, Model], folder: Path, kamon: Kamon) 
         "the parameters are float64: ONNX has them rounded to float32\n",
     )
     assert (folder / "d.ONNX").stat().st_size > 4 * len(model_dir.load("d").params)
+
+
+def test_the_verb_of_a_blend(models: dict[str, Model], folder: Path, kamon: Kamon) -> None:
+    models["blended"].save("b")
+    done = kamon("export", "b", "-o", "b.py")
+    assert (done.code, done.err) == (0, "")
+    assert " parameters and a 6-gram as python, " in done.out
+    assert (folder / "b.py").read_bytes() == export.export(model_dir.load("b"), "python")
+    done = kamon("export", "b", "-o", "gpt.py", "--no-blend")
+    assert "-gram" not in done.out
+    assert (folder / "gpt.py").read_bytes() == export.export(model_dir.load("m"), "python")
+    done = kamon("export", "b", "-o", "b.json", "--json")
+    assert done.json["ngram_order"] == 6
+    done = kamon("export", "b", "-o", "gpt.json", "--json", "--no-blend")
+    assert done.json["ngram_order"] is None
+
+
+@pytest.mark.extra
+def test_what_onnx_leaves_out(models: dict[str, Model], folder: Path, kamon: Kamon) -> None:
+    models["blended"].save("b")
+    done = kamon("export", "b", "-o", "b.onnx")
+    assert (done.code, done.err) == (0, "the ONNX file has only the GPT\n")
+    assert "-gram" not in done.out
+    assert (folder / "b.onnx").read_bytes() == export.export(models["single"], "onnx")
+    done = kamon("export", "b", "-o", "c.onnx", "--no-blend")
+    assert (done.code, done.err) == (0, "")
+    held_out = {"num_docs": 12, "loss": 2.25, "best_step": 30, "gpt_loss": 2.5, "ngram_loss": 2.75}
+    folds = {"num_folds": 5, "loss": 2.25, "gpt_loss": 2.5, "ngram_loss": 2.75}
+    for measured in ({"held_out": held_out}, {"cross_validation": folds}):
+        training = models["blended"].training | measured
+        replace(models["blended"], training=training).save("b", overwrite=True)
+        done = kamon("export", "b", "-o", "b.onnx", "--overwrite")
+        assert done.err == (
+            "the ONNX file has only the GPT, whose validation loss is 2.5000 nats per token, "
+            "not 2.2500 with the 6-gram\n"
+        )

@@ -1,19 +1,20 @@
 """A model as one file for programs that are not Kamon: JSON, a Python program, ONNX.
 
-    json     settings, tokens and parameters as they are, for any language
+    json     settings, tokens, parameters and counts as they are, for any language
     python   standalone.py with the model in it: needs only Python, equals the scalar engine
-    onnx     a decoder step with a KV cache (`kamon.exporters.onnx`)
+    onnx     a decoder step of the GPT with a KV cache (`kamon.exporters.onnx`)
 
-The same model makes the same bytes.
+Only an ONNX file lacks the n-gram of a blended model. The same model makes the same bytes.
 """
 
 from __future__ import annotations
 
 import base64
+import bz2
 import json
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -21,22 +22,25 @@ from typing import Any
 
 from kamon.engines.parameters import parameter_shapes
 from kamon.errors import ConfigError
+from kamon.exporters.ngram import ngram_tree
 from kamon.finetuning.reward_model import KIND as REWARD
 from kamon.model import Model, as_model, to_checkpoint
 from kamon.storage import model_dir
 from kamon.storage.checkpoint import Checkpoint, little_endian
 
 FORMATS = ("json", "python", "onnx")
-LEARNED = "# ---- 6. What was learned"  # the last part of standalone.py
+LEARNED = "# ---- 7. What was learned"  # the last part of standalone.py
 WIDTH = 100  # of lines
 
 
-def export(model: Model | str | Path | Checkpoint, format: str) -> bytes:
+def export(model: Model | str | Path | Checkpoint, format: str, *, blend: bool = True) -> bytes:
     """Return a model as the content of a file.
 
     Args:
         model: a model, its directory, or what `kamon.storage.model_dir.load` returns.
         format: "json", "python" or "onnx".
+        blend: False leaves out the n-gram that the model is blended with. An ONNX file never has
+            it.
 
     Raises:
         ConfigError: the format is unknown, or cannot hold this model.
@@ -51,6 +55,8 @@ def export(model: Model | str | Path | Checkpoint, format: str) -> bytes:
         model = model_dir.load(model)
     elif not isinstance(model, Checkpoint):
         model = to_checkpoint(as_model(model), model.engine.state()["params"])
+    if not blend:
+        model = replace(model, training=model.training | {"blend": None})
     if format == "json":
         return to_json(model)
     if format == "python":
@@ -77,21 +83,25 @@ def fits_float32(params: array[float]) -> bool:
 def to_json(stored: Checkpoint) -> bytes:
     """Return an object with config, tokenizer, special (tokens by name), params (rows by name).
 
-    Numbers are the shortest that are read as the same float64.
+    A blended model also has ngram (`NgramTree`), without which its numbers are others: so the
+    version is 2. Numbers are the shortest that are read as the same float64.
     """
     left = iter(stored.params)
     params = {
         name: [list(islice(left, n_in)) for _ in range(n_out)]
         for name, (n_out, n_in) in parameter_shapes(stored.config).items()
     }
+    ngram = ngram_tree(stored)
     content = {
         "format": "kamon",
-        "version": 1,
+        "version": 2 if ngram else 1,
         "config": asdict(stored.config),
         "tokenizer": json.loads(stored.tokenizer.to_json()),
         "special": stored.tokenizer.special,
         "params": params,
     }
+    if ngram:
+        content["ngram"] = asdict(ngram)
     return json.dumps(content, allow_nan=False).encode() + b"\n"
 
 
@@ -101,8 +111,8 @@ def to_json(stored: Checkpoint) -> bytes:
 def to_python(stored: Checkpoint) -> bytes:
     """Return standalone.py with this model as its last part.
 
-    Numbers are in base 64, as float32 if that is exact. Compressing them would save 7%, but then
-    the bytes would depend on the library.
+    Parameters are in base 64, as float32 if that is exact. Compressing them would save 7%. The
+    counts of an n-gram are compressed to a fifth, by bzip2, whose bytes no version has changed.
     """
     from importlib.resources import files
 
@@ -116,7 +126,7 @@ def to_python(stored: Checkpoint) -> bytes:
         others = "--format onnx and --format json have it"
         raise ConfigError(f"the Python file makes documents, {why_not}: {others}")
     type_ = "f" if fits_float32(stored.params) else "d"
-    numbers = base64.b64encode(little_endian(array(type_, stored.params)).tobytes()).decode()
+    numbers = little_endian(array(type_, stored.params)).tobytes()
     content: dict[str, Any] = json.loads(tokenizer.to_json())
     pieces: list[str] = []
     if "chars" in content:
@@ -137,11 +147,33 @@ def to_python(stored: Checkpoint) -> bytes:
         f"SPLIT_VERSION = {content.get('version', 1)}  # of the pieces that a text is split into",
         f"COMPOSED = {tokenizer.composed}  # whether texts are brought to NFC",
         f'NUMBER = "{type_}"  # {"float32" if type_ == "f" else "float64"}, low byte first',
-        'WEIGHTS = """',
-        *(numbers[i : i + WIDTH] for i in range(0, len(numbers), WIDTH)),
-        '"""',
+        *in_base64("WEIGHTS", numbers),
+        *ngram_lines(stored),
     ]
     return (code + "\n".join(learned) + "\n" + end).encode()
+
+
+def ngram_lines(stored: Checkpoint) -> Iterator[str]:
+    """Yield the lines with the n-gram of a blended model, or those that say there is none."""
+    ngram = ngram_tree(stored)
+    if ngram is None:
+        yield from ("GPT_WEIGHT, ORDER = 1.0, 1  # there is no n-gram", "DISCOUNTS = []")
+        yield 'NGRAM = ""'
+        return
+    yield f"GPT_WEIGHT, ORDER = {ngram.gpt_weight!r}, {ngram.order}  # of the n-gram"
+    yield "DISCOUNTS = [  # of counts 0, 1, 2, 3 or more, after contexts of 0, 1 … tokens"
+    yield from (f"    {discounts}," for discounts in ngram.discounts)
+    yield "]"
+    lists = [ngram.num_children, ngram.tokens, ngram.counts]
+    yield from in_base64("NGRAM", bz2.compress(json.dumps(lists, separators=(",", ":")).encode()))
+
+
+def in_base64(name: str, content: bytes) -> Iterator[str]:
+    """Yield the lines of a text with these bytes."""
+    text = base64.b64encode(content).decode()
+    yield f'{name} = """'
+    yield from (text[i : i + WIDTH] for i in range(0, len(text), WIDTH))
+    yield '"""'
 
 
 def literal(name: str, items: Iterable[str]) -> Iterator[str]:

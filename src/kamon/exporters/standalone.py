@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A whole GPT in one file: what it learned is below, and nothing but Python is needed to use it.
+"""A language model in one file: what it learned is below, and only Python is needed to use it.
 
     python THIS_FILE 20                        twenty new ones
     python THIS_FILE 20 --temperature 0.7      0: the likeliest token each time, 1: the model's odds
@@ -9,30 +9,33 @@
 Or import it: `sample`, `complete`, `next_tokens` and `score` do the same, and `Decoder` is the
 model itself. Read it from top to bottom:
 
-    1. the model      linear, softmax, rmsnorm, attention and a small neural network
-    2. tokens         how text becomes numbers, and back
-    3. draws          random numbers that depend on where they are needed, and on nothing else
-    4. documents      samples, scores, completions
-    5. command line
-    6. what was learned: settings, tokens, weights
+    1. the GPT        linear, softmax, rmsnorm, attention and a small neural network
+    2. the n-gram     what followed the last tokens in the list, and its mixture with the GPT
+    3. tokens         how text becomes numbers, and back
+    4. draws          random numbers that depend on where they are needed, and on nothing else
+    5. documents      samples, scores, completions
+    6. command line
+    7. what was learned: settings, tokens, weights, counts
 
-Sums run from left to right and a / b is written a * b**-1, for then every number is that of Kamon's
-scalar engine, to the last bit. Legend of shapes: T positions so far, C N_EMBD, D C / N_HEAD, V
-tokens. A document stands between two BOS; the model sees at most BLOCK_SIZE tokens.
+Sums run from left to right and the GPT has a * b**-1 for a / b, for then every number is that of
+Kamon's scalar engine, to the last bit. Legend of shapes: T positions so far, C N_EMBD, D C /
+N_HEAD, V tokens. A document stands between two BOS; the model sees at most BLOCK_SIZE tokens.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import bz2
 import codecs
 import heapq
 import io
+import json
 import math
 import re
 import sys
 from array import array
-from bisect import bisect
+from bisect import bisect, bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, reduce
 from itertools import accumulate
@@ -41,7 +44,7 @@ from unicodedata import category, normalize
 
 Matrix = list[list[float]]
 
-# ---- 1. The model -----------------------------------------------------------------------------
+# ---- 1. The GPT -------------------------------------------------------------------------------
 
 
 @cache
@@ -101,8 +104,8 @@ def attention(q: list[float], keys: Matrix, values: Matrix) -> list[float]:
     return out
 
 
-class Decoder:
-    """The model reads a document token by token, and remembers keys and values (N_LAYER, T, C)."""
+class GptDecoder:
+    """The GPT reads a document token by token, and remembers keys and values (N_LAYER, T, C)."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -134,7 +137,90 @@ class Decoder:
         return linear(x, w["lm_head"])
 
 
-# ---- 2. Tokens --------------------------------------------------------------------------------
+# ---- 2. The n-gram ----------------------------------------------------------------------------
+
+
+@cache
+def grams() -> tuple[list[int], list[int], list[int]]:
+    """All k-grams that were counted as a tree: (first child of each, last token, count).
+
+    Number 0 has no token; the children of number i, each with one token more, are the numbers from
+    1 + first[i] to first[i + 1], in the order of their tokens. Number i has tokens[i - 1].
+    """
+    num_children, tokens, counts = json.loads(bz2.decompress(base64.b64decode(NGRAM)))
+    return list(accumulate(num_children, initial=0)), tokens, counts
+
+
+def children(context: Sequence[int]) -> slice:
+    """Where the k-grams that continue `context` are in the tokens and counts of `grams`."""
+    first, tokens, _ = grams()
+    begin, end = 0, first[1]
+    for token in context:
+        place = bisect_left(tokens, token, begin, end)
+        if place == end or tokens[place] != token:
+            return slice(0, 0)
+        begin, end = first[place + 1], first[place + 2]
+    return slice(begin, end)
+
+
+def ngram_probabilities(context: Sequence[int]) -> list[float]:
+    """p (V,) of each token after `context`: interpolated modified Kneser-Ney.
+
+    From each count a discount is taken, and what was taken goes to the p after the context without
+    its first token; before the empty context all tokens are equally likely. Source: Chen and
+    Goodman 1999, doi:10.1006/csla.1999.0128.
+    """
+    _, tokens, counts = grams()
+    found = [1 / VOCAB_SIZE] * VOCAB_SIZE
+    for size in range(min(len(context), ORDER - 1) + 1):
+        at = children(context[len(context) - size :])
+        total = sum(counts[at])
+        if not total:
+            break
+        classes = [min(count, 3) for count in counts[at]]  # a discount for each
+        taken = dot([classes.count(j) for j in range(4)], DISCOUNTS[size])
+        found = [taken / total * p for p in found]
+        for token, count, j in zip(tokens[at], counts[at], classes, strict=True):
+            found[token] += (count - DISCOUNTS[size][j]) / total
+    return found
+
+
+class Decoder:
+    """The model reads a document token by token: the GPT, and the n-gram if there is one.
+
+    p = GPT_WEIGHT · p of the GPT + (1 − GPT_WEIGHT) · p of the n-gram.
+    """
+
+    def __init__(self) -> None:
+        self.gpt = GptDecoder()
+        self.tokens: list[int] = []
+
+    def push(self, token: int) -> list[float]:
+        """The logits (V,) of the token after this one; with an n-gram they are log p."""
+        self.logits = self.gpt.push(token)
+        if not NGRAM:
+            return self.logits
+        self.tokens.append(token)
+        self.ngram = ngram_probabilities(self.tokens)
+        gpt, rest = softmax(self.logits), 1 - GPT_WEIGHT
+        mixed = [GPT_WEIGHT * p + rest * q for p, q in zip(gpt, self.ngram, strict=True)]
+        return [math.log(max(p, sys.float_info.min)) for p in mixed]
+
+    def logprob(self, token: int) -> float:
+        """log p in nats of this token, after those that were read."""
+        p = softmax(self.logits)[token]
+        a = math.log(p) if p else -math.inf
+        if not NGRAM or GPT_WEIGHT == 1:
+            return a
+        b = math.log(self.ngram[token])
+        if GPT_WEIGHT == 0:
+            return b
+        if a >= b:
+            return a + math.log(GPT_WEIGHT + (1 - GPT_WEIGHT) * math.exp(b - a))
+        return b + math.log(GPT_WEIGHT * math.exp(a - b) + (1 - GPT_WEIGHT))
+
+
+# ---- 3. Tokens --------------------------------------------------------------------------------
 
 
 class Characters:
@@ -275,7 +361,7 @@ def before_answer(prompt: str | None) -> list[int]:
     return start
 
 
-# ---- 3. Draws ---------------------------------------------------------------------------------
+# ---- 4. Draws ---------------------------------------------------------------------------------
 
 
 def uniform(seed: int, index: int, position: int) -> float:
@@ -313,7 +399,7 @@ def choose(logits: Sequence[float], temperature: float, u: float) -> int:
     return bisect(running, u * running[-1], 0, len(running) - 1)
 
 
-# ---- 4. Documents -----------------------------------------------------------------------------
+# ---- 5. Documents -----------------------------------------------------------------------------
 
 
 def sample(
@@ -383,10 +469,9 @@ def score(text: str, prompt: str | None = None) -> tuple[float, float]:
         window = before + tokens[max(0, end - room) : end]
         decoder = Decoder()
         for i, target in enumerate(window[1:], 1):
-            logits = decoder.push(window[i - 1])
+            decoder.push(window[i - 1])
             if i >= len(window) - (end - known):
-                p = softmax(logits)[target]
-                logprob += math.log(p) if p else -math.inf
+                logprob += decoder.logprob(target)
         known, end = end, min(end + room - room // 2, len(tokens))
     return logprob, -(1 / math.log(2)) * logprob / (len(text) + 1)
 
@@ -548,7 +633,7 @@ def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[i
             yield tokens, math.fsum(logprobs(tokens[:i])[t] for i, t in enumerate(tokens))
 
 
-# ---- 5. Command line --------------------------------------------------------------------------
+# ---- 6. Command line --------------------------------------------------------------------------
 
 
 def on_one_line(text: str) -> str:
@@ -590,7 +675,7 @@ def main() -> None:
         parser.error(str(error))
 
 
-# ---- 6. What was learned: `kamon export` puts it in --------------------------------------------
+# ---- 7. What was learned: `kamon export` puts it in --------------------------------------------
 
 N_LAYER, N_HEAD, N_EMBD = 1, 1, 1
 BLOCK_SIZE, VOCAB_SIZE, BOS = 1, 1, 0
@@ -602,6 +687,9 @@ SPLIT_VERSION = 2  # of the pieces that a text is split into
 COMPOSED = False  # whether texts are brought to NFC
 NUMBER = "f"
 WEIGHTS = ""
+GPT_WEIGHT, ORDER = 1.0, 1
+DISCOUNTS: list[tuple[float, ...]] = []  # of counts 0, 1, 2, 3 or more; by length of context
+NGRAM = ""
 
 if __name__ == "__main__":
     main()
