@@ -30,6 +30,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 default_role = "code"
 autodoc_member_order = "bysource"
+napoleon_use_ivar = True  # or the attributes of named tuples would be described twice
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 80

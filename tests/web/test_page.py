@@ -620,7 +620,8 @@ def test_a_page_uses_the_model_that_it_shows(watched: Watched, server: Server) -
     until(page, "!document.querySelector('#model').value.includes('@')")  # of an earlier step
     own = page.locator("#model").input_value()
     assert f"job={own}" in page.url
-    request = {"text": "a\nb", "name": "others", "settings": {"num_steps": 100_000}}
+    slow = {"num_steps": 100_000, "n_embd": 64, "n_layer": 4}  # it must not end by itself
+    request = {"text": "a\nb", "name": "others", "settings": slow}
     other = server.json("POST", "/jobs", request, 202)["id"]
     page.goto(f"{server.url}?view=generate&job={own}")  # as an address before its end was
     page.wait_for_selector(".option")
