@@ -552,10 +552,10 @@ def parts_of(
     """Return p of each token after these, by the GPT and by the n-gram of a blend; else nothing."""
     if not isinstance(model, BlendedModel):
         return [], []
-    gpt, ngram = model.gpt.decoder(), model.ngram.decoder()
+    gpt = model.gpt.decoder()
     for token in tokens:
-        logits, shares = gpt.push(token), ngram.push_for_probabilities(token)
-    return softmax(logits), shares
+        logits = gpt.push(token)
+    return softmax(logits), model.ngram.probabilities(tokens)
 
 
 def lines(objects: Iterable[BaseModel]) -> Response:
