@@ -56,6 +56,11 @@ def test_train_marks_what_is_in_the_list(tmp_path: Path, kamon: Kamon) -> None:
     path = tmp_path / "ab.txt"
     path.write_text("a\nb\nab\nba\naa\nbb\n")
     argv = ["train", path, *TINY_FLAGS, "--num-steps=80", "--learning-rate=0.05", "--overwrite"]
+    fresh = kamon(*argv, "-o", tmp_path / "m")
+    assert not {"a", "b", "ab", "ba", "aa", "bb"} & set(fresh.out.splitlines())
+    assert "entries of the list" in fresh.err
+    assert f"`kamon sample {tmp_path / 'm'} --copies` includes them" in fresh.err
+    argv.append("--copies")
     shown = kamon(*argv, "-o", tmp_path / "m").out.splitlines()
     found = kamon(*argv, "-o", tmp_path / "m", "--json").json["samples"]
     known = {"a", "b", "ab", "ba", "aa", "bb"}
@@ -443,8 +448,9 @@ def test_documents_with_line_ends_stay_on_one_line(tmp_path: Path, kamon: Kamon)
     path = tmp_path / "x.jsonl"
     path.write_text('{"text": "a\\nb"}\n{"text": "b\\u001ba"}\n{"text": "a\\nba"}\n')
     argv = [*TINY_FLAGS, "--num-steps=60", "--learning-rate=0.05"]
-    assert len(kamon("train", path, "-o", tmp_path / "m", *argv).out.splitlines()) == 20
-    found = kamon("sample", tmp_path / "m", "-n", 50)
+    shown = kamon("train", path, "-o", tmp_path / "m", *argv, "--copies").out
+    assert len(shown.splitlines()) == 20
+    found = kamon("sample", tmp_path / "m", "-n", 50, "--copies")
     assert len(found.out.split("\n")) == 51
     number = found.out.count("\\n")
     assert number

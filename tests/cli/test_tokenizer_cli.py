@@ -359,7 +359,7 @@ def test_fill_needs_characters(model: Model) -> None:
     [
         "sample m -n 3",
         "sample m -n 3 --details --nearest",
-        "sample m -n 3 --prefix th --novel --min-len 4",
+        "sample m -n 3 --prefix th --min-len 4",
         "complete m th",
         "complete m th --unknown replace",
         "score m words.txt",

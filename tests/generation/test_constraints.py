@@ -510,10 +510,10 @@ def model(names: Path, tmp_path: Path, kamon: Run) -> Path:
 
 @pytest.mark.slow
 def test_flags(model: Path, tmp_path: Path, kamon: Run) -> None:
-    flags = ["-n", 8, "--temperature", 2, "--prefix", "a", "--suffix", "a", "--unique", "--novel"]
+    flags = ["-n", 8, "--temperature", 2, "--prefix", "a", "--suffix", "a"]
     flags += ["--min-len", 3, "--max-len", 6, "--top-k", 9, "--top-p", 0.95, "--contains", "n"]
     done = kamon("sample", model, *flags, "--regex", "[^o]*")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
     first = done.out.split()
     assert len(set(first)) == 8
     assert all(re.fullmatch("a(?=.*n)[^o]{1,4}a", text) for text in first)
@@ -528,20 +528,60 @@ def test_copies_are_marked_in_a_terminal(
 ) -> None:
     """What is piped has each text and no more."""
     known = set(names.read_text().split())
-    argv = ["sample", model, "--unique", "--temperature", 1, "--regex", "ida|ari|lea|mia|am?"]
+    argv = ["sample", model, "--copies", "--temperature", 1, "--regex", "ida|ari|lea|mia|am?"]
     plain = kamon(*argv).out.splitlines()
     assert 0 < len(known.intersection(plain)) < len(set(plain))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     shown = kamon(*argv).out.splitlines()
     assert [line.split()[0] for line in shown] == plain
     assert [line.endswith("(in the list)") for line in shown] == [text in known for text in plain]
+    new = [text for text in dict.fromkeys(plain) if text not in known]
+    assert kamon(*argv[:2], *argv[3:]).out.splitlines()[: len(new)] == new
+
+
+@pytest.mark.parametrize("flags", [[], ["--suffix", "a"]])
+def test_only_new_entries_by_default(
+    flags: list[str], model: Path, names: Path, kamon: Run
+) -> None:
+    """They are what --copies has, without entries of the list and duplicates, which are counted."""
+    known = set(names.read_text().split())
+    argv = ["sample", model, "--temperature", 0.7, "--json", *flags]
+    done = kamon(*argv, "-n", 15)
+    found = done.json
+    tried = kamon(*argv, "-n", 2000, "--copies").json["samples"]
+    made = [shown for shown in tried if shown["number"] < found["tried"] and shown["text"]]
+    copies = sum(shown["in_list"] for shown in made)
+    first = {shown["text"]: shown for shown in reversed(made) if not shown["in_list"]}
+    duplicates = len(made) - copies - len(first)
+    assert found["samples"] == sorted(first.values(), key=lambda shown: shown["number"])
+    assert not known & {shown["text"] for shown in found["samples"]}
+    assert found["left_out"] == {"copies": copies, "duplicates": duplicates}
+    assert copies > 1
+    assert duplicates > 1
+    assert done.err == (
+        f"left out {copies} entries of the list and {duplicates} duplicates; --copies includes "
+        "them\n"
+    )
+
+
+@pytest.mark.parametrize("bound", [0, 15])
+def test_a_long_list_is_read_again_for_each_block(
+    bound: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a set of all its documents, the samples and counts are the same."""
+    engine, known = tiny(), texts(tiny(), 30)
+    request, given = SampleRequest(25, 1.0, 5, BOS), GenerationConstraints(novel=True, unique=True)
+    wanted = find(engine, CHARS, request, given, lambda: known)
+    assert wanted.num_copies > 20
+    monkeypatch.setattr(constraints, "MAX_IN_SET", bound)
+    assert find(engine, CHARS, request, given, lambda: known) == wanted
 
 
 def test_json_and_details(model: Path, names: Path, kamon: Run) -> None:
     loaded = load(model, engine="scalar")
     flags = ["-n", 30, "--temperature", 0.8, "--regex", ".{2,}"]
     known = set(names.read_text().split())
-    found = kamon("sample", model, *flags, "--max-len=3", "--unique", "--json", "--nearest").json
+    found = kamon("sample", model, *flags, "--max-len=3", "--copies", "--json", "--nearest").json
     numbers = [sample["number"] for sample in found["samples"]]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] + 1 == found["tried"]
@@ -553,7 +593,7 @@ def test_json_and_details(model: Path, names: Path, kamon: Run) -> None:
         )
         assert shown["nearest"]["text"] in known
         assert (shown["nearest"]["similarity"] == 1) == shown["in_list"]
-    lines = kamon("sample", model, *flags, "--max-len=3", "--unique", "--nearest").out.splitlines()
+    lines = kamon("sample", model, *flags, "--max-len=3", "--copies", "--nearest").out.splitlines()
     assert [line.split("\t") for line in lines] == [
         [
             shown["text"],
@@ -564,7 +604,7 @@ def test_json_and_details(model: Path, names: Path, kamon: Run) -> None:
         ]
         for shown in found["samples"]
     ]
-    short = kamon("sample", model, *flags, "--max-len=3", "--unique", "--details").out.splitlines()
+    short = kamon("sample", model, *flags, "--max-len=3", "--copies", "--details").out.splitlines()
     assert [line.split("\t") for line in short] == [line.split("\t")[:3] for line in lines]
     plain = kamon("sample", model, *flags, "--json").json["samples"]
     assert {"text", "number", "logprob", "in_list"} == set(plain[0])
@@ -573,11 +613,12 @@ def test_json_and_details(model: Path, names: Path, kamon: Run) -> None:
 @pytest.mark.slow
 def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constraints, "PATIENCE", 300)
-    some = kamon("sample", model, "-n", 50, "--max-len", 1, "--unique", "--temperature", 1)
+    some = kamon("sample", model, "-n", 50, "--max-len", 1, "--temperature", 1)
     lines = some.out.splitlines()
     assert some.code == 0
     assert 1 < len(lines) == len(set(lines)) < 50
     assert re.fullmatch(
+        r"left out [\d,]+ duplicates; --copies includes them\n"
         rf"{len(lines)} of 50 found: among [\d,]+ candidates no more fulfil the conditions\n",
         some.err,
     )

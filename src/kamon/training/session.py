@@ -124,7 +124,7 @@ class TrainingSession:
             self.training |= {"blend": self.blended.record(measured)}
         else:
             loss = mean_loss(setup.engine, setup.held_out.select(range(num_docs)))
-        if not math.isfinite(loss):
+        if not all(map(math.isfinite, [loss, *parts.values()])):
             raise TrainingError(
                 "the model gives documents held out no probability: "
                 f"a smaller learning_rate than {setup.config.learning_rate:g}, or std, may help"
