@@ -83,7 +83,7 @@ def test_json_of_train(names: Path, tmp_path: Path, kamon: Kamon) -> None:
         "num_stripped": 0,
         "num_normalized": 0,
         "sha256": sha256(b"".join(line + b"\0" for line in names.read_bytes().split())).hexdigest(),
-        "split": 2,
+        "split": 3,
     }
     assert len(found["samples"]) == 20
     assert 2 < found["loss"] < 4

@@ -540,13 +540,14 @@ def test_copies_are_marked_in_a_terminal(
 
 
 @pytest.mark.parametrize("flags", [[], ["--suffix", "a"]])
-def test_only_new_entries_by_default(
-    flags: list[str], model: Path, names: Path, kamon: Run
-) -> None:
+def test_only_new_entries_by_default(flags: list[str], tmp_path: Path, kamon: Run) -> None:
     """They are what --copies has, without entries of the list and duplicates, which are counted."""
-    known = set(names.read_text().split())
-    argv = ["sample", model, "--temperature", 0.7, "--json", *flags]
-    done = kamon(*argv, "-n", 15)
+    known = {"a", "b", "ab", "ba", "aa", "bb"}
+    (tmp_path / "ab.txt").write_text("\n".join(sorted(known)))
+    training = [*TINY_FLAGS, "--num-steps=80", "--learning-rate=0.05"]
+    assert kamon("train", tmp_path / "ab.txt", "-o", tmp_path / "m", *training).code == 0
+    argv = ["sample", tmp_path / "m", "--temperature", 1, "--json", *flags]
+    done = kamon(*argv, "-n", 8)
     found = done.json
     tried = kamon(*argv, "-n", 2000, "--copies").json["samples"]
     made = [shown for shown in tried if shown["number"] < found["tried"] and shown["text"]]
