@@ -21,7 +21,7 @@ from kamon.storage.metrics import Metrics
 from kamon.storage.model_dir import CheckpointWriter
 from kamon.tokenizers.base import Tokenizer
 from kamon.training.base import SCRATCH, starting_point
-from kamon.training.blend import blended_validation, can_blend
+from kamon.training.blend import blended_validation
 from kamon.training.data import DataOptions, Learnable, load_training_data, reload_training_data
 from kamon.training.early_stopping import EarlyStopping
 from kamon.training.loop import Progress
@@ -34,7 +34,6 @@ from kamon.training.setup import (
     build_setup,
     check_settings,
     choose_setup,
-    cross_validated,
 )
 
 
@@ -136,27 +135,14 @@ def train(
             size=size,
             seconds=seconds,
             init_from=None if init_from is None else start or SCRATCH,
+            blend=blend and size != ORIGINAL and engine != "scalar",
             should_stop=should_stop,
         )
-        training = start_record(
-            setup,
-            data.record,
-            data.has_validation,
-            init_from=setup.start.name if setup.start else None,
-            checkpoint_every=options.checkpoint_every,
-        )
-        blended = None
-        if blend and size != ORIGINAL and engine != "scalar":
-            if data.has_validation:
-                blended = blended_validation(data, setup.config, setup.held_out)
-                setup = replace(setup, blended=blended)
-            elif setup.start and can_blend(data, setup.config):
-                setup, records = cross_validated(data, setup, spec, settings, should_stop)
-                training |= records
+        training = start_record(setup, data.record, data.has_validation, options.checkpoint_every)
         validation = None
         if data.has_validation:
-            validation = EarlyStopping.of(setup.held_out, setup.config, blended)
-        session = TrainingSession(setup, validation, training, data.documents, blended=blended)
+            validation = EarlyStopping.of(setup.held_out, setup.config, setup.blended)
+        session = TrainingSession(setup, validation, training, data.documents)
         return session.run(options, writer)
 
 
@@ -216,20 +202,22 @@ def resume_run(
         engine = replace(engine, name=training.engine, dtype=training.dtype)
         setup = build_setup(data, config, engine, state["params"])
         generation, problems = (writer.folder.name, writer.problems) if writer else ("", [])
-        setup = replace(setup, resumed=ResumePoint(generation, len(metrics), problems))
+        blended = None
+        if training.blend and data.has_validation:
+            blended = blended_validation(data, config, setup.held_out)
+        resumed = ResumePoint(generation, len(metrics), problems)
+        setup = replace(setup, blended=blended, resumed=resumed)
         if options.checkpoint_every is None:
             options = replace(options, checkpoint_every=training.checkpoint_every)
         training = training | {"checkpoint_every": options.checkpoint_every}
-        validation, blended = None, None
+        validation = None
         if data.has_validation:
-            if training.blend:
-                blended = blended_validation(data, config, setup.held_out)
             validation = EarlyStopping.of(setup.held_out, config, blended)
             training |= restore_validation(validation, checkpoint, setup, extend)
         setup.engine.load(state)
         if problems and options.callbacks.on_start is None:
             warnings.warn(f"going on from {generation}: {problems[0]}", stacklevel=3)
-        session = TrainingSession(setup, validation, training, data.documents, metrics, blended)
+        session = TrainingSession(setup, validation, training, data.documents, metrics)
         return session.run(options, writer)
 
 
@@ -286,7 +274,8 @@ def restore_validation(
         return {}
     best = validation.best_step
     setup.engine.load(validation.best)
-    validation.history = [(best, validation.loss(setup.engine))]
+    validation.history = []
+    validation(setup.engine, best)
     earlier = {n: x for n, x in metrics.held_out.items() if n < best}
     metrics.held_out = earlier | dict(validation.history)
     return {"measured_since": best}

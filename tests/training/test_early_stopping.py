@@ -59,7 +59,8 @@ class Losses:
     ],
 )
 def test_best_and_patience(losses: list[float], asked: int, best: int, over_fitted: bool) -> None:
-    engine, validation = Losses(losses), EarlyStopping(pack_sequences([[0, 0]]))
+    docs = pack_sequences([[0, 0]])
+    engine, validation = Losses(losses), EarlyStopping(lambda engine: mean_loss(engine, docs))
     for step in range(1, len(losses) + 1):
         if validation(engine, step):  # type: ignore[arg-type]
             break

@@ -70,7 +70,7 @@ def test_progress_reports_do_not_change_the_result() -> None:
 
 def test_progress_tells_what_was_measured_before() -> None:
     reports: list[Progress] = []
-    validation = EarlyStopping(DOCS)
+    validation = EarlyStopping.of(DOCS, CONFIG)
 
     def on_progress(progress: Progress) -> None:
         reports.append(replace(progress, held_out=list(progress.held_out)))

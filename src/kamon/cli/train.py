@@ -293,7 +293,7 @@ def check_resume(args: Args) -> None:
         return
     if not args.resume:
         raise ConfigError("--resume needs the DIR of a training, not an empty name")
-    defaults = {"overwrite": False, "no_holdout": False, "tokenizer": "char"}
+    defaults = {"overwrite": False, "no_blend": False, "no_holdout": False, "tokenizer": "char"}
     for name in FIXED:
         if getattr(args, name) != defaults.get(name):
             flag = "-o" if name == "output" else f"--{name.replace('_', '-')}"

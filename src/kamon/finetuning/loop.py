@@ -28,7 +28,6 @@ from kamon.config import Config, check_names
 from kamon.data.documents import Documents
 from kamon.data.shuffling import permutation
 from kamon.engines.base import Engine, State, initial_state
-from kamon.engines.batch import pack_sequences
 from kamon.engines.distributed import get_group
 from kamon.engines.factory import EngineSpec, best_engine
 from kamon.errors import ConfigError, StoreError
@@ -327,7 +326,7 @@ def validation_of(method: FineTuneMethod) -> EarlyStopping | None:
         assert measured is not None
         return min(measured, MAX_LOSS)
 
-    return EarlyStopping(pack_sequences([]), measure=loss)
+    return EarlyStopping(loss)
 
 
 # ---- what training.json keeps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from kamon.config import Config
 from kamon.engines.base import Engine
@@ -19,19 +20,29 @@ MAX_DOCS = 200_000  # of a list: the n-gram of a longer one takes too long to co
 
 @dataclass(frozen=True)
 class BlendLosses:
-    """Validation losses in nats per token: of the blend and of its parts, with its weight."""
+    """Validation losses in nats per token of a blend and its parts.
+
+    Attributes:
+        weight: of the GPT in the blend.
+        order: of the n-gram.
+    """
 
     loss: float
     gpt_loss: float
     ngram_loss: float
     weight: float
+    order: int
 
     @classmethod
-    def of(cls, gpt: array[float], ngram: array[float]) -> BlendLosses:
-        """Return the losses for the weight that fits these log-probabilities best."""
+    def of(cls, gpt: array[float], ngram: array[float], order: int) -> BlendLosses:
+        """Return the losses with the best weight for these log-probabilities."""
         weight = learn_weight(gpt, ngram)
-        mixed = mix_logprobs(gpt, ngram, weight)
-        return cls(mean_nats(mixed), mean_nats(gpt), mean_nats(ngram), weight)
+        loss = mean_nats(mix_logprobs(gpt, ngram, weight))
+        return cls(loss, mean_nats(gpt), mean_nats(ngram), weight, order)
+
+    def blend(self) -> dict[str, float]:
+        """Return the fields of a BlendRecord."""
+        return {"weight": self.weight, "order": self.order}
 
     def of_parts(self) -> dict[str, float]:
         """Return the losses of the parts, as fields of a record."""
@@ -42,49 +53,38 @@ def mean_nats(logprobs: array[float]) -> float:
     return -math.fsum(logprobs) / len(logprobs)
 
 
-@dataclass
+@dataclass(frozen=True)
 class BlendedValidation:
-    """Measures an engine in training that is blended with an n-gram of the same training set.
+    """Measures a GPT in training that is blended with an n-gram of the same training set.
 
     Attributes:
         order: of the n-gram.
-        docs: the validation set.
-        logprobs: of the n-gram, for all targets of `docs`.
-        best: the lowest losses so far.
+        logprobs: of the n-gram, for all targets of the validation set.
     """
 
     order: int
-    docs: PackedBatch
     logprobs: array[float]
-    best: BlendLosses | None = None
 
-    def losses(self, engine: Engine, num_docs: int) -> BlendLosses:
-        """Return the losses on the first documents of the validation set."""
-        docs = self.docs if num_docs == len(self.docs) else self.docs.select(range(num_docs))
-        gpt = engine.logprobs(docs)
-        found = BlendLosses.of(gpt, self.logprobs[: len(gpt)])
-        if self.best is None or found.loss < self.best.loss:
-            self.best = found
-        return found
+    def losses(self, gpt: Engine, docs: PackedBatch) -> BlendLosses:
+        """Return the losses on these documents, the first ones of the validation set.
 
-    def record(self, losses: BlendLosses) -> dict[str, float]:
-        """Return the record of the blend with these losses."""
-        return {"weight": losses.weight, "order": self.order}
+        Of several processes, each measures all of them, so that all learn the same weight.
+        """
+        return BlendLosses.of(gpt.logprobs(docs), self.logprobs[: docs.num_targets], self.order)
 
 
 def blended_validation(
     data: TrainingData, config: Config, validation_set: PackedBatch
 ) -> BlendedValidation | None:
-    """Return the best n-gram of the training set; None if there is none to blend with."""
-    if not can_blend(data, config) or not validation_set:
+    """Return what measures the blend with the best n-gram; None if there is no blend."""
+    if not validation_set or not can_blend(data, config):
         return None
-    assert isinstance(data, ListData)
     learned = data.tokenizer.encode_documents(data.train_docs)  # whole, as `Model.blended_with`
     ngram, _ = best_ngram(learned, validation_set, data.tokenizer.vocab_size, MAX_ORDER)
-    return BlendedValidation(ngram.order, validation_set, ngram.logprobs(validation_set))
+    return BlendedValidation(ngram.order, ngram.logprobs(validation_set))
 
 
-def can_blend(data: TrainingData, config: Config) -> bool:
+def can_blend(data: TrainingData, config: Config) -> TypeGuard[ListData]:
     """Return whether a model of this data can be blended: of a list of documents in memory."""
     return (
         isinstance(data, ListData)

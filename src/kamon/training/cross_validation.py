@@ -8,20 +8,23 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from kamon.config import Config
 from kamon.data.split import key
 from kamon.engines.base import initial_state
+from kamon.engines.distributed import get_group
 from kamon.engines.factory import EngineSpec
 from kamon.engines.loops import train
 from kamon.ngrams.native import count_ngram
 from kamon.ngrams.reference import MAX_ORDER
+from kamon.tokenizers.base import Tokenizer
 from kamon.training.blend import BlendLosses
-from kamon.training.data import ListData
-from kamon.training.loop import learning_rate, make_plan
+from kamon.training.loop import learning_rate, make_plan, not_finite
 
+Fold: TypeAlias = tuple[list[str], list[str]]  # what a model learns, and what it is tested on
 NUM_FOLDS = 5
 MAX_CROSS_VALIDATED = 1_000  # documents: of a longer list only one fold is left out
 NUM_EVALUATIONS = 10  # in each of the models
@@ -29,24 +32,45 @@ NUM_EVALUATIONS = 10  # in each of the models
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """The best number of steps and order, and the losses with these."""
+    """The best number of steps, and the losses with it and with the best n-gram."""
 
     num_folds: int
     num_steps: int
-    order: int
     losses: BlendLosses
 
     def records(self) -> dict[str, dict[str, float]]:
-        """Return the fields of a training record that say so."""
+        """Return what a training record says of it."""
         losses = {"loss": self.losses.loss, **self.losses.of_parts()}
         return {
-            "blend": {"weight": self.losses.weight, "order": self.order},
+            "blend": self.losses.blend(),
             "cross_validation": {"num_folds": self.num_folds, **losses},
         }
 
 
+def folds_of(docs: Sequence[str]) -> list[Fold]:
+    """Return the folds of a list; none if all documents have the same key.
+
+    Documents with the same key are in the same fold, so that no model is tested on a document that
+    differs only in case or accents from one that it has learned.
+    """
+    keys = list(map(key, docs))
+    places = {number: place for place, number in enumerate(sorted(set(keys)))}
+    if len(places) < 2:
+        return []
+    count = 1 if len(docs) > MAX_CROSS_VALIDATED else min(len(places), NUM_FOLDS)
+    numbers = [places[number] % NUM_FOLDS for number in keys]
+    return [
+        (
+            [doc for doc, number in zip(docs, numbers, strict=True) if number != left_out],
+            [doc for doc, number in zip(docs, numbers, strict=True) if number == left_out],
+        )
+        for left_out in range(count)
+    ]
+
+
 def cross_validate(
-    data: ListData,
+    folds: Sequence[Fold],
+    tokenizer: Tokenizer,
     config: Config,
     engine: EngineSpec,
     params: array[float],
@@ -54,46 +78,40 @@ def cross_validate(
     fixed_steps: bool,
     should_stop: Callable[[], bool] | None = None,
 ) -> CrossValidation | None:
-    """Return what is best for documents that a model has not learned; None if it is stopped,
-    or if there are too few documents.
+    """Return what is best for documents that a model has not learned; None if it is stopped.
 
     Args:
-        config: of the model; its num_steps are the most.
-        params: those that each training starts from.
-        fixed_steps: whether the number of steps is given.
+        config: of the model. No model makes more than its num_steps.
+        params: those that each model starts from.
+        fixed_steps: whether the model will make exactly num_steps.
+
+    Raises: TrainingError if a loss is not finite.
     """
-    docs = list(data.train_docs)
-    places = {number: place for place, number in enumerate(sorted(set(map(key, docs))))}
-    folds = [places[key(doc)] % NUM_FOLDS for doc in docs]
     steps = evaluated_steps(config.num_steps, fixed=fixed_steps)
-    gpt: list[array[float]] = [array("d") for _ in steps]
+    gpts: list[array[float]] = [array("d") for _ in steps]  # log p of all that is left out
     ngrams = [array("d") for _ in range(MAX_ORDER)]
-    if len(set(folds)) < 2:
-        return None
-    left_out = sorted(set(folds))[: 1 if len(docs) > MAX_CROSS_VALIDATED else NUM_FOLDS]
-    for fold in left_out:
-        learned = [doc for doc, other in zip(docs, folds, strict=True) if other != fold]
-        random.Random(config.seed).shuffle(learned)
-        tested = [doc for doc, other in zip(docs, folds, strict=True) if other == fold]
-        train_batch, test_batch = (
-            data.tokenizer.encode_documents(part, config.block_size) for part in (learned, tested)
-        )
-        whole = data.tokenizer.encode_documents(learned)  # as `Model.blended_with` counts
+    for learned, left_out in folds:
+        tested = tokenizer.encode_documents(left_out, config.block_size)
+        counted = tokenizer.encode_documents(learned)  # whole, as `Model.blended_with` counts
         for order, logprobs in enumerate(ngrams, 1):
-            ngram = count_ngram(whole, config.vocab_size, order)
-            logprobs.extend(ngram.logprobs(test_batch))
-        made = engine.create(config)
-        made.load(initial_state(params))
-        for first, last, logprobs in zip((0, *steps), steps, gpt, strict=False):
-            train(made, make_plan(train_batch, config, first, last), should_stop)
-            logprobs.extend(made.logprobs(test_batch))
-            if should_stop is not None and should_stop():
+            logprobs.extend(count_ngram(counted, config.vocab_size, order).logprobs(tested))
+        shuffled = random.Random(config.seed).sample(learned, len(learned))
+        docs = tokenizer.encode_documents(shuffled, config.block_size)
+        gpt = engine.create(config)
+        gpt.load(initial_state(params))
+        for first, last, logprobs in zip((0, *steps), steps, gpts, strict=False):
+            losses = train(gpt, make_plan(docs, config, first, last), should_stop)
+            if losses and not math.isfinite(losses[-1]):
+                raise not_finite(first + len(losses), config)
+            stop = len(losses) < last - first or (should_stop is not None and should_stop())
+            if get_group().any_rank(stop):
                 return None
+            logprobs.extend(gpt.logprobs(tested))
     order = min(range(MAX_ORDER), key=lambda i: -math.fsum(ngrams[i])) + 1
-    losses = [BlendLosses.of(logprobs, ngrams[order - 1]) for logprobs in gpt]
-    best = min(range(len(steps)), key=lambda i: losses[i].loss)
+    measured = [BlendLosses.of(logprobs, ngrams[order - 1], order) for logprobs in gpts]
+    best = min(range(len(steps)), key=lambda i: measured[i].loss)
     num_steps = steps[best] if fixed_steps else equivalent_steps(config, steps[best])
-    return CrossValidation(len(left_out), num_steps, order, losses[best])
+    return CrossValidation(len(folds), num_steps, measured[best])
 
 
 def equivalent_steps(config: Config, num_steps: int) -> int:

@@ -1,9 +1,10 @@
-"""Watching a training from outside: the loss on documents that it never learns from."""
+"""Early stopping by the validation loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from kamon.config import Config
 from kamon.engines.base import Engine, State
@@ -11,7 +12,7 @@ from kamon.engines.batch import PackedBatch
 from kamon.engines.distributed import get_group
 from kamon.engines.numerics import sequential_sum
 from kamon.storage.records import ValidationRecord
-from kamon.training.blend import BlendedValidation
+from kamon.training.blend import BlendedValidation, BlendLosses
 
 NUM_EVALUATIONS = 20  # in a training
 PATIENCE = 5  # evaluations without a new best one: then more steps only learn by heart
@@ -29,41 +30,38 @@ def mean_loss(engine: Engine, docs: PackedBatch) -> float:
 
 @dataclass
 class EarlyStopping:
-    """Called after a step: measures the held-out loss there, and keeps the best model so far.
+    """Measures the validation loss after some steps, and keeps the best model so far.
 
-    records: (steps done, loss in nats per token), oldest first; best: the state after best_step,
-    which is 0 before the first record. measure: the loss, if it is not that of `docs`.
+    Attributes:
+        measure: returns the loss in nats per token, or those of a blend.
+        num_docs: that it measures.
+        history: (steps done, loss), oldest first.
+        best: the state after `best_step`, which is 0 before the first measurement.
+        best_losses: what was measured then; None if that was before the run was resumed.
     """
 
-    docs: PackedBatch
+    measure: Callable[[Engine], float | BlendLosses]
+    num_docs: int = 0
     history: list[tuple[int, float]] = field(default_factory=list)
     best: State | None = None
-    measure: Callable[[Engine], float] | None = None
+    best_losses: float | BlendLosses | None = None
 
     @classmethod
     def of(
         cls, held_out: PackedBatch, config: Config, blended: BlendedValidation | None = None
     ) -> EarlyStopping:
-        """A validation that takes a twenty-fifth of the training's time, or about that.
-
-        blended: measures the blend with an n-gram instead of the engine alone.
-        """
+        """Return one that takes about a twenty-fifth of the training's time."""
         learned = config.num_steps * config.docs_per_step
         num_docs = min(len(held_out), max(MIN_DOCS, learned // NUM_EVALUATIONS // 10))
-        measure = None
-        if blended:
-            measure = lambda engine: blended.losses(engine, num_docs).loss  # noqa: E731
-        return cls(held_out.select(range(num_docs)), measure=measure)
-
-    def loss(self, engine: Engine) -> float:
-        """Return the validation loss of this engine, in nats per token."""
-        return self.measure(engine) if self.measure else mean_loss(engine, self.docs)
+        measure = blended.losses if blended else mean_loss
+        return cls(partial(measure, docs=held_out.select(range(num_docs))), num_docs)
 
     def __call__(self, engine: Engine, step: int) -> bool:
-        """Whether to stop, since the best step lies far after."""
-        self.history.append((step, self.loss(engine)))
+        """Measure the loss after this step. Return whether to stop."""
+        losses = self.measure(engine)
+        self.history.append((step, losses.loss if isinstance(losses, BlendLosses) else losses))
         if self.best_step == step:
-            self.best = engine.state()
+            self.best, self.best_losses = engine.state(), losses
         return self.patience_exceeded
 
     @property
@@ -83,7 +81,7 @@ class EarlyStopping:
         """Return what a checkpoint of an unfinished run keeps of it."""
         if not self.history:
             return None
-        return ValidationRecord.of(len(self.docs), min(x for _, x in self.history), self.best_step)
+        return ValidationRecord.of(self.num_docs, min(x for _, x in self.history), self.best_step)
 
     @property
     def best_step(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from kamon.storage import model_dir
 from kamon.storage.metrics import Metrics
 from kamon.storage.model_dir import CheckpointWriter
 from kamon.storage.records import CorpusRecord, TrainingRecord, ValidationRecord
-from kamon.training.blend import BlendedValidation
+from kamon.training.blend import BlendLosses
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
 from kamon.training.options import RunOptions
@@ -36,7 +35,6 @@ class TrainingSession:
 
     training: its record in the model directory, as far as it is known at the start.
     documents: what the model keeps.
-    blended: the n-gram that the model is blended with; None for the GPT only.
     """
 
     setup: TrainingSetup
@@ -44,7 +42,6 @@ class TrainingSession:
     training: TrainingRecord
     documents: Documents
     metrics: Metrics = field(default_factory=Metrics)
-    blended: BlendedValidation | None = None
     start: float = 0.0  # on time.perf_counter's clock
 
     def run(self, options: RunOptions, writer: CheckpointWriter | None) -> Model:
@@ -56,21 +53,22 @@ class TrainingSession:
         checkpoints = None
         if writer:
             checkpoints = CheckpointSchedule(lambda _: self.save(writer), options.checkpoint_every)
-        pretrain(
-            setup.engine,
-            setup.docs,
-            setup.config,
-            callbacks.on_progress,
-            callbacks.should_stop,
-            validation=self.validation,
-            checkpoints=checkpoints,
-            losses=losses,
-        )
+        if not setup.stopped:
+            pretrain(
+                setup.engine,
+                setup.docs,
+                setup.config,
+                callbacks.on_progress,
+                callbacks.should_stop,
+                validation=self.validation,
+                checkpoints=checkpoints,
+                losses=losses,
+            )
         state = setup.engine.state()
         exhausted = self.validation is not None and self.validation.patience_exceeded
         held_out = None
         if self.validation and losses:
-            held_out = self.validation_record(self.validation, losses)
+            held_out = self.validation_record(self.validation, len(losses))
         finished = len(losses) == setup.config.num_steps or exhausted
         model = self.model(finished=finished, held_out=held_out)
         if writer and losses:
@@ -84,8 +82,12 @@ class TrainingSession:
             raise not_finite(len(self.metrics.losses), self.setup.config)
         validation = self.validation
         best: State = (validation and validation.best) or state
-        if self.blended and self.blended.best:
-            self.training |= {"blend": self.blended.record(self.blended.best)}
+        if self.setup.blended and validation:
+            losses = validation.best_losses
+            if losses is None and self.training.blend is None:  # nothing is measured yet
+                losses = validation.measure(self.setup.engine)
+            if isinstance(losses, BlendLosses):
+                self.training |= {"blend": losses.blend()}
         model = self.model(finished=False, held_out=validation.record() if validation else None)
         writer.save(to_checkpoint(model, best["params"], state))
 
@@ -106,30 +108,29 @@ class TrainingSession:
         }
         return Model(setup.config, setup.tokenizer, setup.engine, metrics, training, self.documents)
 
-    def validation_record(
-        self, validation: EarlyStopping, losses: array[float]
-    ) -> ValidationRecord:
-        """Restore the best model, and return its validation loss with what belongs to it."""
+    def validation_record(self, validation: EarlyStopping, num_steps: int) -> ValidationRecord:
+        """Restore the best model of these steps, and return its record."""
         setup = self.setup
-        over_fitted = validation.finish(setup.engine, len(losses))
+        over_fitted = validation.finish(setup.engine, num_steps)
         least = MAX_EVAL_DOCS if has_fused_ops(setup.engine) else MAX_EVAL_DOCS_SLOW
-        most = max(least, len(losses) * setup.config.docs_per_step // 4)
+        most = max(least, num_steps * setup.config.docs_per_step // 4)
         # As many tokens, however long the documents are.
         length = max(1.0, setup.held_out.num_targets / len(setup.held_out) / TYPICAL_DOC_TOKENS)
         num_docs = min(len(setup.held_out), int(most / length))
+        docs = setup.held_out.select(range(num_docs))
         parts = {}
-        if self.blended:
-            measured = self.blended.losses(setup.engine, num_docs)
-            loss, parts = measured.loss, measured.of_parts()
-            self.training |= {"blend": self.blended.record(measured)}
+        if setup.blended:
+            losses = setup.blended.losses(setup.engine, docs)
+            loss, parts = losses.loss, losses.of_parts()
+            self.training |= {"blend": losses.blend()}
         else:
-            loss = mean_loss(setup.engine, setup.held_out.select(range(num_docs)))
-        if not all(map(math.isfinite, [loss, *parts.values()])):
+            loss = mean_loss(setup.engine, docs)
+        if not all(map(math.isfinite, (loss, *parts.values()))):
             raise TrainingError(
                 "the model gives documents held out no probability: "
                 f"a smaller learning_rate than {setup.config.learning_rate:g}, or std, may help"
             )
-        best_step = validation.best_step or len(losses)
+        best_step = validation.best_step or num_steps
         return ValidationRecord.of(num_docs, loss, best_step, over_fitted) | parts
 
 
@@ -137,11 +138,10 @@ def start_record(
     setup: TrainingSetup,
     corpus: CorpusRecord,
     hold_out: bool,
-    *,
-    init_from: str | None = None,
     checkpoint_every: int | float | None = None,
 ) -> TrainingRecord:
     """Return the record of a run that is ready to start."""
+    crossed = setup.cross_validation
     return TrainingRecord.read(
         {
             "kamon": __version__,
@@ -149,11 +149,12 @@ def start_record(
             "dtype": setup.engine.dtype,
             "num_cut": setup.num_cut,
             "hold_out": hold_out,
-            "init_from": init_from,
+            "init_from": setup.start.name if setup.start else None,
             "checkpoint_every": checkpoint_every,
             "corpus": corpus,
             "num_steps_done": 0,
             "seconds": 0.0,
+            **(crossed.records() if crossed else {}),
         }
     )
 

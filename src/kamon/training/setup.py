@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.training import presets
 from kamon.training.base import BASE, SCRATCH, StartingPoint, starting_point
-from kamon.training.blend import BlendedValidation
-from kamon.training.cross_validation import CrossValidation, cross_validate
+from kamon.training.blend import BlendedValidation, blended_validation, can_blend
+from kamon.training.cross_validation import CrossValidation, Fold, cross_validate, folds_of
 from kamon.training.data import ListData, TrainingData
 
 SHAPE = ("n_layer", "n_embd", "n_head", "mode")  # that fine-tuning keeps
@@ -42,12 +42,15 @@ class ResumePoint:
 class TrainingSetup:
     """A run that is ready to start; `rng` is in the state after drawing the parameters.
 
-    docs: what the steps learn from; held_out: the validation set.
-    start: the model whose parameters it starts from; None for random ones.
-    blended: measures the blend with an n-gram on the validation set; None without either.
-    cross_validation: of a short list, which has no validation set.
-    longest: tokens of the longest document, BOS not counted.
-    num_cut: how many documents lose their end.
+    Attributes:
+        docs: what the steps learn from.
+        longest: tokens of the longest document, BOS not counted.
+        num_cut: how many documents lose their end.
+        held_out: the validation set.
+        start: the model whose parameters it starts from; None for random ones.
+        blended: measures the blend with an n-gram on the validation set; None without either.
+        cross_validation: of a short list, which has no validation set.
+        stopped: whether `should_stop` asked to stop before the first step. Then none is made.
     """
 
     config: Config
@@ -63,6 +66,7 @@ class TrainingSetup:
     blended: BlendedValidation | None = None
     cross_validation: CrossValidation | None = None
     resumed: ResumePoint | None = None
+    stopped: bool = False
 
 
 def build_setup(
@@ -107,6 +111,7 @@ def choose_setup(
     size: str | None,
     seconds: float | None,
     init_from: StartingPoint | str | None = None,
+    blend: bool = False,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainingSetup:
     """Return the run of this size, or the one that makes the most of so many seconds.
@@ -114,24 +119,35 @@ def choose_setup(
     Args:
         settings: what the user chose; a preset decides the rest.
         init_from: a model to start from, SCRATCH, or None for the better of SCRATCH and BASE.
+        blend: blend the model with an n-gram if that is possible.
     """
+    stopped = False
     for candidate in candidates(data, settings, engine, size, seconds, init_from):
         config, start = candidate.config, candidate.start
         params = start.params_for(data.tokenizer, config) if start else None
         setup = replace(build_setup(data, config, engine, params), start=start)
+        folds = []
+        if blend and start and not data.has_validation and can_blend(data, setup.config):
+            folds = folds_of(data.train_docs)
         if seconds is None:
             break
         config, enough = setup.config, candidate.enough_steps
+        own = seconds / (1 + len(folds))  # the model of each fold takes as long
         steps = presets.steps_for_seconds(
-            setup.engine, setup.docs, config, seconds, enough, should_stop
+            setup.engine, setup.docs, config, own, enough, should_stop
         )
         setup = replace(
             setup, config=presets.set_num_steps(config, min(steps, config.num_steps), settings)
         )
-        stop = should_stop is not None and should_stop()
-        if get_group().any_rank(steps >= enough or stop):
+        stopped = get_group().any_rank(should_stop is not None and should_stop())
+        if stopped or get_group().any_rank(steps >= enough):
             break
-    return setup
+    if stopped:
+        return replace(setup, stopped=True)
+    if folds:
+        return cross_validated(data, setup, engine, folds, settings, should_stop)
+    blended = blended_validation(data, setup.config, setup.held_out) if blend else None
+    return replace(setup, blended=blended)
 
 
 @dataclass(frozen=True)
@@ -198,13 +214,14 @@ def cross_validated(
     data: TrainingData,
     setup: TrainingSetup,
     engine: EngineSpec,
+    folds: Sequence[Fold],
     settings: dict[str, Any],
     should_stop: Callable[[], bool] | None,
-) -> tuple[TrainingSetup, dict[str, Any]]:
-    """Return the run with the best number of steps, and what its record says of that."""
-    assert isinstance(data, ListData)
+) -> TrainingSetup:
+    """Return the run with the number of steps that is best in cross-validation."""
     found = cross_validate(
-        data,
+        folds,
+        setup.tokenizer,
         setup.config,
         engine,
         setup.engine.state()["params"],
@@ -212,10 +229,10 @@ def cross_validated(
         should_stop=should_stop,
     )
     if found is None:
-        return setup, {}
+        return replace(setup, stopped=True)
     config = presets.set_num_steps(setup.config, found.num_steps, settings)
     docs = data.examples(config, random.Random(config.seed))
-    return replace(setup, config=config, docs=docs, cross_validation=found), found.records()
+    return replace(setup, config=config, docs=docs, cross_validation=found)
 
 
 def fine_tune_config(

@@ -35,7 +35,7 @@ from kamon.data import corpus
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.introspection import ngram_loss
-from kamon.generation.blend import BlendedModel, learn_weight
+from kamon.generation.blend import BlendedModel
 from kamon.generation.sampling import LanguageModel, SampleRequest, sample_texts
 from kamon.model import Model
 from kamon.ngrams.native import NativeNgram, count_ngram
@@ -221,12 +221,7 @@ class Training:
                 "different characters"
             )
         different = self.source.different
-        training = start_record(
-            run,
-            list_record(self.source),
-            bool(run.held_out),
-            init_from=run.start.name if run.start else None,
-        )
+        training = start_record(run, list_record(self.source), bool(run.held_out))
         self.setup = run
         self.model = Model(config, run.tokenizer, run.engine, Metrics(), training, different)
         self.report(
@@ -241,7 +236,7 @@ class Training:
             order = run.blended.order
             self.report("ngram", loss=mean_nats(run.blended.logprobs), order=order)
         elif run.cross_validation:
-            order = run.cross_validation.order
+            order = run.cross_validation.losses.order
         elif run.held_out:
             self.counting = threading.Thread(target=self.count, args=[self.model], daemon=True)
             self.counting.start()
@@ -316,9 +311,8 @@ class Training:
             return run.cross_validation.losses.weight
         if run.blended is None:
             return None
-        docs = run.blended.docs
-        gpt = run.engine.logprobs(docs.select(range(min(len(docs), MIN_DOCS))))
-        return learn_weight(gpt, run.blended.logprobs[: len(gpt)])
+        docs = run.held_out.select(range(min(len(run.held_out), MIN_DOCS)))
+        return run.blended.losses(run.engine, docs).weight
 
     def samples(self, model: LanguageModel) -> list[str]:
         """Return the first novel, unique samples among NUM_TRIED; fewer if most are copies."""
