@@ -252,9 +252,7 @@ def test_a_training_of_before_goes_on(old: Model, tmp_path: Path, kamon: Kamon) 
     assert done.code == 0, done.err
     assert "NFC" not in done.err
     assert set(package.load(tmp_path / "m").docs) == set(map(nfd, DOCS))
-    done = kamon(
-        "train", path, "--init-from", tmp_path / "m", "-o", tmp_path / "n", "--num-steps=2"
-    )
+    done = kamon("train", path, "--from", tmp_path / "m", "-o", tmp_path / "n", "--num-steps=2")
     assert done.code == 0, done.err
     assert not package.load(tmp_path / "n").tokenizer.composed
 
