@@ -544,7 +544,7 @@ def test_only_new_entries_by_default(flags: list[str], tmp_path: Path, kamon: Ru
     """They are what --copies has, without entries of the list and duplicates, which are counted."""
     known = {"a", "b", "ab", "ba", "aa", "bb"}
     (tmp_path / "ab.txt").write_text("\n".join(sorted(known)))
-    training = [*TINY_FLAGS, "--num-steps=80", "--learning-rate=0.05"]
+    training = [*TINY_FLAGS, "--num-steps=20", "--learning-rate=0.05"]
     assert kamon("train", tmp_path / "ab.txt", "-o", tmp_path / "m", *training).code == 0
     argv = ["sample", tmp_path / "m", "--temperature", 1, "--json", *flags]
     done = kamon(*argv, "-n", 8)

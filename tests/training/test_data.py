@@ -201,7 +201,9 @@ def test_a_packed_corpus_is_learned_like_the_same_list(
     how: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size}
     pack([str(path)], tmp_path / "s", PackOptions(mode=mode, hold_out=hold_out, **how))  # type: ignore[arg-type]
     forms = [(docs, how), (tmp_path / "s", {})]
+    scratch = {"init_from": "scratch"}  # only a list may start from the base
     for settings in ({}, {"block_size": 6}, {"size": "small"}, {"budget": 0.6}):
+        settings |= scratch if "size" not in settings else {}
         (run, config), (packed, its) = (
             decided(form, mode, hold_out=hold_out, **settings, **more) for form, more in forms
         )
@@ -224,7 +226,7 @@ def test_a_packed_corpus_is_learned_like_the_same_list(
     chars = [sum(n * number for n, number in found.chars.items()) for found in lessons]
     assert chars[0] == chars[1]
     small = SHAPE | {"mode": mode, "hold_out": hold_out}
-    models = [kamon.train(form, **small, **more) for form, more in forms]
+    models = [kamon.train(form, blend=False, **small, **more) for form, more in forms]
     kept = [model.training.content for model in models]
     for each in kept:
         assert each["corpus"]["num_docs"] == len(docs)
@@ -333,6 +335,7 @@ def test_what_is_said_of_a_packed_corpus(tmp_path: Path, kamon: Kamon) -> None:
         for source in (path, place):
             model = tmp_path / "m"
             settings = ["--block-size=4", "--num-steps=5", "--overwrite", "-o", model]
+            settings.append("--from=scratch")
             done = kamon("train", source, *settings, *flags)
             said[source.name, bool(flags)] = done.err.split("\n", 1)[1].split("trained")[0]
             assert (NONE_HELD_OUT in done.err) == (not flags)

@@ -227,7 +227,7 @@ def test_a_model_that_cannot_be_trained_ends_the_trial(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(presets, "train", counted)
     with pytest.raises(TrainingError, match="no longer finite at step"):
-        train(DOCS, budget=10, std=1e30)
+        train(DOCS, budget=10, std=1e30, init_from="scratch")
     assert calls
 
 
@@ -280,9 +280,10 @@ def test_a_slow_machine_gets_no_larger_model_that_learns_less_than_the_usual_one
     monkeypatch.setattr(presets, "steps_for_seconds", slow)
     if not library.why_not():
         model = train(words, budget=5)
-        assert list(enough) == [64, 32]
+        assert list(enough) == [96, 64, 32]  # the base first
         assert model.config.n_embd == PRESETS["medium"]["n_embd"]
         assert model.config.num_steps == 1
+        assert model.training["init_from"] is None
         usual = max_steps(len(split(words)[0]), PRESETS["medium"]["batch_size"], None)
         assert enough[32] == usual
 

@@ -272,7 +272,8 @@ def test_long_documents_in_windows(tmp_path: Path, kamon: Kamon) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--regex", "a"], ["--novel"], ["--max-len", "5"], ["--min-len=3"], ["--details"]]
+    "flags",
+    [["--regex", "a"], ["--suffix=a"], ["--max-len", "5"], ["--min-len=3"], ["--details"]],
 )
 def test_conditions_for_documents_are_refused(
     flags: list[str], text: Path, kamon: Kamon, tmp_path: Path

@@ -323,8 +323,7 @@ def say_picked(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> None
     if setup.start is None and size in (None, ORIGINAL):
         return
     # Cross-validation picks the number of steps and what depends on it again.
-    cross_validated = setup.start and not setup.held_out and not args.no_blend
-    if "num_steps" not in chosen and not cross_validated:
+    if "num_steps" not in chosen and not setup.cross_validation:
         flags.append(f"--num-steps {setup.config.num_steps}")
     if flags:
         say(f"picked: {' '.join(flags)}")
