@@ -231,6 +231,7 @@ def say_left_out(result: SampleResult, n: int, flag: str) -> None:
 
     flag: what includes copies and duplicates.
     """
+    found, tried = len(result.texts), result.num_candidates
     copies, duplicates = result.num_copies, result.num_duplicates
     parts = []
     if copies:
@@ -239,11 +240,11 @@ def say_left_out(result: SampleResult, n: int, flag: str) -> None:
         parts.append(count(duplicates, "duplicate"))
     if parts:
         say(f"left out {' and '.join(parts)}; {flag} includes them")
-    if len(result.texts) < n:
-        say(
-            f"{len(result.texts):,} of {n:,} found: "
-            f"among {count(result.num_candidates, 'candidate')} no more fulfil the conditions"
-        )
+    if found < n:
+        why = f"among {count(tried, 'candidate')} no more fulfil the conditions"
+        if parts and found + copies + duplicates == tried:
+            why = "all other candidates were left out; a higher --temperature makes more new ones"
+        say(f"{found:,} of {n:,} found: {why}")
 
 
 def show_training(bar: Any, progress: Progress, sample: str = "") -> Any:

@@ -45,6 +45,7 @@ def add_arguments(parser: Parser) -> None:
     option(parser, "[DATA]", f"{data}: instructions, sexes, initials")
     settings = {
         "batch_size": sft.BATCH_SIZE,
+        "temperature": sft.TEMPERATURE,
         "min_lr": 0.0,
         "block_size": "the base's, or the longest example",
         "num_steps": f"{sft.EPOCHS} passes, {sft.MIN_STEPS} to {max_steps:.0f}",

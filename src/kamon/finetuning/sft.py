@@ -47,6 +47,7 @@ EPOCHS = 5  # over the examples, if num_steps is not given
 MIN_STEPS = 300
 MAX_EXAMPLES = 71_680  # bounds the default num_steps: 3,200 steps of the default size
 WARM_UP = 0.02  # share of all steps
+TEMPERATURE = 0.5  # of answers: the likely ones are better than those of a base at its temperature
 LEARNING_RATE_FACTOR = 2.0  # times the base's: new tokens have everything to learn
 READ = 200  # documents of the base by which new tokens are made unlikely
 NUM_SHOWN = 8  # prompts that the model answers at the end, as examples
@@ -254,6 +255,7 @@ def picked(
         "num_steps": max(MIN_STEPS, round(learned)),
         "learning_rate": LEARNING_RATE_FACTOR * config.learning_rate,
         "min_lr": 0.0,
+        "temperature": TEMPERATURE,
     }
 
 
