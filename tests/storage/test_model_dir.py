@@ -708,7 +708,11 @@ def test_tokens_that_no_text_has(char: str, model: Path) -> None:
         ({"hold_out": 1}, "does not say how the training goes on"),
         ({"held_out": {}}, "does not say what was held out"),
         ({"corpus": {"source": "here", "num_docs": 3}}, "does not say how the training goes on"),
-        ({"corpus": {"source": "here", "num_docs": 3, "split": 3}}, "does not say what the model"),
+        ({"corpus": {"source": "here", "num_docs": 3, "split": 4}}, "does not say what the model"),
+        ({"blend": {"weight": 1.1, "order": 2}}, "does not say what the model is blended with"),
+        ({"blend": {"weight": 0.5, "order": 0}}, "does not say what the model is blended with"),
+        ({"blend": {"weight": 0.5}}, "does not say what the model is blended with"),
+        ({"cross_validation": {"num_folds": 5}}, "does not say what the folds held out"),
     ],
 )
 def test_a_training_that_cannot_be(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
