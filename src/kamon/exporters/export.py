@@ -14,7 +14,7 @@ import bz2
 import json
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
