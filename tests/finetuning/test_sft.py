@@ -388,7 +388,7 @@ def test_the_command(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     shown = kamon("sample", out, "--prompt", "K", "-n", 3, "--details", "--temperature=1")
     assert (shown.code, len(shown.out.splitlines())) == (0, 3)
     assert "tuned by sft on " in kamon("inspect", out).out
-    assert kamon("sample", out, "-n", 3, "--json").json["samples"][2]["number"] == 2
+    assert kamon("sample", out, "-n", 3, "--copies", "--json").json["samples"][2]["number"] == 2
     assert kamon("eval", out, "-n", 10).code == 0
     found = kamon("sft", tiny, tmp_path / "x.jsonl", "-o", tmp_path / "2", *flags, "--json").json
     assert found["tuning"]["data"]["num_examples"] == 255
