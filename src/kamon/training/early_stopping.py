@@ -59,7 +59,9 @@ class EarlyStopping:
     def __call__(self, engine: Engine, step: int) -> bool:
         """Measure the loss after this step. Return whether to stop."""
         losses = self.measure(engine)
-        self.history.append((step, losses.loss if isinstance(losses, BlendLosses) else losses))
+        loss = losses.loss if isinstance(losses, BlendLosses) else losses
+        # Processes on different machines must decide the same.
+        self.history.append((step, get_group().broadcast_scalar(loss)))
         if self.best_step == step:
             self.best, self.best_losses = engine.state(), losses
         return self.patience_exceeded
