@@ -21,7 +21,7 @@ from kamon.storage.metrics import Metrics
 from kamon.storage.model_dir import CheckpointWriter
 from kamon.tokenizers.base import Tokenizer
 from kamon.training.base import SCRATCH, starting_point
-from kamon.training.blend import blended_validation
+from kamon.training.blend import BlendLosses, blended_validation
 from kamon.training.data import DataOptions, Learnable, load_training_data, reload_training_data
 from kamon.training.early_stopping import EarlyStopping
 from kamon.training.loop import Progress
@@ -268,6 +268,7 @@ def restore_validation(
     if not metrics.held_out:
         return {}
     validation.best = initial_state(checkpoint.params)
+    validation.best_losses = BlendLosses.of_records(checkpoint.training)
     since = checkpoint.training.measured_since
     validation.history = sorted((n, x) for n, x in metrics.held_out.items() if n >= since)
     if not extend:

@@ -76,6 +76,10 @@ class Model:
         ngram = count_ngram(batch, self.config.vocab_size, blend.order)
         return BlendedModel(self.engine, ngram, blend.weight)
 
+    def without_blend(self) -> Model:
+        """Return the GPT only: a model that is not blended with an n-gram."""
+        return replace(self, training=self.training.without_blend())
+
     def parts(self) -> tuple[Documents, Documents]:
         """(learned, held out) of its documents, as in training."""
         return self.training.divide(self.docs, self.config.mode)

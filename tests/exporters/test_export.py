@@ -154,7 +154,7 @@ def test_a_blend_is_that_of_the_language_model(
     ours, theirs = model.language_model.decoder(), module.Decoder()
     for token in tokens[: made.config.block_size]:
         token %= made.config.vocab_size
-        assert theirs.push(token) == ours.push(token)
+        assert theirs.push(token) == list(ours.push(token))
     texts = [*documents[:3], "", "abcd" * 5, "dcba"]
     assert [module.score(text)[0] for text in texts] == [
         found.logprob for found in score.score(model, texts)
@@ -197,7 +197,7 @@ def test_logits_are_those_of_the_scalar_engine(
     ours, theirs = scalar_of(made).decoder(), module.Decoder()
     for token in tokens[: made.config.block_size]:
         token %= made.config.vocab_size
-        assert theirs.push(token) == ours.push(token)
+        assert theirs.push(token) == list(ours.push(token))
 
 
 def test_no_more_tokens_than_fit(both: tuple[Model, ModuleType]) -> None:

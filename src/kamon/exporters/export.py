@@ -56,7 +56,7 @@ def export(model: Model | str | Path | Checkpoint, format: str, *, blend: bool =
     elif not isinstance(model, Checkpoint):
         model = to_checkpoint(as_model(model), model.engine.state()["params"])
     if not blend:
-        model = replace(model, training=model.training | {"blend": None})
+        model = replace(model, training=model.training.without_blend())
     if format == "json":
         return to_json(model)
     if format == "python":

@@ -122,6 +122,9 @@ def compare(
 ) -> Comparison:
     """Compare fine-tuned models with their base, by n samples each and by the base's list.
 
+    Fine-tuning changes only the GPT of a model. So Kamon compares the GPTs, without the n-gram of
+    a blend.
+
     Args:
         base: a model, or its directory.
         tuned: models or their directories, by name.
@@ -187,6 +190,7 @@ class ModelUnderTest:
     Attributes:
         plain: the model without special tokens, which draws the samples if there is no prompt.
         finished: share of samples that the model ended within its block_size.
+        blended: whether the model was given with an n-gram, which is left out.
     """
 
     name: str
@@ -196,6 +200,7 @@ class ModelUnderTest:
     texts: list[str]
     finished: float
     rewards: Sequence[float | None] | None
+    blended: bool = False
 
     @classmethod
     def of(
@@ -207,12 +212,21 @@ class ModelUnderTest:
         judge: RewardFunction | None,
         prompt: str | None,
     ) -> ModelUnderTest:
-        without_specials = plain(model)
-        model = without_specials if prompt is None else model
-        samples = model.generate(n, temperature=1.0, seed=seed, prompt=prompt)
+        without_specials = plain(model.without_blend())
+        gpt = without_specials if prompt is None else model.without_blend()
+        samples = gpt.generate(n, temperature=1.0, seed=seed, prompt=prompt)
         finished = sum(size < samples.room for size in samples.sizes) / n
         rewards = judge(samples.texts) if judge else None
-        return cls(name, without_specials, model, prompt, samples.texts, finished, rewards)
+        return cls(
+            name,
+            without_specials,
+            gpt,
+            prompt,
+            samples.texts,
+            finished,
+            rewards,
+            blended=model.training.blend is not None,
+        )
 
 
 def plain(model: Model) -> Model:
@@ -405,6 +419,8 @@ def notes(
     """
     signs = detect_reward_hacking(other.texts, base.texts, fulfilling(base, other))
     sentences = [f"{other.name}: {sign}" for sign in signs]
+    if other.blended:
+        sentences.append(f"{other.name} is compared without the n-gram that it is blended with")
     lists = [m.model.training.corpus.sha256 for m in (base, other)]
     if lists[0] != lists[1]:
         sentences.append(

@@ -446,7 +446,7 @@ def dpo(
     objective = DPOConfig(beta, loss, label_smoothing, max_kl, prefer)
     engine, run, settings = loop.run_arguments(options)
     engine = replace(engine, name=engine.name or best_engine())
-    base = as_model(model, "the base", threads=engine.threads)
+    base = as_model(model, "the base", threads=engine.threads).without_blend()
     base.check_documents("preferences are between documents")
     seed = require_int("seed", settings.get("seed", base.config.seed))
     examples, source, num_left_out = examples_from(base, data, prefer, num_pairs, seed)

@@ -206,7 +206,7 @@ def ppo(
     """
     objective = PPOConfig(num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic, prompt)
     engine, run, settings = loop.run_arguments(options)
-    base = as_model(model, "the model to tune", **engine.keywords())
+    base = as_model(model, "the model to tune", **engine.keywords()).without_blend()
     base.check_documents("rewards are of documents")
     if is_reward_model(base):
         raise ConfigError("the model to tune is a reward model: start from its base")

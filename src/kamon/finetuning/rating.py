@@ -76,7 +76,7 @@ def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base
 
     Raises: ConfigError for a model of running text.
     """
-    base = as_model(model, "the base")
+    base = as_model(model, "the base").without_blend()
     base.check_documents("ratings are of documents")
     return Base(base, loop.base_of(base, path or model), [])
 

@@ -178,7 +178,7 @@ def reward_model(
     The latter, and errors, are those of `kamon.train`.
     """
     engine, run, settings = loop.run_arguments(options)
-    base = as_model(model, "the base", **engine.keywords())
+    base = as_model(model, "the base", **engine.keywords()).without_blend()
     base.check_documents("a reward model judges documents")
     if is_reward_model(base):
         raise ConfigError("the model is a reward model already: start from its base")

@@ -94,7 +94,7 @@ def sft(
     2
     """
     engine, run, settings = loop.run_arguments(options)
-    base = as_model(model, "the base", **engine.keywords())
+    base = as_model(model, "the base", **engine.keywords()).without_blend()
     examples, source = examples_of(data)
     record = loop.base_of(base, model)
     spec = prepare(base, record, examples, source, base_share, settings, engine)

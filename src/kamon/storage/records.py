@@ -238,6 +238,15 @@ class TrainingRecord(Record):
         """The record of the fine-tuning, for measurements that depend on its kind, or nothing."""
         return self.tuning or {}
 
+    def without_blend(self) -> TrainingRecord:
+        """Return the record of the GPT only, with its own losses."""
+        changes: dict[str, Any] = {"blend": None}
+        for name in ("held_out", "cross_validation"):
+            losses = getattr(self, name)
+            if losses and losses.gpt_loss is not None:
+                changes[name] = losses | {"loss": losses.gpt_loss}
+        return self | changes if self.blend else self
+
     def check(self, num_steps: int, *, resumable: bool) -> None:
         """Raise ValueError unless it has so many steps, and all that a resumable run needs."""
         if self.num_steps_done != num_steps:

@@ -13,6 +13,7 @@ from kamon.engines.batch import PackedBatch
 from kamon.generation.blend import learn_weight, mix_logprobs
 from kamon.ngrams.native import best_ngram
 from kamon.ngrams.reference import MAX_ORDER
+from kamon.storage.records import TrainingRecord
 from kamon.training.data import ListData, TrainingData
 
 MAX_DOCS = 200_000  # of a list: the n-gram of a longer one takes too long to count at each start
@@ -39,6 +40,15 @@ class BlendLosses:
         weight = learn_weight(gpt, ngram)
         loss = mean_nats(mix_logprobs(gpt, ngram, weight))
         return cls(loss, mean_nats(gpt), mean_nats(ngram), weight, order)
+
+    @classmethod
+    def of_records(cls, training: TrainingRecord) -> BlendLosses | None:
+        """Return the validation losses in the record of a blended model; None without them."""
+        blend, losses = training.blend, training.held_out
+        if not blend or not losses or losses.gpt_loss is None or losses.ngram_loss is None:
+            return None
+        parts = losses.gpt_loss, losses.ngram_loss
+        return cls(losses.loss, *parts, blend.weight, blend.order)
 
     def blend(self) -> dict[str, float]:
         """Return the fields of a BlendRecord."""

@@ -37,7 +37,7 @@ class EarlyStopping:
         num_docs: that it measures.
         history: (steps done, loss), oldest first.
         best: the state after `best_step`, which is 0 before the first measurement.
-        best_losses: what was measured then; None if that was before the run was resumed.
+        best_losses: what was measured then.
     """
 
     measure: Callable[[Engine], float | BlendLosses]
@@ -59,7 +59,9 @@ class EarlyStopping:
     def __call__(self, engine: Engine, step: int) -> bool:
         """Measure the loss after this step. Return whether to stop."""
         losses = self.measure(engine)
-        self.history.append((step, losses.loss if isinstance(losses, BlendLosses) else losses))
+        loss = losses.loss if isinstance(losses, BlendLosses) else losses
+        # Processes on different machines must decide the same.
+        self.history.append((step, get_group().broadcast_scalar(loss)))
         if self.best_step == step:
             self.best, self.best_losses = engine.state(), losses
         return self.patience_exceeded
@@ -81,7 +83,9 @@ class EarlyStopping:
         """Return what a checkpoint of an unfinished run keeps of it."""
         if not self.history:
             return None
-        return ValidationRecord.of(self.num_docs, min(x for _, x in self.history), self.best_step)
+        parts = self.best_losses.of_parts() if isinstance(self.best_losses, BlendLosses) else {}
+        loss = min(loss for _, loss in self.history)
+        return ValidationRecord.of(self.num_docs, loss, self.best_step) | parts
 
     @property
     def best_step(self) -> int:

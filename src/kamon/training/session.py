@@ -83,9 +83,7 @@ class TrainingSession:
         validation = self.validation
         best: State = (validation and validation.best) or state
         if self.setup.blended and validation:
-            losses = validation.best_losses
-            if losses is None and self.training.blend is None:  # nothing is measured yet
-                losses = validation.measure(self.setup.engine)
+            losses = validation.best_losses or validation.measure(self.setup.engine)
             if isinstance(losses, BlendLosses):
                 self.training |= {"blend": losses.blend()}
         model = self.model(finished=False, held_out=validation.record() if validation else None)
