@@ -1,0 +1,165 @@
+"""What `kamon train` and `kamon sample` print about a model of a list, and the options for it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY_FLAGS, Result
+from kamon import train
+from kamon.cli.train import preview
+from kamon.native import library
+from kamon.storage import model_dir
+from kamon.training.setup import TrainingSetup
+
+Kamon = Callable[..., Result]
+DOCS = sorted({"".join(random.Random(i).choices("abcdefgh", k=4)) for i in range(140)})
+needs_native = pytest.mark.skipif(bool(library.why_not()), reason="no native engine")
+
+
+def written(path: Path, num_docs: int = len(DOCS)) -> Path:
+    path.write_text("\n".join(DOCS[:num_docs]), encoding="utf-8")
+    return path
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("num_docs", "flags", "picked"),
+    [
+        (140, [], r"--from base --num-steps \d+"),
+        (140, ["--budget=100ms"], r"--from base --num-steps \d+"),
+        (60, [], "--from base"),  # cross-validation picks the rest again
+        (140, ["--from=base", "--no-blend"], r"--num-steps \d+"),
+        (140, ["--from=scratch", "--num-steps=9"], "--size tiny"),
+        (140, ["--size=tiny", "--learning-rate=0.01"], r"--num-steps \d+"),
+        (140, ["--n-embd=8", "--beta1=0.7"], r"--size tiny --num-steps \d+"),
+    ],
+)
+def test_the_options_that_are_picked_make_the_same_model(
+    num_docs: int, flags: list[str], picked: str, tmp_path: Path, kamon: Kamon
+) -> None:
+    argv = ["train", written(tmp_path / "x.txt", num_docs), "--threads=1"]
+    first = kamon(*argv, *flags, "-o", tmp_path / "one")
+    shown = re.search(r"^picked: (.*)$", first.err, re.MULTILINE)
+    assert shown
+    assert re.fullmatch(picked, shown[1])
+    given = [flag for flag in flags if not flag.startswith("--budget")]
+    second = kamon(*argv, *given, *shown[1].split(), "-o", tmp_path / "two")
+    assert second.out == first.out
+    one, two = model_dir.load(tmp_path / "one"), model_dir.load(tmp_path / "two")
+    assert one.config == two.config
+    assert one.params == two.params
+    assert one.training.blend == two.training.blend
+
+
+@pytest.mark.parametrize("flags", [["--size=original"], ["--engine=scalar"]])
+def test_nothing_is_picked_for_the_original(flags: list[str], tmp_path: Path, kamon: Kamon) -> None:
+    argv = ["train", written(tmp_path / "x.txt"), "-o", tmp_path / "m", "--num-steps=1", *flags]
+    assert "picked:" not in kamon(*argv).err
+
+
+@needs_native
+def test_where_a_model_starts_from(tmp_path: Path, kamon: Kamon) -> None:
+    argv = ["train", written(tmp_path / "x.txt"), "--num-steps=2", "--json", "-o"]
+    assert kamon(*argv, tmp_path / "1").json["init_from"] == "base"
+    scratch = kamon(*argv, tmp_path / "2", "--from=scratch", "--no-blend").json
+    assert (scratch["init_from"], scratch.get("blend")) == (None, None)
+    assert scratch["config"]["n_layer"] == 1
+    more = kamon(*argv, tmp_path / "3", "--from", tmp_path / "2").json
+    assert more["init_from"] == str(tmp_path / "2")
+    assert set(more["blend"]) == {"weight", "order"}
+    done = kamon("train", "--resume", tmp_path / "3", "--from=base")
+    assert (done.code, done.out) == (2, "")
+    assert "--from cannot be changed where a training goes on" in done.err
+
+
+@needs_native
+def test_losses_of_the_parts(tmp_path: Path, kamon: Kamon) -> None:
+    """On the validation set, or on folds; of a GPT without an n-gram there is one."""
+    number = r"(\d\.\d\d)"
+
+    def shown(*argv: object) -> str:
+        return kamon("train", *argv, "--num-steps=5", "--overwrite", "-o", tmp_path / "m").err
+
+    names, few = written(tmp_path / "x.txt"), written(tmp_path / "few.txt", 50)
+    whole = re.search(
+        rf"^validation loss {number} nats per token \(GPT {number}, \d-gram {number}\)$",
+        shown(names),
+        re.MULTILINE,
+    )
+    assert whole
+    loss, gpt, ngram = map(float, whole.groups())
+    assert loss <= min(gpt, ngram)
+    record = model_dir.load(tmp_path / "m").training.held_out
+    assert record
+    assert [loss, gpt, ngram] == pytest.approx(
+        [record.loss, record.gpt_loss, record.ngram_loss], abs=0.005
+    )
+    assert re.search(
+        rf"^validation loss {number} nats per token$", shown(names, "--no-blend"), re.MULTILINE
+    )
+    parts = rf"5-fold cross-validation; GPT {number}, \d-gram {number}"
+    folds = rf"^loss {number} on entries left out in turn \({parts}\)$"
+    assert re.search(folds, shown(few), re.MULTILINE)
+    assert "left out in turn" not in shown(few, "--no-blend")
+
+
+def test_a_packed_corpus_has_no_copies_to_find(tmp_path: Path, kamon: Kamon) -> None:
+    """Kamon does not keep its documents. It leaves out duplicates."""
+    names = written(tmp_path / "x.txt")
+    assert kamon("pack", names, "-o", tmp_path / "packed").code == 0
+    argv = ["train", tmp_path / "packed", "-o", tmp_path / "m", *TINY_FLAGS]
+    assert kamon(*argv).code == 0
+    argv = ["sample", tmp_path / "m", "-n", 200, "--temperature=0.3"]
+    found = kamon(*argv)
+    assert found.code == 0
+    every = kamon(*argv, "--copies").out.splitlines()
+    new = list(dict.fromkeys(text for text in every if text))
+    assert len(new) < len(every)
+    assert found.out.splitlines()[: len(new)] == new
+    assert re.search(r"^left out [\d,]+ duplicates; --copies includes them$", found.err, re.M)
+
+
+def test_a_text_has_no_copies(tmp_path: Path, kamon: Kamon) -> None:
+    (tmp_path / "x.txt").write_text("one two three four five six seven " * 60)
+    argv = ["train", tmp_path / "x.txt", "-o", tmp_path / "m", "--mode=text", *TINY_FLAGS]
+    trained = kamon(*argv)
+    assert (trained.code, "left out" in trained.err) == (0, False), trained.err
+    done = kamon("sample", tmp_path / "m", "--copies")
+    assert (done.code, done.out) == (2, "")
+    assert "--copies, --details and --nearest compare documents" in done.err
+
+
+@needs_native
+def test_if_everything_is_a_copy(tmp_path: Path, kamon: Kamon) -> None:
+    """There are fewer samples, or none, and Kamon says why."""
+    (tmp_path / "x.txt").write_text("ab\ncd\n")
+    flags = ["--size=tiny", "--num-steps=300", "--learning-rate=0.03"]
+    done = kamon("train", tmp_path / "x.txt", "-o", tmp_path / "m", *flags)
+    assert (done.code, done.out) == (0, "")
+    hint = "all other candidates were left out; a higher --temperature makes more new ones"
+    assert f"0 of 20 found: {hint}" in done.err
+    sampled = kamon("sample", tmp_path / "m", "--temperature=0")
+    assert (sampled.code, sampled.out) == (1, "")
+    assert sampled.err == (
+        f"left out 1 entry of the list; --copies includes them\n0 of 20 found: {hint}\n"
+    )
+    copies = kamon("sample", tmp_path / "m", "--copies")
+    assert set(copies.out.split()) <= {"ab", "cd"}
+    assert len(copies.out.split()) == 20
+
+
+@pytest.mark.parametrize("engine", ["native", "scalar"])
+def test_progress_shows_a_sample_if_that_is_fast(engine: str) -> None:
+    if engine == "native" and library.why_not():
+        pytest.skip("no native engine")
+    setups: list[TrainingSetup] = []
+    model = train(
+        DOCS, size="tiny", num_steps=2, hold_out=False, engine=engine, on_start=setups.append
+    )
+    shown = model.sample(1, seed=3)[0] if engine == "native" else ""
+    assert preview(setups[0], 3) == shown
