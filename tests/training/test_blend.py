@@ -27,8 +27,7 @@ from kamon.ngrams.reference import MAX_ORDER
 from kamon.packing.pack import pack
 from kamon.packing.plan import PackOptions
 from kamon.storage import model_dir
-from kamon.training import blend as blend_module
-from kamon.training.blend import BlendLosses, can_blend, mean_nats
+from kamon.training.blend import MAX_DOCS, BlendLosses, blended_validation, can_blend, mean_nats
 from kamon.training.data import as_given
 from kamon.training.early_stopping import EarlyStopping
 
@@ -105,7 +104,7 @@ def test_only_the_first_documents_may_be_measured() -> None:
     data = as_given(Documents.of(NAMES[100:]), validation_docs=NAMES[:100])
     config = Config(block_size=8, vocab_size=data.tokenizer.vocab_size)
     tested = data.validation_set(config)
-    measured = blend_module.blended_validation(data, config, tested)
+    measured = blended_validation(data, config, tested)
     assert measured
     made = kamon.train(NAMES, blend=False, **SHAPE)
     few = tested.select(range(7))
@@ -246,12 +245,10 @@ def test_which_models_are_not_blended(tmp_path: Path) -> None:
         assert made.language_model is made.engine
 
 
-def test_a_very_long_list_is_not_blended(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(block_size=8)
-    data = as_given(Documents.of(NAMES))
-    assert can_blend(data, config)
-    monkeypatch.setattr(blend_module, "MAX_DOCS", len(NAMES) - 1)
-    assert not can_blend(data, config)
+def test_a_very_long_list_is_not_blended() -> None:
+    for number, blends in ((MAX_DOCS, True), (MAX_DOCS + 1, False)):
+        data = as_given(Documents.of(map(str, range(number))))
+        assert can_blend(data, Config(block_size=8)) is blends
 
 
 def test_a_gpt_that_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
