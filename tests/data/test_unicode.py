@@ -288,7 +288,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("place", PLACES, ids=["cp1252", "C"])
 def test_results_are_utf_8_whatever_the_locale(place: dict[str, str], odd: Path) -> None:
     wanted = package.load(odd).sample(40)
-    done = piped(place, "-m", "kamon", "sample", odd, "-n", 40)
+    done = piped(place, "-m", "kamon", "sample", odd, "-n", 40, "--copies")
     assert done.stdout == "".join(f"{text}\n" for text in wanted).encode(), done.stderr
     scored = piped(place, "-m", "kamon", "score", odd, given=done.stdout)
     assert scored.returncode == 0, scored.stderr
@@ -318,7 +318,7 @@ def test_the_exported_file_takes_either_form(model: Model) -> None:
 
 def test_what_is_written_excludes_and_comes_back(odd: Path, tmp_path: Path, kamon: Kamon) -> None:
     path = tmp_path / "out.txt"
-    path.write_bytes(kamon("sample", odd, "-n", 60).out.encode())
+    path.write_bytes(kamon("sample", odd, "-n", 60, "--copies").out.encode())
     assert set(corpus.read(path).docs) & {"a\tb", "c\x0bd", "g\x85h"}
     again = kamon("sample", odd, "-n", 1, "--exclude", path, "--temperature", 1).out
     assert again
