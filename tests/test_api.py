@@ -64,7 +64,8 @@ def test_importing_kamon_imports_nothing_heavy() -> None:
 def test_train_sample_save_load(tmp_path: Path) -> None:
     docs = ["anna", " hanna", "nora", "", "johanna", "annabella"]
     model = kamon.train(docs, **TINY)
-    assert model.config == Config(vocab_size=len(set("".join(docs).replace(" ", ""))) + 1, **TINY)
+    vocab_size = len(set("".join(docs).replace(" ", ""))) + 1
+    assert model.config == Config(vocab_size=vocab_size, temperature=0.8, **TINY)
     assert [line["step"] for line in model.metrics] == [1, 2, 3]
     assert model.training["corpus"]["num_docs"] == 5
     assert model.training["num_cut"] == 2

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import Result
+from helpers.lists import DOCS
 from helpers.runs import read_until
 from kamon.config import Config
 from kamon.engines import distributed
@@ -106,7 +107,12 @@ def run_jobs(tmp_path: Path, size: int, jobs: list[dict[str, Any]]) -> list[list
     """Of each rank, what came of each job."""
     path = tmp_path / f"of-{size}.json"
     path.write_text(json.dumps(jobs))
-    command = [*TORCHRUN, "--nproc-per-node", str(size), WORKER, path]
+    return run_script(WORKER, path, size)
+
+
+def run_script(script: Path, path: Path, size: int) -> list[list[dict[str, Any]]]:
+    """Return what each rank leaves beside `path`."""
+    command = [*TORCHRUN, "--nproc-per-node", str(size), script, path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(path.with_suffix(f".{r}.json").read_text()) for r in range(size)]
@@ -218,6 +224,24 @@ FLAGS = [
     *("--engine=torch", "--threads=1", "--n-embd=8", "--n-head=2", "--size=original"),
     *("--batch-size=3", "--dropout=0.1"),
 ]
+
+
+@pytest.mark.slow
+def test_all_learn_the_same_weight_of_a_blend(tmp_path: Path) -> None:
+    """On a validation set and in cross-validation, and it is that of one process."""
+    path = tmp_path / "lists.json"
+    path.write_text(json.dumps([DOCS, DOCS[:60]]))
+    ranks = run_script(WORKER.with_name("distributed_blend.py"), path, 2)
+    assert ranks[0] == ranks[1]
+    (alone,) = run_script(WORKER.with_name("distributed_blend.py"), path, 1)
+    for together, own in zip(ranks[0], alone, strict=True):
+        ours, theirs = together["training"], own["training"]
+        assert ours["init_from"] == "base"
+        assert ours["blend"] == pytest.approx(theirs["blend"], rel=0.01)
+        name = "held_out" if own["history"] else "cross_validation"
+        assert ours[name] == pytest.approx(theirs[name], rel=0.001)
+        assert together["history"].keys() == own["history"].keys()
+    assert [bool(each["history"]) for each in alone] == [True, False]
 
 
 @pytest.fixture

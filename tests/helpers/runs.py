@@ -7,6 +7,7 @@ from typing import IO
 
 from kamon.model import Model
 from kamon.storage.records import TrainingRecord
+from kamon.training.loop import Progress
 
 UNTRAINED = TrainingRecord.read(
     {
@@ -36,6 +37,20 @@ def stop_after(steps: int) -> Callable[[], bool]:
         return asked > steps
 
     return stop
+
+
+class Killed(Exception):  # noqa: N818 - no error
+    """The process ends here."""
+
+
+def kill_after(steps: int) -> Callable[[Progress], None]:
+    """An `on_progress` that ends a run soon after these steps, without a save."""
+
+    def on_progress(progress: Progress) -> None:
+        if len(progress.losses) > steps:
+            raise Killed
+
+    return on_progress
 
 
 def same(model: Model, other: Model) -> None:

@@ -14,6 +14,7 @@ import pytest
 import kamon
 from conftest import TINY, Result
 from helpers.lists import TRIPLES
+from helpers.runs import Killed, kill_after
 from kamon.config import Config
 from kamon.data import builtin
 from kamon.data.documents import Documents
@@ -27,8 +28,7 @@ from kamon.ngrams.reference import MAX_ORDER
 from kamon.packing.pack import pack
 from kamon.packing.plan import PackOptions
 from kamon.storage import model_dir
-from kamon.training import blend as blend_module
-from kamon.training.blend import BlendLosses, can_blend, mean_nats
+from kamon.training.blend import MAX_DOCS, BlendLosses, blended_validation, can_blend, mean_nats
 from kamon.training.data import as_given
 from kamon.training.early_stopping import EarlyStopping
 
@@ -105,7 +105,7 @@ def test_only_the_first_documents_may_be_measured() -> None:
     data = as_given(Documents.of(NAMES[100:]), validation_docs=NAMES[:100])
     config = Config(block_size=8, vocab_size=data.tokenizer.vocab_size)
     tested = data.validation_set(config)
-    measured = blend_module.blended_validation(data, config, tested)
+    measured = blended_validation(data, config, tested)
     assert measured
     made = kamon.train(NAMES, blend=False, **SHAPE)
     few = tested.select(range(7))
@@ -141,24 +141,17 @@ def test_a_saved_blend_is_the_same(model: Model, tmp_path: Path) -> None:
     assert gpt.without_blend().training.content == gpt.training.content
 
 
-class Killed(Exception):  # noqa: N818 - no error
-    """The process ends here."""
-
-
-def killed_at(step: int, path: Path, **settings: Any) -> None:
-    """Train until this step with a checkpoint after each step; then the process is killed."""
-
-    def on_progress(progress: Any) -> None:
-        if len(progress.losses) > step:
-            raise Killed
-
+def killed_after(steps: int, path: Path, **settings: Any) -> None:
+    """Train until there, with a checkpoint after each step; then the process is killed."""
     with pytest.raises(Killed):
-        kamon.train(NAMES, output=path, checkpoint_every=1, on_progress=on_progress, **settings)
+        kamon.train(
+            NAMES, output=path, checkpoint_every=1, on_progress=kill_after(steps), **settings
+        )
 
 
 def test_a_checkpoint_in_the_middle_is_a_blend(tmp_path: Path) -> None:
     """Of its best parameters so far, with the losses and the weight of these."""
-    killed_at(60, tmp_path / "m", **SHAPE)
+    killed_after(60, tmp_path / "m", **SHAPE)
     found = kamon.load(tmp_path / "m")
     training, blend = found.training, found.training.blend
     assert (training.finished, len(found.metrics)) == (False, 60)
@@ -177,7 +170,7 @@ def test_a_checkpoint_in_the_middle_is_a_blend(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_before_the_first_evaluation_is_a_blend(tmp_path: Path) -> None:
-    killed_at(3, tmp_path / "m", **SHAPE)
+    killed_after(3, tmp_path / "m", **SHAPE)
     found = kamon.load(tmp_path / "m")
     assert found.training.held_out is None
     assert found.training.blend
@@ -192,15 +185,11 @@ def test_a_resumed_run_keeps_the_best_blend_of_before(tmp_path: Path) -> None:
     assert whole.training.held_out
     best = whole.training.held_out.best_step
     assert best < len(whole.metrics) - 40
-    killed_at(best + 21, tmp_path / "m", **settings)
+    killed_after(best + 21, tmp_path / "m", **settings)
     before = model_dir.load(tmp_path / "m").training
 
-    def on_progress(progress: Any) -> None:
-        if len(progress.losses) > best + 41:
-            raise Killed
-
     with pytest.raises(Killed):
-        kamon.resume(tmp_path / "m", on_progress=on_progress)
+        kamon.resume(tmp_path / "m", on_progress=kill_after(best + 41))
     after = model_dir.load(tmp_path / "m")
     assert len(after.metrics) == best + 41
     assert after.training["held_out"] == before["held_out"]
@@ -246,12 +235,10 @@ def test_which_models_are_not_blended(tmp_path: Path) -> None:
         assert made.language_model is made.engine
 
 
-def test_a_very_long_list_is_not_blended(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(block_size=8)
-    data = as_given(Documents.of(NAMES))
-    assert can_blend(data, config)
-    monkeypatch.setattr(blend_module, "MAX_DOCS", len(NAMES) - 1)
-    assert not can_blend(data, config)
+def test_a_very_long_list_is_not_blended() -> None:
+    for number, blends in ((MAX_DOCS, True), (MAX_DOCS + 1, False)):
+        data = as_given(Documents.of(map(str, range(number))))
+        assert can_blend(data, Config(block_size=8)) is blends
 
 
 def test_a_gpt_that_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ from kamon.training.presets import (
     TEXT_PRESETS,
     block_size_for,
     default_size,
+    fine_tuning_steps,
     max_steps,
     preset,
     seconds_of,
@@ -140,6 +141,42 @@ def test_how_much_is_learned(num_docs: int, seconds: float | None, learned: int)
     """Some passes; of few documents enough, of very many not all where no time is named."""
     assert max_steps(num_docs, 1, seconds) == learned
     assert max_steps(num_docs, 8, seconds) == learned // 8
+
+
+@pytest.mark.parametrize(
+    ("num_docs", "has_budget", "learned"),
+    [
+        (10, False, 80),
+        (1_000, False, 8_000),
+        (20_000, False, 40_000),
+        (50_000, False, 50_000),
+        (20_000, True, 160_000),
+    ],
+)
+def test_how_much_is_learned_from_the_base(num_docs: int, has_budget: bool, learned: int) -> None:
+    """Some passes; of many documents fewer, but one, where no time is named."""
+    assert fine_tuning_steps(num_docs, 1, has_budget) == learned
+    assert fine_tuning_steps(num_docs, 16, has_budget) == learned // 16
+    assert fine_tuning_steps(2, 64, has_budget) == 1
+
+
+def test_a_budget_that_suffices_never_learns_less_than_the_default() -> None:
+    for num_docs in (1, 2, 10, 99, 1_000, 10_000, 10**5, 10**7):
+        assert max_steps(num_docs, 8, 60.0) >= max_steps(num_docs, 8, None)
+        assert fine_tuning_steps(num_docs, 8, True) >= fine_tuning_steps(num_docs, 8, False)
+
+
+@pytest.mark.parametrize("init_from", [None, "base", "scratch"])
+@pytest.mark.parametrize("num_docs", [60, 150])
+def test_a_run_with_time_learns_no_less_than_one_without_a_budget(
+    init_from: str | None, num_docs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"init_from": init_from, "blend": False}
+    usual = train(DOCS[:num_docs], **how).config
+    monkeypatch.setattr(presets, "steps_for_seconds", lambda *_: 10**6)
+    chosen = train(DOCS[:num_docs], budget="1h", should_stop=lambda: True, **how).config
+    assert chosen.num_steps * chosen.docs_per_step >= usual.num_steps * usual.docs_per_step
+    assert chosen.n_embd >= usual.n_embd
 
 
 @pytest.mark.parametrize(
@@ -301,6 +338,15 @@ def test_what_is_given_rules() -> None:
     assert config.warmup_steps == 0
     with pytest.raises(ConfigError, match="give it or num_steps, not both"):
         train(DOCS, budget=1, num_steps=3)
+    given = {
+        "learning_rate": 0.002, "batch_size": 4, "num_steps": 7, "warmup_steps": 3, "dropout": 0.2,
+        "schedule": "linear", "block_size": 11, "temperature": 1.2, "beta1": 0.7, "beta2": 0.98,
+        "weight_decay": 0.3, "seed": 5,
+    }  # fmt: skip
+    for docs in (DOCS, DOCS[:60]):  # the number of steps of the latter is usually chosen
+        config = train(docs, **given).config
+        assert config.n_embd == 96
+        assert {name: getattr(config, name) for name in given} == given
 
 
 def test_a_size_alone_makes_the_same_model_each_time() -> None:

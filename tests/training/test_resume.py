@@ -24,7 +24,7 @@ import pytest
 import kamon
 from conftest import ENGINES_AND_DTYPES, TINY, TINY_FLAGS, Result, times
 from helpers.lists import DOCS
-from helpers.runs import stop_after
+from helpers.runs import Killed, kill_after, stop_after
 from kamon.errors import ConfigError, CorpusError, StoreError
 from kamon.files.lock import locked
 from kamon.model import Model
@@ -48,7 +48,8 @@ def same(model: Model, other: Model) -> None:
     assert model.metrics == other.metrics
     assert model.engine.state()["params"] == other.engine.state()["params"]
     assert model.sample(50, seed=3) == other.sample(50, seed=3)
-    assert model.training | other.training | {"seconds": 0} == other.training | {"seconds": 0}
+    ignored = {"seconds": 0, "checkpoint_every": None}
+    assert model.training | ignored == other.training | ignored
 
 
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
@@ -102,6 +103,29 @@ def test_early_stopping_and_the_best_model_come_through(tmp_path: Path) -> None:
         model = kamon.resume(path, should_stop=stop_after(5))
     same(model, whole)
     assert model.training["held_out"]["best_step"] < len(model.metrics)
+
+
+@pytest.mark.parametrize("blend", [True, False])
+@pytest.mark.parametrize("num_docs", [150, 60])  # 60 are cross-validated
+def test_a_run_from_the_base_that_is_killed_again_and_again(
+    num_docs: int, blend: bool, tmp_path: Path
+) -> None:
+    settings = {"num_steps": 24, "blend": blend, "seed": 3, "dropout": 0.1}
+    docs, path = DOCS[:num_docs], tmp_path / "m"
+    whole = kamon.train(docs, **settings)
+    assert whole.training["init_from"] == "base"
+    assert (whole.training.blend is not None) == blend
+    with pytest.raises(Killed):
+        kamon.train(docs, output=path, checkpoint_every=1, on_progress=kill_after(4), **settings)
+    for steps in (5, 9, 17):
+        with pytest.raises(Killed):
+            kamon.resume(path, threads=1 + steps % 2, on_progress=kill_after(steps))
+        assert len(model_dir.load(path).metrics) == steps
+    same(kamon.resume(path), whole)
+    same(kamon.load(path), whole)
+    longer = kamon.resume(path, extend=5)
+    assert (longer.training.blend is not None) == blend
+    assert len(longer.metrics) == 29
 
 
 def test_interrupted_before_anything_was_measured(tmp_path: Path) -> None:
@@ -455,6 +479,7 @@ def test_killed_at_any_instant(
         found = model_dir.load(model)
         assert found.params == whole.params
         assert found.metrics == whole.metrics
+        assert found.training.blend == whole.training.blend is not None
         assert found.state == whole.state
     assert saved > kills // 4
 
