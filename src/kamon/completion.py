@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kamon.config import check_text, require_float, require_int
+from kamon.engines.base import has_fused_ops
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError
 from kamon.generation.sampling import (
@@ -237,8 +238,8 @@ def search_model(
     effort = require_float("effort", effort)
     if not 0 < effort <= MAX_EFFORT:
         raise ConfigError(f"effort must be above 0 and at most {MAX_EFFORT:,}, not {effort}")
-    fast = hasattr(model.engine, "train")
-    reads, work = (MAX_READS, MAX_FLOPS) if fast else (MAX_READS_SLOW, MAX_FLOPS_SLOW)
+    slow = MAX_READS_SLOW, MAX_FLOPS_SLOW
+    reads, work = (MAX_READS, MAX_FLOPS) if has_fused_ops(model.engine) else slow
     config = model.config
     affordable = min(reads, work / num_params(config), MAX_EXPANSIONS / config.vocab_size)
     max_reads = max(1, int(effort * affordable))

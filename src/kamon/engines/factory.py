@@ -123,7 +123,9 @@ class EngineSpec:
         return make_engine(keywords.pop("engine"), config, **keywords)
 
     def keywords(self) -> dict[str, Any]:
-        return {("engine" if name == "name" else name): value for name, value in vars(self).items()}
+        """Return this as the keywords of `kamon.load`."""
+        keywords = dict(vars(self))
+        return {"engine": keywords.pop("name"), **keywords}
 
 
 def make_torch(

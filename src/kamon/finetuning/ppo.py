@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from kamon.config import require_int, require_positive
-from kamon.engines.base import Engine, State, initial_state
+from kamon.engines.base import Engine, State, has_fused_ops, initial_state
 from kamon.engines.batch import BAD, GOOD, PackedBatch, pack_sequences
 from kamon.engines.numerics import deviation, mean
 from kamon.errors import ConfigError
@@ -217,7 +217,7 @@ def ppo(
     params = base.engine.state()["params"]
     reference = engine.create(config)
     reference.load(initial_state(params))
-    n = NUM_BASE if hasattr(reference, "sample") else NUM_BASE_SLOW
+    n = NUM_BASE if has_fused_ops(reference) else NUM_BASE_SLOW
     texts, _ = metrics.draw_documents(reference, base.tokenizer, n, config.seed, 0, prefix)
     rewards = rewards_of(judge, texts)
     check_differ(rewards, prefer)
