@@ -53,14 +53,24 @@ def made_up(rules: ModuleType, reserved: bool) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "same", ["Élodie", "ÉLODIE", "elodie", "E\u0301lodie", " Elodie ", "ELODI\u0308E", "Ｅlodie"]
+    "same",
+    [
+        "Élodie",
+        "ÉLODIE",
+        "elodie",
+        "E\u0301lodie",
+        " Elodie ",
+        "ELODI\u0308E",
+        "Ｅlodie",
+        "Elo die",
+    ],
 )
-def test_fold_is_the_same_in_any_case_accent_and_normal_form(rules: ModuleType, same: str) -> None:
+def test_fold_is_the_same_with_any_case_accents_and_spaces(rules: ModuleType, same: str) -> None:
     assert rules.fold(same) == "elodie"
     assert rules.key(same) == rules.key("Elodie")
 
 
-@pytest.mark.parametrize("other", ["Elodia", "Elo die", "Elodie 2", "Элоди"])
+@pytest.mark.parametrize("other", ["Elodia", "Elodie 2", "Элоди"])
 def test_fold_keeps_different_texts_apart(rules: ModuleType, other: str) -> None:
     assert rules.fold(other) != "elodie"
 

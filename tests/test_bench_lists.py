@@ -92,8 +92,8 @@ def test_number_of_tokens_includes_ends() -> None:
 def test_kamon_is_measured_with_its_parts() -> None:
     training, test = bench.split(WORDS, 0)
     row = bench.by_kamon(training, test, 1, {"num_steps": 30, "hold_out": False})
-    assert row["nats"] == pytest.approx(row["parts"]["gpt"])
-    assert 0 < row["parts"]["ngram"] < 4
+    assert set(row["parts"]) == {"gpt", "ngram"}
+    assert 0 < row["nats"] <= max(row["parts"].values()) < 4  # log is concave
     assert 0 <= row["novel"] <= 1
     assert row["memory"] > 1e6
     assert row["steps"] == 30
