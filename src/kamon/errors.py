@@ -1,16 +1,38 @@
-"""What can go wrong that a user can mend. The text of each error is one sentence to show them."""
+"""The errors that a user can correct."""
+
+from __future__ import annotations
+
+HINT = "\nhint: "
 
 
 class KamonError(Exception):
-    """Base of the errors below: catch it to catch them all."""
+    """Base class of the errors below.
+
+    Args:
+        message: one sentence that says what is wrong and where.
+        hint: what to do about it, such as a command or an option. `str` returns both.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message}{HINT}{hint}")
+
+    @property
+    def message(self) -> str:
+        """What is wrong, without the hint."""
+        return str(self).partition(HINT)[0]
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it; None if the error has no hint."""
+        return str(self).partition(HINT)[2] or None
 
 
 class ConfigError(KamonError, ValueError):
-    """A setting, flag or argument that cannot be; the command line exits with 2."""
+    """An invalid setting, option or argument; the command line exits with 2."""
 
 
 class CorpusError(KamonError):
-    """A list that cannot be read, cleaned, written or learned from."""
+    """A list that cannot be read, cleaned, written or trained on."""
 
 
 class TokenizerError(KamonError):
@@ -18,7 +40,7 @@ class TokenizerError(KamonError):
 
 
 class TrainingError(KamonError):
-    """Training that cannot go on."""
+    """Training that cannot continue."""
 
 
 class StoreError(KamonError):

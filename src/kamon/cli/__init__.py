@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stderr is None:  # closed: a file opened later must not become stderr
             sys.stderr = open(os.devnull, "w")  # noqa: SIM115
         if sys.stdout is None:
-            print("kamon: standard output is closed", file=sys.stderr)
+            print("error: standard output is closed", file=sys.stderr)
             return 1
         write_utf_8()
         try:
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        print("\nkamon: stopped", file=sys.stderr)
+        print("\nstopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has had enough
         discard_stdout()
@@ -98,11 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         discard_stdout()
         where = f"{error.filename}: " if error.filename else ""
-        print(f"kamon: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except MemoryError:
-        text = "this needs more memory than there is; a smaller model may fit"
-        print(f"kamon: {text}", file=sys.stderr)
+        print("error: not enough memory\nhint: try a smaller model", file=sys.stderr)
         return 1
 
 
@@ -124,14 +123,14 @@ def run(argv: list[str]) -> int:
     parser = Parser(prog=f"kamon {verb}", description=command.__doc__)
     command.add_arguments(parser)
     args = parser.parse(argv[1:])
-    from kamon.cli.output import one_line
+    from kamon.cli.output import say_error
     from kamon.errors import ConfigError, KamonError
 
     try:
         code: int | None = command.run(args)
         return code or 0
     except KamonError as error:
-        print(f"kamon {verb}: {one_line(str(error))}", file=sys.stderr)
+        say_error(error.message, error.hint)
         return 2 if isinstance(error, ConfigError) else 1
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kamon.training.setup import ResumePoint, TrainingSetup
 
 P = TypeVar("P")
+RED, GREEN, YELLOW, CYAN, BOLD, DIM = "1;31", "32", "1;33", "36", "1", "2"  # codes of ANSI
 
 
 def say(text: str) -> None:
@@ -32,6 +33,32 @@ def say(text: str) -> None:
         print(text, file=sys.stderr)
     else:
         tqdm.tqdm.write(text, file=sys.stderr)
+
+
+def warn(message: str, hint: str | None = None) -> None:
+    """Print a warning on stderr, and what to do about it."""
+    say(f"{styled('warning:', YELLOW)} {one_line(message)}")
+    if hint is not None:
+        say_hint(hint)
+
+
+def say_hint(hint: str) -> None:
+    say(f"{styled('hint:', CYAN)} {one_line(hint)}")
+
+
+def say_error(message: str, hint: str | None = None) -> None:
+    """Print an error on stderr, and what to do about it."""
+    say(f"{styled('error:', RED)} {one_line(message)}")
+    if hint is not None:
+        say_hint(hint)
+
+
+def styled(text: str, style: str, stream: TextIO | None = None) -> str:
+    """Return the text in a colour if `stream` (stderr) is a terminal and NO_COLOR is not set."""
+    stream = sys.stderr if stream is None else stream
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+        return text
+    return f"\x1b[{style}m{text}\x1b[0m"
 
 
 def count(n: int, thing: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import reprlib
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -65,7 +64,10 @@ class Parser(argparse.ArgumentParser):
         ]
         if "are required" in message and dashed:
             message += f"; what begins with -, as {dashed[0]} does, stands behind --"
-        print(f"{self.prog}: {message}", file=sys.stderr)
+        from kamon.cli.output import say_error
+
+        message, _, hint = message.partition("\nhint: ")
+        say_error(message, hint or f"see `{self.prog} --help`")
         raise SystemExit(2)
 
 
