@@ -1,7 +1,7 @@
 """Measure Kamon on the lists of `bench/lists.toml`: nats per token on entries it has not seen.
 
     python bench/build_lists.py
-    python bench/lists.py --json build/lists.jsonl --markdown build/lists.md
+    python bench/lists.py --json build/lists.jsonl --markdown docs/benchmark.md
 
 Each of up to five splits holds out another tenth of a list for the test. Kamon trains on the other
 nine tenths with its default settings. So does the best Kneser-Ney n-gram: its order is the one that
@@ -52,8 +52,11 @@ NUM_SAMPLES = 1_000
 SEED = 42
 SYSTEMS = ("kamon", "ngram", "makemore", "nanogpt")
 ROLES = ("report", "tune")
-GAIN_HEAD = ("lists", "number", "Kamon is better on", "median gain (nats per token)", "worst")
+GAIN_HEAD = ("lists", "number", "Kamon is better on", "mean gain (nats per token)", "worst")
 SIZES = {"1 to 199": 200, "200 to 999": 1_000, "1,000 to 4,999": 5_000, "5,000 or more": 10**9}
+MAX_HELPED = 5_000  # entries of a list to which the base matters most
+NOT_IN_BASE = ("Han", "Hangul")
+TABLE_BELOW = "<!-- bench/lists.py writes everything below this line. -->"
 Row = dict[str, Any]
 
 
@@ -336,20 +339,22 @@ def summary(cards: dict[str, Row], names: Sequence[str], results: Results) -> li
 
 def gain_line(label: str, gains: list[float]) -> list[str]:
     better = sum(gain > 0 for gain in gains)
-    shown = (f"{value:+.3f}" for value in (statistics.median(gains), min(gains)))
+    shown = (f"{value:+.3f}" for value in (statistics.mean(gains), min(gains)))
     return [label, str(len(gains)), str(better), *shown]
 
 
 def groups_of(card: Row) -> list[tuple[int, str]]:
-    """Return the groups that a list is in: all, and those of its size, script and kind.
+    """Return the groups that a list is in: all, and those by the base, size, script and kind.
 
     The number says where a group is in the table.
     """
     size = next(place for place, end in enumerate(SIZES.values()) if card["entries"] < end)
     script = "Latin" if card["script"] == "Latin" else "others"
+    helped = card["entries"] < MAX_HELPED and card["script"] not in NOT_IN_BASE
     return [
         (0, "all"),
-        (1 + size, f"entries: {[*SIZES][size]}"),
+        (1, f"{'below' if helped else 'not below'} {MAX_HELPED:,} entries in a script of the base"),
+        (2 + size, f"entries: {[*SIZES][size]}"),
         (10, f"script: {script}"),
         (20, f"kind: {card['kind']}"),
     ]
@@ -421,8 +426,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=10.0, help="of training, for both of these [10]"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="append the rows to it")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to it")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to it, below the mark if it has one")
     return parser
+
+
+def above(page: Path) -> str:
+    """Return what a page has up to TABLE_BELOW, that line included: the table replaces the rest."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    kept, marker, _ = text.partition(TABLE_BELOW)
+    return kept + marker + "\n\n" if marker else ""
 
 
 def main() -> None:
@@ -443,7 +455,7 @@ def main() -> None:
     table = markdown(cards, rows.values())
     if args.markdown:
         args.markdown.parent.mkdir(parents=True, exist_ok=True)
-        args.markdown.write_text(table, encoding="utf-8")
+        args.markdown.write_text(above(args.markdown) + table, encoding="utf-8")
     print(table, end="")
 
 
