@@ -13,7 +13,7 @@ With --json, each measurement is appended to FILE at once, and those that FILE h
 So an interrupted run continues, and the table is made again in a second. Settings other than the
 defaults (--set, --budget) are other measurements. After a change of Kamon, give a new FILE: rows do
 not say which code they are of. Times are processor times, and memory is the peak of a process that
-reads a list and trains once. makemore and nanoGPT need torch; for both see
+reads a list and trains once. makemore, nanoGPT and nanochat need torch: see
 `bench/peers.py`.
 """
 
@@ -50,7 +50,7 @@ MAX_SPLITS = 5
 ORDER = 6  # of the n-gram that a model's part is compared with
 NUM_SAMPLES = 1_000
 SEED = 42
-SYSTEMS = ("kamon", "ngram", "makemore", "nanogpt")
+SYSTEMS = ("kamon", "ngram", "makemore", "nanogpt", "nanochat")
 ROLES = ("report", "tune")
 GAIN_HEAD = ("lists", "number", "Kamon is better on", "mean gain (nats per token)", "worst")
 SIZES = {"1 to 199": 200, "200 to 999": 1_000, "1,000 to 4,999": 5_000, "5,000 or more": 10**9}
@@ -174,10 +174,14 @@ def by_ngram(training: list[str], test: list[str]) -> Row:
 
 
 def by_peer(system: str, training: list[str], test: list[str], settings: dict[str, Any]) -> Row:
-    """Train makemore or nanoGPT for so much processor time, by its own recipe."""
+    """Train another program's model for so much processor time, by its own recipe."""
     import peers
 
-    run = {"makemore": peers.by_makemore, "nanogpt": peers.by_nanogpt}[system]
+    run = {
+        "makemore": peers.by_makemore,
+        "nanogpt": peers.by_nanogpt,
+        "nanochat": peers.by_nanochat,
+    }[system]
     found = run(Path(settings["path"]), training, test, settings["seconds"])
     return {
         "nats": found["nats"],
@@ -250,6 +254,7 @@ COLUMNS = [
     Column("its order", "ngram", lambda row: row.get("order"), ".1f"),
     Column("makemore", "makemore", lambda row: row.get("nats"), spread=True),
     Column("nanoGPT", "nanogpt", lambda row: row.get("nats"), spread=True),
+    Column("nanochat", "nanochat", lambda row: row.get("nats"), spread=True),
     Column("time (s)", "kamon", lambda row: row.get("cpu_seconds"), ".1f"),
     Column("memory (MB)", "kamon", lambda row: row.get("memory", 0) / 1e6 or None, ".0f"),
     Column("novel", "kamon", lambda row: row.get("novel"), ".0%"),
@@ -375,6 +380,8 @@ def tasks_of(args: argparse.Namespace, cards: dict[str, Row]) -> list[Task]:
         systems["makemore"] = {"path": str(args.makemore), "seconds": args.seconds}
     if args.nanogpt:
         systems["nanogpt"] = {"path": str(args.nanogpt), "seconds": args.seconds}
+    if args.nanochat:
+        systems["nanochat"] = {"path": str(args.nanochat), "seconds": args.seconds}
     return [
         Task(name, cards[name]["sha256"], number, system, own)
         for number in range(args.splits)
@@ -422,11 +429,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time [1]")
     parser.add_argument("--makemore", type=Path, metavar="FILE", help="makemore.py")
     parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="folder of its model.py")
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, help="of training, for both of these [10]"
-    )
+    parser.add_argument("--nanochat", type=Path, metavar="FOLDER", help="folder of its package")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of training, for these [10]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append the rows to it")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to it, below the mark if it has one")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the table to it, below the mark if it has one",
+    )
     return parser
 
 
