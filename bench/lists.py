@@ -1,7 +1,7 @@
 """Measure Kamon on the lists of `bench/lists.toml`: nats per token on entries it has not seen.
 
     python bench/build_lists.py
-    python bench/lists.py --json build/lists.jsonl --markdown build/lists.md
+    python bench/lists.py --json build/lists.jsonl --markdown docs/benchmark.md
 
 Each of up to five splits holds out another tenth of a list for the test. Kamon trains on the other
 nine tenths with its default settings. So does the best Kneser-Ney n-gram: its order is the one that
@@ -13,7 +13,7 @@ With --json, each measurement is appended to FILE at once, and those that FILE h
 So an interrupted run continues, and the table is made again in a second. Settings other than the
 defaults (--set, --budget) are other measurements. After a change of Kamon, give a new FILE: rows do
 not say which code they are of. Times are processor times, and memory is the peak of a process that
-reads a list and trains once. makemore and nanoGPT need torch; for both see
+reads a list and trains once. makemore, nanoGPT and nanochat need torch: see
 `bench/peers.py`.
 """
 
@@ -50,10 +50,13 @@ MAX_SPLITS = 5
 ORDER = 6  # of the n-gram that a model's part is compared with
 NUM_SAMPLES = 1_000
 SEED = 42
-SYSTEMS = ("kamon", "ngram", "makemore", "nanogpt")
+SYSTEMS = ("kamon", "ngram", "makemore", "nanogpt", "nanochat")
 ROLES = ("report", "tune")
-GAIN_HEAD = ("lists", "number", "Kamon is better on", "median gain (nats per token)", "worst")
+GAIN_HEAD = ("lists", "number", "Kamon is better on", "mean gain (nats per token)", "worst")
 SIZES = {"1 to 199": 200, "200 to 999": 1_000, "1,000 to 4,999": 5_000, "5,000 or more": 10**9}
+MAX_HELPED = 5_000  # entries of a list to which the base matters most
+NOT_IN_BASE = ("Han", "Hangul")
+TABLE_BELOW = "<!-- bench/lists.py writes everything below this line. -->"
 Row = dict[str, Any]
 
 
@@ -171,10 +174,14 @@ def by_ngram(training: list[str], test: list[str]) -> Row:
 
 
 def by_peer(system: str, training: list[str], test: list[str], settings: dict[str, Any]) -> Row:
-    """Train makemore or nanoGPT for so much processor time, by its own recipe."""
+    """Train another program's model for so much processor time, by its own recipe."""
     import peers
 
-    run = {"makemore": peers.by_makemore, "nanogpt": peers.by_nanogpt}[system]
+    run = {
+        "makemore": peers.by_makemore,
+        "nanogpt": peers.by_nanogpt,
+        "nanochat": peers.by_nanochat,
+    }[system]
     found = run(Path(settings["path"]), training, test, settings["seconds"])
     return {
         "nats": found["nats"],
@@ -247,6 +254,7 @@ COLUMNS = [
     Column("its order", "ngram", lambda row: row.get("order"), ".1f"),
     Column("makemore", "makemore", lambda row: row.get("nats"), spread=True),
     Column("nanoGPT", "nanogpt", lambda row: row.get("nats"), spread=True),
+    Column("nanochat", "nanochat", lambda row: row.get("nats"), spread=True),
     Column("time (s)", "kamon", lambda row: row.get("cpu_seconds"), ".1f"),
     Column("memory (MB)", "kamon", lambda row: row.get("memory", 0) / 1e6 or None, ".0f"),
     Column("novel", "kamon", lambda row: row.get("novel"), ".0%"),
@@ -336,20 +344,22 @@ def summary(cards: dict[str, Row], names: Sequence[str], results: Results) -> li
 
 def gain_line(label: str, gains: list[float]) -> list[str]:
     better = sum(gain > 0 for gain in gains)
-    shown = (f"{value:+.3f}" for value in (statistics.median(gains), min(gains)))
+    shown = (f"{value:+.3f}" for value in (statistics.mean(gains), min(gains)))
     return [label, str(len(gains)), str(better), *shown]
 
 
 def groups_of(card: Row) -> list[tuple[int, str]]:
-    """Return the groups that a list is in: all, and those of its size, script and kind.
+    """Return the groups that a list is in: all, and those by the base, size, script and kind.
 
     The number says where a group is in the table.
     """
     size = next(place for place, end in enumerate(SIZES.values()) if card["entries"] < end)
     script = "Latin" if card["script"] == "Latin" else "others"
+    helped = card["entries"] < MAX_HELPED and card["script"] not in NOT_IN_BASE
     return [
         (0, "all"),
-        (1 + size, f"entries: {[*SIZES][size]}"),
+        (1, f"{'below' if helped else 'not below'} {MAX_HELPED:,} entries in a script of the base"),
+        (2 + size, f"entries: {[*SIZES][size]}"),
         (10, f"script: {script}"),
         (20, f"kind: {card['kind']}"),
     ]
@@ -370,6 +380,8 @@ def tasks_of(args: argparse.Namespace, cards: dict[str, Row]) -> list[Task]:
         systems["makemore"] = {"path": str(args.makemore), "seconds": args.seconds}
     if args.nanogpt:
         systems["nanogpt"] = {"path": str(args.nanogpt), "seconds": args.seconds}
+    if args.nanochat:
+        systems["nanochat"] = {"path": str(args.nanochat), "seconds": args.seconds}
     return [
         Task(name, cards[name]["sha256"], number, system, own)
         for number in range(args.splits)
@@ -417,12 +429,23 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time [1]")
     parser.add_argument("--makemore", type=Path, metavar="FILE", help="makemore.py")
     parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="folder of its model.py")
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, help="of training, for both of these [10]"
-    )
+    parser.add_argument("--nanochat", type=Path, metavar="FOLDER", help="folder of its package")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of training, for these [10]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append the rows to it")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to it")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the table to it, below the mark if it has one",
+    )
     return parser
+
+
+def above(page: Path) -> str:
+    """Return what a page has up to TABLE_BELOW, that line included: the table replaces the rest."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    kept, marker, _ = text.partition(TABLE_BELOW)
+    return kept + marker + "\n\n" if marker else ""
 
 
 def main() -> None:
@@ -443,7 +466,7 @@ def main() -> None:
     table = markdown(cards, rows.values())
     if args.markdown:
         args.markdown.parent.mkdir(parents=True, exist_ok=True)
-        args.markdown.write_text(table, encoding="utf-8")
+        args.markdown.write_text(above(args.markdown) + table, encoding="utf-8")
     print(table, end="")
 
 

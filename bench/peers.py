@@ -1,22 +1,27 @@
-"""Kamon beside others that make new entries from a list: the same list, processor, time and test.
+"""Measure Kamon and other programs that make new entries from a list.
 
-    python bench/peers.py [--seconds S ...] [--makemore FILE] [--nanogpt FOLDER] [--json]
+    python bench/peers.py [--seconds S ...] [--makemore FILE] [--nanogpt FOLDER]
+        [--nanochat FOLDER] [--json]
 
-All learn the built-in names but those that `kamon.data.split` holds out, on one thread, for so much
-processor time from the first step on; imports and reading are not in it. Then each is tested on the
-names held out, in nats a token, the end of a name being one, and makes 1,000 at temperature 1.
+All train on the built-in names without the validation set of `kamon.data.split`, on one thread, for
+the same processor time from the first step on. Imports and reading do not count. Then each is
+tested on that set, in nats per token (the end of a name is a token), and makes 1,000 samples at
+temperature 1. `bench/lists.py` measures makemore, nanoGPT and nanochat on other lists.
 
-markovify is measured where it is installed; makemore and nanoGPT, with their own models and
-recipes, where their files are: makemore.py, and a folder with nanoGPT's model.py. They need torch.
-makemore sets 1,000 names apart for itself, as always. nanoGPT learns text: names in any order, a
-line each, by its recipe for a CPU, whose schedule is told the time there is; it is tested on a text
-of the names held out, each token behind 32 others or more. Both sample 50 rows side by side.
+markovify is measured if it is installed. The others are measured with their own models, optimizers
+and recipes if their files are given: makemore.py, a folder with nanoGPT's model.py, and a folder
+with the package nanochat. They need torch. Each keeps the model that is best on a tenth of its
+training set. nanoGPT and nanochat learn text: names in any order, one per line. They are tested on
+a text of the test names, each token after 32 others or more. nanochat has no recipe of this size:
+it has the size of nanoGPT's recipe for a processor, its own learning rates, and a learning rate
+that falls linearly in the second half.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import importlib
 import importlib.util
 import json
@@ -39,6 +44,8 @@ from kamon.tokenizers.char import CharTokenizer
 from kamon.training.presets import size_for
 
 NUM_SAMPLES = 1_000
+BLOCK = 64  # tokens that the models of text see
+NUM_VALIDATIONS = 20  # during a training
 Row = dict[str, Any]
 
 
@@ -53,6 +60,8 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
             yield by_makemore(args.makemore, learned, held_out, seconds)
         if args.nanogpt:
             yield by_nanogpt(args.nanogpt, learned, held_out, seconds)
+        if args.nanochat:
+            yield by_nanochat(args.nanochat, learned, held_out, seconds)
 
 
 def sampled(row: Row, learned: list[str], draw: Callable[[], list[str]]) -> Row:
@@ -145,6 +154,7 @@ def possible(chain: Any, doc: str, state_size: int) -> bool:
 
 
 def by_makemore(file: Path, learned: list[str], held_out: list[str], seconds: float) -> Row:
+    """Measure makemore's transformer with the defaults of its command."""
     import torch
     from torch.utils.data import DataLoader, RandomSampler
 
@@ -154,11 +164,14 @@ def by_makemore(file: Path, learned: list[str], held_out: list[str], seconds: fl
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         path = Path(folder, "names.txt")
         path.write_text("\n".join(learned) + "\n")
-        own, _ = makemore.create_datasets(str(path))
-        model = makemore.GPT(
-            makemore.GPTConfig(vocab_size=own.get_vocab_size(), block_size=own.get_output_length())
+        own, validation = makemore.create_datasets(str(path))
+        config = makemore.ModelConfig(
+            vocab_size=own.get_vocab_size(), block_size=own.get_output_length(), n_embd2=64
         )
-    optimizer = model.configure_optimizers(makemore.TrainConfig())
+        model = makemore.Transformer(config)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=5e-4, weight_decay=0.01, betas=(0.9, 0.99), eps=1e-8
+    )
     sampler = RandomSampler(own, replacement=True, num_samples=int(1e10))
     batches = iter(DataLoader(own, batch_size=32, sampler=sampler))
 
@@ -166,16 +179,18 @@ def by_makemore(file: Path, learned: list[str], held_out: list[str], seconds: fl
         _, loss = model(*next(batches))
         model.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    took, steps = for_seconds(seconds, step)
+    def total_of(data: Any) -> float:
+        with torch.inference_mode():
+            return sum(
+                model(inputs, targets)[1].item() * (targets != -1).sum().item()
+                for inputs, targets in DataLoader(data, batch_size=100)
+            )
+
+    took, steps = for_seconds(seconds, step, model, lambda: total_of(validation))
     test = makemore.CharDataset(held_out, own.chars, own.max_word_length)
-    total = 0.0
-    with torch.inference_mode():
-        for inputs, targets in DataLoader(test, batch_size=100):
-            _, mean = model(inputs, targets)
-            total += mean.item() * (targets != -1).sum().item()
+    nats = total_of(test) / tokens(held_out)
 
     def name_of(row: list[int]) -> str:
         ended = [*row[1:], 0]
@@ -185,83 +200,197 @@ def by_makemore(file: Path, learned: list[str], held_out: list[str], seconds: fl
         found: list[str] = []
         while len(found) < NUM_SAMPLES:
             begin = torch.zeros(50, 1, dtype=torch.long)
-            rows = model.generate(begin, own.max_word_length, do_sample=True).tolist()
-            found += map(name_of, rows)
+            with torch.inference_mode():
+                rows = makemore.generate(model, begin, own.max_word_length, do_sample=True)
+            found += map(name_of, rows.tolist())
         return found
 
-    row = trained("makemore", model, took, steps, total / tokens(held_out))
-    return sampled(row, learned, draw)
+    return sampled(trained("makemore", model, took, steps, nats), learned, draw)
 
 
 def by_nanogpt(folder: Path, learned: list[str], held_out: list[str], seconds: float) -> Row:
+    """Measure nanoGPT with its recipe for a processor."""
     import torch
-    from torch.nn import functional
 
     nanogpt = module(folder / "model.py")
-    torch.set_num_threads(1)
     torch.manual_seed(1337)
-    random.seed(1337)
-    chars = sorted({"\n", *"".join(learned)})
-    number = {char: i for i, char in enumerate(chars)}
-
-    def stream(docs: list[str]) -> torch.Tensor:
-        text = "\n".join(["", *random.sample(docs, len(docs)), ""])
-        return torch.tensor([number[char] for char in text])
-
-    data, block, most, least = stream(learned), 64, 1e-3, 1e-4
+    data = Lines(learned)
     with contextlib.redirect_stdout(sys.stderr):
         model = nanogpt.GPT(
             nanogpt.GPTConfig(
-                block_size=block, vocab_size=len(chars), n_layer=4, n_head=4, n_embd=128, bias=False
+                block_size=BLOCK,
+                vocab_size=len(data.chars),
+                n_layer=4,
+                n_head=4,
+                n_embd=128,
+                bias=False,
             )
         )
-        optimizer = model.configure_optimizers(0.1, most, (0.9, 0.99), "cpu")
+        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
     done = 0
 
     def step(share: float) -> None:
         nonlocal done
         done += 1
-        cosine = least + (most - least) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+        cosine = 1e-4 + 9e-4 * (1 + math.cos(math.pi * min(1.0, share))) / 2
         for group in optimizer.param_groups:
-            group["lr"] = cosine if done > 100 else most * done / 101
-        places = torch.randint(len(data) - block, (12,)).tolist()
-        inputs = torch.stack([data[i : i + block] for i in places])
-        targets = torch.stack([data[i + 1 : i + 1 + block] for i in places])
-        _, loss = model(inputs, targets)
-        loss.backward()
+            group["lr"] = cosine if done > 100 else 1e-3 * done / 101
+        model(*data.batch())[1].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    took, steps = for_seconds(seconds, step)
-    model.eval()
-    test, half = stream(held_out), block // 2
-    total, count = 0.0, 0
-    with torch.inference_mode():
-        for i in range(0, len(test) - block, half):
-            targets = test[i + 1 : i + 1 + block]
-            logits, _ = model(test[None, i : i + block], targets[None])
-            losses = functional.cross_entropy(logits[0, half:], targets[half:], reduction="sum")
-            total, count = total + losses.item(), count + half
+    def logits_of(rows: Any) -> Any:
+        return model(rows, rows.contiguous())[0]  # with targets: of all positions
 
-    def draw() -> list[str]:
-        found: list[str] = []
-        while len(found) < NUM_SAMPLES:
-            for row in model.generate(torch.zeros(50, 1, dtype=torch.long), 200).tolist():
-                text = "".join(chars[i] for i in row)
-                found += text.split("\n")[1:-1]  # the last one has no end
-        return found[:NUM_SAMPLES]
-
-    return sampled(trained("nanoGPT", model, took, steps, total / count), learned, draw)
+    return data.measured("nanoGPT", model, logits_of, step, held_out, seconds)
 
 
-def for_seconds(seconds: float, step: Callable[[float], None]) -> tuple[float, int]:
-    """Steps, each told the share of the time that has gone, while there is some left."""
-    begin = time.process_time()
-    steps = 0
-    while (gone := time.process_time() - begin) < seconds:
+def by_nanochat(folder: Path, learned: list[str], held_out: list[str], seconds: float) -> Row:
+    """Measure nanochat's model and optimizer at the size of `by_nanogpt`, with characters."""
+    import torch
+
+    sys.path.insert(0, str(folder))
+    nanochat = importlib.import_module("nanochat.gpt")
+    torch.manual_seed(1337)
+    data = Lines(learned)
+    with contextlib.redirect_stdout(sys.stderr):
+        config = nanochat.GPTConfig(
+            sequence_len=BLOCK,
+            vocab_size=len(data.chars),
+            n_layer=4,
+            n_head=4,
+            n_kv_head=4,
+            n_embd=128,
+            window_pattern="L",
+        )
+        model = nanochat.GPT(config)
+        model.init_weights()
+        optimizer = model.setup_optimizer()
+
+    def step(share: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * min(1.0, max(0.05, (1 - share) / 0.5))
+        model(*data.batch()).backward()
+        optimizer.step()
+        model.zero_grad(set_to_none=True)
+
+    before = copy.deepcopy(model.state_dict())
+    step(1.0)  # compiles the optimizer, which is not part of the time
+    model.load_state_dict(before)
+    optimizer = model.setup_optimizer()
+    return data.measured("nanochat", model, model, step, held_out, seconds)
+
+
+class Lines:
+    """Names as a text, one per line in random order: what models of text learn from.
+
+    A tenth of the names is for validation.
+    """
+
+    def __init__(self, docs: list[str]) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        random.seed(1337)
+        self.docs = docs
+        self.chars = sorted({"\n", *"".join(docs)})
+        self.number = {char: i for i, char in enumerate(self.chars)}
+        mixed = random.sample(docs, len(docs))
+        self.validation = mixed[: len(docs) // 10]
+        self.text = self.stream(mixed[len(self.validation) :])
+
+    def stream(self, docs: list[str]) -> Any:
+        """Return the lines as tokens (T,), repeated until there are enough for a batch."""
+        import torch
+
+        text = "\n".join(["", *random.sample(docs, len(docs)), ""])
+        numbers = [self.number[char] for char in text]
+        return torch.tensor(numbers * max(1, -(-2 * BLOCK // len(numbers))))
+
+    def batch(self) -> tuple[Any, Any]:
+        """Return inputs and targets, (12, BLOCK) each."""
+        import torch
+
+        places = torch.randint(len(self.text) - BLOCK, (12,)).tolist()
+        inputs = torch.stack([self.text[i : i + BLOCK] for i in places])
+        return inputs, torch.stack([self.text[i + 1 : i + 1 + BLOCK] for i in places])
+
+    def nats(self, logits_of: Callable[[Any], Any], docs: list[str]) -> float:
+        """Return the mean loss of the tokens, each of which follows half a block or more."""
+        import torch
+        from torch.nn import functional
+
+        test, half = self.stream(docs), BLOCK // 2
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for i in range(0, len(test) - BLOCK, half):
+                targets = test[i + 1 + half : i + 1 + BLOCK]
+                logits = logits_of(test[None, i : i + BLOCK])[0, half:]
+                total += functional.cross_entropy(logits, targets, reduction="sum").item()
+                count += half
+        return total / count
+
+    def measured(
+        self,
+        name: str,
+        model: Any,
+        logits_of: Callable[[Any], Any],
+        step: Callable[[float], None],
+        held_out: list[str],
+        seconds: float,
+    ) -> Row:
+        """Train a model for so many seconds, and return what is measured of it."""
+        import torch
+
+        took, steps = for_seconds(
+            seconds, step, model, lambda: self.nats(logits_of, self.validation)
+        )
+        model.eval()
+        nats = self.nats(logits_of, held_out)
+
+        def draw() -> list[str]:
+            found: list[str] = []
+            while len(found) < NUM_SAMPLES:
+                rows = torch.full((50, 1), self.number["\n"])
+                with torch.no_grad():
+                    for _ in range(200):
+                        p = functional.softmax(logits_of(padded(rows[:, -BLOCK:]))[:, -1], dim=-1)
+                        rows = torch.cat([rows, torch.multinomial(p, 1)], dim=1)
+                for row in rows.tolist():
+                    text = "".join(self.chars[i] for i in row)
+                    found += text.split("\n")[1:-1]  # the last one has no end
+            return found[:NUM_SAMPLES]
+
+        from torch.nn import functional
+
+        def padded(rows: Any) -> Any:  # nanochat reads no single token
+            return rows if rows.shape[1] > 1 else torch.cat([rows, rows], dim=1)
+
+        return sampled(trained(name, model, took, steps, nats), self.docs, draw)
+
+
+def for_seconds(
+    seconds: float, step: Callable[[float], None], model: Any, validate: Callable[[], float]
+) -> tuple[float, int]:
+    """Make steps, each told the share of the time that has gone, and keep the best model.
+
+    The model that is best on the validation set at one of NUM_VALIDATIONS moments is kept. As in
+    the programs themselves, this takes time of its own, which does not count.
+    """
+    begin, gone, steps = time.process_time(), 0.0, 0
+    best, best_loss = copy.deepcopy(model.state_dict()), math.inf
+    while gone < seconds:
         step(gone / seconds)
         steps += 1
+        now = time.process_time() - begin
+        if int(now / seconds * NUM_VALIDATIONS) > int(gone / seconds * NUM_VALIDATIONS):
+            loss = validate()
+            if loss < best_loss:
+                best, best_loss = copy.deepcopy(model.state_dict()), loss
+            begin = time.process_time() - now
+        gone = now
+    model.load_state_dict(best)
     return gone, steps
 
 
@@ -289,6 +418,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="of learning (10)")
     parser.add_argument("--makemore", type=Path, metavar="FILE", help="makemore.py")
     parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="where its model.py is")
+    parser.add_argument("--nanochat", type=Path, metavar="FOLDER", help="where its package is")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     args = parser.parse_args()
     for row in measure(args):

@@ -246,3 +246,10 @@ def test_cities_are_those_of_a_country_and_an_alphabet() -> None:
     }
     assert list(build_lists.cities(found, "GR", None)) == ["Athens", "Volos"]
     assert list(build_lists.cities(found, "GR", "GREEK")) == ["Αθήνα"]
+
+
+def test_table_replaces_the_rest_of_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    assert bench.above(page) == ""
+    page.write_text(f"# Lists\n\n{bench.TABLE_BELOW}\n\nold table\n", encoding="utf-8")
+    assert bench.above(page) == f"# Lists\n\n{bench.TABLE_BELOW}\n\n"

@@ -21,6 +21,7 @@ from kamon.tokenizers.char import CharTokenizer
 
 BASE_FILE = Path(__file__).parent.parent / "data" / "base.safetensors"
 BYTES_OF_HALF = 2
+PART = 1 << 14  # bytes that are converted at a time
 SHAPE = ("n_layer", "n_embd", "n_head", "block_size")
 HASHED = ("config", "tokenizer")
 
@@ -71,4 +72,13 @@ def read_base(path: Path = BASE_FILE) -> tuple[Config, CharTokenizer, array[floa
             f"the pretrained base {path} is missing or damaged: install Kamon again, or train with "
             "--from scratch"
         ) from None
-    return config, tokenizer, array("d", struct.unpack(f"<{len(halves) // BYTES_OF_HALF}e", halves))
+    return config, tokenizer, numbers_of(halves)
+
+
+def numbers_of(halves: bytes) -> array[float]:
+    """Return float16 numbers as float64, in parts because a float of Python takes 24 bytes."""
+    numbers = array("d")
+    for first in range(0, len(halves), PART):
+        part = halves[first : first + PART]
+        numbers.extend(struct.unpack(f"<{len(part) // BYTES_OF_HALF}e", part))
+    return numbers

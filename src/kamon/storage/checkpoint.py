@@ -53,6 +53,7 @@ FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", 
 LINE_BYTES = 500  # of one step in metrics.jsonl: a dozen numbers
 HEADER_BYTES = 200  # of one tensor in a safetensors file: its name, type, shape and place
 UNPACKED_BLOCK = 1 << 20
+PART = 1 << 20  # bytes of a safetensors file that are written at a time
 MAX_EXAMPLES_BYTES = 1 << 30  # unpacked
 MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
 STATE_FIELDS: tuple[Literal["params", "m", "v"], ...] = ("params", "m", "v")
@@ -84,7 +85,7 @@ def critic_config(config: Config) -> Config:
     return replace(config, vocab_size=config.vocab_size + NUM_VERDICT_TOKENS)
 
 
-def state_bytes(config: Config, state: State) -> bytes:
+def state_bytes(config: Config, state: State) -> Iterator[bytes]:
     return to_safetensors(config, {f"{part}.": state[part] for part in STATE_FIELDS})
 
 
@@ -275,22 +276,31 @@ def to_json(content: dict[str, Any]) -> bytes:
 # ---- parameters
 
 
-def to_safetensors(config: Config, groups: Mapping[str, array[float]]) -> bytes:
-    """Numbers for each parameter, under its name with the group's prefix before it."""
-    from safetensors import TensorSpec, serialize
+def to_safetensors(config: Config, groups: Mapping[str, array[float]]) -> Iterator[bytes]:
+    """Yield a file with numbers for each parameter, under its name after the group's prefix.
 
-    shapes = parameter_shapes(config)
-    kept = {prefix: little_endian(numbers) for prefix, numbers in groups.items()}
-    tensors = {}
-    for prefix, numbers in kept.items():
-        address, _ = numbers.buffer_info()  # valid as long as `kept`: to the end of this call
-        for name, shape in shapes.items():
-            size = prod(shape) * numbers.itemsize
-            tensors[prefix + name] = TensorSpec(
-                dtype="float64", shape=list(shape), data_ptr=address, data_len=size
-            )
-            address += size
-    return bytes(serialize(tensors, {"format": "kamon"}))
+    It has the same bytes as the file of `safetensors.serialize`, which takes twice the memory of
+    all numbers.
+    """
+    tensors: dict[str, tuple[tuple[int, int], memoryview]] = {}
+    for prefix, numbers in groups.items():
+        content, first = memoryview(little_endian(numbers)).cast("B"), 0
+        for name, shape in parameter_shapes(config).items():
+            end = first + prod(shape) * numbers.itemsize
+            tensors[prefix + name] = shape, content[first:end]
+            first = end
+    header: dict[str, Any] = {"__metadata__": {"format": "kamon"}}
+    first = 0
+    for name, (shape, content) in sorted(tensors.items()):
+        end = first + content.nbytes
+        header[name] = {"dtype": "F64", "shape": shape, "data_offsets": [first, end]}
+        first = end
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    yield len(encoded).to_bytes(8, "little") + encoded
+    for _, (_, content) in sorted(tensors.items()):
+        for first in range(0, len(content), PART):
+            yield bytes(content[first : first + PART])
 
 
 def from_safetensors(

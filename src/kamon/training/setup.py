@@ -125,6 +125,7 @@ def choose_setup(
     for candidate in candidates(data, settings, engine, size, seconds, init_from):
         config, start = candidate.config, candidate.start
         params = start.params_for(data.tokenizer, config) if start else None
+        start = start and replace(start, params=array("d"))  # the engine has them now
         setup = replace(build_setup(data, config, engine, params), start=start)
         folds = []
         if blend and start and not data.has_validation and can_blend(data, setup.config):
