@@ -26,23 +26,10 @@ DOTS = "..."
 BLOCK = re.compile(r"^```(console|sh|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DURATION = re.compile(r"(?<![\w.])\d[\d,.]*(?= (?:s|ms|µs|GFLOP/s|tokens/s)\b)")
 NEEDS_MORE = {"serve", "rate", "bench", "reproduce"}  # a person, a network, or minutes
-MODEL_FIRST = set(
-    [
-        "sample",
-        "complete",
-        "fill",
-        "score",
-        "eval",
-        "compare",
-        "plot",
-        "export",
-        "inspect",
-        "sft",
-        "dpo",
-        "reward",
-        "ppo",
-    ]
-)
+MODEL_FIRST = {
+    "sample", "complete", "fill", "score", "eval", "compare", "plot", "export", "inspect",
+    "sft", "dpo", "reward", "ppo",
+}  # fmt: skip
 TEXT_TOOLS = {"printf", "echo", "head", "tail", "sort", "cat", "grep", "wc"}
 
 
