@@ -30,7 +30,8 @@ MODEL_FIRST = {
     "sample", "complete", "fill", "score", "eval", "compare", "plot", "export", "inspect",
     "sft", "dpo", "reward", "ppo",
 }  # fmt: skip
-TEXT_TOOLS = {"printf", "echo", "head", "tail", "sort", "cat", "grep", "wc"}
+LISTS = {"names", "names-original", "instructions", "common", "-"}
+TOOLS = {"printf", "echo", "head", "tail", "sort", "cat", "grep", "wc", "python"}
 
 
 class Block(NamedTuple):
@@ -146,7 +147,7 @@ def can_run(line: str, folder: Path) -> bool:
 
 def part_can_run(words: list[str], folder: Path) -> bool:
     if words[:1] != ["kamon"]:
-        return words[:1] != [] and words[0] in TEXT_TOOLS and not missing(words[1:], folder)
+        return words[:1] != [] and words[0] in TOOLS and not missing(words[1:], folder)
     command, *argv = words[1:]
     if command in NEEDS_MORE or {"--interactive", "torch", "--device"} & {*argv}:
         return False
@@ -156,14 +157,16 @@ def part_can_run(words: list[str], folder: Path) -> bool:
     given = argv[: next((at for at, word in enumerate(argv) if word.startswith("-")), len(argv))]
     if command in MODEL_FIRST:
         models += given if command == "compare" else given[:1]
+    elif command in ("train", "pack", "clean", "ngram"):
+        models += [word for word in given if word not in LISTS]
     return all((folder / model).exists() for model in models) and not missing(argv, folder)
 
 
 def missing(argv: list[str], folder: Path) -> bool:
     """Whether a file that is read is not there; what comes after -o and > is written."""
     for before, word in zip(["", *argv], argv, strict=False):
-        is_file = re.search(r"\.(txt|csv|tsv|jsonl?|gz|xz|bz2|zst|toml)$|/$", word)
-        if is_file and before not in ("-o", ">", "--output") and not (folder / word).exists():
+        is_file = re.search(r"\.(txt|csv|tsv|jsonl?|gz|xz|bz2|zst|toml|ids|py)$|/$", word)
+        if is_file and before not in ("-o", ">", ">>") and not (folder / word).exists():
             return True
     return False
 
