@@ -8,7 +8,7 @@ TSC := $(NPX) --package=typescript@5.9.3 tsc
 
 .PHONY: demo test check lint torture bugs mutants wheel docs clean
 
-demo: .venv/installed        ## learn a real list, print new names
+demo: .venv/installed        ## train on a real list, print new names
 	$(BIN)/kamon train names -o .demo --overwrite
 
 test: .venv/installed-dev lint        ## everything
@@ -21,12 +21,13 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python dev/check_prose.py
 	@if $(TSC) --version >/dev/null 2>&1; then \
 	  $(TSC) --project jsconfig.json && \
 	  $(NPX) prettier@3.6.2 --log-level=warn --print-width=120 --check 'src/kamon/web/static/*.js' 'tests/web/*.mjs'; \
 	else echo "npx cannot run TypeScript here, so the page's JavaScript is not checked" >&2; fi
 
-torture: .venv/installed-dev  ## the tests that try their luck, for an hour and a half
+torture: .venv/installed-dev  ## the tests with random faults, for an hour and a half
 	KAMON_TORTURE=1 $(BIN)/pytest -n auto --dist worksteal -m torture
 
 bugs: .venv/installed-dev    ## plant each bug of tests/bugs and see it caught
@@ -60,11 +61,11 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml setup.py $(NATIVE) | .venv/bin/python
-	@echo "installing Kamon into .venv, and compiling it: a minute or two" >&2
+	@echo "installing Kamon into .venv and compiling it takes a minute or two" >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 .venv/installed-dev: pyproject.toml setup.py $(NATIVE) | .venv/bin/python
-	@echo "installing Kamon into .venv with all that its tests and documents need, and compiling it: some minutes" >&2
+	@echo "installing Kamon into .venv with all that its tests and pages need takes some minutes" >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@ .venv/installed

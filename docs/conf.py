@@ -35,7 +35,7 @@ autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 80
 suppress_warnings = [
-    "myst.domains",  # the domain of commands cannot be asked for a name; nobody asks
+    "myst.domains",  # the domain of commands cannot look up a name
     "ref.python",  # two modules have a Found
 ]
 smartquotes = False  # --json is two hyphens
@@ -43,8 +43,8 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 
 def commands() -> Parser:
-    """All verbs in one parser, for the command reference; the program makes one at a time."""
-    whole = Parser(prog="kamon", usage="kamon VERB …")
+    """Return one parser of all commands, for the command reference."""
+    whole = Parser(prog="kamon", usage="kamon COMMAND …")
     verbs = whole.add_subparsers()
     for verb, help in VERBS.items():
         command = importlib.import_module(f"kamon.cli.{verb}")
@@ -55,7 +55,7 @@ def commands() -> Parser:
 def keep_indented(
     _app: object, _kind: str, _name: str, _what: object, _how: object, lines: list[str]
 ) -> None:
-    """What stands indented behind an empty line, a formula or a table, is as typed."""
+    """Keep indented text after an empty line, such as a formula, as it is typed."""
     text = re.sub(r"(\A|\n\n)(?=    \S)", r"\1::\n\n", "\n".join(lines))
     lines[:] = text.split("\n")
 

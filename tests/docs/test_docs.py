@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import doctest
-import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -13,46 +13,125 @@ from pathlib import Path
 
 import pytest
 
-from kamon import cli
+sys.path.insert(0, str(Path(__file__).parents[2] / "dev"))
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+import refresh_docs
+from kamon import cli
+from refresh_docs import PAGES, ROOT, Example, examples
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def transcripts() -> list[list[tuple[str, str]]]:
+def transcripts() -> list[list[Example]]:
     """Of each console block each `$ command` and what it shows; ... stands for anything."""
-    return [
-        [
-            (command, shown)
-            for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
-            for command, shown in [part.split("\n", 1)]
-        ]
-        for page in PAGES
-        for block in blocks(page, "console")
-    ]
+    return [examples(block) for page in PAGES for block in blocks(page, "console")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", transcripts(), ids=lambda block: block[-1][0])
-def test_transcripts(block: list[tuple[str, str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", transcripts(), ids=lambda block: block[-1].command)
+def test_transcripts(block: list[Example], tmp_path: Path) -> None:
     """The commands of a block, one after the other in the same folder."""
     for command, shown in block:
-        program, *argv = shlex.split(command)
-        assert program == "kamon"
-        done = subprocess.run(
-            [sys.executable, "-m", "kamon", *argv],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-        same = doctest.OutputChecker().check_output(shown, done.stdout, doctest.ELLIPSIS)
-        assert same, f"{command} shows\n{done.stdout}"
+        output = refresh_docs.run(command, tmp_path).stdout
+        assert refresh_docs.matches(shown, output), f"{command} shows\n{output}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "kamon" in "".join(blocks(page, "sh"))], ids=lambda p: p.name
+)
+def test_commands_run(page: Path, tmp_path: Path) -> None:
+    """Those of sh blocks whose files the page makes, and the text blocks below them."""
+    output = None
+    for block in refresh_docs.blocks(page.read_text(encoding="utf-8")):
+        if block.language == "text":
+            if block.touches and output is not None:
+                assert refresh_docs.matches(f"...{block.text}...", output), output
+            output = None
+        elif block.language == "console":
+            keep_what_is_made(block.text, tmp_path)
+            output = None
+        else:
+            output = run_commands(block.text, tmp_path)
+
+
+def keep_what_is_made(console: str, folder: Path) -> None:
+    """Run the commands of a block up to the last one that writes something."""
+    commands = [each.command for each in examples(console)]
+    writes = [bool(re.search(r"^kamon train|>| -o ", command)) for command in commands]
+    for command, now in zip(commands, writes, strict=True):
+        if now and refresh_docs.can_run(command, folder):
+            run_in_turn(command, folder)
+
+
+def run_commands(text: str, folder: Path) -> str | None:
+    """The output of a block's commands, or None if one of them cannot be run here."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    outputs = [run_in_turn(line, folder) for line in lines if refresh_docs.can_run(line, folder)]
+    return "".join(outputs) if len(outputs) == len(lines) else None
+
+
+def run_in_turn(command: str, folder: Path) -> str:
+    """Run a command; what it makes may replace what an earlier block of the page made."""
+    words = shlex.split(command, comments=True)
+    target = words[words.index("-o") + 1] if "-o" in words else "model"
+    if (
+        words[0] == "kamon"
+        and words[1] in ("train", "sft", "dpo", "reward", "ppo")
+        and "--resume" not in words
+    ):
+        shutil.rmtree(folder / target, ignore_errors=True)
+    done = refresh_docs.run(command, folder)
+    assert done.returncode == 0, f"{command}\n{done.stdout}"
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shown", "output", "expected"),
+    [
+        ("a\nb\n", "a\nc\n", "a\nc\n"),
+        ("a\n...\nz\n", "a\n1\n2\nz\n", "a\n...\nz\n"),
+        ("x ... s\nold\n...\n", "x 1.2 s\nnew\nmore\nrest\n", "x ... s\nnew\n...\n"),
+        ("took 3 s\n", "took 4.5 s, wrote 3 files\n", "took ... s, wrote 3 files\n"),
+        ("old\n...\nlast\n", "new\n1\n2\nlast\n", "new\n...\nlast\n"),
+    ],
+)
+def test_outputs_are_refreshed(shown: str, output: str, expected: str) -> None:
+    found = refresh_docs.refreshed(shown, output)
+    assert found == expected
+    assert refresh_docs.matches(found, output)
+
+
+def test_a_page_is_refreshed() -> None:
+    page = "Text.\n\n```console\n$ printf 'a\\nb\\n' > x\n$ cat x\nold\n```\n\n```sh\nls\n```\n"
+    assert refresh_docs.refresh(page) == page.replace("old\n", "a\nb\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("kamon train names -o names", True),
+        ("kamon train brands.txt", False),
+        ("kamon train here.txt -o there.txt", True),
+        ("kamon sample model -n 5 > new.txt", True),
+        ("kamon sample brands", False),
+        ("kamon compare model brands", False),
+        ("kamon clean here.txt | kamon train - -o towns", True),
+        ("sort -u raw.txt | kamon train -", False),
+        ("kamon complete model a --interactive", False),
+        ("kamon serve model", False),
+        ("kamon train shards -o there", False),
+        ("python there.py", False),
+        ("pip install .", False),
+        ("kamon fill model 'an", False),
+    ],
+)
+def test_commands_whose_files_are_there_can_run(line: str, answer: bool, tmp_path: Path) -> None:
+    (tmp_path / "here.txt").write_text("anna\n")
+    (tmp_path / "model").mkdir()
+    assert refresh_docs.can_run(line, tmp_path) is answer
 
 
 @pytest.mark.parametrize(
