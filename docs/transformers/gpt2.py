@@ -37,8 +37,13 @@ ROWS = {  # what differs from microGPT
     "1 layer": {"n_layer": 1},
     "4 layers": {"n_layer": 4},
     "GPT-2: the first seven together": {
-        **{"norm": "layer", "bias": True, "act": "gelu", "final_norm": True},
-        **{"embedding_norm": False, "tied": True, "dropout": 0.1},
+        "norm": "layer",
+        "bias": True,
+        "act": "gelu",
+        "final_norm": True,
+        "embedding_norm": False,
+        "tied": True,
+        "dropout": 0.1,
     },
 }
 
@@ -106,9 +111,7 @@ class Model(nn.Module):
             fixed = sinusoids(BLOCK_SIZE, WIDTH) * 0.1  # as large as an embedding
             self.register_buffer("wpe", fixed if positions == "sinusoidal" else fixed * 0)
         self.embedding_norm = make_norm() if embedding_norm else nn.Identity()
-        self.layers = nn.ModuleList(
-            Layer(make_norm, bias, act, dropout) for _ in range(n_layer)
-        )
+        self.layers = nn.ModuleList(Layer(make_norm, bias, act, dropout) for _ in range(n_layer))
         self.final_norm = make_norm() if final_norm else nn.Identity()
         self.lm_head = nn.Linear(WIDTH, VOCAB_SIZE, bias=False)
         if tied:
