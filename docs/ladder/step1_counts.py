@@ -57,7 +57,7 @@ def mean_loss(counts, docs):
 
 
 def sample(counts, rng):
-    """A new name: start with BOS, and sample tokens by their probabilities until BOS comes again."""
+    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
     name = ""
     token = BOS
     while True:

@@ -130,7 +130,7 @@ def mean_loss(params, docs):
 
 
 def sample(params, rng):
-    """A new name: start with BOS, and sample tokens by their probabilities until BOS comes again."""
+    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens = [BOS] * CONTEXT
     while True:
         probs = forward(params, tokens[-CONTEXT:])[2]

@@ -194,7 +194,7 @@ def mean_loss(params, docs):
 
 
 def sample(params, rng):
-    """A new name: start with BOS, and sample tokens by their probabilities until BOS comes again."""
+    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens, keys, values = [BOS], [], []
     for position in range(BLOCK_SIZE):
         probs = forward(params, tokens[-1], position, keys, values)

@@ -229,7 +229,7 @@ def mean_loss(params, docs):
 
 
 def sample(params, rng):
-    """A new name: start with BOS, and sample tokens by their probabilities until BOS comes again."""
+    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens = [BOS]
     keys, values = [[] for _ in range(N_LAYER)], [[] for _ in range(N_LAYER)]
     for position in range(BLOCK_SIZE):
