@@ -19,7 +19,7 @@
 # 9. **Beyond microGPT**: subwords, answers to prompts, preferences
 #
 # Until the middle of chapter 7 the model is one file of plain Python that needs no library,
-# [scalar.py](../src/kamon/engines/scalar.py). Read it beside this notebook. Its 450 lines are all
+# [scalar.py](../src/kamon/engines/scalar.py). Read it beside this notebook. Its 470 lines are all
 # that you need to train a GPT.
 #
 # **To run it:** `pip install "kamon[notebook]"`, then open the file in Jupyter or in an editor that
