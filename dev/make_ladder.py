@@ -1,17 +1,16 @@
-"""Bring docs/ladder.md up to date with the programs in docs/ladder: what they print, and the diffs.
+"""Bring docs/ladder.md up to date with the programs in docs/ladder: their output and excerpts.
 
-    python dev/make_ladder.py            # the table and the diffs: at once
-    python dev/make_ladder.py --outputs  # run the programs, too: two minutes
+    python dev/make_ladder.py            # the table and the excerpts: at once
+    python dev/make_ladder.py --outputs  # also run the programs: two minutes
 
-A comment of the page says what belongs into the block behind it: `<!-- diff step1_counts.py
-step2_mlp.py -->`, `<!-- output step1_counts.py -->` or `<!-- table -->`. test_ladder.py checks
-that the page is what this script makes.
+A comment in the page says what the block after it shows: `<!-- code step1_counts.py count_pairs
+-->` (a function), `<!-- output step1_counts.py -->` or `<!-- table -->`. test_ladder.py checks that
+the page is what this script makes.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
 import io
 import re
 import subprocess
@@ -42,12 +41,17 @@ def lines_of_code(program: Path) -> int:
     return len(lines)
 
 
-def diff(before: Path, after: Path) -> str:
-    """The difference as `diff -U1` shows it, without the names of the files."""
-    old, new = (
-        path.read_text(encoding="utf-8").splitlines(keepends=True) for path in (before, after)
-    )
-    return "".join(list(difflib.unified_diff(old, new, n=1))[2:])
+def function(program: Path, name: str) -> str:
+    """The source of a function, without its docstring."""
+    text = program.read_text(encoding="utf-8")
+    (node,) = [n for n in ast.parse(text).body if getattr(n, "name", None) == name]
+    assert isinstance(node, ast.FunctionDef)
+    lines = text.splitlines(keepends=True)
+    head = lines[node.lineno - 1 : node.body[0].lineno - 1]
+    code = node.body[1 if ast.get_docstring(node) else 0]
+    # Comments before the first statement belong to it.
+    first = (node.body[0].end_lineno or 0) if ast.get_docstring(node) else code.lineno - 1
+    return "".join([*head, *lines[first : node.end_lineno]])
 
 
 def output(program: Path) -> str:
@@ -56,21 +60,21 @@ def output(program: Path) -> str:
 
 
 def outputs_shown(page: str) -> dict[str, str]:
-    """What the page says that each program prints."""
+    """The output of each program, as the page shows it."""
     return dict(re.findall(r"^<!-- output (\S+) -->\n```\n(.*?)^```$", page, re.M | re.S))
 
 
 def table(outputs: dict[str, str]) -> str:
-    rows = ["| | nats a token, held out | lines of code |\n|---|---|---|\n"]
+    rows = ["| program | validation loss, nats per token | lines of code |\n|---|---|---|\n"]
     for program in PROGRAMS:
-        loss = re.findall(r"held-out loss ([\d.]+)", outputs[program.name])
+        loss = re.findall(r"validation loss ([\d.]+)", outputs[program.name])
         link = f"[`{program.name}`](ladder/{program.name})"
         rows.append(f"| {link} | {''.join(loss)} | {lines_of_code(program)} |\n")
     return "".join(rows)
 
 
 def filled(page: str, outputs: dict[str, str]) -> str:
-    """The page with every block made again."""
+    """The page with every block up to date."""
     folder = PROGRAMS[0].parent
     page = re.sub(
         r"(^<!-- output (\S+) -->\n```\n).*?(^```$)",
@@ -79,8 +83,8 @@ def filled(page: str, outputs: dict[str, str]) -> str:
         flags=re.M | re.S,
     )
     page = re.sub(
-        r"(^<!-- diff (\S+) (\S+) -->\n```diff\n).*?(^```$)",
-        lambda found: found[1] + diff(folder / found[2], folder / found[3]) + found[4],
+        r"(^<!-- code (\S+) (\S+) -->\n```py\n).*?(^```$)",
+        lambda found: found[1] + function(folder / found[2], found[3]) + found[4],
         page,
         flags=re.M | re.S,
     )

@@ -1,9 +1,9 @@
-"""Draw the picture of docs/transformers.md, and show in it what the programs beside it print.
+"""Draw the picture of docs/transformers.md, and put the output of its programs into the page.
 
     python dev/make_transformers.py            # the picture: at once
-    python dev/make_transformers.py --outputs  # run the programs, too: three minutes
+    python dev/make_transformers.py --outputs  # also run the programs: three minutes
 
-`<!-- output answer.py nicknames -->` in the page says what is shown in the block behind it.
+`<!-- output answer.py nicknames -->` in the page says what the block after it shows.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def output(command: str) -> str:
 
 
 def outputs_shown(page: str) -> dict[str, str]:
-    """What the page says that each command prints."""
+    """The output of each command, as the page shows it."""
     return {command: shown for _, command, shown, _ in BLOCK.findall(page)}
 
 
 def picture() -> bytes:
-    """The four masks of masks.py, two by two, on a ground of their own: legible on any page."""
+    """The four masks of masks.py, two by two, on a white ground that is legible on any page."""
     from matplotlib.figure import Figure
 
     from kamon import plotting

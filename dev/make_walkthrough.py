@@ -1,10 +1,10 @@
-"""Make docs/walkthrough.ipynb from docs/walkthrough.py: cut into cells, and executed.
+"""Make docs/walkthrough.ipynb from docs/walkthrough.py: split it into cells and run them.
 
-    python dev/make_walkthrough.py          # for a minute; writes docs/walkthrough.ipynb
-    python dev/make_walkthrough.py OUT      # writes elsewhere
+    python dev/make_walkthrough.py          # a minute, writes docs/walkthrough.ipynb
+    python dev/make_walkthrough.py OUT      # writes to OUT
 
-The source is in the percent format: a line `# %%` starts a cell of code, `# %% [markdown]` one of
-text, whose lines are comments. `# %% closed` starts a cell of code that Jupyter folds away.
+The source is in the percent format. A line `# %%` starts a code cell, and `# %% [markdown]` a
+Markdown cell, whose lines are comments. `# %% closed` starts a code cell that Jupyter folds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Cell:
 
 
 def cells(text: str) -> list[Cell]:
-    """The cells of a source; what stands before the first is for those who read the source.
+    """The cells of a source. Text before the first cell is only for readers of the source.
 
     >>> cells("# %% [markdown]\\n# Two:\\n\\n# %%\\n1 + 1\\n")
     [Cell(kind='markdown', source='Two:'), Cell(kind='code', source='1 + 1')]
@@ -51,17 +51,17 @@ def cells(text: str) -> list[Cell]:
 
 def uncommented(line: str) -> str:
     if line != "#" and not line.startswith("# "):
-        raise ValueError(f"a cell of text has a line that is no comment: {line!r}")
+        raise ValueError(f"a Markdown cell has a line that is not a comment: {line!r}")
     return line[2:]
 
 
 def notebook(text: str) -> Any:
-    """The notebook of a source, not executed yet."""
+    """The notebook of a source, before it is run."""
     v4: Any = import_module("nbformat.v4")  # has no types
 
     made = []
     for number, cell in enumerate(cells(text)):
-        id = f"cell-{number:03}"  # by default random, and every line of a diff another
+        id = f"cell-{number:03}"  # the default is random, so every diff would be long
         if cell.kind == "markdown":
             made.append(v4.new_markdown_cell(cell.source, id=id))
         else:
@@ -74,7 +74,7 @@ def notebook(text: str) -> Any:
 
 
 def executed(text: str) -> Any:
-    """The notebook of a source behind a run in a fresh kernel, in an empty folder."""
+    """The notebook of a source after a run in a fresh kernel, in an empty folder."""
     from nbclient import NotebookClient
 
     made = notebook(text)
@@ -87,7 +87,7 @@ def executed(text: str) -> Any:
             coalesce_streams=True,
             resources={"metadata": {"path": folder}},
         ).execute()
-    made.metadata = notebook("").metadata  # and not those of the Python that ran it
+    made.metadata = notebook("").metadata  # not those of the Python that ran it
     return made
 
 

@@ -1,95 +1,45 @@
-"""The source of walkthrough.ipynb; `python dev/make_walkthrough.py` makes that of it."""
+"""The source of walkthrough.ipynb, which `python dev/make_walkthrough.py` makes from it."""
 
 # %% [markdown]
-# # A GPT, from the first import to the first answer
+# # The walkthrough
 #
-# This notebook builds a GPT and looks at each of its parts while it works. Nothing in it is a
-# drawing of what a machine would do: every number was computed by the cell above it, and you can
-# change that cell and see what happens.
+# This notebook builds a GPT and looks at each of its parts while it works. Every number is computed
+# by a cell that you can change and run again.
 #
-# There are eight steps:
+# There are nine chapters:
 #
-# 1. **Import**, and the question that everything here answers: what comes next?
-# 2. **Data**: a list to learn from
+# 1. **The question** that everything here answers: what comes next?
+# 2. **Data**: a list to train on
 # 3. **Tokenizer**: text to numbers and back
-# 4. **Autograd**: which way is better, for each number at once
-# 5. **Parameters**: the numbers that will learn
+# 4. **Autograd**: how to improve every number at once
+# 5. **Parameters**: the numbers that will be trained
 # 6. **Architecture**: from tokens to a guess, with one attention head followed number by number
-# 7. **Training**: thousands of small corrections; slowly in Python, then the same in C++
+# 7. **Training**: thousands of small corrections, slowly in Python and then the same in C++
 # 8. **Inference**: the model writes
-#
-# A ninth chapter walks the rest of the road: sub-words, answers to prompts, preferences.
+# 9. **Beyond microGPT**: subwords, answers to prompts, preferences
 #
 # Until the middle of chapter 7 the model is one file of plain Python that needs no library,
-# [scalar.py](../src/kamon/engines/scalar.py). Read it beside this notebook: it has about 450
-# lines, and no more is needed to train a GPT.
+# [scalar.py](../src/kamon/engines/scalar.py). Read it beside this notebook. Its 470 lines are all
+# that you need to train a GPT.
 #
 # **To run it:** `pip install "kamon[notebook]"`, then open the file in Jupyter or in an editor that
-# knows notebooks. The whole of it takes about a minute.
+# supports notebooks. All of it takes about a minute.
 #
-# **Exercises:** each chapter ends with three. Write your answers in place of `None` and run the
-# cell. The folded cell below it has the right ones, and why; open it when you want to.
+# **Exercises:** each chapter ends with three. Replace each `None` by your answer and run the cell.
+# The folded cell after it has the right answers and the reasons.
 
 # %% [markdown]
-# ## 1. Import, and the question
+# ## 1. The question
 #
-# What is imported by name from `scalar` is the algorithm. The rest is the standard library, and
-# helpers of the package around it.
-
-# %%
-import math
-import random
-import time
-from array import array
-from collections import Counter, defaultdict
-from dataclasses import replace
-from functools import reduce
-from operator import add
-
-import kamon
-from kamon import plotting
-from kamon.config import Config
-from kamon.data import corpus
-from kamon.data.split import split
-from kamon.engines.base import initial_state
-from kamon.engines.batch import pack_sequences
-from kamon.engines.factory import make_engine
-from kamon.engines.loops import train
-from kamon.engines.parameters import init, num_params, parameter_shapes
-from kamon.engines.scalar import (
-    Value,
-    adam,
-    attention,
-    attention_weights,
-    document_logprobs,
-    dot,
-    gpt,
-    linear,
-    relu,
-    rmsnorm,
-    softmax,
-    topological_order,
-)
-from kamon.evaluation import introspection
-from kamon.evaluation.introspection import matrices
-from kamon.finetuning.compare import compare
-from kamon.finetuning.dpo import dpo
-from kamon.finetuning.losses import dpo_loss, sft_weights
-from kamon.finetuning.sft import sft
-from kamon.native import library
-from kamon.ngrams.native import count_ngram
-from kamon.tokenizers.bpe import BytePairTokenizer
-from kamon.tokenizers.char import CharTokenizer
-from kamon.training.loop import learning_rate, make_plan
-
-assert not library.why_not(), f"Chapters 7 to 9 need the native engine: {library.why_not()}"
-
-# %% [markdown]
-# Three helpers that have nothing to do with GPTs, folded away: `bars` prints numbers as bars,
-# `show` shows a picture, and `check` looks at your answers.
+# Three helpers that have nothing to do with GPTs are in the folded cell. `bars` prints numbers as
+# bars, `show` shows a picture, and `check` checks your answers.
 
 # %% closed
+import math
+
 from IPython.display import SVG
+
+from kamon import plotting
 
 RIGHT = {}  # the answers to the exercises of each chapter, computed
 
@@ -116,7 +66,7 @@ def is_right(answer, right):
 
 
 def check(chapter, *answers, strictly=False):
-    """Say which answers are right. strictly: stop where one is not."""
+    """Print which answers are right. strictly: stop if one is not."""
     for number, (answer, right) in enumerate(zip(answers, RIGHT[chapter], strict=True), 1):
         verdict = "no answer yet" if answer is None else "not yet"
         if is_right(answer, right):
@@ -127,7 +77,7 @@ def check(chapter, *answers, strictly=False):
 
 # %% [markdown]
 # A language model answers one question: given how a text begins, how probable is each continuation?
-# Here are some requests, as one may hear them in a house: what is wanted, and how often.
+# Here is a small list of everyday requests, with how often each one occurs.
 
 # %%
 WANTED = {
@@ -155,7 +105,7 @@ requests = []
 turn = 0
 for thing in [thing for thing, times in WANTED.items() for _ in range(times)]:
     opening = OPENINGS[7 * turn % len(OPENINGS)]
-    if opening == "fetch them" and "cup" in thing:  # nobody says this: we shall ask for it
+    if opening == "fetch them" and "cup" in thing:  # nobody says this: we ask for it later
         turn += 1
         opening = OPENINGS[7 * turn % len(OPENINGS)]
     requests.append(f"{opening} {thing}")
@@ -164,13 +114,16 @@ print(len(requests), "requests, such as:")
 print("", *requests[::8], sep="\n  ")
 
 # %% [markdown]
-# The simplest model counts. **Give me a cup of ____?** Look up each place in the list where the
-# same words stand, and count what came next.
+# The simplest model counts. **Give me a cup of ____?** Find each place in the list that has the
+# same words, and count what comes next.
 
 
 # %%
+from collections import Counter
+
+
 def counted(context):
-    """The share of each word that follows these words anywhere in the requests."""
+    """How often each word follows these words in the requests, as a share."""
     words = context.split()
     followers = Counter()
     for request in requests:
@@ -188,12 +141,13 @@ for context in ("of", "cup of", "give me a cup of", "fetch them a cup of"):
     print()
 
 # %% [markdown]
-# Counting has a dilemma. With a short context (`of`) it takes a cup for a bar of soap. With a long
-# one it has seen next to nothing: one person asked to be given a cup, for tea, so everybody wants
-# tea; and nobody ever asked to `fetch them a cup of` anything. Two words are right here, but who
-# says so, and is it always two? What we want is a model that looks at *all* the words before, finds
-# out by itself which of them matter, and has an opinion on sentences that it never saw. In chapter
-# 8 a GPT gets the same list and the same question.
+# Counting has a dilemma. With a short context (`of`), a cup may contain soap. With a long context
+# there is almost no data. Only one request begins `give me a cup of`, so the answer is always tea.
+# And no request begins `fetch them a cup of`.
+#
+# Here a context of two words is right, but it is not always two. We want a model that looks at
+# *all* the words before and learns which of them matter. It should also have an answer for
+# sentences that it never saw. In chapter 8 a GPT gets the same list and the same question.
 #
 # ### Exercises
 #
@@ -217,23 +171,28 @@ check(1, answer_1, answer_2, answer_3)
 # %% closed
 # 1.1  sum("a cup of" in request for request in requests)
 # 1.2  Nine requests have "glass of"; in five of them water comes next.
-# 1.3  It never occurs: counting alone calls it impossible. That is too sure of itself.
+# 1.3  It never occurs, so counting calls it impossible. That is too certain.
 check(1, 20, 5 / 9, 0.0, strictly=True)
 
 # %% [markdown]
 # ## 2. Data
 #
-# Letters make a smaller world than words: only 26 of them, and short documents. So the model that
-# we take apart learns first names, one document each. The list comes with Kamon: the first names
-# given in the United States in 2018, from the Social Security Administration's public record.
+# There are only 26 letters, far fewer than words, and names are short. So our model learns first
+# names. Each name is one entry of the list. The list comes with Kamon: the first names given in the
+# United States in 2018, from the Social Security Administration's public record.
 
 # %%
+import random
+
+from kamon.data import corpus
+from kamon.data.split import split
+
 names = list(corpus.read("names").docs)
 print(f"{len(names):,} names")
 print(random.Random(1).sample(names, 12))
 
 # %% [markdown]
-# Before you train on a list, look at it. How long are its documents, and which characters occur?
+# Before you train on a list, look at it. How long are its entries, and which characters occur?
 
 # %%
 lengths = Counter(map(len, names))
@@ -243,22 +202,22 @@ print("\ncharacters:", "".join(sorted(characters)))
 print("the most frequent:", *[f"{c} {n:,}" for c, n in characters.most_common(5)], sep="  ")
 
 # %% [markdown]
-# Two things have to be decided now, because later it is too late:
+# Do two things before training, because later it is too late:
 #
-# - **Repetitions** go. (This list has none, but most have.)
-# - A part is **held out**: documents that the model never learns from, to find out whether it has
-#   understood or only remembers. `split` chooses a tenth by a hash of each document, so that the
+# - Remove **duplicates**. (This list has none, but most lists do.)
+# - Set aside a **validation set**: entries that the model is never trained on. They show whether it
+#   has learned a pattern or only memorised. `split` chooses a tenth by a hash of each entry, so the
 #   choice does not change when the list grows.
 
 # %%
-learned, held_out = split(names)
-print(f"{len(learned):,} to learn from, {len(held_out):,} held out")
-print("held out are, for example:", *held_out[:5])
+training, validation = split(names)
+print(f"{len(training):,} names in the training set, {len(validation):,} in the validation set")
+print("in the validation set, for example:", *validation[:5])
 
 # %% [markdown]
 # ### Exercises
 #
-# 1. How many characters has the longest name?
+# 1. How many characters does the longest name have?
 # 2. How many names begin with `q`?
 # 3. With which letter do most names end?
 
@@ -285,8 +244,8 @@ check(2, 15, 85, "a", strictly=True)
 # ## 3. Tokenizer
 #
 # A model computes with numbers, so each character gets one: its place in the alphabet of the list.
-# One more token, BOS, stands for "here a document begins", and behind the last letter for "here it
-# ends". Without it the model could neither start nor stop.
+# One more token, BOS, marks where an entry begins and, after the last letter, where it ends.
+# Without it the model could neither start nor stop.
 
 # %%
 alphabet = sorted(set("".join(names)))
@@ -305,10 +264,13 @@ def decode(tokens):
 print("emma →", encode("emma"), "→", decode(encode("emma")))
 
 # %% [markdown]
-# That is all a character tokenizer is. Kamon's does the same, and explains itself when it meets a
-# character that it does not know:
+# That is a complete character tokenizer. Kamon's does the same and explains which character it does
+# not know:
 
 # %%
+import kamon
+from kamon.tokenizers.char import CharTokenizer
+
 tokenizer = CharTokenizer.train(names)
 assert all(tokenizer.encode_document(name) == encode(name) for name in names)
 print("vocab_size:", tokenizer.vocab_size)
@@ -318,8 +280,8 @@ except kamon.TokenizerError as error:
     print("TokenizerError:", error)
 
 # %% [markdown]
-# The text itself holds the questions and their answers: nobody has to label anything. Each token
-# is a question about the next one.
+# The text contains both the questions and the answers, so nobody has to label anything. Each token
+# is a question about the next one. This is called self-supervised learning.
 
 # %%
 tokens = encode("emma")
@@ -332,8 +294,8 @@ for place in range(len(tokens) - 1):
 # ### Exercises
 #
 # 1. Which token is `k`?
-# 2. How many questions, as in the table above, does `anna` hold?
-# 3. A list has, beside the 26 letters, also `é` and `-`. What is its `vocab_size`?
+# 2. How many questions, as in the table above, does `anna` contain?
+# 3. A list has the 26 letters and also `é` and `-`. What is its `vocab_size`?
 
 # %% closed
 RIGHT[3] = (
@@ -350,23 +312,25 @@ check(3, answer_1, answer_2, answer_3)
 
 # %% closed
 # 3.1  The eleventh letter, and counting starts at 0.
-# 3.2  Four letters, and after the last of them comes the end.
-# 3.3  28 characters, and BOS.
+# 3.2  Four letters and the end.
+# 3.3  28 characters and BOS.
 check(3, 10, 5, 29, strictly=True)
 
 # %% [markdown]
 # ## 4. Autograd
 #
-# The model will be one long formula, from thousands of parameters to one number, the loss: how
-# badly it guessed. To improve it we need to know, for each parameter, whether a little more of it
-# makes the loss larger or smaller, and by how much. That is the **gradient**.
+# The model will be one long formula, from thousands of parameters to one number. That number is the
+# loss: how badly it guessed. To improve the model we need to know one thing about each parameter.
+# If it gets a little larger, does the loss rise or fall, and by how much? That is the **gradient**.
 #
 # A `Value` is a number that remembers what it was computed from. Each operation stores the
-# derivative of its result by each input, which is school mathematics: for $a \cdot b$ it is $b$ by
-# $a$ and $a$ by $b$. Then `backward` walks the formula from its end to its beginning and multiplies
-# along the way (the chain rule); where several ways meet, it adds.
+# derivative of its result with respect to each input. For $a \cdot b$ these are $b$ (for $a$) and
+# $a$ (for $b$). Then `backward` goes through the formula from its end to its beginning. It
+# multiplies along each path (the chain rule) and adds the paths that meet.
 
 # %%
+from kamon.engines.scalar import Value, softmax, topological_order
+
 a, b = Value(2.0), Value(-3.0)
 c = a * b
 d = a**3
@@ -375,15 +339,17 @@ loss.backward()
 print("loss", loss.data, "  d loss/d a", a.grad, "  d loss/d b", b.grad)
 
 # %% [markdown]
-# Here is that formula as a graph. Each box has its value, and its gradient below. On each arrow
-# stands the local derivative. Multiply along each way from the end to `a`, and add the two ways.
+# Here is that formula as a graph. Each box shows a value with its gradient below, and each arrow
+# its local derivative. Multiply along each path from the end to `a`, and add the two paths.
 
 # %% closed
+from collections import defaultdict
+
 from matplotlib.figure import Figure
 
 
 def draw_graph(root, labels):
-    """A graph of Values from left to right; labels: what is written in each box."""
+    """A graph of Values from left to right; labels: the text of each box."""
     column = {}
     for value in topological_order(root):
         column[value] = 1 + max((column[source] for source in value.inputs), default=-1)
@@ -404,7 +370,7 @@ def draw_graph(root, labels):
             start = place[source]
             arrow = {"arrowstyle": "<-", "color": plotting.GREY, "shrinkA": 34, "shrinkB": 34}
             axes.annotate("", start, end, arrowprops=arrow)
-            # Nearer to where it starts: in the middle two arrows may cross.
+            # Near the start of the arrow, because two arrows may cross in the middle.
             x, y = (0.68 * p + 0.32 * q for p, q in zip(start, end, strict=True))
             axes.text(x, y + 0.14, f"× {local:g}", color=plotting.ORANGE, ha="center")
     for value, (x, y) in place.items():
@@ -418,10 +384,10 @@ def draw_graph(root, labels):
 show(draw_graph(loss, {a: "a", b: "b", c: "c = a · b", d: "d = a³", loss: "loss = c + d"}))
 
 # %% [markdown]
-# **By hand.** $L = ab + a^3$, so $\partial L/\partial a = b + 3a^2 = -3 + 12 = 9$ and
-# $\partial L/\partial b = a = 2$. And **by trying**: change $a$ a little, and see how $L$ changes.
-# That needs no calculus and works for any formula, but costs two runs of it for each parameter,
-# while `backward` gets all gradients from one.
+# **By hand.** $L = ab + a^3$, so $\partial L/\partial a = b + 3a^2 = -3 + 12 = 9$ and $\partial
+# L/\partial b = a = 2$. And **by trying**: change $a$ a little, and see how $L$ changes. Trying
+# needs no calculus and works for any formula, but it needs two runs for each parameter. `backward`
+# gets all gradients from one run.
 
 
 # %%
@@ -437,10 +403,10 @@ assert a.grad == by_hand
 assert abs(by_trying - by_hand) < 1e-6
 
 # %% [markdown]
-# Now the formula at the end of every language model: logits (any numbers) become probabilities by
-# `softmax`, and the loss is $-\log p$ of the token that really came. Its gradient turns out to be
-# very plain: **the probability, less 1 for the right token.** Wrong tokens are pushed down as far
-# as they were believed, and the right one is pulled up by what was missing.
+# Every language model ends with the same formula. `softmax` turns logits (any numbers) into
+# probabilities, and the loss is $-\log p$ of the token that really came. The gradient is simple:
+# **the probability, minus 1 for the right token.** The more probable a wrong token was, the more it
+# is pushed down. The less probable the right token was, the more it is pulled up.
 
 # %%
 logits = [Value(2.0), Value(1.0), Value(-1.0)]
@@ -455,8 +421,8 @@ for logit, p in zip(logits, probabilities, strict=True):
 # ### Exercises
 #
 # 1. $L = ab + a^3$ at $a = 1$, $b = 5$: what is $\partial L/\partial a$?
-# 2. `relu` leaves a number as it is if it is above 0, and else makes it 0. What is the gradient of
-#    `Value(-2.0).relu()` by its input?
+# 2. `relu` keeps a number above 0 and replaces any other by 0. What is the gradient of
+#    `Value(-2.0).relu()` with respect to its input?
 # 3. Four tokens, all logits 0, and token 0 was the right one. What is the gradient of its logit?
 
 # %% closed
@@ -476,17 +442,26 @@ check(4, answer_1, answer_2, answer_3)
 
 # %% closed
 # 4.1  b + 3a² = 5 + 3
-# 4.2  Below 0 the result stays 0 whatever you change: nothing flows back.
-# 4.3  Each probability is 1/4, and the right token has 1 less.
+# 4.2  Below 0 the result stays 0 whatever you change, so the gradient is 0.
+# 4.3  Each probability is 1/4, minus 1 for the right token.
 check(4, 8.0, 0.0, -0.75, strictly=True)
 
 # %% [markdown]
 # ## 5. Parameters
 #
-# All that the model will ever know is in these matrices. They start as random numbers near 0:
-# were they equal, they would have equal gradients and stay equal for ever.
+# Everything that the model learns is in these matrices. They start as random numbers near 0. If
+# they were equal, they would have equal gradients and always stay equal.
 
 # %%
+from dataclasses import replace
+from functools import reduce
+from operator import add
+
+from kamon.config import Config
+from kamon.engines.parameters import init, num_params, parameter_shapes
+from kamon.engines.scalar import document_logprobs
+from kamon.evaluation.introspection import matrices
+
 config = Config(vocab_size=tokenizer.vocab_size)
 start = init(config, random.Random(config.seed))
 params = {
@@ -502,26 +477,26 @@ for name, (rows, columns) in parameter_shapes(config).items():
 print(f"{'together':16} {len(flat):15,}")
 
 # %% [markdown]
-# - `wte` has a row of `n_embd` numbers for each token, `wpe` one for each position. A token enters
-#   the model as the sum of its two rows, so that the same letter is another input at another place.
-# - `attn_wq`, `attn_wk`, `attn_wv`, `attn_wo` belong to attention, `mlp_fc1` and `mlp_fc2` to the
-#   small network behind it; a layer has one of each.
+# - `wte` has a row of `n_embd` numbers for each token, and `wpe` one for each position. A token
+#   enters the model as the sum of its two rows, so a letter looks different at each position.
+# - `attn_wq`, `attn_wk`, `attn_wv` and `attn_wo` belong to attention. `mlp_fc1` and `mlp_fc2`
+#   belong to the small network after it. A layer has one of each.
 # - `lm_head` turns the result into a logit for each token.
 #
-# A model that knows nothing should think each token equally likely. Its loss is then
-# $-\log \frac{1}{27} = \log 27$ nats. Does ours?
+# A model that knows nothing should give each token the same probability. Its loss is then $-\log
+# \frac{1}{27} = \log 27$ nats. Does ours?
 
 # %%
 logprobs = document_logprobs(params, config.n_layer, config.head_dim, encode("emma"))
 for place, logprob in enumerate(logprobs):
     print(f"p({shown[tokens[place + 1]]:3}) = {math.exp(logprob.data):.4f}")
 loss = reduce(add, [-logprob for logprob in logprobs]) * (1 / len(logprobs))
-print(f"\nloss {loss.data:.4f} nats a token; log 27 = {math.log(27):.4f}")
+print(f"\nloss {loss.data:.4f} nats per token, log 27 = {math.log(27):.4f}")
 print(f"{len(topological_order(loss)):,} Values were computed for these five guesses")
 
 # %% [markdown]
-# The graph of chapter 4 had five Values; this one has tens of thousands, and the rule is the same.
-# Check one gradient of it by trying:
+# The graph of chapter 4 had five Values. This one has tens of thousands, and the rule is the same.
+# Check one gradient by trying:
 
 # %%
 loss.backward()
@@ -530,7 +505,7 @@ exact = one.grad
 
 
 def loss_with(number):
-    """The loss of `emma` if this one parameter were another number."""
+    """The loss of `emma` with another number for this one parameter."""
     before, one.data = one.data, number
     found = document_logprobs(params, config.n_layer, config.head_dim, encode("emma"))
     one.data = before
@@ -546,9 +521,9 @@ for value in flat:
 # %% [markdown]
 # ### Exercises
 #
-# 1. How many parameters has this model with `n_embd` 32 in place of 16?
+# 1. How many parameters does this model have with `n_embd` 32 instead of 16?
 # 2. How many does a second layer add, at `n_embd` 16?
-# 3. With which loss would you expect a model of 50 tokens to start?
+# 3. Which loss do you expect from an untrained model with 50 tokens?
 
 # %% closed
 RIGHT[5] = (
@@ -564,7 +539,7 @@ answer_3 = None
 check(5, answer_1, answer_2, answer_3)
 
 # %% closed
-# 5.1  (27 + 16 + 27) rows of 32; four matrices of 32 × 32; two of 128 × 32.
+# 5.1  (27 + 16 + 27) rows of 32, four matrices of 32 × 32, two of 128 × 32.
 # 5.2  Four matrices of 16 × 16 and two of 64 × 16: twelve times 16².
 # 5.3  log 50.
 check(5, 14_528, 3_072, 3.912, strictly=True)
@@ -572,23 +547,25 @@ check(5, 14_528, 3_072, 3.912, strictly=True)
 # %% [markdown]
 # ## 6. Architecture
 #
-# `gpt` takes a token and its position, and returns a logit for each token that may come next. What
-# happens in between is a stream of 16 numbers to which each part of the model adds something:
+# `gpt` takes a token and its position, and returns a logit for each possible next token. In between
+# there is a stream of 16 numbers, and each part of the model adds to it:
 #
-# 1. token row + position row, normed;
-# 2. **attention** looks back at the positions before, and adds what it found;
-# 3. a **small network** works on the result, and adds what it made of it;
-# 4. `lm_head` reads the logits off.
+# 1. The **embedding** adds token row and position row, then normalises the sum.
+# 2. **Attention** looks at the positions before and adds what it finds.
+# 3. A **small network** processes the result and adds its output.
+# 4. `lm_head` turns the stream into logits.
 #
-# Let us follow `emma` up to its last letter. First the parts without attention. `rmsnorm` brings a
-# vector to one length and keeps its direction; `linear` is a matrix times a vector.
+# Let us follow `emma` up to its last letter. First the parts without attention. `rmsnorm` scales a
+# vector to a fixed length and keeps its direction. `linear` is a matrix times a vector.
 
 # %%
-floats = matrices(config, start)  # plain numbers: nothing is to be learned in this chapter
+from kamon.engines.scalar import attention, attention_weights, dot, gpt, linear, relu, rmsnorm
+
+floats = matrices(config, start)  # plain numbers: this chapter trains nothing
 
 
 def input_of(token, position):
-    """The stream where it begins: which token, and where."""
+    """The start of the stream: which token, and where."""
     return rmsnorm(list(map(add, floats["wte"][token], floats["wpe"][position])))
 
 
@@ -603,14 +580,14 @@ print("length² ", round(dot(x, x), 4), "of", len(x), "numbers: 1 each, on avera
 # %% [markdown]
 # ### One head, step by step
 #
-# Each position turns its vector into three others, by a matrix each:
+# Each position turns its vector into three others, with one matrix for each:
 #
-# - a **query**: what I am looking for,
-# - a **key**: what I can be found by,
-# - a **value**: what I pass on to those who find me.
+# - a **query**: what this position looks for
+# - a **key**: what it can be found by
+# - a **value**: what it passes on to those that find it
 #
-# The 16 numbers of each are shared among four heads of 4 numbers. Head 0 takes the first four, and
-# the others do the same with theirs.
+# Four heads share the 16 numbers of each vector. Head 0 takes the first four, and the others do the
+# same with theirs.
 
 # %%
 queries, keys, values = [], [], []
@@ -628,12 +605,12 @@ for position, token in enumerate(encode("emma")[:-1]):
 print("\nquery of the last letter:", short(queries[4][head]))
 
 # %% [markdown]
-# **Scores.** How well does the query fit each key? The product of the two, divided by the root of
-# their size, so that it does not grow with the size.
+# **Scores.** How well does the query fit each key? Take the dot product of the two and divide it by
+# the root of their size, so that it does not grow with the size.
 #
-# **Weights.** Softmax makes shares of the scores, which add up to 1.
+# **Weights.** Softmax turns the scores into weights that add up to 1.
 #
-# **Result.** The mean of the values, by these shares.
+# **Result.** Take the weighted mean of the values.
 
 # %%
 query = queries[4][head]
@@ -647,11 +624,11 @@ for position, token in enumerate(encode("emma")[:-1]):
 print("\nhead 0 passes on", short(result))
 
 # %% [markdown]
-# The weights are all near 1/5: a head that has learned nothing looks everywhere alike. In chapter 7
-# you see what training makes of that.
+# The weights are all near 1/5, because an untrained head looks equally at all positions. Chapter 7
+# shows what training changes.
 #
-# Were these the right steps? The model's own functions, on all four heads, must give these numbers
-# to the last bit:
+# Were these the right steps? The model's own functions, on all four heads, must give the same
+# numbers to the last bit:
 
 # %%
 of_all_heads = attention_weights(queries[4], keys, config.head_dim)
@@ -661,15 +638,15 @@ assert together[head] == result
 print("equal; all four heads together:", len(together), "numbers")
 
 # %% [markdown]
-# Nothing was hidden from the last letter, yet nobody saw the future: keys and values of later
-# positions did not exist when their turn came. The lists `keys` and `values` are what is called the
-# **KV cache**. A model that writes keeps them, and computes one new position for each new token.
+# No mask was needed, but no position saw the future: keys and values of later positions did not
+# exist yet. The lists `keys` and `values` are called the **KV cache**. A model that writes keeps
+# them and computes only one new position for each new token.
 #
 # ### The rest of the layer
 #
 # `attn_wo` mixes the heads, and the result is *added* to the stream. The small network widens it to
-# 64 numbers, drops those below 0, comes back to 16, and adds again. Adding in place of replacing
-# gives gradients a straight way back through many layers.
+# 64 numbers, sets those below 0 to 0, goes back to 16, and adds again. Adding instead of replacing
+# gives gradients a direct path back through many layers.
 
 # %%
 x = list(map(add, linear(together, floats["layer0.attn_wo"]), x))
@@ -687,8 +664,8 @@ print("the same 27 logits as from gpt(), to the last bit")
 # %% [markdown]
 # ### Exercises
 #
-# 1. A head sees two positions, with scores $0$ and $\log 3$. Which weight has the second?
-# 2. Positions count from 0. At how many does position 5 look?
+# 1. A head sees two positions, with scores $0$ and $\log 3$. What is the weight of the second?
+# 2. Positions count from 0. How many positions does position 5 look at?
 # 3. What is the length of `rmsnorm([3.0, 4.0])`? (The length of $x$ is $\sqrt{x \cdot x}$.)
 
 # %% closed
@@ -710,24 +687,30 @@ answer_3 = None
 check(6, answer_1, answer_2, answer_3)
 
 # %% closed
-# 6.1  exp(0) = 1 and exp(log 3) = 3: the second has 3 of 4 parts.
-# 6.2  At 0, 1, 2, 3, 4 and itself.
+# 6.1  exp(0) = 1 and exp(log 3) = 3, so the second has 3/4.
+# 6.2  Positions 0, 1, 2, 3, 4 and itself.
 # 6.3  The mean of the squares becomes 1, so their sum is 2.
 check(6, 0.75, 6, 2**0.5, strictly=True)
 
 # %% [markdown]
 # ## 7. Training
 #
-# One step: take a document, compute the loss, let the gradient flow back, and move each parameter
-# a little against its gradient. `adam` decides how far. It keeps a running mean of each gradient
-# and of its square, and divides the one by the root of the other: a parameter whose gradient always
-# points the same way moves by the whole learning rate, one whose gradient wavers moves less.
+# One step: take an entry, compute the loss, compute the gradient, and move each parameter a little
+# against its gradient. `adam` decides how far. It keeps a running mean of each gradient and one of
+# its square, and divides the first by the root of the second. If a gradient always points the same
+# way, its parameter moves by the whole learning rate. If it changes direction, it moves less.
 #
-# That is the whole loop. A thousand steps of it make names that can be pronounced; we do sixty.
+# That is the whole loop. After a thousand steps the names can be pronounced. We do sixty.
 
 # %%
+import time
+from array import array
+
+from kamon.engines.scalar import adam
+from kamon.training.loop import learning_rate, make_plan
+
 config = replace(config, num_steps=60)
-documents = list(learned)
+documents = list(training)
 random.Random(config.seed).shuffle(documents)
 m, v = array("d", [0.0] * len(flat)), array("d", [0.0] * len(flat))
 losses = []
@@ -751,18 +734,26 @@ for first in range(0, config.num_steps, 10):
 print(f"{seconds:.0f} seconds")
 
 # %% [markdown]
-# From 3.3 nats, which is guessing, it falls already. But that took long for sixty names: Python
-# makes an object of every number.
+# The loss starts at 3.3 nats, which is guessing, and falls already. But sixty names took long,
+# because Python makes an object of every number.
 #
 # ### The same step in C++
 #
-# Kamon's native engine computes the same formulas without Values: someone has worked out by hand
-# what `backward` does to each of them. That is easy to get wrong, and a wrong gradient may still
-# learn *something*. So it is compared, number for number: the gradient of the first step, and then
-# the losses of all sixty. In float64 the two agree to $10^{-12}$ of the largest number; the rest
-# is the order in which sums are rounded.
+# Kamon's native engine computes the same formulas without Values. Its gradients were derived by
+# hand, formula by formula. That is easy to get wrong, and a model with a wrong gradient may still
+# learn *something*. So we compare number for number: the gradient of the first step, and then the
+# losses of all sixty. In float64 the gradients agree to $10^{-12}$ of the largest number. The rest
+# is rounding, because sums are added in another order.
 
 # %%
+from kamon.engines.base import initial_state
+from kamon.engines.batch import pack_sequences
+from kamon.engines.factory import make_engine
+from kamon.engines.loops import train
+from kamon.native import library
+
+assert not library.why_not(), f"the rest needs the native engine: {library.why_not()}"
+
 fast = make_engine("native", config, dtype="float64")
 fast.load(initial_state(start))
 first = pack_sequences([encode(documents[0])])
@@ -793,32 +784,35 @@ print(f"about {round(times, digits):,.0f} times as fast on the machine where thi
 # %% [markdown]
 # ### A real training
 #
-# With that engine, thousands of steps take a second or two. `kamon.train` does what we did: it
-# splits the list, makes the tokens, trains, and keeps the parameters that do best on what is held
-# out.
+# With that engine, thousands of steps take a second or two. `kamon.train` does what we did. It
+# splits the list, makes the tokens, and trains. Then it keeps the parameters with the lowest
+# validation loss. By default it also blends the GPT with an n-gram of the list. This notebook is
+# about the GPT, so it turns that off.
 
 # %%
-model = kamon.train("names", size="small")
+from kamon.evaluation import introspection
+
+model = kamon.train("names", size="small", blend=False)
 print(f"{model.num_params:,} parameters, {len(model.metrics):,} steps", end=", ")
-print(f"loss on the documents held out: {model.training['held_out']['loss']:.4f} nats a token")
+print(f"validation loss {model.training['held_out']['loss']:.4f} nats per token")
 show(plotting.draw_losses(introspection.losses(model)))
 
 # %% [markdown]
-# The line on top is guessing among 27 tokens. The lower one is what the best table of counts
-# reaches on this list: chapter 8 comes back to it.
+# The upper line is guessing among 27 tokens. The lower line is the best n-gram model of this list.
+# Chapter 8 explains it.
 #
 # ### What it has learned
 #
-# **Embeddings.** Rows of `wte` and `wpe`, drawn on the two axes along which they differ most.
-# Nobody told the model what a vowel is, or that position 3 comes after position 2.
+# **Embeddings.** These are the rows of `wte` and `wpe`, plotted on the two axes along which they
+# differ most. Nobody told the model what a vowel is, or that position 3 comes after position 2.
 
 # %%
 show(plotting.draw_embeddings(introspection.embeddings(model)))
 
 # %% [markdown]
-# **Attention.** Each row is a letter that was read, each column a letter that it looks at. Compare
-# with the even weights of chapter 6: these heads have found different things to do. Is there one
-# that mostly looks at the letter before?
+# **Attention.** Each row is a letter that was read, and each column a letter that it looks at. In
+# chapter 6 all weights were equal. Now each head does something else. Does one of them mostly look
+# at the letter before?
 
 # %%
 show(plotting.draw_attention(introspection.attention(model, "annabel")))
@@ -845,23 +839,23 @@ answer_3 = None
 check(7, answer_1, answer_2, answer_3)
 
 # %% closed
-# 7.1  At first the mean is the gradient and the root of the mean square its size: their quotient
-#      is 1, and the step the whole learning rate, however small the gradient is.
-# 7.2  Half of the way, half of the rate.
-# 7.3  exp(1.6094): this is called the perplexity.
+# 7.1  In the first step the mean is the gradient, and the root of the mean square is its size.
+#      Their quotient is 1, so the step is the whole learning rate, however small the gradient is.
+# 7.2  Half of the steps, half of the rate.
+# 7.3  exp(1.6094). This is called the perplexity.
 check(7, 0.01, 0.005, 5.0, strictly=True)
 
 # %% [markdown]
 # ## 8. Inference
 #
-# To write, start with BOS, draw a token from the probabilities, feed it back in, and go on until
-# BOS comes again. `temperature` divides the logits first: below 1 the likely becomes likelier,
-# and at 0 only the likeliest is left.
+# To write, start with BOS, sample a token by its probability, feed it back in, and continue until
+# BOS comes again. `temperature` divides the logits first. Below 1, probable tokens become more
+# probable. Near 0, only the most probable one is left.
 
 
 # %%
 def write(reader, bos, rng, temperature=1.0, most=16):
-    """The tokens of a new document, drawn from any model that gives logits."""
+    """The tokens of a new entry, sampled from any model that gives logits."""
     decoder = reader.decoder()
     token, written = bos, []
     while len(written) < most:
@@ -883,25 +877,25 @@ for temperature in (0.3, 0.6, 1.0, 1.5):
     print(f"temperature {temperature}:", *made)
 
 # %% [markdown]
-# `model.sample` does the same in C++, many names side by side. Are they new? Some are in the list
-# that it learned from; and some are in the part that it never saw, names which it has invented
-# again:
+# `model.sample` does the same in C++, many names side by side. Are they new? Some are in the
+# training set. Others are in the validation set: real names that the model never saw and found
+# anyway.
 
 # %%
 samples = model.sample(5_000, temperature=1.0)
 made = set(samples)
-seen, apart = made & set(learned), made & set(held_out)
-print(f"{len(made):,} different names: {len(seen):,} are in the list it learned from,")
-print(f"{len(apart):,} in the list held out, and {len(made - seen - apart):,} are new, such as")
+seen, apart = made & set(training), made & set(validation)
+print(f"{len(made):,} unique names: {len(seen):,} are in the training set,")
+print(f"{len(apart):,} in the validation set, and {len(made - seen - apart):,} are new, such as")
 print(*[name for name in samples if name not in seen | apart][:12])
 
 # %% [markdown]
 # ### Give me a cup of ____, again
 #
-# A GPT does not care what its tokens are. We number the *words* of the requests of chapter 1,
-# train a model on them for an instant, and ask it what we asked the counts. The list is so short
-# that the model could learn it by heart; `dropout` leaves a fifth of what flows into the stream out
-# by chance, so that it relies on what always holds.
+# For a GPT, a token can be anything. We number the *words* of the requests of chapter 1, train a
+# model on them for a moment, and ask it what we asked the counts. The list is so short that the
+# model could memorise it. `dropout` randomly drops a fifth of what is added to the stream. So the
+# model cannot rely on any one detail.
 
 # %%
 words = sorted({word for request in requests for word in request.split()})
@@ -921,11 +915,11 @@ word_config = Config(
 talker = make_engine("native", word_config)
 talker.load(initial_state(init(word_config, random.Random(42))))
 word_losses = train(talker, make_plan(spoken, word_config, 0, word_config.num_steps))
-print(f"{len(words)} words; loss {word_losses[0]:.2f} → {word_losses[-1]:.2f} nats a word")
+print(f"{len(words)} words; loss {word_losses[0]:.2f} → {word_losses[-1]:.2f} nats per word")
 
 
 def guessed(context):
-    """The probability of each next word, the likeliest first."""
+    """The probability of each next word, the most probable first."""
     decoder = talker.decoder()
     logits = decoder.push(END)
     for word in context.split():
@@ -942,48 +936,48 @@ for context in ("give me a cup of", "fetch them a cup of", "fetch them a bowl of
         print(f"{word:>9} {found[word]:10.5%} {'█' * round(40 * found[word])}")
 
 # %% [markdown]
-# Nobody gave it a rule, and `fetch them a cup of` stands nowhere in the list. Yet it has found that
-# after `of` the vessel matters, and who asks for whom does not: the shares are nearly those of all
-# twenty cups, whoever wants them. Soap is unlikely but not impossible, and a keyboard less likely
-# still. (Look at the bowl, too: eight requests teach less surely than twenty.) A machine that
-# answers questions in sentences has the same table, with a hundred thousand words in it, and a
-# longer memory.
+# Nobody gave it a rule, and `fetch them a cup of` is not in the list. But the model has learned
+# that after `of` the container matters and the person does not. The shares are nearly those of all
+# twenty cups. Soap is improbable but not impossible, and a keyboard is even less probable. (The
+# bowl is less certain, because there are only eight requests for one.) A chat model has the same
+# kind of table, with about a hundred thousand tokens and a longer context.
 #
-# ### A table of counts beside the GPT
+# ### The GPT compared with n-grams
 #
 # How good is the model of names, compared with counting? An n-gram of order 3 looks at the two
-# tokens before, and so on. Ours mixes all orders by a method that is hard to beat (modified
-# Kneser-Ney), and gives nothing the probability 0. All are tested on the same names, which none
-# of them has seen.
+# tokens before, and so on. Ours mixes all orders by a method that is hard to beat, modified
+# Kneser-Ney. It gives nothing the probability 0. All models are tested on the validation set.
 
 # %%
-batch, tested = tokenizer.encode_documents(learned), tokenizer.encode_documents(held_out)
+from kamon.ngrams.native import count_ngram
+
+batch, tested = tokenizer.encode_documents(training), tokenizer.encode_documents(validation)
 counts = count_ngram(batch, tokenizer.vocab_size, order=6)
 rows = [("guessing", math.log(tokenizer.vocab_size))]
 for order, logprobs in enumerate(counts.logprobs_of_orders(tested), 1):
     rows.append((f"{order}-gram", -math.fsum(logprobs) / tested.num_targets))
 rows.append(("our GPT", model.training["held_out"]["loss"]))
 for name, nats in rows:
-    print(f"{name:>8} {nats:.4f} nats a token {'█' * round(15 * nats)}")
+    print(f"{name:>8} {nats:.4f} nats per token {'█' * round(15 * nats)}")
 
-text = "".join(f"<{name}>" for name in learned)
-different = len({text[i : i + n] for n in range(1, 7) for i in range(len(text) - n + 1)})
-print(f"\nThe GPT has {model.num_params:,} numbers; the 6-gram knows {different:,} snippets.")
+text = "".join(f"<{name}>" for name in training)
+snippets = len({text[i : i + n] for n in range(1, 7) for i in range(len(text) - n + 1)})
+print(f"\nThe GPT has {model.num_params:,} numbers; the 6-gram has {snippets:,} counts.")
 for name, reader in (("3-gram", counts.of_order(3)), ("6-gram", counts), ("GPT", model.engine)):
     rng = random.Random(8)
     print(f"{name}:", *[decode(write(reader, BOS, rng, 0.8)) for _ in range(8)])
 
 # %% [markdown]
-# Be honest with baselines: on short names counting is strong, and a small model of a second's
-# training does not beat the longest counts. It comes close with a fraction of the numbers. Give it
-# longer, `kamon.train("names", budget="30s")`, and see which one is ahead. On sentences counting
-# falls behind for good: nearly every long context is new.
+# On short names counting is strong. A small model with a second of training does not beat the best
+# n-gram, but it comes close with a fraction of the numbers. Train it longer with
+# `kamon.train("names", budget="30s", blend=False)` and see which one is ahead. On sentences
+# counting cannot keep up, because nearly every long context is new.
 #
 # ### Exercises
 #
-# 1. At temperature 1 two tokens have the probabilities 0.8 and 0.2. Which one has the first at
-#    temperature 0.5?
-# 2. What is the probability of the likeliest token as the temperature goes to 0?
+# 1. At temperature 1 two tokens have the probabilities 0.8 and 0.2. What is the probability of the
+#    first at temperature 0.5?
+# 2. What is the probability of the most probable token as the temperature goes to 0?
 # 3. How many bits are 2 nats?
 
 # %% closed
@@ -1001,24 +995,26 @@ answer_3 = None
 check(8, answer_1, answer_2, answer_3)
 
 # %% closed
-# 8.1  Half the temperature squares each: 0.64 against 0.04.
-# 8.2  All of it.
+# 8.1  Half the temperature squares each probability: 0.64 to 0.04.
+# 8.2  1: it gets all of the probability.
 # 8.3  A bit is log 2 nats.
 check(8, 0.64 / 0.68, 1.0, 2.885, strictly=True)
 
 # %% [markdown]
-# ## 9. The rest of the road
+# ## 9. Beyond microGPT
 #
-# What large models have beyond this is mostly more of it. Three steps are different in kind, and
-# the library has them all.
+# Large models are mostly larger versions of this one. Three steps are new, and Kamon has all of
+# them.
 #
-# ### Sub-words
+# ### Subwords
 #
-# Characters make long documents, words an endless vocabulary. Byte pair encoding lies between:
-# start with the bytes, and make a token of the two neighbours that stand together most often;
-# again, and again.
+# Character tokens make texts long, and word tokens need an endless vocabulary. Byte pair encoding
+# (BPE) is in between. Start with bytes. Find the two neighbours that occur together most often, and
+# make them one token. Repeat.
 
 # %%
+from kamon.tokenizers.bpe import BytePairTokenizer
+
 pairs = BytePairTokenizer.train(names, vocab_size=400)
 made = [pairs.token_text(token) for token in range(256, pairs.bos)]
 print("first made:", *made[:14])
@@ -1031,19 +1027,22 @@ for text in ("give us a teacup", "friendship"):
     print(f"{text:>16} → {' | '.join(map(requests_pairs.token_text, requests_pairs.encode(text)))}")
 
 # %% [markdown]
-# What is frequent becomes one token; what was never seen falls into smaller pieces, down to single
-# bytes, and still has a spelling. Each tokenizer reflects the texts that it was made of: one of
-# kitchen requests has a token for tea, and none for friends.
+# Frequent strings become one token. Strings that were never seen are split into smaller tokens,
+# down to single bytes. Each tokenizer reflects the texts it was trained on. The one for kitchen
+# requests has a token for tea but none for friends.
 #
 # ### Supervised fine-tuning
 #
-# A model that has learned names makes names; it does not answer. Show it prompts with answers, and
-# give the loss of the answers alone (the prompts are read, not learned). A special token stands
-# between the two.
+# A model of names makes names, but it does not answer prompts. Supervised fine-tuning shows it
+# prompts with completions. The loss is on the completions only: the model reads the prompts but is
+# not trained to write them. A special token separates the two.
 
 # %%
-short_names = [name for name in learned if len(name) <= 4]
-long_names = [name for name in learned if len(name) >= 8]
+from kamon.finetuning.losses import sft_weights
+from kamon.finetuning.sft import sft
+
+short_names = [name for name in training if len(name) <= 4]
+long_names = [name for name in training if len(name) >= 8]
 rng = random.Random(5)
 examples = [
     {"prompt": prompt, "completion": name}
@@ -1060,34 +1059,41 @@ for prompt in ("short", "long"):
 # ### Preferences
 #
 # Sometimes nobody can write down the right answer, but everybody can say which of two is better.
-# Direct preference optimisation (DPO) takes such pairs and makes the better one likelier *compared
-# with a frozen copy of the model*, so that it does not forget what it knew. Here the judge is a
-# rule: names that end in n, please.
+# Direct preference optimisation (DPO) takes such pairs and makes the better one more probable
+# *compared with a frozen copy of the model*. So the model does not forget what it knew. Here a rule
+# decides which is better: names that end in n.
 
 # %%
+from kamon.finetuning.compare import compare
+from kamon.finetuning.dpo import dpo
+from kamon.finetuning.losses import dpo_loss
+
 preferred = dpo(model, prefer='endswith "n"')
 found = compare(model, {"tuned": preferred}, n=1_000, judge=lambda ns: [n[-1:] == "n" for n in ns])
 before, after = (sum(n[-1:] == "n" for n in each.samples) / 1_000 for each in found.all)
-print(f"names in n: {before:.0%} before, {after:.0%} after")
-print(f"distance from the base (KL): {found.tuned[0].kl:.2f} nats a document")
+print(f"names that end in n: {before:.0%} before, {after:.0%} after")
+print(f"distance from the base (KL): {found.tuned[0].kl:.2f} nats per name")
 print("before:", *found.base.samples[:8])
 print("after: ", *found.tuned[0].samples[:8])
 
 # %% [markdown]
-# The KL is the price: how far the model had to leave what it had learned. Tuned without a limit, it
-# would in the end say one name in n, for ever.
+# The KL measures how far the model moved away from its base. Without a limit, fine-tuning would end
+# with a model that repeats one name.
 #
-# From here: [the algorithm in seven steps](ladder.md), each a short program;
-# [other transformers](transformers.md), which let tokens look elsewhere; [tokens](tokens.md),
-# [books in place of lists](text.md), [answers, preferences, rewards and PPO](tuning.md),
-# [large corpora and GPUs](scale.md), and [a page in your browser](playground.md) in which you can
-# watch all of this while it happens.
+# Where to read on:
+#
+# - [microGPT, section by section](seed.md): what GPT-2 and ChatGPT have beyond this notebook
+# - [The ladder](ladder.md): the algorithm in seven short programs
+# - [Other transformers](transformers.md): encoders and encoder-decoders
+# - [Tokens](tokens.md), [texts](text.md), [fine-tuning](tuning.md), [large corpora and
+#   GPUs](scale.md)
+# - [The playground](playground.md): the same in your browser, live
 #
 # ### Exercises
 #
-# 1. A tokenizer has two merges: `a` + `n`, then `an` + `a`. How many tokens has `banana`?
-# 2. Fine-tuning on the prompt `short` with the answer `ava`: how many targets have a weight above
-#    0?
+# 1. A tokenizer has two merges: `a` + `n`, then `an` + `a`. How many tokens does `banana` have?
+# 2. You fine-tune on the prompt `short` with the completion `ava`. How many targets have a weight
+#    above 0?
 # 3. DPO starts with the model equal to its frozen copy. What is its loss, in nats?
 
 # %% closed
@@ -1107,6 +1113,6 @@ check(9, answer_1, answer_2, answer_3)
 
 # %% closed
 # 9.1  b an an a, and then b an ana.
-# 9.2  a, v, a and the end.
-# 9.3  −log σ(0) = log 2: it cannot tell the two apart yet.
+# 9.2  a, v, a and the end: four.
+# 9.3  −log σ(0) = log 2: it cannot distinguish the two yet.
 check(9, 3, 4, 0.693, strictly=True)

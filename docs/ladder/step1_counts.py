@@ -1,7 +1,7 @@
 """Step 1: count which character follows which.
 
-A language model tells how probable each next token is, given those before. The simplest one that
-deserves the name looks one token back, and learns by counting.
+A language model gives the probability of each next token, based on the tokens before it. The
+simplest one looks one token back and learns by counting.
 """
 
 import math
@@ -11,8 +11,8 @@ from itertools import pairwise
 from kamon.data.builtin import names
 from kamon.data.split import split
 
-# A token a character, and one more, BOS, that stands before and behind each name: where names begin
-# and end is learned like anything else.
+# One token per character, and one more, BOS, before and after each name. So the model learns where
+# names begin and end like anything else.
 CHARS = sorted(set("".join(names())))
 BOS = len(CHARS)
 VOCAB_SIZE = len(CHARS) + 1
@@ -25,8 +25,8 @@ def encode(name):
 def count_pairs(docs):
     """counts[a][b]: how often b follows a, plus one.
 
-    Without the one, a pair that never occurred would be impossible, and a single name with such a
-    pair would have probability 0 and make the loss infinite.
+    Without the one, a pair that never occurred would have probability 0. A single name with such a
+    pair would make the loss infinite.
     """
     counts = [[1] * VOCAB_SIZE for _ in range(VOCAB_SIZE)]
     for name in docs:
@@ -37,7 +37,7 @@ def count_pairs(docs):
 
 
 def probabilities(counts, token):
-    """Of each token that may follow `token`: its share of all that did."""
+    """How often each token followed `token`, as a share."""
     total = sum(counts[token])
     return [count / total for count in counts[token]]
 
@@ -45,8 +45,8 @@ def probabilities(counts, token):
 def mean_loss(counts, docs):
     """−log p(next token), in nats, averaged over all tokens of all documents.
 
-    It says how surprised the model is. A guess among all 27 costs log 27 = 3.2958 nats; each nat
-    less makes what really follows e = 2.718 times as probable.
+    It measures how surprised the model is. Guessing among all 27 tokens gives log 27 = 3.2958. One
+    nat less means that the model gives the right token e = 2.718 times the probability.
     """
     losses = []
     for name in docs:
@@ -57,7 +57,7 @@ def mean_loss(counts, docs):
 
 
 def sample(counts, rng):
-    """A new name: from BOS on, draw each token by its probability, until BOS comes up again."""
+    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
     name = ""
     token = BOS
     while True:
@@ -68,12 +68,12 @@ def sample(counts, rng):
 
 
 def main():
-    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: tested on
-    # names that it learned from, a model shows only that its memory is good.
-    learned, held_out = map(list, split(names()))
+    # A tenth is the validation set: the same names in all steps and in `kamon train`. A test on the
+    # training set would only show how good a model's memory is.
+    training, validation = map(list, split(names()))
     rng = random.Random(42)
-    counts = count_pairs(learned)
-    print(f"held-out loss {mean_loss(counts, held_out):.4f}")
+    counts = count_pairs(training)
+    print(f"validation loss {mean_loss(counts, validation):.4f}")
     print("samples:", *[sample(counts, rng) for _ in range(8)])
 
 

@@ -1,8 +1,8 @@
 """Step 2: a neural network that looks three characters back, its gradient derived by hand.
 
-A table of counts for three characters would have 27³ rows, most of them nearly empty, and nothing
-that is learned of "ann" would help with "enn". A network has few parameters that all contexts
-share. It cannot be counted out; it is improved step by step, each parameter against its gradient.
+A table of counts for three characters would have 27³ rows, most of them nearly empty. What it
+learns about "ann" would not help with "enn". A network has few parameters, and all contexts share
+them. Counting cannot find them. Each step moves every parameter a little against its gradient.
 """
 
 import math
@@ -12,17 +12,17 @@ from operator import mul
 from kamon.data.builtin import names
 from kamon.data.split import split
 
-# A token a character, and one more, BOS, that stands before and behind each name: where names begin
-# and end is learned like anything else.
+# One token per character, and one more, BOS, before and after each name. So the model learns where
+# names begin and end like anything else.
 CHARS = sorted(set("".join(names())))
 BOS = len(CHARS)
 VOCAB_SIZE = len(CHARS) + 1
 
 CONTEXT = 3  # tokens that the network sees
-N_EMBD = 8  # numbers that stand for a token
-N_HIDDEN = 32  # numbers between what is seen and what is said
+N_EMBD = 8  # numbers per token
+N_HIDDEN = 32  # numbers between input and output
 LEARNING_RATE = 0.1
-NUM_STEPS = 2000  # a name each
+NUM_STEPS = 2000  # one name each
 
 
 def encode(name):
@@ -38,7 +38,7 @@ def examples(name):
 def initial(rng):
     """Every parameter matrix, (out, in), with small random numbers.
 
-    Were they all zero, all hidden numbers would get the same gradient and stay the same for ever.
+    If all were zero, all hidden numbers would get the same gradient and always stay equal.
     """
 
     def matrix(n_out, n_in):
@@ -57,7 +57,7 @@ def linear(w, x):
 
 
 def softmax(logits):
-    """Any numbers to probabilities; less the largest, no exponential is too large."""
+    """Turn any numbers into probabilities. Subtracting the largest avoids an overflow."""
     largest = max(logits)
     exps = [math.exp(logit - largest) for logit in logits]
     total = sum(exps)
@@ -65,9 +65,9 @@ def softmax(logits):
 
 
 def forward(params, context):
-    """The probabilities of the next token, and on the way x and h, which the gradient needs."""
+    """The probabilities of the next token, with x and h, which the gradient needs."""
     x = [number for token in context for number in params["wte"][token]]
-    # max(0, ·) bends: two linear maps in a row, without a bend between them, are only one.
+    # Without max(0, ·) in between, two linear maps would be the same as one.
     h = [max(0.0, a) for a in linear(params["fc1"], x)]
     return x, h, softmax(linear(params["lm_head"], h))
 
@@ -80,12 +80,12 @@ def add_outer(grad, a, b, factor):
 
 
 def linear_backward(w, d_out):
-    """Wᵀ d_out: how the loss changes with each input, by all the outputs that it went into."""
+    """Wᵀ d_out: how the loss changes with each input, added up over all outputs."""
     return [sum(map(mul, column, d_out)) for column in zip(*w, strict=True)]
 
 
 def gradient(params, name):
-    """The mean loss of a document, and its derivative by every parameter."""
+    """The mean loss of a document, and its derivative with respect to every parameter."""
     grads = {key: [[0.0] * len(row) for row in w] for key, w in params.items()}
     pairs = examples(name)
     loss = 0.0
@@ -102,7 +102,7 @@ def gradient(params, name):
         # a = W x, as above
         add_outer(grads["fc1"], d_a, x, 1 / len(pairs))
         d_x = linear_backward(params["fc1"], d_a)
-        # x is rows of wte, one behind the other: each gets its part, twice if it is there twice
+        # x is three rows of wte: each gets its part, and twice if it occurs twice
         for i, token in enumerate(context):
             for j in range(N_EMBD):
                 grads["wte"][token][j] += d_x[i * N_EMBD + j] / len(pairs)
@@ -110,7 +110,7 @@ def gradient(params, name):
 
 
 def train(params, docs):
-    """Stochastic gradient descent: a document, its gradient, a small step downhill."""
+    """Stochastic gradient descent: take a document, its gradient, and a small step."""
     losses = []
     for name in docs:
         loss, grads = gradient(params, name)
@@ -130,7 +130,7 @@ def mean_loss(params, docs):
 
 
 def sample(params, rng):
-    """A new name: from BOS on, draw each token by its probability, until BOS comes up again."""
+    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens = [BOS] * CONTEXT
     while True:
         probs = forward(params, tokens[-CONTEXT:])[2]
@@ -140,15 +140,15 @@ def sample(params, rng):
 
 
 def main():
-    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: tested on
-    # names that it learned from, a model shows only that its memory is good.
-    learned, held_out = map(list, split(names()))
+    # A tenth is the validation set: the same names in all steps and in `kamon train`. A test on the
+    # training set would only show how good a model's memory is.
+    training, validation = map(list, split(names()))
     rng = random.Random(42)
-    rng.shuffle(learned)
+    rng.shuffle(training)
     params = initial(rng)
-    losses = train(params, learned[:NUM_STEPS])
+    losses = train(params, training[:NUM_STEPS])
     print(f"loss {losses[0]:.4f} at first, {sum(losses[-500:]) / 500:.4f} in the last 500 steps")
-    print(f"held-out loss {mean_loss(params, held_out):.4f}")
+    print(f"validation loss {mean_loss(params, validation):.4f}")
     print("samples:", *[sample(params, rng) for _ in range(8)])
 
 

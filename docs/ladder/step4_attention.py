@@ -1,7 +1,7 @@
-"""Step 4: one attention head, which looks at all that came before and learns where to look.
+"""Step 4: one attention head, which looks at all tokens so far and learns where to look.
 
 The network of step 2 sees three characters and has separate weights for each of the three places.
-Here each position asks a question of all positions so far, and takes up most of what fits it best.
+Here each position sends a query to all positions so far and takes most from those that fit best.
 """
 
 import math
@@ -11,29 +11,29 @@ from operator import mul
 from kamon.data.builtin import names
 from kamon.data.split import split
 
-# A token a character, and one more, BOS, that stands before and behind each name: where names begin
-# and end is learned like anything else.
+# One token per character, and one more, BOS, before and after each name. So the model learns where
+# names begin and end like anything else.
 CHARS = sorted(set("".join(names())))
 BOS = len(CHARS)
 VOCAB_SIZE = len(CHARS) + 1
 
-tape = []  # every Value that was computed, in the order in which it was
+tape = []  # every computed Value, in order
 
 
 class Value:
-    """A number that remembers what it was computed from, and its slope in each of that.
+    """A number that remembers its inputs, and how it changes with each of them (the slope).
 
-    An operation knows its own derivative and nothing else. The chain rule joins them: `backward`
-    needs to be written once, and holds for every network that will ever be built of Values.
+    An operation knows only its own derivative. The chain rule joins them. So `backward` is written
+    once and works for every network made of Values.
     """
 
     __slots__ = ("data", "grad", "inputs", "slopes")
 
     def __init__(self, data, inputs=(), slopes=()):
         self.data = data
-        self.grad = 0.0  # d loss / d self, when backward has been here
+        self.grad = 0.0  # d loss / d self, once backward has run
         self.inputs = inputs
-        self.slopes = slopes  # d self / d input, one for each of `inputs`
+        self.slopes = slopes  # d self / d input, for each of `inputs`
         if inputs:
             tape.append(self)
 
@@ -66,10 +66,10 @@ def add_up(values):
 
 
 def dot(a, b):
-    """a₀b₀ + a₁b₁ + … as one operation: the slope in each a is the b beside it, and vice versa.
+    """a₀b₀ + a₁b₁ + … as one operation: the slope in each a is its b, and the other way round.
 
-    It could be built of + and ·, at several times the time. Whatever has a known derivative may be
-    one operation; step 7 drives that to its end.
+    Built from + and ·, it would take several times as long. Anything with a known derivative may be
+    one operation. Step 7 uses that for the whole model.
     """
     a_data = [v.data for v in a]
     b_data = [v.data for v in b]
@@ -79,8 +79,8 @@ def dot(a, b):
 def backward(loss):
     """Put d loss / d v into the `grad` of every Value v that the loss was computed from.
 
-    The tape, read backwards, has each Value behind everything that it went into, so its own
-    gradient is complete before it hands its share on to its inputs.
+    The tape is read backwards. So everything that used a Value comes before it, and its gradient is
+    complete when it passes the shares on to its inputs.
     """
     loss.grad = 1.0
     for value in reversed(tape):
@@ -90,10 +90,10 @@ def backward(loss):
 
 
 BLOCK_SIZE = 16  # positions: no name has more than 15 letters
-N_EMBD = 16  # numbers that stand for a token
-N_HIDDEN = 64  # numbers between what is seen and what is said
+N_EMBD = 16  # numbers per token
+N_HIDDEN = 64  # numbers between input and output
 LEARNING_RATE = 0.1
-NUM_STEPS = 1000  # a name each
+NUM_STEPS = 1000  # one name each
 
 
 def encode(name):
@@ -103,7 +103,7 @@ def encode(name):
 def initial(rng):
     """Every parameter matrix, (out, in), with small random numbers.
 
-    Were they all zero, all hidden numbers would get the same gradient and stay the same for ever.
+    If all were zero, all hidden numbers would get the same gradient and always stay equal.
     """
 
     def matrix(n_out, n_in):
@@ -130,7 +130,7 @@ def linear(w, x):
 
 
 def softmax(logits):
-    """Any numbers to probabilities; less the largest, no exponential is too large."""
+    """Turn any numbers into probabilities. Subtracting the largest avoids an overflow."""
     largest = max(logit.data for logit in logits)
     exps = [(logit + -largest).exp() for logit in logits]
     scale = add_up(exps) ** -1
@@ -138,24 +138,24 @@ def softmax(logits):
 
 
 def attention(q, keys, values):
-    """The mean of the values so far, each weighing as much as its key fits the question q.
+    """The mean of the values so far, each weighted by how well its key fits the query q.
 
-    softmax(q · k_t / √C) over the positions t. The root keeps the products as large as their
-    factors are, however many are added up. There is no future to hide: its keys do not exist yet.
+    The weights are softmax(q · k_t / √C) over the positions t. The root keeps the products small,
+    however many are added up. No mask hides the future: its keys do not exist yet.
     """
     weights = softmax([dot(q, key) * len(q) ** -0.5 for key in keys])
     return [dot(weights, column) for column in zip(*values, strict=True)]
 
 
 def forward(params, token, position, keys, values):
-    """The probabilities of the next token; `keys` and `values`, of all before, get one more."""
-    # The same letter counts differently in another place, so a place has numbers of its own.
+    """The probabilities of the next token. Appends to the `keys` and `values` so far."""
+    # The same letter means something else in another place, so each place has its own numbers.
     x = add(params["wte"][token], params["wpe"][position])
     q = linear(params["attn_wq"], x)  # what this position looks for
     keys.append(linear(params["attn_wk"], x))  # what it can be found by
-    values.append(linear(params["attn_wv"], x))  # what it tells those who find it
-    x = add(x, attention(q, keys, values))  # added: the token itself is not forgotten
-    # max(0, ·) bends: two linear maps in a row, without a bend between them, are only one.
+    values.append(linear(params["attn_wv"], x))  # what it passes on
+    x = add(x, attention(q, keys, values))  # added, so the token itself is kept
+    # Without max(0, ·) in between, two linear maps would be the same as one.
     h = [a.relu() for a in linear(params["fc1"], x)]
     return softmax(linear(params["lm_head"], h))
 
@@ -171,7 +171,7 @@ def document_loss(params, name):
 
 
 def train(params, docs):
-    """Stochastic gradient descent: a document, its gradient, a small step downhill."""
+    """Stochastic gradient descent: take a document, its gradient, and a small step."""
     flat = [p for w in params.values() for row in w for p in row]
     losses = []
     for name in docs:
@@ -189,12 +189,12 @@ def mean_loss(params, docs):
     total = 0.0
     for name in docs:
         total += document_loss(params, name).data * (len(name) + 1)
-        tape.clear()  # nothing is to be learned from these
+        tape.clear()  # no gradient is needed here
     return total / sum(len(name) + 1 for name in docs)
 
 
 def sample(params, rng):
-    """A new name: from BOS on, draw each token by its probability, until BOS comes up again."""
+    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens, keys, values = [BOS], [], []
     for position in range(BLOCK_SIZE):
         probs = forward(params, tokens[-1], position, keys, values)
@@ -205,15 +205,15 @@ def sample(params, rng):
 
 
 def main():
-    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: tested on
-    # names that it learned from, a model shows only that its memory is good.
-    learned, held_out = map(list, split(names()))
+    # A tenth is the validation set: the same names in all steps and in `kamon train`. A test on the
+    # training set would only show how good a model's memory is.
+    training, validation = map(list, split(names()))
     rng = random.Random(42)
-    rng.shuffle(learned)
+    rng.shuffle(training)
     params = initial(rng)
-    losses = train(params, learned[:NUM_STEPS])
+    losses = train(params, training[:NUM_STEPS])
     print(f"loss {losses[0]:.4f} at first, {sum(losses[-500:]) / 500:.4f} in the last 500 steps")
-    print(f"held-out loss {mean_loss(params, held_out):.4f}")
+    print(f"validation loss {mean_loss(params, validation):.4f}")
     print("samples:", *[sample(params, rng) for _ in range(8)])
 
 

@@ -1,8 +1,8 @@
 """Step 6: Adam, a step of the right size for each parameter.
 
-Plain gradient descent gives all parameters one learning rate, though the gradients of some are a
-hundred times those of others. Adam measures how large each one's gradient usually is, and divides
-by that.
+Plain gradient descent uses one learning rate for all parameters, although some have gradients a
+hundred times as large as others. Adam measures how large each gradient usually is and divides by
+that.
 """
 
 import math
@@ -12,29 +12,29 @@ from operator import mul
 from kamon.data.builtin import names
 from kamon.data.split import split
 
-# A token a character, and one more, BOS, that stands before and behind each name: where names begin
-# and end is learned like anything else.
+# One token per character, and one more, BOS, before and after each name. So the model learns where
+# names begin and end like anything else.
 CHARS = sorted(set("".join(names())))
 BOS = len(CHARS)
 VOCAB_SIZE = len(CHARS) + 1
 
-tape = []  # every Value that was computed, in the order in which it was
+tape = []  # every computed Value, in order
 
 
 class Value:
-    """A number that remembers what it was computed from, and its slope in each of that.
+    """A number that remembers its inputs, and how it changes with each of them (the slope).
 
-    An operation knows its own derivative and nothing else. The chain rule joins them: `backward`
-    needs to be written once, and holds for every network that will ever be built of Values.
+    An operation knows only its own derivative. The chain rule joins them. So `backward` is written
+    once and works for every network made of Values.
     """
 
     __slots__ = ("data", "grad", "inputs", "slopes")
 
     def __init__(self, data, inputs=(), slopes=()):
         self.data = data
-        self.grad = 0.0  # d loss / d self, when backward has been here
+        self.grad = 0.0  # d loss / d self, once backward has run
         self.inputs = inputs
-        self.slopes = slopes  # d self / d input, one for each of `inputs`
+        self.slopes = slopes  # d self / d input, for each of `inputs`
         if inputs:
             tape.append(self)
 
@@ -67,10 +67,10 @@ def add_up(values):
 
 
 def dot(a, b):
-    """a₀b₀ + a₁b₁ + … as one operation: the slope in each a is the b beside it, and vice versa.
+    """a₀b₀ + a₁b₁ + … as one operation: the slope in each a is its b, and the other way round.
 
-    It could be built of + and ·, at several times the time. Whatever has a known derivative may be
-    one operation; step 7 drives that to its end.
+    Built from + and ·, it would take several times as long. Anything with a known derivative may be
+    one operation. Step 7 uses that for the whole model.
     """
     a_data = [v.data for v in a]
     b_data = [v.data for v in b]
@@ -80,8 +80,8 @@ def dot(a, b):
 def backward(loss):
     """Put d loss / d v into the `grad` of every Value v that the loss was computed from.
 
-    The tape, read backwards, has each Value behind everything that it went into, so its own
-    gradient is complete before it hands its share on to its inputs.
+    The tape is read backwards. So everything that used a Value comes before it, and its gradient is
+    complete when it passes the shares on to its inputs.
     """
     loss.grad = 1.0
     for value in reversed(tape):
@@ -91,12 +91,12 @@ def backward(loss):
 
 
 BLOCK_SIZE = 16  # positions: no name has more than 15 letters
-N_EMBD = 16  # numbers that stand for a token
-N_HEAD = 4  # heads, which share these numbers out among themselves
-N_LAYER = 1  # how often a position looks back and thinks
-LEARNING_RATE = 0.01  # at first; it falls to 0
-BETA1, BETA2 = 0.85, 0.99  # how much of the running means is kept in each step
-NUM_STEPS = 1000  # a name each
+N_EMBD = 16  # numbers per token
+N_HEAD = 4  # heads, which divide these numbers among themselves
+N_LAYER = 1  # layers of attention and a small network
+LEARNING_RATE = 0.01  # at the start; falls to 0
+BETA1, BETA2 = 0.85, 0.99  # share of the running means kept in each step
+NUM_STEPS = 1000  # one name each
 
 
 def encode(name):
@@ -106,7 +106,7 @@ def encode(name):
 def initial(rng):
     """Every parameter matrix, (out, in), with small random numbers.
 
-    Were they all zero, all hidden numbers would get the same gradient and stay the same for ever.
+    If all were zero, all hidden numbers would get the same gradient and always stay equal.
     """
 
     def matrix(n_out, n_in):
@@ -137,7 +137,7 @@ def linear(w, x):
 
 
 def softmax(logits):
-    """Any numbers to probabilities; less the largest, no exponential is too large."""
+    """Turn any numbers into probabilities. Subtracting the largest avoids an overflow."""
     largest = max(logit.data for logit in logits)
     exps = [(logit + -largest).exp() for logit in logits]
     scale = add_up(exps) ** -1
@@ -145,17 +145,17 @@ def softmax(logits):
 
 
 def rmsnorm(x):
-    """x / √(mean(x²) + 1e-5): the same direction at one length, whatever the layers before did."""
+    """x / √(mean(x²) + 1e-5): keeps the direction and sets the length."""
     scale = (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5
     return [xi * scale for xi in x]
 
 
 def attention(q, keys, values):
-    """The mean of the values so far, each weighing as much as its key fits the question q.
+    """The mean of the values so far, each weighted by how well its key fits the query q.
 
-    softmax(q · k_t / √D) over the positions t, in each head for itself, which has D of the numbers.
-    The root keeps the products as large as their factors are, however many are added up. There is
-    no future to hide: its keys do not exist yet.
+    The weights are softmax(q · k_t / √D) over the positions t, separately in each head of D
+    numbers. The root keeps the products small, however many are added up. No mask hides the future:
+    its keys do not exist yet.
     """
     out = []
     head_dim = N_EMBD // N_HEAD
@@ -168,18 +168,18 @@ def attention(q, keys, values):
 
 
 def forward(params, token, position, keys, values):
-    """The probabilities of the next token; `keys` and `values`, of each layer, get one more."""
-    # The same letter counts differently in another place, so a place has numbers of its own.
+    """The probabilities of the next token. Appends to `keys` and `values` of each layer."""
+    # The same letter means something else in another place, so each place has its own numbers.
     x = add(params["wte"][token], params["wpe"][position])
     x = rmsnorm(x)
     for i in range(N_LAYER):
         normed = rmsnorm(x)
         q = linear(params[f"layer{i}.attn_wq"], normed)  # what this position looks for
         keys[i].append(linear(params[f"layer{i}.attn_wk"], normed))  # what it can be found by
-        values[i].append(linear(params[f"layer{i}.attn_wv"], normed))  # what it tells the finder
+        values[i].append(linear(params[f"layer{i}.attn_wv"], normed))  # what it passes on
         seen = attention(q, keys[i], values[i])
-        x = add(x, linear(params[f"layer{i}.attn_wo"], seen))  # heads together again
-        # max(0, ·) bends: two linear maps in a row, without a bend between them, are only one.
+        x = add(x, linear(params[f"layer{i}.attn_wo"], seen))  # joins the heads
+        # Without max(0, ·) in between, two linear maps would be the same as one.
         h = [a.relu() for a in linear(params[f"layer{i}.mlp_fc1"], rmsnorm(x))]
         x = add(x, linear(params[f"layer{i}.mlp_fc2"], h))
     return softmax(linear(params["lm_head"], x))
@@ -197,20 +197,20 @@ def document_loss(params, name):
 
 
 def train(params, docs):
-    """A document, its gradient, a step of Adam; the steps become shorter and shorter."""
+    """Take a document, its gradient and a step of Adam. The learning rate falls to 0."""
     flat = [p for w in params.values() for row in w for p in row]
-    means = [0.0] * len(flat)  # of the gradient: which way, mostly
-    squares = [0.0] * len(flat)  # of its square: how large, mostly
+    means = [0.0] * len(flat)  # of the gradient: its usual direction
+    squares = [0.0] * len(flat)  # of its square: its usual size
     losses = []
     for step, name in enumerate(docs):
         loss = document_loss(params, name)
         backward(loss)
-        # Far from the goal large steps are right; near it they only jump over it to and fro.
+        # Large steps are right at the start. Near the goal they jump over it.
         rate = LEARNING_RATE * (1 - step / len(docs))
         for i, p in enumerate(flat):
             means[i] = BETA1 * means[i] + (1 - BETA1) * p.grad
             squares[i] = BETA2 * squares[i] + (1 - BETA2) * p.grad**2
-            # Both begin at 0, and are that much too small until they have forgotten it.
+            # Both start at 0, so they are too small at first. This corrects them.
             mean = means[i] / (1 - BETA1 ** (step + 1))
             square = squares[i] / (1 - BETA2 ** (step + 1))
             p.data -= rate * mean / (square**0.5 + 1e-8)
@@ -224,12 +224,12 @@ def mean_loss(params, docs):
     total = 0.0
     for name in docs:
         total += document_loss(params, name).data * (len(name) + 1)
-        tape.clear()  # nothing is to be learned from these
+        tape.clear()  # no gradient is needed here
     return total / sum(len(name) + 1 for name in docs)
 
 
 def sample(params, rng):
-    """A new name: from BOS on, draw each token by its probability, until BOS comes up again."""
+    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens = [BOS]
     keys, values = [[] for _ in range(N_LAYER)], [[] for _ in range(N_LAYER)]
     for position in range(BLOCK_SIZE):
@@ -241,15 +241,15 @@ def sample(params, rng):
 
 
 def main():
-    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: tested on
-    # names that it learned from, a model shows only that its memory is good.
-    learned, held_out = map(list, split(names()))
+    # A tenth is the validation set: the same names in all steps and in `kamon train`. A test on the
+    # training set would only show how good a model's memory is.
+    training, validation = map(list, split(names()))
     rng = random.Random(42)
-    rng.shuffle(learned)
+    rng.shuffle(training)
     params = initial(rng)
-    losses = train(params, learned[:NUM_STEPS])
+    losses = train(params, training[:NUM_STEPS])
     print(f"loss {losses[0]:.4f} at first, {sum(losses[-500:]) / 500:.4f} in the last 500 steps")
-    print(f"held-out loss {mean_loss(params, held_out):.4f}")
+    print(f"validation loss {mean_loss(params, validation):.4f}")
     print("samples:", *[sample(params, rng) for _ in range(8)])
 
 

@@ -1,10 +1,10 @@
 """Step 7: the same GPT on whole matrices, every gradient derived by hand again.
 
-Autograd handles one number at a time, and remembers each. But all that the model does to a document
-is a few products of matrices, and so are the derivatives: below, d_x stands for dL/dx and has the
-shape of x. These are the formulas that Kamon's native engine computes by, in C++.
+Autograd handles one number at a time and remembers each. But the model needs only a few products of
+matrices per document, and so do the derivatives. Below, d_x means dL/dx and has the shape of x.
+Kamon's native engine uses the same formulas in C++.
 
-T positions, C N_EMBD, H N_HEAD, D = C / H numbers a head, V VOCAB_SIZE.
+T: positions, C: N_EMBD, H: N_HEAD, D = C / H: numbers per head, V: VOCAB_SIZE.
 """
 
 import random
@@ -14,19 +14,19 @@ import numpy as np
 from kamon.data.builtin import names
 from kamon.data.split import split
 
-# A token a character, and one more, BOS, that stands before and behind each name: where names begin
-# and end is learned like anything else.
+# One token per character, and one more, BOS, before and after each name. So the model learns where
+# names begin and end like anything else.
 CHARS = sorted(set("".join(names())))
 BOS = len(CHARS)
 VOCAB_SIZE = len(CHARS) + 1
 
 BLOCK_SIZE = 16  # positions: no name has more than 15 letters
-N_EMBD = 16  # numbers that stand for a token
-N_HEAD = 4  # heads, which share these numbers out among themselves
-N_LAYER = 1  # how often a position looks back and thinks
-LEARNING_RATE = 0.01  # at first; it falls to 0
-BETA1, BETA2 = 0.85, 0.99  # how much of the running means is kept in each step
-NUM_STEPS = 26_711  # a name each: all of them, once
+N_EMBD = 16  # numbers per token
+N_HEAD = 4  # heads, which divide these numbers among themselves
+N_LAYER = 1  # layers of attention and a small network
+LEARNING_RATE = 0.01  # at the start; falls to 0
+BETA1, BETA2 = 0.85, 0.99  # share of the running means kept in each step
+NUM_STEPS = 26_724  # one name each: all of them, once
 
 
 def encode(name):
@@ -34,7 +34,7 @@ def encode(name):
 
 
 def initial(rng):
-    """Every parameter matrix, (out, in), with small random numbers, drawn as in step 6."""
+    """Every parameter matrix, (out, in), with small random numbers, the same as in step 6."""
 
     def matrix(n_out, n_in):
         return np.array([[rng.gauss(0, 0.08) for _ in range(n_in)] for _ in range(n_out)])
@@ -60,7 +60,7 @@ def layer(params, i):
 
 
 def softmax(logits):
-    """Any numbers to probabilities; less the largest, no exponential is too large."""
+    """Turn any numbers into probabilities. Subtracting the largest avoids an overflow."""
     exps = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exps / exps.sum(axis=-1, keepdims=True)
 
@@ -77,7 +77,7 @@ def rmsnorm(x):
 def rmsnorm_backward(x, d_y):
     """ds/dxⱼ = −s³ xⱼ / C  →  d_x = s (d_y − y mean(y · d_y))
 
-    What would only make x longer or shorter is taken out: y would be the same.
+    The part of the gradient along x is removed, since the length of x does not change y.
     """
     s = rms_scale(x)
     y = s * x
@@ -95,7 +95,7 @@ def join_heads(x):
 
 
 def forward(params, tokens):
-    """The probabilities (T, V) of what follows each token; and what the gradient needs."""
+    """The probabilities (T, V) of what follows each token, and what the gradient needs."""
     future = np.triu(np.full((len(tokens), len(tokens)), -np.inf), k=1)
     embedded = params["wte"][tokens] + params["wpe"][: len(tokens)]
     x = rmsnorm(embedded)
@@ -105,7 +105,7 @@ def forward(params, tokens):
         x_in = x
         n_in = rmsnorm(x_in)
         q, k, v = (split_heads(n_in @ w.T) for w in (wq, wk, wv))
-        # All positions are here at once now, so the later ones must be hidden: e^−∞ = 0.
+        # All positions are computed at once, so a mask hides the later ones: e^−∞ = 0.
         weights = softmax(q @ k.transpose(0, 2, 1) * q.shape[2] ** -0.5 + future)
         seen = join_heads(weights @ v)
         x_mid = x_in + seen @ wo.T
@@ -117,7 +117,7 @@ def forward(params, tokens):
 
 
 def gradient(params, name):
-    """The mean loss of a document, and its derivative by every parameter."""
+    """The mean loss of a document, and its derivative with respect to every parameter."""
     tokens = encode(name)
     inputs, targets = tokens[:-1], tokens[1:]
     places = np.arange(len(targets))
@@ -128,7 +128,7 @@ def gradient(params, name):
     d_logits = probs.copy()
     d_logits[places, targets] -= 1
     d_logits /= len(targets)
-    # Y = X Wᵀ  →  d_W = d_Yᵀ X,  d_X = d_Y W. So it goes for each linear map below.
+    # Y = X Wᵀ  →  d_W = d_Yᵀ X,  d_X = d_Y W. The same holds for each linear map below.
     grads["lm_head"] += d_logits.T @ x
     d_x = d_logits @ params["lm_head"]
     for i in reversed(range(N_LAYER)):
@@ -136,7 +136,7 @@ def gradient(params, name):
         d_wq, d_wk, d_wv, d_wo, d_fc1, d_fc2 = layer(grads, i)
         x_in, n_in, q, k, v, weights, seen, x_mid, n_mid, h = kept[i]
 
-        # x = x_mid + h fc2ᵀ: the gradient goes both ways, and where they meet it is added.
+        # x = x_mid + h fc2ᵀ: the gradient takes both ways, and they are added at the end.
         d_fc2 += d_x.T @ h
         # h = max(0, a), a = n_mid fc1ᵀ  →  d_a = d_h where h > 0, else 0
         d_a = d_x @ fc2 * (h > 0)
@@ -169,7 +169,7 @@ def gradient(params, name):
 
 
 def train(params, docs):
-    """A document, its gradient, a step of Adam; the steps become shorter and shorter."""
+    """Take a document, its gradient and a step of Adam. The learning rate falls to 0."""
     means = {key: np.zeros_like(w) for key, w in params.items()}  # of the gradient
     squares = {key: np.zeros_like(w) for key, w in params.items()}  # of its square
     losses = []
@@ -197,7 +197,7 @@ def mean_loss(params, docs):
 
 
 def sample(params, rng):
-    """A new name: from BOS on, draw each token by its probability, until BOS comes up again."""
+    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens = [BOS]
     while len(tokens) <= BLOCK_SIZE:
         probs = forward(params, tokens)[0][-1]
@@ -208,15 +208,15 @@ def sample(params, rng):
 
 
 def main():
-    # A tenth is set aside by content, the same tenth in all steps and in `kamon train`: tested on
-    # names that it learned from, a model shows only that its memory is good.
-    learned, held_out = map(list, split(names()))
+    # A tenth is the validation set: the same names in all steps and in `kamon train`. A test on the
+    # training set would only show how good a model's memory is.
+    training, validation = map(list, split(names()))
     rng = random.Random(42)
-    rng.shuffle(learned)
+    rng.shuffle(training)
     params = initial(rng)
-    losses = train(params, learned[:NUM_STEPS])
+    losses = train(params, training[:NUM_STEPS])
     print(f"loss {losses[0]:.4f} at first, {sum(losses[-500:]) / 500:.4f} in the last 500 steps")
-    print(f"held-out loss {mean_loss(params, held_out):.4f}")
+    print(f"validation loss {mean_loss(params, validation):.4f}")
     print("samples:", *[sample(params, rng) for _ in range(8)])
 
 

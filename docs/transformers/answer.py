@@ -1,11 +1,11 @@
-"""A name in, another word out: an encoder-decoder beside stacks that are given the same job.
+"""A name in, another word out: an encoder-decoder and single stacks with the same task.
 
-    python answer.py reversed    # the letters turned round
+    python answer.py reversed    # the letters in reverse order
     python answer.py nicknames   # the 2,690 pairs of the package nicknames
 
-An encoder-decoder reads the name with one stack and writes the answer with another. One stack alone
-gets both in one row, a name, a token in between, the answer: as a decoder, which learns to guess
-all of it or the answer alone, or with a prefix mask, under which the name is read both ways.
+An encoder-decoder reads the name with one stack and writes the answer with another. A single stack
+gets both in one row: the name, a token in between, the answer. It is a decoder, or it has a prefix
+mask and reads the name in both directions. Its loss is on the answer only, or on everything.
 """
 
 import sys
@@ -30,7 +30,7 @@ from kamon.data.builtin import names
 from kamon.data.split import bucket, split
 
 CHARS = sorted(set("".join(names())))
-BOS = len(CHARS)  # before and behind each name
+BOS = len(CHARS)  # before and after each name
 ANSWER = BOS + 1  # in one row: between a name and its answer
 
 LONGEST = 15  # letters of a name or an answer
@@ -47,7 +47,7 @@ def letters(text):
 
 
 def read(tokens):
-    """The text of tokens up to the first that is no letter."""
+    """The text of the tokens before the first that is not a letter."""
     end = next((i for i, token in enumerate(tokens) if token >= BOS), len(tokens))
     return "".join(CHARS[token] for token in tokens[:end])
 
@@ -76,14 +76,14 @@ def learned_encoder_decoder(pairs, num_steps, learning_rate):
 
 
 def answers_of_two(model, asked):
-    """The likeliest letter each time, until BOS is the likeliest."""
+    """The most probable letter each time, until that is BOS."""
     source, lengths = filled_up([[BOS, *letters(name), BOS] for name in asked], BOS)
     with torch.inference_mode():
         memory = model.encode(source, lengths)
         target = torch.full((len(asked), 1), BOS)
         for _ in range(LONGEST + 1):
-            likeliest = model.decode(memory, lengths, target)[:, -1].argmax(1, keepdim=True)
-            target = torch.cat([target, likeliest], 1)
+            best = model.decode(memory, lengths, target)[:, -1].argmax(1, keepdim=True)
+            target = torch.cat([target, best], 1)
     return [read(row) for row in target[:, 1:].tolist()]
 
 
@@ -91,14 +91,14 @@ def answers_of_two(model, asked):
 
 
 def mask_of(length, given, both_ways):
-    """(B, T, T), or (1, T, T) where all look back. given: (B,) positions of name and ANSWER."""
+    """(B, T, T), or (1, T, T) if all look back. given: (B,) positions of name and ANSWER."""
     mask = causal(length).unsqueeze(0)
     return mask | up_to(given, length) if both_ways else mask
 
 
 def learned_one_stack(pairs, num_steps, learning_rate, both_ways, whole, model=None):
-    """Two layers. whole: the names are learned, too, not the answers alone; without ANSWER where a
-    word is missing. model: one that goes on learning."""
+    """Two layers. whole: the loss is also on the names, and a pair without a word has no ANSWER.
+    model: continues to train this one."""
     model = model or made(OneStack, ONE)
     rows = [
         [BOS, *letters(name), *([ANSWER, *letters(word)] if word else []), BOS]
@@ -134,7 +134,7 @@ def answers_of_one(model, asked, both_ways):
 
 
 def nats_of_names(model, docs):
-    """Of a decoder that learned names, too: nats a letter of names in front of ANSWER."""
+    """The loss of a decoder on the names before ANSWER, in nats per letter."""
     tokens, lengths = filled_up([[BOS, *letters(name)] for name in docs], BOS)
     size = tokens.shape[1] - 1
     with torch.inference_mode():
@@ -143,18 +143,18 @@ def nats_of_names(model, docs):
     return cross_entropy(logits, tokens[:, 1:], chosen).item()
 
 
-# ---- What they learn from
+# ---- Training data
 
 
 def reversed_pairs():
-    """(pairs to learn from, names to ask for, the right answers to each)"""
-    learned, held_out = map(list, split(names()))
-    right = {name: {name[::-1]} for name in held_out[::3]}
-    return [(name, name[::-1]) for name in learned], right
+    """(training pairs, the right answers for each name in the test)"""
+    training, validation = map(list, split(names()))
+    right = {name: {name[::-1]} for name in validation[::3]}
+    return [(name, name[::-1]) for name in training], right
 
 
 def nickname_pairs():
-    """The same; a tenth of the names, with all that they are called, is held out."""
+    """The same. A tenth of the names, with all their nicknames, is for the test."""
     from nicknames import NickNamer
 
     pairs = sorted(
@@ -170,7 +170,7 @@ def nickname_pairs():
     return [pair for pair in pairs if pair[0] not in right], right
 
 
-# ---- What they have learned
+# ---- Results
 
 
 def row(title, size, answers, right):
@@ -179,7 +179,7 @@ def row(title, size, answers, right):
 
 
 def show(model, name):
-    """The answer of torch, and that of the scalar engine with where it looked for each letter."""
+    """The answers of torch and of the scalar engine, and where it looked for each letter."""
     params = numbers(model)
     target, watched = [BOS], []
     while len(target) < LONGEST + 2 and (len(target) == 1 or target[-1] != BOS):
@@ -204,27 +204,27 @@ def main():
     task = sys.argv[1] if len(sys.argv) > 1 else "reversed"
     pairs, right = {"reversed": reversed_pairs, "nicknames": nickname_pairs}[task]()
     settings = NUM_STEPS[task], LEARNING_RATE[task]
-    print(f"{len(pairs):,} pairs to learn from, {len(right):,} other names to answer\n")
+    print(f"{len(pairs):,} training pairs, {len(right):,} other names in the test\n")
     print(f"{task:38} parameters     right answers")
     two = learned_encoder_decoder(pairs, *settings)
     row("encoder-decoder", f"{num_params(two):,}", answers_of_two(two, right), right)
     for title, both_ways, whole in (
-        ("prefix, answers learned", True, False),
-        ("decoder, answers learned", False, False),
-        ("decoder, all learned", False, True),
+        ("prefix, loss on answers", True, False),
+        ("decoder, loss on answers", False, False),
+        ("decoder, loss on everything", False, True),
     ):
         one = learned_one_stack(pairs, *settings, both_ways, whole)
         answers = answers_of_one(one, right, both_ways)
         row(title, f"{num_params(one):,}", answers, right)
     nats = nats_of_names(one, right)
     if task == "nicknames":
-        learned, _ = split(names())
-        one = learned_one_stack([(name, "") for name in learned], 1000, 0.01, False, True)
+        training, _ = split(names())
+        one = learned_one_stack([(name, "") for name in training], 1000, 0.01, False, True)
         one = learned_one_stack(pairs, *settings, False, True, one)
         answers = answers_of_one(one, right, False)
-        row("decoder, all learned, names before", f"{num_params(one):,}", answers, right)
+        row("decoder, everything, names first", f"{num_params(one):,}", answers, right)
         row("the first three letters", "", [name[:3] for name in right], right)
-    print(f"\nthe decoder that learned all guesses a letter of the names at {nats:.4f} nats")
+    print(f"\ndecoder, loss on everything: {nats:.4f} nats per letter of the names")
     for name in ("kamon", "jasmine") if task == "reversed" else list(right)[:2]:
         show(two, name)
 

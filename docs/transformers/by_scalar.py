@@ -1,14 +1,14 @@
-"""Three transformers, one number at a time, of the blocks of Kamon's scalar engine.
+"""Three transformers, one number at a time, made from the functions of Kamon's scalar engine.
 
     one_stack         an encoder, a decoder or something between: the mask decides
-    encoder_decoder   two stacks; each position of the second looks into the first, too
+    encoder_decoder   two stacks: each position of the second also looks into the first
 
-With a causal mask `one_stack` computes what `gpt` computes, to the last bit. Yet `gpt` goes from
-token to token and keeps keys and values: it can, because no earlier position sees the new one. An
-encoder has to begin again with each token, since all positions see it; so it goes layer by layer.
+With a causal mask `one_stack` computes what `gpt` computes, to the last bit. But `gpt` goes from
+token to token and keeps keys and values. It can, because no earlier position sees the new one. In
+an encoder all positions see a new token, so it computes everything again, layer by layer.
 
-Numbers are floats, or Values where a gradient is wanted. T positions that look, S positions that
-are looked at, C n_embd, D head_dim, V vocab_size.
+Numbers are floats, or Values if a gradient is needed. T: positions that look, S: positions they may
+look at, C: n_embd, D: head_dim, V: vocab_size.
 """
 
 import random
@@ -33,10 +33,10 @@ from masks import causal, full
 
 
 def attend(params, layer, head_dim, queries, keys, values, mask, watched=None):
-    """What each of T positions gathers (T, C) from the S that its row of the mask lets it see.
+    """What each of T positions takes (T, C) from the positions that its row of the mask shows.
 
-    What is hidden is not given to attention at all. `watched` is a list for those who want to
-    look: each position puts its weights (n_head, those seen) there.
+    Attention does not get the hidden positions at all. Each position appends its weights, one list
+    per head, to `watched` if that is given.
     """
     gathered = []
     for q, sees in zip(queries, mask, strict=True):
@@ -60,7 +60,7 @@ def look(params, layer, head_dim, xs, mask):
 
 
 def look_across(params, layer, head_dim, xs, memory, watched=None):
-    """The same after they have looked at what the encoder knows, `memory` (S, C): all of it."""
+    """The same after they have looked at the whole output of the encoder, `memory` (S, C)."""
     queries = [linear(rmsnorm(x), params[f"{layer}.attn_wq"]) for x in xs]
     keys = [linear(rmsnorm(m), params[f"{layer}.attn_wk"]) for m in memory]
     values = [linear(rmsnorm(m), params[f"{layer}.attn_wv"]) for m in memory]
@@ -77,9 +77,9 @@ def embedded(params, tokens):
 
 
 def one_stack(params, n_layer, head_dim, tokens, mask):
-    """Logits (T, V): of an encoder for what stands at each position, of a decoder for what follows.
+    """Logits (T, V): for the token at each position (encoder) or after it (decoder).
 
-    Parameters are those of a GPT.
+    The parameters are those of a GPT.
     """
     xs = embedded(params, tokens)
     for i in range(n_layer):
@@ -89,11 +89,10 @@ def one_stack(params, n_layer, head_dim, tokens, mask):
 
 
 def encoder_decoder(params, n_layer, head_dim, source, target, watched=None):
-    """Logits (T, V) for what follows each token of `target`, by them that stand before it and all
-    of `source`.
+    """Logits (T, V) for what follows each token of `target`, given the tokens before and `source`.
 
-    Parameters are those of a GPT; and of each layer those of the encoder's, "encoder0.attn_wq" and
-    so on, and the four matrices of cross-attention, "cross0.attn_wq" and so on.
+    The parameters are those of a GPT. Each layer also has those of the encoder, such as
+    "encoder0.attn_wq", and four matrices for cross-attention, such as "cross0.attn_wq".
     """
     memory = embedded(params, source)
     for i in range(n_layer):
@@ -108,7 +107,7 @@ def encoder_decoder(params, n_layer, head_dim, source, target, watched=None):
 
 
 def shapes(n_embd, n_layer, vocab_size, block_size, stacks=1):
-    """Every parameter matrix and its (out, in); stacks: 2 for an encoder-decoder.
+    """Every parameter matrix and its (out, in). `stacks` is 2 for an encoder-decoder.
 
     >>> [name for name in shapes(4, 1, 3, 5, stacks=2) if "attn_wq" in name]
     ['layer0.attn_wq', 'encoder0.attn_wq', 'cross0.attn_wq']
@@ -126,12 +125,12 @@ def shapes(n_embd, n_layer, vocab_size, block_size, stacks=1):
 
 
 def main():
-    """The encoder-decoder learns by itself, without torch: words of three letters, turned round."""
+    """Train the encoder-decoder without torch to reverse words of three letters."""
     letters, bos = "abc", 3
     words = [a + b + c for a in letters for b in letters for c in letters]
     rng = random.Random(1)
     rng.shuffle(words)
-    learned, unseen = words[:20], words[20:]
+    training, unseen = words[:20], words[20:]
     params = {
         name: [[Value(rng.gauss(0, 0.3)) for _ in range(n_in)] for _ in range(n_out)]
         for name, (n_out, n_in) in shapes(8, 1, 4, 5, stacks=2).items()
@@ -145,7 +144,7 @@ def main():
 
     num_steps, losses = 200, []
     for step in range(num_steps):
-        word = learned[step % len(learned)]
+        word = training[step % len(training)]
         targets = [*map(letters.index, word[::-1]), bos]
         logits = logits_for(word, word[::-1])
         logprobs = [log(softmax(row)[t]) for row, t in zip(logits, targets, strict=True)]

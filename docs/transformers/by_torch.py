@@ -1,9 +1,10 @@
-"""The same transformers as PyTorch modules, of the blocks of Kamon's torch engine; many at a time.
+"""The same transformers as PyTorch modules, for many texts at a time.
 
-Parameters have the names and shapes of by_scalar.py: `numbers(module)` are lists for it. Masks are
-tensors here, and what is hidden gets the weight e^−∞ = 0. B texts, T positions that look, S that
-are looked at, C n_embd, H heads, D head_dim, V vocab_size. Shorter texts are filled up behind their
-end, where nobody may look.
+They use the modules of Kamon's torch engine. Parameters have the names and shapes of by_scalar.py,
+and `numbers(module)` gives them as lists for it. Masks are tensors here, and a hidden position gets
+the weight e^−∞ = 0. B: texts, T: positions that look, S: positions they may look at, C: n_embd,
+H: heads, D: head_dim, V: vocab_size. Shorter texts are padded after their end, and the mask hides
+the padding.
 """
 
 import math
@@ -21,12 +22,12 @@ def causal(length):
 
 
 def up_to(lengths, size):
-    """(B, 1, size): the first so many of each text may be seen, from everywhere: full masks."""
+    """(B, 1, size): every position sees this many of the first ones. A full mask with padding."""
     return (torch.arange(size) < lengths.unsqueeze(1)).unsqueeze(1)
 
 
 def attend(queries, keys, values, mask, config):
-    """What T positions gather (B, T, C) from the S that the mask (B, T, S) lets them see."""
+    """What T positions take (B, T, C) from the S that the mask (B, T, S) lets them see."""
 
     def heads(x):
         return x.unflatten(-1, (config.n_head, config.head_dim)).transpose(1, 2)
@@ -75,7 +76,7 @@ class Cross(nn.Module):
 
 
 class EncoderDecoder(Gpt):
-    """A decoder with the names of a GPT, layer by layer an encoder, and cross-attention between."""
+    """A GPT as the decoder, with an encoder and cross-attention in each layer."""
 
     def __init__(self, config, shapes):
         super().__init__(config, shapes)
@@ -85,7 +86,7 @@ class EncoderDecoder(Gpt):
             self.add_module(f"cross{i}", Cross(config))
 
     def encode(self, source, lengths):
-        """What the encoder knows (B, S, C) of source (B, S): computed once for each text."""
+        """The output of the encoder (B, S, C) for source (B, S), computed once per text."""
         memory = self.embed(source, torch.arange(source.shape[1]))
         for i in range(self.config.n_layer):
             encoder = self.get_submodule(f"encoder{i}")
@@ -110,7 +111,7 @@ class EncoderDecoder(Gpt):
 
 
 def made(kind, config, seed=1):
-    """A module of one of the two kinds with its first parameters: normal, deviation 0.1."""
+    """A module with its first parameters: normal, standard deviation 0.1."""
     c = config
     module = kind(c, shapes(c.n_embd, c.n_layer, c.vocab_size, c.block_size))
     generator = torch.Generator().manual_seed(seed)
@@ -137,10 +138,10 @@ def filled_up(texts, filler):
 
 
 def learn(module, loss_of, num_examples, num_steps, batch_size, learning_rate, seed):
-    """Steps of Adam on `loss_of(indices)`, the mean over the targets of these examples.
+    """Train with Adam on `loss_of(indices)`. Return the mean loss of the last hundred steps.
 
-    All examples in random order, again and again; the learning rate rises for a fiftieth of the
-    steps and falls to 0 with half a cosine. Mean loss of the last hundred steps.
+    All examples come in random order, again and again. The learning rate rises for a fiftieth of
+    the steps and then falls to 0 along half a cosine.
     """
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam(module.parameters(), betas=(0.9, 0.99), fused=True)

@@ -1,7 +1,7 @@
-"""Fill in the blank: an encoder beside a GPT, on names that neither has learned from.
+"""Fill in the blank: an encoder and a GPT, on names that neither was trained on.
 
-Both have two layers of width 32. The encoder learns from names with letters left out; the GPT is
-the one that `kamon train names` makes.
+Both have two layers of width 32. The encoder is trained on names with missing letters. The GPT is
+the one of `kamon train names --no-blend`.
 """
 
 import math
@@ -22,17 +22,17 @@ from kamon.engines.scalar import softmax
 from masks import full
 
 CHARS = sorted(set("".join(names())))
-BOS = len(CHARS)  # before and behind each name
-BLANK = BOS + 1  # a token that stands for a letter and is never the answer
+BOS = len(CHARS)  # before and after each name
+BLANK = BOS + 1  # a token for a missing letter, never an answer
 
 CONFIG = Config(n_layer=2, n_embd=32, n_head=4, vocab_size=BLANK + 1, block_size=17)
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 4000, 64, 0.01
-SHARE = 0.15  # of the letters that are left out to be learned, and one of each name at least
+SHARE = 0.15  # of the letters that become blanks, but at least one per name
 NUM_TESTED = 1000  # names
 
 
 def encode(name):
-    """Tokens of a name in which _ is a blank.
+    """The tokens of a name, in which _ is a blank.
 
     >>> encode("a_b")
     [26, 0, 27, 1, 26]
@@ -41,7 +41,7 @@ def encode(name):
 
 
 def with_blanks(tokens, lengths, generator):
-    """Which places of tokens (B, T) are left out."""
+    """Which places of tokens (B, T) become blanks."""
     places = torch.arange(tokens.shape[1])
     letters = (places > 0) & (places < lengths.unsqueeze(1) - 1)
     drawn = torch.rand(tokens.shape, generator=generator).masked_fill(~letters, 2)
@@ -49,7 +49,7 @@ def with_blanks(tokens, lengths, generator):
 
 
 def learned_encoder(docs, num_steps=NUM_STEPS):
-    """An encoder and its loss at the end, in nats a blank."""
+    """A trained encoder and its loss at the end, in nats per blank."""
     encoder = made(OneStack, CONFIG)
     tokens, lengths = filled_up([encode(name) for name in docs], BOS)
     generator = torch.Generator().manual_seed(3)
@@ -66,7 +66,7 @@ def learned_encoder(docs, num_steps=NUM_STEPS):
 
 
 def by_encoder(encoder, patterns):
-    """Of each blank, pattern after pattern, log p (V) of what stands there: all in one pass."""
+    """For each blank, log p (V) of each token there. All patterns in one pass."""
     tokens, lengths = filled_up([encode(pattern) for pattern in patterns], BOS)
     with torch.inference_mode():
         logits = encoder(tokens, up_to(lengths, tokens.shape[1]))
@@ -74,10 +74,10 @@ def by_encoder(encoder, patterns):
 
 
 def by_gpt(gpt, patterns, right_side=True):
-    """Of each pattern log p of each way to fill it, (patterns, 26 ** blanks), the others excluded.
+    """For each pattern, log p of each way to fill it: (patterns, 26 ** blanks), normalised.
 
-    A GPT knows how probable a whole name is: fill in all there is, and compare. Without the right
-    side it is asked for the letter at once, as when it writes.
+    A GPT has a probability for a whole name, so this fills in all letters and compares. Without the
+    right side it takes the probability of the next letter, as in sampling.
     """
     docs, ways = [], list(product(range(len(CHARS)), repeat=patterns[0].count("_")))
     for pattern in patterns:
@@ -100,7 +100,7 @@ def by_gpt(gpt, patterns, right_side=True):
 
 
 def blanks_of(docs):
-    """Each letter of each name as a blank; and the letters."""
+    """Each letter of each name as a blank, and the letters."""
     patterns = [doc[:i] + "_" + doc[i + 1 :] for doc in docs for i in range(len(doc))]
     return patterns, torch.tensor([CHARS.index(char) for doc in docs for char in doc])
 
@@ -112,7 +112,7 @@ def row(title, logprobs, targets, passes):
 
 
 def show_answers(encoder, pattern):
-    """The three likeliest letters by torch and by the scalar engine."""
+    """The three most probable letters by torch and by the scalar engine."""
     of_torch = by_encoder(encoder, [pattern])[0].exp().tolist()
     tokens = encode(pattern)
     mask = full(len(tokens), len(tokens))
@@ -125,21 +125,21 @@ def show_answers(encoder, pattern):
 
 def main():
     torch.set_num_threads(1)
-    learned, held_out = map(list, split(names()))
-    gpt = kamon.train(names())
+    training, validation = map(list, split(names()))
+    gpt = kamon.train(names(), blend=False)
     assert gpt.tokenizer.encode("az") == encode("az")[1:-1]
-    encoder, loss = learned_encoder(learned)
-    print(f"encoder: loss {loss:.4f} at the end, in nats a blank")
-    print(f"GPT: {gpt.training['held_out']['loss']:.4f} nats a token on names held out\n")
+    encoder, loss = learned_encoder(training)
+    print(f"encoder: loss {loss:.4f} nats per blank at the end")
+    print(f"GPT: validation loss {gpt.training['held_out']['loss']:.4f} nats per token\n")
 
-    tested = held_out[:: len(held_out) // NUM_TESTED][:NUM_TESTED]
+    tested = validation[:: len(validation) // NUM_TESTED][:NUM_TESTED]
     patterns, targets = blanks_of(tested)
-    counts = torch.tensor([sum(doc.count(char) for doc in learned) for char in CHARS])
-    print(f"{len(patterns):,} blanks, one in a name{'':19}right  nats each  passes")
+    counts = torch.tensor([sum(doc.count(char) for doc in training) for char in CHARS])
+    print(f"{len(patterns):,} blanks, one per name{'':18}right  nats each  passes")
     often = (counts / counts.sum()).log().expand(len(patterns), -1)
     row("how often a letter occurs", often, targets, 0)
-    row("GPT, what stands left of it", by_gpt(gpt, patterns, right_side=False), targets, 1)
-    row("GPT, both sides: all 26 names compared", by_gpt(gpt, patterns), targets, 26)
+    row("GPT, left side only", by_gpt(gpt, patterns, right_side=False), targets, 1)
+    row("GPT, both sides: compares all 26 names", by_gpt(gpt, patterns), targets, 26)
     row("encoder, both sides", by_encoder(encoder, patterns), targets, 1)
 
     pairs = [(doc, i) for doc in tested[::5] for i, _ in enumerate(pairwise(doc))]
@@ -149,9 +149,9 @@ def main():
     targets = first * len(CHARS) + second
     logprobs = by_encoder(encoder, patterns)[:, : len(CHARS)]
     each = (logprobs[::2].unsqueeze(2) + logprobs[1::2].unsqueeze(1)).flatten(1)
-    print(f"\n{len(patterns):,} times two blanks side by side{'':12}both right  nats both  passes")
-    row("GPT, all 676 names compared", by_gpt(gpt, patterns), targets, 676)
-    row("encoder, each blank for itself", each, targets, 1)
+    print(f"\n{len(patterns):,} pairs of blanks side by side{'':13}both right  nats both  passes")
+    row("GPT, compares all 676 names", by_gpt(gpt, patterns), targets, 676)
+    row("encoder, each blank separately", each, targets, 1)
 
     print("\nthe encoder's answers, computed twice")
     for pattern in ("mar_a", "_ennifer", "jo_n"):

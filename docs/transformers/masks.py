@@ -1,29 +1,29 @@
 """Who may look at whom: what makes one stack of layers an encoder, a decoder or something between.
 
-A mask has a row for each position that looks and a column for each that may be looked at. Nothing
-else tells the models of this folder apart but for one thing more: an encoder-decoder has two
-stacks, and the second looks into the first.
+A mask has a row for each position that looks and a column for each position it may look at. Apart
+from the mask, the models in this folder are the same. Only the encoder-decoder has two stacks, and
+the second looks into the first.
 """
 
 
 def full(rows, columns):
-    """Everybody sees everything: an encoder; and a decoder that looks into an encoder."""
+    """Every position sees every other: an encoder, or a decoder that looks into an encoder."""
     return [[True] * columns for _ in range(rows)]
 
 
 def causal(length):
-    """Nobody sees what comes later: a decoder, which is to guess it."""
+    """No position sees a later one: a decoder, which has to guess it."""
     return [[column <= row for column in range(length)] for row in range(length)]
 
 
 def prefix(length, given):
-    """The first `given` see each other both ways, the rest looks back: a decoder whose prompt is
-    read as an encoder reads."""
+    """The first `given` positions see each other, and the rest look back: a decoder that reads its
+    prompt as an encoder does."""
     return [[column < max(row + 1, given) for column in range(length)] for row in range(length)]
 
 
 def drawn(mask, rows, columns):
-    """Lines of text: ■ where the row sees the column, · where it does not."""
+    """Lines of text: ■ if the row sees the column, · if not."""
     lines = ["   " + " ".join(columns)]
     for label, sees in zip(rows, mask, strict=True):
         lines.append(f"{label}  {' '.join('■' if seen else '·' for seen in sees)}")
@@ -31,10 +31,10 @@ def drawn(mask, rows, columns):
 
 
 def panels():
-    """(title, mask, rows, columns) of each model; ‹ opens a name, › closes it, _ is a blank.
+    """(title, mask, rows, columns) of each model. ‹ opens a name, › closes it, _ is a blank.
 
-    All but the first turn "lea" round. In the third the columns are those of the encoder, then
-    those of the decoder itself: first cross-attention, then a mask as a decoder has it.
+    All but the first reverse "lea". In the third, the encoder's columns come first and then the
+    decoder's own: cross-attention, then a causal mask.
     """
     both = [a + b for a, b in zip(full(4, 5), causal(4), strict=True)]
     return [

@@ -226,7 +226,7 @@ def test_the_picture_is_what_its_script_draws(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_page_shows_each_program_and_the_picture_with_a_description() -> None:
     programs = {command.split()[0] for command in SHOWN}
-    assert {path.name for path in FOLDER.glob("*.py")} == programs | {"by_torch.py"}
+    assert {path.name for path in FOLDER.glob("*.py")} == programs | {"by_torch.py", "gpt2.py"}
     assert len(re.findall(r"!\[([^]]{40,})\]\(transformers/masks\.svg\)", PAGE)) == 1
 
 

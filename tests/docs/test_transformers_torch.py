@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 import sys
 from collections.abc import Callable
 from functools import reduce
@@ -30,6 +32,7 @@ import answer  # noqa: E402
 import by_scalar  # noqa: E402
 import by_torch  # noqa: E402
 import fill_blanks  # noqa: E402
+import gpt2  # noqa: E402
 import masks  # noqa: E402
 
 torch.set_num_threads(1)
@@ -426,3 +429,59 @@ def test_pairs_to_learn_from_and_names_to_ask_for_are_apart() -> None:
     pairs, right = answer.reversed_pairs()
     assert {name for name, _ in pairs} < set(names())
     assert all(word == name[::-1] for name, word in pairs)
+
+
+# ---- From microGPT to GPT-2
+
+
+def test_its_first_row_is_the_model_of_the_scalar_engine() -> None:
+    model = gpt2.made(1).double()
+    params = {"wte": model.wte.weight, "wpe": model.wpe, "lm_head": model.lm_head.weight}
+    for i, layer in enumerate(model.layers):
+        queries, keys, values = layer.qkv.weight.chunk(3)
+        params |= {
+            f"layer{i}.attn_wq": queries,
+            f"layer{i}.attn_wk": keys,
+            f"layer{i}.attn_wv": values,
+            f"layer{i}.attn_wo": layer.out.weight,
+            f"layer{i}.mlp_fc1": layer.fc1.weight,
+            f"layer{i}.mlp_fc2": layer.fc2.weight,
+        }
+    numbers = {name: p.tolist() for name, p in params.items()}
+    tokens = [26, 13, 14, 17, 0]
+    logits = by_scalar.one_stack(numbers, 2, 8, tokens, masks.causal(5))
+    assert_close(model(torch.tensor([tokens])).detach()[0], logits, "logits")
+
+
+def test_its_rows_change_one_thing_each_and_the_page_shows_them() -> None:
+    shown = (FOLDER.parent / "seed.md").read_text(encoding="utf-8")
+    tokens = torch.tensor([[26, 13, 14, 17, 0]])
+    found = set()
+    for title, options in gpt2.ROWS.items():
+        model = gpt2.made(1, **options)
+        size = sum(p.numel() for p in model.parameters())
+        row = rf"\| {re.escape(title)} \| {size:,} \| \d\.\d{{3}} ± \d\.\d{{3}} \|"
+        assert re.search(row, shown), title
+        found.add((size, *model.train()(tokens).detach().flatten()[:3].tolist()))
+    assert len(found) == len(gpt2.ROWS)
+
+
+def test_its_sinusoids_are_those_of_the_paper() -> None:
+    found = gpt2.sinusoids(20, 8)
+    for position in (0, 3, 19):
+        for i in range(4):
+            angle = position / 10000 ** (2 * i / 8)
+            expected = [math.sin(angle), math.cos(angle)]
+            assert found[position, 2 * i : 2 * i + 2].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_its_loss_is_the_mean_over_tokens_and_training_lowers_it() -> None:
+    rows = gpt2.tensor_of(["anna", "bo"])
+    model = gpt2.made(1)
+    logprobs = functional.log_softmax(model(rows[:, :-1].clamp(min=0)).detach(), -1)
+    expected = [logprobs[0, i, t].item() for i, t in enumerate(rows[0, 1:6])]
+    expected += [logprobs[1, i, t].item() for i, t in enumerate(rows[1, 1:4])]
+    before = gpt2.validation_loss(model, rows)
+    assert before == pytest.approx(-sum(expected) / 8, rel=1e-5)
+    gpt2.train(model.train(), rows, 1, num_steps=60)
+    assert gpt2.validation_loss(model, rows) < before - 1

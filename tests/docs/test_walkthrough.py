@@ -106,7 +106,7 @@ def test_a_wrong_answer_is_not_right() -> None:
 
 
 def test_a_source_with_a_mistake_is_refused() -> None:
-    with pytest.raises(ValueError, match="no comment: 'x = 1'"):
+    with pytest.raises(ValueError, match="not a comment: 'x = 1'"):
         make_walkthrough.cells("# %% [markdown]\n# Text\nx = 1\n")
     with pytest.raises(KeyError, match="opened"):
         make_walkthrough.cells("# %% opened\nx = 1\n")
