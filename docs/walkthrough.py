@@ -1079,7 +1079,8 @@ print("after: ", *found.tuned[0].samples[:8])
 #
 # From here: [the algorithm in seven steps](ladder.md), each a short program;
 # [other transformers](transformers.md), which let tokens look elsewhere; [tokens](tokens.md),
-# [books in place of lists](text.md), [answers, preferences, rewards and PPO](tuning.md),
+# [books in place of lists](text.md), [answers](sft.md), [preferences](taste.md),
+# [rewards and PPO](rewards.md),
 # [large corpora and GPUs](scale.md), and [a page in your browser](playground.md) in which you can
 # watch all of this while it happens.
 #
