@@ -1,4 +1,4 @@
-"""The page about exactness names tests that are there, with bounds that they have."""
+"""The table of bounds names tests that exist and have them; the page has no other bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from helpers.planted import BUGS
 
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs" / "exactness.md").read_text(encoding="utf-8")
-NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", PAGE)
+TABLE = (TESTS / "EXACTNESS.md").read_text(encoding="utf-8")
+NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", TABLE)
 BOUND = re.compile(r"\b1e-\d+\b")
 
 
@@ -44,7 +45,7 @@ def rows() -> list[tuple[str, list[str]]]:
     """Each test named last with the bounds of its row; "the same" is the row's before."""
     found: list[tuple[str, list[str]]] = []
     last = ""
-    for line in PAGE.splitlines():
+    for line in TABLE.splitlines():
         if line.startswith("|") and not line.startswith("|--"):
             names = re.findall(r"`(test_\w+\.py::test_\w+)`", line)
             last = names[0] if names else last
@@ -63,6 +64,10 @@ def test_the_bounds_are_those_of_the_test(test: str, bounds: list[str]) -> None:
             shared = shared.replace(functions(file)[other], "")
     for bound in bounds:
         assert bound in shared, f"{test} has no {bound}"
+
+
+def test_the_page_has_no_other_bounds() -> None:
+    assert set(BOUND.findall(PAGE)) <= set(BOUND.findall(TABLE))
 
 
 def test_there_are_as_many_planted_bugs_as_it_says() -> None:
