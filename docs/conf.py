@@ -8,7 +8,7 @@ import re
 from sphinx.application import Sphinx
 
 import kamon
-from kamon.cli import VERBS
+from kamon.cli import VERBS, complete_parser
 from kamon.cli.parser import Parser
 
 project = "Kamon"
@@ -43,12 +43,12 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 
 def commands() -> Parser:
-    """All verbs in one parser, for the command reference; the program makes one at a time."""
-    whole = Parser(prog="kamon", usage="kamon VERB …")
+    """All commands in one parser, for the command reference; the program makes one at a time."""
+    whole = Parser(prog="kamon", usage="kamon COMMAND [OPTIONS]")
     verbs = whole.add_subparsers()
     for verb, help in VERBS.items():
         command = importlib.import_module(f"kamon.cli.{verb}")
-        command.add_arguments(verbs.add_parser(verb, help=help, description=command.__doc__))
+        complete_parser(verbs.add_parser(verb, help=help), verb, command)
     return whole
 
 

@@ -7,9 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from kamon.errors import ConfigError
 from kamon.evaluation.curves import spark_line
 
 if TYPE_CHECKING:
@@ -26,7 +27,36 @@ P = TypeVar("P")
 RED, GREEN, YELLOW, CYAN, BOLD, DIM = "1;31", "32", "1;33", "36", "1", "2"  # codes of ANSI
 
 
+@dataclass
+class Verbosity:
+    """What --quiet and --verbose ask for."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+VERBOSITY = Verbosity()
+
+
+def set_verbosity(*, quiet: bool, verbose: bool) -> None:
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose exclude each other", "choose one")
+    VERBOSITY.quiet, VERBOSITY.verbose = quiet, verbose
+
+
 def say(text: str) -> None:
+    """Print a message on stderr, unless --quiet is given."""
+    if not VERBOSITY.quiet:
+        write_message(text)
+
+
+def say_details(text: str) -> None:
+    """Print a message on stderr if --verbose is given."""
+    if VERBOSITY.verbose:
+        write_message(text)
+
+
+def write_message(text: str) -> None:
     """Print a line on stderr, above the progress bar if there is one."""
     tqdm = sys.modules.get("tqdm")
     if tqdm is None:
@@ -37,20 +67,26 @@ def say(text: str) -> None:
 
 def warn(message: str, hint: str | None = None) -> None:
     """Print a warning on stderr, and what to do about it."""
-    say(f"{styled('warning:', YELLOW)} {one_line(message)}")
+    write_message(f"{styled('warning:', YELLOW)} {one_line(message)}")
     if hint is not None:
-        say_hint(hint)
+        write_hint(hint)
 
 
 def say_hint(hint: str) -> None:
-    say(f"{styled('hint:', CYAN)} {one_line(hint)}")
+    """Print what one may do next, unless --quiet is given."""
+    if not VERBOSITY.quiet:
+        write_hint(hint)
+
+
+def write_hint(hint: str) -> None:
+    write_message(f"{styled('hint:', CYAN)} {one_line(hint)}")
 
 
 def say_error(message: str, hint: str | None = None) -> None:
     """Print an error on stderr, and what to do about it."""
-    say(f"{styled('error:', RED)} {one_line(message)}")
+    write_message(f"{styled('error:', RED)} {one_line(message)}")
     if hint is not None:
-        say_hint(hint)
+        write_hint(hint)
 
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:
@@ -297,7 +333,7 @@ def progress_bar(show: Callable[[Any, P], Any]) -> Iterator[Callable[[P], None] 
 
     show: takes the bar, at first None, and the progress, and returns the new bar.
     """
-    if not sys.stderr.isatty():
+    if VERBOSITY.quiet or not sys.stderr.isatty():
         yield None
         return
     bar: Any = None
