@@ -215,14 +215,16 @@ def here(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def assert_refused(done: Result, code: int, message: str, out: str = "") -> None:
-    """One sentence that says it, behind lines that tell what had been done by then."""
+    """One error and perhaps a hint, after lines about what had been done by then."""
     assert done.code == code, done.err
     assert done.out == out
-    last = done.err.splitlines()[-1]
-    assert message in last
-    assert last.startswith("kamon ")
-    assert sum(line.startswith("kamon ") for line in done.err.splitlines()) == 1
-    assert len(last) < LONGEST
+    lines = done.err.splitlines()
+    errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    assert len(errors) == 1, done.err
+    last = lines[errors[0] :]
+    assert [line.split()[0] for line in last] in (["error:"], ["error:", "hint:"])
+    assert message in "\n".join(last)
+    assert all(len(line) < LONGEST for line in last)
     assert done.err.endswith("\n")
     assert re.sub(r"[\x20-\x7e\u00a0-\U0010ffff]", "", done.err.replace("\n", "")) == ""
     assert "Warning" not in done.err
@@ -478,7 +480,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["fill", "M", "é_"], 1, "character 'é'"),
     (["fill", "M", "_" * 7], 2, "the pattern asks for 7 characters or more"),
     (["fill", "M", "_*" * 7], 2, "the pattern asks for 7 characters or more"),
-    (["fill", "M", "-*"], 2, "missing: PATTERN; what begins with -, as -* does, stands behind --"),
+    (["fill", "M", "-*"], 2, "missing PATTERN\nhint: put an argument that begins with -, such as -*, after --"),
     (["fill", "M", "\udcff*", "--json"], 1, r"character '\udcff'"),
     (["fill", "M", "a*", "-n", "0"], 2, "n must be from 1 to 10,000"),
     (["fill", "M", "é", "--unknown=skip"], 2, "the pattern is empty: it matches no document"),
@@ -528,8 +530,8 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("plot M -o two.txt/x", 1, "two.txt is not a folder"),
     ("plot M --kind loss -o M/x.png", 1, "is in the model's own directory"),
     ("plot M --json -o x", 2, "--json draws nothing"),
-    ("export M", 2, "missing: -o/--output"),
-    ("export -o x.py", 2, "missing: DIR"),
+    ("export M", 2, "missing -o/--output"),
+    ("export -o x.py", 2, "missing DIR"),
     ("export M -o x", 2, "'x' does not end in .json, .onnx or .py: name the --format"),
     (["export", "M", "-o", ""], 2, "'' does not end in .json, .onnx or .py"),
     (["export", "M", "-o", "", "--format=json"], 1, ". is a directory: choose another name"),
@@ -588,7 +590,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("bench --seconds nan", 2, "seconds must be from 0 to 3600"),
     ("bench --seconds -1", 2, "seconds must be from 0 to 3600"),
     ("bench x", 2, "unexpected argument"),
-    ("pack two.txt", 2, "missing: -o/--output"),
+    ("pack two.txt", 2, "missing -o/--output"),
     ("pack -o new", 2, "INPUT"),
     ("pack - -o new", 2, "standard input cannot be packed"),
     ("pack two.txt -o two.txt", 2, "would lie in the input two.txt"),
@@ -730,7 +732,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("rate M -o new --prefs other", 1, "cannot write other: Is a directory"),
     (["rate", "M", "-o", ""], 2, "need a name, not an empty one"),
     (f"rate M -o new --seed {HUGE**2}", 2, "seed must be below 2**128"),
-    ("compare M", 2, "missing: TUNED"),
+    ("compare M", 2, "missing TUNED"),
     ("compare M M", 2, "M is given more than once"),
     ("compare M ./M/", 2, "M is given more than once"),
     ("compare M two.txt", 1, "two.txt is not a model directory but a file"),
@@ -745,7 +747,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("compare M B --prefer len>1 -o B/x.png", 1, "is in the model's own directory"),
     ("compare M B --prefer len>1 -o two.txt/x.png", 1, "two.txt is not a folder"),
     (["compare", "M", "B", "--prefer", "len >"], 2, "the rule 'len >', character 6"),
-    ("compare M B --prefer len>1 --reward M", 2, "not allowed with argument"),
+    ("compare M B --prefer len>1 --reward M", 2, "cannot be used with"),
     ("reward M", 2, "name DATA"),
     ("reward M common -o new --num-pairs 0", 2, "number of pairs must be from 1"),
     ("reward M two.txt -o new --num-pairs 5", 2, "--num-pairs is for the built-in pairs"),
@@ -1239,7 +1241,7 @@ def test_a_full_disk_behind_standard_output(argv: str, process: Process) -> None
         running = process(*argv.split(), stdout=full)
         _, err = running.communicate(timeout=LIMIT)
     assert running.returncode == 1
-    assert err.splitlines()[-1] == "kamon: No space left on device"
+    assert err.splitlines()[-1] == "error: No space left on device"
     assert "Traceback" not in err
 
 

@@ -333,7 +333,8 @@ def test_bad_input(
     assert done.code == code
     assert done.out == ""
     assert message in done.err
-    assert done.err.splitlines()[-1].startswith("kamon")
+    assert done.err.splitlines()[-1].startswith(("error: ", "hint: "))
+    assert done.err.count("error: ") == 1
     left = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
     assert {name: path.read_bytes() for name, path in left.items()} == contents
 

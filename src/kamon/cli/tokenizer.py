@@ -68,7 +68,7 @@ def run(args: Args) -> None:
         raise ConfigError("give one or more texts to show the pieces of")
     most = {"train": 0, "show": len(args.words)}.get(args.action, 1)
     if len(args.words) > most:
-        raise ConfigError(f"one argument too many: {args.words[most]!r}")
+        raise ConfigError(f'unexpected argument "{args.words[most]}"')
     {"train": train, "encode": encode, "decode": decode, "show": show}[args.action](args)
 
 
