@@ -480,7 +480,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["fill", "M", "é_"], 1, "character 'é'"),
     (["fill", "M", "_" * 7], 2, "the pattern asks for 7 characters or more"),
     (["fill", "M", "_*" * 7], 2, "the pattern asks for 7 characters or more"),
-    (["fill", "M", "-*"], 2, "missing PATTERN\nhint: put an argument that begins with -, such as -*, after --"),
+    (
+        ["fill", "M", "-*"],
+        2,
+        "missing PATTERN\nhint: put an argument that begins with -, such as -*, after --",
+    ),
     (["fill", "M", "\udcff*", "--json"], 1, r"character '\udcff'"),
     (["fill", "M", "a*", "-n", "0"], 2, "n must be from 1 to 10,000"),
     (["fill", "M", "é", "--unknown=skip"], 2, "the pattern is empty: it matches no document"),

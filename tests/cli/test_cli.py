@@ -280,7 +280,11 @@ def test_help_answers_in_100_ms() -> None:
             2,
             "temperature must be 0 or more and finite",
         ),
-        (["train", "ok.txt", "--n-layers", "2"], 2, "unknown option --n-layers\nhint: did you mean --n-layer?"),
+        (
+            ["train", "ok.txt", "--n-layers", "2"],
+            2,
+            "unknown option --n-layers\nhint: did you mean --n-layer?",
+        ),
         (["train", "ok.txt", "--n-lay", "2"], 2, "unknown option --n-lay"),
         (["train", "ok.txt", "more.txt"], 2, 'unexpected argument "more.txt"'),
         (["train", "ok.txt", "--engine", "gpu"], 2, "--engine"),

@@ -13,6 +13,8 @@ from kamon.data.tables import FORMATS
 from kamon.engines.factory import DEVICES, DTYPES, ENGINES, best_engine
 from kamon.errors import ConfigError
 
+Group = argparse._ActionsContainer  # a parser or a group of it
+
 ENGINE_OPTIONS = {
     f"--engine {{{','.join(ENGINES)}}}": "what computes; by default native wherever it is built",
     f"--dtype {{{','.join(DTYPES)}}}": "float32 is fast, float64 exact; scalar has float64 alone, "
@@ -30,11 +32,11 @@ READING_OPTIONS = {
 }
 
 
-def add_json(parser: Parser) -> None:
+def add_json(parser: Group) -> None:
     option(parser, "--json", "print one JSON object on stdout")
 
 
-def add_engine(parser: Parser) -> None:
+def add_engine(parser: Group) -> None:
     options(parser, ENGINE_OPTIONS)
 
 
@@ -69,7 +71,7 @@ def add_settings(
         from kamon.training.presets import PICKED
 
         text += ", which --size picks where none is shown"
-    group = parser.add_argument_group("settings", text)
+    group = parser.add_argument_group("model and training settings", text)
     option(group, "--config FILE", "TOML file of settings, such as n_layer = 2")
     for field in SETTINGS:
         if of_tuning and field.name not in of_tuning:
@@ -103,7 +105,7 @@ def add_input(parser: Parser, *, required: bool = False) -> None:
     option(parser, "INPUT" if required else "[INPUT]", help, default=None if required else "names")
 
 
-def add_reading(parser: Parser, what: str = "the input") -> None:
+def add_reading(parser: Group, what: str = "the input") -> None:
     """Add the options that say how to read `what`, a list."""
     options(parser, {usage: text.format(what=what) for usage, text in READING_OPTIONS.items()})
 
