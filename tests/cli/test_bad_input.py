@@ -483,7 +483,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (
         ["fill", "M", "-*"],
         2,
-        "missing PATTERN\nhint: put an argument that begins with -, such as -*, after --",
+        "missing PATTERN\nhint: put an argument that begins with -, such as -*",
     ),
     (["fill", "M", "\udcff*", "--json"], 1, r"character '\udcff'"),
     (["fill", "M", "a*", "-n", "0"], 2, "n must be from 1 to 10,000"),

@@ -283,7 +283,7 @@ def test_help_answers_in_100_ms() -> None:
         (
             ["train", "ok.txt", "--n-layers", "2"],
             2,
-            "unknown option --n-layers\nhint: did you mean --n-layer?",
+            "--n-layers\nhint: did you mean --n-layer?",
         ),
         (["train", "ok.txt", "--n-lay", "2"], 2, "unknown option --n-lay"),
         (["train", "ok.txt", "more.txt"], 2, 'unexpected argument "more.txt"'),

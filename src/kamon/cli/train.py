@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from traceback import print_exception
@@ -236,8 +236,8 @@ def train_model(
 def say_start(
     args: Args, setup: TrainingSetup, source: Corpus | Shards | None, chosen: dict[str, Any]
 ) -> None:
+    from kamon.data.split import MIN_DOCS
     from kamon.packing.shards import Shards
-    from kamon.training.data import MIN_DOCS
 
     may_hold_out = not isinstance(source, Shards) or source.may_hold_out
     say_resumed(setup.resumed)
@@ -265,7 +265,7 @@ def start_text(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> str:
     if setup.start is not None:
         start = start_of(args) or BASE
         return "from the pretrained base" if start == BASE else f"from {start}"
-    return f"{args.size or size_of(setup.config, chosen)} preset"
+    return f"{args.size or size_of(setup.config, chosen) or 'no'} preset"
 
 
 def preview(setup: TrainingSetup, seed: int) -> str:
@@ -281,9 +281,8 @@ def preview(setup: TrainingSetup, seed: int) -> str:
 
 def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
     """Print samples, or everything as JSON, after lines about the losses."""
-    losses = [line["loss"] for line in model.metrics]
-    loss = recent(losses)
-    say_trained(model, losses, output, stopped)
+    loss = final_loss(model.metrics)
+    say_trained(model, [line["loss"] for line in model.metrics], output, stopped)
     n = 0 if stopped else 1 if model.writes_text else NUM_SAMPLES
     most = MAX_CANDIDATES if has_fused_ops(model.engine) else MAX_CANDIDATES_SLOW
     conditions = {} if args.copies else new_entries(model)
@@ -420,6 +419,10 @@ def losses_of_parts(model: Model, losses: ValidationRecord | CrossValidationReco
     assert gpt is not None
     assert ngram is not None
     return f"GPT {gpt:.3f}, {blend.order}-gram {ngram:.3f}"
+
+
+def final_loss(metrics: Sequence[dict[str, float]]) -> float:
+    return recent([line["loss"] for line in metrics])
 
 
 @dataclass
