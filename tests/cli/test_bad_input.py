@@ -585,7 +585,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("train names -o new --no-header", 2, "the built-in list names has no columns"),
     ("train mark.csv -o new --no-header --column name", 2, "they are numbered, from 1 to 2"),
     ("train mark.csv -o new --column 3", 2, "no column '3'; known are name, id"),
-    ("sample M --column 1", 2, "say how to read the FILE of --exclude, and there is none"),
+    ("sample M --column 1", 2, "--no-header need the FILE of --exclude, and there is none"),
     ("train two.txt -o new --config .", 2, "cannot read .: Is a directory"),
     ("train two.txt -o new --config /dev/zero", 2, "/dev/zero has more than 1,048,576 characters"),
     (["train", "two.txt", "-o", "new", "--config", ""], 2, "cannot read : No such file"),
@@ -694,7 +694,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (
         "tokenizer show B a --column x",
         2,
-        "--no-header say how to read an INPUT, and there is none",
+        "--no-header need an INPUT, and there is none",
     ),
     (["tokenizer", "show", "B", "\udcff"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
     ("dpo M", 2, "give either DATA, a file of pairs or common, or --prefer RULE"),
