@@ -59,17 +59,11 @@ class Config:
     min_lr: float = _setting(0.0, "final learning rate")
     schedule: str = _setting("linear", "decay of the learning rate: linear or cosine", SCHEDULES)
     warmup_steps: int = _setting(0, "steps in which the learning rate rises from 0")
-    weight_decay: float = _setting(
-        0.0, "AdamW weight decay, multiplied by the learning rate"
-    )
+    weight_decay: float = _setting(0.0, "AdamW weight decay, multiplied by the learning rate")
     beta1: float = _setting(0.85, "Adam: decay rate of the mean gradient")
     beta2: float = _setting(0.99, "Adam: decay rate of the mean squared gradient")
-    dropout: float = _setting(
-        0.0, "dropout probability during training"
-    )
-    grad_clip: float = _setting(
-        0.0, "clip the gradient norm to X; 0 disables clipping"
-    )
+    dropout: float = _setting(0.0, "dropout probability during training")
+    grad_clip: float = _setting(0.0, "clip the gradient norm to X; 0 disables clipping")
     eps_adam: float = _setting(1e-8, "Adam: small number that prevents division by zero")
     temperature: float = _setting(
         0.5, "sampling temperature: 0 is greedy, 1 samples from the model's own distribution"
