@@ -289,7 +289,7 @@ def test_verbs_are_alike(
         writer.save(replace(writer.stored, training=training, config=config))
     again = kamon(verb, "--resume", verb, "--device=cpu", "--threads=1", "--json")
     assert again.code == 0, again.err
-    assert "going on from generation-" in again.err
+    assert "from checkpoint generation-" in again.err
     assert (again.json["directory"], again.json["num_steps_done"]) == (verb, 5)
     Path("c.toml").write_text("n_embd = 8\n")
     refused = kamon(verb, "base", *data, "--config=c.toml", "-o=n")

@@ -30,7 +30,7 @@ OPTIONS = {
     "-o, --output OUT": "folder of the plots, or with one --kind a .png or .svg file [default: "
     "DIR-plots]",
     f"--kind {{{','.join(KINDS)}}}": "make only this plot; may be repeated",
-    f"--format {{{','.join(FORMATS)}}}": "format of the files [default: from the extension, or png]",
+    f"--format {{{','.join(FORMATS)}}}": "format of the files [default: as OUT ends, or png]",
     "--text T": "entry for the attention plot [default: the greedy sample]",
     "--overwrite": "replace files that exist",
 }
