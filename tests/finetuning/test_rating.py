@@ -235,7 +235,7 @@ def test_keys_on_a_terminal(last: bytes, code: int, base: Path, tmp_path: Path) 
     assert found == code, shown
     answers = preferences.read(tmp_path / "m.jsonl")
     assert [a.liked for a in answers if isinstance(a, Rating)] == [True, False, True]
-    assert b"3 answers: what you like is " in shown
+    assert b"Names you like are now " in shown
     assert model_dir.load(tmp_path / "m").training["tuning"]["kind"] == "rate"
 
 
