@@ -237,8 +237,9 @@ def test_help_says_what_is_picked(verb: str) -> None:
     in_words = {"sft": {"num_steps", "learning_rate"}}.get(verb, set())
     for name in accepted & picked.keys() - in_words:
         value = picked[name]
-        assert shown[name].endswith(f" ({value if isinstance(value, str) else f'{value:g}'})"), name
-    assert shown["beta1"].endswith(" (the base's)")
+        default = value if isinstance(value, str) else f"{value:g}"
+        assert shown[name].endswith(f" [default: {default}]"), name
+    assert shown["beta1"].endswith(" [default: the base's]")
 
 
 def test_help_says_the_defaults_of_each_verb() -> None:

@@ -16,12 +16,13 @@ from kamon.errors import ConfigError
 Group = argparse._ActionsContainer  # a parser or a group of it
 
 ENGINE_OPTIONS = {
-    f"--engine {{{','.join(ENGINES)}}}": "what computes; by default native wherever it is built",
-    f"--dtype {{{','.join(DTYPES)}}}": "float32 is fast, float64 exact; scalar has float64 alone, "
-    "bfloat16 torch alone",
-    "--threads N": "cores to use; by default all there are",
-    f"--device {{{','.join(DEVICES)}}}": "of the torch engine; auto, the default: a GPU if it can",
-    "--compile": "the torch engine, by torch.compile: starts slowly",
+    f"--engine {{{','.join(ENGINES)}}}": "engine that computes [default: native if it was compiled]",
+    f"--dtype {{{','.join(DTYPES)}}}": "number format; scalar only has float64, and only torch has "
+    "bfloat16 [default: float32; float64 for scalar]",
+    "--threads N": "number of CPU threads [default: all cores]",
+    f"--device {{{','.join(DEVICES)}}}": "device for the torch engine [default: auto, which uses a "
+    "GPU if there is one]",
+    "--compile": "use torch.compile in the torch engine: slower start, faster steps",
 }
 READING_OPTIONS = {
     "--column NAME": "column of a CSV or TSV table, by its name or its number from 1 on; key of "
@@ -64,13 +65,11 @@ def add_settings(
         picked: whether a preset chooses some, which then have no default.
         of_tuning: the settings of fine-tuning, each with its default in words.
     """
-    text = "a flag wins over the file, the file over the default"
-    if of_tuning:
-        text = "a flag wins over the file, the file over what is in brackets"
+    text = "an option overrides the file, and the file overrides the default"
     if picked:
         from kamon.training.presets import PICKED
 
-        text += ", which --size picks where none is shown"
+        text += "; without a default, the preset chooses"
     group = parser.add_argument_group("model and training settings", text)
     option(group, "--config FILE", "TOML file of settings, such as n_layer = 2")
     for field in SETTINGS:
@@ -82,7 +81,8 @@ def add_settings(
         option(
             group,
             f"--{field.name.replace('_', '-')} {'NAME' if choices else metavar}",
-            field.metadata["help"] + ("" if picked and field.name in PICKED else f" ({default})"),
+            field.metadata["help"]
+            + ("" if picked and field.name in PICKED else f" [default: {default}]"),
             choices=choices or None,
             default=argparse.SUPPRESS,
         )
@@ -98,10 +98,10 @@ def settings(args: Args) -> dict[str, Any]:
 
 def add_input(parser: Parser, *, required: bool = False) -> None:
     help = (
-        "a file with one document a line, .csv, .tsv, .jsonl or .json, also compressed; - for "
-        f"standard input; or a built-in list: names{'' if required else ' (the default)'}, "
-        "names-original"
+        "list: a file with one entry per line, .csv, .tsv, .jsonl or .json, also compressed; - for "
+        "standard input; or a built-in list, names or names-original"
     )
+    help += "" if required else " [default: names]"
     option(parser, "INPUT" if required else "[INPUT]", help, default=None if required else "names")
 
 

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
+LABEL_WIDTH = 16
 FIXED = (  # arguments that cannot be changed when a run is resumed
     *("output", "overwrite", "budget", "size", "from", "no_blend", "no_holdout", "engine", "dtype"),
     *("tokenizer", "vocab_size"),
@@ -106,7 +107,7 @@ RESUMING = {
     "--resume DIR": "resume the training in DIR exactly where it stopped",
     "--extend N": "with --resume: train N steps more than planned [default: 0]",
     "--checkpoint-every N": "save a checkpoint every N steps, or at an interval such as 30s "
-    "[default: takes under 1% of the time]",
+    "[default: takes under 1%% of the time]",
 }
 
 
@@ -245,8 +246,9 @@ def say_start(
         unit = "window" if setup.config.mode == "text" else "entry"
         say(labelled("Validation", count(len(setup.held_out), unit)))
     elif setup.cross_validation:
-        few = f"the list has fewer than {MIN_DOCS} unique entries"
-        say(labelled("Validation", f"cross-validation, because {few}"))
+        how = f"{setup.cross_validation.num_folds}-fold cross-validation"
+        say(labelled("Validation", f"{how} (fewer than {MIN_DOCS} unique entries)"))
+        say_hint("a longer list makes a better model")
     elif args.resume is None and not args.no_holdout and may_hold_out:
         warn(
             f"no validation set, because the list has fewer than {MIN_DOCS} unique entries",
@@ -375,16 +377,19 @@ def say_trained(model: Model, losses: list[float], output: str, stopped: int) ->
     say("\n" + done(verb, f"{of} in {model.training.seconds:.1f} s"))
     say(done("Saved", f"to {os.path.join(output, '')}"))
     uniform = f"uniform {math.log(model.config.vocab_size):.3f}"
-    say(f"training loss {recent(losses):.3f} nats per token ({uniform})")
-    say(f"loss curve {loss_curve(losses, sys.stderr)}")
+    say(labelled("Loss curve", loss_curve(losses, sys.stderr), LABEL_WIDTH))
+    text = f"{recent(losses):.3f} nats per token ({uniform})"
+    say(labelled("Training loss", text, LABEL_WIDTH))
     training, blend = model.training, model.training.blend
     if crossed := training.cross_validation:
         parts = losses_of_parts(model, crossed)
-        say(f"{crossed.num_folds}-fold validation loss {crossed.loss:.3f} nats per token ({parts})")
+        text = f"{crossed.loss:.3f} nats per token ({parts}), {crossed.num_folds}-fold"
+        say(labelled("Validation loss", text, LABEL_WIDTH))
     elif held_out := training.held_out:
         best = None if blend else best_ngram(model)
         parts = losses_of_parts(model, held_out) if blend else best[0] if best else uniform
-        say(f"validation loss {held_out.loss:.3f} nats per token ({parts})")
+        text = f"{held_out.loss:.3f} nats per token ({parts})"
+        say(labelled("Validation loss", text, LABEL_WIDTH))
         if held_out.over_fitted:
             say_overfitted(model, held_out, best[1] if best else None)
 
