@@ -36,7 +36,6 @@ class Parser(argparse.ArgumentParser):
         self.width = min(shutil.get_terminal_size().columns - 2, MAX_WIDTH)
         paragraphs = (self.description or "").split("\n\n")
         self.description = "\n\n".join(filled(text, self.width) for text in paragraphs)
-        self.usage = self.usage or self.short_usage()
         return super().format_help()
 
     def short_usage(self) -> str:
@@ -55,6 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: list[str]) -> Args:
         self.argv = tuple(argv)
+        self.usage = self.usage or self.short_usage()
         # An optional argument may come after options.
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:

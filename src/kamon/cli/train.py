@@ -2,7 +2,7 @@
 
 Kamon saves the model and prints 20 new entries. A tenth of the entries is the validation set. The
 checkpoint with the lowest validation loss becomes the model. Lists of fewer than 100 entries use
-5-fold cross-validation instead.
+cross-validation instead.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ TOKENIZER = {
 SIZE = {
     "--budget TIME": "training time, such as 500ms, 10s or 2m: chooses the settings",
     "--size NAME": "preset: tiny, small, medium, large, huge, or original (microGPT's settings) "
-    "[default: by the length of the list; original for the scalar engine]",
+    "[default: medium, or smaller for a short list; original for the scalar engine]",
     "--from START": "scratch, base (the pretrained model that Kamon ships) or the directory of a "
     "model to continue from [default: base for up to 20,000 entries, unless you set a size]",
     "--no-blend": "do not blend the model with an n-gram of the list",
@@ -106,7 +106,7 @@ SIZE = {
 RESUMING = {
     "--resume DIR": "resume the training in DIR exactly where it stopped",
     "--extend N": "with --resume: train N steps more than planned [default: 0]",
-    "--checkpoint-every N": "save a checkpoint every N steps, or at an interval such as 30s "
+    "--checkpoint-every N": "save a checkpoint every N steps, or at intervals such as 30s "
     "[default: takes under 1%% of the time]",
 }
 
