@@ -16,7 +16,7 @@ from kamon.errors import ConfigError
 Group = argparse._ActionsContainer  # a parser or a group of it
 
 ENGINE_OPTIONS = {
-    f"--engine {{{','.join(ENGINES)}}}": "engine that computes [default: native if it was compiled]",
+    f"--engine {{{','.join(ENGINES)}}}": "engine [default: native if it was compiled]",
     f"--dtype {{{','.join(DTYPES)}}}": "number format; scalar only has float64, and only torch has "
     "bfloat16 [default: float32; float64 for scalar]",
     "--threads N": "number of CPU threads [default: all cores]",
@@ -69,7 +69,7 @@ def add_settings(
     if picked:
         from kamon.training.presets import PICKED
 
-        text += "; without a default, the preset chooses"
+        text += "\nif no default is shown, the preset chooses"
     group = parser.add_argument_group("model and training settings", text)
     option(group, "--config FILE", "TOML file of settings, such as n_layer = 2")
     for field in SETTINGS:
