@@ -290,7 +290,7 @@ def test_verbs_are_alike(
         writer.save(replace(writer.stored, training=training, config=config))
     again = kamon(verb, "--resume", verb, "--device=cpu", "--threads=1", "--json")
     assert again.code == 0, again.err
-    assert "going on from generation-" in again.err
+    assert "from checkpoint generation-" in again.err
     assert (again.json["directory"], again.json["num_steps_done"]) == (verb, 5)
     Path("c.toml").write_text("n_embd = 8\n")
     refused = kamon(verb, "base", *data, "--config=c.toml", "-o=n")
@@ -305,7 +305,7 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
     assert shown.code == 0
     assert "tuned by toy on toys: 25 examples, 4 steps by the" in shown.out
     assert "from somewhere (SHA-256 " in shown.out
-    assert f"step 4 of 12: `kamon toy --resume {path}` goes on from there" in shown.out
+    assert f"stopped after step 4 of 12: resume with `kamon toy --resume {path}`" in shown.out
     training = kamon("inspect", path, "--json").json["training"]
     known = training["tuning"]
     assert known["base"]["sha256"] == fingerprint(base)

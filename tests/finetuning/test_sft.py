@@ -413,10 +413,10 @@ def test_standard_input(
 def test_interrupted(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     sft(tiny, DATA, num_steps=5, output=tmp_path / "m", should_stop=stop_after(2))
     shown = kamon("inspect", tmp_path / "m").out
-    assert f"step 3 of 5: `kamon sft --resume {tmp_path / 'm'}` goes on from there" in shown
+    assert f"stopped after step 3 of 5: resume with `kamon sft --resume {tmp_path / 'm'}`" in shown
     done = kamon("sft", "--resume", tmp_path / "m", "--json")
     assert done.code == 0, done.err
-    assert "going on from generation-000001, step 3" in done.err
+    assert "from checkpoint generation-000001, after step 3" in done.err
     assert done.json["num_steps_done"] == 5
 
 

@@ -390,7 +390,7 @@ def test_ngram_reads_columns_of_standard_input(
         (["--temperature=nan"], 2, "temperature must be 0 or more and finite"),
         (["--seed", "9" * 50], 2, "seed must be below 2**128"),
         (["--column", "name"], 2, "which has no columns"),
-        (["--block-size", "4"], 2, "there is no flag --block-size"),
+        (["--block-size", "4"], 2, "unknown option --block-size"),
     ],
 )
 def test_ngram_asked_wrongly(

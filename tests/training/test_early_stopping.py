@@ -121,7 +121,7 @@ def test_too_few_documents(tmp_path: Path, kamon: Kamon) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS[:30]))
     done = kamon("train", names, "-o", tmp_path / "few", *TINY_FLAGS)
-    assert "no document is held out, since there are fewer than 100 different ones" in done.err
+    assert "no validation set, because the list has fewer than 100 unique entries" in done.err
     assert "held out" not in done.err.splitlines()[-1]
 
 
@@ -129,9 +129,9 @@ def test_the_command_says_what_it_holds_out(tmp_path: Path, kamon: Kamon) -> Non
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS))
     done = kamon("train", names, "-o", tmp_path / "m", *TINY_FLAGS)
-    assert f"{len(HELD_OUT)} documents held out to test on" in done.err
+    assert f"Validation  {len(HELD_OUT)} entries" in done.err
     assert re.search(
-        r"^validation loss [\d.]+ nats per token \(GPT [\d.]+, \d-gram [\d.]+\)$", done.err, re.M
+        r"^Validation loss  [\d.]+ nats per token \(GPT [\d.]+, \d-gram [\d.]+\)$", done.err, re.M
     )
     done = kamon("train", names, "-o", tmp_path / "all", "--no-holdout", *TINY_FLAGS)
     assert "held out" not in done.err
