@@ -439,7 +439,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
         pytest.skip("this file system takes UTF-8 names alone")
     command = [sys.executable, "-m", "kamon", "train", path, "-o", str(tmp_path / "m"), *TINY_FLAGS]
     done = subprocess.run(command, capture_output=True, check=True)
-    assert b"na\\xffme.txt: 2 documents" in done.stderr
+    assert b"na\\xffme.txt: 2 entries" in done.stderr
     assert model_dir.load(tmp_path / "m").training["corpus"]["source"].endswith("na\\xffme.txt")
 
 
@@ -598,6 +598,6 @@ def test_progress_on_a_terminal(names: Path, tmp_path: Path) -> None:
         shown += chunk
     out, _ = running.communicate()
     assert running.returncode == 0
-    assert re.search(rb"\d+/12 \[.*<.*loss \d\.\d{4}, .* tokens/s, .* GFLOP/s\]", shown)
+    assert re.search(rb"Training +\d+% .*\d+/12, .* left, loss \d\.\d{3}, .* tokens/s", shown)
     assert len(out.splitlines()) == 20
     assert model_dir.load(tmp_path / "m").training["num_steps_done"] == 12
