@@ -38,33 +38,33 @@ class Config:
     """
 
     n_layer: int = _setting(1, "number of transformer layers")
-    n_embd: int = _setting(16, "embedding size: the width of the model")
-    n_head: int = _setting(4, "attention heads per layer; divides n_embd")
+    n_embd: int = _setting(16, "embedding size, the width of the model")
+    n_head: int = _setting(4, "attention heads per layer; must divide n_embd")
     block_size: int = _setting(16, "context length in tokens, including BOS")
-    vocab_size: int = _setting(27, "number of tokens, including BOS; the tokenizer decides it")
+    vocab_size: int = _setting(27, "number of tokens, including BOS")
     mode: str = _setting(
         "documents",
-        "documents: train on entries from their start; text: train on random windows of a text",
+        "documents: train on entries; text: train on windows at random places of one text",
         MODES,
     )
     long_documents: str = _setting(
-        "cut", "cut entries longer than block_size, or train on them in windows", LONG_DOCUMENTS
+        "cut", "entries longer than block_size: cut their ends, or train on windows", LONG_DOCUMENTS
     )
     std: float = _setting(0.08, "standard deviation of the initial parameters")
     seed: int = _setting(42, "seed of the initial parameters, the order of entries and the samples")
-    num_steps: int = _setting(1000, "training steps")
+    num_steps: int = _setting(1000, "number of training steps")
     batch_size: int = _setting(1, "entries, windows or pairs per batch")
     gradient_accumulation_steps: int = _setting(1, "batches per step")
-    learning_rate: float = _setting(0.01, "initial learning rate")
+    learning_rate: float = _setting(0.01, "highest learning rate; falls to min_lr")
     min_lr: float = _setting(0.0, "final learning rate")
-    schedule: str = _setting("linear", "learning rate schedule: linear or cosine", SCHEDULES)
-    warmup_steps: int = _setting(0, "steps of learning rate warm-up")
-    weight_decay: float = _setting(0.0, "decoupled weight decay (AdamW)")
-    beta1: float = _setting(0.85, "Adam: decay of the mean gradient")
-    beta2: float = _setting(0.99, "Adam: decay of the mean squared gradient")
+    schedule: str = _setting("linear", "decay of the learning rate: linear or cosine", SCHEDULES)
+    warmup_steps: int = _setting(0, "steps in which the learning rate rises from 0")
+    weight_decay: float = _setting(0.0, "AdamW weight decay, multiplied by the learning rate")
+    beta1: float = _setting(0.85, "Adam: decay rate of the mean gradient")
+    beta2: float = _setting(0.99, "Adam: decay rate of the mean squared gradient")
     dropout: float = _setting(0.0, "dropout probability during training")
     grad_clip: float = _setting(0.0, "clip the gradient norm to X; 0 disables clipping")
-    eps_adam: float = _setting(1e-8, "Adam: epsilon")
+    eps_adam: float = _setting(1e-8, "Adam: small number that prevents division by zero")
     temperature: float = _setting(
         0.5, "sampling temperature: 0 is greedy, 1 samples from the model's own distribution"
     )

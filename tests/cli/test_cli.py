@@ -598,6 +598,6 @@ def test_progress_on_a_terminal(names: Path, tmp_path: Path) -> None:
         shown += chunk
     out, _ = running.communicate()
     assert running.returncode == 0
-    assert re.search(rb"Training +\d+% .*\d+/12, .* left, loss \d\.\d{3}, .* tokens/s", shown)
+    assert re.search(rb"Training +\d+% .*\d+/12 steps, .* left, loss \d\.\d{3}, .* tokens/s", shown)
     assert len(out.splitlines()) == 20
     assert model_dir.load(tmp_path / "m").training["num_steps_done"] == 12

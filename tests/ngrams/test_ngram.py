@@ -19,14 +19,13 @@ from hypothesis import strategies as st
 
 from conftest import Result
 from helpers import original
-from kamon.data.split import RULE, RULE_BY_BUCKET, key, split
+from kamon.data.split import MIN_DOCS, RULE, RULE_BY_BUCKET, key, split
 from kamon.engines.batch import pack_sequences
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError
 from kamon.generation.sampling import SampleRequest, sample
 from kamon.ngrams.reference import MAX_ORDER, discounts, train_ngram
 from kamon.tokenizers.char import CharTokenizer
-from kamon.training.data import NONE_HELD_OUT
 
 Kamon = Callable[..., Result]
 Gram = tuple[int, ...]
@@ -307,16 +306,16 @@ def test_the_table_and_the_samples(words: Path, kamon: Kamon) -> None:
     assert done.code == 0
     docs = words.read_text().split()
     learned, held = map(len, split(docs))
-    assert f"216 documents\n{learned} documents to learn from, {held} held out\n" in done.err
+    assert f"216 entries\nTraining    {learned} entries\nValidation  {held} entries\n" in done.err
     found = kamon("ngram", words, "--order", 3, "-n", 12, "--seed", 5, "--json").json
     table, samples = done.out.split("\n\n")
     head, *lines = table.splitlines()
-    assert head.split() == ["order", "nats", "a", "token", "bits", "a", "character", "perplexity"]
+    assert head.split() == ["order", "nats/token", "bits/character", "perplexity"]
     assert [line.split() for line in lines] == [
         [
             str(figures["order"] or "uniform"),
-            f"{figures['nats_per_token']:.4f}",
-            f"{figures['bits_per_char']:.4f}",
+            f"{figures['nats_per_token']:.3f}",
+            f"{figures['bits_per_char']:.3f}",
             f"{figures['perplexity']:.3f}",
         ]
         for figures in found["orders"]
@@ -354,7 +353,9 @@ def test_nothing_held_out(tmp_path: Path, kamon: Kamon) -> None:
     path.write_text("anna\nnora\n")
     done = kamon("ngram", path, "-n", 3, "--temperature", 0)
     assert done.code == 0
-    assert f"{NONE_HELD_OUT}: Kamon learns all of them and measures nothing\n" in done.err
+    assert (
+        f"warning: no validation set, because the list has fewer than {MIN_DOCS} unique" in done.err
+    )
     assert len(done.out.splitlines()) == 3
     found = kamon("ngram", path, "--json").json
     assert (found["num_train"], found["num_validation"]) == (2, 0)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from kamon.cli.output import say
+from kamon.cli.output import warn
 from kamon.cli.parser import Args, Parser, option, options
 from kamon.config import SETTINGS, make_config, read_settings
 from kamon.data.tables import FORMATS
@@ -16,19 +16,19 @@ from kamon.errors import ConfigError
 Group = argparse._ActionsContainer  # a parser or a group of it
 
 ENGINE_OPTIONS = {
-    f"--engine {{{','.join(ENGINES)}}}": "engine [default: native if it was compiled]",
-    f"--dtype {{{','.join(DTYPES)}}}": "number format; scalar only has float64, and only torch has "
+    f"--engine {{{','.join(ENGINES)}}}": "engine that computes [default: native if it is compiled]",
+    f"--dtype {{{','.join(DTYPES)}}}": "number format; scalar has only float64, and only torch has "
     "bfloat16 [default: float32; float64 for scalar]",
-    "--threads N": "number of CPU threads [default: all cores]",
-    f"--device {{{','.join(DEVICES)}}}": "device for the torch engine [default: auto, which uses a "
-    "GPU if there is one]",
-    "--compile": "use torch.compile in the torch engine: slower start, faster steps",
+    "--threads N": "CPU cores to use [default: all]",
+    f"--device {{{','.join(DEVICES)}}}": "device of the torch engine [default: auto, a GPU "
+    "if there is one]",
+    "--compile": "compile the torch engine with torch.compile; starts slowly",
 }
 READING_OPTIONS = {
-    "--column NAME": "column of a CSV or TSV table, by its name or its number from 1 on; key of "
-    "JSON objects [default: the only column; text]",
-    f"--format {{{','.join(FORMATS)}}}": "format of {what}; csv has quotes, and tsv has none "
-    "[default: by the file's ending, otherwise text]",
+    "--column NAME": "column of a table by name or by number from 1, or key of JSON objects "
+    "[default: the only column, or the key text]",
+    f"--format {{{','.join(FORMATS)}}}": "format of {what}; csv cells may be quoted, tsv cells "
+    "may not [default: from the file extension, otherwise text]",
     "--no-header": "read the first row of a table as data",
 }
 
@@ -46,7 +46,7 @@ def chosen_engine(args: Args) -> dict[str, Any]:
     if args.engine is None and best_engine() != "native":
         from kamon.native.library import why_not
 
-        say(f"{why_not()}; the scalar engine works instead, tens of thousands of times slower")
+        warn(f"{why_not()}: the scalar engine is tens of thousands of times slower")
     others = values(args, "dtype", "threads", "device", "compile")
     return {"engine": args.engine or best_engine(), **others}
 
@@ -69,7 +69,7 @@ def add_settings(
     if picked:
         from kamon.training.presets import PICKED
 
-        text += "\nif no default is shown, the preset chooses"
+        text += "\n--size chooses the settings without a default"
     group = parser.add_argument_group("model and training settings", text)
     option(group, "--config FILE", "TOML file of settings, such as n_layer = 2")
     for field in SETTINGS:
@@ -98,10 +98,10 @@ def settings(args: Args) -> dict[str, Any]:
 
 def add_input(parser: Parser, *, required: bool = False) -> None:
     help = (
-        "list: a file with one entry per line, .csv, .tsv, .jsonl or .json, also compressed; - for "
-        "standard input; or a built-in list, names or names-original"
+        "list to read: a text file with one entry per line, or .csv, .tsv, .jsonl or .json, also "
+        "compressed; - for standard input; or a built-in list, names or names-original"
+        f"{'' if required else ' [default: names]'}"
     )
-    help += "" if required else " [default: names]"
     option(parser, "INPUT" if required else "[INPUT]", help, default=None if required else "names")
 
 
@@ -118,4 +118,4 @@ def reading(args: Args) -> dict[str, Any]:
 def check_unread(args: Args, why: str) -> None:
     """Raise ConfigError if an option of `add_reading` is given though no list is read."""
     if args.column is not None or args.format is not None or args.no_header:
-        raise ConfigError(f"--column, --format and --no-header say how to read {why}")
+        raise ConfigError(f"--column, --format and --no-header need {why}")

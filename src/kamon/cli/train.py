@@ -267,7 +267,8 @@ def start_text(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> str:
     if setup.start is not None:
         start = start_of(args) or BASE
         return "from the pretrained base" if start == BASE else f"from {start}"
-    return f"{args.size or size_of(setup.config, chosen) or 'no'} preset"
+    size = args.size or size_of(setup.config, chosen)
+    return f"{size} preset" if size else ""
 
 
 def preview(setup: TrainingSetup, seed: int) -> str:
