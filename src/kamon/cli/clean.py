@@ -121,7 +121,8 @@ def say_step(step: Step) -> None:
     shown = ""
     if step.examples:
         doc, other = step.examples[0]
-        shown = short(doc) if doc == other else f"{short(doc)} {arrow} {short(other)}"
+        alone = step.name == "repetitions"  # both texts are equal
+        shown = short(doc) if alone else f"{short(doc)} {arrow} {short(other)}"
         shown = f", such as {shown}"
     say(labelled(name, f"{step.action} {count(step.count, 'entry')}{shown}"))
 

@@ -161,7 +161,7 @@ def about_parts(training: TrainingRecord) -> list[str]:
         lines.append(f"blend: {weights}")
     losses, name = training.held_out or training.cross_validation, "validation loss"
     if training.cross_validation:
-        name = f"{training.cross_validation.num_folds}-fold validation loss"
+        name = f"{training.cross_validation.num_folds}-fold cross-validation loss"
     if losses:
         lines.append(f"{name} {losses.loss:.3f} nats per token")
         if blend and losses.gpt_loss is not None and losses.ngram_loss is not None:

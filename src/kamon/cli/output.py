@@ -98,9 +98,9 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{style}m{text}\x1b[0m"
 
 
-def labelled(label: str, text: str) -> str:
+def labelled(label: str, text: str, width: int = 11) -> str:
     """Return a line such as `Engine      native, float32`."""
-    return f"{styled(f'{label:11}', BOLD)} {text}"
+    return f"{styled(f'{label:{width}}', BOLD)} {text}"
 
 
 def done(verb: str, text: str) -> str:

@@ -27,6 +27,7 @@ from kamon.cli.settings import add_json, add_reading, reading, values
 if TYPE_CHECKING:
     from kamon.packing.pack import Packed, PackProgress
 
+SETS = {"train": "training", "held_out": "validation"}
 EXAMPLES = """\
 kamon pack texts/ -o shards
 kamon pack big.csv.gz --column name -o shards
@@ -87,9 +88,9 @@ def say_packed(packed: Packed) -> None:
         return
     if packed.num_units_before:
         say(f"Packed earlier: {packed.num_units_before:,} of {count(packed.num_units, 'unit')}")
-    size, seconds = packed.num_bytes, max(packed.seconds, 1e-9)
-    rates = f"{short(size / seconds)}B/s, {short(packed.num_tokens / seconds)} tokens/s"
-    say(done("Packed", f"{short(size)}B in {seconds:.1f} s ({rates})"))
+    megabytes, seconds = packed.num_bytes / 1e6, max(packed.seconds, 1e-9)
+    rates = f"{megabytes / seconds:.3g} MB/s, {short(packed.num_tokens / seconds)} tokens/s"
+    say(done("Packed", f"{megabytes:.3g} MB in {seconds:.1f} s ({rates})"))
 
 
 def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def show(path: str, content: dict[str, Any]) -> None:
     print(f"{'set':10} {'entries':>15} {'tokens':>18} {'shards':>8} {'bytes':>20}")
     for part, total in content["totals"].items():
         counts = f"{total['num_docs']:15,} {total['num_tokens']:18,} {total['num_shards']:8,}"
-        print(f"{part:10} {counts} {total['num_bytes']:20,}")
+        print(f"{SETS[part]:10} {counts} {total['num_bytes']:20,}")
 
 
 def show_packing(bar: Any, progress: PackProgress) -> Any:

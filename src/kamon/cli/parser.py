@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import reprlib
+import shutil
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 Args = argparse.Namespace  # what a command was called with
 AFTER = "after --, at the end"
+MAX_WIDTH = 100  # columns of a help
 MAX_DIGITS = 1_000  # Python itself reads no more than 4,300
 
 
@@ -27,16 +30,31 @@ class Parser(argparse.ArgumentParser):
         # only help asks for it.
         return argparse.RawDescriptionHelpFormatter(prog, width=self.width)
 
-    width: int | None = 80
+    width = 80
 
     def format_help(self) -> str:
-        self.width = None
+        self.width = min(shutil.get_terminal_size().columns - 2, MAX_WIDTH)
+        paragraphs = (self.description or "").split("\n\n")
+        self.description = "\n\n".join(filled(text, self.width) for text in paragraphs)
         return super().format_help()
+
+    def short_usage(self) -> str:
+        """Return the arguments and the options that are required; the help shows all others."""
+        words = [self.prog]
+        for action in self._actions:
+            name = action.metavar if isinstance(action.metavar, str) else action.dest
+            more = "..." if action.nargs in ("*", "+") else ""
+            if not action.option_strings:
+                words.append(f"[{name}{more}]" if action.nargs in ("?", "*") else f"{name}{more}")
+            elif action.required:
+                words.append(f"{action.option_strings[0]} {name}")
+        return " ".join([*words, "[OPTIONS]"])
 
     argv: tuple[str, ...] = ()
 
     def parse(self, argv: list[str]) -> Args:
         self.argv = tuple(argv)
+        self.usage = self.usage or self.short_usage()
         # An optional argument may come after options.
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
@@ -81,6 +99,11 @@ class Parser(argparse.ArgumentParser):
 
         say_error(message, hint or f"see `{self.prog} --help`")
         raise SystemExit(2)
+
+
+def filled(text: str, width: int) -> str:
+    """Return a paragraph in lines of this width; one with indented lines stays as it is."""
+    return text if "\n " in text or text[:1] == " " else textwrap.fill(text, width)
 
 
 def example_lines(examples: str) -> str:

@@ -37,8 +37,8 @@ def add_arguments(parser: Parser) -> None:
     help = "text file with one entry per line [default: the original's list, downloaded once]"
     option(parser, "--input FILE", help, default="names-original")
     add_json(parser)
-    add_engine(parser)
     add_settings(parser)
+    add_engine(parser.add_argument_group("engine"))
 
 
 def run(args: Args) -> None:

@@ -78,10 +78,10 @@ def add_arguments(parser: Parser) -> None:
     absent["top_p"] = {"type": number, "default": argparse.SUPPRESS}
     absent["suffix"] = {"type": str, "default": argparse.SUPPRESS}
     options(group, CONDITIONS, **absent)
-    add_reading(parser, "the FILE of --exclude")
+    add_reading(group, "the FILE of --exclude")
     options(parser, DETAILS)
-    add_engine(parser)
     add_json(parser)
+    add_engine(parser.add_argument_group("engine"))
 
 
 def run(args: Args) -> int:

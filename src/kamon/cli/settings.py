@@ -69,7 +69,7 @@ def add_settings(
     if picked:
         from kamon.training.presets import PICKED
 
-        text += "; --size chooses the settings without a default"
+        text += "\n--size chooses the settings without a default"
     group = parser.add_argument_group("model and training settings", text)
     option(group, "--config FILE", "TOML file of settings, such as n_layer = 2")
     for field in SETTINGS:

@@ -2,7 +2,7 @@
 
 Kamon saves the model and prints 20 new entries. A tenth of the entries is the validation set. The
 checkpoint with the lowest validation loss becomes the model. Lists of fewer than 100 entries use
-5-fold cross-validation instead.
+cross-validation instead.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
+LABEL_WIDTH = 16
 FIXED = (  # arguments that cannot be changed when a run is resumed
     *("output", "overwrite", "budget", "size", "from", "no_blend", "no_holdout", "engine", "dtype"),
     *("tokenizer", "vocab_size"),
@@ -96,7 +97,7 @@ TOKENIZER = {
 SIZE = {
     "--budget TIME": "training time, such as 500ms, 10s or 2m: chooses the settings",
     "--size NAME": "preset: tiny, small, medium, large, huge, or original (microGPT's settings) "
-    "[default: by the length of the list; original for the scalar engine]",
+    "[default: medium, or smaller for a short list; original for the scalar engine]",
     "--from START": "scratch, base (the pretrained model that Kamon ships) or the directory of a "
     "model to continue from [default: base for up to 20,000 entries, unless you set a size]",
     "--no-blend": "do not blend the model with an n-gram of the list",
@@ -105,8 +106,8 @@ SIZE = {
 RESUMING = {
     "--resume DIR": "resume the training in DIR exactly where it stopped",
     "--extend N": "with --resume: train N steps more than planned [default: 0]",
-    "--checkpoint-every N": "save a checkpoint every N steps, or at an interval such as 30s "
-    "[default: takes under 1% of the time]",
+    "--checkpoint-every N": "save a checkpoint every N steps, or at intervals such as 30s "
+    "[default: takes under 1%% of the time]",
 }
 
 
@@ -245,8 +246,9 @@ def say_start(
         unit = "window" if setup.config.mode == "text" else "entry"
         say(labelled("Validation", count(len(setup.held_out), unit)))
     elif setup.cross_validation:
-        few = f"the list has fewer than {MIN_DOCS} unique entries"
-        say(labelled("Validation", f"cross-validation, because {few}"))
+        how = f"{setup.cross_validation.num_folds}-fold cross-validation"
+        say(labelled("Validation", f"{how} (fewer than {MIN_DOCS} unique entries)"))
+        say_hint("a longer list makes a better model")
     elif args.resume is None and not args.no_holdout and may_hold_out:
         warn(
             f"no validation set, because the list has fewer than {MIN_DOCS} unique entries",
@@ -265,7 +267,8 @@ def start_text(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> str:
     if setup.start is not None:
         start = start_of(args) or BASE
         return "from the pretrained base" if start == BASE else f"from {start}"
-    return f"{args.size or size_of(setup.config, chosen) or 'no'} preset"
+    size = args.size or size_of(setup.config, chosen)
+    return f"{size} preset" if size else ""
 
 
 def preview(setup: TrainingSetup, seed: int) -> str:
@@ -375,16 +378,19 @@ def say_trained(model: Model, losses: list[float], output: str, stopped: int) ->
     say("\n" + done(verb, f"{of} in {model.training.seconds:.1f} s"))
     say(done("Saved", f"to {os.path.join(output, '')}"))
     uniform = f"uniform {math.log(model.config.vocab_size):.3f}"
-    say(f"training loss {recent(losses):.3f} nats per token ({uniform})")
-    say(f"loss curve {loss_curve(losses, sys.stderr)}")
+    say(labelled("Loss curve", loss_curve(losses, sys.stderr), LABEL_WIDTH))
+    text = f"{recent(losses):.3f} nats per token ({uniform})"
+    say(labelled("Training loss", text, LABEL_WIDTH))
     training, blend = model.training, model.training.blend
     if crossed := training.cross_validation:
         parts = losses_of_parts(model, crossed)
-        say(f"{crossed.num_folds}-fold validation loss {crossed.loss:.3f} nats per token ({parts})")
+        text = f"{crossed.loss:.3f} nats per token ({parts}), {crossed.num_folds}-fold"
+        say(labelled("Validation loss", text, LABEL_WIDTH))
     elif held_out := training.held_out:
         best = None if blend else best_ngram(model)
         parts = losses_of_parts(model, held_out) if blend else best[0] if best else uniform
-        say(f"validation loss {held_out.loss:.3f} nats per token ({parts})")
+        text = f"{held_out.loss:.3f} nats per token ({parts})"
+        say(labelled("Validation loss", text, LABEL_WIDTH))
         if held_out.over_fitted:
             say_overfitted(model, held_out, best[1] if best else None)
 
