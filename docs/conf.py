@@ -8,7 +8,7 @@ import re
 from sphinx.application import Sphinx
 
 import kamon
-from kamon.cli import VERBS
+from kamon.cli import VERBS, complete_parser
 from kamon.cli.parser import Parser
 
 project = "Kamon"
@@ -44,11 +44,11 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 def commands() -> Parser:
     """Return one parser of all commands, for the command reference."""
-    whole = Parser(prog="kamon", usage="kamon COMMAND …")
+    whole = Parser(prog="kamon", usage="kamon COMMAND [OPTIONS]")
     verbs = whole.add_subparsers()
     for verb, help in VERBS.items():
         command = importlib.import_module(f"kamon.cli.{verb}")
-        command.add_arguments(verbs.add_parser(verb, help=help, description=command.__doc__))
+        complete_parser(verbs.add_parser(verb, help=help), verb, command)
     return whole
 
 

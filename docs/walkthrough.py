@@ -1085,7 +1085,7 @@ print("after: ", *found.tuned[0].samples[:8])
 # - [microGPT, section by section](seed.md): what GPT-2 and ChatGPT have beyond this notebook
 # - [The ladder](ladder.md): the algorithm in seven short programs
 # - [Other transformers](transformers.md): encoders and encoder-decoders
-# - [Tokens](tokens.md), [texts](text.md), [fine-tuning](tuning.md), [large corpora and
+# - [Tokens](tokens.md), [texts](text.md), [fine-tuning](sft.md), [large corpora and
 #   GPUs](scale.md)
 # - [The playground](playground.md): the same in your browser, live
 #

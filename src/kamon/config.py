@@ -37,42 +37,36 @@ class Config:
     4
     """
 
-    n_layer: int = _setting(1, "layers of attention and network, one behind the other")
-    n_embd: int = _setting(16, "numbers that describe a token: the width of the model")
-    n_head: int = _setting(4, "attention heads in a layer; divides n_embd")
-    block_size: int = _setting(16, "tokens that the model can look at, BOS included")
-    vocab_size: int = _setting(27, "different tokens, BOS included; the tokenizer decides it")
+    n_layer: int = _setting(1, "number of transformer layers")
+    n_embd: int = _setting(16, "embedding size, the width of the model")
+    n_head: int = _setting(4, "attention heads per layer; must divide n_embd")
+    block_size: int = _setting(16, "context length in tokens, including BOS")
+    vocab_size: int = _setting(27, "number of tokens, including BOS")
     mode: str = _setting(
         "documents",
-        "documents: each is learned from its start; text: windows from random places of the text",
+        "documents: train on entries; text: train on windows at random places of one text",
         MODES,
     )
     long_documents: str = _setting(
-        "cut", "those longer than block_size: cut there, or learned in windows", LONG_DOCUMENTS
+        "cut", "entries longer than block_size: cut their ends, or train on windows", LONG_DOCUMENTS
     )
-    std: float = _setting(0.08, "standard deviation of the parameters at the start")
-    seed: int = _setting(42, "decides the order of documents, the first parameters, the samples")
-    num_steps: int = _setting(1000, "updates of the parameters")
-    batch_size: int = _setting(1, "documents, windows or pairs, computed together")
-    gradient_accumulation_steps: int = _setting(1, "batches in a step")
-    learning_rate: float = _setting(0.01, "size of an update at first; falls to min_lr")
-    min_lr: float = _setting(0.0, "size of an update at last")
-    schedule: str = _setting("linear", "how the learning rate falls: linear or cosine", SCHEDULES)
-    warmup_steps: int = _setting(0, "steps in which the learning rate rises before it falls")
-    weight_decay: float = _setting(
-        0.0, "share of each parameter taken off in a step, times the learning rate"
-    )
-    beta1: float = _setting(0.85, "Adam: share of the gradient's mean kept from step to step")
-    beta2: float = _setting(0.99, "Adam: share of the squared gradient's mean kept")
-    dropout: float = _setting(
-        0.0, "share of the residual stream's inputs left out, by chance, while learning"
-    )
-    grad_clip: float = _setting(
-        0.0, "the longest that a step's gradient may be; longer ones are shortened; 0: any length"
-    )
-    eps_adam: float = _setting(1e-8, "Adam: keeps the quotient finite")
+    std: float = _setting(0.08, "standard deviation of the initial parameters")
+    seed: int = _setting(42, "seed of the initial parameters, the order of entries and the samples")
+    num_steps: int = _setting(1000, "number of training steps")
+    batch_size: int = _setting(1, "entries, windows or pairs per batch")
+    gradient_accumulation_steps: int = _setting(1, "batches per step")
+    learning_rate: float = _setting(0.01, "highest learning rate; falls to min_lr")
+    min_lr: float = _setting(0.0, "final learning rate")
+    schedule: str = _setting("linear", "decay of the learning rate: linear or cosine", SCHEDULES)
+    warmup_steps: int = _setting(0, "steps in which the learning rate rises from 0")
+    weight_decay: float = _setting(0.0, "AdamW weight decay, multiplied by the learning rate")
+    beta1: float = _setting(0.85, "Adam: decay rate of the mean gradient")
+    beta2: float = _setting(0.99, "Adam: decay rate of the mean squared gradient")
+    dropout: float = _setting(0.0, "dropout probability during training")
+    grad_clip: float = _setting(0.0, "clip the gradient norm to X; 0 disables clipping")
+    eps_adam: float = _setting(1e-8, "Adam: small number that prevents division by zero")
     temperature: float = _setting(
-        0.5, "of samples: 0 takes the likeliest token, 1 the model's odds"
+        0.5, "sampling temperature: 0 is greedy, 1 samples from the model's own distribution"
     )
 
     def __post_init__(self) -> None:

@@ -202,11 +202,11 @@ def test_what_is_built_in_wins(
     monkeypatch.setattr(builtin, "names", lambda: ["emma", "olivia"])
     letters = ["abcdefghijklm", "nopqrstuvwxyz"]
     package.train(letters, num_steps=1, hold_out=False, n_embd=8, output="base")
-    said = f"Kamon uses the built-in {name}: your own file is ./{name}"
+    said = f"warning: this is the built-in {name}, not your file\nhint: name your own file ./{name}"
     Path(name).mkdir()
     done = kamon(*argv)
     assert done.code == 0, done.err
-    assert "built in" not in done.err
+    assert "built-in" not in done.err
     Path(name).rmdir()
     Path(name).write_text("no list, and no JSON lines\n")
     done = kamon(*argv, *(["--overwrite"] if "-o" in argv else []))
@@ -214,7 +214,7 @@ def test_what_is_built_in_wins(
     assert said in done.err
     argv[argv.index(name)] = f"./{name}"
     done = kamon(*argv, *(["--overwrite"] if "-o" in argv else []))
-    assert "built in" not in done.err
+    assert "built-in" not in done.err
 
 
 # ---- the terminal

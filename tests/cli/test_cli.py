@@ -43,10 +43,11 @@ def test_train_saves_and_shows_names(names: Path, tmp_path: Path, kamon: Kamon) 
     done = kamon("train", names, "-o", tmp_path / "model", *TINY_FLAGS, "--seed", 4)
     assert done.code == 0
     assert len(done.out.splitlines()) == 20
-    assert f"{names}: 15 documents" in done.err
-    assert "3 documents too long for block_size 6, which holds 5 characters and the end" in done.err
-    assert "the longest has 8 (--block-size 9 holds all, --long-documents" in done.err
-    assert f"saved to {tmp_path / 'model'}" in done.err
+    assert f"{names}: 15 entries" in done.err
+    cut = "warning: 3 entries longer than 5 characters, the most that block_size 6 holds"
+    assert cut in done.err
+    assert "hint: --block-size 9 holds the longest (8), and --long-documents" in done.err
+    assert f"Saved to {tmp_path / 'model'}/" in done.err
     again = kamon("sample", tmp_path / "model")
     assert again.out.split() == re.sub(r" +\(in the list\)", "", done.out).split()
 
@@ -124,9 +125,7 @@ def test_train_reads_standard_input_and_columns(
     argv = ["train", "-", "--format", "csv", "--column", "name", "-o", tmp_path / "m", *TINY_FLAGS]
     done = kamon(*argv, "--json")
     assert done.json["corpus"]["num_docs"] == 2
-    assert (
-        "standard input: 2 documents, 1 blank line dropped, 1 line rid of white space" in done.err
-    )
+    assert "standard input: 2 entries, 1 blank line dropped, 1 line trimmed" in done.err
 
 
 def test_a_file_named_like_a_built_in_list(
@@ -136,10 +135,13 @@ def test_a_file_named_like_a_built_in_list(
     monkeypatch.setattr(builtin, "names", lambda: ["emma", "olivia"])
     Path("names").write_text("anna\nnora\n")
     done = kamon("train", "names", "-o", "m", *TINY_FLAGS)
-    assert "Kamon uses the built-in names: your own file is ./names" in done.err
+    assert (
+        "warning: this is the built-in names, not your file\nhint: name your own file ./names"
+        in done.err
+    )
     done = kamon("train", "./names", "-o", "m2", *TINY_FLAGS)
-    assert "./names: 2 documents" in done.err
-    assert "built in" not in done.err
+    assert "./names: 2 entries" in done.err
+    assert "built-in" not in done.err
 
 
 def test_sample(model: Path, kamon: Kamon) -> None:
@@ -162,7 +164,12 @@ def test_samples_without_an_end_are_counted(model: Path, kamon: Kamon) -> None:
 
 def test_inspect(model: Path, kamon: Kamon) -> None:
     done = kamon("inspect", model)
-    for text in ("all files as they were written", "n_embd         4", "layer0.mlp_fc2", "(4, 16)"):
+    for text in (
+        "all checksums verified",
+        "n_embd                       4",
+        "layer0.mlp_fc2",
+        "(4, 16)",
+    ):
         assert text in done.out
     found = kamon("inspect", model, "--json").json
     stored = model_dir.load(model)
@@ -209,10 +216,12 @@ def test_bench(kamon: Kamon) -> None:
 def test_help_and_version(kamon: Kamon) -> None:
     done = kamon("--help")
     assert done.code == 0
-    for verb in cli.VERBS:
-        assert f"\n  {verb}" in done.out
-        assert kamon(verb, "--help").code == 0
-    assert "examples:" in done.out
+    for verb, text in cli.VERBS.items():
+        assert f"\n  {verb:11} {text}\n" in done.out
+        own = kamon(verb, "--help")
+        assert (own.code, own.out.count(f"\n{text}.\n")) == (0, 1)
+        assert "-q, --quiet" in own.out
+    assert "examples:\n  kamon train" in done.out
     assert kamon("--version").out == f"kamon {__version__}\n"
     assert kamon("--version", "--json").json == {"version": __version__}
     assert kamon().code == 2
@@ -272,15 +281,19 @@ def test_help_answers_in_100_ms() -> None:
         (["train", "ok.txt", "--n-layer", "0"], 2, "n_layer must be 1 or more, not 0"),
         (["train", "ok.txt", "--n-embd=-4"], 2, "n_embd must be 1 or more, not -4"),
         (["train", "ok.txt", "--block-size", "two"], 2, "must be a whole number, not 'two'"),
-        (["train", "ok.txt", "--std", "x"], 2, "argument --std: must be a number, not 'x'"),
+        (["train", "ok.txt", "--std", "x"], 2, "--std: must be a number, not 'x'"),
         (
             ["train", "ok.txt", "--temperature", "nan"],
             2,
             "temperature must be 0 or more and finite",
         ),
-        (["train", "ok.txt", "--n-layers", "2"], 2, "no flag --n-layers: did you mean --n-layer?"),
-        (["train", "ok.txt", "--n-lay", "2"], 2, "there is no flag --n-lay"),
-        (["train", "ok.txt", "more.txt"], 2, "one argument too many: 'more.txt'"),
+        (
+            ["train", "ok.txt", "--n-layers", "2"],
+            2,
+            "--n-layers\nhint: did you mean --n-layer?",
+        ),
+        (["train", "ok.txt", "--n-lay", "2"], 2, "unknown option --n-lay"),
+        (["train", "ok.txt", "more.txt"], 2, 'unexpected argument "more.txt"'),
         (["train", "ok.txt", "--engine", "gpu"], 2, "--engine"),
         (["train", "ok.txt", "--config", "bad.toml"], 2, "'n_layr' in bad.toml: did you mean"),
         (["train", "ok.txt", "--config", "none.toml"], 2, "cannot read none.toml"),
@@ -289,8 +302,8 @@ def test_help_answers_in_100_ms() -> None:
             1,
             "the model is no longer finite at step",
         ),
-        (["trian"], 2, "there is no verb 'trian': did you mean train?"),
-        (["--verson"], 2, "there is no flag --verson: did you mean --version?"),
+        (["trian"], 2, 'unknown command "trian"\nhint: did you mean train?'),
+        (["--verson"], 2, "unknown option --verson\nhint: did you mean --version?"),
         (["sample"], 2, "DIR"),
         (["sample", "none"], 1, "none does not exist"),
         (["sample", "ok.txt"], 1, "ok.txt is not a model directory but a file"),
@@ -331,7 +344,8 @@ def test_bad_input(
     assert done.code == code
     assert done.out == ""
     assert message in done.err
-    assert done.err.splitlines()[-1].startswith("kamon")
+    assert done.err.splitlines()[-1].startswith(("error: ", "hint: "))
+    assert done.err.count("error: ") == 1
     left = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
     assert {name: path.read_bytes() for name, path in left.items()} == contents
 
@@ -376,7 +390,7 @@ def test_a_full_disk(names: Path, tmp_path: Path, process: Process) -> None:
     out, err = running.communicate()
     assert running.returncode == 1
     assert out == ""
-    assert err.splitlines()[-1] == f"kamon train: cannot write {tmp_path / 'm'}: File too large"
+    assert err.splitlines()[-1] == f"error: cannot write {tmp_path / 'm'}: File too large"
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
 
 
@@ -386,7 +400,7 @@ def test_standard_output_that_is_full(model: Path, process: Process) -> None:
         running = process("sample", model, stdout=full)
         _, err = running.communicate()
     assert running.returncode == 1
-    assert err.splitlines() == ["kamon: No space left on device"]
+    assert err.splitlines() == ["error: No space left on device"]
 
 
 def test_a_reader_that_has_had_enough(model: Path, process: Process) -> None:
@@ -425,7 +439,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
         pytest.skip("this file system takes UTF-8 names alone")
     command = [sys.executable, "-m", "kamon", "train", path, "-o", str(tmp_path / "m"), *TINY_FLAGS]
     done = subprocess.run(command, capture_output=True, check=True)
-    assert b"na\\xffme.txt: 2 documents" in done.stderr
+    assert b"na\\xffme.txt: 2 entries" in done.stderr
     assert model_dir.load(tmp_path / "m").training["corpus"]["source"].endswith("na\\xffme.txt")
 
 
@@ -435,8 +449,8 @@ def test_a_closed_standard_stream(closed: int, model: Path, process: Process) ->
     running = process(*verb, preexec_fn=lambda: os.close(closed))
     out, err = running.communicate()
     expected = {
-        0: "kamon train: standard input is closed\n",
-        1: "kamon: standard output is closed\n",
+        0: "error: standard input is closed\n",
+        1: "error: standard output is closed\n",
         2: "",
     }
     assert err == expected[closed]
@@ -474,14 +488,14 @@ def test_ctrl_c_saves_what_was_learned(names: Path, tmp_path: Path, process: Pro
     argv = ["train", names, "-o", tmp_path / "m", *TINY_FLAGS, "--num-steps", 10**6]
     running = process(*argv)
     assert running.stderr is not None
-    read_until(running.stderr, "model: ")
+    read_until(running.stderr, "Engine")
     time.sleep(0.5)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert out == ""
-    assert "stopping; Ctrl-C again" in err
-    assert re.search(r"stopped after [\d,]+ of 1,000,000 steps", err)
+    assert "Stopping: press Ctrl-C again" in err
+    assert re.search(r"Stopped after [\d,]+ of 1,000,000 steps", err)
     stored = model_dir.load(tmp_path / "m")
     assert stored.training["num_steps_done"] == len(stored.metrics) > 0
 
@@ -491,15 +505,15 @@ def test_a_second_ctrl_c_quits_at_once(names: Path, tmp_path: Path, process: Pro
     big = ["--engine=scalar", "--n-layer=4", "--n-embd=64", "--batch-size=500"]
     running = process("train", names, "-o", tmp_path / "m", *big)
     assert running.stderr is not None
-    read_until(running.stderr, "model: ")
+    read_until(running.stderr, "Engine")
     time.sleep(0.3)
     running.send_signal(signal.SIGINT)
-    read_until(running.stderr, "stopping;")
+    read_until(running.stderr, "Stopping:")
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert out == ""
-    assert err.splitlines()[-1] == "kamon: stopped"
+    assert err.splitlines()[-1] == "stopped"
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
 
 
@@ -514,7 +528,7 @@ def test_ctrl_c_in_the_middle_of_a_long_step(
     big = ["--engine=native", "--n-layer=4", "--n-embd=512", "--n-head=8", "--batch-size=200000"]
     running = process("train", names, "-o", tmp_path / "m", *big)
     assert running.stderr is not None
-    read_until(running.stderr, "model: ")
+    read_until(running.stderr, "Engine")
     time.sleep(1)
     running.send_signal(signal.SIGINT)
     if again:
@@ -522,7 +536,7 @@ def test_ctrl_c_in_the_middle_of_a_long_step(
         running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "nothing to save" in err or err.splitlines()[-1] == "kamon: stopped"
+    assert "nothing to save" in err or err.splitlines()[-1] == "stopped"
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
 
 
@@ -534,7 +548,7 @@ def test_ctrl_c_elsewhere(process: Process) -> None:
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert err.splitlines()[-1] == "kamon: stopped"
+    assert err.splitlines()[-1] == "stopped"
 
 
 # ---- a terminal
@@ -584,6 +598,6 @@ def test_progress_on_a_terminal(names: Path, tmp_path: Path) -> None:
         shown += chunk
     out, _ = running.communicate()
     assert running.returncode == 0
-    assert re.search(rb"\d+/12 \[.*<.*loss \d\.\d{4}, .* tokens/s, .* GFLOP/s\]", shown)
+    assert re.search(rb"Training +\d+% .*\d+/12 steps, .* left, loss \d\.\d{3}, .* tokens/s", shown)
     assert len(out.splitlines()) == 20
     assert model_dir.load(tmp_path / "m").training["num_steps_done"] == 12

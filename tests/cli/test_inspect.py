@@ -24,8 +24,8 @@ def test_a_blend_from_scratch(tmp_path: Path, kamon: Kamon) -> None:
     shown = kamon("inspect", tmp_path / "m").out
     n = f"{blend.order}-gram"
     assert f"blend: {blend.weight:.3f} GPT + {1 - blend.weight:.3f} {n}\n" in shown
-    parts = f"(GPT {losses.gpt_loss:.4f}, {n} {losses.ngram_loss:.4f})"
-    assert f"validation loss {losses.loss:.4f} nats per token {parts}\n" in shown
+    parts = f"(GPT {losses.gpt_loss:.3f}, {n} {losses.ngram_loss:.3f})"
+    assert f"validation loss {losses.loss:.3f} nats per token {parts}\n" in shown
     assert "started from" not in shown
     assert "cross-validation" not in shown
 
@@ -35,9 +35,9 @@ def test_the_base_and_cross_validation(tmp_path: Path, kamon: Kamon) -> None:
     losses = model.training.cross_validation
     assert losses
     shown = kamon("inspect", tmp_path / "m").out
-    assert "started from the base that Kamon ships\n" in shown
-    assert f"loss in 5-fold cross-validation {losses.loss:.4f} nats per token (GPT " in shown
-    assert "validation loss" not in shown
+    assert "started from the pretrained base\n" in shown
+    assert f"5-fold cross-validation loss {losses.loss:.3f} nats per token (GPT " in shown
+    assert "\nvalidation loss" not in shown
     training = kamon("inspect", tmp_path / "m", "--json").json["training"]
     assert training["init_from"] == "base"
     assert training["blend"] == dict(model.training.blend or {})
@@ -54,6 +54,6 @@ def test_only_a_gpt(hold_out: bool, tmp_path: Path, kamon: Kamon) -> None:
     assert "blend" not in shown
     losses = model.training.held_out
     assert bool(losses) == hold_out
-    line = f"validation loss {losses.loss:.4f} nats per token\n" if losses else ""
+    line = f"validation loss {losses.loss:.3f} nats per token\n" if losses else ""
     assert line in shown
     assert ("validation loss" in shown) == hold_out

@@ -43,8 +43,8 @@ def test_the_options_that_are_picked_make_the_same_model(
     num_docs: int, flags: list[str], picked: str, tmp_path: Path, kamon: Kamon
 ) -> None:
     argv = ["train", written(tmp_path / "x.txt", num_docs), "--threads=1"]
-    first = kamon(*argv, *flags, "-o", tmp_path / "one")
-    shown = re.search(r"^picked: (.*)$", first.err, re.MULTILINE)
+    first = kamon(*argv, *flags, "-v", "-o", tmp_path / "one")
+    shown = re.search(r"^Settings +(.*)$", first.err, re.MULTILINE)
     assert shown
     assert re.fullmatch(picked, shown[1])
     given = [flag for flag in flags if not flag.startswith("--budget")]
@@ -59,7 +59,7 @@ def test_the_options_that_are_picked_make_the_same_model(
 @pytest.mark.parametrize("flags", [["--size=original"], ["--engine=scalar"]])
 def test_nothing_is_picked_for_the_original(flags: list[str], tmp_path: Path, kamon: Kamon) -> None:
     argv = ["train", written(tmp_path / "x.txt"), "-o", tmp_path / "m", "--num-steps=1", *flags]
-    assert "picked:" not in kamon(*argv).err
+    assert "Settings" not in kamon(*argv, "-v").err
 
 
 @needs_native
@@ -74,20 +74,20 @@ def test_where_a_model_starts_from(tmp_path: Path, kamon: Kamon) -> None:
     assert set(more["blend"]) == {"weight", "order"}
     done = kamon("train", "--resume", tmp_path / "3", "--from=base")
     assert (done.code, done.out) == (2, "")
-    assert "--from cannot be changed where a training goes on" in done.err
+    assert "--from cannot be changed when resuming" in done.err
 
 
 @needs_native
 def test_losses_of_the_parts(tmp_path: Path, kamon: Kamon) -> None:
     """On the validation set, or on folds; of a GPT without an n-gram there is one."""
-    number = r"(\d\.\d\d)"
+    number = r"(\d\.\d{3})"
 
     def shown(*argv: object) -> str:
         return kamon("train", *argv, "--num-steps=5", "--overwrite", "-o", tmp_path / "m").err
 
     names, few = written(tmp_path / "x.txt"), written(tmp_path / "few.txt", 50)
     whole = re.search(
-        rf"^validation loss {number} nats per token \(GPT {number}, \d-gram {number}\)$",
+        rf"^Validation loss  {number} nats per token \(GPT {number}, \d-gram {number}\)$",
         shown(names),
         re.MULTILINE,
     )
@@ -97,15 +97,17 @@ def test_losses_of_the_parts(tmp_path: Path, kamon: Kamon) -> None:
     record = model_dir.load(tmp_path / "m").training.held_out
     assert record
     assert [loss, gpt, ngram] == pytest.approx(
-        [record.loss, record.gpt_loss, record.ngram_loss], abs=0.005
+        [record.loss, record.gpt_loss, record.ngram_loss], abs=0.0005
     )
     assert re.search(
-        rf"^validation loss {number} nats per token$", shown(names, "--no-blend"), re.MULTILINE
+        rf"^Validation loss  {number} nats per token \(uniform {number}\)$",
+        shown(names, "--no-blend"),
+        re.MULTILINE,
     )
-    parts = rf"5-fold cross-validation; GPT {number}, \d-gram {number}"
-    folds = rf"^loss {number} on entries left out in turn \({parts}\)$"
+    parts = rf"GPT {number}, \d-gram {number}"
+    folds = rf"^Validation loss  {number} nats per token \({parts}\), 5-fold$"
     assert re.search(folds, shown(few), re.MULTILINE)
-    assert "left out in turn" not in shown(few, "--no-blend")
+    assert "5-fold" not in shown(few, "--no-blend")
 
 
 def test_a_packed_corpus_has_no_copies_to_find(tmp_path: Path, kamon: Kamon) -> None:
@@ -121,17 +123,17 @@ def test_a_packed_corpus_has_no_copies_to_find(tmp_path: Path, kamon: Kamon) -> 
     new = list(dict.fromkeys(text for text in every if text))
     assert len(new) < len(every)
     assert found.out.splitlines()[: len(new)] == new
-    assert re.search(r"^left out [\d,]+ duplicates; --copies includes them$", found.err, re.M)
+    assert re.search(r"^Left out [\d,]+ duplicates \(--copies includes them\)$", found.err, re.M)
 
 
 def test_a_text_has_no_copies(tmp_path: Path, kamon: Kamon) -> None:
     (tmp_path / "x.txt").write_text("one two three four five six seven " * 60)
     argv = ["train", tmp_path / "x.txt", "-o", tmp_path / "m", "--mode=text", *TINY_FLAGS]
     trained = kamon(*argv)
-    assert (trained.code, "left out" in trained.err) == (0, False), trained.err
+    assert (trained.code, "Left out" in trained.err) == (0, False), trained.err
     done = kamon("sample", tmp_path / "m", "--copies")
     assert (done.code, done.out) == (2, "")
-    assert "--copies, --details and --nearest compare documents" in done.err
+    assert "--copies, --details and --nearest are for models of lists" in done.err
 
 
 @needs_native
@@ -141,13 +143,12 @@ def test_if_everything_is_a_copy(tmp_path: Path, kamon: Kamon) -> None:
     flags = ["--size=tiny", "--num-steps=300", "--learning-rate=0.03"]
     done = kamon("train", tmp_path / "x.txt", "-o", tmp_path / "m", *flags)
     assert (done.code, done.out) == (0, "")
-    hint = "all other candidates were left out; a higher --temperature makes more new ones"
-    assert f"0 of 20 found: {hint}" in done.err
+    found = "warning: found 0 of 20 samples: all other candidates were left out\n"
+    found += "hint: try a higher --temperature\n"
+    assert found in done.err
     sampled = kamon("sample", tmp_path / "m", "--temperature=0")
     assert (sampled.code, sampled.out) == (1, "")
-    assert sampled.err == (
-        f"left out 1 entry of the list; --copies includes them\n0 of 20 found: {hint}\n"
-    )
+    assert sampled.err == f"Left out 1 entry of the list (--copies includes them)\n{found}"
     copies = kamon("sample", tmp_path / "m", "--copies")
     assert set(copies.out.split()) <= {"ab", "cd"}
     assert len(copies.out.split()) == 20
@@ -163,3 +164,22 @@ def test_progress_shows_a_sample_if_that_is_fast(engine: str) -> None:
     )
     shown = model.sample(1, seed=3)[0] if engine == "native" else ""
     assert preview(setups[0], 3) == shown
+
+
+def test_quiet_and_verbose(tmp_path: Path, kamon: Kamon) -> None:
+    """--quiet leaves warnings and results; --verbose adds the settings."""
+    names = written(tmp_path / "x.txt")
+    argv = ["train", names, "--num-steps=2", "--from=scratch", "--block-size=4", "--overwrite"]
+    argv += ["-o", tmp_path / "m"]
+    usual, quiet = kamon(*argv), kamon(*argv, "-q")
+    assert quiet.out == usual.out
+    lines = quiet.err.splitlines()
+    assert [line.split()[0] for line in lines] == ["warning:", "hint:"]
+    assert set(lines) < set(usual.err.splitlines())
+    assert "Settings" not in usual.err
+    assert "Settings    --size tiny" in kamon(*argv, "--verbose").err
+    both = kamon(*argv, "-q", "-v")
+    assert (both.code, both.err.splitlines()[0]) == (
+        2,
+        "error: --quiet and --verbose exclude each other",
+    )

@@ -317,7 +317,7 @@ def test_two_processes_make_one_model_and_one_speaks(
     running[1].send_signal(signal.SIGINT)
     ends = ended(running)
     assert [end.code for end in ends] == [130, 130]
-    assert "goes on from here" in ends[0].err
+    assert "resume with `kamon train" in ends[0].err
     assert (ends[1].out, ends[1].err) == ("", "")
     done = len(load(where).metrics)
     assert done >= 50
@@ -390,12 +390,12 @@ def test_torchrun_starts_again_what_was_killed(names: Path, tmp_path: Path) -> N
     os.kill(workers(process)[-1], signal.SIGKILL)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
-    assert "going on from generation-" in out
+    assert "from checkpoint generation-" in out
     assert numbers(killed) == numbers(whole)
 
     process = start(stopped, 10**6)
     wait_for(stopped, process)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
-    assert "goes on from here" in out
+    assert "resume with `kamon train" in out
     assert load(stopped).state is not None

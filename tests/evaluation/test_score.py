@@ -258,7 +258,7 @@ def test_the_verb(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch)
     rows = [line.split("\t") for line in done.out.splitlines()]
     assert [row[-1] for row in rows] == ["anna", "noé", "hannahanna"]
     size = MODEL.config.block_size
-    assert f"1 line longer than the {size - 1} characters that the model can write" in done.err
+    assert f"1 line longer than {size - 1} characters: scored in overlapping windows" in done.err
     found = [
         json.loads(line)
         for line in kamon("score", tmp_path / "m", texts, "--json").out.splitlines()
@@ -291,17 +291,17 @@ def test_what_is_unknown_to_the_verb(tmp_path: Path, kamon: Kamon) -> None:
     texts = tmp_path / "texts"
     texts.write_text("anna\n\nxenia\nÄNNA\n")
     done = kamon("score", tmp_path / "m", texts)
-    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert (done.code, done.err.count("\n")) == (1, 2)
     assert "line 3: character 'x' (U+0078), number 1 in 'xenia'" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=skip")
     assert (done.code, len(done.out.splitlines())) == (0, 1)
-    assert "2 lines with characters unknown to the model left out" in done.err
+    assert "Left out 2 lines with unknown characters\n" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=replace")
     rows = [line.split("\t") for line in done.out.splitlines()]
     assert [row[-1] for row in rows] == ["anna", "ÄNNA"]
     assert rows[0][:-1] == rows[1][:-1]
-    assert "1 line with characters unknown to the model, not even by their likes," in done.err
-    assert "1 line scored with the likes" in done.err
+    assert "Left out 1 line with unknown characters that have no close known" in done.err
+    assert "1 line scored with the closest known characters" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=replace", "--json")
     shown = json.loads(done.out.splitlines()[1])
     assert (shown["text"], shown["scored"]) == ("ÄNNA", "anna")
@@ -322,8 +322,8 @@ def test_the_oddest_first(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.Monk
         rows = [line.split("\t") for line in done.out.splitlines()]
         assert [row[-1] for row in rows] == ["Янд", "日本", "naX", last]
         assert [row[:-1] for row in rows[:3]] == [["inf", "-inf", "0.0", c] for c in "Я日X"]
-        assert "3 lines with characters unknown to the model: probability 0" in done.err
-        assert "percentiles compare with 7 entries of the list" in done.err
+        assert "3 lines with unknown characters: probability 0" in done.err
+        assert "percentiles are among 7 entries of the list" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=zero", "--top=2", "--json")
     first = json.loads(done.out.splitlines()[0], parse_constant=pytest.fail)
     assert (first["logprob"], first["bits_per_char"], first["percentile"]) == (None, None, 0)
@@ -360,8 +360,8 @@ def test_lines_without_end(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.Mon
     texts.write_text("nora\n" + "a" * 20 + "\n" + "a" * 21 + "\n" + "n" * 1000)
     done = kamon("score", tmp_path / "m", texts)
     assert [len(line.split("\t")[-1]) for line in done.out.splitlines()] == [4, 20, 20, 20]
-    assert "2 lines of more than 20 characters" in done.err
-    assert "3 lines longer than the" in done.err
+    assert "2 lines longer than 20 characters: the rest" in done.err
+    assert "3 lines longer than " in done.err
 
 
 def test_bad_input(tmp_path: Path, kamon: Kamon) -> None:

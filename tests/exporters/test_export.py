@@ -589,10 +589,8 @@ def test_the_verb(folder: Path, kamon: Kamon) -> None:
     done = kamon("export", "m", "-o", "new/words.py")
     content = Path("new/words.py").read_bytes()
     assert (done.code, done.err) == (0, "")
-    assert (
-        done.out
-        == f"new/words.py: {len(made.params):,} parameters as python, {len(content):,} bytes\n"
-    )
+    size = f"{len(content) / 1000:.3g} kB"
+    assert done.out == f"Wrote new/words.py ({size}, {len(made.params):,} parameters)\n"
     assert content == export.export(made, "python")
     refused = kamon("export", "m", "-o", "new/words.py", "--format=json")
     assert (refused.code, refused.out) == (1, "")
@@ -623,7 +621,7 @@ def test_rounding_is_said(models: dict[str, Model], folder: Path, kamon: Kamon) 
     done = kamon("export", "d", "-o", "d.ONNX")
     assert (done.code, done.err) == (
         0,
-        "the parameters are float64: ONNX has them rounded to float32\n",
+        "warning: the float64 parameters are rounded to float32 in ONNX\n",
     )
     assert (folder / "d.ONNX").stat().st_size > 4 * len(model_dir.load("d").params)
 
@@ -632,7 +630,7 @@ def test_the_verb_of_a_blend(models: dict[str, Model], folder: Path, kamon: Kamo
     models["blended"].save("b")
     done = kamon("export", "b", "-o", "b.py")
     assert (done.code, done.err) == (0, "")
-    assert " parameters and a 6-gram as python, " in done.out
+    assert " parameters and a 6-gram)\n" in done.out
     assert (folder / "b.py").read_bytes() == export.export(model_dir.load("b"), "python")
     done = kamon("export", "b", "-o", "gpt.py", "--no-blend")
     assert "-gram" not in done.out
@@ -647,7 +645,7 @@ def test_the_verb_of_a_blend(models: dict[str, Model], folder: Path, kamon: Kamo
 def test_what_onnx_leaves_out(models: dict[str, Model], folder: Path, kamon: Kamon) -> None:
     models["blended"].save("b")
     done = kamon("export", "b", "-o", "b.onnx")
-    assert (done.code, done.err) == (0, "the ONNX file has only the GPT\n")
+    assert (done.code, done.err) == (0, "warning: the ONNX file has only the GPT\n")
     assert "-gram" not in done.out
     assert (folder / "b.onnx").read_bytes() == export.export(models["single"], "onnx")
     done = kamon("export", "b", "-o", "c.onnx", "--no-blend")
@@ -659,6 +657,6 @@ def test_what_onnx_leaves_out(models: dict[str, Model], folder: Path, kamon: Kam
         replace(models["blended"], training=training).save("b", overwrite=True)
         done = kamon("export", "b", "-o", "b.onnx", "--overwrite")
         assert done.err == (
-            "the ONNX file has only the GPT, whose validation loss is 2.5000 nats per token, "
-            "not 2.2500 with the 6-gram\n"
+            "warning: the ONNX file has only the GPT: validation loss 2.500 nats per token "
+            "(2.250 with the 6-gram)\n"
         )

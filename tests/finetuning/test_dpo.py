@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def test_no_text_is_learned_and_tested_on(
         assert sides[False].isdisjoint(sides[True])
         num_left_out = kept.training["tuning"]["data"]["num_left_out"]
         assert num_left_out == (6 * 54 if answers is everyone else 0)
-        assert (f"{num_left_out} pairs left out, with one text" in done.err) == bool(num_left_out)
+        assert (f"({num_left_out} left out, across training" in done.err) == bool(num_left_out)
 
 
 def test_answers_that_are_too_long(base: Path) -> None:
@@ -264,12 +265,18 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     found = done.json["tuning"]
     assert found["judged"] == 1
     assert found["pairs"]["on_validation_set"]
-    assert f"win rate over the base by the rule: {found['win_rate']:.1%} (" in done.err
     assert found["fulfilled"] > found["base_fulfilled"] > 0
-    shares = f"{found['fulfilled']:.1%} of samples (base {found['base_fulfilled']:.1%})"
-    assert f"the rule is fulfilled by {shares}" in done.err
-    assert "that are held out test it" in done.err
-    assert len([line for line in done.err.splitlines() if line.startswith("step ")]) > 10
+    assert re.search(r"^Validation +[\d,]+ examples$", done.err, re.M)
+    assert "step " not in done.err
+    flags = ("--num-steps=30", "--num-pairs=60", "--overwrite", "--verbose")
+    told = kamon("dpo", base, "--prefer", "len<=3", "-o", out, *flags)
+    rows = {line[:16].rstrip(): line[16:].split() for line in told.out.splitlines()}
+    assert rows["win rate"][:3] == ["50%", f"{found['win_rate']:.1%}", rows["win rate"][2]]
+    assert rows["satisfy the rule"] == [
+        f"{found['base_fulfilled']:.1%}",
+        f"{found['fulfilled']:.1%}",
+    ]
+    assert len([line for line in told.err.splitlines() if line.startswith("step ")]) > 10
     shown = kamon("inspect", out)
     assert "tuned by dpo on samples, by the rule len<=3" in shown.out
     again = kamon("dpo", "--resume", out)
@@ -289,7 +296,7 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
         *("--learning-rate=0.05", "--num-steps=200", "--num-pairs=400", "--seed=3"),
     )
     assert hacked.code == 0, hacked.err
-    assert "reward hacking: samples repeat themselves" in hacked.err
+    assert "warning: possible reward hacking: samples repeat themselves" in hacked.err
     assert len(model_dir.load(out).metrics) > 10
 
 

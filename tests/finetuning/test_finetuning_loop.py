@@ -237,8 +237,10 @@ def test_help_says_what_is_picked(verb: str) -> None:
     in_words = {"sft": {"num_steps", "learning_rate"}}.get(verb, set())
     for name in accepted & picked.keys() - in_words:
         value = picked[name]
-        assert shown[name].endswith(f" ({value if isinstance(value, str) else f'{value:g}'})"), name
-    assert shown["beta1"].endswith(" (the base's)")
+        assert shown[name].endswith(
+            f" [default: {value if isinstance(value, str) else f'{value:g}'}]"
+        ), name
+    assert shown["beta1"].endswith(" [default: the base's]")
 
 
 def test_help_says_the_defaults_of_each_verb() -> None:
@@ -289,7 +291,7 @@ def test_verbs_are_alike(
         writer.save(replace(writer.stored, training=training, config=config))
     again = kamon(verb, "--resume", verb, "--device=cpu", "--threads=1", "--json")
     assert again.code == 0, again.err
-    assert "going on from generation-" in again.err
+    assert "from checkpoint generation-" in again.err
     assert (again.json["directory"], again.json["num_steps_done"]) == (verb, 5)
     Path("c.toml").write_text("n_embd = 8\n")
     refused = kamon(verb, "base", *data, "--config=c.toml", "-o=n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -310,11 +311,11 @@ def test_by_a_reward_model(base: Model, tmp_path: Path, kamon: Callable[..., Res
     pairs = [Preference("a" + x, "b" + y) for x in ("", "a", "b") for y in ("", "a", "b")] * 3
     settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 0.02}
     reward_model.reward_model(base, pairs, **settings, output=tmp_path / "r")
-    out, flags = tmp_path / "m", ["--num-steps=12", "--batch-size=32", "--target-kl=0.3"]
+    out, flags = tmp_path / "m", ["--num-steps=12", "--batch-size=32", "--target-kl=0.3", "-v"]
     done = kamon("ppo", tmp_path / "base", "--reward", tmp_path / "r", "-o", out, *flags)
     assert done.code == 0, done.err
-    assert "step   12: reward" in done.err
-    assert "win rate over the base" in done.out
+    assert "step    12  reward" in done.err
+    assert re.search(r"^win rate +50% +[\d.]+%  [\d.]+% to [\d.]+%, by reward", done.out, re.M)
     found = kamon("inspect", out, "--json").json["training"]["tuning"]
     assert found["measured"]["reward"] > found["measured"]["base_reward"]
     again = tmp_path / "n"

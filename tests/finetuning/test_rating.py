@@ -63,7 +63,7 @@ def test_answers_from_a_pipe(
     assert done.code == 0, done.err
     answers = preferences.read("rated.jsonl")
     assert [a.liked for a in answers if isinstance(a, Rating)] == [True, False, False, True, True]
-    assert done.err.count("that is none of y, n, s, u, q") == 2
+    assert done.err.count("press one of y, n, s, u, q") == 2
     assert "taken back: " in done.err
     assert done.err.count("aligned with 4 answers in") == 1
     assert done.json["answers"] == 5
@@ -96,7 +96,7 @@ def test_pairs_from_a_pipe(base: Path, tmp_path: Path, kamon: Kamon, lines: Line
     assert isinstance(second, Preference)
     assert f"A {first.chosen}   B {first.rejected}" in done.err
     assert f"A {second.rejected}   B {second.chosen}" in done.err
-    assert "that is none of a, b, s, u, q" in done.err
+    assert "press one of a, b, s, u, q" in done.err
 
 
 def test_the_model_depends_on_the_answers_alone(base: Path) -> None:
@@ -144,7 +144,7 @@ def test_answers_to_a_prompt(base: Path, tmp_path: Path, kamon: Kamon, lines: Li
     assert {answer.prompt for answer in first} == {"A"}
     assert done.err.count("aligned with 4 answers in") == 1
     assert done.json["liked"] > 1 > done.json["disliked"]
-    assert f"`kamon rate {out} --prompt A` goes on from here" in done.err
+    assert f"hint: continue with `kamon rate {out} --prompt A`" in done.err
     opened = rating.opened(out)
     assert opened.answers == first
     tuned = kamon_load(out)
@@ -192,7 +192,7 @@ def test_nothing_to_learn_from(base: Path, tmp_path: Path, kamon: Kamon, lines: 
     done = kamon("rate", base, "-o", tmp_path / "m")
     assert (done.code, done.out) == (0, "")
     assert "there is no answer to take back" in done.err
-    assert "no model is written: it takes one that you like and one that you do not" in done.err
+    assert "no model written: Kamon needs one name that you like and one that you" in done.err
     assert sorted(os.listdir(tmp_path)) == ["m.jsonl"]
     assert len(preferences.read(tmp_path / "m.jsonl")) == 1
 
@@ -235,7 +235,7 @@ def test_keys_on_a_terminal(last: bytes, code: int, base: Path, tmp_path: Path) 
     assert found == code, shown
     answers = preferences.read(tmp_path / "m.jsonl")
     assert [a.liked for a in answers if isinstance(a, Rating)] == [True, False, True]
-    assert b"3 answers: what you like is " in shown
+    assert b"Names you like are now " in shown
     assert model_dir.load(tmp_path / "m").training["tuning"]["kind"] == "rate"
 
 

@@ -164,7 +164,7 @@ def test_the_verb(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> 
     flags = ["--num-steps=40", "--batch-size=8", "--learning-rate=0.02"]
     done = kamon("reward", tmp_path / "base", data, "-o", tmp_path / "r", *flags)
     assert done.code == 0
-    assert "pairs held out: " in done.out
+    assert "validation pairs: accuracy " in done.out
     assert "expected calibration error 0." in done.out
     done = kamon("reward", tmp_path / "base", data, "-o", tmp_path / "r2", *flags, "--json")
     known = done.json["tuning"]["calibration"]

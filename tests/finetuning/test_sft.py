@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -379,15 +380,15 @@ def test_the_command(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     flags = ["--num-steps=4", "--batch-size=4", "--seed=7"]
     done = kamon("sft", tiny, tmp_path / "x.jsonl", "-o", out, *flags)
     assert done.code == 0, done.err
-    assert "x.jsonl: 255 examples; " in done.err
-    assert "tuned 4 steps in " in done.err
-    assert f"saved to {out}" in done.err
-    assert "without a prompt " in done.err
+    assert "x.jsonl: 255 examples\nValidation " in done.err
+    assert re.search(r"^Fine-tuned in [\d.]+ s \(4 steps\)$", done.err, re.M)
+    assert f"Saved to {out}/" in done.err
+    assert "validation loss on the base's list " in done.err
     answers = [line.split()[0] for line in done.out.splitlines()]
     assert set("".join(answers)) <= set("KLMNO")
     shown = kamon("sample", out, "--prompt", "K", "-n", 3, "--details", "--temperature=1")
     assert (shown.code, len(shown.out.splitlines())) == (0, 3)
-    assert "tuned by sft on " in kamon("inspect", out).out
+    assert "fine-tuned with sft on " in kamon("inspect", out).out
     assert kamon("sample", out, "-n", 3, "--copies", "--json").json["samples"][2]["number"] == 2
     assert kamon("eval", out, "-n", 10).code == 0
     found = kamon("sft", tiny, tmp_path / "x.jsonl", "-o", tmp_path / "2", *flags, "--json").json
@@ -413,10 +414,10 @@ def test_standard_input(
 def test_interrupted(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     sft(tiny, DATA, num_steps=5, output=tmp_path / "m", should_stop=stop_after(2))
     shown = kamon("inspect", tmp_path / "m").out
-    assert f"step 3 of 5: `kamon sft --resume {tmp_path / 'm'}` goes on from there" in shown
+    assert f"stopped after step 3 of 5: resume with `kamon sft --resume {tmp_path / 'm'}`" in shown
     done = kamon("sft", "--resume", tmp_path / "m", "--json")
     assert done.code == 0, done.err
-    assert "going on from generation-000001, step 3" in done.err
+    assert "from checkpoint generation-000001, after step 3" in done.err
     assert done.json["num_steps_done"] == 5
 
 

@@ -270,7 +270,7 @@ def test_what_is_no_packed_corpus(tmp_path: Path) -> None:
 def test_inspect(packed: Path, copy: Path, kamon: Kamon) -> None:
     done = kamon("inspect", packed)
     assert done.code == 0
-    assert "all files as they were written" in done.out
+    assert "all checksums verified" in done.out
     assert f"{len(LEARNED):,}" in done.out
     found = kamon("inspect", packed, "--json").json
     assert found["totals"]["validation"]["num_docs"] == len(HELD_OUT)

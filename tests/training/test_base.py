@@ -293,9 +293,9 @@ def test_composed_and_decomposed_text_is_the_same_list() -> None:
 def test_the_command(tmp_path: Path, kamon: Kamon) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS))
-    done = kamon("train", names, "-o", tmp_path / "m", "--num-steps=2")
-    assert (done.code, "picked: --from base" in done.err) == (0, True)
+    done = kamon("train", names, "-o", tmp_path / "m", "--num-steps=2", "-v")
+    assert (done.code, "Settings    --from base" in done.err) == (0, True)
     one = kamon("train", names, "-o", tmp_path / "n", "--num-steps=2", "--from=base")
     assert one.out == done.out
     done = kamon("train", names, "-o", tmp_path / "o", "--num-steps=2", "--from=scratch")
-    assert (done.code, "n_layer 1" in done.err) == (0, True)
+    assert (done.code, "(1 layer," in done.err) == (0, True)

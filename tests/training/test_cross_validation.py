@@ -301,7 +301,7 @@ def test_the_command(tmp_path: Path, kamon: Kamon) -> None:
     names.write_text("\n".join(NAMES))
     done = kamon("train", names, "-o", tmp_path / "m")
     assert done.code == 0
-    assert "5-fold cross-validation; GPT" in done.err
+    assert "5-fold cross-validation" in done.err
     training = model_dir.load(tmp_path / "m").training
     assert training.cross_validation
-    assert f"loss {training.cross_validation.loss:.3g}" in done.err
+    assert f"loss  {training.cross_validation.loss:.3f}" in done.err

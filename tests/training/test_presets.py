@@ -359,10 +359,10 @@ def test_a_budget_is_kept_and_can_be_given_again_as_flags(tmp_path: Path, kamon:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS * 2))
     begin = time.perf_counter()
-    done = kamon("train", names, "-o", tmp_path / "m", "--budget", "300ms", "--threads=1")
+    done = kamon("train", names, "-o", tmp_path / "m", "--budget", "300ms", "--threads=1", "-v")
     assert time.perf_counter() - begin < 60
     assert done.code == 0
-    picked = re.search(r"^picked: (.*)$", done.err, re.MULTILINE)
+    picked = re.search(r"^Settings +(.*)$", done.err, re.MULTILINE)
     assert picked
     again = kamon("train", names, "-o", tmp_path / "again", "--threads=1", *picked[1].split())
     assert again.out == done.out

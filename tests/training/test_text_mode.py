@@ -230,7 +230,7 @@ def test_train_sample_resume(text: Path, kamon: Kamon, tmp_path: Path) -> None:
     model = tmp_path / "model"
     done = kamon("train", text, "-o", model, "--mode", "text", *FLAGS, "--json")
     assert done.code == 0, done.err
-    assert "1 document of" in done.err
+    assert "1 entry of" in done.err
     (sample,) = done.json["samples"]
     assert len(sample["text"]) <= 500
     two = kamon("sample", model, "-n", 2, "--length", 30, "--prefix", "the ", "--json").json
@@ -265,9 +265,9 @@ def test_long_documents_in_windows(tmp_path: Path, kamon: Kamon) -> None:
     path = tmp_path / "lines.txt"
     path.write_text(verses(60))
     cut = kamon("train", path, "-o", tmp_path / "cut", *FLAGS)
-    assert "--long-documents windows learns all" in cut.err
+    assert "--long-documents windows trains on all parts" in cut.err
     whole = kamon("train", path, "-o", tmp_path / "w", *FLAGS, "--long-documents=windows", "--json")
-    assert "left out" not in whole.err
+    assert "cut off" not in whole.err
     assert whole.json["num_cut"] == 0
 
 

@@ -13,52 +13,60 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
 
-VERBS = {
-    "clean": "make a list fit to learn: repair it, drop what should not be in it",
-    "pack": "make token shards of a corpus too long for memory",
-    "tokenizer": "learn how text becomes tokens, and see how it does",
-    "train": "learn a list, save the model, make new names",
-    "sft": "teach a saved model to answer prompts",
-    "dpo": "tune a saved model to prefer what you prefer, by pairs",
-    "rate": "rate what a saved model proposes; it learns what you like",
-    "sample": "make new names with a saved model",
-    "complete": "say what may come next, and how a text may end",
-    "fill": "fill the gaps in a text: ma__a, *ia",
-    "score": "say how odd each line of a text is to a saved model",
-    "eval": "measure a saved model: its guesses, beside n-grams, and its samples",
-    "compare": "say what tuning did to a model: samples, rewards, distance",
-    "ngram": "count n-grams: what a model must beat on your list",
-    "reward": "learn from pairs which text is preferred, and give texts rewards",
-    "ppo": "tune a saved model so that its samples earn more of a reward",
-    "plot": "draw a saved model: losses, embeddings, attention, lengths",
-    "export": "take a saved model along: as a Python file, JSON or ONNX",
-    "serve": "open the playground in the browser, and an HTTP API",
-    "inspect": "show what is in a saved model or a packed corpus",
-    "reproduce": "run the original microGPT, number for number",
-    "bench": "measure how fast Kamon works here",
+if TYPE_CHECKING:
+    from kamon.cli.parser import Parser
+
+GROUPS = {
+    "Make": {
+        "train": "Train a model on a list",
+        "sample": "Make new entries with a saved model",
+        "complete": "Complete the beginning of an entry",
+        "fill": "Fill the gaps in an entry, such as ma__a",
+        "serve": "Open the playground in the browser",
+    },
+    "Measure": {
+        "score": "Find the entries that fit a model's list least",
+        "eval": "Measure how good a model is, compared with n-grams",
+        "compare": "Compare fine-tuned models with their base",
+        "ngram": "Measure n-gram models of a list",
+        "plot": "Plot losses, embeddings, attention and lengths",
+        "inspect": "Show the settings and the contents of a saved model",
+    },
+    "Fine-tune": {
+        "rate": "Rate samples and teach a model what you like",
+        "sft": "Teach a model to follow prompts",
+        "dpo": "Teach a model your preferences from pairs of entries",
+        "reward": "Train a reward model on pairs of entries",
+        "ppo": "Fine-tune a model to get a larger reward",
+    },
+    "Share": {
+        "export": "Write a model as one Python, JSON or ONNX file",
+    },
+    "Data": {
+        "clean": "Clean a list before training",
+        "tokenizer": "Train, use and inspect tokenizers",
+        "pack": "Prepare a corpus that does not fit in memory",
+    },
+    "Project": {
+        "reproduce": "Run the original microGPT with the same numbers",
+        "bench": "Measure how fast Kamon is on this machine",
+    },
 }
+VERBS = {verb: text for group in GROUPS.values() for verb, text in group.items()}
 
 EXAMPLES = """\
-examples:
-  kamon train                            learn US first names; the model goes to ./model
-  kamon train brands.txt -o brands       learn your own list, one document a line
-  kamon train towns.csv --column name    … or a column of a table
-  kamon clean raw.txt -o brands.txt      one form, no repetitions; see its --help
-  kamon sample brands -n 50 --temperature 0.8
-  kamon sft model instructions -o tuned  then: kamon sample tuned --prompt "girl, m, 5"
-  kamon pack texts/ -o shards            a corpus longer than memory, to learn from
-  kamon complete brands ne               what comes next, and how it may end
-  kamon score brands new.txt --top 20    the lines that fit the list least
-  kamon eval brands                      how good it is, beside n-grams
-  kamon compare brands tuned             what tuning did to it
-  kamon plot brands --text kamon         its losses, embeddings, attention and lengths as pictures
-  kamon serve                            the same by mouse, live, in the browser
-  kamon export brands -o brands.py       the model as one Python file that needs nothing else
-  kamon ngram brands.txt                 what counting alone makes of that list
-  kamon reproduce --input names.txt      the original's losses and names
+kamon train names -o names
+kamon sample names -n 10
+kamon eval names
 """
+GLOBAL_OPTIONS = {
+    "-h, --help": "show this help and exit",
+    "-q, --quiet": "print only results, warnings and errors",
+    "-v, --verbose": "also print the exact settings",
+}
 
 
 def command() -> NoReturn:
@@ -120,13 +128,14 @@ def run(argv: list[str]) -> int:
     command = importlib.import_module(f"kamon.cli.{verb}")
     from kamon.cli.parser import Parser
 
-    parser = Parser(prog=f"kamon {verb}", description=command.__doc__)
-    command.add_arguments(parser)
+    parser = Parser(prog=f"kamon {verb}")
+    complete_parser(parser, verb, command)
     args = parser.parse(argv[1:])
-    from kamon.cli.output import say_error
+    from kamon.cli.output import say_error, set_verbosity
     from kamon.errors import ConfigError, KamonError
 
     try:
+        set_verbosity(quiet=args.quiet, verbose=args.verbose)
         code: int | None = command.run(args)
         return code or 0
     except KamonError as error:
@@ -134,20 +143,35 @@ def run(argv: list[str]) -> int:
         return 2 if isinstance(error, ConfigError) else 1
 
 
-def run_without_verb(argv: list[str]) -> int:
-    from kamon.cli.parser import Parser
+def complete_parser(parser: Parser, verb: str, command: ModuleType) -> None:
+    """Add a command's arguments, its description and its EXAMPLES, and the global options."""
+    from kamon.cli.parser import example_lines, options
 
-    verbs = "\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items())
+    _, _, more = (command.__doc__ or "").partition("\n\n")
+    parser.description = f"{VERBS[verb]}.\n\n{more}".rstrip()
+    parser.epilog = example_lines(getattr(command, "EXAMPLES", ""))
+    command.add_arguments(parser)
+    options(parser.add_argument_group("global options"), GLOBAL_OPTIONS)
+
+
+def run_without_verb(argv: list[str]) -> int:
+    from kamon.cli.parser import Parser, example_lines
+
+    lines = ["Train a tiny GPT on a list, and make new entries with it."]
+    for group, texts in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {verb:11} {text}" for verb, text in texts.items())]
     parser = Parser(
         prog="kamon",
-        usage="kamon VERB …",
-        description="The whole GPT, small enough to read, fast enough to use.",
-        epilog=f"verbs:\n{verbs}\n\n{EXAMPLES}\n`kamon VERB --help` tells the rest.",
+        usage="kamon COMMAND [OPTIONS]",
+        description="\n".join(lines),
+        epilog=f"{example_lines(EXAMPLES)}\n\n`kamon COMMAND --help` shows a command's options.",
     )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.add_argument("--json", action="store_true", help="print the version as JSON")
+    about = parser.add_argument_group("global options")
+    about.add_argument("-h", "--help", action="help", help=GLOBAL_OPTIONS["-h, --help"])
+    about.add_argument("--version", action="store_true", help="print the version and exit")
+    about.add_argument("--json", action="store_true", help="print the version as JSON")
     if argv and not argv[0].startswith("-"):
-        parser.error(f"there is no verb {argv[0]!r}{parser.nearest(argv[0], list(VERBS))}")
+        parser.fail(f'unknown command "{argv[0]}"', parser.nearest(argv[0], list(VERBS)))
     args = parser.parse(argv)
     if args.version or args.json:
         from kamon._version import __version__

@@ -1,9 +1,8 @@
-"""Clean a list: repair what is broken, bring all to one form, drop what should not be learned.
+"""Clean a list before training: repair it, and drop what should not be learned.
 
-Always: HTML tags and entities go (but see --keep-html), characters take Unicode's composed form
-(NFC), invisible ones go except where emoji or a script need them, white space becomes single
-spaces, blank documents and repetitions go. All else is by flag. The first of several alike stays.
-Cleaning what is clean changes nothing. The input is never written to.
+Kamon always removes HTML tags and entities, invisible characters, blank entries and duplicates. It
+normalises characters to NFC and white space to single spaces. Options do more. Of several similar
+entries the first one stays. The input file never changes.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kamon.cli.output import count, one_line, print_json, say, say_corpus
+from kamon.cli.output import count, done, labelled, one_line, print_json, say, say_corpus
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_input, add_json, add_reading, reading, values
 from kamon.errors import ConfigError, CorpusError
@@ -24,33 +23,36 @@ if TYPE_CHECKING:
 
 EXAMPLE_WIDTH = 40
 EXTRA = 'needs pip install "kamon[clean]"'
+EXAMPLES = """\
+kamon clean names --max-len 8 -o short.txt
+kamon clean names --lower --keep-regex '^[a-z]+$' -o names.txt
+kamon clean raw.txt
+"""
 
 OPTIONS = {
-    "-o, --output FILE": "where the clean documents go, one a line; by default stdout, with --json "
-    "as its docs",
+    "-o, --output FILE": "file for the clean entries, one per line [default: stdout]",
     "--overwrite": "replace FILE",
 }
 CHANGES = {
-    "--mojibake": f"repair text that was once read in a wrong encoding, such as cafÃ©; {EXTRA}",
-    "--keep-html": "leave tags and entities alone",
-    "--lower": "make all letters small",
-    "--transliterate": f"write all in ASCII, Жанна as Zhanna; {EXTRA}",
+    "--mojibake": f"repair text that was read in a wrong encoding, such as cafÃ© ({EXTRA})",
+    "--keep-html": "keep HTML tags and entities",
+    "--lower": "change all letters to lower case",
+    "--transliterate": f"write all text in ASCII, such as Zhanna for Жанна ({EXTRA})",
 }
 DROPS = {
-    "--min-len N": "what has fewer characters, as people see them: accents and signs belong to "
-    "letters",
-    "--max-len N": "what has more such characters",
-    "--keep-regex REGEX": "where this Python expression is nowhere found",
-    "--drop-regex REGEX": "where this Python expression is found",
-    "--script NAME": "what has a letter of another Unicode script than this, such as Latin; give "
-    f"it again to allow several; {EXTRA}",
-    "--drop-words FILE": "what has one of the words or phrases in FILE, one a line: whole words, "
+    "--min-len N": "drop entries shorter than N characters; a letter with its accents counts as "
+    "one [default: 1]",
+    "--max-len N": "drop entries longer than N characters",
+    "--keep-regex REGEX": "drop entries in which the regular expression REGEX is not found",
+    "--drop-regex REGEX": "drop entries in which the regular expression REGEX is found",
+    "--script NAME": "drop entries with letters outside the Unicode script NAME, such as Latin; "
+    f"repeat the option to allow several ({EXTRA})",
+    "--drop-words FILE": "drop entries with one of the words or phrases in FILE, one per line, "
     "in any case",
-    "--offensive": f"what has one of some 400 offensive English words, likewise; {EXTRA}",
-    "--keep-repetitions": "leave repetitions in; not with --near",
-    "--near PERCENT": "what is too similar to an earlier document that stays: where 100 (1 - edits "
-    "/ length of the longer), an edit being one character inserted, deleted or replaced, is PERCENT"
-    f" (75 to 100) or more; 80 allows one edit in five characters; {EXTRA}",
+    "--offensive": f"drop entries with one of about 400 offensive English words ({EXTRA})",
+    "--keep-repetitions": "keep duplicates; not with --near",
+    "--near PERCENT": "drop entries that are at least PERCENT (75 to 100) similar to an earlier "
+    f"one: at 80, one edit per five characters ({EXTRA})",
 }
 
 
@@ -59,8 +61,8 @@ def add_arguments(parser: Parser) -> None:
     options(parser, OPTIONS)
     add_reading(parser)
     add_json(parser)
-    options(parser.add_argument_group("what is changed"), CHANGES)
-    group = parser.add_argument_group("what is dropped", "looked at as the changes above left it")
+    options(parser.add_argument_group("changes"), CHANGES)
+    group = parser.add_argument_group("filters", "applied after the changes above")
     options(group, DROPS, min_len=1, script=[])
 
 
@@ -71,7 +73,9 @@ def run(args: Args) -> None:
     if args.output == "-":  # as the input's - is standard input
         args.output = None
     if args.input == args.drop_words == "-":
-        raise ConfigError("standard input is either INPUT or --drop-words: name a file for one")
+        raise ConfigError(
+            "standard input cannot be both INPUT and --drop-words", "name a file for one of them"
+        )
     words = args.drop_words
     dropped = () if words is None else tuple(corpus.read(words, format="text").docs)
     options = Options(
@@ -90,12 +94,14 @@ def run(args: Args) -> None:
     say_corpus(source, args.input)
     cleaned = clean(source.docs, options)
     for step in cleaned.report:
-        say_step(step)
-    say(f"{count(len(source.docs), 'document')} in, {len(cleaned.docs):,} left")
+        if step.count:
+            say_step(step)
     if not cleaned.docs:
-        raise CorpusError(f"nothing of {source.source} is left: all its documents were dropped")
+        raise CorpusError(f"nothing of {source.source} is left", "drop fewer entries")
+    say(done("Kept", f"{len(cleaned.docs):,} of {count(len(source.docs), 'entry')}"))
     if args.output is not None:
         write(args.output, cleaned.docs)
+        say(done("Wrote", one_line(args.output)))
     if args.json:
         steps = [
             {"step": step.name, step.action: step.count, "examples": step.examples}
@@ -110,12 +116,15 @@ def run(args: Args) -> None:
 
 
 def say_step(step: Step) -> None:
-    arrow = "->" if step.action == "changed" else "for"
-    if step.name == "repetitions":  # both texts are equal
-        shown = "; ".join(short(doc) for doc, _ in step.examples)
-    else:
-        shown = "; ".join(f"{short(doc)} {arrow} {short(other)}" for doc, other in step.examples)
-    say(f"  {step.name:13} {step.count:9,} {step.action}{': ' if shown else ''}{shown}")
+    arrow = "→" if step.action == "changed" else "for"
+    name = "duplicates" if step.name == "repetitions" else step.name
+    shown = ""
+    if step.examples:
+        doc, other = step.examples[0]
+        alone = step.name == "repetitions"  # both texts are equal
+        shown = short(doc) if alone else f"{short(doc)} {arrow} {short(other)}"
+        shown = f", such as {shown}"
+    say(labelled(name, f"{step.action} {count(step.count, 'entry')}{shown}"))
 
 
 def short(text: str) -> str:

@@ -1,12 +1,17 @@
-"""Compare fine-tuned models with the BASE that they started from.
+"""Compare fine-tuned models with their base.
 
-First come samples, side by side. Samples in the same line use the same random draws, and * marks
-those in the base's list. Then come measurements of N samples of each model: the KL to the base, in
-nats per document; the win rate over the base with its 95% interval (ties count as half); the shares
-of unique and novel samples; the mean length; the rewards, if a reward model or a rule judges. The
-loss, in nats per token, is that of the base's validation set.
+First come samples side by side. Samples in one line use the same random numbers, and * marks
+entries of the base's list. Then come measurements of N samples of each model:
 
-The frontier shows the win rate, or the mean reward, that each model reaches at its KL; -o draws it.
+  KL          distance to the base, in nats per sample
+  win rate    over the base, with its 95% interval; ties count half
+  unique      share of samples without duplicates
+  novel       share of samples that are not in the list
+  length      mean number of characters
+  loss        on the base's validation set, in nats per token
+
+With a judge, there are also the rewards and the frontier: the win rate or the mean reward of each
+model by its KL.
 """
 
 from __future__ import annotations
@@ -16,7 +21,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import columns, marked_json, one_line, padded, print_json, say
+from kamon.cli.output import (
+    columns,
+    count,
+    done,
+    marked_json,
+    one_line,
+    padded,
+    print_json,
+    say,
+    warn,
+)
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.plot import FORMATS, check_free, write
 from kamon.cli.settings import add_engine, add_json, chosen_engine, values
@@ -29,22 +44,26 @@ WIDTH = 80
 MAX_WIDTH, MIN_WIDTH = 20, 12  # of a column of samples, or of names
 
 OPTIONS = {
-    "BASE": "the model that was fine-tuned",
-    "TUNED...": "fine-tuned models of it",
+    "BASE": "directory of the base",
+    "TUNED...": "directories of fine-tuned models",
     "-n N": "samples of each model [default: 1000]",
     "--show N": "samples to print [default: 10]",
     "--seed S": "seed of the samples [default: the base's]",
-    "--prompt TEXT": "compare answers to TEXT; for models that know prompts (see `kamon sft`)",
+    "--prompt TEXT": "compare completions of TEXT; for models of `kamon sft`",
 }
 JUDGES = {
     "--reward DIR": "judge samples by this reward model",
     "--prefer RULE": "judge samples by this rule, as in `kamon dpo`",
 }
 PICTURE = {
-    "-o, --output FILE": "draw the frontier as .png or .svg: mean reward, or win rate by a rule, "
-    "against KL",
+    "-o, --output FILE": "plot the frontier as .png or .svg; needs a judge",
     "--overwrite": "replace FILE if it exists",
 }
+EXAMPLES = """\
+kamon compare names short                          # two models
+kamon compare names short --prefer "len <= 5"      # with a rule as the judge
+kamon compare names common --reward judge -o frontier.svg
+"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -72,7 +91,7 @@ def run(args: Args) -> None:
     comparison = compare(base, named, judge=judge, name=names[0], **how)
     for model in comparison.all:
         for note in model.notes:
-            say(note)
+            warn(note)
     by_wins = args.prefer is not None
     if judge:
         frontier_points(comparison, by_wins)  # raises ConfigError if a model cannot be judged
@@ -80,7 +99,7 @@ def run(args: Args) -> None:
         output = Path(args.output)
         figure = plotting.draw_frontier(comparison, by_wins=by_wins)
         write({output: plotting.render(figure, output.suffix.removeprefix(".").lower())})
-        say(f"the frontier is drawn in {one_line(args.output)}")
+        say(done("Wrote", one_line(args.output)))
     if args.json:
         print_json(as_json(comparison, args, paths))
         return
@@ -102,10 +121,10 @@ def check(args: Args, paths: list[str]) -> None:
             raise ConfigError(f"{path} is given more than once")
     if args.output is None:
         if args.overwrite:
-            raise ConfigError("--overwrite is for the picture of -o, and there is none")
+            raise ConfigError("--overwrite needs -o FILE")
         return
     if args.reward is None and args.prefer is None:
-        raise ConfigError("a frontier needs a judge: give --reward DIR or --prefer RULE with -o")
+        raise ConfigError("-o needs a judge", "add --reward DIR or --prefer RULE")
     output = Path(args.output)
     if output.suffix.removeprefix(".").lower() not in FORMATS:
         raise ConfigError(f"{args.output!r} must end in .{' or .'.join(FORMATS)}")
@@ -201,14 +220,14 @@ def print_figures(comparison: Comparison) -> None:
         base = model is comparison.base
         kl = "0" if base else f"{model.kl:.3f} ± {model.kl_error:.3f}"
         won = f"{wins_of(model, base):>25}" if judged else ""
-        loss = "-" if model.loss is None else f"{model.loss:.4f}"
+        loss = "-" if model.loss is None else f"{model.loss:.3f}"
         samples = f"{model.unique:7.1%} {model.novel:7.1%} {model.mean_length:6.2f}"
         print(f"{name_cell(model.name, width)} {kl:>15}{won} {samples} {loss:>7}")
-    part = "held out from" if comparison.held_out else "of"
-    if comparison.prompt is not None:
-        print(f"samples are answers to {comparison.prompt!r:.50}")
-    documents = f"{comparison.base.num_docs:,} documents {part} the list"
-    print(f"{comparison.n:,} samples of each, seed {comparison.seed}; loss on {documents}")
+    part = "validation set" if comparison.held_out else "whole list"
+    prompt = "" if comparison.prompt is None else f" for {comparison.prompt!r:.40}"
+    print(f"\n{count(comparison.n, 'sample')} per model{prompt}, seed {comparison.seed}")
+    entries = count(comparison.base.num_docs, "entry")
+    print(f"KL in nats per sample, loss in nats per token on the {part} ({entries})")
 
 
 def wins_of(model: ModelMetrics, base: bool) -> str:
@@ -223,7 +242,7 @@ def print_rewards(comparison: Comparison) -> None:
 
     width = name_width(comparison)
     heads = "".join(f"{f'{share:.0%}':>8}" for share in QUANTILES)
-    print(f"\n{'rewards':{width}} {'mean':>8}{'deviation':>11}{heads}")
+    print(f"\n{'rewards':{width}} {'mean':>8}{'std':>11}{heads}")
     for model in comparison.all:
         spread = model.rewards
         assert spread
@@ -238,8 +257,8 @@ def print_frontier(comparison: Comparison, *, by_wins: bool) -> None:
     width = name_width(comparison)
     reached = [height for height, _, _ in frontier_points(comparison, by_wins)]
     points = [(model.kl, height) for model, height in zip(comparison.all, reached, strict=True)]
-    what = "win rate   fulfil it" if by_wins else "mean reward"
-    print(f"\n{'frontier':{width}} {'KL':>8} {what:>12}   *: none is as good at less KL")
+    what = "win rate   satisfied" if by_wins else "mean reward"
+    print(f"\n{'frontier':{width}} {'KL':>8} {what:>12}   *: Pareto-optimal")
     rows = zip(points, pareto_front(points), comparison.all, strict=True)
     for (kl, height), best, model in sorted(rows, key=lambda row: row[0][0]):
         assert model.rewards

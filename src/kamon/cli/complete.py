@@ -1,15 +1,15 @@
-"""Complete the beginning of a text with a saved model: what comes next, and how it may end.
+"""Complete the beginning of an entry.
 
-The table shows how probable each next character is; (end) is the end of the document. Below are the
-most probable documents that begin with PREFIX: log probability in nats, then the share of each in
-the probability of all that begin so.
+The first table has the probability of each next character, and (end) is the end of the entry. The
+second table has the most probable entries that begin with PREFIX: log probability in nats, and
+share of the probability of all entries that begin with PREFIX.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import print_json, say
+from kamon.cli.output import print_json, say_hint
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import chosen_engine
 from kamon.cli.suggest import add_search, exchange, found_json, found_lines, next_lines, say_found
@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from kamon.completion import NextToken
 
 OPTIONS = {
-    "DIR": "the directory that `kamon train -o` wrote",
-    "[PREFIX]": "the beginning; by default empty",
-    "--next N": "how many next characters to show; the others are summed (10)",
-    "--temperature T": "of the next characters: 0 leaves the likeliest, 1 shows the model's odds "
-    "(1)",
+    "DIR": "directory of the model",
+    "[PREFIX]": "beginning of the entry [default: empty]",
+    "--next N": "number of next characters to print; the others are summed [default: 10]",
+    "--temperature T": "temperature of the next characters: 0 is greedy, 1 is the model's own "
+    "distribution [default: 1]",
     "--interactive": "complete while you type: Tab accepts, Enter prints the line, Esc leaves",
 }
+EXAMPLES = """\
+kamon complete names ma          # how names with ma go on
+kamon complete names ma -n 3     # only 3 completions
+kamon complete names --interactive
+"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -40,7 +45,7 @@ def run(args: Args) -> int:
         from kamon.cli.interactive import check_terminal, complete_lines
 
         if args.json:
-            raise ConfigError("--json is for programs and --interactive for people: give one")
+            raise ConfigError("--json and --interactive exclude each other", "choose one")
         check_terminal()
 
     from kamon.completion import complete, next_tokens
@@ -73,7 +78,7 @@ def show_next(tokens: list[NextToken], prefix: str, args: Args) -> int:
         print_json(next_json(tokens, prefix, args))
     else:
         print("\n".join(["next", *next_lines(tokens, args.next)]))
-        say(f"a text has no end to complete it to: `kamon sample {args.dir} --prefix` goes on")
+        say_hint(f"continue the text with `kamon sample {args.dir} --prefix`")
     return 0
 
 

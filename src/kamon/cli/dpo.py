@@ -1,4 +1,7 @@
-"""Fine-tune a saved model to prefer what you prefer, by pairs and without a reward model (DPO)."""
+"""Teach a model your preferences from pairs of entries.
+
+DPO learns from pairs of a better and a worse text, without a reward model.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, say, say_built_in
+from kamon.cli.output import count, say, say_built_in, warn
 from kamon.cli.parser import Args, Parser, option, options
 from kamon.errors import ConfigError
 
@@ -16,17 +19,22 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 10
 OWN: tuning.Numbers = {
-    "num_pairs": (int, "pairs to make, for common and --prefer"),
-    "beta": (float, "strength of the KL penalty towards the base"),
-    "label_smoothing": (float, "share of pairs that are assumed to be the wrong way round"),
-    "max_kl": (float, "end the run at this KL to the base, in nats per document"),
+    "num_pairs": (int, "number of pairs to make, for common and --prefer"),
+    "beta": (float, "strength of the KL penalty that keeps the model close to the base"),
+    "label_smoothing": (float, "estimated share of mislabelled pairs (cDPO)"),
+    "max_kl": (float, "stop at this KL to the base, in nats per sample"),
 }
+EXAMPLES = """\
+kamon dpo names --prefer "len <= 5" -o short   # prefer short names
+kamon dpo names common -o common               # prefer common first names
+kamon dpo --resume short                       # resume after an interruption
+"""
 
 OPTIONS = {
     "[DATA]": tuning.PAIRS,
-    "--prefer RULE": "instead of DATA: prefer samples that fulfil RULE, such as 'len<=5 and not "
-    'endswith "a"\'; with len, vowels, startswith, endswith, contains, matches /regex/, and, or, '
-    "not, ( )",
+    "--prefer RULE": "instead of DATA: prefer samples that satisfy RULE, such as 'len<=5 and not "
+    'endswith "a"\'; RULE can use len, vowels, startswith, endswith, contains, matches /regex/, '
+    "and, or, not, ( )",
 }
 
 
@@ -35,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
 
     tuning.add_model(parser)
     options(parser, OPTIONS)
-    help = f"objective [default: {dpo.DPOConfig.loss}]"
+    help = f"loss function [default: {dpo.DPOConfig.loss}]"
     option(parser, "--loss", help, choices=dpo.LOSSES)
     settings = dpo.PICKED | {"num_steps": f"{dpo.EPOCHS} passes, at least {dpo.MIN_STEPS}"}
     defaults = vars(dpo.DPOConfig()) | {"num_pairs": dpo.NUM_PAIRS}
@@ -60,64 +68,74 @@ def run(args: Args) -> int:
         tuning.say_start(start)
         if cut := dpo.num_cut(start.spec):
             size = f"block_size {start.spec.config.block_size}"
-            say(f"{count(cut, 'answer')} too long for {size}: what is behind is left out")
+            warn(
+                f"{count(cut, 'completion')} too long for {size}: their ends are cut off",
+                "use shorter texts, or a base with a larger --block-size",
+            )
 
     def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any]:
         if stopped:
             return {"samples": []}
-        say_measured(model)
+        if not as_json:
+            print_measured(model)
+        say_problems(model)
         samples = model.sample(NUM_SAMPLES, temperature=1.0, prompt=prompt)
         if not as_json:
-            print(*samples, sep="\n")
+            print("", *samples, sep="\n")
         return {"samples": samples}
 
+    live = tuning.LiveLine()
+
+    def on_measured(measured: dict[str, float]) -> None:
+        text = f"reward accuracy {measured['accuracy']:.1%}, KL {measured['kl']:.2f}"
+        live.report(measured["step"], text)
+
     begin = partial(dpo.dpo, args.dir, args.data, prefer=args.prefer, **chosen)
-    return tuning.run(args, "dpo", begin, dpo.resume, show, on_start=on_start, on_measured=say_step)
+    callbacks = {"on_start": on_start, "on_measured": on_measured}
+    return tuning.run(args, "dpo", begin, dpo.resume, show, live, **callbacks)
 
 
 def check(args: Args) -> None:
     """Raise ConfigError for arguments that do not fit together, or for a rule that is none."""
     tuning.check(args, "dir")
     if args.resume is None and (args.data is None) == (args.prefer is None):
-        raise ConfigError("give either DATA, a file of pairs or common, or --prefer RULE")
+        raise ConfigError(
+            "dpo needs either DATA or --prefer RULE",
+            "DATA is a file of pairs, or common; RULE is such as 'len <= 5'",
+        )
     if args.prefer is not None:
         from kamon.finetuning.rules import parse_rule
 
         parse_rule(args.prefer)
 
 
-def say_step(measured: dict[str, float]) -> None:
-    say(
-        f"step {measured['step']:5,.0f}  loss {measured['loss']:.4f}  accuracy "
-        f"{measured['accuracy']:.1%}  margin {measured['margin']:.3f}  KL {measured['kl']:.2f} nats"
-    )
-
-
-def say_measured(model: Model) -> None:
-    """Print the measurements of the finished run, and signs of reward hacking."""
-    measured = model.training.measured
-    pairs, settings = measured["pairs"], measured["settings"]
-    judged = "held-out pairs" if pairs["held_out"] else "pairs that were learned"
-    say(
-        f"on {pairs['num_pairs']:,} {judged}: loss {pairs['loss']:.4f}, accuracy of the implicit "
-        f"reward {pairs['accuracy']:.1%}, its margin {pairs['margin']:.3f}"
-    )
+def print_measured(model: Model) -> None:
+    """Print the measurements of the finished run beside those of the base."""
+    measured, pairs = model.training.measured, model.training.measured["pairs"]
+    by_rule = measured["settings"]["prefer"] is not None
+    rows: list[tuning.Row] = []
     if "fulfilled" in measured:
-        base = f"(base {measured['base_fulfilled']:.1%})"
-        say(f"the rule is fulfilled by {measured['fulfilled']:.1%} of samples {base}")
-    say(f"KL to the base {measured['kl']:.2f} ± {measured['kl_error']:.2f} nats a document")
-    if measured["win_rate"] is not None:
-        low, high = measured["win_rate_interval"]
-        by_rule = settings["prefer"] is not None
-        by = "by the rule" if by_rule else "by how often both names were given"
-        won = f"{by}: {measured['win_rate']:.1%} ({low:.1%} to {high:.1%}), ties count as half"
-        judged = f"{measured['judged']:.0%} of {measured['num_samples']:,} pairs of samples"
-        say(f"win rate over the base {won}; {judged} can be judged")
-    unique = f"{measured['uniqueness']:.1%} (base {measured['base_uniqueness']:.1%})"
-    novel = f"{measured['novelty']:.1%} (base {measured['base_novelty']:.1%})"
-    say(f"different samples {unique}, new ones {novel}")
+        rows.append(
+            tuning.share_row("satisfy the rule", measured["base_fulfilled"], measured["fulfilled"])
+        )
+    rows += tuning.comparison_rows(measured, "by the rule" if by_rule else "by frequency")
+    sides = "validation" if pairs["held_out"] else "training"
+    remark = f"of {count(pairs['num_pairs'], f'{sides} pair')}"
+    guess = f"{tuning.GUESSING}" if measured["settings"]["loss"] == "dpo" else "-"
+    rows.append(("reward accuracy", "-", f"{pairs['accuracy']:.1%}", remark))
+    rows.append(("reward margin", "0", f"{pairs['margin']:.3g}", ""))
+    rows.append(("loss", guess, f"{pairs['loss']:.3f}", "nats per pair"))
+    tuning.print_table(f"{measured['num_samples']:,} samples", rows)
+    if measured["win_rate"] is not None and measured["judged"] < 1:
+        print(f"The win rate counts the {measured['judged']:.0%} of samples that can be judged.")
+
+
+def say_problems(model: Model) -> None:
+    """Print why the run ended early, and signs of reward hacking."""
+    measured = model.training.measured
     if measured["over_budget"]:
-        kept = "; the best model within it is kept" if measured["kept_within"] else ""
-        say(f"stopped: the KL is above the budget of {settings['max_kl']:g} nats{kept}")
+        kept = "; Kamon kept the best model below it" if measured["kept_within"] else ""
+        say(f"The KL reached --max-kl {measured['settings']['max_kl']:g}{kept}")
     for sentence in measured["collapse"]:
-        say(f"reward hacking: {sentence}; a larger --beta, --max-kl or fewer steps hold it back")
+        hint = "try a larger --beta, a smaller --max-kl or fewer --num-steps"
+        warn(f"possible reward hacking: {sentence}", hint)

@@ -1,14 +1,12 @@
-"""Measure a saved model: how well it guesses what it did not learn, and what it makes by itself.
+"""Measure how good a model is, compared with n-grams.
 
-Documents: those that were held out of the model's list, or those of FILE that it did not learn
-from. Beside the model, on the same documents: all tokens equally likely, single characters as often
-as they occur, the best n-gram that learned what the model learned, and the parts of the model: its
-GPT and its n-gram, with their weights. Nats are a token, a document's end being one; bits are all
-bits over the number of characters.
+The first table has the losses on the validation set, or on the entries of FILE that are not in the
+training set. It compares the model with a uniform model, a unigram, the best n-gram of the same
+training set, and the model's own parts with their weights.
 
-Samples: which share ended within block_size, is unique, novel, or in the list; the distance between
-the lengths of samples and list (earth mover's) and between their bigrams (Jensen-Shannon). "By
-chance" is the distance of as many documents drawn from the list itself.
+The second table is about samples: the shares that are finished within block_size, unique, novel,
+and in the list. It has the distance of their lengths to the list's (earth mover's) and of their
+bigrams (Jensen-Shannon). "Chance" is the distance of as many entries of the list itself.
 """
 
 from __future__ import annotations
@@ -25,6 +23,8 @@ from kamon.cli.output import (
     print_losses,
     say,
     say_corpus,
+    say_hint,
+    warn,
 )
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import (
@@ -42,13 +42,18 @@ if TYPE_CHECKING:
     from kamon.evaluation.evaluate import HeldOutMetrics, SampleMetrics
 
 OPTIONS = {
-    "DIR": "the directory that `kamon train -o` wrote",
-    "[FILE]": "documents to test on, in any form that `kamon train` reads; by default those that "
-    "were held out in training",
-    "-n N": "how many samples (1000)",
-    "--temperature T": "of the samples: 0 takes the likeliest, 1 the model's odds (1)",
-    "--seed S": "by default as in training",
+    "DIR": "directory of the model",
+    "[FILE]": "list to measure on, in any format of `kamon train` [default: the validation set]",
+    "-n N": "number of samples [default: 1000]",
+    "--temperature T": "sampling temperature: 0 is greedy, 1 samples from the model's own "
+    "distribution [default: 1]",
+    "--seed S": "seed of the samples [default: the model's]",
 }
+EXAMPLES = """\
+kamon eval names             # losses on the validation set, and samples
+kamon eval names other.txt   # losses on another list
+kamon eval names -n 0        # only the losses
+"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -82,68 +87,77 @@ def run(args: Args) -> None:
         summary = source.summary() if source else None
         print_json({"directory": args.dir, "corpus": summary, **asdict(metrics)})
         return
-    print_guessed(metrics.documents, whole=args.file is not None or not model.writes_text)
+    what = "validation set" if source is None else "test set"
+    print_guessed(metrics.documents, what, whole=source is not None or not model.writes_text)
     if metrics.samples:
         print()
         print_sampled(metrics.samples)
 
 
 def say_left_out(metrics: HeldOutMetrics, block_size: int, unit: str) -> None:
-    """Say which documents were not measured, or not to their end."""
+    """Say which entries were not measured, or not to their end."""
     if metrics.num_learned:
-        say(f"{count(metrics.num_learned, 'document')} left out: the model learned from them")
+        say(f"Left out {count(metrics.num_learned, 'entry')} of the training set")
     if metrics.num_unknown:
         from kamon.evaluation.evaluate import first_or_all
 
         chars = "character" if len(metrics.unknown_chars) == 1 else "characters"
         chars += f" {first_or_all(metrics.unknown_chars)}"
-        say(f"{count(metrics.num_unknown, 'document')} left out: the model does not know {chars}")
+        warn(f"left out {count(metrics.num_unknown, 'entry')}: the model does not know {chars}")
     if metrics.num_cut:
-        cut, size = count(metrics.num_cut, "document"), count(block_size, unit)
-        why = f"too long for block_size {block_size}, as in training"
-        say(f"{cut} {why}: what is behind {size} is not tested")
+        cut, size = count(metrics.num_cut, "entry"), count(block_size, unit)
+        warn(f"{cut} longer than {size}: their ends are not measured, as in training")
 
 
-def print_guessed(metrics: HeldOutMetrics, *, whole: bool = True) -> None:
-    """Print a table of losses; whole: of documents, otherwise of a part of a text."""
-    tested = count(metrics.num_docs, "document") if whole else "the part of the text"
-    tokens, chars = count(metrics.num_tokens, "token"), count(metrics.num_chars, "character")
-    print(f"{tested} that the model did not learn from: {tokens}, {chars}")
-    baselines = [("uniform", metrics.uniform), ("unigram", metrics.unigram)]
-    best = (f"best n-gram, n={metrics.best_order}", metrics.best_ngram)
-    parts = []
+def print_guessed(
+    metrics: HeldOutMetrics, what: str = "validation set", *, whole: bool = True
+) -> None:
+    """Print a table of losses, and compare the model with the best n-gram.
+
+    what: the name of what was measured.
+    whole: whether this has entries, not a part of a text.
+    """
+    sizes = [count(metrics.num_docs, "entry")] if whole else []
+    sizes += [count(metrics.num_tokens, "token"), count(metrics.num_chars, "character")]
+    print(f"{what}: {', '.join(sizes)}\n")
+    yardstick = f"best {metrics.best_order}-gram"
+    rows = [("uniform", metrics.uniform), ("unigram", metrics.unigram)]
+    rows.append((yardstick, metrics.best_ngram))
     if metrics.gpt and metrics.ngram and metrics.weight is not None:
-        parts.append((f"GPT, weight {metrics.weight:.2f}", metrics.gpt))
-        parts.append(
-            (f"{metrics.ngram_order}-gram, weight {1 - metrics.weight:.2f}", metrics.ngram)
-        )
-    print_losses("", 20, [*baselines, best, *parts, ("model", metrics.model)])
+        rows.append((f"GPT, weight {metrics.weight:.2f}", metrics.gpt))
+        weight = 1 - metrics.weight
+        rows.append((f"{metrics.ngram_order}-gram, weight {weight:.2f}", metrics.ngram))
+    print_losses("", 20, [*rows, ("model", metrics.model)])
+    loss, other = metrics.model.nats_per_token, metrics.best_ngram.nats_per_token
     word = "better" if metrics.gain >= 0 else "worse"
-    print(f"the model is {abs(metrics.gain):.4f} nats a token {word} than the best n-gram")
+    gain = f"{abs(metrics.gain):.3f} {word} than the {yardstick} ({other:.3f})"
+    print(f"\n{what.removesuffix(' set')} loss {loss:.3f} nats per token, {gain}")
+    if metrics.gain < 0:
+        say_hint("train longer, such as with --budget 30s, to do better than the n-gram")
 
 
 def print_sampled(metrics: SampleMetrics) -> None:
     samples = count(metrics.num_samples, "sample")
-    print(f"{samples} at temperature {metrics.temperature:g}, seed {metrics.seed}")
+    print(f"{samples} at temperature {metrics.temperature:g}, seed {metrics.seed}\n")
     for name, share in (
         ("finished", metrics.finished),
         ("unique", metrics.unique),
         ("novel", metrics.novel),
-        ("in the list (learned)", metrics.in_train),
-        ("in the list (held out)", metrics.in_validation),
+        ("in the training set", metrics.in_train),
+        ("in the validation set", metrics.in_validation),
     ):
-        print(f"{name:23} {share:7.1%}")
+        print(f"{name:22} {share:7.1%}")
     listed, chance = metrics.mean_length_list, metrics.chance_length_distance
-    lengths = f"{metrics.length_distance:7.2f} characters (earth mover's); by chance {chance:.2f}"
+    print(f"{'mean length':22} {metrics.mean_length:7.2f} characters (list {listed:.2f})")
+    distance = f"{metrics.length_distance:7.3f} characters (chance {chance:.3f})"
+    print(f"{'distance of lengths':22} {distance}")
     chance = metrics.chance_bigram_divergence
-    bigrams = f"{metrics.bigram_divergence:7.4f} bits (Jensen-Shannon); by chance {chance:.4f}"
-    print(f"{'mean length':23} {metrics.mean_length:7.2f} characters, {listed:.2f} in the list")
-    print(f"{'distance of lengths':23} {lengths}")
-    print(f"{'distance of bigrams':23} {bigrams}")
+    distance = f"{metrics.bigram_divergence:7.3f} bits (chance {chance:.3f})"
+    print(f"{'distance of bigrams':22} {distance}")
     if metrics.similar:
         texts = [one_line(similar.text) for similar in metrics.similar]
         width = max(map(columns, [*texts, "novel"]))
-        print(f"\n{'novel':{width}}  ratio  most similar of what it learned")
+        print(f"\n{'novel':{width}}  similarity  closest entry of the training set")
         for text, similar in zip(texts, metrics.similar, strict=True):
-            nearest = "(nothing)" if similar.document is None else one_line(similar.document)
-            print(f"{padded(text, width)}  {similar.ratio:5.2f}  {nearest}")
+            nearest = "(none)" if similar.document is None else one_line(similar.document)
+            print(f"{padded(text, width)}  {similar.ratio:10.2f}  {nearest}")

@@ -1,8 +1,8 @@
-r"""Fill the gaps in a text with a saved model, the most probable document first.
+r"""Fill the gaps in an entry.
 
-In PATTERN _ stands for one character, * for any number, also none; \_ and \* for themselves. Each
-line has the log probability of the whole document in nats, and its share among those shown. Quote
-the pattern: `'ma__a'`, `'*ia'`.
+In PATTERN, _ is one character and * is any number of characters. \_ and \* are the characters
+themselves. Quote the pattern: 'ma__a', '*ia'. The most probable entry comes first. Each line has
+the log probability of the whole entry in nats, and its share among the entries printed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from kamon.cli.settings import chosen_engine
 from kamon.cli.suggest import add_search, exchange, found_json, found_lines, say_found
 
 OPTIONS = {
-    "DIR": "the directory that `kamon train -o` wrote",
-    "PATTERN": "text with _ and * for its gaps",
+    "DIR": "directory of the model",
+    "PATTERN": "entry with _ and * for its gaps",
 }
+EXAMPLES = """\
+kamon fill names 'ma__a'        # five letters
+kamon fill names '*ia' -n 20    # names that end with ia
+"""
 
 
 def add_arguments(parser: Parser) -> None:

@@ -1,5 +1,6 @@
-"""Show what is in a saved model or a packed corpus, after verifying every file of it; or which
-engine works here.
+"""Show the settings and the contents of a saved model or a packed corpus.
+
+Kamon verifies the checksum of every file first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, json_keys, one_line, print_json, spark
+from kamon.cli.output import count, json_keys, loss_curve, one_line, print_json
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 from kamon.config import listed
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
     from kamon.storage.records import TrainingRecord
     from kamon.tokenizers.base import Tokenizer
 
+EXAMPLES = """\
+kamon inspect names
+kamon inspect names --positions
+kamon inspect --engine
+"""
 OPTIONS = {
-    "[DIR]": "the directory that `kamon train -o` or `kamon pack -o` wrote",
-    "--engine": "show which engine works here, in place of a model",
-    "--positions": "show how alike the embeddings of positions, the rows of wpe, are to each other",
+    "[DIR]": "directory of a model or of a packed corpus",
+    "--engine": "show which engine Kamon uses on this machine, instead of a model",
+    "--positions": "show the cosine similarity of the position embeddings",
 }
 
 
@@ -37,11 +43,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: Args) -> None:
     if args.engine and args.positions:
-        raise ConfigError("--positions is about a model and --engine is not: give one")
+        raise ConfigError("--engine and --positions exclude each other", "choose one")
     if args.engine:
         show_engine(args)
     elif args.dir is None:
-        raise ConfigError("name the DIR of a model, or --engine")
+        raise ConfigError("no model to inspect", "give the directory of a model, or --engine")
     elif args.positions:
         show_positions(args)
     else:
@@ -66,7 +72,7 @@ def show_engine(args: Args) -> None:
         print(f"scalar: {why_not}")
     else:
         levels, threads = ", ".join(library.LEVELS), count(library.usable_cores(), "thread")
-        print(f"native: {engine['instructions']} instructions, chosen from {levels}; {threads}")
+        print(f"native: {engine['instructions']} instructions (of {levels}), {threads}")
 
 
 def show_shards(args: Args) -> None:
@@ -78,9 +84,9 @@ def show_shards(args: Args) -> None:
     if args.json:
         print_json(summary(args.dir, content) | {"inputs": content["inputs"]})
         return
-    print(f"{args.dir}: all files as they were written\n")
+    print(f"{args.dir}: all checksums verified\n")
     show(args.dir, content)
-    print("\ninput                                                       bytes  shards")
+    print(f"\n{'input':48} {'bytes':>16} {'shards':>7}")
     for entry in content["inputs"]:
         print(f"{one_line(entry['path']):48} {entry['size']:16,} {len(entry['shards']):7,}")
 
@@ -107,30 +113,31 @@ def show_model(args: Args) -> None:
             }
         )
         return
-    print(f"{args.dir}: all files as they were written\n")
+    print(f"{args.dir}: all checksums verified\n")
     for name, value in asdict(stored.config).items():
-        print(f"{name:14} {value}")
+        print(f"{name:28} {value}")
     print(f"\n{tokens_line(stored.tokenizer)}")
-    print(f"\n{'parameter':16} {'shape (out, in)':>16} {'numbers':>9} {'mean':>9} {'deviation':>9}")
+    print(f"\n{'parameter':16} {'shape (out, in)':>16} {'numbers':>9} {'mean':>9} {'std':>9}")
     start = 0
     for name, shape in shapes.items():
         numbers = stored.params[start : start + prod(shape)]
         start += prod(shape)
         mean = sum(numbers) / len(numbers)
         deviation = (sum((x - mean) * (x - mean) for x in numbers) / len(numbers)) ** 0.5
-        print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.4f} {deviation:9.4f}")
-    print(f"{'in all':16} {'':16} {start:9,}")
+        print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.3f} {deviation:9.3f}")
+    print(f"{'total':16} {'':16} {start:9,}")
     training, tuning = stored.training, stored.training.tuning
     steps = f"{training.num_steps_done:,} steps by the {training.engine} engine"
     steps += f" in {training.seconds:.1f} s"
-    trained = f"trained on {training.corpus.source}: {training.corpus.num_docs:,} documents"
+    entries = count(training.corpus.num_docs, "entry")
+    trained = f"trained on {training.corpus.source}: {entries}"
     print()
     if tuning:
         examples = f"{tuning.data.source}: {tuning.data.num_examples:,} examples"
-        print(f"{trained}; then\ntuned by {tuning.kind} on {examples}, {steps}")
-        print(f"from {tuning.base.path or 'a model'} (SHA-256 {tuning.base.sha256})")
+        print(f"{trained}\nfine-tuned with {tuning.kind} on {examples}, {steps}")
+        print(f"base: {tuning.base.path or 'a model'} (SHA-256 {tuning.base.sha256})")
         for name, value in tuning.settings.items():
-            print(f"{name:14} {value}")
+            print(f"{name:28} {value}")
     else:
         print(f"{trained}, {steps}")
     for line in about_parts(training):
@@ -138,9 +145,9 @@ def show_model(args: Args) -> None:
     if not training.finished:
         done, wanted = len(losses), stored.config.num_steps
         verb = training.kind or "train"
-        print(f"step {done:,} of {wanted:,}: `kamon {verb} --resume {args.dir}` goes on from there")
-    print(f"loss of the first step {losses[0]:.4f}, of the last {losses[-1]:.4f} nats per token")
-    spark(losses, sys.stdout)
+        print(f"stopped after step {done:,} of {wanted:,}: resume with", end=" ")
+        print(f"`kamon {verb} --resume {args.dir}`")
+    print(f"training loss {loss_curve(losses, sys.stdout)} nats per token")
 
 
 def about_parts(training: TrainingRecord) -> list[str]:
@@ -148,17 +155,17 @@ def about_parts(training: TrainingRecord) -> list[str]:
     lines = []
     base, blend = training.get("init_from"), training.blend
     if base:
-        lines.append(f"started from {'the base that Kamon ships' if base == 'base' else base}")
+        lines.append(f"started from {'the pretrained base' if base == 'base' else base}")
     if blend:
         weights = f"{blend.weight:.3f} GPT + {1 - blend.weight:.3f} {blend.order}-gram"
         lines.append(f"blend: {weights}")
     losses, name = training.held_out or training.cross_validation, "validation loss"
     if training.cross_validation:
-        name = f"loss in {training.cross_validation.num_folds}-fold cross-validation"
+        name = f"{training.cross_validation.num_folds}-fold cross-validation loss"
     if losses:
-        lines.append(f"{name} {losses.loss:.4f} nats per token")
+        lines.append(f"{name} {losses.loss:.3f} nats per token")
         if blend and losses.gpt_loss is not None and losses.ngram_loss is not None:
-            parts = f"GPT {losses.gpt_loss:.4f}, {blend.order}-gram {losses.ngram_loss:.4f}"
+            parts = f"GPT {losses.gpt_loss:.3f}, {blend.order}-gram {losses.ngram_loss:.3f}"
             lines[-1] += f" ({parts})"
     return lines
 
@@ -175,7 +182,7 @@ def show_positions(args: Args) -> None:
     apart = -(-len(rows) // MAX_POSITIONS)
     some = range(0, len(rows), apart)
     others = "each other" if apart == 1 else f"each other, every {apart} of {len(rows):,}"
-    print(f"cosines of the position embeddings with {others}, in hundredths")
+    print(f"cosine similarity of the position embeddings with {others}, in %")
     print("      " + "".join(f"{i:5}" for i in some))
     for i in some:
         print(f"{i:6}" + "".join(f"{round(100 * rows[i][j]):5}" for j in some))
@@ -187,8 +194,8 @@ def tokens_line(tokenizer: Tokenizer) -> str:
 
     if isinstance(tokenizer, CharTokenizer):
         added = f", then {listed(tokenizer.added)}" if tokenizer.added else ""
-        return f"characters     {''.join(tokenizer.chars)!r} and BOS{added}"
+        return f"characters                   {''.join(tokenizer.chars)!r} and BOS{added}"
     assert isinstance(tokenizer, BytePairTokenizer)
     merges, specials = count(len(tokenizer.merges), "merge"), ", ".join(tokenizer.specials)
-    tokens = f"tokens         {BYTES} bytes, {merges} and {specials}"
+    tokens = f"tokens                       {BYTES} bytes, {merges} and {specials}"
     return f"{tokens}: `kamon tokenizer show DIR TEXT` shows them"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EFFORT = 0.2  # of a search that a person waits for
 ROWS = 6  # of next tokens, and of completions: both stay on a small screen
-HELP = "Tab: the first that is longer   Enter: next line   Esc: leave"
+HELP = "Tab: accept the first completion   Enter: next line   Esc: leave"
 
 
 class Suggestions(NamedTuple):
@@ -39,14 +39,15 @@ def check_terminal() -> None:
     """Raise ConfigError without a terminal or prompt_toolkit."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError(
-            "--interactive needs a terminal for standard input and output; "
-            "without it `kamon complete` prints what it finds"
+            "--interactive needs a terminal for standard input and output",
+            "leave it out to print the completions",
         )
     try:
         import prompt_toolkit  # noqa: F401
     except ImportError:
         raise ConfigError(
-            '--interactive needs prompt_toolkit: install it with pip install "kamon[interactive]"'
+            "--interactive needs prompt_toolkit",
+            "install it with `pip install 'kamon[interactive]'`",
         ) from None
 
 

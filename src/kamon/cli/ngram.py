@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kamon.cli.output import (
     count,
+    labelled,
     marked_json,
     print_json,
     print_losses,
@@ -20,6 +21,7 @@ from kamon.cli.output import (
     say,
     say_corpus,
     say_unfinished,
+    warn,
 )
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_input, add_json, add_reading, reading
@@ -34,11 +36,16 @@ if TYPE_CHECKING:
     from kamon.tokenizers.char import CharTokenizer
 
 OPTIONS = {
-    "--order N": "the longest n-grams: a token and the N - 1 before it (6)",
-    "-n N": "how many samples (20)",
-    "--temperature T": f"0 takes the likeliest, 1 the n-gram's odds ({Config.temperature})",
-    "--seed S": f"decides the samples ({Config.seed})",
+    "--order N": "largest order: predict a token from the N - 1 before it [default: 6]",
+    "-n N": "number of samples [default: 20]",
+    "--temperature T": "sampling temperature: 0 is greedy, 1 samples from the n-gram's own "
+    f"distribution [default: {Config.temperature}]",
+    "--seed S": f"seed of the samples [default: {Config.seed}]",
 }
+EXAMPLES = """\
+kamon ngram names              # losses of orders 1 to 6, and samples of the best
+kamon ngram brands.txt -n 0    # only the losses of your list
+"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -57,11 +64,11 @@ def run(args: Args) -> None:
         raise ConfigError(f"the number of samples must be 0 or more, not {args.n}")
 
     from kamon.data import corpus
-    from kamon.data.split import divide
+    from kamon.data.split import MIN_DOCS, divide
     from kamon.evaluation.ngram import MAX_SAMPLE, sample_not_empty
     from kamon.generation.sampling import SampleRequest, check_room
     from kamon.tokenizers.char import CharTokenizer
-    from kamon.training.data import NONE_HELD_OUT, check_learnable
+    from kamon.training.data import check_learnable
 
     check_room(args.n)
     source = corpus.read(args.input, **reading(args))
@@ -70,9 +77,13 @@ def run(args: Args) -> None:
     tokenizer = CharTokenizer.train(source.docs)
     train, held = divide(source.docs)
     if held:
-        say(f"{count(len(train), 'document')} to learn from, {len(held):,} held out")
+        say(labelled("Training", count(len(train), "entry")))
+        say(labelled("Validation", count(len(held), "entry")))
     else:
-        say(f"{NONE_HELD_OUT}: Kamon learns all of them and measures nothing")
+        warn(
+            f"no validation set, because the list has fewer than {MIN_DOCS} unique entries",
+            "use a longer list to measure the losses",
+        )
     ngram, losses = fit(tokenizer, train, held, args.order)
     if held and not args.json:
         rows = [(str(order or "uniform"), row) for order, row in enumerate(losses)]
@@ -97,11 +108,11 @@ def run(args: Args) -> None:
     elif texts:
         if held:
             print(flush=True)
-        say(f"samples of order {ngram.order}{', the best' if held else ''}:")
+        say(f"{'Best order' if held else 'Order'} {ngram.order}, samples:")
         print_marked(texts, known)
     say_unfinished(sizes, min(ngram.config.block_size, MAX_SAMPLE))
     if num_empty:
-        say(f"{count(num_empty, 'empty sample')} left out")
+        say(f"Left out {count(num_empty, 'empty sample')}")
 
 
 def fit(

@@ -7,9 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from kamon.errors import ConfigError
 from kamon.evaluation.curves import spark_line
 
 if TYPE_CHECKING:
@@ -23,10 +24,40 @@ if TYPE_CHECKING:
     from kamon.training.setup import ResumePoint, TrainingSetup
 
 P = TypeVar("P")
+CURVE_WIDTH = 40
 RED, GREEN, YELLOW, CYAN, BOLD, DIM = "1;31", "32", "1;33", "36", "1", "2"  # codes of ANSI
 
 
+@dataclass
+class Verbosity:
+    """What --quiet and --verbose ask for."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+VERBOSITY = Verbosity()
+
+
+def set_verbosity(*, quiet: bool, verbose: bool) -> None:
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose exclude each other", "choose one")
+    VERBOSITY.quiet, VERBOSITY.verbose = quiet, verbose
+
+
 def say(text: str) -> None:
+    """Print a message on stderr, unless --quiet is given."""
+    if not VERBOSITY.quiet:
+        write_message(text)
+
+
+def say_details(text: str) -> None:
+    """Print a message on stderr if --verbose is given."""
+    if VERBOSITY.verbose:
+        write_message(text)
+
+
+def write_message(text: str) -> None:
     """Print a line on stderr, above the progress bar if there is one."""
     tqdm = sys.modules.get("tqdm")
     if tqdm is None:
@@ -37,20 +68,26 @@ def say(text: str) -> None:
 
 def warn(message: str, hint: str | None = None) -> None:
     """Print a warning on stderr, and what to do about it."""
-    say(f"{styled('warning:', YELLOW)} {one_line(message)}")
+    write_message(f"{styled('warning:', YELLOW)} {one_line(message)}")
     if hint is not None:
-        say_hint(hint)
+        write_hint(hint)
 
 
 def say_hint(hint: str) -> None:
-    say(f"{styled('hint:', CYAN)} {one_line(hint)}")
+    """Print what one may do next, unless --quiet is given."""
+    if not VERBOSITY.quiet:
+        write_hint(hint)
+
+
+def write_hint(hint: str) -> None:
+    write_message(f"{styled('hint:', CYAN)} {one_line(hint)}")
 
 
 def say_error(message: str, hint: str | None = None) -> None:
     """Print an error on stderr, and what to do about it."""
-    say(f"{styled('error:', RED)} {one_line(message)}")
+    write_message(f"{styled('error:', RED)} {one_line(message)}")
     if hint is not None:
-        say_hint(hint)
+        write_hint(hint)
 
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:
@@ -61,8 +98,24 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{style}m{text}\x1b[0m"
 
 
+def labelled(label: str, text: str, width: int = 11) -> str:
+    """Return a line such as `Engine      native, float32`."""
+    return f"{styled(f'{label:{width}}', BOLD)} {text}"
+
+
+def done(verb: str, text: str) -> str:
+    """Return a line about what succeeded, such as `Wrote names.py`."""
+    return f"{styled(verb, GREEN)} {text}"
+
+
 def count(n: int, thing: str) -> str:
-    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
+    """
+    >>> count(1, "entry"), count(1_200, "entry"), count(2, "step")
+    ('1 entry', '1,200 entries', '2 steps')
+    """
+    if n == 1:
+        return f"{n:,} {thing}"
+    return f"{n:,} {thing.removesuffix('y')}ies" if thing.endswith("ry") else f"{n:,} {thing}s"
 
 
 def short(number: float) -> str:
@@ -99,7 +152,8 @@ def has_line_end(text: str) -> bool:
 def say_line_ends(number: int) -> None:
     if number:
         have = "entry has" if number == 1 else "entries have"
-        say(f"{number:,} {have} line ends inside, written as \\n or \\r: --json keeps them")
+        message = f"{number:,} {have} line ends inside, written as \\n or \\r"
+        warn(message, "--json keeps line ends as they are")
 
 
 def columns(text: str) -> int:
@@ -128,10 +182,10 @@ def json_line(content: dict[str, Any]) -> str:
 
 def print_losses(title: str, width: int, rows: Iterable[tuple[str, LossMetrics]]) -> None:
     """Print a table with a row of losses for each name, `width` columns for the names."""
-    print(f"{title:{width}} {'nats a token':>12} {'bits a character':>17} {'perplexity':>11}")
+    print(f"{title:{width}} {'nats/token':>12} {'bits/character':>17} {'perplexity':>11}")
     for name, row in rows:
         shown = "over 1e304" if row.perplexity is None else f"{row.perplexity:.3f}"
-        print(f"{name:<{width}} {row.nats_per_token:12.4f} {row.bits_per_char:17.4f} {shown:>11}")
+        print(f"{name:<{width}} {row.nats_per_token:12.3f} {row.bits_per_char:17.3f} {shown:>11}")
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -162,75 +216,82 @@ def json_keys(record: Mapping[str, Any]) -> dict[str, Any]:
 def say_built_in(given: str, names: Collection[str]) -> None:
     """Say that a name is built-in data if the folder has a file of that name, too."""
     if given in names and os.path.isfile(given):
-        say(f"Kamon uses the built-in {given}: your own file is ./{given}")
+        warn(f"this is the built-in {given}, not your file", f"name your own file ./{given}")
 
 
 def say_corpus(source: Corpus, given: str) -> None:
-    """Print the number of documents, and what was done to the lines that they came from."""
+    """Print the number of entries, and what was done to the lines that they came from."""
     from kamon.data.builtin import BUILT_IN
 
     say_built_in(given, BUILT_IN)
     repeated = len(source.docs) - len(source.different)
-    details = [count(len(source.docs), "document")]
+    details = [count(len(source.docs), "entry")]
     if len(source.docs) == 1:
         details[0] += f" of {len(source.docs[0]):,} characters"
     if repeated:
-        details.append(f"{repeated:,} of them repetitions")
+        details.append(count(repeated, "duplicate"))
     if source.num_blank:
         details.append(f"{count(source.num_blank, 'blank line')} dropped")
     if source.num_stripped:
-        details.append(f"{count(source.num_stripped, 'line')} rid of white space at the ends")
+        details.append(f"{count(source.num_stripped, 'line')} trimmed")
     if source.num_normalized:
-        which = f"{count(source.num_normalized, 'line')} " if source.num_entries > 1 else ""
-        details.append(f"{which}brought to NFC (ö as one character)")
-    say(f"{source.source}: {', '.join(details)}")
+        details.append(f"{count(source.num_normalized, 'line')} normalised to NFC")
+    say(labelled("Data", f"{source.source}: {', '.join(details)}"))
     say_notes(source)
 
 
 def say_notes(source: Corpus) -> None:
     for note in source.note.splitlines():
-        say(f"{source.source} {note}")
+        warn(f"{source.source} {note}")
 
 
 def say_resumed(resumed: ResumePoint | None) -> None:
     """Print where a run continues, and what is wrong with later checkpoints."""
     if resumed:
         for problem in resumed.problems:
-            say(problem)
-        say(f"going on from {resumed.generation}, step {resumed.num_steps_done:,}")
+            warn(problem)
+        text = f"from checkpoint {resumed.generation}, after step {resumed.num_steps_done:,}"
+        say(labelled("Resuming", text))
 
 
-def say_model(config: Config, engine_name: str, engine: Engine) -> None:
-    """Print the size of the model, and what computes it."""
+def say_model(config: Config, engine_name: str, engine: Engine, start: str = "") -> None:
+    """Print the size of the model, and what computes it.
+
+    start: what it starts from, such as "medium preset".
+    """
     from kamon.engines.parameters import num_params
 
-    say(
-        f"model: {num_params(config):,} parameters; n_layer {config.n_layer}, n_embd "
-        f"{config.n_embd}, n_head {config.n_head}, block_size {config.block_size}, vocab_size "
-        f"{config.vocab_size}; {engine_name} engine, {engine.dtype}"
-    )
+    shape = f"{count(config.n_layer, 'layer')}, width {config.n_embd}, context {config.block_size}"
+    size = f"{num_params(config):,} parameters ({shape}, {config.vocab_size:,} tokens)"
+    say(labelled("Model", f"{start}, {size}" if start else size))
+    say(labelled("Engine", f"{engine_name}, {engine.dtype}"))
 
 
 def say_cut(run: TrainingSetup) -> None:
     if run.num_cut:
         size, longest = run.config.block_size, run.longest
-        say(
-            f"{count(run.num_cut, 'document')} too long for block_size {size}, which holds "
-            f"{count(size - 1, run.tokenizer.unit)} and the end: what is behind is left out; the "
-            f"longest has {longest:,} (--block-size {longest + 1} holds all, "
-            "--long-documents windows learns all)"
+        warn(
+            f"{count(run.num_cut, 'entry')} longer than {count(size - 1, run.tokenizer.unit)}, "
+            f"the most that block_size {size} holds: their ends are cut off",
+            f"--block-size {longest + 1} holds the longest ({longest:,}), and "
+            "--long-documents windows trains on all parts",
         )
 
 
-def spark(losses: list[float], stream: TextIO) -> None:
-    """Print the course of two or more losses as one line, if `stream` has such characters."""
-    line = f"loss by step {spark_line(losses)}"
+def loss_curve(losses: Sequence[float], stream: TextIO) -> str:
+    """Return the first loss, the course of all as blocks, and the mean of the last 100."""
+    first, last, line = f"{losses[0]:.3f}", f"{recent(losses):.3f}", spark_line(losses, CURVE_WIDTH)
     try:
         line.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return
-    if len(losses) > 1:
-        print(line, file=stream)
+        line = "to"
+    return f"{first} {line} {last}"
+
+
+def recent(losses: Sequence[float]) -> float:
+    """Return the mean loss of the last 100 steps, since each sees only a few entries."""
+    last = losses[-100:]
+    return sum(last) / len(last)
 
 
 def print_marked(samples: Sequence[str], known: Collection[str] = ()) -> None:
@@ -250,43 +311,44 @@ def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character
     """Print how many samples have as many tokens as block_size allows, and so no end."""
     if unfinished := sum(size == block_size for size in sizes):
         limit = f"{block_size} {unit}s"
-        say(f"{unfinished} of {len(sizes)} have no end: the model did not end them within {limit}")
+        warn(f"{unfinished} of {len(sizes)} have no end: the model did not end them in {limit}")
 
 
-def say_left_out(result: SampleResult, n: int, flag: str) -> None:
+def say_left_out(result: SampleResult, n: int, option: str) -> None:
     """Print how many candidates were left out, and whether there are fewer than n samples.
 
-    flag: what includes copies and duplicates.
+    option: what includes copies and duplicates.
     """
     found, tried = len(result.texts), result.num_candidates
     copies, duplicates = result.num_copies, result.num_duplicates
     parts = []
     if copies:
-        parts.append(f"{copies:,} {'entry' if copies == 1 else 'entries'} of the list")
+        parts.append(f"{count(copies, 'entry')} of the list")
     if duplicates:
         parts.append(count(duplicates, "duplicate"))
     if parts:
-        say(f"left out {' and '.join(parts)}; {flag} includes them")
+        say(f"Left out {' and '.join(parts)} ({option} includes them)")
     if found < n:
-        why = f"among {count(tried, 'candidate')} no more fulfil the conditions"
+        why, hint = f"no more of {count(tried, 'candidate')} satisfy the conditions", None
         if parts and found + copies + duplicates == tried:
-            why = "all other candidates were left out; a higher --temperature makes more new ones"
-        say(f"{found:,} of {n:,} found: {why}")
+            why, hint = "all other candidates were left out", "try a higher --temperature"
+        warn(f"found {found:,} of {n:,} samples: {why}", hint)
 
 
 def show_training(bar: Any, progress: Progress, sample: str = "") -> Any:
-    """Return a bar of steps, with a sample of the model, the loss and the time left."""
+    """Return a bar of steps with the loss, the speed and a sample of the model."""
     if bar is None:
-        bar = open_bar(total=progress.num_steps, initial=progress.num_before, unit="step")
+        form = (
+            "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
+        )
+        size = {"total": progress.num_steps, "initial": progress.num_before}
+        bar = open_bar(desc="Training", bar_format=form, **size)
         if not bar.disable:
             bar.start_t = bar.last_print_t = bar.start_t - progress.seconds
-    recent = progress.losses[-100:]
-    shown = f"{one_line(sample)}, " if sample else ""
-    shown += f"loss {sum(recent) / len(recent):.4f}"
-    if progress.tokens_per_second:  # a tuning counts no tokens
+    shown = f"loss {recent(progress.losses):.3f}"
+    if progress.tokens_per_second:  # fine-tuning counts no tokens
         shown += f", {short(progress.tokens_per_second)} tokens/s"
-        shown += f", {progress.flops / 1e9:.3g} GFLOP/s"
-    bar.set_postfix_str(shown, refresh=False)
+    bar.set_postfix_str(f"{shown}, {one_line(sample)}" if sample else shown, refresh=False)
     bar.update(len(progress.losses) - bar.n)
     return bar
 
@@ -297,7 +359,7 @@ def progress_bar(show: Callable[[Any, P], Any]) -> Iterator[Callable[[P], None] 
 
     show: takes the bar, at first None, and the progress, and returns the new bar.
     """
-    if not sys.stderr.isatty():
+    if VERBOSITY.quiet or not sys.stderr.isatty():
         yield None
         return
     bar: Any = None

@@ -1,8 +1,8 @@
-"""Make a corpus that does not fit into memory into token shards: mapped files, each with its hash.
+"""Prepare a corpus that does not fit in memory for training.
 
-Files are read in bounded memory, and several at a time; run the same command again after a kill or
-Ctrl-C and it goes on. A tenth of 100 or more different documents is held out, as of a list, chosen
-by their content. Repetitions stay: dropping them would need all of the corpus in memory.
+Kamon tokenizes the files and writes token shards, which training maps into memory. Each shard has a
+checksum. If `kamon pack` is interrupted, run the same command again to continue. A tenth of 100 or
+more unique entries is the validation set. Duplicates stay.
 """
 
 from __future__ import annotations
@@ -10,32 +10,46 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, json_keys, open_bar, print_json, progress_bar, say
+from kamon.cli.output import (
+    count,
+    done,
+    json_keys,
+    open_bar,
+    print_json,
+    progress_bar,
+    say,
+    short,
+    warn,
+)
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json, add_reading, reading, values
 
 if TYPE_CHECKING:
     from kamon.packing.pack import Packed, PackProgress
 
+SETS = {"train": "training", "held_out": "validation"}
+EXAMPLES = """\
+kamon pack texts/ -o shards
+kamon pack big.csv.gz --column name -o shards
+kamon train shards -o model
+"""
 OPTIONS = {
-    "INPUT...": "text, .csv, .tsv, .jsonl or .json, each also as .gz, .bz2, .xz or .zst; of a "
-    "folder all files but hidden ones, sorted by name",
-    "-o, --output SHARDS": "the directory to write",
-    "--mode {documents,text}": "what a document is. documents: each line, record or cell, without "
-    "white space at its ends; text: each whole text file as it stands, each record or cell "
-    "(documents)",
-    "--tokenizer NAME": "char: one token a character; bpe: pairs that occur often, learned from 16 "
-    "million characters all over the inputs; or a tokenizer.json, or the directory of a model "
-    "(char)",
-    "--vocab-size N": "tokens of bpe (1,024)",
+    "INPUT...": "files (text, .csv, .tsv, .jsonl or .json, also as .gz, .bz2, .xz or .zst), or "
+    "folders, of which Kamon reads all files that are not hidden",
+    "-o, --output SHARDS": "directory to write the shards in",
+    "--mode {documents,text}": "documents: each line, record or cell is an entry; text: each text "
+    "file is one text [default: documents]",
+    "--tokenizer NAME": "char; bpe, trained on 16 million characters of the inputs; a "
+    "tokenizer.json; or the directory of a model [default: char]",
+    "--vocab-size N": "number of tokens of bpe [default: 1,024]",
 }
 MORE_OPTIONS = {
-    "--no-holdout": "hold nothing out; by default Kamon holds out a tenth of 100 or more different "
-    "documents, and of fewer none, or with --mode text the last tenth of each",
-    "--shard-tokens N": "a shard ends with the document that brings it to so many tokens "
-    "(100,000,000)",
-    "--jobs N": "processes; by default one for each core",
-    "--overwrite": "start anew if SHARDS was packed otherwise",
+    "--no-holdout": "write no validation set [default: a tenth of 100 or more unique entries; with "
+    "--mode text, the last tenth of each]",
+    "--shard-tokens N": "tokens per shard: one ends with the entry that reaches N "
+    "[default: 100,000,000]",
+    "--jobs N": "number of processes [default: one per core]",
+    "--overwrite": "start again if SHARDS was packed with other options",
 }
 
 
@@ -66,17 +80,17 @@ def run(args: Args) -> None:
 
 def say_packed(packed: Packed) -> None:
     if packed.num_hidden:
-        say(f"{count(packed.num_hidden, 'hidden name')} in the folders left out")
+        say(f"Left out {count(packed.num_hidden, 'hidden name')} in the folders")
     for note, number in packed.notes.items():
-        say(f"{count(number, 'table')}: {note}")
+        warn(f"{count(number, 'table')}: {note}")
     if packed.was_whole:
-        say("all was packed before: nothing to do")
+        say("Everything is packed already")
         return
     if packed.num_units_before:
-        say(f"{packed.num_units_before:,} of {count(packed.num_units, 'unit')} were packed before")
+        say(f"Packed earlier: {packed.num_units_before:,} of {count(packed.num_units, 'unit')}")
     megabytes, seconds = packed.num_bytes / 1e6, max(packed.seconds, 1e-9)
-    rates = f"{megabytes / seconds:,.1f} MB and {packed.num_tokens / seconds:,.0f} tokens"
-    say(f"packed {megabytes:,.1f} MB in {seconds:.1f} s: {rates} a second")
+    rates = f"{megabytes / seconds:.3g} MB/s, {short(packed.num_tokens / seconds)} tokens/s"
+    say(done("Packed", f"{megabytes:.3g} MB in {seconds:.1f} s ({rates})"))
 
 
 def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -90,11 +104,11 @@ def summary(path: str, content: dict[str, Any]) -> dict[str, Any]:
 def show(path: str, content: dict[str, Any]) -> None:
     files, size = count(len(content["inputs"]), "file"), sum(x["size"] for x in content["inputs"])
     print(f"{path}: {files}, {size:,} bytes, --mode {content['mode']}")
-    print(f"vocab_size {content['vocab_size']:,}, {content['bytes_a_token']} bytes a token\n")
-    print(f"{'part':10} {'documents':>15} {'tokens':>18} {'shards':>8} {'bytes':>20}")
+    print(f"vocab_size {content['vocab_size']:,}, {content['bytes_a_token']} bytes per token\n")
+    print(f"{'set':10} {'entries':>15} {'tokens':>18} {'shards':>8} {'bytes':>20}")
     for part, total in content["totals"].items():
         counts = f"{total['num_docs']:15,} {total['num_tokens']:18,} {total['num_shards']:8,}"
-        print(f"{part:10} {counts} {total['num_bytes']:20,}")
+        print(f"{SETS[part]:10} {counts} {total['num_bytes']:20,}")
 
 
 def show_packing(bar: Any, progress: PackProgress) -> Any:
@@ -103,11 +117,11 @@ def show_packing(bar: Any, progress: PackProgress) -> Any:
         if bar is not None:
             bar.close()
         size = {"total": progress.total_bytes, "initial": progress.num_bytes}
-        desc = {"survey": "looking", "unit": "packing"}[progress.stage]
+        desc = {"survey": "Surveying", "unit": "Packing"}[progress.stage]
         bar = open_bar(desc=desc, unit="B", unit_scale=True, **size)
         bar.stage, bar.begin = progress.stage, time.monotonic()
     if progress.num_tokens:
         rate = progress.num_tokens / max(time.monotonic() - bar.begin, 1e-9)
-        bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        bar.set_postfix_str(f"{short(rate)} tokens/s", refresh=False)
     bar.update(progress.num_bytes - bar.n)
     return bar

@@ -1,74 +1,120 @@
-"""argparse whose errors are one sentence and name the nearest option, and tables of options."""
+"""argparse with errors that are one sentence and a hint, and with tables of options."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import reprlib
+import shutil
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 Args = argparse.Namespace  # what a command was called with
+AFTER = "after --, at the end"
+MAX_WIDTH = 100  # columns of a help
 MAX_DIGITS = 1_000  # Python itself reads no more than 4,300
 
 
 class Parser(argparse.ArgumentParser):
     def __init__(self, **options: object) -> None:
         super().__init__(
+            add_help=False,  # --help is one of the global options
             allow_abbrev=False,
             formatter_class=self.formatter,
             **options,  # type: ignore[arg-type]
         )
+        self._positionals.title = "arguments"
 
     def formatter(self, prog: str) -> argparse.HelpFormatter:
         # argparse makes a formatter for each option, and asking for the terminal's width is slow:
         # only help asks for it.
         return argparse.RawDescriptionHelpFormatter(prog, width=self.width)
 
-    width: int | None = 80
+    width = 80
 
     def format_help(self) -> str:
-        self.width = None
+        self.width = min(shutil.get_terminal_size().columns - 2, MAX_WIDTH)
+        paragraphs = (self.description or "").split("\n\n")
+        self.description = "\n\n".join(filled(text, self.width) for text in paragraphs)
         return super().format_help()
+
+    def short_usage(self) -> str:
+        """Return the arguments and the options that are required; the help shows all others."""
+        words = [self.prog]
+        for action in self._actions:
+            name = action.metavar if isinstance(action.metavar, str) else action.dest
+            more = "..." if action.nargs in ("*", "+") else ""
+            if not action.option_strings:
+                words.append(f"[{name}{more}]" if action.nargs in ("?", "*") else f"{name}{more}")
+            elif action.required:
+                words.append(f"{action.option_strings[0]} {name}")
+        return " ".join([*words, "[OPTIONS]"])
 
     argv: tuple[str, ...] = ()
 
     def parse(self, argv: list[str]) -> Args:
         self.argv = tuple(argv)
+        self.usage = self.usage or self.short_usage()
         # An optional argument may come after options.
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             word = unknown[0].partition("=")[0]
-            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            known = [name for name in self._option_string_actions if name.startswith("--")]
             if word.startswith("--"):
-                self.error(f"there is no flag {word}{self.nearest(word, known)}")
+                self.fail(f"unknown option {word}", self.nearest(word, known))
             if word.startswith("-"):
-                hint = "what begins with - and is no flag stands behind --, at the end"
-                self.error(f"there is no flag {word}; {hint}")
-            self.error(f"one argument too many: {word!r}")
+                self.fail(f"unknown option {word}", f"if it is an argument, put it {AFTER}")
+            self.fail(f'unexpected argument "{word}"')
         return args
 
-    def nearest(self, word: str, known: list[str]) -> str:
+    def nearest(self, word: str, known: list[str]) -> str | None:
+        """Return a hint that names the command or option like `word`, if there is one."""
         import difflib
 
         for near in difflib.get_close_matches(word, known, n=1):
-            return f": did you mean {near}?"
-        return f"; `{self.prog} --help` lists what there is"
+            return f"did you mean {near}?"
+        return None
 
     def error(self, message: str) -> NoReturn:
-        flag = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
-        if message.endswith("expected one argument") and flag.startswith("--"):
-            message += f"; one that begins with - is given as {flag}=-…"
-        flags = self._option_string_actions
+        message, _, hint = message.partition("\nhint: ")
+        message = message.removeprefix("argument ")
+        name = message.partition(":")[0].rpartition("/")[2]
+        if message.endswith("expected one argument"):
+            message = f"{name} needs a value"
+            if name.startswith("--"):
+                hint = f"write {name}=-… for a value that begins with -"
+        message = message.replace("the following arguments are required:", "missing")
+        message = message.replace("not allowed with argument", "cannot be used with")
+        known = self._option_string_actions
         dashed = [
-            word for word in self.argv if word[:1] == "-" < word and word.split("=")[0] not in flags
+            word for word in self.argv if word[:1] == "-" < word and word.split("=")[0] not in known
         ]
-        if "are required" in message and dashed:
-            message += f"; what begins with -, as {dashed[0]} does, stands behind --"
+        if message.startswith("missing") and dashed:
+            hint = f"put an argument that begins with -, such as {dashed[0]}, {AFTER}"
+        self.fail(message, hint)
+
+    def fail(self, message: str, hint: str | None = None) -> NoReturn:
+        """Print an error and a hint, and exit."""
         from kamon.cli.output import say_error
 
-        message, _, hint = message.partition("\nhint: ")
         say_error(message, hint or f"see `{self.prog} --help`")
         raise SystemExit(2)
+
+
+def filled(text: str, width: int) -> str:
+    """Return a paragraph in lines of this width; one with indented lines stays as it is."""
+    return text if "\n " in text or text[:1] == " " else textwrap.fill(text, width)
+
+
+def example_lines(examples: str) -> str:
+    """
+    >>> print(example_lines("kamon train"))
+    examples:
+      kamon train
+    """
+    lines = [f"  {line}".rstrip() for line in examples.strip().splitlines()]
+    return "\n".join(["examples:", *lines]) if lines else ""
 
 
 def option(group: argparse._ActionsContainer, usage: str, help: str, **more: Any) -> None:
@@ -84,7 +130,7 @@ def option(group: argparse._ActionsContainer, usage: str, help: str, **more: Any
     if metavar.startswith("-"):
         names.append(metavar)
         if "choices" not in more:
-            more["action"] = "store_true"
+            more["action"] = "help" if "--help" in names else "store_true"
     elif metavar.startswith("{"):
         more["choices"] = metavar.strip("{}").split(",")
     else:
@@ -93,6 +139,7 @@ def option(group: argparse._ActionsContainer, usage: str, help: str, **more: Any
             optional = metavar.startswith("[")
             more["nargs"] = ("*" if optional else "+") if "..." in metavar else "?"
         more.setdefault("type", TYPES.get(type(more.get("default")), TYPES.get(metavar, str)))
+    help = re.sub(r"%(?!\()", "%%", help)  # argparse replaces %(default)s
     group.add_argument(*(names or [more.pop("dest", name_of(usage))]), help=help, **more)
 
 

@@ -1,7 +1,7 @@
-"""Draw a saved model: its losses, its embeddings, what its heads attend to, and the lengths of the
-list beside those of samples. Prints the paths of the pictures.
+"""Plot losses, embeddings, attention and lengths.
 
-Without --kind all four go into the folder DIR-plots, named after their kinds.
+Kamon prints the paths of the files. Without --kind it writes all four plots to the folder
+DIR-plots.
 """
 
 from __future__ import annotations
@@ -26,29 +26,36 @@ FORMATS = ("png", "svg")
 OTHER_FORMATS = ("eps", "gif", "jpeg", "jpg", "pdf", "webp")  # which nobody means as a folder
 
 OPTIONS = {
-    "DIR": "the directory that `kamon train -o` wrote",
-    "-o, --output OUT": "a folder for the pictures (DIR-plots), or with one --kind a file in .png "
-    "or .svg",
-    f"--kind {{{','.join(KINDS)}}}": "draw this alone; may be given more than once",
-    f"--format {{{','.join(FORMATS)}}}": "by default as OUT ends, or png",
-    "--text T": "what the heads attend to; by default the sample of the likeliest tokens",
-    "--overwrite": "replace pictures that are there",
+    "DIR": "directory of the model",
+    "-o, --output OUT": "folder of the plots, or with one --kind a .png or .svg file [default: "
+    "DIR-plots]",
+    f"--kind {{{','.join(KINDS)}}}": "make only this plot; may be repeated",
+    f"--format {{{','.join(FORMATS)}}}": "format of the files [default: as OUT ends, or png]",
+    "--text T": "entry for the attention plot [default: the greedy sample]",
+    "--overwrite": "replace files that exist",
 }
+EXAMPLES = """\
+kamon plot names                          # four plots in names-plots/
+kamon plot names --kind loss -o loss.svg
+kamon plot names --kind attention --text maria --overwrite
+"""
 
 
 def add_arguments(parser: Parser) -> None:
     options(parser, OPTIONS, kind={"action": "append"}, text={"type": str})
     add_engine(parser)
-    option(parser, "--json", "print the numbers as one JSON object on stdout, and draw nothing")
+    option(parser, "--json", "print the numbers as one JSON object, and write no plots")
 
 
 def run(args: Args) -> None:
     kinds = [kind for kind in KINDS if not args.kind or kind in args.kind]
     if args.text is not None and "attention" not in kinds:
-        raise ConfigError("--text is what the heads attend to: it needs --kind attention")
+        raise ConfigError("--text needs --kind attention")
     if args.json:
         if args.output is not None or args.format is not None or args.overwrite:
-            raise ConfigError("--json draws nothing: leave out --output, --format and --overwrite")
+            raise ConfigError(
+                "--json writes no plots", "leave out --output, --format and --overwrite"
+            )
         data = {kind: asdict(part) for kind, part in numbers(args, kinds).items()}
         print_json({"directory": args.dir} | data)
         return
@@ -95,13 +102,13 @@ def targets(args: Args, kinds: list[str]) -> tuple[str, dict[str, Path]]:
         ending = folder.suffix.removeprefix(".").lower()
         if ending in FORMATS:
             if len(kinds) > 1:
-                why = f"is one file for {len(kinds)} pictures"
-                raise ConfigError(f"{args.output} {why}: choose one --kind, or name a folder")
+                message = f"{args.output} is one file for {len(kinds)} plots"
+                raise ConfigError(message, "choose one --kind, or give a folder")
             if args.format not in (None, ending):
-                raise ConfigError(f"{args.output} is no name for --format {args.format}")
+                raise ConfigError(f"{args.output} does not end in .{args.format}")
             return ending, {kinds[0]: folder}
         if ending in OTHER_FORMATS:
-            raise ConfigError(f"a picture is {' or '.join(FORMATS)}, not {ending}: {args.output}")
+            raise ConfigError(f"{args.output} must end in .{' or .'.join(FORMATS)}")
     format = args.format or FORMATS[0]
     return format, {kind: folder / f"{kind}.{format}" for kind in kinds}
 
@@ -112,8 +119,8 @@ def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
         with write_errors(path):
             if path.resolve().is_relative_to(model.resolve()):
                 raise StoreError(
-                    f"{path} is in the model's own directory, where nothing may be added: "
-                    "choose another name with -o"
+                    f"{path} is in the model's own directory, which must not change",
+                    "choose another path with -o",
                 )
         check_file(path, overwrite=overwrite)
 

@@ -1,4 +1,7 @@
-"""Rate samples of a saved model, key by key. It learns what you like as you go."""
+"""Rate samples and teach a model what you like.
+
+Press a key for each sample. The model learns from your answers as you go.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,18 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from kamon.cli.output import entry_line, has_line_end, one_line, print_json, say, say_line_ends
+from kamon.cli.output import (
+    count,
+    done,
+    entry_line,
+    has_line_end,
+    one_line,
+    print_json,
+    say,
+    say_hint,
+    say_line_ends,
+    warn,
+)
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json, values
 from kamon.errors import ConfigError
@@ -21,22 +35,27 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 10
 HELP = {
-    False: "y: I like it   n: I do not   s: skip   u: undo   q: save and quit",
-    True: "a or b: the better one   s: skip   u: undo   q: save and quit",
+    False: "y: like   n: dislike   s: skip   u: undo   q: save and quit",
+    True: "a or b: better one   s: skip   u: undo   q: save and quit",
 }
 
 OPTIONS = {
-    "DIR": "a model; a rated one continues with its answers",
-    "-o, --output DIR": "directory of the new model [default: rated; or DIR, if it was rated]",
-    "--overwrite": "replace the model in its DIR",
-    "--prefs FILE": "JSON Lines file that keeps each answer at once [default: the output's name "
+    "DIR": "directory of the model; a rated model continues with its answers",
+    "-o, --output DIR": "directory of the new model [default: rated, or DIR if it was rated]",
+    "--overwrite": "replace the model in the output directory",
+    "--prefs FILE": "JSON Lines file that stores each answer at once [default: the output's name "
     "with .jsonl]",
-    "--prompt TEXT": "rate answers to TEXT; for a model of `kamon sft`",
-    "--pairs": "show two samples, of which you choose one",
-    "--every N": "learn again after N answers [default: %(default)s]",
-    "--seed N": "seed of the samples",
-    "--threads N": "cores to use [default: all]",
+    "--prompt TEXT": "rate completions of TEXT; for a model of `kamon sft`",
+    "--pairs": "show two samples, and you choose the better one",
+    "--every N": "train again after N answers [default: %(default)s]",
+    "--seed N": "seed of the samples [default: the model's]",
+    "--threads N": "CPU cores to use [default: all]",
 }
+EXAMPLES = """\
+kamon rate names            # write a new model to rated/
+kamon rate rated            # continue with more answers
+kamon rate names --pairs    # choose between two names
+"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -60,9 +79,9 @@ def run(args: Args) -> int:
         say("")
         stopped = 130
     if not pairs_of(session.answers):
-        say(
-            "nothing to learn from yet, and no model is written: it takes one that you like and "
-            f"one that you do not; {len(session.answers):,} answers are kept in {session.journal}"
+        warn(
+            "no model written: Kamon needs one name that you like and one that you dislike",
+            f"continue later: {session.journal} has your {count(len(session.answers), 'answer')}",
         )
         return stopped
     report(session, session.finish(output, overwrite), output, as_json=args.json)
@@ -110,15 +129,15 @@ def prepare(args: Args) -> tuple[RatingSession, str, bool]:
 
 def report(session: RatingSession, model: Model, output: str, *, as_json: bool) -> None:
     """Print how well the model has learned the answers, and samples of it."""
-    from kamon.finetuning.rating import likelihood_gain
+    from kamon.finetuning.rating import change, likelihood_gain
 
     liked, disliked = likelihood_gain(model, session.base.model, session.answers)
-    say(
-        f"{len(session.answers):,} answers: what you like is {liked:.2g} times as likely as at "
-        f"first, what you do not {disliked:.2g} times; saved to {output}"
-    )
+    answers, seconds = count(len(session.answers), "answer"), model.training.seconds
+    say("\n" + done("Fine-tuned", f"in {seconds:.1f} s ({answers})"))
+    say(done("Saved", f"to {one_line(os.path.join(output, ''))}"))
+    say(f"Names you like are now {change(liked)}, names you dislike {change(disliked)}")
     prompt = "" if session.prompt is None else f" --prompt {shlex.quote(session.prompt)}"
-    say_line(f"`kamon rate {output}{prompt}` goes on from here")
+    say_hint(f"continue with `kamon rate {output}{prompt}`")
     samples = session.proposals(model, NUM_SAMPLES, session.seed)
     if not as_json:
         print("\n".join(map(entry_line, samples)))
@@ -149,7 +168,7 @@ def keys(pairs: bool) -> Iterator[Callable[[str], str]]:
                 say(one_line(key))
                 if key in allowed:
                     return key or "q"
-                say(f"that is none of {', '.join(allowed)}: {HELP[pairs]}")
+                say(f"press one of {', '.join(allowed)} ({HELP[pairs]})")
 
         yield ask
 

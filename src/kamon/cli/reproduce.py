@@ -1,8 +1,8 @@
-"""Run the original microGPT with our engine and print what it prints, byte for byte.
+"""Run the original microGPT with Kamon's engine, and print the same numbers.
 
-The default settings are the original's; with others, its random stream is followed all the same.
-Computes in float64, as the original does, unless --dtype says otherwise. `--engine scalar` equals
-the original to the last bit; the native engine differs by rounding, less than 1e-9 in a loss.
+The output is that of the original, byte for byte. Other settings use its random numbers, too.
+`--engine scalar` equals the original to the last bit. The losses of the native engine differ by
+less than 1e-9, because it rounds differently.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from kamon.cli.output import print_json, say, say_cut
+from kamon.cli.output import print_json, say, say_cut, warn
 from kamon.cli.parser import Args, Parser, option
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings
 
 if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
+EXAMPLES = """\
+kamon reproduce
+kamon reproduce --input names
+kamon reproduce --engine scalar --num-steps 100
+"""
 NUM_SAMPLES = 20
 
 # What the original prints last: the loss of its 1,000th step, and its names.
@@ -29,11 +34,11 @@ ORIGINAL_DOCS = 32_033
 
 
 def add_arguments(parser: Parser) -> None:
-    help = "text with one document a line; by default the original's list, fetched once"
+    help = "text file with one entry per line [default: the original's list, downloaded once]"
     option(parser, "--input FILE", help, default="names-original")
     add_json(parser)
-    add_engine(parser)
     add_settings(parser)
+    add_engine(parser.add_argument_group("engine"))
 
 
 def run(args: Args) -> None:
@@ -102,8 +107,7 @@ def sample_and_show(run: TrainingSetup, show: bool) -> list[str]:
 
 def say_whether_same(samples: list[str], loss: float) -> None:
     if samples == ORIGINAL_NAMES and f"{loss:.4f}" == ORIGINAL_LOSS:
-        say(f"the last loss, {ORIGINAL_LOSS}, and all {NUM_SAMPLES} names are the original's")
+        say(f"Same as the original: the last loss ({ORIGINAL_LOSS}) and all {NUM_SAMPLES} names")
     else:
-        original = f"its last loss is {ORIGINAL_LOSS}, its names begin with "
-        original += ", ".join(ORIGINAL_NAMES[:3])
-        say(f"this is not what the original comes to: {original}")
+        names = ", ".join(ORIGINAL_NAMES[:3])
+        warn(f"not the original's numbers: last loss {ORIGINAL_LOSS}, names {names}, …")

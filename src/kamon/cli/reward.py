@@ -1,7 +1,7 @@
-"""Learn from pairs which text is preferred: a model that gives texts rewards.
+"""Train a reward model on pairs of entries.
 
-A reward model is the saved model with two more tokens, `<|good|>` and `<|bad|>`. The reward of a
-text is the log odds of good after it. `kamon ppo` learns from such a model.
+A reward model is a saved model with two more tokens, `<|good|>` and `<|bad|>`. The reward of a text
+is the log odds of `<|good|>` after it. `kamon ppo` fine-tunes a model with these rewards.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, say, say_built_in
+from kamon.cli.output import count, say_built_in, warn
 from kamon.cli.parser import Args, Parser, option
 from kamon.errors import ConfigError
 
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from kamon.model import Model
 
 OWN: tuning.Numbers = {
-    "num_pairs": (int, "pairs to make, for common"),
-    "lm_weight": (float, "weight of the texts themselves, which the model keeps learning"),
+    "num_pairs": (int, "number of pairs to make, for common"),
+    "lm_weight": (float, "weight of the language-model loss on the texts"),
 }
+EXAMPLES = """\
+kamon reward names common -o judge         # prefer common first names
+kamon reward names pairs.jsonl -o judge    # … or learn from your own pairs
+kamon ppo names --reward judge -o common   # fine-tune with the rewards
+"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -35,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: Args) -> int:
     tuning.check(args, "dir", "data")
     if args.num_pairs is not None and args.data != "common":
-        raise ConfigError("--num-pairs is for the built-in pairs: DATA is common for those")
+        raise ConfigError("--num-pairs is only for the built-in pairs", "give common as DATA")
     chosen = tuning.chosen(args, OWN)
 
     from kamon.finetuning.preferences import COMMON
@@ -48,19 +53,19 @@ def run(args: Args) -> int:
 
 
 def show(model: Model, stopped: bool, as_json: bool) -> None:
-    """Print the accuracy and the calibration on the held-out pairs."""
+    """Print the accuracy and the calibration on the validation set."""
     measured = model.training.measured.get("calibration")
     if as_json or not measured:
         if not (as_json or stopped):
-            say("too few pairs to hold some out: nothing tells how good the rewards are")
+            warn("there is no validation set, because there are too few pairs", "give more pairs")
         return
     print(
-        f"{count(measured['num_pairs'], 'pair')} held out: {measured['accuracy']:.1%} are right, "
-        f"loss {measured['loss']:.4f} nats a pair (0.6931 where nothing is known)"
+        f"{count(measured['num_pairs'], 'validation pair')}: accuracy {measured['accuracy']:.1%} "
+        f"(guessing 50%), loss {measured['loss']:.3f} nats per pair (guessing {tuning.GUESSING})"
     )
-    print(f"expected calibration error {measured['calibration_error']:.4f}\n")
-    print("how sure     pairs  predicted  right")
+    print(f"expected calibration error {measured['calibration_error']:.3f}\n")
+    print("confidence   pairs  predicted  correct")
     for row in measured["bins"]:
-        predicted, observed = f"{row['predicted']:10.3f}", f"{row['observed']:6.3f}"
+        predicted, observed = f"{row['predicted']:10.3f}", f"{row['observed']:8.3f}"
         pairs = f"{row['num_pairs']:6,}"
         print(f"{row['from']:.2f} – {row['to']:.2f} {pairs} {predicted} {observed}")

@@ -1,8 +1,7 @@
-"""Make new names with a saved model, one per line. The same seed makes the same names.
+"""Make new entries with a saved model, one per line.
 
-Entries of the list and duplicates are left out, unless --copies includes them. In a terminal, the
-entries of the list are then marked. If too few candidates fulfil the conditions, there are fewer
-than N names.
+The same seed makes the same entries. Kamon leaves out entries of the list and duplicates unless you
+give --copies. If too few candidates satisfy the conditions, you get fewer than N entries.
 """
 
 from __future__ import annotations
@@ -12,13 +11,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import (
+    columns,
     one_line,
+    padded,
     print_json,
     print_marked,
-    say,
     say_left_out,
     say_notes,
     say_unfinished,
+    warn,
 )
 from kamon.cli.parser import Args, Parser, name_of, number, options
 from kamon.cli.settings import (
@@ -35,48 +36,52 @@ if TYPE_CHECKING:
     from kamon.generation.constraints import SampleResult
     from kamon.model import Model
 
-# Flags that are conditions: what argparse needs, and the help.
-
+EXAMPLES = """\
+kamon sample names -n 10
+kamon sample names --prefix mar --max-len 7
+kamon sample names -n 5 --temperature 0.5 --details
+"""
 OPTIONS = {
-    "DIR": "the directory that `kamon train -o` wrote",
-    "-n N": "how many (20; of a model of text, 1)",
-    "--length N": "of a model of text: how many tokens to write (500)",
-    "--temperature T": "0 takes the likeliest, 1 the model's odds; by default as in training",
-    "--seed S": "by default as in training",
+    "DIR": "directory of a model, written by `kamon train -o`",
+    "-n N": "number of samples [default: 20; 1 for a model of text]",
+    "--length N": "tokens to write, for a model of text [default: 500]",
+    "--temperature T": "sampling temperature: 0 is greedy, 1 samples from the model's own "
+    "distribution [default: as in training]",
+    "--seed S": "seed of the random numbers [default: as in training]",
     "--copies": "include entries of the list and duplicates",
 }
 CONDITIONS = {
-    "--prompt TEXT": "each answers TEXT; of a model that `kamon sft` tuned",
-    "--prefix P": "each begins with P",
-    "--min-len N": "no fewer characters",
-    "--max-len N": "no more characters: longer ones are dropped, none is cut",
-    "--top-k K": "draw among the K likeliest tokens alone",
-    "--top-p P": "draw among the fewest likeliest tokens that have probability P together",
-    "--suffix S": "each ends with S",
-    "--contains C": "each has C in it",
-    "--regex R": "R, in Python's syntax, matches all of it; one such as (a+)+b may take for ever",
-    "--exclude FILE": "none that is in FILE, a list as `kamon train` reads it",
+    "--prompt TEXT": "follow the prompt TEXT, for a model of `kamon sft`",
+    "--prefix P": "begin with P",
+    "--min-len N": "have at least N characters",
+    "--max-len N": "have at most N characters: longer samples are dropped, not cut",
+    "--top-k K": "sample from the K most likely tokens only",
+    "--top-p P": "sample from the smallest set of tokens whose probabilities add up to P",
+    "--suffix S": "end with S",
+    "--contains C": "contain C",
+    "--regex R": "match the regular expression R as a whole; one such as (a+)+b may never end",
+    "--exclude FILE": "leave out the entries of FILE, a list as `kamon train` reads it",
 }
 DETAILS = {
-    "--details": "after each a tab and its log probability in nats, a tab and if it is in the list",
-    "--nearest": "--details, a tab and the most similar document of the list, a tab and how "
-    "similar",
+    "--details": "add tab-separated columns: log-probability in nats, and whether the sample is in "
+    "the list",
+    "--nearest": "like --details, with the most similar entry of the list and its similarity",
 }
 
 
 def add_arguments(parser: Parser) -> None:
     options(parser, OPTIONS, length=argparse.SUPPRESS)
     group = parser.add_argument_group(
-        "conditions", "lengths are in code points: ö is one, 👩‍🔧 three"
+        "conditions", "lengths are in code points: ö has 1, 👩‍🔧 has 3"
     )
     absent: dict[str, Any] = {name_of(usage): argparse.SUPPRESS for usage in CONDITIONS}
     absent["top_p"] = {"type": number, "default": argparse.SUPPRESS}
     absent["suffix"] = {"type": str, "default": argparse.SUPPRESS}
     options(group, CONDITIONS, **absent)
-    add_reading(parser, "the FILE of --exclude")
+    add_reading(group, "the FILE of --exclude")
     options(parser, DETAILS)
-    add_engine(parser)
     add_json(parser)
+    add_engine(parser.add_argument_group("engine"))
 
 
 def run(args: Args) -> int:
@@ -99,7 +104,7 @@ def run(args: Args) -> int:
     is_text = model.config.mode == "text"
     if is_text and (args.details or args.nearest or args.copies):
         raise ConfigError(
-            "--copies, --details and --nearest compare documents, and this model writes text"
+            "--copies, --details and --nearest are for models of lists, and this model writes text"
         )
     n = args.n if args.n is not None else 1 if is_text else 20
     if not args.copies and "prompt" not in conditions:
@@ -123,7 +128,7 @@ def run(args: Args) -> int:
         say_unfinished(result.sizes, result.room, model.tokenizer.unit)
         if num_empty := result.texts.count(""):
             num = f"{num_empty:,} of {len(result.texts):,}"
-            say(f"{num} samples are empty: the model ended them at once")
+            warn(f"{num} samples are empty")
     say_left_out(result, n, "--copies")
     return 0 if result.texts or not n else 1
 
@@ -158,10 +163,16 @@ def described(
 
 
 def print_details(samples: list[dict[str, Any]]) -> None:
-    """Print columns between tabs, which no text has as `one_line` shows it."""
+    """Print aligned columns in a terminal, and else tabs, which `one_line` leaves in no text."""
+    rows = []
     for sample in samples:
         mark = "in the list" if sample["in_list"] else "new"
-        columns = [one_line(sample["text"]), f"{sample['logprob']:.3f}", mark]
+        row = [one_line(sample["text"]), f"{sample['logprob']:.3f}", mark]
         if near := sample.get("nearest"):
-            columns += [one_line(near["text"]), f"{near['similarity']:.3f}"]
-        print("\t".join(columns))
+            row += [one_line(near["text"]), f"{near['similarity']:.3f}"]
+        rows.append(row)
+    if sys.stdout.isatty():
+        widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
+        rows = [[padded(*cell) for cell in zip(row, widths, strict=True)] for row in rows]
+    for row in rows:
+        print(("  " if sys.stdout.isatty() else "\t").join(row).rstrip(" "))

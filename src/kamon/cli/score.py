@@ -1,11 +1,15 @@
-"""Say how odd each line of a text is to a saved model: the names that do not fit stand out.
+"""Find the entries that fit a model's list least.
 
-A line of output for each line of input, tab-separated: bits a character (its end counts as one),
-log probability in nats, the percentage of the entries held out from training that is at least as
-odd, the least likely character ("end" for the end), and the line as it was given. If fewer than 10
-entries are held out, the percentage is of the whole list; without any entries it is "-". White
-space at the ends is taken off, blank lines are left out. Any number of lines is read, as they come,
-in bounded memory. On a terminal, a line of heads comes first, on stderr.
+For each line of input, Kamon prints these columns, with tabs between them in a pipe or a file:
+
+  bits/char   surprisal in bits per character, with the end as one character
+  logprob     log probability in nats
+  percentile  percentage of the validation set with at least this surprisal
+  char        least likely character, or "end"
+  text        the line
+
+With fewer than 10 validation entries, the percentile is of the whole list. Kamon trims lines and
+skips blank ones. It reads any number of lines in bounded memory.
 """
 
 from __future__ import annotations
@@ -23,8 +27,10 @@ from kamon.cli.output import (
     has_line_end,
     json_line,
     one_line,
+    padded,
     say,
     say_line_ends,
+    warn,
 )
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
@@ -35,22 +41,25 @@ if TYPE_CHECKING:
     from kamon.model import Model
     from kamon.tokenizers.base import Tokenizer
 
-HEADS = "bits\tlogprob\tpercent\toddest\ttext"
+HEADS = f"{'bits/char':>9} {'logprob':>9} {'percentile':>10}  {'char':6} text"
 
 OPTIONS = {
-    "DIR": "the model, as `kamon train -o` wrote it",
-    "[FILE]": "text, .csv, .tsv or .jsonl; by default standard input",
+    "DIR": "directory of the model",
+    "[FILE]": "text, .csv, .tsv or .jsonl file [default: standard input]",
 }
 SELECTION = {
-    "--top N": "only the N oddest, in order",
-    "--threshold BITS": "only those of so many bits a character",
-    "--unknown {error,skip,replace,zero}": "lines with characters that the model does not know: "
-    "error stops there, skip leaves them out, replace scores them with the closest known "
-    "characters, such as e for É, or leaves them out if there are none, zero gives them "
-    "probability 0, and also lines that are longer than the model can write [default: error]",
-    "--json": "print one JSON object a line, with the text as it was scored, too; what is not "
-    "finite is null",
+    "--top N": "print only the N lines with the largest surprisal, the largest first",
+    "--threshold BITS": "print only lines with at least BITS bits per character",
+    "--unknown {error,skip,replace,zero}": "lines with unknown characters: error stops, skip drops "
+    "them, replace scores the closest known characters, such as e for É, zero gives probability 0, "
+    "also to lines that are too long [default: error]",
+    "--json": "print one JSON object per line; numbers that are not finite become null",
 }
+EXAMPLES = """\
+kamon score names new.txt --top 20           # the 20 most unusual lines
+kamon score names new.txt --threshold 6      # all lines above 6 bits per character
+echo xqzz | kamon score names                # one entry
+"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -125,9 +134,9 @@ def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> S
         place = counts.lines + first_unknown(model.tokenizer, lines)
         table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
         raise TokenizerError(
-            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {error}; "
-            "--unknown zero takes such lines for the oddest of all, skip leaves them out, "
-            "replace looks for the characters that are most like those"
+            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {error}",
+            "--unknown zero gives such lines probability 0, skip drops them, "
+            "replace scores the closest known characters",
         ) from None
     counts.lines += len(lines)
     counts.texts += len(texts)
@@ -151,33 +160,31 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
         what = "holds nothing but blank lines" if counts.lines else "is empty"
         raise CorpusError(f"{name_of(args.file)} {what}")
     if counts.scored < counts.texts:
-        why = ", not even by their likes," if args.unknown == "replace" else ""
-        what = f"with characters unknown to the model{why} left out"
-        say(f"{count(counts.texts - counts.scored, 'line')} {what}")
+        why = " that have no close known character" if args.unknown == "replace" else ""
+        lines = count(counts.texts - counts.scored, "line")
+        say(f"Left out {lines} with unknown characters{why}")
     if counts.impossible:
-        what = "with characters unknown to the model: probability 0"
-        say(f"{count(counts.impossible, 'line')} {what}")
+        say(f"{count(counts.impossible, 'line')} with unknown characters: probability 0")
     if counts.replaced:
-        say(f"{count(counts.replaced, 'line')} scored with the likes of characters unknown")
+        say(f"{count(counts.replaced, 'line')} scored with the closest known characters")
     if counts.cut:
         how = "probability 0" if args.unknown == "zero" else "scored in overlapping windows"
         size = f"{model.config.block_size - 1} {model.tokenizer.unit}s"
-        say(f"{count(counts.cut, 'line')} longer than the {size} that the model can write: {how}")
+        say(f"{count(counts.cut, 'line')} longer than {size}: {how}")
     if counts.long:
-        what = f"of more than {MAX_LINE:,} characters: the rest was not read"
-        say(f"{count(counts.long, 'line')} {what}")
+        what = f"longer than {MAX_LINE:,} characters: the rest was not read"
+        warn(f"{count(counts.long, 'line')} {what}")
 
 
 def say_compared(scale: PercentileScale) -> None:
     n = f"{len(scale.bits):,}"
     if scale.reference is None:
-        why = "the model keeps no entries, and its packed corpus is no longer where it was"
-        say(f"no percentiles: {why}")
+        warn("no percentiles: the model has no entries, and its packed corpus is gone")
     elif scale.reference == "validation":
-        say(f"percentiles compare with {n} entries that were held out from training")
+        say(f"Percentiles are among the {n} entries of the validation set")
     else:
-        why = "too few are held out from training: new entries get low ones too often"
-        say(f"percentiles compare with {n} entries of the list, since {why}")
+        why = "because the validation set is too small"
+        warn(f"percentiles are among {n} entries of the list, {why}: new entries get low ones")
 
 
 def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
@@ -195,6 +202,11 @@ def text_rows(scores: Scores, scale: PercentileScale) -> list[str]:
     shares = scale.percentiles(scores.bits_per_char)
     percentiles = ["-" if share is None else f"{share:.1f}" for share in shares]
     rows = zip(scores.bits_per_char, scores.logprobs, percentiles, surprising, given, strict=True)
+    if sys.stdout.isatty():
+        return [
+            f"{bits:9.3f} {logprob:9.3f} {percentile:>10}  {padded(shown[char], 6)} {text}"
+            for bits, logprob, percentile, char, text in rows
+        ]
     return [
         f"{bits:.3f}\t{logprob:.3f}\t{percentile}\t{shown[char]}\t{text}"
         for bits, logprob, percentile, char, text in rows

@@ -1,10 +1,11 @@
-"""Open the playground in the browser: train live, make names, teach it your taste, look inside.
+"""Open the playground in the browser.
 
-Everything stays on this machine. Without a model it trains a small one on US first names at once.
-The page saves models in the folder --save-to, and opens them again the next time.
-The printed address contains a token, without which nobody else on this machine can use the server.
-Set KAMON_TOKEN to choose the token, or turn it off with --no-token.
-Programs can use the same server: /api/v1/openapi.json describes it.
+Everything stays on this machine. Without DIR, the playground trains a small model on US first
+names. It saves models in the folder --save-to, and opens them again the next time.
+
+The printed address contains a token, so that nobody else can use the server. Set KAMON_TOKEN to
+choose the token, or turn it off with --no-token. Programs can use the same server:
+/api/v1/openapi.json describes its HTTP API.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from kamon.cli.output import print_json, say
+from kamon.cli.output import GREEN, print_json, say, styled, warn
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
@@ -24,17 +25,19 @@ FIRST_BUDGET = 1.0  # seconds, for the first model if no DIR is given
 OPTIONS = {
     "[DIR...]": "saved models to open",
     "--save-to FOLDER": "folder where the page saves models [default: models]",
-    "--port N": "port to listen at [default: 8042, or any free one]",
-    "--host IP": "address to listen at; 0.0.0.0 is every address of this machine [default: "
-    "127.0.0.1, only this machine]",
-    "--allow-host NAME": "another name of this machine, for others to use; may be repeated",
-    "--no-token": "ask for no token: every user of this machine can use the server, and fill "
-    "--save-to",
-    "--limit NAME=NUMBER": "change a limit, such as jobs=4 for four trainings at a time; may be "
-    "repeated",
+    "--port N": "port to listen on [default: 8042, or a free port if it is taken]",
+    "--host IP": "address to listen on; 0.0.0.0 lets other machines in [default: 127.0.0.1]",
+    "--allow-host NAME": "another name of this machine that browsers may use; may be repeated",
+    "--no-token": "do not ask for a token: every user of this machine can use the server",
+    "--limit NAME=NUMBER": "change a limit, such as jobs=4 for 4 runs at a time; may be repeated",
     "--no-browser": "do not open a browser",
-    "--budget SECONDS": "time for the first training, if no DIR is given [default: 1]",
+    "--budget SECONDS": "time of the first training if there is no DIR, in seconds [default: 1]",
 }
+EXAMPLES = """\
+kamon serve                       # train a small model, and open the page
+kamon serve names                 # open a saved model
+kamon serve --port 9000 --no-browser
+"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -44,12 +47,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: Args) -> int:
     if args.budget is not None and args.dir:
-        raise ConfigError("--budget is of the first training, and a model is given: leave one out")
+        raise ConfigError("--budget is only for a start without DIR", "leave one of them out")
     if "" in (args.save_to, *args.dir, *args.allow_host):
         raise ConfigError("DIR, --save-to and --allow-host need a name, not an empty one")
     for name in ("fastapi", "uvicorn"):
         if find_spec(name) is None:
-            raise ConfigError(f"the playground needs {name}: `pip install 'kamon[web]'` brings it")
+            hint = "install it with `pip install 'kamon[web]'`"
+            raise ConfigError(f"the playground needs {name}", hint)
     from kamon.web.limits import Limits, with_options
     from kamon.web.server.address import listen
     from kamon.web.services.playground import Playground
@@ -57,7 +61,7 @@ def run(args: Args) -> int:
 
     playground = Playground(Path(args.save_to), with_options(Limits(), args.limit))
     for problem in playground.registry.add_saved():
-        say(f"left out: {problem}")
+        warn(problem)
     for path in args.dir:
         playground.registry.add_directory(Path(path))
     token = os.environ.get("KAMON_TOKEN") or None
@@ -73,10 +77,10 @@ def run(args: Args) -> int:
             print_json({"url": address.url, "urls": address.urls, "models": models})
             sys.stdout.flush()
         else:
-            print(address.url, flush=True)
+            running = styled("Playground running", GREEN, sys.stdout)
+            print(f"{running} at {address.url} (press Ctrl-C to stop)", flush=True)
             for url in address.urls[1:]:
-                say(f"or {url}")
-        say("the playground is open there; Ctrl-C ends it")
+                say(f"Also at {url}")
 
     serve(playground, address, open_browser=not args.no_browser, on_start=on_start)
     return 0

@@ -6,35 +6,38 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from kamon.cli.output import say
+from kamon.cli.output import warn
 from kamon.cli.parser import Args, Parser, option, options
 from kamon.config import SETTINGS, make_config, read_settings
 from kamon.data.tables import FORMATS
 from kamon.engines.factory import DEVICES, DTYPES, ENGINES, best_engine
 from kamon.errors import ConfigError
 
+Group = argparse._ActionsContainer  # a parser or a group of it
+
 ENGINE_OPTIONS = {
-    f"--engine {{{','.join(ENGINES)}}}": "what computes; by default native wherever it is built",
-    f"--dtype {{{','.join(DTYPES)}}}": "float32 is fast, float64 exact; scalar has float64 alone, "
-    "bfloat16 torch alone",
-    "--threads N": "cores to use; by default all there are",
-    f"--device {{{','.join(DEVICES)}}}": "of the torch engine; auto, the default: a GPU if it can",
-    "--compile": "the torch engine, by torch.compile: starts slowly",
+    f"--engine {{{','.join(ENGINES)}}}": "engine that computes [default: native if it is compiled]",
+    f"--dtype {{{','.join(DTYPES)}}}": "number format; scalar has only float64, and only torch has "
+    "bfloat16 [default: float32; float64 for scalar]",
+    "--threads N": "CPU cores to use [default: all]",
+    f"--device {{{','.join(DEVICES)}}}": "device of the torch engine [default: auto, a GPU "
+    "if there is one]",
+    "--compile": "compile the torch engine with torch.compile; starts slowly",
 }
 READING_OPTIONS = {
-    "--column NAME": "column of a CSV or TSV table, by its name or its number from 1 on; key of "
-    "JSON objects [default: the only column; text]",
-    f"--format {{{','.join(FORMATS)}}}": "format of {what}; csv has quotes, and tsv has none "
-    "[default: by the file's ending, otherwise text]",
+    "--column NAME": "column of a table by name or by number from 1, or key of JSON objects "
+    "[default: the only column, or the key text]",
+    f"--format {{{','.join(FORMATS)}}}": "format of {what}; csv cells may be quoted, tsv cells "
+    "may not [default: from the file extension, otherwise text]",
     "--no-header": "read the first row of a table as data",
 }
 
 
-def add_json(parser: Parser) -> None:
+def add_json(parser: Group) -> None:
     option(parser, "--json", "print one JSON object on stdout")
 
 
-def add_engine(parser: Parser) -> None:
+def add_engine(parser: Group) -> None:
     options(parser, ENGINE_OPTIONS)
 
 
@@ -43,7 +46,7 @@ def chosen_engine(args: Args) -> dict[str, Any]:
     if args.engine is None and best_engine() != "native":
         from kamon.native.library import why_not
 
-        say(f"{why_not()}; the scalar engine works instead, tens of thousands of times slower")
+        warn(f"{why_not()}: the scalar engine is tens of thousands of times slower")
     others = values(args, "dtype", "threads", "device", "compile")
     return {"engine": args.engine or best_engine(), **others}
 
@@ -62,14 +65,12 @@ def add_settings(
         picked: whether a preset chooses some, which then have no default.
         of_tuning: the settings of fine-tuning, each with its default in words.
     """
-    text = "a flag wins over the file, the file over the default"
-    if of_tuning:
-        text = "a flag wins over the file, the file over what is in brackets"
+    text = "an option overrides the file, and the file overrides the default"
     if picked:
         from kamon.training.presets import PICKED
 
-        text += ", which --size picks where none is shown"
-    group = parser.add_argument_group("settings", text)
+        text += "\n--size chooses the settings without a default"
+    group = parser.add_argument_group("model and training settings", text)
     option(group, "--config FILE", "TOML file of settings, such as n_layer = 2")
     for field in SETTINGS:
         if of_tuning and field.name not in of_tuning:
@@ -80,7 +81,8 @@ def add_settings(
         option(
             group,
             f"--{field.name.replace('_', '-')} {'NAME' if choices else metavar}",
-            field.metadata["help"] + ("" if picked and field.name in PICKED else f" ({default})"),
+            field.metadata["help"]
+            + ("" if picked and field.name in PICKED else f" [default: {default}]"),
             choices=choices or None,
             default=argparse.SUPPRESS,
         )
@@ -96,14 +98,14 @@ def settings(args: Args) -> dict[str, Any]:
 
 def add_input(parser: Parser, *, required: bool = False) -> None:
     help = (
-        "a file with one document a line, .csv, .tsv, .jsonl or .json, also compressed; - for "
-        f"standard input; or a built-in list: names{'' if required else ' (the default)'}, "
-        "names-original"
+        "list to read: a text file with one entry per line, or .csv, .tsv, .jsonl or .json, also "
+        "compressed; - for standard input; or a built-in list, names or names-original"
+        f"{'' if required else ' [default: names]'}"
     )
     option(parser, "INPUT" if required else "[INPUT]", help, default=None if required else "names")
 
 
-def add_reading(parser: Parser, what: str = "the input") -> None:
+def add_reading(parser: Group, what: str = "the input") -> None:
     """Add the options that say how to read `what`, a list."""
     options(parser, {usage: text.format(what=what) for usage, text in READING_OPTIONS.items()})
 
@@ -116,4 +118,4 @@ def reading(args: Args) -> dict[str, Any]:
 def check_unread(args: Args, why: str) -> None:
     """Raise ConfigError if an option of `add_reading` is given though no list is read."""
     if args.column is not None or args.format is not None or args.no_header:
-        raise ConfigError(f"--column, --format and --no-header say how to read {why}")
+        raise ConfigError(f"--column, --format and --no-header need {why}")

@@ -1,16 +1,17 @@
-"""Teach a saved model to answer prompts, from examples (supervised fine-tuning).
+"""Teach a model to follow prompts.
 
-DATA: JSON lines such as {"prompt": "short", "completion": "ann"}, or built-in examples of names:
-`instructions` ("girl, m, 5": sex, first letter, length; any part may be left out), `sexes` ("girl")
-or `initials` ("m, 5"). Afterwards `kamon sample OUT --prompt "girl, m, 5"` answers.
+DATA has JSON lines such as {"prompt": "short", "completion": "ann"}. There are also built-in
+examples of names: `instructions` ("girl, m, 5" is sex, first letter and length, and each part is
+optional), `sexes` ("girl") and `initials` ("m, 5").
 
-Kamon mixes in documents of the model's own list, so that it does not forget them. At the end, it
-prints how much the loss on the base's validation set has risen. For `instructions`, it also prints
-the share of answers that obey.
+Kamon mixes in entries of the base's list, so that the model does not forget them. At the end it
+prints the validation loss on that list before and after. For `instructions` it also prints the
+instruction-following accuracy.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +24,22 @@ if TYPE_CHECKING:
     from kamon.model import Model
 
 OWN: tuning.Numbers = {
-    "base_share": (float, "share of the documents in a step that come from the base's list"),
+    "base_share": (float, "share of each batch that comes from the base's list"),
 }
 ROWS = (
-    ("initial", "the first letter is right"),
-    ("length", "so is the length"),
-    ("sex", "the name is on record for the sex, of those on record at all"),
-    ("together", "all three, of those on record"),
-    ("strict_sex", "the name is on record for the sex, of all answers"),
-    ("strict", "all three, of all answers"),
-    ("on_record", "on record at all"),
+    ("initial", "correct first letter"),
+    ("length", "correct length"),
+    ("sex", "correct sex, of recorded names"),
+    ("together", "all three correct, of recorded names"),
+    ("strict_sex", "correct sex, of all completions"),
+    ("strict", "all three correct, of all completions"),
+    ("on_record", "recorded names"),
 )
+EXAMPLES = """\
+kamon sft names instructions -o asked       # train on the built-in examples
+kamon sample asked --prompt "girl, m, 5"    # ask for girls' names with m
+kamon sft names my.jsonl -o mine            # … or train on your own examples
+"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -41,16 +47,16 @@ def add_arguments(parser: Parser) -> None:
 
     max_steps = sft.MAX_EXAMPLES / (sft.BATCH_SIZE * (1 - sft.BASE_SHARE))
     tuning.add_model(parser)
-    data = "a JSON Lines file, - for standard input, or built-in examples"
-    option(parser, "[DATA]", f"{data}: instructions, sexes, initials")
+    data = "JSON Lines file, - for standard input, or the built-in instructions, sexes or initials"
+    option(parser, "[DATA]", data)
     settings = {
         "batch_size": sft.BATCH_SIZE,
         "temperature": sft.TEMPERATURE,
         "min_lr": 0.0,
         "block_size": "the base's, or the longest example",
-        "num_steps": f"{sft.EPOCHS} passes, {sft.MIN_STEPS} to {max_steps:.0f}",
+        "num_steps": f"{sft.EPOCHS} epochs, {sft.MIN_STEPS} to {max_steps:.0f}",
         "learning_rate": f"{sft.LEARNING_RATE_FACTOR:g} times the base's",
-        "warmup_steps": f"a {1 / sft.WARM_UP:.0f}th of the steps",
+        "warmup_steps": f"{sft.WARM_UP:.0%} of the steps",
     }
     accepted, defaults = ("block_size", "dropout", "temperature"), {"base_share": sft.BASE_SHARE}
     tuning.add_arguments(parser, "sft", OWN, defaults, settings, accepted)
@@ -66,22 +72,20 @@ def run(args: Args) -> int:
     if args.data is not None:
         say_built_in(args.data, TASKS)
     begin = partial(sft, args.dir, args.data, **chosen)
-    return tuning.run(args, "sft", begin, resume, show, say_tuned)
+    return tuning.run(args, "sft", begin, resume, show)
 
 
 def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any] | None:
-    """Print how well the answers obey, and some of them."""
+    """Print the losses, the instruction-following accuracy, and some completions."""
     prompts = [] if stopped else model.training.measured["prompts"]
     answers = [(prompt, text) for prompt in prompts for text in model.sample(1, prompt=prompt)]
+    say_losses(model)
     if as_json:
         return {"answers": [{"prompt": prompt, "text": text} for prompt, text in answers]}
-    obedience = model.training.measured.get("obedience")
-    if obedience:
+    if obedience := model.training.measured.get("obedience"):
         before = model.training.measured["base"]["obedience"]
-        answered = f"of {obedience['num_answers']:,} answers to the same instructions"
-        print(f"{answered}   before   after")
-        for name, text in ROWS:
-            print(f"{text:62} {before[name]:7.1%} {obedience[name]:7.1%}")
+        rows = [tuning.share_row(text, before[name], obedience[name]) for name, text in ROWS]
+        tuning.print_table(f"{obedience['num_answers']:,} completions", rows)
         print()
     width = max((columns(one_line(prompt)) for prompt, _ in answers), default=0)
     for prompt, text in answers:
@@ -89,17 +93,17 @@ def show(model: Model, stopped: bool, as_json: bool) -> dict[str, Any] | None:
     return None
 
 
-def say_tuned(model: Model, output: str) -> None:
+def say_losses(model: Model) -> None:
     """Print the losses of the examples, and of the base's validation set."""
-    known, metrics = model.training.measured, model.metrics
-    losses = f", loss {final_loss(metrics):.4f} a token of the answers (mean of the last "
-    losses += f"{min(len(metrics), 100)})"
-    if "held_out" in known:
-        best = known["held_out"]
-        losses += f", {best['loss']:.4f} on those held out, at best, in step {best['best_step']:,}"
-    tuning.say_end(model, output, losses)
+    known = model.training.measured
+    uniform = f"uniform {math.log(model.config.vocab_size):.3f}"
+    loss = f"{final_loss(model.metrics):.3f} nats per completion token"
+    say(f"training loss {loss} ({uniform})")
+    if best := known.get("held_out"):
+        loss = f"{best['loss']:.3f} nats per completion token"
+        say(f"validation loss {loss} ({uniform}), best at step {best['best_step']:,}")
     if "base_held_out_loss" in known:
+        loss = f"{known['base_held_out_loss']:.3f} nats per token"
         say(
-            f"without a prompt {known['base_held_out_loss']:.4f} on documents that the base was "
-            f"tested on, {known['base']['held_out_loss']:.4f} before"
+            f"validation loss on the base's list {loss} (base {known['base']['held_out_loss']:.3f})"
         )

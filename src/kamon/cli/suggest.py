@@ -18,6 +18,7 @@ from kamon.cli.output import (
     say,
     say_line_ends,
     say_unfinished,
+    warn,
 )
 from kamon.cli.parser import Parser, options
 from kamon.cli.settings import add_engine, add_json
@@ -36,10 +37,10 @@ INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]+"
 )
 SEARCH = {
-    "-n, -k N": "how many documents (10)",
-    "--effort X": "search X times as long as usual before what is found may not be the best (1)",
-    "--unknown {error,skip,replace}": "characters that the model does not know: skip leaves them "
-    "out, replace takes their other case or the letter without accents (error)",
+    "-n, -k N": "number of entries to print [default: 10]",
+    "--effort X": "search X times as long before Kamon stops with the best so far [default: 1]",
+    "--unknown {error,skip,replace}": "characters that the model does not know: error stops, skip "
+    "drops them, replace takes the closest known character [default: error]",
 }
 
 
@@ -62,8 +63,8 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
             model.tokenizer.encode("".join(x for x in elements if isinstance(x, str)))
         except TokenizerError as error:
             raise TokenizerError(
-                f"{error}; --unknown replace takes the closest known characters, --unknown skip "
-                "leaves unknown ones out"
+                str(error),
+                "--unknown replace takes the closest known characters, --unknown skip drops them",
             ) from None
     exchanged = replacements(model.tokenizer, elements, unknown)
     if exchanged:
@@ -74,7 +75,7 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
             how = f"replaced by {quote_distinctly(like, char)}" if like else "left out"
             named.append(f"{quoted} (U+{ord(char):04X}) {how}")
         more = len(exchanged) - len(named)
-        say(f"unknown to the model: {', '.join(named)}{f' and {more:,} more' if more else ''}")
+        say(f"Unknown to the model: {', '.join(named)}{f' and {more:,} more' if more else ''}")
     return replaced(elements, exchanged)
 
 
@@ -111,10 +112,12 @@ def bar(p: float) -> str:
 
 
 def found_lines(result: SearchResult, known: Collection[str]) -> list[str]:
+    rows = [(entry_line(x.text) or "(empty)", x) for x in result.documents]
+    width = max((columns(text) for text, x in rows if x.text in known), default=0)
     lines = []
-    for text, logprob, share in result.documents:
-        mark = "  (in the list)" if text in known else ""
-        lines.append(f"  {logprob:8.3f}  {share:6.1%}  {entry_line(text) or '(empty)'}{mark}")
+    for text, x in rows:
+        shown = f"{padded(text, width)}  (in the list)" if x.text in known else text
+        lines.append(f"  {x.logprob:8.3f}  {x.share:6.1%}  {shown}")
     return lines
 
 
@@ -132,10 +135,11 @@ def say_found(result: SearchResult, n: int, model: Model) -> None:
     say_unfinished(sizes, model.config.block_size, model.tokenizer.unit)
     if result.complete:
         if have < n:
-            say(f"{have:,} of {n:,} found: no other document matches")
+            say(f"Found {have:,} of {n:,}: no other entry matches")
         return
     sure = "none is" if not exact else "only the first is" if exact == 1 else f"{exact:,} are"
-    say(
-        f"{have:,} of {n:,} found, of which {sure} sure to be the most probable: the search ended "
-        f"after {count(result.reads, 'token')}, a larger --effort goes on"
+    ended = f"the search ended after {count(result.reads, 'token')}"
+    warn(
+        f"found {have:,} of {n:,}, and {sure} guaranteed to be the most probable: {ended}",
+        "search longer with a larger --effort",
     )

@@ -1,13 +1,13 @@
-"""Learn how text becomes tokens, and see how it does.
+"""Train, use and inspect tokenizers.
 
-  kamon tokenizer train INPUT -o FILE   learn byte pairs from a list
-  kamon tokenizer encode FROM [INPUT]   a line of numbers for each document
-  kamon tokenizer decode FROM [INPUT]   such lines to text
-  kamon tokenizer show FROM TEXT...     the pieces of each text, and merge by merge their tokens
+  train   train a BPE tokenizer on a list
+  encode  print the token numbers of each entry
+  decode  print the text of such lines
+  show    print the tokens of each text, and how BPE merges them
 
-FROM is a file that `train` wrote, or the directory of a model, of which `show` also tells what its
-tokens are most like: the cosine of their embeddings, the rows of wte. INPUT is a list as
-`kamon train` reads it, by default text on standard input.
+For train, FROM is a list. For the others it is a tokenizer file or the directory of a model. With a
+model, show also prints the tokens with the most similar embeddings (wte). encode and decode read
+INPUT or standard input.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kamon.cli.output import (
     columns,
     count,
+    done,
     entry_line,
     has_line_end,
     json_line,
@@ -28,6 +29,7 @@ from kamon.cli.output import (
     say,
     say_corpus,
     say_line_ends,
+    warn,
 )
 from kamon.cli.parser import Args, Parser, option, options
 from kamon.cli.settings import add_reading, check_unread, reading
@@ -42,13 +44,18 @@ ACTIONS = ("train", "encode", "decode", "show")
 NUM_NEAR = 4  # tokens that are most like another
 MAX_DIGITS = 10  # of a token: int() takes long over more
 
+EXAMPLES = """\
+kamon tokenizer train names --vocab-size 300 -o bpe.json
+kamon tokenizer show bpe.json marianne
+kamon tokenizer encode bpe.json names
+"""
 OPTIONS = {
-    "FROM": "of train the INPUT, a list; else a file or a model's DIR",
-    "[TEXT...]": "of show texts; of encode and decode an INPUT",
-    "-o, --output FILE": "where train writes the tokenizer",
-    "--vocab-size N": "of train: how many tokens there may be; 256 are the bytes and one is BOS "
-    "(1024)",
-    "--overwrite": "of train: replace FILE",
+    "FROM": "a list for train; else a tokenizer file or the directory of a model",
+    "[TEXT...]": "texts for show; one INPUT for encode and decode [default: standard input]",
+    "-o, --output FILE": "train: file to write the tokenizer to",
+    "--vocab-size N": "train: number of tokens, of which 256 are bytes and one is BOS "
+    "[default: 1,024]",
+    "--overwrite": "train: replace FILE",
 }
 
 
@@ -56,19 +63,19 @@ def add_arguments(parser: Parser) -> None:
     option(parser, "ACTION", "|".join(ACTIONS), choices=ACTIONS)
     options(parser, OPTIONS, **{"from": {"dest": "source"}}, text={"dest": "words"})
     add_reading(parser)
-    option(parser, "--json", "print JSON, one object a line")
+    option(parser, "--json", "print JSON, one object per line")
 
 
 def run(args: Args) -> None:
     if args.action != "train" and (args.output or args.overwrite or args.vocab_size is not None):
-        raise ConfigError("-o, --overwrite and --vocab-size are for `kamon tokenizer train`")
+        raise ConfigError("-o, --overwrite and --vocab-size are for `kamon tokenizer train` only")
     if args.action == "show":
         check_unread(args, "an INPUT, and there is none")
     if args.action == "show" and not args.words:
-        raise ConfigError("give one or more texts to show the pieces of")
+        raise ConfigError("no TEXT to show")
     most = {"train": 0, "show": len(args.words)}.get(args.action, 1)
     if len(args.words) > most:
-        raise ConfigError(f"one argument too many: {args.words[most]!r}")
+        raise ConfigError(f'unexpected argument "{args.words[most]}"')
     {"train": train, "encode": encode, "decode": decode, "show": show}[args.action](args)
 
 
@@ -79,12 +86,12 @@ def train(args: Args) -> None:
     from kamon.data import corpus
     from kamon.files.atomic import replace_file
     from kamon.tokenizers.base import BPE_VOCAB
-    from kamon.tokenizers.bpe import BytePairTokenizer, checked_vocab_size
+    from kamon.tokenizers.bpe import BYTES, BytePairTokenizer, checked_vocab_size
 
     wanted = BPE_VOCAB if args.vocab_size is None else args.vocab_size
     checked_vocab_size(wanted)
     if args.output is None:
-        raise ConfigError("name the FILE that the tokenizer goes to with -o")
+        raise ConfigError("missing -o FILE for the tokenizer")
     if args.source != "-":
         check_not_input(args.output, args.source, StoreError)
     path = check_file(args.output, overwrite=args.overwrite, folder=True)
@@ -96,18 +103,19 @@ def train(args: Args) -> None:
     num_tokens = sum(size * number for size, number in tokenizer.lengths(source.docs).items())
     num_bytes = sum(map(len, source.docs.encoded()))
     if tokenizer.vocab_size < wanted:
-        why = "no two of them stand side by side twice any longer"
-        say(f"only {tokenizer.vocab_size:,} of {wanted:,} tokens: {why}")
+        why = "no pair of tokens occurs twice any more"
+        warn(f"only {tokenizer.vocab_size:,} of {wanted:,} tokens: {why}")
     if args.json:
         about = {"vocab_size": tokenizer.vocab_size, "bos": tokenizer.bos}
         about |= {"num_bytes": num_bytes, "num_tokens": num_tokens}
         print_json({"file": args.output, **about, "corpus": source.summary()})
         return
-    tokens, merges = count(tokenizer.vocab_size, "token"), count(len(tokenizer.merges), "merge")
+    merges = count(len(tokenizer.merges), "merge")
+    print(f"{count(tokenizer.vocab_size, 'token')}: {BYTES} bytes, {merges} and BOS")
     print(
-        f"{tokens}: the bytes, {merges} and BOS; {num_bytes:,} bytes of the list are {num_tokens:,}"
-        f" tokens, {num_bytes / num_tokens:.2f} bytes each; saved to {one_line(str(path))}"
+        f"{num_bytes / num_tokens:.2f} bytes per token: {num_bytes:,} bytes, {num_tokens:,} tokens"
     )
+    say(done("Saved", f"to {one_line(str(path))}"))
 
 
 # ---- encode, decode
@@ -165,12 +173,14 @@ def tokens_in(line: str, tokenizer: Tokenizer) -> list[int]:
         number = word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS
         if not number or int(word) > last:
             quoted = repr(word[:MAX_DIGITS])
-            raise TokenizerError(f"{quoted} is no token: they are numbers from 0 to {last:,}")
+            raise TokenizerError(f"{quoted} is not a token: tokens are numbers from 0 to {last:,}")
         tokens.append(int(word))
     end = len(tokens) - (len(tokens) > 1 and tokens[-1] == bos)
     tokens = tokens[tokens[:1] == [bos] : end]
     if bos in tokens:
-        raise TokenizerError(f"token {bos} is BOS, which stands at the ends of a document alone")
+        raise TokenizerError(
+            f"token {bos} is BOS, which is only at the start and the end of an entry"
+        )
     return tokens
 
 
@@ -248,7 +258,7 @@ def print_pieces(tokenizer: Tokenizer, text: str, pieces: list[list[list[int]]])
 
 
 def print_near(tokenizer: Tokenizer, tokens: list[int], near: dict[int, list[Near]]) -> None:
-    print("  nearest by the cosine of their embeddings")
+    print("  most similar embeddings (cosine)")
     width = max(columns(visible(tokenizer, token)) for token in tokens)
     for token in tokens:
         others = (f"{visible(tokenizer, x.token)} {x.cosine:.2f}" for x in near[token])

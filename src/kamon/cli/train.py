@@ -1,7 +1,13 @@
-"""Learn a list, save the model, and make 20 new names with it."""
+"""Train a model on a list.
+
+Kamon saves the model and prints 20 new entries. A tenth of the entries is the validation set. The
+checkpoint with the lowest validation loss becomes the model. Lists of fewer than 100 entries use
+cross-validation instead.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -14,19 +20,25 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import (
     count,
+    done,
+    labelled,
+    loss_curve,
     marked_json,
     model_json,
     print_json,
     print_marked,
     progress_bar,
+    recent,
     say,
     say_corpus,
     say_cut,
+    say_details,
+    say_hint,
     say_left_out,
     say_model,
     say_resumed,
     show_training,
-    spark,
+    warn,
 )
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.sample import left_out_json, new_entries
@@ -47,6 +59,7 @@ from kamon.engines.distributed import check_engine, get_group, restarted, this_r
 from kamon.errors import ConfigError
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.load import wants_nfc
+from kamon.training.base import BASE, SCRATCH
 from kamon.training.presets import ORIGINAL, size_of
 
 if TYPE_CHECKING:
@@ -58,6 +71,7 @@ if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
+LABEL_WIDTH = 16
 FIXED = (  # arguments that cannot be changed when a run is resumed
     *("output", "overwrite", "budget", "size", "from", "no_blend", "no_holdout", "engine", "dtype"),
     *("tokenizer", "vocab_size"),
@@ -66,42 +80,50 @@ MAX_CANDIDATES = 1_000  # to find so many samples that are not in the list
 MAX_CANDIDATES_SLOW = 100
 MAX_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
 
-OPTIONS = {
-    "-o, --output DIR": "where the model goes (model)",
+EXAMPLES = """\
+kamon train names -o names
+kamon train names -o better --size large
+kamon train names -o quick --budget 1s --from scratch
+"""
+INPUT_AND_OUTPUT = {
+    "-o, --output DIR": "directory to save the model in [default: model]",
     "--overwrite": "replace the model in DIR",
-    "--budget TIME": "time to train, as 500ms, 10s or 2m: picks the settings",
-    "--size NAME": "tiny, small, medium (the default), large or huge: picks the settings; "
-    "original: those of the original microGPT (the default of the scalar engine)",
-    "--from START": "base, the pretrained base of Kamon (the default for lists of up to 20,000 "
-    "entries, unless a size or a shape is given); scratch; or the directory of a model, whose "
-    "tokens are kept",
-    "--no-blend": "do not mix the model with an n-gram of the list",
-    "--no-holdout": "learn from all documents: hold none out to test on",
-    "--copies": "include entries of the list and duplicates in the names that are printed",
+    "--copies": "print copies of the list's entries and duplicates, too",
 }
 TOKENIZER = {
-    "--tokenizer NAME": "char (the default), bpe, or a file that `kamon tokenizer train` wrote",
-    "--vocab-size N": f"tokens of bpe ({BPE_VOCAB:,})",
+    "--tokenizer NAME": "char, bpe, or a file of `kamon tokenizer train` [default: char]",
+    "--vocab-size N": f"number of tokens of bpe [default: {BPE_VOCAB:,}]",
+}
+SIZE = {
+    "--budget TIME": "training time, such as 500ms, 10s or 2m: chooses the settings",
+    "--size NAME": "preset: tiny, small, medium, large, huge, or original (microGPT's settings) "
+    "[default: medium, or smaller for a short list; original for the scalar engine]",
+    "--from START": "scratch, base (the pretrained model that Kamon ships) or the directory of a "
+    "model to continue from [default: base for up to 20,000 entries, unless you set a size]",
+    "--no-blend": "do not blend the model with an n-gram of the list",
+    "--no-holdout": "train on all entries, without a validation set",
 }
 RESUMING = {
-    "--resume DIR": "go on with the training in DIR, as if it had never been interrupted",
-    "--extend N": "with --resume: N steps more than were planned",
-    "--checkpoint-every N": "keep the training every N steps, or every time such as 30s; by "
-    "default so seldom that it takes a hundredth of the time or less",
+    "--resume DIR": "resume the training in DIR exactly where it stopped",
+    "--extend N": "with --resume: train N steps more than planned [default: 0]",
+    "--checkpoint-every N": "save a checkpoint every N steps, or at intervals such as 30s "
+    "[default: takes under 1% of the time]",
 }
 
 
 def add_arguments(parser: Parser) -> None:
+    group = parser.add_argument_group("input and output")
     add_input(parser)
     parser.set_defaults(input=None)
-    options(parser, OPTIONS)
-    add_reading(parser)
-    options(parser, TOKENIZER, tokenizer="char")
-    add_json(parser)
-    add_engine(parser)
-    group = parser.add_argument_group("interrupted and longer trainings")
+    options(group, INPUT_AND_OUTPUT)
+    add_json(group)
+    add_reading(group)
+    options(group, TOKENIZER, tokenizer="char")
+    options(parser.add_argument_group("budget and size"), SIZE)
+    group = parser.add_argument_group("resuming")
     options(group, RESUMING, extend=0, checkpoint_every={"type": str})
     add_settings(parser, picked=True)
+    add_engine(parser.add_argument_group("engine"))
 
 
 def run(args: Args) -> int:
@@ -147,7 +169,6 @@ def open_source(args: Args, mode: str) -> Corpus | Shards | None:
     from kamon.data import corpus
     from kamon.packing.shards import is_packed
     from kamon.storage import model_dir
-    from kamon.training.base import BASE, SCRATCH
 
     name = "names" if args.input is None and args.resume is None else args.input
     if name is None:
@@ -216,20 +237,38 @@ def train_model(
 def say_start(
     args: Args, setup: TrainingSetup, source: Corpus | Shards | None, chosen: dict[str, Any]
 ) -> None:
+    from kamon.data.split import MIN_DOCS
     from kamon.packing.shards import Shards
-    from kamon.training.data import NONE_HELD_OUT
 
     may_hold_out = not isinstance(source, Shards) or source.may_hold_out
     say_resumed(setup.resumed)
-    say_cut(setup)
     if setup.held_out:
-        unit = "window" if setup.config.mode == "text" else "document"
-        say(f"{count(len(setup.held_out), unit)} held out to test on")
+        unit = "window" if setup.config.mode == "text" else "entry"
+        say(labelled("Validation", count(len(setup.held_out), unit)))
+    elif setup.cross_validation:
+        how = f"{setup.cross_validation.num_folds}-fold cross-validation"
+        say(labelled("Validation", f"{how} (fewer than {MIN_DOCS} unique entries)"))
+        say_hint("a longer list makes a better model")
     elif args.resume is None and not args.no_holdout and may_hold_out:
-        say(NONE_HELD_OUT)
-    say_model(setup.config, setup.engine_name, setup.engine)
+        warn(
+            f"no validation set, because the list has fewer than {MIN_DOCS} unique entries",
+            "a longer list makes a better model, and shows whether it overfits",
+        )
+    say_model(setup.config, setup.engine_name, setup.engine, start_text(args, setup, chosen))
+    say_cut(setup)
     if not setup.resumed:
-        say_picked(args, setup, chosen)
+        say_settings(args, setup, chosen)
+
+
+def start_text(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> str:
+    """Return what the run starts from: a model or a preset."""
+    if setup.resumed:
+        return ""
+    if setup.start is not None:
+        start = start_of(args) or BASE
+        return "from the pretrained base" if start == BASE else f"from {start}"
+    size = args.size or size_of(setup.config, chosen)
+    return f"{size} preset" if size else ""
 
 
 def preview(setup: TrainingSetup, seed: int) -> str:
@@ -246,9 +285,7 @@ def preview(setup: TrainingSetup, seed: int) -> str:
 def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
     """Print samples, or everything as JSON, after lines about the losses."""
     loss = final_loss(model.metrics)
-    say_trained(model, loss, output)
-    if stopped:
-        say(f"`kamon train --resume {output}` goes on from here")
+    say_trained(model, [line["loss"] for line in model.metrics], output, stopped)
     n = 0 if stopped else 1 if model.writes_text else NUM_SAMPLES
     most = MAX_CANDIDATES if has_fused_ops(model.engine) else MAX_CANDIDATES_SLOW
     conditions = {} if args.copies else new_entries(model)
@@ -263,6 +300,11 @@ def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
     else:
         print_marked(found.texts, known)
     say_left_out(found, n, f"`kamon sample {output} --copies`")
+    if stopped:
+        say_hint(f"resume with `kamon train --resume {output}`")
+    elif sys.stderr.isatty():
+        number = "" if model.writes_text else " -n 50"
+        say_hint(f"make more with `kamon sample {output}{number}`")
 
 
 def be_silent() -> None:
@@ -278,10 +320,9 @@ def packed_corpus(path: str, args: Args) -> Shards:
 
     check_unread(args, "a file, and INPUT is packed")
     shards = open_shards(path)
-    say(
-        f"{path}: {count(shards.num_docs('train'), 'document')}, "
-        f"{count(shards.num_tokens('train'), 'token')} to learn from"
-    )
+    documents = count(shards.num_docs("train"), "entry")
+    tokens = count(shards.num_tokens("train"), "token")
+    say(labelled("Data", f"{path}: {documents}, {tokens} for training"))
     return shards
 
 
@@ -289,17 +330,17 @@ def check_resume(args: Args) -> None:
     """Raise ConfigError for arguments that cannot be given with --resume, or without it."""
     if args.resume is None:
         if args.extend:
-            raise ConfigError("--extend makes a training longer: name its DIR with --resume")
+            raise ConfigError("--extend needs --resume DIR")
         return
     if not args.resume:
-        raise ConfigError("--resume needs the DIR of a training, not an empty name")
+        raise ConfigError("--resume needs the directory of a model, not an empty name")
     defaults = {"overwrite": False, "no_blend": False, "no_holdout": False, "tokenizer": "char"}
     for name in FIXED:
         if getattr(args, name) != defaults.get(name):
             flag = "-o" if name == "output" else f"--{name.replace('_', '-')}"
             raise ConfigError(
-                f"{flag} cannot be changed where a training goes on: leave it out, or start a new "
-                f"one with --from {args.resume}"
+                f"{flag} cannot be changed when resuming",
+                f"leave it out, or start a new run with --from {args.resume}",
             )
     if args.input is None:
         check_unread(args, "an INPUT, and there is none")
@@ -310,10 +351,8 @@ def start_of(args: Args) -> str | None:
     return start
 
 
-def say_picked(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> None:
-    """Print the options that make the same model again, besides those that were given."""
-    from kamon.training.base import BASE
-
+def say_settings(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> None:
+    """With --verbose print the options that make the same model again, besides those given."""
     size, flags = args.size, []
     if setup.start is None and size is None:
         size = size_of(setup.config, chosen)
@@ -326,24 +365,57 @@ def say_picked(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> None
     if "num_steps" not in chosen and not setup.cross_validation:
         flags.append(f"--num-steps {setup.config.num_steps}")
     if flags:
-        say(f"picked: {' '.join(flags)}")
+        say_details(labelled("Settings", " ".join(flags)))
 
 
-def say_trained(model: Model, loss: float, output: str) -> None:
-    done, wanted = len(model.metrics), model.config.num_steps
-    verb = f"stopped after {done:,} of" if done < wanted else "trained"
-    say(
-        f"{verb} {count(wanted, 'step')} in {model.training.seconds:.1f} s, loss {loss:.4f} "
-        f"(mean of the last {min(done, 100)}); saved to {output}"
-    )
-    spark([line["loss"] for line in model.metrics], sys.stderr)
-    training = model.training
+def say_trained(model: Model, losses: list[float], output: str, stopped: int) -> None:
+    """Print the steps, the time, and the losses beside those of a uniform model and an n-gram."""
+    steps, wanted = len(losses), model.config.num_steps
+    verb, of = "Trained", count(steps, "step")
+    if steps < wanted:
+        verb = "Stopped" if stopped else "Stopped early"
+        of = f"after {steps:,} of {count(wanted, 'step')}"
+    say("\n" + done(verb, f"{of} in {model.training.seconds:.1f} s"))
+    say(done("Saved", f"to {os.path.join(output, '')}"))
+    uniform = f"uniform {math.log(model.config.vocab_size):.3f}"
+    say(labelled("Loss curve", loss_curve(losses, sys.stderr), LABEL_WIDTH))
+    text = f"{recent(losses):.3f} nats per token ({uniform})"
+    say(labelled("Training loss", text, LABEL_WIDTH))
+    training, blend = model.training, model.training.blend
     if crossed := training.cross_validation:
-        about = f"{crossed.num_folds}-fold cross-validation; {losses_of_parts(model, crossed)}"
-        say(f"loss {nats(crossed.loss)} on entries left out in turn ({about})")
+        parts = losses_of_parts(model, crossed)
+        text = f"{crossed.loss:.3f} nats per token ({parts}), {crossed.num_folds}-fold"
+        say(labelled("Validation loss", text, LABEL_WIDTH))
     elif held_out := training.held_out:
-        parts = f" ({losses_of_parts(model, held_out)})" if training.blend else ""
-        say(f"validation loss {nats(held_out.loss)} nats per token{parts}{about_best_step(model)}")
+        best = None if blend else best_ngram(model)
+        parts = losses_of_parts(model, held_out) if blend else best[0] if best else uniform
+        text = f"{held_out.loss:.3f} nats per token ({parts})"
+        say(labelled("Validation loss", text, LABEL_WIDTH))
+        if held_out.over_fitted:
+            say_overfitted(model, held_out, best[1] if best else None)
+
+
+def best_ngram(model: Model) -> tuple[str, float] | None:
+    """Return the name and the loss of the best n-gram beside a model that over-fits, if fast."""
+    held_out = model.training.held_out
+    if not held_out or not held_out.over_fitted or not has_fused_ops(model.engine):
+        return None
+    if model.training.get("init_from") or sum(map(len, model.parts()[0])) > MAX_COUNTED:
+        return None
+    from kamon.evaluation.introspection import ngram_loss
+
+    loss, order = ngram_loss(model)
+    return f"{order}-gram {loss:.3f}", loss
+
+
+def say_overfitted(model: Model, measured: ValidationRecord, ngram: float | None) -> None:
+    """Print from which step the model is, and what may help if it is only a GPT."""
+    hint = None
+    if not model.training.blend and not model.training.get("init_from"):
+        hint = None if model.config.dropout else "try --dropout 0.3"
+        if ngram is not None and ngram < measured.loss:
+            hint = f"{hint or 'use a longer list'}: the n-gram predicts better than the model"
+    warn(f"overfitting after step {measured.best_step:,}: Kamon kept that checkpoint", hint)
 
 
 def losses_of_parts(model: Model, losses: ValidationRecord | CrossValidationRecord) -> str:
@@ -352,42 +424,11 @@ def losses_of_parts(model: Model, losses: ValidationRecord | CrossValidationReco
     assert blend
     assert gpt is not None
     assert ngram is not None
-    return f"GPT {nats(gpt)}, {blend.order}-gram {nats(ngram)}"
-
-
-def nats(loss: float) -> str:
-    """Return a loss with three significant digits.
-
-    >>> nats(2), nats(0.98765), nats(123.4)
-    ('2.00', '0.988', '123')
-    """
-    return f"{loss:#.3g}".rstrip(".")
-
-
-def about_best_step(model: Model) -> str:
-    """Return which step a model that over-fits is from, and what may help if it has one part."""
-    measured = model.training.held_out
-    if not measured or not measured.over_fitted:
-        return ""
-    text = f" after step {measured.best_step:,}: Kamon keeps that model, since later ones are worse"
-    if model.training.blend or model.training.get("init_from"):
-        return text
-    if not model.config.dropout:
-        text += "; --dropout 0.3 may help"
-    learned, _ = model.parts()
-    if sum(map(len, learned)) > MAX_COUNTED or not has_fused_ops(model.engine):
-        return text
-    from kamon.evaluation.introspection import ngram_loss
-
-    loss, order = ngram_loss(model)
-    better = ", which is better" if loss < measured.loss else ""
-    return f"{text}. The best n-gram has {nats(loss)} (order {order}){better}"
+    return f"GPT {gpt:.3f}, {blend.order}-gram {ngram:.3f}"
 
 
 def final_loss(metrics: Sequence[dict[str, float]]) -> float:
-    """Return the mean loss of the last 100 steps, since each sees only a few documents."""
-    last = metrics[-100:]
-    return sum(line["loss"] for line in last) / len(last)
+    return recent([line["loss"] for line in metrics])
 
 
 @dataclass
@@ -399,7 +440,7 @@ class Stop:
     def code(self, model: Model) -> int:
         """Return the exit code: 0 if the run was finished when the signal came."""
         if not model.metrics:
-            say("stopped before the first step was done: there is nothing to save")
+            say("Stopped before the first step: there is nothing to save")
         return 0 if self.signal is None or model.training.finished else 128 + self.signal
 
 
@@ -414,8 +455,8 @@ def stop_on_signals() -> Iterator[Stop]:
                 raise KeyboardInterrupt
             raise SystemExit(128 + number)
         stop.signal = number
-        again = "Ctrl-C again" if number == signal.SIGINT else "the same again"
-        say(f"\nstopping; {again} to quit with what was kept before")
+        again = "press Ctrl-C" if number == signal.SIGINT else "send the signal"
+        say(f"\nStopping: {again} again to quit now with the last checkpoint")
 
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):

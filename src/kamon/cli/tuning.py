@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import (
+    columns,
     count,
+    done,
+    labelled,
     model_json,
+    padded,
     print_json,
     progress_bar,
     say,
+    say_details,
+    say_hint,
     say_model,
     say_resumed,
     show_training,
@@ -23,21 +31,23 @@ from kamon.errors import ConfigError
 if TYPE_CHECKING:
     from kamon.finetuning.loop import StartInfo
     from kamon.model import Model
+    from kamon.training.loop import Progress
 
 MAY_CHANGE = ("resume", "checkpoint_every", "threads", "device", "compile", "json")
 PAIRS = (
-    'a JSON Lines file of {"chosen": …, "rejected": …}, each with or without a "prompt", or '
-    "common: built-in pairs of first names, of which the more common one is preferred"
+    'JSON Lines file of {"chosen": …, "rejected": …}, with or without "prompt", or common, the '
+    "built-in pairs that prefer the more common first name"
 )
 RESUMING = {
-    "--resume OUT": "continue the run in OUT; the model is the same as without the interruption",
-    "--checkpoint-every N": "save a checkpoint every N steps, or after a time such as 30s",
+    "--resume OUT": "resume the fine-tuning in OUT exactly where it stopped",
+    "--checkpoint-every N": "save a checkpoint every N steps, or at an interval such as 30s",
 }
+GUESSING = 0.693  # nats: the loss of a guess between two
 Numbers = Mapping[str, tuple[type, str]]  # a command's own options: type and help of each
 
 
 def add_model(parser: Parser) -> None:
-    option(parser, "[DIR]", "the model to fine-tune, a directory")
+    option(parser, "[DIR]", "directory of the model to fine-tune")
 
 
 def add_arguments(
@@ -88,16 +98,18 @@ def check(args: Args, *needed: str) -> None:
     if args.resume is None:
         for name in needed:
             if getattr(args, name) is None:
-                raise ConfigError(f"name {name.upper()}, or a tuning to go on with (--resume)")
+                hint = "give it, or resume a fine-tuning with --resume OUT"
+                raise ConfigError(f"missing {name.upper()}", hint)
         return
     if not args.resume:
-        raise ConfigError("--resume needs the directory of a tuning, not an empty name")
+        raise ConfigError("--resume needs the directory of a model, not an empty name")
     for name, value in vars(args).items():
         if name not in MAY_CHANGE and value is not None and value is not False:
             flag = name.upper() if name in ("dir", "data") else flag_of(name)
             flag = "-o" if name == "output" else flag
             raise ConfigError(
-                f"{flag} cannot be changed where a tuning goes on: leave it out, or tune anew"
+                f"{flag} cannot be changed when resuming",
+                "leave it out, or start a new fine-tuning without --resume",
             )
 
 
@@ -113,7 +125,7 @@ def run(
     begin: Callable[..., Model],
     resume: Callable[..., Model],
     show: Callable[[Model, bool, bool], dict[str, Any] | None],
-    end: Callable[[Model, str], None] | None = None,
+    live: LiveLine | None = None,
     **callbacks: Any,
 ) -> int:
     """Start or resume a run, and return the exit code of the command.
@@ -123,7 +135,7 @@ def run(
         resume: resumes the run in a directory.
         show: gets the model, whether it was stopped, and --json. Prints what people see of the
             model, or returns what it adds to the JSON.
-        end: prints the number of steps and the like, instead of `say_end`.
+        live: measurements that the progress line shows.
         callbacks: on_start and the like; `say_start` if there is no on_start.
     """
     output = args.resume or (verb if args.output is None else args.output)
@@ -133,7 +145,8 @@ def run(
 
         model_dir.check_target(output, overwrite=args.overwrite)
         engine = chosen_engine(args)
-    with stop_on_signals() as stop, progress_bar(show_training) as on_progress:
+    line = live or LiveLine()
+    with stop_on_signals() as stop, progress_bar(line.show) as on_progress:
         how = {
             "checkpoint_every": args.checkpoint_every,
             "on_progress": on_progress,
@@ -147,31 +160,81 @@ def run(
             model = begin(output=output, overwrite=args.overwrite, **engine, **how)
     code = stop.code(model)
     if model.metrics:
-        (end or say_end)(model, output)
+        say_end(model, output)
         if code:
-            say(f"`kamon {verb} --resume {output}` goes on from here")
+            say_hint(f"resume with `kamon {verb} --resume {output}`")
         more = show(model, bool(code), args.json) or {}
         if args.json:
             print_json(model_json(model, output) | more)
     return code
 
 
+@dataclass
+class LiveLine:
+    """The progress line, with the latest measurements of a run."""
+
+    text: str = ""
+
+    def report(self, step: float, text: str) -> None:
+        """Show measurements after the loss, and with --verbose on a line of their own."""
+        self.text = text
+        say_details(f"step {step:5,.0f}  {text}")
+
+    def show(self, bar: Any, progress: Progress) -> Any:
+        bar = show_training(bar, progress, self.text)
+        bar.set_description_str("Fine-tuning", refresh=False)
+        return bar
+
+
 def say_start(start: StartInfo) -> None:
     """Print what is known before the first step."""
     spec = start.spec
     say_resumed(start.resumed)
-    num_held_out = start.method.num_held_out
-    held_out = f"; {num_held_out:,} that are held out test it" if num_held_out else ""
-    say(f"{spec.source}: {count(len(spec.examples), 'example')}{held_out}")
+    left_out = ""
     if spec.num_left_out:
-        why = "with one text in the training set and the other one in the validation set"
-        say(f"{count(spec.num_left_out, 'pair')} left out, {why}")
+        left_out = f" ({spec.num_left_out:,} left out, across training and validation set)"
+    say(labelled("Data", f"{spec.source}: {count(len(spec.examples), 'example')}{left_out}"))
+    if num_held_out := start.method.num_held_out:
+        say(labelled("Validation", count(num_held_out, "example")))
     say_model(spec.config, start.engine_name, start.engine)
 
 
-def say_end(model: Model, output: str, losses: str = "") -> None:
-    """Print the number of steps, the losses, and the model's directory."""
-    done, wanted = len(model.metrics), model.config.num_steps
-    verb = f"ended after {done:,} of" if done < wanted else "tuned"
+def say_end(model: Model, output: str) -> None:
+    """Print the time, the number of steps, and the model's directory."""
+    steps, wanted = len(model.metrics), model.config.num_steps
     seconds = f"{model.training.seconds:.1f} s"
-    say(f"{verb} {count(wanted, 'step')} in {seconds}{losses}; saved to {output}")
+    if steps == wanted:
+        say("\n" + done("Fine-tuned", f"in {seconds} ({count(steps, 'step')})"))
+    else:
+        verb = "Stopped early" if model.training.finished else "Stopped"
+        say("\n" + done(verb, f"after {steps:,} of {count(wanted, 'step')} in {seconds}"))
+    say(done("Saved", f"to {os.path.join(output, '')}"))
+
+
+Row = tuple[str, str, str, str]  # name, the base's value, the new one, and a remark
+
+
+def print_table(title: str, rows: Sequence[Row]) -> None:
+    """Print measurements of the base and of the new model side by side."""
+    width = max(columns(name) for name in (title, *(row[0] for row in rows)))
+    print(f"{padded(title, width)} {'base':>8} {'new':>8}")
+    for name, before, after, remark in rows:
+        print(f"{padded(name, width)} {before:>8} {after:>8}  {remark}".rstrip())
+
+
+def share_row(name: str, before: float, after: float) -> Row:
+    return name, f"{before:.1%}", f"{after:.1%}", ""
+
+
+def comparison_rows(measured: Mapping[str, Any], judge: str) -> list[Row]:
+    """Return rows for the win rate, the KL, and the unique and novel samples of a fine-tuning."""
+    rows: list[Row] = []
+    if measured["win_rate"] is not None:
+        low, high = measured["win_rate_interval"]
+        remark = f"{low:.1%} to {high:.1%}, {judge}, ties count half"
+        rows.append(("win rate", "50%", f"{measured['win_rate']:.1%}", remark))
+    error = f"± {measured['kl_error']:.2f} nats per sample"
+    rows.append(("KL to the base", "0", f"{measured['kl']:.2f}", error))
+    for name, key in (("unique samples", "uniqueness"), ("novel samples", "novelty")):
+        rows.append(share_row(name, measured[f"base_{key}"], measured[key]))
+    return rows

@@ -175,6 +175,13 @@ Ask = Callable[[str], str]  # shows a question and returns a key of KEYS; "q" at
 KEYS = {False: "ynsuq", True: "absuq"}  # True: two samples are shown
 
 
+def change(ratio: float) -> str:
+    """Return how a probability has changed, such as "84× more likely"."""
+    times = ratio if ratio >= 1 else 1 / ratio if ratio else math.inf
+    shown = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
+    return f"{shown}× {'more' if ratio >= 1 else 'less'} likely"
+
+
 @dataclass
 class RatingSession:
     """A rating session, which appends each answer to `journal` at once.
