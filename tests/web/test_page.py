@@ -207,7 +207,7 @@ def test_again_is_another(watched: Watched, server: Server) -> None:
         until(page, f"document.querySelector('[aria-busy=false]')?.textContent.includes({seed})")
         seen.append(page.locator(".samples .name").all_inner_texts())
         assert seen[-1] == sampled(n=20, seed=seed, novel=True, unique=True)
-    page.get_by_label("Copies of the list and duplicates, too").check()
+    page.get_by_label("Include copies of the list and duplicates").check()
     page.get_by_role("button", name="Generate").click()  # of the same seed, since asked otherwise
     until(page, "document.querySelector('[aria-busy=false]')?.textContent.includes('in the list')")
     assert page.get_by_label("Seed").input_value() == "45"
@@ -220,12 +220,12 @@ def test_a_capital_is_read_as_the_letter_that_is_known(watched: Watched) -> None
     assert "Read as “banna”" in page.inner_text("main")
     shown = page.get_by_role("heading", name="Attention")
     for text, says in (("b9", "does not know “9”"), ("", "Type a text")):
-        page.get_by_label("Text to look at").fill(text)
+        page.get_by_label("Text", exact=True).fill(text)
         until(page, f"document.querySelector('main').textContent.includes('{says}')")
         assert not shown.is_visible()  # nothing of the text before
         assert not page.locator(".tokens").is_visible()
         assert page.locator("svg .point.lit").count() == 0
-    page.get_by_label("Text to look at").fill("b")
+    page.get_by_label("Text", exact=True).fill("b")
     until(page, "document.querySelectorAll('.tokens li').length === 2")
     assert shown.is_visible()
     assert page.locator("main .error").count() == 0
@@ -343,7 +343,7 @@ def test_nothing_is_lost_by_looking_elsewhere(watched: Watched) -> None:
     assert page.get_by_label("Top-k").input_value() == dial
     watched.keys("4")
     until(page, "document.querySelectorAll('.tokens li').length === 6")
-    assert page.get_by_label("Text to look at").input_value() == "banna"
+    assert page.get_by_label("Text", exact=True).input_value() == "banna"
 
 
 # ---- views
@@ -518,7 +518,7 @@ def test_teach_by_keys(watched: Watched, server: Server) -> None:
             return pen.measureText("every 20 answers").width + 40 <= e.clientWidth;
         }"""
     )
-    page.get_by_role("button", name="Begin").focus()
+    page.get_by_role("button", name="Start rating").focus()
     watched.keys("Enter")
     until(page, "document.querySelector('.card')")
     seen = []
@@ -674,7 +674,7 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     assert page.get_by_label("List name").input_value() == "dogs.csv"
     first = " · ".join(DOCS[:5])
     until(page, f"document.querySelector('.report').textContent.includes('The first: {first}')")
-    assert "none is held out" in page.inner_text(".report")
+    assert "5-fold cross-validation" in page.inner_text(".report")
     page.locator("details.copies summary").click()
     commands = page.locator("pre[aria-label='As command']")
     assert commands.text_content().startswith("kamon train dogs.csv --column name --budget 0.5s")
@@ -821,13 +821,13 @@ def test_what_is_saved_is_to_copy(
     until(page, "document.querySelector('.save .errors').textContent.includes('in models/own.')")
     page.goto(f"{server.url}?model={id}&view=teach")
     until(page, "document.querySelector('main legend')")
-    assert page.inner_text("main legend") == f"How names ({id[4:8]}) proposes"
+    assert page.inner_text("main legend") == f"Rate what names ({id[4:8]}) generates"
     monkeypatch.chdir(folder)
     for view in ("generate", "inside", "data", "teach"):
         watched.page.goto(f"{server.url}?model=own&view={view}")
         until(page, "document.querySelector('main h1')")
         if view == "teach":
-            page.get_by_role("button", name="Begin").click()
+            page.get_by_role("button", name="Start rating").click()
         until(page, "document.querySelector('.copies')")
         for details in page.locator("details.copies").all():
             details.locator("summary").click()
@@ -839,7 +839,7 @@ def test_what_is_saved_is_to_copy(
 @pytest.mark.usefixtures("beside")
 def test_what_was_taught_is_to_copy(watched: Watched) -> None:
     page = watched.open("view=teach")
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Start rating").click()
     page.wait_for_selector(".card")
     for key in "yny":
         watched.keys(key)
@@ -860,7 +860,7 @@ def test_a_model_that_is_gone(view: str, browser: Any, server: Server) -> None:
     """An address that somebody kept leads on, and not only to the same error again."""
     page = browser.new_page()
     page.goto(f"{server.url}?view={view}&model=gone")
-    page.get_by_role("button", name="Take another model").click()
+    page.get_by_role("button", name="Choose another model").click()
     # Any that is there: other tests leave models on the shelf.
     until(page, "!['', 'gone'].includes(document.querySelector('#model').value)")
     until(page, "document.querySelector('main .error') === null")
@@ -891,7 +891,7 @@ def test_a_part_of_the_page_that_does_not_come(browser: Any, server: Server) -> 
     page.route("**/static/teach.js", lambda route: route.abort())
     page.locator("#views [data-view=teach]").click()
     page.wait_for_selector("main .error")
-    assert "is kamon serve still running?" in page.inner_text("main .error")
+    assert "Is kamon serve still running?" in page.inner_text("main .error")
     page.unroute("**/static/teach.js")
     page.get_by_role("button", name="Try again").click()
     page.get_by_role("heading", name="Teach", exact=True).wait_for()  # after a reload
