@@ -533,7 +533,7 @@ test("the losses are a chart with lines to compare with", () => {
   ]);
   const alone = { ...JOB, lines: { uniform: null, ngram: null, ngram_order: null } };
   assert.deepEqual(losses.chartOf(alone, null).rules, []);
-  assert.ok(!losses.legendOf(alone).includes("Uniform") && losses.legendOf(JOB).includes("ln V = 3.300"));
+  assert.ok(!losses.legendOf(alone).includes("Uniform") && losses.legendOf(JOB).includes("all tokens, 3.300"));
   const many = [...Array(80).keys()].map((i) => [i, i]);
   assert.equal(losses.lastMean(many), 75.5);
   assert.deepEqual(losses.smoothed(many)[40], [40, 40]);

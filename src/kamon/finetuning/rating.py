@@ -109,7 +109,7 @@ def align(
     """
     pairs = pairs_of(answers)
     if not pairs:
-        raise CorpusError("there is nothing to compare yet: like one and dislike another")
+        raise CorpusError("there is nothing to compare yet", "like one name and dislike another")
     settings = {
         "num_steps": NUM_STEPS,
         "batch_size": min(BATCH_SIZE, len(pairs)),
@@ -207,7 +207,7 @@ class RatingSession:
             n = size * max(1, self.every - len(self.answers) % self.every)
             remaining = self.proposals(model, n, self.seed + len(self.answers))
             if len(remaining) < size:
-                self.say("the model proposes nothing that is not rated already")
+                self.say("the model has no more unrated names")
                 return
             while len(remaining) >= size:
                 shown = remaining[:size]
@@ -236,7 +236,7 @@ class RatingSession:
 
     def undo(self) -> None:
         if not self.answers:
-            self.say("there is no answer to take back")
+            self.say("there is no answer to undo")
             return
         preferences.remove_last(self.journal)
         taken = self.answers.pop()
@@ -246,7 +246,7 @@ class RatingSession:
             if isinstance(taken, Preference)
             else f"{taken.text} {'liked' if taken.liked else 'not liked'}"
         )
-        self.say(f"taken back: {shown}")
+        self.say(f"undone: {shown}")
 
     def aligned(self) -> Model:
         """Return the model for the next samples, aligned again if `every` answers have come."""
@@ -293,7 +293,7 @@ def start_session(
             say(message)
         if journal.stat().st_size:
             answers = preferences.read(journal)
-            say(f"{journal}: {len(answers):,} answers are there already")
+            say(f"{journal} already has {len(answers):,} answers")
     elif answers:
         preferences.write(journal, answers)
     return RatingSession(base, answers, journal, say, **options)

@@ -58,7 +58,7 @@ def make_app(
     app = FastAPI(
         title="Kamon",
         version=__version__,
-        description="Names from a tiny GPT: samples, completions, scores, training, and your taste",
+        description="Train a tiny GPT on a list, generate with it, score texts, and rate names",
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # that page loads scripts from other servers
         redoc_url=None,
@@ -71,7 +71,7 @@ def make_app(
 
     @app.get("/health", tags=["server"])
     async def health() -> Health:
-        """Whether the server runs."""
+        """Whether the server is running."""
         return Health(status="ok", version=__version__)
 
     @app.get("/api/v1/limits", tags=["server"])

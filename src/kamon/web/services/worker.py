@@ -210,15 +210,16 @@ class Training:
         limits, config = self.request.limits, run.config
         if config.num_steps > limits.job_steps:
             raise ConfigError(
-                f"so small a model makes {config.num_steps:,} steps in that time, and "
-                f"{limits.job_steps:,} are the most: choose a smaller budget"
+                f"a model this small trains {config.num_steps:,} steps in that time, "
+                f"and the limit is {limits.job_steps:,}",
+                "choose a smaller budget",
             )
         size = num_params(config)
         if size > limits.job_params:
             raise ConfigError(
-                f"the model would have {size:,} parameters, and {limits.job_params:,} are the "
-                "most: choose a smaller n_embd, n_layer or block_size, or a list of fewer "
-                "different characters"
+                f"the model would have {size:,} parameters, and the limit is {limits.job_params:,}",
+                "choose a smaller n_embd, n_layer or block_size, or a list with fewer "
+                "unique characters",
             )
         different = self.source.different
         training = start_record(run, list_record(self.source), bool(run.held_out))
