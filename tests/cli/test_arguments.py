@@ -264,10 +264,10 @@ def test_what_is_no_pair_and_no_reward(folder: Path) -> None:
         (
             lambda: ppo.ppo(folder / "m", lambda _: None),
             ConfigError,
-            "must give a number for each",
+            "must return a number for each",
         ),
-        (lambda: ppo.ppo(folder / "m", lambda t: t), ConfigError, "must give a number for each"),
-        (lambda: compare(folder / "m", [folder / "m"]), ConfigError, "models by their names"),
+        (lambda: ppo.ppo(folder / "m", lambda t: t), ConfigError, "must return a number for each"),
+        (lambda: compare(folder / "m", [folder / "m"]), ConfigError, "must map names to models"),
     ):
         with pytest.raises(error, match=message):
             ask()

@@ -481,7 +481,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["fill", "M", "-*"], 2, "required: PATTERN; what begins with -, as -* does, stands behind --"),
     (["fill", "M", "\udcff*", "--json"], 1, r"character '\udcff'"),
     (["fill", "M", "a*", "-n", "0"], 2, "n must be from 1 to 10,000"),
-    (["fill", "M", "é", "--unknown=skip"], 2, "the pattern is empty: it matches no document"),
+    (["fill", "M", "é", "--unknown=skip"], 2, "the pattern is empty and matches only"),
     ("score M hebrew.txt", 1, "hebrew.txt, line 1: character 'ש' (U+05E9), number 1"),
     ("score M accents.txt", 1, "accents.txt, line 1: character 'é' (U+00E9)"),
     ("score M two.txt --threshold nan", 2, "threshold must be a number of bits, not nan"),
@@ -506,7 +506,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("score", 2, "DIR"),
     ("eval M hebrew.txt", 1, "characters it does not know ('דולםש')"),
     ("eval E accents.txt", 1, "it learned them all"),
-    ("eval E", 1, "nothing was held out to test on"),
+    ("eval E", 1, "the model has no validation set"),
     ("eval M -n -1", 2, "number of samples must be 0 or more"),
     ("eval M --temperature nan", 2, "temperature must be 0 or more and finite"),
     (f"eval M --seed {HUGE**2}", 2, "seed must be below 2**128"),
@@ -551,9 +551,9 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("clean two.txt --near 80 --keep-repetitions", 2, "choose one"),
     ("clean two.txt --script", 2, "expected one argument"),
     ("clean - --drop-words -", 2, TWICE),
-    ("clean two.txt -o two.txt --overwrite", 2, "is the input, which is never written to"),
+    ("clean two.txt -o two.txt --overwrite", 2, "is the input, which is never overwritten"),
     ("clean two.txt -o other", 1, "other is a directory"),
-    ("clean two.txt -o none/x", 1, "there is no such folder"),
+    ("clean two.txt -o none/x", 1, "its folder does not exist"),
     (f"clean two.txt -o {FULL}", 1, "is not a file"),
     ("clean", 2, "INPUT"),
     ("train two.txt -o two.txt", 1, "two.txt is not a directory"),
@@ -637,7 +637,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sample M --prompt a", 2, "the model knows no prompts"),
     ("serve none --no-browser", 1, "none does not exist"),
     ("serve M two.txt --no-browser", 1, "two.txt is not a model directory but a file"),
-    ("serve M --no-browser --host example.org", 2, "--host takes the number of an address"),
+    ("serve M --no-browser --host example.org", 2, "--host must be an IP address"),
     ("serve M --no-browser --port 65536", 2, "port must be from 0 to 65535"),
     (f"serve M --no-browser --port {HUGE}", 2, "port must be from 0 to 65535"),
     ("serve M --no-browser --port x", 2, "must be a whole number"),
@@ -662,13 +662,17 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer train two.txt -o new --vocab-size 256", 2, "vocab_size must be from 257 (the"),
     (f"tokenizer train two.txt -o new --vocab-size {HUGE}", 2, "vocab_size must be from 257"),
     ("tokenizer train two.txt -o new --vocab-size 1.5", 2, "must be a whole number"),
-    ("tokenizer train two.txt -o two.txt --overwrite", 1, "is the input, which is never written"),
+    (
+        "tokenizer train two.txt -o two.txt --overwrite",
+        1,
+        "is the input, which is never overwritten",
+    ),
     ("tokenizer train two.txt -o bom.txt", 1, "bom.txt is there already: choose another -o"),
     ("tokenizer train two.txt -o other", 1, "other is a directory: choose another name"),
     ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: there is no such folder"),
     ("tokenizer train two.txt -o two.txt/x", 1, "cannot write"),
     (f"tokenizer train two.txt -o {FULL}", 1, "is not a file"),
-    (["tokenizer", "train", "two.txt", "-o", ""], 1, "cannot write '': it is no name"),
+    (["tokenizer", "train", "two.txt", "-o", ""], 1, "cannot write '': the name is empty"),
     (["tokenizer", "train", "two.txt", "-o", "a\0b"], 1, r"cannot write 'a\x00b': embedded null"),
     (["tokenizer", "train", "two.txt", "-o", "x" * 300], 1, "File name too long"),
     ("tokenizer encode M two.txt x", 2, "one argument too many: 'x'"),
@@ -696,7 +700,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["dpo", "M", "--prefer", "len <"], 2, "the rule 'len <', character 6: this does not fit"),
     (["dpo", "M", "--prefer", "\x1b"], 2, r"character 1: '\x1b' has no meaning there"),
     (["dpo", "M", "--prefer", "matches /a{99999999999}/", "-o", "new"], 2, "is too large"),
-    ("dpo M --prefer len<99 -o new", 2, "samples fulfils the rule: there is nothing to compare"),
+    ("dpo M --prefer len<99 -o new", 2, "samples satisfies the rule, so there is nothing"),
     ("dpo M two.txt -o new", 1, "two.txt, line 1 is not valid JSON"),
     ("dpo M twice.jsonl -o new", 1, 'line 1 has no text under "chosen"'),
     ("dpo M common -o new", 1, "pair 1, chosen: character '"),
@@ -715,7 +719,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("dpo M common -o new --max-kl 0", 2, "max_kl must be above 0 and finite"),
     ("dpo M common -o new --max-kl nan", 2, "max_kl must be above 0 and finite"),
     ("dpo M common -o new --label-smoothing 0.5", 2, "label_smoothing must be from 0 to below 0.5"),
-    ("dpo M common -o new --loss ipo --label-smoothing 0.1", 2, "ipo needs none"),
+    (
+        "dpo M common -o new --loss ipo --label-smoothing 0.1",
+        2,
+        "label_smoothing needs the loss dpo",
+    ),
     ("dpo M common -o new --loss kto", 2, "invalid choice: 'kto'"),
     (f"dpo M common -o new --seed {HUGE**2}", 2, "seed must be below 2**128"),
     ("dpo M --prefer len<=2 -o new --batch-size 0", 2, "batch_size must be 1 or more"),
@@ -753,7 +761,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("reward M common -o other", 1, "holds something else than a model"),
     ("ppo M -o new", 2, "name what is rewarded"),
     ("ppo M --reward M --prefer len<3 -o new", 2, "name what is rewarded"),
-    ("ppo M --reward M -o new", 2, "gives no rewards"),
+    ("ppo M --reward M -o new", 2, "is not a reward model"),
     ("ppo M --reward void -o new", 1, "is not a model directory"),
     ("ppo M --prefer len< -o new", 2, "the rule 'len<', character 5"),
     (
@@ -1198,7 +1206,7 @@ def test_json_is_json(verb: str, model: str, kamon: Kamon) -> None:
     done = kamon(verb, model, *more, "--json")
     Path("new.txt").unlink(missing_ok=True)
     if done.code == 1 and verb == "eval":
-        assert_refused(done, 1, "the model's odds are no longer finite")
+        assert_refused(done, 1, "the probabilities of the model are not finite")
         return
     assert done.code == 0, done.err
     for line in done.out.splitlines():
@@ -1332,7 +1340,7 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda m: m.sample(2, regex=3), ConfigError, "regex must be text, not 3"),
     (lambda m: m.sample(2, max_len="1"), ConfigError, "max_len must be a whole number"),
     (lambda m: m.sample(2, top_p=True), ConfigError, "top_p must be a number"),
-    (lambda m: m.sample(2, exclude="anna"), ConfigError, "several documents, not one text"),
+    (lambda m: m.sample(2, exclude="anna"), ConfigError, "a collection of documents, not"),
     (lambda m: m.sample(2, exclude=b"anna"), ConfigError, "must be text, not 97"),
     (lambda m: m.sample(2, exclude=["a", 3]), ConfigError, "must be text, not 3"),
     (lambda m: m.sample(2, exclude=[["a"]]), ConfigError, "must be text, not ['a']"),
@@ -1341,8 +1349,8 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda m: m.sample(2, foo=1), ConfigError, "unknown condition 'foo'"),
     (lambda m: m.sample(2, prompt=3), ConfigError, "prompt must be text, not 3"),
     (lambda m: m.sample(2, prompt="a"), ConfigError, "the model knows no prompts"),
-    (lambda m: list(score.score(m, "anna")), ConfigError, "several texts, not one"),
-    (lambda m: score.score_list(m.engine, m.tokenizer, "a"), ConfigError, "several texts"),
+    (lambda m: list(score.score(m, "anna")), ConfigError, "a list of texts, not one"),
+    (lambda m: score.score_list(m.engine, m.tokenizer, "a"), ConfigError, "a list of texts"),
     (lambda m: list(score.score(m, [b"a"])), TypeError, "expected str"),
     (lambda m: list(score.score(m, None)), TypeError, "not iterable"),
     (lambda m: list(score.score(m, breaking())), RuntimeError, "mine"),
@@ -1409,5 +1417,5 @@ def test_what_python_may_give(tmp_path: Path) -> None:
 
 def test_a_model_without_odds_says_so(shelf: Path) -> None:
     model = package.load(shelf / "F", dtype="float64")
-    with pytest.raises(TrainingError, match="no longer finite"):
+    with pytest.raises(TrainingError, match="are not finite"):
         evaluate.evaluate(model, ["rrrr", "oooo"], n=0)

@@ -137,7 +137,7 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "holds nothing but blank lines"),
+        ("", "has only blank lines"),
         ("{", "line 1 is not valid JSON"),
         ("[1]", "line 1 is no JSON object such as"),
         ('{"chosen": "a"}', 'line 1 has no text under "rejected"'),
@@ -145,7 +145,7 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
         ('{"chosen": "a", "rejected": 3}', 'something else than text under "rejected"'),
         ('{"chosen": "a", "rejected": "b", "prompt": 3}', 'else than text under "prompt"'),
         ('{"chosen": "a", "rejected": "a"}', "line 1 prefers a text to itself"),
-        ('{"text": "a", "liked": "yes"}', 'neither true nor false under "liked"'),
+        ('{"text": "a", "liked": "yes"}', '"liked" must be true or false'),
         ('{"liked": true}', 'no text under "text"'),
         ('{"chosen": "a", "rejected": "\\ud800"}', "line 1 has a lone surrogate"),
         ('{"chosen": ' + "9" * 9999 + "}", "a number has too many digits"),

@@ -64,7 +64,7 @@ def test_answers_from_a_pipe(
     answers = preferences.read("rated.jsonl")
     assert [a.liked for a in answers if isinstance(a, Rating)] == [True, False, False, True, True]
     assert done.err.count("that is none of y, n, s, u, q") == 2
-    assert "taken back: " in done.err
+    assert "undone: " in done.err
     assert done.err.count("aligned with 4 answers in") == 1
     assert done.json["answers"] == 5
     assert done.json["liked"] > 1 > done.json["disliked"]
@@ -191,7 +191,7 @@ def test_nothing_to_learn_from(base: Path, tmp_path: Path, kamon: Kamon, lines: 
     lines("y", "y", "u", "u", "u", "y")
     done = kamon("rate", base, "-o", tmp_path / "m")
     assert (done.code, done.out) == (0, "")
-    assert "there is no answer to take back" in done.err
+    assert "there is no answer to undo" in done.err
     assert "no model is written: it takes one that you like and one that you do not" in done.err
     assert sorted(os.listdir(tmp_path)) == ["m.jsonl"]
     assert len(preferences.read(tmp_path / "m.jsonl")) == 1

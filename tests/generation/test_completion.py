@@ -163,7 +163,7 @@ def test_text_is_taken_apart() -> None:
     assert parse(r"a\_\*\\_*") == ["a", "_", "*", "\\", Wildcard.ONE, Wildcard.ANY]
     with pytest.raises(ConfigError, match="empty"):
         parse("")
-    with pytest.raises(ConfigError, match="nothing for it to escape"):
+    with pytest.raises(ConfigError, match="which escapes nothing"):
         parse("a\\")
 
 

@@ -325,7 +325,7 @@ def test_nothing_is_lost_by_looking_elsewhere(watched: Watched) -> None:
     names = page.locator(".samples .name").all_inner_texts()
     assert len(names) == 4  # one of them is kept
     for view, field, text in (
-        ("inside", "Text to look at", "banna"),
+        ("inside", "Text", "banna"),
         ("train", "Your list", "a\nb"),
     ):
         page.locator(f"#views [data-view={view}]").click()
@@ -731,17 +731,17 @@ def test_the_best_step_is_the_model(watched: Watched, server: Server) -> None:
     page = watched.open(f"view=train&job={id}")
     until(page, f"location.search.includes('{id}') && document.querySelector('progress')")
     said = page.inner_text("p.status")
-    assert said.startswith(f"done, ended early: step {best['step']:,} did best")
-    assert f"{best['validation_loss']:.4f}" in said
+    assert said.startswith(f"done, ended early: the model of step {best['step']:,} was kept.")
+    assert f"{best['validation_loss']:.3f}" in said
     assert page.evaluate("document.querySelector('progress').position") == 1
-    shown = best["samples"] or ["only copies of the list"]
+    shown = best["samples"] or ["only copies of entries in the list"]
     assert page.locator(".scrub .names li").all_inner_texts() == shown
     assert page.inner_text(".range output") == f"step {best['step']:,}"
     page.locator("#scrub").focus()
     watched.keys("End")
     last = job["moments"][-1]  # of the last steps there may be none
     until(page, f"document.querySelector('.range output').textContent === 'step {last['step']:,}'")
-    shown = last["samples"] or ["only copies of the list"]
+    shown = last["samples"] or ["only copies of entries in the list"]
     assert page.locator(".scrub .names li").all_inner_texts() == shown
 
 

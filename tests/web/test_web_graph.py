@@ -185,7 +185,7 @@ def test_losses_that_cannot_be_drawn(char: Model) -> None:
 def test_a_vocabulary_that_is_too_large(char: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kamon.web.views.graph.MAX_TOKENS", 3)
     assert MAX_TOKENS > 3
-    with pytest.raises(ConfigError, match="too long to look at"):
+    with pytest.raises(ConfigError, match="too long for a graph"):
         loss(char, "b", 0)
 
 

@@ -229,7 +229,7 @@ def test_a_moment_can_be_saved_if_it_has_learned(server: Server) -> None:
     found = server.trained(text=LIST, settings=SMALL | {"num_steps": 30})
     path = server.registry.save(f"{found['id']}@1", "early").path
     assert fresh(kamon.load(path)) == found["moments"][1]["samples"]
-    with pytest.raises(WebError, match="not learned yet"):
+    with pytest.raises(WebError, match="no checkpoint yet"):
         server.registry.save(f"{found['id']}@0", "first")
     assert kamon.load(server.registry.save(found["id"], "whole").path).training["finished"]
     assert server.ask("DELETE", f"/jobs/{found['id']}").status_code == 204
@@ -650,19 +650,19 @@ def test_closing_ends_even_who_does_not_listen(
 # ---- what is refused
 
 BAD = {
-    "nothing": ({}, "needs a list"),
-    "both": ({"text": LIST, "builtin": "names"}, "not both"),
+    "nothing": ({}, "needs one list"),
+    "both": ({"text": LIST, "builtin": "names"}, 'give either "text" or "builtin"'),
     "empty": ({"text": ""}, "is empty"),
     "blank": ({"text": " \n\t\n"}, "nothing but blank lines"),
     "one": ({"text": "anna"}, "one document"),
     "again": ({"text": "anna\nanna\n", "name": "mine"}, "mine holds one document again and again"),
     "nul": ({"text": "anna\nb\0b"}, "line 2 has a NUL"),
     "divides": ({"text": LIST, "settings": {"n_embd": 10, "n_head": 4}}, "n_head could be"),
-    "budget-and-steps": ({"text": LIST, "budget": 1, "settings": {"num_steps": 3}}, "not both"),
+    "budget-and-steps": ({"text": LIST, "budget": 1, "settings": {"num_steps": 3}}, "either budget or"),
     "large": ({"text": LIST, "settings": {"n_layer": 16, "n_embd": 512}}, "smaller n_embd"),
     "characters": (
         {"text": "\n".join(map(chr, range(0x4E00, 0x9E00))), "settings": {"n_embd": 64}},
-        "fewer different characters",
+        "fewer unique characters",
     ),
 }  # fmt: skip
 

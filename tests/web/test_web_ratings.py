@@ -161,7 +161,7 @@ def test_what_is_taken_back_leaves_no_trace(base: Model, ratings: Ratings) -> No
     assert rated.proposals[0] == given[1].text
     rated = ratings.undo(rated.id, GO_ON)
     assert rated.answers == []
-    with pytest.raises(WebError, match="no answer to take back") as error:
+    with pytest.raises(WebError, match="no answer to undo") as error:
         ratings.undo(rated.id, GO_ON)
     assert error.value.status == 409
     assert rated.proposals[0] == first[0]
@@ -249,7 +249,7 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
     assert rating.opened(tmp_path / "mine").answers == given
     with pytest.raises(WebError, match="there is a model mine already"):
         ratings.save(rated.id, "mine", GO_ON)
-    with pytest.raises(WebError, match="a name is of"):
+    with pytest.raises(WebError, match="name is not valid"):
         ratings.save(rated.id, "../mine", GO_ON)
     other = start(ratings, model="mine", every=50)
     assert (other.base, other.answers, other.num_aligned) == ("mine", given, 5)
