@@ -323,7 +323,7 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
 def test_a_model_that_is_not_tuned(base: Model, tmp_path: Path) -> None:
     kamon.train(DOCS, num_steps=2, output=tmp_path / "m", size="tiny")
     with pytest.raises(
-        ConfigError, match="is a trained model, .*\nhint: resume with `kamon train --resume"
+        ConfigError, match=r"is a trained model, .*\nhint: resume with `kamon train --resume"
     ):
         resume_fine_tuning(tmp_path / "m", "toy", Toy)
     base.save(tmp_path / "n")
