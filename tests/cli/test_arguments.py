@@ -277,7 +277,7 @@ def test_the_reward_of_nobody(folder: Path) -> None:
     """Where all samples have one reward there is nothing to learn."""
     model: Model = package.load(folder / "m")
     for what, message in (
-        ({"prefer": "len > 40"}, r"^none of 1,?0*[0-9]+ samples fulfils the rule"),
+        ({"prefer": "len > 40"}, r"^none of 1,?0*[0-9]+ samples satisfies the rule"),
         ({"prefer": "len >= 0"}, r"^all [0-9,]+ samples of the model fulfil the rule"),
         ({"reward": lambda texts: [2.5] * len(texts)}, r"have the same reward, 2\.5"),
     ):

@@ -345,7 +345,7 @@ def test_a_function_goes_on_from_python_alone(
     ppo.ppo(base, first_a, **SMALL, output=path, should_stop=stop_after(2))
     refused = kamon("ppo", "--resume", path)
     assert refused.code == 2
-    assert "the reward was the function first_a, which no directory keeps" in refused.err
+    assert "the reward was the function first_a, which is not saved" in refused.err
     same(ppo.resume(path, first_a), ppo.ppo(base, first_a, **SMALL))
 
 
@@ -356,13 +356,13 @@ def test_a_function_goes_on_from_python_alone(
         ({"reward": first_a, "prefer": "len < 2"}, "give either a reward or a rule"),
         ({"reward": 3}, "must be a model or a function"),
         ({"prefer": "len < 2", "prompt": "a"}, "the model knows no prompts: `kamon sft`"),
-        ({"prefer": "len < 2", "dropout": 0.1}, "dropout is 0.0 where this model is tuned"),
+        ({"prefer": "len < 2", "dropout": 0.1}, "dropout is 0.0 for this model"),
         ({"prefer": "len <"}, "the rule 'len <'"),
         ({"prefer": "len < 2", "batch_size": 1}, "batch_size must be 2 or more"),
         ({"prefer": "len < 2", "target_kl": 0.0}, "target_kl must be above 0"),
         ({"prefer": "len < 2", "max_kl": math.inf}, "max_kl must be above 0 and finite"),
         ({"prefer": "len < 2", "num_ppo_epochs": 0}, "num_ppo_epochs must be 1 or more"),
-        ({"reward": lambda _: [1.0]}, "gave 1 rewards for"),
+        ({"reward": lambda _: [1.0]}, "returned 1 rewards for"),
         ({"reward": lambda texts: [math.nan] * len(texts)}, "a value that is not finite"),
     ],
 )

@@ -284,7 +284,7 @@ def test_tuned_again(tuned: Model) -> None:
             DATA,
             {"n_embd": 8},
             ConfigError,
-            "n_embd is 16 where this model is tuned, not 8: leave that out",
+            "n_embd is 16 for this model, not 8",
         ),
         (DATA, {"foo": 8}, ConfigError, "unknown setting 'foo'"),
         (DATA, {"num_steps": 0}, ConfigError, "num_steps must be 1 or more"),
@@ -398,7 +398,7 @@ def test_the_command(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     assert {answer["prompt"] for answer in found["answers"]} <= prompts
     refused = kamon("sft", "--resume", out)
     assert (refused.code, refused.out) == (2, "")
-    assert "is at its end, behind 4 steps" in refused.err
+    assert "is already complete: 4 steps" in refused.err
 
 
 def test_standard_input(

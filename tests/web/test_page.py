@@ -309,7 +309,7 @@ def test_a_busy_server_is_waited_for(watched: Watched) -> None:
     until(page, "document.querySelectorAll('.samples .name').length === 3")
     until(page, "document.querySelector('#waiting').textContent === ''")
     assert len(tries) == 3
-    assert "waiting" in tries[2]
+    assert "Waiting" in tries[2]
     assert [each for each in watched.wrong if "503" not in each] == []
     watched.wrong.clear()
 
@@ -548,7 +548,7 @@ def test_teach_by_keys(watched: Watched, server: Server) -> None:
     for view, wait in (("generate", ".option"), ("teach", ".card")):  # and it is there again
         page.locator(f"#views [data-view={view}]").click()
         until(page, f"document.querySelector('main[data-view={view}] {wait}')")
-        assert page.evaluate(chosen) == "m · your taste, 3 answers, not saved"
+        assert page.evaluate(chosen) == "m · taught, 3 answers, not saved"
         assert page.locator("#model").input_value().startswith("rated-")
     assert page.inner_text(".stage .status").startswith("3 answers")
     page.get_by_label("Save the taught model as").fill("mine")
@@ -628,7 +628,7 @@ def test_a_page_uses_the_model_that_it_shows(watched: Watched, server: Server) -
     assert page.locator("#model").input_value() == own
     page.locator("details.copies summary").first.click()
     page.get_by_role("button", name="Save as dogs").click()
-    until(page, "!document.querySelector('.copies').textContent.includes('not saved')")
+    until(page, "!document.querySelector('.copies').textContent.includes('Save this model first')")
     assert "kamon complete models/dogs " in page.inner_text("pre[aria-label='As command']")
     assert server.json("GET", "/models/dogs")["path"] == "models/dogs"
     page.locator("#views [data-view=train]").click()
@@ -673,7 +673,7 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     page.locator("input[type=file]").set_input_files(file)
     assert page.get_by_label("List name").input_value() == "dogs.csv"
     first = " · ".join(DOCS[:5])
-    until(page, f"document.querySelector('.report').textContent.includes('The first: {first}')")
+    until(page, f"document.querySelector('.report').textContent.includes('First entries: {first}')")
     assert "5-fold cross-validation" in page.inner_text(".report")
     page.locator("details.copies summary").click()
     commands = page.locator("pre[aria-label='As command']")
@@ -681,7 +681,7 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     file["buffer"] = rows.encode()
     page.locator("input[type=file]").set_input_files(file)
     page.get_by_label("The first row is a header").uncheck()
-    until(page, f"document.querySelector('.report').textContent.includes('The first: {first}')")
+    until(page, f"document.querySelector('.report').textContent.includes('First entries: {first}')")
     until(page, "document.querySelector('.copies pre').textContent.includes('--column 2')")
     assert "--no-header" in commands.text_content()
     page.get_by_label("The first row is a header").check()
@@ -689,7 +689,7 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     for encoding in ("utf-16", "latin-1"):
         file["buffer"] = rows_.encode(encoding)
         page.locator("input[type=file]").set_input_files(file)
-        until(page, "document.querySelector('.report').textContent.includes('The first: Zoë')")
+        until(page, "document.querySelector('.report').textContent.includes('First entries: Zoë')")
         page.get_by_label("Your list", exact=True).fill("")
         until(page, "document.querySelector('.report').textContent === ''")
     file["buffer"] = b"PK\x03\x04"
@@ -909,7 +909,7 @@ def test_a_server_that_was_started_again(browser: Any, folder: Path, tmp_path: P
         until(page, "document.querySelector('.lost')")
         assert "connection lost" in page.inner_text("#training")
     with serving(tmp_path, folder / "m", f"--port={server.port}"):
-        until(page, "document.querySelector('.status')?.textContent.startsWith('Nothing')")
+        until(page, "document.querySelector('.status')?.textContent.startsWith('No training')")
         assert "The server was restarted" in page.inner_text("main .notice")
         until(page, "document.querySelector('#model').value === 'm'")
     page.close()

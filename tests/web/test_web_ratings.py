@@ -270,7 +270,7 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
         (Rating("", True), ConfigError, "answer 2 is about an empty text"),
         (Rating("ainbjockp", True), ConfigError, "9 characters: block_size 8"),
         (Rating("a\0", True), CorpusError, "NUL"),
-        (Preference("ain", "ain"), ConfigError, "answer 2 prefers a text to itself"),
+        (Preference("ain", "ain"), ConfigError, "answer 2 compares a text with itself"),
         (Preference("ain", "É"), TokenizerError, "U\\+00C9"),
     ],
 )

@@ -93,7 +93,7 @@ def rewards_by(spec: loop.FineTuneSpec, reward: Reward | None) -> Reward:
         return by_rule(kept["rule"])
     if kept.get("path") is None:
         raise ConfigError(
-            f"the reward was the function {kept['name']}, which is not saved",
+            f"the reward was {kept['name']}, which is not saved",
             "resume from Python with kamon.finetuning.ppo.resume and the same function",
         )
     model = load_reward(kept["path"])

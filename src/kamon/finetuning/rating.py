@@ -175,6 +175,13 @@ Ask = Callable[[str], str]  # shows a question and returns a key of KEYS; "q" at
 KEYS = {False: "ynsuq", True: "absuq"}  # True: two samples are shown
 
 
+def change(ratio: float) -> str:
+    """Return how a probability has changed, such as "84× more likely"."""
+    times = ratio if ratio >= 1 else 1 / ratio if ratio else math.inf
+    shown = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
+    return f"{shown}× {'more' if ratio >= 1 else 'less'} likely"
+
+
 @dataclass
 class RatingSession:
     """A rating session, which appends each answer to `journal` at once.
@@ -260,9 +267,9 @@ class RatingSession:
             liked, disliked = likelihood_gain(self.model, self.base.model, self.answers)
             after = self.proposals(self.model, 5, self.seed)
             self.say(
-                f"aligned with {len(self.answers):,} answers in "
-                f"{self.model.training.seconds:.2f} s: what you like is {liked:.2g} times as "
-                f"likely as at first, what you do not {disliked:.2g} times"
+                f"learned from {len(self.answers):,} answers in "
+                f"{self.model.training.seconds:.2f} s: names you like are now {change(liked)}, "
+                f"names you dislike {change(disliked)}"
             )
             self.say(f"before  {', '.join(before)}")
             self.say(f"now     {', '.join(after)}")
