@@ -118,7 +118,7 @@ def test_prompts_and_longer_texts(base: Model) -> None:
     pairs = [Preference("afk" * 5, "bz", "which?"), Preference("a", "b", "which?")] * 8
     model = reward_model.reward_model(base, pairs, [], num_steps=2)
     assert len(reward_model.reward_of(model, ["afk" * 5], "which?")) == 1
-    with pytest.raises(ConfigError, match="is longer than the 24 that the reward"):
+    with pytest.raises(ConfigError, match="has 32 tokens, and the reward model reads at most 24"):
         reward_model.reward_of(model, ["a" * 30])
     with pytest.raises(TokenizerError):
         reward_model.reward_of(model, ["é"])

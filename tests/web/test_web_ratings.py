@@ -247,7 +247,7 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
     entry = ratings.registry.get("mine")
     assert (entry.kind, entry.path) == ("tuned", tmp_path / "mine")
     assert rating.opened(tmp_path / "mine").answers == given
-    with pytest.raises(WebError, match="there is a model mine already"):
+    with pytest.raises(WebError, match="a model named mine already exists"):
         ratings.save(rated.id, "mine", GO_ON)
     with pytest.raises(WebError, match="name is not valid"):
         ratings.save(rated.id, "../mine", GO_ON)
@@ -267,8 +267,8 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
     ("answer", "error", "said"),
     [
         (Rating("Éa", True), TokenizerError, "U\\+00C9"),
-        (Rating("", True), ConfigError, "answer 2 is about an empty text"),
-        (Rating("ainbjockp", True), ConfigError, "9 characters: block_size 8"),
+        (Rating("", True), ConfigError, "answer 2 rates an empty text"),
+        (Rating("ainbjockp", True), ConfigError, "9 characters, more than the model's block_size 8"),
         (Rating("a\0", True), CorpusError, "NUL"),
         (Preference("ain", "ain"), ConfigError, "answer 2 compares a text with itself"),
         (Preference("ain", "É"), TokenizerError, "U\\+00C9"),
@@ -288,7 +288,7 @@ def test_bounds(base: Model, tmp_path: Path) -> None:
     ratings = ratings_of(base, tmp_path, sessions=2, answers=3)
     first, second = start(ratings), start(ratings, every=2)
     second = ratings.answer(second.id, verdicts(["ain", "bjq"]), GO_ON)
-    with pytest.raises(WebError, match="3 answers at most") as error:
+    with pytest.raises(WebError, match="at most 3 answers") as error:
         ratings.answer(second.id, verdicts(["ckn", "dlq"]), GO_ON)
     assert error.value.status == 409
     assert ratings.get(second.id) is second
