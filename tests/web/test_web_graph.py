@@ -161,9 +161,9 @@ def test_the_loss_of_a_model(char: Model, bpe: Model) -> None:
 
 
 def test_losses_that_cannot_be_drawn(char: Model) -> None:
-    with pytest.raises(ConfigError, match="no position 6: the text and its end have 6"):
+    with pytest.raises(ConfigError, match="position 6 is not in the text: the last one is 5"):
         loss(char, "banna", 6)
-    with pytest.raises(ConfigError, match="no position -1"):
+    with pytest.raises(ConfigError, match="position -1 is not in the text"):
         loss(char, "banna", -1)
     assert loss(char, "bannanna", 5).root
     with pytest.raises(ConfigError, match="block_size 6 reaches position 5"):

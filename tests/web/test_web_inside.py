@@ -113,7 +113,7 @@ def test_what_cannot_be_traced(char: Model, bpe: Model) -> None:
         traced(char, "bÉ")
     with pytest.raises(TokenizerError, match="lone surrogate"):
         traced(bpe, "a\ud800")
-    with pytest.raises(ConfigError, match="8 characters: block_size 8 holds 7"):
+    with pytest.raises(ConfigError, match="8 characters, and block_size 8 allows 7"):
         traced(char, "bannanna"[:8], LIMITS)
     assert len(traced(char, "bannann").surprise) == 8
     with pytest.raises(ConfigError, match="101 characters: 100 are the most"):

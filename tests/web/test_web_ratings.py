@@ -297,7 +297,7 @@ def test_bounds(base: Model, tmp_path: Path) -> None:
     assert set(ratings.sessions) == {first.id, third.id}
     assert "rated-1" not in ratings.registry.entries
     for gone, status, said in (
-        (second.id, 410, "ended: 2 others were in use after it"),
+        (second.id, 410, "closed: 2 others were used after it"),
         ("x", 404, "no session of ratings"),
     ):
         with pytest.raises(WebError, match=said) as error:
@@ -313,7 +313,7 @@ def test_no_room_on_the_shelf(base: Model, tmp_path: Path) -> None:
     rated = start(ratings, every=2)
     ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
     ratings.save(rated.id, "first", GO_ON)
-    with pytest.raises(StoreError, match="1 saved models are the most"):
+    with pytest.raises(StoreError, match="the limit is 1 saved models"):
         ratings.save(rated.id, "second", GO_ON)
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
 
