@@ -240,7 +240,7 @@ def test_bad_input(kamon: Kamon, monkeypatch: pytest.MonkeyPatch, folder: Path) 
         (["--port=99999"], 2, "port must be"),
         (["--port=x"], 2, "whole number"),
         (["--host=0.0.0.0", "--no-token"], 2, "only this machine"),
-        (["--limit=x=1"], 2, "no limit 'x'"),
+        (["--limit=x=1"], 2, "unknown limit 'x'"),
         (["--limit=jobs=0"], 2, "above 0"),
         (["--limit=jobs=1.5"], 2, "above 0"),
     ):

@@ -476,7 +476,7 @@ def test_a_full_queue_is_told(make: Callable[..., Server]) -> None:
     answer = server.ask("POST", "/jobs", {"text": LIST})
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "1"
-    assert "1 trainings wait" in answer.json()["error"]
+    assert "1 trainings are already waiting" in answer.json()["error"]
 
 
 def test_a_pause_gives_its_place_away_and_ends(make: Callable[..., Server]) -> None:
@@ -644,7 +644,7 @@ def test_closing_ends_even_who_does_not_listen(
     assert time.monotonic() - start < 30  # the deaf one sleeps for 60
     assert not any(map(is_running, server.pids))
     assert [job.state for job in server.jobs.all()] == ["stopped", "stopped"]
-    assert server.start(503, text=LIST, settings=LONG)["error"] == "the server is about to end"
+    assert server.start(503, text=LIST, settings=LONG)["error"] == "the server is shutting down"
 
 
 # ---- what is refused
@@ -714,10 +714,10 @@ def test_what_no_request_may_say(request_: dict[str, Any], server: Server) -> No
 def test_limits_are_those_of_the_server(make: Callable[..., Server]) -> None:
     server = make(job_seconds=1.0, job_steps=10)
     assert "at most" in server.start(422, text=LIST, budget=1.5)["error"]
-    assert "10 steps" in server.start(422, text=LIST, settings={"num_steps": 11})["error"]
+    assert "at most 10" in server.start(422, text=LIST, settings={"num_steps": 11})["error"]
     found = server.trained(text=LIST, budget=0.1)
     assert found["state"] == "failed"
-    assert "10 are the most" in found["error"]
+    assert "the limit is 10" in found["error"]
     assert found["model"] is None
     assert found["moments"] == []
 
@@ -726,7 +726,7 @@ def test_a_model_that_turns_out_too_large(make: Callable[..., Server]) -> None:
     # A budget picks a larger block_size than the least there is.
     found = make(job_params=4000).trained(text=f"{LIST}\n{'o' * 30}", budget=0.05)
     assert found["state"] == "failed"
-    assert "and 4,000 are the most" in found["error"]
+    assert "the limit is 4,000" in found["error"]
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/pause", "/resume", "/stop"])
