@@ -779,7 +779,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("ppo --resume M --prompt a", 2, "--prompt cannot be changed where a tuning goes on"),
     ("ppo M --prefer len<3 -o new --prompt a", 2, "the model knows no prompts: `kamon sft`"),
     ("rate M -o new --prompt a", 2, "the model knows no prompts: `kamon sft` teaches"),
-    ("compare M B --prompt a", 2, "M knows no prompts\nhint: train one that does"),
+    ("compare M B --prompt a", 2, "M knows no prompts"),
     ("dpo --resume M --loss ipo", 2, "--loss cannot be changed where a tuning goes on"),
     ("reward M common -o new --temperature 1", 2, "there is no flag --temperature"),
     ("dpo M --prefer len<=2 -o new --dropout 0.1", 2, "there is no flag --dropout"),
