@@ -286,7 +286,10 @@ def test_nothing_is_overwritten_unasked(kamon: Kamon) -> None:
     Path("m-plots/lengths.png").write_text("mine")
     done = kamon("plot", "m")
     assert (done.code, done.out) == (1, "")
-    assert "m-plots/lengths.png is there already: choose another -o, or --overwrite it" in done.err
+    assert (
+        "m-plots/lengths.png already exists\nhint: choose another -o, or add --overwrite"
+        in done.err
+    )
     assert [path.read_text() for path in Path("m-plots").iterdir()] == ["mine"]
     assert kamon("plot", "m", "--overwrite").code == 0
     assert Path("m-plots/lengths.png").read_bytes().startswith(b"\x89PNG")
@@ -330,7 +333,7 @@ def tuples_as_lists(content: Any) -> Any:
     [
         (["m", "--text", ""], 2, "the text is empty"),
         (["m", "--text", "xyz"], 1, "character 'x'"),
-        (["m", "--text", "bolabola"], 2, "the text has 8 characters: block_size 6 holds 5"),
+        (["m", "--text", "bolabola"], 2, "the text has 8 characters, and block_size 6 allows 5"),
         (["m", "--text", "bo", "--kind", "loss"], 2, "--text is what the heads attend to"),
         (["m", "--kind", "heads"], 2, "invalid choice: 'heads'"),
         (["m", "--format", "pdf"], 2, "invalid choice: 'pdf'"),

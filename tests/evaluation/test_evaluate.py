@@ -455,7 +455,8 @@ def test_eval_asked_wrongly(
 ) -> None:
     done = kamon("eval", folder, *argv)
     assert (done.code, done.out) == (code, "")
-    assert message in done.err.splitlines()[-1]
+    [error] = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -473,7 +474,8 @@ def test_no_document_to_test_on(
     path.write_text(content)
     done = kamon("eval", folder, path)
     assert (done.code, done.out) == (1, "")
-    assert message in done.err.splitlines()[-1]
+    [error] = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert message in error
 
 
 def test_eval_of_a_model_that_learned_everything(tmp_path: Path, kamon: Kamon) -> None:
@@ -481,8 +483,8 @@ def test_eval_of_a_model_that_learned_everything(tmp_path: Path, kamon: Kamon) -
     done = kamon("eval", tmp_path / "m")
     assert (done.code, done.out) == (1, "")
     assert done.err == (
-        "kamon eval: the model has no validation set: it was trained on its whole list out to "
-        "test on: give a FILE of other documents\n"
+        "error: the model has no validation set: it was trained on its whole list\n"
+        "hint: give a FILE of other documents to evaluate on\n"
     )
     assert load(tmp_path / "m").training["held_out"] is None
     assert kamon("eval", tmp_path / "nothing").code == 1

@@ -268,7 +268,11 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
     [
         (Rating("Éa", True), TokenizerError, "U\\+00C9"),
         (Rating("", True), ConfigError, "answer 2 rates an empty text"),
-        (Rating("ainbjockp", True), ConfigError, "9 characters, more than the model's block_size 8"),
+        (
+            Rating("ainbjockp", True),
+            ConfigError,
+            "9 characters, more than the model's block_size 8",
+        ),
         (Rating("a\0", True), CorpusError, "NUL"),
         (Preference("ain", "ain"), ConfigError, "answer 2 compares a text with itself"),
         (Preference("ain", "É"), TokenizerError, "U\\+00C9"),

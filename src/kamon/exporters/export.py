@@ -121,11 +121,11 @@ def to_python(stored: Checkpoint) -> bytes:
     config, tokenizer = stored.config, stored.tokenizer
     why_not = ""
     if config.mode == "text":
-        why_not = "which have an end, and this model has learned a text"
+        why_not = "and this is a model of one long text"
     elif stored.training.kind == REWARD:
         why_not = "and this is a reward model, which judges them"
     if why_not:
-        others = "--format onnx and --format json have it"
+        others = "use --format onnx or --format json"
         raise ConfigError(f"a Python file generates documents, {why_not}", others)
     type_ = "f" if fits_float32(stored.params) else "d"
     numbers = little_endian(array(type_, stored.params)).tobytes()

@@ -11,5 +11,10 @@ class WebError(Exception):
         self.status = status
 
 
+def sentence(error: Exception) -> str:
+    """Return what is wrong and what to do in one line."""
+    return str(error).replace(HINT, ": ")
+
+
 def not_found(what: str) -> WebError:
     return WebError(404, f"no {what:.200}")

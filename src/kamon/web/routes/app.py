@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from kamon._version import __version__
 from kamon.errors import KamonError, StoreError
-from kamon.web.errors import WebError
+from kamon.web.errors import WebError, sentence
 from kamon.web.routes import inside, jobs, models, preferences
 from kamon.web.server.guard import RequestGuard, problem
 from kamon.web.services.playground import Playground
@@ -107,11 +107,11 @@ async def answer_error(request: Request, error: Exception) -> Response:
     """Return the answer to a request that raised an error."""
     match error:
         case WebError():
-            return problem(error.status, str(error))
+            return problem(error.status, sentence(error))
         case StoreError():  # a directory exists or cannot be written
-            return problem(409, FOLDERS.sub("", str(error)))
+            return problem(409, FOLDERS.sub("", sentence(error)))
         case KamonError():
-            return problem(422, str(error))
+            return problem(422, sentence(error))
         case RequestValidationError():
             return problem(422, sentence(error.errors()))
         case HTTPException():

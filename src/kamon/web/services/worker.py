@@ -48,6 +48,7 @@ from kamon.training.early_stopping import MIN_DOCS
 from kamon.training.loop import Progress
 from kamon.training.session import start_record
 from kamon.training.setup import TrainingSetup
+from kamon.web.errors import sentence
 from kamon.web.limits import Limits
 
 MAX_REQUEST_BYTES = 8 << 20
@@ -367,7 +368,7 @@ def main() -> int:
             )
         Training(request, source, control, report).run()
     except KamonError as error:
-        report("failed", error=str(error))
+        report("failed", error=sentence(error))
         return 1
     except MemoryError:
         report("failed", error="there is not enough memory for this training")
