@@ -278,7 +278,7 @@ def test_the_reward_of_nobody(folder: Path) -> None:
     model: Model = package.load(folder / "m")
     for what, message in (
         ({"prefer": "len > 40"}, r"^none of 1,?0*[0-9]+ samples satisfies the rule"),
-        ({"prefer": "len >= 0"}, r"^all [0-9,]+ samples of the model fulfil the rule"),
+        ({"prefer": "len >= 0"}, r"^all [0-9,]+ samples of the model satisfy the rule"),
         ({"reward": lambda texts: [2.5] * len(texts)}, r"have the same reward, 2\.5"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -474,7 +474,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("complete M --interactive --json", 2, "give one"),
     ("complete M --unknown drop", 2, "invalid choice: 'drop'"),
     (["fill", "M", ""], 2, "the pattern is empty"),
-    (["fill", "M", "\\"], 2, r"the pattern ends with a \:"),
+    (["fill", "M", "\\"], 2, r"the pattern ends with a \,"),
     (["fill", "M", "é_"], 1, "character 'é'"),
     (["fill", "M", "_" * 7], 2, "the pattern needs 7 characters or more"),
     (["fill", "M", "_*" * 7], 2, "the pattern needs 7 characters or more"),
@@ -524,7 +524,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("plot M --text é --json", 1, "character 'é'"),
     ("plot M --text abcdef --json", 2, "the text has 6 characters"),
     ("plot M --kind heads", 2, "invalid choice: 'heads'"),
-    ("plot M -o two.txt", 1, "two.txt is not a folder: choose another name"),
+    ("plot M -o two.txt", 1, "two.txt is not a folder"),
     ("plot M -o two.txt/x", 1, "two.txt is not a folder"),
     ("plot M --kind loss -o M/x.png", 1, "is in the model's own directory"),
     ("plot M --json -o x", 2, "--json draws nothing"),
@@ -532,9 +532,9 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("export -o x.py", 2, "required: DIR"),
     ("export M -o x", 2, "'x' does not end in .json, .onnx or .py: name the --format"),
     (["export", "M", "-o", ""], 2, "'' does not end in .json, .onnx or .py"),
-    (["export", "M", "-o", "", "--format=json"], 1, ". is a directory: choose another name"),
+    (["export", "M", "-o", "", "--format=json"], 1, ". is a directory"),
     ("export M -o x.gguf --format gguf", 2, "invalid choice: 'gguf'"),
-    ("export M -o other --format json", 1, "other is a directory: choose another name"),
+    ("export M -o other --format json", 1, "other is a directory"),
     ("export M -o two.txt --format python", 1, "two.txt already exists"),
     ("export M -o two.txt/x.py --overwrite", 1, "two.txt is not a folder"),
     ("export M -o M/x.json", 1, "is in the model's own directory"),
@@ -626,7 +626,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sft M number.jsonl -o new", 1, "line 1 has no text under 'prompt'; its keys: text"),
     ("sft M array.jsonl -o new", 1, 'no JSON object such as {"prompt": "…", "completion": "…"}'),
     ("sft M empty.txt -o new", 1, "empty.txt is empty"),
-    ("sft M blank.txt -o new", 1, "blank.txt holds nothing but blank lines"),
+    ("sft M blank.txt -o new", 1, "blank.txt has only blank lines"),
     ("sft M latin.txt -o new", 1, "line 1 is not valid JSON"),
     ("sft M nul.txt -o new", 1, "line 1 is not valid JSON"),
     ("sft M other -o new", 1, "other is a directory"),
@@ -641,7 +641,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("serve M --no-browser --port 65536", 2, "port must be from 0 to 65535"),
     (f"serve M --no-browser --port {HUGE}", 2, "port must be from 0 to 65535"),
     ("serve M --no-browser --port x", 2, "must be a whole number"),
-    ("serve M --no-browser --limit jobs=x", 2, "--limit jobs needs a number above 0"),
+    ("serve M --no-browser --limit jobs=x", 2, "--limit jobs must be a number above 0"),
     ("serve M --no-browser --budget 3", 2, "--budget is of the first training"),
     (["serve", "M", "--no-browser", "--save-to", ""], 2, "need a name, not an empty one"),
     ("inspect", 2, "name the DIR of a model"),
@@ -649,7 +649,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("inspect --positions", 2, "name the DIR of a model"),
     ("inspect M --positions --engine", 2, "give one"),
     (["complete", "B", "\udcff", "--json"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
-    ("complete B xxxxxx", 2, "the prefix has 6 tokens, and the model's block_size 6 leaves"),
+    ("complete B xxxxxx", 2, "the prefix has 6 tokens, and the model's block_size 6 allows"),
     (["sample", "B", "--prefix", "e\ud800"], 1, r"'\ud800' (U+D800), number 2"),
     ("sample B --prefix xxxxxxx", 2, "has 7 tokens, more than the model's block_size 6 allows"),
     ("sample B --max-len 99", 2, "max_len 99 is above the 12 characters"),
@@ -672,8 +672,8 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
         "is the input, which is never overwritten",
     ),
     ("tokenizer train two.txt -o bom.txt", 1, "bom.txt already exists"),
-    ("tokenizer train two.txt -o other", 1, "other is a directory: choose another name"),
-    ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: there is no such folder"),
+    ("tokenizer train two.txt -o other", 1, "other is a directory"),
+    ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: its folder does not exist"),
     ("tokenizer train two.txt -o two.txt/x", 1, "cannot write"),
     (f"tokenizer train two.txt -o {FULL}", 1, "is not a file"),
     (["tokenizer", "train", "two.txt", "-o", ""], 1, "cannot write '': the name is empty"),
@@ -806,8 +806,8 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
             (f"{begun} -o new --checkpoint-every 0", 2, "--checkpoint-every must be a"),
             (f"{begun} -o new --engine native --device cuda", 2, "device cuda is for the torch"),
             (f"{begun} -o new --engine native --compile", 2, "compile is for the torch engine"),
-            ("--resume M", 2, "M is trained and not tuned: `kamon train --resume M` goes on"),
-            ("--resume M --device cpu", 2, "M is trained and not tuned"),
+            ("--resume M", 2, "M is a trained model, not a fine-tuned one"),
+            ("--resume M --device cpu", 2, "M is a trained model, not a fine-tuned one"),
             ("M --resume M", 2, "DIR cannot be changed where a tuning goes on"),
             ("--resume M -o new", 2, "-o cannot be changed where a tuning goes on"),
             ("--resume M --overwrite", 2, "--overwrite cannot be changed"),
@@ -1318,7 +1318,7 @@ def test_train_refuses(docs: Any, more: dict[str, Any], error: Any, message: str
     with pytest.raises(error) as caught:
         package.train(docs, **more)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).count("\n") == str(caught.value).count("\nhint: ") < 2
 
 
 @pytest.fixture(scope="module")
@@ -1403,7 +1403,7 @@ def test_python_refuses(ask: Ask, error: Any, message: str, model: package.Model
         ask(model)
     assert message in str(caught.value)
     assert len(str(caught.value)) < LONGEST
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).count("\n") == str(caught.value).count("\nhint: ") < 2
 
 
 def test_what_python_may_give(tmp_path: Path) -> None:

@@ -546,7 +546,7 @@ def test_what_onnx_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="too large for the float32"):
         export.export(replace(made, params=large), "onnx")
     monkeypatch.setattr(onnx, "MAX_BYTES", 4 * num_params(made.config) - 1)
-    with pytest.raises(ConfigError, match="64 parameters, too many for an ONNX file .2 GiB"):
+    with pytest.raises(ConfigError, match=r"64 parameters, too many for an ONNX file .2 GiB"):
         export.export(made, "onnx")
 
 

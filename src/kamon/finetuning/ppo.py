@@ -103,7 +103,7 @@ def rewards_by(spec: loop.FineTuneSpec, reward: Reward | None) -> Reward:
 
 
 def by_rule(text: str) -> Reward:
-    """Return a reward that is 1 for texts that fulfil the rule (see `parse_rule`), or else 0."""
+    """Return a reward that is 1 for texts that satisfy the rule (see `parse_rule`), or else 0."""
     rule = parse_rule(text)
     return lambda texts: [float(rule(text)) for text in texts]
 

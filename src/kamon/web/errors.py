@@ -11,7 +11,7 @@ class WebError(Exception):
         self.status = status
 
 
-def sentence(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return what is wrong and what to do in one line."""
     return str(error).replace(HINT, ": ")
 

@@ -23,7 +23,7 @@ from kamon.data.split import divide
 from kamon.engines.parameters import num_params
 from kamon.errors import CorpusError
 from kamon.training.data import check_learnable
-from kamon.web.errors import WebError, sentence
+from kamon.web.errors import WebError, one_line
 from kamon.web.limits import Limits
 from kamon.web.routes.context import ApiModel, Context, RequestContext
 from kamon.web.services.jobs import PASTED, Best, Job, Jobs, Snapshot
@@ -545,7 +545,7 @@ def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
     try:
         check_learnable(source)
     except CorpusError as error:
-        warnings = [sentence(error)]
+        warnings = [one_line(error)]
     first: dict[str, int] = {}
     removed: list[Removed] = []
     changed: list[Changed] = []

@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import kamon.web
-from kamon.web.errors import WebError, sentence
+from kamon.web.errors import WebError, one_line
 from kamon.web.limits import Limits
 
 MAX_ERROR = 2000  # characters
@@ -223,6 +223,6 @@ def problem(status: int, text: str) -> JSONResponse:
 
 def refusal(error: WebError) -> JSONResponse:
     """Return the answer to a request that is not read: a body may follow, so it is the last one."""
-    answer = problem(error.status, sentence(error))
+    answer = problem(error.status, one_line(error))
     answer.headers["connection"] = "close"
     return answer

@@ -18,7 +18,7 @@ from kamon.storage import model_dir
 from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.prompts import knows_prompts
-from kamon.web.errors import WebError, not_found, sentence
+from kamon.web.errors import WebError, not_found, one_line
 from kamon.web.limits import Limits
 from kamon.web.services.workers import Stop
 
@@ -148,7 +148,7 @@ class ModelRegistry:
                         self.check_room(path)
                         self.add_directory(path, path.name)
                     except KamonError as error:
-                        problems.append(sentence(error))
+                        problems.append(one_line(error))
         return problems
 
     def free_id(self, wanted: str) -> str:

@@ -10,7 +10,7 @@ Each line of standard output is a JSON object with a "type":
     moment    step, params, samples, blend (weight and order, or null): the model of that step
     ngram     loss, order: of the best n-gram on the validation set
     end       finished, too_long, params (null if no step was made), training, samples
-    failed    error: one sentence
+    failed    error: one one_line
 
 Documents are packed by `pack_documents`, params have the engine's dtype; both are in base64.
 """
@@ -48,7 +48,7 @@ from kamon.training.early_stopping import MIN_DOCS
 from kamon.training.loop import Progress
 from kamon.training.session import start_record
 from kamon.training.setup import TrainingSetup
-from kamon.web.errors import sentence
+from kamon.web.errors import one_line
 from kamon.web.limits import Limits
 
 MAX_REQUEST_BYTES = 8 << 20
@@ -368,7 +368,7 @@ def main() -> int:
             )
         Training(request, source, control, report).run()
     except KamonError as error:
-        report("failed", error=sentence(error))
+        report("failed", error=one_line(error))
         return 1
     except MemoryError:
         report("failed", error="there is not enough memory for this training")
