@@ -572,7 +572,9 @@ def test_what_the_python_file_cannot_be(models: dict[str, Model]) -> None:
         export.export(judge, "python")
     for each in (text, judge):
         assert json.loads(export.export(each, "json"))["format"] == "kamon"
-    with pytest.raises(ConfigError, match="unknown format 'gguf': there are json, python, onnx"):
+    with pytest.raises(
+        ConfigError, match=r"unknown format 'gguf'\nhint: choose from json, python, onnx"
+    ):
         export.export(made, "gguf")
 
 

@@ -315,7 +315,7 @@ def rule_of(spec: loop.FineTuneSpec) -> Rule | None:
 def judge_from(spec: loop.FineTuneSpec) -> Judge | None:
     """Return the reward of a text by what made the pairs, or None for a user's own pairs.
 
-    By a rule, the reward is 1 if the text fulfils it, or else 0. By the built-in pairs, it is how
+    By a rule, the reward is 1 if the text satisfies it, or else 0. By the built-in pairs, it is how
     often the name was given.
     """
     if rule := rule_of(spec):
@@ -329,7 +329,7 @@ def judge_from(spec: loop.FineTuneSpec) -> Judge | None:
 def sample_metrics(spec: loop.FineTuneSpec, engine: Engine, base: Model, n: int) -> dict[str, Any]:
     """Measure the model in `engine` by n samples of it and of its base, at temperature 1.
 
-    Returns: what training.json keeps. fulfilled: shares of samples that fulfil the rule, if there
+    Returns: what training.json keeps. fulfilled: shares of samples that satisfy the rule, if there
         is one. kl: to the base, in nats per document, with its standard error. win_rate: see
         `metrics.win_rate`; None if nothing can be judged. judged: share of pairs of samples that
         can be judged. collapse: a sentence for each sign of reward hacking.
@@ -391,7 +391,7 @@ def examples_from(
 
 
 def pairs_by_rule(model: Model, prefer: str, num_pairs: int, seed: int) -> Divided:
-    """Return pairs of the model's own samples, of which one fulfils the rule.
+    """Return pairs of the model's own samples, of which one satisfies the rule.
 
     No text is in both sets.
     """

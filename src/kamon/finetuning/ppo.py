@@ -191,7 +191,7 @@ def ppo(
     Args:
         model: the base, or its directory.
         reward: a reward model, its directory, or a function that returns a number for each text.
-        prefer: a rule (see `parse_rule`) instead of `reward`: 1 if a text fulfils it, or else 0.
+        prefer: a rule (see `parse_rule`) instead of `reward`: 1 if a text satisfies it, or else 0.
         prompt: samples answer this prompt. A rule or a function gets only the answer.
         num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.
         on_step: is called after each step with its number, counted from 1, the number of steps,
@@ -285,7 +285,7 @@ def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
             f"{every} have the same reward, {rewards[0]:g}",
             "give a reward that differs between samples",
         )
-    which = f"{every} fulfil" if rewards[0] else f"none of {len(rewards):,} samples fulfils"
+    which = f"{every} satisfy" if rewards[0] else f"none of {len(rewards):,} samples satisfies"
     raise ConfigError(f"{which} the rule, so there is nothing to learn", "choose another rule")
 
 

@@ -358,9 +358,9 @@ def drawn_pairs(
 
 
 def rule_pairs(texts: Iterable[str], rule: Rule) -> list[Preference]:
-    """Pair each text that fulfils the rule with one that does not, in their order.
+    """Pair each text that satisfies the rule with one that does not, in their order.
 
-    Raises: ConfigError if all texts fulfil it, or none.
+    Raises: ConfigError if all texts satisfy it, or none.
 
     >>> from kamon.finetuning.rules import parse_rule
     >>> rule_pairs(["anna", "bo", "lea"], parse_rule("len <= 2"))

@@ -354,7 +354,7 @@ class Jobs:
 
     def follow_process(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         """Read the messages of a process until it ends. This is the target of a thread."""
-        problem = "the server made a mistake"
+        problem = "the server had an internal error"
         assert process.stdout
         try:
             with process.stdout as messages:
