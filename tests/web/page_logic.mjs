@@ -294,7 +294,15 @@ test("a letter of a blend has the chance that each part gives it", () => {
   const distribution = letters.distributionOf(next, "x", { temperature: 1, top_k: 1, top_p: 1 });
   const chart = letters.chartOf(next, distribution, letters.orderOf(distribution));
   assert.match(chart.bars[0].title, /^b: 100% \(GPT 60%, 3-gram 50%\)$/);
-  assert.deepEqual(chart.behind.head, ["Next", "Probability", "Before top-k and top-p", "GPT", "3-gram", "log p", "Token"]);
+  assert.deepEqual(chart.behind.head, [
+    "Next",
+    "Probability",
+    "Before top-k and top-p",
+    "GPT",
+    "3-gram",
+    "log p",
+    "Token",
+  ]);
   assert.deepEqual(chart.behind.rows[1].slice(3, 5), ["10%", "0%"]);
 });
 
