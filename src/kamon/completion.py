@@ -163,13 +163,13 @@ def fill(
     model.check_documents("patterns are for documents")
     if not isinstance(model.tokenizer, CharTokenizer):
         raise ConfigError(
-            "the tokens of this model are pieces of text, not characters as in a pattern: "
-            "`kamon complete` can go on behind a beginning"
+            "patterns need a character tokenizer, and the tokens of this model are pieces of text",
+            "use `kamon complete` with a prefix",
         )
     normal = model.tokenizer.normal
     elements = parse(normal(pattern)) if isinstance(pattern, str) else list(pattern)
     if not elements:
-        raise ConfigError("the pattern is empty: it matches no document with a character")
+        raise ConfigError("the pattern is empty and matches only the empty document")
     result = search_model(model, elements, n, effort)
     costs = [-document.logprob for document in result.documents]
     least = min(costs, default=0.0)
@@ -217,7 +217,7 @@ def check_prefix(tokenizer: Tokenizer, prefix: str, block_size: int) -> None:
     if size >= block_size:
         raise ConfigError(
             f"the prefix has {size:,} {tokenizer.unit}s, and the model's block_size {block_size} "
-            f"leaves nothing to complete behind more than {block_size - 1}"
+            f"allows at most {block_size - 1}"
         )
 
 

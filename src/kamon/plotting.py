@@ -27,8 +27,8 @@ try:
     from matplotlib.ticker import MaxNLocator
 except ImportError:
     raise ConfigError(
-        'pictures need matplotlib: install it with pip install "kamon[plot]", '
-        "or have the numbers with --json"
+        "pictures need matplotlib",
+        'install it with pip install "kamon[plot]", or get the numbers with --json',
     ) from None
 
 if TYPE_CHECKING:

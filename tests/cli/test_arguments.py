@@ -264,10 +264,10 @@ def test_what_is_no_pair_and_no_reward(folder: Path) -> None:
         (
             lambda: ppo.ppo(folder / "m", lambda _: None),
             ConfigError,
-            "must give a number for each",
+            "must return a number for each",
         ),
-        (lambda: ppo.ppo(folder / "m", lambda t: t), ConfigError, "must give a number for each"),
-        (lambda: compare(folder / "m", [folder / "m"]), ConfigError, "models by their names"),
+        (lambda: ppo.ppo(folder / "m", lambda t: t), ConfigError, "must return a number for each"),
+        (lambda: compare(folder / "m", [folder / "m"]), ConfigError, "must map names to models"),
     ):
         with pytest.raises(error, match=message):
             ask()
@@ -277,8 +277,8 @@ def test_the_reward_of_nobody(folder: Path) -> None:
     """Where all samples have one reward there is nothing to learn."""
     model: Model = package.load(folder / "m")
     for what, message in (
-        ({"prefer": "len > 40"}, r"^none of 1,?0*[0-9]+ samples fulfils the rule"),
-        ({"prefer": "len >= 0"}, r"^all [0-9,]+ samples of the model fulfil the rule"),
+        ({"prefer": "len > 40"}, r"^none of 1,?0*[0-9]+ samples satisfies the rule"),
+        ({"prefer": "len >= 0"}, r"^all [0-9,]+ samples of the model satisfy the rule"),
         ({"reward": lambda texts: [2.5] * len(texts)}, r"have the same reward, 2\.5"),
     ):
         with pytest.raises(ConfigError, match=message):

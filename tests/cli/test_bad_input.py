@@ -464,7 +464,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["complete", "M", "日", "--unknown=replace"], 1, "character '日'"),
     (["complete", "M", "\udcff", "--json"], 1, r"character '\udcff' (U+DCFF)"),
     (["complete", "M", "a\0"], 1, r"character '\x00'"),
-    ("complete M abcdef", 2, "leaves nothing to complete behind more than 5"),
+    ("complete M abcdef", 2, "block_size 6 allows at most 5"),
     ("complete M --next 0", 2, "next must be 1 or more"),
     ("complete M -n 0", 2, "n must be from 1 to 10,000, not 0"),
     ("complete M -n 10001", 2, "n must be from 1 to 10,000"),
@@ -476,10 +476,10 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("complete M --interactive --json", 2, "exclude each other"),
     ("complete M --unknown drop", 2, "invalid choice: 'drop'"),
     (["fill", "M", ""], 2, "the pattern is empty"),
-    (["fill", "M", "\\"], 2, r"the pattern ends with a \:"),
+    (["fill", "M", "\\"], 2, r"the pattern ends with a \,"),
     (["fill", "M", "é_"], 1, "character 'é'"),
-    (["fill", "M", "_" * 7], 2, "the pattern asks for 7 characters or more"),
-    (["fill", "M", "_*" * 7], 2, "the pattern asks for 7 characters or more"),
+    (["fill", "M", "_" * 7], 2, "the pattern needs 7 characters or more"),
+    (["fill", "M", "_*" * 7], 2, "the pattern needs 7 characters or more"),
     (
         ["fill", "M", "-*"],
         2,
@@ -487,7 +487,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ),
     (["fill", "M", "\udcff*", "--json"], 1, r"character '\udcff'"),
     (["fill", "M", "a*", "-n", "0"], 2, "n must be from 1 to 10,000"),
-    (["fill", "M", "é", "--unknown=skip"], 2, "the pattern is empty: it matches no document"),
+    (["fill", "M", "é", "--unknown=skip"], 2, "the pattern is empty and matches only"),
     ("score M hebrew.txt", 1, "hebrew.txt, line 1: character 'ש' (U+05E9), number 1"),
     ("score M accents.txt", 1, "accents.txt, line 1: character 'é' (U+00E9)"),
     ("score M two.txt --threshold nan", 2, "threshold must be a number of bits, not nan"),
@@ -512,7 +512,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("score", 2, "DIR"),
     ("eval M hebrew.txt", 1, "characters it does not know ('דולםש')"),
     ("eval E accents.txt", 1, "it learned them all"),
-    ("eval E", 1, "nothing was held out to test on"),
+    ("eval E", 1, "the model has no validation set"),
     ("eval M -n -1", 2, "number of samples must be 0 or more"),
     ("eval M --temperature nan", 2, "temperature must be 0 or more and finite"),
     (f"eval M --seed {HUGE**2}", 2, "seed must be below 2**128"),
@@ -530,7 +530,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("plot M --text é --json", 1, "character 'é'"),
     ("plot M --text abcdef --json", 2, "the text has 6 characters"),
     ("plot M --kind heads", 2, "invalid choice: 'heads'"),
-    ("plot M -o two.txt", 1, "two.txt is not a folder: choose another name"),
+    ("plot M -o two.txt", 1, "two.txt is not a folder"),
     ("plot M -o two.txt/x", 1, "two.txt is not a folder"),
     ("plot M --kind loss -o M/x.png", 1, "is in the model's own directory"),
     ("plot M --json -o x", 2, "--json writes no plots"),
@@ -538,10 +538,10 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("export -o x.py", 2, "missing DIR"),
     ("export M -o x", 2, "'x' does not end in .json, .onnx or .py"),
     (["export", "M", "-o", ""], 2, "'' does not end in .json, .onnx or .py"),
-    (["export", "M", "-o", "", "--format=json"], 1, ". is a directory: choose another name"),
+    (["export", "M", "-o", "", "--format=json"], 1, ". is a directory"),
     ("export M -o x.gguf --format gguf", 2, "invalid choice: 'gguf'"),
-    ("export M -o other --format json", 1, "other is a directory: choose another name"),
-    ("export M -o two.txt --format python", 1, "two.txt is there already: choose another -o"),
+    ("export M -o other --format json", 1, "other is a directory"),
+    ("export M -o two.txt --format python", 1, "two.txt already exists"),
     ("export M -o two.txt/x.py --overwrite", 1, "two.txt is not a folder"),
     ("export M -o M/x.json", 1, "is in the model's own directory"),
     (f"export M -o {FULL} --format python --overwrite", 1, "/dev/full is not a file"),
@@ -557,9 +557,9 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("clean two.txt --near 80 --keep-repetitions", 2, "choose one"),
     ("clean two.txt --script", 2, "needs a value"),
     ("clean - --drop-words -", 2, TWICE),
-    ("clean two.txt -o two.txt --overwrite", 2, "is the input, which is never written to"),
+    ("clean two.txt -o two.txt --overwrite", 2, "is the input, which is never overwritten"),
     ("clean two.txt -o other", 1, "other is a directory"),
-    ("clean two.txt -o none/x", 1, "there is no such folder"),
+    ("clean two.txt -o none/x", 1, "its folder does not exist"),
     (f"clean two.txt -o {FULL}", 1, "is not a file"),
     ("clean", 2, "INPUT"),
     ("train two.txt -o two.txt", 1, "two.txt is not a directory"),
@@ -632,7 +632,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sft M number.jsonl -o new", 1, "line 1 has no text under 'prompt'; its keys: text"),
     ("sft M array.jsonl -o new", 1, 'no JSON object such as {"prompt": "…", "completion": "…"}'),
     ("sft M empty.txt -o new", 1, "empty.txt is empty"),
-    ("sft M blank.txt -o new", 1, "blank.txt holds nothing but blank lines"),
+    ("sft M blank.txt -o new", 1, "blank.txt has only blank lines"),
     ("sft M latin.txt -o new", 1, "line 1 is not valid JSON"),
     ("sft M nul.txt -o new", 1, "line 1 is not valid JSON"),
     ("sft M other -o new", 1, "other is a directory"),
@@ -643,7 +643,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sample M --prompt a", 2, "the model knows no prompts"),
     ("serve none --no-browser", 1, "none does not exist"),
     ("serve M two.txt --no-browser", 1, "two.txt is not a model directory but a file"),
-    ("serve M --no-browser --host example.org", 2, "--host takes the number of an address"),
+    ("serve M --no-browser --host example.org", 2, "--host must be an IP address"),
     ("serve M --no-browser --port 65536", 2, "port must be from 0 to 65535"),
     (f"serve M --no-browser --port {HUGE}", 2, "port must be from 0 to 65535"),
     ("serve M --no-browser --port x", 2, "must be a whole number"),
@@ -655,12 +655,16 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("inspect --positions", 2, "name the DIR of a model"),
     ("inspect M --positions --engine", 2, "exclude each other"),
     (["complete", "B", "\udcff", "--json"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
-    ("complete B xxxxxx", 2, "the prefix has 6 tokens, and the model's block_size 6 leaves"),
+    ("complete B xxxxxx", 2, "the prefix has 6 tokens, and the model's block_size 6 allows"),
     (["sample", "B", "--prefix", "e\ud800"], 1, r"'\ud800' (U+D800), number 2"),
     ("sample B --prefix xxxxxxx", 2, "has 7 tokens, more than the model's block_size 6 allows"),
     ("sample B --max-len 99", 2, "max_len 99 is above the 12 characters"),
     ("fill B a_", 2, "the tokens of this model are pieces of text"),
-    (["plot", "B", "--json", "--text", "x" * 6], 2, "the text has 6 tokens: block_size 6 holds 5"),
+    (
+        ["plot", "B", "--json", "--text", "x" * 6],
+        2,
+        "the text has 6 tokens, and block_size 6 allows 5",
+    ),
     ("tokenizer", 2, "ACTION"),
     ("tokenizer learn two.txt", 2, "invalid choice: 'learn'"),
     ("tokenizer train two.txt", 2, "name the FILE that the tokenizer goes to with -o"),
@@ -668,13 +672,17 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer train two.txt -o new --vocab-size 256", 2, "vocab_size must be from 257 (the"),
     (f"tokenizer train two.txt -o new --vocab-size {HUGE}", 2, "vocab_size must be from 257"),
     ("tokenizer train two.txt -o new --vocab-size 1.5", 2, "must be a whole number"),
-    ("tokenizer train two.txt -o two.txt --overwrite", 1, "is the input, which is never written"),
-    ("tokenizer train two.txt -o bom.txt", 1, "bom.txt is there already: choose another -o"),
-    ("tokenizer train two.txt -o other", 1, "other is a directory: choose another name"),
-    ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: there is no such folder"),
+    (
+        "tokenizer train two.txt -o two.txt --overwrite",
+        1,
+        "is the input, which is never overwritten",
+    ),
+    ("tokenizer train two.txt -o bom.txt", 1, "bom.txt already exists"),
+    ("tokenizer train two.txt -o other", 1, "other is a directory"),
+    ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: its folder does not exist"),
     ("tokenizer train two.txt -o two.txt/x", 1, "cannot write"),
     (f"tokenizer train two.txt -o {FULL}", 1, "is not a file"),
-    (["tokenizer", "train", "two.txt", "-o", ""], 1, "cannot write '': it is no name"),
+    (["tokenizer", "train", "two.txt", "-o", ""], 1, "cannot write '': the name is empty"),
     (["tokenizer", "train", "two.txt", "-o", "a\0b"], 1, r"cannot write 'a\x00b': embedded null"),
     (["tokenizer", "train", "two.txt", "-o", "x" * 300], 1, "File name too long"),
     ("tokenizer encode M two.txt x", 2, 'unexpected argument "x"'),
@@ -702,7 +710,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["dpo", "M", "--prefer", "len <"], 2, "the rule 'len <', character 6: this does not fit"),
     (["dpo", "M", "--prefer", "\x1b"], 2, r"character 1: '\x1b' has no meaning there"),
     (["dpo", "M", "--prefer", "matches /a{99999999999}/", "-o", "new"], 2, "is too large"),
-    ("dpo M --prefer len<99 -o new", 2, "samples fulfils the rule: there is nothing to compare"),
+    ("dpo M --prefer len<99 -o new", 2, "samples satisfies the rule, so there is nothing"),
     ("dpo M two.txt -o new", 1, "two.txt, line 1 is not valid JSON"),
     ("dpo M twice.jsonl -o new", 1, 'line 1 has no text under "chosen"'),
     ("dpo M common -o new", 1, "pair 1, chosen: character '"),
@@ -721,7 +729,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("dpo M common -o new --max-kl 0", 2, "max_kl must be above 0 and finite"),
     ("dpo M common -o new --max-kl nan", 2, "max_kl must be above 0 and finite"),
     ("dpo M common -o new --label-smoothing 0.5", 2, "label_smoothing must be from 0 to below 0.5"),
-    ("dpo M common -o new --loss ipo --label-smoothing 0.1", 2, "ipo needs none"),
+    (
+        "dpo M common -o new --loss ipo --label-smoothing 0.1",
+        2,
+        "label_smoothing needs the loss dpo",
+    ),
     ("dpo M common -o new --loss kto", 2, "invalid choice: 'kto'"),
     (f"dpo M common -o new --seed {HUGE**2}", 2, "seed must be below 2**128"),
     ("dpo M --prefer len<=2 -o new --batch-size 0", 2, "batch_size must be 1 or more"),
@@ -759,7 +771,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("reward M common -o other", 1, "holds something else than a model"),
     ("ppo M -o new", 2, "ppo needs either --reward REWARD_DIR or --prefer RULE"),
     ("ppo M --reward M --prefer len<3 -o new", 2, "ppo needs either --reward REWARD_DIR or"),
-    ("ppo M --reward M -o new", 2, "gives no rewards"),
+    ("ppo M --reward M -o new", 2, "is not a reward model"),
     ("ppo M --reward void -o new", 1, "is not a model directory"),
     ("ppo M --prefer len< -o new", 2, "the rule 'len<', character 5"),
     (
@@ -777,7 +789,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("ppo --resume M --prompt a", 2, "--prompt cannot be changed when resuming"),
     ("ppo M --prefer len<3 -o new --prompt a", 2, "the model knows no prompts: `kamon sft`"),
     ("rate M -o new --prompt a", 2, "the model knows no prompts: `kamon sft` teaches"),
-    ("compare M B --prompt a", 2, "M knows no prompts: `kamon sft` teaches a model"),
+    ("compare M B --prompt a", 2, "M knows no prompts"),
     ("dpo --resume M --loss ipo", 2, "--loss cannot be changed when resuming"),
     ("reward M common -o new --temperature 1", 2, "unknown option --temperature"),
     ("dpo M --prefer len<=2 -o new --dropout 0.1", 2, "unknown option --dropout"),
@@ -800,8 +812,8 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
             (f"{begun} -o new --checkpoint-every 0", 2, "--checkpoint-every must be a"),
             (f"{begun} -o new --engine native --device cuda", 2, "device cuda is for the torch"),
             (f"{begun} -o new --engine native --compile", 2, "compile is for the torch engine"),
-            ("--resume M", 2, "M is trained and not tuned: `kamon train --resume M` goes on"),
-            ("--resume M --device cpu", 2, "M is trained and not tuned"),
+            ("--resume M", 2, "M is a trained model, not a fine-tuned one"),
+            ("--resume M --device cpu", 2, "M is a trained model, not a fine-tuned one"),
             ("M --resume M", 2, "DIR cannot be changed when resuming"),
             ("--resume M -o new", 2, "-o cannot be changed when resuming"),
             ("--resume M --overwrite", 2, "--overwrite cannot be changed"),
@@ -1204,7 +1216,7 @@ def test_json_is_json(verb: str, model: str, kamon: Kamon) -> None:
     done = kamon(verb, model, *more, "--json")
     Path("new.txt").unlink(missing_ok=True)
     if done.code == 1 and verb == "eval":
-        assert_refused(done, 1, "the model's odds are no longer finite")
+        assert_refused(done, 1, "the probabilities of the model are not finite")
         return
     assert done.code == 0, done.err
     for line in done.out.splitlines():
@@ -1312,7 +1324,7 @@ def test_train_refuses(docs: Any, more: dict[str, Any], error: Any, message: str
     with pytest.raises(error) as caught:
         package.train(docs, **more)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).count("\n") == str(caught.value).count("\nhint: ") < 2
 
 
 @pytest.fixture(scope="module")
@@ -1338,7 +1350,7 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda m: m.sample(2, regex=3), ConfigError, "regex must be text, not 3"),
     (lambda m: m.sample(2, max_len="1"), ConfigError, "max_len must be a whole number"),
     (lambda m: m.sample(2, top_p=True), ConfigError, "top_p must be a number"),
-    (lambda m: m.sample(2, exclude="anna"), ConfigError, "several documents, not one text"),
+    (lambda m: m.sample(2, exclude="anna"), ConfigError, "a collection of documents, not"),
     (lambda m: m.sample(2, exclude=b"anna"), ConfigError, "must be text, not 97"),
     (lambda m: m.sample(2, exclude=["a", 3]), ConfigError, "must be text, not 3"),
     (lambda m: m.sample(2, exclude=[["a"]]), ConfigError, "must be text, not ['a']"),
@@ -1347,8 +1359,8 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda m: m.sample(2, foo=1), ConfigError, "unknown condition 'foo'"),
     (lambda m: m.sample(2, prompt=3), ConfigError, "prompt must be text, not 3"),
     (lambda m: m.sample(2, prompt="a"), ConfigError, "the model knows no prompts"),
-    (lambda m: list(score.score(m, "anna")), ConfigError, "several texts, not one"),
-    (lambda m: score.score_list(m.engine, m.tokenizer, "a"), ConfigError, "several texts"),
+    (lambda m: list(score.score(m, "anna")), ConfigError, "a list of texts, not one"),
+    (lambda m: score.score_list(m.engine, m.tokenizer, "a"), ConfigError, "a list of texts"),
     (lambda m: list(score.score(m, [b"a"])), TypeError, "expected str"),
     (lambda m: list(score.score(m, None)), TypeError, "not iterable"),
     (lambda m: list(score.score(m, breaking())), RuntimeError, "mine"),
@@ -1397,7 +1409,7 @@ def test_python_refuses(ask: Ask, error: Any, message: str, model: package.Model
         ask(model)
     assert message in str(caught.value)
     assert len(str(caught.value)) < LONGEST
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).count("\n") == str(caught.value).count("\nhint: ") < 2
 
 
 def test_what_python_may_give(tmp_path: Path) -> None:
@@ -1415,5 +1427,5 @@ def test_what_python_may_give(tmp_path: Path) -> None:
 
 def test_a_model_without_odds_says_so(shelf: Path) -> None:
     model = package.load(shelf / "F", dtype="float64")
-    with pytest.raises(TrainingError, match="no longer finite"):
+    with pytest.raises(TrainingError, match="are not finite"):
         evaluate.evaluate(model, ["rrrr", "oooo"], n=0)

@@ -351,7 +351,7 @@ def test_next_tokens_may_go_on_with_a_token_begun(model: Model) -> None:
 
 
 def test_fill_needs_characters(model: Model) -> None:
-    with pytest.raises(ConfigError, match="pieces of text, not characters"):
+    with pytest.raises(ConfigError, match="patterns need a character tokenizer"):
         fill(model, "t_e")
 
 

@@ -327,7 +327,7 @@ def test_a_file_is_written_wholly_and_only_if_it_may_be(tmp_path: Path, kamon: K
     assert out.read_bytes() == "é\nb\n".encode()
     again = kamon("clean", raw, "-o", out)
     assert again.code == 1
-    assert "is there already: choose another -o, or --overwrite it" in again.err
+    assert "already exists\nhint: choose another -o, or add --overwrite" in again.err
     assert out.read_bytes() == "é\nb\n".encode()
     (tmp_path / "link.txt").symlink_to(out)
     assert kamon("clean", raw, "-o", tmp_path / "link.txt", "--overwrite").code == 0
@@ -347,10 +347,10 @@ def test_the_input_is_never_written_to(
     for output in ("raw.txt", raw, "soft.txt", "hard.txt"):
         done = kamon("clean", "raw.txt", "-o", output, "--overwrite")
         assert done.code == 2
-        assert "is the input, which is never written to: choose another name" in done.err
+        assert "is the input, which is never overwritten\nhint: choose another name" in done.err
     with open(raw) as file:
         running = process("clean", "-", "-o", raw, "--overwrite", stdin=file)
-        assert "which is never written to" in running.communicate()[1]
+        assert "which is never overwritten" in running.communicate()[1]
     assert running.returncode == 2
     assert raw.read_text() == " a \n"
 

@@ -121,7 +121,7 @@ def test_a_model_that_ends_at_once_and_one_that_sees_one_token() -> None:
 def test_a_text_that_cannot_be(model: Model) -> None:
     with pytest.raises(ConfigError, match="the text is empty"):
         attention(model, "")
-    with pytest.raises(ConfigError, match="6 characters: block_size 6 holds 5 behind"):
+    with pytest.raises(ConfigError, match="6 characters, and block_size 6 allows 5"):
         attention(model, "lannan")
     with pytest.raises(TokenizerError, match="character 'x'"):
         attention(model, "lax")
@@ -254,7 +254,7 @@ def test_very_many_steps(model: Model) -> None:
 
 
 def test_a_model_that_was_not_trained(model: Model) -> None:
-    with pytest.raises(TrainingError, match="not trained for a single step"):
+    with pytest.raises(TrainingError, match="has no training step"):
         losses(Model(model.config, model.tokenizer, model.engine, [], model.training, DOCS))
 
 

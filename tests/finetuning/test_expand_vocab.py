@@ -143,7 +143,9 @@ def test_byte_pairs() -> None:
 
 
 def test_positions_are_only_added(base: Model) -> None:
-    with pytest.raises(ConfigError, match=r"block_size 3 is below the model's 8: positions are"):
+    with pytest.raises(
+        ConfigError, match=r"block_size 3 is below the model's 8\nhint: choose a larger"
+    ):
         expand_vocab(base.config, base.tokenizer, base.engine.state()["params"], block_size=3)
 
 

@@ -181,7 +181,8 @@ def test_a_reward_model_judges_answers(
     argv[3] = tmp_path / "p"
     refused = kamon(*argv, tmp_path / "o", *flags)
     assert refused.code == 2
-    assert "the reward model knows no prompts: `kamon reward` makes one" in refused.err
+    assert "the reward model knows no prompts" in refused.err
+    assert "hint: train one with `kamon reward`" in refused.err
     assert not (tmp_path / "o").exists()
 
 
@@ -224,7 +225,7 @@ def test_a_critic_that_is_missing_is_no_beginning(base: Model, tmp_path: Path) -
     with model_dir.writing(path, go_on=True) as writer:
         assert writer.stored.critic is not None
         writer.save(replace(writer.stored, critic=None))
-    with pytest.raises(StoreError, match="keeps no critic"):
+    with pytest.raises(StoreError, match="has no saved critic"):
         ppo.resume(path)
 
 
@@ -258,7 +259,7 @@ def test_a_budget_of_kl_ends_it(base: Model, tmp_path: Path) -> None:
     assert model.training["finished"]
     assert found["over_budget"]
     assert found["kl"] < 0.1 + 3 * found["kl_error"]
-    with pytest.raises(ConfigError, match="is at its end"):
+    with pytest.raises(ConfigError, match="is already complete"):
         ppo.resume(tmp_path / "m")
 
 
@@ -335,7 +336,7 @@ def test_by_a_reward_model(base: Model, tmp_path: Path, kamon: Callable[..., Res
     reward_model.reward_model(base, pairs[:9], **settings, output=tmp_path / "r", overwrite=True)
     refused = kamon("ppo", "--resume", again)
     assert refused.code == 2
-    assert "is not the reward model that this began with" in refused.err
+    assert "is not the reward model of this run" in refused.err
 
 
 def test_a_function_goes_on_from_python_alone(
@@ -345,25 +346,25 @@ def test_a_function_goes_on_from_python_alone(
     ppo.ppo(base, first_a, **SMALL, output=path, should_stop=stop_after(2))
     refused = kamon("ppo", "--resume", path)
     assert refused.code == 2
-    assert "the reward was the function first_a, which no directory keeps" in refused.err
+    assert "the reward was the function first_a, which is not saved" in refused.err
     same(ppo.resume(path, first_a), ppo.ppo(base, first_a, **SMALL))
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({}, "give a reward or a rule"),
-        ({"reward": first_a, "prefer": "len < 2"}, "give a reward or a rule"),
+        ({}, "give either a reward or a rule"),
+        ({"reward": first_a, "prefer": "len < 2"}, "give either a reward or a rule"),
         ({"reward": 3}, "must be a model or a function"),
         ({"prefer": "len < 2", "prompt": "a"}, "the model knows no prompts: `kamon sft`"),
-        ({"prefer": "len < 2", "dropout": 0.1}, "dropout is 0.0 where this model is tuned"),
+        ({"prefer": "len < 2", "dropout": 0.1}, "dropout is 0.0 for this model"),
         ({"prefer": "len <"}, "the rule 'len <'"),
         ({"prefer": "len < 2", "batch_size": 1}, "batch_size must be 2 or more"),
         ({"prefer": "len < 2", "target_kl": 0.0}, "target_kl must be above 0"),
         ({"prefer": "len < 2", "max_kl": math.inf}, "max_kl must be above 0 and finite"),
         ({"prefer": "len < 2", "num_ppo_epochs": 0}, "num_ppo_epochs must be 1 or more"),
-        ({"reward": lambda _: [1.0]}, "gave 1 rewards for"),
-        ({"reward": lambda texts: [math.nan] * len(texts)}, "a reward that is not finite"),
+        ({"reward": lambda _: [1.0]}, "returned 1 rewards for"),
+        ({"reward": lambda texts: [math.nan] * len(texts)}, "a value that is not finite"),
     ],
 )
 def test_what_cannot_be(how: dict[str, Any], message: str, base: Model) -> None:

@@ -137,15 +137,15 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "holds nothing but blank lines"),
+        ("", "has only blank lines"),
         ("{", "line 1 is not valid JSON"),
         ("[1]", "line 1 is no JSON object such as"),
         ('{"chosen": "a"}', 'line 1 has no text under "rejected"'),
         ('{"rejected": "a"}', 'line 1 has no text under "chosen"'),
         ('{"chosen": "a", "rejected": 3}', 'something else than text under "rejected"'),
         ('{"chosen": "a", "rejected": "b", "prompt": 3}', 'else than text under "prompt"'),
-        ('{"chosen": "a", "rejected": "a"}', "line 1 prefers a text to itself"),
-        ('{"text": "a", "liked": "yes"}', 'neither true nor false under "liked"'),
+        ('{"chosen": "a", "rejected": "a"}', "line 1 compares a text with itself"),
+        ('{"text": "a", "liked": "yes"}', '"liked" must be true or false'),
         ('{"liked": true}', 'no text under "text"'),
         ('{"chosen": "a", "rejected": "\\ud800"}', "line 1 has a lone surrogate"),
         ('{"chosen": ' + "9" * 9999 + "}", "a number has too many digits"),
@@ -257,7 +257,7 @@ def test_rules(rule: str, yes: list[str], no: list[str]) -> None:
         ("len = 99999999999", "character 7: the number has too many digits"),
         ("not " * 60 + "len<3", "more than 50 `not` in one another"),
         ("(" * 400, "the rule"),
-        ("x" * 1001, "a rule has at most 1,000 characters, and this one 1,001"),
+        ("x" * 1001, "the rule has 1,001 characters, and the limit is 1,000"),
         ("__import__('os')", "character 1: there is no test '__import__'"),
     ],
 )
@@ -300,5 +300,5 @@ def test_pairs_by_a_rule() -> None:
     pairs = preferences.rule_pairs(texts, parse_rule("len<=2"))
     assert pairs == [Preference("bo", "anna"), Preference("al", "lea")]
     for rule, which in (("len<9", "each"), ("len>9", "none")):
-        with pytest.raises(ConfigError, match=f"{which} of 5 samples fulfils the rule"):
+        with pytest.raises(ConfigError, match=f"{which} of 5 samples satisfies the rule"):
             preferences.rule_pairs(texts, parse_rule(rule))

@@ -75,7 +75,7 @@ def test_answers_from_a_pipe(
     lines("n")  # and the end of the input
     again = kamon("rate", "rated", "--json")
     assert again.code == 0
-    assert "rated.jsonl: 5 answers are there already" in again.err
+    assert "rated.jsonl already has 5 answers" in again.err
     assert again.json["answers"] == 6
     assert preferences.read("rated.jsonl")[:5] == answers
     assert model_dir.load("rated").reference_params == model_dir.load(base).params
@@ -142,7 +142,7 @@ def test_answers_to_a_prompt(base: Path, tmp_path: Path, kamon: Kamon, lines: Li
     assert done.code == 0, done.err
     first = preferences.read(journal)
     assert {answer.prompt for answer in first} == {"A"}
-    assert done.err.count("aligned with 4 answers in") == 1
+    assert done.err.count("learned from 4 answers in") == 1
     assert done.json["liked"] > 1 > done.json["disliked"]
     assert f"hint: continue with `kamon rate {out} --prompt A`" in done.err
     opened = rating.opened(out)
@@ -271,5 +271,5 @@ def test_rated_from_python(base: Path, tmp_path: Path) -> None:
     assert kamon.load(tmp_path / "r").sample(3, seed=1) == model.sample(3, seed=1)
     more = iter("yq")
     kamon.rate(base, lambda _: next(more), journal, say=said.append)
-    assert f"{journal}: 6 answers are there already" in said
+    assert f"{journal} already has 6 answers" in said
     assert len(preferences.read(journal)) == 7

@@ -277,7 +277,7 @@ def test_tuned_again(tuned: Model) -> None:
         ),
         ([{"prompt": "", "completion": ""}], {}, CorpusError, "example 1 has an empty completion"),
         ([{"prompt": "a\0", "completion": "a"}], {}, CorpusError, "has a NUL at character 2"),
-        (["anna"], {}, CorpusError, "example 1 is not a mapping but 'anna'"),
+        (["anna"], {}, CorpusError, "example 1 must be a mapping, not 'anna'"),
         ("instruction", {}, CorpusError, "no file instruction: did you mean 'instructions'?"),
         (DATA, {"base_share": 1}, ConfigError, "base_share must be from 0 to below 1, not 1"),
         (DATA, {"base_share": "x"}, ConfigError, "base_share must be a number"),
@@ -285,7 +285,7 @@ def test_tuned_again(tuned: Model) -> None:
             DATA,
             {"n_embd": 8},
             ConfigError,
-            "n_embd is 16 where this model is tuned, not 8: leave that out",
+            "n_embd is 16 for this model, not 8",
         ),
         (DATA, {"foo": 8}, ConfigError, "unknown setting 'foo'"),
         (DATA, {"num_steps": 0}, ConfigError, "num_steps must be 1 or more"),
@@ -308,7 +308,7 @@ def test_bases_that_are_none(tiny: Path) -> None:
         sft(text, DATA)
     with pytest.raises(ConfigError, match="the model knows no prompts: `kamon sft` teaches"):
         kamon.load(tiny).sample(1, prompt="K")
-    with pytest.raises(ConfigError, match="prompt is a condition for documents"):
+    with pytest.raises(ConfigError, match="prompt needs a model of a list"):
         text.sample(1, prompt="K")
 
 
@@ -399,7 +399,7 @@ def test_the_command(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     assert {answer["prompt"] for answer in found["answers"]} <= prompts
     refused = kamon("sft", "--resume", out)
     assert (refused.code, refused.out) == (2, "")
-    assert "is at its end, behind 4 steps" in refused.err
+    assert "is already complete: 4 steps" in refused.err
 
 
 def test_standard_input(

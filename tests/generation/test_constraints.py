@@ -483,7 +483,7 @@ def test_common_subsequence(text: str, other: str) -> None:
         ({"top_p": math.nan}, "top_p must be above 0 and at most 1, not nan"),
         ({"regex": "a("}, r"regex 'a\(' does not compile: missing \)"),
         ({"regex": "a{99999999999999999999}"}, "does not compile"),
-        ({"exclude": "anna"}, "exclude must be several documents, not one text"),
+        ({"exclude": "anna"}, "exclude must be a collection of documents, not one text"),
         ({"sufix": "a"}, "unknown condition 'sufix': did you mean 'suffix'"),
     ],
 )

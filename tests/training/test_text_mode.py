@@ -286,7 +286,7 @@ def test_conditions_for_documents_are_refused(
 
 def test_length_is_refused_by_a_model_of_documents() -> None:
     model = kamon.train(["anna", "hanna", "nora"], **SHAPE)
-    with pytest.raises(ConfigError, match="length is for models of text"):
+    with pytest.raises(ConfigError, match="length needs a model of a text"):
         model.sample(1, length=5)
 
 

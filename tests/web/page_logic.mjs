@@ -134,7 +134,7 @@ test("a search says what it left out, and does not say that there is no more", (
     found(20, 48, "n", 27, 1),
     "20 names from 48 candidates. Left out: 27 copies of the list and 1 duplicate.",
   );
-  assert.match(found(0, 20000, "tried", 0, 0), /^None from 20,000 candidates\. Ask for less\.$/);
+  assert.match(found(0, 20000, "tried", 0, 0), /^None from 20,000 candidates\. Loosen the conditions\.$/);
   assert.match(
     found(3, 500, "time", 1, 0),
     /^Only 3 of 20 names from 500 candidates before time ran out\. Left out: 1 copy of the list\. .*include copies/,
@@ -281,8 +281,8 @@ test("the chances of the next letter are those before and after the cut", () => 
       ["end", true],
     ],
   );
-  assert.match(chart.bars[1].title, /^a: cut off, else 11%$/);
-  assert.equal(chart.description, "1 token of 3 may come next. The most likely is b, 100%.");
+  assert.match(chart.bars[1].title, /^a: cut off, otherwise 11%$/);
+  assert.equal(chart.description, "1 of 3 tokens can come next. The most likely is b, 100%.");
   assert.deepEqual(chart.behind.rows[2], ["end", "cut off", "4.2%", "0.000", 26]);
   assert.equal(letters.drawn(NEXT, distribution, 1, 5).token.text, "b");
   assert.equal(letters.drawn(NEXT, distribution, 1, 5).u, sampler.uniform(5, 0, 0));
@@ -294,7 +294,15 @@ test("a letter of a blend has the chance that each part gives it", () => {
   const distribution = letters.distributionOf(next, "x", { temperature: 1, top_k: 1, top_p: 1 });
   const chart = letters.chartOf(next, distribution, letters.orderOf(distribution));
   assert.match(chart.bars[0].title, /^b: 100% \(GPT 60%, 3-gram 50%\)$/);
-  assert.deepEqual(chart.behind.head, ["Next", "Chance", "Before the cut", "GPT", "3-gram", "log p", "Token"]);
+  assert.deepEqual(chart.behind.head, [
+    "Next",
+    "Probability",
+    "Before top-k and top-p",
+    "GPT",
+    "3-gram",
+    "log p",
+    "Token",
+  ]);
   assert.deepEqual(chart.behind.rows[1].slice(3, 5), ["10%", "0%"]);
 });
 
@@ -497,7 +505,7 @@ test("the step to look at is the model's, the newest or the nearest", () => {
   assert.equal(losses.cursorOf(JOB, null), null);
   assert.match(
     losses.whichStep(done),
-    /^: step 15 did best on the entries held out.*\(loss 2\.4000 there\)\. After that it only memorised/,
+    /^: the model of step 15 was kept\..*lowest validation loss \(2\.400\)\. After that the model started to overfit/,
   );
   assert.equal(losses.whichStep(JOB), "");
 });
@@ -507,7 +515,7 @@ test("a model says its losses and how its parts are blended", () => {
   assert.equal(losses.lossesOf(blended), "2.400 (GPT 2.500, 5-gram 2.450)");
   assert.equal(
     losses.lossesOf({ ...blended, num_folds: 5 }, 1),
-    "2.4 (GPT 2.5, 5-gram 2.5), by cross-validation in 5 parts",
+    "2.4 (GPT 2.5, 5-gram 2.5), by 5-fold cross-validation",
   );
   assert.equal(losses.lossesOf(BEST), "2.400");
   assert.equal(losses.lossesOf({ ...BEST, validation_loss: null }), "");
@@ -533,7 +541,7 @@ test("the losses are a chart with lines to compare with", () => {
   ]);
   const alone = { ...JOB, lines: { uniform: null, ngram: null, ngram_order: null } };
   assert.deepEqual(losses.chartOf(alone, null).rules, []);
-  assert.ok(!losses.legendOf(alone).includes("Uniform") && losses.legendOf(JOB).includes("ln V = 3.300"));
+  assert.ok(!losses.legendOf(alone).includes("Uniform") && losses.legendOf(JOB).includes("all tokens, 3.300"));
   const many = [...Array(80).keys()].map((i) => [i, i]);
   assert.equal(losses.lastMean(many), 75.5);
   assert.deepEqual(losses.smoothed(many)[40], [40, 40]);
@@ -560,10 +568,10 @@ test("a trace is told in sentences", () => {
   assert.deepEqual(trace.weightsOf(TRACE, { ...at, layer: 4 }), []);
   assert.equal(
     trace.attentionSentence(TRACE, at),
-    "In layer 1, head 1, “a” at position 1 looks most at “a” at position 1, with 70%.",
+    "In layer 1, head 1, “a” at position 1 attends most to “a” at position 1, with 70%.",
   );
-  assert.equal(trace.surpriseSentence(TRACE, 0), "After “◦”, “a” cost the GPT 1.50 bits, the n-gram 2.00.");
-  assert.equal(trace.surpriseSentence(TRACE, 1), "After “a”, the end cost the GPT – bits.");
+  assert.equal(trace.surpriseSentence(TRACE, 0), "After “◦”: “a”. Surprisal in bits: GPT 1.50, n-gram 2.00.");
+  assert.equal(trace.surpriseSentence(TRACE, 1), "After “a”: end. Surprisal in bits: GPT –.");
   assert.equal(trace.surpriseSentence(TRACE, 2), "");
   const chart = trace.surpriseChart(TRACE);
   assert.deepEqual(chart.names, ["GPT", "3-gram"]);
@@ -579,9 +587,9 @@ test("a trace is told in sentences", () => {
 test("the surprise of a blend is beside that of its parts", () => {
   const surprise = TRACE.surprise.map((each, i) => ({ ...each, blend: [1, 2][i] }));
   const blended = { ...TRACE, surprise };
-  assert.match(trace.surpriseSentence(blended, 0), /the GPT 1\.50 bits, the n-gram 2\.00, their blend 1\.00\.$/);
+  assert.match(trace.surpriseSentence(blended, 0), /GPT 1\.50, n-gram 2\.00, blend 1\.00\.$/);
   const chart = trace.surpriseChart(blended);
-  assert.match(chart.description, /, its blend 3\.00\.$/);
+  assert.match(chart.description, /, blend 3\.00 bits\.$/);
   assert.deepEqual(chart.behind.head[3], "blend, bits");
   assert.deepEqual(chart.behind.rows[1].slice(1), ["–", "–", "2.000"]);
 });
@@ -609,7 +617,7 @@ test("a graph has a column after the last input, and gradients step by step", ()
   assert.match(graph.stepSentence(stepped, 0), /^Forward: the root is 36\.000\./);
   assert.equal(
     graph.stepSentence(stepped, 2),
-    "Step 2 of 2: * (2) hands on its gradient 12.000: a gets 3.000 × 12.000; b gets 2.000 × 12.000.",
+    "Step 2 of 2: * (2) passes on its gradient 12.000: a gets 3.000 × 12.000, b gets 2.000 × 12.000.",
   );
   assert.equal(graph.nodeAt(stepped, 0), null);
   assert.deepEqual([0, 12345, 0.0001, -1.5].map(graph.short), ["0", "1.2e+4", "1.0e−4", "−1.500"]);

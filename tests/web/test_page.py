@@ -207,7 +207,7 @@ def test_again_is_another(watched: Watched, server: Server) -> None:
         until(page, f"document.querySelector('[aria-busy=false]')?.textContent.includes({seed})")
         seen.append(page.locator(".samples .name").all_inner_texts())
         assert seen[-1] == sampled(n=20, seed=seed, novel=True, unique=True)
-    page.get_by_label("Copies of the list and duplicates, too").check()
+    page.get_by_label("Include copies of the list and duplicates").check()
     page.get_by_role("button", name="Generate").click()  # of the same seed, since asked otherwise
     until(page, "document.querySelector('[aria-busy=false]')?.textContent.includes('in the list')")
     assert page.get_by_label("Seed").input_value() == "45"
@@ -220,12 +220,12 @@ def test_a_capital_is_read_as_the_letter_that_is_known(watched: Watched) -> None
     assert "Read as “banna”" in page.inner_text("main")
     shown = page.get_by_role("heading", name="Attention")
     for text, says in (("b9", "does not know “9”"), ("", "Type a text")):
-        page.get_by_label("Text to look at").fill(text)
+        page.get_by_label("Text", exact=True).fill(text)
         until(page, f"document.querySelector('main').textContent.includes('{says}')")
         assert not shown.is_visible()  # nothing of the text before
         assert not page.locator(".tokens").is_visible()
         assert page.locator("svg .point.lit").count() == 0
-    page.get_by_label("Text to look at").fill("b")
+    page.get_by_label("Text", exact=True).fill("b")
     until(page, "document.querySelectorAll('.tokens li').length === 2")
     assert shown.is_visible()
     assert page.locator("main .error").count() == 0
@@ -309,7 +309,7 @@ def test_a_busy_server_is_waited_for(watched: Watched) -> None:
     until(page, "document.querySelectorAll('.samples .name').length === 3")
     until(page, "document.querySelector('#waiting').textContent === ''")
     assert len(tries) == 3
-    assert "waiting" in tries[2]
+    assert "Waiting" in tries[2]
     assert [each for each in watched.wrong if "503" not in each] == []
     watched.wrong.clear()
 
@@ -325,7 +325,7 @@ def test_nothing_is_lost_by_looking_elsewhere(watched: Watched) -> None:
     names = page.locator(".samples .name").all_inner_texts()
     assert len(names) == 4  # one of them is kept
     for view, field, text in (
-        ("inside", "Text to look at", "banna"),
+        ("inside", "Text", "banna"),
         ("train", "Your list", "a\nb"),
     ):
         page.locator(f"#views [data-view={view}]").click()
@@ -343,7 +343,7 @@ def test_nothing_is_lost_by_looking_elsewhere(watched: Watched) -> None:
     assert page.get_by_label("Top-k").input_value() == dial
     watched.keys("4")
     until(page, "document.querySelectorAll('.tokens li').length === 6")
-    assert page.get_by_label("Text to look at").input_value() == "banna"
+    assert page.get_by_label("Text", exact=True).input_value() == "banna"
 
 
 # ---- views
@@ -518,7 +518,7 @@ def test_teach_by_keys(watched: Watched, server: Server) -> None:
             return pen.measureText("every 20 answers").width + 40 <= e.clientWidth;
         }"""
     )
-    page.get_by_role("button", name="Begin").focus()
+    page.get_by_role("button", name="Start rating").focus()
     watched.keys("Enter")
     until(page, "document.querySelector('.card')")
     seen = []
@@ -548,7 +548,7 @@ def test_teach_by_keys(watched: Watched, server: Server) -> None:
     for view, wait in (("generate", ".option"), ("teach", ".card")):  # and it is there again
         page.locator(f"#views [data-view={view}]").click()
         until(page, f"document.querySelector('main[data-view={view}] {wait}')")
-        assert page.evaluate(chosen) == "m · your taste, 3 answers, not saved"
+        assert page.evaluate(chosen) == "m · taught, 3 answers, not saved"
         assert page.locator("#model").input_value().startswith("rated-")
     assert page.inner_text(".stage .status").startswith("3 answers")
     page.get_by_label("Save the taught model as").fill("mine")
@@ -628,7 +628,7 @@ def test_a_page_uses_the_model_that_it_shows(watched: Watched, server: Server) -
     assert page.locator("#model").input_value() == own
     page.locator("details.copies summary").first.click()
     page.get_by_role("button", name="Save as dogs").click()
-    until(page, "!document.querySelector('.copies').textContent.includes('not saved')")
+    until(page, "!document.querySelector('.copies').textContent.includes('Save this model first')")
     assert "kamon complete models/dogs " in page.inner_text("pre[aria-label='As command']")
     assert server.json("GET", "/models/dogs")["path"] == "models/dogs"
     page.locator("#views [data-view=train]").click()
@@ -673,15 +673,15 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     page.locator("input[type=file]").set_input_files(file)
     assert page.get_by_label("List name").input_value() == "dogs.csv"
     first = " · ".join(DOCS[:5])
-    until(page, f"document.querySelector('.report').textContent.includes('The first: {first}')")
-    assert "none is held out" in page.inner_text(".report")
+    until(page, f"document.querySelector('.report').textContent.includes('First entries: {first}')")
+    assert "5-fold cross-validation" in page.inner_text(".report")
     page.locator("details.copies summary").click()
     commands = page.locator("pre[aria-label='As command']")
     assert commands.text_content().startswith("kamon train dogs.csv --column name --budget 0.5s")
     file["buffer"] = rows.encode()
     page.locator("input[type=file]").set_input_files(file)
     page.get_by_label("The first row is a header").uncheck()
-    until(page, f"document.querySelector('.report').textContent.includes('The first: {first}')")
+    until(page, f"document.querySelector('.report').textContent.includes('First entries: {first}')")
     until(page, "document.querySelector('.copies pre').textContent.includes('--column 2')")
     assert "--no-header" in commands.text_content()
     page.get_by_label("The first row is a header").check()
@@ -689,7 +689,7 @@ def test_a_file_that_is_a_table(watched: Watched) -> None:
     for encoding in ("utf-16", "latin-1"):
         file["buffer"] = rows_.encode(encoding)
         page.locator("input[type=file]").set_input_files(file)
-        until(page, "document.querySelector('.report').textContent.includes('The first: Zoë')")
+        until(page, "document.querySelector('.report').textContent.includes('First entries: Zoë')")
         page.get_by_label("Your list", exact=True).fill("")
         until(page, "document.querySelector('.report').textContent === ''")
     file["buffer"] = b"PK\x03\x04"
@@ -731,17 +731,17 @@ def test_the_best_step_is_the_model(watched: Watched, server: Server) -> None:
     page = watched.open(f"view=train&job={id}")
     until(page, f"location.search.includes('{id}') && document.querySelector('progress')")
     said = page.inner_text("p.status")
-    assert said.startswith(f"done, ended early: step {best['step']:,} did best")
-    assert f"{best['validation_loss']:.4f}" in said
+    assert said.startswith(f"done, ended early: the model of step {best['step']:,} was kept.")
+    assert f"{best['validation_loss']:.3f}" in said
     assert page.evaluate("document.querySelector('progress').position") == 1
-    shown = best["samples"] or ["only copies of the list"]
+    shown = best["samples"] or ["only copies of entries in the list"]
     assert page.locator(".scrub .names li").all_inner_texts() == shown
     assert page.inner_text(".range output") == f"step {best['step']:,}"
     page.locator("#scrub").focus()
     watched.keys("End")
     last = job["moments"][-1]  # of the last steps there may be none
     until(page, f"document.querySelector('.range output').textContent === 'step {last['step']:,}'")
-    shown = last["samples"] or ["only copies of the list"]
+    shown = last["samples"] or ["only copies of entries in the list"]
     assert page.locator(".scrub .names li").all_inner_texts() == shown
 
 
@@ -821,13 +821,13 @@ def test_what_is_saved_is_to_copy(
     until(page, "document.querySelector('.save .errors').textContent.includes('in models/own.')")
     page.goto(f"{server.url}?model={id}&view=teach")
     until(page, "document.querySelector('main legend')")
-    assert page.inner_text("main legend") == f"How names ({id[4:8]}) proposes"
+    assert page.inner_text("main legend") == f"Rate what names ({id[4:8]}) generates"
     monkeypatch.chdir(folder)
     for view in ("generate", "inside", "data", "teach"):
         watched.page.goto(f"{server.url}?model=own&view={view}")
         until(page, "document.querySelector('main h1')")
         if view == "teach":
-            page.get_by_role("button", name="Begin").click()
+            page.get_by_role("button", name="Start rating").click()
         until(page, "document.querySelector('.copies')")
         for details in page.locator("details.copies").all():
             details.locator("summary").click()
@@ -839,7 +839,7 @@ def test_what_is_saved_is_to_copy(
 @pytest.mark.usefixtures("beside")
 def test_what_was_taught_is_to_copy(watched: Watched) -> None:
     page = watched.open("view=teach")
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Start rating").click()
     page.wait_for_selector(".card")
     for key in "yny":
         watched.keys(key)
@@ -860,7 +860,7 @@ def test_a_model_that_is_gone(view: str, browser: Any, server: Server) -> None:
     """An address that somebody kept leads on, and not only to the same error again."""
     page = browser.new_page()
     page.goto(f"{server.url}?view={view}&model=gone")
-    page.get_by_role("button", name="Take another model").click()
+    page.get_by_role("button", name="Choose another model").click()
     # Any that is there: other tests leave models on the shelf.
     until(page, "!['', 'gone'].includes(document.querySelector('#model').value)")
     until(page, "document.querySelector('main .error') === null")
@@ -891,7 +891,7 @@ def test_a_part_of_the_page_that_does_not_come(browser: Any, server: Server) -> 
     page.route("**/static/teach.js", lambda route: route.abort())
     page.locator("#views [data-view=teach]").click()
     page.wait_for_selector("main .error")
-    assert "is kamon serve still running?" in page.inner_text("main .error")
+    assert "Is kamon serve still running?" in page.inner_text("main .error")
     page.unroute("**/static/teach.js")
     page.get_by_role("button", name="Try again").click()
     page.get_by_role("heading", name="Teach", exact=True).wait_for()  # after a reload
@@ -909,7 +909,7 @@ def test_a_server_that_was_started_again(browser: Any, folder: Path, tmp_path: P
         until(page, "document.querySelector('.lost')")
         assert "connection lost" in page.inner_text("#training")
     with serving(tmp_path, folder / "m", f"--port={server.port}"):
-        until(page, "document.querySelector('.status')?.textContent.startsWith('Nothing')")
+        until(page, "document.querySelector('.status')?.textContent.startsWith('No training')")
         assert "The server was restarted" in page.inner_text("main .notice")
         until(page, "document.querySelector('#model').value === 'm'")
     page.close()

@@ -161,12 +161,12 @@ def test_the_loss_of_a_model(char: Model, bpe: Model) -> None:
 
 
 def test_losses_that_cannot_be_drawn(char: Model) -> None:
-    with pytest.raises(ConfigError, match="no position 6: the text and its end have 6"):
+    with pytest.raises(ConfigError, match="position 6 is not in the text: the last one is 5"):
         loss(char, "banna", 6)
-    with pytest.raises(ConfigError, match="no position -1"):
+    with pytest.raises(ConfigError, match="position -1 is not in the text"):
         loss(char, "banna", -1)
     assert loss(char, "bannanna", 5).root
-    with pytest.raises(ConfigError, match="block_size 6 reaches position 5"):
+    with pytest.raises(ConfigError, match="beyond the last position of block_size 6, which is 5"):
         loss(char, "bannanna", 6)
     with pytest.raises(TokenizerError, match=r"U\+00C9"):
         loss(char, "É", 0)
@@ -176,7 +176,7 @@ def test_losses_that_cannot_be_drawn(char: Model) -> None:
         loss_of([0.0, -744.0, 1.0], 1, ["'a'", "'b'", "end"])
     words = kamon.train([" ".join(DOCS * 5)], mode="text", num_steps=1, n_embd=4, block_size=8)
     assert loss(words, "ban", 2).root
-    with pytest.raises(ConfigError, match="no position 3"):  # no end is there
+    with pytest.raises(ConfigError, match="position 3 is not in the text"):  # no end is there
         loss(words, "ban", 3)
     with pytest.raises(ConfigError, match="the text is empty"):
         loss(words, "", 0)
@@ -185,7 +185,7 @@ def test_losses_that_cannot_be_drawn(char: Model) -> None:
 def test_a_vocabulary_that_is_too_large(char: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kamon.web.views.graph.MAX_TOKENS", 3)
     assert MAX_TOKENS > 3
-    with pytest.raises(ConfigError, match="too long to look at"):
+    with pytest.raises(ConfigError, match="too long for a graph"):
         loss(char, "b", 0)
 
 
@@ -215,10 +215,10 @@ def test_the_route_tells_the_same(char: Model, tmp_path: Path) -> None:
     assert asking.post("/graph", **body) == told(loss(char, "banna", 5))
     for changed, status, said in (
         ({"kind": "other"}, 422, "kind"),
-        ({"model": "x"}, 404, "there is no model 'x'"),
+        ({"model": "x"}, 404, "no model 'x'"),
         ({"text": "É"}, 422, "U+00C9"),
-        ({"text": "b" * 101}, 422, "100 are the most"),
-        ({"position": 6}, 422, "no position 6"),
+        ({"text": "b" * 101}, 422, "the limit is 100"),
+        ({"position": 6}, 422, "position 6 is not"),
         ({"position": -1}, 422, "position"),
         ({"a": 1}, 422, "a: "),
     ):

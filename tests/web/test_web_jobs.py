@@ -229,7 +229,7 @@ def test_a_moment_can_be_saved_if_it_has_learned(server: Server) -> None:
     found = server.trained(text=LIST, settings=SMALL | {"num_steps": 30})
     path = server.registry.save(f"{found['id']}@1", "early").path
     assert fresh(kamon.load(path)) == found["moments"][1]["samples"]
-    with pytest.raises(WebError, match="not learned yet"):
+    with pytest.raises(WebError, match="no checkpoint yet"):
         server.registry.save(f"{found['id']}@0", "first")
     assert kamon.load(server.registry.save(found["id"], "whole").path).training["finished"]
     assert server.ask("DELETE", f"/jobs/{found['id']}").status_code == 204
@@ -476,7 +476,7 @@ def test_a_full_queue_is_told(make: Callable[..., Server]) -> None:
     answer = server.ask("POST", "/jobs", {"text": LIST})
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "1"
-    assert "1 trainings wait" in answer.json()["error"]
+    assert "1 trainings are already waiting" in answer.json()["error"]
 
 
 def test_a_pause_gives_its_place_away_and_ends(make: Callable[..., Server]) -> None:
@@ -644,25 +644,25 @@ def test_closing_ends_even_who_does_not_listen(
     assert time.monotonic() - start < 30  # the deaf one sleeps for 60
     assert not any(map(is_running, server.pids))
     assert [job.state for job in server.jobs.all()] == ["stopped", "stopped"]
-    assert server.start(503, text=LIST, settings=LONG)["error"] == "the server is about to end"
+    assert server.start(503, text=LIST, settings=LONG)["error"] == "the server is shutting down"
 
 
 # ---- what is refused
 
 BAD = {
-    "nothing": ({}, "needs a list"),
-    "both": ({"text": LIST, "builtin": "names"}, "not both"),
+    "nothing": ({}, "needs one list"),
+    "both": ({"text": LIST, "builtin": "names"}, 'give either "text" or "builtin"'),
     "empty": ({"text": ""}, "is empty"),
     "blank": ({"text": " \n\t\n"}, "nothing but blank lines"),
     "one": ({"text": "anna"}, "one document"),
     "again": ({"text": "anna\nanna\n", "name": "mine"}, "mine holds one document again and again"),
     "nul": ({"text": "anna\nb\0b"}, "line 2 has a NUL"),
     "divides": ({"text": LIST, "settings": {"n_embd": 10, "n_head": 4}}, "n_head could be"),
-    "budget-and-steps": ({"text": LIST, "budget": 1, "settings": {"num_steps": 3}}, "not both"),
+    "budget-and-steps": ({"text": LIST, "budget": 1, "settings": {"num_steps": 3}}, "give either"),
     "large": ({"text": LIST, "settings": {"n_layer": 16, "n_embd": 512}}, "smaller n_embd"),
     "characters": (
         {"text": "\n".join(map(chr, range(0x4E00, 0x9E00))), "settings": {"n_embd": 64}},
-        "fewer different characters",
+        "fewer unique characters",
     ),
 }  # fmt: skip
 
@@ -714,10 +714,10 @@ def test_what_no_request_may_say(request_: dict[str, Any], server: Server) -> No
 def test_limits_are_those_of_the_server(make: Callable[..., Server]) -> None:
     server = make(job_seconds=1.0, job_steps=10)
     assert "at most" in server.start(422, text=LIST, budget=1.5)["error"]
-    assert "10 steps" in server.start(422, text=LIST, settings={"num_steps": 11})["error"]
+    assert "at most 10" in server.start(422, text=LIST, settings={"num_steps": 11})["error"]
     found = server.trained(text=LIST, budget=0.1)
     assert found["state"] == "failed"
-    assert "10 are the most" in found["error"]
+    assert "the limit is 10" in found["error"]
     assert found["model"] is None
     assert found["moments"] == []
 
@@ -726,7 +726,7 @@ def test_a_model_that_turns_out_too_large(make: Callable[..., Server]) -> None:
     # A budget picks a larger block_size than the least there is.
     found = make(job_params=4000).trained(text=f"{LIST}\n{'o' * 30}", budget=0.05)
     assert found["state"] == "failed"
-    assert "and 4,000 are the most" in found["error"]
+    assert "the limit is 4,000" in found["error"]
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/pause", "/resume", "/stop"])

@@ -161,7 +161,7 @@ def test_what_is_taken_back_leaves_no_trace(base: Model, ratings: Ratings) -> No
     assert rated.proposals[0] == given[1].text
     rated = ratings.undo(rated.id, GO_ON)
     assert rated.answers == []
-    with pytest.raises(WebError, match="no answer to take back") as error:
+    with pytest.raises(WebError, match="no answer to undo") as error:
         ratings.undo(rated.id, GO_ON)
     assert error.value.status == 409
     assert rated.proposals[0] == first[0]
@@ -247,9 +247,9 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
     entry = ratings.registry.get("mine")
     assert (entry.kind, entry.path) == ("tuned", tmp_path / "mine")
     assert rating.opened(tmp_path / "mine").answers == given
-    with pytest.raises(WebError, match="there is a model mine already"):
+    with pytest.raises(WebError, match="a model named mine already exists"):
         ratings.save(rated.id, "mine", GO_ON)
-    with pytest.raises(WebError, match="a name is of"):
+    with pytest.raises(WebError, match="name is not valid"):
         ratings.save(rated.id, "../mine", GO_ON)
     other = start(ratings, model="mine", every=50)
     assert (other.base, other.answers, other.num_aligned) == ("mine", given, 5)
@@ -267,10 +267,14 @@ def test_saved_and_gone_on_with(base: Model, ratings: Ratings, tmp_path: Path) -
     ("answer", "error", "said"),
     [
         (Rating("Éa", True), TokenizerError, "U\\+00C9"),
-        (Rating("", True), ConfigError, "answer 2 is about an empty text"),
-        (Rating("ainbjockp", True), ConfigError, "9 characters: block_size 8"),
+        (Rating("", True), ConfigError, "answer 2 rates an empty text"),
+        (
+            Rating("ainbjockp", True),
+            ConfigError,
+            "9 characters, more than the model's block_size 8",
+        ),
         (Rating("a\0", True), CorpusError, "NUL"),
-        (Preference("ain", "ain"), ConfigError, "answer 2 prefers a text to itself"),
+        (Preference("ain", "ain"), ConfigError, "answer 2 compares a text with itself"),
         (Preference("ain", "É"), TokenizerError, "U\\+00C9"),
     ],
 )
@@ -288,7 +292,7 @@ def test_bounds(base: Model, tmp_path: Path) -> None:
     ratings = ratings_of(base, tmp_path, sessions=2, answers=3)
     first, second = start(ratings), start(ratings, every=2)
     second = ratings.answer(second.id, verdicts(["ain", "bjq"]), GO_ON)
-    with pytest.raises(WebError, match="3 answers at most") as error:
+    with pytest.raises(WebError, match="at most 3 answers") as error:
         ratings.answer(second.id, verdicts(["ckn", "dlq"]), GO_ON)
     assert error.value.status == 409
     assert ratings.get(second.id) is second
@@ -297,7 +301,7 @@ def test_bounds(base: Model, tmp_path: Path) -> None:
     assert set(ratings.sessions) == {first.id, third.id}
     assert "rated-1" not in ratings.registry.entries
     for gone, status, said in (
-        (second.id, 410, "ended: 2 others were in use after it"),
+        (second.id, 410, "closed: 2 others were used after it"),
         ("x", 404, "no session of ratings"),
     ):
         with pytest.raises(WebError, match=said) as error:
@@ -313,7 +317,7 @@ def test_no_room_on_the_shelf(base: Model, tmp_path: Path) -> None:
     rated = start(ratings, every=2)
     ratings.answer(rated.id, verdicts(["ain", "bjq"]), GO_ON)
     ratings.save(rated.id, "first", GO_ON)
-    with pytest.raises(StoreError, match="1 saved models are the most"):
+    with pytest.raises(StoreError, match="the limit is 1 saved models"):
         ratings.save(rated.id, "second", GO_ON)
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
 

@@ -173,13 +173,13 @@ def evaluate(
     learned, held_out = model.parts()
     if docs is None and model.training.corpus.packed:
         raise CorpusError(
-            "the model has learned a packed corpus, whose documents it does not keep: give a FILE "
-            "of documents"
+            "the model was trained on a packed corpus and does not keep its documents",
+            "give a FILE of documents to evaluate on",
         )
     if docs is None and not held_out:
         raise CorpusError(
-            "the model has learned everything in its list, and nothing was held out to test on: "
-            "give a FILE of other documents"
+            "the model has no validation set: it was trained on its whole list",
+            "give a FILE of other documents to evaluate on",
         )
     if docs is None:
         docs = held_out
@@ -233,7 +233,7 @@ def select_test_set(
         if new:
             shown = first_or_all(unknown)
             why = f"those that it did not learn have characters it does not know ({shown})"
-        raise CorpusError(f"there is no document to test the model on: {why}")
+        raise CorpusError(f"there is no document to evaluate the model on: {why}")
     return EvaluationSet(chosen, len(different) - len(new), len(new) - len(chosen), unknown)
 
 
@@ -275,7 +275,8 @@ def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]
         nats = -math.fsum(reader.logprobs(seen))
     if not math.isfinite(nats):
         raise TrainingError(
-            "the model's odds are no longer finite: a smaller learning_rate may help in training"
+            "the probabilities of the model are not finite",
+            "train it again with a smaller learning_rate",
         )
     ngram, grams = best_ngram(
         tokenizer.encode_documents(learned), batch, tokenizer.vocab_size, MAX_ORDER

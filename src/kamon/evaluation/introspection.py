@@ -77,7 +77,7 @@ def losses(model: Model | str | Path) -> Losses:
     """
     model = as_model(model)
     if not model.metrics:
-        raise TrainingError("the model was not trained for a single step: there is no loss to show")
+        raise TrainingError("the model has no training step, so there is no loss to show")
     numbers = [line["loss"] for line in model.metrics]
     window = smoothing(len(numbers))
     tested, blend = model.training.held_out, model.training.blend
@@ -300,7 +300,7 @@ def attention(model: Model | str | Path, text: str | None = None) -> Attention:
     """
     model = as_model(model)
     if text == "":
-        raise ConfigError("the text is empty: give one of a character or more to attend to")
+        raise ConfigError("the text is empty", "give a text of one character or more")
     if text is None:
         wanted = {"length": model.config.block_size} if model.writes_text else {"min_len": 1}
         text = model.sample(1, temperature=0.0, **wanted)[0]
@@ -329,8 +329,8 @@ def attention_weights(model: Model | str | Path, text: str) -> list[list[list[li
     size = len(text) if isinstance(tokenizer, CharTokenizer) else len(tokenizer.encode(text))
     if size >= config.block_size:
         raise ConfigError(
-            f"the text has {size} {tokenizer.unit}s: block_size {config.block_size} holds "
-            f"{config.block_size - 1} behind the beginning"
+            f"the text has {size} {tokenizer.unit}s, and block_size {config.block_size} allows "
+            f"{config.block_size - 1}"
         )
     tokens = [tokenizer.bos, *tokenizer.encode(text)]
     params = parameters(model) | {"lm_head": []}  # the logits are not needed
@@ -378,7 +378,7 @@ def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
     model, n = as_model(model), require_int("n", n, 1)
     model.check_documents("lengths are those of documents")
     if not model.docs:
-        raise CorpusError("the model keeps no documents, whose lengths there would be to show")
+        raise CorpusError("the model does not keep its documents, so there are no lengths to show")
     size = model.config.block_size
     listed = list(map(len, model.docs))
     samples = model.generate(n, temperature=TEMPERATURE)

@@ -86,7 +86,7 @@ class NearestDocument:
         self.joined = "".join([doc + NUL for doc in docs])
         self.lengths = list(map(len, docs))
         if self.joined.count(NUL) != len(self.lengths):
-            raise ValueError("a document has a NUL, which separates them here")
+            raise ValueError("a document contains a NUL character, which separates documents")
         self.chars = set(self.joined) - {NUL}
 
     def __call__(self, text: str) -> tuple[str, float]:

@@ -213,7 +213,7 @@ def with_impossible(
 
 def check_several(texts: object) -> None:
     if isinstance(texts, str):
-        raise ConfigError("score takes several texts, not one: put it in a list")
+        raise ConfigError("score takes a list of texts, not one text", "put the text in a list")
 
 
 def check_unknown(unknown: str) -> None:

@@ -67,9 +67,11 @@ def export(model: Model | str | Path | Checkpoint, format: str, *, blend: bool =
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "onnx":
                 raise
-            raise ConfigError("ONNX files need onnx: pip install 'kamon[onnx]'") from None
+            raise ConfigError(
+                "ONNX files need the package onnx", "install it with pip install 'kamon[onnx]'"
+            ) from None
         return to_onnx(model)
-    raise ConfigError(f"unknown format {format!r}: there are {', '.join(FORMATS)}")
+    raise ConfigError(f"unknown format {format!r}", f"choose from {', '.join(FORMATS)}")
 
 
 def fits_float32(params: array[float]) -> bool:
@@ -119,12 +121,12 @@ def to_python(stored: Checkpoint) -> bytes:
     config, tokenizer = stored.config, stored.tokenizer
     why_not = ""
     if config.mode == "text":
-        why_not = "which have an end, and this model has learned a text"
+        why_not = "and this is a model of one long text"
     elif stored.training.kind == REWARD:
         why_not = "and this is a reward model, which judges them"
     if why_not:
-        others = "--format onnx and --format json have it"
-        raise ConfigError(f"the Python file makes documents, {why_not}: {others}")
+        others = "use --format onnx or --format json"
+        raise ConfigError(f"a Python file generates documents, {why_not}", others)
     type_ = "f" if fits_float32(stored.params) else "d"
     numbers = little_endian(array(type_, stored.params)).tobytes()
     content: dict[str, Any] = json.loads(tokenizer.to_json())

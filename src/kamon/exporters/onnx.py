@@ -42,7 +42,7 @@ def to_onnx(stored: Checkpoint) -> bytes:
     config = stored.config
     if 4 * num_params(config) > MAX_BYTES:
         raise ConfigError(
-            f"the {num_params(config):,} parameters are more than an ONNX file of 2 GiB holds"
+            f"the model has {num_params(config):,} parameters, too many for an ONNX file (2 GiB)"
         )
     numbers = array("f", stored.params)
     if not all(map(math.isfinite, numbers)):

@@ -115,7 +115,7 @@ class GptDecoder:
     def push(self, token: int) -> list[float]:
         """The logits (V,) of the token after this one."""
         if self.position == BLOCK_SIZE:
-            raise ValueError(f"the model reads {BLOCK_SIZE} tokens at most")
+            raise ValueError(f"the model reads at most {BLOCK_SIZE} tokens")
         w = parameters()
         x = list(map(add, w["wte"][token], w["wpe"][self.position]))
         x = rmsnorm(x)
@@ -357,7 +357,9 @@ def before_answer(prompt: str | None) -> list[int]:
         raise ValueError("this model knows no prompts")
     start = [*tokenizer().encode(prompt), tokenizer().special["<|answer|>"]]
     if len(start) >= BLOCK_SIZE:
-        raise ValueError(f"the prompt leaves no room for an answer: it has {len(start) - 1} tokens")
+        raise ValueError(
+            f"the prompt leaves no room for a completion: it has {len(start) - 1} tokens"
+        )
     return start
 
 
@@ -664,7 +666,7 @@ def main() -> None:
             print(f"{logprob:.3f} nats, {bits:.3f} bits a character")
         elif args.complete is not None:
             if args.prompt is not None:
-                raise ValueError("completions are of documents: leave out --prompt")
+                raise ValueError("completions do not take --prompt")
             for text, logprob in complete(args.complete, 10 if args.n is None else args.n):
                 print(f"{logprob:10.3f}  {on_one_line(text)}")
         else:

@@ -144,15 +144,13 @@ def compare(
     """
     n = require_int("the number of samples to compare", n, 2)
     if not isinstance(tuned, Mapping):
-        raise ConfigError(f"tuned must be models by their names, not {tuned!r:.80}")
+        raise ConfigError(f"tuned must map names to models, not {tuned!r:.80}")
     base = as_model(base, "the base")
     models = {label: as_model(model, label) for label, model in tuned.items()}
     for label, model in [(name, base), *models.items()]:
         check_makes_documents(label, model)
         if prompt is not None and not knows_prompts(model.tokenizer):
-            raise ConfigError(
-                f"{label} knows no prompts: `kamon sft` teaches a model to answer them"
-            )
+            raise ConfigError(f"{label} knows no prompts", "train one that does with `kamon sft`")
     seed = base.config.seed if seed is None else seed
     tested = [
         ModelUnderTest.of(label, model, n, seed, judge, prompt)
@@ -176,11 +174,11 @@ def compare(
 
 def check_makes_documents(name: str, model: Model) -> None:
     if model.writes_text:
-        raise ConfigError(f"{name} has learned a text, which has no end: documents are compared")
-    if model.training.kind == "reward":
         raise ConfigError(
-            f"{name} is a reward model, which judges documents and makes none: it may judge these"
+            f"{name} was trained on one long text, and only models of lists can be compared"
         )
+    if model.training.kind == "reward":
+        raise ConfigError(f"{name} is a reward model, which cannot generate", "use it as the judge")
 
 
 @dataclass(frozen=True)
@@ -460,7 +458,7 @@ def frontier_points(comparison: Comparison, by_wins: bool) -> list[tuple[float, 
     for m in comparison.all:
         if m.rewards is None or m.win_rate is None:
             raise ConfigError(
-                f"a frontier needs a judge, a reward model or a rule, who can judge {m.name}"
+                f"a frontier needs a judge of {m.name}", "give a reward model or a rule"
             )
         if by_wins:
             low, high = m.win_interval or (0.5, 0.5)

@@ -119,7 +119,7 @@ def tokenize_pairs(
     for i, (row, (_, (prompt, _))) in enumerate(zip(tokens, encoded, strict=True)):
         if len(row) - 1 <= prompt:
             raise ConfigError(
-                f"pair {i % len(examples) + 1}: its prompt leaves no room for an answer in "
+                f"pair {i % len(examples) + 1}: its prompt leaves no room for a completion in "
                 f"the model's block_size {block_size}"
             )
     return Pairs(tokens, [span for _, span in encoded], ref, num_cut)
@@ -166,7 +166,7 @@ class DPOConfig:
                 f"label_smoothing must be from 0 to below 0.5, not {self.label_smoothing}"
             )
         if self.loss == "ipo" and self.label_smoothing:
-            raise ConfigError("label_smoothing is for the loss dpo: ipo needs none")
+            raise ConfigError("label_smoothing needs the loss dpo", "drop label_smoothing")
         if self.max_kl is not None:
             require_positive("max_kl", self.max_kl)
 
@@ -315,7 +315,7 @@ def rule_of(spec: loop.FineTuneSpec) -> Rule | None:
 def judge_from(spec: loop.FineTuneSpec) -> Judge | None:
     """Return the reward of a text by what made the pairs, or None for a user's own pairs.
 
-    By a rule, the reward is 1 if the text fulfils it, or else 0. By the built-in pairs, it is how
+    By a rule, the reward is 1 if the text satisfies it, or else 0. By the built-in pairs, it is how
     often the name was given.
     """
     if rule := rule_of(spec):
@@ -329,7 +329,7 @@ def judge_from(spec: loop.FineTuneSpec) -> Judge | None:
 def sample_metrics(spec: loop.FineTuneSpec, engine: Engine, base: Model, n: int) -> dict[str, Any]:
     """Measure the model in `engine` by n samples of it and of its base, at temperature 1.
 
-    Returns: what training.json keeps. fulfilled: shares of samples that fulfil the rule, if there
+    Returns: what training.json keeps. fulfilled: shares of samples that satisfy the rule, if there
         is one. kl: to the base, in nats per document, with its standard error. win_rate: see
         `metrics.win_rate`; None if nothing can be judged. judged: share of pairs of samples that
         can be judged. collapse: a sentence for each sign of reward hacking.
@@ -371,7 +371,7 @@ def examples_from(
 ) -> tuple[list[loop.Example], str, int]:
     """Return (pairs, some of them held out; their source; how many pairs were left out)."""
     if (data is None) == (prefer is None):
-        raise ConfigError("give either pairs, in a file or by name, or a rule to prefer by")
+        raise ConfigError("give either pairs (a file or a name) or a rule")
     num_pairs = require_int("the number of pairs", num_pairs, 1, preferences.MAX_PAIRS)
     if prefer is not None:
         pairs = pairs_by_rule(model, prefer, num_pairs, seed)
@@ -382,7 +382,8 @@ def examples_from(
         pairs, source = preferences.load_pairs(data, num_pairs, num_held_out, seed)
         if not pairs.learned:
             raise CorpusError(
-                f"{source} has no pair: it takes a liked and a disliked text, or two to choose from"
+                f"{source} has no pair",
+                "give a liked and a disliked text, or one preferred to another",
             )
     examples = [preferences.to_record(pair) for pair in pairs.learned]
     examples += [preferences.to_record(pair) | {"held_out": True} for pair in pairs.held_out]
@@ -390,7 +391,7 @@ def examples_from(
 
 
 def pairs_by_rule(model: Model, prefer: str, num_pairs: int, seed: int) -> Divided:
-    """Return pairs of the model's own samples, of which one fulfils the rule.
+    """Return pairs of the model's own samples, of which one satisfies the rule.
 
     No text is in both sets.
     """

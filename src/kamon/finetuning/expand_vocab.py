@@ -67,7 +67,8 @@ def expand_vocab(
     size = config.block_size if block_size is None else block_size
     if size < config.block_size:
         raise ConfigError(
-            f"block_size {size} is below the model's {config.block_size}: positions are only added"
+            f"block_size {size} is below the model's {config.block_size}",
+            "choose a larger one, because positions can only be added",
         )
     larger = replace(config, vocab_size=made.vocab_size, block_size=size)
     rng = random.Random(config.seed)

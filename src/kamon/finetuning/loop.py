@@ -169,7 +169,7 @@ def build_config(
         fixed = getattr(config, name)
         if value != fixed and name not in allowed:
             raise ConfigError(
-                f"{name} is {fixed} where this model is tuned, not {value!r:.60}: leave that out"
+                f"{name} is {fixed} for this model, not {value!r:.60}", f"drop {name}"
             )
     return config
 
@@ -261,7 +261,9 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
         method.resume(metrics)
         if method.critic:
             if saved.critic is None:
-                raise StoreError(f"{path} keeps no critic to go on with: tune its base anew")
+                raise StoreError(
+                    f"{path} has no saved critic to resume from", "fine-tune the base again"
+                )
             method.critic.load(saved.critic)
         return session.run(writer, options)
 
@@ -287,12 +289,13 @@ def check_unfinished(path: str | Path, kind: str, spec: FineTuneSpec, saved: Che
     """Raise ConfigError if the run in `path` is of another kind, or complete."""
     if spec.kind != kind:
         raise ConfigError(
-            f"{path} is tuned by {spec.kind}, not by {kind}: "
-            f"`kamon {spec.kind} --resume {path}` goes on"
+            f"{path} was fine-tuned with {spec.kind}, not with {kind}",
+            f"resume with `kamon {spec.kind} --resume {path}`",
         )
     if saved.training.finished:
         raise ConfigError(
-            f"{path} is at its end, behind {len(saved.metrics):,} steps on {spec.source}"
+            f"fine-tuning in {path} is already complete: "
+            f"{len(saved.metrics):,} steps on {spec.source}"
         )
 
 
@@ -302,7 +305,7 @@ def engine_maker(config: Config, engine: EngineSpec) -> NewEngine:
     Raises: ConfigError if there is too little memory, or under torchrun.
     """
     if get_group().size > 1:
-        raise ConfigError("a model is tuned by one process: start it without torchrun")
+        raise ConfigError("fine-tuning runs in one process", "start it without torchrun")
     check_room(config, engine, config.block_size)
 
     def new_engine(params: array[float], shape: Config | None = None) -> Engine:
@@ -374,13 +377,14 @@ def spec_of(path: str | Path, saved: Checkpoint) -> FineTuneSpec:
     known = saved.training.tuning
     if known is None:
         raise ConfigError(
-            f"{path} is trained and not tuned: `kamon train --resume {path}` goes on with that"
+            f"{path} is a trained model, not a fine-tuned one",
+            f"resume with `kamon train --resume {path}`",
         )
     if saved.state is None or saved.examples is None:
-        raise StoreError(f"{path} keeps nothing to go on with: tune its base anew")
+        raise StoreError(f"{path} has no checkpoint to resume from", "fine-tune the base again")
     examples = unpack_examples(saved.examples)
     if hashlib.sha256(examples_text(examples)).hexdigest() != known.data.sha256:
-        raise StoreError(f"{path} cannot be used: its examples are not those it learned")
+        raise StoreError(f"{path} cannot be resumed: its examples have changed")
     return FineTuneSpec(
         kind=known.kind,
         config=saved.config,

@@ -93,19 +93,17 @@ def rewards_by(spec: loop.FineTuneSpec, reward: Reward | None) -> Reward:
         return by_rule(kept["rule"])
     if kept.get("path") is None:
         raise ConfigError(
-            f"the reward was {kept['name']}, which no directory keeps: go on from Python, by "
-            "kamon.finetuning.ppo.resume with the same function"
+            f"the reward was {kept['name']}, which is not saved",
+            "resume from Python with kamon.finetuning.ppo.resume and the same function",
         )
     model = load_reward(kept["path"])
     if loop.fingerprint(model) != kept["sha256"]:
-        raise ConfigError(
-            f"{kept['path']} is not the reward model that this began with: put that one back"
-        )
+        raise ConfigError(f"{kept['path']} is not the reward model of this run", "restore that one")
     return by_model(model, spec.settings.get("prompt"))
 
 
 def by_rule(text: str) -> Reward:
-    """Return a reward that is 1 for texts that fulfil the rule (see `parse_rule`), or else 0."""
+    """Return a reward that is 1 for texts that satisfy the rule (see `parse_rule`), or else 0."""
     rule = parse_rule(text)
     return lambda texts: [float(rule(text)) for text in texts]
 
@@ -118,7 +116,7 @@ def by_model(model: Model, prompt: str | None = None) -> Reward:
 def load_reward(path: str | Path, **options: Any) -> Model:
     model = load(path, **options)
     if not is_reward_model(model):
-        raise ConfigError(f"{path} gives no rewards: `kamon reward` makes a model that does")
+        raise ConfigError(f"{path} is not a reward model", "train one with `kamon reward`")
     return model
 
 
@@ -193,7 +191,7 @@ def ppo(
     Args:
         model: the base, or its directory.
         reward: a reward model, its directory, or a function that returns a number for each text.
-        prefer: a rule (see `parse_rule`) instead of `reward`: 1 if a text fulfils it, or else 0.
+        prefer: a rule (see `parse_rule`) instead of `reward`: 1 if a text satisfies it, or else 0.
         prompt: samples answer this prompt. A rule or a function gets only the answer.
         num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.
         on_step: is called after each step with its number, counted from 1, the number of steps,
@@ -209,7 +207,7 @@ def ppo(
     base = as_model(model, "the model to tune", **engine.keywords()).without_blend()
     base.check_documents("rewards are of documents")
     if is_reward_model(base):
-        raise ConfigError("the model to tune is a reward model: start from its base")
+        raise ConfigError("a reward model cannot be fine-tuned with PPO", "start from its base")
     config = loop.build_config(base.config, PICKED, settings, *ACCEPTED_SETTINGS)
     require_int("batch_size", config.batch_size, 2)
     prefix = prompt_prefix(base.tokenizer, prompt, config.block_size)
@@ -259,7 +257,7 @@ def judge_of(
 ) -> tuple[Reward, dict[str, Any]]:
     """Return the reward as a function, and what training.json keeps of it."""
     if (reward is None) == (prefer is None):
-        raise ConfigError("give a reward or a rule (prefer), one of both")
+        raise ConfigError("give either a reward or a rule (prefer)")
     if prefer is not None:
         return by_rule(prefer), {"name": f"the rule {prefer}", "rule": prefer}
     path = None
@@ -268,7 +266,7 @@ def judge_of(
         reward = load_reward(reward)
     if isinstance(reward, Model):
         if not is_reward_model(reward):
-            raise ConfigError("the reward is a model that gives none: `kamon reward` makes one")
+            raise ConfigError("the reward is not a reward model", "train one with `kamon reward`")
         name = "a reward model" if path is None else f"the reward model {path}"
         kept = {"name": name, "path": path, "sha256": loop.fingerprint(reward)}
         return by_model(reward, prompt), kept
@@ -284,11 +282,11 @@ def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
     every = f"all {len(rewards):,} samples of the model"
     if prefer is None:
         raise ConfigError(
-            f"{every} have the same reward, {rewards[0]:g}: give a reward that differs "
-            "between samples"
+            f"{every} have the same reward, {rewards[0]:g}",
+            "give a reward that differs between samples",
         )
-    which = f"{every} fulfil" if rewards[0] else f"none of {len(rewards):,} samples fulfils"
-    raise ConfigError(f"{which} the rule, so there is nothing to learn: choose another rule")
+    which = f"{every} satisfy" if rewards[0] else f"none of {len(rewards):,} samples satisfies"
+    raise ConfigError(f"{which} the rule, so there is nothing to learn", "choose another rule")
 
 
 def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
@@ -297,11 +295,15 @@ def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
     try:
         rewards = [float(r) for r in given]
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"the reward function must give a number for each: {error}") from None
+        raise ConfigError(
+            f"the reward function must return a number for each text: {error}"
+        ) from None
     if len(rewards) != len(texts):
-        raise ConfigError(f"the reward function gave {len(rewards)} rewards for {len(texts)} texts")
+        raise ConfigError(
+            f"the reward function returned {len(rewards)} rewards for {len(texts)} texts"
+        )
     if not all(map(math.isfinite, rewards)):
-        raise ConfigError("the reward function gave a reward that is not finite")
+        raise ConfigError("the reward function returned a value that is not finite")
     return rewards
 
 

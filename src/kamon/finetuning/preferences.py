@@ -81,7 +81,7 @@ def read(path: str | Path) -> list[Feedback]:
         raise CorpusError(f"{name} is empty")
     answers = [parse(name, n, line) for n, line in enumerate(lines, 1) if line.strip()]
     if not answers:
-        raise CorpusError(f"{name} holds nothing but blank lines")
+        raise CorpusError(f"{name} has only blank lines")
     return answers
 
 
@@ -101,17 +101,17 @@ def of_record(name: str, number: int, record: dict[str, Any]) -> Feedback:
         value = record.get(key)
         if not isinstance(value, str):
             what = "something else than text" if key in record else "no text"
-            raise CorpusError(f'{where} has {what} under "{key}": it should be {EXAMPLE}')
+            raise CorpusError(f'{where} has {what} under "{key}"', f"write it like {EXAMPLE}")
         return checked_text(name, f"line {number}", value)
 
     prompt = None if record.get("prompt") is None else text("prompt")
     if "liked" in record and "chosen" not in record:
         if not isinstance(record["liked"], bool):
-            raise CorpusError(f'{where} has neither true nor false under "liked"')
+            raise CorpusError(f'{where}: "liked" must be true or false')
         return Rating(text("text"), record["liked"], prompt)
     pair = Preference(text("chosen"), text("rejected"), prompt)
     if nfc(pair.chosen) == nfc(pair.rejected):
-        raise CorpusError(f"{where} prefers a text to itself: leave the line out")
+        raise CorpusError(f"{where} compares a text with itself", "remove the line")
     return pair
 
 
@@ -358,9 +358,9 @@ def drawn_pairs(
 
 
 def rule_pairs(texts: Iterable[str], rule: Rule) -> list[Preference]:
-    """Pair each text that fulfils the rule with one that does not, in their order.
+    """Pair each text that satisfies the rule with one that does not, in their order.
 
-    Raises: ConfigError if all texts fulfil it, or none.
+    Raises: ConfigError if all texts satisfy it, or none.
 
     >>> from kamon.finetuning.rules import parse_rule
     >>> rule_pairs(["anna", "bo", "lea"], parse_rule("len <= 2"))
@@ -373,7 +373,8 @@ def rule_pairs(texts: Iterable[str], rule: Rule) -> list[Preference]:
     if not good or not bad:
         which = "none" if not good else "each"
         raise ConfigError(
-            f"{which} of {len(good) + len(bad):,} samples fulfils the rule: there is nothing to "
-            "compare; choose another rule"
+            f"{which} of {len(good) + len(bad):,} samples satisfies the rule, so there is nothing "
+            "to compare",
+            "choose another rule",
         )
     return [Preference(g, b) for g, b in zip(good, bad, strict=False)]

@@ -109,7 +109,7 @@ def align(
     """
     pairs = pairs_of(answers)
     if not pairs:
-        raise CorpusError("there is nothing to compare yet: like one and dislike another")
+        raise CorpusError("there is nothing to compare yet", "like one name and dislike another")
     settings = {
         "num_steps": NUM_STEPS,
         "batch_size": min(BATCH_SIZE, len(pairs)),
@@ -214,7 +214,7 @@ class RatingSession:
             n = size * max(1, self.every - len(self.answers) % self.every)
             remaining = self.proposals(model, n, self.seed + len(self.answers))
             if len(remaining) < size:
-                self.say("the model proposes nothing that is not rated already")
+                self.say("the model has no more unrated names")
                 return
             while len(remaining) >= size:
                 shown = remaining[:size]
@@ -243,7 +243,7 @@ class RatingSession:
 
     def undo(self) -> None:
         if not self.answers:
-            self.say("there is no answer to take back")
+            self.say("there is no answer to undo")
             return
         preferences.remove_last(self.journal)
         taken = self.answers.pop()
@@ -253,7 +253,7 @@ class RatingSession:
             if isinstance(taken, Preference)
             else f"{taken.text} {'liked' if taken.liked else 'not liked'}"
         )
-        self.say(f"taken back: {shown}")
+        self.say(f"undone: {shown}")
 
     def aligned(self) -> Model:
         """Return the model for the next samples, aligned again if `every` answers have come."""
@@ -267,9 +267,9 @@ class RatingSession:
             liked, disliked = likelihood_gain(self.model, self.base.model, self.answers)
             after = self.proposals(self.model, 5, self.seed)
             self.say(
-                f"aligned with {len(self.answers):,} answers in "
-                f"{self.model.training.seconds:.2f} s: what you like is {liked:.2g} times as "
-                f"likely as at first, what you do not {disliked:.2g} times"
+                f"learned from {len(self.answers):,} answers in "
+                f"{self.model.training.seconds:.2f} s: names you like are now {change(liked)}, "
+                f"names you dislike {change(disliked)}"
             )
             self.say(f"before  {', '.join(before)}")
             self.say(f"now     {', '.join(after)}")
@@ -300,7 +300,7 @@ def start_session(
             say(message)
         if journal.stat().st_size:
             answers = preferences.read(journal)
-            say(f"{journal}: {len(answers):,} answers are there already")
+            say(f"{journal} already has {len(answers):,} answers")
     elif answers:
         preferences.write(journal, answers)
     return RatingSession(base, answers, journal, say, **options)

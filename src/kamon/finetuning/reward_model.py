@@ -84,15 +84,15 @@ def reward_of(
     """
     model = as_model(model, "the reward model")
     if not is_reward_model(model):
-        raise ConfigError("the model gives no rewards: `kamon reward` makes one that does")
+        raise ConfigError("the model is not a reward model", "train one with `kamon reward`")
     check_prompt(model, prompt)
     documents = [prompted(model.tokenizer, prompt, text)[0] for text in texts]
     room = model.config.block_size
     for text, tokens in zip(texts, documents, strict=True):
         if len(tokens) > room:
             raise ConfigError(
-                f"a text of {len(tokens):,} tokens is longer than the {room:,} that the reward "
-                f"model reads: {text[:30]!r}"
+                f"the text {text[:30]!r} has {len(tokens):,} tokens, and the reward model reads "
+                f"at most {room:,}"
             )
     return score_documents(model.engine, model.tokenizer, documents)
 
@@ -100,8 +100,8 @@ def reward_of(
 def check_prompt(model: Model, prompt: str | None) -> None:
     if prompt is not None and not knows_prompts(model.tokenizer):
         raise ConfigError(
-            "the reward model knows no prompts: `kamon reward` makes one that does from pairs that "
-            "have them"
+            "the reward model knows no prompts",
+            "train one with `kamon reward` on pairs that have prompts",
         )
 
 
@@ -181,7 +181,7 @@ def reward_model(
     base = as_model(model, "the base", **engine.keywords()).without_blend()
     base.check_documents("a reward model judges documents")
     if is_reward_model(base):
-        raise ConfigError("the model is a reward model already: start from its base")
+        raise ConfigError("the model is already a reward model", "start from its base")
     weight = require_float("lm_weight", lm_weight)
     if not 0 <= weight < float("inf"):
         raise ConfigError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
@@ -225,14 +225,14 @@ def given_pairs(
     if held_out is None:
         pairs, source = preferences.load_pairs(data, num_pairs, NUM_PAIRS, seed)
     elif isinstance(data, str | PathLike):
-        raise ConfigError("held_out goes with pairs in memory: leave it out, or read the file")
+        raise ConfigError("held_out needs pairs in memory", "drop held_out, or read the file first")
     else:
         learned, apart = map(preferences.checked_answers, (data, held_out))
         pairs = preferences.Divided(preferences.pairs_of(learned), preferences.pairs_of(apart))
     if not isinstance(data, str | PathLike):
         source = "pairs"
     if not pairs.learned:
-        raise CorpusError(f"{source} has no pairs to learn from")
+        raise CorpusError(f"{source} has no pairs")
     return pairs, source
 
 

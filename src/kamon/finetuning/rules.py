@@ -61,9 +61,7 @@ def parse_rule(text: str) -> Rule:
     if not isinstance(text, str):
         raise ConfigError(f"a rule must be text, not {text!r:.60}")
     if len(text) > MAX_CHARS:
-        raise ConfigError(
-            f"a rule has at most {MAX_CHARS:,} characters, and this one {len(text):,}"
-        )
+        raise ConfigError(f"the rule has {len(text):,} characters, and the limit is {MAX_CHARS:,}")
     rule = Compiler(nfc(text)).compiled()
     return lambda text: rule(nfc(text))
 

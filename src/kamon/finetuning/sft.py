@@ -125,7 +125,7 @@ def examples_of(data: Learnable) -> tuple[list[loop.Example], str]:
     examples, name = [], "a list in memory"
     for number, item in enumerate(data, 1):
         if not isinstance(item, Mapping):
-            raise CorpusError(f"example {number} is not a mapping but {item!r:.80}")
+            raise CorpusError(f"example {number} must be a mapping, not {item!r:.80}")
         for key in KEYS:
             if not isinstance(item.get(key), str):
                 raise CorpusError(f"example {number} has no text under {key!r}")
@@ -146,13 +146,13 @@ def read_examples(path: str | Path) -> list[loop.Example]:
             prompt, completion = json_record(name, number, line, KEYS)
             examples.append(example(name, f"line {number}", prompt, completion))
     if not examples:
-        raise CorpusError(f"{name} {'is empty' if empty else 'holds nothing but blank lines'}")
+        raise CorpusError(f"{name} {'is empty' if empty else 'has only blank lines'}")
     return examples
 
 
 def example(name: str, where: str, prompt: str, completion: str) -> loop.Example:
     if not completion:
-        raise CorpusError(f"{name}, {where} has an empty completion: there is nothing to learn")
+        raise CorpusError(f"{name}, {where} has an empty completion")
     return {"prompt": prompt, "completion": completion}
 
 
@@ -213,8 +213,8 @@ def checked_share(model: Model, base_share: float) -> float:
     model.check_documents("prompts and answers are documents")
     if base_share and model.training.corpus.packed:
         raise ConfigError(
-            "the base has learned a packed corpus, whose documents it does not keep: only a "
-            "base_share of 0 goes without them"
+            "the base was trained on a packed corpus and does not keep its documents",
+            "set base_share to 0",
         )
     return base_share
 
@@ -239,7 +239,7 @@ def expanded(
     if settings.get("block_size", size) < size:
         raise ConfigError(
             f"block_size {settings['block_size']} is too small: the longest example has "
-            f"{longest} tokens, and the base a block_size of {config.block_size}"
+            f"{longest} tokens, and the base has a block_size of {config.block_size}"
         )
     return expand_vocab(config, tokenizer, params, block_size=size)
 

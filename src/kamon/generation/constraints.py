@@ -103,16 +103,14 @@ class GenerationConstraints:
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if isinstance(self.exclude, str):
-            raise ConfigError("exclude must be several documents, not one text")
+            raise ConfigError("exclude must be a collection of documents, not one text")
         exclude = list(self.exclude)
         for doc in exclude:
             check_text("a document to exclude", doc)
         object.__setattr__(self, "exclude", frozenset(exclude))
         if self.max_len is not None:
             if self.min_len > self.max_len:
-                raise ConfigError(
-                    f"min_len {self.min_len} is above max_len {self.max_len}: no text is so long"
-                )
+                raise ConfigError(f"min_len {self.min_len} is above max_len {self.max_len}")
             self.check_room(self.max_len, f"max_len {self.max_len}")
         if self.regex is not None:
             compile_regex(self.regex)
@@ -148,8 +146,8 @@ class GenerationConstraints:
         """Raise ConfigError or TokenizerError if this model can make no such document."""
         if self.length is not None:
             raise ConfigError(
-                "length is for models of text: this one makes documents, which end by themselves; "
-                "max_len drops longer ones"
+                "length needs a model of a text, and this one is a model of a list",
+                "use max_len to drop longer documents",
             )
         most = block_size * max(tokenizer.chars_per_token)
         for name in ("min_len", "max_len"):

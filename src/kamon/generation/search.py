@@ -82,14 +82,16 @@ def parse(pattern: str) -> list[Element]:
     ['a', <Wildcard.ONE: '_'>, '_', <Wildcard.ANY: '*'>]
     """
     if not pattern:
-        raise ConfigError("the pattern is empty: _ stands for one character, * for any number")
+        raise ConfigError(
+            "the pattern is empty", "use _ for one character and * for any number of characters"
+        )
     elements: list[Element] = []
     chars = iter(pattern)
     for char in chars:
         if char == "\\":
             escaped = next(chars, "")
             if not escaped:
-                raise ConfigError(r"the pattern ends with a \: there is nothing for it to escape")
+                raise ConfigError(r"the pattern ends with a \, which escapes nothing")
             elements.append(escaped)
         else:
             elements.append(Wildcard(char) if char in "_*" else char)
@@ -225,11 +227,11 @@ class Matcher:
             if not isinstance(element, Wildcard) and (
                 not isinstance(element, str) or len(element) != 1
             ):
-                raise ConfigError(f"a pattern has characters and gaps, and {element!r} is neither")
+                raise ConfigError(f"{element!r} is neither a character nor a gap of a pattern")
         chars = [element for element in pattern if element is not Wildcard.ANY]
         if len(chars) > block_size:
             raise ConfigError(
-                f"the pattern asks for {len(chars):,} characters or more, "
+                f"the pattern needs {len(chars):,} characters or more, "
                 f"and the model's block_size {block_size} allows {block_size}"
             )
         text = "".join(char for char in chars if isinstance(char, str))

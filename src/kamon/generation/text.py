@@ -32,8 +32,8 @@ def check_conditions(conditions: GenerationConstraints) -> None:
     for name, default in vars(none).items():
         if name not in OF_TEXT and getattr(conditions, name) != default:
             raise ConfigError(
-                f"{name} is a condition for documents, and this model writes text without an end: "
-                "length, prefix, top_k and top_p are for that"
+                f"{name} needs a model of a list, and this one is a model of a text",
+                "use length, prefix, top_k or top_p",
             )
 
 

@@ -1,13 +1,20 @@
 """Errors of requests."""
 
+from kamon.errors import HINT
+
 
 class WebError(Exception):
-    """An answer with this status and one sentence: what is wrong, and what to do."""
+    """An answer with this status, what is wrong, and a hint on what to do."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, status: int, text: str, hint: str | None = None) -> None:
+        super().__init__(text if hint is None else f"{text}{HINT}{hint}")
         self.status = status
 
 
+def one_line(error: Exception) -> str:
+    """Return what is wrong and what to do in one line."""
+    return str(error).replace(HINT, ": ")
+
+
 def not_found(what: str) -> WebError:
-    return WebError(404, f"there is no {what:.200}")
+    return WebError(404, f"no {what:.200}")

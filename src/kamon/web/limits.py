@@ -64,12 +64,12 @@ def with_options(limits: Limits, options: Sequence[str]) -> Limits:
     for option in options:
         name, _, text = option.partition("=")
         if name not in OPTIONS:
-            raise ConfigError(f"there is no limit {name!r}: choose from {', '.join(OPTIONS)}")
+            raise ConfigError(f"unknown limit {name!r}", f"choose from {', '.join(OPTIONS)}")
         kind = type(getattr(limits, name))
         try:
             changed[name] = kind(text)
         except ValueError:
             changed[name] = 0
         if not 0 < changed[name] <= 1_000_000:
-            raise ConfigError(f"--limit {name} needs a number above 0, not {text!r}")
+            raise ConfigError(f"--limit {name} must be a number above 0, not {text!r}")
     return replace(limits, **changed)

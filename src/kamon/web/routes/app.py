@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from kamon._version import __version__
 from kamon.errors import KamonError, StoreError
-from kamon.web.errors import WebError
+from kamon.web.errors import WebError, one_line
 from kamon.web.routes import inside, jobs, models, preferences
 from kamon.web.server.guard import RequestGuard, problem
 from kamon.web.services.playground import Playground
@@ -58,7 +58,7 @@ def make_app(
     app = FastAPI(
         title="Kamon",
         version=__version__,
-        description="Names from a tiny GPT: samples, completions, scores, training, and your taste",
+        description="Train a tiny GPT on a list, generate with it, score texts, and rate names",
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # that page loads scripts from other servers
         redoc_url=None,
@@ -71,7 +71,7 @@ def make_app(
 
     @app.get("/health", tags=["server"])
     async def health() -> Health:
-        """Whether the server runs."""
+        """Whether the server is running."""
         return Health(status="ok", version=__version__)
 
     @app.get("/api/v1/limits", tags=["server"])
@@ -107,11 +107,11 @@ async def answer_error(request: Request, error: Exception) -> Response:
     """Return the answer to a request that raised an error."""
     match error:
         case WebError():
-            return problem(error.status, str(error))
+            return problem(error.status, one_line(error))
         case StoreError():  # a directory exists or cannot be written
-            return problem(409, FOLDERS.sub("", str(error)))
+            return problem(409, FOLDERS.sub("", one_line(error)))
         case KamonError():
-            return problem(422, str(error))
+            return problem(422, one_line(error))
         case RequestValidationError():
             return problem(422, sentence(error.errors()))
         case HTTPException():
@@ -119,11 +119,11 @@ async def answer_error(request: Request, error: Exception) -> Response:
         case Stopped():  # the client is gone
             return Response(status_code=499)
     # Starlette raises the error again after the answer, so the terminal shows it.
-    return problem(500, "the server made a mistake: where it was started stands what happened")
+    return problem(500, "internal error: see the terminal that runs `kamon serve`")
 
 
 def sentence(problems: Sequence[Any]) -> str:
-    """The first problem in a sentence: where, and what.
+    """Return the first problem in a sentence: where, and what.
 
     >>> sentence([{"loc": ("body", "n"), "msg": "Input should be less than or equal to 10"}])
     'n: Input should be less than or equal to 10'
@@ -135,9 +135,9 @@ def sentence(problems: Sequence[Any]) -> str:
 
 def answer_http_error(request: Request, error: HTTPException) -> Response:
     text = {
-        400: "the request's body is no JSON that can be read",
-        404: "there is nothing at this address",
-        405: "this address takes another method",
+        400: "the request's body is not valid JSON",
+        404: "no such address",
+        405: "this address needs another method",
     }.get(error.status_code, str(error.detail))
     answer = problem(error.status_code, text)
     if error.status_code == 405:  # Starlette names only the methods of one of the address's routes

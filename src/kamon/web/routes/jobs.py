@@ -23,7 +23,7 @@ from kamon.data.split import divide
 from kamon.engines.parameters import num_params
 from kamon.errors import CorpusError
 from kamon.training.data import check_learnable
-from kamon.web.errors import WebError
+from kamon.web.errors import WebError, one_line
 from kamon.web.limits import Limits
 from kamon.web.routes.context import ApiModel, Context, RequestContext
 from kamon.web.services.jobs import PASTED, Best, Job, Jobs, Snapshot
@@ -90,7 +90,7 @@ class ListRequest(ApiModel):
 
 
 class JobRequest(ListRequest):
-    """A list to learn, either as `text` or as the name of a list in the package.
+    """A list to train on, either as `text` or as the name of a list in the package.
 
     budget: seconds; by default 1, unless the settings have num_steps. name: of a list in `text`.
     init_from: "base" for the pretrained base, "scratch" for random parameters; by default what is
@@ -221,7 +221,7 @@ class TidyingStep(BaseModel):
 
 
 class Tidied(BaseModel):
-    """The list that `kamon clean` would make, and how. A training does not do that by itself."""
+    """The list that `kamon clean` would make, and its steps. Training does not clean."""
 
     text: str
     num_docs: int
@@ -257,7 +257,9 @@ class CleanAnswer(BaseModel):
 # ---- trainings
 
 
-@router.post("/jobs", status_code=202, responses={429: {"description": "Too many trainings"}})
+@router.post(
+    "/jobs", status_code=202, responses={429: {"description": "Too many trainings are waiting"}}
+)
 async def start_job(request: JobRequest, context: Context) -> JobAnswer:
     """Start a training, or queue it until others have ended."""
     return answer(await context.compute(lambda _: start_training(context, request)), context)
@@ -267,18 +269,22 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
     limits = context.limits
     settings = request.settings.model_dump(exclude_none=True) | {"seed": request.seed}
     if (request.text is None) == (request.builtin is None):
-        raise WebError(422, 'a training needs a list: give "text", or "builtin", and not both')
+        raise WebError(422, "a training needs one list", 'give either "text" or "builtin"')
     if request.budget is not None and "num_steps" in settings:
-        raise WebError(422, "a budget decides the number of steps: give it or num_steps, not both")
+        raise WebError(
+            422, "the budget decides the number of steps", "give either budget or num_steps"
+        )
     budget = None if "num_steps" in settings else request.budget or 1.0
     if budget is not None and budget > limits.job_seconds:
-        raise WebError(422, f"a budget has {limits.job_seconds:g} seconds at most, not {budget:g}")
+        raise WebError(
+            422, f"budget must be at most {limits.job_seconds:g} seconds, not {budget:g}"
+        )
     if settings.get("num_steps", 0) > limits.job_steps:
-        raise WebError(422, f"a training has {limits.job_steps:,} steps at most")
+        raise WebError(422, f"num_steps must be at most {limits.job_steps:,}")
     num_chars = 1
     check_column(request)
     if request.text is None and request.format != "text":
-        raise WebError(422, "the built-in list has no columns and formats to choose from")
+        raise WebError(422, "the built-in list has no column or format")
     if request.text is not None:
         source = request.read(request.text)
         check_learnable(source)
@@ -289,8 +295,9 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
     if size > limits.job_params:
         raise WebError(
             422,
-            f"the model would have more than {limits.job_params:,} parameters: choose a smaller "
-            "n_embd, n_layer or block_size, or a list of fewer different characters",
+            f"the model would have more than {limits.job_params:,} parameters",
+            "choose a smaller n_embd, n_layer or block_size, or a list with fewer unique "
+            "characters",
         )
     return context.jobs.start(
         Request(
@@ -330,13 +337,13 @@ async def resume_job(id: JobId, context: Context) -> JobAnswer:
 
 @router.post("/jobs/{id}/stop")
 async def stop_job(id: JobId, context: Context) -> JobAnswer:
-    """End a training early: what it has learned becomes a model."""
+    """Stop a training early. The model so far is kept."""
     return answer(context.jobs.stop(id), context)
 
 
 @router.delete("/jobs/{id}", status_code=204)
 async def delete_job(id: JobId, context: Context) -> None:
-    """Cancel a training and forget it and its models. Saved copies stay."""
+    """Cancel a training and delete it and its models. Saved copies stay."""
     context.jobs.forget(id)
 
 
@@ -436,7 +443,7 @@ class Events(StreamingResponse):
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {}}, "description": "start, progress, moment, end"},
-        204: {"description": "The client knows the end already"},
+        204: {"description": "The client already has the last event"},
     },
 )
 async def job_events(
@@ -448,7 +455,7 @@ async def job_events(
     if cursor and cursor.over:
         return Response(status_code=204)  # a browser does not reconnect after this status
     if context.jobs.streams >= context.limits.streams:
-        raise WebError(503, f"{context.jobs.streams} streams of events are open: close one")
+        raise WebError(503, f"{context.jobs.streams} event streams are already open", "close one")
     return Events(context.jobs, stream(context, job, cursor))
 
 
@@ -519,18 +526,18 @@ async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
 
 @router.post("/clean")
 async def clean(request: CleanRequest, context: Context) -> CleanAnswer:
-    """What a training would read in a list: the documents, and what it would remove or change."""
+    """How a training would read a list: its entries, and those it would remove or change."""
     check_column(request)
     return await context.compute(lambda stop: preview(request, stop))
 
 
 def check_column(request: ListRequest) -> None:
     if request.format == "text" and request.column is not None:
-        raise WebError(422, 'a text has no columns: name a "format" with the column')
+        raise WebError(422, "a text has no columns", 'give a "format" together with the column')
 
 
 def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
-    """Return what reading the list does to it. CorpusError if it cannot be read."""
+    """Return how the list is read. CorpusError if it cannot be read."""
     source = request.read(request.text)
     stop.check()
     _, held_out = divide(source.docs)
@@ -538,7 +545,7 @@ def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
     try:
         check_learnable(source)
     except CorpusError as error:
-        warnings = [str(error)]
+        warnings = [one_line(error)]
     first: dict[str, int] = {}
     removed: list[Removed] = []
     changed: list[Changed] = []

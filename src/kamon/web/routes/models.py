@@ -121,7 +121,7 @@ class Examples(BaseModel):
 
 
 class Data(BaseModel):
-    """The list that a model learned: its sizes, characters, lengths and first entries."""
+    """The list that a model was trained on: its sizes, characters, lengths and first entries."""
 
     source: str
     num_docs: int
@@ -201,14 +201,14 @@ class CompletionFound(BaseModel):
 
 
 class Completions(BaseModel):
-    """The most probable documents with the prefix. The first `exact` are guaranteed to be."""
+    """The most likely entries with the prefix. The first `exact` are guaranteed best."""
 
     exact: int
     completions: list[CompletionFound]
 
 
 class ScoreBody(ApiModel):
-    """unknown: what to do with a text of characters that the model does not know."""
+    """unknown: what to do with a text that has characters unknown to the model."""
 
     model: ModelId
     texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
@@ -275,7 +275,7 @@ class NextTokens(BaseModel):
 
 @router.get("/models")
 async def list_models(context: Context) -> ModelList:
-    """All models, without those of the steps of trainings."""
+    """All models, except those of single training steps."""
     models = []
     for entry in list(context.registry.entries.values()):
         if entry.parent is None:
@@ -308,13 +308,13 @@ async def save_model(id: ModelId, body: SaveRequest, context: Context) -> ModelI
 
 @router.delete("/models/{id}", status_code=204, response_class=Response)
 async def forget_model(id: ModelId, context: Context) -> None:
-    """Forget a model. Its directory stays where it is."""
+    """Remove a model from the server. Its directory stays."""
     context.registry.forget(id)
 
 
 @router.get("/models/{id}/data")
 async def show_data(id: ModelId, context: Context) -> Data:
-    """The list that a model learned from."""
+    """The list that a model was trained on."""
 
     def look(model: Model, entry: Entry, stop: Stop) -> Data:
         return entry.remember("data", lambda: data_of(model, stop))
@@ -324,10 +324,10 @@ async def show_data(id: ModelId, context: Context) -> Data:
 
 @router.post("/sample", response_model=Samples)
 async def draw_samples(body: SampleBody, context: Context, accept: Accept = "") -> Any:
-    """New documents; one per line with "Accept: application/x-ndjson"."""
+    """New entries, one per line with "Accept: application/x-ndjson"."""
     entry, most = context.registry.get(body.model), context.limits.nearest
     if body.nearest and body.n > most:
-        raise WebError(422, f"nearest neighbours are found for {most} samples at most")
+        raise WebError(422, f"nearest neighbours need at most {most} samples")
 
     def draw(model: Model, entry: Entry, stop: Stop) -> Samples | Response:
         samples = samples_of(model, body, context.limits, stop, known_of(entry, model))
@@ -338,7 +338,7 @@ async def draw_samples(body: SampleBody, context: Context, accept: Accept = "") 
 
 @router.post("/complete")
 async def complete(body: CompleteBody, context: Context) -> Completions:
-    """The most probable documents that begin with a prefix."""
+    """The most likely entries that begin with a prefix."""
 
     def search(model: Model, _entry: Entry, _stop: Stop) -> Completions:
         result = completion.complete(model, body.prefix, body.n)
@@ -350,7 +350,7 @@ async def complete(body: CompleteBody, context: Context) -> Completions:
 
 @router.post("/score", response_model=Scores)
 async def score_texts(body: ScoreBody, context: Context, accept: Accept = "") -> Any:
-    """How likely texts are; one per line with "Accept: application/x-ndjson"."""
+    """Scores of texts, one per line with "Accept: application/x-ndjson"."""
 
     def look(model: Model, entry: Entry, stop: Stop) -> Scores | Response:
         scores = scores_of(model, body, entry, stop)
@@ -361,7 +361,7 @@ async def score_texts(body: ScoreBody, context: Context, accept: Accept = "") ->
 
 @router.post("/next-token")
 async def next_token(body: NextTokenBody, context: Context) -> NextTokens:
-    """All tokens with their logits and probabilities as the next one."""
+    """The logit and probability of each token as the next one."""
     return await context.use(body.model, lambda model, _entry, _stop: next_tokens_of(model, body))
 
 
@@ -506,15 +506,15 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
     tokenizer, config = model.tokenizer, model.config
     if tokenizer.vocab_size > MAX_TOKENS:
         raise ConfigError(
-            f"the model has {tokenizer.vocab_size:,} tokens, and the next one is shown of models "
-            f"that have {MAX_TOKENS:,} at most: ask for completions"
+            f"the model has {tokenizer.vocab_size:,} tokens, and the limit here is {MAX_TOKENS:,}",
+            "ask for completions instead",
         )
     before = prompt_prefix(tokenizer, body.prompt, config.block_size)
     prefix = tokenizer.encode(body.prefix)
     if len(before) + len(prefix) >= config.block_size:
         raise ConfigError(
-            f"the prefix has {len(prefix):,} tokens, and the model's block_size "
-            f"{config.block_size} leaves no room behind it"
+            f"the prefix has {len(prefix):,} tokens, which fill the model's block_size "
+            f"{config.block_size}"
         )
     decoder = prefill(model.language_model, tokenizer.bos, before)
     for token in [before[-1] if before else tokenizer.bos, *prefix]:

@@ -1,4 +1,4 @@
-"""Sessions of ratings: a model learns while somebody says what they like."""
+"""Rating sessions: a model learns the taste of its user."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class PreferenceBody(ApiModel):
 
 
 class AnswersBody(ApiModel):
-    """An empty list makes the model learn all answers so far and make new proposals."""
+    """With an empty list the model learns all answers so far and makes new proposals."""
 
     answers: Annotated[list[VerdictBody | PreferenceBody], Field(max_length=LIMITS.answers)]
 
 
 @router.post("/preferences", status_code=201)
 async def start_ratings(body: PreferencesBody, context: Context) -> Rated:
-    """Begin to rate what a model proposes, or resume the session of a model that was rated."""
+    """Start to rate the samples of a model, or resume the session of a rated model."""
     context.registry.get(body.model)
     options, start = body.model_dump(), context.ratings.start
     return await context.compute(
@@ -85,7 +85,7 @@ async def undo(id: RatingsId, context: Context) -> Rated:
 
 @router.post("/preferences/{id}/save", status_code=201)
 async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> ModelInfo:
-    """Save the answers and the model that has learned all of them, under a new name."""
+    """Save the answers, and the model trained on all of them, under a new name."""
     session, save = context.ratings.session(id), context.ratings.save
     return await context.compute(
         lambda stop: info(save(id, body.name, stop), []), session, context.limits.learn_seconds
@@ -94,6 +94,6 @@ async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> Mo
 
 @router.delete("/preferences/{id}", status_code=204, response_class=Response)
 async def forget_ratings(id: RatingsId, context: Context) -> None:
-    """End a session and forget its model. Saved models stay."""
+    """End a session and delete its model. Saved models stay."""
     session = context.ratings.session(id)
     await context.compute(lambda _: context.ratings.forget(id), session)

@@ -57,18 +57,20 @@ def listen(
     if port is not None and not 0 <= port < 65536:
         raise ConfigError(f"port must be from 0 to 65535, not {port}")
     if token is not None and (len(token) < 16 or not token.isascii() or not token.isalnum()):
-        raise ConfigError("a token (KAMON_TOKEN) needs 16 or more letters and digits")
+        raise ConfigError(
+            "the token (KAMON_TOKEN) is too short", "use 16 or more letters and digits"
+        )
     numeric = "127.0.0.1" if host == "localhost" else host
     try:
         ip = ipaddress.ip_address(numeric)
     except ValueError:
         raise ConfigError(
-            f"--host takes the number of an address, such as 127.0.0.1 or ::1, not {host!r}"
+            f"--host must be an IP address, not {host!r}", "for example 127.0.0.1 or ::1"
         ) from None
     if no_token and not ip.is_loopback:
         raise ConfigError(
-            f"without a token only this machine may use the server, not {host}: leave --no-token "
-            "or --host out"
+            f"without a token only this machine may use the server, not {host}",
+            "drop --no-token or --host",
         )
     sock = open_socket(ip, port)
     port = sock.getsockname()[1]
@@ -123,5 +125,5 @@ def open_socket(
             sock.close()
             reason = error.strerror or str(error)
     raise ConfigError(
-        f"the server cannot listen on {ip}, port {wanted}: {reason}; choose another --port"
+        f"the server cannot listen on {ip}, port {wanted}: {reason}", "choose another --port"
     )

@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import kamon.web
-from kamon.web.errors import WebError
+from kamon.web.errors import WebError, one_line
 from kamon.web.limits import Limits
 
 MAX_ERROR = 2000  # characters
@@ -116,13 +116,13 @@ class RequestGuard:
         if len(named) != 1 or named[0] not in hosts:
             raise WebError(421, other_host(named))
         if not scope["path"].startswith("/"):
-            raise WebError(400, "a path begins with /")
+            raise WebError(400, "the path must begin with /")
         if scope["method"] in READS and not scope["path"].startswith(API):
             return
         origins, sites = headers.getlist("origin"), headers.getlist("sec-fetch-site")
         ours = not origins or origins in [[f"http://{host}"] for host in hosts]
         if not ours or not {"same-origin", "none"}.issuperset(sites):
-            raise WebError(403, "another page may not use this server")
+            raise WebError(403, "other websites may not use this server")
 
     @staticmethod
     def connected(scope: Scope) -> frozenset[str]:
@@ -160,7 +160,9 @@ class RequestGuard:
             if name == self.cookie:
                 tokens.append(content)
         if not any(hmac.compare_digest(token.encode(), self.token.encode()) for token in tokens):
-            raise WebError(401, "this server wants a token: open the address that it printed")
+            raise WebError(
+                401, "this server needs a token", "open the address that `kamon serve` printed"
+            )
 
     async def body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the whole body, or None if the client went away.
@@ -189,14 +191,16 @@ class RequestGuard:
         except ClientDisconnect:
             return None
         except TimeoutError:
-            raise WebError(408, "the request took too long to come") from None
+            raise WebError(408, "the request took too long to arrive") from None
         if size > max_size:
             raise too_large
         kinds = headers.getlist("content-type")
         kinds = [kind.split(";")[0].strip(" \t").lower() for kind in kinds]
         is_json = kinds == ["application/json"]
         if scope["method"] not in READS and (body or kinds) and not is_json:
-            raise WebError(415, "a request is JSON: say Content-Type: application/json")
+            raise WebError(
+                415, "the request is not JSON", "send the header Content-Type: application/json"
+            )
         return bytes(body)
 
 
@@ -219,6 +223,6 @@ def problem(status: int, text: str) -> JSONResponse:
 
 def refusal(error: WebError) -> JSONResponse:
     """Return the answer to a request that is not read: a body may follow, so it is the last one."""
-    answer = problem(error.status, str(error))
+    answer = problem(error.status, one_line(error))
     answer.headers["connection"] = "close"
     return answer

@@ -181,9 +181,9 @@ class Jobs:
         """
         with self.lock:
             if self.ending:
-                raise WebError(503, "the server is about to end")
+                raise WebError(503, "the server is shutting down")
             if (num := len(self.queue)) >= self.limits.jobs_waiting:
-                raise WebError(429, f"{num} trainings wait for their turn already: try again later")
+                raise WebError(429, f"{num} trainings are already waiting", "try again later")
             id = f"job-{secrets.token_hex(4)}"
             job = Job(id, request.source, request.budget, state="queued")
             job.send(json.dumps(asdict(request)))
@@ -250,7 +250,7 @@ class Jobs:
             if job.state == "paused":
                 return job
             if sum(other.state == "paused" for other in self.all()) >= self.limits.jobs_paused:
-                raise WebError(429, "too many trainings are paused: resume or stop one of them")
+                raise WebError(429, "too many trainings are paused", "resume or stop one of them")
             self.leave(job)
             job.state = "paused"
             job.send("pause")
@@ -295,7 +295,7 @@ class Jobs:
             job = self.get(id)
             with job.lock:
                 if job.over and word != "stop":
-                    raise WebError(409, f"the training is over: there is nothing to {word}")
+                    raise WebError(409, f"the training is over, so there is nothing to {word}")
                 yield job
 
     def leave(self, job: Job) -> None:
@@ -354,7 +354,7 @@ class Jobs:
 
     def follow_process(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         """Read the messages of a process until it ends. This is the target of a thread."""
-        problem = "the server made a mistake"
+        problem = "the server had an internal error"
         assert process.stdout
         try:
             with process.stdout as messages:

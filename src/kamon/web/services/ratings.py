@@ -178,8 +178,8 @@ class Ratings:
             if len(all_answers) > self.limits.answers:
                 raise WebError(
                     409,
-                    f"a session takes {self.limits.answers:,} answers at most: save the model, and "
-                    "go on with that",
+                    f"a session has at most {self.limits.answers:,} answers",
+                    "save the model, and continue with the saved one",
                 )
             session.turn += not answers
             self._update(session, all_answers, stop, now=not answers)
@@ -189,7 +189,7 @@ class Ratings:
         """Undo the last answer, also in the model. Its text is the next proposal again."""
         with self.using(id) as session:
             if not session.rated.answers:
-                raise WebError(409, "there is no answer to take back")
+                raise WebError(409, "there is no answer to undo")
             *answers, last = session.rated.answers
             self._update(session, answers, stop, again=last)
             return session.rated
@@ -234,8 +234,8 @@ class Ratings:
             if session is None and id in self.gone:
                 raise WebError(
                     410,
-                    f"this session was ended: {self.limits.sessions} others were in use after it; "
-                    "begin another one, and save what you want to keep",
+                    f"this session was closed: {self.limits.sessions} others were used after it",
+                    "start a new one, and save the models you want to keep",
                 )
             if session is None:
                 raise not_found(f"session of ratings {id!r}")
@@ -370,16 +370,16 @@ def check(model: Model, answers: Sequence[Feedback]) -> None:
         for text in sorted(texts_of([answer])):
             checked_text("the answers", f"number {number}", text)
             if not text:
-                raise ConfigError(f"answer {number} is about an empty text")
+                raise ConfigError(f"answer {number} rates an empty text")
             size = len(model.tokenizer.encode(text))
             if size > max_tokens:
                 unit = model.tokenizer.unit
                 raise ConfigError(
-                    f"answer {number} is about a text of {size:,} {unit}s: block_size "
-                    f"{max_tokens} is all that the model reads"
+                    f"answer {number} has a text of {size:,} {unit}s, more than the "
+                    f"model's block_size {max_tokens}"
                 )
         if isinstance(answer, Preference) and nfc(answer.chosen) == nfc(answer.rejected):
-            raise ConfigError(f"answer {number} prefers a text to itself")
+            raise ConfigError(f"answer {number} compares a text with itself")
 
 
 def texts(shown: Shown) -> Sequence[str]:

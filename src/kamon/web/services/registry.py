@@ -18,7 +18,7 @@ from kamon.storage import model_dir
 from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.prompts import knows_prompts
-from kamon.web.errors import WebError, not_found
+from kamon.web.errors import WebError, not_found, one_line
 from kamon.web.limits import Limits
 from kamon.web.services.workers import Stop
 
@@ -121,7 +121,7 @@ class ModelRegistry:
         with self.lock:
             size = sum(entry.path is not None for entry in self.entries.values())
         if size >= self.limits.models:
-            raise StoreError(f"there is no room for {path}: {size} saved models are the most")
+            raise StoreError(f"no room for {path}: the limit is {size} saved models")
 
     def add_directory(self, path: Path, id: str | None = None) -> str:
         """Open a model directory as the last entry, under its name or a similar id.
@@ -148,7 +148,7 @@ class ModelRegistry:
                         self.check_room(path)
                         self.add_directory(path, path.name)
                     except KamonError as error:
-                        problems.append(str(error))
+                        problems.append(one_line(error))
         return problems
 
     def free_id(self, wanted: str) -> str:
@@ -168,20 +168,22 @@ class ModelRegistry:
         entry = self.get(id)
         with entry.use(stop) as model:
             if not model.metrics:
-                raise WebError(409, "this model has not learned yet: there is nothing to save")
+                raise WebError(409, "this model has no checkpoint yet, so there is nothing to save")
             return self.write(name, entry.kind, model.save)
 
     def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Entry:
         """Add the model that `write` writes to a path in the folder. Errors as for `save`."""
         if not NAME.fullmatch(name):
             raise WebError(
-                422, "a name is of a to z, 0 to 9, - and _, 40 at most, a letter or digit first"
+                422,
+                "the name is not valid",
+                "use a to z, 0 to 9, - and _, at most 40, starting with a letter or digit",
             )
         if RESERVED.fullmatch(name):
-            raise WebError(422, f"Windows reserves the name {name}: choose another one")
+            raise WebError(422, f"Windows reserves the name {name}", "choose another name")
         path = self.folder / name
         if path.exists() or name in self.entries:
-            raise WebError(409, f"there is a model {name} already: save it under another name")
+            raise WebError(409, f"a model named {name} already exists", "choose another name")
         self.check_room(path)  # before anything is written
         write(path)  # makes the folder, too
         entry = Entry(name, kind, lambda: load(path), path=path)
@@ -197,7 +199,8 @@ def facts_of(model: Model) -> dict[str, Any]:
     if products > MAX_PRODUCTS and not model.writes_text:  # texts are not sampled here
         raise ConfigError(
             f"the model is too large for the playground: an entry of block_size {size:,} takes "
-            f"{products:,} products, and {MAX_PRODUCTS:,} are the most: use `kamon sample`"
+            f"{products:,} multiplications, and the limit is {MAX_PRODUCTS:,}",
+            "use `kamon sample`",
         )
     return {
         "num_params": model.num_params,

@@ -10,7 +10,7 @@ Each line of standard output is a JSON object with a "type":
     moment    step, params, samples, blend (weight and order, or null): the model of that step
     ngram     loss, order: of the best n-gram on the validation set
     end       finished, too_long, params (null if no step was made), training, samples
-    failed    error: one sentence
+    failed    error: one one_line
 
 Documents are packed by `pack_documents`, params have the engine's dtype; both are in base64.
 """
@@ -48,6 +48,7 @@ from kamon.training.early_stopping import MIN_DOCS
 from kamon.training.loop import Progress
 from kamon.training.session import start_record
 from kamon.training.setup import TrainingSetup
+from kamon.web.errors import one_line
 from kamon.web.limits import Limits
 
 MAX_REQUEST_BYTES = 8 << 20
@@ -210,15 +211,16 @@ class Training:
         limits, config = self.request.limits, run.config
         if config.num_steps > limits.job_steps:
             raise ConfigError(
-                f"so small a model makes {config.num_steps:,} steps in that time, and "
-                f"{limits.job_steps:,} are the most: choose a smaller budget"
+                f"a model this small trains {config.num_steps:,} steps in that time, "
+                f"and the limit is {limits.job_steps:,}",
+                "choose a smaller budget",
             )
         size = num_params(config)
         if size > limits.job_params:
             raise ConfigError(
-                f"the model would have {size:,} parameters, and {limits.job_params:,} are the "
-                "most: choose a smaller n_embd, n_layer or block_size, or a list of fewer "
-                "different characters"
+                f"the model would have {size:,} parameters, and the limit is {limits.job_params:,}",
+                "choose a smaller n_embd, n_layer or block_size, or a list with fewer "
+                "unique characters",
             )
         different = self.source.different
         training = start_record(run, list_record(self.source), bool(run.held_out))
@@ -366,7 +368,7 @@ def main() -> int:
             )
         Training(request, source, control, report).run()
     except KamonError as error:
-        report("failed", error=str(error))
+        report("failed", error=one_line(error))
         return 1
     except MemoryError:
         report("failed", error="there is not enough memory for this training")

@@ -126,8 +126,8 @@ class Stop:
         if self.late():
             raise WebError(
                 422,
-                f"this takes longer than {self.seconds:g} seconds, the limit of this server: ask "
-                "for less at a time, or use a smaller model",
+                f"this takes longer than {self.seconds:g} seconds, the limit of this server",
+                "ask for less at a time, or use a smaller model",
             )
         return False
 

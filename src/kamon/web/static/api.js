@@ -47,7 +47,7 @@ export class ApiError extends Error {
 
 const BASE = "/api/v1";
 export const MAX_BYTES = 256 << 10;
-export const TOO_LARGE = "That is more than 256 kB, the most the page sends: use the command line for it.";
+export const TOO_LARGE = "The list is larger than 256 kB, the limit of this page. Use the command line instead.";
 
 /**
  * The server's answer; ApiError if it refuses or does not answer.

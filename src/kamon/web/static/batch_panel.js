@@ -85,14 +85,18 @@ export class BatchPanel {
         field("Begins with", this.begins),
         field("Ends with", this.suffix),
         field("Contains", this.contains),
-        field("Shortest", this.minLen),
-        field("Longest", this.maxLen),
+        field("Shortest length", this.minLen),
+        field("Longest length", this.maxLen),
       ),
-      h("div", { class: "row end" }, tick("Copies of the list and duplicates, too", this.copies), this.submit),
+      h("div", { class: "row end" }, tick("Include copies of the list and duplicates", this.copies), this.submit),
     );
     return panel(
-      "Make a batch",
-      h("p", {}, "Temperature, top-k, top-p and seed are those above. Pressing Generate again takes the next seed."),
+      "Generate many",
+      h(
+        "p",
+        {},
+        "Only new names, and no duplicates. Temperature, top-k, top-p and seed are those above. Press Generate again for the next seed.",
+      ),
       form,
       this.readings,
       this.errors,
@@ -227,7 +231,7 @@ export class BatchPanel {
         {},
         star(each.text, this.model.id, each.logprob, each.in_list),
         h("span", { class: "name" }, each.text === "" ? "(empty)" : named(each.text)),
-        h("span", { class: "number", title: "log probability in nats" }, fixed(each.logprob, 2)),
+        h("span", { class: "number", title: "log-probability in nats" }, fixed(each.logprob, 2)),
         mark(each),
       ),
     );

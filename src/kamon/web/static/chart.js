@@ -1,6 +1,6 @@
 // What all charts share: SVG with a title and a description, and a table of the same numbers below it.
 
-import { h, newId, s, replaceContent, table } from "./dom.js";
+import { explained, h, newId, s, replaceContent, table } from "./dom.js";
 
 /**
  * @typedef {import("./dom.js").Child} Child
@@ -30,7 +30,7 @@ export function chart(title, role, draw, behind) {
   });
   const inner = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${title}: table` });
   const details = h("details", { class: "behind" }, h("summary", {}, "Table"), inner);
-  const node = h("figure", { class: "chart" }, h("figcaption", {}, title), svg, details);
+  const node = h("figure", { class: "chart" }, h("figcaption", {}, ...explained(title)), svg, details);
   /** @type {T|undefined} */
   let data;
   let width = 0;

@@ -1,4 +1,4 @@
-// What reading a list did to it: counts, what was left out or changed, and what `kamon clean` would do.
+// A report on a list: counts, the entries left out or changed, and the changes of `kamon clean`.
 
 import { button, figures, h, name as named, names as listOf, table } from "./dom.js";
 import { count, plural } from "./format.js";
@@ -18,10 +18,10 @@ export function cleanReport(found, format, readAs, take) {
     ...found.warnings.map((each) => h("p", { class: "error" }, `⚠ ${each}`)),
     tableHint(found, readAs),
     summary(found, unit),
-    h("p", { class: "hint" }, "The first: ", ...listOf(found.docs.slice(0, 5), " · ", 40)),
+    h("p", { class: "hint" }, "First entries: ", ...listOf(found.docs.slice(0, 5), " · ", 40)),
     figures([
-      ["characters in the longest", count(found.longest)],
-      ["different characters", count(found.characters)],
+      ["characters in the longest entry", count(found.longest)],
+      ["unique characters", count(found.characters)],
     ]),
     ...changesOf(found, unit === "row" ? "Row" : "Line"),
     tidying(found, take),
@@ -37,7 +37,7 @@ function tableHint({ looks_like: table }, readAs) {
     h(
       "p",
       { class: "error" },
-      `⚠ These lines look like a table (${table.toUpperCase()}). As they stand, each is learned whole.`,
+      `⚠ These lines look like a table (${table.toUpperCase()}). Unless you read them as one, each line is an entry.`,
     ),
     button("Read them as a table", () => readAs(table)),
   );
@@ -48,13 +48,13 @@ function summary(found, unit) {
   return h(
     "p",
     {},
-    `${plural(found.num_lines, unit)}, of which ${count(found.num_docs)} to learn: `,
-    `${plural(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank left out, `,
-    `${count(found.num_stripped)} with spaces removed at their ends. `,
-    found.num_normalized > 0 && `${count(found.num_normalized)} brought to NFC (ö as one character). `,
+    `${plural(found.num_lines, unit)}, ${plural(found.num_docs, "entry", "entries")}. `,
+    `Left out: ${plural(found.num_repetitions, "duplicate")} and ${count(found.num_blank)} blank. `,
+    found.num_stripped > 0 && `Spaces removed at the ends: ${count(found.num_stripped)}. `,
+    found.num_normalized > 0 && `Normalised to NFC (ö as one character): ${count(found.num_normalized)}. `,
     found.num_validation > 0
-      ? `${count(found.num_validation)} are held out to test on.`
-      : "With fewer than 100 entries none is held out: short trainings first leave out one part each to test on.",
+      ? `Validation set: ${plural(found.num_validation, "entry", "entries")}.`
+      : "Fewer than 100 entries, so Kamon measures the model by 5-fold cross-validation.",
   );
 }
 
@@ -94,11 +94,9 @@ function tidying({ tidied }, take) {
   return h(
     "details",
     { open: true },
-    h("summary", {}, "kamon clean would do more"),
+    h("summary", {}, "More to clean, as with kamon clean"),
     h("ul", {}, ...steps),
-    button(`Take the cleaned list, ${plural(tidied.num_docs, "entry").replace("entrys", "entries")}`, () =>
-      take(tidied.text),
-    ),
+    button(`Use the cleaned list, ${plural(tidied.num_docs, "entry", "entries")}`, () => take(tidied.text)),
   );
 }
 

@@ -92,7 +92,7 @@ export const placeOf = (model) => model.path ?? places.get(model.id) ?? `models/
  */
 export function copies(make, model, first) {
   const inner = h("div", { class: "codes" });
-  const node = h("details", { class: "copies" }, h("summary", {}, "As command, as Python"), inner);
+  const node = h("details", { class: "copies" }, h("summary", {}, "Copy as command or Python"), inner);
   const refresh = () => {
     if (!node.open) return;
     const found = make();
@@ -104,7 +104,7 @@ export function copies(make, model, first) {
     const told = h(
       "div",
       { class: "stack" },
-      h("p", { class: "hint" }, "This model is not saved yet. Save it first: then the lines below run as they are."),
+      h("p", { class: "hint" }, "Save this model first. Then the lines below run as they are."),
     );
     const name = planOf(model);
     told.append(

@@ -1,4 +1,4 @@
-// Data: the list of a model, how long its entries are, and which of them are held out.
+// Data: the list of a model, the lengths of its entries, and the validation set.
 
 import * as api from "./api.js";
 import { bars } from "./bars.js";
@@ -14,7 +14,7 @@ export async function show(context, model) {
   append(
     root,
     h("h1", {}, "Data"),
-    h("p", { class: "lead" }, "What the model has learned from, and what was kept from it to test it."),
+    h("p", { class: "lead" }, "The list this model was trained on, and the entries set aside to measure it."),
   );
   const data = await api.data(model.id, signal);
   const load = `import kamon\n\nmodel = kamon.load(${python(placeOf(model))})\n`;
@@ -25,7 +25,7 @@ export async function show(context, model) {
   const parts = [
     [
       counts(data, model.text),
-      copy("inspect DIR", "learned, held_out = model.parts()\nlen(model.docs), len(learned), len(held_out)"),
+      copy("inspect DIR", "training, validation = model.parts()\nlen(model.docs), len(training), len(validation)"),
     ],
     [lengths(data), copy("plot DIR --kind lengths --json", "[part.lengths() for part in model.parts()]")],
     [characters(data), copy("inspect DIR", 'from collections import Counter\n\nCounter("".join(model.docs))')],
@@ -37,7 +37,7 @@ export async function show(context, model) {
   }
 }
 
-/** @param {import("./api.js").Data} data @param {boolean} text  whether it is a text, of which a part is held out and not entries */
+/** @param {import("./api.js").Data} data @param {boolean} text  whether it is one long text: then its parts are counted in characters */
 function counts(data, text) {
   const size = (/** @type {"num_train"|"num_validation"} */ part) =>
     data.lengths.reduce((sum, each) => sum + each[part] * (text ? each.length : 1), 0);
@@ -46,53 +46,53 @@ function counts(data, text) {
     "The list",
     h("p", {}, "From ", name(data.source, 100), "."),
     figures([
-      ["different entries", count(data.num_docs)],
+      ["unique entries", count(data.num_docs)],
       ["duplicates left out", count(data.num_repetitions)],
       ["truncated", count(data.num_cut)],
-      ["to learn from", count(data.num_train)],
-      ["held out to test on", count(data.num_validation)],
+      ["training set", count(data.num_train)],
+      ["validation set", count(data.num_validation)],
     ]),
-    h("meter", { value: share, min: 0, max: 1, "aria-label": "Share held out" }),
+    h("meter", { value: share, min: 0, max: 1, "aria-label": "Share of the validation set" }),
     h(
       "p",
       {},
       data.num_validation
         ? text
-          ? `${percent(share)} of the text is held out.`
-          : `${percent(share)} are held out. The entries themselves decide which ones. Nearly all of them stay held out when the list grows.`
-        : "No entries are held out, so nothing shows how well the model does on what it has not seen.",
+          ? `${percent(share)} of the text is the validation set.`
+          : `${percent(share)} are in the validation set. The split depends on the text of each entry, so it stays nearly the same when the list grows.`
+        : "There is no validation set, so you cannot see how well the model predicts new entries.",
     ),
   );
 }
 
 /** @param {import("./api.js").Data} data */
 function lengths(data) {
-  const chart = bars("Lengths in characters, in per cent of each part", {});
+  const chart = bars("Length in characters, % of each set", {});
   const shown = data.lengths.slice(0, MAX_BARS);
   /** @param {number} n @param {number} of */
   const share = (n, of) => (of ? n / of : 0);
   chart.show({
-    names: ["learned", "held out"],
+    names: ["training", "validation"],
     bars: shown.map((each) => ({
       label: String(each.length),
       value: share(each.num_train, data.num_train),
       second: share(each.num_validation, data.num_validation),
-      title: `${plural(each.length, "character")}: ${count(each.num_train)} learned, ${count(each.num_validation)} held out`,
+      title: `${plural(each.length, "character")}: ${count(each.num_train)} training, ${count(each.num_validation)} validation`,
     })),
-    description: `How long the entries are: from ${shown[0]?.length ?? 0} to ${data.lengths[data.lengths.length - 1]?.length ?? 0} characters.`,
+    description: `Length of the entries: from ${shown[0]?.length ?? 0} to ${data.lengths[data.lengths.length - 1]?.length ?? 0} characters.`,
     behind: {
-      head: ["Characters", "Learned", "Held out"],
+      head: ["Characters", "Training", "Validation"],
       rows: data.lengths.map((each) => [count(each.length), count(each.num_train), count(each.num_validation)]),
     },
   });
-  return panel("Lengths", chart.node);
+  return panel("Length", chart.node);
 }
 
 /** @param {import("./api.js").Data} data */
 function characters(data) {
   const all = [...data.characters].sort((a, b) => b.count - a.count);
   const total = all.reduce((sum, each) => sum + each.count, 0) || 1;
-  const chart = bars("Characters, in per cent of all", {});
+  const chart = bars("Characters, % of all", {});
   chart.show({
     bars: all.slice(0, MAX_BARS).map((each) => ({
       label: visible(each.text),
@@ -100,8 +100,8 @@ function characters(data) {
       title: `${visible(each.text)}: ${count(each.count)}, ${percent(each.count / total)}`,
     })),
     description: all.length
-      ? `${all.length} different characters; the most common is ${visible(all[0].text)}.`
-      : "There are none.",
+      ? `${all.length} unique characters. The most common is ${visible(all[0].text)}.`
+      : "The list has no characters.",
     behind: {
       head: ["Character", "Count", "Share"],
       rows: all.map((each) => [visible(each.text), count(each.count), percent(each.count / total)]),
@@ -116,7 +116,12 @@ function examples(data) {
   const list = (title, texts) =>
     h("div", {}, h("h3", {}, title), h("ul", { class: "names" }, ...texts.map((each) => h("li", {}, name(each)))));
   return panel(
-    "Some of them",
-    h("div", { class: "two" }, list("learned", data.examples.train), list("held out", data.examples.validation)),
+    "Examples",
+    h(
+      "div",
+      { class: "two" },
+      list("training set", data.examples.train),
+      list("validation set", data.examples.validation),
+    ),
   );
 }

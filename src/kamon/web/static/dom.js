@@ -1,5 +1,6 @@
 // Elements of the page. Text enters the page here, as text and never as markup.
 
+import { TERMS } from "./terms.js";
 import { clipped, safe } from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -184,6 +185,22 @@ export function panel(title, ...children) {
 }
 
 /**
+ * A sentence whose terms have tooltips, each where it first appears.
+ * @param {string} text
+ * @param {typeof TERMS} terms
+ * @returns {Child[]}
+ */
+export function explained(text, terms = TERMS) {
+  if (!terms.length) return [text];
+  const [[pattern, meaning], ...others] = terms;
+  const found = pattern.exec(text);
+  if (!found) return explained(text, others);
+  const before = text.slice(0, found.index);
+  const after = text.slice(found.index + found[0].length);
+  return [...explained(before, others), h("abbr", { title: meaning }, found[0]), ...explained(after, others)];
+}
+
+/**
  * Numbers, each with what it counts.
  * @param {[string, Child][]} pairs
  */
@@ -191,7 +208,7 @@ export function figures(pairs) {
   return h(
     "dl",
     { class: "figures" },
-    ...pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+    ...pairs.map(([name, value]) => h("div", {}, h("dt", {}, ...explained(name)), h("dd", {}, value))),
   );
 }
 

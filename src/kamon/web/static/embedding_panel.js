@@ -1,4 +1,4 @@
-// Embeddings: tokens and positions on the two axes along which they differ most.
+// Embeddings: tokens and positions on their first two principal components.
 
 import * as api from "./api.js";
 import { lines } from "./lines.js";
@@ -80,7 +80,7 @@ export class EmbeddingPanel {
     /** @type {Embeddings|null} */
     this.found = null;
     this.lit = { id: -1, position: -1 };
-    this.tokens = lines("Tokens: similar ones lie close together", {
+    this.tokens = lines("Similar tokens are close together", {
       height: 320,
       look: (i) => this.found && look(namedTokens(this.found)[i].id),
     });
@@ -92,7 +92,7 @@ export class EmbeddingPanel {
       h(
         "p",
         {},
-        `Each token and each position is ${model.n_embd} numbers. Here they lie on the two axes along which they differ most.`,
+        `The model describes each token and each position by ${model.n_embd} numbers. The charts show the two directions in which they differ most.`,
       ),
       h("div", { class: "two" }, h("div", {}, this.tokens.node), h("div", {}, this.positions.node)),
       this.told,
@@ -112,7 +112,7 @@ export class EmbeddingPanel {
       this.found = await api.embeddings(this.model.id, this.context.signal);
       const [a, b] = this.found.token_shares;
       const [c, d] = this.found.position_shares;
-      this.told.textContent = `These axes show ${percent(a + b)} of the variation among tokens, and ${percent(c + d)} of that among positions.`;
+      this.told.textContent = `The charts show ${percent(a + b)} of the variance of the tokens and ${percent(c + d)} of the variance of the positions.`;
       replaceContent(this.sources, sourceLine(this.found.sources));
       this.light(this.lit.id, this.lit.position);
     } catch (error) {

@@ -55,6 +55,6 @@ export function foundSentence({ samples, tried, ended, left_out }, wanted) {
   const dropped = left.length ? ` Left out: ${left.join(" and ")}.` : "";
   if (n >= wanted) return `${plural(n, "name")} from ${tries}.${dropped}`;
   const why = ended === "time" ? " before time ran out" : "";
-  const hint = left.length ? "Ask for less, or include copies and duplicates." : "Ask for less.";
+  const hint = left.length ? "Ask for fewer, or include copies and duplicates." : "Loosen the conditions.";
   return `${n ? `Only ${count(n)} of ${count(wanted)} names` : "None"} from ${tries}${why}.${dropped} ${hint}`;
 }

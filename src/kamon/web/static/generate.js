@@ -52,7 +52,7 @@ function dialsOf(context, model, usual) {
     top_k.node,
     top_p.node,
     h("div", { class: "row seed" }, field("Seed", seed), next),
-    model.prompts ? field("Prompt", prompt, "What the names are to answer.") : null,
+    model.prompts ? field("Prompt", prompt, "The model completes this text.") : null,
   );
   const values = () => ({
     temperature: Number(temperature.input.value),
@@ -93,11 +93,15 @@ export async function show(context, model) {
   append(
     root,
     h("h1", {}, "Generate"),
-    h("p", { class: "lead" }, "The model gives each letter a chance to come next. Take one yourself, or let it draw."),
+    h(
+      "p",
+      { class: "lead" },
+      "The bars show how likely each next letter is. Choose one yourself, or let the model sample.",
+    ),
     letters.node,
     batch && batch.node,
     batch && keptPanel(context),
-    !batch && h("p", {}, "This model has learned a text, which has no end: `kamon sample` writes as much as you want."),
+    !batch && h("p", {}, "This model was trained on one long text. To generate more of it, run `kamon sample`."),
   );
   await letters.begin();
 }

@@ -96,7 +96,7 @@ export class ValueGraph {
     if (graph.nodes.length > MAX_NODES)
       replaceContent(
         this.place,
-        h("p", {}, `${graph.nodes.length} Values are too many for a picture; the table has them.`),
+        h("p", {}, `${graph.nodes.length} Values are too many for a picture. Open the table instead.`),
       );
     else this.drawPicture(graph);
   }
@@ -113,7 +113,7 @@ export class ValueGraph {
       short(each.grad),
       each.inputs.map((input, i) => `${nameOf(nodeOf(graph, input))} × ${short(each.local_grads[i])}`).join(", "),
     ]);
-    const headings = ["Value", "Operation", "Data", "Gradient now", "In the end", "Inputs (× local gradient)"];
+    const headings = ["Value", "Operation", "Data", "Gradient now", "Final gradient", "Inputs (× local gradient)"];
     replaceContent(this.inner, table("The Values of the graph", headings, rows));
   }
 
@@ -131,7 +131,7 @@ export class ValueGraph {
         width: width * scale,
         height: height * scale,
         role: "img",
-        "aria-label": `A graph of ${graph.nodes.length} Values; the table says the same`,
+        "aria-label": `A graph of ${graph.nodes.length} Values. The table has the same numbers.`,
       },
       ...graph.nodes.flatMap((each) => edges(each, layout, now?.id === each.id)),
       ...nodes(graph, layout, this.step),

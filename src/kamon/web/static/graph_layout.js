@@ -132,14 +132,14 @@ export function stepSentence(graph, step) {
   const node = nodeAt(graph, step);
   if (!node) {
     const root = nodeOf(graph, graph.root);
-    return `Forward: the root is ${short(root.data)}. Its gradient by itself is 1; all others are 0 yet.`;
+    return `Forward: the root is ${short(root.data)}. Its gradient is 1. All others are still 0.`;
   }
   const gradient = short(gradients(graph, step).get(node.id) ?? 0);
   const parts = node.inputs.map(
     (input, i) => `${nameOf(nodeOf(graph, input))} gets ${short(node.local_grads[i])} × ${gradient}`,
   );
-  const given = parts.length ? `: ${parts.join("; ")}` : "";
-  return `Step ${step} of ${graph.backward.length}: ${nameOf(node)} hands on its gradient ${gradient}${given}.`;
+  const given = parts.length ? `: ${parts.join(", ")}` : "";
+  return `Step ${step} of ${graph.backward.length}: ${nameOf(node)} passes on its gradient ${gradient}${given}.`;
 }
 
 /**

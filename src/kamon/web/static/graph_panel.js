@@ -51,16 +51,16 @@ export class GraphPanel {
 
   layout() {
     return panel(
-      "A graph of Values",
+      "Gradient graph",
       h(
         "p",
         {},
-        "Each number remembers how it was computed. Backwards, each hands its gradient on to what it came from, times the local derivative. The small expression is (relu(a·b + c) − 1)².",
+        "Each Value remembers how it was computed. Going backwards, it multiplies its gradient by the local derivative and passes the result to its inputs. The small expression is (relu(a·b + c) − 1)².",
       ),
       h(
         "fieldset",
         { class: "choice" },
-        h("legend", {}, "Which graph"),
+        h("legend", {}, "Graph"),
         h("label", {}, this.small, "a small expression"),
         h("label", {}, this.loss, "one term of the loss"),
       ),
@@ -78,7 +78,7 @@ export class GraphPanel {
     const { a, b, c } = this.values();
     return {
       command:
-        "# the graph is for Python; this takes one step with such graphs\nkamon train names --no-holdout --engine scalar --num-steps 1 -o one-step",
+        "# this trains one step with such graphs. The graph itself is available from Python\nkamon train names --no-holdout --engine scalar --num-steps 1 -o one-step",
       python: this.loss.checked
         ? `import kamon\n\nmodel = kamon.load(${python(placeOf(this.model))}, engine="scalar")\nmodel.engine.logprobs(model.tokenizer.encode_documents([${python(this.text())}]))`
         : `from kamon.engines.scalar import Value\n\na, b, c = Value(${a}), Value(${b}), Value(${c})\nloss = ((a * b + c).relu() - 1) ** 2\nloss.backward()\na.grad, b.grad, c.grad`,

@@ -34,7 +34,7 @@ function drawRow({ labels, values, row }, t, cell) {
     class: here ? "row here" : "row",
     role: "img",
     tabindex: here ? 0 : -1,
-    "aria-label": `${label} looks at ${looks}`,
+    "aria-label": `${label} attends to ${looks}`,
   };
   const node = s(
     "g",
@@ -45,7 +45,7 @@ function drawRow({ labels, values, row }, t, cell) {
   for (let i = 0; i <= t; i++) {
     const side = Math.sqrt(Math.max(0, Math.min(1, values[t][i]))) * (cell - 3);
     const x = LEFT + i * cell;
-    const title = s("title", {}, `${label} looks at ${labels[i]}: ${values[t][i].toFixed(3)}`);
+    const title = s("title", {}, `${label} attends to ${labels[i]}: ${values[t][i].toFixed(3)}`);
     append(
       node,
       s("rect", { x: x + 0.5, y: y + 0.5, width: cell - 1, height: cell - 1, class: "cell" }),
@@ -76,7 +76,7 @@ function draw(data, width) {
  */
 function tableOf({ labels, values, row }) {
   return {
-    head: ["reads", ...labels],
+    head: ["Token", ...labels],
     rows: labels.map((label, t) => [
       t === row ? `▸ ${label}` : label,
       ...values[t].map((value, i) => (i <= t ? value.toFixed(2) : "")),

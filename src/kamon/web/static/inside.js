@@ -1,9 +1,9 @@
-// Inside: one text as tokens, as attention, as surprise; the embeddings; a graph of Values.
+// Look inside: one text as tokens, attention and surprisal, the embeddings, and a graph of Values.
 
 import * as api from "./api.js";
 import { bars } from "./bars.js";
 import { copies, placeOf, python, shell } from "./copy.js";
-import { button, field, h, panel, append, replaceContent } from "./dom.js";
+import { button, explained, field, h, panel, append, replaceContent } from "./dom.js";
 import { EmbeddingPanel } from "./embedding_panel.js";
 import { percent } from "./format.js";
 import { GraphPanel } from "./graph_panel.js";
@@ -51,10 +51,10 @@ class InsideView {
     this.tokens = h("ol", { class: "tokens", dir: "auto", "aria-label": "Tokens of the text" });
     this.tokenSources = h("div");
     this.parts = h("div", { class: "two" });
-    this.map = heat("Attention: each row looks at the columns up to it", (row) => this.look(row));
+    this.map = heat("Attention: each token (row) attends to the tokens up to it (columns)", (row) => this.look(row));
     this.attentionTold = h("p", { class: "told" });
     this.attentionSources = h("div");
-    this.surprise = bars("Surprise at each letter, in bits", { look: (row) => this.look(row) });
+    this.surprise = bars("Surprisal of each letter, in bits", { look: (row) => this.look(row) });
     this.surpriseTold = h("p", { class: "told" });
     this.surpriseSources = h("div");
     this.embeddings = new EmbeddingPanel(context, model, (id) => this.lookAtToken(id));
@@ -74,8 +74,9 @@ class InsideView {
       h(
         "p",
         { class: "lead" },
-        (this.model.blend ? "What you see here is the GPT without the n-gram that it is blended with. " : "") +
-          "The GPT reads a text letter by letter. The scalar engine, whose code you can read, computes what you see.",
+        "See how the GPT reads a text, token by token. " +
+          (this.model.blend ? "The n-gram of the blend is left out, except in the surprisal chart. " : "") +
+          "All numbers come from the scalar engine, and each panel names the code.",
       ),
       this.textPanel(),
       this.parts,
@@ -100,11 +101,7 @@ class InsideView {
       h(
         "form",
         { submit: (/** @type {Event} */ event) => event.preventDefault() },
-        field(
-          "Text to look at",
-          this.text,
-          `Up to ${model.block_size - 1} tokens. Everything below follows what you type.`,
-        ),
+        field("Text", this.text, `Up to ${model.block_size - 1} tokens. Everything below changes as you type.`),
       ),
       this.reading,
       this.errors,
@@ -112,7 +109,7 @@ class InsideView {
       h(
         "p",
         { class: "hint" },
-        "Point at a token, or step through them with the arrow keys. The text, the map and the tables mark what it looks at.",
+        "Point at a token, or use the arrow keys. The text, the map and the tables mark the tokens it attends to.",
       ),
       this.tokenSources,
       copies(
@@ -158,11 +155,13 @@ class InsideView {
   surprisePanel() {
     const { model } = this;
     return panel(
-      "Surprise",
+      "Surprisal",
       h(
         "p",
         {},
-        "How many bits each letter costs, given all the letters before it. Fewer bits: the model expected it more.",
+        ...explained(
+          "Surprisal of each letter given the letters before it, in bits. Lower means the model predicted it better.",
+        ),
       ),
       this.surprise.node,
       this.surpriseTold,
@@ -228,7 +227,7 @@ class InsideView {
     const seen = place <= this.row;
     const meter = h("span", { class: "weight" });
     meter.style.height = `${Math.round(METER * (seen ? weight : 0))}px`;
-    const looked = seen ? `, looked at ${percent(weight)}` : "";
+    const looked = seen ? `, attention ${percent(weight)}` : "";
     const props = {
       type: "button",
       class: here ? "here" : null,
@@ -268,7 +267,7 @@ class InsideView {
       this.ask(async () => {}); // ends the request about the text before
       this.empty();
       if (known && unknown.length) this.context.fail(new api.ApiError(unknownSentence(unknown, known), 0), errors);
-      else reading.textContent = "Type a text to look at.";
+      else reading.textContent = "Type a text.";
       return;
     }
     if (asked !== text.value) reading.textContent = `Read as “${inline(asked)}”.`;
@@ -291,7 +290,7 @@ class InsideView {
     replaceContent(
       this.surpriseSources,
       sourceLine(trace.sources, "surprise", "ngram"),
-      trace.no_ngram && h("p", { class: "hint" }, `No n-gram beside it: ${trace.no_ngram}.`),
+      trace.no_ngram && h("p", { class: "hint" }, `Without an n-gram for comparison: ${trace.no_ngram}.`),
     );
     this.surprise.show(surpriseChart(trace));
     this.draw();

@@ -19,7 +19,7 @@ export function mark(sample) {
   if (sample.in_list) return h("span", { class: "mark old" }, "● in the list");
   const near = sample.nearest;
   const node = h("span", { class: "mark new" }, "○ new");
-  if (near) append(node, "; most like ", named(near.text, 40), ` (${percent(near.similarity)})`);
+  if (near) append(node, ", closest: ", named(near.text, 40), ` (${percent(near.similarity)})`);
   return node;
 }
 
@@ -65,7 +65,7 @@ export function keptPanel(context) {
   const empty = h(
     "p",
     {},
-    "Press a star to keep a name. They stay as long as this tab is open: export them to keep them.",
+    "Press a star to keep a name. Names stay while this tab is open. Export them before you close it.",
   );
   const csv = button("Export CSV", () => {
     const blob = new Blob([csvOf([...kept.values()])], { type: "text/csv;charset=utf-8" });

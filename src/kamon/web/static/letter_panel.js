@@ -3,7 +3,17 @@
 import * as api from "./api.js";
 import { bars } from "./bars.js";
 import { copies, keywords, flags, placeOf, python, shell } from "./copy.js";
-import { button, reducedMotion, h, isDisabled, name as named, panel, replaceContent, setDisabled } from "./dom.js";
+import {
+  button,
+  reducedMotion,
+  explained,
+  h,
+  isDisabled,
+  name as named,
+  panel,
+  replaceContent,
+  setDisabled,
+} from "./dom.js";
 import { visible } from "./format.js";
 import { mark, star } from "./kept.js";
 import { blendSentence } from "./losses.js";
@@ -20,6 +30,7 @@ import { inline, readAs, unknownSentence } from "./text.js";
  */
 
 const DRAW_PAUSE = 90; // ms between two draws of a run
+const PARTS = "Point at a bar to see the probability from each part, at temperature 1.";
 
 export class LetterPanel {
   /**
@@ -47,8 +58,8 @@ export class LetterPanel {
     this.tiles = h("ol", { class: "tiles", dir: "auto", "aria-label": "The name so far" });
     this.told = h("div", { class: "told" });
     this.errors = h("div", { class: "errors" });
-    this.chart = bars("The next letter, in per cent", { choose: (place) => this.take(place) });
-    this.draw = button("Draw one", () => this.drawOne(), { class: "main" });
+    this.chart = bars("Next letter, %", { choose: (place) => this.take(place) });
+    this.draw = button("Sample one", () => this.drawOne(), { class: "main" });
     this.finish = button("Finish", () => this.run());
     this.another = button("Another", () => this.drawAnother(), { class: "main" });
     this.back = button("Back", () => this.turn([...this.prefix].slice(0, this.ended ? undefined : -1).join("")));
@@ -72,12 +83,10 @@ export class LetterPanel {
         h(
           "span",
           { class: "keys" },
-          "Click a bar, or move with the arrow keys and press Enter. In the chart, typing a letter takes it and Backspace removes the last one. ",
+          "Click a bar, or move with the arrow keys and press Enter. In the chart, type a letter to choose it, or press Backspace to remove the last one. ",
         ),
-        "Hatched: cut off by top-k or top-p.",
-        this.model.blend
-          ? ` ${blendSentence(this.model.blend)} Point at a bar for the chance that each part gives, at temperature 1.`
-          : null,
+        "Hatched bars are cut off by top-k or top-p.",
+        ...(this.model.blend ? explained(` ${blendSentence(this.model.blend)} ${PARTS}`) : []),
       ),
       this.copy.node,
     );
@@ -90,7 +99,7 @@ export class LetterPanel {
     const conditions = { top_k, top_p: top_p === 1 ? null : top_p };
     return {
       command:
-        `# how it goes on from here\nkamon complete ${shell(place)} ${prefix ? shell(prefix) : "''"}` +
+        `# the most likely ways to continue\nkamon complete ${shell(place)} ${prefix ? shell(prefix) : "''"}` +
         `${flags({ temperature })}\n\n# the name that Finish makes\nkamon sample ${shell(place)} -n 1` +
         flags({ prefix, seed, temperature, ...conditions, prompt }),
       python:
@@ -172,7 +181,7 @@ export class LetterPanel {
     if (ended) return this.showMark();
     replaceContent(this.told);
     if (model.tokenizer === "char" && !model.text && [...prefix].length >= model.block_size) {
-      replaceContent(this.told, `The model cannot read more: its block_size is ${model.block_size}.`);
+      replaceContent(this.told, `The name has reached the context length of the model (${model.block_size}).`);
       return this.close();
     }
     try {
@@ -238,7 +247,7 @@ export class LetterPanel {
     this.drew = true;
     await this.add(token, this.running);
     if (!this.ended)
-      replaceContent(this.told, `The draw was ${u.toFixed(4)}, which falls on “${inline(visible(token.text))}”.`);
+      replaceContent(this.told, `The random number ${u.toFixed(3)} falls on “${inline(visible(token.text))}”.`);
     return true;
   }
 

@@ -89,7 +89,7 @@ export function chartOf({ tokens, blend }, { logits, free, stay, shares, whole }
     label: visible(tokens[i].text),
     value: value(i),
     cut: !shares.has(i),
-    title: `${visible(tokens[i].text)}: ${shares.has(i) ? percent(value(i)) : `cut off, else ${percent(value(i))}`}${partsOf(tokens[i], blend)}`,
+    title: `${visible(tokens[i].text)}: ${shares.has(i) ? percent(value(i)) : `cut off, otherwise ${percent(value(i))}`}${partsOf(tokens[i], blend)}`,
   }));
   const rest = order.slice(MAX_BARS);
   if (rest.length) {
@@ -100,13 +100,13 @@ export function chartOf({ tokens, blend }, { logits, free, stay, shares, whole }
   return {
     bars,
     description:
-      `${plural(stay.length, "token")} of ${count(free.length)} may come next. ` +
+      `${count(stay.length)} of ${plural(free.length, "token")} can come next. ` +
       `The most likely is ${visible(tokens[best].text)}, ${percent(value(best))}.`,
     behind: {
       head: [
         "Next",
-        "Chance",
-        "Before the cut",
+        "Probability",
+        "Before top-k and top-p",
         ...(blend ? ["GPT", `${blend.order}-gram`] : []),
         blend ? "log p" : "Logit",
         "Token",

@@ -30,7 +30,7 @@ const SETTINGS = [
   { name: "batch_size", label: "Batch size", min: 1, max: 512 },
 ];
 const STARTS = [
-  ["", "what suits the list"],
+  ["", "automatic"],
   ["base", "the pretrained base"],
   ["scratch", "random parameters"],
 ];
@@ -40,7 +40,7 @@ const FORMATS = [
   ["csv", "a table, CSV"],
   ["tsv", "a table, TSV"],
   ["jsonl", "JSON lines"],
-  ["json", "JSON, an array"],
+  ["json", "a JSON array"],
 ];
 const PREVIEW_DELAY = 300; // ms after the last change
 // A list stays while other views are open. file: the name of the one that the list is from.
@@ -59,7 +59,7 @@ export class ListPanel {
     this.budget.value = BUDGETS.map(String).includes(state.budget) ? state.budget : "1";
     this.seed = h("input", { type: "number", min: 0, max: 2 ** 31, step: 1, value: state.seed ?? "42" });
     this.settings = SETTINGS.map(({ name, min, max }) =>
-      h("input", { type: "number", name, min, max, step: 1, placeholder: "chosen" }),
+      h("input", { type: "number", name, min, max, step: 1, placeholder: "automatic" }),
     );
     this.initFrom = h("select", {}, ...STARTS.map(([value, label]) => h("option", { value }, label)));
     this.blend = h("input", { checked: true });
@@ -70,7 +70,7 @@ export class ListPanel {
       undefined,
       () => this.saveHint(),
     );
-    this.node = panel("The list", this.layout(), this.copy.node);
+    this.node = panel("List", this.layout(), this.copy.node);
     this.takeLimits();
     this.listen();
     this.preview();
@@ -87,7 +87,7 @@ export class ListPanel {
       h(
         "fieldset",
         { class: "choice" },
-        h("legend", {}, "What to learn from"),
+        h("legend", {}, "Choose a list"),
         h("label", {}, this.list.builtin, "29,693 first names"),
         h("label", {}, this.list.own, "Your own list"),
       ),
@@ -103,14 +103,14 @@ export class ListPanel {
           h(
             "p",
             {},
-            "Kamon chooses what you leave empty, to fit the training time. If you give the number of steps, the time does not count.",
+            "Empty fields are chosen to fit the training time. If you set the number of steps, the training time is ignored.",
           ),
           h("div", { class: "row" }, ...SETTINGS.map(({ label }, i) => field(label, this.settings[i]))),
           h("div", { class: "row end" }, field("Start from", this.initFrom), tick("Blend with an n-gram", this.blend)),
           h(
             "p",
             { class: "hint" },
-            "The base is a GPT of 4 layers that knows names, places and words of many languages. Layers, width or heads of your own need random parameters.",
+            "The base is a GPT with 4 layers, trained on names, places and words of many languages. To set layers, width or heads yourself, start from random parameters.",
           ),
         ),
       ),
@@ -181,7 +181,7 @@ export class ListPanel {
     return h(
       "div",
       { class: "stack" },
-      h("p", { class: "hint" }, `Save the list first: then there is a ${file} to train on.`),
+      h("p", { class: "hint" }, `Save the list as ${file} first. The commands below read that file.`),
       button("Save list", () => saveText(file, this.list.text.value)),
     );
   }
@@ -298,7 +298,7 @@ export class ListPanel {
     try {
       const job = await api.startJob(jobRequest(form));
       change({ job: job.id, model: null, step: null, budget: this.budget.value, seed: this.seed.value });
-      context.say("The training has begun.");
+      context.say("Training started.");
       context.watch.follow(job);
     } catch (error) {
       context.fail(error, errors);
@@ -320,7 +320,7 @@ function listInputs() {
   const format = h("select", {}, ...FORMATS.map(([value, label]) => h("option", { value }, label)));
   format.value = draft.format;
   const column = h("select", {}, draft.column && h("option", { value: draft.column }, draft.column));
-  const columnField = field("Column to learn", column);
+  const columnField = field("Column", column);
   const header = h("input", { checked: draft.header });
   const headerField = tick("The first row is a header", header);
   const report = h("div", { class: "report stack", "aria-live": "polite" });
@@ -354,7 +354,7 @@ async function textOf(file) {
   try {
     return decoded(new Uint8Array(await file.arrayBuffer()), file.name);
   } catch {
-    return { text: "", note: "", fault: `${file.name} cannot be read: choose it again` };
+    return { text: "", note: "", fault: `${file.name} cannot be read. Choose it again.` };
   }
 }
 

@@ -86,9 +86,11 @@ export function whichStep(job) {
   if (!best || best.step === job.step || best.validation_loss === null) return "";
   const early = job.state === "done" && job.step < job.num_steps ? ", ended early" : "";
   return (
-    `${job.error ? ". Of its steps," : `${early}:`} step ${count(best.step)} did best on the entries held out, and is the model ` +
-    `(loss ${fixed(best.validation_loss, 4)} there)` +
-    (best.over_fitted ? ". After that it only memorised: this list needs fewer steps or a smaller model." : ".")
+    `${job.error ? ". The" : `${early}: the`} model of step ${count(best.step)} was kept. ` +
+    `It has the lowest validation loss (${fixed(best.validation_loss, 3)}).` +
+    (best.over_fitted
+      ? " After that the model started to overfit. Fewer steps or a smaller model are enough for this list."
+      : "")
   );
 }
 
@@ -104,7 +106,7 @@ export function lossesOf({ validation_loss, gpt_loss, ngram_loss, blend, num_fol
     blend && ngram_loss !== null
       ? ` (GPT ${fixed(gpt_loss, digits)}, ${blend.order}-gram ${fixed(ngram_loss, digits)})`
       : "";
-  const how = num_folds === null ? "" : `, by cross-validation in ${num_folds} parts`;
+  const how = num_folds === null ? "" : `, by ${num_folds}-fold cross-validation`;
   return `${fixed(validation_loss, digits)}${unit}${parts}${how}`;
 }
 
@@ -128,7 +130,7 @@ export function bestSentence({ best }) {
 }
 
 /**
- * The rows of the chart's table: about 60 losses, and all on the entries held out.
+ * The rows of the chart's table: about 60 training losses, and all validation losses.
  * @param {Job} job
  */
 function rowsOf(job) {
@@ -148,9 +150,9 @@ function rowsOf(job) {
  */
 export function legendOf({ lines: { uniform, ngram, ngram_order } }) {
   return (
-    "Average surprisal per token, in nats. Lower is better. Test: on entries held out." +
-    (uniform === null ? "" : ` Uniform: guessing among all tokens costs ln V = ${fixed(uniform, 3)}.`) +
-    (ngram === null ? "" : ` ${ngram_order}-gram: the best that counting alone does, ${fixed(ngram, 3)}.`)
+    "Average surprisal per token, in nats. Lower is better. Validation: entries the model is not trained on." +
+    (uniform === null ? "" : ` Uniform: guessing among all tokens, ${fixed(uniform, 3)}.`) +
+    (ngram === null ? "" : ` ${ngram_order}-gram: the best n-gram model, ${fixed(ngram, 3)}.`)
   );
 }
 
@@ -167,7 +169,7 @@ export function chartOf(job, cursor) {
     series: [
       { name: "", points: job.losses, kind: "faint" },
       { name: "training", points: smoothed(job.losses), kind: "line" },
-      { name: "test", points: job.validation_losses, kind: "marked" },
+      { name: "validation", points: job.validation_losses, kind: "marked" },
     ],
     rules: [
       ...(uniform === null ? [] : [{ y: uniform, name: "uniform", dash: "2 4" }]),
@@ -179,10 +181,10 @@ export function chartOf(job, cursor) {
     xRange: [0, Math.max(1, job.num_steps, job.losses[job.losses.length - 1][0])],
     description:
       `Nats per token, lower is better, after ${job.step} of ${job.num_steps} steps.` +
-      (best === null ? "" : ` The best on what is held out is ${best.toFixed(3)}.`) +
-      (uniform === null ? "" : ` Guessing costs ${uniform.toFixed(3)}.`) +
-      (ngram === null ? "" : ` The best n-gram costs ${ngram.toFixed(3)}.`),
-    behind: { head: ["Step", "Training, nats per token", "Test"], rows: rowsOf(job) },
+      (best === null ? "" : ` The lowest validation loss is ${best.toFixed(3)}.`) +
+      (uniform === null ? "" : ` Guessing gives ${uniform.toFixed(3)}.`) +
+      (ngram === null ? "" : ` The best n-gram gives ${ngram.toFixed(3)}.`),
+    behind: { head: ["Step", "Training, nats per token", "Validation"], rows: rowsOf(job) },
   };
 }
 

@@ -36,7 +36,7 @@ const VIEWS = {
   train: { title: "Train", needsModel: false, load: () => import("./train.js") },
   generate: { title: "Generate", needsModel: true, load: () => import("./generate.js") },
   teach: { title: "Teach", needsModel: true, load: () => import("./teach.js") },
-  inside: { title: "Inside", needsModel: true, load: () => import("./inside.js") },
+  inside: { title: "Look inside", needsModel: true, load: () => import("./inside.js") },
   data: { title: "Data", needsModel: true, load: () => import("./data.js") },
 };
 const THEMES = ["auto", "light", "dark"];
@@ -65,11 +65,11 @@ function fail(error, place = root) {
   const known = error instanceof api.ApiError;
   const text = known
     ? error.message
-    : "The page made a mistake: reload it, and please report what the browser's console says.";
+    : "The page has a bug. Reload it, and please report the error in the browser's console.";
   for (const each of place.querySelectorAll(":scope > .error, :scope > .another")) each.remove();
   place.append(h("p", { class: "error", role: "alert" }, `⚠ ${text}`));
   if (known && error.status === 404 && /model/.test(text))
-    place.append(h("p", { class: "another" }, button("Take another model", another)));
+    place.append(h("p", { class: "another" }, button("Choose another model", another)));
   if (!known) throw error;
 }
 
@@ -135,7 +135,7 @@ function nameOf(model) {
   const id = model.parent ?? model.id;
   const list = lists.get(id);
   const session = model.kind === "tuned" && !model.saved && Object.hasOwn(sessions, id) ? sessions[id] : null;
-  if (session && session.base !== id) return `${session.name} · your taste, ${session.answers} answers`;
+  if (session && session.base !== id) return `${session.name} · taught, ${session.answers} answers`;
   const name = list === undefined ? id : `${inline(list, 40)} (${id.replace("job-", "").slice(0, 4)})`;
   if (model.parent !== null) return `${name}, step ${model.step?.toLocaleString("en-GB")}`;
   return name;
@@ -243,10 +243,7 @@ async function load(view) {
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     missing = true;
-    throw new api.ApiError(
-      "The server does not answer, so this part of the page could not be loaded: is kamon serve still running?",
-      0,
-    );
+    throw new api.ApiError("The server does not answer. Is kamon serve still running?", 0);
   }
 }
 
@@ -264,7 +261,7 @@ async function followAsked(asked, signal) {
   } catch (error) {
     if (!(error instanceof api.ApiError) || error.status !== 404) throw error;
     state.change({ job: null, step: null });
-    notice = "The server no longer has the training of this address: it was restarted, or it made room for newer ones.";
+    notice = "This training is gone. The server was restarted, or newer trainings replaced it.";
   }
 }
 
@@ -292,7 +289,7 @@ function waysOn() {
   append(
     root,
     button("Try again", retry),
-    state.read().model && !offered ? button("Take another model", another) : null,
+    state.read().model && !offered ? button("Choose another model", another) : null,
   );
 }
 
@@ -308,7 +305,7 @@ function waitForModel(signal) {
   append(
     root,
     h("h1", {}, "No model yet"),
-    h("p", {}, "The training has begun: its first model opens here in a moment. The Train view shows how it improves."),
+    h("p", {}, "A model is training and will appear here in a moment. Follow its progress in the Train tab."),
   );
   const timer = setInterval(async () => {
     try {
@@ -373,7 +370,7 @@ function showTraining(what) {
   if (job) lists.set(job.id, job.source);
   const place = byId("training");
   if (what === "gone") {
-    notice = "The server was restarted, and the training that was under way is gone.";
+    notice = "The server was restarted, so the running training is gone.";
     state.change({ job: null, step: null });
     start();
   }
@@ -391,7 +388,7 @@ function showTraining(what) {
     const { job: asked, model } = state.read();
     if (job?.model && asked === job.id && !model) state.change({ model: job.model });
     refresh().catch(() => {});
-    if (job?.state === "done") say("The training is done.");
+    if (job?.state === "done") say("Training is done.");
   }
 }
 
@@ -450,7 +447,7 @@ function setUp() {
     });
   });
   api.busy.tell = (waiting) => {
-    byId("waiting").textContent = waiting ? "The server is busy: waiting for its answer …" : "";
+    byId("waiting").textContent = waiting ? "The server is busy. Waiting …" : "";
   };
   document.addEventListener("models", () => refresh().catch(() => {}));
   watched.listen(showTraining, new AbortController().signal);

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { lines } from "./lines.js";
-import { button, figures, h, name as named, names as listOf, panel, replaceContent, table } from "./dom.js";
+import { button, explained, figures, h, name as named, names as listOf, panel, replaceContent, table } from "./dom.js";
 import { count, fixed } from "./format.js";
 import {
   bestSentence,
@@ -34,7 +34,7 @@ const STATES = {
   done: "done",
   failed: "failed",
 };
-const STEERED = { pause: "Paused.", resume: "Resumed.", stop: "Stopped; what was learned stays." };
+const STEERED = { pause: "Paused.", resume: "Resumed.", stop: "Stopped. The model so far is kept." };
 
 export class RunPanel {
   /** @param {Context} context */
@@ -78,7 +78,7 @@ export class RunPanel {
 
   layout() {
     return panel(
-      "The training",
+      "Training",
       this.status,
       h("div", { class: "buttons" }, this.pause, this.resume, this.stop),
       this.errors,
@@ -147,26 +147,25 @@ export class RunPanel {
     this.stop.hidden = !job || isOver(job);
     this.drawMoment();
     if (!job) {
-      replaceContent(this.status, "Nothing is being trained. Press Train to begin.");
+      replaceContent(this.status, "No training yet. Press Train to start one.");
       return;
     }
     replaceContent(
       this.status,
       h("strong", {}, job.state === "queued" ? queued(job) : STATES[job.state]),
-      job.state === "starting" && job.seconds ? `: trying short trainings first, ${fixed(job.seconds, 1)} s` : "",
+      job.state === "starting" && job.seconds ? `: short cross-validation runs first, ${fixed(job.seconds, 1)} s` : "",
       job.error ? `: ${job.error}` : "",
       whichStep(job),
-      this.watch.connection === "reconnecting" &&
-        h("span", { class: "lost" }, " ⚠ the connection is lost; trying again"),
+      this.watch.connection === "reconnecting" && h("span", { class: "lost" }, " ⚠ connection lost, trying again"),
     );
     this.drawNumbers(job);
-    this.made.textContent = bestSentence(job);
+    replaceContent(this.made, ...explained(bestSentence(job)));
     this.made.hidden = !job.best;
     if (!job.losses.length) {
       this.chart.node.hidden = this.legend.hidden = true;
       return;
     }
-    this.legend.textContent = legendOf(job);
+    replaceContent(this.legend, ...explained(legendOf(job)));
     this.chart.show(chartOf(job, cursorOf(job, this.wanted)));
   }
 
@@ -180,11 +179,11 @@ export class RunPanel {
       figures([
         ["step", `${count(job.step)} of ${count(job.num_steps)}`],
         ["seconds", `${fixed(job.seconds, 1)}${job.budget === null ? "" : ` of ${job.budget}`}`],
-        ["test loss", fixed(job.best ? job.best.validation_loss : validation?.[1], 3)],
-        ["training loss", job.losses.length ? fixed(lastMean(job.losses), 3) : "–"],
+        ["validation loss, nats per token", fixed(job.best ? job.best.validation_loss : validation?.[1], 3)],
+        ["training loss, nats per token", job.losses.length ? fixed(lastMean(job.losses), 3) : "–"],
         ["entries", count(job.num_docs)],
         ["parameters", count(job.num_params)],
-        ["start", job.num_params ? (job.init_from ?? "random") : "–"],
+        ["started from", job.num_params ? (job.init_from ?? "random") : "–"],
       ]),
     );
   }
@@ -202,7 +201,7 @@ export class RunPanel {
     if (this.all.open) this.drawAll();
     if (this.shown === moment.model) return; // a link that is replaced cannot be clicked
     this.shown = moment.model;
-    if (!moment.samples.length) replaceContent(this.names, h("li", {}, "only copies of the list"));
+    if (!moment.samples.length) replaceContent(this.names, h("li", {}, "only copies of entries in the list"));
     else replaceContent(this.names, ...moment.samples.map((each) => h("li", {}, named(each))));
     replaceContent(
       this.onward,

@@ -5,7 +5,7 @@ import { address } from "./state.js";
 
 /** @typedef {import("./main.js").Context} Context */
 
-const ALLOWED = "a to z, 0 to 9, - and _, 40 at most, a letter or digit first";
+const ALLOWED = "a to z, 0 to 9, - and _, at most 40, starting with a letter or digit";
 
 /**
  * @param {Context} context

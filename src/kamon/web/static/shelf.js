@@ -32,7 +32,7 @@ function stateOf(job) {
 /** @param {ModelInfo} model */
 function factsOf(model) {
   const losses = lossesOf(model, 2);
-  return `${model.saved ? "saved" : "not saved"} · ${count(model.num_docs)} entries${losses && ` · test loss ${losses}`}`;
+  return `${model.saved ? "saved" : "not saved"} · ${count(model.num_docs)} entries${losses && ` · validation loss ${losses}`}`;
 }
 
 export class ShelfPanel {
@@ -108,7 +108,7 @@ export class ShelfPanel {
         "span",
         { class: "buttons" },
         isOver(job) ? null : button("Stop", (event) => this.act(event, () => api.steer(job.id, "stop"))),
-        this.askTwice("Delete", "Forgets this training and its models", async () => {
+        this.askTwice("Delete", "Deletes this training and its models", async () => {
           await api.forgetJob(job.id);
           await this.forgotten(job.id);
         }),
@@ -128,7 +128,7 @@ export class ShelfPanel {
       await (job ? api.forgetJob(model.id) : api.forgetModel(model.id));
       await this.forgotten(model.id);
     };
-    const what = model.saved ? "Takes it off this list; its folder stays" : "Forgets this model";
+    const what = model.saved ? "Removes it from this list. Its folder stays." : "Deletes this model";
     const row = h(
       "li",
       {},

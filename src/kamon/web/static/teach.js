@@ -1,10 +1,11 @@
-// Teach: names come one by one or in pairs, a key says which is good, and the model follows.
+// Teach: the user rates names, one by one or in pairs, and the model learns from the answers.
 
 import * as api from "./api.js";
 import { copies, flags, placeOf, python, shell } from "./copy.js";
 import {
   button,
   reducedMotion,
+  explained,
   field,
   figures,
   h,
@@ -40,7 +41,7 @@ export async function show(context, model) {
     h(
       "p",
       { class: "lead" },
-      "Say what you like. After every few answers the model learns from all of them, and proposes other names.",
+      "Rate names, and the model learns your taste. It learns after every few answers, then proposes new names.",
     ),
   );
   const id = state.session ?? context.sessionOf(model);
@@ -56,8 +57,8 @@ export async function show(context, model) {
       const why =
         error.status === 410
           ? error.message
-          : "That session is gone: the server was restarted, or newer sessions took its place.";
-      append(root, h("p", { class: "error", role: "alert" }, `⚠ ${why} Begin a new one.`));
+          : "That session is gone. The server was restarted, or newer sessions replaced it.";
+      append(root, h("p", { class: "error", role: "alert" }, `⚠ ${why} Start a new one.`));
     }
   }
   append(root, beginPanel(context, model));
@@ -68,8 +69,8 @@ function beginPanel(context, model) {
   const { state } = context;
   if (model.text)
     return panel(
-      "Begin",
-      h("p", {}, "This model has learned a text. Teaching is for models of names: take another one."),
+      "Start rating",
+      h("p", {}, "This model was trained on one long text. Teaching needs a model of a list, so choose another one."),
     );
   const one = h("input", { type: "radio", name: "way", checked: state.pairs !== "1" });
   const two = h("input", { type: "radio", name: "way", checked: state.pairs === "1" });
@@ -83,7 +84,7 @@ function beginPanel(context, model) {
     value: state.seed ?? String(model.seed),
   });
   const errors = h("div", { class: "errors" });
-  const start = h("button", { type: "submit", class: "main" }, "Begin");
+  const start = h("button", { type: "submit", class: "main" }, "Start rating");
   const submit = async (/** @type {Event} */ event) => {
     event.preventDefault();
     if (isDisabled(start)) return;
@@ -103,12 +104,12 @@ function beginPanel(context, model) {
   const ways = h(
     "fieldset",
     { class: "choice" },
-    h("legend", {}, `How ${context.nameOf(model)} proposes`),
-    h("label", {}, one, "one by one: good or not"),
-    h("label", {}, two, "in pairs: the better one"),
+    h("legend", {}, `Rate what ${context.nameOf(model)} generates`),
+    h("label", {}, one, "one by one"),
+    h("label", {}, two, "in pairs"),
   );
-  const row = h("div", { class: "row wide" }, field("It learns", every), field("Seed", seed));
-  return panel("Begin", h("form", { submit }, ways, row, start, errors));
+  const row = h("div", { class: "row wide" }, field("Learn", every), field("Seed", seed));
+  return panel("Start rating", h("form", { submit }, ways, row, start, errors));
 }
 
 /**
@@ -153,7 +154,7 @@ function thumb(text, down, press, props) {
 const looks = (text) => `card${reducedMotion.matches ? "" : " come"}${[...text].length > 30 ? " long" : ""}`;
 
 /**
- * The session as Python, and the command that begins it.
+ * The session as Python, and the command that starts one.
  * @param {Ratings} ratings
  * @param {string} place  of the base model
  */
@@ -166,7 +167,7 @@ function codeOf(ratings, place) {
   return {
     command:
       `kamon rate ${shell(place)}${flags({ pairs: ratings.pairs, every: ratings.every })} -o rated\n\n` +
-      "# in the terminal, with the same keys; what was answered is kept in rated.jsonl",
+      "# rate in the terminal with the same keys. Your answers are kept in rated.jsonl",
     python:
       "from kamon.finetuning import rating\nfrom kamon.finetuning.preferences import Preference, Rating\n\n" +
       `base = rating.opened(${python(place)})\nanswers = [\n${answers.join("")}` +
@@ -243,9 +244,9 @@ class SessionView {
       this.progress,
       `${plural(done, "answer")}. `,
       measured && ratings.num_aligned
-        ? `It has learned from ${count(ratings.num_aligned)}, in ${fixed(measured.seconds, 2)} s. `
+        ? `The model learned from ${count(ratings.num_aligned)} in ${fixed(measured.seconds, 2)} s. `
         : "",
-      `${left} more until it learns${ratings.num_aligned ? " again" : ""}.`,
+      `${left} more until the model learns${ratings.num_aligned ? " again" : ""}.`,
     );
     this.copy.refresh();
   }
@@ -256,8 +257,8 @@ class SessionView {
     const shown = session.queueOf(this.state)[0];
     if (shown === undefined) {
       const text = this.state.waiting.length
-        ? "It is learning …"
-        : "It has no more names that you have not seen. Start over with another seed.";
+        ? "The model is learning …"
+        : "The model has no more unseen names. Start over with another seed.";
       replaceContent(card, h("p", { class: "wait" }, text), h("div", { class: "buttons" }, undo));
       return;
     }
@@ -309,7 +310,7 @@ class SessionView {
 
   takeBack() {
     if (isDisabled(this.undo)) return;
-    this.context.say("The last answer is undone.");
+    this.context.say("Undid the last answer.");
     const { session: next, undo } = session.takenBack(this.state, this.busy);
     this.state = next;
     if (undo) this.send("undo");
@@ -353,7 +354,7 @@ class SessionView {
     if (measured && num_aligned) {
       const seconds = fixed(measured.seconds, 2);
       this.context.say(
-        `It has learned from ${plural(num_aligned, "answer")} in ${seconds} seconds. ${likedSentence(answers)}`,
+        `The model learned from ${plural(num_aligned, "answer")} in ${seconds} seconds. ${likedSentence(answers)}`,
       );
     }
     this.drawResults();
@@ -386,23 +387,25 @@ function learnedPanel(state, measured) {
     h("dd", {}, ...names(session.shownOf(state).flat(), ", ")),
   ];
   return panel(
-    "What it has learned",
-    h("p", { class: "big" }, likedSentence(answers) || `It has learned from ${plural(num_aligned, "answer")}.`),
+    "Result",
+    h("p", { class: "big" }, likedSentence(answers) || `The model learned from ${plural(num_aligned, "answer")}.`),
     h(
       "p",
       {},
-      `The names that you liked are now ${measured.liked >= 1 ? "more" : "less"} probable than before, and those that you disliked ${measured.disliked <= 1 ? "less" : "more"}.`,
+      `Names you like are now ${measured.liked >= 1 ? "more" : "less"} likely. Names you dislike are ${measured.disliked <= 1 ? "less" : "more"} likely.`,
     ),
     figures([
-      ["reward, on average", fixed(measured.reward)],
-      ["KL to the base, nats", `${fixed(measured.kl)} ± ${fixed(measured.kl_error)}`],
-      ["new names, taught", percent(measured.novelty)],
-      ["new names, before", percent(measured.base_novelty)],
+      ["mean reward", fixed(measured.reward)],
+      ["KL to the base, nats per sample", `${fixed(measured.kl)} ± ${fixed(measured.kl_error)}`],
+      ["novel names, taught", percent(measured.novelty)],
+      ["novel names, before", percent(measured.base_novelty)],
     ]),
     h(
       "p",
       { class: "hint" },
-      "Reward: how much better its names fit your answers than those of the base model. KL: how far it has moved. Near 0 it has hardly changed, above 5 it is another model. New: not in the list.",
+      ...explained(
+        "Reward: how much better the new names fit your answers than the names of the base. KL: how far the model moved from the base. Near 0 it hardly changed, above 5 it is a different model. Novel: not in the list.",
+      ),
     ),
     state.before.length > 0 && h("dl", { class: "change" }, ...change),
   );
@@ -417,16 +420,16 @@ function comparedPanel(ratings) {
   ]);
   return panel(
     "Side by side",
-    h("p", {}, "The same draws, by the model as it was and as it is."),
+    h("p", {}, "Names from both models, sampled with the same random numbers."),
     h(
       "div",
       { class: "scroll", tabindex: 0, role: "region", "aria-label": "Side by side" },
-      table("● is in the list that it learned", ["#", "Before", "Taught"], rows),
+      table("● in the list", ["#", "Before", "Taught"], rows),
     ),
     h(
       "p",
       { class: "onward" },
-      "This is now the model in use: ",
+      "You now use the taught model: ",
       h("a", { href: address({ view: "generate", model: ratings.model }, {}) }, "generate"),
       " · ",
       h("a", { href: address({ view: "inside", model: ratings.model }, {}) }, "look inside"),

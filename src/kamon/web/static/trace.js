@@ -14,7 +14,7 @@ export function labelsOf(trace) {
 }
 
 /**
- * How much a token looks at each token up to it.
+ * How much a token attends to each token up to it.
  * @param {Trace} trace
  * @param {{layer: number, head: number, row: number}} at
  */
@@ -23,7 +23,7 @@ export function weightsOf(trace, { layer, head, row }) {
 }
 
 /**
- * What a token looks at most.
+ * What a token attends to most.
  * @param {Trace} trace
  * @param {{layer: number, head: number, row: number}} at
  */
@@ -32,23 +32,23 @@ export function attentionSentence(trace, at) {
   const weights = weightsOf(trace, at);
   const best = weights.indexOf(Math.max(...weights));
   return (
-    `In layer ${at.layer + 1}, head ${at.head + 1}, “${labels[at.row]}” at position ${at.row} looks most at ` +
+    `In layer ${at.layer + 1}, head ${at.head + 1}, “${labels[at.row]}” at position ${at.row} attends most to ` +
     `“${labels[best]}” at position ${best}, with ${percent(weights[best] ?? 0)}.`
   );
 }
 
 /**
- * What the token after this one cost; "" if there is none.
+ * The surprisal of the token after this one. "" if it is the last.
  * @param {Trace} trace
  * @param {number} row
  */
 export function surpriseSentence(trace, row) {
   const target = trace.surprise[row];
   if (!target) return "";
-  const next = target.text === "" ? "the end" : `“${inline(visible(target.text))}”`;
-  const ngram = target.ngram === null ? "" : `, the n-gram ${fixed(target.ngram)}`;
-  const blend = target.blend === null ? "" : `, their blend ${fixed(target.blend)}`;
-  return `After “${inline(labelsOf(trace)[row])}”, ${next} cost the GPT ${fixed(target.gpt)} bits${ngram}${blend}.`;
+  const next = target.text === "" ? "end" : `“${inline(visible(target.text))}”`;
+  const ngram = target.ngram === null ? "" : `, n-gram ${fixed(target.ngram)}`;
+  const blend = target.blend === null ? "" : `, blend ${fixed(target.blend)}`;
+  return `After “${inline(labelsOf(trace)[row])}”: ${next}. Surprisal in bits: GPT ${fixed(target.gpt)}${ngram}${blend}.`;
 }
 
 /**
@@ -68,7 +68,7 @@ export function surpriseChart({ surprise, ngram_order }) {
       second: each.ngram ?? undefined,
       title: `${visible(each.text)}: ${fixed(each.gpt)} bits by the GPT${each.ngram === null ? "" : `, ${fixed(each.ngram)} by the n-gram`}`,
     })),
-    description: `All letters and the end cost the GPT ${gpt.toFixed(2)} bits${blended ? `, its blend ${blend.toFixed(2)}` : ""}.`,
+    description: `Total surprisal, end included: GPT ${gpt.toFixed(2)} bits${blended ? `, blend ${blend.toFixed(2)} bits` : ""}.`,
     behind: {
       head: ["Letter", "GPT, bits", "n-gram, bits", ...(blended ? ["blend, bits"] : [])],
       rows: surprise.map((each) => [

@@ -4,16 +4,20 @@ import { h, append } from "./dom.js";
 import { ListPanel } from "./list_panel.js";
 import { RunPanel } from "./run_panel.js";
 import { ShelfPanel } from "./shelf.js";
+import { address } from "./state.js";
 
 /** @param {import("./main.js").Context} context */
 export async function show(context) {
   append(
     context.root,
     h("h1", {}, "Train"),
+    h("p", { class: "lead" }, "Paste a list and watch a tiny GPT learn to imitate it."),
     h(
-      "p",
-      { class: "lead" },
-      "Give a list, and a tiny GPT learns what makes it sound right. Watch it improve, step by step.",
+      "ol",
+      { class: "first" },
+      h("li", {}, "1. Choose a list"),
+      h("li", {}, "2. Train"),
+      h("li", {}, h("span", {}, "3. "), h("a", { href: address({ view: "generate" }) }, "Generate")),
     ),
     h("div", { class: "two" }, new ListPanel(context).node, new RunPanel(context).node),
     new ShelfPanel(context).node,

@@ -124,17 +124,19 @@ def loss(model: Model, text: str, position: int) -> Graph:
     targets = tokens if model.writes_text else [*tokens, tokenizer.bos]
     if not 0 <= position < len(targets):
         raise ConfigError(
-            f"there is no position {position}: the text and its end have {len(targets)}, from 0 on"
+            f"position {position} is not in the text: the last one is {len(targets) - 1}"
             if targets
-            else "the text is empty: give one of a character or more"
+            else "the text is empty"
         )
     if position >= model.config.block_size:
         raise ConfigError(
-            f"position {position} is too far back: block_size {model.config.block_size} reaches "
-            f"position {model.config.block_size - 1}"
+            f"position {position} is beyond the last position of block_size "
+            f"{model.config.block_size}, which is {model.config.block_size - 1}"
         )
     if size > MAX_TOKENS:
-        raise ConfigError(f"a sum over {size:,} tokens is too long to look at: {MAX_TOKENS:,} are")
+        raise ConfigError(
+            f"a sum over {size:,} tokens is too long for a graph: the limit is {MAX_TOKENS:,}"
+        )
     decoder = model.engine.decoder()
     for token in [tokenizer.bos, *tokens[:position]]:
         logits = decoder.push(token)
@@ -152,7 +154,7 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
         root = -scalar.log(softmax(leaves)[target])
     except ArithmeticError:
         raise ConfigError(
-            f"the model gives {names[target]} probability 0 here, of which there is no logarithm"
+            f"the model gives {names[target]} probability 0 here, which has no logarithm"
         ) from None
     root.backward()
     # Back along the inputs: what softmax made on its way has no names of its own.

@@ -63,8 +63,8 @@ def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
     check_products((c.vocab_size + c.block_size + 2_000) * c.n_embd**2, limits)
     if c.vocab_size + c.block_size > MAX_POINTS:
         raise ConfigError(
-            f"the model has {c.vocab_size + c.block_size:,} tokens and positions: {MAX_POINTS:,} "
-            "are the most that a map shows"
+            f"the model has {c.vocab_size + c.block_size:,} tokens and positions, and a map shows "
+            f"at most {MAX_POINTS:,}"
         )
     planes = introspection.embeddings(model)
     ids = [token for token in range(c.vocab_size) if token != planes.bos]
@@ -172,15 +172,15 @@ def check_chars(text: str, limits: Limits) -> None:
     check_text("the text", text)
     if len(text) > limits.panel_chars:
         raise ConfigError(
-            f"the text has {len(text):,} characters: {limits.panel_chars} are the most here"
+            f"the text has {len(text):,} characters, and the limit is {limits.panel_chars}"
         )
 
 
 def check_products(products: int, limits: Limits) -> None:
     if products > limits.panel_products:
         raise ConfigError(
-            f"this takes {products:,} products, one by one, and {limits.panel_products:,} are the "
-            "most here: take a smaller model, or a shorter text"
+            f"this takes {products:,} multiplications, and the limit is {limits.panel_products:,}",
+            "choose a smaller model or a shorter text",
         )
 
 
