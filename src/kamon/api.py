@@ -119,7 +119,9 @@ def train(
     options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
-        raise ConfigError("a budget decides the number of steps: give it or num_steps, not both")
+        raise ConfigError(
+            "a budget decides the number of steps", "give budget or num_steps, not both"
+        )
     group = get_group()
     if output is not None and restarted() and group.any_rank(is_unfinished(output, settings)):
         return resume_run(options, spec, docs=docs, settings=settings)
@@ -216,7 +218,7 @@ def resume_run(
             training |= restore_validation(validation, checkpoint, setup, extend)
         setup.engine.load(state)
         if problems and options.callbacks.on_start is None:
-            warnings.warn(f"going on from {generation}: {problems[0]}", stacklevel=3)
+            warnings.warn(f"resuming from {generation}: {problems[0]}", stacklevel=3)
         session = TrainingSession(setup, validation, training, data.documents, metrics)
         return session.run(options, writer)
 
@@ -235,10 +237,13 @@ def check_resumable(path: str | Path, checkpoint: Checkpoint) -> None:
     """Raise StoreError or ConfigError if `resume` cannot continue this run."""
     if checkpoint.state is None:
         raise StoreError(
-            f"{path} keeps nothing to go on with: start a new training from it (--from)"
+            f"{path} has no checkpoint to resume from",
+            f"start a new training from it with `kamon train LIST --from {path}`",
         )
     if kind := checkpoint.training.kind:
-        raise ConfigError(f"{path} is tuned by {kind}: `kamon {kind} --resume {path}` goes on")
+        raise ConfigError(
+            f"{path} was fine-tuned with {kind}", f"resume it with `kamon {kind} --resume {path}`"
+        )
 
 
 def planned_config(path: str | Path, checkpoint: Checkpoint, extend: int) -> Config:
@@ -248,8 +253,8 @@ def planned_config(path: str | Path, checkpoint: Checkpoint, extend: int) -> Con
     if finished and not extend:
         source = training.corpus.source
         raise ConfigError(
-            f"{path} is at its end, behind {done:,} steps on {source}: extend it by a number "
-            "of steps (--extend) to go on"
+            f"{path} has finished its {done:,} steps on {source}",
+            "train it for more steps with --extend STEPS",
         )
     if not extend:
         return config

@@ -92,7 +92,9 @@ class Model:
     def check_documents(self, what: str) -> None:
         """ConfigError where this is a model of text; what: that needs documents, with their end."""
         if self.writes_text:
-            raise ConfigError(f"{what}, which have an end, and this model has learned a text")
+            raise ConfigError(
+                f"{what}, and this model was trained on a text", "use a model of a list"
+            )
 
     @property
     def num_params(self) -> int:
@@ -138,8 +140,9 @@ class Model:
         chosen = make_constraints(conditions)
         if chosen.novel and self.training.corpus.packed:
             raise ConfigError(
-                "the model does not keep the documents of its packed corpus, so it cannot tell "
-                "which samples are new: leave out novel"
+                "a model of a packed corpus does not store its documents, so it cannot check "
+                "whether samples are novel",
+                "leave out novel",
             )
         if self.writes_text:
             from kamon.generation.text import sample_continuations
@@ -198,7 +201,7 @@ def load(
     made.load(initial_state(stored.params))
     if not all(map(math.isfinite, made.decoder().push(stored.tokenizer.bos))):
         raise StoreError(
-            f"{path} cannot be used: its parameters are too large to compute with in {made.dtype}"
+            f"the parameters of {path} are too large for {made.dtype}", "use --dtype float64"
         )
     return Model(
         *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents)

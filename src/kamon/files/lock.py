@@ -32,7 +32,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
             finally:
                 os.close(descriptor)
             raise StoreError(
-                f"{what} is being written by {describe_holder(holder)}: wait for its end"
+                f"{what} is being written by {describe_holder(holder)}", "wait until it ends"
             )
         if is_same_file(path, descriptor):
             break

@@ -40,8 +40,8 @@ def enough_room() -> Iterator[None]:
         yield
     except OSError as error:
         raise CorpusError(
-            f"cannot keep a list so long in {tempfile.gettempdir()}: {error.strerror}; "
-            "TMPDIR can name a folder with more room"
+            f"cannot store this list in {tempfile.gettempdir()}: {error.strerror}",
+            "set TMPDIR to a directory with more space",
         ) from None
 
 

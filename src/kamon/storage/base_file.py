@@ -68,7 +68,7 @@ def read_base(path: Path = BASE_FILE) -> tuple[Config, CharTokenizer, array[floa
             raise ValueError
     except (OSError, ValueError, LookupError, TypeError, SafetensorError, KamonError):
         raise StoreError(
-            f"the pretrained base {path} is missing or damaged: install Kamon again, or train with "
-            "--from scratch"
+            f"the pretrained base {path} is missing or damaged",
+            "install Kamon again, or train with --from scratch",
         ) from None
     return config, tokenizer, array("d", struct.unpack(f"<{len(halves) // BYTES_OF_HALF}e", halves))

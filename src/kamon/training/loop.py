@@ -166,6 +166,6 @@ def mean_length(docs: PackedBatch | BatchSource, config: Config) -> float:
 def not_finite(step: int, config: Config) -> TrainingError:
     name = "std" if config.std > 1 else "learning_rate"
     return TrainingError(
-        f"the model is no longer finite at step {step} of {config.num_steps}: "
-        f"a smaller {name} than {getattr(config, name):g} may help"
+        f"training diverged at step {step} of {config.num_steps}: the loss is not finite",
+        f"try a smaller {name} than {getattr(config, name):g}",
     )
