@@ -90,17 +90,17 @@ def encoding_error(name: str, line: int, byte: int, value: int, *, utf16: bool =
     """
     if utf16:
         return (
-            f"{name}, line {line} {'is not UTF-16' if value else 'has a NUL character'}, though "
-            "the file begins with the mark of UTF-16 text: save it as UTF-8"
+            f"{name}, line {line} {'is not UTF-16' if value else 'has a NUL character'}, although "
+            f"the file begins with the mark of UTF-16 text{HINT}save it as UTF-8"
         )
     if value:
         return (
-            f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{value:02x}; "
-            "convert the file, as in `iconv -f cp1252 -t utf-8`"
+            f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{value:02x}{HINT}"
+            "convert the file, such as with `iconv -f cp1252 -t utf-8`"
         )
     return (
-        f"{name}, line {line} has a NUL byte at byte {byte}: this looks like no text; Kamon reads "
-        "UTF-8 text, and UTF-16 with a byte order mark"
+        f"{name}, line {line} has a NUL byte at byte {byte}, so it does not look like text{HINT}"
+        "give UTF-8 text, or UTF-16 text with a byte order mark"
     )
 
 

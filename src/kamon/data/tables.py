@@ -230,7 +230,7 @@ def json_value(where: str, text: str, wanted: str) -> Any:
         reason = getattr(error, "msg", other)
         if isinstance(error, json.JSONDecodeError) and "line" not in where:
             where += f", line {error.lineno}"
-        raise CorpusError(f"{where} is not valid JSON: {reason}", wanted) from None
+        raise CorpusError(f"{where} is not valid JSON: {reason}", f"Kamon reads {wanted}") from None
 
 
 def example(keys: Sequence[str]) -> str:
@@ -500,7 +500,7 @@ def cells(
     several = first = 0  # number of rows of several lines, and where the first one begins
     longer = first_longer = 0  # the same for rows with more cells than the header
     most = len(head.columns) if head.columns else MAX_LINE
-    wanted = repr(head.columns[index]) + ", which is number" if head.columns else "column"
+    wanted = f"column {index + 1}" + (f", {head.columns[index]!r}" if head.columns else "")
     lines = islice(lines, head.begin, None)
     for begin, end, row in rows(name, lines, head.separator, head.quotes, head.begin + 1):
         if begin < end:
@@ -513,9 +513,7 @@ def cells(
             yield ""
         elif len(row) <= index:
             number = f"{len(row)} cell{'' if len(row) == 1 else 's'}"
-            raise CorpusError(
-                f"{name}, line {end} has {number}, but {wanted} {index + 1} is needed"
-            )
+            raise CorpusError(f"{name}, line {end} has only {number}, not {wanted}")
         else:
             yield row[index]
     if several:
@@ -524,8 +522,8 @@ def cells(
     if longer:
         what = "1 row" if longer == 1 else f"{longer:,} rows"
         on_note(
-            f"has {what} of more than {most:,} cells, from line {first_longer} on: quote cells that "
-            "contain the separator"
+            f"has {what} of more than {most:,} cells, from line {first_longer} on: "
+            "quote cells that contain the separator"
         )
 
 

@@ -111,7 +111,7 @@ def remove_empty(path: Path) -> None:
 
 
 def check_target(path: str | Path, *, overwrite: bool) -> Path:
-    """The absolute path that `save` will write to, or a StoreError: to be asked before the work."""
+    """Return the absolute path that `save` will write to. StoreError if it cannot: ask first."""
     given, path = str(path) or "an empty name", Path(path).absolute()
     with write_errors(given):
         if path.is_symlink():
