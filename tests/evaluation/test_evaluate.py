@@ -447,7 +447,7 @@ def test_a_perplexity_beyond_floats_is_shown(capsys: pytest.CaptureFixture[str])
             "--column, --format and --no-header say how to read a FILE, and there is none",
         ),
         (["--order=4"], 2, "there is no flag --order"),
-        (["none.txt"], 1, "there is no file none.txt"),
+        (["none.txt"], 1, "no file none.txt"),
     ],
 )
 def test_eval_asked_wrongly(

@@ -311,7 +311,9 @@ def test_special_tokens() -> None:
 
 @pytest.mark.parametrize("tokens", [[-1], [TRAINED.vocab_size]])
 def test_what_is_no_token(tokens: list[int]) -> None:
-    with pytest.raises(TokenizerError, match=f"{tokens[0]} is no token: there are 3"):
+    with pytest.raises(
+        TokenizerError, match=f"{tokens[0]} is not a token: tokens are numbers from 0 to 2"
+    ):
         TRAINED.decode(tokens)
 
 
