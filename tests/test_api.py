@@ -127,7 +127,7 @@ def test_wrong_settings() -> None:
     with pytest.raises(kamon.ConfigError, match="did you mean 'n_layer'"):
         kamon.train(["a", "b"], n_layers=2)
     with pytest.raises(
-        kamon.ConfigError, match="unknown engine 'gpu': there are native, scalar, torch"
+        kamon.ConfigError, match="unknown engine 'gpu'\nhint: choose from native, scalar, torch"
     ):
         kamon.train(["a", "b"], engine="gpu")
     model = kamon.train(["a", "b"], **TINY)

