@@ -168,7 +168,7 @@ def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         corpus.read(tmp_path)
     with pytest.raises(CorpusError, match=r"cannot read brands\.txt/x: Not a directory"):
         corpus.read("brands.txt/x")
-    with pytest.raises(CorpusError, match=r"no file with an empty name"):
+    with pytest.raises(CorpusError, match=r"the file name is empty"):
         corpus.read("")
 
 
