@@ -160,15 +160,16 @@ def resume(
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
-    """Resume a training that `train` kept, as if it had never been interrupted.
+    """Resume a training that `train` saved, as if it had never been interrupted.
 
-    Everything it needs is in its directory; of its generations the newest that verifies is taken,
-    with the same engine and dtype. Parameters, losses and samples are those of a training that was
-    not interrupted, bit for bit on the same kind of machine.
+    It uses the newest intact checkpoint in the directory, with the same engine and dtype. On the
+    same kind of machine the result is bit for bit that of an uninterrupted training.
 
-    extend: so many steps more than were planned, or after the last one of a training that is at
-    its end. docs and settings change nothing: they are compared, and a ConfigError says what
-    differs. For the other arguments and errors see `train`.
+    Args:
+        extend: more steps than were planned, or more steps after a finished training.
+        docs, settings: only compared. A difference raises ConfigError.
+
+    For the other arguments and errors see `train`.
     """
     extend = require_int("extend", extend, 0)
     callbacks = Callbacks(on_start, on_progress, should_stop)
